@@ -1,0 +1,1 @@
+"""Pure: (spec, platform) → desired topics, schema, workloads."""

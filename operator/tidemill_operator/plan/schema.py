@@ -1,0 +1,295 @@
+"""The Postgres schema of a pipeline: tables, columns, functions, as text. Nothing here talks to a database.
+
+What each table is for stands at its definition. Times that are decided on are epoch milliseconds (bigint), so that no
+session's time zone matters; times that people read are timestamptz.
+"""
+
+from __future__ import annotations
+
+import json
+
+from tidemill_contract import names
+from tidemill_contract.duration import parse_ms
+from tidemill_contract.expressions import derived_types
+from tidemill_contract.partials import SQL_TYPES, AggregationLayout, field_types, layout, quote
+from tidemill_contract.runtime import PipelineConfig
+
+from tidemill_operator.plan.model import AggregationRow, Column, Schema, Table
+
+DAY_MS = 86_400_000
+MAX_PARTITION_TABLES = 400
+
+
+def _columns(*pairs: tuple[str, str]) -> tuple[Column, ...]:
+    return tuple(Column(name, definition) for name, definition in pairs)
+
+
+# The spec generation that may write: a processor with an older config stops before it commits.
+GENERATION = Table(
+    "_generation",
+    _columns(("only", "boolean PRIMARY KEY DEFAULT true CHECK (only)"), ("generation", "bigint NOT NULL")),
+    writer="SELECT",
+)
+
+# Every version of every aggregation. `closed_until`: windows that end by it take no more events. `rev` counts the
+# batches merged. `scanned_until` / `published_until`: how far detectors and the results topic have come.
+AGGREGATIONS = Table(
+    "_aggregations",
+    _columns(
+        ("id", "integer PRIMARY KEY GENERATED ALWAYS AS IDENTITY"),
+        ("name", "text NOT NULL"),
+        ("version", "integer NOT NULL"),
+        ("table_name", "text NOT NULL"),
+        ("reader", "text NOT NULL"),
+        ("shape", "jsonb NOT NULL"),
+        ("partition_days", "integer NOT NULL"),
+        ("retention_ms", "bigint NOT NULL"),
+        ("closed_until", "bigint"),
+        ("rev", "bigint NOT NULL DEFAULT 0"),
+        ("scanned_until", "bigint"),
+        ("published_until", "bigint"),
+        ("late_dead", "bigint NOT NULL DEFAULT 0"),
+        ("late_dropped", "bigint NOT NULL DEFAULT 0"),
+        ("created_at", "timestamptz NOT NULL DEFAULT now()"),
+    ),
+    ("UNIQUE (name, version)",),
+    storage="fillfactor = 50",
+    writer="SELECT, UPDATE (closed_until, rev, scanned_until, published_until, late_dead, late_dropped)",
+)
+
+# A reader is one consumer group's way through the source topic: `live`, or a replay. Its event-time clock is here.
+READERS = Table(
+    "_readers",
+    _columns(
+        ("reader", "text PRIMARY KEY"),
+        ("watermark", "bigint"),
+        ("candidate", "bigint"),
+        ("candidate_at", "timestamptz"),
+        ("active_since", "timestamptz"),
+        ("idle_since", "timestamptz"),
+        ("idle_base", "bigint"),
+    ),
+    storage="fillfactor = 50",
+    writer="SELECT, UPDATE",
+)
+
+# One row a source partition, made before Kafka's partition. `next_offset` moves only in the transaction that stores
+# the rows of the events before it. `suspects` are event times that jumped too far to be believed yet.
+OFFSETS = Table(
+    "_offsets",
+    _columns(
+        ("reader", "text NOT NULL"),
+        ("partition", "integer NOT NULL"),
+        ("topic_id", "text"),
+        ("epoch", "integer NOT NULL DEFAULT 0"),
+        ("next_offset", "bigint"),
+        ("max_event_time", "bigint"),
+        ("suspects", "bigint[] NOT NULL DEFAULT '{}'"),
+        ("last_event_at", "timestamptz"),
+        ("end_confirmed_at", "timestamptz"),
+        ("consumed", "bigint NOT NULL DEFAULT 0"),
+        ("filtered", "bigint NOT NULL DEFAULT 0"),
+        ("invalid", "bigint NOT NULL DEFAULT 0"),
+    ),
+    ("PRIMARY KEY (reader, partition)",),
+    storage="fillfactor = 50",
+    writer="SELECT, UPDATE",
+)
+
+# Ranges of offsets that Kafka had thrown away before they were read.
+LOST = Table(
+    "_lost",
+    _columns(
+        ("reader", "text NOT NULL"),
+        ("partition", "integer NOT NULL"),
+        ("epoch", "integer NOT NULL"),
+        ("from_offset", "bigint NOT NULL"),
+        ("to_offset", "bigint"),
+        ("reason", "text NOT NULL"),
+        ("noticed_at", "timestamptz NOT NULL DEFAULT now()"),
+    ),
+    ("PRIMARY KEY (reader, partition, epoch, from_offset)",),
+    writer="SELECT, INSERT",
+)
+
+# Events that count nowhere, or were late for one aggregation (its name; '' otherwise). Feeds the dead-letter topic.
+DEAD_LETTERS = Table(
+    "_dead_letters",
+    _columns(
+        ("epoch", "integer NOT NULL"),
+        ("partition", "integer NOT NULL"),
+        ("offset", "bigint NOT NULL"),
+        ("aggregation", "text NOT NULL DEFAULT ''"),
+        ("reason", "text NOT NULL"),
+        ("field", "text"),
+        ("detail", "text"),
+        ("key", "bytea"),
+        ("value", "bytea"),
+        ("value_bytes", "bigint"),
+        ("event_time", "bigint"),
+        ("windows", "bigint[]"),
+        ("created_at", "timestamptz NOT NULL DEFAULT now()"),
+        ("published", "boolean NOT NULL DEFAULT false"),
+    ),
+    ('PRIMARY KEY (epoch, partition, "offset", aggregation)',),
+    indexes=(
+        ("_dead_letters_unpublished", "(epoch, partition, \"offset\") WHERE NOT published"),
+        ("_dead_letters_by_time", "(created_at, epoch, partition, \"offset\", aggregation)"),
+    ),
+    writer="SELECT, INSERT, UPDATE (published)",
+)
+
+# One row per detector and group: its bounded state, moved only together with `scanned_until`.
+DETECTORS = Table(
+    "_detectors",
+    _columns(
+        ("anomaly", "text NOT NULL"),
+        ("aggregation_id", "integer NOT NULL"),
+        ("group_key", "text NOT NULL"),
+        ("state", "jsonb NOT NULL"),
+    ),
+    ("PRIMARY KEY (anomaly, aggregation_id, group_key)",),
+    storage="fillfactor = 70",
+    writer="SELECT, INSERT, UPDATE",
+)
+
+# Anomalies found. `group_key` is a JSON object of the group columns. Feeds the anomalies topic.
+ANOMALIES = Table(
+    "_anomalies",
+    _columns(
+        ("id", "bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY"),
+        ("anomaly", "text NOT NULL"),
+        ("aggregation", "text NOT NULL"),
+        ("version", "integer NOT NULL"),
+        ("metric", "text NOT NULL"),
+        ("group_key", "jsonb NOT NULL"),
+        ("window_start", "timestamptz NOT NULL"),
+        ("window_end", "timestamptz NOT NULL"),
+        ("value", "double precision NOT NULL"),
+        ("score", "double precision NOT NULL"),
+        ("expected", "double precision"),
+        ("lower", "double precision"),
+        ("upper", "double precision"),
+        ("revision", "integer NOT NULL DEFAULT 0"),
+        ("detected_at", "timestamptz NOT NULL DEFAULT now()"),
+        ("published", "boolean NOT NULL DEFAULT false"),
+    ),
+    ("UNIQUE (anomaly, aggregation, version, group_key, window_start, revision)",),
+    indexes=(
+        ("_anomalies_unpublished", "(id) WHERE NOT published"),
+        ("_anomalies_by_time", "(window_start, id)"),
+    ),
+    writer="SELECT, INSERT, UPDATE (published)",
+)
+
+# Raw events, where the spec keeps them. `data` is the event as decoded.
+EVENTS = Table(
+    "_events",
+    _columns(
+        ("event_time", "timestamptz NOT NULL"),
+        ("epoch", "integer NOT NULL"),
+        ("partition", "integer NOT NULL"),
+        ("offset", "bigint NOT NULL"),
+        ("data", "jsonb NOT NULL"),
+    ),
+    ('PRIMARY KEY (event_time, epoch, partition, "offset")',),
+    partition_by="RANGE (event_time)",
+    writer="SELECT, INSERT",
+)
+
+SYSTEM_TABLES = (GENERATION, AGGREGATIONS, READERS, OFFSETS, LOST, DEAD_LETTERS, DETECTORS, ANOMALIES)
+
+
+def partition_days(retention_ms: int) -> int:
+    """Width of a time partition in days: at least one, and few enough tables for the whole retention."""
+    return max(1, -(-retention_ms // DAY_MS) // MAX_PARTITION_TABLES)
+
+
+def window_table(name: str, plan: AggregationLayout) -> Table:
+    """The table of an aggregation's windows (or panes, for hopping windows)."""
+    columns = [Column(group, SQL_TYPES[kind]) for group, kind in plan.group_by]
+    columns.append(Column("window_start", "timestamptz NOT NULL"))
+    if plan.hopping:
+        columns.append(Column("_after", "timestamptz NOT NULL DEFAULT '-infinity'"))
+    columns.append(Column("_rev", "bigint NOT NULL"))
+    columns += [Column(p.column, p.sql_type) for p in plan.partials]
+    # Group columns may be null, and a null is a group like any other.
+    unique = ", ".join(quote(column) for column in plan.key_columns)
+    return Table(
+        name,
+        tuple(columns),
+        (f"UNIQUE NULLS NOT DISTINCT ({unique})",),
+        partition_by='RANGE ("window_start")',
+        storage="fillfactor = 80",
+        indexes=((f"{name}_by_time"[:63], '("window_start")'),),
+        writer="SELECT, INSERT, UPDATE",
+    )
+
+
+def desired_schema(config: PipelineConfig) -> Schema:
+    """The schema that a pipeline's config asks for."""
+    spec = config.spec
+    schema_name = config.schema_name
+    types = field_types(spec, derived_types(spec))
+    tables, rows = list(SYSTEM_TABLES), []
+    if spec.events.store:
+        tables.append(EVENTS)
+    for aggregation in spec.aggregations:
+        version = config.version(aggregation.name)
+        plan = layout(aggregation, types)
+        table = names.window_table(aggregation.name, version)
+        tables.append(window_table(table, plan))
+        retention = parse_ms(aggregation.retention)
+        shape = {
+            "groupBy": [list(pair) for pair in plan.group_by],
+            "window": aggregation.window.model_dump(by_alias=True, exclude_none=True),
+            "partials": [p.column for p in plan.partials],
+        }
+        rows.append(
+            AggregationRow(aggregation.name, version, table, "live", json.dumps(shape, sort_keys=True), partition_days(retention), retention)
+        )
+    return Schema(
+        name=schema_name,
+        owner=names.role(schema_name, "owner"),
+        writer=names.role(schema_name, "writer"),
+        reader=names.role(schema_name, "reader"),
+        tables=tuple(tables),
+        functions=(("ensure_partition", ensure_partition_sql(schema_name)),),
+        aggregations=tuple(rows),
+        partitions=spec.source.topic.partitions or 1,
+        generation=config.generation,
+    )
+
+
+def ensure_partition_sql(schema_name: str) -> str:
+    """`ensure_partition(table_name, day, days)`: makes one time partition of a window or event table, if absent.
+
+    `day` is days since the epoch; a partition holds [day, day + days). Made as a table of its own and attached, because
+    ATTACH makes nobody wait. SECURITY DEFINER, so that writers own no table; it touches partitioned tables of this
+    schema only.
+    """
+    schema = quote(schema_name)
+    return f"""
+CREATE OR REPLACE FUNCTION {schema}.ensure_partition(table_name text, day integer, days integer) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
+DECLARE
+  parent oid;
+  first_day date := date '1970-01-01' + day;
+  part text := left(table_name, 40) || '_p' || to_char(date '1970-01-01' + day, 'YYYYMMDD')
+               || CASE WHEN length(table_name) > 40 THEN '_' || left(md5(table_name), 8) ELSE '' END;
+BEGIN
+  SELECT c.oid INTO parent FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+   WHERE n.nspname = '{schema_name}' AND c.relname = table_name AND c.relkind = 'p';
+  IF parent IS NULL THEN
+    RAISE EXCEPTION 'no partitioned table % here', table_name USING ERRCODE = 'undefined_table';
+  END IF;
+  PERFORM pg_advisory_xact_lock(parent::integer, -1);
+  IF EXISTS (SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = parent AND c.relname = part) THEN
+    RETURN false;
+  END IF;
+  EXECUTE format('CREATE TABLE IF NOT EXISTS {schema}.%I (LIKE {schema}.%I INCLUDING DEFAULTS INCLUDING STORAGE) WITH (fillfactor = 80)', part, table_name);
+  EXECUTE format('ALTER TABLE {schema}.%I ATTACH PARTITION {schema}.%I FOR VALUES FROM (%L) TO (%L)',
+                 table_name, part, first_day::text || ' 00:00:00+00', (first_day + days)::text || ' 00:00:00+00');
+  RETURN true;
+END $body$
+"""  # noqa: S608 - the schema's name is a validated identifier

@@ -1,0 +1,1 @@
+"""Postgres and Redis → REST, WebSocket, SSE and the dashboard."""

@@ -1,0 +1,1 @@
+"""What the operator writes and the workloads read: the resource model, names, configs, events, resilience."""

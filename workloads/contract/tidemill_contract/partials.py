@@ -1,0 +1,305 @@
+"""Mergeable partial aggregates: which columns a metric needs, how two rows merge, how rows roll up, what is answered.
+
+One algebra for all: the operator makes the columns, the processor fills and merges them, the API rolls them up. SQL
+text only, no database: every identifier is a validated name in double quotes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tidemill_contract.duration import parse_ms
+from tidemill_contract.spec import AggregationSpec, MetricSpec, PipelineSpec
+
+Kind = Literal["count", "n", "sum", "min", "max", "first", "first_at", "last", "last_at", "mean", "m2"]
+
+SQL_TYPES: dict[str, str] = {
+    "string": 'text COLLATE "C"',
+    "integer": "bigint",
+    "number": "double precision",
+    "boolean": "boolean",
+    "timestamp": "timestamptz",
+}
+
+_NEEDS: dict[str, tuple[Kind, ...]] = {
+    "sum": ("sum",),
+    "avg": ("n", "sum"),
+    "min": ("min",),
+    "max": ("max",),
+    "first": ("first", "first_at"),
+    "last": ("last", "last_at"),
+    "variance": ("n", "mean", "m2"),
+    "stddev": ("n", "mean", "m2"),
+}
+SUPPORTED_FUNCTIONS = frozenset(_NEEDS) | {"count"}
+
+
+def quote(identifier: str) -> str:
+    """A quoted SQL identifier. Names are validated before they come here; a double quote would be a defect."""
+    if '"' in identifier or "\0" in identifier:
+        raise ValueError(f"not an identifier: {identifier!r}")
+    return f'"{identifier}"'
+
+
+@dataclass(frozen=True)
+class Partial:
+    """One stored column of partial results: what it holds (`kind`) of which field."""
+
+    kind: Kind
+    field: str | None
+    sql_type: str
+
+    @property
+    def column(self) -> str:
+        """The column's name; spec names cannot start with an underscore, so it collides with none."""
+        return f"_{self.kind}" if self.field is None else f"_{self.kind}_{self.field}"
+
+    def sibling(self, kind: Kind) -> str:
+        """The quoted column of the same field with another kind."""
+        return quote(f"_{kind}_{self.field}")
+
+
+@dataclass(frozen=True)
+class AggregationLayout:
+    """What an aggregation's window table looks like and how its SQL reads.
+
+    Attributes:
+        group_by: group columns with their field types, in the spec's order.
+        partials: stored partial columns, without repeats; `_count` is always first.
+        metrics: the metrics as the spec has them, with the types of their fields.
+        size_ms: window length; pane_ms: stored row's length (hop for hopping windows, else size).
+        hopping: whether windows are composed of panes.
+    """
+
+    name: str
+    group_by: tuple[tuple[str, str], ...]
+    partials: tuple[Partial, ...]
+    metrics: tuple[tuple[MetricSpec, str | None], ...]
+    size_ms: int
+    pane_ms: int
+    grace_ms: int
+
+    @property
+    def hopping(self) -> bool:
+        """Whether a window is made of several stored panes."""
+        return self.pane_ms != self.size_ms
+
+    @property
+    def key_columns(self) -> tuple[str, ...]:
+        """Columns of the unique key, unquoted. `_after` keeps what came late for some windows of a pane apart."""
+        after = ("_after",) if self.hopping else ()
+        return (*(name for name, _ in self.group_by), "window_start", *after)
+
+
+def field_types(spec: PipelineSpec, derived: Mapping[str, str]) -> dict[str, str]:
+    """Types of all fields and derives by name; `derived` comes from `expressions.derived_types`."""
+    return {f.name: f.type for f in spec.source.fields} | dict(derived)
+
+
+def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> AggregationLayout:
+    """The layout of a (validated, tumbling or hopping) aggregation."""
+    partials: dict[str, Partial] = {}
+
+    def need(kind: Kind, field: str | None, sql_type: str) -> None:
+        partial = Partial(kind, field, sql_type)
+        partials.setdefault(partial.column, partial)
+
+    need("count", None, "bigint")
+    metrics = []
+    for metric in aggregation.metrics:
+        kind_of_field = types[metric.field] if metric.field else None
+        metrics.append((metric, kind_of_field))
+        if metric.function == "count":
+            if metric.field:
+                need("n", metric.field, "bigint")
+            continue
+        for kind in _NEEDS.get(metric.function, ()):
+            need(kind, metric.field, _partial_type(kind, str(kind_of_field)))
+    size = parse_ms(aggregation.window.size or "0ms")
+    pane = parse_ms(aggregation.window.hop) if aggregation.window.type == "hopping" and aggregation.window.hop else size
+    return AggregationLayout(
+        name=aggregation.name,
+        group_by=tuple((name, types[name]) for name in aggregation.group_by),
+        partials=tuple(partials.values()),
+        metrics=tuple(metrics),
+        size_ms=size,
+        pane_ms=pane,
+        grace_ms=parse_ms(aggregation.window.grace),
+    )
+
+
+def _partial_type(kind: Kind, field_type: str) -> str:
+    match kind:
+        case "n":
+            return "bigint"
+        case "sum":
+            return "double precision" if field_type == "number" else "numeric"
+        case "mean" | "m2":
+            return "double precision"
+        case "first_at" | "last_at":
+            return "bigint[]"
+        case _:
+            return SQL_TYPES[field_type]
+
+
+def merge_expression(partial: Partial, old: str = "t", new: str = "EXCLUDED") -> str:
+    """SQL that merges the stored column of row `old` with that of row `new` (aliases), null-safe.
+
+    Mean and M2 merge by Chan, Golub and LeVeque (1979), "Updating formulae and a pairwise algorithm for computing
+    sample variances". `first` / `last` compare arrays of (event time, epoch, partition, offset).
+    """
+    column = quote(partial.column)
+    a, b = f"{old}.{column}", f"{new}.{column}"
+    match partial.kind:
+        case "count" | "n":
+            return f"{a} + {b}"
+        case "sum":
+            return f"coalesce({a} + {b}, {a}, {b})"
+        case "min":
+            return f"least({a}, {b})"
+        case "max":
+            return f"greatest({a}, {b})"
+        case "first_at":
+            return f"least({a}, {b})"
+        case "last_at":
+            return f"greatest({a}, {b})"
+        case "first":
+            at = partial.sibling("first_at")
+            return f"CASE WHEN {old}.{at} IS NULL OR {new}.{at} < {old}.{at} THEN {b} ELSE {a} END"
+        case "last":
+            at = partial.sibling("last_at")
+            return f"CASE WHEN {old}.{at} IS NULL OR {new}.{at} > {old}.{at} THEN {b} ELSE {a} END"
+    n, mean = partial.sibling("n"), partial.sibling("mean")
+    na, nb = f"{old}.{n}", f"{new}.{n}"
+    total = f"nullif({na} + {nb}, 0)"
+    if partial.kind == "mean":
+        return f"CASE WHEN {na} = 0 THEN {b} WHEN {nb} = 0 THEN {a} ELSE {a} + ({b} - {a}) * {nb} / {total} END"
+    delta = f"({new}.{mean} - {old}.{mean})"
+    return f"CASE WHEN {na} = 0 THEN {b} WHEN {nb} = 0 THEN {a} ELSE {a} + {b} + {delta} * {delta} * {na} * {nb} / {total} END"
+
+
+def rollup_select(partials: Sequence[Partial], source: str, keys: Sequence[tuple[str, str]]) -> str:
+    """A SELECT that merges many partial rows into one per key.
+
+    Args:
+        partials: the columns to merge.
+        source: a FROM item (table or parenthesised query with an alias) whose columns are the partials.
+        keys: (SQL expression over the source, output name) of each key; none: one row in all.
+
+    Returns:
+        SQL with the output columns: the keys by name, then every partial by its column name.
+    """
+    inner_keys = [f"{expression} AS {quote(name)}" for expression, name in keys]
+    names = [quote(name) for _, name in keys]
+    window = f"PARTITION BY {', '.join(expression for expression, _ in keys)}" if keys else ""
+    centres = [
+        f"sum({p.sibling('n')} * {quote(p.column)}) OVER ({window}) / nullif(sum({p.sibling('n')}) FILTER (WHERE {quote(p.column)} IS NOT NULL) OVER ({window}), 0) AS {quote(f'_centre_{p.field}')}"
+        for p in partials
+        if p.kind == "mean"
+    ]
+    inner = ", ".join([*inner_keys, *(quote(p.column) for p in partials), *centres])
+    outer = ", ".join([*names, *(f"{_rollup(p)} AS {quote(p.column)}" for p in partials)])
+    group = f" GROUP BY {', '.join(names)}" if names else ""
+    return f"SELECT {outer} FROM (SELECT {inner} FROM {source}) AS r{group}"  # noqa: S608 - identifiers are validated
+
+
+def _rollup(partial: Partial) -> str:
+    column = quote(partial.column)
+    match partial.kind:
+        case "count" | "n":
+            return f"sum({column})::bigint"
+        case "sum" | "min" | "max":
+            return f"{partial.kind}({column})"
+        case "first_at":
+            return f"min({column})"
+        case "last_at":
+            return f"max({column})"
+        case "first":
+            at = partial.sibling("first_at")
+            return f"(array_agg({column} ORDER BY {at}) FILTER (WHERE {at} IS NOT NULL))[1]"
+        case "last":
+            at = partial.sibling("last_at")
+            return f"(array_agg({column} ORDER BY {at} DESC) FILTER (WHERE {at} IS NOT NULL))[1]"
+        case "mean":
+            return f"max({quote(f'_centre_{partial.field}')})"
+        case _:
+            centre = quote(f"_centre_{partial.field}")
+            spread = f"({partial.sibling('mean')} - {centre})"
+            return f"sum({column} + {partial.sibling('n')} * {spread} * {spread})"
+
+
+def answer_expression(metric: MetricSpec) -> str:
+    """SQL for a metric's value over merged partial columns."""
+    f = metric.field
+    n = quote(f"_n_{f}")
+    match metric.function:
+        case "count":
+            return n if f else quote("_count")
+        case "avg":
+            return f"({quote(f'_sum_{f}')}::double precision / nullif({n}, 0))"
+        case "variance":
+            return f"({quote(f'_m2_{f}')} / nullif({n}, 0))"
+        case "stddev":
+            return f"sqrt({quote(f'_m2_{f}')} / nullif({n}, 0))"
+        case "sum" | "min" | "max" | "first" | "last":
+            return quote(f"_{metric.function}_{f}")
+        case _:
+            raise ValueError(f"function {metric.function} has no stored partials")
+
+
+def answer_type(metric: MetricSpec, field_type: str | None) -> str:
+    """The spec type (string, integer, number, boolean, timestamp) of a metric's value."""
+    match metric.function:
+        case "count" | "distinct":
+            return "integer"
+        case "sum":
+            return "number" if field_type == "number" else "integer"
+        case "min" | "max" | "first" | "last":
+            return str(field_type)
+        case _:
+            return "number"
+
+
+def window_source(table: str, plan: AggregationLayout, where: str = "true") -> str:
+    """A parenthesised query of whole windows' partials: `table` itself, or windows composed of its panes.
+
+    Args:
+        table: quoted, schema-qualified window table.
+        plan: the aggregation's layout.
+        where: an SQL condition over stored rows, applied before composing; for hopping windows its bounds on
+            window_start must reach `size - hop` before the first window wanted.
+
+    Returns:
+        `(SELECT group columns, window_start, _rev, partials …) AS w`. Windows that hold no event are absent.
+    """
+    columns = [quote(name) for name, _ in plan.group_by]
+    partials = [quote(p.column) for p in plan.partials]
+    if not plan.hopping:
+        listed = ", ".join([*columns, "window_start", "_rev", *partials])
+        return f"(SELECT {listed} FROM {table} WHERE {where}) AS w"  # noqa: S608
+    hop, size = f"interval '{plan.pane_ms} milliseconds'", f"interval '{plan.size_ms} milliseconds'"
+    # A pane belongs to every window that starts up to size - hop before it. What came late for some of them carries
+    # `_after`, the end of the last window that was closed then, and counts only for windows that end later.
+    spread = (
+        f"(SELECT {', '.join([*columns, *partials])}, _rev, s.start AS window_start FROM {table} AS p,"
+        f" LATERAL (SELECT p.window_start - k * {hop} AS start FROM generate_series(0, {plan.size_ms // plan.pane_ms - 1}) AS k) AS s"
+        f" WHERE ({where}) AND s.start + {size} > p._after) AS x"
+    )
+    keys = [(quote(name), name) for name, _ in plan.group_by] + [("window_start", "window_start")]
+    with_rev = (*plan.partials, Partial("max", "rev__", "bigint"))
+    spread = spread.replace("_rev, s.start", '_rev AS "_max_rev__", s.start', 1)
+    merged = rollup_select(with_rev, spread, keys)
+    listed = ", ".join([*columns, "window_start", '"_max_rev__" AS _rev', *partials])
+    return f"(SELECT {listed} FROM ({merged}) AS m) AS w"  # noqa: S608
+
+
+def answer_columns(plan: AggregationLayout, names: Iterable[str] | None = None) -> list[tuple[str, str, str]]:
+    """(output name, spec type, SQL expression over merged partials) of each metric, or of those named."""
+    wanted = None if names is None else set(names)
+    return [
+        (metric.name, answer_type(metric, field_type), answer_expression(metric))
+        for metric, field_type in plan.metrics
+        if wanted is None or metric.name in wanted
+    ]

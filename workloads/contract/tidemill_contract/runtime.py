@@ -1,0 +1,139 @@
+"""The configs that the operator writes and the workloads read: files for pipelines and secrets, environment for the rest.
+
+Config files: `<config dir>/<pipeline>.json`, one PipelineConfig each. Secrets: `<secrets dir>/<pipeline>/writer.json`,
+`reader.json` (PostgresCredentials) and `api-keys.json` (ApiKeys). Both are replaced atomically, so a reader polls them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from tidemill_contract import names
+from tidemill_contract.spec import PipelineSpec
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class AggregationRef(_Config):
+    """Which version of an aggregation's table is live."""
+
+    name: str
+    version: int = 1
+
+
+class PipelineConfig(_Config):
+    """One pipeline as its workloads see it. `spec` has every default resolved (topic name, partitions, auth, …).
+
+    `generation` grows with every change of the spec; a writer older than the schema's `_generation` row stops.
+    """
+
+    namespace: str
+    name: str
+    generation: int
+    spec: PipelineSpec
+    aggregations: tuple[AggregationRef, ...]
+
+    @property
+    def events_topic(self) -> str:
+        """The source topic."""
+        return self.spec.source.topic.name or names.topic(self.namespace, self.name, "events")
+
+    @property
+    def schema_name(self) -> str:
+        """The Postgres schema."""
+        return names.schema(self.namespace, self.name)
+
+    def topic(self, kind: Literal["results", "anomalies", "dead-letters"]) -> str:
+        """An output topic."""
+        return names.topic(self.namespace, self.name, kind)
+
+    def version(self, aggregation: str) -> int:
+        """The live table version of an aggregation."""
+        return next(ref.version for ref in self.aggregations if ref.name == aggregation)
+
+    def to_json(self) -> str:
+        """The config file's text; stable, so that an unchanged config makes no write."""
+        return self.model_dump_json(by_alias=True, indent=1, exclude_none=True)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> PipelineConfig:
+        """Parse a config file.
+
+        Raises:
+            pydantic.ValidationError: the text is not such a file.
+        """
+        return cls.model_validate_json(text)
+
+
+class PostgresCredentials(_Config):
+    """A login role."""
+
+    user: str
+    password: str
+
+
+class ApiKey(_Config):
+    """One API key: its public id, the SHA-256 (hex) of its secret and what it may do.
+
+    The key as its holder sends it is `tm_<id>_<secret>`. Scopes: `events:append`, `query:read`.
+    """
+
+    id: str
+    sha256: str
+    scopes: tuple[str, ...]
+
+
+class ApiKeys(_Config):
+    """The keys that a pipeline accepts."""
+
+    keys: tuple[ApiKey, ...] = ()
+
+
+class WorkloadSettings(_Config):
+    """What the environment tells every workload."""
+
+    namespace: str = "default"
+    host: str = "127.0.0.1"
+    port: int = 8080
+    kafka_brokers: str = ""
+    kafka_config: Path | None = None
+    postgres_host: str = "127.0.0.1"
+    postgres_port: int = 5432
+    postgres_database: str = "tidemill"
+    postgres_sslmode: str = "prefer"
+    redis_url: str = ""
+    config_dir: Path = Path("/etc/tidemill/pipelines")
+    pipeline: str = ""
+    secrets_dir: Path = Path("/etc/tidemill/secrets")
+    resilience_file: Path | None = None
+    log_level: str = "INFO"
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> WorkloadSettings:
+        """Read `TIDEMILL_<FIELD>` variables, e.g. TIDEMILL_KAFKA_BROKERS.
+
+        Raises:
+            pydantic.ValidationError: a value is not of its field's type.
+        """
+        found = {key: environ[f"TIDEMILL_{key.upper()}"] for key in cls.model_fields if environ.get(f"TIDEMILL_{key.upper()}")}
+        return cls.model_validate(found)
+
+    def load_pipeline(self, name: str) -> PipelineConfig:
+        """The config of one pipeline."""
+        return PipelineConfig.from_json((self.config_dir / f"{name}.json").read_bytes())
+
+    def credentials(self, pipeline: str, role: Literal["writer", "reader"]) -> PostgresCredentials:
+        """A pipeline's Postgres login."""
+        return PostgresCredentials.model_validate_json((self.secrets_dir / pipeline / f"{role}.json").read_bytes())
+
+    def api_keys(self, pipeline: str) -> ApiKeys:
+        """The API keys of a pipeline; none if there is no such file."""
+        path = self.secrets_dir / pipeline / "api-keys.json"
+        return ApiKeys.model_validate_json(path.read_bytes()) if path.exists() else ApiKeys()

@@ -1,0 +1,1 @@
+"""HTTP → Kafka: the ingest service of a namespace."""

@@ -1,0 +1,1 @@
+"""Kafka → windows → Postgres: the stream processor of one pipeline."""
