@@ -27,7 +27,7 @@ def _columns(*pairs: tuple[str, str]) -> tuple[Column, ...]:
 # The spec generation that may write: a processor with an older config stops before it commits.
 GENERATION = Table(
     "_generation",
-    _columns(("only", "boolean PRIMARY KEY DEFAULT true CHECK (only)"), ("generation", "bigint NOT NULL")),
+    _columns(("only", 'boolean PRIMARY KEY DEFAULT true CHECK ("only")'), ("generation", "bigint NOT NULL")),
     writer="SELECT",
 )
 
@@ -283,7 +283,7 @@ BEGIN
   IF parent IS NULL THEN
     RAISE EXCEPTION 'no partitioned table % here', table_name USING ERRCODE = 'undefined_table';
   END IF;
-  PERFORM pg_advisory_xact_lock(parent::integer, -1);
+  PERFORM pg_advisory_xact_lock(hashtext(parent::text), -1);
   IF EXISTS (SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = parent AND c.relname = part) THEN
     RETURN false;
   END IF;

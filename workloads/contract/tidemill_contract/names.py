@@ -54,12 +54,6 @@ def window_table(aggregation: str, version: int) -> str:
     return f"{aggregation}_v{version}"
 
 
-def partition_table(table: str, label: str) -> str:
-    """One time partition of a table; label is its first day, e.g. 20130101."""
-    plain = f"{table}_p{label}"
-    return plain if len(plain) <= POSTGRES_MAX else f"{table[: POSTGRES_MAX - 12 - len(label)]}_{_digest(table)}_{label}"
-
-
 def service(name: str, component: str) -> str:
     """The Service in front of a component of a pipeline; component is ingest or api."""
     return f"{name}-{component}"

@@ -114,6 +114,9 @@ class WorkloadSettings(_Config):
     secrets_dir: Path = Path("/etc/tidemill/secrets")
     resilience_file: Path | None = None
     log_level: str = "INFO"
+    instance: str = ""
+    """A name that a restarted process keeps: it then takes its partitions back at once, without a session timeout."""
+    session_timeout_ms: int = 30_000
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> WorkloadSettings:

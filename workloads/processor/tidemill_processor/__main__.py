@@ -1,0 +1,133 @@
+"""Run the processor of one pipeline: `python -m tidemill_processor`, set by TIDEMILL_… variables."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+import redis
+from tidemill_contract.duration import parse_ms
+from tidemill_contract.health import Dependency, report
+from tidemill_contract.resilience import ResilienceConfig
+from tidemill_contract.runtime import WorkloadSettings
+from tidemill_contract.status_server import StatusServer
+
+from tidemill_processor.closing import Closer
+from tidemill_processor.database import Database
+from tidemill_processor.keeper import Duties, Keeper
+from tidemill_processor.live import Live
+from tidemill_processor.loop import Loop
+from tidemill_processor.publish import Outlet, Publisher
+from tidemill_processor.scanning import Scanner
+from tidemill_processor.source import Source
+
+log = logging.getLogger("tidemill_processor")
+
+KAFKA_SILENCE_SECONDS = 20.0
+STUCK_SECONDS = 120.0
+
+
+class Processor:
+    """The loop, the keeper and what they say of themselves."""
+
+    def __init__(self, settings: WorkloadSettings) -> None:
+        config = settings.load_pipeline(settings.pipeline)
+        self._resilience = ResilienceConfig.load(settings.resilience_file, os.environ)
+        self._guards = self._resilience.guards()
+        self._config = config
+        self._database = Database(settings, config, self._guards.database.timeout_seconds)
+        self._source = Source(settings, config)
+        self._redis: redis.Redis | None = None
+        if settings.redis_url:
+            timeout = self._guards.redis.timeout_seconds
+            self._redis = redis.Redis.from_url(settings.redis_url, socket_timeout=timeout, socket_connect_timeout=timeout)
+        self._live: Live | None = None
+        self.loop = Loop(config, self._database, self._source, self._guards, self._note)
+        interval = min(1.0, parse_ms(config.spec.processor.flush_interval) / 1000)
+        self.keeper = Keeper(self._database.connect, self._duties, interval)
+
+    def _note(self, changes: Any) -> None:
+        if self._live is not None:
+            self._live.note(changes)
+
+    def _duties(self, connection: Any) -> Duties:
+        database, config = self._database, self._config
+        stores = database.aggregations(connection)
+        rules = {s.name: [r for r in config.spec.anomalies if r.aggregation == s.name] for s in stores}
+        if self._redis is not None and self._live is None:
+            self._live = Live(database, stores, config, self._redis, self._call_redis)
+        return Duties(
+            closer=Closer(database, stores, config),
+            scanners={s.name: Scanner(database, s, rules[s.name], config.name) for s in stores if rules[s.name]},
+            publisher=Publisher(database, stores, config, Outlet(self._source.producer())),
+            live=self._live,
+        )
+
+    def _call_redis(self, call: Any, *args: Any, **kwargs: Any) -> Any:
+        # A pass comes again in a moment anyway: no retries inside one.
+        return self._guards.redis.call(lambda: call(*args, **kwargs), retry=False)
+
+    def health(self) -> tuple[int, dict[str, Any]]:
+        """The status code and body of /health."""
+        loop, keeper, guards = self.loop, self.keeper, self._guards
+        kafka_ok = not loop.kafka_error and time.monotonic() - loop.kafka_ok_at < KAFKA_SILENCE_SECONDS
+        silent = "" if kafka_ok else loop.kafka_error or f"no answer for {KAFKA_SILENCE_SECONDS:.0f} s"
+        dependencies = [
+            Dependency("kafka", kafka_ok, True, silent, guards.kafka_consumer.state),
+            Dependency("postgres", not loop.database_error, True, loop.database_error, guards.database.state),
+        ]
+        if self._redis is not None:
+            dependencies.append(Dependency("redis", not keeper.redis_error, False, keeper.redis_error, guards.redis.state))
+        clock = keeper.clock
+        return report(
+            "processor",
+            dependencies,
+            {
+                "pipeline": f"{self._config.namespace}/{self._config.name}",
+                "partitions": sorted(loop.assigned),
+                "lag": sum(loop.lag.values()),
+                "watermark": clock.watermark if clock else None,
+                "superseded": loop.superseded,
+                "publishing": keeper.publish_error or "ok",
+            },
+        )
+
+    def ready(self) -> bool:
+        """Whether the processor can store events (having partitions or not)."""
+        return not self.loop.superseded and self.health()[0] == 200
+
+    def live(self) -> bool:
+        """Whether both threads turn."""
+        oldest = min(self.loop.alive_at, self.keeper.alive_at)
+        return time.monotonic() - oldest < STUCK_SECONDS
+
+    def run(self) -> None:
+        """Process until stopped."""
+        self.keeper.start()
+        try:
+            self.loop.run()
+        finally:
+            self.keeper.stop()
+
+
+def main() -> int:
+    """Entry point; the exit code."""
+    settings = WorkloadSettings.from_env()
+    logging.basicConfig(level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    processor = Processor(settings)
+    server = StatusServer(settings.host, settings.port, processor.health, processor.ready, processor.live)
+    server.start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: processor.loop.stop())
+    log.info("processing %s on port %d", settings.pipeline, server.port)
+    processor.run()
+    server.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Frames of events to frames of mergeable partials, one per aggregation, with what came too late told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import polars as pl
+from tidemill_contract.partials import AggregationLayout, Partial
+
+from tidemill_processor.batch import INDEX, OFFSET, PARTITION, TIME
+
+PANE, AFTER = "_pane", "_after_ms"
+"""Partial frames' columns beside groups and partials: pane start, and the cut of events that some windows missed."""
+
+NO_CUT = -(2**63)
+_AT = "_at"
+
+
+@dataclass(frozen=True)
+class Aggregated:
+    """What a batch adds to one aggregation.
+
+    Attributes:
+        rows: group columns, `_pane` (epoch ms), `_after_ms` (hopping; NO_CUT: none), then the partials' columns.
+        late: `_i`, `_t` and `_pane` of the events that at least one closed window missed.
+    """
+
+    rows: pl.DataFrame
+    late: pl.DataFrame
+
+
+def aggregate(
+    frame: pl.DataFrame, plan: AggregationLayout, *, closed_until: int | None, epochs: dict[int, int]
+) -> Aggregated:
+    """Partials of a frame (see Batch.frame) for one aggregation.
+
+    Args:
+        frame: valid events.
+        plan: the aggregation's layout.
+        closed_until: windows that end by this take nothing more; None: none is closed.
+        epochs: epoch by partition, which orders `first` and `last` after a topic was made anew.
+    """
+    pane = pl.col(TIME) - pl.col(TIME) % plan.pane_ms
+    frame = frame.with_columns(pane.alias(PANE))
+    late = frame.select(INDEX, TIME, PANE).clear()
+    cut = pl.lit(NO_CUT, dtype=pl.Int64).alias(AFTER)
+    if closed_until is not None and frame.height:
+        # The first window that holds a pane ends one pane after its start, the last one a window's size after it.
+        missed = pl.col(PANE) + plan.pane_ms <= closed_until
+        late = frame.filter(missed).select(INDEX, TIME, PANE)
+        if late.height:
+            frame = frame.filter(pl.col(PANE) + plan.size_ms > closed_until)
+            cut = pl.when(missed).then(closed_until).otherwise(NO_CUT).cast(pl.Int64).alias(AFTER)
+    keys = [name for name, _ in plan.group_by] + [PANE]
+    if plan.hopping:
+        frame = frame.with_columns(cut)
+        keys.append(AFTER)
+    for name, kind in plan.group_by:
+        if kind == "number":
+            frame = frame.with_columns(pl.col(name) + 0.0)  # -0.0 and 0.0 are one group, as in Postgres
+    if any(p.kind in ("first", "last") for p in plan.partials):
+        frame = _ordered(frame, epochs)
+    aggregations = [_expression(p, frame) for p in plan.partials]
+    return Aggregated(frame.group_by(keys).agg(aggregations), late)
+
+
+def _ordered(frame: pl.DataFrame, epochs: dict[int, int]) -> pl.DataFrame:
+    epoch = pl.col(PARTITION).replace_strict(epochs, default=0, return_dtype=pl.Int64) if epochs else pl.lit(0)
+    frame = frame.with_columns(epoch.alias("_e")).sort(TIME, "_e", PARTITION, OFFSET)
+    at = pl.concat_str(pl.lit("{"), TIME, pl.lit(","), "_e", pl.lit(","), PARTITION, pl.lit(","), OFFSET, pl.lit("}"))
+    return frame.with_columns(at.alias(_AT))
+
+
+def _expression(partial: Partial, frame: pl.DataFrame) -> pl.Expr:
+    if partial.field is None:
+        return pl.len().cast(pl.Int64).alias(partial.column)
+    name = partial.field
+    return _KINDS[partial.kind](_numeric(name, frame), name, frame).alias(partial.column)
+
+
+def _numeric(name: str, frame: pl.DataFrame) -> pl.Expr:
+    return pl.col(name).cast(pl.Int64) if frame.schema[name] == pl.Boolean else pl.col(name)
+
+
+def _sum(value: pl.Expr, name: str, frame: pl.DataFrame) -> pl.Expr:
+    if frame.schema[name] == pl.Int64 and frame.height:
+        low, high = frame[name].min(), frame[name].max()
+        widest = max(abs(int(low or 0)), abs(int(high or 0)))  # type: ignore[call-overload]
+        if widest * frame.height >= 2**62:
+            value = value.cast(pl.Int128)  # 64 bits wrap silently
+    return pl.when(pl.col(name).count() > 0).then(value.sum())
+
+
+def _m2(value: pl.Expr, name: str, frame: pl.DataFrame) -> pl.Expr:
+    return value.cast(pl.Float64).var(ddof=0) * pl.col(name).count()
+
+
+_KINDS: dict[str, Callable[[pl.Expr, str, pl.DataFrame], pl.Expr]] = {
+    "n": lambda value, name, frame: pl.col(name).count().cast(pl.Int64),
+    "sum": _sum,
+    "min": lambda value, name, frame: pl.col(name).min(),
+    "max": lambda value, name, frame: pl.col(name).max(),
+    "first": lambda value, name, frame: pl.col(name).drop_nulls().first(),
+    "last": lambda value, name, frame: pl.col(name).drop_nulls().last(),
+    "first_at": lambda value, name, frame: pl.col(_AT).filter(pl.col(name).is_not_null()).first(),
+    "last_at": lambda value, name, frame: pl.col(_AT).filter(pl.col(name).is_not_null()).last(),
+    "mean": lambda value, name, frame: value.cast(pl.Float64).mean(),
+    "m2": _m2,
+}
+
+
+def missed_windows(pane: int, plan: AggregationLayout, closed_until: int) -> tuple[int, ...]:
+    """Starts of the closed windows that an event of this pane belongs to, ascending."""
+    starts = range(pane - plan.size_ms + plan.pane_ms, pane + 1, plan.pane_ms)
+    return tuple(start for start in starts if start + plan.size_ms <= closed_until)

@@ -1,0 +1,243 @@
+"""A micro-batch: Kafka records in; a typed frame of valid events, and the verdicts on the others, out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import polars as pl
+from tidemill_contract.event import (
+    FIELD_HEADER,
+    MAX_KEY_BYTES,
+    QUARANTINE_PREFIX,
+    REASON_HEADER,
+    EventDecoder,
+    InvalidEvent,
+    Reason,
+)
+from tidemill_contract.expressions import POLARS_TYPES, compile_transform, derived_types
+from tidemill_contract.spec import PipelineSpec
+
+TIME, PARTITION, OFFSET, INDEX = "_t", "_p", "_o", "_i"
+"""Frame columns beside the fields: event time (epoch ms), Kafka partition and offset, place in the batch."""
+
+STORED_VALUE_BYTES = 64 * 1024
+"""How much of a refused record is kept in its dead letter."""
+
+
+class Message(Protocol):
+    """A Kafka record as confluent-kafka hands it over."""
+
+    def key(self) -> bytes | None: ...  # noqa: D102
+    def value(self) -> bytes | None: ...  # noqa: D102
+    def partition(self) -> int: ...  # noqa: D102
+    def offset(self) -> int: ...  # noqa: D102
+    def timestamp(self) -> tuple[int, int]: ...  # noqa: D102
+    def headers(self) -> Sequence[tuple[str, bytes]] | None: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """One row of `_dead_letters`, less the epoch. `windows` are the starts (epoch ms) of the windows missed."""
+
+    partition: int
+    offset: int
+    reason: str
+    aggregation: str = ""
+    field: str | None = None
+    detail: str | None = None
+    key: bytes | None = None
+    value: bytes | None = None
+    value_bytes: int | None = None
+    event_time: int | None = None
+    windows: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Records of one consume call, decoded.
+
+    Attributes:
+        frame: valid events that passed the filter: needed fields, derives, `_t`, `_p`, `_o`, `_i`.
+        times: `_t` and `_p` of all valid events, filtered ones too, in the order they came.
+        messages: the records; `_i` points here.
+        dead: verdicts on the invalid ones.
+        next_offsets, consumed, filtered: by partition.
+    """
+
+    frame: pl.DataFrame
+    times: pl.DataFrame
+    messages: Sequence[Message]
+    dead: tuple[DeadLetter, ...]
+    next_offsets: dict[int, int]
+    consumed: dict[int, int]
+    filtered: dict[int, int]
+
+    @property
+    def invalid(self) -> Counter[int]:
+        """Invalid records by partition."""
+        return Counter(letter.partition for letter in self.dead)
+
+    def latest_times(self) -> dict[int, int]:
+        """Greatest event time by partition."""
+        latest = self.times.group_by(PARTITION).agg(pl.col(TIME).max())
+        return dict(latest.iter_rows())
+
+    def times_of(self, partition: int) -> list[int]:
+        """A partition's event times in offset order."""
+        return self.times.filter(pl.col(PARTITION) == partition)[TIME].to_list()
+
+    def without(self, partitions: Collection[int]) -> Batch:
+        """The batch less some partitions: what is left when a newer owner has those."""
+        gone = list(partitions)
+
+        def keep(values: dict[int, int]) -> dict[int, int]:
+            return {p: v for p, v in values.items() if p not in partitions}
+
+        return replace(
+            self,
+            frame=self.frame.filter(~pl.col(PARTITION).is_in(gone)),
+            times=self.times.filter(~pl.col(PARTITION).is_in(gone)),
+            dead=tuple(letter for letter in self.dead if letter.partition not in partitions),
+            next_offsets=keep(self.next_offsets),
+            consumed=keep(self.consumed),
+            filtered=keep(self.filtered),
+        )
+
+    def refuse(self, indexes: Collection[int], reason: Reason, detail: str) -> Batch:
+        """The batch with some valid events turned into dead letters."""
+        letters = tuple(dead_letter(self.messages[i], InvalidEvent(reason, None, detail)) for i in indexes)
+        return replace(self, frame=self.frame.filter(~pl.col(INDEX).is_in(list(indexes))), dead=self.dead + letters)
+
+
+def dead_letter(
+    message: Message,
+    verdict: InvalidEvent,
+    *,
+    aggregation: str = "",
+    event_time: int | None = None,
+    windows: tuple[int, ...] | None = None,
+) -> DeadLetter:
+    """The dead letter of a record. One that ingest has refused keeps ingest's reason and loses its mark."""
+    value = message.value() or b""
+    reason, field, detail = str(verdict.reason), verdict.field, verdict.detail
+    if value.startswith(QUARANTINE_PREFIX):
+        headers = {name: raw.decode("utf-8", "replace") for name, raw in message.headers() or () if raw is not None}
+        if headers.get(REASON_HEADER):
+            value = value[len(QUARANTINE_PREFIX) :]
+            reason, field = headers[REASON_HEADER], headers.get(FIELD_HEADER) or None
+            detail = "refused by ingest"
+    return DeadLetter(
+        partition=message.partition(),
+        offset=message.offset(),
+        reason=reason,
+        aggregation=aggregation,
+        field=field,
+        detail=detail.replace("\0", "\\0")[:1000] if detail else None,
+        key=message.key(),
+        value=value[:STORED_VALUE_BYTES],
+        value_bytes=len(value),
+        event_time=event_time,
+        windows=windows,
+    )
+
+
+class BatchReader:
+    """Decodes, judges and transforms micro-batches of one pipeline."""
+
+    def __init__(self, spec: PipelineSpec) -> None:
+        self._decoder = EventDecoder(spec)
+        self._transform = compile_transform(spec)
+        self._time_field = spec.source.event_time.field
+        self._plain = spec.transform.filter is None and not spec.transform.derive
+        self._filters = spec.transform.filter is not None
+        derived = derived_types(spec)
+        grouped = {name for a in spec.aggregations for name in a.group_by}
+        self._derived_keys = [name for name in derived if name in grouped and derived[name] == "string"]
+        read = grouped | {m.field for a in spec.aggregations for m in a.metrics if m.field}
+        # Expressions may read any field; without them only what is grouped by or measured is put into columns.
+        self._columns = {f.name: POLARS_TYPES[f.type] for f in spec.source.fields if f.name in read or not self._plain}
+
+    def read(self, messages: Sequence[Message], now_ms: int) -> Batch:
+        """Decode records (of one or several partitions, in consume order) at wall time `now_ms`."""
+        events, invalid = self._decoder.decode_batch([m.value() or b"" for m in messages], now_ms)
+        times = self._event_times(messages, events, invalid, now_ms)
+        partitions = [m.partition() for m in messages]
+        offsets = [m.offset() for m in messages]
+        next_offsets: dict[int, int] = {}
+        for partition, offset in zip(partitions, offsets, strict=True):
+            next_offsets[partition] = offset + 1
+        dead = tuple(dead_letter(messages[i], verdict) for i, verdict in invalid.items())
+        valid: list[Any] = events
+        index: Sequence[int] = range(len(messages))
+        if invalid:
+            index = [i for i in index if i not in invalid]
+            valid = [events[i] for i in index]
+            times, partitions = [times[i] for i in index], [partitions[i] for i in index]
+            offsets = [offsets[i] for i in index]
+        columns: list[pl.Series] = [
+            pl.Series(TIME, times, dtype=pl.Int64),
+            pl.Series(PARTITION, partitions, dtype=pl.Int32),
+            pl.Series(OFFSET, offsets, dtype=pl.Int64),
+            pl.Series(INDEX, index, dtype=pl.UInt32),
+        ]
+        for name, dtype in self._columns.items():
+            stored = pl.Int64 if isinstance(dtype, pl.Datetime) else dtype
+            column = pl.Series(name, [getattr(event, name) for event in valid], dtype=stored)
+            columns.append(column.cast(dtype) if stored != dtype else column)
+        frame = pl.DataFrame(columns)
+        batch = Batch(
+            frame=frame,
+            times=frame.select(TIME, PARTITION),
+            messages=messages,
+            dead=dead,
+            next_offsets=next_offsets,
+            consumed=dict(Counter(m.partition() for m in messages)) if invalid else dict(Counter(partitions)),
+            filtered={},
+        )
+        return batch if self._plain else self._transformed(batch)
+
+    def _event_times(
+        self, messages: Sequence[Message], events: list[Any], invalid: dict[int, InvalidEvent], now_ms: int
+    ) -> list[int]:
+        if self._time_field is not None:
+            name = self._time_field
+            return [getattr(event, name) if event is not None else 0 for event in events]
+        times = [m.timestamp()[1] for m in messages]
+        for i, time in enumerate(times):
+            if i in invalid:
+                continue
+            try:
+                self._decoder.check_time(time, now_ms)
+            except InvalidEvent as verdict:
+                events[i], invalid[i] = None, verdict
+        return times
+
+    def _transformed(self, batch: Batch) -> Batch:
+        frame, culprits = self._apply(batch.frame)
+        if culprits:
+            batch = batch.refuse([i for i, _ in culprits], Reason.EXPRESSION_FAILED, culprits[0][1])
+        for name in self._derived_keys:
+            long = frame.filter(pl.col(name).str.len_bytes() > MAX_KEY_BYTES)[INDEX].to_list()
+            if long:
+                batch = batch.refuse(long, Reason.KEY_TOO_LONG, f"{name} takes at most {MAX_KEY_BYTES} bytes")
+                frame = frame.filter(~pl.col(INDEX).is_in(long))
+        filtered: dict[int, int] = {}
+        if self._filters:
+            before, after = Counter(batch.frame[PARTITION].to_list()), Counter(frame[PARTITION].to_list())
+            filtered = {p: n for p, n in (before - after).items() if n}
+        return replace(batch, frame=frame, filtered=filtered)
+
+    def _apply(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, list[tuple[int, str]]]:
+        """The transformed frame and (index, error) of events that the expressions fail on, found by bisection."""
+        try:
+            return self._transform.apply(frame), []
+        except pl.exceptions.PolarsError as error:
+            if frame.height <= 1:
+                return self._transform.apply(frame.clear()), [(i, str(error)) for i in frame[INDEX].to_list()]
+            half = frame.height // 2
+            left, left_bad = self._apply(frame[:half])
+            right, right_bad = self._apply(frame[half:])
+            return pl.concat([left, right]), left_bad + right_bad

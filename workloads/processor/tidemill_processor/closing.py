@@ -1,0 +1,95 @@
+"""The clock and the closing of windows: short transactions that any replica may run at any time.
+
+The watermark is stored and never falls; `closed_until` moves under the same lock that writers merge under, so a writer
+sees it either before its merge or after it, never in between.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from tidemill_contract.duration import parse_ms
+from tidemill_contract.runtime import PipelineConfig
+
+from tidemill_processor.database import CLOCK_MS, READER, AggregationStore, Database, from_ms, to_ms
+from tidemill_processor.watermark import PartitionTime, ReaderTime, advance, closed_until
+
+
+@dataclass(frozen=True)
+class Clock:
+    """What a pass found: the watermark and every aggregation's closed_until (epoch ms), and what it closed itself."""
+
+    watermark: int | None
+    closed: dict[str, int | None]
+    newly_closed: dict[str, int]
+
+
+class Closer:
+    """Advances the watermark and closes windows over one connection."""
+
+    def __init__(self, database: Database, stores: list[AggregationStore], config: PipelineConfig) -> None:
+        self._schema = database.schema
+        self._database = database
+        self._stores = stores
+        times = config.spec.source.event_time
+        self._max_disorder_ms = parse_ms(times.max_disorder)
+        self._idle_timeout_ms = parse_ms(times.idle_timeout)
+
+    def run(self, connection: psycopg.Connection[Any]) -> Clock:
+        """One pass."""
+        watermark = self._advance(connection)
+        closed = {name: until for name, until in connection.execute(f"SELECT id, closed_until FROM {self._schema}._aggregations")}  # noqa: S608, C416
+        newly: dict[str, int] = {}
+        for store in self._stores:
+            if watermark is None:
+                continue
+            until = closed_until(watermark, grace_ms=store.layout.grace_ms, pane_ms=store.layout.pane_ms)
+            if closed[store.id] is None or until > closed[store.id]:
+                with connection.transaction():
+                    connection.execute(self._database.lock(store.id))
+                    update = (
+                        f"UPDATE {self._schema}._aggregations SET closed_until = %s"  # noqa: S608
+                        " WHERE id = %s AND (closed_until IS NULL OR closed_until < %s)"
+                    )
+                    if connection.execute(update, (until, store.id, until)).rowcount:
+                        newly[store.name] = until
+                closed[store.id] = until
+        return Clock(watermark, {store.name: closed[store.id] for store in self._stores}, newly)
+
+    def _advance(self, connection: psycopg.Connection[Any]) -> int | None:
+        with connection.transaction():
+            row = connection.execute(
+                f"SELECT watermark, candidate, {to_ms('candidate_at')}, {to_ms('active_since')}, {to_ms('idle_since')},"  # noqa: S608
+                f" idle_base, {CLOCK_MS} FROM {self._schema}._readers WHERE reader = '{READER}' FOR UPDATE SKIP LOCKED"
+            ).fetchone()
+            if row is None:
+                found = connection.execute(f"SELECT watermark FROM {self._schema}._readers WHERE reader = '{READER}'").fetchone()  # noqa: S608
+                return found[0] if found else None
+            before, now_ms = ReaderTime(*row[:6]), row[6]
+            after = advance(
+                before,
+                self._partitions(connection),
+                max_disorder_ms=self._max_disorder_ms,
+                idle_timeout_ms=self._idle_timeout_ms,
+                now_ms=now_ms,
+            )
+            if after != before:
+                at = from_ms("%s::bigint")
+                connection.execute(
+                    f"UPDATE {self._schema}._readers SET watermark = %s, candidate = %s, candidate_at = {at},"  # noqa: S608
+                    f" active_since = {at}, idle_since = {at}, idle_base = %s WHERE reader = '{READER}'",
+                    (
+                        after.watermark, after.candidate, *[after.candidate_at] * 2, *[after.active_since] * 2,
+                        *[after.idle_since] * 2, after.idle_base,
+                    ),
+                )  # fmt: skip
+            return after.watermark
+
+    def _partitions(self, connection: psycopg.Connection[Any]) -> list[PartitionTime]:
+        query = (
+            f"SELECT partition, max_event_time, suspects, {to_ms('last_event_at')}, {to_ms('end_confirmed_at')}"  # noqa: S608
+            f" FROM {self._schema}._offsets WHERE reader = '{READER}'"
+        )
+        return [PartitionTime(p, latest, tuple(s), last, end) for p, latest, s, last, end in connection.execute(query)]

@@ -1,0 +1,129 @@
+"""Connections of a processor to its pipeline's schema, and what it knows of the tables there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from tidemill_contract.expressions import derived_types
+from tidemill_contract.partials import AggregationLayout, field_types, layout, quote
+from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
+from tidemill_contract.spec import AggregationSpec
+
+READER = "live"
+"""The reader (see `_readers`) of processors that follow the topic; a replay has another."""
+
+CLOCK_MS = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+
+
+def to_ms(column: str) -> str:
+    """SQL: a timestamptz as epoch milliseconds."""
+    return f"(extract(epoch FROM {column}) * 1000)::bigint"
+
+
+def from_ms(expression: str) -> str:
+    """SQL: epoch milliseconds as timestamptz, exact for the years 1 to 9999 (a float of seconds is not)."""
+    day = 86_400_000
+    return (
+        f"(timestamptz 'epoch' + ({expression}) / {day} * interval '1 day' + mod({expression}, {day}) * interval '1 ms')"
+    )
+
+
+@dataclass(frozen=True)
+class AggregationStore:
+    """An aggregation's row in `_aggregations`, its table and layout."""
+
+    id: int
+    spec: AggregationSpec
+    version: int
+    table: str
+    partition_days: int
+    layout: AggregationLayout
+
+    @property
+    def name(self) -> str:
+        """The aggregation's name."""
+        return self.spec.name
+
+
+class Database:
+    """Makes connections with the writer's login; holds none itself.
+
+    Args:
+        settings: where Postgres is.
+        config: whose schema it is.
+        timeout_seconds: of connecting and of each statement.
+    """
+
+    def __init__(self, settings: WorkloadSettings, config: PipelineConfig, timeout_seconds: float) -> None:
+        self._settings = settings
+        self._config = config
+        self._timeout = timeout_seconds
+        self.schema = quote(config.schema_name)
+
+    def connect(self) -> psycopg.Connection[tuple[Any, ...]]:
+        """A new connection in autocommit mode, in UTC, whose locks do not outlive a lost node by more than 10 s.
+
+        Raises:
+            psycopg.OperationalError: Postgres is not there or refuses the login.
+        """
+        login = self._settings.credentials(self._config.name, "writer")
+        statement_ms = int(self._timeout * 1000)
+        return psycopg.connect(
+            host=self._settings.postgres_host,
+            port=self._settings.postgres_port,
+            dbname=self._settings.postgres_database,
+            sslmode=self._settings.postgres_sslmode,
+            user=login.user,
+            password=login.password,
+            autocommit=True,
+            connect_timeout=max(2, int(self._timeout)),
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=3,
+            tcp_user_timeout=10_000,
+            application_name=f"tidemill-processor/{self._config.name}",
+            options=f"-c TimeZone=UTC -c statement_timeout={statement_ms} -c idle_in_transaction_session_timeout=10000"
+            f" -c lock_timeout={statement_ms} -c client_min_messages=warning",
+        )
+
+    def aggregations(self, connection: psycopg.Connection[tuple[Any, ...]]) -> list[AggregationStore]:
+        """The live aggregations, in id order: the order in which their locks are taken.
+
+        Raises:
+            LookupError: the schema has no row for one; the operator has not come so far yet.
+        """
+        spec = self._config.spec
+        types = field_types(spec, derived_types(spec))
+        query = f"SELECT name, version, id, table_name, partition_days FROM {self.schema}._aggregations"  # noqa: S608
+        rows = {(name, version): rest for name, version, *rest in connection.execute(query)}
+        stores = []
+        for aggregation in spec.aggregations:
+            version = self._config.version(aggregation.name)
+            if (aggregation.name, version) not in rows:
+                raise LookupError(
+                    f"{self.schema}._aggregations has no row for {aggregation.name} version {version};"
+                    " the operator makes it: look at the pipeline's SchemaReady condition"
+                )
+            id_, table, days = rows[aggregation.name, version]
+            stores.append(AggregationStore(id_, aggregation, version, table, days, layout(aggregation, types)))
+        return sorted(stores, key=lambda store: store.id)
+
+    def qualified(self, table: str) -> str:
+        """A table of the schema, quoted."""
+        return f"{self.schema}.{quote(table)}"
+
+    def lock(self, aggregation_id: int) -> sql.SQL:
+        """The statement that takes an aggregation version's lock for the transaction (writers and the closer share it)."""
+        return sql.SQL(f"SELECT pg_advisory_xact_lock(hashtext('{names_literal(self._config.schema_name)}'), {int(aggregation_id)})")
+
+
+def names_literal(name: str) -> str:
+    """A name inside an SQL string literal; names are validated, so a quote in one is a defect."""
+    if "'" in name or "\\" in name:
+        raise ValueError(f"not a name: {name!r}")
+    return name
+
+

@@ -1,0 +1,305 @@
+"""The loop: consume a micro-batch, store it, move on; or keep polling, paused, until that is possible again.
+
+Whatever goes wrong in storing a batch has one answer: forget it, read the positions again, read the events again. The
+positions in Postgres moved only if the rows did.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+from confluent_kafka import KafkaError, KafkaException
+from tidemill_contract import metrics
+from tidemill_contract.duration import parse_ms
+from tidemill_contract.event import Reason
+from tidemill_contract.resilience import Guards
+from tidemill_contract.runtime import PipelineConfig
+
+from tidemill_processor.batch import INDEX, Batch, BatchReader
+from tidemill_processor.database import AggregationStore, Database
+from tidemill_processor.positions import Positions
+from tidemill_processor.source import Polled, Source
+from tidemill_processor.transaction import Change, Committed, Committer, Fenced, Position, Superseded, is_refusal
+
+log = logging.getLogger(__name__)
+
+BATCH_LIMIT = 50_000
+PAUSED_POLL_SECONDS = 0.1
+TOPIC_CHECK_SECONDS = 10.0
+REPORT_SECONDS = 2.0
+MAX_BACKOFF_SECONDS = 8.0
+
+
+class Loop:
+    """Processes one pipeline's events until stopped.
+
+    Args:
+        config: the pipeline.
+        database: its schema.
+        source: its topic.
+        guards: circuit breakers.
+        on_commit: told of every commit's changes.
+    """
+
+    def __init__(
+        self, config: PipelineConfig, database: Database, source: Source, guards: Guards, on_commit: Callable[[tuple[Change, ...]], None]
+    ) -> None:
+        self._config = config
+        self._database = database
+        self._source = source
+        self._guards = guards
+        self._on_commit = on_commit
+        self._reader = BatchReader(config.spec)
+        self._lookup = Positions(database, config, source)
+        self._flush_seconds = parse_ms(config.spec.processor.flush_interval) / 1000
+        self._connection: psycopg.Connection[Any] | None = None
+        self._committer: Committer | None = None
+        self._positions: dict[int, Position] = {}
+        self._connect_at = 0.0
+        self._backoff = 0.5
+        self._topic_id = ""
+        self._topic_checked_at = -TOPIC_CHECK_SECONDS
+        self._reported_at = 0.0
+        self._stopping = False
+        self.superseded = ""
+        self.database_error = "not connected yet"
+        self.kafka_error = "not connected yet"
+        self.kafka_ok_at = 0.0
+        self.alive_at = time.monotonic()
+        self.lag: dict[int, int] = {}
+        self.assigned: frozenset[int] = frozenset()
+
+    def stop(self) -> None:
+        """End after the present turn."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Turn until stopped, then leave the group."""
+        self._source.subscribe()
+        try:
+            while not self._stopping:
+                self._turn()
+                self.alive_at = time.monotonic()
+        finally:
+            self._report(force=True)
+            self._source.close()
+            if self._connection is not None:
+                self._connection.close()
+
+    def _turn(self) -> None:
+        if self._may_store():
+            self._take_up()
+        else:
+            self._source.stop(self._source.ready)
+        wait = self._flush_seconds if self._source.ready else PAUSED_POLL_SECONDS
+        polled = self._source.poll(BATCH_LIMIT, wait)
+        self._note(polled)
+        if polled.messages:
+            self._process(polled.messages)
+        self._check_ends()
+        self._report()
+
+    def _may_store(self) -> bool:
+        if self.superseded or not self._guards.kafka_consumer.allow():
+            return False
+        if self._connection is not None and not self._connection.closed:
+            return True
+        now = time.monotonic()
+        if now < self._connect_at or not self._guards.database.allow():
+            return False
+        try:
+            self._connect()
+        except (psycopg.Error, LookupError, OSError, ValueError) as error:
+            self._lose_database(error)
+            return False
+        return True
+
+    def _connect(self) -> None:
+        connection = self._database.connect()
+        stores: list[AggregationStore] = self._database.aggregations(connection)
+        self._committer = Committer(connection, self._database, stores, self._config)
+        self._connection = connection
+        self.database_error, self._backoff = "", 0.5
+        self._guards.database.success()
+        self._source.stop(self._source.ready)
+
+    def _lose_database(self, error: Exception) -> None:
+        """Forget the connection and what was read ahead; try again later while the loop polls on."""
+        text = str(error).strip() or type(error).__name__
+        log.warning("postgres: %s; again in %.1f s", text, self._backoff)
+        self.database_error = text
+        self._guards.database.failure()
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = self._committer = None
+        self._connect_at = time.monotonic() + self._backoff
+        self._backoff = min(self._backoff * 2, MAX_BACKOFF_SECONDS)
+        self._source.stop(self._source.ready)
+
+    def _take_up(self) -> None:
+        """Seek and resume partitions that are ours but not read yet; look whether the topic is still the same one."""
+        connection, source = self._connection, self._source
+        assert connection is not None  # noqa: S101 - _may_store saw to it
+        waiting = source.assigned - source.ready
+        stale = time.monotonic() - self._topic_checked_at >= TOPIC_CHECK_SECONDS
+        if not (waiting or stale):
+            return
+        try:
+            if stale:
+                self._check_topic()
+                waiting = source.assigned - source.ready
+            if waiting and self._topic_id:
+                positions = self._lookup.take_up(connection, waiting, self._topic_id)
+                self._positions.update(positions)
+                source.start({p: position.next_offset for p, position in positions.items()})
+        except KafkaException as error:
+            self._kafka_failed(error.args[0])
+        except psycopg.Error as error:
+            self._lose_database(error)
+        self.assigned = source.assigned
+
+    def _check_topic(self) -> None:
+        self._topic_checked_at = time.monotonic()
+        topic_id = self._source.topic_id()
+        self._kafka_works()
+        if topic_id != self._topic_id:
+            if self._topic_id:
+                self._source.stop(self._source.ready)
+            self._topic_id = topic_id
+
+    def _note(self, polled: Polled) -> None:
+        if polled.out_of_range:
+            self._source.stop(polled.out_of_range)
+        if polled.failed is not None:
+            self._kafka_failed(polled.failed)
+        elif polled.messages:
+            self._kafka_works()
+
+    def _kafka_failed(self, error: Any) -> None:
+        text = error.str() if isinstance(error, KafkaError) else str(error)
+        if isinstance(error, KafkaError) and error.fatal():
+            raise KafkaException(error)  # this consumer can do no more; a new process can
+        if self.kafka_error != text:
+            log.warning("kafka: %s", text)
+        self.kafka_error = text
+        self._guards.kafka_consumer.failure()
+
+    def _kafka_works(self) -> None:
+        self.kafka_error, self.kafka_ok_at = "", time.monotonic()
+        self._guards.kafka_consumer.success()
+
+    def _process(self, messages: list[Any]) -> None:
+        started = time.perf_counter()
+        batch = self._reader.read(messages, time.time_ns() // 1_000_000)
+        while batch.next_offsets and self._committer is not None:
+            try:
+                committed = self._committer.commit(batch, self._positions)
+            except Fenced as fenced:
+                log.warning("%s; reading their positions again", fenced)
+                metrics.FENCED.inc()
+                self._source.stop(fenced.partitions)
+                batch = batch.without(fenced.partitions)
+            except Superseded as superseded:
+                log.warning("%s; waiting to be replaced", superseded)
+                self.superseded = str(superseded)
+                return
+            except Exception as error:
+                batch_or_none = self._after_error(batch, error)
+                if batch_or_none is None:
+                    return
+                batch = batch_or_none
+            else:
+                self._committed(batch, committed, time.perf_counter() - started)
+                return
+
+    def _after_error(self, batch: Batch, error: Exception) -> Batch | None:
+        """What to try next after a failed commit: the batch less the events that Postgres refuses, or nothing now."""
+        try:
+            if is_refusal(error):
+                return self._without_culprits(batch, error)
+            if isinstance(error, psycopg.Error | OSError):
+                raise error
+        except (psycopg.Error, OSError) as lost:
+            self._lose_database(lost)
+            return None
+        raise error
+
+    def _without_culprits(self, batch: Batch, error: Exception) -> Batch:
+        """Find by halves the events without which the rest can be stored, and refuse them."""
+        kept = batch.frame.clear()
+        culprits: list[int] = []
+        pieces = [batch.frame]
+        while pieces:
+            piece = pieces.pop()
+            together = kept.vstack(piece)
+            if self._storable(batch, together):
+                kept = together
+            elif piece.height == 1:
+                culprits += piece[INDEX].to_list()
+            else:
+                half = piece.height // 2
+                pieces += [piece[half:], piece[:half]]
+        log.warning("postgres refuses %d event(s): %s", len(culprits), str(error).strip())
+        if not culprits:
+            raise error
+        return batch.refuse(culprits, Reason.REFUSED_BY_DATABASE, str(error).strip())
+
+    def _storable(self, batch: Batch, frame: Any) -> bool:
+        from dataclasses import replace
+
+        assert self._committer is not None  # noqa: S101
+        try:
+            self._committer.attempt(replace(batch, frame=frame), self._positions)
+        except Exception as error:
+            if is_refusal(error):
+                return False
+            raise
+        return True
+
+    def _committed(self, batch: Batch, committed: Committed, seconds: float) -> None:
+        self._guards.database.success()
+        self._positions.update(committed.positions)
+        self._on_commit(committed.changes)
+        metrics.EVENTS_CONSUMED.inc(len(batch.messages))
+        metrics.BATCH_EVENTS.observe(len(batch.messages))
+        metrics.BATCH_SECONDS.observe(seconds)
+        metrics.FRESHNESS_SECONDS.set(max(0.0, time.time() - batch.messages[0].timestamp()[1] / 1000))
+        if batch.filtered:
+            metrics.EVENTS_FILTERED.inc(sum(batch.filtered.values()))
+        for letter in batch.dead:
+            metrics.DEAD_LETTERS.labels(reason=letter.reason).inc()
+        for (aggregation, policy), number in committed.late.items():
+            metrics.EVENTS_LATE.labels(aggregation=aggregation, policy=policy).inc(number)
+
+    def _check_ends(self) -> None:
+        answer = self._source.ends()
+        if answer is None or self._connection is None:
+            return
+        ends, asked_at = answer
+        self._kafka_works()
+        caught_up, lag = {}, {}
+        for partition in self._source.ready:
+            position = self._positions.get(partition)
+            if position is None or partition not in ends:
+                continue
+            reached = max(position.next_offset, self._source.end_read(partition))
+            lag[partition] = max(0, ends[partition] - reached)
+            if reached >= ends[partition]:
+                caught_up[partition] = position
+        self.lag = lag
+        for partition, behind in lag.items():
+            metrics.LAG.labels(partition=str(partition)).set(behind)
+        try:
+            self._lookup.confirm_ends(self._connection, caught_up, time.monotonic() - asked_at)
+        except psycopg.Error as error:
+            self._lose_database(error)
+
+    def _report(self, *, force: bool = False) -> None:
+        if force or time.monotonic() - self._reported_at >= REPORT_SECONDS:
+            self._reported_at = time.monotonic()
+            ready = self._source.ready
+            self._source.report_offsets({p: at.next_offset for p, at in self._positions.items() if p in ready})

@@ -1,0 +1,93 @@
+"""Anomaly rules over closed windows: detectors' states, anomalies and `scanned_until` move in one transaction."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import psycopg
+from tidemill_contract import metrics
+from tidemill_contract.spec import AnomalySpec
+
+from tidemill_processor.database import AggregationStore, Database
+from tidemill_processor.detectors import State, judge
+from tidemill_processor.windows import WindowReader
+
+SPAN_PANES = 64
+"""At most this many panes are scanned in a transaction."""
+
+
+class Scanner:
+    """Runs the anomaly rules of one aggregation."""
+
+    def __init__(self, database: Database, store: AggregationStore, rules: list[AnomalySpec], pipeline: str) -> None:
+        self._schema = database.schema
+        self._store = store
+        self._rules = rules
+        self._reader = WindowReader(database, store)
+        self._pipeline = pipeline
+
+    def run(self, connection: psycopg.Connection[Any], closed_until: int) -> int:
+        """Scan windows closed since the last time; the number of anomalies found. Skips if another replica scans."""
+        with connection.transaction():
+            row = connection.execute(
+                f"SELECT scanned_until, pg_try_advisory_xact_lock(hashtext(%s), id) FROM {self._schema}._aggregations WHERE id = %s",  # noqa: S608
+                (f"{self._schema}/scan", self._store.id),
+            ).fetchone()
+            if row is None or not row[1] or (row[0] is not None and row[0] >= closed_until):
+                return 0
+            plan = self._store.layout
+            start = self._reader.next_start(connection, row[0], closed_until)
+            until = closed_until
+            found: list[tuple[Any, ...]] = []
+            if start is not None:
+                # Windows that hold the first pane may start up to size - hop before it, but not before the cursor.
+                first = start - plan.size_ms + plan.pane_ms
+                if row[0] is not None:
+                    first = max(first, row[0] - plan.size_ms + plan.pane_ms)
+                last = min(first + (SPAN_PANES + plan.size_ms // plan.pane_ms) * plan.pane_ms, closed_until - plan.size_ms)
+                until = last + plan.size_ms
+                found = self._scan(connection, first, last)
+            connection.execute(f"UPDATE {self._schema}._aggregations SET scanned_until = %s WHERE id = %s", (until, self._store.id))  # noqa: S608
+        if found:
+            metrics.ANOMALIES_DETECTED.inc(len(found))
+        return len(found)
+
+    def _scan(self, connection: psycopg.Connection[Any], first: int, last: int) -> list[tuple[Any, ...]]:
+        before = self._states(connection)
+        states = dict(before)
+        found: list[tuple[Any, ...]] = []
+        for window in self._reader.read(connection, first, last):
+            group = json.dumps({name: window[name] for name in self._reader.groups}, sort_keys=True)
+            for rule in self._rules:
+                value = window[rule.metric]
+                if value is None:
+                    continue
+                verdict, states[rule.name, group] = judge(rule.detector, states.get((rule.name, group), {}), float(value))
+                if verdict is not None:
+                    found.append((
+                        rule.name, self._store.name, self._store.version, rule.metric, group, window["window_start"],
+                        window["window_end"], verdict.value, verdict.score, verdict.expected, verdict.lower, verdict.upper,
+                    ))  # fmt: skip
+        self._save(connection, {key: state for key, state in states.items() if before.get(key) is not state}, found)
+        return found
+
+    def _states(self, connection: psycopg.Connection[Any]) -> dict[tuple[str, str], State]:
+        query = f"SELECT anomaly, group_key, state FROM {self._schema}._detectors WHERE aggregation_id = %s"  # noqa: S608
+        return {(rule, group): state for rule, group, state in connection.execute(query, (self._store.id,))}
+
+    def _save(
+        self, connection: psycopg.Connection[Any], states: dict[tuple[str, str], State], found: list[tuple[Any, ...]]
+    ) -> None:
+        cursor = connection.cursor()
+        cursor.executemany(
+            f"INSERT INTO {self._schema}._detectors (anomaly, aggregation_id, group_key, state) VALUES (%s, %s, %s, %s)"  # noqa: S608
+            " ON CONFLICT (anomaly, aggregation_id, group_key) DO UPDATE SET state = EXCLUDED.state",
+            [(rule, self._store.id, group, json.dumps(state)) for (rule, group), state in states.items()],
+        )
+        cursor.executemany(
+            f"INSERT INTO {self._schema}._anomalies (anomaly, aggregation, version, metric, group_key, window_start,"  # noqa: S608
+            " window_end, value, score, expected, lower, upper) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+            " ON CONFLICT DO NOTHING",
+            found,
+        )

@@ -1,0 +1,239 @@
+"""The source topic, through Quix Streams' consumer: which partitions we own, where we read, where they end.
+
+The assign callback does no I/O and never raises: it assigns, pauses and bumps a generation. The loop then reads the
+positions, seeks and resumes; until then a partition is not `ready`, and what comes of it is dropped (it comes again).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+from quixstreams import Application
+from quixstreams.kafka import ConnectionConfig
+from tidemill_contract import names
+from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
+
+log = logging.getLogger(__name__)
+
+CONSUMER_TUNING: Mapping[str, Any] = {
+    # The default of 1 s stalls a fast consumer whenever its queue was full.
+    "fetch.queue.backoff.ms": 5,
+    "queued.min.messages": 200_000,
+    # Prefetch is memory: bound it.
+    "queued.max.messages.kbytes": 32_768,
+    "fetch.message.max.bytes": 4 * 1024 * 1024,
+    "enable.partition.eof": True,
+    "statistics.interval.ms": 0,
+    "max.poll.interval.ms": 300_000,
+    "allow.auto.create.topics": False,
+    "partition.assignment.strategy": "range",
+}
+
+
+@dataclass
+class Polled:
+    """What one consume call brought.
+
+    Attributes:
+        messages: records of ready partitions.
+        out_of_range: partitions whose position Kafka no longer holds.
+        failed: the first error that is about the connection or the topic, if any.
+    """
+
+    messages: list[Any] = field(default_factory=list)
+    out_of_range: set[int] = field(default_factory=set)
+    failed: KafkaError | None = None
+
+
+class Source:
+    """Consumes one topic as a member of the pipeline's consumer group."""
+
+    def __init__(self, settings: WorkloadSettings, config: PipelineConfig) -> None:
+        extra = json.loads(settings.kafka_config.read_text()) if settings.kafka_config else {}
+        self.topic = config.events_topic
+        self._application = Application(
+            broker_address=ConnectionConfig.from_librdkafka_dict({"bootstrap.servers": settings.kafka_brokers, **extra}),
+            consumer_group=names.consumer_group(config.namespace, config.name),
+            auto_offset_reset="error",
+            auto_create_topics=False,
+            loglevel=None,
+            producer_extra_config={"acks": "all", "enable.idempotence": True, "linger.ms": 20, "compression.type": "lz4"},
+            consumer_extra_config={
+                **CONSUMER_TUNING,
+                "session.timeout.ms": settings.session_timeout_ms,
+                "heartbeat.interval.ms": max(500, settings.session_timeout_ms // 6),
+                **({"group.instance.id": settings.instance} if settings.instance else {}),
+            },
+        )
+        self._consumer = self._application.get_consumer(auto_commit_enable=False)
+        self._admin = AdminClient({"bootstrap.servers": settings.kafka_brokers, **extra})
+        self.generation = 0
+        self.assigned: frozenset[int] = frozenset()
+        self._ready: set[int] = set()
+        self._ends_read: dict[int, int] = {}
+        self._ends: dict[int, Future[Any]] = {}
+        self._ends_asked_at = 0.0
+
+    def producer(self) -> Any:
+        """A Quix producer to the same cluster (idempotent, acks=all)."""
+        return self._application.get_producer()
+
+    def subscribe(self) -> None:
+        """Join the consumer group."""
+        self._consumer.subscribe([self.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke)
+
+    def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        consumer.assign(partitions)
+        consumer.pause(partitions)
+        self.assigned = frozenset(p.partition for p in partitions)
+        self._forget()
+
+    def _on_revoke(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        self.assigned = frozenset()
+        self._forget()
+
+    def _forget(self) -> None:
+        self.generation += 1
+        self._ready.clear()
+        self._ends_read.clear()
+        self._ends.clear()
+
+    @property
+    def ready(self) -> frozenset[int]:
+        """Partitions that have been sought and resumed."""
+        return frozenset(self._ready)
+
+    def poll(self, limit: int, timeout_seconds: float) -> Polled:
+        """At most `limit` records, waiting at most `timeout_seconds`. Callbacks run in here.
+
+        A failed consume call is told in `failed`; it is never raised.
+        """
+        polled = Polled()
+        generation = self.generation
+        try:
+            messages = self._consumer.consume(limit, timeout_seconds)
+        except KafkaException as error:
+            polled.failed = error.args[0]
+            return polled
+        if generation != self.generation:
+            return polled  # some of it may be of an assignment that is gone; all of it comes again
+        records = []
+        for message in messages:
+            error = message.error()
+            if error is None:
+                records.append(message)
+            else:
+                self._note(message, error, polled)
+        ready = self._ready
+        if any(m.partition() not in ready for m in records):
+            records = [m for m in records if m.partition() in ready]
+        polled.messages = records
+        return polled
+
+    def _note(self, message: Any, error: KafkaError, polled: Polled) -> None:
+        code = error.code()
+        if code == KafkaError._PARTITION_EOF:
+            if message.partition() in self._ready:
+                self._ends_read[message.partition()] = message.offset()
+        elif code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            polled.out_of_range.add(message.partition())
+        elif polled.failed is None:
+            polled.failed = error
+
+    def start(self, positions: Mapping[int, int]) -> None:
+        """Read these (assigned, paused) partitions from these offsets on.
+
+        Raises:
+            KafkaException: a partition is no longer ours; the next poll tells.
+        """
+        for partition, offset in positions.items():
+            self._consumer.seek(TopicPartition(self.topic, partition, offset))
+        self._consumer.resume([TopicPartition(self.topic, p) for p in positions])
+        self._ready.update(positions)
+
+    def stop(self, partitions: Iterable[int]) -> None:
+        """Pause partitions and drop what was fetched of them, until `start`."""
+        mine = [p for p in partitions if p in self.assigned]
+        self._ready.difference_update(mine)
+        for partition in mine:
+            self._ends_read.pop(partition, None)
+        if mine:
+            try:
+                self._consumer.pause([TopicPartition(self.topic, p) for p in mine])
+            except KafkaException as error:
+                log.info("pausing %s: %s", mine, error)
+
+    def report_offsets(self, offsets: Mapping[int, int]) -> None:
+        """Tell Kafka how far we are. For lag tools only: nothing here relies on it, so a failure is just logged."""
+        mine = [TopicPartition(self.topic, p, offset) for p, offset in offsets.items() if p in self.assigned]
+        if not mine:
+            return
+        try:
+            self._consumer.commit(offsets=mine, asynchronous=True)
+        except KafkaException as error:
+            log.debug("offsets not reported: %s", error)
+
+    def ends(self, interval_seconds: float = 1.0) -> tuple[dict[int, int], float] | None:
+        """End offsets of our partitions and the `time.monotonic()` at which they were asked for; None: no new answer.
+
+        Asks the brokers in the background, so that an outage does not stop the loop.
+        """
+        if not self._ends:
+            if time.monotonic() - self._ends_asked_at >= interval_seconds and self.assigned:
+                self._ends_asked_at = time.monotonic()
+                asked = {TopicPartition(self.topic, p): OffsetSpec.latest() for p in self.assigned}
+                futures = self._admin.list_offsets(asked, request_timeout=5)
+                self._ends = {tp.partition: future for tp, future in futures.items()}
+            return None
+        if not all(future.done() for future in self._ends.values()):
+            return None
+        answers, self._ends = self._ends, {}
+        try:
+            return {p: future.result().offset for p, future in answers.items()}, self._ends_asked_at
+        except KafkaException as error:
+            log.info("end offsets are not known: %s", error)
+            return None
+
+    def end_read(self, partition: int) -> int:
+        """The offset at which the consumer last met the partition's end, behind any transaction markers; -1: not yet."""
+        return self._ends_read.get(partition, -1)
+
+    def topic_id(self) -> str:
+        """The topic's id, which changes when a topic is made anew.
+
+        Raises:
+            KafkaException: it does not exist or Kafka is not reachable.
+        """
+        described = self._admin.describe_topics(TopicCollection([self.topic]), request_timeout=5)
+        return str(described[self.topic].result(timeout=6).topic_id)
+
+    def range_of(self, partition: int) -> tuple[int, int]:
+        """First offset held and end offset of a partition.
+
+        Raises:
+            KafkaException: Kafka is not reachable.
+        """
+        low, high = self._consumer.get_watermark_offsets(TopicPartition(self.topic, partition), timeout=5)
+        return low, high
+
+    def offset_at(self, partition: int, time_ms: int) -> int:
+        """The first offset at or after a wall time; the end if there is none.
+
+        Raises:
+            KafkaException: Kafka is not reachable.
+        """
+        found = self._consumer.offsets_for_times([TopicPartition(self.topic, partition, time_ms)], timeout=5)[0].offset
+        return int(found) if found >= 0 else self.range_of(partition)[1]
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._consumer.close()
+

@@ -1,0 +1,338 @@
+"""The transaction that makes each event count once: rows and offsets move together, or not at all.
+
+1. Lock the `_offsets` rows of the batch's partitions, in partition order.
+2. Each must still be where this process left it: else a newer owner has it (`Fenced`).
+3. COPY the partials into temporary tables, then take the aggregations' locks in id order.
+4. Read `closed_until` again under the locks; where it moved on, aggregate again with what is late now.
+5. Merge, write dead letters, advance the offsets. Commit.
+
+Whoever dies before 5 has changed nothing; whoever dies after it finds the new offsets when it comes back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import polars as pl
+import psycopg
+from tidemill_contract.duration import parse_ms
+from tidemill_contract.event import InvalidEvent, Reason
+from tidemill_contract.partials import SQL_TYPES, merge_expression, quote
+from tidemill_contract.runtime import PipelineConfig
+
+from tidemill_processor.aggregate import AFTER, NO_CUT, PANE, Aggregated, aggregate, missed_windows
+from tidemill_processor.batch import INDEX, TIME, Batch, DeadLetter, dead_letter
+from tidemill_processor.database import CLOCK_MS, READER, AggregationStore, Database, from_ms, to_ms
+from tidemill_processor.watermark import PartitionTime
+
+DAY_MS = 86_400_000
+
+
+class Fenced(Exception):  # noqa: N818 - not a failure of ours
+    """Some partitions were moved on by another owner; nothing was written."""
+
+    def __init__(self, partitions: set[int]) -> None:
+        super().__init__(f"partitions {sorted(partitions)} have a newer owner")
+        self.partitions = partitions
+
+
+class Superseded(Exception):  # noqa: N818
+    """The schema is for a newer spec than this process has; it must stop."""
+
+
+class Unstorable(Exception):  # noqa: N818
+    """A partial overflowed a double; some event of the batch is to be refused."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a partition's next record is expected, as this process last read or committed it."""
+
+    next_offset: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a commit changed in one aggregation: rows that carry `rev`, within panes [first, last] (epoch ms)."""
+
+    aggregation: str
+    rev: int
+    first_pane: int
+    last_pane: int
+
+
+@dataclass(frozen=True)
+class Committed:
+    """The outcome of a commit. `late` counts late events by (aggregation, policy)."""
+
+    positions: dict[int, Position]
+    changes: tuple[Change, ...]
+    late: dict[tuple[str, str], int]
+    rows: int
+
+
+@dataclass
+class _Work:
+    store: AggregationStore
+    closed_until: int | None
+    result: Aggregated
+
+
+class Committer:
+    """Writes batches of one pipeline over one connection."""
+
+    def __init__(
+        self, connection: psycopg.Connection[tuple[Any, ...]], database: Database, stores: list[AggregationStore], config: PipelineConfig
+    ) -> None:
+        self._connection = connection
+        self._database = database
+        self._stores = stores
+        self._config = config
+        self._max_advance_ms = parse_ms(config.spec.source.event_time.max_advance)
+        self._partitions_made: set[tuple[str, int]] = set()
+        self._merges = {store.id: _merge_sql(database, store) for store in stores}
+        for store in stores:
+            connection.execute(_temp_table_sql(store))
+
+    def commit(self, batch: Batch, positions: dict[int, Position]) -> Committed:
+        """Store a batch whose partitions stand at `positions`.
+
+        Raises:
+            Fenced: some partitions have a newer owner.
+            Superseded: the spec has a newer generation.
+            Unstorable, psycopg.DataError, psycopg.IntegrityError: an event's values are refused; find it by halves.
+            psycopg.Error: anything else; whether it is committed is not known, so read the positions again.
+        """
+        epochs = {p: position.epoch for p, position in positions.items()}
+        works = self._aggregate(batch, epochs)
+        with self._connection.transaction():
+            rows, now_ms = self._fence(batch, positions)
+            changes = self._merge(batch, works, epochs)
+            letters, late, counts = self._late(batch, works)
+            self._write_dead_letters([*batch.dead, *letters], epochs)
+            self._count_late(counts)
+            self._advance(batch, rows, now_ms)
+        moved = {p: replace(positions[p], next_offset=offset) for p, offset in batch.next_offsets.items()}
+        return Committed(moved, tuple(changes), late, sum(work.result.rows.height for work in works))
+
+    def attempt(self, batch: Batch, positions: dict[int, Position]) -> None:
+        """Try whether a batch's rows can be stored, and undo it. Raises what `commit` raises."""
+        epochs = {p: position.epoch for p, position in positions.items()}
+        works = self._aggregate(batch, epochs)
+        with self._connection.transaction() as transaction:
+            self._merge(batch, works, epochs)
+            raise psycopg.Rollback(transaction)
+
+    def _aggregate(self, batch: Batch, epochs: dict[int, int]) -> list[_Work]:
+        closed = self._closed()
+        works = []
+        for store in self._stores:
+            result = aggregate(batch.frame, store.layout, closed_until=closed[store.id], epochs=epochs)
+            works.append(_Work(store, closed[store.id], result))
+            self._ensure_partitions(store, result.rows)
+        return works
+
+    def _closed(self) -> dict[int, int | None]:
+        query = f"SELECT id, closed_until FROM {self._database.schema}._aggregations"  # noqa: S608
+        return dict(self._connection.execute(query).fetchall())
+
+    def _ensure_partitions(self, store: AggregationStore, rows: pl.DataFrame) -> None:
+        """Outside the transaction: a table made for a batch that then fails does no harm, and locks nobody."""
+        width = store.partition_days
+        for day in rows.select((pl.col(PANE) // DAY_MS // width * width).unique()).to_series().to_list():
+            if (store.table, day) not in self._partitions_made:
+                call = f"SELECT {self._database.schema}.ensure_partition(%s, %s, %s)"  # noqa: S608
+                self._connection.execute(call, (store.table, day, width))
+                self._partitions_made.add((store.table, day))
+
+    def _fence(self, batch: Batch, positions: dict[int, Position]) -> tuple[dict[int, PartitionTime], int]:
+        query = (
+            f"SELECT partition, next_offset, epoch, max_event_time, suspects, {to_ms('last_event_at')}, {CLOCK_MS}"  # noqa: S608
+            f" FROM {self._database.schema}._offsets WHERE reader = '{READER}' AND partition = ANY(%s)"
+            " ORDER BY partition FOR UPDATE"
+        )
+        rows = self._connection.execute(query, (list(batch.next_offsets),)).fetchall()
+        found = {row[0]: row for row in rows}
+        fenced = {
+            p for p in batch.next_offsets if p not in found or Position(found[p][1], found[p][2]) != positions.get(p)
+        }
+        if fenced:
+            raise Fenced(fenced)
+        generation = self._connection.execute(f"SELECT generation FROM {self._database.schema}._generation").fetchone()  # noqa: S608
+        if generation and generation[0] > self._config.generation:
+            raise Superseded(f"the schema is at generation {generation[0]}, this processor at {self._config.generation}")
+        times = {p: PartitionTime(p, row[3], tuple(row[4]), row[5]) for p, row in found.items()}
+        return times, max((row[6] for row in rows), default=0)
+
+    def _merge(self, batch: Batch, works: list[_Work], epochs: dict[int, int]) -> list[Change]:
+        for work in works:
+            self._copy(work)
+        for work in works:
+            self._connection.execute(self._database.lock(work.store.id))
+        closed = self._closed()
+        changes = []
+        for work in works:
+            if closed[work.store.id] != work.closed_until:
+                work.closed_until = closed[work.store.id]
+                work.result = aggregate(batch.frame, work.store.layout, closed_until=work.closed_until, epochs=epochs)
+                self._connection.execute(f"TRUNCATE pg_temp.{_temp(work.store)}")
+                self._copy(work)
+            if work.result.rows.height:
+                changes.append(self._merge_one(work))
+        return changes
+
+    def _merge_one(self, work: _Work) -> Change:
+        update = f"UPDATE {self._database.schema}._aggregations SET rev = rev + 1 WHERE id = %s RETURNING rev"  # noqa: S608
+        row = self._connection.execute(update, (work.store.id,)).fetchone()
+        assert row is not None  # noqa: S101 - the row was read a moment ago
+        self._connection.execute(self._merges[work.store.id], (row[0],))
+        panes = work.result.rows[PANE]
+        return Change(work.store.name, row[0], int(panes.min()), int(panes.max()))  # type: ignore[arg-type]
+
+    def _copy(self, work: _Work) -> None:
+        rows = work.result.rows
+        if not rows.height:
+            return
+        stored = []
+        for name, dtype in rows.schema.items():
+            column = pl.col(name)
+            if isinstance(dtype, pl.Datetime):
+                column = column.cast(pl.Int64)
+            elif dtype == pl.Float64 and rows[name].is_infinite().any():
+                raise Unstorable(f"{name[1:]} of {work.store.name} is beyond what a double can hold")
+            stored.append(column)
+        text = rows.select(stored).write_csv(include_header=False, quote_style="non_numeric")
+        columns = ", ".join(quote(name) for name in rows.columns)
+        with self._connection.cursor().copy(f"COPY pg_temp.{_temp(work.store)} ({columns}) FROM STDIN (FORMAT csv)") as copy:
+            copy.write(text.encode())
+
+    def _late(
+        self, batch: Batch, works: list[_Work]
+    ) -> tuple[list[DeadLetter], dict[tuple[str, str], int], dict[int, tuple[int, int]]]:
+        letters: list[DeadLetter] = []
+        late: dict[tuple[str, str], int] = {}
+        counts: dict[int, tuple[int, int]] = {}
+        for work in works:
+            number = work.result.late.height
+            if not number:
+                continue
+            policy = work.store.spec.late_policy
+            late[work.store.name, policy] = number
+            if policy == "drop":
+                counts[work.store.id] = (0, number)
+                continue
+            counts[work.store.id] = (number, 0)
+            for index, time, pane in work.result.late.select(INDEX, TIME, PANE).iter_rows():
+                missed = missed_windows(pane, work.store.layout, work.closed_until or 0)
+                verdict = InvalidEvent(Reason.LATE, None, f"{len(missed)} window(s) closed before it came")
+                letter = dead_letter(
+                    batch.messages[index], verdict, aggregation=work.store.name, event_time=time, windows=missed[:1000]
+                )
+                letters.append(letter)
+        return letters, late, counts
+
+    def _count_late(self, counts: dict[int, tuple[int, int]]) -> None:
+        update = (
+            f"UPDATE {self._database.schema}._aggregations"  # noqa: S608
+            " SET late_dead = late_dead + %s, late_dropped = late_dropped + %s WHERE id = %s"
+        )
+        for id_, (dead, dropped) in sorted(counts.items()):
+            self._connection.execute(update, (dead, dropped, id_))
+
+    def _write_dead_letters(self, letters: list[DeadLetter], epochs: dict[int, int]) -> None:
+        if not letters:
+            return
+        insert = (
+            f'INSERT INTO {self._database.schema}._dead_letters (epoch, partition, "offset", aggregation, reason, field,'  # noqa: S608
+            " detail, key, value, value_bytes, event_time, windows)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
+        )
+        rows = [
+            (
+                epochs[d.partition], d.partition, d.offset, d.aggregation, d.reason, d.field,
+                d.detail, d.key, d.value, d.value_bytes, d.event_time, list(d.windows) if d.windows else None,
+            )
+            for d in letters
+        ]  # fmt: skip
+        self._connection.cursor().executemany(insert, rows)
+
+    def _advance(self, batch: Batch, rows: dict[int, PartitionTime], now_ms: int) -> None:
+        latest, invalid = batch.latest_times(), batch.invalid
+        update = (
+            f"UPDATE {self._database.schema}._offsets SET next_offset = %s, max_event_time = %s, suspects = %s,"  # noqa: S608
+            " last_event_at = clock_timestamp(), consumed = consumed + %s, filtered = filtered + %s,"
+            f" invalid = invalid + %s WHERE reader = '{READER}' AND partition = %s"
+        )
+        values = []
+        for partition, next_offset in sorted(batch.next_offsets.items()):
+            time = rows[partition]
+            if partition in latest:
+                ordinary = time.maximum is not None and not time.suspects and latest[partition] <= time.maximum + self._max_advance_ms
+                times = [latest[partition]] if ordinary else batch.times_of(partition)
+                time = time.observe(times, max_advance_ms=self._max_advance_ms, now_ms=now_ms)
+            else:
+                time = replace(time, last_event_at=now_ms)  # invalid events are no silence
+            values.append((
+                next_offset, time.maximum, list(time.suspects[-100:]),
+                batch.consumed.get(partition, 0), batch.filtered.get(partition, 0), invalid.get(partition, 0), partition,
+            ))  # fmt: skip
+        self._connection.cursor().executemany(update, values)
+
+
+def _temp(store: AggregationStore) -> str:
+    return quote(f"batch_{store.id}")
+
+
+def _temp_table_sql(store: AggregationStore) -> str:
+    columns = [f"{quote(name)} {_plain(SQL_TYPES[kind])}" for name, kind in store.layout.group_by]
+    columns.append(f"{quote(PANE)} bigint")
+    if store.layout.hopping:
+        columns.append(f"{quote(AFTER)} bigint")
+    columns += [f"{quote(p.column)} {_plain(p.sql_type)}" for p in store.layout.partials]
+    return f"CREATE TEMP TABLE IF NOT EXISTS {_temp(store)} ({', '.join(columns)}) ON COMMIT DELETE ROWS"
+
+
+def _plain(sql_type: str) -> str:
+    """Times travel as milliseconds, so that no text has to be parsed."""
+    return "bigint" if sql_type == "timestamptz" else sql_type
+
+
+def _merge_sql(database: Database, store: AggregationStore) -> str:
+    """The statement that merges the temporary table into the window table; its one parameter is the batch's rev."""
+    plan = store.layout
+    columns, values, order = [], [], []
+    for name, kind in plan.group_by:
+        columns.append(quote(name))
+        values.append(from_ms(quote(name)) if kind == "timestamp" else quote(name))
+        order.append(quote(name))
+    columns.append("window_start")
+    values.append(from_ms(quote(PANE)))
+    order.append(quote(PANE))
+    if plan.hopping:
+        columns.append("_after")
+        none = f"{quote(AFTER)} = {NO_CUT}"
+        values.append(f"CASE WHEN {none} THEN '-infinity' ELSE {from_ms(quote(AFTER))} END")
+        order.append(quote(AFTER))
+    columns.append("_rev")
+    values.append("%s")
+    for partial in plan.partials:
+        columns.append(quote(partial.column))
+        values.append(from_ms(quote(partial.column)) if partial.sql_type == "timestamptz" else quote(partial.column))
+    sets = ", ".join(["_rev = EXCLUDED._rev", *(f"{quote(p.column)} = {merge_expression(p)}" for p in plan.partials)])
+    keys = ", ".join(quote(key) for key in plan.key_columns)
+    return (
+        f"INSERT INTO {database.qualified(store.table)} AS t ({', '.join(columns)})"  # noqa: S608
+        f" SELECT {', '.join(values)} FROM pg_temp.{_temp(store)} ORDER BY {', '.join(order)}"
+        f" ON CONFLICT ({keys}) DO UPDATE SET {sets}"
+    )
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether an error says that some event's values cannot be stored (SQLSTATE class 22, 23 or 54)."""
+    if isinstance(error, Unstorable):
+        return True
+    return isinstance(error, psycopg.Error) and (error.sqlstate or "")[:2] in ("22", "23", "54")
+
+
