@@ -1,47 +1,42 @@
-"""Filter and derive expressions: their types and their compilation to vectorised polars expressions."""
+"""Filter and derive expressions: their types and their compilation to vectorised polars expressions.
+
+Every function is total: what SQL leaves to an error (overflow, division by zero, text that is no number) gives NULL,
+so no event can stop a batch. None looks at other rows, so an event's result does not depend on its batch.
+"""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import polars as pl
 
+from tidemill_contract.expression_functions import POLARS_TYPES, Typed, apply_function, column, literal
+from tidemill_contract.expression_functions import case as case_of
+from tidemill_contract.expression_syntax import Call, Case, Column, ExpressionError, Literal, Node, parse
 from tidemill_contract.spec import PipelineSpec
 
-POLARS_TYPES: dict[str, pl.DataType] = {
-    "string": pl.String(),
-    "integer": pl.Int64(),
-    "number": pl.Float64(),
-    "boolean": pl.Boolean(),
-    "timestamp": pl.Datetime("ms", "UTC"),
-}
+__all__ = ["POLARS_TYPES", "ExpressionError", "Transform", "check", "compile_transform", "derived_types"]
 
-
-class ExpressionError(ValueError):
-    """An expression cannot be used; the text says why and what to do."""
-
-
-def _spec_type(dtype: pl.DataType) -> str:
-    if dtype.is_integer():
-        return "integer"
-    if dtype.is_float() or dtype.is_decimal():
-        return "number"
-    for name, canonical in POLARS_TYPES.items():
-        if dtype == canonical:
-            return name
-    raise ExpressionError(f"gives {dtype}, which no field can hold")
+MAX_SIZE = 2_000
+MAX_DERIVED_BYTES = 1_024
 
 
 @dataclass(frozen=True)
 class Transform:
-    """A pipeline's derives and filter, compiled."""
+    """A pipeline's derives (name, spec type, polars expression) in order, and its filter."""
 
     derives: tuple[tuple[str, str, pl.Expr], ...]
     condition: pl.Expr | None
 
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """`frame` with the derived columns added in order, and only the rows for which the filter is true."""
-        for _name, _kind, expression in self.derives:
+        """`frame` with the derived columns added, and only the rows for which the filter is true.
+
+        Fields must have their canonical dtypes (POLARS_TYPES); derives get theirs. A derived string of more than
+        1,024 bytes is null: it could be a group column, and a chain of them could fill the memory.
+        """
+        for _, _, expression in self.derives:
             frame = frame.with_columns(expression)
         return frame if self.condition is None else frame.filter(self.condition)
 
@@ -50,20 +45,23 @@ def compile_transform(spec: PipelineSpec) -> Transform:
     """Compile a pipeline's transform.
 
     Raises:
-        ExpressionError: an expression is not valid.
+        ExpressionError: an expression is not valid; the text starts with the derive's name, or `filter`.
     """
-    schema: dict[str, pl.DataType] = {f.name: POLARS_TYPES[f.type] for f in spec.source.fields}
+    types: dict[str, str] = {f.name: f.type for f in spec.source.fields}
     derives = []
     for derive in spec.transform.derive:
-        raw = pl.sql_expr(derive.expression)
-        kind = _spec_type(pl.LazyFrame(schema=schema).select(raw.alias("r")).collect_schema()["r"])
-        canonical = POLARS_TYPES[kind]
-        result = raw.cast(canonical)
-        if kind == "number":
-            result = pl.when(result.is_finite()).then(result)
-        derives.append((derive.name, kind, result.alias(derive.name)))
-        schema[derive.name] = canonical
-    condition = pl.sql_expr(spec.transform.filter) if spec.transform.filter else None
+        try:
+            expression, kind = _derive(derive.expression, types)
+        except ExpressionError as error:
+            raise ExpressionError(f"derive {derive.name}: {error}") from None
+        types[derive.name] = kind
+        derives.append((derive.name, kind, expression.alias(derive.name)))
+    condition = None
+    if spec.transform.filter is not None:
+        try:
+            condition = _filter(spec.transform.filter, types)
+        except ExpressionError as error:
+            raise ExpressionError(f"filter: {error}") from None
     return Transform(tuple(derives), condition)
 
 
@@ -74,3 +72,57 @@ def derived_types(spec: PipelineSpec) -> dict[str, str]:
         ExpressionError: an expression is not valid.
     """
     return {name: kind for name, kind, _ in compile_transform(spec).derives}
+
+
+def check(text: str, types: Mapping[str, str], *, as_filter: bool = False) -> str:
+    """The spec type of an expression over columns of these spec types.
+
+    Raises:
+        ExpressionError: it is not valid, or not a condition where `as_filter` asks for one.
+    """
+    if as_filter:
+        _filter(text, types)
+        return "boolean"
+    return _derive(text, types)[1]
+
+
+def _derive(text: str, types: Mapping[str, str]) -> tuple[pl.Expr, str]:
+    typed = _compile(parse(text), types)
+    if typed.kind == "null":
+        raise ExpressionError("is always NULL, so it has no type; give one branch a value")
+    expression = typed.expression.cast(POLARS_TYPES[typed.kind])
+    if typed.kind == "string":
+        expression = pl.when(expression.str.len_bytes() <= MAX_DERIVED_BYTES).then(expression)
+    return expression, typed.kind
+
+
+def _filter(text: str, types: Mapping[str, str]) -> pl.Expr:
+    typed = _compile(parse(text), types)
+    if typed.kind not in ("boolean", "null"):
+        raise ExpressionError(f"is a {typed.kind}, not a condition; compare it, for example: {text[:60]} > 0")
+    return typed.expression.cast(pl.Boolean())
+
+
+def _compile(node: Node, types: Mapping[str, str]) -> Typed:
+    match node:
+        case Literal():
+            return literal(node.value)
+        case Column():
+            typed = _lookup(node.name, types)
+        case Case():
+            branches = [(_compile(condition, types), _compile(value, types)) for condition, value in node.branches]
+            typed = case_of(branches, _compile(node.default, types))
+        case Call():
+            typed = apply_function(node.name, [_compile(argument, types) for argument in node.args])
+    # Some functions use an argument twice in the polars tree, so nesting them multiplies.
+    if typed.size > MAX_SIZE:
+        raise ExpressionError("is too large when written out; split it over several derives")
+    return typed
+
+
+def _lookup(name: str, types: Mapping[str, str]) -> Typed:
+    if name in types:
+        return column(name, types[name])
+    close = difflib.get_close_matches(name, types, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(list(types)[:12]) or 'none'}"
+    raise ExpressionError(f"unknown column '{name}'; {hint} (a text is written in single quotes)")

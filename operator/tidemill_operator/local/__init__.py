@@ -1,0 +1,1 @@
+"""What running on one machine needs: child processes, locks, free ports and atomic files."""

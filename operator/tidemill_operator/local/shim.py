@@ -1,0 +1,37 @@
+"""Runs in a child before its own program: changes the user, ties the child's life to its parent, then execs.
+
+A file of its own, run with `python -I -S`, because code between fork and exec of a threaded parent can deadlock, and
+because Linux clears the death signal when credentials change: the user must be changed first.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pwd
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: list[str]) -> None:
+    """Exec a command: PARENT_PID DEATH_SIGNAL USER-or-empty COMMAND…."""
+    parent, death_signal, user, *command = arguments
+    if user:
+        entry = pwd.getpwnam(user)
+        os.initgroups(user, entry.pw_gid)
+        os.setgid(entry.pw_gid)
+        os.setuid(entry.pw_uid)
+        os.environ["HOME"] = entry.pw_dir
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
+    if os.getppid() != int(parent):  # the parent died before the line above could take effect
+        sys.exit(1)
+    for name in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and exec hands that on
+        signal.signal(name, signal.SIG_DFL)
+    os.execvp(command[0], command)  # noqa: S606
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,64 @@
+"""Real servers for the integration tests: one set for the session, and sets of their own for tests that break them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tidemill_operator.servers import Servers, start_servers
+
+OwnServers = Callable[..., Servers]
+
+
+def _folder() -> Path:
+    # Not pytest's own: those are closed to other users, and as root Postgres runs as another one.
+    folder = Path(tempfile.mkdtemp(prefix="tidemill-test-"))
+    folder.chmod(0o755)
+    return folder
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    """Kafka, Postgres and Redis of this test session; the environment's, where it names some."""
+    folder = _folder()
+    started = start_servers(folder, durable=False, on_progress=_say)
+    try:
+        yield started
+    finally:
+        started.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def own_servers() -> Iterator[OwnServers]:
+    """A function that starts servers which a test may kill: `own_servers(needs=("kafka",), brokers=3)`.
+
+    They are never the environment's, and all are stopped at the module's end.
+    """
+    started: list[tuple[Servers, Path]] = []
+
+    def start(
+        *, needs: tuple[str, ...] = ("kafka", "postgres", "redis"), brokers: int = 1, durable: bool = False
+    ) -> Servers:
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
+        folder = _folder()
+        servers = start_servers(
+            folder, environ=environ, needs=needs, durable=durable, brokers=brokers, on_progress=_say
+        )
+        started.append((servers, folder))
+        return servers
+
+    yield start
+    for servers, folder in started:
+        servers.stop()
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,244 @@
+"""Windows against a naive model: any order, any batch split, crashes, redelivery, zombies and closing in between."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
+from tidemill_contract.spec import PipelineSpec
+from tidemill_contract.times import rfc3339_ms
+from tidemill_processor.batch import BatchReader
+from tidemill_processor.database import Database
+from tidemill_processor.transaction import Committer, Fenced, Position
+from tidemill_processor.windows import WindowReader
+
+pytestmark = pytest.mark.integration
+
+BASE = 1_700_000_000_000 // 60_000 * 60_000
+METRICS = [
+    {"name": "n", "function": "count"},
+    {"name": "nv", "function": "count", "field": "v"},
+    {"name": "sv", "function": "sum", "field": "v"},
+    {"name": "si", "function": "sum", "field": "i"},
+    {"name": "av", "function": "avg", "field": "v"},
+    {"name": "mn", "function": "min", "field": "v"},
+    {"name": "mx", "function": "max", "field": "i"},
+    {"name": "fst", "function": "first", "field": "v"},
+    {"name": "lst", "function": "last", "field": "k"},
+    {"name": "va", "function": "variance", "field": "v"},
+    {"name": "sd", "function": "stddev", "field": "i"},
+    {"name": "share", "function": "avg", "field": "big"},
+]
+SPEC = PipelineSpec.model_validate({
+    "source": {
+        "topic": {"partitions": 3},
+        "fields": [
+            {"name": "ts", "type": "timestamp", "required": True},
+            {"name": "k", "type": "string"},
+            {"name": "v", "type": "number"},
+            {"name": "i", "type": "integer"},
+        ],
+        "eventTime": {"field": "ts"},
+    },
+    "transform": {"filter": "i IS NULL OR i <> 13", "derive": [{"name": "big", "expression": "v > 5"}]},
+    "aggregations": [
+        {"name": "tumbling", "groupBy": ["k"], "window": {"type": "tumbling", "size": "1m"}, "metrics": METRICS},
+        {"name": "hopping", "groupBy": ["k"], "window": {"type": "hopping", "size": "3m", "hop": "1m"}, "metrics": METRICS},
+        {"name": "total", "window": {"type": "hopping", "size": "2m", "hop": "1m"}, "latePolicy": "drop", "metrics": METRICS},
+    ],
+})
+CONFIG = PipelineConfig(
+    namespace="tests", name="exactness", generation=1, spec=SPEC,
+    aggregations=tuple(AggregationRef(name=a.name) for a in SPEC.aggregations),
+)  # fmt: skip
+SHAPES = {"tumbling": (60_000, 60_000, True), "hopping": (180_000, 60_000, True), "total": (120_000, 60_000, False)}
+
+
+@dataclass(frozen=True)
+class Record:
+    """A Kafka record, as the processor sees one."""
+
+    p: int
+    o: int
+    members: dict[str, Any]
+
+    def key(self) -> bytes | None:
+        return None
+
+    def value(self) -> bytes:
+        return json.dumps(self.members).encode()
+
+    def partition(self) -> int:
+        return self.p
+
+    def offset(self) -> int:
+        return self.o
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, BASE
+
+    def headers(self) -> None:
+        return None
+
+
+class Model:
+    """What each window should hold: lists of events, nothing clever."""
+
+    def __init__(self) -> None:
+        self.windows: dict[str, dict[tuple[Any, int], list[Record]]] = {name: defaultdict(list) for name in SHAPES}
+        self.closed: dict[str, int | None] = dict.fromkeys(SHAPES)
+        self.late: dict[str, int] = dict.fromkeys(SHAPES, 0)
+
+    def add(self, record: Record) -> None:
+        if record.members.get("i") == 13:
+            return
+        time = record.members["ts"]
+        for name, (size, hop, by_key) in SHAPES.items():
+            closed = self.closed[name]
+            newest = time // hop * hop
+            missed = False
+            for start in range(newest - size + hop, newest + 1, hop):
+                if closed is not None and start + size <= closed:
+                    missed = True
+                else:
+                    self.windows[name][record.members.get("k") if by_key else None, start].append(record)
+            self.late[name] += missed
+
+
+def expected(events: list[Record]) -> dict[str, Any]:
+    ordered = sorted(events, key=lambda r: (r.members["ts"], r.p, r.o))
+    v = [r.members["v"] for r in ordered if r.members.get("v") is not None]
+    i = [r.members["i"] for r in ordered if r.members.get("i") is not None]
+    k = [r.members["k"] for r in ordered if r.members.get("k") is not None]
+
+    def spread(values: list[Any]) -> float | None:
+        if not values:
+            return None
+        mean = math.fsum(values) / len(values)
+        return math.fsum((x - mean) ** 2 for x in values) / len(values)
+
+    deviation = spread(i)
+    return {
+        "n": len(ordered), "nv": len(v), "sv": math.fsum(v) if v else None, "si": sum(i) if i else None,
+        "av": math.fsum(v) / len(v) if v else None, "mn": min(v, default=None), "mx": max(i, default=None),
+        "fst": v[0] if v else None, "lst": k[-1] if k else None, "va": spread(v),
+        "sd": None if deviation is None else math.sqrt(deviation),
+        "share": sum(x > 5 for x in v) / len(v) if v else None,
+    }  # fmt: skip
+
+
+def close(a: Any, b: Any, scale: float) -> bool:
+    if a is None or b is None or not isinstance(b, float):
+        return a == b
+    return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9 * scale)
+
+
+EVENT = st.tuples(
+    st.integers(0, 2),
+    st.integers(0, 6 * 60_000),
+    st.sampled_from(["a", "b", None, "", "Ü,\"\n\\N"]),
+    st.none() | st.floats(-1e6, 1e6, allow_subnormal=False).map(lambda x: round(x, 6)),
+    st.none() | st.integers(-(2**63), 2**63 - 1) | st.just(13),
+)
+ACTION = st.sampled_from(["commit", "commit", "commit", "crash", "close", "redeliver", "zombie"])
+
+
+@pytest.fixture
+def stage(make_schema: Callable[[PipelineConfig], tuple[psycopg.Connection[Any], Database]]) -> Any:
+    return make_schema(CONFIG)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(st.lists(EVENT, max_size=60), st.lists(st.tuples(ACTION, st.integers(1, 25), st.integers(0, 7)), min_size=1, max_size=14), st.integers())
+def test_windows_equal_a_naive_model(stage: Any, drawn: list[Any], script: list[tuple[str, int, int]], seed: int) -> None:
+    """Each record counts exactly once in each of its windows that is open, whatever happens on the way."""
+    connection, database = stage
+    wipe(connection, database)
+    logs: dict[int, list[Record]] = {0: [], 1: [], 2: []}
+    for p, t, k, v, i in drawn:
+        members = {"ts": BASE + t, "k": k, "v": v, "i": i}
+        logs[p].append(Record(p, len(logs[p]), {name: x for name, x in members.items() if x is not None or name == "k"}))
+    stores = database.aggregations(connection)
+    committer = Committer(connection, database, stores, CONFIG)
+    reader, model = BatchReader(SPEC), Model()
+    positions = {p: Position(0, 0) for p in logs}
+    rnd = random.Random(seed)
+    for action, size, minutes in [*script, *[("commit", 1_000, 0)] * 2]:
+        if action == "close":
+            close_until(connection, database, stores, model, BASE + minutes * 60_000)
+            continue
+        start = {p: positions[p].next_offset for p in logs}
+        batch = take(logs, start, size, rnd)
+        if not batch:
+            continue
+        read = reader.read(batch, BASE + 86_400_000)
+        if action == "crash":
+            with pytest.raises(RuntimeError, match="killed"), connection.transaction():
+                committer.commit(read, positions)
+                raise RuntimeError("killed before the commit")
+            continue
+        positions.update(committer.commit(read, positions).positions)
+        for record in batch:
+            model.add(record)
+        if action in ("redeliver", "zombie"):
+            stale = {p: Position(start[p], 0) for p in logs}
+            with pytest.raises(Fenced) as fenced:
+                committer.commit(read, stale)
+            assert set(read.next_offsets) == fenced.value.partitions
+    verify(connection, database, stores, model)
+
+
+def take(logs: dict[int, list[Record]], start: dict[int, int], size: int, rnd: random.Random) -> list[Record]:
+    waiting = {p: log[start[p] : start[p] + size] for p, log in logs.items()}
+    batch = []
+    while any(waiting.values()) and len(batch) < size:
+        p = rnd.choice([p for p, rest in waiting.items() if rest])
+        batch.append(waiting[p].pop(0))
+    return batch
+
+
+def wipe(connection: psycopg.Connection[Any], database: Database) -> None:
+    schema = database.schema
+    for name in SHAPES:
+        connection.execute(f"TRUNCATE {schema}.{name}_v1")
+    connection.execute(f"TRUNCATE {schema}._dead_letters")
+    connection.execute(f"UPDATE {schema}._aggregations SET closed_until = NULL, rev = 0, late_dead = 0, late_dropped = 0")
+    connection.execute(f"UPDATE {schema}._offsets SET topic_id = 'x', epoch = 0, next_offset = 0, max_event_time = NULL, suspects = '{{}}'")
+
+
+def close_until(connection: Any, database: Database, stores: Any, model: Model, until: int) -> None:
+    for store in stores:
+        known = model.closed[store.name]
+        model.closed[store.name] = until if known is None else max(known, until)
+        connection.execute(
+            f"UPDATE {database.schema}._aggregations SET closed_until = %s WHERE id = %s", (model.closed[store.name], store.id)
+        )
+
+
+def verify(connection: Any, database: Database, stores: Any, model: Model) -> None:
+    for store in stores:
+        with connection.transaction():
+            rows = list(WindowReader(database, store).read(connection, BASE - 3_600_000, BASE + 3_600_000))
+        got = {(row.get("k"), row["window_start"]): row for row in rows}
+        want = {(k, rfc3339_ms(start)): events for (k, start), events in model.windows[store.name].items()}
+        assert set(want) == set(got)
+        for key, events in want.items():
+            scale = sum(abs(r.members.get("v") or 0) for r in events) or 1.0
+            for metric, value in expected(events).items():
+                limit = scale * scale if metric == "va" else 1.0 if metric == "sd" else scale
+                assert close(got[key][metric], value, limit), (store.name, key, metric, got[key][metric], value)
+        column = "late_dropped" if store.spec.late_policy == "drop" else "late_dead"
+        count = connection.execute(f"SELECT {column} FROM {database.schema}._aggregations WHERE id = %s", (store.id,)).fetchone()
+        assert model.late[store.name] == count[0]
+    letters = connection.execute(f"SELECT aggregation, count(*) FROM {database.schema}._dead_letters GROUP BY 1").fetchall()
+    assert dict(letters) == {name: n for name, n in model.late.items() if n and name != "total"}

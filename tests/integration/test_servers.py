@@ -1,0 +1,139 @@
+"""The local servers: real, on stable ports, durable through kills, gone with their parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+from confluent_kafka import Consumer, Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from tidemill_operator.local.child import start_time
+from tidemill_operator.servers import Servers, start_servers
+
+pytestmark = pytest.mark.integration
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.05)
+
+
+def produce(brokers: str, topic: str, value: bytes) -> None:
+    faults: list[object] = []
+    producer = Producer({"bootstrap.servers": brokers, "acks": "all"})
+    producer.produce(topic, value, on_delivery=lambda error, _: faults.append(error) if error else None)
+    assert producer.flush(30) == 0
+    assert faults == []
+
+
+def first_value(brokers: str, topic: str) -> bytes | None:
+    consumer = Consumer({"bootstrap.servers": brokers, "group.id": "reader", "auto.offset.reset": "earliest"})
+    consumer.subscribe([topic])
+    try:
+        message = consumer.poll(30)
+        return None if message is None or message.error() else message.value()
+    finally:
+        consumer.close()
+
+
+def test_all_three_serve_their_clients(servers: Servers) -> None:
+    """The session's servers accept real clients, and Kafka makes no topics by itself."""
+    with psycopg.connect(servers.postgres.url) as connection:
+        assert connection.execute("SHOW timezone").fetchone() == ("UTC",)
+    client = redis.Redis.from_url(servers.redis)
+    assert client.ping() is True
+    client.close()
+    admin = AdminClient({"bootstrap.servers": servers.kafka})
+    admin.create_topics([NewTopic("servers.smoke", num_partitions=2)])["servers.smoke"].result(30)
+    produce(servers.kafka, "servers.smoke", b"one")
+    assert first_value(servers.kafka, "servers.smoke") == b"one"
+
+
+@pytest.mark.slow
+def test_killed_servers_come_back_with_their_data(own_servers: Callable[..., Servers]) -> None:
+    """After SIGKILL each server returns on its port, and what it acknowledged is still there."""
+    own = own_servers(durable=True)
+    admin = AdminClient({"bootstrap.servers": own.kafka})
+    admin.create_topics([NewTopic("kept", num_partitions=1)])["kept"].result(30)
+    produce(own.kafka, "kept", b"acknowledged")
+    with psycopg.connect(own.postgres.url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 1 AS one")
+    before = {name: (server.pid, server.port) for name, server in own.handles.items()}
+
+    for server in own.handles.values():
+        server.kill()
+    assert {name: server.running for name, server in own.handles.items()} == dict.fromkeys(own.handles, False)
+    for server in own.handles.values():
+        server.start()
+
+    after = {name: (server.pid, server.port) for name, server in own.handles.items()}
+    assert {name: port for name, (_, port) in after.items()} == {name: port for name, (_, port) in before.items()}
+    assert all(after[name][0] != before[name][0] for name in before)
+    assert first_value(own.kafka, "kept") == b"acknowledged"
+    with psycopg.connect(own.postgres.url) as connection:
+        assert connection.execute("SELECT one FROM kept").fetchone() == (1,)
+
+
+def test_a_second_start_uses_the_same_ports(tmp_path: Path) -> None:
+    """Stop and start on one folder: same addresses, same password, same data."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("TIDEMILL_POSTGRES_URL", raising=False)
+        patch.delenv("TIDEMILL_REDIS_URL", raising=False)
+        first = start_servers(tmp_path, needs=("postgres", "redis"), durable=False)
+        first.stop()
+        second = start_servers(tmp_path, needs=("postgres", "redis"), durable=False)
+        second.stop()
+    assert (second.postgres, second.redis) == (first.postgres, first.redis)
+
+
+def test_servers_die_with_a_killed_parent(tmp_path: Path) -> None:
+    """SIGKILL of the starting process leaves no server running, though its threads come and go."""
+    script = textwrap.dedent("""
+        import sys, time
+        from pathlib import Path
+        from tidemill_operator.servers import start_servers
+        servers = start_servers(Path(sys.argv[1]), environ={"PATH": "/usr/bin:/bin"}, needs=("postgres", "redis"), durable=False)
+        print(*[server.pid for server in servers.handles.values()], flush=True)
+        time.sleep(120)
+    """)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
+    try:
+        assert parent.stdout is not None
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(pids) == 2
+        assert all(start_time(pid) for pid in pids)
+        time.sleep(0.3)  # longer than the threads of start_servers live
+        assert all(start_time(pid) for pid in pids)
+        parent.send_signal(signal.SIGKILL)
+        wait_until(lambda: not any(start_time(pid) for pid in pids), seconds=10, what="servers end with their parent")
+    finally:
+        parent.kill()
+        parent.wait()
+        if parent.stdout is not None:
+            parent.stdout.close()
+
+
+@pytest.mark.slow
+def test_three_brokers_survive_the_loss_of_one(own_servers: Callable[..., Servers]) -> None:
+    """Replication factor 3 with two in sync: a record acknowledged before a broker is killed is read after it."""
+    own = own_servers(needs=("kafka",), brokers=3)
+    admin = AdminClient({"bootstrap.servers": own.kafka})
+    admin.create_topics([NewTopic("replicated", num_partitions=1, replication_factor=3)])["replicated"].result(30)
+    produce(own.kafka, "replicated", b"safe")
+    own.handles["kafka"].kill()
+    produce(own.kafka, "replicated", b"after")
+    assert first_value(own.kafka, "replicated") == b"safe"

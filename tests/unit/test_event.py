@@ -1,0 +1,143 @@
+"""Which bytes are an event: verdicts by reason, and the batch reader's agreement with the single one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tidemill_contract.event import MAX_EVENT_BYTES, QUARANTINE_PREFIX, EventDecoder, InvalidEvent, Reason
+from tidemill_contract.spec import PipelineSpec
+
+NOW = 1_700_000_000_000
+
+
+def spec(*, strict: bool = False) -> PipelineSpec:
+    return PipelineSpec.model_validate({
+        "source": {
+            "fields": [
+                {"name": "ts", "type": "timestamp", "required": True},
+                {"name": "k", "type": "string"},
+                {"name": "note", "type": "string"},
+                {"name": "i", "type": "integer"},
+                {"name": "x", "type": "number"},
+                {"name": "b", "type": "boolean"},
+                {"name": "seen", "type": "timestamp"},
+                {"name": "must", "type": "string", "required": True},
+            ],
+            "strict": strict,
+            "eventTime": {"field": "ts", "maxFuture": "1h"},
+        },
+        "aggregations": [
+            {
+                "name": "a",
+                "groupBy": ["k"],
+                "window": {"type": "tumbling", "size": "1m"},
+                "metrics": [{"name": "n", "function": "count"}],
+            }
+        ],
+    })
+
+
+DECODER = EventDecoder(spec())
+
+
+def event(**members: Any) -> bytes:
+    return json.dumps({"ts": NOW, "must": "m", **members}).encode()
+
+
+VALID = [
+    ("a plain event", event(k="a", i=1, x=1.5, b=True)),
+    ("absent and null optional fields are alike", event(k=None, i=None)),
+    ("an integer is a number", event(x=3)),
+    ("unknown members are ignored", event(other={"deep": [1]})),
+    ("the greatest and least 64-bit integers", event(i=2**63 - 1)),
+    ("the least 64-bit integer", event(i=-(2**63))),
+    ("an RFC 3339 time with an offset", event(ts="2023-11-14T23:13:20+01:00")),
+    ("as far ahead as maxFuture allows", event(ts=NOW + 3_600_000)),
+    ("a long string outside the group columns", event(note="x" * 5000)),
+    ("a group key of exactly 1 KiB", event(k="x" * 1024)),
+    ("an escaped backslash before u0000 is no NUL", b'{"ts": 1700000000000, "must": "a\\\\u0000"}'),
+    ("text beyond ASCII", event(k="Zürich ✈")),
+]
+
+INVALID = [
+    ("not JSON", b"hello", Reason.NOT_JSON, None),
+    ("nothing", b"", Reason.NOT_JSON, None),
+    ("two values", event() + event(), Reason.NOT_JSON, None),
+    ("NaN is not JSON", b'{"ts": 1700000000000, "must": "m", "x": NaN}', Reason.NOT_JSON, None),
+    ("a lone surrogate", b'{"ts": 1700000000000, "must": "m", "k": "\\ud800"}', Reason.NOT_JSON, None),
+    ("bytes that are not UTF-8", b'{"ts": 1700000000000, "must": "m", "k": "\xff"}', Reason.NOT_JSON, None),
+    ("nested beyond reason", b'{"ts": 1, "must": "m", "o": ' + b"[" * 9000 + b"]" * 9000 + b"}", Reason.NOT_JSON, None),
+    ("what ingest has refused", QUARANTINE_PREFIX + event(), Reason.NOT_JSON, None),
+    ("an array", b"[1]", Reason.NOT_AN_OBJECT, None),
+    ("null", b"null", Reason.NOT_AN_OBJECT, None),
+    ("a required field is missing", b'{"ts": 1700000000000}', Reason.MISSING_FIELD, "must"),
+    ("a required field is null", event(must=None), Reason.MISTYPED, "must"),
+    ("the event time is missing", b'{"must": "m"}', Reason.MISSING_FIELD, "ts"),
+    ("a number for a string", event(k=3), Reason.MISTYPED, "k"),
+    ("a string for a number", event(x="3"), Reason.MISTYPED, "x"),
+    ("a fraction for an integer", event(i=1.5), Reason.MISTYPED, "i"),
+    ("a string for a boolean", event(b="true"), Reason.MISTYPED, "b"),
+    ("an integer beyond 64 bits", event(i=2**63), Reason.OUT_OF_RANGE, "i"),
+    ("a number beyond a double", b'{"ts": 1700000000000, "must": "m", "x": 1e999}', Reason.OUT_OF_RANGE, "x"),
+    ("a NUL character", event(k="a\0b"), Reason.BAD_STRING, "k"),
+    ("a group key of 3 kB", event(k="x" * 3000), Reason.KEY_TOO_LONG, "k"),
+    ("a time without an offset", event(ts="2023-11-14T22:13:20"), Reason.MISTYPED, "ts"),
+    ("the year 10000", event(ts="10000-01-01T00:00:00Z"), Reason.OUT_OF_RANGE, "ts"),
+    ("the year 10000 in another field", event(seen=253_402_300_800_000), Reason.OUT_OF_RANGE, "seen"),
+    ("before 1970", event(ts=-1), Reason.TOO_OLD, "ts"),
+    ("beyond maxFuture", event(ts=NOW + 3_600_001), Reason.TOO_FAR_IN_THE_FUTURE, "ts"),
+    ("larger than an event may be", event(note="x" * MAX_EVENT_BYTES), Reason.TOO_LARGE, None),
+]
+
+
+@pytest.mark.parametrize(("reason", "raw"), VALID, ids=[reason for reason, _ in VALID])
+def test_valid_events_are_decoded(reason: str, raw: bytes) -> None:
+    decoded = DECODER.decode(raw, NOW)
+    assert decoded.must in ("m", "a\\u0000")
+    assert isinstance(decoded.ts, int)
+
+
+@pytest.mark.parametrize(("reason", "raw", "expected", "field"), INVALID, ids=[row[0] for row in INVALID])
+def test_invalid_events_are_told_by_reason_and_field(reason: str, raw: bytes, expected: Reason, field: str | None) -> None:
+    with pytest.raises(InvalidEvent) as caught:
+        DECODER.decode(raw, NOW)
+    assert (expected, field) == (caught.value.reason, caught.value.field)
+    assert caught.value.detail
+
+
+def test_strict_refuses_unknown_members_by_name() -> None:
+    with pytest.raises(InvalidEvent) as caught:
+        EventDecoder(spec(strict=True)).decode(event(stray=1), NOW)
+    assert (Reason.UNKNOWN_FIELD, "stray") == (caught.value.reason, caught.value.field)
+
+
+def test_times_are_epoch_milliseconds_however_written() -> None:
+    assert NOW == DECODER.decode(event(ts="2023-11-14T22:13:20Z"), NOW).ts
+    assert NOW + 250 == DECODER.decode(event(ts="2023-11-14T23:13:20.250+01:00"), NOW).ts
+
+
+HOSTILE = st.sampled_from([raw for _, raw in VALID] + [raw for _, raw, _, _ in INVALID if len(raw) < 20_000])
+MEMBERS = st.dictionaries(
+    st.sampled_from(["k", "note", "i", "x", "b", "ts", "seen", "must", "z"]),
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5) | st.lists(st.integers(), max_size=2),
+)
+
+
+@given(st.lists(HOSTILE | MEMBERS.map(lambda m: event(**m)) | st.binary(max_size=30), max_size=12))
+def test_a_batch_is_judged_as_its_events_one_by_one(raws: list[bytes]) -> None:
+    """However events are split into batches, each gets the same verdict and the same values."""
+    events, verdicts = DECODER.decode_batch(raws, NOW)
+    assert len(raws) == len(events)
+    for index, raw in enumerate(raws):
+        try:
+            single = DECODER.decode(raw, NOW)
+        except InvalidEvent as verdict:
+            assert events[index] is None
+            assert (verdict.reason, verdict.field) == (verdicts[index].reason, verdicts[index].field)
+        else:
+            assert index not in verdicts
+            assert single == events[index]

@@ -1,0 +1,347 @@
+"""The grammar of filter and derive expressions: a closed part of SQL, read into a tree of plain nodes.
+
+Knows nothing of types or polars. Everything outside the grammar is refused with the place and a remedy. Own parser,
+because what is checked must be what runs: a general SQL reader accepts far more than can be computed event by event.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+MAX_DEPTH = 40
+_TOKEN = re.compile(
+    r"""\s*(?:(?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)
+          |(?P<string>'(?:[^']|'')*')
+          |"(?P<quoted>[^"]*)"
+          |(?P<word>[A-Za-z_][A-Za-z0-9_]*)
+          |(?P<comment>--|/\*)
+          |(?P<sign><>|!=|<=|>=|\|\||::|[-+*/%<>=(),.]))""",
+    re.VERBOSE,
+)
+_RESERVED = frozenset("and or not is null true false in between like ilike case when then else end from as".split())
+_INT64 = range(-(2**63), 2**63)
+
+
+class ExpressionError(ValueError):
+    """An expression cannot be used; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """A constant: str, int, float, bool or None."""
+
+    value: str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A field or an earlier derive."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An operator or a function over arguments; `name` in upper case, e.g. `+`, `AND`, `IS NULL`, `ROUND`."""
+
+    name: str
+    args: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """`CASE WHEN … THEN … ELSE … END`; the form with an operand is written out as comparisons."""
+
+    branches: tuple[tuple[Node, Node], ...]
+    default: Node
+
+
+Node = Literal | Column | Call | Case
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A word, sign or constant. `kind`: number, string, quoted, word, sign, end."""
+
+    kind: str
+    text: str
+    position: int
+
+
+def tokenize(text: str) -> list[Token]:
+    """Split an expression into tokens, with an `end` token last.
+
+    Raises:
+        ExpressionError: a character or comment that does not belong here.
+    """
+    tokens, position, end = [], 0, len(text.rstrip())
+    while position < end:
+        match = _TOKEN.match(text, position)
+        if match is None:
+            at = position + len(text[position:]) - len(text[position:].lstrip())
+            what = "a text that is not closed with a quote" if text[at] in "'\"" else f"{text[at]!r}"
+            raise ExpressionError(f"cannot read {what} at character {at + 1}; write one SQL expression over the fields")
+        kind = str(match.lastgroup)
+        if kind == "comment":
+            raise ExpressionError("comments are not allowed; take the comment out")
+        tokens.append(Token(kind, match.group(kind), match.start(kind)))
+        position = match.end()
+    return [*tokens, Token("end", "the end", end)]
+
+
+def parse(text: str) -> Node:
+    """Read an expression.
+
+    Raises:
+        ExpressionError: it is not one expression of the grammar.
+    """
+    return _Parser(tokenize(text)).whole()
+
+
+class _Parser:
+    """Precedence climbing: OR, AND, NOT, comparison, ||, + -, * / %, sign, then primaries."""
+
+    def __init__(self, tokens: list[Token]) -> None:
+        self._tokens, self._next, self._depth = tokens, 0, 0
+
+    @property
+    def _token(self) -> Token:
+        return self._tokens[self._next]
+
+    def _word(self, *words: str) -> bool:
+        """Whether the next token is one of these keywords; if so, it is taken."""
+        if self._token.kind == "word" and self._token.text.lower() in words:
+            self._next += 1
+            return True
+        return False
+
+    def _sign(self, *signs: str) -> str | None:
+        if self._token.kind == "sign" and self._token.text in signs:
+            self._next += 1
+            return self._tokens[self._next - 1].text
+        return None
+
+    def _fail(self, wanted: str) -> NoReturn:
+        token = self._token
+        where = "at the end" if token.kind == "end" else f"at character {token.position + 1}, before '{token.text}'"
+        raise ExpressionError(f"{wanted} expected {where}")
+
+    def _need_sign(self, sign: str) -> None:
+        if not self._sign(sign):
+            self._fail(f"'{sign}'")
+
+    def _need_word(self, word: str) -> None:
+        if not self._word(word):
+            self._fail(word.upper())
+
+    def whole(self) -> Node:
+        node = self._or()
+        if self._sign("::"):
+            raise ExpressionError("'::' fails on text it cannot convert; write TRY_CAST(… AS type), which gives NULL")
+        if self._word("over"):
+            raise ExpressionError("OVER looks at other events; an expression sees one event, so take it out")
+        if self._token.kind != "end":
+            self._fail("an operator or nothing more")
+        return node
+
+    def _chain(self, operand: Callable[[], Node], take: Callable[[], str | None]) -> Node:
+        node, count = operand(), 0
+        while name := take():
+            count += 1
+            if count > MAX_DEPTH:
+                raise ExpressionError(f"more than {MAX_DEPTH} {name} in a row; use IN or split it over several derives")
+            node = Call(name, (node, operand()))
+        return node
+
+    def _or(self) -> Node:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise ExpressionError(f"nested more than {MAX_DEPTH} deep; split it over several derives")
+        terms = [self._and()]
+        while self._word("or"):
+            terms.append(self._and())
+        self._depth -= 1
+        return terms[0] if len(terms) == 1 else Call("OR", tuple(terms))
+
+    def _and(self) -> Node:
+        terms = [self._not()]
+        while self._word("and"):
+            terms.append(self._not())
+        return terms[0] if len(terms) == 1 else Call("AND", tuple(terms))
+
+    def _not(self) -> Node:
+        negations = 0
+        while self._word("not"):
+            negations += 1
+        node = self._comparison()
+        return Call("NOT", (node,)) if negations % 2 else node
+
+    def _comparison(self) -> Node:
+        node = self._concatenation()
+        if sign := self._sign("=", "<>", "!=", "<", "<=", ">", ">="):
+            node = Call("<>" if sign == "!=" else sign, (node, self._concatenation()))
+            if self._sign("=", "<>", "!=", "<", "<=", ">", ">="):
+                raise ExpressionError("comparisons cannot be chained; join them with AND")
+            return node
+        if self._word("is"):
+            return self._is(node)
+        negated = self._word("not")
+        if self._word("in"):
+            node = self._in(node)
+        elif self._word("between"):
+            low = self._concatenation()
+            self._need_word("and")
+            node = Call("AND", (Call(">=", (node, low)), Call("<=", (node, self._concatenation()))))
+        elif self._word("like"):
+            node = Call("LIKE", (node, self._concatenation()))
+        elif self._word("ilike"):
+            node = Call("ILIKE", (node, self._concatenation()))
+        elif negated:
+            self._fail("IN, BETWEEN, LIKE or ILIKE")
+        return Call("NOT", (node,)) if negated else node
+
+    def _is(self, node: Node) -> Node:
+        negated = self._word("not")
+        for word in ("null", "true", "false"):
+            if self._word(word):
+                node = Call(f"IS {word.upper()}", (node,))
+                return Call("NOT", (node,)) if negated else node
+        self._fail("NULL, TRUE or FALSE")
+
+    def _in(self, node: Node) -> Node:
+        self._need_sign("(")
+        if self._token.text.lower() in ("select", "with"):
+            raise ExpressionError("subqueries are not allowed; list the values: IN ('a', 'b')")
+        return Call("IN", (node, *self._list()))
+
+    def _list(self) -> tuple[Node, ...]:
+        """Expressions up to the closing bracket."""
+        if self._sign(")"):
+            return ()
+        items = [self._or()]
+        while self._sign(","):
+            items.append(self._or())
+        self._need_sign(")")
+        return tuple(items)
+
+    def _concatenation(self) -> Node:
+        return self._chain(self._sum, lambda: self._sign("||"))
+
+    def _sum(self) -> Node:
+        return self._chain(self._product, lambda: self._sign("+", "-"))
+
+    def _product(self) -> Node:
+        return self._chain(self._signed, lambda: self._sign("*", "/", "%"))
+
+    def _signed(self) -> Node:
+        minus = False
+        while sign := self._sign("-", "+"):
+            minus ^= sign == "-"
+        if self._token.kind == "number":
+            self._next += 1
+            return _number(self._tokens[self._next - 1].text, minus)
+        node = self._primary()
+        return Call("NEGATE", (node,)) if minus else node
+
+    def _primary(self) -> Node:
+        token = self._token
+        self._next += token.kind != "end"
+        match token.kind:
+            case "string":
+                return Literal(_string(token.text[1:-1].replace("''", "'")))
+            case "quoted":
+                return self._column(token.text)
+            case "sign" if token.text == "(":
+                if self._token.text.lower() in ("select", "with"):
+                    raise ExpressionError("subqueries are not allowed; an expression sees one event only")
+                node = self._or()
+                self._need_sign(")")
+                return node
+            case "word":
+                return self._from_word(token.text.lower(), token)
+        self._next -= token.kind != "end"
+        self._fail("a column, a value or a function")
+
+    def _from_word(self, word: str, token: Token) -> Node:
+        if word in ("null", "true", "false"):
+            return Literal({"null": None, "true": True, "false": False}[word])
+        if word == "case":
+            return self._case()
+        if word in ("select", "with", "exists"):
+            raise ExpressionError(f"{word.upper()} is not allowed; an expression sees one event only")
+        if word in _RESERVED:
+            self._next -= 1
+            self._fail(f"a column, a value or a function (a field named '{word}' is written \"{word}\")")
+        if not self._sign("("):
+            return self._column(word)
+        if word in ("cast", "convert"):
+            raise ExpressionError(
+                f"{word.upper()} fails on text it cannot convert; write TRY_CAST(… AS type), which gives NULL"
+            )
+        if word == "try_cast":
+            return self._try_cast()
+        if word == "extract":
+            part = self._token.text.upper()
+            self._next += self._token.kind in ("word", "string")
+            self._need_word("from")
+            node = Call("DATE_PART", (Literal(part.strip("'")), self._or()))
+            self._need_sign(")")
+            return node
+        if self._sign("*"):
+            raise ExpressionError(f"{word.upper()}(*) looks at other events; aggregate under aggregations[].metrics")
+        call = Call(word.upper(), self._list())
+        if self._word("over"):
+            raise ExpressionError(f"{word.upper()}(…) OVER looks at other events; an expression sees one event only")
+        return call
+
+    def _column(self, name: str) -> Node:
+        if self._sign("."):
+            raise ExpressionError(f"'{name}.' is not understood; columns are named without a table")
+        return Column(name)
+
+    def _try_cast(self) -> Node:
+        node = self._or()
+        self._need_word("as")
+        kind = self._token.text.upper()
+        if self._token.kind != "word":
+            self._fail("a type")
+        self._next += 1
+        self._need_sign(")")
+        return Call("TRY_CAST", (node, Literal(kind)))
+
+    def _case(self) -> Node:
+        operand = None if self._token.text.lower() == "when" else self._or()
+        branches: list[tuple[Node, Node]] = []
+        while self._word("when"):
+            condition = self._or()
+            self._need_word("then")
+            value = self._or()
+            branches.append((condition if operand is None else Call("=", (operand, condition)), value))
+        if not branches:
+            self._fail("WHEN")
+        default = self._or() if self._word("else") else Literal(None)
+        self._need_word("end")
+        return Case(tuple(branches), default)
+
+
+def _number(text: str, minus: bool) -> Literal:
+    if re.fullmatch(r"\d+", text):
+        if len(text) > 20 or (value := -int(text) if minus else int(text)) not in _INT64:
+            raise ExpressionError(
+                f"{'-' * minus}{text} does not fit 64 bits; write it with a decimal point, as a number"
+            )
+        return Literal(value)
+    number = float(text)
+    if not math.isfinite(number):
+        raise ExpressionError(f"{text} is too large for a number; at most 1.7e308")
+    return Literal(-number if minus else number)
+
+
+def _string(text: str) -> str:
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise ExpressionError("a text holds a NUL or half a surrogate pair, which no event can hold; take it out")
+    return text
