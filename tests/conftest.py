@@ -27,6 +27,14 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+@pytest.fixture
+def server_folder() -> Iterator[Path]:
+    """A data folder that every user may enter."""
+    folder = _folder()
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
     """Kafka, Postgres and Redis of this test session; the environment's, where it names some."""

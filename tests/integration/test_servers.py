@@ -86,30 +86,31 @@ def test_killed_servers_come_back_with_their_data(own_servers: Callable[..., Ser
         assert connection.execute("SELECT one FROM kept").fetchone() == (1,)
 
 
-def test_a_second_start_uses_the_same_ports(tmp_path: Path) -> None:
+def test_a_second_start_uses_the_same_ports(server_folder: Path) -> None:
     """Stop and start on one folder: same addresses, same password, same data."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("TIDEMILL_POSTGRES_URL", raising=False)
         patch.delenv("TIDEMILL_REDIS_URL", raising=False)
-        first = start_servers(tmp_path, needs=("postgres", "redis"), durable=False)
+        first = start_servers(server_folder, needs=("postgres", "redis"), durable=False)
         first.stop()
-        second = start_servers(tmp_path, needs=("postgres", "redis"), durable=False)
+        second = start_servers(server_folder, needs=("postgres", "redis"), durable=False)
         second.stop()
     assert (second.postgres, second.redis) == (first.postgres, first.redis)
 
 
-def test_servers_die_with_a_killed_parent(tmp_path: Path) -> None:
+def test_servers_die_with_a_killed_parent(server_folder: Path) -> None:
     """SIGKILL of the starting process leaves no server running, though its threads come and go."""
     script = textwrap.dedent("""
         import sys, time
         from pathlib import Path
         from tidemill_operator.servers import start_servers
-        servers = start_servers(Path(sys.argv[1]), environ={"PATH": "/usr/bin:/bin"}, needs=("postgres", "redis"), durable=False)
+        ENVIRON = {"PATH": "/usr/bin:/bin"}
+        servers = start_servers(Path(sys.argv[1]), environ=ENVIRON, needs=("postgres", "redis"), durable=False)
         print(*[server.pid for server in servers.handles.values()], flush=True)
         time.sleep(120)
     """)
     parent = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+        [sys.executable, "-c", script, str(server_folder)], stdout=subprocess.PIPE, text=True, env=dict(os.environ)
     )
     try:
         assert parent.stdout is not None

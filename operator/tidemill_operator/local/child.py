@@ -21,6 +21,7 @@ from tidemill_operator.local.files import write_atomic
 
 _SHIM = str(Path(__file__).with_name("shim.py"))
 # Linux sends the death signal when the *thread* that forked ends, so one thread that lives as long as we do forks all.
+_KEPT_LOGS = 3
 _forker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tidemill-fork")
 
 
@@ -84,7 +85,7 @@ def _wait_gone(pids: Mapping[int, str], seconds: float) -> bool:
     return True
 
 
-def end_leftover(pid_file: Path, *, stop_signal: int = signal.SIGTERM, grace_seconds: float = 10.0) -> bool:
+def end_leftover(pid_file: Path) -> bool:
     """End the process that a pid file names, if that very process still lives; the file is removed.
 
     Returns:
@@ -93,6 +94,7 @@ def end_leftover(pid_file: Path, *, stop_signal: int = signal.SIGTERM, grace_sec
     try:
         record = json.loads(pid_file.read_text())
         pid, started = int(record["pid"]), str(record["started"])
+        stop_signal, grace_seconds = int(record["stop_signal"]), float(record["grace_seconds"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         pid_file.unlink(missing_ok=True)
         return False
@@ -133,12 +135,11 @@ class Child:
         return None if self._process is None else self._process.poll()
 
     def spawn(self) -> None:
-        """Start it; the former log is kept as `<name>.log.1`. A process left over from a killed run is ended first."""
+        """Start it, after ending one that a killed run left behind; former logs are kept as `<name>.log.1`, `.2`, …."""
         command = self.command
-        end_leftover(self.pid_file, stop_signal=command.stop_signal, grace_seconds=command.grace_seconds)
+        end_leftover(self.pid_file)
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
-        if self.log_file.exists():
-            self.log_file.replace(self.log_file.with_name(self.log_file.name + ".1"))
+        self._rotate_logs()
         shim = [sys.executable, "-I", "-S", _SHIM, str(os.getpid()), str(int(command.death_signal)), command.user or ""]
         with open(self.log_file, "wb") as log:
             self._process = _forker.submit(
@@ -152,13 +153,25 @@ class Child:
                 start_new_session=True,
             ).result()
         self.started_at = time.monotonic()
-        record = {"pid": self._process.pid, "started": start_time(self._process.pid) or ""}
+        record = {
+            "pid": self._process.pid,
+            "started": start_time(self._process.pid) or "",
+            "stop_signal": int(command.stop_signal),
+            "grace_seconds": command.grace_seconds,
+        }
         write_atomic(self.pid_file, json.dumps(record))
+
+    def _rotate_logs(self) -> None:
+        names = [self.log_file, *(Path(f"{self.log_file}.{n}") for n in range(1, _KEPT_LOGS + 1))]
+        for older, newer in zip(reversed(names), reversed(names[:-1]), strict=False):
+            if newer.exists():
+                newer.replace(older)
 
     def terminate(self) -> None:
         """Ask it to end, without waiting."""
         if self._process is not None and self.running:
             _signal(self._process.pid, self.command.stop_signal)
+            _signal(self._process.pid, signal.SIGCONT)  # a frozen one could not end
 
     def stop(self) -> None:
         """Ask it to end, kill it after its grace, reap it."""

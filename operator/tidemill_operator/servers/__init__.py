@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from tidemill_operator.local.child import end_leftover
 from tidemill_operator.local.ports import Ports
 from tidemill_operator.servers import kafka as _kafka
 from tidemill_operator.servers import postgres as _postgres
@@ -74,6 +75,9 @@ def start_servers(
     """
     data_dir = data_dir.absolute()
     data_dir.mkdir(parents=True, exist_ok=True)
+    for name in needs:
+        for pid_file in (data_dir / "run").glob(f"{name}*.pid"):
+            end_leftover(pid_file)
     ports = Ports(data_dir / "ports.json")
     servers = Servers(
         kafka=environ.get("TIDEMILL_KAFKA_BROKERS", "") if "kafka" in needs else "",

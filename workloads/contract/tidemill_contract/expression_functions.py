@@ -5,34 +5,36 @@ A closed set. Each is a function of one event's values, total (NULL where SQL wo
 
 from __future__ import annotations
 
-import datetime as dt
 import difflib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import polars as pl
 
 from tidemill_contract.expression_syntax import ExpressionError
+from tidemill_contract.expression_values import (
+    NUMERIC,
+    POLARS_TYPES,
+    WIDE,
+    Typed,
+    as_boolean,
+    as_number,
+    as_string,
+    constant,
+    finite,
+    literal,
+    narrow,
+    unify,
+)
 
-POLARS_TYPES: dict[str, pl.DataType] = {
-    "string": pl.String(),
-    "integer": pl.Int64(),
-    "number": pl.Float64(),
-    "boolean": pl.Boolean(),
-    "timestamp": pl.Datetime("ms", "UTC"),
-}
-_WIDE = pl.Int128()
-_NUMERIC = ("integer", "number")
 _MIN_TIMESTAMP_MS, _MAX_TIMESTAMP_MS = -62_135_596_800_000, 253_402_300_799_999
 _AGGREGATES = frozenset(
-    "SUM AVG MEAN COUNT MIN MAX FIRST LAST STDDEV VARIANCE VAR MEDIAN QUANTILE MODE ARRAY_AGG STRING_AGG FIRST_VALUE"
-    " LAST_VALUE ROW_NUMBER RANK DENSE_RANK LAG LEAD NTILE CUME_DIST APPROX_COUNT_DISTINCT".split()
+    (  # noqa: SIM905 - one line a name would hide the table below
+        "SUM AVG MEAN COUNT MIN MAX FIRST LAST STDDEV VARIANCE VAR MEDIAN QUANTILE MODE ARRAY_AGG STRING_AGG"
+        " FIRST_VALUE LAST_VALUE ROW_NUMBER RANK DENSE_RANK LAG LEAD NTILE CUME_DIST APPROX_COUNT_DISTINCT"
+    ).split()
 )
-_UNSTABLE = frozenset(
-    "RANDOM RAND NOW CURRENT_TIMESTAMP CURRENT_DATE TODAY UUID GEN_RANDOM_UUID CLOCK_TIMESTAMP".split()
-)
+UNSTABLE = frozenset(("RANDOM", "RAND", "NOW", "CURRENT_TIMESTAMP", "CURRENT_DATE", "TODAY", "UUID", "GEN_RANDOM_UUID"))
 _CAST_TYPES = {
     **dict.fromkeys(("INTEGER", "BIGINT", "INT", "INT8", "LONG"), "integer"),
     **dict.fromkeys(("NUMBER", "DOUBLE", "FLOAT", "REAL", "FLOAT8"), "number"),
@@ -55,30 +57,6 @@ _PARTS: dict[str, Callable[[pl.Expr], pl.Expr]] = {
 }
 
 
-@dataclass(frozen=True)
-class Typed:
-    """A polars expression with its spec type (or `null`), its size, and its value if it is a constant."""
-
-    expression: pl.Expr
-    kind: str
-    size: int = 1
-    constant: Any = None
-    is_constant: bool = False
-
-
-def column(name: str, kind: str) -> Typed:
-    """A column of a spec type."""
-    return Typed(pl.col(name), kind)
-
-
-def literal(value: str | int | float | bool | None) -> Typed:
-    """A constant."""
-    kinds = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
-    kind = kinds[type(value)]
-    dtype = pl.Boolean() if kind == "null" else POLARS_TYPES[kind]
-    return Typed(pl.lit(value, dtype=dtype), kind, 1, value, True)
-
-
 def apply_function(name: str, args: Sequence[Typed]) -> Typed:
     """Apply an operator or a function.
 
@@ -87,9 +65,9 @@ def apply_function(name: str, args: Sequence[Typed]) -> Typed:
     """
     if name in _AGGREGATES:
         raise ExpressionError(
-            f"{name} looks at other events; aggregate under aggregations[].metrics (for the larger of two values: GREATEST)"
+            f"{name} looks at other events; aggregate under aggregations[].metrics (of two values: GREATEST, LEAST)"
         )
-    if name in _UNSTABLE:
+    if name in UNSTABLE:
         raise ExpressionError(f"{name} gives another value each time; use the event's own fields")
     entry = _FUNCTIONS.get(name)
     if entry is None:
@@ -112,109 +90,28 @@ def case(branches: Sequence[tuple[Typed, Typed]], default: Typed) -> Typed:
         ExpressionError: a condition is no condition, or the values are of several types.
     """
     for condition, _ in branches:
-        _boolean("CASE WHEN", condition)
-    kind, values = _unify("CASE", [value for _, value in branches] + [default])
+        as_boolean("CASE WHEN", condition)
+    kind, values = unify("CASE", [value for _, value in branches] + [default])
     expression = values[-1]
     for (condition, _), value in zip(reversed(branches), reversed(values[:-1]), strict=True):
-        expression = pl.when(_boolean("CASE WHEN", condition)).then(value).otherwise(expression)
+        expression = pl.when(as_boolean("CASE WHEN", condition)).then(value).otherwise(expression)
     return Typed(expression, kind, 1 + sum(c.size + v.size for c, v in branches) + default.size)
 
 
-# --- arguments ---
-
-
-def _refuse(name: str, argument: Typed, wanted: str) -> ExpressionError:
-    remedy = "" if argument.kind in ("null", "boolean") else "; convert with TRY_CAST(… AS type)"
-    return ExpressionError(f"{name} takes {wanted}, not a {argument.kind}{remedy}")
-
-
-def _boolean(name: str, argument: Typed) -> pl.Expr:
-    if argument.kind not in ("boolean", "null"):
-        raise ExpressionError(f"{name} takes a condition, not a {argument.kind}; compare it with something")
-    return argument.expression
-
-
-def _string(name: str, argument: Typed) -> pl.Expr:
-    if argument.kind not in ("string", "null"):
-        raise _refuse(name, argument, "a string")
-    return argument.expression.cast(pl.String())
-
-
-def _number(name: str, argument: Typed) -> pl.Expr:
-    if argument.kind not in (*_NUMERIC, "null"):
-        raise _refuse(name, argument, "numbers")
-    return argument.expression.cast(pl.Float64())
-
-
-def _constant(name: str, argument: Typed, what: str, kind: str, low: int = 0, high: int = 2**31) -> Any:
-    value = argument.constant
-    if not argument.is_constant or argument.kind != kind or (kind == "integer" and not low <= value <= high):
-        bounds = f" from {low} to {high}" if kind == "integer" else ""
-        raise ExpressionError(f"{name}: {what} must be a constant {kind}{bounds}")
-    return value
-
-
-def _unify(name: str, args: Sequence[Typed]) -> tuple[str, list[pl.Expr]]:
-    """The one type of all arguments, and the arguments in it."""
-    kinds = {argument.kind for argument in args} - {"null"}
-    if "timestamp" in kinds and "string" in kinds:
-        args = [_as_timestamp(argument) for argument in args]
-        kinds = {argument.kind for argument in args} - {"null"}
-    if kinds == set(_NUMERIC):
-        kinds = {"number"}
-    if len(kinds) > 1:
-        found = " and ".join(sorted(kinds))
-        raise ExpressionError(f"{name} mixes {found}; convert one with TRY_CAST(… AS {min(kinds)})")
-    kind = kinds.pop() if kinds else "null"
-    dtype = POLARS_TYPES.get(kind, pl.Boolean())
-    # A NULL constant is typed boolean until its neighbours tell its type.
-    return kind, [pl.lit(None, dtype=dtype) if a.kind == "null" else a.expression.cast(dtype) for a in args]
-
-
-def _as_timestamp(argument: Typed) -> Typed:
-    if argument.kind != "string" or not argument.is_constant:
-        return argument
-    try:
-        moment = dt.datetime.fromisoformat(argument.constant)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise ExpressionError(
-            f"'{argument.constant}' is not a time; write RFC 3339 with a zone, such as '2013-01-31T12:00:00Z'"
-        )
-    milliseconds = (moment - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(milliseconds=1)
-    return Typed(pl.lit(milliseconds, dtype=pl.Int64()).cast(POLARS_TYPES["timestamp"]), "timestamp")
-
-
-def _nullify(series: pl.Series) -> pl.Series:
-    finite = series.is_finite()
-    return series if finite.all() else series.set(~finite, None)
-
-
-def _finite(expression: pl.Expr) -> pl.Expr:
-    # A Python callback over the whole column, because when(x.is_finite()).then(x) would write x out twice at each step.
-    return expression.map_batches(_nullify, return_dtype=pl.Float64(), is_elementwise=True)
-
-
-def _narrow(expression: pl.Expr) -> pl.Expr:
-    return expression.cast(pl.Int64(), strict=False)
-
-
-# --- builders: (name, arguments) -> (spec type, expression) ---
-
+# Builders: (name, arguments) -> (spec type, expression).
 _Built = tuple[str, pl.Expr]
 
 
 def _arithmetic(name: str, args: Sequence[Typed]) -> _Built:
-    floats = [_number(f"'{name}'", argument) for argument in args]
+    floats = [as_number(f"'{name}'", argument) for argument in args]
     if name == "/":
-        return "number", _finite(floats[0] / floats[1])
+        return "number", finite(floats[0] / floats[1])
     if all(argument.kind == "integer" for argument in args):
         # 128 bits hold every result of one step; what does not fit 64 bits is NULL instead of a wrapped value.
-        a, b = (argument.expression.cast(_WIDE) for argument in args)
-        return "integer", _narrow({"+": a + b, "-": a - b, "*": a * b}[name])
+        a, b = (argument.expression.cast(WIDE) for argument in args)
+        return "integer", narrow({"+": a + b, "-": a - b, "*": a * b}[name])
     a, b = floats
-    return "number", _finite({"+": a + b, "-": a - b, "*": a * b}[name])
+    return "number", finite({"+": a + b, "-": a - b, "*": a * b}[name])
 
 
 def _mod(name: str, args: Sequence[Typed]) -> _Built:
@@ -222,8 +119,8 @@ def _mod(name: str, args: Sequence[Typed]) -> _Built:
         if argument.kind != "integer":
             raise ExpressionError(f"{name} takes integers, not a {argument.kind}; convert with TRY_CAST(… AS integer)")
     # SQL's remainder has the sign of the dividend; polars' that of the divisor.
-    a, b = (argument.expression.cast(_WIDE) for argument in args)
-    return "integer", _narrow(a.sign() * (a.abs() % b.abs()))
+    a, b = (argument.expression.cast(WIDE) for argument in args)
+    return "integer", narrow(a.sign() * (a.abs() % b.abs()))
 
 
 def _negate(_name: str, args: Sequence[Typed]) -> _Built:
@@ -231,7 +128,7 @@ def _negate(_name: str, args: Sequence[Typed]) -> _Built:
 
 
 def _compare(name: str, args: Sequence[Typed]) -> _Built:
-    kind, (a, b) = _unify(f"'{name}'", args)
+    kind, (a, b) = unify(f"'{name}'", args)
     if kind == "boolean" and name not in ("=", "<>"):
         raise ExpressionError(f"'{name}' does not order booleans; use = or <>")
     if any(argument.kind == "null" for argument in args):
@@ -241,21 +138,21 @@ def _compare(name: str, args: Sequence[Typed]) -> _Built:
 
 
 def _logic(name: str, args: Sequence[Typed]) -> _Built:
-    terms = [_boolean(name, argument) for argument in args]
+    terms = [as_boolean(name, argument) for argument in args]
     return "boolean", pl.all_horizontal(terms) if name == "AND" else pl.any_horizontal(terms)
 
 
 def _is(name: str, args: Sequence[Typed]) -> _Built:
     if name == "IS NULL":
         return "boolean", args[0].expression.is_null()
-    value = _boolean(name, args[0])
+    value = as_boolean(name, args[0])
     return "boolean", (value if name == "IS TRUE" else ~value).fill_null(False)
 
 
 def _in(name: str, args: Sequence[Typed]) -> _Built:
     if not all(argument.is_constant and argument.kind != "null" for argument in args[1:]):
         raise ExpressionError("IN takes constants, and no NULL; write = … OR … for other values")
-    kind, values = _unify(name, args)
+    kind, values = unify(name, args)
     # A horizontal OR of equalities, not is_in: it treats NULL as SQL does and takes every type.
     return "boolean", pl.any_horizontal([values[0] == value for value in values[1:]]) if kind != "null" else args[
         0
@@ -263,19 +160,19 @@ def _in(name: str, args: Sequence[Typed]) -> _Built:
 
 
 def _like(name: str, args: Sequence[Typed]) -> _Built:
-    pattern = _constant(name, args[1], "the pattern", "string")
+    pattern = constant(name, args[1], "the pattern", "string")
     regex = "".join(".*" if c == "%" else "." if c == "_" else re.escape(c) for c in pattern)
     flags = "(?s)" if name == "LIKE" else "(?si)"
-    return "boolean", _string(name, args[0]).str.contains(f"{flags}^{regex}$")
+    return "boolean", as_string(name, args[0]).str.contains(f"{flags}^{regex}$")
 
 
 def _coalesce(name: str, args: Sequence[Typed]) -> _Built:
-    kind, values = _unify(name, args)
+    kind, values = unify(name, args)
     return kind, pl.coalesce(values)
 
 
 def _nullif(name: str, args: Sequence[Typed]) -> _Built:
-    kind, (a, b) = _unify(name, args)
+    kind, (a, b) = unify(name, args)
     return kind, pl.when(a.ne_missing(b) | b.is_null()).then(a)
 
 
@@ -285,35 +182,35 @@ def _if(_name: str, args: Sequence[Typed]) -> _Built:
 
 
 def _extreme(name: str, args: Sequence[Typed]) -> _Built:
-    kind, values = _unify(name, args)
-    if kind not in (*_NUMERIC, "timestamp"):
+    kind, values = unify(name, args)
+    if kind not in (*NUMERIC, "timestamp"):
         raise ExpressionError(f"{name} takes numbers or timestamps, not a {kind}")
     return kind, (pl.max_horizontal if name == "GREATEST" else pl.min_horizontal)(values)
 
 
 def _rounding(name: str, args: Sequence[Typed]) -> _Built:
-    digits = _constant(name, args[1], "the number of digits", "integer", 0, 15) if len(args) > 1 else 0
-    value = _number(name, args[0])
+    digits = constant(name, args[1], "the number of digits", "integer", 0, 15) if len(args) > 1 else 0
+    value = as_number(name, args[0])
     if args[0].kind == "integer":
         return "integer", args[0].expression
     match name:
         case "ROUND":
-            return "number", _finite(value.round(digits, mode="half_away_from_zero"))
+            return "number", finite(value.round(digits, mode="half_away_from_zero"))
         case "FLOOR":
             return "number", value.floor()
     return "number", value.ceil()
 
 
 def _abs(name: str, args: Sequence[Typed]) -> _Built:
-    value = _number(name, args[0])
+    value = as_number(name, args[0])
     if args[0].kind == "integer":
-        wide = args[0].expression.cast(_WIDE)
-        return "integer", _narrow(wide.abs() if name == "ABS" else wide.sign())
+        wide = args[0].expression.cast(WIDE)
+        return "integer", narrow(wide.abs() if name == "ABS" else wide.sign())
     return "number", value.abs() if name == "ABS" else value.sign()
 
 
 def _real(name: str, args: Sequence[Typed]) -> _Built:
-    a, *rest = (_number(name, argument) for argument in args)
+    a, *rest = (as_number(name, argument) for argument in args)
     match name:
         case "SQRT":
             result = a.sqrt()
@@ -325,11 +222,11 @@ def _real(name: str, args: Sequence[Typed]) -> _Built:
             result = a.exp()
         case _:
             result = a.pow(rest[0])
-    return "number", _finite(result)
+    return "number", finite(result)
 
 
 def _text(name: str, args: Sequence[Typed]) -> _Built:
-    value = _string(name, args[0])
+    value = as_string(name, args[0])
     match name:
         case "LENGTH":
             return "integer", value.str.len_chars().cast(pl.Int64())
@@ -345,16 +242,16 @@ def _text(name: str, args: Sequence[Typed]) -> _Built:
 
 
 def _substring(name: str, args: Sequence[Typed]) -> _Built:
-    value = _string(name, args[0])
+    value = as_string(name, args[0])
     if name == "LEFT":
-        return "string", value.str.slice(0, _constant(name, args[1], "the length", "integer"))
-    start = _constant(name, args[1], "the start (from 1)", "integer", 1)
-    length = _constant(name, args[2], "the length", "integer") if len(args) > 2 else None
+        return "string", value.str.slice(0, constant(name, args[1], "the length", "integer"))
+    start = constant(name, args[1], "the start (from 1)", "integer", 1)
+    length = constant(name, args[2], "the length", "integer") if len(args) > 2 else None
     return "string", value.str.slice(start - 1, length)
 
 
 def _find(name: str, args: Sequence[Typed]) -> _Built:
-    value, part = _string(name, args[0]), _constant(name, args[1], "what to look for", "string")
+    value, part = as_string(name, args[0]), constant(name, args[1], "what to look for", "string")
     match name:
         case "STARTS_WITH":
             return "boolean", value.str.starts_with(part)
@@ -364,7 +261,7 @@ def _find(name: str, args: Sequence[Typed]) -> _Built:
             return "boolean", value.str.contains(part, literal=True)
     if not part:
         raise ExpressionError("REPLACE: what to look for must not be empty")
-    with_what = _constant(name, args[2], "the replacement", "string")
+    with_what = constant(name, args[2], "the replacement", "string")
     return "string", value.str.replace_all(part, with_what, literal=True)
 
 
@@ -374,7 +271,7 @@ def _concat(name: str, args: Sequence[Typed]) -> _Built:
 
 
 def _date_part(name: str, args: Sequence[Typed]) -> _Built:
-    part = str(_constant(name, args[0], "the part", "string")).upper()
+    part = str(constant(name, args[0], "the part", "string")).upper()
     if args[1].kind not in ("timestamp", "null"):
         raise ExpressionError(
             f"{part} can only be taken from a timestamp, not a {args[1].kind}; declare the field as timestamp"
@@ -418,9 +315,9 @@ def _try_cast(name: str, args: Sequence[Typed]) -> _Built:
                 POLARS_TYPES[kind]
             )
         case "string" | "integer" | "boolean", "number":
-            return kind, _finite(value.cast(pl.Float64(), strict=False))
+            return kind, finite(value.cast(pl.Float64(), strict=False))
         case "string" | "number" | "boolean", "integer":
-            return kind, _narrow(value)
+            return kind, narrow(value)
         case "integer" | "number", "boolean":
             return kind, value != 0
         case "string", "boolean":
@@ -443,7 +340,7 @@ _OPERATORS = _table(
     ("NEGATE", 1, 1, _negate),
     ("=,<>,<,<=,>,>=", 2, 2, _compare),
     ("AND,OR", 2, _MANY, _logic),
-    ("NOT", 1, 1, lambda name, args: ("boolean", ~_boolean(name, args[0]))),
+    ("NOT", 1, 1, lambda name, args: ("boolean", ~as_boolean(name, args[0]))),
     ("IS NULL,IS TRUE,IS FALSE", 1, 1, _is),
     ("IN", 2, _MANY, _in),
     ("LIKE,ILIKE", 2, 2, _like),

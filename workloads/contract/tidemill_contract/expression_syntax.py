@@ -22,7 +22,9 @@ _TOKEN = re.compile(
           |(?P<sign><>|!=|<=|>=|\|\||::|[-+*/%<>=(),.]))""",
     re.VERBOSE,
 )
-_RESERVED = frozenset("and or not is null true false in between like ilike case when then else end from as".split())
+_RESERVED = frozenset(
+    "and or not is null true false in between like ilike case when then else end from as".split()  # noqa: SIM905
+)
 _INT64 = range(-(2**63), 2**63)
 
 

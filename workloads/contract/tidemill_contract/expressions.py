@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from tidemill_contract.expression_functions import POLARS_TYPES, Typed, apply_function, column, literal
+from tidemill_contract.expression_functions import UNSTABLE, apply_function
 from tidemill_contract.expression_functions import case as case_of
 from tidemill_contract.expression_syntax import Call, Case, Column, ExpressionError, Literal, Node, parse
+from tidemill_contract.expression_values import POLARS_TYPES, Typed, column, literal
 from tidemill_contract.spec import PipelineSpec
 
 __all__ = ["POLARS_TYPES", "ExpressionError", "Transform", "check", "compile_transform", "derived_types"]
@@ -123,6 +124,8 @@ def _compile(node: Node, types: Mapping[str, str]) -> Typed:
 def _lookup(name: str, types: Mapping[str, str]) -> Typed:
     if name in types:
         return column(name, types[name])
+    if name.upper() in UNSTABLE:
+        raise ExpressionError(f"{name.upper()} gives another value each time; use the event's own fields")
     close = difflib.get_close_matches(name, types, n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(list(types)[:12]) or 'none'}"
     raise ExpressionError(f"unknown column '{name}'; {hint} (a text is written in single quotes)")

@@ -20,9 +20,7 @@ Expression = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 TopicName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9._-]{1,249}$", max_length=249)]
 ConfigValue = Annotated[str, StringConstraints(max_length=256)]
 FieldType = Literal["string", "integer", "number", "boolean", "timestamp"]
-Function = Literal[
-    "count", "sum", "avg", "min", "max", "first", "last", "variance", "stddev", "quantile", "distinct"
-]
+Function = Literal["count", "sum", "avg", "min", "max", "first", "last", "variance", "stddev", "quantile", "distinct"]
 
 
 class Model(BaseModel):
@@ -37,12 +35,16 @@ class TopicSpec(Model):
     name: TopicName | None = Field(None, description="Topic name; default <namespace>.<name>.events.")
     managed: bool = Field(True, description="False: an existing topic is used as it is and never altered.")
     partitions: int | None = Field(None, ge=1, le=1024, description="May grow, never shrink; default: the platform's.")
-    replication_factor: int | None = Field(None, ge=1, le=15, description="Copies of each partition; default: the platform's.")
+    replication_factor: int | None = Field(
+        None, ge=1, le=15, description="Copies of each partition; default: the platform's."
+    )
     start_from: Annotated[str, StringConstraints(max_length=40)] = Field(
         "earliest", description="earliest, latest or an RFC 3339 time: where a first start begins on an existing topic."
     )
     retention: Duration = Field("7d", description="How long Kafka keeps events.")
-    config: dict[str, ConfigValue] = Field(default_factory=dict, max_length=32, description="Further topic configs, kept as written here.")
+    config: dict[str, ConfigValue] = Field(
+        default_factory=dict, max_length=32, description="Further topic configs, kept as written here."
+    )
 
 
 class FieldSpec(Model):
@@ -57,10 +59,16 @@ class EventTimeSpec(Model):
     """Which time an event happened at, and how far times may wander."""
 
     field: Name | None = Field(None, description="A timestamp field; absent: the Kafka record's own timestamp.")
-    max_disorder: Duration = Field("5s", description="How much older than the newest an event may be and still be on time.")
-    idle_timeout: Duration = Field("30s", description="A silent partition, read to its end, stops holding time back after this.")
+    max_disorder: Duration = Field(
+        "5s", description="How much older than the newest an event may be and still be on time."
+    )
+    idle_timeout: Duration = Field(
+        "30s", description="A silent partition, read to its end, stops holding time back after this."
+    )
     max_future: Duration = Field("1h", description="Events further ahead of the wall clock are dead letters.")
-    max_advance: Duration = Field("1d", description="A lone jump of event time beyond this is not believed until confirmed.")
+    max_advance: Duration = Field(
+        "1d", description="A lone jump of event time beyond this is not believed until confirmed."
+    )
 
 
 class SourceSpec(Model):
@@ -84,7 +92,9 @@ class TransformSpec(Model):
     """What happens to events before they are aggregated."""
 
     derive: list[DeriveSpec] = Field(default_factory=list, max_length=32, description="Computed fields, in order.")
-    filter: Expression | None = Field(None, description="SQL condition; events for which it is not true are counted as filtered.")
+    filter: Expression | None = Field(
+        None, description="SQL condition; events for which it is not true are counted as filtered."
+    )
 
 
 class WindowSpec(Model):
@@ -113,7 +123,9 @@ class AggregationSpec(Model):
     name: Name = Field(description="Name of the aggregation.")
     group_by: list[Name] = Field(default_factory=list, max_length=8, description="Group columns; empty: one group.")
     window: WindowSpec = Field(description="The window.")
-    late_policy: Literal["deadLetter", "drop", "reopen"] = Field("deadLetter", description="What happens to an event whose window is closed.")
+    late_policy: Literal["deadLetter", "drop", "reopen"] = Field(
+        "deadLetter", description="What happens to an event whose window is closed."
+    )
     metrics: list[MetricSpec] = Field(min_length=1, max_length=32, description="The metrics.")
     retention: Duration = Field("90d", description="How long windows are kept, counted back from the watermark.")
 
@@ -161,8 +173,12 @@ class ScalingSpec(Model):
 class ResourceAmounts(Model):
     """Amounts as Kubernetes writes them."""
 
-    cpu: Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?m?$", max_length=16)] | None = Field(None, description="Cores, e.g. 500m.")
-    memory: Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|k|M|G)?$", max_length=16)] | None = Field(None, description="Bytes, e.g. 512Mi.")
+    cpu: Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?m?$", max_length=16)] | None = Field(
+        None, description="Cores, e.g. 500m."
+    )
+    memory: Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|k|M|G)?$", max_length=16)] | None = (
+        Field(None, description="Bytes, e.g. 512Mi.")
+    )
 
 
 class ResourcesSpec(Model):
@@ -198,14 +214,18 @@ class ApiSpec(Model):
 class AuthSpec(Model):
     """Who may call."""
 
-    required: bool | None = Field(None, description="API keys needed; default: yes in a cluster, no in the local runtime.")
+    required: bool | None = Field(
+        None, description="API keys needed; default: yes in a cluster, no in the local runtime."
+    )
 
 
 class PipelineSpec(Model):
     """The desired state of a pipeline."""
 
     suspend: bool = Field(False, description="True: no processors run; data and topics stay.")
-    reclaim_policy: Literal["Retain", "Delete"] = Field("Retain", description="What happens to topics and the Postgres schema when the resource goes.")
+    reclaim_policy: Literal["Retain", "Delete"] = Field(
+        "Retain", description="What happens to topics and the Postgres schema when the resource goes."
+    )
     source: SourceSpec = Field(description="Where events come from.")
     transform: TransformSpec = Field(default_factory=lambda: TransformSpec(), description="Filter and computed fields.")
     aggregations: list[AggregationSpec] = Field(min_length=1, max_length=16, description="What is computed.")
@@ -235,7 +255,9 @@ class Metadata(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$", max_length=40)]
-    namespace: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", max_length=63)] = "default"
+    namespace: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", max_length=63)] = (
+        "default"
+    )
     uid: str | None = None
     generation: int = 1
     annotations: dict[str, str] | None = None

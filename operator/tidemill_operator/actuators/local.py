@@ -1,0 +1,209 @@
+"""The local runtime: workloads as child processes of this one, their configs as files below the data folder.
+
+Ingest and API are shared by the pipelines of a namespace: they run as long as one of them needs them and see its config
+file appear, change and go. A processor reads its config once, so another config means another process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tidemill_operator.local.child import Command
+from tidemill_operator.local.files import write_atomic
+from tidemill_operator.local.ports import Ports
+from tidemill_operator.local.replica import ReplicaSpec
+from tidemill_operator.local.supervisor import ReplicaState, Supervisor
+from tidemill_operator.plan.model import Workload
+
+HOST = "127.0.0.1"
+_STOP_SECONDS = 10.0
+# What of our own environment the workloads get to see; the administrator's logins are not theirs.
+_PASSED_ON = ("TIDEMILL_RESILIENCE_", "TIDEMILL_KAFKA_CONFIG", "TIDEMILL_LOG_LEVEL")
+
+
+@dataclass
+class _Running:
+    """A workload as it was last ensured, and the pipelines that need it."""
+
+    workload: Workload
+    pipelines: set[str] = field(default_factory=set)
+
+
+class LocalRuntime:
+    """Runs workloads on this machine. Its methods may be called from any thread.
+
+    Attributes:
+        config_root: `<namespace>/<pipeline>.json` below it.
+        secrets_root: `<namespace>/<pipeline>/*.json` below it.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        environ: Mapping[str, str],
+        addresses: Mapping[str, str],
+        ports: Mapping[str, int] | None = None,
+    ) -> None:
+        """Prepare; nothing runs before `start`.
+
+        Args:
+            data_dir: the folder of configs, secrets, logs and pid files.
+            environ: what the processes inherit (Tidemill's own settings only as far as they are the workloads').
+            addresses: TIDEMILL_ settings common to all: brokers, Postgres, Redis.
+            ports: wanted ports by component, instead of the plan's.
+        """
+        self.config_root = data_dir / "pipelines"
+        self.secrets_root = data_dir / "secrets"
+        self._inherited = {
+            name: value
+            for name, value in environ.items()
+            if not name.startswith("TIDEMILL_") or name.startswith(_PASSED_ON)
+        }
+        self._addresses = dict(addresses)
+        self._wanted_ports = dict(ports or {})
+        self._ports = Ports(data_dir / "ports.json")
+        self._assigned: dict[str, int] = {}
+        self._workloads: dict[tuple[str, str], _Running] = {}
+        self._supervisor = Supervisor(data_dir)
+        self._lock = threading.RLock()
+
+    def start(self) -> None:
+        """Begin to supervise."""
+        self._supervisor.start()
+
+    def close(self) -> None:
+        """End every process; configs and secrets stay."""
+        self._supervisor.close()
+
+    def states(self) -> Mapping[str, ReplicaState]:
+        """Every process as it is, by `<namespace>.<workload>-<n>`."""
+        return self._supervisor.states()
+
+    def replicas(self, namespace: str, workload: str) -> list[ReplicaState]:
+        """The processes of a workload."""
+        return [state for name, state in self.states().items() if name.rpartition("-")[0] == f"{namespace}.{workload}"]
+
+    def apply(self, workload: Workload, pipelines: Iterable[str]) -> bool:
+        """Make a workload run as described, without waiting for it.
+
+        Args:
+            workload: what to run.
+            pipelines: who needs it, besides those that did before.
+
+        Returns:
+            Whether anything had to be changed.
+        """
+        with self._lock:
+            folder = self.config_root / workload.namespace
+            changed = False
+            for name, text in workload.configs.items():
+                changed |= write_atomic(folder / name, text)
+            running = self._workloads.setdefault((workload.namespace, workload.name), _Running(workload))
+            running.workload = workload
+            running.pipelines.update(pipelines)
+            for index in range(workload.replicas):
+                name = f"{workload.namespace}.{workload.name}-{index}"
+                changed |= self._supervisor.want(name, self._spec(workload, name))
+            return self._trim(workload.namespace, workload.name, workload.replicas) or changed
+
+    def is_ready(self, workload: Workload) -> bool:
+        """Whether all its replicas run as wanted and answer their readiness probe, and no other does."""
+        states = self.replicas(workload.namespace, workload.name)
+        return len(states) == workload.replicas and all(state.ready and state.current for state in states)
+
+    def release(self, namespace: str, pipeline: str, *, keep: Iterable[str] = ()) -> bool:
+        """End what only this pipeline needs, but for the workloads named in `keep`.
+
+        Returns:
+            Whether anything had to be changed.
+        """
+        kept = set(keep)
+        changed = False
+        with self._lock:
+            for (owner, name), running in list(self._workloads.items()):
+                if owner != namespace or name in kept or pipeline not in running.pipelines:
+                    continue
+                changed = True
+                running.pipelines.discard(pipeline)
+                if not running.pipelines:
+                    self._trim(namespace, name, 0)
+                    del self._workloads[owner, name]
+        return changed
+
+    def remove(self, namespace: str, pipeline: str) -> None:
+        """End a pipeline's own processes, wait until they are gone, and take its config from the shared ones."""
+        with self._lock:
+            own = [
+                name
+                for (owner, name), running in self._workloads.items()
+                if owner == namespace and running.pipelines == {pipeline}
+            ]
+            self.release(namespace, pipeline)
+        deadline = time.monotonic() + _STOP_SECONDS + 5.0
+        while any(self.replicas(namespace, name) for name in own) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        (self.config_root / namespace / f"{pipeline}.json").unlink(missing_ok=True)
+
+    def endpoints(self, namespace: str, pipeline: str) -> Mapping[str, str]:
+        """Base URLs of the pipeline's ingest and API, as far as they run."""
+        found: dict[str, str] = {}
+        with self._lock:
+            candidates = [
+                running.workload
+                for (owner, _), running in self._workloads.items()
+                if owner == namespace and pipeline in running.pipelines and running.workload.component != "processor"
+            ]
+        for workload in sorted(candidates, key=lambda workload: workload.pipeline is not None):  # its own ones win
+            states = self.replicas(namespace, workload.name)
+            if states:
+                found[workload.component] = f"http://{HOST}:{states[0].port}"
+        return found
+
+    def _spec(self, workload: Workload, name: str) -> ReplicaSpec:
+        if name not in self._assigned:
+            wanted = self._wanted_ports.get(workload.component, workload.ports.get(workload.readiness.port, 0))
+            self._assigned[name] = self._ports.get(name, wanted=wanted)
+        port = self._assigned[name]
+        environment = {
+            **self._inherited,
+            **self._addresses,
+            **workload.environment,
+            "TIDEMILL_NAMESPACE": workload.namespace,
+            "TIDEMILL_HOST": HOST,
+            "TIDEMILL_PORT": str(port),
+            "TIDEMILL_CONFIG_DIR": str(self.config_root / workload.namespace),
+            "TIDEMILL_SECRETS_DIR": str(self.secrets_root / workload.namespace),
+        }
+        if workload.pipeline is not None:
+            environment["TIDEMILL_PIPELINE"] = workload.pipeline
+        command = Command(
+            name, (sys.executable, "-m", workload.module), environment=environment, grace_seconds=_STOP_SECONDS
+        )
+        revision = _digest(workload.configs) if workload.component == "processor" else ""
+        return ReplicaSpec(command=command, port=port, ready_path=workload.readiness.path, revision=revision)
+
+    def _trim(self, namespace: str, workload: str, replicas: int) -> bool:
+        """Give up the replicas from a number on."""
+        changed = False
+        for state in self.replicas(namespace, workload):
+            if int(state.name.rpartition("-")[2]) >= replicas:
+                changed |= self._supervisor.want(state.name, None)
+                self._assigned.pop(state.name, None)
+        return changed
+
+
+def _digest(configs: Mapping[str, str]) -> str:
+    return hashlib.sha256("\0".join(f"{name}\0{text}" for name, text in sorted(configs.items())).encode()).hexdigest()
+
+
+def pipelines_of(workloads: Sequence[Workload]) -> set[str]:
+    """The pipelines that a list of workloads belongs to."""
+    named = {workload.pipeline for workload in workloads if workload.pipeline is not None}
+    return named or {name.removesuffix(".json") for workload in workloads for name in workload.configs}

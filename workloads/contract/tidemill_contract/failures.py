@@ -1,0 +1,127 @@
+"""Which exceptions say that a dependency is broken, and which calls are worth repeating.
+
+The client libraries are told by the shape of their exceptions (SQLSTATE, Kafka error names, class names), not imported.
+A user's mistake (bad SQL, a record too large, a wrong type in Redis) is an answer from a dependency that works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Predicate = Callable[[BaseException], bool]
+
+_FAILED_SQLSTATE_CLASSES = frozenset({"08", "28", "3D", "53", "57", "58", "F0", "XX"})
+"""Connection, login, no such database, resources, operator intervention, system, config file, internal error."""
+_READ_ONLY = "25006"
+"""What a primary that has become a standby answers to a write."""
+_SERIALIZATION, _DEADLOCK, _LOCK_NOT_AVAILABLE, _STATEMENT_TIMEOUT = "40001", "40P01", "55P03", "57014"
+_NOT_OUR_FAULT_POOL = frozenset({"TooManyRequests", "PoolClosed"})
+
+_KAFKA_ANSWERS = frozenset(
+    {
+        "MSG_SIZE_TOO_LARGE",
+        "RECORD_LIST_TOO_LARGE",
+        "INVALID_MSG",
+        "INVALID_RECORD",
+        "INVALID_MSG_SIZE",
+        "INVALID_TIMESTAMP",
+        "UNKNOWN_TOPIC_OR_PART",
+        "UNKNOWN_TOPIC_ID",
+        "TOPIC_EXCEPTION",
+        "TOPIC_AUTHORIZATION_FAILED",
+        "GROUP_AUTHORIZATION_FAILED",
+        "POLICY_VIOLATION",
+        "TOPIC_ALREADY_EXISTS",
+        "INVALID_PARTITIONS",
+        "INVALID_CONFIG",
+        "OFFSET_OUT_OF_RANGE",
+        "_UNKNOWN_TOPIC",
+        "_UNKNOWN_PARTITION",
+        "_INVALID_ARG",
+        "_PARTITION_EOF",
+        "_QUEUE_FULL",
+        "_PURGE_QUEUE",
+        "_PURGE_INFLIGHT",
+    }
+)
+
+_REDIS_ANSWERS = frozenset({"ResponseError", "DataError", "WatchError", "PubSubError"})
+_REDIS_FAILURES = frozenset(
+    {"OutOfMemoryError", "ReadOnlyError", "ClusterDownError", "MasterDownError", "ConnectionError", "TimeoutError"}
+)
+
+
+def _class_names(error: BaseException) -> list[str]:
+    return [cls.__name__ for cls in type(error).__mro__]
+
+
+def _is_system(error: BaseException) -> bool:
+    return isinstance(error, (OSError, TimeoutError))
+
+
+def database_failed(error: BaseException) -> bool:
+    """Whether Postgres, or the way to it, is broken; statement timeouts count."""
+    sqlstate = getattr(error, "sqlstate", None)
+    if sqlstate:
+        return sqlstate[:2] in _FAILED_SQLSTATE_CLASSES or sqlstate == _READ_ONLY
+    names = _class_names(error)
+    if names[0] in _NOT_OUR_FAULT_POOL:
+        return False
+    return _is_system(error) or "OperationalError" in names or "InterfaceError" in names
+
+
+def database_retryable(error: BaseException) -> bool:
+    """Whether the same statement may well succeed a little later.
+
+    Not after a statement timeout (it would double the load) nor after a refused login.
+    """
+    sqlstate = getattr(error, "sqlstate", None)
+    if sqlstate in (_SERIALIZATION, _DEADLOCK, _LOCK_NOT_AVAILABLE):
+        return True
+    if sqlstate and (sqlstate == _STATEMENT_TIMEOUT or sqlstate[:2] in ("28", "3D", "XX", "F0")):
+        return False
+    return database_failed(error)
+
+
+def _kafka_error(error: BaseException) -> object:
+    inner = error.args[0] if error.args else None
+    return inner if hasattr(inner, "retriable") and hasattr(inner, "name") else error
+
+
+def kafka_failed(error: BaseException) -> bool:
+    """Whether the Kafka cluster, or the way to it, is broken.
+
+    A full local queue (BufferError) is backpressure; a missing or forbidden topic is one pipeline's affair.
+    """
+    inner = _kafka_error(error)
+    name = getattr(inner, "name", None)
+    if callable(name) and hasattr(inner, "retriable"):
+        return name() not in _KAFKA_ANSWERS
+    return _is_system(error)
+
+
+def kafka_retryable(error: BaseException) -> bool:
+    """Whether the same request may well succeed a little later; a fatal client never does."""
+    inner = _kafka_error(error)
+    fatal = getattr(inner, "fatal", None)
+    if callable(fatal) and fatal():
+        return False
+    return kafka_failed(error)
+
+
+def redis_failed(error: BaseException) -> bool:
+    """Whether Redis, or the way to it, is broken; out of memory and read-only count."""
+    names = set(_class_names(error))
+    if names & _REDIS_FAILURES:
+        return True
+    if names & _REDIS_ANSWERS:
+        return False
+    return _is_system(error)
+
+
+def redis_retryable(error: BaseException) -> bool:
+    """Whether the same command may well succeed a little later; not after a refused login, nor while memory is full."""
+    names = set(_class_names(error))
+    if names & {"AuthenticationError", "AuthorizationError", "MaxConnectionsError", "OutOfMemoryError"}:
+        return False
+    return redis_failed(error)

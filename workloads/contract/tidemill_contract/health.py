@@ -1,0 +1,77 @@
+"""The body and status code of /health, the same for all workloads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_MAX_DETAIL = 300
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]*@|(?<=password=)\S+", re.IGNORECASE)
+_RESERVED = frozenset({"status", "component", "dependencies"})
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """What a component knows of something it needs.
+
+    Attributes:
+        name: kafka, postgres, redis, …
+        ok: the latest contact went well.
+        required: the component is of no use without it.
+        detail: the latest error; credentials in it are not shown.
+        breaker: state of its circuit breaker: closed, half_open or open. While open, the dependency counts as down.
+        latency_ms: time of the latest contact, if it was measured.
+    """
+
+    name: str
+    ok: bool
+    required: bool
+    detail: str = ""
+    breaker: str = "closed"
+    latency_ms: float | None = None
+
+    @property
+    def up(self) -> bool:
+        """Whether calls are made and answered."""
+        return self.ok and self.breaker != "open"
+
+
+def report(
+    component: str, dependencies: Sequence[Dependency], extra: Mapping[str, Any] | None = None
+) -> tuple[int, dict[str, Any]]:
+    """Status code and body of /health.
+
+    200 `healthy`; 200 `degraded` while only optional dependencies are down; 503 `unhealthy` otherwise.
+
+    Raises:
+        ValueError: `extra` would replace status, component or dependencies.
+    """
+    if taken := _RESERVED & set(extra or ()):
+        raise ValueError(f"extra holds {', '.join(sorted(taken))}, which /health writes itself: choose another name")
+    down = [dependency for dependency in dependencies if not dependency.up]
+    status = "healthy" if not down else "unhealthy" if any(dependency.required for dependency in down) else "degraded"
+    body = {
+        "status": status,
+        "component": component,
+        "dependencies": {d.name: _row(d) for d in dependencies},
+        **(extra or {}),
+    }
+    return (503 if status == "unhealthy" else 200), body
+
+
+def _row(dependency: Dependency) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "status": "up" if dependency.up else "down",
+        "required": dependency.required,
+        "breaker": dependency.breaker,
+    }
+    detail = _CREDENTIALS.sub("***@", " ".join(dependency.detail.split()))
+    if not detail and not dependency.up:
+        detail = "circuit breaker open" if dependency.breaker == "open" else "no answer"
+    if detail:
+        row["detail"] = detail if len(detail) <= _MAX_DETAIL else detail[: _MAX_DETAIL - 1] + "…"
+    if dependency.latency_ms is not None:
+        row["latency_ms"] = round(dependency.latency_ms, 1)
+    return row

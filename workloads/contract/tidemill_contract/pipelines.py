@@ -1,0 +1,138 @@
+"""The pipelines of a runtime, as their config files say; files that come, change or go are noticed on access."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tidemill_contract.runtime import PipelineConfig
+
+log = logging.getLogger(__name__)
+
+_SUFFIX = ".json"
+_Stamp = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    stamp: _Stamp
+    config: PipelineConfig | None
+    fault: str | None
+
+
+class PipelineDirectory:
+    """All `<name>.json` of a directory; safe to share between threads and tasks.
+
+    An unchanged file keeps its PipelineConfig object, so what is compiled from one can be cached by identity. A broken
+    file leaves the last good one in force and is told in `faults`.
+
+    Args:
+        config_dir: the directory.
+        poll_seconds: how often at most it is looked at.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self, config_dir: Path, poll_seconds: float = 1.0, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._dir, self._poll, self._clock = Path(config_dir), poll_seconds, clock
+        self._lock = threading.Lock()
+        self._looked_at: float | None = None
+        self._entries: dict[str, _Entry] = {}
+        self._dir_fault: str | None = None
+        self._configs: dict[str, PipelineConfig] = {}
+        self._faults: dict[str, str] = {}
+
+    def get(self, name: str) -> PipelineConfig | None:
+        """The pipeline of that name; None if there is none."""
+        self._refresh()
+        return self._configs.get(name)
+
+    def all(self) -> tuple[PipelineConfig, ...]:
+        """All pipelines, by name."""
+        self._refresh()
+        configs = self._configs
+        return tuple(configs[name] for name in sorted(configs))
+
+    @property
+    def faults(self) -> dict[str, str]:
+        """What is wrong with which file; the directory itself is `.`."""
+        self._refresh()
+        return dict(self._faults)
+
+    def _refresh(self) -> None:
+        now = self._clock()
+        if self._looked_at is not None and now - self._looked_at < self._poll:
+            return
+        with self._lock:
+            if self._looked_at is not None and now - self._looked_at < self._poll:
+                return
+            self._looked_at = now
+            self._scan()
+
+    def _scan(self) -> None:
+        try:
+            found = dict(self._stamps())
+            fault = None
+        except OSError as error:
+            fault = f"{self._dir} cannot be read: {error.strerror}"
+        if fault is not None:
+            if fault != self._dir_fault:
+                log.warning("%s; the pipelines read before stay in force", fault)
+            self._dir_fault = fault
+            self._faults = {**self._faults, ".": fault}
+            return
+        before = self._entries
+        if self._dir_fault is None and {name: entry.stamp for name, entry in before.items()} == found:
+            return
+        self._dir_fault = None
+        entries = {name: self._entry(name, stamp, before.get(name)) for name, stamp in found.items()}
+        for name in before.keys() - entries.keys():
+            log.info("pipeline %s is gone", name)
+        self._entries = entries
+        # Readers hold no lock: they see the old dictionary or the new one.
+        self._configs = {name: entry.config for name, entry in entries.items() if entry.config is not None}
+        self._faults = {name: entry.fault for name, entry in entries.items() if entry.fault is not None}
+
+    def _stamps(self) -> list[tuple[str, _Stamp]]:
+        stamps = []
+        with os.scandir(self._dir) as found:
+            for file in found:
+                if file.name.startswith(".") or not file.name.endswith(_SUFFIX):
+                    continue
+                try:
+                    status = file.stat()
+                except FileNotFoundError:
+                    continue  # replaced or removed while we looked
+                stamps.append((file.name.removesuffix(_SUFFIX), (status.st_mtime_ns, status.st_size, status.st_ino)))
+        return stamps
+
+    def _entry(self, name: str, stamp: _Stamp, before: _Entry | None) -> _Entry:
+        if before is not None and before.stamp == stamp:
+            return before
+        last = before.config if before is not None else None
+        try:
+            config = PipelineConfig.from_json((self._dir / f"{name}{_SUFFIX}").read_bytes())
+            if config.name != name:
+                raise ValueError(f"holds the pipeline {config.name!r}; a file is named like its pipeline")
+        except (OSError, ValueError) as error:
+            fault = _first_line(error)
+            log.warning("%s%s: %s%s", name, _SUFFIX, fault, "; the last good one stays in force" if last else "")
+            return _Entry(stamp, last, fault)
+        log.info("pipeline %s, generation %d", name, config.generation)
+        return _Entry(stamp, config, None)
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return f"{where}: {first['msg']}" if where else first["msg"]
+    return str(error).partition("\n")[0]
