@@ -1,12 +1,25 @@
-"""Fixtures over real servers: schemas of pipelines, and connections to them."""
+"""Fixtures over real servers: schemas and topics of pipelines, and processors as processes of their own."""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
 from tidemill_contract.partials import quote
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_operator.plan.schema import desired_schema
@@ -15,14 +28,60 @@ from tidemill_processor.database import Database
 PipelineSchema = tuple[psycopg.Connection[Any], Database]
 
 
-@pytest.fixture
-def admin(servers: Any) -> Iterator[psycopg.Connection[Any]]:
+def connect_admin(servers: Any) -> psycopg.Connection[Any]:
     """The administrator's connection, in UTC."""
     at = servers.postgres
-    with psycopg.connect(
+    return psycopg.connect(
         host=at.host, port=at.port, dbname=at.database, user=at.user, password=at.password, autocommit=True, options="-c TimeZone=UTC"
-    ) as connection:
+    )
+
+
+def eventually(check: Callable[[], Any], *, seconds: float = 30.0, what: str = "condition") -> Any:
+    """The first true value of `check`, asked for until a deadline."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = check()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what}: not within {seconds} s; last seen: {value!r}")
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def admin(servers: Any) -> Iterator[psycopg.Connection[Any]]:
+    """The administrator's connection of the session's Postgres."""
+    with connect_admin(servers) as connection:
         yield connection
+
+
+def create_schema(admin: psycopg.Connection[Any], config: PipelineConfig, *, started: bool) -> None:
+    """A pipeline's tables; `started`: with positions at zero, as if partitions had been taken up."""
+    wanted = desired_schema(config)
+    schema = quote(wanted.name)
+    admin.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+    admin.execute(f"CREATE SCHEMA {schema}")
+    for table in wanted.tables:
+        columns = ", ".join([*(f"{quote(c.name)} {c.definition}" for c in table.columns), *table.constraints])
+        kind = f" PARTITION BY {table.partition_by}" if table.partition_by else f" WITH ({table.storage})" if table.storage else ""
+        admin.execute(f"CREATE TABLE {schema}.{quote(table.name)} ({columns}){kind}")
+        for name, definition in table.indexes:
+            admin.execute(f"CREATE INDEX {quote(name)} ON {schema}.{quote(table.name)} {definition}")
+    for _, text in wanted.functions:
+        admin.execute(text)
+    for row in wanted.aggregations:
+        admin.execute(
+            f"INSERT INTO {schema}._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s)",
+            (row.name, row.version, row.table_name, row.reader, row.shape, row.partition_days, row.retention_ms),
+        )
+    admin.execute(f"INSERT INTO {schema}._readers (reader) VALUES ('live')")
+    admin.execute(f"INSERT INTO {schema}._generation (generation) VALUES (%s)", (wanted.generation,))
+    at = ("x", 0) if started else (None, None)
+    for partition in range(wanted.partitions):
+        admin.execute(
+            f"INSERT INTO {schema}._offsets (reader, partition, topic_id, next_offset) VALUES ('live', %s, %s, %s)", (partition, *at)
+        )
 
 
 @pytest.fixture
@@ -30,30 +89,132 @@ def make_schema(admin: psycopg.Connection[Any]) -> Callable[[PipelineConfig], Pi
     """Makes a pipeline's tables; the positions of its partitions stand at the start."""
 
     def make(config: PipelineConfig) -> PipelineSchema:
-        wanted = desired_schema(config)
-        schema = quote(wanted.name)
-        admin.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
-        admin.execute(f"CREATE SCHEMA {schema}")
-        for table in wanted.tables:
-            columns = ", ".join([*(f"{quote(c.name)} {c.definition}" for c in table.columns), *table.constraints])
-            kind = f" PARTITION BY {table.partition_by}" if table.partition_by else f" WITH ({table.storage})" if table.storage else ""
-            admin.execute(f"CREATE TABLE {schema}.{quote(table.name)} ({columns}){kind}")
-            for name, definition in table.indexes:
-                admin.execute(f"CREATE INDEX {quote(name)} ON {schema}.{quote(table.name)} {definition}")
-        for _, text in wanted.functions:
-            admin.execute(text)
-        for row in wanted.aggregations:
-            admin.execute(
-                f"INSERT INTO {schema}._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)"
-                " VALUES (%s, %s, %s, %s, %s, %s, %s)",
-                (row.name, row.version, row.table_name, row.reader, row.shape, row.partition_days, row.retention_ms),
-            )
-        admin.execute(f"INSERT INTO {schema}._readers (reader) VALUES ('live')")
-        admin.execute(f"INSERT INTO {schema}._generation (generation) VALUES (%s)", (wanted.generation,))
-        for partition in range(wanted.partitions):
-            admin.execute(
-                f"INSERT INTO {schema}._offsets (reader, partition, topic_id, next_offset) VALUES ('live', %s, 'x', 0)", (partition,)
-            )
+        create_schema(admin, config, started=True)
         return admin, Database(WorkloadSettings(), config, 10)
 
     return make
+
+
+@dataclass
+class Bench:
+    """One pipeline with its topics, schema and processors."""
+
+    servers: Any
+    config: PipelineConfig
+    folder: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    ports: list[int] = field(default_factory=list)
+
+    eventually = staticmethod(eventually)
+
+    @property
+    def schema(self) -> str:
+        """The quoted schema."""
+        return quote(self.config.schema_name)
+
+    def query(self, text: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        """Rows of a query; `{s}` stands for the schema."""
+        with connect_admin(self.servers) as connection:
+            return connection.execute(text.replace("{s}", self.schema), parameters).fetchall()
+
+    def start(self, instance: int = 0, **environment: str) -> subprocess.Popen[bytes]:
+        """Start a processor."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        env = {
+            **os.environ,
+            "TIDEMILL_PIPELINE": self.config.name,
+            "TIDEMILL_NAMESPACE": self.config.namespace,
+            "TIDEMILL_CONFIG_DIR": str(self.folder),
+            "TIDEMILL_SECRETS_DIR": str(self.folder / "secrets"),
+            "TIDEMILL_KAFKA_BROKERS": self.servers.kafka,
+            "TIDEMILL_POSTGRES_HOST": self.servers.postgres.host,
+            "TIDEMILL_POSTGRES_PORT": str(self.servers.postgres.port),
+            "TIDEMILL_POSTGRES_DATABASE": self.servers.postgres.database,
+            "TIDEMILL_REDIS_URL": self.servers.redis,
+            "TIDEMILL_PORT": str(port),
+            "TIDEMILL_SESSION_TIMEOUT_MS": "6000",
+            "TIDEMILL_INSTANCE": f"{self.config.name}-{instance}",
+            **self.environment,
+            **environment,
+        }
+        log = (self.folder / f"processor-{len(self.processes)}.log").open("wb")
+        with log:
+            process = subprocess.Popen([sys.executable, "-m", "tidemill_processor"], env=env, stderr=log, stdout=log)
+        self.processes.append(process)
+        self.ports.append(port)
+        return process
+
+    def health(self, index: int = -1) -> dict[str, Any]:
+        """/health of a processor; an empty dict while it does not answer."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[index]}/health", timeout=5) as answer:
+                return dict(json.load(answer))
+        except urllib.error.HTTPError as error:
+            return dict(json.load(error))
+        except OSError:
+            return {}
+
+    def produce(self, values: list[bytes], *, partition: int | None = None, headers: list[tuple[str, bytes]] | None = None) -> None:
+        """Produce records and wait until all are acknowledged."""
+        producer = Producer({"bootstrap.servers": self.servers.kafka, "acks": "all", "linger.ms": 5, "message.max.bytes": 2_000_000})
+        for number, value in enumerate(values):
+            at = number % (self.config.spec.source.topic.partitions or 1) if partition is None else partition
+            producer.produce(self.config.events_topic, value, partition=at, headers=headers or [])
+            producer.poll(0)
+        assert producer.flush(30) == 0
+
+    def consumed(self) -> int:
+        """Records that are accounted for in Postgres."""
+        return int(self.query("SELECT coalesce(sum(consumed), 0) FROM {s}._offsets")[0][0])
+
+    def await_consumed(self, number: int, *, seconds: float = 60.0) -> None:
+        """Wait until that many records are accounted for."""
+        eventually(lambda: self.consumed() >= number, seconds=seconds, what=f"{number} records consumed")
+        assert number == self.consumed()
+
+    def stop(self) -> None:
+        """End all processors."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.terminate()
+        for process in self.processes:
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@pytest.fixture
+def make_bench(servers: Any, tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+    """Makes a pipeline with topics and schema; its processors are started by the test and ended after it."""
+    benches = []
+
+    def make(config: PipelineConfig, *, at: Any = None, **environment: str) -> Bench:
+        on = at or servers
+        with connect_admin(on) as connection:
+            create_schema(connection, config, started=False)
+        kafka = AdminClient({"bootstrap.servers": on.kafka})
+        topics = [config.events_topic, *(config.topic(kind) for kind in ("results", "anomalies", "dead-letters"))]
+        wanted = [
+            NewTopic(name, config.spec.source.topic.partitions or 1, 1, config={"max.message.bytes": "2200000"}) for name in topics
+        ]
+        for future in kafka.create_topics(wanted).values():
+            future.result(30)
+        secrets = tmp_path / "secrets" / config.name
+        secrets.mkdir(parents=True)
+        (tmp_path / f"{config.name}.json").write_text(config.to_json())
+        login = {"user": on.postgres.user, "password": on.postgres.password}
+        (secrets / "writer.json").write_text(json.dumps(login))
+        (secrets / "reader.json").write_text(json.dumps(login))
+        bench = Bench(on, config, tmp_path, environment)
+        benches.append(bench)
+        return bench
+
+    yield make
+    for bench in benches:
+        bench.stop()

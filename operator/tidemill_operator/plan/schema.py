@@ -13,7 +13,6 @@ from tidemill_contract.duration import parse_ms
 from tidemill_contract.expressions import derived_types
 from tidemill_contract.partials import SQL_TYPES, AggregationLayout, field_types, layout, quote
 from tidemill_contract.runtime import PipelineConfig
-
 from tidemill_operator.plan.model import AggregationRow, Column, Schema, Table
 
 DAY_MS = 86_400_000

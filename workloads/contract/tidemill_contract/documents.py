@@ -1,4 +1,7 @@
-"""YAML text to documents, read as kubectl reads it: `y`, `on` are booleans, dates are strings, a repeated key is a fault."""
+"""YAML text to documents, read as kubectl reads it.
+
+`y` and `on` are booleans, dates are strings, a repeated key is a fault.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +25,18 @@ class DocumentError(ValueError):
         self.faults = faults
 
 
+_OURS = ("timestamp", "int", "float", "bool")
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 as kubectl's reader has it."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own protocol
-        first: [(tag, regexp) for tag, regexp in resolvers if tag.rsplit(":", 1)[1] not in ("timestamp", "int", "float", "bool")]
+        first: [
+            (tag, regexp)
+            for tag, regexp in resolvers
+            if tag.rsplit(":", 1)[1] not in ("timestamp", "int", "float", "bool")
+        ]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -40,7 +50,7 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable):
                 if key in seen:
                     self.repeated.append(key_node)
@@ -52,9 +62,13 @@ _DIGITS = "-+0123456789."
 for _tag, _pattern, _first in (
     ("bool", r"^(?:y|Y|yes|Yes|YES|n|N|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF)$", "yYnNtTfFoO"),
     ("int", r"^(?:[-+]?0b[01_]+|[-+]?0o?[0-7_]+|[-+]?(?:0|[1-9][0-9_]*)|[-+]?0x[0-9a-fA-F_]+)$", _DIGITS),
-    ("float", r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$", _DIGITS),
+    (
+        "float",
+        r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$",
+        _DIGITS,
+    ),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))  # type: ignore[no-untyped-call]
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
 _Loader.bool_values = yaml.SafeLoader.bool_values | {"y": True, "n": False}
 _Loader.add_constructor(
     "tag:yaml.org,2002:int",
@@ -69,14 +83,16 @@ def load_documents(text: str) -> list[dict[str, Any]]:
         DocumentError: it is not YAML, is empty, repeats a key, or a document is not a mapping.
     """
     if len(text) > MAX_BYTES:
-        raise DocumentError([Fault("", ABSENT, f"{len(text)} characters are too many", f"a file takes at most {MAX_BYTES}")])
+        raise DocumentError(
+            [Fault("", ABSENT, f"{len(text)} characters are too many", f"a file takes at most {MAX_BYTES}")]
+        )
     loader = None
     documents: list[dict[str, Any]] = []
     faults: list[Fault] = []
     try:
         loader = _Loader(text)
         while loader.check_data():  # type: ignore[no-untyped-call]
-            document = loader.get_data()  # type: ignore[no-untyped-call]
+            document = loader.get_data()
             if document is None:
                 continue
             number = len(documents) + len(faults) + 1
@@ -90,13 +106,21 @@ def load_documents(text: str) -> list[dict[str, Any]]:
         faults.append(_not_yaml(error))
     except RecursionError:
         faults.append(Fault("", ABSENT, "nested too deeply to read", "write it flatter"))
-    except (ValueError, ArithmeticError, TypeError, LookupError, AttributeError) as error:  # an explicit tag, or a huge number
+    except (
+        ValueError,
+        ArithmeticError,
+        TypeError,
+        LookupError,
+        AttributeError,
+    ) as error:  # an explicit tag, or a huge number
         faults.append(Fault("", ABSENT, f"a value cannot be read: {error}", "put the value in quotes"))
     finally:
         if loader is not None:
-            loader.dispose()  # type: ignore[no-untyped-call]
+            loader.dispose()
     if not documents and not faults:
-        faults.append(Fault("", ABSENT, "the file is empty", "write an AnalyticsPipeline, such as crds/examples/flights.yaml"))
+        faults.append(
+            Fault("", ABSENT, "the file is empty", "write an AnalyticsPipeline, such as crds/examples/flights.yaml")
+        )
     if faults:
         raise DocumentError(faults)
     return documents
@@ -104,9 +128,16 @@ def load_documents(text: str) -> list[dict[str, Any]]:
 
 def _judge(document: Any, number: int) -> Fault | None:
     if not isinstance(document, dict):
-        return Fault("", document, f"document {number} is not a mapping", "start with apiVersion, kind, metadata and spec")
+        return Fault(
+            "", document, f"document {number} is not a mapping", "start with apiVersion, kind, metadata and spec"
+        )
     if _count(document, _MAX_NODES) > _MAX_NODES:
-        return Fault("", ABSENT, f"document {number} holds more than {_MAX_NODES} values once its aliases are written out", "write out less")
+        return Fault(
+            "",
+            ABSENT,
+            f"document {number} holds more than {_MAX_NODES} values once its aliases are written out",
+            "write out less",
+        )
     return None
 
 
@@ -133,4 +164,6 @@ def _not_yaml(error: yaml.YAMLError) -> Fault:
 def _repeated(node: yaml.Node) -> Fault:
     mark = node.start_mark
     key = str(node.value)
-    return Fault("", ABSENT, f"line {mark.line + 1}, column {mark.column + 1}: the key '{key}' is here twice", "keep one of them")
+    return Fault(
+        "", ABSENT, f"line {mark.line + 1}, column {mark.column + 1}: the key '{key}' is here twice", "keep one of them"
+    )

@@ -18,7 +18,7 @@ from tidemill_contract.expression_syntax import Call, Case, Column, ExpressionEr
 from tidemill_contract.expression_values import POLARS_TYPES, Typed, column, literal
 from tidemill_contract.spec import PipelineSpec
 
-__all__ = ["POLARS_TYPES", "ExpressionError", "Transform", "check", "compile_transform", "derived_types"]
+__all__ = ["POLARS_TYPES", "ExpressionError", "Transform", "check", "columns", "compile_transform", "derived_types"]
 
 MAX_SIZE = 2_000
 MAX_DERIVED_BYTES = 1_024
@@ -85,6 +85,27 @@ def check(text: str, types: Mapping[str, str], *, as_filter: bool = False) -> st
         _filter(text, types)
         return "boolean"
     return _derive(text, types)[1]
+
+
+def columns(text: str) -> frozenset[str]:
+    """The names of all columns in an expression.
+
+    Raises:
+        ExpressionError: it cannot be read.
+    """
+    found: set[str] = set()
+    stack: list[Node] = [parse(text)]
+    while stack:
+        match stack.pop():
+            case Column(name):
+                found.add(name)
+            case Call(_, args):
+                stack.extend(args)
+            case Case(branches, default):
+                stack.extend([default, *(node for branch in branches for node in branch)])
+            case Literal():
+                pass
+    return frozenset(found)
 
 
 def _derive(text: str, types: Mapping[str, str]) -> tuple[pl.Expr, str]:

@@ -63,8 +63,8 @@ class Guard:
     """Guards the calls to one dependency; shared by all threads and tasks of a process.
 
     `call` and `acall` serve what is shaped like a call. What begins here and ends in a callback takes a ticket from
-    `admit` and hands it to `settle`. A loop asks `allow`, does its work, and tells `success` or `failure`; the thread or
-    task that was let through as a trial is let through until it has told.
+    `admit` and hands it to `settle`. A loop asks `allow`, does its work, and tells `success` or `failure`; the thread
+    or task that was let through as a trial is let through until it has told.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _MAX_DETAIL = 300
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]*@|(?<=password=)\S+", re.IGNORECASE)
+_CREDENTIALS = re.compile(r"(?<=://)\S*(?=@)|(?<=password=)(?:'[^']*'|\S+)", re.IGNORECASE)
 _RESERVED = frozenset({"status", "component", "dependencies"})
 
 
@@ -67,7 +67,7 @@ def _row(dependency: Dependency) -> dict[str, Any]:
         "required": dependency.required,
         "breaker": dependency.breaker,
     }
-    detail = _CREDENTIALS.sub("***@", " ".join(dependency.detail.split()))
+    detail = _CREDENTIALS.sub("***", " ".join(dependency.detail.split()))
     if not detail and not dependency.up:
         detail = "circuit breaker open" if dependency.breaker == "open" else "no answer"
     if detail:

@@ -64,11 +64,6 @@ class Parts:
     anomalies: tuple[Part[AnomalySpec], ...]
     processor: ProcessorSpec | None
 
-    @property
-    def columns_known(self) -> bool:
-        """Whether the names of all fields and derives are readable."""
-        return bool(self.fields) and all(part.name is not None for part in (*self.fields, *self.derives))
-
 
 def cut(document: Mapping[str, Any]) -> Parts:
     """Cut a document into parts. Takes anything, never raises."""
@@ -108,7 +103,8 @@ def _aggregation(raw: Any, path: str) -> AggregationPart:
 
 def _parts(model: type[M], raw: Any, path: str) -> tuple[Part[M], ...]:
     return tuple(
-        Part(f"{path}[{i}]", _text(_mapping(item).get("name")), _read(model, item)) for i, item in enumerate(_items(raw))
+        Part(f"{path}[{i}]", _text(_mapping(item).get("name")), _read(model, item))
+        for i, item in enumerate(_items(raw))
     )
 
 

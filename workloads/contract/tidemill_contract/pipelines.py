@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -74,12 +75,16 @@ class PipelineDirectory:
         with self._lock:
             if self._looked_at is not None and now - self._looked_at < self._poll:
                 return
-            self._looked_at = now
             self._scan()
+            self._looked_at = now
 
     def _scan(self) -> None:
         try:
             found = dict(self._stamps())
+            # A listing may miss a file that is replaced at that moment: what was there is looked at by its name.
+            for name in self._entries.keys() - found.keys():
+                with contextlib.suppress(FileNotFoundError):
+                    found[name] = _stamp((self._dir / f"{name}{_SUFFIX}").stat())
             fault = None
         except OSError as error:
             fault = f"{self._dir} cannot be read: {error.strerror}"
@@ -107,11 +112,8 @@ class PipelineDirectory:
             for file in found:
                 if file.name.startswith(".") or not file.name.endswith(_SUFFIX):
                     continue
-                try:
-                    status = file.stat()
-                except FileNotFoundError:
-                    continue  # replaced or removed while we looked
-                stamps.append((file.name.removesuffix(_SUFFIX), (status.st_mtime_ns, status.st_size, status.st_ino)))
+                with contextlib.suppress(FileNotFoundError):  # removed while we looked
+                    stamps.append((file.name.removesuffix(_SUFFIX), _stamp(file.stat())))
         return stamps
 
     def _entry(self, name: str, stamp: _Stamp, before: _Entry | None) -> _Entry:
@@ -128,6 +130,10 @@ class PipelineDirectory:
             return _Entry(stamp, last, fault)
         log.info("pipeline %s, generation %d", name, config.generation)
         return _Entry(stamp, config, None)
+
+
+def _stamp(status: os.stat_result) -> _Stamp:
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _first_line(error: Exception) -> str:

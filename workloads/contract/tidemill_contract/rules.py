@@ -139,7 +139,7 @@ def _unique(items: Sequence[tuple[str, str | None]], what: str) -> Iterator[Faul
 
 
 def _names(parts: Parts, _columns: Columns, _limits: Limits) -> Iterator[Fault]:
-    columns = [(f"{part.path}.name", part.name) for part in (*parts.fields, *parts.derives)]
+    columns = [(f"{f.path}.name", f.name) for f in parts.fields] + [(f"{d.path}.name", d.name) for d in parts.derives]
     yield from _unique(columns, "column")
     for path, name in columns:
         if name in RESERVED:
@@ -172,7 +172,9 @@ def _topic(parts: Parts, _columns: Columns, limits: Limits) -> Iterator[Fault]:
         remedy = "write earliest, latest or a time with a zone, such as 2013-01-31T12:00:00Z"
         yield Fault(f"{path}.startFrom", topic.start_from, "is not a place to start from", remedy)
     if parse_ms(topic.retention) < 60_000:
-        yield Fault(f"{path}.retention", topic.retention, "is too short to read events before they go", "write 1m or more")
+        yield Fault(
+            f"{path}.retention", topic.retention, "is too short to read events before they go", "write 1m or more"
+        )
     yield from _topic_configs(topic.config, topic.replication_factor, f"{path}.config")
 
 
@@ -184,7 +186,7 @@ def _topic_configs(config: Mapping[str, str], replication_factor: int | None, pa
     if in_sync is None:
         return
     if not in_sync.isascii() or not in_sync.isdigit() or not 1 <= int(in_sync[:9]) <= 15:
-        yield Fault(f"{path}.min.insync.replicas", in_sync, "is not a number of replicas", "write \"1\" to \"15\"")
+        yield Fault(f"{path}.min.insync.replicas", in_sync, "is not a number of replicas", 'write "1" to "15"')
     elif replication_factor is not None and int(in_sync) > replication_factor:
         remedy = f"write at most {replication_factor}, the replicationFactor"
         yield Fault(f"{path}.min.insync.replicas", in_sync, "more in-sync replicas than there are replicas", remedy)
@@ -248,7 +250,9 @@ def _window(window: WindowSpec, path: str) -> Iterator[Fault]:
             yield Fault(f"{path}.hop", window.hop, f"an event would be in {size // hop} windows", remedy)
     gap, longest = durations["gap"], durations["max_length"]
     if window.type == "session" and gap and longest and longest < gap:
-        yield Fault(f"{path}.maxLength", window.max_length, f"is shorter than gap {window.gap}", "make it longer than gap")
+        yield Fault(
+            f"{path}.maxLength", window.max_length, f"is shorter than gap {window.gap}", "make it longer than gap"
+        )
 
 
 def _window_retention(aggregation: AggregationPart, window: WindowSpec) -> Iterator[Fault]:

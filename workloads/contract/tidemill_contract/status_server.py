@@ -121,7 +121,7 @@ class StatusServer:
             found = probe.ask()
             if path == "/health":
                 code, body = found
-                return _json(code, body)
+                return _json(int(code), body)
             return _json(200 if found else 503, {"ok": bool(found)})
         except Exception as error:
             log.warning("%s: %s: %s", path, type(error).__name__, error)

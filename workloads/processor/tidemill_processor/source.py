@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import OFFSET_END, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 from quixstreams import Application
 from quixstreams.kafka import ConnectionConfig
@@ -91,6 +91,8 @@ class Source:
         self._consumer.subscribe([self.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke)
 
     def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        for partition in partitions:
+            partition.offset = OFFSET_END  # paused and sought before anything is read; spares asking for the group's
         consumer.assign(partitions)
         consumer.pause(partitions)
         self.assigned = frozenset(p.partition for p in partitions)
@@ -151,13 +153,20 @@ class Source:
     def start(self, positions: Mapping[int, int]) -> None:
         """Read these (assigned, paused) partitions from these offsets on.
 
+        A partition that librdkafka has not set up yet cannot be sought: it stays as it is, for the next try.
+
         Raises:
-            KafkaException: a partition is no longer ours; the next poll tells.
+            KafkaException: seeking failed for another reason.
         """
         for partition, offset in positions.items():
-            self._consumer.seek(TopicPartition(self.topic, partition, offset))
-        self._consumer.resume([TopicPartition(self.topic, p) for p in positions])
-        self._ready.update(positions)
+            try:
+                self._consumer.seek(TopicPartition(self.topic, partition, offset))
+            except KafkaException as error:
+                if error.args[0].code() == KafkaError._STATE:
+                    continue
+                raise
+            self._consumer.resume([TopicPartition(self.topic, partition)])
+            self._ready.add(partition)
 
     def stop(self, partitions: Iterable[int]) -> None:
         """Pause partitions and drop what was fetched of them, until `start`."""

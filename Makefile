@@ -1,0 +1,83 @@
+# Everything a developer does here. `make` or `make help` lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+
+PYTHON := .venv/bin/python
+PYTEST := $(PYTHON) -m pytest
+# Further options: `make unit ARGS="-k window -x"`.
+ARGS ?=
+# KEEP=1: `make demo` leaves everything running with its dashboard until Ctrl-C.
+KEEP ?=
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## Install what is missing: system packages, virtual environment, Kafka's jars (does nothing when all is there)
+	@hack/setup.sh
+
+.PHONY: check
+check: setup ## Lint, formatting, types, layers, generated files
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m mypy
+	.venv/bin/lint-imports
+	hack/generate.sh --check
+
+.PHONY: format
+format: setup ## Format the code and fix what can be fixed by itself
+	$(PYTHON) -m ruff check --fix
+	$(PYTHON) -m ruff format
+
+.PHONY: generate
+generate: setup ## Write the files that are generated from the models (CRD)
+	hack/generate.sh
+
+.PHONY: lock
+lock: setup ## Write the hashed requirement files anew (ARGS=--upgrade takes the newest versions)
+	$(PYTHON) hack/lock.py $(ARGS)
+
+.PHONY: test
+test: setup ## All tests: unit, golden, integration on real Kafka, Postgres, Redis
+	$(PYTEST) $(ARGS)
+
+.PHONY: unit
+unit: setup ## Tests that need no server
+	$(PYTEST) -m "not integration" $(ARGS)
+
+.PHONY: integration
+integration: setup ## Tests on real Kafka, Postgres and Redis, which the test session starts
+	$(PYTEST) -m integration $(ARGS)
+
+.PHONY: coverage
+coverage: setup ## All tests with coverage of every process; fails under 85 %
+	@rm -f .coverage .coverage.*
+	$(PYTEST) --cov --cov-report=term:skip-covered --cov-report=html:.cache/coverage --cov-fail-under=85 $(ARGS)
+
+.PHONY: demo
+demo: setup ## A year of departures through the whole platform, compared with a batch recomputation (KEEP=1: keep it running)
+	$(PYTHON) -m hack.demo $(if $(KEEP),--keep) $(ARGS)
+
+.PHONY: demo-chaos
+demo-chaos: setup ## The same while processors are killed, frozen, scaled and their consumer group is reset
+	$(PYTHON) -m hack.demo --chaos $(ARGS)
+
+.PHONY: bench-processor
+bench-processor: setup ## Events per CPU-second of the processor, next to Quix Streams' own windows
+	$(PYTHON) tests/bench/processor.py $(ARGS)
+
+.PHONY: bench-ingest
+bench-ingest: setup ## Events per second that ingest acknowledges
+	$(PYTHON) tests/bench/ingest.py $(ARGS)
+
+.PHONY: bench-api
+bench-api: setup ## Cached queries per second and latencies of the API
+	$(PYTHON) tests/bench/api.py $(ARGS)
+
+.PHONY: clean
+clean: ## Remove the virtual environment, caches and local data (not what `tidemill up` still runs)
+	rm -rf .venv .cache .tidemill .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# Installs what development, tests and the demo need: system packages, .venv from the hashed lock, Kafka's jars.
+# Does nothing when nothing changed. Safe to run twice at the same time.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+key=$(cat hack/setup.sh hack/requirements/{bootstrap,dev}.txt operator/pyproject.toml workloads/*/pyproject.toml <(pwd) | sha256sum | cut -c1-16)
+stamp=".venv/.setup-$key"
+
+postgres_there() { command -v postgres >/dev/null || compgen -G "/usr/lib/postgresql/*/bin/postgres" >/dev/null; }
+
+find_python() {
+  local candidate
+  for candidate in python3.11 python3 python3.12 python3.13 /usr/bin/python3; do
+    if "$candidate" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+      echo "$candidate"
+      return 0
+    fi
+  done
+  return 1
+}
+
+install_packages() {
+  local missing=()
+  postgres_there || [[ -n ${TIDEMILL_POSTGRES_URL:-} ]] || missing+=(postgresql)
+  command -v redis-server >/dev/null || [[ -n ${TIDEMILL_REDIS_URL:-} ]] || missing+=(redis-server)
+  if [[ -z ${TIDEMILL_KAFKA_BROKERS:-} ]]; then
+    command -v java >/dev/null || missing+=(openjdk-17-jre-headless)
+    command -v mvn >/dev/null || [[ -n ${KAFKA_HOME:-} ]] || missing+=(maven)
+  fi
+  find_python >/dev/null || missing+=(python3-venv)
+  [[ ${#missing[@]} -gt 0 ]] || return 0
+
+  local as_root=()
+  if [[ $(id -u) -ne 0 ]]; then
+    command -v sudo >/dev/null || { echo "setup: install ${missing[*]} (as root), then run this again" >&2; exit 1; }
+    as_root=(sudo)
+  fi
+  command -v apt-get >/dev/null || { echo "setup: install ${missing[*]} with this system's package manager, then run this again" >&2; exit 1; }
+  echo "setup: installing ${missing[*]}"
+  export DEBIAN_FRONTEND=noninteractive
+  "${as_root[@]}" apt-get update -qq
+  if [[ " ${missing[*]} " == *" postgresql "* ]]; then
+    # Debian's package would make and start a cluster of its own; ours are made where their data belongs.
+    "${as_root[@]}" apt-get install -y -qq --no-install-recommends postgresql-common >/dev/null
+    "${as_root[@]}" sed -i -E 's/^#?\s*create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf
+  fi
+  local redis_is_new=false
+  [[ " ${missing[*]} " == *" redis-server "* ]] && redis_is_new=true
+  "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  # The same for Redis' service, where a service manager has started it.
+  if $redis_is_new && command -v systemctl >/dev/null; then
+    "${as_root[@]}" systemctl disable --now redis-server >/dev/null 2>&1 || true
+  fi
+}
+
+build_environment() {
+  local python
+  python=$(find_python) || { echo "setup: Python 3.11 or later with venv is needed" >&2; exit 1; }
+  if ! .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+    echo "setup: making .venv"
+    "$python" -m venv --clear .venv
+  fi
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r hack/requirements/bootstrap.txt
+  local uv=(.venv/bin/python -m uv pip install --quiet --python .venv/bin/python)
+  "${uv[@]}" --require-hashes -r hack/requirements/dev.txt
+  "${uv[@]}" --no-deps --no-build-isolation -e workloads/contract -e workloads/ingest -e workloads/processor -e workloads/api -e operator
+}
+
+fetch_kafka() {
+  [[ -n ${TIDEMILL_KAFKA_BROKERS:-} ]] && return 0
+  .venv/bin/python -c 'from tidemill_operator.servers.kafka_jars import find_jars; find_jars(on_progress=print)'
+}
+
+exec 9>"/tmp/tidemill-setup-$(id -u).lock"
+flock 9
+install_packages
+if [[ ! -e $stamp ]]; then
+  build_environment
+  rm -f .venv/.setup-*
+fi
+fetch_kafka
+touch "$stamp"

@@ -1,0 +1,1 @@
+"""The `tidemill` command: one module a subcommand, each with `add_parser` and `run`."""

@@ -1,0 +1,66 @@
+"""Entry point of `tidemill`: puts the subcommands together and turns errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+SUBCOMMANDS = ("validate", "plan", "up", "status", "down")
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+
+_EPILOG = """\
+examples:
+  tidemill validate crds/examples/flights.yaml
+  tidemill plan crds/examples/flights.yaml --output diff
+  tidemill up -f crds/examples/flights.yaml --ready-file ready.json
+  tidemill status
+  tidemill down --delete-data
+"""
+
+
+class CommandError(Exception):
+    """A command cannot do what it was asked to; the message says why and what to do."""
+
+    def __init__(self, message: str, *, code: int = EXIT_ERROR) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all subcommands; each leaves its function in `run`."""
+    parser = argparse.ArgumentParser(
+        prog="tidemill",
+        description="Streaming analytics from a YAML resource: Kafka events in, exact windowed answers out.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    subparsers = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
+    for name in SUBCOMMANDS:
+        module = importlib.import_module(f"tidemill_operator.cli.{name}")
+        before = set(subparsers.choices)
+        module.add_parser(subparsers)
+        for added in set(subparsers.choices) - before:
+            subparsers.choices[added].set_defaults(run=module.run)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 wrong use or an invalid file.
+    """
+    parsed = build_parser().parse_args(arguments)
+    try:
+        return int(parsed.run(parsed))
+    except CommandError as error:
+        print(f"tidemill {parsed.command}: {error}", file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return EXIT_ERROR

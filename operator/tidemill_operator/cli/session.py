@@ -1,0 +1,115 @@
+"""The local control loop of `up`: what the files say is accepted, reconciled until ready, and again now and then.
+
+Knows neither servers nor processes: applying and releasing a pipeline are given to it as functions.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tidemill_operator.cli.sources import Reading
+from tidemill_operator.cli.store import Store, Stored
+
+_log = logging.getLogger(__name__)
+WAITING_SECONDS = 0.5
+DRIFT_SECONDS = 30.0
+MAX_BACKOFF_SECONDS = 30.0
+
+Apply = Callable[[Stored], Mapping[str, Any]]
+Release = Callable[[Stored], None]
+
+
+class Session:
+    """Pipelines of one run, by `namespace/name`. For one thread."""
+
+    def __init__(self, store: Store, *, apply: Apply, release: Release, say: Callable[[str], None]) -> None:
+        self._store = store
+        self._apply = apply
+        self._release = release
+        self._say = say
+        self._pipelines: dict[str, Stored] = {}
+        self._leaving: dict[str, Stored] = {}
+        self._due: dict[str, float] = {}
+        self._backoff: dict[str, float] = {}
+        self._told: dict[str, str] = {}
+
+    @property
+    def pipelines(self) -> Mapping[str, Stored]:
+        """The pipelines that should run."""
+        return self._pipelines
+
+    @property
+    def ready(self) -> bool:
+        """Whether all are ready and none is still to be released."""
+        return not self._leaving and all(stored.ready for stored in self._pipelines.values())
+
+    def take(self, reading: Reading) -> None:
+        """Accept what the files say now: new and changed pipelines are due at once, those not there any more leave."""
+        for fault in reading.faults:
+            self._say(f"error: {fault}")
+        if reading.faults and self._pipelines:
+            self._say("the last good version of these pipelines runs on")
+        for key, document in reading.documents.items():
+            known = self._pipelines.get(key)
+            stored = self._store.accept(document)
+            self._leaving.pop(key, None)
+            self._pipelines[key] = stored
+            if known is None or known.document != stored.document:
+                self._due[key] = 0.0
+                if known is not None:
+                    self._say(f"{key}: changed, generation {stored.document['metadata']['generation']}")
+        for key in [key for key in self._pipelines if key not in reading.documents]:
+            self._say(f"{key}: not in the files any more, it is released")
+            self._leaving[key] = self._pipelines.pop(key)
+            self._due[key] = 0.0
+
+    def step(self) -> None:
+        """Reconcile and release whatever is due."""
+        for key, stored in [*self._pipelines.items(), *self._leaving.items()]:
+            if time.monotonic() < self._due.get(key, 0.0):
+                continue
+            try:
+                if key in self._leaving:
+                    self._let_go(key, stored)
+                else:
+                    self._reconcile(key, stored)
+                self._backoff.pop(key, None)
+            except Exception as error:  # a dependency is down; the loop must outlive it
+                _log.debug("reconciling %s failed", key, exc_info=True)
+                self._tell(key, f"failed: {' '.join(str(error).split()) or type(error).__name__}; trying again")
+                self._backoff[key] = min(self._backoff.get(key, WAITING_SECONDS) * 2, MAX_BACKOFF_SECONDS)
+                self._due[key] = time.monotonic() + self._backoff[key]
+
+    def _reconcile(self, key: str, stored: Stored) -> None:
+        stored = self._store.update(stored, self._apply(stored))
+        self._pipelines[key] = stored
+        self._due[key] = time.monotonic() + (DRIFT_SECONDS if stored.ready else WAITING_SECONDS)
+        self._tell(key, describe(stored))
+
+    def _let_go(self, key: str, stored: Stored) -> None:
+        self._release(stored)
+        self._store.forget(stored)
+        del self._leaving[key]
+        self._due.pop(key, None)
+        self._tell(key, "released")
+
+    def _tell(self, key: str, text: str) -> None:
+        """Say something about a pipeline unless it was the last thing said."""
+        if self._told.get(key) != text:
+            self._told[key] = text
+            self._say(f"{key}: {text}")
+
+
+def describe(stored: Stored) -> str:
+    """A pipeline's state in one line: ready, or the first conditions that say why not."""
+    if stored.ready:
+        return "ready"
+    reasons = [
+        f"{condition['type']}: {condition.get('message') or condition.get('reason', '')}"
+        for condition in stored.status.get("conditions", ())
+        if condition["status"] != "True" and condition["type"] != "Ready"
+    ]
+    return "not ready yet" + (f" ({'; '.join(reasons)})" if reasons else "")

@@ -1,0 +1,92 @@
+"""`tidemill status`: what an `up` on a data folder runs, as its `status.json` tells, and what its processes say."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tidemill_operator.cli.main import CommandError
+from tidemill_operator.local.child import start_time
+
+_TELEMETRY = ("lag", "freshness_seconds", "watermark")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the subcommand."""
+    parser = subparsers.add_parser(
+        "status",
+        help="show what runs locally",
+        description="Show the pipelines, processes and servers of `tidemill up`. Exit code 0: all ready, 1: not.",
+        epilog="example:\n  tidemill status --output json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data-dir", type=Path, default=Path(".tidemill"), metavar="DIR", help="default: .tidemill")
+    parser.add_argument("--output", choices=("text", "json"), default="text", help="default: text")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the state.
+
+    Raises:
+        CommandError: nothing runs on the folder.
+    """
+    state = read_state(args.data_dir)
+    if state is None:
+        raise CommandError(f"nothing runs with --data-dir {args.data_dir}: start it with `tidemill up -f FILE`")
+    running = is_running(state)
+    if running:
+        _add_telemetry(state)
+    shown = {"running": running, **state}
+    print(json.dumps(shown, indent=1) if args.output == "json" else _text(shown))
+    return 0 if running and state["ready"] else 1
+
+
+def read_state(data_dir: Path) -> dict[str, Any] | None:
+    """What the last `up` on a folder reported; None: nothing."""
+    try:
+        state = json.loads((data_dir / "status.json").read_text())
+    except FileNotFoundError:
+        return None
+    return dict(state)
+
+
+def is_running(state: Mapping[str, Any]) -> bool:
+    """Whether the `up` that reported is still there."""
+    return start_time(int(state["pid"])) == str(state["started"])
+
+
+def _add_telemetry(state: dict[str, Any]) -> None:
+    """Ask each process how it is; what it says of lag and freshness goes to its pipeline."""
+    with httpx.Client(timeout=2.0, trust_env=False) as client:
+        for process in state["workloads"].values():
+            try:
+                health = client.get(f"http://127.0.0.1:{process['port']}/health").json()
+            except (httpx.HTTPError, ValueError) as error:
+                process["health"] = f"unreachable ({type(error).__name__})"
+                continue
+            process["health"] = health.get("status")
+            process |= {name: health[name] for name in _TELEMETRY if name in health}
+
+
+def _text(state: Mapping[str, Any]) -> str:
+    lines = [f"up: {'pid ' + str(state['pid']) if state['running'] else 'not running (this is its last report)'}"]
+    lines += [f"{name}: {address}" for name, address in state["addresses"].items()]
+    for name, pipeline in state["pipelines"].items():
+        lines.append(f"\npipeline {name}, generation {pipeline['generation']}")
+        lines += [f"  {component}: {url}" for component, url in pipeline["endpoints"].items()]
+        for condition in pipeline["conditions"]:
+            text = " ".join(str(condition.get(part) or "") for part in ("reason", "message")).strip()
+            lines.append(f"  {condition['type']}={condition['status']} {text}".rstrip())
+    lines += ["", f"{'process':40} {'pid':>8} {'port':>6} {'ready':>6} {'restarts':>9}  health"]
+    for name, process in {**state["servers"], **state["workloads"]}.items():
+        telemetry = " ".join(f"{key}={process[key]}" for key in _TELEMETRY if key in process)
+        lines.append(
+            f"{name:40} {process['pid'] or '-':>8} {process['port']:>6} {'yes' if process.get('ready') else 'no':>6}"
+            f" {process.get('restarts', 0):>9}  {process.get('health', '')} {telemetry}".rstrip()
+        )
+    return "\n".join(lines)

@@ -1,0 +1,76 @@
+"""`tidemill validate`: judge resource files, one line a fault."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tidemill_contract.faults import ABSENT, one_line
+from tidemill_contract.validate import DocumentError, Fault, Limits, check, load_documents, unsupported
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser("validate", help="check AnalyticsPipeline files; exit 2 and one line a fault")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="YAML or JSON file; - for standard input")
+    parser.add_argument(
+        "--allow-topic-prefix",
+        action="append",
+        default=[],
+        metavar="PREFIX",
+        help="allow source topics that start so, besides '<namespace>.'",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Judge every file. Returns 0, or 2 if any has a fault; what is valid but not yet runnable is a warning."""
+    limits = Limits(topic_prefixes=tuple(args.allow_topic_prefix))
+    results = [_file(name, limits) for name in args.files]
+    return 0 if all(results) else 2
+
+
+def _file(name: str, limits: Limits) -> bool:
+    shown = one_line("<stdin>" if name == "-" else name)
+    try:
+        documents = load_documents(_read(name))
+    except OSError as error:
+        faults = [Fault("", ABSENT, f"cannot be read: {error.strerror or error}", "check the path")]
+        documents = []
+    except UnicodeDecodeError:
+        faults = [Fault("", ABSENT, "is not UTF-8 text", "save it as UTF-8")]
+        documents = []
+    except DocumentError as error:
+        faults, documents = error.faults, []
+    else:
+        faults = []
+    warnings: list[Fault] = []
+    seen: set[tuple[str, str]] = set()
+    for number, document in enumerate(documents, 1):
+        where = f"document[{number}]." if len(documents) > 1 else ""
+        pipeline, found = check(document, limits)
+        faults += [_within(where, fault) for fault in found]
+        if pipeline is None:
+            continue
+        key = (pipeline.metadata.namespace, pipeline.metadata.name)
+        if key in seen:
+            faults.append(Fault(f"{where}metadata.name", key[1], "the pipeline is here twice", "keep one of them"))
+        seen.add(key)
+        warnings += [_within(where, fault) for fault in unsupported(pipeline.spec)]
+    for warning in warnings:
+        print(f"warning: {shown}: {warning}", file=sys.stderr)
+    for fault in faults:
+        print(f"{shown}: {fault}")
+    if not faults:
+        print(f"{shown}: ok")
+    return not faults
+
+
+def _within(where: str, fault: Fault) -> Fault:
+    return Fault(f"{where}{fault.path}".rstrip("."), fault.value, fault.message, fault.remedy) if where else fault
+
+
+def _read(name: str) -> str:
+    data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    return data.decode("utf-8-sig")
