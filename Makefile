@@ -59,11 +59,11 @@ coverage: setup ## All tests with coverage of every process; fails under 85 %
 
 .PHONY: demo
 demo: setup ## A year of departures through the whole platform, compared with a batch recomputation (KEEP=1: keep it running)
-	$(PYTHON) -m hack.demo $(if $(KEEP),--keep) $(ARGS)
+	PYTHONPATH=hack $(PYTHON) -m demo $(if $(KEEP),--keep) $(ARGS)
 
 .PHONY: demo-chaos
 demo-chaos: setup ## The same while processors are killed, frozen, scaled and their consumer group is reset
-	$(PYTHON) -m hack.demo --chaos $(ARGS)
+	PYTHONPATH=hack $(PYTHON) -m demo --chaos $(ARGS)
 
 .PHONY: bench-processor
 bench-processor: setup ## Events per CPU-second of the processor, next to Quix Streams' own windows

@@ -72,12 +72,13 @@ fetch_kafka() {
   .venv/bin/python -c 'from tidemill_operator.servers.kafka_jars import find_jars; find_jars(on_progress=print)'
 }
 
-exec 9>"/tmp/tidemill-setup-$(id -u).lock"
+mkdir -p .cache
+exec 9>.cache/setup.lock
 flock 9
 install_packages
 if [[ ! -e $stamp ]]; then
   build_environment
+  fetch_kafka
   rm -f .venv/.setup-*
+  touch "$stamp"
 fi
-fetch_kafka
-touch "$stamp"

@@ -214,7 +214,8 @@ def test_three_replicas_that_come_and_go(make_bench: Callable[..., Any]) -> None
         sent += send(bench, rnd, 3_000, len(sent))
         if step % 2 == 0:
             running += [bench.start(1), bench.start(2)]
-            time.sleep(2)
+            for index in (-1, -2):
+                bench.eventually(lambda at=index: bench.health(at), what="a new replica answers")
         else:
             for process in running[1:]:
                 process.terminate()

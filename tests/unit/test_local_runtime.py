@@ -17,6 +17,7 @@ import pytest
 
 from tidemill_operator.actuators.local import LocalRuntime
 from tidemill_operator.local.child import start_time
+from tidemill_operator.outcome import Component, Rank
 from tidemill_operator.plan.model import Workload
 
 ECHO = textwrap.dedent("""
@@ -119,10 +120,13 @@ def test_a_workload_gets_its_settings_and_no_administrator_login(runtime: LocalR
 
 def test_applying_twice_writes_and_starts_nothing(runtime: LocalRuntime, tmp_path: Path) -> None:
     """The second time says that nothing changed, and it is so: same file, same processes."""
+    first = runtime.ensure([processor(), shared()])
+    assert [(outcome.rank, outcome.changed) for outcome in first] == [(Rank.WAITING, 2), (Rank.WAITING, 1)]
     run(runtime, processor(), shared())
     config = tmp_path / "data" / "pipelines" / "ns" / "p.json"
     before = (config.stat().st_ino, config.stat().st_mtime_ns, pids(runtime))
-    assert [runtime.apply(workload, {"p"}) for workload in (processor(), shared())] == [False, False]
+    second = runtime.ensure([processor(), shared()])
+    assert [(outcome.rank, outcome.changed) for outcome in second] == [(Rank.DONE, 0), (Rank.DONE, 0)]
     assert (config.stat().st_ino, config.stat().st_mtime_ns, pids(runtime)) == before
 
 
@@ -181,11 +185,20 @@ def test_shared_workloads_serve_every_pipeline_of_the_namespace(runtime: LocalRu
 
 
 def test_a_workload_that_a_pipeline_no_longer_needs_ends(runtime: LocalRuntime) -> None:
-    """Release with `keep`: as when `ingest.enabled` is switched off."""
+    """As when `ingest.enabled` is switched off: what is not in the list ends."""
     run(runtime, processor(), shared())
-    assert runtime.release("ns", "p", keep=["p-processor"]) is True
+    runtime.ensure([processor()])
     wait_until(lambda: list(runtime.states()) == ["ns.p-processor-0"], what="ingest ends")
-    assert runtime.release("ns", "p", keep=["p-processor"]) is False
+
+
+def test_a_crashing_workload_is_waited_for_and_its_log_is_named(runtime: LocalRuntime) -> None:
+    """The outcome says how it ended and where to look."""
+    broken = replace(processor(), module="no_such_module")
+    wait_until(lambda: "exit status 1, see" in runtime.ensure([broken])[0].message, what="the crash is reported")
+    outcome = runtime.ensure([broken])[0]
+    assert (outcome.rank, outcome.component) == (Rank.WAITING, Component.PROCESSORS)
+    log = Path(outcome.message.rpartition("see ")[2])
+    wait_until(lambda: "no_such_module" in log.read_text() if log.exists() else False, what="the log tells why")
 
 
 def test_closing_ends_every_process(runtime: LocalRuntime, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -781,3 +782,29 @@ def test_predicates_can_be_replaced() -> None:
         with pytest.raises(KeyError):
             guards.database.call(raising(KeyError()))
     assert guards.states()["database"] == "open"
+
+
+def test_the_page_shows_the_defaults() -> None:
+    """The table of docs/resilience.md is the defaults, row by row."""
+    text = (ROOT / "docs" / "resilience.md").read_text()
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")
+    ]
+    numbers = {row[0]: [float(n) for cell in row[1:] for n in re.findall(r"[\d.]+", cell)] for row in rows}
+    for title, guard in zip(
+        ("Kafka producer", "Kafka consumer", "Postgres", "Redis"), ResilienceConfig().guards(), strict=True
+    ):
+        policy = guard.policy
+        waits = [policy.initial_seconds * policy.factor**n for n in range(policy.retries)]
+        expected = [policy.failures, policy.open_seconds, policy.retries, *waits, policy.timeout_seconds]
+        assert numbers[title] == expected
+
+
+def test_the_page_names_every_metric_of_guards() -> None:
+    text = (ROOT / "docs" / "resilience.md").read_text()
+    for name in (
+        "tidemill_breaker_state{name}",
+        "tidemill_breaker_transitions_total{name,state}",
+        "tidemill_retries_total",
+    ):
+        assert name in text

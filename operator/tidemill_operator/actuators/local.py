@@ -19,9 +19,11 @@ from tidemill_operator.local.files import write_atomic
 from tidemill_operator.local.ports import Ports
 from tidemill_operator.local.replica import ReplicaSpec
 from tidemill_operator.local.supervisor import ReplicaState, Supervisor
+from tidemill_operator.outcome import Component, Outcome, done, waiting
 from tidemill_operator.plan.model import Workload
 
 HOST = "127.0.0.1"
+_COMPONENTS = {"processor": Component.PROCESSORS, "ingest": Component.INGEST, "api": Component.API}
 _STOP_SECONDS = 10.0
 # What of our own environment the workloads get to see; the administrator's logins are not theirs.
 _PASSED_ON = ("TIDEMILL_RESILIENCE_", "TIDEMILL_KAFKA_CONFIG", "TIDEMILL_LOG_LEVEL")
@@ -90,7 +92,32 @@ class LocalRuntime:
         """The processes of a workload."""
         return [state for name, state in self.states().items() if name.rpartition("-")[0] == f"{namespace}.{workload}"]
 
-    def apply(self, workload: Workload, pipelines: Iterable[str]) -> bool:
+    def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
+        """Make a pipeline's workloads so and end those of the pipeline that are not listed, without waiting for them.
+
+        Returns:
+            An outcome a workload: Done when it is ready, Waiting while it is not.
+        """
+        pipelines = pipelines_of(workloads)
+        changes = {workload.name: self.apply(workload, pipelines) for workload in workloads}
+        if workloads:
+            for pipeline in pipelines:
+                self.release(workloads[0].namespace, pipeline, keep=changes)
+        return [self._outcome(workload, changes[workload.name]) for workload in workloads]
+
+    def _outcome(self, workload: Workload, changed: int) -> Outcome:
+        component = _COMPONENTS[workload.component]
+        if self.is_ready(workload):
+            return done(component, workload.name, changed=changed)
+        states = self.replicas(workload.namespace, workload.name)
+        ready = sum(state.ready and state.current for state in states)
+        message = f"{ready} of {workload.replicas} processes of {workload.name} are ready"
+        ended = [state for state in states if state.pid is None and state.last_exit is not None]
+        if ended:
+            message += f"; {ended[0].name} ended with exit status {ended[0].last_exit}, see {ended[0].log}"
+        return waiting(component, workload.name, message, changed=changed)
+
+    def apply(self, workload: Workload, pipelines: Iterable[str]) -> int:
         """Make a workload run as described, without waiting for it.
 
         Args:
@@ -98,20 +125,20 @@ class LocalRuntime:
             pipelines: who needs it, besides those that did before.
 
         Returns:
-            Whether anything had to be changed.
+            How many files and processes had to be changed.
         """
         with self._lock:
             folder = self.config_root / workload.namespace
-            changed = False
+            changed = 0
             for name, text in workload.configs.items():
-                changed |= write_atomic(folder / name, text)
+                changed += write_atomic(folder / name, text)
             running = self._workloads.setdefault((workload.namespace, workload.name), _Running(workload))
             running.workload = workload
             running.pipelines.update(pipelines)
             for index in range(workload.replicas):
                 name = f"{workload.namespace}.{workload.name}-{index}"
-                changed |= self._supervisor.want(name, self._spec(workload, name))
-            return self._trim(workload.namespace, workload.name, workload.replicas) or changed
+                changed += self._supervisor.want(name, self._spec(workload, name))
+            return changed + self._trim(workload.namespace, workload.name, workload.replicas)
 
     def is_ready(self, workload: Workload) -> bool:
         """Whether all its replicas run as wanted and answer their readiness probe, and no other does."""
@@ -189,12 +216,12 @@ class LocalRuntime:
         revision = _digest(workload.configs) if workload.component == "processor" else ""
         return ReplicaSpec(command=command, port=port, ready_path=workload.readiness.path, revision=revision)
 
-    def _trim(self, namespace: str, workload: str, replicas: int) -> bool:
-        """Give up the replicas from a number on."""
-        changed = False
+    def _trim(self, namespace: str, workload: str, replicas: int) -> int:
+        """Give up the replicas from a number on; how many there were."""
+        changed = 0
         for state in self.replicas(namespace, workload):
             if int(state.name.rpartition("-")[2]) >= replicas:
-                changed |= self._supervisor.want(state.name, None)
+                changed += self._supervisor.want(state.name, None)
                 self._assigned.pop(state.name, None)
         return changed
 

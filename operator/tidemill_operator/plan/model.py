@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Component = Literal["processor", "ingest", "api"]
 
@@ -70,7 +70,8 @@ class Schema:
     Attributes:
         partitions: rows that `_offsets` must have (made before Kafka's partitions grow).
         functions: (name, `CREATE OR REPLACE FUNCTION …` text with the schema quoted inside); owner-owned.
-        generation: what `_generation` must hold at least.
+        generation: what `_generation` must hold.
+        accepted: the spec as it was written, as stable JSON; kept beside the generation.
     """
 
     name: str
@@ -82,7 +83,7 @@ class Schema:
     aggregations: tuple[AggregationRow, ...]
     partitions: int
     generation: int
-    labels: Mapping[str, str] = field(default_factory=dict)
+    accepted: str = "{}"
 
 
 @dataclass(frozen=True)
@@ -134,3 +135,60 @@ class Plan:
     schema: Schema
     workloads: tuple[Workload, ...]
     reclaim: Literal["Retain", "Delete"]
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The resource that something belongs to; `cluster` tells apart clusters that share a Postgres."""
+
+    namespace: str
+    name: str
+    uid: str
+    cluster: str
+
+
+@dataclass(frozen=True)
+class LiveTopic:
+    """A topic as it is; `id` is Kafka's own, another one after the topic was made anew."""
+
+    partitions: int
+    replication_factor: int
+    id: str = ""
+
+
+@dataclass(frozen=True)
+class LiveSchema:
+    """A pipeline's schema as it is.
+
+    Attributes:
+        owner: who it says it belongs to; None: it does not say.
+        shapes: of every aggregation version, by (name, version).
+        columns: SQL types as Postgres spells them, by table and column.
+        generation: what `_generation` holds.
+        accepted: the resource's spec that was last accepted, as it was written; None: none yet.
+        closed_until: epoch milliseconds by (name, version); None: nothing is closed.
+    """
+
+    owner: Owner | None = None
+    shapes: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    generation: int = 0
+    accepted: Mapping[str, Any] | None = None
+    closed_until: Mapping[tuple[str, int], int | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LiveFacts:
+    """What a plan has to know of the world; all unknown by default.
+
+    Attributes:
+        topics: those that exist, by name.
+        brokers: how many there are; None: unknown.
+        schema: the pipeline's schema; None: there is none, or it is unknown.
+        reachable: whether topics, brokers and schema were looked at.
+    """
+
+    topics: Mapping[str, LiveTopic] = field(default_factory=dict)
+    brokers: int | None = None
+    schema: LiveSchema | None = None
+    reachable: bool = False

@@ -23,10 +23,15 @@ def _columns(*pairs: tuple[str, str]) -> tuple[Column, ...]:
     return tuple(Column(name, definition) for name, definition in pairs)
 
 
-# The spec generation that may write: a processor with an older config stops before it commits.
+# The spec generation that may write: a processor with an older config stops before it commits. `accepted` is that spec
+# as it was written: it runs on when a newer one has to be refused.
 GENERATION = Table(
     "_generation",
-    _columns(("only", 'boolean PRIMARY KEY DEFAULT true CHECK ("only")'), ("generation", "bigint NOT NULL")),
+    _columns(
+        ("only", 'boolean PRIMARY KEY DEFAULT true CHECK ("only")'),
+        ("generation", "bigint NOT NULL"),
+        ("accepted", "jsonb"),
+    ),
     writer="SELECT",
 )
 

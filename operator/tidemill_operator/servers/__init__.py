@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -78,55 +78,78 @@ def start_servers(
     for name in needs:
         for pid_file in (data_dir / "run").glob(f"{name}*.pid"):
             end_leftover(pid_file)
-    ports = Ports(data_dir / "ports.json")
-    servers = Servers(
-        kafka=environ.get("TIDEMILL_KAFKA_BROKERS", "") if "kafka" in needs else "",
-        redis=environ.get("TIDEMILL_REDIS_URL", "") if "redis" in needs else "",
-    )
-    started: list[Server] = []
-    options = {"environ": environ, "on_progress": on_progress}
+    start = _Start(data_dir, environ, on_progress)
+    given = start.servers
+    jobs: list[Callable[[], None]] = []
+    if "kafka" in needs:
+        given.kafka = environ.get("TIDEMILL_KAFKA_BROKERS", "")
+        jobs += [] if given.kafka else [partial(start.kafka, brokers)]
+    if "postgres" in needs:
+        url = environ.get("TIDEMILL_POSTGRES_URL")
+        given.postgres = PostgresAddress.from_url(url) if url else given.postgres
+        jobs += [] if url else [partial(start.postgres, durable=durable)]
+    if "redis" in needs:
+        given.redis = environ.get("TIDEMILL_REDIS_URL", "")
+        jobs += [] if given.redis else [start.redis]
+    try:
+        _run(jobs, start)
+        _await_given(start.servers, ours=start.started)
+    except BaseException:
+        start.abort()
+        raise
+    start.servers.handles = {server.name: server for server in start.started}
+    return start.servers
 
-    def run_kafka() -> None:
-        nodes = _kafka.kafka_brokers(data_dir, ports, count=brokers, **options)  # type: ignore[arg-type]
-        started.extend(nodes)
+
+class _Start:
+    """One call of `start_servers`: what it has started so far."""
+
+    def __init__(self, data_dir: Path, environ: Mapping[str, str], on_progress: Progress | None) -> None:
+        self.servers = Servers()
+        self.started: list[Server] = []
+        self._data_dir = data_dir
+        self._ports = Ports(data_dir / "ports.json")
+        self._environ = environ
+        self._on_progress = on_progress
+
+    def kafka(self, count: int) -> None:
+        nodes = _kafka.kafka_brokers(
+            self._data_dir, self._ports, environ=self._environ, count=count, on_progress=self._on_progress
+        )
+        self.started += nodes
         for node in nodes:
             node.spawn()
         for node in nodes:
             node.wait_ready()
-        servers.kafka = ",".join(f"127.0.0.1:{node.port}" for node in nodes)
+        self.servers.kafka = ",".join(f"127.0.0.1:{node.port}" for node in nodes)
 
-    def run_postgres() -> None:
-        server, servers.postgres = _postgres.postgres_server(data_dir, ports, durable=durable, **options)  # type: ignore[arg-type]
-        started.append(server)
+    def postgres(self, *, durable: bool) -> None:
+        server, self.servers.postgres = _postgres.postgres_server(
+            self._data_dir, self._ports, environ=self._environ, durable=durable, on_progress=self._on_progress
+        )
+        self.started.append(server)
         server.start()
 
-    def run_redis() -> None:
-        server = _redis.redis_server(data_dir, ports, **options)  # type: ignore[arg-type]
-        started.append(server)
+    def redis(self) -> None:
+        server = _redis.redis_server(self._data_dir, self._ports, environ=self._environ, on_progress=self._on_progress)
+        self.started.append(server)
         server.start()
-        servers.redis = f"redis://127.0.0.1:{server.port}/0"
+        self.servers.redis = f"redis://127.0.0.1:{server.port}/0"
 
-    jobs = []
-    if "kafka" in needs and not servers.kafka:
-        jobs.append(run_kafka)
-    if "postgres" in needs:
-        if url := environ.get("TIDEMILL_POSTGRES_URL"):
-            servers.postgres = PostgresAddress.from_url(url)
-        else:
-            jobs.append(run_postgres)
-    if "redis" in needs and not servers.redis:
-        jobs.append(run_redis)
-    try:
-        with ThreadPoolExecutor(max_workers=3) as pool:
+    def abort(self) -> None:
+        for server in self.started:
+            server.kill()
+
+
+def _run(jobs: Sequence[Callable[[], None]], start: _Start) -> None:
+    """Run the jobs at the same time; the first failure ends what the others wait for."""
+    with ThreadPoolExecutor(max_workers=len(NEEDS)) as pool:
+        try:
             for future in [pool.submit(job) for job in jobs]:
                 future.result()
-        _await_given(servers, ours=started)
-    except BaseException:
-        for server in started:
-            server.kill()
-        raise
-    servers.handles = {server.name: server for server in started}
-    return servers
+        except BaseException:
+            start.abort()
+            raise
 
 
 def _await_given(servers: Servers, *, ours: Sequence[Server], seconds: float = 30.0) -> None:

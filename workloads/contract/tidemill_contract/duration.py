@@ -9,6 +9,7 @@ from pydantic import AfterValidator, StringConstraints
 
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 PATTERN = r"^[1-9][0-9]{0,8}(ms|s|m|h|d)$|^0(ms|s|m|h|d)$"
+MAX_LENGTH = 16
 MAX_MS = 10 * 365 * 86_400_000
 
 
@@ -40,4 +41,4 @@ def _check(text: str) -> str:
     return text
 
 
-Duration = Annotated[str, StringConstraints(max_length=16), AfterValidator(_check)]
+Duration = Annotated[str, StringConstraints(max_length=MAX_LENGTH), AfterValidator(_check)]

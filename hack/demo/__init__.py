@@ -1,0 +1,1 @@
+"""The demo: a real data set through the whole platform over HTTP, compared with a batch recomputation."""

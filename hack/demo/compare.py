@@ -1,0 +1,158 @@
+"""Answers of the REST API against the batch recomputation: exact where exactness is promised, else within 1e-9."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import polars as pl
+
+from demo.expected import expected_windows
+
+RELATIVE = 1e-9
+# A variance that is zero in one and rounding noise in the other; far below any unit of the data.
+ABSOLUTE = 1e-9
+PAGE_ROWS = 10_000
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One aggregation, compared.
+
+    Attributes:
+        aggregation: its name.
+        windows: number of windows that were expected.
+        answered: number of windows that the API gave.
+        open_windows: how many of these were not closed yet.
+        values: number of metric values that were compared.
+        wrong: number of values that differ, and of windows that only one side has.
+        differences: the first few, readable.
+    """
+
+    aggregation: str
+    windows: int
+    answered: int
+    open_windows: int
+    values: int
+    wrong: int
+    differences: tuple[str, ...]
+
+
+def compare_all(
+    client: httpx.Client, base: str, pipeline: str, spec: Mapping[str, Any], raw: pl.DataFrame
+) -> Iterator[Comparison]:
+    """Compare all aggregations of a pipeline, one by one."""
+    for aggregation in spec["aggregations"]:
+        answered = fetch_windows(client, base, pipeline, aggregation["name"])
+        yield compare(aggregation, expected_windows(spec, aggregation, raw), answered)
+
+
+def fetch_windows(client: httpx.Client, base: str, pipeline: str, aggregation: str) -> list[dict[str, Any]]:
+    """All windows of an aggregation, page by page.
+
+    Raises:
+        httpx.HTTPError: the API refuses or does not answer.
+    """
+    rows: list[dict[str, Any]] = []
+    parameters: dict[str, Any] = {"limit": PAGE_ROWS}
+    while True:
+        response = client.get(f"{base}/v1/pipelines/{pipeline}/aggregates/{aggregation}", params=parameters)
+        response.raise_for_status()
+        body = response.json()
+        rows += body["data"]
+        if body["next_cursor"] is None:
+            return rows
+        parameters = {"limit": PAGE_ROWS, "cursor": body["next_cursor"]}
+
+
+def compare(aggregation: Mapping[str, Any], expected: pl.DataFrame, rows: list[dict[str, Any]]) -> Comparison:
+    """Compare one aggregation's windows with what they must be.
+
+    Args:
+        aggregation: its part of the spec.
+        expected: as `expected_windows` gives it.
+        rows: the API's `data`.
+    """
+    groups = list(aggregation.get("groupBy", ()))
+    metrics = {metric["name"]: metric["function"] for metric in aggregation["metrics"]}
+    answered = _typed(rows, expected.schema)
+    keys = [*groups, "window_start"]
+    found: list[str] = []
+    wrong = answered.height - answered.select(keys).unique().height
+    if wrong:
+        found.append(f"{wrong} windows are answered twice")
+    joined = expected.with_columns(_expected=pl.lit(value=True)).join(
+        answered.with_columns(_answered=pl.lit(value=True)), on=keys, how="full", coalesce=True, nulls_equal=True, suffix=" answered"
+    )
+    one_sided = {"missing": pl.col("_answered").is_null(), "not expected": pl.col("_expected").is_null()}
+    for what, condition in one_sided.items():
+        rest = joined.filter(condition)
+        wrong += rest.height
+        found += [f"{_key(row, keys)}: window {what}" for row in rest.head(_SHOWN).iter_rows(named=True)]
+    both = joined.filter(pl.col("_expected") & pl.col("_answered"))
+    for name, function in {"window_end": "max", **metrics}.items():
+        differing = both.filter(_differs(name, function, expected.schema[name]))
+        wrong += differing.height
+        found += [
+            f"{_key(row, keys)}: {name} is {row[name + ' answered']!r}, expected {_plain(row[name])}"
+            for row in differing.head(_SHOWN).iter_rows(named=True)
+        ]
+    flags = _closed_flags(answered)
+    return Comparison(
+        aggregation=str(aggregation["name"]),
+        windows=expected.height,
+        answered=answered.height,
+        open_windows=answered.filter(~pl.col("closed")).height,
+        values=both.height * len(metrics),
+        wrong=wrong + len(flags),
+        differences=tuple([*flags, *found][:_SHOWN]),
+    )
+
+
+def _typed(rows: list[dict[str, Any]], wanted: pl.Schema) -> pl.DataFrame:
+    """The API's rows as a frame of the expected types; strict, so that 1.0 is no integer and "1" no number."""
+    columns: dict[str, pl.Series] = {"closed": pl.Series([row["closed"] for row in rows], dtype=pl.Boolean)}
+    for name, kind in wanted.items():
+        values = [row[name] for row in rows]
+        dtype = kind.inner if isinstance(kind, pl.List) else kind
+        if isinstance(dtype, pl.Datetime):
+            times = pl.Series(values, dtype=pl.String).str.to_datetime(time_zone="UTC", time_unit=dtype.time_unit)
+            columns[name] = times
+        else:
+            if dtype == pl.Float64:
+                values = [float(value) if isinstance(value, int) else value for value in values]
+            columns[name] = pl.Series(values, dtype=dtype, strict=True)  # type: ignore[arg-type]
+    return pl.DataFrame(columns)
+
+
+def _differs(name: str, function: str, kind: pl.DataType) -> pl.Expr:
+    want, got = pl.col(name), pl.col(f"{name} answered")
+    if isinstance(kind, pl.List):
+        # No value at all is an empty list of candidates.
+        return pl.when(got.is_null()).then(want.list.len() > 0).otherwise(~want.list.contains(got))
+    if kind == pl.Float64 and function not in ("min", "max"):
+        slack = RELATIVE * pl.max_horizontal(want.abs(), got.abs())
+        if function in ("variance", "stddev"):
+            slack = pl.max_horizontal(slack, pl.lit(ABSOLUTE))
+        return want.is_null().xor(got.is_null()) | ((want - got).abs() > slack).fill_null(value=False)
+    return want.ne_missing(got)
+
+
+def _closed_flags(answered: pl.DataFrame) -> list[str]:
+    """Time closes windows in order: no open window may end before a closed one."""
+    closed = answered.filter("closed")["window_end"].max()
+    still_open = answered.filter(~pl.col("closed"))["window_end"].min()
+    if closed is not None and still_open is not None and still_open <= closed:  # type: ignore[operator]
+        return [f"a window that ends at {still_open} is open, one that ends at {closed} is closed"]
+    return []
+
+
+def _key(row: Mapping[str, Any], keys: list[str]) -> str:
+    return " ".join(f"{name}={row[name]}" for name in keys)
+
+
+def _plain(value: Any) -> str:
+    return " or ".join(repr(item) for item in value) if isinstance(value, list) else repr(value)

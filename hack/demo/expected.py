@@ -1,0 +1,104 @@
+"""What the answers must be: every window of every aggregation, recomputed in one batch from the raw rows.
+
+Shares no code with the platform: it reads the YAML and knows polars. Only what flights-like examples use is here:
+tumbling and hopping windows, and functions whose value is defined exactly or within float error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import polars as pl
+
+_UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_TYPES: Mapping[str, pl.DataType] = {
+    "string": pl.String(),
+    "integer": pl.Int64(),
+    "number": pl.Float64(),
+    "boolean": pl.Boolean(),
+    "timestamp": pl.Datetime("ms", "UTC"),
+}
+
+
+def milliseconds(duration: str) -> int:
+    """`90s` → 90000."""
+    matched = re.fullmatch(r"(\d+)(ms|s|m|h|d)", duration)
+    if matched is None:
+        raise ValueError(f"{duration!r} is no duration")
+    return int(matched[1]) * _UNITS[matched[2]]
+
+
+def transformed(spec: Mapping[str, Any], raw: pl.DataFrame) -> pl.DataFrame:
+    """The raw rows with the declared types and derived columns, without those that the filter drops."""
+    fields = spec["source"]["fields"]
+    frame = raw.select(pl.col(field["name"]).cast(_TYPES[field["type"]]) for field in fields)
+    transform = spec.get("transform", {})
+    for derive in transform.get("derive", ()):
+        value = pl.sql_expr(derive["expression"]).alias(derive["name"])
+        frame = frame.with_columns(value)
+        if frame.schema[derive["name"]].is_float():
+            finite = pl.when(pl.col(derive["name"]).is_finite()).then(pl.col(derive["name"]))
+            frame = frame.with_columns(finite.alias(derive["name"]))
+    if "filter" in transform:
+        frame = frame.filter(pl.sql_expr(transform["filter"]))
+    return frame
+
+
+def expected_windows(spec: Mapping[str, Any], aggregation: Mapping[str, Any], raw: pl.DataFrame) -> pl.DataFrame:
+    """All windows of one aggregation.
+
+    Returns:
+        The group columns, `window_start`, `window_end` (Datetime) and the metrics. A `first` or `last` is the list of the
+        values at the earliest or latest event time: which of those came first in Kafka is not in the raw rows.
+    """
+    time = spec["source"]["eventTime"]["field"]
+    window = aggregation["window"]
+    size = milliseconds(window["size"])
+    hop = milliseconds(window["hop"]) if window["type"] == "hopping" else size
+    frame = transformed(spec, raw).with_columns(_ms=pl.col(time).dt.epoch("ms"))
+    newest = pl.col("_ms") - pl.col("_ms") % hop
+    copies = [frame.with_columns(_start=newest - step * hop) for step in range(size // hop)]
+    groups = list(aggregation.get("groupBy", ()))
+    metrics = [_metric(metric, frame.schema) for metric in aggregation["metrics"]]
+    windows = pl.concat(copies).group_by([*groups, "_start"]).agg(metrics)
+    start = pl.from_epoch("_start", time_unit="ms").dt.replace_time_zone("UTC")
+    ends = (start + timedelta(milliseconds=size)).alias("window_end")
+    names = [metric["name"] for metric in aggregation["metrics"]]
+    return windows.select(*groups, start.alias("window_start"), ends, *names)
+
+
+def _metric(metric: Mapping[str, Any], schema: pl.Schema) -> pl.Expr:
+    name, function, field = metric["name"], metric["function"], metric.get("field")
+    if field is None:
+        return pl.len().cast(pl.Int64).alias(name)
+    column = pl.col(field)
+    if schema[field] == pl.Boolean and function not in ("count", "first", "last"):
+        column = column.cast(pl.Int64)
+    return _value(function, column).alias(name)
+
+
+def _value(function: str, column: pl.Expr) -> pl.Expr:
+    some = column.count() > 0
+    match function:
+        case "count":
+            return column.count().cast(pl.Int64)
+        case "sum":
+            return pl.when(some).then(column.sum())
+        case "avg":
+            return column.mean()
+        case "min":
+            return column.min()
+        case "max":
+            return column.max()
+        case "variance":
+            return column.var(ddof=0)
+        case "stddev":
+            return column.std(ddof=0)
+        case "first" | "last":
+            times = pl.col("_ms").filter(column.is_not_null())
+            at = times.min() if function == "first" else times.max()
+            return column.filter(column.is_not_null() & (pl.col("_ms") == at)).unique()
+    raise ValueError(f"the recomputation knows no function {function!r}")

@@ -1,0 +1,110 @@
+"""What reconcile asks of the world: one protocol for topics, schema, secrets and workloads each.
+
+Every `ensure` observes first and writes only what differs: called twice, the second call writes nothing and its
+outcomes say `changed=0`. All calls are synchronous and end by a hard timeout. Servers that do not answer raise
+TidemillError(UNREACHABLE); what concerns one thing only is an outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from tidemill_contract.runtime import PostgresCredentials
+
+from tidemill_operator.outcome import Outcome
+from tidemill_operator.plan.model import LiveSchema, LiveTopic, Owner, Schema, Topic, Workload
+
+Reclaim = Literal["Retain", "Delete"]
+
+
+@dataclass(frozen=True)
+class PipelineSecrets:
+    """A pipeline's logins; `changed` counts the secrets that had to be made."""
+
+    writer: PostgresCredentials = field(repr=False)
+    reader: PostgresCredentials = field(repr=False)
+    changed: int = 0
+
+
+class Topics(Protocol):
+    """Kafka topics."""
+
+    def brokers(self) -> int:
+        """How many brokers there are."""
+        ...
+
+    def observe(self, names: Sequence[str]) -> Mapping[str, LiveTopic]:
+        """Those of the topics that exist."""
+        ...
+
+    def ensure(self, topics: Sequence[Topic]) -> list[Outcome]:
+        """Make the topics so; one outcome (component topics) each."""
+        ...
+
+    def release(self, topics: Sequence[Topic], reclaim: Reclaim) -> list[Outcome]:
+        """Let go of a removed pipeline's topics; unmanaged ones are never deleted."""
+        ...
+
+
+class Schemas(Protocol):
+    """Postgres schemas."""
+
+    def observe(self, schema: str) -> LiveSchema | None:
+        """What is there of a schema; None: nothing."""
+        ...
+
+    def ensure(self, schema: Schema, *, owner: Owner, secrets: PipelineSecrets, adopt: bool = False) -> list[Outcome]:
+        """Make schema, roles, tables, grants and rows so."""
+        ...
+
+    def release(self, schema: Schema, *, owner: Owner, reclaim: Reclaim) -> list[Outcome]:
+        """Let go of a removed pipeline's schema and roles."""
+        ...
+
+    def expire(self, schema: Schema) -> list[Outcome]:
+        """Drop window partitions that are past their retention, a few at a time."""
+        ...
+
+
+class Secrets(Protocol):
+    """Passwords and API keys."""
+
+    def ensure(self, namespace: str, pipeline: str, *, writer: str, reader: str) -> PipelineSecrets:
+        """The logins of the two roles, made once; API keys likewise."""
+        ...
+
+    def remove(self, namespace: str, pipeline: str) -> None:
+        """Forget a pipeline's secrets."""
+        ...
+
+
+class Runtime(Protocol):
+    """Whatever runs workloads: child processes here, Deployments in a cluster."""
+
+    def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
+        """Make a pipeline's workloads so, and end those of the pipeline that are not listed.
+
+        One outcome a workload (component processors, ingest or api): Done when ready, Waiting while not. Shared
+        workloads (pipeline None) carry only this pipeline's config; the runtime adds it to the others'.
+        """
+        ...
+
+    def remove(self, namespace: str, pipeline: str) -> None:
+        """End a pipeline's workloads and take its config from the shared ones."""
+        ...
+
+    def endpoints(self, namespace: str, pipeline: str) -> Mapping[str, str]:
+        """Base URLs by component: `ingest`, `api`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Actuators:
+    """All of them."""
+
+    kafka: Topics
+    postgres: Schemas
+    secrets: Secrets
+    runtime: Runtime

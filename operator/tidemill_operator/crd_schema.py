@@ -1,0 +1,105 @@
+"""Structural OpenAPI schemas, as Kubernetes wants them, from pydantic models.
+
+What Kubernetes refuses is written out: no `$ref`, no `anyOf` for optional members, no numeric exclusive bounds.
+Defaults inside lists are left out: they make appliers see drift that nobody made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+from tidemill_contract import duration
+
+_KEPT = (
+    "type",
+    "description",
+    "default",
+    "enum",
+    "pattern",
+    "minLength",
+    "maxLength",
+    "minimum",
+    "maximum",
+    "minItems",
+    "maxItems",
+    "maxProperties",
+)
+_NAMED = "name"
+
+
+def structural(model: type[BaseModel]) -> dict[str, Any]:
+    """The schema of a model's YAML form.
+
+    Lists of objects with a `name` become maps by that name, lists of strings become sets: their items are unique.
+
+    Raises:
+        ValueError: a list, map or string without a bound, or a union: the API server would refuse it.
+    """
+    raw = model.model_json_schema(by_alias=True)
+    return _convert(raw, raw.get("$defs", {}), "spec", in_list=False)
+
+
+def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, in_list: bool) -> dict[str, Any]:
+    raw = _resolve(raw, defs)
+    out: dict[str, Any] = {key: raw[key] for key in _KEPT if key in raw}
+    if out.get("default", ...) is None or in_list:
+        out.pop("default", None)
+    if "const" in raw:
+        out["enum"] = [raw["const"]]
+    for name, bound in (("Minimum", "minimum"), ("Maximum", "maximum")):
+        if f"exclusive{name}" in raw:
+            out[bound], out[f"exclusive{name}"] = raw[f"exclusive{name}"], True
+    match raw.get("type"):
+        case "object" if "properties" in raw:
+            out["required"] = sorted(raw.get("required", []))
+            out["properties"] = {
+                name: _convert(member, defs, f"{path}.{name}", in_list=in_list)
+                for name, member in raw["properties"].items()
+            }
+            if not out["required"]:
+                del out["required"]
+        case "object":
+            _bounded(out, "maxProperties", path)
+            out["additionalProperties"] = _convert(raw["additionalProperties"], defs, f"{path}.*", in_list=True)
+        case "array":
+            _bounded(out, "maxItems", path)
+            out["items"] = _convert(raw["items"], defs, f"{path}[]", in_list=True)
+            out |= _list_type(out["items"])
+        case "string" if "enum" not in out:
+            # A duration's pattern is checked by its own validator, which JSON schema does not show.
+            if out.get("maxLength") == duration.MAX_LENGTH and "pattern" not in out:
+                out["pattern"] = duration.PATTERN
+            _bounded(out, "maxLength", path)
+        case "integer":
+            out["format"] = "int64"
+        case "string" | "number" | "boolean":
+            pass
+        case other:
+            raise ValueError(f"{path}: no structural schema for type {other!r}")
+    return out
+
+
+def _resolve(raw: Mapping[str, Any], defs: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema with its reference and its `or null` written out; a description at the place of use wins."""
+    if "$ref" in raw:
+        target = _resolve(defs[raw["$ref"].rsplit("/", 1)[-1]], defs)
+        return target | {key: value for key, value in raw.items() if key != "$ref"}
+    if "anyOf" in raw:
+        (only,) = (option for option in raw["anyOf"] if option.get("type") != "null")
+        return _resolve(only, defs) | {key: value for key, value in raw.items() if key != "anyOf"}
+    return dict(raw)
+
+
+def _bounded(schema: Mapping[str, Any], bound: str, path: str) -> None:
+    if bound not in schema:
+        raise ValueError(f"{path} has no {bound}: give the field a max_length in the model")
+
+
+def _list_type(items: Mapping[str, Any]) -> dict[str, Any]:
+    if items["type"] == "string":
+        return {"x-kubernetes-list-type": "set"}
+    if _NAMED in items.get("properties", {}):
+        return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [_NAMED]}
+    return {"x-kubernetes-list-type": "atomic"}

@@ -1,0 +1,108 @@
+"""The schema of the resource's status: what the operator reports, with map keys and bounds on every list."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def _text(description: str, longest: int = 256, **more: Any) -> dict[str, Any]:
+    return {"type": "string", "description": description, "maxLength": longest, **more}
+
+
+def _whole(description: str, **more: Any) -> dict[str, Any]:
+    return {"type": "integer", "format": "int64", "description": description, **more}
+
+
+def _time(description: str) -> dict[str, Any]:
+    return {"type": "string", "format": "date-time", "description": description, "maxLength": 40}
+
+
+def _object(description: str, properties: dict[str, Any], required: tuple[str, ...] = ()) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "object", "description": description, "properties": properties}
+    return schema | ({"required": list(required)} if required else {})
+
+
+def _by(key: str, description: str, most: int, item: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "array",
+        "description": description,
+        "maxItems": most,
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": [key],
+        "items": item,
+    }
+
+
+CONDITION = _object(
+    "One aspect of the pipeline's state.",
+    {
+        "type": _text(
+            "Ready, TopicsReady, SchemaReady, ProcessorsReady, IngestReady, APIReady; when true only: "
+            "Reconciling, Stalled, Suspended, ReconciliationPaused.",
+            64,
+        ),
+        "status": {"type": "string", "description": "True, False or Unknown.", "enum": ["True", "False", "Unknown"]},
+        "reason": _text("Why, in one CamelCase word.", 128),
+        "message": _text("Why, for people.", 4096),
+        "lastTransitionTime": _time("When status last changed."),
+        "observedGeneration": _whole("The generation of the spec that this is about."),
+    },
+    ("type", "status", "reason", "lastTransitionTime"),
+)
+
+STATUS = _object(
+    "What is; written by the operator only.",
+    {
+        "observedGeneration": _whole("The generation of the spec that was last reconciled."),
+        "conditions": _by("type", "Aspects of the state.", 16, CONDITION),
+        "endpoints": _object(
+            "Base addresses.",
+            {"ingest": _text("Where events are sent.", 512), "api": _text("Where answers are read.", 512)},
+        ),
+        "topics": _by(
+            "name",
+            "Kafka topics, as they are.",
+            16,
+            _object(
+                "A topic.",
+                {
+                    "name": _text("The topic's name.", 249),
+                    "id": _text("Kafka's id of the topic: another one means that it was made anew.", 64),
+                    "partitions": _whole("Partitions."),
+                    "replicationFactor": _whole("Copies of each partition."),
+                    "managed": {"type": "boolean", "description": "Whether the operator may alter it."},
+                },
+                ("name",),
+            ),
+        ),
+        "schema": _text("The Postgres schema.", 63),
+        "aggregations": _by(
+            "name",
+            "Aggregations, as they run.",
+            32,
+            _object(
+                "An aggregation.",
+                {
+                    "name": _text("Its name.", 41),
+                    "version": _whole("The version of its table that answers."),
+                    "closedUntil": _time("Windows that end by then are final."),
+                },
+                ("name",),
+            ),
+        ),
+        "scaling": _object(
+            "The last decision about replicas.",
+            {
+                "mode": _text("lag, external or none.", 16),
+                "currentReplicas": _whole("Replicas that run."),
+                "desiredReplicas": _whole("Replicas that are wanted."),
+                "reason": _text("Why.", 1024),
+                "lastScaleTime": _time("When replicas were last changed."),
+            },
+        ),
+        "replicas": _whole("Processors that run; read by the scale subresource."),
+        "selector": _text("Label selector of the processors; read by the scale subresource.", 512),
+        "lag": _whole("Events not yet processed."),
+        "freshnessSeconds": {"type": "number", "description": "Age in seconds of the newest answer's event time."},
+    },
+)

@@ -1,0 +1,80 @@
+"""From (resource, platform, what is live) to everything the pipeline needs: the one place that resolves defaults."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from tidemill_contract import names
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
+from tidemill_contract.spec import AnalyticsPipeline, PipelineSpec, TopicSpec
+
+from tidemill_operator.plan.model import LiveFacts, Owner, Plan
+from tidemill_operator.plan.schema import desired_schema
+from tidemill_operator.plan.topics import desired_topics
+from tidemill_operator.plan.workloads import desired_workloads
+from tidemill_operator.settings import Platform
+
+
+def build_plan(pipeline: AnalyticsPipeline, platform: Platform, generation: int, live: LiveFacts | None = None) -> Plan:
+    """The plan of a valid resource.
+
+    Args:
+        pipeline: the resource.
+        platform: defaults for what the spec leaves out.
+        generation: of the spec; goes to the workloads and to `_generation`.
+        live: what is there; a topic's partitions never count less than they are.
+    """
+    facts = live or LiveFacts()
+    config = resolve(pipeline, platform, generation, facts)
+    written = pipeline.spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    schema = replace(desired_schema(config), accepted=json.dumps(written, sort_keys=True))
+    return Plan(
+        namespace=config.namespace,
+        name=config.name,
+        config=config.to_json(),
+        topics=desired_topics(config, platform, facts),
+        schema=schema,
+        workloads=desired_workloads(config, platform),
+        reclaim=pipeline.spec.reclaim_policy,
+    )
+
+
+def resolve(pipeline: AnalyticsPipeline, platform: Platform, generation: int, live: LiveFacts) -> PipelineConfig:
+    """The workloads' config: the spec with every default filled in."""
+    namespace, name, spec = pipeline.metadata.namespace, pipeline.metadata.name, pipeline.spec
+    topic = _topic(spec.source.topic, names.topic(namespace, name, "events"), platform, live)
+    required = platform.auth_required if spec.auth.required is None else spec.auth.required
+    resolved = spec.model_copy(
+        update={
+            "source": spec.source.model_copy(update={"topic": topic}),
+            "auth": spec.auth.model_copy(update={"required": required}),
+            "processor": spec.processor.model_copy(update={"scaling": _scaling(spec, topic.partitions or 1)}),
+        }
+    )
+    versions = tuple(AggregationRef(name=aggregation.name) for aggregation in spec.aggregations)
+    return PipelineConfig(namespace=namespace, name=name, generation=generation, spec=resolved, aggregations=versions)
+
+
+def owner_of(pipeline: AnalyticsPipeline, platform: Platform) -> Owner:
+    """The mark that goes on what outlives the resource."""
+    metadata = pipeline.metadata
+    return Owner(metadata.namespace, metadata.name, metadata.uid or "", platform.cluster_id)
+
+
+def _topic(topic: TopicSpec, default_name: str, platform: Platform, live: LiveFacts) -> TopicSpec:
+    name = topic.name or default_name
+    known = live.topics.get(name)
+    default = known.partitions if known else platform.partitions
+    partitions = max(topic.partitions or default, known.partitions if known else 0)
+    replicas = topic.replication_factor or (known.replication_factor if known else platform.replication_factor)
+    if not topic.managed and known:
+        partitions, replicas = known.partitions, known.replication_factor
+    return topic.model_copy(update={"name": name, "partitions": partitions, "replication_factor": replicas})
+
+
+def _scaling(spec: PipelineSpec, partitions: int) -> object:
+    scaling = spec.processor.scaling
+    if scaling is None or scaling.max_replicas is not None:
+        return scaling
+    return scaling.model_copy(update={"max_replicas": partitions})

@@ -1,0 +1,123 @@
+"""Which valid specs cannot be applied to what is there: told before anything is touched, so that the old spec runs on."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from tidemill_contract.rules import unsupported
+from tidemill_contract.spec import AnalyticsPipeline
+
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.plan.model import LiveFacts, LiveSchema, Plan, Schema, Table
+
+_SPELLINGS = {"timestamptz": "timestamp with time zone"}
+
+
+def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[TidemillError]:
+    """Everything that stands against applying a plan; the field comes first in each message.
+
+    Args:
+        pipeline: the valid resource.
+        plan: made of it and of `live`.
+        live: what is there.
+    """
+    found = [
+        TidemillError(Reason.NOT_SUPPORTED, f"{fault.path}: {fault.message}", fault.remedy)
+        for fault in unsupported(pipeline.spec)
+    ]
+    found += _topic(pipeline, plan, live)
+    if live.schema is not None:
+        found += _shapes(plan.schema, live.schema)
+        found += [error for table in plan.schema.tables for error in column_changes(table, live.schema)]
+    return found
+
+
+def _topic(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
+    topic, path = pipeline.spec.source.topic, "spec.source.topic"
+    source = plan.topics[0]
+    known = live.topics.get(source.name)
+    if not topic.managed:
+        return
+    if known and topic.partitions is not None and topic.partitions < known.partitions:
+        yield TidemillError(
+            Reason.NOT_SUPPORTED,
+            f"{path}.partitions: {topic.partitions} is less than the {known.partitions} partitions topic {source.name} has;"
+            " Kafka cannot take partitions away",
+            f"write {known.partitions} or more",
+        )
+    if known and topic.replication_factor not in (None, known.replication_factor):
+        yield TidemillError(
+            Reason.NOT_SUPPORTED,
+            f"{path}.replicationFactor: {topic.replication_factor} differs from the {known.replication_factor} of topic"
+            f" {source.name}; this version cannot change it in place",
+            f"write {known.replication_factor}",
+        )
+    if not known and live.brokers is not None and source.replication_factor > live.brokers:
+        told = "" if topic.replication_factor else " (the platform's default)"
+        yield TidemillError(
+            Reason.INVALID_SPEC,
+            f"{path}.replicationFactor: {source.replication_factor}{told} needs as many brokers, and there"
+            f" {'is 1' if live.brokers == 1 else f'are {live.brokers}'}",
+            f"write at most {live.brokers}",
+        )
+    in_sync = source.config.get("min.insync.replicas", "1")
+    if int(in_sync) > source.replication_factor:
+        yield TidemillError(
+            Reason.INVALID_SPEC,
+            f"{path}.config.min.insync.replicas: {in_sync} is more than the replication factor {source.replication_factor}:"
+            " nothing could be written",
+            f"write at most {source.replication_factor}",
+        )
+
+
+def _shapes(schema: Schema, live: LiveSchema) -> Iterator[TidemillError]:
+    for row in schema.aggregations:
+        known = live.shapes.get((row.name, row.version))
+        if known is None:
+            continue
+        before, after = _layout(json.loads(known)), _layout(json.loads(row.shape))
+        changed = [what for what in before if before[what] != after[what]]
+        if changed:
+            yield TidemillError(
+                Reason.NOT_SUPPORTED,
+                f"spec.aggregations[{row.name}].{changed[0]}: changed from {_show(before[changed[0]])} to"
+                f" {_show(after[changed[0]])}; windows already stored cannot be turned into others",
+                "give the changed aggregation another name, or change it back",
+            )
+
+
+def _layout(shape: dict[str, Any]) -> dict[str, Any]:
+    window = shape["window"]
+    return {
+        "groupBy": shape["groupBy"],
+        "window": {member: window.get(member) for member in ("type", "size", "hop", "gap", "maxLength")},
+    }
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(f"{name} ({kind})" for name, kind in value) + "]"
+    return " ".join(f"{member} {text}" for member, text in value.items() if text is not None)
+
+
+def column_changes(table: Table, live: LiveSchema) -> Iterator[TidemillError]:
+    """Columns that exist with another type than the plan's."""
+    known = live.columns.get(table.name, {})
+    for column in table.columns:
+        wanted = column_type(column.definition)
+        if known.get(column.name, wanted) != wanted:
+            yield TidemillError(
+                Reason.NOT_SUPPORTED,
+                f"column {column.name} of table {table.name} holds {known[column.name]} and would have to hold {wanted}:"
+                " the type of a field that an aggregation uses was changed",
+                "change the field's type back, or give the aggregation another name",
+            )
+
+
+def column_type(definition: str) -> str:
+    """The type in a column's definition, as Postgres spells it."""
+    name = re.split(r" (?:COLLATE|NOT NULL|DEFAULT|PRIMARY KEY|GENERATED|CHECK)\b", definition, maxsplit=1)[0]
+    return _SPELLINGS.get(name, name)

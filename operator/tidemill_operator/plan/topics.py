@@ -1,0 +1,66 @@
+"""The Kafka topics of a pipeline as they should be."""
+
+from __future__ import annotations
+
+from tidemill_contract import names
+from tidemill_contract.duration import parse_ms
+from tidemill_contract.event import MAX_EVENT_BYTES
+from tidemill_contract.runtime import PipelineConfig
+
+from tidemill_operator.plan.model import LiveFacts, Topic
+from tidemill_operator.settings import Platform
+
+# A key is a field of the event, so a record may hold an event's bytes twice; the rest is for headers.
+MAX_MESSAGE_BYTES = 2 * MAX_EVENT_BYTES + 128 * 1024
+
+
+def desired_topics(config: PipelineConfig, platform: Platform, live: LiveFacts, *, all_kinds: bool = False) -> tuple[Topic, ...]:
+    """The source topic first, then those that the processor publishes to.
+
+    Args:
+        config: with partitions and replication factor resolved.
+        platform: defaults of the output topics.
+        live: output topics keep more partitions, and the replication factor, that they have.
+        all_kinds: also outputs that the spec does not ask for, but may have asked for once (to let go of them).
+    """
+    spec = config.spec
+    wanted = [
+        ("results", spec.results.publish),
+        ("anomalies", bool(spec.anomalies)),
+        ("dead-letters", True),
+    ]
+    outputs = [names.topic(config.namespace, config.name, kind) for kind, asked in wanted if asked or all_kinds]
+    return (_source(config), *(_output(name, config, platform, live) for name in outputs))
+
+
+def _source(config: PipelineConfig) -> Topic:
+    topic = config.spec.source.topic
+    replicas = topic.replication_factor or 1
+    settings = _settings(replicas, parse_ms(topic.retention)) | topic.config
+    return Topic(
+        config.events_topic,
+        topic.partitions or 1,
+        replicas,
+        settings if topic.managed else {},
+        managed=topic.managed,
+    )
+
+
+def _output(name: str, config: PipelineConfig, platform: Platform, live: LiveFacts) -> Topic:
+    known = live.topics.get(name)
+    source = config.spec.source.topic
+    wanted = source.replication_factor if source.managed and source.replication_factor else platform.replication_factor
+    replicas = known.replication_factor if known else wanted
+    partitions = max(platform.partitions, known.partitions if known else 0)
+    return Topic(name, partitions, replicas, _settings(replicas, platform.output_retention_ms))
+
+
+def _settings(replicas: int, retention_ms: int) -> dict[str, str]:
+    # LogAppendTime: under CreateTime a record with an old timestamp would be past its retention at once.
+    return {
+        "cleanup.policy": "delete",
+        "max.message.bytes": str(MAX_MESSAGE_BYTES),
+        "message.timestamp.type": "LogAppendTime",
+        "min.insync.replicas": str(max(1, replicas - 1)),
+        "retention.ms": str(retention_ms),
+    }

@@ -1,0 +1,86 @@
+"""The processes of a pipeline as they should be, the same for both runtimes.
+
+Only what is neutral stands here: addresses, paths and host ports are the runtime's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tidemill_contract.runtime import PipelineConfig
+from tidemill_contract.spec import ResourcesSpec
+
+from tidemill_operator.plan.model import Component, Workload
+from tidemill_operator.settings import Platform
+
+SHARED_INGEST, SHARED_API = "tidemill-ingest", "tidemill-api"
+_MODULES: dict[Component, str] = {
+    "processor": "tidemill_processor",
+    "ingest": "tidemill_ingest",
+    "api": "tidemill_api",
+}
+_SECRETS: dict[Component, tuple[str, ...]] = {
+    "processor": ("writer.json",),
+    "ingest": ("api-keys.json",),
+    "api": ("api-keys.json", "reader.json"),
+}
+
+
+def desired_workloads(config: PipelineConfig, platform: Platform) -> tuple[Workload, ...]:
+    """The pipeline's processor, and the ingest and API it shares with its namespace or has of its own."""
+    spec = config.spec
+    found = [
+        _workload(
+            config,
+            platform,
+            "processor",
+            own=True,
+            replicas=_processors(config),
+            resources=_resources(spec.processor.resources),
+        )
+    ]
+    if spec.ingest.enabled:
+        found.append(_workload(config, platform, "ingest"))
+    if spec.api.enabled:
+        found.append(_workload(config, platform, "api", own=spec.api.dedicated))
+    return tuple(found)
+
+
+def _processors(config: PipelineConfig) -> int:
+    processor = config.spec.processor
+    if config.spec.suspend:
+        return 0
+    return processor.replicas if processor.scaling is None else max(1, processor.scaling.min_replicas)
+
+
+def _workload(
+    config: PipelineConfig,
+    platform: Platform,
+    component: Component,
+    *,
+    own: bool = False,
+    replicas: int = 1,
+    resources: Mapping[str, Mapping[str, str]] | None = None,
+) -> Workload:
+    shared = {"ingest": SHARED_INGEST, "api": SHARED_API}
+    environment = {"TIDEMILL_NAMESPACE": config.namespace}
+    if own:
+        environment["TIDEMILL_PIPELINE"] = config.name
+    return Workload(
+        name=f"{config.name}-{component}" if own else shared[component],
+        namespace=config.namespace,
+        component=component,
+        pipeline=config.name if own else None,
+        module=_MODULES[component],
+        replicas=replicas,
+        environment=environment,
+        configs={f"{config.name}.json": config.to_json()},
+        secrets={config.name: _SECRETS[component]},
+        ports={"http": platform.ports.get(component, 0) if not own else 0},
+        resources=resources or {},
+    )
+
+
+def _resources(spec: ResourcesSpec) -> dict[str, dict[str, str]]:
+    dumped = spec.model_dump(exclude_none=True)
+    return {kind: amounts for kind, amounts in dumped.items() if amounts}

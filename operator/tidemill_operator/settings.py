@@ -1,0 +1,91 @@
+"""What the platform gives to every pipeline: addresses, defaults for what a spec leaves out, and what it allows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from tidemill_operator.servers.addresses import PostgresAddress
+
+Runtime = Literal["local", "kubernetes"]
+NOWHERE = PostgresAddress("", 0, "", "", "")
+
+
+@dataclass(frozen=True)
+class Platform:
+    """The platform of one operator, or of one `tidemill up`.
+
+    Attributes:
+        runtime: what runs the workloads.
+        cluster_id: written on what outlives a resource, so that another cluster's operator leaves it alone.
+        kafka_brokers: bootstrap brokers; empty: unknown (plans can be made, nothing applied).
+        postgres: the database and the login that administers it.
+        redis_url: empty: none.
+        partitions: of a source topic that names no number.
+        replication_factor: of topics that name none.
+        auth_required: whether pipelines that do not say so want API keys.
+        topic_prefixes: prefixes of source topics allowed besides `<namespace>.`.
+        ports: wanted port of each component; 0: any.
+        resilience_file: the policies of workloads.
+        output_retention_ms: how long results, anomalies and dead letters stay in their topics.
+    """
+
+    runtime: Runtime = "local"
+    cluster_id: str = "local"
+    kafka_brokers: str = ""
+    postgres: PostgresAddress = NOWHERE
+    redis_url: str = ""
+    partitions: int = 4
+    replication_factor: int = 1
+    auth_required: bool = False
+    topic_prefixes: tuple[str, ...] = ()
+    ports: Mapping[str, int] = field(default_factory=lambda: {"processor": 0, "ingest": 8080, "api": 8081})
+    resilience_file: Path | None = None
+    output_retention_ms: int = 7 * 86_400_000
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Platform:
+        """Read `TIDEMILL_…` variables.
+
+        TIDEMILL_RUNTIME (local, kubernetes), TIDEMILL_CLUSTER_ID, TIDEMILL_KAFKA_BROKERS, TIDEMILL_POSTGRES_URL,
+        TIDEMILL_REDIS_URL, TIDEMILL_DEFAULT_PARTITIONS, TIDEMILL_DEFAULT_REPLICATION_FACTOR, TIDEMILL_AUTH_REQUIRED,
+        TIDEMILL_TOPIC_PREFIXES (comma-separated), TIDEMILL_RESILIENCE_FILE.
+
+        Raises:
+            ValueError: a value is not of its kind; the message names the variable.
+        """
+        runtime = environ.get("TIDEMILL_RUNTIME", "local")
+        if runtime not in ("local", "kubernetes"):
+            raise ValueError(f"TIDEMILL_RUNTIME: {runtime!r} is neither local nor kubernetes")
+        in_cluster = runtime == "kubernetes"
+        url = environ.get("TIDEMILL_POSTGRES_URL")
+        file = environ.get("TIDEMILL_RESILIENCE_FILE")
+        return cls(
+            runtime="kubernetes" if in_cluster else "local",
+            cluster_id=environ.get("TIDEMILL_CLUSTER_ID", "local"),
+            kafka_brokers=environ.get("TIDEMILL_KAFKA_BROKERS", ""),
+            postgres=PostgresAddress.from_url(url) if url else NOWHERE,
+            redis_url=environ.get("TIDEMILL_REDIS_URL", ""),
+            partitions=_number(environ, "TIDEMILL_DEFAULT_PARTITIONS", 6 if in_cluster else 4, most=1024),
+            replication_factor=_number(environ, "TIDEMILL_DEFAULT_REPLICATION_FACTOR", 3 if in_cluster else 1, most=15),
+            auth_required=_flag(environ, "TIDEMILL_AUTH_REQUIRED", in_cluster),
+            topic_prefixes=tuple(p.strip() for p in environ.get("TIDEMILL_TOPIC_PREFIXES", "").split(",") if p.strip()),
+            resilience_file=Path(file) if file else None,
+        )
+
+
+def _number(environ: Mapping[str, str], name: str, default: int, *, most: int) -> int:
+    text = environ.get(name) or str(default)
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= most:
+        raise ValueError(f"{name}: {text!r} is not a whole number from 1 to {most}")
+    return int(text)
+
+
+def _flag(environ: Mapping[str, str], name: str, default: bool) -> bool:
+    text = environ.get(name) or str(default)
+    if text.lower() not in ("true", "false"):
+        raise ValueError(f"{name}: {text!r} is neither true nor false")
+    return text.lower() == "true"

@@ -1,0 +1,121 @@
+"""The files that `up` watches: read once, read again when their content changes, never trusted while faulty."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tidemill_operator.cli.sources import Sources, parse
+
+GOOD = """\
+apiVersion: tidemill.dev/v1alpha1
+kind: AnalyticsPipeline
+metadata: {name: %s}
+spec:
+  source:
+    fields:
+      - {name: carrier, type: string, required: true}
+      - {name: ts, type: timestamp, required: true}
+    eventTime: {field: ts}
+  aggregations:
+    - name: by_carrier
+      groupBy: [carrier]
+      window: {type: tumbling, size: %s}
+      metrics:
+        - {name: events, function: count}
+"""
+
+
+def good(name: str = "flights", size: str = "1h") -> str:
+    return GOOD % (name, size)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "a.yaml"
+    path.write_text(good())
+    return path
+
+
+def test_news_come_once(path: Path) -> None:
+    """A touched file with the same content is no news, a changed one is, in either way of saving it."""
+    sources = Sources([path])
+    first = sources.poll()
+    assert first is not None
+    assert (list(first.documents), first.faults) == (["default/flights"], ())
+    assert sources.poll() is None
+    os.utime(path, ns=(1, 1))
+    assert sources.poll() is None
+    path.write_text(good(size="2h"))
+    changed = sources.poll()
+    assert changed is not None
+    assert changed.documents["default/flights"]["spec"]["aggregations"][0]["window"]["size"] == "2h"
+    replacement = path.with_name("new")
+    replacement.write_text(good(size="3h"))
+    replacement.replace(path)
+    assert sources.poll() is not None
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (good(size="soon"), "a fault of one field"),
+        ("a: [", "not YAML"),
+        ("", "saved empty"),
+        (good() + "---\n" + good(), "twice the same name"),
+        (good() + "---\nkind: Other\n", "one document of two is bad: the other is not taken alone"),
+    ],
+)
+def test_a_faulty_edit_keeps_the_last_good_documents(path: Path, content: str, reason: str) -> None:
+    """Every fault is told with its file; what runs, runs on; the repaired file is news again."""
+    sources = Sources([path])
+    before = sources.poll()
+    path.write_text(content)
+    reading = sources.poll()
+    assert before is not None
+    assert reading is not None, reason
+    assert reading.documents == before.documents
+    assert reading.faults
+    assert all(fault.startswith(f"{path}: ") for fault in reading.faults)
+    path.write_text(good(size="2h"))
+    repaired = sources.poll()
+    assert repaired is not None
+    assert repaired.faults == ()
+
+
+def test_a_vanished_file_is_a_fault_not_a_deletion(path: Path) -> None:
+    """Told once; the pipelines stay; the file's return is news."""
+    sources = Sources([path])
+    sources.poll()
+    path.unlink()
+    reading = sources.poll()
+    assert reading is not None
+    assert list(reading.documents) == ["default/flights"]
+    assert "cannot be read" in reading.faults[0]
+    assert sources.poll() is None
+    path.write_text(good())
+    returned = sources.poll()
+    assert returned is not None
+    assert returned.faults == ()
+
+
+def test_several_files_add_up_and_may_not_overlap(path: Path, tmp_path: Path) -> None:
+    """The same pipeline in two files is a fault that names it."""
+    other = tmp_path / "b.yaml"
+    other.write_text(good("traffic"))
+    reading = Sources([path, other, path]).poll()
+    assert reading is not None
+    assert (sorted(reading.documents), reading.faults) == (["default/flights", "default/traffic"], ())
+    other.write_text(good())
+    overlap = Sources([path, other]).poll()
+    assert overlap is not None
+    assert overlap.faults == (f"{other}: default/flights is in another file too; keep one of them",)
+
+
+def test_a_namespace_is_part_of_the_identity() -> None:
+    """The same name in two namespaces is two pipelines."""
+    spaced = good().replace("{name: flights}", "{name: flights, namespace: other}")
+    documents, faults = parse(good() + "---\n" + spaced)
+    assert (sorted(documents), faults) == (["default/flights", "other/flights"], ())
