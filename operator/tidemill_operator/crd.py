@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import yaml
+
 from tidemill_contract.rules import RESERVED
 from tidemill_contract.spec import KIND, PipelineSpec
-
 from tidemill_operator.crd_schema import structural
 from tidemill_operator.crd_status import STATUS
 

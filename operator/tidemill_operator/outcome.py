@@ -60,7 +60,12 @@ def skipped(component: Component, name: str, reason: Reason = Reason.NOT_NEEDED,
 
 
 def done(
-    component: Component, name: str, *, changed: int = 0, observed: Mapping[str, str | int] | None = None, message: str = ""
+    component: Component,
+    name: str,
+    *,
+    changed: int = 0,
+    observed: Mapping[str, str | int] | None = None,
+    message: str = "",
 ) -> Outcome:
     """It is as it should be."""
     return Outcome(Rank.DONE, component, name, Reason.APPLIED, message, changed, observed or {})
@@ -95,5 +100,11 @@ def combine(outcomes: Iterable[Outcome], component: Component) -> Outcome:
         return skipped(component, "")
     worst = max(own, key=_weight)
     return Outcome(
-        worst.rank, component, worst.name, worst.reason, worst.message, sum(outcome.changed for outcome in own), worst.observed
+        worst.rank,
+        component,
+        worst.name,
+        worst.reason,
+        worst.message,
+        sum(outcome.changed for outcome in own),
+        worst.observed,
     )

@@ -20,6 +20,7 @@ import psycopg
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
+
 from tidemill_contract.partials import quote
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_operator.plan.schema import desired_schema
@@ -32,7 +33,13 @@ def connect_admin(servers: Any) -> psycopg.Connection[Any]:
     """The administrator's connection, in UTC."""
     at = servers.postgres
     return psycopg.connect(
-        host=at.host, port=at.port, dbname=at.database, user=at.user, password=at.password, autocommit=True, options="-c TimeZone=UTC"
+        host=at.host,
+        port=at.port,
+        dbname=at.database,
+        user=at.user,
+        password=at.password,
+        autocommit=True,
+        options="-c TimeZone=UTC",
     )
 
 
@@ -63,7 +70,13 @@ def create_schema(admin: psycopg.Connection[Any], config: PipelineConfig, *, sta
     admin.execute(f"CREATE SCHEMA {schema}")
     for table in wanted.tables:
         columns = ", ".join([*(f"{quote(c.name)} {c.definition}" for c in table.columns), *table.constraints])
-        kind = f" PARTITION BY {table.partition_by}" if table.partition_by else f" WITH ({table.storage})" if table.storage else ""
+        kind = (
+            f" PARTITION BY {table.partition_by}"
+            if table.partition_by
+            else f" WITH ({table.storage})"
+            if table.storage
+            else ""
+        )
         admin.execute(f"CREATE TABLE {schema}.{quote(table.name)} ({columns}){kind}")
         for name, definition in table.indexes:
             admin.execute(f"CREATE INDEX {quote(name)} ON {schema}.{quote(table.name)} {definition}")
@@ -80,7 +93,8 @@ def create_schema(admin: psycopg.Connection[Any], config: PipelineConfig, *, sta
     at = ("x", 0) if started else (None, None)
     for partition in range(wanted.partitions):
         admin.execute(
-            f"INSERT INTO {schema}._offsets (reader, partition, topic_id, next_offset) VALUES ('live', %s, %s, %s)", (partition, *at)
+            f"INSERT INTO {schema}._offsets (reader, partition, topic_id, next_offset) VALUES ('live', %s, %s, %s)",
+            (partition, *at),
         )
 
 
@@ -157,9 +171,13 @@ class Bench:
         except OSError:
             return {}
 
-    def produce(self, values: list[bytes], *, partition: int | None = None, headers: list[tuple[str, bytes]] | None = None) -> None:
+    def produce(
+        self, values: list[bytes], *, partition: int | None = None, headers: list[tuple[str, bytes]] | None = None
+    ) -> None:
         """Produce records and wait until all are acknowledged."""
-        producer = Producer({"bootstrap.servers": self.servers.kafka, "acks": "all", "linger.ms": 5, "message.max.bytes": 2_000_000})
+        producer = Producer(
+            {"bootstrap.servers": self.servers.kafka, "acks": "all", "linger.ms": 5, "message.max.bytes": 2_000_000}
+        )
         for number, value in enumerate(values):
             at = number % (self.config.spec.source.topic.partitions or 1) if partition is None else partition
             producer.produce(self.config.events_topic, value, partition=at, headers=headers or [])
@@ -201,7 +219,8 @@ def make_bench(servers: Any, tmp_path: Path) -> Iterator[Callable[..., Bench]]:
         kafka = AdminClient({"bootstrap.servers": on.kafka})
         topics = [config.events_topic, *(config.topic(kind) for kind in ("results", "anomalies", "dead-letters"))]
         wanted = [
-            NewTopic(name, config.spec.source.topic.partitions or 1, 1, config={"max.message.bytes": "2200000"}) for name in topics
+            NewTopic(name, config.spec.source.topic.partitions or 1, 1, config={"max.message.bytes": "2200000"})
+            for name in topics
         ]
         for future in kafka.create_topics(wanted).values():
             future.result(30)

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.spec import PipelineSpec
 from tidemill_contract.times import rfc3339_ms
@@ -39,24 +40,36 @@ METRICS = [
     {"name": "sd", "function": "stddev", "field": "i"},
     {"name": "share", "function": "avg", "field": "big"},
 ]
-SPEC = PipelineSpec.model_validate({
-    "source": {
-        "topic": {"partitions": 3},
-        "fields": [
-            {"name": "ts", "type": "timestamp", "required": True},
-            {"name": "k", "type": "string"},
-            {"name": "v", "type": "number"},
-            {"name": "i", "type": "integer"},
+SPEC = PipelineSpec.model_validate(
+    {
+        "source": {
+            "topic": {"partitions": 3},
+            "fields": [
+                {"name": "ts", "type": "timestamp", "required": True},
+                {"name": "k", "type": "string"},
+                {"name": "v", "type": "number"},
+                {"name": "i", "type": "integer"},
+            ],
+            "eventTime": {"field": "ts"},
+        },
+        "transform": {"filter": "i IS NULL OR i <> 13", "derive": [{"name": "big", "expression": "v > 5"}]},
+        "aggregations": [
+            {"name": "tumbling", "groupBy": ["k"], "window": {"type": "tumbling", "size": "1m"}, "metrics": METRICS},
+            {
+                "name": "hopping",
+                "groupBy": ["k"],
+                "window": {"type": "hopping", "size": "3m", "hop": "1m"},
+                "metrics": METRICS,
+            },
+            {
+                "name": "total",
+                "window": {"type": "hopping", "size": "2m", "hop": "1m"},
+                "latePolicy": "drop",
+                "metrics": METRICS,
+            },
         ],
-        "eventTime": {"field": "ts"},
-    },
-    "transform": {"filter": "i IS NULL OR i <> 13", "derive": [{"name": "big", "expression": "v > 5"}]},
-    "aggregations": [
-        {"name": "tumbling", "groupBy": ["k"], "window": {"type": "tumbling", "size": "1m"}, "metrics": METRICS},
-        {"name": "hopping", "groupBy": ["k"], "window": {"type": "hopping", "size": "3m", "hop": "1m"}, "metrics": METRICS},
-        {"name": "total", "window": {"type": "hopping", "size": "2m", "hop": "1m"}, "latePolicy": "drop", "metrics": METRICS},
-    ],
-})
+    }
+)
 CONFIG = PipelineConfig(
     namespace="tests", name="exactness", generation=1, spec=SPEC,
     aggregations=tuple(AggregationRef(name=a.name) for a in SPEC.aggregations),
@@ -168,7 +181,9 @@ def stage(make_schema: Callable[[PipelineConfig], tuple[psycopg.Connection[Any],
     return make_schema(CONFIG)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     st.integers(0, 300),
     st.lists(st.tuples(ACTION, st.integers(1, 80), st.integers(0, 7)), min_size=4, max_size=16),
@@ -223,8 +238,12 @@ def wipe(connection: psycopg.Connection[Any], database: Database) -> None:
     for name in SHAPES:
         connection.execute(f"TRUNCATE {schema}.{name}_v1")
     connection.execute(f"TRUNCATE {schema}._dead_letters")
-    connection.execute(f"UPDATE {schema}._aggregations SET closed_until = NULL, rev = 0, late_dead = 0, late_dropped = 0")
-    connection.execute(f"UPDATE {schema}._offsets SET topic_id = 'x', epoch = 0, next_offset = 0, max_event_time = NULL, suspects = '{{}}'")
+    connection.execute(
+        f"UPDATE {schema}._aggregations SET closed_until = NULL, rev = 0, late_dead = 0, late_dropped = 0"
+    )
+    connection.execute(
+        f"UPDATE {schema}._offsets SET topic_id = 'x', epoch = 0, next_offset = 0, max_event_time = NULL, suspects = '{{}}'"
+    )
 
 
 def close_until(connection: Any, database: Database, stores: Any, model: Model, until: int) -> None:
@@ -232,7 +251,8 @@ def close_until(connection: Any, database: Database, stores: Any, model: Model, 
         known = model.closed[store.name]
         model.closed[store.name] = until if known is None else max(known, until)
         connection.execute(
-            f"UPDATE {database.schema}._aggregations SET closed_until = %s WHERE id = %s", (model.closed[store.name], store.id)
+            f"UPDATE {database.schema}._aggregations SET closed_until = %s WHERE id = %s",
+            (model.closed[store.name], store.id),
         )
 
 
@@ -249,7 +269,11 @@ def verify(connection: Any, database: Database, stores: Any, model: Model) -> No
                 limit = scale * scale if metric == "va" else 1.0 if metric == "sd" else scale
                 assert close(got[key][metric], value, limit), (store.name, key, metric, got[key][metric], value)
         column = "late_dropped" if store.spec.late_policy == "drop" else "late_dead"
-        count = connection.execute(f"SELECT {column} FROM {database.schema}._aggregations WHERE id = %s", (store.id,)).fetchone()
+        count = connection.execute(
+            f"SELECT {column} FROM {database.schema}._aggregations WHERE id = %s", (store.id,)
+        ).fetchone()
         assert model.late[store.name] == count[0]
-    letters = connection.execute(f"SELECT aggregation, count(*) FROM {database.schema}._dead_letters GROUP BY 1").fetchall()
+    letters = connection.execute(
+        f"SELECT aggregation, count(*) FROM {database.schema}._dead_letters GROUP BY 1"
+    ).fetchall()
     assert dict(letters) == {name: n for name, n in model.late.items() if n and name != "total"}

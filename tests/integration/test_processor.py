@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, NewTopic
+
 from tidemill_contract.event import QUARANTINE_PREFIX
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.spec import PipelineSpec
@@ -23,44 +24,55 @@ BASE = 1_700_000_000_000 // 60_000 * 60_000
 
 
 def config(name: str, **source: Any) -> PipelineConfig:
-    spec = PipelineSpec.model_validate({
-        "source": {
-            "topic": {"partitions": 3},
-            "fields": [
-                {"name": "ts", "type": "timestamp", "required": True},
-                {"name": "k", "type": "string"},
-                {"name": "v", "type": "number"},
-                {"name": "i", "type": "integer"},
-            ],
-            "eventTime": {"field": "ts", "idleTimeout": "2s", "maxDisorder": "1s"},
-            **source,
-        },
-        "transform": {"derive": [{"name": "ratio", "expression": "v / i"}]},
-        "aggregations": [
-            {
-                "name": "by_k",
-                "groupBy": ["k"],
-                "window": {"type": "tumbling", "size": "1m"},
-                "metrics": [
-                    {"name": "n", "function": "count"},
-                    {"name": "total", "function": "sum", "field": "i"},
-                    {"name": "top", "function": "max", "field": "v"},
-                    {"name": "ratios", "function": "count", "field": "ratio"},
+    spec = PipelineSpec.model_validate(
+        {
+            "source": {
+                "topic": {"partitions": 3},
+                "fields": [
+                    {"name": "ts", "type": "timestamp", "required": True},
+                    {"name": "k", "type": "string"},
+                    {"name": "v", "type": "number"},
+                    {"name": "i", "type": "integer"},
                 ],
+                "eventTime": {"field": "ts", "idleTimeout": "2s", "maxDisorder": "1s"},
+                **source,
             },
-            {
-                "name": "hops",
-                "window": {"type": "hopping", "size": "3m", "hop": "1m"},
-                "metrics": [{"name": "n", "function": "count"}, {"name": "mean", "function": "avg", "field": "v"}],
-            },
-        ],
-        "anomalies": [
-            {"name": "spike", "aggregation": "by_k", "metric": "top", "detector": {"type": "zscore", "threshold": 6, "warmup": 5}}
-        ],
-        "processor": {"flushInterval": "100ms"},
-    })
+            "transform": {"derive": [{"name": "ratio", "expression": "v / i"}]},
+            "aggregations": [
+                {
+                    "name": "by_k",
+                    "groupBy": ["k"],
+                    "window": {"type": "tumbling", "size": "1m"},
+                    "metrics": [
+                        {"name": "n", "function": "count"},
+                        {"name": "total", "function": "sum", "field": "i"},
+                        {"name": "top", "function": "max", "field": "v"},
+                        {"name": "ratios", "function": "count", "field": "ratio"},
+                    ],
+                },
+                {
+                    "name": "hops",
+                    "window": {"type": "hopping", "size": "3m", "hop": "1m"},
+                    "metrics": [{"name": "n", "function": "count"}, {"name": "mean", "function": "avg", "field": "v"}],
+                },
+            ],
+            "anomalies": [
+                {
+                    "name": "spike",
+                    "aggregation": "by_k",
+                    "metric": "top",
+                    "detector": {"type": "zscore", "threshold": 6, "warmup": 5},
+                }
+            ],
+            "processor": {"flushInterval": "100ms"},
+        }
+    )
     return PipelineConfig(
-        namespace="tests", name=name, generation=1, spec=spec, aggregations=tuple(AggregationRef(name=a.name) for a in spec.aggregations)
+        namespace="tests",
+        name=name,
+        generation=1,
+        spec=spec,
+        aggregations=tuple(AggregationRef(name=a.name) for a in spec.aggregations),
     )
 
 
@@ -74,7 +86,13 @@ def counts(bench: Any) -> dict[str, int]:
 
 def read_all(bench: Any, topic: str, number: int, seconds: float = 20.0) -> list[Any]:
     """That many records of a topic, from its beginning."""
-    consumer = Consumer({"bootstrap.servers": bench.servers.kafka, "group.id": f"read-{time.time_ns()}", "auto.offset.reset": "earliest"})
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bench.servers.kafka,
+            "group.id": f"read-{time.time_ns()}",
+            "auto.offset.reset": "earliest",
+        }
+    )
     consumer.subscribe([topic])
     found: list[Any] = []
     deadline = time.monotonic() + seconds
@@ -114,17 +132,21 @@ def test_hostile_events_are_counted_or_dead_lettered_and_stop_nothing(make_bench
     bench = make_bench(config("hostile"))
     bench.start()
     bench.produce([value for _, value, _ in HOSTILE], partition=0)
-    bench.produce([QUARANTINE_PREFIX + b'{"ts": 1, "k"'], partition=1, headers=[("reason", b"not_json"), ("field", b"k")])
+    bench.produce(
+        [QUARANTINE_PREFIX + b'{"ts": 1, "k"'], partition=1, headers=[("reason", b"not_json"), ("field", b"k")]
+    )
     bench.produce([event(2, k="after")] * 3)
     bench.await_consumed(len(HOSTILE) + 4)
     verdicts = [(reason, verdict) for reason, _, verdict in HOSTILE]
     letters = bench.query('SELECT "offset", reason FROM {s}._dead_letters WHERE partition = 0 ORDER BY 1')
     assert [(i, verdict) for i, (_, verdict) in enumerate(verdicts) if verdict] == letters
-    refused = bench.query("SELECT reason, field, convert_from(value, 'utf8') FROM {s}._dead_letters WHERE partition = 1")
-    assert [("not_json", "k", '{"ts": 1, "k"')] == refused
+    refused = bench.query(
+        "SELECT reason, field, convert_from(value, 'utf8') FROM {s}._dead_letters WHERE partition = 1"
+    )
+    assert refused == [("not_json", "k", '{"ts": 1, "k"')]
     assert counts(bench) == {"<null>": 1, "sum": 2, "nan": 2, 'a\n"b",\\': 1, "\\N": 1, "": 1, "after": 3}
-    assert [(2 * (2**63 - 1),)] == bench.query("SELECT _sum_i FROM {s}.by_k_v1 WHERE k = 'sum'")
-    assert [(0,)] == bench.query("SELECT _n_ratio FROM {s}.by_k_v1 WHERE k = 'nan'")
+    assert bench.query("SELECT _sum_i FROM {s}.by_k_v1 WHERE k = 'sum'") == [(2 * (2**63 - 1),)]
+    assert bench.query("SELECT _n_ratio FROM {s}.by_k_v1 WHERE k = 'nan'") == [(0,)]
     published = read_all(bench, bench.config.topic("dead-letters"), len(letters) + 1)
     headers = [dict(m.headers()) for m in published]
     assert {b"not_json", b"bad_string", b"too_large"} <= {h["reason"] for h in headers}
@@ -151,7 +173,7 @@ def test_events_that_postgres_refuses_are_found_and_put_aside(make_bench: Callab
     bench.start()
     bench.await_consumed(203)
     letters = bench.query('SELECT "offset", reason FROM {s}._dead_letters ORDER BY 1')
-    assert [(17, "refused_by_database"), (90, "refused_by_database"), (91, "refused_by_database")] == letters
+    assert letters == [(17, "refused_by_database"), (90, "refused_by_database"), (91, "refused_by_database")]
     assert {f"k{i}": 40 for i in range(5)} == counts(bench)
 
 
@@ -173,7 +195,7 @@ def verify(bench: Any, sent: list[tuple[str, int]]) -> None:
     bench.await_consumed(len(sent), seconds=90)
     assert expected_counts(sent) == counts(bench)
     assert [(sum(t for _, t in sent),)] == bench.query("SELECT sum(_sum_i)::bigint FROM {s}.by_k_v1")
-    assert [(0,)] == bench.query("SELECT count(*) FROM {s}._dead_letters")
+    assert bench.query("SELECT count(*) FROM {s}._dead_letters") == [(0,)]
 
 
 def test_killed_at_random_moments_nothing_is_lost_or_doubled(make_bench: Callable[..., Any]) -> None:
@@ -248,3 +270,63 @@ def test_resetting_the_consumer_group_changes_nothing(make_bench: Callable[..., 
     bench.start()
     sent += send(bench, random.Random(2), 500, len(sent))
     verify(bench, sent)
+
+
+def test_windows_close_and_are_published_with_anomalies(make_bench: Callable[..., Any]) -> None:
+    """Closed windows go to the results topic once each under their id; late events to the dead letters; a spike is found."""
+    bench = make_bench(config("closing"))
+    bench.start()
+    minutes = 12
+    values = [event(60_000 * m + 1_000 * s, k="a", v=float(s % 3), i=1) for m in range(minutes) for s in range(0, 60, 5)]
+    spike = event(60_000 * 9 + 30_000, k="a", v=1_000.0, i=1)
+    bench.produce([*values, spike])
+    bench.await_consumed(len(values) + 1)
+    until = BASE + (minutes - 1) * 60_000
+    closed = "SELECT closed_until FROM {s}._aggregations WHERE name = 'by_k'"
+    bench.eventually(lambda: bench.query(closed)[0][0] == until, what="windows closed up to the watermark")
+    bench.produce([event(0, k="a", v=1.0)])
+    bench.eventually(lambda: bench.query("SELECT count(*) FROM {s}._dead_letters")[0][0] == 2, what="late for both")
+    late = bench.query("SELECT aggregation, reason, windows FROM {s}._dead_letters ORDER BY 1")
+    assert late[0] == ("by_k", "late", [BASE])
+    assert late[1][:2] == ("hops", "late")
+    assert sorted(late[1][2]) == [BASE - 120_000, BASE - 60_000, BASE]
+    results = read_all(bench, bench.config.topic("results"), (minutes - 1) + (minutes - 1))
+    by_k = [json.loads(m.value()) for m in results if dict(m.headers())["aggregation"] == b"by_k"]
+    assert sorted(r["metrics"]["n"] for r in by_k) == [12] * (minutes - 2) + [13]
+    ids = [dict(m.headers())["id"] for m in results]
+    assert len(set(ids)) == len(ids)
+    bench.eventually(lambda: bench.query("SELECT count(*) FROM {s}._anomalies")[0][0], what="the spike is found")
+    assert bench.query("SELECT anomaly, metric, group_key ->> 'k', value FROM {s}._anomalies") == [("spike", "top", "a", 1000.0)]
+    anomaly = json.loads(read_all(bench, bench.config.topic("anomalies"), 1)[0].value())
+    assert (anomaly["anomaly"], anomaly["value"]) == ("spike", 1000.0)
+
+
+def test_raw_events_are_kept_where_asked(make_bench: Callable[..., Any]) -> None:
+    plain = config("kept")
+    spec = plain.spec.model_copy(update={"events": plain.spec.events.model_copy(update={"store": True})})
+    bench = make_bench(plain.model_copy(update={"spec": spec}))
+    bench.start()
+    bench.produce([event(i, k="a", i=i) for i in range(50)])
+    bench.await_consumed(50)
+    assert bench.query("SELECT count(*), sum((data ->> 'i')::int) FROM {s}._events") == [(50, 1225)]
+
+
+def test_a_topic_made_anew_starts_an_epoch_and_says_so(make_bench: Callable[..., Any]) -> None:
+    bench = make_bench(config("anew"))
+    process = bench.start()
+    bench.produce([event(i, k="a") for i in range(30)])
+    bench.await_consumed(30)
+    process.terminate()
+    process.wait(20)
+    kafka = AdminClient({"bootstrap.servers": bench.servers.kafka})
+    topic = bench.config.events_topic
+    kafka.delete_topics([topic])[topic].result(20)
+    bench.eventually(lambda: topic not in kafka.list_topics(timeout=5).topics, what="topic gone")
+    kafka.create_topics([NewTopic(topic, 3, 1)])[topic].result(20)
+    bench.eventually(lambda: topic in kafka.list_topics(timeout=5).topics, what="topic back")
+    bench.produce([event(i, k="b") for i in range(9)])
+    bench.start()
+    bench.await_consumed(39)
+    assert counts(bench) == {"a": 30, "b": 9}
+    assert bench.query("SELECT DISTINCT reason FROM {s}._lost") == [("topic_recreated",)]
+    assert bench.query("SELECT DISTINCT epoch FROM {s}._offsets") == [(1,)]

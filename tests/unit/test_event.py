@@ -15,30 +15,32 @@ NOW = 1_700_000_000_000
 
 
 def spec(*, strict: bool = False) -> PipelineSpec:
-    return PipelineSpec.model_validate({
-        "source": {
-            "fields": [
-                {"name": "ts", "type": "timestamp", "required": True},
-                {"name": "k", "type": "string"},
-                {"name": "note", "type": "string"},
-                {"name": "i", "type": "integer"},
-                {"name": "x", "type": "number"},
-                {"name": "b", "type": "boolean"},
-                {"name": "seen", "type": "timestamp"},
-                {"name": "must", "type": "string", "required": True},
+    return PipelineSpec.model_validate(
+        {
+            "source": {
+                "fields": [
+                    {"name": "ts", "type": "timestamp", "required": True},
+                    {"name": "k", "type": "string"},
+                    {"name": "note", "type": "string"},
+                    {"name": "i", "type": "integer"},
+                    {"name": "x", "type": "number"},
+                    {"name": "b", "type": "boolean"},
+                    {"name": "seen", "type": "timestamp"},
+                    {"name": "must", "type": "string", "required": True},
+                ],
+                "strict": strict,
+                "eventTime": {"field": "ts", "maxFuture": "1h"},
+            },
+            "aggregations": [
+                {
+                    "name": "a",
+                    "groupBy": ["k"],
+                    "window": {"type": "tumbling", "size": "1m"},
+                    "metrics": [{"name": "n", "function": "count"}],
+                }
             ],
-            "strict": strict,
-            "eventTime": {"field": "ts", "maxFuture": "1h"},
-        },
-        "aggregations": [
-            {
-                "name": "a",
-                "groupBy": ["k"],
-                "window": {"type": "tumbling", "size": "1m"},
-                "metrics": [{"name": "n", "function": "count"}],
-            }
-        ],
-    })
+        }
+    )
 
 
 DECODER = EventDecoder(spec())
@@ -102,7 +104,9 @@ def test_valid_events_are_decoded(reason: str, raw: bytes) -> None:
 
 
 @pytest.mark.parametrize(("reason", "raw", "expected", "field"), INVALID, ids=[row[0] for row in INVALID])
-def test_invalid_events_are_told_by_reason_and_field(reason: str, raw: bytes, expected: Reason, field: str | None) -> None:
+def test_invalid_events_are_told_by_reason_and_field(
+    reason: str, raw: bytes, expected: Reason, field: str | None
+) -> None:
     with pytest.raises(InvalidEvent) as caught:
         DECODER.decode(raw, NOW)
     assert (expected, field) == (caught.value.reason, caught.value.field)
@@ -123,7 +127,12 @@ def test_times_are_epoch_milliseconds_however_written() -> None:
 HOSTILE = st.sampled_from([raw for _, raw in VALID] + [raw for _, raw, _, _ in INVALID if len(raw) < 20_000])
 MEMBERS = st.dictionaries(
     st.sampled_from(["k", "note", "i", "x", "b", "ts", "seen", "must", "z"]),
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5) | st.lists(st.integers(), max_size=2),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.lists(st.integers(), max_size=2),
 )
 
 

@@ -31,15 +31,25 @@ OBSERVATIONS = [
     ("a lone jump is held", 100, [100 + 2 * DAY], 100, (100 + 2 * DAY,)),
     ("an ordinary event clears a suspect", 100, [100 + 2 * DAY, 120], 120, ()),
     ("three in a row beyond are believed", 100, [3 * DAY, 3 * DAY + 1, 3 * DAY + 2], 3 * DAY + 2, ()),
-    ("what is believed is the least of them, and what follows from it", 100, [9 * DAY, 3 * DAY, 3 * DAY + 5], 3 * DAY + 5, (9 * DAY,)),
+    (
+        "what is believed is the least of them, and what follows from it",
+        100,
+        [9 * DAY, 3 * DAY, 3 * DAY + 5],
+        3 * DAY + 5,
+        (9 * DAY,),
+    ),
     ("a first event has nothing to be measured against", None, [T0], None, (T0,)),
     ("a first batch confirms itself", None, [T0, T0 + 5, T0 + 3], T0 + 5, ()),
     ("a first outlier does not set the time", None, [50 * DAY, 5, 6, 7], 7, ()),
 ]
 
 
-@pytest.mark.parametrize(("reason", "before", "times", "maximum", "suspects"), OBSERVATIONS, ids=[o[0] for o in OBSERVATIONS])
-def test_observe(reason: str, before: int | None, times: list[int], maximum: int | None, suspects: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("reason", "before", "times", "maximum", "suspects"), OBSERVATIONS, ids=[o[0] for o in OBSERVATIONS]
+)
+def test_observe(
+    reason: str, before: int | None, times: list[int], maximum: int | None, suspects: tuple[int, ...]
+) -> None:
     after = observe(PartitionTime(0, before), *times)
     assert (maximum, suspects) == (after.maximum, after.suspects)
 
@@ -157,7 +167,10 @@ def test_waking_up_restarts_every_partitions_patience() -> None:
     reader = step(ReaderTime(active_since=T0), seen(0, 5_000, confirmed=at), seen(1, 2_000, confirmed=at), now=at)
     woken = at + 100_000
     reader = step(
-        reader, seen(0, 500_000, last=woken, confirmed=woken), seen(1, 2_000, last=T0, confirmed=woken + 1), now=woken + 1
+        reader,
+        seen(0, 500_000, last=woken, confirmed=woken),
+        seen(1, 2_000, last=T0, confirmed=woken + 1),
+        now=woken + 1,
     )
     assert reader.watermark == 5_000, "the other partition may be about to bring its share"
 

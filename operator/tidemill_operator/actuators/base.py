@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from tidemill_contract.runtime import PostgresCredentials
-
 from tidemill_operator.outcome import Outcome
 from tidemill_operator.plan.model import LiveSchema, LiveTopic, Owner, Schema, Topic, Workload
 

@@ -66,6 +66,12 @@ class Session:
             self._leaving[key] = self._pipelines.pop(key)
             self._due[key] = 0.0
 
+    def nudge(self) -> None:
+        """Something changed underneath: look at everything again at once (what fails keeps its delay)."""
+        for key in self._pipelines:
+            if key not in self._backoff:
+                self._due[key] = 0.0
+
     def step(self) -> None:
         """Reconcile and release whatever is due."""
         for key, stored in [*self._pipelines.items(), *self._leaving.items()]:

@@ -33,10 +33,12 @@ class Run:
         self._environ = environ
         self._say = say
         self._servers = Servers()
+        self._store = Store(data_dir / "state")
         self._runtime: LocalRuntime | None = None
         self._session: Session | None = None
         self._restarted: dict[str, float] = {}
         self._announced: str | None = None
+        self._seen: Mapping[str, bool] = {}
 
     def start(self) -> None:
         """Start servers and supervision.
@@ -52,18 +54,26 @@ class Run:
             ports={"ingest": self._args.port_ingest, "api": self._args.port_api},
         )
         self._runtime.start()
-        store = Store(self._data_dir / "state")
-        self._session = Session(store, apply=self._apply, release=self._release, say=self._say)
+        self._session = Session(self._store, apply=self._apply, release=self._release, say=self._say)
 
     def take(self, reading: Reading) -> None:
         """Accept what the files say."""
         assert self._session is not None  # noqa: S101
+        if not self._session.pipelines:
+            for stored in self._store:
+                if stored.key not in reading.documents:
+                    self._say(
+                        f"{stored.key}: ran here before and is in none of the files; it stays off, its data stays"
+                    )
         self._session.take(reading)
 
     def step(self) -> None:
         """One round: servers that died are started again, due pipelines are reconciled, readers are told."""
         assert self._session is not None  # noqa: S101
         self._revive_servers()
+        if self._look() != self._seen:
+            self._seen = self._look()
+            self._session.nudge()
         self._session.step()
         ready = self._session.ready
         self._report(ready=ready)
@@ -76,6 +86,11 @@ class Run:
             self._runtime.close()
         self._servers.stop()
         (self._data_dir / "status.json").unlink(missing_ok=True)
+
+    def _look(self) -> Mapping[str, bool]:
+        """Which processes are ready: a change of this is worth a look at the pipelines."""
+        assert self._runtime is not None  # noqa: S101
+        return {name: state.ready for name, state in self._runtime.states().items()}
 
     def _addresses(self) -> dict[str, str]:
         """What every workload is told about the servers: no administrator's login."""

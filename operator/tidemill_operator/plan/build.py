@@ -8,7 +8,6 @@ from dataclasses import replace
 from tidemill_contract import names
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.spec import AnalyticsPipeline, PipelineSpec, TopicSpec
-
 from tidemill_operator.plan.model import LiveFacts, Owner, Plan
 from tidemill_operator.plan.schema import desired_schema
 from tidemill_operator.plan.topics import desired_topics

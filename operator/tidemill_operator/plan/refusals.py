@@ -9,7 +9,6 @@ from typing import Any
 
 from tidemill_contract.rules import unsupported
 from tidemill_contract.spec import AnalyticsPipeline
-
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.model import LiveFacts, LiveSchema, Plan, Schema, Table
 

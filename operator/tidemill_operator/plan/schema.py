@@ -13,10 +13,8 @@ from tidemill_contract.duration import parse_ms
 from tidemill_contract.expressions import derived_types
 from tidemill_contract.partials import SQL_TYPES, AggregationLayout, field_types, layout, quote
 from tidemill_contract.runtime import PipelineConfig
+from tidemill_contract.storage import partition_days
 from tidemill_operator.plan.model import AggregationRow, Column, Schema, Table
-
-DAY_MS = 86_400_000
-MAX_PARTITION_TABLES = 400
 
 
 def _columns(*pairs: tuple[str, str]) -> tuple[Column, ...]:
@@ -137,8 +135,8 @@ DEAD_LETTERS = Table(
     ),
     ('PRIMARY KEY (epoch, partition, "offset", aggregation)',),
     indexes=(
-        ("_dead_letters_unpublished", "(epoch, partition, \"offset\") WHERE NOT published"),
-        ("_dead_letters_by_time", "(created_at, epoch, partition, \"offset\", aggregation)"),
+        ("_dead_letters_unpublished", '(epoch, partition, "offset") WHERE NOT published'),
+        ("_dead_letters_by_time", '(created_at, epoch, partition, "offset", aggregation)'),
     ),
     writer="SELECT, INSERT, UPDATE (published)",
 )
@@ -204,11 +202,6 @@ EVENTS = Table(
 SYSTEM_TABLES = (GENERATION, AGGREGATIONS, READERS, OFFSETS, LOST, DEAD_LETTERS, DETECTORS, ANOMALIES)
 
 
-def partition_days(retention_ms: int) -> int:
-    """Width of a time partition in days: at least one, and few enough tables for the whole retention."""
-    return max(1, -(-retention_ms // DAY_MS) // MAX_PARTITION_TABLES)
-
-
 def window_table(name: str, plan: AggregationLayout) -> Table:
     """The table of an aggregation's windows (or panes, for hopping windows)."""
     columns = [Column(group, SQL_TYPES[kind]) for group, kind in plan.group_by]
@@ -250,7 +243,15 @@ def desired_schema(config: PipelineConfig) -> Schema:
             "partials": [p.column for p in plan.partials],
         }
         rows.append(
-            AggregationRow(aggregation.name, version, table, "live", json.dumps(shape, sort_keys=True), partition_days(retention), retention)
+            AggregationRow(
+                aggregation.name,
+                version,
+                table,
+                "live",
+                json.dumps(shape, sort_keys=True),
+                partition_days(retention),
+                retention,
+            )
         )
     return Schema(
         name=schema_name,
@@ -296,4 +297,4 @@ BEGIN
                  table_name, part, first_day::text || ' 00:00:00+00', (first_day + days)::text || ' 00:00:00+00');
   RETURN true;
 END $body$
-"""  # noqa: S608 - the schema's name is a validated identifier
+"""

@@ -6,7 +6,6 @@ from tidemill_contract import names
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.event import MAX_EVENT_BYTES
 from tidemill_contract.runtime import PipelineConfig
-
 from tidemill_operator.plan.model import LiveFacts, Topic
 from tidemill_operator.settings import Platform
 
@@ -14,7 +13,9 @@ from tidemill_operator.settings import Platform
 MAX_MESSAGE_BYTES = 2 * MAX_EVENT_BYTES + 128 * 1024
 
 
-def desired_topics(config: PipelineConfig, platform: Platform, live: LiveFacts, *, all_kinds: bool = False) -> tuple[Topic, ...]:
+def desired_topics(
+    config: PipelineConfig, platform: Platform, live: LiveFacts, *, all_kinds: bool = False
+) -> tuple[Topic, ...]:
     """The source topic first, then those that the processor publishes to.
 
     Args:

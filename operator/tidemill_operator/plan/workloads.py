@@ -9,7 +9,6 @@ from collections.abc import Mapping
 
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.spec import ResourcesSpec
-
 from tidemill_operator.plan.model import Component, Workload
 from tidemill_operator.settings import Platform
 

@@ -83,7 +83,9 @@ class EventDecoder:
         self._group_strings = tuple(name for name in self._strings if name in groups)
         self._max_future_ms = parse_ms(spec.source.event_time.max_future)
         required = [(f.name, _TYPES[f.type]) for f in fields if f.required or f.name == self.event_time_field]
-        optional = [(f.name, _TYPES[f.type] | None, None) for f in fields if not f.required and f.name != self.event_time_field]
+        optional = [
+            (f.name, _TYPES[f.type] | None, None) for f in fields if not f.required and f.name != self.event_time_field
+        ]
         self.type = msgspec.defstruct(
             "Event", [*required, *optional], kw_only=True, forbid_unknown_fields=spec.source.strict, gc=False
         )
@@ -171,7 +173,9 @@ class EventDecoder:
         if event_time_ms > now_ms + self._max_future_ms:
             ahead = event_time_ms - now_ms
             raise InvalidEvent(
-                Reason.TOO_FAR_IN_THE_FUTURE, self.event_time_field, f"{ahead} ms ahead of the clock; maxFuture is {self._max_future_ms} ms"
+                Reason.TOO_FAR_IN_THE_FUTURE,
+                self.event_time_field,
+                f"{ahead} ms ahead of the clock; maxFuture is {self._max_future_ms} ms",
             )
 
     def _check_nul(self, event: Any) -> None:
@@ -183,7 +187,9 @@ class EventDecoder:
         for name in self._group_strings:
             length = len((getattr(event, name) or "").encode())
             if length > MAX_KEY_BYTES:
-                raise InvalidEvent(Reason.KEY_TOO_LONG, name, f"{length} bytes; a group column takes at most {MAX_KEY_BYTES}")
+                raise InvalidEvent(
+                    Reason.KEY_TOO_LONG, name, f"{length} bytes; a group column takes at most {MAX_KEY_BYTES}"
+                )
 
 
 def _epoch_ms(moment: dt.datetime) -> int:

@@ -202,7 +202,7 @@ def rollup_select(partials: Sequence[Partial], source: str, keys: Sequence[tuple
     inner = ", ".join([*inner_keys, *(quote(p.column) for p in partials), *centres])
     outer = ", ".join([*names, *(f"{_rollup(p)} AS {quote(p.column)}" for p in partials)])
     group = f" GROUP BY {', '.join(names)}" if names else ""
-    return f"SELECT {outer} FROM (SELECT {inner} FROM {source}) AS r{group}"  # noqa: S608 - identifiers are validated
+    return f"SELECT {outer} FROM (SELECT {inner} FROM {source}) AS r{group}"
 
 
 def _rollup(partial: Partial) -> str:
@@ -278,7 +278,7 @@ def window_source(table: str, plan: AggregationLayout, where: str = "true") -> s
     partials = [quote(p.column) for p in plan.partials]
     if not plan.hopping:
         listed = ", ".join([*columns, "window_start", "_rev", *partials])
-        return f"(SELECT {listed} FROM {table} WHERE {where}) AS w"  # noqa: S608
+        return f"(SELECT {listed} FROM {table} WHERE {where}) AS w"
     hop, size = f"interval '{plan.pane_ms} milliseconds'", f"interval '{plan.size_ms} milliseconds'"
     # A pane belongs to every window that starts up to size - hop before it. What came late for some of them carries
     # `_after`, the end of the last window that was closed then, and counts only for windows that end later.
@@ -292,7 +292,7 @@ def window_source(table: str, plan: AggregationLayout, where: str = "true") -> s
     spread = spread.replace("_rev, s.start", '_rev AS "_max_rev__", s.start', 1)
     merged = rollup_select(with_rev, spread, keys)
     listed = ", ".join([*columns, "window_start", '"_max_rev__" AS _rev', *partials])
-    return f"(SELECT {listed} FROM ({merged}) AS m) AS w"  # noqa: S608
+    return f"(SELECT {listed} FROM ({merged}) AS m) AS w"
 
 
 def answer_columns(plan: AggregationLayout, names: Iterable[str] | None = None) -> list[tuple[str, str, str]]:

@@ -125,7 +125,11 @@ class WorkloadSettings(_Config):
         Raises:
             pydantic.ValidationError: a value is not of its field's type.
         """
-        found = {key: environ[f"TIDEMILL_{key.upper()}"] for key in cls.model_fields if environ.get(f"TIDEMILL_{key.upper()}")}
+        found = {
+            key: environ[f"TIDEMILL_{key.upper()}"]
+            for key in cls.model_fields
+            if environ.get(f"TIDEMILL_{key.upper()}")
+        }
         return cls.model_validate(found)
 
     def load_pipeline(self, name: str) -> PipelineConfig:

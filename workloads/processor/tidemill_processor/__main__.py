@@ -10,12 +10,12 @@ import time
 from typing import Any
 
 import redis
+
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.health import Dependency, report
 from tidemill_contract.resilience import ResilienceConfig
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_contract.status_server import StatusServer
-
 from tidemill_processor.closing import Closer
 from tidemill_processor.database import Database
 from tidemill_processor.keeper import Duties, Keeper
@@ -44,7 +44,9 @@ class Processor:
         self._redis: redis.Redis | None = None
         if settings.redis_url:
             timeout = self._guards.redis.timeout_seconds
-            self._redis = redis.Redis.from_url(settings.redis_url, socket_timeout=timeout, socket_connect_timeout=timeout)
+            self._redis = redis.Redis.from_url(
+                settings.redis_url, socket_timeout=timeout, socket_connect_timeout=timeout
+            )
         self._live: Live | None = None
         self.loop = Loop(config, self._database, self._source, self._guards, self._note)
         interval = min(1.0, parse_ms(config.spec.processor.flush_interval) / 1000)
@@ -81,7 +83,9 @@ class Processor:
             Dependency("postgres", not loop.database_error, True, loop.database_error, guards.database.state),
         ]
         if self._redis is not None:
-            dependencies.append(Dependency("redis", not keeper.redis_error, False, keeper.redis_error, guards.redis.state))
+            dependencies.append(
+                Dependency("redis", not keeper.redis_error, False, keeper.redis_error, guards.redis.state)
+            )
         clock = keeper.clock
         return report(
             "processor",
@@ -117,7 +121,9 @@ class Processor:
 def main() -> int:
     """Entry point; the exit code."""
     settings = WorkloadSettings.from_env()
-    logging.basicConfig(level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
     processor = Processor(settings)
     server = StatusServer(settings.host, settings.port, processor.health, processor.ready, processor.live)
     server.start()

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import polars as pl
-from tidemill_contract.partials import AggregationLayout, Partial
 
+from tidemill_contract.partials import AggregationLayout, Partial
 from tidemill_processor.batch import INDEX, OFFSET, PARTITION, TIME
 
 PANE, AFTER = "_pane", "_after_ms"

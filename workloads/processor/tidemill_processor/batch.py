@@ -7,7 +7,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import msgspec
 import polars as pl
+
 from tidemill_contract.event import (
     FIELD_HEADER,
     MAX_KEY_BYTES,
@@ -20,8 +22,9 @@ from tidemill_contract.event import (
 from tidemill_contract.expressions import POLARS_TYPES, compile_transform, derived_types
 from tidemill_contract.spec import PipelineSpec
 
-TIME, PARTITION, OFFSET, INDEX = "_t", "_p", "_o", "_i"
-"""Frame columns beside the fields: event time (epoch ms), Kafka partition and offset, place in the batch."""
+TIME, PARTITION, OFFSET, INDEX, DATA = "_t", "_p", "_o", "_i", "_data"
+"""Frame columns beside the fields: event time (epoch ms), Kafka partition and offset, place in the batch; where raw
+events are kept, the event as JSON."""
 
 STORED_VALUE_BYTES = 64 * 1024
 """How much of a refused record is kept in its dead letter."""
@@ -153,6 +156,7 @@ class BatchReader:
         self._time_field = spec.source.event_time.field
         self._plain = spec.transform.filter is None and not spec.transform.derive
         self._filters = spec.transform.filter is not None
+        self._keeps_events = spec.events.store
         derived = derived_types(spec)
         grouped = {name for a in spec.aggregations for name in a.group_by}
         self._derived_keys = [name for name in derived if name in grouped and derived[name] == "string"]
@@ -187,6 +191,8 @@ class BatchReader:
             stored = pl.Int64 if isinstance(dtype, pl.Datetime) else dtype
             column = pl.Series(name, [getattr(event, name) for event in valid], dtype=stored)
             columns.append(column.cast(dtype) if stored != dtype else column)
+        if self._keeps_events:
+            columns.append(pl.Series(DATA, [msgspec.json.encode(event).decode() for event in valid], dtype=pl.String))
         frame = pl.DataFrame(columns)
         batch = Batch(
             frame=frame,

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.runtime import PipelineConfig
-
 from tidemill_processor.database import CLOCK_MS, READER, AggregationStore, Database, from_ms, to_ms
 from tidemill_processor.watermark import PartitionTime, ReaderTime, advance, closed_until
 
@@ -40,7 +40,10 @@ class Closer:
     def run(self, connection: psycopg.Connection[Any]) -> Clock:
         """One pass."""
         watermark = self._advance(connection)
-        closed = {name: until for name, until in connection.execute(f"SELECT id, closed_until FROM {self._schema}._aggregations")}  # noqa: S608, C416
+        closed = {
+            name: until
+            for name, until in connection.execute(f"SELECT id, closed_until FROM {self._schema}._aggregations")
+        }
         newly: dict[str, int] = {}
         for store in self._stores:
             if watermark is None:
@@ -50,7 +53,7 @@ class Closer:
                 with connection.transaction():
                     connection.execute(self._database.lock(store.id))
                     update = (
-                        f"UPDATE {self._schema}._aggregations SET closed_until = %s"  # noqa: S608
+                        f"UPDATE {self._schema}._aggregations SET closed_until = %s"
                         " WHERE id = %s AND (closed_until IS NULL OR closed_until < %s)"
                     )
                     if connection.execute(update, (until, store.id, until)).rowcount:
@@ -61,11 +64,13 @@ class Closer:
     def _advance(self, connection: psycopg.Connection[Any]) -> int | None:
         with connection.transaction():
             row = connection.execute(
-                f"SELECT watermark, candidate, {to_ms('candidate_at')}, {to_ms('active_since')}, {to_ms('idle_since')},"  # noqa: S608
+                f"SELECT watermark, candidate, {to_ms('candidate_at')}, {to_ms('active_since')}, {to_ms('idle_since')},"
                 f" idle_base, {CLOCK_MS} FROM {self._schema}._readers WHERE reader = '{READER}' FOR UPDATE SKIP LOCKED"
             ).fetchone()
             if row is None:
-                found = connection.execute(f"SELECT watermark FROM {self._schema}._readers WHERE reader = '{READER}'").fetchone()  # noqa: S608
+                found = connection.execute(
+                    f"SELECT watermark FROM {self._schema}._readers WHERE reader = '{READER}'"
+                ).fetchone()
                 return found[0] if found else None
             before, now_ms = ReaderTime(*row[:6]), row[6]
             after = advance(
@@ -78,7 +83,7 @@ class Closer:
             if after != before:
                 at = from_ms("%s::bigint")
                 connection.execute(
-                    f"UPDATE {self._schema}._readers SET watermark = %s, candidate = %s, candidate_at = {at},"  # noqa: S608
+                    f"UPDATE {self._schema}._readers SET watermark = %s, candidate = %s, candidate_at = {at},"
                     f" active_since = {at}, idle_since = {at}, idle_base = %s WHERE reader = '{READER}'",
                     (
                         after.watermark, after.candidate, *[after.candidate_at] * 2, *[after.active_since] * 2,
@@ -89,7 +94,7 @@ class Closer:
 
     def _partitions(self, connection: psycopg.Connection[Any]) -> list[PartitionTime]:
         query = (
-            f"SELECT partition, max_event_time, suspects, {to_ms('last_event_at')}, {to_ms('end_confirmed_at')}"  # noqa: S608
+            f"SELECT partition, max_event_time, suspects, {to_ms('last_event_at')}, {to_ms('end_confirmed_at')}"
             f" FROM {self._schema}._offsets WHERE reader = '{READER}'"
         )
         return [PartitionTime(p, latest, tuple(s), last, end) for p, latest, s, last, end in connection.execute(query)]

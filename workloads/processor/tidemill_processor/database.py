@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+
 from tidemill_contract.expressions import derived_types
 from tidemill_contract.partials import AggregationLayout, field_types, layout, quote
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
@@ -26,9 +27,7 @@ def to_ms(column: str) -> str:
 def from_ms(expression: str) -> str:
     """SQL: epoch milliseconds as timestamptz, exact for the years 1 to 9999 (a float of seconds is not)."""
     day = 86_400_000
-    return (
-        f"(timestamptz 'epoch' + ({expression}) / {day} * interval '1 day' + mod({expression}, {day}) * interval '1 ms')"
-    )
+    return f"(timestamptz 'epoch' + ({expression}) / {day} * interval '1 day' + mod({expression}, {day}) * interval '1 ms')"
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class Database:
         """
         spec = self._config.spec
         types = field_types(spec, derived_types(spec))
-        query = f"SELECT name, version, id, table_name, partition_days FROM {self.schema}._aggregations"  # noqa: S608
+        query = f"SELECT name, version, id, table_name, partition_days FROM {self.schema}._aggregations"
         rows = {(name, version): rest for name, version, *rest in connection.execute(query)}
         stores = []
         for aggregation in spec.aggregations:
@@ -117,7 +116,9 @@ class Database:
 
     def lock(self, aggregation_id: int) -> sql.SQL:
         """The statement that takes an aggregation version's lock for the transaction (writers and the closer share it)."""
-        return sql.SQL(f"SELECT pg_advisory_xact_lock(hashtext('{names_literal(self._config.schema_name)}'), {int(aggregation_id)})")
+        return sql.SQL(
+            f"SELECT pg_advisory_xact_lock(hashtext('{names_literal(self._config.schema_name)}'), {int(aggregation_id)})"
+        )
 
 
 def names_literal(name: str) -> str:
@@ -125,5 +126,3 @@ def names_literal(name: str) -> str:
     if "'" in name or "\\" in name:
         raise ValueError(f"not a name: {name!r}")
     return name
-
-

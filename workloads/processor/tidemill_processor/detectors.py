@@ -74,7 +74,11 @@ def _learn_ewma(state: State, value: float) -> State:
     # Until enough is seen every value weighs alike, else the first one would weigh for long.
     weight = max(EWMA_WEIGHT, 1 / n)
     delta = value - state["mean"]
-    return {"n": n, "mean": state["mean"] + weight * delta, "var": (1 - weight) * (state["var"] + weight * delta * delta)}
+    return {
+        "n": n,
+        "mean": state["mean"] + weight * delta,
+        "var": (1 - weight) * (state["var"] + weight * delta * delta),
+    }
 
 
 def _expect_mad(state: State) -> tuple[float, float]:

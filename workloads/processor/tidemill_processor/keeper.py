@@ -15,9 +15,9 @@ from typing import Any
 
 import psycopg
 import redis
+
 from tidemill_contract import metrics
 from tidemill_contract.resilience import BreakerOpen
-
 from tidemill_processor.closing import Clock, Closer
 from tidemill_processor.live import Live
 from tidemill_processor.publish import Publisher, PublishFailed

@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 import psycopg
 import redis
+
 from tidemill_contract import metrics, names
 from tidemill_contract.runtime import PipelineConfig
-
 from tidemill_processor.closing import Clock
 from tidemill_processor.database import AggregationStore, Database
 from tidemill_processor.transaction import Change
@@ -108,7 +108,9 @@ class Live:
         metrics.LIVE_PUBLISHED.inc(min(len(rows), MAX_ROWS))
 
     def _send(self, entry: dict[str, Any]) -> None:
-        self._call(self._redis.xadd, self._stream, {"d": msgspec.json.encode(entry)}, maxlen=STREAM_LENGTH, approximate=True)
+        self._call(
+            self._redis.xadd, self._stream, {"d": msgspec.json.encode(entry)}, maxlen=STREAM_LENGTH, approximate=True
+        )
 
 
 def _epoch_ms(text: str) -> int:

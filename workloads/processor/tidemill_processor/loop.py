@@ -9,16 +9,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import psycopg
 from confluent_kafka import KafkaError, KafkaException
+
 from tidemill_contract import metrics
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.event import Reason
 from tidemill_contract.resilience import Guards
 from tidemill_contract.runtime import PipelineConfig
-
 from tidemill_processor.batch import INDEX, Batch, BatchReader
 from tidemill_processor.database import AggregationStore, Database
 from tidemill_processor.positions import Positions
@@ -46,7 +47,12 @@ class Loop:
     """
 
     def __init__(
-        self, config: PipelineConfig, database: Database, source: Source, guards: Guards, on_commit: Callable[[tuple[Change, ...]], None]
+        self,
+        config: PipelineConfig,
+        database: Database,
+        source: Source,
+        guards: Guards,
+        on_commit: Callable[[tuple[Change, ...]], None],
     ) -> None:
         self._config = config
         self._database = database
@@ -98,6 +104,7 @@ class Loop:
         wait = self._flush_seconds if self._source.ready else PAUSED_POLL_SECONDS
         polled = self._source.poll(BATCH_LIMIT, wait)
         self._note(polled)
+        self._see_assignment()
         if polled.messages:
             self._process(polled.messages)
         self._check_ends()
@@ -131,6 +138,7 @@ class Loop:
         """Forget the connection and what was read ahead; try again later while the loop polls on."""
         text = str(error).strip() or type(error).__name__
         log.warning("postgres: %s; again in %.1f s", text, self._backoff)
+        metrics.ROLLED_BACK.labels(reason="postgres").inc()
         self.database_error = text
         self._guards.database.failure()
         if self._connection is not None:
@@ -160,7 +168,17 @@ class Loop:
             self._kafka_failed(error.args[0])
         except psycopg.Error as error:
             self._lose_database(error)
-        self.assigned = source.assigned
+
+    def _see_assignment(self) -> None:
+        """Note a rebalance: forget the figures of partitions that are gone."""
+        assigned = self._source.assigned
+        if assigned == self.assigned:
+            return
+        metrics.REBALANCES.inc()
+        for partition in set(self.lag) - assigned:
+            metrics.LAG.remove(str(partition))
+        self.lag = {p: behind for p, behind in self.lag.items() if p in assigned}
+        self.assigned = assigned
 
     def _check_topic(self) -> None:
         self._topic_checked_at = time.monotonic()
@@ -243,14 +261,13 @@ class Loop:
             else:
                 half = piece.height // 2
                 pieces += [piece[half:], piece[:half]]
+        metrics.ROLLED_BACK.labels(reason="refused").inc()
         log.warning("postgres refuses %d event(s): %s", len(culprits), str(error).strip())
         if not culprits:
             raise error
         return batch.refuse(culprits, Reason.REFUSED_BY_DATABASE, str(error).strip())
 
     def _storable(self, batch: Batch, frame: Any) -> bool:
-        from dataclasses import replace
-
         assert self._committer is not None  # noqa: S101
         try:
             self._committer.attempt(replace(batch, frame=frame), self._positions)
@@ -290,6 +307,8 @@ class Loop:
             lag[partition] = max(0, ends[partition] - reached)
             if reached >= ends[partition]:
                 caught_up[partition] = position
+        for partition in set(self.lag) - set(lag):
+            metrics.LAG.remove(str(partition))
         self.lag = lag
         for partition, behind in lag.items():
             metrics.LAG.labels(partition=str(partition)).set(behind)

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import psycopg
-from tidemill_contract.runtime import PipelineConfig
 
+from tidemill_contract.runtime import PipelineConfig
 from tidemill_processor.database import READER, Database
 from tidemill_processor.source import Source
 from tidemill_processor.transaction import Position
@@ -29,14 +29,16 @@ class Positions:
         self._start_from = config.spec.source.topic.start_from
         self._source = source
 
-    def take_up(self, connection: psycopg.Connection[Any], partitions: Iterable[int], topic_id: str) -> dict[int, Position]:
+    def take_up(
+        self, connection: psycopg.Connection[Any], partitions: Iterable[int], topic_id: str
+    ) -> dict[int, Position]:
         """Where to read these partitions from. One without a row yet is left out: the operator makes rows first.
 
         Raises:
             KafkaException, psycopg.Error: try again later.
         """
         query = (
-            f"SELECT partition, topic_id, epoch, next_offset FROM {self._schema}._offsets"  # noqa: S608
+            f"SELECT partition, topic_id, epoch, next_offset FROM {self._schema}._offsets"
             f" WHERE reader = '{READER}' AND partition = ANY(%s)"
         )
         wanted = list(partitions)
@@ -51,11 +53,24 @@ class Positions:
         return positions
 
     def _position(
-        self, connection: psycopg.Connection[Any], partition: int, known_id: str | None, epoch: int, next_offset: int | None, topic_id: str
+        self,
+        connection: psycopg.Connection[Any],
+        partition: int,
+        known_id: str | None,
+        epoch: int,
+        next_offset: int | None,
+        topic_id: str,
     ) -> Position | None:
         low, high = self._source.range_of(partition)
         if known_id is None or next_offset is None:
-            return self._move(connection, partition, (known_id, epoch, next_offset), topic_id, epoch, self._first(partition, low, high))
+            return self._move(
+                connection,
+                partition,
+                (known_id, epoch, next_offset),
+                topic_id,
+                epoch,
+                self._first(partition, low, high),
+            )
         before = (known_id, epoch, next_offset)
         if known_id != topic_id:
             log.error("topic %s was made anew; partition %d starts epoch %d", self._source.topic, partition, epoch + 1)
@@ -66,7 +81,9 @@ class Positions:
             self._record_loss(connection, partition, epoch, next_offset, low, "expired")
             return self._move(connection, partition, before, topic_id, epoch, low)
         if next_offset > high:
-            log.error("partition %d ends at %d, before %d that was read: Kafka lost records", partition, high, next_offset)
+            log.error(
+                "partition %d ends at %d, before %d that was read: Kafka lost records", partition, high, next_offset
+            )
             self._record_loss(connection, partition, epoch, high, next_offset, "truncated")
             return self._move(connection, partition, before, topic_id, epoch + 1, high)
         return Position(next_offset, epoch)
@@ -82,11 +99,17 @@ class Positions:
                 return self._source.offset_at(partition, round(at.timestamp() * 1000))
 
     def _move(
-        self, connection: psycopg.Connection[Any], partition: int, before: tuple[str | None, int, int | None], topic_id: str, epoch: int, offset: int
+        self,
+        connection: psycopg.Connection[Any],
+        partition: int,
+        before: tuple[str | None, int, int | None],
+        topic_id: str,
+        epoch: int,
+        offset: int,
     ) -> Position | None:
         """Compare and set; None if somebody else was faster (the next try reads what they wrote)."""
         update = (
-            f"UPDATE {self._schema}._offsets SET topic_id = %s, epoch = %s, next_offset = %s"  # noqa: S608
+            f"UPDATE {self._schema}._offsets SET topic_id = %s, epoch = %s, next_offset = %s"
             f" WHERE reader = '{READER}' AND partition = %s AND topic_id IS NOT DISTINCT FROM %s AND epoch = %s"
             " AND next_offset IS NOT DISTINCT FROM %s"
         )
@@ -97,7 +120,7 @@ class Positions:
         self, connection: psycopg.Connection[Any], partition: int, epoch: int, first: int, end: int | None, reason: str
     ) -> None:
         insert = (
-            f"INSERT INTO {self._schema}._lost (reader, partition, epoch, from_offset, to_offset, reason)"  # noqa: S608
+            f"INSERT INTO {self._schema}._lost (reader, partition, epoch, from_offset, to_offset, reason)"
             f" VALUES ('{READER}', %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
         )
         connection.execute(insert, (partition, epoch, first, end, reason))
@@ -109,11 +132,16 @@ class Positions:
         if not caught_up:
             return
         update = (
-            f"UPDATE {self._schema}._offsets AS o SET end_confirmed_at = clock_timestamp() - %s * interval '1 second'"  # noqa: S608
+            f"UPDATE {self._schema}._offsets AS o SET end_confirmed_at = clock_timestamp() - %s * interval '1 second'"
             " FROM unnest(%s::integer[], %s::bigint[], %s::integer[]) AS c (partition, next_offset, epoch)"
             f" WHERE o.reader = '{READER}' AND o.partition = c.partition AND o.next_offset = c.next_offset AND o.epoch = c.epoch"
         )
         connection.execute(
             update,
-            (age_seconds, list(caught_up), [p.next_offset for p in caught_up.values()], [p.epoch for p in caught_up.values()]),
+            (
+                age_seconds,
+                list(caught_up),
+                [p.next_offset for p in caught_up.values()],
+                [p.epoch for p in caught_up.values()],
+            ),
         )

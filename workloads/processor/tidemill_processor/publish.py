@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 import psycopg
+
 from tidemill_contract import metrics
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.times import rfc3339, rfc3339_ms
-
 from tidemill_processor.database import AggregationStore, Database
 from tidemill_processor.windows import WindowReader
 
@@ -26,7 +26,7 @@ FLUSH_SECONDS = 8.0
 _FEW, _MANY = 5_000, 20_000
 
 
-class PublishFailed(Exception):  # noqa: N818
+class PublishFailed(Exception):
     """Kafka did not acknowledge everything; the marks stay where they were."""
 
 
@@ -66,13 +66,17 @@ class Outlet:
         left = self._producer.flush(FLUSH_SECONDS)
         error, self._error = self._error, None
         if error is not None or left:
-            raise PublishFailed(str(error) if error is not None else f"{left} records not acknowledged in {FLUSH_SECONDS} s")
+            raise PublishFailed(
+                str(error) if error is not None else f"{left} records not acknowledged in {FLUSH_SECONDS} s"
+            )
 
 
 class Publisher:
     """Publishes one pipeline's outputs."""
 
-    def __init__(self, database: Database, stores: list[AggregationStore], config: PipelineConfig, outlet: Outlet) -> None:
+    def __init__(
+        self, database: Database, stores: list[AggregationStore], config: PipelineConfig, outlet: Outlet
+    ) -> None:
         self._schema = database.schema
         self._config = config
         self._outlet = outlet
@@ -97,7 +101,7 @@ class Publisher:
         reader, plan = self._readers[store.id], store.layout
         with connection.transaction():
             row = connection.execute(
-                f"SELECT published_until, pg_try_advisory_xact_lock(hashtext(%s), id) FROM {self._schema}._aggregations WHERE id = %s",  # noqa: S608
+                f"SELECT published_until, pg_try_advisory_xact_lock(hashtext(%s), id) FROM {self._schema}._aggregations WHERE id = %s",
                 (f"{self._schema}/publish", store.id),
             ).fetchone()
             if row is None or not row[1] or (row[0] is not None and row[0] >= closed_until):
@@ -117,7 +121,9 @@ class Publisher:
                     self._spans[store.id] = min(100_000, self._spans[store.id] * 2)
                 elif count > _MANY:
                     self._spans[store.id] = max(1, self._spans[store.id] // 2)
-            connection.execute(f"UPDATE {self._schema}._aggregations SET published_until = %s WHERE id = %s", (until, store.id))  # noqa: S608
+            connection.execute(
+                f"UPDATE {self._schema}._aggregations SET published_until = %s WHERE id = %s", (until, store.id)
+            )
         metrics.RESULTS_PUBLISHED.inc(count)
         return max(count, 1 if until < closed_until else 0)
 
@@ -135,11 +141,26 @@ class Publisher:
     def _anomalies(self, connection: psycopg.Connection[Any]) -> int:
         with connection.transaction():
             rows = connection.execute(
-                "SELECT id, anomaly, aggregation, version, metric, group_key, window_start, window_end, value, score, expected,"  # noqa: S608
+                "SELECT id, anomaly, aggregation, version, metric, group_key, window_start, window_end, value, score, expected,"
                 f" lower, upper, revision FROM {self._schema}._anomalies WHERE NOT published ORDER BY id LIMIT {MARKED_ROWS}"
                 " FOR UPDATE SKIP LOCKED"
             ).fetchall()
-            for _, rule, aggregation, version, metric, group, start, end, value, score, expected, low, high, revision in rows:
+            for (
+                _,
+                rule,
+                aggregation,
+                version,
+                metric,
+                group,
+                start,
+                end,
+                value,
+                score,
+                expected,
+                low,
+                high,
+                revision,
+            ) in rows:
                 key = msgspec.json.encode(group)
                 record = {
                     "anomaly": rule, "aggregation": aggregation, "version": version, "metric": metric, "group": group,
@@ -151,13 +172,13 @@ class Publisher:
             if rows:
                 self._outlet.settle()
                 ids = [row[0] for row in rows]
-                connection.execute(f"UPDATE {self._schema}._anomalies SET published = true WHERE id = ANY(%s)", (ids,))  # noqa: S608
+                connection.execute(f"UPDATE {self._schema}._anomalies SET published = true WHERE id = ANY(%s)", (ids,))
         return len(rows)
 
     def _dead_letters(self, connection: psycopg.Connection[Any]) -> int:
         with connection.transaction():
             rows = connection.execute(
-                'SELECT epoch, partition, "offset", aggregation, reason, field, detail, key, value, event_time, windows'  # noqa: S608
+                'SELECT epoch, partition, "offset", aggregation, reason, field, detail, key, value, event_time, windows'
                 f' FROM {self._schema}._dead_letters WHERE NOT published ORDER BY epoch, partition, "offset" LIMIT {MARKED_ROWS}'
                 " FOR UPDATE SKIP LOCKED"
             ).fetchall()
@@ -175,7 +196,7 @@ class Publisher:
             if rows:
                 self._outlet.settle()
                 connection.cursor().executemany(
-                    f"UPDATE {self._schema}._dead_letters SET published = true"  # noqa: S608
+                    f"UPDATE {self._schema}._dead_letters SET published = true"
                     ' WHERE epoch = %s AND partition = %s AND "offset" = %s AND aggregation = %s',
                     [row[:4] for row in rows],
                 )

@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 import psycopg
+
 from tidemill_contract import metrics
 from tidemill_contract.spec import AnomalySpec
-
 from tidemill_processor.database import AggregationStore, Database
 from tidemill_processor.detectors import State, judge
 from tidemill_processor.windows import WindowReader
@@ -31,7 +31,7 @@ class Scanner:
         """Scan windows closed since the last time; the number of anomalies found. Skips if another replica scans."""
         with connection.transaction():
             row = connection.execute(
-                f"SELECT scanned_until, pg_try_advisory_xact_lock(hashtext(%s), id) FROM {self._schema}._aggregations WHERE id = %s",  # noqa: S608
+                f"SELECT scanned_until, pg_try_advisory_xact_lock(hashtext(%s), id) FROM {self._schema}._aggregations WHERE id = %s",
                 (f"{self._schema}/scan", self._store.id),
             ).fetchone()
             if row is None or not row[1] or (row[0] is not None and row[0] >= closed_until):
@@ -45,10 +45,14 @@ class Scanner:
                 first = start - plan.size_ms + plan.pane_ms
                 if row[0] is not None:
                     first = max(first, row[0] - plan.size_ms + plan.pane_ms)
-                last = min(first + (SPAN_PANES + plan.size_ms // plan.pane_ms) * plan.pane_ms, closed_until - plan.size_ms)
+                last = min(
+                    first + (SPAN_PANES + plan.size_ms // plan.pane_ms) * plan.pane_ms, closed_until - plan.size_ms
+                )
                 until = last + plan.size_ms
                 found = self._scan(connection, first, last)
-            connection.execute(f"UPDATE {self._schema}._aggregations SET scanned_until = %s WHERE id = %s", (until, self._store.id))  # noqa: S608
+            connection.execute(
+                f"UPDATE {self._schema}._aggregations SET scanned_until = %s WHERE id = %s", (until, self._store.id)
+            )
         if found:
             metrics.ANOMALIES_DETECTED.inc(len(found))
         return len(found)
@@ -63,7 +67,9 @@ class Scanner:
                 value = window[rule.metric]
                 if value is None:
                     continue
-                verdict, states[rule.name, group] = judge(rule.detector, states.get((rule.name, group), {}), float(value))
+                verdict, states[rule.name, group] = judge(
+                    rule.detector, states.get((rule.name, group), {}), float(value)
+                )
                 if verdict is not None:
                     found.append((
                         rule.name, self._store.name, self._store.version, rule.metric, group, window["window_start"],
@@ -73,7 +79,7 @@ class Scanner:
         return found
 
     def _states(self, connection: psycopg.Connection[Any]) -> dict[tuple[str, str], State]:
-        query = f"SELECT anomaly, group_key, state FROM {self._schema}._detectors WHERE aggregation_id = %s"  # noqa: S608
+        query = f"SELECT anomaly, group_key, state FROM {self._schema}._detectors WHERE aggregation_id = %s"
         return {(rule, group): state for rule, group, state in connection.execute(query, (self._store.id,))}
 
     def _save(
@@ -81,12 +87,12 @@ class Scanner:
     ) -> None:
         cursor = connection.cursor()
         cursor.executemany(
-            f"INSERT INTO {self._schema}._detectors (anomaly, aggregation_id, group_key, state) VALUES (%s, %s, %s, %s)"  # noqa: S608
+            f"INSERT INTO {self._schema}._detectors (anomaly, aggregation_id, group_key, state) VALUES (%s, %s, %s, %s)"
             " ON CONFLICT (anomaly, aggregation_id, group_key) DO UPDATE SET state = EXCLUDED.state",
             [(rule, self._store.id, group, json.dumps(state)) for (rule, group), state in states.items()],
         )
         cursor.executemany(
-            f"INSERT INTO {self._schema}._anomalies (anomaly, aggregation, version, metric, group_key, window_start,"  # noqa: S608
+            f"INSERT INTO {self._schema}._anomalies (anomaly, aggregation, version, metric, group_key, window_start,"
             " window_end, value, score, expected, lower, upper) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
             " ON CONFLICT DO NOTHING",
             found,

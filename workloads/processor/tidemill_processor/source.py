@@ -18,6 +18,7 @@ from confluent_kafka import OFFSET_END, KafkaError, KafkaException, TopicCollect
 from confluent_kafka.admin import AdminClient, OffsetSpec
 from quixstreams import Application
 from quixstreams.kafka import ConnectionConfig
+
 from tidemill_contract import names
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 
@@ -60,12 +61,19 @@ class Source:
         extra = json.loads(settings.kafka_config.read_text()) if settings.kafka_config else {}
         self.topic = config.events_topic
         self._application = Application(
-            broker_address=ConnectionConfig.from_librdkafka_dict({"bootstrap.servers": settings.kafka_brokers, **extra}),
+            broker_address=ConnectionConfig.from_librdkafka_dict(
+                {"bootstrap.servers": settings.kafka_brokers, **extra}
+            ),
             consumer_group=names.consumer_group(config.namespace, config.name),
             auto_offset_reset="error",
             auto_create_topics=False,
             loglevel=None,
-            producer_extra_config={"acks": "all", "enable.idempotence": True, "linger.ms": 20, "compression.type": "lz4"},
+            producer_extra_config={
+                "acks": "all",
+                "enable.idempotence": True,
+                "linger.ms": 20,
+                "compression.type": "lz4",
+            },
             consumer_extra_config={
                 **CONSUMER_TUNING,
                 "session.timeout.ms": settings.session_timeout_ms,
@@ -88,7 +96,9 @@ class Source:
 
     def subscribe(self) -> None:
         """Join the consumer group."""
-        self._consumer.subscribe([self.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke)
+        self._consumer.subscribe(
+            [self.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
+        )
 
     def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         for partition in partitions:
@@ -245,4 +255,3 @@ class Source:
     def close(self) -> None:
         """Leave the group."""
         self._consumer.close()
-

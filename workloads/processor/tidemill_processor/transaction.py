@@ -4,7 +4,7 @@
 2. Each must still be where this process left it: else a newer owner has it (`Fenced`).
 3. COPY the partials into temporary tables, then take the aggregations' locks in id order.
 4. Read `closed_until` again under the locks; where it moved on, aggregate again with what is late now.
-5. Merge, write dead letters, advance the offsets. Commit.
+5. Merge, write dead letters and kept events, advance the offsets. Commit.
 
 Whoever dies before 5 has changed nothing; whoever dies after it finds the new offsets when it comes back.
 """
@@ -16,20 +16,22 @@ from typing import Any
 
 import polars as pl
 import psycopg
+
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.event import InvalidEvent, Reason
 from tidemill_contract.partials import SQL_TYPES, merge_expression, quote
 from tidemill_contract.runtime import PipelineConfig
-
+from tidemill_contract.storage import partition_days
+from tidemill_contract.times import rfc3339_ms
 from tidemill_processor.aggregate import AFTER, NO_CUT, PANE, Aggregated, aggregate, missed_windows
-from tidemill_processor.batch import INDEX, TIME, Batch, DeadLetter, dead_letter
+from tidemill_processor.batch import DATA, INDEX, OFFSET, PARTITION, TIME, Batch, DeadLetter, dead_letter
 from tidemill_processor.database import CLOCK_MS, READER, AggregationStore, Database, from_ms, to_ms
 from tidemill_processor.watermark import PartitionTime
 
 DAY_MS = 86_400_000
 
 
-class Fenced(Exception):  # noqa: N818 - not a failure of ours
+class Fenced(Exception):
     """Some partitions were moved on by another owner; nothing was written."""
 
     def __init__(self, partitions: set[int]) -> None:
@@ -37,11 +39,11 @@ class Fenced(Exception):  # noqa: N818 - not a failure of ours
         self.partitions = partitions
 
 
-class Superseded(Exception):  # noqa: N818
+class Superseded(Exception):
     """The schema is for a newer spec than this process has; it must stop."""
 
 
-class Unstorable(Exception):  # noqa: N818
+class Unstorable(Exception):
     """A partial overflowed a double; some event of the batch is to be refused."""
 
 
@@ -84,13 +86,18 @@ class Committer:
     """Writes batches of one pipeline over one connection."""
 
     def __init__(
-        self, connection: psycopg.Connection[tuple[Any, ...]], database: Database, stores: list[AggregationStore], config: PipelineConfig
+        self,
+        connection: psycopg.Connection[tuple[Any, ...]],
+        database: Database,
+        stores: list[AggregationStore],
+        config: PipelineConfig,
     ) -> None:
         self._connection = connection
         self._database = database
         self._stores = stores
         self._config = config
         self._max_advance_ms = parse_ms(config.spec.source.event_time.max_advance)
+        self._event_days = partition_days(parse_ms(config.spec.events.retention))
         self._partitions_made: set[tuple[str, int]] = set()
         self._merges = {store.id: _merge_sql(database, store) for store in stores}
         for store in stores:
@@ -109,6 +116,7 @@ class Committer:
         works = self._aggregate(batch, epochs)
         with self._connection.transaction():
             rows, now_ms = self._fence(batch, positions)
+            self._keep_events(batch, epochs)
             changes = self._merge(batch, works, epochs)
             letters, late, counts = self._late(batch, works)
             self._write_dead_letters([*batch.dead, *letters], epochs)
@@ -122,6 +130,7 @@ class Committer:
         epochs = {p: position.epoch for p, position in positions.items()}
         works = self._aggregate(batch, epochs)
         with self._connection.transaction() as transaction:
+            self._keep_events(batch, epochs)
             self._merge(batch, works, epochs)
             raise psycopg.Rollback(transaction)
 
@@ -131,25 +140,36 @@ class Committer:
         for store in self._stores:
             result = aggregate(batch.frame, store.layout, closed_until=closed[store.id], epochs=epochs)
             works.append(_Work(store, closed[store.id], result))
-            self._ensure_partitions(store, result.rows)
+            self._ensure_partitions(store.table, store.partition_days, result.rows[PANE])
+        if DATA in batch.frame.columns:
+            self._ensure_partitions("_events", self._event_days, batch.frame[TIME])
         return works
 
     def _closed(self) -> dict[int, int | None]:
-        query = f"SELECT id, closed_until FROM {self._database.schema}._aggregations"  # noqa: S608
+        query = f"SELECT id, closed_until FROM {self._database.schema}._aggregations"
         return dict(self._connection.execute(query).fetchall())
 
-    def _ensure_partitions(self, store: AggregationStore, rows: pl.DataFrame) -> None:
+    def _ensure_partitions(self, table: str, width: int, times: pl.Series) -> None:
         """Outside the transaction: a table made for a batch that then fails does no harm, and locks nobody."""
-        width = store.partition_days
-        for day in rows.select((pl.col(PANE) // DAY_MS // width * width).unique()).to_series().to_list():
-            if (store.table, day) not in self._partitions_made:
-                call = f"SELECT {self._database.schema}.ensure_partition(%s, %s, %s)"  # noqa: S608
-                self._connection.execute(call, (store.table, day, width))
-                self._partitions_made.add((store.table, day))
+        for day in (times // DAY_MS // width * width).unique().to_list():
+            if (table, day) not in self._partitions_made:
+                call = f"SELECT {self._database.schema}.ensure_partition(%s, %s, %s)"
+                self._connection.execute(call, (table, day, width))
+                self._partitions_made.add((table, day))
+
+    def _keep_events(self, batch: Batch, epochs: dict[int, int]) -> None:
+        if DATA not in batch.frame.columns or not batch.frame.height:
+            return
+        table = self._database.qualified("_events")
+        columns = '(event_time, epoch, partition, "offset", data)'
+        kept = batch.frame.select(TIME, PARTITION, OFFSET, DATA)
+        with self._connection.cursor().copy(f"COPY {table} {columns} FROM STDIN") as copy:
+            for time, partition, offset, data in kept.iter_rows():
+                copy.write_row((rfc3339_ms(time), epochs[partition], partition, offset, data))
 
     def _fence(self, batch: Batch, positions: dict[int, Position]) -> tuple[dict[int, PartitionTime], int]:
         query = (
-            f"SELECT partition, next_offset, epoch, max_event_time, suspects, {to_ms('last_event_at')}, {CLOCK_MS}"  # noqa: S608
+            f"SELECT partition, next_offset, epoch, max_event_time, suspects, {to_ms('last_event_at')}, {CLOCK_MS}"
             f" FROM {self._database.schema}._offsets WHERE reader = '{READER}' AND partition = ANY(%s)"
             " ORDER BY partition FOR UPDATE"
         )
@@ -160,9 +180,11 @@ class Committer:
         }
         if fenced:
             raise Fenced(fenced)
-        generation = self._connection.execute(f"SELECT generation FROM {self._database.schema}._generation").fetchone()  # noqa: S608
+        generation = self._connection.execute(f"SELECT generation FROM {self._database.schema}._generation").fetchone()
         if generation and generation[0] > self._config.generation:
-            raise Superseded(f"the schema is at generation {generation[0]}, this processor at {self._config.generation}")
+            raise Superseded(
+                f"the schema is at generation {generation[0]}, this processor at {self._config.generation}"
+            )
         times = {p: PartitionTime(p, row[3], tuple(row[4]), row[5]) for p, row in found.items()}
         return times, max((row[6] for row in rows), default=0)
 
@@ -184,7 +206,7 @@ class Committer:
         return changes
 
     def _merge_one(self, work: _Work) -> Change:
-        update = f"UPDATE {self._database.schema}._aggregations SET rev = rev + 1 WHERE id = %s RETURNING rev"  # noqa: S608
+        update = f"UPDATE {self._database.schema}._aggregations SET rev = rev + 1 WHERE id = %s RETURNING rev"
         row = self._connection.execute(update, (work.store.id,)).fetchone()
         assert row is not None  # noqa: S101 - the row was read a moment ago
         self._connection.execute(self._merges[work.store.id], (row[0],))
@@ -205,7 +227,9 @@ class Committer:
             stored.append(column)
         text = rows.select(stored).write_csv(include_header=False, quote_style="non_numeric")
         columns = ", ".join(quote(name) for name in rows.columns)
-        with self._connection.cursor().copy(f"COPY pg_temp.{_temp(work.store)} ({columns}) FROM STDIN (FORMAT csv)") as copy:
+        with self._connection.cursor().copy(
+            f"COPY pg_temp.{_temp(work.store)} ({columns}) FROM STDIN (FORMAT csv)"
+        ) as copy:
             copy.write(text.encode())
 
     def _late(
@@ -235,7 +259,7 @@ class Committer:
 
     def _count_late(self, counts: dict[int, tuple[int, int]]) -> None:
         update = (
-            f"UPDATE {self._database.schema}._aggregations"  # noqa: S608
+            f"UPDATE {self._database.schema}._aggregations"
             " SET late_dead = late_dead + %s, late_dropped = late_dropped + %s WHERE id = %s"
         )
         for id_, (dead, dropped) in sorted(counts.items()):
@@ -245,7 +269,7 @@ class Committer:
         if not letters:
             return
         insert = (
-            f'INSERT INTO {self._database.schema}._dead_letters (epoch, partition, "offset", aggregation, reason, field,'  # noqa: S608
+            f'INSERT INTO {self._database.schema}._dead_letters (epoch, partition, "offset", aggregation, reason, field,'
             " detail, key, value, value_bytes, event_time, windows)"
             " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
         )
@@ -261,7 +285,7 @@ class Committer:
     def _advance(self, batch: Batch, rows: dict[int, PartitionTime], now_ms: int) -> None:
         latest, invalid = batch.latest_times(), batch.invalid
         update = (
-            f"UPDATE {self._database.schema}._offsets SET next_offset = %s, max_event_time = %s, suspects = %s,"  # noqa: S608
+            f"UPDATE {self._database.schema}._offsets SET next_offset = %s, max_event_time = %s, suspects = %s,"
             " last_event_at = clock_timestamp(), consumed = consumed + %s, filtered = filtered + %s,"
             f" invalid = invalid + %s WHERE reader = '{READER}' AND partition = %s"
         )
@@ -269,7 +293,11 @@ class Committer:
         for partition, next_offset in sorted(batch.next_offsets.items()):
             time = rows[partition]
             if partition in latest:
-                ordinary = time.maximum is not None and not time.suspects and latest[partition] <= time.maximum + self._max_advance_ms
+                ordinary = (
+                    time.maximum is not None
+                    and not time.suspects
+                    and latest[partition] <= time.maximum + self._max_advance_ms
+                )
                 times = [latest[partition]] if ordinary else batch.times_of(partition)
                 time = time.observe(times, max_advance_ms=self._max_advance_ms, now_ms=now_ms)
             else:
@@ -323,7 +351,7 @@ def _merge_sql(database: Database, store: AggregationStore) -> str:
     sets = ", ".join(["_rev = EXCLUDED._rev", *(f"{quote(p.column)} = {merge_expression(p)}" for p in plan.partials)])
     keys = ", ".join(quote(key) for key in plan.key_columns)
     return (
-        f"INSERT INTO {database.qualified(store.table)} AS t ({', '.join(columns)})"  # noqa: S608
+        f"INSERT INTO {database.qualified(store.table)} AS t ({', '.join(columns)})"
         f" SELECT {', '.join(values)} FROM pg_temp.{_temp(store)} ORDER BY {', '.join(order)}"
         f" ON CONFLICT ({keys}) DO UPDATE SET {sets}"
     )
@@ -334,5 +362,3 @@ def is_refusal(error: Exception) -> bool:
     if isinstance(error, Unstorable):
         return True
     return isinstance(error, psycopg.Error) and (error.sqlstate or "")[:2] in ("22", "23", "54")
-
-

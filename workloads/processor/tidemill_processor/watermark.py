@@ -105,7 +105,9 @@ def advance(
     if reader.active_since is None:
         reader = replace(reader, active_since=min(p.last_event_at for p in rows if p.last_event_at is not None))
     if reader.idle_since is not None and latest > reader.idle_since:
-        reader = replace(reader, active_since=latest, idle_since=None, idle_base=None, candidate=None, candidate_at=None)
+        reader = replace(
+            reader, active_since=latest, idle_since=None, idle_base=None, candidate=None, candidate_at=None
+        )
     idle = [p for p in rows if is_idle(p, reader, idle_timeout_ms=idle_timeout_ms, now_ms=now_ms)]
     if len(idle) == len(rows):
         return _all_idle(reader, rows, max_disorder_ms=max_disorder_ms, now_ms=now_ms)

@@ -8,9 +8,9 @@ from decimal import Decimal
 from typing import Any
 
 import psycopg
+
 from tidemill_contract.partials import answer_columns, quote, window_source
 from tidemill_contract.times import rfc3339
-
 from tidemill_processor.database import AggregationStore, Database, from_ms
 
 FETCH_ROWS = 5_000
@@ -34,14 +34,20 @@ class WindowReader:
         plan = self._store.layout
         low = "true" if after_ms is None else f"window_start > {from_ms(str(after_ms - plan.size_ms))}"
         query = (
-            f"SELECT (extract(epoch FROM min(window_start)) * 1000)::bigint FROM {self._table}"  # noqa: S608
+            f"SELECT (extract(epoch FROM min(window_start)) * 1000)::bigint FROM {self._table}"
             f" WHERE {low} AND window_start <= {from_ms(str(until_ms - plan.pane_ms))}"
         )
         row = connection.execute(query).fetchone()
         return row[0] if row else None
 
     def read(
-        self, connection: psycopg.Connection[Any], first_ms: int, last_ms: int, *, revs: list[int] | None = None, limit: int | None = None
+        self,
+        connection: psycopg.Connection[Any],
+        first_ms: int,
+        last_ms: int,
+        *,
+        revs: list[int] | None = None,
+        limit: int | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Windows that start in [first, last], in order of their start; with `revs` only those changed by these.
 
@@ -57,7 +63,7 @@ class WindowReader:
             parameters = (revs,)
         tail = f" LIMIT {int(limit)}" if limit is not None else ""
         query = (
-            f"SELECT {self._selected} FROM {window_source(self._table, plan, where)}"  # noqa: S608
+            f"SELECT {self._selected} FROM {window_source(self._table, plan, where)}"
             f" WHERE {wanted} ORDER BY window_start{tail}"
         )
         with connection.cursor(name="windows") as cursor:

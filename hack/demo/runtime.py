@@ -1,0 +1,148 @@
+"""A `tidemill up` of the demo's own: started, asked and stopped as a user would, through its command line and files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from demo.data import ROOT
+
+T = TypeVar("T")
+_START_SECONDS = 150.0
+_STOP_SECONDS = 60.0
+
+
+class DemoError(RuntimeError):
+    """The demo cannot go on; the message says what happened and where to look."""
+
+
+def until(check: Callable[[], T | None], *, seconds: float, what: str, pause_seconds: float = 0.2) -> T:
+    """The first value of `check` that is true.
+
+    Raises:
+        DemoError: there is none within the time.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        value = check()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise DemoError(f"{what}: not within {seconds:.0f} s")
+        time.sleep(pause_seconds)
+
+
+class Runtime:
+    """One `up` on a data folder, over a copy of a pipeline's YAML that may be edited."""
+
+    def __init__(self, example: Path, folder: Path, *, environment: Mapping[str, str] | None = None) -> None:
+        self.folder = folder
+        self.file = folder / "pipeline.yaml"
+        self.document: dict[str, Any] = yaml.safe_load(example.read_text())
+        self.name = str(self.document["metadata"]["name"])
+        self.namespace = str(self.document["metadata"].get("namespace", "default"))
+        self._environment = {**os.environ, **(environment or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ready: dict[str, Any] = {}
+
+    @property
+    def data_dir(self) -> Path:
+        """The data folder of `up`."""
+        return self.folder / "data"
+
+    @property
+    def log(self) -> Path:
+        """What `up` prints."""
+        return self.folder / "up.log"
+
+    def start(self) -> None:
+        """Start, and wait until all is ready.
+
+        Raises:
+            DemoError: it ends or is not ready in time.
+        """
+        self._write()
+        ready_file = self.folder / "ready.json"
+        command = [str(Path(sys.executable).with_name("tidemill")), "up", "-f", str(self.file)]
+        command += ["--data-dir", str(self.data_dir), "--ready-file", str(ready_file)]
+        with self.log.open("wb") as output:
+            self._process = subprocess.Popen(
+                command, cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+
+        def ready() -> bool:
+            self.check_alive()
+            return ready_file.exists()
+
+        until(ready, seconds=_START_SECONDS, what=f"`tidemill up` is ready (it prints to {self.log})")
+        self._ready = json.loads(ready_file.read_text())
+
+    def check_alive(self) -> None:
+        """Raise if `up` has ended.
+
+        Raises:
+            DemoError: it has.
+        """
+        if self._process is not None and self._process.poll() is not None:
+            tail = self.log.read_text(errors="replace")[-3000:]
+            raise DemoError(f"`tidemill up` ended with exit status {self._process.returncode}:\n{tail}")
+
+    def url(self, component: str) -> str:
+        """Base URL of `ingest` or `api`."""
+        return str(self._ready["pipelines"][self.name][component])
+
+    @property
+    def kafka(self) -> str:
+        """Bootstrap brokers."""
+        return str(self._ready["kafka"])
+
+    def status(self) -> dict[str, Any]:
+        """What `up` last reported of its processes; written several times a second."""
+        return dict(json.loads((self.data_dir / "status.json").read_text()))
+
+    def processors(self) -> dict[str, int]:
+        """Process ids of the running processors by their replica's name."""
+        workloads = self.status()["workloads"]
+        return {name: state["pid"] for name, state in workloads.items() if "processor" in name and state["pid"]}
+
+    def edit(self, change: Callable[[dict[str, Any]], None]) -> None:
+        """Change the spec in the file that `up` watches."""
+        change(self.document["spec"])
+        self._write()
+
+    def _write(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.file.with_suffix(".partial")
+        partial.write_text(yaml.safe_dump(self.document, sort_keys=False))
+        partial.replace(self.file)
+
+    def wait(self) -> None:
+        """Block until `up` ends by itself."""
+        if self._process is not None:
+            self._process.wait()
+
+    def stop(self) -> int:
+        """Stop cleanly; kill what does not end.
+
+        Returns:
+            The exit status of `up`.
+        """
+        if self._process is None:
+            return 0
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        return self._process.returncode
