@@ -19,7 +19,7 @@ def parse_ms(text: str) -> int:
     Raises:
         ValueError: no unit, an unknown unit, a sign or fraction, or more than ten years.
     """
-    if not re.match(PATTERN, text):
+    if not re.fullmatch(PATTERN, text, re.ASCII) or text.endswith("\n"):
         raise ValueError(f"'{text}' is not a duration: write a whole number and a unit, such as 250ms, 10s, 5m, 1h, 7d")
     number, unit = re.fullmatch(r"(\d+)([a-z]+)", text).groups()  # type: ignore[union-attr]
     value = int(number) * _UNITS_MS[unit]

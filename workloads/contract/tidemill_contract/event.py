@@ -47,7 +47,7 @@ class Reason(StrEnum):
     LATE = "late"
 
 
-class InvalidEvent(Exception):  # noqa: N818 - a verdict about data, not a failure
+class InvalidEvent(Exception):
     """An event is not valid."""
 
     def __init__(self, reason: Reason, field: str | None = None, detail: str = "") -> None:

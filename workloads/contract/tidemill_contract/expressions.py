@@ -121,7 +121,7 @@ def _derive(text: str, types: Mapping[str, str]) -> tuple[pl.Expr, str]:
 def _filter(text: str, types: Mapping[str, str]) -> pl.Expr:
     typed = _compile(parse(text), types)
     if typed.kind not in ("boolean", "null"):
-        raise ExpressionError(f"is a {typed.kind}, not a condition; compare it, for example: {text[:60]} > 0")
+        raise ExpressionError(f"is of type {typed.kind}, not a condition; compare it, for example: {text[:60]} > 0")
     return typed.expression.cast(pl.Boolean())
 
 

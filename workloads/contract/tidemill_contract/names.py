@@ -23,7 +23,8 @@ def schema(namespace: str, name: str) -> str:
     """The Postgres schema: `<namespace>__<name>` with hyphens as underscores.
 
     `--` in either part could be read two ways, so such names, and long ones, end in `___<hash>`; a plain one never
-    holds three underscores in a row. A schema never starts with a digit or `pg_`: those are hashed as well, with a prefix.
+    holds three underscores in a row. A schema never starts with a digit or `pg_`: those are hashed as well, and
+    prefixed.
     """
     plain = f"{namespace}__{name}".replace("-", "_")
     if plain[0].isdigit() or plain.startswith("pg_"):

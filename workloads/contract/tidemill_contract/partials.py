@@ -177,7 +177,8 @@ def merge_expression(partial: Partial, old: str = "t", new: str = "EXCLUDED") ->
     if partial.kind == "mean":
         return f"CASE WHEN {na} = 0 THEN {b} WHEN {nb} = 0 THEN {a} ELSE {a} + ({b} - {a}) * {nb} / {total} END"
     delta = f"({new}.{mean} - {old}.{mean})"
-    return f"CASE WHEN {na} = 0 THEN {b} WHEN {nb} = 0 THEN {a} ELSE {a} + {b} + {delta} * {delta} * {na} * {nb} / {total} END"
+    both = f"{a} + {b} + {delta} * {delta} * {na} * {nb} / {total}"
+    return f"CASE WHEN {na} = 0 THEN {b} WHEN {nb} = 0 THEN {a} ELSE {both} END"
 
 
 def rollup_select(partials: Sequence[Partial], source: str, keys: Sequence[tuple[str, str]]) -> str:
@@ -194,15 +195,18 @@ def rollup_select(partials: Sequence[Partial], source: str, keys: Sequence[tuple
     inner_keys = [f"{expression} AS {quote(name)}" for expression, name in keys]
     names = [quote(name) for _, name in keys]
     window = f"PARTITION BY {', '.join(expression for expression, _ in keys)}" if keys else ""
-    centres = [
-        f"sum({p.sibling('n')} * {quote(p.column)}) OVER ({window}) / nullif(sum({p.sibling('n')}) FILTER (WHERE {quote(p.column)} IS NOT NULL) OVER ({window}), 0) AS {quote(f'_centre_{p.field}')}"
-        for p in partials
-        if p.kind == "mean"
-    ]
+    centres = [_centre(p, window) for p in partials if p.kind == "mean"]
     inner = ", ".join([*inner_keys, *(quote(p.column) for p in partials), *centres])
     outer = ", ".join([*names, *(f"{_rollup(p)} AS {quote(p.column)}" for p in partials)])
     group = f" GROUP BY {', '.join(names)}" if names else ""
     return f"SELECT {outer} FROM (SELECT {inner} FROM {source}) AS r{group}"
+
+
+def _centre(mean: Partial, window: str) -> str:
+    """The mean over all rows of a key, beside each of them: what their M2 are taken to."""
+    n, column = mean.sibling("n"), quote(mean.column)
+    weights = f"sum({n}) FILTER (WHERE {column} IS NOT NULL) OVER ({window})"
+    return f"sum({n} * {column}) OVER ({window}) / nullif({weights}, 0) AS {quote(f'_centre_{mean.field}')}"
 
 
 def _rollup(partial: Partial) -> str:
@@ -282,14 +286,14 @@ def window_source(table: str, plan: AggregationLayout, where: str = "true") -> s
     hop, size = f"interval '{plan.pane_ms} milliseconds'", f"interval '{plan.size_ms} milliseconds'"
     # A pane belongs to every window that starts up to size - hop before it. What came late for some of them carries
     # `_after`, the end of the last window that was closed then, and counts only for windows that end later.
+    panes = plan.size_ms // plan.pane_ms
+    starts = f"SELECT p.window_start - k * {hop} AS start FROM generate_series(0, {panes - 1}) AS k"
     spread = (
-        f"(SELECT {', '.join([*columns, *partials])}, _rev, s.start AS window_start FROM {table} AS p,"
-        f" LATERAL (SELECT p.window_start - k * {hop} AS start FROM generate_series(0, {plan.size_ms // plan.pane_ms - 1}) AS k) AS s"
-        f" WHERE ({where}) AND s.start + {size} > p._after) AS x"
+        f'(SELECT {", ".join([*columns, *partials])}, _rev AS "_max_rev__", s.start AS window_start'
+        f" FROM {table} AS p, LATERAL ({starts}) AS s WHERE ({where}) AND s.start + {size} > p._after) AS x"
     )
     keys = [(quote(name), name) for name, _ in plan.group_by] + [("window_start", "window_start")]
     with_rev = (*plan.partials, Partial("max", "rev__", "bigint"))
-    spread = spread.replace("_rev, s.start", '_rev AS "_max_rev__", s.start', 1)
     merged = rollup_select(with_rev, spread, keys)
     listed = ", ".join([*columns, "window_start", '"_max_rev__" AS _rev', *partials])
     return f"(SELECT {listed} FROM ({merged}) AS m) AS w"

@@ -216,7 +216,7 @@ def _source(parts: Parts, columns: Columns, _limits: Limits) -> Iterator[Fault]:
         model = fields.get(event_time.field)
         if model is not None and model.type != "timestamp":
             remedy = "declare the field with type: timestamp"
-            yield Fault("spec.source.eventTime.field", event_time.field, f"is a {model.type}, not a timestamp", remedy)
+            yield Fault("spec.source.eventTime.field", event_time.field, f"is of type {model.type}, not timestamp", remedy)
 
 
 def _windows(parts: Parts, _columns: Columns, _limits: Limits) -> Iterator[Fault]:
@@ -294,7 +294,7 @@ def _metric(metric: MetricSpec, path: str, columns: Columns) -> Iterator[Fault]:
     kind = columns.types.get(metric.field)
     takes = _TAKES.get(metric.function)
     if kind is not None and takes is not None and kind not in takes:
-        message = f"{metric.function} takes {', '.join(takes)}, and this is a {kind}"
+        message = f"{metric.function} takes {', '.join(takes)}, not a {kind}"
         remedy = "use count, first, last or distinct, or derive a number from it"
         yield Fault(f"{path}.field", metric.field, message, remedy)
 
@@ -329,7 +329,7 @@ def _watched(name: str, path: str, aggregation: AggregationPart, columns: Column
     if found.model.field and kind is None:
         return
     if answer_type(found.model, kind) not in ("integer", "number"):
-        yield Fault(path, name, f"the metric is a {kind}, not a number", "watch a numeric metric")
+        yield Fault(path, name, f"the metric is of type {kind}, not a number", "watch a numeric metric")
 
 
 def _processor(parts: Parts, _columns: Columns, _limits: Limits) -> Iterator[Fault]:

@@ -1,4 +1,4 @@
-"""The configs that the operator writes and the workloads read: files for pipelines and secrets, environment for the rest.
+"""The configs that the operator writes and the workloads read: files of pipelines and secrets, and the environment.
 
 Config files: `<config dir>/<pipeline>.json`, one PipelineConfig each. Secrets: `<secrets dir>/<pipeline>/writer.json`,
 `reader.json` (PostgresCredentials) and `api-keys.json` (ApiKeys). Both are replaced atomically, so a reader polls them.

@@ -86,7 +86,7 @@ def _numeric(name: str, frame: pl.DataFrame) -> pl.Expr:
 def _sum(value: pl.Expr, name: str, frame: pl.DataFrame) -> pl.Expr:
     if frame.schema[name] == pl.Int64 and frame.height:
         low, high = frame[name].min(), frame[name].max()
-        widest = max(abs(int(low or 0)), abs(int(high or 0)))  # type: ignore[call-overload]
+        widest = max((abs(edge) for edge in (low, high) if isinstance(edge, int)), default=0)
         if widest * frame.height >= 2**62:
             value = value.cast(pl.Int128)  # 64 bits wrap silently
     return pl.when(pl.col(name).count() > 0).then(value.sum())

@@ -27,7 +27,8 @@ def to_ms(column: str) -> str:
 def from_ms(expression: str) -> str:
     """SQL: epoch milliseconds as timestamptz, exact for the years 1 to 9999 (a float of seconds is not)."""
     day = 86_400_000
-    return f"(timestamptz 'epoch' + ({expression}) / {day} * interval '1 day' + mod({expression}, {day}) * interval '1 ms')"
+    days, rest = f"({expression}) / {day} * interval '1 day'", f"mod({expression}, {day}) * interval '1 ms'"
+    return f"(timestamptz 'epoch' + {days} + {rest})"
 
 
 @dataclass(frozen=True)
@@ -115,10 +116,9 @@ class Database:
         return f"{self.schema}.{quote(table)}"
 
     def lock(self, aggregation_id: int) -> sql.SQL:
-        """The statement that takes an aggregation version's lock for the transaction (writers and the closer share it)."""
-        return sql.SQL(
-            f"SELECT pg_advisory_xact_lock(hashtext('{names_literal(self._config.schema_name)}'), {int(aggregation_id)})"
-        )
+        """The statement that takes an aggregation version's lock for the transaction; writers and closer share it."""
+        schema = names_literal(self._config.schema_name)
+        return sql.SQL(f"SELECT pg_advisory_xact_lock(hashtext('{schema}'), {int(aggregation_id)})")
 
 
 def names_literal(name: str) -> str:

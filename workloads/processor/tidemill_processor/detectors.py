@@ -2,7 +2,7 @@
 
 zscore: |x - mean| / standard deviation of all values so far (Welford 1962).
 ewma: the same against exponentially weighted mean and variance (Roberts 1959; West 1979), weight 0.1.
-mad: |x - median| / (1.4826 · median absolute deviation) of the last 100 values (Hampel 1974; Iglewicz and Hoaglin 1993).
+mad: |x - median| / (1.4826 · median absolute deviation) of the last 100 values (Hampel 1974).
 A value is judged before it is learnt; a spread of zero is floored, so that a flat series does not fire at any wobble.
 """
 

@@ -134,7 +134,8 @@ class Positions:
         update = (
             f"UPDATE {self._schema}._offsets AS o SET end_confirmed_at = clock_timestamp() - %s * interval '1 second'"
             " FROM unnest(%s::integer[], %s::bigint[], %s::integer[]) AS c (partition, next_offset, epoch)"
-            f" WHERE o.reader = '{READER}' AND o.partition = c.partition AND o.next_offset = c.next_offset AND o.epoch = c.epoch"
+            f" WHERE o.reader = '{READER}' AND o.partition = c.partition AND o.next_offset = c.next_offset"
+            " AND o.epoch = c.epoch"
         )
         connection.execute(
             update,

@@ -101,7 +101,8 @@ class Publisher:
         reader, plan = self._readers[store.id], store.layout
         with connection.transaction():
             row = connection.execute(
-                f"SELECT published_until, pg_try_advisory_xact_lock(hashtext(%s), id) FROM {self._schema}._aggregations WHERE id = %s",
+                f"SELECT published_until, pg_try_advisory_xact_lock(hashtext(%s), id) FROM {self._schema}._aggregations"
+                " WHERE id = %s",
                 (f"{self._schema}/publish", store.id),
             ).fetchone()
             if row is None or not row[1] or (row[0] is not None and row[0] >= closed_until):
@@ -141,8 +142,9 @@ class Publisher:
     def _anomalies(self, connection: psycopg.Connection[Any]) -> int:
         with connection.transaction():
             rows = connection.execute(
-                "SELECT id, anomaly, aggregation, version, metric, group_key, window_start, window_end, value, score, expected,"
-                f" lower, upper, revision FROM {self._schema}._anomalies WHERE NOT published ORDER BY id LIMIT {MARKED_ROWS}"
+                "SELECT id, anomaly, aggregation, version, metric, group_key, window_start, window_end, value, score,"
+                f" expected, lower, upper, revision FROM {self._schema}._anomalies WHERE NOT published"
+                f" ORDER BY id LIMIT {MARKED_ROWS}"
                 " FOR UPDATE SKIP LOCKED"
             ).fetchall()
             for (
@@ -179,13 +181,15 @@ class Publisher:
         with connection.transaction():
             rows = connection.execute(
                 'SELECT epoch, partition, "offset", aggregation, reason, field, detail, key, value, event_time, windows'
-                f' FROM {self._schema}._dead_letters WHERE NOT published ORDER BY epoch, partition, "offset" LIMIT {MARKED_ROWS}'
+                f" FROM {self._schema}._dead_letters WHERE NOT published"
+                f' ORDER BY epoch, partition, "offset" LIMIT {MARKED_ROWS}'
                 " FOR UPDATE SKIP LOCKED"
             ).fetchall()
             for epoch, partition, offset, aggregation, reason, field, detail, key, value, event_time, windows in rows:
                 headers = {
-                    "reason": reason, "field": field or "", "topic": self._config.events_topic, "partition": str(partition),
-                    "offset": str(offset), "aggregation": aggregation, "detail": detail or "",
+                    "reason": reason, "field": field or "", "topic": self._config.events_topic,
+                    "partition": str(partition), "offset": str(offset), "aggregation": aggregation,
+                    "detail": detail or "",
                     "id": f"{epoch}/{partition}/{offset}/{aggregation}",
                 }  # fmt: skip
                 if event_time is not None:

@@ -31,7 +31,8 @@ class Scanner:
         """Scan windows closed since the last time; the number of anomalies found. Skips if another replica scans."""
         with connection.transaction():
             row = connection.execute(
-                f"SELECT scanned_until, pg_try_advisory_xact_lock(hashtext(%s), id) FROM {self._schema}._aggregations WHERE id = %s",
+                f"SELECT scanned_until, pg_try_advisory_xact_lock(hashtext(%s), id) FROM {self._schema}._aggregations"
+                " WHERE id = %s",
                 (f"{self._schema}/scan", self._store.id),
             ).fetchone()
             if row is None or not row[1] or (row[0] is not None and row[0] >= closed_until):
@@ -73,7 +74,8 @@ class Scanner:
                 if verdict is not None:
                     found.append((
                         rule.name, self._store.name, self._store.version, rule.metric, group, window["window_start"],
-                        window["window_end"], verdict.value, verdict.score, verdict.expected, verdict.lower, verdict.upper,
+                        window["window_end"], verdict.value, verdict.score, verdict.expected, verdict.lower,
+                        verdict.upper,
                     ))  # fmt: skip
         self._save(connection, {key: state for key, state in states.items() if before.get(key) is not state}, found)
         return found

@@ -139,11 +139,11 @@ class Source:
             return polled  # some of it may be of an assignment that is gone; all of it comes again
         records = []
         for message in messages:
-            error = message.error()
-            if error is None:
+            trouble = message.error()
+            if trouble is None:
                 records.append(message)
             else:
-                self._note(message, error, polled)
+                self._note(message, trouble, polled)
         ready = self._ready
         if any(m.partition() not in ready for m in records):
             records = [m for m in records if m.partition() in ready]
@@ -222,7 +222,7 @@ class Source:
             return None
 
     def end_read(self, partition: int) -> int:
-        """The offset at which the consumer last met the partition's end, behind any transaction markers; -1: not yet."""
+        """Where the consumer last met the partition's end, behind any transaction markers; -1: not yet."""
         return self._ends_read.get(partition, -1)
 
     def topic_id(self) -> str:
@@ -254,4 +254,4 @@ class Source:
 
     def close(self) -> None:
         """Leave the group."""
-        self._consumer.close()
+        self._consumer.close()  # type: ignore[no-untyped-call]

@@ -269,8 +269,8 @@ class Committer:
         if not letters:
             return
         insert = (
-            f'INSERT INTO {self._database.schema}._dead_letters (epoch, partition, "offset", aggregation, reason, field,'
-            " detail, key, value, value_bytes, event_time, windows)"
+            f'INSERT INTO {self._database.schema}._dead_letters (epoch, partition, "offset", aggregation, reason,'
+            " field, detail, key, value, value_bytes, event_time, windows)"
             " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
         )
         rows = [
@@ -304,7 +304,8 @@ class Committer:
                 time = replace(time, last_event_at=now_ms)  # invalid events are no silence
             values.append((
                 next_offset, time.maximum, list(time.suspects[-100:]),
-                batch.consumed.get(partition, 0), batch.filtered.get(partition, 0), invalid.get(partition, 0), partition,
+                batch.consumed.get(partition, 0), batch.filtered.get(partition, 0), invalid.get(partition, 0),
+                partition,
             ))  # fmt: skip
         self._connection.cursor().executemany(update, values)
 

@@ -135,7 +135,8 @@ def _all_idle(reader: ReaderTime, rows: Sequence[PartitionTime], *, max_disorder
         if base is None:
             return reader
         reader = replace(reader, idle_since=now_ms, idle_base=_later(reader.watermark, base - max_disorder_ms))
-    assert reader.idle_base is not None and reader.idle_since is not None  # noqa: S101 - told to the type checker
+    assert reader.idle_base is not None  # noqa: S101 - told to the type checker
+    assert reader.idle_since is not None  # noqa: S101
     return replace(
         reader,
         watermark=_later(reader.watermark, reader.idle_base + now_ms - reader.idle_since),

@@ -1,0 +1,183 @@
+"""`make demo` and `make demo-chaos`: replay, wait, show, compare. Exit code 0: every window is what it must be."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import polars as pl
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from demo.answers import check_accounts, print_answers, print_comparisons, wait_settled
+from demo.chaos import KILLS, SESSION_TIMEOUT_MS, Chaos
+from demo.compare import compare_all
+from demo.data import ROOT, load_departures, to_events
+from demo.expected import milliseconds
+from demo.replay import Replay, Totals, to_batches
+from demo.runtime import DemoError, Runtime
+
+EXAMPLE = ROOT / "crds" / "examples" / "flights.yaml"
+_BATCH_EVENTS = 500
+# The last events wait for the end of the chaos, so that all of it happens while events flow.
+_HELD_BACK = 0.98
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="demo", description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
+    parser.add_argument("--chaos", action="store_true", help="kill, freeze, scale and reset meanwhile")
+    parser.add_argument("--seed", type=int, help="of the chaos (default: a new one, printed)")
+    parser.add_argument("--events", type=int, help="send only the first so many")
+    parser.add_argument("--seconds", type=float, default=140.0, help="least length of a replay with chaos")
+    return parser.parse_args()
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="tidemill-demo-"))
+    # Started by root, Postgres runs as another user and has to enter.
+    folder.chmod(0o755)
+    keep = False
+    try:
+        yield folder
+    except BaseException:
+        keep = not isinstance(sys.exc_info()[1], KeyboardInterrupt)
+        raise
+    finally:
+        if keep:
+            print(f"logs and data are kept in {folder}", file=sys.stderr)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _gate(total: int, chaos: Chaos, seconds: float) -> object:
+    started = time.monotonic()
+
+    def gate(before: int) -> None:
+        share = before / total
+        while not chaos.done.is_set() and share > min((time.monotonic() - started) / seconds, _HELD_BACK):
+            chaos.done.wait(0.05)
+
+    return gate
+
+
+def _replay(runtime: Runtime, departures: pl.DataFrame, console: Console, chaos: Chaos | None, seconds: float) -> tuple[Totals, float]:
+    """Send everything; the totals and the seconds it took."""
+    batches = to_batches(to_events(departures), departures["ts"].dt.epoch("ms").to_list(), _BATCH_EVENTS)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("departures", total=departures.height)
+        options = {"gate": _gate(departures.height, chaos, seconds)} if chaos else {}
+        replay = Replay(
+            runtime.url("ingest"),
+            runtime.name,
+            disorder_ms=milliseconds(runtime.document["spec"]["source"]["eventTime"]["maxDisorder"]),
+            on_progress=lambda done: progress.update(task, completed=done),
+            **options,  # type: ignore[arg-type]
+        )
+        started = time.monotonic()
+        totals = replay.run(batches)
+    return totals, time.monotonic() - started
+
+
+def _run(arguments: argparse.Namespace, console: Console, folder: Path) -> int:
+    started = time.monotonic()
+    departures = load_departures()
+    if arguments.events:
+        departures = departures.head(arguments.events)
+    environment = {"TIDEMILL_SESSION_TIMEOUT_MS": str(SESSION_TIMEOUT_MS)} if arguments.chaos else {}
+    runtime = Runtime(EXAMPLE, folder, environment=environment)
+    try:
+        console.print(f"starting {EXAMPLE.relative_to(ROOT)} (log: {runtime.log})")
+        runtime.start()
+        console.print(f"ready after {time.monotonic() - started:.1f} s: ingest {runtime.url('ingest')}, API {runtime.url('api')}")
+        chaos = _start_chaos(arguments, runtime, console)
+        totals, seconds = _replay(runtime, departures, console, chaos, arguments.seconds)
+        console.print(
+            f"{totals.acknowledged:,} events acknowledged in {seconds:.1f} s ({totals.acknowledged / seconds:,.0f} events/s),"
+            f" {totals.retried:,} of them sent again, {totals.quarantined:,} quarantined"
+        )
+        if chaos is not None:
+            chaos.join()
+        code = _judge(runtime, departures, totals, console)
+        if chaos is not None:
+            console.print("chaos: " + ", ".join(f"{count} × {action}" for action, count in chaos.counts.items()))
+            if chaos.counts["kill"] < min(KILLS, 20):
+                console.print("[red]too few kills[/red]")
+                code = 1
+        console.print(f"done after {time.monotonic() - started:.1f} s")
+        if arguments.keep:
+            console.print(f"dashboard: {runtime.url('api')}/   API: {runtime.url('api')}/docs   Ctrl-C stops everything")
+            with contextlib.suppress(KeyboardInterrupt):
+                runtime.wait()
+        return code
+    finally:
+        status = runtime.stop()
+        if status != 0:
+            console.print(f"[red]`tidemill up` ended with exit status {status}[/red]")
+
+
+def _start_chaos(arguments: argparse.Namespace, runtime: Runtime, console: Console) -> Chaos | None:
+    if not arguments.chaos:
+        return None
+    seed = arguments.seed if arguments.seed is not None else secrets.randbelow(1_000_000)
+    console.print(f"chaos with --seed {seed}")
+    begun = time.monotonic()
+    chaos = Chaos(runtime, seed=seed, say=lambda text: console.print(f"{time.monotonic() - begun:6.1f} s  {text}"))
+    chaos.start()
+    return chaos
+
+
+def _judge(runtime: Runtime, departures: pl.DataFrame, totals: Totals, console: Console) -> int:
+    """Wait until all is processed, show answers, compare; the exit code."""
+    faults = []
+    with httpx.Client(timeout=60.0, trust_env=False) as client:
+        begun = time.monotonic()
+        wait_settled(client, runtime, totals.acknowledged)
+        console.print(f"lag is zero {time.monotonic() - begun:.1f} s after the last event was acknowledged")
+        print_answers(client, runtime, console)
+        begun = time.monotonic()
+        faults += check_accounts(client, runtime, totals, sent=departures.height)
+        spec = runtime.document["spec"]
+        comparisons = list(compare_all(client, runtime.url("api"), runtime.name, spec, departures))
+    print_comparisons(comparisons, console, seconds=time.monotonic() - begun)
+    faults += [f"{c.aggregation}: {text}" for c in comparisons for text in c.differences]
+    for fault in faults:
+        console.print(f"[red]difference[/red] {fault}", highlight=False)
+    wrong = sum(comparison.wrong for comparison in comparisons)
+    if faults or wrong:
+        console.print(f"[red]{wrong:,} differences[/red]")
+        return 1
+    console.print("[green]every window and metric equals the batch recomputation[/green]")
+    return 0
+
+
+def main() -> int:
+    """Entry point; the exit code."""
+    arguments = _arguments()
+    console = Console(width=None if sys.stdout.isatty() else 120, soft_wrap=True)
+    # A stop of ours has to stop what we started as well.
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        with _folder() as folder:
+            return _run(arguments, console, folder)
+    except KeyboardInterrupt:
+        return 130
+    except (DemoError, RuntimeError, httpx.HTTPError) as error:
+        console.print(f"[red]demo failed:[/red] {error}", highlight=False)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

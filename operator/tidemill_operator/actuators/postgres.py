@@ -1,0 +1,310 @@
+"""A pipeline's Postgres schema as the plan wants it: roles, tables, functions, grants, and the rows that must exist.
+
+All DDL of one `ensure` is one transaction under the pipeline's own lock: it happens whole or not at all. Tables and
+columns are only ever added. Text from the plan is SQL of our own; every name goes through an identifier.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from psycopg import sql
+
+from tidemill_operator import outcome
+from tidemill_operator.actuators.base import PipelineSecrets, Reclaim
+from tidemill_operator.actuators.postgres_expiry import expire
+from tidemill_operator.actuators.postgres_grants import ensure_grants
+from tidemill_operator.actuators.postgres_roles import drop_roles, ensure_roles
+from tidemill_operator.actuators.postgres_session import LockBusy, Session, connected
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.outcome import Component, Outcome
+from tidemill_operator.plan.model import LiveSchema, Owner, Schema, Table
+from tidemill_operator.plan.refusals import column_changes
+from tidemill_operator.servers.addresses import PostgresAddress
+
+_DROP_AT_ONCE = 50
+
+
+class PostgresSchemas:
+    """The schemas of one database. Each call makes a connection of its own; safe to call from several threads.
+
+    Args:
+        address: the database (made if missing) and a login with CREATEROLE and CREATE on it, or a superuser's.
+    """
+
+    def __init__(self, address: PostgresAddress) -> None:
+        self._address = address
+
+    def observe(self, schema: str) -> LiveSchema | None:
+        """What is there of a schema; None: nothing.
+
+        Raises:
+            TidemillError: Postgres does not answer.
+        """
+        with connected(self._address, f"looking at schema {schema}") as session, session.connection.transaction():
+            return _observe(session, schema)
+
+    def ensure(self, schema: Schema, *, owner: Owner, secrets: PipelineSecrets, adopt: bool = False) -> list[Outcome]:
+        """Make the schema so.
+
+        Args:
+            schema: the plan's.
+            owner: the resource it belongs to.
+            secrets: the logins of writer and reader.
+            adopt: take over a schema and roles that are somebody else's.
+
+        Returns:
+            One outcome: Done; Waiting when a lock was busy; Failed when it belongs to somebody else, or cannot be
+            changed so.
+
+        Raises:
+            TidemillError: Postgres does not answer.
+        """
+
+        def act(session: Session) -> Outcome:
+            live = _observe(session, schema.name)
+            if live is not None and not adopt:
+                _check_owner(schema.name, live.owner, owner)
+            _check_columns(schema, live)
+            ensure_roles(session, schema, owner=owner, secrets=secrets, adopt=adopt)
+            _ensure_schema(session, schema, live, owner)
+            with session.acting_as(schema.owner):
+                _ensure_tables(session, schema, live)
+                _ensure_functions(session, schema)
+                ensure_grants(session, schema)
+                regress = live is None or live.owner != owner
+                _ensure_rows(session, schema, regress=regress)
+            return outcome.done(Component.SCHEMA, schema.name, changed=session.changed)
+
+        return [self._guarded(schema.name, "making", act)]
+
+    def release(self, schema: Schema, *, owner: Owner, reclaim: Reclaim) -> list[Outcome]:
+        """Drop schema and roles if the policy says so; otherwise leave them.
+
+        Raises:
+            TidemillError: Postgres does not answer.
+        """
+        if reclaim == "Retain":
+            return [outcome.skipped(Component.SCHEMA, schema.name, message="kept")]
+        with connected(self._address, f"dropping schema {schema.name}") as session:
+            live = _observe(session, schema.name)
+            if live is not None:
+                try:
+                    _check_owner(schema.name, live.owner, owner)
+                except TidemillError as error:
+                    return [outcome.failed(Component.SCHEMA, schema.name, error)]
+                while self._drop_some(session, schema.name):
+                    pass
+
+        def act(session: Session) -> Outcome:
+            if live is not None:
+                session.write("DROP SCHEMA {} CASCADE", schema.name)
+            drop_roles(session, schema)
+            return outcome.done(Component.SCHEMA, schema.name, changed=session.changed)
+
+        return [self._guarded(schema.name, "dropping", act)]
+
+    def expire(self, schema: Schema) -> list[Outcome]:
+        """Drop window partitions that are past their retention, a few at a time.
+
+        Raises:
+            TidemillError: Postgres does not answer.
+        """
+        with connected(self._address, f"dropping old windows of schema {schema.name}") as session:
+            expire(session, schema)
+            return [outcome.done(Component.SCHEMA, schema.name, changed=session.changed)]
+
+    def _guarded(self, schema: str, doing: str, act: Callable[[Session], Outcome]) -> Outcome:
+        try:
+            with connected(self._address, f"{doing} schema {schema}") as session, session.transaction(schema):
+                return act(session)
+        except LockBusy as busy:
+            return outcome.waiting(Component.SCHEMA, schema, busy.message)
+        except TidemillError as error:
+            if error.reason == Reason.UNREACHABLE:
+                raise
+            return outcome.failed(Component.SCHEMA, schema, error)
+
+    def _drop_some(self, session: Session, schema: str) -> bool:
+        """Drop a few partitions: a transaction that drops hundreds would run out of locks."""
+        rows = session.rows(
+            "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE n.nspname = %s AND c.relispartition AND c.relkind = 'r' LIMIT %s",
+            (schema, _DROP_AT_ONCE),
+        )
+        if rows:
+            tables = sql.SQL(", ").join(sql.Identifier(schema, name) for (name,) in rows)
+            session.write("DROP TABLE {}", tables)
+        return bool(rows)
+
+
+def _observe(session: Session, schema: str) -> LiveSchema | None:
+    found = session.rows("SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s", (schema,))
+    if not found:
+        return None
+    columns = _columns(session, schema)
+    owner = _owner(found[0][0])
+    shapes, closed, generation, accepted = {}, {}, 0, None
+    if "_aggregations" in columns:
+        query = sql.SQL("SELECT name, version, shape::text, closed_until FROM {}")
+        for name, version, shape, until in session.connection.execute(
+            query.format(sql.Identifier(schema, "_aggregations"))
+        ):
+            shapes[name, version], closed[name, version] = shape, until
+    if "accepted" in columns.get("_generation", {}):
+        query = sql.SQL("SELECT generation, accepted FROM {}").format(sql.Identifier(schema, "_generation"))
+        for generation, accepted in session.connection.execute(query).fetchall():  # noqa: B007 - there is one row
+            pass
+    return LiveSchema(owner, shapes, columns, generation, accepted, closed)
+
+
+def _columns(session: Session, schema: str) -> dict[str, dict[str, str]]:
+    rows = session.rows(
+        "SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_class c"
+        " JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid"
+        " WHERE n.nspname = %s AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND a.attnum > 0"
+        " AND NOT a.attisdropped",
+        (schema,),
+    )
+    columns: dict[str, dict[str, str]] = {}
+    for table, column, kind in rows:
+        columns.setdefault(table, {})[column] = kind
+    return columns
+
+
+def _owner(comment: str | None) -> Owner | None:
+    try:
+        return Owner(**json.loads(comment or "")["tidemill"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _check_owner(schema: str, live: Owner | None, owner: Owner) -> None:
+    if live == owner:
+        return
+    whose = "does not say whose it is"
+    if live is not None:
+        whose = f"belongs to {live.namespace}/{live.name} (uid {live.uid or 'none'}, cluster {live.cluster})"
+    raise TidemillError(
+        Reason.RESOURCE_CONFLICT,
+        f"schema {schema} exists and {whose}",
+        "rename the pipeline, or take the schema over with the annotation tidemill.dev/adopt: 'true'",
+    )
+
+
+def _check_columns(schema: Schema, live: LiveSchema | None) -> None:
+    for table in schema.tables if live else ():
+        for error in column_changes(table, live):  # type: ignore[arg-type]
+            raise error
+
+
+def _ensure_schema(session: Session, schema: Schema, live: LiveSchema | None, owner: Owner) -> None:
+    if live is None:
+        session.write("CREATE SCHEMA {} AUTHORIZATION {}", schema.name, schema.owner)
+    if live is None or live.owner != owner:
+        mark = sql.Literal(json.dumps({"tidemill": asdict(owner)}, sort_keys=True))
+        session.write("COMMENT ON SCHEMA {} IS {}", schema.name, mark)
+
+
+def _ensure_tables(session: Session, schema: Schema, live: LiveSchema | None) -> None:
+    known = live.columns if live else {}
+    indexes = {
+        name for (name,) in session.rows("SELECT indexname FROM pg_indexes WHERE schemaname = %s", (schema.name,))
+    }
+    keys = {
+        name
+        for (name,) in session.rows(
+            "SELECT DISTINCT conrelid::regclass::oid::text FROM pg_constraint c JOIN pg_namespace n"
+            " ON n.oid = c.connamespace WHERE n.nspname = %s AND c.contype IN ('p', 'u')",
+            (schema.name,),
+        )
+    }
+    for table in schema.tables:
+        name = sql.Identifier(schema.name, table.name)
+        if table.name not in known:
+            _create_table(session, name, table)
+        else:
+            for column in table.columns:
+                if column.name not in known[table.name]:
+                    session.write("ALTER TABLE {} ADD COLUMN {} {}", name, column.name, sql.SQL(column.definition))
+        for index, definition in table.indexes:
+            if index not in indexes:
+                session.write("CREATE INDEX {} ON {} {}", index, name, sql.SQL(definition))
+
+
+def _create_table(session: Session, name: sql.Identifier, table: Table) -> None:
+    columns = [sql.Identifier(c.name) + sql.SQL(" ") + sql.SQL(c.definition) for c in table.columns]
+    parts = [*columns, *(sql.SQL(constraint) for constraint in table.constraints)]
+    more = ""
+    if table.partition_by:
+        more = f" PARTITION BY {table.partition_by}"
+    elif table.storage:
+        more = f" WITH ({table.storage})"
+    session.write("CREATE TABLE {} ({}){}", name, sql.SQL(", ").join(parts), sql.SQL(more))
+
+
+def _ensure_functions(session: Session, schema: Schema) -> None:
+    rows = session.rows(
+        "SELECT p.proname, p.prosrc, p.prosecdef FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace"
+        " WHERE n.nspname = %s",
+        (schema.name,),
+    )
+    live = {name: (body, definer) for name, body, definer in rows}
+    for name, text in schema.functions:
+        if live.get(name) != (text.split("$body$")[1], "SECURITY DEFINER" in text):
+            session.connection.execute(sql.SQL(text))
+            session.changed += 1
+
+
+def _ensure_rows(session: Session, schema: Schema, *, regress: bool) -> None:
+    """The rows that workloads only ever update. `regress`: another resource's generations count from anew."""
+
+    def table(name: str) -> sql.Identifier:
+        return sql.Identifier(schema.name, name)
+
+    session.write_rows(
+        sql.SQL("INSERT INTO {} (reader) SELECT 'live' WHERE NOT EXISTS (SELECT FROM {} WHERE reader = 'live')").format(
+            table("_readers"), table("_readers")
+        )
+    )
+    session.write_rows(
+        sql.SQL(
+            "INSERT INTO {} (reader, partition) SELECT r.reader, p FROM {} r, generate_series(0, %s - 1) p"
+            " WHERE NOT EXISTS (SELECT FROM {} o WHERE o.reader = r.reader AND o.partition = p)"
+        ).format(table("_offsets"), table("_readers"), table("_offsets")),
+        (schema.partitions,),
+    )
+    for row in schema.aggregations:
+        values: Mapping[str, Any] = asdict(row)
+        session.write_rows(
+            sql.SQL(
+                "INSERT INTO {} (name, version, table_name, reader, shape, partition_days, retention_ms)"
+                " SELECT %(name)s, %(version)s, %(table_name)s, %(reader)s, %(shape)s, %(partition_days)s, %(retention_ms)s"
+                " WHERE NOT EXISTS (SELECT FROM {} WHERE name = %(name)s AND version = %(version)s)"
+            ).format(table("_aggregations"), table("_aggregations")),
+            values,  # type: ignore[arg-type]
+        )
+        session.write_rows(
+            sql.SQL(
+                "UPDATE {} SET shape = %(shape)s, retention_ms = %(retention_ms)s"
+                " WHERE name = %(name)s AND version = %(version)s"
+                " AND (shape, retention_ms) IS DISTINCT FROM (%(shape)s::jsonb, %(retention_ms)s)"
+            ).format(table("_aggregations")),
+            values,  # type: ignore[arg-type]
+        )
+    session.write_rows(
+        sql.SQL("INSERT INTO {} (generation) SELECT 0 WHERE NOT EXISTS (SELECT FROM {})").format(
+            table("_generation"), table("_generation")
+        )
+    )
+    session.write_rows(
+        sql.SQL(
+            "UPDATE {} SET generation = %(generation)s, accepted = %(accepted)s"
+            " WHERE (generation, accepted) IS DISTINCT FROM (%(generation)s, %(accepted)s::jsonb)"
+            " AND (%(regress)s OR generation <= %(generation)s)"
+        ).format(table("_generation")),
+        {"generation": schema.generation, "accepted": schema.accepted, "regress": regress},  # type: ignore[arg-type]
+    )

@@ -1,0 +1,71 @@
+"""The model of the resource: defaults, strictness, and the way through JSON and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from tidemill_contract.documents import load_documents
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
+from tidemill_contract.spec import AnalyticsPipeline, PipelineSpec
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "crds" / "examples").glob("*.yaml"))
+
+
+def example(name: str) -> AnalyticsPipeline:
+    text = next(file for file in EXAMPLES if file.stem == name).read_text()
+    return AnalyticsPipeline.model_validate(load_documents(text)[0])
+
+
+def test_the_examples_are_found() -> None:
+    assert [file.stem for file in EXAMPLES] == ["flights", "server-metrics", "web-traffic"]
+
+
+def test_defaults() -> None:
+    spec = example("flights").spec
+    assert spec.reclaim_policy == "Retain"
+    assert spec.source.topic.replication_factor is None, "the platform's"
+    assert spec.source.event_time.idle_timeout == "30s"
+    assert spec.processor.replicas == 1
+    assert spec.auth.required is None, "the platform's"
+    assert spec.aggregation("overall").group_by == []
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
+def test_through_a_config_file_and_back(file: Path) -> None:
+    pipeline = example(file.stem)
+    refs = tuple(AggregationRef(name=a.name) for a in pipeline.spec.aggregations)
+    config = PipelineConfig(
+        namespace="analytics", name=pipeline.metadata.name, generation=3, spec=pipeline.spec, aggregations=refs
+    )
+    assert PipelineConfig.from_json(config.to_json()) == config
+    assert PipelineConfig.from_json(config.to_json()).to_json() == config.to_json()
+
+
+def test_an_unknown_aggregation() -> None:
+    with pytest.raises(KeyError):
+        example("flights").spec.aggregation("by_moon")
+
+
+def test_a_spec_cannot_be_altered() -> None:
+    spec = example("flights").spec
+    with pytest.raises(ValidationError, match="frozen"):
+        spec.suspend = True
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "reason"),
+    [
+        ("suspend", "true", "a text is no boolean"),
+        ("suspend", 1, "nor is a number"),
+        ("reclaimPolicy", "retain", "case matters"),
+        ("extra", 1, "unknown members are refused"),
+        ("reclaim_policy", "Retain", "YAML has camel case only, once read by alias"),
+    ],
+)
+def test_strictness(member: str, value: object, reason: str) -> None:
+    raw = example("flights").spec.model_dump(by_alias=True) | {member: value}
+    with pytest.raises(ValidationError):
+        PipelineSpec.model_validate(raw, by_alias=True, by_name=False)
