@@ -67,15 +67,15 @@ demo-chaos: setup ## The same while processors are killed, frozen, scaled and th
 
 .PHONY: bench-processor
 bench-processor: setup ## Events per CPU-second of the processor, next to Quix Streams' own windows
-	$(PYTHON) tests/bench/processor.py $(ARGS)
+	$(PYTHON) tests/bench/bench_processor.py $(ARGS)
 
 .PHONY: bench-ingest
 bench-ingest: setup ## Events per second that ingest acknowledges
-	$(PYTHON) tests/bench/ingest.py $(ARGS)
+	$(PYTHON) tests/bench/bench_ingest.py $(ARGS)
 
 .PHONY: bench-api
 bench-api: setup ## Cached queries per second and latencies of the API
-	$(PYTHON) tests/bench/api.py $(ARGS)
+	$(PYTHON) tests/bench/bench_api.py $(ARGS)
 
 .PHONY: clean
 clean: ## Remove the virtual environment, caches and local data (not what `tidemill up` still runs)

@@ -57,7 +57,9 @@ def main() -> int:
     development = REQUIREMENTS / "dev.txt"
     compile_lock([*tools, BACKEND, *sorted(needs)], development, constraints=[], upgrade=upgrade)
     for folder in DISTRIBUTIONS:
-        compile_lock(third_party(folder), ROOT / folder / "requirements.txt", constraints=[development], upgrade=upgrade)
+        compile_lock(
+            third_party(folder), ROOT / folder / "requirements.txt", constraints=[development], upgrade=upgrade
+        )
     return 0
 
 

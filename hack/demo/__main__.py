@@ -72,7 +72,9 @@ def _gate(total: int, chaos: Chaos, seconds: float) -> object:
     return gate
 
 
-def _replay(runtime: Runtime, departures: pl.DataFrame, console: Console, chaos: Chaos | None, seconds: float) -> tuple[Totals, float]:
+def _replay(
+    runtime: Runtime, departures: pl.DataFrame, console: Console, chaos: Chaos | None, seconds: float
+) -> tuple[Totals, float]:
     """Send everything; the totals and the seconds it took."""
     batches = to_batches(to_events(departures), departures["ts"].dt.epoch("ms").to_list(), _BATCH_EVENTS)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -101,7 +103,9 @@ def _run(arguments: argparse.Namespace, console: Console, folder: Path) -> int:
     try:
         console.print(f"starting {EXAMPLE.relative_to(ROOT)} (log: {runtime.log})")
         runtime.start()
-        console.print(f"ready after {time.monotonic() - started:.1f} s: ingest {runtime.url('ingest')}, API {runtime.url('api')}")
+        console.print(
+            f"ready after {time.monotonic() - started:.1f} s: ingest {runtime.url('ingest')}, API {runtime.url('api')}"
+        )
         chaos = _start_chaos(arguments, runtime, console)
         totals, seconds = _replay(runtime, departures, console, chaos, arguments.seconds)
         console.print(
@@ -118,7 +122,9 @@ def _run(arguments: argparse.Namespace, console: Console, folder: Path) -> int:
                 code = 1
         console.print(f"done after {time.monotonic() - started:.1f} s")
         if arguments.keep:
-            console.print(f"dashboard: {runtime.url('api')}/   API: {runtime.url('api')}/docs   Ctrl-C stops everything")
+            console.print(
+                f"dashboard: {runtime.url('api')}/   API: {runtime.url('api')}/docs   Ctrl-C stops everything"
+            )
             with contextlib.suppress(KeyboardInterrupt):
                 runtime.wait()
         return code

@@ -54,7 +54,9 @@ class Chaos:
         say: told each action.
     """
 
-    def __init__(self, runtime: Runtime, *, seed: int, say: Callable[[str], None], script: Sequence[str] = SCRIPT) -> None:
+    def __init__(
+        self, runtime: Runtime, *, seed: int, say: Callable[[str], None], script: Sequence[str] = SCRIPT
+    ) -> None:
         self._runtime = runtime
         # Reproducible on purpose.
         self._random = random.Random(seed)
@@ -146,7 +148,12 @@ class Chaos:
         self._runtime.edit(lambda spec: spec.update(suspend=True))
         until(lambda: not self._alive(), seconds=_SCALE_SECONDS, what="no processor runs")
         # Members that left by dying stay in the group until their session is over.
-        until(lambda: reset_group(self._runtime), seconds=_RESET_SECONDS, what="the group's offsets are reset", pause_seconds=1)
+        until(
+            lambda: reset_group(self._runtime),
+            seconds=_RESET_SECONDS,
+            what="the group's offsets are reset",
+            pause_seconds=1,
+        )
         self._runtime.edit(lambda spec: spec.update(suspend=False))
         until(self._alive, seconds=_SCALE_SECONDS, what="a processor runs again")
 

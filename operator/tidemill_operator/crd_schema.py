@@ -30,22 +30,27 @@ _KEPT = (
 _NAMED = "name"
 
 
-def structural(model: type[BaseModel]) -> dict[str, Any]:
+def structural(model: type[BaseModel], *, list_defaults: bool = False) -> dict[str, Any]:
     """The schema of a model's YAML form.
 
     Lists of objects with a `name` become maps by that name, lists of strings become sets: their items are unique.
+
+    Args:
+        model: the model.
+        list_defaults: keep defaults inside lists, for documentation.
 
     Raises:
         ValueError: a list, map or string without a bound, or a union: the API server would refuse it.
     """
     raw = model.model_json_schema(by_alias=True)
-    return _convert(raw, raw.get("$defs", {}), "spec", in_list=False)
+    return _convert(raw, raw.get("$defs", {}), "spec", drop=None if list_defaults else False)
 
 
-def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, in_list: bool) -> dict[str, Any]:
+# `drop`: whether defaults are dropped from here on: False until a list begins; None: never.
+def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, drop: bool | None) -> dict[str, Any]:
     raw = _resolve(raw, defs)
     out: dict[str, Any] = {key: raw[key] for key in _KEPT if key in raw}
-    if out.get("default", ...) is None or in_list:
+    if out.get("default", ...) is None or drop:
         out.pop("default", None)
     if "const" in raw:
         out["enum"] = [raw["const"]]
@@ -56,17 +61,18 @@ def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, in_l
         case "object" if "properties" in raw:
             out["required"] = sorted(raw.get("required", []))
             out["properties"] = {
-                name: _convert(member, defs, f"{path}.{name}", in_list=in_list)
-                for name, member in raw["properties"].items()
+                name: _convert(member, defs, f"{path}.{name}", drop=drop) for name, member in raw["properties"].items()
             }
             if not out["required"]:
                 del out["required"]
         case "object":
             _bounded(out, "maxProperties", path)
-            out["additionalProperties"] = _convert(raw["additionalProperties"], defs, f"{path}.*", in_list=True)
+            out["additionalProperties"] = _convert(
+                raw["additionalProperties"], defs, f"{path}.*", drop=drop is not None
+            )
         case "array":
             _bounded(out, "maxItems", path)
-            out["items"] = _convert(raw["items"], defs, f"{path}[]", in_list=True)
+            out["items"] = _convert(raw["items"], defs, f"{path}[]", drop=drop is not None)
             out |= _list_type(out["items"])
         case "string" if "enum" not in out:
             # A duration's pattern is checked by its own validator, which JSON schema does not show.

@@ -28,7 +28,6 @@ import psycopg
 from bench_support import Cpu, Pipeline, await_condition, peak_rss_mib
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
-from tidemill_contract.spec import PipelineSpec
 from tidemill_operator.servers import Servers, start_servers
 
 PARTITIONS = 4
@@ -59,9 +58,9 @@ class Figures:
         return self.events / (self.cpu_seconds + self.postgres_cpu_seconds)
 
 
-def spec() -> PipelineSpec:
-    """The job as a pipeline."""
-    return PipelineSpec.model_validate({
+def spec() -> dict[str, Any]:
+    """The job as a pipeline's spec."""
+    return {
         "source": {
             "topic": {"partitions": PARTITIONS},
             "fields": [
@@ -86,7 +85,7 @@ def spec() -> PipelineSpec:
                 ],
             }
         ],
-    })
+    }
 
 
 def fill(brokers: str, topic: str, events: int, keys: int) -> pl.DataFrame:
@@ -123,12 +122,11 @@ def fill(brokers: str, topic: str, events: int, keys: int) -> pl.DataFrame:
     )
 
 
-def run_tidemill(servers: Servers, folder: Path, name: str, events: int, keys: int, expected: pl.DataFrame) -> Figures:
+def run_tidemill(servers: Servers, pipeline: Pipeline, events: int, keys: int, expected: pl.DataFrame) -> Figures:
     """One run of the processor, measured from outside."""
-    pipeline = Pipeline(servers, folder, name, spec())
     total = events + PARTITIONS
     postgres = Cpu(servers.handles["postgres"].pid)
-    with pipeline.connect() as connection, pipeline.processor() as process:
+    with pipeline.connect() as connection, pipeline.run("tidemill_processor") as process:
         query = f"SELECT coalesce(sum(consumed), 0)::bigint FROM {pipeline.schema}._offsets"
         cpu = Cpu(process.pid)
 
@@ -215,15 +213,14 @@ def main() -> int:
     figures: list[Figures] = []
     try:
         for keys in (int(k) for k in options.keys.split(",")):
-            name = f"bench-{keys}"
-            pipeline_topic = f"bench.{name}.events"
-            Pipeline.create_topics(servers, name, PARTITIONS)
-            print(f"filling {pipeline_topic} with {options.events:,} events", file=sys.stderr)
-            expected = fill(servers.kafka, pipeline_topic, options.events, keys)
-            figures.append(run_tidemill(servers, folder, name, options.events, keys, expected))
+            pipeline = Pipeline(servers, folder, f"views-{keys}", spec())
+            topic = pipeline.config.events_topic
+            print(f"filling {topic} with {options.events:,} events", file=sys.stderr)
+            expected = fill(servers.kafka, topic, options.events, keys)
+            figures.append(run_tidemill(servers, pipeline, options.events, keys, expected))
             print(table(figures[-1:]), file=sys.stderr)
             if not options.no_quix:
-                figures.append(run_quix(servers, folder, pipeline_topic, options.events, keys, expected.height, 400))
+                figures.append(run_quix(servers, folder, topic, options.events, keys, expected.height, 400))
     finally:
         servers.stop()
         shutil.rmtree(folder, ignore_errors=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -14,12 +13,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
-from confluent_kafka.admin import AdminClient, NewTopic
-from tidemill_contract import names
 from tidemill_contract.partials import quote
-from tidemill_contract.runtime import AggregationRef, PipelineConfig
-from tidemill_contract.spec import PipelineSpec
+from tidemill_contract.runtime import PipelineConfig
+from tidemill_contract.spec import API_VERSION, KIND, AnalyticsPipeline
+from tidemill_operator.actuators.kafka import KafkaTopics
+from tidemill_operator.actuators.postgres import PostgresSchemas
+from tidemill_operator.actuators.secrets import FileSecrets
+from tidemill_operator.outcome import Rank
+from tidemill_operator.plan.build import build_plan, owner_of
 from tidemill_operator.servers import Servers
+from tidemill_operator.settings import Platform
 
 T = TypeVar("T")
 NAMESPACE = "bench"
@@ -81,3 +84,62 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+class Pipeline:
+    """A pipeline's topics, schema and secrets, made as the operator makes them; its workloads are run by the benchmark."""
+
+    def __init__(self, servers: Servers, folder: Path, name: str, spec: dict[str, Any]) -> None:
+        document = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec}
+        self._servers, self._folder, self.name = servers, folder, name
+        platform = Platform(kafka_brokers=servers.kafka, postgres=servers.postgres, redis_url=servers.redis)
+        resource = AnalyticsPipeline.model_validate(document)
+        plan = build_plan(resource, platform, generation=1)
+        self.config = PipelineConfig.from_json(plan.config)
+        self.schema = quote(plan.schema.name)
+        secrets = FileSecrets(folder / "secrets").ensure(
+            NAMESPACE, name, writer=plan.schema.writer, reader=plan.schema.reader
+        )
+        outcomes = PostgresSchemas(servers.postgres).ensure(plan.schema, owner=owner_of(resource, platform), secrets=secrets)
+        outcomes += KafkaTopics(servers.kafka).ensure(plan.topics)
+        failed = [outcome for outcome in outcomes if outcome.rank is Rank.FAILED]
+        if failed:
+            raise RuntimeError(f"{name}: {failed}")
+        self._configs = folder / "pipelines" / NAMESPACE
+        self._configs.mkdir(parents=True, exist_ok=True)
+        (self._configs / f"{name}.json").write_text(plan.config)
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """The administrator's connection."""
+        at = self._servers.postgres
+        return psycopg.connect(
+            host=at.host, port=at.port, dbname=at.database, user=at.user, password=at.password, autocommit=True
+        )
+
+    def environment(self, port: int) -> dict[str, str]:
+        """What every workload of the pipeline is told."""
+        return {
+            **os.environ,
+            "TIDEMILL_NAMESPACE": NAMESPACE,
+            "TIDEMILL_PIPELINE": self.name,
+            "TIDEMILL_CONFIG_DIR": str(self._configs),
+            "TIDEMILL_SECRETS_DIR": str(self._folder / "secrets" / NAMESPACE),
+            "TIDEMILL_KAFKA_BROKERS": self._servers.kafka,
+            "TIDEMILL_POSTGRES_HOST": self._servers.postgres.host,
+            "TIDEMILL_POSTGRES_PORT": str(self._servers.postgres.port),
+            "TIDEMILL_POSTGRES_DATABASE": self._servers.postgres.database,
+            "TIDEMILL_REDIS_URL": self._servers.redis,
+            "TIDEMILL_PORT": str(port),
+        }
+
+    @contextmanager
+    def run(self, module: str, port: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
+        """A workload as a process, ended afterwards; its log stays in the folder."""
+        with (self._folder / f"{self.name}-{module}.log").open("wb") as log:
+            environment = self.environment(port or free_port())
+            process = subprocess.Popen([sys.executable, "-m", module], env=environment, stdout=log, stderr=log)
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(30)

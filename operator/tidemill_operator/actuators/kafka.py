@@ -154,7 +154,7 @@ class KafkaTopics:
             if not topic.managed:
                 raise TidemillError(
                     Reason.INVALID_SPEC,
-                    f"spec.source.topic.name: topic {topic.name} does not exist, and with managed: false it is not made",
+                    f"spec.source.topic.name: topic {topic.name} does not exist, and managed: false forbids making it",
                     "create it, or set managed: true",
                 )
             return self._create(topic)
@@ -269,5 +269,6 @@ class KafkaTopics:
 def _report(topic: Topic, live: LiveTopic | None, changed: int) -> Outcome:
     if live is None or (live.partitions < topic.partitions and topic.managed):
         return outcome.waiting(Component.TOPICS, topic.name, f"topic {topic.name} is being made", changed=changed)
-    observed = {"id": live.id, "partitions": live.partitions, "replicationFactor": live.replication_factor}
+    observed: dict[str, str | int] = {"id": live.id, "partitions": live.partitions}
+    observed["replicationFactor"] = live.replication_factor
     return outcome.done(Component.TOPICS, topic.name, changed=changed, observed=observed)

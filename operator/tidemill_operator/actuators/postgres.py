@@ -149,15 +149,14 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
     owner = _owner(found[0][0])
     shapes, closed, generation, accepted = {}, {}, 0, None
     if "_aggregations" in columns:
-        query = sql.SQL("SELECT name, version, shape::text, closed_until FROM {}")
-        for name, version, shape, until in session.connection.execute(
-            query.format(sql.Identifier(schema, "_aggregations"))
-        ):
+        query = sql.SQL("SELECT name, version, shape::text, closed_until FROM {}").format(
+            sql.Identifier(schema, "_aggregations")
+        )
+        for name, version, shape, until in session.connection.execute(query):
             shapes[name, version], closed[name, version] = shape, until
     if "accepted" in columns.get("_generation", {}):
         query = sql.SQL("SELECT generation, accepted FROM {}").format(sql.Identifier(schema, "_generation"))
-        for generation, accepted in session.connection.execute(query).fetchall():  # noqa: B007 - there is one row
-            pass
+        generation, accepted = session.connection.execute(query).fetchone() or (0, None)
     return LiveSchema(owner, shapes, columns, generation, accepted, closed)
 
 
@@ -213,14 +212,6 @@ def _ensure_tables(session: Session, schema: Schema, live: LiveSchema | None) ->
     known = live.columns if live else {}
     indexes = {
         name for (name,) in session.rows("SELECT indexname FROM pg_indexes WHERE schemaname = %s", (schema.name,))
-    }
-    keys = {
-        name
-        for (name,) in session.rows(
-            "SELECT DISTINCT conrelid::regclass::oid::text FROM pg_constraint c JOIN pg_namespace n"
-            " ON n.oid = c.connamespace WHERE n.nspname = %s AND c.contype IN ('p', 'u')",
-            (schema.name,),
-        )
     }
     for table in schema.tables:
         name = sql.Identifier(schema.name, table.name)
@@ -282,10 +273,11 @@ def _ensure_rows(session: Session, schema: Schema, *, regress: bool) -> None:
         session.write_rows(
             sql.SQL(
                 "INSERT INTO {} (name, version, table_name, reader, shape, partition_days, retention_ms)"
-                " SELECT %(name)s, %(version)s, %(table_name)s, %(reader)s, %(shape)s, %(partition_days)s, %(retention_ms)s"
+                " SELECT %(name)s, %(version)s, %(table_name)s, %(reader)s, %(shape)s, %(partition_days)s,"
+                " %(retention_ms)s"
                 " WHERE NOT EXISTS (SELECT FROM {} WHERE name = %(name)s AND version = %(version)s)"
             ).format(table("_aggregations"), table("_aggregations")),
-            values,  # type: ignore[arg-type]
+            values,
         )
         session.write_rows(
             sql.SQL(
@@ -293,7 +285,7 @@ def _ensure_rows(session: Session, schema: Schema, *, regress: bool) -> None:
                 " WHERE name = %(name)s AND version = %(version)s"
                 " AND (shape, retention_ms) IS DISTINCT FROM (%(shape)s::jsonb, %(retention_ms)s)"
             ).format(table("_aggregations")),
-            values,  # type: ignore[arg-type]
+            values,
         )
     session.write_rows(
         sql.SQL("INSERT INTO {} (generation) SELECT 0 WHERE NOT EXISTS (SELECT FROM {})").format(
@@ -306,5 +298,5 @@ def _ensure_rows(session: Session, schema: Schema, *, regress: bool) -> None:
             " WHERE (generation, accepted) IS DISTINCT FROM (%(generation)s, %(accepted)s::jsonb)"
             " AND (%(regress)s OR generation <= %(generation)s)"
         ).format(table("_generation")),
-        {"generation": schema.generation, "accepted": schema.accepted, "regress": regress},  # type: ignore[arg-type]
+        {"generation": schema.generation, "accepted": schema.accepted, "regress": regress},
     )

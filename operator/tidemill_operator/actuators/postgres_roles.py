@@ -155,8 +155,8 @@ def _ensure_connect(session: Session, schema: Schema) -> None:
 
 def _database_grants(session: Session, schema: Schema) -> set[tuple[str, str]]:
     rows = session.rows(
-        "SELECT r.rolname, a.privilege_type FROM pg_database d, aclexplode(d.datacl) a JOIN pg_roles r ON r.oid = a.grantee"
-        " WHERE d.datname = current_database() AND r.rolname = ANY(%s)",
+        "SELECT r.rolname, a.privilege_type FROM pg_database d, aclexplode(d.datacl) a"
+        " JOIN pg_roles r ON r.oid = a.grantee WHERE d.datname = current_database() AND r.rolname = ANY(%s)",
         ([schema.writer, schema.reader],),
     )
     return {(role, privilege) for role, privilege in rows}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,7 +42,7 @@ class Session:
         self.connection.execute(sql.SQL(text).format(*parts), parameters or None)
         self.changed += 1
 
-    def write_rows(self, statement: sql.Composable, parameters: Sequence[Any] = ()) -> None:
+    def write_rows(self, statement: sql.SQL | sql.Composed, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> None:
         """Run a statement that changes as many rows as have to be."""
         self.changed += max(0, self.connection.execute(statement, parameters).rowcount)
 

@@ -1,4 +1,7 @@
-"""Which valid specs cannot be applied to what is there: told before anything is touched, so that the old spec runs on."""
+"""Which valid specs cannot be applied to what is there.
+
+Told before anything is touched, so that the spec accepted before runs on.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +46,8 @@ def _topic(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Iterator
     if known and topic.partitions is not None and topic.partitions < known.partitions:
         yield TidemillError(
             Reason.NOT_SUPPORTED,
-            f"{path}.partitions: {topic.partitions} is less than the {known.partitions} partitions topic {source.name} has;"
-            " Kafka cannot take partitions away",
+            f"{path}.partitions: {topic.partitions} is less than the {known.partitions} partitions that topic"
+            f" {source.name} has; Kafka cannot take partitions away",
             f"write {known.partitions} or more",
         )
     if known and topic.replication_factor not in (None, known.replication_factor):
@@ -66,8 +69,8 @@ def _topic(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Iterator
     if int(in_sync) > source.replication_factor:
         yield TidemillError(
             Reason.INVALID_SPEC,
-            f"{path}.config.min.insync.replicas: {in_sync} is more than the replication factor {source.replication_factor}:"
-            " nothing could be written",
+            f"{path}.config.min.insync.replicas: {in_sync} is more than the replication factor"
+            f" {source.replication_factor}: nothing could be written",
             f"write at most {source.replication_factor}",
         )
 
@@ -110,8 +113,8 @@ def column_changes(table: Table, live: LiveSchema) -> Iterator[TidemillError]:
         if known.get(column.name, wanted) != wanted:
             yield TidemillError(
                 Reason.NOT_SUPPORTED,
-                f"column {column.name} of table {table.name} holds {known[column.name]} and would have to hold {wanted}:"
-                " the type of a field that an aggregation uses was changed",
+                f"column {column.name} of table {table.name} holds {known[column.name]} and would have to hold"
+                f" {wanted}: the type of a field that an aggregation uses was changed",
                 "change the field's type back, or give the aggregation another name",
             )
 

@@ -216,7 +216,9 @@ def _source(parts: Parts, columns: Columns, _limits: Limits) -> Iterator[Fault]:
         model = fields.get(event_time.field)
         if model is not None and model.type != "timestamp":
             remedy = "declare the field with type: timestamp"
-            yield Fault("spec.source.eventTime.field", event_time.field, f"is of type {model.type}, not timestamp", remedy)
+            yield Fault(
+                "spec.source.eventTime.field", event_time.field, f"is of type {model.type}, not timestamp", remedy
+            )
 
 
 def _windows(parts: Parts, _columns: Columns, _limits: Limits) -> Iterator[Fault]:

@@ -57,7 +57,11 @@ def _without_nulls(value: Any, depth: int) -> Any:
     if depth == 0:
         return value
     if isinstance(value, dict):
-        return {key: _without_nulls(member, depth - 1) for key, member in value.items() if member is not None or key not in _MEMBERS}
+        return {
+            key: _without_nulls(member, depth - 1)
+            for key, member in value.items()
+            if member is not None or key not in _MEMBERS
+        }
     if isinstance(value, list):
         return [_without_nulls(item, depth - 1) for item in value]
     return value

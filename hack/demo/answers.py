@@ -1,0 +1,104 @@
+"""What the demo asks the API besides the windows: whether all is processed, the accounts, some answers to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+from rich.console import Console
+from rich.table import Table
+
+from demo.compare import Comparison
+from demo.replay import Totals
+from demo.runtime import DemoError, Runtime, until
+
+_SETTLE_SECONDS = 180.0
+
+
+def wait_settled(client: httpx.Client, runtime: Runtime, acknowledged: int) -> None:
+    """Wait until everything in the topic is accounted for in the results.
+
+    Raises:
+        DemoError: it is not within minutes, or Kafka holds fewer events than were acknowledged.
+    """
+    ends = _ends(runtime)
+    if sum(ends.values()) < acknowledged:
+        raise DemoError(f"{acknowledged} events were acknowledged, but the topic holds {sum(ends.values())}")
+
+    def settled() -> bool:
+        runtime.check_alive()
+        return _positions(client, runtime) == ends
+
+    until(settled, seconds=_SETTLE_SECONDS, what=f"all events are processed; logs: {runtime.data_dir / 'logs'}")
+
+
+def _ends(runtime: Runtime) -> dict[int, int]:
+    """End offset of each partition of the events topic, as Kafka tells."""
+    admin = AdminClient({"bootstrap.servers": runtime.kafka})
+    topic = f"{runtime.namespace}.{runtime.name}.events"
+    partitions = admin.list_topics(topic, timeout=10).topics[topic].partitions
+    asked = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in partitions}
+    return {at.partition: future.result(10).offset for at, future in admin.list_offsets(asked).items()}
+
+
+def _positions(client: httpx.Client, runtime: Runtime) -> dict[int, int]:
+    """Next offset of each partition, as committed with the results."""
+    progress = describe(client, runtime)["progress"]
+    return {row["partition"]: row["next_offset"] or 0 for row in progress["partitions"]}
+
+
+def describe(client: httpx.Client, runtime: Runtime) -> dict[str, Any]:
+    """The pipeline as the API describes it."""
+    response = client.get(f"{runtime.url('api')}/v1/pipelines/{runtime.name}")
+    response.raise_for_status()
+    return dict(response.json())
+
+
+def check_accounts(client: httpx.Client, runtime: Runtime, totals: Totals, *, sent: int) -> list[str]:
+    """Every event acknowledged once and processed once, no dead letter; what is wrong."""
+    faults = []
+    if (totals.accepted, totals.quarantined) != (sent, 0):
+        faults.append(f"{sent} events sent: {totals.accepted} accepted, {totals.quarantined} quarantined")
+    progress = describe(client, runtime)["progress"]
+    held = sum(_ends(runtime).values())
+    if held != sent:
+        faults.append(f"{sent} events sent, the topic holds {held}")
+    if progress["consumed"] != sent:
+        faults.append(f"{sent} events sent, {progress['consumed']} accounted for")
+    response = client.get(f"{runtime.url('api')}/v1/pipelines/{runtime.name}/dead-letters", params={"limit": 5})
+    response.raise_for_status()
+    faults += [f"dead letter: {row}" for row in response.json()["data"]]
+    return faults
+
+
+def print_answers(client: httpx.Client, runtime: Runtime, console: Console) -> None:
+    """The first days of every aggregation that has daily windows, as the API answers."""
+    for aggregation in runtime.document["spec"]["aggregations"]:
+        url = f"{runtime.url('api')}/v1/pipelines/{runtime.name}/aggregates/{aggregation['name']}"
+        response = client.get(url, params={"limit": 5})
+        response.raise_for_status()
+        _print_rows(f"{aggregation['name']}: GET {response.request.url}", response.json()["data"], console)
+
+
+def _print_rows(title: str, rows: Sequence[dict[str, Any]], console: Console) -> None:
+    table = Table(title=title, title_justify="left")
+    for name in rows[0] if rows else ():
+        table.add_column(name, justify="right" if isinstance(rows[0][name], int | float) else "left")
+    for row in rows:
+        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
+    console.print(table)
+
+
+def print_comparisons(comparisons: Sequence[Comparison], console: Console, *, seconds: float) -> None:
+    """What was compared, as a table."""
+    table = Table(title=f"compared with a batch recomputation, in {seconds:.1f} s", title_justify="left")
+    for name in ("aggregation", "windows", "of them open", "values compared", "differences"):
+        table.add_column(name, justify="left" if name == "aggregation" else "right")
+    for row in comparisons:
+        table.add_row(
+            row.aggregation, f"{row.answered:,}", f"{row.open_windows:,}", f"{row.values:,}", f"{row.wrong:,}"
+        )
+    console.print(table)

@@ -1,0 +1,249 @@
+"""The story of one pass: judge the spec, look at the world, plan, ensure in order, and tell it all in one status.
+
+Secrets come first, then the schema (`_offsets` must have a row for every partition before Kafka has the partition),
+then topics, then what runs. Whatever fails ends up in a condition; nothing is written that is as it should be.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tidemill_contract import names
+from tidemill_contract.faults import one_line
+from tidemill_contract.rules import Limits
+from tidemill_contract.spec import AnalyticsPipeline
+from tidemill_contract.validate import check
+from tidemill_operator.actuators.base import Actuators
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.outcome import Component, Outcome, Rank, combine, failed, skipped
+from tidemill_operator.plan.build import build_plan, owner_of
+from tidemill_operator.plan.model import LiveFacts, LiveSchema, Plan
+from tidemill_operator.plan.refusals import refusals
+from tidemill_operator.settings import Platform
+from tidemill_operator.status import Report, status
+
+log = logging.getLogger(__name__)
+ADOPT, PAUSE = "tidemill.dev/adopt", "tidemill.dev/paused"
+_MAX_FAULTS = 8
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """The spec that is to run, and why it is not the newest."""
+
+    pipeline: AnalyticsPipeline | None
+    plan: Plan | None
+    stalled: Sequence[TidemillError] = ()
+
+
+@dataclass
+class _Pass:
+    """What has been done so far."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def step(self, component: Component, act: Callable[[], list[Outcome]]) -> bool:
+        """Do one thing; a failure becomes its outcome.
+
+        Returns:
+            Whether all of it is done.
+        """
+        try:
+            outcomes = act()
+        except TidemillError as error:
+            outcomes = [failed(component, component.value, error)]
+        except Exception as error:
+            log.exception("%s failed", component.value)
+            told = TidemillError(Reason.INTERNAL, f"{type(error).__name__}: {one_line(str(error))}", "see the log")
+            outcomes = [failed(component, component.value, told)]
+        self.outcomes += outcomes
+        return all(outcome.rank <= Rank.DONE for outcome in outcomes)
+
+    def block(self, *components: Component, by: str) -> None:
+        """Note that these were not looked at."""
+        self.outcomes += [skipped(part, part.value, Reason.BLOCKED, f"waits for {by}") for part in components]
+
+
+def reconcile(
+    document: Mapping[str, Any],
+    *,
+    platform: Platform,
+    actuators: Actuators,
+    previous: Mapping[str, Any] | None,
+    now: dt.datetime,
+) -> dict[str, Any]:
+    """Bring the world to what a resource says, as far as it goes in one pass.
+
+    Args:
+        document: the resource, with metadata.generation and uid.
+        platform: addresses and defaults.
+        actuators: the world.
+        previous: the status that the last pass returned.
+        now: the wall clock, with a zone.
+
+    Returns:
+        The resource's new status; never raises for anything that a server or the spec does.
+    """
+    metadata = document.get("metadata", {})
+    generation = int(metadata.get("generation", 1))
+    if (metadata.get("annotations") or {}).get(PAUSE) == "true":
+        return status(previous, Report(generation, paused=True), now)
+    try:
+        live, choice = _choose(document, platform, actuators)
+    except TidemillError as error:
+        component = Component.TOPICS if "Kafka" in error.message else Component.SCHEMA
+        doing = _Pass([failed(component, component.value, error)])
+        doing.block(*(part for part in Component if part != component), by=component.value)
+        return status(previous, Report(generation, doing.outcomes), now)
+    if choice.plan is None or choice.pipeline is None:
+        doing = _Pass()
+        doing.block(*Component, by="a spec that can be applied")
+        return status(previous, Report(generation, doing.outcomes, choice.stalled, accepted=False), now)
+    adopt = (metadata.get("annotations") or {}).get(ADOPT) == "true"
+    outcomes = _ensure(choice.pipeline, choice.plan, live, platform, actuators, adopt=adopt)
+    report = _report(choice, live, outcomes, actuators)
+    return status(previous, replace(report, generation=generation), now)
+
+
+def release(document: Mapping[str, Any], *, platform: Platform, actuators: Actuators) -> list[Outcome]:
+    """Let go of a removed resource: end what runs, then topics and schema by its reclaim policy.
+
+    Raises:
+        TidemillError: a server does not answer or is busy; try again later.
+    """
+    metadata = document["metadata"]
+    namespace, name = metadata.get("namespace", "default"), metadata["name"]
+    actuators.runtime.remove(namespace, name)
+    pipeline, _ = check({**document, "status": None}, Limits(platform.topic_prefixes))
+    live = actuators.postgres.observe(names.schema(namespace, name))
+    ran = _accepted(document, live) or pipeline
+    policy = (pipeline or ran).spec.reclaim_policy if pipeline or ran else "Retain"
+    # Who does not own the schema made no topics either.
+    if ran is None or live is None or live.owner != owner_of(ran, platform):
+        return [skipped(Component.SCHEMA, names.schema(namespace, name), message="not this pipeline's")]
+    plan = build_plan(ran, platform, live.generation, LiveFacts(schema=live))
+    outcomes = actuators.kafka.release(plan.topics, policy)
+    outcomes += actuators.postgres.release(plan.schema, owner=owner_of(ran, platform), reclaim=policy)
+    busy = [outcome for outcome in outcomes if outcome.rank == Rank.WAITING]
+    if busy:
+        raise TidemillError(Reason.WAITING, busy[0].message)
+    if policy == "Delete":
+        actuators.secrets.remove(namespace, name)
+    return outcomes
+
+
+def observe(pipeline: AnalyticsPipeline, platform: Platform, actuators: Actuators) -> LiveFacts:
+    """What a plan has to know of the world.
+
+    Raises:
+        TidemillError: a server does not answer.
+    """
+    namespace, name = pipeline.metadata.namespace, pipeline.metadata.name
+    wanted = [topic.name for topic in build_plan(pipeline, platform, 1).topics]
+    return LiveFacts(
+        topics=actuators.kafka.observe(wanted),
+        brokers=actuators.kafka.brokers(),
+        schema=actuators.postgres.observe(names.schema(namespace, name)),
+        reachable=True,
+    )
+
+
+def _choose(document: Mapping[str, Any], platform: Platform, actuators: Actuators) -> tuple[LiveFacts, _Choice]:
+    """The newest spec if it can be applied, else the one accepted before, if there is one."""
+    pipeline, faults = check({**document, "status": None}, Limits(platform.topic_prefixes))
+    live, stalled = LiveFacts(), [TidemillError(Reason.INVALID_SPEC, str(fault)) for fault in faults[:_MAX_FAULTS]]
+    if pipeline is not None:
+        live = observe(pipeline, platform, actuators)
+        plan = build_plan(pipeline, platform, pipeline.metadata.generation, live)
+        stalled = refusals(pipeline, plan, live)
+        if not stalled:
+            return live, _Choice(pipeline, plan)
+    metadata = document.get("metadata", {})
+    try:
+        schema = names.schema(metadata.get("namespace", "default"), metadata["name"])
+    except (KeyError, TypeError, AttributeError):
+        return live, _Choice(None, None, stalled)
+    earlier = _accepted(document, live.schema if pipeline else actuators.postgres.observe(schema))
+    if earlier is None:
+        return live, _Choice(None, None, stalled)
+    live = observe(earlier, platform, actuators)
+    generation = live.schema.generation if live.schema else 1
+    return live, _Choice(earlier, build_plan(earlier, platform, generation, live), stalled)
+
+
+def _accepted(document: Mapping[str, Any], live: LiveSchema | None) -> AnalyticsPipeline | None:
+    if live is None or live.accepted is None or live.owner is None:
+        return None
+    metadata = {key: document["metadata"][key] for key in ("name", "namespace", "uid") if document["metadata"].get(key)}
+    if live.owner.uid != (metadata.get("uid") or ""):
+        return None
+    known = {key: document.get(key) for key in ("apiVersion", "kind")}
+    pipeline, _ = check({**known, "metadata": metadata, "spec": dict(live.accepted)})
+    return pipeline
+
+
+def _ensure(
+    pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts, platform: Platform, actuators: Actuators, *, adopt: bool
+) -> list[Outcome]:
+    doing = _Pass()
+    schema, owner = plan.schema, owner_of(pipeline, platform)
+
+    def ensure_schema() -> list[Outcome]:
+        logins = actuators.secrets.ensure(plan.namespace, plan.name, writer=schema.writer, reader=schema.reader)
+        outcomes = actuators.postgres.ensure(schema, owner=owner, secrets=logins, adopt=adopt)
+        return [replace(outcome, changed=outcome.changed + logins.changed) for outcome in outcomes]
+
+    running = (Component.PROCESSORS, Component.INGEST, Component.API)
+    if not doing.step(Component.SCHEMA, ensure_schema):
+        doing.block(Component.TOPICS, *running, by="the schema")
+        return doing.outcomes
+    there = doing.step(Component.TOPICS, lambda: actuators.kafka.ensure(plan.topics))
+    if not there and not all(topic.name in live.topics for topic in plan.topics):
+        doing.block(*running, by="the topics")
+        return doing.outcomes
+    doing.step(Component.PROCESSORS, lambda: actuators.runtime.ensure(plan.workloads))
+    if combine(doing.outcomes, Component.PROCESSORS).reason == Reason.INTERNAL:
+        doing.block(Component.INGEST, Component.API, by="the runtime")
+    _expire(plan, actuators)
+    return doing.outcomes
+
+
+def _expire(plan: Plan, actuators: Actuators) -> None:
+    """Old windows: what does not go now goes next time, and is no reason to be unready."""
+    try:
+        actuators.postgres.expire(plan.schema)
+    except TidemillError as error:
+        log.warning("%s", error)
+
+
+def _report(choice: _Choice, live: LiveFacts, outcomes: list[Outcome], actuators: Actuators) -> Report:
+    pipeline, plan = choice.pipeline, choice.plan
+    assert pipeline is not None and plan is not None  # noqa: S101, PT018 - chosen above
+    managed = {topic.name: topic.managed for topic in plan.topics}
+    observed = [outcome for outcome in outcomes if outcome.component == Component.TOPICS and outcome.observed]
+    topics = [{"name": o.name, **o.observed, "managed": managed.get(o.name, True)} for o in observed]
+    closed = live.schema.closed_until if live.schema else {}
+    return Report(
+        generation=0,
+        outcomes=outcomes,
+        stalled=choice.stalled,
+        suspended=pipeline.spec.suspend,
+        topics=sorted(topics, key=lambda item: list(managed).index(str(item["name"]))),
+        schema=plan.schema.name,
+        endpoints=actuators.runtime.endpoints(plan.namespace, plan.name),
+        aggregations=[
+            _aggregation(row.name, row.version, closed.get((row.name, row.version))) for row in plan.schema.aggregations
+        ],
+    )
+
+
+def _aggregation(name: str, version: int, closed_until: int | None) -> dict[str, Any]:
+    item: dict[str, Any] = {"name": name, "version": version}
+    if closed_until is not None:
+        moment = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(milliseconds=closed_until)
+        item["closedUntil"] = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return item

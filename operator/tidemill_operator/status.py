@@ -1,0 +1,150 @@
+"""Pure: what became of everything → the resource's status: conditions and facts, bounded, stable while nothing changes."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.outcome import Component, Outcome, Rank, combine
+
+CONDITIONS: Mapping[Component, str] = {
+    Component.TOPICS: "TopicsReady",
+    Component.SCHEMA: "SchemaReady",
+    Component.PROCESSORS: "ProcessorsReady",
+    Component.INGEST: "IngestReady",
+    Component.API: "APIReady",
+}
+_NEEDS_SOMEBODY = frozenset({Reason.INVALID_SPEC, Reason.NOT_SUPPORTED, Reason.RESOURCE_CONFLICT, Reason.REFUSED})
+_MAX_MESSAGE = 1024
+_MAX_ITEMS = 16
+
+Condition = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Report:
+    """One pass over a resource.
+
+    Attributes:
+        generation: of the spec that was looked at.
+        outcomes: of everything.
+        stalled: why this spec is not the one that runs.
+        accepted: whether a spec runs at all, this one or an earlier one.
+        suspended: whether the spec that runs asks to stand still.
+        paused: whether the resource asks not to be reconciled: all else is as it was.
+        topics, aggregations: items of the status' lists.
+    """
+
+    generation: int
+    outcomes: Sequence[Outcome] = ()
+    stalled: Sequence[TidemillError] = ()
+    accepted: bool = True
+    suspended: bool = False
+    paused: bool = False
+    topics: Sequence[Mapping[str, Any]] = ()
+    schema: str = ""
+    endpoints: Mapping[str, str] = field(default_factory=dict)
+    aggregations: Sequence[Mapping[str, Any]] = ()
+
+
+def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime) -> dict[str, Any]:
+    """The new status.
+
+    Args:
+        previous: the last one; conditions that did not change keep their time, parts not looked at their state.
+        report: this pass.
+        now: the wall clock, with a zone.
+
+    Returns:
+        Equal to `previous` if nothing changed.
+    """
+    before = {condition["type"]: condition for condition in (previous or {}).get("conditions", ())}
+    if report.paused:
+        kept = [condition for name, condition in before.items() if name != "ReconciliationPaused"]
+        paused = _condition("ReconciliationPaused", "True", "Paused", "nothing is changed until the annotation is gone")
+        return {**(previous or {}), "conditions": [*kept, _dated(paused, before, report.generation, now)]}
+    parts = [_component(component, report, before) for component in CONDITIONS]
+    found = [_ready(parts, report), *parts, *_abnormal(parts, report)]
+    result: dict[str, Any] = {
+        "observedGeneration": report.generation,
+        "conditions": [_dated(condition, before, report.generation, now) for condition in found],
+        "endpoints": dict(report.endpoints) or (previous or {}).get("endpoints", {}),
+        "topics": [dict(item) for item in report.topics][:_MAX_ITEMS] or (previous or {}).get("topics", []),
+        "schema": report.schema or (previous or {}).get("schema", ""),
+        "aggregations": [dict(item) for item in report.aggregations][:_MAX_ITEMS]
+        or (previous or {}).get("aggregations", []),
+    }
+    return {key: value for key, value in result.items() if value not in ({}, [], "")}
+
+
+def _component(component: Component, report: Report, before: Mapping[str, Condition]) -> Condition:
+    kind, whole = CONDITIONS[component], combine(report.outcomes, component)
+    match whole.rank:
+        case Rank.DONE:
+            return _condition(kind, "True", whole.reason, whole.message)
+        case Rank.WAITING | Rank.FAILED:
+            return _condition(kind, "False", whole.reason, whole.message)
+    if whole.reason == Reason.BLOCKED:
+        known = before.get(kind)
+        if known and known["status"] == "True":
+            return _condition(kind, "True", known["reason"], known.get("message", ""))
+        return _condition(kind, "Unknown", whole.reason, whole.message)
+    return _condition(kind, "True", whole.reason, whole.message)
+
+
+def _ready(parts: Sequence[Condition], report: Report) -> Condition:
+    if not report.accepted:
+        return _condition("Ready", "False", report.stalled[0].reason, _joined(report.stalled))
+    bad = [part for part in parts if part["status"] != "True"]
+    if bad:
+        worst = next((part for part in bad if part["reason"] not in (Reason.WAITING, Reason.BLOCKED)), bad[0])
+        text = "; ".join(f"{part['type']}: {part.get('message') or part['reason']}" for part in bad)
+        return _condition("Ready", "False", worst["reason"], text)
+    if report.suspended:
+        return _condition("Ready", "True", Reason.SUSPENDED, "suspended: no processors run")
+    return _condition("Ready", "True", Reason.APPLIED, "")
+
+
+def _abnormal(parts: Sequence[Condition], report: Report) -> list[Condition]:
+    """Conditions that are there only while true."""
+    found = []
+    bad = [part for part in parts if part["status"] != "True"]
+    stuck = [part for part in bad if part["reason"] in _NEEDS_SOMEBODY]
+    if report.stalled:
+        text = _joined(report.stalled)
+        if report.accepted:
+            text += "; the spec accepted before runs on"
+        found.append(_condition("Stalled", "True", report.stalled[0].reason, text))
+    elif stuck:
+        text = "; ".join(part.get("message", "") for part in stuck)
+        found.append(_condition("Stalled", "True", stuck[0]["reason"], text))
+    if report.accepted and len(bad) > len(stuck):
+        waiting = [part for part in bad if part not in stuck]
+        text = "; ".join(f"{part['type']}: {part.get('message') or part['reason']}" for part in waiting)
+        found.append(_condition("Reconciling", "True", waiting[0]["reason"], text))
+    if report.suspended:
+        found.append(_condition("Suspended", "True", Reason.SUSPENDED, "spec.suspend is true"))
+    return found
+
+
+def _joined(errors: Sequence[TidemillError]) -> str:
+    return "; ".join(str(error) for error in errors)
+
+
+def _condition(kind: str, state: str, reason: str, message: str) -> Condition:
+    text = message if len(message) <= _MAX_MESSAGE else message[: _MAX_MESSAGE - 1] + "…"
+    return {"type": kind, "status": state, "reason": str(reason), "message": text}
+
+
+def _dated(condition: Condition, before: Mapping[str, Condition], generation: int, now: dt.datetime) -> Condition:
+    known = before.get(condition["type"])
+    same = known is not None and known["status"] == condition["status"]
+    moment = (
+        known["lastTransitionTime"]
+        if known is not None and same
+        else now.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    )
+    return {**condition, "observedGeneration": generation, "lastTransitionTime": moment}

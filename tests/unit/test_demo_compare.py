@@ -1,0 +1,160 @@
+"""The demo's own judge: it must notice each kind of difference, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+import pytest
+from demo.compare import compare
+from demo.expected import expected_windows, milliseconds, transformed
+
+SPEC: dict[str, Any] = {
+    "source": {
+        "fields": [
+            {"name": "k", "type": "string"},
+            {"name": "n", "type": "integer"},
+            {"name": "x", "type": "number"},
+            {"name": "ts", "type": "timestamp"},
+        ],
+        "eventTime": {"field": "ts"},
+    },
+    "transform": {"derive": [{"name": "r", "expression": "x / n"}], "filter": "n IS NOT NULL"},
+}
+METRICS = [
+    {"name": "events", "function": "count"},
+    {"name": "total", "function": "sum", "field": "n"},
+    {"name": "mean", "function": "avg", "field": "x"},
+    {"name": "ratio", "function": "max", "field": "r"},
+    {"name": "spread", "function": "stddev", "field": "n"},
+    {"name": "newest", "function": "last", "field": "n"},
+]
+TUMBLING = {"name": "a", "groupBy": ["k"], "window": {"type": "tumbling", "size": "1m"}, "metrics": METRICS}
+
+
+def at(second: int) -> datetime:
+    """A moment some seconds after a full minute."""
+    return datetime.fromtimestamp(1_700_000_040 + second, UTC)
+
+
+def raw(*rows: tuple[str | None, int | None, float | None, int]) -> pl.DataFrame:
+    """Raw rows (k, n, x, seconds)."""
+    frame = pl.DataFrame(
+        [(k, n, x, at(second)) for k, n, x, second in rows],
+        schema={"k": pl.String, "n": pl.Int64, "x": pl.Float64, "ts": pl.Datetime("ms", "UTC")},
+        orient="row",
+    )
+    return frame
+
+
+ROWS = raw(
+    ("a", 1, 0.1, 0), ("a", 3, 0.2, 59), ("a", 5, None, 59), ("b", 2, None, 0), (None, 0, 1.0, 61), ("a", None, 9.0, 0)
+)
+
+
+def answer() -> list[dict[str, Any]]:
+    """What a right API answers for ROWS."""
+
+    def row(k: str | None, start: int, **metrics: Any) -> dict[str, Any]:
+        times = {
+            "window_start": f"{at(start):%Y-%m-%dT%H:%M:%SZ}",
+            "window_end": f"{at(start + 60):%Y-%m-%dT%H:%M:%SZ}",
+        }
+        return {"k": k, **times, "closed": start == 0, **metrics}
+
+    spread = 1.6329931618554521
+    return [
+        row("a", 0, events=3, total=9, mean=0.15000000000000002, ratio=0.1, spread=spread, newest=5),
+        row("b", 0, events=1, total=2, mean=None, ratio=None, spread=0.0, newest=2),
+        row(None, 60, events=1, total=0, mean=1, ratio=None, spread=0, newest=0),
+    ]
+
+
+def judge(rows: list[dict[str, Any]]) -> tuple[int, str]:
+    """Number of differences and their texts."""
+    result = compare(TUMBLING, expected_windows(SPEC, TUMBLING, ROWS), rows)
+    return result.wrong, "; ".join(result.differences)
+
+
+def test_right_answers_have_no_difference() -> None:
+    """Null groups, null metrics, whole floats and either of two last values are right."""
+    assert judge(answer()) == (0, "")
+    other = answer()
+    other[0]["newest"] = 3
+    assert judge(other) == (0, "")
+
+
+def _set(index: int, **values: Any) -> Callable[[list[dict[str, Any]]], None]:
+    return lambda rows: rows[index].update(values)
+
+
+WRONG: list[tuple[str, Callable[[list[dict[str, Any]]], Any], str]] = [
+    ("a count off by one", _set(0, events=4), "events is 4, expected 3"),
+    ("an integer sum off by one", _set(0, total=8), "total is 8, expected 9"),
+    ("a float past 1e-9 relative", _set(0, mean=0.15 * (1 + 3e-9)), "mean is"),
+    ("a value where none can be", _set(1, mean=0.0), "mean is 0.0, expected None"),
+    ("no value where one is", _set(0, ratio=None), "ratio is None"),
+    ("a maximum is exact", _set(0, ratio=0.1 + 1e-12), "ratio is"),
+    ("a spread that is wrong", _set(0, spread=2.0), "spread is 2.0"),
+    ("a last that is not among the last", _set(0, newest=1), "newest is 1"),
+    ("a last that is lost", _set(0, newest=None), "newest is None"),
+    ("a window too few", lambda rows: rows.pop(), "window missing"),
+    ("a window too many", lambda rows: rows.append(rows[1] | {"k": "z"}), "window not expected"),
+    ("a window twice", lambda rows: rows.append(rows[1]), "answered twice"),
+    ("a wrong end", _set(0, window_end="2023-11-14T22:14:01Z"), "window_end is"),
+    ("an open window before a closed one", _set(0, closed=False), "is open"),
+]
+
+
+@pytest.mark.parametrize(("reason", "spoil", "text"), WRONG, ids=[row[0] for row in WRONG])
+def test_each_kind_of_difference_is_noticed(
+    reason: str, spoil: Callable[[list[dict[str, Any]]], Any], text: str
+) -> None:
+    """One spoiled answer: a difference that tells it."""
+    rows = answer()
+    spoil(rows)
+    wrong, texts = judge(rows)
+    assert wrong >= 1, reason
+    assert text in texts
+
+
+@pytest.mark.parametrize("value", [1.0, "1", True], ids=["float", "text", "boolean"])
+def test_a_count_of_another_type_is_refused(value: object) -> None:
+    """An exact integer is an integer."""
+    rows = answer()
+    rows[1]["events"] = value
+    with pytest.raises(TypeError):
+        judge(rows)
+
+
+def test_hopping_windows_count_an_event_in_each_of_them() -> None:
+    """size / hop windows an event, by hand."""
+    hopping = {
+        "name": "h",
+        "groupBy": [],
+        "window": {"type": "hopping", "size": "3m", "hop": "1m"},
+        "metrics": METRICS[:1],
+    }
+    windows = expected_windows(SPEC, hopping, raw(("a", 1, None, 0), ("a", 1, None, 61))).sort("window_start")
+    assert windows["events"].to_list() == [1, 2, 2, 1]
+    assert windows["window_start"].to_list() == [at(-120), at(-60), at(0), at(60)]
+    assert windows["window_end"].to_list() == [at(60), at(120), at(180), at(240)]
+
+
+def test_division_by_zero_is_no_value() -> None:
+    """And the filter drops rows for which it is not true."""
+    assert transformed(SPEC, ROWS)["r"].to_list() == [0.1, 0.2 / 3, None, None, None]
+
+
+@pytest.mark.parametrize(("text", "expected"), [("250ms", 250), ("5s", 5_000), ("2d", 172_800_000)])
+def test_durations(text: str, expected: int) -> None:
+    """Units of the resource's durations."""
+    assert milliseconds(text) == expected
+
+
+def test_an_unknown_function_is_no_silent_pass() -> None:
+    """What cannot be recomputed cannot be called compared."""
+    with pytest.raises(ValueError, match="quantile"):
+        expected_windows(SPEC, {**TUMBLING, "metrics": [{"name": "q", "function": "quantile", "field": "x"}]}, ROWS)
