@@ -33,7 +33,7 @@ format: setup ## Format the code and fix what can be fixed by itself
 	$(PYTHON) -m ruff format
 
 .PHONY: generate
-generate: setup ## Write the files that are generated from the models (CRD)
+generate: setup ## Write the files that are generated from the models (CRD, reference page)
 	hack/generate.sh
 
 .PHONY: lock

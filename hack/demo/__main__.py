@@ -109,14 +109,15 @@ def _run(arguments: argparse.Namespace, console: Console, folder: Path) -> int:
         chaos = _start_chaos(arguments, runtime, console)
         totals, seconds = _replay(runtime, departures, console, chaos, arguments.seconds)
         console.print(
-            f"{totals.acknowledged:,} events acknowledged in {seconds:.1f} s ({totals.acknowledged / seconds:,.0f} events/s),"
+            f"{totals.acknowledged:,} events acknowledged in {seconds:.1f} s"
+            f" ({totals.acknowledged / seconds:,.0f} events/s),"
             f" {totals.retried:,} of them sent again, {totals.quarantined:,} quarantined"
         )
         if chaos is not None:
             chaos.join()
         code = _judge(runtime, departures, totals, console)
         if chaos is not None:
-            console.print("chaos: " + ", ".join(f"{count} × {action}" for action, count in chaos.counts.items()))
+            console.print("chaos: " + ", ".join(f"{action} {count} times" for action, count in chaos.counts.items()))
             if chaos.counts["kill"] < min(KILLS, 20):
                 console.print("[red]too few kills[/red]")
                 code = 1

@@ -129,7 +129,7 @@ def _typed(rows: list[dict[str, Any]], wanted: pl.Schema) -> pl.DataFrame:
         else:
             if dtype == pl.Float64:
                 values = [float(value) if isinstance(value, int) else value for value in values]
-            columns[name] = pl.Series(values, dtype=dtype, strict=True)  # type: ignore[arg-type]
+            columns[name] = pl.Series(values, dtype=dtype, strict=True)
     return pl.DataFrame(columns)
 
 
@@ -151,7 +151,7 @@ def _closed_flags(answered: pl.DataFrame) -> list[str]:
     closed = answered.filter("closed")["window_end"].max()
     still_open = answered.filter(~pl.col("closed"))["window_end"].min()
     if closed is not None and still_open is not None and still_open <= closed:  # type: ignore[operator]
-        return [f"a window that ends at {still_open} is open, one that ends at {closed} is closed"]
+        return [f"a window that ends at {still_open!s} is open, one that ends at {closed!s} is closed"]
     return []
 
 

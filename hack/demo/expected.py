@@ -51,8 +51,8 @@ def expected_windows(spec: Mapping[str, Any], aggregation: Mapping[str, Any], ra
     """All windows of one aggregation.
 
     Returns:
-        The group columns, `window_start`, `window_end` (Datetime) and the metrics. A `first` or `last` is the list of the
-        values at the earliest or latest event time: which of those came first in Kafka is not in the raw rows.
+        The group columns, `window_start`, `window_end` (Datetime) and the metrics. A `first` or `last` is the list of
+        the values at the earliest or latest event time: which of those came first in Kafka is not in the raw rows.
     """
     time = spec["source"]["eventTime"]["field"]
     window = aggregation["window"]

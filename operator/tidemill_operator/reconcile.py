@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from tidemill_contract.spec import AnalyticsPipeline
 from tidemill_contract.validate import check
 from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.outcome import Component, Outcome, Rank, combine, failed, skipped
+from tidemill_operator.outcome import Component, Outcome, Rank, failed, skipped
 from tidemill_operator.plan.build import build_plan, owner_of
 from tidemill_operator.plan.model import LiveFacts, LiveSchema, Plan
 from tidemill_operator.plan.refusals import refusals
@@ -40,14 +41,22 @@ class _Choice:
     stalled: Sequence[TidemillError] = ()
 
 
+class _UnseenError(Exception):
+    """A server did not answer when it was looked at."""
+
+    def __init__(self, component: Component, error: TidemillError) -> None:
+        super().__init__(str(error))
+        self.component, self.error = component, error
+
+
 @dataclass
 class _Pass:
     """What has been done so far."""
 
     outcomes: list[Outcome] = field(default_factory=list)
 
-    def step(self, component: Component, act: Callable[[], list[Outcome]]) -> bool:
-        """Do one thing; a failure becomes its outcome.
+    def step(self, *components: Component, act: Callable[[], list[Outcome]]) -> bool:
+        """Do one thing for some components; a failure becomes their outcome.
 
         Returns:
             Whether all of it is done.
@@ -55,11 +64,11 @@ class _Pass:
         try:
             outcomes = act()
         except TidemillError as error:
-            outcomes = [failed(component, component.value, error)]
+            outcomes = [failed(component, component.value, error) for component in components]
         except Exception as error:
-            log.exception("%s failed", component.value)
+            log.exception("%s failed", components[0].value)
             told = TidemillError(Reason.INTERNAL, f"{type(error).__name__}: {one_line(str(error))}", "see the log")
-            outcomes = [failed(component, component.value, told)]
+            outcomes = [failed(component, component.value, told) for component in components]
         self.outcomes += outcomes
         return all(outcome.rank <= Rank.DONE for outcome in outcomes)
 
@@ -94,10 +103,9 @@ def reconcile(
         return status(previous, Report(generation, paused=True), now)
     try:
         live, choice = _choose(document, platform, actuators)
-    except TidemillError as error:
-        component = Component.TOPICS if "Kafka" in error.message else Component.SCHEMA
-        doing = _Pass([failed(component, component.value, error)])
-        doing.block(*(part for part in Component if part != component), by=component.value)
+    except _UnseenError as unseen:
+        doing = _Pass([failed(unseen.component, unseen.component.value, unseen.error)])
+        doing.block(*(part for part in Component if part != unseen.component), by=unseen.component.value)
         return status(previous, Report(generation, doing.outcomes), now)
     if choice.plan is None or choice.pipeline is None:
         doing = _Pass()
@@ -121,11 +129,11 @@ def release(document: Mapping[str, Any], *, platform: Platform, actuators: Actua
     pipeline, _ = check({**document, "status": None}, Limits(platform.topic_prefixes))
     live = actuators.postgres.observe(names.schema(namespace, name))
     ran = _accepted(document, live) or pipeline
-    policy = (pipeline or ran).spec.reclaim_policy if pipeline or ran else "Retain"
     # Who does not own the schema made no topics either.
     if ran is None or live is None or live.owner != owner_of(ran, platform):
         return [skipped(Component.SCHEMA, names.schema(namespace, name), message="not this pipeline's")]
     plan = build_plan(ran, platform, live.generation, LiveFacts(schema=live))
+    policy = (pipeline or ran).spec.reclaim_policy
     outcomes = actuators.kafka.release(plan.topics, policy)
     outcomes += actuators.postgres.release(plan.schema, owner=owner_of(ran, platform), reclaim=policy)
     busy = [outcome for outcome in outcomes if outcome.rank == Rank.WAITING]
@@ -136,28 +144,12 @@ def release(document: Mapping[str, Any], *, platform: Platform, actuators: Actua
     return outcomes
 
 
-def observe(pipeline: AnalyticsPipeline, platform: Platform, actuators: Actuators) -> LiveFacts:
-    """What a plan has to know of the world.
-
-    Raises:
-        TidemillError: a server does not answer.
-    """
-    namespace, name = pipeline.metadata.namespace, pipeline.metadata.name
-    wanted = [topic.name for topic in build_plan(pipeline, platform, 1).topics]
-    return LiveFacts(
-        topics=actuators.kafka.observe(wanted),
-        brokers=actuators.kafka.brokers(),
-        schema=actuators.postgres.observe(names.schema(namespace, name)),
-        reachable=True,
-    )
-
-
 def _choose(document: Mapping[str, Any], platform: Platform, actuators: Actuators) -> tuple[LiveFacts, _Choice]:
     """The newest spec if it can be applied, else the one accepted before, if there is one."""
     pipeline, faults = check({**document, "status": None}, Limits(platform.topic_prefixes))
     live, stalled = LiveFacts(), [TidemillError(Reason.INVALID_SPEC, str(fault)) for fault in faults[:_MAX_FAULTS]]
     if pipeline is not None:
-        live = observe(pipeline, platform, actuators)
+        live = _look(pipeline, platform, actuators)
         plan = build_plan(pipeline, platform, pipeline.metadata.generation, live)
         stalled = refusals(pipeline, plan, live)
         if not stalled:
@@ -167,12 +159,30 @@ def _choose(document: Mapping[str, Any], platform: Platform, actuators: Actuator
         schema = names.schema(metadata.get("namespace", "default"), metadata["name"])
     except (KeyError, TypeError, AttributeError):
         return live, _Choice(None, None, stalled)
-    earlier = _accepted(document, live.schema if pipeline else actuators.postgres.observe(schema))
+    with _looking_at(Component.SCHEMA):
+        known = live.schema if pipeline else actuators.postgres.observe(schema)
+    earlier = _accepted(document, known)
     if earlier is None:
         return live, _Choice(None, None, stalled)
-    live = observe(earlier, platform, actuators)
+    live = _look(earlier, platform, actuators)
     generation = live.schema.generation if live.schema else 1
     return live, _Choice(earlier, build_plan(earlier, platform, generation, live), stalled)
+
+
+def _look(pipeline: AnalyticsPipeline, platform: Platform, actuators: Actuators) -> LiveFacts:
+    with _looking_at(Component.SCHEMA):
+        schema = actuators.postgres.observe(names.schema(pipeline.metadata.namespace, pipeline.metadata.name))
+    with _looking_at(Component.TOPICS):
+        wanted = [topic.name for topic in build_plan(pipeline, platform, 1).topics]
+        return LiveFacts(actuators.kafka.observe(wanted), actuators.kafka.brokers(), schema)
+
+
+@contextmanager
+def _looking_at(component: Component) -> Iterator[None]:
+    try:
+        yield
+    except TidemillError as error:
+        raise _UnseenError(component, error) from error
 
 
 def _accepted(document: Mapping[str, Any], live: LiveSchema | None) -> AnalyticsPipeline | None:
@@ -198,16 +208,14 @@ def _ensure(
         return [replace(outcome, changed=outcome.changed + logins.changed) for outcome in outcomes]
 
     running = (Component.PROCESSORS, Component.INGEST, Component.API)
-    if not doing.step(Component.SCHEMA, ensure_schema):
+    if not doing.step(Component.SCHEMA, act=ensure_schema):
         doing.block(Component.TOPICS, *running, by="the schema")
         return doing.outcomes
-    there = doing.step(Component.TOPICS, lambda: actuators.kafka.ensure(plan.topics))
+    there = doing.step(Component.TOPICS, act=lambda: actuators.kafka.ensure(plan.topics))
     if not there and not all(topic.name in live.topics for topic in plan.topics):
         doing.block(*running, by="the topics")
         return doing.outcomes
-    doing.step(Component.PROCESSORS, lambda: actuators.runtime.ensure(plan.workloads))
-    if combine(doing.outcomes, Component.PROCESSORS).reason == Reason.INTERNAL:
-        doing.block(Component.INGEST, Component.API, by="the runtime")
+    doing.step(*running, act=lambda: actuators.runtime.ensure(plan.workloads))
     _expire(plan, actuators)
     return doing.outcomes
 

@@ -1,4 +1,4 @@
-"""Pure: what became of everything → the resource's status: conditions and facts, bounded, stable while nothing changes."""
+"""Pure: what became of everything → the resource's status, bounded, and stable while nothing changes."""
 
 from __future__ import annotations
 

@@ -58,9 +58,10 @@ class Figures:
         return self.events / (self.cpu_seconds + self.postgres_cpu_seconds)
 
 
-def spec() -> dict[str, Any]:
+def spec(*, publish: bool) -> dict[str, Any]:
     """The job as a pipeline's spec."""
     return {
+        "results": {"publish": publish},
         "source": {
             "topic": {"partitions": PARTITIONS},
             "fields": [
@@ -163,7 +164,8 @@ def compare(connection: psycopg.Connection[Any], schema: str, expected: pl.DataF
 def run_quix(servers: Servers, folder: Path, topic: str, events: int, keys: int, results: int, limit: float) -> Figures:
     """One run of Quix' window, until all results have come out or the time limit; incomplete counts as not exact."""
     out = f"{topic}.quix"
-    AdminClient({"bootstrap.servers": servers.kafka}).create_topics([NewTopic(out, PARTITIONS, 1)])[out].result(30)
+    kafka = AdminClient({"bootstrap.servers": servers.kafka})
+    kafka.create_topics([NewTopic(out, PARTITIONS, 1)])[out].result(30)
     env = {**os.environ, "BROKER": servers.kafka, "IN": topic, "OUT": out, "GROUP": f"quix-{topic}", "STATE": str(folder / f"state-{keys}")}
     process = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("quix_window.py"))], env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -205,6 +207,7 @@ def main() -> int:
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--keys", default="1000,50000")
     parser.add_argument("--no-quix", action="store_true")
+    parser.add_argument("--no-results", action="store_true", help="do not publish closed windows to the results topic")
     parser.add_argument("--output", type=Path, default=Path("build/bench-processor.json"))
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="tidemill-bench-"))
@@ -213,7 +216,7 @@ def main() -> int:
     figures: list[Figures] = []
     try:
         for keys in (int(k) for k in options.keys.split(",")):
-            pipeline = Pipeline(servers, folder, f"views-{keys}", spec())
+            pipeline = Pipeline(servers, folder, f"views-{keys}", spec(publish=not options.no_results))
             topic = pipeline.config.events_topic
             print(f"filling {topic} with {options.events:,} events", file=sys.stderr)
             expected = fill(servers.kafka, topic, options.events, keys)

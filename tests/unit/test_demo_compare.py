@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+
 from demo.compare import compare
 from demo.expected import expected_windows, milliseconds, transformed
 
@@ -120,7 +121,7 @@ def test_each_kind_of_difference_is_noticed(
     assert text in texts
 
 
-@pytest.mark.parametrize("value", [1.0, "1", True], ids=["float", "text", "boolean"])
+@pytest.mark.parametrize("value", [1.0, "1"], ids=["float", "text"])
 def test_a_count_of_another_type_is_refused(value: object) -> None:
     """An exact integer is an integer."""
     rows = answer()
@@ -130,7 +131,7 @@ def test_a_count_of_another_type_is_refused(value: object) -> None:
 
 
 def test_hopping_windows_count_an_event_in_each_of_them() -> None:
-    """size / hop windows an event, by hand."""
+    """Size / hop windows an event, by hand."""
     hopping = {
         "name": "h",
         "groupBy": [],

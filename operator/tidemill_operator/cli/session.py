@@ -35,6 +35,8 @@ class Session:
         self._due: dict[str, float] = {}
         self._backoff: dict[str, float] = {}
         self._told: dict[str, str] = {}
+        # A status of an earlier run says nothing about this one.
+        self._looked_at: set[str] = set()
 
     @property
     def pipelines(self) -> Mapping[str, Stored]:
@@ -44,7 +46,8 @@ class Session:
     @property
     def ready(self) -> bool:
         """Whether all are ready and none is still to be released."""
-        return not self._leaving and all(stored.ready for stored in self._pipelines.values())
+        pipelines = self._pipelines.items()
+        return not self._leaving and all(stored.ready and key in self._looked_at for key, stored in pipelines)
 
     def take(self, reading: Reading) -> None:
         """Accept what the files say now: new and changed pipelines are due at once, those not there any more leave."""
@@ -64,6 +67,7 @@ class Session:
         for key in [key for key in self._pipelines if key not in reading.documents]:
             self._say(f"{key}: not in the files any more, it is released")
             self._leaving[key] = self._pipelines.pop(key)
+            self._looked_at.discard(key)
             self._due[key] = 0.0
 
     def nudge(self) -> None:
@@ -92,6 +96,7 @@ class Session:
     def _reconcile(self, key: str, stored: Stored) -> None:
         stored = self._store.update(stored, self._apply(stored))
         self._pipelines[key] = stored
+        self._looked_at.add(key)
         self._due[key] = time.monotonic() + (DRIFT_SECONDS if stored.ready else WAITING_SECONDS)
         self._tell(key, describe(stored))
 
@@ -112,7 +117,8 @@ class Session:
 def describe(stored: Stored) -> str:
     """A pipeline's state in one line: ready, or the first conditions that say why not."""
     if stored.ready:
-        return "ready"
+        refused = [c.get("message", "") for c in stored.status["conditions"] if c["type"] == "Stalled"]
+        return "ready" + (f", but {refused[0]}" if refused else "")
     reasons = [
         f"{condition['type']}: {condition.get('message') or condition.get('reason', '')}"
         for condition in stored.status.get("conditions", ())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tidemill_contract.documents import DocumentError, load_documents
+from tidemill_contract.rules import Limits
 from tidemill_contract.validate import check
 
 Document = Mapping[str, Any]
@@ -36,9 +37,15 @@ class _File:
 
 
 class Sources:
-    """A fixed list of files."""
+    """A fixed list of files.
 
-    def __init__(self, paths: Iterable[Path]) -> None:
+    Args:
+        paths: the files; one given twice counts once.
+        topic_prefixes: prefixes of source topics that the platform allows besides `<namespace>.`.
+    """
+
+    def __init__(self, paths: Iterable[Path], *, topic_prefixes: tuple[str, ...] = ()) -> None:
+        self._limits = Limits(topic_prefixes=topic_prefixes)
         self._files = [_File(path) for path in dict.fromkeys(path.absolute() for path in paths)]
 
     def poll(self) -> Reading | None:
@@ -47,7 +54,7 @@ class Sources:
         Returns:
             What all files say now; None if none of them has new content.
         """
-        changed = [file for file in self._files if _refresh(file)]
+        changed = [file for file in self._files if _refresh(file, self._limits)]
         if not changed:
             return None
         documents: dict[str, Document] = {}
@@ -60,7 +67,7 @@ class Sources:
         return Reading(documents, tuple(faults))
 
 
-def _refresh(file: _File) -> bool:
+def _refresh(file: _File, limits: Limits) -> bool:
     """Read a file if it was touched; whether its content is new."""
     try:
         status = file.path.stat()
@@ -77,14 +84,14 @@ def _refresh(file: _File) -> bool:
     if text == file.text:
         return False
     file.text = text
-    documents, faults = parse(text)
+    documents, faults = parse(text, limits)
     file.faults = tuple(f"{file.path}: {fault}" for fault in faults)
     if not faults:
         file.documents = documents
     return True
 
 
-def parse(text: str) -> tuple[dict[str, Document], tuple[str, ...]]:
+def parse(text: str, limits: Limits | None = None) -> tuple[dict[str, Document], tuple[str, ...]]:
     """The valid documents of a YAML text by `namespace/name`, and every fault of the others."""
     try:
         loaded = load_documents(text)
@@ -93,7 +100,7 @@ def parse(text: str) -> tuple[dict[str, Document], tuple[str, ...]]:
     documents: dict[str, Document] = {}
     faults: list[str] = []
     for document in loaded:
-        pipeline, found = check(document)
+        pipeline, found = check(document, limits)
         faults += [str(fault) for fault in found]
         if pipeline is None or found:
             continue

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from tidemill_operator.cli.main import EXIT_USAGE, CommandError
-from tidemill_operator.cli.sources import Sources
-from tidemill_operator.cli.up_run import Run
+from tidemill_operator.cli.sources import Reading, Sources
+from tidemill_operator.cli.up_run import Options, Run
 from tidemill_operator.local.files import LockTaken, locked
 from tidemill_operator.servers import ServerError
+from tidemill_operator.settings import Platform
 
 _TICK_SECONDS = 0.2
 _DESCRIPTION = """\
@@ -33,10 +34,6 @@ examples:
   tidemill up -f crds/examples/flights.yaml
   tidemill up -f a.yaml -f b.yaml --data-dir /tmp/demo --ready-file ready.json
 """
-
-
-class _Stopped(BaseException):
-    """A signal asked us to end while we were still starting."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -69,63 +66,85 @@ def run(args: argparse.Namespace) -> int:
         CommandError: a file is invalid, the data folder is in use, or a server cannot be started.
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    sources = Sources(args.files)
-    reading = sources.poll()
-    if reading is None or reading.faults:
-        raise CommandError("\n".join(reading.faults if reading else ()), code=EXIT_USAGE)
-    if args.ready_file is not None:
-        args.ready_file.unlink(missing_ok=True)
-    stopping = threading.Event()
-    starting = threading.Event()
-    starting.set()
-
-    def stop(_number: int, _frame: object) -> None:
-        stopping.set()
-        if starting.is_set():
-            starting.clear()
-            raise _Stopped
-
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    data_dir = args.data_dir.absolute()
-    current: Run | None = None
+    options = Options.of(args)
     try:
-        with locked(data_dir / "lock"):
-            try:
-                current = Run(data_dir, args=args, environ=os.environ, say=_say)
-                current.start()
-                starting.clear()
-                current.take(reading)
-                _loop(current, sources, stopping)
-            except _Stopped:
-                pass
-            finally:
-                starting.clear()
-                if current is not None:
-                    _say("stopping")
-                    current.close()
-                if args.ready_file is not None:
-                    args.ready_file.unlink(missing_ok=True)
-    except _Stopped:
-        return 0
+        prefixes = Platform.from_env(os.environ).topic_prefixes
+        sources = Sources(args.files, topic_prefixes=prefixes)
+        reading = sources.poll()
+        if reading is None or reading.faults:
+            raise CommandError("\n".join(reading.faults if reading else ()), code=EXIT_USAGE)
+        with _Stopping() as stopping, locked(options.data_dir / "lock"):
+            _run(options, sources, reading, stopping)
     except LockTaken as error:
-        raise CommandError(
-            f"another `tidemill up` uses {data_dir} ({error}); stop it, or choose another --data-dir"
-        ) from error
+        where = f"another `tidemill up` uses {options.data_dir} ({error})"
+        raise CommandError(f"{where}; stop it, or choose another --data-dir") from error
     except (ServerError, ValueError) as error:
         raise CommandError(str(error)) from error
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
     return 0
 
 
-def _loop(current: Run, sources: Sources, stopping: threading.Event) -> None:
-    while not stopping.is_set():
+class _Stopped(BaseException):
+    """A signal asked us to end while we were still starting."""
+
+
+class _Stopping:
+    """Turns SIGINT and SIGTERM into a clean end: by `_Stopped` while starting, by a flag from then on."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+        self._starting = True
+        self._former: dict[int, Any] = {}
+
+    def __enter__(self) -> _Stopping:
+        self._former = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+        return kind is _Stopped
+
+    def started(self) -> None:
+        """From now on the flag is looked at."""
+        self._starting = False
+
+    def wait(self, seconds: float) -> bool:
+        """Wait; whether it is time to end."""
+        return self._asked.wait(seconds)
+
+    def _handle(self, _number: int, _frame: object) -> None:
+        self._asked.set()
+        if self._starting:
+            self._starting = False
+            raise _Stopped
+
+
+def _run(options: Options, sources: Sources, reading: Reading, stopping: _Stopping) -> None:
+    """From the first server's start to the last one's end."""
+    _remove(options.ready_file)
+    current = Run.start(options, environ=os.environ, say=_say)
+    try:
+        stopping.started()
+        _say("API keys are asked for only where spec.auth.required is true (locally the default is off)")
+        current.take(reading)
+        _loop(current, sources, stopping)
+    finally:
+        _say("stopping")
+        _remove(options.ready_file)
+        current.close()
+
+
+def _loop(current: Run, sources: Sources, stopping: _Stopping) -> None:
+    while not stopping.wait(_TICK_SECONDS):
         reading = sources.poll()
         if reading is not None:
             current.take(reading)
         current.step()
-        stopping.wait(_TICK_SECONDS)
+
+
+def _remove(path: Path | None) -> None:
+    if path is not None:
+        path.unlink(missing_ok=True)
 
 
 def _say(text: str) -> None:

@@ -185,10 +185,8 @@ class LiveFacts:
         topics: those that exist, by name.
         brokers: how many there are; None: unknown.
         schema: the pipeline's schema; None: there is none, or it is unknown.
-        reachable: whether topics, brokers and schema were looked at.
     """
 
     topics: Mapping[str, LiveTopic] = field(default_factory=dict)
     brokers: int | None = None
     schema: LiveSchema | None = None
-    reachable: bool = False

@@ -1,0 +1,199 @@
+"""Topics on a real Kafka: made, grown, repaired; never shrunk, never touched where they are not managed."""
+
+from __future__ import annotations
+
+import socket
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+from confluent_kafka import Consumer, KafkaException, Producer
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
+from tidemill_operator.actuators.kafka import KafkaTopics
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.outcome import Outcome, Rank
+from tidemill_operator.plan.model import Topic
+from tidemill_operator.plan.topics import MAX_MESSAGE_BYTES
+from tidemill_operator.servers import Servers
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def kafka(servers: Servers) -> KafkaTopics:
+    return KafkaTopics(servers.kafka)
+
+
+@pytest.fixture
+def admin(servers: Servers) -> AdminClient:
+    return AdminClient({"bootstrap.servers": servers.kafka})
+
+
+@pytest.fixture
+def topic(admin: AdminClient) -> Iterator[Topic]:
+    """A topic of the test's own, gone afterwards."""
+    wanted = Topic(
+        f"kafkatest.{uuid.uuid4().hex[:8]}.events",
+        3,
+        1,
+        {
+            "retention.ms": "86400000",
+            "message.timestamp.type": "LogAppendTime",
+            "max.message.bytes": str(MAX_MESSAGE_BYTES),
+        },
+    )
+    yield wanted
+    for future in admin.delete_topics([wanted.name]).values():
+        try:
+            future.result(10)
+        except KafkaException as error:
+            assert error.args[0].name() == "UNKNOWN_TOPIC_OR_PART"
+
+
+def one(outcomes: list[Outcome]) -> Outcome:
+    (found,) = outcomes
+    return found
+
+
+def test_a_second_ensure_writes_nothing(kafka: KafkaTopics, topic: Topic) -> None:
+    """The topic is made with its configs, is told with its facts, and the second call finds nothing to do."""
+    made = one(kafka.ensure([topic]))
+    assert (made.rank, made.changed) == (Rank.DONE, 1)
+    assert made.observed["partitions"] == 3
+    assert made.observed["replicationFactor"] == 1
+    again = one(kafka.ensure([topic]))
+    assert (again.rank, again.changed, again.observed) == (Rank.DONE, 0, made.observed)
+    assert topic.config.items() <= kafka.configs([topic.name])[topic.name].items()
+
+
+def test_partitions_grow_and_keep_their_events(kafka: KafkaTopics, topic: Topic, servers: Servers) -> None:
+    """Growing is one write; what was in the topic stays."""
+    kafka.ensure([topic])
+    producer = Producer({"bootstrap.servers": servers.kafka, "acks": "all"})
+    producer.produce(topic.name, b"before", partition=2)
+    assert producer.flush(20) == 0
+    grown = one(kafka.ensure([replace(topic, partitions=5)]))
+    assert (grown.rank, grown.changed, grown.observed["partitions"]) == (Rank.DONE, 1, 5)
+    assert one(kafka.ensure([replace(topic, partitions=5)])).changed == 0
+    consumer = Consumer({"bootstrap.servers": servers.kafka, "group.id": topic.name, "auto.offset.reset": "earliest"})
+    consumer.subscribe([topic.name])
+    try:
+        message = consumer.poll(30)
+        assert message is not None
+        assert message.value() == b"before"
+    finally:
+        consumer.close()
+
+
+REFUSED: list[tuple[dict[str, int], Reason, str]] = [
+    ({"partitions": 2}, Reason.NOT_SUPPORTED, "has 3 partitions and 2 are asked for"),
+    ({"replication_factor": 2}, Reason.NOT_SUPPORTED, "has replication factor 1 and 2 is asked for"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason", "text"), REFUSED, ids=["shrinking", "another replication factor"])
+def test_what_cannot_be_changed_is_refused(
+    kafka: KafkaTopics, topic: Topic, change: dict[str, int], reason: Reason, text: str
+) -> None:
+    """The outcome says what is there, what is asked for and what to write; the topic stays as it is."""
+    kafka.ensure([topic])
+    before = kafka.observe([topic.name])
+    refused = one(kafka.ensure([replace(topic, **change)]))
+    assert (refused.rank, refused.reason, refused.changed) == (Rank.FAILED, reason, 0)
+    assert text in refused.message
+    assert before == kafka.observe([topic.name])
+
+
+def test_more_replicas_than_brokers(kafka: KafkaTopics, topic: Topic) -> None:
+    """The refusal names the number of brokers, and nothing is made; other topics of the same call are."""
+    other = replace(topic, name=f"{topic.name}.other")
+    refused, made = kafka.ensure([replace(topic, replication_factor=3), other])
+    assert (refused.rank, refused.reason) == (Rank.FAILED, Reason.INVALID_SPEC)
+    assert "replication factor 3 needs as many brokers, and there is 1" in refused.message
+    assert made.rank == Rank.DONE
+    assert set(kafka.observe([topic.name, other.name])) == {other.name}
+    assert one(kafka.release([other], "Delete")).changed == 1
+
+
+def test_drift_is_repaired_and_other_keys_stay(kafka: KafkaTopics, topic: Topic, admin: AdminClient) -> None:
+    """Only keys of the plan are set back; what somebody set besides is theirs."""
+    kafka.ensure([topic])
+    entries = [
+        ConfigEntry("retention.ms", "1000", incremental_operation=AlterConfigOpType.SET),
+        ConfigEntry("segment.ms", "600000", incremental_operation=AlterConfigOpType.SET),
+    ]
+    resource = ConfigResource(ResourceType.TOPIC, topic.name, incremental_configs=entries)
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result(20)
+    repaired = one(kafka.ensure([topic]))
+    assert (repaired.rank, repaired.changed) == (Rank.DONE, 1)
+    live = kafka.configs([topic.name])[topic.name]
+    assert (live["retention.ms"], live["segment.ms"]) == ("86400000", "600000")
+    assert one(kafka.ensure([topic])).changed == 0
+
+
+def test_a_config_that_kafka_refuses_is_told(kafka: KafkaTopics, topic: Topic) -> None:
+    """A wrong value is the spec's fault, in Kafka's words."""
+    refused = one(kafka.ensure([replace(topic, config={"cleanup.policy": "sometimes"})]))
+    assert (refused.rank, refused.reason) == (Rank.FAILED, Reason.INVALID_SPEC)
+    assert "cleanup.policy" in refused.message
+
+
+def test_an_unmanaged_topic_must_exist_and_is_never_altered(
+    kafka: KafkaTopics, topic: Topic, admin: AdminClient
+) -> None:
+    """Neither made, grown nor configured; its facts are told."""
+    unmanaged = replace(topic, managed=False, partitions=9, config={"retention.ms": "1"})
+    missing = one(kafka.ensure([unmanaged]))
+    assert (missing.rank, missing.reason) == (Rank.FAILED, Reason.INVALID_SPEC)
+    assert "does not exist" in missing.message
+    admin.create_topics([NewTopic(topic.name, 2, 1, config={"retention.ms": "5000"})])[topic.name].result(20)
+    found = one(kafka.ensure([unmanaged]))
+    assert (found.rank, found.changed, found.observed["partitions"]) == (Rank.DONE, 0, 2)
+    assert kafka.configs([topic.name])[topic.name]["retention.ms"] == "5000"
+    assert one(kafka.release([unmanaged], "Delete")).rank == Rank.SKIPPED
+    assert set(kafka.observe([topic.name])) == {topic.name}
+
+
+def test_release_follows_the_reclaim_policy(kafka: KafkaTopics, topic: Topic) -> None:
+    """Retain keeps, Delete deletes, and deleting what is gone is nothing."""
+    kafka.ensure([topic])
+    assert one(kafka.release([topic], "Retain")).rank == Rank.SKIPPED
+    assert set(kafka.observe([topic.name])) == {topic.name}
+    assert one(kafka.release([topic], "Delete")).changed == 1
+    assert kafka.observe([topic.name]) == {}
+    again = one(kafka.release([topic], "Delete"))
+    assert (again.rank, again.changed) == (Rank.DONE, 0)
+
+
+def test_a_topic_made_anew_has_another_id(kafka: KafkaTopics, topic: Topic) -> None:
+    """The id tells a recreated topic from the one before."""
+    first = one(kafka.ensure([topic])).observed["id"]
+    kafka.release([topic], "Delete")
+    second = one(kafka.ensure([topic])).observed["id"]
+    assert first != second
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+CALLS: list[Callable[[KafkaTopics], object]] = [
+    lambda kafka: kafka.brokers(),
+    lambda kafka: kafka.observe(["a.b.events"]),
+    lambda kafka: kafka.ensure([Topic("a.b.events", 1, 1)]),
+    lambda kafka: kafka.release([Topic("a.b.events", 1, 1)], "Delete"),
+]
+
+
+@pytest.mark.parametrize("call", CALLS, ids=["brokers", "observe", "ensure", "release"])
+def test_nobody_answers(call: Callable[[KafkaTopics], object]) -> None:
+    """An address without a broker is Unreachable within the timeout, and the message names it."""
+    address = f"127.0.0.1:{_free_port()}"
+    with pytest.raises(TidemillError) as raised:
+        call(KafkaTopics(address, timeout_seconds=1.0))
+    assert raised.value.reason == Reason.UNREACHABLE
+    assert address in str(raised.value)

@@ -1,0 +1,51 @@
+"""The command line itself: help, exit codes, errors as messages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tidemill_operator.cli.main import SUBCOMMANDS, build_parser, main
+
+
+@pytest.mark.parametrize("command", SUBCOMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--help` exits with 0 and names the command's usage."""
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert f"usage: tidemill {command}" in capsys.readouterr().out
+
+
+def test_the_help_lists_all_commands() -> None:
+    shown = build_parser().format_help()
+    assert [command for command in SUBCOMMANDS if f"tidemill {command}" not in shown] == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["dance"], ["up"]], ids=["no command", "an unknown one", "a file is missing"]
+)
+def test_wrong_use_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "usage: tidemill" in capsys.readouterr().err
+
+
+def test_a_command_that_cannot_is_a_message_not_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Status of a folder where nothing runs: exit code 1 and what to do, on stderr."""
+    assert main(["status", "--data-dir", str(tmp_path)]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "start it with `tidemill up -f FILE`" in shown.err
+
+
+def test_a_wrong_setting_stops_up_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The variable is named; no data folder appears."""
+    monkeypatch.setenv("TIDEMILL_DEFAULT_PARTITIONS", "many")
+    assert main(["up", "-f", str(tmp_path / "a.yaml"), "--data-dir", str(tmp_path / "data")]) == 1
+    assert "TIDEMILL_DEFAULT_PARTITIONS" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()

@@ -1,0 +1,231 @@
+"""Answers that were given before: in this process, then in Redis; kept past their time for when the database is away.
+
+An answer is computed once however many ask for it at the same time. Redis down: this process' memory alone serves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import msgspec
+import redis.asyncio
+
+from tidemill_api.database import outage
+from tidemill_contract import metrics
+from tidemill_contract.resilience import BreakerOpen, Guard
+
+log = logging.getLogger(__name__)
+
+MAX_MEMORY_BYTES = 128 * 1024 * 1024
+MAX_SHARED_BYTES = 1024 * 1024
+SLOW_SECONDS = 3.0
+"""How long a request waits for the database while an older answer is at hand."""
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True):
+    """A JSON answer, encoded.
+
+    Attributes:
+        version: of the data it shows; equal versions, equal answers.
+        final: no event can change it any more.
+        computed_at: Unix time at which it was known to be right.
+    """
+
+    body: bytes
+    etag: str
+    version: str
+    rows: int
+    final: bool
+    computed_at: float
+
+    @property
+    def age_seconds(self) -> float:
+        """Time since it was known to be right."""
+        return max(0.0, time.time() - self.computed_at)
+
+
+Compute = Callable[[Answer | None], Awaitable[Answer | None]]
+"""Given the answer known so far, a new one, or None if that is still right."""
+
+
+@dataclass
+class Slot:
+    """Where the latest answer to one query is; the same object as long as it is remembered.
+
+    Attributes:
+        fresh_until: on the monotonic clock.
+        headers: of the HTTP answer, encoded once; made by whoever serves it.
+    """
+
+    key: str
+    answer: Answer
+    fresh_until: float
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+
+class AnswerCache:
+    """The two caches and the single flight.
+
+    Args:
+        client: Redis; None: there is none.
+        guard: of Redis.
+        max_entries: answers kept in memory; 0: none.
+        stale_seconds: how old an answer may be that is given while the database is away; 0: none is given.
+    """
+
+    def __init__(
+        self, client: redis.asyncio.Redis | None, guard: Guard, *, max_entries: int, stale_seconds: float
+    ) -> None:
+        self._client, self._guard = client, guard
+        self._max_entries, self._stale_seconds = max_entries, stale_seconds
+        self._slots: OrderedDict[str, Slot] = OrderedDict()
+        self._bytes = 0
+        self._flights: dict[str, asyncio.Task[Slot]] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self.redis_error = ""
+
+    def fresh(self, key: str) -> Slot | None:
+        """The remembered answer, if it is fresh."""
+        slot = self._slots.get(key)
+        if slot is None or slot.fresh_until <= time.monotonic():
+            return None
+        self._slots.move_to_end(key)
+        return slot
+
+    async def get(self, key: str, operation: str, ttl_seconds: float, compute: Compute) -> tuple[Slot, bool]:
+        """The answer to a query, and whether it is stale.
+
+        Args:
+            key: tells queries apart, pipeline included.
+            operation: label of the cache metrics.
+            ttl_seconds: how long an answer is used without asking the database whether it is still right.
+            compute: asks the database.
+
+        Raises:
+            Exception: what `compute` raised, when no older answer is at hand.
+        """
+        slot = self.fresh(key)
+        if slot is not None:
+            metrics.CACHE_HITS.labels(operation).inc()
+            return slot, False
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = asyncio.create_task(self._fetch(key, operation, ttl_seconds, compute))
+            self._flights[key] = flight
+            flight.add_done_callback(lambda done: self._landed(key, done))
+        old = self._old(key)
+        if old is not None:
+            await asyncio.wait({flight}, timeout=SLOW_SECONDS)
+            if not flight.done():
+                return old, True
+        try:
+            return await asyncio.shield(flight), False
+        except Exception as error:
+            # The flight may have found an answer in Redis that was not known before.
+            old = self._old(key)
+            if old is None or not outage(error):
+                raise
+            return old, True
+
+    def _landed(self, key: str, flight: asyncio.Task[Slot]) -> None:
+        self._flights.pop(key, None)
+        if not flight.cancelled():
+            flight.exception()  # told to those who wait; nobody may be waiting
+
+    def _old(self, key: str) -> Slot | None:
+        slot = self._slots.get(key)
+        if slot is None or slot.answer.age_seconds > self._stale_seconds:
+            return None
+        return slot
+
+    async def _fetch(self, key: str, operation: str, ttl_seconds: float, compute: Compute) -> Slot:
+        known = self._slots.get(key)
+        shared = await self._read(key)
+        if shared is not None and (known is None or shared.computed_at > known.answer.computed_at):
+            known = self._remember(key, shared, ttl_seconds)
+            if known.fresh_until > time.monotonic():
+                metrics.CACHE_HITS.labels(operation).inc()
+                return known
+        metrics.CACHE_MISSES.labels(operation).inc()
+        started = time.time()
+        answer = await compute(known.answer if known else None)
+        if answer is None:
+            assert known is not None  # noqa: S101 - `compute` answers None only to a known answer
+            answer = replace_time(known.answer, started)
+        slot = self._remember(key, answer, ttl_seconds)
+        task = asyncio.create_task(self._write(key, answer))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return slot
+
+    def _remember(self, key: str, answer: Answer, ttl_seconds: float) -> Slot:
+        fresh_until = time.monotonic() + ttl_seconds - answer.age_seconds
+        slot = self._slots.get(key)
+        if slot is None:
+            slot = Slot(key, answer, fresh_until)
+            if self._max_entries == 0:
+                return slot
+            self._slots[key] = slot
+            self._bytes += len(answer.body)
+        else:
+            self._bytes += len(answer.body) - len(slot.answer.body)
+            slot.answer, slot.fresh_until, slot.headers = answer, fresh_until, []
+            self._slots.move_to_end(key)
+        while len(self._slots) > 1 and (len(self._slots) > self._max_entries or self._bytes > MAX_MEMORY_BYTES):
+            _, evicted = self._slots.popitem(last=False)
+            evicted.fresh_until = 0.0
+            self._bytes -= len(evicted.answer.body)
+        return slot
+
+    async def _read(self, key: str) -> Answer | None:
+        if self._client is None:
+            return None
+        try:
+            found = await self._guard.acall(self._client.get, _redis_key(key), retry=False)
+            self.redis_error = ""
+            return None if found is None else msgspec.msgpack.decode(found, type=Answer)
+        except msgspec.DecodeError:
+            return None  # of another version of ours
+        except (redis.RedisError, BreakerOpen, OSError) as error:
+            self._note(error)
+            return None
+
+    async def _write(self, key: str, answer: Answer) -> None:
+        if self._client is None or len(answer.body) > MAX_SHARED_BYTES:
+            return
+        client, text = self._client, msgspec.msgpack.encode(answer)
+        seconds = max(60, int(self._stale_seconds))
+        try:
+            await self._guard.acall(lambda: client.set(_redis_key(key), text, ex=seconds), retry=False)
+        except (redis.RedisError, BreakerOpen, OSError) as error:
+            self._note(error)
+
+    def _note(self, error: Exception) -> None:
+        if not isinstance(error, BreakerOpen):
+            self.redis_error = str(error) or type(error).__name__
+
+    async def close(self) -> None:
+        """End what is under way."""
+        tasks = [*self._flights.values(), *self._background]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def replace_time(answer: Answer, computed_at: float) -> Answer:
+    """The same answer, known to be right at a later time."""
+    return msgspec.structs.replace(answer, computed_at=computed_at)
+
+
+def _redis_key(key: str) -> str:
+    """`<prefix of the pipeline>/cache/<hash>`; keys start with that prefix and a line break."""
+    prefix, _, rest = key.partition("\n")
+    return f"{prefix}/cache/{hashlib.sha256(rest.encode()).hexdigest()[:40]}"
+
+

@@ -1,0 +1,125 @@
+"""Pipelines as the API reads them: what their aggregations can be asked, compiled once per config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from tidemill_api.problems import not_found
+from tidemill_api.selection import Column
+from tidemill_contract import names
+from tidemill_contract.expressions import derived_types
+from tidemill_contract.partials import (
+    SUPPORTED_FUNCTIONS,
+    AggregationLayout,
+    answer_columns,
+    field_types,
+    layout,
+    quote,
+)
+from tidemill_contract.pipelines import PipelineDirectory
+from tidemill_contract.runtime import PipelineConfig
+from tidemill_contract.spec import AggregationSpec
+
+
+@dataclass(frozen=True)
+class AggregationModel:
+    """One aggregation: its layout and where its rows are."""
+
+    spec: AggregationSpec
+    version: int
+    layout: AggregationLayout
+    table: str
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.spec.name
+
+    @cached_property
+    def groups(self) -> dict[str, Column]:
+        """Group columns by name."""
+        return {name: Column(name, kind) for name, kind in self.layout.group_by}
+
+    @cached_property
+    def metrics(self) -> dict[str, tuple[Column, str]]:
+        """Metrics by name: the answer's column, and its SQL over merged partials."""
+        return {name: (Column(name, kind), expression) for name, kind, expression in answer_columns(self.layout)}
+
+
+class PipelineModel:
+    """One pipeline's config, compiled."""
+
+    def __init__(self, config: PipelineConfig) -> None:
+        self.config = config
+        self.schema = quote(config.schema_name)
+        types = field_types(config.spec, derived_types(config.spec))
+        self.aggregations: dict[str, AggregationModel] = {}
+        for spec in config.spec.aggregations:
+            if spec.window.type == "session" or any(m.function not in SUPPORTED_FUNCTIONS for m in spec.metrics):
+                continue
+            version = config.version(spec.name)
+            table = f"{self.schema}.{quote(names.window_table(spec.name, version))}"
+            self.aggregations[spec.name] = AggregationModel(spec, version, layout(spec, types), table)
+
+    @property
+    def name(self) -> str:
+        """The pipeline's name."""
+        return self.config.name
+
+    def aggregation(self, name: str) -> AggregationModel:
+        """An aggregation by name.
+
+        Raises:
+            Problem: there is none (404).
+        """
+        found = self.aggregations.get(name)
+        if found is None:
+            known = ", ".join(self.aggregations)
+            raise not_found("aggregation_not_found", f"{self.name} has no aggregation of that name; it has {known}")
+        return found
+
+
+class Catalog:
+    """The pipelines that this process serves.
+
+    Args:
+        directory: the config files.
+        only: the one pipeline of a dedicated API; empty: all.
+    """
+
+    def __init__(self, directory: PipelineDirectory, only: str = "") -> None:
+        self._directory, self._only = directory, only
+        self._models: dict[str, PipelineModel] = {}
+
+    def find(self, name: str) -> PipelineModel | None:
+        """A pipeline by name; the same object until its config changes."""
+        config = self._directory.get(name)
+        if config is None or not config.spec.api.enabled or (self._only and name != self._only):
+            self._models.pop(name, None)
+            return None
+        model = self._models.get(name)
+        if model is None or model.config is not config:
+            model = self._models[name] = PipelineModel(config)
+        return model
+
+    def get(self, name: str) -> PipelineModel:
+        """A pipeline by name.
+
+        Raises:
+            Problem: there is none (404).
+        """
+        model = self.find(name)
+        if model is None:
+            raise not_found("pipeline_not_found", "no pipeline of that name is served here; see /v1/pipelines")
+        return model
+
+    def all(self) -> list[PipelineModel]:
+        """All pipelines, by name."""
+        found = (self.find(config.name) for config in self._directory.all())
+        return [model for model in found if model is not None]
+
+    @property
+    def faults(self) -> dict[str, str]:
+        """What is wrong with which config file."""
+        return self._directory.faults

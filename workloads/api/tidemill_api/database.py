@@ -1,0 +1,230 @@
+"""Postgres for readers: a few direct connections a pipeline, one read-only snapshot a request, behind the guard."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import psycopg
+
+from tidemill_api.problems import Problem, unavailable
+from tidemill_contract import metrics
+from tidemill_contract.failures import database_failed
+from tidemill_contract.resilience import BreakerOpen, Deadline, DeadlineExceeded, Guard
+from tidemill_contract.runtime import WorkloadSettings
+
+T = TypeVar("T")
+Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+Work = Callable[[Connection], Awaitable[T]]
+MAX_CONNECTIONS = 4
+IDLE_SECONDS = 60.0
+CONNECT_SECONDS = 5
+_NOT_READY = frozenset({"28000", "28P01", "3D000", "3F000", "42P01", "42703", "42501"})
+"""No such role, database, schema, table, column, or no right to it: the operator is not done with this pipeline."""
+
+
+def _not_ready(error: BaseException) -> bool:
+    """Whether a pipeline's login, schema or tables are not there; a refused connection carries no SQLSTATE."""
+    if getattr(error, "sqlstate", None) in _NOT_READY or isinstance(error, FileNotFoundError):
+        return True
+    text = str(error)
+    refused = "authentication failed" in text or ("FATAL:" in text and "does not exist" in text)
+    return isinstance(error, psycopg.OperationalError) and refused
+
+
+def failed(error: BaseException) -> bool:
+    """Whether Postgres is broken; a pipeline whose schema or login is not there yet says nothing of the others."""
+    return not _not_ready(error) and database_failed(error)
+
+
+class Pool:
+    """The connections of one pipeline's reader."""
+
+    def __init__(self, settings: WorkloadSettings, pipeline: str, statement_seconds: float) -> None:
+        self._settings, self._pipeline = settings, pipeline
+        self._statement_ms = int(statement_seconds * 1000)
+        self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
+        self._idle: list[tuple[Connection, float]] = []
+        self._closed = False
+
+    async def run(self, work: Work[T]) -> T:
+        """`work` in a read-only transaction that sees one state of the database.
+
+        Raises:
+            psycopg.Error: Postgres is not there, or refuses.
+        """
+        async with self._slots:
+            connection, used = await self._take()
+            try:
+                return await self._work(connection, work)
+            except psycopg.OperationalError:
+                # A kept connection may have died with its server long ago: that says nothing of the server now.
+                if not used or not connection.closed:
+                    raise
+                await self.drop_idle()
+            return await self._work(await self._connect(), work)
+
+    async def _work(self, connection: Connection, work: Work[T]) -> T:
+        healthy = False
+        try:
+            async with connection.transaction():
+                result = await work(connection)
+            healthy = True
+            return result
+        except psycopg.Error:
+            healthy = not connection.closed
+            raise
+        finally:
+            # Interrupted in the middle of a statement: nobody knows what the next answer would belong to.
+            await self._give_back(connection, healthy)
+
+    @asynccontextmanager
+    async def stream(self) -> AsyncIterator[Connection]:
+        """A connection of its own inside a transaction, for answers that are read bit by bit."""
+        async with self._slots:
+            connection, _ = await self._take()
+            healthy = False
+            try:
+                async with connection.transaction():
+                    yield connection
+                healthy = True
+            finally:
+                await self._give_back(connection, healthy)
+
+    async def _take(self) -> tuple[Connection, bool]:
+        while self._idle:
+            connection, since = self._idle.pop()
+            if not connection.closed and time.monotonic() - since < IDLE_SECONDS:
+                return connection, True
+            await self._close(connection)
+        return await self._connect(), False
+
+    async def _give_back(self, connection: Connection, healthy: bool) -> None:
+        if healthy and not connection.closed and not self._closed:
+            self._idle.append((connection, time.monotonic()))
+        else:
+            await asyncio.shield(self._close(connection))
+
+    async def _connect(self) -> Connection:
+        login = self._settings.credentials(self._pipeline, "reader")
+        connection: Connection = await psycopg.AsyncConnection.connect(
+            host=self._settings.postgres_host,
+            port=self._settings.postgres_port,
+            dbname=self._settings.postgres_database,
+            sslmode=self._settings.postgres_sslmode,
+            user=login.user,
+            password=login.password,
+            autocommit=False,
+            connect_timeout=CONNECT_SECONDS,
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=3,
+            tcp_user_timeout=10_000,
+            application_name=f"tidemill-api/{self._pipeline}",
+            options=f"-c TimeZone=UTC -c statement_timeout={self._statement_ms} -c client_min_messages=warning"
+            " -c idle_in_transaction_session_timeout=60000 -c default_transaction_read_only=on"
+            " -c default_transaction_isolation=repeatable\\ read -c jit=off",
+        )
+        metrics.DB_CONNECTIONS.inc()
+        return connection
+
+    async def _close(self, connection: Connection) -> None:
+        metrics.DB_CONNECTIONS.dec()
+        await connection.close()
+
+    async def drop_idle(self) -> None:
+        """Close the connections that nobody uses."""
+        idle, self._idle = self._idle, []
+        for connection, _ in idle:
+            await self._close(connection)
+
+    async def drop_old(self) -> None:
+        """Close the connections that nobody has used for a while."""
+        now = time.monotonic()
+        old = [entry for entry in self._idle if now - entry[1] >= IDLE_SECONDS]
+        self._idle = [entry for entry in self._idle if now - entry[1] < IDLE_SECONDS]
+        for connection, _ in old:
+            await self._close(connection)
+
+    async def close(self) -> None:
+        """Close all that is idle now and whatever is given back later."""
+        self._closed = True
+        await self.drop_idle()
+
+
+class Database:
+    """All pools, and the guard that every statement passes.
+
+    Attributes:
+        error: the latest failure of Postgres; empty after a success.
+        seen: whether Postgres has ever answered.
+    """
+
+    def __init__(self, settings: WorkloadSettings, guard: Guard) -> None:
+        self._settings, self.guard = settings, guard
+        self._pools: dict[str, Pool] = {}
+        self.error = ""
+        self.seen = False
+
+    def pool(self, pipeline: str) -> Pool:
+        """The connections of a pipeline."""
+        found = self._pools.get(pipeline)
+        if found is None:
+            found = self._pools[pipeline] = Pool(self._settings, pipeline, self.guard.timeout_seconds)
+        return found
+
+    async def run(self, pipeline: str, work: Work[T], *, deadline: Deadline | None = None, retry: bool = True) -> T:
+        """`work` on a connection of a pipeline's reader, guarded.
+
+        Raises:
+            BreakerOpen, DeadlineExceeded, TimeoutError, psycopg.Error: as the guard says.
+            OSError: the pipeline's credentials are not there.
+        """
+        try:
+            result = await self.guard.acall(self.pool(pipeline).run, work, deadline=deadline, retry=retry)
+        except Exception as error:
+            if not isinstance(error, BreakerOpen) and failed(error):
+                self.error = str(error) or type(error).__name__
+            raise
+        self.error, self.seen = "", True
+        return result
+
+    async def tidy(self, pipelines: set[str]) -> None:
+        """Close what is idle for long, and the pools of pipelines that are gone."""
+        for name, pool in list(self._pools.items()):
+            if name in pipelines:
+                await pool.drop_old()
+            else:
+                await self._pools.pop(name).close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for pool in self._pools.values():
+            await pool.close()
+
+
+def outage(error: BaseException) -> bool:
+    """Whether the last known answer should be given in place of this error."""
+    return isinstance(error, BreakerOpen | DeadlineExceeded | OSError) or _not_ready(error) or failed(error)
+
+
+def as_problem(error: BaseException, pipeline: str) -> Problem | None:
+    """What a client is told of a database error; None: it is a defect of ours."""
+    if isinstance(error, BreakerOpen):
+        return unavailable("the database does not answer; try again later", error.retry_after_seconds)
+    if isinstance(error, DeadlineExceeded | TimeoutError) or getattr(error, "sqlstate", None) == "57014":
+        return unavailable(
+            "the database did not answer in time; ask for a shorter range, or try again later", 5, code="query_timeout"
+        )
+    if _not_ready(error):
+        return unavailable(f"{pipeline} is not set up yet; try again in a moment", 5, code="pipeline_not_ready")
+    if failed(error) or isinstance(error, OSError):
+        return unavailable("the database does not answer; try again later", 5)
+    if isinstance(error, psycopg.DataError):
+        return Problem(
+            400, "value_refused", "Value Refused", f"the database refuses a value of the query: {str(error).partition(chr(10))[0]}"
+        )
+    return None

@@ -1,0 +1,127 @@
+"""What a pipeline is and how far it has come: measures, dimensions, windows, watermark, progress."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from tidemill_api.catalog import AggregationModel, PipelineModel
+from tidemill_api.database import Connection
+from tidemill_contract.times import rfc3339, rfc3339_ms
+
+READER = "live"
+
+
+def time_ms(value: int | None) -> str | None:
+    """Epoch milliseconds as RFC 3339."""
+    return None if value is None else rfc3339_ms(value)
+
+
+def summary(model: PipelineModel) -> dict[str, Any]:
+    """A pipeline in a list, from its config alone."""
+    config = model.config
+    return {
+        "name": config.name,
+        "namespace": config.namespace,
+        "generation": config.generation,
+        "suspended": config.spec.suspend,
+        "aggregations": list(model.aggregations),
+        "anomalies": [rule.name for rule in config.spec.anomalies],
+        "events_kept": config.spec.events.store,
+        "auth_required": config.spec.auth.required is not False,
+    }
+
+
+def aggregation(model: AggregationModel) -> dict[str, Any]:
+    """What can be asked of an aggregation, from the config alone."""
+    window = model.spec.window.model_dump(by_alias=True, exclude_none=True)
+    return {
+        "name": model.name,
+        "version": model.version,
+        "dimensions": [{"name": column.name, "type": column.kind} for column in model.groups.values()],
+        "measures": [
+            {
+                "name": metric.name,
+                "function": metric.function,
+                "field": metric.field,
+                "type": model.metrics[metric.name][0].kind,
+            }
+            for metric in model.spec.metrics
+        ],
+        "window": window,
+        "late_policy": model.spec.late_policy,
+        "retention": model.spec.retention,
+    }
+
+
+async def describe(connection: Connection, model: PipelineModel) -> dict[str, Any]:
+    """A pipeline with its state in the database."""
+    schema = model.schema
+    cursor = await connection.execute(
+        "SELECT name, version, rev, closed_until, scanned_until, published_until, late_dead, late_dropped"
+        f" FROM {schema}._aggregations"
+    )
+    states = {(row[0], row[1]): row[2:] for row in await cursor.fetchall()}
+    cursor = await connection.execute(f"SELECT watermark FROM {schema}._readers WHERE reader = %s", (READER,))
+    watermark = await cursor.fetchone()
+    cursor = await connection.execute(f"SELECT count(*) FROM {schema}._anomalies")
+    (anomalies,) = await cursor.fetchone() or (0,)
+    progress = await _progress(connection, schema)
+    aggregations = []
+    for found in model.aggregations.values():
+        rev, closed, scanned, published, dead, dropped = states.get((found.name, found.version), (0, *[None] * 3, 0, 0))
+        aggregations.append({
+            **aggregation(found), "rev": rev, "closed_until": time_ms(closed), "scanned_until": time_ms(scanned),
+            "published_until": time_ms(published), "late_dead": dead, "late_dropped": dropped,
+        })  # fmt: skip
+    config = model.config
+    return {
+        **summary(model),
+        "watermark": time_ms(watermark[0]) if watermark else None,
+        "aggregations": aggregations,
+        "anomalies": [rule.model_dump(by_alias=True) for rule in config.spec.anomalies],
+        "events": {"store": config.spec.events.store, "retention": config.spec.events.retention},
+        "fields": [{"name": f.name, "type": f.type, "required": f.required} for f in config.spec.source.fields],
+        "progress": progress,
+        "counts": {
+            "anomalies": anomalies,
+            "dead_letters": progress["invalid"] + sum(a["late_dead"] or 0 for a in aggregations),
+        },
+    }
+
+
+async def _progress(connection: Connection, schema: str) -> dict[str, Any]:
+    cursor = await connection.execute(
+        "SELECT partition, epoch, next_offset, max_event_time, consumed, filtered, invalid, last_event_at,"
+        f" end_confirmed_at FROM {schema}._offsets WHERE reader = %s ORDER BY partition",
+        (READER,),
+    )
+    partitions: list[dict[str, Any]] = [
+        {
+            "partition": row[0],
+            "epoch": row[1],
+            "next_offset": row[2],
+            "max_event_time": time_ms(row[3]),
+            "consumed": row[4],
+            "filtered": row[5],
+            "invalid": row[6],
+            "last_event_at": _moment(row[7]),
+            "end_confirmed_at": _moment(row[8]),
+        }
+        for row in await cursor.fetchall()
+    ]
+    cursor = await connection.execute(
+        f"SELECT partition, epoch, from_offset, to_offset, reason FROM {schema}._lost WHERE reader = %s"
+        " ORDER BY partition, epoch, from_offset LIMIT 100",
+        (READER,),
+    )
+    lost = [
+        dict(zip(("partition", "epoch", "from_offset", "to_offset", "reason"), row, strict=True))
+        for row in await cursor.fetchall()
+    ]
+    totals = {name: sum(row[name] for row in partitions) for name in ("consumed", "filtered", "invalid")}
+    return {**totals, "partitions": partitions, "lost": lost}
+
+
+def _moment(value: dt.datetime | None) -> str | None:
+    return None if value is None else rfc3339(value)

@@ -1,0 +1,105 @@
+"""Rows as JSON, NDJSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from tidemill_api.selection import Column
+from tidemill_api.values import encoder
+
+JSON, NDJSON, CSV = "application/json", "application/x-ndjson", "text/csv"
+Row = Sequence[Any]
+
+
+class RowEncoder:
+    """Turns rows of psycopg into what answers hold.
+
+    Args:
+        columns: the columns, in the order of the rows' values.
+        converters: by column name, in place of the usual one of its kind.
+    """
+
+    def __init__(
+        self, columns: Sequence[Column], converters: dict[str, Callable[[Any], Any]] | None = None
+    ) -> None:
+        self.names = [column.name for column in columns]
+        found = [(i, (converters or {}).get(c.name) or encoder(c.kind)) for i, c in enumerate(columns)]
+        self._converters = [(index, convert) for index, convert in found if convert is not None]
+
+    def values(self, row: Row) -> list[Any]:
+        """A row's values, ready for JSON."""
+        values = list(row)
+        for index, convert in self._converters:
+            values[index] = convert(values[index])
+        return values
+
+    def record(self, row: Row) -> dict[str, Any]:
+        """A row as an object."""
+        return dict(zip(self.names, self.values(row), strict=True))
+
+    def ndjson(self, rows: Iterable[Row]) -> bytes:
+        """Rows as lines of JSON."""
+        return b"".join(msgspec.json.encode(self.record(row)) + b"\n" for row in rows)
+
+    def csv(self, rows: Iterable[Row], *, header: bool = False) -> bytes:
+        """Rows as RFC 4180 lines; a null is empty, an empty text is quoted."""
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\r\n")
+        if header:
+            writer.writerow(self.names)
+        for row in rows:
+            writer.writerow([_csv_text(value) for value in self.values(row)])
+        return buffer.getvalue().encode()
+
+
+def _csv_text(value: Any) -> Any:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case msgspec.Raw():
+            return bytes(value).decode()
+        case dict() | list():
+            return msgspec.json.encode(value).decode()
+        case _:
+            return value
+
+
+def meta(columns: Sequence[Column]) -> list[dict[str, str]]:
+    """Names and types of the columns."""
+    return [{"name": column.name, "type": column.kind} for column in columns]
+
+
+def page_body(
+    columns: Sequence[Column], records: Sequence[dict[str, Any]], next_cursor: str | None, **further: Any
+) -> bytes:
+    """The body of a page."""
+    return msgspec.json.encode({
+        "meta": meta(columns),
+        "data": records,
+        "next_cursor": next_cursor,
+        "truncated": next_cursor is not None,
+        **further,
+    })  # fmt: skip
+
+
+def negotiate(suffix: str | None, accept: str | None) -> str:
+    """The content type to answer with: the path's suffix decides, else the Accept header, else JSON."""
+    if suffix is not None:
+        return {"ndjson": NDJSON, "csv": CSV, "json": JSON}[suffix]
+    ranked: list[tuple[float, str]] = []
+    for part in (accept or "").split(","):
+        media, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        quality = next((p.removeprefix("q=") for p in parameters if p.startswith("q=")), "1")
+        known = {JSON: JSON, NDJSON: NDJSON, "application/ndjson": NDJSON, CSV: CSV}.get(media)
+        if known:
+            try:
+                ranked.append((-float(quality), known))
+            except ValueError:
+                continue
+    ranked.sort(key=lambda entry: entry[0])
+    return ranked[0][1] if ranked else JSON
