@@ -308,7 +308,9 @@ def _filled(query: AggregateQuery, binder: Binder, relation: str) -> str:
     groups = [quote(name) for name in query.group_by]
     distinct = f"SELECT DISTINCT {', '.join(groups)} FROM d" if groups else "SELECT"
     # Null-safe equality that can be hashed, which IS NOT DISTINCT FROM cannot.
-    same = [f"(g.{c} IS NULL) = (d.{c} IS NULL) AND coalesce(g.{c}::text, '') = coalesce(d.{c}::text, '')" for c in groups]
+    same = [
+        f"(g.{c} IS NULL) = (d.{c} IS NULL) AND coalesce(g.{c}::text, '') = coalesce(d.{c}::text, '')" for c in groups
+    ]
     listed = [*(f"g.{c}" for c in groups), "t.start AS window_start", "t.finish AS window_end"]
     for name in query.metrics:
         column, zero = quote(name), query.fill == "zero" and query.model.metrics[name][0].kind in ("integer", "number")

@@ -103,7 +103,11 @@ class Answers:
                 final = query.final_by(state.closed_until_ms)
                 # A final answer changes with nothing but retention; another watermark alone is worth no query, but
                 # is told.
-                version = f"{state.id}/final" if final else f"{state.id}/{state.rev}/{state.closed_until_ms}/{state.watermark_ms}"
+                version = (
+                    f"{state.id}/final"
+                    if final
+                    else f"{state.id}/{state.rev}/{state.closed_until_ms}/{state.watermark_ms}"
+                )
                 if known is not None and known.version == version:
                     return None
                 rows, _ = await read_windows(connection, query, state)
@@ -114,9 +118,7 @@ class Answers:
         ttl = parse_ms(model.config.spec.api.cache_ttl) / 1000
         return await self._get(model, f"aggregates\n{query.model.name}\n{query.key}", "aggregates", ttl, compute)
 
-    async def listing(
-        self, model: PipelineModel, query: ListingQuery, deadline: Deadline | None
-    ) -> tuple[Slot, bool]:
+    async def listing(self, model: PipelineModel, query: ListingQuery, deadline: Deadline | None) -> tuple[Slot, bool]:
         """A page of anomalies, events or dead letters as JSON, and whether it is stale."""
 
         async def compute(known: Answer | None) -> Answer | None:
@@ -162,9 +164,7 @@ class Answers:
                 raise
             raise problem from error
 
-    async def stream_windows(
-        self, model: PipelineModel, query: aq.AggregateQuery, media: str
-    ) -> AsyncIterator[bytes]:
+    async def stream_windows(self, model: PipelineModel, query: aq.AggregateQuery, media: str) -> AsyncIterator[bytes]:
         """Windows as NDJSON or CSV, piece by piece, from a server-side cursor."""
         async with self._database.pool(model.name).stream() as connection:
             state = await read_state(connection, model, query.model.name, query.model.version)
@@ -201,7 +201,13 @@ async def _pieces(
 
 
 def _window_answer(
-    query: aq.AggregateQuery, rows: Sequence[tuple[Any, ...]], state: State, version: str, *, final: bool, started: float
+    query: aq.AggregateQuery,
+    rows: Sequence[tuple[Any, ...]],
+    state: State,
+    version: str,
+    *,
+    final: bool,
+    started: float,
 ) -> Answer:
     shown = rows[: query.page.limit]
     cursor = query.page.cursor(aq.row_of(query, shown[-1])) if len(rows) > len(shown) else None

@@ -37,7 +37,9 @@ class Bucket:
         """SQL of the start of the bucket that a time (SQL expression) is in."""
         if self.zone:
             days = f"interval '{(self.length_ms or DAY_MS) // DAY_MS} days'"
-            return f"(date_bin({days}, {time} AT TIME ZONE '{self.zone}', timestamp 'epoch') AT TIME ZONE '{self.zone}')"
+            return (
+                f"(date_bin({days}, {time} AT TIME ZONE '{self.zone}', timestamp 'epoch') AT TIME ZONE '{self.zone}')"
+            )
         return f"date_bin(interval '{self.length_ms} milliseconds', {time}, timestamptz 'epoch')"
 
     def end_sql(self, start: str) -> str:

@@ -189,7 +189,7 @@ class AnswerCache:
         try:
             found = await self._guard.acall(self._client.get, _redis_key(key), retry=False)
             self.redis_error = ""
-            return None if found is None else msgspec.msgpack.decode(found, type=Answer)
+            return msgspec.msgpack.decode(found, type=Answer) if isinstance(found, bytes) else None
         except msgspec.DecodeError:
             return None  # of another version of ours
         except (redis.RedisError, BreakerOpen, OSError) as error:
@@ -227,5 +227,3 @@ def _redis_key(key: str) -> str:
     """`<prefix of the pipeline>/cache/<hash>`; keys start with that prefix and a line break."""
     prefix, _, rest = key.partition("\n")
     return f"{prefix}/cache/{hashlib.sha256(rest.encode()).hexdigest()[:40]}"
-
-

@@ -12,7 +12,7 @@ import psycopg
 
 from tidemill_api.problems import Problem, unavailable
 from tidemill_contract import metrics
-from tidemill_contract.failures import database_failed
+from tidemill_contract.failures import database_failed, database_retryable
 from tidemill_contract.resilience import BreakerOpen, Deadline, DeadlineExceeded, Guard
 from tidemill_contract.runtime import WorkloadSettings
 
@@ -38,6 +38,11 @@ def _not_ready(error: BaseException) -> bool:
 def failed(error: BaseException) -> bool:
     """Whether Postgres is broken; a pipeline whose schema or login is not there yet says nothing of the others."""
     return not _not_ready(error) and database_failed(error)
+
+
+def retryable(error: BaseException) -> bool:
+    """Whether the same work may well succeed a moment later."""
+    return not _not_ready(error) and database_retryable(error)
 
 
 class Pool:
@@ -184,7 +189,7 @@ class Database:
             OSError: the pipeline's credentials are not there.
         """
         try:
-            result = await self.guard.acall(self.pool(pipeline).run, work, deadline=deadline, retry=retry)
+            result: T = await self.guard.acall(self.pool(pipeline).run, work, deadline=deadline, retry=retry)
         except Exception as error:
             if not isinstance(error, BreakerOpen) and failed(error):
                 self.error = str(error) or type(error).__name__
@@ -225,6 +230,9 @@ def as_problem(error: BaseException, pipeline: str) -> Problem | None:
         return unavailable("the database does not answer; try again later", 5)
     if isinstance(error, psycopg.DataError):
         return Problem(
-            400, "value_refused", "Value Refused", f"the database refuses a value of the query: {str(error).partition(chr(10))[0]}"
+            400,
+            "value_refused",
+            "Value Refused",
+            f"the database refuses a value of the query: {str(error).partition(chr(10))[0]}",
         )
     return None

@@ -73,7 +73,7 @@ def _time(value: int) -> str:
 
 ANOMALIES = Listing(
     kind="anomalies",
-    relation="SELECT id, anomaly, aggregation, version, metric, group_key AS \"group\", window_start, window_end, value,"
+    relation='SELECT id, anomaly, aggregation, version, metric, group_key AS "group", window_start, window_end, value,'
     " score, expected, lower, upper, revision, detected_at FROM {schema}._anomalies",
     columns=(
         Column("id", "integer", nullable=False),

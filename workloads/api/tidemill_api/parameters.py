@@ -60,7 +60,7 @@ class Parameters:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Problem(400, "invalid_body", "Invalid Body", f"the body is not JSON: {error}") from None
         if not isinstance(document, dict):
-            raise Problem(400, "invalid_body", "Invalid Body", "write a JSON object of parameters, e.g. {\"limit\": 10}")
+            raise Problem(400, "invalid_body", "Invalid Body", 'write a JSON object of parameters, e.g. {"limit": 10}')
         if len(document) > MAX_FIELDS:
             raise Problem(400, "invalid_body", "Invalid Body", f"more than {MAX_FIELDS} parameters")
         given = {}

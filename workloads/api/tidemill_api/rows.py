@@ -24,9 +24,7 @@ class RowEncoder:
         converters: by column name, in place of the usual one of its kind.
     """
 
-    def __init__(
-        self, columns: Sequence[Column], converters: dict[str, Callable[[Any], Any]] | None = None
-    ) -> None:
+    def __init__(self, columns: Sequence[Column], converters: dict[str, Callable[[Any], Any]] | None = None) -> None:
         self.names = [column.name for column in columns]
         found = [(i, (converters or {}).get(c.name) or encoder(c.kind)) for i, c in enumerate(columns)]
         self._converters = [(index, convert) for index, convert in found if convert is not None]

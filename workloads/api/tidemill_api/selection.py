@@ -70,7 +70,7 @@ class Binder:
 
 
 def take_filters(parameters: Parameters, columns: Mapping[str, Column], reserved: Collection[str]) -> list[Filter]:
-    """The filters among the parameters: `column=`, `column__gte=`, …
+    """The filters among the parameters, such as `column=` and `column__gte=`.
 
     Raises:
         Problem: a value is not of its column's type.
@@ -230,7 +230,9 @@ def _read_cursor(text: str, order: Sequence[Order], fingerprint: str) -> tuple[A
         if version != 1:
             raise ValueError("another version")
     except (ValueError, msgspec.DecodeError):
-        raise bad_parameter("cursor", "not a cursor; send next_cursor of an answer as it is", code="bad_cursor") from None
+        raise bad_parameter(
+            "cursor", "not a cursor; send next_cursor of an answer as it is", code="bad_cursor"
+        ) from None
     if bound_to != fingerprint or len(texts) != len(order):
         raise bad_parameter(
             "cursor",
@@ -242,7 +244,9 @@ def _read_cursor(text: str, order: Sequence[Order], fingerprint: str) -> tuple[A
             None if value is None else _key_value(value, item.column) for value, item in zip(texts, order, strict=True)
         )
     except ValueError:
-        raise bad_parameter("cursor", "not a cursor; send next_cursor of an answer as it is", code="bad_cursor") from None
+        raise bad_parameter(
+            "cursor", "not a cursor; send next_cursor of an answer as it is", code="bad_cursor"
+        ) from None
 
 
 def _key_value(text: str, column: Column) -> Any:

@@ -1,0 +1,93 @@
+"""Everything that a process shares, made once and put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from tidemill_api.answers import Answers
+from tidemill_api.cache import AnswerCache
+from tidemill_api.catalog import Catalog
+from tidemill_api.database import Database, failed, retryable
+from tidemill_api.live_upstream import Upstreams
+from tidemill_contract.auth import Authenticator
+from tidemill_contract.pipelines import PipelineDirectory
+from tidemill_contract.resilience import Guards, ResilienceConfig
+from tidemill_contract.runtime import WorkloadSettings
+
+MAX_REDIS_CONNECTIONS = 1_000
+
+
+@dataclass(frozen=True)
+class Services:
+    """What requests, live connections and upkeep work with."""
+
+    settings: WorkloadSettings
+    resilience: ResilienceConfig
+    guards: Guards
+    authenticator: Authenticator
+    catalog: Catalog
+    database: Database
+    redis: redis.asyncio.Redis | None
+    cache: AnswerCache
+    answers: Answers
+    upstreams: Upstreams
+
+    async def close(self) -> None:
+        """End what is under way and close all connections."""
+        await self.upstreams.stop()
+        await self.cache.close()
+        await self.database.close()
+        if self.redis is not None:
+            await self.redis.aclose()
+
+
+def make_services(settings: WorkloadSettings, environ: Mapping[str, str]) -> Services:
+    """The services of a process; nothing is connected yet.
+
+    Args:
+        settings: where servers, configs and secrets are.
+        environ: where resilience settings can be overridden.
+
+    Raises:
+        ConfigError: the resilience settings are wrong.
+    """
+    resilience = ResilienceConfig.load(settings.resilience_file, environ)
+    guards = resilience.guards(is_failure={"database": failed}, is_retryable={"database": retryable})
+    fallbacks = resilience.fallbacks
+    catalog = Catalog(PipelineDirectory(settings.config_dir), settings.pipeline)
+    database = Database(settings, guards.database)
+    client = _redis(settings.redis_url, resilience.timeouts.redis_seconds) if settings.redis_url else None
+    cache = AnswerCache(
+        client,
+        guards.redis,
+        max_entries=fallbacks.memory_cache.max_entries if fallbacks.memory_cache.enabled else 0,
+        stale_seconds=fallbacks.stale_results.max_age_seconds if fallbacks.stale_results.enabled else 0.0,
+    )
+    return Services(
+        settings=settings,
+        resilience=resilience,
+        guards=guards,
+        authenticator=Authenticator(settings),
+        catalog=catalog,
+        database=database,
+        redis=client,
+        cache=cache,
+        answers=Answers(database, cache),
+        upstreams=Upstreams(catalog, database, client, guards.redis),
+    )
+
+
+def _redis(url: str, timeout_seconds: float) -> redis.asyncio.Redis:
+    # One repeat, at once: a kept connection may have died with its server long ago. All other repeats are the guard's.
+    return redis.asyncio.Redis.from_url(
+        url,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        retry=Retry(NoBackoff(), 1),
+        max_connections=MAX_REDIS_CONNECTIONS,
+    )
