@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import datetime as dt
 import hashlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from tidemill_api import aggregate_query as aq
+from tidemill_api import aggregate_sql as sql
+from tidemill_api.aggregate_query import AggregateQuery
 from tidemill_api.cache import Answer, AnswerCache, Slot
 from tidemill_api.catalog import PipelineModel
 from tidemill_api.database import Connection, Database, as_problem
@@ -21,7 +24,7 @@ from tidemill_api.problems import unavailable
 from tidemill_api.rows import CSV, RowEncoder, page_body
 from tidemill_api.selection import Binder
 from tidemill_api.values import EPOCH
-from tidemill_contract import names
+from tidemill_contract import metrics, names
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.resilience import Deadline
 
@@ -33,9 +36,14 @@ QUICK_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class State:
-    """What the database says of an aggregation, in the snapshot that its rows are read in."""
+    """What the database says of an aggregation, in the snapshot that its rows are read in.
 
-    id: int
+    Attributes:
+        identity: tells it from another that bears or bore its name, that of a schema dropped and made anew included.
+        rev: grows with each batch.
+    """
+
+    identity: str
     rev: int
     closed_until_ms: int | None
     watermark_ms: int | None
@@ -53,8 +61,9 @@ async def read_state(connection: Connection, model: PipelineModel, aggregation: 
         Problem: its tables are not there yet.
     """
     cursor = await connection.execute(
-        f"SELECT a.id, a.rev, a.closed_until, r.watermark FROM {model.schema}._aggregations AS a"
-        f" LEFT JOIN {model.schema}._readers AS r ON r.reader = a.reader WHERE a.name = %s AND a.version = %s",
+        "SELECT a.id || '@' || extract(epoch FROM a.created_at), a.rev, a.closed_until, r.watermark"
+        f" FROM {model.schema}._aggregations AS a LEFT JOIN {model.schema}._readers AS r ON r.reader = a.reader"
+        " WHERE a.name = %s AND a.version = %s",
         (aggregation, version),
     )
     row = await cursor.fetchone()
@@ -64,18 +73,18 @@ async def read_state(connection: Connection, model: PipelineModel, aggregation: 
 
 
 async def read_windows(
-    connection: Connection, query: aq.AggregateQuery, state: State
+    connection: Connection, query: AggregateQuery, state: State
 ) -> tuple[list[tuple[Any, ...]], str]:
     """The rows of a query (one more than its limit, if there are more), and its statement."""
-    reduced = aq.narrowed(query)
+    reduced = sql.narrowed(query)
     binder = Binder()
-    horizon = aq.horizon_sql(reduced, binder)
+    horizon = sql.horizon_sql(reduced, binder)
     if horizon is not None:
         cursor = await connection.execute(horizon, binder.values)
         found = await cursor.fetchone()
-        reduced = aq.within(reduced, found[0] if found else None)
+        reduced = sql.within(reduced, found[0] if found else None)
     binder = Binder()
-    text = aq.statement(reduced, binder, state.closed_until)
+    text = sql.statement(reduced, binder, state.closed_until)
     cursor = await connection.execute(text, binder.values)
     return await cursor.fetchall(), text
 
@@ -87,7 +96,7 @@ class Answers:
         self._database, self._cache = database, cache
 
     async def aggregates(
-        self, model: PipelineModel, query: aq.AggregateQuery, deadline: Deadline | None
+        self, model: PipelineModel, query: AggregateQuery, deadline: Deadline | None
     ) -> tuple[Slot, bool]:
         """A page of windows as JSON, and whether it is stale.
 
@@ -104,9 +113,9 @@ class Answers:
                 # A final answer changes with nothing but retention; another watermark alone is worth no query, but
                 # is told.
                 version = (
-                    f"{state.id}/final"
+                    f"{state.identity}/final"
                     if final
-                    else f"{state.id}/{state.rev}/{state.closed_until_ms}/{state.watermark_ms}"
+                    else f"{state.identity}/{state.rev}/{state.closed_until_ms}/{state.watermark_ms}"
                 )
                 if known is not None and known.version == version:
                     return None
@@ -164,44 +173,89 @@ class Answers:
                 raise
             raise problem from error
 
-    async def stream_windows(self, model: PipelineModel, query: aq.AggregateQuery, media: str) -> AsyncIterator[bytes]:
-        """Windows as NDJSON or CSV, piece by piece, from a server-side cursor."""
-        async with self._database.pool(model.name).stream() as connection:
-            state = await read_state(connection, model, query.model.name, query.model.version)
-            binder = Binder()
-            text = aq.statement(aq.narrowed(query), binder, state.closed_until)
-            encoder = RowEncoder(query.columns)
-            async for piece in _pieces(connection, text, binder, encoder, query.page.limit, media):
-                yield piece
+    async def stream_windows(
+        self, model: PipelineModel, query: AggregateQuery, media: str, deadline: Deadline | None
+    ) -> AsyncGenerator[bytes, None]:
+        """Windows as NDJSON or CSV, piece by piece, from a server-side cursor; the first piece is there already.
 
-    async def stream_listing(self, model: PipelineModel, query: ListingQuery, media: str) -> AsyncIterator[bytes]:
-        """A listing as NDJSON or CSV, piece by piece, from a server-side cursor."""
-        async with self._database.pool(model.name).stream() as connection:
-            binder = Binder()
-            encoder = RowEncoder(query.listing.columns, dict(query.listing.converters))
-            text = query.statement(model.schema, binder)
-            async for piece in _pieces(connection, text, binder, encoder, query.page.limit, media):
-                yield piece
+        Raises:
+            Problem: the database is away, or busy.
+        """
+
+        async def pieces() -> AsyncGenerator[bytes, None]:
+            async with self._database.stream(model.name, deadline) as connection:
+                state = await read_state(connection, model, query.model.name, query.model.version)
+                binder = Binder()
+                text = sql.statement(sql.narrowed(query), binder, state.closed_until)
+                rows = self._rows(connection, text, binder, query.page.limit)
+                async for piece in _encoded(rows, RowEncoder(query.columns), media, "aggregates"):
+                    yield piece
+
+        return await _begun(pieces(), model.name)
+
+    async def stream_listing(
+        self, model: PipelineModel, query: ListingQuery, media: str, deadline: Deadline | None
+    ) -> AsyncGenerator[bytes, None]:
+        """A listing as NDJSON or CSV, likewise."""
+        listing = query.listing
+
+        async def pieces() -> AsyncGenerator[bytes, None]:
+            async with self._database.stream(model.name, deadline) as connection:
+                binder = Binder()
+                text = query.statement(model.schema, binder)
+                rows = self._rows(connection, text, binder, query.page.limit)
+                encoder = RowEncoder(listing.columns, dict(listing.converters))
+                async for piece in _encoded(rows, encoder, media, listing.kind):
+                    yield piece
+
+        return await _begun(pieces(), model.name)
+
+    async def _rows(
+        self, connection: Connection, text: str, binder: Binder, limit: int
+    ) -> AsyncGenerator[list[tuple[Any, ...]], None]:
+        left, seconds = limit, self._database.guard.timeout_seconds
+        async with connection.cursor(name="rows") as cursor:
+            async with asyncio.timeout(seconds):
+                await cursor.execute(text, binder.values)
+            while left > 0:
+                async with asyncio.timeout(seconds):
+                    rows = await cursor.fetchmany(min(FETCH_ROWS, left))
+                if not rows:
+                    return
+                left -= len(rows)
+                yield rows
 
 
-async def _pieces(
-    connection: Connection, text: str, binder: Binder, encoder: RowEncoder, limit: int, media: str
-) -> AsyncIterator[bytes]:
-    if media == CSV:
+async def _encoded(
+    batches: AsyncIterator[list[tuple[Any, ...]]], encoder: RowEncoder, media: str, kind: str
+) -> AsyncGenerator[bytes, None]:
+    counter, header = metrics.EVENTS_QUERIED.labels(kind), media == CSV
+    async for rows in batches:
+        counter.inc(len(rows))
+        yield encoder.csv(rows, header=header) if media == CSV else encoder.ndjson(rows)
+        header = False
+    if header:
         yield encoder.csv([], header=True)
-    left = limit
-    async with connection.cursor(name="rows") as cursor:
-        await cursor.execute(text, binder.values)
-        while left > 0:
-            rows = await cursor.fetchmany(min(FETCH_ROWS, left))
-            if not rows:
-                return
-            left -= len(rows)
-            yield encoder.csv(rows) if media == CSV else encoder.ndjson(rows)
+
+
+async def _begun(pieces: AsyncGenerator[bytes, None], pipeline: str) -> AsyncGenerator[bytes, None]:
+    """The same pieces once the first is there: what fails before it is told with a status code."""
+    try:
+        first = await anext(pieces, b"")
+    except Exception as error:
+        raise as_problem(error, pipeline) or error from error
+
+    async def all_pieces() -> AsyncGenerator[bytes, None]:
+        async with contextlib.aclosing(pieces):
+            yield first
+            async for piece in pieces:
+                yield piece
+
+    return all_pieces()
 
 
 def _window_answer(
-    query: aq.AggregateQuery,
+    query: AggregateQuery,
     rows: Sequence[tuple[Any, ...]],
     state: State,
     version: str,
@@ -210,7 +264,7 @@ def _window_answer(
     started: float,
 ) -> Answer:
     shown = rows[: query.page.limit]
-    cursor = query.page.cursor(aq.row_of(query, shown[-1])) if len(rows) > len(shown) else None
+    cursor = query.page.cursor(sql.row_of(query, shown[-1])) if len(rows) > len(shown) else None
     encoder = RowEncoder(query.columns)
     body = page_body(
         query.columns,

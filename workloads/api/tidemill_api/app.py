@@ -2,28 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from tidemill_api.dashboard import dashboard_router
+from tidemill_api.front import Front
 from tidemill_api.live_routes import live_router
 from tidemill_api.problems import Problem, answer_problem
+from tidemill_api.reference import reference_routes
+from tidemill_api.rest import Rest, answer_defect, answer_unmatched
 from tidemill_api.services import Services
+from tidemill_api.status_routes import status_routes
+from tidemill_api.upkeep import Upkeep
 from tidemill_contract.asgi import App, HttpMetrics, RequestTimeout
 
 
-def create_app(services: Services) -> App:
-    """The ASGI application of a process."""
+def create_app(services: Services, *, cors_origins: Sequence[str] = ()) -> App:
+    """The ASGI application of a process.
+
+    Args:
+        services: what everything works with; closed when the application ends.
+        cors_origins: origins whose pages may read answers; none: only the own one.
+    """
+    upkeep, front = Upkeep(services), Front(services)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        upkeep.start()
         yield
+        await upkeep.stop()
         await services.close()
 
     app = FastAPI(title="Tidemill API", openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.add_exception_handler(Problem, answer_problem)
-    app.include_router(live_router(services))
+    app.add_exception_handler(HTTPException, answer_unmatched)
+    app.add_exception_handler(Exception, answer_defect)
+    live = live_router(services)
+    app.router.routes.extend(status_routes(upkeep))
+    app.router.routes.extend(Rest(services, front).routes())
+    app.router.routes.extend(reference_routes(live))
+    app.include_router(live)
     app.include_router(dashboard_router())
-    return HttpMetrics(RequestTimeout(app, services.resilience.timeouts.api_request_seconds))
+    front.app = RequestTimeout(app, services.resilience.timeouts.api_request_seconds)
+    return HttpMetrics(_with_cors(front, cors_origins))
+
+
+def _with_cors(app: App, origins: Sequence[str]) -> App:
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["authorization", "content-type", "if-none-match", "last-event-id"],
+        expose_headers=["etag", "age", "warning", "tidemill-stale", "retry-after"],
+    )

@@ -86,7 +86,7 @@ class AnswerCache:
         self._max_entries, self._stale_seconds = max_entries, stale_seconds
         self._slots: OrderedDict[str, Slot] = OrderedDict()
         self._bytes = 0
-        self._flights: dict[str, asyncio.Task[Slot]] = {}
+        self._flights: dict[str, asyncio.Task[tuple[Slot, bool]]] = {}
         self._background: set[asyncio.Task[None]] = set()
         self.redis_error = ""
 
@@ -124,37 +124,37 @@ class AnswerCache:
             await asyncio.wait({flight}, timeout=SLOW_SECONDS)
             if not flight.done():
                 return old, True
-        try:
-            return await asyncio.shield(flight), False
-        except Exception as error:
-            # The flight may have found an answer in Redis that was not known before.
-            old = self._old(key)
-            if old is None or not outage(error):
-                raise
-            return old, True
+        # Whoever gives up waiting does not take the answer from the others.
+        return await asyncio.shield(flight)
 
-    def _landed(self, key: str, flight: asyncio.Task[Slot]) -> None:
+    def _landed(self, key: str, flight: asyncio.Task[tuple[Slot, bool]]) -> None:
         self._flights.pop(key, None)
         if not flight.cancelled():
             flight.exception()  # told to those who wait; nobody may be waiting
 
     def _old(self, key: str) -> Slot | None:
         slot = self._slots.get(key)
-        if slot is None or slot.answer.age_seconds > self._stale_seconds:
-            return None
-        return slot
+        return slot if slot is not None and self._usable(slot) else None
 
-    async def _fetch(self, key: str, operation: str, ttl_seconds: float, compute: Compute) -> Slot:
+    def _usable(self, slot: Slot) -> bool:
+        return slot.answer.age_seconds < self._stale_seconds
+
+    async def _fetch(self, key: str, operation: str, ttl_seconds: float, compute: Compute) -> tuple[Slot, bool]:
         known = self._slots.get(key)
         shared = await self._read(key)
         if shared is not None and (known is None or shared.computed_at > known.answer.computed_at):
             known = self._remember(key, shared, ttl_seconds)
             if known.fresh_until > time.monotonic():
                 metrics.CACHE_HITS.labels(operation).inc()
-                return known
+                return known, False
         metrics.CACHE_MISSES.labels(operation).inc()
         started = time.time()
-        answer = await compute(known.answer if known else None)
+        try:
+            answer = await compute(known.answer if known else None)
+        except Exception as error:
+            if known is None or not self._usable(known) or not outage(error):
+                raise
+            return known, True
         if answer is None:
             assert known is not None  # noqa: S101 - `compute` answers None only to a known answer
             answer = replace_time(known.answer, started)
@@ -162,7 +162,7 @@ class AnswerCache:
         task = asyncio.create_task(self._write(key, answer))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-        return slot
+        return slot, False
 
     def _remember(self, key: str, answer: Answer, ttl_seconds: float) -> Slot:
         fresh_until = time.monotonic() + ttl_seconds - answer.age_seconds
@@ -193,7 +193,7 @@ class AnswerCache:
         except msgspec.DecodeError:
             return None  # of another version of ours
         except (redis.RedisError, BreakerOpen, OSError) as error:
-            self._note(error)
+            self.note(error)
             return None
 
     async def _write(self, key: str, answer: Answer) -> None:
@@ -204,9 +204,10 @@ class AnswerCache:
         try:
             await self._guard.acall(lambda: client.set(_redis_key(key), text, ex=seconds), retry=False)
         except (redis.RedisError, BreakerOpen, OSError) as error:
-            self._note(error)
+            self.note(error)
 
-    def _note(self, error: Exception) -> None:
+    def note(self, error: Exception) -> None:
+        """Redis did not answer; a breaker that is open has told why before."""
         if not isinstance(error, BreakerOpen):
             self.redis_error = str(error) or type(error).__name__
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -22,6 +22,8 @@ Work = Callable[[Connection], Awaitable[T]]
 MAX_CONNECTIONS = 4
 IDLE_SECONDS = 60.0
 CONNECT_SECONDS = 5
+MAX_STREAMS, SLOT_SECONDS = 2, 10.0
+"""Long answers of a pipeline at the same time, which take no connection from short ones; how long a request queues."""
 _NOT_READY = frozenset({"28000", "28P01", "3D000", "3F000", "42P01", "42703", "42501"})
 """No such role, database, schema, table, column, or no right to it: the operator is not done with this pipeline."""
 
@@ -51,7 +53,7 @@ class Pool:
     def __init__(self, settings: WorkloadSettings, pipeline: str, statement_seconds: float) -> None:
         self._settings, self._pipeline = settings, pipeline
         self._statement_ms = int(statement_seconds * 1000)
-        self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
+        self.slots, self.stream_slots = asyncio.Semaphore(MAX_CONNECTIONS), asyncio.Semaphore(MAX_STREAMS)
         self._idle: list[tuple[Connection, float]] = []
         self._closed = False
 
@@ -61,16 +63,15 @@ class Pool:
         Raises:
             psycopg.Error: Postgres is not there, or refuses.
         """
-        async with self._slots:
-            connection, used = await self._take()
-            try:
-                return await self._work(connection, work)
-            except psycopg.OperationalError:
-                # A kept connection may have died with its server long ago: that says nothing of the server now.
-                if not used or not connection.closed:
-                    raise
-                await self.drop_idle()
-            return await self._work(await self._connect(), work)
+        connection, used = await self._take()
+        try:
+            return await self._work(connection, work)
+        except psycopg.OperationalError:
+            # A kept connection may have died with its server long ago: that says nothing of the server now.
+            if not used or not connection.closed:
+                raise
+            await self.drop_idle()
+        return await self._work(await self._connect(), work)
 
     async def _work(self, connection: Connection, work: Work[T]) -> T:
         healthy = False
@@ -89,15 +90,14 @@ class Pool:
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[Connection]:
         """A connection of its own inside a transaction, for answers that are read bit by bit."""
-        async with self._slots:
-            connection, _ = await self._take()
-            healthy = False
-            try:
-                async with connection.transaction():
-                    yield connection
-                healthy = True
-            finally:
-                await self._give_back(connection, healthy)
+        connection, _ = await self._take()
+        healthy = False
+        try:
+            async with connection.transaction():
+                yield connection
+            healthy = True
+        finally:
+            await self._give_back(connection, healthy)
 
     async def _take(self) -> tuple[Connection, bool]:
         while self._idle:
@@ -187,15 +187,66 @@ class Database:
         Raises:
             BreakerOpen, DeadlineExceeded, TimeoutError, psycopg.Error: as the guard says.
             OSError: the pipeline's credentials are not there.
+            Problem: too much is asked at the same time (503).
         """
-        try:
-            result: T = await self.guard.acall(self.pool(pipeline).run, work, deadline=deadline, retry=retry)
-        except Exception as error:
-            if not isinstance(error, BreakerOpen) and failed(error):
-                self.error = str(error) or type(error).__name__
-            raise
+        pool = self.pool(pipeline)
+        async with _slot(pool.slots, deadline):
+            try:
+                result: T = await self.guard.acall(pool.run, work, deadline=deadline, retry=retry)
+            except Exception as error:
+                self._note(error)
+                raise
         self.error, self.seen = "", True
         return result
+
+    @asynccontextmanager
+    async def stream(self, pipeline: str, deadline: Deadline | None = None) -> AsyncIterator[Connection]:
+        """A connection of its own for an answer that is read bit by bit; its failures are the guard's as well.
+
+        Raises:
+            BreakerOpen, psycopg.Error: Postgres is not there, or refuses.
+            OSError: the pipeline's credentials are not there.
+            Problem: too much is asked at the same time (503).
+        """
+        pool = self.pool(pipeline)
+        async with _slot(pool.stream_slots, deadline):
+            ticket = self.guard.admit()
+            try:
+                async with pool.stream() as connection:
+                    yield connection
+            except BaseException as error:
+                self._note(error)
+                self.guard.settle(ticket, error)
+                raise
+            self.guard.settle(ticket)
+            self.error, self.seen = "", True
+
+    async def answers(self, pipelines: Sequence[str]) -> bool:
+        """Whether Postgres answers; asked with the logins of these pipelines, one after another, until one is good.
+
+        A refusal is an answer too: a pipeline may not be set up yet. Without pipelines only the port is looked at.
+        """
+        for pipeline in pipelines:
+            try:
+                await self.run(pipeline, _nothing, retry=False)
+                return True
+            except Exception as error:
+                if not _not_ready(error):
+                    self._note(error)
+                    return False
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                _, writer = await asyncio.open_connection(self._settings.postgres_host, self._settings.postgres_port)
+        except OSError as error:
+            self._note(error)
+            return False
+        writer.close()
+        self.error, self.seen = "", True
+        return True
+
+    def _note(self, error: BaseException) -> None:
+        if not isinstance(error, BreakerOpen | DeadlineExceeded) and failed(error):
+            self.error = str(error) or type(error).__name__
 
     async def tidy(self, pipelines: set[str]) -> None:
         """Close what is idle for long, and the pools of pipelines that are gone."""
@@ -209,6 +260,27 @@ class Database:
         """Close all connections."""
         for pool in self._pools.values():
             await pool.close()
+
+
+async def _nothing(connection: Connection) -> None:
+    await connection.execute("SELECT 1")
+
+
+@asynccontextmanager
+async def _slot(slots: asyncio.Semaphore, deadline: Deadline | None) -> AsyncIterator[None]:
+    """One of a few places. Waiting is not the guard's affair: a queue of ours says nothing of Postgres."""
+    seconds = SLOT_SECONDS if deadline is None else min(SLOT_SECONDS, deadline.remaining())
+    try:
+        async with asyncio.timeout(seconds):
+            await slots.acquire()
+    except TimeoutError:
+        raise unavailable(
+            "too many queries of this pipeline at the same time; try again later", 2, code="busy"
+        ) from None
+    try:
+        yield
+    finally:
+        slots.release()
 
 
 def outage(error: BaseException) -> bool:

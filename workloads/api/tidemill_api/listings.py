@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from tidemill_contract.times import rfc3339_ms
 
 DEFAULT_LIMIT, MAX_LIMIT, MAX_STREAM_ROWS = 100, 1_000, 10_000_000
 RESERVED = ("from", "to", "order", "limit", "cursor")
-SHOWN_BYTES = 4_096
+SHOWN_BYTES, SHOWN_KEY_BYTES = 4_096, 1_024
 
 
 @dataclass(frozen=True)
@@ -47,17 +48,23 @@ def _text(value: bytes | None) -> str | None:
     """Bytes as they came in, if they are UTF-8, else base64; see `value_encoding`."""
     if value is None:
         return None
-    return value.decode() if _encoding(value) == "utf-8" else base64.b64encode(value).decode()
+    text = _decoded(value)
+    return base64.b64encode(value).decode() if text is None else text
 
 
 def _encoding(value: bytes | None) -> str | None:
     if value is None:
         return None
+    return "base64" if _decoded(value) is None else "utf-8"
+
+
+def _decoded(value: bytes) -> str | None:
+    """The text of UTF-8 bytes; what was cut to be shown may end inside a character, which is left out."""
+    whole = len(value) not in (SHOWN_BYTES, SHOWN_KEY_BYTES)
     try:
-        value.decode()
+        return codecs.getincrementaldecoder("utf-8")().decode(value, final=whole)
     except UnicodeDecodeError:
-        return "base64"
-    return "utf-8"
+        return None
 
 
 def _times(values: list[int] | None) -> list[str] | None:
@@ -99,7 +106,8 @@ ANOMALIES = Listing(
 # A record that Kafka holds can be 1 MiB: the list shows its beginning, `value_bytes` its length.
 DEAD_LETTERS = Listing(
     kind="dead_letters",
-    relation='SELECT epoch, partition, "offset", aggregation, reason, field, detail, substr(key, 1, 1024) AS key,'
+    relation='SELECT epoch, partition, "offset", aggregation, reason, field, detail,'
+    f" substr(key, 1, {SHOWN_KEY_BYTES}) AS key,"
     f" substr(value, 1, {SHOWN_BYTES}) AS value, substr(value, 1, {SHOWN_BYTES}) AS value_encoding, value_bytes,"
     " to_timestamp(CASE WHEN event_time BETWEEN -62135596800000 AND 253402300799999 THEN event_time / 1000.0 END)"
     " AS event_time, windows, created_at FROM {schema}._dead_letters",

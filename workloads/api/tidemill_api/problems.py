@@ -52,6 +52,16 @@ def not_found(code: str, detail: str) -> Problem:
     return Problem(404, code, "Not Found", detail)
 
 
+def unauthorized(detail: str) -> Problem:
+    """401: no key, or not one of the pipeline's."""
+    return Problem(401, "unauthorized", "Unauthorized", detail, headers={"www-authenticate": 'Bearer realm="tidemill"'})
+
+
+def forbidden(detail: str) -> Problem:
+    """403: the key is good, but not for this."""
+    return Problem(403, "forbidden", "Forbidden", detail)
+
+
 def unavailable(detail: str, retry_after_seconds: float, *, code: str = "database_unavailable") -> Problem:
     """503 with a jittered Retry-After, so that clients do not come back all at once."""
     wait = max(1, math.ceil(retry_after_seconds * random.uniform(1.0, 1.2)))  # noqa: S311 - spreads load, no secret

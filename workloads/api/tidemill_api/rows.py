@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -46,25 +45,27 @@ class RowEncoder:
 
     def csv(self, rows: Iterable[Row], *, header: bool = False) -> bytes:
         """Rows as RFC 4180 lines; a null is empty, an empty text is quoted."""
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\r\n")
-        if header:
-            writer.writerow(self.names)
-        for row in rows:
-            writer.writerow([_csv_text(value) for value in self.values(row)])
-        return buffer.getvalue().encode()
+        lines = [self.names] if header else []
+        lines += [self.values(row) for row in rows]
+        return "".join(",".join(map(_csv_text, line)) + "\r\n" for line in lines).encode()
 
 
-def _csv_text(value: Any) -> Any:
+def _csv_text(value: Any) -> str:
     match value:
+        case None:
+            return ""
         case bool():
             return "true" if value else "false"
+        case int():
+            return str(value)
+        case float():
+            return repr(value)
         case msgspec.Raw():
             return bytes(value).decode()
         case dict() | list():
-            return msgspec.json.encode(value).decode()
-        case _:
-            return value
+            value = msgspec.json.encode(value).decode()
+    quoted = not value or any(character in value for character in ',"\r\n')
+    return '"' + value.replace('"', '""') + '"' if quoted else str(value)
 
 
 def meta(columns: Sequence[Column]) -> list[dict[str, str]]:
@@ -85,6 +86,7 @@ def page_body(
     })  # fmt: skip
 
 
+@lru_cache(maxsize=1024)
 def negotiate(suffix: str | None, accept: str | None) -> str:
     """The content type to answer with: the path's suffix decides, else the Accept header, else JSON."""
     if suffix is not None:
@@ -96,8 +98,8 @@ def negotiate(suffix: str | None, accept: str | None) -> str:
         known = {JSON: JSON, NDJSON: NDJSON, "application/ndjson": NDJSON, CSV: CSV}.get(media)
         if known:
             try:
-                ranked.append((-float(quality), known))
+                ranked.append((float(quality), known))
             except ValueError:
                 continue
-    ranked.sort(key=lambda entry: entry[0])
-    return ranked[0][1] if ranked else JSON
+    best = max(ranked, key=lambda entry: entry[0], default=(0.0, JSON))
+    return best[1] if best[0] > 0 else JSON

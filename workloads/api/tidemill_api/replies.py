@@ -1,0 +1,104 @@
+"""Answers as HTTP: headers, conditional requests, how long clients may keep them, how a stale one is marked."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+
+from starlette.responses import Response, StreamingResponse
+
+from tidemill_api.cache import Answer, Slot
+from tidemill_api.rows import CSV, JSON
+from tidemill_contract import metrics
+from tidemill_contract.asgi import Receive, Scope, Send
+
+Headers = list[tuple[bytes, bytes]]
+FINAL = "max-age=3600"
+OPEN = "max-age=1, stale-while-revalidate=5"
+STALE_WARNING = '110 - "Response is Stale"'
+
+
+def slot_headers(slot: Slot, *, shared: bool) -> Headers:
+    """The headers of a fresh answer, made once.
+
+    Args:
+        slot: where the answer is; keeps the headers.
+        shared: whether everybody may see the answer, caches on the way included.
+    """
+    if not slot.headers:
+        answer = slot.answer
+        slot.headers = [
+            (b"content-type", JSON.encode()),
+            (b"content-length", b"%d" % len(answer.body)),
+            *validators(answer, shared=shared),
+        ]
+    return slot.headers
+
+
+def validators(answer: Answer, *, shared: bool) -> Headers:
+    """What a 304 repeats of an answer's headers."""
+    control = f"{'public' if shared else 'private'}, {FINAL if answer.final else OPEN}"
+    return [(b"etag", answer.etag.encode()), (b"cache-control", control.encode()), (b"vary", b"accept")]
+
+
+def matches(if_none_match: str | None, etag: str) -> bool:
+    """Whether the client has this answer already (weak comparison)."""
+    if not if_none_match:
+        return False
+    if if_none_match.strip() == "*":
+        return True
+    wanted = etag.removeprefix("W/")
+    return any(tag.strip().removeprefix("W/") == wanted for tag in if_none_match.split(","))
+
+
+def json_reply(
+    found: tuple[Slot, bool], if_none_match: str | None, *, shared: bool, cacheable: bool = True
+) -> Response:
+    """The HTTP answer to a query answered as JSON.
+
+    Args:
+        found: the answer, and whether it is stale.
+        if_none_match: that header of the request.
+        shared: whether everybody may see the answer.
+        cacheable: false for answers to POST.
+    """
+    slot, stale = found
+    if stale:
+        return _stale_reply(slot.answer)
+    if cacheable and matches(if_none_match, slot.answer.etag):
+        response = Response(status_code=304)
+        response.raw_headers = validators(slot.answer, shared=shared)
+        return response
+    response = Response(slot.answer.body)
+    response.raw_headers = list(slot_headers(slot, shared=shared))
+    if not cacheable:
+        response.headers["cache-control"] = "no-store"
+        del response.headers["etag"]
+    return response
+
+
+def _stale_reply(answer: Answer) -> Response:
+    metrics.STALE_ANSWERS.inc()
+    body = answer.body[:-1] + b',"stale":true}'
+    headers = {
+        "age": str(int(answer.age_seconds)),
+        "cache-control": "no-store",
+        "warning": STALE_WARNING,
+        "tidemill-stale": "true",
+    }
+    return Response(body, headers=headers, media_type=JSON)
+
+
+class PiecesReply(StreamingResponse):
+    """CSV or NDJSON, piece by piece; whoever leaves early gives the database connection back at once."""
+
+    def __init__(self, pieces: AsyncGenerator[bytes, None], media: str, headers: Mapping[str, str]) -> None:
+        kind = f"{CSV}; charset=utf-8; header=present" if media == CSV else media
+        super().__init__(pieces, headers={"cache-control": "no-store", "vary": "accept", **headers})
+        self.headers["content-type"] = kind
+        self._pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        async with aclosing(self._pieces):
+            await super().__call__(scope, receive, send)

@@ -1,0 +1,43 @@
+"""/health, /livez, /readyz and /metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tidemill_api.rows import JSON
+from tidemill_api.upkeep import Upkeep
+
+_NO_STORE = {"cache-control": "no-store"}
+
+
+def status_routes(upkeep: Upkeep) -> list[Route]:
+    """The routes that probes and scrapers ask; they need no key."""
+
+    async def health(_: Request) -> Response:
+        return _json(*upkeep.health())
+
+    async def livez(_: Request) -> Response:
+        return _flag(upkeep.alive())
+
+    async def readyz(_: Request) -> Response:
+        return _flag(upkeep.ready())
+
+    async def metrics(_: Request) -> Response:
+        return Response(generate_latest(), headers={**_NO_STORE, "content-type": CONTENT_TYPE_LATEST})
+
+    handlers = {"/health": health, "/livez": livez, "/readyz": readyz, "/metrics": metrics}
+    return [Route(path, handler, methods=["GET"]) for path, handler in handlers.items()]
+
+
+def _flag(ok: bool) -> Response:
+    return _json(200 if ok else 503, {"ok": ok})
+
+
+def _json(status: int, body: Any) -> Response:
+    return Response(msgspec.json.encode(body), status, headers=_NO_STORE, media_type=JSON)

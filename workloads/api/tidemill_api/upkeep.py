@@ -1,0 +1,103 @@
+"""What a process does unasked (looks whether Postgres and Redis answer, closes idle connections) and says of itself.
+
+/health is told from these looks and from traffic, so it is true with no traffic at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import Any
+
+import redis.exceptions
+
+from tidemill_api.services import Services
+from tidemill_contract.health import Dependency, report
+from tidemill_contract.resilience import BreakerOpen
+
+log = logging.getLogger(__name__)
+
+EVERY_SECONDS = 5.0
+PROBED_PIPELINES = 5
+"""How many logins are tried until one is answered: the first ones may not be set up yet."""
+
+
+class Upkeep:
+    """Runs from start to stop beside the requests."""
+
+    def __init__(self, services: Services, every_seconds: float = EVERY_SECONDS) -> None:
+        self._services, self._every = services, every_seconds
+        self._task: asyncio.Task[None] | None = None
+        self._looked_at = 0.0
+        self._postgres_ms: float | None = None
+        self._redis_ms: float | None = None
+        self.stopping = False
+
+    def start(self) -> None:
+        """Look now and then from now on."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Look no more."""
+        self.stopping = True
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await asyncio.gather(self._look_at_postgres(), self._look_at_redis())
+                await self._services.database.tidy({model.name for model in self._services.catalog.all()})
+            except Exception:
+                log.exception("upkeep")
+            self._looked_at = time.monotonic()
+            await asyncio.sleep(self._every)
+
+    async def _look_at_postgres(self) -> None:
+        database, started = self._services.database, time.monotonic()
+        names = [model.name for model in self._services.catalog.all()][:PROBED_PIPELINES]
+        self._postgres_ms = None
+        if await database.answers(names):
+            self._postgres_ms = (time.monotonic() - started) * 1000
+
+    async def _look_at_redis(self) -> None:
+        client, cache, started = self._services.redis, self._services.cache, time.monotonic()
+        if client is None:
+            return
+        self._redis_ms = None
+        try:
+            await self._services.guards.redis.acall(client.ping, retry=False)
+        except (redis.exceptions.RedisError, BreakerOpen, OSError) as error:
+            cache.note(error)
+            return
+        cache.redis_error, self._redis_ms = "", (time.monotonic() - started) * 1000
+
+    def health(self) -> tuple[int, dict[str, Any]]:
+        """Status code and body of /health.
+
+        Postgres is required: without it only what was asked before is answered, marked stale. Redis is not.
+        """
+        services, guards = self._services, self._services.guards
+        database, cache = services.database, services.cache
+        silent = database.error or ("" if database.seen else "no answer yet")
+        found = [Dependency("postgres", not silent, True, silent, guards.database.state, self._postgres_ms)]
+        if services.redis is not None:
+            found.append(
+                Dependency("redis", not cache.redis_error, False, cache.redis_error, guards.redis.state, self._redis_ms)
+            )
+        extra: dict[str, Any] = {"pipelines": [model.name for model in services.catalog.all()]}
+        if faults := services.catalog.faults:
+            extra["config_faults"] = faults
+        return report("api", found, extra)
+
+    def ready(self) -> bool:
+        """Whether requests may come: also while Postgres is away, for what was asked before is answered still."""
+        return self._services.database.seen and not self.stopping
+
+    def alive(self) -> bool:
+        """Whether the event loop turns and the looks go on; that this is asked and answered says the most of it."""
+        return self._task is not None and not self._task.done()
