@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,8 +133,10 @@ class Bench:
         with connect_admin(self.servers) as connection:
             return connection.execute(text.replace("{s}", self.schema), parameters).fetchall()
 
-    def start(self, instance: int = 0, **environment: str) -> subprocess.Popen[bytes]:
-        """Start a processor."""
+    def start(
+        self, instance: int = 0, *, module: str = "tidemill_processor", **environment: str
+    ) -> subprocess.Popen[bytes]:
+        """Start a processor, or another workload of the pipeline."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -154,15 +157,15 @@ class Bench:
             **self.environment,
             **environment,
         }
-        log = (self.folder / f"processor-{len(self.processes)}.log").open("wb")
+        log = (self.folder / f"{module}-{len(self.processes)}.log").open("wb")
         with log:
-            process = subprocess.Popen([sys.executable, "-m", "tidemill_processor"], env=env, stderr=log, stdout=log)
+            process = subprocess.Popen([sys.executable, "-m", module], env=env, stderr=log, stdout=log)
         self.processes.append(process)
         self.ports.append(port)
         return process
 
     def health(self, index: int = -1) -> dict[str, Any]:
-        """/health of a processor; an empty dict while it does not answer."""
+        """/health of a workload; an empty dict while it does not answer."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[index]}/health", timeout=5) as answer:
                 return dict(json.load(answer))
@@ -207,9 +210,8 @@ class Bench:
                 process.wait()
 
 
-@pytest.fixture
-def make_bench(servers: Any, tmp_path: Path) -> Iterator[Callable[..., Bench]]:
-    """Makes a pipeline with topics and schema; its processors are started by the test and ended after it."""
+@contextmanager
+def _bench_maker(servers: Any, tmp_path: Path) -> Iterator[Callable[..., Bench]]:
     benches = []
 
     def make(config: PipelineConfig, *, at: Any = None, **environment: str) -> Bench:
@@ -234,6 +236,22 @@ def make_bench(servers: Any, tmp_path: Path) -> Iterator[Callable[..., Bench]]:
         benches.append(bench)
         return bench
 
-    yield make
-    for bench in benches:
-        bench.stop()
+    try:
+        yield make
+    finally:
+        for bench in benches:
+            bench.stop()
+
+
+@pytest.fixture
+def make_bench(servers: Any, tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+    """Makes a pipeline with topics and schema; its processors are started by the test and ended after it."""
+    with _bench_maker(servers, tmp_path) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def make_shared_bench(servers: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Bench]]:
+    """The same for benches that all tests of a module share."""
+    with _bench_maker(servers, tmp_path_factory.mktemp("bench")) as make:
+        yield make
