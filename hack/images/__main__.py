@@ -1,0 +1,154 @@
+"""Build Tidemill's images, and with --dev those of Kafka, Postgres, Redis and Prometheus for a development cluster.
+
+With a running Docker engine the base image and the dependencies are pulled. Without one an engine is started for the
+time of the build, and base image, wheels and jars are made or fetched on this machine (--local; needs Debian and root).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from images import material
+from images.catalogue import CACHE, DEVELOPMENT, TIDEMILL, Image, content_tag, revision, version
+from images.engine import BuildError, Engine, own_engine
+
+PULLED_BASE = "python:3.11-slim-bookworm"
+PULLED_DEVELOPMENT_BASE = "debian:bookworm-slim"
+
+
+@dataclass(frozen=True)
+class _Order:
+    image: Image
+    reference: str
+    arguments: dict[str, str]
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="hack/images/build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tag", help="default: the version and a hash of what the images are built from")
+    parser.add_argument("--base-image", metavar="IMAGE", help=f"default: {PULLED_BASE}, or one made here with --local")
+    parser.add_argument("--dev", action="store_true", help="also tidemill-dev/{kafka,postgres,redis,prometheus}")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="of these only, e.g. ingest kafka")
+    parser.add_argument("--archive", type=Path, metavar="FILE", help="write all images into one archive")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--local", action="store_true", help="make base image, wheels and jars here")
+    source.add_argument("--pull", action="store_true", help="pull the base image and let the builds fetch packages")
+    parser.add_argument("--force", action="store_true", help="build what is there already as well")
+    return parser.parse_args()
+
+
+@contextlib.contextmanager
+def _engine() -> Iterator[tuple[Engine, bool]]:
+    """The engine, and whether it is one of our own."""
+    running = Engine()
+    if running.answers():
+        yield running, False
+        return
+    _say("no Docker engine answers: starting one for the time of the build")
+    with own_engine() as engine:
+        yield engine, True
+
+
+def _orders(arguments: argparse.Namespace, base: str, development_base: str) -> list[_Order]:
+    labels = {"VERSION": version(), "REVISION": revision()}
+    found = []
+    for images, image_base in ((TIDEMILL, base), (DEVELOPMENT if arguments.dev else (), development_base)):
+        tag = arguments.tag or content_tag(images, also=image_base)
+        further = labels if images is TIDEMILL else {}
+        for image in images:
+            if not arguments.only or image.name.partition("/")[2] in arguments.only:
+                found.append(_Order(image, f"{image.name}:{tag}", {"BASE_IMAGE": image_base, **further}))
+    if not found:
+        raise BuildError(f"--only {' '.join(arguments.only)}: no such image (those of --dev need --dev)")
+    return found
+
+
+def _bases(arguments: argparse.Namespace, engine: Engine, *, local: bool) -> tuple[str, str]:
+    if arguments.base_image:
+        return arguments.base_image, arguments.base_image
+    if not local:
+        return PULLED_BASE, PULLED_DEVELOPMENT_BASE
+    begun = time.monotonic()
+    base = material.ensure_base(engine)
+    _say(f"{base}  {engine.size_bytes(base) / 1e6:,.0f} MB  {time.monotonic() - begun:.1f} s")
+    return base, base
+
+
+def _prepare(arguments: argparse.Namespace, *, local: bool) -> None:
+    begun = time.monotonic()
+    if local:
+        folder = material.fetch_wheels()
+        count = len(list(folder.glob("*.whl")))
+        _say(f"{count} wheels by their hashes  {time.monotonic() - begun:.1f} s")
+    if arguments.dev:
+        material.gather_jars()
+
+
+def _build(arguments: argparse.Namespace) -> None:
+    with _engine() as (engine, own):
+        local = arguments.local or (own and not arguments.pull)
+        base, development_base = _bases(arguments, engine, local=local)
+        orders = _orders(arguments, base, development_base)
+        _prepare(arguments, local=local)
+        for order in orders:
+            begun = time.monotonic()
+            if engine.has(order.reference) and not arguments.force:
+                _say(f"{order.reference}  there already")
+                continue
+            log = CACHE / "logs" / f"{order.image.name.replace('/', '-')}.log"
+            engine.build(order.image, order.reference, order.arguments, log)
+            size = engine.size_bytes(order.reference) / 1e6
+            _say(f"{order.reference}  {size:,.0f} MB  {time.monotonic() - begun:.1f} s")
+        references = [order.reference for order in orders]
+        archive = arguments.archive or (_archive_of(references) if own else None)
+        if archive and not (archive.exists() and arguments.archive is None):
+            begun = time.monotonic()
+            archive.parent.mkdir(parents=True, exist_ok=True)
+            engine.save(references, archive)
+            if own:
+                engine.forget_others(references)
+                for former in set(CACHE.glob("images-*.tar")) - {archive}:
+                    former.unlink()
+            _say(f"{archive}  {archive.stat().st_size / 1e6:,.0f} MB  {time.monotonic() - begun:.1f} s")
+        record = {"images": references, "archive": str(archive) if archive else None}
+        CACHE.mkdir(parents=True, exist_ok=True)
+        (CACHE / "built.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _archive_of(references: list[str]) -> Path:
+    """Where a build by our own engine leaves its images, which nobody can ask when it has ended."""
+    tags = sorted({reference.rpartition(":")[2] for reference in references})
+    return CACHE / f"images-{'-'.join(tags)}.tar"
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def main() -> int:
+    """Entry point; the exit code."""
+    arguments = _arguments()
+    # Ended by a signal, our own engine has to end as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        _build(arguments)
+    except KeyboardInterrupt:
+        return 130
+    except (BuildError, RuntimeError) as error:
+        print(f"hack/images/build: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""Which images there are, what each is built from, and the tag that tells one state of these files from another."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CACHE = ROOT / ".cache" / "images"
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image.
+
+    Attributes:
+        name: repository, e.g. `tidemill/ingest`.
+        dockerfile: below the repository's root.
+        sources: files and folders that decide what is in it, below the repository's root.
+    """
+
+    name: str
+    dockerfile: str
+    sources: tuple[str, ...]
+
+
+_SHARED = ("hack/images/install.py", "hack/requirements/bootstrap.txt", "workloads/contract")
+
+
+def _own(name: str, folder: str) -> Image:
+    return Image(f"tidemill/{name}", f"{folder}/Dockerfile", (*_SHARED, folder))
+
+
+def _development(name: str, *further: str) -> Image:
+    return Image(f"tidemill-dev/{name}", f"hack/images/{name}/Dockerfile", (f"hack/images/{name}", *further))
+
+
+TIDEMILL = (
+    _own("operator", "operator"),
+    _own("ingest", "workloads/ingest"),
+    _own("processor", "workloads/processor"),
+    _own("api", "workloads/api"),
+)
+DEVELOPMENT = (
+    _development("kafka", "operator/tidemill_operator/servers/kafka_jars.py"),
+    _development("postgres"),
+    _development("redis"),
+    _development("prometheus"),
+)
+
+
+def version() -> str:
+    """The version of the platform."""
+    return str(tomllib.loads((ROOT / "operator" / "pyproject.toml").read_text())["project"]["version"])
+
+
+def revision() -> str:
+    """The commit, for the image's label."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def content_tag(images: tuple[Image, ...], *, also: str = "") -> str:
+    """`<version>-<hash>` of all that these images are built from: an unchanged tree keeps its tag.
+
+    Args:
+        images: those that share the tag.
+        also: what else decides, e.g. the base image.
+    """
+    digest = hashlib.sha256(also.encode())
+    for source in sorted({source for image in images for source in image.sources}):
+        for path in _files(ROOT / source):
+            digest.update(f"{path.relative_to(ROOT)}\0".encode())
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return f"{version()}-{digest.hexdigest()[:12]}"
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_file():
+        yield path
+        return
+    for file in sorted(path.rglob("*")):
+        if file.is_file() and "__pycache__" not in file.parts and file.suffix != ".pyc":
+            yield file

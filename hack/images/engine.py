@@ -1,0 +1,150 @@
+"""The Docker engine that builds: one that runs, else one of our own that is ended with the build."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from images.catalogue import CACHE, ROOT, Image
+from images.packages import install_missing
+
+_START_SECONDS = 60.0
+_STOP_SECONDS = 30.0
+
+
+class BuildError(RuntimeError):
+    """An image cannot be built; the message tells why."""
+
+
+class Engine:
+    """A Docker engine.
+
+    Args:
+        host: its address; empty: the client's own default.
+    """
+
+    def __init__(self, host: str = "") -> None:
+        self._environment = {**os.environ, **({"DOCKER_HOST": host} if host else {})}
+
+    def answers(self) -> bool:
+        """Whether it does."""
+        if shutil.which("docker") is None:
+            return False
+        return self._run(["version", "--format", "{{.Server.Version}}"]).returncode == 0
+
+    def has(self, reference: str) -> bool:
+        """Whether an image is there already."""
+        return self._run(["image", "inspect", reference]).returncode == 0
+
+    def size_bytes(self, reference: str) -> int:
+        """An image's size, shared layers included."""
+        return int(self._must(["image", "inspect", "--format", "{{.Size}}", reference]))
+
+    def import_tar(self, archive: Path, reference: str) -> None:
+        """Make an image of a root file system."""
+        environment = "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8"
+        self._must(["import", "--change", environment, str(archive), reference])
+
+    def build(self, image: Image, reference: str, arguments: Mapping[str, str], log: Path) -> None:
+        """Build an image with the repository's root as its context.
+
+        Raises:
+            BuildError: it fails; the end of what Docker printed is in the message.
+        """
+        command = ["build", "--network", "host", "--force-rm", "--file", str(ROOT / image.dockerfile), "--tag", reference]
+        for name, value in arguments.items():
+            command += ["--build-arg", f"{name}={value}"]
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("w") as output:
+            done = subprocess.run(
+                ["docker", *command, str(ROOT)], env=self._environment, stdout=output, stderr=output, check=False
+            )
+        if done.returncode != 0:
+            raise BuildError(f"{reference}: docker build failed; the end of {log}:\n{log.read_text()[-3000:]}")
+
+    def save(self, references: Sequence[str], archive: Path) -> None:
+        """Write images into one archive; layers that they share are in it once."""
+        partial = archive.with_suffix(".partial")
+        self._must(["save", "--output", str(partial), *references])
+        partial.replace(archive)
+
+    def forget_others(self, references: Sequence[str]) -> None:
+        """Remove the other tags of these images' repositories; the build cache stays."""
+        names = {reference.rpartition(":")[0] for reference in references}
+        listed = self._must(["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]).splitlines()
+        former = [found for found in listed if found.rpartition(":")[0] in names and found not in references]
+        if former:
+            self._must(["image", "rm", "--no-prune", *former])
+
+    def _run(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["docker", *arguments], env=self._environment, capture_output=True, text=True, check=False
+        )
+
+    def _must(self, arguments: Sequence[str]) -> str:
+        done = self._run(arguments)
+        if done.returncode != 0:
+            raise BuildError(f"docker {' '.join(arguments)} failed: {done.stderr.strip()[-2000:]}")
+        return done.stdout.strip()
+
+
+@contextlib.contextmanager
+def own_engine() -> Iterator[Engine]:
+    """Start an engine with data of its own below the cache; ended when the block is left.
+
+    It makes no network and no firewall rule: builds use the host's network.
+
+    Raises:
+        BuildError: it does not start, or we are not root.
+    """
+    if os.geteuid() != 0:
+        raise BuildError("no Docker engine answers, and one of our own needs root: start Docker, or run this as root")
+    install_missing({"dockerd": "docker.io"})
+    # Sockets' paths are limited to 107 characters, which a folder of the repository may exceed.
+    run = Path(tempfile.mkdtemp(prefix="tidemill-docker-", dir="/run"))
+    log = CACHE / "dockerd.log"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    host = f"unix://{run}/docker.sock"
+    command = ["dockerd", "--host", host, "--data-root", str(CACHE / "docker"), "--exec-root", str(run / "exec")]
+    command += ["--pidfile", str(run / "docker.pid"), "--iptables=false", "--ip6tables=false", "--bridge=none"]
+    command += ["--oom-score-adjust=0", "--log-level=warn"]
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    engine = Engine(host)
+    try:
+        _await_engine(engine, process, log)
+        yield engine
+    finally:
+        _end(process)
+        _unmount_below(run)
+        shutil.rmtree(run)
+
+
+def _await_engine(engine: Engine, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while not engine.answers():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise BuildError(f"dockerd does not answer; the end of {log}:\n{log.read_text()[-3000:]}")
+        time.sleep(0.2)
+
+
+def _unmount_below(folder: Path) -> None:
+    """Undo the mounts that an engine leaves behind (its namespace of the host's network)."""
+    points = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for point in sorted((point for point in points if point.startswith(f"{folder}/")), reverse=True):
+        subprocess.run(["umount", point], check=False)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,111 @@
+"""What local builds are made of, fetched on the host by its own clients: base image, wheels, Kafka's jars.
+
+Builds then need no network of their own, and no certificate that only the host trusts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from images.catalogue import CACHE, ROOT
+from images.engine import BuildError, Engine
+from images.packages import install_missing
+from tidemill_operator.servers.kafka_jars import find_jars
+
+BASE_PACKAGES = ("ca-certificates", "netbase", "python3", "python-is-python3", "tzdata")
+_SUITE = "bookworm"
+_PATTERNS = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
+_LOCKS = (
+    "hack/requirements/bootstrap.txt",
+    "workloads/contract/requirements.txt",
+    "workloads/ingest/requirements.txt",
+    "workloads/processor/requirements.txt",
+    "workloads/api/requirements.txt",
+    "operator/requirements.txt",
+)
+
+
+def base_reference() -> str:
+    """The local base image; its tag changes with what is in it."""
+    digest = hashlib.sha256("\n".join((_SUITE, *BASE_PACKAGES, *_PATTERNS)).encode()).hexdigest()[:12]
+    return f"tidemill-dev/base:{_SUITE}-{digest}"
+
+
+def ensure_base(engine: Engine) -> str:
+    """Make the base image of Debian's packages if the engine has none.
+
+    Returns:
+        Its reference.
+
+    Raises:
+        BuildError: Debian's packages cannot be had.
+    """
+    reference = base_reference()
+    if engine.has(reference):
+        return reference
+    install_missing({"mmdebstrap": "mmdebstrap"})
+    archive = CACHE / "base.tar"
+    command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(BASE_PACKAGES)}"]
+    command += [f"--dpkgopt=path-exclude={pattern}" for pattern in _PATTERNS]
+    command += ["--dpkgopt=path-include=/usr/share/doc/*/copyright", _SUITE, str(archive)]
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": "0"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise BuildError(f"mmdebstrap failed: {done.stderr.strip()[-2000:]}")
+    engine.import_tar(archive, reference)
+    archive.unlink()
+    return reference
+
+
+def fetch_wheels() -> Path:
+    """Fetch every locked wheel by its hash, if the locks have changed since the last time.
+
+    Returns:
+        The folder.
+
+    Raises:
+        BuildError: a wheel cannot be had, or this Python is not the images' one.
+    """
+    if sys.version_info[:2] != (3, 11):
+        raise BuildError(f"wheels for the images need Python 3.11, this is {sys.version.split()[0]}: use --pull")
+    folder = CACHE / "wheels"
+    digest = hashlib.sha256(b"".join((ROOT / lock).read_bytes() for lock in _LOCKS)).hexdigest()
+    done_file = CACHE / "wheels.done"
+    if folder.is_dir() and done_file.exists() and done_file.read_text() == digest:
+        return folder
+    partial = CACHE / "wheels.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    for lock in _LOCKS:
+        # What the last fetch left serves again; pip checks its hash like any other file's.
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+        command += ["--only-binary=:all:", "--disable-pip-version-check", "--dest", str(partial)]
+        command += ["--find-links", str(folder)] if folder.is_dir() else []
+        done = subprocess.run([*command, "-r", lock], cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise BuildError(f"the wheels of {lock} cannot be fetched: {done.stderr.strip()[-2000:]}")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    done_file.write_text(digest)
+    return folder
+
+
+def gather_jars() -> Path:
+    """Kafka's jars, below the folder that builds see.
+
+    Raises:
+        tidemill_operator.servers.errors.ServerError: they cannot be had.
+    """
+    folder = CACHE / "kafka-jars"
+    source = find_jars()
+    wanted = {jar.name for jar in source.glob("*.jar")}
+    if not folder.is_dir() or {jar.name for jar in folder.glob("*.jar")} != wanted:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for jar in source.glob("*.jar"):
+            shutil.copy2(jar, folder)
+    return folder

@@ -1,0 +1,31 @@
+"""System packages that building needs, installed when they are missing (Debian, as root)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+
+
+def install_missing(programs: Mapping[str, str]) -> None:
+    """Install the packages of those programs that are not on the path.
+
+    Args:
+        programs: program → Debian package.
+
+    Raises:
+        RuntimeError: one is missing and cannot be installed here.
+    """
+    missing = sorted({package for program, package in programs.items() if shutil.which(program) is None})
+    if not missing:
+        return
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        raise RuntimeError(f"install {', '.join(missing)} with this system's package manager, then run this again")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in (["update"], ["install", "-y", "--no-install-recommends", *missing]):
+        done = subprocess.run(
+            ["apt-get", "-qq", *command], env=environment, capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"apt-get {' '.join(command)} failed: {done.stderr.strip()[-2000:]}")
