@@ -128,7 +128,7 @@ def release(document: Mapping[str, Any], *, platform: Platform, actuators: Actua
     actuators.runtime.remove(namespace, name)
     pipeline, _ = check({**document, "status": None}, Limits(platform.topic_prefixes))
     live = actuators.postgres.observe(names.schema(namespace, name))
-    ran = _accepted(document, live) or pipeline
+    ran = accepted(document, live) or pipeline
     # Who does not own the schema made no topics either.
     if ran is None or live is None or live.owner != owner_of(ran, platform):
         return [skipped(Component.SCHEMA, names.schema(namespace, name), message="not this pipeline's")]
@@ -161,7 +161,7 @@ def _choose(document: Mapping[str, Any], platform: Platform, actuators: Actuator
         return live, _Choice(None, None, stalled)
     with _looking_at(Component.SCHEMA):
         known = live.schema if pipeline else actuators.postgres.observe(schema)
-    earlier = _accepted(document, known)
+    earlier = accepted(document, known)
     if earlier is None:
         return live, _Choice(None, None, stalled)
     live = _look(earlier, platform, actuators)
@@ -185,7 +185,8 @@ def _looking_at(component: Component) -> Iterator[None]:
         raise _UnseenError(component, error) from error
 
 
-def _accepted(document: Mapping[str, Any], live: LiveSchema | None) -> AnalyticsPipeline | None:
+def accepted(document: Mapping[str, Any], live: LiveSchema | None) -> AnalyticsPipeline | None:
+    """The resource with the spec that was accepted last, if its schema is this resource's and tells one."""
     if live is None or live.accepted is None or live.owner is None:
         return None
     metadata = {key: document["metadata"][key] for key in ("name", "namespace", "uid") if document["metadata"].get(key)}

@@ -28,6 +28,7 @@ from tidemill_operator.actuators.base import Reclaim
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome
 from tidemill_operator.plan.model import LiveTopic, Topic
+from tidemill_operator.plan.refusals import missing
 
 _REQUEST_SECONDS = 15.0
 _SETTLE_SECONDS = 15.0
@@ -152,11 +153,7 @@ class KafkaTopics:
     def _ensure(self, topic: Topic, live: LiveTopic | None, config: Mapping[str, str]) -> Outcome:
         if live is None:
             if not topic.managed:
-                raise TidemillError(
-                    Reason.INVALID_SPEC,
-                    f"spec.source.topic.name: topic {topic.name} does not exist, and managed: false forbids making it",
-                    "create it, or set managed: true",
-                )
+                raise missing(topic)
             return self._create(topic)
         if topic.managed:
             self._check(topic, live)

@@ -7,7 +7,7 @@ columns are only ever added. Text from the plan is SQL of our own; every name go
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -18,11 +18,12 @@ from tidemill_operator.actuators.base import PipelineSecrets, Reclaim
 from tidemill_operator.actuators.postgres_expiry import expire
 from tidemill_operator.actuators.postgres_grants import ensure_grants
 from tidemill_operator.actuators.postgres_roles import drop_roles, ensure_roles
-from tidemill_operator.actuators.postgres_session import LockBusy, Session, connected
+from tidemill_operator.actuators.postgres_session import LockBusy, NoDatabase, Session, connected
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome
-from tidemill_operator.plan.model import LiveSchema, Owner, Schema, Table
-from tidemill_operator.plan.refusals import column_changes
+from tidemill_operator.plan.model import LiveSchema, Owner, Schema
+from tidemill_operator.plan.refusals import column_changes, foreign
+from tidemill_operator.plan.sql import add_column, create_index, create_table
 from tidemill_operator.servers.addresses import PostgresAddress
 
 _DROP_AT_ONCE = 50
@@ -33,10 +34,12 @@ class PostgresSchemas:
 
     Args:
         address: the database (made if missing) and a login with CREATEROLE and CREATE on it, or a superuser's.
+        read_only: only look, for plans; a missing database is not made and holds nothing.
     """
 
-    def __init__(self, address: PostgresAddress) -> None:
+    def __init__(self, address: PostgresAddress, *, read_only: bool = False) -> None:
         self._address = address
+        self._read_only = read_only
 
     def observe(self, schema: str) -> LiveSchema | None:
         """What is there of a schema; None: nothing.
@@ -44,8 +47,15 @@ class PostgresSchemas:
         Raises:
             TidemillError: Postgres does not answer.
         """
-        with connected(self._address, f"looking at schema {schema}") as session, session.connection.transaction():
-            return _observe(session, schema)
+        doing = f"looking at schema {schema}"
+        try:
+            with (
+                connected(self._address, doing, read_only=self._read_only) as session,
+                session.connection.transaction(),
+            ):
+                return _observe(session, schema)
+        except NoDatabase:
+            return None
 
     def ensure(self, schema: Schema, *, owner: Owner, secrets: PipelineSecrets, adopt: bool = False) -> list[Outcome]:
         """Make the schema so.
@@ -67,8 +77,9 @@ class PostgresSchemas:
         def act(session: Session) -> Outcome:
             live = _observe(session, schema.name)
             if live is not None and not adopt:
-                _check_owner(schema.name, live.owner, owner)
-            _check_columns(schema, live)
+                _refuse(foreign(schema.name, live.owner, owner))
+            if live is not None:
+                _refuse(error for table in schema.tables for error in column_changes(table, live))
             ensure_roles(session, schema, owner=owner, secrets=secrets, adopt=adopt)
             _ensure_schema(session, schema, live, owner)
             with session.acting_as(schema.owner):
@@ -92,9 +103,7 @@ class PostgresSchemas:
         with connected(self._address, f"dropping schema {schema.name}") as session:
             live = _observe(session, schema.name)
             if live is not None:
-                try:
-                    _check_owner(schema.name, live.owner, owner)
-                except TidemillError as error:
+                for error in foreign(schema.name, live.owner, owner):
                     return [outcome.failed(Component.SCHEMA, schema.name, error)]
                 while self._drop_some(session, schema.name):
                     pass
@@ -147,7 +156,7 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
         return None
     columns = _columns(session, schema)
     owner = _owner(found[0][0])
-    shapes, closed, generation, accepted = {}, {}, 0, None
+    shapes, closed, generation, accepted, partitions = {}, {}, 0, None, 0
     if "_aggregations" in columns:
         query = sql.SQL("SELECT name, version, shape::text, closed_until FROM {}").format(
             sql.Identifier(schema, "_aggregations")
@@ -157,7 +166,10 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
     if "accepted" in columns.get("_generation", {}):
         query = sql.SQL("SELECT generation, accepted FROM {}").format(sql.Identifier(schema, "_generation"))
         generation, accepted = session.connection.execute(query).fetchone() or (0, None)
-    return LiveSchema(owner, shapes, columns, generation, accepted, closed)
+    if "_offsets" in columns:
+        query = sql.SQL("SELECT count(*) FROM {} WHERE reader = 'live'").format(sql.Identifier(schema, "_offsets"))
+        (partitions,) = session.connection.execute(query).fetchone() or (0,)
+    return LiveSchema(owner, shapes, columns, generation, accepted, closed, partitions)
 
 
 def _columns(session: Session, schema: str) -> dict[str, dict[str, str]]:
@@ -181,23 +193,9 @@ def _owner(comment: str | None) -> Owner | None:
         return None
 
 
-def _check_owner(schema: str, live: Owner | None, owner: Owner) -> None:
-    if live == owner:
-        return
-    whose = "does not say whose it is"
-    if live is not None:
-        whose = f"belongs to {live.namespace}/{live.name} (uid {live.uid or 'none'}, cluster {live.cluster})"
-    raise TidemillError(
-        Reason.RESOURCE_CONFLICT,
-        f"schema {schema} exists and {whose}",
-        "rename the pipeline, or take the schema over with the annotation tidemill.dev/adopt: 'true'",
-    )
-
-
-def _check_columns(schema: Schema, live: LiveSchema | None) -> None:
-    for table in schema.tables if live else ():
-        for error in column_changes(table, live):  # type: ignore[arg-type]
-            raise error
+def _refuse(errors: Iterable[TidemillError]) -> None:
+    for error in errors:
+        raise error
 
 
 def _ensure_schema(session: Session, schema: Schema, live: LiveSchema | None, owner: Owner) -> None:
@@ -214,27 +212,15 @@ def _ensure_tables(session: Session, schema: Schema, live: LiveSchema | None) ->
         name for (name,) in session.rows("SELECT indexname FROM pg_indexes WHERE schemaname = %s", (schema.name,))
     }
     for table in schema.tables:
-        name = sql.Identifier(schema.name, table.name)
         if table.name not in known:
-            _create_table(session, name, table)
+            session.write("{}", sql.SQL(create_table(schema.name, table)))
         else:
             for column in table.columns:
                 if column.name not in known[table.name]:
-                    session.write("ALTER TABLE {} ADD COLUMN {} {}", name, column.name, sql.SQL(column.definition))
+                    session.write("{}", sql.SQL(add_column(schema.name, table, column)))
         for index, definition in table.indexes:
             if index not in indexes:
-                session.write("CREATE INDEX {} ON {} {}", index, name, sql.SQL(definition))
-
-
-def _create_table(session: Session, name: sql.Identifier, table: Table) -> None:
-    columns = [sql.Identifier(c.name) + sql.SQL(" ") + sql.SQL(c.definition) for c in table.columns]
-    parts = [*columns, *(sql.SQL(constraint) for constraint in table.constraints)]
-    more = ""
-    if table.partition_by:
-        more = f" PARTITION BY {table.partition_by}"
-    elif table.storage:
-        more = f" WITH ({table.storage})"
-    session.write("CREATE TABLE {} ({}){}", name, sql.SQL(", ").join(parts), sql.SQL(more))
+                session.write("{}", sql.SQL(create_index(schema.name, table, index, definition)))
 
 
 def _ensure_functions(session: Session, schema: Schema) -> None:

@@ -1,4 +1,4 @@
-"""Retention: window partitions that the watermark has left behind long enough are detached and dropped.
+"""Retention: partitions of windows and kept events that the watermark left behind long ago are detached and dropped.
 
 A partition is due when its end lies before watermark - retention. It is marked then, and dropped only when that was
 still so a day of wall time later: one odd timestamp must not throw history away.
@@ -47,11 +47,14 @@ def _due(session: Session, schema: Schema) -> list[tuple[str, str, dt.datetime, 
             "SELECT a.table_name, c.relname, pg_get_expr(c.relpartbound, c.oid), obj_description(c.oid, 'pg_class'),"
             " nullif(i.inhdetachpending, false),"
             " to_timestamp((r.watermark - a.retention_ms) / 1000.0)"
-            " FROM {} a JOIN {} r ON r.reader = a.reader JOIN pg_class p ON p.relname = a.table_name"
+            " FROM (SELECT table_name, reader, retention_ms FROM {} UNION ALL"
+            " SELECT '_events', 'live', %s::bigint) a"
+            " JOIN {} r ON r.reader = a.reader JOIN pg_class p ON p.relname = a.table_name"
             " AND p.relnamespace = %s::regnamespace JOIN pg_inherits i ON i.inhparent = p.oid"
-            " JOIN pg_class c ON c.oid = i.inhrelid WHERE r.watermark IS NOT NULL ORDER BY c.relname"
+            " JOIN pg_class c ON c.oid = i.inhrelid"
+            " WHERE r.watermark IS NOT NULL AND a.retention_ms IS NOT NULL ORDER BY c.relname"
         ).format(sql.Identifier(schema.name, "_aggregations"), sql.Identifier(schema.name, "_readers")),
-        (sql.Identifier(schema.name).as_string(session.connection),),
+        (schema.events_retention_ms, sql.Identifier(schema.name).as_string(session.connection)),
     ).fetchall()
     found = []
     for parent, child, bound, comment, pending, cutoff in rows:

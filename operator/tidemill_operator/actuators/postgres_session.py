@@ -21,6 +21,10 @@ class LockBusy(TidemillError):
     """A lock was not free in time; nothing was changed, and the next try may have it."""
 
 
+class NoDatabase(TidemillError):
+    """The database is not there, and only looking was allowed."""
+
+
 class Session:
     """A connection on which only what differs is written.
 
@@ -62,39 +66,47 @@ class Session:
 
 
 @contextmanager
-def connected(address: PostgresAddress, doing: str, *, timeout_seconds: float = 10.0) -> Iterator[Session]:
+def connected(
+    address: PostgresAddress, doing: str, *, timeout_seconds: float = 10.0, read_only: bool = False
+) -> Iterator[Session]:
     """A session in autocommit mode.
 
     Args:
         address: the database and the administrator's login.
         doing: what it is for; starts the messages of errors.
         timeout_seconds: of connecting.
+        read_only: let Postgres refuse every write, and do not make a database that is missing.
 
     Raises:
         LockBusy: somebody holds a lock.
+        NoDatabase: it is missing and was not to be made.
         TidemillError: Postgres does not answer, or refuses.
     """
     if not address.host:
         raise TidemillError(Reason.UNREACHABLE, "no Postgres is known", "set TIDEMILL_POSTGRES_URL")
     try:
-        with _connect(address, timeout_seconds) as connection:
+        with _connect(address, timeout_seconds, read_only=read_only) as connection:
             yield Session(connection)
     except psycopg.Error as error:
         raise _told(error, doing, address) from error
 
 
-def _connect(address: PostgresAddress, timeout_seconds: float) -> psycopg.Connection[Row]:
+def _connect(address: PostgresAddress, timeout_seconds: float, *, read_only: bool) -> psycopg.Connection[Row]:
     try:
-        return _open(address, address.database, timeout_seconds)
+        return _open(address, address.database, timeout_seconds, read_only=read_only)
     except psycopg.OperationalError as error:
         if f'database "{address.database}" does not exist' not in str(error):
             raise
+        if read_only:
+            raise NoDatabase(Reason.WAITING, f"{address.public_url} has no database {address.database} yet") from error
     with _open(address, "postgres", timeout_seconds) as maintenance:
         maintenance.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(address.database)))
     return _open(address, address.database, timeout_seconds)
 
 
-def _open(address: PostgresAddress, database: str, timeout_seconds: float) -> psycopg.Connection[Row]:
+def _open(
+    address: PostgresAddress, database: str, timeout_seconds: float, *, read_only: bool = False
+) -> psycopg.Connection[Row]:
     return psycopg.connect(
         host=address.host,
         port=address.port,
@@ -110,7 +122,8 @@ def _open(address: PostgresAddress, database: str, timeout_seconds: float) -> ps
         tcp_user_timeout=10_000,
         application_name="tidemill-operator",
         options=f"-c TimeZone=UTC -c lock_timeout={LOCK_MS} -c statement_timeout={STATEMENT_MS}"
-        " -c idle_in_transaction_session_timeout=60000 -c client_min_messages=warning",
+        " -c idle_in_transaction_session_timeout=60000 -c client_min_messages=warning"
+        f" -c default_transaction_read_only={'on' if read_only else 'off'}",
     )
 
 

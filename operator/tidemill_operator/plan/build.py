@@ -65,11 +65,16 @@ def _topic(topic: TopicSpec, default_name: str, platform: Platform, live: LiveFa
     name = topic.name or default_name
     known = live.topics.get(name)
     default = known.partitions if known else platform.partitions
-    partitions = max(topic.partitions or default, known.partitions if known else 0)
+    # A position without its partition would hold the watermark for ever, so a topic made anew gets as many as before.
+    kept = live.schema.partitions if live.schema else 0
+    partitions = max(topic.partitions or default, known.partitions if known else 0, kept)
     replicas = topic.replication_factor or (known.replication_factor if known else platform.replication_factor)
     if not topic.managed and known:
         partitions, replicas = known.partitions, known.replication_factor
-    return topic.model_copy(update={"name": name, "partitions": partitions, "replication_factor": replicas})
+    # In one order, so that the same resource is the same text.
+    config = dict(sorted(topic.config.items()))
+    update = {"name": name, "partitions": partitions, "replication_factor": replicas, "config": config}
+    return topic.model_copy(update=update)
 
 
 def _scaling(spec: PipelineSpec, partitions: int) -> object:

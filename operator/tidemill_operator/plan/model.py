@@ -72,6 +72,7 @@ class Schema:
         functions: (name, `CREATE OR REPLACE FUNCTION …` text with the schema quoted inside); owner-owned.
         generation: what `_generation` must hold.
         accepted: the spec as it was written, as stable JSON; kept beside the generation.
+        events_retention_ms: how long kept events stay; None: none are kept.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Schema:
     partitions: int
     generation: int
     accepted: str = "{}"
+    events_retention_ms: int | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class Workload:
         configs: pipeline config files this workload reads, file name → text.
         secrets: pipelines whose secret folders it reads, with the file names it may see.
         ports: name → wanted port (0: any).
+        scaled_elsewhere: whether somebody else decides how many replicas run; where nobody can, `replicas` counts.
     """
 
     name: str
@@ -122,6 +125,7 @@ class Workload:
     readiness: Probe = Probe("/readyz", "http")
     liveness: Probe = Probe("/livez", "http", 10)
     resources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    scaled_elsewhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -167,6 +171,7 @@ class LiveSchema:
         generation: what `_generation` holds.
         accepted: the resource's spec that was last accepted, as it was written; None: none yet.
         closed_until: epoch milliseconds by (name, version); None: nothing is closed.
+        partitions: source partitions whose positions are kept.
     """
 
     owner: Owner | None = None
@@ -175,6 +180,7 @@ class LiveSchema:
     generation: int = 0
     accepted: Mapping[str, Any] | None = None
     closed_until: Mapping[tuple[str, int], int | None] = field(default_factory=dict)
+    partitions: int = 0
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from tidemill_contract.faults import show
 from tidemill_contract.rules import unsupported
 from tidemill_contract.spec import AnalyticsPipeline
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.plan.model import LiveFacts, LiveSchema, Plan, Schema, Table
+from tidemill_operator.plan.model import LiveFacts, LiveSchema, Owner, Plan, Schema, Table, Topic
 
 _SPELLINGS = {"timestamptz": "timestamp with time zone"}
 
@@ -27,11 +28,16 @@ def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[T
         live: what is there.
     """
     found = [
-        TidemillError(Reason.NOT_SUPPORTED, f"{fault.path}: {fault.message}", fault.remedy)
+        TidemillError(
+            Reason.NOT_SUPPORTED,
+            f"{fault.path}: {fault.message} (got {show(fault.value)})",
+            "this version cannot run it yet; take it out",
+        )
         for fault in unsupported(pipeline.spec)
     ]
     found += _topic(pipeline, plan, live)
     if live.schema is not None:
+        found += _key(pipeline, live.schema)
         found += _shapes(plan.schema, live.schema)
         found += [error for table in plan.schema.tables for error in column_changes(table, live.schema)]
     return found
@@ -41,6 +47,15 @@ def _topic(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Iterator
     topic, path = pipeline.spec.source.topic, "spec.source.topic"
     source = plan.topics[0]
     known = live.topics.get(source.name)
+    kept = live.schema.partitions if live.schema else 0
+    asked = source.partitions if not topic.managed and known else topic.partitions
+    if asked is not None and asked < kept and (known is None or known.partitions < kept):
+        yield TidemillError(
+            Reason.NOT_SUPPORTED,
+            f"{path}.partitions: topic {source.name} would have {asked} partitions, and positions of {kept} are kept;"
+            " time would wait for the missing ones for ever",
+            f"give the topic {kept} partitions or more",
+        )
     if not topic.managed:
         return
     if known and topic.partitions is not None and topic.partitions < known.partitions:
@@ -75,6 +90,19 @@ def _topic(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Iterator
         )
 
 
+def _key(pipeline: AnalyticsPipeline, live: LiveSchema) -> Iterator[TidemillError]:
+    if live.accepted is None:
+        return
+    before, after = live.accepted.get("source", {}).get("key"), pipeline.spec.source.key
+    if before != after:
+        yield TidemillError(
+            Reason.NOT_SUPPORTED,
+            f"spec.source.key: changed from {before or 'none'} to {after or 'none'}; events of one key would lie in two"
+            " partitions and lose their order",
+            "change it back, or make a pipeline of another name",
+        )
+
+
 def _shapes(schema: Schema, live: LiveSchema) -> Iterator[TidemillError]:
     for row in schema.aggregations:
         known = live.shapes.get((row.name, row.version))
@@ -103,6 +131,29 @@ def _show(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(f"{name} ({kind})" for name, kind in value) + "]"
     return " ".join(f"{member} {text}" for member, text in value.items() if text is not None)
+
+
+def foreign(schema: str, live: Owner | None, owner: Owner) -> Iterator[TidemillError]:
+    """Why a schema that exists is not the owner's, if it is not."""
+    if live == owner:
+        return
+    whose = "does not say whose it is"
+    if live is not None:
+        whose = f"belongs to {live.namespace}/{live.name} (uid {live.uid or 'none'}, cluster {live.cluster})"
+    yield TidemillError(
+        Reason.RESOURCE_CONFLICT,
+        f"schema {schema} exists and {whose}",
+        "rename the pipeline, or take the schema over with the annotation tidemill.dev/adopt: 'true'",
+    )
+
+
+def missing(topic: Topic) -> TidemillError:
+    """The refusal of an unmanaged topic that is not there."""
+    return TidemillError(
+        Reason.INVALID_SPEC,
+        f"spec.source.topic.name: topic {topic.name} does not exist, and managed: false forbids making it",
+        "create it, or set managed: true",
+    )
 
 
 def column_changes(table: Table, live: LiveSchema) -> Iterator[TidemillError]:

@@ -263,6 +263,7 @@ def desired_schema(config: PipelineConfig) -> Schema:
         aggregations=tuple(rows),
         partitions=spec.source.topic.partitions or 1,
         generation=config.generation,
+        events_retention_ms=parse_ms(spec.events.retention) if spec.events.store else None,
     )
 
 

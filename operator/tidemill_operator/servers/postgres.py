@@ -61,9 +61,9 @@ def postgres_server(
     programs = _programs(environ)
     user = _server_user()
     home = _home(data_dir, user)
-    password = _password(data_dir / "postgres-admin.password")
-    _initialise(programs, home, password, user=user)
     port = ports.get("postgres")
+    address = administrator(data_dir, port)
+    _initialise(programs, home, address.password, user=user)
     settings = {**_SETTINGS, "port": str(port), **({} if durable else _NOT_DURABLE)}
     arguments = [str(programs / "postgres"), "-D", str(home / "data")]
     arguments += [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
@@ -77,9 +77,13 @@ def postgres_server(
         stop_signal=signal.SIGINT,
         grace_seconds=20.0,
     )
-    address = PostgresAddress("127.0.0.1", port, _DATABASE, _ADMIN, password)
     server = Server(command, port=port, data_dir=data_dir, ready=lambda: _serves(address), on_progress=on_progress)
     return server, address
+
+
+def administrator(data_dir: Path, port: int) -> PostgresAddress:
+    """The administrator's address of a server that runs on a data folder."""
+    return PostgresAddress("127.0.0.1", port, _DATABASE, _ADMIN, _password(data_dir / "postgres-admin.password"))
 
 
 def remove_data(data_dir: Path) -> None:

@@ -1,0 +1,99 @@
+"""Looking at the servers that pipelines run on, or would run on, without writing anything to them.
+
+They are those of the environment, else those of a running `tidemill up`; those that neither names stay unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tidemill_operator.actuators.kafka import KafkaTopics
+from tidemill_operator.actuators.postgres import PostgresSchemas
+from tidemill_operator.cli.main import CommandError
+from tidemill_operator.cli.status import is_running, read_state
+from tidemill_operator.cli.store import Store
+from tidemill_operator.plan.model import LiveFacts, LiveSchema, Plan
+from tidemill_operator.servers.addresses import PostgresAddress
+from tidemill_operator.servers.postgres import administrator
+from tidemill_operator.settings import Platform
+
+Configs = Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class World:
+    """What can be looked at.
+
+    Attributes:
+        platform: with the addresses found.
+        uids: of the running `up`'s pipelines, by `namespace/name`; None: no `up` runs, so uids are not known.
+    """
+
+    platform: Platform
+    uids: Mapping[str, str] | None = None
+
+    @property
+    def kafka(self) -> str | None:
+        """Where Kafka is looked at."""
+        return self.platform.kafka_brokers or None
+
+    @property
+    def postgres(self) -> str | None:
+        """Where Postgres is looked at, without the login."""
+        return self.platform.postgres.public_url if self.platform.postgres.host else None
+
+    def schema(self, name: str) -> LiveSchema | None:
+        """A schema as it is; None: there is none, or it is not known.
+
+        Raises:
+            TidemillError: Postgres does not answer.
+        """
+        if self.postgres is None:
+            return None
+        return PostgresSchemas(self.platform.postgres, read_only=True).observe(name)
+
+    def facts(self, plan: Plan, schema: LiveSchema | None) -> tuple[LiveFacts, Configs]:
+        """What is there of a plan's topics, and their configs.
+
+        Raises:
+            TidemillError: Kafka does not answer.
+        """
+        if self.kafka is None:
+            return LiveFacts(schema=schema), {}
+        kafka = KafkaTopics(self.kafka)
+        topics = kafka.observe([topic.name for topic in plan.topics])
+        return LiveFacts(topics, kafka.brokers(), schema), kafka.configs(list(topics))
+
+
+def find_world(data_dir: Path, environ: Mapping[str, str]) -> World:
+    """Where to look.
+
+    Args:
+        data_dir: the folder of an `up` that may run.
+        environ: TIDEMILL_ variables; addresses in it come first.
+
+    Raises:
+        CommandError: the running `up` uses a Postgres whose login is not known here.
+        ValueError: a variable has a wrong value.
+    """
+    platform = Platform.from_env(environ)
+    state = read_state(data_dir)
+    if state is None or not is_running(state):
+        return World(platform)
+    platform = replace(platform, kafka_brokers=platform.kafka_brokers or str(state["addresses"]["kafka"]))
+    if not platform.postgres.host:
+        platform = replace(platform, postgres=_postgres(data_dir, state))
+    stored = Store(data_dir / "state")
+    return World(platform, {pipeline.key: str(pipeline.document["metadata"]["uid"]) for pipeline in stored})
+
+
+def _postgres(data_dir: Path, state: Mapping[str, Any]) -> PostgresAddress:
+    if "postgres" not in state["servers"]:
+        raise CommandError(
+            f"the running `up` uses {state['addresses']['postgres']}, whose login it does not tell;"
+            " set TIDEMILL_POSTGRES_URL"
+        )
+    return administrator(data_dir, int(state["servers"]["postgres"]["port"]))

@@ -1,0 +1,208 @@
+"""`tidemill plan`: what applying a file would create or change, told before anything is touched."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tidemill_contract import names
+from tidemill_contract.rules import Limits
+from tidemill_contract.spec import AnalyticsPipeline
+from tidemill_contract.validate import check
+from tidemill_operator.cli.main import EXIT_ERROR, EXIT_USAGE, CommandError
+from tidemill_operator.cli.observe import World, find_world
+from tidemill_operator.cli.sources import Sources
+from tidemill_operator.errors import TidemillError
+from tidemill_operator.plan.build import build_plan, owner_of
+from tidemill_operator.plan.changes import Action, Change, Difference, changes
+from tidemill_operator.plan.describe import change, describe
+from tidemill_operator.plan.model import LiveFacts, LiveSchema, Plan
+from tidemill_operator.plan.refusals import foreign, missing, refusals
+from tidemill_operator.reconcile import ADOPT, accepted
+
+_SIGNS: Mapping[Action, str] = {"create": "+", "change": "~", "remove": "-"}
+_DESCRIPTION = """\
+Show what applying a file would create or change; nothing is written anywhere. It is compared with the servers named by
+TIDEMILL_KAFKA_BROKERS and TIDEMILL_POSTGRES_URL, or with those of a running `tidemill up`; without any, all is new.
+Exit code 0: can be applied, 1: refused, 2: the file is invalid.
+"""
+_EPILOG = """\
+examples:
+  tidemill plan crds/examples/flights.yaml
+  tidemill plan flights.yaml --output json --data-dir /tmp/demo
+"""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One pipeline's plan against the world.
+
+    Attributes:
+        refused: why it cannot be applied; then nothing is changed.
+        runs_on: whether a spec that was accepted before runs on then.
+    """
+
+    plan: Plan
+    changes: tuple[Change, ...]
+    refused: tuple[TidemillError, ...]
+    runs_on: bool
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the subcommand."""
+    parser = subparsers.add_parser(
+        "plan",
+        help="show what a file would create or change",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="YAML or JSON file of one or more pipelines")
+    parser.add_argument("--data-dir", type=Path, default=Path(".tidemill"), metavar="DIR", help="default: .tidemill")
+    parser.add_argument("--output", choices=("diff", "yaml", "json"), default="diff", help="default: diff")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plan and print.
+
+    Raises:
+        CommandError: the file is invalid, or a server does not answer.
+    """
+    try:
+        world = find_world(args.data_dir, os.environ)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    reading = Sources([args.file], topic_prefixes=world.platform.topic_prefixes).poll()
+    if reading is None or reading.faults:
+        raise CommandError("\n".join(reading.faults if reading else ()), code=EXIT_USAGE)
+    try:
+        planned = [plan_document(document, world) for document in reading.documents.values()]
+    except TidemillError as error:
+        raise CommandError(str(error)) from error
+    print(_OUTPUTS[args.output](planned, world), end="")
+    return EXIT_ERROR if any(one.refused for one in planned) else 0
+
+
+def plan_document(document: Mapping[str, Any], world: World) -> Planned:
+    """One pipeline's plan against the world.
+
+    Raises:
+        TidemillError: a server does not answer.
+    """
+    metadata = document["metadata"]
+    schema = world.schema(names.schema(metadata.get("namespace", "default"), metadata["name"]))
+    document = {**document, "status": None, "metadata": {**metadata, "uid": _uid(metadata, world, schema)}}
+    pipeline, _ = check(document, Limits(world.platform.topic_prefixes))
+    assert pipeline is not None  # noqa: S101 - was judged when it was read
+    generation = metadata.get("generation") or _generation(pipeline, world, schema)
+    live, configs = world.facts(build_plan(pipeline, world.platform, generation), schema)
+    plan = build_plan(pipeline, world.platform, generation, live)
+    refused = tuple(_refused(pipeline, plan, live, world))
+    earlier = accepted(document, schema)
+    before = build_plan(earlier, world.platform, live.schema.generation, live) if earlier and live.schema else None
+    found = () if refused else changes(plan, live, before=before, configs=configs)
+    return Planned(plan, found, refused, runs_on=before is not None)
+
+
+def _uid(metadata: Mapping[str, Any], world: World, schema: LiveSchema | None) -> str | None:
+    """The resource's uid, as far as it is known; a file seldom tells, and then the schema's owner is taken for it."""
+    if metadata.get("uid"):
+        return str(metadata["uid"])
+    if world.uids is not None:
+        return world.uids.get(f"{metadata.get('namespace', 'default')}/{metadata['name']}")
+    return schema.owner.uid or None if schema and schema.owner else None
+
+
+def _generation(pipeline: AnalyticsPipeline, world: World, schema: LiveSchema | None) -> int:
+    if schema is None or schema.accepted is None:
+        return 1
+    written = json.loads(build_plan(pipeline, world.platform, 1).schema.accepted)
+    return schema.generation if schema.accepted == written else schema.generation + 1
+
+
+def _refused(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts, world: World) -> Iterator[TidemillError]:
+    if live.schema is not None and (pipeline.metadata.annotations or {}).get(ADOPT) != "true":
+        yield from foreign(plan.schema.name, live.schema.owner, owner_of(pipeline, world.platform))
+    yield from refusals(pipeline, plan, live)
+    if world.kafka is not None:
+        yield from (missing(topic) for topic in plan.topics if not topic.managed and topic.name not in live.topics)
+
+
+def _document(planned: list[Planned], world: World) -> dict[str, Any]:
+    return {
+        "observed": {"kafka": world.kafka, "postgres": world.postgres},
+        "pipelines": [
+            {
+                **describe(one.plan),
+                "changes": [change(item) for item in one.changes],
+                "refused": [{"reason": str(error.reason), "message": str(error)} for error in one.refused],
+            }
+            for one in planned
+        ],
+    }
+
+
+def _json(planned: list[Planned], world: World) -> str:
+    return json.dumps(_document(planned, world), indent=1, ensure_ascii=False) + "\n"
+
+
+def _yaml(planned: list[Planned], world: World) -> str:
+    return yaml.safe_dump(_document(planned, world), sort_keys=False, allow_unicode=True, width=120)
+
+
+def _diff(planned: list[Planned], world: World) -> str:
+    seen = [f"{name} {at}" for name, at in (("Kafka", world.kafka), ("Postgres", world.postgres)) if at]
+    lines = [f"compared with {' and '.join(seen)}" if seen else "no servers are known: all is new"]
+    for one in planned:
+        lines += ["", f"{one.plan.namespace}/{one.plan.name}, generation {one.plan.schema.generation}"]
+        lines += _refusal(one) if one.refused else _changes(one)
+    return "\n".join(lines) + "\n"
+
+
+def _refusal(one: Planned) -> list[str]:
+    stays = "the spec accepted before runs on" if one.runs_on else "nothing is made"
+    return [*(f"! {error}" for error in one.refused), f"refused; {stays}"]
+
+
+def _changes(one: Planned) -> list[str]:
+    lines = []
+    for item in one.changes:
+        lines.append(f"{_SIGNS[item.action]} {item.kind} {item.name}{_summary(item)}")
+        lines += [f"    {_difference(difference)}" for difference in item.differences if item.action != "create"]
+    if not one.changes:
+        return ["no changes"]
+    counts = {action: sum(item.action == action for item in one.changes) for action in _SIGNS}
+    return [*lines, ", ".join(f"{count} to {action}" for action, count in counts.items())]
+
+
+def _summary(item: Change) -> str:
+    """What is new in one line; all its members are in the other outputs."""
+    if item.action != "create":
+        return ""
+    told = {difference.member: _value(difference.after) for difference in item.differences}
+    if item.kind == "table":
+        return f" ({', '.join(told)})"
+    shown = [f"{member} {told[member]}" for member in ("partitions", "replicationFactor", "replicas") if member in told]
+    return f" ({', '.join(shown)})" if shown else ""
+
+
+def _difference(difference: Difference) -> str:
+    if difference.before is None:
+        return f"+ {difference.member}: {_value(difference.after)}"
+    if difference.after is None:
+        return f"- {difference.member}: {_value(difference.before)}"
+    return f"~ {difference.member}: {_value(difference.before)} → {_value(difference.after)}"
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+_OUTPUTS = {"diff": _diff, "yaml": _yaml, "json": _json}

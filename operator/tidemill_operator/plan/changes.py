@@ -1,0 +1,160 @@
+"""Pure: what a plan would create, change or remove, given what is there. Told like a diff, never applied here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tidemill_operator.plan.model import LiveFacts, LiveSchema, Plan, Schema, Topic, Workload
+
+Action = Literal["create", "change", "remove"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One member that differs; `before` or `after` is None where there is none."""
+
+    member: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True)
+class Change:
+    """What would be done to one thing.
+
+    Attributes:
+        kind: topic, schema, table, config or workload.
+        name: the thing's own.
+        differences: of what exists; all members of what is new.
+    """
+
+    action: Action
+    kind: str
+    name: str
+    differences: tuple[Difference, ...] = ()
+
+
+def changes(
+    plan: Plan, live: LiveFacts, *, before: Plan | None, configs: Mapping[str, Mapping[str, str]]
+) -> tuple[Change, ...]:
+    """Everything that applying a plan would do.
+
+    Args:
+        plan: what is wanted.
+        live: what is there.
+        before: the plan of the spec that was accepted last; None: nothing runs.
+        configs: config values of existing topics; topics left out are not compared.
+    """
+    return (
+        *_topics(plan, live, configs),
+        *_schema(plan.schema, live.schema),
+        *_config(plan, before),
+        *_workloads(plan, before),
+    )
+
+
+def _topics(plan: Plan, live: LiveFacts, configs: Mapping[str, Mapping[str, str]]) -> Iterator[Change]:
+    for topic in plan.topics:
+        known = live.topics.get(topic.name)
+        if not topic.managed:
+            continue
+        wanted = {f"config.{key}": value for key, value in sorted(topic.config.items())}
+        if known is None:
+            facts = {"partitions": topic.partitions, "replicationFactor": topic.replication_factor, **wanted}
+            yield Change("create", "topic", topic.name, _new(facts))
+            continue
+        found: list[Difference] = []
+        if known.partitions < topic.partitions:
+            found.append(Difference("partitions", known.partitions, topic.partitions))
+        found += _drift(topic, configs.get(topic.name))
+        if found:
+            yield Change("change", "topic", topic.name, tuple(found))
+
+
+def _drift(topic: Topic, config: Mapping[str, str] | None) -> Iterator[Difference]:
+    for key, value in sorted(topic.config.items()) if config is not None else ():
+        if config is not None and config.get(key) != value:
+            yield Difference(f"config.{key}", config.get(key), value)
+
+
+def _schema(schema: Schema, live: LiveSchema | None) -> Iterator[Change]:
+    if live is None:
+        roles = {"owner": schema.owner, "writer": schema.writer, "reader": schema.reader}
+        yield Change("create", "schema", schema.name, _new(roles))
+    known = live.columns if live else {}
+    for table in schema.tables:
+        columns = known.get(table.name)
+        missing = {c.name: c.definition for c in table.columns if columns is None or c.name not in columns}
+        if missing:
+            yield Change("create" if columns is None else "change", "table", table.name, _new(missing))
+
+
+def _config(plan: Plan, before: Plan | None) -> Iterator[Change]:
+    """The config that all workloads of the pipeline read: told once."""
+    if before is None:
+        yield Change("create", "config", f"{plan.name}.json")
+    elif before.config != plan.config:
+        old, new = flatten(json.loads(before.config)), flatten(json.loads(plan.config))
+        yield Change("change", "config", f"{plan.name}.json", tuple(_compare(old, new)))
+
+
+def _workloads(plan: Plan, before: Plan | None) -> Iterator[Change]:
+    wanted = {workload.name: workload for workload in plan.workloads}
+    known = {workload.name: workload for workload in before.workloads} if before else {}
+    for name, workload in wanted.items():
+        if name not in known:
+            yield Change("create", "workload", name, _new(_facts(workload)))
+            continue
+        found = tuple(_compare(_facts(known[name]), _facts(workload)))
+        # A processor reads its config once; ingest and API see the file change.
+        restarts = workload.component == "processor" and known[name].configs != workload.configs
+        if found or (restarts and workload.replicas):
+            yield Change("change", "workload", name, (*found, *_restart(restarts=restarts)))
+    for name in known.keys() - wanted.keys():
+        yield Change("remove", "workload", name)
+
+
+def _restart(*, restarts: bool) -> tuple[Difference, ...]:
+    return (Difference("processes", "with the config before", "with the new config"),) if restarts else ()
+
+
+def _facts(workload: Workload) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "module": workload.module,
+        "replicas": workload.replicas,
+        "sharedBy": None if workload.pipeline else f"the pipelines of namespace {workload.namespace}",
+        "environment": dict(workload.environment),
+        "ports": dict(workload.ports),
+        "secrets": {pipeline: list(names) for pipeline, names in workload.secrets.items()},
+        "resources": {kind: dict(amounts) for kind, amounts in workload.resources.items()},
+    }
+    return flatten(facts)
+
+
+def _new(facts: Mapping[str, Any]) -> tuple[Difference, ...]:
+    return tuple(Difference(member, None, value) for member, value in facts.items())
+
+
+def _compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Difference]:
+    for member in [*after, *(gone for gone in before if gone not in after)]:
+        if before.get(member) != after.get(member):
+            yield Difference(member, before.get(member), after.get(member))
+
+
+def flatten(value: Any, path: str = "") -> dict[str, Any]:
+    """Leaves by path, without those that are null; items of lists by their `name` where they have one.
+
+    `{"a": [{"name": "x", "size": 1}]}` → `{"a[x].size": 1}`.
+    """
+    if isinstance(value, dict):
+        members = {(f"{path}.{key}" if path else str(key)): member for key, member in value.items()}
+    elif isinstance(value, list) and all(isinstance(item, dict) and "name" in item for item in value):
+        members = {
+            f"{path}[{item['name']}]": {key: member for key, member in item.items() if key != "name"} for item in value
+        }
+    else:
+        return {} if value is None else {path: value}
+    return {leaf: found for at, member in members.items() for leaf, found in flatten(member, at).items()}

@@ -1,0 +1,94 @@
+"""A plan as plain data: stable, complete and without secrets, for YAML, JSON and golden files."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tidemill_operator.plan.changes import Change
+from tidemill_operator.plan.model import Plan, Schema, Topic, Workload
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """Everything that a plan asks for."""
+    return {
+        "namespace": plan.namespace,
+        "name": plan.name,
+        "generation": plan.schema.generation,
+        "reclaimPolicy": plan.reclaim,
+        "topics": [topic(item) for item in plan.topics],
+        "schema": schema(plan.schema),
+        "workloads": [workload(item) for item in plan.workloads],
+        "config": json.loads(plan.config),
+    }
+
+
+def topic(item: Topic) -> dict[str, Any]:
+    """A topic."""
+    return {
+        "name": item.name,
+        "managed": item.managed,
+        "partitions": item.partitions,
+        "replicationFactor": item.replication_factor,
+        "config": dict(sorted(item.config.items())),
+    }
+
+
+def schema(item: Schema) -> dict[str, Any]:
+    """A schema, its tables by their columns; the statements themselves are `plan.sql`'s."""
+    return {
+        "name": item.name,
+        "roles": {"owner": item.owner, "writer": item.writer, "reader": item.reader},
+        "tables": [
+            {
+                "name": table.name,
+                "columns": {column.name: column.definition for column in table.columns},
+                "constraints": list(table.constraints),
+                "indexes": dict(table.indexes),
+                "partitionBy": table.partition_by,
+                "storage": table.storage,
+                "grants": {"writer": table.writer, "reader": table.reader},
+            }
+            for table in item.tables
+        ],
+        "functions": [name for name, _ in item.functions],
+        "aggregations": [
+            {
+                "name": row.name,
+                "version": row.version,
+                "table": row.table_name,
+                "shape": json.loads(row.shape),
+                "partitionDays": row.partition_days,
+                "retentionMs": row.retention_ms,
+            }
+            for row in item.aggregations
+        ],
+        "eventsRetentionMs": item.events_retention_ms,
+    }
+
+
+def workload(item: Workload) -> dict[str, Any]:
+    """A workload; of its configs the names only, as the text is the plan's."""
+    return {
+        "name": item.name,
+        "component": item.component,
+        "pipeline": item.pipeline,
+        "module": item.module,
+        "replicas": item.replicas,
+        "environment": dict(sorted(item.environment.items())),
+        "configs": sorted(item.configs),
+        "secrets": {pipeline: list(names) for pipeline, names in sorted(item.secrets.items())},
+        "ports": dict(item.ports),
+        "readiness": {"path": item.readiness.path, "periodSeconds": item.readiness.period_seconds},
+        "liveness": {"path": item.liveness.path, "periodSeconds": item.liveness.period_seconds},
+        "resources": {kind: dict(amounts) for kind, amounts in item.resources.items()},
+    }
+
+
+def change(item: Change) -> dict[str, Any]:
+    """A change; `before` is left out of what is new, `after` of what goes."""
+    differences = []
+    for difference in item.differences:
+        told = {"member": difference.member, "before": difference.before, "after": difference.after}
+        differences.append({key: value for key, value in told.items() if value is not None})
+    return {"action": item.action, "kind": item.kind, "name": item.name, "differences": differences}
