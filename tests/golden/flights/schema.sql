@@ -1,0 +1,239 @@
+CREATE SCHEMA "analytics__flights" AUTHORIZATION "analytics__flights_owner";
+GRANT USAGE ON SCHEMA "analytics__flights" TO "analytics__flights_writer", "analytics__flights_reader";
+
+CREATE TABLE "analytics__flights"."_generation" (
+  "only" boolean PRIMARY KEY DEFAULT true CHECK ("only"),
+  "generation" bigint NOT NULL,
+  "accepted" jsonb
+);
+GRANT SELECT ON "analytics__flights"."_generation" TO "analytics__flights_writer";
+GRANT SELECT ON "analytics__flights"."_generation" TO "analytics__flights_reader";
+
+CREATE TABLE "analytics__flights"."_aggregations" (
+  "id" integer PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+  "name" text NOT NULL,
+  "version" integer NOT NULL,
+  "table_name" text NOT NULL,
+  "reader" text NOT NULL,
+  "shape" jsonb NOT NULL,
+  "partition_days" integer NOT NULL,
+  "retention_ms" bigint NOT NULL,
+  "closed_until" bigint,
+  "rev" bigint NOT NULL DEFAULT 0,
+  "scanned_until" bigint,
+  "published_until" bigint,
+  "late_dead" bigint NOT NULL DEFAULT 0,
+  "late_dropped" bigint NOT NULL DEFAULT 0,
+  "created_at" timestamptz NOT NULL DEFAULT now(),
+  UNIQUE (name, version)
+) WITH (fillfactor = 50);
+GRANT SELECT, UPDATE (closed_until, rev, scanned_until, published_until, late_dead, late_dropped) ON "analytics__flights"."_aggregations" TO "analytics__flights_writer";
+GRANT SELECT ON "analytics__flights"."_aggregations" TO "analytics__flights_reader";
+
+CREATE TABLE "analytics__flights"."_readers" (
+  "reader" text PRIMARY KEY,
+  "watermark" bigint,
+  "candidate" bigint,
+  "candidate_at" timestamptz,
+  "active_since" timestamptz,
+  "idle_since" timestamptz,
+  "idle_base" bigint
+) WITH (fillfactor = 50);
+GRANT SELECT, UPDATE ON "analytics__flights"."_readers" TO "analytics__flights_writer";
+GRANT SELECT ON "analytics__flights"."_readers" TO "analytics__flights_reader";
+
+CREATE TABLE "analytics__flights"."_offsets" (
+  "reader" text NOT NULL,
+  "partition" integer NOT NULL,
+  "topic_id" text,
+  "epoch" integer NOT NULL DEFAULT 0,
+  "next_offset" bigint,
+  "max_event_time" bigint,
+  "suspects" bigint[] NOT NULL DEFAULT '{}',
+  "last_event_at" timestamptz,
+  "end_confirmed_at" timestamptz,
+  "consumed" bigint NOT NULL DEFAULT 0,
+  "filtered" bigint NOT NULL DEFAULT 0,
+  "invalid" bigint NOT NULL DEFAULT 0,
+  PRIMARY KEY (reader, partition)
+) WITH (fillfactor = 50);
+GRANT SELECT, UPDATE ON "analytics__flights"."_offsets" TO "analytics__flights_writer";
+GRANT SELECT ON "analytics__flights"."_offsets" TO "analytics__flights_reader";
+
+CREATE TABLE "analytics__flights"."_lost" (
+  "reader" text NOT NULL,
+  "partition" integer NOT NULL,
+  "epoch" integer NOT NULL,
+  "from_offset" bigint NOT NULL,
+  "to_offset" bigint,
+  "reason" text NOT NULL,
+  "noticed_at" timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (reader, partition, epoch, from_offset)
+);
+GRANT SELECT, INSERT ON "analytics__flights"."_lost" TO "analytics__flights_writer";
+GRANT SELECT ON "analytics__flights"."_lost" TO "analytics__flights_reader";
+
+CREATE TABLE "analytics__flights"."_dead_letters" (
+  "epoch" integer NOT NULL,
+  "partition" integer NOT NULL,
+  "offset" bigint NOT NULL,
+  "aggregation" text NOT NULL DEFAULT '',
+  "reason" text NOT NULL,
+  "field" text,
+  "detail" text,
+  "key" bytea,
+  "value" bytea,
+  "value_bytes" bigint,
+  "event_time" bigint,
+  "windows" bigint[],
+  "created_at" timestamptz NOT NULL DEFAULT now(),
+  "published" boolean NOT NULL DEFAULT false,
+  PRIMARY KEY (epoch, partition, "offset", aggregation)
+);
+CREATE INDEX "_dead_letters_unpublished" ON "analytics__flights"."_dead_letters" (epoch, partition, "offset") WHERE NOT published;
+CREATE INDEX "_dead_letters_by_time" ON "analytics__flights"."_dead_letters" (created_at, epoch, partition, "offset", aggregation);
+GRANT SELECT, INSERT, UPDATE (published) ON "analytics__flights"."_dead_letters" TO "analytics__flights_writer";
+GRANT SELECT ON "analytics__flights"."_dead_letters" TO "analytics__flights_reader";
+
+CREATE TABLE "analytics__flights"."_detectors" (
+  "anomaly" text NOT NULL,
+  "aggregation_id" integer NOT NULL,
+  "group_key" text NOT NULL,
+  "state" jsonb NOT NULL,
+  PRIMARY KEY (anomaly, aggregation_id, group_key)
+) WITH (fillfactor = 70);
+GRANT SELECT, INSERT, UPDATE ON "analytics__flights"."_detectors" TO "analytics__flights_writer";
+GRANT SELECT ON "analytics__flights"."_detectors" TO "analytics__flights_reader";
+
+CREATE TABLE "analytics__flights"."_anomalies" (
+  "id" bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+  "anomaly" text NOT NULL,
+  "aggregation" text NOT NULL,
+  "version" integer NOT NULL,
+  "metric" text NOT NULL,
+  "group_key" jsonb NOT NULL,
+  "window_start" timestamptz NOT NULL,
+  "window_end" timestamptz NOT NULL,
+  "value" double precision NOT NULL,
+  "score" double precision NOT NULL,
+  "expected" double precision,
+  "lower" double precision,
+  "upper" double precision,
+  "revision" integer NOT NULL DEFAULT 0,
+  "detected_at" timestamptz NOT NULL DEFAULT now(),
+  "published" boolean NOT NULL DEFAULT false,
+  UNIQUE (anomaly, aggregation, version, group_key, window_start, revision)
+);
+CREATE INDEX "_anomalies_unpublished" ON "analytics__flights"."_anomalies" (id) WHERE NOT published;
+CREATE INDEX "_anomalies_by_time" ON "analytics__flights"."_anomalies" (window_start, id);
+GRANT SELECT, INSERT, UPDATE (published) ON "analytics__flights"."_anomalies" TO "analytics__flights_writer";
+GRANT SELECT ON "analytics__flights"."_anomalies" TO "analytics__flights_reader";
+
+CREATE TABLE "analytics__flights"."by_carrier_v1" (
+  "carrier" text COLLATE "C",
+  "window_start" timestamptz NOT NULL,
+  "_rev" bigint NOT NULL,
+  "_count" bigint,
+  "_n_dep_delay" bigint,
+  "_sum_dep_delay" double precision,
+  "_max_dep_delay" double precision,
+  "_mean_dep_delay" double precision,
+  "_m2_dep_delay" double precision,
+  "_n_delayed" bigint,
+  "_sum_delayed" numeric,
+  "_first_flight" bigint,
+  "_first_at_flight" bigint[],
+  "_last_flight" bigint,
+  "_last_at_flight" bigint[],
+  UNIQUE NULLS NOT DISTINCT ("carrier", "window_start")
+) PARTITION BY RANGE ("window_start");
+CREATE INDEX "by_carrier_v1_by_time" ON "analytics__flights"."by_carrier_v1" ("window_start");
+GRANT SELECT, INSERT, UPDATE ON "analytics__flights"."by_carrier_v1" TO "analytics__flights_writer";
+GRANT SELECT ON "analytics__flights"."by_carrier_v1" TO "analytics__flights_reader";
+
+CREATE TABLE "analytics__flights"."by_origin_v1" (
+  "origin" text COLLATE "C",
+  "window_start" timestamptz NOT NULL,
+  "_rev" bigint NOT NULL,
+  "_count" bigint,
+  "_n_arr_delay" bigint,
+  "_sum_distance" numeric,
+  "_n_speed" bigint,
+  "_sum_speed" double precision,
+  "_mean_speed" double precision,
+  "_m2_speed" double precision,
+  UNIQUE NULLS NOT DISTINCT ("origin", "window_start")
+) PARTITION BY RANGE ("window_start");
+CREATE INDEX "by_origin_v1_by_time" ON "analytics__flights"."by_origin_v1" ("window_start");
+GRANT SELECT, INSERT, UPDATE ON "analytics__flights"."by_origin_v1" TO "analytics__flights_writer";
+GRANT SELECT ON "analytics__flights"."by_origin_v1" TO "analytics__flights_reader";
+
+CREATE TABLE "analytics__flights"."by_route_v1" (
+  "origin" text COLLATE "C",
+  "dest" text COLLATE "C",
+  "window_start" timestamptz NOT NULL,
+  "_after" timestamptz NOT NULL DEFAULT '-infinity',
+  "_rev" bigint NOT NULL,
+  "_count" bigint,
+  "_n_dep_delay" bigint,
+  "_sum_dep_delay" double precision,
+  "_min_air_time" double precision,
+  "_max_air_time" double precision,
+  UNIQUE NULLS NOT DISTINCT ("origin", "dest", "window_start", "_after")
+) PARTITION BY RANGE ("window_start");
+CREATE INDEX "by_route_v1_by_time" ON "analytics__flights"."by_route_v1" ("window_start");
+GRANT SELECT, INSERT, UPDATE ON "analytics__flights"."by_route_v1" TO "analytics__flights_writer";
+GRANT SELECT ON "analytics__flights"."by_route_v1" TO "analytics__flights_reader";
+
+CREATE TABLE "analytics__flights"."overall_v1" (
+  "window_start" timestamptz NOT NULL,
+  "_rev" bigint NOT NULL,
+  "_count" bigint,
+  "_n_dep_delay" bigint,
+  "_sum_dep_delay" double precision,
+  "_sum_air_time" double precision,
+  "_min_ts" timestamptz,
+  "_max_ts" timestamptz,
+  UNIQUE NULLS NOT DISTINCT ("window_start")
+) PARTITION BY RANGE ("window_start");
+CREATE INDEX "overall_v1_by_time" ON "analytics__flights"."overall_v1" ("window_start");
+GRANT SELECT, INSERT, UPDATE ON "analytics__flights"."overall_v1" TO "analytics__flights_writer";
+GRANT SELECT ON "analytics__flights"."overall_v1" TO "analytics__flights_reader";
+
+CREATE OR REPLACE FUNCTION "analytics__flights".ensure_partition(table_name text, day integer, days integer) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
+DECLARE
+  parent oid;
+  first_day date := date '1970-01-01' + day;
+  part text := left(table_name, 40) || '_p' || to_char(date '1970-01-01' + day, 'YYYYMMDD')
+               || CASE WHEN length(table_name) > 40 THEN '_' || left(md5(table_name), 8) ELSE '' END;
+BEGIN
+  SELECT c.oid INTO parent FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+   WHERE n.nspname = 'analytics__flights' AND c.relname = table_name AND c.relkind = 'p';
+  IF parent IS NULL THEN
+    RAISE EXCEPTION 'no partitioned table % here', table_name USING ERRCODE = 'undefined_table';
+  END IF;
+  PERFORM pg_advisory_xact_lock(hashtext(parent::text), -1);
+  IF EXISTS (SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+              WHERE i.inhparent = parent AND c.relname = part) THEN
+    RETURN false;
+  END IF;
+  EXECUTE format('CREATE TABLE IF NOT EXISTS "analytics__flights".%I (LIKE "analytics__flights".%I INCLUDING DEFAULTS INCLUDING STORAGE)'
+                 ' WITH (fillfactor = 80)', part, table_name);
+  EXECUTE format('ALTER TABLE "analytics__flights".%I ATTACH PARTITION "analytics__flights".%I FOR VALUES FROM (%L) TO (%L)',
+                 table_name, part, first_day::text || ' 00:00:00+00', (first_day + days)::text || ' 00:00:00+00');
+  RETURN true;
+END $body$;
+GRANT EXECUTE ON FUNCTION "analytics__flights"."ensure_partition" TO "analytics__flights_writer";
+
+INSERT INTO "analytics__flights"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
+  VALUES ('by_carrier', 1, 'by_carrier_v1', 'live', '{"groupBy": [["carrier", "string"]], "partials": ["_count", "_n_dep_delay", "_sum_dep_delay", "_max_dep_delay", "_mean_dep_delay", "_m2_dep_delay", "_n_delayed", "_sum_delayed", "_first_flight", "_first_at_flight", "_last_flight", "_last_at_flight"], "window": {"grace": "10m", "size": "1h", "type": "tumbling"}}', 9, 315360000000);
+
+INSERT INTO "analytics__flights"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
+  VALUES ('by_origin', 1, 'by_origin_v1', 'live', '{"groupBy": [["origin", "string"]], "partials": ["_count", "_n_arr_delay", "_sum_distance", "_n_speed", "_sum_speed", "_mean_speed", "_m2_speed"], "window": {"grace": "0s", "size": "1d", "type": "tumbling"}}', 9, 315360000000);
+
+INSERT INTO "analytics__flights"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
+  VALUES ('by_route', 1, 'by_route_v1', 'live', '{"groupBy": [["origin", "string"], ["dest", "string"]], "partials": ["_count", "_n_dep_delay", "_sum_dep_delay", "_min_air_time", "_max_air_time"], "window": {"grace": "0s", "hop": "1h", "size": "6h", "type": "hopping"}}', 9, 315360000000);
+
+INSERT INTO "analytics__flights"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
+  VALUES ('overall', 1, 'overall_v1', 'live', '{"groupBy": [], "partials": ["_count", "_n_dep_delay", "_sum_dep_delay", "_sum_air_time", "_min_ts", "_max_ts"], "window": {"grace": "0s", "size": "1d", "type": "tumbling"}}', 9, 315360000000);

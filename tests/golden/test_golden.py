@@ -1,0 +1,69 @@
+"""The plans of the examples, written out: a change of any of them shows as a diff of a file that people can read.
+
+`REFRESH_GOLDEN=1 make unit ARGS="-k golden"` writes them anew; read the diff before committing it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tidemill_contract.documents import load_documents
+from tidemill_contract.spec import AnalyticsPipeline
+from tidemill_operator.plan import describe, sql
+from tidemill_operator.plan.build import build_plan
+from tidemill_operator.settings import Platform
+
+FOLDER = Path(__file__).parent
+EXAMPLES = sorted((FOLDER.parents[1] / "crds" / "examples").glob("*.yaml"))
+NAMES = ("topics.yaml", "schema.sql", "workloads.yaml", "config.json")
+
+
+def _yaml(data: Any) -> str:
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
+
+
+def rendered(example: Path) -> dict[str, str]:
+    """The files of an example's plan on the default local platform, by name."""
+    (document,) = load_documents(example.read_text())
+    plan = build_plan(AnalyticsPipeline.model_validate(document), Platform(), 1)
+    return {
+        "topics.yaml": _yaml([describe.topic(topic) for topic in plan.topics]),
+        "schema.sql": sql.script(plan.schema),
+        "workloads.yaml": _yaml([describe.workload(workload) for workload in plan.workloads]),
+        "config.json": plan.config + "\n",
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
+def test_plan_is_as_it_was(example: Path, name: str) -> None:
+    """The plan of an example is the committed one, byte for byte."""
+    path, text = FOLDER / example.stem / name, rendered(example)[name]
+    if os.environ.get("REFRESH_GOLDEN") == "1":
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    committed = path.read_text() if path.exists() else ""
+    changed = "".join(difflib.unified_diff(committed.splitlines(True), text.splitlines(True), "committed", "planned"))
+    if changed:
+        pytest.fail(
+            f"{path.relative_to(FOLDER)} has changed; if it should, REFRESH_GOLDEN=1:\n{changed}", pytrace=False
+        )
+
+
+def test_every_folder_has_its_example() -> None:
+    """Nothing is left of an example or a file that is gone."""
+    found = {f"{path.parent.name}/{path.name}" for path in FOLDER.glob("*/*") if path.parent.name != "__pycache__"}
+    assert {f"{example.stem}/{name}" for example in EXAMPLES for name in NAMES} == found
+
+
+def test_no_golden_file_holds_a_secret() -> None:
+    """Plans refer to secrets by file name only."""
+    told = "".join(path.read_text() for path in FOLDER.glob("*/*.*") if path.parent.name != "__pycache__").lower()
+    assert "writer.json" in told
+    assert "password" not in told

@@ -1,0 +1,243 @@
+CREATE SCHEMA "analytics__web_traffic" AUTHORIZATION "analytics__web_traffic_owner";
+GRANT USAGE ON SCHEMA "analytics__web_traffic" TO "analytics__web_traffic_writer", "analytics__web_traffic_reader";
+
+CREATE TABLE "analytics__web_traffic"."_generation" (
+  "only" boolean PRIMARY KEY DEFAULT true CHECK ("only"),
+  "generation" bigint NOT NULL,
+  "accepted" jsonb
+);
+GRANT SELECT ON "analytics__web_traffic"."_generation" TO "analytics__web_traffic_writer";
+GRANT SELECT ON "analytics__web_traffic"."_generation" TO "analytics__web_traffic_reader";
+
+CREATE TABLE "analytics__web_traffic"."_aggregations" (
+  "id" integer PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+  "name" text NOT NULL,
+  "version" integer NOT NULL,
+  "table_name" text NOT NULL,
+  "reader" text NOT NULL,
+  "shape" jsonb NOT NULL,
+  "partition_days" integer NOT NULL,
+  "retention_ms" bigint NOT NULL,
+  "closed_until" bigint,
+  "rev" bigint NOT NULL DEFAULT 0,
+  "scanned_until" bigint,
+  "published_until" bigint,
+  "late_dead" bigint NOT NULL DEFAULT 0,
+  "late_dropped" bigint NOT NULL DEFAULT 0,
+  "created_at" timestamptz NOT NULL DEFAULT now(),
+  UNIQUE (name, version)
+) WITH (fillfactor = 50);
+GRANT SELECT, UPDATE (closed_until, rev, scanned_until, published_until, late_dead, late_dropped) ON "analytics__web_traffic"."_aggregations" TO "analytics__web_traffic_writer";
+GRANT SELECT ON "analytics__web_traffic"."_aggregations" TO "analytics__web_traffic_reader";
+
+CREATE TABLE "analytics__web_traffic"."_readers" (
+  "reader" text PRIMARY KEY,
+  "watermark" bigint,
+  "candidate" bigint,
+  "candidate_at" timestamptz,
+  "active_since" timestamptz,
+  "idle_since" timestamptz,
+  "idle_base" bigint
+) WITH (fillfactor = 50);
+GRANT SELECT, UPDATE ON "analytics__web_traffic"."_readers" TO "analytics__web_traffic_writer";
+GRANT SELECT ON "analytics__web_traffic"."_readers" TO "analytics__web_traffic_reader";
+
+CREATE TABLE "analytics__web_traffic"."_offsets" (
+  "reader" text NOT NULL,
+  "partition" integer NOT NULL,
+  "topic_id" text,
+  "epoch" integer NOT NULL DEFAULT 0,
+  "next_offset" bigint,
+  "max_event_time" bigint,
+  "suspects" bigint[] NOT NULL DEFAULT '{}',
+  "last_event_at" timestamptz,
+  "end_confirmed_at" timestamptz,
+  "consumed" bigint NOT NULL DEFAULT 0,
+  "filtered" bigint NOT NULL DEFAULT 0,
+  "invalid" bigint NOT NULL DEFAULT 0,
+  PRIMARY KEY (reader, partition)
+) WITH (fillfactor = 50);
+GRANT SELECT, UPDATE ON "analytics__web_traffic"."_offsets" TO "analytics__web_traffic_writer";
+GRANT SELECT ON "analytics__web_traffic"."_offsets" TO "analytics__web_traffic_reader";
+
+CREATE TABLE "analytics__web_traffic"."_lost" (
+  "reader" text NOT NULL,
+  "partition" integer NOT NULL,
+  "epoch" integer NOT NULL,
+  "from_offset" bigint NOT NULL,
+  "to_offset" bigint,
+  "reason" text NOT NULL,
+  "noticed_at" timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (reader, partition, epoch, from_offset)
+);
+GRANT SELECT, INSERT ON "analytics__web_traffic"."_lost" TO "analytics__web_traffic_writer";
+GRANT SELECT ON "analytics__web_traffic"."_lost" TO "analytics__web_traffic_reader";
+
+CREATE TABLE "analytics__web_traffic"."_dead_letters" (
+  "epoch" integer NOT NULL,
+  "partition" integer NOT NULL,
+  "offset" bigint NOT NULL,
+  "aggregation" text NOT NULL DEFAULT '',
+  "reason" text NOT NULL,
+  "field" text,
+  "detail" text,
+  "key" bytea,
+  "value" bytea,
+  "value_bytes" bigint,
+  "event_time" bigint,
+  "windows" bigint[],
+  "created_at" timestamptz NOT NULL DEFAULT now(),
+  "published" boolean NOT NULL DEFAULT false,
+  PRIMARY KEY (epoch, partition, "offset", aggregation)
+);
+CREATE INDEX "_dead_letters_unpublished" ON "analytics__web_traffic"."_dead_letters" (epoch, partition, "offset") WHERE NOT published;
+CREATE INDEX "_dead_letters_by_time" ON "analytics__web_traffic"."_dead_letters" (created_at, epoch, partition, "offset", aggregation);
+GRANT SELECT, INSERT, UPDATE (published) ON "analytics__web_traffic"."_dead_letters" TO "analytics__web_traffic_writer";
+GRANT SELECT ON "analytics__web_traffic"."_dead_letters" TO "analytics__web_traffic_reader";
+
+CREATE TABLE "analytics__web_traffic"."_detectors" (
+  "anomaly" text NOT NULL,
+  "aggregation_id" integer NOT NULL,
+  "group_key" text NOT NULL,
+  "state" jsonb NOT NULL,
+  PRIMARY KEY (anomaly, aggregation_id, group_key)
+) WITH (fillfactor = 70);
+GRANT SELECT, INSERT, UPDATE ON "analytics__web_traffic"."_detectors" TO "analytics__web_traffic_writer";
+GRANT SELECT ON "analytics__web_traffic"."_detectors" TO "analytics__web_traffic_reader";
+
+CREATE TABLE "analytics__web_traffic"."_anomalies" (
+  "id" bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+  "anomaly" text NOT NULL,
+  "aggregation" text NOT NULL,
+  "version" integer NOT NULL,
+  "metric" text NOT NULL,
+  "group_key" jsonb NOT NULL,
+  "window_start" timestamptz NOT NULL,
+  "window_end" timestamptz NOT NULL,
+  "value" double precision NOT NULL,
+  "score" double precision NOT NULL,
+  "expected" double precision,
+  "lower" double precision,
+  "upper" double precision,
+  "revision" integer NOT NULL DEFAULT 0,
+  "detected_at" timestamptz NOT NULL DEFAULT now(),
+  "published" boolean NOT NULL DEFAULT false,
+  UNIQUE (anomaly, aggregation, version, group_key, window_start, revision)
+);
+CREATE INDEX "_anomalies_unpublished" ON "analytics__web_traffic"."_anomalies" (id) WHERE NOT published;
+CREATE INDEX "_anomalies_by_time" ON "analytics__web_traffic"."_anomalies" (window_start, id);
+GRANT SELECT, INSERT, UPDATE (published) ON "analytics__web_traffic"."_anomalies" TO "analytics__web_traffic_writer";
+GRANT SELECT ON "analytics__web_traffic"."_anomalies" TO "analytics__web_traffic_reader";
+
+CREATE TABLE "analytics__web_traffic"."_events" (
+  "event_time" timestamptz NOT NULL,
+  "epoch" integer NOT NULL,
+  "partition" integer NOT NULL,
+  "offset" bigint NOT NULL,
+  "data" jsonb NOT NULL,
+  PRIMARY KEY (event_time, epoch, partition, "offset")
+) PARTITION BY RANGE (event_time);
+GRANT SELECT, INSERT ON "analytics__web_traffic"."_events" TO "analytics__web_traffic_writer";
+GRANT SELECT ON "analytics__web_traffic"."_events" TO "analytics__web_traffic_reader";
+
+CREATE TABLE "analytics__web_traffic"."by_section_v1" (
+  "section" text COLLATE "C",
+  "window_start" timestamptz NOT NULL,
+  "_rev" bigint NOT NULL,
+  "_count" bigint,
+  "_n_latency_ms" bigint,
+  "_sum_latency_ms" double precision,
+  "_max_latency_ms" double precision,
+  "_n_failed" bigint,
+  "_sum_failed" numeric,
+  "_n_slow" bigint,
+  "_sum_slow" numeric,
+  "_sum_kibibytes" double precision,
+  UNIQUE NULLS NOT DISTINCT ("section", "window_start")
+) PARTITION BY RANGE ("window_start");
+CREATE INDEX "by_section_v1_by_time" ON "analytics__web_traffic"."by_section_v1" ("window_start");
+GRANT SELECT, INSERT, UPDATE ON "analytics__web_traffic"."by_section_v1" TO "analytics__web_traffic_writer";
+GRANT SELECT ON "analytics__web_traffic"."by_section_v1" TO "analytics__web_traffic_reader";
+
+CREATE TABLE "analytics__web_traffic"."by_status_v1" (
+  "method" text COLLATE "C",
+  "status" bigint,
+  "window_start" timestamptz NOT NULL,
+  "_rev" bigint NOT NULL,
+  "_count" bigint,
+  "_n_latency_ms" bigint,
+  "_mean_latency_ms" double precision,
+  "_m2_latency_ms" double precision,
+  UNIQUE NULLS NOT DISTINCT ("method", "status", "window_start")
+) PARTITION BY RANGE ("window_start");
+CREATE INDEX "by_status_v1_by_time" ON "analytics__web_traffic"."by_status_v1" ("window_start");
+GRANT SELECT, INSERT, UPDATE ON "analytics__web_traffic"."by_status_v1" TO "analytics__web_traffic_writer";
+GRANT SELECT ON "analytics__web_traffic"."by_status_v1" TO "analytics__web_traffic_reader";
+
+CREATE TABLE "analytics__web_traffic"."by_country_v1" (
+  "country" text COLLATE "C",
+  "hour" bigint,
+  "window_start" timestamptz NOT NULL,
+  "_rev" bigint NOT NULL,
+  "_count" bigint,
+  "_sum_failed" numeric,
+  UNIQUE NULLS NOT DISTINCT ("country", "hour", "window_start")
+) PARTITION BY RANGE ("window_start");
+CREATE INDEX "by_country_v1_by_time" ON "analytics__web_traffic"."by_country_v1" ("window_start");
+GRANT SELECT, INSERT, UPDATE ON "analytics__web_traffic"."by_country_v1" TO "analytics__web_traffic_writer";
+GRANT SELECT ON "analytics__web_traffic"."by_country_v1" TO "analytics__web_traffic_reader";
+
+CREATE TABLE "analytics__web_traffic"."site_v1" (
+  "window_start" timestamptz NOT NULL,
+  "_after" timestamptz NOT NULL DEFAULT '-infinity',
+  "_rev" bigint NOT NULL,
+  "_count" bigint,
+  "_n_latency_ms" bigint,
+  "_sum_latency_ms" double precision,
+  "_first_url" text COLLATE "C",
+  "_first_at_url" bigint[],
+  "_last_url" text COLLATE "C",
+  "_last_at_url" bigint[],
+  UNIQUE NULLS NOT DISTINCT ("window_start", "_after")
+) PARTITION BY RANGE ("window_start");
+CREATE INDEX "site_v1_by_time" ON "analytics__web_traffic"."site_v1" ("window_start");
+GRANT SELECT, INSERT, UPDATE ON "analytics__web_traffic"."site_v1" TO "analytics__web_traffic_writer";
+GRANT SELECT ON "analytics__web_traffic"."site_v1" TO "analytics__web_traffic_reader";
+
+CREATE OR REPLACE FUNCTION "analytics__web_traffic".ensure_partition(table_name text, day integer, days integer) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
+DECLARE
+  parent oid;
+  first_day date := date '1970-01-01' + day;
+  part text := left(table_name, 40) || '_p' || to_char(date '1970-01-01' + day, 'YYYYMMDD')
+               || CASE WHEN length(table_name) > 40 THEN '_' || left(md5(table_name), 8) ELSE '' END;
+BEGIN
+  SELECT c.oid INTO parent FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+   WHERE n.nspname = 'analytics__web_traffic' AND c.relname = table_name AND c.relkind = 'p';
+  IF parent IS NULL THEN
+    RAISE EXCEPTION 'no partitioned table % here', table_name USING ERRCODE = 'undefined_table';
+  END IF;
+  PERFORM pg_advisory_xact_lock(hashtext(parent::text), -1);
+  IF EXISTS (SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+              WHERE i.inhparent = parent AND c.relname = part) THEN
+    RETURN false;
+  END IF;
+  EXECUTE format('CREATE TABLE IF NOT EXISTS "analytics__web_traffic".%I (LIKE "analytics__web_traffic".%I INCLUDING DEFAULTS INCLUDING STORAGE)'
+                 ' WITH (fillfactor = 80)', part, table_name);
+  EXECUTE format('ALTER TABLE "analytics__web_traffic".%I ATTACH PARTITION "analytics__web_traffic".%I FOR VALUES FROM (%L) TO (%L)',
+                 table_name, part, first_day::text || ' 00:00:00+00', (first_day + days)::text || ' 00:00:00+00');
+  RETURN true;
+END $body$;
+GRANT EXECUTE ON FUNCTION "analytics__web_traffic"."ensure_partition" TO "analytics__web_traffic_writer";
+
+INSERT INTO "analytics__web_traffic"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
+  VALUES ('by_section', 1, 'by_section_v1', 'live', '{"groupBy": [["section", "string"]], "partials": ["_count", "_n_latency_ms", "_sum_latency_ms", "_max_latency_ms", "_n_failed", "_sum_failed", "_n_slow", "_sum_slow", "_sum_kibibytes"], "window": {"grace": "10s", "size": "1m", "type": "tumbling"}}', 1, 7776000000);
+
+INSERT INTO "analytics__web_traffic"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
+  VALUES ('by_status', 1, 'by_status_v1', 'live', '{"groupBy": [["method", "string"], ["status", "integer"]], "partials": ["_count", "_n_latency_ms", "_mean_latency_ms", "_m2_latency_ms"], "window": {"grace": "0s", "size": "5m", "type": "tumbling"}}', 1, 7776000000);
+
+INSERT INTO "analytics__web_traffic"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
+  VALUES ('by_country', 1, 'by_country_v1', 'live', '{"groupBy": [["country", "string"], ["hour", "integer"]], "partials": ["_count", "_sum_failed"], "window": {"grace": "1m", "size": "1h", "type": "tumbling"}}', 1, 31536000000);
+
+INSERT INTO "analytics__web_traffic"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
+  VALUES ('site', 1, 'site_v1', 'live', '{"groupBy": [], "partials": ["_count", "_n_latency_ms", "_sum_latency_ms", "_first_url", "_first_at_url", "_last_url", "_last_at_url"], "window": {"grace": "10s", "hop": "30s", "size": "5m", "type": "hopping"}}', 1, 7776000000);

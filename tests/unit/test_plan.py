@@ -1,0 +1,150 @@
+"""The pure plan: defaults are resolved in one place, from the spec, the platform and what is there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill_contract.runtime import PipelineConfig
+from tidemill_contract.spec import AnalyticsPipeline
+from tidemill_operator.plan.build import build_plan, owner_of
+from tidemill_operator.plan.model import LiveFacts, LiveSchema, LiveTopic, Owner, Plan
+from tidemill_operator.settings import Platform
+
+Document = dict[str, Any]
+EVENTS = "shop.orders.events"
+
+
+def plan_of(document: Document, live: LiveFacts | None = None, **platform: Any) -> Plan:
+    pipeline = AnalyticsPipeline.model_validate(document)
+    return build_plan(pipeline, replace(Platform(), **platform), document["metadata"]["generation"], live)
+
+
+def test_the_platform_fills_in_what_the_spec_leaves_out(document: Document) -> None:
+    """The config that workloads read names everything."""
+    document["spec"]["source"]["topic"] = {}
+    plan = plan_of(document, partitions=12, replication_factor=3, auth_required=True)
+    config = PipelineConfig.from_json(plan.config)
+    topic = config.spec.source.topic
+    assert (topic.name, topic.partitions, topic.replication_factor) == (EVENTS, 12, 3)
+    assert config.spec.auth.required is True
+    assert {topic.replication_factor for topic in plan.topics} == {3}
+    assert plan.topics[0].config["min.insync.replicas"] == "2"
+
+
+PARTITIONS: list[tuple[int | None, int | None, int, int, str]] = [
+    (None, None, 0, 4, "the platform's default"),
+    (None, 6, 0, 6, "what is there counts more than the default"),
+    (8, 6, 0, 8, "the spec lets it grow"),
+    (3, 6, 0, 6, "it never shrinks (the refusal is told elsewhere)"),
+    (None, None, 9, 9, "a topic made anew gets as many as positions are kept of"),
+    (None, 2, 9, 9, "also when somebody else made it, smaller"),
+]
+
+
+@pytest.mark.parametrize(("asked", "live", "kept", "expected", "reason"), PARTITIONS, ids=[r for *_, r in PARTITIONS])
+def test_partitions(
+    document: Document, asked: int | None, live: int | None, kept: int, expected: int, reason: str
+) -> None:
+    """Topic, `_offsets` and config agree on the number."""
+    document["spec"]["source"]["topic"] = {} if asked is None else {"partitions": asked}
+    topics = {} if live is None else {EVENTS: LiveTopic(live, 1)}
+    plan = plan_of(document, LiveFacts(topics, 1, LiveSchema(partitions=kept) if kept else None))
+    told = (plan.topics[0].partitions, plan.schema.partitions, json.loads(plan.config)["spec"]["source"]["topic"])
+    assert told[:2] == (expected, expected), reason
+    assert told[2]["partitions"] == expected, reason
+
+
+def test_an_unmanaged_topic_is_taken_as_it_is(document: Document) -> None:
+    """Its partitions and replicas are the live ones, and no config is asked for."""
+    document["spec"]["source"]["topic"] = {"managed": False, "name": "shop.legacy"}
+    plan = plan_of(document, LiveFacts({"shop.legacy": LiveTopic(7, 2)}, 1))
+    source = plan.topics[0]
+    assert (source.name, source.partitions, source.replication_factor, source.config) == ("shop.legacy", 7, 2, {})
+    assert plan.schema.partitions == 7
+
+
+def test_output_topics_are_those_that_are_asked_for(document: Document) -> None:
+    """No anomalies topic without a rule, no results topic if results are not published."""
+    assert [topic.name for topic in plan_of(document).topics] == [
+        EVENTS,
+        "shop.orders.results",
+        "shop.orders.dead-letters",
+    ]
+    document["spec"]["results"] = {"publish": False}
+    assert [topic.name for topic in plan_of(document).topics] == [EVENTS, "shop.orders.dead-letters"]
+
+
+def test_suspended_means_no_processors(document: Document) -> None:
+    """Everything else is planned as before."""
+    document["spec"] |= {"suspend": True, "processor": {"replicas": 3}}
+    plan = plan_of(document)
+    assert {workload.name: workload.replicas for workload in plan.workloads} == {
+        "orders-processor": 0,
+        "tidemill-ingest": 1,
+        "tidemill-api": 1,
+    }
+
+
+def test_scaling_starts_at_its_minimum_and_ends_at_the_partitions(document: Document) -> None:
+    document["spec"]["processor"] = {"replicas": 9, "scaling": {"minReplicas": 2}}
+    plan = plan_of(document)
+    assert plan.workloads[0].replicas == 2
+    assert json.loads(plan.config)["spec"]["processor"]["scaling"]["maxReplicas"] == 3
+
+
+def test_kept_events_have_a_table_and_a_retention(document: Document) -> None:
+    assert plan_of(document).schema.events_retention_ms is None
+    document["spec"]["events"] = {"store": True, "retention": "2d"}
+    schema = plan_of(document).schema
+    assert schema.events_retention_ms == 2 * 86_400_000
+    assert "_events" in {table.name for table in schema.tables}
+
+
+def test_what_was_written_is_kept_without_defaults(document: Document) -> None:
+    """A later version's new defaults do not count as an edit."""
+    assert json.loads(plan_of(document).schema.accepted) == document["spec"]
+
+
+@given(st.randoms(use_true_random=False))
+def test_a_plan_does_not_depend_on_the_order_of_members(random: Any) -> None:
+    """The same resource written in another order is the same plan, byte for byte."""
+
+    def shuffled(value: Any) -> Any:
+        if isinstance(value, dict):
+            keys = list(value)
+            random.shuffle(keys)
+            return {key: shuffled(value[key]) for key in keys}
+        return [shuffled(item) for item in value] if isinstance(value, list) else value
+
+    document = {
+        "apiVersion": "tidemill.dev/v1alpha1",
+        "kind": "AnalyticsPipeline",
+        "metadata": {"name": "orders", "namespace": "shop", "generation": 1},
+        "spec": {
+            "source": {
+                "topic": {"partitions": 3, "config": {"segment.ms": "1", "segment.bytes": "2"}},
+                "fields": [{"name": "a", "type": "string"}, {"name": "b", "type": "number", "required": True}],
+            },
+            "aggregations": [
+                {
+                    "name": "x",
+                    "groupBy": ["a"],
+                    "window": {"type": "hopping", "size": "1h", "hop": "10m"},
+                    "metrics": [{"name": "m", "function": "sum", "field": "b"}, {"name": "n", "function": "count"}],
+                }
+            ],
+            "processor": {"resources": {"requests": {"cpu": "1", "memory": "1Gi"}}},
+        },
+    }
+    assert plan_of(document) == plan_of(shuffled(document))
+
+
+def test_the_owner_names_the_resource_and_the_cluster(document: Document) -> None:
+    owner = owner_of(AnalyticsPipeline.model_validate(document), replace(Platform(), cluster_id="west"))
+    assert owner == Owner("shop", "orders", "uid-1", "west")

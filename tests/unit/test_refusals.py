@@ -1,0 +1,328 @@
+"""Every refusal, in its words: what is asked for, what is there, what to do."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tidemill_contract.rules import Limits
+from tidemill_contract.spec import AnalyticsPipeline
+from tidemill_contract.validate import check
+from tidemill_operator.errors import Reason
+from tidemill_operator.plan.build import build_plan
+from tidemill_operator.plan.model import LiveFacts, LiveSchema, LiveTopic, Owner, Topic
+from tidemill_operator.plan.refusals import column_type, foreign, missing, refusals
+from tidemill_operator.settings import Platform
+
+Document = dict[str, Any]
+EVENTS = "shop.orders.events"
+
+
+def at(document: Document, path: str) -> Any:
+    """A place in the spec, e.g. `source.topic`."""
+    found = document["spec"]
+    for step in path.split("."):
+        found = found[int(step)] if step.isdigit() else found.setdefault(step, {})
+    return found
+
+
+def live_of(document: Document, **facts: Any) -> LiveFacts:
+    """The world after the document was applied."""
+    plan = build_plan(AnalyticsPipeline.model_validate(document), Platform(), 1)
+    schema = LiveSchema(
+        shapes={(row.name, row.version): row.shape for row in plan.schema.aggregations},
+        columns={
+            table.name: {c.name: column_type(c.definition) for c in table.columns} for table in plan.schema.tables
+        },
+        accepted=json.loads(plan.schema.accepted),
+        partitions=plan.schema.partitions,
+    )
+    topics = {topic.name: LiveTopic(topic.partitions, topic.replication_factor) for topic in plan.topics}
+    return replace(LiveFacts(topics, 1, schema), **facts)
+
+
+def refused(document: Document, live: LiveFacts) -> list[tuple[Reason, str]]:
+    pipeline = AnalyticsPipeline.model_validate(document)
+    return [(error.reason, str(error)) for error in refusals(pipeline, build_plan(pipeline, Platform(), 2, live), live)]
+
+
+def test_what_runs_is_not_refused(document: Document) -> None:
+    assert refused(document, live_of(document)) == []
+
+
+def test_nothing_is_refused_where_nothing_is_known(document: Document) -> None:
+    assert refused(document, LiveFacts()) == []
+
+
+EDITS: list[tuple[str, dict[str, Any], Reason, str]] = [
+    (
+        "source.topic",
+        {"partitions": 2},
+        Reason.NOT_SUPPORTED,
+        "spec.source.topic.partitions: 2 is less than the 3 partitions that topic shop.orders.events has; Kafka cannot"
+        " take partitions away; write 3 or more",
+    ),
+    (
+        "source.topic",
+        {"replicationFactor": 2},
+        Reason.NOT_SUPPORTED,
+        "spec.source.topic.replicationFactor: 2 differs from the 1 of topic shop.orders.events; this version cannot"
+        " change it in place; write 1",
+    ),
+    (
+        "source.topic",
+        {"config": {"min.insync.replicas": "2"}},
+        Reason.INVALID_SPEC,
+        "spec.source.topic.config.min.insync.replicas: 2 is more than the replication factor 1: nothing could be"
+        " written; write at most 1",
+    ),
+    (
+        "source",
+        {"key": "amount"},
+        Reason.NOT_SUPPORTED,
+        "spec.source.key: changed from country to amount; events of one key would lie in two partitions and lose their"
+        " order; change it back, or make a pipeline of another name",
+    ),
+    (
+        "source",
+        {"key": None},
+        Reason.NOT_SUPPORTED,
+        "spec.source.key: changed from country to none; events of one key would lie in two partitions and lose their"
+        " order; change it back, or make a pipeline of another name",
+    ),
+    (
+        "aggregations.0",
+        {"groupBy": []},
+        Reason.NOT_SUPPORTED,
+        "spec.aggregations[by_country].groupBy: changed from [country (string)] to []; windows already stored cannot be"
+        " turned into others; give the changed aggregation another name, or change it back",
+    ),
+    (
+        "aggregations.0.window",
+        {"size": "2h"},
+        Reason.NOT_SUPPORTED,
+        "spec.aggregations[by_country].window: changed from type tumbling size 1h to type tumbling size 2h; windows"
+        " already stored cannot be turned into others; give the changed aggregation another name, or change it back",
+    ),
+    (
+        "aggregations.0.window",
+        {"type": "hopping", "hop": "30m"},
+        Reason.NOT_SUPPORTED,
+        "spec.aggregations[by_country].window: changed from type tumbling size 1h to type hopping size 1h hop 30m;"
+        " windows already stored cannot be turned into others; give the changed aggregation another name, or change it"
+        " back",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "edit", "reason", "text"), EDITS, ids=[f"{path}: {json.dumps(edit)}" for path, edit, *_ in EDITS]
+)
+def test_an_edit_that_cannot_be_applied(
+    document: Document, path: str, edit: dict[str, Any], reason: Reason, text: str
+) -> None:
+    """One refusal, which begins with the field."""
+    live = live_of(document)
+    edited = copy.deepcopy(document)
+    at(edited, path).update(edit)
+    assert refused(edited, live) == [(reason, text)]
+
+
+ALLOWED: list[tuple[str, dict[str, Any], str]] = [
+    ("source.topic", {"partitions": 9}, "partitions may grow"),
+    ("source.topic", {"retention": "1d"}, "a config is changed in place"),
+    ("aggregations.0.window", {"grace": "5m"}, "grace says how long a window waits, not what is in it"),
+    ("aggregations.0", {"retention": "5d"}, "retention says how long windows stay"),
+    ("aggregations.0", {"groupBy": ["amount"], "name": "other"}, "another aggregation has tables of its own"),
+    ("aggregations.0", {"metrics": [{"name": "x", "function": "max", "field": "amount"}]}, "columns are added"),
+    ("processor", {"replicas": 3}, "processes come and go"),
+]
+
+
+@pytest.mark.parametrize(("path", "edit", "why"), ALLOWED, ids=[row[2] for row in ALLOWED])
+def test_an_edit_that_can(document: Document, path: str, edit: dict[str, Any], why: str) -> None:
+    live = live_of(document)
+    edited = copy.deepcopy(document)
+    at(edited, path).update(edit)
+    assert refused(edited, live) == [], why
+
+
+def test_a_group_column_of_another_type(document: Document) -> None:
+    """Told once for the group and once for the column that holds it."""
+    live = live_of(document)
+    document["spec"]["source"]["fields"][1]["type"] = "integer"
+    assert refused(document, live) == [
+        (
+            Reason.NOT_SUPPORTED,
+            "spec.aggregations[by_country].groupBy: changed from [country (string)] to [country (integer)]; windows"
+            " already stored cannot be turned into others; give the changed aggregation another name, or change it"
+            " back",
+        ),
+        (
+            Reason.NOT_SUPPORTED,
+            "column country of table by_country_v1 holds text and would have to hold bigint: the type of a field that"
+            " an aggregation uses was changed; change the field's type back, or give the aggregation another name",
+        ),
+    ]
+
+
+BROKERS: list[tuple[int | None, int, bool, list[str]]] = [
+    (3, 1, False, ["spec.source.topic.replicationFactor: 3 needs as many brokers, and there is 1; write at most 1"]),
+    (3, 2, False, ["spec.source.topic.replicationFactor: 3 needs as many brokers, and there are 2; write at most 2"]),
+    (
+        None,
+        2,
+        False,
+        [
+            "spec.source.topic.replicationFactor: 3 (the platform's default) needs as many brokers, and there are 2;"
+            " write at most 2"
+        ],
+    ),
+    (3, 3, False, []),
+    (3, 2, True, []),  # a broker is down: the topic is there already
+]
+
+
+@pytest.mark.parametrize(("asked", "brokers", "exists", "expected"), BROKERS)
+def test_more_replicas_than_brokers(
+    document: Document, asked: int | None, brokers: int, exists: bool, expected: list[str]
+) -> None:
+    """Only a topic that has to be made needs the brokers."""
+    if asked is not None:
+        document["spec"]["source"]["topic"]["replicationFactor"] = asked
+    pipeline = AnalyticsPipeline.model_validate(document)
+    live = LiveFacts({EVENTS: LiveTopic(3, 3)} if exists else {}, brokers)
+    plan = build_plan(pipeline, replace(Platform(), replication_factor=3), 1, live)
+    assert [str(error) for error in refusals(pipeline, plan, live)] == expected
+
+
+def test_fewer_partitions_than_positions(document: Document) -> None:
+    """The topic is gone and would be made anew with fewer partitions than were read."""
+    live = live_of(document, topics={})
+    document["spec"]["source"]["topic"]["partitions"] = 2
+    assert refused(document, live) == [
+        (
+            Reason.NOT_SUPPORTED,
+            "spec.source.topic.partitions: topic shop.orders.events would have 2 partitions, and positions of 3 are"
+            " kept; time would wait for the missing ones for ever; give the topic 3 partitions or more",
+        )
+    ]
+
+
+def test_an_unmanaged_topic_with_fewer_partitions_than_positions(document: Document) -> None:
+    live = live_of(document)
+    document["spec"]["source"]["topic"] = {"managed": False, "name": "shop.small"}
+    live = replace(live, topics={"shop.small": LiveTopic(1, 1)})
+    ((reason, text),) = refused(document, live)
+    assert reason == Reason.NOT_SUPPORTED
+    assert text.startswith("spec.source.topic.partitions: topic shop.small would have 1 partitions, and positions of 3")
+
+
+UNSUPPORTED: list[tuple[dict[str, Any], str, str]] = [
+    (
+        {"window": {"type": "session", "gap": "5m"}},
+        "window.type",
+        'session windows are not supported (got "session")',
+    ),
+    ({"latePolicy": "reopen"}, "latePolicy", 'reopening windows is not supported (got "reopen")'),
+    (
+        {"metrics": [{"name": "p95", "function": "quantile", "field": "amount", "q": 0.95}]},
+        "metrics[0].function",
+        'the function is not supported (got "quantile")',
+    ),
+]
+
+
+@pytest.mark.parametrize(("edit", "path", "text"), UNSUPPORTED, ids=[path for _, path, _ in UNSUPPORTED])
+def test_what_this_version_cannot_run(document: Document, edit: dict[str, Any], path: str, text: str) -> None:
+    """A valid spec is refused when it asks for something that is still to come."""
+    at(document, "aggregations.0").update(edit)
+    assert check(document)[1] == []
+    assert refused(document, LiveFacts()) == [
+        (
+            Reason.NOT_SUPPORTED,
+            f"spec.aggregations[0].{path}: {text}; this version cannot run it yet; take it out",
+        )
+    ]
+
+
+RULES: list[tuple[str, dict[str, Any], str]] = [
+    (
+        "source.topic",
+        {"name": "bank.payments.events"},
+        'spec.source.topic.name: the topic belongs to another namespace (got "bank.payments.events"); start it with'
+        " 'shop.', or leave it out",
+    ),
+    (
+        "source.topic",
+        {"replicationFactor": 2, "config": {"min.insync.replicas": "3"}},
+        'spec.source.topic.config.min.insync.replicas: more in-sync replicas than there are replicas (got "3"); write'
+        " at most 2, the replicationFactor",
+    ),
+    (
+        "processor",
+        {"replicas": 4},
+        "spec.processor.replicas: more replicas than the topic's 3 partitions (got 4); write at most 3; a replica"
+        " without a partition idles",
+    ),
+    (
+        "processor",
+        {"scaling": {"maxReplicas": 4}},
+        "spec.processor.scaling.maxReplicas: more replicas than the topic's 3 partitions (got 4); write at most 3",
+    ),
+    (
+        "aggregations.0",
+        {"retention": "30m"},
+        'spec.aggregations[0].retention: is shorter than a window and its grace (got "30m"); keep windows for at least'
+        " 1h + 0s",
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "edit", "text"), RULES, ids=[row[2].partition(":")[0] for row in RULES])
+def test_what_no_server_is_needed_to_refuse(document: Document, path: str, edit: dict[str, Any], text: str) -> None:
+    """Rules across the stages of a pipeline: told by `validate`, by admission and by reconcile alike."""
+    at(document, path).update(edit)
+    assert [str(fault) for fault in check(document, Limits())[1]] == [text]
+
+
+def test_a_topic_prefix_that_the_platform_grants(document: Document) -> None:
+    document["spec"]["source"]["topic"]["name"] = "bank.payments.events"
+    assert check(document, Limits(topic_prefixes=("bank.payments.",)))[1] == []
+
+
+OURS = Owner("shop", "orders", "uid-1", "west")
+OWNERS: list[tuple[Owner | None, str]] = [
+    (None, "does not say whose it is"),
+    (replace(OURS, uid="uid-0"), "belongs to shop/orders (uid uid-0, cluster west)"),
+    (replace(OURS, cluster="east"), "belongs to shop/orders (uid uid-1, cluster east)"),
+    (replace(OURS, namespace="bank", uid=""), "belongs to bank/orders (uid none, cluster west)"),
+]
+
+
+@pytest.mark.parametrize(("live", "whose"), OWNERS, ids=[whose for _, whose in OWNERS])
+def test_a_schema_of_somebody_else(live: Owner | None, whose: str) -> None:
+    """The conflict says whose it is and how to take it over."""
+    (error,) = foreign("shop__orders", live, OURS)
+    assert (error.reason, str(error)) == (
+        Reason.RESOURCE_CONFLICT,
+        f"schema shop__orders exists and {whose}; rename the pipeline, or take the schema over with the annotation"
+        " tidemill.dev/adopt: 'true'",
+    )
+
+
+def test_ones_own_schema_is_no_conflict() -> None:
+    assert list(foreign("shop__orders", OURS, OURS)) == []
+
+
+def test_an_unmanaged_topic_that_is_not_there() -> None:
+    error = missing(Topic("shop.legacy", 1, 1, managed=False))
+    assert (error.reason, str(error)) == (
+        Reason.INVALID_SPEC,
+        "spec.source.topic.name: topic shop.legacy does not exist, and managed: false forbids making it; create it, or"
+        " set managed: true",
+    )
