@@ -63,7 +63,8 @@ build_environment() {
   fi
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r hack/requirements/bootstrap.txt
   local uv=(.venv/bin/python -m uv pip install --quiet --python .venv/bin/python)
-  "${uv[@]}" --require-hashes -r hack/requirements/dev.txt
+  # Compiled once, for every process that imports it, whatever PYTHONDONTWRITEBYTECODE says.
+  "${uv[@]}" --compile-bytecode --require-hashes -r hack/requirements/dev.txt
   "${uv[@]}" --no-deps --no-build-isolation -e workloads/contract -e workloads/ingest -e workloads/processor -e workloads/api -e operator
 }
 

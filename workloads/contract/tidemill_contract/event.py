@@ -10,6 +10,7 @@ import datetime as dt
 import re
 from collections.abc import Sequence
 from enum import StrEnum
+from operator import attrgetter
 from typing import Annotated, Any
 
 import msgspec
@@ -150,7 +151,7 @@ class EventDecoder:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
         for name in self._timestamps:
-            values = [getattr(event, name) for event in events]
+            values = list(map(attrgetter(name), events))
             if set(map(type, values)) != {int}:
                 values = [value if value.__class__ is int or value is None else _epoch_ms(value) for value in values]
                 for event, value in zip(events, values, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter, methodcaller
 from typing import Any, Protocol
 
 import msgspec
@@ -25,6 +26,8 @@ from tidemill_contract.spec import PipelineSpec
 TIME, PARTITION, OFFSET, INDEX, DATA = "_t", "_p", "_o", "_i", "_data"
 """Frame columns beside the fields: event time (epoch ms), Kafka partition and offset, place in the batch; where raw
 events are kept, the event as JSON."""
+
+_partition, _offset = methodcaller("partition"), methodcaller("offset")
 
 STORED_VALUE_BYTES = 64 * 1024
 """How much of a refused record is kept in its dead letter."""
@@ -168,11 +171,10 @@ class BatchReader:
         """Decode records (of one or several partitions, in consume order) at wall time `now_ms`."""
         events, invalid = self._decoder.decode_batch([m.value() or b"" for m in messages], now_ms)
         times = self._event_times(messages, events, invalid, now_ms)
-        partitions = [m.partition() for m in messages]
-        offsets = [m.offset() for m in messages]
-        next_offsets: dict[int, int] = {}
-        for partition, offset in zip(partitions, offsets, strict=True):
-            next_offsets[partition] = offset + 1
+        partitions = list(map(_partition, messages))
+        offsets = list(map(_offset, messages))
+        # Of a partition's offsets, which ascend, the last one stays.
+        next_offsets = {p: offset + 1 for p, offset in dict(zip(partitions, offsets, strict=True)).items()}
         dead = tuple(dead_letter(messages[i], verdict) for i, verdict in invalid.items())
         valid: list[Any] = events
         index: Sequence[int] = range(len(messages))
@@ -189,7 +191,7 @@ class BatchReader:
         ]
         for name, dtype in self._columns.items():
             stored = pl.Int64 if isinstance(dtype, pl.Datetime) else dtype
-            column = pl.Series(name, [getattr(event, name) for event in valid], dtype=stored)
+            column = pl.Series(name, list(map(attrgetter(name), valid)), dtype=stored)
             columns.append(column.cast(dtype) if stored != dtype else column)
         if self._keeps_events:
             columns.append(pl.Series(DATA, [msgspec.json.encode(event).decode() for event in valid], dtype=pl.String))
@@ -200,7 +202,7 @@ class BatchReader:
             messages=messages,
             dead=dead,
             next_offsets=next_offsets,
-            consumed=dict(Counter(m.partition() for m in messages)) if invalid else dict(Counter(partitions)),
+            consumed=dict(Counter(map(_partition, messages))) if invalid else dict(Counter(partitions)),
             filtered={},
         )
         return batch if self._plain else self._transformed(batch)
@@ -209,8 +211,10 @@ class BatchReader:
         self, messages: Sequence[Message], events: list[Any], invalid: dict[int, InvalidEvent], now_ms: int
     ) -> list[int]:
         if self._time_field is not None:
-            name = self._time_field
-            return [getattr(event, name) if event is not None else 0 for event in events]
+            read = attrgetter(self._time_field)
+            if not invalid:
+                return list(map(read, events))
+            return [read(event) if event is not None else 0 for event in events]
         times = [m.timestamp()[1] for m in messages]
         for i, time in enumerate(times):
             if i in invalid:

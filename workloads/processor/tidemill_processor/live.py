@@ -102,8 +102,9 @@ class Live:
         for row in rows:
             row["closed"] = closed is not None and _epoch_ms(row["window_end"]) <= closed
         self._send({
-            "aggregation": name, "rev": max(c.rev for c in changes), "watermark": clock.watermark,
-            "closed_until": closed, "rows": rows[:MAX_ROWS], "truncated": len(rows) > MAX_ROWS,
+            "aggregation": name, "rev": max(c.rev for c in changes), "revs": [c.rev for c in changes],
+            "watermark": clock.watermark, "closed_until": closed,
+            "rows": rows[:MAX_ROWS], "truncated": len(rows) > MAX_ROWS,
         })  # fmt: skip
         metrics.LIVE_PUBLISHED.inc(min(len(rows), MAX_ROWS))
 

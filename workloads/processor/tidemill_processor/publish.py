@@ -26,6 +26,9 @@ FLUSH_SECONDS = 8.0
 _FEW, _MANY = 5_000, 20_000
 
 
+_encode = msgspec.json.Encoder().encode
+
+
 class PublishFailed(Exception):
     """Kafka did not acknowledge everything; the marks stay where they were."""
 
@@ -39,7 +42,7 @@ class Outlet:
 
     def send(self, topic: str, key: bytes, value: dict[str, Any], headers: dict[str, str]) -> None:
         """Queue one JSON record."""
-        self.send_raw(topic, key, msgspec.json.encode(value), headers)
+        self.send_raw(topic, key, _encode(value), headers)
 
     def send_raw(self, topic: str, key: bytes | None, value: bytes | None, headers: dict[str, str]) -> None:
         """Queue one record as it is."""
@@ -47,7 +50,7 @@ class Outlet:
             topic,
             value=value,
             key=key,
-            headers={name: text.encode() for name, text in headers.items()},
+            headers=headers,
             on_delivery=self._delivered,
             poll_timeout=0,
             buffer_error_max_tries=3,
@@ -130,7 +133,7 @@ class Publisher:
 
     def _send_result(self, store: AggregationStore, reader: WindowReader, window: dict[str, Any]) -> None:
         group = {name: window.pop(name) for name in reader.groups}
-        key = msgspec.json.encode(group)
+        key = _encode(group)
         start, end = window.pop("window_start"), window.pop("window_end")
         value = {
             "aggregation": store.name, "version": store.version, "group": group, "window_start": start,

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from operator import methodcaller
 from typing import Any
 
 from confluent_kafka import OFFSET_END, KafkaError, KafkaException, TopicCollection, TopicPartition
@@ -23,6 +24,8 @@ from tidemill_contract import names
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 
 log = logging.getLogger(__name__)
+
+_partition = methodcaller("partition")
 
 CONSUMER_TUNING: Mapping[str, Any] = {
     # The default of 1 s stalls a fast consumer whenever its queue was full.
@@ -137,16 +140,14 @@ class Source:
             return polled
         if generation != self.generation:
             return polled  # some of it may be of an assignment that is gone; all of it comes again
-        records = []
-        for message in messages:
-            trouble = message.error()
-            if trouble is None:
-                records.append(message)
-            else:
-                self._note(message, trouble, polled)
+        # An error message's value is the error's text: it must never be taken for a record.
+        troubled = [message for message in messages if message.error() is not None]
+        for message in troubled:
+            self._note(message, message.error(), polled)
+        records = [message for message in messages if message.error() is None] if troubled else messages
         ready = self._ready
-        if any(m.partition() not in ready for m in records):
-            records = [m for m in records if m.partition() in ready]
+        if not ready.issuperset(map(_partition, records)):
+            records = [message for message in records if message.partition() in ready]
         polled.messages = records
         return polled
 
