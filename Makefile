@@ -46,11 +46,19 @@ test: setup ## All tests: unit, golden, integration on real Kafka, Postgres, Red
 
 .PHONY: unit
 unit: setup ## Tests that need no server
-	$(PYTEST) -m "not integration" $(ARGS)
+	$(PYTEST) -m "not integration and not kubernetes" $(ARGS)
 
 .PHONY: integration
 integration: setup ## Tests on real Kafka, Postgres and Redis, which the test session starts
 	$(PYTEST) -m integration $(ARGS)
+
+.PHONY: kube
+kube: setup ## Build Kubernetes' programs and helm (ten minutes the first time; needs Go)
+	PYTHONPATH=hack $(PYTHON) -m kube.build
+
+.PHONY: test-k8s
+test-k8s: kube ## Tests on a real Kubernetes API server
+	$(PYTEST) -m kubernetes $(ARGS)
 
 .PHONY: coverage
 coverage: setup ## All tests with coverage of every process; fails under 85 %
@@ -64,6 +72,14 @@ demo: setup ## A year of departures through the whole platform, compared with a 
 .PHONY: demo-chaos
 demo-chaos: setup ## The same while processors are killed, frozen, scaled and their consumer group is reset
 	PYTHONPATH=hack $(PYTHON) -m demo --chaos $(ARGS)
+
+.PHONY: cluster
+cluster: kube ## A Kubernetes cluster on this machine: kind where it can run, else Kubernetes' own programs (as root)
+	@hack/cluster up $(ARGS)
+
+.PHONY: cluster-down
+cluster-down: setup ## Remove the cluster and all that belongs to it
+	@hack/cluster down
 
 .PHONY: bench-processor
 bench-processor: setup ## Events per CPU-second of the processor, next to Quix Streams' own windows

@@ -1,0 +1,80 @@
+"""The cluster's programs: what there is, where they are built to, and which sources they are of."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CACHE = ROOT / ".cache" / "kube"
+FOLDER = CACHE / "bin"
+MODULE = Path(__file__).resolve().parent / "go"
+
+# The names by which hack/kube/go/main.go knows itself; each is a link to the one binary.
+MULTI_CALL = "kube"
+LINKS = (
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+    "kube-proxy",
+    "kubectl",
+    "etcd",
+    "coredns",
+)
+HELM = "helm"
+PAUSE = "pause"
+NOT_BUILT = "the cluster's programs are not built: run `make kube` (about ten minutes the first time)"
+
+
+class NotBuilt(RuntimeError):
+    """The cluster's programs are not there, or are of other sources than these."""
+
+    def __init__(self) -> None:
+        super().__init__(NOT_BUILT)
+
+
+def find() -> Path | None:
+    """The folder with the programs; None if they are not built, or from other sources than the present ones."""
+    there = all((FOLDER / name).is_file() for name in (MULTI_CALL, *LINKS, HELM, PAUSE))
+    return FOLDER if there and built_from() == fingerprint() else None
+
+
+def require() -> Path:
+    """The folder with the programs.
+
+    Raises:
+        NotBuilt: they are not there.
+    """
+    folder = find()
+    if folder is None:
+        raise NotBuilt
+    return folder
+
+
+def kubernetes_version() -> str:
+    """Kubernetes' version with its `v`, as go.mod names it."""
+    found = re.search(r"^\tk8s\.io/kubernetes (v\S+)$", (MODULE / "go.mod").read_text(), re.MULTILINE)
+    if found is None:
+        raise ValueError(f"{MODULE / 'go.mod'} requires no k8s.io/kubernetes")
+    return found[1]
+
+
+def fingerprint() -> str:
+    """What tells these sources from others."""
+    digest = hashlib.sha256()
+    for path in [MODULE / "go.mod", MODULE / "go.sum", *sorted(MODULE.rglob("*.go"))]:
+        digest.update(f"{path.relative_to(MODULE)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def built_from() -> str:
+    """The fingerprint of the sources that the programs were built from; empty: none were built."""
+    stamp = stamp_file()
+    return stamp.read_text().strip() if stamp.is_file() else ""
+
+
+def stamp_file() -> Path:
+    """Where a finished build notes its sources."""
+    return FOLDER / ".built-from"

@@ -1,0 +1,138 @@
+"""A control plane without nodes, for tests: etcd and a real API server on free loopback ports, ended with this process.
+
+Resources are stored, validated, admitted, watched and served; nothing runs pods. With `controllers` the controller
+manager is there too: namespaces end, owned objects are collected, service accounts appear, Deployments get pods.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from kube import binaries
+from kube.api import Api
+from tidemill_operator.local.child import Command
+from tidemill_operator.local.ports import Ports
+from tidemill_operator.servers.server import Server
+
+Progress = Callable[[str], None]
+_READY_SECONDS = 120.0
+
+
+class ControlPlane:
+    """One control plane; also a context manager.
+
+    Attributes:
+        kubeconfig: of its administrator.
+        url: where its API server is.
+    """
+
+    def __init__(self, folder: Path, *, controllers: bool = False, on_progress: Progress | None = None) -> None:
+        """A control plane in a folder, which holds its data, certificates and logs; nothing starts yet.
+
+        Raises:
+            NotBuilt: the cluster's programs are not there.
+        """
+        self._on_progress = on_progress
+        self._folder = folder
+        ports = Ports(folder / "ports.json")
+        self._api = Api(
+            programs=binaries.require(),
+            folder=folder,
+            host="127.0.0.1",
+            etcd_port=ports.get("etcd"),
+            peer_port=ports.get("etcd-peer"),
+            port=ports.get("kube-apiserver"),
+            death_signal=signal.SIGKILL,
+        )
+        self.url = self._api.url
+        self.kubeconfig = self._api.client_config("admin", user=self._api.admin)
+        self._etcd = self._server(
+            self._api.etcd_command(durable=False), port=self._api.etcd_port, ready=self._api.etcd_ready
+        )
+        self._apiserver = self._server(
+            self._api.server_command(self._flags(controllers)), port=self._api.port, ready=self._api.server_ready
+        )
+        self._controllers = self._controller_manager(ports.get("kube-controller-manager")) if controllers else None
+
+    def start(self) -> None:
+        """Start everything and wait until it is ready.
+
+        Raises:
+            ServerError: a program ended or did not become ready; the end of its log is in the message.
+        """
+        try:
+            self._etcd.start()
+            self.start_apiserver()
+            if self._controllers is not None:
+                self._controllers.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop everything; the data stays in the folder."""
+        if self._controllers is not None:
+            self._controllers.stop()
+        self.stop_apiserver()
+        self._etcd.stop()
+
+    def start_apiserver(self) -> None:
+        """Start the API server, if it does not run, on its former port and wait until it is ready.
+
+        Raises:
+            ServerError: it ended or did not become ready.
+        """
+        self._apiserver.start()
+
+    def stop_apiserver(self) -> None:
+        """Stop the API server; etcd keeps running."""
+        self._apiserver.stop()
+
+    def restart_apiserver(self) -> None:
+        """Stop the API server and start it again on the same port.
+
+        Raises:
+            ServerError: it did not come back.
+        """
+        self._apiserver.restart()
+
+    def __enter__(self) -> ControlPlane:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @staticmethod
+    def _flags(controllers: bool) -> dict[str, object]:
+        flags: dict[str, object] = {
+            "authorization-mode": "RBAC",
+            # The address of a service may not be a loopback one, and nobody here asks for that service.
+            "endpoint-reconciler-type": "none",
+            # A test's last words need not wait for watches to end.
+            "shutdown-delay-duration": "0s",
+        }
+        if not controllers:
+            # It refuses pods whose service account was not made yet, and nothing makes it.
+            flags["disable-admission-plugins"] = "ServiceAccount"
+        return flags
+
+    def _controller_manager(self, port: int) -> Server:
+        return self._server(
+            self._api.controllers_command(port=port), port=port, ready=lambda: self._api.component_ready(port)
+        )
+
+    def _server(self, command: Command, *, port: int, ready: Callable[[], bool]) -> Server:
+        return Server(
+            command,
+            port=port,
+            data_dir=self._folder,
+            ready=ready,
+            on_progress=self._on_progress,
+            ready_seconds=_READY_SECONDS,
+        )

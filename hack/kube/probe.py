@@ -1,0 +1,30 @@
+"""Whether a program of the cluster answers."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import httpx
+
+from kube.pki import Pair
+
+_SECONDS = 3.0
+
+
+def answers(url: str, *, trust: Path | None = None, client: Pair | None = None) -> bool:
+    """Whether a GET of the URL is answered with success.
+
+    Args:
+        url: http or https.
+        trust: the authority's certificate that the server's is to be signed with; None: plain HTTP.
+        client: who we are.
+    """
+    context = ssl.create_default_context(cafile=trust) if trust else ssl.create_default_context()
+    if client is not None:
+        context.load_cert_chain(client.certificate, client.key)
+    try:
+        with httpx.Client(verify=context, timeout=_SECONDS, trust_env=False) as session:
+            return session.get(url).is_success
+    except httpx.HTTPError:
+        return False
