@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 
 import uvicorn
 
 from tidemill_api.app import create_app
-from tidemill_api.services import make_services
+from tidemill_api.services import Services, make_services
 from tidemill_contract.resilience import ConfigError
 from tidemill_contract.runtime import WorkloadSettings
 
@@ -19,6 +20,22 @@ log = logging.getLogger("tidemill_api")
 DEFAULT_PORT = 8081
 GRACE_SECONDS = 10
 """How long requests under way may take to end after SIGTERM; a cluster kills after 30 s."""
+
+MAX_CLIENT_MESSAGE_BYTES = 64 * 1024
+"""Clients of a WebSocket say who they are, and nothing else."""
+
+
+class Server(uvicorn.Server):
+    """Sends live listeners away before it waits for its connections to end."""
+
+    def __init__(self, config: uvicorn.Config, services: Services) -> None:
+        super().__init__(config)
+        self._services = services
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop serving."""
+        await self._services.upstreams.leave()
+        await super().shutdown(sockets)
 
 
 def main() -> int:
@@ -49,12 +66,14 @@ def main() -> int:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
+        ws_max_size=MAX_CLIENT_MESSAGE_BYTES,
+        ws_per_message_deflate=False,  # it would pack every change anew for every listener
     )
     # Uvicorn raises a signal that ended it once more, for the handlers from before: an end that was asked for is no
     # failure.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    server = uvicorn.Server(config)
+    server = Server(config, services)
     log.info("serving %s on %s:%d", settings.pipeline or "all pipelines", settings.host, settings.port)
     server.run()
     return 0 if server.started else 1

@@ -26,7 +26,7 @@ def create_app(services: Services, *, cors_origins: Sequence[str] = ()) -> App:
 
     Args:
         services: what everything works with; closed when the application ends.
-        cors_origins: origins whose pages may read answers; none: only the own one.
+        cors_origins: origins whose pages may read answers and open WebSockets; none: only the own one.
     """
     upkeep, front = Upkeep(services), Front(services)
 
@@ -41,7 +41,7 @@ def create_app(services: Services, *, cors_origins: Sequence[str] = ()) -> App:
     app.add_exception_handler(Problem, answer_problem)
     app.add_exception_handler(HTTPException, answer_unmatched)
     app.add_exception_handler(Exception, answer_defect)
-    live = live_router(services)
+    live = live_router(services, origins=cors_origins)
     app.router.routes.extend(status_routes(upkeep))
     app.router.routes.extend(Rest(services, front).routes())
     app.router.routes.extend(reference_routes(live))

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import msgspec
 
 from tidemill_api.selection import Filter
-from tidemill_contract.times import rfc3339_ms
 
 Key = bytes
 Row = dict[str, Any]
-
-
-def time_ms(value: int | None) -> str | None:
-    """Epoch milliseconds as RFC 3339."""
-    return None if value is None else rfc3339_ms(value)
+MESSAGE_BYTES = 256 * 1024
+"""Rows are spread over several messages beyond that: common clients refuse messages over 1 MiB."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +29,9 @@ class RowFilter:
 
 
 def _fits(wanted: Filter, value: Any) -> bool:
+    """As the SQL of a filter decides it (`selection.condition`)."""
     if wanted.operator == "isnull":
-        return (value is None) == wanted.values[0]
+        return bool((value is None) == wanted.values[0])
     if value is None:
         return wanted.operator == "ne"
     if wanted.kind == "timestamp":
@@ -55,100 +51,111 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
-@dataclass(frozen=True)
-class Change:
-    """Rows of one aggregation that changed.
+class Entry(msgspec.Struct, frozen=True):
+    """What a processor writes to the stream after commits and closings.
 
     Attributes:
-        resume: the token of a listener that has got everything up to here; empty: there is none.
-        begin: what came before this is incomplete; rows is empty.
+        revs: revisions that the rows are of, each row's latest.
+        truncated: rows were left out.
+        begin: the processor publishes from here on; what it committed before was not published.
+    """
+
+    aggregation: str = ""
+    rev: int = 0
+    revs: tuple[int, ...] = ()
+    rows: tuple[Row, ...] = ()
+    watermark: int | None = None
+    closed_until: int | None = None
+    truncated: bool = False
+    begin: bool = False
+
+
+_entry = msgspec.json.Decoder(Entry)
+
+
+def read_entry(data: bytes) -> Entry:
+    """An entry of the stream.
+
+    Raises:
+        ValueError: it is none, or a row is not of a window.
+    """
+    entry = _entry.decode(data)
+    if not all("window_start" in row for row in entry.rows):
+        raise ValueError("a row without window_start")
+    if entry.rev and not entry.revs:
+        return msgspec.structs.replace(entry, revs=(entry.rev,))
+    return entry
+
+
+def keyed(rows: Sequence[Row]) -> dict[Key, Row]:
+    """Rows of one aggregation by group and window."""
+    if not rows:
+        return {}
+    # Group columns come first, then window_start.
+    names = list(rows[0])
+    key = names[: names.index("window_start") + 1]
+    return {msgspec.json.encode([row[name] for name in key]): row for row in rows}
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """Rows of one aggregation that changed, newest versions.
+
+    Attributes:
+        rev: the newest revision among the rows.
+        label: the revision that listeners are told; within an aggregation it never falls, while entries of several
+            processors may come in another order than they were committed in.
     """
 
     aggregation: str
     rev: int
-    rows: tuple[Row, ...]
-    resume: str = ""
-    watermark_ms: int | None = None
-    closed_until_ms: int | None = None
-    degraded: bool = False
-    begin: bool = False
-    _chosen: dict[RowFilter, dict[Key, bytes]] = field(default_factory=dict, compare=False, repr=False)
-    _messages: dict[RowFilter, bytes] = field(default_factory=dict, compare=False, repr=False)
-
-    @cached_property
-    def _encoded(self) -> list[tuple[Key, bytes, Row]]:
-        return [(row_key(row, self._groups), msgspec.json.encode(row), row) for row in self.rows]
-
-    @property
-    def _groups(self) -> list[str]:
-        # Group columns come first, then window_start.
-        names = list(self.rows[0])
-        return names[: names.index("window_start")]
+    label: int
+    rows: Mapping[Key, Row]
+    _encoded: dict[Key, bytes] = field(default_factory=dict, init=False, repr=False)
+    _chosen: dict[RowFilter, dict[Key, bytes]] = field(default_factory=dict, init=False, repr=False)
+    _messages: dict[RowFilter, list[bytes]] = field(default_factory=dict, init=False, repr=False)
 
     def chosen(self, wanted: RowFilter) -> dict[Key, bytes]:
-        """Encoded rows by (group, window) that fit a filter."""
+        """Encoded rows that fit a filter."""
         found = self._chosen.get(wanted)
         if found is None:
-            found = {key: text for key, text, row in self._encoded if wanted.fits(row)} if self.rows else {}
+            found = {key: self._text(key, row) for key, row in self.rows.items() if wanted.fits(row)}
             self._chosen[wanted] = found
         return found
 
-    def upsert(self, wanted: RowFilter) -> bytes | None:
-        """The message with these rows; None: no row is wanted."""
-        rows = self.chosen(wanted)
-        if not rows:
-            return None
-        message = self._messages.get(wanted)
-        if message is None:
-            message = self._messages[wanted] = upsert_message(self.aggregation, self.rev, rows.values())
-        return message
+    def _text(self, key: Key, row: Row) -> bytes:
+        text = self._encoded.get(key)
+        if text is None:
+            text = self._encoded[key] = msgspec.json.encode(row)
+        return text
+
+    def messages(self, wanted: RowFilter) -> list[bytes]:
+        """The `upsert` messages with the rows that fit a filter."""
+        found = self._messages.get(wanted)
+        if found is None:
+            found = self._messages[wanted] = upserts(self.aggregation, self.label, self.chosen(wanted).values())
+        return found
 
 
-def row_key(row: Mapping[str, Any], groups: list[str]) -> Key:
-    """What a row is an update of: its group and window."""
-    return msgspec.json.encode([*(row[name] for name in groups), row["window_start"]])
+def upserts(aggregation: str, rev: int, rows: Iterable[bytes]) -> list[bytes]:
+    """`upsert` messages of encoded rows; none without rows."""
+    head = {"type": "upsert", "aggregation": aggregation, "rev": rev}
+    return [with_rows(head, piece) for piece in pieces(rows)]
 
 
-def upsert_message(aggregation: str, rev: int, rows: Iterable[bytes]) -> bytes:
-    """An `upsert` of encoded rows; each carries the message's rev."""
-    head = msgspec.json.encode({"type": "upsert", "aggregation": aggregation, "rev": rev})
-    return head[:-1] + b',"rows":[' + b",".join(rows) + b"]}"
+def pieces(rows: Iterable[bytes]) -> list[list[bytes]]:
+    """Encoded rows, by what one message holds."""
+    found: list[list[bytes]] = []
+    room = 0
+    for row in rows:
+        if room < len(row) or not found:
+            found.append([])
+            room = MESSAGE_BYTES
+        found[-1].append(row)
+        room -= len(row)
+    return found
 
 
-def progress_message(
-    watermark_ms: int | None, closed_until_ms: Mapping[str, int | None], resume: str, *, degraded: bool
-) -> bytes:
-    """A `progress`."""
-    return msgspec.json.encode({
-        "type": "progress",
-        "watermark": time_ms(watermark_ms),
-        "closed_until": {name: time_ms(value) for name, value in closed_until_ms.items()},
-        "resume": resume or None,
-        "degraded": degraded,
-    })  # fmt: skip
-
-
-def from_entry(data: bytes, resume: str) -> Change:
-    """A change from an entry of the stream.
-
-    Raises:
-        ValueError: it is not one (msgspec.DecodeError is a ValueError).
-    """
-    entry = msgspec.json.decode(data)
-    if not isinstance(entry, dict) or entry.get("begin"):
-        return Change("", 0, (), resume=resume, begin=True)
-    if not isinstance(entry.get("aggregation"), str):
-        raise ValueError("an entry without an aggregation")
-    return Change(
-        entry["aggregation"],
-        int(entry.get("rev") or 0),
-        tuple(entry.get("rows") or ()),
-        resume=resume,
-        watermark_ms=entry.get("watermark"),
-        closed_until_ms=entry.get("closed_until"),
-    )
-
-
-def truncated(data: bytes) -> bool:
-    """Whether an entry left rows out, which are to be read from the database."""
-    return b'"truncated":true' in data.replace(b" ", b"")
+def with_rows(head: Mapping[str, Any], rows: Sequence[bytes]) -> bytes:
+    """A message with encoded rows."""
+    return msgspec.json.encode(head)[:-1] + b',"rows":[' + b",".join(rows) + b"]}"

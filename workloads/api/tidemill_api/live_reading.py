@@ -1,73 +1,126 @@
-"""What live listeners are told from the database: snapshots, and what changed after a revision."""
+"""What live listeners are told from the database: snapshots, and the windows that revisions changed."""
 
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from tidemill_api.aggregate_query import AggregateQuery, take_query
-from tidemill_api.answers import READ_LIMIT, State, read_state, read_windows
+from tidemill_api.answers import READ_LIMIT, State, read_windows
 from tidemill_api.catalog import AggregationModel, PipelineModel
 from tidemill_api.database import Connection
-from tidemill_api.live_change import Change
+from tidemill_api.live_change import Row
+from tidemill_api.live_progress import Mark
 from tidemill_api.parameters import Parameters
 from tidemill_api.rows import RowEncoder
-from tidemill_api.selection import Filter
+from tidemill_api.selection import Binder, Filter, condition
+from tidemill_api.values import EPOCH
+from tidemill_contract.partials import quote, window_source
 
 SNAPSHOT_ROWS = 1_000
+_MS = dt.timedelta(milliseconds=1)
 
 
-async def revisions(connection: Connection, model: PipelineModel) -> dict[str, State]:
-    """How far each aggregation is."""
-    return {
-        name: await read_state(connection, model, name, found.version) for name, found in model.aggregations.items()
-    }
+@dataclass(frozen=True)
+class Standing:
+    """How far an aggregation is, and the identity of its table."""
+
+    state: State
+    table: int
 
 
-def latest(model: AggregationModel, filters: tuple[Filter, ...], limit: int) -> AggregateQuery:
+async def read_standings(connection: Connection, model: PipelineModel) -> dict[str, Standing]:
+    """How far each aggregation is; those that are not set up yet are absent."""
+    cursor = await connection.execute(
+        "SELECT a.name, a.version, to_regclass(format('%%I.%%I', %s::text, a.table_name))::oid::bigint,"
+        f" a.id, a.rev, a.closed_until, r.watermark FROM {model.schema}._aggregations AS a"
+        f" LEFT JOIN {model.schema}._readers AS r ON r.reader = a.reader",
+        (model.config.schema_name,),
+    )
+    found = {(row[0], row[1]): Standing(State(*row[3:]), row[2] or 0) for row in await cursor.fetchall()}
+    named = {name: found.get((name, aggregation.version)) for name, aggregation in model.aggregations.items()}
+    return {name: standing for name, standing in named.items() if standing is not None}
+
+
+def _latest(model: AggregationModel, filters: tuple[Filter, ...], limit: int) -> AggregateQuery:
     """The query of an aggregation's latest windows."""
     query = take_query(model, Parameters({"order": ["-window_start"], "limit": [str(limit)]}, split=True))
     return replace(query, filters=filters)
 
 
-async def snapshot(
-    connection: Connection, model: PipelineModel, aggregation: AggregationModel, filters: tuple[Filter, ...]
-) -> tuple[State, list[dict[str, Any]]]:
-    """The latest windows, oldest first, and the state that they are of."""
-    query = latest(aggregation, filters, SNAPSHOT_ROWS)
-    state = await read_state(connection, model, aggregation.name, aggregation.version)
+async def read_latest(
+    connection: Connection, aggregation: AggregationModel, filters: tuple[Filter, ...], state: State
+) -> tuple[list[Row], bool]:
+    """The latest windows, oldest first, and whether there are older ones."""
+    query = _latest(aggregation, filters, SNAPSHOT_ROWS)
     rows, _ = await read_windows(connection, query, state)
     encoder = RowEncoder(query.columns)
-    return state, [encoder.record(row) for row in reversed(rows[:SNAPSHOT_ROWS])]
+    return [encoder.record(row) for row in reversed(rows[:SNAPSHOT_ROWS])], len(rows) > SNAPSHOT_ROWS
 
 
-async def changed_since(
-    connection: Connection, model: PipelineModel, aggregation: AggregationModel, rev: int
-) -> Change | None:
-    """Windows that a batch after `rev` touched; None: more than a message may hold."""
-    state = await read_state(connection, model, aggregation.name, aggregation.version)
-    plan = aggregation.layout
-    edges = f"SELECT min(window_start), max(window_start) FROM {aggregation.table} WHERE _rev > %s"
-    cursor = await connection.execute(edges, (rev,))
+async def read_changed(
+    connection: Connection,
+    aggregation: AggregationModel,
+    state: State,
+    mark: Mark,
+    *,
+    but: Sequence[int] = (),
+    filters: tuple[Filter, ...] = (),
+) -> list[Row] | None:
+    """Windows whose latest revision is after a mark, oldest first; None: more than a message may hold.
+
+    Args:
+        connection: in a transaction that `state` was read in.
+        aggregation: whose windows.
+        state: how far it is.
+        mark: revisions up to it are left out.
+        but: further revisions to leave out.
+        filters: on group columns.
+    """
+    plan, table = aggregation.layout, aggregation.table
+    binder = Binder()
+    changed = f"_rev > {binder.bind(mark.rev, 'integer')}"
+    if but:
+        listed = ", ".join(binder.bind(rev, "integer") for rev in but)
+        changed += f" AND _rev NOT IN ({listed})"
+    stored = changed
+    if mark.closed_until is not None and aggregation.spec.late_policy != "reopen":
+        # A pane takes events until the last window that holds it is closed: later ones are in few partitions.
+        reach = EPOCH + (mark.closed_until - plan.size_ms) * _MS
+        stored += f" AND window_start > {binder.bind(reach, 'timestamp')}"
+    edges = f"SELECT min(window_start), max(window_start) FROM {table} WHERE {stored}"
+    cursor = await connection.execute(edges, binder.values)
     first, last = await cursor.fetchone() or (None, None)
-    rows: list[dict[str, Any]] = []
-    if first is not None:
-        query = latest(aggregation, (), READ_LIMIT)
-        spread = dt.timedelta(milliseconds=plan.size_ms - plan.pane_ms)
-        query = replace(query, since=first - spread, until=last + dt.timedelta(milliseconds=1))
-        found, _ = await read_windows(connection, query, state)
-        if len(found) > READ_LIMIT:
-            return None
-        encoder = RowEncoder(query.columns)
-        rows = [encoder.record(row) for row in reversed(found)]
-    return Change(
-        aggregation.name,
-        state.rev,
-        tuple(rows),
-        watermark_ms=state.watermark_ms,
-        closed_until_ms=state.closed_until_ms,
-        degraded=True,
+    if first is None:
+        return []
+    query = _latest(aggregation, filters, READ_LIMIT)
+    text = _changed_sql(query, state, binder, changed, first, last)
+    cursor = await connection.execute(text, binder.values)
+    rows = await cursor.fetchall()
+    encoder = RowEncoder(query.columns)
+    return None if len(rows) > READ_LIMIT else [encoder.record(row) for row in rows]
+
+
+def _changed_sql(
+    query: AggregateQuery, state: State, binder: Binder, changed: str, first: dt.datetime, last: dt.datetime
+) -> str:
+    aggregation, plan = query.model, query.model.layout
+    spread, size = (plan.size_ms - plan.pane_ms) * _MS, f"interval '{plan.size_ms} milliseconds'"
+    wanted = [condition(found, binder) for found in query.filters]
+    low, high = binder.bind(first - spread, "timestamp"), binder.bind(last + spread, "timestamp")
+    stored = " AND ".join([f"window_start >= {low}", f"window_start <= {high}", *wanted])
+    closed = "false"
+    if state.closed_until is not None:
+        closed = f"window_start + {size} <= {binder.bind(state.closed_until, 'timestamp')}"
+    columns = [
+        *(quote(name) for name in aggregation.groups),
+        "window_start",
+        f"window_start + {size} AS window_end",
+        f"{closed} AS closed",
+        *(f"{expression} AS {quote(name)}" for name, (_, expression) in aggregation.metrics.items()),
+    ]
+    return (
+        f"SELECT {', '.join(columns)} FROM {window_source(aggregation.table, plan, stored)} WHERE {changed}"
+        f" AND window_start <= {binder.bind(last, 'timestamp')} ORDER BY window_start LIMIT {READ_LIMIT + 1}"
     )
-
-

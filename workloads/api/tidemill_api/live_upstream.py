@@ -1,7 +1,7 @@
-"""The one reader a process and pipeline: changes from the Redis stream, or by polling Postgres while Redis is away.
+"""The one reader a process and pipeline: changes from the Redis stream, by polling Postgres while Redis is away.
 
-Runs while somebody listens. Subscribers get every change after the moment they subscribed, or a `begin`, which says
-that something before it may be missing: then they take a new snapshot.
+The stream makes changes quick, the database makes them complete: a revision that the stream does not bring is read
+from the tables. The reader runs while somebody listens.
 """
 
 from __future__ import annotations
@@ -9,30 +9,46 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import time
-from dataclasses import replace
-from typing import Any, Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
 
-import msgspec
 import redis.asyncio
-import redis.exceptions
 
-from tidemill_api.catalog import AggregationModel, Catalog, PipelineModel
-from tidemill_api.database import Database
-from tidemill_api.live_change import Change, from_entry, truncated
-from tidemill_api.live_reading import changed_since, revisions
-from tidemill_contract import names
-from tidemill_contract.resilience import BreakerOpen, Guard
+from tidemill_api.catalog import Catalog, PipelineModel
+from tidemill_api.database import Connection, Database, outage
+from tidemill_api.live_change import Change, Entry, Row, keyed
+from tidemill_api.live_ledger import Ledger
+from tidemill_api.live_progress import Progress
+from tidemill_api.live_reading import Standing, read_changed, read_standings
+from tidemill_api.live_snapshot import Snapshots
+from tidemill_api.live_stream import ChangeStream, Unreachable
+from tidemill_contract.resilience import Guard
 
 log = logging.getLogger(__name__)
 
-LISTEN_SECONDS, LISTEN_EVERY_SECONDS = 60, 10.0
-BLOCK_MS = 1_000
-BATCH_ENTRIES = 100
 POLL_SECONDS = 1.0
-MAX_REPLAY = 10_000
-_TOKEN = re.compile(r"[0-9]{1,20}-[0-9]{1,20}", re.ASCII)
+LOOK_SECONDS = 5.0
+"""How often the database is asked what the stream left out. What has been committed two looks ago is never missing."""
+LINGER_SECONDS = 10.0
+READY_SECONDS = 5.0
+LEAVE_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why listeners are sent away: an error's code and detail, and the close code of a WebSocket."""
+
+    code: str
+    detail: str
+    close_code: int
+
+
+REMOVED = Ending("pipeline_removed", "the pipeline is gone, or its API was disabled", 4404)
+CHANGED = Ending("pipeline_changed", "what can be asked of the pipeline has changed; connect again", 1012)
+STOPPING = Ending("going_away", "this process stops; connect again", 1001)
 
 
 class Subscriber(Protocol):
@@ -40,6 +56,24 @@ class Subscriber(Protocol):
 
     def offer(self, change: Change) -> None:
         """Take a change."""
+
+    def lose(self, aggregation: str) -> None:
+        """Changes of an aggregation are not told one by one: a snapshot is needed."""
+
+    def advance(self, progress: Progress) -> None:
+        """Everything up to here has been offered."""
+
+    def end(self, ending: Ending) -> None:
+        """There will be no more."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a look found of an aggregation: the windows that the stream did not bring, None if they are too many."""
+
+    standing: Standing
+    asked: bool = False
+    rows: list[Row] | None = None
 
 
 class Upstream:
@@ -52,205 +86,210 @@ class Upstream:
         self._pipeline = pipeline
         self._subscribers: set[Subscriber] = set()
         self._task: asyncio.Task[None] | None = None
-        self._started = asyncio.Event()
-        self._listened_at = -LISTEN_EVERY_SECONDS
-        self._revs: dict[str, int] = {}
-        self.position = ""
-        """Id of the latest entry read; empty while the stream is not read."""
-        self.degraded = False
+        self._ready, self._deserted = asyncio.Event(), asyncio.Event()
+        self._deserted.set()
+        self._ledgers: dict[str, Ledger] = {}
+        self._left_at = self._looked_at = 0.0
+        self._urgent = False
+        self._stream_error = self._database_error = ""
+        self.progress = Progress()
+        self.snapshots = Snapshots(database)
 
-    async def subscribe(self, subscriber: Subscriber) -> None:
-        """Hand changes to a subscriber from now on; returns when the reader is at work."""
+    @contextmanager
+    def subscribed(self, subscriber: Subscriber) -> Iterator[None]:
+        """Hand changes to a subscriber meanwhile."""
         self._subscribers.add(subscriber)
+        self._deserted.clear()
         if self._task is None or self._task.done():
-            self._started = asyncio.Event()
+            self._ready.clear()
             self._task = asyncio.create_task(self._run())
-        await self._started.wait()
+        try:
+            yield
+        finally:
+            self._subscribers.discard(subscriber)
+            if not self._subscribers:
+                self._left_at = time.monotonic()
+                self._deserted.set()
 
-    async def unsubscribe(self, subscriber: Subscriber) -> None:
-        """Hand it no more; the reader ends with its last subscriber."""
-        self._subscribers.discard(subscriber)
-        if not self._subscribers:
-            await self.stop()
+    async def ready(self) -> bool:
+        """Whether the reader is at work; waited for a moment."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._ready.wait(), READY_SECONDS)
+        return self._ready.is_set()
+
+    def delivered(self, aggregation: str) -> int:
+        """The newest revision of an aggregation that subscribers were handed."""
+        ledger = self._ledgers.get(aggregation)
+        return ledger.label if ledger else 0
+
+    def leave(self, ending: Ending) -> None:
+        """Send all subscribers away."""
+        for subscriber in list(self._subscribers):
+            subscriber.end(ending)
+
+    async def deserted(self) -> None:
+        """Wait until nobody is subscribed."""
+        await self._deserted.wait()
 
     async def stop(self) -> None:
         """End the reader."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-
-    @property
-    def _model(self) -> PipelineModel | None:
-        return self._catalog.find(self._pipeline)
-
-    @property
-    def _namespace(self) -> str:
-        model = self._model
-        return model.config.namespace if model else ""
-
-    def _deliver(self, change: Change) -> None:
-        if change.rev:
-            self._revs[change.aggregation] = max(change.rev, self._revs.get(change.aggregation, 0))
-        for subscriber in list(self._subscribers):
-            subscriber.offer(change)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        while self._model is not None:
-            try:
-                await self._follow()
-            except (redis.exceptions.RedisError, BreakerOpen, OSError) as error:
-                if not self.degraded:
-                    log.warning("%s: live changes by polling, Redis: %s", self._pipeline, error)
-                self.degraded, self.position = True, ""
-            except Exception:
-                log.exception("%s: reading live changes", self._pipeline)
-                await asyncio.sleep(POLL_SECONDS)
-            await self._poll_once()
-            self._started.set()
-            await asyncio.sleep(POLL_SECONDS)
-        self._deliver(Change("", 0, (), begin=True))
+        model = self._catalog.find(self._pipeline)
+        self._ledgers, self._stream_error, self._database_error = {}, "", ""
+        self.progress = Progress()
+        if model is not None:
+            stream = ChangeStream(self._client, self._guard, model.config.namespace, model.name)
+            while self._wanted():
+                try:
+                    await self._step(stream, model)
+                except Exception:
+                    log.exception("%s: reading live changes", self._pipeline)
+                    await asyncio.sleep(POLL_SECONDS)
+                latest = self._catalog.find(self._pipeline)
+                if latest is None or _differ(model, latest):
+                    break
+                model = latest
+            else:
+                return
+        self.leave(CHANGED if self._catalog.find(self._pipeline) else REMOVED)
 
-    async def _follow(self) -> None:
-        """Read the stream until Redis fails.
+    def _wanted(self) -> bool:
+        return bool(self._subscribers) or time.monotonic() - self._left_at < LINGER_SECONDS
 
-        Raises:
-            redis.RedisError, BreakerOpen, OSError: Redis is not there.
-        """
-        if self._client is None:
-            raise BreakerOpen("redis", POLL_SECONDS)
-        client, stream = self._client, names.live_stream(self._namespace, self._pipeline)
-        self._listened_at = -LISTEN_EVERY_SECONDS
-        await self._listen(client)
-        latest = await self._guard.acall(lambda: client.xrevrange(stream, count=1), retry=False)
-        self.position = latest[0][0].decode() if latest else "0-0"
-        was_degraded, self.degraded = self.degraded, False
-        if was_degraded or self._started.is_set():
-            # Whatever was polled or missed meanwhile: a new snapshot is right.
-            self._deliver(Change("", 0, (), resume=self.position, begin=True))
-        self._started.set()
-        while True:
-            await self._listen(client)
-            found = await self._guard.acall(
-                lambda: client.xread({stream: self.position}, count=BATCH_ENTRIES, block=BLOCK_MS), retry=False
-            )
-            for entry_id, fields in _entries(found):
-                await self._take(entry_id, fields)
-
-    async def _take(self, entry_id: str, fields: dict[bytes, bytes]) -> None:
-        self.position = entry_id
-        data = fields.get(b"d", b"")
+    async def _step(self, stream: ChangeStream, model: PipelineModel) -> None:
         try:
-            change = from_entry(data, entry_id)
-        except (ValueError, msgspec.DecodeError) as error:
-            log.warning("%s: entry %s is no change: %s", self._pipeline, entry_id, error)
-            return
-        if truncated(data):
-            await self._reread(change)
-            return
-        self._deliver(change)
+            entries, missed = await stream.read()
+            self._stream_error = ""
+            self._urgent |= missed
+            for entry in entries:
+                self._take(entry)
+        except Unreachable as error:
+            if not self._stream_error:
+                log.warning("%s: live changes by polling; Redis: %s", self._pipeline, error)
+            self._stream_error, self._urgent = str(error), True
+            await asyncio.sleep(POLL_SECONDS if self._ready.is_set() else 0)
+        # However urgent it is: a stream that leaves much out must not become a load on the database.
+        if time.monotonic() - self._looked_at >= (POLL_SECONDS if self._urgent else LOOK_SECONDS):
+            await self._look(model)
+        self._tell(None, {})
 
-    async def _reread(self, change: Change) -> None:
-        """Read from the database what an entry left out."""
-        model = self._model
-        found = model.aggregations.get(change.aggregation) if model else None
-        if model is None or found is None:
+    def _take(self, entry: Entry) -> None:
+        """Hand on what an entry holds."""
+        self._urgent |= entry.begin or entry.truncated
+        ledger = self._ledgers.get(entry.aggregation)
+        if ledger is None or entry.begin:
             return
-        since = self._revs.get(change.aggregation)
-        read = None if since is None else await self._changed(model, found, since)
-        if read is None:
-            self._deliver(Change("", 0, (), resume=change.resume, begin=True))
-        else:
-            self._deliver(replace(read, resume=change.resume, degraded=False, _chosen={}, _messages={}))
+        if not entry.truncated:
+            self._offer(ledger.take(entry.revs, keyed(entry.rows)))
+        self._tell(entry.watermark, {entry.aggregation: entry.closed_until})
 
-    async def _changed(self, model: PipelineModel, aggregation: AggregationModel, since: int) -> Change | None:
-        """What changed after a revision; None: too much, or the database is away."""
+    async def _look(self, model: PipelineModel) -> None:
+        """Find in the database what the stream did not bring."""
+        self._looked_at = time.monotonic()
+
+        async def work(connection: Connection) -> dict[str, _Found]:
+            standings = await read_standings(connection, model)
+            return {name: await self._missing(connection, model, name, found) for name, found in standings.items()}
+
         try:
-            return await self._database.run(
-                model.name, lambda connection: changed_since(connection, model, aggregation, since), retry=False
-            )
+            found = await self._database.run(model.name, work, retry=False)
         except Exception as error:
-            log.warning("%s: changes could not be read again: %s", self._pipeline, error)
-            return None
-
-    async def _listen(self, client: redis.asyncio.Redis) -> None:
-        """Tell the processor that somebody listens."""
-        now = time.monotonic()
-        if now - self._listened_at < LISTEN_EVERY_SECONDS:
+            if not outage(error):
+                raise
+            self._database_error = str(error) or type(error).__name__
             return
-        key = names.live_listeners(self._namespace, self._pipeline)
-        await self._guard.acall(lambda: client.set(key, b"1", ex=LISTEN_SECONDS), retry=False)
-        self._listened_at = now
+        self._database_error, self._urgent = "", False
+        for name, known in found.items():
+            self._settle(name, known)
+        states = {name: known.standing.state for name, known in found.items()}
+        for state in states.values():
+            self._tell(state.watermark_ms, {})
+        self._tell(None, {name: state.closed_until_ms for name, state in states.items()})
+        self._ready.set()
 
-    async def _poll_once(self) -> None:
-        """What changed since the last look, straight from the database."""
-        model = self._model
-        if model is None:
+    async def _missing(self, connection: Connection, model: PipelineModel, name: str, standing: Standing) -> _Found:
+        ledger = self._ledgers.get(name)
+        if ledger is None or _replaced(ledger, standing):
+            return _Found(standing)
+        # In no hurry, the stream has until the next look to bring what is committed now.
+        until = standing.state.rev if self._urgent else ledger.expected
+        if ledger.complete >= until:
+            return _Found(standing)
+        rows = await read_changed(connection, model.aggregations[name], standing.state, ledger.mark, but=ledger.seen)
+        return _Found(standing, True, rows)
+
+    def _settle(self, name: str, found: _Found) -> None:
+        state, table = found.standing.state, found.standing.table
+        ledger = self._ledgers.get(name)
+        if ledger is None or _replaced(ledger, found.standing):
+            self._ledgers[name] = Ledger(name, table, state.rev, state.closed_until_ms)
+            if ledger is not None:
+                self.progress = Progress()
+                self._lose(name)
             return
-        try:
-            found = await self._database.run(model.name, lambda c: revisions(c, model), retry=False)
-        except Exception as error:
-            log.debug("%s: polling: %s", self._pipeline, error)
-            return
-        for name, state in found.items():
-            known = self._revs.get(name)
-            self._revs[name] = state.rev
-            change: Change | None = Change(
-                name, 0, (), watermark_ms=state.watermark_ms, closed_until_ms=state.closed_until_ms, degraded=True
-            )
-            if known is not None and state.rev > known:
-                change = await self._changed(model, model.aggregations[name], known)
-            self._deliver(change or Change("", 0, (), begin=True))
+        if found.asked:
+            self._offer(ledger.fill(state.rev, keyed(found.rows or [])))
+            if found.rows is None:
+                self._lose(name)
+        ledger.look(state.rev, state.closed_until_ms)
 
-    async def replay(self, token: str) -> list[Change] | None:
-        """What came after a token, up to `position`; None: there is a gap, a snapshot is needed."""
-        if self._client is None or self.degraded or not self.position or not _TOKEN.fullmatch(token):
-            return None
-        client, stream, until = self._client, names.live_stream(self._namespace, self._pipeline), self.position
-        if _order(token) > _order(until):
-            return None
-        try:
-            first = await self._guard.acall(lambda: client.xrange(stream, count=1), retry=False)
-            if _order(until) != _order(token) and (not first or _order(first[0][0].decode()) > _order(token)):
-                return None
-            found = await self._guard.acall(
-                lambda: client.xrange(stream, min=f"({token}", max=until, count=MAX_REPLAY), retry=False
-            )
-            changes = [from_entry(fields[b"d"], entry_id.decode()) for entry_id, fields in found]
-        except (redis.exceptions.RedisError, BreakerOpen, OSError, ValueError, KeyError):
-            return None
-        if any(change.begin for change in changes) or any(truncated(fields[b"d"]) for _, fields in found):
-            return None
-        return changes
+    def _offer(self, change: Change | None) -> None:
+        if change is not None:
+            for subscriber in self._subscribers:
+                subscriber.offer(change)
+
+    def _lose(self, name: str) -> None:
+        for subscriber in self._subscribers:
+            subscriber.lose(name)
+
+    def _tell(self, watermark_ms: int | None, closed_until_ms: dict[str, int | None]) -> None:
+        """Tell how far the pipeline is; neither time ever falls."""
+        before = self.progress
+        closed = dict(before.closed_until_ms)
+        for name, value in closed_until_ms.items():
+            closed[name] = _later(closed.get(name), value)
+        progress = Progress(
+            watermark_ms=_later(before.watermark_ms, watermark_ms),
+            closed_until_ms=closed,
+            marks={name: ledger.mark for name, ledger in self._ledgers.items()},
+            degraded=bool(self._stream_error or self._database_error),
+        )
+        if progress != before:
+            self.progress = progress
+            for subscriber in self._subscribers:
+                subscriber.advance(progress)
 
 
-def _entries(found: Any) -> list[tuple[str, dict[bytes, bytes]]]:
-    """Entries of an XREAD answer, in either protocol version."""
-    if not found:
-        return []
-    streams = found.items() if isinstance(found, dict) else found
-    entries: list[tuple[str, dict[bytes, bytes]]] = []
-    for _, rows in streams:
-        # Protocol 3 wraps the entries of a stream once more.
-        flat = rows[0] if rows and isinstance(rows[0], list) else rows
-        entries += [(entry_id.decode(), fields) for entry_id, fields in flat]
-    return entries
+def _later(one: int | None, other: int | None) -> int | None:
+    return max((value for value in (one, other) if value is not None), default=None)
 
 
-def _order(token: str) -> tuple[int, int]:
-    milliseconds, _, sequence = token.partition("-")
-    return int(milliseconds), int(sequence or 0)
+def _replaced(ledger: Ledger, standing: Standing) -> bool:
+    """Whether the tables were made anew, or an older state of them has come back."""
+    return standing.table != ledger.table or standing.state.rev < ledger.complete
+
+
+def _differ(before: PipelineModel, after: PipelineModel) -> bool:
+    """Whether listeners have to learn anew what can be asked, or who may ask."""
+    one, other = before.config, after.config
+    return (one.aggregations, one.spec.aggregations, one.spec.auth) != (
+        other.aggregations,
+        other.spec.aggregations,
+        other.spec.auth,
+    )
 
 
 class Upstreams:
     """One upstream a pipeline, made when first needed."""
 
-    def __init__(
-        self, catalog: Catalog, database: Database, client: redis.asyncio.Redis | None, guard: Guard
-    ) -> None:
+    def __init__(self, catalog: Catalog, database: Database, client: redis.asyncio.Redis | None, guard: Guard) -> None:
         self._parts = (catalog, database, client, guard)
         self._upstreams: dict[str, Upstream] = {}
+        self.stopping = False
 
     def get(self, pipeline: str) -> Upstream:
         """The upstream of a pipeline."""
@@ -258,7 +297,21 @@ class Upstreams:
             self._upstreams[pipeline] = Upstream(*self._parts, pipeline)
         return self._upstreams[pipeline]
 
+    async def leave(self) -> None:
+        """Send all listeners away, those that come later too, and wait a moment until they are gone.
+
+        A server waits for its connections before it ends, so this comes before.
+        """
+        self.stopping = True
+        for upstream in self._upstreams.values():
+            upstream.leave(STOPPING)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_SECONDS):
+                for upstream in self._upstreams.values():
+                    await upstream.deserted()
+
     async def stop(self) -> None:
-        """End all readers."""
+        """Send all listeners away and end all readers."""
+        await self.leave()
         for upstream in self._upstreams.values():
             await upstream.stop()
