@@ -9,9 +9,9 @@ import msgspec
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from tidemill_api.openapi import document
+from tidemill_api.routing import TemplateRoute
 from tidemill_api.rows import JSON
 
 _FILES = Path(__file__).with_name("reference_page")
@@ -29,14 +29,17 @@ _HEADERS = {
 }
 
 
-def reference_routes(live: APIRouter) -> list[Route]:
+def reference_routes(live: APIRouter) -> list[TemplateRoute]:
     """The routes; the live routes' own descriptions are taken in."""
     encoded = msgspec.json.encode(document(live.routes))
 
     async def openapi(_: Request) -> Response:
         return Response(encoded, headers={"cache-control": "no-cache"}, media_type=JSON)
 
-    return [Route("/openapi.json", openapi), *(Route(path, _page(*found)) for path, found in _PAGES.items())]
+    return [
+        TemplateRoute("/openapi.json", openapi),
+        *(TemplateRoute(path, _page(*found)) for path, found in _PAGES.items()),
+    ]
 
 
 def _page(name: str, kind: str) -> Callable[[Request], Awaitable[Response]]:

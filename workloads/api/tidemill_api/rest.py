@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from tidemill_api.aggregate_query import take_query
 from tidemill_api.cache import Slot
@@ -22,6 +21,7 @@ from tidemill_api.listings import ANOMALIES, DEAD_LETTERS, Listing, events_listi
 from tidemill_api.parameters import MAX_BODY_BYTES, Parameters
 from tidemill_api.problems import Problem, forbidden, not_found, unauthorized
 from tidemill_api.replies import PiecesReply, json_reply
+from tidemill_api.routing import TemplateRoute
 from tidemill_api.rows import JSON, negotiate
 from tidemill_api.services import Services
 from tidemill_contract import metrics
@@ -50,12 +50,12 @@ class Rest:
     def __init__(self, services: Services, front: Front) -> None:
         self._services, self._front = services, front
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[TemplateRoute]:
         """All routes; a path with a suffix comes before the one without."""
         found = [
-            Route(PIPELINES, self.pipelines, methods=["GET"]),
-            Route(PIPELINE, self.pipeline, methods=["GET"]),
-            Route(f"{AGGREGATE}/query", self.query, methods=["POST"]),
+            TemplateRoute(PIPELINES, self.pipelines, methods=["GET"]),
+            TemplateRoute(PIPELINE, self.pipeline, methods=["GET"]),
+            TemplateRoute(f"{AGGREGATE}/query", self.query, methods=["POST"]),
             *_with_suffixes(AGGREGATE, self.aggregate),
         ]
         for name in _LISTINGS:
@@ -146,10 +146,10 @@ class Rest:
         )
 
 
-def _with_suffixes(path: str, handler: Callable[[Request], Awaitable[Response]]) -> list[Route]:
+def _with_suffixes(path: str, handler: Callable[[Request], Awaitable[Response]]) -> list[TemplateRoute]:
     return [
-        *(Route(f"{path}.{suffix}", handler, methods=["GET"]) for suffix in SUFFIXES),
-        Route(path, handler, methods=["GET"]),
+        *(TemplateRoute(f"{path}.{suffix}", handler, methods=["GET"]) for suffix in SUFFIXES),
+        TemplateRoute(path, handler, methods=["GET"]),
     ]
 
 

@@ -8,15 +8,15 @@ import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
+from tidemill_api.routing import TemplateRoute
 from tidemill_api.rows import JSON
 from tidemill_api.upkeep import Upkeep
 
 _NO_STORE = {"cache-control": "no-store"}
 
 
-def status_routes(upkeep: Upkeep) -> list[Route]:
+def status_routes(upkeep: Upkeep) -> list[TemplateRoute]:
     """The routes that probes and scrapers ask; they need no key."""
 
     async def health(_: Request) -> Response:
@@ -32,7 +32,7 @@ def status_routes(upkeep: Upkeep) -> list[Route]:
         return Response(generate_latest(), headers={**_NO_STORE, "content-type": CONTENT_TYPE_LATEST})
 
     handlers = {"/health": health, "/livez": livez, "/readyz": readyz, "/metrics": metrics}
-    return [Route(path, handler, methods=["GET"]) for path, handler in handlers.items()]
+    return [TemplateRoute(path, handler, methods=["GET"]) for path, handler in handlers.items()]
 
 
 def _flag(ok: bool) -> Response:

@@ -1,0 +1,589 @@
+"""The REST API as a process, over windows that the real processor made, against a recomputation of the raw events."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import io
+import json
+import math
+import random
+import statistics
+import zoneinfo
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
+from tidemill_contract.spec import PipelineSpec
+
+pytestmark = pytest.mark.integration
+
+# Europe/Berlin moves its clocks on 2026-03-29: one local day has 23 hours.
+START = int(dt.datetime(2026, 3, 27, tzinfo=dt.UTC).timestamp() * 1000)
+HOUR, DAY = 3_600_000, 86_400_000
+DAYS = 5
+COUNTRIES = ["NO", "SE", "", 'a,b\n"c"', "Å", None]
+BROKEN = [b"\xde\xad\xbe\xef", b"{", b'{"ts": 1774569600000, "amount": "?"}', "ü".encode() * 3_000]
+METRICS: list[dict[str, Any]] = [
+    {"name": "n", "function": "count"},
+    {"name": "amounts", "function": "count", "field": "amount"},
+    {"name": "revenue", "function": "sum", "field": "amount"},
+    {"name": "items", "function": "sum", "field": "qty"},
+    {"name": "mean", "function": "avg", "field": "amount"},
+    {"name": "low", "function": "min", "field": "amount"},
+    {"name": "high", "function": "max", "field": "qty"},
+    {"name": "opening", "function": "first", "field": "qty"},
+    {"name": "closing", "function": "last", "field": "qty"},
+    {"name": "spread", "function": "variance", "field": "amount"},
+    {"name": "sd", "function": "stddev", "field": "amount"},
+    {"name": "share", "function": "avg", "field": "vip"},
+    {"name": "latest", "function": "max", "field": "ts"},
+]
+
+
+def config() -> PipelineConfig:
+    spec = PipelineSpec.model_validate(
+        {
+            "source": {
+                "topic": {"partitions": 2},
+                "fields": [
+                    {"name": "ts", "type": "timestamp", "required": True},
+                    {"name": "country", "type": "string"},
+                    {"name": "store", "type": "integer"},
+                    {"name": "amount", "type": "number"},
+                    {"name": "qty", "type": "integer"},
+                    {"name": "vip", "type": "boolean"},
+                ],
+                "eventTime": {"field": "ts", "idleTimeout": "1s", "maxDisorder": "30d", "maxAdvance": "365d"},
+            },
+            "aggregations": [
+                {
+                    "name": "by_store",
+                    "groupBy": ["country", "store"],
+                    "window": {"type": "tumbling", "size": "1h"},
+                    "metrics": METRICS,
+                },
+                {
+                    "name": "hops",
+                    "groupBy": ["country"],
+                    "window": {"type": "hopping", "size": "3h", "hop": "1h"},
+                    "metrics": METRICS[:4],
+                },
+                {"name": "total", "window": {"type": "tumbling", "size": "15m"}, "metrics": METRICS[:3]},
+            ],
+            "events": {"store": True, "retention": "3000d"},
+            "api": {"cacheTtl": "200ms"},
+            "auth": {"required": False},
+            "processor": {"flushInterval": "100ms"},
+        }
+    )
+    return PipelineConfig(
+        namespace="tests",
+        name="shop",
+        generation=1,
+        spec=spec,
+        aggregations=tuple(AggregationRef(name=a.name) for a in spec.aggregations),
+    )
+
+
+def make_events() -> list[dict[str, Any]]:
+    """Events in the order of their times, which all differ."""
+    rnd = random.Random(7)
+    found: list[dict[str, Any]] = []
+    for t in sorted(rnd.sample(range(DAYS * DAY // 1000), 4_000)):
+        found.append({
+            "ts": START + t * 1000,
+            "country": rnd.choice(COUNTRIES),
+            "store": rnd.choice([1, 2, 3, None]),
+            "amount": None if rnd.random() < 0.1 else round(rnd.uniform(-5, 500), 2),
+            "qty": None if rnd.random() < 0.1 else rnd.randrange(-3, 2**40),
+            "vip": rnd.choice([True, False, None]),
+        })  # fmt: skip
+    return found
+
+
+EVENTS = make_events()
+
+
+@dataclass
+class Api:
+    """The process under test."""
+
+    bench: Any
+    client: httpx.Client
+
+    def get(self, path: str, **parameters: Any) -> httpx.Response:
+        return self.client.get(f"/v1/pipelines/shop{path}", params=parameters)
+
+    def rows(self, aggregation: str, **parameters: Any) -> list[dict[str, Any]]:
+        """All rows of a query, page by page."""
+        found: list[dict[str, Any]] = []
+        while True:
+            answer = self.get(f"/aggregates/{aggregation}", **parameters)
+            assert answer.status_code == 200, answer.text
+            page = answer.json()
+            found += page["data"]
+            assert page["truncated"] == (page["next_cursor"] is not None)
+            if page["next_cursor"] is None:
+                return found
+            parameters["cursor"] = page["next_cursor"]
+
+
+@pytest.fixture(scope="module")
+def api(make_shared_bench: Callable[..., Any]) -> Iterator[Api]:
+    bench = make_shared_bench(config())
+    bench.start()
+    shuffled = [json.dumps(event).encode() for event in EVENTS]
+    random.Random(1).shuffle(shuffled)
+    bench.produce([*shuffled, *BROKEN])
+    process = bench.start(module="tidemill_api")
+    bench.await_consumed(len(EVENTS) + len(BROKEN))
+    with httpx.Client(base_url=f"http://127.0.0.1:{bench.ports[-1]}", timeout=30) as client:
+        bench.eventually(lambda: bench.health().get("status") == "healthy", what="the API is healthy")
+        yield Api(bench, client)
+    process.terminate()
+    assert process.wait(20) == 0, "SIGTERM ends it with 0"
+
+
+def moment(ms: int) -> str:
+    return dt.datetime.fromtimestamp(ms / 1000, dt.UTC).isoformat().replace("+00:00", "Z")
+
+
+def summarised(events: list[dict[str, Any]], metrics: Iterable[dict[str, Any]] = METRICS) -> dict[str, Any]:
+    """What the metrics are over events in the order of their times."""
+    answer: dict[str, Any] = {}
+    for metric in metrics:
+        values = [e[metric["field"]] for e in events if e[metric["field"]] is not None] if "field" in metric else events
+        function = metric["function"]
+        if function == "count":
+            answer[metric["name"]] = len(values)
+        elif not values:
+            answer[metric["name"]] = None
+        elif metric.get("field") == "ts":
+            answer[metric["name"]] = moment(max(values))
+        else:
+            answer[metric["name"]] = {
+                "sum": math.fsum if isinstance(values[0], float) else sum,
+                "avg": lambda v: math.fsum(v) / len(v), "min": min, "max": max,
+                "first": lambda v: v[0], "last": lambda v: v[-1],
+                "variance": statistics.pvariance, "stddev": statistics.pstdev,
+            }[function](values)  # fmt: skip
+    return answer
+
+
+def grouped(key: Callable[[dict[str, Any]], Iterable[tuple[Any, ...]]]) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+    """Events by the keys (groups and window start) that they belong to."""
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for event in EVENTS:
+        for one in key(event):
+            found[one].append(event)
+    return found
+
+
+def same(expected: Any, actual: Any) -> bool:
+    if isinstance(expected, float):
+        return actual is not None and math.isclose(expected, actual, rel_tol=1e-9, abs_tol=1e-7)
+    return bool(expected == actual)
+
+
+def assert_rows(
+    rows: list[dict[str, Any]],
+    expected: dict[tuple[Any, ...], list[dict[str, Any]]],
+    groups: list[str],
+    metrics: list[dict[str, Any]] = METRICS,
+) -> None:
+    """Rows are the expected keys, each once, with the recomputed metrics."""
+    keys = [(*(row[name] for name in groups), row["window_start"]) for row in rows]
+    assert len(set(keys)) == len(keys)
+    assert set(keys) == set(expected)
+    for key, row in zip(keys, rows, strict=True):
+        wanted = summarised(expected[key], metrics)
+        different = {n: (v, row[n]) for n, v in wanted.items() if not same(v, row[n])}
+        assert different == {}, key
+
+
+def hour_of(event: dict[str, Any]) -> str:
+    return moment(event["ts"] // HOUR * HOUR)
+
+
+def test_all_windows_equal_a_recomputation(api: Api) -> None:
+    """Paging over all rows gives each (group, window) once, in the stated order."""
+    rows = api.rows("by_store", limit=137)
+    assert_rows(rows, grouped(lambda e: [(e["country"], e["store"], hour_of(e))]), ["country", "store"])
+    assert list(rows[0]) == ["country", "store", "window_start", "window_end", "closed", *(m["name"] for m in METRICS)]
+    assert [r["window_start"] for r in rows] == sorted(r["window_start"] for r in rows)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"order": "-window_start"},
+        {"order": "country,-revenue"},
+        {"order": "-country,store"},
+        {"order": "-spread"},
+        {"order": "high,-window_end"},
+        {"granularity": "1d", "order": "-low,country"},
+        {"group_by": "store", "order": "store"},
+        {"from": moment(START), "to": moment(START + DAY), "fill": "null", "order": "-mean"},
+    ],
+)
+def test_pages_are_one_big_query(api: Api, parameters: dict[str, str]) -> None:
+    """Whatever the order, nulls included, pages neither repeat nor miss a row."""
+    whole = api.rows("by_store", **parameters, limit=10_000)
+    paged = api.rows("by_store", **parameters, limit=331)
+    assert len(whole) > 100
+    assert len(paged) == len(whole)
+    # Sums of floats may differ in the last bit: the database adds in no certain order.
+    assert [
+        row for row, other in zip(whole, paged, strict=True) if not all(map(same, row.values(), other.values()))
+    ] == []
+
+
+def test_hopping_windows(api: Api) -> None:
+    """Each event is in size / hop windows; pages of them are one big query."""
+    expected = grouped(lambda e: [(e["country"], moment(e["ts"] // HOUR * HOUR - k * HOUR)) for k in range(3)])
+    for parameters in ({"limit": 53}, {"limit": 53, "order": "-window_start"}, {"limit": 10_000}):
+        assert_rows(api.rows("hops", **parameters), expected, ["country"], METRICS[:4])
+    some = {k: v for k, v in expected.items() if moment(START + 5 * HOUR) <= k[1] < moment(START + 9 * HOUR)}
+    rows = api.rows("hops", **{"from": START + 5 * HOUR, "to": START + 9 * HOUR})
+    assert_rows(rows, some, ["country"], METRICS[:4])
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "length", "granularity"),
+    [("by_store", 6 * HOUR, "6h"), ("hops", 2 * HOUR, "2h"), ("hops", DAY, "1d")],
+)
+def test_roll_ups_over_time(api: Api, aggregation: str, length: int, granularity: str) -> None:
+    """Coarser time merges panes: an event counts once, also where windows overlap."""
+    groups = ["country", "store"] if aggregation == "by_store" else ["country"]
+    metrics = METRICS if aggregation == "by_store" else METRICS[:4]
+    expected = grouped(lambda e: [(*(e[g] for g in groups), moment(e["ts"] // length * length))])
+    rows = api.rows(aggregation, granularity=granularity, limit=500)
+    assert_rows(rows, expected, groups, metrics)
+    ends = {dt.datetime.fromisoformat(r["window_end"]) - dt.datetime.fromisoformat(r["window_start"]) for r in rows}
+    assert ends == {dt.timedelta(milliseconds=length)}
+
+
+@pytest.mark.parametrize("group_by", ["country", "store", ""])
+def test_fewer_dimensions(api: Api, group_by: str) -> None:
+    groups = [group_by] if group_by else []
+    rows = api.rows("by_store", group_by=group_by, limit=400)
+    assert_rows(rows, grouped(lambda e: [(*(e[g] for g in groups), hour_of(e))]), groups)
+
+
+def test_everything_in_one_row(api: Api) -> None:
+    """granularity=all over no dimension; the window is what was asked for, or what there is."""
+    (row,) = api.rows("by_store", granularity="all", group_by="")
+    assert_rows([row], {(row["window_start"],): EVENTS}, [])
+    assert row["window_start"] == moment(EVENTS[0]["ts"] // HOUR * HOUR)
+    assert row["window_end"] == moment(EVENTS[-1]["ts"] // HOUR * HOUR + HOUR)
+    (row,) = api.rows("by_store", granularity="all", group_by="", **{"from": START, "to": START + DAY})
+    assert (row["n"], row["window_end"]) == (len([e for e in EVENTS if e["ts"] < START + DAY]), moment(START + DAY))
+    assert api.rows("by_store", granularity="all", group_by="", to=START - DAY) == []
+
+
+def test_days_of_a_time_zone(api: Api) -> None:
+    """Local days start at local midnight, and the one in which clocks move has 23 hours."""
+    zone = zoneinfo.ZoneInfo("Europe/Berlin")
+
+    def local_day(event: dict[str, Any]) -> str:
+        local = dt.datetime.fromtimestamp(event["ts"] / 1000, zone)
+        return (
+            local.replace(hour=0, minute=0, second=0, microsecond=0)
+            .astimezone(dt.UTC)
+            .isoformat()
+            .replace("+00:00", "Z")
+        )
+
+    rows = api.rows("by_store", granularity="1d", tz="Europe/Berlin", group_by="country", limit=7)
+    assert_rows(rows, grouped(lambda e: [(e["country"], local_day(e))]), ["country"])
+    lengths = {dt.datetime.fromisoformat(r["window_end"]) - dt.datetime.fromisoformat(r["window_start"]) for r in rows}
+    assert lengths == {dt.timedelta(hours=24), dt.timedelta(hours=23)}
+    kathmandu = api.rows("total", granularity="1d", tz="Asia/Kathmandu")
+    assert {r["window_start"][11:] for r in kathmandu} == {"18:15:00Z"}
+    assert sum(r["n"] for r in kathmandu) == len(EVENTS)
+
+
+@pytest.mark.parametrize(("fill", "empty"), [("null", None), ("zero", 0)])
+def test_missing_windows_are_filled(api: Api, fill: str, empty: int | None) -> None:
+    """Every group that occurs has every window between from and to; there are as many without events as expected."""
+    since, until = START + 3 * HOUR, START + 11 * HOUR
+    rows = api.rows("by_store", fill=fill, limit=50, **{"from": since, "to": until})
+    present = grouped(lambda e: [(e["country"], e["store"], hour_of(e))] if since <= e["ts"] < until else [])
+    groups = {key[:2] for key in present}
+    keys = [(r["country"], r["store"], r["window_start"]) for r in rows]
+    assert len(keys) == len(set(keys)) == len(groups) * 8
+    assert {key[:2] for key in keys} == groups
+    gaps = [row for key, row in zip(keys, rows, strict=True) if key not in present]
+    assert len(gaps) == len(keys) - len(present) > 0
+    assert {(r["n"], r["revenue"], r["items"]) for r in gaps} == {(empty, empty, empty)}
+    assert {r["latest"] for r in gaps} == {None}, "a time has no zero"
+    filled = api.rows("hops", fill=fill, granularity="12h", group_by="", **{"from": START - DAY, "to": START + DAY})
+    assert [r["n"] for r in filled][:2] == [empty, empty]
+
+
+FILTERS: list[tuple[dict[str, Any], Callable[[dict[str, Any]], bool]]] = [
+    ({"country": "NO"}, lambda r: r["country"] == "NO"),
+    ({"country": ""}, lambda r: r["country"] == ""),
+    ({"country": COUNTRIES[3]}, lambda r: r["country"] == COUNTRIES[3]),
+    ({"country__ne": "NO"}, lambda r: r["country"] != "NO"),
+    ({"country__in": "NO,Å"}, lambda r: r["country"] in ("NO", "Å")),
+    ({"country__isnull": "true"}, lambda r: r["country"] is None),
+    ({"country__isnull": "false", "store__isnull": "true"}, lambda r: r["country"] is not None and r["store"] is None),
+    ({"country__gt": "NO", "country__lte": "SE"}, lambda r: r["country"] == "SE"),
+    ({"store__gte": "2", "store__lt": "3"}, lambda r: r["store"] == 2),
+    ({"store__in": "1,3,99999999999999999999"}, lambda r: r["store"] in (1, 3)),
+    ({"n__gte": "2"}, lambda r: r["n"] >= 2),
+    ({"n__gte": "2", "n__lt": "3", "n__ne": "7"}, lambda r: r["n"] == 2),
+    ({"revenue__gt": "1e2"}, lambda r: r["revenue"] is not None and r["revenue"] > 100),
+    ({"items__gte": str(2**40)}, lambda r: r["items"] is not None and r["items"] >= 2**40),
+    ({"mean__isnull": "true"}, lambda r: r["mean"] is None),
+    ({"latest__lt": moment(START + DAY)}, lambda r: r["latest"] < moment(START + DAY)),
+    ({"from": START + HOUR, "to": START + 2 * HOUR}, lambda r: r["window_start"] == moment(START + HOUR)),
+    ({"from": "2026-03-28T00:00:00+01:00", "to": "2026-03-28T00:00:00Z"},
+     lambda r: r["window_start"] == "2026-03-27T23:00:00Z"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("parameters", "fits"), FILTERS, ids=[str(parameters) for parameters, _ in FILTERS])
+def test_filters(api: Api, parameters: dict[str, Any], fits: Callable[[dict[str, Any]], bool]) -> None:
+    """A filter keeps the rows of the unfiltered answer that fit, over GET and POST alike."""
+    every = api.rows("by_store", limit=10_000)
+    expected = [row for row in every if fits(row)]
+    assert 0 < len(expected) < len(every)
+    assert api.rows("by_store", limit=10_000, **parameters) == expected
+    posted = {name: value.split(",") if name.endswith("__in") else value for name, value in parameters.items()}
+    answer = api.client.post("/v1/pipelines/shop/aggregates/by_store/query", json={**posted, "limit": 10_000})
+    assert (answer.status_code, answer.json()["data"]) == (200, expected)
+    assert answer.headers["cache-control"] == "no-store"
+
+
+def test_chosen_metrics_and_closed_windows(api: Api) -> None:
+    rows = api.rows("by_store", metrics="n,share", group_by="", limit=10_000)
+    assert list(rows[0]) == ["window_start", "window_end", "closed", "n", "share"]
+    split = [api.rows("by_store", closed=value, limit=10_000) for value in ("true", "false")]
+    assert [{row["closed"] for row in part} <= {value} for part, value in zip(split, (True, False), strict=True)] == [
+        True
+    ] * 2
+    assert sum(map(len, split)) == len(api.rows("by_store", limit=10_000))
+
+
+def test_csv_ndjson_and_json_agree(api: Api) -> None:
+    """A suffix or the Accept header chooses the form; all rows come in one stream."""
+    rows = api.rows("by_store", limit=10_000, order="-window_start")
+    lines = api.get("/aggregates/by_store.ndjson", order="-window_start")
+    assert lines.headers["content-type"] == "application/x-ndjson"
+    assert [json.loads(line) for line in lines.text.splitlines()] == rows
+    accepted = api.client.get(
+        "/v1/pipelines/shop/aggregates/by_store?order=-window_start", headers={"Accept": "text/csv;q=0.9, text/html"}
+    )
+    assert accepted.headers["content-type"].startswith("text/csv")
+    table = list(csv.DictReader(io.StringIO(accepted.text, newline="")))
+    shown = [
+        {k: "" if v is None else str(v).lower() if isinstance(v, bool) else str(v) for k, v in r.items()} for r in rows
+    ]
+    assert table == shown
+    assert ',"",' in accepted.text or '\n"",' in accepted.text, "an empty text is not a null"
+    few = api.get("/aggregates/by_store.csv", limit=3, country="NO")
+    assert len(few.text.split("\r\n")) == 5
+    none = api.get("/aggregates/by_store.csv", country="nowhere")
+    assert none.text.startswith("country,store,window_start")
+    assert (
+        api.get("/aggregates/by_store.json", limit=1).json()["data"]
+        == api.get("/aggregates/by_store", limit=1).json()["data"]
+    )
+
+
+def test_conditional_requests(api: Api) -> None:
+    """The ETag of an answer brings a 304 as long as the data are the same; another query has another."""
+    first = api.get("/aggregates/total", limit=5)
+    assert first.headers["cache-control"] == "public, max-age=1, stale-while-revalidate=5"
+    headers = {"If-None-Match": f'"other", {first.headers["etag"]}'}
+    again = api.client.get(first.url, headers=headers)
+    if again.headers["etag"] == first.headers["etag"]:  # the watermark may have moved meanwhile
+        assert (again.status_code, again.content) == (304, b"")
+    assert api.get("/aggregates/total", limit=6).headers["etag"] != first.headers["etag"]
+    listed = api.get("/dead-letters")
+    assert api.client.get(listed.url, headers={"If-None-Match": listed.headers["etag"]}).status_code == 304
+    assert api.client.head(listed.url).headers["content-length"] == str(len(listed.content))
+
+
+def test_closed_windows_may_be_kept_long(api: Api) -> None:
+    """Once all windows of an answer are closed no event can change it, and caches are told so."""
+    api.bench.query(f"UPDATE {{s}}._aggregations SET closed_until = {START + DAY} WHERE name = 'total' RETURNING 1")
+    try:
+        answer = api.get("/aggregates/total", **{"from": START, "to": START + HOUR})
+        assert answer.headers["cache-control"] == "public, max-age=3600"
+        assert {row["closed"] for row in answer.json()["data"]} == {True}
+        open_end = api.get("/aggregates/total", **{"from": START, "to": START + 2 * DAY})
+        assert "stale-while-revalidate" in open_end.headers["cache-control"]
+        assert {row["closed"] for row in open_end.json()["data"]} == {True, False}
+    finally:
+        api.bench.query("UPDATE {s}._aggregations SET closed_until = NULL WHERE name = 'total' RETURNING 1")
+
+
+def test_dead_letters(api: Api) -> None:
+    """What was refused is shown with its reason; what is no UTF-8 as base64, long values by their beginning."""
+    answer = api.get("/dead-letters", order="partition,offset").json()
+    found = {row["value"]: row for row in answer["data"]}
+    assert len(found) == len(BROKEN)
+    assert (found["3q2+7w=="]["value_encoding"], found["3q2+7w=="]["value_bytes"]) == ("base64", 4)
+    assert (found["{"]["value_encoding"], found["{"]["reason"]) == ("utf-8", "not_json")
+    long = found["ü" * 2_048]
+    assert (long["value_encoding"], long["value_bytes"]) == ("utf-8", 6_000)
+    mistyped = found[BROKEN[2].decode()]
+    assert (mistyped["reason"], mistyped["field"]) == ("mistyped", "amount")
+    assert [row["reason"] for row in api.get("/dead-letters", reason="mistyped").json()["data"]] == ["mistyped"]
+    paged, cursor = [], None
+    while True:
+        page = api.get(
+            "/dead-letters", limit=1, order="partition,offset", **({"cursor": cursor} if cursor else {})
+        ).json()
+        paged += page["data"]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert paged == answer["data"]
+    assert len(api.get("/dead-letters.ndjson").text.splitlines()) == len(BROKEN)
+    assert "3q2+7w==" in api.get("/dead-letters.csv").text
+
+
+def test_kept_events(api: Api) -> None:
+    """Raw events can be paged through and filtered by their fields."""
+    lines = api.get("/events.ndjson", order="event_time").text.splitlines()
+    assert [json.loads(line)["data"] for line in lines] == EVENTS
+    wanted = [
+        e for e in EVENTS if e["country"] == "Å" and e["qty"] is not None and e["qty"] > 2**39 and e["vip"] is True
+    ]
+    page = api.get("/events", country="Å", qty__gt=2**39, vip="true", order="event_time", limit=1000).json()
+    assert [row["data"] for row in page["data"]] == wanted
+    late = api.get(
+        "/events", **{"from": moment(START + 4 * DAY), "ts__gte": moment(START + 4 * DAY), "limit": 1000}
+    ).json()
+    assert len(late["data"]) == len([e for e in EVENTS if e["ts"] >= START + 4 * DAY])
+
+
+def test_description(api: Api) -> None:
+    listed = api.client.get("/v1/pipelines").json()["pipelines"]
+    assert [(p["name"], p["aggregations"], p["events_kept"]) for p in listed] == [
+        ("shop", ["by_store", "hops", "total"], True)
+    ]
+    found = api.get("").json()
+    assert found["progress"]["consumed"] == len(EVENTS) + len(BROKEN)
+    assert found["counts"]["dead_letters"] == len(BROKEN)
+    assert [m["name"] for m in found["aggregations"][0]["measures"]] == [m["name"] for m in METRICS]
+    assert found["aggregations"][0]["dimensions"] == [
+        {"name": "country", "type": "string"}, {"name": "store", "type": "integer"},
+    ]  # fmt: skip
+
+
+REFUSED: list[tuple[str, int, str]] = [
+    ("/v1/pipelines/none", 404, "pipeline_not_found"),
+    ("/v1/pipelines/shop/aggregates/none", 404, "aggregation_not_found"),
+    ("/v1/pipelines/shop/aggregates/total.xml", 404, "aggregation_not_found"),
+    ("/v1/pipelines/shop/nothing", 404, "path_not_found"),
+    ("/v1/pipelines/shop/aggregates/total?limit=0", 400, "invalid_parameter"),
+    ("/v1/pipelines/shop/aggregates/total?limit=10001", 400, "invalid_parameter"),
+    ("/v1/pipelines/shop/aggregates/total?limit=1&limit=2", 400, "invalid_parameter"),
+    ("/v1/pipelines/shop/aggregates/total?limt=1", 400, "unknown_parameter"),
+    ("/v1/pipelines/shop/aggregates/total?country=NO", 400, "unknown_parameter"),
+    ("/v1/pipelines/shop/aggregates/total?from=yesterday", 400, "invalid_parameter"),
+    ("/v1/pipelines/shop/aggregates/total?from=2&to=1", 400, "invalid_parameter"),
+    ("/v1/pipelines/shop/aggregates/total?to=99999999999999999", 400, "invalid_parameter"),
+    ("/v1/pipelines/shop/aggregates/total?granularity=7m", 400, "invalid_parameter"),
+    ("/v1/pipelines/shop/aggregates/total?granularity=1d&tz=Mars/Olympus", 400, "invalid_parameter"),
+    ("/v1/pipelines/shop/aggregates/total?granularity=1d&tz=Europe/Berlin'--", 400, "invalid_parameter"),
+    ("/v1/pipelines/shop/aggregates/by_store?granularity=1d&tz=Asia/Kathmandu", 400, "invalid_parameter"),
+    ("/v1/pipelines/shop/aggregates/total?fill=zero", 400, "invalid_parameter"),
+    ("/v1/pipelines/shop/aggregates/total?fill=zero&from=0&to=1000000000000", 400, "invalid_parameter"),
+    ("/v1/pipelines/shop/aggregates/total?order=n,n", 400, "invalid_parameter"),
+    ("/v1/pipelines/shop/aggregates/total?order=%22;DROP", 400, "invalid_parameter"),
+    ("/v1/pipelines/shop/aggregates/total?metrics=nothing", 400, "invalid_parameter"),
+    ("/v1/pipelines/shop/aggregates/total?n__gte=x", 400, "invalid_parameter"),
+    ("/v1/pipelines/shop/aggregates/by_store?country=%00", 400, "invalid_parameter"),
+    ("/v1/pipelines/shop/aggregates/by_store?country=%ff", 400, "invalid_query_string"),
+    ("/v1/pipelines/shop/aggregates/by_store?group_by=mood", 400, "invalid_parameter"),
+    ("/v1/pipelines/shop/aggregates/total?cursor=abc", 400, "bad_cursor"),
+    ("/v1/pipelines/shop/dead-letters?value=x", 400, "invalid_parameter"),
+    ("/v1/pipelines/shop/events?data=x", 400, "invalid_parameter"),
+    ("/v1/pipelines?x=1", 400, "unknown_parameter"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "status", "code"), REFUSED)
+def test_what_cannot_be_answered_is_a_problem_with_a_code(api: Api, path: str, status: int, code: str) -> None:
+    answer = api.client.get(path)
+    body = answer.json()
+    assert (answer.status_code, body["code"], body["status"]) == (status, code, status), body
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert body["detail"]
+
+
+def test_a_cursor_belongs_to_its_query(api: Api) -> None:
+    cursor = api.get("/aggregates/total", limit=1).json()["next_cursor"]
+    assert api.get("/aggregates/total", cursor=cursor, limit=2).status_code == 200
+    answer = api.get("/aggregates/total", cursor=cursor, order="-window_start")
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_cursor")
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400), (b"[]", 400), (b"{", 400), (b'{"limit": null}', 400), (b'{"limit": 1.5}', 400), (b'{"n": {"a": 1}}', 400),
+        (b'{"limit": 1e999}', 400), (b'{"' + b"x" * 70_000 + b'": 1}', 413), (b'{"closed": false, "group_by": []}', 200),
+        (b"[" * 20_000, 400), (b'{"\xff": 1}', 400),
+    ],
+)  # fmt: skip
+def test_bodies(api: Api, body: bytes, status: int) -> None:
+    answer = api.client.post("/v1/pipelines/shop/aggregates/total/query", content=body)
+    assert answer.status_code == status, answer.text
+
+
+def test_other_methods(api: Api) -> None:
+    answer = api.client.delete("/v1/pipelines/shop/aggregates/total")
+    assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
+    assert "GET" in answer.headers["allow"]
+
+
+def test_metrics_name_routes_and_caches(api: Api) -> None:
+    for _ in range(3):
+        api.get("/aggregates/total", limit=3)
+    text = api.client.get("/metrics").text
+    template = 'endpoint="/v1/pipelines/{pipeline}/aggregates/{aggregation}"'
+    assert f'http_requests_total{{{template},method="GET",status_code="200"}}' in text
+    assert f"http_request_duration_seconds_bucket{{{template}" in text
+    for name in (
+        'cache_hits_total{operation="aggregates"}', 'cache_misses_total{operation="aggregates"}', "db_connections ",
+        'events_queried_total{event_type="aggregates"}', 'events_queried_total{event_type="dead_letters"}',
+    ):  # fmt: skip
+        assert name in text
+    assert "/v1/pipelines/shop" not in text, "paths as they were asked for are no labels"
+
+
+def test_documents(api: Api) -> None:
+    """The OpenAPI document covers the routes; the page that shows it loads nothing from elsewhere."""
+    document = api.client.get("/openapi.json").json()
+    assert {
+        "/v1/pipelines", "/v1/pipelines/{pipeline}", "/v1/pipelines/{pipeline}/aggregates/{aggregation}",
+        "/v1/pipelines/{pipeline}/aggregates/{aggregation}.{form}",
+        "/v1/pipelines/{pipeline}/aggregates/{aggregation}/query", "/v1/pipelines/{pipeline}/anomalies",
+        "/v1/pipelines/{pipeline}/dead-letters", "/v1/pipelines/{pipeline}/events", "/health", "/livez", "/readyz", "/metrics",
+    } <= set(document["paths"])  # fmt: skip
+    page = api.client.get("/docs")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "http://" not in page.text
+    assert "https://" not in page.text
+    for name in ("reference.css", "reference.js"):
+        assert f"/docs/{name}" in page.text
+        assert api.client.get(f"/docs/{name}").status_code == 200
+
+
+def test_other_origins_may_not_read(api: Api) -> None:
+    answer = api.client.get("/v1/pipelines", headers={"Origin": "http://elsewhere.example"})
+    assert "access-control-allow-origin" not in answer.headers
