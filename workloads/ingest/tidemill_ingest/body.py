@@ -5,12 +5,16 @@ Nothing is judged here: an event leaves as the bytes that its sender wrote.
 
 from __future__ import annotations
 
+import binascii
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import zstandard
+
+from tidemill_ingest.problems import Refused
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
 MAX_EVENTS = 10_000
@@ -18,23 +22,28 @@ MAX_EVENTS = 10_000
 NDJSON = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl", "application/jsonlines"})
 JSON = frozenset({"application/json", "text/json"})
 CLOUD_EVENT, CLOUD_EVENTS = "application/cloudevents+json", "application/cloudevents-batch+json"
-_SUPPORTED = "application/x-ndjson, application/json, application/cloudevents+json, application/cloudevents-batch+json"
+_SUPPORTED = f"application/x-ndjson, application/json, {CLOUD_EVENT}, {CLOUD_EVENTS}"
 
-
-class BodyError(Exception):
-    """A body cannot be read; becomes a problem."""
-
-    def __init__(self, status: int, code: str, detail: str) -> None:
-        super().__init__(detail)
-        self.status, self.code, self.detail = status, code, detail
+# Input is unpacked in steps whose output cannot be much greater than a body may be: deflate makes at most 1032 bytes
+# of one, a zstd block of 4 bytes at most 128 KiB.
+_GZIP_STEP_BYTES, _ZSTD_STEP_BYTES = 8 * 1024, 512
+_ZSTD_WINDOW_BYTES = 8 * 1024 * 1024
+"""What RFC 9659 allows a sender."""
+_MAX_FRAMES = 1000
+"""Each gzip member or zstd frame costs memory and time however little is in it."""
+_MAX_LINES = 4 * MAX_EVENTS
+"""Events and blank lines."""
+_MAX_COMMAS = 2_000_000
+"""An array is taken apart before its length is known; this bounds it."""
+_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
-class RawEvent:
-    """One event as it came; `id` is the sender's (CloudEvents)."""
+class Events:
+    """The events of a body as they came; `ids` are the sender's (CloudEvents), None if it gave none."""
 
-    value: bytes
-    id: str | None = None
+    values: list[bytes]
+    ids: list[str | None] | None = None
 
 
 class _CloudEvent(msgspec.Struct):
@@ -42,7 +51,9 @@ class _CloudEvent(msgspec.Struct):
     id: str
     source: str
     type: str
-    data: msgspec.Raw | None = None
+    datacontenttype: str | None = None
+    data: msgspec.Raw = msgspec.Raw(b"null")
+    data_base64: str | None = None
 
 
 _raws = msgspec.json.Decoder(list[msgspec.Raw])
@@ -51,84 +62,130 @@ _cloud_events = msgspec.json.Decoder(list[_CloudEvent])
 
 
 def decompress(body: bytes, encoding: str) -> bytes:
-    """The body as it was before Content-Encoding; never more than the limit is unpacked.
+    """The body as it was before Content-Encoding; hardly more than the limit is ever unpacked.
 
     Raises:
-        BodyError: an unknown encoding (415), damaged data (400), or more than 10 MiB (413).
+        Refused: an unknown encoding (415), damaged data (400), or more than 10 MiB (413).
     """
     match encoding.strip().lower():
         case "" | "identity":
             plain = body
         case "gzip" | "x-gzip":
-            plain = _gunzip(body)
+            plain = _unpack(body, lambda: zlib.decompressobj(wbits=31), _GZIP_STEP_BYTES, "gzip")
         case "zstd":
-            plain = _unzstd(body)
+            reader = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
+            plain = _unpack(body, reader.decompressobj, _ZSTD_STEP_BYTES, "zstd")
         case other:
-            raise BodyError(415, "unsupported_encoding", f"Content-Encoding '{other}'; use gzip, zstd or none")
+            raise Refused(415, "unsupported_encoding", f"Content-Encoding {other!r}; use gzip, zstd or none")
     if len(plain) > MAX_BODY_BYTES:
-        raise BodyError(413, "body_too_large", f"more than {MAX_BODY_BYTES} bytes decompressed; send smaller batches")
+        raise too_large()
     return plain
 
 
-def _gunzip(body: bytes) -> bytes:
+def too_large() -> Refused:
+    """413: the body, as sent or unpacked."""
+    return Refused(413, "body_too_large", f"the body is more than {MAX_BODY_BYTES} bytes; send smaller batches")
+
+
+def _unpack(body: bytes, new: Callable[[], Any], step: int, name: str) -> bytes:
+    """Unpack one frame after the other until the end, or just past the limit."""
     plain = bytearray()
+    unpacker, frames = new(), 1
     try:
-        while body:
-            unpacker = zlib.decompressobj(wbits=31)
-            plain += unpacker.decompress(body, MAX_BODY_BYTES + 1 - len(plain))
-            if len(plain) > MAX_BODY_BYTES:
-                break
-            if not unpacker.eof:
-                raise BodyError(400, "damaged_body", "the gzip data ends too early")
-            body = unpacker.unused_data
-    except zlib.error as error:
-        raise BodyError(400, "damaged_body", f"gzip: {error}") from None
+        for at in range(0, len(body), step):
+            data = body[at : at + step]
+            while data:
+                if unpacker.eof:
+                    unpacker, frames = new(), frames + 1
+                    if frames > _MAX_FRAMES:
+                        raise Refused(400, "damaged_body", f"{name}: more than {_MAX_FRAMES} frames; send fewer")
+                plain += unpacker.decompress(data)
+                if len(plain) > MAX_BODY_BYTES:
+                    return bytes(plain)
+                data = unpacker.unused_data if unpacker.eof else b""
+    except (zlib.error, zstandard.ZstdError) as error:
+        raise Refused(400, "damaged_body", f"{name}: {error}") from None
+    if body and not unpacker.eof:
+        raise Refused(400, "damaged_body", f"the {name} data ends too early")
     return bytes(plain)
 
 
-def _unzstd(body: bytes) -> bytes:
-    try:
-        with zstandard.ZstdDecompressor(max_window_size=2**27).stream_reader(body, read_across_frames=True) as reader:
-            return reader.read(MAX_BODY_BYTES + 1)
-    except zstandard.ZstdError as error:
-        raise BodyError(400, "damaged_body", f"zstd: {error}") from None
-
-
-def split(body: bytes, headers: Mapping[str, str]) -> list[RawEvent]:
+def split(body: bytes, headers: Mapping[str, str]) -> Events:
     """The events of a decompressed body, by its Content-Type (and ce-… headers).
 
     Raises:
-        BodyError: unknown type (415), a frame that cannot be read (400), too many events (413).
+        Refused: unknown type (415), a frame that cannot be read or is empty (400), too many events (413).
     """
     kind, _, parameters = headers.get("content-type", "").partition(";")
     kind = kind.strip().lower()
     if "charset" in parameters.lower() and "utf-8" not in parameters.lower().replace("utf8", "utf-8"):
-        raise BodyError(415, "unsupported_charset", "send UTF-8")
-    if "ce-specversion" in headers:
-        return [RawEvent(body, headers.get("ce-id"))]
+        raise Refused(415, "unsupported_charset", f"Content-Type parameters {parameters.strip()!r}; send UTF-8")
     try:
-        events = _split(body, kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BodyError(400, "malformed_body", f"the body is not what its Content-Type {kind} says: {error}") from None
-    if len(events) > MAX_EVENTS:
-        raise BodyError(413, "too_many_events", f"{len(events)} events; at most {MAX_EVENTS} a request")
+        events = _split(body.removeprefix(_BOM), kind, headers)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise Refused(400, "malformed_body", f"the body is not what its Content-Type {kind} says: {error}") from None
+    if len(events.values) > MAX_EVENTS:
+        raise _too_many(f"{len(events.values)} events")
+    if not events.values:
+        raise Refused(400, "no_events", "the body holds no event; send one or more")
     return events
 
 
-def _split(body: bytes, kind: str) -> list[RawEvent]:
-    if kind in NDJSON:
-        return [RawEvent(line) for line in (raw.strip(b" \t\r") for raw in body.split(b"\n")) if line]
-    if kind in JSON:
-        start = body.lstrip()
-        if start.startswith(b"["):
-            return [RawEvent(bytes(raw)) for raw in _raws.decode(body)]
-        return [RawEvent(start.rstrip())] if start else []
+def _split(body: bytes, kind: str, headers: Mapping[str, str]) -> Events:
     if kind == CLOUD_EVENT:
-        return [_of(_cloud_event.decode(body))]
+        return _of([_cloud_event.decode(body)])
     if kind == CLOUD_EVENTS:
-        return [_of(event) for event in _cloud_events.decode(body)]
-    raise BodyError(415, "unsupported_media_type", f"Content-Type '{kind}'; send one of {_SUPPORTED}")
+        return _of(_cloud_events.decode(body))
+    if "ce-specversion" in headers:
+        return _binary(body, kind, headers)
+    if kind in NDJSON:
+        if body.count(b"\n") > _MAX_LINES:
+            raise _too_many(f"{body.count(10)} lines")
+        return Events([line for raw in body.split(b"\n") if (line := raw.strip(b" \t\r"))])
+    if kind in JSON:
+        start = body.strip(b" \t\r\n")
+        if start.startswith(b"["):
+            if body.count(b",") > _MAX_COMMAS:
+                raise _too_many("far too many values")
+            return Events([bytes(raw) for raw in _raws.decode(body)])
+        return Events([start] if start else [])
+    shown = f"Content-Type {kind!r}" if kind else "no Content-Type"
+    raise Refused(415, "unsupported_media_type", f"{shown}; send one of {_SUPPORTED}")
 
 
-def _of(event: _CloudEvent) -> RawEvent:
-    return RawEvent(bytes(event.data) if event.data is not None else b"null", event.id)
+def _too_many(what: str) -> Refused:
+    return Refused(413, "too_many_events", f"{what}; at most {MAX_EVENTS} events a request, send smaller batches")
+
+
+def _binary(body: bytes, kind: str, headers: Mapping[str, str]) -> Events:
+    """CloudEvents' binary mode: the body is the data, the attributes are headers."""
+    if kind and not _is_json(kind):
+        raise Refused(415, "unsupported_media_type", f"a CloudEvent's data of type {kind!r}; send application/json")
+    missing = [name for name in ("ce-id", "ce-source", "ce-type") if not headers.get(name)]
+    if missing:
+        raise Refused(400, "malformed_body", f"a CloudEvent in binary mode needs the header {missing[0]}")
+    _check_version(headers["ce-specversion"])
+    return Events([body], [headers["ce-id"]])
+
+
+def _of(events: list[_CloudEvent]) -> Events:
+    return Events([_data(event) for event in events], [event.id for event in events])
+
+
+def _data(event: _CloudEvent) -> bytes:
+    _check_version(event.specversion)
+    kind = (event.datacontenttype or "application/json").partition(";")[0].strip().lower()
+    if not _is_json(kind):
+        raise Refused(415, "unsupported_media_type", f"datacontenttype {kind!r}; the data has to be JSON")
+    if event.data_base64 is not None:
+        return binascii.a2b_base64(event.data_base64, strict_mode=True)
+    return bytes(event.data)
+
+
+def _is_json(kind: str) -> bool:
+    return kind in JSON or kind.endswith("+json")
+
+
+def _check_version(version: str) -> None:
+    if version != "1.0":
+        raise Refused(400, "unsupported_specversion", f"CloudEvents specversion {version!r}; send 1.0")

@@ -1,0 +1,59 @@
+"""Run the ingest of a namespace: `python -m tidemill_ingest`, set by TIDEMILL_… variables."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+
+import uvicorn
+
+from tidemill_contract.resilience import ResilienceConfig
+from tidemill_contract.runtime import WorkloadSettings
+from tidemill_ingest.app import Ingest
+from tidemill_ingest.quota import Quota
+
+log = logging.getLogger("tidemill_ingest")
+
+GRACE_SECONDS = 5
+"""How long requests in flight may take after SIGTERM; with the flush after it less than a local runtime waits."""
+
+
+def main() -> int:
+    """Entry point; the exit code."""
+    try:
+        settings = WorkloadSettings.from_env()
+        resilience = ResilienceConfig.load(settings.resilience_file, os.environ)
+        quota = Quota.from_env()
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    logging.basicConfig(
+        level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    config = uvicorn.Config(
+        Ingest(settings, resilience, quota).app(),
+        host=settings.host,
+        port=settings.port,
+        http="httptools",
+        loop="uvloop",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    # The server stops in good order at a signal, then raises it once more for whoever handled it before.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    log.info("ingest of %s on port %d", settings.namespace, settings.port)
+    server = uvicorn.Server(config)
+    server.run()
+    return 0 if server.started else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

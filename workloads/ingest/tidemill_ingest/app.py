@@ -1,0 +1,167 @@
+"""The ASGI application: routes, problem details for every error, and what runs beside the requests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from typing import Any, Literal
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match, Route
+from starlette.types import Scope
+
+from tidemill_contract.asgi import App, HttpMetrics, RequestTimeout
+from tidemill_contract.health import report
+from tidemill_contract.resilience import ResilienceConfig
+from tidemill_contract.runtime import WorkloadSettings
+from tidemill_ingest.events import EventsHandler
+from tidemill_ingest.openapi import EVENTS_PATH, describe
+from tidemill_ingest.pipelines import Pipelines
+from tidemill_ingest.problems import Refused, answer_refused
+from tidemill_ingest.quota import Quota
+from tidemill_ingest.sink import Sink
+from tidemill_ingest.watch import Watch
+
+log = logging.getLogger(__name__)
+
+FLUSH_SECONDS = 3.0
+"""How long queued records may take at the end; the requests in flight have had their time before."""
+
+
+class Index(BaseModel):
+    """What is here."""
+
+    service: str
+    namespace: str
+    links: dict[str, str]
+
+
+class Check(BaseModel):
+    """The answer to a probe."""
+
+    ok: bool
+
+
+class DependencyReport(BaseModel):
+    """A dependency as /health shows it."""
+
+    status: Literal["up", "down"]
+    required: bool
+    breaker: Literal["closed", "half_open", "open"]
+    detail: str | None = None
+    latency_ms: float | None = None
+
+
+class Health(BaseModel):
+    """The body of /health."""
+
+    status: Literal["healthy", "degraded", "unhealthy"]
+    component: str
+    dependencies: dict[str, DependencyReport]
+    pipelines: list[str]
+    queued: int
+    faults: dict[str, str]
+
+
+class _EventsRoute(Route):
+    """Leaves itself in the scope, where the metrics read the route's template."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, child = super().matches(scope)
+        return match, {**child, "route": self} if child else child
+
+
+class Ingest:
+    """All that an ingest service is made of.
+
+    Raises:
+        ValueError: the quota in the environment is wrong.
+    """
+
+    def __init__(self, settings: WorkloadSettings, resilience: ResilienceConfig, quota: Quota) -> None:
+        self._settings = settings
+        guard = resilience.guards().kafka_producer
+        self._request_seconds = resilience.timeouts.api_request_seconds
+        self.sink = Sink(settings, guard, request_seconds=self._request_seconds)
+        self.watch = Watch(self.sink, guard)
+        self.pipelines = Pipelines(settings)
+        self._events = EventsHandler(self.pipelines, self.sink, quota)
+
+    def app(self) -> App:
+        """The application with its middleware."""
+        app = FastAPI(
+            title="Tidemill ingest", version="1", lifespan=self._lifespan, docs_url=None, redoc_url=None,
+            description="Events over HTTP to Kafka, one result a record.",
+        )  # fmt: skip
+        app.router.routes.append(_EventsRoute(EVENTS_PATH, self._events.append, methods=["POST"]))
+        app.add_api_route("/", self._index, summary="What is here")
+        app.add_api_route("/health", self._health, summary="Health", response_model=Health, responses=_UNHEALTHY)
+        app.add_api_route("/livez", self._live, summary="Liveness", response_model=Check)
+        app.add_api_route("/readyz", self._ready, summary="Readiness", response_model=Check, responses=_UNREADY)
+        app.add_api_route("/metrics", _metrics, summary="Prometheus metrics", response_class=PlainTextResponse)
+        app.add_exception_handler(Refused, answer_refused)
+        app.add_exception_handler(HTTPException, _answer_http_error)
+        app.add_exception_handler(Exception, _answer_bug)
+        document = describe(app)
+        app.openapi = lambda: document  # type: ignore[method-assign]
+        return HttpMetrics(RequestTimeout(app, self._request_seconds))
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        self.sink.start()
+        watching = asyncio.create_task(self.watch.run())
+        try:
+            yield
+        finally:
+            await self._events.close(FLUSH_SECONDS)
+            if lost := await self.sink.close(FLUSH_SECONDS):
+                log.error("%d records were not acknowledged by Kafka before the end", lost)
+            watching.cancel()
+            await asyncio.wait([watching])
+
+    async def _index(self) -> Index:
+        links = {"events": EVENTS_PATH, "openapi": "/openapi.json", "health": "/health", "metrics": "/metrics"}
+        return Index(service="tidemill-ingest", namespace=self._settings.namespace, links=links)
+
+    async def _health(self) -> Response:
+        extra = {
+            "pipelines": self.pipelines.names(), "queued": self.sink.queued, "faults": self.pipelines.faults(),
+        }  # fmt: skip
+        status, body = report("ingest", [self.watch.dependency()], extra)
+        return JSONResponse(body, status, _NO_STORE)
+
+    async def _live(self) -> Response:
+        return JSONResponse({"ok": True}, 200, _NO_STORE)
+
+    async def _ready(self) -> Response:
+        ready = self.watch.up
+        return JSONResponse({"ok": ready}, 200 if ready else 503, _NO_STORE)
+
+
+_NO_STORE = {"cache-control": "no-store"}
+_UNHEALTHY: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description": "Kafka is down."}}
+_UNREADY: dict[int | str, dict[str, Any]] = {503: {"model": Check, "description": "Not to be sent traffic now."}}
+
+
+async def _metrics() -> Response:
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _answer_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class alone
+    codes = {404: "not_found", 405: "method_not_allowed"}
+    detail = f"{request.method} {request.url.path}: see /openapi.json for what is here"
+    headers = dict(error.headers or {})
+    return Refused(error.status_code, codes.get(error.status_code, "http_error"), detail, headers=headers).response()
+
+
+async def _answer_bug(request: Request, error: Exception) -> Response:
+    return Refused(500, "internal_error", "a fault of this service; its log tells more").response()

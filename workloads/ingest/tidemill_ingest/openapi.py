@@ -1,0 +1,166 @@
+"""The OpenAPI description of the events route, which is no FastAPI route: no model stands between a body and Kafka."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from tidemill_contract.event import MAX_EVENT_BYTES, Reason
+from tidemill_ingest.body import CLOUD_EVENT, CLOUD_EVENTS, MAX_BODY_BYTES, MAX_EVENTS
+from tidemill_ingest.replays import MAX_KEY_CHARACTERS
+
+EVENTS_PATH = "/v1/pipelines/{pipeline}/events"
+
+_DESCRIPTION = f"""Each event is judged by itself. A valid one is written to the pipeline's topic as it came; an invalid
+one becomes a dead letter with its reason (`quarantined`); one with status `retry` was not acknowledged and has to be
+sent again. At most {MAX_EVENT_BYTES} bytes an event, {MAX_BODY_BYTES} bytes a body (unpacked), {MAX_EVENTS} events.
+
+A request with an `Idempotency-Key` that comes again is answered with the first answer and not done again."""
+
+_INTEGER, _STRING = {"type": "integer", "minimum": 0}, {"type": "string"}
+_EVENT = {"type": "object", "description": "An event: the fields of the pipeline's `source.fields`."}
+_CLOUD_EVENT = {
+    "type": "object",
+    "required": ["specversion", "id", "source", "type"],
+    "properties": {
+        "specversion": {"const": "1.0"},
+        "id": _STRING,
+        "source": _STRING,
+        "type": _STRING,
+        "datacontenttype": _STRING,
+        "data": _EVENT,
+        "data_base64": _STRING,
+    },
+}
+_COUNTS = {
+    "accepted": {**_INTEGER, "description": "Valid events, acknowledged by Kafka (`wait=false`: queued)."},
+    "quarantined": {**_INTEGER, "description": "Invalid events, written as dead letters."},
+    "retry": {**_INTEGER, "description": "Events that were not acknowledged: send them again."},
+    "results": {
+        "type": "array",
+        "items": {"$ref": "#/components/schemas/EventResult"},
+        "description": "A row for each event that is not accepted; for each event with `results=all`.",
+    },
+}
+
+SCHEMAS: dict[str, Any] = {
+    "EventResult": {
+        "type": "object",
+        "required": ["index", "status"],
+        "properties": {
+            "index": {**_INTEGER, "description": "Place of the event in the request, from 0."},
+            "id": {**_STRING, "description": "The CloudEvents id."},
+            "status": {"enum": ["accepted", "quarantined", "retry", "rejected"]},
+            "code": {**_STRING, "description": f"Why: {', '.join(Reason)}, or Kafka's error, `kafka_…`."},
+            "field": {**_STRING, "description": "The field that is to blame."},
+            "partition": {**_INTEGER, "description": "Where it was written (`results=all`)."},
+            "offset": _INTEGER,
+        },
+    },
+    "EventResults": {"type": "object", "required": list(_COUNTS), "properties": _COUNTS},
+    "Problem": {
+        "type": "object",
+        "description": "RFC 9457 problem details. Answers about events hold the members of EventResults as well.",
+        "required": ["type", "title", "status", "code"],
+        "properties": {
+            "type": {"type": "string", "format": "uri"},
+            "title": _STRING,
+            "status": {"type": "integer"},
+            "code": {**_STRING, "description": "Stable identifier of the kind of problem."},
+            "detail": _STRING,
+            **_COUNTS,
+        },
+    },
+}
+_RETRY_AFTER = {"Retry-After": {"description": "Seconds until it is worth trying again.", "schema": _INTEGER}}
+_AUTHENTICATE = {"WWW-Authenticate": {"schema": _STRING}}
+_RATE = {"RateLimit": {"schema": _STRING}, "RateLimit-Policy": {"schema": _STRING}}
+
+
+def _results(description: str, **more: Any) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/EventResults"}}}
+    return {"description": description, "content": content, **more}
+
+
+def problem_response(description: str, **more: Any) -> dict[str, Any]:
+    """An answer with problem details."""
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {"description": description, "content": content, **more}
+
+
+def _flag(name: str, description: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "description": description, "schema": {"type": "boolean", "default": True}}
+
+
+_PARAMETERS = [
+    {"name": "pipeline", "in": "path", "required": True, "description": "The pipeline's name.", "schema": _STRING},
+    _flag("wait", "Answer when Kafka has acknowledged; `false`: when the events are queued (202)."),
+    _flag("accept_partial", "`false`: if one event is invalid, none is sent (422)."),
+    {
+        "name": "results",
+        "in": "query",
+        "description": "Which events get a row in the answer.",
+        "schema": {"enum": ["failed", "all"], "default": "failed"},
+    },
+    {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "A name for this batch, chosen by the sender; a new one for each.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARACTERS, "pattern": "^[!-~]+$"},
+    },
+    {
+        "name": "Content-Encoding",
+        "in": "header",
+        "description": "How the body is compressed.",
+        "schema": {"enum": ["identity", "gzip", "zstd"]},
+    },
+]
+_BODY = {
+    "required": True,
+    "content": {
+        "application/x-ndjson": {"schema": {"type": "string", "description": "One event a line."}},
+        "application/json": {
+            "schema": {"oneOf": [_EVENT, {"type": "array", "items": _EVENT, "minItems": 1, "maxItems": MAX_EVENTS}]}
+        },
+        CLOUD_EVENT: {"schema": _CLOUD_EVENT},
+        CLOUD_EVENTS: {"schema": {"type": "array", "items": _CLOUD_EVENT, "minItems": 1, "maxItems": MAX_EVENTS}},
+    },
+}
+_RESPONSES = {
+    "200": _results("All events are valid and acknowledged by Kafka.", headers=_RATE),
+    "202": _results("`wait=false`: the events are queued.", headers=_RATE),
+    "207": _results("Mixed: see the rows.", headers={**_RATE, **_RETRY_AFTER}),
+    "400": problem_response("The body or a parameter cannot be read."),
+    "401": problem_response("No API key of this pipeline.", headers=_AUTHENTICATE),
+    "403": problem_response("The API key lacks the scope events:append.", headers=_AUTHENTICATE),
+    "404": problem_response("No such pipeline, or it takes no events over HTTP."),
+    "413": problem_response("The body is too large, or holds too many events."),
+    "415": problem_response("A media type, encoding or charset that is not taken."),
+    "422": problem_response("No event is valid; or one is not and `accept_partial=false`; or a reused key."),
+    "429": problem_response("Over the pipeline's quota.", headers={**_RATE, **_RETRY_AFTER}),
+    "503": problem_response("Kafka, or the buffer before it, is unavailable.", headers=_RETRY_AFTER),
+    "504": problem_response("The request took too long."),
+}
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The whole OpenAPI document of an application."""
+    document: dict[str, Any] = FastAPI.openapi(app)
+    operation = {
+        "operationId": "append_events",
+        "summary": "Append events",
+        "description": _DESCRIPTION,
+        "tags": ["events"],
+        "parameters": _PARAMETERS,
+        "requestBody": _BODY,
+        "responses": _RESPONSES,
+        "security": [{"apiKey": []}, {}],
+    }
+    document["paths"][EVENTS_PATH] = {"post": operation}
+    components = document.setdefault("components", {})
+    components.setdefault("schemas", {}).update(SCHEMAS)
+    components["securitySchemes"] = {
+        "apiKey": {"type": "http", "scheme": "bearer", "description": "`tm_<id>_<secret>`, if the pipeline needs one."}
+    }
+    return document

@@ -1,0 +1,74 @@
+"""The pipelines that this process serves, and who may send to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tidemill_contract import metrics
+from tidemill_contract.auth import EVENTS_APPEND, Authenticator, Forbidden, Unauthorized
+from tidemill_contract.pipelines import PipelineDirectory
+from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
+from tidemill_ingest.problems import Refused
+from tidemill_ingest.records import Judge
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A pipeline with what is compiled from its config."""
+
+    config: PipelineConfig
+    judge: Judge
+
+    @property
+    def name(self) -> str:
+        """Its name in the namespace."""
+        return self.config.name
+
+    def count(self, outcomes: dict[str, int]) -> None:
+        """Add to the metric of events by outcome."""
+        for outcome, events in outcomes.items():
+            if events:
+                metrics.EVENTS_INGESTED.labels(self.name, outcome).inc(events)
+
+
+class Pipelines:
+    """All pipelines of the namespace, or the one that the settings name."""
+
+    def __init__(self, settings: WorkloadSettings) -> None:
+        self._only = settings.pipeline
+        self._directory = PipelineDirectory(settings.config_dir)
+        self._authenticator = Authenticator(settings)
+        self._compiled: dict[str, Pipeline] = {}
+
+    def open(self, name: str, authorization: str | None) -> Pipeline:
+        """The pipeline of that name, for the bearer of a key.
+
+        Raises:
+            Refused: there is no such pipeline, or it takes no events over HTTP (404); no good key (401, 403).
+        """
+        config = self._directory.get(name) if not self._only or name == self._only else None
+        if config is None:
+            self._compiled.pop(name, None)
+            raise Refused(404, "pipeline_not_found", f"there is no pipeline {name!r} here; check the name")
+        if not config.spec.ingest.enabled:
+            detail = f"{name} takes no events over HTTP; set ingest.enabled, or write to its Kafka topic"
+            raise Refused(404, "ingest_disabled", detail)
+        try:
+            self._authenticator.check(config, authorization, EVENTS_APPEND)
+        except Unauthorized as error:
+            raise Refused(401, "unauthorized", str(error), headers={"www-authenticate": "Bearer"}) from None
+        except Forbidden as error:
+            headers = {"www-authenticate": f'Bearer error="insufficient_scope", scope="{EVENTS_APPEND}"'}
+            raise Refused(403, "forbidden", str(error), headers=headers) from None
+        compiled = self._compiled.get(name)
+        if compiled is None or compiled.config is not config:
+            compiled = self._compiled[name] = Pipeline(config, Judge(config))
+        return compiled
+
+    def names(self) -> list[str]:
+        """The pipelines that take events."""
+        return [c.name for c in self._directory.all() if c.spec.ingest.enabled and self._only in ("", c.name)]
+
+    def faults(self) -> dict[str, str]:
+        """Config files that cannot be read, by pipeline."""
+        return self._directory.faults

@@ -1,0 +1,109 @@
+"""Reads request bodies, bounded for each request and for the process, however slowly or badly they are sent."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+
+from starlette.requests import Request
+
+from tidemill_ingest.body import MAX_BODY_BYTES, decompress, too_large
+from tidemill_ingest.problems import Refused, unavailable
+
+MEMORY_BYTES = 256 * 1024 * 1024
+"""Bodies of all requests that are read or decoded now."""
+_DRAINED_BYTES = 4 * MAX_BODY_BYTES
+"""A client that sends too much hears of it only if it is let finish; this is how long it is indulged."""
+_INLINE_BYTES = 64 * 1024
+"""Compressed bodies above this are unpacked in a thread."""
+
+
+class Memory:
+    """Counts the bytes that requests hold."""
+
+    def __init__(self, limit: int = MEMORY_BYTES) -> None:
+        self._left = limit
+
+    def hold(self) -> Held:
+        """What one request holds, given back at the end of the context."""
+        return Held(self)
+
+    def take(self, count: int) -> None:
+        """Hold more.
+
+        Raises:
+            Refused: 503, the limit is reached.
+        """
+        if count > self._left:
+            raise unavailable("busy", "too many request bodies are being read; send again later", 1.0)
+        self._left -= count
+
+    def give(self, count: int) -> None:
+        """Hold less."""
+        self._left += count
+
+
+class Held:
+    """The bytes of one request."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory, self._bytes = memory, 0
+
+    def add(self, count: int) -> None:
+        """Hold more.
+
+        Raises:
+            Refused: 503, too much is held by all requests.
+        """
+        self._memory.take(count)
+        self._bytes += count
+
+    def __enter__(self) -> Held:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._memory.give(self._bytes)
+
+
+async def read_body(request: Request, held: Held) -> bytes:
+    """The decompressed body.
+
+    Raises:
+        Refused: too large (413), damaged or of an unknown encoding (400, 415), too much is held already (503).
+        ClientDisconnect: the client left in the middle.
+    """
+    encoding = request.headers.get("content-encoding", "")
+    body = await _receive(request, held)
+    if len(body) > _INLINE_BYTES and encoding:
+        plain = await asyncio.to_thread(decompress, body, encoding)
+    else:
+        plain = decompress(body, encoding)
+    if plain is not body:
+        held.add(len(plain))
+    return plain
+
+
+async def _receive(request: Request, held: Held) -> bytes:
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > MAX_BODY_BYTES and "expect" in request.headers:
+        raise _last_word()
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size <= MAX_BODY_BYTES:
+            held.add(len(chunk))
+            chunks.append(chunk)
+        elif size > _DRAINED_BYTES:
+            break
+        else:
+            chunks.clear()
+    if size > MAX_BODY_BYTES:
+        raise _last_word()
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _last_word() -> Refused:
+    refused = too_large()
+    refused.headers["connection"] = "close"
+    return refused

@@ -1,0 +1,130 @@
+"""What became of a request's events, as the HTTP answer: status code, counts, rows of those that are not accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from confluent_kafka import KafkaError
+
+from tidemill_contract.asgi import PROBLEM_TYPE, problem
+from tidemill_ingest.problems import retry_after
+from tidemill_ingest.records import Records
+from tidemill_ingest.sink import Delivery
+
+ACCEPTED, QUARANTINED, RETRY, REJECTED = "accepted", "quarantined", "retry", "rejected"
+RETRY_SECONDS = 1.0
+
+
+class Row(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What became of one event."""
+
+    index: int
+    id: str | None = None
+    status: str
+    code: str | None = None
+    field: str | None = None
+    partition: int | None = None
+    offset: int | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP answer; `final` if a repeated request can be given it as well."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+    media_type: str = "application/json"
+    final: bool = True
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The records of a request and what became of them.
+
+    Attributes:
+        records: what was to be written.
+        delivery: what was not; empty while that is not known (`wait=false`).
+        ids: the senders' ids of the events, if they have any.
+    """
+
+    records: Records
+    delivery: Delivery
+    ids: Sequence[str | None] | None = None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Events by status."""
+        failed, invalid = self.delivery.failed, self.records.invalid
+        quarantined = len(invalid) if not failed else sum(index not in failed for index in invalid)
+        total = len(self.records.values)
+        return {ACCEPTED: total - len(failed) - quarantined, QUARANTINED: quarantined, RETRY: len(failed)}
+
+    def rows(self, *, everything: bool) -> list[Row]:
+        """A row for each event that is not accepted, or for everything."""
+        if everything:
+            return [self._row(index) for index in range(len(self.records.values))]
+        return [self._row(index) for index in sorted({*self.records.invalid, *self.delivery.failed})]
+
+    def _row(self, index: int) -> Row:
+        own = self.ids[index] if self.ids is not None else None
+        error, verdict = self.delivery.failed.get(index), self.records.invalid.get(index)
+        if error is not None:
+            return Row(index=index, id=own, status=RETRY, code=error_code(error))
+        partition, offset = self.delivery.places.get(index, (None, None))
+        if verdict is not None:
+            return Row(
+                index=index, id=own, status=QUARANTINED, code=str(verdict.reason), field=verdict.field,
+                partition=partition, offset=offset,
+            )  # fmt: skip
+        return Row(index=index, id=own, status=ACCEPTED, partition=partition, offset=offset)
+
+
+def error_code(error: KafkaError) -> str:
+    """A Kafka error as the code of a row, e.g. `kafka_msg_timed_out`."""
+    return f"kafka_{error.name().strip('_').lower()}"
+
+
+def answer(outcome: Outcome, *, wait: bool, everything: bool) -> Answer:
+    """The answer about records that were written, or at least tried."""
+    counts = outcome.counts
+    total = len(outcome.records.values)
+    body = {**counts, "results": outcome.rows(everything=everything)}
+    if counts[RETRY] == total:
+        detail = "Kafka acknowledged none of the events; send them again later"
+        return _problem(503, "kafka_unavailable", detail, body, headers=retry_after(RETRY_SECONDS), final=False)
+    if counts[QUARANTINED] == total:
+        return _problem(422, "no_valid_event", "no event is valid; the dead letters tell why", body)
+    status = 200 if counts[ACCEPTED] == total else 207
+    if counts[RETRY]:
+        headers = {"cache-control": "no-store", **retry_after(RETRY_SECONDS)}
+        return Answer(status, msgspec.json.encode(body), headers, final=False)
+    return Answer(status if wait else 202, msgspec.json.encode(body), {"cache-control": "no-store"})
+
+
+def refusal(outcome: Outcome) -> Answer:
+    """The answer if some events are invalid and the sender wants all or nothing (`accept_partial=false`)."""
+    rows = [
+        Row(index=row.index, id=row.id, status=REJECTED, code=row.code, field=row.field)
+        for row in outcome.rows(everything=False)
+    ]
+    body = {ACCEPTED: 0, QUARANTINED: 0, RETRY: 0, "results": rows}
+    detail = f"{len(rows)} events are invalid and accept_partial is false: nothing was sent; correct or leave them out"
+    return _problem(422, "batch_rejected", detail, body)
+
+
+def _problem(
+    status: int,
+    code: str,
+    detail: str,
+    body: dict[str, Any],
+    *,
+    headers: dict[str, str] | None = None,
+    final: bool = True,
+) -> Answer:
+    text = problem(status, code, HTTPStatus(status).phrase, detail, **body)
+    return Answer(status, text, {"cache-control": "no-store", **(headers or {})}, PROBLEM_TYPE, final=final)
