@@ -21,9 +21,10 @@ from tidemill_contract.validate import check
 from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome, Rank, failed, skipped
-from tidemill_operator.plan.build import build_plan, owner_of
+from tidemill_operator.plan.build import build_plan, owner_of, resolve
 from tidemill_operator.plan.model import LiveFacts, LiveSchema, Plan
 from tidemill_operator.plan.refusals import refusals
+from tidemill_operator.plan.topics import desired_topics
 from tidemill_operator.settings import Platform
 from tidemill_operator.status import Report, status
 
@@ -132,9 +133,12 @@ def release(document: Mapping[str, Any], *, platform: Platform, actuators: Actua
     # Who does not own the schema made no topics either.
     if ran is None or live is None or live.owner != owner_of(ran, platform):
         return [skipped(Component.SCHEMA, names.schema(namespace, name), message="not this pipeline's")]
-    plan = build_plan(ran, platform, live.generation, LiveFacts(schema=live))
+    facts = LiveFacts(schema=live)
+    plan = build_plan(ran, platform, live.generation, facts)
     policy = (pipeline or ran).spec.reclaim_policy
-    outcomes = actuators.kafka.release(plan.topics, policy)
+    # An earlier spec may have published to topics that this one does not ask for.
+    topics = desired_topics(resolve(ran, platform, live.generation, facts), platform, facts, all_kinds=True)
+    outcomes = actuators.kafka.release(topics, policy)
     outcomes += actuators.postgres.release(plan.schema, owner=owner_of(ran, platform), reclaim=policy)
     busy = [outcome for outcome in outcomes if outcome.rank == Rank.WAITING]
     if busy:

@@ -100,9 +100,7 @@ def _ready(parts: Sequence[Condition], report: Report) -> Condition:
         return _condition("Ready", "False", report.stalled[0].reason, _joined(report.stalled))
     bad = [part for part in parts if part["status"] != "True"]
     if bad:
-        worst = next((part for part in bad if part["reason"] not in (Reason.WAITING, Reason.BLOCKED)), bad[0])
-        text = "; ".join(f"{part['type']}: {part.get('message') or part['reason']}" for part in bad)
-        return _condition("Ready", "False", worst["reason"], text)
+        return _condition("Ready", "False", *_told(bad))
     if report.suspended:
         return _condition("Ready", "True", Reason.SUSPENDED, "suspended: no processors run")
     return _condition("Ready", "True", Reason.APPLIED, "")
@@ -123,11 +121,17 @@ def _abnormal(parts: Sequence[Condition], report: Report) -> list[Condition]:
         found.append(_condition("Stalled", "True", stuck[0]["reason"], text))
     if report.accepted and len(bad) > len(stuck):
         waiting = [part for part in bad if part not in stuck]
-        text = "; ".join(f"{part['type']}: {part.get('message') or part['reason']}" for part in waiting)
-        found.append(_condition("Reconciling", "True", waiting[0]["reason"], text))
+        found.append(_condition("Reconciling", "True", *_told(waiting)))
     if report.suspended:
         found.append(_condition("Suspended", "True", Reason.SUSPENDED, "spec.suspend is true"))
     return found
+
+
+def _told(parts: Sequence[Condition]) -> tuple[str, str]:
+    """The reason and the message of several: what others wait for speaks before them."""
+    worst = next((part for part in parts if part["reason"] not in (Reason.WAITING, Reason.BLOCKED)), None)
+    worst = worst or next((part for part in parts if part["reason"] == Reason.WAITING), parts[0])
+    return worst["reason"], "; ".join(f"{part['type']}: {part.get('message') or part['reason']}" for part in parts)
 
 
 def _joined(errors: Sequence[TidemillError]) -> str:

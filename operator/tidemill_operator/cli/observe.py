@@ -21,6 +21,7 @@ from tidemill_operator.servers.postgres import administrator
 from tidemill_operator.settings import Platform
 
 Configs = Mapping[str, Mapping[str, str]]
+ANSWER_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class World:
         """
         if self.kafka is None:
             return LiveFacts(schema=schema), {}
-        kafka = KafkaTopics(self.kafka)
+        kafka = KafkaTopics(self.kafka, timeout_seconds=ANSWER_SECONDS)
         topics = kafka.observe([topic.name for topic in plan.topics])
         return LiveFacts(topics, kafka.brokers(), schema), kafka.configs(list(topics))
 

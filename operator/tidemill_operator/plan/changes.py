@@ -125,6 +125,7 @@ def _facts(workload: Workload) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "module": workload.module,
         "replicas": workload.replicas,
+        "scaledElsewhere": workload.scaled_elsewhere or None,
         "sharedBy": None if workload.pipeline else f"the pipelines of namespace {workload.namespace}",
         "environment": dict(workload.environment),
         "ports": dict(workload.ports),

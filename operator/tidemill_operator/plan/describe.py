@@ -75,6 +75,7 @@ def workload(item: Workload) -> dict[str, Any]:
         "pipeline": item.pipeline,
         "module": item.module,
         "replicas": item.replicas,
+        "scaledElsewhere": item.scaled_elsewhere,
         "environment": dict(sorted(item.environment.items())),
         "configs": sorted(item.configs),
         "secrets": {pipeline: list(names) for pipeline, names in sorted(item.secrets.items())},

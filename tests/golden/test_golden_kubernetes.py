@@ -1,0 +1,96 @@
+"""The manifests of the examples, written out: what a cluster would be told.
+
+`REFRESH_GOLDEN=1 make unit ARGS="-k golden"` writes them anew; read the diff before committing it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tidemill_contract.documents import load_documents
+from tidemill_contract.spec import AnalyticsPipeline
+from tidemill_operator.cluster_settings import Placement
+from tidemill_operator.plan.build import build_plan
+from tidemill_operator.plan.render.kubernetes import common, render
+from tidemill_operator.plan.render.marks import OwnerReference
+from tidemill_operator.plan.render.pods import Revisions
+from tidemill_operator.settings import Platform
+
+FOLDER = Path(__file__).parent / "kubernetes"
+EXAMPLES = sorted((FOLDER.parents[2] / "crds" / "examples").glob("*.yaml"))
+PLAIN = Placement(
+    images={part: f"registry.example/tidemill-{part}:1" for part in ("processor", "ingest", "api")},
+    environment={"TIDEMILL_KAFKA_BROKERS": "kafka.data:9092", "TIDEMILL_POSTGRES_HOST": "postgres.data"},
+    egress_ports=(5432, 9092),
+)
+FULL = Placement(
+    images=PLAIN.images,
+    pull_policy="Always",
+    pull_secrets=("registry",),
+    environment=PLAIN.environment,
+    connections={"redis-url": "redis://:hidden@redis.data:6379/0", "kafka.json": '{"sasl.password": "hidden"}'},
+    resilience="timeouts: {}\n",
+    egress_ports=(5432, 6379, 9092),
+)
+# What none of the examples asks for.
+OWN_API = {
+    "api": {"dedicated": True},
+    "processor": {"scaling": {"mode": "external"}, "resources": {"requests": {"cpu": "2", "memory": "2Gi"}}},
+}
+
+
+def manifests(example: Path, placement: Placement, spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """All manifests of an example's pipeline, the only one of its namespace."""
+    (document,) = load_documents(example.read_text())
+    document["spec"] |= spec
+    plan = build_plan(AnalyticsPipeline.model_validate(document), Platform(runtime="kubernetes"), 1)
+    owner = OwnerReference("0b5e7a3c-0000-4000-8000-000000000001", plan.name)
+    found = list(common(plan.namespace, sharing=[owner], placement=placement))
+    for workload in plan.workloads:
+        rendering = render(
+            workload,
+            pipeline=plan.name,
+            owner=owner,
+            sharing=[owner],
+            placement=placement,
+            revisions=Revisions("credentials", "connections"),
+        )
+        found += [*rendering.own, *rendering.workload]
+    return found
+
+
+CASES = {example.stem: (example, PLAIN, {}) for example in EXAMPLES}
+CASES["flights-own-api"] = (EXAMPLES[0], FULL, OWN_API)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_manifests_are_as_they_were(name: str) -> None:
+    """The manifests of an example are the committed ones, byte for byte."""
+    path = FOLDER / f"{name}.yaml"
+    # Through JSON, so that parts that are one object are written out each time.
+    written = [json.loads(json.dumps(manifest)) for manifest in manifests(*CASES[name])]
+    text = "---\n".join(yaml.safe_dump(item, sort_keys=False, allow_unicode=True, width=120) for item in written)
+    if os.environ.get("REFRESH_GOLDEN") == "1":
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    committed = path.read_text() if path.exists() else ""
+    changed = "".join(difflib.unified_diff(committed.splitlines(True), text.splitlines(True), "committed", "rendered"))
+    if changed:
+        pytest.fail(f"{path.name} has changed; if it should, REFRESH_GOLDEN=1:\n{changed}", pytrace=False)
+
+
+def test_nothing_is_left_of_a_case_that_is_gone() -> None:
+    """Every committed file has its case."""
+    assert {f"{name}.yaml" for name in CASES} == {path.name for path in FOLDER.glob("*")}
+
+
+def test_no_manifest_holds_a_secret() -> None:
+    """Passwords are in Secrets only, which are not rendered from workloads."""
+    assert "hidden" not in "".join(path.read_text() for path in FOLDER.glob("*.yaml"))
