@@ -69,23 +69,38 @@ class Platform:
             kafka_brokers=environ.get("TIDEMILL_KAFKA_BROKERS", ""),
             postgres=PostgresAddress.from_url(url) if url else NOWHERE,
             redis_url=environ.get("TIDEMILL_REDIS_URL", ""),
-            partitions=_number(environ, "TIDEMILL_DEFAULT_PARTITIONS", 6 if in_cluster else 4, most=1024),
-            replication_factor=_number(environ, "TIDEMILL_DEFAULT_REPLICATION_FACTOR", 3 if in_cluster else 1, most=15),
-            auth_required=_flag(environ, "TIDEMILL_AUTH_REQUIRED", in_cluster),
-            topic_prefixes=tuple(p.strip() for p in environ.get("TIDEMILL_TOPIC_PREFIXES", "").split(",") if p.strip()),
+            partitions=number(environ, "TIDEMILL_DEFAULT_PARTITIONS", 6 if in_cluster else 4, most=1024),
+            replication_factor=number(environ, "TIDEMILL_DEFAULT_REPLICATION_FACTOR", 3 if in_cluster else 1, most=15),
+            auth_required=flag(environ, "TIDEMILL_AUTH_REQUIRED", in_cluster),
+            topic_prefixes=listed(environ, "TIDEMILL_TOPIC_PREFIXES"),
             resilience_file=Path(file) if file else None,
         )
 
 
-def _number(environ: Mapping[str, str], name: str, default: int, *, most: int) -> int:
+def number(environ: Mapping[str, str], name: str, default: int, *, most: int, least: int = 1) -> int:
+    """A whole number.
+
+    Raises:
+        ValueError: the variable holds something else.
+    """
     text = environ.get(name) or str(default)
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= most:
-        raise ValueError(f"{name}: {text!r} is not a whole number from 1 to {most}")
+    if not text.isascii() or not text.isdigit() or not least <= int(text[:9]) <= most:
+        raise ValueError(f"{name}: {text!r} is not a whole number from {least} to {most}")
     return int(text)
 
 
-def _flag(environ: Mapping[str, str], name: str, default: bool) -> bool:
+def flag(environ: Mapping[str, str], name: str, default: bool) -> bool:
+    """Whether a variable says true.
+
+    Raises:
+        ValueError: it says neither true nor false.
+    """
     text = environ.get(name) or str(default)
     if text.lower() not in ("true", "false"):
         raise ValueError(f"{name}: {text!r} is neither true nor false")
     return text.lower() == "true"
+
+
+def listed(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
+    """The items of a comma-separated variable, without blanks."""
+    return tuple(item.strip() for item in environ.get(name, "").split(",") if item.strip())

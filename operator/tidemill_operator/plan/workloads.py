@@ -36,6 +36,7 @@ def desired_workloads(config: PipelineConfig, platform: Platform) -> tuple[Workl
             own=True,
             replicas=_processors(config),
             resources=_resources(spec.processor.resources),
+            scaled_elsewhere=_external(config),
         )
     ]
     if spec.ingest.enabled:
@@ -52,6 +53,11 @@ def _processors(config: PipelineConfig) -> int:
     return processor.replicas if processor.scaling is None else max(1, processor.scaling.min_replicas)
 
 
+def _external(config: PipelineConfig) -> bool:
+    scaling = config.spec.processor.scaling
+    return scaling is not None and scaling.mode == "external" and not config.spec.suspend
+
+
 def _workload(
     config: PipelineConfig,
     platform: Platform,
@@ -60,6 +66,7 @@ def _workload(
     own: bool = False,
     replicas: int = 1,
     resources: Mapping[str, Mapping[str, str]] | None = None,
+    scaled_elsewhere: bool = False,
 ) -> Workload:
     shared = {"ingest": SHARED_INGEST, "api": SHARED_API}
     environment = {"TIDEMILL_NAMESPACE": config.namespace}
@@ -77,6 +84,7 @@ def _workload(
         secrets={config.name: _SECRETS[component]},
         ports={"http": platform.ports.get(component, 0) if not own else 0},
         resources=resources or {},
+        scaled_elsewhere=scaled_elsewhere,
     )
 
 

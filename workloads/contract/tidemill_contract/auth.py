@@ -90,7 +90,7 @@ class Authenticator:
             return known.keys
 
     def _look(self, pipeline: str, now: float, known: _Known | None) -> _Known:
-        path = self._settings.secrets_dir / pipeline / "api-keys.json"
+        path = self._settings.secret_file(pipeline, "api-keys.json")
         try:
             status = path.stat()
         except FileNotFoundError:

@@ -1,7 +1,8 @@
 """The configs that the operator writes and the workloads read: files of pipelines and secrets, and the environment.
 
 Config files: `<config dir>/<pipeline>.json`, one PipelineConfig each. Secrets: `<secrets dir>/<pipeline>/writer.json`,
-`reader.json` (PostgresCredentials) and `api-keys.json` (ApiKeys). Both are replaced atomically, so a reader polls them.
+`reader.json` (PostgresCredentials) and `api-keys.json` (ApiKeys); or `<secrets dir>/<pipeline>.<file>`, flat. Both kinds
+are replaced atomically, so a reader polls them.
 """
 
 from __future__ import annotations
@@ -136,11 +137,20 @@ class WorkloadSettings(_Config):
         """The config of one pipeline."""
         return PipelineConfig.from_json((self.config_dir / f"{name}.json").read_bytes())
 
+    def secret_file(self, pipeline: str, name: str) -> Path:
+        """Where a pipeline's secret is: `<pipeline>.<name>` if there is such a file, else `<pipeline>/<name>`.
+
+        The flat form is for a Kubernetes Secret of many pipelines, whose keys take no slash; a pipeline's name holds no
+        dot.
+        """
+        flat = self.secrets_dir / f"{pipeline}.{name}"
+        return flat if flat.exists() else self.secrets_dir / pipeline / name
+
     def credentials(self, pipeline: str, role: Literal["writer", "reader"]) -> PostgresCredentials:
         """A pipeline's Postgres login."""
-        return PostgresCredentials.model_validate_json((self.secrets_dir / pipeline / f"{role}.json").read_bytes())
+        return PostgresCredentials.model_validate_json(self.secret_file(pipeline, f"{role}.json").read_bytes())
 
     def api_keys(self, pipeline: str) -> ApiKeys:
         """The API keys of a pipeline; none if there is no such file."""
-        path = self.secrets_dir / pipeline / "api-keys.json"
+        path = self.secret_file(pipeline, "api-keys.json")
         return ApiKeys.model_validate_json(path.read_bytes()) if path.exists() else ApiKeys()

@@ -1,0 +1,165 @@
+"""What the operator is told about its cluster: where it runs, what it watches, and what every workload gets there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tidemill_operator.settings import Platform, flag, listed, number
+
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+_PULL_POLICIES = ("IfNotPresent", "Always", "Never")
+_COMPONENTS = ("processor", "ingest", "api")
+_DNS_PORT, _REDIS_PORT = 53, 6379
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What every workload gets in a cluster.
+
+    Attributes:
+        images: by component.
+        pull_policy: of all images.
+        pull_secrets: names of Secrets that must exist in the pipelines' namespaces.
+        environment: addresses common to all; no secrets.
+        connections: files and values that may hold passwords: `redis-url`, `kafka.json`; they go into a Secret.
+        resilience: text of the policies' file; empty: the workloads' defaults.
+        egress_ports: ports that workloads may connect to.
+        network_policies: whether to make NetworkPolicies.
+    """
+
+    images: Mapping[str, str]
+    pull_policy: str = "IfNotPresent"
+    pull_secrets: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    connections: Mapping[str, str] = field(default_factory=dict, repr=False)
+    resilience: str = ""
+    egress_ports: tuple[int, ...] = ()
+    network_policies: bool = True
+
+
+@dataclass(frozen=True)
+class ClusterSettings:
+    """One operator in a cluster.
+
+    Attributes:
+        namespaces: those watched; empty: all.
+        operator_namespace: where the Lease, the certificate and the watchdog's object are.
+        pod_name: tells this replica from others.
+        placement: of workloads.
+        kafka: the operator's own client settings besides the brokers.
+        webhook_port: of the admission webhook; 0: none is served.
+        webhook_service, webhook_configuration, webhook_secret: names of the objects around it.
+        status_port: /livez, /readyz, /health, /metrics.
+        lease_name: of the leader's Lease.
+        drift_seconds: how often a settled pipeline is looked at.
+        log_level: of the operator.
+    """
+
+    namespaces: tuple[str, ...]
+    operator_namespace: str
+    pod_name: str
+    placement: Placement
+    kafka: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    webhook_port: int = 9443
+    webhook_service: str = "tidemill-webhook"
+    webhook_configuration: str = "tidemill"
+    webhook_secret: str = "tidemill-webhook"  # noqa: S105 - a name
+    status_port: int = 8082
+    lease_name: str = "tidemill-operator"
+    drift_seconds: float = 90.0
+    log_level: str = "INFO"
+
+    @classmethod
+    def from_env(cls, platform: Platform, environ: Mapping[str, str] = os.environ) -> ClusterSettings:
+        """Read `TIDEMILL_…` variables; docs/DEPLOYMENT.md lists them.
+
+        Raises:
+            ValueError: a value is not of its kind or missing; the message names the variable.
+        """
+        pod = environ.get("TIDEMILL_POD_NAME") or environ.get("HOSTNAME", "")
+        if not pod:
+            raise ValueError("TIDEMILL_POD_NAME: set it to the pod's own name (fieldRef metadata.name)")
+        return cls(
+            namespaces=listed(environ, "TIDEMILL_WATCH_NAMESPACES"),
+            operator_namespace=_needed(environ, "TIDEMILL_OPERATOR_NAMESPACE"),
+            pod_name=pod,
+            placement=_placement(platform, environ),
+            kafka=json.loads(_text(environ, "TIDEMILL_KAFKA_CONFIG") or "{}"),
+            webhook_port=number(environ, "TIDEMILL_WEBHOOK_PORT", cls.webhook_port, least=0, most=65_535),
+            webhook_service=environ.get("TIDEMILL_WEBHOOK_SERVICE") or cls.webhook_service,
+            webhook_configuration=environ.get("TIDEMILL_WEBHOOK_CONFIGURATION") or cls.webhook_configuration,
+            webhook_secret=environ.get("TIDEMILL_WEBHOOK_SECRET") or cls.webhook_secret,
+            status_port=number(environ, "TIDEMILL_STATUS_PORT", cls.status_port, least=0, most=65_535),
+            lease_name=environ.get("TIDEMILL_LEASE_NAME") or cls.lease_name,
+            drift_seconds=float(number(environ, "TIDEMILL_DRIFT_SECONDS", int(cls.drift_seconds), most=86_400)),
+            log_level=_one_of(environ, "TIDEMILL_LOG_LEVEL", cls.log_level, _LEVELS),
+        )
+
+
+def _placement(platform: Platform, environ: Mapping[str, str]) -> Placement:
+    postgres = platform.postgres
+    workload_kafka = _text(environ, "TIDEMILL_WORKLOAD_KAFKA_CONFIG") or _text(environ, "TIDEMILL_KAFKA_CONFIG")
+    connections = {"redis-url": platform.redis_url, "kafka.json": workload_kafka}
+    resilience = platform.resilience_file
+    return Placement(
+        images={part: _needed(environ, f"TIDEMILL_IMAGE_{part.upper()}") for part in _COMPONENTS},
+        pull_policy=_one_of(environ, "TIDEMILL_IMAGE_PULL_POLICY", "IfNotPresent", _PULL_POLICIES),
+        pull_secrets=listed(environ, "TIDEMILL_IMAGE_PULL_SECRETS"),
+        environment={
+            "TIDEMILL_KAFKA_BROKERS": platform.kafka_brokers,
+            "TIDEMILL_POSTGRES_HOST": postgres.host,
+            "TIDEMILL_POSTGRES_PORT": str(postgres.port),
+            "TIDEMILL_POSTGRES_DATABASE": postgres.database,
+            "TIDEMILL_POSTGRES_SSLMODE": postgres.sslmode,
+            "TIDEMILL_LOG_LEVEL": _one_of(environ, "TIDEMILL_LOG_LEVEL", "INFO", _LEVELS),
+        },
+        connections={name: text for name, text in connections.items() if text},
+        resilience=resilience.read_text() if resilience else "",
+        egress_ports=_egress(platform, environ),
+        network_policies=flag(environ, "TIDEMILL_NETWORK_POLICIES", True),
+    )
+
+
+def _egress(platform: Platform, environ: Mapping[str, str]) -> tuple[int, ...]:
+    """The servers' ports, and those that TIDEMILL_EGRESS_PORTS adds (behind a Service a pod's port may differ)."""
+    brokers = [int(broker.rpartition(":")[2]) for broker in platform.kafka_brokers.split(",") if ":" in broker]
+    redis = [urlsplit(platform.redis_url).port or _REDIS_PORT] if platform.redis_url else []
+    more = []
+    for text in listed(environ, "TIDEMILL_EGRESS_PORTS"):
+        more.append(number({"TIDEMILL_EGRESS_PORTS": text}, "TIDEMILL_EGRESS_PORTS", _DNS_PORT, most=65_535))
+    return tuple(sorted({*brokers, *redis, *more, *([platform.postgres.port] if platform.postgres.port else [])}))
+
+
+def _text(environ: Mapping[str, str], name: str) -> str:
+    """The text of the file that a variable names, which must be a JSON object."""
+    path = environ.get(name)
+    if not path:
+        return ""
+    try:
+        text = Path(path).read_text()
+        if not isinstance(json.loads(text), dict):
+            raise ValueError("not an object")
+    except (OSError, ValueError) as error:
+        # A parser's message could show the file's text, which may hold a password.
+        raise ValueError(f"{name}: {path} does not hold a JSON object ({type(error).__name__})") from None
+    return text
+
+
+def _needed(environ: Mapping[str, str], name: str) -> str:
+    value = environ.get(name, "")
+    if not value:
+        raise ValueError(f"{name}: is not set, and the operator cannot run without it")
+    return value
+
+
+def _one_of(environ: Mapping[str, str], name: str, default: str, choices: tuple[str, ...]) -> str:
+    value = environ.get(name) or default
+    if value not in choices:
+        raise ValueError(f"{name}: {value!r} is none of {', '.join(choices)}")
+    return value

@@ -1,0 +1,76 @@
+"""A workload as the manifests of a cluster, in the order in which they are to be made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tidemill_contract import names
+from tidemill_operator.cluster_settings import Placement
+from tidemill_operator.plan.model import Workload
+from tidemill_operator.plan.render import marks, objects
+from tidemill_operator.plan.render.marks import Manifest, OwnerReference
+from tidemill_operator.plan.render.pods import PORTS, Revisions
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What a workload needs in a cluster.
+
+    Attributes:
+        workload: its Deployment and what stands around it; owned by the pipeline, or by all that share it.
+        own: what is the pipeline's alone in any case: its config and its Service.
+    """
+
+    workload: tuple[Manifest, ...]
+    own: tuple[Manifest, ...]
+
+
+def render(
+    workload: Workload,
+    *,
+    pipeline: str,
+    owner: OwnerReference,
+    sharing: Iterable[OwnerReference],
+    placement: Placement,
+    revisions: Revisions,
+) -> Rendering:
+    """The manifests of one workload.
+
+    Args:
+        workload: the plan's.
+        pipeline: the name of the pipeline that it was planned for.
+        owner: that pipeline.
+        sharing: the pipelines that need a shared workload, this one among them.
+        placement: the cluster's settings.
+        revisions: of what pods do not notice by themselves.
+    """
+    component = workload.component
+
+    def own(name: str) -> Manifest:
+        return marks.own_metadata(name, workload.namespace, pipeline=pipeline, component=component, owner=owner)
+
+    def shared(name: str) -> Manifest:
+        return marks.shared_metadata(name, workload.namespace, component=component, owners=sharing)
+
+    metadata = own if workload.pipeline is not None else shared
+    name = workload.name
+    around = [objects.service_account(metadata(name)), objects.disruption_budget(workload, metadata(name))]
+    if placement.network_policies:
+        around.append(objects.network_policy(workload, metadata(name), placement))
+    replicas = None if workload.scaled_elsewhere else workload.replicas
+    deployed = objects.deployment(workload, metadata(name), placement, revisions, replicas=replicas)
+    belongings = []
+    if workload.pipeline is not None:
+        belongings.append(objects.config_map(own(marks.config_map(pipeline)), workload.configs))
+    if component != "processor":
+        belongings.append(objects.service(workload, own(names.service(pipeline, component)), PORTS[component]))
+    return Rendering((*around, deployed), tuple(belongings))
+
+
+def common(namespace: str, *, sharing: Iterable[OwnerReference], placement: Placement) -> tuple[Manifest, ...]:
+    """What all workloads of a namespace read besides configs and secrets of pipelines."""
+    if not placement.resilience:
+        return ()
+    metadata = marks.shared_metadata(marks.RESILIENCE, namespace, component="common", owners=sharing)
+    return (objects.config_map(metadata, {"resilience.yaml": placement.resilience}),)

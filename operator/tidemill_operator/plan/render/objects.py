@@ -1,0 +1,85 @@
+"""The objects around a workload's pods: Deployment, Service, account, disruption budget, network policy, configs."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+from tidemill_operator.cluster_settings import Placement
+from tidemill_operator.plan.model import Workload
+from tidemill_operator.plan.render.marks import Manifest
+from tidemill_operator.plan.render.pods import Revisions, pod_template, selector
+
+_ROLLOUT_SECONDS = 600
+_HISTORY = 3
+
+
+def deployment(
+    workload: Workload, metadata: Manifest, placement: Placement, revisions: Revisions, *, replicas: int | None
+) -> Manifest:
+    """The Deployment. Without `replicas` their number is left to whoever scales."""
+    spec: dict[str, Any] = {
+        "revisionHistoryLimit": _HISTORY,
+        "progressDeadlineSeconds": _ROLLOUT_SECONDS,
+        # A new pod is ready before an old one goes.
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": 0}},
+        "selector": {"matchLabels": selector(workload)},
+        "template": pod_template(workload, placement, revisions),
+    }
+    if replicas is not None:
+        spec["replicas"] = replicas
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec}
+
+
+def service(workload: Workload, metadata: Manifest, port: int) -> Manifest:
+    """A Service in front of a workload's pods."""
+    ports = [{"name": "http", "port": port, "targetPort": "http", "protocol": "TCP"}]
+    spec = {"type": "ClusterIP", "selector": selector(workload), "ports": ports}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
+
+
+def service_account(metadata: Manifest) -> Manifest:
+    """An account of the workload's own, without a token."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": metadata,
+        "automountServiceAccountToken": False,
+    }
+
+
+def disruption_budget(workload: Workload, metadata: Manifest) -> Manifest:
+    """One pod at a time may be taken away; with minAvailable a single replica would block a node's drain."""
+    spec = {"maxUnavailable": 1, "selector": {"matchLabels": selector(workload)}}
+    return {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata, "spec": spec}
+
+
+def network_policy(workload: Workload, metadata: Manifest, placement: Placement) -> Manifest:
+    """Who may reach the pods and whom they may reach: everything else is denied.
+
+    Ingest and API take requests from everywhere, a processor's figures are for the cluster's own pods.
+    """
+    inbound: dict[str, Any] = {"ports": [{"port": "http", "protocol": "TCP"}]}
+    if workload.component == "processor":
+        inbound["from"] = [{"namespaceSelector": {}}]
+    names = {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
+    servers = {"ports": [{"port": port, "protocol": "TCP"} for port in placement.egress_ports]}
+    spec = {
+        "podSelector": {"matchLabels": selector(workload)},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [inbound],
+        "egress": [names, servers] if placement.egress_ports else [names],
+    }
+    return {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata, "spec": spec}
+
+
+def config_map(metadata: Manifest, files: Mapping[str, str]) -> Manifest:
+    """A ConfigMap."""
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": dict(sorted(files.items()))}
+
+
+def secret(metadata: Manifest, files: Mapping[str, str]) -> Manifest:
+    """A Secret."""
+    data = {name: base64.b64encode(text.encode()).decode() for name, text in sorted(files.items())}
+    return {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata, "data": data}

@@ -1,0 +1,176 @@
+"""Manifests of workloads: what Pod Security asks for, what restarts whom, and whose each object is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tidemill_operator.cluster_settings import Placement
+from tidemill_operator.plan.model import Workload
+from tidemill_operator.plan.render import marks
+from tidemill_operator.plan.render.kubernetes import render
+from tidemill_operator.plan.render.marks import OwnerReference
+from tidemill_operator.plan.render.pods import Revisions, quantity
+
+PLACEMENT = Placement(images={"processor": "p:1", "ingest": "i:1", "api": "a:1"}, egress_ports=(5432, 9092))
+ORDERS, CLICKS = OwnerReference("uid-orders", "orders"), OwnerReference("uid-clicks", "clicks")
+PROCESSOR = Workload(
+    name="orders-processor",
+    namespace="shop",
+    component="processor",
+    pipeline="orders",
+    module="tidemill_processor",
+    replicas=2,
+    configs={"orders.json": "{}"},
+    secrets={"orders": ("writer.json",)},
+)
+INGEST = Workload(
+    name="tidemill-ingest",
+    namespace="shop",
+    component="ingest",
+    pipeline=None,
+    module="tidemill_ingest",
+    replicas=1,
+    configs={"orders.json": "{}"},
+    secrets={"orders": ("api-keys.json",)},
+)
+OWN_API = replace(INGEST, name="orders-api", component="api", pipeline="orders", secrets={"orders": ("reader.json",)})
+
+
+def rendered(
+    workload: Workload,
+    *,
+    owner: OwnerReference = ORDERS,
+    sharing: tuple[OwnerReference, ...] = (ORDERS,),
+    placement: Placement = PLACEMENT,
+    revisions: Revisions = Revisions("c", "k"),  # noqa: B008 - frozen
+) -> dict[tuple[str, str], dict[str, Any]]:
+    found = render(
+        workload, pipeline=owner.name, owner=owner, sharing=sharing, placement=placement, revisions=revisions
+    )
+    return {(item["kind"], item["metadata"]["name"]): item for item in (*found.own, *found.workload)}
+
+
+def template(workload: Workload, **settings: Any) -> dict[str, Any]:
+    return dict(rendered(workload, **settings)["Deployment", workload.name]["spec"]["template"])
+
+
+@pytest.mark.parametrize("workload", [PROCESSOR, INGEST, OWN_API], ids=lambda workload: workload.name)
+def test_pods_meet_the_restricted_pod_security_standard(workload: Workload) -> None:
+    """Each control of the standard that a pod has to state."""
+    spec = template(workload)["spec"]
+    (container,) = spec["containers"]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert {kind for volume in spec["volumes"] for kind in volume if kind != "name"} <= {
+        "configMap",
+        "projected",
+        "secret",
+        "emptyDir",
+    }
+    assert spec["automountServiceAccountToken"] is False
+
+
+def test_another_pipeline_does_not_restart_the_shared_pods() -> None:
+    """The template of a shared workload is the same whichever pipeline it is rendered for and whoever shares it."""
+    others = replace(INGEST, configs={"clicks.json": "[1]"}, secrets={"clicks": ("api-keys.json",)})
+    assert template(INGEST) == template(others, owner=CLICKS, sharing=(ORDERS, CLICKS), revisions=Revisions("x", "k"))
+
+
+@pytest.mark.parametrize(
+    ("what", "workload", "settings"),
+    [
+        ("another config", replace(PROCESSOR, configs={"orders.json": "[]"}), {}),
+        ("another password", PROCESSOR, {"revisions": Revisions("d", "k")}),
+        ("other policies", PROCESSOR, {"placement": replace(PLACEMENT, resilience="x: 1")}),
+        ("another image", PROCESSOR, {"placement": replace(PLACEMENT, images={"processor": "p:2"})}),
+        ("another Redis", PROCESSOR, {"placement": replace(PLACEMENT, connections={"redis-url": "redis://b"})}),
+    ],
+)
+def test_what_a_processor_reads_only_once_starts_other_pods(
+    what: str, workload: Workload, settings: dict[str, Any]
+) -> None:
+    """A running processor would not notice it."""
+    assert template(PROCESSOR) != template(workload, **settings), what
+
+
+def test_a_config_that_ingest_reads_again_starts_no_other_pods() -> None:
+    """Ingest and API look at their files."""
+    assert template(OWN_API) == template(replace(OWN_API, configs={"orders.json": "[]"}))
+
+
+def test_shared_objects_belong_to_all_and_are_controlled_by_none() -> None:
+    """Garbage collection takes them with the last pipeline; own objects go with their pipeline."""
+    found = rendered(INGEST, sharing=(ORDERS, CLICKS))
+    shared = found["Deployment", "tidemill-ingest"]["metadata"]
+    assert [(owner["uid"], owner.get("controller")) for owner in shared["ownerReferences"]] == [
+        ("uid-clicks", None),
+        ("uid-orders", None),
+    ]
+    assert shared["labels"][marks.OWNER_UID] == marks.SHARED
+    own = found["Service", "orders-ingest"]["metadata"]
+    assert [(owner["uid"], owner["controller"]) for owner in own["ownerReferences"]] == [("uid-orders", True)]
+    assert own["labels"][marks.OWNER_UID] == "uid-orders"
+
+
+def test_a_pipelines_service_leads_to_the_shared_pods() -> None:
+    """The Service is the pipeline's, the pods are the namespace's."""
+    service = rendered(INGEST)["Service", "orders-ingest"]
+    pods = template(INGEST)["metadata"]["labels"]
+    assert service["spec"]["selector"].items() <= pods.items()
+    assert not service["spec"]["selector"].items() <= template(OWN_API)["metadata"]["labels"].items()
+
+
+def test_replicas_are_left_to_whoever_scales() -> None:
+    """An apply without the number takes nothing back from an autoscaler."""
+    left = rendered(replace(PROCESSOR, scaled_elsewhere=True))["Deployment", "orders-processor"]["spec"]
+    assert "replicas" not in left
+    assert rendered(PROCESSOR)["Deployment", "orders-processor"]["spec"]["replicas"] == 2
+
+
+def test_connections_reach_pods_as_references_only() -> None:
+    """No password stands in a manifest."""
+    placement = replace(PLACEMENT, connections={"redis-url": "redis://:hidden@r", "kafka.json": '{"p": "hidden"}'})
+    assert "hidden" not in str(rendered(PROCESSOR, placement=placement))
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({}, {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}),
+        (
+            {"requests": {"memory": "4Gi"}},  # beyond the default limit, which then follows
+            {"requests": {"cpu": "100m", "memory": "4Gi"}, "limits": {"memory": "4Gi"}},
+        ),
+        (
+            {"limits": {"cpu": "50m", "memory": "128Mi"}},  # below the default requests, which then follow
+            {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"cpu": "50m", "memory": "128Mi"}},
+        ),
+    ],
+)
+def test_resources_are_the_defaults_under_what_is_asked_for(asked: Any, expected: Any) -> None:
+    """A request above its limit would be refused by the API server."""
+    (container,) = template(replace(PROCESSOR, resources=asked))["spec"]["containers"]
+    assert container["resources"] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("500m", 0.5), ("2", 2.0), ("0.5", 0.5), ("1Ki", 1024.0), ("1k", 1000.0), ("1.5Gi", 1.5 * 2**30), ("3M", 3e6)],
+)
+def test_amounts_are_read_as_kubernetes_does(text: str, expected: float) -> None:
+    """Amounts that differ in writing only are equal."""
+    assert quantity(text) == expected
+
+
+def test_no_network_policies_where_the_platform_makes_none() -> None:
+    """A cluster may have its own."""
+    kinds = {kind for kind, _ in rendered(PROCESSOR, placement=replace(PLACEMENT, network_policies=False))}
+    assert "NetworkPolicy" not in kinds
