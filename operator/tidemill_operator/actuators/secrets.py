@@ -60,19 +60,30 @@ def _login(path: Path, user: str) -> tuple[PostgresCredentials, int]:
             ) from None
         if found.user == user:
             return found, 0
-    login = PostgresCredentials(user=user, password=secrets.token_urlsafe(_PASSWORD_BYTES))
+    login = new_login(user)
     write_atomic(path, login.model_dump_json(), mode=0o600)
     return login, 1
+
+
+def new_login(user: str) -> PostgresCredentials:
+    """A login with a password that nobody has had before."""
+    return PostgresCredentials(user=user, password=secrets.token_urlsafe(_PASSWORD_BYTES))
+
+
+def new_api_key() -> tuple[ApiKeys, str]:
+    """One API key with both scopes: what the workloads read, and the key as its holder sends it."""
+    # Letters and digits only: `_` parts the key, and `-` stops a double click.
+    key_id, secret = secrets.token_hex(4), secrets.token_hex(_PASSWORD_BYTES)
+    digest = hashlib.sha256(secret.encode()).hexdigest()
+    keys = ApiKeys(keys=(ApiKey(id=key_id, sha256=digest, scopes=(EVENTS_APPEND, QUERY_READ)),))
+    return keys, f"tm_{key_id}_{secret}"
 
 
 def _api_keys(folder: Path) -> int:
     path = folder / "api-keys.json"
     if path.exists():
         return 0
-    # Letters and digits only: `_` parts the key, and `-` stops a double click.
-    key_id, secret = secrets.token_hex(4), secrets.token_hex(_PASSWORD_BYTES)
-    digest = hashlib.sha256(secret.encode()).hexdigest()
-    keys = ApiKeys(keys=(ApiKey(id=key_id, sha256=digest, scopes=(EVENTS_APPEND, QUERY_READ)),))
-    write_atomic(folder / "api-key.txt", f"tm_{key_id}_{secret}\n", mode=0o600)
+    keys, key = new_api_key()
+    write_atomic(folder / "api-key.txt", f"{key}\n", mode=0o600)
     write_atomic(path, keys.model_dump_json(indent=1), mode=0o600)
     return 1

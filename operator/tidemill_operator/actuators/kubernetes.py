@@ -1,0 +1,132 @@
+"""The Kubernetes runtime: a pipeline's workloads as Deployments, with what stands around them.
+
+Ingest and API are shared by the pipelines of a namespace: their pods see a pipeline's config and keys appear, change
+and go in files, so no pipeline restarts another's. What is shared names all its pipelines as owners and goes with the
+last of them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tidemill_contract import names
+from tidemill_operator.actuators.kubernetes_api import POD, Api, Conflict
+from tidemill_operator.actuators.kubernetes_pass import SHARING, Pass
+from tidemill_operator.cluster_settings import Placement
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.outcome import Outcome
+from tidemill_operator.plan.model import Workload
+from tidemill_operator.plan.render import marks
+from tidemill_operator.plan.render.marks import OwnerReference
+from tidemill_operator.plan.render.pods import PORTS, selector
+
+_ATTEMPTS = 3
+
+
+class NamespaceLocks:
+    """One lock a namespace: what its pipelines share is read and then written."""
+
+    def __init__(self) -> None:
+        self._locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._guard = threading.Lock()
+
+    def of(self, namespace: str) -> threading.Lock:
+        """The lock of a namespace."""
+        with self._guard:
+            return self._locks[namespace]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the scale subresource tells of a pipeline's processors."""
+
+    replicas: int
+    selector: str
+
+
+class KubernetesRuntime:
+    """Runs the workloads of one pipeline in a cluster; made anew for each pass.
+
+    Args:
+        api: the cluster.
+        placement: what every workload gets.
+        owner: the pipeline that this pass is about.
+        locks: common to all passes.
+
+    Attributes:
+        scale: of the processors, as the last `ensure` saw them.
+    """
+
+    def __init__(self, api: Api, placement: Placement, owner: OwnerReference, locks: NamespaceLocks) -> None:
+        self._api, self._placement, self._owner, self._locks = api, placement, owner, locks
+        self._serving: set[str] = set()
+        self.scale: Scale | None = None
+
+    def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
+        """Make a pipeline's workloads so and take away those of the pipeline that are not listed.
+
+        Returns:
+            An outcome a workload: Done when it is rolled out, Waiting while it is not.
+
+        Raises:
+            TidemillError: the API does not answer.
+        """
+        self._serving = {workload.component for workload in workloads}
+        if not workloads:
+            return []
+
+        def act(doing: Pass) -> list[Outcome]:
+            outcomes = doing.ensure(workloads)
+            for workload in workloads:
+                if workload.component == "processor" and workload.component in doing.deployments:
+                    running = doing.deployments[workload.component].get("status", {}).get("replicas", 0)
+                    told = ",".join(f"{name}={value}" for name, value in sorted(selector(workload).items()))
+                    self.scale = Scale(int(running), told)
+            return outcomes
+
+        return self._retried(workloads[0].namespace, act)
+
+    def remove(self, namespace: str, pipeline: str) -> None:
+        """Take away a pipeline's workloads and its part of the shared ones.
+
+        Raises:
+            TidemillError: the API does not answer, or pods are still ending (reason Waiting).
+        """
+
+        def act(doing: Pass) -> list[Outcome]:
+            doing.leave(SHARING, configs=True, all_of_it=True)
+            return []
+
+        self._retried(namespace, act)
+        pods = self._api.list(
+            POD,
+            namespace,
+            selector=f"{marks.MANAGED_BY}={marks.MANAGER},{marks.PIPELINE}={pipeline}",
+            metadata_only=True,
+        )
+        if pods:
+            raise TidemillError(Reason.WAITING, f"{len(pods)} pods of {namespace}/{pipeline} are still ending")
+
+    def endpoints(self, namespace: str, pipeline: str) -> Mapping[str, str]:
+        """Base URLs of the pipeline's ingest and API within the cluster."""
+        return {
+            part: f"http://{names.service(pipeline, part)}.{namespace}.svc:{PORTS[part]}"
+            for part in SHARING
+            if part in self._serving
+        }
+
+    def _retried(self, namespace: str, act: Callable[[Pass], list[Outcome]]) -> list[Outcome]:
+        """Look and act; again if another operator has written meanwhile."""
+        with self._locks.of(namespace):
+            for _ in range(_ATTEMPTS - 1):
+                try:
+                    return act(self._look(namespace))
+                except Conflict:
+                    continue
+            return act(self._look(namespace))
+
+    def _look(self, namespace: str) -> Pass:
+        return Pass.start(self._api, self._placement, self._owner, namespace)

@@ -1,0 +1,290 @@
+"""A thin client of the Kubernetes API: plain documents in and out, a hard timeout on every call, errors in our words.
+
+Knows paths and verbs, not what the objects mean. Safe to call from several threads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+import urllib3
+from kubernetes import client, config
+from kubernetes.client.exceptions import ApiException
+
+from tidemill_operator.errors import Reason, TidemillError
+
+Document = dict[str, Any]
+MANAGER = "tidemill"
+_SECONDS = 10.0
+_PAGE = 500
+_NAMESPACE_TERMINATING = "NamespaceTerminating"
+_APPLY, _MERGE, _JSON = "application/apply-patch+yaml", "application/merge-patch+json", "application/json"
+_METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of object: where it is found."""
+
+    api_version: str
+    kind: str
+    plural: str
+    namespaced: bool = True
+
+
+DEPLOYMENT = Kind("apps/v1", "Deployment", "deployments")
+SERVICE = Kind("v1", "Service", "services")
+CONFIG_MAP = Kind("v1", "ConfigMap", "configmaps")
+SECRET = Kind("v1", "Secret", "secrets")
+SERVICE_ACCOUNT = Kind("v1", "ServiceAccount", "serviceaccounts")
+DISRUPTION_BUDGET = Kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
+NETWORK_POLICY = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
+PIPELINE = Kind("tidemill.dev/v1alpha1", "AnalyticsPipeline", "analyticspipelines")
+POD = Kind("v1", "Pod", "pods")
+EVENT = Kind("v1", "Event", "events")
+LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases")
+WEBHOOK = Kind(
+    "admissionregistration.k8s.io/v1",
+    "ValidatingWebhookConfiguration",
+    "validatingwebhookconfigurations",
+    namespaced=False,
+)
+KINDS = {
+    kind.kind: kind
+    for kind in (
+        DEPLOYMENT,
+        SERVICE,
+        CONFIG_MAP,
+        SECRET,
+        SERVICE_ACCOUNT,
+        DISRUPTION_BUDGET,
+        NETWORK_POLICY,
+        PIPELINE,
+        POD,
+        EVENT,
+        LEASE,
+        WEBHOOK,
+    )
+}
+
+
+class NotFound(TidemillError):
+    """There is no such object."""
+
+
+class Conflict(TidemillError):
+    """Somebody else was faster: look again and try again."""
+
+
+class Terminating(TidemillError):
+    """The namespace is being deleted; nothing can be made in it, and nothing needs to be."""
+
+
+class Api:
+    """The API of one cluster.
+
+    Args:
+        configuration: address and credentials; None: the pod's own account, else KUBECONFIG.
+        timeout_seconds: of each call.
+    """
+
+    def __init__(self, configuration: client.Configuration | None = None, *, timeout_seconds: float = _SECONDS) -> None:
+        self._configuration = configuration or load()
+        self._configuration.retries = False  # our queue retries, with a delay
+        self._client = client.ApiClient(self._configuration)
+        self._timeout = timeout_seconds
+
+    def get(self, kind: Kind, namespace: str | None, name: str) -> Document | None:
+        """An object; None: there is none.
+
+        Raises:
+            TidemillError: the API does not answer or refuses.
+        """
+        try:
+            return self._call("GET", _path(kind, namespace, name))
+        except NotFound:
+            return None
+
+    def list(
+        self, kind: Kind, namespace: str | None = None, *, selector: str = "", metadata_only: bool = False
+    ) -> list[Document]:
+        """The objects of a kind, in one namespace or in all.
+
+        Raises:
+            TidemillError: the API does not answer or refuses.
+        """
+        found: list[Document] = []
+        query = {"limit": str(_PAGE), **({"labelSelector": selector} if selector else {})}
+        accept = _METADATA_ONLY if metadata_only else _JSON
+        while True:
+            page = self._call("GET", _path(kind, namespace), query=query, accept=accept)
+            # Items of a list do not say what they are.
+            known = {} if metadata_only else {"apiVersion": kind.api_version, "kind": kind.kind}
+            found += [{**known, **item} for item in page.get("items", ())]
+            following = page.get("metadata", {}).get("continue")
+            if not following:
+                return found
+            query["continue"] = following
+
+    def create(self, body: Document) -> Document:
+        """Make an object.
+
+        Raises:
+            Conflict: it is there already.
+            TidemillError: the API does not answer or refuses.
+        """
+        path = _path(_kind(body), body["metadata"].get("namespace"))
+        return self._call("POST", path, body=body, query={"fieldManager": MANAGER})
+
+    def apply(self, body: Document, *, subresource: str = "", manager: str = MANAGER) -> Document:
+        """Server-side apply, taking over whatever fields others hold.
+
+        Raises:
+            Conflict: `metadata.resourceVersion` or `uid` was given and is not the object's.
+            TidemillError: the API does not answer or refuses.
+        """
+        query = {"fieldManager": manager, "force": "true"}
+        return self._call("PATCH", _of(body, subresource), body=body, query=query, content=_APPLY)
+
+    def replace(self, body: Document) -> Document:
+        """Write a whole object, `metadata.resourceVersion` included.
+
+        Raises:
+            Conflict: it has changed meanwhile.
+            TidemillError: the API does not answer or refuses.
+        """
+        return self._call("PUT", _of(body), body=body, query={"fieldManager": MANAGER})
+
+    def merge(self, kind: Kind, namespace: str | None, name: str, patch: Mapping[str, Any]) -> Document:
+        """Change the given members of an object.
+
+        Raises:
+            NotFound: there is no such object.
+            Conflict: a resourceVersion was given and is not the object's.
+            TidemillError: the API does not answer or refuses.
+        """
+        query = {"fieldManager": MANAGER}
+        return self._call("PATCH", _path(kind, namespace, name), body=patch, query=query, content=_MERGE)
+
+    def delete(self, kind: Kind, namespace: str | None, name: str, *, uid: str = "") -> bool:
+        """Delete an object, and in the background what belongs to it.
+
+        Args:
+            kind: its kind.
+            namespace: its namespace.
+            name: its name.
+            uid: only if it still is this one.
+
+        Returns:
+            Whether it was there.
+
+        Raises:
+            TidemillError: the API does not answer or refuses.
+        """
+        body: Document = {"propagationPolicy": "Background"}
+        if uid:
+            body["preconditions"] = {"uid": uid}
+        try:
+            self._call("DELETE", _path(kind, namespace, name), body=body)
+        except NotFound:
+            return False
+        return True
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        query: Mapping[str, str] | None = None,
+        content: str = _JSON,
+        accept: str = _JSON,
+    ) -> Document:
+        url = f"{self._configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
+        headers = {"Accept": accept, "User-Agent": "tidemill-operator"}
+        token = self._configuration.get_api_key_with_prefix("BearerToken")
+        if token:
+            headers["Authorization"] = token
+        text = None if body is None else json.dumps(body)
+        try:
+            answer = self._client.rest_client.pool_manager.request(
+                method,
+                url,
+                body=text,
+                headers={**headers, **({"Content-Type": content} if text else {})},
+                timeout=urllib3.Timeout(total=self._timeout),
+                retries=False,
+            )
+        except (urllib3.exceptions.HTTPError, ApiException, OSError) as error:
+            raise TidemillError(
+                Reason.UNREACHABLE,
+                f"{method} {path}: the Kubernetes API does not answer within {self._timeout:g} s"
+                f" ({type(error).__name__})",
+            ) from error
+        if answer.status >= 400:
+            raise _told(f"{method} {path}", answer.status, answer.data)
+        return dict(json.loads(answer.data))
+
+
+def load(environ: Mapping[str, str] = os.environ) -> client.Configuration:
+    """Address and credentials: of the pod's own account, else of the file that KUBECONFIG names.
+
+    Raises:
+        TidemillError: there is neither.
+    """
+    configuration = client.Configuration()
+    try:
+        if environ.get("KUBERNETES_SERVICE_HOST") and not environ.get("KUBECONFIG"):
+            config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        else:
+            path = environ.get("KUBECONFIG") or None
+            config.load_kube_config(path, client_configuration=configuration)  # type: ignore[no-untyped-call]
+    except config.ConfigException as error:
+        raise TidemillError(
+            Reason.UNREACHABLE, f"no Kubernetes cluster is known: {error}", "run in a pod, or set KUBECONFIG"
+        ) from error
+    return configuration
+
+
+def _kind(body: Mapping[str, Any]) -> Kind:
+    return KINDS[body["kind"]]
+
+
+def _of(body: Mapping[str, Any], subresource: str = "") -> str:
+    metadata = body["metadata"]
+    return _path(_kind(body), metadata.get("namespace"), metadata["name"], subresource)
+
+
+def _path(kind: Kind, namespace: str | None = None, name: str = "", subresource: str = "") -> str:
+    root = "/apis/" if "/" in kind.api_version else "/api/"
+    parts = [root + kind.api_version]
+    if kind.namespaced and namespace:
+        parts.append(f"namespaces/{namespace}")
+    parts += [part for part in (kind.plural, name, subresource) if part]
+    return "/".join(parts)
+
+
+def _told(doing: str, code: int, data: bytes) -> TidemillError:
+    """An API error as ours."""
+    try:
+        status = json.loads(data)
+        message = str(status.get("message") or "")
+        causes = [cause.get("reason") for cause in (status.get("details") or {}).get("causes") or ()]
+    except (ValueError, AttributeError):
+        message, causes = data[:200].decode(errors="replace"), []
+    text = f"{doing}: {message or 'no reason given'} ({code})"
+    if code == 404:
+        return NotFound(Reason.REFUSED, text)
+    if code == 409:
+        return Conflict(Reason.WAITING, text)
+    if code == 403 and _NAMESPACE_TERMINATING in causes:
+        return Terminating(Reason.WAITING, text)
+    if code == 429 or code >= 500:
+        return TidemillError(Reason.UNREACHABLE, text)
+    remedy = "grant the operator this right; the chart's roles have it" if code in (401, 403) else ""
+    return TidemillError(Reason.REFUSED, text, remedy)

@@ -1,0 +1,47 @@
+"""Pure: how far a Deployment is, as an outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tidemill_operator.outcome import Component, Outcome, done, waiting
+from tidemill_operator.plan.model import Workload
+
+COMPONENTS: Mapping[str, Component] = {
+    "processor": Component.PROCESSORS,
+    "ingest": Component.INGEST,
+    "api": Component.API,
+}
+_MAX_TOLD = 300
+
+
+def rollout(workload: Workload, live: Mapping[str, Any], *, changed: int) -> Outcome:
+    """Done when the newest template runs in all replicas and in no other pod, else Waiting.
+
+    Args:
+        workload: the plan's.
+        live: its Deployment.
+        changed: writes that were made for it.
+    """
+    component = COMPONENTS[workload.component]
+    wanted, status = int(live["spec"].get("replicas", 1)), live.get("status", {})
+    seen = int(status.get("observedGeneration", 0)) >= int(live["metadata"].get("generation", 1))
+    counts = [int(status.get(name, 0)) for name in ("replicas", "updatedReplicas", "availableReplicas")]
+    if seen and all(count == wanted for count in counts):
+        return done(component, workload.name, changed=changed)
+    ready = int(status.get("readyReplicas", 0)) if seen else 0
+    message = f"{ready} of {wanted} replicas of {workload.name} are ready"
+    return waiting(component, workload.name, message + _trouble(status), changed=changed)
+
+
+def _trouble(status: Mapping[str, Any]) -> str:
+    """Why it does not come by itself, as far as the Deployment tells."""
+    conditions = {condition.get("type"): condition for condition in status.get("conditions", ())}
+    failure = conditions.get("ReplicaFailure", {})
+    if failure.get("status") == "True":
+        return f"; pods cannot be made: {str(failure.get('message', ''))[:_MAX_TOLD]}"
+    progress = conditions.get("Progressing", {})
+    if progress.get("status") == "False":
+        return f"; no progress ({progress.get('reason')}): look at the events of its pods"
+    return ""
