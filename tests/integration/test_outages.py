@@ -1,0 +1,199 @@
+"""Each server killed and started again under a whole `tidemill up` while events flow through HTTP.
+
+Nothing acknowledged is lost, aggregates equal a recomputation from the topic, /health tells the truth meanwhile and
+afterwards, and no process had to be started again.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from confluent_kafka import Consumer, TopicPartition
+
+from demo.runtime import Runtime, until
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+BASE_MS = 1_700_000_000_000 // 60_000 * 60_000
+TELLS_WITHIN_SECONDS = 30.0
+QUICK = {
+    f"TIDEMILL_RESILIENCE__BREAKERS__{name}__OPEN_SECONDS": "2"
+    for name in ("DATABASE", "KAFKA_CONSUMER", "KAFKA_PRODUCER", "REDIS")
+}
+PIPELINE = {
+    "apiVersion": "tidemill.dev/v1alpha1",
+    "kind": "AnalyticsPipeline",
+    "metadata": {"name": "outages", "namespace": "tests"},
+    "spec": {
+        "source": {
+            "topic": {"partitions": 2},
+            "fields": [
+                {"name": "id", "type": "integer", "required": True},
+                {"name": "k", "type": "string", "required": True},
+                {"name": "ts", "type": "timestamp", "required": True},
+            ],
+            "key": "k",
+            "eventTime": {"field": "ts", "maxDisorder": "1h"},
+        },
+        "aggregations": [
+            {
+                "name": "by_k",
+                "groupBy": ["k"],
+                "window": {"type": "tumbling", "size": "1m"},
+                "metrics": [
+                    {"name": "events", "function": "count"},
+                    {"name": "ids", "function": "sum", "field": "id"},
+                ],
+            }
+        ],
+        "processor": {"flushInterval": "200ms"},
+        "api": {"cacheTtl": "1s"},
+    },
+}
+# What /health says of each process while a server is away.
+EXPECTED = {
+    "postgres": {"processor": "unhealthy", "api": "unhealthy", "ingest": "healthy"},
+    "redis": {"processor": "degraded", "api": "degraded", "ingest": "healthy"},
+    "kafka": {"processor": "unhealthy", "api": "healthy", "ingest": "unhealthy"},
+}
+
+
+class Sender:
+    """Posts small batches all the time and remembers the ids that ingest acknowledged."""
+
+    def __init__(self, url: str) -> None:
+        self._url = f"{url}/v1/pipelines/outages/events"
+        self.acknowledged: set[int] = set()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Sender:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        number = 0
+        with httpx.Client(timeout=40.0, trust_env=False) as client:
+            while not self._stopping.is_set():
+                events = [{"id": i, "k": f"k{i % 7}", "ts": BASE_MS + i * 20} for i in range(number, number + 50)]
+                number += 50
+                try:
+                    answer = client.post(self._url, json=events, params={"results": "all"})
+                except httpx.TransportError:
+                    continue
+                if answer.status_code in (200, 207):
+                    taken = {row["index"] for row in answer.json()["results"] if row["status"] == "accepted"}
+                    self.acknowledged.update(events[index]["id"] for index in taken)
+                self._stopping.wait(0.05)
+
+
+@contextmanager
+def running(own: Any, folder: Path) -> Iterator[Runtime]:
+    (folder / "spec.yaml").write_text(yaml.safe_dump(PIPELINE))
+    environment = {
+        **QUICK,
+        "TIDEMILL_KAFKA_BROKERS": own.kafka,
+        "TIDEMILL_POSTGRES_URL": own.postgres.url,
+        "TIDEMILL_REDIS_URL": own.redis,
+        "TIDEMILL_SESSION_TIMEOUT_MS": "6000",
+    }
+    runtime = Runtime(folder / "spec.yaml", folder / "up", environment=environment)
+    runtime.start()
+    try:
+        yield runtime
+    finally:
+        assert runtime.stop() == 0
+
+
+def healths(runtime: Runtime) -> dict[str, str]:
+    """What each process says of itself, by component; empty: it does not answer."""
+    found = {}
+    for name, state in runtime.status()["workloads"].items():
+        component = next(part for part in ("processor", "ingest", "api") if part in name)
+        try:
+            answer = httpx.get(f"http://127.0.0.1:{state['port']}/health", timeout=10.0, trust_env=False)
+            body = answer.json()
+            assert (answer.status_code == 503) == (body["status"] == "unhealthy")
+            found[component] = body["status"]
+        except httpx.TransportError:
+            found[component] = ""
+    return found
+
+
+def in_topic(brokers: str) -> list[dict[str, Any]]:
+    """Every event that Kafka holds."""
+    topic = "tests.outages.events"
+    consumer = Consumer({"bootstrap.servers": brokers, "group.id": "check", "enable.auto.commit": False})
+    parts = [TopicPartition(topic, partition, 0) for partition in range(2)]
+    left = sum(consumer.get_watermark_offsets(part, timeout=10)[1] for part in parts)
+    consumer.assign(parts)
+    events: list[dict[str, Any]] = []
+    deadline = time.monotonic() + 60
+    while len(events) < left and time.monotonic() < deadline:
+        for message in consumer.consume(1000, 1.0):
+            assert message.error() is None
+            events.append(json.loads(message.value()))
+    consumer.close()
+    assert left == len(events)
+    return events
+
+
+def windows(runtime: Runtime) -> dict[tuple[str, str], tuple[int, int]]:
+    """All windows as the API answers them: (events, sum of ids) by (group, start)."""
+    rows: list[dict[str, Any]] = []
+    parameters: dict[str, Any] = {"limit": 1000}
+    while True:
+        url = f"{runtime.url('api')}/v1/pipelines/outages/aggregates/by_k"
+        body = httpx.get(url, params=parameters, timeout=30.0, trust_env=False).raise_for_status().json()
+        rows += body["data"]
+        if body["next_cursor"] is None:
+            return {(row["k"], row["window_start"]): (row["events"], row["ids"]) for row in rows}
+        parameters["cursor"] = body["next_cursor"]
+
+
+def recomputed(events: list[dict[str, Any]]) -> dict[tuple[str, str], tuple[int, int]]:
+    counts: Counter[tuple[str, str]] = Counter()
+    sums: Counter[tuple[str, str]] = Counter()
+    for event in events:
+        start = time.strftime("%Y-%m-%dT%H:%M:00Z", time.gmtime(event["ts"] // 1000))
+        counts[event["k"], start] += 1
+        sums[event["k"], start] += event["id"]
+    return {key: (counts[key], sums[key]) for key in counts}
+
+
+def test_servers_may_go_and_come_while_events_flow(own_servers: Any, server_folder: Path) -> None:
+    """Postgres, Redis and Kafka in turn: killed hard, told by /health, started again, nothing lost or doubled."""
+    own = own_servers(durable=True)
+    with running(own, server_folder) as runtime:
+        everyone = dict.fromkeys(("processor", "ingest", "api"), "healthy")
+        until(lambda: healths(runtime) == everyone, seconds=30, what="all are healthy at first")
+        with Sender(runtime.url("ingest")) as sender:
+            for name, wanted in EXPECTED.items():
+                before = len(sender.acknowledged)
+                until(lambda: len(sender.acknowledged) > before, seconds=30, what="events flow")  # noqa: B023
+                server = own.handles[name]
+                server.kill()
+                until(lambda: healths(runtime) == wanted, seconds=TELLS_WITHIN_SECONDS, what=f"{wanted} without {name}")  # noqa: B023
+                server.start()
+                until(lambda: healths(runtime) == everyone, seconds=60, what=f"all are healthy with {name} again")
+        events = in_topic(own.kafka)
+        lost = sender.acknowledged - {event["id"] for event in events}
+        assert set() == lost
+        until(lambda: sum(n for n, _ in windows(runtime).values()) >= len(events), seconds=60, what="all are counted")
+        assert recomputed(events) == windows(runtime)
+        restarts = {name: state["restarts"] for name, state in runtime.status()["workloads"].items()}
+        assert set(restarts.values()) == {0}, restarts
