@@ -19,7 +19,7 @@ import polars as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from demo.answers import check_accounts, print_answers, print_comparisons, wait_settled
+from demo.answers import check_accounts, print_answers, print_comparisons, wait_closed, wait_settled
 from demo.chaos import KILLS, SESSION_TIMEOUT_MS, Chaos
 from demo.compare import compare_all
 from demo.data import ROOT, load_departures, to_events
@@ -153,6 +153,8 @@ def _judge(runtime: Runtime, departures: pl.DataFrame, totals: Totals, console: 
         begun = time.monotonic()
         wait_settled(client, runtime, totals.acknowledged)
         console.print(f"lag is zero {time.monotonic() - begun:.1f} s after the last event was acknowledged")
+        wait_closed(client, runtime, departures["ts"].max())  # type: ignore[arg-type]
+        console.print(f"windows are closed {time.monotonic() - begun:.1f} s after the last event was acknowledged")
         print_answers(client, runtime, console)
         begun = time.monotonic()
         faults += check_accounts(client, runtime, totals, sent=departures.height)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from demo.compare import Comparison
+from demo.expected import milliseconds
 from demo.replay import Totals
 from demo.runtime import DemoError, Runtime, until
 
@@ -19,7 +21,7 @@ _SETTLE_SECONDS = 180.0
 
 
 def wait_settled(client: httpx.Client, runtime: Runtime, acknowledged: int) -> None:
-    """Wait until everything in the topic is accounted for in the results.
+    """Wait until everything in the topic is accounted for in the results: until lag is zero.
 
     Raises:
         DemoError: it is not within minutes, or Kafka holds fewer events than were acknowledged.
@@ -33,6 +35,24 @@ def wait_settled(client: httpx.Client, runtime: Runtime, acknowledged: int) -> N
         return _positions(client, runtime) == ends
 
     until(settled, seconds=_SETTLE_SECONDS, what=f"all events are processed; logs: {runtime.data_dir / 'logs'}")
+
+
+def wait_closed(client: httpx.Client, runtime: Runtime, newest: datetime) -> None:
+    """Wait until time has moved on as far as the newest event allows, and windows are closed up to there.
+
+    Raises:
+        DemoError: it has not within minutes.
+    """
+    disorder = milliseconds(runtime.document["spec"]["source"]["eventTime"]["maxDisorder"])
+    wanted = newest - timedelta(milliseconds=disorder)
+
+    def closed() -> bool:
+        runtime.check_alive()
+        told = describe(client, runtime)
+        watermark = told["watermark"] and datetime.fromisoformat(told["watermark"])
+        return bool(watermark) and watermark >= wanted and all(a["closed_until"] for a in told["aggregations"])
+
+    until(closed, seconds=_SETTLE_SECONDS, what=f"windows are closed; logs: {runtime.data_dir / 'logs'}")
 
 
 def _ends(runtime: Runtime) -> dict[int, int]:

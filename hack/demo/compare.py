@@ -19,6 +19,14 @@ _SHOWN = 5
 
 
 @dataclass(frozen=True)
+class Page:
+    """One answer: its rows, and up to when windows were closed in the same state of the database (RFC 3339)."""
+
+    rows: list[dict[str, Any]]
+    closed_until: str | None
+
+
+@dataclass(frozen=True)
 class Comparison:
     """One aggregation, compared.
 
@@ -50,32 +58,33 @@ def compare_all(
         yield compare(aggregation, expected_windows(spec, aggregation, raw), answered)
 
 
-def fetch_windows(client: httpx.Client, base: str, pipeline: str, aggregation: str) -> list[dict[str, Any]]:
+def fetch_windows(client: httpx.Client, base: str, pipeline: str, aggregation: str) -> list[Page]:
     """All windows of an aggregation, page by page.
 
     Raises:
         httpx.HTTPError: the API refuses or does not answer.
     """
-    rows: list[dict[str, Any]] = []
+    pages: list[Page] = []
     parameters: dict[str, Any] = {"limit": PAGE_ROWS}
     while True:
         response = client.get(f"{base}/v1/pipelines/{pipeline}/aggregates/{aggregation}", params=parameters)
         response.raise_for_status()
         body = response.json()
-        rows += body["data"]
+        pages.append(Page(body["data"], body["closed_until"]))
         if body["next_cursor"] is None:
-            return rows
+            return pages
         parameters = {"limit": PAGE_ROWS, "cursor": body["next_cursor"]}
 
 
-def compare(aggregation: Mapping[str, Any], expected: pl.DataFrame, rows: list[dict[str, Any]]) -> Comparison:
+def compare(aggregation: Mapping[str, Any], expected: pl.DataFrame, pages: list[Page]) -> Comparison:
     """Compare one aggregation's windows with what they must be.
 
     Args:
         aggregation: its part of the spec.
         expected: as `expected_windows` gives it.
-        rows: the API's `data`.
+        pages: the API's answers, in their order.
     """
+    rows = [row for page in pages for row in page.rows]
     groups = list(aggregation.get("groupBy", ()))
     metrics = {metric["name"]: metric["function"] for metric in aggregation["metrics"]}
     answered = _typed(rows, expected.schema)
@@ -105,7 +114,7 @@ def compare(aggregation: Mapping[str, Any], expected: pl.DataFrame, rows: list[d
             f"{_key(row, keys)}: {name} is {row[name + ' answered']!r}, expected {_plain(row[name])}"
             for row in differing.head(_SHOWN).iter_rows(named=True)
         ]
-    flags = _closed_flags(answered)
+    flags = _closed_flags(pages)
     return Comparison(
         aggregation=str(aggregation["name"]),
         windows=expected.height,
@@ -146,13 +155,21 @@ def _differs(name: str, function: str, kind: pl.DataType) -> pl.Expr:
     return want.ne_missing(got)
 
 
-def _closed_flags(answered: pl.DataFrame) -> list[str]:
-    """Time closes windows in order: no open window may end before a closed one."""
-    closed = answered.filter("closed")["window_end"].max()
-    still_open = answered.filter(~pl.col("closed"))["window_end"].min()
-    if closed is not None and still_open is not None and still_open <= closed:  # type: ignore[operator]
-        return [f"a window that ends at {still_open!s} is open, one that ends at {closed!s} is closed"]
-    return []
+def _closed_flags(pages: list[Page]) -> list[str]:
+    """Every row says closed exactly if its window ended by its page's `closed_until`, which never goes back."""
+    found, before = [], ""
+    for page in pages:
+        until = page.closed_until or ""
+        if until < before:
+            found.append(f"closed_until went back from {before} to {until}")
+        before = until
+        wrong = [row for row in page.rows if row["closed"] != (row["window_end"] <= until)]
+        if wrong:
+            flag = "closed" if wrong[0]["closed"] else "open"
+            found.append(
+                f"a window that ends at {wrong[0]['window_end']} is {flag}, closed_until is {until or 'unset'}"
+            )
+    return found
 
 
 def _key(row: Mapping[str, Any], keys: list[str]) -> str:

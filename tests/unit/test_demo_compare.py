@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from demo.compare import compare
+from demo.compare import Page, compare
 from demo.expected import expected_windows, milliseconds, transformed
 
 SPEC: dict[str, Any] = {
@@ -75,7 +75,8 @@ def answer() -> list[dict[str, Any]]:
 
 def judge(rows: list[dict[str, Any]]) -> tuple[int, str]:
     """Number of differences and their texts."""
-    result = compare(TUMBLING, expected_windows(SPEC, TUMBLING, ROWS), rows)
+    pages = [Page(rows, f"{at(60):%Y-%m-%dT%H:%M:%SZ}")]
+    result = compare(TUMBLING, expected_windows(SPEC, TUMBLING, ROWS), pages)
     return result.wrong, "; ".join(result.differences)
 
 
@@ -105,7 +106,8 @@ WRONG: list[tuple[str, Callable[[list[dict[str, Any]]], Any], str]] = [
     ("a window too many", lambda rows: rows.append(rows[1] | {"k": "z"}), "window not expected"),
     ("a window twice", lambda rows: rows.append(rows[1]), "answered twice"),
     ("a wrong end", _set(0, window_end="2023-11-14T22:14:01Z"), "window_end is"),
-    ("an open window before a closed one", _set(0, closed=False), "is open"),
+    ("a closed window called open", _set(0, closed=False), "is open"),
+    ("an open window called closed", _set(2, closed=True), "is closed"),
 ]
 
 
@@ -128,6 +130,15 @@ def test_a_count_of_another_type_is_refused(value: object) -> None:
     rows[1]["events"] = value
     with pytest.raises(TypeError):
         judge(rows)
+
+
+def test_time_that_goes_back_between_pages_is_noticed() -> None:
+    """What was closed stays closed."""
+    rows = answer()
+    pages = [Page(rows, f"{at(60):%Y-%m-%dT%H:%M:%SZ}"), Page([], f"{at(0):%Y-%m-%dT%H:%M:%SZ}")]
+    result = compare(TUMBLING, expected_windows(SPEC, TUMBLING, ROWS), pages)
+    assert result.wrong == 1
+    assert "went back" in result.differences[0]
 
 
 def test_hopping_windows_count_an_event_in_each_of_them() -> None:
