@@ -7,20 +7,29 @@ fresh=$(mktemp)
 trap 'rm -f "$fresh"' EXIT
 stale=false
 
-# generated FILE MODULE: the module prints the file.
+# generated FILE COMMAND…: the command prints the file.
 generated() {
-  .venv/bin/python -m "$2" > "$fresh"
+  local file=$1
+  shift
+  "$@" > "$fresh"
   if [[ $mode == --check ]]; then
-    diff -u "$1" "$fresh" || stale=true
-  elif ! cmp -s "$1" "$fresh"; then
-    cat "$fresh" > "$1"
-    echo "wrote $1"
+    diff -u "$file" "$fresh" || stale=true
+  elif ! cmp -s "$file" "$fresh"; then
+    cat "$fresh" > "$file"
+    echo "wrote $file"
   fi
 }
 
 mode=${1:-}
-generated crds/analyticspipelines.yaml tidemill_operator.crd
-generated docs/reference/pipeline.md tidemill_operator.reference
+python=.venv/bin/python
+generated crds/analyticspipelines.yaml "$python" -m tidemill_operator.crd
+generated docs/reference/pipeline.md "$python" -m tidemill_operator.reference
+# A chart cannot reach files outside its folder.
+generated charts/tidemill/files/crd.yaml cat crds/analyticspipelines.yaml
+generated charts/tidemill/files/resilience.yaml cat config/resilience.yaml
+for chart in tidemill dev-stack; do
+  generated "charts/$chart/README.md" env PYTHONPATH=hack "$python" -m charts "$chart"
+done
 if $stale; then
   echo "generated files are out of date: run make generate" >&2
   exit 1

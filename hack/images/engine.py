@@ -57,7 +57,8 @@ class Engine:
         Raises:
             BuildError: it fails; the end of what Docker printed is in the message.
         """
-        command = ["build", "--network", "host", "--force-rm", "--file", str(ROOT / image.dockerfile), "--tag", reference]
+        command = ["build", "--network", "host", "--force-rm", "--tag", reference]
+        command += ["--file", str(ROOT / image.dockerfile)]
         for name, value in arguments.items():
             command += ["--build-arg", f"{name}={value}"]
         log.parent.mkdir(parents=True, exist_ok=True)

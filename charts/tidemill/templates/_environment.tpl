@@ -1,0 +1,96 @@
+{{- /* What the operator is told; docs/DEPLOYMENT.md lists the variables. */ -}}
+{{- define "tidemill.environment" -}}
+{{- $name := include "tidemill.fullname" . -}}
+{{- $webhook := include "tidemill.webhookEnabled" . -}}
+- name: TIDEMILL_RUNTIME
+  value: kubernetes
+- name: TIDEMILL_CLUSTER_ID
+  value: {{ .Values.clusterId | quote }}
+- name: TIDEMILL_OPERATOR_NAMESPACE
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.namespace
+- name: TIDEMILL_POD_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+- name: TIDEMILL_LEASE_NAME
+  value: {{ $name }}
+- name: TIDEMILL_LOG_LEVEL
+  value: {{ .Values.operator.logLevel }}
+- name: TIDEMILL_DRIFT_SECONDS
+  value: {{ .Values.operator.driftSeconds | quote }}
+- name: TIDEMILL_STATUS_PORT
+  value: "8082"
+{{- with .Values.watch.namespaces }}
+- name: TIDEMILL_WATCH_NAMESPACES
+  value: {{ join "," . | quote }}
+{{- end }}
+- name: TIDEMILL_KAFKA_BROKERS
+  value: {{ required "kafka.brokers is required: bootstrap brokers as host:port,…" .Values.kafka.brokers | quote }}
+{{- if .Values.kafka.existingSecret }}
+- name: TIDEMILL_KAFKA_CONFIG
+  value: /etc/tidemill/kafka/client/{{ .Values.kafka.key }}
+{{- with .Values.kafka.workloadKey }}
+- name: TIDEMILL_WORKLOAD_KAFKA_CONFIG
+  value: /etc/tidemill/kafka/client/{{ . }}
+{{- end }}
+{{- end }}
+- name: TIDEMILL_POSTGRES_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ required "postgres.existingSecret is required: a Secret with the URL of an administrator's login" .Values.postgres.existingSecret }}
+      key: {{ .Values.postgres.key }}
+{{- if .Values.redis.existingSecret }}
+- name: TIDEMILL_REDIS_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ .Values.redis.existingSecret }}
+      key: {{ .Values.redis.key }}
+{{- else if .Values.redis.url }}
+- name: TIDEMILL_REDIS_URL
+  value: {{ .Values.redis.url | quote }}
+{{- end }}
+- name: TIDEMILL_RESILIENCE_FILE
+  value: /etc/tidemill/resilience/resilience.yaml
+- name: TIDEMILL_DEFAULT_PARTITIONS
+  value: {{ .Values.defaults.partitions | quote }}
+- name: TIDEMILL_DEFAULT_REPLICATION_FACTOR
+  value: {{ .Values.defaults.replicationFactor | quote }}
+- name: TIDEMILL_AUTH_REQUIRED
+  value: {{ .Values.defaults.authRequired | quote }}
+{{- with .Values.defaults.topicPrefixes }}
+- name: TIDEMILL_TOPIC_PREFIXES
+  value: {{ join "," . | quote }}
+{{- end }}
+- name: TIDEMILL_IMAGE_INGEST
+  value: {{ include "tidemill.image" (list . "ingest") | quote }}
+- name: TIDEMILL_IMAGE_PROCESSOR
+  value: {{ include "tidemill.image" (list . "processor") | quote }}
+- name: TIDEMILL_IMAGE_API
+  value: {{ include "tidemill.image" (list . "api") | quote }}
+- name: TIDEMILL_IMAGE_PULL_POLICY
+  value: {{ .Values.image.pullPolicy }}
+{{- with .Values.image.pullSecrets }}
+- name: TIDEMILL_IMAGE_PULL_SECRETS
+  value: {{ join "," . | quote }}
+{{- end }}
+- name: TIDEMILL_NETWORK_POLICIES
+  value: {{ .Values.networkPolicy.enabled | quote }}
+- name: TIDEMILL_EGRESS_PORTS
+  value: {{ join "," .Values.networkPolicy.egressPorts | quote }}
+- name: TIDEMILL_WEBHOOK_PORT
+  value: {{ ternary .Values.webhook.port 0 (eq $webhook "true") | quote }}
+{{- if $webhook }}
+- name: TIDEMILL_WEBHOOK_SERVICE
+  value: {{ $name }}-webhook
+- name: TIDEMILL_WEBHOOK_CONFIGURATION
+  value: {{ include "tidemill.clusterName" . }}
+- name: TIDEMILL_WEBHOOK_SECRET
+  value: {{ $name }}-webhook
+{{- end }}
+{{- range $key, $value := .Values.operator.extraEnv }}
+- name: {{ $key }}
+  value: {{ $value | quote }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,92 @@
+{{- define "tidemill.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "tidemill.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else if contains (include "tidemill.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "tidemill.name" .) | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "tidemill.selector" -}}
+app.kubernetes.io/name: {{ include "tidemill.name" . }}-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "tidemill.labels" -}}
+{{ include "tidemill.selector" . }}
+app.kubernetes.io/component: operator
+app.kubernetes.io/part-of: tidemill
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "tidemill.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "tidemill.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Cluster-wide objects of two releases of one name in two namespaces must not be the same. */ -}}
+{{- define "tidemill.clusterName" -}}
+{{- printf "%s-%s" .Release.Namespace (include "tidemill.fullname" .) | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "tidemill.webhookEnabled" -}}
+{{- if and .Values.webhook.enabled (not .Values.watch.namespaces) -}}true{{- end -}}
+{{- end -}}
+
+{{- /* tidemill.image (list $ "ingest") */ -}}
+{{- define "tidemill.image" -}}
+{{- $root := index . 0 -}}
+{{- $image := index $root.Values.image (index . 1) -}}
+{{- $repository := $image.repository -}}
+{{- with $root.Values.image.registry -}}{{- $repository = printf "%s/%s" (trimSuffix "/" .) $repository -}}{{- end -}}
+{{- if $image.digest -}}
+{{- printf "%s@%s" $repository $image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $repository (default (default $root.Chart.AppVersion $root.Values.image.tag) $image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "tidemill.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "tidemill.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{- /* The ports of Kafka's brokers as a YAML list. */ -}}
+{{- define "tidemill.brokerPorts" -}}
+{{- $ports := list -}}
+{{- range splitList "," .Values.kafka.brokers -}}
+{{- $ports = append $ports (splitList ":" (trim .) | last | int) -}}
+{{- end -}}
+{{- $ports | uniq | toYaml -}}
+{{- end -}}
+
+{{- /* tidemill.jobLabels (list $ "uninstall"): labels of a hook's pods, which the operator's selectors must not find. */ -}}
+{{- define "tidemill.jobLabels" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: {{ include "tidemill.name" $root }}-{{ index . 1 }}
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+app.kubernetes.io/part-of: tidemill
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+{{- end -}}

@@ -1,0 +1,1 @@
+"""Files of the charts that are generated: each chart's README."""
