@@ -1,0 +1,590 @@
+"""Live changes over real servers: processor, API process, Redis and Postgres, WebSockets and server-sent events."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from tidemill_api.live_progress import Mark, read_token, write_token
+from tidemill_contract.runtime import AggregationRef, ApiKey, ApiKeys, PipelineConfig
+from tidemill_contract.spec import PipelineSpec
+
+pytestmark = pytest.mark.integration
+
+BASE = 1_700_000_000_000 // 60_000 * 60_000
+
+
+def config(name: str, *, auth: bool = False, **spec: Any) -> PipelineConfig:
+    """A pipeline with tumbling windows by country and device, and hopping ones by nothing."""
+    parsed = PipelineSpec.model_validate(
+        {
+            "source": {
+                "topic": {"partitions": 2},
+                "fields": [
+                    {"name": "ts", "type": "timestamp", "required": True},
+                    {"name": "country", "type": "string"},
+                    {"name": "device", "type": "integer"},
+                    {"name": "amount", "type": "number"},
+                ],
+                "eventTime": {"field": "ts", "idleTimeout": "2s", "maxDisorder": "1s"},
+            },
+            "aggregations": [
+                {
+                    "name": "by_country",
+                    "groupBy": ["country"],
+                    "window": {"type": "tumbling", "size": "1m"},
+                    "metrics": [
+                        {"name": "orders", "function": "count"},
+                        {"name": "revenue", "function": "sum", "field": "amount"},
+                        {"name": "mean", "function": "avg", "field": "amount"},
+                    ],
+                },
+                {
+                    "name": "by_device",
+                    "groupBy": ["device"],
+                    "window": {"type": "tumbling", "size": "1m"},
+                    "metrics": [{"name": "orders", "function": "count"}],
+                },
+                {
+                    "name": "all",
+                    "window": {"type": "hopping", "size": "3m", "hop": "1m"},
+                    "metrics": [{"name": "orders", "function": "count"}],
+                },
+            ],
+            "processor": {"flushInterval": "100ms"},
+            "auth": {"required": auth},
+            "api": {"cacheTtl": "0s"},
+            **spec,
+        }
+    )
+    return PipelineConfig(
+        namespace="live",
+        name=name,
+        generation=1,
+        spec=parsed,
+        aggregations=tuple(AggregationRef(name=a.name) for a in parsed.aggregations),
+    )
+
+
+def orders(number: int, *, at: int = 0, countries: str = "NO SE DK", devices: int = 5) -> list[bytes]:
+    """Events, each a millisecond after the one before."""
+    names = countries.split()
+    return [
+        json.dumps(
+            {"ts": BASE + at + i, "country": names[i % len(names)], "device": i % devices, "amount": float(i % 7)}
+        ).encode()
+        for i in range(number)
+    ]
+
+
+class View:
+    """What a client makes of the messages, by the rules that the API states."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[tuple[Any, ...], tuple[int, dict[str, Any]]]] = {}
+        self.groups: dict[str, list[str]] = {}
+        self.closed_until: dict[str, str | None] = {}
+        self.kinds: list[str] = []
+        self.resume = ""
+        self.degraded = False
+        self.errors: list[str] = []
+
+    def take(self, message: dict[str, Any]) -> None:
+        """Apply a message."""
+        kind, name = message["type"], message.get("aggregation", "")
+        self.kinds.append(kind)
+        if kind == "hello":
+            for aggregation in message["aggregations"]:
+                self.groups[aggregation["name"]] = [d["name"] for d in aggregation["dimensions"]]
+                self.rows[aggregation["name"]] = {}
+        elif kind == "reset":
+            self.rows[name] = {}
+        elif kind in ("snapshot", "upsert"):
+            for row in message["rows"]:
+                key = (*(row[group] for group in self.groups[name]), row["window_start"])
+                if self.rows[name].get(key, (0, {}))[0] <= message["rev"]:
+                    self.rows[name][key] = (message["rev"], row)
+        elif kind == "progress":
+            self.closed_until, self.resume = message["closed_until"], message["resume"]
+            self.degraded = message["degraded"]
+        elif kind == "error":
+            self.errors.append(message["code"])
+
+    def table(self, name: str) -> list[dict[str, Any]]:
+        """The rows of an aggregation, in a fixed order."""
+        until = self.closed_until.get(name)
+        rows = [row for _, row in self.rows[name].values()]
+        closed = [{**row, "closed": until is not None and row["window_end"] <= until} for row in rows]
+        return in_order(closed)
+
+    def count(self, name: str = "by_country") -> int:
+        """All events that the rows tell of."""
+        return sum(row["orders"] for _, row in self.rows.get(name, {}).values())
+
+
+def in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(rows, key=lambda row: json.dumps(row, sort_keys=True))
+
+
+class Api:
+    """The API process of a bench."""
+
+    def __init__(self, bench: Any, **environment: str) -> None:
+        self.bench = bench
+        self.process = bench.start(module="tidemill_api", **environment)
+        self.port = bench.ports[-1]
+        bench.eventually(lambda: self._status("/readyz") == 200, what="the API is ready")
+
+    @property
+    def path(self) -> str:
+        return f"/v1/pipelines/{self.bench.config.name}/live"
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}{self.path}"
+
+    def _status(self, path: str) -> int:
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=10).status_code
+        except httpx.TransportError:
+            return 0
+
+    @contextmanager
+    def listening(self, query: str = "", **options: Any) -> Iterator[ClientConnection]:
+        """A WebSocket."""
+        with connect(f"ws://127.0.0.1:{self.port}{self.path}{query}", **options) as live:
+            yield live
+
+    def windows(self, name: str) -> list[dict[str, Any]]:
+        """What REST says of an aggregation."""
+        url = f"http://127.0.0.1:{self.port}/v1/pipelines/{self.bench.config.name}/aggregates/{name}"
+        answer = httpx.get(url, params={"limit": 10_000}, timeout=20)
+        assert answer.status_code == 200, answer.text
+        return in_order(answer.json()["data"])
+
+    def log(self) -> str:
+        return (self.bench.folder / f"tidemill_api-{self.bench.processes.index(self.process)}.log").read_text()
+
+
+def follow(live: ClientConnection, view: View, until: Callable[[], Any], *, seconds: float = 30.0) -> None:
+    """Take messages until a condition holds."""
+    deadline = time.monotonic() + seconds
+    while not until():
+        left = deadline - time.monotonic()
+        if left <= 0:
+            pytest.fail(f"not within {seconds} s; {view.count()} events seen, messages: {view.kinds[-20:]}")
+        try:
+            view.take(json.loads(live.recv(timeout=left)))
+        except TimeoutError:
+            continue
+
+
+def same_as_rest(api: Api, view: View, name: str) -> Callable[[], bool]:
+    """Whether a view is what REST answers."""
+    return lambda: view.rows.get(name) is not None and view.table(name) == api.windows(name)
+
+
+def events(response: httpx.Response) -> Iterator[tuple[dict[str, Any], str]]:
+    """Messages of an event stream with their ids."""
+    data, identity = "", ""
+    for line in response.iter_lines():
+        field, _, value = line.partition(": ")
+        if field == "data":
+            data = value
+        elif field == "id":
+            identity = value
+        elif not line and data:
+            yield json.loads(data), identity
+            data, identity = "", ""
+
+
+def test_a_snapshot_and_changes_make_what_rest_answers(make_bench: Any) -> None:
+    """Tumbling and hopping windows, open and closed ones, from before and after the connection."""
+    bench = make_bench(config("live-same"))
+    bench.start()
+    api = Api(bench)
+    bench.produce(orders(300))
+    bench.await_consumed(300)
+    view = View()
+    with api.listening() as live:
+        follow(live, view, lambda: view.resume)
+        assert view.kinds[:4] == ["hello", "snapshot", "snapshot", "snapshot"]
+        assert view.count() == 300
+        for step in range(1, 6):
+            bench.produce(orders(200, at=step * 40_000))
+        follow(live, view, lambda: view.count() == 1300)
+        for name in ("by_country", "by_device", "all"):
+            follow(live, view, same_as_rest(api, view, name))
+    assert "reset" not in view.kinds
+    assert not view.degraded
+    assert any(row["closed"] for row in view.table("by_country"))
+    assert view.errors == []
+
+
+def test_nothing_is_missed_after_a_break(make_bench: Any) -> None:
+    """A client that comes back with its token gets what changed meanwhile, and no snapshot."""
+    bench = make_bench(config("live-resume"))
+    bench.start()
+    api = Api(bench)
+    bench.produce(orders(100))
+    view = View()
+    with api.listening() as live:
+        follow(live, view, lambda: view.count() == 100 and view.kinds[-1] == "progress")
+    for step in range(1, 4):
+        bench.produce(orders(100, at=step * 30_000, countries="NO FI"))
+    bench.await_consumed(400)
+    seen = len(view.kinds)
+    with api.listening(f"?resume={view.resume}") as live:
+        first = json.loads(live.recv())
+        assert first["type"] == "hello"
+        follow(live, view, lambda: view.count() == 400)
+        bench.produce(orders(50, at=100_000))
+        follow(live, view, lambda: view.count() == 450)
+        for name in ("by_country", "by_device", "all"):
+            follow(live, view, same_as_rest(api, view, name))
+    assert {"snapshot", "reset"}.isdisjoint(view.kinds[seen:])
+
+
+def test_a_token_that_leads_nowhere_is_a_reset(make_bench: Any) -> None:
+    """A token of other tables, of a lost future, or none at all is a gap: the client starts anew and is told so."""
+    bench = make_bench(config("live-gap"))
+    bench.start()
+    api = Api(bench)
+    bench.produce(orders(30))
+    bench.await_consumed(30)
+    view = View()
+    with api.listening() as live:
+        follow(live, view, lambda: view.resume)
+    marks = read_token(view.resume)
+    remade = write_token({name: Mark(mark.table + 1, mark.rev) for name, mark in marks.items()})
+    ahead = write_token({name: Mark(mark.table, mark.rev + 1) for name, mark in marks.items()})
+    for token in ("nonsense", remade, ahead):
+        other = View()
+        with api.listening(f"?resume={token}&aggregations=by_country") as live:
+            follow(live, other, lambda: other.resume)  # noqa: B023
+        assert other.kinds[:3] == ["hello", "reset", "snapshot"]
+        assert other.count() == 30
+
+
+def test_a_slow_reader_gets_the_newest_in_few_messages(make_bench: Any) -> None:
+    """While a client does not read, what it would have got is conflated; when it reads again its rows are right."""
+    groups, rounds = 400, 60
+    bench = make_bench(config("live-slow"))
+    bench.start()
+    api = Api(bench)
+    names = " ".join(f"{i:03d}{'x' * 500}" for i in range(groups))
+    bench.produce(orders(groups, countries=names))
+    bench.await_consumed(groups)
+    view, watching = View(), View()
+    # A small window for what the kernel holds, so that it is the API that has to hold back.
+    with small_socket(api.port) as sock, api.listening("?aggregations=by_country", sock=sock, max_queue=1) as slow:
+        follow(slow, view, lambda: view.resume)
+        with api.listening("?aggregations=by_country") as quick:
+            follow(quick, watching, lambda: watching.resume)
+            for number in range(1, rounds + 1):
+                bench.produce(orders(groups, countries=names))
+                total = groups * (number + 1)
+                follow(quick, watching, lambda: watching.count() == total)  # noqa: B023
+        before = len(view.kinds)
+        follow(slow, view, lambda: view.count() == groups * (rounds + 1))
+        follow(slow, view, same_as_rest(api, view, "by_country"))
+    missed = view.kinds[before:].count("upsert")
+    assert 0 < missed < watching.kinds.count("upsert") / 2
+    assert view.kinds.count("reset") == 0
+
+
+@contextmanager
+def small_socket(port: int) -> Iterator[socket.socket]:
+    """A connected socket that takes little unread."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", port))
+        yield sock
+
+
+def test_redis_may_go_and_come_back(make_bench: Any, own_servers: Any) -> None:
+    """Without Redis changes are polled for and marked degraded; with it again they are not; none is lost."""
+    servers = own_servers()
+    quick = {"TIDEMILL_RESILIENCE__BREAKERS__REDIS__OPEN_SECONDS": "1"}
+    bench = make_bench(config("live-redis"), at=servers, **quick)
+    bench.start()
+    api = Api(bench)
+    view = View()
+    with api.listening() as live:
+        bench.produce(orders(100))
+        follow(live, view, lambda: view.count() == 100 and not view.degraded)
+        servers.handles["redis"].kill()
+        bench.produce(orders(100, at=30_000))
+        follow(live, view, lambda: view.count() == 200 and view.degraded)
+        late = View()
+        with api.listening() as another:
+            follow(another, late, lambda: late.resume)
+        assert late.degraded
+        assert late.count() == 200
+        servers.handles["redis"].start()
+        follow(live, view, lambda: not view.degraded, seconds=60)
+        bench.produce(orders(100, at=60_000))
+        follow(live, view, lambda: view.count() == 300)
+        for name in ("by_country", "by_device", "all"):
+            follow(live, view, same_as_rest(api, view, name))
+    assert "reset" not in view.kinds
+    assert "reading live changes" not in api.log()
+
+
+def test_what_a_killed_processor_did_not_publish_is_found(make_bench: Any) -> None:
+    """Revisions that were committed and never published reach listeners out of the tables."""
+    bench = make_bench(config("live-killed"))
+    processor = bench.start()
+    api = Api(bench)
+    view = View()
+    with api.listening() as live:
+        bench.produce(orders(60))
+        follow(live, view, lambda: view.count() == 60)
+        # A commit that no processor publishes: one batch's rows are raised by hand, as its transaction would.
+        processor.send_signal(signal.SIGKILL)
+        processor.wait()
+        execute(bench, "UPDATE {s}._aggregations SET rev = rev + 1 WHERE name = 'by_country'")
+        execute(
+            bench,
+            "UPDATE {s}.by_country_v1 SET _count = _count + 1, _rev = (SELECT rev FROM {s}._aggregations"
+            " WHERE name = 'by_country') WHERE country = 'NO'",
+        )
+        follow(live, view, lambda: view.count() == 61)
+        follow(live, view, same_as_rest(api, view, "by_country"))
+    assert "reset" not in view.kinds
+
+
+def execute(bench: Any, text: str) -> None:
+    """Run a statement as the administrator."""
+    at = bench.servers.postgres
+    with psycopg.connect(
+        host=at.host, port=at.port, dbname=at.database, user=at.user, password=at.password
+    ) as connection:
+        connection.execute(text.replace("{s}", bench.schema))
+
+
+def key_file(bench: Any, *scopes: str) -> str:
+    """Give the pipeline one API key; as its holder sends it."""
+    keys = ApiKeys(keys=(ApiKey(id="k1", sha256=hashlib.sha256(b"secret").hexdigest(), scopes=scopes),))
+    (bench.folder / "secrets" / bench.config.name / "api-keys.json").write_text(keys.model_dump_json())
+    return "tm_k1_secret"
+
+
+def closing(live: ClientConnection) -> tuple[int, list[str]]:
+    """The close code of a connection and the error codes told before."""
+    codes = []
+    while True:
+        try:
+            message = json.loads(live.recv(timeout=15))
+            if message["type"] == "error":
+                codes.append(message["code"])
+        except ConnectionClosed as closed:
+            return (closed.rcvd.code if closed.rcvd else 0), codes
+
+
+def test_a_key_is_needed_by_header_or_first_message(make_bench: Any) -> None:
+    """Good keys listen; none, wrong ones and those without the scope are sent away with a code that says why."""
+    bench = make_bench(config("live-auth", auth=True))
+    bench.start()
+    api = Api(bench)
+    key = key_file(bench, "query:read")
+    with api.listening(additional_headers={"Authorization": f"Bearer {key}"}) as live:
+        assert json.loads(live.recv())["type"] == "hello"
+    with api.listening() as live:
+        live.send(json.dumps({"type": "auth", "token": key}))
+        assert json.loads(live.recv())["type"] == "hello"
+    cases = [
+        ("a wrong secret in the header", {"Authorization": "Bearer tm_k1_wrong"}, None),
+        ("a wrong secret in a message", {}, json.dumps({"type": "auth", "token": "tm_k1_wrong"})),
+        ("a message that is no key", {}, json.dumps({"type": "subscribe"})),
+        ("a message that is no JSON", {}, "hello"),
+        ("no message at all", {}, None),
+    ]
+    for why, headers, message in cases:
+        with api.listening(additional_headers=headers) as live:
+            if message:
+                live.send(message)
+            assert closing(live) == (4401, ["unauthorized"]), why
+    assert httpx.get(api.url).status_code == 401
+    key_file(bench, "events:append")
+    bench.eventually(lambda: httpx.get(api.url, headers={"authorization": f"Bearer {key}"}).status_code == 403)
+    with api.listening(additional_headers={"Authorization": f"Bearer {key}"}) as live:
+        assert closing(live) == (4403, ["forbidden"])
+
+
+def test_a_key_that_is_taken_back_ends_the_connection(make_bench: Any) -> None:
+    """Who listens already is looked at again."""
+    bench = make_bench(config("live-revoked", auth=True))
+    bench.start()
+    api = Api(bench)
+    key = key_file(bench, "query:read")
+    with api.listening(additional_headers={"Authorization": f"Bearer {key}"}) as live:
+        assert json.loads(live.recv())["type"] == "hello"
+        key_file(bench)
+        assert closing(live) == (4403, ["forbidden"])
+
+
+def test_pages_of_other_origins_are_refused(make_bench: Any) -> None:
+    """A browser tells the page's origin: the same host and listed origins may listen."""
+    bench = make_bench(config("live-origin"))
+    bench.start()
+    api = Api(bench, TIDEMILL_API_CORS_ORIGINS="https://good.example, https://other.example")
+    for origin in (f"http://127.0.0.1:{api.port}", "https://good.example"):
+        with api.listening(origin=origin) as live:
+            assert json.loads(live.recv())["type"] == "hello"
+    for origin in ("https://evil.example", "null"):
+        with pytest.raises(InvalidStatus) as refused, api.listening(origin=origin):
+            pass
+        assert refused.value.response.status_code == 403
+
+
+def test_events_resume_by_their_last_id(make_bench: Any) -> None:
+    """Server-sent events carry the same messages; a client that reconnects sends the id of the last one."""
+    bench = make_bench(config("live-sse"))
+    bench.start()
+    api = Api(bench)
+    bench.produce(orders(90))
+    bench.await_consumed(90)
+    view, last = View(), ""
+    with httpx.stream("GET", api.url, timeout=30) as response:
+        assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+        for message, identity in events(response):
+            view.take(message)
+            last = identity or last
+            if last:
+                break
+    assert view.kinds == ["hello", "snapshot", "snapshot", "snapshot", "progress"]
+    assert last == view.resume
+    bench.produce(orders(60, at=20_000))
+    bench.await_consumed(150)
+    again = View()
+    again.rows, again.groups = view.rows, view.groups
+    with httpx.stream("GET", api.url, headers={"Last-Event-ID": last}, timeout=30) as response:
+        for message, _ in events(response):
+            if message["type"] != "hello":
+                again.take(message)
+            if again.count() == 150 and again.kinds[-1] == "progress":
+                break
+    assert {"snapshot", "reset"}.isdisjoint(again.kinds)
+    assert again.table("by_country") == api.windows("by_country")
+
+
+def test_filters_choose_groups(make_bench: Any) -> None:
+    """A filter goes for the aggregations with its column; only fitting rows come, at first and later."""
+    bench = make_bench(config("live-filter"))
+    bench.start()
+    api = Api(bench)
+    bench.produce(orders(30))
+    bench.await_consumed(30)
+    view = View()
+    with api.listening("?aggregations=by_country,by_device&country__in=NO,SE&device=3") as live:
+        follow(live, view, lambda: view.resume)
+        bench.produce(orders(30, at=70_000))
+        follow(live, view, lambda: view.count() == 40)
+    assert {row["country"] for row in view.table("by_country")} == {"NO", "SE"}
+    assert {row["device"] for row in view.table("by_device")} == {3}
+    assert set(view.rows) == {"by_country", "by_device"}
+    with api.listening("?colour=red") as live:
+        assert closing(live) == (4400, ["unknown_parameter"])
+    with api.listening("?aggregations=by_colour") as live:
+        assert closing(live) == (4400, ["invalid_parameter"])
+    assert httpx.get(f"{api.url}?device=x").status_code == 400
+
+
+def test_unknown_and_removed_pipelines(make_bench: Any) -> None:
+    """No such pipeline: told at once. One that goes while somebody listens: told, then closed."""
+    bench = make_bench(config("live-gone"))
+    bench.start()
+    api = Api(bench)
+    with connect(f"ws://127.0.0.1:{api.port}/v1/pipelines/nobody/live") as live:
+        assert closing(live) == (4404, ["pipeline_not_found"])
+    assert httpx.get(api.url.replace("live-gone", "nobody")).status_code == 404
+    with api.listening() as live:
+        assert json.loads(live.recv())["type"] == "hello"
+        live.send("what?")
+        view = View()
+        follow(live, view, lambda: view.errors)
+        assert view.errors == ["unexpected_message"]
+        (bench.folder / "live-gone.json").unlink()
+        assert closing(live) == (4404, ["pipeline_removed"])
+
+
+def test_another_definition_ends_connections(make_bench: Any) -> None:
+    """Clients learn anew what can be asked by connecting again; what does not concern them passes unnoticed."""
+    bench = make_bench(config("live-changed"))
+    bench.start()
+    api = Api(bench)
+    path = bench.folder / "live-changed.json"
+    with api.listening() as live:
+        assert json.loads(live.recv())["type"] == "hello"
+        document = json.loads(path.read_text())
+        document["spec"]["processor"]["replicas"] = 2
+        path.write_text(json.dumps(document | {"generation": 2}))
+        bench.produce(orders(30))
+        view = View()
+        view.rows, view.groups = {"by_country": {}, "by_device": {}, "all": {}}, {
+            "by_country": ["country"], "by_device": ["device"], "all": [],
+        }  # fmt: skip
+        follow(live, view, lambda: view.count() == 30)
+        document["spec"]["aggregations"][0]["metrics"].pop()
+        path.write_text(json.dumps(document | {"generation": 3}))
+        assert closing(live) == (1012, ["pipeline_changed"])
+
+
+def test_stopping_sends_everybody_away(make_bench: Any) -> None:
+    """SIGTERM closes WebSockets with 1001 and ends event streams; a client that does not read holds nothing up."""
+    bench = make_bench(config("live-stop"))
+    bench.start()
+    api = Api(bench)
+    bench.produce(orders(30))
+    bench.await_consumed(30)
+    ended: list[str] = []
+
+    def read_events() -> None:
+        with httpx.stream("GET", api.url, timeout=30) as response:
+            for message, _ in events(response):
+                ended.append(message["type"])
+
+    reader = threading.Thread(target=read_events)
+    reader.start()
+    with api.listening() as live, api.listening(max_queue=1) as deaf:
+        bench.eventually(lambda: "progress" in ended, what="events come")
+        api.process.terminate()
+        assert closing(live) == (1001, ["going_away"])
+        assert api.process.wait(15) == 0
+        assert deaf.protocol is not None
+    reader.join(10)
+    assert not reader.is_alive()
+    assert ended[-1] == "error"
+
+
+def test_connections_are_counted(make_bench: Any) -> None:
+    """The gauge follows connections; one that we ended is counted with its reason."""
+    bench = make_bench(config("live-count"))
+    bench.start()
+    api = Api(bench)
+
+    def figure(text: str) -> bool:
+        return text in httpx.get(f"http://127.0.0.1:{api.port}/metrics").text
+
+    with api.listening(), httpx.stream("GET", api.url, timeout=30):
+        bench.eventually(lambda: figure('tidemill_live_connections{transport="websocket"} 1.0'))
+        bench.eventually(lambda: figure('tidemill_live_connections{transport="sse"} 1.0'))
+    bench.eventually(lambda: figure('tidemill_live_connections{transport="websocket"} 0.0'))
+    bench.eventually(lambda: figure('tidemill_live_connections{transport="sse"} 0.0'))
+    with api.listening("?colour=red") as live:
+        closing(live)
+    bench.eventually(lambda: figure('tidemill_live_dropped_total{reason="unknown_parameter"} 1.0'))
