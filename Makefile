@@ -13,7 +13,7 @@ KEEP ?=
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: ## Install what is missing: system packages, virtual environment, Kafka's jars (does nothing when all is there)
@@ -74,7 +74,7 @@ demo-chaos: setup ## The same while processors are killed, frozen, scaled and th
 	PYTHONPATH=hack $(PYTHON) -m demo --chaos $(ARGS)
 
 .PHONY: cluster
-cluster: kube ## A Kubernetes cluster on this machine: kind where it can run, else Kubernetes' own programs (as root)
+cluster: setup ## A Kubernetes cluster on this machine: kind where it can run, else Kubernetes' own programs (as root)
 	@hack/cluster up $(ARGS)
 
 .PHONY: cluster-down

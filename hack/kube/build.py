@@ -45,7 +45,6 @@ def build(*, force: bool = False, say: Say = print) -> Path:
     with locked(binaries.CACHE / "build.lock", wait_seconds=_LOCK_SECONDS):
         folder = binaries.find()
         if folder is not None and not force:
-            say(f"the cluster's programs are built: {folder}")
             return folder
         go = find_go()
         binaries.FOLDER.mkdir(parents=True, exist_ok=True)
@@ -142,12 +141,13 @@ def main() -> int:
     parser.add_argument("--force", action="store_true", help="build even what is up to date")
     arguments = parser.parse_args()
     try:
-        build(force=arguments.force, say=lambda text: print(text, flush=True))
+        folder = build(force=arguments.force, say=lambda text: print(text, flush=True))
     except BuildError as error:
         print(f"kube.build: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+    print(f"the cluster's programs are in {folder}")
     return 0
 
 

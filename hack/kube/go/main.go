@@ -75,7 +75,7 @@ func runKubectl() {
 func runCoreDNS() {
 	// The order in which plugins see a query; only these are built in.
 	dnsserver.Directives = []string{
-		"reload", "bind", "ready", "health", "errors", "cache", "template", "kubernetes",
+		"reload", "bind", "ready", "health", "errors", "cache", "kubernetes", "template",
 	}
 	coremain.Run()
 }

@@ -1,0 +1,136 @@
+"""The same cluster in containers: kind (https://kind.sigs.k8s.io), where Docker may run privileged containers."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import yaml
+
+from kube.binaries import CACHE
+from kube.status import Health
+
+Say = Callable[[str], None]
+CONFIG = Path(__file__).with_name("kind.yaml")
+_PROBE_SECONDS = 300.0
+
+
+class KindError(RuntimeError):
+    """kind cannot do what is asked; the message tells why."""
+
+
+class KindCluster:
+    """The cluster that kind.yaml describes.
+
+    Attributes:
+        kubeconfig: the administrator's.
+    """
+
+    def __init__(self) -> None:
+        document = yaml.safe_load(CONFIG.read_text())
+        self._name = str(document["name"])
+        self.kubeconfig = CACHE / "kind.kubeconfig"
+
+    def up(self, say: Say) -> None:
+        """Make the cluster, if it is not there, and wait until its nodes are ready.
+
+        Raises:
+            KindError: kind fails; its words are in the message.
+        """
+        if self._there():
+            _kind("export", "kubeconfig", "--name", self._name, "--kubeconfig", str(self.kubeconfig))
+            return
+        say("kind makes the cluster: pulling its image may take minutes")
+        self.kubeconfig.parent.mkdir(parents=True, exist_ok=True)
+        options = ["--config", str(CONFIG), "--kubeconfig", str(self.kubeconfig), "--wait", "300s"]
+        _kind("create", "cluster", *options)
+
+    def down(self, say: Say) -> None:
+        """Remove the cluster.
+
+        Raises:
+            KindError: kind fails.
+        """
+        if not self._there():
+            say("no cluster is there")
+            return
+        _kind("delete", "cluster", "--name", self._name, "--kubeconfig", str(self.kubeconfig))
+        self.kubeconfig.unlink(missing_ok=True)
+        say("the cluster is removed")
+
+    def health(self) -> list[Health]:
+        """How each node's container is; empty: there is no cluster.
+
+        Raises:
+            KindError: kind or Docker fails.
+        """
+        if not self._there():
+            return []
+        found = []
+        for node in _kind("get", "nodes", "--name", self._name).split():
+            shown = _run(["docker", "inspect", "--format", "{{.State.Status}}", node]).strip()
+            found.append(Health(node, well=shown == "running", text=shown))
+        return found
+
+    def load_images(self, names: Sequence[str], say: Say) -> None:
+        """Load images of the Docker engine.
+
+        Raises:
+            KindError: kind fails.
+        """
+        _kind("load", "docker-image", "--name", self._name, *names)
+        for name in names:
+            say(f"loaded {name}")
+
+    def load(self, archives: Sequence[Path], say: Say) -> None:
+        """Load the images of archives.
+
+        Raises:
+            KindError: kind fails.
+        """
+        for path in archives:
+            _kind("load", "image-archive", "--name", self._name, str(path))
+            say(f"loaded {path}")
+
+    def _there(self) -> bool:
+        return self._name in _kind("get", "clusters").split()
+
+
+def why_not() -> str:
+    """Why kind cannot run on this machine; empty: it can.
+
+    What is tried is what kind needs: a privileged container of its node's image.
+    """
+    for program in ("kind", "docker"):
+        if shutil.which(program) is None:
+            return f"{program} is not on the PATH"
+    image = yaml.safe_load(CONFIG.read_text())["nodes"][0]["image"]
+    for command, reason in (
+        (["docker", "version"], "no Docker engine answers"),
+        (
+            ["docker", "run", "--rm", "--privileged", "--network=none", "--entrypoint=/bin/true", image],
+            f"Docker cannot run a privileged container of {image}",
+        ),
+    ):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PROBE_SECONDS)
+        except subprocess.TimeoutExpired:
+            return f"{reason} within {_PROBE_SECONDS:.0f} s"
+        if done.returncode != 0:
+            return f"{reason} ({(done.stderr.strip().splitlines() or ['no reason given'])[-1]})"
+    return ""
+
+
+def _kind(*arguments: str) -> str:
+    return _run(["kind", *arguments])
+
+
+def _run(command: list[str]) -> str:
+    if shutil.which(command[0]) is None:
+        raise KindError(f"{command[0]} is not on the PATH: install it, or use --provider local")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise KindError(f"{' '.join(command)} failed: {done.stderr.strip()}")
+    return done.stdout

@@ -1,0 +1,97 @@
+"""Where the cluster of this machine keeps its files, and the addresses it uses.
+
+All addresses are of the range for benchmarks (198.18.0.0/15), which no network routes; a bridge without members carries
+the node's, since a node may not have a loopback address.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kube.binaries import CACHE
+
+WHOLE_RANGE = "198.18.0.0/15"
+POD_RANGE = "198.18.0.0/17"
+NODE_ADDRESS = "198.18.255.1"
+DNS_ADDRESS = "198.19.0.10"
+NODE_NAME = "node1"
+CLUSTER_DOMAIN = "cluster.local"
+BRIDGE = "tidemill-node"
+NFT_TABLE = "tidemill"
+CGROUP = "tidemill"
+PAUSE_IMAGE = "tidemill.local/pause:1"
+DEFAULT_FOLDER = CACHE / "cluster"
+# Linux' limit of a socket's path, less what containerd and the kubelet append to the folder's.
+_LONGEST_FOLDER = 60
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where the components listen, all at the node's address."""
+
+    etcd: int = 2379
+    etcd_peer: int = 2380
+    api: int = 6443
+    kubelet: int = 10250
+    kubelet_health: int = 10248
+    proxy_metrics: int = 10249
+    proxy_health: int = 10256
+    controllers: int = 10257
+    scheduler: int = 10259
+    dns: int = 10053
+    dns_health: int = 10054
+    dns_ready: int = 10055
+
+
+PORTS = Ports()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of one cluster, all below one folder."""
+
+    folder: Path
+
+    def check(self) -> None:
+        """Refuse a folder below which sockets could not be made.
+
+        Raises:
+            ValueError: its path is too long.
+        """
+        length = len(str(self.folder).encode())
+        if length > _LONGEST_FOLDER:
+            raise ValueError(
+                f"{self.folder}: sockets below it would have too long a path ({length} bytes, at most"
+                f" {_LONGEST_FOLDER}); choose a shorter one with --dir"
+            )
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's."""
+        return self.folder / "admin.kubeconfig"
+
+    @property
+    def containerd(self) -> Path:
+        """Where containerd keeps images, containers and state."""
+        return self.folder / "containerd"
+
+    @property
+    def socket(self) -> Path:
+        """Where containerd listens."""
+        return self.folder / "containerd.sock"
+
+    @property
+    def kubelet(self) -> Path:
+        """Pods' volumes."""
+        return self.folder / "kubelet"
+
+    @property
+    def pod_logs(self) -> Path:
+        """What containers print."""
+        return self.folder / "pods"
+
+    @property
+    def state(self) -> Path:
+        """What `down` has to know of the machine before `up`."""
+        return self.folder / "machine.json"

@@ -1,0 +1,42 @@
+"""How the machine was before `up`: kept in a file of the cluster, so that `down` can bring it back."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+from kube import network
+from kube.layout import Layout
+from tidemill_operator.local.files import write_atomic
+
+# What the node's programs make outside the cluster's folder, outermost first.
+_FOLDERS = (
+    Path("/var/lib/cni"),
+    Path("/var/lib/cni/results"),
+    Path("/var/lib/kubelet"),
+    Path("/var/lib/kubelet/device-plugins"),
+    Path("/var/log/containers"),
+    Path("/run/containerd"),
+    Path("/run/containerd/s"),
+)
+
+
+def remember(place: Layout) -> None:
+    """Note how the machine is, unless an `up` before this one has."""
+    if not place.state.exists():
+        made = [str(path) for path in _FOLDERS if not path.exists()]
+        write_atomic(place.state, json.dumps({"forwarding": network.forwards(), "made": made}))
+
+
+def restore(place: Layout) -> None:
+    """Undo what was changed: packet forwarding, and folders that were not there and hold nothing of others."""
+    try:
+        state = json.loads(place.state.read_text())
+    except (FileNotFoundError, ValueError):
+        return
+    network.forward(str(state["forwarding"]))
+    for path in map(Path, reversed(state["made"])):
+        (path / "kubelet.sock").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.rmdir()

@@ -1,0 +1,91 @@
+"""What the cluster needs of the machine's network: the node's bridge and address, routes, packet filter, forwarding.
+
+Nothing of the cluster leaves the machine and nothing from outside reaches it. The bridge says whose cluster it is.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+from kube import layout
+from kube.layout import BRIDGE, Layout
+
+_FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
+# Pods' links to the host have names that their plugin makes up: veth and some digits.
+_RULES = f"""
+table ip {layout.NFT_TABLE} {{
+  chain arriving {{
+    type filter hook prerouting priority raw; policy accept;
+    ip daddr {layout.WHOLE_RANGE} iifname != "lo" iifname != "{BRIDGE}" iifname != "veth*" drop
+  }}
+  chain forwarded {{
+    type filter hook forward priority filter - 10; policy accept;
+    ip saddr {layout.POD_RANGE} ip daddr != {layout.POD_RANGE} reject with icmp type admin-prohibited
+  }}
+}}
+"""
+_OURS = (("ip", layout.NFT_TABLE), ("ip", "kube-proxy"), ("ip6", "kube-proxy"))
+
+
+class NetworkError(RuntimeError):
+    """The machine's network cannot be set up; the message tells why."""
+
+
+def owner() -> Path | None:
+    """The folder of the cluster that runs on this machine, if one does."""
+    shown = subprocess.run(["ip", "-json", "link", "show", BRIDGE], capture_output=True, text=True, check=False)
+    if shown.returncode != 0:
+        return None
+    return Path(json.loads(shown.stdout)[0].get("ifalias", "/"))
+
+
+def set_up(place: Layout) -> None:
+    """Make what is missing.
+
+    Raises:
+        NetworkError: another cluster's is there, or the system refuses.
+    """
+    present = owner()
+    if present is None:
+        _run(["ip", "link", "add", BRIDGE, "type", "bridge"])
+        _run(["ip", "link", "set", BRIDGE, "alias", str(place.folder), "up"])
+    elif present != place.folder:
+        raise NetworkError(
+            f"the cluster in {present} uses this machine; remove it with `hack/cluster down --dir {present}`"
+        )
+    _run(["ip", "address", "replace", f"{layout.NODE_ADDRESS}/32", "dev", BRIDGE])
+    # Where kube-proxy does not send a packet elsewhere it ends here, and not at the machine's router.
+    _run(["ip", "route", "replace", layout.WHOLE_RANGE, "dev", BRIDGE, "src", layout.NODE_ADDRESS])
+    _run(["nft", "-f", "-"], text=f"table ip {layout.NFT_TABLE}\ndelete table ip {layout.NFT_TABLE}\n{_RULES}")
+    forward("1")
+
+
+def tear_down(place: Layout) -> None:
+    """Remove what is there of this cluster's."""
+    if owner() == place.folder:
+        for family, table in _OURS:
+            _try(["nft", "delete", "table", family, table])
+        _try(["ip", "link", "delete", BRIDGE])
+
+
+def forwards() -> str:
+    """Whether the machine forwards packets: 1 or 0."""
+    return _FORWARDING.read_text().strip()
+
+
+def forward(setting: str) -> None:
+    """Let the machine forward packets, or not."""
+    if forwards() != setting:
+        _FORWARDING.write_text(setting)
+
+
+def _run(command: list[str], *, text: str | None = None) -> None:
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise NetworkError(f"{' '.join(command)} failed: {done.stderr.strip()}")
+
+
+def _try(command: list[str]) -> None:
+    subprocess.run(command, capture_output=True, check=False)

@@ -1,0 +1,109 @@
+"""What a cluster leaves on its machine when its programs have ended: containers' processes, mounts, cgroups, sockets.
+
+Only what is this cluster's: processes in its cgroups, shims that name its socket, mounts below its folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from kube.layout import CGROUP, Layout
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_NETWORK_RESULTS = Path("/var/lib/cni/results")
+_POD_LOG_LINKS = Path("/var/log/containers")
+_DEADLINE_SECONDS = 20.0
+
+
+def end_containers(place: Layout) -> None:
+    """Kill every process of every pod, and what watches over them."""
+    deadline = time.monotonic() + _DEADLINE_SECONDS
+    sockets = [
+        path.read_text().strip().removeprefix("unix://") for path in place.containerd.glob("state/*/*/*/address")
+    ]
+    while pids := [*_pods_processes(), *_shims(place)]:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"processes {pids} of the cluster do not end")
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+    for name in sockets:
+        Path(name).unlink(missing_ok=True)
+
+
+def remove_files(place: Layout) -> None:
+    """Unmount what is mounted below the cluster's folder, and remove the folder."""
+    for mounted in reversed(_mounts(place.folder)):
+        subprocess.run(["umount", "--lazy", str(mounted)], capture_output=True, check=False)
+    shutil.rmtree(place.folder, ignore_errors=True)
+
+
+def unlink_outside(place: Layout) -> None:
+    """Remove what the node's programs wrote outside the folder, at places that cannot be chosen."""
+    for link in _POD_LOG_LINKS.glob("*"):
+        if link.is_symlink() and place.folder in Path(os.readlink(link)).parents:
+            link.unlink()
+    for result in _NETWORK_RESULTS.glob("*"):
+        if str(place.folder) in result.read_text():
+            result.unlink()
+
+
+def remove_cgroups() -> None:
+    """Remove the pods' cgroups, in which no process is left."""
+    for folder in _cgroups():
+        below = sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True)
+        for path in [*below, folder]:
+            with contextlib.suppress(OSError):  # the kernel may not have noticed the last process' end
+                path.rmdir()
+
+
+def make_cgroups() -> None:
+    """Make the cgroup below which the kubelet puts pods, in every hierarchy."""
+    for root in _hierarchies():
+        folder = root / CGROUP
+        folder.mkdir(exist_ok=True)
+        for name in ("cpuset.cpus", "cpuset.mems"):  # version 1 starts with none, and takes no process so
+            if (root / name).exists():
+                (folder / name).write_text((root / name).read_text())
+
+
+def _hierarchies() -> list[Path]:
+    candidates = [_CGROUPS, *(path for path in _CGROUPS.glob("*") if path.is_dir() and not path.is_symlink())]
+    return [path for path in candidates if path.is_mount() and (path / "cgroup.procs").exists()]
+
+
+def _cgroups() -> list[Path]:
+    return [root / CGROUP for root in _hierarchies() if (root / CGROUP).is_dir()]
+
+
+def _pods_processes() -> Iterator[int]:
+    found: set[int] = set()
+    for folder in _cgroups():
+        for path in folder.rglob("cgroup.procs"):
+            with contextlib.suppress(OSError):
+                found.update(int(pid) for pid in path.read_text().split())
+    yield from found
+
+
+def _shims(place: Layout) -> Iterator[int]:
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_text(errors="replace").split("\0")
+            if Path(words[0]).name.startswith("containerd-shim") and str(place.socket) in words:
+                yield int(path.parent.name)
+
+
+def _mounts(folder: Path) -> list[Path]:
+    """In the order in which they were made."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    points = (re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split()[4]) for line in lines)
+    return [path for path in map(Path, points) if path.is_relative_to(folder)]
