@@ -119,8 +119,9 @@ def _abnormal(parts: Sequence[Condition], report: Report) -> list[Condition]:
     elif stuck:
         text = "; ".join(part.get("message", "") for part in stuck)
         found.append(_condition("Stalled", "True", stuck[0]["reason"], text))
-    if report.accepted and len(bad) > len(stuck):
-        waiting = [part for part in bad if part not in stuck]
+    # What waits for a part that is stuck does not come by itself either.
+    waiting = [part for part in bad if part not in stuck and not (stuck and part["reason"] == Reason.BLOCKED)]
+    if report.accepted and waiting:
         found.append(_condition("Reconciling", "True", *_told(waiting)))
     if report.suspended:
         found.append(_condition("Suspended", "True", Reason.SUSPENDED, "spec.suspend is true"))

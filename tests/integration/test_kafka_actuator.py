@@ -6,10 +6,12 @@ import socket
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, KafkaException, Producer
+from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
+
 from tidemill_operator.actuators.kafka import KafkaTopics
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Outcome, Rank
@@ -45,10 +47,32 @@ def topic(admin: AdminClient) -> Iterator[Topic]:
     )
     yield wanted
     for future in admin.delete_topics([wanted.name]).values():
-        try:
-            future.result(10)
-        except KafkaException as error:
-            assert error.args[0].name() == "UNKNOWN_TOPIC_OR_PART"
+        error = future.exception(10)
+        assert error is None or error.args[0].name() == "UNKNOWN_TOPIC_OR_PART"
+
+
+class WatchedAdmin(AdminClient):
+    """A real client that notes which calls were made that change something."""
+
+    def __init__(self, config: dict[str, object]) -> None:
+        super().__init__(config)
+        self.writes: list[str] = []
+
+    def create_topics(self, *args: Any, **more: Any) -> Any:
+        self.writes.append("create_topics")
+        return super().create_topics(*args, **more)
+
+    def create_partitions(self, *args: Any, **more: Any) -> Any:
+        self.writes.append("create_partitions")
+        return super().create_partitions(*args, **more)
+
+    def incremental_alter_configs(self, *args: Any, **more: Any) -> Any:
+        self.writes.append("incremental_alter_configs")
+        return super().incremental_alter_configs(*args, **more)
+
+    def delete_topics(self, *args: Any, **more: Any) -> Any:
+        self.writes.append("delete_topics")
+        return super().delete_topics(*args, **more)
 
 
 def one(outcomes: list[Outcome]) -> Outcome:
@@ -56,14 +80,17 @@ def one(outcomes: list[Outcome]) -> Outcome:
     return found
 
 
-def test_a_second_ensure_writes_nothing(kafka: KafkaTopics, topic: Topic) -> None:
-    """The topic is made with its configs, is told with its facts, and the second call finds nothing to do."""
+def test_a_second_ensure_writes_nothing(kafka: KafkaTopics, topic: Topic, servers: Servers) -> None:
+    """The topic is made with its configs, is told with its facts, and the second call sends Kafka no change at all."""
+    kafka._client = watched = WatchedAdmin({"bootstrap.servers": servers.kafka})
     made = one(kafka.ensure([topic]))
+    assert watched.writes == ["create_topics"]
     assert (made.rank, made.changed) == (Rank.DONE, 1)
     assert made.observed["partitions"] == 3
     assert made.observed["replicationFactor"] == 1
     again = one(kafka.ensure([topic]))
     assert (again.rank, again.changed, again.observed) == (Rank.DONE, 0, made.observed)
+    assert watched.writes == ["create_topics"]
     assert topic.config.items() <= kafka.configs([topic.name])[topic.name].items()
 
 

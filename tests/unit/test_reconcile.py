@@ -384,6 +384,7 @@ def test_a_foreign_schema_is_a_conflict_until_adopted(document: Document, world:
     stranger["metadata"]["uid"] = "uid-2"
     world.take_writes()
     told = apply(stranger, world)
+    assert true(told) == {"Stalled"}
     assert conditions(told)["SchemaReady"] == ("False", "ResourceConflict")
     assert "belongs to shop/orders (uid uid-1, cluster local)" in message(told, "Stalled")
     assert world.take_writes() == []

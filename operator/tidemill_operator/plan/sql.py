@@ -31,12 +31,13 @@ def create_index(schema: str, table: Table, index: str, definition: str) -> str:
 
 
 def script(schema: Schema) -> str:
-    """Everything that a schema is made of, in order, as one readable text without passwords."""
+    """Everything that a schema is made of, in order, as one readable text; the roles are there already."""
     return "".join(f"{statement.rstrip()};\n" for statement in _statements(schema))
 
 
 def _statements(schema: Schema) -> Iterator[str]:
     yield f"CREATE SCHEMA {quote(schema.name)} AUTHORIZATION {quote(schema.owner)}"
+    yield f"SET ROLE {quote(schema.owner)}"
     yield f"GRANT USAGE ON SCHEMA {quote(schema.name)} TO {quote(schema.writer)}, {quote(schema.reader)}"
     for table in schema.tables:
         yield f"\n{create_table(schema.name, table)}"
@@ -47,9 +48,20 @@ def _statements(schema: Schema) -> Iterator[str]:
                 yield f"GRANT {privileges} ON {_name(schema.name, table)} TO {quote(role)}"
     for name, text in schema.functions:
         yield text
+        yield f"REVOKE ALL ON FUNCTION {quote(schema.name)}.{quote(name)} FROM PUBLIC"
         yield f"GRANT EXECUTE ON FUNCTION {quote(schema.name)}.{quote(name)} TO {quote(schema.writer)}"
+    yield from _rows(schema)
+    yield "RESET ROLE"
+
+
+def _rows(schema: Schema) -> Iterator[str]:
+    """The rows that workloads only ever update."""
+    yield f"\nINSERT INTO {quote(schema.name)}._generation (generation) VALUES ({schema.generation})"
+    yield f"INSERT INTO {quote(schema.name)}._readers (reader) VALUES ('live')"
+    partitions = f"SELECT 'live', generate_series(0, {schema.partitions - 1})"
+    yield f"INSERT INTO {quote(schema.name)}._offsets (reader, partition) {partitions}"
     for row in schema.aggregations:
-        yield "\n" + _row(schema.name, row)
+        yield _row(schema.name, row)
 
 
 def _row(schema: str, row: AggregationRow) -> str:

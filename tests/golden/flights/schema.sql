@@ -1,4 +1,5 @@
 CREATE SCHEMA "analytics__flights" AUTHORIZATION "analytics__flights_owner";
+SET ROLE "analytics__flights_owner";
 GRANT USAGE ON SCHEMA "analytics__flights" TO "analytics__flights_writer", "analytics__flights_reader";
 
 CREATE TABLE "analytics__flights"."_generation" (
@@ -224,16 +225,18 @@ BEGIN
                  table_name, part, first_day::text || ' 00:00:00+00', (first_day + days)::text || ' 00:00:00+00');
   RETURN true;
 END $body$;
+REVOKE ALL ON FUNCTION "analytics__flights"."ensure_partition" FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION "analytics__flights"."ensure_partition" TO "analytics__flights_writer";
 
+INSERT INTO "analytics__flights"._generation (generation) VALUES (1);
+INSERT INTO "analytics__flights"._readers (reader) VALUES ('live');
+INSERT INTO "analytics__flights"._offsets (reader, partition) SELECT 'live', generate_series(0, 5);
 INSERT INTO "analytics__flights"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
   VALUES ('by_carrier', 1, 'by_carrier_v1', 'live', '{"groupBy": [["carrier", "string"]], "partials": ["_count", "_n_dep_delay", "_sum_dep_delay", "_max_dep_delay", "_mean_dep_delay", "_m2_dep_delay", "_n_delayed", "_sum_delayed", "_first_flight", "_first_at_flight", "_last_flight", "_last_at_flight"], "window": {"grace": "10m", "size": "1h", "type": "tumbling"}}', 9, 315360000000);
-
 INSERT INTO "analytics__flights"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
   VALUES ('by_origin', 1, 'by_origin_v1', 'live', '{"groupBy": [["origin", "string"]], "partials": ["_count", "_n_arr_delay", "_sum_distance", "_n_speed", "_sum_speed", "_mean_speed", "_m2_speed"], "window": {"grace": "0s", "size": "1d", "type": "tumbling"}}', 9, 315360000000);
-
 INSERT INTO "analytics__flights"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
   VALUES ('by_route', 1, 'by_route_v1', 'live', '{"groupBy": [["origin", "string"], ["dest", "string"]], "partials": ["_count", "_n_dep_delay", "_sum_dep_delay", "_min_air_time", "_max_air_time"], "window": {"grace": "0s", "hop": "1h", "size": "6h", "type": "hopping"}}', 9, 315360000000);
-
 INSERT INTO "analytics__flights"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
   VALUES ('overall', 1, 'overall_v1', 'live', '{"groupBy": [], "partials": ["_count", "_n_dep_delay", "_sum_dep_delay", "_sum_air_time", "_min_ts", "_max_ts"], "window": {"grace": "0s", "size": "1d", "type": "tumbling"}}', 9, 315360000000);
+RESET ROLE;

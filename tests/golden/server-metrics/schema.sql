@@ -1,4 +1,5 @@
 CREATE SCHEMA "analytics__server_metrics" AUTHORIZATION "analytics__server_metrics_owner";
+SET ROLE "analytics__server_metrics_owner";
 GRANT USAGE ON SCHEMA "analytics__server_metrics" TO "analytics__server_metrics_writer", "analytics__server_metrics_reader";
 
 CREATE TABLE "analytics__server_metrics"."_generation" (
@@ -193,10 +194,14 @@ BEGIN
                  table_name, part, first_day::text || ' 00:00:00+00', (first_day + days)::text || ' 00:00:00+00');
   RETURN true;
 END $body$;
+REVOKE ALL ON FUNCTION "analytics__server_metrics"."ensure_partition" FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION "analytics__server_metrics"."ensure_partition" TO "analytics__server_metrics_writer";
 
+INSERT INTO "analytics__server_metrics"._generation (generation) VALUES (1);
+INSERT INTO "analytics__server_metrics"._readers (reader) VALUES ('live');
+INSERT INTO "analytics__server_metrics"._offsets (reader, partition) SELECT 'live', generate_series(0, 5);
 INSERT INTO "analytics__server_metrics"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
   VALUES ('by_host', 1, 'by_host_v1', 'live', '{"groupBy": [["host", "string"], ["series", "string"]], "partials": ["_count", "_n_value", "_sum_value", "_min_value", "_max_value", "_mean_value", "_m2_value", "_last_value", "_last_at_value", "_n_unhealthy", "_sum_unhealthy"], "window": {"grace": "30s", "size": "5m", "type": "tumbling"}}', 1, 7776000000);
-
 INSERT INTO "analytics__server_metrics"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
   VALUES ('by_series', 1, 'by_series_v1', 'live', '{"groupBy": [["series", "string"]], "partials": ["_count", "_n_value", "_sum_value", "_n_magnitude", "_sum_magnitude", "_mean_value", "_m2_value"], "window": {"grace": "30s", "hop": "5m", "size": "1h", "type": "hopping"}}', 1, 7776000000);
+RESET ROLE;

@@ -1,4 +1,5 @@
 CREATE SCHEMA "analytics__web_traffic" AUTHORIZATION "analytics__web_traffic_owner";
+SET ROLE "analytics__web_traffic_owner";
 GRANT USAGE ON SCHEMA "analytics__web_traffic" TO "analytics__web_traffic_writer", "analytics__web_traffic_reader";
 
 CREATE TABLE "analytics__web_traffic"."_generation" (
@@ -228,16 +229,18 @@ BEGIN
                  table_name, part, first_day::text || ' 00:00:00+00', (first_day + days)::text || ' 00:00:00+00');
   RETURN true;
 END $body$;
+REVOKE ALL ON FUNCTION "analytics__web_traffic"."ensure_partition" FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION "analytics__web_traffic"."ensure_partition" TO "analytics__web_traffic_writer";
 
+INSERT INTO "analytics__web_traffic"._generation (generation) VALUES (1);
+INSERT INTO "analytics__web_traffic"._readers (reader) VALUES ('live');
+INSERT INTO "analytics__web_traffic"._offsets (reader, partition) SELECT 'live', generate_series(0, 5);
 INSERT INTO "analytics__web_traffic"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
   VALUES ('by_section', 1, 'by_section_v1', 'live', '{"groupBy": [["section", "string"]], "partials": ["_count", "_n_latency_ms", "_sum_latency_ms", "_max_latency_ms", "_n_failed", "_sum_failed", "_n_slow", "_sum_slow", "_sum_kibibytes"], "window": {"grace": "10s", "size": "1m", "type": "tumbling"}}', 1, 7776000000);
-
 INSERT INTO "analytics__web_traffic"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
   VALUES ('by_status', 1, 'by_status_v1', 'live', '{"groupBy": [["method", "string"], ["status", "integer"]], "partials": ["_count", "_n_latency_ms", "_mean_latency_ms", "_m2_latency_ms"], "window": {"grace": "0s", "size": "5m", "type": "tumbling"}}', 1, 7776000000);
-
 INSERT INTO "analytics__web_traffic"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
   VALUES ('by_country', 1, 'by_country_v1', 'live', '{"groupBy": [["country", "string"], ["hour", "integer"]], "partials": ["_count", "_sum_failed"], "window": {"grace": "1m", "size": "1h", "type": "tumbling"}}', 1, 31536000000);
-
 INSERT INTO "analytics__web_traffic"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
   VALUES ('site', 1, 'site_v1', 'live', '{"groupBy": [], "partials": ["_count", "_n_latency_ms", "_sum_latency_ms", "_first_url", "_first_at_url", "_last_url", "_last_at_url"], "window": {"grace": "10s", "hop": "30s", "size": "5m", "type": "hopping"}}', 1, 7776000000);
+RESET ROLE;

@@ -1,0 +1,304 @@
+"""reconcile() and `tidemill plan` on a real Kafka and Postgres: what is planned is what is then done."""
+
+from __future__ import annotations
+
+import copy
+import datetime as dt
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import yaml
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewPartitions,
+    ResourceType,
+)
+
+from tidemill_operator.actuators.base import Actuators
+from tidemill_operator.actuators.kafka import KafkaTopics
+from tidemill_operator.actuators.postgres import PostgresSchemas
+from tidemill_operator.actuators.secrets import FileSecrets
+from tidemill_operator.cli.main import main
+from tidemill_operator.outcome import Component, Outcome, done
+from tidemill_operator.plan.model import Workload
+from tidemill_operator.reconcile import reconcile, release
+from tidemill_operator.servers import Servers
+from tidemill_operator.settings import Platform
+
+pytestmark = pytest.mark.integration
+
+NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+TOPICS = [f"rectest.orders.{kind}" for kind in ("events", "results", "dead-letters")]
+SCHEMA = "rectest__orders"
+DOCUMENT: dict[str, Any] = {
+    "apiVersion": "tidemill.dev/v1alpha1",
+    "kind": "AnalyticsPipeline",
+    "metadata": {"name": "orders", "namespace": "rectest", "uid": "uid-1", "generation": 1},
+    "spec": {
+        "reclaimPolicy": "Delete",
+        "source": {
+            "topic": {"partitions": 3},
+            "fields": [
+                {"name": "ts", "type": "timestamp", "required": True},
+                {"name": "shop", "type": "string"},
+                {"name": "amount", "type": "number"},
+            ],
+            "eventTime": {"field": "ts"},
+        },
+        "aggregations": [
+            {
+                "name": "by_shop",
+                "groupBy": ["shop"],
+                "window": {"type": "tumbling", "size": "1h"},
+                "metrics": [{"name": "orders", "function": "count"}],
+            }
+        ],
+    },
+}
+
+
+class NoProcesses:
+    """A runtime whose workloads are ready as soon as they are asked for."""
+
+    def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
+        components = {"processor": Component.PROCESSORS, "ingest": Component.INGEST, "api": Component.API}
+        return [done(components[workload.component], workload.name) for workload in workloads]
+
+    def remove(self, namespace: str, pipeline: str) -> None:
+        pass
+
+    def endpoints(self, namespace: str, pipeline: str) -> Mapping[str, str]:
+        return {}
+
+
+class Bench:
+    """One resource, its file, and the world that it is applied to."""
+
+    def __init__(self, servers: Servers, folder: Path) -> None:
+        self.servers, self.folder = servers, folder
+        self.document = copy.deepcopy(DOCUMENT)
+        self.status: dict[str, Any] | None = None
+        self.kafka = KafkaTopics(servers.kafka)
+        self.actuators = Actuators(
+            kafka=self.kafka,
+            postgres=PostgresSchemas(servers.postgres),
+            secrets=FileSecrets(folder / "secrets"),
+            runtime=NoProcesses(),
+        )
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return dict(self.document["spec"])
+
+    def edit(self, **spec: Any) -> None:
+        """The next generation, with these members of the spec."""
+        self.document = copy.deepcopy(self.document)
+        self.document["spec"] |= spec
+        self.document["metadata"]["generation"] += 1
+
+    def apply(self) -> dict[str, str]:
+        """One pass; the conditions that are true, with their reasons."""
+        self.status = reconcile(
+            self.document, platform=Platform(), actuators=self.actuators, previous=self.status, now=NOON
+        )
+        return {c["type"]: c["reason"] for c in self.status["conditions"] if c["status"] == "True"}
+
+    def message(self, kind: str) -> str:
+        assert self.status is not None
+        return next(str(c["message"]) for c in self.status["conditions"] if c["type"] == kind)
+
+    def plan(self, capsys: pytest.CaptureFixture[str], *more: str) -> tuple[int, str]:
+        """`tidemill plan` of the file as a user has it: without uid and generation."""
+        written = copy.deepcopy(self.document)
+        written["metadata"] = {"name": "orders", "namespace": "rectest"}
+        file = self.folder / "orders.yaml"
+        file.write_text(yaml.safe_dump(written))
+        code = main(["plan", str(file), "--data-dir", str(self.folder / "none"), *more])
+        return code, capsys.readouterr().out
+
+    def there(self) -> tuple[set[str], bool]:
+        """Which of the topics exist, and whether the schema does."""
+        return set(self.kafka.observe(TOPICS)), self.actuators.postgres.observe(SCHEMA) is not None
+
+    def alter_topic(self, **config: str) -> None:
+        """Somebody else's change."""
+        admin = AdminClient({"bootstrap.servers": self.servers.kafka})
+        entries = [
+            ConfigEntry(key.replace("_", "."), value, incremental_operation=AlterConfigOpType.SET)
+            for key, value in config.items()
+        ]
+        resource = ConfigResource(ResourceType.TOPIC, TOPICS[0], incremental_configs=entries)
+        for future in admin.incremental_alter_configs([resource]).values():
+            future.result(20)
+
+
+@pytest.fixture
+def bench(servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    for name in [name for name in os.environ if name.startswith("TIDEMILL_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TIDEMILL_KAFKA_BROKERS", servers.kafka)
+    monkeypatch.setenv("TIDEMILL_POSTGRES_URL", servers.postgres.url)
+    made = Bench(servers, tmp_path)
+    yield made
+    made.document["spec"]["reclaimPolicy"] = "Delete"
+    release(made.document, platform=Platform(), actuators=made.actuators)
+    assert made.there() == (set(), False)
+
+
+WELL = dict.fromkeys(("Ready", "TopicsReady", "SchemaReady", "ProcessorsReady", "IngestReady", "APIReady"), "Applied")
+
+
+def test_a_plan_makes_nothing(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything is applied all is new, and after the plan still nothing is there."""
+    code, shown = bench.plan(capsys)
+    assert code == 0
+    assert f"compared with Kafka {bench.servers.kafka} and Postgres {bench.servers.postgres.public_url}" in shown
+    assert "+ topic rectest.orders.events (partitions 3, replicationFactor 1)" in shown
+    assert shown.endswith("17 to create, 0 to change, 0 to remove\n")
+    assert bench.there() == (set(), False)
+
+
+def test_what_was_applied_is_no_change(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    """Everything is made, a second pass has an equal status, and the plan has nothing to tell."""
+    assert bench.apply() == WELL
+    assert bench.there() == (set(TOPICS), True)
+    first = bench.status
+    assert bench.apply() == WELL
+    assert bench.status == first
+    code, shown = bench.plan(capsys)
+    assert (code, shown.splitlines()[-1]) == (0, "no changes")
+
+
+def test_an_edit_is_planned_and_then_done(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    """More partitions, a column, a drifted config: each with both values; then none is left."""
+    bench.apply()
+    bench.alter_topic(retention_ms="1000")
+    metrics = [*bench.spec["aggregations"][0]["metrics"], {"name": "sales", "function": "sum", "field": "amount"}]
+    bench.edit(
+        source={**bench.spec["source"], "topic": {"partitions": 5}},
+        aggregations=[{**bench.spec["aggregations"][0], "metrics": metrics}],
+        processor={"replicas": 2},
+    )
+    code, shown = bench.plan(capsys)
+    assert code == 0
+    assert shown.splitlines()[2:] == [
+        "rectest/orders, generation 2",
+        "~ topic rectest.orders.events",
+        "    ~ partitions: 3 → 5",
+        "    ~ config.retention.ms: 1000 → 604800000",
+        "~ table by_shop_v1",
+        "    + _sum_amount: double precision",
+        "~ config orders.json",
+        "    ~ generation: 1 → 2",
+        "    ~ spec.source.topic.partitions: 3 → 5",
+        "    + spec.aggregations[by_shop].metrics[sales].function: sum",
+        "    + spec.aggregations[by_shop].metrics[sales].field: amount",
+        "    ~ spec.processor.replicas: 1 → 2",
+        "~ workload orders-processor",
+        "    ~ replicas: 1 → 2",
+        "    ~ processes: with the config before → with the new config",
+        "0 to create, 4 to change, 0 to remove",
+    ]
+    assert bench.kafka.observe(TOPICS)[TOPICS[0]].partitions == 3
+    assert bench.apply() == WELL
+    assert bench.kafka.observe(TOPICS)[TOPICS[0]].partitions == 5
+    assert bench.plan(capsys)[1].splitlines()[-1] == "no changes"
+
+
+def test_a_refused_edit_is_planned_and_then_stalled(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    """The plan and the status say the same; what runs stays as it is."""
+    bench.apply()
+    bench.edit(source={**bench.spec["source"], "topic": {"partitions": 2}, "key": "shop"})
+    code, shown = bench.plan(capsys)
+    lines = shown.splitlines()
+    assert (code, lines[-1]) == (1, "refused; the spec accepted before runs on")
+    assert bench.apply() == {**WELL, "Stalled": "NotSupported"}
+    told = "; ".join(line.removeprefix("! ") for line in lines[3:-1])
+    assert bench.message("Stalled") == f"{told}; the spec accepted before runs on"
+    assert "spec.source.topic.partitions: 2 is less than the 3 partitions" in told
+    assert "spec.source.key: changed from none to shop" in told
+    assert bench.kafka.observe(TOPICS)[TOPICS[0]].partitions == 3
+
+
+def test_the_plan_as_data_names_what_was_looked_at(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without the administrator's password."""
+    bench.apply()
+    code, shown = bench.plan(capsys, "--output", "json")
+    told = json.loads(shown)
+    assert (code, told["pipelines"][0]["changes"]) == (0, [])
+    assert told["observed"] == {"kafka": bench.servers.kafka, "postgres": bench.servers.postgres.public_url}
+    assert bench.servers.postgres.password not in shown
+
+
+def test_a_plan_takes_no_transaction_id(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    """Postgres gives one to whatever writes; housekeeping may take one now and then, but not each time."""
+
+    def next_transaction() -> int:
+        with psycopg.connect(bench.servers.postgres.url) as connection:
+            row = connection.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint").fetchone()
+        assert row is not None
+        return int(row[0])
+
+    bench.apply()
+    bench.edit(processor={"replicas": 2})
+    taken = []
+    for _ in range(3):
+        before = next_transaction()
+        bench.plan(capsys)
+        taken.append(next_transaction() - before)
+    assert min(taken) == 0
+
+
+def test_another_resource_of_the_same_name(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    """A conflict until it is adopted; then the topics and windows of before go on."""
+    bench.apply()
+    first = copy.deepcopy(bench.document)
+    bench.document["metadata"] |= {"uid": "uid-2", "generation": 1}
+    bench.status = None
+    assert bench.apply() == {"Stalled": "ResourceConflict"}
+    assert "schema rectest__orders exists and belongs to rectest/orders (uid uid-1" in bench.message("Stalled")
+    outcomes = release(bench.document, platform=Platform(), actuators=bench.actuators)
+    assert [outcome.message for outcome in outcomes] == ["not this pipeline's"]
+    assert bench.there() == (set(TOPICS), True)
+    bench.document["metadata"]["annotations"] = {"tidemill.dev/adopt": "true"}
+    assert bench.apply() == WELL
+    assert release(first, platform=Platform(), actuators=bench.actuators)[0].message == "not this pipeline's"
+
+
+def test_a_topic_made_anew_gets_the_partitions_that_were_read(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    """Although the spec names no number and the platform's default is smaller than what the topic had grown to."""
+    bench.document["spec"]["source"]["topic"] = {}
+    bench.apply()
+    admin = AdminClient({"bootstrap.servers": bench.servers.kafka})
+    for future in admin.create_partitions([NewPartitions(TOPICS[0], 7)]).values():
+        future.result(20)
+    assert bench.apply() == WELL
+    bench.kafka.release([topic for topic in _planned(bench) if topic.name == TOPICS[0]], "Delete")
+    assert bench.there()[0] == set(TOPICS[1:])
+    assert "+ topic rectest.orders.events (partitions 7, replicationFactor 1)" in bench.plan(capsys)[1]
+    assert bench.apply() == WELL
+    assert bench.kafka.observe(TOPICS)[TOPICS[0]].partitions == 7
+
+
+def _planned(bench: Bench) -> Sequence[Any]:
+    from tidemill_contract.spec import AnalyticsPipeline
+    from tidemill_operator.plan.build import build_plan
+
+    return build_plan(AnalyticsPipeline.model_validate(bench.document), Platform(), 1).topics
+
+
+def test_retained_topics_and_schema_outlive_their_resource(bench: Bench) -> None:
+    """And are taken up again by the same resource."""
+    bench.edit(reclaimPolicy="Retain")
+    bench.apply()
+    release(bench.document, platform=Platform(), actuators=bench.actuators)
+    assert bench.there() == (set(TOPICS), True)
+    assert bench.apply() == WELL
