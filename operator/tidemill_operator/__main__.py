@@ -1,10 +1,10 @@
-"""`python -m tidemill_operator` is the `tidemill` command."""
+"""`python -m tidemill_operator` is the operator in a cluster; the command line is `tidemill_operator.cli`."""
 
 from __future__ import annotations
 
 import sys
 
-from tidemill_operator.cli.main import main
+from tidemill_operator.serve import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -54,7 +54,7 @@ def wait_until(condition: Callable[[], bool], *, seconds: float, what: str) -> N
 
 
 def tidemill(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tidemill_operator", *arguments]
+    command = [sys.executable, "-m", "tidemill_operator.cli", *arguments]
     return subprocess.run(command, cwd=folder, env=ENVIRON, capture_output=True, text=True, check=False, timeout=120)
 
 
@@ -96,7 +96,7 @@ class Up:
 @contextmanager
 def up(folder: Path, *files: str) -> Iterator[Up]:
     arguments = [argument for file in files or ("a.yaml",) for argument in ("-f", file)]
-    command = [sys.executable, "-m", "tidemill_operator", "up", *arguments, "--ready-file", "ready.json"]
+    command = [sys.executable, "-m", "tidemill_operator.cli", "up", *arguments, "--ready-file", "ready.json"]
     command += ["--port-ingest", "21200", "--port-api", "21300"]
     with open(folder / "up.log", "wb") as log:
         process = subprocess.Popen(command, cwd=folder, env=ENVIRON, stdout=log, stderr=subprocess.STDOUT)

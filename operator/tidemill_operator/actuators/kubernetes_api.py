@@ -91,12 +91,15 @@ class Api:
     Args:
         configuration: address and credentials; None: the pod's own account, else KUBECONFIG.
         timeout_seconds: of each call.
+
+    Attributes:
+        configuration: address and credentials.
     """
 
     def __init__(self, configuration: client.Configuration | None = None, *, timeout_seconds: float = _SECONDS) -> None:
-        self._configuration = configuration or load()
-        self._configuration.retries = False  # our queue retries, with a delay
-        self._client = client.ApiClient(self._configuration)
+        self.configuration = configuration or load()
+        self.configuration.retries = False  # our queue retries, with a delay
+        self._client = client.ApiClient(self.configuration)
         self._timeout = timeout_seconds
 
     def get(self, kind: Kind, namespace: str | None, name: str) -> Document | None:
@@ -205,9 +208,9 @@ class Api:
         content: str = _JSON,
         accept: str = _JSON,
     ) -> Document:
-        url = f"{self._configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
+        url = f"{self.configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
         headers = {"Accept": accept, "User-Agent": "tidemill-operator"}
-        token = self._configuration.get_api_key_with_prefix("BearerToken")
+        token = self.configuration.get_api_key_with_prefix("BearerToken")
         if token:
             headers["Authorization"] = token
         text = None if body is None else json.dumps(body)

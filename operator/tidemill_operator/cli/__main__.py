@@ -1,0 +1,10 @@
+"""`python -m tidemill_operator.cli` is the `tidemill` command."""
+
+from __future__ import annotations
+
+import sys
+
+from tidemill_operator.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

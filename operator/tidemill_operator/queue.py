@@ -1,0 +1,194 @@
+"""Which pipelines are to be looked at and when: one pass at a time for each, wishes merged, failures delayed.
+
+`Schedule` is pure, its clock is passed in; `WorkQueue` adds threads. Neither knows what a pass does.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Key:
+    """A resource; one that was deleted and made anew is another one."""
+
+    namespace: str
+    name: str
+    uid: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class Result(Enum):
+    """How a pass ended."""
+
+    SETTLED = "settled"
+    """All is as it should be, or waits for a person."""
+    WAITING = "waiting"
+    """It comes by itself; an event will tell, most likely."""
+    FAILED = "failed"
+    """Something is away or refuses."""
+    GONE = "gone"
+    """There is nothing to look at any more."""
+
+
+@dataclass(frozen=True)
+class Delays:
+    """Seconds until the next look.
+
+    Attributes:
+        drift: at what is settled; spread by a tenth, so that not all come at once.
+        waiting: at what is on its way.
+        first, most: after the first failure and at the most; doubled each time.
+    """
+
+    drift: float = 90.0
+    waiting: float = 10.0
+    first: float = 1.0
+    most: float = 60.0
+
+    def after(self, result: Result, failures: int, *, chance: float) -> float:
+        """The delay after a pass; `chance` is between 0 and 1."""
+        match result:
+            case Result.FAILED:
+                return min(self.most, self.first * 2.0 ** min(failures - 1, 16)) * (0.9 + 0.2 * chance)
+            case Result.WAITING:
+                return self.waiting
+            case _:
+                return self.drift * (0.9 + 0.2 * chance)
+
+
+class Schedule:
+    """When each key is due. For one thread at a time.
+
+    Args:
+        delays: between looks.
+        chance: numbers between 0 and 1.
+    """
+
+    def __init__(self, delays: Delays, *, chance: Callable[[], float] = random.random) -> None:
+        self._delays, self._chance = delays, chance
+        self._due: dict[Key, float] = {}
+        self._running: set[Key] = set()
+        self._again: dict[Key, float] = {}
+        self._failures: dict[Key, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._due.keys() | self._running)
+
+    def add(self, key: Key, at: float, *, fresh: bool = False) -> None:
+        """Wish for a look.
+
+        Args:
+            key: at what.
+            at: not before this moment.
+            fresh: somebody changed the resource itself, so a delay after failures counts no more.
+        """
+        if fresh:
+            self._failures.pop(key, None)
+        if key in self._running:
+            self._again[key] = min(at, self._again.get(key, at))
+        elif key not in self._failures or key not in self._due:
+            self._due[key] = min(at, self._due.get(key, at))
+
+    def take(self, now: float) -> Key | None:
+        """The key that has been due longest and is not in work; it is in work then."""
+        ready = [(at, key) for key, at in self._due.items() if at <= now]
+        if not ready:
+            return None
+        _, key = min(ready, key=lambda item: item[0])
+        del self._due[key]
+        self._running.add(key)
+        return key
+
+    def next_at(self) -> float | None:
+        """When the next key is due; None: none ever."""
+        return min(self._due.values(), default=None)
+
+    def done(self, key: Key, result: Result, now: float) -> None:
+        """A pass has ended."""
+        self._running.discard(key)
+        again = self._again.pop(key, None)
+        if result is Result.FAILED:
+            self._failures[key] = self._failures.get(key, 0) + 1
+        else:
+            self._failures.pop(key, None)
+        if result is not Result.GONE:
+            self._due[key] = now + self._delays.after(result, self._failures.get(key, 0), chance=self._chance())
+        if again is not None and result is not Result.FAILED:
+            self._due[key] = min(again, self._due.get(key, again))
+
+
+class WorkQueue:
+    """A schedule worked off by a few threads.
+
+    Args:
+        work: does one pass; what it raises counts as a failure.
+        delays: between looks.
+        workers: how many passes may run at a time.
+    """
+
+    def __init__(self, work: Callable[[Key], Result], delays: Delays, *, workers: int = 4) -> None:
+        self._work = work
+        self._schedule = Schedule(delays)
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._threads = [
+            threading.Thread(target=self._run, name=f"worker-{number}", daemon=True) for number in range(workers)
+        ]
+
+    def start(self) -> None:
+        """Work from now on."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, *, seconds: float = 20.0) -> None:
+        """Begin no other pass; wait for those that run, but not for ever."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        deadline = time.monotonic() + seconds
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    def add(self, key: Key, *, delay: float = 0.0, fresh: bool = False) -> None:
+        """Wish for a look at a key; returns at once."""
+        with self._changed:
+            self._schedule.add(key, time.monotonic() + delay, fresh=fresh)
+            self._changed.notify()
+
+    def __len__(self) -> int:
+        with self._changed:
+            return len(self._schedule)
+
+    def _run(self) -> None:
+        while (key := self._next()) is not None:
+            try:
+                result = self._work(key)
+            except Exception:
+                log.exception("%s: the pass failed", key)
+                result = Result.FAILED
+            with self._changed:
+                self._schedule.done(key, result, time.monotonic())
+                self._changed.notify()
+
+    def _next(self) -> Key | None:
+        with self._changed:
+            while not self._stopping:
+                now = time.monotonic()
+                key = self._schedule.take(now)
+                if key is not None:
+                    return key
+                at = self._schedule.next_at()
+                self._changed.wait(None if at is None else max(0.0, at - now))
+            return None

@@ -1,0 +1,155 @@
+"""The operator's process: status and webhook on every replica, passes on the one that leads."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import kopf
+
+from tidemill_contract.status_server import StatusServer
+from tidemill_operator import handlers
+from tidemill_operator.actuators.backlog import BacklogReader
+from tidemill_operator.actuators.kafka import KafkaTopics
+from tidemill_operator.actuators.kubernetes_api import PIPELINE, Api, NotFound
+from tidemill_operator.actuators.postgres import PostgresSchemas
+from tidemill_operator.cluster_settings import ClusterSettings
+from tidemill_operator.control import Controller, World
+from tidemill_operator.duties import Duties
+from tidemill_operator.errors import TidemillError
+from tidemill_operator.events import Recorder
+from tidemill_operator.leader import Elector
+from tidemill_operator.measures import LEADER, Measures
+from tidemill_operator.queue import Delays, WorkQueue
+from tidemill_operator.settings import Platform
+from tidemill_operator.telemetry import Telemetry
+from tidemill_operator.watchdog import Watchdog
+
+log = logging.getLogger(__name__)
+_ELECTION_TIMEOUT_SECONDS = 4.0
+_WORKERS = 4
+
+
+class Operator:
+    """One replica, from its start to its end.
+
+    Args:
+        platform: addresses and defaults of pipelines.
+        settings: of the operator in its cluster.
+    """
+
+    def __init__(self, platform: Platform, settings: ClusterSettings) -> None:
+        self._platform, self._settings = platform, settings
+        self._api = Api()
+        self._watchdog = Watchdog()
+        self._stopping = threading.Event()
+        self._queue = WorkQueue(self._controller().work, Delays(drift=settings.drift_seconds), workers=_WORKERS)
+        self._elector = Elector(
+            Api(timeout_seconds=_ELECTION_TIMEOUT_SECONDS),
+            namespace=settings.operator_namespace,
+            name=settings.lease_name,
+            identity=f"{settings.pod_name}_{secrets.token_hex(4)}",
+        )
+        self._duties = Duties(
+            self._api, self._queue, self._watchdog, namespaces=settings.namespaces, home=settings.operator_namespace
+        )
+        self._status = StatusServer("0.0.0.0", settings.status_port, self._health, lambda: self._ready, self._live)  # noqa: S104
+        self._ready = False
+
+    def run(self) -> int:
+        """Run until SIGTERM.
+
+        Returns:
+            The exit code.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stopping.set())
+        self._status.start()
+        self._ready = True
+        self._elector.start()
+        try:
+            while not self._stopping.is_set() and not self._elector.wait(0.2):
+                pass
+            if not self._stopping.is_set():
+                LEADER.set(1)
+                self._lead()
+        finally:
+            self._ready = False
+            self._duties.stop()
+            self._queue.stop()
+            self._elector.stop()
+            self._status.stop()
+        return 0
+
+    def _lead(self) -> None:
+        self._require_resource()
+        self._queue.start()
+        self._duties.start()
+        namespaces = self._settings.namespaces
+        where: dict[str, Any] = {"namespaces": list(namespaces)} if namespaces else {"clusterwide": True}
+        watching = kopf.operator(
+            registry=handlers.registry(self._queue, self._watchdog, self._api.configuration),
+            settings=handlers.settings(),
+            standalone=True,
+            **where,
+        )
+        # It takes SIGTERM for itself and ends then.
+        asyncio.run(watching)
+
+    def _require_resource(self) -> None:
+        """Raises TidemillError if the CRD is not there."""
+        namespaces = self._settings.namespaces or (None,)
+        self._api.list(PIPELINE, namespaces[0], metadata_only=True)
+
+    def _controller(self) -> Controller:
+        platform, settings = self._platform, self._settings
+        world = World(
+            api=self._api,
+            kafka=KafkaTopics(platform.kafka_brokers, config=settings.kafka),
+            postgres=PostgresSchemas(platform.postgres),
+            platform=platform,
+            placement=settings.placement,
+        )
+        backlog = BacklogReader(platform.kafka_brokers, platform.postgres, config=settings.kafka)
+        recorder = Recorder(self._api, settings.pod_name)
+        return Controller(world, recorder=recorder, telemetry=Telemetry(backlog.read), measures=Measures())
+
+    def _live(self) -> bool:
+        return not self._elector.leading or self._watchdog.alive
+
+    def _health(self) -> tuple[int, dict[str, Any]]:
+        healthy = self._live()
+        body = {"status": "healthy" if healthy else "unhealthy", "leader": self._elector.leading}
+        return (200 if healthy else 503), {**body, "pipelines": len(self._queue)}
+
+
+def main(environ: Mapping[str, str] = os.environ) -> int:
+    """Run the operator.
+
+    Returns:
+        The exit code: 0 after SIGTERM, 1 if it cannot run; the log says why.
+    """
+    try:
+        platform = Platform.from_env({**environ, "TIDEMILL_RUNTIME": "kubernetes"})
+        settings = ClusterSettings.from_env(platform, environ)
+    except (ValueError, OSError) as error:
+        print(f"tidemill_operator: {error}", file=sys.stderr)
+        return 1
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.Formatter.converter = time.gmtime
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # a line an event
+    try:
+        return Operator(platform, settings).run()
+    except NotFound as error:
+        log.critical("the resource AnalyticsPipeline is not known here: apply the chart's CRD first (%s)", error)
+    except TidemillError as error:
+        log.critical("%s", error)
+    return 1

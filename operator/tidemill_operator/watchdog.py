@@ -1,0 +1,75 @@
+"""Whether watching works: what was written has to come back as an event, or the process is no use and is ended.
+
+Two proofs: an object of our own is touched now and then, and the versions of all resources, read by a list, must have
+been seen by the watch. Either one missing for two minutes means that the operator is blind.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+log = logging.getLogger(__name__)
+LIMIT_SECONDS = 120.0
+
+
+class Watchdog:
+    """Compares what is with what was seen; safe to share between threads.
+
+    Args:
+        clock: seconds that only grow.
+        limit_seconds: how long something may stay unseen.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic, limit_seconds: float = LIMIT_SECONDS) -> None:
+        self._clock, self._limit = clock, limit_seconds
+        self._seen: dict[str, int] = {}
+        self._missing: dict[str, tuple[str, int, float]] = {}
+        self._lock = threading.Lock()
+
+    def saw(self, uid: str, version: str, *, gone: bool = False) -> None:
+        """An event about an object has come."""
+        number = _number(version)
+        with self._lock:
+            if gone:
+                self._seen.pop(uid, None)
+                self._missing.pop(uid, None)
+                return
+            self._seen[uid] = max(number, self._seen.get(uid, 0))
+            missing = self._missing.get(uid)
+            if missing is not None and missing[1] <= self._seen[uid]:
+                del self._missing[uid]
+
+    def exists(self, source: str, versions: Mapping[str, str]) -> None:
+        """These objects exist, at these versions by UID: events about them have to come, if they have not.
+
+        Args:
+            source: who tells; what it told before and does not tell now is there no more.
+            versions: as the API tells them now.
+        """
+        with self._lock:
+            now = self._clock()
+            gone = [uid for uid, missing in self._missing.items() if missing[0] == source and uid not in versions]
+            for uid in gone:
+                del self._missing[uid]
+            for uid, version in versions.items():
+                number = _number(version)
+                if self._seen.get(uid, 0) < number and uid not in self._missing:
+                    self._missing[uid] = (source, number, now)
+
+    @property
+    def alive(self) -> bool:
+        """Whether everything came in time."""
+        with self._lock:
+            oldest = min((since for _, _, since in self._missing.values()), default=None)
+            silent = 0.0 if oldest is None else self._clock() - oldest
+        if silent > self._limit:
+            log.error("changes were not seen for %.0f s: the watch is dead", silent)
+        return silent <= self._limit
+
+
+def _number(version: str) -> int:
+    """Versions of one kind of object are numbers that grow; others count as never seen."""
+    return int(version) if version.isascii() and version.isdigit() else 0
