@@ -80,7 +80,7 @@ class Telemetry:
 
 def coarse_count(count: int) -> int:
     """A count to two digits, e.g. 12,345 → 12,000."""
-    return int(f"{count:.1e}".replace(".", "").partition("e")[0]) * 10 ** (len(str(count)) - 2) if count > 99 else count
+    return int(float(f"{count:.1e}")) if count > 99 else count
 
 
 def coarse_seconds(seconds: float) -> float:
