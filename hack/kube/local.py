@@ -5,28 +5,30 @@
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from images.packages import install_missing
-from kube import archive, binaries, dns, machine, network, node, probe, removal
+from kube import archive, binaries, dns, machine, network, node, removal
 from kube.api import Api
 from kube.build import build
+from kube.components import ENDING, Component, stages
 from kube.layout import NODE_ADDRESS, NODE_NAME, PAUSE_IMAGE, PORTS, Layout
 from kube.status import Health
-from tidemill_operator.local.child import Command, end_leftover, start_time
+from tidemill_operator.local.child import end_leftover, start_time
 from tidemill_operator.local.files import locked
 from tidemill_operator.servers.server import Server
 
 Say = Callable[[str], None]
 _READY_SECONDS = 120.0
+# A machine has one cluster at a time, wherever its folder is.
+_LOCK = Path("/run/tidemill-cluster.lock")
 _LOCK_SECONDS = 300.0
 _PACKAGES = {
     "containerd": "containerd",
@@ -37,28 +39,10 @@ _PACKAGES = {
     "conntrack": "conntrack",
     str(node.CNI_PLUGINS / "ptp"): "containernetworking-plugins",
 }
-# The order in which programs are ended: nothing is to start a container while the others go.
-_END = (
-    "kubelet",
-    "kube-proxy",
-    "coredns",
-    "kube-scheduler",
-    "kube-controller-manager",
-    "containerd",
-    "kube-apiserver",
-    "etcd",
-)
 
 
 class ClusterError(RuntimeError):
     """The cluster cannot do what is asked; the message tells why."""
-
-
-@dataclass(frozen=True)
-class _Component:
-    command: Command
-    ready: Callable[[], bool]
-    port: int = 0
 
 
 class LocalCluster:
@@ -91,18 +75,18 @@ class LocalCluster:
         programs = build(say=say)
         install_missing(_PACKAGES)
         self._place.folder.mkdir(parents=True, exist_ok=True)
-        with self._locked():
+        with locked(_LOCK, wait_seconds=_LOCK_SECONDS):
             machine.remember(self._place)
             network.set_up(self._place)
             removal.make_cgroups()
             api = self._api(programs)
-            for component in self._control_plane(api):
-                self._ensure(component, say)
+            api.client_config("admin", user=api.admin)
+            stores, api_server, rest = stages(self._place, api)
+            self._ensure(stores, say)
+            self._load_pause(programs)
+            self._ensure(api_server, say)
             self._kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=dns.manifests())
-            for component in self._node(api):
-                self._ensure(component, say)
-                if component.command.name == "containerd":
-                    self._load_pause(programs)
+            self._ensure(rest, say)
             self._kubectl("wait", "--for=create", "--timeout=60s", f"node/{NODE_NAME}")
             self._kubectl("wait", "--for=condition=Ready", "--timeout=60s", f"node/{NODE_NAME}")
             self._kubectl("wait", "--for=create", "--timeout=60s", "serviceaccount/default")
@@ -120,8 +104,8 @@ class LocalCluster:
         if os.geteuid() != 0:
             raise ClusterError("the cluster's programs are root's: run this with sudo")
         folder.mkdir(parents=True, exist_ok=True)
-        with self._locked():
-            for name in _END:
+        with locked(_LOCK, wait_seconds=_LOCK_SECONDS):
+            for name in ENDING:
                 if name == "containerd" and owner in (folder, None):
                     removal.end_containers(self._place)
                 if end_leftover(folder / "run" / f"{name}.pid"):
@@ -138,8 +122,8 @@ class LocalCluster:
         """How each component is; empty: there is no cluster."""
         if not self.there():
             return []
-        api = self._api(binaries.FOLDER)
-        found = [self._health(component) for component in (*self._control_plane(api), *self._node(api))]
+        parts = itertools.chain(*stages(self._place, self._api(binaries.FOLDER)))
+        found = [self._health(component) for component in parts]
         return [*found, self._node_health()]
 
     def load(self, archives: Sequence[Path], say: Say) -> None:
@@ -154,11 +138,6 @@ class LocalCluster:
             for name in archive.load(path, socket=self._place.socket):
                 say(f"loaded {name}")
 
-    def _locked(self) -> contextlib.AbstractContextManager[None]:
-        # Beside the folder, which goes.
-        folder = self._place.folder
-        return locked(folder.with_name(f".{folder.name}.lock"), wait_seconds=_LOCK_SECONDS)
-
     def _api(self, programs: Path) -> Api:
         return Api(
             programs=programs,
@@ -170,63 +149,25 @@ class LocalCluster:
             death_signal=0,
         )
 
-    def _control_plane(self, api: Api) -> list[_Component]:
-        api.client_config("admin", user=api.admin)
-        kubelet_client = api.authority.issue(
-            "kube-apiserver-kubelet", common_name="kube-apiserver", organization="system:masters"
-        )
-        flags = {
-            "authorization-mode": "Node,RBAC",
-            "enable-admission-plugins": "NodeRestriction",
-            "kubelet-certificate-authority": api.authority.certificate,
-            "kubelet-client-certificate": kubelet_client.certificate,
-            "kubelet-client-key": kubelet_client.key,
-            # By default the node's name would be looked up in DNS for logs, exec and port-forward.
-            "kubelet-preferred-address-types": "InternalIP",
-        }
-        signing = {
-            "cluster-signing-cert-file": api.authority.certificate,
-            "cluster-signing-key-file": api.authority.key,
-        }
-        controllers = api.controllers_command(port=PORTS.controllers, further=signing)
-        scheduler = api.component_command("kube-scheduler", port=PORTS.scheduler, flags={})
-        return [
-            _Component(api.etcd_command(durable=True), api.etcd_ready, PORTS.etcd),
-            _Component(api.server_command(flags), api.server_ready, PORTS.api),
-            _Component(controllers, lambda: api.component_ready(PORTS.controllers), PORTS.controllers),
-            _Component(scheduler, lambda: api.component_ready(PORTS.scheduler), PORTS.scheduler),
+    def _ensure(self, components: Sequence[Component], say: Say) -> None:
+        """Start those that do not run or are not well, and wait until all are ready."""
+        servers = [
+            Server(
+                component.command,
+                port=0,
+                data_dir=self._place.folder,
+                ready=component.ready,
+                ready_seconds=_READY_SECONDS,
+            )
+            for component in components
+            if not (self._runs(component.name) and component.ready())
         ]
-
-    def _node(self, api: Api) -> list[_Component]:
-        def answers(port: int, path: str) -> Callable[[], bool]:
-            return lambda: probe.answers(f"http://{NODE_ADDRESS}:{port}{path}")
-
-        return [
-            _Component(node.containerd_command(self._place), self._containerd_ready),
-            _Component(node.proxy_command(self._place, api), answers(PORTS.proxy_health, "/livez"), PORTS.proxy_health),
-            _Component(dns.dns_command(self._place, api), answers(PORTS.dns_ready, "/ready"), PORTS.dns),
-            _Component(
-                node.kubelet_command(self._place, api), answers(PORTS.kubelet_health, "/healthz"), PORTS.kubelet
-            ),
-        ]
-
-    def _containerd_ready(self) -> bool:
-        command = ["ctr", "--address", str(self._place.socket), "version"]
-        return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-    def _ensure(self, component: _Component, say: Say) -> None:
-        name = component.command.name
-        if self._runs(name) and component.ready():
-            return
         began = time.monotonic()
-        Server(
-            component.command,
-            port=component.port,
-            data_dir=self._place.folder,
-            ready=component.ready,
-            ready_seconds=_READY_SECONDS,
-        ).start()
-        say(f"{name} is ready ({time.monotonic() - began:.1f} s)")
+        for server in servers:
+            server.spawn()
+        for server in servers:
+            server.wait_ready()
+            say(f"{server.name} is ready ({time.monotonic() - began:.1f} s)")
 
     def _runs(self, name: str) -> bool:
         try:
@@ -235,8 +176,8 @@ class LocalCluster:
             return False
         return start_time(int(record["pid"])) == str(record["started"])
 
-    def _health(self, component: _Component) -> Health:
-        name = component.command.name
+    def _health(self, component: Component) -> Health:
+        name = component.name
         log = self._place.folder / "logs" / f"{name}.log"
         if not self._runs(name):
             return Health(name, well=False, text=f"does not run; see {log}")

@@ -1,0 +1,101 @@
+"""The programs of the cluster of this machine, in the stages in which they are started."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kube import dns, node, probe
+from kube.api import Api
+from kube.layout import NODE_ADDRESS, PORTS, Layout
+from tidemill_operator.local.child import Command
+
+# The order in which programs are ended: nothing is to start a container while the others go.
+ENDING = (
+    "kubelet",
+    "kube-proxy",
+    "coredns",
+    "kube-scheduler",
+    "kube-controller-manager",
+    "containerd",
+    "kube-apiserver",
+    "etcd",
+)
+
+
+@dataclass(frozen=True)
+class Component:
+    """One program.
+
+    Attributes:
+        ready: whether it does what it is for.
+    """
+
+    command: Command
+    ready: Callable[[], bool]
+
+    @property
+    def name(self) -> str:
+        """Its name, also of its log and its process' record."""
+        return self.command.name
+
+
+def stages(place: Layout, api: Api) -> tuple[list[Component], list[Component], list[Component]]:
+    """What is started first, what needs that, and the rest; within a stage all at once.
+
+    Certificates and configuration files are written where they are missing.
+    """
+    return _stores(place, api), [_api_server(api)], [*_controllers(api), *_node(place, api)]
+
+
+def _stores(place: Layout, api: Api) -> list[Component]:
+    def containerd_ready() -> bool:
+        command = ["ctr", "--address", str(place.socket), "version"]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    return [
+        Component(api.etcd_command(durable=True), api.etcd_ready),
+        Component(node.containerd_command(place), containerd_ready),
+    ]
+
+
+def _api_server(api: Api) -> Component:
+    kubelet_client = api.authority.issue(
+        "kube-apiserver-kubelet", common_name="kube-apiserver", organization="system:masters"
+    )
+    flags = {
+        "authorization-mode": "Node,RBAC",
+        "enable-admission-plugins": "NodeRestriction",
+        "kubelet-certificate-authority": api.authority.certificate,
+        "kubelet-client-certificate": kubelet_client.certificate,
+        "kubelet-client-key": kubelet_client.key,
+        # By default the node's name would be looked up in DNS for logs, exec and port-forward.
+        "kubelet-preferred-address-types": "InternalIP",
+    }
+    return Component(api.server_command(flags), api.server_ready)
+
+
+def _controllers(api: Api) -> list[Component]:
+    signing = {
+        "cluster-signing-cert-file": api.authority.certificate,
+        "cluster-signing-key-file": api.authority.key,
+    }
+    controllers = api.controllers_command(port=PORTS.controllers, further=signing)
+    scheduler = api.component_command("kube-scheduler", port=PORTS.scheduler, flags={})
+    return [
+        Component(controllers, lambda: api.component_ready(PORTS.controllers)),
+        Component(scheduler, lambda: api.component_ready(PORTS.scheduler)),
+    ]
+
+
+def _node(place: Layout, api: Api) -> list[Component]:
+    def answers(port: int, path: str) -> Callable[[], bool]:
+        return lambda: probe.answers(f"http://{NODE_ADDRESS}:{port}{path}")
+
+    return [
+        Component(node.kubelet_command(place, api), answers(PORTS.kubelet_health, "/healthz")),
+        # It waits for the node's object, which the kubelet makes.
+        Component(node.proxy_command(place, api), answers(PORTS.proxy_health, "/livez")),
+        Component(dns.dns_command(place, api), answers(PORTS.dns_ready, "/ready")),
+    ]
