@@ -110,15 +110,12 @@ def _workloads(plan: Plan, before: Plan | None) -> Iterator[Change]:
             continue
         found = tuple(_compare(_facts(known[name]), _facts(workload)))
         # A processor reads its config once; ingest and API see the file change.
-        restarts = workload.component == "processor" and known[name].configs != workload.configs
-        if found or (restarts and workload.replicas):
-            yield Change("change", "workload", name, (*found, *_restart(restarts=restarts)))
+        if workload.component == "processor" and workload.replicas and known[name].configs != workload.configs:
+            found += (Difference("processes", "with the config before", "with the new config"),)
+        if found:
+            yield Change("change", "workload", name, found)
     for name in known.keys() - wanted.keys():
         yield Change("remove", "workload", name)
-
-
-def _restart(*, restarts: bool) -> tuple[Difference, ...]:
-    return (Difference("processes", "with the config before", "with the new config"),) if restarts else ()
 
 
 def _facts(workload: Workload) -> dict[str, Any]:

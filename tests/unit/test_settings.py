@@ -1,0 +1,80 @@
+"""The environment as a platform: defaults of both runtimes, and faults that name the variable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tidemill_operator.servers.addresses import PostgresAddress
+from tidemill_operator.settings import Platform
+
+
+def test_an_empty_environment_is_the_local_platform() -> None:
+    assert Platform.from_env({}) == Platform()
+
+
+def test_a_cluster_is_more_careful() -> None:
+    """Replicated topics, and API keys asked for."""
+    platform = Platform.from_env({"TIDEMILL_RUNTIME": "kubernetes"})
+    assert (platform.partitions, platform.replication_factor, platform.auth_required) == (6, 3, True)
+
+
+READ: list[tuple[str, str, str, Any]] = [
+    ("TIDEMILL_CLUSTER_ID", "west", "cluster_id", "west"),
+    ("TIDEMILL_KAFKA_BROKERS", "a:1,b:1", "kafka_brokers", "a:1,b:1"),
+    ("TIDEMILL_REDIS_URL", "redis://r/0", "redis_url", "redis://r/0"),
+    ("TIDEMILL_DEFAULT_PARTITIONS", "12", "partitions", 12),
+    ("TIDEMILL_DEFAULT_REPLICATION_FACTOR", "2", "replication_factor", 2),
+    ("TIDEMILL_AUTH_REQUIRED", "True", "auth_required", True),
+    ("TIDEMILL_TOPIC_PREFIXES", " bank., legacy. ,", "topic_prefixes", ("bank.", "legacy.")),
+    ("TIDEMILL_RESILIENCE_FILE", "/etc/r.yaml", "resilience_file", Path("/etc/r.yaml")),
+    ("TIDEMILL_DEFAULT_PARTITIONS", "", "partitions", 4),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "member", "expected"), READ)
+def test_variables(name: str, value: str, member: str, expected: Any) -> None:
+    """Each sets one member; an empty one counts as unset."""
+    assert getattr(Platform.from_env({name: value}), member) == expected
+
+
+WRONG: list[tuple[str, str, str]] = [
+    ("TIDEMILL_RUNTIME", "docker", "'docker' is neither local nor kubernetes"),
+    ("TIDEMILL_DEFAULT_PARTITIONS", "many", "'many' is not a whole number from 1 to 1024"),
+    ("TIDEMILL_DEFAULT_PARTITIONS", "0", "'0' is not a whole number from 1 to 1024"),
+    ("TIDEMILL_DEFAULT_PARTITIONS", "1025", "'1025' is not a whole number from 1 to 1024"),
+    ("TIDEMILL_DEFAULT_PARTITIONS", "٣", "'٣' is not a whole number from 1 to 1024"),
+    ("TIDEMILL_DEFAULT_REPLICATION_FACTOR", "16", "'16' is not a whole number from 1 to 15"),
+    ("TIDEMILL_AUTH_REQUIRED", "yes", "'yes' is neither true nor false"),
+    ("TIDEMILL_POSTGRES_URL", "mysql://me@db/x", "write it as postgresql://USER:PASSWORD@HOST:PORT/DATABASE"),
+    ("TIDEMILL_POSTGRES_URL", "postgresql://db/x", "write it as postgresql://USER:PASSWORD@HOST:PORT/DATABASE"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "message"), WRONG, ids=[f"{row[0]}={row[1]}" for row in WRONG])
+def test_a_wrong_value_names_its_variable(name: str, value: str, message: str) -> None:
+    with pytest.raises(ValueError, match=name) as raised:
+        Platform.from_env({name: value})
+    assert message in str(raised.value)
+
+
+URLS: list[tuple[str, PostgresAddress, str]] = [
+    ("postgresql://me:pw@db:6000/x", PostgresAddress("db", 6000, "x", "me", "pw"), "all of it"),
+    ("postgres://me@db", PostgresAddress("db", 5432, "postgres", "me", ""), "the rest has defaults"),
+    (
+        "postgresql://m%40e:p%2Fw@db/a%20b?sslmode=require",
+        PostgresAddress("db", 5432, "a b", "m@e", "p/w", "require"),
+        "escapes are read",
+    ),
+]
+
+
+@pytest.mark.parametrize(("url", "address", "why"), URLS, ids=[row[2] for row in URLS])
+def test_the_postgres_url(url: str, address: PostgresAddress, why: str) -> None:
+    """Reading what was written gives the same address; the password is in neither repr nor public URL."""
+    assert Platform.from_env({"TIDEMILL_POSTGRES_URL": url}).postgres == address, why
+    assert PostgresAddress.from_url(address.url) == address
+    if address.password:
+        assert address.password not in repr(address) + address.public_url
