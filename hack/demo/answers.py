@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -104,17 +105,35 @@ def print_answers(client: httpx.Client, runtime: Runtime, console: Console) -> N
 
 
 def _print_rows(title: str, rows: Sequence[dict[str, Any]], console: Console) -> None:
-    table = Table(title=title, title_justify="left")
-    for name in rows[0] if rows else ():
-        table.add_column(name, justify="right" if isinstance(rows[0][name], int | float) else "left")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    # Where a window ends is the same distance off everywhere.
+    names = [name for name in (rows[0] if rows else ()) if name != "window_end"]
+    for name in names:
+        table.add_column(name, justify="right" if _is_number(rows[0][name]) else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
+        table.add_row(*(_shown(row[name]) for name in names))
     console.print(table)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _shown(value: object) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:,.3f}"
+        case str() if value.endswith("Z"):
+            return value.removesuffix(":00Z").removesuffix("Z").replace("T", " ")
+    return str(value)
 
 
 def print_comparisons(comparisons: Sequence[Comparison], console: Console, *, seconds: float) -> None:
     """What was compared, as a table."""
-    table = Table(title=f"compared with a batch recomputation, in {seconds:.1f} s", title_justify="left")
+    title = f"compared with a batch recomputation, in {seconds:.1f} s"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("aggregation", "windows", "of them open", "values compared", "differences"):
         table.add_column(name, justify="left" if name == "aggregation" else "right")
     for row in comparisons:
