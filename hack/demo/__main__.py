@@ -175,7 +175,7 @@ def _judge(runtime: Runtime, departures: pl.DataFrame, totals: Totals, console: 
 def main() -> int:
     """Entry point; the exit code."""
     arguments = _arguments()
-    console = Console(width=None if sys.stdout.isatty() else 120, soft_wrap=True)
+    console = Console(width=None if sys.stdout.isatty() else 140, soft_wrap=True)
     # A stop of ours has to stop what we started as well.
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:

@@ -105,7 +105,7 @@ def print_answers(client: httpx.Client, runtime: Runtime, console: Console) -> N
 
 
 def _print_rows(title: str, rows: Sequence[dict[str, Any]], console: Console) -> None:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     # Where a window ends is the same distance off everywhere.
     names = [name for name in (rows[0] if rows else ()) if name != "window_end"]
     for name in names:
@@ -133,7 +133,7 @@ def _shown(value: object) -> str:
 def print_comparisons(comparisons: Sequence[Comparison], console: Console, *, seconds: float) -> None:
     """What was compared, as a table."""
     title = f"compared with a batch recomputation, in {seconds:.1f} s"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("aggregation", "windows", "of them open", "values compared", "differences"):
         table.add_column(name, justify="left" if name == "aggregation" else "right")
     for row in comparisons:
