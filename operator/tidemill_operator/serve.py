@@ -15,12 +15,14 @@ from typing import Any
 
 import kopf
 
+from tidemill_contract.rules import Limits
 from tidemill_contract.status_server import StatusServer
 from tidemill_operator import handlers
 from tidemill_operator.actuators.backlog import BacklogReader
 from tidemill_operator.actuators.kafka import KafkaTopics
 from tidemill_operator.actuators.kubernetes_api import PIPELINE, Api, NotFound
 from tidemill_operator.actuators.postgres import PostgresSchemas
+from tidemill_operator.certificates import CertificateKeeper
 from tidemill_operator.cluster_settings import ClusterSettings
 from tidemill_operator.control import Controller, World
 from tidemill_operator.duties import Duties
@@ -32,6 +34,7 @@ from tidemill_operator.queue import Delays, WorkQueue
 from tidemill_operator.settings import Platform
 from tidemill_operator.telemetry import Telemetry
 from tidemill_operator.watchdog import Watchdog
+from tidemill_operator.webhook import Webhook
 
 log = logging.getLogger(__name__)
 _ELECTION_TIMEOUT_SECONDS = 4.0
@@ -58,11 +61,16 @@ class Operator:
             name=settings.lease_name,
             identity=f"{settings.pod_name}_{secrets.token_hex(4)}",
         )
+        self._webhook = self._make_webhook() if settings.webhook_port else None
         self._duties = Duties(
-            self._api, self._queue, self._watchdog, namespaces=settings.namespaces, home=settings.operator_namespace
+            self._api,
+            self._queue,
+            self._watchdog,
+            namespaces=settings.namespaces,
+            home=settings.operator_namespace,
+            more=[self._webhook.publish] if self._webhook else [],
         )
-        self._status = StatusServer("0.0.0.0", settings.status_port, self._health, lambda: self._ready, self._live)  # noqa: S104
-        self._ready = False
+        self._status = StatusServer("0.0.0.0", settings.status_port, self._health, self._ready, self._live)  # noqa: S104
 
     def run(self) -> int:
         """Run until SIGTERM.
@@ -73,7 +81,8 @@ class Operator:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stopping.set())
         self._status.start()
-        self._ready = True
+        if self._webhook:
+            self._webhook.start()
         self._elector.start()
         try:
             while not self._stopping.is_set() and not self._elector.wait(0.2):
@@ -82,10 +91,12 @@ class Operator:
                 LEADER.set(1)
                 self._lead()
         finally:
-            self._ready = False
+            self._stopping.set()
             self._duties.stop()
             self._queue.stop()
             self._elector.stop()
+            if self._webhook:
+                self._webhook.stop()
             self._status.stop()
         return 0
 
@@ -121,6 +132,23 @@ class Operator:
         backlog = BacklogReader(platform.kafka_brokers, platform.postgres, config=settings.kafka)
         recorder = Recorder(self._api, settings.pod_name)
         return Controller(world, recorder=recorder, telemetry=Telemetry(backlog.read), measures=Measures())
+
+    def _make_webhook(self) -> Webhook:
+        settings = self._settings
+        service, namespace = settings.webhook_service, settings.operator_namespace
+        hosts = [f"{service}.{namespace}.svc", f"{service}.{namespace}.svc.cluster.local", f"{service}.{namespace}"]
+        keeper = CertificateKeeper(self._api, namespace=namespace, name=settings.webhook_secret, hosts=hosts)
+        return Webhook(
+            self._api,
+            keeper,
+            port=settings.webhook_port,
+            configuration=settings.webhook_configuration,
+            limits=Limits(self._platform.topic_prefixes),
+        )
+
+    def _ready(self) -> bool:
+        """Whether requests can be answered; leading is no part of it."""
+        return not self._stopping.is_set() and (self._webhook is None or self._webhook.ready)
 
     def _live(self) -> bool:
         return not self._elector.leading or self._watchdog.alive

@@ -1,0 +1,143 @@
+"""The webhook's certificate: trusted by its authority, renewed in time, and the earlier authority stays trusted."""
+
+from __future__ import annotations
+
+import copy
+import datetime as dt
+from typing import Any, cast
+
+import pytest
+from cryptography import x509
+from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
+
+from tidemill_operator.actuators.kubernetes_api import Api, Conflict
+from tidemill_operator.certificates import CertificateKeeper, Certificates, renewed
+from tidemill_operator.errors import Reason
+
+HOSTS = ("tidemill-webhook.system.svc", "tidemill-webhook.system.svc.cluster.local")
+BEGIN = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+
+
+def after(days: float) -> dt.datetime:
+    return BEGIN + dt.timedelta(days=days)
+
+
+def trusted(certificates: Certificates, by: Certificates, *, host: str = HOSTS[0], at: dt.datetime = BEGIN) -> bool:
+    """Whether who trusts one bundle takes a server's certificate for a host."""
+    store = Store(x509.load_pem_x509_certificates(by.bundle.encode()))
+    verifier = PolicyBuilder().store(store).time(at).build_server_verifier(x509.DNSName(host))
+    try:
+        verifier.verify(x509.load_pem_x509_certificate(certificates.server.certificate.encode()), [])
+    except VerificationError:
+        return False
+    return True
+
+
+def test_a_new_certificate_is_trusted_under_all_its_names_and_no_other() -> None:
+    made = renewed(None, hosts=HOSTS, now=BEGIN)
+    assert [trusted(made, made, host=host) for host in (*HOSTS, "other.system.svc")] == [True, True, False]
+    assert not trusted(made, renewed(None, hosts=HOSTS, now=BEGIN)), "another authority's"
+
+
+@pytest.mark.parametrize(
+    ("reason", "days", "expected"),
+    [
+        ("nothing is due", 200, ("same", "same")),
+        ("a third of the server's time is left", 250, ("new", "same")),
+        ("it has ended", 1_000, ("new", "same")),
+        ("the authority is due: both are new", 3_000, ("new", "new")),
+        ("the clock went back before its beginning", -1, ("new", "new")),
+    ],
+)
+def test_what_is_renewed_when(reason: str, days: float, expected: tuple[str, str]) -> None:
+    made = renewed(None, hosts=HOSTS, now=BEGIN)
+    later = renewed(made, hosts=HOSTS, now=after(days))
+    found = tuple(
+        "same" if a == b else "new" for a, b in ((made.server, later.server), (made.authority, later.authority))
+    )
+    assert found == expected, reason
+
+
+def test_other_names_need_another_certificate() -> None:
+    made = renewed(None, hosts=HOSTS, now=BEGIN)
+    later = renewed(made, hosts=HOSTS[:1], now=BEGIN)
+    assert (later.server == made.server, later.authority == made.authority) == (False, True)
+
+
+def test_who_has_the_new_bundle_trusts_a_replica_that_still_shows_the_old_certificate() -> None:
+    made = renewed(None, hosts=HOSTS, now=BEGIN)
+    later = renewed(made, hosts=HOSTS, now=after(3_000))
+    assert trusted(later, later, at=after(3_000))
+    assert trusted(made, later)
+
+
+def test_keys_do_not_show_in_what_is_logged() -> None:
+    assert "PRIVATE" not in repr(renewed(None, hosts=HOSTS, now=BEGIN))
+
+
+class Secrets:
+    """One Secret, as the API server keeps it."""
+
+    def __init__(self) -> None:
+        self.secret: dict[str, Any] | None = None
+        self.writes = 0
+        self.faster: dict[str, Any] | None = None
+
+    def get(self, *_: object) -> dict[str, Any] | None:
+        return copy.deepcopy(self.secret)
+
+    def create(self, body: dict[str, Any]) -> None:
+        if self.faster is not None:
+            self.secret, self.faster = self.faster, None
+            raise Conflict(Reason.WAITING, "exists")
+        self.writes += 1
+        self.secret = copy.deepcopy(body)
+        self.secret["metadata"]["resourceVersion"] = "1"
+
+    def merge(self, _kind: object, _namespace: str, _name: str, patch: dict[str, Any]) -> None:
+        assert self.secret is not None
+        assert patch["metadata"]["resourceVersion"] == self.secret["metadata"]["resourceVersion"]
+        self.writes += 1
+        self.secret["data"] = patch["data"]
+
+
+def keeper(secrets: Secrets, now: dt.datetime = BEGIN) -> CertificateKeeper:
+    return CertificateKeeper(cast(Api, secrets), namespace="system", name="w", hosts=HOSTS, now=lambda: now)
+
+
+def test_it_is_made_once_and_read_by_all() -> None:
+    secrets = Secrets()
+    first, second = keeper(secrets).ensure(), keeper(secrets).ensure()
+    assert (first, secrets.writes) == (second, 1)
+
+
+def test_who_loses_the_race_takes_the_winners() -> None:
+    winners, secrets = Secrets(), Secrets()
+    made = keeper(winners).ensure()
+    secrets.faster = winners.secret
+    assert keeper(secrets).ensure() == made
+    assert secrets.writes == 0
+
+
+@pytest.mark.parametrize("damage", ["tls.key", "ca.crt", "tls.crt", "ca.key"])
+def test_a_damaged_secret_is_written_anew(damage: str) -> None:
+    secrets = Secrets()
+    keeper(secrets).ensure()
+    assert secrets.secret is not None
+    secrets.secret["data"][damage] = "bm90aGluZw=="
+    made = keeper(secrets).ensure()
+    assert trusted(made, made)
+    assert secrets.writes == 2
+
+
+def test_another_authoritys_certificate_is_not_taken() -> None:
+    """Half of one pair and half of another would be refused by every client."""
+    secrets, others = Secrets(), Secrets()
+    keeper(secrets).ensure()
+    keeper(others).ensure()
+    assert secrets.secret is not None
+    assert others.secret is not None
+    for file in ("tls.crt", "tls.key"):
+        secrets.secret["data"][file] = others.secret["data"][file]
+    made = keeper(secrets).ensure()
+    assert trusted(made, made)
