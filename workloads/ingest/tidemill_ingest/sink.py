@@ -135,7 +135,7 @@ class Sink:
         self._requests = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self._bytes = 0
+        self._records = self._bytes = 0
         self.down = ""
         self.acknowledged_at = float("-inf")
 
@@ -149,8 +149,7 @@ class Sink:
             await asyncio.wait_for(self._idle.wait(), seconds)
         if self._timer is not None:
             self._timer.cancel()
-        self._producer.poll(0)
-        left = len(self._producer)
+        left = self._records
         self._producer.purge()
         self._producer.poll(0)
         return left
@@ -162,13 +161,13 @@ class Sink:
 
     @property
     def queued(self) -> int:
-        """Records not yet acknowledged."""
-        return len(self._producer)
+        """Records of requests that are not all acknowledged yet."""
+        return self._records
 
     @property
     def busy(self) -> bool:
         """Whether the queue is so full that a request is better refused at once."""
-        return len(self._producer) > BUSY_SHARE * QUEUE_MESSAGES or self._bytes > BUSY_SHARE * QUEUE_BYTES
+        return self._records > BUSY_SHARE * QUEUE_MESSAGES or self._bytes > BUSY_SHARE * QUEUE_BYTES
 
     def submit(self, topic: str, records: Records, *, places: bool) -> Pending:
         """Queue records; the future of what is returned tells when each is acknowledged by Kafka, or has failed.
@@ -183,21 +182,22 @@ class Sink:
             # An attempt that is known to fail counts as one that failed.
             self._guard.settle(ticket, KafkaException(KafkaError(KafkaError._ALL_BROKERS_DOWN)))
             raise KafkaDownError(self.down)
-        size = sum(map(len, records.values))
-        room = len(self._producer) + len(records.values) <= QUEUE_MESSAGES and self._bytes + size <= QUEUE_BYTES
-        if not room:
+        count, size = len(records.values), sum(map(len, records.values))
+        if self._records + count > QUEUE_MESSAGES or self._bytes + size > QUEUE_BYTES:
             self._guard.settle(ticket, BufferError("queue full"))
             raise QueueFullError("the queue to Kafka is full")
 
         def done(delivery: Delivery) -> None:
             self._requests -= 1
+            self._records -= count
             self._bytes -= size
             if not self._requests:
                 self._idle.set()
-            self._settle(ticket, delivery, len(records.values))
+            self._settle(ticket, delivery, count)
 
         pending = Pending(records, done)
         self._requests += 1
+        self._records += count
         self._bytes += size
         self._idle.clear()
         self._produce(topic, records, pending, places=places)
@@ -239,7 +239,7 @@ class Sink:
         for old in self._retired:
             old.poll(0)
         self._retired = [old for old in self._retired if len(old)]
-        metrics.PRODUCER_QUEUE.set(len(self._producer))
+        metrics.PRODUCER_QUEUE.set(self._records)
         pause = _POLL_SECONDS if self._requests else _IDLE_SECONDS
         self._timer = asyncio.get_running_loop().call_later(pause, self._tick)
 
@@ -276,7 +276,8 @@ def _config(settings: WorkloadSettings, guard: Guard, publish_seconds: float) ->
         "reconnect.backoff.max.ms": 2000,
         # A topic that is missing is told soon, not after the default of 30 s.
         "topic.metadata.propagation.max.ms": 5000,
-        "queue.buffering.max.messages": QUEUE_MESSAGES,
+        # Room is counted here, a request at a time; the client's own limits are only a last resort.
+        "queue.buffering.max.messages": 2 * QUEUE_MESSAGES,
         "queue.buffering.max.kbytes": 2 * QUEUE_BYTES // 1024,
         "partitioner": "murmur2_random",
         "log_level": 3,

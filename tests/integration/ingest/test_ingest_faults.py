@@ -1,0 +1,194 @@
+"""Kafka that goes away, freezes and comes back; a producer that breaks: answers, health, nothing acknowledged lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from confluent_kafka import KafkaError
+
+from tidemill_contract.resilience import Deadline, ResilienceConfig
+from tidemill_contract.runtime import WorkloadSettings
+from tidemill_ingest.delivery import begin, finish
+from tidemill_ingest.records import Records
+from tidemill_ingest.sink import Sink
+from tidemill_ingest.watch import Watch
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+GOOD = b'{"country": "NO", "amount": 12.5, "ts": "2026-03-01T10:00:01Z"}'
+QUICK = {"TIDEMILL_RESILIENCE__BREAKERS__KAFKA_PRODUCER__OPEN_SECONDS": "3"}
+
+
+@pytest.fixture(scope="module")
+def own_kafka(own_servers: Callable[..., Any]) -> Any:
+    """A Kafka that tests may kill; each leaves it running."""
+    return own_servers(needs=("kafka",))
+
+
+class Flow:
+    """Sends events, each with its own amount, until told to stop; notes what was acknowledged."""
+
+    def __init__(self, ingest: Any, pipeline: str) -> None:
+        self.acknowledged: set[bytes] = set()
+        self.refused: list[httpx.Response] = []
+        self._ingest, self._pipeline = ingest, pipeline
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(worker,)) for worker in range(2)]
+
+    def __enter__(self) -> Flow:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, worker: int) -> None:
+        number = 0
+        with httpx.Client(timeout=60) as client:
+            while not self._stopping.is_set():
+                sent = [
+                    b'{"country": "NO", "amount": %d.%d, "ts": 1772359201000}' % (number + i, worker) for i in range(10)
+                ]
+                number += 10
+                answer = client.post(
+                    self._ingest.events_url(self._pipeline),
+                    content=b"\n".join(sent),
+                    headers={"content-type": "application/x-ndjson"},
+                )
+                if answer.status_code == 200:
+                    self.acknowledged.update(sent)
+                elif answer.status_code == 207:
+                    failed = {row["index"] for row in answer.json()["results"]}
+                    self.acknowledged.update(event for i, event in enumerate(sent) if i not in failed)
+                else:
+                    self.refused.append(answer)
+                    self._stopping.wait(0.2)
+
+
+def test_kafka_goes_and_comes_back_under_traffic(own_kafka: Any, make_ingest: Callable[..., Any]) -> None:
+    """Meanwhile 503 with Retry-After, an open breaker, unready and unhealthy within 30 s; then well again by itself."""
+    ingest = make_ingest(own_kafka.kafka, **QUICK)
+    config = ingest.add(ingest.pipeline_config("kafka-goes"))
+    ingest.start()
+    kafka = own_kafka.handles["kafka"]
+    with Flow(ingest, config.name) as flow:
+        ingest.eventually(lambda: len(flow.acknowledged) > 200, seconds=30, what="events are acknowledged")
+        kafka.kill()
+        ingest.eventually(lambda: ingest.health().get("status") == "unhealthy", seconds=30, what="/health tells it")
+        assert ingest.get("/readyz") == 503
+        assert ingest.get("/livez") == 200
+        ingest.eventually(
+            lambda: ingest.health()["dependencies"]["kafka"]["breaker"] == "open", seconds=60, what="the breaker opens"
+        )
+        before = len(flow.acknowledged)
+        began = time.monotonic()
+        answer = ingest.post(config.name, GOOD)
+        assert time.monotonic() - began < 10, "refused at once, not after the publish timeout"
+        assert (answer.status_code, answer.json()["code"], answer.json()["retry"]) == (503, "kafka_unavailable", 1)
+        assert int(answer.headers["retry-after"]) >= 1
+        kafka.start()
+        ingest.eventually(lambda: ingest.health().get("status") == "healthy", seconds=60, what="/health recovers")
+        ingest.eventually(lambda: len(flow.acknowledged) > before + 200, seconds=60, what="events are taken again")
+    assert {response.status_code for response in flow.refused} == {503}
+    assert flow.acknowledged - {record.value() for record in ingest.written(config.events_topic)} == set()
+    assert "Traceback" not in ingest.log
+
+
+def test_kafka_freezes_and_comes_back_without_traffic(own_kafka: Any, make_ingest: Callable[..., Any]) -> None:
+    """/health follows Kafka though nobody sends; an open breaker is closed by ingest's own trial."""
+    ingest = make_ingest(own_kafka.kafka, **QUICK)
+    config = ingest.add(ingest.pipeline_config("kafka-freezes"))
+    ingest.start()
+    pid = own_kafka.handles["kafka"].pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        ingest.eventually(lambda: ingest.health().get("status") == "unhealthy", seconds=30, what="/health tells it")
+        for _ in range(5):
+            assert ingest.post(config.name, GOOD).status_code == 503
+        assert ingest.health()["dependencies"]["kafka"]["breaker"] != "closed"
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    ingest.eventually(lambda: ingest.health().get("status") == "healthy", seconds=60, what="/health recovers")
+    assert ingest.health()["dependencies"]["kafka"]["breaker"] == "closed"
+    assert ingest.post(config.name, GOOD).status_code == 200
+
+
+def test_events_that_wait_for_kafka_are_answered_within_the_request_time(
+    own_kafka: Any, make_ingest: Callable[..., Any]
+) -> None:
+    """A request in flight when Kafka freezes gets its rows as `retry` and 503, not a cut connection or a 504."""
+    ingest = make_ingest(own_kafka.kafka, TIDEMILL_RESILIENCE__TIMEOUTS__API_REQUEST_SECONDS="4")
+    config = ingest.add(ingest.pipeline_config("in-flight"))
+    ingest.start()
+    assert ingest.post(config.name, GOOD).status_code == 200
+    pid = own_kafka.handles["kafka"].pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        answer = ingest.post(config.name, GOOD, idempotency_key="one")
+        assert (answer.status_code, answer.json()["retry"]) == (503, 1), answer.text
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    ingest.eventually(lambda: ingest.get("/readyz") == 200, seconds=60, what="ready again")
+    again = ingest.post(config.name, GOOD, idempotency_key="one")
+    assert again.status_code == 200
+    assert "idempotency-replayed" not in again.headers, "what was not acknowledged is done again"
+
+
+def test_ingest_starts_before_kafka(own_kafka: Any, make_ingest: Callable[..., Any]) -> None:
+    """Unready while Kafka is not there; ready and of use when it is."""
+    ingest = make_ingest(own_kafka.kafka)
+    config = ingest.add(ingest.pipeline_config("before-kafka"))
+    kafka = own_kafka.handles["kafka"]
+    kafka.stop()
+    ingest.spawn()
+    ingest.eventually(lambda: ingest.get("/livez") == 200, seconds=30, what="ingest answers")
+    assert ingest.get("/readyz") == 503
+    kafka.start()
+    ingest.eventually(lambda: ingest.get("/readyz") == 200, seconds=60, what="ready")
+    assert ingest.post(config.name, GOOD).status_code == 200
+
+
+def test_a_fatal_error_makes_a_new_producer(servers: Any, make_ingest: Callable[..., Any], tmp_path: Path) -> None:
+    """Requests are refused until the new one has reached Kafka; what the old one held is answered for."""
+    config = make_ingest(servers.kafka).add(make_ingest(servers.kafka).pipeline_config("fatal"))
+    guard = ResilienceConfig().guards().kafka_producer
+    records = Records([b"1", b"2"], None, {}, {})
+    deadline = Deadline.after(60)
+
+    async def scenario() -> None:
+        sink = Sink(WorkloadSettings(kafka_brokers=servers.kafka), guard, request_seconds=30)
+        sink.start()
+        watch = Watch(sink, guard)
+        first = sink.producer
+        held = begin(sink, config.events_topic, records, places=True)
+        sink._on_error(KafkaError(KafkaError._FATAL, "made up", fatal=True))
+        delivery = await finish(sink, config.events_topic, records, held, places=True, deadline=deadline)
+        assert delivery.failed.keys() | delivery.places.keys() == {0, 1}
+        assert sink.producer is not first
+        assert not watch.up
+        watching = asyncio.create_task(watch.run())
+        async with asyncio.timeout(30):
+            while not watch.up:  # noqa: ASYNC110 - what is watched has no event
+                await asyncio.sleep(0.05)
+        after = begin(sink, config.events_topic, records, places=True)
+        delivery = await finish(sink, config.events_topic, records, after, places=True, deadline=deadline)
+        assert delivery.failed == {}
+        watching.cancel()
+        await asyncio.wait([watching])
+        assert await sink.close(10) == 0
+
+    asyncio.run(scenario())

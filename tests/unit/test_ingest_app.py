@@ -1,0 +1,310 @@
+"""Answers, replays, quota, options, and an OpenAPI document in which every route is described."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jsonschema
+import pytest
+from confluent_kafka import KafkaError
+
+from tidemill_contract.event import InvalidEvent, Reason
+from tidemill_contract.resilience import ResilienceConfig
+from tidemill_contract.runtime import WorkloadSettings
+from tidemill_ingest.app import Ingest
+from tidemill_ingest.openapi import EVENTS_PATH
+from tidemill_ingest.problems import Refused, retry_after
+from tidemill_ingest.quota import VARIABLE, Quota
+from tidemill_ingest.records import Records
+from tidemill_ingest.replays import Replays, fingerprint
+from tidemill_ingest.results import Answer, Outcome, answer, refusal
+from tidemill_ingest.sink import Delivery
+
+BAD = InvalidEvent(Reason.MISTYPED, "amount")
+TIMED_OUT = KafkaError(KafkaError._MSG_TIMED_OUT)
+
+
+def outcome(count: int, *, invalid: tuple[int, ...] = (), failed: tuple[int, ...] = ()) -> Outcome:
+    records = Records([b"x"] * count, None, {}, dict.fromkeys(invalid, BAD))
+    return Outcome(records, Delivery(dict.fromkeys(failed, TIMED_OUT)))
+
+
+@pytest.mark.parametrize(
+    ("invalid", "failed", "wait", "status", "counts", "final"),
+    [
+        ((), (), True, 200, (3, 0, 0), True),
+        ((), (), False, 202, (3, 0, 0), True),
+        ((1,), (), True, 207, (2, 1, 0), True),
+        ((1,), (), False, 202, (2, 1, 0), True),
+        ((), (2,), True, 207, (2, 0, 1), False),
+        ((), (2,), False, 207, (2, 0, 1), False),
+        ((1,), (1,), True, 207, (2, 0, 1), False),
+        ((0, 1), (2,), True, 207, (0, 2, 1), False),
+        ((0, 1, 2), (), True, 422, (0, 3, 0), True),
+        ((0, 1, 2), (), False, 422, (0, 3, 0), True),
+        ((0, 1, 2), (0, 1, 2), True, 503, (0, 0, 3), False),
+        ((), (0, 1, 2), True, 503, (0, 0, 3), False),
+    ],
+    ids=[
+        "all accepted", "all queued", "mixed", "mixed, queued", "some to be sent again", "some were not even queued",
+        "a refused event that was not written", "nothing accepted, something to be sent again", "none valid",
+        "none valid, queued", "none valid and none written", "none written",
+    ],
+)  # fmt: skip
+def test_the_status_code_follows_from_what_became_of_the_events(
+    invalid: tuple[int, ...],
+    failed: tuple[int, ...],
+    wait: bool,
+    status: int,
+    counts: tuple[int, int, int],
+    final: bool,
+) -> None:
+    found = answer(outcome(3, invalid=invalid, failed=failed), wait=wait, everything=False)
+    body = json.loads(found.body)
+    assert (found.status, found.final) == (status, final)
+    assert (body["accepted"], body["quarantined"], body["retry"]) == counts
+    assert [row["index"] for row in body["results"]] == sorted({*invalid, *failed})
+    assert ("retry-after" in found.headers) == bool(failed)
+    assert found.media_type == ("application/problem+json" if status >= 400 else "application/json")
+
+
+def test_rows_say_what_where_and_why() -> None:
+    """Members that do not apply are left out."""
+    records = Records([b"x"] * 3, None, {}, {1: BAD})
+    found = Outcome(records, Delivery({2: TIMED_OUT}, {0: (1, 5), 1: (0, 9)}), ["a", None, "c"])
+    assert json.loads(answer(found, wait=True, everything=True).body)["results"] == [
+        {"index": 0, "id": "a", "status": "accepted", "partition": 1, "offset": 5},
+        {"index": 1, "status": "quarantined", "code": "mistyped", "field": "amount", "partition": 0, "offset": 9},
+        {"index": 2, "id": "c", "status": "retry", "code": "kafka_msg_timed_out"},
+    ]
+
+
+def test_all_or_nothing_names_the_invalid_events_only() -> None:
+    found = refusal(outcome(3, invalid=(1,)))
+    body = json.loads(found.body)
+    assert (found.status, body["code"], body["accepted"], body["quarantined"]) == (422, "batch_rejected", 0, 0)
+    assert body["results"] == [{"index": 1, "status": "rejected", "code": "mistyped", "field": "amount"}]
+
+
+def test_retry_after_is_jittered_and_never_sooner() -> None:
+    found = {int(retry_after(30)["retry-after"]) for _ in range(200)}
+    assert min(found) >= 30
+    assert max(found) <= 38
+    assert len(found) > 3
+
+
+OK = Answer(200, b"{}")
+FAILED = Answer(503, b"{}", final=False)
+
+
+def ask(replays: Replays, key: str, *answers: Answer, body: bytes = b"x", pipeline: str = "p") -> Answer:
+    """The answer for a key, where a request that is done would be given the first of these."""
+
+    async def make() -> Answer:
+        return answers[0]
+
+    return asyncio.run(replays.answer(pipeline, key, fingerprint(body), make))
+
+
+def test_a_final_answer_is_replayed_and_another_is_not() -> None:
+    replays = Replays()
+    assert ask(replays, "k", FAILED) == FAILED
+    assert ask(replays, "k", OK) == OK
+    again = ask(replays, "k", FAILED)
+    assert (again.status, again.body, again.headers) == (200, b"{}", {"idempotency-replayed": "true"})
+    assert ask(replays, "k", FAILED, pipeline="other") == FAILED
+    with pytest.raises(Refused, match="idempotency_key_reused"):
+        ask(replays, "k", OK, body=b"y")
+
+
+@pytest.mark.parametrize("key", ["", "k" * 256])
+def test_a_key_has_a_length(key: str) -> None:
+    with pytest.raises(Refused, match="invalid_idempotency_key"):
+        ask(Replays(), key, OK)
+
+
+def test_memory_is_bounded_and_the_oldest_answers_go_first() -> None:
+    replays = Replays(max_bytes=10_000)
+    for number in range(100):
+        ask(replays, f"k{number}", Answer(200, b"x" * 1000))
+    kept = [n for n in range(100) if "idempotency-replayed" in ask(replays, f"k{n}", FAILED).headers]
+    assert kept == list(range(94, 100))
+
+
+def test_answers_are_forgotten_after_a_day() -> None:
+    now = [0.0]
+    replays = Replays(clock=lambda: now[0])
+    ask(replays, "k", OK)
+    now[0] = 24 * 3600 + 1
+    assert ask(replays, "k", FAILED) == FAILED
+
+
+def test_concurrent_duplicates_wait_for_the_first() -> None:
+    """One is done at a time; if it fails, the next is done, and the rest get its answer."""
+
+    async def scenario() -> None:
+        replays, done = Replays(), 0
+        running = 0
+
+        async def make() -> Answer:
+            nonlocal done, running
+            assert running == 0
+            running += 1
+            await asyncio.sleep(0.01)
+            running -= 1
+            done += 1
+            if done == 1:
+                raise Refused(503, "kafka_unavailable", "later")
+            return FAILED if done == 2 else OK
+
+        asked = [replays.answer("p", "k", fingerprint(b"x"), make) for _ in range(10)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert done == 3
+        assert sum(isinstance(a, Refused) for a in answers) == 1
+        assert [a.status for a in answers if isinstance(a, Answer)] == [503] + [200] * 8
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_was_given_up_leaves_its_answer() -> None:
+    """The client's next attempt finds what came of the first."""
+
+    async def scenario() -> None:
+        replays, go = Replays(), asyncio.Event()
+
+        async def make() -> Answer:
+            await go.wait()
+            return OK
+
+        first = asyncio.create_task(replays.answer("p", "k", fingerprint(b"x"), make))
+        await asyncio.sleep(0)
+        first.cancel()
+        second = asyncio.create_task(replays.answer("p", "k", fingerprint(b"x"), make))
+        await asyncio.sleep(0)
+        go.set()
+        assert (await second).headers == {"idempotency-replayed": "true"}
+
+    asyncio.run(scenario())
+
+
+def test_a_quota_is_kept_in_the_long_run() -> None:
+    """A batch may overdraw; then nothing passes until the debt is paid; pipelines do not pay for each other."""
+    now = [0.0]
+    quota = Quota(100, clock=lambda: now[0])
+    assert quota.take("p", 40)["ratelimit"] == '"events";r=60;t=1'
+    assert quota.take("p", 560)["ratelimit"] == '"events";r=0;t=6'
+    assert quota.take("other", 1)["ratelimit"] == '"events";r=99;t=1'
+    with pytest.raises(Refused) as refused:
+        quota.take("p", 1)
+    assert (refused.value.status, refused.value.headers["retry-after"]) == (429, "5")
+    now[0] = 4.9
+    with pytest.raises(Refused):
+        quota.take("p", 1)
+    now[0] = 5.1
+    quota.take("p", 1)
+    now[0] = 1000.0
+    assert quota.take("p", 1)["ratelimit"] == '"events";r=99;t=1', "no more than a second's worth is saved up"
+
+
+@pytest.mark.parametrize("text", ["-1", "many", "nan", "inf"])
+def test_a_wrong_quota_is_told(text: str) -> None:
+    with pytest.raises(ValueError, match=f"{VARIABLE}: '{text}' is not a number of events a second"):
+        Quota.from_env({VARIABLE: text})
+
+
+def test_no_quota_has_no_headers() -> None:
+    assert Quota.from_env({}).take("p", 10**9) == {}
+
+
+def test_a_wrong_environment_ends_the_process_with_what_to_do() -> None:
+    env = {**os.environ, VARIABLE: "many"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "tidemill_ingest"], env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, "Traceback" in ended.stderr, VARIABLE in ended.stderr) == (2, False, True)
+
+
+def service(folder: Path) -> Ingest:
+    settings = WorkloadSettings(kafka_brokers="127.0.0.1:1", config_dir=folder, secrets_dir=folder)
+    return Ingest(settings, ResilienceConfig(), Quota(0))
+
+
+def request(app: Any, method: str, path: str, **options: Any) -> httpx.Response:
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://ingest") as client:
+            return await client.request(method, path, **options)
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nowhere", 404, "not_found"),
+        ("GET", "/v1/pipelines/p/events", 405, "method_not_allowed"),
+        ("POST", "/health", 405, "method_not_allowed"),
+        ("POST", "/v1/pipelines/p/events", 404, "pipeline_not_found"),
+        ("POST", "/v1/pipelines/..%2fp/events", 404, "not_found"),
+        ("POST", "/v1/pipelines/p/events?wait=maybe", 400, "invalid_parameter"),
+        ("POST", "/v1/pipelines/p/events?results=some", 400, "invalid_parameter"),
+        ("POST", "/v1/pipelines/p/events?accept_parital=false", 400, "invalid_parameter"),
+    ],
+)
+def test_every_error_is_a_problem(tmp_path: Path, method: str, path: str, status: int, code: str) -> None:
+    found = request(service(tmp_path).app(), method, path)
+    assert (found.status_code, found.json()["code"], found.json()["status"]) == (status, code, status)
+    assert found.headers["content-type"] == "application/problem+json"
+
+
+def test_a_bug_is_a_problem_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("secret")
+
+    broken = service(tmp_path)
+    monkeypatch.setattr(broken.pipelines, "open", fail)
+    found = request(broken.app(), "POST", "/v1/pipelines/p/events")
+    assert (found.status_code, found.json()["code"], "secret" in found.text) == (500, "internal_error", False)
+
+
+def test_before_kafka_has_answered_it_is_alive_but_not_ready(tmp_path: Path) -> None:
+    app = service(tmp_path).app()
+    assert [request(app, "GET", path).status_code for path in ("/livez", "/readyz", "/health")] == [200, 503, 503]
+    health = request(app, "GET", "/health").json()
+    assert (health["status"], health["component"]) == ("unhealthy", "ingest")
+    assert health["dependencies"]["kafka"]["required"] is True
+
+
+def test_openapi_describes_every_route_completely(tmp_path: Path) -> None:
+    """Every operation has a summary, its parameters, and a schema for each body; and what it says is so."""
+    found = service(tmp_path)
+    app = found.app()
+    document = request(app, "GET", "/openapi.json").json()
+    assert document["openapi"].startswith("3.1")
+    assert sorted(document["paths"]) == sorted(["/", "/health", "/livez", "/readyz", "/metrics", EVENTS_PATH])
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            assert operation["summary"], (path, method)
+            for response in operation["responses"].values():
+                assert all(content["schema"] for content in response["content"].values()), (path, method)
+    append = document["paths"][EVENTS_PATH]["post"]
+    assert {p["name"] for p in append["parameters"]} == {
+        "pipeline", "wait", "accept_partial", "results", "Idempotency-Key", "Content-Encoding",
+    }  # fmt: skip
+    assert set(append["responses"]) == {
+        "200", "202", "207", "400", "401", "403", "404", "413", "415", "422", "429", "503", "504",
+    }  # fmt: skip
+    schemas = {"components": document["components"]}
+    for path in ("/", "/health", "/readyz"):
+        answered = request(app, "GET", path)
+        content = document["paths"][path]["get"]["responses"][str(answered.status_code)]["content"]
+        jsonschema.validate(answered.json(), {**content["application/json"]["schema"], **schemas})
+    rows = json.loads(answer(outcome(3, invalid=(1,), failed=(2,)), wait=True, everything=True).body)
+    jsonschema.validate(rows, {"$ref": "#/components/schemas/EventResults", **schemas})
