@@ -71,8 +71,10 @@ RULES: dict[str, tuple[tuple[str, str], ...]] = {
         ),
         (
             "!has(self.source.topic) || !has(self.source.topic.partitions) || !has(self.processor) ||"
-            " (has(self.processor.scaling) ? (!has(self.processor.scaling.maxReplicas) ||"
-            " self.processor.scaling.maxReplicas <= self.source.topic.partitions) : (!has(self.processor.replicas) ||"
+            " (has(self.processor.scaling) ? ((!has(self.processor.scaling.maxReplicas) ||"
+            " self.processor.scaling.maxReplicas <= self.source.topic.partitions) &&"
+            " (!has(self.processor.scaling.minReplicas) ||"
+            " self.processor.scaling.minReplicas <= self.source.topic.partitions)) : (!has(self.processor.replicas) ||"
             " self.processor.replicas <= self.source.topic.partitions))",
             "more replicas than source.topic.partitions; a replica without a partition idles",
         ),
@@ -119,6 +121,10 @@ RULES: dict[str, tuple[tuple[str, str], ...]] = {
         (
             "!has(self.minReplicas) || !has(self.maxReplicas) || self.minReplicas <= self.maxReplicas",
             "minReplicas must not be more than maxReplicas",
+        ),
+        (
+            "!has(self.minReplicas) || self.minReplicas > 0 || has(self.scaleToZeroAfter) || self.mode == 'external'",
+            "minReplicas 0 needs scaleToZeroAfter",
         ),
     ),
 }

@@ -15,6 +15,7 @@ from tidemill_contract.duration import parse_ms
 from tidemill_contract.faults import ABSENT, Fault, did_you_mean
 from tidemill_contract.partials import SUPPORTED_FUNCTIONS, answer_type
 from tidemill_contract.parts import AggregationPart, Parts
+from tidemill_contract.scaling_rules import scaling_faults
 from tidemill_contract.spec import MetricSpec, PipelineSpec, WindowSpec
 
 RESERVED = ("window_start", "window_end", "closed")
@@ -349,14 +350,7 @@ def _processor(parts: Parts, _columns: Columns, _limits: Limits) -> Iterator[Fau
             remedy = f"write at most {partitions}; a replica without a partition idles"
             yield Fault("spec.processor.replicas", processor.replicas, message, remedy)
         return
-    path = "spec.processor.scaling"
-    for member, value in (("minReplicas", scaling.min_replicas), ("maxReplicas", scaling.max_replicas)):
-        if partitions is not None and value is not None and value > partitions:
-            message = f"more replicas than the topic's {partitions} partitions"
-            yield Fault(f"{path}.{member}", value, message, f"write at most {partitions}")
-    if scaling.max_replicas is not None and scaling.min_replicas > scaling.max_replicas:
-        message = f"is more than maxReplicas {scaling.max_replicas}"
-        yield Fault(f"{path}.minReplicas", scaling.min_replicas, message, "lower it, or raise maxReplicas")
+    yield from scaling_faults(scaling, partitions, flush_ms=flush)
 
 
 RULES: tuple[Callable[[Parts, Columns, Limits], Iterator[Fault]], ...] = (

@@ -160,13 +160,32 @@ class ResultsSpec(Model):
     publish: bool = Field(True, description="Publish closed windows to the results topic.")
 
 
+class ScalingTargetSpec(Model):
+    """What scaling aims at instead of lag."""
+
+    freshness: Duration = Field(description="Longest time from an event's arrival to the row that counts it.")
+
+
 class ScalingSpec(Model):
     """How the number of processors follows the load."""
 
     mode: Literal["lag", "external"] = Field("lag", description="lag: by consumer lag; external: left to HPA or KEDA.")
-    min_replicas: int = Field(1, ge=0, le=1024, description="Fewest replicas.")
+    min_replicas: int = Field(1, ge=0, le=1024, description="Fewest replicas while events arrive.")
     max_replicas: int | None = Field(None, ge=1, le=1024, description="Most replicas; default: the topic's partitions.")
     lag_threshold: int = Field(100_000, ge=1, le=10**12, description="Lag in events that one replica may carry.")
+    target: ScalingTargetSpec | None = Field(None, description="Aim at freshness; lagThreshold does not count then.")
+    catch_up: Duration = Field("5m", description="How long working off the lag may take.")
+    scale_up_cooldown: Duration = Field("90s", description="After a change, no scaling up for this long.")
+    scale_down_stabilization: Duration = Field(
+        "10m", description="Scaling down goes to the most replicas that were needed within this time."
+    )
+    max_step_up: int = Field(4, ge=1, le=1024, description="Most replicas added at once.")
+    max_step_down: int = Field(4, ge=1, le=1024, description="Most replicas taken away at once.")
+    poll_interval: Duration = Field("15s", description="How often figures are read and a decision is made.")
+    lookback: Duration = Field("2m", description="How far back arrivals and the speed of a replica are looked at.")
+    scale_to_zero_after: Duration | None = Field(
+        None, description="No replicas once nothing has arrived for this long; one again on arrival. Unset: never."
+    )
     dry_run: bool = Field(False, description="Only report what would be done.")
 
 

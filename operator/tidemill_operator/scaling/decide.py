@@ -1,0 +1,243 @@
+"""The decision of one poll, as a story: bounds, zero, then up or down, each as far as holds, pauses and steps allow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from tidemill_operator.scaling.explain import reckoning
+from tidemill_operator.scaling.measure import observe
+from tidemill_operator.scaling.model import Decision, Figures, Load, Need, Reason, Settings
+from tidemill_operator.scaling.need import aligned, fits, need, stepped
+from tidemill_operator.scaling.state import MAX_DECISIONS, Record, State
+
+
+@dataclass(frozen=True)
+class _Poll:
+    """All that one decision looks at; `target` is the aligned number that is right now, bounds applied."""
+
+    settings: Settings
+    state: State
+    figures: Figures
+    load: Load
+    need: Need
+    current: int
+    floor: int
+    ceiling: int
+    target: int
+    now: float
+
+    @property
+    def partitions(self) -> int:
+        return len(self.figures.partitions)
+
+    @property
+    def cap(self) -> str:
+        """What sets the ceiling."""
+        return "maxReplicas" if self.ceiling < self.partitions else "partitions"
+
+
+@dataclass(frozen=True)
+class _Choice:
+    desired: int
+    reason: Reason
+    limited_by: str = ""
+
+
+def decide(
+    settings: Settings, state: State, figures: Figures | None, *, current: int, now: float
+) -> tuple[Decision, State]:
+    """How many replicas there are to be.
+
+    Args:
+        settings: of the pipeline.
+        state: what the last decision returned; `State()` at first.
+        figures: of this poll; None: they could not be read.
+        current: replicas that are set.
+        now: epoch seconds.
+
+    Returns:
+        The decision, and the state for the next one. Equal arguments give equal results.
+    """
+    if settings.mode == "external":
+        return Decision(now, current, current, current, Reason.EXTERNAL, lines=reckoning(settings)), state
+    if figures is None or not figures.partitions:
+        return _blind(settings, state, current=current, now=now)
+    state, load = observe(settings, state, figures, current=current, now=now)
+    partitions = len(figures.partitions)
+    ceiling = settings.ceiling(partitions)
+    floor = min(settings.floor, ceiling)
+    wanted = need(settings, load, current=current)
+    target = aligned(wanted, floor=floor, ceiling=ceiling, partitions=partitions)
+    if target > current >= floor and fits(wanted, current):
+        target = current
+    state = _recommend(settings, state, target, now)
+    poll = _Poll(settings, state, figures, load, wanted, current, floor, ceiling, target, now)
+    return _finish(poll, _choose(poll))
+
+
+def _blind(settings: Settings, state: State, *, current: int, now: float) -> tuple[Decision, State]:
+    """Without figures replicas stay, but for a lower maximum: no minimum, for partitions might be fewer."""
+    failed = state.failed_polls + 1
+    state = replace(state, failed_polls=failed)
+    desired = min(current, settings.max_replicas or current)
+    told = Decision(
+        now,
+        current,
+        desired,
+        current if settings.dry_run else desired,
+        Reason.FIGURES_MISSING,
+        lines=(f"figures could not be read {failed} times in a row; replicas stay as they are",),
+    )
+    return told, _noted(state, told)
+
+
+def _recommend(settings: Settings, state: State, target: int, now: float) -> State:
+    """Keep the most that was wanted: of each number when it was last wanted, unless more was wanted after that."""
+    oldest = now - settings.scale_down_stabilization_seconds - settings.lookback_seconds
+    kept = tuple((at, replicas) for at, replicas in state.wanted if at > oldest and replicas > target)
+    return replace(state, wanted=(*kept, (now, target)))
+
+
+def _most(poll: _Poll, seconds: float) -> int:
+    """The most that was wanted in so many seconds."""
+    return next((replicas for at, replicas in poll.state.wanted if at > poll.now - seconds), poll.target)
+
+
+def _choose(poll: _Poll) -> _Choice:
+    if poll.current == 0:
+        return _from_zero(poll)
+    if poll.current > poll.ceiling:
+        return _Choice(poll.ceiling, Reason.SCALED_DOWN, poll.cap)
+    if poll.current < poll.floor:
+        return _Choice(poll.floor, Reason.SCALED_UP, "minReplicas")
+    if _idle(poll):
+        return _held(poll) or _Choice(0, Reason.SCALED_TO_ZERO)
+    if poll.target > poll.current:
+        return _up(poll)
+    if poll.target < poll.current:
+        return _down(poll)
+    return _stay(poll)
+
+
+def _from_zero(poll: _Poll) -> _Choice:
+    if poll.load.lag > 0:
+        return _Choice(poll.floor, Reason.WOKEN_BY_ARRIVAL)
+    if poll.settings.scale_to_zero_after_seconds is None:
+        return _Choice(poll.floor, Reason.SCALED_UP, "minReplicas")
+    return _Choice(0, Reason.SCALED_TO_ZERO)
+
+
+def _idle(poll: _Poll) -> bool:
+    after, since = poll.settings.scale_to_zero_after_seconds, poll.state.idle_since
+    return after is not None and since is not None and poll.now - since >= after
+
+
+def _up(poll: _Poll) -> _Choice:
+    settings, changed = poll.settings, poll.state.changed_at
+    held = _held(poll)
+    if held is None and poll.figures.database_saturated:
+        held = _Choice(poll.current, Reason.DATABASE_SATURATED, "database")
+    if held is not None:
+        return held
+    if changed is not None and poll.now - changed < settings.scale_up_cooldown_seconds:
+        return _Choice(poll.current, Reason.COOLDOWN, "scaleUpCooldown")
+    desired = _step(poll, poll.target)
+    if desired < poll.target:
+        return _Choice(desired, Reason.STEP_LIMITED, "maxStepUp")
+    return _Choice(desired, Reason.SCALED_UP, _limit(poll))
+
+
+def _down(poll: _Poll) -> _Choice:
+    settings, since = poll.settings, poll.state.watched_since
+    most = _most(poll, settings.scale_down_stabilization_seconds)
+    watched = since is not None and poll.now - since >= settings.scale_down_stabilization_seconds
+    if most >= poll.current or not watched or not _settled(poll) or _goes_on_falling(poll, most):
+        return _Choice(poll.current, Reason.STABILIZING, "scaleDownStabilization")
+    held = _held(poll)
+    if held is not None:
+        return held
+    desired = _step(poll, most)
+    if desired > most:
+        return _Choice(desired, Reason.STEP_LIMITED, "maxStepDown")
+    return _Choice(desired, Reason.SCALED_DOWN, "minReplicas" if max(1, poll.need.useful) < most == poll.floor else "")
+
+
+def _goes_on_falling(poll: _Poll, most: int) -> bool:
+    """Whether waiting for another lookback, and no longer, makes one change of two."""
+    stabilization, lookback = poll.settings.scale_down_stabilization_seconds, poll.settings.lookback_seconds
+    return _most(poll, stabilization - lookback) < most and _most(poll, stabilization + lookback) >= poll.current
+
+
+def _settled(poll: _Poll) -> bool:
+    """Whether the figures of the lookback all belong to the present number of replicas."""
+    changed = poll.state.changed_at
+    return changed is None or poll.now - changed >= poll.settings.lookback_seconds
+
+
+def _held(poll: _Poll) -> _Choice | None:
+    """Every change is a rebalance; one on top of another helps nobody."""
+    if poll.figures.rolling_out:
+        return _Choice(poll.current, Reason.ROLLOUT_IN_PROGRESS, "rollout")
+    if poll.figures.rebalancing:
+        return _Choice(poll.current, Reason.REBALANCING, "rebalance")
+    return None
+
+
+def _step(poll: _Poll, target: int) -> int:
+    settings = poll.settings
+    return stepped(poll.current, target, up=settings.max_step_up, down=settings.max_step_down)
+
+
+def _stay(poll: _Poll) -> _Choice:
+    limit = _limit(poll)
+    if limit == "partitions":
+        return _Choice(poll.current, Reason.LIMITED_BY_PARTITIONS, limit)
+    if limit and not fits(poll.need, poll.current):
+        return _Choice(poll.current, Reason.AT_MAXIMUM, limit)
+    if max(1, poll.need.useful) < poll.floor:
+        return _Choice(poll.current, Reason.AT_MINIMUM, "minReplicas")
+    return _Choice(poll.current, Reason.WITHIN_TARGET)
+
+
+def _limit(poll: _Poll) -> str:
+    """What keeps the aligned number from what is needed."""
+    if poll.need.useful > poll.ceiling:
+        return "maxReplicas"
+    return "partitions" if poll.need.hot else ""
+
+
+def _finish(poll: _Poll, choice: _Choice) -> tuple[Decision, State]:
+    dry = poll.settings.dry_run and choice.desired != poll.current
+    decision = Decision(
+        at=poll.now,
+        current=poll.current,
+        desired=choice.desired,
+        replicas=poll.current if dry else choice.desired,
+        reason=Reason.DRY_RUN if dry else choice.reason,
+        need=poll.need.replicas,
+        limited_by="dryRun" if dry else choice.limited_by,
+        load=poll.load,
+        lines=reckoning(
+            poll.settings,
+            poll.load,
+            poll.need,
+            floor=poll.floor,
+            ceiling=poll.ceiling,
+            partitions=poll.partitions,
+            target=poll.target,
+            most=_most(poll, poll.settings.scale_down_stabilization_seconds),
+        ),
+    )
+    state = replace(poll.state, changed_at=poll.now) if decision.changes else poll.state
+    return decision, _noted(state, decision)
+
+
+def _noted(state: State, decision: Decision) -> State:
+    """Remember a decision unless it says what the last one said."""
+    record = Record(
+        decision.at, decision.current, decision.desired, decision.reason, decision.need, decision.limited_by
+    )
+    last = state.decisions[-1] if state.decisions else None
+    if last is not None and replace(last, at=record.at, need=record.need) == record:
+        return state
+    return replace(state, decisions=(*state.decisions, record)[-MAX_DECISIONS:])

@@ -1,0 +1,119 @@
+"""A decision for people: why so many replicas, and what would change it; and the same as `status.scaling`."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from tidemill_contract.duration import format_ms
+from tidemill_operator.scaling.model import Decision, Load, Need, Reason, Settings
+from tidemill_operator.scaling.need import HIGH_UTILISATION, TARGET_UTILISATION
+from tidemill_operator.scaling.state import State
+
+MAX_MESSAGE = 1024
+_ADVICE: dict[Reason, str] = {
+    Reason.SCALED_UP: "They go again once no more are needed for the whole of scaleDownStabilization.",
+    Reason.SCALED_DOWN: "More lag or more arrivals bring them back.",
+    Reason.STEP_LIMITED: "The rest follows after the pause; {limit} allows larger steps.",
+    Reason.WITHIN_TARGET: "More lag, more arrivals or a slower replica would add some.",
+    Reason.AT_MAXIMUM: "Raise maxReplicas to allow more.",
+    Reason.LIMITED_BY_PARTITIONS: "A replica reads whole partitions: raise source.topic.partitions, or spread keys.",
+    Reason.AT_MINIMUM: "Lower minReplicas to allow fewer.",
+    Reason.COOLDOWN: "They come when scaleUpCooldown is over, if they are needed then.",
+    Reason.STABILIZING: "They go when no more were needed for the whole of scaleDownStabilization.",
+    Reason.REBALANCING: "The change comes when the consumer group has settled.",
+    Reason.ROLLOUT_IN_PROGRESS: "The change comes when all replicas work.",
+    Reason.DATABASE_SATURATED: "More replicas would wait too: give Postgres more room, or group by fewer columns.",
+    Reason.FIGURES_MISSING: "Scaling goes on when Kafka and Postgres answer.",
+    Reason.SCALED_TO_ZERO: "The next event brings one back; windows do not close meanwhile.",
+    Reason.WOKEN_BY_ARRIVAL: "Without events they go again after scaleToZeroAfter.",
+    Reason.DRY_RUN: "Take out dryRun to let it happen.",
+    Reason.EXTERNAL: "Set mode: lag to let Tidemill decide.",
+}
+
+
+def explain(decision: Decision) -> str:
+    """Why this many, the reckoning, and what would change it."""
+    if decision.desired != decision.current:
+        what = f"{decision.current} → {decision.desired} replicas"
+    else:
+        what = f"{decision.current} replica{'s' if decision.current != 1 else ''}"
+    limit = f", limited by {decision.limited_by}" if decision.limited_by else ""
+    advice = _ADVICE[decision.reason].format(limit=decision.limited_by or "a larger step")
+    return "\n".join([f"{what}: {decision.reason}{limit}", *decision.lines, advice])
+
+
+def scaling_status(settings: Settings, decision: Decision, state: State) -> dict[str, Any]:
+    """`status.scaling`: bounded, with figures rounded so that it does not change for nothing."""
+    status: dict[str, Any] = {
+        "mode": settings.mode,
+        "current": decision.current,
+        "desired": decision.desired,
+        "reason": decision.reason.value,
+        "message": explain(decision)[:MAX_MESSAGE],
+    }
+    if decision.need is not None:
+        status["need"] = decision.need
+    if decision.limited_by:
+        status["limitedBy"] = decision.limited_by
+    if decision.load is not None:
+        status["lag"] = _rounded(decision.load.lag)
+        status["rate"] = _rounded(decision.load.rate)
+        if decision.load.rate_per_replica is not None:
+            status["ratePerReplica"] = _rounded(decision.load.rate_per_replica)
+    if state.changed_at is not None:
+        moment = dt.datetime.fromtimestamp(state.changed_at, dt.UTC)
+        status["lastScaleTime"] = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return status
+
+
+def _rounded(number: float) -> int:
+    """Two significant digits."""
+    whole = round(number)
+    return int(float(f"{whole:.1e}")) if whole >= 100 else whole
+
+
+def reckoning(
+    settings: Settings,
+    load: Load | None = None,
+    wanted: Need | None = None,
+    *,
+    floor: int = 0,
+    ceiling: int = 0,
+    partitions: int = 0,
+    target: int = 0,
+    most: int = 0,
+) -> tuple[str, ...]:
+    """The lines of a decision: what was seen, what it asks for, and what bounds make of it."""
+    if load is None or wanted is None:
+        return ("mode is external: replicas are set by somebody else",)
+    rate = load.rate_per_replica
+    speed = "none was seen busy yet" if rate is None else f"a busy replica does {_rounded(rate):,} events/s"
+    lines = [f"lag {_rounded(load.lag):,} events, {_rounded(load.rate):,} events/s arrive, {speed}"]
+    lines += _asked(settings, load, wanted)
+    bounds = f"needed {wanted.replicas}, allowed {floor} to {ceiling} with {partitions} partitions"
+    lines.append(f"{bounds}, right now {target}" + (f", lately {most}" if most != target else ""))
+    if wanted.hot:
+        lines.append("a partition asks for more than the one replica that reads it; it counts for one")
+    if wanted.useful > target and target < ceiling:
+        lines.append(f"{target} carry it at no more than {HIGH_UTILISATION:.0%} use, with partitions spread evenly")
+    if load.stuck:
+        shown = ", ".join(str(partition) for partition in load.stuck[:8])
+        lines.append(f"partitions {shown} stand still: no replica would help them, so their lag does not count")
+    return tuple(lines)
+
+
+def _asked(settings: Settings, load: Load, wanted: Need) -> list[str]:
+    if settings.freshness_seconds is not None:
+        fresh = "unknown" if load.freshness_seconds is None else f"{load.freshness_seconds:.1f} s"
+        first = (
+            f"for freshness {_duration(settings.freshness_seconds)} (now {fresh}): {sum(wanted.by_lag):.1f} replicas"
+        )
+    else:
+        first = f"for the lag, {settings.lag_threshold:,} events each: {sum(wanted.by_lag):.1f} replicas"
+    within = f"within {_duration(settings.catch_up_seconds)}, at {TARGET_UTILISATION:.0%} use"
+    return [first, f"for arrivals and catching up {within}: {sum(wanted.by_rate):.1f} replicas"]
+
+
+def _duration(seconds: float) -> str:
+    return format_ms(round(seconds * 1000))

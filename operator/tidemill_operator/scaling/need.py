@@ -1,0 +1,115 @@
+"""How many replicas a load asks for, and which number of replicas carries it as partitions are shared out.
+
+    need = max(ceil(L / lagThreshold), ceil((in + L / catchUp) / (0.7 · ratePerReplica)))
+
+What of it is of use is summed over partitions, each of which counts for one replica at most: a partition is read by
+one, so a hot or a standing one cannot use more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import TypeVar
+
+from tidemill_operator.scaling.model import Load, Need, Settings
+
+T = TypeVar("T")
+TARGET_UTILISATION = 0.7
+# Up to here a number of replicas is left, or rounded down to, rather than changed: the band that keeps noise out.
+HIGH_UTILISATION = 0.85
+# Uneven partitions may ask for more replicas than their sum does; beyond this, keys want spreading, not replicas.
+UNEVEN_FACTOR = 2
+_FULL = HIGH_UTILISATION / TARGET_UTILISATION + 1e-9
+
+
+def need(settings: Settings, load: Load, *, current: int) -> Need:
+    """The formula."""
+    by_lag = _by_lag(settings, load)
+    by_rate = _by_rate(settings, load, load.rate_per_replica or 0.0)
+    if load.rate_per_replica:
+        return _summed(by_lag, by_rate)
+    target = settings.freshness_seconds
+    if target is not None and load.lags and (load.freshness_seconds or 0.0) > target:
+        # Lag cannot be turned into time yet: one more, until it can.
+        by_lag = [(current + 1) / len(load.partitions)] * len(load.partitions)
+    wanted = _summed(by_lag, [])
+    # What was never done is not relied on: without a known speed replicas go only where those left do no more than one
+    # has done before.
+    kept = min(current, _summed([], _by_rate(settings, load, load.proven)).useful)
+    return replace(wanted, replicas=max(wanted.replicas, kept), useful=max(wanted.useful, kept))
+
+
+def _summed(by_lag: Sequence[float], by_rate: Sequence[float]) -> Need:
+    capped = [tuple(min(1.0, share) for share in shares) for shares in (by_lag, by_rate)]
+    return Need(
+        replicas=max(_ceil(sum(by_lag)), _ceil(sum(by_rate))),
+        useful=max(_ceil(sum(shares)) for shares in capped),
+        by_lag=capped[0],
+        by_rate=capped[1],
+        hot=any(share > 1 for share in by_lag) or any(share > _FULL for share in by_rate),
+    )
+
+
+def _by_lag(settings: Settings, load: Load) -> list[float]:
+    if settings.freshness_seconds is None:
+        carries = float(settings.lag_threshold)
+    elif load.rate_per_replica:
+        carries = settings.freshness_seconds * load.rate_per_replica
+    else:
+        return []
+    return [load.lags.get(p, 0) / carries for p in load.partitions]
+
+
+def _by_rate(settings: Settings, load: Load, rate: float) -> list[float]:
+    if rate <= 0:
+        return []
+    speed, seconds = TARGET_UTILISATION * rate, settings.catch_up_seconds
+    wanted = [load.arriving.get(p, 0.0) + load.lags[p] / seconds if p in load.lags else 0.0 for p in load.partitions]
+    return [events / speed for events in wanted]
+
+
+def _ceil(number: float) -> int:
+    """Up, but for the last digits of a sum."""
+    return math.ceil(number - 1e-9)
+
+
+def shares(partitions: Sequence[T], replicas: int) -> list[Sequence[T]]:
+    """What is read by the same replica: Kafka's range assignment, which the processors ask for.
+
+    Blocks of neighbours, the first ones longer by one where it does not divide. Who reads which is not told.
+    """
+    small, larger = divmod(len(partitions), replicas)
+    ends = [0]
+    for replica in range(replicas):
+        ends.append(ends[-1] + small + (replica < larger))
+    return [partitions[first:end] for first, end in pairwise(ends) if end > first]
+
+
+def fits(wanted: Need, replicas: int) -> bool:
+    """Whether so many replicas carry it, the fullest of them up to the high utilisation."""
+    if replicas == 0:
+        return wanted.useful == 0
+    by_lag = all(sum(share) <= 1 + 1e-9 for share in shares(wanted.by_lag, replicas))
+    return by_lag and all(sum(share) <= _FULL for share in shares(wanted.by_rate, replicas))
+
+
+def aligned(wanted: Need, *, floor: int, ceiling: int, partitions: int) -> int:
+    """The number of replicas within bounds that carries it, with none too many that read nothing of use.
+
+    7 replicas of 12 partitions are as slow as 6, for one still has two: the fewest with the same fullest replica are
+    taken if they carry the load, else the next number that does; or just what is needed, if none within reach does.
+    """
+    replicas = min(max(wanted.useful, floor), ceiling)
+    even = -(-partitions // -(-partitions // replicas))
+    if even >= floor and fits(wanted, even):
+        return even
+    reach = range(replicas, min(ceiling, UNEVEN_FACTOR * replicas) + 1)
+    return next((number for number in reach if fits(wanted, number)), replicas)
+
+
+def stepped(current: int, target: int, *, up: int, down: int) -> int:
+    """As far towards a target as the steps allow."""
+    return min(max(target, current - down), current + up)

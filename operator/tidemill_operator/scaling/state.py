@@ -1,0 +1,111 @@
+"""What scaling remembers between polls, bounded and as JSON, so that a restarted operator goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from tidemill_operator.scaling.model import Reason
+
+MAX_DECISIONS = 20
+MAX_SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One interval between two polls.
+
+    Attributes:
+        at: its end, epoch seconds.
+        arrived: events a second that arrived.
+        consumed: events a second that were committed.
+        rate: events a second that a busy replica did at the least; None: none was busy, or it cannot be told.
+    """
+
+    at: float
+    arrived: float
+    consumed: float
+    rate: float | None
+
+
+@dataclass(frozen=True)
+class Record:
+    """A decision that said something else than the one before it."""
+
+    at: float
+    current: int
+    desired: int
+    reason: Reason
+    need: int | None
+    limited_by: str
+
+
+@dataclass(frozen=True)
+class State:
+    """All that is remembered. Times are epoch seconds.
+
+    Attributes:
+        polled_at: of the last figures.
+        seen: (end, consumed, lag) of each partition in them.
+        moving: whether replicas or partitions were being moved then.
+        standing: since when a partition with lag has not moved.
+        samples: of the lookback.
+        rate_per_replica: the last estimate; it outlives the samples, for idle replicas show nothing.
+        proven: the most that a replica was ever seen to do, busy or not.
+        wanted: (when last, replicas) recommended within the stabilisation: falling, so the first is the most.
+        watched_since: since when there were figures without a longer gap.
+        idle_since: since when nothing has arrived and nothing lagged.
+        changed_at: when replicas were last changed.
+        failed_polls: in a row.
+        decisions: the last ones that differ, oldest first.
+    """
+
+    polled_at: float | None = None
+    seen: Mapping[int, tuple[int, int, int]] = field(default_factory=dict)
+    moving: bool = False
+    standing: Mapping[int, float] = field(default_factory=dict)
+    samples: tuple[Sample, ...] = ()
+    rate_per_replica: float | None = None
+    proven: float = 0.0
+    wanted: tuple[tuple[float, int], ...] = ()
+    watched_since: float | None = None
+    idle_since: float | None = None
+    changed_at: float | None = None
+    failed_polls: int = 0
+    decisions: tuple[Record, ...] = ()
+
+    def to_json(self) -> str:
+        """As text; the same for equal states."""
+        record: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
+        record["seen"] = {str(p): list(seen) for p, seen in sorted(self.seen.items())}
+        record["standing"] = {str(p): at for p, at in sorted(self.standing.items())}
+        record["samples"] = [[s.at, s.arrived, s.consumed, s.rate] for s in self.samples]
+        record["decisions"] = [
+            [d.at, d.current, d.desired, d.reason.value, d.need, d.limited_by] for d in self.decisions
+        ]
+        return json.dumps(record, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> State:
+        """What `to_json` wrote; an empty state if it is of another version or broken (then all is learnt anew)."""
+        try:
+            record = json.loads(text)
+            return cls(
+                polled_at=record["polled_at"],
+                seen={int(p): (int(a), int(b), int(c)) for p, (a, b, c) in record["seen"].items()},
+                moving=bool(record["moving"]),
+                standing={int(p): float(at) for p, at in record["standing"].items()},
+                samples=tuple(Sample(*sample) for sample in record["samples"]),
+                rate_per_replica=record["rate_per_replica"],
+                proven=float(record["proven"]),
+                wanted=tuple((float(at), int(replicas)) for at, replicas in record["wanted"]),
+                watched_since=record["watched_since"],
+                idle_since=record["idle_since"],
+                changed_at=record["changed_at"],
+                failed_polls=int(record["failed_polls"]),
+                decisions=tuple(Record(a, b, c, Reason(d), e, f) for a, b, c, d, e, f in record["decisions"]),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return cls()
