@@ -1,0 +1,65 @@
+// Texts out of values: numbers, times, durations, groups.
+
+const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const precise = new Intl.NumberFormat("en", { maximumSignificantDigits: 5 });
+const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
+
+export function number(value) {
+  if (value === null || value === undefined) return "–";
+  if (typeof value !== "number") return String(value);
+  return Number.isInteger(value) ? whole.format(value) : precise.format(value);
+}
+
+export function short(value) {
+  return Math.abs(value) >= 10_000 ? compact.format(value) : precise.format(value);
+}
+
+const iso = (ms) => new Date(ms).toISOString();
+
+/** `2013-01-01 05:00`, with seconds where there are any. */
+export function time(ms) {
+  const text = iso(ms);
+  return `${text.slice(0, 10)} ${clock(ms)}`;
+}
+
+/** The same without milliseconds. */
+export const moment = (text) => time(Math.floor(Date.parse(text) / 1000) * 1000);
+
+/** `05:00`, with seconds where there are any. */
+export function clock(ms) {
+  const text = iso(ms);
+  if (ms % 1000) return text.slice(11, 23);
+  return ms % 60_000 ? text.slice(11, 19) : text.slice(11, 16);
+}
+
+export const day = (ms) => iso(ms).slice(0, 10);
+
+const UNITS = [["y", 31_557_600], ["d", 86_400], ["h", 3_600], ["min", 60], ["s", 1]];
+
+/** The two largest units of a duration: `2 min 5 s`. */
+export function duration(ms) {
+  let seconds = Math.max(0, Math.round(ms / 1000));
+  const parts = [];
+  for (const [unit, length] of UNITS) {
+    if (seconds >= length || (unit === "s" && !parts.length)) {
+      parts.push(`${Math.floor(seconds / length)} ${unit}`);
+      seconds %= length;
+    } else if (parts.length) break;
+    if (parts.length === 2) break;
+  }
+  return parts.join(" ");
+}
+
+export function value(cell, type) {
+  if (cell === null || cell === undefined) return "null";
+  if (type === "timestamp") return time(Date.parse(cell));
+  return typeof cell === "number" ? number(cell) : String(cell);
+}
+
+/** A group's values as one text. */
+export function group(row, dimensions) {
+  if (!dimensions.length) return "all";
+  // A code or a year is no quantity: no thousands separators.
+  return dimensions.map(({ name, type }) => (typeof row[name] === "number" ? String(row[name]) : value(row[name], type)))
+    .join(" · ");
+}

@@ -1,0 +1,124 @@
+// What stands around the chart: figures, the table of windows, anomalies, dead letters. Texts are only ever text.
+
+import * as format from "./format.js";
+
+export function element(name, attributes = {}, ...children) {
+  const node = document.createElement(name);
+  for (const [attribute, content] of Object.entries(attributes)) {
+    if (content !== undefined) node.setAttribute(attribute, content);
+  }
+  node.append(...children);
+  return node;
+}
+
+const TABLE_ROWS = 60;
+
+export function showFigures(host, description, rate) {
+  const { progress, counts } = description;
+  const watermark = description.watermark ? Date.parse(description.watermark) : null;
+  const latest = Math.max(...progress.partitions.map((p) => (p.last_event_at ? Date.parse(p.last_event_at) : -Infinity)));
+  const newest = Math.max(...progress.partitions.map((p) => (p.max_event_time ? Date.parse(p.max_event_time) : -Infinity)));
+  const lost = progress.lost.length;
+  const behind = watermark === null ? "no event yet" : `${format.duration(Date.now() - watermark)} behind the clock`;
+  const lag = watermark === null || newest === -Infinity ? "–" : format.duration(newest - watermark);
+  const figures = [
+    ["Watermark", watermark === null ? "–" : format.moment(description.watermark), behind],
+    ["Lag", lag, "newest event time to watermark"],
+    ["Consumed", format.number(progress.consumed), rate === null ? `${progress.partitions.length} partitions`
+      : `${format.short(Math.round(rate))} events/s`],
+    ["Filtered out", format.number(progress.filtered), "by the transform"],
+    ["Dead letters", format.number(counts.dead_letters), lost ? `${lost} lost ranges of offsets` : "events that count nowhere",
+      counts.dead_letters || lost ? "warn" : ""],
+    ["Last event", latest === -Infinity ? "–" : `${format.duration(Date.now() - latest)} ago`, "when it was counted"],
+  ];
+  host.replaceChildren(...figures.map(([name, value, note, state]) =>
+    element("div", { class: `figure ${state ?? ""}` }, element("dt", {}, name), element("dd", {}, value),
+      element("dd", { class: "note" }, note))));
+}
+
+export function showWindows(table, note, store, aggregation, entries) {
+  const { dimensions, measures } = aggregation;
+  const newest = [...entries].sort((a, b) => b.start - a.start || compare(a, b, dimensions));
+  const shown = newest.slice(0, TABLE_ROWS);
+  const numeric = (type) => (type === "integer" || type === "number" ? "number" : "");
+  const head = element("tr", {}, element("th", { scope: "col" }, "Window start"),
+    ...dimensions.map(({ name }) => element("th", { scope: "col" }, name)),
+    ...measures.map(({ name, type }) => element("th", { scope: "col", class: numeric(type) }, name)),
+    element("th", { scope: "col" }, "State"));
+  const rows = shown.map((entry) => {
+    const closed = store.closed(entry);
+    return element("tr", {}, element("td", { class: "time" }, format.time(entry.start)),
+      ...dimensions.map(({ name, type }) => cell(entry.row[name], type, "group")),
+      ...measures.map(({ name, type }) => cell(entry.row[name], type, numeric(type))),
+      element("td", {}, element("span", { class: `tag ${closed ? "closed" : "open"}` }, closed ? "closed" : "open")));
+  });
+  table.replaceChildren(element("thead", {}, head), element("tbody", {}, ...rows));
+  note.textContent = shown.length < newest.length ? `${shown.length} of ${format.number(newest.length)}` : "";
+  return shown.length;
+}
+
+function compare(a, b, dimensions) {
+  return format.group(a.row, dimensions).localeCompare(format.group(b.row, dimensions), "en", { numeric: true });
+}
+
+function cell(content, type, kind) {
+  const missing = content === null || content === undefined;
+  const text = kind === "group" && typeof content === "number" ? String(content) : format.value(content, type);
+  return element("td", { class: `${kind} ${missing ? "missing" : ""}`.trim() }, text);
+}
+
+export function showAnomalies(list, note, answer, total) {
+  note.textContent = total ? format.number(total) : "";
+  if (!answer.data.length) return empty(list, "None found.");
+  list.replaceChildren(...answer.data.map((found) => {
+    const group = Object.entries(found.group).map(([name, content]) => `${name} ${content}`).join(", ");
+    const bounds = found.lower === null || found.upper === null ? ""
+      : `, expected ${format.number(found.lower)} to ${format.number(found.upper)}`;
+    return element("li", {},
+      element("p", { class: "line-one" }, element("strong", {}, found.anomaly),
+        element("time", { datetime: found.window_start }, format.time(Date.parse(found.window_start)))),
+      element("p", {}, `${found.metric} ${format.number(found.value)}${bounds}`),
+      element("p", { class: "note" }, `${found.aggregation}${group ? ` · ${group}` : ""} · score ${format.number(found.score)}`));
+  }));
+}
+
+export function showDeadLetters(list, note, answer, total) {
+  note.textContent = total ? format.number(total) : "";
+  if (!answer.data.length) return empty(list, "None: every event counts.");
+  list.replaceChildren(...answer.data.map((letter) => {
+    const where = `partition ${letter.partition}, offset ${letter.offset}`;
+    const what = [letter.field, letter.detail].filter(Boolean).join(": ");
+    return element("li", {},
+      element("p", { class: "line-one" }, element("strong", {}, letter.reason.replaceAll("_", " ")),
+        element("time", { datetime: letter.created_at }, format.moment(letter.created_at))),
+      what ? element("p", {}, what) : "",
+      letter.value ? element("code", {}, letter.value.slice(0, 200)) : "",
+      element("p", { class: "note" }, letter.aggregation ? `${where} · ${letter.aggregation}` : where));
+  }));
+}
+
+function empty(list, text) {
+  list.replaceChildren(element("li", { class: "empty" }, text));
+}
+
+/** One field a group column; `change` is told when any was edited. */
+export function showFilters(host, dimensions, chosen, change) {
+  host.replaceChildren(...dimensions.map(({ name }) => {
+    const id = `filter-${name}`;
+    const input = element("input", { id, list: `${id}-values`, placeholder: "all", autocomplete: "off", spellcheck: "false" });
+    input.value = chosen[name] ?? "";
+    input.addEventListener("change", () => change(name, input.value.trim()));
+    input.addEventListener("search", () => change(name, input.value.trim()));
+    input.type = "search";
+    return element("label", { class: "field", for: id }, element("span", {}, name), input,
+      element("datalist", { id: `${id}-values` }));
+  }));
+}
+
+export function suggest(dimensions, store) {
+  for (const { name } of dimensions) {
+    const list = document.getElementById(`filter-${name}-values`);
+    const texts = store.values(name).map((content) => (content === null ? "null" : String(content)));
+    if (list && list.childElementCount !== texts.length) list.replaceChildren(...texts.map((text) => element("option", { value: text })));
+  }
+}
