@@ -13,6 +13,7 @@ import yaml
 from charts.__main__ import undocumented
 from kube import binaries
 from tidemill_contract.resilience import ResilienceConfig
+from tidemill_operator import rbac
 
 pytestmark = pytest.mark.kubernetes
 
@@ -218,6 +219,25 @@ def test_listed_namespaces_get_roles_and_no_webhook(render: Any) -> None:
     assert roles == {("shop", name), ("analytics", name), ("tidemill-system", "tidemill")}
     assert _of(found, "ClusterRole") + _of(found, "ValidatingWebhookConfiguration") == []
     assert {e["name"]: e.get("value") for e in _operator(found)["env"]}["TIDEMILL_WEBHOOK_PORT"] == "0"
+
+
+@pytest.mark.parametrize("namespaces", ["", "shop"])
+def test_the_operator_gets_the_rights_that_it_needs_and_no_more(namespaces: str, render: Any) -> None:
+    """The operator's own list, which its tests run with, is what the chart grants."""
+    settings = ["rbac.aggregate=false", "uninstall.enabled=false"]
+    settings += [f"watch.namespaces={{{namespaces}}}"] if namespaces else []
+    found = render("tidemill", *settings, files=[DEV])
+    granted = {
+        (m["kind"], m["metadata"].get("namespace")): m["rules"] for m in found if m["kind"] in ("Role", "ClusterRole")
+    }
+    cluster_name = "tidemill-system-tidemill"
+    home = rbac.home_rules(lease="tidemill", webhook_secret="tidemill-webhook")
+    if namespaces:
+        expected = {("Role", "shop"): rbac.pipeline_rules(), ("Role", "tidemill-system"): home}
+    else:
+        wide = [*rbac.pipeline_rules(), *rbac.webhook_rules(cluster_name)]
+        expected = {("ClusterRole", None): wide, ("Role", "tidemill-system"): home}
+    assert granted == expected
 
 
 def test_the_webhook_stops_nobody(render: Any) -> None:

@@ -1,38 +1,64 @@
-{{- /* What the operator does in the namespaces of pipelines. No wildcard: a new kind of object needs a new line here. */ -}}
+{{- /* In the namespaces of pipelines: what tidemill_operator/rbac.py says, no verb more (a test compares them). */ -}}
 {{- define "tidemill.pipelineRules" -}}
 - apiGroups: [tidemill.dev]
   resources: [analyticspipelines]
-  verbs: [get, list, watch, patch, update]
+  verbs: [get, list, watch, patch]
 - apiGroups: [tidemill.dev]
   resources: [analyticspipelines/status]
-  verbs: [get, patch, update]
-# Owner references that block deletion need it.
-- apiGroups: [tidemill.dev]
-  resources: [analyticspipelines/finalizers]
-  verbs: [update]
+  verbs: [patch]
 - apiGroups: [apps]
   resources: [deployments]
   verbs: [get, list, watch, create, patch, update, delete]
-- apiGroups: [apps]
-  resources: [deployments/scale]
-  verbs: [get, patch, update]
 - apiGroups: [""]
   resources: [configmaps, services, serviceaccounts]
   verbs: [get, list, watch, create, patch, update, delete]
-# Logins and keys are made and read; Secrets are not watched.
-- apiGroups: [""]
-  resources: [secrets]
-  verbs: [get, list, create, patch, update, delete]
-- apiGroups: [""]
-  resources: [pods]
-  verbs: [get, list, watch]
-- apiGroups: [""]
-  resources: [events]
-  verbs: [create, patch]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch, update, delete]
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
   verbs: [get, list, watch, create, patch, update, delete]
+# Looked at by name: nothing of others can be listed.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, create, patch, update, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create]
+{{- end -}}
+
+{{- /* In the operator's own namespace: the leader's Lease, the webhook's certificate, the watchdog's object. */ -}}
+{{- define "tidemill.homeRules" -}}
+{{- $name := include "tidemill.fullname" . -}}
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [create]
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames: [{{ $name }}]
+  verbs: [get, update]
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [create]
+- apiGroups: [""]
+  resources: [secrets]
+  resourceNames: [{{ $name }}-webhook]
+  verbs: [get, patch]
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [create, patch]
+{{- end -}}
+
+{{- /* Before the release is removed: the operator is scaled to zero and its pods are awaited (uninstall.py). */ -}}
+{{- define "tidemill.uninstallRules" -}}
+- apiGroups: [apps]
+  resources: [deployments]
+  resourceNames: [{{ include "tidemill.fullname" . }}]
+  verbs: [patch]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list]
 {{- end -}}
