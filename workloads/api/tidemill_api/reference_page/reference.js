@@ -10,6 +10,12 @@ function make(tag, attributes = {}, ...children) {
   return node;
 }
 
+// Text with `code` in it.
+function prose(text) {
+  const parts = String(text || "").trim().split("`");
+  return make("span", { class: "prose" }, ...parts.map((part, n) => (n % 2 ? make("code", {}, part) : part)));
+}
+
 function resolved(root, schema) {
   if (!schema || !schema.$ref) return schema || {};
   return schema.$ref.slice(2).split("/").reduce((node, key) => (node || {})[key], root) || {};
@@ -31,10 +37,10 @@ function schemaTable(root, schema, seen = []) {
     const nested = inner && (inner.$ref ? !seen.includes(inner.$ref) : inner.properties);
     const note = one.description || resolved(root, inner).description || "";
     return make("tr", {}, make("td", {}, make("code", {}, name)), make("td", {}, typeOf(root, one)),
-      make("td", {}, note, nested ? make("details", {}, make("summary", {}, "members"),
+      make("td", {}, prose(note), nested ? make("details", {}, make("summary", {}, "members"),
         schemaTable(root, inner, [...seen, inner.$ref])) : null));
   });
-  return rows.length ? make("table", {}, ...rows) : make("p", {}, found.description || typeOf(root, schema));
+  return rows.length ? make("table", {}, ...rows) : make("p", {}, prose(found.description || typeOf(root, schema)));
 }
 
 function parameterRows(root, operation, inputs) {
@@ -44,14 +50,14 @@ function parameterRows(root, operation, inputs) {
     inputs.push([parameter, input]);
     return make("tr", {}, make("td", {}, make("code", {}, parameter.name), parameter.required ? " *" : ""),
       make("td", {}, `${parameter.in}, ${typeOf(root, parameter.schema)}`),
-      make("td", {}, parameter.description || ""), make("td", {}, input));
+      make("td", {}, prose(parameter.description)), make("td", {}, input));
   });
 }
 
 function answers(root, operation) {
   return Object.entries(operation.responses || {}).map(([status, response]) => {
     const content = Object.entries(resolved(root, response).content || {});
-    return make("details", {}, make("summary", {}, make("code", {}, status), ` ${response.description || ""}`),
+    return make("details", {}, make("summary", {}, make("code", {}, status), " ", prose(response.description)),
       ...content.map(([kind, one]) => make("div", {}, make("p", {}, make("code", {}, kind)),
         one.schema && one.schema.type !== "string" ? schemaTable(root, one.schema) : null)));
   });
@@ -100,7 +106,7 @@ function section(root, verb, path, operation) {
   return make("details", { class: "operation", id: operation.operationId || `${verb} ${path}` },
     make("summary", {}, make("span", { class: "method" }, verb.toUpperCase()),
       make("h2", {}, make("span", { class: "path" }, path), ` — ${operation.summary || ""}`)),
-    make("div", {}, operation.description ? make("p", {}, operation.description) : null,
+    make("div", {}, operation.description ? make("p", {}, prose(operation.description)) : null,
       rows.length ? make("h3", {}, "Parameters") : null, rows.length ? make("table", {}, ...rows) : null,
       body ? make("h3", {}, "Body") : null, media ? schemaTable(root, media.schema) : null, body,
       button, output, make("h3", {}, "Answers"), ...answers(root, operation)));
