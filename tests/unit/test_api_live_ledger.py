@@ -1,0 +1,162 @@
+"""The ledger of revisions, against a model of processors that are late, out of order, or die before they publish."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from tidemill_api.live_change import Change, Key, Row, RowFilter, keyed, read_entry
+from tidemill_api.live_ledger import Ledger
+from tidemill_api.live_progress import Mark
+
+BASE = 5
+KEYS = "ab"
+PROCESSORS = 2
+
+
+def rows(versions: dict[str, int]) -> dict[Key, Row]:
+    """Rows by key; each shows the revision that it is of."""
+    return keyed([{"k": key, "window_start": "t", "n": version} for key, version in versions.items()])
+
+
+@dataclass
+class World:
+    """Postgres, processors that commit and publish, the ledger, and a client that hears of its changes."""
+
+    rev: int = BASE
+    stored: dict[str, int] = field(default_factory=dict)
+    history: list[tuple[int, str]] = field(default_factory=list)
+    noted: dict[int, list[int]] = field(default_factory=lambda: {p: [] for p in range(PROCESSORS)})
+    read: dict[int, list[tuple[list[int], dict[str, int]]]] = field(
+        default_factory=lambda: {p: [] for p in range(PROCESSORS)}
+    )
+    ledger: Ledger = field(default_factory=lambda: Ledger("a", 1, BASE, None))
+    client: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def commit(self, processor: int, keys: str) -> None:
+        self.rev += 1
+        for key in keys:
+            self.stored[key] = self.rev
+            self.history.append((self.rev, key))
+        self.noted[processor].append(self.rev)
+
+    def prepare(self, processor: int) -> None:
+        """A processor reads the rows that it is to publish."""
+        revs, self.noted[processor] = self.noted[processor], []
+        if revs:
+            self.read[processor].append((revs, {k: v for k, v in self.stored.items() if v in revs}))
+
+    def publish(self, processor: int) -> None:
+        """It writes what it has read to the stream, perhaps long after others went on."""
+        if self.read[processor]:
+            revs, versions = self.read[processor].pop(0)
+            self.hear(self.ledger.take(revs, rows(versions)))
+
+    def die(self, processor: int) -> None:
+        """What it has not published, nobody will."""
+        self.noted[processor], self.read[processor] = [], []
+
+    def look(self, *, urgent: bool) -> None:
+        """As the upstream looks at the database."""
+        ledger = self.ledger
+        if ledger.complete < (self.rev if urgent else ledger.expected):
+            missing = {k: v for k, v in self.stored.items() if v > ledger.complete and v not in ledger.seen}
+            self.hear(ledger.fill(self.rev, rows(missing)))
+        ledger.look(self.rev, None)
+
+    def hear(self, change: Change | None) -> None:
+        """A client goes by the revision of messages, as the API says."""
+        for row in change.rows.values() if change else ():
+            label, version = self.client.get(row["k"], (0, 0))
+            assert change is not None
+            assert change.label >= label, "told revisions never fall"
+            assert row["n"] >= version, "a row never becomes an older one"
+            self.client[row["k"]] = (change.label, row["n"])
+
+    def check_mark(self) -> None:
+        """A client that resumes at the mark has everything before it."""
+        mark = self.ledger.mark.rev
+        before: dict[str, int] = {}
+        for rev, key in self.history:
+            if rev <= mark:
+                before[key] = rev
+        assert all(self.client.get(key, (0, 0))[1] >= rev for key, rev in before.items())
+
+
+_steps = st.one_of(
+    st.tuples(st.just("commit"), st.integers(0, PROCESSORS - 1), st.text(KEYS, min_size=1, max_size=2)),
+    st.tuples(st.sampled_from(["prepare", "publish", "die"]), st.integers(0, PROCESSORS - 1)),
+    st.tuples(st.just("look"), st.booleans()),
+)
+
+
+_CROSSED = [
+    ("commit", 0, "a"), ("prepare", 0), ("commit", 1, "a"), ("prepare", 1), ("publish", 1),
+]  # fmt: skip
+
+
+@given(st.lists(_steps, max_size=40))
+@example([*_CROSSED, ("publish", 0)])
+@example([*_CROSSED, ("look", True), ("publish", 0)])
+@settings(max_examples=300)
+def test_listeners_end_with_what_is_stored(steps: list[tuple[object, ...]]) -> None:
+    """Whatever is late, lost or out of order: rows never go back, marks are true, and two looks complete them."""
+    world = World()
+    for name, *arguments in steps:
+        if name == "look":
+            world.look(urgent=bool(arguments[0]))
+        else:
+            getattr(world, str(name))(*arguments)
+        world.check_mark()
+    world.look(urgent=False)
+    world.look(urgent=False)
+    assert {key: version for key, (_, version) in world.client.items()} == world.stored
+    assert world.ledger.mark.rev == world.rev
+
+
+def test_nothing_is_read_again_when_the_stream_brings_all() -> None:
+    """In the usual case the database is not asked for rows: complete follows the stream."""
+    world = World()
+    for _ in range(3):
+        world.commit(0, "ab")
+        world.prepare(0)
+        world.publish(0)
+        world.look(urgent=False)
+        assert world.ledger.complete == world.rev
+        assert world.ledger.seen == []
+
+
+def test_the_time_of_a_mark_is_of_a_moment_when_all_was_known() -> None:
+    """Later commits find windows closed that were closed then; with something missing, it does not move."""
+    ledger = Ledger("a", 1, 3, 100)
+    ledger.look(4, 200)
+    assert ledger.mark == Mark(1, 3, 100)
+    ledger.take([4], rows({"a": 4}))
+    ledger.look(4, 300)
+    assert ledger.mark == Mark(1, 4, 300)
+
+
+def test_an_entry_without_its_revisions_counts_as_its_newest() -> None:
+    """Nothing breaks on it: what it does not name is read from the tables."""
+    entry = read_entry(msgspec.json.encode({"aggregation": "a", "rev": 7, "rows": [{"k": 1, "window_start": "t"}]}))
+    assert entry.revs == (7,)
+
+
+def test_rows_are_known_by_group_and_window() -> None:
+    """The metrics that follow are no part of it."""
+    row = {"k": "x", "window_start": "t", "window_end": "u", "n": 1}
+    assert list(keyed([row])) == list(keyed([{**row, "n": 2, "window_end": "v"}]))
+    assert list(keyed([row])) != list(keyed([{**row, "k": None}]))
+
+
+def test_a_change_is_encoded_once() -> None:
+    """Listeners with equal filters share one message."""
+    change = Change("a", 1, 1, rows({"a": 1}))
+    assert change.messages(RowFilter()) is change.messages(RowFilter())
+    (text,) = change.messages(RowFilter())
+    assert msgspec.json.decode(text) == {
+        "type": "upsert", "aggregation": "a", "rev": 1, "rows": [{"k": "a", "window_start": "t", "n": 1}],
+    }  # fmt: skip
