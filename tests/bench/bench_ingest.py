@@ -305,7 +305,7 @@ def main() -> int:
     finally:
         servers.stop()
         shutil.rmtree(folder, ignore_errors=True)
-    met = show(Console(), figures, where, options.batch)
+    met = show(Console(width=110), figures, where, options.batch)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     rows = [
         {**asdict(f), "events_per_second": f.per_second, "events_per_cpu_second": f.per_cpu_second} for f in figures
