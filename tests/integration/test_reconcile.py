@@ -6,6 +6,7 @@ import copy
 import datetime as dt
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -280,6 +281,10 @@ def test_a_topic_made_anew_gets_the_partitions_that_were_read(bench: Bench, caps
     admin = AdminClient({"bootstrap.servers": bench.servers.kafka})
     for future in admin.create_partitions([NewPartitions(TOPICS[0], 7)]).values():
         future.result(20)
+    deadline = time.monotonic() + 30.0
+    while bench.kafka.observe(TOPICS)[TOPICS[0]].partitions != 7:  # brokers learn of it a moment later
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     assert bench.apply() == WELL
     bench.kafka.release([topic for topic in _planned(bench) if topic.name == TOPICS[0]], "Delete")
     assert bench.there()[0] == set(TOPICS[1:])
