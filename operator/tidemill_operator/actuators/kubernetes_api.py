@@ -128,8 +128,8 @@ class Api:
             page = self._call("GET", _path(kind, namespace), query=query, accept=accept)
             # Items of a list do not say what they are.
             known = {} if metadata_only else {"apiVersion": kind.api_version, "kind": kind.kind}
-            found += [{**known, **item} for item in page.get("items", ())]
-            following = page.get("metadata", {}).get("continue")
+            found += [{**known, **item} for item in page.get("items") or ()]
+            following = (page.get("metadata") or {}).get("continue")
             if not following:
                 return found
             query["continue"] = following

@@ -1,0 +1,373 @@
+"""The operator against a real API server, Kafka and Postgres: single passes in this process, or the process itself.
+
+No node runs pods: a thread says that each pod is ready, so that Deployments roll out.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kube.controlplane import ControlPlane
+from tidemill_operator import rbac
+from tidemill_operator.actuators.backlog import BacklogReader
+from tidemill_operator.actuators.kafka import KafkaTopics
+from tidemill_operator.actuators.kubernetes_api import KINDS, PIPELINE, POD, Api, Document, Kind, load
+from tidemill_operator.actuators.postgres import PostgresSchemas
+from tidemill_operator.cluster_settings import Placement
+from tidemill_operator.control import Controller, World
+from tidemill_operator.crd import definition
+from tidemill_operator.errors import TidemillError
+from tidemill_operator.events import Recorder
+from tidemill_operator.measures import Measures
+from tidemill_operator.plan.render import marks
+from tidemill_operator.queue import Key, Result
+from tidemill_operator.settings import Platform
+from tidemill_operator.telemetry import Telemetry
+
+HOME, ACCOUNT = "tidemill-system", "tidemill-operator"
+LEASE, WEBHOOK = "tidemill-operator", "tidemill"
+NAMESPACE = Kind("v1", "Namespace", "namespaces", namespaced=False)
+CRD = Kind("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions", namespaced=False)
+_RBAC = "rbac.authorization.k8s.io/v1"
+_FURTHER = (
+    NAMESPACE,
+    CRD,
+    Kind(_RBAC, "ClusterRole", "clusterroles", namespaced=False),
+    Kind(_RBAC, "ClusterRoleBinding", "clusterrolebindings", namespaced=False),
+    Kind(_RBAC, "Role", "roles"),
+    Kind(_RBAC, "RoleBinding", "rolebindings"),
+)
+CHILDREN = ("Deployment", "Service", "ConfigMap", "ServiceAccount", "PodDisruptionBudget", "NetworkPolicy", "Secret")
+IMAGES = {part: f"registry.example/tidemill-{part}:1" for part in ("processor", "ingest", "api")}
+
+
+def eventually(check: Callable[[], Any], *, seconds: float = 60.0, what: str) -> Any:
+    """The first true value of `check`, asked for until a deadline. A server that is away is asked again."""
+    deadline, found = time.monotonic() + seconds, None
+    while True:
+        try:
+            found = check()
+        except TidemillError as error:
+            found = error
+        else:
+            if found:
+                return found
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what}: not within {seconds:g} s; last seen: {found!r}")
+        time.sleep(0.1)
+
+
+def pipeline(name: str, namespace: str, **spec: Any) -> Document:
+    """A small pipeline."""
+    return {
+        "apiVersion": PIPELINE.api_version,
+        "kind": PIPELINE.kind,
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "source": {
+                "topic": {"partitions": 2, "replicationFactor": 1},
+                "fields": [{"name": "country", "type": "string"}, {"name": "amount", "type": "number"}],
+            },
+            "aggregations": [
+                {
+                    "name": "by_country",
+                    "groupBy": ["country"],
+                    "window": {"type": "tumbling", "size": "1m"},
+                    "metrics": [{"name": "orders", "function": "count"}],
+                }
+            ],
+            **spec,
+        },
+    }
+
+
+@dataclass
+class Cluster:
+    """The cluster as its administrator sees it."""
+
+    plane: ControlPlane
+    api: Api
+
+    def create(self, document: Document) -> Key:
+        """Make a pipeline."""
+        metadata = self.api.create(document)["metadata"]
+        return Key(metadata["namespace"], metadata["name"], metadata["uid"])
+
+    def get(self, key: Key) -> Document:
+        """A pipeline as it is; empty: it is gone."""
+        return self.api.get(PIPELINE, key.namespace, key.name) or {}
+
+    def patch(self, key: Key, **members: Any) -> None:
+        """Change members of a pipeline."""
+        self.api.merge(PIPELINE, key.namespace, key.name, members)
+
+    def condition(self, key: Key, kind: str) -> tuple[str, str]:
+        """Status and reason of a condition; empty strings: it is not there."""
+        conditions = self.get(key).get("status", {}).get("conditions", ())
+        found = next((item for item in conditions if item["type"] == kind), {"status": "", "reason": ""})
+        return found["status"], found["reason"]
+
+    def await_ready(self, key: Key, *, generation: int | None = None, seconds: float = 90.0) -> None:
+        """Wait until a pipeline is ready, as of a generation."""
+
+        def ready() -> bool:
+            status = self.get(key).get("status", {})
+            seen = generation is None or status.get("observedGeneration") == generation
+            return seen and self.condition(key, "Ready")[0] == "True"
+
+        eventually(ready, seconds=seconds, what=f"{key} is ready: {self.get(key).get('status')}")
+
+    def children(self, namespace: str) -> dict[tuple[str, str], Document]:
+        """What the operator has made in a namespace."""
+        selector = f"{marks.MANAGED_BY}={marks.MANAGER}"
+        return {
+            (kind, item["metadata"]["name"]): item
+            for kind in CHILDREN
+            for item in self.api.list(KINDS[kind], namespace, selector=selector)
+        }
+
+    def child(self, namespace: str, kind: str, name: str) -> Document:
+        """One of them; empty: it is not there."""
+        return self.api.get(KINDS[kind], namespace, name) or {}
+
+    def versions(self, namespace: str) -> dict[tuple[str, str], str]:
+        """The versions of all of them and of all pipelines: equal twice means that nothing was written between."""
+        items = {**self.children(namespace)}
+        items |= {(PIPELINE.kind, item["metadata"]["name"]): item for item in self.api.list(PIPELINE, namespace)}
+        return {name: item["metadata"]["resourceVersion"] for name, item in items.items()}
+
+
+@pytest.fixture(scope="session")
+def cluster(control_plane: ControlPlane) -> Iterator[Cluster]:
+    """The control plane with the CRD, the operator's namespace, account and rights; pods become ready."""
+    for kind in _FURTHER:
+        KINDS[kind.kind] = kind
+    api = Api(load({"KUBECONFIG": str(control_plane.kubeconfig)}))
+    api.apply(definition())
+    for document in _installation():
+        api.apply(document)
+    # The definition is there at once; what it defines is served a little later.
+    eventually(lambda: api.list(PIPELINE) is not None, what="the resource is served")
+    stopping = threading.Event()
+    kubelet = threading.Thread(target=_run_pods, args=(api, stopping), daemon=True)
+    kubelet.start()
+    yield Cluster(control_plane, api)
+    stopping.set()
+    kubelet.join(10.0)
+
+
+def _installation() -> Iterator[Document]:
+    """The operator's namespace, its account, and the rights that `rbac` names, and no others."""
+    subject = [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": HOME}]
+    yield {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": HOME}}
+    yield {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT, "namespace": HOME}}
+    home = rbac.home_rules(lease=LEASE, webhook_secret="tidemill-webhook")
+    wide = [*rbac.pipeline_rules(), *rbac.webhook_rules(WEBHOOK)]
+    for scope, metadata, rules in (("Cluster", {}, wide), ("", {"namespace": HOME}, home)):
+        named = {"name": ACCOUNT, **metadata}
+        yield {"apiVersion": _RBAC, "kind": f"{scope}Role", "metadata": named, "rules": rules}
+        role = {"apiGroup": "rbac.authorization.k8s.io", "kind": f"{scope}Role", "name": ACCOUNT}
+        yield {
+            "apiVersion": _RBAC,
+            "kind": f"{scope}RoleBinding",
+            "metadata": named,
+            "roleRef": role,
+            "subjects": subject,
+        }
+
+
+def _run_pods(api: Api, stopping: threading.Event) -> None:
+    """Say of each pod that it is ready, as a kubelet would."""
+    ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    while not stopping.wait(0.2):
+        try:
+            for pod in api.list(POD, selector=f"{marks.MANAGED_BY}={marks.MANAGER}"):
+                if pod.get("status", {}).get("phase") != "Running" and not pod["metadata"].get("deletionTimestamp"):
+                    named = {key: pod["metadata"][key] for key in ("name", "namespace")}
+                    body = {"apiVersion": "v1", "kind": "Pod", "metadata": named, "status": ready}
+                    api.apply(body, subresource="status", manager="kubelet")
+        except TidemillError:
+            continue  # the API server is being restarted, or the pod has gone
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[str]:
+    """A namespace of this test that takes restricted pods only; deleted after it."""
+    name = f"test-{secrets.token_hex(4)}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    cluster.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+    yield name
+    for item in cluster.api.list(PIPELINE, name):
+        cluster.api.merge(PIPELINE, name, item["metadata"]["name"], {"metadata": {"finalizers": []}})
+    cluster.api.delete(NAMESPACE, None, name)
+
+
+@pytest.fixture
+def make(cluster: Cluster) -> Callable[..., Key]:
+    """Makes a small pipeline: `make("orders", namespace, suspend=True)`."""
+    return lambda name, namespace, **spec: cluster.create(pipeline(name, namespace, **spec))
+
+
+@pytest.fixture(name="eventually")
+def _eventually() -> Callable[..., Any]:
+    """Waits for a condition with a deadline."""
+    return eventually
+
+
+@pytest.fixture(scope="session")
+def account(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A kubeconfig of the operator's account, which has the operator's rights and no others."""
+    path = f"/api/v1/namespaces/{HOME}/serviceaccounts/{ACCOUNT}/token"
+    asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 7200}}
+    token = cluster.api._call("POST", path, body=asked)["status"]["token"]
+    document = yaml.safe_load(cluster.plane.kubeconfig.read_text())
+    document["users"][0]["user"] = {"token": token}
+    file = tmp_path_factory.mktemp("account") / "kubeconfig"
+    file.write_text(yaml.safe_dump(document))
+    return file
+
+
+def platform(servers: Any) -> Platform:
+    """The platform of the test's servers."""
+    return Platform(
+        runtime="kubernetes",
+        cluster_id="test",
+        kafka_brokers=servers.kafka,
+        postgres=servers.postgres,
+        redis_url=servers.redis,
+        partitions=2,
+    )
+
+
+@dataclass
+class Passes:
+    """The operator's passes in this process, as often as a test wants, without watches."""
+
+    servers: Any
+    api: Api
+    placement: Placement = field(default_factory=lambda: Placement(images=IMAGES, egress_ports=(5432, 9092)))
+
+    def controller(self, api: Api | None = None) -> Controller:
+        """One that knows nothing of earlier passes."""
+        told, servers = api or self.api, self.servers
+        world = World(
+            api=told,
+            kafka=KafkaTopics(servers.kafka),
+            postgres=PostgresSchemas(servers.postgres),
+            platform=platform(servers),
+            placement=self.placement,
+        )
+        backlog = BacklogReader(servers.kafka, servers.postgres)
+        return Controller(
+            world, recorder=Recorder(told, "test"), telemetry=Telemetry(backlog.read), measures=Measures()
+        )
+
+    def once(self, key: Key) -> Result:
+        """One pass."""
+        return self.controller().work(key)
+
+    def until(self, key: Key, result: Result, *, seconds: float = 60.0) -> None:
+        """Passes until one ends so."""
+        eventually(lambda: self.once(key) is result, seconds=seconds, what=f"a pass of {key} ends {result.value}")
+
+
+@pytest.fixture
+def passes(servers: Any, account: Path) -> Passes:
+    """Passes with the operator's own rights."""
+    return Passes(servers, Api(load({"KUBECONFIG": str(account)})))
+
+
+@dataclass
+class Process:
+    """An operator as a process."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    status_port: int
+    webhook_port: int
+
+    def ask(self, path: str) -> tuple[int, str]:
+        """What its status server answers; 0: nothing."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.status_port}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def leads(self) -> bool:
+        """Whether it leads."""
+        return '"leader": true' in self.ask("/health")[1]
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End it with a signal; its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.send_signal(number)
+        return self.process.wait(40.0)
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def start_operator(servers: Any, account: Path, tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Starts operators with the operator's own rights; they are ended after the test."""
+    started: list[Process] = []
+
+    def start(**further: str) -> Process:
+        number, ports = len(started), (free_port(), free_port())
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
+        environment = {
+            **inherited,
+            "KUBECONFIG": str(account),
+            "TIDEMILL_CLUSTER_ID": "test",
+            "TIDEMILL_KAFKA_BROKERS": servers.kafka,
+            "TIDEMILL_POSTGRES_URL": servers.postgres.url,
+            "TIDEMILL_REDIS_URL": servers.redis,
+            "TIDEMILL_DEFAULT_REPLICATION_FACTOR": "1",
+            "TIDEMILL_OPERATOR_NAMESPACE": HOME,
+            "TIDEMILL_POD_NAME": f"operator-{number}",
+            "TIDEMILL_LEASE_NAME": LEASE,
+            "TIDEMILL_WEBHOOK_CONFIGURATION": WEBHOOK,
+            "TIDEMILL_WEBHOOK_PORT": str(ports[1]),
+            "TIDEMILL_STATUS_PORT": str(ports[0]),
+            **{f"TIDEMILL_IMAGE_{part.upper()}": image for part, image in IMAGES.items()},
+            **further,
+        }
+        log = tmp_path / f"operator-{number}.log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tidemill_operator"], env=environment, stdout=out, stderr=out
+            )
+        started.append(Process(process, log, *ports))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.stop(signal.SIGKILL if one.process.poll() is None else signal.SIGTERM)
+        text = one.log.read_text()
+        print(f"--- {one.log.name}\n{text[-6000:]}", file=sys.stderr)
+        # The rights that `rbac` names are all that it needs.
+        assert "is forbidden: User" not in text
