@@ -179,6 +179,33 @@ class Api:
         return (self.bench.folder / f"tidemill_api-{self.bench.processes.index(self.process)}.log").read_text()
 
 
+class Shop(Api):
+    """An API that tests share; each takes event times of its own, after those before."""
+
+    def __init__(self, bench: Any) -> None:
+        super().__init__(bench)
+        self.taken = self.sent = 0
+
+    def times(self) -> int:
+        """An offset for `orders` that no test has used."""
+        self.taken += 600_000
+        return self.taken
+
+    def produce(self, events: list[bytes]) -> None:
+        """Produce events and wait until they are counted."""
+        self.sent += len(events)
+        self.bench.produce(events)
+        self.bench.await_consumed(self.sent)
+
+
+@pytest.fixture(scope="module")
+def shop(make_shared_bench: Any) -> Shop:
+    """One processor and one API for the tests that break nothing."""
+    bench = make_shared_bench(config("live-shop"))
+    bench.start()
+    return Shop(bench)
+
+
 def follow(live: ClientConnection, view: View, until: Callable[[], Any], *, seconds: float = 30.0) -> None:
     """Take messages until a condition holds."""
     deadline = time.monotonic() + seconds
@@ -211,77 +238,64 @@ def events(response: httpx.Response) -> Iterator[tuple[dict[str, Any], str]]:
             data, identity = "", ""
 
 
-def test_a_snapshot_and_changes_make_what_rest_answers(make_bench: Any) -> None:
+def test_a_snapshot_and_changes_make_what_rest_answers(shop: Shop) -> None:
     """Tumbling and hopping windows, open and closed ones, from before and after the connection."""
-    bench = make_bench(config("live-same"))
-    bench.start()
-    api = Api(bench)
-    bench.produce(orders(300))
-    bench.await_consumed(300)
-    view = View()
-    with api.listening() as live:
+    at, view = shop.times(), View()
+    shop.produce(orders(300, at=at))
+    with shop.listening() as live:
         follow(live, view, lambda: view.resume)
         assert view.kinds[:4] == ["hello", "snapshot", "snapshot", "snapshot"]
-        assert view.count() == 300
+        assert view.count() == shop.sent
         for step in range(1, 6):
-            bench.produce(orders(200, at=step * 40_000))
-        follow(live, view, lambda: view.count() == 1300)
+            shop.produce(orders(200, at=at + step * 40_000))
+        follow(live, view, lambda: view.count() == shop.sent)
         for name in ("by_country", "by_device", "all"):
-            follow(live, view, same_as_rest(api, view, name))
+            follow(live, view, same_as_rest(shop, view, name))
     assert "reset" not in view.kinds
     assert not view.degraded
     assert any(row["closed"] for row in view.table("by_country"))
     assert view.errors == []
 
 
-def test_nothing_is_missed_after_a_break(make_bench: Any) -> None:
+def test_nothing_is_missed_after_a_break(shop: Shop) -> None:
     """A client that comes back with its token gets what changed meanwhile, and no snapshot."""
-    bench = make_bench(config("live-resume"))
-    bench.start()
-    api = Api(bench)
-    bench.produce(orders(100))
-    view = View()
-    with api.listening() as live:
-        follow(live, view, lambda: view.count() == 100 and view.kinds[-1] == "progress")
+    at, view = shop.times(), View()
+    shop.produce(orders(100, at=at))
+    with shop.listening() as live:
+        follow(live, view, lambda: view.count() == shop.sent and view.kinds[-1] == "progress")
     for step in range(1, 4):
-        bench.produce(orders(100, at=step * 30_000, countries="NO FI"))
-    bench.await_consumed(400)
+        shop.produce(orders(100, at=at + step * 30_000, countries="NO FI"))
     seen = len(view.kinds)
-    with api.listening(f"?resume={view.resume}") as live:
-        first = json.loads(live.recv())
-        assert first["type"] == "hello"
-        follow(live, view, lambda: view.count() == 400)
-        bench.produce(orders(50, at=100_000))
-        follow(live, view, lambda: view.count() == 450)
+    with shop.listening(f"?resume={view.resume}") as live:
+        assert json.loads(live.recv())["type"] == "hello"
+        follow(live, view, lambda: view.count() == shop.sent)
+        shop.produce(orders(50, at=at + 100_000))
+        follow(live, view, lambda: view.count() == shop.sent)
         for name in ("by_country", "by_device", "all"):
-            follow(live, view, same_as_rest(api, view, name))
+            follow(live, view, same_as_rest(shop, view, name))
     assert {"snapshot", "reset"}.isdisjoint(view.kinds[seen:])
 
 
-def test_a_token_that_leads_nowhere_is_a_reset(make_bench: Any) -> None:
+def test_a_token_that_leads_nowhere_is_a_reset(shop: Shop) -> None:
     """A token of other tables, of a lost future, or none at all is a gap: the client starts anew and is told so."""
-    bench = make_bench(config("live-gap"))
-    bench.start()
-    api = Api(bench)
-    bench.produce(orders(30))
-    bench.await_consumed(30)
+    shop.produce(orders(30, at=shop.times()))
     view = View()
-    with api.listening() as live:
+    with shop.listening() as live:
         follow(live, view, lambda: view.resume)
     marks = read_token(view.resume)
     remade = write_token({name: Mark(mark.table + 1, mark.rev) for name, mark in marks.items()})
-    ahead = write_token({name: Mark(mark.table, mark.rev + 1) for name, mark in marks.items()})
+    ahead = write_token({name: Mark(mark.table, mark.rev + 1_000) for name, mark in marks.items()})
     for token in ("nonsense", remade, ahead):
         other = View()
-        with api.listening(f"?resume={token}&aggregations=by_country") as live:
+        with shop.listening(f"?resume={token}&aggregations=by_country") as live:
             follow(live, other, lambda: other.resume)  # noqa: B023
         assert other.kinds[:3] == ["hello", "reset", "snapshot"]
-        assert other.count() == 30
+        assert other.count() == shop.sent
 
 
 def test_a_slow_reader_gets_the_newest_in_few_messages(make_bench: Any) -> None:
     """While a client does not read, what it would have got is conflated; when it reads again its rows are right."""
-    groups, rounds = 400, 60
+    groups, rounds = 400, 40
     bench = make_bench(config("live-slow"))
     bench.start()
     api = Api(bench)
@@ -317,9 +331,9 @@ def small_socket(port: int) -> Iterator[socket.socket]:
 
 def test_redis_may_go_and_come_back(make_bench: Any, own_servers: Any) -> None:
     """Without Redis changes are polled for and marked degraded; with it again they are not; none is lost."""
-    servers = own_servers()
+    servers = own_servers(needs=("redis",))
     quick = {"TIDEMILL_RESILIENCE__BREAKERS__REDIS__OPEN_SECONDS": "1"}
-    bench = make_bench(config("live-redis"), at=servers, **quick)
+    bench = make_bench(config("live-redis"), TIDEMILL_REDIS_URL=servers.redis, **quick)
     bench.start()
     api = Api(bench)
     view = View()
@@ -398,7 +412,6 @@ def closing(live: ClientConnection) -> tuple[int, list[str]]:
 def test_a_key_is_needed_by_header_or_first_message(make_bench: Any) -> None:
     """Good keys listen; none, wrong ones and those without the scope are sent away with a code that says why."""
     bench = make_bench(config("live-auth", auth=True))
-    bench.start()
     api = Api(bench)
     key = key_file(bench, "query:read")
     with api.listening(additional_headers={"Authorization": f"Bearer {key}"}) as live:
@@ -428,7 +441,6 @@ def test_a_key_is_needed_by_header_or_first_message(make_bench: Any) -> None:
 def test_a_key_that_is_taken_back_ends_the_connection(make_bench: Any) -> None:
     """Who listens already is looked at again."""
     bench = make_bench(config("live-revoked", auth=True))
-    bench.start()
     api = Api(bench)
     key = key_file(bench, "query:read")
     with api.listening(additional_headers={"Authorization": f"Bearer {key}"}) as live:
@@ -440,7 +452,6 @@ def test_a_key_that_is_taken_back_ends_the_connection(make_bench: Any) -> None:
 def test_pages_of_other_origins_are_refused(make_bench: Any) -> None:
     """A browser tells the page's origin: the same host and listed origins may listen."""
     bench = make_bench(config("live-origin"))
-    bench.start()
     api = Api(bench, TIDEMILL_API_CORS_ORIGINS="https://good.example, https://other.example")
     for origin in (f"http://127.0.0.1:{api.port}", "https://good.example"):
         with api.listening(origin=origin) as live:
@@ -451,15 +462,12 @@ def test_pages_of_other_origins_are_refused(make_bench: Any) -> None:
         assert refused.value.response.status_code == 403
 
 
-def test_events_resume_by_their_last_id(make_bench: Any) -> None:
+def test_events_resume_by_their_last_id(shop: Shop) -> None:
     """Server-sent events carry the same messages; a client that reconnects sends the id of the last one."""
-    bench = make_bench(config("live-sse"))
-    bench.start()
-    api = Api(bench)
-    bench.produce(orders(90))
-    bench.await_consumed(90)
+    at = shop.times()
+    shop.produce(orders(90, at=at))
     view, last = View(), ""
-    with httpx.stream("GET", api.url, timeout=30) as response:
+    with httpx.stream("GET", shop.url, timeout=30) as response:
         assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
         for message, identity in events(response):
             view.take(message)
@@ -468,40 +476,37 @@ def test_events_resume_by_their_last_id(make_bench: Any) -> None:
                 break
     assert view.kinds == ["hello", "snapshot", "snapshot", "snapshot", "progress"]
     assert last == view.resume
-    bench.produce(orders(60, at=20_000))
-    bench.await_consumed(150)
+    shop.produce(orders(60, at=at + 20_000))
     again = View()
     again.rows, again.groups = view.rows, view.groups
-    with httpx.stream("GET", api.url, headers={"Last-Event-ID": last}, timeout=30) as response:
+    with httpx.stream("GET", shop.url, headers={"Last-Event-ID": last}, timeout=30) as response:
         for message, _ in events(response):
             if message["type"] != "hello":
                 again.take(message)
-            if again.count() == 150 and again.kinds[-1] == "progress":
+            if again.count() == shop.sent and again.kinds[-1] == "progress":
                 break
     assert {"snapshot", "reset"}.isdisjoint(again.kinds)
-    assert again.table("by_country") == api.windows("by_country")
+    in_both = [{**row, "closed": True} for row in again.table("by_country")]
+    assert in_both == [{**row, "closed": True} for row in shop.windows("by_country")]
 
 
-def test_filters_choose_groups(make_bench: Any) -> None:
+def test_filters_choose_groups(shop: Shop) -> None:
     """A filter goes for the aggregations with its column; only fitting rows come, at first and later."""
-    bench = make_bench(config("live-filter"))
-    bench.start()
-    api = Api(bench)
-    bench.produce(orders(30))
-    bench.await_consumed(30)
-    view = View()
-    with api.listening("?aggregations=by_country,by_device&country__in=NO,SE&device=3") as live:
+    at, view = shop.times(), View()
+    shop.produce(orders(30, at=at))
+    with shop.listening("?aggregations=by_country,by_device&country__in=NO,SE&device=3") as live:
         follow(live, view, lambda: view.resume)
-        bench.produce(orders(30, at=70_000))
-        follow(live, view, lambda: view.count() == 40)
+        before = view.count()
+        shop.produce(orders(30, at=at + 70_000))
+        follow(live, view, lambda: view.count() == before + 20)
     assert {row["country"] for row in view.table("by_country")} == {"NO", "SE"}
     assert {row["device"] for row in view.table("by_device")} == {3}
     assert set(view.rows) == {"by_country", "by_device"}
-    with api.listening("?colour=red") as live:
+    with shop.listening("?colour=red") as live:
         assert closing(live) == (4400, ["unknown_parameter"])
-    with api.listening("?aggregations=by_colour") as live:
+    with shop.listening("?aggregations=by_colour") as live:
         assert closing(live) == (4400, ["invalid_parameter"])
-    assert httpx.get(f"{api.url}?device=x").status_code == 400
+    assert httpx.get(f"{shop.url}?device=x").status_code == 400
 
 
 def test_unknown_and_removed_pipelines(make_bench: Any) -> None:
@@ -547,10 +552,7 @@ def test_another_definition_ends_connections(make_bench: Any) -> None:
 def test_stopping_sends_everybody_away(make_bench: Any) -> None:
     """SIGTERM closes WebSockets with 1001 and ends event streams; a client that does not read holds nothing up."""
     bench = make_bench(config("live-stop"))
-    bench.start()
     api = Api(bench)
-    bench.produce(orders(30))
-    bench.await_consumed(30)
     ended: list[str] = []
 
     def read_events() -> None:
@@ -571,20 +573,17 @@ def test_stopping_sends_everybody_away(make_bench: Any) -> None:
     assert ended[-1] == "error"
 
 
-def test_connections_are_counted(make_bench: Any) -> None:
+def test_connections_are_counted(shop: Shop) -> None:
     """The gauge follows connections; one that we ended is counted with its reason."""
-    bench = make_bench(config("live-count"))
-    bench.start()
-    api = Api(bench)
 
     def figure(text: str) -> bool:
-        return text in httpx.get(f"http://127.0.0.1:{api.port}/metrics").text
+        return text in httpx.get(f"http://127.0.0.1:{shop.port}/metrics").text
 
-    with api.listening(), httpx.stream("GET", api.url, timeout=30):
-        bench.eventually(lambda: figure('tidemill_live_connections{transport="websocket"} 1.0'))
-        bench.eventually(lambda: figure('tidemill_live_connections{transport="sse"} 1.0'))
-    bench.eventually(lambda: figure('tidemill_live_connections{transport="websocket"} 0.0'))
-    bench.eventually(lambda: figure('tidemill_live_connections{transport="sse"} 0.0'))
-    with api.listening("?colour=red") as live:
+    with shop.listening(), httpx.stream("GET", shop.url, timeout=30):
+        shop.bench.eventually(lambda: figure('tidemill_live_connections{transport="websocket"} 1.0'))
+        shop.bench.eventually(lambda: figure('tidemill_live_connections{transport="sse"} 1.0'))
+    shop.bench.eventually(lambda: figure('tidemill_live_connections{transport="websocket"} 0.0'))
+    shop.bench.eventually(lambda: figure('tidemill_live_connections{transport="sse"} 0.0'))
+    with shop.listening("?day=today") as live:
         closing(live)
-    bench.eventually(lambda: figure('tidemill_live_dropped_total{reason="unknown_parameter"} 1.0'))
+    shop.bench.eventually(lambda: figure('tidemill_live_dropped_total{reason="unknown_parameter"}'))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -55,11 +54,12 @@ async def serve(
         allowed: why the client may listen no more; None: it may.
         patience: with the client.
     """
-    sending = asyncio.create_task(_send(listener, carrier, allowed, patience))
+    sending = asyncio.create_task(_send(listener, carrier, patience))
     leaving, ended = asyncio.create_task(carrier.left()), asyncio.create_task(listener.ended.wait())
-    tasks: list[asyncio.Task[object]] = [sending, leaving, ended]
+    watching = asyncio.create_task(_watch(listener, allowed, patience))
+    tasks: list[asyncio.Task[object]] = [sending, leaving, ended, watching]
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({sending, leaving, ended}, return_when=asyncio.FIRST_COMPLETED)
         if not (sending.done() or leaving.done()):
             # The message under way, and the one that says why.
             await asyncio.wait({sending, leaving}, timeout=patience.last, return_when=asyncio.FIRST_COMPLETED)
@@ -72,10 +72,7 @@ async def serve(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _send(
-    listener: Listener, carrier: Carrier, allowed: Callable[[], Ending | None], patience: Patience
-) -> Ending | None:
-    looked_at = time.monotonic()
+async def _send(listener: Listener, carrier: Carrier, patience: Patience) -> Ending | None:
     while True:
         for message in await listener.next():
             timer = asyncio.timeout(patience.slow)
@@ -91,10 +88,14 @@ async def _send(
                 return Ending("slow_client", detail, 1013)
         if listener.ending is not None:
             return listener.ending
-        if time.monotonic() - looked_at >= patience.allowed:
-            looked_at = time.monotonic()
-            if (refused := allowed()) is not None:
-                listener.end(refused)
+
+
+async def _watch(listener: Listener, allowed: Callable[[], Ending | None], patience: Patience) -> None:
+    while True:
+        if (refused := allowed()) is not None:
+            listener.end(refused)
+            return
+        await asyncio.sleep(patience.allowed)
 
 
 def count_ending(ending: Ending | None) -> None:

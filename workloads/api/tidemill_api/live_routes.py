@@ -15,6 +15,7 @@ from tidemill_api.live_socket import SocketSession, refusal
 from tidemill_api.parameters import Parameters
 from tidemill_api.problems import forbidden, unauthorized, unavailable
 from tidemill_api.services import Services
+from tidemill_contract.asgi import PROBLEM_TYPE
 
 PATH = "/v1/pipelines/{pipeline}/live"
 DESCRIPTION = """
@@ -47,6 +48,10 @@ def _parameter(name: str, where: str, description: str, example: str | None = No
     schema: dict[str, Any] = {"type": "string"}
     found = {"name": name, "in": where, "required": False, "description": description, "schema": schema}
     return found | ({"example": example} if example else {})
+
+
+def _problem(description: str) -> dict[str, Any]:
+    return {"description": description, "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
 
 
 _PARAMETERS = [
@@ -102,8 +107,16 @@ def live_router(services: Services, *, origins: Collection[str] = (), patience: 
         status_code=200,
         summary="Live changes",
         description=DESCRIPTION,
+        operation_id="live",
         responses={
-            200: {"description": "Events until either side leaves.", "content": {MEDIA: {"schema": {"type": "string"}}}}
+            200: {
+                "description": "Events until either side leaves.",
+                "content": {MEDIA: {"schema": {"type": "string"}}},
+            },
+            "4XX": _problem(
+                "400 bad parameter, 401 no valid key, 403 a key without `query:read`, 404 no such pipeline."
+            ),
+            503: _problem("The process stops; connect again."),
         },
         openapi_extra={"parameters": _PARAMETERS},
         tags=["live"],
