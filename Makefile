@@ -93,6 +93,10 @@ bench-ingest: setup ## Events per second that ingest acknowledges
 bench-api: setup ## Cached queries per second and latencies of the API
 	$(PYTHON) tests/bench/bench_api.py $(ARGS)
 
+.PHONY: sim-scaling
+sim-scaling: setup ## Scaling tried out on load shapes, next to KEDA's and Flink's formulas (NAB_DIR=…: recorded ones too)
+	PYTHONPATH=hack $(PYTHON) -m sim $(ARGS)
+
 .PHONY: clean
 clean: ## Remove the virtual environment, caches and local data (not what `tidemill up` still runs)
 	rm -rf .venv .cache .tidemill .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.*

@@ -10,6 +10,8 @@ from tidemill_operator.scaling.model import Decision, Figures, Load, Need, Reaso
 from tidemill_operator.scaling.need import aligned, fits, need, stepped
 from tidemill_operator.scaling.state import MAX_DECISIONS, Record, State
 
+MAX_PATIENCE = 4
+
 
 @dataclass(frozen=True)
 class _Poll:
@@ -93,7 +95,7 @@ def _blind(settings: Settings, state: State, *, current: int, now: float) -> tup
 
 def _recommend(settings: Settings, state: State, target: int, now: float) -> State:
     """Keep the most that was wanted: of each number when it was last wanted, unless more was wanted after that."""
-    oldest = now - settings.scale_down_stabilization_seconds - settings.lookback_seconds
+    oldest = now - _stabilization(settings, state) - settings.lookback_seconds
     kept = tuple((at, replicas) for at, replicas in state.wanted if at > oldest and replicas > target)
     return replace(state, wanted=(*kept, (now, target)))
 
@@ -148,9 +150,9 @@ def _up(poll: _Poll) -> _Choice:
 
 
 def _down(poll: _Poll) -> _Choice:
-    settings, since = poll.settings, poll.state.watched_since
-    most = _most(poll, settings.scale_down_stabilization_seconds)
-    watched = since is not None and poll.now - since >= settings.scale_down_stabilization_seconds
+    seconds, since = _stabilization(poll.settings, poll.state), poll.state.watched_since
+    most = _most(poll, seconds)
+    watched = since is not None and poll.now - since >= seconds
     if most >= poll.current or not watched or not _settled(poll) or _goes_on_falling(poll, most):
         return _Choice(poll.current, Reason.STABILIZING, "scaleDownStabilization")
     held = _held(poll)
@@ -164,7 +166,7 @@ def _down(poll: _Poll) -> _Choice:
 
 def _goes_on_falling(poll: _Poll, most: int) -> bool:
     """Whether waiting for another lookback, and no longer, makes one change of two."""
-    stabilization, lookback = poll.settings.scale_down_stabilization_seconds, poll.settings.lookback_seconds
+    stabilization, lookback = _stabilization(poll.settings, poll.state), poll.settings.lookback_seconds
     return _most(poll, stabilization - lookback) < most and _most(poll, stabilization + lookback) >= poll.current
 
 
@@ -225,11 +227,30 @@ def _finish(poll: _Poll, choice: _Choice) -> tuple[Decision, State]:
             ceiling=poll.ceiling,
             partitions=poll.partitions,
             target=poll.target,
-            most=_most(poll, poll.settings.scale_down_stabilization_seconds),
+            most=_most(poll, _stabilization(poll.settings, poll.state)),
+            patience=poll.state.patience,
         ),
     )
-    state = replace(poll.state, changed_at=poll.now) if decision.changes else poll.state
+    state = _changed(poll, decision) if decision.changes else poll.state
     return decision, _noted(state, decision)
+
+
+def _stabilization(settings: Settings, state: State) -> float:
+    """Seconds, with the patience that was learnt."""
+    return settings.scale_down_stabilization_seconds * state.patience
+
+
+def _changed(poll: _Poll, decision: Decision) -> State:
+    """Remember a change. Taking back what was taken away shows that the wait was too short: it doubles, for a while."""
+    state = replace(poll.state, changed_at=poll.now)
+    if decision.replicas < decision.current:
+        return replace(state, lowered_at=poll.now)
+    if state.lowered_at is None:
+        return state
+    since, wait = poll.now - state.lowered_at, _stabilization(poll.settings, state)
+    if since <= wait:
+        return replace(state, patience=min(2 * state.patience, MAX_PATIENCE))
+    return replace(state, patience=max(1, state.patience // 2)) if since > 2 * wait else state
 
 
 def _noted(state: State, decision: Decision) -> State:

@@ -83,6 +83,7 @@ def reckoning(
     partitions: int = 0,
     target: int = 0,
     most: int = 0,
+    patience: int = 1,
 ) -> tuple[str, ...]:
     """The lines of a decision: what was seen, what it asks for, and what bounds make of it."""
     if load is None or wanted is None:
@@ -97,6 +98,8 @@ def reckoning(
         lines.append("a partition asks for more than the one replica that reads it; it counts for one")
     if wanted.useful > target and target < ceiling:
         lines.append(f"{target} carry it at no more than {HIGH_UTILISATION:.0%} use, with partitions spread evenly")
+    if patience > 1:
+        lines.append(f"replicas taken away were needed again at once: waiting {patience} times as long for the next")
     if load.stuck:
         shown = ", ".join(str(partition) for partition in load.stuck[:8])
         lines.append(f"partitions {shown} stand still: no replica would help them, so their lag does not count")

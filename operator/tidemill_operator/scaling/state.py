@@ -58,6 +58,8 @@ class State:
         watched_since: since when there were figures without a longer gap.
         idle_since: since when nothing has arrived and nothing lagged.
         changed_at: when replicas were last changed.
+        lowered_at: when there were last made fewer.
+        patience: times the stabilisation that scaling down waits for.
         failed_polls: in a row.
         decisions: the last ones that differ, oldest first.
     """
@@ -73,6 +75,8 @@ class State:
     watched_since: float | None = None
     idle_since: float | None = None
     changed_at: float | None = None
+    lowered_at: float | None = None
+    patience: int = 1
     failed_polls: int = 0
     decisions: tuple[Record, ...] = ()
 
@@ -104,6 +108,8 @@ class State:
                 watched_since=record["watched_since"],
                 idle_since=record["idle_since"],
                 changed_at=record["changed_at"],
+                lowered_at=record["lowered_at"],
+                patience=int(record["patience"]),
                 failed_polls=int(record["failed_polls"]),
                 decisions=tuple(Record(a, b, c, Reason(d), e, f) for a, b, c, d, e, f in record["decisions"]),
             )

@@ -1,0 +1,46 @@
+"""`make sim-scaling`: every shape, every policy; tables, JSON and pictures below build/.
+
+With NAB_DIR set to a copy of the Numenta Anomaly Benchmark, its recorded traffic and cloud figures are shapes too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from sim.compare import compare
+from sim.report import tell, write
+from sim.shapes import recorded, shapes
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def main() -> int:
+    """Entry point; the exit code."""
+    parser = argparse.ArgumentParser(prog="sim", description="Try out scaling policies on load shapes.")
+    parser.add_argument("--seed", type=int, default=1, help="of the noise (default: 1)")
+    parser.add_argument("--only", metavar="TEXT", help="shapes with this in their name")
+    parser.add_argument("--build", type=Path, default=ROOT / "build", help="where JSON and pictures go")
+    arguments = parser.parse_args()
+    folder = os.environ.get("NAB_DIR")
+    chosen = [*shapes(arguments.seed), *(recorded(Path(folder)) if folder else ())]
+    chosen = [shape for shape in chosen if not arguments.only or arguments.only in shape.name]
+    if not chosen:
+        print(f"no shape has '{arguments.only}' in its name", file=sys.stderr)
+        return 2
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    watched = track(chosen, description="shapes", console=console, disable=not console.is_terminal, transient=True)
+    comparisons = [compare(shape) for shape in watched]
+    tell(comparisons, console)
+    written = write(comparisons, arguments.build, seed=arguments.seed)
+    console.print(f"wrote {written[0]} and {len(written) - 1} pictures", highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

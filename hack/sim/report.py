@@ -1,0 +1,118 @@
+"""What the simulation found: a table for each shape, one over all, JSON and pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sim.compare import Comparison, shortfalls
+from sim.run import ALLOWED_LAG, POLL_SECONDS, Result
+from sim.svg import draw
+from sim.world import STEP_SECONDS, Setup
+
+_COLUMNS: tuple[tuple[str, Callable[[Result], str]], ...] = (
+    ("replica-hours", lambda r: f"{r.replica_hours:.2f}"),
+    ("mean lag", lambda r: f"{r.mean_lag:,}"),
+    ("max lag", lambda r: f"{r.max_lag:,}"),
+    ("s over", lambda r: f"{r.over_seconds:,.0f}"),
+    ("s to recover", lambda r: f"{r.recover_seconds:,.0f}"),
+    ("changes", lambda r: str(r.changes)),
+    ("overshoot", lambda r: str(r.overshoot)),
+    ("flaps", lambda r: str(r.flaps)),
+)
+_SHOWN = ("keda 100k", "flink as delivered", "flink 70%")
+
+
+def tell(comparisons: Sequence[Comparison], console: Console) -> None:
+    """Print all tables."""
+    for comparison in comparisons:
+        console.print(_table(comparison))
+    console.print(_summary(comparisons))
+    found = [text for comparison in comparisons for text in shortfalls(comparison)]
+    console.print(
+        f"service: seconds with a total lag of more than {ALLOWED_LAG:,.0f} events; equal: at most one poll"
+        f" ({POLL_SECONDS:.0f} s) more than Tidemill's"
+    )
+    for text in found:
+        console.print(f"not better: {text}")
+    if not found:
+        console.print("at equal service nobody pays less, and nobody changes less for as much")
+
+
+def _shown(comparison: Comparison) -> list[tuple[str, Result]]:
+    """Tidemill's result, those of some settings, and the rivals'."""
+    rows = [("tidemill", comparison.own)]
+    rows += [(other.policy, other) for other in comparison.others if other.policy in _SHOWN]
+    for rival in comparison.rivals:
+        if rival.result is not None:
+            rows.append((f"equal service: {rival.result.policy}", rival.result))
+    return rows
+
+
+def _table(comparison: Comparison) -> Table:
+    table = Table("policy", *(name for name, _ in _COLUMNS), title=comparison.shape.name, title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, result in _shown(comparison):
+        table.add_row(name, *(show(result) for _, show in _COLUMNS), style="bold" if name == "tidemill" else None)
+    return table
+
+
+def _summary(comparisons: Sequence[Comparison]) -> Table:
+    table = Table(
+        "shape", "tidemill", "cheapest KEDA", "cheapest Flink", title="replica-hours / changes at equal service"
+    )
+    for comparison in comparisons:
+        rivals = [_cell(rival.result) for rival in comparison.rivals]
+        table.add_row(comparison.shape.name, _cell(comparison.own), *rivals)
+    return table
+
+
+def _cell(result: Result | None) -> str:
+    if result is None:
+        return "serves worse at every setting"
+    return f"{result.replica_hours:.2f} / {result.changes}  ({result.policy})"
+
+
+def to_json(comparisons: Sequence[Comparison], *, seed: int) -> str:
+    """Everything but the traces."""
+    record: dict[str, Any] = {
+        "seed": seed,
+        "setup": asdict(Setup()) | {"step_seconds": STEP_SECONDS, "poll_seconds": POLL_SECONDS},
+        "allowed_lag": ALLOWED_LAG,
+        "shapes": [
+            {
+                "shape": comparison.shape.name,
+                "hours": comparison.shape.seconds / 3600,
+                "tidemill": comparison.own.summary(),
+                "others": [other.summary() for other in comparison.others],
+                "equal_service": {
+                    rival.family: rival.result.policy if rival.result else None for rival in comparison.rivals
+                },
+                "shortfalls": list(shortfalls(comparison)),
+            }
+            for comparison in comparisons
+        ],
+    }
+    return json.dumps(record, indent=1)
+
+
+def write(comparisons: Sequence[Comparison], folder: Path, *, seed: int) -> list[Path]:
+    """Write `sim-scaling.json` and a picture for each shape below a folder; the paths."""
+    pictures = folder / "sim-scaling"
+    pictures.mkdir(parents=True, exist_ok=True)
+    written = [folder / "sim-scaling.json"]
+    written[0].write_text(to_json(comparisons, seed=seed))
+    for comparison in comparisons:
+        drawn = [comparison.own, *(other for other in comparison.others if other.policy in _SHOWN)]
+        name = "-".join(comparison.shape.name.lower().split())
+        path = pictures / f"{name}.svg"
+        path.write_text(draw(comparison.shape.name, drawn))
+        written.append(path)
+    return written

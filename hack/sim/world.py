@@ -1,0 +1,140 @@
+"""The model, fluid, in fixed steps: partitions that fill, replicas that start, pause and work, a limited database.
+
+What is modelled is what a policy can get wrong: a new replica helps only after its start; every change of the group
+stops all for a moment (range assignment is eager); a partition is read by one replica; Postgres takes so much and no
+more. What is not: a replica's own warm-up, retries, disks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tidemill_operator.scaling import Figures, PartitionFigures
+
+STEP_SECONDS = 2.5
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The machine room.
+
+    Attributes:
+        partitions: of the topic.
+        capacity: events a second of one replica.
+        start_seconds: from the order of a replica until it works.
+        pause_seconds: nobody works for so long when members come or go.
+    """
+
+    partitions: int = 12
+    capacity: float = 20_000.0
+    start_seconds: float = 20.0
+    pause_seconds: float = 5.0
+
+
+class World:
+    """Where a policy's replicas work off a shape's events."""
+
+    def __init__(self, setup: Setup, weights: Sequence[float], *, replicas: int = 1) -> None:
+        self.setup = setup
+        total = sum(weights)
+        self._weights = [weight / total for weight in weights]
+        self._end = [0.0] * setup.partitions
+        self._consumed = [0.0] * setup.partitions
+        self.now = 0.0
+        self.joined = replicas
+        self._starting: list[float] = []
+        self._paused_until = -1.0
+        self.rebalances = 0
+        self._limited_steps = self._steps = 0
+        self._busy_sum = 0.0
+
+    @property
+    def replicas(self) -> int:
+        """Replicas that are set, working or not: those that are paid for."""
+        return self.joined + len(self._starting)
+
+    @property
+    def lag(self) -> float:
+        """Events not yet processed."""
+        return sum(self._end) - sum(self._consumed)
+
+    def scale(self, replicas: int) -> None:
+        """Set the number of replicas; those that have not started yet go first."""
+        while self.replicas > replicas and self._starting:
+            self._starting.pop()
+        if replicas < self.joined:
+            self.joined = replicas
+            self._rebalance()
+        self._starting += [self.now + self.setup.start_seconds] * (replicas - self.replicas)
+
+    def _rebalance(self) -> None:
+        self.rebalances += 1
+        self._paused_until = self.now + self.setup.pause_seconds
+
+    def step(self, rate: float, *, database: float, stuck: frozenset[int] = frozenset()) -> None:
+        """Let one step pass.
+
+        Args:
+            rate: events a second that arrive.
+            database: events a second that Postgres takes.
+            stuck: partitions that are not read.
+        """
+        for partition, weight in enumerate(self._weights):
+            self._end[partition] += rate * weight * STEP_SECONDS
+        come = [at for at in self._starting if at <= self.now]
+        if come:
+            self._starting = [at for at in self._starting if at > self.now]
+            self.joined += len(come)
+            self._rebalance()
+        self._steps += 1
+        if self.now >= self._paused_until and self.joined:
+            self._work(database, stuck)
+        self.now += STEP_SECONDS
+
+    def _work(self, database: float, stuck: frozenset[int]) -> None:
+        done, fullest = self._wanted(stuck)
+        total, allowed = sum(done), database * STEP_SECONDS
+        share = min(1.0, allowed / total) if total else 1.0
+        self._limited_steps += share < 1.0
+        self._busy_sum += fullest if share == 1.0 else 1.0
+        for partition, events in enumerate(done):
+            self._consumed[partition] += events * share
+
+    def _wanted(self, stuck: frozenset[int]) -> tuple[list[float], float]:
+        """What each partition's reader would do by its own strength, and how busy the busiest is."""
+        most, partitions = self.setup.capacity * STEP_SECONDS, self.setup.partitions
+        done, fullest, first = [0.0] * partitions, 0.0, 0
+        small, larger = divmod(partitions, self.joined)
+        for replica in range(min(self.joined, partitions)):
+            behind = first + small + (replica < larger)
+            waiting = [0.0 if p in stuck else self._end[p] - self._consumed[p] for p in range(first, behind)]
+            total = sum(waiting)
+            share = 1.0 if total <= most else most / total
+            fullest = max(fullest, min(1.0, total / most))
+            done[first:behind] = [events * share for events in waiting]
+            first = behind
+        return done, fullest
+
+    def figures(self) -> Figures:
+        """What Tidemill would read now."""
+        partitions = {
+            p: PartitionFigures(0, int(self._end[p]), int(self._consumed[p]), int(self._consumed[p]))
+            for p in range(self.setup.partitions)
+        }
+        limited = self._steps > 0 and self._limited_steps * 2 > self._steps
+        return Figures(
+            partitions,
+            ready=self.joined,
+            rebalancing=self.now < self._paused_until,
+            rolling_out=bool(self._starting),
+            database_saturated=limited,
+        )
+
+    def busy(self) -> float:
+        """How busy the busiest replica was since the last poll, 0 to 1."""
+        return self._busy_sum / self._steps if self._steps else 0.0
+
+    def polled(self) -> None:
+        """Begin a new poll's averages."""
+        self._limited_steps, self._steps, self._busy_sum = 0, 0, 0.0
