@@ -28,6 +28,7 @@ import psycopg
 from bench_support import Cpu, Pipeline, await_condition, peak_rss_mib
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+
 from tidemill_operator.servers import Servers, start_servers
 
 PARTITIONS = 4
@@ -149,7 +150,8 @@ def run_tidemill(servers: Servers, pipeline: Pipeline, events: int, keys: int, e
 def compare(connection: psycopg.Connection[Any], schema: str, expected: pl.DataFrame) -> bool:
     """Whether the windows equal the recomputation: counts, min, max exactly, sums within 1e-9."""
     rows = connection.execute(
-        "SELECT page, (extract(epoch FROM window_start) * 1000)::bigint, _count, _sum_latency_ms, _min_latency_ms, _max_latency_ms"
+        "SELECT page, (extract(epoch FROM window_start) * 1000)::bigint, _count, _sum_latency_ms, _min_latency_ms,"
+        " _max_latency_ms"
         f" FROM {schema}.by_page_v1 WHERE page <> '/flush'"
     ).fetchall()
     got = pl.DataFrame(rows, schema=["page", "start", "n", "total", "low", "high"], orient="row")
@@ -166,9 +168,20 @@ def run_quix(servers: Servers, folder: Path, topic: str, events: int, keys: int,
     out = f"{topic}.quix"
     kafka = AdminClient({"bootstrap.servers": servers.kafka})
     kafka.create_topics([NewTopic(out, PARTITIONS, 1)])[out].result(30)
-    env = {**os.environ, "BROKER": servers.kafka, "IN": topic, "OUT": out, "GROUP": f"quix-{topic}", "STATE": str(folder / f"state-{keys}")}
+    env = {
+        **os.environ,
+        "BROKER": servers.kafka,
+        "IN": topic,
+        "OUT": out,
+        "GROUP": f"quix-{topic}",
+        "STATE": str(folder / f"state-{keys}"),
+    }
     process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("quix_window.py"))], env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, str(Path(__file__).with_name("quix_window.py"))],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
     watch = Consumer({"bootstrap.servers": servers.kafka, "group.id": f"watch-{topic}"})
     try:
@@ -177,14 +190,19 @@ def run_quix(servers: Servers, folder: Path, topic: str, events: int, keys: int,
         begin, cpu = time.monotonic(), Cpu(process.pid)
 
         def published() -> int:
-            return sum(watch.get_watermark_offsets(TopicPartition(out, p), timeout=5, cached=False)[1] for p in range(PARTITIONS))
+            return sum(
+                watch.get_watermark_offsets(TopicPartition(out, p), timeout=5, cached=False)[1]
+                for p in range(PARTITIONS)
+            )
 
         count, last = 0, (begin_cpu, begin)
         while count < results and time.monotonic() - begin < limit:
             time.sleep(0.2)
             if (now := published()) > count:
                 count, last = now, (cpu.seconds(), time.monotonic())
-        return Figures("quix", keys, events, last[0] - begin_cpu, 0.0, last[1] - begin, peak_rss_mib(process.pid), count >= results)
+        return Figures(
+            "quix", keys, events, last[0] - begin_cpu, 0.0, last[1] - begin, peak_rss_mib(process.pid), count >= results
+        )
     finally:
         process.terminate()
         process.wait(30)
@@ -193,11 +211,15 @@ def run_quix(servers: Servers, folder: Path, topic: str, events: int, keys: int,
 
 def table(figures: list[Figures]) -> str:
     """The figures as text."""
-    lines = [f"{'engine':10} {'keys':>7} {'events/CPU-s':>13} {'with Postgres':>14} {'events/s':>10} {'CPU s':>7} {'RSS MiB':>8}  exact"]
+    lines = [
+        f"{'engine':10} {'keys':>7} {'events/CPU-s':>13} {'with Postgres':>14} {'events/s':>10}"
+        f" {'CPU s':>7} {'RSS MiB':>8}  exact"
+    ]
     for f in figures:
         lines.append(
-            f"{f.engine:10} {f.keys:>7,} {f.rate:>13,.0f} {f.rate_with_postgres:>14,.0f} {f.events / f.wall_seconds:>10,.0f}"
-            f" {f.cpu_seconds:>7.1f} {f.peak_rss_mib:>8,.0f}  {'yes' if f.exact else 'NO / incomplete'}"
+            f"{f.engine:10} {f.keys:>7,} {f.rate:>13,.0f} {f.rate_with_postgres:>14,.0f}"
+            f" {f.events / f.wall_seconds:>10,.0f} {f.cpu_seconds:>7.1f} {f.peak_rss_mib:>8,.0f}"
+            f"  {'yes' if f.exact else 'NO / incomplete'}"
         )
     return "\n".join(lines)
 
@@ -229,8 +251,8 @@ def main() -> int:
         shutil.rmtree(folder, ignore_errors=True)
     print(table(figures))
     for keys in sorted({f.keys for f in figures if f.engine == "quix"}):
-        ours, theirs = ([f for f in figures if f.keys == keys and f.engine == e][0] for e in ("tidemill", "quix"))
-        print(f"{keys:,} keys: {ours.rate / theirs.rate:.1f} × Quix' events per CPU-second")
+        ours, theirs = (next(f for f in figures if f.keys == keys and f.engine == e) for e in ("tidemill", "quix"))
+        print(f"{keys:,} keys: {ours.rate / theirs.rate:.1f} times Quix' events per CPU-second")
     options.output.parent.mkdir(parents=True, exist_ok=True)
     rows = [{**asdict(f), "events_per_cpu_second": f.rate, "with_postgres": f.rate_with_postgres} for f in figures]
     options.output.write_text(json.dumps(rows, indent=1))

@@ -1,4 +1,4 @@
-"""What benchmarks share: CPU and memory of a process tree from /proc, and a pipeline made by the operator's own actuators."""
+"""What benchmarks share: CPU and memory of a process tree, and a pipeline made by the operator's own actuators."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
+
 from tidemill_contract.partials import quote
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.spec import API_VERSION, KIND, AnalyticsPipeline
@@ -87,10 +88,15 @@ def free_port() -> int:
 
 
 class Pipeline:
-    """A pipeline's topics, schema and secrets, made as the operator makes them; its workloads are run by the benchmark."""
+    """A pipeline's topics, schema and secrets, made as the operator makes them; the benchmark runs its workloads."""
 
     def __init__(self, servers: Servers, folder: Path, name: str, spec: dict[str, Any]) -> None:
-        document = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec}
+        document = {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "metadata": {"name": name, "namespace": NAMESPACE},
+            "spec": spec,
+        }
         self._servers, self._folder, self.name = servers, folder, name
         platform = Platform(kafka_brokers=servers.kafka, postgres=servers.postgres, redis_url=servers.redis)
         resource = AnalyticsPipeline.model_validate(document)
@@ -100,7 +106,9 @@ class Pipeline:
         secrets = FileSecrets(folder / "secrets").ensure(
             NAMESPACE, name, writer=plan.schema.writer, reader=plan.schema.reader
         )
-        outcomes = PostgresSchemas(servers.postgres).ensure(plan.schema, owner=owner_of(resource, platform), secrets=secrets)
+        outcomes = PostgresSchemas(servers.postgres).ensure(
+            plan.schema, owner=owner_of(resource, platform), secrets=secrets
+        )
         outcomes += KafkaTopics(servers.kafka).ensure(plan.topics)
         failed = [outcome for outcome in outcomes if outcome.rank is Rank.FAILED]
         if failed:

@@ -17,7 +17,7 @@ _begun = False
 
 
 def event_time(value: Any, headers: Any, timestamp: float, timestamp_type: Any) -> int:
-    global _begun  # noqa: PLW0603 - one mark a process
+    global _begun
     if not _begun:
         _begun = True
         print(f"FIRST {time.process_time()}", flush=True)
@@ -33,7 +33,9 @@ def main() -> int:
         loglevel="WARNING",
         producer_extra_config={"acks": "all"},
     )
-    source = app.topic(os.environ["IN"], value_deserializer="json", key_deserializer="str", timestamp_extractor=event_time)
+    source = app.topic(
+        os.environ["IN"], value_deserializer="json", key_deserializer="str", timestamp_extractor=event_time
+    )
     sink = app.topic(os.environ["OUT"], value_serializer="json", key_serializer="str")
     windows = (
         app.dataframe(source)

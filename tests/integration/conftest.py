@@ -85,7 +85,8 @@ def create_schema(admin: psycopg.Connection[Any], config: PipelineConfig, *, sta
         admin.execute(text)
     for row in wanted.aggregations:
         admin.execute(
-            f"INSERT INTO {schema}._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)"
+            f"INSERT INTO {schema}._aggregations"
+            " (name, version, table_name, reader, shape, partition_days, retention_ms)"
             " VALUES (%s, %s, %s, %s, %s, %s, %s)",
             (row.name, row.version, row.table_name, row.reader, row.shape, row.partition_days, row.retention_ms),
         )
@@ -179,7 +180,12 @@ class Bench:
     ) -> None:
         """Produce records and wait until all are acknowledged."""
         producer = Producer(
-            {"bootstrap.servers": self.servers.kafka, "acks": "all", "linger.ms": 5, "message.max.bytes": 2_000_000}
+            {
+                "bootstrap.servers": self.servers.kafka,
+                "enable.idempotence": True,
+                "linger.ms": 5,
+                "message.max.bytes": 2_000_000,
+            }
         )
         for number, value in enumerate(values):
             at = number % (self.config.spec.source.topic.partitions or 1) if partition is None else partition

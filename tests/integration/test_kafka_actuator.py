@@ -12,11 +12,11 @@ import pytest
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
+from tidemill_contract.event import MAX_RECORD_BYTES
 from tidemill_operator.actuators.kafka import KafkaTopics
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Outcome, Rank
 from tidemill_operator.plan.model import Topic
-from tidemill_operator.plan.topics import MAX_MESSAGE_BYTES
 from tidemill_operator.servers import Servers
 
 pytestmark = pytest.mark.integration
@@ -42,7 +42,7 @@ def topic(admin: AdminClient) -> Iterator[Topic]:
         {
             "retention.ms": "86400000",
             "message.timestamp.type": "LogAppendTime",
-            "max.message.bytes": str(MAX_MESSAGE_BYTES),
+            "max.message.bytes": str(MAX_RECORD_BYTES),
         },
     )
     yield wanted

@@ -154,6 +154,26 @@ def test_hostile_events_are_counted_or_dead_lettered_and_stop_nothing(make_bench
     assert bench.health()["status"] == "healthy"
 
 
+def test_hostile_names_of_fields_and_hostile_headers_stop_nothing(make_bench: Callable[..., Any]) -> None:
+    """What an event or a header calls itself ends in the dead letter as text that Postgres takes."""
+    plain = config("names")
+    source = plain.spec.source.model_copy(update={"strict": True})
+    bench = make_bench(plain.model_copy(update={"spec": plain.spec.model_copy(update={"source": source})}))
+    bench.start()
+    bench.produce([event(1, **{"x\0y": 1}), event(1, **{"long" * 1000: 1}), event(2, k="after")], partition=0)
+    bench.produce(
+        [QUARANTINE_PREFIX + b"{"], partition=1, headers=[("reason", b"odd\0\xff" * 100), ("field", b"\0" * 500)]
+    )
+    bench.await_consumed(4)
+    assert counts(bench) == {"after": 1}
+    letters = bench.query('SELECT reason, field FROM {s}._dead_letters ORDER BY partition, "offset"')
+    assert letters[0] == ("unknown_field", "x\\0y")
+    assert letters[1] == ("unknown_field", ("long" * 1000)[:200])
+    assert letters[2][0].startswith("odd\\0\ufffd")
+    assert letters[2][1].startswith("\\0")
+    read_all(bench, bench.config.topic("dead-letters"), 3)
+
+
 def test_events_that_postgres_refuses_are_found_and_put_aside(make_bench: Callable[..., Any]) -> None:
     """Three incompressible keys of 1 KiB each are more than an index row can hold: only Postgres knows."""
     wide = config("refused")
@@ -258,13 +278,11 @@ def test_resetting_the_consumer_group_changes_nothing(make_bench: Callable[..., 
     kafka = AdminClient({"bootstrap.servers": bench.servers.kafka})
 
     def reset() -> bool:
-        try:
-            for future in kafka.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, beginning)]).values():
-                future.result(10)
-        except Exception as error:  # the group's last member may still be remembered
-            assert "UNKNOWN_MEMBER_ID" in str(error) or "NON_EMPTY_GROUP" in str(error), error
-            return False
-        return True
+        futures = kafka.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, beginning)]).values()
+        errors = [str(error) for future in futures if (error := future.exception(10)) is not None]
+        # The group's last member may still be remembered.
+        assert all("UNKNOWN_MEMBER_ID" in error or "NON_EMPTY_GROUP" in error for error in errors), errors
+        return not errors
 
     bench.eventually(reset, seconds=20, what="group reset")
     bench.start()
@@ -273,11 +291,13 @@ def test_resetting_the_consumer_group_changes_nothing(make_bench: Callable[..., 
 
 
 def test_windows_close_and_are_published_with_anomalies(make_bench: Callable[..., Any]) -> None:
-    """Closed windows go to the results topic once each under their id; late events to the dead letters; a spike is found."""
+    """Closed windows go to the results topic once each under their id, late events to the dead letters."""
     bench = make_bench(config("closing"))
     bench.start()
     minutes = 12
-    values = [event(60_000 * m + 1_000 * s, k="a", v=float(s % 3), i=1) for m in range(minutes) for s in range(0, 60, 5)]
+    values = [
+        event(60_000 * m + 1_000 * s, k="a", v=float(s % 3), i=1) for m in range(minutes) for s in range(0, 60, 5)
+    ]
     spike = event(60_000 * 9 + 30_000, k="a", v=1_000.0, i=1)
     bench.produce([*values, spike])
     bench.await_consumed(len(values) + 1)
@@ -296,7 +316,9 @@ def test_windows_close_and_are_published_with_anomalies(make_bench: Callable[...
     ids = [dict(m.headers())["id"] for m in results]
     assert len(set(ids)) == len(ids)
     bench.eventually(lambda: bench.query("SELECT count(*) FROM {s}._anomalies")[0][0], what="the spike is found")
-    assert bench.query("SELECT anomaly, metric, group_key ->> 'k', value FROM {s}._anomalies") == [("spike", "top", "a", 1000.0)]
+    assert bench.query("SELECT anomaly, metric, group_key ->> 'k', value FROM {s}._anomalies") == [
+        ("spike", "top", "a", 1000.0)
+    ]
     anomaly = json.loads(read_all(bench, bench.config.topic("anomalies"), 1)[0].value())
     assert (anomaly["anomaly"], anomaly["value"]) == ("spike", 1000.0)
 

@@ -1,4 +1,4 @@
-"""Servers that go away while events flow: nothing acknowledged is lost, aggregates stay exact, /health tells the truth."""
+"""Servers that go away while events flow: nothing acknowledged is lost, all stays exact, /health tells the truth."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer
+
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.spec import PipelineSpec
 
@@ -24,22 +25,24 @@ QUICK = {
 
 
 def config(name: str) -> PipelineConfig:
-    spec = PipelineSpec.model_validate({
-        "source": {
-            "topic": {"partitions": 2},
-            "fields": [{"name": "ts", "type": "timestamp", "required": True}, {"name": "k", "type": "string"}],
-            "eventTime": {"field": "ts", "idleTimeout": "2s"},
-        },
-        "aggregations": [
-            {
-                "name": "by_k",
-                "groupBy": ["k"],
-                "window": {"type": "tumbling", "size": "1m"},
-                "metrics": [{"name": "n", "function": "count"}],
-            }
-        ],
-        "processor": {"flushInterval": "100ms"},
-    })
+    spec = PipelineSpec.model_validate(
+        {
+            "source": {
+                "topic": {"partitions": 2},
+                "fields": [{"name": "ts", "type": "timestamp", "required": True}, {"name": "k", "type": "string"}],
+                "eventTime": {"field": "ts", "idleTimeout": "2s"},
+            },
+            "aggregations": [
+                {
+                    "name": "by_k",
+                    "groupBy": ["k"],
+                    "window": {"type": "tumbling", "size": "1m"},
+                    "metrics": [{"name": "n", "function": "count"}],
+                }
+            ],
+            "processor": {"flushInterval": "100ms"},
+        }
+    )
     return PipelineConfig(
         namespace="tests", name=name, generation=1, spec=spec, aggregations=(AggregationRef(name="by_k"),)
     )
@@ -52,7 +55,8 @@ class Flow:
         self.acknowledged = 0
         self._topic = topic
         self._producer = Producer({
-            "bootstrap.servers": brokers, "acks": "all", "enable.idempotence": True, "linger.ms": 5, "message.timeout.ms": 120_000,
+            "bootstrap.servers": brokers, "acks": "all", "enable.idempotence": True, "linger.ms": 5,
+            "message.timeout.ms": 120_000,
         })  # fmt: skip
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -84,9 +88,11 @@ class Flow:
 def status(bench: Any, name: str) -> tuple[str, str]:
     """(overall status, that dependency's status)."""
     health = bench.health()
-    found = {d["name"]: d["status"] for d in health.get("dependencies", [])} if isinstance(health.get("dependencies"), list) else {
-        n: d["status"] for n, d in health.get("dependencies", {}).items()
-    }
+    found = (
+        {d["name"]: d["status"] for d in health.get("dependencies", [])}
+        if isinstance(health.get("dependencies"), list)
+        else {n: d["status"] for n, d in health.get("dependencies", {}).items()}
+    )
     return health.get("status", ""), found.get(name, "")
 
 
@@ -112,7 +118,9 @@ def test_a_server_that_goes_away_and_comes_back(
             client.set(f"tidemill/tests/{bench.config.name}/listeners", "1")
         handle = servers.handles[server]
         handle.kill()
-        bench.eventually(lambda: bench.health().get("status") == meanwhile, seconds=30, what=f"/health says {meanwhile}")
+        bench.eventually(
+            lambda: bench.health().get("status") == meanwhile, seconds=30, what=f"/health says {meanwhile}"
+        )
         if server == "redis":
             before = counted(bench)
             bench.eventually(lambda: counted(bench) > before, what="processing goes on without Redis")

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tidemill_processor.watermark import STALE_MS, PartitionTime, ReaderTime, advance, closed_until, is_idle
 
 DAY = 86_400_000
@@ -56,7 +57,7 @@ def test_observe(
 
 def test_a_jump_that_the_wall_clock_made_too_is_believed() -> None:
     partition = seen(0, T0, last=T0)
-    assert T0 + 3 * DAY == observe(partition, T0 + 3 * DAY, now=T0 + 3 * DAY).maximum
+    assert observe(partition, T0 + 3 * DAY, now=T0 + 3 * DAY).maximum == T0 + 3 * DAY
 
 
 def test_suspects_are_carried_from_batch_to_batch() -> None:
@@ -128,7 +129,7 @@ def test_silence_counts_from_the_start_of_activity() -> None:
     assert reader.watermark is None
     late = T0 + IDLE + 1
     reader = step(reader, seen(0, 9_000, last=late), replace(empty, end_confirmed_at=late), now=late)
-    assert (None, 9_000) == (reader.watermark, reader.candidate)
+    assert (reader.watermark, reader.candidate) == (None, 9_000)
 
 
 def test_idle_partitions_confirm_a_candidate_before_it_counts() -> None:

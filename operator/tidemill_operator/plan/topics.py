@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from tidemill_contract import names
 from tidemill_contract.duration import parse_ms
-from tidemill_contract.event import MAX_EVENT_BYTES
+from tidemill_contract.event import MAX_RECORD_BYTES
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_operator.plan.model import LiveFacts, Topic
 from tidemill_operator.settings import Platform
-
-# A key is a field of the event, so a record may hold an event's bytes twice; the rest is for headers.
-MAX_MESSAGE_BYTES = 2 * MAX_EVENT_BYTES + 128 * 1024
 
 
 def desired_topics(
@@ -60,7 +57,7 @@ def _settings(replicas: int, retention_ms: int) -> dict[str, str]:
     # LogAppendTime: under CreateTime a record with an old timestamp would be past its retention at once.
     return {
         "cleanup.policy": "delete",
-        "max.message.bytes": str(MAX_MESSAGE_BYTES),
+        "max.message.bytes": str(MAX_RECORD_BYTES),
         "message.timestamp.type": "LogAppendTime",
         "min.insync.replicas": str(max(1, replicas - 1)),
         "retention.ms": str(retention_ms),

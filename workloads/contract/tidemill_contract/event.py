@@ -20,6 +20,8 @@ from tidemill_contract.spec import PipelineSpec
 
 MAX_EVENT_BYTES = 1024 * 1024
 MAX_KEY_BYTES = 1024
+# A key is a field of the event, so a record may hold an event's bytes twice; the rest is for headers.
+MAX_RECORD_BYTES = 2 * MAX_EVENT_BYTES + 128 * 1024
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MILLISECOND = dt.timedelta(milliseconds=1)
 _MIN_TIMESTAMP_MS, _MAX_TIMESTAMP_MS = -62_135_596_800_000, 253_402_300_799_999

@@ -1,7 +1,7 @@
 """The configs that the operator writes and the workloads read: files of pipelines and secrets, and the environment.
 
-Config files: `<config dir>/<pipeline>.json`, one PipelineConfig each. Secrets: `<secrets dir>/<pipeline>/writer.json`,
-`reader.json` (PostgresCredentials) and `api-keys.json` (ApiKeys); or `<secrets dir>/<pipeline>.<file>`, flat. Both kinds
+Config files: `<config dir>/<pipeline>.json`, one PipelineConfig each. Secrets: `<secrets dir>/<pipeline>/<file>`, or
+flat, `<secrets dir>/<pipeline>.<file>`: writer.json, reader.json (PostgresCredentials), api-keys.json (ApiKeys). Both kinds
 are replaced atomically, so a reader polls them.
 """
 

@@ -19,7 +19,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from tidemill_contract import metrics
-from tidemill_contract.event import MAX_EVENT_BYTES
+from tidemill_contract.event import MAX_RECORD_BYTES
 from tidemill_contract.resilience import Guard
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest.records import Records
@@ -30,8 +30,6 @@ QUEUE_MESSAGES = 200_000
 QUEUE_BYTES = 256 * 1024 * 1024
 BUSY_SHARE = 0.8
 """Above this share of the queue new requests are refused before they are decoded."""
-# A key is a field of the event, so a record may hold an event's bytes twice; the rest is for headers.
-MAX_RECORD_BYTES = 2 * MAX_EVENT_BYTES + 128 * 1024
 _POLL_SECONDS, _IDLE_SECONDS = 0.002, 0.1
 _ANSWER_SECONDS = 1.0
 """How long before the end of a request its records are given up by Kafka's client, so that there is an answer."""

@@ -138,16 +138,23 @@ def dead_letter(
     return DeadLetter(
         partition=message.partition(),
         offset=message.offset(),
-        reason=reason,
+        reason=_storable(reason, 100) or "unknown",
         aggregation=aggregation,
-        field=field,
-        detail=detail.replace("\0", "\\0")[:1000] if detail else None,
+        field=_storable(field, 200),
+        detail=_storable(detail, 1000),
         key=message.key(),
         value=value[:STORED_VALUE_BYTES],
         value_bytes=len(value),
         event_time=event_time,
         windows=windows,
     )
+
+
+def _storable(text: str | None, characters: int) -> str | None:
+    """A text that Postgres takes, whatever an event or a header made of it; None if there is none."""
+    if not text:
+        return None
+    return text[:characters].replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
 
 
 class BatchReader:
