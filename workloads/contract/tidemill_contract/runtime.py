@@ -1,8 +1,8 @@
 """The configs that the operator writes and the workloads read: files of pipelines and secrets, and the environment.
 
 Config files: `<config dir>/<pipeline>.json`, one PipelineConfig each. Secrets: `<secrets dir>/<pipeline>/<file>`, or
-flat, `<secrets dir>/<pipeline>.<file>`: writer.json, reader.json (PostgresCredentials), api-keys.json (ApiKeys). Both kinds
-are replaced atomically, so a reader polls them.
+flat `<pipeline>.<file>`: writer.json and reader.json (PostgresCredentials), api-keys.json (ApiKeys). Both kinds are replaced
+atomically, so a reader polls them.
 """
 
 from __future__ import annotations
