@@ -6,14 +6,14 @@ text only, no database: every identifier is a validated name in double quotes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.spec import AggregationSpec, MetricSpec, PipelineSpec
 
-Kind = Literal["count", "n", "sum", "min", "max", "first", "first_at", "last", "last_at", "mean", "m2"]
+Kind = Literal["count", "n", "sum", "min", "max", "first", "first_at", "last", "last_at", "mean", "m2", "whole"]
 
 SQL_TYPES: dict[str, str] = {
     "string": 'text COLLATE "C"',
@@ -71,6 +71,8 @@ class AggregationLayout:
         metrics: the metrics as the spec has them, with the types of their fields.
         size_ms: window length; pane_ms: stored row's length (hop for hopping windows, else size).
         hopping: whether windows are composed of panes.
+        whole: metrics that some rows lack events of, with SQL that tells of a stored row whether it has them all
+            (see `feeds`). Only readers have it; such a metric is null where it does not hold for every row.
     """
 
     name: str
@@ -80,6 +82,7 @@ class AggregationLayout:
     size_ms: int
     pane_ms: int
     grace_ms: int
+    whole: tuple[tuple[str, str], ...] = ()
 
     @property
     def hopping(self) -> bool:
@@ -92,6 +95,21 @@ class AggregationLayout:
         after = ("_after",) if self.hopping else ()
         return (*(name for name, _ in self.group_by), "window_start", *after)
 
+    @property
+    def merged(self) -> tuple[Partial, ...]:
+        """What is merged to answer: the partials, and of some metrics whether they are whole."""
+        return (*self.partials, *(_whole(metric) for metric, _ in self.whole))
+
+    @property
+    def stored(self) -> list[str]:
+        """The same of a stored row, as items of a SELECT."""
+        told = [f"({condition}) AS {quote(_whole(metric).column)}" for metric, condition in self.whole]
+        return [*(quote(p.column) for p in self.partials), *told]
+
+
+def _whole(metric: str) -> Partial:
+    return Partial("whole", metric, "boolean")
+
 
 def field_types(spec: PipelineSpec, derived: Mapping[str, str]) -> dict[str, str]:
     """Types of all fields and derives by name; `derived` comes from `expressions.derived_types`."""
@@ -100,23 +118,13 @@ def field_types(spec: PipelineSpec, derived: Mapping[str, str]) -> dict[str, str
 
 def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> AggregationLayout:
     """The layout of a (validated, tumbling or hopping) aggregation."""
-    partials: dict[str, Partial] = {}
-
-    def need(kind: Kind, field: str | None, sql_type: str) -> None:
-        partial = Partial(kind, field, sql_type)
-        partials.setdefault(partial.column, partial)
-
-    need("count", None, "bigint")
+    partials: dict[str, Partial] = {"_count": Partial("count", None, "bigint")}
     metrics = []
     for metric in aggregation.metrics:
         kind_of_field = types[metric.field] if metric.field else None
         metrics.append((metric, kind_of_field))
-        if metric.function == "count":
-            if metric.field:
-                need("n", metric.field, "bigint")
-            continue
-        for kind in _NEEDS.get(metric.function, ()):
-            need(kind, metric.field, _partial_type(kind, str(kind_of_field)))
+        for partial in _needed(metric, str(kind_of_field)):
+            partials.setdefault(partial.column, partial)
     size = parse_ms(aggregation.window.size or "0ms")
     pane = parse_ms(aggregation.window.hop) if aggregation.window.type == "hopping" and aggregation.window.hop else size
     return AggregationLayout(
@@ -130,9 +138,21 @@ def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> Aggregatio
     )
 
 
+def _needed(metric: MetricSpec, field_type: str) -> list[Partial]:
+    kinds: tuple[Kind, ...] = _NEEDS.get(metric.function, ())
+    if metric.function == "count":
+        kinds = ("n",) if metric.field else ("count",)
+    return [Partial(kind, metric.field, _partial_type(kind, field_type)) for kind in kinds]
+
+
+def needed_columns(metric: MetricSpec) -> list[str]:
+    """The partial columns that a metric's value is made of."""
+    return [partial.column for partial in _needed(metric, "number")]
+
+
 def _partial_type(kind: Kind, field_type: str) -> str:
     match kind:
-        case "n":
+        case "count" | "n":
             return "bigint"
         case "sum":
             return "double precision" if field_type == "number" else "numeric"
@@ -220,6 +240,8 @@ def _rollup(partial: Partial) -> str:
             return f"min({column})"
         case "last_at":
             return f"max({column})"
+        case "whole":
+            return f"bool_and({column})"
         case "first":
             at = partial.sibling("first_at")
             return f"(array_agg({column} ORDER BY {at}) FILTER (WHERE {at} IS NOT NULL))[1]"
@@ -276,12 +298,11 @@ def window_source(table: str, plan: AggregationLayout, where: str = "true") -> s
             window_start must reach `size - hop` before the first window wanted.
 
     Returns:
-        `(SELECT group columns, window_start, _rev, partials …) AS w`. Windows that hold no event are absent.
+        `(SELECT group columns, window_start, _rev, what is merged …) AS w`. Windows that hold no event are absent.
     """
     columns = [quote(name) for name, _ in plan.group_by]
-    partials = [quote(p.column) for p in plan.partials]
     if not plan.hopping:
-        listed = ", ".join([*columns, "window_start", "_rev", *partials])
+        listed = ", ".join([*columns, "window_start", "_rev", *plan.stored])
         return f"(SELECT {listed} FROM {table} WHERE {where}) AS w"
     hop, size = f"interval '{plan.pane_ms} milliseconds'", f"interval '{plan.size_ms} milliseconds'"
     # A pane belongs to every window that starts up to size - hop before it. What came late for some of them carries
@@ -289,21 +310,22 @@ def window_source(table: str, plan: AggregationLayout, where: str = "true") -> s
     panes = plan.size_ms // plan.pane_ms
     starts = f"SELECT p.window_start - k * {hop} AS start FROM generate_series(0, {panes - 1}) AS k"
     spread = (
-        f'(SELECT {", ".join([*columns, *partials])}, _rev AS "_max_rev__", s.start AS window_start'
+        f'(SELECT {", ".join([*columns, *plan.stored])}, _rev AS "_max_rev__", s.start AS window_start'
         f" FROM {table} AS p, LATERAL ({starts}) AS s WHERE ({where}) AND s.start + {size} > p._after) AS x"
     )
     keys = [(quote(name), name) for name, _ in plan.group_by] + [("window_start", "window_start")]
-    with_rev = (*plan.partials, Partial("max", "rev__", "bigint"))
+    with_rev = (*plan.merged, Partial("max", "rev__", "bigint"))
     merged = rollup_select(with_rev, spread, keys)
-    listed = ", ".join([*columns, "window_start", '"_max_rev__" AS _rev', *partials])
+    listed = ", ".join([*columns, "window_start", '"_max_rev__" AS _rev', *(quote(p.column) for p in plan.merged)])
     return f"(SELECT {listed} FROM ({merged}) AS m) AS w"
 
 
-def answer_columns(plan: AggregationLayout, names: Iterable[str] | None = None) -> list[tuple[str, str, str]]:
-    """(output name, spec type, SQL expression over merged partials) of each metric, or of those named."""
-    wanted = None if names is None else set(names)
-    return [
-        (metric.name, answer_type(metric, field_type), answer_expression(metric))
-        for metric, field_type in plan.metrics
-        if wanted is None or metric.name in wanted
-    ]
+def answer_columns(plan: AggregationLayout) -> list[tuple[str, str, str]]:
+    """(output name, spec type, SQL expression over what is merged) of each metric."""
+    found, guarded = [], dict(plan.whole)
+    for metric, field_type in plan.metrics:
+        expression = answer_expression(metric)
+        if metric.name in guarded:
+            expression = f"CASE WHEN {quote(_whole(metric.name).column)} THEN {expression} END"
+        found.append((metric.name, answer_type(metric, field_type), expression))
+    return found

@@ -1,7 +1,7 @@
 """The configs that the operator writes and the workloads read: files of pipelines and secrets, and the environment.
 
 Config files: `<config dir>/<pipeline>.json`, one PipelineConfig each. Secrets: `<secrets dir>/<pipeline>/<file>`, or
-flat `<pipeline>.<file>`: writer.json and reader.json (PostgresCredentials), api-keys.json (ApiKeys). Both kinds are replaced
+flat `<pipeline>.<file>`: writer.json and reader.json (PostgresCredentials), api-keys.json (ApiKeys). Both are replaced
 atomically, so a reader polls them.
 """
 
