@@ -19,6 +19,7 @@ LINKS = (
     "kube-scheduler",
     "kubelet",
     "kube-proxy",
+    "kube-netpol",
     "kubectl",
     "etcd",
     "coredns",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
-from kube import dns, node, probe
+from kube import binaries, dns, node, policies, probe
 from kube.api import Api
 from kube.layout import NODE_ADDRESS, PORTS, Layout
 from tidemill_operator.local.child import Command
@@ -15,6 +17,7 @@ from tidemill_operator.local.child import Command
 ENDING = (
     "kubelet",
     "kube-proxy",
+    "kube-netpol",
     "coredns",
     "kube-scheduler",
     "kube-controller-manager",
@@ -22,6 +25,7 @@ ENDING = (
     "kube-apiserver",
     "etcd",
 )
+_CONFIGURATION = {".yaml", ".toml", ".kubeconfig", ".crt"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,15 @@ class Component:
     def name(self) -> str:
         """Its name, also of its log and its process' record."""
         return self.command.name
+
+    def inputs(self) -> str:
+        """What tells one way to run it from another: programs, arguments, and the files that these name."""
+        digest = hashlib.sha256(binaries.built_from().encode())
+        for argument in self.command.arguments:
+            path = Path(argument.rpartition("=")[2])
+            named = path.suffix in _CONFIGURATION or path.name == "Corefile"
+            digest.update(argument.encode() + b"\0" + (path.read_bytes() if named and path.is_file() else b""))
+        return digest.hexdigest()
 
 
 def stages(place: Layout, api: Api) -> tuple[list[Component], list[Component], list[Component]]:
@@ -95,7 +108,8 @@ def _node(place: Layout, api: Api) -> list[Component]:
 
     return [
         Component(node.kubelet_command(place, api), answers(PORTS.kubelet_health, "/healthz")),
-        # It waits for the node's object, which the kubelet makes.
+        # These two wait for the node's object, which the kubelet makes.
         Component(node.proxy_command(place, api), answers(PORTS.proxy_health, "/livez")),
+        Component(policies.policies_command(api), answers(PORTS.policies_health, "/healthz")),
         Component(dns.dns_command(place, api), answers(PORTS.dns_ready, "/ready")),
     ]

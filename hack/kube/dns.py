@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 
 from kube.api import Api
 from kube.layout import CLUSTER_DOMAIN, DNS_ADDRESS, NODE_ADDRESS, PORTS, Layout
+from kube.rbac import LABELS, may_watch
 from tidemill_operator.local.child import Command
 from tidemill_operator.local.files import write_atomic
 
@@ -31,12 +31,13 @@ _COREFILE = """\
     cache 5
 }}
 """
-_LABELS = {"k8s-app": "kube-dns", "app.kubernetes.io/managed-by": "tidemill"}
+_USER = "tidemill:coredns"
+_LABELS = {"k8s-app": "kube-dns", **LABELS}
 
 
 def dns_command(place: Layout, api: Api) -> Command:
     """Run CoreDNS."""
-    reader = api.authority.issue("coredns", common_name="tidemill:coredns")
+    reader = api.authority.issue("coredns", common_name=_USER)
     config = api.client_config("coredns", user=reader)
     text = _COREFILE.format(ports=PORTS, address=NODE_ADDRESS, domain=CLUSTER_DOMAIN, api=api, config=config)
     path = place.folder / "Corefile"
@@ -50,9 +51,9 @@ def dns_command(place: Layout, api: Api) -> Command:
     )
 
 
-def manifests() -> str:
-    """What pods reach CoreDNS by, and what CoreDNS may read, as a JSON list."""
-    service = {
+def manifests() -> list[dict[str, object]]:
+    """What pods reach CoreDNS by, and what CoreDNS may read."""
+    service: dict[str, object] = {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": _LABELS},
@@ -64,7 +65,7 @@ def manifests() -> str:
             ],
         },
     }
-    endpoints = {
+    endpoints: dict[str, object] = {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
         "metadata": {
@@ -79,26 +80,5 @@ def manifests() -> str:
             {"name": "dns-tcp", "port": PORTS.dns, "protocol": "TCP"},
         ],
     }
-    return json.dumps({"apiVersion": "v1", "kind": "List", "items": [service, endpoints, *_permissions()]})
-
-
-def _permissions() -> list[dict[str, object]]:
-    readable = [
-        {"apiGroups": [""], "resources": ["namespaces", "services", "pods"], "verbs": ["list", "watch"]},
-        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
-    ]
-    authorization = "rbac.authorization.k8s.io"
-    role: dict[str, object] = {
-        "apiVersion": f"{authorization}/v1",
-        "kind": "ClusterRole",
-        "metadata": {"name": "tidemill:coredns", "labels": _LABELS},
-        "rules": readable,
-    }
-    binding: dict[str, object] = {
-        "apiVersion": f"{authorization}/v1",
-        "kind": "ClusterRoleBinding",
-        "metadata": {"name": "tidemill:coredns", "labels": _LABELS},
-        "roleRef": {"apiGroup": authorization, "kind": "ClusterRole", "name": "tidemill:coredns"},
-        "subjects": [{"apiGroup": authorization, "kind": "User", "name": "tidemill:coredns"}],
-    }
-    return [role, binding]
+    resources = {"": ["namespaces", "services", "pods"], "discovery.k8s.io": ["endpointslices"]}
+    return [service, endpoints, *may_watch(_USER, resources, verbs=["list", "watch"])]

@@ -39,9 +39,11 @@ class Ports:
     proxy_health: int = 10256
     controllers: int = 10257
     scheduler: int = 10259
-    dns: int = 10053
+    # The usual one: a NetworkPolicy sees a packet when its service has been resolved to this.
+    dns: int = 53
     dns_health: int = 10054
     dns_ready: int = 10055
+    policies_health: int = 20244
 
 
 PORTS = Ports()

@@ -11,18 +11,18 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from images.packages import install_missing
-from kube import archive, binaries, dns, machine, network, node, removal
+from kube import archive, binaries, dns, machine, network, node, policies, removal
 from kube.api import Api
 from kube.build import build
 from kube.components import ENDING, Component, stages
 from kube.layout import NODE_ADDRESS, NODE_NAME, PAUSE_IMAGE, PORTS, Layout
 from kube.status import Health
 from tidemill_operator.local.child import end_leftover, start_time
-from tidemill_operator.local.files import locked
+from tidemill_operator.local.files import locked, write_atomic
 from tidemill_operator.servers.server import Server
 
 Say = Callable[[str], None]
@@ -36,6 +36,7 @@ _PACKAGES = {
     "ip": "iproute2",
     "nft": "nftables",
     "iptables": "iptables",
+    "ipset": "ipset",
     "conntrack": "conntrack",
     str(node.CNI_PLUGINS / "ptp"): "containernetworking-plugins",
 }
@@ -85,7 +86,7 @@ class LocalCluster:
             self._ensure(stores, say)
             self._load_pause(programs)
             self._ensure(api_server, say)
-            self._kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=dns.manifests())
+            self._apply([*dns.manifests(), *policies.permissions()])
             self._ensure(rest, say)
             self._kubectl("wait", "--for=create", "--timeout=60s", f"node/{NODE_NAME}")
             self._kubectl("wait", "--for=condition=Ready", "--timeout=60s", f"node/{NODE_NAME}")
@@ -111,6 +112,7 @@ class LocalCluster:
                 if end_leftover(folder / "run" / f"{name}.pid"):
                     say(f"{name} has ended")
             if owner in (folder, None):
+                policies.remove_rules()
                 network.tear_down(self._place)
                 removal.remove_cgroups()
                 removal.unlink_outside(self._place)
@@ -150,7 +152,7 @@ class LocalCluster:
         )
 
     def _ensure(self, components: Sequence[Component], say: Say) -> None:
-        """Start those that do not run or are not well, and wait until all are ready."""
+        """Start those that do not run, are not well or were started otherwise, and wait until all are ready."""
         servers = [
             Server(
                 component.command,
@@ -160,7 +162,7 @@ class LocalCluster:
                 ready_seconds=_READY_SECONDS,
             )
             for component in components
-            if not (self._runs(component.name) and component.ready())
+            if not self._is_current(component)
         ]
         began = time.monotonic()
         for server in servers:
@@ -168,6 +170,18 @@ class LocalCluster:
         for server in servers:
             server.wait_ready()
             say(f"{server.name} is ready ({time.monotonic() - began:.1f} s)")
+        for component in components:
+            write_atomic(self._inputs_file(component), component.inputs())
+
+    def _is_current(self, component: Component) -> bool:
+        try:
+            same = self._inputs_file(component).read_text() == component.inputs()
+        except FileNotFoundError:
+            return False
+        return same and self._runs(component.name) and component.ready()
+
+    def _inputs_file(self, component: Component) -> Path:
+        return self._place.folder / "run" / f"{component.name}.inputs"
 
     def _runs(self, name: str) -> bool:
         try:
@@ -199,6 +213,10 @@ class LocalCluster:
         files = {"/pause": programs / binaries.PAUSE}
         path = archive.write_image(self._place.folder / "pause.tar", PAUSE_IMAGE, files=files, entrypoint=["/pause"])
         archive.load(path, socket=self._place.socket)
+
+    def _apply(self, manifests: Sequence[Mapping[str, object]]) -> None:
+        document = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(manifests)})
+        self._kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=document)
 
     def _kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         command = [str(binaries.FOLDER / "kubectl"), "--kubeconfig", str(self.kubeconfig), *arguments]

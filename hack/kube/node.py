@@ -60,7 +60,7 @@ def containerd_command(place: Layout) -> Command:
     )
     write_atomic(folder / "config.toml", text)
     write_atomic(folder / "cni" / "10-tidemill.conflist", json.dumps(_pod_network(folder), indent=2))
-    return _command("containerd", ["containerd", "--config", str(folder / "config.toml")])
+    return program("containerd", ["containerd", "--config", str(folder / "config.toml")])
 
 
 def kubelet_command(place: Layout, api: Api) -> Command:
@@ -91,7 +91,7 @@ def kubelet_command(place: Layout, api: Api) -> Command:
         "hostname-override": NODE_NAME,
         "node-labels": "topology.kubernetes.io/zone=local",
     }
-    return _command("kubelet", [str(api.programs / "kubelet"), *to_arguments(flags)])
+    return program("kubelet", [str(api.programs / "kubelet"), *to_arguments(flags)])
 
 
 def proxy_command(place: Layout, api: Api) -> Command:
@@ -113,7 +113,7 @@ def proxy_command(place: Layout, api: Api) -> Command:
         "conntrack": {"maxPerCore": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
     }
     path = _write_yaml(place.folder / "kube-proxy.yaml", config)
-    return _command("kube-proxy", [str(api.programs / "kube-proxy"), f"--config={path}"])
+    return program("kube-proxy", [str(api.programs / "kube-proxy"), f"--config={path}"])
 
 
 def _kubelet_basics(place: Layout) -> dict[str, object]:
@@ -174,7 +174,8 @@ def _write_yaml(path: Path, document: Mapping[str, object]) -> Path:
     return path
 
 
-def _command(name: str, arguments: list[str]) -> Command:
+def program(name: str, arguments: list[str]) -> Command:
+    """A program of the node, which stays when we end."""
     # Not ours as it is: a proxy's address in it would be used for the cluster's own calls.
     environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
     return Command(name, arguments, environment=environment, death_signal=0, grace_seconds=_GRACE_SECONDS)

@@ -60,10 +60,9 @@ def unlink_outside(place: Layout) -> None:
 def remove_cgroups() -> None:
     """Remove the pods' cgroups, in which no process is left."""
     for folder in _cgroups():
-        below = sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True)
-        for path in [*below, folder]:
+        for path, _, _ in os.walk(folder, topdown=False):
             with contextlib.suppress(OSError):  # the kernel may not have noticed the last process' end
-                path.rmdir()
+                os.rmdir(path)
 
 
 def make_cgroups() -> None:
@@ -87,10 +86,10 @@ def _cgroups() -> list[Path]:
 
 def _pods_processes() -> Iterator[int]:
     found: set[int] = set()
-    for folder in _cgroups():
-        for path in folder.rglob("cgroup.procs"):
+    for root in _cgroups():
+        for folder, _, _ in os.walk(root):  # which does not mind that cgroups vanish meanwhile
             with contextlib.suppress(OSError):
-                found.update(int(pid) for pid in path.read_text().split())
+                found.update(int(pid) for pid in Path(folder, "cgroup.procs").read_text().split())
     yield from found
 
 

@@ -202,6 +202,30 @@ def test_the_host_reaches_services_by_address(kubectl: Kubectl) -> None:
     assert httpx.get(f"http://{address}/", trust_env=False).text.strip() in pods(kubectl)
 
 
+def test_network_policies_are_enforced(kubectl: Kubectl) -> None:
+    """Pods that may only ask for names resolve a service and cannot reach it; without the policy they can again."""
+    policy = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "names-only"},
+        "spec": {
+            "podSelector": {"matchLabels": {"app": "probe"}},
+            "policyTypes": ["Egress"],
+            "egress": [{"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}],
+        },
+    }
+
+    def asks() -> subprocess.CompletedProcess[str]:
+        return kubectl.run("exec", "deployment/probe", "--", "/probe", "get", "http://probe/")
+
+    assert asks().returncode == 0
+    kubectl("apply", "-f", "-", stdin=json.dumps(policy))
+    eventually(lambda: asks().returncode != 0, "the policy changes nothing")
+    assert "no such host" not in asks().stderr
+    kubectl("delete", "networkpolicy", "names-only")
+    eventually(lambda: asks().returncode == 0, "the policy's end changes nothing")
+
+
 def test_logs(kubectl: Kubectl) -> None:
     """What a container printed is shown."""
     assert kubectl("logs", "deployment/probe") == "serving\n"
@@ -258,6 +282,8 @@ def test_down_leaves_no_trace(cluster: Cluster, kubectl: Kubectl) -> None:
     assert str(there) not in Path("/proc/self/mountinfo").read_text()
     tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
     assert [name for name in ("tidemill", "kube-proxy") if name in tables] == []
+    rules = subprocess.run(["iptables-save"], capture_output=True, text=True, check=True).stdout
+    assert "KUBE-" not in rules
     assert list(Path("/sys/fs/cgroup").glob("**/tidemill")) == []
     assert [command for command in _commands() if str(there) in command] == []
     assert [path for path in _TRACES if path.exists() and any(path.rglob("*"))] == []

@@ -45,6 +45,7 @@ var programs = map[string]func(){
 	"kubelet":                 component(func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) }),
 	"kube-proxy":              component(proxy.NewProxyCommand),
 	"kubectl":                 runKubectl,
+	"kube-netpol":             runNetworkPolicies,
 	"etcd":                    func() { etcdmain.Main(os.Args) },
 	"coredns":                 runCoreDNS,
 }
