@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import signal
 import sys
@@ -61,13 +62,14 @@ def _engine() -> Iterator[tuple[Engine, bool]]:
 
 def _orders(arguments: argparse.Namespace, base: str, development_base: str) -> list[_Order]:
     labels = {"VERSION": version(), "REVISION": revision()}
-    found = []
-    for images, image_base in ((TIDEMILL, base), (DEVELOPMENT if arguments.dev else (), development_base)):
-        tag = arguments.tag or content_tag(images, also=image_base)
-        further = labels if images is TIDEMILL else {}
-        for image in images:
-            if not arguments.only or image.name.partition("/")[2] in arguments.only:
-                found.append(_Order(image, f"{image.name}:{tag}", {"BASE_IMAGE": image_base, **further}))
+    tag = arguments.tag or content_tag(TIDEMILL, also=base)
+    found = [_Order(image, f"{image.name}:{tag}", {"BASE_IMAGE": base, **labels}) for image in TIDEMILL]
+    for image in DEVELOPMENT if arguments.dev else ():
+        # Each by itself: a change of one is no reason to start the other servers anew.
+        tag = arguments.tag or content_tag((image,), also=development_base)
+        found.append(_Order(image, f"{image.name}:{tag}", {"BASE_IMAGE": development_base}))
+    if arguments.only:
+        found = [order for order in found if order.image.name.partition("/")[2] in arguments.only]
     if not found:
         raise BuildError(f"--only {' '.join(arguments.only)}: no such image (those of --dev need --dev)")
     return found
@@ -110,25 +112,40 @@ def _build(arguments: argparse.Namespace) -> None:
             size = engine.size_bytes(order.reference) / 1e6
             _say(f"{order.reference}  {size:,.0f} MB  {time.monotonic() - begun:.1f} s")
         references = [order.reference for order in orders]
-        archive = arguments.archive or (_archive_of(references) if own else None)
-        if archive and not (archive.exists() and arguments.archive is None):
-            begun = time.monotonic()
-            archive.parent.mkdir(parents=True, exist_ok=True)
-            engine.save(references, archive)
-            if own:
-                engine.forget_others(references)
-                for former in set(CACHE.glob("images-*.tar")) - {archive}:
-                    former.unlink()
-            _say(f"{archive}  {archive.stat().st_size / 1e6:,.0f} MB  {time.monotonic() - begun:.1f} s")
-        record = {"images": references, "archive": str(archive) if archive else None}
+        if arguments.archive:
+            _save(engine, references, arguments.archive)
+        archives = _leave(engine, references) if own else []
+        record = {"images": references, "archives": [str(archive) for archive in archives]}
         CACHE.mkdir(parents=True, exist_ok=True)
         (CACHE / "built.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
-def _archive_of(references: list[str]) -> Path:
-    """Where a build by our own engine leaves its images, which nobody can ask when it has ended."""
-    tags = sorted({reference.rpartition(":")[2] for reference in references})
-    return CACHE / f"images-{'-'.join(tags)}.tar"
+def _leave(engine: Engine, references: list[str]) -> list[Path]:
+    """Archive what our own engine has built: nobody can ask it when it has ended.
+
+    Two archives, as the servers for development seldom change.
+    """
+    found = []
+    for prefix in ("tidemill/", "tidemill-dev/"):
+        group = [reference for reference in references if reference.startswith(prefix)]
+        digest = hashlib.sha256(" ".join(group).encode()).hexdigest()[:12]
+        archive = CACHE / f"{prefix.rstrip('/')}-{digest}.tar"
+        if not group:
+            continue
+        if not archive.exists():
+            _save(engine, group, archive)
+        found.append(archive)
+    engine.forget_others(references)
+    for former in set(CACHE.glob("tidemill*.tar")) - set(found):
+        former.unlink()
+    return found
+
+
+def _save(engine: Engine, references: list[str], archive: Path) -> None:
+    begun = time.monotonic()
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    engine.save(references, archive)
+    _say(f"{archive}  {archive.stat().st_size / 1e6:,.0f} MB  {time.monotonic() - begun:.1f} s")
 
 
 def _say(text: str) -> None:
