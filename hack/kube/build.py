@@ -48,7 +48,6 @@ def build(*, force: bool = False, say: Say = print) -> Path:
             return folder
         go = find_go()
         binaries.FOLDER.mkdir(parents=True, exist_ok=True)
-        binaries.stamp_file().unlink(missing_ok=True)
         version = binaries.kubernetes_version()
         major, minor, _ = version[1:].split(".", 2)
         stamps = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}

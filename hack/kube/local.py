@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -59,7 +58,7 @@ class LocalCluster:
 
     def there(self) -> bool:
         """Whether this cluster is on the machine, well or not."""
-        return _has("ip") and network.owner() == self._place.folder
+        return network.owner() == self._place.folder
 
     def up(self, say: Say) -> None:
         """Start what does not run and wait until pods can run.
@@ -98,7 +97,7 @@ class LocalCluster:
         Raises:
             ClusterError: we are not root.
         """
-        folder, owner = self._place.folder, network.owner() if _has("ip") else None
+        folder, owner = self._place.folder, network.owner()
         if owner != folder and not folder.exists():
             say("no cluster is there")
             return
@@ -205,7 +204,7 @@ class LocalCluster:
         try:
             shown = self._kubectl("get", "node", NODE_NAME, "-o", query, "--request-timeout=5s")
         except ClusterError as error:
-            return Health(NODE_NAME, well=False, text=str(error))
+            return Health(NODE_NAME, well=False, text=str(error).splitlines()[-1].rpartition(" failed: ")[2])
         ready, _, message = shown.partition(" ")
         return Health(NODE_NAME, well=ready == "True", text=message)
 
@@ -224,7 +223,3 @@ class LocalCluster:
         if done.returncode != 0:
             raise ClusterError(f"kubectl {' '.join(arguments)} failed: {done.stderr.strip()}")
         return done.stdout
-
-
-def _has(program: str) -> bool:
-    return shutil.which(program) is not None

@@ -6,7 +6,7 @@ import contextlib
 import json
 from pathlib import Path
 
-from kube import network
+from kube import network, policies
 from kube.layout import Layout
 from tidemill_operator.local.files import write_atomic
 
@@ -26,16 +26,19 @@ def remember(place: Layout) -> None:
     """Note how the machine is, unless an `up` before this one has."""
     if not place.state.exists():
         made = [str(path) for path in _FOLDERS if not path.exists()]
-        write_atomic(place.state, json.dumps({"forwarding": network.forwards(), "made": made}))
+        state = {"forwarding": network.forwards(), "filter": network.has_table("filter"), "made": made}
+        write_atomic(place.state, json.dumps(state))
 
 
 def restore(place: Layout) -> None:
-    """Undo what was changed: packet forwarding, and folders that were not there and hold nothing of others."""
+    """Undo what was changed: packet forwarding; table and folders that were not there and hold nothing of others."""
     try:
         state = json.loads(place.state.read_text())
     except (FileNotFoundError, ValueError):
         return
     network.forward(str(state["forwarding"]))
+    if not state["filter"] and not policies.rules():
+        network.drop_table("filter")
     for path in map(Path, reversed(state["made"])):
         (path / "kubelet.sock").unlink(missing_ok=True)
         with contextlib.suppress(OSError):

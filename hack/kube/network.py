@@ -6,6 +6,7 @@ Nothing of the cluster leaves the machine and nothing from outside reaches it. T
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -35,6 +36,8 @@ class NetworkError(RuntimeError):
 
 def owner() -> Path | None:
     """The folder of the cluster that runs on this machine, if one does."""
+    if shutil.which("ip") is None:  # what a cluster needs has never been installed
+        return None
     shown = subprocess.run(["ip", "-json", "link", "show", BRIDGE], capture_output=True, text=True, check=False)
     if shown.returncode != 0:
         return None
@@ -68,6 +71,16 @@ def tear_down(place: Layout) -> None:
         for family, table in _OURS:
             _try(["nft", "delete", "table", family, table])
         _try(["ip", "link", "delete", BRIDGE])
+
+
+def has_table(name: str) -> bool:
+    """Whether the packet filter has an IPv4 table of that name."""
+    return subprocess.run(["nft", "list", "table", "ip", name], capture_output=True, check=False).returncode == 0
+
+
+def drop_table(name: str) -> None:
+    """Remove an IPv4 table, if it is there."""
+    _try(["nft", "delete", "table", "ip", name])
 
 
 def forwards() -> str:

@@ -37,10 +37,10 @@ def permissions() -> list[dict[str, object]]:
 
 def remove_rules() -> None:
     """Remove the rules and sets that are left when it has ended."""
-    saved = _output(["iptables-save", "-t", "filter"])
-    chains = [line[1:].split()[0] for line in saved.splitlines() if line.startswith(":")]
+    saved = _output(["iptables-save", "-t", "filter"]).splitlines()
+    chains = [line[1:].split()[0] for line in saved if line.startswith(":")]
     ours = [name for name in chains if _CHAIN.fullmatch(name)]
-    jumps = [line for line in saved.splitlines() if line.startswith("-A") and line.split()[1] not in ours]
+    jumps = [line for line in saved if line.startswith("-A") and line.split()[1] not in ours]
     lines = [f"-D{line[2:]}" for line in jumps if any(f"-j {name}" in line for name in ours)]
     lines += [f"-F {name}" for name in ours] + [f"-X {name}" for name in ours]
     if ours:
@@ -49,6 +49,11 @@ def remove_rules() -> None:
     for name in _output(["ipset", "list", "-name"]).split():
         if _SET.fullmatch(name):
             subprocess.run(["ipset", "destroy", name], capture_output=True, check=False)
+
+
+def rules() -> list[str]:
+    """All rules of the table that ours are in, others' included."""
+    return [line for line in _output(["iptables-save", "-t", "filter"]).splitlines() if line.startswith("-A")]
 
 
 def _output(command: list[str]) -> str:
