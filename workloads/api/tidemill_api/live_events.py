@@ -50,12 +50,12 @@ class EventStream(Response):
             with self._upstream.subscribed(self._listener):
                 carrier = _Carrier(receive, send)
                 ending = await serve(self._listener, carrier, self._allowed, self._patience)
+                # Whoever does not read cannot be told of the end; the server then cuts the connection.
+                if ending is not None and ending.code != "slow_client":
+                    await send({"type": "http.response.body", "body": b""})
         finally:
             connections.dec()
         count_ending(ending)
-        # Whoever does not read cannot be told of the end; the server then cuts the connection.
-        if ending is not None and ending.code != "slow_client":
-            await send({"type": "http.response.body", "body": b""})
 
 
 class _Carrier:

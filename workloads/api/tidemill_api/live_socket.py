@@ -79,14 +79,12 @@ class SocketSession:
         except Refused as refused:
             ending = refused.ending
             await self._last(self.put(error_message(ending.code, ending.detail)))
+            await self._close(ending)
         except Left:
             ending = None
         finally:
             connections.dec()
         count_ending(ending)
-        if ending is not None:
-            # A close reason holds 123 bytes.
-            await self._last(self._socket.close(ending.close_code, ending.code))
 
     async def _serve(self, pipeline: str) -> Ending | None:
         services = self._services
@@ -100,7 +98,10 @@ class SocketSession:
         upstream = services.upstreams.get(pipeline)
         listener = self._listener = Listener(upstream, services.database, model, query)
         with upstream.subscribed(listener):
-            return await serve(listener, self, lambda: refusal(services, model, self._authorization), self._patience)
+            ending = await serve(listener, self, lambda: refusal(services, model, self._authorization), self._patience)
+            # Before it counts as gone: a process that stops waits for that.
+            await self._close(ending)
+            return ending
 
     def _query(self, model: PipelineModel) -> LiveQuery:
         try:
@@ -147,6 +148,11 @@ class SocketSession:
                 except msgspec.DecodeError:
                     assert self._listener is not None  # noqa: S101 - served by now
                     self._listener.object_to("nothing is taken here; ask by the parameters of the address")
+
+    async def _close(self, ending: Ending | None) -> None:
+        if ending is not None:
+            # A close reason holds 123 bytes.
+            await self._last(self._socket.close(ending.close_code, ending.code))
 
     async def _last(self, saying: object) -> None:
         """Say a last thing to a client that may not be reading."""
