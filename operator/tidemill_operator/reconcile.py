@@ -85,6 +85,7 @@ def reconcile(
     actuators: Actuators,
     previous: Mapping[str, Any] | None,
     now: dt.datetime,
+    scaled: int | None = None,
 ) -> dict[str, Any]:
     """Bring the world to what a resource says, as far as it goes in one pass.
 
@@ -94,6 +95,7 @@ def reconcile(
         actuators: the world.
         previous: the status that the last pass returned.
         now: the wall clock, with a zone.
+        scaled: processors that scaling has decided on; None: it has not yet, or is not asked for.
 
     Returns:
         The resource's new status; never raises for anything that a server or the spec does.
@@ -103,7 +105,7 @@ def reconcile(
     if (metadata.get("annotations") or {}).get(PAUSE) == "true":
         return status(previous, Report(generation, paused=True), now)
     try:
-        live, choice = _choose(document, platform, actuators)
+        live, choice = _choose(document, platform, actuators, scaled)
     except _UnseenError as unseen:
         doing = _Pass([failed(unseen.component, unseen.component.value, unseen.error)])
         doing.block(*(part for part in Component if part != unseen.component), by=unseen.component.value)
@@ -148,12 +150,14 @@ def release(document: Mapping[str, Any], *, platform: Platform, actuators: Actua
     return outcomes
 
 
-def _choose(document: Mapping[str, Any], platform: Platform, actuators: Actuators) -> tuple[LiveFacts, _Choice]:
+def _choose(
+    document: Mapping[str, Any], platform: Platform, actuators: Actuators, scaled: int | None
+) -> tuple[LiveFacts, _Choice]:
     """The newest spec if it can be applied, else the one accepted before, if there is one."""
     pipeline, faults = check({**document, "status": None}, Limits(platform.topic_prefixes))
     live, stalled = LiveFacts(), [TidemillError(Reason.INVALID_SPEC, str(fault)) for fault in faults[:_MAX_FAULTS]]
     if pipeline is not None:
-        live = _look(pipeline, platform, actuators)
+        live = _look(pipeline, platform, actuators, scaled)
         plan = build_plan(pipeline, platform, pipeline.metadata.generation, live)
         stalled = refusals(pipeline, plan, live)
         if not stalled:
@@ -168,17 +172,17 @@ def _choose(document: Mapping[str, Any], platform: Platform, actuators: Actuator
     earlier = accepted(document, known)
     if earlier is None:
         return live, _Choice(None, None, stalled)
-    live = _look(earlier, platform, actuators)
+    live = _look(earlier, platform, actuators, scaled)
     generation = live.schema.generation if live.schema else 1
     return live, _Choice(earlier, build_plan(earlier, platform, generation, live), stalled)
 
 
-def _look(pipeline: AnalyticsPipeline, platform: Platform, actuators: Actuators) -> LiveFacts:
+def _look(pipeline: AnalyticsPipeline, platform: Platform, actuators: Actuators, scaled: int | None) -> LiveFacts:
     with _looking_at(Component.SCHEMA):
         schema = actuators.postgres.observe(names.schema(pipeline.metadata.namespace, pipeline.metadata.name))
     with _looking_at(Component.TOPICS):
         wanted = [topic.name for topic in build_plan(pipeline, platform, 1).topics]
-        return LiveFacts(actuators.kafka.observe(wanted), actuators.kafka.brokers(), schema)
+        return LiveFacts(actuators.kafka.observe(wanted), actuators.kafka.brokers(), schema, scaled)
 
 
 @contextmanager

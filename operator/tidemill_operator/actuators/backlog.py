@@ -52,7 +52,7 @@ class BacklogReader:
             TidemillError: a server does not answer, or there is no such schema or topic.
         """
         positions, newest = self._positions(schema)
-        ends, starts = (self._offsets(topic, list(positions), spec) for spec in (_LATEST, _EARLIEST))
+        ends, starts = (self.offsets(topic, list(positions), spec) for spec in (LATEST, EARLIEST))
         # Nothing read yet counts from where the partition begins, not from zero: old events are gone from there.
         lag = sum(max(0, ends[p] - max(starts[p], offset or 0)) for p, offset in positions.items())
         return Backlog(lag, newest)
@@ -64,7 +64,12 @@ class BacklogReader:
         times = [row[2] for row in rows if row[2] is not None]
         return {row[0]: row[1] for row in rows}, max(times, default=None)
 
-    def _offsets(self, topic: str, partitions: list[int], spec: OffsetSpec) -> dict[int, int]:
+    def offsets(self, topic: str, partitions: list[int], spec: OffsetSpec) -> dict[int, int]:
+        """Offsets of partitions.
+
+        Raises:
+            TidemillError: Kafka does not tell.
+        """
         if self._client is None:
             self._client = AdminClient(self._config)
         wanted = {TopicPartition(topic, partition): spec for partition in partitions}
@@ -77,4 +82,4 @@ class BacklogReader:
             ) from error
 
 
-_EARLIEST, _LATEST = OffsetSpec.earliest(), OffsetSpec.latest()
+EARLIEST, LATEST = OffsetSpec.earliest(), OffsetSpec.latest()

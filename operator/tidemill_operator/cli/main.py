@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-SUBCOMMANDS = ("validate", "plan", "up", "status", "down")
+SUBCOMMANDS = ("validate", "plan", "up", "status", "explain", "down")
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 
@@ -17,6 +17,7 @@ examples:
   tidemill plan crds/examples/flights.yaml --output diff
   tidemill up -f crds/examples/flights.yaml --ready-file ready.json
   tidemill status
+  tidemill explain flights
   tidemill down --delete-data
 """
 

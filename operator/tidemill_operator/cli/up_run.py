@@ -20,9 +20,11 @@ from tidemill_operator.actuators.secrets import FileSecrets
 from tidemill_operator.cli.session import Session
 from tidemill_operator.cli.sources import Reading
 from tidemill_operator.cli.store import Store, Stored
+from tidemill_operator.cli.up_scaling import LocalScaling
 from tidemill_operator.local.child import start_time
 from tidemill_operator.local.files import write_atomic
 from tidemill_operator.reconcile import reconcile, release
+from tidemill_operator.scaling_figures import FiguresReader
 from tidemill_operator.servers import Servers, start_servers
 from tidemill_operator.settings import Platform
 
@@ -84,10 +86,16 @@ class Run:
             runtime=self._runtime,
         )
         self._store = Store(options.data_dir / "state")
+        self._scaling = LocalScaling(
+            options.data_dir / "scaling",
+            reader=FiguresReader(servers.kafka, servers.postgres),
+            runtime=self._runtime,
+            say=say,
+        )
         self._session = Session(self._store, apply=self._apply, release=self._release, say=say)
         self._revived: dict[str, float] = {}
         self._announced = ""
-        self._seen: Mapping[str, bool] = {}
+        self._seen: object = None
 
     @classmethod
     def start(cls, options: Options, *, environ: Mapping[str, str], say: Say) -> Run:
@@ -102,6 +110,7 @@ class Run:
         try:
             run = cls(options, servers, environ=environ, say=say)
             run._runtime.start()
+            run._scaling.start()
         except BaseException:
             servers.stop()
             raise
@@ -116,11 +125,13 @@ class Run:
                         f"{stored.key}: ran here before and is in none of the files; it stays off, its data stays"
                     )
         self._session.take(reading)
+        self._scaling.watch((stored.namespace, stored.name) for stored in self._session.pipelines.values())
 
     def step(self) -> None:
         """One round: servers that died are started again, due pipelines are reconciled, readers are told."""
         self._revive_servers()
-        seen = {name: state.ready for name, state in self._runtime.states().items()}
+        ready = {name: state.ready for name, state in self._runtime.states().items()}
+        seen = (ready, self._scaling.decisions())
         if seen != self._seen:
             self._seen = seen
             self._session.nudge()
@@ -131,6 +142,7 @@ class Run:
 
     def close(self) -> None:
         """End everything that was started: workloads first, so that they can still commit."""
+        self._scaling.close()
         self._runtime.close()
         self._servers.stop()
         (self._options.data_dir / "status.json").unlink(missing_ok=True)
@@ -183,6 +195,8 @@ class Run:
                 "ready": stored.ready,
                 "endpoints": dict(self._runtime.endpoints(stored.namespace, stored.name)),
                 "conditions": stored.status.get("conditions", []),
+                "scaling": dict(self._scaling.status(stored.namespace, stored.name)),
+                "decisions": self._scaling.history(stored.namespace, stored.name),
             }
             for stored in self._session.pipelines.values()
         }
@@ -203,16 +217,20 @@ class Run:
         write_atomic(self._options.data_dir / "status.json", json.dumps(report, indent=1, default=str))
 
     def _apply(self, stored: Stored) -> Mapping[str, Any]:
-        return reconcile(
+        status = reconcile(
             stored.document,
             platform=self._platform,
             actuators=self._actuators,
             previous=stored.status or None,
             now=datetime.now(UTC),
+            scaled=self._scaling.replicas(stored.namespace, stored.name),
         )
+        scaling = self._scaling.status(stored.namespace, stored.name)
+        return {**status, "scaling": scaling} if scaling else status
 
     def _release(self, stored: Stored) -> None:
         release(stored.document, platform=self._platform, actuators=self._actuators)
+        self._scaling.forget(stored.namespace, stored.name)
 
 
 def _resilience_file(options: Options, environ: Mapping[str, str]) -> Path | None:

@@ -34,7 +34,7 @@ def build_plan(pipeline: AnalyticsPipeline, platform: Platform, generation: int,
         config=config.to_json(),
         topics=desired_topics(config, platform, facts),
         schema=schema,
-        workloads=desired_workloads(config, platform),
+        workloads=desired_workloads(config, platform, facts.replicas),
         reclaim=pipeline.spec.reclaim_policy,
     )
 

@@ -191,8 +191,10 @@ class LiveFacts:
         topics: those that exist, by name.
         brokers: how many there are; None: unknown.
         schema: the pipeline's schema; None: there is none, or it is unknown.
+        replicas: processors that scaling has decided on; None: it has not yet.
     """
 
     topics: Mapping[str, LiveTopic] = field(default_factory=dict)
     brokers: int | None = None
     schema: LiveSchema | None = None
+    replicas: int | None = None

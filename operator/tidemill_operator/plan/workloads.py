@@ -25,8 +25,14 @@ _SECRETS: dict[Component, tuple[str, ...]] = {
 }
 
 
-def desired_workloads(config: PipelineConfig, platform: Platform) -> tuple[Workload, ...]:
-    """The pipeline's processor, and the ingest and API it shares with its namespace or has of its own."""
+def desired_workloads(config: PipelineConfig, platform: Platform, scaled: int | None = None) -> tuple[Workload, ...]:
+    """The pipeline's processor, and the ingest and API it shares with its namespace or has of its own.
+
+    Args:
+        config: the pipeline, resolved.
+        platform: ports.
+        scaled: processors that scaling has decided on; None: it has not yet.
+    """
     spec = config.spec
     found = [
         _workload(
@@ -34,7 +40,7 @@ def desired_workloads(config: PipelineConfig, platform: Platform) -> tuple[Workl
             platform,
             "processor",
             own=True,
-            replicas=_processors(config),
+            replicas=_processors(config, scaled),
             resources=_resources(spec.processor.resources),
             scaled_elsewhere=_external(config),
         )
@@ -46,11 +52,15 @@ def desired_workloads(config: PipelineConfig, platform: Platform) -> tuple[Workl
     return tuple(found)
 
 
-def _processors(config: PipelineConfig) -> int:
+def _processors(config: PipelineConfig, scaled: int | None) -> int:
     processor = config.spec.processor
     if config.spec.suspend:
         return 0
-    return processor.replicas if processor.scaling is None else max(1, processor.scaling.min_replicas)
+    if processor.scaling is None:
+        return processor.replicas
+    if scaled is not None and processor.scaling.mode == "lag":
+        return scaled
+    return max(1, processor.scaling.min_replicas)
 
 
 def _external(config: PipelineConfig) -> bool:

@@ -32,7 +32,7 @@ def need(settings: Settings, load: Load, *, current: int) -> Need:
     if load.rate_per_replica:
         return _summed(by_lag, by_rate)
     target = settings.freshness_seconds
-    if target is not None and load.lags and (load.freshness_seconds or 0.0) > target:
+    if target is not None and any(load.lags.values()) and (load.freshness_seconds or 0.0) > target:
         # Lag cannot be turned into time yet: one more, until it can.
         by_lag = [(current + 1) / len(load.partitions)] * len(load.partitions)
     wanted = _summed(by_lag, [])

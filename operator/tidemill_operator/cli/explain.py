@@ -1,0 +1,68 @@
+"""`tidemill explain`: why a pipeline has so many processors: the last decision of `up`, and those before it."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tidemill_operator.cli.main import CommandError
+from tidemill_operator.cli.status import is_running, read_state
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the subcommand."""
+    parser = subparsers.add_parser(
+        "explain",
+        help="say why a pipeline has so many processors",
+        description="Tell the last decision about a pipeline's processors: why so many, and what would change it.",
+        epilog="examples:\n  tidemill explain flights\n  tidemill explain analytics/flights --output json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("pipeline", metavar="NAME", help="name, or namespace/name")
+    parser.add_argument("--data-dir", type=Path, default=Path(".tidemill"), metavar="DIR", help="default: .tidemill")
+    parser.add_argument("--output", choices=("text", "json"), default="text", help="default: text")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the decision.
+
+    Raises:
+        CommandError: nothing runs on the folder, or no such pipeline.
+    """
+    state = read_state(args.data_dir)
+    if state is None or not is_running(state):
+        raise CommandError(f"nothing runs with --data-dir {args.data_dir}: start it with `tidemill up -f FILE`")
+    key, pipeline = _find(state["pipelines"], args.pipeline)
+    scaling, decisions = pipeline.get("scaling") or {}, pipeline.get("decisions", [])
+    if args.output == "json":
+        print(json.dumps({"pipeline": key, "scaling": scaling, "decisions": decisions}, indent=1))
+    elif scaling:
+        print("\n".join([f"{key}: {scaling['message']}", *_history(decisions)]))
+    else:
+        print(f"{key}: nothing was decided: spec.processor.scaling is not set, it is suspended, or just starting")
+    return 0
+
+
+def _find(pipelines: Mapping[str, Mapping[str, Any]], wanted: str) -> tuple[str, Mapping[str, Any]]:
+    found = [key for key in pipelines if wanted in (key, key.partition("/")[2])]
+    if len(found) == 1:
+        return found[0], pipelines[found[0]]
+    if found:
+        raise CommandError(f"'{wanted}' is the name of several pipelines: write one of {', '.join(sorted(found))}")
+    raise CommandError(f"no pipeline '{wanted}' runs here: there is {', '.join(sorted(pipelines)) or 'none'}")
+
+
+def _history(decisions: list[dict[str, Any]]) -> list[str]:
+    lines = ["", "decisions, the latest first:"] if decisions else []
+    for record in reversed(decisions):
+        at = dt.datetime.fromtimestamp(record["at"], dt.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+        changes = record["current"] != record["desired"]
+        what = f"{record['current']} → {record['desired']}" if changes else f"stays at {record['current']}"
+        limit = f", limited by {record['limitedBy']}" if record["limitedBy"] else ""
+        needed = "" if record["need"] is None else f", needed {record['need']}"
+        lines.append(f"  {at}  {what}  {record['reason']}{limit}{needed}")
+    return lines

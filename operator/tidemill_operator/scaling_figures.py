@@ -1,0 +1,140 @@
+"""Reading what scaling decides on: partitions in Kafka and Postgres, the consumer group, and what Postgres waits for.
+
+Positions are those of `_offsets`, which move with the results; Kafka's own committed offsets are for displays only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import ConsumerGroupState, KafkaException
+from confluent_kafka.admin import AdminClient
+from psycopg import sql
+
+from tidemill_contract import names
+from tidemill_contract.runtime import PipelineConfig
+from tidemill_operator.actuators.backlog import EARLIEST, LATEST, BacklogReader
+from tidemill_operator.actuators.postgres_session import Session, connected
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.scaling import Figures, PartitionFigures
+from tidemill_operator.servers.addresses import PostgresAddress
+
+_SECONDS = 10.0
+_MOVING = frozenset({ConsumerGroupState.PREPARING_REBALANCING, ConsumerGroupState.COMPLETING_REBALANCING})
+# One look at what sessions wait for says little; nearly all of several looks do.
+_LOOKS, _LOOK_SECONDS, _WAITING_LOOKS = 5, 0.1, 4
+_FULL_SHARE = 0.9
+_WAITS = """
+SELECT count(*) FILTER (WHERE starts_with(usename, %s) AND state = 'active'
+                          AND wait_event_type IN ('Lock', 'LWLock', 'IO', 'IPC', 'BufferPin')),
+       count(*) FILTER (WHERE backend_type = 'client backend'),
+       current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer
+  FROM pg_stat_activity"""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Where a pipeline's figures are.
+
+    Attributes:
+        schema: in Postgres.
+        topic: that is read.
+        group: the processors' consumer group.
+        writer: the role, or the start of the roles, that they write as.
+    """
+
+    schema: str
+    topic: str
+    group: str
+    writer: str
+
+    @classmethod
+    def of(cls, config: PipelineConfig) -> Watched:
+        """Of a pipeline as it runs."""
+        group = names.consumer_group(config.namespace, config.name)
+        return cls(config.schema_name, config.events_topic, group, names.role(config.schema_name, "writer"))
+
+
+class FiguresReader:
+    """Reads figures; safe to call from several threads.
+
+    Args:
+        brokers: bootstrap brokers.
+        postgres: the database and its administrator's login.
+        config: further client settings of Kafka.
+    """
+
+    def __init__(self, brokers: str, postgres: PostgresAddress, *, config: Mapping[str, Any] | None = None) -> None:
+        self._config = {"bootstrap.servers": brokers, "log_level": 0, **(config or {})}
+        self._postgres = postgres
+        self._offsets = BacklogReader(brokers, postgres, config=config)
+        self._client: AdminClient | None = None
+
+    def read(self, watched: Watched, *, ready: int, rolling_out: bool) -> Figures:
+        """The figures of now; takes half a second, in which Postgres is looked at several times.
+
+        Args:
+            watched: where they are.
+            ready: replicas that work.
+            rolling_out: whether replicas are being started, stopped or replaced.
+
+        Raises:
+            TidemillError: a server does not answer, or there is no such schema or topic yet.
+        """
+        with connected(self._postgres, f"reading figures of schema {watched.schema}") as session:
+            # Positions first: what is committed after that is lag once more, and never less than none.
+            positions = _positions(session, watched.schema)
+            saturated = _saturated(session, watched.writer, replicas=ready)
+        partitions = list(positions)
+        ends, starts = (self._offsets.offsets(watched.topic, partitions, spec) for spec in (LATEST, EARLIEST))
+        members, moving = self._group(watched.group)
+        return Figures(
+            {
+                partition: PartitionFigures(starts[partition], ends[partition], position, consumed)
+                for partition, (position, consumed) in positions.items()
+            },
+            ready=ready,
+            rebalancing=moving or members != ready,
+            rolling_out=rolling_out,
+            database_saturated=saturated,
+        )
+
+    def _group(self, group: str) -> tuple[int, bool]:
+        """Members of a consumer group, and whether it is sharing out partitions."""
+        if self._client is None:
+            self._client = AdminClient(self._config)
+        try:
+            asked = self._client.describe_consumer_groups([group], request_timeout=_SECONDS)
+            described = asked[group].result(_SECONDS + 5.0)
+        except (KafkaException, FutureTimeout) as error:
+            raise TidemillError(
+                Reason.UNREACHABLE, f"describing consumer group {group}: Kafka does not tell ({error})"
+            ) from error
+        return len(described.members), described.state in _MOVING
+
+
+def _positions(session: Session, schema: str) -> dict[int, tuple[int | None, int]]:
+    """Next offset and records consumed, by partition."""
+    query = sql.SQL("SELECT partition, next_offset, consumed FROM {} WHERE reader = 'live' ORDER BY partition")
+    rows = session.connection.execute(query.format(sql.Identifier(schema, "_offsets"))).fetchall()
+    return {partition: (position, consumed) for partition, position, consumed in rows}
+
+
+def _saturated(session: Session, writer: str, *, replicas: int) -> bool:
+    """Whether more replicas would only wait: half of them do already, each time one looks, or no session is left.
+
+    What they wait for is a lock (batches of one aggregation are merged one after another) or the disk.
+    """
+    looks = 0
+    for look in range(_LOOKS):
+        if look:
+            time.sleep(_LOOK_SECONDS)
+        ((waiting, sessions, most),) = session.connection.execute(_WAITS, (writer,)).fetchall()
+        if sessions >= _FULL_SHARE * most:
+            return True
+        looks += waiting >= max(2, replicas / 2)
+    return looks >= _WAITING_LOOKS

@@ -1,0 +1,215 @@
+"""`tidemill up` scales processors by lag: more when events come, one when they are gone; every event counts once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from confluent_kafka import Producer
+
+from tidemill_contract import names
+from tidemill_operator.scaling_figures import FiguresReader, Watched
+from tidemill_operator.servers import Servers
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+PARTITIONS = 6
+PIPELINE = """\
+apiVersion: tidemill.dev/v1alpha1
+kind: AnalyticsPipeline
+metadata: {name: NAME}
+spec:
+  source:
+    topic: {partitions: 6}
+    fields:
+      - {name: carrier, type: string, required: true}
+      - {name: ts, type: timestamp, required: true}
+    eventTime: {field: ts}
+  aggregations:
+    - name: by_carrier
+      groupBy: [carrier]
+      window: {type: tumbling, size: 1h}
+      metrics:
+        - {name: events, function: count}
+  processor:
+    scaling:
+      maxReplicas: 3
+      lagThreshold: 100
+      pollInterval: 1s
+      lookback: 3s
+      catchUp: 10s
+      scaleUpCooldown: 3s
+      scaleDownStabilization: 5s
+"""
+
+
+def eventually(check: Callable[[], Any], *, seconds: float, what: Callable[[], str]) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (value := check()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what()}"
+        time.sleep(0.05)
+    return value
+
+
+class Up:
+    """A running `tidemill up` on given servers."""
+
+    def __init__(self, folder: Path, servers: Servers, name: str) -> None:
+        self.folder, self.servers, self.name = folder, servers, name
+        self.topic, self.schema = f"default.{name}.events", names.schema("default", name)
+        self.environ = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
+        self.environ |= {
+            "TIDEMILL_KAFKA_BROKERS": servers.kafka,
+            "TIDEMILL_POSTGRES_URL": servers.postgres.url,
+            "TIDEMILL_REDIS_URL": servers.redis,
+        }
+        self.started = 0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        self.started += 1
+        command = [sys.executable, "-m", "tidemill_operator.cli", "up", "-f", "a.yaml", "--ready-file", "ready.json"]
+        command += ["--port-ingest", "21400", "--port-api", "21500"]
+        with open(self.folder / f"up-{self.started}.log", "wb") as log:
+            process = subprocess.Popen(command, cwd=self.folder, env=self.environ, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            eventually(
+                lambda: (self.folder / "ready.json").exists() or process.poll(), seconds=90, what=lambda: self.output
+            )
+            yield
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0, self.output
+
+    @property
+    def output(self) -> str:
+        return (self.folder / f"up-{self.started}.log").read_text()
+
+    @property
+    def scaling(self) -> dict[str, Any]:
+        state = json.loads((self.folder / ".tidemill" / "status.json").read_text())
+        return dict(state["pipelines"][f"default/{self.name}"]["scaling"])
+
+    def processors(self) -> int:
+        """Processes that are ready."""
+        workloads = json.loads((self.folder / ".tidemill" / "status.json").read_text())["workloads"]
+        return sum(state["ready"] for name, state in workloads.items() if "processor" in name)
+
+    def explain(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "tidemill_operator.cli", "explain", *arguments]
+        return subprocess.run(
+            command, cwd=self.folder, env=self.environ, capture_output=True, text=True, check=False, timeout=60
+        )
+
+    def query(self, text: str) -> int:
+        with psycopg.connect(self.servers.postgres.url) as connection:
+            return int(connection.execute(text).fetchone()[0])  # type: ignore[call-overload, index]
+
+
+class Load:
+    """Events a second, from a thread, until stopped."""
+
+    def __init__(self, servers: Servers, topic: str, rate: int) -> None:
+        self.sent = 0
+        self._topic = topic
+        self._rate = rate
+        self._producer = Producer({"bootstrap.servers": servers.kafka, "acks": "all", "linger.ms": 20})
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.1):
+            for _ in range(self._rate // 10):
+                event = {"carrier": f"c{self.sent % 50}", "ts": 1_760_000_000_000 + self.sent}
+                self._producer.produce(self._topic, json.dumps(event).encode(), partition=self.sent % PARTITIONS)
+                self.sent += 1
+            self._producer.poll(0)
+
+    def __enter__(self) -> Load:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        assert self._producer.flush(30) == 0
+
+
+@pytest.fixture
+def make_up(server_folder: Path, servers: Servers) -> Callable[[str], Up]:
+    def make(name: str) -> Up:
+        (server_folder / "a.yaml").write_text(PIPELINE.replace("NAME", name))
+        return Up(server_folder, servers, name)
+
+    return make
+
+
+def test_processors_follow_the_load_and_every_event_counts_once(make_up: Callable[[str], Up]) -> None:
+    """1 → 3 while events come, 1 when they are gone; the explanation tells why; a restart goes on from there."""
+    up = make_up("scaled")
+    with up.running():
+        eventually(lambda: up.processors() == 1, seconds=30, what=lambda: up.output)
+        with Load(up.servers, up.topic, rate=5_000) as load:
+            eventually(lambda: up.processors() == 3, seconds=60, what=lambda: f"{up.scaling}\n{up.output}")
+            told = up.explain(up.name)
+            assert told.returncode == 0, told.stderr
+            assert f"default/{up.name}:" in told.stdout
+            assert "1 → 3  ScaledUp" in told.stdout
+            assert "for the lag, 100 events each" in told.stdout
+        eventually(lambda: up.processors() == 1, seconds=90, what=lambda: f"{up.scaling}\n{up.output}")
+        consumed = f'SELECT coalesce(sum(consumed), 0) FROM "{up.schema}"._offsets'
+        eventually(lambda: up.query(consumed) == load.sent, seconds=60, what=lambda: f"{load.sent} consumed")
+        counted = f'SELECT coalesce(sum(_count), 0) FROM "{up.schema}".by_carrier_v1'
+        assert up.query(counted) == load.sent
+        reasons = {
+            record["reason"] for record in json.loads(up.explain(up.name, "--output", "json").stdout)["decisions"]
+        }
+        assert {"ScaledUp", "ScaledDown", "Stabilizing"} <= reasons
+        assert "1 → 3 processors (ScaledUp" in up.output
+        assert "3 → 1 processors (ScaledDown" in up.output
+    (up.folder / "ready.json").unlink(missing_ok=True)
+    with up.running():
+        decided = json.loads(up.explain(f"default/{up.name}", "--output", "json").stdout)["decisions"]
+        assert "ScaledUp" in {record["reason"] for record in decided}
+        assert up.explain("nobody").returncode == 1
+
+
+def test_the_figures_of_real_servers(make_up: Callable[[str], Up]) -> None:
+    """What is committed nowhere lags from its start; a group with fewer members than replicas is still moving."""
+    up = make_up("figured")
+    with up.running():
+        eventually(lambda: up.processors() == 1, seconds=30, what=lambda: up.output)
+        with Load(up.servers, up.topic, rate=1_000) as load:
+            eventually(lambda: load.sent >= 1_000, seconds=30, what=lambda: str(load.sent))
+        consumed = f'SELECT coalesce(sum(consumed), 0) FROM "{up.schema}"._offsets'
+        eventually(lambda: up.query(consumed) >= load.sent, seconds=60, what=lambda: f"{load.sent} consumed")
+        reader = FiguresReader(up.servers.kafka, up.servers.postgres)
+        watched = Watched(
+            up.schema, up.topic, names.consumer_group("default", up.name), names.role(up.schema, "writer")
+        )
+        eventually(lambda: up.processors() == 1, seconds=60, what=lambda: up.output)
+        eventually(
+            lambda: not reader.read(watched, ready=1, rolling_out=False).rebalancing, seconds=60, what=lambda: up.output
+        )
+        seen = reader.read(watched, ready=1, rolling_out=False)
+        assert (seen.lag, len(seen.partitions), seen.database_saturated) == (0, PARTITIONS, False)
+        assert sum(partition.consumed for partition in seen.partitions.values()) == up.query(consumed)
+        assert reader.read(watched, ready=2, rolling_out=True).rebalancing, "a second one has not joined"
+    with psycopg.connect(up.servers.postgres.url, autocommit=True) as connection:
+        connection.execute(f'UPDATE "{up.schema}"._offsets SET next_offset = NULL WHERE partition = 0')
+    stopped = reader.read(watched, ready=0, rolling_out=False)
+    first = stopped.partitions[0]
+    assert (first.lag, stopped.lag) == (first.end - first.start, first.end - first.start)
+    assert first.lag > 0
