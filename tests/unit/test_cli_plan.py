@@ -45,7 +45,7 @@ def test_everything_is_new(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[0] == "no servers are known: all is new"
     assert lines[2] == "analytics/flights, generation 1"
     assert "+ topic analytics.flights.events (partitions 6, replicationFactor 1)" in lines
-    assert "+ table overall_v1 (window_start, _rev, _count, " in "\n".join(lines)
+    assert "+ table overall_v1 (window_start, _rev, _since, _count, " in "\n".join(lines)
     assert "+ workload flights-processor (replicas 1)" in lines
     assert lines[-1] == f"{len(lines) - 4} to create, 0 to change, 0 to remove"
 

@@ -7,17 +7,18 @@ columns are only ever added. Text from the plan is SQL of our own; every name go
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from typing import Any
 
 from psycopg import sql
 
+from tidemill_contract.feeds import Feeds
 from tidemill_operator import outcome
 from tidemill_operator.actuators.base import PipelineSecrets, Reclaim
 from tidemill_operator.actuators.postgres_expiry import expire
 from tidemill_operator.actuators.postgres_grants import ensure_grants
 from tidemill_operator.actuators.postgres_roles import drop_roles, ensure_roles
+from tidemill_operator.actuators.postgres_rows import ensure_rows
 from tidemill_operator.actuators.postgres_session import LockBusy, NoDatabase, Session, connected
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome
@@ -87,7 +88,7 @@ class PostgresSchemas:
                 _ensure_functions(session, schema)
                 ensure_grants(session, schema)
                 regress = live is None or live.owner != owner
-                _ensure_rows(session, schema, regress=regress)
+                ensure_rows(session, schema, live, regress=regress)
             return outcome.done(Component.SCHEMA, schema.name, changed=session.changed)
 
         return [self._guarded(schema.name, "making", act)]
@@ -156,20 +157,21 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
         return None
     columns = _columns(session, schema)
     owner = _owner(found[0][0])
-    shapes, closed, generation, accepted, partitions = {}, {}, 0, None, 0
+    shapes, closed, feeds, generation, accepted, partitions = {}, {}, {}, 0, None, 0
     if "_aggregations" in columns:
-        query = sql.SQL("SELECT name, version, shape::text, closed_until FROM {}").format(
-            sql.Identifier(schema, "_aggregations")
-        )
-        for name, version, shape, until in session.connection.execute(query):
-            shapes[name, version], closed[name, version] = shape, until
+        # A schema from before `layout` and `fed` has neither.
+        query = sql.SQL(
+            "SELECT name, version, shape::text, closed_until, to_jsonb(a) -> 'layout', to_jsonb(a) -> 'fed' FROM {} a"
+        ).format(sql.Identifier(schema, "_aggregations"))
+        for name, version, shape, until, *fed in session.connection.execute(query):
+            shapes[name, version], closed[name, version], feeds[name, version] = shape, until, Feeds.read(*fed)
     if "accepted" in columns.get("_generation", {}):
         query = sql.SQL("SELECT generation, accepted FROM {}").format(sql.Identifier(schema, "_generation"))
         generation, accepted = session.connection.execute(query).fetchone() or (0, None)
     if "_offsets" in columns:
         query = sql.SQL("SELECT count(*) FROM {} WHERE reader = 'live'").format(sql.Identifier(schema, "_offsets"))
         (partitions,) = session.connection.execute(query).fetchone() or (0,)
-    return LiveSchema(owner, shapes, columns, generation, accepted, closed, partitions)
+    return LiveSchema(owner, shapes, columns, generation, accepted, closed, partitions, feeds)
 
 
 def _columns(session: Session, schema: str) -> dict[str, dict[str, str]]:
@@ -234,55 +236,3 @@ def _ensure_functions(session: Session, schema: Schema) -> None:
         if live.get(name) != (text.split("$body$")[1], "SECURITY DEFINER" in text):
             session.connection.execute(sql.SQL(text))
             session.changed += 1
-
-
-def _ensure_rows(session: Session, schema: Schema, *, regress: bool) -> None:
-    """The rows that workloads only ever update. `regress`: another resource's generations count from anew."""
-
-    def table(name: str) -> sql.Identifier:
-        return sql.Identifier(schema.name, name)
-
-    session.write_rows(
-        sql.SQL("INSERT INTO {} (reader) SELECT 'live' WHERE NOT EXISTS (SELECT FROM {} WHERE reader = 'live')").format(
-            table("_readers"), table("_readers")
-        )
-    )
-    session.write_rows(
-        sql.SQL(
-            "INSERT INTO {} (reader, partition) SELECT r.reader, p FROM {} r, generate_series(0, %s - 1) p"
-            " WHERE NOT EXISTS (SELECT FROM {} o WHERE o.reader = r.reader AND o.partition = p)"
-        ).format(table("_offsets"), table("_readers"), table("_offsets")),
-        (schema.partitions,),
-    )
-    for row in schema.aggregations:
-        values: Mapping[str, Any] = asdict(row)
-        session.write_rows(
-            sql.SQL(
-                "INSERT INTO {} (name, version, table_name, reader, shape, partition_days, retention_ms)"
-                " SELECT %(name)s, %(version)s, %(table_name)s, %(reader)s, %(shape)s, %(partition_days)s,"
-                " %(retention_ms)s"
-                " WHERE NOT EXISTS (SELECT FROM {} WHERE name = %(name)s AND version = %(version)s)"
-            ).format(table("_aggregations"), table("_aggregations")),
-            values,
-        )
-        session.write_rows(
-            sql.SQL(
-                "UPDATE {} SET shape = %(shape)s, retention_ms = %(retention_ms)s"
-                " WHERE name = %(name)s AND version = %(version)s"
-                " AND (shape, retention_ms) IS DISTINCT FROM (%(shape)s::jsonb, %(retention_ms)s)"
-            ).format(table("_aggregations")),
-            values,
-        )
-    session.write_rows(
-        sql.SQL("INSERT INTO {} (generation) SELECT 0 WHERE NOT EXISTS (SELECT FROM {})").format(
-            table("_generation"), table("_generation")
-        )
-    )
-    session.write_rows(
-        sql.SQL(
-            "UPDATE {} SET generation = %(generation)s, accepted = %(accepted)s"
-            " WHERE (generation, accepted) IS DISTINCT FROM (%(generation)s, %(accepted)s::jsonb)"
-            " AND (%(regress)s OR generation <= %(generation)s)"
-        ).format(table("_generation")),
-        {"generation": schema.generation, "accepted": schema.accepted, "regress": regress},
-    )

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tidemill_contract.feeds import Feeds
+
 Component = Literal["processor", "ingest", "api"]
 
 
@@ -167,6 +169,7 @@ class LiveSchema:
     Attributes:
         owner: who it says it belongs to; None: it does not say.
         shapes: of every aggregation version, by (name, version).
+        feeds: which columns their tables are fed with, likewise.
         columns: SQL types as Postgres spells them, by table and column.
         generation: what `_generation` holds.
         accepted: the resource's spec that was last accepted, as it was written; None: none yet.
@@ -181,6 +184,7 @@ class LiveSchema:
     accepted: Mapping[str, Any] | None = None
     closed_until: Mapping[tuple[str, int], int | None] = field(default_factory=dict)
     partitions: int = 0
+    feeds: Mapping[tuple[str, int], Feeds] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

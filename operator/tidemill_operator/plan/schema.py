@@ -11,6 +11,7 @@ import json
 from tidemill_contract import names
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.expressions import derived_types
+from tidemill_contract.feeds import SINCE
 from tidemill_contract.partials import SQL_TYPES, AggregationLayout, field_types, layout, quote
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.storage import partition_days
@@ -34,7 +35,9 @@ GENERATION = Table(
 )
 
 # Every version of every aggregation. `closed_until`: windows that end by it take no more events. `rev` counts the
-# batches merged. `scanned_until` / `published_until`: how far detectors and the results topic have come.
+# batches merged. `scanned_until` / `published_until`: how far detectors and the results topic have come. `layout`
+# numbers the sets of partial columns that were fed one after another; `fed` says since which one a column is fed, if
+# not all along.
 AGGREGATIONS = Table(
     "_aggregations",
     _columns(
@@ -53,6 +56,8 @@ AGGREGATIONS = Table(
         ("late_dead", "bigint NOT NULL DEFAULT 0"),
         ("late_dropped", "bigint NOT NULL DEFAULT 0"),
         ("created_at", "timestamptz NOT NULL DEFAULT now()"),
+        ("layout", "bigint NOT NULL DEFAULT 0"),
+        ("fed", "jsonb NOT NULL DEFAULT '{}'"),
     ),
     ("UNIQUE (name, version)",),
     storage="fillfactor = 50",
@@ -208,7 +213,8 @@ def window_table(name: str, plan: AggregationLayout) -> Table:
     columns.append(Column("window_start", "timestamptz NOT NULL"))
     if plan.hopping:
         columns.append(Column("_after", "timestamptz NOT NULL DEFAULT '-infinity'"))
-    columns.append(Column("_rev", "bigint NOT NULL"))
+    # A row that is older than this column counts as written before any other was added.
+    columns += [Column("_rev", "bigint NOT NULL"), Column(SINCE, "bigint NOT NULL DEFAULT 0")]
     columns += [Column(p.column, p.sql_type) for p in plan.partials]
     # Group columns may be null, and a null is a group like any other.
     unique = ", ".join(quote(column) for column in plan.key_columns)
@@ -270,19 +276,23 @@ def desired_schema(config: PipelineConfig) -> Schema:
 def ensure_partition_sql(schema_name: str) -> str:
     """`ensure_partition(table_name, day, days)`: makes one time partition of a window or event table, if absent.
 
-    `day` is days since the epoch; a partition holds [day, day + days). Made as a table of its own and attached, because
-    ATTACH makes nobody wait. SECURITY DEFINER, so that writers own no table; it touches partitioned tables of this
-    schema only.
+    `day` is days since the epoch; the partition holds what of [day, day + days) no other one holds: a changed retention
+    may have changed the width. True: something was missing. Made as a table of its own and attached, because ATTACH
+    makes nobody wait. SECURITY DEFINER: writers own no table. It touches partitioned tables of this schema only.
     """
     schema = quote(schema_name)
     return f"""
 CREATE OR REPLACE FUNCTION {schema}.ensure_partition(table_name text, day integer, days integer) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' SET timezone = 'UTC'
+AS $body$
 DECLARE
   parent oid;
-  first_day date := date '1970-01-01' + day;
-  part text := left(table_name, 40) || '_p' || to_char(date '1970-01-01' + day, 'YYYYMMDD')
-               || CASE WHEN length(table_name) > 40 THEN '_' || left(md5(table_name), 8) ELSE '' END;
+  lows date[];
+  highs date[];
+  first_day date;
+  end_day date;
+  part text;
+  made boolean := false;
 BEGIN
   SELECT c.oid INTO parent FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
    WHERE n.nspname = '{schema_name}' AND c.relname = table_name AND c.relkind = 'p';
@@ -290,14 +300,25 @@ BEGIN
     RAISE EXCEPTION 'no partitioned table % here', table_name USING ERRCODE = 'undefined_table';
   END IF;
   PERFORM pg_advisory_xact_lock(hashtext(parent::text), -1);
-  IF EXISTS (SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-              WHERE i.inhparent = parent AND c.relname = part) THEN
-    RETURN false;
-  END IF;
-  EXECUTE format('CREATE TABLE IF NOT EXISTS {schema}.%I (LIKE {schema}.%I INCLUDING DEFAULTS INCLUDING STORAGE)'
-                 ' WITH (fillfactor = 80)', part, table_name);
-  EXECUTE format('ALTER TABLE {schema}.%I ATTACH PARTITION {schema}.%I FOR VALUES FROM (%L) TO (%L)',
-                 table_name, part, first_day::text || ' 00:00:00+00', (first_day + days)::text || ' 00:00:00+00');
-  RETURN true;
+  SELECT array_agg(bound[1]::date), array_agg(bound[2]::date) INTO lows, highs
+    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid,
+         regexp_match(pg_get_expr(c.relpartbound, c.oid), $re$FROM .'([^']+)'. TO .'([^']+)'.$re$) bound
+   WHERE i.inhparent = parent;
+  FOR first_day, end_day IN
+    SELECT min(d), max(d) + 1 FROM (
+      SELECT d, d - row_number() OVER (ORDER BY d)::integer AS run
+        FROM generate_series(0, days - 1) n, LATERAL (SELECT date '1970-01-01' + day + n AS d) wanted
+       WHERE NOT EXISTS (SELECT FROM unnest(lows, highs) held(low, high) WHERE d >= low AND d < high)) missing
+    GROUP BY run ORDER BY 1
+  LOOP
+    part := left(table_name, 40) || '_p' || to_char(first_day, 'YYYYMMDD')
+            || CASE WHEN length(table_name) > 40 THEN '_' || left(md5(table_name), 8) ELSE '' END;
+    EXECUTE format('CREATE TABLE IF NOT EXISTS {schema}.%I (LIKE {schema}.%I INCLUDING DEFAULTS INCLUDING STORAGE)'
+                   ' WITH (fillfactor = 80)', part, table_name);
+    EXECUTE format('ALTER TABLE {schema}.%I ATTACH PARTITION {schema}.%I FOR VALUES FROM (%L) TO (%L)',
+                   table_name, part, first_day::text || ' 00:00:00+00', end_day::text || ' 00:00:00+00');
+    made := true;
+  END LOOP;
+  RETURN made;
 END $body$
 """

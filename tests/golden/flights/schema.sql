@@ -26,6 +26,8 @@ CREATE TABLE "analytics__flights"."_aggregations" (
   "late_dead" bigint NOT NULL DEFAULT 0,
   "late_dropped" bigint NOT NULL DEFAULT 0,
   "created_at" timestamptz NOT NULL DEFAULT now(),
+  "layout" bigint NOT NULL DEFAULT 0,
+  "fed" jsonb NOT NULL DEFAULT '{}',
   UNIQUE (name, version)
 ) WITH (fillfactor = 50);
 GRANT SELECT, UPDATE (closed_until, rev, scanned_until, published_until, late_dead, late_dropped) ON "analytics__flights"."_aggregations" TO "analytics__flights_writer";
@@ -134,6 +136,7 @@ CREATE TABLE "analytics__flights"."by_carrier_v1" (
   "carrier" text COLLATE "C",
   "window_start" timestamptz NOT NULL,
   "_rev" bigint NOT NULL,
+  "_since" bigint NOT NULL DEFAULT 0,
   "_count" bigint,
   "_n_dep_delay" bigint,
   "_sum_dep_delay" double precision,
@@ -156,6 +159,7 @@ CREATE TABLE "analytics__flights"."by_origin_v1" (
   "origin" text COLLATE "C",
   "window_start" timestamptz NOT NULL,
   "_rev" bigint NOT NULL,
+  "_since" bigint NOT NULL DEFAULT 0,
   "_count" bigint,
   "_n_arr_delay" bigint,
   "_sum_distance" numeric,
@@ -175,6 +179,7 @@ CREATE TABLE "analytics__flights"."by_route_v1" (
   "window_start" timestamptz NOT NULL,
   "_after" timestamptz NOT NULL DEFAULT '-infinity',
   "_rev" bigint NOT NULL,
+  "_since" bigint NOT NULL DEFAULT 0,
   "_count" bigint,
   "_n_dep_delay" bigint,
   "_sum_dep_delay" double precision,
@@ -189,6 +194,7 @@ GRANT SELECT ON "analytics__flights"."by_route_v1" TO "analytics__flights_reader
 CREATE TABLE "analytics__flights"."overall_v1" (
   "window_start" timestamptz NOT NULL,
   "_rev" bigint NOT NULL,
+  "_since" bigint NOT NULL DEFAULT 0,
   "_count" bigint,
   "_n_dep_delay" bigint,
   "_sum_dep_delay" double precision,
@@ -202,12 +208,16 @@ GRANT SELECT, INSERT, UPDATE ON "analytics__flights"."overall_v1" TO "analytics_
 GRANT SELECT ON "analytics__flights"."overall_v1" TO "analytics__flights_reader";
 
 CREATE OR REPLACE FUNCTION "analytics__flights".ensure_partition(table_name text, day integer, days integer) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' SET timezone = 'UTC'
+AS $body$
 DECLARE
   parent oid;
-  first_day date := date '1970-01-01' + day;
-  part text := left(table_name, 40) || '_p' || to_char(date '1970-01-01' + day, 'YYYYMMDD')
-               || CASE WHEN length(table_name) > 40 THEN '_' || left(md5(table_name), 8) ELSE '' END;
+  lows date[];
+  highs date[];
+  first_day date;
+  end_day date;
+  part text;
+  made boolean := false;
 BEGIN
   SELECT c.oid INTO parent FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
    WHERE n.nspname = 'analytics__flights' AND c.relname = table_name AND c.relkind = 'p';
@@ -215,15 +225,26 @@ BEGIN
     RAISE EXCEPTION 'no partitioned table % here', table_name USING ERRCODE = 'undefined_table';
   END IF;
   PERFORM pg_advisory_xact_lock(hashtext(parent::text), -1);
-  IF EXISTS (SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-              WHERE i.inhparent = parent AND c.relname = part) THEN
-    RETURN false;
-  END IF;
-  EXECUTE format('CREATE TABLE IF NOT EXISTS "analytics__flights".%I (LIKE "analytics__flights".%I INCLUDING DEFAULTS INCLUDING STORAGE)'
-                 ' WITH (fillfactor = 80)', part, table_name);
-  EXECUTE format('ALTER TABLE "analytics__flights".%I ATTACH PARTITION "analytics__flights".%I FOR VALUES FROM (%L) TO (%L)',
-                 table_name, part, first_day::text || ' 00:00:00+00', (first_day + days)::text || ' 00:00:00+00');
-  RETURN true;
+  SELECT array_agg(bound[1]::date), array_agg(bound[2]::date) INTO lows, highs
+    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid,
+         regexp_match(pg_get_expr(c.relpartbound, c.oid), $re$FROM .'([^']+)'. TO .'([^']+)'.$re$) bound
+   WHERE i.inhparent = parent;
+  FOR first_day, end_day IN
+    SELECT min(d), max(d) + 1 FROM (
+      SELECT d, d - row_number() OVER (ORDER BY d)::integer AS run
+        FROM generate_series(0, days - 1) n, LATERAL (SELECT date '1970-01-01' + day + n AS d) wanted
+       WHERE NOT EXISTS (SELECT FROM unnest(lows, highs) held(low, high) WHERE d >= low AND d < high)) missing
+    GROUP BY run ORDER BY 1
+  LOOP
+    part := left(table_name, 40) || '_p' || to_char(first_day, 'YYYYMMDD')
+            || CASE WHEN length(table_name) > 40 THEN '_' || left(md5(table_name), 8) ELSE '' END;
+    EXECUTE format('CREATE TABLE IF NOT EXISTS "analytics__flights".%I (LIKE "analytics__flights".%I INCLUDING DEFAULTS INCLUDING STORAGE)'
+                   ' WITH (fillfactor = 80)', part, table_name);
+    EXECUTE format('ALTER TABLE "analytics__flights".%I ATTACH PARTITION "analytics__flights".%I FOR VALUES FROM (%L) TO (%L)',
+                   table_name, part, first_day::text || ' 00:00:00+00', end_day::text || ' 00:00:00+00');
+    made := true;
+  END LOOP;
+  RETURN made;
 END $body$;
 REVOKE ALL ON FUNCTION "analytics__flights"."ensure_partition" FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION "analytics__flights"."ensure_partition" TO "analytics__flights_writer";

@@ -26,6 +26,8 @@ CREATE TABLE "analytics__server_metrics"."_aggregations" (
   "late_dead" bigint NOT NULL DEFAULT 0,
   "late_dropped" bigint NOT NULL DEFAULT 0,
   "created_at" timestamptz NOT NULL DEFAULT now(),
+  "layout" bigint NOT NULL DEFAULT 0,
+  "fed" jsonb NOT NULL DEFAULT '{}',
   UNIQUE (name, version)
 ) WITH (fillfactor = 50);
 GRANT SELECT, UPDATE (closed_until, rev, scanned_until, published_until, late_dead, late_dropped) ON "analytics__server_metrics"."_aggregations" TO "analytics__server_metrics_writer";
@@ -135,6 +137,7 @@ CREATE TABLE "analytics__server_metrics"."by_host_v1" (
   "series" text COLLATE "C",
   "window_start" timestamptz NOT NULL,
   "_rev" bigint NOT NULL,
+  "_since" bigint NOT NULL DEFAULT 0,
   "_count" bigint,
   "_n_value" bigint,
   "_sum_value" double precision,
@@ -157,6 +160,7 @@ CREATE TABLE "analytics__server_metrics"."by_series_v1" (
   "window_start" timestamptz NOT NULL,
   "_after" timestamptz NOT NULL DEFAULT '-infinity',
   "_rev" bigint NOT NULL,
+  "_since" bigint NOT NULL DEFAULT 0,
   "_count" bigint,
   "_n_value" bigint,
   "_sum_value" double precision,
@@ -171,12 +175,16 @@ GRANT SELECT, INSERT, UPDATE ON "analytics__server_metrics"."by_series_v1" TO "a
 GRANT SELECT ON "analytics__server_metrics"."by_series_v1" TO "analytics__server_metrics_reader";
 
 CREATE OR REPLACE FUNCTION "analytics__server_metrics".ensure_partition(table_name text, day integer, days integer) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' SET timezone = 'UTC'
+AS $body$
 DECLARE
   parent oid;
-  first_day date := date '1970-01-01' + day;
-  part text := left(table_name, 40) || '_p' || to_char(date '1970-01-01' + day, 'YYYYMMDD')
-               || CASE WHEN length(table_name) > 40 THEN '_' || left(md5(table_name), 8) ELSE '' END;
+  lows date[];
+  highs date[];
+  first_day date;
+  end_day date;
+  part text;
+  made boolean := false;
 BEGIN
   SELECT c.oid INTO parent FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
    WHERE n.nspname = 'analytics__server_metrics' AND c.relname = table_name AND c.relkind = 'p';
@@ -184,15 +192,26 @@ BEGIN
     RAISE EXCEPTION 'no partitioned table % here', table_name USING ERRCODE = 'undefined_table';
   END IF;
   PERFORM pg_advisory_xact_lock(hashtext(parent::text), -1);
-  IF EXISTS (SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-              WHERE i.inhparent = parent AND c.relname = part) THEN
-    RETURN false;
-  END IF;
-  EXECUTE format('CREATE TABLE IF NOT EXISTS "analytics__server_metrics".%I (LIKE "analytics__server_metrics".%I INCLUDING DEFAULTS INCLUDING STORAGE)'
-                 ' WITH (fillfactor = 80)', part, table_name);
-  EXECUTE format('ALTER TABLE "analytics__server_metrics".%I ATTACH PARTITION "analytics__server_metrics".%I FOR VALUES FROM (%L) TO (%L)',
-                 table_name, part, first_day::text || ' 00:00:00+00', (first_day + days)::text || ' 00:00:00+00');
-  RETURN true;
+  SELECT array_agg(bound[1]::date), array_agg(bound[2]::date) INTO lows, highs
+    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid,
+         regexp_match(pg_get_expr(c.relpartbound, c.oid), $re$FROM .'([^']+)'. TO .'([^']+)'.$re$) bound
+   WHERE i.inhparent = parent;
+  FOR first_day, end_day IN
+    SELECT min(d), max(d) + 1 FROM (
+      SELECT d, d - row_number() OVER (ORDER BY d)::integer AS run
+        FROM generate_series(0, days - 1) n, LATERAL (SELECT date '1970-01-01' + day + n AS d) wanted
+       WHERE NOT EXISTS (SELECT FROM unnest(lows, highs) held(low, high) WHERE d >= low AND d < high)) missing
+    GROUP BY run ORDER BY 1
+  LOOP
+    part := left(table_name, 40) || '_p' || to_char(first_day, 'YYYYMMDD')
+            || CASE WHEN length(table_name) > 40 THEN '_' || left(md5(table_name), 8) ELSE '' END;
+    EXECUTE format('CREATE TABLE IF NOT EXISTS "analytics__server_metrics".%I (LIKE "analytics__server_metrics".%I INCLUDING DEFAULTS INCLUDING STORAGE)'
+                   ' WITH (fillfactor = 80)', part, table_name);
+    EXECUTE format('ALTER TABLE "analytics__server_metrics".%I ATTACH PARTITION "analytics__server_metrics".%I FOR VALUES FROM (%L) TO (%L)',
+                   table_name, part, first_day::text || ' 00:00:00+00', end_day::text || ' 00:00:00+00');
+    made := true;
+  END LOOP;
+  RETURN made;
 END $body$;
 REVOKE ALL ON FUNCTION "analytics__server_metrics"."ensure_partition" FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION "analytics__server_metrics"."ensure_partition" TO "analytics__server_metrics_writer";

@@ -120,7 +120,7 @@ def _merged(query: AggregateQuery, binder: Binder) -> str:
     """A SELECT of groups, window_start, window_end and merged partials."""
     model, plan = query.model, query.model.layout
     columns = ", ".join([*(quote(name) for name in query.group_by), "window_start"])
-    partials = ", ".join(quote(partial.column) for partial in plan.partials)
+    partials = ", ".join(quote(partial.column) for partial in plan.merged)
     if query.bucket is not None:
         return _bucketed(query, binder, query.bucket, partials)
     reach = plan.size_ms - plan.pane_ms
@@ -131,7 +131,7 @@ def _merged(query: AggregateQuery, binder: Binder) -> str:
     if query.natural:
         return f"SELECT {columns}, {end}, {partials} FROM {source}"
     keys = [(quote(name), name) for name in query.group_by] + [("window_start", "window_start")]
-    rolled = rollup_select(plan.partials, source, keys)
+    rolled = rollup_select(plan.merged, source, keys)
     return f"SELECT {columns}, {end}, {partials} FROM ({rolled}) AS g"
 
 
@@ -142,15 +142,15 @@ def _bucketed(query: AggregateQuery, binder: Binder, bucket: Bucket, partials: s
     stored = _all([*_bounds(query, binder, reach_ms=bucket.reach_ms), *_dimension_filters(query, binder)])
     edges = (Partial("min", "start__", "timestamptz"), Partial("max", "start__", "timestamptz"))
     both = [f"window_start AS {quote(edge.column)}" for edge in edges]
-    listed = ", ".join([*groups, "window_start", *both, partials])
+    listed = ", ".join([*groups, "window_start", *both, *plan.stored])
     source = f"(SELECT {listed} FROM {model.table} WHERE {stored}) AS s"
     keys = [(quote(name), name) for name in query.group_by]
     if bucket.length_ms is not None:
         keys.append((bucket.start_sql("window_start"), "window_start"))
-        rolled = rollup_select(plan.partials, source, keys)
+        rolled = rollup_select(plan.merged, source, keys)
         listed = ", ".join([*groups, "window_start", f"{bucket.end_sql('window_start')} AS window_end", partials])
         return f"SELECT {listed} FROM ({rolled}) AS g WHERE {_all(_bounds(query, binder, reach_ms=0))}"
-    rolled = rollup_select([*plan.partials, *edges], source, keys)
+    rolled = rollup_select([*plan.merged, *edges], source, keys)
     pane = f"interval '{plan.pane_ms} milliseconds'"
     start = binder.bind(query.since, "timestamp") if query.since else quote("_min_start__")
     end = binder.bind(query.until, "timestamp") if query.until else f"{quote('_max_start__')} + {pane}"

@@ -8,7 +8,7 @@ import datetime as dt
 import hashlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -26,12 +26,15 @@ from tidemill_api.selection import Binder
 from tidemill_api.values import EPOCH
 from tidemill_contract import metrics, names
 from tidemill_contract.duration import parse_ms
+from tidemill_contract.feeds import Feeds
 from tidemill_contract.resilience import Deadline
 
 FETCH_ROWS = 2_000
 READ_LIMIT = 5_000
 QUICK_SECONDS = 1.0
 """How long descriptions and lists may be reused."""
+FEEDS = "to_jsonb(a) -> 'layout', to_jsonb(a) -> 'fed'"
+"""What `Feeds.read` takes, from `_aggregations AS a`; null in a schema from before these columns."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,14 @@ class State:
     Attributes:
         identity: tells it from another that bears or bore its name, that of a schema dropped and made anew included.
         rev: grows with each batch.
+        feeds: which columns its rows are fed with, and since when.
     """
 
     identity: str
     rev: int
     closed_until_ms: int | None
     watermark_ms: int | None
+    feeds: Feeds
 
     @property
     def closed_until(self) -> dt.datetime | None:
@@ -61,7 +66,7 @@ async def read_state(connection: Connection, model: PipelineModel, aggregation: 
         Problem: its tables are not there yet.
     """
     cursor = await connection.execute(
-        "SELECT a.id || '@' || extract(epoch FROM a.created_at), a.rev, a.closed_until, r.watermark"
+        f"SELECT a.id || '@' || extract(epoch FROM a.created_at), a.rev, a.closed_until, r.watermark, {FEEDS}"
         f" FROM {model.schema}._aggregations AS a LEFT JOIN {model.schema}._readers AS r ON r.reader = a.reader"
         " WHERE a.name = %s AND a.version = %s",
         (aggregation, version),
@@ -69,14 +74,17 @@ async def read_state(connection: Connection, model: PipelineModel, aggregation: 
     row = await cursor.fetchone()
     if row is None:
         raise unavailable(f"{aggregation} is not set up yet; try again in a moment", 5, code="pipeline_not_ready")
-    return State(*row)
+    identity, rev, closed_until, watermark, *fed = row
+    feeds = Feeds.read(*fed)
+    # Another spec may mean something else by the same names.
+    return State(f"{identity}/{model.config.generation}/{feeds.layout}", rev, closed_until, watermark, feeds)
 
 
 async def read_windows(
     connection: Connection, query: AggregateQuery, state: State
 ) -> tuple[list[tuple[Any, ...]], str]:
     """The rows of a query (one more than its limit, if there are more), and its statement."""
-    reduced = sql.narrowed(query)
+    reduced = sql.narrowed(_over(query, state))
     binder = Binder()
     horizon = sql.horizon_sql(reduced, binder)
     if horizon is not None:
@@ -87,6 +95,10 @@ async def read_windows(
     text = sql.statement(reduced, binder, state.closed_until)
     cursor = await connection.execute(text, binder.values)
     return await cursor.fetchall(), text
+
+
+def _over(query: AggregateQuery, state: State) -> AggregateQuery:
+    return replace(query, model=query.model.fed(state.feeds))
 
 
 class Answers:
@@ -186,7 +198,7 @@ class Answers:
             async with self._database.stream(model.name, deadline) as connection:
                 state = await read_state(connection, model, query.model.name, query.model.version)
                 binder = Binder()
-                text = sql.statement(sql.narrowed(query), binder, state.closed_until)
+                text = sql.statement(sql.narrowed(_over(query, state)), binder, state.closed_until)
                 rows = self._rows(connection, text, binder, query.page.limit)
                 async for piece in _encoded(rows, RowEncoder(query.columns), media, "aggregates"):
                     yield piece

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from tidemill_api.problems import not_found
 from tidemill_api.selection import Column
 from tidemill_contract import names
 from tidemill_contract.expressions import derived_types
+from tidemill_contract.feeds import Feeds, guarded
 from tidemill_contract.partials import (
     SUPPORTED_FUNCTIONS,
     AggregationLayout,
@@ -45,6 +46,11 @@ class AggregationModel:
     def metrics(self) -> dict[str, tuple[Column, str]]:
         """Metrics by name: the answer's column, and its SQL over merged partials."""
         return {name: (Column(name, kind), expression) for name, kind, expression in answer_columns(self.layout)}
+
+    def fed(self, feeds: Feeds) -> AggregationModel:
+        """The same over rows that were fed so: metrics are null where rows lack some of their events."""
+        plan = guarded(self.layout, feeds)
+        return self if plan is self.layout else replace(self, layout=plan)
 
 
 class PipelineModel:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tidemill_api.aggregate_query import AggregateQuery, take_query
-from tidemill_api.answers import READ_LIMIT, State, read_windows
+from tidemill_api.answers import FEEDS, READ_LIMIT, State, read_windows
 from tidemill_api.catalog import AggregationModel, PipelineModel
 from tidemill_api.database import Connection
 from tidemill_api.live_change import Row
@@ -16,6 +16,7 @@ from tidemill_api.parameters import Parameters
 from tidemill_api.rows import RowEncoder
 from tidemill_api.selection import Binder, Filter, condition
 from tidemill_api.values import EPOCH
+from tidemill_contract.feeds import Feeds
 from tidemill_contract.partials import quote, window_source
 
 SNAPSHOT_ROWS = 1_000
@@ -34,11 +35,14 @@ async def read_standings(connection: Connection, model: PipelineModel) -> dict[s
     """How far each aggregation is; those that are not set up yet are absent."""
     cursor = await connection.execute(
         "SELECT a.name, a.version, to_regclass(format('%%I.%%I', %s::text, a.table_name))::oid::bigint,"
-        f" a.id, a.rev, a.closed_until, r.watermark FROM {model.schema}._aggregations AS a"
+        f" a.id, a.rev, a.closed_until, r.watermark, {FEEDS} FROM {model.schema}._aggregations AS a"
         f" LEFT JOIN {model.schema}._readers AS r ON r.reader = a.reader",
         (model.config.schema_name,),
     )
-    found = {(row[0], row[1]): Standing(State(*row[3:]), row[2] or 0) for row in await cursor.fetchall()}
+    found = {
+        (name, version): Standing(State(str(id_), rev, closed_until, watermark, Feeds.read(*fed)), table or 0)
+        for name, version, table, id_, rev, closed_until, watermark, *fed in await cursor.fetchall()
+    }
     named = {name: found.get((name, aggregation.version)) for name, aggregation in model.aggregations.items()}
     return {name: standing for name, standing in named.items() if standing is not None}
 
@@ -78,6 +82,7 @@ async def read_changed(
         but: further revisions to leave out.
         filters: on group columns.
     """
+    aggregation = aggregation.fed(state.feeds)
     plan, table = aggregation.layout, aggregation.table
     binder = Binder()
     changed = f"_rev > {binder.bind(mark.rev, 'integer')}"

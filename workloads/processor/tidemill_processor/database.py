@@ -9,6 +9,7 @@ import psycopg
 from psycopg import sql
 
 from tidemill_contract.expressions import derived_types
+from tidemill_contract.feeds import Feeds, guarded
 from tidemill_contract.partials import AggregationLayout, field_types, layout, quote
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_contract.spec import AggregationSpec
@@ -33,7 +34,11 @@ def from_ms(expression: str) -> str:
 
 @dataclass(frozen=True)
 class AggregationStore:
-    """An aggregation's row in `_aggregations`, its table and layout."""
+    """An aggregation's row in `_aggregations`, its table and layout.
+
+    Attributes:
+        since: what the rows that this process writes carry in `_since`.
+    """
 
     id: int
     spec: AggregationSpec
@@ -41,6 +46,7 @@ class AggregationStore:
     table: str
     partition_days: int
     layout: AggregationLayout
+    since: int
 
     @property
     def name(self) -> str:
@@ -97,7 +103,7 @@ class Database:
         """
         spec = self._config.spec
         types = field_types(spec, derived_types(spec))
-        query = f"SELECT name, version, id, table_name, partition_days FROM {self.schema}._aggregations"
+        query = f"SELECT name, version, id, table_name, partition_days, layout, fed FROM {self.schema}._aggregations"
         rows = {(name, version): rest for name, version, *rest in connection.execute(query)}
         stores = []
         for aggregation in spec.aggregations:
@@ -107,9 +113,16 @@ class Database:
                     f"{self.schema}._aggregations has no row for {aggregation.name} version {version};"
                     " the operator makes it: look at the pipeline's SchemaReady condition"
                 )
-            id_, table, days = rows[aggregation.name, version]
-            stores.append(AggregationStore(id_, aggregation, version, table, days, layout(aggregation, types)))
+            id_, table, days, *fed = rows[aggregation.name, version]
+            feeds, plan = Feeds.read(*fed), layout(aggregation, types)
+            since = feeds.of_writer([p.column for p in plan.partials])
+            stores.append(AggregationStore(id_, aggregation, version, table, days, guarded(plan, feeds), since))
         return sorted(stores, key=lambda store: store.id)
+
+    def newer_generation(self, connection: psycopg.Connection[tuple[Any, ...]]) -> int | None:
+        """The schema's generation, if it is newer than the config's: what is stored from then on is not for us."""
+        row = connection.execute(f"SELECT generation FROM {self.schema}._generation").fetchone()
+        return row[0] if row and row[0] > self._config.generation else None
 
     def qualified(self, table: str) -> str:
         """A table of the schema, quoted."""

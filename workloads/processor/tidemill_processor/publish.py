@@ -80,7 +80,7 @@ class Publisher:
     def __init__(
         self, database: Database, stores: list[AggregationStore], config: PipelineConfig, outlet: Outlet
     ) -> None:
-        self._schema = database.schema
+        self._database, self._schema = database, database.schema
         self._config = config
         self._outlet = outlet
         self._stores = stores if config.spec.results.publish else []
@@ -109,6 +109,9 @@ class Publisher:
                 (f"{self._schema}/publish", store.id),
             ).fetchone()
             if row is None or not row[1] or (row[0] is not None and row[0] >= closed_until):
+                return 0
+            # From that generation on other columns may be fed: windows closed since then are its processors' to read.
+            if self._database.newer_generation(connection) is not None:
                 return 0
             start, until, count = reader.next_start(connection, row[0], closed_until), closed_until, 0
             if start is not None:

@@ -21,7 +21,7 @@ class Scanner:
     """Runs the anomaly rules of one aggregation."""
 
     def __init__(self, database: Database, store: AggregationStore, rules: list[AnomalySpec], pipeline: str) -> None:
-        self._schema = database.schema
+        self._database, self._schema = database, database.schema
         self._store = store
         self._rules = rules
         self._reader = WindowReader(database, store)
@@ -36,6 +36,9 @@ class Scanner:
                 (f"{self._schema}/scan", self._store.id),
             ).fetchone()
             if row is None or not row[1] or (row[0] is not None and row[0] >= closed_until):
+                return 0
+            # From that generation on other columns may be fed: windows closed since then are its processors' to read.
+            if self._database.newer_generation(connection) is not None:
                 return 0
             plan = self._store.layout
             start = self._reader.next_start(connection, row[0], closed_until)

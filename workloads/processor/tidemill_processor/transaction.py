@@ -19,6 +19,7 @@ import psycopg
 
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.event import InvalidEvent, Reason
+from tidemill_contract.feeds import SINCE
 from tidemill_contract.partials import SQL_TYPES, merge_expression, quote
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.storage import partition_days
@@ -180,11 +181,9 @@ class Committer:
         }
         if fenced:
             raise Fenced(fenced)
-        generation = self._connection.execute(f"SELECT generation FROM {self._database.schema}._generation").fetchone()
-        if generation and generation[0] > self._config.generation:
-            raise Superseded(
-                f"the schema is at generation {generation[0]}, this processor at {self._config.generation}"
-            )
+        newer = self._database.newer_generation(self._connection)
+        if newer is not None:
+            raise Superseded(f"the schema is at generation {newer}, this processor at {self._config.generation}")
         times = {p: PartitionTime(p, row[3], tuple(row[4]), row[5]) for p, row in found.items()}
         return times, max((row[6] for row in rows), default=0)
 
@@ -344,12 +343,13 @@ def _merge_sql(database: Database, store: AggregationStore) -> str:
         none = f"{quote(AFTER)} = {NO_CUT}"
         values.append(f"CASE WHEN {none} THEN '-infinity' ELSE {from_ms(quote(AFTER))} END")
         order.append(quote(AFTER))
-    columns.append("_rev")
-    values.append("%s")
+    columns += ["_rev", SINCE]
+    values += ["%s", str(store.since)]
     for partial in plan.partials:
         columns.append(quote(partial.column))
         values.append(from_ms(quote(partial.column)) if partial.sql_type == "timestamptz" else quote(partial.column))
-    sets = ", ".join(["_rev = EXCLUDED._rev", *(f"{quote(p.column)} = {merge_expression(p)}" for p in plan.partials)])
+    merged = [f"{quote(p.column)} = {merge_expression(p)}" for p in plan.partials]
+    sets = ", ".join(["_rev = EXCLUDED._rev", f"{SINCE} = least(t.{SINCE}, EXCLUDED.{SINCE})", *merged])
     keys = ", ".join(quote(key) for key in plan.key_columns)
     return (
         f"INSERT INTO {database.qualified(store.table)} AS t ({', '.join(columns)})"
