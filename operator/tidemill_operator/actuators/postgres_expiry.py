@@ -1,7 +1,7 @@
 """Retention: partitions of windows and kept events that the watermark left behind long ago are detached and dropped.
 
 A partition is due when its end lies before watermark - retention. It is marked then, and dropped only when that was
-still so a day of wall time later: one odd timestamp must not throw history away.
+still so a day of wall time later: one odd timestamp must not throw history away. A longer retention takes marks back.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import datetime as dt
 import json
 import re
 from contextlib import suppress
+from dataclasses import dataclass
 
 from psycopg import errors, sql
 
@@ -22,30 +23,49 @@ _MARK = "tidemill.expiredSince"
 _END = re.compile(r" TO \('([^']+)'\)$")
 
 
+@dataclass(frozen=True)
+class _Partition:
+    """A partition.
+
+    Attributes:
+        since: when it was marked; None: it is not.
+        pending: detaching it has begun and was interrupted.
+        due: it is past its retention, or was when detaching it began.
+    """
+
+    parent: str
+    name: str
+    end: dt.datetime
+    since: dt.datetime | None
+    pending: bool
+    due: bool
+
+
 def expire(session: Session, schema: Schema) -> None:
-    """Mark what became due, drop at most a few that are due for long."""
+    """Mark what became due, drop at most a few that are due for long, take back the marks of what is due no more."""
     session.connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(schema.owner)))
     try:
         dropped = 0
-        for parent, child, end, comment, pending in _due(session, schema):
-            since = _since(comment)
-            if pending is None and since is None:
-                since_now = json.dumps({_MARK: _now(session).isoformat()})
-                session.write("COMMENT ON TABLE {} IS {}", sql.Identifier(schema.name, child), sql.Literal(since_now))
-            elif dropped < _PER_PASS and (pending or _now(session) - (since or end) >= HELD_FOR):
+        for part in _partitions(session, schema):
+            if not part.due:
+                if part.since is not None:
+                    _mark(session, schema.name, part, None)
+            elif not part.pending and part.since is None:
+                _mark(session, schema.name, part, json.dumps({_MARK: _now(session).isoformat()}))
+            elif dropped < _PER_PASS and (part.pending or _now(session) - (part.since or part.end) >= HELD_FOR):
                 # A busy partition is left for the next pass.
                 with suppress(errors.LockNotAvailable, errors.QueryCanceled):
-                    _drop(session, schema.name, parent, child, pending=bool(pending))
+                    _drop(session, schema.name, part)
                     dropped += 1
     finally:
         session.connection.execute("RESET ROLE")
 
 
-def _due(session: Session, schema: Schema) -> list[tuple[str, str, dt.datetime, str | None, bool | None]]:
+def _partitions(session: Session, schema: Schema) -> list[_Partition]:
     rows = session.connection.execute(
         sql.SQL(
             "SELECT a.table_name, c.relname, pg_get_expr(c.relpartbound, c.oid), obj_description(c.oid, 'pg_class'),"
-            " nullif(i.inhdetachpending, false),"
+            " i.inhdetachpending,"
             " to_timestamp((r.watermark - a.retention_ms) / 1000.0)"
             " FROM (SELECT table_name, reader, retention_ms FROM {} UNION ALL"
             " SELECT '_events', 'live', %s::bigint) a"
@@ -60,9 +80,13 @@ def _due(session: Session, schema: Schema) -> list[tuple[str, str, dt.datetime, 
     for parent, child, bound, comment, pending, cutoff in rows:
         match = _END.search(bound or "")
         end = dt.datetime.fromisoformat(match.group(1)) if match else None
-        if end is not None and (end <= cutoff or pending):
-            found.append((parent, child, end, comment, pending))
+        if end is not None:
+            found.append(_Partition(parent, child, end, _since(comment), pending, end <= cutoff or pending))
     return found
+
+
+def _mark(session: Session, schema: str, part: _Partition, mark: str | None) -> None:
+    session.write("COMMENT ON TABLE {} IS {}", sql.Identifier(schema, part.name), sql.Literal(mark))
 
 
 def _since(comment: str | None) -> dt.datetime | None:
@@ -78,8 +102,8 @@ def _now(session: Session) -> dt.datetime:
     return now
 
 
-def _drop(session: Session, schema: str, parent: str, child: str, *, pending: bool) -> None:
-    how = sql.SQL("FINALIZE" if pending else "CONCURRENTLY")
-    names = sql.Identifier(schema, parent), sql.Identifier(schema, child)
+def _drop(session: Session, schema: str, part: _Partition) -> None:
+    how = sql.SQL("FINALIZE" if part.pending else "CONCURRENTLY")
+    names = sql.Identifier(schema, part.parent), sql.Identifier(schema, part.name)
     session.write("ALTER TABLE {} DETACH PARTITION {} {}", *names, how)
     session.write("DROP TABLE {}", names[1])
