@@ -295,11 +295,11 @@ def test_a_token_that_leads_nowhere_is_a_reset(shop: Shop) -> None:
 
 def test_a_slow_reader_gets_the_newest_in_few_messages(make_bench: Any) -> None:
     """A client that reads a third of the time is sent the newest of each window: fewer messages, the same rows."""
-    groups, rounds, every = 400, 36, 3
+    groups, rounds, every = 600, 36, 3
     bench = make_bench(config("live-slow"))
     bench.start()
     api = Api(bench)
-    names = " ".join(f"{i:03d}{'x' * 500}" for i in range(groups))
+    names = " ".join(f"{i:03d}{'x' * 900}" for i in range(groups))
     bench.produce(orders(groups, countries=names))
     bench.await_consumed(groups)
     view, watching = View(), View()
