@@ -12,6 +12,7 @@ from tidemill_operator.scaling.explain import MAX_MESSAGE, scaling_status
 from tidemill_operator.scaling.model import Need
 from tidemill_operator.scaling.need import aligned, fits, shares
 from tidemill_operator.scaling.state import MAX_DECISIONS
+from tidemill_processor.source import CONSUMER_TUNING
 
 NOW = 1_000_000.0
 WATCHED = State(polled_at=NOW - 15, watched_since=NOW - 3600)
@@ -465,3 +466,8 @@ def test_settings_are_the_specs() -> None:
     told = Settings.of(ProcessorSpec.model_validate({**written, "flushInterval": "1s"}))
     expected = Settings(freshness_seconds=10.0, scale_to_zero_after_seconds=3600.0, poll_seconds=5.0, flush_seconds=1.0)
     assert told == expected
+
+
+def test_processors_share_partitions_out_as_scaling_reckons() -> None:
+    """Blocks of neighbours are the range assignment's; another one would make the speed of a replica wrong."""
+    assert CONSUMER_TUNING["partition.assignment.strategy"] == "range"
