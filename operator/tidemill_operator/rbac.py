@@ -28,7 +28,7 @@ def pipeline_rules() -> list[Rule]:
         # Looked at by name: nothing of others can be listed.
         _rule("", ["secrets"], ["get", "create", "patch", "update", "delete"]),
         # Whether a pipeline's last pods have ended, and to have changed files shown to pods at once.
-        _rule("", ["pods"], ["list"]),
+        _rule("", ["pods"], ["list", "patch"]),
         _rule("", ["events"], ["create"]),
     ]
 

@@ -34,9 +34,15 @@ CONTAINER = {"name": "processor", "image": "p:1", "env": [{"name": "A", "value":
         ("amounts are so only where amounts stand", {"env": "1000m"}, {"env": "1"}, ".env"),
         (
             "a port of a Service",
-            {"ports": [{"port": 80, "targetPort": "x"}]},
-            {"ports": [{"port": 80}]},
+            {"ports": [{"port": 80, "protocol": "TCP", "targetPort": "x"}]},
+            {"ports": [{"port": 80, "protocol": "TCP"}]},
             ".ports[80].targetPort",
+        ),
+        (
+            "two protocols at one port",
+            {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]},
+            {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]},
+            None,
         ),
     ],
 )

@@ -11,16 +11,16 @@ from typing import Any
 from tidemill_operator.actuators.kubernetes_api import MANAGER
 from tidemill_operator.plan.render.pods import quantity
 
-# Lists that are maps: their items are told apart by these members.
-_KEYS: Mapping[str, tuple[str, ...]] = {
-    "containers": ("name",),
-    "env": ("name",),
-    "imagePullSecrets": ("name",),
-    "ownerReferences": ("uid",),
-    "ports": ("containerPort", "port"),
-    "topologySpreadConstraints": ("topologyKey",),
-    "volumeMounts": ("mountPath",),
-    "volumes": ("name",),
+# Lists that are maps: their items are told apart by these members; the first set that all items have counts.
+_KEYS: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "containers": (("name",),),
+    "env": (("name",),),
+    "imagePullSecrets": (("name",),),
+    "ownerReferences": (("uid",),),
+    "ports": (("containerPort", "protocol"), ("port", "protocol")),
+    "topologySpreadConstraints": (("topologyKey",),),
+    "volumeMounts": (("mountPath",),),
+    "volumes": (("name",),),
 }
 _AMOUNTS = frozenset({"cpu", "memory", "sizeLimit"})
 _CONTENT = ("f:spec", "f:data", "f:binaryData")
@@ -55,16 +55,22 @@ def difference(wanted: Any, live: Any, path: str = "") -> str | None:
 
 def _list_difference(wanted: Sequence[Any], live: Sequence[Any], path: str) -> str | None:
     keys = _KEYS.get(path.rpartition(".")[2], ())
-    key = next((key for key in keys if all(isinstance(item, Mapping) and key in item for item in wanted)), None)
+    key = next(
+        (key for key in keys if all(isinstance(item, Mapping) and item.keys() >= {*key} for item in wanted)), None
+    )
     if key is None or not wanted:
         if len(wanted) != len(live):
             return path
         pairs = [(item, live[index], f"{path}[{index}]") for index, item in enumerate(wanted)]
     else:
-        known = {item.get(key): item for item in live if isinstance(item, Mapping)}
-        pairs = [(item, known.get(item[key]), f"{path}[{item[key]}]") for item in wanted]
+        known = {_identity(item, key): item for item in live if isinstance(item, Mapping)}
+        pairs = [(item, known.get(_identity(item, key)), f"{path}[{item[key[0]]}]") for item in wanted]
     found = (difference(item, other, place) for item, other, place in pairs)
     return next((place for place in found if place is not None), None)
+
+
+def _identity(item: Mapping[str, Any], key: tuple[str, ...]) -> tuple[Any, ...]:
+    return tuple(item.get(member) for member in key)
 
 
 def _same_amount(path: str, wanted: Any, live: Any) -> bool:

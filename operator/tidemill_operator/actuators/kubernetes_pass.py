@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tidemill_operator.actuators.kubernetes_api import (
     CONFIG_MAP,
     DEPLOYMENT,
     PIPELINE,
+    POD,
     SECRET,
     Api,
     Conflict,
     Document,
+    NotFound,
     Terminating,
 )
 from tidemill_operator.actuators.kubernetes_children import Children, owners
@@ -31,6 +34,7 @@ from tidemill_operator.plan.render.pods import Revisions
 
 SHARING: tuple[Component, ...] = ("ingest", "api")
 _SALT = "salt"
+_FILES = "tidemill.dev/files"
 
 
 @dataclass
@@ -130,6 +134,8 @@ class Pass:
                 raise
             return failed(component, workload.name, error, changed=self.children.changed - before)
         self.deployments[workload.component] = live
+        if shared:
+            self._show(workload)
         return rollout(workload, live, changed=self.children.changed - before)
 
     def _share(self, workload: Workload, files: dict[str, str]) -> None:
@@ -143,6 +149,21 @@ class Pass:
         own = {f"{self.owner.name}.{file}": files[file] for file in workload.secrets[self.owner.name] if file in files}
         data = {**self._of_the_living(known), **own}
         self.children.ensure(objects.secret(self._shared(SECRET.kind, secret, workload.component), data))
+
+    def _show(self, workload: Workload) -> None:
+        """Have the pods' files renewed now: a node does so when it looks at a pod, else only about once a minute."""
+        names = [(CONFIG_MAP.kind, name) for name in marks.shared_configs()]
+        names.append((SECRET.kind, marks.shared_secret(workload.component)))
+        seen = [(self.children.known(*name) or {}).get("metadata", {}).get("resourceVersion", "") for name in names]
+        mark = marks.digest(",".join(seen))
+        selector = f"{marks.MANAGED_BY}={marks.MANAGER},{marks.WORKLOAD}={workload.name}"
+        for pod in self.api.list(POD, self.namespace, selector=selector, metadata_only=True):
+            metadata = pod["metadata"]
+            if metadata.get("annotations", {}).get(_FILES) != mark and not metadata.get("deletionTimestamp"):
+                patch = {"metadata": {"annotations": {_FILES: mark}}}
+                with suppress(NotFound):
+                    self.api.merge(POD, self.namespace, metadata["name"], patch)
+                    self.children.changed += 1
 
     def _common(self) -> str:
         """Make what all workloads of the namespace read so.

@@ -255,12 +255,25 @@ def platform(servers: Any) -> Platform:
     )
 
 
+class RecordingApi(Api):
+    """Notes every request that changes something, or would."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        super().__init__(load({"KUBECONFIG": str(kubeconfig)}))
+        self.written: list[str] = []
+
+    def _call(self, method: str, path: str, **more: Any) -> Document:
+        if method != "GET":
+            self.written.append(f"{method} {path}")
+        return super()._call(method, path, **more)
+
+
 @dataclass
 class Passes:
     """The operator's passes in this process, as often as a test wants, without watches."""
 
     servers: Any
-    api: Api
+    api: RecordingApi
     placement: Placement = field(default_factory=lambda: Placement(images=IMAGES, egress_ports=(5432, 9092)))
 
     def controller(self, api: Api | None = None) -> Controller:
@@ -290,7 +303,7 @@ class Passes:
 @pytest.fixture
 def passes(servers: Any, account: Path) -> Passes:
     """Passes with the operator's own rights."""
-    return Passes(servers, Api(load({"KUBECONFIG": str(account)})))
+    return Passes(servers, RecordingApi(account))
 
 
 @dataclass
