@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tidemill_operator.actuators.kubernetes_api import (
@@ -32,6 +32,7 @@ from tidemill_operator.plan.render.kubernetes import common, render
 from tidemill_operator.plan.render.marks import Manifest, OwnerReference
 from tidemill_operator.plan.render.pods import Revisions
 
+log = logging.getLogger(__name__)
 SHARING: tuple[Component, ...] = ("ingest", "api")
 _SALT = "salt"
 _FILES = "tidemill.dev/files"
@@ -161,9 +162,13 @@ class Pass:
             metadata = pod["metadata"]
             if metadata.get("annotations", {}).get(_FILES) != mark and not metadata.get("deletionTimestamp"):
                 patch = {"metadata": {"annotations": {_FILES: mark}}}
-                with suppress(NotFound):
+                try:
                     self.api.merge(POD, self.namespace, metadata["name"], patch)
                     self.children.changed += 1
+                except NotFound:
+                    continue
+                except TidemillError as error:  # only later, then
+                    log.warning("files of pod %s/%s: %s", self.namespace, metadata["name"], error)
 
     def _common(self) -> str:
         """Make what all workloads of the namespace read so.
