@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill_api.catalog import PipelineModel
@@ -94,6 +94,7 @@ def test_the_last_event_id_is_newer_than_the_address() -> None:
 _marks = st.builds(Mark, st.integers(0, 2**32), st.integers(0, 2**62), st.none() | st.integers(-(2**50), 2**50))
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(min_size=1, max_size=8), _marks, max_size=5))
 def test_tokens_are_read_as_they_were_written(marks: dict[str, Mark]) -> None:
     assert read_token(write_token(marks)) == marks
@@ -155,6 +156,7 @@ def sent(pending: Pending, wanted: RowFilter) -> dict[str, int]:
 _versions = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 99), max_size=4)
 
 
+@settings(deadline=None)
 @given(offered=st.lists(_versions, min_size=1, max_size=12), snapshot=st.integers(0, 12), filtered=st.booleans())
 def test_conflation_keeps_the_newest_of_each_window(
     *, offered: list[dict[str, int]], snapshot: int, filtered: bool
