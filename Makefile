@@ -73,6 +73,14 @@ demo: setup ## A year of departures through the whole platform, compared with a 
 demo-chaos: setup ## The same while processors are killed, frozen, scaled and their consumer group is reset
 	PYTHONPATH=hack $(PYTHON) -m demo --chaos $(ARGS)
 
+.PHONY: demo-k8s
+demo-k8s: setup kube ## The demo in a real Kubernetes cluster: images, charts, kubectl apply (KEEP=1: keep it running)
+	PYTHONPATH=hack $(PYTHON) -m demo.kubernetes $(if $(KEEP),--keep) $(ARGS)
+
+.PHONY: images
+images: setup ## Build all images (hack/images/build --help for more)
+	hack/images/build --dev $(ARGS)
+
 .PHONY: cluster
 cluster: setup ## A Kubernetes cluster on this machine: kind where it can run, else Kubernetes' own programs (as root)
 	@hack/cluster up $(ARGS)

@@ -11,24 +11,18 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
-import polars as pl
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from demo.answers import check_accounts, print_answers, print_comparisons, wait_closed, wait_settled
 from demo.chaos import KILLS, SESSION_TIMEOUT_MS, Chaos
-from demo.compare import compare_all
-from demo.data import ROOT, load_departures, to_events
-from demo.expected import milliseconds
-from demo.replay import Replay, Totals, to_batches
+from demo.course import judge, send
+from demo.data import ROOT, load_departures
 from demo.runtime import DemoError, Runtime
 
 EXAMPLE = ROOT / "crds" / "examples" / "flights.yaml"
-_BATCH_EVENTS = 500
 # The last events wait for the end of the chaos, so that all of it happens while events flow.
 _HELD_BACK = 0.98
 
@@ -61,7 +55,7 @@ def _folder() -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _gate(total: int, chaos: Chaos, seconds: float) -> object:
+def _gate(total: int, chaos: Chaos, seconds: float) -> Callable[[int], None]:
     started = time.monotonic()
 
     def gate(before: int) -> None:
@@ -70,27 +64,6 @@ def _gate(total: int, chaos: Chaos, seconds: float) -> object:
             chaos.done.wait(0.05)
 
     return gate
-
-
-def _replay(
-    runtime: Runtime, departures: pl.DataFrame, console: Console, chaos: Chaos | None, seconds: float
-) -> tuple[Totals, float]:
-    """Send everything; the totals and the seconds it took."""
-    batches = to_batches(to_events(departures), departures["ts"].dt.epoch("ms").to_list(), _BATCH_EVENTS)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("departures", total=departures.height)
-        options = {"gate": _gate(departures.height, chaos, seconds)} if chaos else {}
-        replay = Replay(
-            runtime.url("ingest"),
-            runtime.name,
-            disorder_ms=milliseconds(runtime.document["spec"]["source"]["eventTime"]["maxDisorder"]),
-            on_progress=lambda done: progress.update(task, completed=done),
-            **options,  # type: ignore[arg-type]
-        )
-        started = time.monotonic()
-        totals = replay.run(batches)
-    return totals, time.monotonic() - started
 
 
 def _run(arguments: argparse.Namespace, console: Console, folder: Path) -> int:
@@ -107,15 +80,11 @@ def _run(arguments: argparse.Namespace, console: Console, folder: Path) -> int:
             f"ready after {time.monotonic() - started:.1f} s: ingest {runtime.url('ingest')}, API {runtime.url('api')}"
         )
         chaos = _start_chaos(arguments, runtime, console)
-        totals, seconds = _replay(runtime, departures, console, chaos, arguments.seconds)
-        console.print(
-            f"{totals.acknowledged:,} events acknowledged in {seconds:.1f} s"
-            f" ({totals.acknowledged / seconds:,.0f} events/s),"
-            f" {totals.retried:,} of them sent again, {totals.quarantined:,} quarantined"
-        )
+        gate = _gate(departures.height, chaos, arguments.seconds) if chaos else lambda _: None
+        totals = send(runtime, departures, console, gate=gate)
         if chaos is not None:
             chaos.join()
-        code = _judge(runtime, departures, totals, console)
+        code = judge(runtime, departures, totals, console)
         if chaos is not None:
             console.print("chaos: " + ", ".join(f"{action} {count} times" for action, count in chaos.counts.items()))
             if chaos.counts["kill"] < min(KILLS, 20):
@@ -144,32 +113,6 @@ def _start_chaos(arguments: argparse.Namespace, runtime: Runtime, console: Conso
     chaos = Chaos(runtime, seed=seed, say=lambda text: console.print(f"{time.monotonic() - begun:6.1f} s  {text}"))
     chaos.start()
     return chaos
-
-
-def _judge(runtime: Runtime, departures: pl.DataFrame, totals: Totals, console: Console) -> int:
-    """Wait until all is processed, show answers, compare; the exit code."""
-    faults = []
-    with httpx.Client(timeout=60.0, trust_env=False) as client:
-        begun = time.monotonic()
-        wait_settled(client, runtime, totals.acknowledged)
-        console.print(f"lag is zero {time.monotonic() - begun:.1f} s after the last event was acknowledged")
-        wait_closed(client, runtime, departures["ts"].max())  # type: ignore[arg-type]
-        console.print(f"windows are closed {time.monotonic() - begun:.1f} s after the last event was acknowledged")
-        print_answers(client, runtime, console)
-        begun = time.monotonic()
-        faults += check_accounts(client, runtime, totals, sent=departures.height)
-        spec = runtime.document["spec"]
-        comparisons = list(compare_all(client, runtime.url("api"), runtime.name, spec, departures))
-    print_comparisons(comparisons, console, seconds=time.monotonic() - begun)
-    faults += [f"{c.aggregation}: {text}" for c in comparisons for text in c.differences]
-    for fault in faults:
-        console.print(f"[red]difference[/red] {fault}", highlight=False)
-    wrong = sum(comparison.wrong for comparison in comparisons)
-    if faults or wrong:
-        console.print(f"[red]{wrong:,} differences[/red]")
-        return 1
-    console.print("[green]every window and metric equals the batch recomputation[/green]")
-    return 0
 
 
 def main() -> int:

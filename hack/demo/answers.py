@@ -7,8 +7,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
-from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -16,89 +14,80 @@ from rich.table import Table
 from demo.compare import Comparison
 from demo.expected import milliseconds
 from demo.replay import Totals
-from demo.runtime import DemoError, Runtime, until
+from demo.runtime import DemoError, Platform, until
 
 _SETTLE_SECONDS = 180.0
 
 
-def wait_settled(client: httpx.Client, runtime: Runtime, acknowledged: int) -> None:
+def wait_settled(client: httpx.Client, platform: Platform, acknowledged: int) -> None:
     """Wait until everything in the topic is accounted for in the results: until lag is zero.
 
     Raises:
         DemoError: it is not within minutes, or Kafka holds fewer events than were acknowledged.
     """
-    ends = _ends(runtime)
+    ends = platform.topic_ends()
     if sum(ends.values()) < acknowledged:
         raise DemoError(f"{acknowledged} events were acknowledged, but the topic holds {sum(ends.values())}")
 
     def settled() -> bool:
-        runtime.check_alive()
-        return _positions(client, runtime) == ends
+        platform.check_alive()
+        return _positions(client, platform) == ends
 
-    until(settled, seconds=_SETTLE_SECONDS, what=f"all events are processed; logs: {runtime.data_dir / 'logs'}")
+    until(settled, seconds=_SETTLE_SECONDS, what=f"all events are processed; logs: {platform.logs}")
 
 
-def wait_closed(client: httpx.Client, runtime: Runtime, newest: datetime) -> None:
+def wait_closed(client: httpx.Client, platform: Platform, newest: datetime) -> None:
     """Wait until time has moved on as far as the newest event allows, and windows are closed up to there.
 
     Raises:
         DemoError: it has not within minutes.
     """
-    disorder = milliseconds(runtime.document["spec"]["source"]["eventTime"]["maxDisorder"])
+    disorder = milliseconds(platform.document["spec"]["source"]["eventTime"]["maxDisorder"])
     wanted = newest - timedelta(milliseconds=disorder)
 
     def closed() -> bool:
-        runtime.check_alive()
-        told = describe(client, runtime)
+        platform.check_alive()
+        told = describe(client, platform)
         watermark = told["watermark"] and datetime.fromisoformat(told["watermark"])
         return bool(watermark) and watermark >= wanted and all(a["closed_until"] for a in told["aggregations"])
 
-    until(closed, seconds=_SETTLE_SECONDS, what=f"windows are closed; logs: {runtime.data_dir / 'logs'}")
+    until(closed, seconds=_SETTLE_SECONDS, what=f"windows are closed; logs: {platform.logs}")
 
 
-def _ends(runtime: Runtime) -> dict[int, int]:
-    """End offset of each partition of the events topic, as Kafka tells."""
-    admin = AdminClient({"bootstrap.servers": runtime.kafka})
-    topic = f"{runtime.namespace}.{runtime.name}.events"
-    partitions = admin.list_topics(topic, timeout=10).topics[topic].partitions
-    asked = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in partitions}
-    return {at.partition: future.result(10).offset for at, future in admin.list_offsets(asked).items()}
-
-
-def _positions(client: httpx.Client, runtime: Runtime) -> dict[int, int]:
+def _positions(client: httpx.Client, platform: Platform) -> dict[int, int]:
     """Next offset of each partition, as committed with the results."""
-    progress = describe(client, runtime)["progress"]
+    progress = describe(client, platform)["progress"]
     return {row["partition"]: row["next_offset"] or 0 for row in progress["partitions"]}
 
 
-def describe(client: httpx.Client, runtime: Runtime) -> dict[str, Any]:
+def describe(client: httpx.Client, platform: Platform) -> dict[str, Any]:
     """The pipeline as the API describes it."""
-    response = client.get(f"{runtime.url('api')}/v1/pipelines/{runtime.name}")
+    response = client.get(f"{platform.url('api')}/v1/pipelines/{platform.name}")
     response.raise_for_status()
     return dict(response.json())
 
 
-def check_accounts(client: httpx.Client, runtime: Runtime, totals: Totals, *, sent: int) -> list[str]:
+def check_accounts(client: httpx.Client, platform: Platform, totals: Totals, *, sent: int) -> list[str]:
     """Every event acknowledged once and processed once, no dead letter; what is wrong."""
     faults = []
     if (totals.accepted, totals.quarantined) != (sent, 0):
         faults.append(f"{sent} events sent: {totals.accepted} accepted, {totals.quarantined} quarantined")
-    progress = describe(client, runtime)["progress"]
-    held = sum(_ends(runtime).values())
+    progress = describe(client, platform)["progress"]
+    held = sum(platform.topic_ends().values())
     if held != sent:
         faults.append(f"{sent} events sent, the topic holds {held}")
     if progress["consumed"] != sent:
         faults.append(f"{sent} events sent, {progress['consumed']} accounted for")
-    response = client.get(f"{runtime.url('api')}/v1/pipelines/{runtime.name}/dead-letters", params={"limit": 5})
+    response = client.get(f"{platform.url('api')}/v1/pipelines/{platform.name}/dead-letters", params={"limit": 5})
     response.raise_for_status()
     faults += [f"dead letter: {row}" for row in response.json()["data"]]
     return faults
 
 
-def print_answers(client: httpx.Client, runtime: Runtime, console: Console) -> None:
+def print_answers(client: httpx.Client, platform: Platform, console: Console) -> None:
     """The first days of every aggregation that has daily windows, as the API answers."""
-    for aggregation in runtime.document["spec"]["aggregations"]:
-        url = f"{runtime.url('api')}/v1/pipelines/{runtime.name}/aggregates/{aggregation['name']}"
+    for aggregation in platform.document["spec"]["aggregations"]:
+        url = f"{platform.url('api')}/v1/pipelines/{platform.name}/aggregates/{aggregation['name']}"
         response = client.get(url, params={"limit": 5})
         response.raise_for_status()
         _print_rows(f"{aggregation['name']}: GET {response.request.url}", response.json()["data"], console)

@@ -10,9 +10,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import yaml
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from demo.data import ROOT
 
@@ -39,6 +41,33 @@ def until(check: Callable[[], T | None], *, seconds: float, what: str, pause_sec
         if time.monotonic() > deadline:
             raise DemoError(f"{what}: not within {seconds:.0f} s")
         time.sleep(pause_seconds)
+
+
+class Platform(Protocol):
+    """Where a demo's pipeline runs.
+
+    Attributes:
+        name: of the pipeline.
+        namespace: of the pipeline.
+        document: its resource.
+    """
+
+    name: str
+    namespace: str
+    document: dict[str, Any]
+
+    @property
+    def logs(self) -> str:
+        """Where to look when something is wrong."""
+
+    def url(self, component: str) -> str:
+        """Base URL of `ingest` or `api`."""
+
+    def check_alive(self) -> None:
+        """Raise DemoError if the platform has ended."""
+
+    def topic_ends(self) -> dict[int, int]:
+        """End offset of each partition of the events topic, as Kafka tells."""
 
 
 class Runtime:
@@ -104,6 +133,19 @@ class Runtime:
     def kafka(self) -> str:
         """Bootstrap brokers."""
         return str(self._ready["kafka"])
+
+    @property
+    def logs(self) -> str:
+        """The folder of all processes' logs."""
+        return str(self.data_dir / "logs")
+
+    def topic_ends(self) -> dict[int, int]:
+        """End offset of each partition of the events topic, as Kafka tells."""
+        admin = AdminClient({"bootstrap.servers": self.kafka})
+        topic = f"{self.namespace}.{self.name}.events"
+        partitions = admin.list_topics(topic, timeout=10).topics[topic].partitions
+        asked = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in partitions}
+        return {at.partition: future.result(10).offset for at, future in admin.list_offsets(asked).items()}
 
     def status(self) -> dict[str, Any]:
         """What `up` last reported of its processes; written several times a second."""

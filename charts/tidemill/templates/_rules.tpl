@@ -22,9 +22,10 @@
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, create, patch, update, delete]
+# Whether a pipeline's last pods have ended, and to have changed files shown to pods at once.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [list]
+  verbs: [list, patch]
 - apiGroups: [""]
   resources: [events]
   verbs: [create]

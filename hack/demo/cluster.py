@@ -1,0 +1,163 @@
+"""The demo's pipeline in a Kubernetes cluster: applied, asked and deleted with kubectl, as a user would."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import socket
+import subprocess
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from demo.runtime import DemoError, until
+
+OPERATOR_NAMESPACE = "tidemill-system"
+PORTS = {"ingest": 8080, "api": 8081}
+_READY_SECONDS = 420.0
+_GONE_SECONDS = 180.0
+_REACH_SECONDS = 2.0
+# Brokers' names are the cluster's own: Kafka is asked from within, where the operator is.
+_ENDS = """\
+import json, os, sys
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+admin = AdminClient({"bootstrap.servers": os.environ["TIDEMILL_KAFKA_BROKERS"]})
+partitions = admin.list_topics(sys.argv[1], timeout=20).topics[sys.argv[1]].partitions
+asked = {TopicPartition(sys.argv[1], partition): OffsetSpec.latest() for partition in partitions}
+print(json.dumps({at.partition: future.result(20).offset for at, future in admin.list_offsets(asked).items()}))
+"""
+
+
+class Kubectl:
+    """Kubectl with one cluster's kubeconfig."""
+
+    def __init__(self, program: Path, kubeconfig: Path) -> None:
+        self._command = [str(program), "--kubeconfig", str(kubeconfig)]
+
+    def __call__(self, *arguments: str, stdin: str | None = None) -> str:
+        """Run it; what it printed.
+
+        Raises:
+            DemoError: it fails.
+        """
+        done = subprocess.run([*self._command, *arguments], input=stdin, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise DemoError(f"kubectl {' '.join(arguments[:6])} failed: {done.stderr.strip()[-2000:]}")
+        return done.stdout
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start it; what it prints can be read."""
+        return subprocess.Popen([*self._command, *arguments], stdout=subprocess.PIPE, text=True)
+
+
+class ClusterPlatform:
+    """One pipeline in a cluster; its data goes with it at the end."""
+
+    def __init__(self, example: Path, kubectl: Kubectl) -> None:
+        self.document: dict[str, Any] = yaml.safe_load(example.read_text())
+        # Nothing of a demo stays behind, and the next one finds nothing of another owner's.
+        self.document["spec"]["reclaimPolicy"] = "Delete"
+        self.name = str(self.document["metadata"]["name"])
+        self.namespace = str(self.document["metadata"].get("namespace", "default"))
+        self._kubectl = kubectl
+        self._urls: dict[str, str] = {}
+        self._forwards: list[subprocess.Popen[str]] = []
+
+    @property
+    def logs(self) -> str:
+        """How to see the pods' logs."""
+        return f"kubectl logs --namespace {self.namespace} --all-containers --selector app.kubernetes.io/name=tidemill"
+
+    def start(self) -> None:
+        """Apply the pipeline in a restricted namespace and wait until it is ready.
+
+        Raises:
+            DemoError: it is refused, or not ready in time.
+        """
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace, "labels": labels}}
+        self._kubectl("apply", "--filename", "-", stdin=yaml.safe_dump(namespace))
+        self._kubectl("apply", "--filename", "-", stdin=yaml.safe_dump(self.document))
+        until(self._ready, seconds=_READY_SECONDS, what=f"{self.namespace}/{self.name} is ready", pause_seconds=1.0)
+        for component in PORTS:
+            self._urls[component] = self._reach(component)
+
+    def _ready(self) -> bool:
+        found = self._get()
+        status = found.get("status", {})
+        conditions = {condition["type"]: condition for condition in status.get("conditions", ())}
+        stalled = conditions.get("Stalled")
+        if stalled and stalled["status"] == "True":
+            raise DemoError(f"{self.namespace}/{self.name} is stalled: {stalled['reason']}: {stalled['message']}")
+        ready = conditions.get("Ready", {})
+        return bool(
+            ready.get("status") == "True" and ready.get("observedGeneration") == found["metadata"]["generation"]
+        )
+
+    def _get(self) -> dict[str, Any]:
+        answer = self._kubectl("get", "analyticspipeline", self.name, "--namespace", self.namespace, "--output", "json")
+        return dict(json.loads(answer))
+
+    def _reach(self, component: str) -> str:
+        """The Service's own address where this machine is a node of the cluster, else a forwarded port."""
+        service = f"{self.name}-{component}"
+        address = self._kubectl(
+            "get", "service", service, "--namespace", self.namespace, "--output", "jsonpath={.spec.clusterIP}"
+        )
+        with contextlib.suppress(OSError):
+            socket.create_connection((address, PORTS[component]), timeout=_REACH_SECONDS).close()
+            return f"http://{address}:{PORTS[component]}"
+        forward = self._kubectl.start(
+            "port-forward", f"service/{service}", f":{PORTS[component]}", "--namespace", self.namespace
+        )
+        self._forwards.append(forward)
+        return _forwarded(forward.stdout, service)
+
+    def url(self, component: str) -> str:
+        """Base URL of `ingest` or `api`."""
+        return self._urls[component]
+
+    def check_alive(self) -> None:
+        """Raise if a forwarded port has ended.
+
+        Raises:
+            DemoError: one has.
+        """
+        if any(forward.poll() is not None for forward in self._forwards):
+            raise DemoError("kubectl port-forward has ended")
+
+    def topic_ends(self) -> dict[int, int]:
+        """End offset of each partition of the events topic, as Kafka tells."""
+        topic = f"{self.namespace}.{self.name}.events"
+        answer = self.run_in_operator("python", "-c", _ENDS, topic)
+        return {int(partition): int(end) for partition, end in json.loads(answer.splitlines()[-1]).items()}
+
+    def run_in_operator(self, *command: str) -> str:
+        """Run a command where the operator runs; what it printed."""
+        return self._kubectl("exec", "deployment/tidemill", "--namespace", OPERATOR_NAMESPACE, "--", *command)
+
+    def table(self) -> str:
+        """What `kubectl get` shows of the pipeline."""
+        return self._kubectl("get", "analyticspipeline", self.name, "--namespace", self.namespace, "--output", "wide")
+
+    def stop(self) -> None:
+        """Delete the pipeline and its namespace, and wait until both are gone.
+
+        Raises:
+            DemoError: they are not within minutes.
+        """
+        for forward in self._forwards:
+            forward.terminate()
+            forward.wait()
+        timeout = f"--timeout={_GONE_SECONDS:.0f}s"
+        self._kubectl("delete", "--ignore-not-found", timeout, "namespace", self.namespace)
+
+
+def _forwarded(output: IO[str] | None, service: str) -> str:
+    for line in output or ():
+        if found := re.match(r"Forwarding from (127\.0\.0\.1:\d+) ->", line):
+            return f"http://{found[1]}"
+    raise DemoError(f"kubectl port-forward to {service} has ended")

@@ -1,0 +1,79 @@
+"""The course of a demo on any platform: send the departures, wait until all is processed, compare, show."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import httpx
+import polars as pl
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from demo.answers import check_accounts, print_answers, print_comparisons, wait_closed, wait_settled
+from demo.compare import compare_all
+from demo.data import to_events
+from demo.expected import milliseconds
+from demo.replay import Replay, Totals, to_batches
+from demo.runtime import Platform
+
+BATCH_EVENTS = 500
+
+
+def send(
+    platform: Platform, departures: pl.DataFrame, console: Console, *, gate: Callable[[int], None] = lambda _: None
+) -> Totals:
+    """Send everything through ingest and tell how fast it was.
+
+    Args:
+        platform: where to.
+        departures: in the order in which they are sent.
+        console: where progress is shown.
+        gate: as `Replay` takes it.
+    """
+    batches = to_batches(to_events(departures), departures["ts"].dt.epoch("ms").to_list(), BATCH_EVENTS)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("departures", total=departures.height)
+        replay = Replay(
+            platform.url("ingest"),
+            platform.name,
+            disorder_ms=milliseconds(platform.document["spec"]["source"]["eventTime"]["maxDisorder"]),
+            on_progress=lambda done: progress.update(task, completed=done),
+            gate=gate,
+        )
+        started = time.monotonic()
+        totals = replay.run(batches)
+    seconds = time.monotonic() - started
+    console.print(
+        f"{totals.acknowledged:,} events acknowledged in {seconds:.1f} s"
+        f" ({totals.acknowledged / seconds:,.0f} events/s),"
+        f" {totals.retried:,} of them sent again, {totals.quarantined:,} quarantined"
+    )
+    return totals
+
+
+def judge(platform: Platform, departures: pl.DataFrame, totals: Totals, console: Console) -> int:
+    """Wait until all is processed, show answers, compare; the exit code."""
+    faults = []
+    with httpx.Client(timeout=60.0, trust_env=False) as client:
+        begun = time.monotonic()
+        wait_settled(client, platform, totals.acknowledged)
+        console.print(f"lag is zero {time.monotonic() - begun:.1f} s after the last event was acknowledged")
+        wait_closed(client, platform, departures["ts"].max())  # type: ignore[arg-type]
+        console.print(f"windows are closed {time.monotonic() - begun:.1f} s after the last event was acknowledged")
+        print_answers(client, platform, console)
+        begun = time.monotonic()
+        faults += check_accounts(client, platform, totals, sent=departures.height)
+        spec = platform.document["spec"]
+        comparisons = list(compare_all(client, platform.url("api"), platform.name, spec, departures))
+    print_comparisons(comparisons, console, seconds=time.monotonic() - begun)
+    faults += [f"{c.aggregation}: {text}" for c in comparisons for text in c.differences]
+    for fault in faults:
+        console.print(f"[red]difference[/red] {fault}", highlight=False)
+    wrong = sum(comparison.wrong for comparison in comparisons)
+    if faults or wrong:
+        console.print(f"[red]{wrong:,} differences[/red]")
+        return 1
+    console.print("[green]every window and metric equals the batch recomputation[/green]")
+    return 0
