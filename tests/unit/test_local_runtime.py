@@ -219,3 +219,25 @@ def test_a_dedicated_api_wins_over_the_shared_one(runtime: LocalRuntime) -> None
     run(runtime, api, own)
     own_port = runtime.states()["ns.p-api-0"].port
     assert runtime.endpoints("ns", "p") == {"api": f"http://127.0.0.1:{own_port}"}
+
+
+def test_prometheus_is_told_of_every_process(runtime: LocalRuntime) -> None:
+    """Replicas of one workload are targets of one group; what is shared belongs to no pipeline."""
+    run(runtime, processor(replicas=2), shared())
+    ports = {name: state.port for name, state in runtime.states().items()}
+    processors = [f"127.0.0.1:{ports[f'ns.p-processor-{number}']}" for number in range(2)]
+    assert runtime.targets() == [
+        {"targets": processors, "labels": {"namespace": "ns", "component": "processor", "pipeline": "p"}},
+        {"targets": ["127.0.0.1:21000"], "labels": {"namespace": "ns", "component": "ingest"}},
+    ]
+
+
+def test_only_services_listen_where_others_may_reach_them(tmp_path: Path) -> None:
+    """In a container ingest and API have to; a processor's figures stay on loopback."""
+    local = LocalRuntime(tmp_path, environ={}, addresses={}, host="192.0.2.1")
+    hosts = {}
+    for workload in (processor(), shared()):
+        environment = local._spec(workload, workload.name).command.environment
+        hosts[workload.component] = environment["TIDEMILL_HOST"]
+    local.close()
+    assert hosts == {"processor": "127.0.0.1", "ingest": "192.0.2.1"}

@@ -52,6 +52,7 @@ class LocalRuntime:
         environ: Mapping[str, str],
         addresses: Mapping[str, str],
         ports: Mapping[str, int] | None = None,
+        host: str = HOST,
     ) -> None:
         """Prepare; nothing runs before `start`.
 
@@ -60,7 +61,9 @@ class LocalRuntime:
             environ: what the processes inherit (Tidemill's own settings only as far as they are the workloads').
             addresses: TIDEMILL_ settings common to all: brokers, Postgres, Redis.
             ports: wanted ports by component, instead of the plan's.
+            host: address at which ingest and API listen; processors stay on loopback.
         """
+        self._host = host
         self.config_root = data_dir / "pipelines"
         self.secrets_root = data_dir / "secrets"
         self._inherited = {
@@ -193,6 +196,19 @@ class LocalRuntime:
                 found[workload.component] = f"http://{HOST}:{states[0].port}"
         return found
 
+    def targets(self) -> list[dict[str, object]]:
+        """Where every process tells its figures, as Prometheus reads it from a file."""
+        with self._lock:
+            workloads = [(owner, running.workload) for (owner, _), running in self._workloads.items()]
+        found: list[dict[str, object]] = []
+        for namespace, workload in workloads:
+            labels = {"namespace": namespace, "component": workload.component}
+            if workload.pipeline is not None:
+                labels["pipeline"] = workload.pipeline
+            addresses = [f"{HOST}:{state.port}" for state in self.replicas(namespace, workload.name)]
+            found.append({"targets": addresses, "labels": labels})
+        return found
+
     def _spec(self, workload: Workload, name: str) -> ReplicaSpec:
         if name not in self._assigned:
             wanted = self._wanted_ports.get(workload.component, workload.ports.get(workload.readiness.port, 0))
@@ -203,7 +219,7 @@ class LocalRuntime:
             **self._addresses,
             **workload.environment,
             "TIDEMILL_NAMESPACE": workload.namespace,
-            "TIDEMILL_HOST": HOST,
+            "TIDEMILL_HOST": HOST if workload.component == "processor" else self._host,
             "TIDEMILL_PORT": str(port),
             "TIDEMILL_CONFIG_DIR": str(self.config_root / workload.namespace),
             "TIDEMILL_SECRETS_DIR": str(self.secrets_root / workload.namespace),

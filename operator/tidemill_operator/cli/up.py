@@ -55,6 +55,13 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--port-api", type=int, default=8081, metavar="N", help="default: 8081, or the next free one")
     parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="where ingest and API listen; default: 127.0.0.1 (0.0.0.0 in a container: there is no login before them)",
+    )
+    parser.add_argument("--targets-file", type=Path, metavar="PATH", help="write all processes here, for Prometheus")
+    parser.add_argument(
         "--resilience", type=Path, metavar="FILE", help="default: config/resilience.yaml if it is there"
     )
 

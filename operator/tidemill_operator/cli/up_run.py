@@ -40,6 +40,8 @@ class Options:
     Attributes:
         ready_file: where the endpoints go when all is ready; None: nowhere.
         ports: wanted ports by component.
+        host: address at which ingest and API listen.
+        targets_file: where Prometheus reads what to scrape; None: nowhere.
         resilience_file: policies of the workloads; None: those in the environment or in `config/`, if there.
     """
 
@@ -47,6 +49,8 @@ class Options:
     ready_file: Path | None
     ports: Mapping[str, int]
     resilience_file: Path | None
+    host: str = "127.0.0.1"
+    targets_file: Path | None = None
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Options:
@@ -56,6 +60,8 @@ class Options:
             ready_file=args.ready_file.absolute() if args.ready_file else None,
             ports={"ingest": args.port_ingest, "api": args.port_api},
             resilience_file=args.resilience,
+            host=args.host,
+            targets_file=args.targets_file.absolute() if args.targets_file else None,
         )
 
 
@@ -71,6 +77,7 @@ class Run:
             environ=environ,
             addresses=_addresses(servers, _resilience_file(options, environ)),
             ports=options.ports,
+            host=options.host,
         )
         self._platform = replace(
             Platform.from_env({**environ, "TIDEMILL_RUNTIME": "local"}),
@@ -177,7 +184,9 @@ class Run:
         print("ready", flush=True)
 
     def _report(self) -> None:
-        """Write `status.json`: what `tidemill status` and tests read."""
+        """Write `status.json`: what `tidemill status` and tests read; and what Prometheus is to scrape."""
+        if self._options.targets_file is not None:
+            write_atomic(self._options.targets_file, json.dumps(self._runtime.targets(), indent=1))
         workloads = {
             name: {
                 "pid": state.pid,
