@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from images import material
-from images.catalogue import CACHE, DEVELOPMENT, TIDEMILL, Image, content_tag, revision, version
+from images.catalogue import CACHE, DEVELOPMENT, LOCAL, TIDEMILL, Image, content_tag, revision, version
 from images.engine import BuildError, Engine, own_engine
 
 PULLED_BASE = "python:3.11-slim-bookworm"
@@ -39,7 +39,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tag", help="default: the version and a hash of what the images are built from")
     parser.add_argument("--base-image", metavar="IMAGE", help=f"default: {PULLED_BASE}, or one made here with --local")
     parser.add_argument("--dev", action="store_true", help="also tidemill-dev/{kafka,postgres,redis,prometheus}")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="of these only, e.g. ingest kafka")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        help="of these only, e.g. ingest kafka; local: `tidemill up` in one container",
+    )
     parser.add_argument("--archive", type=Path, metavar="FILE", help="write all images into one archive")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--local", action="store_true", help="make base image, wheels and jars here")
@@ -64,6 +69,9 @@ def _orders(arguments: argparse.Namespace, base: str, development_base: str) -> 
     labels = {"VERSION": version(), "REVISION": revision()}
     tag = arguments.tag or content_tag(TIDEMILL, also=base)
     found = [_Order(image, f"{image.name}:{tag}", {"BASE_IMAGE": base, **labels}) for image in TIDEMILL]
+    if "local" in (arguments.only or ()):
+        tag = arguments.tag or content_tag((LOCAL,), also=base)
+        found.append(_Order(LOCAL, f"{LOCAL.name}:{tag}", {"BASE_IMAGE": base, **labels}))
     for image in DEVELOPMENT if arguments.dev else ():
         # Each by itself: a change of one is no reason to start the other servers anew.
         tag = arguments.tag or content_tag((image,), also=development_base)

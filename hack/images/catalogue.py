@@ -39,11 +39,13 @@ def _development(name: str, *further: str) -> Image:
     return Image(f"tidemill-dev/{name}", f"hack/images/{name}/Dockerfile", (f"hack/images/{name}", *further))
 
 
-TIDEMILL = (
-    _own("operator", "operator"),
-    _own("ingest", "workloads/ingest"),
-    _own("processor", "workloads/processor"),
-    _own("api", "workloads/api"),
+_WORKLOADS = ("ingest", "processor", "api")
+TIDEMILL = (_own("operator", "operator"), *(_own(name, f"workloads/{name}") for name in _WORKLOADS))
+# `tidemill up` in a container, for docker-compose.yaml; built when it is asked for by name.
+LOCAL = Image(
+    "tidemill/local",
+    "hack/images/local/Dockerfile",
+    (*_SHARED, "hack/images/local", "config/resilience.yaml", "operator", *(f"workloads/{n}" for n in _WORKLOADS)),
 )
 DEVELOPMENT = (
     _development("kafka", "operator/tidemill_operator/servers/kafka_jars.py"),

@@ -49,10 +49,10 @@ def main() -> int:
     """Entry point; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("target", type=Path)
-    parser.add_argument("requirements", type=Path)
+    parser.add_argument("requirements", type=Path, nargs="+")
     parser.add_argument("--without", type=Path, help="requirements of an earlier layer")
     arguments = parser.parse_args()
-    blocks = read_blocks(arguments.requirements)
+    blocks = {name: lines for path in arguments.requirements for name, lines in read_blocks(path).items()}
     for present in read_blocks(arguments.without) if arguments.without else ():
         blocks.pop(present, None)
     wheels = sorted(BUILD.glob("*.whl"))

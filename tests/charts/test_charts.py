@@ -307,3 +307,22 @@ def test_brokers_form_one_quorum(render: Any) -> None:
     lines = dict(line.split("=", 1) for line in config["common.properties"].splitlines())
     assert len(lines["controller.quorum.voters"].split(",")) == 3
     assert (lines["default.replication.factor"], lines["min.insync.replicas"]) == ("3", "2")
+
+
+def test_monitoring_is_optional_and_complete(render: Any) -> None:
+    """All of it in production, none where the Prometheus operator is not."""
+    kinds = [manifest["kind"] for manifest in render("tidemill", files=[PROD])]
+    assert {"ServiceMonitor", "PodMonitor", "PrometheusRule"} <= set(kinds)
+    assert not {"ServiceMonitor", "PodMonitor", "PrometheusRule"} & {m["kind"] for m in render("tidemill", files=[DEV])}
+    found = {m["metadata"]["name"]: m for m in _of(render("tidemill", files=[PROD]), "ConfigMap")}
+    dashboards = found["tidemill-dashboards"]["data"]
+    assert {json.loads(text)["uid"] + ".json" for text in dashboards.values()} == set(dashboards)
+
+
+def test_alerts_name_their_runbook_where_it_is_read(render: Any) -> None:
+    """The address is the installation's own."""
+    url = "https://runbooks.example/"
+    settings = ["metrics.prometheusRule.enabled=true", f"metrics.prometheusRule.runbookUrl={url}"]
+    (rule,) = _of(render("tidemill", *settings, files=[DEV]), "PrometheusRule")
+    alerts = [alert for group in rule["spec"]["groups"] for alert in group["rules"]]
+    assert {a["annotations"]["runbook_url"] for a in alerts} == {f"{url}{a['alert'].lower()}.md" for a in alerts}

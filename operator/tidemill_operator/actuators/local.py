@@ -7,6 +7,7 @@ file appear, change and go. A processor reads its config once, so another config
 from __future__ import annotations
 
 import hashlib
+import socket
 import sys
 import threading
 import time
@@ -61,7 +62,7 @@ class LocalRuntime:
             environ: what the processes inherit (Tidemill's own settings only as far as they are the workloads').
             addresses: TIDEMILL_ settings common to all: brokers, Postgres, Redis.
             ports: wanted ports by component, instead of the plan's.
-            host: address at which ingest and API listen; processors stay on loopback.
+            host: address at which the processes listen.
         """
         self._host = host
         self.config_root = data_dir / "pipelines"
@@ -198,6 +199,7 @@ class LocalRuntime:
 
     def targets(self) -> list[dict[str, object]]:
         """Where every process tells its figures, as Prometheus reads it from a file."""
+        host = HOST if self._host == HOST else socket.gethostname()
         with self._lock:
             workloads = [(owner, running.workload) for (owner, _), running in self._workloads.items()]
         found: list[dict[str, object]] = []
@@ -205,7 +207,7 @@ class LocalRuntime:
             labels = {"namespace": namespace, "component": workload.component}
             if workload.pipeline is not None:
                 labels["pipeline"] = workload.pipeline
-            addresses = [f"{HOST}:{state.port}" for state in self.replicas(namespace, workload.name)]
+            addresses = [f"{host}:{state.port}" for state in self.replicas(namespace, workload.name)]
             found.append({"targets": addresses, "labels": labels})
         return found
 
@@ -219,7 +221,7 @@ class LocalRuntime:
             **self._addresses,
             **workload.environment,
             "TIDEMILL_NAMESPACE": workload.namespace,
-            "TIDEMILL_HOST": HOST if workload.component == "processor" else self._host,
+            "TIDEMILL_HOST": self._host,
             "TIDEMILL_PORT": str(port),
             "TIDEMILL_CONFIG_DIR": str(self.config_root / workload.namespace),
             "TIDEMILL_SECRETS_DIR": str(self.secrets_root / workload.namespace),

@@ -58,7 +58,7 @@ def add_parser(subparsers: Any) -> None:
         "--host",
         default="127.0.0.1",
         metavar="ADDRESS",
-        help="where ingest and API listen; default: 127.0.0.1 (0.0.0.0 in a container: there is no login before them)",
+        help="where the processes listen; default: 127.0.0.1 (in a container 0.0.0.0, with spec.auth.required)",
     )
     parser.add_argument("--targets-file", type=Path, metavar="PATH", help="write all processes here, for Prometheus")
     parser.add_argument(

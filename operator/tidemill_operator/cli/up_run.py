@@ -40,7 +40,7 @@ class Options:
     Attributes:
         ready_file: where the endpoints go when all is ready; None: nowhere.
         ports: wanted ports by component.
-        host: address at which ingest and API listen.
+        host: address at which the processes listen.
         targets_file: where Prometheus reads what to scrape; None: nowhere.
         resilience_file: policies of the workloads; None: those in the environment or in `config/`, if there.
     """
@@ -232,7 +232,7 @@ class Run:
             actuators=self._actuators,
             previous=stored.status or None,
             now=datetime.now(UTC),
-            scaled=self._scaling.replicas(stored.namespace, stored.name),
+            scaled=lambda running: self._scaling.replicas(running.metadata.namespace, running.metadata.name),
         )
         scaling = self._scaling.status(stored.namespace, stored.name)
         return {**status, "scaling": scaling} if scaling else status

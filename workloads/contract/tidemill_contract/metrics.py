@@ -56,7 +56,6 @@ BATCH_SECONDS = Histogram(
     "tidemill_batch_seconds", "Time to decode, aggregate and commit a batch.", buckets=_BATCH_SECONDS
 )
 CLOSINGS = Counter("tidemill_closings_total", "Times that closed_until of an aggregation was advanced.")
-WINDOWS_CLOSED = Counter("tidemill_windows_closed_total", "Closed windows, one a group.", ("aggregation",))
 FENCED = Counter(
     "tidemill_fenced_batches_total", "Batches rolled back, because another processor had moved the position."
 )
