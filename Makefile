@@ -6,6 +6,9 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
+# Tests mostly wait for servers, so more of them run than there are cores; JOBS=0: one after the other.
+JOBS ?= 3
+PARALLEL := -n $(JOBS) --dist loadfile
 # Further options: `make unit ARGS="-k window -x"`.
 ARGS ?=
 # KEEP=1: `make demo` leaves everything running with its dashboard until Ctrl-C.
@@ -42,15 +45,15 @@ lock: setup ## Write the hashed requirement files anew (ARGS=--upgrade takes the
 
 .PHONY: test
 test: setup ## All tests: unit, golden, integration on real Kafka, Postgres, Redis
-	$(PYTEST) $(ARGS)
+	$(PYTEST) $(PARALLEL) $(ARGS)
 
 .PHONY: unit
 unit: setup ## Tests that need no server
-	$(PYTEST) -m "not integration and not kubernetes" $(ARGS)
+	$(PYTEST) $(PARALLEL) -m "not integration and not kubernetes" $(ARGS)
 
 .PHONY: integration
 integration: setup ## Tests on real Kafka, Postgres and Redis, which the test session starts
-	$(PYTEST) -m integration $(ARGS)
+	$(PYTEST) $(PARALLEL) -m integration $(ARGS)
 
 .PHONY: kube
 kube: setup ## Build Kubernetes' programs and helm (ten minutes the first time; needs Go)
@@ -63,7 +66,7 @@ test-k8s: kube ## Tests on a real Kubernetes API server
 .PHONY: coverage
 coverage: setup ## All tests with coverage of every process; fails under 85 %
 	@rm -f .coverage .coverage.*
-	$(PYTEST) --cov --cov-report=term:skip-covered --cov-report=html:.cache/coverage --cov-fail-under=85 $(ARGS)
+	$(PYTEST) $(PARALLEL) --cov --cov-report=term:skip-covered --cov-report=html:.cache/coverage --cov-fail-under=85 $(ARGS)
 
 .PHONY: demo
 demo: setup ## A year of departures through the whole platform, compared with a batch recomputation (KEEP=1: keep it running)

@@ -10,8 +10,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tidemill_operator.servers import Servers, start_servers
+
+# How fast an example runs says more about what else the machine does. CI repeats the same examples.
+settings.register_profile(
+    "tidemill", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ
+)
+settings.load_profile("tidemill")
 
 OwnServers = Callable[..., Servers]
 

@@ -341,7 +341,7 @@ ROWS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.one_of(NUMBERS, TEXTS, CONDITIONS), CONDITIONS, st.lists(ROWS, min_size=1, max_size=5))
 @example("i * j", "i / j > 2", [{**NOTHING, "i": BIG, "j": BIG}, {**ROW, "j": 0}])
 def test_an_events_result_does_not_depend_on_its_batch(expression: str, where: str, rows: list[dict[str, Any]]) -> None:
@@ -359,7 +359,7 @@ def test_an_events_result_does_not_depend_on_its_batch(expression: str, where: s
 
 
 @given(st.text(max_size=60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_any_text_gives_a_type_or_an_expression_error(text: str) -> None:
     with contextlib.suppress(ExpressionError):
         assert check(text, TYPES) in POLARS_TYPES

@@ -80,6 +80,7 @@ def test_a_taken_port_is_passed_over(tmp_path: Path) -> None:
             "the pid is somebody else's by now (here: this test's)",
         ),
     ],
+    ids=["empty", "list", "another version", "another process"],
 )
 def test_a_pid_file_that_names_no_child_of_ours_ends_nothing(tmp_path: Path, record: str, reason: str) -> None:
     """Only the very process that was started is ended; the stale file goes."""

@@ -27,7 +27,7 @@ def test_defaults() -> None:
     spec = example("flights").spec
     assert spec.reclaim_policy == "Retain"
     assert spec.source.topic.replication_factor is None, "the platform's"
-    assert spec.source.event_time.idle_timeout == "30s"
+    assert spec.source.event_time.max_future == "1h"
     assert spec.processor.replicas == 1
     assert spec.auth.required is None, "the platform's"
     assert spec.aggregation("overall").group_by == []
