@@ -122,13 +122,13 @@ def _build(arguments: argparse.Namespace) -> None:
         references = [order.reference for order in orders]
         if arguments.archive:
             _save(engine, references, arguments.archive)
-        archives = _leave(engine, references) if own else []
+        archives = _leave(engine, references, prune=not arguments.only) if own else []
         record = {"images": references, "archives": [str(archive) for archive in archives]}
         CACHE.mkdir(parents=True, exist_ok=True)
         (CACHE / "built.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
-def _leave(engine: Engine, references: list[str]) -> list[Path]:
+def _leave(engine: Engine, references: list[str], *, prune: bool) -> list[Path]:
     """Archive what our own engine has built: nobody can ask it when it has ended.
 
     Two archives, as the servers for development seldom change.
@@ -143,8 +143,9 @@ def _leave(engine: Engine, references: list[str]) -> list[Path]:
         if not archive.exists():
             _save(engine, group, archive)
         found.append(archive)
-    engine.forget_others(references)
-    for former in set(CACHE.glob("tidemill*.tar")) - set(found):
+    if prune:
+        engine.forget_others(references)
+    for former in set(CACHE.glob("tidemill*.tar")) - set(found) if prune else ():
         former.unlink()
     return found
 
