@@ -103,7 +103,7 @@ class AggregationLayout:
     @property
     def stored(self) -> list[str]:
         """The same of a stored row, as items of a SELECT."""
-        told = [f"({condition}) AS {quote(_whole(metric).column)}" for metric, condition in self.whole]
+        told = [f"{condition} AS {quote(_whole(metric).column)}" for metric, condition in self.whole]
         return [*(quote(p.column) for p in self.partials), *told]
 
 
