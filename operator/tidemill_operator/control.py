@@ -23,13 +23,12 @@ from tidemill_operator.measures import Measures, timed
 from tidemill_operator.plan.render.marks import OwnerReference
 from tidemill_operator.queue import Key, Result
 from tidemill_operator.reconcile import PAUSE, reconcile, release
+from tidemill_operator.scaling_cluster import ClusterScaling
 from tidemill_operator.settings import Platform
 from tidemill_operator.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 FINALIZER = "tidemill.dev/reclaim"
-# Written by others, or less often than the rest.
-_KEPT = ("scaling",)
 _ON_ITS_WAY = frozenset({Reason.APPLIED, Reason.WAITING, Reason.BLOCKED, Reason.SUSPENDED, Reason.NOT_NEEDED})
 
 Document = dict[str, Any]
@@ -59,6 +58,7 @@ class Controller:
         recorder: writes Events.
         telemetry: lag and freshness of a pipeline.
         measures: the operator's own figures.
+        scaling: decides how many processors there are.
         now: the wall clock.
     """
 
@@ -69,10 +69,11 @@ class Controller:
         recorder: Recorder,
         telemetry: Telemetry,
         measures: Measures,
+        scaling: ClusterScaling,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
         self._world, self._recorder, self._telemetry = world, recorder, telemetry
-        self._measures, self._now = measures, now
+        self._measures, self._scaling, self._now = measures, scaling, now
         self._locks = NamespaceLocks()
 
     def work(self, key: Key) -> Result:
@@ -105,16 +106,23 @@ class Controller:
         previous = document.get("status")
         actuators, runtime = self._actuators(key)
         status = reconcile(
-            document, platform=self._world.platform, actuators=actuators, previous=previous, now=self._now()
+            document,
+            platform=self._world.platform,
+            actuators=actuators,
+            previous=previous,
+            now=self._now(),
+            scaled=lambda running: self._scaling.replicas(key, running),
         )
-        kept = {name: previous[name] for name in _KEPT if name in (previous or {})}  # type: ignore[index]
+        scaling = self._scaling.status(key, (previous or {}).get("scaling") or {})
         figures: Mapping[str, Any] = self._telemetry.figures(key, status, previous or {})
         scale = {"replicas": runtime.scale.replicas, "selector": runtime.scale.selector} if runtime.scale else {}
-        status = {**kept, **status, **figures, **scale}
+        status = {**status, "scaling": scaling, **figures, **scale}
+        status = {name: value for name, value in status.items() if name != "scaling" or value}
         if status != previous:
             self._write(document, status)
             self._recorder.changes(document, previous, status)
         self._measures.state_of(key, status)
+        self._scaling.watch(key, paused=_is_paused(document))
         return verdict(status)
 
     def _write(self, document: Document, status: Document) -> None:
@@ -129,7 +137,7 @@ class Controller:
     def _with_finalizer(self, document: Document) -> Document:
         """The resource, with our finalizer if and only if its data are to be deleted with it."""
         metadata = document["metadata"]
-        if (metadata.get("annotations") or {}).get(PAUSE) == "true":
+        if _is_paused(document):
             return document
         wanted = document.get("spec", {}).get("reclaimPolicy") == "Delete"
         return document if wanted == (FINALIZER in metadata.get("finalizers", ())) else self._finalize(document, wanted)
@@ -147,7 +155,7 @@ class Controller:
         key = Key(metadata["namespace"], metadata["name"], metadata["uid"])
         if FINALIZER not in metadata.get("finalizers", ()):
             return Result.WAITING  # somebody else's finalizer holds it
-        if (metadata.get("annotations") or {}).get(PAUSE) == "true":
+        if _is_paused(document):
             text = f"it is paused; take the annotation {PAUSE} away to have its topics and schema deleted"
             self._recorder.tell(document, "Warning", "Paused", text)
             return Result.WAITING
@@ -172,6 +180,7 @@ class Controller:
                 raise
         self._telemetry.forget(key)
         self._measures.forget(key)
+        self._scaling.forget(key)
 
     def _actuators(self, key: Key) -> tuple[Actuators, KubernetesRuntime]:
         world, owner = self._world, OwnerReference(key.uid, key.name)
@@ -185,6 +194,10 @@ class Controller:
             ),
             runtime,
         )
+
+
+def _is_paused(document: Document) -> bool:
+    return bool((document["metadata"].get("annotations") or {}).get(PAUSE) == "true")
 
 
 def verdict(status: Mapping[str, Any]) -> Result:

@@ -81,6 +81,8 @@ def registry(queue: WorkQueue, watchdog: Watchdog, configuration: client.Configu
 
     async def child(body: Body, **_: Any) -> None:
         watchdog.saw(body["metadata"]["uid"], body["metadata"]["resourceVersion"])
+        if body["metadata"].get("labels", {}).get(marks.COMPONENT) == marks.SCALING:
+            return  # a memory: no pass depends on it
         for key in owners(body):
             queue.add(key, delay=_SETTLE_SECONDS)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -24,6 +24,10 @@ DURATION = Histogram(
 )  # fmt: skip
 PIPELINES = Gauge("tidemill_operator_pipelines", "Pipelines by state.", ["state"])
 LEADER = Gauge("tidemill_operator_leader", "Whether this replica leads.")
+_SCALED = ("namespace", "pipeline")
+DESIRED = Gauge("tidemill_operator_scaling_desired_replicas", "Processors that scaling asks for.", _SCALED)
+CURRENT = Gauge("tidemill_operator_scaling_current_replicas", "Processors set when scaling last decided.", _SCALED)
+DECISIONS = Counter("tidemill_operator_scaling_decisions_total", "Decisions of scaling, one a poll.", ["reason"])
 
 T = TypeVar("T")
 
@@ -59,6 +63,18 @@ class Measures:
     def state_of(self, key: Key, status: Mapping[str, Any]) -> None:
         """Note what a pipeline's status says."""
         self._note(key, state(status))
+
+    def scaled(self, key: Key, decided: Mapping[str, Any]) -> None:
+        """Note a decision, as `status.scaling` tells it."""
+        DECISIONS.labels(decided["reason"]).inc()
+        DESIRED.labels(key.namespace, key.name).set(decided["desired"])
+        CURRENT.labels(key.namespace, key.name).set(decided["current"])
+
+    def unscaled(self, key: Key) -> None:
+        """Nothing is decided about a pipeline any more."""
+        for gauge in (DESIRED, CURRENT):
+            with suppress(KeyError):
+                gauge.remove(key.namespace, key.name)
 
     def forget(self, key: Key) -> None:
         """A pipeline is gone."""

@@ -29,6 +29,7 @@ from tidemill_operator.settings import Platform
 from tidemill_operator.status import Report, status
 
 log = logging.getLogger(__name__)
+Scaled = Callable[[AnalyticsPipeline], int | None]
 ADOPT, PAUSE = "tidemill.dev/adopt", "tidemill.dev/paused"
 _MAX_FAULTS = 8
 
@@ -85,7 +86,7 @@ def reconcile(
     actuators: Actuators,
     previous: Mapping[str, Any] | None,
     now: dt.datetime,
-    scaled: int | None = None,
+    scaled: Scaled | None = None,
 ) -> dict[str, Any]:
     """Bring the world to what a resource says, as far as it goes in one pass.
 
@@ -95,7 +96,8 @@ def reconcile(
         actuators: the world.
         previous: the status that the last pass returned.
         now: the wall clock, with a zone.
-        scaled: processors that scaling has decided on; None: it has not yet, or is not asked for.
+        scaled: tells how many processors scaling has decided on for the spec that is to run; None: it has not yet,
+            or is not asked for.
 
     Returns:
         The resource's new status; never raises for anything that a server or the spec does.
@@ -151,7 +153,7 @@ def release(document: Mapping[str, Any], *, platform: Platform, actuators: Actua
 
 
 def _choose(
-    document: Mapping[str, Any], platform: Platform, actuators: Actuators, scaled: int | None
+    document: Mapping[str, Any], platform: Platform, actuators: Actuators, scaled: Scaled | None
 ) -> tuple[LiveFacts, _Choice]:
     """The newest spec if it can be applied, else the one accepted before, if there is one."""
     pipeline, faults = check({**document, "status": None}, Limits(platform.topic_prefixes))
@@ -177,12 +179,14 @@ def _choose(
     return live, _Choice(earlier, build_plan(earlier, platform, generation, live), stalled)
 
 
-def _look(pipeline: AnalyticsPipeline, platform: Platform, actuators: Actuators, scaled: int | None) -> LiveFacts:
+def _look(pipeline: AnalyticsPipeline, platform: Platform, actuators: Actuators, scaled: Scaled | None) -> LiveFacts:
     with _looking_at(Component.SCHEMA):
         schema = actuators.postgres.observe(names.schema(pipeline.metadata.namespace, pipeline.metadata.name))
     with _looking_at(Component.TOPICS):
         wanted = [topic.name for topic in build_plan(pipeline, platform, 1).topics]
-        return LiveFacts(actuators.kafka.observe(wanted), actuators.kafka.brokers(), schema, scaled)
+        live = LiveFacts(actuators.kafka.observe(wanted), actuators.kafka.brokers(), schema)
+    with _looking_at(Component.PROCESSORS):
+        return replace(live, replicas=scaled(pipeline) if scaled else None)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ _MOVING = frozenset({ConsumerGroupState.PREPARING_REBALANCING, ConsumerGroupStat
 # One look at what sessions wait for says little; nearly all of several looks do.
 _LOOKS, _LOOK_SECONDS, _WAITING_LOOKS = 5, 0.1, 4
 _FULL_SHARE = 0.9
+_HURRY = "SET statement_timeout = '10s'"
 _WAITS = """
 SELECT count(*) FILTER (WHERE starts_with(usename, %s) AND state = 'active'
                           AND wait_event_type IN ('Lock', 'LWLock', 'IO', 'IPC', 'BufferPin')),
@@ -86,6 +87,7 @@ class FiguresReader:
             TidemillError: a server does not answer, or there is no such schema or topic yet.
         """
         with connected(self._postgres, f"reading figures of schema {watched.schema}") as session:
+            session.connection.execute(_HURRY)
             # Positions first: what is committed after that is lag once more, and never less than none.
             positions = _positions(session, watched.schema)
             saturated = _saturated(session, watched.writer, replicas=ready)

@@ -31,6 +31,8 @@ from tidemill_operator.events import Recorder
 from tidemill_operator.leader import Elector
 from tidemill_operator.measures import LEADER, Measures
 from tidemill_operator.queue import Delays, WorkQueue
+from tidemill_operator.scaling_cluster import ClusterScaling
+from tidemill_operator.scaling_figures import FiguresReader
 from tidemill_operator.settings import Platform
 from tidemill_operator.telemetry import Telemetry
 from tidemill_operator.watchdog import Watchdog
@@ -54,6 +56,14 @@ class Operator:
         self._api = Api()
         self._watchdog = Watchdog()
         self._stopping = threading.Event()
+        self._recorder, self._measures = Recorder(self._api, settings.pod_name), Measures()
+        self._scaling = ClusterScaling(
+            self._api,
+            FiguresReader(platform.kafka_brokers, platform.postgres, config=settings.kafka),
+            recorder=self._recorder,
+            measures=self._measures,
+            wake=lambda key: self._queue.add(key),
+        )
         self._queue = WorkQueue(self._controller().work, Delays(drift=settings.drift_seconds), workers=_WORKERS)
         self._elector = Elector(
             Api(timeout_seconds=_ELECTION_TIMEOUT_SECONDS),
@@ -93,6 +103,7 @@ class Operator:
         finally:
             self._stopping.set()
             self._duties.stop()
+            self._scaling.stop()
             self._queue.stop()
             self._elector.stop()
             if self._webhook:
@@ -103,6 +114,7 @@ class Operator:
     def _lead(self) -> None:
         self._require_resource()
         self._queue.start()
+        self._scaling.start()
         self._duties.start()
         namespaces = self._settings.namespaces
         where: dict[str, Any] = {"namespaces": list(namespaces)} if namespaces else {"clusterwide": True}
@@ -130,8 +142,13 @@ class Operator:
             placement=settings.placement,
         )
         backlog = BacklogReader(platform.kafka_brokers, platform.postgres, config=settings.kafka)
-        recorder = Recorder(self._api, settings.pod_name)
-        return Controller(world, recorder=recorder, telemetry=Telemetry(backlog.read), measures=Measures())
+        return Controller(
+            world,
+            recorder=self._recorder,
+            telemetry=Telemetry(backlog.read),
+            measures=self._measures,
+            scaling=self._scaling,
+        )
 
     def _make_webhook(self) -> Webhook:
         settings = self._settings

@@ -123,6 +123,8 @@ class Pass:
         self.kept |= {(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests}
         if shared:
             self.kept.add((CONFIG_MAP.kind, marks.shared_config(self.owner.name)))
+        if workload.scaled:
+            self.kept.add((CONFIG_MAP.kind, marks.scaling(self.owner.name)))
         try:
             if shared:
                 self._share(workload, files)

@@ -25,14 +25,25 @@ def rollout(workload: Workload, live: Mapping[str, Any], *, changed: int) -> Out
         changed: writes that were made for it.
     """
     component = COMPONENTS[workload.component]
-    wanted, status = int(live["spec"].get("replicas", 1)), live.get("status", {})
-    seen = int(status.get("observedGeneration", 0)) >= int(live["metadata"].get("generation", 1))
-    counts = [int(status.get(name, 0)) for name in ("replicas", "updatedReplicas", "availableReplicas")]
-    if seen and all(count == wanted for count in counts):
+    if rolled_out(live):
         return done(component, workload.name, changed=changed)
-    ready = int(status.get("readyReplicas", 0)) if seen else 0
+    wanted, status = int(live["spec"].get("replicas", 1)), live.get("status", {})
+    ready = int(status.get("readyReplicas", 0)) if _is_seen(live) else 0
     message = f"{ready} of {wanted} replicas of {workload.name} are ready"
     return waiting(component, workload.name, message + _trouble(status), changed=changed)
+
+
+def rolled_out(live: Mapping[str, Any]) -> bool:
+    """Whether a Deployment's newest template runs in all replicas and in no other pod."""
+    wanted, status = int(live["spec"].get("replicas", 1)), live.get("status", {})
+    counts = [int(status.get(name, 0)) for name in ("replicas", "updatedReplicas", "availableReplicas")]
+    return _is_seen(live) and all(count == wanted for count in counts)
+
+
+def _is_seen(live: Mapping[str, Any]) -> bool:
+    """Whether the Deployment's status is about its newest spec."""
+    observed = int(live.get("status", {}).get("observedGeneration", 0))
+    return observed >= int(live["metadata"].get("generation", 1))
 
 
 def _trouble(status: Mapping[str, Any]) -> str:

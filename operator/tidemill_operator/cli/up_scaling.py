@@ -1,36 +1,26 @@
-"""Scaling in a run of `up`: polls each pipeline in a thread of its own and remembers decisions between runs.
-
-Says how many processors there are to be; making them so is left to the next reconcile.
-"""
+"""Scaling in a run of `up`: polls pipelines in a thread of its own and remembers decisions in files between runs."""
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from tidemill_contract.runtime import PipelineConfig
-from tidemill_operator.errors import TidemillError
 from tidemill_operator.local.files import write_atomic
 from tidemill_operator.local.supervisor import ReplicaState
-from tidemill_operator.scaling import Figures, Settings, State, decide, scaling_status
-from tidemill_operator.scaling_figures import Watched
+from tidemill_operator.scaler import Memory, Reader, Scaler, Seen
+from tidemill_operator.scaling import Decision
 
 _log = logging.getLogger(__name__)
 _TICK_SECONDS = 0.2
+_IDLE_SECONDS = 1.0
+_TROUBLE_SECONDS = 5.0
 
-
-class Reader(Protocol):
-    """Reads figures."""
-
-    def read(self, watched: Watched, *, ready: int, rolling_out: bool) -> Figures:
-        """The figures of now."""
-        ...
+_Key = tuple[str, str]
 
 
 class Runtime(Protocol):
@@ -43,35 +33,54 @@ class Runtime(Protocol):
         ...
 
 
-@dataclass
-class _Scaled:
-    """A pipeline that is polled.
+class _Files:
+    """Processes of this machine, and decisions in `<namespace>/<name>.json`."""
 
-    Attributes:
-        replicas: decided on; None: nothing is yet.
-        told: the status of the last decision.
-        due: when it is polled next, monotonic seconds.
-    """
+    def __init__(self, folder: Path, runtime: Runtime, say: Callable[[str], None]) -> None:
+        self._folder, self._runtime, self._say = folder, runtime, say
 
-    state: State = field(default_factory=State)
-    replicas: int | None = None
-    told: dict[str, Any] = field(default_factory=dict)
-    due: float = 0.0
+    def look(self, key: _Key) -> Seen | None:
+        namespace, name = key
+        try:
+            config = PipelineConfig.from_json((self._runtime.config_root / namespace / f"{name}.json").read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        states = self._runtime.replicas(namespace, f"{name}-processor")
+        ready = sum(state.ready and state.current for state in states)
+        return Seen(config, ready, settled=ready if ready == len(states) else None)
+
+    def remembered(self, key: _Key) -> Memory:
+        try:
+            return Memory.from_json(self.path(key).read_text())
+        except FileNotFoundError:
+            return Memory()
+
+    def remember(self, key: _Key, memory: Memory, *, changed: bool) -> None:
+        write_atomic(self.path(key), memory.to_json())
+
+    def tell(self, key: _Key, decision: Decision) -> None:
+        limit = f", limited by {decision.limited_by}" if decision.limited_by else ""
+        change = f"{decision.current} → {decision.replicas} processors"
+        self._say(f"{key[0]}/{key[1]}: {change} ({decision.reason}{limit})")
+
+    def path(self, key: _Key) -> Path:
+        return self._folder / key[0] / f"{key[1]}.json"
 
 
 class LocalScaling:
     """Decisions of one run; `start` begins to poll. Its methods may be called from any thread.
 
     Args:
-        folder: where decisions are remembered: `<namespace>/<name>.json`.
+        folder: where decisions are remembered.
         reader: reads figures.
         runtime: where the processors run; its config files say what scaling is asked for.
         say: tells the user of changes.
     """
 
     def __init__(self, folder: Path, *, reader: Reader, runtime: Runtime, say: Callable[[str], None]) -> None:
-        self._folder, self._reader, self._runtime, self._say = folder, reader, runtime, say
-        self._scaled: dict[tuple[str, str], _Scaled] = {}
+        self._files = _Files(folder, runtime, say)
+        self._scaler: Scaler[_Key] = Scaler(self._files, reader)
+        self._due: dict[_Key, float] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="tidemill-scaling", daemon=True)
@@ -86,117 +95,59 @@ class LocalScaling:
         if self._thread.is_alive():
             self._thread.join()
 
-    def watch(self, pipelines: Iterable[tuple[str, str]]) -> None:
+    def watch(self, pipelines: Iterable[_Key]) -> None:
         """These pipelines, by namespace and name, and no others, are polled if they ask for it."""
         wanted = set(pipelines)
         with self._lock:
-            for key in [key for key in self._scaled if key not in wanted]:
-                del self._scaled[key]
-            for key in wanted - set(self._scaled):
-                self._scaled[key] = self._remembered(key)
+            gone, new = self._due.keys() - wanted, wanted - self._due.keys()
+            self._due = {key: self._due.get(key, 0.0) for key in wanted}
+        for key in gone:
+            self._scaler.forget(key)
+        for key in new:
+            self._scaler.replicas(key)
 
     def forget(self, namespace: str, name: str) -> None:
         """A pipeline is released: what was remembered goes."""
-        self._path((namespace, name)).unlink(missing_ok=True)
+        self._files.path((namespace, name)).unlink(missing_ok=True)
 
     def replicas(self, namespace: str, name: str) -> int | None:
         """Processors decided on; None: nothing is yet."""
-        with self._lock:
-            scaled = self._scaled.get((namespace, name))
-            return scaled.replicas if scaled else None
+        return self._scaler.replicas((namespace, name))
 
     def status(self, namespace: str, name: str) -> Mapping[str, Any]:
         """`status.scaling` of the last decision; empty: there is none."""
-        with self._lock:
-            scaled = self._scaled.get((namespace, name))
-            return dict(scaled.told) if scaled else {}
+        return self._scaler.status((namespace, name))
 
-    def decisions(self) -> Mapping[tuple[str, str], int | None]:
+    def decisions(self) -> Mapping[_Key, int | None]:
         """Processors decided on, of all pipelines: differs when one changes."""
-        with self._lock:
-            return {key: scaled.replicas for key, scaled in self._scaled.items()}
+        return self._scaler.decisions()
 
     def history(self, namespace: str, name: str) -> list[dict[str, Any]]:
         """The last decisions, oldest first."""
-        with self._lock:
-            scaled = self._scaled.get((namespace, name))
-            records = scaled.state.decisions if scaled else ()
-        return [
-            {
-                "at": record.at,
-                "current": record.current,
-                "desired": record.desired,
-                "reason": record.reason.value,
-                "need": record.need,
-                "limitedBy": record.limited_by,
-            }
-            for record in records
-        ]
+        return self._scaler.history((namespace, name))
 
     def _loop(self) -> None:
         while not self._closing.wait(_TICK_SECONDS):
             with self._lock:
-                due = [(key, scaled) for key, scaled in self._scaled.items() if time.monotonic() >= scaled.due]
-            for key, scaled in due:
+                due = [key for key, at in self._due.items() if time.monotonic() >= at]
+            for key in due:
                 if self._closing.is_set():
                     return
-                try:
-                    self._poll(key, scaled)
-                except Exception:  # scaling must outlive a full disk and a file that is just being written
-                    _log.exception("scaling %s/%s failed; trying again", *key)
-                    scaled.due = time.monotonic() + 5.0
+                self._again(key, self._poll(key))
 
-    def _poll(self, key: tuple[str, str], scaled: _Scaled) -> None:
-        config = self._config(key)
-        settings = Settings.of(config.spec.processor) if config else None
-        if config is None or settings is None or config.spec.suspend:
-            with self._lock:
-                scaled.due, scaled.told = time.monotonic() + 1.0, {}
-                if settings is None:
-                    scaled.replicas = None
-            return
-        current = settings.floor if scaled.replicas is None else scaled.replicas
-        figures = self._figures(config, current)
-        decision, state = decide(settings, scaled.state, figures, current=current, now=time.time())
-        decided = decision.replicas if settings.mode == "lag" else None
+    def _poll(self, key: _Key) -> float:
+        """Decide; seconds until the next time."""
+        try:
+            seconds = self._scaler.poll(key)
+        except Exception:  # scaling must outlive a full disk and a file that is just being written
+            _log.exception("scaling %s/%s failed; trying again", *key)
+            return _TROUBLE_SECONDS
+        return _IDLE_SECONDS if seconds is None else seconds
+
+    def _again(self, key: _Key, seconds: float) -> None:
         with self._lock:
-            scaled.state, scaled.replicas = state, decided
-            scaled.told = scaling_status(settings, decision, state)
-            scaled.due = time.monotonic() + settings.poll_seconds
-        self._remember(key, scaled)
-        if decision.changes:
-            namespace, name = key
-            limit = f", limited by {decision.limited_by}" if decision.limited_by else ""
-            self._say(f"{namespace}/{name}: {current} → {decision.replicas} processors ({decision.reason}{limit})")
-
-    def _config(self, key: tuple[str, str]) -> PipelineConfig | None:
-        """The pipeline as it runs: a refused edit does not count."""
-        namespace, name = key
-        try:
-            return PipelineConfig.from_json((self._runtime.config_root / namespace / f"{name}.json").read_text())
-        except (FileNotFoundError, ValueError):
-            return None
-
-    def _figures(self, config: PipelineConfig, current: int) -> Figures | None:
-        states = self._runtime.replicas(config.namespace, f"{config.name}-processor")
-        ready = sum(state.ready and state.current for state in states)
-        rolling_out = len(states) != current or ready != current
-        try:
-            return self._reader.read(Watched.of(config), ready=ready, rolling_out=rolling_out)
-        except TidemillError as error:
-            _log.info("%s/%s: no figures: %s", config.namespace, config.name, error)
-            return None
-
-    def _remembered(self, key: tuple[str, str]) -> _Scaled:
-        try:
-            record = json.loads(self._path(key).read_text())
-            return _Scaled(State.from_json(json.dumps(record["state"])), record["replicas"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return _Scaled()
-
-    def _remember(self, key: tuple[str, str], scaled: _Scaled) -> None:
-        record = {"replicas": scaled.replicas, "state": json.loads(scaled.state.to_json())}
-        write_atomic(self._path(key), json.dumps(record))
-
-    def _path(self, key: tuple[str, str]) -> Path:
-        return self._folder / key[0] / f"{key[1]}.json"
+            watched = key in self._due
+            if watched:
+                self._due[key] = time.monotonic() + seconds
+        if not watched:  # let go of meanwhile
+            self._scaler.forget(key)

@@ -112,6 +112,7 @@ class Workload:
         secrets: pipelines whose secret folders it reads, with the file names it may see.
         ports: name → wanted port (0: any).
         scaled_elsewhere: whether somebody else decides how many replicas run; where nobody can, `replicas` counts.
+        scaled: whether it is scaled by lag, which remembers its decisions.
     """
 
     name: str
@@ -128,6 +129,7 @@ class Workload:
     liveness: Probe = Probe("/livez", "http", 10)
     resources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     scaled_elsewhere: bool = False
+    scaled: bool = False
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ def desired_workloads(config: PipelineConfig, platform: Platform, scaled: int | 
             replicas=_processors(config, scaled),
             resources=_resources(spec.processor.resources),
             scaled_elsewhere=_external(config),
+            scaled=_by_lag(config),
         )
     ]
     if spec.ingest.enabled:
@@ -68,6 +69,11 @@ def _external(config: PipelineConfig) -> bool:
     return scaling is not None and scaling.mode == "external" and not config.spec.suspend
 
 
+def _by_lag(config: PipelineConfig) -> bool:
+    scaling = config.spec.processor.scaling
+    return scaling is not None and scaling.mode == "lag"
+
+
 def _workload(
     config: PipelineConfig,
     platform: Platform,
@@ -77,6 +83,7 @@ def _workload(
     replicas: int = 1,
     resources: Mapping[str, Mapping[str, str]] | None = None,
     scaled_elsewhere: bool = False,
+    scaled: bool = False,
 ) -> Workload:
     shared = {"ingest": SHARED_INGEST, "api": SHARED_API}
     environment = {"TIDEMILL_NAMESPACE": config.namespace}
@@ -95,6 +102,7 @@ def _workload(
         ports={"http": platform.ports.get(component, 0) if not own else 0},
         resources=resources or {},
         scaled_elsewhere=scaled_elsewhere,
+        scaled=scaled,
     )
 
 

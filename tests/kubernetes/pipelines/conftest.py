@@ -37,6 +37,8 @@ from tidemill_operator.events import Recorder
 from tidemill_operator.measures import Measures
 from tidemill_operator.plan.render import marks
 from tidemill_operator.queue import Key, Result
+from tidemill_operator.scaling_cluster import ClusterScaling
+from tidemill_operator.scaling_figures import FiguresReader
 from tidemill_operator.settings import Platform
 from tidemill_operator.telemetry import Telemetry
 
@@ -276,7 +278,7 @@ class Passes:
     api: RecordingApi
     placement: Placement = field(default_factory=lambda: Placement(images=IMAGES, egress_ports=(5432, 9092)))
 
-    def controller(self, api: Api | None = None) -> Controller:
+    def controller(self, api: Api | None = None, scaling: ClusterScaling | None = None) -> Controller:
         """One that knows nothing of earlier passes."""
         told, servers = api or self.api, self.servers
         world = World(
@@ -288,8 +290,17 @@ class Passes:
         )
         backlog = BacklogReader(servers.kafka, servers.postgres)
         return Controller(
-            world, recorder=Recorder(told, "test"), telemetry=Telemetry(backlog.read), measures=Measures()
+            world,
+            recorder=Recorder(told, "test"),
+            telemetry=Telemetry(backlog.read),
+            measures=Measures(),
+            scaling=scaling or self.scaling(told),
         )
+
+    def scaling(self, api: Api | None = None, wake: Callable[[Key], None] = lambda _: None) -> ClusterScaling:
+        """Decisions that know nothing of earlier ones, made when a test polls."""
+        told, reader = api or self.api, FiguresReader(self.servers.kafka, self.servers.postgres)
+        return ClusterScaling(told, reader, recorder=Recorder(told, "test"), measures=Measures(), wake=wake)
 
     def once(self, key: Key) -> Result:
         """One pass."""

@@ -17,7 +17,7 @@ NAME, COMPONENT = "app.kubernetes.io/name", "app.kubernetes.io/component"
 INSTANCE, MANAGED_BY = "app.kubernetes.io/instance", "app.kubernetes.io/managed-by"
 PIPELINE, WORKLOAD, OWNER_UID = "tidemill.dev/pipeline", "tidemill.dev/workload", "tidemill.dev/owner-uid"
 APPLIED = "tidemill.dev/applied"
-SHARED = "shared"
+SHARED, SCALING = "shared", "scaling"
 OURS: Mapping[str, str] = {NAME: "tidemill", MANAGED_BY: MANAGER}
 
 CONNECTIONS, RESILIENCE = "tidemill-connections", "tidemill-resilience"
@@ -40,6 +40,11 @@ class OwnerReference:
 def config_map(pipeline: str) -> str:
     """The ConfigMap of a pipeline's own workloads."""
     return f"{pipeline}-config"
+
+
+def scaling(pipeline: str) -> str:
+    """The ConfigMap that remembers what scaling has decided about a pipeline."""
+    return f"{pipeline}-{SCALING}"
 
 
 def credentials(pipeline: str) -> str:
