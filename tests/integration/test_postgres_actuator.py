@@ -215,7 +215,7 @@ def test_what_others_were_granted_stays(bench: Bench) -> None:
 
 
 def test_a_new_metric_only_adds_columns(bench: Bench) -> None:
-    """Windows already stored stay as they are; the new partial is null for them."""
+    """Windows already stored stay as they are; the new partial is null for them, and its metric will be."""
     bench.ensure()
     bench.run("SELECT {s}.ensure_partition('by_shop_v1', 19000, 1)")
     bench.run("INSERT INTO {s}.by_shop_v1 (shop, window_start, _rev, _count) VALUES ('a', '2022-01-08T01:00Z', 1, 7)")
@@ -223,10 +223,23 @@ def test_a_new_metric_only_adds_columns(bench: Bench) -> None:
     bench.document["metadata"]["generation"] = 2
     grown = bench.ensure()
     assert grown.rank == Rank.DONE, grown
-    # The column, the shape in `_aggregations`, and `_generation`.
+    # The column, its row in `_aggregations`, and `_generation`.
     assert grown.changed == 3
-    assert bench.query("SELECT shop, _count, _sum_amount FROM {s}.by_shop_v1") == [("a", 7, None)]
+    assert bench.query("SELECT shop, _count, _since, _sum_amount FROM {s}.by_shop_v1") == [("a", 7, 0, None)]
+    fed = bench.query("SELECT layout, fed FROM {s}._aggregations")
+    assert fed == [(1, {"_sum_amount": {"since": 1, "before": []}})]
     assert bench.query("SELECT generation FROM {s}._generation") == [(2,)]
+    assert bench.ensure().changed == 0
+
+
+def test_a_column_that_somebody_dropped_comes_back_empty(bench: Bench) -> None:
+    """What it held is lost, so its metric is null for all windows until then; the others are as they were."""
+    bench.document["spec"]["aggregations"][0]["metrics"].append({"name": "sales", "function": "sum", "field": "amount"})
+    bench.ensure()
+    bench.run("ALTER TABLE {s}.by_shop_v1 DROP COLUMN _sum_amount")
+    assert bench.ensure().changed == 2
+    fed = bench.query("SELECT layout, fed FROM {s}._aggregations")
+    assert fed == [(1, {"_sum_amount": {"since": 1, "before": []}})]
     assert bench.ensure().changed == 0
 
 
@@ -367,6 +380,50 @@ def _partitions(bench: Bench) -> list[str]:
     return [name for (name,) in rows]
 
 
+WIDTHS: list[tuple[list[tuple[int, int]], tuple[int, int], list[tuple[int, int]], str]] = [
+    ([], (0, 7), [(0, 7)], "nothing is there"),
+    ([(0, 7)], (3, 1), [], "a wider one holds the day"),
+    ([(0, 1)], (0, 7), [(1, 7)], "the first day is held, the rest is not"),
+    ([(6, 1)], (0, 7), [(0, 6)], "the last day is held"),
+    ([(2, 1), (4, 1)], (0, 7), [(0, 2), (3, 4), (5, 7)], "days between are held"),
+    ([(-3, 5)], (0, 7), [(2, 7)], "one reaches into it"),
+    ([(5, 5)], (0, 7), [(0, 5)], "one reaches out of it"),
+    ([(0, 3), (3, 3), (6, 3)], (0, 7), [], "several hold it together"),
+]
+
+
+@pytest.mark.parametrize(("there", "asked", "made", "reason"), WIDTHS, ids=[row[-1] for row in WIDTHS])
+def test_partitions_of_another_width(
+    bench: Bench, there: list[tuple[int, int]], asked: tuple[int, int], made: list[tuple[int, int]], reason: str
+) -> None:
+    """A changed retention changes the width: what is there is used, and only the days that nobody holds are made."""
+    bench.ensure()
+    day = 19_000
+
+    def ask(first: int, days: int) -> bool:
+        ((answer,),) = bench.query(f"SELECT {{s}}.ensure_partition('by_shop_v1', {day + first}, {days})")
+        return bool(answer)
+
+    def bounds() -> list[tuple[int, int]]:
+        rows = bench.query(
+            "SELECT (regexp_match(b, 'FROM .''([^'']+)'))[1]::date - date '1970-01-01',"
+            " (regexp_match(b, 'TO .''([^'']+)'))[1]::date - date '1970-01-01' FROM pg_inherits i"
+            " JOIN pg_class c ON c.oid = i.inhrelid, pg_get_expr(c.relpartbound, c.oid) b"
+            " WHERE i.inhparent = '{s}.by_shop_v1'::regclass ORDER BY 1"
+        )
+        return [(first - day, end - day) for first, end in rows]
+
+    for first, days in there:
+        assert ask(first, days)
+    bench.admin.execute("SET timezone = 'America/New_York'; SET datestyle = 'SQL, DMY'")
+    assert (ask(*asked), ask(*asked)) == (bool(made), False), reason
+    bench.admin.execute("RESET timezone; RESET datestyle")
+    assert bounds() == sorted([*((first, first + days) for first, days in there), *made]), reason
+    for minute in range(asked[0] * 1440, (asked[0] + asked[1]) * 1440, 1440):
+        moment = f"timestamptz 'epoch' + interval '{day} days {minute} minutes'"
+        bench.run(f"INSERT INTO {{s}}.by_shop_v1 (window_start, _rev) VALUES ({moment}, 1)")
+
+
 def test_kept_events_go_like_windows(bench: Bench) -> None:
     """By their own retention; without kept events there is nothing to look for."""
     bench.document["spec"]["events"] = {"store": True, "retention": "2d"}
@@ -404,6 +461,37 @@ def test_old_windows_go_a_day_after_the_watermark_passed(bench: Bench) -> None:
     assert _partitions(bench) == ["by_shop_v1_p20220112", "by_shop_v1_p20220113"]
     bench.actuator.expire(bench.plan.schema)
     assert _partitions(bench) == ["by_shop_v1_p20220113"]
+
+
+def test_a_longer_retention_takes_marks_back(bench: Bench) -> None:
+    """A window that is kept after all is held for a whole day again when it becomes due the next time."""
+    bench.ensure()
+    bench.run("SELECT {s}.ensure_partition('by_shop_v1', 19000, 1)")
+    bench.run(f"UPDATE {{s}}._readers SET watermark = {(19_001 + 10) * 86_400_000}")
+    comment = "SELECT obj_description('{s}.by_shop_v1_p20220108'::regclass, 'pg_class')"
+    assert bench.actuator.expire(bench.plan.schema)[0].changed == 1
+    assert "tidemill.expiredSince" in bench.query(comment)[0][0]
+    bench.document["spec"]["aggregations"][0]["retention"] = "20d"
+    bench.ensure()
+    assert bench.actuator.expire(bench.plan.schema)[0].changed == 1
+    assert bench.query(comment) == [(None,)]
+    assert bench.actuator.expire(bench.plan.schema)[0].changed == 0
+    bench.document["spec"]["aggregations"][0]["retention"] = "10d"
+    bench.ensure()
+    assert bench.actuator.expire(bench.plan.schema)[0].changed == 1
+    assert bench.actuator.expire(bench.plan.schema)[0].changed == 0
+    assert _partitions(bench) == ["by_shop_v1_p20220108"]
+
+
+def test_what_was_detached_and_not_dropped_goes_next_time(bench: Bench) -> None:
+    """The operator may be killed between the two."""
+    bench.ensure()
+    bench.run("SELECT {s}.ensure_partition('by_shop_v1', 19000, 1)")
+    bench.run('COMMENT ON TABLE {s}.by_shop_v1_p20220108 IS \'{{"tidemill.expiredSince": "2020-01-01T00:00:00Z"}}\'')
+    bench.run("ALTER TABLE {s}.by_shop_v1 DETACH PARTITION {s}.by_shop_v1_p20220108")
+    assert bench.actuator.expire(bench.plan.schema)[0].changed == 1
+    assert bench.query("SELECT count(*) FROM pg_class WHERE relname = 'by_shop_v1_p20220108'") == [(0,)]
+    assert bench.actuator.expire(bench.plan.schema)[0].changed == 0
 
 
 def test_a_partition_in_use_is_left_for_later(bench: Bench) -> None:

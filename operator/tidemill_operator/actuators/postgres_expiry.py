@@ -45,7 +45,7 @@ def expire(session: Session, schema: Schema) -> None:
     """Mark what became due, drop at most a few that are due for long, take back the marks of what is due no more."""
     session.connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(schema.owner)))
     try:
-        dropped = 0
+        dropped = _drop_detached(session, schema.name)
         for part in _partitions(session, schema):
             if not part.due:
                 if part.since is not None:
@@ -87,6 +87,19 @@ def _partitions(session: Session, schema: Schema) -> list[_Partition]:
 
 def _mark(session: Session, schema: str, part: _Partition, mark: str | None) -> None:
     session.write("COMMENT ON TABLE {} IS {}", sql.Identifier(schema, part.name), sql.Literal(mark))
+
+
+def _drop_detached(session: Session, schema: str) -> int:
+    """Drop what was detached by a pass that ended before it could drop it; how many."""
+    rows = session.rows(
+        "SELECT c.relname, obj_description(c.oid, 'pg_class') FROM pg_class c JOIN pg_namespace n"
+        " ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relkind = 'r' AND NOT c.relispartition ORDER BY 1",
+        (schema,),
+    )
+    left = [name for name, comment in rows if _since(comment) is not None][:_PER_PASS]
+    for name in left:
+        session.write("DROP TABLE {}", sql.Identifier(schema, name))
+    return len(left)
 
 
 def _since(comment: str | None) -> dt.datetime | None:
