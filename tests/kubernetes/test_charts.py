@@ -1,0 +1,210 @@
+"""Both charts on a real API server that enforces Pod Security `restricted`; and what is left when they are removed.
+
+No node runs pods: that they are made at all says that they are admitted.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes import client
+
+from kube import binaries
+from kube.controlplane import ControlPlane
+from tidemill_operator import uninstall
+from tidemill_operator.actuators.kubernetes_api import Api, load
+from tidemill_operator.errors import TidemillError
+
+pytestmark = pytest.mark.kubernetes
+
+ROOT = Path(__file__).resolve().parents[2]
+HOME, PIPELINES = "charts-home", "charts-pipelines"
+CLUSTER_NAME = f"{HOME}-tidemill"
+SETTINGS = ("kafka.brokers=kafka:9092", "postgres.existingSecret=postgres", "operator.replicas=2")
+
+Run = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """One of this module's own: a chart's CRD is the release's, and goes with it here."""
+    if binaries.find() is None:
+        pytest.skip(binaries.NOT_BUILT)
+    with ControlPlane(tmp_path_factory.mktemp("control-plane"), controllers=True) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def run(control_plane: ControlPlane) -> Run:
+    """Runs one of the cluster's programs with the administrator's rights; what it printed."""
+
+    def call(program: str, *arguments: str | Path, stdin: str | None = None) -> str:
+        command = [str(binaries.FOLDER / program), "--kubeconfig", str(control_plane.kubeconfig), *map(str, arguments)]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def installed(run: Run) -> Run:
+    """Both charts, in a namespace that admits nothing but restricted pods."""
+    for name in (HOME, PIPELINES):
+        run("kubectl", "create", "namespace", name)
+        run("kubectl", "label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    run("helm", "install", "tidemill", ROOT / "charts/tidemill", "--namespace", HOME, *settings)
+    run("helm", "install", "dev-stack", ROOT / "charts/dev-stack", "--namespace", HOME)
+    return run
+
+
+def _pods(run: Run) -> list[str]:
+    return sorted(run("kubectl", "get", "pods", "--namespace", HOME, "--output", "name").split())
+
+
+def _eventually(check: Callable[[], Any], *, what: str, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
+        time.sleep(0.2)
+
+
+def _account(run: Run, control_plane: ControlPlane) -> Api:
+    """The API as the operator's pods reach it: with their account's rights alone."""
+    token = run("kubectl", "create", "token", "tidemill", "--namespace", HOME).strip()
+    admin = load({"KUBECONFIG": str(control_plane.kubeconfig)})
+    configuration = client.Configuration(host=admin.host)
+    configuration.ssl_ca_cert = admin.ssl_ca_cert
+    configuration.api_key = {"BearerToken": token}
+    configuration.api_key_prefix = {"BearerToken": "Bearer"}
+    return Api(configuration)
+
+
+def _pipeline(name: str, *finalizers: str) -> str:
+    document = yaml.safe_load((ROOT / "crds/examples/flights.yaml").read_text())
+    document["metadata"] = {"name": name, "namespace": PIPELINES, "finalizers": list(finalizers)}
+    return json.dumps(document)
+
+
+def test_every_pod_is_admitted_as_restricted(installed: Run) -> None:
+    """Deployments and StatefulSets get their pods."""
+    expected = ["dev-stack-kafka-0", "dev-stack-kafka-1", "dev-stack-kafka-2", "dev-stack-postgres-0"]
+    expected += ["dev-stack-prometheus", "dev-stack-redis", "tidemill", "tidemill"]
+
+    def all_there() -> bool:
+        names = [name.removeprefix("pod/") for name in _pods(installed)]
+        return len(names) == len(expected) and all(
+            name.startswith(wanted) for name, wanted in zip(names, expected, strict=True)
+        )
+
+    _eventually(all_there, what=f"pods {expected}")
+
+
+def test_an_upgrade_keeps_the_password_and_the_webhooks_certificate(installed: Run) -> None:
+    """Neither is in the values: the one was made at random, the other by the leader."""
+
+    def password() -> str:
+        return installed(
+            "kubectl", "get", "secret", "dev-stack-postgres", "--namespace", HOME, "--output", "jsonpath={.data.url}"
+        )
+
+    patch = [{"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": "Q0E="}]
+    kind = "validatingwebhookconfiguration"
+    installed("kubectl", "patch", kind, CLUSTER_NAME, "--type", "json", "--patch", json.dumps(patch))
+    before = password()
+    for name in ("dev-stack", "tidemill"):
+        installed("helm", "upgrade", name, ROOT / "charts" / name, "--namespace", HOME, "--reuse-values")
+    bundle = installed(
+        "kubectl", "get", kind, CLUSTER_NAME, "--output", "jsonpath={.webhooks[0].clientConfig.caBundle}"
+    )
+    assert password() == before != ""
+    assert bundle == "Q0E="
+
+
+@pytest.mark.parametrize("role", ["view", "edit"])
+def test_users_of_a_namespace_may_do_with_pipelines_what_their_role_says(role: str, installed: Run) -> None:
+    """The built-in roles include pipelines; nobody but the operator writes their status."""
+    account = f"system:serviceaccount:{PIPELINES}:{role}"
+    installed(
+        "kubectl", "create", "rolebinding", role, "--namespace", PIPELINES, f"--clusterrole={role}", f"--user={account}"
+    )
+
+    def may(verb: str, *subresource: str) -> bool:
+        question = {"namespace": PIPELINES, "verb": verb, "group": "tidemill.dev", "resource": "analyticspipelines"}
+        question |= dict(zip(("subresource",), subresource, strict=False))
+        spec = {"user": account, "resourceAttributes": question}
+        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
+        answer = installed("kubectl", "create", "--filename", "-", "--output", "json", stdin=json.dumps(review))
+        return bool(json.loads(answer)["status"]["allowed"])
+
+    _eventually(lambda: may("get"), what="the role includes pipelines")
+    assert [may(verb) for verb in ("create", "patch", "delete")] == [role == "edit"] * 3
+    assert not may("patch", "status")
+
+
+def test_removing_leaves_no_finalizer_and_no_webhook(installed: Run, control_plane: ControlPlane) -> None:
+    """With the account's own rights; another's finalizer is not ours to take; doing it twice does no harm."""
+    installed("kubectl", "create", "--filename", "-", stdin=_pipeline("ours", "tidemill.dev/reclaim"))
+    installed("kubectl", "create", "--filename", "-", stdin=_pipeline("both", "tidemill.dev/reclaim", "example.com/x"))
+    installed("kubectl", "create", "--filename", "-", stdin=_pipeline("none"))
+    installed("kubectl", "delete", "analyticspipeline", "ours", "--namespace", PIPELINES, "--wait=false")
+    api = _account(installed, control_plane)
+    installation = uninstall.Installation(HOME, "tidemill", CLUSTER_NAME)
+
+    assert sorted(uninstall.uninstall(api, installation)) == [f"{PIPELINES}/both", f"{PIPELINES}/ours"]
+    names = [name for name in _pods(installed) if name.startswith("pod/tidemill")]
+    assert names == []
+    left = installed("kubectl", "get", "analyticspipelines", "--namespace", PIPELINES, "--output", "json")
+    found = {item["metadata"]["name"]: item["metadata"].get("finalizers") for item in json.loads(left)["items"]}
+    assert found == {"both": ["example.com/x"], "none": None}
+    assert CLUSTER_NAME not in installed("kubectl", "get", "validatingwebhookconfigurations", "--output", "name")
+    assert uninstall.uninstall(api, installation) == []
+
+
+def test_pods_that_do_not_end_are_named(installed: Run, control_plane: ControlPlane) -> None:
+    """A running operator would set its finalizers again: nothing is taken off before it has ended."""
+    labels = "app.kubernetes.io/name=tidemill-operator,app.kubernetes.io/instance=tidemill"
+    overrides = {"spec": {"automountServiceAccountToken": False, **_restricted()}}
+    installed(
+        "kubectl",
+        "run",
+        "stubborn",
+        "--namespace",
+        HOME,
+        "--image=x",
+        "--labels",
+        labels,
+        "--overrides",
+        json.dumps(overrides),
+    )
+    api = _account(installed, control_plane)
+    with pytest.raises(TidemillError, match="stubborn"):
+        uninstall.uninstall(api, uninstall.Installation(HOME, "tidemill"), end_seconds=0.5)
+    installed("kubectl", "delete", "pod", "stubborn", "--namespace", HOME, "--force", "--grace-period=0")
+
+
+def _restricted() -> dict[str, Any]:
+    context = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    pod = {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}}
+    return {"securityContext": pod, "containers": [{"name": "stubborn", "image": "x", "securityContext": context}]}
+
+
+@pytest.mark.parametrize(
+    ("environ", "named"),
+    [
+        ({"TIDEMILL_OPERATOR_DEPLOYMENT": "tidemill"}, "TIDEMILL_OPERATOR_NAMESPACE"),
+        ({"TIDEMILL_OPERATOR_NAMESPACE": "x"}, "TIDEMILL_OPERATOR_DEPLOYMENT"),
+    ],
+)
+def test_what_is_missing_in_the_environment_is_named(environ: dict[str, str], named: str) -> None:
+    """Nothing is removed by a guess."""
+    with pytest.raises(ValueError, match=named):
+        uninstall.Installation.from_env(environ)
