@@ -33,6 +33,8 @@ from tidemill_operator.plan.model import Owner
 from tidemill_operator.plan.schema import desired_schema
 from tidemill_processor.batch import BatchReader
 from tidemill_processor.database import Database
+from tidemill_processor.publish import Outlet, Publisher
+from tidemill_processor.scanning import Scanner
 from tidemill_processor.transaction import Committer, Position, Superseded
 from tidemill_processor.windows import WindowReader
 
@@ -359,7 +361,7 @@ STEP = st.one_of(
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(st.lists(STEP, min_size=4, max_size=14), st.integers(0, 10**9))
 def test_an_answer_is_exact_or_null(servers: Any, script: list[tuple[Any, ...]], seed: int) -> None:
@@ -460,6 +462,36 @@ def test_an_aggregation_that_was_away(servers: Any) -> None:
         stage.plan(BOTH)
         stage.commit([at(1), at(2)])
         assert values(stage, "tumbling", "n") == {("a", 0): 1, ("a", 1): None, ("a", 2): 1}
+
+
+def test_a_superseded_processor_reads_no_window_that_closed_since(servers: Any) -> None:
+    """Others feed other columns now: what is left to publish and to scan is left to them."""
+    with staged(servers) as stage:
+        stage.plan(BOTH)
+        stage.commit([at(0)])
+        old = stage.writers[-1].config
+        stage.plan({name: ["sv"] for name in SHAPES})
+        stage.close(BASE + 5 * MINUTE)
+        until = 'SELECT DISTINCT scanned_until, published_until FROM "tests__feeds"._aggregations'
+        for now, expected in ((old, (None, None)), (stage.writers[-1].config, (BASE + 5 * MINUTE,) * 2)):
+            database = Database(WorkloadSettings(), now, 10)
+            stores = database.aggregations(stage.admin)
+            publisher = Publisher(database, stores, now, Outlet(Nowhere()))
+            for _ in range(20):
+                publisher.run(stage.admin, dict.fromkeys(SHAPES, BASE + 5 * MINUTE))
+                for store in stores:
+                    Scanner(database, store, [], "feeds").run(stage.admin, BASE + 5 * MINUTE)
+            assert stage.admin.execute(until).fetchall() == [expected]
+
+
+class Nowhere:
+    """A producer whose broker acknowledges everything."""
+
+    def produce(self, topic: str, **record: Any) -> None:
+        pass
+
+    def flush(self, seconds: float) -> int:
+        return 0
 
 
 def test_generations_that_count_anew(servers: Any) -> None:

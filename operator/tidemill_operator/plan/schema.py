@@ -16,6 +16,7 @@ from tidemill_contract.partials import SQL_TYPES, AggregationLayout, field_types
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.storage import partition_days
 from tidemill_operator.plan.model import AggregationRow, Column, Schema, Table
+from tidemill_operator.plan.partitioning import ensure_partition_sql
 
 
 def _columns(*pairs: tuple[str, str]) -> tuple[Column, ...]:
@@ -271,54 +272,3 @@ def desired_schema(config: PipelineConfig) -> Schema:
         generation=config.generation,
         events_retention_ms=parse_ms(spec.events.retention) if spec.events.store else None,
     )
-
-
-def ensure_partition_sql(schema_name: str) -> str:
-    """`ensure_partition(table_name, day, days)`: makes one time partition of a window or event table, if absent.
-
-    `day` is days since the epoch; the partition holds what of [day, day + days) no other one holds: a changed retention
-    may have changed the width. True: something was missing. Made as a table of its own and attached, because ATTACH
-    makes nobody wait. SECURITY DEFINER: writers own no table. It touches partitioned tables of this schema only.
-    """
-    schema = quote(schema_name)
-    return f"""
-CREATE OR REPLACE FUNCTION {schema}.ensure_partition(table_name text, day integer, days integer) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' SET timezone = 'UTC'
-AS $body$
-DECLARE
-  parent oid;
-  lows date[];
-  highs date[];
-  first_day date;
-  end_day date;
-  part text;
-  made boolean := false;
-BEGIN
-  SELECT c.oid INTO parent FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-   WHERE n.nspname = '{schema_name}' AND c.relname = table_name AND c.relkind = 'p';
-  IF parent IS NULL THEN
-    RAISE EXCEPTION 'no partitioned table % here', table_name USING ERRCODE = 'undefined_table';
-  END IF;
-  PERFORM pg_advisory_xact_lock(hashtext(parent::text), -1);
-  SELECT array_agg(bound[1]::date), array_agg(bound[2]::date) INTO lows, highs
-    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid,
-         regexp_match(pg_get_expr(c.relpartbound, c.oid), $re$FROM .'([^']+)'. TO .'([^']+)'.$re$) bound
-   WHERE i.inhparent = parent;
-  FOR first_day, end_day IN
-    SELECT min(d), max(d) + 1 FROM (
-      SELECT d, d - row_number() OVER (ORDER BY d)::integer AS run
-        FROM generate_series(0, days - 1) n, LATERAL (SELECT date '1970-01-01' + day + n AS d) wanted
-       WHERE NOT EXISTS (SELECT FROM unnest(lows, highs) held(low, high) WHERE d >= low AND d < high)) missing
-    GROUP BY run ORDER BY 1
-  LOOP
-    part := left(table_name, 40) || '_p' || to_char(first_day, 'YYYYMMDD')
-            || CASE WHEN length(table_name) > 40 THEN '_' || left(md5(table_name), 8) ELSE '' END;
-    EXECUTE format('CREATE TABLE IF NOT EXISTS {schema}.%I (LIKE {schema}.%I INCLUDING DEFAULTS INCLUDING STORAGE)'
-                   ' WITH (fillfactor = 80)', part, table_name);
-    EXECUTE format('ALTER TABLE {schema}.%I ATTACH PARTITION {schema}.%I FOR VALUES FROM (%L) TO (%L)',
-                   table_name, part, first_day::text || ' 00:00:00+00', end_day::text || ' 00:00:00+00');
-    made := true;
-  END LOOP;
-  RETURN made;
-END $body$
-"""

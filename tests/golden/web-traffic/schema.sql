@@ -216,10 +216,12 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET date
 AS $body$
 DECLARE
   parent oid;
+  first_day date := date '1970-01-01' + day;
+  end_day date := first_day + days;
+  prefix text := left(table_name, 40) || '_p';
+  suffix text := CASE WHEN length(table_name) > 40 THEN '_' || left(md5(table_name), 8) ELSE '' END;
   lows date[];
   highs date[];
-  first_day date;
-  end_day date;
   part text;
   made boolean := false;
 BEGIN
@@ -229,9 +231,16 @@ BEGIN
     RAISE EXCEPTION 'no partitioned table % here', table_name USING ERRCODE = 'undefined_table';
   END IF;
   PERFORM pg_advisory_xact_lock(hashtext(parent::text), -1);
-  SELECT array_agg(bound[1]::date), array_agg(bound[2]::date) INTO lows, highs
-    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid,
-         regexp_match(pg_get_expr(c.relpartbound, c.oid), $re$FROM .'([^']+)'. TO .'([^']+)'.$re$) bound
+  -- Mostly it is there just so, and a look at all of them takes long.
+  IF EXISTS (SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+              WHERE i.inhparent = parent
+                AND c.oid = to_regclass(format('"analytics__web_traffic".%I', prefix || to_char(first_day, 'YYYYMMDD') || suffix))
+                AND split_part(pg_get_expr(c.relpartbound, c.oid), '''', 4)::date >= end_day) THEN
+    RETURN false;
+  END IF;
+  -- FOR VALUES FROM ('…') TO ('…')
+  SELECT array_agg(split_part(bound, '''', 2)::date), array_agg(split_part(bound, '''', 4)::date) INTO lows, highs
+    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid, pg_get_expr(c.relpartbound, c.oid) bound
    WHERE i.inhparent = parent;
   FOR first_day, end_day IN
     SELECT min(d), max(d) + 1 FROM (
@@ -240,8 +249,7 @@ BEGIN
        WHERE NOT EXISTS (SELECT FROM unnest(lows, highs) held(low, high) WHERE d >= low AND d < high)) missing
     GROUP BY run ORDER BY 1
   LOOP
-    part := left(table_name, 40) || '_p' || to_char(first_day, 'YYYYMMDD')
-            || CASE WHEN length(table_name) > 40 THEN '_' || left(md5(table_name), 8) ELSE '' END;
+    part := prefix || to_char(first_day, 'YYYYMMDD') || suffix;
     EXECUTE format('CREATE TABLE IF NOT EXISTS "analytics__web_traffic".%I (LIKE "analytics__web_traffic".%I INCLUDING DEFAULTS INCLUDING STORAGE)'
                    ' WITH (fillfactor = 80)', part, table_name);
     EXECUTE format('ALTER TABLE "analytics__web_traffic".%I ATTACH PARTITION "analytics__web_traffic".%I FOR VALUES FROM (%L) TO (%L)',

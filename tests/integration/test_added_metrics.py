@@ -1,0 +1,220 @@
+"""Metrics that are added, taken out and added again while a pipeline runs: processors, API and topics as processes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from confluent_kafka import Consumer
+from websockets.sync.client import connect
+
+from tidemill_contract.runtime import AggregationRef, PipelineConfig, PostgresCredentials
+from tidemill_contract.spec import PipelineSpec
+from tidemill_contract.times import rfc3339_ms
+from tidemill_operator.actuators.base import PipelineSecrets
+from tidemill_operator.actuators.postgres import PostgresSchemas
+from tidemill_operator.outcome import Rank
+from tidemill_operator.plan.model import Owner
+from tidemill_operator.plan.schema import desired_schema
+
+pytestmark = pytest.mark.integration
+
+MINUTE = 60_000
+BASE = 1_700_000_000_000 // (6 * MINUTE) * 6 * MINUTE
+TOTAL = {"name": "total", "function": "sum", "field": "i"}
+TOP = {"name": "top", "function": "max", "field": "i"}
+N = {"name": "n", "function": "count"}
+
+
+def config(generation: int, by_k: list[dict[str, Any]], hops: list[dict[str, Any]]) -> PipelineConfig:
+    spec = PipelineSpec.model_validate(
+        {
+            "source": {
+                "topic": {"partitions": 2},
+                "fields": [
+                    {"name": "ts", "type": "timestamp", "required": True},
+                    {"name": "k", "type": "string"},
+                    {"name": "i", "type": "integer"},
+                ],
+                "eventTime": {"field": "ts", "idleTimeout": "1h", "maxDisorder": "1s"},
+            },
+            "aggregations": [
+                {"name": "by_k", "groupBy": ["k"], "window": {"type": "tumbling", "size": "1m"}, "metrics": [N, *by_k]},
+                {"name": "hops", "window": {"type": "hopping", "size": "3m", "hop": "1m"}, "metrics": [N, *hops]},
+            ],
+            "processor": {"flushInterval": "100ms"},
+            "auth": {"required": False},
+            "api": {"cacheTtl": "0s"},
+        }
+    )
+    refs = tuple(AggregationRef(name=a.name) for a in spec.aggregations)
+    return PipelineConfig(namespace="tests", name="added", generation=generation, spec=spec, aggregations=refs)
+
+
+class Rollout:
+    """The pipeline and what is done to it; windows are told by the minute that they start at."""
+
+    def __init__(self, bench: Any, client: httpx.Client) -> None:
+        self.bench, self.client, self.sent = bench, client, 0
+        self._ensure(bench.config)
+        bench.start()
+        bench.start(module="tidemill_api")
+        self.at = f"127.0.0.1:{bench.ports[-1]}/v1/pipelines/added"
+        bench.eventually(bench.health, what="the API answers")
+
+    def _ensure(self, wanted: PipelineConfig) -> None:
+        schema = desired_schema(wanted)
+        logins = PipelineSecrets(
+            PostgresCredentials(user=schema.writer, password="w"), PostgresCredentials(user=schema.reader, password="r")
+        )
+        owner = Owner("tests", "added", "uid-1", "local")
+        (made,) = PostgresSchemas(self.bench.servers.postgres).ensure(schema, owner=owner, secrets=logins)
+        assert made.rank == Rank.DONE, made
+
+    def apply(self, wanted: PipelineConfig) -> None:
+        """As the operator does it: the schema first, then the config, a new processor, and the old one ends."""
+        self._ensure(wanted)
+        (self.bench.folder / "added.json").write_text(wanted.to_json())
+        old = next(p for p in reversed(self.bench.processes) if "tidemill_processor" in p.args)
+        self.bench.start(wanted.generation)
+        self.bench.eventually(self.bench.health, what="the new processor answers")
+        old.terminate()
+        assert old.wait(20) == 0
+        self.bench.eventually(
+            lambda: self._get("").json()["generation"] == wanted.generation, what="the API has the new config"
+        )
+
+    def produce(self, *minutes: tuple[int, str]) -> None:
+        """Two events in each of these minutes and groups, one a partition; wait until they count."""
+        events = [
+            {"ts": BASE + minute * MINUTE + 2_000 + n, "k": group, "i": 10} for minute, group in minutes for n in (1, 2)
+        ]
+        self.bench.produce([json.dumps(event).encode() for event in events])
+        self.sent += len(events)
+        self.bench.await_consumed(self.sent)
+
+    def closed(self, minute: int) -> None:
+        """Wait until windows that end there are closed and published."""
+        self.bench.eventually(
+            lambda: (
+                self.bench.query("SELECT min(published_until) FROM {s}._aggregations")[0][0] == BASE + minute * MINUTE
+            ),
+            what=f"windows up to minute {minute} published",
+        )
+
+    def rows(self, aggregation: str, **parameters: Any) -> list[dict[str, Any]]:
+        return list(self._get(f"/aggregates/{aggregation}", **parameters).json()["data"])
+
+    def csv(self, aggregation: str, **parameters: Any) -> list[str]:
+        """The lines of the CSV answer."""
+        return self._get(f"/aggregates/{aggregation}.csv", **parameters).text.split()
+
+    def _get(self, path: str, **parameters: Any) -> httpx.Response:
+        answer = self.client.get(f"http://{self.at}{path}", params=parameters)
+        assert answer.status_code == 200, answer.text
+        return answer
+
+    def answers(self, aggregation: str, metric: str, **parameters: Any) -> dict[Any, Any]:
+        """A metric as REST answers it, by group (where there is one) and minute."""
+        return told(self.rows(aggregation, **parameters), metric)
+
+    def snapshot(self, aggregation: str, metric: str) -> dict[Any, Any]:
+        """A metric in the snapshot of a WebSocket."""
+        with connect(f"ws://{self.at}/live?aggregations={aggregation}") as live:
+            while True:
+                message = json.loads(live.recv(timeout=20))
+                if message["type"] == "snapshot":
+                    return told(message["rows"], metric)
+
+    def results(self, number: int) -> dict[tuple[Any, ...], dict[str, Any]]:
+        """That many different records of the results topic: metrics by aggregation, group and minute."""
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self.bench.servers.kafka,
+                "group.id": f"read-{time.time_ns()}",
+                "auto.offset.reset": "earliest",
+            }
+        )
+        consumer.subscribe([self.bench.config.topic("results")])
+        found: dict[tuple[Any, ...], dict[str, Any]] = {}
+        deadline = time.monotonic() + 30
+        try:
+            while len(found) < number and time.monotonic() < deadline:
+                for message in consumer.consume(100, 0.5):
+                    record = json.loads(message.value())
+                    minute = MINUTES[record["window_start"]]
+                    found[record["aggregation"], *record["group"].values(), minute] = record["metrics"]
+        finally:
+            consumer.close()
+        return found
+
+
+MINUTES = {rfc3339_ms(BASE + minute * MINUTE): minute for minute in range(-5, 20)}
+
+
+def told(rows: list[dict[str, Any]], metric: str) -> dict[Any, Any]:
+    return {
+        (row["k"], MINUTES[row["window_start"]]) if "k" in row else MINUTES[row["window_start"]]: row[metric]
+        for row in rows
+    }
+
+
+@pytest.fixture
+def rollout(make_bench: Callable[..., Any], admin: psycopg.Connection[Any]) -> Iterator[Rollout]:
+    bench = make_bench(config(1, [], []))
+    admin.execute(f"DROP SCHEMA {bench.schema} CASCADE".encode())
+    with httpx.Client(timeout=20) as client:
+        yield Rollout(bench, client)
+
+
+def test_metrics_come_and_leave_while_the_pipeline_runs(rollout: Rollout) -> None:
+    """No window ever tells a part as if it were the whole; what is whole is told, and the old metrics throughout."""
+    rollout.produce((0, "a"), (0, "a"), (1, "a"))
+    rollout.closed(1)
+
+    rollout.apply(config(2, [TOTAL], [TOP]))
+    assert rollout.answers("by_k", "total") == {("a", 0): None, ("a", 1): None}
+    rollout.produce((1, "a"), (1, "b"), (2, "a"), (3, "a"))
+    rollout.closed(3)
+    whole = {("a", 0): None, ("a", 1): None, ("b", 1): 20, ("a", 2): 20, ("a", 3): 20}
+    assert rollout.answers("by_k", "n") == {("a", 0): 4, ("a", 1): 4, ("b", 1): 2, ("a", 2): 2, ("a", 3): 2}
+    assert rollout.answers("by_k", "total") == whole
+    assert rollout.snapshot("by_k", "total") == whole
+    assert rollout.answers("by_k", "total", group_by="") == {0: None, 1: None, 2: 20, 3: 20}
+    assert rollout.answers("by_k", "total", granularity="2m") == {("a", 0): None, ("b", 0): 20, ("a", 2): 40}
+    assert rollout.answers("by_k", "n", total__gte=0, metrics="n") == {("b", 1): 2, ("a", 2): 2, ("a", 3): 2}
+    lines = rollout.csv("by_k", metrics="total", group_by="")
+    assert [line.rpartition(",")[2] for line in lines] == ["total", "", "", "20", "20"]
+    tops = {-2: None, -1: None, 0: None, 1: None, 2: 10, 3: 10}
+    assert rollout.answers("hops", "top") == tops
+    assert rollout.snapshot("hops", "top") == tops
+
+    rollout.apply(config(3, [], [TOP]))
+    rollout.produce((3, "a"))
+    rollout.apply(config(4, [TOTAL], [TOP]))
+    rollout.produce((3, "a"), (4, "a"), (5, "a"), (6, "a"))
+    rollout.closed(6)
+    again = {("a", 0): None, ("a", 1): None, ("b", 1): 20, ("a", 2): 20, ("a", 3): None}
+    assert rollout.answers("by_k", "total") == again | {("a", 4): 20, ("a", 5): 20, ("a", 6): 20}
+    assert rollout.answers("by_k", "n", group_by="") == {0: 4, 1: 6, 2: 2, 3: 6, 4: 2, 5: 2, 6: 2}
+    assert rollout.answers("hops", "top") == tops | {4: 10, 5: 10, 6: 10}
+
+    # Windows of six minutes by group, and the hops that end by then.
+    published = rollout.results(7 + 6)
+    assert {key[1:]: metrics for key, metrics in published.items() if key[0] == "by_k"} == {
+        ("a", 0): {"n": 4},
+        ("a", 1): {"n": 4, "total": None},
+        ("b", 1): {"n": 2, "total": 20},
+        ("a", 2): {"n": 2, "total": 20},
+        ("a", 3): {"n": 6, "total": None},
+        ("a", 4): {"n": 2, "total": 20},
+        ("a", 5): {"n": 2, "total": 20},
+    }
+    assert {key[1]: metrics.get("top") for key, metrics in published.items() if key[0] == "hops"} == {
+        -2: None, -1: None, 0: None, 1: None, 2: 10, 3: 10,
+    }  # fmt: skip
