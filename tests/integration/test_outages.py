@@ -134,6 +134,14 @@ def healths(runtime: Runtime) -> dict[str, str]:
     return found
 
 
+def await_healths(runtime: Runtime, wanted: dict[str, str], *, seconds: float, why: str) -> None:
+    """Wait until each process says what it should; they are asked at the same time."""
+    deadline = time.monotonic() + seconds
+    while (found := healths(runtime)) != wanted:
+        assert time.monotonic() < deadline, f"{found}, not {wanted} within {seconds} s after {why}"
+        time.sleep(0.2)
+
+
 def in_topic(brokers: str) -> list[dict[str, Any]]:
     """Every event that Kafka holds."""
     topic = "tests.outages.events"
@@ -180,16 +188,16 @@ def test_servers_may_go_and_come_while_events_flow(own_servers: Any, server_fold
     own = own_servers(durable=True)
     with running(own, server_folder) as runtime:
         everyone = dict.fromkeys(("processor", "ingest", "api"), "healthy")
-        until(lambda: healths(runtime) == everyone, seconds=30, what="all are healthy at first")
+        await_healths(runtime, everyone, seconds=30, why="they have just begun")
         with Sender(runtime.url("ingest")) as sender:
             for name, wanted in EXPECTED.items():
                 before = len(sender.acknowledged)
                 until(lambda: len(sender.acknowledged) > before, seconds=30, what="events flow")  # noqa: B023
                 server = own.handles[name]
                 server.kill()
-                until(lambda: healths(runtime) == wanted, seconds=TELLS_WITHIN_SECONDS, what=f"{wanted} without {name}")  # noqa: B023
+                await_healths(runtime, wanted, seconds=TELLS_WITHIN_SECONDS, why=f"{name} is killed")
                 server.start()
-                until(lambda: healths(runtime) == everyone, seconds=60, what=f"all are healthy with {name} again")
+                await_healths(runtime, everyone, seconds=60, why=f"{name} is back")
         events = in_topic(own.kafka)
         lost = sender.acknowledged - {event["id"] for event in events}
         assert set() == lost

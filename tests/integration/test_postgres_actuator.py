@@ -436,7 +436,10 @@ def test_kept_events_go_like_windows(bench: Bench) -> None:
     mark = json.dumps({"tidemill.expiredSince": "2020-01-01T00:00:00+00:00"}).replace("{", "{{").replace("}", "}}")
     bench.run(f"COMMENT ON TABLE {{s}}._events_p20220108 IS '{mark}'")
     bench.actuator.expire(bench.plan.schema)
-    left = bench.query("SELECT relname FROM pg_class WHERE relname LIKE '\\_events\\_p%' AND relkind = 'r'")
+    left = bench.query(
+        "SELECT relname FROM pg_class WHERE relname LIKE '\\_events\\_p%' AND relkind = 'r'"
+        " AND relnamespace = '{s}'::regnamespace"
+    )
     assert left == [("_events_p20220109",)]
     del bench.document["spec"]["events"]
     (kept,) = bench.actuator.expire(bench.plan.schema)
