@@ -77,7 +77,7 @@ demo-chaos: setup ## The same while processors are killed, frozen, scaled and th
 	PYTHONPATH=hack $(PYTHON) -m demo --chaos $(ARGS)
 
 .PHONY: demo-k8s
-demo-k8s: setup kube ## The demo in a real Kubernetes cluster: images, charts, kubectl apply (KEEP=1: keep it running)
+demo-k8s: setup ## The demo in a real Kubernetes cluster: images, charts, kubectl apply (KEEP=1: keep it running)
 	PYTHONPATH=hack $(PYTHON) -m demo.kubernetes $(if $(KEEP),--keep) $(ARGS)
 
 .PHONY: images

@@ -19,6 +19,7 @@ PORTS = {"ingest": 8080, "api": 8081}
 _READY_SECONDS = 420.0
 _GONE_SECONDS = 180.0
 _REACH_SECONDS = 2.0
+_MARK = "tidemill.dev/demo"
 # Brokers' names are the cluster's own: Kafka is asked from within, where the operator is.
 _ENDS = """\
 import json, os, sys
@@ -72,18 +73,31 @@ class ClusterPlatform:
         return f"kubectl logs --namespace {self.namespace} --all-containers --selector app.kubernetes.io/name=tidemill"
 
     def start(self) -> None:
-        """Apply the pipeline in a restricted namespace and wait until it is ready.
+        """Apply the pipeline in a restricted namespace of its own and wait until it is ready.
 
         Raises:
-            DemoError: it is refused, or not ready in time.
+            DemoError: it is refused, or not ready in time; or the namespace is somebody else's.
         """
-        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        self._make_way()
+        labels = {"pod-security.kubernetes.io/enforce": "restricted", _MARK: "true"}
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace, "labels": labels}}
         self._kubectl("apply", "--filename", "-", stdin=yaml.safe_dump(namespace))
         self._kubectl("apply", "--filename", "-", stdin=yaml.safe_dump(self.document))
         until(self._ready, seconds=_READY_SECONDS, what=f"{self.namespace}/{self.name} is ready", pause_seconds=1.0)
         for component in PORTS:
             self._urls[component] = self._reach(component)
+
+    def _make_way(self) -> None:
+        """Remove what an earlier demo has left; anybody else's namespace is left alone."""
+        found = json.loads(self._kubectl("get", "namespaces", "--output", "json"))["items"]
+        for namespace in found:
+            if namespace["metadata"]["name"] != self.namespace:
+                continue
+            if _MARK not in namespace["metadata"].get("labels", {}):
+                raise DemoError(
+                    f"the namespace {self.namespace} is there and no demo's: delete it, or use another cluster"
+                )
+            self.stop()
 
     def _ready(self) -> bool:
         found = self._get()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,6 +76,19 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--provider", choices=("auto", "kind", "local"), default="auto", help="of the cluster")
     parser.add_argument("--events", type=int, help="send only the first so many")
     return parser.parse_args()
+
+
+def program(name: str) -> Path:
+    """Helm or kubectl: those built with the cluster's programs, else those on the path.
+
+    Raises:
+        DemoError: neither is there.
+    """
+    built = binaries.find()
+    found = str(built / name) if built else shutil.which(name)
+    if found is None:
+        raise DemoError(f"{name} is not on the path: install it, or build the cluster's programs with `make kube`")
+    return Path(found)
 
 
 def start_cluster(steps: Steps, provider: str) -> tuple[Path, bool]:
@@ -162,7 +176,7 @@ def _clean(steps: Steps, console: Console, platform: ClusterPlatform, *, started
 def _run(arguments: argparse.Namespace, console: Console) -> int:
     steps = Steps(console)
     kubeconfig, started = start_cluster(steps, arguments.provider)
-    kubectl = Kubectl(binaries.require() / "kubectl", kubeconfig)
+    kubectl = Kubectl(program("kubectl"), kubeconfig)
     platform = ClusterPlatform(EXAMPLE, kubectl)
     code = 1
     try:
