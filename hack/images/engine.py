@@ -76,12 +76,13 @@ class Engine:
         partial.replace(archive)
 
     def forget_others(self, references: Sequence[str]) -> None:
-        """Remove the other tags of these images' repositories; the build cache stays."""
+        """Remove the other tags of these images' repositories, and steps of builds that are older than a day."""
         names = {reference.rpartition(":")[0] for reference in references}
         listed = self._must(["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]).splitlines()
         former = [found for found in listed if found.rpartition(":")[0] in names and found not in references]
         if former:
             self._must(["image", "rm", "--no-prune", *former])
+        self._must(["image", "prune", "--force", "--filter", "until=24h"])
 
     def _run(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
