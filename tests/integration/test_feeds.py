@@ -476,7 +476,7 @@ def test_a_superseded_processor_reads_no_window_that_closed_since(servers: Any) 
         for now, expected in ((old, (None, None)), (stage.writers[-1].config, (BASE + 5 * MINUTE,) * 2)):
             database = Database(WorkloadSettings(), now, 10)
             stores = database.aggregations(stage.admin)
-            publisher = Publisher(database, stores, now, Outlet(Nowhere()))
+            publisher = Publisher(database, stores, now, Outlet(Nowhere))
             for _ in range(20):
                 publisher.run(stage.admin, dict.fromkeys(SHAPES, BASE + 5 * MINUTE))
                 for store in stores:
@@ -487,7 +487,7 @@ def test_a_superseded_processor_reads_no_window_that_closed_since(servers: Any) 
 class Nowhere:
     """A producer whose broker acknowledges everything."""
 
-    def produce(self, topic: str, **record: Any) -> None:
+    def produce(self, topic: str, value: bytes, key: bytes, **record: Any) -> None:
         pass
 
     def flush(self, seconds: float) -> int:

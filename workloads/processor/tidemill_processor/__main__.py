@@ -65,7 +65,7 @@ class Processor:
         return Duties(
             closer=Closer(database, stores, config),
             scanners={s.name: Scanner(database, s, rules[s.name], config.name) for s in stores if rules[s.name]},
-            publisher=Publisher(database, stores, config, Outlet(self._source.producer())),
+            publisher=Publisher(database, stores, config, Outlet(self._source.producer)),
             live=self._live,
         )
 

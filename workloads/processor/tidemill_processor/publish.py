@@ -8,10 +8,12 @@ again, under the same deterministic `id` header, by which readers drop repeats.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import psycopg
+from confluent_kafka import KafkaException, Producer
 
 from tidemill_contract import metrics
 from tidemill_contract.runtime import PipelineConfig
@@ -34,10 +36,14 @@ class PublishFailed(Exception):
 
 
 class Outlet:
-    """A producer that knows whether all it was given was acknowledged."""
+    """A producer that knows whether all it was given was acknowledged; one that met a fatal error is replaced.
 
-    def __init__(self, producer: Any) -> None:
-        self._producer = producer
+    Args:
+        make: a new producer.
+    """
+
+    def __init__(self, make: Callable[[], Producer]) -> None:
+        self._make, self._producer = make, make()
         self._error: Any = None
 
     def send(self, topic: str, key: bytes, value: dict[str, Any], headers: dict[str, str]) -> None:
@@ -45,16 +51,20 @@ class Outlet:
         self.send_raw(topic, key, _encode(value), headers)
 
     def send_raw(self, topic: str, key: bytes | None, value: bytes | None, headers: dict[str, str]) -> None:
-        """Queue one record as it is."""
-        self._producer.produce(
-            topic,
-            value=value,
-            key=key,
-            headers=headers,
-            on_delivery=self._delivered,
-            poll_timeout=0,
-            buffer_error_max_tries=3,
-        )
+        """Queue one record as it is; waits while the queue is full.
+
+        Raises:
+            PublishFailed: it stays full, or the producer does not work any more.
+        """
+        try:
+            self._producer.produce(topic, value, key, headers=headers, on_delivery=self._delivered)
+        except BufferError:
+            self.settle()
+            self.send_raw(topic, key, value, headers)
+        except KafkaException as error:
+            if error.args[0].fatal():
+                self._producer = self._make()
+            raise PublishFailed(error.args[0].str()) from None
 
     def _delivered(self, error: Any, message: Any) -> None:
         if error is not None:
@@ -74,6 +84,33 @@ class Outlet:
             )
 
 
+class _ResultEncoder:
+    """Windows of one aggregation as records: (key, value, headers).
+
+    A window's value is {aggregation, version, group, window_start, window_end, revision, metrics}. What is the same for
+    all windows that start together is encoded once, and the group, which is the key, not twice.
+    """
+
+    def __init__(self, store: AggregationStore, reader: WindowReader) -> None:
+        self._name, self._id = store.name, f"{store.name}/{store.version}"
+        self._groups, self._metrics = reader.groups, reader.metrics
+        self._head = _encode({"aggregation": store.name, "version": store.version})[:-1] + b',"group":'
+        self._start, self._middle, self._prefix = "", b"", ""
+
+    def record(self, window: list[Any]) -> tuple[bytes, bytes, dict[str, str]]:
+        """The record of a window, a row of `WindowReader.rows`."""
+        at = len(self._groups)
+        if window[at] != self._start:
+            self._start = window[at]
+            times = {"window_start": window[at], "window_end": window[at + 1], "revision": 0}
+            self._middle = b"," + _encode(times)[1:-1] + b',"metrics":'
+            self._prefix = f"{self._id}/{window[at]}/0/"
+        key = _encode(dict(zip(self._groups, window, strict=False)))
+        values = _encode(dict(zip(self._metrics, window[at + 2 :], strict=True)))
+        value = b"".join((self._head, key, self._middle, values, b"}"))
+        return key, value, {"id": self._prefix + key.decode(), "aggregation": self._name}
+
+
 class Publisher:
     """Publishes one pipeline's outputs."""
 
@@ -85,6 +122,7 @@ class Publisher:
         self._outlet = outlet
         self._stores = stores if config.spec.results.publish else []
         self._readers = {store.id: WindowReader(database, store) for store in stores}
+        self._results_topic = config.topic("results")
         self._spans = {store.id: 1 for store in stores}
 
     def run(self, connection: psycopg.Connection[Any], closed: dict[str, int | None]) -> int:
@@ -120,8 +158,10 @@ class Publisher:
                     first = max(first, row[0] - plan.size_ms + plan.pane_ms)
                 last = min(first + self._spans[store.id] * plan.pane_ms, closed_until - plan.size_ms)
                 until = last + plan.size_ms
-                for window in reader.read(connection, first, last):
-                    self._send_result(store, reader, window)
+                encoder = _ResultEncoder(store, reader)
+                for window in reader.rows(connection, first, last):
+                    key, value, headers = encoder.record(window)
+                    self._outlet.send_raw(self._results_topic, key, value, headers)
                     count += 1
                 self._outlet.settle()
                 if count < _FEW:
@@ -133,17 +173,6 @@ class Publisher:
             )
         metrics.RESULTS_PUBLISHED.inc(count)
         return max(count, 1 if until < closed_until else 0)
-
-    def _send_result(self, store: AggregationStore, reader: WindowReader, window: dict[str, Any]) -> None:
-        group = {name: window.pop(name) for name in reader.groups}
-        key = _encode(group)
-        start, end = window.pop("window_start"), window.pop("window_end")
-        value = {
-            "aggregation": store.name, "version": store.version, "group": group, "window_start": start,
-            "window_end": end, "revision": 0, "metrics": window,
-        }  # fmt: skip
-        headers = {"id": f"{store.name}/{store.version}/{start}/0/{key.decode()}", "aggregation": store.name}
-        self._outlet.send(self._config.topic("results"), key, value, headers)
 
     def _anomalies(self, connection: psycopg.Connection[Any]) -> int:
         with connection.transaction():

@@ -54,9 +54,23 @@ class WindowReader:
         revs: list[int] | None = None,
         limit: int | None = None,
     ) -> Iterator[dict[str, Any]]:
+        """Windows as dicts by column; see `rows`."""
+        for row in self.rows(connection, first_ms, last_ms, revs=revs, limit=limit):
+            yield dict(zip(self._columns, row, strict=True))
+
+    def rows(
+        self,
+        connection: psycopg.Connection[Any],
+        first_ms: int,
+        last_ms: int,
+        *,
+        revs: list[int] | None = None,
+        limit: int | None = None,
+    ) -> Iterator[list[Any]]:
         """Windows that start in [first, last], in order of their start; with `revs` only those changed by these.
 
-        Must run inside a transaction: rows come through a server-side cursor, so memory is bounded.
+        Each is a list of JSON-ready values: the groups, window start, window end, the metrics. Must run inside a
+        transaction: rows come through a server-side cursor, so memory is bounded.
         """
         plan = self._store.layout
         reach = last_ms + plan.size_ms - plan.pane_ms
@@ -77,14 +91,14 @@ class WindowReader:
             for row in cursor:
                 yield self._window(row)
 
-    def _window(self, row: tuple[Any, ...]) -> dict[str, Any]:
+    def _window(self, row: tuple[Any, ...]) -> list[Any]:
         values = list(row)
         for index, plain in self._plain:
             if values[index] is not None:
                 values[index] = plain(values[index])
         at = len(self.groups)
         values.insert(at + 1, self._end(row[at]))
-        return dict(zip(self._columns, values, strict=True))
+        return values
 
 
 # An exact integer sum comes as a Decimal. The windows of a page start at few different times.
