@@ -63,6 +63,18 @@ def admin(servers: Any) -> Iterator[psycopg.Connection[Any]]:
         yield connection
 
 
+def delete_topics(kafka: AdminClient, names: list[str]) -> None:
+    """Make way: another module of the session may have had a pipeline of the same name."""
+
+    def known() -> list[str]:
+        return [name for name in names if name in kafka.list_topics(timeout=10).topics]
+
+    if found := known():
+        for future in kafka.delete_topics(found).values():
+            future.result(30)
+        eventually(lambda: not known(), what="the topics are gone")
+
+
 def create_schema(admin: psycopg.Connection[Any], config: PipelineConfig, *, started: bool) -> None:
     """A pipeline's tables; `started`: with positions at zero, as if partitions had been taken up."""
     wanted = desired_schema(config)
@@ -230,6 +242,7 @@ def _bench_maker(servers: Any, tmp_path: Path) -> Iterator[Callable[..., Bench]]
             NewTopic(name, config.spec.source.topic.partitions or 1, 1, config={"max.message.bytes": "2200000"})
             for name in topics
         ]
+        delete_topics(kafka, topics)
         for future in kafka.create_topics(wanted).values():
             future.result(30)
         secrets = tmp_path / "secrets" / config.name

@@ -177,7 +177,7 @@ def test_hostile_names_of_fields_and_hostile_headers_stop_nothing(make_bench: Ca
 
 def test_events_that_postgres_refuses_are_found_and_put_aside(make_bench: Callable[..., Any]) -> None:
     """Three incompressible keys of 1 KiB each are more than an index row can hold: only Postgres knows."""
-    wide = config("refused")
+    wide = config("wide-keys")
     spec = wide.spec.model_dump(by_alias=True)
     spec["source"]["fields"] += [{"name": n, "type": "string"} for n in ("k2", "k3")]
     spec["aggregations"][0]["groupBy"] = ["k", "k2", "k3"]
