@@ -37,7 +37,7 @@ def restore(place: Layout) -> None:
     except (FileNotFoundError, ValueError):
         return
     network.forward(str(state["forwarding"]))
-    if not state["filter"] and not policies.rules():
+    if not state.get("filter", True) and not policies.rules():
         network.drop_table("filter")
     for path in map(Path, reversed(state["made"])):
         (path / "kubelet.sock").unlink(missing_ok=True)
