@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import secrets
 import shutil
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
 from rich.console import Console
 
 from demo.chaos import KILLS, SESSION_TIMEOUT_MS, Chaos
-from demo.course import judge, send
+from demo.course import command, judge, send
 from demo.data import ROOT, load_departures
-from demo.runtime import DemoError, Runtime
+from demo.runtime import Runtime
 
 EXAMPLE = ROOT / "crds" / "examples" / "flights.yaml"
 # The last events wait for the end of the chaos, so that all of it happens while events flow.
@@ -118,17 +115,12 @@ def _start_chaos(arguments: argparse.Namespace, runtime: Runtime, console: Conso
 def main() -> int:
     """Entry point; the exit code."""
     arguments = _arguments()
-    console = Console(width=None if sys.stdout.isatty() else 140, soft_wrap=True)
-    # A stop of ours has to stop what we started as well.
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    try:
+
+    def run(console: Console) -> int:
         with _folder() as folder:
             return _run(arguments, console, folder)
-    except KeyboardInterrupt:
-        return 130
-    except (DemoError, RuntimeError, httpx.HTTPError) as error:
-        console.print(f"[red]demo failed:[/red] {error}", highlight=False)
-        return 1
+
+    return command(run)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 import time
 from collections.abc import Callable
 
@@ -15,9 +18,23 @@ from demo.compare import compare_all
 from demo.data import to_events
 from demo.expected import milliseconds
 from demo.replay import Replay, Totals, to_batches
-from demo.runtime import Platform
+from demo.runtime import DemoError, Platform
 
 BATCH_EVENTS = 500
+
+
+def command(run: Callable[[Console], int]) -> int:
+    """Run a demo as a program: told what stops it, and stopping what it started; the exit code."""
+    console = Console(width=None if sys.stdout.isatty() else 140, soft_wrap=True)
+    # A stop of ours has to stop what we started as well.
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        return run(console)
+    except KeyboardInterrupt:
+        return 130
+    except (DemoError, RuntimeError, httpx.HTTPError) as error:
+        console.print(f"[red]demo failed:[/red] {error}", highlight=False)
+        return 1
 
 
 def send(

@@ -10,18 +10,16 @@ import argparse
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import httpx
 from rich.console import Console
 
 from demo.cluster import OPERATOR_NAMESPACE, ClusterPlatform, Kubectl
-from demo.course import judge, send
+from demo.course import command, judge, send
 from demo.data import ROOT, load_departures
 from demo.runtime import DemoError
 from images.engine import Engine
@@ -201,15 +199,7 @@ def _or_none(platform: ClusterPlatform, component: str) -> str:
 def main() -> int:
     """Entry point; the exit code."""
     arguments = _arguments()
-    console = Console(width=None if sys.stdout.isatty() else 140, soft_wrap=True)
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    try:
-        return _run(arguments, console)
-    except KeyboardInterrupt:
-        return 130
-    except (DemoError, RuntimeError, httpx.HTTPError) as error:
-        console.print(f"[red]demo failed:[/red] {error}", highlight=False)
-        return 1
+    return command(lambda console: _run(arguments, console))
 
 
 if __name__ == "__main__":

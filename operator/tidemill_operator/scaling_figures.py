@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import ConsumerGroupState, KafkaException
-from confluent_kafka.admin import AdminClient
 from psycopg import sql
 
 from tidemill_contract import names
@@ -70,10 +69,8 @@ class FiguresReader:
     """
 
     def __init__(self, brokers: str, postgres: PostgresAddress, *, config: Mapping[str, Any] | None = None) -> None:
-        self._config = {"bootstrap.servers": brokers, "log_level": 0, **(config or {})}
         self._postgres = postgres
         self._offsets = BacklogReader(brokers, postgres, config=config)
-        self._client: AdminClient | None = None
 
     def read(self, watched: Watched, *, ready: int, rolling_out: bool) -> Figures:
         """The figures of now; takes half a second, in which Postgres is looked at several times.
@@ -107,10 +104,8 @@ class FiguresReader:
 
     def _group(self, group: str) -> tuple[int, bool]:
         """Members of a consumer group, and whether it is sharing out partitions."""
-        if self._client is None:
-            self._client = AdminClient(self._config)
         try:
-            asked = self._client.describe_consumer_groups([group], request_timeout=_SECONDS)
+            asked = self._offsets.kafka.describe_consumer_groups([group], request_timeout=_SECONDS)
             described = asked[group].result(_SECONDS + 5.0)
         except (KafkaException, FutureTimeout) as error:
             raise TidemillError(

@@ -45,6 +45,13 @@ class BacklogReader:
         self._postgres = postgres
         self._client: AdminClient | None = None
 
+    @property
+    def kafka(self) -> AdminClient:
+        """The client, made when first asked for."""
+        if self._client is None:
+            self._client = AdminClient(self._config)
+        return self._client
+
     def read(self, schema: str, topic: str) -> Backlog:
         """The backlog of a pipeline.
 
@@ -70,11 +77,9 @@ class BacklogReader:
         Raises:
             TidemillError: Kafka does not tell.
         """
-        if self._client is None:
-            self._client = AdminClient(self._config)
         wanted = {TopicPartition(topic, partition): spec for partition in partitions}
         try:
-            asked = self._client.list_offsets(wanted, request_timeout=_SECONDS) if wanted else {}
+            asked = self.kafka.list_offsets(wanted, request_timeout=_SECONDS) if wanted else {}
             return {at.partition: future.result(_SECONDS + 5.0).offset for at, future in asked.items()}
         except (KafkaException, FutureTimeout) as error:
             raise TidemillError(
