@@ -1,0 +1,246 @@
+"""Pure: which brokers hold which partition. As few replicas as possible move; racks, brokers and leaders are spread.
+
+Replicas that may stay do stay. A rebalance moves more: as many as make the brokers' shares equal, and not one besides.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+Replicas = tuple[int, ...]
+Assignment = Mapping[int, Replicas]
+
+
+@dataclass(frozen=True)
+class Brokers:
+    """The brokers of a cluster, as a placement sees them.
+
+    Attributes:
+        racks: of those that answer, by id; None or empty: not told.
+        leaving: those that shall hold nothing.
+    """
+
+    racks: Mapping[int, str | None]
+    leaving: frozenset[int] = frozenset()
+
+    @property
+    def hosts(self) -> frozenset[int]:
+        """Those that may be given replicas."""
+        return frozenset(self.racks) - self.leaving
+
+
+@dataclass
+class _Layout:
+    """A placement in the making."""
+
+    topic: str
+    brokers: Brokers
+    replicas: dict[int, list[int]]
+    load: Counter[int] = field(default_factory=Counter)
+
+    def rack(self, broker: int) -> str:
+        # A broker that tells no rack stands in one of its own.
+        return self.brokers.racks.get(broker) or f"broker {broker}"
+
+    def crowd(self, partition: int, broker: int, besides: int | None = None) -> int:
+        """How many other replicas of the partition stand in the broker's rack."""
+        others = (held for held in self.replicas[partition] if held not in (broker, besides))
+        return sum(self.rack(held) == self.rack(broker) for held in others)
+
+    def turn(self, broker: int) -> int:
+        """An order of brokers that is another one for each topic, so that small topics do not meet on the first."""
+        return zlib.crc32(f"{self.topic}/{broker}".encode())
+
+
+@dataclass
+class _Choice:
+    """Replicas of a partition that may be exchanged, and brokers that may come in their place."""
+
+    movable: set[int]
+    into: set[int]
+
+
+Choices = dict[int, _Choice]
+
+
+def place(topic: str, current: Assignment, factor: int, brokers: Brokers, *, rebalance: bool = False) -> Assignment:
+    """Where a topic's partitions are to be.
+
+    Args:
+        topic: its name.
+        current: brokers by partition, the preferred leader first.
+        factor: replicas each partition shall have.
+        brokers: those there are. One that holds replicas and does not answer keeps them and is given no others.
+        rebalance: also move replicas for the sake of equal shares; otherwise only what the factor asks for is touched.
+
+    Returns:
+        Brokers by partition, the preferred leader first. Partitions that need no change are as they were.
+
+    Raises:
+        ValueError: a partition cannot have as many replicas; `at_most` tells how many it can.
+    """
+    layout = _Layout(topic, brokers, {partition: list(held) for partition, held in sorted(current.items())})
+    if factor > at_most(current, brokers):
+        raise ValueError(f"{topic}: no {factor} brokers")
+    for held in layout.replicas.values():
+        layout.load.update(held)
+    for partition in layout.replicas:
+        _leave(layout, partition)
+    hosts = brokers.hosts
+    # Which replicas may be exchanged for which others: new ones, and those that others could have stayed in place of.
+    choices: Choices = {}
+    for partition, held in layout.replicas.items():
+        before = set(held)
+        _shrink(layout, partition, factor)
+        fresh = _grow(layout, partition, factor)
+        kept = set(held) if before > set(held) else set()
+        choices[partition] = _Choice(fresh | kept, before & hosts if kept else set(hosts))
+        if rebalance:
+            choices[partition] = _Choice(set(held) & hosts, set(hosts))
+    if rebalance:
+        _part_racks(layout, choices)
+    _even(layout, choices, leaders=False)
+    _even(layout, choices, leaders=True)
+    changed = {p for p, held in layout.replicas.items() if rebalance or set(held) != set(current[p])}
+    _spread_leaders(layout, changed)
+    return {partition: tuple(held) for partition, held in layout.replicas.items()}
+
+
+def at_most(current: Assignment, brokers: Brokers) -> int:
+    """How many replicas every partition can have: brokers that may host, and silent ones that hold it already."""
+    hosts = brokers.hosts
+    return min((len(hosts | (set(held) - brokers.leaving)) for held in current.values()), default=len(hosts))
+
+
+def _leave(layout: _Layout, partition: int) -> None:
+    for broker in [held for held in layout.replicas[partition] if held in layout.brokers.leaving]:
+        layout.replicas[partition].remove(broker)
+        layout.load[broker] -= 1
+
+
+def _shrink(layout: _Layout, partition: int, factor: int) -> None:
+    held = layout.replicas[partition]
+    while len(held) > factor:
+        # A replica that does not answer goes first, then one whose rack has another; the leader goes last.
+        gone = max(
+            held,
+            key=lambda b: (
+                b not in layout.brokers.racks,
+                layout.crowd(partition, b),
+                b != held[0],
+                layout.load[b],
+                layout.turn(b),
+            ),
+        )
+        held.remove(gone)
+        layout.load[gone] -= 1
+
+
+def _grow(layout: _Layout, partition: int, factor: int) -> set[int]:
+    held = layout.replicas[partition]
+    fresh: set[int] = set()
+    while len(held) < factor:
+        free = layout.brokers.hosts - set(held)
+        new = min(free, key=lambda b: (layout.crowd(partition, b), layout.load[b], layout.turn(b)))
+        held.append(new)
+        layout.load[new] += 1
+        fresh.add(new)
+    return fresh
+
+
+def _part_racks(layout: _Layout, choices: Choices) -> None:
+    """Replicas that share a rack while another rack has none go there."""
+    for partition, held in layout.replicas.items():
+        for broker in sorted(choices[partition].movable, key=lambda b: (-layout.load[b], layout.turn(b))):
+            free = layout.brokers.hosts - set(held)
+            if not free or not layout.crowd(partition, broker):
+                continue
+            best = min(free, key=lambda b: (layout.crowd(partition, b, broker), layout.load[b], layout.turn(b)))
+            if not layout.crowd(partition, best, broker):
+                _swap(layout, choices, partition, broker, best)
+
+
+def _even(layout: _Layout, choices: Choices, *, leaders: bool) -> None:
+    """Exchange replicas on full brokers for ones on empty ones until no single exchange makes shares more equal."""
+    while True:
+        hosts = sorted(layout.brokers.hosts, key=lambda b: (layout.load[b], layout.turn(b)))
+        pairs = ((full, empty) for full in reversed(hosts) for empty in hosts)
+        for full, empty in pairs:
+            if layout.load[full] - layout.load[empty] < 2:
+                continue
+            partition = next(_movers(layout, choices, full, empty, leaders=leaders), None)
+            if partition is not None:
+                _swap(layout, choices, partition, full, empty)
+                break
+        else:
+            return
+
+
+def _movers(layout: _Layout, choices: Choices, full: int, empty: int, *, leaders: bool) -> Iterator[int]:
+    """Partitions that can go from one broker to the other without racks coming closer."""
+    for partition, held in layout.replicas.items():
+        choice = choices[partition]
+        if full not in choice.movable or empty in held or empty not in choice.into:
+            continue
+        if not leaders and held[0] == full:
+            continue
+        if layout.crowd(partition, empty, full) <= layout.crowd(partition, full):
+            yield partition
+
+
+def _swap(layout: _Layout, choices: Choices, partition: int, old: int, new: int) -> None:
+    held = layout.replicas[partition]
+    held[held.index(old)] = new
+    choices[partition].movable.remove(old)
+    choices[partition].movable.add(new)
+    layout.load[old] -= 1
+    layout.load[new] += 1
+
+
+def _spread_leaders(layout: _Layout, changed: set[int]) -> None:
+    """Choose who leads: hand leadership along the shortest chain from who leads most to who leads two fewer.
+
+    When no such chain is left, no choice is more equal (optimal semi-matching; Harvey and others, 2006).
+    """
+    leads = Counter({broker: 0 for broker in layout.brokers.hosts})
+    leads.update(held[0] for held in layout.replicas.values() if held)
+    while chain := _chain(layout, changed, leads):
+        for partition, new in chain:
+            held = layout.replicas[partition]
+            leads[held[0]] -= 1
+            leads[new] += 1
+            at = held.index(new)
+            held[0], held[at] = held[at], held[0]
+
+
+def _chain(layout: _Layout, changed: set[int], leads: Counter[int]) -> Sequence[tuple[int, int]]:
+    """Handovers (partition, new leader) that take one leadership from a broker to one with at least two fewer."""
+    for start in sorted(leads, key=lambda b: (-leads[b], layout.turn(b))):
+        reached: dict[int, tuple[int, int] | None] = {start: None}
+        queue = deque([start])
+        while queue:
+            at = queue.popleft()
+            if leads[start] - leads[at] >= 2:
+                return _back(layout, reached, at)
+            for partition in sorted(changed):
+                held = layout.replicas[partition]
+                if not held or held[0] != at:
+                    continue
+                for new in held[1:]:
+                    if new in leads and new in layout.brokers.hosts and new not in reached:
+                        reached[new] = (partition, at)
+                        queue.append(new)
+    return ()
+
+
+def _back(layout: _Layout, reached: Mapping[int, tuple[int, int] | None], end: int) -> Sequence[tuple[int, int]]:
+    handovers = []
+    at = end
+    while (step := reached[at]) is not None:
+        partition, before = step
+        handovers.append((partition, at))
+        at = before
+    return handovers

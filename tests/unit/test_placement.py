@@ -1,0 +1,169 @@
+"""Where replicas go: what may stay stays, racks and brokers and leaders are spread, and a second look moves nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill_operator.plan.placement import Assignment, Brokers, at_most, place
+
+Case = tuple[dict[int, tuple[int, ...]], int, Brokers]
+
+
+@st.composite
+def cases(draw: st.DrawFn, *, racks: bool = True, leaving: bool = True) -> Case:
+    """A topic somewhere on a cluster, with a factor that can be had; some brokers may be silent or leaving."""
+    ids = draw(st.lists(st.integers(1, 12), min_size=1, max_size=7, unique=True))
+    names = st.sampled_from([None, "a", "b", "c"]) if racks else st.none()
+    answering = draw(st.lists(st.sampled_from(ids), min_size=1, unique=True)) if leaving else ids
+    gone = frozenset(draw(st.lists(st.sampled_from(ids), max_size=2, unique=True))) if leaving else frozenset()
+    brokers = Brokers({broker: draw(names) for broker in answering}, gone)
+    held = draw(st.integers(1, len(ids)))
+    count = draw(st.integers(1, 12))
+    current = {
+        partition: tuple(draw(st.lists(st.sampled_from(ids), min_size=held, max_size=held, unique=True)))
+        for partition in range(count)
+    }
+    most = at_most(current, brokers)
+    if most == 0:
+        return current, 0, brokers
+    return current, draw(st.integers(1, most)), brokers
+
+
+def rack(brokers: Brokers, broker: int) -> str:
+    return brokers.racks.get(broker) or f"broker {broker}"
+
+
+def loads(assignment: Assignment, brokers: Brokers) -> Counter[int]:
+    found = Counter(dict.fromkeys(brokers.hosts, 0))
+    found.update(broker for held in assignment.values() for broker in held)
+    return found
+
+
+def leaders(assignment: Assignment, brokers: Brokers) -> Counter[int]:
+    found = Counter(dict.fromkeys(brokers.hosts, 0))
+    found.update(held[0] for held in assignment.values())
+    return found
+
+
+@given(case=cases(), rebalance=st.booleans())
+def test_every_partition_has_its_replicas_on_brokers_that_may(case: Case, rebalance: bool) -> None:
+    """No broker twice; none that leaves; none is given to a silent broker, which may only keep what it has."""
+    current, factor, brokers = case
+    if factor == 0:
+        return
+    wanted = place("t", current, factor, brokers, rebalance=rebalance)
+    assert set(wanted) == set(current)
+    for partition, held in wanted.items():
+        assert len(held) == len(set(held)) == factor
+        assert not set(held) & brokers.leaving
+        assert set(held) - set(current[partition]) <= brokers.hosts
+
+
+@given(case=cases())
+def test_no_more_moves_than_the_factor_asks_for(case: Case) -> None:
+    """What may stay stays: new replicas are as many as lack, and partitions that lack none are as they were."""
+    current, factor, brokers = case
+    if factor == 0:
+        return
+    wanted = place("t", current, factor, brokers)
+    for partition, held in current.items():
+        may_stay = [broker for broker in held if broker not in brokers.leaving]
+        fresh = set(wanted[partition]) - set(held)
+        assert len(fresh) == max(0, factor - len(may_stay))
+        if len(held) == factor == len(may_stay):
+            assert wanted[partition] == held
+
+
+@given(case=cases(), rebalance=st.booleans())
+def test_a_second_look_moves_nothing(case: Case, rebalance: bool) -> None:
+    current, factor, brokers = case
+    if factor == 0:
+        return
+    wanted = place("t", current, factor, brokers, rebalance=rebalance)
+    assert wanted == place("t", wanted, factor, brokers, rebalance=rebalance)
+
+
+@given(case=cases(racks=False, leaving=False))
+def test_a_rebalance_makes_shares_equal_with_the_fewest_moves(case: Case) -> None:
+    """Shares differ by one at most, and every move goes from who had too much to who had too little."""
+    current, factor, brokers = case
+    start = place("t", current, factor, brokers)
+    wanted = place("t", current, factor, brokers, rebalance=True)
+    before, after = loads(start, brokers), loads(wanted, brokers)
+    assert max(after.values()) - min(after.values()) <= 1
+    again = place("t", start, factor, brokers, rebalance=True)
+    moved = sum(len(set(again[partition]) - set(start[partition])) for partition in start)
+    assert moved == sum(max(0, before[b] - loads(again, brokers)[b]) for b in before)
+
+
+@given(case=cases(leaving=False))
+def test_new_replicas_go_to_racks_that_have_none(case: Case) -> None:
+    """As many racks as there can be: those of replicas that stay, and a new one for each replica that comes."""
+    current, factor, brokers = case
+    racks = {rack(brokers, broker) for broker in brokers.racks}
+    wanted = place("t", current, factor, brokers)
+    for partition, held in wanted.items():
+        stay = [broker for broker in held if broker in current[partition]]
+        spread = len({rack(brokers, broker) for broker in held})
+        assert spread == min(len(racks), len({rack(brokers, broker) for broker in stay}) + factor - len(stay))
+
+
+@given(case=cases(leaving=False))
+def test_a_rebalance_uses_every_rack_it_can(case: Case) -> None:
+    current, factor, brokers = case
+    racks = {rack(brokers, broker) for broker in brokers.racks}
+    for held in place("t", current, factor, brokers, rebalance=True).values():
+        assert len({rack(brokers, broker) for broker in held}) == min(factor, len(racks))
+
+
+@given(case=cases(racks=False, leaving=False))
+def test_leaders_are_spread(case: Case) -> None:
+    """After a rebalance no broker could hand a leadership to a replica that leads two fewer."""
+    current, factor, brokers = case
+    wanted = place("t", current, factor, brokers, rebalance=True)
+    leads = leaders(wanted, brokers)
+    for held in wanted.values():
+        assert all(leads[held[0]] - leads[other] < 2 for other in held[1:])
+    if factor == len(brokers.hosts):
+        assert max(leads.values()) - min(leads.values()) <= 1
+
+
+def test_from_one_broker_to_three_each_leads_one() -> None:
+    """A topic that began on one broker: all hold all, and each leads a third."""
+    wanted = place("t", {p: (1,) for p in range(6)}, 3, Brokers({1: None, 2: None, 3: None}))
+    assert all(set(held) == {1, 2, 3} for held in wanted.values())
+    assert leaders(wanted, Brokers({1: None})) == {1: 2, 2: 2, 3: 2}
+
+
+def test_three_to_two_gives_each_broker_the_same() -> None:
+    current = {0: (1, 2, 3), 1: (2, 3, 1), 2: (3, 1, 2)}
+    brokers = Brokers({1: None, 2: None, 3: None})
+    wanted = place("t", current, 2, brokers)
+    assert set(loads(wanted, brokers).values()) == {2}
+    assert [held[0] for held in wanted.values()] == [1, 2, 3]
+    behind = place("t", dict.fromkeys(range(6), (1, 2, 3)), 2, brokers)
+    assert set(loads(behind, brokers).values()) == {4}
+
+
+def test_small_topics_do_not_meet_on_one_broker() -> None:
+    """The order of equal brokers is another one for each topic."""
+    brokers = Brokers(dict.fromkeys(range(1, 6)))
+    first = Counter(place(f"topic-{n}", {0: (9,)}, 1, Brokers(brokers.racks, frozenset({9})))[0][0] for n in range(100))
+    assert len(first) == 5
+
+
+def test_more_replicas_than_there_can_be() -> None:
+    with pytest.raises(ValueError, match="no 2 brokers"):
+        place("t", {0: (1,)}, 2, Brokers({1: None}))
+
+
+def test_a_silent_broker_keeps_what_it_has_until_it_is_named() -> None:
+    """It is expected back; named as leaving, it is emptied."""
+    current = {0: (1, 3), 1: (3, 2)}
+    assert place("t", current, 2, Brokers({1: None, 2: None}), rebalance=True) == current
+    emptied = place("t", current, 2, Brokers({1: None, 2: None}, frozenset({3})), rebalance=True)
+    assert [set(held) for held in emptied.values()] == [{1, 2}, {1, 2}]
