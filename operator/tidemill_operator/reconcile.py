@@ -23,7 +23,7 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome, Rank, failed, skipped
 from tidemill_operator.plan.build import build_plan, owner_of, resolve
 from tidemill_operator.plan.model import LiveFacts, LiveSchema, Plan
-from tidemill_operator.plan.refusals import refusals
+from tidemill_operator.plan.refusals import refusals, topics_concerned
 from tidemill_operator.plan.topics import desired_topics
 from tidemill_operator.settings import Platform
 from tidemill_operator.status import Report, status
@@ -183,7 +183,7 @@ def _look(pipeline: AnalyticsPipeline, platform: Platform, actuators: Actuators,
     with _looking_at(Component.SCHEMA):
         schema = actuators.postgres.observe(names.schema(pipeline.metadata.namespace, pipeline.metadata.name))
     with _looking_at(Component.TOPICS):
-        wanted = [topic.name for topic in build_plan(pipeline, platform, 1).topics]
+        wanted = topics_concerned(build_plan(pipeline, platform, 1), schema)
         live = LiveFacts(actuators.kafka.observe(wanted), actuators.kafka.brokers(), schema)
     with _looking_at(Component.PROCESSORS):
         return replace(live, replicas=scaled(pipeline) if scaled else None)

@@ -267,12 +267,14 @@ def test_whose_the_schema_is(
 
 
 def test_the_generation_follows_the_accepted_spec(document: Document) -> None:
-    """One more when the spec differs, the same when not; a document from a cluster brings its own."""
+    """One more when processors are told something new, else the same; a document from a cluster brings its own."""
     generation = document["metadata"].pop("generation")
     assert generation == 1
     live = LiveSchema(owner=OWNED.owner, generation=4, accepted=copy.deepcopy(document["spec"]))
     assert command.plan_document(document, seen(live)).plan.schema.generation == 4
     document["spec"]["suspend"] = True
+    assert command.plan_document(document, seen(live)).plan.schema.generation == 4
+    document["spec"]["transform"] = {"filter": "amount > 0"}
     assert command.plan_document(document, seen(live)).plan.schema.generation == 5
     document["metadata"]["generation"] = 9
     assert command.plan_document(document, seen(live)).plan.schema.generation == 9

@@ -58,7 +58,7 @@ def runtime(tmp_path: Path) -> Iterator[LocalRuntime]:
     local.close()
 
 
-def processor(pipeline: str = "p", *, config: str = "{}", replicas: int = 1) -> Workload:
+def processor(pipeline: str = "p", *, config: str = "{}", replicas: int = 1, revision: str = "1") -> Workload:
     return Workload(
         name=f"{pipeline}-processor",
         namespace="ns",
@@ -69,6 +69,7 @@ def processor(pipeline: str = "p", *, config: str = "{}", replicas: int = 1) -> 
         environment={"TIDEMILL_LOG_LEVEL": "DEBUG"},
         configs={f"{pipeline}.json": config},
         ports={"http": 0},
+        revision=revision,
     )
 
 
@@ -131,10 +132,12 @@ def test_applying_twice_writes_and_starts_nothing(runtime: LocalRuntime, tmp_pat
 
 
 def test_another_config_restarts_the_processor_only(runtime: LocalRuntime) -> None:
-    """Ingest reads configs again by itself."""
+    """And only if it says something new to it; ingest reads configs again by itself."""
     run(runtime, processor(), shared())
     before = pids(runtime)
-    run(runtime, processor(config='{"generation": 2}'), shared(config='{"generation": 2}'))
+    run(runtime, processor(config='{"auth": 1}'), shared(config='{"auth": 1}'))
+    assert pids(runtime) == before
+    run(runtime, processor(config='{"generation": 2}', revision="2"), shared(config='{"generation": 2}'))
     after = pids(runtime)
     assert after["ns.p-processor-0"] != before["ns.p-processor-0"]
     assert after["ns.tidemill-ingest-0"] == before["ns.tidemill-ingest-0"]

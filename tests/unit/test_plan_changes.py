@@ -102,6 +102,11 @@ EDITS: list[tuple[Callable[[Document], None], list[str], tuple[str, str, Any, An
         (CONFIG, "spec.aggregations[by_country].metrics[revenue].function", None, "sum"),
     ),
     (
+        edit_metric,
+        ["change table by_country_v1", CONFIG, PROCESSOR],
+        (PROCESSOR, "processes", "with the config before", "with the new config"),
+    ),
+    (
         edit_aggregation,
         ["create table by_land_v1", CONFIG, PROCESSOR],
         ("create table by_land_v1", "country", None, 'text COLLATE "C"'),
@@ -113,17 +118,17 @@ EDITS: list[tuple[Callable[[Document], None], list[str], tuple[str, str, Any, An
     ),
     (
         edit_retention,
-        ["change topic shop.orders.events", CONFIG, PROCESSOR],
+        ["change topic shop.orders.events", CONFIG],
         ("change topic shop.orders.events", "config.retention.ms", "604800000", "86400000"),
     ),
     (
         edit_ingest,
-        [CONFIG, PROCESSOR, "remove workload tidemill-ingest"],
-        (PROCESSOR, "processes", "with the config before", "with the new config"),
+        [CONFIG, "remove workload tidemill-ingest"],
+        (CONFIG, "spec.ingest.enabled", True, False),
     ),
     (
         edit_api,
-        [CONFIG, PROCESSOR, "create workload orders-api", "remove workload tidemill-api"],
+        [CONFIG, "create workload orders-api", "remove workload tidemill-api"],
         ("create workload orders-api", "environment.TIDEMILL_PIPELINE", None, "orders"),
     ),
 ]

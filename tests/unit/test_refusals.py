@@ -61,6 +61,13 @@ def test_nothing_is_refused_where_nothing_is_known(document: Document) -> None:
 EDITS: list[tuple[str, dict[str, Any], Reason, str]] = [
     (
         "source.topic",
+        {"name": "shop.other"},
+        Reason.NOT_SUPPORTED,
+        "spec.source.topic.name: changed from shop.orders.events to shop.other; events that lie in shop.orders.events"
+        " unread would never be counted; change it back, or make a pipeline of another name",
+    ),
+    (
+        "source.topic",
         {"partitions": 2},
         Reason.NOT_SUPPORTED,
         "spec.source.topic.partitions: 2 is less than the 3 partitions that topic shop.orders.events has; Kafka cannot"
@@ -69,9 +76,8 @@ EDITS: list[tuple[str, dict[str, Any], Reason, str]] = [
     (
         "source.topic",
         {"replicationFactor": 2},
-        Reason.NOT_SUPPORTED,
-        "spec.source.topic.replicationFactor: 2 differs from the 1 of topic shop.orders.events; this version cannot"
-        " change it in place; write 1",
+        Reason.INVALID_SPEC,
+        "spec.source.topic.replicationFactor: 2 needs as many brokers, and there is 1; write at most 1",
     ),
     (
         "source.topic",
@@ -191,11 +197,11 @@ BROKERS: list[tuple[int | None, int, bool, list[str]]] = [
 def test_more_replicas_than_brokers(
     document: Document, asked: int | None, brokers: int, exists: bool, expected: list[str]
 ) -> None:
-    """Only a topic that has to be made needs the brokers."""
+    """A broker that holds replicas counts, whether it answers or not."""
     if asked is not None:
         document["spec"]["source"]["topic"]["replicationFactor"] = asked
     pipeline = AnalyticsPipeline.model_validate(document)
-    live = LiveFacts({EVENTS: LiveTopic(3, 3)} if exists else {}, brokers)
+    live = LiveFacts({EVENTS: LiveTopic(3, 3, holders=frozenset({1, 2, 3}))} if exists else {}, brokers)
     plan = build_plan(pipeline, replace(Platform(), replication_factor=3), 1, live)
     assert [str(error) for error in refusals(pipeline, plan, live)] == expected
 

@@ -87,7 +87,7 @@ def test_another_pipeline_does_not_restart_the_shared_pods() -> None:
 @pytest.mark.parametrize(
     ("what", "workload", "settings"),
     [
-        ("another config", replace(PROCESSOR, configs={"orders.json": "[]"}), {}),
+        ("another config", replace(PROCESSOR, revision="2"), {}),
         ("another password", PROCESSOR, {"revisions": Revisions("d", "k")}),
         ("other policies", PROCESSOR, {"placement": replace(PLACEMENT, resilience="x: 1")}),
         ("another image", PROCESSOR, {"placement": replace(PLACEMENT, images={"processor": "p:2"})}),
@@ -102,7 +102,8 @@ def test_what_a_processor_reads_only_once_starts_other_pods(
 
 
 def test_a_config_that_ingest_reads_again_starts_no_other_pods() -> None:
-    """Ingest and API look at their files."""
+    """Ingest and API look at their files, and what says nothing new to processors does not end them."""
+    assert template(PROCESSOR) == template(replace(PROCESSOR, configs={"orders.json": "[]"}))
     assert template(OWN_API) == template(replace(OWN_API, configs={"orders.json": "[]"}))
 
 

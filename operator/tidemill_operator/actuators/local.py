@@ -1,12 +1,11 @@
 """The local runtime: workloads as child processes of this one, their configs as files below the data folder.
 
 Ingest and API are shared by the pipelines of a namespace: they run as long as one of them needs them and see its config
-file appear, change and go. A processor reads its config once, so another config means another process.
+file appear, change and go. A processor reads its config once: where that says something new to it, it is started anew.
 """
 
 from __future__ import annotations
 
-import hashlib
 import socket
 import sys
 import threading
@@ -231,8 +230,7 @@ class LocalRuntime:
         command = Command(
             name, (sys.executable, "-m", workload.module), environment=environment, grace_seconds=_STOP_SECONDS
         )
-        revision = _digest(workload.configs) if workload.component == "processor" else ""
-        return ReplicaSpec(command=command, port=port, ready_path=workload.readiness.path, revision=revision)
+        return ReplicaSpec(command=command, port=port, ready_path=workload.readiness.path, revision=workload.revision)
 
     def _trim(self, namespace: str, workload: str, replicas: int) -> int:
         """Give up the replicas from a number on; how many there were."""
@@ -242,10 +240,6 @@ class LocalRuntime:
                 changed += self._supervisor.want(state.name, None)
                 self._assigned.pop(state.name, None)
         return changed
-
-
-def _digest(configs: Mapping[str, str]) -> str:
-    return hashlib.sha256("\0".join(f"{name}\0{text}" for name, text in sorted(configs.items())).encode()).hexdigest()
 
 
 def pipelines_of(workloads: Sequence[Workload]) -> set[str]:

@@ -16,6 +16,7 @@ from tidemill_operator.cli.main import CommandError
 from tidemill_operator.cli.status import is_running, read_state
 from tidemill_operator.cli.store import Store
 from tidemill_operator.plan.model import LiveFacts, LiveSchema, Plan
+from tidemill_operator.plan.refusals import topics_concerned
 from tidemill_operator.servers.addresses import PostgresAddress
 from tidemill_operator.servers.postgres import administrator
 from tidemill_operator.settings import Platform
@@ -65,7 +66,7 @@ class World:
         if self.kafka is None:
             return LiveFacts(schema=schema), {}
         kafka = KafkaTopics(self.kafka, timeout_seconds=ANSWER_SECONDS)
-        topics = kafka.observe([topic.name for topic in plan.topics])
+        topics = kafka.observe(topics_concerned(plan, schema))
         return LiveFacts(topics, kafka.brokers(), schema), kafka.configs(list(topics))
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+from pydantic import ValidationError
+
 from tidemill_contract import names
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.spec import AnalyticsPipeline, PipelineSpec, TopicSpec
 from tidemill_operator.plan.model import LiveFacts, Owner, Plan
+from tidemill_operator.plan.reading import read_by_processors
 from tidemill_operator.plan.schema import desired_schema
 from tidemill_operator.plan.topics import desired_topics
 from tidemill_operator.plan.workloads import desired_workloads
@@ -21,18 +24,26 @@ def build_plan(pipeline: AnalyticsPipeline, platform: Platform, generation: int,
     Args:
         pipeline: the resource.
         platform: defaults for what the spec leaves out.
-        generation: of the spec; goes to the workloads and to `_generation`.
+        generation: of the spec.
         live: what is there; a topic's partitions never count less than they are.
+
+    Returns:
+        The plan. Workloads and `_generation` get the generation that told processors something new last: those of
+        before need not stop for what they do not read.
     """
     facts = live or LiveFacts()
     config = resolve(pipeline, platform, generation, facts)
+    if (kept := _kept(config, pipeline, platform, facts)) is not None:
+        config = config.model_copy(update={"generation": kept})
     written = pipeline.spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
     schema = replace(desired_schema(config), accepted=json.dumps(written, sort_keys=True))
     return Plan(
         namespace=config.namespace,
         name=config.name,
         config=config.to_json(),
-        topics=desired_topics(config, platform, facts),
+        topics=desired_topics(
+            config, platform, facts, replicated=pipeline.spec.source.topic.replication_factor is not None
+        ),
         schema=schema,
         workloads=desired_workloads(config, platform, facts.replicas),
         reclaim=pipeline.spec.reclaim_policy,
@@ -53,6 +64,19 @@ def resolve(pipeline: AnalyticsPipeline, platform: Platform, generation: int, li
     )
     versions = tuple(AggregationRef(name=aggregation.name) for aggregation in spec.aggregations)
     return PipelineConfig(namespace=namespace, name=name, generation=generation, spec=resolved, aggregations=versions)
+
+
+def _kept(config: PipelineConfig, pipeline: AnalyticsPipeline, platform: Platform, live: LiveFacts) -> int | None:
+    """The generation of the spec that was accepted last, if processors read the same in this one; None: they do not."""
+    schema = live.schema
+    if schema is None or schema.accepted is None or schema.owner != owner_of(pipeline, platform):
+        return None
+    try:
+        accepted = PipelineSpec.model_validate(schema.accepted)
+    except ValidationError:  # of a version with other rules
+        return None
+    before = resolve(pipeline.model_copy(update={"spec": accepted}), platform, schema.generation, live)
+    return schema.generation if read_by_processors(before) == read_by_processors(config) else None
 
 
 def owner_of(pipeline: AnalyticsPipeline, platform: Platform) -> Owner:

@@ -69,6 +69,10 @@ def _topics(plan: Plan, live: LiveFacts, configs: Mapping[str, Mapping[str, str]
         found: list[Difference] = []
         if known.partitions < topic.partitions:
             found.append(Difference("partitions", known.partitions, topic.partitions))
+        if topic.replicated and known.replication_factor != topic.replication_factor:
+            copies = known.partitions * known.replication_factor, topic.partitions * topic.replication_factor
+            found.append(Difference("replicationFactor", known.replication_factor, topic.replication_factor))
+            found.append(Difference("replicas", *copies))
         found += _drift(topic, configs.get(topic.name))
         if found:
             yield Change("change", "topic", topic.name, tuple(found))
@@ -110,7 +114,7 @@ def _workloads(plan: Plan, before: Plan | None) -> Iterator[Change]:
             continue
         found = tuple(_compare(_facts(known[name]), _facts(workload)))
         # A processor reads its config once; ingest and API see the file change.
-        if workload.component == "processor" and workload.replicas and known[name].configs != workload.configs:
+        if workload.replicas and known[name].replicas and known[name].revision != workload.revision:
             found += (Difference("processes", "with the config before", "with the new config"),)
         if found:
             yield Change("change", "workload", name, found)

@@ -13,13 +13,19 @@ Component = Literal["processor", "ingest", "api"]
 
 @dataclass(frozen=True)
 class Topic:
-    """A Kafka topic as it should be. Unmanaged: it must exist and is never altered."""
+    """A Kafka topic as it should be.
+
+    Attributes:
+        managed: otherwise it must exist and is never altered.
+        replicated: whether the spec asks for the replication factor; otherwise a topic that exists keeps its own.
+    """
 
     name: str
     partitions: int
     replication_factor: int
     config: Mapping[str, str] = field(default_factory=dict)
     managed: bool = True
+    replicated: bool = True
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class Schema:
     Attributes:
         partitions: rows that `_offsets` must have (made before Kafka's partitions grow).
         functions: (name, `CREATE OR REPLACE FUNCTION …` text with the schema quoted inside); owner-owned.
-        generation: what `_generation` must hold.
+        generation: what `_generation` must hold: of the last spec that told processors something new.
         accepted: the spec as it was written, as stable JSON; kept beside the generation.
         events_retention_ms: how long kept events stay; None: none are kept.
     """
@@ -113,6 +119,7 @@ class Workload:
         ports: name → wanted port (0: any).
         scaled_elsewhere: whether somebody else decides how many replicas run; where nobody can, `replicas` counts.
         scaled: whether it is scaled by lag, which remembers its decisions.
+        revision: of what its processes read once: another one needs new processes. Empty: they see changes themselves.
     """
 
     name: str
@@ -130,6 +137,7 @@ class Workload:
     resources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     scaled_elsewhere: bool = False
     scaled: bool = False
+    revision: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,11 +165,18 @@ class Owner:
 
 @dataclass(frozen=True)
 class LiveTopic:
-    """A topic as it is; `id` is Kafka's own, another one after the topic was made anew."""
+    """A topic as it is.
+
+    Attributes:
+        replication_factor: of the partition that has the fewest replicas.
+        id: Kafka's own, another one after the topic was made anew.
+        holders: brokers that hold its replicas, or are about to, whether they answer or not.
+    """
 
     partitions: int
     replication_factor: int
     id: str = ""
+    holders: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)

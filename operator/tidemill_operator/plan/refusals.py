@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from tidemill_contract import names
 from tidemill_contract.faults import show
 from tidemill_contract.rules import unsupported
 from tidemill_contract.spec import AnalyticsPipeline
@@ -38,6 +39,7 @@ def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[T
     found += _topic(pipeline, plan, live)
     if live.schema is not None:
         found += _key(pipeline, live.schema)
+        found += _moved(plan, live)
         found += _shapes(plan.schema, live.schema)
         found += [error for table in plan.schema.tables for error in column_changes(table, live.schema)]
     return found
@@ -65,21 +67,17 @@ def _topic(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Iterator
             f" {source.name} has; Kafka cannot take partitions away",
             f"write {known.partitions} or more",
         )
-    if known and topic.replication_factor not in (None, known.replication_factor):
-        yield TidemillError(
-            Reason.NOT_SUPPORTED,
-            f"{path}.replicationFactor: {topic.replication_factor} differs from the {known.replication_factor} of topic"
-            f" {source.name}; this version cannot change it in place",
-            f"write {known.replication_factor}",
-        )
-    if not known and live.brokers is not None and source.replication_factor > live.brokers:
-        told = "" if topic.replication_factor else " (the platform's default)"
-        yield TidemillError(
-            Reason.INVALID_SPEC,
-            f"{path}.replicationFactor: {source.replication_factor}{told} needs as many brokers, and there"
-            f" {'is 1' if live.brokers == 1 else f'are {live.brokers}'}",
-            f"write at most {live.brokers}",
-        )
+    if live.brokers is not None and (source.replicated or not known):
+        # One that holds replicas and does not answer now is a broker still.
+        most = max(live.brokers, len(known.holders) if known else 0)
+        if source.replication_factor > most:
+            told = "" if topic.replication_factor else " (the platform's default)"
+            yield TidemillError(
+                Reason.INVALID_SPEC,
+                f"{path}.replicationFactor: {source.replication_factor}{told} needs as many brokers, and there"
+                f" {'is 1' if most == 1 else f'are {most}'}",
+                f"write at most {most}",
+            )
     in_sync = source.config.get("min.insync.replicas", "1")
     if int(in_sync) > source.replication_factor:
         yield TidemillError(
@@ -99,6 +97,31 @@ def _key(pipeline: AnalyticsPipeline, live: LiveSchema) -> Iterator[TidemillErro
             Reason.NOT_SUPPORTED,
             f"spec.source.key: changed from {before or 'none'} to {after or 'none'}; events of one key would lie in two"
             " partitions and lose their order",
+            "change it back, or make a pipeline of another name",
+        )
+
+
+def topics_concerned(plan: Plan, live: LiveSchema | None) -> list[str]:
+    """The topics that have to be looked at before a plan is judged: its own, and the one that was read before."""
+    return list(dict.fromkeys([*(topic.name for topic in plan.topics), *_read_before(plan, live)]))
+
+
+def _read_before(plan: Plan, live: LiveSchema | None) -> list[str]:
+    if live is None or live.accepted is None:
+        return []
+    named = live.accepted.get("source", {}).get("topic", {}).get("name")
+    return [named or names.topic(plan.namespace, plan.name, "events")]
+
+
+def _moved(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
+    after = plan.topics[0].name
+    for before in _read_before(plan, live.schema):
+        if before == after or before not in live.topics:  # a name that was misspelt may be put right
+            continue
+        yield TidemillError(
+            Reason.NOT_SUPPORTED,
+            f"spec.source.topic.name: changed from {before} to {after}; events that lie in {before} unread would never"
+            " be counted",
             "change it back, or make a pipeline of another name",
         )
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.spec import ResourcesSpec
 from tidemill_operator.plan.model import Component, Workload
+from tidemill_operator.plan.reading import revision
 from tidemill_operator.settings import Platform
 
 SHARED_INGEST, SHARED_API = "tidemill-ingest", "tidemill-api"
@@ -103,6 +104,7 @@ def _workload(
         resources=resources or {},
         scaled_elsewhere=scaled_elsewhere,
         scaled=scaled,
+        revision=revision(config) if component == "processor" else "",
     )
 
 

@@ -32,7 +32,8 @@ class AggregationRef(_Config):
 class PipelineConfig(_Config):
     """One pipeline as its workloads see it. `spec` has every default resolved (topic name, partitions, auth, …).
 
-    `generation` grows with every change of the spec; a writer older than the schema's `_generation` row stops.
+    `generation` is that of the last spec that told processors something new; a writer older than the schema's
+    `_generation` row stops.
     """
 
     namespace: str

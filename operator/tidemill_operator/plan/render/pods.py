@@ -86,7 +86,7 @@ def _annotations(workload: Workload, placement: Placement, revisions: Revisions)
         "prometheus.io/path": "/metrics",
     }
     if workload.component == "processor":
-        found["tidemill.dev/config"] = marks.digest("\0".join(text for _, text in sorted(workload.configs.items())))
+        found["tidemill.dev/config"] = workload.revision
         found["tidemill.dev/credentials"] = revisions.credentials
     if placement.resilience:
         found["tidemill.dev/resilience"] = marks.digest(placement.resilience)
