@@ -55,12 +55,10 @@ class Kubectl:
 
 
 class ClusterPlatform:
-    """One pipeline in a cluster; its data goes with it at the end."""
+    """One pipeline in a cluster."""
 
-    def __init__(self, example: Path, kubectl: Kubectl) -> None:
-        self.document: dict[str, Any] = yaml.safe_load(example.read_text())
-        # Nothing of a demo stays behind, and the next one finds nothing of another owner's.
-        self.document["spec"]["reclaimPolicy"] = "Delete"
+    def __init__(self, document: dict[str, Any], kubectl: Kubectl) -> None:
+        self.document = document
         self.name = str(self.document["metadata"]["name"])
         self.namespace = str(self.document["metadata"].get("namespace", "default"))
         self._kubectl = kubectl
@@ -82,10 +80,27 @@ class ClusterPlatform:
         labels = {"pod-security.kubernetes.io/enforce": "restricted", _MARK: "true"}
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace, "labels": labels}}
         self._kubectl("apply", "--filename", "-", stdin=yaml.safe_dump(namespace))
+        self.apply()
+
+    def apply(self) -> None:
+        """Apply the pipeline as its document is now, in a namespace that is there, and wait until it is ready.
+
+        Raises:
+            DemoError: it is refused, or not ready in time.
+        """
         self._kubectl("apply", "--filename", "-", stdin=yaml.safe_dump(self.document))
-        until(self._ready, seconds=_READY_SECONDS, what=f"{self.namespace}/{self.name} is ready", pause_seconds=1.0)
+        until(self._ready, seconds=_READY_SECONDS, what=f"{self.namespace}/{self.name} is ready", pause_seconds=0.5)
+        self.reach()
+
+    def reach(self) -> None:
+        """Find the ways to its services.
+
+        Raises:
+            DemoError: there is none.
+        """
         for component in PORTS:
-            self._urls[component] = self._reach(component)
+            if component not in self._urls:
+                self._urls[component] = self._reach(component)
 
     def _make_way(self) -> None:
         """Remove what an earlier demo has left; anybody else's namespace is left alone."""
@@ -163,11 +178,17 @@ class ClusterPlatform:
         Raises:
             DemoError: they are not within minutes.
         """
+        self.leave()
+        timeout = f"--timeout={_GONE_SECONDS:.0f}s"
+        self._kubectl("delete", "--ignore-not-found", timeout, "namespace", self.namespace)
+
+    def leave(self) -> None:
+        """End the ways to its services; the pipeline stays."""
         for forward in self._forwards:
             forward.terminate()
             forward.wait()
-        timeout = f"--timeout={_GONE_SECONDS:.0f}s"
-        self._kubectl("delete", "--ignore-not-found", timeout, "namespace", self.namespace)
+        self._forwards.clear()
+        self._urls.clear()
 
 
 def _forwarded(output: IO[str] | None, service: str) -> str:

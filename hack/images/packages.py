@@ -6,6 +6,13 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
+
+from tidemill_operator.local.files import locked
+
+# Debian's own locks are not waited for by all of its commands; images and a cluster are made at the same time.
+_LOCK = Path("/run/tidemill-packages.lock")
+_LOCK_SECONDS = 900.0
 
 
 def install_missing(programs: Mapping[str, str]) -> None:
@@ -23,9 +30,10 @@ def install_missing(programs: Mapping[str, str]) -> None:
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise RuntimeError(f"install {', '.join(missing)} with this system's package manager, then run this again")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["update"], ["install", "-y", "--no-install-recommends", *missing]):
-        done = subprocess.run(
-            ["apt-get", "-qq", *command], env=environment, capture_output=True, text=True, check=False
-        )
-        if done.returncode != 0:
-            raise RuntimeError(f"apt-get {' '.join(command)} failed: {done.stderr.strip()[-2000:]}")
+    with locked(_LOCK, wait_seconds=_LOCK_SECONDS):
+        for command in (["update"], ["install", "-y", "--no-install-recommends", *missing]):
+            done = subprocess.run(
+                ["apt-get", "-qq", *command], env=environment, capture_output=True, text=True, check=False
+            )
+            if done.returncode != 0:
+                raise RuntimeError(f"apt-get {' '.join(command)} failed: {done.stderr.strip()[-2000:]}")

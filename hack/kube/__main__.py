@@ -13,6 +13,7 @@ from pathlib import Path
 
 from images.engine import BuildError as ImageError
 from kube import kind, network
+from kube.ability import why_not
 from kube.binaries import NotBuilt
 from kube.build import BuildError
 from kube.export import exported
@@ -29,6 +30,7 @@ examples:
   export KUBECONFIG=$(hack/cluster kubeconfig)     then kubectl (also at .cache/kube/bin/kubectl), helm, …
   hack/cluster load-images tidemill/api:dev        images of the Docker engine
   hack/cluster load-images images.tar              archives of `docker save`
+  hack/cluster check                               can one run here?
   hack/cluster status                              each component; exit status 1 unless all are well
   hack/cluster down                                remove every trace; may be repeated
 """
@@ -49,6 +51,7 @@ def _arguments() -> argparse.Namespace:
     actions = parser.add_subparsers(dest="action", required=True, metavar="COMMAND")
     actions.add_parser("up", parents=[common], help="start the cluster and wait until pods can run")
     actions.add_parser("down", parents=[common], help="remove the cluster and all that belongs to it")
+    actions.add_parser("check", parents=[common], help="tell whether a cluster can run here; exit status 1: it cannot")
     actions.add_parser("status", parents=[common], help="tell how each component is")
     load = actions.add_parser("load-images", parents=[common], help="bring images into the cluster")
     load.add_argument("images", nargs="+", metavar="IMAGE", help="name in the Docker engine, or archive's path")
@@ -72,6 +75,12 @@ def _choose(arguments: argparse.Namespace) -> Cluster:
     reason = kind.why_not()
     _say(f"provider local: {reason}" if reason else "provider kind: Docker runs privileged containers here")
     return local if reason else KindCluster()
+
+
+def _check(provider: str) -> int:
+    reason = why_not(provider)
+    _say(f"no cluster can run on this machine: {reason}" if reason else "a cluster can run on this machine")
+    return 1 if reason else 0
 
 
 def _up(cluster: Cluster) -> int:
@@ -116,6 +125,8 @@ def _kubeconfig(cluster: Cluster) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.action == "check":
+        return _check(arguments.provider)
     cluster = _choose(arguments)
     match arguments.action:
         case "up":

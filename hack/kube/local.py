@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 from images.packages import install_missing
 from kube import archive, binaries, dns, machine, network, node, policies, removal
 from kube.api import Api
-from kube.build import build
+from kube.build import BuildError, build, find_go
 from kube.components import ENDING, Component, stages
 from kube.layout import NODE_ADDRESS, NODE_NAME, PAUSE_IMAGE, PORTS, Layout
 from kube.status import Health
@@ -223,3 +224,24 @@ class LocalCluster:
         if done.returncode != 0:
             raise ClusterError(f"kubectl {' '.join(arguments)} failed: {done.stderr.strip()}")
         return done.stdout
+
+
+def why_not() -> str:
+    """Why this machine cannot run such a cluster; empty: nothing speaks against it.
+
+    What is tried is what containers need: namespaces and a mount of their own, and cgroups that can be made.
+    """
+    if os.geteuid() != 0:
+        return "a cluster of this machine's processes needs root"
+    if binaries.find() is None:
+        try:
+            find_go()
+        except BuildError as error:
+            return str(error)
+    if shutil.which("apt-get") is None and (lacking := [name for name in _PACKAGES if shutil.which(name) is None]):
+        return f"not installed, and no apt-get to do it: {', '.join(lacking)}"
+    probe = ["unshare", "--mount", "--net", "--pid", "--fork", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    done = subprocess.run(probe, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        return f"no container can be made here: {done.stderr.strip()}"
+    return removal.why_no_cgroups()

@@ -75,6 +75,21 @@ def make_cgroups() -> None:
                 (folder / name).write_text((root / name).read_text())
 
 
+def why_no_cgroups() -> str:
+    """Why cgroups for pods cannot be made; empty: they can."""
+    roots = _hierarchies()
+    if not roots:
+        return f"no cgroups are mounted at {_CGROUPS}"
+    for root in roots:
+        probe = root / f"{CGROUP}-probe-{os.getpid()}"
+        try:
+            probe.mkdir()
+            probe.rmdir()
+        except OSError as error:
+            return f"no cgroup can be made: {error}"
+    return ""
+
+
 def _hierarchies() -> list[Path]:
     candidates = [_CGROUPS, *(path for path in _CGROUPS.glob("*") if path.is_dir() and not path.is_symlink())]
     return [path for path in candidates if path.is_mount() and (path / "cgroup.procs").exists()]

@@ -1,0 +1,230 @@
+"""A cluster of this machine with both charts in it: what the demo and the tests of the whole run on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from demo.cluster import OPERATOR_NAMESPACE, Kubectl
+from demo.data import ROOT
+from demo.runtime import DemoError
+from images.engine import Engine
+from kube import binaries
+
+CLUSTER = ROOT / "hack" / "cluster"
+BUILT = ROOT / ".cache" / "images" / "built.json"
+CHARTS = ROOT / "charts"
+DEVELOPMENT_VALUES = ROOT / "helm" / "dev" / "values.yaml"
+_DEVELOPMENT = "tidemill-dev/"
+_INSTALL_TIMEOUT = "8m"
+
+
+class Steps:
+    """Runs the programs of the repository one after the other, telling what takes how long."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._began = time.monotonic()
+
+    def run(self, title: str, command: Sequence[str | Path], **environment: str) -> str:
+        """Run a program; what it printed.
+
+        Raises:
+            DemoError: it fails.
+        """
+        begun = time.monotonic()
+        done = subprocess.run(
+            [str(part) for part in command],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise DemoError(f"{title}: exit status {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}")
+        self.tell(title, begun)
+        return done.stdout
+
+    def tell(self, title: str, begun: float) -> None:
+        """Say that something is done."""
+        self._console.print(f"{title} ({time.monotonic() - begun:.0f} s)", highlight=False)
+
+    def total(self) -> float:
+        """Seconds since the first step."""
+        return time.monotonic() - self._began
+
+
+def program(name: str) -> Path:
+    """Helm or kubectl: those built with the cluster's programs, else those on the path.
+
+    Raises:
+        DemoError: neither is there.
+    """
+    built = binaries.find()
+    found = str(built / name) if built else shutil.which(name)
+    if found is None:
+        raise DemoError(f"{name} is not on the path: install it, or build the cluster's programs with `make kube`")
+    return Path(found)
+
+
+def start_cluster(steps: Steps, provider: str) -> tuple[Path, bool]:
+    """Start the cluster unless it is there.
+
+    Returns:
+        Its kubeconfig, and whether it was started.
+    """
+    there = subprocess.run([CLUSTER, "kubeconfig"], cwd=ROOT, capture_output=True, check=False).returncode == 0
+    steps.run("cluster is up", [CLUSTER, "up", "--provider", provider])
+    path = subprocess.run([CLUSTER, "kubeconfig"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    return Path(path), not there
+
+
+@contextlib.contextmanager
+def building_images(steps: Steps) -> Iterator[Callable[[], list[str]]]:
+    """Build images while the block does something else; ended with it.
+
+    Yields:
+        A function that waits for the build. It gives the images' references, without the servers' where official images
+        are pulled, and raises DemoError if the build fails.
+    """
+    begun = time.monotonic()
+    options = [] if Engine().answers() else ["--dev"]
+    command = [str(ROOT / "hack" / "images" / "build"), *options]
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+
+        def finish() -> list[str]:
+            if process.wait() != 0:
+                output.seek(0)
+                raise DemoError(f"images are not built: exit status {process.returncode}:\n{output.read()[-3000:]}")
+            steps.tell("images are built", begun)
+            return list(json.loads(BUILT.read_text())["images"])
+
+        try:
+            yield finish
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+
+
+def load_images(steps: Steps, kubectl: Kubectl, images: Sequence[str]) -> None:
+    """Bring images that were built into the cluster where it lacks them.
+
+    Raises:
+        DemoError: the cluster refuses them.
+    """
+    nodes = json.loads(kubectl("get", "nodes", "--output", "json"))["items"]
+    there = {name for node in nodes for image in node["status"].get("images", ()) for name in image["names"]}
+    for given in json.loads(BUILT.read_text())["archives"] or images:
+        development = _DEVELOPMENT.rstrip("/") in given
+        wanted = [image for image in images if image.startswith(_DEVELOPMENT) == development]
+        if not all(f"docker.io/{image}" in there for image in wanted):
+            steps.run(f"images are loaded: {Path(given).name}", [CLUSTER, "load-images", given])
+
+
+@dataclass(frozen=True)
+class Place:
+    """A cluster that has the images.
+
+    Attributes:
+        kubeconfig: the administrator's.
+        images: references of what was built here.
+        started: whether it was started now.
+    """
+
+    kubeconfig: Path
+    kubectl: Kubectl
+    images: list[str]
+    started: bool
+
+
+def prepare(steps: Steps, provider: str) -> Place:
+    """Start the cluster unless it is there, and bring the images into it. If that fails, what was started is removed.
+
+    Raises:
+        DemoError: it fails.
+    """
+    with building_images(steps) as built:
+        kubeconfig, started = start_cluster(steps, provider)
+        try:
+            kubectl = Kubectl(program("kubectl"), kubeconfig)
+            images = built()
+            load_images(steps, kubectl, images)
+        except BaseException:
+            if started:
+                remove_cluster()
+            raise
+    return Place(kubeconfig, kubectl, images, started)
+
+
+def remove_cluster() -> None:
+    """Remove the cluster and all that belongs to it."""
+    subprocess.run([CLUSTER, "down"], cwd=ROOT, capture_output=True, check=False)
+
+
+class Helm:
+    """Helm in the operator's namespace of one cluster.
+
+    Args:
+        steps: which tell what is installed.
+        kubeconfig: of the cluster.
+        images: references of what was built here.
+        values: file of the operator's chart.
+    """
+
+    def __init__(self, steps: Steps, kubeconfig: Path, images: Sequence[str], values: Path) -> None:
+        self._steps = steps
+        self._command: list[str | Path] = [program(binaries.HELM), "--kubeconfig", kubeconfig]
+        self._command += ["--namespace", OPERATOR_NAMESPACE]
+        names = {image.partition("/")[2].partition(":")[0]: image for image in images}
+        self._servers = [f"{name}.image={image}" for name, image in names.items() if image.startswith(_DEVELOPMENT)]
+        self._tag = names["operator"].rpartition(":")[2]
+        self._values = values
+
+    def install_servers(self) -> None:
+        """Install or upgrade Kafka, Postgres, Redis and Prometheus.
+
+        Raises:
+            DemoError: they do not become ready.
+        """
+        settings = [part for setting in self._servers for part in ("--set", setting)]
+        self._upgrade("Kafka (3 brokers), Postgres, Redis are ready", "dev-stack", CHARTS / "dev-stack", *settings)
+
+    def install_operator(self, *settings: str, chart: Path = CHARTS / "tidemill") -> None:
+        """Install or upgrade the operator.
+
+        Args:
+            settings: `name=value` over those of the file.
+            chart: another one than the tree's.
+
+        Raises:
+            DemoError: it does not become ready.
+        """
+        further = [part for setting in settings for part in ("--set", setting)]
+        tag = ["--set-string", f"image.tag={self._tag}"]
+        self._upgrade("the operator is ready", "tidemill", chart, "--values", self._values, *tag, *further)
+
+    def uninstall_operator(self) -> None:
+        """Remove the operator.
+
+        Raises:
+            DemoError: helm fails, or has not ended within minutes.
+        """
+        arguments = ["uninstall", "tidemill", "--wait", "--timeout=3m"]
+        self._steps.run("the operator is removed", [*self._command, *arguments])
+
+    def _upgrade(self, title: str, release: str, chart: Path, *arguments: str | Path) -> None:
+        common = ["upgrade", "--install", "--create-namespace", "--wait", f"--timeout={_INSTALL_TIMEOUT}"]
+        self._steps.run(title, [*self._command, *common, release, chart, *arguments])

@@ -1,0 +1,19 @@
+"""Whether a cluster can run on this machine."""
+
+from __future__ import annotations
+
+from kube import kind, local
+
+
+def why_not(provider: str) -> str:
+    """Why no cluster can run here; empty: one can.
+
+    Args:
+        provider: kind, local, or auto for either.
+    """
+    reasons = []
+    if provider in ("auto", "kind"):
+        reasons.append(kind.why_not())
+    if provider in ("auto", "local"):
+        reasons.append(local.why_not())
+    return "" if "" in reasons else "; ".join(reasons)
