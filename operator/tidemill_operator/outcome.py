@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+from typing import Any
 
 from tidemill_operator.errors import Reason, TidemillError
 
@@ -42,7 +43,7 @@ class Outcome:
         reason: why, from the closed set.
         message: one line for people; names the value and what to do where something is wrong.
         changed: writes made; zero if all was as it should be.
-        observed: facts for the status, e.g. `partitions`.
+        observed: facts for the status as it spells them, e.g. `partitions`.
     """
 
     rank: Rank
@@ -51,7 +52,7 @@ class Outcome:
     reason: Reason
     message: str = ""
     changed: int = 0
-    observed: Mapping[str, str | int] = field(default_factory=dict, compare=False)
+    observed: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 def skipped(component: Component, name: str, reason: Reason = Reason.NOT_NEEDED, message: str = "") -> Outcome:
@@ -64,7 +65,7 @@ def done(
     name: str,
     *,
     changed: int = 0,
-    observed: Mapping[str, str | int] | None = None,
+    observed: Mapping[str, Any] | None = None,
     message: str = "",
 ) -> Outcome:
     """It is as it should be."""
@@ -72,7 +73,7 @@ def done(
 
 
 def waiting(
-    component: Component, name: str, message: str, *, changed: int = 0, observed: Mapping[str, str | int] | None = None
+    component: Component, name: str, message: str, *, changed: int = 0, observed: Mapping[str, Any] | None = None
 ) -> Outcome:
     """It was asked for and will come."""
     return Outcome(Rank.WAITING, component, name, Reason.WAITING, message, changed, observed or {})

@@ -56,6 +56,12 @@ def eventually(check: Callable[[], Any], *, seconds: float = 30.0, what: str = "
         time.sleep(0.1)
 
 
+@pytest.fixture(name="eventually", scope="session")
+def _eventually() -> Callable[..., Any]:
+    """The same for tests without a bench."""
+    return eventually
+
+
 @pytest.fixture
 def admin(servers: Any) -> Iterator[psycopg.Connection[Any]]:
     """The administrator's connection of the session's Postgres."""

@@ -15,6 +15,7 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome, done, failed, skipped, waiting
 from tidemill_operator.plan.model import LiveSchema, LiveTopic, Owner, Schema, Topic, Workload
 from tidemill_operator.plan.refusals import column_changes, column_type, foreign, missing
+from tidemill_operator.plan.replication import Spread
 
 _COMPONENTS = {"processor": Component.PROCESSORS, "ingest": Component.INGEST, "api": Component.API}
 
@@ -60,7 +61,7 @@ class MemoryTopics(Part):
         self._called("observe")
         return {name: self.topics[name] for name in names if name in self.topics}
 
-    def ensure(self, topics: Sequence[Topic]) -> list[Outcome]:
+    def ensure(self, topics: Sequence[Topic], *, spread: Spread | None = None) -> list[Outcome]:
         self._called("ensure")
         return [self._ensure(topic) for topic in topics]
 

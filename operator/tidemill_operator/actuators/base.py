@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 from tidemill_contract.runtime import PostgresCredentials
 from tidemill_operator.outcome import Outcome
 from tidemill_operator.plan.model import LiveSchema, LiveTopic, Owner, Schema, Topic, Workload
+from tidemill_operator.plan.replication import Spread
 
 Reclaim = Literal["Retain", "Delete"]
 
@@ -38,8 +39,8 @@ class Topics(Protocol):
         """Those of the topics that exist."""
         ...
 
-    def ensure(self, topics: Sequence[Topic]) -> list[Outcome]:
-        """Make the topics so; one outcome (component topics) each."""
+    def ensure(self, topics: Sequence[Topic], *, spread: Spread | None = None) -> list[Outcome]:
+        """Make the topics so, replicas spread anew if asked for; one outcome (component topics) each."""
         ...
 
     def release(self, topics: Sequence[Topic], reclaim: Reclaim) -> list[Outcome]:

@@ -11,14 +11,15 @@ from tidemill_operator.settings import Platform
 
 
 def desired_topics(
-    config: PipelineConfig, platform: Platform, live: LiveFacts, *, all_kinds: bool = False
+    config: PipelineConfig, platform: Platform, live: LiveFacts, *, replicated: bool = False, all_kinds: bool = False
 ) -> tuple[Topic, ...]:
     """The source topic first, then those that the processor publishes to.
 
     Args:
         config: with partitions and replication factor resolved.
         platform: defaults of the output topics.
-        live: output topics keep more partitions, and the replication factor, that they have.
+        live: output topics keep more partitions that they have, and their replication factor unless it is asked for.
+        replicated: whether the spec asks for the source topic's replication factor; output topics follow it then.
         all_kinds: also outputs that the spec does not ask for, but may have asked for once (to let go of them).
     """
     spec = config.spec
@@ -28,10 +29,11 @@ def desired_topics(
         ("dead-letters", True),
     ]
     outputs = [names.topic(config.namespace, config.name, kind) for kind, asked in wanted if asked or all_kinds]
-    return (_source(config), *(_output(name, config, platform, live) for name in outputs))
+    follow = replicated and config.spec.source.topic.managed
+    return (_source(config, follow), *(_output(name, config, platform, live, follow) for name in outputs))
 
 
-def _source(config: PipelineConfig) -> Topic:
+def _source(config: PipelineConfig, replicated: bool) -> Topic:
     topic = config.spec.source.topic
     replicas = topic.replication_factor or 1
     settings = _settings(replicas, parse_ms(topic.retention)) | topic.config
@@ -41,16 +43,17 @@ def _source(config: PipelineConfig) -> Topic:
         replicas,
         settings if topic.managed else {},
         managed=topic.managed,
+        replicated=replicated,
     )
 
 
-def _output(name: str, config: PipelineConfig, platform: Platform, live: LiveFacts) -> Topic:
+def _output(name: str, config: PipelineConfig, platform: Platform, live: LiveFacts, replicated: bool) -> Topic:
     known = live.topics.get(name)
     source = config.spec.source.topic
     wanted = source.replication_factor if source.managed and source.replication_factor else platform.replication_factor
-    replicas = known.replication_factor if known else wanted
+    replicas = known.replication_factor if known and not replicated else wanted
     partitions = max(platform.partitions, known.partitions if known else 0)
-    return Topic(name, partitions, replicas, _settings(replicas, platform.output_retention_ms))
+    return Topic(name, partitions, replicas, _settings(replicas, platform.output_retention_ms), replicated=replicated)
 
 
 def _settings(replicas: int, retention_ms: int) -> dict[str, str]:

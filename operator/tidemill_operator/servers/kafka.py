@@ -34,7 +34,8 @@ logger.server.name = kafka.server.KafkaRaftServer
 logger.server.level = INFO
 """
 # Started often and short-lived: the serial collector has the smallest start-up and the class archive is shared.
-_JVM = ("-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-Xshare:auto", "-Djava.awt.headless=true")
+_JVM = ("-XX:+UseSerialGC", "-Xshare:auto", "-Djava.awt.headless=true")
+_HEAP, _HEAP_OF_MANY = ("-Xms256m", "-Xmx512m"), ("-Xms128m", "-Xmx384m")
 _FORMAT_SECONDS = 120.0
 
 
@@ -70,7 +71,8 @@ def kafka_brokers(
             node, folder / "data", voters, client=clients[node - 1], controller=controllers[node - 1], count=count
         )
         write_atomic(folder / "server.properties", "".join(f"{key}={value}\n" for key, value in properties.items()))
-        base = [java, *_JVM, f"-Dlog4j2.configurationFile=file:{folder / 'log4j2.properties'}", "-cp", f"{jars}/*"]
+        heap = _HEAP if count == 1 else _HEAP_OF_MANY
+        base = [java, *heap, *_JVM, f"-Dlog4j2.configurationFile=file:{folder / 'log4j2.properties'}", "-cp", f"{jars}/*"]
         _format(base, folder, cluster)
         command = Command(
             name, [*base, "kafka.Kafka", str(folder / "server.properties")], environment=environ, grace_seconds=15.0
@@ -107,6 +109,7 @@ def _properties(node: int, data: Path, voters: str, *, client: int, controller: 
     return {
         "process.roles": "broker,controller",
         "node.id": str(node),
+        "broker.rack": f"rack-{node}",
         "controller.quorum.voters": voters,
         "listeners": f"PLAINTEXT://127.0.0.1:{client},CONTROLLER://127.0.0.1:{controller}",
         "advertised.listeners": f"PLAINTEXT://127.0.0.1:{client}",

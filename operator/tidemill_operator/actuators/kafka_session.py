@@ -1,0 +1,125 @@
+"""One Kafka cluster's admin client: made when it is first needed, its errors turned into ours."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+
+from tidemill_operator.errors import Reason, TidemillError
+
+_SETTLE_SECONDS = 15.0
+_GONE = frozenset({
+    KafkaError._TIMED_OUT,
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._RESOLVE,
+    KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.NOT_CONTROLLER,
+})  # fmt: skip
+_WRONG = frozenset({KafkaError.INVALID_CONFIG, KafkaError.INVALID_PARTITIONS, KafkaError.INVALID_REPLICATION_FACTOR})
+
+
+class KafkaSession:
+    """Requests to one Kafka cluster. Safe to use from several threads.
+
+    Args:
+        brokers: bootstrap brokers.
+        config: further client settings, e.g. of TLS and SASL.
+        timeout_seconds: of each request.
+    """
+
+    def __init__(self, brokers: str, config: Mapping[str, Any], timeout_seconds: float) -> None:
+        self.brokers, self.timeout = brokers, timeout_seconds
+        self.config = {"bootstrap.servers": brokers, "log_level": 0, **config}
+        self.client: AdminClient | None = None
+
+    def admin(self) -> AdminClient:
+        """The client.
+
+        Raises:
+            TidemillError: no broker is known.
+        """
+        if not self.brokers:
+            raise TidemillError(Reason.UNREACHABLE, "no Kafka is known", "set TIDEMILL_KAFKA_BROKERS")
+        if self.client is None:
+            self.client = AdminClient(self.config)
+        return self.client
+
+    def wait(self, future: Future[Any]) -> Any:
+        """The answer to a request."""
+        return future.result(timeout=self.timeout + 5.0)
+
+    def each(self, futures: Mapping[Any, Future[Any]], okay: tuple[int, ...] = ()) -> None:
+        """Wait for all, and pass over errors that are okay."""
+        for future in futures.values():
+            try:
+                self.wait(future)
+            except KafkaException as error:
+                if error.args[0].code() not in okay:
+                    raise
+
+    def set_configs(self, kind: ResourceType, name: str, configs: Mapping[str, str | None]) -> None:
+        """Set configs of a topic or a broker; None takes one away. Others stay.
+
+        Raises:
+            TidemillError: Kafka does not answer, or refuses.
+        """
+        entries = [
+            ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
+            if value is not None
+            else ConfigEntry(key, "", incremental_operation=AlterConfigOpType.DELETE)
+            for key, value in configs.items()
+        ]
+        resource = ConfigResource(kind, name, incremental_configs=entries)
+        doing = "setting" if any(value is not None for value in configs.values()) else "taking away"
+        with self.told(f"{doing} {', '.join(sorted(configs))} of {kind.name.lower()} {name}"):
+            self.each(self.admin().incremental_alter_configs([resource], request_timeout=self.timeout))
+
+    def configs(self, kind: ResourceType, names: list[str]) -> Mapping[str, Mapping[str, str]]:
+        """All config values of topics or brokers that exist.
+
+        Raises:
+            TidemillError: Kafka does not answer or does not tell.
+        """
+        if not names:
+            return {}
+        found = {}
+        with self.told("describing configs"):
+            asked = self.admin().describe_configs(
+                [ConfigResource(kind, name) for name in names], request_timeout=self.timeout
+            )
+        for resource, future in asked.items():
+            with self.told(f"describing the config of {kind.name.lower()} {resource.name}"):
+                found[resource.name] = {key: entry.value or "" for key, entry in self.wait(future).items()}
+        return found
+
+    def settle(self, shows: Callable[[], bool]) -> None:
+        """Wait a moment until a change shows: metadata reach a broker a little later."""
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while not shows() and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    @contextmanager
+    def told(self, doing: str) -> Iterator[None]:
+        """Turn Kafka's errors into ours, saying what was being done."""
+        try:
+            yield
+        except FutureTimeout:
+            raise TidemillError(
+                Reason.UNREACHABLE, f"{doing}: Kafka at {self.brokers} did not answer within {self.timeout:g} s"
+            ) from None
+        except KafkaException as error:
+            cause = error.args[0]
+            if cause.code() in _GONE:
+                raise TidemillError(
+                    Reason.UNREACHABLE, f"{doing}: Kafka at {self.brokers} does not answer ({cause.str()})"
+                ) from error
+            reason = Reason.INVALID_SPEC if cause.code() in _WRONG else Reason.REFUSED
+            raise TidemillError(reason, f"{doing}: Kafka refuses ({cause.name()}: {cause.str()})") from error
