@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import datetime as dt
 import json
 import os
 import signal
@@ -22,9 +24,17 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from tidemill_contract import names
 from tidemill_contract.partials import quote
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
+from tidemill_operator.actuators.base import Actuators
+from tidemill_operator.actuators.kafka import KafkaTopics
+from tidemill_operator.actuators.local import LocalRuntime
+from tidemill_operator.actuators.postgres import PostgresSchemas
+from tidemill_operator.actuators.secrets import FileSecrets
 from tidemill_operator.plan.schema import desired_schema
+from tidemill_operator.reconcile import reconcile, release
+from tidemill_operator.settings import Platform
 from tidemill_processor.database import Database
 
 PipelineSchema = tuple[psycopg.Connection[Any], Database]
@@ -280,3 +290,115 @@ def make_shared_bench(servers: Any, tmp_path_factory: pytest.TempPathFactory) ->
     """The same for benches that all tests of a module share."""
     with _bench_maker(servers, tmp_path_factory.mktemp("bench")) as make:
         yield make
+
+
+@dataclass
+class LocalPipeline:
+    """One pipeline under the local runtime, reconciled by the test: real processes on the session's servers."""
+
+    servers: Any
+    folder: Path
+    document: dict[str, Any]
+    actuators: Actuators
+    runtime: LocalRuntime
+    status: dict[str, Any] | None = None
+
+    eventually = staticmethod(eventually)
+
+    @property
+    def namespace(self) -> str:
+        """Its namespace."""
+        return str(self.document["metadata"]["namespace"])
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return str(self.document["metadata"]["name"])
+
+    @property
+    def schema(self) -> str:
+        """Its Postgres schema."""
+        return names.schema(self.namespace, self.name)
+
+    def query(self, text: str) -> list[tuple[Any, ...]]:
+        """Rows of a query; `{s}` stands for the schema."""
+        with connect_admin(self.servers) as connection:
+            return connection.execute(text.replace("{s}", quote(self.schema))).fetchall()
+
+    def reconcile(self, actuators: Actuators | None = None) -> dict[str, str]:
+        """One pass; the conditions that are true, with their reasons."""
+        self.status = reconcile(
+            self.document,
+            platform=Platform(),
+            actuators=actuators or self.actuators,
+            previous=self.status,
+            now=dt.datetime.now(dt.UTC),
+        )
+        return {c["type"]: c["reason"] for c in self.status["conditions"] if c["status"] == "True"}
+
+    def settle(self, *, seconds: float = 60.0) -> dict[str, str]:
+        """Passes until it is ready; the conditions that are true then."""
+        return dict(
+            eventually(
+                lambda: found if "Ready" in (found := self.reconcile()) else None,
+                seconds=seconds,
+                what=f"{self.name} is ready",
+            )
+        )
+
+    def message(self, kind: str) -> str:
+        """What a condition says."""
+        assert self.status is not None
+        return next(str(c["message"]) for c in self.status["conditions"] if c["type"] == kind)
+
+    def pids(self) -> dict[str, int | None]:
+        """Its processes, by `processor-0`, `ingest-0`, …."""
+        prefixes = (f"{self.namespace}.{self.name}-", f"{self.namespace}.tidemill-")
+        return {
+            name.removeprefix(prefix): state.pid
+            for name, state in self.runtime.states().items()
+            for prefix in prefixes
+            if name.startswith(prefix)
+        }
+
+    def url(self, component: str) -> str:
+        """Where ingest or API listens for this pipeline."""
+        return f"{self.runtime.endpoints(self.namespace, self.name)[component]}/v1/pipelines/{self.name}"
+
+    def consumed(self) -> int:
+        """Records that are accounted for in Postgres."""
+        return int(self.query("SELECT coalesce(sum(consumed), 0) FROM {s}._offsets")[0][0])
+
+
+@pytest.fixture
+def make_local(servers: Any, tmp_path: Path) -> Iterator[Callable[[dict[str, Any]], LocalPipeline]]:
+    """Prepares a pipeline for the local runtime; topics, schema and processes go after the test."""
+    made: list[LocalPipeline] = []
+
+    def make(document: dict[str, Any]) -> LocalPipeline:
+        at, folder = servers.postgres, tmp_path / str(len(made))
+        addresses = {
+            "TIDEMILL_KAFKA_BROKERS": servers.kafka,
+            "TIDEMILL_POSTGRES_HOST": at.host,
+            "TIDEMILL_POSTGRES_PORT": str(at.port),
+            "TIDEMILL_POSTGRES_DATABASE": at.database,
+            "TIDEMILL_REDIS_URL": servers.redis,
+        }
+        runtime = LocalRuntime(folder, environ=os.environ, addresses=addresses, ports={"ingest": 0, "api": 0})
+        actuators = Actuators(
+            kafka=KafkaTopics(servers.kafka),
+            postgres=PostgresSchemas(at),
+            secrets=FileSecrets(runtime.secrets_root),
+            runtime=runtime,
+        )
+        runtime.start()
+        made.append(LocalPipeline(servers, folder, copy.deepcopy(document), actuators, runtime))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.document["spec"]["reclaimPolicy"] = "Delete"
+        try:
+            release(one.document, platform=Platform(), actuators=one.actuators)
+        finally:
+            one.runtime.close()
