@@ -71,10 +71,19 @@ STATUS = _object(
                     "partitions": _whole("Partitions."),
                     "replicationFactor": _whole("Copies of each partition."),
                     "managed": {"type": "boolean", "description": "Whether the operator may alter it."},
+                    "replicasChange": _object(
+                        "A change of its replicas that is not complete.",
+                        {
+                            "targetReplicas": _whole("Copies that each partition will have."),
+                            "state": _text("pending: it cannot begin yet; ongoing: replicas move.", 16),
+                            "message": _text("How far it is, and what it waits for.", 1024),
+                        },
+                    ),
                 },
                 ("name",),
             ),
         ),
+        "rebalancedAt": _text("The last value of the annotation tidemill.dev/rebalance-at that was done.", 256),
         "schema": _text("The Postgres schema.", 63),
         "aggregations": _by(
             "name",

@@ -136,7 +136,12 @@ class Operator:
         platform, settings = self._platform, self._settings
         world = World(
             api=self._api,
-            kafka=KafkaTopics(platform.kafka_brokers, config=settings.kafka),
+            kafka=KafkaTopics(
+                platform.kafka_brokers,
+                config=settings.kafka,
+                throttle_bytes=platform.replication_throttle,
+                offsets_replicas=platform.offsets_replication,
+            ),
             postgres=PostgresSchemas(platform.postgres),
             platform=platform,
             placement=settings.placement,

@@ -31,6 +31,8 @@ class Platform:
         ports: wanted port of each component; 0: any.
         resilience_file: the policies of workloads.
         output_retention_ms: how long results, anomalies and dead letters stay in their topics.
+        replication_throttle: bytes a second that each broker sends and receives for replicas that move; 0: no limit.
+        offsets_replication: replicas that Kafka's own `__consumer_offsets` is brought to; 0: it is left alone.
     """
 
     runtime: Runtime = "local"
@@ -45,6 +47,8 @@ class Platform:
     ports: Mapping[str, int] = field(default_factory=lambda: {"processor": 0, "ingest": 8080, "api": 8081})
     resilience_file: Path | None = None
     output_retention_ms: int = 7 * 86_400_000
+    replication_throttle: int = 50_000_000
+    offsets_replication: int = 0
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Platform:
@@ -52,7 +56,8 @@ class Platform:
 
         TIDEMILL_RUNTIME (local, kubernetes), TIDEMILL_CLUSTER_ID, TIDEMILL_KAFKA_BROKERS, TIDEMILL_POSTGRES_URL,
         TIDEMILL_REDIS_URL, TIDEMILL_DEFAULT_PARTITIONS, TIDEMILL_DEFAULT_REPLICATION_FACTOR, TIDEMILL_AUTH_REQUIRED,
-        TIDEMILL_TOPIC_PREFIXES (comma-separated), TIDEMILL_RESILIENCE_FILE.
+        TIDEMILL_TOPIC_PREFIXES (comma-separated), TIDEMILL_RESILIENCE_FILE, TIDEMILL_REPLICATION_THROTTLE,
+        TIDEMILL_OFFSETS_REPLICATION_FACTOR.
 
         Raises:
             ValueError: a value is not of its kind; the message names the variable.
@@ -74,6 +79,8 @@ class Platform:
             auth_required=flag(environ, "TIDEMILL_AUTH_REQUIRED", in_cluster),
             topic_prefixes=listed(environ, "TIDEMILL_TOPIC_PREFIXES"),
             resilience_file=Path(file) if file else None,
+            replication_throttle=number(environ, "TIDEMILL_REPLICATION_THROTTLE", 50_000_000, least=0, most=10**12),
+            offsets_replication=number(environ, "TIDEMILL_OFFSETS_REPLICATION_FACTOR", 0, least=0, most=15),
         )
 
 
@@ -84,7 +91,7 @@ def number(environ: Mapping[str, str], name: str, default: int, *, most: int, le
         ValueError: the variable holds something else.
     """
     text = environ.get(name) or str(default)
-    if not text.isascii() or not text.isdigit() or not least <= int(text[:9]) <= most:
+    if not text.isascii() or not text.isdigit() or not least <= int(text[:15]) <= most:
         raise ValueError(f"{name}: {text!r} is not a whole number from {least} to {most}")
     return int(text)
 

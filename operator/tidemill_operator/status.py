@@ -35,6 +35,7 @@ class Report:
         accepted: whether a spec runs at all, this one or an earlier one.
         suspended: whether the spec that runs asks to stand still.
         paused: whether the resource asks not to be reconciled: all else is as it was.
+        rebalanced: the request to spread replicas anew that is done; empty: none was, or it is not done yet.
         topics, aggregations: items of the status' lists.
     """
 
@@ -44,6 +45,7 @@ class Report:
     accepted: bool = True
     suspended: bool = False
     paused: bool = False
+    rebalanced: str = ""
     topics: Sequence[Mapping[str, Any]] = ()
     schema: str = ""
     endpoints: Mapping[str, str] = field(default_factory=dict)
@@ -73,6 +75,7 @@ def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime)
         "conditions": [_dated(condition, before, report.generation, now) for condition in found],
         "endpoints": dict(report.endpoints) or (previous or {}).get("endpoints", {}),
         "topics": [dict(item) for item in report.topics][:_MAX_ITEMS] or (previous or {}).get("topics", []),
+        "rebalancedAt": report.rebalanced or (previous or {}).get("rebalancedAt", ""),
         "schema": report.schema or (previous or {}).get("schema", ""),
         "aggregations": [dict(item) for item in report.aggregations][:_MAX_ITEMS]
         or (previous or {}).get("aggregations", []),

@@ -15,6 +15,7 @@ from tidemill_operator.plan.replication import (
     LEADERS,
     Change,
     Held,
+    Spread,
     Step,
     Wish,
     is_calm,
@@ -155,6 +156,20 @@ IN_SYNC: list[tuple[Mapping[int, Held], int, str]] = [
 @pytest.mark.parametrize(("partitions", "expected", "why"), IN_SYNC, ids=[row[2] for row in IN_SYNC])
 def test_in_sync_replicas_that_can_be_demanded(partitions: Mapping[int, Held], expected: int, why: str) -> None:
     assert replicas_in_sync(partitions) == expected
+
+
+ASKED: list[tuple[str, set[int]]] = [
+    ("2026-03-01", set()),
+    ("2026-03-01 without 3", {3}),
+    ("third try, without 2,  14 ", {2, 14}),
+    ("without a reason", set()),
+    ("without 2 and 3", set()),
+]
+
+
+@pytest.mark.parametrize(("text", "leaving"), ASKED)
+def test_a_request_to_spread_anew(text: str, leaving: set[int]) -> None:
+    assert Spread.asked(text) == Spread(frozenset(leaving))
 
 
 @given(

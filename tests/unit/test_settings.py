@@ -31,6 +31,8 @@ READ: list[tuple[str, str, str, Any]] = [
     ("TIDEMILL_TOPIC_PREFIXES", " bank., legacy. ,", "topic_prefixes", ("bank.", "legacy.")),
     ("TIDEMILL_RESILIENCE_FILE", "/etc/r.yaml", "resilience_file", Path("/etc/r.yaml")),
     ("TIDEMILL_DEFAULT_PARTITIONS", "", "partitions", 4),
+    ("TIDEMILL_REPLICATION_THROTTLE", "0", "replication_throttle", 0),
+    ("TIDEMILL_OFFSETS_REPLICATION_FACTOR", "3", "offsets_replication", 3),
 ]
 
 

@@ -5,6 +5,7 @@ Only config keys that the plan names are looked at; what others set besides stay
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,9 @@ from tidemill_operator.plan.model import LiveTopic, Topic
 from tidemill_operator.plan.refusals import missing
 from tidemill_operator.plan.replication import IN_SYNC, LEADERS, Held, Spread, Wish, replicas_in_sync
 
+log = logging.getLogger(__name__)
 _REQUEST_SECONDS = 15.0
+_OFFSETS = "__consumer_offsets"
 _ABSENT = KafkaError.UNKNOWN_TOPIC_OR_PART
 
 
@@ -33,6 +36,7 @@ class KafkaTopics:
         config: further client settings, e.g. of TLS and SASL.
         timeout_seconds: of each request.
         throttle_bytes: a second, of each broker, for replicas that move; 0: no limit.
+        offsets_replicas: what Kafka's own topic of committed offsets is brought to; 0: it is left alone.
     """
 
     def __init__(
@@ -42,7 +46,9 @@ class KafkaTopics:
         config: Mapping[str, Any] | None = None,
         timeout_seconds: float = _REQUEST_SECONDS,
         throttle_bytes: int = THROTTLE_BYTES,
+        offsets_replicas: int = 0,
     ) -> None:
+        self._offsets_replicas = offsets_replicas
         self._session = KafkaSession(brokers, config or {}, timeout_seconds)
         self._replication = Replication(self._session, throttle_bytes=throttle_bytes)
 
@@ -91,7 +97,26 @@ class KafkaTopics:
                 outcomes.append(self._ensure(topic, live.get(topic.name), configs.get(topic.name, {}), spread))
             except TidemillError as error:
                 outcomes.append(outcome.failed(Component.TOPICS, topic.name, error))
+        if self._offsets_replicas:
+            self._secure_offsets()
         return outcomes
+
+    def _secure_offsets(self) -> None:
+        """Bring Kafka's own topic to its replicas. It is nobody's condition, and it never has fewer than it had."""
+        try:
+            described = self._describe([_OFFSETS]).get(_OFFSETS)
+            if described is None:
+                return
+            partitions, config = held(described), self.configs([_OFFSETS])[_OFFSETS]
+            if max(len(one.replicas) for one in partitions.values()) > self._offsets_replicas and not config.get(
+                LEADERS
+            ):
+                return
+            advance = self._replication.advance(_OFFSETS, partitions, config, Wish(self._offsets_replicas))
+            if advance.change:
+                log.info("topic %s: %s", _OFFSETS, advance.change.message)
+        except TidemillError as error:
+            log.warning("%s", error)
 
     def release(self, topics: Sequence[Topic], reclaim: Reclaim) -> list[Outcome]:
         """Delete the managed topics if the policy says so; otherwise leave them.

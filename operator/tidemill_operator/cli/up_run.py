@@ -87,7 +87,11 @@ class Run:
             ports={"processor": 0, **options.ports},
         )
         self._actuators = Actuators(
-            kafka=KafkaTopics(servers.kafka),
+            kafka=KafkaTopics(
+                servers.kafka,
+                throttle_bytes=self._platform.replication_throttle,
+                offsets_replicas=self._platform.offsets_replication,
+            ),
             postgres=PostgresSchemas(servers.postgres),
             secrets=FileSecrets(self._runtime.secrets_root),
             runtime=self._runtime,

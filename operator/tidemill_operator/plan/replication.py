@@ -6,6 +6,7 @@ taken off last. So a pass that is killed anywhere is continued by the next one, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -102,6 +103,15 @@ class Spread:
     """
 
     leaving: frozenset[int] = frozenset()
+
+    @classmethod
+    def asked(cls, text: str) -> Spread:
+        """Of a request as people write it: anything that is new, and at its end `without 2, 3` for brokers that leave.
+
+        `2026-03-01` → all brokers; `2026-03-01 without 3` → broker 3 is emptied.
+        """
+        named = re.search(r"\bwithout\s+(\d+(?:\s*,\s*\d+)*)\s*$", text)
+        return cls(frozenset(int(broker) for broker in named[1].split(",")) if named else frozenset())
 
 
 def is_calm(partitions: Mapping[int, Held], wish: Wish, *, ours: bool) -> bool:
