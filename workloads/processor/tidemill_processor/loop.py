@@ -6,6 +6,7 @@ positions in Postgres moved only if the rows did.
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from tidemill_contract.duration import parse_ms
 from tidemill_contract.event import Reason
 from tidemill_contract.resilience import Guards
 from tidemill_contract.runtime import PipelineConfig
-from tidemill_processor.batch import INDEX, Batch, BatchReader
+from tidemill_processor.batch import INDEX, Batch, BatchReader, Piece
 from tidemill_processor.database import AggregationStore, Database
 from tidemill_processor.positions import Positions
 from tidemill_processor.source import Polled, Source
@@ -29,6 +30,10 @@ from tidemill_processor.transaction import Change, Committed, Committer, Fenced,
 log = logging.getLogger(__name__)
 
 BATCH_LIMIT = 50_000
+# Consumed and decoded at once: few enough that the events' objects stay in the processor's cache (see BatchReader).
+PIECE_LIMIT = 4_000
+# Records and events make no cycles, but their number would set off a collection every few hundred of them.
+COLLECT_SECONDS = 10.0
 PAUSED_POLL_SECONDS = 0.1
 TOPIC_CHECK_SECONDS = 10.0
 REPORT_SECONDS = 2.0
@@ -70,6 +75,7 @@ class Loop:
         self._topic_id = ""
         self._topic_checked_at = -TOPIC_CHECK_SECONDS
         self._reported_at = 0.0
+        self._collected_at = 0.0
         self._stopping = False
         self.superseded = ""
         self.database_error = "not connected yet"
@@ -84,13 +90,18 @@ class Loop:
         self._stopping = True
 
     def run(self) -> None:
-        """Turn until stopped, then leave the group."""
+        """Turn until stopped, then leave the group. Meanwhile garbage is collected between turns only."""
         self._source.subscribe()
+        gc.collect()
+        gc.freeze()
+        gc.disable()
         try:
             while not self._stopping:
                 self._turn()
                 self.alive_at = time.monotonic()
+                self._collect()
         finally:
+            gc.enable()
             self._report(force=True)
             self._source.close()
             if self._connection is not None:
@@ -101,14 +112,33 @@ class Loop:
             self._take_up()
         else:
             self._source.stop(self._source.ready)
-        wait = self._flush_seconds if self._source.ready else PAUSED_POLL_SECONDS
-        polled = self._source.poll(BATCH_LIMIT, wait)
-        self._note(polled)
+        pieces = self._gather(self._flush_seconds if self._source.ready else PAUSED_POLL_SECONDS)
         self._see_assignment()
-        if polled.messages:
-            self._process(polled.messages)
+        if pieces:
+            self._process(pieces)
         self._check_ends()
         self._report()
+
+    def _gather(self, seconds: float) -> list[Piece]:
+        """Consume and decode for so long, or until a batch is full."""
+        pieces: list[Piece] = []
+        count, generation, deadline = 0, self._source.generation, time.monotonic() + seconds
+        while count < BATCH_LIMIT and not self._stopping:
+            left = deadline - time.monotonic()
+            if left <= 0 and pieces:
+                break
+            polled = self._source.poll(PIECE_LIMIT, max(0.0, left))
+            if generation != self._source.generation:
+                # Partitions were assigned anew: all are read from their stored positions again, these events too.
+                pieces.clear()
+                break
+            self._note(polled)
+            if polled.messages:
+                pieces.append(self._reader.decode(polled.messages, time.time_ns() // 1_000_000, count))
+                count += len(polled.messages)
+            elif left <= 0 or polled.failed or polled.out_of_range:
+                break
+        return pieces
 
     def _may_store(self) -> bool:
         if self.superseded or not self._guards.kafka_consumer.allow():
@@ -210,9 +240,9 @@ class Loop:
         self.kafka_error, self.kafka_ok_at = "", time.monotonic()
         self._guards.kafka_consumer.success()
 
-    def _process(self, messages: list[Any]) -> None:
+    def _process(self, pieces: list[Piece]) -> None:
         started = time.perf_counter()
-        batch = self._reader.read(messages, time.time_ns() // 1_000_000)
+        batch = self._reader.join(pieces)
         while batch.next_offsets and self._committer is not None:
             try:
                 committed = self._committer.commit(batch, self._positions)
@@ -316,6 +346,11 @@ class Loop:
             self._lookup.confirm_ends(self._connection, caught_up, time.monotonic() - asked_at)
         except psycopg.Error as error:
             self._lose_database(error)
+
+    def _collect(self) -> None:
+        if time.monotonic() - self._collected_at >= COLLECT_SECONDS:
+            self._collected_at = time.monotonic()
+            gc.collect()
 
     def _report(self, *, force: bool = False) -> None:
         if force or time.monotonic() - self._reported_at >= REPORT_SECONDS:

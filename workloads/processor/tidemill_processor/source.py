@@ -12,10 +12,9 @@ import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from operator import methodcaller
 from typing import Any
 
-from confluent_kafka import OFFSET_END, KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 from quixstreams import Application
 from quixstreams.kafka import ConnectionConfig
@@ -24,8 +23,6 @@ from tidemill_contract import names
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 
 log = logging.getLogger(__name__)
-
-_partition = methodcaller("partition")
 
 CONSUMER_TUNING: Mapping[str, Any] = {
     # The default of 1 s stalls a fast consumer whenever its queue was full.
@@ -45,10 +42,16 @@ PRODUCER_TUNING: Mapping[str, Any] = {
     "acks": "all",
     "enable.idempotence": True,
     "linger.ms": 20,
+    # A report a record costs as much as encoding it; what matters is whether one failed.
+    "delivery.report.only.error": True,
     "compression.type": "lz4",
     "partitioner": "murmur2_random",
     "log_level": 3,
 }
+
+
+GAP_SIGHTINGS = 2
+"""How often the same gap behind a sought offset must be met before it is believed to be one."""
 
 
 @dataclass
@@ -92,6 +95,8 @@ class Source:
         self.assigned: frozenset[int] = frozenset()
         self._ready: set[int] = set()
         self._ends_read: dict[int, int] = {}
+        self._sought: dict[int, int] = {}
+        self._gaps: dict[int, list[tuple[int, int]]] = {}
         self._ends: dict[int, Future[Any]] = {}
         self._ends_asked_at = 0.0
 
@@ -107,7 +112,9 @@ class Source:
 
     def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         for partition in partitions:
-            partition.offset = OFFSET_END  # paused and sought before anything is read; spares asking for the group's
+            # Paused and sought before anything is read. An absolute offset: the answer to a question for the group's or
+            # the end's would come after the seek, and now and then win over it.
+            partition.offset = 0
         consumer.assign(partitions)
         consumer.pause(partitions)
         self.assigned = frozenset(p.partition for p in partitions)
@@ -121,6 +128,8 @@ class Source:
         self.generation += 1
         self._ready.clear()
         self._ends_read.clear()
+        self._sought.clear()
+        self._gaps.clear()
         self._ends.clear()
 
     @property
@@ -142,16 +151,36 @@ class Source:
             return polled
         if generation != self.generation:
             return polled  # some of it may be of an assignment that is gone; all of it comes again
+        if self._sought:
+            self._prove(messages)
         # An error message's value is the error's text: it must never be taken for a record.
         troubled = [message for message in messages if message.error() is not None]
         for message in troubled:
             self._note(message, message.error(), polled)
         records = [message for message in messages if message.error() is None] if troubled else messages
         ready = self._ready
-        if not ready.issuperset(map(_partition, records)):
+        if not ready.issuperset({message.partition() for message in records}):
             records = [message for message in records if message.partition() in ready]
         polled.messages = records
         return polled
+
+    def _prove(self, messages: list[Any]) -> None:
+        """Look whether partitions are read from where they were sought to; stop those that are not, to seek again.
+
+        Nothing may stand at that offset any more (compaction, transaction markers), so what is found every time is
+        believed in the end.
+        """
+        for message in messages:
+            partition, error = message.partition(), message.error()
+            sought = self._sought.get(partition)
+            if sought is None or (error is not None and error.code() != KafkaError._PARTITION_EOF):
+                continue
+            del self._sought[partition]
+            gaps, gap = self._gaps.setdefault(partition, []), (sought, message.offset())
+            if gap[0] != gap[1] and (gap[1] < sought or gaps.count(gap) < GAP_SIGHTINGS):
+                log.info("partition %d was sought to %d and came from %d; seeking again", partition, *gap)
+                gaps.append(gap)
+                self.stop([partition])
 
     def _note(self, message: Any, error: KafkaError, polled: Polled) -> None:
         code = error.code()
@@ -180,6 +209,7 @@ class Source:
                 raise
             self._consumer.resume([TopicPartition(self.topic, partition)])
             self._ready.add(partition)
+            self._sought[partition] = offset
 
     def stop(self, partitions: Iterable[int]) -> None:
         """Pause partitions and drop what was fetched of them, until `start`."""
@@ -187,6 +217,7 @@ class Source:
         self._ready.difference_update(mine)
         for partition in mine:
             self._ends_read.pop(partition, None)
+            self._sought.pop(partition, None)
         if mine:
             try:
                 self._consumer.pause([TopicPartition(self.topic, p) for p in mine])
