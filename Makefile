@@ -61,7 +61,11 @@ kube: setup ## Build Kubernetes' programs and helm (ten minutes the first time; 
 
 .PHONY: test-k8s
 test-k8s: kube ## Tests on a real Kubernetes API server
-	$(PYTEST) -m kubernetes $(ARGS)
+	$(PYTEST) -m "kubernetes and not e2e" $(ARGS)
+
+.PHONY: e2e
+e2e: setup ## The whole platform in a cluster: charts, examples, rollouts, upgrades, removal (KEEP=1: keep the cluster)
+	KEEP=$(KEEP) $(PYTEST) tests/e2e -m e2e $(ARGS)
 
 .PHONY: coverage
 coverage: setup ## All tests with coverage of every process; fails under 85 %
@@ -103,6 +107,10 @@ bench-ingest: setup ## Events per second that ingest acknowledges
 .PHONY: bench-api
 bench-api: setup ## Cached queries per second and latencies of the API
 	$(PYTHON) tests/bench/bench_api.py $(ARGS)
+
+.PHONY: bench-operator
+bench-operator: kube ## 200 pipelines on one operator: time until ready, requests, writes and memory at rest
+	PYTHONPATH=hack $(PYTHON) tests/bench/bench_operator.py $(ARGS)
 
 .PHONY: sim-scaling
 sim-scaling: setup ## Scaling tried out on load shapes, next to KEDA's and Flink's formulas (NAB_DIR=…: recorded ones too)

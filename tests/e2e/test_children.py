@@ -1,0 +1,170 @@
+"""What happens to a running pipeline's pods and Deployments: edits, scaling, rollouts, kills. Counts stay exact."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.kubernetes, pytest.mark.slow]
+
+PROCESSOR = "orders-processor"
+# helm/ci: 15 s between passes of a settled pipeline. The bound is for machines that do much else.
+_DRIFT_SECONDS = 90.0
+_EVENTS = 15_000
+
+
+def deployment(world: Any, shop: Any) -> dict[str, Any]:
+    """The processors' Deployment; empty: it is not there."""
+    return dict(world.get("deployment", PROCESSOR, shop.platform.namespace))
+
+
+def rolled_out(world: Any, shop: Any, generation: int = 0) -> bool:
+    """Whether all processors are those of the Deployment as it is, and it is a later one than `generation`."""
+    found = deployment(world, shop)
+    status, wanted = found.get("status", {}), found.get("spec", {}).get("replicas")
+    return bool(
+        found
+        and found["metadata"]["generation"] > generation
+        and status.get("observedGeneration") == found["metadata"]["generation"]
+        and status.get("updatedReplicas") == status.get("readyReplicas") == status.get("replicas") == wanted
+    )
+
+
+def test_a_deleted_deployment_comes_back(world: Any, shop: Any, eventually: Callable[..., Any]) -> None:
+    before = deployment(world, shop)["metadata"]["uid"]
+    begun = time.monotonic()
+    world.kubectl("delete", "deployment", PROCESSOR, "--namespace", shop.platform.namespace)
+
+    def back() -> bool:
+        return deployment(world, shop).get("metadata", {"uid": before})["uid"] != before
+
+    eventually(back, what="another one is there", seconds=_DRIFT_SECONDS)
+    world.figures["a deleted Deployment is back after"] = f"{time.monotonic() - begun:.1f} s"
+    eventually(lambda: rolled_out(world, shop), what="its pods are ready", seconds=300.0)
+
+
+@pytest.mark.parametrize("edit", ["replicas", "container", "env"])
+def test_an_edited_deployment_is_put_right(edit: str, world: Any, shop: Any, eventually: Callable[..., Any]) -> None:
+    """Changed members are taken back, added ones are taken out."""
+    before = deployment(world, shop)["spec"]
+    container = before["template"]["spec"]["containers"][0]
+    sidecar = {**container, "name": "sidecar", "command": ["sleep", "1000"], "ports": []}
+    for member in ("livenessProbe", "readinessProbe", "startupProbe"):
+        sidecar.pop(member, None)
+    added = {"name": container["name"], "env": [{"name": "SOMEBODY", "value": "else"}]}
+    specs: dict[str, dict[str, Any]] = {
+        "replicas": {"replicas": 3},
+        "container": {"template": {"spec": {"containers": [sidecar]}}},
+        "env": {"template": {"spec": {"containers": [added]}}},
+    }
+    begun = time.monotonic()
+    patch = json.dumps({"spec": specs[edit]})
+    world.kubectl("patch", "deployment", PROCESSOR, "--namespace", shop.platform.namespace, "--patch", patch)
+
+    def as_before() -> bool:
+        spec = deployment(world, shop).get("spec", {"template": {"spec": {}}})
+        same = spec["template"]["spec"].get("containers") == before["template"]["spec"]["containers"]
+        return bool(same and spec["replicas"] == before["replicas"])
+
+    eventually(as_before, what="it is as before", seconds=_DRIFT_SECONDS)
+    world.figures[f"an edit ({edit}) is taken back after"] = f"{time.monotonic() - begun:.1f} s"
+    eventually(lambda: rolled_out(world, shop), what="its pods are ready", seconds=300.0)
+
+
+def test_kubectl_scale(world: Any, shop: Any, eventually: Callable[..., Any], some_orders: Callable[..., Any]) -> None:
+    """The scale subresource is the spec's; processors come and go under load."""
+    namespace = shop.platform.namespace
+
+    def scale(replicas: int) -> None:
+        world.kubectl("scale", "analyticspipeline/orders", f"--replicas={replicas}", "--namespace", namespace)
+        eventually(
+            lambda: rolled_out(world, shop) and deployment(world, shop)["spec"]["replicas"] == replicas,
+            what=f"{replicas} processors run",
+            seconds=300.0,
+        )
+        eventually(
+            lambda: world.get("analyticspipeline", "orders", namespace)["status"]["replicas"] == replicas,
+            what="the status tells it",
+        )
+
+    with shop.load(some_orders(_EVENTS, after=shop.number)):
+        scale(3)
+        scale(1)
+        scale(2)
+    shop.check()
+    selector = world.get("analyticspipeline", "orders", namespace)["status"]["selector"]
+    pods = world.json("get", "pods", "--namespace", namespace, "--selector", selector)["items"]
+    assert {pod["metadata"]["labels"]["app.kubernetes.io/component"] for pod in pods} == {"processor"}
+
+
+def test_a_changed_spec_is_rolled_out_under_load(
+    world: Any, shop: Any, eventually: Callable[..., Any], some_orders: Callable[..., Any]
+) -> None:
+    generation = deployment(world, shop)["metadata"]["generation"]
+    with shop.load(some_orders(_EVENTS, after=shop.number)):
+        shop.platform.document["spec"]["processor"] = {
+            "flushInterval": "100ms",
+            "replicas": 2,
+            "resources": {"requests": {"cpu": "20m"}},
+        }
+        shop.platform.apply()
+        eventually(lambda: rolled_out(world, shop, generation), what="it is rolled out", seconds=300.0)
+    shop.check()
+
+
+def test_a_restart_under_load(
+    world: Any, shop: Any, eventually: Callable[..., Any], some_orders: Callable[..., Any]
+) -> None:
+    """`kubectl rollout restart` of processors, and of ingest and API; the operator lets it happen."""
+    namespace = shop.platform.namespace
+    with shop.load(some_orders(_EVENTS, after=shop.number)):
+        for name in (PROCESSOR, "tidemill-ingest", "tidemill-api"):
+            world.kubectl("rollout", "restart", f"deployment/{name}", "--namespace", namespace)
+        for name in (PROCESSOR, "tidemill-ingest", "tidemill-api"):
+            world.kubectl("rollout", "status", f"deployment/{name}", "--namespace", namespace, "--timeout=300s")
+    shop.check()
+
+
+def test_killed_under_load(
+    world: Any, shop: Any, eventually: Callable[..., Any], some_orders: Callable[..., Any]
+) -> None:
+    """Each processor's process is killed where it runs on this machine; then a pod goes without being asked."""
+    namespace = shop.platform.namespace
+    killed = 0
+    with shop.load(some_orders(_EVENTS, after=shop.number)):
+        for pod in world.pods(namespace, "processor") if world.local else ():
+            killed += _kill(pod)
+            time.sleep(1.0)
+        if world.local:
+            assert killed >= 2
+            eventually(lambda: _restarts(world, namespace) >= 2, what="the kubelet starts them again", seconds=180.0)
+        victim = world.pods(namespace, "processor")[0]["metadata"]["name"]
+        world.kubectl("delete", "pod", victim, "--namespace", namespace, "--force", "--grace-period=0")
+        eventually(lambda: rolled_out(world, shop), what="all run again", seconds=300.0)
+    shop.check()
+
+
+def _restarts(world: Any, namespace: str) -> int:
+    statuses = [s for pod in world.pods(namespace, "processor") for s in pod["status"]["containerStatuses"]]
+    return sum(status["restartCount"] for status in statuses)
+
+
+def _kill(pod: dict[str, Any]) -> int:
+    """SIGKILL to the processes of a pod's containers; how many there were."""
+    killed = 0
+    for container in pod["status"]["containerStatuses"]:
+        identity = container["containerID"].rpartition("/")[2]
+        for path in Path("/proc").glob("[0-9]*/cgroup"):
+            with contextlib.suppress(OSError):
+                if identity in path.read_text():
+                    os.kill(int(path.parent.name), signal.SIGKILL)
+                    killed += 1
+    return killed

@@ -1,0 +1,180 @@
+"""Every example of the repository as a user takes it: apply, wait, send, ask; and what a pipeline costs at rest."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import polars as pl
+import pytest
+import yaml
+from websockets.sync.client import connect
+
+from demo.answers import describe, wait_settled
+from demo.cluster import ClusterPlatform
+from demo.data import load_departures
+
+pytestmark = [pytest.mark.e2e, pytest.mark.kubernetes, pytest.mark.slow]
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "crds" / "examples"
+NAMESPACE = "analytics"
+_START_MS = 1_767_607_200_000
+_EVENTS = 6_000
+_APPLY_SECONDS = 300
+
+
+def _times(step_ms: int) -> pl.Expr:
+    return pl.from_epoch(_START_MS + step_ms * pl.col("n"), time_unit="ms").dt.replace_time_zone("UTC")
+
+
+def _one_of(*values: Any, by: int = 1) -> pl.Expr:
+    # Prime steps, so that columns do not go hand in hand.
+    return pl.lit(pl.Series(values)).gather(pl.col("n") * by % len(values))
+
+
+def flights() -> pl.DataFrame:
+    """The first days of 2013."""
+    return load_departures().head(_EVENTS)
+
+
+def web_traffic() -> pl.DataFrame:
+    """Five minutes of page views, robots and health checks among them."""
+    return pl.select(n=pl.int_range(_EVENTS)).select(
+        url=_one_of("/shop/cart", "/docs/start", "/healthz", "/api/v1/items", "/", by=3),
+        method=_one_of("GET", "GET", "POST", by=5),
+        status=_one_of(200, 200, 404, 500, 200, 503, 200, by=11),
+        latency_ms=(pl.col("n") * 37 % 1_200).cast(pl.Float64) / 4,
+        bytes=pl.col("n") * 101 % 65_536,
+        country=_one_of("NO", "SE", None, "DE", by=7),
+        user_agent=_one_of("Mozilla/5.0", "GoogleBot/2.1", None, "curl/8", "Mozilla/5.0", by=13),
+        session_id=pl.format("s{}", pl.col("n") * 17 % 211),
+        at=_times(50),
+    )
+
+
+def server_metrics() -> pl.DataFrame:
+    """Half an hour of four hosts."""
+    return pl.select(n=pl.int_range(_EVENTS)).select(
+        host=_one_of("web-1", "web-2", "db-1", "db-2", by=3),
+        series=_one_of("cpu", "memory", "disk", by=5),
+        value=(pl.col("n") * 53 % 997).cast(pl.Float64) / 8 - 20,
+        # Never null: polars, which recomputes, takes `NULL IS FALSE` for null; in SQL it is false.
+        healthy=_one_of(True, True, False, True, True, by=7),
+        ts=_times(300),
+    )
+
+
+SAMPLES: dict[str, Callable[[], pl.DataFrame]] = {
+    "flights": flights,
+    "web-traffic": web_traffic,
+    "server-metrics": server_metrics,
+}
+
+
+@pytest.fixture(scope="module")
+def analytics(world: Any) -> Iterator[str]:
+    """The examples' namespace."""
+    yield world.make_namespace(NAMESPACE)
+    world.delete_namespaces([NAMESPACE])
+
+
+def test_each_example_is_tried() -> None:
+    """A new one needs a sample here."""
+    assert {path.stem for path in EXAMPLES.glob("*.yaml")} == SAMPLES.keys()
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_an_example_from_apply_to_answers(name: str, world: Any, analytics: str, sent_to: Callable[..., Any]) -> None:
+    """Applied with kubectl, ready by `kubectl wait`; aggregates are exact; a broken event is a dead letter."""
+    file = EXAMPLES / f"{name}.yaml"
+    begun = time.monotonic()
+    world.kubectl("apply", "--filename", str(file))
+    pipeline = ("--namespace", analytics, f"analyticspipeline/{name}")
+    world.kubectl("wait", "--for=condition=Ready", f"--timeout={_APPLY_SECONDS}s", *pipeline)
+    world.figures[f"kubectl apply of {name} to Ready"] = f"{time.monotonic() - begun:.1f} s"
+
+    platform = ClusterPlatform(yaml.safe_load(file.read_text()), world.kubectl)
+    platform.reach()
+    sent = sent_to(platform)
+    sent.send(SAMPLES[name]())
+    sent.check()
+    with httpx.Client(timeout=60.0, trust_env=False) as client:
+        _dead_letter(client, sent)
+        _snapshot(client, platform)
+    platform.leave()
+
+
+def _dead_letter(client: httpx.Client, sent: Any) -> None:
+    """One event of a wrong type: refused with its field, told by the API, and counted nowhere else."""
+    platform = sent.platform
+    field = next(f for f in platform.document["spec"]["source"]["fields"] if f["type"] in ("integer", "number"))["name"]
+    url = f"{platform.url('ingest')}/v1/pipelines/{platform.name}/events"
+    event = json.loads(sent.lines()[-1]) | {field: "many"}
+    answer = client.post(url, json=event)
+    assert answer.status_code in (207, 422), answer.text
+    assert answer.json()["results"][0] | {"code": "mistyped", "field": field} == answer.json()["results"][0]
+    wait_settled(client, platform, sent.number + 1)
+    letters = client.get(f"{platform.url('api')}/v1/pipelines/{platform.name}/dead-letters").json()["data"]
+    assert [(letter["reason"], letter["field"]) for letter in letters] == [("mistyped", field)]
+    sent.compare(client)
+
+
+def _snapshot(client: httpx.Client, platform: ClusterPlatform) -> None:
+    """What a WebSocket is told first are windows as REST has them."""
+    path = f"/v1/pipelines/{platform.name}"
+    wanted = {aggregation["name"] for aggregation in describe(client, platform)["aggregations"]}
+    with connect(f"ws{platform.url('api').removeprefix('http')}{path}/live", open_timeout=60) as live:
+        kinds, rows = [], {}
+        while rows.keys() != wanted:
+            message = json.loads(live.recv(timeout=60))
+            kinds.append(message["type"])
+            if message["type"] == "snapshot":
+                rows[message["aggregation"]] = message["rows"]
+    assert kinds[0] == "hello"
+    for name, found in rows.items():
+        assert found != [], name
+        asked = {"from": found[0]["window_start"], "to": found[0]["window_end"], "limit": 10_000}
+        answer = client.get(f"{platform.url('api')}{path}/aggregates/{name}", params=asked)
+        known = [{key: row[key] for key in found[0]} for row in answer.json()["data"] if found[0].keys() <= row.keys()]
+        assert found[0] in known, name
+
+
+def test_kubectl_get_shows_how_pipelines_are(world: Any, analytics: str, eventually: Callable[..., Any]) -> None:
+    """All columns are filled; lag and freshness are written once a minute."""
+
+    def rows() -> dict[str, list[str]]:
+        head, *lines = world.kubectl("get", "apl", "--namespace", analytics).splitlines()
+        assert head.split() == ["NAME", "READY", "LAG", "REPLICAS", "FRESHNESS", "AGE"]
+        return {line.split()[0]: line.split() for line in lines}
+
+    def filled() -> bool:
+        return all(len(row) == 6 and row[1:4] == ["True", "0", "1"] for row in rows().values())
+
+    eventually(filled, what="all columns are filled", seconds=180.0)
+    assert rows().keys() == SAMPLES.keys()
+
+
+def test_what_pipelines_cost_at_rest(world: Any, analytics: str) -> None:
+    """Ingest and API are shared by a namespace; the figures are told, not judged."""
+    pods = world.pods(analytics)
+    names = sorted(pod["metadata"]["labels"]["app.kubernetes.io/component"] for pod in pods)
+    assert names == ["api", "ingest", *["processor"] * len(SAMPLES)]
+    memory = world.memory(analytics)
+    connections = world.data()["connections"]
+    count = len(SAMPLES)
+    ours = {login: number for login, number in connections.items() if login.startswith(f"{NAMESPACE}__")}
+    told = {
+        "pods a pipeline": f"{len(pods) / count:.2f} ({len(pods)} of {count} pipelines in one namespace)",
+        "idle memory a pipeline": f"{sum(memory.values()) / count / 2**20:.0f} MiB",
+        "idle memory by pod": ", ".join(f"{pod} {size / 2**20:.0f} MiB" for pod, size in sorted(memory.items())),
+        "Postgres connections a pipeline": f"{sum(ours.values()) / count:.2f}",
+        "Postgres connections by login": ", ".join(f"{login} {number}" for login, number in sorted(ours.items())),
+        "Postgres connections in all": str(sum(connections.values())),
+    }
+    world.figures.update(told)
+    assert memory.keys() == {pod["metadata"]["name"] for pod in pods}
+    assert ours != {}
