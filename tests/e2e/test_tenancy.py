@@ -1,0 +1,111 @@
+"""What a namespace's tenants may do: restricted pods only, topics of their own, and no way to what they do not need."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from demo.cluster import OPERATOR_NAMESPACE
+from demo.runtime import DemoError
+from tidemill_contract import names
+
+pytestmark = [pytest.mark.e2e, pytest.mark.kubernetes, pytest.mark.slow]
+
+# In a processor's pod: whether a connection is made.
+_CONNECT = """\
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=10).close()
+    print("open")
+except OSError as error:
+    print(f"closed: {error}")
+"""
+_SERVERS = {"dev-stack-postgres": 5432, "dev-stack-redis": 6379, "dev-stack-kafka": 9092}
+
+
+def test_every_pod_of_a_pipeline_is_restricted(world: Any, shop: Any) -> None:
+    """The namespace enforces it: all are there, and a pod that is not so is refused."""
+    pods = world.pods(shop.platform.namespace)
+    components = {pod["metadata"]["labels"]["app.kubernetes.io/component"] for pod in pods}
+    assert components == {"processor", "ingest", "api"}
+    image = pods[0]["spec"]["containers"][0]["image"]
+    with pytest.raises(DemoError, match='violates PodSecurity "restricted:latest"'):
+        world.kubectl("run", "loose", f"--image={image}", "--namespace", shop.platform.namespace)
+
+
+@pytest.mark.parametrize("managed", [True, False])
+def test_a_topic_of_another_namespace_is_refused(
+    managed: bool, world: Any, shop: Any, orders: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    """When it is written; and were the webhook away, no pass would touch the topic."""
+    mine = world.new_namespace("other")
+    foreign = f"{shop.platform.namespace}.orders.events"
+    document = orders("thief", mine)
+    document["spec"]["source"]["topic"] = {"name": foreign, "managed": managed}
+
+    def refused() -> bool:
+        try:
+            world.kubectl("create", "--dry-run=server", "--filename", "-", stdin=json.dumps(document))
+        except DemoError as error:
+            return "spec.source.topic.name" in str(error)
+        return False
+
+    eventually(refused, what="the webhook refuses it")
+    with no_webhook(world):
+        world.kubectl("create", "--filename", "-", stdin=json.dumps(document))
+    condition = eventually(lambda: _stalled(world, mine), what="the resource tells that it is refused")
+    assert condition["status"] == "True"
+    assert "spec.source.topic.name" in condition["message"]
+    assert world.pods(mine) == []
+    world.delete_namespaces([mine])
+    data = world.data()
+    assert foreign in data["topics"]
+    assert [topic for topic in data["topics"] if topic.startswith(f"{mine}.")] == []
+    assert names.schema(mine, "thief") not in data["schemas"]
+
+
+def _stalled(world: Any, namespace: str) -> dict[str, Any] | None:
+    status = world.get("analyticspipeline", "thief", namespace).get("status", {})
+    return next((item for item in status.get("conditions", ()) if item["type"] == "Stalled"), None)
+
+
+@contextlib.contextmanager
+def no_webhook(world: Any) -> Iterator[None]:
+    """While it lasts no namespace's pipelines are judged when they are written."""
+    kind = "validatingwebhookconfiguration"
+    name = world.kubectl(
+        "get", kind, "--selector", "app.kubernetes.io/name=tidemill-operator", "--output", "name"
+    ).strip()
+
+    def judge(namespaces: dict[str, Any]) -> None:
+        patch = [{"op": "add", "path": "/webhooks/0/namespaceSelector", "value": namespaces}]
+        world.kubectl("patch", name, "--type", "json", "--patch", json.dumps(patch))
+
+    judge({"matchLabels": {"nobody": "here"}})
+    try:
+        yield
+    finally:
+        judge({})
+
+
+def test_network_policies_let_through_what_is_needed(world: Any, shop: Any, eventually: Callable[..., Any]) -> None:
+    """A processor reaches the servers, and neither what else runs there nor the API server."""
+    path = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/services/dev-stack-prometheus:9090/proxy/-/ready"
+    assert "Ready" in world.kubectl("get", "--raw", path)
+
+    def asks(host: str, port: int) -> str:
+        command = ("python", "-c", _CONNECT, host, str(port))
+        return str(
+            world.kubectl("exec", "deployment/orders-processor", "--namespace", shop.platform.namespace, "--", *command)
+        ).strip()
+
+    for name, port in _SERVERS.items():
+        assert asks(f"{name}.{OPERATOR_NAMESPACE}.svc", port) == "open", name
+    for host, port in ((f"dev-stack-prometheus.{OPERATOR_NAMESPACE}.svc", 9090), ("kubernetes.default.svc", 443)):
+        answer = asks(host, port)
+        assert answer.startswith("closed: "), (host, answer)
+        assert "not known" not in answer
