@@ -112,6 +112,14 @@ RULES: dict[str, tuple[tuple[str, str], ...]] = {
         ("self.function == 'count' || has(self.field)", "every function but count needs a field"),
         ("has(self.q) == (self.function == 'quantile')", "q belongs to quantile, and quantile needs it"),
     ),
+    "spec.anomalies[].detector": (
+        ("!has(self.weight) || self.type == 'ewma'", "weight belongs to ewma; take it out, or use that type"),
+        ("!has(self.span) || self.type == 'mad'", "span belongs to mad; take it out, or use that type"),
+        (
+            "!has(self.period) || self.type == 'seasonal'",
+            "period belongs to seasonal; take it out, or use that type",
+        ),
+    ),
     "spec.processor": (
         (
             "!has(self.scaling) || !has(oldSelf.scaling) || self.replicas == oldSelf.replicas",

@@ -178,6 +178,7 @@ ANOMALIES = Table(
         ("expected", "double precision"),
         ("lower", "double precision"),
         ("upper", "double precision"),
+        ("severity", "text NOT NULL DEFAULT 'warning'"),
         ("revision", "integer NOT NULL DEFAULT 0"),
         ("detected_at", "timestamptz NOT NULL DEFAULT now()"),
         ("published", "boolean NOT NULL DEFAULT false"),

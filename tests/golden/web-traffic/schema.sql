@@ -122,6 +122,7 @@ CREATE TABLE "analytics__web_traffic"."_anomalies" (
   "expected" double precision,
   "lower" double precision,
   "upper" double precision,
+  "severity" text NOT NULL DEFAULT 'warning',
   "revision" integer NOT NULL DEFAULT 0,
   "detected_at" timestamptz NOT NULL DEFAULT now(),
   "published" boolean NOT NULL DEFAULT false,

@@ -81,7 +81,7 @@ def _time(value: int) -> str:
 ANOMALIES = Listing(
     kind="anomalies",
     relation='SELECT id, anomaly, aggregation, version, metric, group_key AS "group", window_start, window_end, value,'
-    " score, expected, lower, upper, revision, detected_at FROM {schema}._anomalies",
+    " score, severity, expected, lower, upper, revision, detected_at FROM {schema}._anomalies",
     columns=(
         Column("id", "integer", nullable=False),
         Column("anomaly", "string", nullable=False),
@@ -93,6 +93,7 @@ ANOMALIES = Listing(
         Column("window_end", "timestamp", nullable=False),
         Column("value", "number", nullable=False),
         Column("score", "number", nullable=False),
+        Column("severity", "string", nullable=False),
         Column("expected", "number"),
         Column("lower", "number"),
         Column("upper", "number"),

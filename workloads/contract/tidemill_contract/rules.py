@@ -16,7 +16,7 @@ from tidemill_contract.faults import ABSENT, Fault, did_you_mean
 from tidemill_contract.partials import SUPPORTED_FUNCTIONS, answer_type
 from tidemill_contract.parts import AggregationPart, Parts
 from tidemill_contract.scaling_rules import scaling_faults
-from tidemill_contract.spec import MetricSpec, PipelineSpec, WindowSpec
+from tidemill_contract.spec import DetectorSpec, MetricSpec, PipelineSpec, WindowSpec
 
 RESERVED = ("window_start", "window_end", "closed")
 MAX_PANES = 3600
@@ -36,7 +36,7 @@ _OWNED_CONFIGS = {
     "cleanup.policy": "leave it out; compaction would take events away",
 }
 _WINDOW_MEMBERS = {"tumbling": ("size",), "hopping": ("size", "hop"), "session": ("gap", "max_length")}
-_SUPPORTED_DETECTORS = ("zscore", "ewma", "mad")
+_DETECTOR_MEMBERS = {"weight": "ewma", "span": "mad", "period": "seasonal"}
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,6 @@ def unsupported(spec: PipelineSpec) -> list[Fault]:
             if metric.function not in SUPPORTED_FUNCTIONS:
                 where = f"{path}.metrics[{j}].function"
                 faults.append(Fault(where, metric.function, "the function is not supported", remedy))
-    for i, anomaly in enumerate(spec.anomalies):
-        if anomaly.detector.type not in _SUPPORTED_DETECTORS:
-            where = f"spec.anomalies[{i}].detector.type"
-            faults.append(Fault(where, anomaly.detector.type, "the detector is not supported", remedy))
     return faults
 
 
@@ -308,6 +304,7 @@ def _anomalies(parts: Parts, columns: Columns, _limits: Limits) -> Iterator[Faul
     for anomaly in parts.anomalies:
         if anomaly.model is None:
             continue
+        yield from _detector(anomaly.model.detector, f"{anomaly.path}.detector")
         aggregation = by_name.get(anomaly.model.aggregation)
         if aggregation is None:
             if all_named:
@@ -316,6 +313,14 @@ def _anomalies(parts: Parts, columns: Columns, _limits: Limits) -> Iterator[Faul
                 yield Fault(where, anomaly.model.aggregation, "there is no aggregation of this name", remedy)
             continue
         yield from _watched(anomaly.model.metric, f"{anomaly.path}.metric", aggregation, columns)
+
+
+def _detector(detector: DetectorSpec, path: str) -> Iterator[Fault]:
+    for member, owner in _DETECTOR_MEMBERS.items():
+        value = getattr(detector, member)
+        if value is not None and detector.type != owner:
+            message = f"{detector.type} takes no {member}"
+            yield Fault(f"{path}.{member}", value, message, f"take it out, or use type: {owner}")
 
 
 def _watched(name: str, path: str, aggregation: AggregationPart, columns: Columns) -> Iterator[Fault]:

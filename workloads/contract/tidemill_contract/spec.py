@@ -130,12 +130,38 @@ class AggregationSpec(Model):
     retention: Duration = Field("90d", description="How long windows are kept, counted back from the watermark.")
 
 
+DEFAULT_THRESHOLDS = {
+    "auto": 4.0, "zscore": 6.0, "ewma": 6.0, "mad": 8.0, "seasonal": 6.0, "changepoint": 2.0, "isolation": 2.75,
+}  # fmt: skip
+
+
 class DetectorSpec(Model):
     """How an anomaly is told."""
 
-    type: Literal["zscore", "ewma", "mad", "seasonal", "changepoint", "isolation"] = Field(description="Detector.")
-    threshold: float = Field(4.0, gt=0, le=1000, description="Score at and above which a window is anomalous.")
+    type: Literal["auto", "zscore", "ewma", "mad", "seasonal", "changepoint", "isolation"] = Field(
+        "auto", description="Detector; auto needs no tuning."
+    )
+    threshold: float | None = Field(
+        None,
+        gt=0,
+        le=1000,
+        description="Score at and above which a window is anomalous; default: the detector's own.",
+    )
     warmup: int = Field(24, ge=2, le=100_000, description="Windows per group seen before anything is reported.")
+    cooldown: Duration | None = Field(
+        None,
+        description="How long after an anomaly no further one of its group is reported; default: 24 windows.",
+    )
+    weight: float | None = Field(None, gt=0, lt=1, description="Weight of the newest value (ewma); default: 0.01.")
+    span: int | None = Field(None, ge=5, le=500, description="How many values are remembered (mad); default: 300.")
+    period: Literal["day", "week"] | None = Field(
+        None, description="Whether hours of the day or of the week are compared (seasonal); default: day."
+    )
+
+    @property
+    def limit(self) -> float:
+        """The threshold that applies."""
+        return DEFAULT_THRESHOLDS[self.type] if self.threshold is None else self.threshold
 
 
 class AnomalySpec(Model):
@@ -144,7 +170,7 @@ class AnomalySpec(Model):
     name: Name = Field(description="Name of the rule.")
     aggregation: Name = Field(description="Aggregation that it watches.")
     metric: Name = Field(description="Metric that it watches.")
-    detector: DetectorSpec = Field(description="The detector and its settings.")
+    detector: DetectorSpec = Field(default_factory=DetectorSpec, description="The detector and its settings.")
 
 
 class EventsSpec(Model):

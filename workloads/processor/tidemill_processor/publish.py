@@ -178,7 +178,7 @@ class Publisher:
         with connection.transaction():
             rows = connection.execute(
                 "SELECT id, anomaly, aggregation, version, metric, group_key, window_start, window_end, value, score,"
-                f" expected, lower, upper, revision FROM {self._schema}._anomalies WHERE NOT published"
+                f" expected, lower, upper, severity, revision FROM {self._schema}._anomalies WHERE NOT published"
                 f" ORDER BY id LIMIT {MARKED_ROWS}"
                 " FOR UPDATE SKIP LOCKED"
             ).fetchall()
@@ -196,13 +196,15 @@ class Publisher:
                 expected,
                 low,
                 high,
+                severity,
                 revision,
             ) in rows:
                 key = msgspec.json.encode(group)
                 record = {
                     "anomaly": rule, "aggregation": aggregation, "version": version, "metric": metric, "group": group,
                     "window_start": rfc3339(start), "window_end": rfc3339(end), "value": value, "score": score,
-                    "expected": expected, "lower": low, "upper": high, "revision": revision,
+                    "expected": expected, "lower": low, "upper": high, "severity": severity,
+                    "revision": revision,
                 }  # fmt: skip
                 headers = {"id": f"{rule}/{version}/{rfc3339(start)}/{revision}/{key.decode()}", "anomaly": rule}
                 self._outlet.send(self._config.topic("anomalies"), key, record, headers)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+from functools import lru_cache
 from typing import Any
 
 import psycopg
@@ -71,14 +73,15 @@ class Scanner:
                 value = window[rule.metric]
                 if value is None:
                     continue
+                at_ms = _epoch_ms(window["window_start"])
                 verdict, states[rule.name, group] = judge(
-                    rule.detector, states.get((rule.name, group), {}), float(value)
+                    rule.detector, states.get((rule.name, group), {}), at_ms, float(value)
                 )
                 if verdict is not None:
                     found.append((
                         rule.name, self._store.name, self._store.version, rule.metric, group, window["window_start"],
                         window["window_end"], verdict.value, verdict.score, verdict.expected, verdict.lower,
-                        verdict.upper,
+                        verdict.upper, verdict.severity,
                     ))  # fmt: skip
         self._save(connection, {key: state for key, state in states.items() if before.get(key) is not state}, found)
         return found
@@ -98,7 +101,14 @@ class Scanner:
         )
         cursor.executemany(
             f"INSERT INTO {self._schema}._anomalies (anomaly, aggregation, version, metric, group_key, window_start,"
-            " window_end, value, score, expected, lower, upper) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+            " window_end, value, score, expected, lower, upper, severity)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
             " ON CONFLICT DO NOTHING",
             found,
         )
+
+
+@lru_cache(maxsize=4096)
+def _epoch_ms(text: str) -> int:
+    """The windows of a span start at few different times."""
+    return round(dt.datetime.fromisoformat(text).timestamp() * 1000)

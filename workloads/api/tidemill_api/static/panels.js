@@ -78,7 +78,7 @@ export function showAnomalies(list, note, answer, total) {
       element("p", { class: "line-one" }, element("strong", {}, found.anomaly),
         element("time", { datetime: found.window_start }, format.time(Date.parse(found.window_start)))),
       element("p", {}, `${found.metric} ${format.number(found.value)}${bounds}`),
-      element("p", { class: "note" }, `${found.aggregation}${group ? ` · ${group}` : ""} · score ${format.number(found.score)}`));
+      element("p", { class: "note" }, `${found.severity} · ${found.aggregation}${group ? ` · ${group}` : ""} · score ${format.number(found.score)}`));
   }));
 }
 

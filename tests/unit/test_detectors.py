@@ -1,0 +1,269 @@
+"""Detectors: what they find, what they leave alone, and what holds of every one of them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import random
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tidemill_contract.spec import DEFAULT_THRESHOLDS, DetectorSpec
+from tidemill_processor.detectors import COOLDOWN_WINDOWS, State, Verdict, judge, severity
+from tidemill_processor.detectors import moments as running
+from tidemill_processor.detectors import rhythm as hours
+from tidemill_processor.detectors import tail as tails
+
+TYPES = get_args(DetectorSpec.model_fields["type"].annotation)
+MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
+BASE = 1_700_000_000_000 // DAY * DAY
+LARGEST_STATE_BYTES = 8_000
+
+
+def run(spec: DetectorSpec, values: list[float], *, every_ms: int = 5 * MINUTE) -> tuple[dict[int, Verdict], State]:
+    """Verdicts by index, and the last state."""
+    state: State = {}
+    found = {}
+    for index, value in enumerate(values):
+        verdict, state = judge(spec, state, BASE + index * every_ms, value)
+        if verdict is not None:
+            found[index] = verdict
+    return found, state
+
+
+def noise(number: int, *, seed: int = 1, level: float = 100.0) -> list[float]:
+    generator = random.Random(seed)
+    return [generator.gauss(level, 5.0) for _ in range(number)]
+
+
+def daily(number: int, *, seed: int = 1) -> list[float]:
+    """A day's rise and fall in five-minute windows, and noise."""
+    wave = (50 * math.sin(2 * math.pi * i / 288) for i in range(number))
+    return [100 + w + n for w, n in zip(wave, noise(number, seed=seed, level=0.0), strict=True)]
+
+
+def test_every_type_has_a_threshold() -> None:
+    assert set(DEFAULT_THRESHOLDS) == set(TYPES)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("value", [0.0, 1e-12, 45.0, -1e15, 0.1])
+def test_a_constant_series_never_fires(kind: str, value: float) -> None:
+    assert run(DetectorSpec(type=kind), [value] * 1_200)[0] == {}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TYPES if kind != "changepoint"])
+def test_a_spike_is_found_where_it_is(kind: str) -> None:
+    """Far above all that was, in noise; changepoint wants more than one value."""
+    values = noise(1_500)
+    values[1_200] += 100
+    found = run(DetectorSpec(type=kind), values)[0]
+    assert 1_200 in found
+    assert (found[1_200].value, found[1_200].score >= DEFAULT_THRESHOLDS[kind]) == (values[1_200], True)
+
+
+@pytest.mark.parametrize("kind", ["auto", "changepoint"])
+def test_a_shifted_level_is_found_soon(kind: str) -> None:
+    values = [*noise(1_500), *noise(100, level=118.0, seed=2)]
+    found = run(DetectorSpec(type=kind), values)[0]
+    assert any(1_500 <= index < 1_530 for index in found), sorted(found)
+
+
+@pytest.mark.parametrize("kind", ["auto", "seasonal"])
+def test_a_value_usual_at_another_hour_is_found(kind: str) -> None:
+    """The day's greatest value at the hour of its least: no plain threshold on values sees it."""
+    values = daily(288 * 14)
+    night = 288 * 12 + 216
+    assert max(values) > 140 > 70 > values[night]
+    values[night : night + 12] = [140.0] * 12
+    found = run(DetectorSpec(type=kind), values)[0]
+    assert any(night <= index < night + 12 for index in found), sorted(found)
+    assert not any(night <= index < night + 12 for index in run(DetectorSpec(type="zscore"), values)[0])
+
+
+def test_hours_of_the_week() -> None:
+    """Quiet Sundays are no anomaly to `period: week`, a busy one is."""
+    values = [10.0 + (i % 7) * 1e-3 if i // 24 % 7 == 6 else 100.0 + (i % 5) * 1e-3 for i in range(24 * 7 * 6)]
+    sunday = 24 * (7 * 5 + 6) + 12
+    values[sunday] = 100.0
+    weekly = DetectorSpec(type="seasonal", period="week", warmup=24 * 7 * 3)
+    assert list(run(weekly, values, every_ms=HOUR)[0]) == [sunday]
+    by_day = run(DetectorSpec(type="seasonal", warmup=24 * 7 * 3), values, every_ms=HOUR)[0]
+    assert sunday not in by_day
+
+
+@pytest.mark.parametrize(
+    ("kind", "most"),
+    [("auto", 10), ("zscore", 0), ("ewma", 0), ("mad", 0), ("seasonal", 0), ("changepoint", 20), ("isolation", 20)],
+)
+def test_false_alarms_on_noise_are_few(kind: str, most: int) -> None:
+    """At the default threshold, in 5,000 windows of plain noise."""
+    assert len(run(DetectorSpec(type=kind), noise(5_000, seed=3))[0]) <= most
+
+
+VALUES = st.lists(
+    st.one_of(
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.floats(-100, 100),
+        st.sampled_from([0.0, 1.0, 5e-324, -1.7e308]),
+    ),
+    max_size=60,
+)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@settings(max_examples=12, deadline=None)
+@given(values=VALUES, seed=st.integers(0, 9), cut=st.integers(0, 400))
+def test_a_restart_changes_nothing(kind: str, values: list[float], seed: int, cut: int) -> None:
+    """Whatever comes: figures are finite, the state is JSON, and when stored and read it gives the same verdicts."""
+    spec = DetectorSpec(type=kind, cooldown="0s", warmup=2)
+    series = [*noise(300, seed=seed), *values]
+    state: State = {}
+    stored: State = {}
+    for index, value in enumerate(series):
+        at = BASE + index * 7 * MINUTE
+        given_state = copy.deepcopy(state) if index == cut else None
+        verdict, following = judge(spec, state, at, value)
+        assert given_state is None or given_state == state, "the state given was changed"
+        if index >= cut:
+            stored = json.loads(json.dumps(stored if index > cut else state, allow_nan=False))
+            again, stored = judge(spec, stored, at, value)
+            assert (again, stored) == (verdict, following)
+        if verdict is not None:
+            figures = [verdict.score, verdict.expected, verdict.lower, verdict.upper]
+            assert all(figure is None or math.isfinite(figure) for figure in figures)
+            if verdict.lower is not None and verdict.upper is not None:
+                assert verdict.lower <= verdict.upper
+        state = following
+    assert len(json.dumps(state, allow_nan=False)) < LARGEST_STATE_BYTES
+
+
+LONGEST: dict[str, dict[str, Any]] = {"mad": {"span": 500}, "seasonal": {"period": "week"}}
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_states_stay_small(kind: str) -> None:
+    """After three weeks of values with many digits, and the settings that remember most."""
+    values = [value * 1.234567890123e-17 for value in noise(24 * 7 * 3 + 500)]
+    state = run(DetectorSpec(type=kind, **LONGEST.get(kind, {})), values, every_ms=HOUR)[1]
+    assert len(json.dumps(state)) < LARGEST_STATE_BYTES
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_passed_over(kind: str, value: float) -> None:
+    state = run(DetectorSpec(type=kind), noise(50))[1]
+    assert judge(DetectorSpec(type=kind), state, BASE, value) == (None, state)
+
+
+@pytest.mark.parametrize("kind", ["auto", "zscore", "ewma", "mad", "seasonal"])
+def test_bounds_tell_what_would_have_passed(kind: str) -> None:
+    """Just inside the bounds is no anomaly, just outside is one."""
+    spec = DetectorSpec(type=kind)
+    values = noise(1_500)
+    values[1_200] += 100
+    found, _ = run(spec, values)
+    verdict = found[1_200]
+    assert verdict.expected is not None
+    assert verdict.lower is not None
+    assert verdict.upper is not None
+    reach = verdict.upper - verdict.expected
+    for value, told in ((verdict.upper - reach / 100, False), (verdict.upper + reach / 100, True)):
+        assert (1_200 in run(spec, [*values[:1_200], value])[0]) is told
+
+
+def test_severity_goes_by_how_far_over_the_threshold() -> None:
+    spec = DetectorSpec(type="zscore", threshold=4)
+    assert [severity(score, spec) for score in (4.0, 5.9, 6.0, 11.9, 12.0)] == [
+        "info", "info", "warning", "warning", "critical",
+    ]  # fmt: skip
+    values = noise(300)
+    values[250] += 1_000
+    assert run(spec, values)[0][250].severity == "critical"
+
+
+def test_nothing_before_the_warmup() -> None:
+    values = [*noise(40), 1_000.0]
+    assert list(run(DetectorSpec(type="zscore", warmup=40), values)[0]) == [40]
+    assert list(run(DetectorSpec(type="zscore", warmup=41), values)[0]) == []
+
+
+def outage(length: int) -> list[float]:
+    return [*noise(400), *[1e6 * 10**i for i in range(length)]]
+
+
+def test_cooldown() -> None:
+    """No repeat within it; the first window after it counts again. Without one: a number of windows."""
+    values = outage(100)[:440]
+    spec = DetectorSpec(type="zscore", warmup=390, threshold=3)
+
+    def told(cooldown: str | None) -> list[int]:
+        return list(run(spec.model_copy(update={"cooldown": cooldown}), values)[0])
+
+    assert told("0s") == list(range(400, 440))
+    assert told("1h") == [400, 412, 424, 436]
+    assert told(None) == [400, 400 + COOLDOWN_WINDOWS + 1]
+
+
+def test_other_settings_start_anew() -> None:
+    """What another detector has learnt is not read; its cooldown does not last either."""
+    state = run(DetectorSpec(type="zscore"), outage(1))[1]
+    for kind in TYPES:
+        fresh = judge(DetectorSpec(type=kind), {}, BASE, 1.0)[1]
+        if kind != "zscore":
+            assert judge(DetectorSpec(type=kind), state, BASE, 1.0) == (None, fresh)
+    before = run(DetectorSpec(type="seasonal"), noise(50))[1]
+    weekly = DetectorSpec(type="seasonal", period="week")
+    assert judge(weekly, before, BASE, 1.0)[1] == judge(weekly, {}, BASE, 1.0)[1]
+    # A state from before this was written down.
+    assert judge(weekly, {"n": 3, "mean": 1.0, "m2": 0.0, "var": 0.0}, BASE, 1.0)[1]["n"] == 1
+
+
+def test_a_threshold_can_change_without_forgetting() -> None:
+    state = run(DetectorSpec(type="zscore"), noise(100))[1]
+    assert judge(DetectorSpec(type="zscore", threshold=2), state, BASE, 100.0)[1]["n"] == 101
+
+
+def test_moments_without_forgetting_are_the_values_own() -> None:
+    values = noise(50)
+    known: running.Moments = []
+    for value in values:
+        known = running.learn(known, value)
+    mean = sum(values) / 50
+    assert known == [50, pytest.approx(mean), pytest.approx(sum((v - mean) ** 2 for v in values) / 50)]
+
+
+def test_a_tail_knows_how_rare_a_size_is() -> None:
+    """On sizes of which one in ten is ten times as large, the estimate at the next power of ten."""
+    generator = random.Random(7)
+    known: tails.Tail = []
+    for _ in range(4_000):
+        known = tails.learn(known, 1 / (1 - generator.random()))
+    assert [tails.surprise(known, 10**power) for power in (2, 3, 4)] == [
+        pytest.approx(power, rel=0.2) for power in (2, 3, 4)
+    ]
+    assert tails.surprise(known, 1.0) == 0.0
+    assert len(known[1]) == tails.KEPT
+
+
+def test_a_tail_forgets() -> None:
+    known: tails.Tail = []
+    for size in (1_000.0, *(1 + (i % 97) / 97 for i in range(3 * tails.MEMORY))):
+        known = tails.learn(known, size)
+    assert known[1][-1] < 3
+    assert tails.surprise(known, 1_000.0) > 4
+
+
+def test_a_rhythm_knows_an_hour_after_two_days() -> None:
+    known = hours.start("day")
+    usual = []
+    for index in range(24 * 12 * 3):
+        at = BASE + index * 5 * MINUTE
+        if index % (24 * 12) == 12 * 6:
+            usual.append(hours.usual(known, at))
+        known = hours.learn(known, at, float(index // 12 % 24))
+    assert usual == [None, None, 6.0]
