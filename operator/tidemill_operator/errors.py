@@ -31,6 +31,8 @@ class Reason(StrEnum):
     """A server does not answer; it is tried again."""
     REFUSED = "Refused"
     """A server answers and says no: a missing right, a quota, a full disk."""
+    DATA_LOSS = "DataLoss"
+    """Events that were acknowledged are gone; somebody has to decide how to go on."""
     INTERNAL = "Internal"
     """A defect of Tidemill itself."""
 

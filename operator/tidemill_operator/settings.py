@@ -32,6 +32,7 @@ class Platform:
         resilience_file: the policies of workloads.
         output_retention_ms: how long results, anomalies and dead letters stay in their topics.
         replication_throttle: bytes a second that each broker sends and receives for replicas that move; 0: no limit.
+        recreate_topics: whether a source topic that was deleted behind our back is made anew; its events are lost.
         offsets_replication: replicas that Kafka's own `__consumer_offsets` is brought to; 0: it is left alone.
     """
 
@@ -49,6 +50,7 @@ class Platform:
     output_retention_ms: int = 7 * 86_400_000
     replication_throttle: int = 50_000_000
     offsets_replication: int = 0
+    recreate_topics: bool = False
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Platform:
@@ -57,7 +59,7 @@ class Platform:
         TIDEMILL_RUNTIME (local, kubernetes), TIDEMILL_CLUSTER_ID, TIDEMILL_KAFKA_BROKERS, TIDEMILL_POSTGRES_URL,
         TIDEMILL_REDIS_URL, TIDEMILL_DEFAULT_PARTITIONS, TIDEMILL_DEFAULT_REPLICATION_FACTOR, TIDEMILL_AUTH_REQUIRED,
         TIDEMILL_TOPIC_PREFIXES (comma-separated), TIDEMILL_RESILIENCE_FILE, TIDEMILL_REPLICATION_THROTTLE,
-        TIDEMILL_OFFSETS_REPLICATION_FACTOR.
+        TIDEMILL_OFFSETS_REPLICATION_FACTOR, TIDEMILL_RECREATE_TOPICS.
 
         Raises:
             ValueError: a value is not of its kind; the message names the variable.
@@ -80,6 +82,7 @@ class Platform:
             topic_prefixes=listed(environ, "TIDEMILL_TOPIC_PREFIXES"),
             resilience_file=Path(file) if file else None,
             replication_throttle=number(environ, "TIDEMILL_REPLICATION_THROTTLE", 50_000_000, least=0, most=10**12),
+            recreate_topics=flag(environ, "TIDEMILL_RECREATE_TOPICS", False),
             offsets_replication=number(environ, "TIDEMILL_OFFSETS_REPLICATION_FACTOR", 0, least=0, most=15),
         )
 

@@ -17,7 +17,13 @@ CONDITIONS: Mapping[Component, str] = {
     Component.INGEST: "IngestReady",
     Component.API: "APIReady",
 }
-_NEEDS_SOMEBODY = frozenset({Reason.INVALID_SPEC, Reason.NOT_SUPPORTED, Reason.RESOURCE_CONFLICT, Reason.REFUSED})
+_NEEDS_SOMEBODY = frozenset({
+    Reason.INVALID_SPEC,
+    Reason.NOT_SUPPORTED,
+    Reason.RESOURCE_CONFLICT,
+    Reason.REFUSED,
+    Reason.DATA_LOSS,
+})  # fmt: skip
 _MAX_MESSAGE = 1024
 _MAX_ITEMS = 16
 

@@ -26,13 +26,13 @@ from tidemill_operator.plan.replication import (
 THREE = Brokers({1: None, 2: None, 3: None})
 
 
-def at(*replicas: int, in_sync: tuple[int, ...] | None = None, leader: int | None = None) -> Held:
-    return Held(replicas, frozenset(replicas if in_sync is None else in_sync), leader or replicas[0])
+def at(*replicas: int, in_sync: tuple[int, ...] | None = None) -> Held:
+    return Held(replicas, frozenset(replicas if in_sync is None else in_sync))
 
 
 def moving(before: tuple[int, ...], after: tuple[int, ...]) -> Held:
     coming, going = frozenset(after) - set(before), frozenset(before) - set(after)
-    return Held((*after, *sorted(going)), frozenset(before), before[0], coming, going)
+    return Held((*after, *sorted(going)), frozenset(before), coming, going)
 
 
 def told(step: Step) -> str:
@@ -75,9 +75,8 @@ def test_nothing_is_started_while_the_batch_is_full() -> None:
 
 
 def test_all_have_arrived() -> None:
-    """Partitions whose preferred leader could lead and does not are elected anew; then it ends."""
-    partitions = {0: at(2, 1, leader=1), 1: at(1, 2), 2: at(2, 1, in_sync=(1,), leader=1)}
-    assert next_step("t", partitions, Wish(2), THREE, ours=True) == Step(elect=(0,), finish=True)
+    """Preferred leaders are asked to lead, and then it ends."""
+    assert next_step("t", {0: at(2, 1), 1: at(1, 2)}, Wish(2), THREE, ours=True) == Step(elect=(0, 1), finish=True)
 
 
 def test_a_spec_that_goes_back_calls_back_what_moves() -> None:
@@ -201,17 +200,10 @@ def test_step_after_step_comes_to_an_end(
             partitions |= {n: moving(partitions[n].after, wanted) for n, wanted in step.start.items()}
         if step.finish:
             ours = False
-            partitions |= {n: replace(partitions[n], leader=partitions[n].replicas[0]) for n in step.elect}
         if step.change is None:
             break
         if fate == "arrive":
-            partitions = {
-                n: at(*held.after, leader=held.leader) if held.moving else held for n, held in partitions.items()
-            }
-            partitions = {
-                n: replace(held, leader=held.leader if held.leader in held.replicas else held.replicas[0])
-                for n, held in partitions.items()
-            }
+            partitions = {n: at(*held.after) if held.moving else held for n, held in partitions.items()}
     assert not ours
     assert {len(held.replicas) for held in partitions.values()} == {factor}
     assert not any(held.moving for held in partitions.values())

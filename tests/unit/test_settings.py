@@ -33,6 +33,7 @@ READ: list[tuple[str, str, str, Any]] = [
     ("TIDEMILL_DEFAULT_PARTITIONS", "", "partitions", 4),
     ("TIDEMILL_REPLICATION_THROTTLE", "0", "replication_throttle", 0),
     ("TIDEMILL_OFFSETS_REPLICATION_FACTOR", "3", "offsets_replication", 3),
+    ("TIDEMILL_RECREATE_TOPICS", "true", "recreate_topics", True),
 ]
 
 

@@ -19,7 +19,7 @@ from tidemill_operator.actuators.kafka_session import KafkaSession
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome
 from tidemill_operator.plan.model import LiveTopic, Topic
-from tidemill_operator.plan.refusals import missing
+from tidemill_operator.plan.refusals import gone, missing
 from tidemill_operator.plan.replication import IN_SYNC, LEADERS, Held, Spread, Wish, replicas_in_sync
 
 log = logging.getLogger(__name__)
@@ -165,6 +165,8 @@ class KafkaTopics:
         if described is None:
             if not topic.managed:
                 raise missing(topic)
+            if topic.lost:
+                raise gone(topic)
             return self._create(topic)
         if not topic.managed:
             return _report(topic, _live(described), 0)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from confluent_kafka import ElectionType, KafkaException, TopicPartition
+from confluent_kafka import ElectionType, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import ResourceType
 
 from tidemill_operator.actuators.kafka_moves import KafkaMoves, moves
@@ -40,7 +40,6 @@ def held(described: Any) -> Mapping[int, Held]:
         partition.id: Held(
             replicas=tuple(node.id for node in partition.replicas),
             in_sync=frozenset(node.id for node in partition.isr),
-            leader=partition.leader.id if partition.leader is not None and partition.leader.id >= 0 else None,
         )
         for partition in described.partitions
     }
@@ -159,7 +158,7 @@ class Replication:
             # With a timeout confluent-kafka 2.12 raises SystemError; the wait has one.
             told = self._session.wait(self._session.admin().elect_leaders(ElectionType.PREFERRED, wanted))
         for at, error in told.items():
-            if isinstance(error, KafkaException):
+            if isinstance(error, KafkaException) and error.args[0].code() != KafkaError.ELECTION_NOT_NEEDED:
                 log.warning("topic %s, partition %s keeps its leader: %s", topic, at.partition, error)
         return 1
 

@@ -24,7 +24,7 @@ from tidemill_operator.plan.build import build_plan, owner_of
 from tidemill_operator.plan.changes import Action, Change, Difference, changes
 from tidemill_operator.plan.describe import change, describe
 from tidemill_operator.plan.model import LiveFacts, LiveSchema, Plan
-from tidemill_operator.plan.refusals import foreign, missing, refusals
+from tidemill_operator.plan.refusals import foreign, gone, missing, refusals
 from tidemill_operator.reconcile import ADOPT, accepted
 
 _SIGNS: Mapping[Action, str] = {"create": "+", "change": "~", "remove": "-"}
@@ -133,6 +133,7 @@ def _refused(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts, world: Wo
     yield from refusals(pipeline, plan, live)
     if world.kafka is not None:
         yield from (missing(topic) for topic in plan.topics if not topic.managed and topic.name not in live.topics)
+        yield from (gone(topic) for topic in plan.topics if topic.lost)
 
 
 def _document(planned: list[Planned], world: World) -> dict[str, Any]:

@@ -13,9 +13,11 @@ from tidemill_contract.spec import AnalyticsPipeline, PipelineSpec, TopicSpec
 from tidemill_operator.plan.model import LiveFacts, Owner, Plan
 from tidemill_operator.plan.reading import read_by_processors
 from tidemill_operator.plan.schema import desired_schema
-from tidemill_operator.plan.topics import desired_topics
+from tidemill_operator.plan.topics import bereave, desired_topics
 from tidemill_operator.plan.workloads import desired_workloads
 from tidemill_operator.settings import Platform
+
+RECREATE = "tidemill.dev/recreate-topics"
 
 
 def build_plan(pipeline: AnalyticsPipeline, platform: Platform, generation: int, live: LiveFacts | None = None) -> Plan:
@@ -37,13 +39,16 @@ def build_plan(pipeline: AnalyticsPipeline, platform: Platform, generation: int,
         config = config.model_copy(update={"generation": kept})
     written = pipeline.spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
     schema = replace(desired_schema(config), accepted=json.dumps(written, sort_keys=True))
+    topics = desired_topics(
+        config, platform, facts, replicated=pipeline.spec.source.topic.replication_factor is not None
+    )
+    if not platform.recreate_topics and (pipeline.metadata.annotations or {}).get(RECREATE) != "true":
+        topics = bereave(topics, facts)
     return Plan(
         namespace=config.namespace,
         name=config.name,
         config=config.to_json(),
-        topics=desired_topics(
-            config, platform, facts, replicated=pipeline.spec.source.topic.replication_factor is not None
-        ),
+        topics=topics,
         schema=schema,
         workloads=desired_workloads(config, platform, facts.replicas),
         reclaim=pipeline.spec.reclaim_policy,

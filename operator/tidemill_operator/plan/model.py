@@ -18,6 +18,7 @@ class Topic:
     Attributes:
         managed: otherwise it must exist and is never altered.
         replicated: whether the spec asks for the replication factor; otherwise a topic that exists keeps its own.
+        lost: what went with the topic that was here: it is not made anew unasked. Empty: none was, or it is allowed.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Topic:
     config: Mapping[str, str] = field(default_factory=dict)
     managed: bool = True
     replicated: bool = True
+    lost: str = ""
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,8 @@ class LiveSchema:
         accepted: the resource's spec that was last accepted, as it was written; None: none yet.
         closed_until: epoch milliseconds by (name, version); None: nothing is closed.
         partitions: source partitions whose positions are kept.
+        read_from: Kafka's id of the topic that was read; empty: none was.
+        read_to: next offset by partition.
     """
 
     owner: Owner | None = None
@@ -202,6 +206,8 @@ class LiveSchema:
     closed_until: Mapping[tuple[str, int], int | None] = field(default_factory=dict)
     partitions: int = 0
     feeds: Mapping[tuple[str, int], Feeds] = field(default_factory=dict)
+    read_from: str = ""
+    read_to: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -179,6 +179,15 @@ def missing(topic: Topic) -> TidemillError:
     )
 
 
+def gone(topic: Topic) -> TidemillError:
+    """Why a topic that was deleted behind our back is not made anew."""
+    return TidemillError(
+        Reason.DATA_LOSS,
+        f"topic {topic.name} is gone, and with it every event that was not counted ({topic.lost})",
+        "make it anew with the annotation tidemill.dev/recreate-topics: 'true'; what is counted stays",
+    )
+
+
 def column_changes(table: Table, live: LiveSchema) -> Iterator[TidemillError]:
     """Columns that exist with another type than the plan's."""
     known = live.columns.get(table.name, {})

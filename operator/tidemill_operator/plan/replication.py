@@ -25,13 +25,11 @@ class Held:
     Attributes:
         replicas: brokers, the preferred leader first; those that are coming and going included.
         in_sync: brokers whose replica has all that is acknowledged.
-        leader: None: nobody leads.
         coming / going: as far as replicas are moving.
     """
 
     replicas: Replicas
     in_sync: frozenset[int]
-    leader: int | None
     coming: frozenset[int] = frozenset()
     going: frozenset[int] = frozenset()
 
@@ -68,7 +66,7 @@ class Step:
         cancel: partitions whose replicas are called back.
         start: partitions whose replicas are sent to where they are to be.
         throttled: the two configs of the topic that say which replicas are slowed; set before anything moves.
-        elect: partitions that another broker leads than is preferred, once all is done.
+        elect: partitions whose preferred leaders are to lead, once all is done.
         finish: all is done: the throttle goes.
         change: what is told; None: no change is under way.
     """
@@ -148,7 +146,8 @@ def next_step(
     wanted = place(topic, after, factor, brokers, rebalance=wish.rebalance)
     todo = {number: wanted[number] for number in wanted if wanted[number] != after[number] and number not in moving}
     if not todo and not (moving and ours):
-        return Step(elect=_unled(partitions) if ours else (), finish=ours)
+        # All of them: who leads was told by a broker that may not know yet that the last replica has arrived.
+        return Step(elect=tuple(sorted(partitions)) if ours else (), finish=ours)
     start = dict(list(todo.items())[: max(0, batch - len(moving))])
     done = len(partitions) - len(todo) - len(moving)
     text = f"{_what(factor, wish)}: {done} of {_count(partitions, 'partition')} done"
@@ -171,14 +170,6 @@ def _stale(moving: Mapping[int, Held], factor: int, brokers: Brokers) -> tuple[i
         return bool(held.coming - set(brokers.racks)) and at_most({0: held.before}, brokers) >= factor
 
     return tuple(number for number, held in moving.items() if unwanted(held))
-
-
-def _unled(partitions: Mapping[int, Held]) -> tuple[int, ...]:
-    return tuple(
-        number
-        for number, held in partitions.items()
-        if held.leader is not None and held.leader != held.replicas[0] and held.replicas[0] in held.in_sync
-    )
 
 
 def _throttled(partitions: Mapping[int, Held], moves: Assignment) -> Mapping[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tidemill_contract import names
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.event import MAX_RECORD_BYTES
@@ -31,6 +33,20 @@ def desired_topics(
     outputs = [names.topic(config.namespace, config.name, kind) for kind, asked in wanted if asked or all_kinds]
     follow = replicated and config.spec.source.topic.managed
     return (_source(config, follow), *(_output(name, config, platform, live, follow) for name in outputs))
+
+
+def bereave(topics: tuple[Topic, ...], live: LiveFacts) -> tuple[Topic, ...]:
+    """Note what is lost if the source topic was read before and is not there any more.
+
+    Its results are in Postgres, and topics of results can be filled again; only events are nowhere else.
+    """
+    source, *outputs = topics
+    schema, looked = live.schema, live.brokers is not None
+    if not looked or schema is None or not schema.read_from or not source.managed or source.name in live.topics:
+        return topics
+    counted = ", ".join(f"{partition}: {offset}" for partition, offset in sorted(schema.read_to.items())[:32])
+    lost = f"id {schema.read_from}; counted up to offsets {counted}"
+    return (replace(source, lost=lost), *outputs)
 
 
 def _source(config: PipelineConfig, replicated: bool) -> Topic:

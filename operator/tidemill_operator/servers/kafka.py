@@ -72,7 +72,14 @@ def kafka_brokers(
         )
         write_atomic(folder / "server.properties", "".join(f"{key}={value}\n" for key, value in properties.items()))
         heap = _HEAP if count == 1 else _HEAP_OF_MANY
-        base = [java, *heap, *_JVM, f"-Dlog4j2.configurationFile=file:{folder / 'log4j2.properties'}", "-cp", f"{jars}/*"]
+        base = [
+            java,
+            *heap,
+            *_JVM,
+            f"-Dlog4j2.configurationFile=file:{folder / 'log4j2.properties'}",
+            "-cp",
+            f"{jars}/*",
+        ]
         _format(base, folder, cluster)
         command = Command(
             name, [*base, "kafka.Kafka", str(folder / "server.properties")], environment=environ, grace_seconds=15.0

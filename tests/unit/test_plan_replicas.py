@@ -1,0 +1,56 @@
+"""What a change of the replication factor is planned to do, told before anything is touched."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tidemill_contract.spec import AnalyticsPipeline
+from tidemill_operator.plan.build import build_plan
+from tidemill_operator.plan.changes import changes
+from tidemill_operator.plan.model import LiveFacts, LiveTopic
+from tidemill_operator.settings import Platform
+
+Document = dict[str, Any]
+KINDS = ("events", "results", "dead-letters")
+
+
+def planned(document: Document, *, source: int, outputs: int, **topic: Any) -> dict[str, list[str]]:
+    """What would change of each topic that is there; the topic's members in the spec are replaced."""
+    document["spec"]["source"]["topic"] = {"partitions": 3, **topic}
+    pipeline = AnalyticsPipeline.model_validate(document)
+    there = {f"shop.orders.{kind}": LiveTopic(3, source if kind == "events" else outputs) for kind in KINDS}
+    live = LiveFacts(there, 3)
+    platform = replace(Platform(), partitions=3)
+    plan = build_plan(pipeline, platform, 1, live)
+    before = build_plan(pipeline, platform, 1, replace(live, topics={}))
+    configs = {
+        item.name: {**item.config, "min.insync.replicas": str(max(1, there[item.name].replication_factor - 1))}
+        for item in before.topics
+    }
+    told = changes(plan, live, before=None, configs=configs)
+    return {
+        change.name.removeprefix("shop.orders."): [f"{d.member}: {d.before} → {d.after}" for d in change.differences]
+        for change in told
+        if change.kind == "topic"
+    }
+
+
+UP = ["replicationFactor: 1 → 3", "replicas: 3 → 9", "config.min.insync.replicas: 1 → 2"]
+DOWN = ["replicationFactor: 3 → 2", "replicas: 9 → 6", "config.min.insync.replicas: 2 → 1"]
+CASES: list[tuple[dict[str, Any], int, int, dict[str, list[str]], str]] = [
+    ({"replicationFactor": 3}, 1, 1, dict.fromkeys(KINDS, UP), "topics of results and dead letters follow"),
+    ({"replicationFactor": 2}, 3, 3, dict.fromkeys(KINDS, DOWN), "fewer"),
+    ({"replicationFactor": 3}, 3, 1, dict.fromkeys(KINDS[1:], UP), "those that lag behind"),
+    ({}, 3, 2, {}, "without a number each keeps its own"),
+    ({"replicationFactor": 3, "name": "shop.orders.events", "managed": False}, 1, 1, {}, "what is not managed stays"),
+]
+
+
+@pytest.mark.parametrize(("topic", "source", "outputs", "expected", "why"), CASES, ids=[row[4] for row in CASES])
+def test_what_happens_to_replicas(
+    document: Document, topic: dict[str, Any], source: int, outputs: int, expected: dict[str, list[str]], why: str
+) -> None:
+    assert planned(document, source=source, outputs=outputs, **topic) == expected
