@@ -6,6 +6,7 @@ manager is there too: namespaces end, owned objects are collected, service accou
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from types import TracebackType
 from kube import binaries
 from kube.api import Api
 from tidemill_operator.local.child import Command
+from tidemill_operator.local.files import write_atomic
 from tidemill_operator.local.ports import Ports
 from tidemill_operator.servers.server import Server
 
@@ -27,16 +29,31 @@ class ControlPlane:
     Attributes:
         kubeconfig: of its administrator.
         url: where its API server is.
+        audit_log: what was asked, if that is noted.
     """
 
-    def __init__(self, folder: Path, *, controllers: bool = False, on_progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        controllers: bool = False,
+        audited: bool = False,
+        on_progress: Progress | None = None,
+    ) -> None:
         """A control plane in a folder, which holds its data, certificates and logs; nothing starts yet.
+
+        Args:
+            folder: of its own.
+            controllers: whether the controller manager is to be there.
+            audited: whether every request is to be noted, a JSON line each, in `audit.log` of the folder.
+            on_progress: is told what is being done.
 
         Raises:
             NotBuilt: the cluster's programs are not there.
         """
         self._on_progress = on_progress
         self._folder = folder
+        self.audit_log = folder / "audit.log"
         ports = Ports(folder / "ports.json")
         self._api = Api(
             programs=binaries.require(),
@@ -52,8 +69,9 @@ class ControlPlane:
         self._etcd = self._server(
             self._api.etcd_command(durable=False), port=self._api.etcd_port, ready=self._api.etcd_ready
         )
+        flags = self._flags(controllers) | (self._audit() if audited else {})
         self._apiserver = self._server(
-            self._api.server_command(self._flags(controllers)), port=self._api.port, ready=self._api.server_ready
+            self._api.server_command(flags), port=self._api.port, ready=self._api.server_ready
         )
         self._controllers = self._controller_manager(ports.get("kube-controller-manager")) if controllers else None
 
@@ -114,6 +132,8 @@ class ControlPlane:
             "authorization-mode": "RBAC",
             # The address of a service may not be a loopback one, and nobody here asks for that service.
             "endpoint-reconciler-type": "none",
+            # Room for the Services of hundreds of pipelines; the first address is the same.
+            "service-cluster-ip-range": "198.19.0.0/20",
             # A test's last words need not wait for watches to end.
             "shutdown-delay-duration": "0s",
         }
@@ -121,6 +141,17 @@ class ControlPlane:
             # It refuses pods whose service account was not made yet, and nothing makes it.
             flags["disable-admission-plugins"] = "ServiceAccount"
         return flags
+
+    def _audit(self) -> dict[str, object]:
+        policy = {
+            "apiVersion": "audit.k8s.io/v1",
+            "kind": "Policy",
+            "omitStages": ["RequestReceived"],
+            "rules": [{"level": "Metadata"}],
+        }
+        path = self._folder / "audit.json"
+        write_atomic(path, json.dumps(policy))
+        return {"audit-policy-file": path, "audit-log-path": self.audit_log, "audit-log-mode": "batch"}
 
     def _controller_manager(self, port: int) -> Server:
         return self._server(

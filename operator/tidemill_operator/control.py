@@ -17,7 +17,7 @@ from tidemill_operator.actuators.kubernetes import KubernetesRuntime, NamespaceL
 from tidemill_operator.actuators.kubernetes_api import PIPELINE, Api, Conflict, NotFound
 from tidemill_operator.actuators.kubernetes_secrets import KubernetesSecrets
 from tidemill_operator.cluster_settings import Placement
-from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.events import Recorder
 from tidemill_operator.measures import Measures, timed
 from tidemill_operator.plan.render.marks import OwnerReference
@@ -85,6 +85,9 @@ class Controller:
         with self._measures.pass_of(key) as doing:
             try:
                 doing.result = self._work(key)
+            except NotOurTurn as error:
+                log.info("%s: %s", key, error)
+                doing.result = Result.WAITING
             except Conflict as error:
                 log.info("%s: %s; again", key, error)
                 doing.result = Result.FAILED
@@ -95,6 +98,8 @@ class Controller:
 
     def _work(self, key: Key) -> Result:
         document = self._world.api.get(PIPELINE, key.namespace, key.name)
+        if document is not None and document["metadata"]["uid"] != key.uid:
+            document = self._world.api.get(PIPELINE, key.namespace, key.name, sure=True)
         if document is None or document["metadata"]["uid"] != key.uid:
             self._forget(key)
             return Result.GONE

@@ -49,3 +49,7 @@ class TidemillError(Exception):
     def __init__(self, reason: Reason, message: str, remedy: str = "") -> None:
         super().__init__(f"{message}; {remedy}" if remedy else message)
         self.reason, self.message, self.remedy = reason, message, remedy
+
+
+class NotOurTurn(TidemillError):
+    """Another operator works on this pipeline, or has taken over: all is left as it is, and nothing is told of it."""

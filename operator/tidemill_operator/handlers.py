@@ -14,20 +14,14 @@ import kopf
 from kubernetes import client
 
 from tidemill_contract.spec import KIND
+from tidemill_operator.actuators.kubernetes_api import PIPELINE, Kind
+from tidemill_operator.actuators.kubernetes_children import LISTED
+from tidemill_operator.actuators.kubernetes_mirror import Mirror
 from tidemill_operator.crd import GROUP, PLURAL, VERSION
 from tidemill_operator.plan.render import marks
 from tidemill_operator.queue import Key, WorkQueue
 from tidemill_operator.watchdog import Watchdog
 
-# Kinds of children whose changes are to be seen. Secrets are not watched: they are looked at in every pass.
-CHILDREN = (
-    ("apps", "v1", "deployments"),
-    ("", "v1", "services"),
-    ("", "v1", "configmaps"),
-    ("", "v1", "serviceaccounts"),
-    ("policy", "v1", "poddisruptionbudgets"),
-    ("networking.k8s.io", "v1", "networkpolicies"),
-)
 # An apply of ours, and what controllers make of it, come as several events.
 _SETTLE_SECONDS = 0.3
 _REQUEST_SECONDS = 30.0
@@ -46,17 +40,20 @@ def settings() -> kopf.OperatorSettings:
     found.networking.request_timeout = _REQUEST_SECONDS
     found.networking.connect_timeout = _CONNECT_SECONDS
     found.watching.connect_timeout = _CONNECT_SECONDS
-    for child in CHILDREN:
-        found.watching.label_selectors[child] = f"{marks.MANAGED_BY}={marks.MANAGER}"
+    for kind in LISTED:
+        found.watching.label_selectors[_place(kind)] = f"{marks.MANAGED_BY}={marks.MANAGER}"
     return found
 
 
-def registry(queue: WorkQueue, watchdog: Watchdog, configuration: client.Configuration) -> kopf.OperatorRegistry:
+def registry(
+    queue: WorkQueue, watchdog: Watchdog, mirror: Mirror, configuration: client.Configuration
+) -> kopf.OperatorRegistry:
     """The handlers.
 
     Args:
         queue: gets the keys.
         watchdog: is told of every event.
+        mirror: gets every object, before the pass that it asks for.
         configuration: how the cluster is reached.
     """
     found = kopf.OperatorRegistry()
@@ -67,8 +64,9 @@ def registry(queue: WorkQueue, watchdog: Watchdog, configuration: client.Configu
         return connection(configuration)
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=found)
-    async def resource(type: str | None, body: Body, **_: Any) -> None:
+    async def resource(type: str | None, event: kopf.RawEvent, body: Body, **_: Any) -> None:
         metadata = body["metadata"]
+        mirror.saw(PIPELINE, event["object"], gone=type == "DELETED")
         watchdog.saw(metadata["uid"], metadata["resourceVersion"], gone=type == "DELETED")
         mark = "" if type == "DELETED" else fingerprint(body)
         if known.get(metadata["uid"]) == mark:
@@ -79,16 +77,25 @@ def registry(queue: WorkQueue, watchdog: Watchdog, configuration: client.Configu
             known[metadata["uid"]] = mark
         queue.add(Key(metadata["namespace"], metadata["name"], metadata["uid"]), fresh=True)
 
-    async def child(body: Body, **_: Any) -> None:
-        watchdog.saw(body["metadata"]["uid"], body["metadata"]["resourceVersion"])
-        if body["metadata"].get("labels", {}).get(marks.COMPONENT) == marks.SCALING:
-            return  # a memory: no pass depends on it
-        for key in owners(body):
-            queue.add(key, delay=_SETTLE_SECONDS)
+    def watch(kind: Kind) -> None:
+        @kopf.on.event(*_place(kind), registry=found, id=f"child-{kind.plural}")
+        async def child(type: str | None, event: kopf.RawEvent, body: Body, **_: Any) -> None:
+            watchdog.saw(body["metadata"]["uid"], body["metadata"]["resourceVersion"])
+            mirror.saw(kind, event["object"], gone=type == "DELETED")
+            if body["metadata"].get("labels", {}).get(marks.COMPONENT) == marks.SCALING:
+                return  # a memory: no pass depends on it
+            for key in owners(body):
+                queue.add(key, delay=_SETTLE_SECONDS)
 
-    for group, version, plural in CHILDREN:
-        kopf.on.event(group=group, version=version, plural=plural, registry=found, id=f"child-{plural}")(child)
+    for kind in LISTED:
+        watch(kind)
     return found
+
+
+def _place(kind: Kind) -> tuple[str, str, str]:
+    """Group, version and plural."""
+    group, _, version = kind.api_version.rpartition("/")
+    return group, version, kind.plural
 
 
 def fingerprint(body: Body) -> str:

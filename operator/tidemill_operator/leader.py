@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tidemill_operator.actuators.kubernetes_api import LEASE, Api, Conflict, Document
-from tidemill_operator.errors import TidemillError
+from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 
 log = logging.getLogger(__name__)
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ class Elector:
         self._api, self._namespace, self._name, self._identity = api, namespace, name, identity
         self._timing, self._end = timing or Timing(), end
         self._term = Term(identity, self._timing)
+        self._held: Document | None = None
+        self._epoch = 0
         self._won, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="elector", daemon=True)
         self._guard = threading.Thread(target=self._watch, name="elector-guard", daemon=True)
@@ -117,6 +120,31 @@ class Elector:
     def leading(self) -> bool:
         """Whether this replica leads."""
         return self._won.is_set()
+
+    @property
+    def epoch(self) -> int:
+        """Which of the Lease's holders this replica is; each one's is greater than those before."""
+        return self._epoch
+
+    def outbid(self, seen: int) -> int:
+        """A greater epoch was seen: another leads, or the Lease was deleted and counts from anew; then it is raised.
+
+        Raises:
+            NotOurTurn: another leads.
+            TidemillError: the API does not answer.
+        """
+        for _ in range(_ATTEMPTS):
+            lease = self._api.get(LEASE, self._namespace, self._name)
+            spec = (lease or {}).get("spec") or {}
+            if lease is None or spec.get("holderIdentity") != self._identity:
+                break
+            try:
+                self._api.replace({**lease, "spec": {**spec, "leaseTransitions": max(seen, _transitions(lease))}})
+            except Conflict:
+                continue  # it was renewed just now
+            self._epoch = max(self._epoch, seen + 1)
+            return self._epoch
+        raise NotOurTurn(Reason.WAITING, f"a leader after this one is at work (epoch {seen}, ours is {self._epoch})")
 
     def wait(self, seconds: float) -> bool:
         """Wait for the Lease; whether it was won."""
@@ -145,6 +173,12 @@ class Elector:
             self._stopping.wait(self._timing.retry)
 
     def _try(self) -> None:
+        if self._held is not None:
+            # As we wrote it last, or the write is refused: only then is there something to look at.
+            held, self._held, asked_at = self._held, None, time.monotonic()
+            self._hold(self._api.replace(self._wanted(held)))
+            self._term.renewed(asked_at)
+            return
         lease = self._api.get(LEASE, self._namespace, self._name)
         now = time.monotonic()
         if not self._term.may_take(lease, now):
@@ -155,14 +189,14 @@ class Elector:
                 self._end(1)
             return
         wanted = self._wanted(lease)
-        if lease is None:
-            self._api.create(wanted)
-        else:
-            self._api.replace(wanted)
+        self._hold(self._api.create(wanted) if lease is None else self._api.replace(wanted))
         self._term.renewed(now)
         if not self._won.is_set():
             log.info("%s leads", self._identity)
             self._won.set()
+
+    def _hold(self, lease: Document) -> None:
+        self._held, self._epoch = lease, max(self._epoch, _transitions(lease) + 1)
 
     def _wanted(self, lease: Document | None) -> Document:
         moment = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -173,7 +207,7 @@ class Elector:
             "leaseDurationSeconds": int(self._timing.duration),
             "acquireTime": before.get("acquireTime") if ours else moment,
             "renewTime": moment,
-            "leaseTransitions": int(before.get("leaseTransitions") or 0) + (not ours and lease is not None),
+            "leaseTransitions": _transitions(lease) + (not ours and lease is not None),
         }
         metadata = (lease or {}).get("metadata") or {"name": self._name, "namespace": self._namespace}
         return {"apiVersion": LEASE.api_version, "kind": LEASE.kind, "metadata": metadata, "spec": spec}
@@ -185,3 +219,7 @@ class Elector:
                 log.critical("the lease was not renewed for %g s: this process ends", self._timing.deadline)
                 self._end(1)
                 return
+
+
+def _transitions(lease: Document | None) -> int:
+    return int(((lease or {}).get("spec") or {}).get("leaseTransitions") or 0)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from tidemill_operator.outcome import Outcome
 from tidemill_operator.queue import Key, Result
 
 _BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -22,6 +23,7 @@ DURATION = Histogram(
     "tidemill_operator_reconciliation_duration_seconds", "Duration of passes and of their parts.", ["phase"],
     buckets=_BUCKETS,
 )  # fmt: skip
+CHANGES = Counter("tidemill_operator_changes_total", "Things written because they were not as wanted.", ["phase"])
 PIPELINES = Gauge("tidemill_operator_pipelines", "Pipelines by state.", ["state"])
 LEADER = Gauge("tidemill_operator_leader", "Whether this replica leads.")
 _SCALED = ("namespace", "pipeline")
@@ -100,7 +102,7 @@ def state(status: Mapping[str, Any]) -> str:
 
 
 class _Timed:
-    """An actuator whose calls are timed."""
+    """An actuator whose calls are timed, and what they changed counted."""
 
     def __init__(self, inner: Any, phase: str) -> None:
         self._inner, self._phase = inner, phase
@@ -110,7 +112,10 @@ class _Timed:
 
         def call(*arguments: Any, **named: Any) -> Any:
             with DURATION.labels(self._phase).time():
-                return found(*arguments, **named)
+                result = found(*arguments, **named)
+            if isinstance(result, list):
+                CHANGES.labels(self._phase).inc(sum(item.changed for item in result if isinstance(item, Outcome)))
+            return result
 
         return call
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 log = logging.getLogger(__name__)
+HEAD_START_SECONDS = 60.0
+"""Of what is on its way; bounded, so that many that never come hold up nobody for long."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Schedule:
         self._running: set[Key] = set()
         self._again: dict[Key, float] = {}
         self._failures: dict[Key, int] = {}
+        self._begun: set[Key] = set()
 
     def __len__(self) -> int:
         return len(self._due.keys() | self._running)
@@ -101,8 +104,13 @@ class Schedule:
             self._due[key] = min(at, self._due.get(key, at))
 
     def take(self, now: float) -> Key | None:
-        """The key that has been due longest and is not in work; it is in work then."""
-        ready = [(at, key) for key, at in self._due.items() if at <= now]
+        """The key that has been due longest and is not in work; it is in work then.
+
+        What is on its way goes before what was not begun: when hundreds are made at once, the first are ready early.
+        """
+        ready = [
+            (at - HEAD_START_SECONDS if key in self._begun else at, key) for key, at in self._due.items() if at <= now
+        ]
         if not ready:
             return None
         _, key = min(ready, key=lambda item: item[0])
@@ -122,6 +130,10 @@ class Schedule:
             self._failures[key] = self._failures.get(key, 0) + 1
         else:
             self._failures.pop(key, None)
+        if result is Result.WAITING:
+            self._begun.add(key)
+        else:
+            self._begun.discard(key)
         if result is not Result.GONE:
             self._due[key] = now + self._delays.after(result, self._failures.get(key, 0), chance=self._chance())
         if again is not None and result is not Result.FAILED:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from tidemill_contract.rules import Limits
 from tidemill_contract.spec import AnalyticsPipeline
 from tidemill_contract.validate import check
 from tidemill_operator.actuators.base import Actuators
-from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome, Rank, failed, skipped
 from tidemill_operator.plan.build import build_plan, owner_of, resolve
 from tidemill_operator.plan.model import LiveFacts, LiveSchema, Plan
@@ -65,6 +65,8 @@ class _Pass:
         """
         try:
             outcomes = act()
+        except NotOurTurn:
+            raise
         except TidemillError as error:
             outcomes = [failed(component, component.value, error) for component in components]
         except Exception as error:
@@ -101,25 +103,29 @@ def reconcile(
 
     Returns:
         The resource's new status; never raises for anything that a server or the spec does.
+
+    Raises:
+        NotOurTurn: another operator is at this pipeline, or has taken over.
     """
     metadata = document.get("metadata", {})
     generation = int(metadata.get("generation", 1))
     if (metadata.get("annotations") or {}).get(PAUSE) == "true":
         return status(previous, Report(generation, paused=True), now)
     try:
-        live, choice = _choose(document, platform, actuators, scaled)
+        with _turn(document, actuators) as confirm:
+            live, choice = _choose(document, platform, actuators, scaled)
+            if choice.plan is None or choice.pipeline is None:
+                doing = _Pass()
+                doing.block(*Component, by="a spec that can be applied")
+                return status(previous, Report(generation, doing.outcomes, choice.stalled, accepted=False), now)
+            adopt = (metadata.get("annotations") or {}).get(ADOPT) == "true"
+            outcomes = _ensure(choice.pipeline, choice.plan, live, platform, actuators, adopt=adopt, confirm=confirm)
+            report = _report(choice, live, outcomes, actuators)
+            return status(previous, replace(report, generation=generation), now)
     except _UnseenError as unseen:
         doing = _Pass([failed(unseen.component, unseen.component.value, unseen.error)])
         doing.block(*(part for part in Component if part != unseen.component), by=unseen.component.value)
         return status(previous, Report(generation, doing.outcomes), now)
-    if choice.plan is None or choice.pipeline is None:
-        doing = _Pass()
-        doing.block(*Component, by="a spec that can be applied")
-        return status(previous, Report(generation, doing.outcomes, choice.stalled, accepted=False), now)
-    adopt = (metadata.get("annotations") or {}).get(ADOPT) == "true"
-    outcomes = _ensure(choice.pipeline, choice.plan, live, platform, actuators, adopt=adopt)
-    report = _report(choice, live, outcomes, actuators)
-    return status(previous, replace(report, generation=generation), now)
 
 
 def release(document: Mapping[str, Any], *, platform: Platform, actuators: Actuators) -> list[Outcome]:
@@ -131,6 +137,15 @@ def release(document: Mapping[str, Any], *, platform: Platform, actuators: Actua
     metadata = document["metadata"]
     namespace, name = metadata.get("namespace", "default"), metadata["name"]
     actuators.runtime.remove(namespace, name)
+    with actuators.postgres.exclusive(names.schema(namespace, name)) as confirm:
+        return _release(document, platform, actuators, confirm)
+
+
+def _release(
+    document: Mapping[str, Any], platform: Platform, actuators: Actuators, confirm: Callable[[], None]
+) -> list[Outcome]:
+    metadata = document["metadata"]
+    namespace, name = metadata.get("namespace", "default"), metadata["name"]
     pipeline, _ = check({**document, "status": None}, Limits(platform.topic_prefixes))
     live = actuators.postgres.observe(names.schema(namespace, name))
     ran = accepted(document, live) or pipeline
@@ -142,7 +157,9 @@ def release(document: Mapping[str, Any], *, platform: Platform, actuators: Actua
     policy = (pipeline or ran).spec.reclaim_policy
     # An earlier spec may have published to topics that this one does not ask for.
     topics = desired_topics(resolve(ran, platform, live.generation, facts), platform, facts, all_kinds=True)
+    confirm()
     outcomes = actuators.kafka.release(topics, policy)
+    confirm()
     outcomes += actuators.postgres.release(plan.schema, owner=owner_of(ran, platform), reclaim=policy)
     busy = [outcome for outcome in outcomes if outcome.rank == Rank.WAITING]
     if busy:
@@ -150,6 +167,26 @@ def release(document: Mapping[str, Any], *, platform: Platform, actuators: Actua
     if policy == "Delete":
         actuators.secrets.remove(namespace, name)
     return outcomes
+
+
+@contextmanager
+def _turn(document: Mapping[str, Any], actuators: Actuators) -> Iterator[Callable[[], None]]:
+    """No other operator works on the pipeline meanwhile; gives what asks whether that still is so."""
+    metadata = document.get("metadata", {})
+    try:
+        schema = names.schema(metadata.get("namespace", "default"), metadata["name"])
+    except (KeyError, TypeError, AttributeError):
+        yield lambda: None  # without a name it has nothing either
+        return
+    with ExitStack() as held:
+        with _looking_at(Component.SCHEMA):
+            confirm = held.enter_context(actuators.postgres.exclusive(schema))
+
+        def asked() -> None:
+            with _looking_at(Component.SCHEMA):
+                confirm()
+
+        yield asked
 
 
 def _choose(
@@ -193,6 +230,8 @@ def _look(pipeline: AnalyticsPipeline, platform: Platform, actuators: Actuators,
 def _looking_at(component: Component) -> Iterator[None]:
     try:
         yield
+    except NotOurTurn:
+        raise
     except TidemillError as error:
         raise _UnseenError(component, error) from error
 
@@ -210,7 +249,14 @@ def accepted(document: Mapping[str, Any], live: LiveSchema | None) -> AnalyticsP
 
 
 def _ensure(
-    pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts, platform: Platform, actuators: Actuators, *, adopt: bool
+    pipeline: AnalyticsPipeline,
+    plan: Plan,
+    live: LiveFacts,
+    platform: Platform,
+    actuators: Actuators,
+    *,
+    adopt: bool,
+    confirm: Callable[[], None],
 ) -> list[Outcome]:
     doing = _Pass()
     schema, owner = plan.schema, owner_of(pipeline, platform)
@@ -224,11 +270,14 @@ def _ensure(
     if not doing.step(Component.SCHEMA, act=ensure_schema):
         doing.block(Component.TOPICS, *running, by="the schema")
         return doing.outcomes
+    confirm()
     there = doing.step(Component.TOPICS, act=lambda: actuators.kafka.ensure(plan.topics))
     if not there and not all(topic.name in live.topics for topic in plan.topics):
         doing.block(*running, by="the topics")
         return doing.outcomes
+    confirm()
     doing.step(*running, act=lambda: actuators.runtime.ensure(plan.workloads))
+    confirm()
     _expire(plan, actuators)
     return doing.outcomes
 

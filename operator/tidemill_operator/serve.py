@@ -21,6 +21,8 @@ from tidemill_operator import handlers
 from tidemill_operator.actuators.backlog import BacklogReader
 from tidemill_operator.actuators.kafka import KafkaTopics
 from tidemill_operator.actuators.kubernetes_api import PIPELINE, Api, NotFound
+from tidemill_operator.actuators.kubernetes_children import LISTED
+from tidemill_operator.actuators.kubernetes_mirror import Mirror, MirroredApi
 from tidemill_operator.actuators.postgres import PostgresSchemas
 from tidemill_operator.certificates import CertificateKeeper
 from tidemill_operator.cluster_settings import ClusterSettings
@@ -53,9 +55,16 @@ class Operator:
 
     def __init__(self, platform: Platform, settings: ClusterSettings) -> None:
         self._platform, self._settings = platform, settings
-        self._api = Api()
+        self._mirror = Mirror([PIPELINE, *LISTED])
+        self._api = MirroredApi(self._mirror, everywhere=not settings.namespaces, listed_seconds=settings.drift_seconds)
         self._watchdog = Watchdog()
         self._stopping = threading.Event()
+        self._elector = Elector(
+            Api(timeout_seconds=_ELECTION_TIMEOUT_SECONDS),
+            namespace=settings.operator_namespace,
+            name=settings.lease_name,
+            identity=f"{settings.pod_name}_{secrets.token_hex(4)}",
+        )
         self._recorder, self._measures = Recorder(self._api, settings.pod_name), Measures()
         self._scaling = ClusterScaling(
             self._api,
@@ -65,12 +74,6 @@ class Operator:
             wake=lambda key: self._queue.add(key),
         )
         self._queue = WorkQueue(self._controller().work, Delays(drift=settings.drift_seconds), workers=_WORKERS)
-        self._elector = Elector(
-            Api(timeout_seconds=_ELECTION_TIMEOUT_SECONDS),
-            namespace=settings.operator_namespace,
-            name=settings.lease_name,
-            identity=f"{settings.pod_name}_{secrets.token_hex(4)}",
-        )
         self._webhook = self._make_webhook() if settings.webhook_port else None
         self._duties = Duties(
             self._api,
@@ -119,7 +122,7 @@ class Operator:
         namespaces = self._settings.namespaces
         where: dict[str, Any] = {"namespaces": list(namespaces)} if namespaces else {"clusterwide": True}
         watching = kopf.operator(
-            registry=handlers.registry(self._queue, self._watchdog, self._api.configuration),
+            registry=handlers.registry(self._queue, self._watchdog, self._mirror, self._api.configuration),
             settings=handlers.settings(),
             standalone=True,
             **where,
@@ -142,7 +145,7 @@ class Operator:
                 throttle_bytes=platform.replication_throttle,
                 offsets_replicas=platform.offsets_replication,
             ),
-            postgres=PostgresSchemas(platform.postgres),
+            postgres=PostgresSchemas(platform.postgres, leadership=self._elector),
             platform=platform,
             placement=settings.placement,
         )

@@ -7,7 +7,8 @@ TidemillError(UNREACHABLE); what concerns one thing only is an outcome.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -50,6 +51,13 @@ class Topics(Protocol):
 
 class Schemas(Protocol):
     """Postgres schemas."""
+
+    def exclusive(self, schema: str) -> AbstractContextManager[Callable[[], None]]:
+        """Keep other operators off the pipeline of a schema, its topics included.
+
+        Gives what is to be called before each thing that is done: it raises NotOurTurn if it is our turn no more.
+        """
+        ...
 
     def observe(self, schema: str) -> LiveSchema | None:
         """What is there of a schema; None: nothing."""

@@ -27,9 +27,14 @@ _ATTEMPTS = 3
 
 
 class NamespaceLocks:
-    """One lock a namespace: what its pipelines share is read and then written."""
+    """One lock a namespace: what its pipelines share is read and then written.
+
+    Attributes:
+        shown: marks of the files that pods were told of, by namespace and workload.
+    """
 
     def __init__(self) -> None:
+        self.shown: dict[tuple[str, str], str] = {}
         self._locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
         self._guard = threading.Lock()
 
@@ -129,4 +134,4 @@ class KubernetesRuntime:
             return act(self._look(namespace))
 
     def _look(self, namespace: str) -> Pass:
-        return Pass.start(self._api, self._placement, self._owner, namespace)
+        return Pass.start(self._api, self._placement, self._owner, namespace, self._locks.shown)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -17,8 +17,10 @@ from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
 from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.plan.render import marks
 
 Document = dict[str, Any]
+Documents = list[Document]
 MANAGER = "tidemill"
 _SECONDS = 10.0
 _PAGE = 500
@@ -102,8 +104,14 @@ class Api:
         self._client = client.ApiClient(self.configuration)
         self._timeout = timeout_seconds
 
-    def get(self, kind: Kind, namespace: str | None, name: str) -> Document | None:
+    def get(self, kind: Kind, namespace: str | None, name: str, *, sure: bool = False) -> Document | None:
         """An object; None: there is none.
+
+        Args:
+            kind: its kind.
+            namespace: its namespace.
+            name: its name.
+            sure: as it is, even where a copy is kept.
 
         Raises:
             TidemillError: the API does not answer or refuses.
@@ -121,6 +129,10 @@ class Api:
         Raises:
             TidemillError: the API does not answer or refuses.
         """
+        return self._pages(kind, namespace, selector=selector, metadata_only=metadata_only)[0]
+
+    def _pages(self, kind: Kind, namespace: str | None, *, selector: str, metadata_only: bool) -> tuple[Documents, str]:
+        """Objects, and the version as of which they are all."""
         found: list[Document] = []
         query = {"limit": str(_PAGE), **({"labelSelector": selector} if selector else {})}
         accept = _METADATA_ONLY if metadata_only else _JSON
@@ -129,10 +141,39 @@ class Api:
             # Items of a list do not say what they are.
             known = {} if metadata_only else {"apiVersion": kind.api_version, "kind": kind.kind}
             found += [{**known, **item} for item in page.get("items") or ()]
-            following = (page.get("metadata") or {}).get("continue")
-            if not following:
-                return found
-            query["continue"] = following
+            metadata = page.get("metadata") or {}
+            if not metadata.get("continue"):
+                return found, str(metadata.get("resourceVersion", ""))
+            query["continue"] = metadata["continue"]
+
+    def recent(self, kind: Kind, namespace: str, name: str) -> Document | None:
+        """An object that nobody else has any business to change, as it was a while ago at the most.
+
+        Raises:
+            TidemillError: the API does not answer or refuses.
+        """
+        return self.get(kind, namespace, name)
+
+    def owned(self, kind: Kind, namespace: str, uids: Sequence[str]) -> Sequence[Document]:
+        """A namespace's objects that have one of these owners in their label.
+
+        Raises:
+            TidemillError: the API does not answer or refuses.
+        """
+        return self.list(kind, namespace, selector=f"{marks.OWNER_UID} in ({','.join(uids)})")
+
+    def alive(self, namespace: str, *, sure: bool = False) -> dict[str, str]:
+        """Names of a namespace's pipelines by UID.
+
+        Args:
+            namespace: theirs.
+            sure: that none is missing.
+
+        Raises:
+            TidemillError: the API does not answer or refuses.
+        """
+        found = self.list(PIPELINE, namespace, metadata_only=True)
+        return {item["metadata"]["uid"]: item["metadata"]["name"] for item in found}
 
     def create(self, body: Document) -> Document:
         """Make an object.

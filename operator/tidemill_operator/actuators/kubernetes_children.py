@@ -44,9 +44,8 @@ class Children:
         self._api, self._namespace, self._owner = api, namespace, owner
         self.changed = 0
         self._live: dict[tuple[str, str], Document] = {}
-        selector = f"{marks.OWNER_UID} in ({owner.uid},{marks.SHARED})"
         for kind in LISTED:
-            for item in api.list(kind, namespace, selector=selector):
+            for item in api.owned(kind, namespace, (owner.uid, marks.SHARED)):
                 self._live[kind.kind, item["metadata"]["name"]] = item
 
     def known(self, kind: str, name: str) -> Document | None:
@@ -61,7 +60,7 @@ class Children:
         """
         known = self.known(kind.kind, name)
         if known is None:
-            known = self._api.get(kind, self._namespace, name)
+            known = self._api.recent(kind, self._namespace, name)
             if known is not None:
                 self._live[kind.kind, name] = known
         return known
@@ -113,16 +112,21 @@ class Children:
             self._api.apply({**body, "spec": {"replicas": live["spec"]["replicas"]}}, manager=_SCALED)
             live["metadata"].pop("resourceVersion", None)
 
+    def sharing(self) -> set[str]:
+        """UIDs of the pipelines that own what the namespace shares, as it was seen."""
+        shared = [item for item in self._live.values() if _label(item) == marks.SHARED]
+        return {ref.get("uid", "") for item in shared for ref in item["metadata"].get("ownerReferences", ())}
+
     def prune(self, keep: Collection[tuple[str, str]]) -> None:
         """Delete own objects that are not in `keep`, and leave shared ones that are not, as (kind, name)."""
         for (kind, name), live in list(self._live.items()):
             if (kind, name) in keep or KINDS[kind] not in LISTED:
                 continue
-            if live["metadata"].get("labels", {}).get(marks.OWNER_UID) == self._owner.uid:
+            if _label(live) == self._owner.uid:
                 self._api.delete(KINDS[kind], self._namespace, name, uid=live["metadata"]["uid"])
                 self.changed += 1
                 del self._live[kind, name]
-            elif live["metadata"].get("labels", {}).get(marks.OWNER_UID) == marks.SHARED:
+            elif _label(live) == marks.SHARED:
                 self.leave(KINDS[kind], name)
 
     def leave(self, kind: Kind, name: str, *, files: Iterable[str] = ()) -> None:
@@ -134,7 +138,7 @@ class Children:
             files: keys of its data that were this pipeline's.
         """
         live = self.get(kind, name)
-        if live is None or live["metadata"].get("labels", {}).get(marks.OWNER_UID) != marks.SHARED:
+        if live is None or _label(live) != marks.SHARED:
             return
         references = live["metadata"].get("ownerReferences", [])
         kept = [reference for reference in references if reference.get("uid") != self._owner.uid]
@@ -165,6 +169,10 @@ def owners(live: Document | None, alive: Mapping[str, str], owner: OwnerReferenc
     references = live["metadata"].get("ownerReferences", []) if live else []
     known = [reference.get("uid", "") for reference in references]
     return sorted({owner, *(OwnerReference(uid, alive[uid]) for uid in known if uid in alive)})
+
+
+def _label(item: Document) -> str:
+    return str(item["metadata"].get("labels", {}).get(marks.OWNER_UID, ""))
 
 
 def _marked(manifest: Document) -> Document:

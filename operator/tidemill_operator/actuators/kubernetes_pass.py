@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from tidemill_operator.actuators.kubernetes_api import (
     CONFIG_MAP,
     DEPLOYMENT,
-    PIPELINE,
     POD,
     SECRET,
     Api,
@@ -44,6 +43,7 @@ class Pass:
 
     Attributes:
         alive: names of the namespace's pipelines by UID.
+        shown: marks of the files that the pods of a namespace's workload were told of, kept from pass to pass.
         kept: (kind, name) of what the pipeline needs.
     """
 
@@ -53,19 +53,28 @@ class Pass:
     namespace: str
     children: Children
     alive: dict[str, str]
+    shown: dict[tuple[str, str], str]
     kept: set[tuple[str, str]] = field(default_factory=set)
     deployments: dict[str, Document] = field(default_factory=dict)
 
     @classmethod
-    def start(cls, api: Api, placement: Placement, owner: OwnerReference, namespace: str) -> Pass:
+    def start(
+        cls,
+        api: Api,
+        placement: Placement,
+        owner: OwnerReference,
+        namespace: str,
+        shown: dict[tuple[str, str], str],
+    ) -> Pass:
         """Look at everything.
 
         Raises:
             TidemillError: the API does not answer.
         """
-        pipelines = api.list(PIPELINE, namespace, metadata_only=True)
-        alive = {item["metadata"]["uid"]: item["metadata"]["name"] for item in pipelines}
-        return cls(api, placement, owner, namespace, Children(api, namespace, owner), alive)
+        children, alive = Children(api, namespace, owner), api.alive(namespace)
+        if not children.sharing() <= {*alive, owner.uid}:
+            alive = api.alive(namespace, sure=True)  # nobody loses a part for want of a look
+        return cls(api, placement, owner, namespace, children, alive, shown)
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
         """Make the workloads so, and take away what the pipeline has besides.
@@ -74,7 +83,7 @@ class Pass:
             TidemillError: the API does not answer.
         """
         try:
-            files = decoded(self.api.get(SECRET, self.namespace, marks.credentials(self.owner.name)) or {})
+            files = decoded(self.api.recent(SECRET, self.namespace, marks.credentials(self.owner.name)) or {})
             revisions = Revisions(marks.digest(files.get(WRITER, "")), self._common())
             outcomes = [self._workload(workload, revisions, files) for workload in workloads]
             shared = {workload.component for workload in workloads if workload.pipeline is None}
@@ -158,7 +167,10 @@ class Pass:
         names = [(CONFIG_MAP.kind, name) for name in marks.shared_configs()]
         names.append((SECRET.kind, marks.shared_secret(workload.component)))
         seen = [(self.children.known(*name) or {}).get("metadata", {}).get("resourceVersion", "") for name in names]
-        mark = marks.digest(",".join(seen))
+        mark, all_told = marks.digest(",".join(seen)), True
+        # A pod that comes later is given the files as they are then.
+        if self.shown.get((self.namespace, workload.name)) == mark:
+            return
         selector = f"{marks.MANAGED_BY}={marks.MANAGER},{marks.WORKLOAD}={workload.name}"
         for pod in self.api.list(POD, self.namespace, selector=selector, metadata_only=True):
             metadata = pod["metadata"]
@@ -171,6 +183,9 @@ class Pass:
                     continue
                 except TidemillError as error:  # only later, then
                     log.warning("files of pod %s/%s: %s", self.namespace, metadata["name"], error)
+                    all_told = False
+        if all_told:
+            self.shown[self.namespace, workload.name] = mark
 
     def _common(self) -> str:
         """Make what all workloads of the namespace read so.

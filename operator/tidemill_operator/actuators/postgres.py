@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from contextlib import AbstractContextManager
 
 from psycopg import sql
 
@@ -20,7 +20,8 @@ from tidemill_operator.actuators.postgres_grants import ensure_grants
 from tidemill_operator.actuators.postgres_roles import drop_roles, ensure_roles
 from tidemill_operator.actuators.postgres_rows import ensure_rows
 from tidemill_operator.actuators.postgres_session import LockBusy, NoDatabase, Session, connected
-from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.actuators.postgres_turn import Leadership, check_epoch, comment, exclusive
+from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome
 from tidemill_operator.plan.model import LiveSchema, Owner, Schema
 from tidemill_operator.plan.refusals import column_changes, foreign
@@ -36,11 +37,22 @@ class PostgresSchemas:
     Args:
         address: the database (made if missing) and a login with CREATEROLE and CREATE on it, or a superuser's.
         read_only: only look, for plans; a missing database is not made and holds nothing.
+        leadership: of the operator that writes; None: nobody is elected here.
     """
 
-    def __init__(self, address: PostgresAddress, *, read_only: bool = False) -> None:
-        self._address = address
-        self._read_only = read_only
+    def __init__(
+        self, address: PostgresAddress, *, read_only: bool = False, leadership: Leadership | None = None
+    ) -> None:
+        self._address, self._read_only, self._leadership = address, read_only, leadership
+
+    def exclusive(self, schema: str) -> AbstractContextManager[Callable[[], None]]:
+        """Keep other operators off a pipeline; gives what asks whether it still is our turn.
+
+        Raises:
+            NotOurTurn: another operator is at it, or leads.
+            TidemillError: Postgres does not answer.
+        """
+        return exclusive(self._address, schema, self._leadership)
 
     def observe(self, schema: str) -> LiveSchema | None:
         """What is there of a schema; None: nothing.
@@ -81,8 +93,9 @@ class PostgresSchemas:
                 _refuse(foreign(schema.name, live.owner, owner))
             if live is not None:
                 _refuse(error for table in schema.tables for error in column_changes(table, live))
+            known = check_epoch(session, schema.name, self._leadership)
             ensure_roles(session, schema, owner=owner, secrets=secrets, adopt=adopt)
-            _ensure_schema(session, schema, live, owner)
+            _ensure_schema(session, schema, live, owner, known, self._leadership.epoch if self._leadership else known)
             with session.acting_as(schema.owner):
                 _ensure_tables(session, schema, live)
                 _ensure_functions(session, schema)
@@ -106,10 +119,12 @@ class PostgresSchemas:
             if live is not None:
                 for error in foreign(schema.name, live.owner, owner):
                     return [outcome.failed(Component.SCHEMA, schema.name, error)]
+                check_epoch(session, schema.name, self._leadership)
                 while self._drop_some(session, schema.name):
                     pass
 
         def act(session: Session) -> Outcome:
+            check_epoch(session, schema.name, self._leadership)
             if live is not None:
                 session.write("DROP SCHEMA {} CASCADE", schema.name)
             drop_roles(session, schema)
@@ -134,7 +149,7 @@ class PostgresSchemas:
         except LockBusy as busy:
             return outcome.waiting(Component.SCHEMA, schema, busy.message)
         except TidemillError as error:
-            if error.reason == Reason.UNREACHABLE:
+            if error.reason == Reason.UNREACHABLE or isinstance(error, NotOurTurn):
                 raise
             return outcome.failed(Component.SCHEMA, schema, error)
 
@@ -158,7 +173,6 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
     columns = _columns(session, schema)
     owner = _owner(found[0][0])
     shapes, closed, feeds, generation, accepted, partitions = {}, {}, {}, 0, None, 0
-    read_from, read_to = "", {}
     if "_aggregations" in columns:
         # A schema from before `layout` and `fed` has neither.
         query = sql.SQL(
@@ -170,16 +184,9 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
         query = sql.SQL("SELECT generation, accepted FROM {}").format(sql.Identifier(schema, "_generation"))
         generation, accepted = session.connection.execute(query).fetchone() or (0, None)
     if "_offsets" in columns:
-        query = sql.SQL("SELECT partition, topic_id, next_offset FROM {} WHERE reader = 'live'").format(
-            sql.Identifier(schema, "_offsets")
-        )
-        positions = session.connection.execute(query).fetchall()
-        partitions = len(positions)
-        read_from = max((topic_id for _, topic_id, _ in positions if topic_id), default="")
-        read_to = {partition: offset for partition, topic_id, offset in sorted(positions) if topic_id}
-    return LiveSchema(
-        owner, shapes, columns, generation, accepted, closed, partitions, feeds, read_from=read_from, read_to=read_to
-    )
+        query = sql.SQL("SELECT count(*) FROM {} WHERE reader = 'live'").format(sql.Identifier(schema, "_offsets"))
+        (partitions,) = session.connection.execute(query).fetchone() or (0,)
+    return LiveSchema(owner, shapes, columns, generation, accepted, closed, partitions, feeds)
 
 
 def _columns(session: Session, schema: str) -> dict[str, dict[str, str]]:
@@ -208,12 +215,13 @@ def _refuse(errors: Iterable[TidemillError]) -> None:
         raise error
 
 
-def _ensure_schema(session: Session, schema: Schema, live: LiveSchema | None, owner: Owner) -> None:
+def _ensure_schema(
+    session: Session, schema: Schema, live: LiveSchema | None, owner: Owner, known: int | None, epoch: int | None
+) -> None:
     if live is None:
         session.write("CREATE SCHEMA {} AUTHORIZATION {}", schema.name, schema.owner)
-    if live is None or live.owner != owner:
-        mark = sql.Literal(json.dumps({"tidemill": asdict(owner)}, sort_keys=True))
-        session.write("COMMENT ON SCHEMA {} IS {}", schema.name, mark)
+    if live is None or live.owner != owner or known != epoch:
+        session.write("COMMENT ON SCHEMA {} IS {}", schema.name, sql.Literal(comment(owner, epoch)))
 
 
 def _ensure_tables(session: Session, schema: Schema, live: LiveSchema | None) -> None:
@@ -242,5 +250,4 @@ def _ensure_functions(session: Session, schema: Schema) -> None:
     live = {name: (body, definer) for name, body, definer in rows}
     for name, text in schema.functions:
         if live.get(name) != (text.split("$body$")[1], "SECURITY DEFINER" in text):
-            session.connection.execute(sql.SQL(text))
-            session.changed += 1
+            session.write("{}", sql.SQL(text))

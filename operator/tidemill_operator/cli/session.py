@@ -12,6 +12,7 @@ from typing import Any
 
 from tidemill_operator.cli.sources import Reading
 from tidemill_operator.cli.store import Store, Stored
+from tidemill_operator.errors import NotOurTurn
 
 _log = logging.getLogger(__name__)
 WAITING_SECONDS = 0.5
@@ -87,6 +88,9 @@ class Session:
                 else:
                     self._reconcile(key, stored)
                 self._backoff.pop(key, None)
+            except NotOurTurn as error:
+                _log.info("%s: %s", key, error)
+                self._due[key] = time.monotonic() + WAITING_SECONDS
             except Exception as error:  # a dependency is down; the loop must outlive it
                 _log.debug("reconciling %s failed", key, exc_info=True)
                 self._tell(key, f"failed: {' '.join(str(error).split()) or type(error).__name__}; trying again")

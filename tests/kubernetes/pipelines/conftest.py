@@ -21,17 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from kube import standin
 from kube.controlplane import ControlPlane
-from tidemill_operator import rbac
+from kube.standin import IMAGES, NAMESPACE
 from tidemill_operator.actuators.backlog import BacklogReader
 from tidemill_operator.actuators.kafka import KafkaTopics
-from tidemill_operator.actuators.kubernetes_api import KINDS, PIPELINE, POD, Api, Document, Kind, load
+from tidemill_operator.actuators.kubernetes_api import KINDS, PIPELINE, Api, Document, load
 from tidemill_operator.actuators.postgres import PostgresSchemas
 from tidemill_operator.cluster_settings import Placement
 from tidemill_operator.control import Controller, World
-from tidemill_operator.crd import definition
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.events import Recorder
 from tidemill_operator.measures import Measures
@@ -42,21 +41,7 @@ from tidemill_operator.scaling_figures import FiguresReader
 from tidemill_operator.settings import Platform
 from tidemill_operator.telemetry import Telemetry
 
-HOME, ACCOUNT = "tidemill-system", "tidemill-operator"
-LEASE, WEBHOOK = "tidemill-operator", "tidemill"
-NAMESPACE = Kind("v1", "Namespace", "namespaces", namespaced=False)
-CRD = Kind("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions", namespaced=False)
-_RBAC = "rbac.authorization.k8s.io/v1"
-_FURTHER = (
-    NAMESPACE,
-    CRD,
-    Kind(_RBAC, "ClusterRole", "clusterroles", namespaced=False),
-    Kind(_RBAC, "ClusterRoleBinding", "clusterrolebindings", namespaced=False),
-    Kind(_RBAC, "Role", "roles"),
-    Kind(_RBAC, "RoleBinding", "rolebindings"),
-)
 CHILDREN = ("Deployment", "Service", "ConfigMap", "ServiceAccount", "PodDisruptionBudget", "NetworkPolicy", "Secret")
-IMAGES = {part: f"registry.example/tidemill-{part}:1" for part in ("processor", "ingest", "api")}
 
 
 def eventually(check: Callable[[], Any], *, seconds: float = 60.0, what: str) -> Any:
@@ -158,54 +143,13 @@ class Cluster:
 @pytest.fixture(scope="session")
 def cluster(control_plane: ControlPlane) -> Iterator[Cluster]:
     """The control plane with the CRD, the operator's namespace, account and rights; pods become ready."""
-    for kind in _FURTHER:
-        KINDS[kind.kind] = kind
-    api = Api(load({"KUBECONFIG": str(control_plane.kubeconfig)}))
-    api.apply(definition())
-    for document in _installation():
-        api.apply(document)
-    # The definition is there at once; what it defines is served a little later.
-    eventually(lambda: api.list(PIPELINE) is not None, what="the resource is served")
+    api = standin.install(control_plane)
     stopping = threading.Event()
-    kubelet = threading.Thread(target=_run_pods, args=(api, stopping), daemon=True)
+    kubelet = threading.Thread(target=standin.run_pods, args=(api, stopping), daemon=True)
     kubelet.start()
     yield Cluster(control_plane, api)
     stopping.set()
     kubelet.join(10.0)
-
-
-def _installation() -> Iterator[Document]:
-    """The operator's namespace, its account, and the rights that `rbac` names, and no others."""
-    subject = [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": HOME}]
-    yield {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": HOME}}
-    yield {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT, "namespace": HOME}}
-    home = rbac.home_rules(lease=LEASE, webhook_secret="tidemill-webhook")
-    wide = [*rbac.pipeline_rules(), *rbac.webhook_rules(WEBHOOK)]
-    for scope, metadata, rules in (("Cluster", {}, wide), ("", {"namespace": HOME}, home)):
-        named = {"name": ACCOUNT, **metadata}
-        yield {"apiVersion": _RBAC, "kind": f"{scope}Role", "metadata": named, "rules": rules}
-        role = {"apiGroup": "rbac.authorization.k8s.io", "kind": f"{scope}Role", "name": ACCOUNT}
-        yield {
-            "apiVersion": _RBAC,
-            "kind": f"{scope}RoleBinding",
-            "metadata": named,
-            "roleRef": role,
-            "subjects": subject,
-        }
-
-
-def _run_pods(api: Api, stopping: threading.Event) -> None:
-    """Say of each pod that it is ready, as a kubelet would."""
-    ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
-    while not stopping.wait(0.2):
-        try:
-            for pod in api.list(POD, selector=f"{marks.MANAGED_BY}={marks.MANAGER}"):
-                if pod.get("status", {}).get("phase") != "Running" and not pod["metadata"].get("deletionTimestamp"):
-                    named = {key: pod["metadata"][key] for key in ("name", "namespace")}
-                    body = {"apiVersion": "v1", "kind": "Pod", "metadata": named, "status": ready}
-                    api.apply(body, subresource="status", manager="kubelet")
-        except TidemillError:
-            continue  # the API server is being restarted, or the pod has gone
 
 
 @pytest.fixture
@@ -235,14 +179,7 @@ def _eventually() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def account(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A kubeconfig of the operator's account, which has the operator's rights and no others."""
-    path = f"/api/v1/namespaces/{HOME}/serviceaccounts/{ACCOUNT}/token"
-    asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 7200}}
-    token = cluster.api._call("POST", path, body=asked)["status"]["token"]
-    document = yaml.safe_load(cluster.plane.kubeconfig.read_text())
-    document["users"][0]["user"] = {"token": token}
-    file = tmp_path_factory.mktemp("account") / "kubeconfig"
-    file.write_text(yaml.safe_dump(document))
-    return file
+    return standin.account(cluster.plane, cluster.api, tmp_path_factory.mktemp("account"))
 
 
 def platform(servers: Any) -> Platform:
@@ -363,23 +300,13 @@ def start_operator(servers: Any, account: Path, tmp_path: Path) -> Iterator[Call
     def start(**further: str) -> Process:
         number, ports = len(started), (free_port(), free_port())
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
-        environment = {
-            **inherited,
-            "KUBECONFIG": str(account),
-            "TIDEMILL_CLUSTER_ID": "test",
+        addresses = {
             "TIDEMILL_KAFKA_BROKERS": servers.kafka,
             "TIDEMILL_POSTGRES_URL": servers.postgres.url,
             "TIDEMILL_REDIS_URL": servers.redis,
-            "TIDEMILL_DEFAULT_REPLICATION_FACTOR": "1",
-            "TIDEMILL_OPERATOR_NAMESPACE": HOME,
-            "TIDEMILL_POD_NAME": f"operator-{number}",
-            "TIDEMILL_LEASE_NAME": LEASE,
-            "TIDEMILL_WEBHOOK_CONFIGURATION": WEBHOOK,
-            "TIDEMILL_WEBHOOK_PORT": str(ports[1]),
-            "TIDEMILL_STATUS_PORT": str(ports[0]),
-            **{f"TIDEMILL_IMAGE_{part.upper()}": image for part, image in IMAGES.items()},
-            **further,
         }
+        told = standin.environment(account, addresses, pod=f"operator-{number}", ports=ports)
+        environment = {**inherited, **told, **further}
         log = tmp_path / f"operator-{number}.log"
         with log.open("wb") as out:
             process = subprocess.Popen(

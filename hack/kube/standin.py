@@ -1,0 +1,133 @@
+"""What stands in for the chart and the nodes where an operator runs against a control plane without them.
+
+The operator's account has the rights that `rbac` names, and no others; of each pod it is said that it is ready.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from kube.controlplane import ControlPlane
+from tidemill_operator import rbac
+from tidemill_operator.actuators.kubernetes_api import KINDS, PIPELINE, POD, Api, Document, Kind, load
+from tidemill_operator.crd import definition
+from tidemill_operator.errors import TidemillError
+from tidemill_operator.plan.render import marks
+
+HOME, ACCOUNT = "tidemill-system", "tidemill-operator"
+LEASE, WEBHOOK = "tidemill-operator", "tidemill"
+IMAGES = {part: f"registry.example/tidemill-{part}:1" for part in ("processor", "ingest", "api")}
+NAMESPACE = Kind("v1", "Namespace", "namespaces", namespaced=False)
+CRD = Kind("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions", namespaced=False)
+_RBAC = "rbac.authorization.k8s.io/v1"
+_FURTHER = (
+    NAMESPACE,
+    CRD,
+    Kind(_RBAC, "ClusterRole", "clusterroles", namespaced=False),
+    Kind(_RBAC, "ClusterRoleBinding", "clusterrolebindings", namespaced=False),
+    Kind(_RBAC, "Role", "roles"),
+    Kind(_RBAC, "RoleBinding", "rolebindings"),
+)
+_SERVED_SECONDS = 60.0
+
+
+def install(plane: ControlPlane) -> Api:
+    """Make the CRD, the operator's namespace, account and rights.
+
+    Returns:
+        The cluster as its administrator sees it.
+
+    Raises:
+        TimeoutError: the resource is not served.
+    """
+    for kind in _FURTHER:
+        KINDS[kind.kind] = kind
+    api = Api(load({"KUBECONFIG": str(plane.kubeconfig)}))
+    api.apply(definition())
+    for document in _installation():
+        api.apply(document)
+    # The definition is there at once; what it defines is served a little later.
+    deadline = time.monotonic() + _SERVED_SECONDS
+    while True:
+        try:
+            api.list(PIPELINE)
+        except TidemillError as error:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the resource is not served: {error}") from error
+            time.sleep(0.1)
+        else:
+            return api
+
+
+def _installation() -> Iterator[Document]:
+    subject = [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": HOME}]
+    yield {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": HOME}}
+    yield {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT, "namespace": HOME}}
+    home = rbac.home_rules(lease=LEASE, webhook_secret="tidemill-webhook")  # noqa: S106 - a name
+    wide = [*rbac.pipeline_rules(), *rbac.webhook_rules(WEBHOOK)]
+    for scope, metadata, rules in (("Cluster", {}, wide), ("", {"namespace": HOME}, home)):
+        named = {"name": ACCOUNT, **metadata}
+        yield {"apiVersion": _RBAC, "kind": f"{scope}Role", "metadata": named, "rules": rules}
+        role = {"apiGroup": "rbac.authorization.k8s.io", "kind": f"{scope}Role", "name": ACCOUNT}
+        yield {
+            "apiVersion": _RBAC,
+            "kind": f"{scope}RoleBinding",
+            "metadata": named,
+            "roleRef": role,
+            "subjects": subject,
+        }
+
+
+def account(plane: ControlPlane, api: Api, folder: Path) -> Path:
+    """A kubeconfig of the operator's account, good for two hours."""
+    path = f"/api/v1/namespaces/{HOME}/serviceaccounts/{ACCOUNT}/token"
+    asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 7200}}
+    token = api._call("POST", path, body=asked)["status"]["token"]
+    document = yaml.safe_load(plane.kubeconfig.read_text())
+    document["users"][0]["user"] = {"token": token}
+    file = folder / "kubeconfig"
+    file.write_text(yaml.safe_dump(document))
+    return file
+
+
+def environment(kubeconfig: Path, servers_of: dict[str, str], *, pod: str, ports: tuple[int, int]) -> dict[str, str]:
+    """What the chart tells an operator, which runs as a process here.
+
+    Args:
+        kubeconfig: of its account.
+        servers_of: TIDEMILL_ addresses of Kafka, Postgres and Redis.
+        pod: what it calls itself.
+        ports: of its status and its webhook; a webhook's 0 serves none.
+    """
+    return {
+        "KUBECONFIG": str(kubeconfig),
+        **servers_of,
+        "TIDEMILL_CLUSTER_ID": "test",
+        "TIDEMILL_DEFAULT_REPLICATION_FACTOR": "1",
+        "TIDEMILL_OPERATOR_NAMESPACE": HOME,
+        "TIDEMILL_POD_NAME": pod,
+        "TIDEMILL_LEASE_NAME": LEASE,
+        "TIDEMILL_WEBHOOK_CONFIGURATION": WEBHOOK,
+        "TIDEMILL_STATUS_PORT": str(ports[0]),
+        "TIDEMILL_WEBHOOK_PORT": str(ports[1]),
+        **{f"TIDEMILL_IMAGE_{part.upper()}": image for part, image in IMAGES.items()},
+    }
+
+
+def run_pods(api: Api, stopping: threading.Event, *, interval_seconds: float = 0.2) -> None:
+    """Say of each pod that it is ready, as a kubelet would, until told to stop."""
+    ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    while not stopping.wait(interval_seconds):
+        try:
+            for pod in api.list(POD, selector=f"{marks.MANAGED_BY}={marks.MANAGER}"):
+                if pod.get("status", {}).get("phase") != "Running" and not pod["metadata"].get("deletionTimestamp"):
+                    named = {key: pod["metadata"][key] for key in ("name", "namespace")}
+                    body = {"apiVersion": "v1", "kind": "Pod", "metadata": named, "status": ready}
+                    api.apply(body, subresource="status", manager="kubelet")
+        except TidemillError:
+            continue  # the API server is being restarted, or the pod has gone
