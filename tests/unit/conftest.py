@@ -15,7 +15,7 @@ from tidemill_operator.actuators.base import Actuators, PipelineSecrets, Reclaim
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome, done, failed, skipped, waiting
 from tidemill_operator.plan.model import LiveSchema, LiveTopic, Owner, Schema, Topic, Workload
-from tidemill_operator.plan.refusals import column_changes, column_type, foreign, missing
+from tidemill_operator.plan.refusals import column_changes, column_type, foreign, gone, missing
 from tidemill_operator.plan.replication import Spread
 
 _COMPONENTS = {"processor": Component.PROCESSORS, "ingest": Component.INGEST, "api": Component.API}
@@ -47,6 +47,8 @@ class MemoryTopics(Part):
         self.configs: dict[str, dict[str, str]] = {}
         self.nodes = 1
         self.made = 0
+        self.spreads: list[Spread | None] = []
+        self.moving = ""
 
     def put(self, name: str, partitions: int, replication_factor: int = 1, **config: str) -> None:
         """A topic that somebody else made."""
@@ -64,12 +66,17 @@ class MemoryTopics(Part):
 
     def ensure(self, topics: Sequence[Topic], *, spread: Spread | None = None) -> list[Outcome]:
         self._called("ensure")
+        self.spreads.append(spread)
+        if self.moving:
+            return [waiting(Component.TOPICS, topic.name, self.moving) for topic in topics]
         return [self._ensure(topic) for topic in topics]
 
     def _ensure(self, topic: Topic) -> Outcome:
         changed, live = 0, self.topics.get(topic.name)
         if live is None and not topic.managed:
             return failed(Component.TOPICS, topic.name, missing(topic))
+        if live is None and topic.lost:
+            return failed(Component.TOPICS, topic.name, gone(topic))
         if live is None:
             self.put(topic.name, topic.partitions, topic.replication_factor, **topic.config)
             changed = self._wrote(f"create {topic.name}")
@@ -155,6 +162,8 @@ class MemorySchemas(Part):
             accepted=json.loads(schema.accepted) if newer else live.accepted,
             closed_until=live.closed_until,
             partitions=max(schema.partitions, live.partitions),
+            read_from=live.read_from,
+            read_to=live.read_to,
         )
 
     def release(self, schema: Schema, *, owner: Owner, reclaim: Reclaim) -> list[Outcome]:

@@ -173,6 +173,7 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
     columns = _columns(session, schema)
     owner = _owner(found[0][0])
     shapes, closed, feeds, generation, accepted, partitions = {}, {}, {}, 0, None, 0
+    read_from, read_to = "", {}
     if "_aggregations" in columns:
         # A schema from before `layout` and `fed` has neither.
         query = sql.SQL(
@@ -184,9 +185,16 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
         query = sql.SQL("SELECT generation, accepted FROM {}").format(sql.Identifier(schema, "_generation"))
         generation, accepted = session.connection.execute(query).fetchone() or (0, None)
     if "_offsets" in columns:
-        query = sql.SQL("SELECT count(*) FROM {} WHERE reader = 'live'").format(sql.Identifier(schema, "_offsets"))
-        (partitions,) = session.connection.execute(query).fetchone() or (0,)
-    return LiveSchema(owner, shapes, columns, generation, accepted, closed, partitions, feeds)
+        query = sql.SQL("SELECT partition, topic_id, next_offset FROM {} WHERE reader = 'live'").format(
+            sql.Identifier(schema, "_offsets")
+        )
+        positions = session.connection.execute(query).fetchall()
+        partitions = len(positions)
+        read_from = max((topic_id for _, topic_id, _ in positions if topic_id), default="")
+        read_to = {partition: offset for partition, topic_id, offset in sorted(positions) if topic_id}
+    return LiveSchema(
+        owner, shapes, columns, generation, accepted, closed, partitions, feeds, read_from=read_from, read_to=read_to
+    )
 
 
 def _columns(session: Session, schema: str) -> dict[str, dict[str, str]]:
