@@ -24,13 +24,14 @@ from tidemill_operator.outcome import Component, Outcome, Rank, failed, skipped
 from tidemill_operator.plan.build import build_plan, owner_of, resolve
 from tidemill_operator.plan.model import LiveFacts, LiveSchema, Plan
 from tidemill_operator.plan.refusals import refusals, topics_concerned
+from tidemill_operator.plan.replication import Spread
 from tidemill_operator.plan.topics import desired_topics
 from tidemill_operator.settings import Platform
 from tidemill_operator.status import Report, status
 
 log = logging.getLogger(__name__)
 Scaled = Callable[[AnalyticsPipeline], int | None]
-ADOPT, PAUSE = "tidemill.dev/adopt", "tidemill.dev/paused"
+ADOPT, PAUSE, REBALANCE = "tidemill.dev/adopt", "tidemill.dev/paused", "tidemill.dev/rebalance-at"
 _MAX_FAULTS = 8
 
 
@@ -119,9 +120,19 @@ def reconcile(
                 doing.block(*Component, by="a spec that can be applied")
                 return status(previous, Report(generation, doing.outcomes, choice.stalled, accepted=False), now)
             adopt = (metadata.get("annotations") or {}).get(ADOPT) == "true"
-            outcomes = _ensure(choice.pipeline, choice.plan, live, platform, actuators, adopt=adopt, confirm=confirm)
+            outcomes = _ensure(
+                choice.pipeline,
+                choice.plan,
+                live,
+                platform,
+                actuators,
+                adopt=adopt,
+                confirm=confirm,
+                spread=_asked(metadata, previous),
+            )
             report = _report(choice, live, outcomes, actuators)
-            return status(previous, replace(report, generation=generation), now)
+            rebalanced = _rebalanced(metadata, outcomes)
+            return status(previous, replace(report, generation=generation, rebalanced=rebalanced), now)
     except _UnseenError as unseen:
         doing = _Pass([failed(unseen.component, unseen.component.value, unseen.error)])
         doing.block(*(part for part in Component if part != unseen.component), by=unseen.component.value)
@@ -257,6 +268,7 @@ def _ensure(
     *,
     adopt: bool,
     confirm: Callable[[], None],
+    spread: Spread | None,
 ) -> list[Outcome]:
     doing = _Pass()
     schema, owner = plan.schema, owner_of(pipeline, platform)
@@ -271,7 +283,7 @@ def _ensure(
         doing.block(Component.TOPICS, *running, by="the schema")
         return doing.outcomes
     confirm()
-    there = doing.step(Component.TOPICS, act=lambda: actuators.kafka.ensure(plan.topics))
+    there = doing.step(Component.TOPICS, act=lambda: actuators.kafka.ensure(plan.topics, spread=spread))
     if not there and not all(topic.name in live.topics for topic in plan.topics):
         doing.block(*running, by="the topics")
         return doing.outcomes
@@ -288,6 +300,22 @@ def _expire(plan: Plan, actuators: Actuators) -> None:
         actuators.postgres.expire(plan.schema)
     except TidemillError as error:
         log.warning("%s", error)
+
+
+def _asked(metadata: Mapping[str, Any], previous: Mapping[str, Any] | None) -> Spread | None:
+    """Whether replicas are to be spread anew: each value of the annotation asks once."""
+    text = _request(metadata)
+    return Spread.asked(text) if text and text != (previous or {}).get("rebalancedAt") else None
+
+
+def _request(metadata: Mapping[str, Any]) -> str:
+    return str((metadata.get("annotations") or {}).get(REBALANCE) or "")[-256:]
+
+
+def _rebalanced(metadata: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
+    topics = [outcome for outcome in outcomes if outcome.component == Component.TOPICS]
+    done = topics and all(outcome.rank == Rank.DONE for outcome in topics)
+    return _request(metadata) if done else ""
 
 
 def _report(choice: _Choice, live: LiveFacts, outcomes: list[Outcome], actuators: Actuators) -> Report:

@@ -117,6 +117,7 @@ class Replication:
             writes += self._free(brokers, moving)
             # The mark goes last: a pass that ends before it is done once more.
             self._session.set_configs(ResourceType.TOPIC, topic, {LEADERS: None, FOLLOWERS: None})
+            self._session.settle(lambda: not self._session.configs(ResourceType.TOPIC, [topic])[topic].get(LEADERS))
             writes += 1
         return writes
 
