@@ -14,6 +14,7 @@ from pathlib import Path
 
 from images.catalogue import CACHE, ROOT
 from images.engine import BuildError, Engine
+from images.install import read_blocks
 from images.packages import install_missing
 from tidemill_operator.servers.kafka_jars import find_jars
 
@@ -80,14 +81,18 @@ def fetch_wheels() -> Path:
         return folder
     partial = CACHE / "wheels.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    for lock in _LOCKS:
-        # What the last fetch left serves again; pip checks its hash like any other file's.
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
-        command += ["--only-binary=:all:", "--disable-pip-version-check", "--dest", str(partial)]
-        command += ["--find-links", str(folder)] if folder.is_dir() else []
-        done = subprocess.run([*command, "-r", lock], cwd=ROOT, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise BuildError(f"the wheels of {lock} cannot be fetched: {done.stderr.strip()[-2000:]}")
+    # All locks at once: they agree on versions, and most of one is in another.
+    blocks = {name: lines for lock in _LOCKS for name, lines in read_blocks(ROOT / lock).items()}
+    wanted = CACHE / "wheels.txt"
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    wanted.write_text("\n".join(line for lines in blocks.values() for line in lines) + "\n")
+    # What the last fetch left serves again; pip checks its hash like any other file's.
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+    command += ["--only-binary=:all:", "--disable-pip-version-check", "--dest", str(partial)]
+    command += ["--find-links", str(folder)] if folder.is_dir() else []
+    done = subprocess.run([*command, "-r", str(wanted)], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise BuildError(f"the locked wheels cannot be fetched: {done.stderr.strip()[-2000:]}")
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     done_file.write_text(digest)
