@@ -112,6 +112,10 @@ bench-api: setup ## Cached queries per second and latencies of the API
 bench-operator: kube ## 200 pipelines on one operator: time until ready, requests, writes and memory at rest
 	PYTHONPATH=hack $(PYTHON) tests/bench/bench_operator.py $(ARGS)
 
+.PHONY: bench-nab
+bench-nab: setup ## Every anomaly detector on the Numenta Anomaly Benchmark (NAB_DIR=…: its series)
+	PYTHONPATH=hack $(PYTHON) tests/bench/bench_nab.py $(ARGS)
+
 .PHONY: sim-scaling
 sim-scaling: setup ## Scaling tried out on load shapes, next to KEDA's and Flink's formulas (NAB_DIR=…: recorded ones too)
 	PYTHONPATH=hack $(PYTHON) -m sim $(ARGS)

@@ -15,7 +15,7 @@ from tidemill_contract.spec import DetectorSpec
 from tidemill_processor.detectors import auto, changepoint, isolation, seasonal, spread
 from tidemill_processor.detectors.reading import Reading, State
 
-__all__ = ["COOLDOWN_WINDOWS", "Reading", "State", "Verdict", "judge", "observe"]
+__all__ = ["COOLDOWN_WINDOWS", "Reading", "State", "Verdict", "decide", "judge", "observe", "severity"]
 
 COOLDOWN_WINDOWS = 24
 """Without `cooldown`, so many windows of a group after an anomaly are not reported."""
@@ -69,16 +69,22 @@ def judge(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[V
     if not math.isfinite(value):
         return None, state
     reading, following = observe(spec, state, at_ms, value)
+    return decide(spec, state, following, reading, at_ms, value)
+
+
+def decide(
+    spec: DetectorSpec, state: State, following: State, reading: Reading | None, at_ms: int, value: float
+) -> tuple[Verdict | None, State]:
+    """What is reported of a reading after threshold, warm-up and cooldown; `judge` is `observe` and this."""
     n, quiet = following["n"], state.get("quiet", {}) if state.get("of") == following["of"] else {}
-    if not _is_quiet(spec, quiet, n, at_ms):
-        quiet = {}
-        if reading is not None and n > spec.warmup and reading.score >= spec.limit:
-            quiet = {"n": n, "at": at_ms}
-            verdict = Verdict(
-                value, reading.score, severity(reading.score, spec), reading.expected, reading.lower, reading.upper
-            )
-            return verdict, {**following, "quiet": quiet}
-    return None, {**following, "quiet": quiet} if quiet else following
+    if _is_quiet(spec, quiet, n, at_ms):
+        return None, {**following, "quiet": quiet}
+    if reading is None or n <= spec.warmup or reading.score < spec.limit:
+        return None, following
+    verdict = Verdict(
+        value, reading.score, severity(reading.score, spec), reading.expected, reading.lower, reading.upper
+    )
+    return verdict, {**following, "quiet": {"n": n, "at": at_ms}}
 
 
 def observe(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:

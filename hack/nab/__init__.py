@@ -1,0 +1,1 @@
+"""The Numenta Anomaly Benchmark: its series and its scoring, for `make bench-nab`."""
