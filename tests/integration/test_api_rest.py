@@ -43,7 +43,11 @@ METRICS: list[dict[str, Any]] = [
     {"name": "sd", "function": "stddev", "field": "amount"},
     {"name": "share", "function": "avg", "field": "vip"},
     {"name": "latest", "function": "max", "field": "ts"},
+    {"name": "p90", "function": "quantile", "field": "amount", "q": 0.9},
+    {"name": "sizes", "function": "distinct", "field": "qty"},
+    {"name": "places", "function": "distinct", "field": "country"},
 ]
+HOP_METRICS = [*METRICS[:4], *METRICS[-3:]]
 
 
 def config() -> PipelineConfig:
@@ -72,7 +76,7 @@ def config() -> PipelineConfig:
                     "name": "hops",
                     "groupBy": ["country"],
                     "window": {"type": "hopping", "size": "3h", "hop": "1h"},
-                    "metrics": METRICS[:4],
+                    "metrics": HOP_METRICS,
                 },
                 {"name": "total", "window": {"type": "tumbling", "size": "15m"}, "metrics": METRICS[:3]},
             ],
@@ -154,6 +158,22 @@ def moment(ms: int) -> str:
     return dt.datetime.fromtimestamp(ms / 1000, dt.UTC).isoformat().replace("+00:00", "Z")
 
 
+@dataclass(frozen=True)
+class Sketched:
+    """What an answer of a sketch has to lie within: ranks within 1 %, counts within 2 %, a few values exactly."""
+
+    values: tuple[Any, ...]
+    q: float | None
+
+    def holds(self, actual: Any) -> bool:
+        if self.q is None:
+            count = len(set(self.values))
+            return abs(actual - count) <= (0.02 * count if count > 100 else 0)
+        if len(self.values) <= 400:
+            return bool(actual == sorted(self.values)[math.ceil(self.q * len(self.values)) - 1])
+        return abs(sum(v <= actual for v in self.values) / len(self.values) - self.q) <= 0.01
+
+
 def summarised(events: list[dict[str, Any]], metrics: Iterable[dict[str, Any]] = METRICS) -> dict[str, Any]:
     """What the metrics are over events in the order of their times."""
     answer: dict[str, Any] = {}
@@ -164,6 +184,8 @@ def summarised(events: list[dict[str, Any]], metrics: Iterable[dict[str, Any]] =
             answer[metric["name"]] = len(values)
         elif not values:
             answer[metric["name"]] = None
+        elif function in ("quantile", "distinct"):
+            answer[metric["name"]] = Sketched(tuple(values), metric.get("q"))
         elif metric.get("field") == "ts":
             answer[metric["name"]] = moment(max(values))
         else:
@@ -186,6 +208,8 @@ def grouped(key: Callable[[dict[str, Any]], Iterable[tuple[Any, ...]]]) -> dict[
 
 
 def same(expected: Any, actual: Any) -> bool:
+    if isinstance(expected, Sketched):
+        return actual is not None and expected.holds(actual)
     if isinstance(expected, float):
         return actual is not None and math.isclose(expected, actual, rel_tol=1e-9, abs_tol=1e-7)
     return bool(expected == actual)
@@ -249,10 +273,10 @@ def test_hopping_windows(api: Api) -> None:
     """Each event is in size / hop windows; pages of them are one big query."""
     expected = grouped(lambda e: [(e["country"], moment(e["ts"] // HOUR * HOUR - k * HOUR)) for k in range(3)])
     for parameters in ({"limit": 53}, {"limit": 53, "order": "-window_start"}, {"limit": 10_000}):
-        assert_rows(api.rows("hops", **parameters), expected, ["country"], METRICS[:4])
+        assert_rows(api.rows("hops", **parameters), expected, ["country"], HOP_METRICS)
     some = {k: v for k, v in expected.items() if moment(START + 5 * HOUR) <= k[1] < moment(START + 9 * HOUR)}
     rows = api.rows("hops", **{"from": START + 5 * HOUR, "to": START + 9 * HOUR})
-    assert_rows(rows, some, ["country"], METRICS[:4])
+    assert_rows(rows, some, ["country"], HOP_METRICS)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +286,7 @@ def test_hopping_windows(api: Api) -> None:
 def test_roll_ups_over_time(api: Api, aggregation: str, length: int, granularity: str) -> None:
     """Coarser time merges panes: an event counts once, also where windows overlap."""
     groups = ["country", "store"] if aggregation == "by_store" else ["country"]
-    metrics = METRICS if aggregation == "by_store" else METRICS[:4]
+    metrics = METRICS if aggregation == "by_store" else HOP_METRICS
     expected = grouped(lambda e: [(*(e[g] for g in groups), moment(e["ts"] // length * length))])
     rows = api.rows(aggregation, granularity=granularity, limit=500)
     assert_rows(rows, expected, groups, metrics)
@@ -322,7 +346,7 @@ def test_missing_windows_are_filled(api: Api, fill: str, empty: int | None) -> N
     assert {key[:2] for key in keys} == groups
     gaps = [row for key, row in zip(keys, rows, strict=True) if key not in present]
     assert len(gaps) == len(keys) - len(present) > 0
-    assert {(r["n"], r["revenue"], r["items"]) for r in gaps} == {(empty, empty, empty)}
+    assert {(r["n"], r["revenue"], r["items"], r["p90"], r["sizes"]) for r in gaps} == {(empty,) * 5}
     assert {r["latest"] for r in gaps} == {None}, "a time has no zero"
     filled = api.rows("hops", fill=fill, granularity="12h", group_by="", **{"from": START - DAY, "to": START + DAY})
     assert [r["n"] for r in filled][:2] == [empty, empty]
@@ -503,6 +527,8 @@ REFUSED: list[tuple[str, int, str]] = [
     ("/v1/pipelines/shop/aggregates/total?fill=zero", 400, "invalid_parameter"),
     ("/v1/pipelines/shop/aggregates/total?fill=zero&from=0&to=1000000000000", 400, "invalid_parameter"),
     ("/v1/pipelines/shop/aggregates/total?order=n,n", 400, "invalid_parameter"),
+    ("/v1/pipelines/shop/aggregates/by_store?order=p90", 400, "invalid_parameter"),
+    ("/v1/pipelines/shop/aggregates/by_store?sizes__gt=5", 400, "invalid_parameter"),
     ("/v1/pipelines/shop/aggregates/total?order=%22;DROP", 400, "invalid_parameter"),
     ("/v1/pipelines/shop/aggregates/total?metrics=nothing", 400, "invalid_parameter"),
     ("/v1/pipelines/shop/aggregates/total?n__gte=x", 400, "invalid_parameter"),

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.spec import PipelineSpec
 from tidemill_contract.times import rfc3339_ms
+from tidemill_processor import transaction
 from tidemill_processor.batch import BatchReader
 from tidemill_processor.database import Database
 from tidemill_processor.transaction import Committer, Fenced, Position
@@ -39,6 +40,10 @@ METRICS = [
     {"name": "va", "function": "variance", "field": "v"},
     {"name": "sd", "function": "stddev", "field": "i"},
     {"name": "share", "function": "avg", "field": "big"},
+    {"name": "p90", "function": "quantile", "field": "v", "q": 0.9},
+    {"name": "low", "function": "quantile", "field": "v", "q": 0.01},
+    {"name": "uk", "function": "distinct", "field": "k"},
+    {"name": "ui", "function": "distinct", "field": "i"},
 ]
 SPEC = PipelineSpec.model_validate(
     {
@@ -146,8 +151,13 @@ def expected(events: list[Record]) -> dict[str, Any]:
         "av": math.fsum(v) / len(v) if v else None, "mn": min(v, default=None), "mx": max(i, default=None),
         "fst": v[0] if v else None, "lst": k[-1] if k else None, "va": spread(v),
         "sd": None if deviation is None else math.sqrt(deviation),
-        "share": sum(x > 5 for x in v) / len(v) if v else None,
+        "share": sum(x > 5 for x in v) / len(v) if v else None, "p90": nearest_rank(v, 0.9),
+        "low": nearest_rank(v, 0.01), "uk": len(set(k)) if k else None, "ui": len(set(i)) if i else None,
     }  # fmt: skip
+
+
+def nearest_rank(values: list[float], q: float) -> float | None:
+    return sorted(values)[math.ceil(q * len(values)) - 1] if values else None
 
 
 def close(a: Any, b: Any, scale: float) -> bool:
@@ -177,7 +187,10 @@ ACTION = st.sampled_from(["commit", "commit", "commit", "crash", "close", "redel
 
 
 @pytest.fixture
-def stage(make_schema: Callable[[PipelineConfig], tuple[psycopg.Connection[Any], Database]]) -> Any:
+def stage(
+    make_schema: Callable[[PipelineConfig], tuple[psycopg.Connection[Any], Database]], monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    monkeypatch.setattr(transaction, "SKETCH_BYTES", 400)  # so that what is appended is compacted every now and then
     return make_schema(CONFIG)
 
 

@@ -235,11 +235,6 @@ UNSUPPORTED: list[tuple[dict[str, Any], str, str]] = [
         'session windows are not supported (got "session")',
     ),
     ({"latePolicy": "reopen"}, "latePolicy", 'reopening windows is not supported (got "reopen")'),
-    (
-        {"metrics": [{"name": "p95", "function": "quantile", "field": "amount", "q": 0.95}]},
-        "metrics[0].function",
-        'the function is not supported (got "quantile")',
-    ),
 ]
 
 

@@ -261,17 +261,14 @@ CASES: dict[str, list[Case]] = {
     ],
     "aggregations.metrics.function": [
         Case(put(f"{FIRST}.metrics[1].function", "max"), (TABLE, RESTART)),
-        refused(
-            f"{FIRST}.metrics[1].function", "distinct", "spec.aggregations[0].metrics[1].function: the function is not"
-        ),
+        Case(put(f"{FIRST}.metrics[1].function", "distinct"), (TABLE, RESTART)),
     ],
     "aggregations.metrics.field": [Case(put(f"{FIRST}.metrics[1].field", "weight"), (TABLE, RESTART))],
     "aggregations.metrics.q": [
         invalid(f"{FIRST}.metrics[1].q", 0.5, "spec.aggregations[0].metrics[1].q: sum takes no q"),
-        refused(
-            f"{FIRST}.metrics[1]",
-            {"name": "median", "function": "quantile", "field": "amount", "q": 0.5},
-            "spec.aggregations[0].metrics[1].function: the function is not supported",
+        Case(
+            put(f"{FIRST}.metrics[1]", {"name": "median", "function": "quantile", "field": "amount", "q": 0.5}),
+            (TABLE, RESTART),
         ),
     ],
     "aggregations.retention": [Case(put(f"{FIRST}.retention", "30d"))],
@@ -283,6 +280,17 @@ CASES: dict[str, list[Case]] = {
     "anomalies.detector.type": [Case(put("anomalies[0].detector.type", "ewma"), (RESTART,))],
     "anomalies.detector.threshold": [Case(put("anomalies[0].detector.threshold", 5.0), (RESTART,))],
     "anomalies.detector.warmup": [Case(put("anomalies[0].detector.warmup", 12), (RESTART,))],
+    "anomalies.detector.cooldown": [Case(put("anomalies[0].detector.cooldown", "3h"), (RESTART,))],
+    "anomalies.detector.weight": [
+        Case(put("anomalies[0].detector.weight", 0.5), (RESTART,), before=put("anomalies[0].detector.type", "ewma")),
+        invalid("anomalies[0].detector.weight", 0.5, "spec.anomalies[0].detector.weight: zscore takes no weight"),
+    ],
+    "anomalies.detector.span": [
+        Case(put("anomalies[0].detector.span", 50), (RESTART,), before=put("anomalies[0].detector.type", "mad"))
+    ],
+    "anomalies.detector.period": [
+        Case(put("anomalies[0].detector.period", "week"), (RESTART,), before=put("anomalies[0].detector.type", "seasonal"))
+    ],
     "events.store": [Case(put("events.store", True), ("create table _events", RESTART))],
     "events.retention": [Case(put("events.retention", "1d"), (RESTART,))],
     "results.publish": [

@@ -175,9 +175,12 @@ def _filled(query: AggregateQuery, binder: Binder, relation: str) -> str:
     ]
     listed = [*(f"g.{c}" for c in groups), "t.start AS window_start", "t.finish AS window_end"]
     for name in query.metrics:
-        column, zero = quote(name), query.fill == "zero" and query.model.metrics[name][0].kind in ("integer", "number")
+        column, metric = quote(name), query.model.metrics[name][0]
+        zero = "0" if metric.decode is None else "''::bytea"
         listed.append(
-            f"CASE WHEN d.window_start IS NULL THEN 0 ELSE d.{column} END AS {column}" if zero else f"d.{column}"
+            f"CASE WHEN d.window_start IS NULL THEN {zero} ELSE d.{column} END AS {column}"
+            if query.fill == "zero" and metric.kind in ("integer", "number")
+            else f"d.{column}"
         )
     return (
         f"WITH d AS MATERIALIZED ({relation}), t AS ({times}), g AS ({distinct})"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from tidemill_api.problems import not_found
 from tidemill_api.selection import Column
@@ -11,6 +13,7 @@ from tidemill_contract import names
 from tidemill_contract.expressions import derived_types
 from tidemill_contract.feeds import Feeds, guarded
 from tidemill_contract.partials import (
+    SKETCHED_FUNCTIONS,
     SUPPORTED_FUNCTIONS,
     AggregationLayout,
     answer_columns,
@@ -45,7 +48,16 @@ class AggregationModel:
     @cached_property
     def metrics(self) -> dict[str, tuple[Column, str]]:
         """Metrics by name: the answer's column, and its SQL over merged partials."""
-        return {name: (Column(name, kind), expression) for name, kind, expression in answer_columns(self.layout)}
+        decoders: dict[str, Callable[[Any], Any]] = {}
+        if any(metric.function in SKETCHED_FUNCTIONS for metric, _ in self.layout.metrics):
+            from tidemill_contract import sketches  # loads numpy
+
+            found = (metric for metric, _ in self.layout.metrics if metric.function in SKETCHED_FUNCTIONS)
+            decoders = {metric.name: sketches.evaluator(metric) for metric in found}
+        return {
+            name: (Column(name, kind, decode=decoders.get(name)), expression)
+            for name, kind, expression in answer_columns(self.layout)
+        }
 
     def fed(self, feeds: Feeds) -> AggregationModel:
         """The same over rows that were fed so: metrics are null where rows lack some of their events."""

@@ -25,7 +25,7 @@ class RowEncoder:
 
     def __init__(self, columns: Sequence[Column], converters: dict[str, Callable[[Any], Any]] | None = None) -> None:
         self.names = [column.name for column in columns]
-        found = [(i, (converters or {}).get(c.name) or encoder(c.kind)) for i, c in enumerate(columns)]
+        found = [(i, (converters or {}).get(c.name) or c.decode or encoder(c.kind)) for i, c in enumerate(columns)]
         self._converters = [(index, convert) for index, convert in found if convert is not None]
 
     def values(self, row: Row) -> list[Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,16 +30,18 @@ class Column:
     Attributes:
         kind: its spec type; `object` and `array` can be neither compared nor ordered by.
         nullable: whether it may be null.
+        decode: what makes its value of what SQL answers, where that is more than a cast; SQL cannot compare it then.
     """
 
     name: str
     kind: str
     nullable: bool = True
+    decode: Callable[[Any], Any] | None = None
 
     @property
     def comparable(self) -> bool:
         """Whether it can be filtered and ordered by."""
-        return self.kind not in ("object", "array")
+        return self.kind not in ("object", "array") and self.decode is None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,10 @@ from typing import Literal
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.spec import AggregationSpec, MetricSpec, PipelineSpec
 
-Kind = Literal["count", "n", "sum", "min", "max", "first", "first_at", "last", "last_at", "mean", "m2", "whole"]
+Kind = Literal[
+    "count", "n", "sum", "min", "max", "first", "first_at", "last", "last_at", "mean", "m2", "quantiles", "uniques",
+    "whole",
+]  # fmt: skip
 
 SQL_TYPES: dict[str, str] = {
     "string": 'text COLLATE "C"',
@@ -32,7 +35,12 @@ _NEEDS: dict[str, tuple[Kind, ...]] = {
     "last": ("last", "last_at"),
     "variance": ("n", "mean", "m2"),
     "stddev": ("n", "mean", "m2"),
+    "quantile": ("quantiles",),
+    "distinct": ("uniques",),
 }
+SKETCHED_FUNCTIONS = frozenset({"quantile", "distinct"})
+"""Functions whose merged partials are sketches: what SQL answers are their bytes (see `sketches.evaluator`)."""
+SKETCHES: tuple[Kind, ...] = ("quantiles", "uniques")
 SUPPORTED_FUNCTIONS = frozenset(_NEEDS) | {"count"}
 
 
@@ -160,6 +168,8 @@ def _partial_type(kind: Kind, field_type: str) -> str:
             return "double precision"
         case "first_at" | "last_at":
             return "bigint[]"
+        case "quantiles" | "uniques":
+            return "bytea"
         case _:
             return SQL_TYPES[field_type]
 
@@ -177,6 +187,8 @@ def merge_expression(partial: Partial, old: str = "t", new: str = "EXCLUDED") ->
             return f"{a} + {b}"
         case "sum":
             return f"coalesce({a} + {b}, {a}, {b})"
+        case "quantiles" | "uniques":
+            return f"coalesce({a} || {b}, {a}, {b})"
         case "min":
             return f"least({a}, {b})"
         case "max":
@@ -240,6 +252,8 @@ def _rollup(partial: Partial) -> str:
             return f"min({column})"
         case "last_at":
             return f"max({column})"
+        case "quantiles" | "uniques":
+            return f"string_agg({column}, ''::bytea)"
         case "whole":
             return f"bool_and({column})"
         case "first":
@@ -257,7 +271,7 @@ def _rollup(partial: Partial) -> str:
 
 
 def answer_expression(metric: MetricSpec) -> str:
-    """SQL for a metric's value over merged partial columns."""
+    """SQL for a metric's value over merged partial columns; of a sketched function the sketch's bytes."""
     f = metric.field
     n = quote(f"_n_{f}")
     match metric.function:
@@ -271,8 +285,10 @@ def answer_expression(metric: MetricSpec) -> str:
             return f"sqrt({quote(f'_m2_{f}')} / nullif({n}, 0))"
         case "sum" | "min" | "max" | "first" | "last":
             return quote(f"_{metric.function}_{f}")
+        case "quantile":
+            return quote(f"_quantiles_{f}")
         case _:
-            raise ValueError(f"function {metric.function} has no stored partials")
+            return quote(f"_uniques_{f}")
 
 
 def answer_type(metric: MetricSpec, field_type: str | None) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from tidemill_contract.partials import AggregationLayout, Partial
+from tidemill_contract.partials import SKETCHES, AggregationLayout, Partial
 from tidemill_processor.batch import INDEX, OFFSET, PARTITION, TIME
 
 PANE, AFTER = "_pane", "_after_ms"
@@ -61,8 +61,17 @@ def aggregate(
             frame = frame.with_columns(pl.col(name) + 0.0)  # -0.0 and 0.0 are one group, as in Postgres
     if any(p.kind in ("first", "last") for p in plan.partials):
         frame = _ordered(frame, epochs)
-    aggregations = [_expression(p, frame) for p in plan.partials]
-    return Aggregated(frame.group_by(keys).agg(aggregations), late)
+    rows = frame.group_by(keys).agg([_expression(p, frame) for p in plan.partials])
+    sketched = [_sketches(rows[p.column], p) for p in plan.partials if p.kind in SKETCHES]
+    return Aggregated(rows.with_columns(sketched) if sketched else rows, late)
+
+
+def _sketches(values: pl.Series, partial: Partial) -> pl.Series:
+    """Lists of values as stored sketches."""
+    from tidemill_contract import sketches  # loads numpy
+
+    kind: sketches.SketchKind = "quantiles" if partial.kind == "quantiles" else "uniques"
+    return pl.Series(partial.column, [sketches.build(kind, found) for found in values.to_list()], dtype=pl.Binary)
 
 
 def _ordered(frame: pl.DataFrame, epochs: dict[int, int]) -> pl.DataFrame:
@@ -92,6 +101,12 @@ def _sum(value: pl.Expr, name: str, frame: pl.DataFrame) -> pl.Expr:
     return pl.when(pl.col(name).count() > 0).then(value.sum())
 
 
+def _distinct(value: pl.Expr, name: str, frame: pl.DataFrame) -> pl.Expr:
+    if isinstance(frame.schema[name], pl.Datetime):
+        value = value.cast(pl.Int64)
+    return value.drop_nulls().unique()
+
+
 def _m2(value: pl.Expr, name: str, frame: pl.DataFrame) -> pl.Expr:
     return value.cast(pl.Float64).var(ddof=0) * pl.col(name).count()
 
@@ -107,6 +122,8 @@ _KINDS: dict[str, Callable[[pl.Expr, str, pl.DataFrame], pl.Expr]] = {
     "last_at": lambda value, name, frame: pl.col(_AT).filter(pl.col(name).is_not_null()).last(),
     "mean": lambda value, name, frame: value.cast(pl.Float64).mean(),
     "m2": _m2,
+    "quantiles": lambda value, name, frame: value.cast(pl.Float64).drop_nulls(),
+    "uniques": _distinct,
 }
 
 

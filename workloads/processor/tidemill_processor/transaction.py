@@ -20,7 +20,7 @@ import psycopg
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.event import InvalidEvent, Reason
 from tidemill_contract.feeds import SINCE
-from tidemill_contract.partials import SQL_TYPES, merge_expression, quote
+from tidemill_contract.partials import SKETCHES, SQL_TYPES, Partial, merge_expression, quote
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.storage import partition_days
 from tidemill_contract.times import rfc3339_ms
@@ -30,6 +30,8 @@ from tidemill_processor.database import CLOCK_MS, READER, AggregationStore, Data
 from tidemill_processor.watermark import PartitionTime
 
 DAY_MS = 86_400_000
+SKETCH_BYTES = 16 * 1024
+"""How long a row's appended sketches may grow; one of a million values takes 9 kB."""
 
 
 class Fenced(Exception):
@@ -208,9 +210,33 @@ class Committer:
         update = f"UPDATE {self._database.schema}._aggregations SET rev = rev + 1 WHERE id = %s RETURNING rev"
         row = self._connection.execute(update, (work.store.id,)).fetchone()
         assert row is not None  # noqa: S101 - the row was read a moment ago
-        self._connection.execute(self._merges[work.store.id], (row[0],))
+        merged = self._connection.execute(self._merges[work.store.id], (row[0],))
+        if _sketches(work.store):
+            self._compact(work.store, merged.fetchall())
         panes = work.result.rows[PANE]
         return Change(work.store.name, row[0], int(panes.min()), int(panes.max()))  # type: ignore[arg-type]
+
+    def _compact(self, store: AggregationStore, long: list[tuple[Any, ...]]) -> None:
+        """Make one frame again of sketches that have grown long: (window start, where the row is, sketches)."""
+        from tidemill_contract import sketches  # loads numpy
+
+        kinds: list[sketches.SketchKind] = [
+            "quantiles" if p.kind == "quantiles" else "uniques" for p in _sketches(store)
+        ]
+        sets = ", ".join(f"{quote(p.column)} = %s" for p in _sketches(store))
+        update = (
+            f"UPDATE {self._database.qualified(store.table)} SET {sets}"
+            " WHERE window_start = %s AND tableoid = %s AND ctid = %s::text::tid"
+        )
+        rows = []
+        for start, table, place, *stored in long:
+            values = [
+                sketches.compact(kind, sketch) if sketch is not None and len(sketch) > SKETCH_BYTES else sketch
+                for kind, sketch in zip(kinds, stored, strict=True)
+            ]
+            rows.append((*values, start, table, place))
+        if rows:
+            self._connection.cursor().executemany(update, rows)
 
     def _copy(self, work: _Work) -> None:
         rows = work.result.rows
@@ -221,6 +247,8 @@ class Committer:
             column = pl.col(name)
             if isinstance(dtype, pl.Datetime):
                 column = column.cast(pl.Int64)
+            elif dtype == pl.Binary:
+                column = (pl.lit("\\x") + column.bin.encode("hex")).alias(name)
             elif dtype == pl.Float64 and rows[name].is_infinite().any():
                 raise Unstorable(f"{name[1:]} of {work.store.name} is beyond what a double can hold")
             stored.append(column)
@@ -351,11 +379,24 @@ def _merge_sql(database: Database, store: AggregationStore) -> str:
     merged = [f"{quote(p.column)} = {merge_expression(p)}" for p in plan.partials]
     sets = ", ".join(["_rev = EXCLUDED._rev", f"{SINCE} = least(t.{SINCE}, EXCLUDED.{SINCE})", *merged])
     keys = ", ".join(quote(key) for key in plan.key_columns)
-    return (
+    merge = (
         f"INSERT INTO {database.qualified(store.table)} AS t ({', '.join(columns)})"
         f" SELECT {', '.join(values)} FROM pg_temp.{_temp(store)} ORDER BY {', '.join(order)}"
         f" ON CONFLICT ({keys}) DO UPDATE SET {sets}"
     )
+    sketched = [quote(p.column) for p in _sketches(store)]
+    if not sketched:
+        return merge
+    listed = ", ".join(f"t.{column}" for column in sketched)
+    long = " OR ".join(f"octet_length({column}) > {SKETCH_BYTES}" for column in sketched)
+    return (
+        f"WITH merged AS ({merge} RETURNING t.window_start, t.tableoid::bigint, t.ctid::text, {listed})"
+        f" SELECT * FROM merged WHERE {long}"
+    )
+
+
+def _sketches(store: AggregationStore) -> list[Partial]:
+    return [partial for partial in store.layout.partials if partial.kind in SKETCHES]
 
 
 def is_refusal(error: Exception) -> bool:
