@@ -593,8 +593,8 @@ def test_the_script_of_a_schema_is_what_ensure_makes(servers: Servers, tmp_path:
         made.run("DROP SCHEMA {s} CASCADE")
         made.admin.execute(sql.SQL(script(made.plan.schema)))
         adopted = made.ensure(adopt=True)
-        # The schema's mark, and the spec in `_generation`.
-        assert (adopted.rank, adopted.changed) == (Rank.DONE, 2)
+        # The schema's mark, the topic that its positions are in, and the spec in `_generation`.
+        assert (adopted.rank, adopted.changed) == (Rank.DONE, 3)
         assert made.actuator.observe(made.plan.schema.name) == by_ensure
     finally:
         made.clean()

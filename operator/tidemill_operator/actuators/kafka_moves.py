@@ -5,6 +5,7 @@ A client lives for one piece of work; while nothing moves the library is not eve
 
 from __future__ import annotations
 
+import logging
 import ssl
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -113,6 +114,8 @@ def moves(config: Mapping[str, Any], timeout_seconds: float) -> Iterator[KafkaMo
     """
     import kafka
 
+    # It tells of every connection that fails; what matters is raised.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
     brokers = str(config["bootstrap.servers"])
     timeout = int(timeout_seconds * 1000)
     with _told("connecting to move replicas", brokers):

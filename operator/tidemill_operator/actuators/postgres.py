@@ -15,6 +15,7 @@ from psycopg import sql
 from tidemill_contract.feeds import Feeds
 from tidemill_operator import outcome
 from tidemill_operator.actuators.base import PipelineSecrets, Reclaim
+from tidemill_operator.actuators.postgres_claims import claim, rivals
 from tidemill_operator.actuators.postgres_expiry import expire
 from tidemill_operator.actuators.postgres_grants import ensure_grants
 from tidemill_operator.actuators.postgres_roles import drop_roles, ensure_roles
@@ -93,12 +94,15 @@ class PostgresSchemas:
                 _refuse(foreign(schema.name, live.owner, owner))
             if live is not None:
                 _refuse(error for table in schema.tables for error in column_changes(table, live))
+            if not adopt:
+                _refuse(rivals(session, schema, owner))
             known = check_epoch(session, schema.name, self._leadership)
             ensure_roles(session, schema, owner=owner, secrets=secrets, adopt=adopt)
             _ensure_schema(session, schema, live, owner, known, self._leadership.epoch if self._leadership else known)
             with session.acting_as(schema.owner):
                 _ensure_tables(session, schema, live)
                 _ensure_functions(session, schema)
+                claim(session, schema)
                 ensure_grants(session, schema)
                 regress = live is None or live.owner != owner
                 ensure_rows(session, schema, live, regress=regress)

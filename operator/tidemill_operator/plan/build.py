@@ -44,6 +44,7 @@ def build_plan(pipeline: AnalyticsPipeline, platform: Platform, generation: int,
     )
     if not platform.recreate_topics and (pipeline.metadata.annotations or {}).get(RECREATE) != "true":
         topics = bereave(topics, facts)
+    schema = replace(schema, source=topics[0].name if topics[0].managed else "")
     return Plan(
         namespace=config.namespace,
         name=config.name,

@@ -83,6 +83,7 @@ class Schema:
         generation: what `_generation` must hold: of the last spec that told processors something new.
         accepted: the spec as it was written, as stable JSON; kept beside the generation.
         events_retention_ms: how long kept events stay; None: none are kept.
+        source: the topic of its events that nobody else may manage; empty: it is not managed.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Schema:
     generation: int
     accepted: str = "{}"
     events_retention_ms: int | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True)

@@ -170,6 +170,16 @@ def foreign(schema: str, live: Owner | None, owner: Owner) -> Iterator[TidemillE
     )
 
 
+def claimed(topic: str, owner: Owner) -> TidemillError:
+    """The refusal of a topic that another pipeline manages."""
+    return TidemillError(
+        Reason.RESOURCE_CONFLICT,
+        f"spec.source.topic.name: topic {topic} is managed by the pipeline {owner.namespace}/{owner.name}, which was"
+        " first",
+        "read it with managed: false, or name another topic",
+    )
+
+
 def missing(topic: Topic) -> TidemillError:
     """The refusal of an unmanaged topic that is not there."""
     return TidemillError(

@@ -1,0 +1,118 @@
+"""One topic, two pipelines that would manage it: the first has it, the other is told so; anybody may read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tidemill_contract.spec import AnalyticsPipeline
+from tidemill_operator.actuators.postgres import PostgresSchemas
+from tidemill_operator.actuators.secrets import FileSecrets
+from tidemill_operator.errors import Reason
+from tidemill_operator.outcome import Outcome, Rank
+from tidemill_operator.plan.build import build_plan, owner_of
+from tidemill_operator.servers import Servers
+from tidemill_operator.settings import Platform
+
+pytestmark = pytest.mark.integration
+
+Ensure = Callable[..., Outcome]
+
+
+def pipeline(name: str, /, **topic: Any) -> AnalyticsPipeline:
+    return AnalyticsPipeline.model_validate(
+        {
+            "apiVersion": "tidemill.dev/v1alpha1",
+            "kind": "AnalyticsPipeline",
+            "metadata": {"name": name, "namespace": "owntest", "uid": f"uid-{name}", "generation": 1},
+            "spec": {
+                "source": {
+                    "topic": {"partitions": 1, **topic},
+                    "fields": [{"name": "ts", "type": "timestamp", "required": True}],
+                    "eventTime": {"field": "ts"},
+                },
+                "aggregations": [
+                    {
+                        "name": "all",
+                        "window": {"type": "tumbling", "size": "1h"},
+                        "metrics": [{"name": "events", "function": "count"}],
+                    }
+                ],
+            },
+        }
+    )
+
+
+@pytest.fixture
+def ensure(servers: Servers, tmp_path: Path) -> Iterator[Ensure]:
+    """Makes a pipeline's schema; all are gone afterwards."""
+    actuator, secrets = PostgresSchemas(servers.postgres), FileSecrets(tmp_path)
+    made = {}
+
+    def run(name: str, /, *, adopt: bool = False, cluster: str = "here", **topic: Any) -> Outcome:
+        asked = pipeline(name, **topic)
+        plan, owner = build_plan(asked, Platform(), 1), owner_of(asked, Platform(cluster_id=cluster))
+        made[name] = plan.schema, owner
+        logins = secrets.ensure("owntest", name, writer=plan.schema.writer, reader=plan.schema.reader)
+        (outcome,) = actuator.ensure(plan.schema, owner=owner, secrets=logins, adopt=adopt)
+        return outcome
+
+    yield run
+    for schema, owner in made.values():
+        actuator.release(schema, owner=owner, reclaim="Delete")
+
+
+SHARED = "owntest.shared"
+TOLD = (
+    "spec.source.topic.name: topic owntest.shared is managed by the pipeline owntest/first, which was first;"
+    " read it with managed: false, or name another topic"
+)
+
+
+def test_the_first_has_it(ensure: Ensure, servers: Servers) -> None:
+    """The other one is told whose it is, and nothing of it is made; the first goes on, and writes nothing again."""
+    assert ensure("first", name=SHARED).rank == Rank.DONE
+    refused = ensure("second", name=SHARED)
+    assert (refused.rank, refused.reason, refused.message) == (Rank.FAILED, Reason.RESOURCE_CONFLICT, TOLD)
+    with psycopg.connect(servers.postgres.url) as connection:
+        found = connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = 'owntest__second'").fetchall()
+    assert found == []
+    again = ensure("first", name=SHARED)
+    assert (again.rank, again.changed) == (Rank.DONE, 0)
+
+
+def test_anybody_may_read_it(ensure: Ensure) -> None:
+    ensure("first", name=SHARED)
+    assert ensure("second", name=SHARED, managed=False).rank == Rank.DONE
+    refused = ensure("second", name=SHARED)
+    assert (refused.rank, refused.reason) == (Rank.FAILED, Reason.RESOURCE_CONFLICT)
+
+
+def test_a_topic_that_is_let_go_may_be_taken(ensure: Ensure) -> None:
+    """By a pipeline that has begun to read another one, or only reads."""
+    ensure("first", name=SHARED)
+    assert ensure("first", name=SHARED, managed=False).rank == Rank.DONE
+    assert ensure("second", name=SHARED).rank == Rank.DONE
+
+
+def test_the_topic_of_another_pipelines_name(ensure: Ensure) -> None:
+    """Whoever was first, whatever the topic's name suggests."""
+    ensure("first", name="owntest.second.events")
+    refused = ensure("second")
+    assert "topic owntest.second.events is managed by the pipeline owntest/first" in refused.message
+
+
+def test_other_clusters_have_other_topics(ensure: Ensure) -> None:
+    """Two operators may share a Postgres and not a Kafka."""
+    ensure("first", name=SHARED)
+    assert ensure("second", name=SHARED, cluster="there").rank == Rank.DONE
+
+
+def test_it_can_be_taken_over(ensure: Ensure) -> None:
+    """With the annotation that takes a schema over."""
+    ensure("first", name=SHARED)
+    assert ensure("second", name=SHARED, adopt=True).rank == Rank.DONE
