@@ -84,6 +84,13 @@ STATUS = _object(
             ),
         ),
         "rebalancedAt": _text("The last value of the annotation tidemill.dev/rebalance-at that was done.", 256),
+        "credentials": _object(
+            "The last rotation of the pipeline's passwords.",
+            {
+                "phase": _text("Staged, RollingOut or Complete: then the former passwords are of no use.", 32),
+                "rotated": _text("The value of the annotation tidemill.dev/rotate-credentials that asked for it.", 256),
+            },
+        ),
         "schema": _text("The Postgres schema.", 63),
         "aggregations": _by(
             "name",

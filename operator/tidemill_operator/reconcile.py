@@ -26,6 +26,7 @@ from tidemill_operator.plan.model import LiveFacts, LiveSchema, Plan
 from tidemill_operator.plan.refusals import refusals, topics_concerned
 from tidemill_operator.plan.replication import Spread
 from tidemill_operator.plan.topics import desired_topics
+from tidemill_operator.rotation import ROTATE, Logins
 from tidemill_operator.settings import Platform
 from tidemill_operator.status import Report, status
 
@@ -119,18 +120,25 @@ def reconcile(
                 doing = _Pass()
                 doing.block(*Component, by="a spec that can be applied")
                 return status(previous, Report(generation, doing.outcomes, choice.stalled, accepted=False), now)
-            adopt = (metadata.get("annotations") or {}).get(ADOPT) == "true"
+            annotations = metadata.get("annotations") or {}
+            logins = Logins(
+                actuators,
+                choice.plan,
+                owner_of(choice.pipeline, platform),
+                rotate=str(annotations.get(ROTATE) or ""),
+                adopt=annotations.get(ADOPT) == "true",
+                now=now,
+                confirm=confirm,
+            )
             outcomes = _ensure(
-                choice.pipeline,
                 choice.plan,
                 live,
-                platform,
                 actuators,
-                adopt=adopt,
+                logins,
                 confirm=confirm,
                 spread=_asked(metadata, previous),
             )
-            report = _report(choice, live, outcomes, actuators)
+            report = replace(_report(choice, live, outcomes, actuators), credentials=logins.status())
             rebalanced = _rebalanced(metadata, outcomes)
             return status(previous, replace(report, generation=generation, rebalanced=rebalanced), now)
     except _UnseenError as unseen:
@@ -260,26 +268,17 @@ def accepted(document: Mapping[str, Any], live: LiveSchema | None) -> AnalyticsP
 
 
 def _ensure(
-    pipeline: AnalyticsPipeline,
     plan: Plan,
     live: LiveFacts,
-    platform: Platform,
     actuators: Actuators,
+    logins: Logins,
     *,
-    adopt: bool,
     confirm: Callable[[], None],
     spread: Spread | None,
 ) -> list[Outcome]:
     doing = _Pass()
-    schema, owner = plan.schema, owner_of(pipeline, platform)
-
-    def ensure_schema() -> list[Outcome]:
-        logins = actuators.secrets.ensure(plan.namespace, plan.name, writer=schema.writer, reader=schema.reader)
-        outcomes = actuators.postgres.ensure(schema, owner=owner, secrets=logins, adopt=adopt)
-        return [replace(outcome, changed=outcome.changed + logins.changed) for outcome in outcomes]
-
     running = (Component.PROCESSORS, Component.INGEST, Component.API)
-    if not doing.step(Component.SCHEMA, act=ensure_schema):
+    if not doing.step(Component.SCHEMA, act=logins.ensure):
         doing.block(Component.TOPICS, *running, by="the schema")
         return doing.outcomes
     confirm()
@@ -290,6 +289,8 @@ def _ensure(
     confirm()
     doing.step(*running, act=lambda: actuators.runtime.ensure(plan.workloads))
     confirm()
+    ran = [outcome for outcome in doing.outcomes if outcome.component in running]
+    doing.step(Component.SCHEMA, act=lambda: logins.retire(ran))
     _expire(plan, actuators)
     return doing.outcomes
 

@@ -42,6 +42,7 @@ class Report:
         suspended: whether the spec that runs asks to stand still.
         paused: whether the resource asks not to be reconciled: all else is as it was.
         rebalanced: the request to spread replicas anew that is done; empty: none was, or it is not done yet.
+        credentials: how far a rotation of the logins is; empty: there has been none.
         topics, aggregations: items of the status' lists.
     """
 
@@ -56,6 +57,7 @@ class Report:
     schema: str = ""
     endpoints: Mapping[str, str] = field(default_factory=dict)
     aggregations: Sequence[Mapping[str, Any]] = ()
+    credentials: Mapping[str, Any] = field(default_factory=dict)
 
 
 def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime) -> dict[str, Any]:
@@ -82,6 +84,7 @@ def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime)
         "endpoints": dict(report.endpoints) or (previous or {}).get("endpoints", {}),
         "topics": [dict(item) for item in report.topics][:_MAX_ITEMS] or (previous or {}).get("topics", []),
         "rebalancedAt": report.rebalanced or (previous or {}).get("rebalancedAt", ""),
+        "credentials": dict(report.credentials) or (previous or {}).get("credentials", {}),
         "schema": report.schema or (previous or {}).get("schema", ""),
         "aggregations": [dict(item) for item in report.aggregations][:_MAX_ITEMS]
         or (previous or {}).get("aggregations", []),

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from psycopg import errors, sql
 
+from tidemill_contract import names
 from tidemill_contract.documents import load_documents
 from tidemill_contract.spec import AnalyticsPipeline
 from tidemill_operator.actuators.base import PipelineSecrets
@@ -87,6 +88,9 @@ class Bench:
     def run(self, statement: str) -> None:
         schema = sql.Identifier(self.plan.schema.name)
         roles = {name: sql.Identifier(getattr(self.plan.schema, name)) for name in ("owner", "writer", "reader")}
+        for name in ("writer", "reader"):
+            for letter, login in zip("ab", names.logins(getattr(self.plan.schema, name)), strict=True):
+                roles[f"{name}_{letter}"] = sql.Identifier(login)
         self.admin.execute(sql.SQL(statement).format(s=schema, **roles))
 
     def query(self, statement: str) -> list[tuple[Any, ...]]:
@@ -175,9 +179,12 @@ DRIFT = [
     ("GRANT SELECT ON {s}._offsets TO PUBLIC", "everybody may read"),
     ("GRANT CREATE ON SCHEMA {s} TO {writer}", "the writer may make tables"),
     ("GRANT EXECUTE ON FUNCTION {s}.ensure_partition TO PUBLIC", "everybody may make partitions"),
-    ("ALTER ROLE {writer} PASSWORD 'another'", "the password was changed"),
-    ("ALTER ROLE {writer} RESET idle_in_transaction_session_timeout", "a lost node's locks would stay"),
-    ("ALTER ROLE {reader} NOLOGIN", "the reader cannot log in"),
+    ("ALTER ROLE {writer_a} PASSWORD 'another'", "the password was changed"),
+    ("ALTER ROLE {writer_a} RESET idle_in_transaction_session_timeout", "a lost node's locks would stay"),
+    ("ALTER ROLE {reader_a} NOLOGIN", "the reader cannot log in"),
+    ("REVOKE {writer} FROM {writer_a}", "the login has no rights"),
+    ("GRANT DELETE ON {s}._generation TO {writer_a}", "a login has rights of its own"),
+    ("ALTER ROLE {reader} LOGIN PASSWORD 'another'", "one may log in as the role that has the rights"),
     ("ALTER ROLE {reader} CREATEDB", "the reader was given power"),
     ("DELETE FROM {s}._offsets WHERE partition = 1", "a row of offsets is missing"),
     ("UPDATE {s}._generation SET generation = 0", "the generation was set back"),

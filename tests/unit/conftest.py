@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tidemill_contract.runtime import PostgresCredentials
+from tidemill_operator.actuators import credentials
 from tidemill_operator.actuators.base import Actuators, PipelineSecrets, Reclaim
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome, done, failed, skipped, waiting
@@ -110,11 +111,12 @@ class MemoryTopics(Part):
 
 
 class MemorySchemas(Part):
-    """Schemas by name."""
+    """Schemas by name, and the endings of the writers that may log in."""
 
     def __init__(self) -> None:
         super().__init__()
         self.schemas: dict[str, LiveSchema] = {}
+        self.logins: dict[str, set[str]] = {}
         self.busy = False
         self.taken: NotOurTurn | None = None
 
@@ -139,6 +141,9 @@ class MemorySchemas(Part):
             errors += [error for table in schema.tables for error in column_changes(table, live)]
             if errors:
                 return [failed(Component.SCHEMA, schema.name, errors[0])]
+        logins = {login.user for login in (secrets.writer, *secrets.following) if login.user.startswith(schema.writer)}
+        known = self.logins.setdefault(schema.name, set()) if secrets.retire_at is not None else set()
+        self.logins[schema.name] = known | {login.removeprefix(schema.writer) for login in logins}
         wanted = self._wanted(schema, owner, live or LiveSchema())
         if wanted != live:
             self.writes.append(f"schema {schema.name}")
@@ -183,24 +188,38 @@ class MemorySchemas(Part):
 
 
 class MemorySecrets(Part):
-    """Logins by namespace and pipeline."""
+    """Secrets by namespace and pipeline, as files by their names."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.logins: dict[tuple[str, str], PipelineSecrets] = {}
+        self.files: dict[tuple[str, str], dict[str, str]] = {}
+        self.patience_seconds = 60.0
 
-    def ensure(self, namespace: str, pipeline: str, *, writer: str, reader: str) -> PipelineSecrets:
+    def ensure(self, namespace: str, pipeline: str, *, writer: str, reader: str, rotate: str = "") -> PipelineSecrets:
         self._called("ensure")
-        if (namespace, pipeline) in self.logins:
-            return self.logins[namespace, pipeline]
-        made = [PostgresCredentials(user=user, password=f"{user}'s") for user in (writer, reader)]
-        self.logins[namespace, pipeline] = PipelineSecrets(*made)
-        self.writes.append(f"secrets of {namespace}/{pipeline}")
-        return PipelineSecrets(*made, changed=3)
+        files = self.files.setdefault((namespace, pipeline), {})
+        made = credentials.due(files, writer=writer, reader=reader, rotate=rotate)
+        return self._wrote("stage" if files else "secrets of", namespace, pipeline, made)
+
+    def switch(self, namespace: str, pipeline: str, *, now: dt.datetime) -> PipelineSecrets:
+        self._called("switch")
+        made = credentials.switched(self.files[namespace, pipeline], now)
+        return self._wrote("switch", namespace, pipeline, made)
+
+    def retire(self, namespace: str, pipeline: str) -> PipelineSecrets:
+        self._called("retire")
+        return self._wrote("retire", namespace, pipeline, credentials.retired(self.files[namespace, pipeline]))
 
     def remove(self, namespace: str, pipeline: str) -> None:
         self._called("remove")
-        self.logins.pop((namespace, pipeline), None)
+        self.files.pop((namespace, pipeline), None)
+
+    def _wrote(self, what: str, namespace: str, pipeline: str, made: dict[str, str]) -> PipelineSecrets:
+        files = self.files[namespace, pipeline]
+        files |= made
+        if made:
+            self.writes.append(f"{what} {namespace}/{pipeline}")
+        return credentials.told(files, patience_seconds=self.patience_seconds, changed=len(made))
 
 
 class MemoryRuntime(Part):

@@ -439,7 +439,7 @@ def test_release_retains_by_default(document: Document, world: Any) -> None:
     assert world.take_writes() == []
     assert world.runtime.running == {}
     assert (set(world.postgres.schemas), EVENTS in world.kafka.topics) == ({SCHEMA}, True)
-    assert set(world.secrets.logins) == {("shop", "orders")}
+    assert set(world.secrets.files) == {("shop", "orders")}
     assert true(apply(document, world)) == ALL
 
 
@@ -447,7 +447,7 @@ def test_release_deletes_if_asked_to(document: Document, world: Any) -> None:
     deleted = edited(document, reclaimPolicy="Delete")
     apply(deleted, world)
     let_go(deleted, world)
-    assert (world.postgres.schemas, world.kafka.topics, world.secrets.logins) == ({}, {}, {})
+    assert (world.postgres.schemas, world.kafka.topics, world.secrets.files) == ({}, {}, {})
     assert let_go(deleted, world) == [(Rank.SKIPPED, SCHEMA)]
 
 
@@ -501,10 +501,10 @@ def test_release_is_tried_again_while_postgres_is_busy(document: Document, world
     world.postgres.busy = True
     with pytest.raises(TidemillError, match="a lock was not free"):
         let_go(deleted, world)
-    assert set(world.secrets.logins) == {("shop", "orders")}
+    assert set(world.secrets.files) == {("shop", "orders")}
     world.postgres.busy = False
     let_go(deleted, world)
-    assert (world.postgres.schemas, world.secrets.logins) == ({}, {})
+    assert (world.postgres.schemas, world.secrets.files) == ({}, {})
 
 
 @pytest.mark.parametrize("part", ["postgres", "kafka"])

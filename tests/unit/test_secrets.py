@@ -21,9 +21,9 @@ def ensure(root: Path, name: str = "orders") -> PipelineSecrets:
 def test_they_are_made_once(tmp_path: Path) -> None:
     """Two logins and a set of keys; the second call makes nothing and tells the same."""
     first, second = ensure(tmp_path), ensure(tmp_path)
-    assert (first.changed, second.changed) == (3, 0)
+    assert (first.changed, second.changed) == (4, 0)
     assert (first.writer, first.reader) == (second.writer, second.reader)
-    assert (first.writer.user, first.reader.user) == ("orders_writer", "orders_reader")
+    assert (first.writer.user, first.reader.user) == ("orders_writer_a", "orders_reader_a")
 
 
 def test_no_two_passwords_are_alike(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_they_do_not_show_by_accident(tmp_path: Path) -> None:
 def test_a_login_of_another_role_is_made_anew(tmp_path: Path) -> None:
     before = ensure(tmp_path)
     after = FileSecrets(tmp_path).ensure("shop", "orders", writer="renamed", reader="orders_reader")
-    assert (after.writer.user, after.changed) == ("renamed", 1)
+    assert (after.writer.user, after.changed) == ("renamed_a", 1)
     assert after.reader == before.reader
 
 

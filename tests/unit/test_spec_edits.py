@@ -289,7 +289,11 @@ CASES: dict[str, list[Case]] = {
         Case(put("anomalies[0].detector.span", 50), (RESTART,), before=put("anomalies[0].detector.type", "mad"))
     ],
     "anomalies.detector.period": [
-        Case(put("anomalies[0].detector.period", "week"), (RESTART,), before=put("anomalies[0].detector.type", "seasonal"))
+        Case(
+            put("anomalies[0].detector.period", "week"),
+            (RESTART,),
+            before=put("anomalies[0].detector.type", "seasonal"),
+        )
     ],
     "events.store": [Case(put("events.store", True), ("create table _events", RESTART))],
     "events.retention": [Case(put("events.retention", "1d"), (RESTART,))],

@@ -7,6 +7,7 @@ TidemillError(UNREACHABLE); what concerns one thing only is an outcome.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -22,11 +23,22 @@ Reclaim = Literal["Retain", "Delete"]
 
 @dataclass(frozen=True)
 class PipelineSecrets:
-    """A pipeline's logins; `changed` counts the secrets that had to be made."""
+    """A pipeline's logins.
+
+    Attributes:
+        writer, reader: in force.
+        changed: counts the secrets that had to be written.
+        following: staged: to be made, and then put in force.
+        retire_at: when those that were in force before may be retired at the earliest; None: they have been.
+        rotated: what asked for the last rotation that was switched.
+    """
 
     writer: PostgresCredentials = field(repr=False)
     reader: PostgresCredentials = field(repr=False)
     changed: int = 0
+    following: tuple[PostgresCredentials, ...] = field(default=(), repr=False)
+    retire_at: dt.datetime | None = None
+    rotated: str = ""
 
 
 class Topics(Protocol):
@@ -79,8 +91,16 @@ class Schemas(Protocol):
 class Secrets(Protocol):
     """Passwords and API keys."""
 
-    def ensure(self, namespace: str, pipeline: str, *, writer: str, reader: str) -> PipelineSecrets:
-        """The logins of the two roles, made once; API keys likewise."""
+    def ensure(self, namespace: str, pipeline: str, *, writer: str, reader: str, rotate: str = "") -> PipelineSecrets:
+        """The logins of the two roles; API keys likewise. A rotation that `rotate` asks for anew is staged."""
+        ...
+
+    def switch(self, namespace: str, pipeline: str, *, now: dt.datetime) -> PipelineSecrets:
+        """Put the staged logins in force; the former may log in until they are retired."""
+        ...
+
+    def retire(self, namespace: str, pipeline: str) -> PipelineSecrets:
+        """Let go of the logins that were in force before."""
         ...
 
     def remove(self, namespace: str, pipeline: str) -> None:

@@ -6,6 +6,8 @@ file appear, change and go. A processor reads its config once: where that says s
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import socket
 import sys
 import threading
@@ -230,7 +232,17 @@ class LocalRuntime:
         command = Command(
             name, (sys.executable, "-m", workload.module), environment=environment, grace_seconds=_STOP_SECONDS
         )
-        return ReplicaSpec(command=command, port=port, ready_path=workload.readiness.path, revision=workload.revision)
+        # Who reads its config once reads its login once.
+        revision = f"{workload.revision}{self._mark_of_secrets(workload)}" if workload.revision else ""
+        return ReplicaSpec(command=command, port=port, ready_path=workload.readiness.path, revision=revision)
+
+    def _mark_of_secrets(self, workload: Workload) -> str:
+        folder, digest = self.secrets_root / workload.namespace, hashlib.sha256()
+        for pipeline, files in sorted(workload.secrets.items()):
+            for file in files:
+                with contextlib.suppress(FileNotFoundError):
+                    digest.update((folder / pipeline / file).read_bytes())
+        return f".{digest.hexdigest()[:16]}"
 
     def _trim(self, namespace: str, workload: str, replicas: int) -> int:
         """Give up the replicas from a number on; how many there were."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 from psycopg import sql
 
@@ -18,7 +19,7 @@ from tidemill_operator.actuators.base import PipelineSecrets, Reclaim
 from tidemill_operator.actuators.postgres_claims import claim, rivals
 from tidemill_operator.actuators.postgres_expiry import expire
 from tidemill_operator.actuators.postgres_grants import ensure_grants
-from tidemill_operator.actuators.postgres_roles import drop_roles, ensure_roles
+from tidemill_operator.actuators.postgres_roles import drop_roles, end_sessions, ensure_roles
 from tidemill_operator.actuators.postgres_rows import ensure_rows
 from tidemill_operator.actuators.postgres_session import LockBusy, NoDatabase, Session, connected
 from tidemill_operator.actuators.postgres_turn import Leadership, check_epoch, comment, exclusive
@@ -108,7 +109,7 @@ class PostgresSchemas:
                 ensure_rows(session, schema, live, regress=regress)
             return outcome.done(Component.SCHEMA, schema.name, changed=session.changed)
 
-        return [self._guarded(schema.name, "making", act)]
+        return [self._guarded(schema.name, "making", act, afterwards=lambda session: end_sessions(session, schema))]
 
     def release(self, schema: Schema, *, owner: Owner, reclaim: Reclaim) -> list[Outcome]:
         """Drop schema and roles if the policy says so; otherwise leave them.
@@ -146,10 +147,19 @@ class PostgresSchemas:
             expire(session, schema)
             return [outcome.done(Component.SCHEMA, schema.name, changed=session.changed)]
 
-    def _guarded(self, schema: str, doing: str, act: Callable[[Session], Outcome]) -> Outcome:
+    def _guarded(
+        self,
+        schema: str,
+        doing: str,
+        act: Callable[[Session], Outcome],
+        afterwards: Callable[[Session], None] = lambda _: None,
+    ) -> Outcome:
         try:
-            with connected(self._address, f"{doing} schema {schema}") as session, session.transaction(schema):
-                return act(session)
+            with connected(self._address, f"{doing} schema {schema}") as session:
+                with session.transaction(schema):
+                    found = act(session)
+                afterwards(session)
+                return replace(found, changed=session.changed)
         except LockBusy as busy:
             return outcome.waiting(Component.SCHEMA, schema, busy.message)
         except TidemillError as error:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from psycopg import sql
 
+from tidemill_contract import names
 from tidemill_operator.actuators.postgres_session import Session
 from tidemill_operator.plan.model import Schema
 
@@ -85,7 +86,8 @@ def _observe(session: Session, schema: Schema) -> set[Grant]:
             "oid": oid,
             "tables": [table.name for table in schema.tables],
             "functions": [name for name, _ in schema.functions],
-            "roles": [schema.writer, schema.reader],
+            # Logins have nothing of their own.
+            "roles": [role for group in (schema.writer, schema.reader) for role in (group, *names.logins(group))],
         },
     )
     return {Grant(*row) for row in rows}

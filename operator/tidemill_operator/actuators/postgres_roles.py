@@ -1,4 +1,7 @@
-"""The three roles of a schema: an owner that nobody logs in as, a writer and a reader with passwords of their own."""
+"""The roles of a schema: owner, writer and reader, which have the rights, and logins that have them by membership.
+
+Writer and reader have two logins each, A and B. Mostly one of them may log in; both while passwords are rotated.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from typing import Any
 
 from psycopg import sql
 
+from tidemill_contract import names
+from tidemill_contract.runtime import PostgresCredentials
 from tidemill_operator.actuators.base import PipelineSecrets
 from tidemill_operator.actuators.postgres_session import Session
 from tidemill_operator.errors import Reason, TidemillError
@@ -36,59 +41,91 @@ _ATTRIBUTES = ("rolsuper", "rolcreatedb", "rolcreaterole", "rolreplication", "ro
 
 
 def ensure_roles(session: Session, schema: Schema, *, owner: Owner, secrets: PipelineSecrets, adopt: bool) -> None:
-    """Make the roles so.
+    """Make the roles so: those in force and those that follow may log in, no others unless they are still needed.
 
     Raises:
         TidemillError: a role of that name belongs to somebody else.
     """
-    live = _observe(session, (schema.owner, schema.writer, schema.reader))
-    logins = {schema.writer: secrets.writer.password, schema.reader: secrets.reader.password}
-    settings = {schema.writer: WRITER_SETTINGS, schema.reader: READER_SETTINGS}
+    live = _observe(session, roles_of(schema))
+    logins = {login.user: login for login in (secrets.writer, secrets.reader, *secrets.following)}
     for role in (schema.owner, schema.writer, schema.reader):
-        _ensure(session, role, live.get(role), owner=owner, password=logins.get(role), adopt=adopt)
-        configured = dict(setting.split("=", 1) for setting in (live.get(role) or {}).get("config") or ())
-        for name, value in settings.get(role, {}).items():
-            if configured.get(name) != value:
-                session.write("ALTER ROLE {} SET {} = {}", role, name, sql.Literal(value))
+        if role not in logins:
+            _ensure(session, role, live.get(role), owner=owner, login=None, adopt=adopt)
+    for group, settings in ((schema.writer, WRITER_SETTINGS), (schema.reader, READER_SETTINGS)):
+        for role in (group, *names.logins(group)):
+            if role in logins:
+                _ensure(session, role, live.get(role), owner=owner, login=logins[role], adopt=adopt)
+                _ensure_settings(session, role, live.get(role), settings)
+                if role != group and group not in (live.get(role) or {}).get("groups", ()):
+                    session.write("GRANT {} TO {}", group, role)
+    if secrets.retire_at is None:
+        for role in live.keys() - logins.keys():
+            if live[role]["login"] and _is_ours(live[role]["mark"], _mark(session, owner)):
+                session.write("ALTER ROLE {} NOLOGIN PASSWORD NULL", role)
     _ensure_membership(session, schema.owner)
     _ensure_connect(session, schema)
+
+
+def end_sessions(session: Session, schema: Schema) -> None:
+    """End the sessions of roles that may not log in any more. Outside the transaction that took their login away."""
+    rows = session.rows(
+        "SELECT a.pid, a.usename, pg_has_role(current_user, r.oid, 'USAGE') FROM pg_stat_activity a"
+        " JOIN pg_roles r ON r.oid = a.usesysid WHERE r.rolname = ANY(%s) AND NOT r.rolcanlogin",
+        (list(roles_of(schema)),),
+    )
+    for role in {role for _, role, may in rows if not may}:
+        session.write("GRANT {} TO CURRENT_USER", role)
+    for pid, _, _ in rows:
+        session.write("SELECT pg_terminate_backend({})", sql.Literal(pid))
 
 
 def drop_roles(session: Session, schema: Schema) -> None:
     """Drop the roles that exist; they must not own anything any more."""
     (database,) = session.rows("SELECT current_database()")[0]
-    for role in _observe(session, (schema.owner, schema.writer, schema.reader)):
+    for role in _observe(session, roles_of(schema)):
         session.write("REVOKE ALL ON DATABASE {} FROM {}", database, role)
         session.write("DROP ROLE {}", role)
+
+
+def roles_of(schema: Schema) -> tuple[str, ...]:
+    """All roles that a schema may have."""
+    return (schema.owner, *(role for group in (schema.writer, schema.reader) for role in (group, *names.logins(group))))
 
 
 def _observe(session: Session, roles: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     rows = session.rows(
         "SELECT rolname, rolcanlogin, rolconfig, shobj_description(oid, 'pg_authid'),"
-        " rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls FROM pg_roles WHERE rolname = ANY(%s)",
+        " ARRAY(SELECT g.rolname FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid WHERE m.member = r.oid),"
+        " rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls FROM pg_roles r WHERE rolname = ANY(%s)",
         (list(roles),),
     )
     return {
-        name: {"login": login, "config": config, "mark": mark, "powers": any(powers)}
-        for name, login, config, mark, *powers in rows
+        name: {"login": login, "config": config, "mark": mark, "groups": groups, "powers": any(powers)}
+        for name, login, config, mark, groups, *powers in rows
     }
 
 
 def _ensure(
-    session: Session, role: str, live: dict[str, Any] | None, *, owner: Owner, password: str | None, adopt: bool
+    session: Session,
+    role: str,
+    live: dict[str, Any] | None,
+    *,
+    owner: Owner,
+    login: PostgresCredentials | None,
+    adopt: bool,
 ) -> None:
-    (database,) = session.rows("SELECT current_database()")[0]
-    login = sql.SQL("LOGIN") if password is not None else sql.SQL("NOLOGIN")
-    mark = {"tidemill": {**asdict(owner), "database": database}}
+    password = login.password if login is not None else None
+    mark = {"tidemill": _mark(session, owner)}
     if password is not None:
         mark["tidemill"]["password"] = hashlib.sha256(password.encode()).hexdigest()
     if live is None:
-        session.write("CREATE ROLE {} {}", role, login)
+        session.write("CREATE ROLE {} {}", role, sql.SQL("NOLOGIN" if password is None else "LOGIN"))
     else:
         _check_mark(role, live["mark"], mark["tidemill"], adopt=adopt)
-        if live["login"] != (password is not None) or live["powers"]:
-            none = "NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS"
-            session.write("ALTER ROLE {} {} {}", role, login, sql.SQL(none if live["powers"] else ""))
+        if live["powers"]:
+            session.write("ALTER ROLE {} NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS", role)
+        if password is not None and not live["login"]:
+            session.write("ALTER ROLE {} LOGIN", role)
     if password is not None and not (live and _knows_password(session, role, password, live["mark"])):
         # Encrypted here, so that no server log ever holds it.
         verifier = session.connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256")
@@ -98,13 +135,29 @@ def _ensure(
         session.write("COMMENT ON ROLE {} IS {}", role, sql.Literal(text))
 
 
-def _check_mark(role: str, comment: str | None, ours: dict[str, str], *, adopt: bool) -> None:
+def _ensure_settings(session: Session, role: str, live: dict[str, Any] | None, settings: Mapping[str, str]) -> None:
+    """Settings are not inherited by members."""
+    configured = dict(setting.split("=", 1) for setting in (live or {}).get("config") or ())
+    for name, value in settings.items():
+        if configured.get(name) != value:
+            session.write("ALTER ROLE {} SET {} = {}", role, name, sql.Literal(value))
+
+
+def _mark(session: Session, owner: Owner) -> dict[str, str]:
+    (database,) = session.rows("SELECT current_database()")[0]
+    return {**asdict(owner), "database": database}
+
+
+def _is_ours(comment: str | None, ours: Mapping[str, str]) -> bool:
     try:
         theirs = json.loads(comment or "{}").get("tidemill", {})
     except ValueError:
         theirs = {}
-    same = all(theirs.get(part) == ours[part] for part in ("namespace", "name", "cluster", "database"))
-    if not same and not adopt:
+    return all(theirs.get(part) == ours[part] for part in ("namespace", "name", "cluster", "database"))
+
+
+def _check_mark(role: str, comment: str | None, ours: Mapping[str, str], *, adopt: bool) -> None:
+    if not _is_ours(comment, ours) and not adopt:
         raise TidemillError(
             Reason.RESOURCE_CONFLICT,
             f"role {role} exists and is not this pipeline's (it says: {comment or 'nothing'})",

@@ -39,6 +39,11 @@ def role(schema_name: str, function: str) -> str:
     return f"{schema_name}_{function}"
 
 
+def logins(role_name: str) -> tuple[str, str]:
+    """The two login roles that have a role's rights: one is in force, the other is for the next password."""
+    return f"{role_name}_a", f"{role_name}_b"
+
+
 def topic(namespace: str, name: str, kind: str) -> str:
     """A topic of a pipeline; kind is events, results, anomalies or dead-letters."""
     return f"{namespace}.{name}.{kind}"

@@ -1,0 +1,106 @@
+"""Passwords rotated by an annotation: the Secret changes, processors roll out, and only then the former login goes."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import json
+from typing import Any
+
+import psycopg
+import pytest
+
+from tidemill_operator.queue import Result
+
+pytestmark = [pytest.mark.kubernetes, pytest.mark.integration]
+
+ROTATE = "tidemill.dev/rotate-credentials"
+
+
+def test_a_rotation(cluster: Any, passes: Any, servers: Any, namespace: str, make: Any, eventually: Any) -> None:
+    orders = make("orders", namespace)
+    passes.until(orders, Result.SETTLED)
+    clock = [dt.datetime.now(dt.UTC)]
+
+    def once() -> Result:
+        controller = passes.controller()
+        controller._now = lambda: clock[0]
+        return Result(controller.work(orders))
+
+    def secret(name: str, file: str) -> dict[str, str]:
+        data = cluster.child(namespace, "Secret", name)["data"]
+        return dict(json.loads(base64.b64decode(data[file])))
+
+    def deployment(name: str) -> tuple[str, str]:
+        """Its login's mark, and its template's version."""
+        found = cluster.child(namespace, "Deployment", name)
+        marks = found["spec"]["template"]["metadata"]["annotations"]
+        return marks.get("tidemill.dev/credentials", ""), str(found["metadata"]["generation"])
+
+    def may_log_in(login: dict[str, str]) -> bool:
+        at = servers.postgres
+        try:
+            psycopg.connect(host=at.host, port=at.port, dbname=at.database, **login).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def phase() -> dict[str, str]:
+        return dict(cluster.get(orders)["status"].get("credentials", {}))
+
+    former = {file: secret("orders-credentials", file) for file in ("writer.json", "reader.json")}
+    processor, api = deployment("orders-processor"), deployment("tidemill-api")
+    cluster.patch(orders, metadata={"annotations": {ROTATE: "first"}})
+    once()
+    fresh = {file: secret("orders-credentials", file) for file in former}
+    for file, login in fresh.items():
+        assert (former[file]["user"][-2:], login["user"][-2:]) == ("_a", "_b")
+        assert login["password"] != former[file]["password"]
+        assert (may_log_in(former[file]), may_log_in(login)) == (True, True)
+    # The API reads its file again; a processor is started with the new one.
+    assert secret("tidemill-api-secrets", "orders.reader.json") == fresh["reader.json"]
+    assert deployment("tidemill-api") == api
+    assert deployment("orders-processor")[0] != processor[0]
+    assert phase() == {"phase": "RollingOut", "rotated": "first"}
+    told = json.dumps(cluster.get(orders))
+    assert not any(login["password"] in told for login in (*former.values(), *fresh.values()))
+
+    eventually(lambda: once() is Result.SETTLED, what="the processors have rolled out")
+    assert all(may_log_in(login) for login in former.values())
+    clock[0] += dt.timedelta(seconds=119)
+    once()
+    assert all(may_log_in(login) for login in former.values())
+    clock[0] += dt.timedelta(seconds=2)
+    once()
+    assert not any(may_log_in(login) for login in former.values())
+    assert all(may_log_in(login) for login in fresh.values())
+    assert phase() == {"phase": "Complete", "rotated": "first"}
+
+    before = cluster.versions(namespace)
+    passes.api.written.clear()
+    assert once() is Result.SETTLED
+    assert passes.api.written == []
+    assert cluster.versions(namespace) == before
+
+
+def test_a_rollout_that_does_not_come_keeps_the_former_login(
+    cluster: Any, passes: Any, servers: Any, namespace: str, make: Any
+) -> None:
+    """However long it takes: what still runs has that login."""
+    orders = make("orders", namespace)
+    passes.until(orders, Result.SETTLED)
+    data = cluster.child(namespace, "Secret", "orders-credentials")["data"]
+    former = json.loads(base64.b64decode(data["writer.json"]))
+    # Pods of the new template cannot be made.
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none", "namespace": namespace}}
+    cluster.api._call(
+        "POST", f"/api/v1/namespaces/{namespace}/resourcequotas", body={**quota, "spec": {"hard": {"pods": "0"}}}
+    )
+    cluster.patch(orders, metadata={"annotations": {ROTATE: "first"}})
+    passes.once(orders)
+    controller = passes.controller()
+    controller._now = lambda: dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
+    controller.work(orders)
+    at = servers.postgres
+    psycopg.connect(host=at.host, port=at.port, dbname=at.database, **former).close()
+    assert cluster.get(orders)["status"]["credentials"]["phase"] == "RollingOut"
