@@ -131,8 +131,8 @@ class Controller:
         return verdict(status)
 
     def _write(self, document: Document, status: Document) -> None:
-        """One apply of the whole status."""
-        metadata = {name: document["metadata"][name] for name in ("name", "namespace", "uid")}
+        """One apply of the whole status, of the resource as it was looked at: nobody has told a newer one."""
+        metadata = {name: document["metadata"][name] for name in ("name", "namespace", "uid", "resourceVersion")}
         body = {"apiVersion": document["apiVersion"], "kind": document["kind"], "metadata": metadata, "status": status}
         try:
             self._world.api.apply(body, subresource="status")

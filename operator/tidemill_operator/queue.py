@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from enum import Enum
 
 log = logging.getLogger(__name__)
-HEAD_START_SECONDS = 60.0
-"""Of what is on its way; bounded, so that many that never come hold up nobody for long."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +82,7 @@ class Schedule:
         self._again: dict[Key, float] = {}
         self._failures: dict[Key, int] = {}
         self._begun: set[Key] = set()
+        self._fresh_next = False
 
     def __len__(self) -> int:
         return len(self._due.keys() | self._running)
@@ -106,14 +105,16 @@ class Schedule:
     def take(self, now: float) -> Key | None:
         """The key that has been due longest and is not in work; it is in work then.
 
-        What is on its way goes before what was not begun: when hundreds are made at once, the first are ready early.
+        What is on its way and what is not begun are taken in turn: of hundreds that are made at once the first are
+        ready early, and many that never come hold up nobody.
         """
-        ready = [
-            (at - HEAD_START_SECONDS if key in self._begun else at, key) for key, at in self._due.items() if at <= now
-        ]
+        ready = [(key not in self._begun, at, key) for key, at in self._due.items() if at <= now]
         if not ready:
             return None
-        _, key = min(ready, key=lambda item: item[0])
+        if len({fresh for fresh, _, _ in ready}) == 2:
+            self._fresh_next = not self._fresh_next
+            ready = [item for item in ready if item[0] is not self._fresh_next]
+        _, _, key = min(ready, key=lambda item: item[1])
         del self._due[key]
         self._running.add(key)
         return key

@@ -138,6 +138,7 @@ def reconcile(
                 confirm=confirm,
                 spread=_asked(metadata, previous),
             )
+            confirm()  # who was overtaken tells nothing either
             report = replace(_report(choice, live, outcomes, actuators), credentials=logins.status())
             rebalanced = _rebalanced(metadata, outcomes)
             return status(previous, replace(report, generation=generation, rebalanced=rebalanced), now)

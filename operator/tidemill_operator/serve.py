@@ -119,16 +119,29 @@ class Operator:
         self._queue.start()
         self._scaling.start()
         self._duties.start()
-        namespaces = self._settings.namespaces
+        asyncio.run(self._watch())
+
+    async def _watch(self) -> None:
+        """Watch until SIGTERM, which kopf takes for itself once it runs; one that came before it is told."""
+        namespaces, stopping = self._settings.namespaces, asyncio.Event()
         where: dict[str, Any] = {"namespaces": list(namespaces)} if namespaces else {"clusterwide": True}
-        watching = kopf.operator(
-            registry=handlers.registry(self._queue, self._watchdog, self._mirror, self._api.configuration),
-            settings=handlers.settings(),
-            standalone=True,
-            **where,
-        )
-        # It takes SIGTERM for itself and ends then.
-        asyncio.run(watching)
+
+        async def relay() -> None:
+            while not self._stopping.is_set():  # noqa: ASYNC110 - it is set by a signal's handler
+                await asyncio.sleep(0.5)
+            stopping.set()
+
+        relaying = asyncio.create_task(relay())
+        try:
+            await kopf.operator(
+                registry=handlers.registry(self._queue, self._watchdog, self._mirror, self._api.configuration),
+                settings=handlers.settings(),
+                standalone=True,
+                stop_flag=stopping,
+                **where,
+            )
+        finally:
+            relaying.cancel()
 
     def _require_resource(self) -> None:
         """Raises TidemillError if the CRD is not there."""

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from tidemill_operator.actuators.kubernetes_api import Api, Conflict
-from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.leader import Elector, Term, Timing
 
 TIMING = Timing(duration=15.0, deadline=10.0, retry=2.0)
@@ -67,6 +67,7 @@ class Leases:
     def __init__(self) -> None:
         self.lease: dict[str, Any] | None = None
         self.away = False
+        self.reads = 0
         self._lock = threading.Lock()
 
     def _answer(self) -> None:
@@ -75,18 +76,20 @@ class Leases:
 
     def get(self, *_: object) -> dict[str, Any] | None:
         self._answer()
+        self.reads += 1
         with self._lock:
             return copy.deepcopy(self.lease)
 
-    def create(self, body: dict[str, Any]) -> None:
+    def create(self, body: dict[str, Any]) -> dict[str, Any]:
         self._answer()
         with self._lock:
             if self.lease is not None:
                 raise Conflict(Reason.WAITING, "exists")
             self.lease = copy.deepcopy(body)
             self.lease["metadata"]["resourceVersion"] = "1"
+            return copy.deepcopy(self.lease)
 
-    def replace(self, body: dict[str, Any]) -> None:
+    def replace(self, body: dict[str, Any]) -> dict[str, Any]:
         self._answer()
         with self._lock:
             assert self.lease is not None
@@ -95,6 +98,14 @@ class Leases:
                 raise Conflict(Reason.WAITING, "changed")
             self.lease = copy.deepcopy(body)
             self.lease["metadata"]["resourceVersion"] = str(int(version) + 1)
+            return copy.deepcopy(self.lease)
+
+    def edit(self, **spec: Any) -> None:
+        """Somebody else writes it."""
+        with self._lock:
+            assert self.lease is not None
+            self.lease["spec"] |= spec
+            self.lease["metadata"]["resourceVersion"] = str(int(self.lease["metadata"]["resourceVersion"]) + 1)
 
 
 FAST = Timing(duration=1.0, deadline=0.6, retry=0.05)
@@ -134,9 +145,7 @@ def test_a_leader_whose_lease_was_taken_ends_its_process() -> None:
     leases, ended = Leases(), threading.Event()
     leader = elector(leases, "me", lambda code: ended.set() if code == 1 else None)
     assert leader.wait(10.0)
-    with leases._lock:
-        assert leases.lease is not None
-        leases.lease["spec"]["holderIdentity"] = "other"
+    leases.edit(holderIdentity="other")
     assert ended.wait(10.0)
     leader.stop()
 
@@ -151,3 +160,52 @@ def test_no_two_of_many_ever_hold_it() -> None:
     assert sum(one.leading for one in many) == 1
     for one in many:
         one.stop()
+
+
+def test_a_leader_renews_without_reading() -> None:
+    leases = Leases()
+    leader = elector(leases, "me")
+    assert leader.wait(10.0)
+    before = leases.reads
+    time.sleep(10 * FAST.retry)
+    assert leases.reads == before
+    leases.edit(holderIdentity="me", renewTime="2026-01-01T00:00:00Z")
+    time.sleep(10 * FAST.retry)
+    assert leader.leading
+    assert leases.reads == before + 1, "a write that was refused is looked into once"
+    leader.stop()
+
+
+def test_each_leader_has_a_greater_epoch() -> None:
+    leases, epochs = Leases(), []
+    for identity in ("first", "second", "third"):
+        leader = elector(leases, identity)
+        assert leader.wait(10.0)
+        epochs.append(leader.epoch)
+        leader.stop()
+    assert epochs == [1, 2, 3]
+
+
+def test_a_leader_that_sees_a_greater_epoch_counts_on_from_there() -> None:
+    """Its Lease was deleted some day; it still is the leader, and so are those after it, with greater epochs."""
+    leases = Leases()
+    leader = elector(leases, "me")
+    assert leader.wait(10.0)
+    assert leader.outbid(7) == 8
+    time.sleep(4 * FAST.retry)
+    assert (leader.leading, leader.epoch) == (True, 8)
+    leader.stop()
+    following = elector(leases, "following")
+    assert following.wait(10.0)
+    assert following.epoch == 9
+    following.stop()
+
+
+def test_who_was_replaced_outbids_nobody() -> None:
+    leases = Leases()
+    leader = elector(leases, "me")
+    assert leader.wait(10.0)
+    leases.edit(holderIdentity="other", leaseTransitions=1)
+    with pytest.raises(NotOurTurn, match="epoch 2"):
+        leader.outbid(2)
+    leader.stop()

@@ -15,6 +15,8 @@ from tidemill_operator.servers.addresses import PostgresAddress
 Row = tuple[Any, ...]
 LOCK_MS = 5_000
 STATEMENT_MS = 60_000
+# A transaction of ours never waits for anything but Postgres: one that does is of a frozen process.
+IDLE_MS = 20_000
 
 
 class LockBusy(TidemillError):
@@ -122,7 +124,7 @@ def _open(
         tcp_user_timeout=10_000,
         application_name="tidemill-operator",
         options=f"-c TimeZone=UTC -c lock_timeout={LOCK_MS} -c statement_timeout={STATEMENT_MS}"
-        " -c idle_in_transaction_session_timeout=60000 -c client_min_messages=warning"
+        f" -c idle_in_transaction_session_timeout={IDLE_MS} -c client_min_messages=warning"
         f" -c default_transaction_read_only={'on' if read_only else 'off'}",
     )
 

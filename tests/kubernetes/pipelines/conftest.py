@@ -297,7 +297,7 @@ def start_operator(servers: Any, account: Path, tmp_path: Path) -> Iterator[Call
     """Starts operators with the operator's own rights; they are ended after the test."""
     started: list[Process] = []
 
-    def start(**further: str) -> Process:
+    def start(*program: str, **further: str) -> Process:
         number, ports = len(started), (free_port(), free_port())
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
         addresses = {
@@ -310,7 +310,7 @@ def start_operator(servers: Any, account: Path, tmp_path: Path) -> Iterator[Call
         log = tmp_path / f"operator-{number}.log"
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tidemill_operator"], env=environment, stdout=out, stderr=out
+                [sys.executable, *(program or ("-m", "tidemill_operator"))], env=environment, stdout=out, stderr=out
             )
         started.append(Process(process, log, *ports))
         return started[-1]

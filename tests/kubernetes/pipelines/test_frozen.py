@@ -1,0 +1,95 @@
+"""A leader that freezes in the midst of a pass, and wakes in the midst of its successor's: no harm is done."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tidemill_contract import names
+from tidemill_operator.actuators.kafka import KafkaTopics
+from tidemill_operator.actuators.kubernetes_api import LEASE, Kind
+from tidemill_operator.queue import Key
+from tidemill_operator.servers import Servers
+
+pytestmark = [pytest.mark.kubernetes, pytest.mark.integration, pytest.mark.slow]
+
+REPLICA_SET = Kind("apps/v1", "ReplicaSet", "replicasets")
+HOME, NAME = "tidemill-system", "tidemill-operator"
+PROGRAM = str(Path(__file__).with_name("freezing_operator.py"))
+
+
+def is_stopped(operator: Any) -> bool:
+    """Whether a process is stopped by a signal."""
+    return Path(f"/proc/{operator.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def source(partitions: int) -> dict[str, Any]:
+    fields = [{"name": "country", "type": "string"}, {"name": "amount", "type": "number"}]
+    return {"topic": {"partitions": partitions, "replicationFactor": 1}, "fields": fields}
+
+
+@pytest.mark.parametrize(
+    ("system", "writes"),
+    [
+        ("postgres", 30),  # inside the transaction that makes the schema, holding its locks
+        ("kafka", 1),  # after the first topic of three
+        ("kubernetes", 1),  # after the first Deployment of three
+    ],
+)
+def test_a_leader_frozen_in_mid_pass_does_no_harm(
+    cluster: Any,
+    servers: Servers,
+    start_operator: Callable[..., Any],
+    namespace: str,
+    make: Callable[..., Key],
+    eventually: Any,
+    system: str,
+    writes: int,
+) -> None:
+    first = start_operator(PROGRAM, system, str(writes))
+    eventually(first.leads, what="the first leads")
+    key = make("orders", namespace)
+    eventually(lambda: is_stopped(first), seconds=120.0, what="the first is frozen in its pass")
+
+    # The successor goes past the locks of the frozen one, with a newer spec.
+    second = start_operator()
+    eventually(second.leads, seconds=120.0, what="the second leads")
+    cluster.patch(key, spec={"source": source(4), "processor": {"replicas": 2}})
+    cluster.await_ready(key, generation=2, seconds=240.0)
+    replica_sets = {item["metadata"]["uid"] for item in cluster.api.list(REPLICA_SET, namespace)}
+
+    # It wakes while the successor works on a third spec.
+    cluster.patch(key, spec={"source": source(6), "processor": {"replicas": 3}})
+    first.process.send_signal(signal.SIGCONT)
+    eventually(lambda: first.process.poll() is not None, seconds=60.0, what="the first ends")
+    assert first.process.returncode == 1
+    assert "woken" in first.log.read_text()
+    cluster.await_ready(key, generation=3, seconds=240.0)
+
+    conditions = {item["type"]: item["status"] for item in cluster.get(key)["status"]["conditions"]}
+    assert "Stalled" not in conditions
+    assert set(conditions.values()) == {"True"}
+    topics = KafkaTopics(servers.kafka).observe([f"{namespace}.orders.{part}" for part in ("events", "dead-letters")])
+    assert topics[f"{namespace}.orders.events"].partitions == 6
+    deployment = cluster.child(namespace, "Deployment", "orders-processor")
+    assert deployment["spec"]["replicas"] == 3
+    now = {item["metadata"]["uid"] for item in cluster.api.list(REPLICA_SET, namespace)}
+    assert replica_sets <= now, "no template was taken back"
+    assert len(now) <= len(replica_sets) + 1, "the processor's new config is the only new template"
+    # Whoever leads later knows that it may write: the schema tells the second's epoch.
+    at, schema = servers.postgres, names.schema(namespace, "orders")
+    with psycopg.connect(
+        host=at.host, port=at.port, dbname=at.database, user=at.user, password=at.password
+    ) as connection:
+        query = "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s"
+        ((text,),) = connection.execute(query, (schema,)).fetchall()
+        positions = connection.execute(f'SELECT count(*) FROM "{schema}"._offsets').fetchall()
+    lease = cluster.api.get(LEASE, HOME, NAME)
+    assert json.loads(text)["epoch"] == lease["spec"]["leaseTransitions"] + 1
+    assert positions == [(6,)]
