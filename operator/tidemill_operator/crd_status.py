@@ -125,6 +125,9 @@ STATUS = _object(
         "replicas": _whole("Processors that run; read by the scale subresource."),
         "selector": _text("Label selector of the processors; read by the scale subresource.", 512),
         "lag": _whole("Events not yet processed."),
-        "freshnessSeconds": {"type": "number", "description": "Age in seconds of the newest answer's event time."},
+        "freshnessSeconds": {
+            "type": "number",
+            "description": "Seconds from an event's arrival in Kafka to the row that counts it.",
+        },
     },
 )

@@ -12,11 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import ConsumerGroupState, KafkaException
-from psycopg import sql
 
 from tidemill_contract import names
 from tidemill_contract.runtime import PipelineConfig
-from tidemill_operator.actuators.backlog import EARLIEST, LATEST, BacklogReader
+from tidemill_operator.actuators.backlog import (
+    EARLIEST,
+    LATEST,
+    BacklogReader,
+    freshness_seconds,
+    read_positions,
+)
 from tidemill_operator.actuators.postgres_session import Session, connected
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.scaling import Figures, PartitionFigures
@@ -86,20 +91,21 @@ class FiguresReader:
         with connected(self._postgres, f"reading figures of schema {watched.schema}") as session:
             session.connection.execute(_HURRY)
             # Positions first: what is committed after that is lag once more, and never less than none.
-            positions = _positions(session, watched.schema)
+            positions = read_positions(session, watched.schema)
             saturated = _saturated(session, watched.writer, replicas=ready)
         partitions = list(positions)
         ends, starts = (self._offsets.offsets(watched.topic, partitions, spec) for spec in (LATEST, EARLIEST))
         members, moving = self._group(watched.group)
         return Figures(
             {
-                partition: PartitionFigures(starts[partition], ends[partition], position, consumed)
-                for partition, (position, consumed) in positions.items()
+                partition: PartitionFigures(starts[partition], ends[partition], at.next_offset, at.consumed)
+                for partition, at in positions.items()
             },
             ready=ready,
             rebalancing=moving or members != ready,
             rolling_out=rolling_out,
             database_saturated=saturated,
+            freshness_seconds=freshness_seconds(positions, ends),
         )
 
     def _group(self, group: str) -> tuple[int, bool]:
@@ -112,13 +118,6 @@ class FiguresReader:
                 Reason.UNREACHABLE, f"describing consumer group {group}: Kafka does not tell ({error})"
             ) from error
         return len(described.members), described.state in _MOVING
-
-
-def _positions(session: Session, schema: str) -> dict[int, tuple[int | None, int]]:
-    """Next offset and records consumed, by partition."""
-    query = sql.SQL("SELECT partition, next_offset, consumed FROM {} WHERE reader = 'live' ORDER BY partition")
-    rows = session.connection.execute(query.format(sql.Identifier(schema, "_offsets"))).fetchall()
-    return {partition: (position, consumed) for partition, position, consumed in rows}
 
 
 def _saturated(session: Session, writer: str, *, replicas: int) -> bool:

@@ -28,7 +28,6 @@ class Telemetry:
     Args:
         read: schema and source topic → backlog.
         clock: seconds that only grow.
-        wall: epoch seconds.
     """
 
     def __init__(
@@ -36,9 +35,8 @@ class Telemetry:
         read: Callable[[str, str], Backlog],
         *,
         clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
     ) -> None:
-        self._read, self._clock, self._wall = read, clock, wall
+        self._read, self._clock = read, clock
         self._read_at: dict[Key, float] = {}
         self._lock = threading.Lock()
 
@@ -60,8 +58,8 @@ class Telemetry:
             log.info("%s: no figures: %s", key, error)
             return before
         figures: dict[str, Any] = {"lag": coarse_count(found.lag)}
-        if found.newest_ms is not None:
-            figures["freshnessSeconds"] = coarse_seconds(self._wall() - found.newest_ms / 1000)
+        if found.freshness_seconds is not None:
+            figures["freshnessSeconds"] = coarse_seconds(found.freshness_seconds)
         return before | figures
 
     def forget(self, key: Key) -> None:

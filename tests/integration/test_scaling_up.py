@@ -210,6 +210,9 @@ def test_the_figures_of_real_servers(make_up: Callable[[str], Up]) -> None:
     with psycopg.connect(up.servers.postgres.url, autocommit=True) as connection:
         connection.execute(f'UPDATE "{up.schema}"._offsets SET next_offset = NULL WHERE partition = 0')
     stopped = reader.read(watched, ready=0, rolling_out=False)
+    assert seen.freshness_seconds is not None
+    assert 0 < seen.freshness_seconds < 60
+    assert (stopped.freshness_seconds or 0) > seen.freshness_seconds, "what stands still gets older"
     first = stopped.partitions[0]
     assert (first.lag, stopped.lag) == (first.end - first.start, first.end - first.start)
     assert first.lag > 0

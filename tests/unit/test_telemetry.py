@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tidemill_operator.actuators.backlog import Backlog
+from tidemill_operator.actuators.backlog import Backlog, Position, freshness_seconds
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.queue import Key
 from tidemill_operator.telemetry import Telemetry, coarse_count, coarse_seconds
@@ -34,9 +34,9 @@ def test_figures_are_read_once_a_minute_and_stay_meanwhile() -> None:
 
     def backlog(schema: str, topic: str) -> Backlog:
         read.append((schema, topic))
-        return Backlog(1_234, 990_000)
+        return Backlog(1_234, 9.5)
 
-    telemetry = Telemetry(backlog, clock=lambda: now[0], wall=lambda: 1_000.0)
+    telemetry = Telemetry(backlog, clock=lambda: now[0])
     first = telemetry.figures(KEY, STATUS, {})
     assert first == {"lag": 1_200, "freshnessSeconds": 10.0}
     now[0] = 59.9
@@ -55,8 +55,25 @@ def test_figures_that_cannot_be_read_stay_as_they_were() -> None:
 
 
 def test_nothing_is_told_of_a_pipeline_that_has_no_topic_yet() -> None:
-    assert Telemetry(lambda *_: Backlog(1, 1)).figures(KEY, {}, {}) == {}
+    assert Telemetry(lambda *_: Backlog(1, 1.0)).figures(KEY, {}, {}) == {}
 
 
 def test_without_a_counted_event_there_is_no_freshness() -> None:
     assert Telemetry(lambda *_: Backlog(3, None)).figures(KEY, STATUS, {}) == {"lag": 3}
+
+
+@pytest.mark.parametrize(
+    ("positions", "ends", "expected"),
+    [
+        ({}, {}, None),
+        ({0: Position(None, 0, None, 0)}, {0: 5}, None),
+        ({0: Position(5, 5, 300, 60_000)}, {0: 5}, 0.3),
+        ({0: Position(5, 5, 300, 60_000)}, {0: 6}, 60.3),
+        ({0: Position(5, 5, 300, 60_000), 1: Position(9, 9, 2_500, 0)}, {0: 5, 1: 9}, 2.5),
+    ],
+    ids=["no partition", "nothing read", "read to the end", "standing still", "the worst counts"],
+)
+def test_freshness_is_the_worst_partitions(
+    positions: dict[int, Position], ends: dict[int, int], expected: float | None
+) -> None:
+    assert freshness_seconds(positions, ends) == expected

@@ -11,7 +11,7 @@ from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 from psycopg import sql
 
-from tidemill_operator.actuators.postgres_session import connected
+from tidemill_operator.actuators.postgres_session import Session, connected
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.servers.addresses import PostgresAddress
 
@@ -24,11 +24,55 @@ class Backlog:
 
     Attributes:
         lag: events that are in the topic and not accounted for.
-        newest_ms: event time of the newest event that was counted, epoch milliseconds; None: none was.
+        freshness_seconds: from an event's arrival in Kafka to the row that counts it; None: none was counted yet.
     """
 
     lag: int
-    newest_ms: int | None
+    freshness_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a partition has been read.
+
+    Attributes:
+        next_offset: of the record that is to be read next; None: nothing was read yet.
+        consumed: records accounted for.
+        freshness_ms: from the arrival of the last batch's oldest record to its commit; None: not known.
+        silent_ms: since that commit.
+    """
+
+    next_offset: int | None
+    consumed: int
+    freshness_ms: int | None
+    silent_ms: int
+
+
+def read_positions(session: Session, schema: str) -> dict[int, Position]:
+    """Positions by partition."""
+    query = sql.SQL(
+        "SELECT partition, next_offset, consumed, freshness_ms,"
+        " (extract(epoch FROM clock_timestamp() - last_event_at) * 1000)::bigint"
+        " FROM {} WHERE reader = 'live' ORDER BY partition"
+    )
+    rows = session.connection.execute(query.format(sql.Identifier(schema, "_offsets"))).fetchall()
+    return {
+        partition: Position(next_offset, consumed, freshness, max(0, silent or 0))
+        for partition, next_offset, consumed, freshness, silent in rows
+    }
+
+
+def freshness_seconds(positions: Mapping[int, Position], ends: Mapping[int, int]) -> float | None:
+    """From an event's arrival in Kafka to the row that counts it, of the partition that is worst; None: none was read.
+
+    A partition with lag gets older by the time in which nothing of it was stored.
+    """
+    found = [
+        at.freshness_ms + (at.silent_ms if ends[partition] > (at.next_offset or 0) else 0)
+        for partition, at in positions.items()
+        if at.freshness_ms is not None
+    ]
+    return max(found) / 1000 if found else None
 
 
 class BacklogReader:
@@ -58,18 +102,12 @@ class BacklogReader:
         Raises:
             TidemillError: a server does not answer, or there is no such schema or topic.
         """
-        positions, newest = self._positions(schema)
+        with connected(self._postgres, f"reading positions of schema {schema}") as session:
+            positions = read_positions(session, schema)
         ends, starts = (self.offsets(topic, list(positions), spec) for spec in (LATEST, EARLIEST))
         # Nothing read yet counts from where the partition begins, not from zero: old events are gone from there.
-        lag = sum(max(0, ends[p] - max(starts[p], offset or 0)) for p, offset in positions.items())
-        return Backlog(lag, newest)
-
-    def _positions(self, schema: str) -> tuple[dict[int, int | None], int | None]:
-        query = sql.SQL("SELECT partition, next_offset, max_event_time FROM {} WHERE reader = 'live'")
-        with connected(self._postgres, f"reading positions of schema {schema}") as session:
-            rows = session.connection.execute(query.format(sql.Identifier(schema, "_offsets"))).fetchall()
-        times = [row[2] for row in rows if row[2] is not None]
-        return {row[0]: row[1] for row in rows}, max(times, default=None)
+        lag = sum(max(0, ends[p] - max(starts[p], at.next_offset or 0)) for p, at in positions.items())
+        return Backlog(lag, freshness_seconds(positions, ends))
 
     def offsets(self, topic: str, partitions: list[int], spec: OffsetSpec) -> dict[int, int]:
         """Offsets of partitions.

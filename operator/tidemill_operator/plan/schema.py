@@ -95,6 +95,8 @@ OFFSETS = Table(
         ("suspects", "bigint[] NOT NULL DEFAULT '{}'"),
         ("last_event_at", "timestamptz"),
         ("end_confirmed_at", "timestamptz"),
+        # Of the last batch: from its oldest record's arrival in Kafka to its commit.
+        ("freshness_ms", "bigint"),
         ("consumed", "bigint NOT NULL DEFAULT 0"),
         ("filtered", "bigint NOT NULL DEFAULT 0"),
         ("invalid", "bigint NOT NULL DEFAULT 0"),

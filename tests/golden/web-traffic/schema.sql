@@ -55,6 +55,7 @@ CREATE TABLE "analytics__web_traffic"."_offsets" (
   "suspects" bigint[] NOT NULL DEFAULT '{}',
   "last_event_at" timestamptz,
   "end_confirmed_at" timestamptz,
+  "freshness_ms" bigint,
   "consumed" bigint NOT NULL DEFAULT 0,
   "filtered" bigint NOT NULL DEFAULT 0,
   "invalid" bigint NOT NULL DEFAULT 0,

@@ -70,6 +70,7 @@ class Batch:
         messages: the records; `_i` points here.
         dead: verdicts on the invalid ones.
         next_offsets, consumed, filtered: by partition.
+        arrived: when the first record of each partition came to Kafka, epoch ms.
     """
 
     frame: pl.DataFrame
@@ -79,6 +80,7 @@ class Batch:
     next_offsets: dict[int, int]
     consumed: dict[int, int]
     filtered: dict[int, int]
+    arrived: dict[int, int]
 
     @property
     def invalid(self) -> Counter[int]:
@@ -109,6 +111,7 @@ class Batch:
             next_offsets=keep(self.next_offsets),
             consumed=keep(self.consumed),
             filtered=keep(self.filtered),
+            arrived=keep(self.arrived),
         )
 
     def refuse(self, indexes: Collection[int], reason: Reason, detail: str) -> Batch:
@@ -126,6 +129,7 @@ class Piece:
     dead: tuple[DeadLetter, ...]
     next_offsets: dict[int, int]
     consumed: dict[int, int]
+    arrived: dict[int, int]
 
 
 def dead_letter(
@@ -207,6 +211,7 @@ class BatchReader:
         partitions = [m.partition() for m in messages]
         ends = {p: messages[i].offset() + 1 for p, i in _last_indexes(partitions).items()}
         consumed = {p: partitions.count(p) for p in ends}
+        arrived = {p: messages[partitions.index(p)].timestamp()[1] for p in ends}
         dead = tuple(dead_letter(messages[i], verdict) for i, verdict in invalid.items())
         valid: list[Any] = events
         index: Sequence[int] = range(len(messages))
@@ -227,14 +232,16 @@ class BatchReader:
             columns.append(column.cast(dtype) if stored != dtype else column)
         if self._keeps_events:
             columns.append(pl.Series(DATA, [msgspec.json.encode(event).decode() for event in valid], dtype=pl.String))
-        return Piece(pl.DataFrame(columns), messages, dead, ends, consumed)
+        return Piece(pl.DataFrame(columns), messages, dead, ends, consumed, arrived)
 
     def join(self, pieces: Sequence[Piece]) -> Batch:
         """The batch of what was decoded one after the other; at least one piece."""
         frame = pl.concat([piece.frame for piece in pieces])
         next_offsets: dict[int, int] = {}
+        arrived: dict[int, int] = {}
         consumed: Counter[int] = Counter()
         for piece in pieces:
+            arrived = piece.arrived | arrived
             next_offsets |= piece.next_offsets
             consumed.update(piece.consumed)
         batch = Batch(
@@ -245,6 +252,7 @@ class BatchReader:
             next_offsets=next_offsets,
             consumed=dict(consumed),
             filtered={},
+            arrived=arrived,
         )
         return batch if self._plain else self._transformed(batch)
 

@@ -314,7 +314,7 @@ class Loop:
         metrics.EVENTS_CONSUMED.inc(len(batch.messages))
         metrics.BATCH_EVENTS.observe(len(batch.messages))
         metrics.BATCH_SECONDS.observe(seconds)
-        metrics.FRESHNESS_SECONDS.set(max(0.0, time.time() - batch.messages[0].timestamp()[1] / 1000))
+        metrics.FRESHNESS_SECONDS.set(max(0.0, time.time() - min(batch.arrived.values()) / 1000))
         if batch.filtered:
             metrics.EVENTS_FILTERED.inc(sum(batch.filtered.values()))
         for letter in batch.dead:

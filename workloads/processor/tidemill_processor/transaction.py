@@ -313,7 +313,8 @@ class Committer:
         latest, invalid = batch.latest_times(), batch.invalid
         update = (
             f"UPDATE {self._database.schema}._offsets SET next_offset = %s, max_event_time = %s, suspects = %s,"
-            " last_event_at = clock_timestamp(), consumed = consumed + %s, filtered = filtered + %s,"
+            f" last_event_at = clock_timestamp(), freshness_ms = greatest(0, {CLOCK_MS} - %s),"
+            " consumed = consumed + %s, filtered = filtered + %s,"
             f" invalid = invalid + %s WHERE reader = '{READER}' AND partition = %s"
         )
         values = []
@@ -330,7 +331,7 @@ class Committer:
             else:
                 time = replace(time, last_event_at=now_ms)  # invalid events are no silence
             values.append((
-                next_offset, time.maximum, list(time.suspects[-100:]),
+                next_offset, time.maximum, list(time.suspects[-100:]), batch.arrived[partition],
                 batch.consumed.get(partition, 0), batch.filtered.get(partition, 0), invalid.get(partition, 0),
                 partition,
             ))  # fmt: skip
