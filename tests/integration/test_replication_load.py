@@ -212,7 +212,7 @@ def servers(own_servers: Callable[..., Servers]) -> Servers:
 @pytest.fixture
 def up(server_folder: Path, servers: Servers, eventually: Eventually, request: pytest.FixtureRequest) -> Iterator[Up]:
     SPEC["source"]["topic"] = {"partitions": 3, "replicationFactor": 1}
-    made = Up(server_folder, servers, f"load{len(request.node.name)}", eventually)
+    made = Up(server_folder, servers, request.node.name.split("_")[1], eventually)
     made.edit()
     made.start()
     try:
