@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -34,16 +34,18 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@contextlib.contextmanager
-def _folder() -> Iterator[Path]:
+def _in_folder(run: Callable[[Path], int]) -> int:
+    """Run in a folder of its own, which stays with logs and data after any failure; the exit code."""
     folder = Path(tempfile.mkdtemp(prefix="tidemill-demo-"))
     # Started by root, Postgres runs as another user and has to enter.
     folder.chmod(0o755)
-    keep = False
+    keep = True
     try:
-        yield folder
-    except BaseException:
-        keep = not isinstance(sys.exc_info()[1], KeyboardInterrupt)
+        code = run(folder)
+        keep = code != 0
+        return code
+    except KeyboardInterrupt:
+        keep = False
         raise
     finally:
         if keep:
@@ -115,12 +117,7 @@ def _start_chaos(arguments: argparse.Namespace, runtime: Runtime, console: Conso
 def main() -> int:
     """Entry point; the exit code."""
     arguments = _arguments()
-
-    def run(console: Console) -> int:
-        with _folder() as folder:
-            return _run(arguments, console, folder)
-
-    return command(run)
+    return command(lambda console: _in_folder(lambda folder: _run(arguments, console, folder)))
 
 
 if __name__ == "__main__":
