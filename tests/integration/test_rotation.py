@@ -7,7 +7,7 @@ import datetime as dt
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.actuators.kafka import KafkaTopics
 from tidemill_operator.actuators.postgres import PostgresSchemas
 from tidemill_operator.actuators.secrets import FileSecrets
-from tidemill_operator.outcome import Component, done
+from tidemill_operator.outcome import Component, Outcome, done
 from tidemill_operator.plan.model import Workload
 from tidemill_operator.reconcile import reconcile, release
 from tidemill_operator.servers import Servers
@@ -68,7 +68,7 @@ def asking(document: dict[str, Any], nonce: str) -> dict[str, Any]:
 class NoProcesses:
     """A runtime whose workloads are ready as soon as they are asked for."""
 
-    def ensure(self, workloads: list[Workload]) -> list[Any]:
+    def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
         components = {"processor": Component.PROCESSORS, "ingest": Component.INGEST, "api": Component.API}
         return [done(components[workload.component], workload.name) for workload in workloads]
 
@@ -139,7 +139,14 @@ class Bench:
 
     def connect(self, login: dict[str, str]) -> psycopg.Connection[Any]:
         at = self.servers.postgres
-        return psycopg.connect(host=at.host, port=at.port, dbname=at.database, autocommit=True, **login)
+        return psycopg.connect(
+            host=at.host,
+            port=at.port,
+            dbname=at.database,
+            autocommit=True,
+            user=login["user"],
+            password=login["password"],
+        )
 
     def may_log_in(self, login: dict[str, str]) -> bool:
         try:

@@ -40,7 +40,9 @@ def test_a_rotation(cluster: Any, passes: Any, servers: Any, namespace: str, mak
     def may_log_in(login: dict[str, str]) -> bool:
         at = servers.postgres
         try:
-            psycopg.connect(host=at.host, port=at.port, dbname=at.database, **login).close()
+            psycopg.connect(
+                host=at.host, port=at.port, dbname=at.database, user=login["user"], password=login["password"]
+            ).close()
         except psycopg.OperationalError:
             return False
         return True
