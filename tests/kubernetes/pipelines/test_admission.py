@@ -85,6 +85,21 @@ REFUSED: list[tuple[str, Any, str]] = [
         [{"name": "a", "aggregation": "by_country", "metric": "nothing", "detector": {"type": "ewma"}}],
         "an anomaly rule names an aggregation or metric that is not there",
     ),
+    (
+        "anomalies",
+        [{"name": "a", "aggregation": "by_country", "metric": "orders", "detector": {"weight": 0.1}}],
+        "weight belongs to ewma; take it out, or use that type",
+    ),
+    (
+        "anomalies",
+        [{"name": "a", "aggregation": "by_country", "metric": "orders", "detector": {"span": 50}}],
+        "span belongs to mad; take it out, or use that type",
+    ),
+    (
+        "anomalies",
+        [{"name": "a", "aggregation": "by_country", "metric": "orders", "detector": {"period": "week"}}],
+        "period belongs to seasonal; take it out, or use that type",
+    ),
     ("processor", {"replicas": 5}, "more replicas than source.topic.partitions; a replica without a partition idles"),
     ("processor.scaling", {"minReplicas": 3, "maxReplicas": 2}, "minReplicas must not be more than maxReplicas"),
     ("processor.scaling", {"minReplicas": 0}, "minReplicas 0 needs scaleToZeroAfter"),
