@@ -300,6 +300,28 @@ def _planned(bench: Bench) -> Sequence[Any]:
     return build_plan(AnalyticsPipeline.model_validate(bench.document), Platform(), 1).topics
 
 
+def test_a_topic_that_was_read_and_is_gone(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    """Plan and status tell what is lost; it is made anew when the annotation says so."""
+    bench.apply()
+    was = bench.kafka.observe(TOPICS)[TOPICS[0]].id
+    with psycopg.connect(bench.servers.postgres.url) as connection:
+        connection.execute(f'UPDATE "{SCHEMA}"._offsets SET topic_id = %s, next_offset = partition + 5', (was,))
+    bench.kafka.release([topic for topic in _planned(bench) if topic.name == TOPICS[0]], "Delete")
+    told = (
+        f"topic rectest.orders.events is gone, and with it every event that was not counted (id {was}; counted up to"
+        " offsets 0: 5, 1: 6, 2: 7); make it anew with the annotation tidemill.dev/recreate-topics: 'true'; what is"
+        " counted stays"
+    )
+    code, shown = bench.plan(capsys)
+    assert (code, f"! {told}" in shown.splitlines()) == (1, True)
+    assert bench.apply()["Stalled"] == "DataLoss"
+    assert bench.message("TopicsReady") == told
+    assert bench.there()[0] == set(TOPICS[1:])
+    bench.document["metadata"]["annotations"] = {"tidemill.dev/recreate-topics": "true"}
+    assert bench.apply() == WELL
+    assert bench.kafka.observe(TOPICS)[TOPICS[0]].id not in ("", was)
+
+
 def test_retained_topics_and_schema_outlive_their_resource(bench: Bench) -> None:
     """And are taken up again by the same resource."""
     bench.edit(reclaimPolicy="Retain")
