@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,24 @@ _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _PULL_POLICIES = ("IfNotPresent", "Always", "Never")
 _COMPONENTS = ("processor", "ingest", "api")
 _DNS_PORT, _REDIS_PORT = 53, 6379
+_DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """How pipelines are reached from outside the cluster: an Ingress each.
+
+    Attributes:
+        domain: hosts are `<pipeline>-<ingest or api>.<namespace>.<domain>`.
+        class_name: of the IngressClass; empty: the cluster's default.
+        tls_secret: name of a Secret in the pipelines' namespaces; empty: no TLS.
+        annotations: of every Ingress.
+    """
+
+    domain: str
+    class_name: str = ""
+    tls_secret: str = ""
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -31,6 +50,7 @@ class Placement:
         resilience: text of the policies' file; empty: the workloads' defaults.
         egress_ports: ports that workloads may connect to.
         network_policies: whether to make NetworkPolicies.
+        exposure: how pipelines are reached from outside; None: they are not.
     """
 
     images: Mapping[str, str]
@@ -41,6 +61,7 @@ class Placement:
     resilience: str = ""
     egress_ports: tuple[int, ...] = ()
     network_policies: bool = True
+    exposure: Exposure | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +144,26 @@ def _placement(platform: Platform, environ: Mapping[str, str]) -> Placement:
         resilience=resilience.read_text() if resilience else "",
         egress_ports=_egress(platform, environ),
         network_policies=flag(environ, "TIDEMILL_NETWORK_POLICIES", True),
+        exposure=_exposure(environ),
+    )
+
+
+def _exposure(environ: Mapping[str, str]) -> Exposure | None:
+    domain = environ.get("TIDEMILL_INGRESS_DOMAIN", "").strip(".").lower()
+    if not domain:
+        return None
+    if not _DOMAIN.fullmatch(domain):
+        raise ValueError(f"TIDEMILL_INGRESS_DOMAIN: {domain!r} is no DNS domain; write one such as example.com")
+    try:
+        annotations = json.loads(environ.get("TIDEMILL_INGRESS_ANNOTATIONS") or "{}")
+        known = {str(name): str(value) for name, value in annotations.items()}
+    except (ValueError, AttributeError):
+        raise ValueError('TIDEMILL_INGRESS_ANNOTATIONS: write a JSON object, such as {"name": "value"}') from None
+    return Exposure(
+        domain,
+        class_name=environ.get("TIDEMILL_INGRESS_CLASS", ""),
+        tls_secret=environ.get("TIDEMILL_INGRESS_TLS_SECRET", ""),
+        annotations=known,
     )
 
 

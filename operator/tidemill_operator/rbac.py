@@ -24,7 +24,7 @@ def pipeline_rules() -> list[Rule]:
         _rule("apps", ["deployments"], _CHILD),
         _rule("", ["configmaps", "services", "serviceaccounts"], _CHILD),
         _rule("policy", ["poddisruptionbudgets"], _CHILD),
-        _rule("networking.k8s.io", ["networkpolicies"], _CHILD),
+        _rule("networking.k8s.io", ["networkpolicies", "ingresses"], _CHILD),
         # Looked at by name: nothing of others can be listed.
         _rule("", ["secrets"], ["get", "create", "patch", "update", "delete"]),
         # Whether a pipeline's last pods have ended, and to have changed files shown to pods at once.

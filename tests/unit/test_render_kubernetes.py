@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tidemill_operator.cluster_settings import Placement
+from tidemill_operator.cluster_settings import Exposure, Placement
 from tidemill_operator.plan.model import Workload
 from tidemill_operator.plan.render import marks
 from tidemill_operator.plan.render.kubernetes import render
@@ -175,3 +175,23 @@ def test_no_network_policies_where_the_platform_makes_none() -> None:
     """A cluster may have its own."""
     kinds = {kind for kind, _ in rendered(PROCESSOR, placement=replace(PLACEMENT, network_policies=False))}
     assert "NetworkPolicy" not in kinds
+
+
+def test_a_pipeline_is_reached_from_outside_only_if_asked_for() -> None:
+    assert ("Ingress", "orders-ingest") not in rendered(INGEST)
+    exposure = Exposure("example.com", class_name="nginx", tls_secret="cert", annotations={"a": "b"})
+    found = rendered(INGEST, placement=replace(PLACEMENT, exposure=exposure))
+    ingress = found["Ingress", "orders-ingest"]
+    host = "orders-ingest.shop.example.com"
+    assert ingress["metadata"]["annotations"] == {"a": "b"}
+    assert ingress["metadata"]["ownerReferences"] == found["Service", "orders-ingest"]["metadata"]["ownerReferences"]
+    assert ingress["spec"]["ingressClassName"] == "nginx"
+    assert ingress["spec"]["tls"] == [{"hosts": [host], "secretName": "cert"}]
+    (rule,) = ingress["spec"]["rules"]
+    assert rule["host"] == host
+    backend = rule["http"]["paths"][0]["backend"]["service"]
+    service = found["Service", "orders-ingest"]
+    assert backend == {"name": "orders-ingest", "port": {"number": service["spec"]["ports"][0]["port"]}}
+    assert not any(
+        kind == "Ingress" for kind, _ in rendered(PROCESSOR, placement=replace(PLACEMENT, exposure=exposure))
+    )

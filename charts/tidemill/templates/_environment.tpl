@@ -79,6 +79,18 @@
   value: {{ .Values.networkPolicy.enabled | quote }}
 - name: TIDEMILL_EGRESS_PORTS
   value: {{ join "," .Values.networkPolicy.egressPorts | quote }}
+{{- with .Values.ingress }}
+{{- if .domain }}
+- name: TIDEMILL_INGRESS_DOMAIN
+  value: {{ .domain | quote }}
+- name: TIDEMILL_INGRESS_CLASS
+  value: {{ .className | quote }}
+- name: TIDEMILL_INGRESS_TLS_SECRET
+  value: {{ .tlsSecret | quote }}
+- name: TIDEMILL_INGRESS_ANNOTATIONS
+  value: {{ toJson .annotations | quote }}
+{{- end }}
+{{- end }}
 - name: TIDEMILL_WEBHOOK_PORT
   value: {{ ternary .Values.webhook.port 0 (eq $webhook "true") | quote }}
 {{- if $webhook }}

@@ -16,7 +16,7 @@
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch, update, delete]
 - apiGroups: [networking.k8s.io]
-  resources: [networkpolicies]
+  resources: [networkpolicies, ingresses]
   verbs: [get, list, watch, create, patch, update, delete]
 # Looked at by name: nothing of others can be listed.
 - apiGroups: [""]

@@ -46,6 +46,7 @@ SECRET = Kind("v1", "Secret", "secrets")
 SERVICE_ACCOUNT = Kind("v1", "ServiceAccount", "serviceaccounts")
 DISRUPTION_BUDGET = Kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
 NETWORK_POLICY = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
+INGRESS = Kind("networking.k8s.io/v1", "Ingress", "ingresses")
 PIPELINE = Kind("tidemill.dev/v1alpha1", "AnalyticsPipeline", "analyticspipelines")
 POD = Kind("v1", "Pod", "pods")
 EVENT = Kind("v1", "Event", "events")
@@ -66,6 +67,7 @@ KINDS = {
         SERVICE_ACCOUNT,
         DISRUPTION_BUDGET,
         NETWORK_POLICY,
+        INGRESS,
         PIPELINE,
         POD,
         EVENT,

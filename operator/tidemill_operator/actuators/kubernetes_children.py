@@ -9,6 +9,7 @@ from tidemill_operator.actuators.kubernetes_api import (
     CONFIG_MAP,
     DEPLOYMENT,
     DISRUPTION_BUDGET,
+    INGRESS,
     KINDS,
     MANAGER,
     NETWORK_POLICY,
@@ -24,7 +25,7 @@ from tidemill_operator.plan.render import marks
 from tidemill_operator.plan.render.marks import OwnerReference
 
 # Secrets are missing: they are looked at by name, so the operator needs no right to list them.
-LISTED = (DEPLOYMENT, SERVICE, CONFIG_MAP, SERVICE_ACCOUNT, DISRUPTION_BUDGET, NETWORK_POLICY)
+LISTED = (DEPLOYMENT, SERVICE, CONFIG_MAP, SERVICE_ACCOUNT, DISRUPTION_BUDGET, NETWORK_POLICY, INGRESS)
 _SCALED = f"{MANAGER}-replicas"
 
 

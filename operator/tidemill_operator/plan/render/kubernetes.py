@@ -19,7 +19,7 @@ class Rendering:
 
     Attributes:
         workload: its Deployment and what stands around it; owned by the pipeline, or by all that share it.
-        own: what is the pipeline's alone in any case: its config and its Service.
+        own: what is the pipeline's alone in any case: its config, its Service, its Ingress.
     """
 
     workload: tuple[Manifest, ...]
@@ -64,7 +64,10 @@ def render(
     if workload.pipeline is not None:
         belongings.append(objects.config_map(own(marks.config_map(pipeline)), workload.configs))
     if component != "processor":
-        belongings.append(objects.service(workload, own(names.service(pipeline, component)), PORTS[component]))
+        front, port = names.service(pipeline, component), PORTS[component]
+        belongings.append(objects.service(workload, own(front), port))
+        if placement.exposure:
+            belongings.append(objects.ingress(workload, own(front), placement.exposure, port, pipeline=pipeline))
     return Rendering((*around, deployed), tuple(belongings))
 
 

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
-from tidemill_operator.cluster_settings import Placement
+from tidemill_operator.cluster_settings import Exposure, Placement
 from tidemill_operator.plan.model import Workload
 from tidemill_operator.plan.render.marks import Manifest
 from tidemill_operator.plan.render.pods import Revisions, pod_template, selector
@@ -37,6 +37,22 @@ def service(workload: Workload, metadata: Manifest, port: int) -> Manifest:
     ports = [{"name": "http", "port": port, "targetPort": "http", "protocol": "TCP"}]
     spec = {"type": "ClusterIP", "selector": selector(workload), "ports": ports}
     return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
+
+
+def ingress(workload: Workload, metadata: Manifest, exposure: Exposure, port: int, *, pipeline: str) -> Manifest:
+    """A host of its own for a pipeline's ingest or API: both have the same paths."""
+    host = f"{pipeline}-{workload.component}.{workload.namespace}.{exposure.domain}"
+    backend = {"service": {"name": metadata["name"], "port": {"number": port}}}
+    spec: dict[str, Any] = {
+        "rules": [{"host": host, "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]}}]
+    }
+    if exposure.class_name:
+        spec["ingressClassName"] = exposure.class_name
+    if exposure.tls_secret:
+        spec["tls"] = [{"hosts": [host], "secretName": exposure.tls_secret}]
+    if exposure.annotations:
+        metadata = metadata | {"annotations": dict(sorted(exposure.annotations.items()))}
+    return {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": metadata, "spec": spec}
 
 
 def service_account(metadata: Manifest) -> Manifest:
