@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaException, Producer, TopicCollection
+from confluent_kafka import Consumer, KafkaException, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from tidemill_operator.actuators.kafka import KafkaTopics
-from tidemill_operator.actuators.kafka_moves import KafkaMoves
+from tidemill_operator.actuators.kafka_moves import KafkaMoves, moves
 from tidemill_operator.actuators.kafka_replication import RATES, Replication
 from tidemill_operator.actuators.kafka_session import KafkaSession
 from tidemill_operator.errors import Reason, TidemillError
@@ -217,6 +217,34 @@ def test_replicas_are_spread_over_a_new_broker_and_off_a_leaving_one(
     assert world.limits() == {}
 
 
+def test_kafkas_own_topic_follows_only_if_the_platform_says_so(world: World, eventually: Eventually) -> None:
+    """It is brought to the platform's number, and never given fewer replicas than it has."""
+    consumer = Consumer({**world.config, "group.id": world.name})
+    world.make(1)
+    try:
+        consumer.commit(offsets=[TopicPartition(world.name, 0, 0)], asynchronous=False)
+    finally:
+        consumer.close()
+    offsets = "__consumer_offsets"
+
+    def factors() -> set[int]:
+        described = world.admin.describe_topics(TopicCollection([offsets]))[offsets].result(20)
+        return {len(partition.replicas) for partition in described.partitions}
+
+    def follows(replicas: int) -> set[int]:
+        KafkaTopics(world.cluster.kafka, offsets_replicas=replicas).ensure([world.topic(1)])
+        return factors()
+
+    with moves(world.config, 15.0) as moving:
+        moving.move(offsets, {number: [1] for number in range(4)})
+    eventually(lambda: factors() == {1}, what="one replica")
+    assert follows(0) == {1}
+    eventually(lambda: follows(2) == {2}, seconds=90.0, what="two replicas")
+    eventually(lambda: follows(3) == {3}, seconds=90.0, what="three replicas")
+    eventually(lambda: not world.kafka().configs([offsets])[offsets][LEADERS] or follows(3) == set(), what="no mark")
+    assert follows(2) == {3}
+
+
 class Killed(BaseException):
     """The operator is gone."""
 
@@ -297,7 +325,7 @@ def test_a_broker_dies_while_replicas_go_to_it(
                 if error.reason != Reason.UNREACHABLE:
                     raise
                 return False
-            assert told.rank == Rank.WAITING
+            assert told.rank == Rank.WAITING or told.reason == Reason.UNREACHABLE
             return "broker 3 does not answer" in told.message
 
         eventually(named, seconds=120.0, what="the broker is named")
