@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import psycopg
@@ -17,6 +18,8 @@ from tidemill_processor.windows import WindowReader
 
 SPAN_PANES = 64
 """At most this many panes are scanned in a transaction."""
+PIECE_WINDOWS = 2_000
+"""At most this many windows, and the states of their groups, are held at a time."""
 
 
 class Scanner:
@@ -45,7 +48,7 @@ class Scanner:
             plan = self._store.layout
             start = self._reader.next_start(connection, row[0], closed_until)
             until = closed_until
-            found: list[tuple[Any, ...]] = []
+            found = 0
             if start is not None:
                 # Windows that hold the first pane may start up to size - hop before it, but not before the cursor.
                 first = start - plan.size_ms + plan.pane_ms
@@ -60,35 +63,58 @@ class Scanner:
                 f"UPDATE {self._schema}._aggregations SET scanned_until = %s WHERE id = %s", (until, self._store.id)
             )
         if found:
-            metrics.ANOMALIES_DETECTED.inc(len(found))
-        return len(found)
-
-    def _scan(self, connection: psycopg.Connection[Any], first: int, last: int) -> list[tuple[Any, ...]]:
-        before = self._states(connection)
-        states = dict(before)
-        found: list[tuple[Any, ...]] = []
-        for window in self._reader.read(connection, first, last):
-            group = json.dumps({name: window[name] for name in self._reader.groups}, sort_keys=True)
-            for rule in self._rules:
-                value = window[rule.metric]
-                if value is None:
-                    continue
-                at_ms = _epoch_ms(window["window_start"])
-                verdict, states[rule.name, group] = judge(
-                    rule.detector, states.get((rule.name, group), {}), at_ms, float(value)
-                )
-                if verdict is not None:
-                    found.append((
-                        rule.name, self._store.name, self._store.version, rule.metric, group, window["window_start"],
-                        window["window_end"], verdict.value, verdict.score, verdict.expected, verdict.lower,
-                        verdict.upper, verdict.severity,
-                    ))  # fmt: skip
-        self._save(connection, {key: state for key, state in states.items() if before.get(key) is not state}, found)
+            metrics.ANOMALIES_DETECTED.inc(found)
         return found
 
-    def _states(self, connection: psycopg.Connection[Any]) -> dict[tuple[str, str], State]:
-        query = f"SELECT anomaly, group_key, state FROM {self._schema}._detectors WHERE aggregation_id = %s"
-        return {(rule, group): state for rule, group, state in connection.execute(query, (self._store.id,))}
+    def _scan(self, connection: psycopg.Connection[Any], first: int, last: int) -> int:
+        """Judge the windows that start in [first, last], a piece at a time; the number of anomalies found."""
+        windows, count = self._reader.read(connection, first, last), 0
+        while piece := list(islice(windows, PIECE_WINDOWS)):
+            groups = [
+                json.dumps({name: window[name] for name in self._reader.groups}, sort_keys=True) for window in piece
+            ]
+            before = self._states(connection, set(groups))
+            states = dict(before)
+            found: list[tuple[Any, ...]] = []
+            for group, window in zip(groups, piece, strict=True):
+                self._judge(window, group, states, found)
+            self._save(connection, {key: state for key, state in states.items() if before.get(key) is not state}, found)
+            count += len(found)
+        return count
+
+    def _group(self, window: dict[str, Any]) -> str:
+        return json.dumps({name: window[name] for name in self._reader.groups}, sort_keys=True)
+
+    def _judge(
+        self,
+        window: dict[str, Any],
+        group: str,
+        states: dict[tuple[str, str], State],
+        found: list[tuple[Any, ...]],
+    ) -> None:
+        for rule in self._rules:
+            value = window[rule.metric]
+            if value is None:
+                continue
+            at_ms = _epoch_ms(window["window_start"])
+            verdict, states[rule.name, group] = judge(
+                rule.detector, states.get((rule.name, group), {}), at_ms, float(value)
+            )
+            if verdict is not None:
+                found.append((
+                    rule.name, self._store.name, self._store.version, rule.metric, group, window["window_start"],
+                    window["window_end"], verdict.value, verdict.score, verdict.expected, verdict.lower,
+                    verdict.upper, verdict.severity,
+                ))  # fmt: skip
+
+    def _states(self, connection: psycopg.Connection[Any], groups: set[str]) -> dict[tuple[str, str], State]:
+        query = (
+            f"SELECT anomaly, group_key, state FROM {self._schema}._detectors"
+            " WHERE aggregation_id = %s AND anomaly = ANY(%s) AND group_key = ANY(%s)"
+        )
+        rules = [rule.name for rule in self._rules]
+        rows = connection.execute(query, (self._store.id, rules, list(groups)))
+        return {(rule, group): state for rule, group, state in rows}
 
     def _save(
         self, connection: psycopg.Connection[Any], states: dict[tuple[str, str], State], found: list[tuple[Any, ...]]
