@@ -36,6 +36,12 @@
   value: /etc/tidemill/kafka/client/{{ . }}
 {{- end }}
 {{- end }}
+- name: TIDEMILL_REPLICATION_THROTTLE
+  value: {{ .Values.kafka.replicationThrottle | int64 | quote }}
+- name: TIDEMILL_OFFSETS_REPLICATION_FACTOR
+  value: {{ .Values.kafka.offsetsReplicationFactor | int64 | quote }}
+- name: TIDEMILL_RECREATE_TOPICS
+  value: {{ .Values.kafka.recreateTopics | quote }}
 - name: TIDEMILL_POSTGRES_URL
   valueFrom:
     secretKeyRef:
