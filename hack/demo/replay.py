@@ -49,16 +49,27 @@ def to_batches(events: Sequence[bytes], times_ms: Sequence[int], size: int) -> l
 
 @dataclass
 class Totals:
-    """What ingest has answered so far."""
+    """What ingest has answered so far.
+
+    Attributes:
+        retried: events that were sent again as ingest asked for it.
+        unanswered: events of requests without an answer, sent again under the same key.
+    """
 
     accepted: int = 0
     quarantined: int = 0
     retried: int = 0
+    unanswered: int = 0
 
     @property
     def acknowledged(self) -> int:
         """Events that are in Kafka."""
         return self.accepted + self.quarantined
+
+    @property
+    def uncertain(self) -> int:
+        """Events that may have come to Kafka more than once: an acknowledgement was lost, or came too late."""
+        return self.retried + self.unanswered
 
 
 class Replay:
@@ -149,6 +160,8 @@ class Replay:
             except httpx.TransportError as error:
                 # Whether it arrived is not known: the same key, so that ingest can tell.
                 problem = f"{type(error).__name__}: {error}"
+                with self._turn:
+                    self.totals.unanswered += len(events)
             else:
                 if response.status_code in _ACCEPTED:
                     events = self._take(response.json(), events)
