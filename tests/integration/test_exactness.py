@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.spec import PipelineSpec
 from tidemill_contract.times import rfc3339_ms
-from tidemill_processor import transaction
+from tidemill_processor import merging
 from tidemill_processor.batch import BatchReader
 from tidemill_processor.database import Database
 from tidemill_processor.transaction import Committer, Fenced, Position
@@ -190,7 +190,7 @@ ACTION = st.sampled_from(["commit", "commit", "commit", "crash", "close", "redel
 def stage(
     make_schema: Callable[[PipelineConfig], tuple[psycopg.Connection[Any], Database]], monkeypatch: pytest.MonkeyPatch
 ) -> Any:
-    monkeypatch.setattr(transaction, "SKETCH_BYTES", 400)  # so that what is appended is compacted every now and then
+    monkeypatch.setattr(merging, "SKETCH_BYTES", 400)  # so that what is appended is compacted every now and then
     return make_schema(CONFIG)
 
 

@@ -19,19 +19,17 @@ import psycopg
 
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.event import InvalidEvent, Reason
-from tidemill_contract.feeds import SINCE
-from tidemill_contract.partials import SKETCHES, SQL_TYPES, Partial, merge_expression, quote
+from tidemill_contract.partials import quote
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.storage import partition_days
 from tidemill_contract.times import rfc3339_ms
-from tidemill_processor.aggregate import AFTER, NO_CUT, PANE, Aggregated, aggregate, missed_windows
+from tidemill_processor import merging
+from tidemill_processor.aggregate import PANE, Aggregated, aggregate, missed_windows
 from tidemill_processor.batch import DATA, INDEX, OFFSET, PARTITION, TIME, Batch, DeadLetter, dead_letter
-from tidemill_processor.database import CLOCK_MS, READER, AggregationStore, Database, from_ms, to_ms
+from tidemill_processor.database import CLOCK_MS, READER, AggregationStore, Database, to_ms
 from tidemill_processor.watermark import PartitionTime
 
 DAY_MS = 86_400_000
-SKETCH_BYTES = 16 * 1024
-"""How long a row's appended sketches may grow; one of a million values takes 9 kB."""
 
 
 class Fenced(Exception):
@@ -102,9 +100,9 @@ class Committer:
         self._max_advance_ms = parse_ms(config.spec.source.event_time.max_advance)
         self._event_days = partition_days(parse_ms(config.spec.events.retention))
         self._partitions_made: set[tuple[str, int]] = set()
-        self._merges = {store.id: _merge_sql(database, store) for store in stores}
+        self._merges = {store.id: merging.merge_sql(database, store) for store in stores}
         for store in stores:
-            connection.execute(_temp_table_sql(store))
+            connection.execute(merging.temp_table_sql(store))
 
     def commit(self, batch: Batch, positions: dict[int, Position]) -> Committed:
         """Store a batch whose partitions stand at `positions`.
@@ -200,7 +198,7 @@ class Committer:
             if closed[work.store.id] != work.closed_until:
                 work.closed_until = closed[work.store.id]
                 work.result = aggregate(batch.frame, work.store.layout, closed_until=work.closed_until, epochs=epochs)
-                self._connection.execute(f"TRUNCATE pg_temp.{_temp(work.store)}")
+                self._connection.execute(f"TRUNCATE pg_temp.{merging.temp_table(work.store)}")
                 self._copy(work)
             if work.result.rows.height:
                 changes.append(self._merge_one(work))
@@ -211,7 +209,7 @@ class Committer:
         row = self._connection.execute(update, (work.store.id,)).fetchone()
         assert row is not None  # noqa: S101 - the row was read a moment ago
         merged = self._connection.execute(self._merges[work.store.id], (row[0],))
-        if _sketches(work.store):
+        if merging.sketched(work.store):
             self._compact(work.store, merged.fetchall())
         panes = work.result.rows[PANE]
         return Change(work.store.name, row[0], int(panes.min()), int(panes.max()))  # type: ignore[arg-type]
@@ -221,9 +219,9 @@ class Committer:
         from tidemill_contract import sketches  # loads numpy
 
         kinds: list[sketches.SketchKind] = [
-            "quantiles" if p.kind == "quantiles" else "uniques" for p in _sketches(store)
+            "quantiles" if p.kind == "quantiles" else "uniques" for p in merging.sketched(store)
         ]
-        sets = ", ".join(f"{quote(p.column)} = %s" for p in _sketches(store))
+        sets = ", ".join(f"{quote(p.column)} = %s" for p in merging.sketched(store))
         update = (
             f"UPDATE {self._database.qualified(store.table)} SET {sets}"
             " WHERE window_start = %s AND tableoid = %s AND ctid = %s::text::tid"
@@ -231,7 +229,7 @@ class Committer:
         rows = []
         for start, table, place, *stored in long:
             values = [
-                sketches.compact(kind, sketch) if sketch is not None and len(sketch) > SKETCH_BYTES else sketch
+                sketches.compact(kind, sketch) if sketch is not None and len(sketch) > merging.SKETCH_BYTES else sketch
                 for kind, sketch in zip(kinds, stored, strict=True)
             ]
             rows.append((*values, start, table, place))
@@ -255,7 +253,7 @@ class Committer:
         text = rows.select(stored).write_csv(include_header=False, quote_style="non_numeric")
         columns = ", ".join(quote(name) for name in rows.columns)
         with self._connection.cursor().copy(
-            f"COPY pg_temp.{_temp(work.store)} ({columns}) FROM STDIN (FORMAT csv)"
+            f"COPY pg_temp.{merging.temp_table(work.store)} ({columns}) FROM STDIN (FORMAT csv)"
         ) as copy:
             copy.write(text.encode())
 
@@ -336,68 +334,6 @@ class Committer:
                 partition,
             ))  # fmt: skip
         self._connection.cursor().executemany(update, values)
-
-
-def _temp(store: AggregationStore) -> str:
-    return quote(f"batch_{store.id}")
-
-
-def _temp_table_sql(store: AggregationStore) -> str:
-    columns = [f"{quote(name)} {_plain(SQL_TYPES[kind])}" for name, kind in store.layout.group_by]
-    columns.append(f"{quote(PANE)} bigint")
-    if store.layout.hopping:
-        columns.append(f"{quote(AFTER)} bigint")
-    columns += [f"{quote(p.column)} {_plain(p.sql_type)}" for p in store.layout.partials]
-    return f"CREATE TEMP TABLE IF NOT EXISTS {_temp(store)} ({', '.join(columns)}) ON COMMIT DELETE ROWS"
-
-
-def _plain(sql_type: str) -> str:
-    """Times travel as milliseconds, so that no text has to be parsed."""
-    return "bigint" if sql_type == "timestamptz" else sql_type
-
-
-def _merge_sql(database: Database, store: AggregationStore) -> str:
-    """The statement that merges the temporary table into the window table; its one parameter is the batch's rev."""
-    plan = store.layout
-    columns, values, order = [], [], []
-    for name, kind in plan.group_by:
-        columns.append(quote(name))
-        values.append(from_ms(quote(name)) if kind == "timestamp" else quote(name))
-        order.append(quote(name))
-    columns.append("window_start")
-    values.append(from_ms(quote(PANE)))
-    order.append(quote(PANE))
-    if plan.hopping:
-        columns.append("_after")
-        none = f"{quote(AFTER)} = {NO_CUT}"
-        values.append(f"CASE WHEN {none} THEN '-infinity' ELSE {from_ms(quote(AFTER))} END")
-        order.append(quote(AFTER))
-    columns += ["_rev", SINCE]
-    values += ["%s", str(store.since)]
-    for partial in plan.partials:
-        columns.append(quote(partial.column))
-        values.append(from_ms(quote(partial.column)) if partial.sql_type == "timestamptz" else quote(partial.column))
-    merged = [f"{quote(p.column)} = {merge_expression(p)}" for p in plan.partials]
-    sets = ", ".join(["_rev = EXCLUDED._rev", f"{SINCE} = least(t.{SINCE}, EXCLUDED.{SINCE})", *merged])
-    keys = ", ".join(quote(key) for key in plan.key_columns)
-    merge = (
-        f"INSERT INTO {database.qualified(store.table)} AS t ({', '.join(columns)})"
-        f" SELECT {', '.join(values)} FROM pg_temp.{_temp(store)} ORDER BY {', '.join(order)}"
-        f" ON CONFLICT ({keys}) DO UPDATE SET {sets}"
-    )
-    sketched = [quote(p.column) for p in _sketches(store)]
-    if not sketched:
-        return merge
-    listed = ", ".join(f"t.{column}" for column in sketched)
-    long = " OR ".join(f"octet_length({column}) > {SKETCH_BYTES}" for column in sketched)
-    return (
-        f"WITH merged AS ({merge} RETURNING t.window_start, t.tableoid::bigint, t.ctid::text, {listed})"
-        f" SELECT * FROM merged WHERE {long}"
-    )
-
-
-def _sketches(store: AggregationStore) -> list[Partial]:
-    return [partial for partial in store.layout.partials if partial.kind in SKETCHES]
 
 
 def is_refusal(error: Exception) -> bool:
