@@ -171,10 +171,12 @@ def _storable(text: str | None, characters: int) -> str | None:
     return text[:characters].replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
 
 
-def _last_indexes(partitions: list[int]) -> dict[int, int]:
-    """Where each partition's last record is; a partition's offsets ascend."""
-    backwards, last = partitions[::-1], len(partitions) - 1
-    return {p: last - backwards.index(p) for p in set(partitions)}
+def _spans(partitions: list[int]) -> dict[int, tuple[int, int, int]]:
+    """Of each partition how many records there are, and where the first and the last are; its offsets ascend."""
+    place = pl.col(INDEX)
+    found = pl.DataFrame({PARTITION: partitions}).with_row_index(INDEX).group_by(PARTITION)
+    rows = found.agg(pl.len(), place.min().alias("first"), place.max().alias("last")).iter_rows()
+    return {partition: (count, first, last) for partition, count, first, last in rows}
 
 
 class BatchReader:
@@ -209,9 +211,10 @@ class BatchReader:
         events, invalid = self._decoder.decode_batch([m.value() or b"" for m in messages], now_ms)
         times = self._event_times(messages, events, invalid, now_ms)
         partitions = [m.partition() for m in messages]
-        ends = {p: messages[i].offset() + 1 for p, i in _last_indexes(partitions).items()}
-        consumed = {p: partitions.count(p) for p in ends}
-        arrived = {p: messages[partitions.index(p)].timestamp()[1] for p in ends}
+        spans = _spans(partitions)
+        ends = {p: messages[last].offset() + 1 for p, (_, _, last) in spans.items()}
+        arrived = {p: messages[at].timestamp()[1] for p, (_, at, _) in spans.items()}
+        consumed = {p: count for p, (count, _, _) in spans.items()}
         dead = tuple(dead_letter(messages[i], verdict) for i, verdict in invalid.items())
         valid: list[Any] = events
         index: Sequence[int] = range(len(messages))
