@@ -293,6 +293,21 @@ def test_load_that_goes_takes_replicas_down_once() -> None:
     assert changes[0][0] >= 570.0
 
 
+@pytest.mark.parametrize(
+    ("polls", "expected", "reason"),
+    [
+        (32, [(4, 1)], "8 minutes between the two: waited for, one change"),
+        (100, [(4, 2), (2, 1)], "25 minutes: not waited for longer than another stabilisation"),
+    ],
+)
+def test_load_that_goes_on_falling_is_waited_for(polls: int, expected: list[tuple[int, int]], reason: str) -> None:
+    """Load falls from what four replicas do to what two do, and then to one's."""
+    stream = Stream(partitions=12, state=known(), current=4)
+    stream.polls(45, rate=2700.0)
+    decisions = [*stream.polls(polls, rate=1300.0), *stream.polls(100, rate=100.0)]
+    assert [(d.current, d.desired) for d in decisions if d.changes] == expected, reason
+
+
 def test_without_a_known_speed_nobody_is_sent_away_who_is_needed() -> None:
     """Lag brought a second replica before its speed was seen; together they do more than one was ever seen to do."""
     stream = Stream(partitions=2, current=2)

@@ -222,13 +222,13 @@ def test_nobody_serves_as_well_for_fewer_replica_hours(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 def test_nobody_serves_as_well_with_fewer_changes(name: str) -> None:
-    """But for slow waves: there Flink's wider band saves a few changes and pays for it with more replica-hours."""
-    comparison, spared = compared(name), {"ramp": 1, "sine": 3}
+    """But for slow waves: there Flink's wider band saves a change in two hours, and pays with more replica-hours."""
+    comparison, spared = compared(name), {"sine": 1}
     for rival in comparison.rivals:
         if rival.result is not None:
             assert comparison.own.changes <= rival.result.changes + spared.get(name, 0), rival.result.policy
             if name in spared and comparison.own.changes > rival.result.changes:
-                assert comparison.own.replica_hours < rival.result.replica_hours * 0.95
+                assert comparison.own.replica_hours < rival.result.replica_hours * 0.97
 
 
 @pytest.mark.parametrize("name", SHAPES)

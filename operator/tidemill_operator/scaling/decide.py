@@ -95,7 +95,7 @@ def _blind(settings: Settings, state: State, *, current: int, now: float) -> tup
 
 def _recommend(settings: Settings, state: State, target: int, now: float) -> State:
     """Keep the most that was wanted: of each number when it was last wanted, unless more was wanted after that."""
-    oldest = now - _stabilization(settings, state) - settings.lookback_seconds
+    oldest = now - _stabilization(settings, state) - settings.scale_down_stabilization_seconds
     kept = tuple((at, replicas) for at, replicas in state.wanted if at > oldest and replicas > target)
     return replace(state, wanted=(*kept, (now, target)))
 
@@ -165,9 +165,12 @@ def _down(poll: _Poll) -> _Choice:
 
 
 def _goes_on_falling(poll: _Poll, most: int) -> bool:
-    """Whether waiting for another lookback, and no longer, makes one change of two."""
-    stabilization, lookback = _stabilization(poll.settings, poll.state), poll.settings.lookback_seconds
-    return _most(poll, stabilization - lookback) < most and _most(poll, stabilization + lookback) >= poll.current
+    """Whether waiting for another stabilisation, and no longer, makes one change of two.
+
+    A load that falls slowly would else be followed through every number of replicas, each a rebalance.
+    """
+    wait, further = _stabilization(poll.settings, poll.state), poll.settings.scale_down_stabilization_seconds
+    return _most(poll, wait - further) < most and _most(poll, wait + further) >= poll.current
 
 
 def _settled(poll: _Poll) -> bool:
