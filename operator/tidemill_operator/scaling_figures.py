@@ -90,9 +90,10 @@ class FiguresReader:
         """
         with connected(self._postgres, f"reading figures of schema {watched.schema}") as session:
             session.connection.execute(_HURRY)
-            # Positions first: what is committed after that is lag once more, and never less than none.
-            positions = read_positions(session, watched.schema)
             saturated = _saturated(session, watched.writer, replicas=ready)
+            # Positions before ends: what is committed between is lag once more, and lag is never less than none. Close
+            # to each other: what arrives between is lag that nobody has, and makes idle replicas look busy.
+            positions = read_positions(session, watched.schema)
         partitions = list(positions)
         ends, starts = (self._offsets.offsets(watched.topic, partitions, spec) for spec in (LATEST, EARLIEST))
         members, moving = self._group(watched.group)
