@@ -20,12 +20,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from confluent_kafka import Consumer, Producer
+from psycopg import sql
 
 from kube import standin
 from kube.controlplane import ControlPlane
 from kube.standin import IMAGES, NAMESPACE
-from tidemill_operator.actuators.backlog import BacklogReader
+from tidemill_contract import names
+from tidemill_operator.actuators.backlog import LATEST, BacklogReader
 from tidemill_operator.actuators.kafka import KafkaTopics
 from tidemill_operator.actuators.kubernetes_api import KINDS, PIPELINE, Api, Document, load
 from tidemill_operator.actuators.postgres import PostgresSchemas
@@ -322,3 +326,77 @@ def start_operator(servers: Any, account: Path, tmp_path: Path) -> Iterator[Call
         print(f"--- {one.log.name}\n{text[-6000:]}", file=sys.stderr)
         # The rights that `rbac` names are all that it needs.
         assert "is forbidden: User" not in text
+
+
+@dataclass
+class Consumers:
+    """What processors would do: as many members of the group as pods are ready; positions move on `work_off`."""
+
+    cluster: Cluster
+    servers: Any
+    key: Key
+    partitions: int
+    consumers: list[Consumer] = field(default_factory=list)
+
+    @property
+    def topic(self) -> str:
+        return f"{self.key.namespace}.{self.key.name}.events"
+
+    def run(self, stopping: threading.Event) -> None:
+        """Until a test ends."""
+        while not stopping.is_set():
+            try:
+                live = self.cluster.child(self.key.namespace, "Deployment", f"{self.key.name}-processor")
+            except TidemillError:
+                continue
+            ready = int(live.get("status", {}).get("readyReplicas", 0)) if live else 0
+            while len(self.consumers) < ready:
+                self.consumers.append(self._member())
+            while len(self.consumers) > ready:
+                self.consumers.pop().close()
+            for consumer in self.consumers:
+                consumer.poll(0.05)
+            stopping.wait(0.1)
+        for consumer in self.consumers:
+            consumer.close()
+
+    def _member(self) -> Consumer:
+        group = names.consumer_group(self.key.namespace, self.key.name)
+        at = {"bootstrap.servers": self.servers.kafka, "group.id": group, "enable.auto.commit": False, "log_level": 0}
+        consumer = Consumer(at)
+        consumer.subscribe([self.topic])
+        return consumer
+
+    def send(self, count: int) -> None:
+        """So many events to each partition."""
+        producer = Producer({"bootstrap.servers": self.servers.kafka})
+        for number in range(count * self.partitions):
+            producer.produce(self.topic, b"{}", partition=number % self.partitions)
+        assert producer.flush(30.0) == 0
+
+    def work_off(self) -> None:
+        """All that there is."""
+        reader = BacklogReader(self.servers.kafka, self.servers.postgres)
+        ends = reader.offsets(self.topic, list(range(self.partitions)), LATEST)
+        table = sql.Identifier(names.schema(self.key.namespace, self.key.name), "_offsets")
+        moved = sql.SQL("UPDATE {} SET next_offset = %s, consumed = %s WHERE reader = 'live' AND partition = %s")
+        with psycopg.connect(self.servers.postgres.url) as session:
+            for partition, end in ends.items():
+                session.execute(moved.format(table), (end, end, partition))
+
+
+@pytest.fixture
+def loaded(cluster: Cluster, servers: Any) -> Iterator[Callable[..., Consumers]]:
+    """Gives a pipeline processors."""
+    stopping, threads = threading.Event(), []
+
+    def load(key: Key, partitions: int = 4) -> Consumers:
+        found = Consumers(cluster, servers, key, partitions)
+        threads.append(threading.Thread(target=found.run, args=(stopping,), daemon=True))
+        threads[-1].start()
+        return found
+
+    yield load
+    stopping.set()
+    for thread in threads:
+        thread.join(30.0)

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import psycopg
 import pytest
-from confluent_kafka import Consumer, Producer
-from psycopg import sql
 
-from tidemill_contract import names
-from tidemill_operator.actuators.backlog import LATEST, BacklogReader
 from tidemill_operator.actuators.kubernetes_api import CONFIG_MAP, DEPLOYMENT, EVENT, Document
 from tidemill_operator.control import Controller
-from tidemill_operator.errors import TidemillError
 from tidemill_operator.events import Recorder
 from tidemill_operator.measures import Measures
 from tidemill_operator.queue import Key, Result
@@ -43,69 +36,13 @@ QUICK = {
 
 
 @dataclass
-class Load:
-    """What processors would do: as many members of the group as pods are ready; positions move on `work_off`."""
-
-    cluster: Any
-    servers: Any
-    key: Key
-    consumers: list[Consumer] = field(default_factory=list)
-
-    @property
-    def topic(self) -> str:
-        return f"{self.key.namespace}.{self.key.name}.events"
-
-    def run(self, stopping: threading.Event) -> None:
-        """Until a test ends."""
-        while not stopping.is_set():
-            try:
-                live = self.cluster.child(self.key.namespace, "Deployment", f"{self.key.name}-processor")
-            except TidemillError:
-                continue
-            ready = int(live.get("status", {}).get("readyReplicas", 0)) if live else 0
-            while len(self.consumers) < ready:
-                self.consumers.append(self._member())
-            while len(self.consumers) > ready:
-                self.consumers.pop().close()
-            for consumer in self.consumers:
-                consumer.poll(0.05)
-            stopping.wait(0.1)
-        for consumer in self.consumers:
-            consumer.close()
-
-    def _member(self) -> Consumer:
-        group = names.consumer_group(self.key.namespace, self.key.name)
-        at = {"bootstrap.servers": self.servers.kafka, "group.id": group, "enable.auto.commit": False, "log_level": 0}
-        consumer = Consumer(at)
-        consumer.subscribe([self.topic])
-        return consumer
-
-    def send(self, count: int) -> None:
-        """So many events to each partition."""
-        producer = Producer({"bootstrap.servers": self.servers.kafka})
-        for number in range(count * PARTITIONS):
-            producer.produce(self.topic, b"{}", partition=number % PARTITIONS)
-        assert producer.flush(30.0) == 0
-
-    def work_off(self) -> None:
-        """All that there is."""
-        reader = BacklogReader(self.servers.kafka, self.servers.postgres)
-        ends = reader.offsets(self.topic, list(range(PARTITIONS)), LATEST)
-        table = sql.Identifier(names.schema(self.key.namespace, self.key.name), "_offsets")
-        moved = sql.SQL("UPDATE {} SET next_offset = %s, consumed = %s WHERE reader = 'live' AND partition = %s")
-        with psycopg.connect(self.servers.postgres.url) as session:
-            for partition, end in ends.items():
-                session.execute(moved.format(table), (end, end, partition))
-
-
-@dataclass
 class Bench:
     """An operator's passes and polls, one after another."""
 
     cluster: Any
     passes: Any
     key: Key
-    load: Load
+    load: Any
     woken: list[Key] = field(default_factory=list)
     seen: list[int] = field(default_factory=list)
 
@@ -151,23 +88,6 @@ class Bench:
     @property
     def memory(self) -> Document:
         return dict(self.cluster.child(self.key.namespace, "ConfigMap", f"{self.key.name}-scaling"))
-
-
-@pytest.fixture
-def loaded(cluster: Any, servers: Any) -> Iterator[Callable[[Key], Load]]:
-    """Gives a pipeline processors."""
-    stopping, threads = threading.Event(), []
-
-    def load(key: Key) -> Load:
-        found = Load(cluster, servers, key)
-        threads.append(threading.Thread(target=found.run, args=(stopping,), daemon=True))
-        threads[-1].start()
-        return found
-
-    yield load
-    stopping.set()
-    for thread in threads:
-        thread.join(30.0)
 
 
 @pytest.fixture
