@@ -20,6 +20,13 @@ settings.register_profile(
 )
 settings.load_profile("tidemill")
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: the one that ends last decides when all have ended."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 OwnServers = Callable[..., Servers]
 
 

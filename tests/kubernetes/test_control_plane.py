@@ -38,7 +38,7 @@ def succeed(plane: ControlPlane, *arguments: str, stdin: str | None = None) -> s
 @pytest.fixture(scope="module")
 def plane(control_plane: ControlPlane) -> ControlPlane:
     """The control plane, knowing the resource."""
-    succeed(control_plane, "apply", "--server-side", "-f", str(CRD))
+    succeed(control_plane, "apply", "--server-side", "--force-conflicts", "-f", str(CRD))
     succeed(control_plane, "wait", "--for=condition=Established", "--timeout=60s", f"-f={CRD}")
     return control_plane
 
