@@ -53,7 +53,11 @@ unit: setup ## Tests that need no server
 
 .PHONY: integration
 integration: setup ## Tests on real Kafka, Postgres and Redis, which the test session starts
-	$(PYTEST) $(PARALLEL) -m integration $(ARGS)
+	$(PYTEST) $(PARALLEL) -m "integration and not load" $(ARGS)
+
+.PHONY: test-load
+test-load: setup ## Scaling under ten times the load on real servers (minutes; its figures depend on the machine)
+	$(PYTEST) -m load -s $(ARGS)
 
 .PHONY: kube
 kube: setup ## Build Kubernetes' programs and helm (ten minutes the first time; needs Go)

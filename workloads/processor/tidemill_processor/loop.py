@@ -81,6 +81,7 @@ class Loop:
         self.database_error = "not connected yet"
         self.kafka_error = "not connected yet"
         self.kafka_ok_at = 0.0
+        self._kafka_failed_at = 0.0
         self.alive_at = time.monotonic()
         self.lag: dict[int, int] = {}
         self.assigned: frozenset[int] = frozenset()
@@ -213,7 +214,7 @@ class Loop:
     def _check_topic(self) -> None:
         self._topic_checked_at = time.monotonic()
         topic_id = self._source.topic_id()
-        self._kafka_works()
+        self._kafka_works(self._topic_checked_at)
         if topic_id != self._topic_id:
             if self._topic_id:
                 self._source.stop(self._source.ready)
@@ -222,10 +223,9 @@ class Loop:
     def _note(self, polled: Polled) -> None:
         if polled.out_of_range:
             self._source.stop(polled.out_of_range)
+        # Records say nothing of Kafka: they may have been fetched before it went away. Ends are asked for every second.
         if polled.failed is not None:
             self._kafka_failed(polled.failed)
-        elif polled.messages:
-            self._kafka_works()
 
     def _kafka_failed(self, error: Any) -> None:
         text = error.str() if isinstance(error, KafkaError) else str(error)
@@ -233,12 +233,14 @@ class Loop:
             raise KafkaException(error)  # this consumer can do no more; a new process can
         if self.kafka_error != text:
             log.warning("kafka: %s", text)
-        self.kafka_error = text
+        self.kafka_error, self._kafka_failed_at = text, time.monotonic()
         self._guards.kafka_consumer.failure()
 
-    def _kafka_works(self) -> None:
-        self.kafka_error, self.kafka_ok_at = "", time.monotonic()
-        self._guards.kafka_consumer.success()
+    def _kafka_works(self, asked_at: float) -> None:
+        """Kafka has answered what it was asked then, which says nothing against a later failure."""
+        if asked_at >= self._kafka_failed_at:
+            self.kafka_error, self.kafka_ok_at = "", asked_at
+            self._guards.kafka_consumer.success()
 
     def _process(self, pieces: list[Piece]) -> None:
         started = time.perf_counter()
@@ -327,7 +329,7 @@ class Loop:
         if answer is None or self._connection is None:
             return
         ends, asked_at = answer
-        self._kafka_works()
+        self._kafka_works(asked_at)
         caught_up, lag = {}, {}
         for partition in self._source.ready:
             position = self._positions.get(partition)
