@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from tidemill_api.problems import not_found
 from tidemill_api.selection import Column
@@ -13,10 +11,9 @@ from tidemill_contract import names
 from tidemill_contract.expressions import derived_types
 from tidemill_contract.feeds import Feeds, guarded
 from tidemill_contract.partials import (
-    SKETCHED_FUNCTIONS,
-    SUPPORTED_FUNCTIONS,
     AggregationLayout,
     answer_columns,
+    decoders,
     field_types,
     layout,
     quote,
@@ -48,14 +45,9 @@ class AggregationModel:
     @cached_property
     def metrics(self) -> dict[str, tuple[Column, str]]:
         """Metrics by name: the answer's column, and its SQL over merged partials."""
-        decoders: dict[str, Callable[[Any], Any]] = {}
-        if any(metric.function in SKETCHED_FUNCTIONS for metric, _ in self.layout.metrics):
-            from tidemill_contract import sketches  # loads numpy
-
-            found = (metric for metric, _ in self.layout.metrics if metric.function in SKETCHED_FUNCTIONS)
-            decoders = {metric.name: sketches.evaluator(metric) for metric in found}
+        decode = decoders(self.layout)
         return {
-            name: (Column(name, kind, decode=decoders.get(name)), expression)
+            name: (Column(name, kind, decode=decode.get(name)), expression)
             for name, kind, expression in answer_columns(self.layout)
         }
 
@@ -74,7 +66,7 @@ class PipelineModel:
         types = field_types(config.spec, derived_types(config.spec))
         self.aggregations: dict[str, AggregationModel] = {}
         for spec in config.spec.aggregations:
-            if spec.window.type == "session" or any(m.function not in SUPPORTED_FUNCTIONS for m in spec.metrics):
+            if spec.window.type == "session":
                 continue
             version = config.version(spec.name)
             table = f"{self.schema}.{quote(names.window_table(spec.name, version))}"

@@ -6,7 +6,7 @@ text only, no database: every identifier is a validated name in double quotes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,9 +39,8 @@ _NEEDS: dict[str, tuple[Kind, ...]] = {
     "distinct": ("uniques",),
 }
 SKETCHED_FUNCTIONS = frozenset({"quantile", "distinct"})
-"""Functions whose merged partials are sketches: what SQL answers are their bytes (see `sketches.evaluator`)."""
+"""Functions whose merged partials are sketches: what SQL answers are their bytes (see `decoders`)."""
 SKETCHES: tuple[Kind, ...] = ("quantiles", "uniques")
-SUPPORTED_FUNCTIONS = frozenset(_NEEDS) | {"count"}
 
 
 def quote(identifier: str) -> str:
@@ -287,7 +286,7 @@ def answer_expression(metric: MetricSpec) -> str:
             return quote(f"_{metric.function}_{f}")
         case "quantile":
             return quote(f"_quantiles_{f}")
-        case _:
+        case "distinct":
             return quote(f"_uniques_{f}")
 
 
@@ -302,6 +301,16 @@ def answer_type(metric: MetricSpec, field_type: str | None) -> str:
             return str(field_type)
         case _:
             return "number"
+
+
+def decoders(plan: AggregationLayout) -> dict[str, Callable[[bytes | None], float | int | None]]:
+    """By metric, what makes its value of what SQL answers, where that is a sketch."""
+    sketched = [metric for metric, _ in plan.metrics if metric.function in SKETCHED_FUNCTIONS]
+    if not sketched:
+        return {}
+    from tidemill_contract import sketches  # loads numpy
+
+    return {metric.name: sketches.evaluator(metric) for metric in sketched}
 
 
 def window_source(table: str, plan: AggregationLayout, where: str = "true") -> str:

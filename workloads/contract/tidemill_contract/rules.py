@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from tidemill_contract import expressions
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.faults import ABSENT, Fault, did_you_mean
-from tidemill_contract.partials import SUPPORTED_FUNCTIONS, answer_type
+from tidemill_contract.partials import answer_type
 from tidemill_contract.parts import AggregationPart, Parts
 from tidemill_contract.scaling_rules import scaling_faults
 from tidemill_contract.spec import DetectorSpec, MetricSpec, PipelineSpec, WindowSpec
@@ -81,10 +81,6 @@ def unsupported(spec: PipelineSpec) -> list[Fault]:
             faults.append(Fault(f"{path}.window.type", "session", "session windows are not supported", remedy))
         if aggregation.late_policy == "reopen":
             faults.append(Fault(f"{path}.latePolicy", "reopen", "reopening windows is not supported", remedy))
-        for j, metric in enumerate(aggregation.metrics):
-            if metric.function not in SUPPORTED_FUNCTIONS:
-                where = f"{path}.metrics[{j}].function"
-                faults.append(Fault(where, metric.function, "the function is not supported", remedy))
     return faults
 
 

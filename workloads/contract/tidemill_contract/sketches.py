@@ -13,21 +13,20 @@ only where a pipeline has such a metric.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import datasketches
 import numpy as np
 
+from tidemill_contract.partials import Kind
 from tidemill_contract.spec import MetricSpec
-
-SketchKind = Literal["quantiles", "uniques"]
 
 QUANTILES_K = 400
 UNIQUES_LG_K = 13
 _HEADER_BYTES = 4
 
 
-def build(kind: SketchKind, values: Sequence[Any]) -> bytes | None:
+def build(kind: Kind, values: Sequence[Any]) -> bytes | None:
     """A stored sketch of values: numbers for quantiles, any for uniques. None if there are none."""
     if not len(values):
         return None
@@ -42,7 +41,7 @@ def build(kind: SketchKind, values: Sequence[Any]) -> bytes | None:
     return _frame(uniques.serialize_compact())
 
 
-def compact(kind: SketchKind, stored: bytes) -> bytes:
+def compact(kind: Kind, stored: bytes) -> bytes:
     """The same in one frame."""
     return _frame(_quantiles(stored).serialize() if kind == "quantiles" else _uniques(stored).serialize_compact())
 

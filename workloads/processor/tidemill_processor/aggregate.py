@@ -70,8 +70,8 @@ def _sketches(values: pl.Series, partial: Partial) -> pl.Series:
     """Lists of values as stored sketches."""
     from tidemill_contract import sketches  # loads numpy
 
-    kind: sketches.SketchKind = "quantiles" if partial.kind == "quantiles" else "uniques"
-    return pl.Series(partial.column, [sketches.build(kind, found) for found in values.to_list()], dtype=pl.Binary)
+    stored = [sketches.build(partial.kind, found) for found in values.to_list()]
+    return pl.Series(partial.column, stored, dtype=pl.Binary)
 
 
 def _ordered(frame: pl.DataFrame, epochs: dict[int, int]) -> pl.DataFrame:

@@ -218,9 +218,7 @@ class Committer:
         """Make one frame again of sketches that have grown long: (window start, where the row is, sketches)."""
         from tidemill_contract import sketches  # loads numpy
 
-        kinds: list[sketches.SketchKind] = [
-            "quantiles" if p.kind == "quantiles" else "uniques" for p in merging.sketched(store)
-        ]
+        kinds = [partial.kind for partial in merging.sketched(store)]
         sets = ", ".join(f"{quote(p.column)} = %s" for p in merging.sketched(store))
         update = (
             f"UPDATE {self._database.qualified(store.table)} SET {sets}"

@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 
-from tidemill_contract.partials import SKETCHED_FUNCTIONS, answer_columns, quote, window_source
+from tidemill_contract.partials import answer_columns, decoders, quote, window_source
 from tidemill_contract.times import rfc3339
 from tidemill_processor.database import AggregationStore, Database, from_ms
 
@@ -28,19 +28,11 @@ class WindowReader:
         answers = [f"{expression} AS {quote(name)}" for name, _, expression in answer_columns(plan)]
         self._selected = ", ".join([*(quote(name) for name in self.groups), "window_start", *answers])
         self._columns = [*self.groups, "window_start", "window_end", *self.metrics]
-        kinds = [*(kind for _, kind in plan.group_by), "timestamp", *(kind for _, kind, _ in answer_columns(plan))]
-        sketched = {i for i, (metric, _) in enumerate(plan.metrics) if metric.function in SKETCHED_FUNCTIONS}
-        first = len(self.groups) + 1
+        decode = decoders(plan)
         # Most values are as JSON has them: only the others are touched, row by row.
-        self._plain: list[tuple[int, Callable[[Any], Any]]] = [
-            (index, _PLAIN[kind])
-            for index, kind in enumerate(kinds)
-            if kind in _PLAIN and index - first not in sketched
-        ]
-        if sketched:
-            from tidemill_contract import sketches  # loads numpy
-
-            self._plain += [(first + i, sketches.evaluator(plan.metrics[i][0])) for i in sorted(sketched)]
+        plain = [*(_PLAIN.get(kind) for _, kind in plan.group_by), _PLAIN["timestamp"]]
+        plain += [decode.get(name) or _PLAIN.get(kind) for name, kind, _ in answer_columns(plan)]
+        self._plain = [(index, convert) for index, convert in enumerate(plain) if convert is not None]
         size = dt.timedelta(milliseconds=plan.size_ms)
         self._end = lru_cache(maxsize=4096)(lambda start: rfc3339(start + size))
 

@@ -70,9 +70,7 @@ def step(spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[R
         size = 1 / (1 + sum(_mass(counts, leaf) for counts, leaf in zip(reference, leaves, strict=True)) / TREES)
         reading = Reading(tail.surprise(sizes, size), known[0][1])
         sizes = tail.learn(sizes, size)
-    present = [
-        [*counts[:leaf], counts[leaf] + 1, *counts[leaf + 1 :]] for counts, leaf in zip(present, leaves, strict=True)
-    ]
+    present = [_counted(counts, leaf) for counts, leaf in zip(present, leaves, strict=True)]
     if (n + 1) % WINDOW == 0:
         reference, present = present, None
     return reading, {
