@@ -229,7 +229,9 @@ CASES: dict[str, list[Case]] = {
     ],
     "aggregations.window.type": [
         refused(
-            f"{FIRST}.window", {"type": "session", "gap": "1m"}, "spec.aggregations[0].window.type: session windows"
+            f"{FIRST}.window",
+            {"type": "session", "gap": "1m"},
+            "spec.aggregations[by_country].window: changed from type tumbling size 1h to type session gap 1m",
         )
     ],
     "aggregations.window.size": [
@@ -246,10 +248,22 @@ CASES: dict[str, list[Case]] = {
         )
     ],
     "aggregations.window.gap": [
-        invalid(f"{FIRST}.window.gap", "1m", "spec.aggregations[0].window.gap: does not belong to a tumbling window")
+        invalid(f"{FIRST}.window.gap", "1m", "spec.aggregations[0].window.gap: does not belong to a tumbling window"),
+        refused(
+            f"{FIRST}.window.gap",
+            "2m",
+            "spec.aggregations[by_country].window: changed from type session gap 1m to type session gap 2m",
+            before=put(f"{FIRST}.window", {"type": "session", "gap": "1m"}),
+        ),
     ],
     "aggregations.window.maxLength": [
-        invalid(f"{FIRST}.window.maxLength", "1m", "spec.aggregations[0].window.maxLength: does not belong to a tumbl")
+        invalid(f"{FIRST}.window.maxLength", "1m", "spec.aggregations[0].window.maxLength: does not belong to a tumbl"),
+        refused(
+            f"{FIRST}.window.maxLength",
+            "1h",
+            "spec.aggregations[by_country].window: changed from type session gap 1m to type session gap 1m maxLength",
+            before=put(f"{FIRST}.window", {"type": "session", "gap": "1m"}),
+        ),
     ],
     "aggregations.window.grace": [Case(put(f"{FIRST}.window.grace", "1m"), (RESTART,))],
     "aggregations.latePolicy": [
