@@ -200,14 +200,6 @@ REFUSED: list[tuple[Callable[[Document], Document], str, str, str]] = [
         "another window",
     ),
     (
-        lambda document: edited(
-            document, aggregations=[{**document["spec"]["aggregations"][0], "latePolicy": "reopen"}]
-        ),
-        "NotSupported",
-        "spec.aggregations[0].latePolicy: reopening windows is not supported",
-        "what this version cannot run",
-    ),
-    (
         lambda document: with_topic(document, partitions=3, name="bank.events"),
         "InvalidSpec",
         "spec.source.topic.name: the topic belongs to another namespace",
