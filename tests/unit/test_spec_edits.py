@@ -37,6 +37,9 @@ PROCESSOR, RESTART, SCALE = "workload orders-processor", "restart orders-process
 RESULTS = "topic shop.orders.results"
 INGEST, API, OWN_API = "workload tidemill-ingest", "workload tidemill-api", "workload orders-api"
 
+# Windows that are stored cannot be turned into others.
+NEXT_VERSION = ("create table by_country_v2", "aggregation by_country")
+
 VERBS = ("create", "remove", "restart", "scale")
 
 
@@ -189,9 +192,7 @@ CASES: dict[str, list[Case]] = {
     "source.fields.name": [Case(put("source.fields[5].name", "remark"), (RESTART,))],
     "source.fields.type": [
         Case(put("source.fields[5].type", "integer"), (RESTART,)),
-        refused(
-            "source.fields[2].type", "integer", "spec.aggregations[by_country].groupBy: changed from [country (str"
-        ),
+        Case(put("source.fields[2].type", "integer"), (RESTART, *NEXT_VERSION)),
     ],
     "source.fields.required": [Case(put("source.fields[5].required", True), (RESTART,))],
     "source.strict": [Case(put("source.strict", True), (RESTART,))],
@@ -208,11 +209,7 @@ CASES: dict[str, list[Case]] = {
     ],
     "transform.derive.expression": [
         Case(put("transform.derive[0].expression", "amount * 3"), (RESTART,)),
-        refused(
-            "transform.derive[0].expression",
-            "amount > 3",
-            "column _sum_gross of table by_country_v1 holds double precision and would have to hold",
-        ),
+        Case(put("transform.derive[0].expression", "amount > 3"), (RESTART, *NEXT_VERSION)),
         invalid("transform.derive[0].expression", "note", "spec.aggregations[0].metrics[1].field: sum takes integer"),
     ],
     "transform.filter": [Case(put("transform.filter", "amount > 0"), (RESTART,))],
@@ -222,26 +219,17 @@ CASES: dict[str, list[Case]] = {
             ("create table by_land_v1", RESTART),
         )
     ],
-    "aggregations.groupBy": [
-        refused(
-            f"{FIRST}.groupBy", ["note"], "spec.aggregations[by_country].groupBy: changed from [country (string)] t"
-        )
-    ],
+    "aggregations.groupBy": [Case(put(f"{FIRST}.groupBy", ["note"]), (RESTART, *NEXT_VERSION))],
     "aggregations.window.type": [
         refused(
             f"{FIRST}.window", {"type": "session", "gap": "1m"}, "spec.aggregations[0].window.type: session windows"
         )
     ],
-    "aggregations.window.size": [
-        refused(
-            f"{FIRST}.window.size", "2h", "spec.aggregations[by_country].window: changed from type tumbling size 1h"
-        ),
-    ],
+    "aggregations.window.size": [Case(put(f"{FIRST}.window.size", "2h"), (RESTART, *NEXT_VERSION))],
     "aggregations.window.hop": [
-        refused(
-            f"{FIRST}.window.hop",
-            "15m",
-            "spec.aggregations[by_country].window: changed from type hopping size 1h hop 30m",
+        Case(
+            put(f"{FIRST}.window.hop", "15m"),
+            (RESTART, *NEXT_VERSION),
             before=put(f"{FIRST}.window", {"type": "hopping", "size": "1h", "hop": "30m"}),
         )
     ],

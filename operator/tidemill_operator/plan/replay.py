@@ -1,0 +1,115 @@
+"""A replay: the next version of aggregations, filled from the topic by a reader of its own beside live traffic. Pure.
+
+It is asked for by an annotation, each text of which asks once. It belongs to the generation that it began with:
+another one begins anew, since live processors hand over by the same spec or not at all.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from tidemill_contract.spec import AnalyticsPipeline
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.plan.model import LiveSchema, Replay
+from tidemill_operator.plan.versions import current_version, next_version, versions_filled
+
+REPLAY = "tidemill.dev/replay"
+REPLAYING, DONE = "Replaying", "Done"
+_MEMBERS = {"aggregations", "from", "rate", "at"}
+
+
+def asked(pipeline: AnalyticsPipeline) -> dict[str, Any] | None:
+    """What a resource asks to be replayed; None: nothing.
+
+    Raises:
+        TidemillError: it cannot be done so.
+    """
+    text = (pipeline.metadata.annotations or {}).get(REPLAY)
+    if not text:
+        return None
+    try:
+        request = json.loads(text)
+    except ValueError:
+        request = None
+    if not isinstance(request, dict) or set(request) - _MEMBERS:
+        raise _refused(
+            f"not a replay (got {text[:80]})", 'write {"aggregations": ["NAME"], "from": "earliest", "rate": 5000}'
+        )
+    known = [aggregation.name for aggregation in pipeline.spec.aggregations]
+    wanted = request.get("aggregations", known)
+    if not isinstance(wanted, list) or not wanted or not set(map(str, wanted)) <= set(known):
+        raise _refused(f"aggregations {wanted} are not all there", f"name some of {', '.join(known)}, or leave it out")
+    rate = request.get("rate", 0)
+    if not isinstance(rate, int) or isinstance(rate, bool) or rate < 0:
+        raise _refused(f"rate {rate} is no number of events a second", "write a whole number, or leave it out")
+    start = request.get("from", "earliest")
+    if start != "earliest" and not _is_time(start):
+        raise _refused(f"from {start} is no start", "write earliest, or a time like 2026-03-01T00:00:00Z")
+    return {"aggregations": wanted, "from": start, "rate": rate}
+
+
+def planned_replay(pipeline: AnalyticsPipeline, generation: int, live: LiveSchema | None) -> Replay | None:
+    """The replay that is to run or to be switched to; None: none is asked for, or it is done.
+
+    Args:
+        pipeline: the resource.
+        generation: that processors write under.
+        live: the schema; replays begin when there is one with something live to follow.
+    """
+    try:
+        request = asked(pipeline)
+    except TidemillError:
+        return None
+    if request is None or live is None:
+        return None
+    if finished(pipeline, live):
+        return None
+    family = family_of(pipeline.metadata.annotations[REPLAY]) if pipeline.metadata.annotations else ""
+    reader = f"{family}{generation}"
+    known = live.replays.get(reader)
+    begun = versions_filled(reader, live)
+    versions = begun or {
+        name: next_version(name, live) for name in request["aggregations"] if current_version(name, live) is not None
+    }
+    if not versions:
+        return None
+    return Replay(reader, versions, request["from"], request["rate"], handed=known.handed if known else 0)
+
+
+def finished(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> str:
+    """The reader that has done what a resource asks for; empty: none has."""
+    text = (pipeline.metadata.annotations or {}).get(REPLAY)
+    if not text or live is None:
+        return ""
+    done = [reader for reader, known in live.replays.items() if known.switched]
+    return next((reader for reader in done if reader.startswith(family_of(text))), "")
+
+
+def family_of(text: str) -> str:
+    """What the readers of a request are called, but for the generation.
+
+    Args:
+        text: of the annotation.
+    """
+    return f"replay-{hashlib.sha256(text.encode()).hexdigest()[:8]}-"
+
+
+def abandoned(replay: str, live: LiveSchema | None) -> tuple[str, ...]:
+    """Readers of replays that were begun and are wanted no more: all but `replay`."""
+    known: Mapping[str, Any] = live.replays if live else {}
+    return tuple(sorted(reader for reader, found in known.items() if reader != replay and not found.switched))
+
+
+def _is_time(text: Any) -> bool:
+    try:
+        return isinstance(text, str) and dt.datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
+
+
+def _refused(what: str, remedy: str) -> TidemillError:
+    return TidemillError(Reason.INVALID_SPEC, f"metadata.annotations[{REPLAY}]: {what}", remedy)
