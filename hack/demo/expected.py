@@ -1,7 +1,7 @@
 """What the answers must be: every window of every aggregation, recomputed in one batch from the raw rows.
 
-Shares no code with the platform: it reads the YAML and knows polars. Only what flights-like examples use is here:
-tumbling and hopping windows, and functions whose value is defined exactly or within float error.
+Shares no code with the platform: it reads the YAML and knows polars. Functions are those whose value is defined exactly
+or within float error.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ def expected_windows(spec: Mapping[str, Any], aggregation: Mapping[str, Any], ra
     """
     time = spec["source"]["eventTime"]["field"]
     window = aggregation["window"]
+    if window["type"] == "session":
+        return _sessions(spec, aggregation, raw)
     size = milliseconds(window["size"])
     hop = milliseconds(window["hop"]) if window["type"] == "hopping" else size
     frame = transformed(spec, raw).with_columns(_ms=pl.col(time).dt.epoch("ms"))
@@ -68,6 +70,24 @@ def expected_windows(spec: Mapping[str, Any], aggregation: Mapping[str, Any], ra
     ends = (start + timedelta(milliseconds=size)).alias("window_end")
     names = [metric["name"] for metric in aggregation["metrics"]]
     return windows.select(*groups, start.alias("window_start"), ends, *names)
+
+
+def _sessions(spec: Mapping[str, Any], aggregation: Mapping[str, Any], raw: pl.DataFrame) -> pl.DataFrame:
+    """The same of session windows: events of a group less than `gap` apart, cut at multiples of `maxLength`."""
+    window = aggregation["window"]
+    gap, longest = milliseconds(window["gap"]), milliseconds(window.get("maxLength", "1d"))
+    frame = transformed(spec, raw).with_columns(_ms=pl.col(spec["source"]["eventTime"]["field"]).dt.epoch("ms"))
+    groups = list(aggregation.get("groupBy", ()))
+    cells = [*groups, pl.col("_ms") // longest]
+    frame = frame.sort("_ms").with_columns(_fresh=(pl.col("_ms").diff().over(cells) >= gap).fill_null(value=True))
+    frame = frame.with_columns(_session=pl.col("_fresh").cum_sum().over(groups or pl.lit(0)))
+    cut = (pl.col("_ms").max() // longest + 1) * longest
+    edges = [pl.col("_ms").min().alias("_start"), pl.min_horizontal(pl.col("_ms").max() + gap, cut).alias("_end")]
+    metrics = [_metric(metric, frame.schema) for metric in aggregation["metrics"]]
+    windows = frame.group_by([*groups, "_session"]).agg([*edges, *metrics])
+    start, end = (pl.from_epoch(edge, time_unit="ms").dt.replace_time_zone("UTC") for edge in ("_start", "_end"))
+    names = [metric["name"] for metric in aggregation["metrics"]]
+    return windows.select(*groups, start.alias("window_start"), end.alias("window_end"), *names)
 
 
 def _metric(metric: Mapping[str, Any], schema: pl.Schema) -> pl.Expr:

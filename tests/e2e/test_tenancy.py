@@ -37,6 +37,41 @@ def test_every_pod_of_a_pipeline_is_restricted(world: Any, shop: Any) -> None:
         world.kubectl("run", "loose", f"--image={image}", "--namespace", shop.platform.namespace)
 
 
+def test_no_pod_can_read_secrets_that_are_not_mounted_in_it(world: Any, shop: Any) -> None:
+    """No token is in any pod, its account may read no Secret anywhere, and a processor has its own pipeline's only."""
+    mine, other = shop.platform.namespace, world.new_namespace("vault")
+    world.kubectl("create", "secret", "generic", "jewels", "--namespace", other, "--from-literal=a=b")
+    for pod in world.pods(mine):
+        spec, name = pod["spec"], pod["metadata"]["name"]
+        mounts = [mount["mountPath"] for mount in spec["containers"][0]["volumeMounts"]]
+        assert not any("serviceaccount" in mount for mount in mounts), name
+        account = f"system:serviceaccount:{mine}:{spec['serviceAccountName']}"
+        for namespace in (mine, other):
+            for verb in ("get", "list", "watch"):
+                answer = _may(world, verb, namespace, account)
+                assert answer == "no", (name, verb, namespace)
+        secrets = {volume["secret"]["secretName"] for volume in spec["volumes"] if "secret" in volume}
+        if pod["metadata"]["labels"]["app.kubernetes.io/component"] == "processor":
+            owners = {_pipeline_of(world, secret, mine) for secret in secrets}
+            assert owners <= {shop.platform.name, None}, secrets
+    world.delete_namespaces([other])
+
+
+def _may(world: Any, verb: str, namespace: str, account: str) -> str:
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {"user": account, "resourceAttributes": {"namespace": namespace, "verb": verb, "resource": "secrets"}},
+    }
+    answer = json.loads(world.kubectl("create", "--output", "json", "--filename", "-", stdin=json.dumps(review)))
+    return "yes" if answer["status"]["allowed"] else "no"
+
+
+def _pipeline_of(world: Any, secret: str, namespace: str) -> str | None:
+    labels = world.get("secret", secret, namespace)["metadata"].get("labels", {})
+    return labels.get("tidemill.dev/pipeline")
+
+
 @pytest.mark.parametrize("managed", [True, False])
 def test_a_topic_of_another_namespace_is_refused(
     managed: bool, world: Any, shop: Any, orders: Callable[..., Any], eventually: Callable[..., Any]

@@ -78,6 +78,18 @@ SPEC = PipelineSpec.model_validate(
                 "latePolicy": "drop",
                 "metrics": METRICS,
             },
+            {
+                "name": "visits",
+                "groupBy": ["k", "i"],
+                "window": {"type": "session", "gap": "25s", "maxLength": "2m"},
+                "metrics": METRICS,
+            },
+            {
+                "name": "bursts",
+                "window": {"type": "session", "gap": "2s"},
+                "latePolicy": "drop",
+                "metrics": METRICS,
+            },
         ],
     }
 )
@@ -86,6 +98,8 @@ CONFIG = PipelineConfig(
     aggregations=tuple(AggregationRef(name=a.name) for a in SPEC.aggregations),
 )  # fmt: skip
 SHAPES = {"tumbling": (60_000, 60_000, True), "hopping": (180_000, 60_000, True), "total": (120_000, 60_000, False)}
+SESSIONS = {"visits": (25_000, 120_000, ("k", "i")), "bursts": (2_000, 86_400_000, ())}
+NAMES = (*SHAPES, *SESSIONS)
 
 
 @dataclass(frozen=True)
@@ -115,13 +129,31 @@ class Record:
         return None
 
 
+@dataclass
+class Session:
+    """What should be a session: events of a group, and the time that they span."""
+
+    group: tuple[Any, ...]
+    start: int
+    end: int
+    events: list[Record]
+
+    def meets(self, other: Session) -> bool:
+        return self.group == other.group and self.start < other.end and other.start < self.end
+
+    def __add__(self, other: Session) -> Session:
+        start, end = min(self.start, other.start), max(self.end, other.end)
+        return Session(self.group, start, end, self.events + other.events)
+
+
 class Model:
     """What each window should hold: lists of events, nothing clever."""
 
     def __init__(self) -> None:
         self.windows: dict[str, dict[tuple[Any, int], list[Record]]] = {name: defaultdict(list) for name in SHAPES}
-        self.closed: dict[str, int | None] = dict.fromkeys(SHAPES)
-        self.late: dict[str, int] = dict.fromkeys(SHAPES, 0)
+        self.sessions: dict[str, list[Session]] = {name: [] for name in SESSIONS}
+        self.closed: dict[str, int | None] = dict.fromkeys(NAMES)
+        self.late: dict[str, int] = dict.fromkeys(NAMES, 0)
 
     def add(self, record: Record) -> None:
         if record.members.get("i") == 13:
@@ -137,6 +169,46 @@ class Model:
                 else:
                     self.windows[name][record.members.get("k") if by_key else None, start].append(record)
             self.late[name] += missed
+
+    def add_batch(self, records: list[Record]) -> None:
+        """Sessions: what is late depends on what came in the same batch."""
+        for record in records:
+            self.add(record)
+        for name, (gap, longest, group) in SESSIONS.items():
+            closed = -(2**63) if self.closed[name] is None else self.closed[name]
+            assert closed is not None
+            own = []
+            for record in records:
+                time, members = record.members["ts"], record.members
+                if members.get("i") != 13:
+                    end = min(time + gap, (time // longest + 1) * longest)
+                    own.append(Session(tuple(members.get(column) for column in group), time, end, [record]))
+            known = self.sessions[name]
+            done = [session for session in known if session.end <= closed]
+            covered = [e for e in own if e.end <= closed and any(d.meets(e) and d.start <= e.start for d in done)]
+            pieces = [s for s in known if s.end > closed] + [e for e in own if e not in covered]
+            for _ in range(len(pieces)):
+                pieces = joined(pieces)
+            late = [piece for piece in pieces if piece.end <= closed]
+            self.late[name] += len(covered) + sum(len(piece.events) for piece in late)
+            self.sessions[name] = done + [piece for piece in pieces if piece.end > closed]
+
+    def expected(self, name: str) -> dict[tuple[Any, ...], list[Record]]:
+        """Events by group, start and end."""
+        if name in SESSIONS:
+            return {(*s.group, s.start, s.end): s.events for s in self.sessions[name]}
+        size, _, by_key = SHAPES[name]
+        keys = {(k, start): ((k,) if by_key else ()) for k, start in self.windows[name]}
+        return {(*keys[k, s], s, s + size): events for (k, s), events in self.windows[name].items()}
+
+
+def joined(pieces: list[Session]) -> list[Session]:
+    """The first two that meet made one."""
+    for i, piece in enumerate(pieces):
+        for other in pieces[i + 1 :]:
+            if piece.meets(other):
+                return [piece + other, *(p for p in pieces if p is not piece and p is not other)]
+    return pieces
 
 
 def expected(events: list[Record]) -> dict[str, Any]:
@@ -233,8 +305,7 @@ def test_windows_equal_a_naive_model(stage: Any, number: int, script: list[tuple
                 raise psycopg.Rollback(transaction)
             continue
         positions.update(committer.commit(read, positions).positions)
-        for record in batch:
-            model.add(record)
+        model.add_batch(batch)
         if action in ("redeliver", "zombie"):
             stale = {p: Position(start[p], 0) for p in logs}
             with pytest.raises(Fenced) as fenced:
@@ -254,7 +325,7 @@ def take(logs: dict[int, list[Record]], start: dict[int, int], size: int, rnd: r
 
 def wipe(connection: psycopg.Connection[Any], database: Database) -> None:
     schema = database.schema
-    for name in SHAPES:
+    for name in NAMES:
         connection.execute(f"TRUNCATE {schema}.{name}_v1")
     connection.execute(f"TRUNCATE {schema}._dead_letters")
     connection.execute(
@@ -280,9 +351,14 @@ def verify(connection: Any, database: Database, stores: Any, model: Model) -> No
     for store in stores:
         with connection.transaction():
             rows = list(WindowReader(database, store).read(connection, BASE - 3_600_000, BASE + 3_600_000))
-        got = {(row.get("k"), row["window_start"]): row for row in rows}
-        want = {(k, rfc3339_ms(start)): events for (k, start), events in model.windows[store.name].items()}
-        assert set(want) == set(got)
+        groups = store.spec.group_by
+        got = {(*(row[name] for name in groups), row["window_start"], row["window_end"]): row for row in rows}
+        want = {
+            (*group, rfc3339_ms(start), rfc3339_ms(end)): events
+            for (*group, start, end), events in model.expected(store.name).items()
+        }
+        assert set(want) == set(got), store.name
+        assert len(got) == len(rows)
         for key, events in want.items():
             scale = sum(abs(r.members.get("v") or 0) for r in events) or 1.0
             for metric, value in expected(events).items():
@@ -296,7 +372,7 @@ def verify(connection: Any, database: Database, stores: Any, model: Model) -> No
     letters = connection.execute(
         f"SELECT aggregation, count(*) FROM {database.schema}._dead_letters GROUP BY 1"
     ).fetchall()
-    assert dict(letters) == {name: n for name, n in model.late.items() if n and name != "total"}
+    assert dict(letters) == {name: n for name, n in model.late.items() if n and name not in ("total", "bursts")}
 
 
 READER = "replay-x-1"

@@ -96,6 +96,26 @@ def test_what_is_refused_names_the_parameter_and_the_remedy(text: str, parameter
     assert caught.value.extra.get("parameter", "") == parameter
 
 
+SESSIONS = {"type": "session", "gap": "5m"}
+
+
+@pytest.mark.parametrize(
+    "text", ["granularity=1d", "granularity=all", "tz=UTC", "group_by=k", "group_by=", "fill=null"]
+)
+def test_sessions_are_not_put_together(text: str) -> None:
+    with pytest.raises(Problem) as caught:
+        query(text, model(SESSIONS))
+    assert caught.value.extra["parameter"] == text.split("=")[0]
+    assert "session windows, which lie differently in each group" in caught.value.detail
+
+
+def test_what_sessions_can_be_asked() -> None:
+    found = query("k=a&n__gte=2&order=-window_end&group_by=k,i&fill=none&closed=true", model(SESSIONS))
+    text = statement(found, Binder(), DAY)
+    assert "window_end > window_start" in text
+    assert "interval" not in text.replace("interval '0 milliseconds'", "")
+
+
 def test_defaults() -> None:
     found = query("")
     assert [c.name for c in found.columns] == ["k", "i", "window_start", "window_end", "closed", "n", "mean", "top"]

@@ -98,12 +98,12 @@ def test_what_this_version_cannot_run_is_refused(
     tmp_path: Path, document: Document, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exit code 1, the refusal, and no change; the other outputs carry it too."""
-    document["spec"]["aggregations"][0]["window"] = {"type": "session", "gap": "5m"}
+    document["spec"]["aggregations"][0]["latePolicy"] = "reopen"
     file = written(tmp_path, document)
     assert main(["plan", file]) == 1
     assert capsys.readouterr().out.splitlines()[2:] == [
         "shop/orders, generation 1",
-        '! spec.aggregations[0].window.type: session windows are not supported (got "session"); this version cannot run'
+        '! spec.aggregations[0].latePolicy: reopening windows is not supported (got "reopen"); this version cannot run'
         " it yet; take it out",
         "refused; nothing is made",
     ]

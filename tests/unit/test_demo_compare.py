@@ -73,6 +73,19 @@ def answer() -> list[dict[str, Any]]:
     ]
 
 
+def test_sessions_end_with_silence_and_at_multiples_of_the_longest() -> None:
+    window = {"type": "session", "gap": "10s", "maxLength": "1m"}
+    visits = {**TUMBLING, "window": window, "metrics": METRICS[:2]}
+    rows = raw(
+        ("a", 1, 0.0, 9), ("a", 2, 0.0, 0), ("a", 4, 0.0, 19), ("b", 8, 0.0, 5), ("a", 16, 0.0, 55), ("a", 32, 0.0, 61)
+    )
+    found = expected_windows(SPEC, visits, rows).sort("k", "window_start")
+    assert found.rows() == [
+        ("a", at(0), at(19), 2, 3), ("a", at(19), at(29), 1, 4), ("a", at(55), at(60), 1, 16),
+        ("a", at(61), at(71), 1, 32), ("b", at(5), at(15), 1, 8),
+    ]  # fmt: skip
+
+
 def judge(rows: list[dict[str, Any]]) -> tuple[int, str]:
     """Number of differences and their texts."""
     pages = [Page(rows, f"{at(60):%Y-%m-%dT%H:%M:%SZ}")]

@@ -21,6 +21,7 @@ from tidemill_contract.spec import AggregationSpec
 TYPES = {"k": "string", "v": "number", "i": "integer"}
 NOON = 1_772_366_400_000
 HOUR = 3_600_000
+END = "window_start + interval '3600000 milliseconds'"
 
 
 def aggregation(hopping: bool = False, functions: str = "count sum avg variance") -> AggregationSpec:
@@ -52,7 +53,7 @@ CONDITIONS: list[tuple[Feed, str | None, str]] = [
 
 @pytest.mark.parametrize(("feed", "expected", "reason"), CONDITIONS, ids=[reason for *_, reason in CONDITIONS])
 def test_which_rows_hold_all_events(feed: Feed, expected: str | None, reason: str) -> None:
-    assert feed.condition(HOUR) == expected, reason
+    assert feed.condition(END) == expected, reason
 
 
 CHANGES: list[tuple[Feeds, str, str, str, int | None, Feeds, str]] = [

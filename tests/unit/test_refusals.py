@@ -215,11 +215,6 @@ def test_an_unmanaged_topic_with_fewer_partitions_than_positions(document: Docum
 
 
 UNSUPPORTED: list[tuple[dict[str, Any], str, str]] = [
-    (
-        {"window": {"type": "session", "gap": "5m"}},
-        "window.type",
-        'session windows are not supported (got "session")',
-    ),
     ({"latePolicy": "reopen"}, "latePolicy", 'reopening windows is not supported (got "reopen")'),
 ]
 

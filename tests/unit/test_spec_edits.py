@@ -221,9 +221,7 @@ CASES: dict[str, list[Case]] = {
     ],
     "aggregations.groupBy": [Case(put(f"{FIRST}.groupBy", ["note"]), (RESTART, *NEXT_VERSION))],
     "aggregations.window.type": [
-        refused(
-            f"{FIRST}.window", {"type": "session", "gap": "1m"}, "spec.aggregations[0].window.type: session windows"
-        )
+        Case(put(f"{FIRST}.window", {"type": "session", "gap": "1m"}), (RESTART, *NEXT_VERSION))
     ],
     "aggregations.window.size": [Case(put(f"{FIRST}.window.size", "2h"), (RESTART, *NEXT_VERSION))],
     "aggregations.window.hop": [
@@ -234,10 +232,20 @@ CASES: dict[str, list[Case]] = {
         )
     ],
     "aggregations.window.gap": [
-        invalid(f"{FIRST}.window.gap", "1m", "spec.aggregations[0].window.gap: does not belong to a tumbling window")
+        invalid(f"{FIRST}.window.gap", "1m", "spec.aggregations[0].window.gap: does not belong to a tumbling window"),
+        Case(
+            put(f"{FIRST}.window.gap", "2m"),
+            (RESTART, *NEXT_VERSION),
+            before=put(f"{FIRST}.window", {"type": "session", "gap": "1m"}),
+        ),
     ],
     "aggregations.window.maxLength": [
-        invalid(f"{FIRST}.window.maxLength", "1m", "spec.aggregations[0].window.maxLength: does not belong to a tumbl")
+        invalid(f"{FIRST}.window.maxLength", "1m", "spec.aggregations[0].window.maxLength: does not belong to a tumbl"),
+        Case(
+            put(f"{FIRST}.window.maxLength", "1h"),
+            (RESTART, *NEXT_VERSION),
+            before=put(f"{FIRST}.window", {"type": "session", "gap": "1m"}),
+        ),
     ],
     "aggregations.window.grace": [Case(put(f"{FIRST}.window.grace", "1m"), (RESTART,))],
     "aggregations.latePolicy": [

@@ -102,8 +102,7 @@ def place(topic: str, current: Assignment, factor: int, brokers: Brokers, *, reb
             choices[partition] = _Choice(set(held) & hosts, set(hosts))
     if rebalance:
         _part_racks(layout, choices)
-    _even(layout, choices, leaders=False)
-    _even(layout, choices, leaders=True)
+    _even(layout, choices)
     changed = {p for p, held in layout.replicas.items() if rebalance or set(held) != set(current[p])}
     _spread_leaders(layout, changed)
     return {partition: tuple(held) for partition, held in layout.replicas.items()}
@@ -163,15 +162,20 @@ def _part_racks(layout: _Layout, choices: Choices) -> None:
                 _swap(layout, choices, partition, broker, best)
 
 
-def _even(layout: _Layout, choices: Choices, *, leaders: bool) -> None:
-    """Exchange replicas on full brokers for ones on empty ones until no single exchange makes shares more equal."""
+def _even(layout: _Layout, choices: Choices) -> None:
+    """Exchange replicas on full brokers for ones on empty ones until no single exchange makes shares more equal.
+
+    The fullest gives to the emptiest, a leader if need be: any other would have to hand on what it got.
+    """
     while True:
         hosts = sorted(layout.brokers.hosts, key=lambda b: (layout.load[b], layout.turn(b)))
         pairs = ((full, empty) for full in reversed(hosts) for empty in hosts)
         for full, empty in pairs:
             if layout.load[full] - layout.load[empty] < 2:
                 continue
-            partition = next(_movers(layout, choices, full, empty, leaders=leaders), None)
+            # Leaders stay if anything else can go.
+            movers = list(_movers(layout, choices, full, empty))
+            partition = min(movers, key=lambda p: layout.replicas[p][0] == full, default=None)
             if partition is not None:
                 _swap(layout, choices, partition, full, empty)
                 break
@@ -179,13 +183,11 @@ def _even(layout: _Layout, choices: Choices, *, leaders: bool) -> None:
             return
 
 
-def _movers(layout: _Layout, choices: Choices, full: int, empty: int, *, leaders: bool) -> Iterator[int]:
+def _movers(layout: _Layout, choices: Choices, full: int, empty: int) -> Iterator[int]:
     """Partitions that can go from one broker to the other without racks coming closer."""
     for partition, held in layout.replicas.items():
         choice = choices[partition]
         if full not in choice.movable or empty in held or empty not in choice.into:
-            continue
-        if not leaders and held[0] == full:
             continue
         if layout.crowd(partition, empty, full) <= layout.crowd(partition, full):
             yield partition

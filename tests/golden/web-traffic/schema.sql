@@ -215,6 +215,26 @@ CREATE INDEX "site_v1_by_time" ON "analytics__web_traffic"."site_v1" ("window_st
 GRANT SELECT, INSERT, UPDATE ON "analytics__web_traffic"."site_v1" TO "analytics__web_traffic_writer";
 GRANT SELECT ON "analytics__web_traffic"."site_v1" TO "analytics__web_traffic_reader";
 
+CREATE TABLE "analytics__web_traffic"."visits_v1" (
+  "session_id" text COLLATE "C",
+  "window_start" timestamptz NOT NULL,
+  "window_end" timestamptz NOT NULL,
+  "_rev" bigint NOT NULL,
+  "_since" bigint NOT NULL DEFAULT 0,
+  "_count" bigint,
+  "_first_url" text COLLATE "C",
+  "_first_at_url" bigint[],
+  "_last_url" text COLLATE "C",
+  "_last_at_url" bigint[],
+  "_sum_failed" numeric,
+  UNIQUE NULLS NOT DISTINCT ("session_id", "window_start")
+) PARTITION BY RANGE ("window_start");
+CREATE INDEX "visits_v1_by_time" ON "analytics__web_traffic"."visits_v1" ("window_start");
+CREATE INDEX "visits_v1_by_end" ON "analytics__web_traffic"."visits_v1" ("window_end");
+CREATE INDEX "visits_v1_open" ON "analytics__web_traffic"."visits_v1" ("session_id", "window_end");
+GRANT SELECT, INSERT, UPDATE, DELETE ON "analytics__web_traffic"."visits_v1" TO "analytics__web_traffic_writer";
+GRANT SELECT ON "analytics__web_traffic"."visits_v1" TO "analytics__web_traffic_reader";
+
 CREATE OR REPLACE FUNCTION "analytics__web_traffic".ensure_partition(table_name text, day integer, days integer) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' SET timezone = 'UTC'
 AS $body$
@@ -276,4 +296,6 @@ INSERT INTO "analytics__web_traffic"._aggregations (name, version, table_name, r
   VALUES ('by_country', 1, 'by_country_v1', 'live', '{"groupBy": [["country", "string"], ["hour", "integer"]], "partials": ["_count", "_sum_failed"], "window": {"grace": "1m", "size": "1h", "type": "tumbling"}}', 1, 31536000000);
 INSERT INTO "analytics__web_traffic"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
   VALUES ('site', 1, 'site_v1', 'live', '{"groupBy": [], "partials": ["_count", "_n_latency_ms", "_sum_latency_ms", "_first_url", "_first_at_url", "_last_url", "_last_at_url"], "window": {"grace": "10s", "hop": "30s", "size": "5m", "type": "hopping"}}', 1, 7776000000);
+INSERT INTO "analytics__web_traffic"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
+  VALUES ('visits', 1, 'visits_v1', 'live', '{"groupBy": [["session_id", "string"]], "partials": ["_count", "_first_url", "_first_at_url", "_last_url", "_last_at_url", "_sum_failed"], "window": {"gap": "30m", "grace": "10s", "maxLength": "12h", "type": "session"}}', 1, 7776000000);
 RESET ROLE;

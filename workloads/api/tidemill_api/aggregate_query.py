@@ -77,7 +77,9 @@ def take_query(model: AggregationModel, parameters: Parameters, *, stream: bool 
     Raises:
         Problem: a parameter is unknown or wrong.
     """
+    given = Parameters(dict(parameters.given), split=True)
     group_by = _take_group_by(model, parameters)
+    _refuse_session_roll_up(model, given, group_by)
     metrics = _take_metrics(model, parameters)
     since, until = parameters.parsed("from", parse_time), parameters.parsed("to", parse_time)
     if since is not None and until is not None and since >= until:
@@ -133,6 +135,19 @@ def _take_metrics(model: AggregationModel, parameters: Parameters) -> tuple[str,
                 "metrics", f"{name!r} is no metric of {model.name}; its metrics: {', '.join(model.metrics)}"
             )
     return tuple(dict.fromkeys(wanted))
+
+
+def _refuse_session_roll_up(model: AggregationModel, parameters: Parameters, group_by: tuple[str, ...]) -> None:
+    if not model.layout.sessions:
+        return
+    why = f"{model.name} has session windows, which lie differently in each group: they cannot be put together"
+    for name in ("granularity", "tz"):
+        if parameters.given.get(name):
+            raise bad_parameter(name, f"{why}; leave it out, or ask an aggregation with tumbling windows")
+    if group_by != tuple(model.groups):
+        raise bad_parameter("group_by", f"{why}; leave it out, or filter by a dimension")
+    if parameters.given.get("fill", ["none"]) != ["none"]:
+        raise bad_parameter("fill", f"{why}; no window is missing between two sessions: leave it out")
 
 
 def _check_fill(query: AggregateQuery) -> None:

@@ -111,7 +111,7 @@ def _closed_sql(query: AggregateQuery, binder: Binder, closed_until: dt.datetime
         return "false"
     plan = query.model.layout
     # A pane takes events until the last window that holds it is closed.
-    slack = 0 if query.bucket is None else plan.size_ms - plan.pane_ms
+    slack = 0 if query.bucket is None else plan.reach_ms
     until = binder.bind(closed_until, "timestamp")
     return f"(window_end + interval '{slack} milliseconds' <= {until})"
 
@@ -123,11 +123,11 @@ def _merged(query: AggregateQuery, binder: Binder) -> str:
     partials = ", ".join(quote(partial.column) for partial in plan.merged)
     if query.bucket is not None:
         return _bucketed(query, binder, query.bucket, partials)
-    reach = plan.size_ms - plan.pane_ms
+    reach = plan.reach_ms if plan.hopping else 0
     stored = _all([*_bounds(query, binder, reach_ms=reach), *_dimension_filters(query, binder)])
     whole = _all(_bounds(query, binder, reach_ms=0))
     source = f"(SELECT * FROM {window_source(model.table, plan, stored)} WHERE {whole}) AS s"
-    end = f"window_start + interval '{plan.size_ms} milliseconds' AS window_end"
+    end = plan.end_sql if plan.sessions else f"{plan.end_sql} AS window_end"
     if query.natural:
         return f"SELECT {columns}, {end}, {partials} FROM {source}"
     keys = [(quote(name), name) for name in query.group_by] + [("window_start", "window_start")]

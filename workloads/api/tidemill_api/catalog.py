@@ -66,8 +66,6 @@ class PipelineModel:
         types = field_types(config.spec, derived_types(config.spec))
         self.aggregations: dict[str, AggregationModel] = {}
         for spec in config.spec.aggregations:
-            if spec.window.type == "session":
-                continue
             version = config.version(spec.name)
             table = f"{self.schema}.{quote(names.window_table(spec.name, version))}"
             self.aggregations[spec.name] = AggregationModel(spec, version, layout(spec, types), table)

@@ -111,21 +111,22 @@ def _changed_sql(
     query: AggregateQuery, state: State, binder: Binder, changed: str, first: dt.datetime, last: dt.datetime
 ) -> str:
     aggregation, plan = query.model, query.model.layout
-    spread, size = (plan.size_ms - plan.pane_ms) * _MS, f"interval '{plan.size_ms} milliseconds'"
+    spread = (plan.reach_ms if plan.hopping else 0) * _MS
     wanted = [condition(found, binder) for found in query.filters]
     low, high = binder.bind(first - spread, "timestamp"), binder.bind(last + spread, "timestamp")
     stored = " AND ".join([f"window_start >= {low}", f"window_start <= {high}", *wanted])
     closed = "false"
     if state.closed_until is not None:
-        closed = f"window_start + {size} <= {binder.bind(state.closed_until, 'timestamp')}"
+        closed = f"{plan.end_sql} <= {binder.bind(state.closed_until, 'timestamp')}"
     columns = [
         *(quote(name) for name in aggregation.groups),
         "window_start",
-        f"window_start + {size} AS window_end",
+        f"{plan.end_sql} AS window_end",
         f"{closed} AS closed",
         *(f"{expression} AS {quote(name)}" for name, (_, expression) in aggregation.metrics.items()),
     ]
+    source = window_source(aggregation.table, plan, stored, vanished=True)
     return (
-        f"SELECT {', '.join(columns)} FROM {window_source(aggregation.table, plan, stored)} WHERE {changed}"
+        f"SELECT {', '.join(columns)} FROM {source} WHERE {changed}"
         f" AND window_start <= {binder.bind(last, 'timestamp')} ORDER BY window_start LIMIT {READ_LIMIT + 1}"
     )

@@ -32,7 +32,8 @@ Server-sent events; the same path takes a WebSocket, whose text messages are the
 
 Rows are those of the aggregates route. A row with a `rev` below one already seen of its window is older: keep the other.
 A window is closed once its `window_end` is not after `closed_until`; a window that closes without a new event is not
-sent again. Changes that come faster than they are read are conflated: the newest of each window is sent.
+sent again. A session that has joined an earlier one is sent once more, empty: its `window_end` is its `window_start`;
+forget it. Changes that come faster than they are read are conflated: the newest of each window is sent.
 
 `resume` of the latest `progress` (for server-sent events its `id`) continues after a break, with the same parameters:
 only what has changed since is sent, and a `reset` where that cannot be told.

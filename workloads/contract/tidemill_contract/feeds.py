@@ -30,8 +30,8 @@ class Feed:
     since: int | None = 0
     before: tuple[tuple[int, int], ...] = ()
 
-    def condition(self, size_ms: int) -> str | None:
-        """SQL over a stored row: all its events are in the column; None: that is so for every row.
+    def condition(self, end: str) -> str | None:
+        """SQL over a stored row, whose end is SQL too: all its events are in the column; None: so it is for every row.
 
         Whatever was closed when the column left took no event after that, so only those who wrote before count.
         """
@@ -39,7 +39,6 @@ class Feed:
             return None
         found = [] if self.since is None else [f"{SINCE} >= {self.since}"]
         for since, closed_until in reversed(self.before):
-            end = f"window_start + interval '{size_ms} milliseconds'"
             found.append(f"({SINCE} >= {since} AND {end} <= timestamptz '{rfc3339_ms(closed_until)}')")
         return f"({' OR '.join(found)})" if found else "false"
 
@@ -113,7 +112,7 @@ def guarded(plan: AggregationLayout, feeds: Feeds) -> AggregationLayout:
     """The layout as it is read: each metric is null where rows lack some of its events; the same if none can."""
     whole = []
     for metric, _ in plan.metrics:
-        conditions = [feeds.of(column).condition(plan.size_ms) for column in needed_columns(metric)]
+        conditions = [feeds.of(column).condition(plan.end_sql) for column in needed_columns(metric)]
         told = dict.fromkeys(condition for condition in conditions if condition is not None)
         if told:
             whole.append((metric.name, " AND ".join(told)))

@@ -40,6 +40,8 @@ _NEEDS: dict[str, tuple[Kind, ...]] = {
 }
 SKETCHED_FUNCTIONS = frozenset({"quantile", "distinct"})
 """Functions whose merged partials are sketches: what SQL answers are their bytes (see `decoders`)."""
+SESSION_STEP_MS = 1000
+"""Sessions end at any millisecond, but are closed a second at a time: each step is a write."""
 SKETCHES: tuple[Kind, ...] = ("quantiles", "uniques")
 
 
@@ -76,8 +78,9 @@ class AggregationLayout:
         group_by: group columns with their field types, in the spec's order.
         partials: stored partial columns, without repeats; `_count` is always first.
         metrics: the metrics as the spec has them, with the types of their fields.
-        size_ms: window length; pane_ms: stored row's length (hop for hopping windows, else size).
-        hopping: whether windows are composed of panes.
+        size_ms: window length, of sessions the longest; pane_ms: stored row's length (hop for hopping windows, else
+            size), of sessions how finely they close.
+        gap_ms: the silence that ends a session; None: windows are cut by the clock.
         whole: metrics that some rows lack events of, with SQL that tells of a stored row whether it has them all
             (see `feeds`). Only readers have it; such a metric is null where it does not hold for every row.
     """
@@ -89,12 +92,28 @@ class AggregationLayout:
     size_ms: int
     pane_ms: int
     grace_ms: int
+    gap_ms: int | None = None
     whole: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def sessions(self) -> bool:
+        """Whether windows are as long as activity lasts; rows then have a `window_end`."""
+        return self.gap_ms is not None
 
     @property
     def hopping(self) -> bool:
         """Whether a window is made of several stored panes."""
-        return self.pane_ms != self.size_ms
+        return not self.sessions and self.pane_ms != self.size_ms
+
+    @property
+    def reach_ms(self) -> int:
+        """How long before an event the windows that it is in may start, less than a pane."""
+        return self.size_ms - self.pane_ms if self.hopping else self.size_ms if self.sessions else 0
+
+    @property
+    def end_sql(self) -> str:
+        """SQL of a window's end, over a row with `window_start` (and, of sessions, `window_end`)."""
+        return "window_end" if self.sessions else f"window_start + interval '{self.size_ms} milliseconds'"
 
     @property
     def key_columns(self) -> tuple[str, ...]:
@@ -124,7 +143,7 @@ def field_types(spec: PipelineSpec, derived: Mapping[str, str]) -> dict[str, str
 
 
 def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> AggregationLayout:
-    """The layout of a (validated, tumbling or hopping) aggregation."""
+    """The layout of a (validated) aggregation."""
     partials: dict[str, Partial] = {"_count": Partial("count", None, "bigint")}
     metrics = []
     for metric in aggregation.metrics:
@@ -132,8 +151,13 @@ def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> Aggregatio
         metrics.append((metric, kind_of_field))
         for partial in _needed(metric, str(kind_of_field)):
             partials.setdefault(partial.column, partial)
-    size = parse_ms(aggregation.window.size or "0ms")
-    pane = parse_ms(aggregation.window.hop) if aggregation.window.type == "hopping" and aggregation.window.hop else size
+    window = aggregation.window
+    gap = parse_ms(window.gap) if window.type == "session" and window.gap else None
+    if gap is None:
+        size = parse_ms(window.size or "0ms")
+        pane = parse_ms(window.hop) if window.type == "hopping" and window.hop else size
+    else:
+        size, pane = parse_ms(window.longest or "0ms"), SESSION_STEP_MS
     return AggregationLayout(
         name=aggregation.name,
         group_by=tuple((name, types[name]) for name in aggregation.group_by),
@@ -141,7 +165,8 @@ def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> Aggregatio
         metrics=tuple(metrics),
         size_ms=size,
         pane_ms=pane,
-        grace_ms=parse_ms(aggregation.window.grace),
+        grace_ms=parse_ms(window.grace),
+        gap_ms=gap,
     )
 
 
@@ -313,7 +338,7 @@ def decoders(plan: AggregationLayout) -> dict[str, Callable[[bytes | None], floa
     return {metric.name: sketches.evaluator(metric) for metric in sketched}
 
 
-def window_source(table: str, plan: AggregationLayout, where: str = "true") -> str:
+def window_source(table: str, plan: AggregationLayout, where: str = "true", *, vanished: bool = False) -> str:
     """A parenthesised query of whole windows' partials: `table` itself, or windows composed of its panes.
 
     Args:
@@ -321,11 +346,17 @@ def window_source(table: str, plan: AggregationLayout, where: str = "true") -> s
         plan: the aggregation's layout.
         where: an SQL condition over stored rows, applied before composing; for hopping windows its bounds on
             window_start must reach `size - hop` before the first window wanted.
+        vanished: also sessions that have joined an earlier one: what is left of them is empty and ends where it starts.
 
     Returns:
-        `(SELECT group columns, window_start, _rev, what is merged …) AS w`. Windows that hold no event are absent.
+        `(SELECT group columns, window_start, _rev, what is merged …) AS w`, of sessions with `window_end`. Windows
+        that hold no event are absent.
     """
     columns = [quote(name) for name, _ in plan.group_by]
+    if plan.sessions:
+        listed = ", ".join([*columns, "window_start", "window_end", "_rev", *plan.stored])
+        there = "" if vanished else " AND window_end > window_start"
+        return f"(SELECT {listed} FROM {table} WHERE ({where}){there}) AS w"
     if not plan.hopping:
         listed = ", ".join([*columns, "window_start", "_rev", *plan.stored])
         return f"(SELECT {listed} FROM {table} WHERE {where}) AS w"

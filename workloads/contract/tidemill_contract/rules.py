@@ -77,8 +77,6 @@ def unsupported(spec: PipelineSpec) -> list[Fault]:
     remedy = "this version cannot run it yet: the pipeline would be refused with reason NotSupported"
     for i, aggregation in enumerate(spec.aggregations):
         path = f"spec.aggregations[{i}]"
-        if aggregation.window.type == "session":
-            faults.append(Fault(f"{path}.window.type", "session", "session windows are not supported", remedy))
         if aggregation.late_policy == "reopen":
             faults.append(Fault(f"{path}.latePolicy", "reopen", "reopening windows is not supported", remedy))
     return faults
@@ -251,7 +249,7 @@ def _window(window: WindowSpec, path: str) -> Iterator[Fault]:
 
 
 def _window_retention(aggregation: AggregationPart, window: WindowSpec) -> Iterator[Fault]:
-    length = {"session": window.max_length or window.gap}.get(window.type, window.size)
+    length = window.longest
     try:
         kept = parse_ms(aggregation.retention or "")
     except ValueError:

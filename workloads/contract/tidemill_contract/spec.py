@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
-from tidemill_contract.duration import Duration
+from tidemill_contract.duration import Duration, parse_ms
 
 API_VERSION = "tidemill.dev/v1alpha1"
 KIND = "AnalyticsPipeline"
@@ -97,6 +97,9 @@ class TransformSpec(Model):
     )
 
 
+DEFAULT_MAX_LENGTH = "1d"
+
+
 class WindowSpec(Model):
     """How event time is cut into windows."""
 
@@ -104,8 +107,21 @@ class WindowSpec(Model):
     size: Duration | None = Field(None, description="Window length (tumbling, hopping).")
     hop: Duration | None = Field(None, description="Distance between window starts (hopping); divides size.")
     gap: Duration | None = Field(None, description="Silence that ends a session (session).")
-    max_length: Duration | None = Field(None, description="Longest session (session).")
+    max_length: Duration | None = Field(
+        None,
+        description="Longest session (session): sessions are cut at its multiples since the epoch. Default: 1d, or gap"
+        " if that is longer.",
+    )
     grace: Duration = Field("0s", description="How long after its end a window still takes events.")
+
+    @property
+    def longest(self) -> str | None:
+        """How long a window may be."""
+        if self.type != "session":
+            return self.size
+        if self.max_length is not None or self.gap is None:
+            return self.max_length
+        return max(DEFAULT_MAX_LENGTH, self.gap, key=parse_ms)
 
 
 class MetricSpec(Model):

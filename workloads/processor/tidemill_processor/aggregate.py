@@ -12,6 +12,8 @@ from tidemill_processor.batch import INDEX, OFFSET, PARTITION, TIME
 
 PANE, AFTER = "_pane", "_after_ms"
 """Partial frames' columns beside groups and partials: pane start, and the cut of events that some windows missed."""
+END = "_end_ms"
+"""Of sessions: where they end, and `_pane` is where they start."""
 
 NO_CUT = -(2**63)
 _AT = "_at"
@@ -24,10 +26,12 @@ class Aggregated:
     Attributes:
         rows: group columns, `_pane` (epoch ms), `_after_ms` (hopping; NO_CUT: none), then the partials' columns.
         late: `_i`, `_t` and `_pane` of the events that at least one closed window missed.
+        doubtful: what is late was decided by sessions that may have changed since.
     """
 
     rows: pl.DataFrame
     late: pl.DataFrame
+    doubtful: bool = False
 
 
 def aggregate(
@@ -56,14 +60,24 @@ def aggregate(
     if plan.hopping:
         frame = frame.with_columns(cut)
         keys.append(AFTER)
-    for name, kind in plan.group_by:
-        if kind == "number":
-            frame = frame.with_columns(pl.col(name) + 0.0)  # -0.0 and 0.0 are one group, as in Postgres
+    return Aggregated(partials(one_zero(frame, plan), plan, keys, epochs), late)
+
+
+def one_zero(frame: pl.DataFrame, plan: AggregationLayout) -> pl.DataFrame:
+    """-0.0 and 0.0 are one group, as in Postgres."""
+    numbers = [pl.col(name) + 0.0 for name, kind in plan.group_by if kind == "number"]
+    return frame.with_columns(numbers) if numbers else frame
+
+
+def partials(
+    frame: pl.DataFrame, plan: AggregationLayout, keys: list[str], epochs: dict[int, int], *further: pl.Expr
+) -> pl.DataFrame:
+    """One row a key: the keys, what further expressions give, the partials' columns."""
     if any(p.kind in ("first", "last") for p in plan.partials):
         frame = _ordered(frame, epochs)
-    rows = frame.group_by(keys).agg([_expression(p, frame) for p in plan.partials])
+    rows = frame.group_by(keys).agg([*further, *(_expression(p, frame) for p in plan.partials)])
     sketched = [_sketches(rows[p.column], p) for p in plan.partials if p.kind in SKETCHES]
-    return Aggregated(rows.with_columns(sketched) if sketched else rows, late)
+    return rows.with_columns(sketched) if sketched else rows
 
 
 def _sketches(values: pl.Series, partial: Partial) -> pl.Series:

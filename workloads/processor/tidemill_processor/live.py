@@ -95,7 +95,7 @@ class Live:
 
     def _publish(self, connection: psycopg.Connection[Any], name: str, changes: list[Change], clock: Clock) -> None:
         store, reader = self._stores[name], self._readers[name]
-        first = min(c.first_pane for c in changes) - store.layout.size_ms + store.layout.pane_ms
+        first = min(c.first_pane for c in changes) - store.layout.reach_ms
         last = max(c.last_pane for c in changes)
         with connection.transaction():
             # A newer processor may feed other columns than we read; listeners then find these revisions by themselves.

@@ -88,20 +88,21 @@ class _ResultEncoder:
     """Windows of one aggregation as records: (key, value, headers).
 
     A window's value is {aggregation, version, group, window_start, window_end, revision, metrics}. What is the same for
-    all windows that start together is encoded once, and the group, which is the key, not twice.
+    all windows of the same time is encoded once, and the group, which is the key, not twice.
     """
 
     def __init__(self, store: AggregationStore, reader: WindowReader) -> None:
         self._name, self._id = store.name, f"{store.name}/{store.version}"
         self._groups, self._metrics = reader.groups, reader.metrics
         self._head = _encode({"aggregation": store.name, "version": store.version})[:-1] + b',"group":'
-        self._start, self._middle, self._prefix = "", b"", ""
+        self._times: list[Any] = []
+        self._middle, self._prefix = b"", ""
 
     def record(self, window: list[Any]) -> tuple[bytes, bytes, dict[str, str]]:
-        """The record of a window, a row of `WindowReader.rows`."""
+        """The record of a window, a row of `WindowReader.closed`."""
         at = len(self._groups)
-        if window[at] != self._start:
-            self._start = window[at]
+        if window[at : at + 2] != self._times:
+            self._times = window[at : at + 2]
             times = {"window_start": window[at], "window_end": window[at + 1], "revision": 0}
             self._middle = b"," + _encode(times)[1:-1] + b',"metrics":'
             self._prefix = f"{self._id}/{window[at]}/0/"
@@ -139,7 +140,7 @@ class Publisher:
         return published
 
     def _results(self, connection: psycopg.Connection[Any], store: AggregationStore, closed_until: int) -> int:
-        reader, plan = self._readers[store.id], store.layout
+        reader = self._readers[store.id]
         with connection.transaction():
             row = connection.execute(
                 f"SELECT published_until, pg_try_advisory_xact_lock(hashtext(%s), id) FROM {self._schema}._aggregations"
@@ -151,15 +152,11 @@ class Publisher:
             # From that generation on other columns may be fed: windows closed since then are its processors' to read.
             if self._database.newer_generation(connection) is not None:
                 return 0
-            start, until, count = reader.next_start(connection, row[0], closed_until), closed_until, 0
-            if start is not None:
-                first = start - plan.size_ms + plan.pane_ms
-                if row[0] is not None:
-                    first = max(first, row[0] - plan.size_ms + plan.pane_ms)
-                last = min(first + self._spans[store.id] * plan.pane_ms, closed_until - plan.size_ms)
-                until = last + plan.size_ms
-                encoder = _ResultEncoder(store, reader)
-                for window in reader.rows(connection, first, last):
+            span = reader.span(connection, row[0], closed_until, self._spans[store.id])
+            until, count = closed_until, 0
+            if span is not None:
+                until, encoder = span.last_ms, _ResultEncoder(store, reader)
+                for window in reader.closed(connection, span):
                     key, value, headers = encoder.record(window)
                     self._outlet.send_raw(self._results_topic, key, value, headers)
                     count += 1

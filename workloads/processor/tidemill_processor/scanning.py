@@ -14,7 +14,7 @@ from tidemill_contract import metrics
 from tidemill_contract.spec import AnomalySpec
 from tidemill_processor.database import AggregationStore, Database
 from tidemill_processor.detectors import State, judge
-from tidemill_processor.windows import WindowReader
+from tidemill_processor.windows import Span, WindowReader
 
 SPAN_PANES = 64
 """At most this many panes are scanned in a transaction."""
@@ -46,19 +46,11 @@ class Scanner:
             if self._database.newer_generation(connection) is not None:
                 return 0
             plan = self._store.layout
-            start = self._reader.next_start(connection, row[0], closed_until)
-            until = closed_until
-            found = 0
-            if start is not None:
-                # Windows that hold the first pane may start up to size - hop before it, but not before the cursor.
-                first = start - plan.size_ms + plan.pane_ms
-                if row[0] is not None:
-                    first = max(first, row[0] - plan.size_ms + plan.pane_ms)
-                last = min(
-                    first + (SPAN_PANES + plan.size_ms // plan.pane_ms) * plan.pane_ms, closed_until - plan.size_ms
-                )
-                until = last + plan.size_ms
-                found = self._scan(connection, first, last)
+            panes = SPAN_PANES + (plan.reach_ms // plan.pane_ms if plan.hopping else 0)
+            span = self._reader.span(connection, row[0], closed_until, panes)
+            until, found = closed_until, 0
+            if span is not None:
+                until, found = span.last_ms, self._scan(connection, span)
             connection.execute(
                 f"UPDATE {self._schema}._aggregations SET scanned_until = %s WHERE id = %s", (until, self._store.id)
             )
@@ -66,10 +58,10 @@ class Scanner:
             metrics.ANOMALIES_DETECTED.inc(found)
         return found
 
-    def _scan(self, connection: psycopg.Connection[Any], first: int, last: int) -> int:
-        """Judge the windows that start in [first, last], a piece at a time; the number of anomalies found."""
-        windows, count = self._reader.read(connection, first, last), 0
-        while piece := list(islice(windows, PIECE_WINDOWS)):
+    def _scan(self, connection: psycopg.Connection[Any], span: Span) -> int:
+        """Judge the windows of a span, a piece at a time; the number of anomalies found."""
+        rows, count, columns = self._reader.closed(connection, span), 0, self._reader.columns
+        while piece := [dict(zip(columns, row, strict=True)) for row in islice(rows, PIECE_WINDOWS)]:
             groups = [
                 json.dumps({name: window[name] for name in self._reader.groups}, sort_keys=True) for window in piece
             ]
@@ -81,9 +73,6 @@ class Scanner:
             self._save(connection, {key: state for key, state in states.items() if before.get(key) is not state}, found)
             count += len(found)
         return count
-
-    def _group(self, window: dict[str, Any]) -> str:
-        return json.dumps({name: window[name] for name in self._reader.groups}, sort_keys=True)
 
     def _judge(
         self,

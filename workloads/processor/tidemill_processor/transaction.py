@@ -3,7 +3,8 @@
 1. Lock the `_offsets` rows of the batch's partitions, in partition order.
 2. Each must still be where this process left it: else a newer owner has it (`Fenced`).
 3. COPY the partials into temporary tables, then take the aggregations' locks in id order.
-4. Read `closed_until` again under the locks; where it moved on, aggregate again with what is late now.
+4. Read `closed_until` again under the locks; where it moved on, aggregate again with what is late now. So are sessions
+   of which something may be late: only now is it known which of them are open.
 5. Merge, write dead letters and kept events, advance the offsets. Commit.
 
 Partitions that a replay has handed over count for its versions too, from the position at which it marked them (see
@@ -27,10 +28,11 @@ from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.storage import partition_days
 from tidemill_contract.times import rfc3339_ms
 from tidemill_processor import merging
-from tidemill_processor.aggregate import PANE, Aggregated, aggregate, missed_windows
+from tidemill_processor.aggregate import END, PANE, Aggregated, aggregate, missed_windows
 from tidemill_processor.batch import DATA, INDEX, OFFSET, PARTITION, TIME, Batch, DeadLetter, dead_letter
 from tidemill_processor.database import CLOCK_MS, LIVE, AggregationStore, Database, to_ms
 from tidemill_processor.replay import Handover
+from tidemill_processor.sessions import SessionMerger, aggregate_sessions
 from tidemill_processor.watermark import PartitionTime
 
 DAY_MS = 86_400_000
@@ -119,9 +121,10 @@ class Committer:
         self._max_advance_ms = parse_ms(config.spec.source.event_time.max_advance)
         self._event_days = partition_days(parse_ms(config.spec.events.retention))
         self._partitions_made: set[tuple[str, int]] = set()
-        self._merges = {store.id: merging.merge_sql(database, store) for store in stores}
+        self._sessions: dict[int, SessionMerger] = {}
+        self._merges: dict[int, str] = {}
         for store in stores:
-            connection.execute(merging.temp_table_sql(store))
+            self._prepare(store)
         self._reader = database.reader
         self.handover = Handover(database, [s.id for s in stores]) if self._reader != LIVE else None
         # Versions by partition, as the marks were last read, and what is known of these versions.
@@ -177,7 +180,7 @@ class Committer:
         closed = self._closed()
         works = []
         for store, frame in self._fed(batch.frame):
-            result = aggregate(frame, store.layout, closed_until=closed.get(store.id), epochs=epochs)
+            result = self._aggregate_one(frame, store, closed.get(store.id), epochs)
             works.append(_Work(store, closed.get(store.id), result, frame))
             self._ensure_partitions(store.table, store.partition_days, result.rows[PANE])
         if DATA in batch.frame.columns and self.handover is None:
@@ -198,8 +201,25 @@ class Committer:
         wanted = set().union(*self._marks.values()) - own
         self._others = self._database.others(self._connection, wanted)
         for store in self._others.values():
-            self._connection.execute(merging.temp_table_sql(store))
-            self._merges[store.id] = merging.merge_sql(self._database, store)
+            self._prepare(store)
+
+    def _prepare(self, store: AggregationStore) -> None:
+        self._connection.execute(merging.temp_table_sql(store))
+        self._merges[store.id] = merging.merge_sql(self._database, store)
+        if store.layout.sessions:
+            self._sessions[store.id] = SessionMerger(self._database, store, merging.temp_table(store))
+
+    def _aggregate_one(
+        self, frame: pl.DataFrame, store: AggregationStore, closed_until: int | None, epochs: dict[int, int]
+    ) -> Aggregated:
+        sessions = self._sessions.get(store.id)
+        if sessions is None:
+            return aggregate(frame, store.layout, closed_until=closed_until, epochs=epochs)
+
+        def standing(events: pl.DataFrame) -> pl.DataFrame:
+            return sessions.standing(self._connection, events, closed_until or 0)
+
+        return aggregate_sessions(frame, store.layout, closed_until=closed_until, epochs=epochs, standing=standing)
 
     def _closed(self) -> dict[int, int | None]:
         query = f"SELECT id, closed_until FROM {self._database.schema}._aggregations"
@@ -254,9 +274,9 @@ class Committer:
         closed = self._closed()
         changes = []
         for work in works:
-            if closed.get(work.store.id) != work.closed_until:
+            if closed.get(work.store.id) != work.closed_until or work.result.doubtful:
                 work.closed_until = closed.get(work.store.id)
-                work.result = aggregate(work.frame, work.store.layout, closed_until=work.closed_until, epochs=epochs)
+                work.result = self._aggregate_one(work.frame, work.store, work.closed_until, epochs)
                 self._connection.execute(f"TRUNCATE pg_temp.{merging.temp_table(work.store)}")
                 self._copy(work)
             if work.result.rows.height:
@@ -269,11 +289,15 @@ class Committer:
         update = f"UPDATE {self._database.schema}._aggregations SET rev = rev + 1 WHERE id = %s RETURNING rev"
         row = self._connection.execute(update, (work.store.id,)).fetchone()
         assert row is not None  # noqa: S101 - the row was read a moment ago
-        merged = self._connection.execute(self._merges[work.store.id], (row[0],))
+        rows = work.result.rows
+        sessions = self._sessions.get(work.store.id)
+        if sessions is not None:
+            sessions.take_in(self._connection, rows, work.closed_until)
+        merged = self._connection.execute(self._merges[work.store.id], {"rev": row[0]})
         if merging.sketched(work.store):
             self._compact(work.store, merged.fetchall())
-        panes = work.result.rows[PANE]
-        return Change(work.store.name, row[0], int(panes.min()), int(panes.max()))  # type: ignore[arg-type]
+        first, last = rows[PANE].min(), rows[PANE if sessions is None else END].max()
+        return Change(work.store.name, row[0], int(first), int(last))  # type: ignore[arg-type]
 
     def _compact(self, store: AggregationStore, long: list[tuple[Any, ...]]) -> None:
         """Make one frame again of sketches that have grown long: (window start, where the row is, sketches)."""
@@ -333,7 +357,8 @@ class Committer:
                 continue
             counts[work.store.id] = (number, 0)
             for index, time, pane in work.result.late.select(INDEX, TIME, PANE).iter_rows():
-                missed = missed_windows(pane, work.store.layout, work.closed_until or 0)
+                plan = work.store.layout
+                missed = (pane,) if plan.sessions else missed_windows(pane, plan, work.closed_until or 0)
                 verdict = InvalidEvent(Reason.LATE, None, f"{len(missed)} window(s) closed before it came")
                 letter = dead_letter(
                     batch.messages[index], verdict, aggregation=work.store.name, event_time=time, windows=missed[:1000]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -11,9 +12,17 @@ import psycopg
 
 from tidemill_contract.partials import answer_columns, decoders, quote, window_source
 from tidemill_contract.times import rfc3339
-from tidemill_processor.database import AggregationStore, Database, from_ms
+from tidemill_processor.database import AggregationStore, Database, from_ms, to_ms
 
 FETCH_ROWS = 5_000
+
+
+@dataclass(frozen=True)
+class Span:
+    """Closed windows that are read at once: those that ended in [first, last] (epoch ms)."""
+
+    first_ms: int
+    last_ms: int
 
 
 class WindowReader:
@@ -26,26 +35,61 @@ class WindowReader:
         self.groups = [name for name, _ in plan.group_by]
         self.metrics = [name for name, _, _ in answer_columns(plan)]
         answers = [f"{expression} AS {quote(name)}" for name, _, expression in answer_columns(plan)]
-        self._selected = ", ".join([*(quote(name) for name in self.groups), "window_start", *answers])
-        self._columns = [*self.groups, "window_start", "window_end", *self.metrics]
+        times = ["window_start", "window_end"] if plan.sessions else ["window_start"]
+        self._selected = ", ".join([*(quote(name) for name in self.groups), *times, *answers])
+        self.columns = [*self.groups, "window_start", "window_end", *self.metrics]
         decode = decoders(plan)
         # Most values are as JSON has them: only the others are touched, row by row.
-        plain = [*(_PLAIN.get(kind) for _, kind in plan.group_by), _PLAIN["timestamp"]]
+        plain = [*(_PLAIN.get(kind) for _, kind in plan.group_by), *(_PLAIN["timestamp"] for _ in times)]
         plain += [decode.get(name) or _PLAIN.get(kind) for name, kind, _ in answer_columns(plan)]
         self._plain = [(index, convert) for index, convert in enumerate(plain) if convert is not None]
         size = dt.timedelta(milliseconds=plan.size_ms)
         self._end = lru_cache(maxsize=4096)(lambda start: rfc3339(start + size))
 
-    def next_start(self, connection: psycopg.Connection[Any], after_ms: int | None, until_ms: int) -> int | None:
-        """Start (epoch ms) of the first pane whose windows end in (after, until]; None: there is none."""
+    def span(self, connection: psycopg.Connection[Any], after_ms: int | None, until_ms: int, panes: int) -> Span | None:
+        """The next windows that ended in (after, until], about `panes` panes of them; None: there are none.
+
+        It begins with the first that is stored, however long there was nothing.
+        """
         plan = self._store.layout
+        if plan.gap_ms is not None:
+            low = "true" if after_ms is None else f"window_end > {from_ms(str(after_ms))}"
+            there = f"{low} AND window_end <= {from_ms(str(until_ms))} AND window_end > window_start"
+            first = self._least(connection, "window_end", f"{there}{self._may_start(after_ms)}")
+            return None if first is None else Span(first, min(first + panes * plan.gap_ms, until_ms))
         low = "true" if after_ms is None else f"window_start > {from_ms(str(after_ms - plan.size_ms))}"
-        query = (
-            f"SELECT (extract(epoch FROM min(window_start)) * 1000)::bigint FROM {self._table}"
-            f" WHERE {low} AND window_start <= {from_ms(str(until_ms - plan.pane_ms))}"
+        pane = self._least(
+            connection, "window_start", f"{low} AND window_start <= {from_ms(str(until_ms - plan.pane_ms))}"
         )
-        row = connection.execute(query).fetchone()
+        if pane is None:
+            return None
+        # Windows that hold the first pane may start up to size - hop before it, but not before the cursor.
+        first = pane + plan.pane_ms
+        if after_ms is not None:
+            first = max(first, after_ms + plan.pane_ms)
+        return Span(first, min(first + panes * plan.pane_ms, until_ms))
+
+    def _least(self, connection: psycopg.Connection[Any], column: str, where: str) -> int | None:
+        row = connection.execute(f"SELECT {to_ms(f'min({column})')} FROM {self._table} WHERE {where}").fetchone()
         return row[0] if row else None
+
+    def _may_start(self, first_end_ms: int | None) -> str:
+        """SQL: where sessions start that end after a time: only few partitions are looked at."""
+        if first_end_ms is None:
+            return ""
+        return f" AND window_start >= {from_ms(str(first_end_ms - self._store.layout.size_ms))}"
+
+    def closed(self, connection: psycopg.Connection[Any], span: Span) -> Iterator[list[Any]]:
+        """The windows of a span, in order of their end; see `_rows`."""
+        plan = self._store.layout
+        if not plan.sessions:
+            return self._started(connection, span.first_ms - plan.size_ms, span.last_ms - plan.size_ms)
+        where = (
+            f"window_end >= {from_ms(str(span.first_ms))} AND window_end <= {from_ms(str(span.last_ms))}"
+            f"{self._may_start(span.first_ms)}"
+        )
+        source = window_source(self._table, plan, where)
+        return self._rows(connection, f"{source} ORDER BY window_end, window_start")
 
     def read(
         self,
@@ -56,11 +100,11 @@ class WindowReader:
         revs: list[int] | None = None,
         limit: int | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """Windows as dicts by column; see `rows`."""
-        for row in self.rows(connection, first_ms, last_ms, revs=revs, limit=limit):
-            yield dict(zip(self._columns, row, strict=True))
+        """Windows that start in [first, last], as dicts by column; with `revs` only those changed by these."""
+        for row in self._started(connection, first_ms, last_ms, revs=revs, limit=limit):
+            yield dict(zip(self.columns, row, strict=True))
 
-    def rows(
+    def _started(
         self,
         connection: psycopg.Connection[Any],
         first_ms: int,
@@ -69,13 +113,8 @@ class WindowReader:
         revs: list[int] | None = None,
         limit: int | None = None,
     ) -> Iterator[list[Any]]:
-        """Windows that start in [first, last], in order of their start; with `revs` only those changed by these.
-
-        Each is a list of JSON-ready values: the groups, window start, window end, the metrics. Must run inside a
-        transaction: rows come through a server-side cursor, so memory is bounded.
-        """
         plan = self._store.layout
-        reach = last_ms + plan.size_ms - plan.pane_ms
+        reach = last_ms + (plan.reach_ms if plan.hopping else 0)
         where = f"window_start >= {from_ms(str(first_ms))} AND window_start <= {from_ms(str(reach))}"
         wanted = f"window_start >= {from_ms(str(first_ms))} AND window_start <= {from_ms(str(last_ms))}"
         parameters: tuple[Any, ...] = ()
@@ -83,13 +122,19 @@ class WindowReader:
             wanted += " AND _rev = ANY(%s)"
             parameters = (revs,)
         tail = f" LIMIT {int(limit)}" if limit is not None else ""
-        query = (
-            f"SELECT {self._selected} FROM {window_source(self._table, plan, where)}"
-            f" WHERE {wanted} ORDER BY window_start{tail}"
-        )
+        source = window_source(self._table, plan, where, vanished=revs is not None)
+        return self._rows(connection, f"{source} WHERE {wanted} ORDER BY window_start{tail}", parameters)
+
+    def _rows(
+        self, connection: psycopg.Connection[Any], source: str, parameters: tuple[Any, ...] = ()
+    ) -> Iterator[list[Any]]:
+        """Windows as lists of JSON-ready values: the groups, window start, window end, the metrics.
+
+        Must run inside a transaction: rows come through a server-side cursor, so memory is bounded.
+        """
         with connection.cursor(name="windows") as cursor:
             cursor.itersize = FETCH_ROWS
-            cursor.execute(query, parameters)
+            cursor.execute(f"SELECT {self._selected} FROM {source}", parameters)
             for row in cursor:
                 yield self._window(row)
 
@@ -99,7 +144,8 @@ class WindowReader:
             if values[index] is not None:
                 values[index] = plain(values[index])
         at = len(self.groups)
-        values.insert(at + 1, self._end(row[at]))
+        if not self._store.layout.sessions:
+            values.insert(at + 1, self._end(row[at]))
         return values
 
 

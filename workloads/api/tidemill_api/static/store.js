@@ -39,6 +39,11 @@ export class Store {
     const key = JSON.stringify([...this.dimensions.map(({ name }) => row[name]), row.window_start]);
     const known = this.rows.get(key);
     if (known && known.rev > rev) return;
+    // A session that has joined an earlier one.
+    if (row.window_start === row.window_end) {
+      this.rows.delete(key);
+      return;
+    }
     this.rows.set(key, { row, rev, start: Date.parse(row.window_start), end: Date.parse(row.window_end) });
   }
 

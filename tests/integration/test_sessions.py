@@ -1,0 +1,255 @@
+"""Session windows from Kafka to REST, WebSocket and the results topic, over two processors of which one is killed."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from confluent_kafka import Consumer
+from websockets.sync.client import ClientConnection, connect
+
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
+from tidemill_contract.spec import PipelineSpec
+from tidemill_contract.times import rfc3339_ms
+
+pytestmark = pytest.mark.integration
+
+BASE = 1_700_000_000_000 // 3_600_000 * 3_600_000
+GAP = 30_000
+DOCUMENT: dict[str, Any] = {
+    "source": {
+        "topic": {"partitions": 2},
+        "fields": [
+            {"name": "ts", "type": "timestamp", "required": True},
+            {"name": "user", "type": "string"},
+            {"name": "page", "type": "string"},
+            {"name": "spent", "type": "number"},
+        ],
+        "eventTime": {"field": "ts", "idleTimeout": "1h"},
+    },
+    "aggregations": [
+        {
+            "name": "visits",
+            "groupBy": ["user"],
+            "window": {"type": "session", "gap": "30s"},
+            "metrics": [
+                {"name": "pages", "function": "count"},
+                {"name": "landing", "function": "first", "field": "page"},
+                {"name": "exit", "function": "last", "field": "page"},
+                {"name": "seen", "function": "distinct", "field": "page"},
+                {"name": "spent", "function": "sum", "field": "spent"},
+            ],
+        }
+    ],
+    "anomalies": [
+        {
+            "name": "spree",
+            "aggregation": "visits",
+            "metric": "spent",
+            "detector": {"type": "zscore", "threshold": 5, "warmup": 10},
+        }
+    ],
+    "processor": {"flushInterval": "100ms"},
+    "auth": {"required": False},
+    "api": {"cacheTtl": "0s"},
+}
+
+
+class Site:
+    """The pipeline, and what is asked of it; times are seconds after `BASE`."""
+
+    def __init__(self, bench: Any, client: httpx.Client, disorder_seconds: int) -> None:
+        self.bench, self.client, self.disorder, self.sent = bench, client, disorder_seconds, 0
+        bench.start(0)
+        bench.start(1)
+        bench.start(module="tidemill_api")
+        self.at = f"127.0.0.1:{bench.ports[-1]}/v1/pipelines/site"
+        bench.eventually(bench.health, what="the API answers")
+
+    def view(self, *views: tuple[float, str | None, str, float]) -> None:
+        """Send page views (second, user, page, spent) and wait until they count."""
+        values = [
+            json.dumps({"ts": BASE + round(second * 1000), "user": user, "page": page, "spent": spent}).encode()
+            for second, user, page, spent in views
+        ]
+        self.bench.produce(values)
+        self.sent += len(values)
+        self.bench.await_consumed(self.sent)
+
+    def pass_time(self, second: float) -> None:
+        """Bring both partitions there."""
+        for partition in (0, 1):
+            event = {"ts": BASE + round(second * 1000), "user": f"clock-{partition}"}
+            self.bench.produce([json.dumps(event).encode()], partition=partition)
+        self.sent += 2
+        self.bench.await_consumed(self.sent)
+        until = BASE + round((second - self.disorder) * 1000)
+        self.bench.eventually(
+            lambda: self.bench.query("SELECT closed_until, published_until FROM {s}._aggregations") == [(until,) * 2],
+            what=f"sessions closed and published up to {second} s",
+        )
+
+    def get(self, **parameters: Any) -> httpx.Response:
+        return self.client.get(f"http://{self.at}/aggregates/visits", params=parameters)
+
+    def sessions(self, user: str, **parameters: Any) -> list[tuple[Any, ...]]:
+        return told(self.get(user=user, **parameters).json()["data"])
+
+    def results(self) -> list[dict[str, Any]]:
+        """All records of the results topic, less those that repeat an id."""
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self.bench.servers.kafka,
+                "group.id": f"read-{time.time_ns()}",
+                "auto.offset.reset": "earliest",
+                "enable.partition.eof": True,
+            }
+        )
+        consumer.subscribe([self.bench.config.topic("results")])
+        found, ended = {}, 0
+        while ended < 2:
+            for message in consumer.consume(100, 1.0):
+                if message.error() is not None:
+                    ended += 1
+                else:
+                    found[dict(message.headers())["id"]] = json.loads(message.value())
+        consumer.close()
+        return list(found.values())
+
+
+def told(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """Sessions as (start, end, pages, landing, exit, seen, spent), times in seconds."""
+    return sorted(
+        (second_of(row["window_start"]), second_of(row["window_end"]), *(row[name] for name in METRICS)) for row in rows
+    )
+
+
+METRICS = ("pages", "landing", "exit", "seen", "spent")
+
+
+def second_of(text: str) -> float:
+    return TIMES[text]
+
+
+TIMES = {rfc3339_ms(BASE + tenth * 100): tenth / 10 for tenth in range(-6_000, 100_000)}
+
+
+class Live:
+    """What a listener knows who follows the rules of the live messages."""
+
+    def __init__(self, live: ClientConnection) -> None:
+        self._live = live
+        self.rows: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def until(self, check: Callable[[], bool]) -> None:
+        """Read on until it holds."""
+        while not check():
+            message = json.loads(self._live.recv(timeout=30))
+            for row in message.get("rows", ()):
+                self.rows[row["user"], row["window_start"]] = row
+
+    def sessions(self, user: str) -> list[tuple[Any, ...]]:
+        rows = [row for row in self.rows.values() if row["window_start"] != row["window_end"]]
+        return told([row for row in rows if row["user"] == user])
+
+
+@pytest.fixture
+def site(make_bench: Callable[..., Any], request: pytest.FixtureRequest) -> Any:
+    """The pipeline; its parameter is `maxDisorder`, in seconds."""
+    disorder = getattr(request, "param", 1)
+    document = copy.deepcopy(DOCUMENT)
+    document["source"]["eventTime"]["maxDisorder"] = f"{disorder}s"
+    spec, refs = PipelineSpec.model_validate(document), (AggregationRef(name="visits"),)
+    bench = make_bench(PipelineConfig(namespace="tests", name="site", generation=1, spec=spec, aggregations=refs))
+    with httpx.Client(timeout=20) as client:
+        yield Site(bench, client, disorder)
+
+
+def test_sessions_grow_join_and_close(site: Site) -> None:
+    """From the first event to the results topic; a listener sees what REST answers, also of sessions that joined."""
+    with connect(f"ws://{site.at}/live?aggregations=visits") as socket:
+        live = Live(socket)
+        site.view((0, "a", "home", 0.0), (10, "a", "shop", 1.5), (5, "b", "home", 0.0))
+        site.view((60, "a", "cart", 2.0), (70, "a", "paid", 8.5))
+        two = [(0.0, 40.0, 2, "home", "shop", 2, 1.5), (60.0, 100.0, 2, "cart", "paid", 2, 10.5)]
+        assert site.sessions("a") == two
+        live.until(lambda: live.sessions("a") == two)
+        # 25 s after the one and 25 s before the other.
+        site.view((35, "a", "shop", 0.0))
+        one = [(0.0, 100.0, 5, "home", "paid", 4, 12.0)]
+        assert site.sessions("a") == one
+        live.until(lambda: live.sessions("a") == one)
+        assert [row["closed"] for row in site.get().json()["data"]] == [False, False]
+
+        site.pass_time(150)
+        assert site.sessions("a", closed="true") == one
+        results = [r for r in site.results() if r["group"]["user"] in ("a", "b")]
+        assert told([{**r, **r["metrics"]} for r in results]) == sorted([*one, *site.sessions("b")])
+
+        # What a closed session covers is late, and so is what no open session takes in.
+        site.view((20, "a", "late", 0.0), (-20, "c", "late", 0.0))
+        # An open one takes in what came late.
+        site.view((140, "d", "there", 1.0))
+        site.view((115, "d", "before", 1.0))
+        assert site.sessions("a") == one
+        assert site.sessions("c") == []
+        assert site.sessions("d") == [(115.0, 170.0, 2, "before", "there", 2, 2.0)]
+        letters = site.bench.query("SELECT reason, windows FROM {s}._dead_letters ORDER BY event_time")
+        assert letters == [("late", [BASE - 20_000]), ("late", [BASE + 20_000])]
+
+
+def test_sessions_are_not_put_together(site: Site) -> None:
+    """Roll-ups are refused with the parameter's name; ranges, filters and order work."""
+    site.view((0, "a", "x", 1.0), (100, "a", "y", 2.0), (200, "b", "z", 3.0))
+    for parameters in ({"granularity": "1h"}, {"granularity": "all"}, {"group_by": ""}, {"fill": "zero"}):
+        answer = site.get(**parameters)
+        assert (answer.status_code, answer.json()["parameter"]) == (400, next(iter(parameters)))
+        assert "session windows" in answer.json()["detail"]
+    later = {"from": rfc3339_ms(BASE + 50_000), "order": "-window_end", "limit": "1"}
+    assert told(site.get(**later).json()["data"]) == [(200.0, 230.0, 1, "z", "z", 1, 3.0)]
+    assert [row["user"] for row in site.get(spent__gte="2").json()["data"]] == ["a", "b"]
+
+
+@pytest.mark.parametrize("site", [4_000], indirect=True)
+def test_sessions_are_exact_while_processors_are_killed(site: Site) -> None:
+    """Users' events spread over both partitions, in any order; what ended long ago is scanned for anomalies."""
+    rnd = random.Random(7)
+    users = [f"u{n}" for n in range(40)] + [None]
+    views = [(rnd.randrange(0, 30_000) / 10, rnd.choice(users), "p", 1.0) for _ in range(3_000)]
+    views.append((1_500.0, "u0", "p", 1_000_000.0))
+    victim = 0
+    for start in range(0, len(views), 300):
+        site.view(*views[start : start + 300])
+        if start % 600 == 0:
+            site.bench.processes[victim].kill()
+            site.bench.start(victim)
+            victim = 1 - victim
+    rows, parameters = [], {"limit": "97"}
+    while True:
+        page = site.get(**parameters).json()
+        rows += page["data"]
+        if page["next_cursor"] is None:
+            break
+        parameters = {"limit": "97", "cursor": page["next_cursor"]}
+    found = sorted(
+        (str(row["user"]), second_of(row["window_start"]), second_of(row["window_end"]), row["pages"]) for row in rows
+    )
+    expected = []
+    for user in users:
+        times = sorted(second for second, who, _, _ in views if who == user)
+        while times:
+            number = next((n for n in range(1, len(times)) if times[n] - times[n - 1] >= 30), len(times))
+            expected.append((str(user), times[0], times[number - 1] + 30, number))
+            times = times[number:]
+    assert found == sorted(expected)
+    site.pass_time(9_000)
+    site.bench.eventually(
+        lambda: site.bench.query("SELECT group_key ->> 'user' FROM {s}._anomalies WHERE value > 1000000") == [("u0",)],
+        what="the spree is found",
+    )
