@@ -475,7 +475,7 @@ REPLAY_ACTION = st.sampled_from([
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(
-    st.integers(0, 300),
+    st.integers(0, 150),
     st.lists(st.tuples(REPLAY_ACTION, st.integers(1, 80)), min_size=4, max_size=24),
     st.integers(0, 10**9),
 )
@@ -507,7 +507,6 @@ def test_both_versions_equal_a_naive_model(
     filling.meet()
     assert filling.positions == {}, "every partition is handed over"
     model = Model()
-    for record in (record for log in logs.values() for record in log):
-        model.add(record)
+    model.add_batch([record for log in logs.values() for record in log])
     verify(connection, database, live.database.aggregations(connection), model)
     verify(connection, database, filling.database.aggregations(connection), model)

@@ -13,8 +13,9 @@ from typing import Any
 from tidemill_operator.cli.explain import find_pipeline
 from tidemill_operator.cli.main import EXIT_ERROR, CommandError
 from tidemill_operator.cli.status import how_far, is_running, read_state
+from tidemill_operator.errors import TidemillError
 from tidemill_operator.local.requests import Requests
-from tidemill_operator.plan.replay import DONE, REPLAY, family_of
+from tidemill_operator.plan.replay import DONE, REPLAY, family_of, read_request
 
 _LOOK_SECONDS = 0.5
 _TELL_SECONDS = 5.0
@@ -77,10 +78,6 @@ def run(args: argparse.Namespace) -> int:
         requests.write(namespace, name, REPLAY, None)
         print(f"{key}: no replay is asked for any more")
         return 0
-    known = [item["name"] for item in pipeline["aggregations"]]
-    for aggregation in args.aggregations or ():
-        if aggregation not in known:
-            raise CommandError(f"{key} has no aggregation '{aggregation}': it has {', '.join(known)}")
     running = pipeline["replay"]
     if running and running["phase"] != DONE:
         raise CommandError(f"{key} is being replayed: {how_far(running)}; wait for it, or give it up with --cancel")
@@ -88,6 +85,10 @@ def run(args: argparse.Namespace) -> int:
     if args.aggregations:
         request["aggregations"] = args.aggregations
     text = json.dumps(request)
+    try:
+        read_request(text, [item["name"] for item in pipeline["aggregations"]])
+    except TidemillError as error:
+        raise CommandError(str(error)) from error
     requests.write(namespace, name, REPLAY, text)
     if args.no_wait:
         print(f"{key}: asked for; `tidemill status` tells how it goes")
@@ -103,7 +104,7 @@ def _pipeline(data_dir: Path, wanted: str) -> tuple[str, Mapping[str, Any]]:
 
 
 def _follow(key: str, family: str, look: Callable[[], Mapping[str, Any]]) -> int:
-    """Print how far it is until it is done, refused or taken back."""
+    """Print how far it is until it is done or taken back."""
     began, said, text, seen = time.monotonic(), -_TELL_SECONDS, "", False
     while True:
         pipeline = look()
@@ -116,9 +117,6 @@ def _follow(key: str, family: str, look: Callable[[], Mapping[str, Any]]) -> int
             said, text = time.monotonic(), how_far(replay)
             print(f"{key}: {text}", flush=True)
         seen = seen or bool(replay)
-        refused = [item["message"] for item in pipeline["conditions"] if item["type"] == "Stalled"]
-        if not replay and refused and REPLAY in refused[0]:
-            raise CommandError(refused[0])
         if not replay and (seen or time.monotonic() - began > _BEGIN_SECONDS):
             print(f"{key}: {'given up' if seen else 'not begun: see `tidemill status`'}", flush=True)
             return EXIT_ERROR

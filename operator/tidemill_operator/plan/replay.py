@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tidemill_contract.spec import AnalyticsPipeline
@@ -29,8 +29,19 @@ def asked(pipeline: AnalyticsPipeline) -> dict[str, Any] | None:
         TidemillError: it cannot be done so.
     """
     text = (pipeline.metadata.annotations or {}).get(REPLAY)
-    if not text:
-        return None
+    return read_request(text, [aggregation.name for aggregation in pipeline.spec.aggregations]) if text else None
+
+
+def read_request(text: str, known: Sequence[str]) -> dict[str, Any]:
+    """A request as it is meant, with its defaults.
+
+    Args:
+        text: of the annotation.
+        known: the pipeline's aggregations.
+
+    Raises:
+        TidemillError: it cannot be done so.
+    """
     try:
         request = json.loads(text)
     except ValueError:
@@ -39,8 +50,7 @@ def asked(pipeline: AnalyticsPipeline) -> dict[str, Any] | None:
         raise _refused(
             f"not a replay (got {text[:80]})", 'write {"aggregations": ["NAME"], "from": "earliest", "rate": 5000}'
         )
-    known = [aggregation.name for aggregation in pipeline.spec.aggregations]
-    wanted = request.get("aggregations", known)
+    wanted = request.get("aggregations", list(known))
     if not isinstance(wanted, list) or not wanted or not set(map(str, wanted)) <= set(known):
         raise _refused(f"aggregations {wanted} are not all there", f"name some of {', '.join(known)}, or leave it out")
     rate = request.get("rate", 0)
