@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tidemill_contract.validate import Limits, check, unsupported
+from tidemill_contract.validate import Limits, check
 from tidemill_operator.actuators.kubernetes_api import WEBHOOK, Api
 from tidemill_operator.certificates import CertificateKeeper, Certificates
 from tidemill_operator.errors import TidemillError
@@ -47,14 +47,12 @@ def review(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     named = {**metadata, "namespace": metadata.get("namespace") or request.get("namespace") or "default"}
     if not named.get("name"):
         named["name"] = "generated"  # generateName: the API server chooses it afterwards
-    pipeline, faults = check({**document, "metadata": named, "status": None}, limits)
+    _, faults = check({**document, "metadata": named, "status": None}, limits)
     if faults:
         text = "\n".join(str(fault) for fault in faults)
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         status = {"code": 422, "reason": "Invalid", "message": f"{count}:\n{text}"}
         return {**response, "allowed": False, "status": status}
-    if pipeline is not None and (warnings := unsupported(pipeline.spec)):
-        response["warnings"] = [str(warning) for warning in warnings]
     return response
 
 

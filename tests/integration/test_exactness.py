@@ -90,6 +90,22 @@ SPEC = PipelineSpec.model_validate(
                 "latePolicy": "drop",
                 "metrics": METRICS,
             },
+            {
+                "name": "again",
+                "groupBy": ["k"],
+                "window": {"type": "hopping", "size": "2m", "hop": "1m"},
+                "latePolicy": "reopen",
+                "retention": "3m",
+                "metrics": METRICS,
+            },
+            {
+                "name": "revisits",
+                "groupBy": ["k"],
+                "window": {"type": "session", "gap": "20s"},
+                "latePolicy": "reopen",
+                "retention": "3m",
+                "metrics": METRICS,
+            },
         ],
     }
 )
@@ -97,8 +113,18 @@ CONFIG = PipelineConfig(
     namespace="tests", name="exactness", generation=1, spec=SPEC,
     aggregations=tuple(AggregationRef(name=a.name) for a in SPEC.aggregations),
 )  # fmt: skip
-SHAPES = {"tumbling": (60_000, 60_000, True), "hopping": (180_000, 60_000, True), "total": (120_000, 60_000, False)}
-SESSIONS = {"visits": (25_000, 120_000, ("k", "i")), "bursts": (2_000, 86_400_000, ())}
+SHAPES = {
+    "tumbling": (60_000, 60_000, True),
+    "hopping": (180_000, 60_000, True),
+    "total": (120_000, 60_000, False),
+    "again": (120_000, 60_000, True),
+}
+SESSIONS = {
+    "visits": (25_000, 120_000, ("k", "i")),
+    "bursts": (2_000, 86_400_000, ()),
+    "revisits": (20_000, 86_400_000, ("k",)),
+}
+REOPEN = {"again": 180_000, "revisits": 180_000}
 NAMES = (*SHAPES, *SESSIONS)
 
 
@@ -155,16 +181,21 @@ class Model:
         self.closed: dict[str, int | None] = dict.fromkeys(NAMES)
         self.late: dict[str, int] = dict.fromkeys(NAMES, 0)
 
+    def shut(self, name: str) -> int:
+        """Windows that end by this take nothing more."""
+        closed = self.closed[name]
+        return -(2**63) if closed is None else closed - REOPEN.get(name, 0)
+
     def add(self, record: Record) -> None:
         if record.members.get("i") == 13:
             return
         time = record.members["ts"]
         for name, (size, hop, by_key) in SHAPES.items():
-            closed = self.closed[name]
+            closed = self.shut(name)
             newest = time // hop * hop
             missed = False
             for start in range(newest - size + hop, newest + 1, hop):
-                if closed is not None and start + size <= closed:
+                if start + size <= closed:
                     missed = True
                 else:
                     self.windows[name][record.members.get("k") if by_key else None, start].append(record)
@@ -175,8 +206,7 @@ class Model:
         for record in records:
             self.add(record)
         for name, (gap, longest, group) in SESSIONS.items():
-            closed = -(2**63) if self.closed[name] is None else self.closed[name]
-            assert closed is not None
+            closed = self.shut(name)
             own = []
             for record in records:
                 time, members = record.members["ts"], record.members
@@ -327,7 +357,7 @@ def wipe(connection: psycopg.Connection[Any], database: Database) -> None:
     schema = database.schema
     for name in NAMES:
         connection.execute(f"TRUNCATE {schema}.{name}_v1")
-    connection.execute(f"TRUNCATE {schema}._dead_letters")
+    connection.execute(f"TRUNCATE {schema}._dead_letters, {schema}._corrections")
     connection.execute(
         f"UPDATE {schema}._aggregations SET closed_until = NULL, rev = 0, late_dead = 0, late_dropped = 0"
     )

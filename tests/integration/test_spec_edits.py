@@ -156,7 +156,6 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("source.key", "shop", "spec.source.key: changed from none to shop"),
     ("aggregations.0.groupBy", [], "spec.aggregations[by_shop].groupBy: changed from [shop (string)] to []"),
     ("aggregations.0.window.size", "2h", "spec.aggregations[by_shop].window: changed from type tumbling size 1h"),
-    ("aggregations.0.latePolicy", "reopen", "spec.aggregations[0].latePolicy: reopening windows is not supported"),
 ]
 
 

@@ -94,22 +94,22 @@ def test_several_pipelines_of_one_file(tmp_path: Path, document: Document, capsy
     assert "shop/returns, generation 1\n+ topic shop.returns.events" in shown
 
 
-def test_what_this_version_cannot_run_is_refused(
+def test_what_cannot_be_applied_is_refused(
     tmp_path: Path, document: Document, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exit code 1, the refusal, and no change; the other outputs carry it too."""
-    document["spec"]["aggregations"][0]["latePolicy"] = "reopen"
+    document["spec"]["source"]["topic"] = {"config": {"min.insync.replicas": "2"}}
     file = written(tmp_path, document)
     assert main(["plan", file]) == 1
     assert capsys.readouterr().out.splitlines()[2:] == [
         "shop/orders, generation 1",
-        '! spec.aggregations[0].latePolicy: reopening windows is not supported (got "reopen"); this version cannot run'
-        " it yet; take it out",
+        "! spec.source.topic.config.min.insync.replicas: 2 is more than the replication factor 1: nothing could be"
+        " written; write at most 1",
         "refused; nothing is made",
     ]
     assert main(["plan", file, "--output", "json"]) == 1
     (pipeline,) = json.loads(capsys.readouterr().out)["pipelines"]
-    assert (pipeline["changes"], [refused["reason"] for refused in pipeline["refused"]]) == ([], ["NotSupported"])
+    assert (pipeline["changes"], [refused["reason"] for refused in pipeline["refused"]]) == ([], ["InvalidSpec"])
 
 
 INVALID: list[tuple[str, str]] = [

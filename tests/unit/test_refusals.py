@@ -214,24 +214,6 @@ def test_an_unmanaged_topic_with_fewer_partitions_than_positions(document: Docum
     assert text.startswith("spec.source.topic.partitions: topic shop.small would have 1 partitions, and positions of 3")
 
 
-UNSUPPORTED: list[tuple[dict[str, Any], str, str]] = [
-    ({"latePolicy": "reopen"}, "latePolicy", 'reopening windows is not supported (got "reopen")'),
-]
-
-
-@pytest.mark.parametrize(("edit", "path", "text"), UNSUPPORTED, ids=[path for _, path, _ in UNSUPPORTED])
-def test_what_this_version_cannot_run(document: Document, edit: dict[str, Any], path: str, text: str) -> None:
-    """A valid spec is refused when it asks for something that is still to come."""
-    at(document, "aggregations.0").update(edit)
-    assert check(document)[1] == []
-    assert refused(document, LiveFacts()) == [
-        (
-            Reason.NOT_SUPPORTED,
-            f"spec.aggregations[0].{path}: {text}; this version cannot run it yet; take it out",
-        )
-    ]
-
-
 RULES: list[tuple[str, dict[str, Any], str]] = [
     (
         "source.topic",

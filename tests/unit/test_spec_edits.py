@@ -250,7 +250,7 @@ CASES: dict[str, list[Case]] = {
     "aggregations.window.grace": [Case(put(f"{FIRST}.window.grace", "1m"), (RESTART,))],
     "aggregations.latePolicy": [
         Case(put(f"{FIRST}.latePolicy", "drop"), (RESTART,)),
-        refused(f"{FIRST}.latePolicy", "reopen", "spec.aggregations[0].latePolicy: reopening windows is not supported"),
+        Case(put(f"{FIRST}.latePolicy", "reopen"), (TABLE, RESTART)),
     ],
     "aggregations.metrics.name": [
         Case(both(put(f"{FIRST}.metrics[0].name", "sales"), put("anomalies[0].metric", "sales")), (RESTART,))

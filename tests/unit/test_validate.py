@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill_contract.documents import DocumentError, load_documents
-from tidemill_contract.rules import Limits, unsupported
+from tidemill_contract.rules import Limits
 from tidemill_contract.validate import check
 from tidemill_operator.cli import validate
 
@@ -67,22 +66,6 @@ def test_an_example_is_valid_and_runnable(file: Path, capsys: pytest.CaptureFixt
     assert run(file) == 0
     out = capsys.readouterr()
     assert (out.out, out.err) == (f"{file}: ok\n", "")
-
-
-def test_what_cannot_run_yet_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    document = put("spec.aggregations.0.latePolicy", "reopen")
-    file = tmp_path / "later.yaml"
-    file.write_text(yaml.safe_dump(document))
-    assert run(file) == 0
-    out = capsys.readouterr()
-    assert out.out == f"{file}: ok\n"
-    assert [line.split(": ")[:3] for line in out.err.splitlines()] == [
-        ["warning", str(file), path] for path in ("spec.aggregations[0].latePolicy",)
-    ]
-    pipeline, faults = check(document)
-    assert faults == []
-    assert pipeline is not None
-    assert len(unsupported(pipeline.spec)) == 1
 
 
 def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

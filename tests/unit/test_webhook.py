@@ -62,13 +62,6 @@ def test_a_topic_of_another_namespace_is_refused_unless_the_platform_allows_it()
     assert review(request(bad), Limits(("other.",)))["allowed"] is True
 
 
-def test_what_is_valid_but_cannot_be_run_yet_is_allowed_with_a_warning() -> None:
-    aggregation = {**FLIGHTS["spec"]["aggregations"][0], "latePolicy": "reopen"}
-    answer = review(request(with_spec(aggregations=[aggregation])), Limits())
-    assert answer["allowed"] is True
-    assert "reopen" in answer["warnings"][0]
-
-
 @pytest.mark.parametrize(
     ("reason", "metadata"),
     [

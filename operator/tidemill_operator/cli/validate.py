@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tidemill_contract.faults import ABSENT, one_line
-from tidemill_contract.validate import DocumentError, Fault, Limits, check, load_documents, unsupported
+from tidemill_contract.validate import DocumentError, Fault, Limits, check, load_documents
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -45,7 +45,6 @@ def _file(name: str, limits: Limits) -> bool:
         faults, documents = error.faults, []
     else:
         faults = []
-    warnings: list[Fault] = []
     seen: set[tuple[str, str]] = set()
     for number, document in enumerate(documents, 1):
         where = f"document[{number}]." if len(documents) > 1 else ""
@@ -57,9 +56,6 @@ def _file(name: str, limits: Limits) -> bool:
         if key in seen:
             faults.append(Fault(f"{where}metadata.name", key[1], "the pipeline is here twice", "keep one of them"))
         seen.add(key)
-        warnings += [_within(where, fault) for fault in unsupported(pipeline.spec)]
-    for warning in warnings:
-        print(f"warning: {shown}: {warning}", file=sys.stderr)
     for fault in faults:
         print(f"{shown}: {fault}")
     if not faults:

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tidemill_contract import names
-from tidemill_contract.faults import show
-from tidemill_contract.rules import unsupported
 from tidemill_contract.spec import AnalyticsPipeline
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.model import LiveFacts, LiveSchema, Owner, Plan, Table, Topic
@@ -25,16 +23,7 @@ def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[T
         plan: made of it and of `live`.
         live: what is there.
     """
-    found = [
-        TidemillError(
-            Reason.NOT_SUPPORTED,
-            f"{fault.path}: {fault.message} (got {show(fault.value)})",
-            "this version cannot run it yet; take it out",
-        )
-        for fault in unsupported(pipeline.spec)
-    ]
-    found += _topic(pipeline, plan, live)
-    found += _replay(pipeline)
+    found = [*_topic(pipeline, plan, live), *_replay(pipeline)]
     if live.schema is not None:
         found += _key(pipeline, live.schema)
         found += _moved(plan, live)

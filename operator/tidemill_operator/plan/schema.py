@@ -172,6 +172,37 @@ DETECTORS = Table(
     writer="SELECT, INSERT, UPDATE",
 )
 
+# What detectors knew before each of the latest windows, where late events can reopen these: they are judged anew by it.
+DETECTOR_HISTORY = Table(
+    "_detector_history",
+    _columns(
+        ("anomaly", "text NOT NULL"),
+        ("aggregation_id", "integer NOT NULL"),
+        ("group_key", "text NOT NULL"),
+        ("window_start", "bigint NOT NULL"),
+        ("state", "jsonb NOT NULL"),
+    ),
+    ("PRIMARY KEY (anomaly, aggregation_id, group_key, window_start)",),
+    indexes=(("_detector_history_by_time", "(aggregation_id, window_start)"),),
+    writer="SELECT, INSERT, UPDATE, DELETE",
+)
+
+# Batches that changed closed windows: those that carry `rev` and start in [first_start, last_start] (epoch ms). These
+# windows are published and judged once more; the row goes when both is done.
+CORRECTIONS = Table(
+    "_corrections",
+    _columns(
+        ("aggregation_id", "integer NOT NULL"),
+        ("rev", "bigint NOT NULL"),
+        ("first_start", "bigint NOT NULL"),
+        ("last_start", "bigint NOT NULL"),
+        ("published", "boolean NOT NULL"),
+        ("scanned", "boolean NOT NULL"),
+    ),
+    ("PRIMARY KEY (aggregation_id, rev)",),
+    writer="SELECT, INSERT, UPDATE, DELETE",
+)
+
 # Anomalies found. `group_key` is a JSON object of the group columns. Feeds the anomalies topic.
 ANOMALIES = Table(
     "_anomalies",
@@ -217,7 +248,18 @@ EVENTS = Table(
     writer="SELECT, INSERT",
 )
 
-SYSTEM_TABLES = (GENERATION, AGGREGATIONS, READERS, OFFSETS, LOST, DEAD_LETTERS, DETECTORS, ANOMALIES)
+SYSTEM_TABLES = (
+    GENERATION,
+    AGGREGATIONS,
+    READERS,
+    OFFSETS,
+    LOST,
+    DEAD_LETTERS,
+    DETECTORS,
+    DETECTOR_HISTORY,
+    CORRECTIONS,
+    ANOMALIES,
+)
 
 
 def window_table(name: str, plan: AggregationLayout) -> Table:

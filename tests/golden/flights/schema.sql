@@ -111,6 +111,30 @@ CREATE TABLE "analytics__flights"."_detectors" (
 GRANT SELECT, INSERT, UPDATE ON "analytics__flights"."_detectors" TO "analytics__flights_writer";
 GRANT SELECT ON "analytics__flights"."_detectors" TO "analytics__flights_reader";
 
+CREATE TABLE "analytics__flights"."_detector_history" (
+  "anomaly" text NOT NULL,
+  "aggregation_id" integer NOT NULL,
+  "group_key" text NOT NULL,
+  "window_start" bigint NOT NULL,
+  "state" jsonb NOT NULL,
+  PRIMARY KEY (anomaly, aggregation_id, group_key, window_start)
+);
+CREATE INDEX "_detector_history_by_time" ON "analytics__flights"."_detector_history" (aggregation_id, window_start);
+GRANT SELECT, INSERT, UPDATE, DELETE ON "analytics__flights"."_detector_history" TO "analytics__flights_writer";
+GRANT SELECT ON "analytics__flights"."_detector_history" TO "analytics__flights_reader";
+
+CREATE TABLE "analytics__flights"."_corrections" (
+  "aggregation_id" integer NOT NULL,
+  "rev" bigint NOT NULL,
+  "first_start" bigint NOT NULL,
+  "last_start" bigint NOT NULL,
+  "published" boolean NOT NULL,
+  "scanned" boolean NOT NULL,
+  PRIMARY KEY (aggregation_id, rev)
+);
+GRANT SELECT, INSERT, UPDATE, DELETE ON "analytics__flights"."_corrections" TO "analytics__flights_writer";
+GRANT SELECT ON "analytics__flights"."_corrections" TO "analytics__flights_reader";
+
 CREATE TABLE "analytics__flights"."_anomalies" (
   "id" bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
   "anomaly" text NOT NULL,

@@ -15,7 +15,7 @@ from tidemill_contract.spec import AggregationSpec, MetricSpec, PipelineSpec
 
 Kind = Literal[
     "count", "n", "sum", "min", "max", "first", "first_at", "last", "last_at", "mean", "m2", "quantiles", "uniques",
-    "whole",
+    "whole", "revision",
 ]  # fmt: skip
 
 SQL_TYPES: dict[str, str] = {
@@ -42,6 +42,8 @@ SKETCHED_FUNCTIONS = frozenset({"quantile", "distinct"})
 """Functions whose merged partials are sketches: what SQL answers are their bytes (see `decoders`)."""
 SESSION_STEP_MS = 1000
 """Sessions end at any millisecond, but are closed a second at a time: each step is a write."""
+REVISION = "_revision"
+"""Column that counts how often late events changed a closed window."""
 SKETCHES: tuple[Kind, ...] = ("quantiles", "uniques")
 
 
@@ -81,6 +83,8 @@ class AggregationLayout:
         size_ms: window length, of sessions the longest; pane_ms: stored row's length (hop for hopping windows, else
             size), of sessions how finely they close.
         gap_ms: the silence that ends a session; None: windows are cut by the clock.
+        reopen_ms: how long after its end a closed window still takes late events; None: it takes none. Rows then count
+            their reopenings.
         whole: metrics that some rows lack events of, with SQL that tells of a stored row whether it has them all
             (see `feeds`). Only readers have it; such a metric is null where it does not hold for every row.
     """
@@ -93,6 +97,7 @@ class AggregationLayout:
     pane_ms: int
     grace_ms: int
     gap_ms: int | None = None
+    reopen_ms: int | None = None
     whole: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -114,6 +119,10 @@ class AggregationLayout:
     def end_sql(self) -> str:
         """SQL of a window's end, over a row with `window_start` (and, of sessions, `window_end`)."""
         return "window_end" if self.sessions else f"window_start + interval '{self.size_ms} milliseconds'"
+
+    def shut(self, closed_until: int | None) -> int | None:
+        """Windows that end by this (epoch ms) take no more events; those that end by `closed_until` are closed."""
+        return closed_until if closed_until is None or self.reopen_ms is None else closed_until - self.reopen_ms
 
     @property
     def key_columns(self) -> tuple[str, ...]:
@@ -151,6 +160,9 @@ def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> Aggregatio
         metrics.append((metric, kind_of_field))
         for partial in _needed(metric, str(kind_of_field)):
             partials.setdefault(partial.column, partial)
+    reopens = aggregation.late_policy == "reopen"
+    if reopens:
+        partials[REVISION] = Partial("revision", None, "bigint")
     window = aggregation.window
     gap = parse_ms(window.gap) if window.type == "session" and window.gap else None
     if gap is None:
@@ -167,6 +179,7 @@ def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> Aggregatio
         pane_ms=pane,
         grace_ms=parse_ms(window.grace),
         gap_ms=gap,
+        reopen_ms=parse_ms(aggregation.retention) if reopens else None,
     )
 
 
@@ -209,7 +222,7 @@ def merge_expression(partial: Partial, old: str = "t", new: str = "EXCLUDED") ->
     match partial.kind:
         case "count" | "n":
             return f"{a} + {b}"
-        case "sum":
+        case "sum" | "revision":
             return f"coalesce({a} + {b}, {a}, {b})"
         case "quantiles" | "uniques":
             return f"coalesce({a} || {b}, {a}, {b})"
@@ -268,7 +281,7 @@ def _centre(mean: Partial, window: str) -> str:
 def _rollup(partial: Partial) -> str:
     column = quote(partial.column)
     match partial.kind:
-        case "count" | "n":
+        case "count" | "n" | "revision":
             return f"sum({column})::bigint"
         case "sum" | "min" | "max":
             return f"{partial.kind}({column})"

@@ -16,7 +16,7 @@ from tidemill_contract.faults import ABSENT, Fault, did_you_mean
 from tidemill_contract.partials import answer_type
 from tidemill_contract.parts import AggregationPart, Parts
 from tidemill_contract.scaling_rules import scaling_faults
-from tidemill_contract.spec import DetectorSpec, MetricSpec, PipelineSpec, WindowSpec
+from tidemill_contract.spec import DetectorSpec, MetricSpec, WindowSpec
 
 RESERVED = ("window_start", "window_end", "closed")
 MAX_PANES = 3600
@@ -68,17 +68,6 @@ def check_rules(parts: Parts, limits: Limits) -> list[Fault]:
     columns, faults = _columns(parts)
     for rule in RULES:
         faults += rule(parts, columns, limits)
-    return faults
-
-
-def unsupported(spec: PipelineSpec) -> list[Fault]:
-    """What is valid but cannot be run by this version."""
-    faults = []
-    remedy = "this version cannot run it yet: the pipeline would be refused with reason NotSupported"
-    for i, aggregation in enumerate(spec.aggregations):
-        path = f"spec.aggregations[{i}]"
-        if aggregation.late_policy == "reopen":
-            faults.append(Fault(f"{path}.latePolicy", "reopen", "reopening windows is not supported", remedy))
     return faults
 
 

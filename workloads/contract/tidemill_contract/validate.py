@@ -11,10 +11,10 @@ from pydantic_core import ErrorDetails
 from tidemill_contract.documents import DocumentError, load_documents
 from tidemill_contract.faults import ABSENT, Fault, did_you_mean
 from tidemill_contract.parts import cut
-from tidemill_contract.rules import Limits, check_rules, unsupported
+from tidemill_contract.rules import Limits, check_rules
 from tidemill_contract.spec import AnalyticsPipeline
 
-__all__ = ["DocumentError", "Fault", "Limits", "check", "load_documents", "unsupported"]
+__all__ = ["DocumentError", "Fault", "Limits", "check", "load_documents"]
 
 _DEEPEST = 12
 _NAME = "use a-z, 0-9 and _, a letter first, at most 41 characters"

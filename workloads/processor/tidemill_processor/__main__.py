@@ -74,7 +74,7 @@ class Processor:
             self._live = Live(database, stores, config, self._redis, self._call_redis)
         return Duties(
             closer=Closer(database, stores, config),
-            scanners={s.name: Scanner(database, s, rules[s.name], config.name) for s in stores if rules[s.name]},
+            scanners={s.name: Scanner(database, s, rules[s.name]) for s in stores if rules[s.name]},
             publisher=Publisher(database, stores, config, Outlet(self._source.producer)),
             live=self._live,
         )

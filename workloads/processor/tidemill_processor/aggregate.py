@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from tidemill_contract.partials import SKETCHES, AggregationLayout, Partial
+from tidemill_contract.partials import REVISION, SKETCHES, AggregationLayout, Partial
 from tidemill_processor.batch import INDEX, OFFSET, PARTITION, TIME
 
 PANE, AFTER = "_pane", "_after_ms"
@@ -26,12 +26,14 @@ class Aggregated:
     Attributes:
         rows: group columns, `_pane` (epoch ms), `_after_ms` (hopping; NO_CUT: none), then the partials' columns.
         late: `_i`, `_t` and `_pane` of the events that at least one closed window missed.
+        reopening: number of events that changed closed windows.
         doubtful: what is late was decided by sessions that may have changed since.
     """
 
     rows: pl.DataFrame
     late: pl.DataFrame
     doubtful: bool = False
+    reopening: int = 0
 
 
 def aggregate(
@@ -42,25 +44,42 @@ def aggregate(
     Args:
         frame: valid events.
         plan: the aggregation's layout.
-        closed_until: windows that end by this take nothing more; None: none is closed.
+        closed_until: windows that end by this are closed; None: none is.
         epochs: epoch by partition, which orders `first` and `last` after a topic was made anew.
     """
     pane = pl.col(TIME) - pl.col(TIME) % plan.pane_ms
     frame = frame.with_columns(pane.alias(PANE))
     late = frame.select(INDEX, TIME, PANE).clear()
     cut = pl.lit(NO_CUT, dtype=pl.Int64).alias(AFTER)
-    if closed_until is not None and frame.height:
-        # The first window that holds a pane ends one pane after its start, the last one a window's size after it.
-        missed = pl.col(PANE) + plan.pane_ms <= closed_until
+    shut = plan.shut(closed_until)
+    # The first window that holds a pane ends one pane after its start, the last one a window's size after it.
+    first_end = pl.col(PANE) + plan.pane_ms
+    if shut is not None and frame.height:
+        missed = first_end <= shut
         late = frame.filter(missed).select(INDEX, TIME, PANE)
         if late.height:
-            frame = frame.filter(pl.col(PANE) + plan.size_ms > closed_until)
-            cut = pl.when(missed).then(closed_until).otherwise(NO_CUT).cast(pl.Int64).alias(AFTER)
+            frame = frame.filter(pl.col(PANE) + plan.size_ms > shut)
+            cut = pl.when(missed).then(shut).otherwise(NO_CUT).cast(pl.Int64).alias(AFTER)
     keys = [name for name, _ in plan.group_by] + [PANE]
     if plan.hopping:
         frame = frame.with_columns(cut)
         keys.append(AFTER)
-    return Aggregated(partials(one_zero(frame, plan), plan, keys, epochs), late)
+    rows = partials(one_zero(frame, plan), plan, keys, epochs)
+    rows = revised(rows, plan, first_end, closed_until)
+    return Aggregated(rows, late, reopening=reopening(rows))
+
+
+def revised(rows: pl.DataFrame, plan: AggregationLayout, end: pl.Expr, closed_until: int | None) -> pl.DataFrame:
+    """The rows with a 1 in those that change closed windows, where late events do that; `end` of the first of them."""
+    if plan.reopen_ms is None:
+        return rows
+    late = pl.lit(False) if closed_until is None else end <= closed_until
+    return rows.with_columns(late.cast(pl.Int64).alias(REVISION))
+
+
+def reopening(rows: pl.DataFrame) -> int:
+    """Number of events in rows that change closed windows."""
+    return int(rows.filter(pl.col(REVISION) > 0)["_count"].sum()) if REVISION in rows.columns else 0
 
 
 def one_zero(frame: pl.DataFrame, plan: AggregationLayout) -> pl.DataFrame:
@@ -75,7 +94,7 @@ def partials(
     """One row a key: the keys, what further expressions give, the partials' columns."""
     if any(p.kind in ("first", "last") for p in plan.partials):
         frame = _ordered(frame, epochs)
-    rows = frame.group_by(keys).agg([*further, *(_expression(p, frame) for p in plan.partials)])
+    rows = frame.group_by(keys).agg([*further, *(_expression(p, frame) for p in plan.partials if p.column != REVISION)])
     sketched = [_sketches(rows[p.column], p) for p in plan.partials if p.kind in SKETCHES]
     return rows.with_columns(sketched) if sketched else rows
 

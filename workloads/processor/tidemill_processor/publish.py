@@ -1,8 +1,9 @@
 """Results, anomalies and dead letters to their topics, at least once, from the tables that hold them.
 
-The tables are the outbox: closed windows never change, so a cursor (`published_until`) is all that marks them; dead
-letters and anomalies carry a mark each. A mark moves only when Kafka has acknowledged; a crash before that publishes
-again, under the same deterministic `id` header, by which readers drop repeats.
+The tables are the outbox: a cursor (`published_until`) marks closed windows; those that late events changed afterwards
+are noted in `_corrections`; dead letters and anomalies carry a mark each. A mark moves only when Kafka has
+acknowledged; a crash before that publishes again, under the same deterministic `id` header, by which readers drop
+repeats.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from confluent_kafka import KafkaException, Producer
 from tidemill_contract import metrics
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.times import rfc3339, rfc3339_ms
+from tidemill_processor.corrections import Corrections
 from tidemill_processor.database import AggregationStore, Database
 from tidemill_processor.windows import WindowReader
 
@@ -93,19 +95,20 @@ class _ResultEncoder:
 
     def __init__(self, store: AggregationStore, reader: WindowReader) -> None:
         self._name, self._id = store.name, f"{store.name}/{store.version}"
-        self._groups, self._metrics = reader.groups, reader.metrics
+        self._groups, self._metrics, self._revised = reader.groups, reader.metrics, reader.revised
         self._head = _encode({"aggregation": store.name, "version": store.version})[:-1] + b',"group":'
         self._times: list[Any] = []
         self._middle, self._prefix = b"", ""
 
     def record(self, window: list[Any]) -> tuple[bytes, bytes, dict[str, str]]:
-        """The record of a window, a row of `WindowReader.closed`."""
+        """The record of a window, a row of `WindowReader.closed` or `corrected`."""
         at = len(self._groups)
-        if window[at : at + 2] != self._times:
-            self._times = window[at : at + 2]
-            times = {"window_start": window[at], "window_end": window[at + 1], "revision": 0}
+        revision = window.pop() if self._revised else 0
+        if [*window[at : at + 2], revision] != self._times:
+            self._times = [*window[at : at + 2], revision]
+            times = {"window_start": window[at], "window_end": window[at + 1], "revision": revision}
             self._middle = b"," + _encode(times)[1:-1] + b',"metrics":'
-            self._prefix = f"{self._id}/{window[at]}/0/"
+            self._prefix = f"{self._id}/{window[at]}/{revision}/"
         key = _encode(dict(zip(self._groups, window, strict=False)))
         values = _encode(dict(zip(self._metrics, window[at + 2 :], strict=True)))
         value = b"".join((self._head, key, self._middle, values, b"}"))
@@ -136,18 +139,18 @@ class Publisher:
         for store in self._stores:
             until = closed.get(store.name)
             if until is not None:
-                published += self._results(connection, store, until)
+                published += self._results(connection, store, until) + self._corrections(connection, store, until)
         return published
 
     def _results(self, connection: psycopg.Connection[Any], store: AggregationStore, closed_until: int) -> int:
         reader = self._readers[store.id]
         with connection.transaction():
+            if not self._locked(connection, store):
+                return 0
             row = connection.execute(
-                f"SELECT published_until, pg_try_advisory_xact_lock(hashtext(%s), id) FROM {self._schema}._aggregations"
-                " WHERE id = %s",
-                (f"{self._schema}/publish", store.id),
+                f"SELECT published_until FROM {self._schema}._aggregations WHERE id = %s", (store.id,)
             ).fetchone()
-            if row is None or not row[1] or (row[0] is not None and row[0] >= closed_until):
+            if row is None or (row[0] is not None and row[0] >= closed_until):
                 return 0
             # From that generation on other columns may be fed: windows closed since then are its processors' to read.
             if self._database.newer_generation(connection) is not None:
@@ -170,6 +173,30 @@ class Publisher:
             )
         metrics.RESULTS_PUBLISHED.inc(count)
         return max(count, 1 if until < closed_until else 0)
+
+    def _corrections(self, connection: psycopg.Connection[Any], store: AggregationStore, closed_until: int) -> int:
+        """Publish closed windows that late events changed, under their new revision."""
+        reader, count, noted = self._readers[store.id], 0, Corrections(self._database, store, "published")
+        with connection.transaction():
+            corrected = noted.due(connection) if self._locked(connection, store) else None
+            if corrected is None or self._database.newer_generation(connection) is not None:
+                return 0
+            encoder = _ResultEncoder(store, reader)
+            span = (corrected.first_ms, corrected.last_ms, corrected.revs, closed_until)
+            for window in reader.corrected(connection, *span):
+                key, value, headers = encoder.record(window)
+                self._outlet.send_raw(self._results_topic, key, value, headers)
+                count += 1
+            self._outlet.settle()
+            noted.done(connection, corrected)
+        metrics.RESULTS_PUBLISHED.inc(count)
+        return count
+
+    def _locked(self, connection: psycopg.Connection[Any], store: AggregationStore) -> bool:
+        """Whether this process alone publishes the aggregation's results, in this transaction."""
+        query = "SELECT pg_try_advisory_xact_lock(hashtext(%s), %s)"
+        row = connection.execute(query, (f"{self._schema}/publish", store.id)).fetchone()
+        return bool(row and row[0])
 
     def _anomalies(self, connection: psycopg.Connection[Any]) -> int:
         with connection.transaction():

@@ -15,8 +15,8 @@ from typing import Any
 import polars as pl
 import psycopg
 
-from tidemill_contract.partials import SQL_TYPES, AggregationLayout, Partial, quote, rollup_select
-from tidemill_processor.aggregate import END, PANE, Aggregated, one_zero, partials
+from tidemill_contract.partials import REVISION, SQL_TYPES, AggregationLayout, Partial, quote, rollup_select
+from tidemill_processor.aggregate import END, PANE, Aggregated, one_zero, partials, reopening, revised
 from tidemill_processor.batch import INDEX, TIME
 from tidemill_processor.database import AggregationStore, Database, from_ms, to_ms
 
@@ -45,10 +45,11 @@ def aggregate_sessions(
     cut = (pl.col(TIME) // plan.size_ms + 1) * plan.size_ms
     frame = one_zero(frame, plan).with_columns(pl.min_horizontal(pl.col(TIME) + plan.gap_ms, cut).alias(END))
     nothing_late = frame.select(INDEX, TIME, pl.col(TIME).alias(PANE)).clear()
-    ended = pl.lit(False) if closed_until is None else pl.col(END) <= closed_until
+    shut = plan.shut(closed_until)
+    ended = pl.lit(False) if shut is None else pl.col(END) <= shut
     doubt = frame.filter(ended)
     if not doubt.height:
-        return Aggregated(_rows(_numbered(frame, plan), plan, epochs), nothing_late)
+        return _aggregated(_numbered(frame, plan), plan, closed_until, epochs, late=nothing_late)
     found = standing(doubt)
     frame = frame.join(found, on=INDEX, how="left", maintain_order="left")
     covered = pl.col(_COVERED).fill_null(False)
@@ -56,7 +57,7 @@ def aggregate_sessions(
     alive = (~ended | pl.col(_JOINS).fill_null(False)).any().over([*_groups(plan), _SESSION])
     late = pl.concat([frame.filter(covered), rest.filter(~alive).select(frame.columns)])
     late = late.sort(INDEX).select(INDEX, TIME, pl.col(TIME).alias(PANE))
-    return Aggregated(_rows(rest.filter(alive), plan, epochs), late, doubtful=True)
+    return _aggregated(rest.filter(alive), plan, closed_until, epochs, late=late, doubtful=True)
 
 
 def _groups(plan: AggregationLayout) -> list[str]:
@@ -74,10 +75,14 @@ def _numbered(frame: pl.DataFrame, plan: AggregationLayout) -> pl.DataFrame:
     return frame.with_columns(fresh.fill_null(True).cum_sum().alias(_SESSION))
 
 
-def _rows(frame: pl.DataFrame, plan: AggregationLayout, epochs: dict[int, int]) -> pl.DataFrame:
+def _aggregated(
+    frame: pl.DataFrame, plan: AggregationLayout, closed_until: int | None, epochs: dict[int, int], **further: Any
+) -> Aggregated:
     keys = [*_groups(plan), _SESSION]
     edges = (pl.col(TIME).min().alias(PANE), pl.col(END).max().alias(END))
-    return partials(frame, plan, keys, epochs, *edges).drop(_SESSION)
+    rows = partials(frame, plan, keys, epochs, *edges).drop(_SESSION)
+    rows = revised(rows, plan, pl.col(END), closed_until)
+    return Aggregated(rows, reopening=reopening(rows), **further)
 
 
 class SessionMerger:
@@ -93,9 +98,14 @@ class SessionMerger:
         self._store, self._plan = store, store.layout
         self._table, self._temp = database.qualified(store.table), f"pg_temp.{temp}"
 
-    def standing(self, connection: psycopg.Connection[Any], events: pl.DataFrame, closed_until: int) -> pl.DataFrame:
+    def reopened(self, connection: psycopg.Connection[Any], closed_until: int) -> bool:
+        """Whether closed sessions are among what was taken in."""
+        query = f"SELECT 1 FROM {self._temp} WHERE {OLD} AND {END} <= %s LIMIT 1"
+        return connection.execute(query, (closed_until,)).fetchone() is not None
+
+    def standing(self, connection: psycopg.Connection[Any], events: pl.DataFrame, shut: int) -> pl.DataFrame:
         """Of each event whether it joins an open session, and whether a closed one covers it; see `Standing`."""
-        closed, found = from_ms(str(closed_until)), []
+        closed, found = from_ms(str(shut)), []
         for nulls, part in _by_nulls(events, self._plan):
             columns = {INDEX: "bigint", TIME: "bigint", END: "bigint"}
             columns |= {name: _travels(kind) for name, kind in self._plan.group_by}
@@ -114,7 +124,7 @@ class SessionMerger:
         )
 
     def take_in(self, connection: psycopg.Connection[Any], rows: pl.DataFrame, closed_until: int | None) -> None:
-        """Move the open sessions that the batch's touch into the temporary table."""
+        """Move the sessions that the batch's touch, and that still take events, into the temporary table."""
         columns = [*(quote(name) for name, _ in self._plan.group_by), *(quote(p.column) for p in self._plan.partials)]
         taken = [f"t.{column}" for column in ("window_start", "window_end", "_since", *columns)]
         kinds = dict(self._plan.group_by)
@@ -122,11 +132,15 @@ class SessionMerger:
             *(to_ms(quote(name)) if kind == "timestamp" else quote(name) for name, kind in kinds.items()),
             *(to_ms(quote(p.column)) if p.sql_type == "timestamptz" else quote(p.column) for p in self._plan.partials),
         ]
-        still_open = "true" if closed_until is None else f"t.window_end > {from_ms(str(closed_until))}"
+        shut = self._plan.shut(closed_until)
+        takes = "true" if shut is None else f"t.window_end > {from_ms(str(shut))}"
+        if self._plan.reopen_ms is not None and closed_until is not None:
+            closed = f"(window_end <= {from_ms(str(closed_until))})::integer"
+            values[-1] = f"coalesce({quote(REVISION)}, 0) + {closed}"  # the last of the partials
         for nulls, part in _by_nulls(rows, self._plan):
             connection.execute(
                 f"WITH gone AS (DELETE FROM {self._table} AS t USING {self._temp} AS b"
-                f" WHERE NOT b.{OLD} AND {self._overlap(nulls, PANE)} AND {self._reach(part, PANE)} AND {still_open}"
+                f" WHERE NOT b.{OLD} AND {self._overlap(nulls, PANE)} AND {self._reach(part, PANE)} AND {takes}"
                 f" RETURNING {', '.join(taken)})"
                 f" INSERT INTO {self._temp} ({PANE}, {END}, {SINCE}, {OLD}, {', '.join(columns)})"
                 f" SELECT {to_ms('window_start')}, {to_ms('window_end')}, _since, true, {', '.join(values)} FROM gone"
@@ -164,10 +178,11 @@ class SessionMerger:
         values = [from_ms(quote(p.column)) if p.sql_type == "timestamptz" else quote(p.column) for p in plan.partials]
         first, last, since = (quote(edge.column) for edge, _ in edges)
         into = f"INSERT INTO {self._table} AS t"
+        revision = [] if plan.reopen_ms is None else [quote(REVISION)]
         return (
             f"pieces AS MATERIALIZED ({pieces}), vanished AS ("
-            f"{into} ({', '.join([*groups, 'window_start', 'window_end', '_rev', '_since', '_count'])})"
-            f" SELECT {', '.join([*shown, from_ms(PANE), from_ms(PANE), '%(rev)s', SINCE, '0'])}"
+            f"{into} ({', '.join([*groups, 'window_start', 'window_end', '_rev', '_since', '_count', *revision])})"
+            f" SELECT {', '.join([*shown, from_ms(PANE), from_ms(PANE), '%(rev)s', SINCE, '0', *revision])}"
             f" FROM pieces WHERE {OLD} AND {PANE} > _first)",
             f"{into} ({', '.join([*groups, 'window_start', 'window_end', '_rev', '_since', *columns])})"
             f" SELECT {', '.join([*shown, from_ms(first), from_ms(last), '%(rev)s', since, *values])}"

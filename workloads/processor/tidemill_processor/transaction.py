@@ -27,7 +27,7 @@ from tidemill_contract.partials import quote
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.storage import partition_days
 from tidemill_contract.times import rfc3339_ms
-from tidemill_processor import merging
+from tidemill_processor import corrections, merging
 from tidemill_processor.aggregate import END, PANE, Aggregated, aggregate, missed_windows
 from tidemill_processor.batch import DATA, INDEX, OFFSET, PARTITION, TIME, Batch, DeadLetter, dead_letter
 from tidemill_processor.database import CLOCK_MS, LIVE, AggregationStore, Database, to_ms
@@ -119,6 +119,7 @@ class Committer:
         self._stores = stores
         self._config = config
         self._max_advance_ms = parse_ms(config.spec.source.event_time.max_advance)
+        self._watched = {rule.aggregation for rule in config.spec.anomalies}
         self._event_days = partition_days(parse_ms(config.spec.events.retention))
         self._partitions_made: set[tuple[str, int]] = set()
         self._sessions: dict[int, SessionMerger] = {}
@@ -217,7 +218,7 @@ class Committer:
             return aggregate(frame, store.layout, closed_until=closed_until, epochs=epochs)
 
         def standing(events: pl.DataFrame) -> pl.DataFrame:
-            return sessions.standing(self._connection, events, closed_until or 0)
+            return sessions.standing(self._connection, events, store.layout.shut(closed_until) or 0)
 
         return aggregate_sessions(frame, store.layout, closed_until=closed_until, epochs=epochs, standing=standing)
 
@@ -291,13 +292,27 @@ class Committer:
         assert row is not None  # noqa: S101 - the row was read a moment ago
         rows = work.result.rows
         sessions = self._sessions.get(work.store.id)
+        reopened = work.result.reopening > 0
         if sessions is not None:
             sessions.take_in(self._connection, rows, work.closed_until)
+            if work.store.layout.reopen_ms is not None and work.closed_until is not None:
+                reopened = reopened or sessions.reopened(self._connection, work.closed_until)
         merged = self._connection.execute(self._merges[work.store.id], {"rev": row[0]})
         if merging.sketched(work.store):
             self._compact(work.store, merged.fetchall())
         first, last = rows[PANE].min(), rows[PANE if sessions is None else END].max()
-        return Change(work.store.name, row[0], int(first), int(last))  # type: ignore[arg-type]
+        change = Change(work.store.name, row[0], int(first), int(last))  # type: ignore[arg-type]
+        if reopened:
+            since = change.first_pane - work.store.layout.reach_ms
+            corrections.note(
+                self._connection,
+                self._database,
+                work.store,
+                corrections.Corrected([change.rev], since, change.last_pane),
+                publish=self._config.spec.results.publish,
+                judge=work.store.name in self._watched,
+            )
+        return change
 
     def _compact(self, store: AggregationStore, long: list[tuple[Any, ...]]) -> None:
         """Make one frame again of sketches that have grown long: (window start, where the row is, sketches)."""
@@ -348,9 +363,13 @@ class Committer:
         counts: dict[int, tuple[int, int]] = {}
         for work in works:
             number = work.result.late.height
+            policy = work.store.spec.late_policy
+            if work.result.reopening:
+                late[work.store.name, policy] = work.result.reopening
             if not number:
                 continue
-            policy = work.store.spec.late_policy
+            if policy == "reopen":
+                policy = "deadLetter"  # what comes too late even for that
             late[work.store.name, policy] = number
             if policy == "drop":
                 counts[work.store.id] = (0, number)
@@ -358,7 +377,7 @@ class Committer:
             counts[work.store.id] = (number, 0)
             for index, time, pane in work.result.late.select(INDEX, TIME, PANE).iter_rows():
                 plan = work.store.layout
-                missed = (pane,) if plan.sessions else missed_windows(pane, plan, work.closed_until or 0)
+                missed = (pane,) if plan.sessions else missed_windows(pane, plan, plan.shut(work.closed_until) or 0)
                 verdict = InvalidEvent(Reason.LATE, None, f"{len(missed)} window(s) closed before it came")
                 letter = dead_letter(
                     batch.messages[index], verdict, aggregation=work.store.name, event_time=time, windows=missed[:1000]

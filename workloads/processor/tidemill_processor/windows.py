@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 
-from tidemill_contract.partials import answer_columns, decoders, quote, window_source
+from tidemill_contract.partials import REVISION, answer_columns, decoders, quote, window_source
 from tidemill_contract.times import rfc3339
 from tidemill_processor.database import AggregationStore, Database, from_ms, to_ms
 
@@ -35,6 +35,7 @@ class WindowReader:
         self.groups = [name for name, _ in plan.group_by]
         self.metrics = [name for name, _, _ in answer_columns(plan)]
         answers = [f"{expression} AS {quote(name)}" for name, _, expression in answer_columns(plan)]
+        self.revised = plan.reopen_ms is not None
         times = ["window_start", "window_end"] if plan.sessions else ["window_start"]
         self._selected = ", ".join([*(quote(name) for name in self.groups), *times, *answers])
         self.columns = [*self.groups, "window_start", "window_end", *self.metrics]
@@ -80,16 +81,27 @@ class WindowReader:
         return f" AND window_start >= {from_ms(str(first_end_ms - self._store.layout.size_ms))}"
 
     def closed(self, connection: psycopg.Connection[Any], span: Span) -> Iterator[list[Any]]:
-        """The windows of a span, in order of their end; see `_rows`."""
+        """The windows of a span, in order of their end; see `_rows`. With `revised` the revision comes last."""
         plan = self._store.layout
         if not plan.sessions:
-            return self._started(connection, span.first_ms - plan.size_ms, span.last_ms - plan.size_ms)
+            first, last = span.first_ms - plan.size_ms, span.last_ms - plan.size_ms
+            return self._started(connection, first, last, revised=self.revised)
         where = (
             f"window_end >= {from_ms(str(span.first_ms))} AND window_end <= {from_ms(str(span.last_ms))}"
             f"{self._may_start(span.first_ms)}"
         )
         source = window_source(self._table, plan, where)
-        return self._rows(connection, f"{source} ORDER BY window_end, window_start")
+        return self._rows(connection, f"{source} ORDER BY window_end, window_start", revised=self.revised)
+
+    def corrected(
+        self, connection: psycopg.Connection[Any], first_ms: int, last_ms: int, revs: list[int], closed_until: int
+    ) -> Iterator[list[Any]]:
+        """Closed windows that start in [first, last] and were changed by these revisions.
+
+        Sessions that have joined another one are among them, empty.
+        """
+        closed = f"{self._store.layout.end_sql} <= {from_ms(str(closed_until))}"
+        return self._started(connection, first_ms, last_ms, revs=revs, further=closed, revised=self.revised)
 
     def read(
         self,
@@ -112,6 +124,8 @@ class WindowReader:
         *,
         revs: list[int] | None = None,
         limit: int | None = None,
+        further: str = "true",
+        revised: bool = False,
     ) -> Iterator[list[Any]]:
         plan = self._store.layout
         reach = last_ms + (plan.reach_ms if plan.hopping else 0)
@@ -123,10 +137,16 @@ class WindowReader:
             parameters = (revs,)
         tail = f" LIMIT {int(limit)}" if limit is not None else ""
         source = window_source(self._table, plan, where, vanished=revs is not None)
-        return self._rows(connection, f"{source} WHERE {wanted} ORDER BY window_start{tail}", parameters)
+        text = f"{source} WHERE {wanted} AND {further} ORDER BY window_start{tail}"
+        return self._rows(connection, text, parameters, revised=revised)
 
     def _rows(
-        self, connection: psycopg.Connection[Any], source: str, parameters: tuple[Any, ...] = ()
+        self,
+        connection: psycopg.Connection[Any],
+        source: str,
+        parameters: tuple[Any, ...] = (),
+        *,
+        revised: bool = False,
     ) -> Iterator[list[Any]]:
         """Windows as lists of JSON-ready values: the groups, window start, window end, the metrics.
 
@@ -134,7 +154,8 @@ class WindowReader:
         """
         with connection.cursor(name="windows") as cursor:
             cursor.itersize = FETCH_ROWS
-            cursor.execute(f"SELECT {self._selected} FROM {source}", parameters)
+            revision = f", coalesce({quote(REVISION)}, 0)" if revised else ""
+            cursor.execute(f"SELECT {self._selected}{revision} FROM {source}", parameters)
             for row in cursor:
                 yield self._window(row)
 

@@ -1,0 +1,202 @@
+"""`latePolicy: reopen`: late events change closed windows, and whoever was told of them is told again."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from confluent_kafka import Consumer
+
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
+from tidemill_contract.spec import PipelineSpec
+from tidemill_contract.times import rfc3339_ms
+
+pytestmark = pytest.mark.integration
+
+MINUTE = 60_000
+BASE = 1_700_000_000_000 // (60 * MINUTE) * 60 * MINUTE
+METRICS = [{"name": "n", "function": "count"}, {"name": "total", "function": "sum", "field": "i"}]
+REOPEN: dict[str, Any] = {"latePolicy": "reopen", "retention": "2d", "metrics": METRICS}
+SPEC = PipelineSpec.model_validate(
+    {
+        "source": {
+            "topic": {"partitions": 2},
+            "fields": [
+                {"name": "ts", "type": "timestamp", "required": True},
+                {"name": "k", "type": "string"},
+                {"name": "i", "type": "integer"},
+            ],
+            "eventTime": {"field": "ts", "idleTimeout": "1h", "maxDisorder": "1s"},
+        },
+        "aggregations": [
+            {"name": "minutes", "groupBy": ["k"], "window": {"type": "tumbling", "size": "1m"}, **REOPEN},
+            {"name": "hops", "window": {"type": "hopping", "size": "3m", "hop": "1m"}, **REOPEN},
+            {"name": "visits", "groupBy": ["k"], "window": {"type": "session", "gap": "20s"}, **REOPEN},
+        ],
+        "anomalies": [
+            {
+                "name": "spike",
+                "aggregation": "minutes",
+                "metric": "total",
+                "detector": {"type": "zscore", "threshold": 6, "warmup": 5, "cooldown": "1s"},
+            }
+        ],
+        "processor": {"flushInterval": "100ms"},
+        "auth": {"required": False},
+        "api": {"cacheTtl": "0s"},
+    }
+)
+
+
+class Stand:
+    """The pipeline: two processors and an API."""
+
+    def __init__(self, bench: Any, client: httpx.Client) -> None:
+        self.bench, self.client, self.sent = bench, client, 0
+        bench.start(0)
+        bench.start(1)
+        bench.start(module="tidemill_api")
+        self.at = f"http://127.0.0.1:{bench.ports[-1]}/v1/pipelines/stand"
+        bench.eventually(bench.health, what="the API answers")
+
+    def sell(self, *sales: tuple[float, str, int]) -> None:
+        """Send sales (second, k, i) and wait until they count."""
+        self.bench.produce(
+            [json.dumps({"ts": BASE + round(second * 1000), "k": k, "i": i}).encode() for second, k, i in sales]
+        )
+        self.sent += len(sales)
+        self.bench.await_consumed(self.sent)
+
+    def settle(self) -> None:
+        """Wait until what is closed is published and judged, corrections too."""
+        self.bench.eventually(
+            lambda: (
+                self.bench.query(
+                    "SELECT count(*) FROM {s}._aggregations WHERE closed_until IS DISTINCT FROM published_until"
+                    " OR (name = 'minutes' AND closed_until IS DISTINCT FROM scanned_until)"
+                )
+                == [(0,)]
+                and self.bench.query("SELECT count(*) FROM {s}._corrections") == [(0,)]
+            ),
+            what="all is published and judged",
+        )
+
+    def closed(self, aggregation: str) -> dict[tuple[str, str, str], dict[str, Any]]:
+        """Closed windows as REST has them: metrics by group, start and end."""
+        answer = self.client.get(
+            f"{self.at}/aggregates/{aggregation}", params={"closed": "true", "limit": "10000"}
+        ).json()
+        assert answer["next_cursor"] is None
+        return {
+            (str(row.get("k")), row["window_start"], row["window_end"]): {"n": row["n"], "total": row["total"]}
+            for row in answer["data"]
+        }
+
+    def anomalies(self) -> list[tuple[str, str, float]]:
+        rows = self.client.get(f"{self.at}/anomalies").json()["data"]
+        return [(row["group"]["k"], row["window_start"], row["value"]) for row in rows]
+
+    def topic(self, kind: str) -> list[dict[str, Any]]:
+        """All records of an output topic, less those that repeat an id."""
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self.bench.servers.kafka,
+                "group.id": f"read-{time.time_ns()}",
+                "auto.offset.reset": "earliest",
+                "enable.partition.eof": True,
+            }
+        )
+        consumer.subscribe([self.bench.config.topic(kind)])
+        found, ended = {}, 0
+        while ended < 2:
+            for message in consumer.consume(500, 1.0):
+                if message.error() is not None:
+                    ended += 1
+                else:
+                    found[dict(message.headers())["id"]] = json.loads(message.value())
+        consumer.close()
+        return list(found.values())
+
+    def told(self, aggregation: str) -> dict[tuple[str, str, str], dict[str, Any]]:
+        """What a reader of the results topic has who keeps the highest revision of each window."""
+        newest: dict[tuple[str, str], dict[str, Any]] = {}
+        for record in self.topic("results"):
+            key = (str(record["group"].get("k")), record["window_start"])
+            if record["aggregation"] == aggregation and record["revision"] >= newest.get(key, record)["revision"]:
+                newest[key] = record
+        return {
+            (*key, record["window_end"]): record["metrics"]
+            for key, record in newest.items()
+            if record["window_start"] != record["window_end"]
+        }
+
+
+@pytest.fixture
+def stand(make_bench: Callable[..., Any]) -> Iterator[Stand]:
+    refs = tuple(AggregationRef(name=a.name) for a in SPEC.aggregations)
+    bench = make_bench(PipelineConfig(namespace="tests", name="stand", generation=1, spec=SPEC, aggregations=refs))
+    with httpx.Client(timeout=20) as client:
+        yield Stand(bench, client)
+
+
+def steady(minutes: range) -> list[tuple[float, str, int]]:
+    """Two sales a minute and group that differ a little, from both partitions' records."""
+    return [
+        (minute * 60 + second, k, 10 + (minute + second) % 3) for minute in minutes for second in (3, 33) for k in "ab"
+    ]
+
+
+def test_readers_are_told_of_every_change(stand: Stand) -> None:
+    """Late events in any order, a processor killed meanwhile: the newest revisions are what REST answers."""
+    stand.sell(*steady(range(40)), (2_400, "end", 0), (2_400, "end", 0))
+    stand.settle()
+    before = {name: stand.closed(name) for name in ("minutes", "hops", "visits")}
+    for name, windows in before.items():
+        assert stand.told(name) == windows, name
+    rnd = random.Random(11)
+    for turn in range(6):
+        stand.sell(*((rnd.randrange(0, 24_000) / 10, rnd.choice("abc"), rnd.randrange(5)) for _ in range(30)))
+        if turn % 2:
+            stand.bench.processes[turn // 2 % 2].kill()
+            stand.bench.start(turn // 2 % 2)
+        # On time, and beside what is closed.
+        stand.sell((2_400 + turn * 7, "a", 1), (2_400 + turn * 7, "end", 1))
+    stand.settle()
+    for name, windows in before.items():
+        after = stand.closed(name)
+        assert sum(row["n"] for row in after.values()) > sum(row["n"] for row in windows.values()), name
+        assert stand.told(name) == after, name
+    assert stand.bench.query("SELECT count(*) FROM {s}._dead_letters") == [(0,)]
+
+
+def test_verdicts_are_corrected(stand: Stand) -> None:
+    """A late event makes an anomaly, another one takes it back; what detectors know goes on as it was."""
+    stand.sell(*steady(range(40)), (2_400, "end", 0), (2_400, "end", 0))
+    stand.settle()
+    assert stand.anomalies() == []
+    states = 'SELECT state FROM {s}._detectors WHERE group_key = $${"k": "a"}$$'
+    known = stand.bench.query(states)
+    at = rfc3339_ms(BASE + 30 * MINUTE)
+    (ordinary,) = [row["total"] for (k, start, _), row in stand.closed("minutes").items() if (k, start) == ("a", at)]
+    stand.sell((30 * 60 + 40, "a", 5_000))
+    stand.settle()
+    assert stand.anomalies() == [("a", at, ordinary + 5_000.0)]
+    stand.sell((30 * 60 + 41, "a", -5_000))
+    stand.settle()
+    assert stand.anomalies() == []
+    records = stand.topic("anomalies")
+    assert [(r["revision"], r["severity"], r["value"]) for r in sorted(records, key=lambda r: r["revision"])] == [
+        (1, "critical", ordinary + 5_000.0),
+        (2, "cleared", float(ordinary)),
+    ]
+    assert stand.bench.query(states) == known
+    # Longer ago than is kept: the window changes, the verdict does not.
+    stand.sell((5 * 60 + 40, "a", 5_000))
+    stand.settle()
+    assert stand.anomalies() == []
+    assert ("a", rfc3339_ms(BASE + 5 * MINUTE)) in {key[:2] for key in stand.told("minutes")}

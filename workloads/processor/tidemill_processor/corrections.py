@@ -1,0 +1,71 @@
+"""Closed windows that late events changed: noted with the change, published and judged once more afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import psycopg
+
+from tidemill_processor.database import AggregationStore, Database
+
+MOST = 50
+"""So many are done in one transaction."""
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """Closed windows that carry one of `revs` and start in [first, last] (epoch ms)."""
+
+    revs: list[int]
+    first_ms: int
+    last_ms: int
+
+
+def note(
+    connection: psycopg.Connection[Any],
+    database: Database,
+    store: AggregationStore,
+    corrected: Corrected,
+    *,
+    publish: bool,
+    judge: bool,
+) -> None:
+    """Remember what a batch corrected, in the batch's transaction."""
+    insert = (
+        f"INSERT INTO {database.schema}._corrections"
+        " (aggregation_id, rev, first_start, last_start, published, scanned) VALUES (%s, %s, %s, %s, %s, %s)"
+    )
+    if publish or judge:
+        for rev in corrected.revs:
+            row = (store.id, rev, corrected.first_ms, corrected.last_ms, not publish, not judge)
+            connection.execute(insert, row)
+
+
+class Corrections:
+    """What is noted of one aggregation, seen by one of those who have to do with it."""
+
+    def __init__(self, database: Database, store: AggregationStore, duty: Literal["published", "scanned"]) -> None:
+        self._table, self._store, self._duty = f"{database.schema}._corrections", store, duty
+        self._other = "scanned" if duty == "published" else "published"
+
+    def due(self, connection: psycopg.Connection[Any]) -> Corrected | None:
+        """The oldest that are not done; the caller holds a lock that only one holds."""
+        if self._store.layout.reopen_ms is None:
+            return None
+        rows = connection.execute(
+            f"SELECT rev, first_start, last_start FROM {self._table} WHERE aggregation_id = %s AND NOT {self._duty}"
+            f" ORDER BY rev LIMIT {MOST}",
+            (self._store.id,),
+        ).fetchall()
+        if not rows:
+            return None
+        revs, firsts, lasts = zip(*rows, strict=True)
+        return Corrected(list(revs), min(firsts), max(lasts))
+
+    def done(self, connection: psycopg.Connection[Any], corrected: Corrected) -> None:
+        """Mark them, and remove those that nobody waits for."""
+        these = (self._store.id, corrected.revs)
+        where = "aggregation_id = %s AND rev = ANY(%s)"
+        connection.execute(f"UPDATE {self._table} SET {self._duty} = true WHERE {where}", these)
+        connection.execute(f"DELETE FROM {self._table} WHERE {where} AND {self._other}", these)

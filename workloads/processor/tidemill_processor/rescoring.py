@@ -1,0 +1,157 @@
+"""Closed windows that late events changed, judged once more by what their group's detector knew before them.
+
+A detector is never rewound: what it learnt from the window's first state stays. What it knew before each of the latest
+windows is kept for this; a window that is older keeps its verdict.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import psycopg
+
+from tidemill_contract.spec import AnomalySpec
+from tidemill_processor.corrections import Corrections
+from tidemill_processor.database import AggregationStore, Database, to_ms
+from tidemill_processor.detectors import State, Verdict, judge
+from tidemill_processor.windows import WindowReader
+
+KEPT_WINDOWS = 24
+"""Of so many of a group's latest windows is kept what its detectors knew before them."""
+CLEARED = "cleared"
+"""Severity of an anomaly that is none any more."""
+
+
+@dataclass(frozen=True)
+class ClosedWindow:
+    """A closed window, with its group as stable JSON. One that has joined another session has no `metrics`."""
+
+    group: str
+    start: str
+    end: str
+    metrics: dict[str, Any]
+    revision: int
+
+    @classmethod
+    def of(cls, reader: WindowReader, row: list[Any]) -> ClosedWindow:
+        """From a row of `WindowReader.closed` or `corrected`."""
+        found = dict(zip(reader.columns, row, strict=False))
+        group = json.dumps({name: found[name] for name in reader.groups}, sort_keys=True)
+        start, end = found["window_start"], found["window_end"]
+        metrics = {name: found[name] for name in reader.metrics} if start != end else {}
+        return cls(group, start, end, metrics, row[-1] if reader.revised else 0)
+
+    @property
+    def start_ms(self) -> int:
+        """Where it starts, epoch ms."""
+        return _epoch_ms(self.start)
+
+
+@lru_cache(maxsize=4096)
+def _epoch_ms(text: str) -> int:
+    """The windows of a span start at few different times."""
+    return round(dt.datetime.fromisoformat(text).timestamp() * 1000)
+
+
+def anomaly_row(store: AggregationStore, rule: AnomalySpec, window: ClosedWindow, verdict: Verdict) -> tuple[Any, ...]:
+    """An anomaly as `insert_anomalies` takes it."""
+    return (
+        rule.name, store.name, store.version, rule.metric, window.group, window.start, window.end, verdict.value,
+        verdict.score, verdict.expected, verdict.lower, verdict.upper, verdict.severity, window.revision,
+    )  # fmt: skip
+
+
+def insert_anomalies(connection: psycopg.Connection[Any], schema: str, rows: list[tuple[Any, ...]]) -> None:
+    """Store anomalies, from where they are published; one that is there already stays."""
+    connection.cursor().executemany(
+        f"INSERT INTO {schema}._anomalies (anomaly, aggregation, version, metric, group_key, window_start, window_end,"
+        " value, score, expected, lower, upper, severity, revision)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+        rows,
+    )
+
+
+class Rescorer:
+    """Judges the corrected windows of one aggregation. All in the scanner's transaction, under its lock."""
+
+    def __init__(
+        self, database: Database, store: AggregationStore, rules: list[AnomalySpec], reader: WindowReader
+    ) -> None:
+        self._schema, self._store, self._rules, self._reader = database.schema, store, rules, reader
+        self._noted = Corrections(database, store, "scanned")
+
+    def remember(self, connection: psycopg.Connection[Any], before: Iterable[tuple[str, ClosedWindow, State]]) -> None:
+        """Keep what detectors (by rule) knew before windows, where windows can be reopened."""
+        if self._store.layout.reopen_ms is None:
+            return
+        connection.cursor().executemany(
+            f"INSERT INTO {self._schema}._detector_history (anomaly, aggregation_id, group_key, window_start, state)"
+            " VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+            [
+                (rule, self._store.id, window.group, window.start_ms, json.dumps(state))
+                for rule, window, state in before
+            ],
+        )
+
+    def forget(self, connection: psycopg.Connection[Any], scanned_until: int) -> None:
+        """Remove what is kept of windows that are too old."""
+        plan = self._store.layout
+        if plan.reopen_ms is not None:
+            kept = plan.size_ms + KEPT_WINDOWS * (plan.gap_ms or plan.pane_ms)
+            delete = f"DELETE FROM {self._schema}._detector_history WHERE aggregation_id = %s AND window_start < %s"
+            connection.execute(delete, (self._store.id, scanned_until - kept))
+
+    def run(self, connection: psycopg.Connection[Any], scanned_until: int) -> int:
+        """Judge some of what was corrected, of windows that were judged before; the number of anomalies written."""
+        corrected = self._noted.due(connection)
+        if corrected is None:
+            return 0
+        rows = self._reader.corrected(connection, corrected.first_ms, corrected.last_ms, corrected.revs, scanned_until)
+        windows = [ClosedWindow.of(self._reader, row) for row in rows]
+        starts = [window.start_ms for window in windows]
+        states, told = self._history(connection, starts), self._told(connection, starts)
+        found = []
+        for window in windows:
+            for rule in self._rules:
+                key = (rule.name, window.group, window.start_ms)
+                value, verdict = window.metrics.get(rule.metric), None
+                if value is not None:
+                    if key not in states:
+                        continue
+                    verdict, _ = judge(rule.detector, states[key], window.start_ms, float(value))
+                if verdict is None and key in told:
+                    shown = told[key] if value is None else float(value)
+                    verdict = Verdict(shown, 0.0, CLEARED, None, None, None)
+                if verdict is not None:
+                    found.append(anomaly_row(self._store, rule, window, verdict))
+        insert_anomalies(connection, self._schema, found)
+        self._noted.done(connection, corrected)
+        return len(found)
+
+    def _history(self, connection: psycopg.Connection[Any], starts: list[int]) -> dict[tuple[str, str, int], State]:
+        query = (
+            f"SELECT anomaly, group_key, window_start, state FROM {self._schema}._detector_history"
+            " WHERE aggregation_id = %s AND window_start = ANY(%s)"
+        )
+        rows = connection.execute(query, (self._store.id, starts))
+        return {(rule, group, start): state for rule, group, start, state in rows}
+
+    def _told(self, connection: psycopg.Connection[Any], starts: list[int]) -> dict[tuple[str, str, int], float]:
+        """Values of the anomalies that hold in these windows, by rule, group and start."""
+        query = (
+            f"SELECT DISTINCT ON (anomaly, group_key, window_start) anomaly, group_key, {to_ms('window_start')}, value,"
+            f" severity FROM {self._schema}._anomalies WHERE aggregation = %s AND version = %s"
+            " AND window_start = ANY(SELECT to_timestamp(s / 1000.0) FROM unnest(%s::bigint[]) AS s)"
+            " ORDER BY anomaly, group_key, window_start, revision DESC"
+        )
+        rows = connection.execute(query, (self._store.name, self._store.version, starts))
+        return {
+            (rule, json.dumps(group, sort_keys=True), start): value
+            for rule, group, start, value, severity in rows
+            if severity != CLEARED
+        }
