@@ -84,6 +84,8 @@ class Load(threading.Thread):
                 "shop": self._random.choice("abcdefgh"),
                 "amount": self._random.randrange(-5, 100),
             }
+            while len(self._producer) > 50_000:
+                self._producer.poll(0.05)
             self._producer.produce(
                 self._topic, json.dumps(event).encode(), partition=self._random.randrange(PARTITIONS)
             )
