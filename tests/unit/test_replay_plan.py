@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
-from tidemill_operator.plan.model import LiveReplay, LiveSchema
+from tidemill_contract.spec import AnalyticsPipeline
+from tidemill_operator.plan.build import build_plan
+from tidemill_operator.plan.changes import changes
+from tidemill_operator.plan.model import LiveFacts, LiveReplay, LiveSchema
 from tidemill_operator.plan.replay import REPLAY
 from tidemill_operator.reconcile import reconcile
 from tidemill_operator.settings import Platform
@@ -157,3 +160,46 @@ def test_nothing_to_replay(pipeline: Pipeline) -> None:
     pipeline.ask({})
     pipeline.edit(suspend=True)
     assert pipeline.workloads()["orders-replay"].replicas == 0
+
+
+FILL = "`tidemill replay orders --aggregation by_country`"
+STAYS = "of version 1: kept until their retention ends, answered and added to no more"
+TOLD: list[tuple[dict[str, Any], list[tuple[str, Any, Any]]]] = [
+    (
+        {"aggregations": [{"window": {"type": "tumbling", "size": "2h"}}]},
+        [
+            ("version", 1, 2),
+            ("window", "type tumbling size 1h", "type tumbling size 2h"),
+            ("windows", STAYS, f"of version 2: counted from now on; {FILL} fills it"),
+        ],
+    ),
+    (
+        {"aggregations": [{"groupBy": []}]},
+        [
+            ("version", 1, 2),
+            ("groupBy", "[country (string)]", "[]"),
+            ("windows", STAYS, f"of version 2: counted from now on; {FILL} fills it"),
+        ],
+    ),
+    (
+        {"transform": {"filter": "amount > 3"}},
+        [("events", "counted by the spec before", f"from now on by this one; {FILL} counts the earlier ones anew")],
+    ),
+    ({"api": {"cacheTtl": "1s"}}, []),
+]
+
+
+@pytest.mark.parametrize(("edit", "told"), TOLD)
+def test_what_a_plan_tells_of_an_aggregation(
+    pipeline: Pipeline, edit: dict[str, Any], told: list[tuple[str, Any, Any]]
+) -> None:
+    """Before anything is done."""
+    document = copy.deepcopy(pipeline.document)
+    live = LiveFacts(dict(pipeline.world.kafka.topics), 1, pipeline.schema)
+    before = build_plan(AnalyticsPipeline.model_validate(document), Platform(), 1, live)
+    for aggregation, changed in zip(document["spec"]["aggregations"], edit.pop("aggregations", ()), strict=False):
+        aggregation.update(changed)
+    document["spec"] |= edit
+    plan = build_plan(AnalyticsPipeline.model_validate(document), Platform(), 2, live)
+    found = [c for c in changes(plan, live, before=before, configs={}) if c.kind == "aggregation"]
+    assert [(d.member, d.before, d.after) for change in found for d in change.differences] == told

@@ -53,7 +53,7 @@ def changes(
     return (
         *_topics(plan, live, configs),
         *_schema(plan.schema, live.schema),
-        *_aggregations(plan, live.schema),
+        *_aggregations(plan, live.schema, recounted=before is not None and _counting(before) != _counting(plan)),
         *_config(plan, before),
         *_workloads(plan, before),
     )
@@ -99,11 +99,29 @@ def _schema(schema: Schema, live: LiveSchema | None) -> Iterator[Change]:
             yield Change("create" if columns is None else "change", "table", table.name, _new(missing))
 
 
-def _aggregations(plan: Plan, live: LiveSchema | None) -> Iterator[Change]:
-    """Versions that come in force, what makes them, and what becomes of those before."""
+def _counting(plan: Plan) -> Any:
+    """What decides how an event counts, whatever the aggregation."""
+    spec = json.loads(plan.config)["spec"]
+    return spec.get("transform"), spec["source"].get("eventTime", {}).get("field")
+
+
+def _aggregations(plan: Plan, live: LiveSchema | None, *, recounted: bool) -> Iterator[Change]:
+    """Versions that come in force, what makes them, and what becomes of those before.
+
+    Args:
+        plan: what is wanted.
+        live: what is there.
+        recounted: whether events count otherwise than before.
+    """
     for row in plan.schema.aggregations if live else ():
         before = current_version(row.name, live)
-        if live is None or before is None or row.version == before:
+        if live is None or before is None:
+            continue
+        if row.version == before:
+            if recounted:
+                anew = f"`tidemill replay {plan.name} --aggregation {row.name}` counts the earlier ones anew"
+                told = Difference("events", "counted by the spec before", f"from now on by this one; {anew}")
+                yield Change("change", "aggregation", row.name, (told,))
             continue
         found = [Difference("version", before, row.version)]
         if row.reader != LIVE:
