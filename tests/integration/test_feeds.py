@@ -480,7 +480,7 @@ def test_a_superseded_processor_reads_no_window_that_closed_since(servers: Any) 
             for _ in range(20):
                 publisher.run(stage.admin, dict.fromkeys(SHAPES, BASE + 5 * MINUTE))
                 for store in stores:
-                    Scanner(database, store, [], "feeds").run(stage.admin, BASE + 5 * MINUTE)
+                    Scanner(database, store, []).run(stage.admin, BASE + 5 * MINUTE)
             assert stage.admin.execute(until).fetchall() == [expected]
 
 
