@@ -126,7 +126,8 @@ def _merged(query: AggregateQuery, binder: Binder) -> str:
     reach = plan.reach_ms if plan.hopping else 0
     stored = _all([*_bounds(query, binder, reach_ms=reach), *_dimension_filters(query, binder)])
     whole = _all(_bounds(query, binder, reach_ms=0))
-    source = f"(SELECT * FROM {window_source(model.table, plan, stored)} WHERE {whole}) AS s"
+    first, last = (None if time is None else binder.bind(time, "timestamp") for time in (query.since, query.until))
+    source = f"(SELECT * FROM {window_source(model.table, plan, stored, first=first, last=last)} WHERE {whole}) AS s"
     end = plan.end_sql if plan.sessions else f"{plan.end_sql} AS window_end"
     if query.natural:
         return f"SELECT {columns}, {end}, {partials} FROM {source}"

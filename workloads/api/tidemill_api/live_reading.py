@@ -114,6 +114,7 @@ def _changed_sql(
     spread = (plan.reach_ms if plan.hopping else 0) * _MS
     wanted = [condition(found, binder) for found in query.filters]
     low, high = binder.bind(first - spread, "timestamp"), binder.bind(last + spread, "timestamp")
+    newest = binder.bind(last, "timestamp")
     stored = " AND ".join([f"window_start >= {low}", f"window_start <= {high}", *wanted])
     closed = "false"
     if state.closed_until is not None:
@@ -125,8 +126,8 @@ def _changed_sql(
         f"{closed} AS closed",
         *(f"{expression} AS {quote(name)}" for name, (_, expression) in aggregation.metrics.items()),
     ]
-    source = window_source(aggregation.table, plan, stored, vanished=True)
+    source = window_source(aggregation.table, plan, stored, first=low, last=newest, vanished=True)
     return (
         f"SELECT {', '.join(columns)} FROM {source} WHERE {changed}"
-        f" AND window_start <= {binder.bind(last, 'timestamp')} ORDER BY window_start LIMIT {READ_LIMIT + 1}"
+        f" AND window_start <= {newest} ORDER BY window_start LIMIT {READ_LIMIT + 1}"
     )

@@ -351,14 +351,24 @@ def decoders(plan: AggregationLayout) -> dict[str, Callable[[bytes | None], floa
     return {metric.name: sketches.evaluator(metric) for metric in sketched}
 
 
-def window_source(table: str, plan: AggregationLayout, where: str = "true", *, vanished: bool = False) -> str:
+def window_source(
+    table: str,
+    plan: AggregationLayout,
+    where: str = "true",
+    *,
+    first: str | None = None,
+    last: str | None = None,
+    vanished: bool = False,
+) -> str:
     """A parenthesised query of whole windows' partials: `table` itself, or windows composed of its panes.
 
     Args:
         table: quoted, schema-qualified window table.
         plan: the aggregation's layout.
         where: an SQL condition over stored rows, applied before composing; for hopping windows its bounds on
-            window_start must reach `size - hop` before the first window wanted.
+            window_start must reach `size - hop` beyond the last window wanted.
+        first: SQL of where the first window wanted starts: hardly any before it is composed.
+        last: the same of the last one, and those after it.
         vanished: also sessions that have joined an earlier one: what is left of them is empty and ends where it starts.
 
     Returns:
@@ -376,8 +386,12 @@ def window_source(table: str, plan: AggregationLayout, where: str = "true", *, v
     hop, size = f"interval '{plan.pane_ms} milliseconds'", f"interval '{plan.size_ms} milliseconds'"
     # A pane belongs to every window that starts up to size - hop before it. What came late for some of them carries
     # `_after`, the end of the last window that was closed then, and counts only for windows that end later.
-    panes = plan.size_ms // plan.pane_ms
-    starts = f"SELECT p.window_start - k * {hop} AS start FROM generate_series(0, {panes - 1}) AS k"
+    low, high = f"p.window_start - interval '{plan.reach_ms} milliseconds'", "p.window_start"
+    if first is not None:
+        low = f"greatest({low}, date_bin({hop}, {first}, timestamptz 'epoch'))"
+    if last is not None:
+        high = f"least({high}, {last})"
+    starts = f"SELECT start FROM generate_series({low}, {high}, {hop}) AS start"
     spread = (
         f'(SELECT {", ".join([*columns, *plan.stored])}, _rev AS "_max_rev__", s.start AS window_start'
         f" FROM {table} AS p, LATERAL ({starts}) AS s WHERE ({where}) AND s.start + {size} > p._after) AS x"

@@ -129,14 +129,15 @@ class WindowReader:
     ) -> Iterator[list[Any]]:
         plan = self._store.layout
         reach = last_ms + (plan.reach_ms if plan.hopping else 0)
-        where = f"window_start >= {from_ms(str(first_ms))} AND window_start <= {from_ms(str(reach))}"
-        wanted = f"window_start >= {from_ms(str(first_ms))} AND window_start <= {from_ms(str(last_ms))}"
+        first, last = from_ms(str(first_ms)), from_ms(str(last_ms))
+        where = f"window_start >= {first} AND window_start <= {from_ms(str(reach))}"
+        wanted = f"window_start >= {first} AND window_start <= {last}"
         parameters: tuple[Any, ...] = ()
         if revs is not None:
             wanted += " AND _rev = ANY(%s)"
             parameters = (revs,)
         tail = f" LIMIT {int(limit)}" if limit is not None else ""
-        source = window_source(self._table, plan, where, vanished=revs is not None)
+        source = window_source(self._table, plan, where, first=first, last=last, vanished=revs is not None)
         text = f"{source} WHERE {wanted} AND {further} ORDER BY window_start{tail}"
         return self._rows(connection, text, parameters, revised=revised)
 
