@@ -110,6 +110,17 @@ def test_from_the_request_to_the_switch(pipeline: Pipeline) -> None:
     assert (pipeline.reconcile(), pipeline.world.take_writes()) == (status, []), "asked once, done once"
 
 
+def test_what_was_replayed_may_go(pipeline: Pipeline) -> None:
+    """A request that is done stands in nobody's way."""
+    reader = pipeline.ask({"aggregations": ["by_country"]})["replay"]["reader"]
+    pipeline.is_at(reader, handed=3)
+    pipeline.reconcile()
+    renamed = {**pipeline.document["spec"]["aggregations"][0], "name": "by_land"}
+    status = pipeline.edit(aggregations=[renamed])
+    assert versions(status) == {"by_land": 1}
+    assert "Stalled" not in {item["type"] for item in status["conditions"]}
+
+
 def test_another_partition_is_waited_for(pipeline: Pipeline) -> None:
     """One that Kafka has got meanwhile is not handed over yet."""
     reader = pipeline.ask({})["replay"]["reader"]

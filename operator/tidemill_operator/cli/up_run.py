@@ -259,6 +259,7 @@ class Run:
     def _release(self, stored: Stored) -> None:
         release(stored.document, platform=self._platform, actuators=self._actuators)
         self._scaling.forget(stored.namespace, stored.name)
+        self._requests.forget(stored.namespace, stored.name)
 
 
 def _resilience_file(options: Options, environ: Mapping[str, str]) -> Path | None:

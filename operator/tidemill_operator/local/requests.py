@@ -30,5 +30,9 @@ class Requests:
             asked[annotation] = value
         write_atomic(self._path(namespace, name), json.dumps(asked, indent=1))
 
+    def forget(self, namespace: str, name: str) -> None:
+        """A pipeline is gone, and with it what was asked of it."""
+        self._path(namespace, name).unlink(missing_ok=True)
+
     def _path(self, namespace: str, name: str) -> Path:
         return self._folder / namespace / f"{name}.json"

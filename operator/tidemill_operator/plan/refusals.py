@@ -11,7 +11,7 @@ from tidemill_contract import names
 from tidemill_contract.spec import AnalyticsPipeline
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.model import LiveFacts, LiveSchema, Owner, Plan, Table, Topic
-from tidemill_operator.plan.replay import asked
+from tidemill_operator.plan.replay import asked, finished
 from tidemill_operator.plan.versions import retyped
 
 
@@ -23,7 +23,7 @@ def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[T
         plan: made of it and of `live`.
         live: what is there.
     """
-    found = [*_topic(pipeline, plan, live), *_replay(pipeline)]
+    found = [*_topic(pipeline, plan, live), *_replay(pipeline, live.schema)]
     if live.schema is not None:
         found += _key(pipeline, live.schema)
         found += _moved(plan, live)
@@ -31,7 +31,9 @@ def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[T
     return found
 
 
-def _replay(pipeline: AnalyticsPipeline) -> Iterator[TidemillError]:
+def _replay(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> Iterator[TidemillError]:
+    if finished(pipeline, live):
+        return  # what is asked for may be gone since
     try:
         asked(pipeline)
     except TidemillError as error:
