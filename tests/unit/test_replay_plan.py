@@ -138,6 +138,20 @@ def test_an_edit_begins_it_anew(pipeline: Pipeline) -> None:
     assert set(pipeline.schema.shapes) == {("by_country", 1), ("by_country", 3)}
 
 
+def test_an_edit_of_the_shape_begins_it_anew(pipeline: Pipeline) -> None:
+    """The edit makes the next version, and the replay the one after it."""
+    pipeline.ask({})
+    status = pipeline.edit(aggregations=[{**pipeline.document["spec"]["aggregations"][0], "groupBy": []}])
+    assert (versions(status), status["replay"]["versions"]) == ({"by_country": 3}, {"by_country": 4})
+    assert set(pipeline.schema.shapes) == {("by_country", version) for version in (1, 3, 4)}
+
+
+def test_an_edit_and_a_request_at_once(pipeline: Pipeline) -> None:
+    pipeline.document["metadata"]["annotations"] = {REPLAY: "{}"}
+    status = pipeline.edit(aggregations=[{**pipeline.document["spec"]["aggregations"][0], "groupBy": []}])
+    assert (versions(status), status["replay"]["versions"]) == ({"by_country": 2}, {"by_country": 3})
+
+
 def test_what_processors_do_not_read_leaves_it_alone(pipeline: Pipeline) -> None:
     first = pipeline.ask({})
     assert pipeline.edit(api={"cacheTtl": "1s"})["replay"] == first["replay"]

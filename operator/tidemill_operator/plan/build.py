@@ -40,7 +40,7 @@ def build_plan(pipeline: AnalyticsPipeline, platform: Platform, generation: int,
     config = resolve(pipeline, platform, generation, facts)
     if (kept := _kept(config, pipeline, platform, facts)) is not None:
         config = config.model_copy(update={"generation": kept})
-    replay = planned_replay(pipeline, config.generation, facts.schema)
+    replay = planned_replay(pipeline, config, facts.schema)
     switched = ""
     if replay and replay.handed and replay.handed >= (config.spec.source.topic.partitions or 1):
         # Every partition's events count for it already, whoever runs: naming it is all that is left to do.

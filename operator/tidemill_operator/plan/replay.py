@@ -12,10 +12,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.spec import AnalyticsPipeline
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.model import LiveSchema, Replay
-from tidemill_operator.plan.versions import current_version, next_version, versions_filled
+from tidemill_operator.plan.versions import next_version, versions_filled
 
 REPLAY = "tidemill.dev/replay"
 REPLAYING, DONE = "Replaying", "Done"
@@ -62,31 +63,25 @@ def read_request(text: str, known: Sequence[str]) -> dict[str, Any]:
     return {"aggregations": wanted, "from": start, "rate": rate}
 
 
-def planned_replay(pipeline: AnalyticsPipeline, generation: int, live: LiveSchema | None) -> Replay | None:
+def planned_replay(pipeline: AnalyticsPipeline, config: PipelineConfig, live: LiveSchema | None) -> Replay | None:
     """The replay that is to run or to be switched to; None: none is asked for, or it is done.
 
     Args:
         pipeline: the resource.
-        generation: that processors write under.
-        live: the schema; replays begin when there is one with something live to follow.
+        config: that live processors get; its versions may be as new as the replay's.
+        live: the schema; replays begin when there is one, so that there is something to follow.
     """
     try:
         request = asked(pipeline)
     except TidemillError:
         return None
-    if request is None or live is None:
+    if request is None or live is None or finished(pipeline, live):
         return None
-    if finished(pipeline, live):
-        return None
-    family = family_of(pipeline.metadata.annotations[REPLAY]) if pipeline.metadata.annotations else ""
-    reader = f"{family}{generation}"
+    reader = f"{family_of((pipeline.metadata.annotations or {})[REPLAY])}{config.generation}"
     known = live.replays.get(reader)
-    begun = versions_filled(reader, live)
-    versions = begun or {
-        name: next_version(name, live) for name in request["aggregations"] if current_version(name, live) is not None
+    versions = versions_filled(reader, live) or {
+        name: max(next_version(name, live), config.version(name) + 1) for name in request["aggregations"]
     }
-    if not versions:
-        return None
     return Replay(reader, versions, request["from"], request["rate"], handed=known.handed if known else 0)
 
 
