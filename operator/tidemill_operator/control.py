@@ -21,6 +21,7 @@ from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.events import Recorder
 from tidemill_operator.measures import Measures, timed
 from tidemill_operator.plan.render.marks import OwnerReference
+from tidemill_operator.plan.replay import REPLAYING
 from tidemill_operator.queue import Key, Result
 from tidemill_operator.reconcile import PAUSE, reconcile, release
 from tidemill_operator.scaling_cluster import ClusterScaling
@@ -212,5 +213,6 @@ def verdict(status: Mapping[str, Any]) -> Result:
         return Result.SETTLED
     bad = [c for c in conditions.values() if c["status"] == "False" and c["type"] != "Ready"]
     if "Reconciling" not in conditions:
-        return Result.SETTLED
+        replaying = status.get("replay", {}).get("phase") == REPLAYING
+        return Result.WAITING if replaying else Result.SETTLED
     return Result.WAITING if all(condition["reason"] in _ON_ITS_WAY for condition in bad) else Result.FAILED

@@ -106,6 +106,22 @@ STATUS = _object(
                 ("name",),
             ),
         ),
+        "replay": _object(
+            "The replay that was asked for last.",
+            {
+                "reader": _text("Its name.", 64),
+                "phase": _text("Replaying or Done: then its versions are in force.", 32),
+                "versions": {
+                    "type": "object",
+                    "description": "The versions that it fills, by aggregation.",
+                    "maxProperties": 32,
+                    "additionalProperties": {"type": "integer", "format": "int64"},
+                },
+                "processed": _whole("Events that it has counted."),
+                "left": _whole("Events that it has still to count."),
+                "partitionsHandedOver": _whole("Partitions whose events live processors count for it by now."),
+            },
+        ),
         "scaling": _object(
             "The last decision about replicas.",
             {

@@ -22,10 +22,12 @@ from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome, Rank, failed, skipped
 from tidemill_operator.plan.build import build_plan, owner_of, resolve
-from tidemill_operator.plan.model import LiveFacts, LiveSchema, Plan
+from tidemill_operator.plan.model import LiveFacts, LiveReplay, LiveSchema, Plan
 from tidemill_operator.plan.refusals import refusals, topics_concerned
+from tidemill_operator.plan.replay import DONE, REPLAY, REPLAYING, finished
 from tidemill_operator.plan.replication import Spread
 from tidemill_operator.plan.topics import desired_topics
+from tidemill_operator.plan.versions import LIVE
 from tidemill_operator.rotation import ROTATE, Logins
 from tidemill_operator.settings import Platform
 from tidemill_operator.status import Report, status
@@ -261,6 +263,8 @@ def accepted(document: Mapping[str, Any], live: LiveSchema | None) -> AnalyticsP
     if live is None or live.accepted is None or live.owner is None:
         return None
     metadata = {key: document["metadata"][key] for key in ("name", "namespace", "uid") if document["metadata"].get(key)}
+    if replayed := (document["metadata"].get("annotations") or {}).get(REPLAY):
+        metadata["annotations"] = {REPLAY: replayed}  # a replay goes on while a newer spec is refused
     if live.owner.uid != (metadata.get("uid") or ""):
         return None
     known = {key: document.get(key) for key in ("apiVersion", "kind")}
@@ -336,9 +340,28 @@ def _report(choice: _Choice, live: LiveFacts, outcomes: list[Outcome], actuators
         schema=plan.schema.name,
         endpoints=actuators.runtime.endpoints(plan.namespace, plan.name),
         aggregations=[
-            _aggregation(row.name, row.version, closed.get((row.name, row.version))) for row in plan.schema.aggregations
+            _aggregation(row.name, row.version, closed.get((row.name, row.version)))
+            for row in plan.schema.aggregations
+            if row.reader == LIVE
         ],
+        replay=_replayed(pipeline, plan, live.schema),
     )
+
+
+def _replayed(pipeline: AnalyticsPipeline, plan: Plan, live: LiveSchema | None) -> dict[str, Any]:
+    """How far a replay is; nothing if none is asked for."""
+    if plan.replay is None:
+        done = plan.schema.switched or finished(pipeline, live)
+        return {"reader": done, "phase": DONE} if done else {}
+    known = live.replays.get(plan.replay.reader, LiveReplay()) if live else LiveReplay()
+    return {
+        "reader": plan.replay.reader,
+        "phase": REPLAYING,
+        "versions": dict(plan.replay.versions),
+        "processed": known.processed,
+        "left": known.left,
+        "partitionsHandedOver": known.handed,
+    }
 
 
 def _aggregation(name: str, version: int, closed_until: int | None) -> dict[str, Any]:

@@ -44,6 +44,7 @@ class Report:
         rebalanced: the request to spread replicas anew that is done; empty: none was, or it is not done yet.
         credentials: how far a rotation of the logins is; empty: there has been none.
         topics, aggregations: items of the status' lists.
+        replay: how far a replay is; empty: none runs; None: not looked at.
     """
 
     generation: int
@@ -58,6 +59,7 @@ class Report:
     endpoints: Mapping[str, str] = field(default_factory=dict)
     aggregations: Sequence[Mapping[str, Any]] = ()
     credentials: Mapping[str, Any] = field(default_factory=dict)
+    replay: Mapping[str, Any] | None = None
 
 
 def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime) -> dict[str, Any]:
@@ -88,6 +90,7 @@ def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime)
         "schema": report.schema or (previous or {}).get("schema", ""),
         "aggregations": [dict(item) for item in report.aggregations][:_MAX_ITEMS]
         or (previous or {}).get("aggregations", []),
+        "replay": (previous or {}).get("replay", {}) if report.replay is None else dict(report.replay),
     }
     return {key: value for key, value in result.items() if value not in ({}, [], "")}
 

@@ -1,4 +1,7 @@
-"""Windows against a naive model: any order, any batch split, crashes, redelivery, zombies and closing in between."""
+"""Windows against a naive model: any order, any batch split, crashes, redelivery, zombies and closing in between.
+
+And a replay that meets live processors: its version ends with every event once, too.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tidemill_contract.runtime import AggregationRef, PipelineConfig
+from tidemill_contract.partials import quote
+from tidemill_contract.runtime import AggregationRef, PipelineConfig, WorkloadSettings
 from tidemill_contract.spec import PipelineSpec
 from tidemill_contract.times import rfc3339_ms
-from tidemill_processor import merging
+from tidemill_operator.plan.model import Replay
+from tidemill_operator.plan.schema import desired_schema
+from tidemill_processor import merging, replay
 from tidemill_processor.batch import BatchReader
 from tidemill_processor.database import Database
 from tidemill_processor.transaction import Committer, Fenced, Position
@@ -397,3 +403,142 @@ def verify(connection: Any, database: Database, stores: Any, model: Model) -> No
         f"SELECT aggregation, count(*) FROM {database.schema}._dead_letters GROUP BY 1"
     ).fetchall()
     assert dict(letters) == {name: n for name, n in model.late.items() if n and name not in ("total", "bursts")}
+
+
+READER = "replay-x-1"
+NOW = BASE + 86_400_000
+
+
+class Process:
+    """A processor of one reader, its loop played by the test: it forgets everything when it is started anew."""
+
+    def __init__(self, connection: psycopg.Connection[Any], reader: str) -> None:
+        self.connection = connection
+        self.database = Database(WorkloadSettings(reader=reader), CONFIG, 10)
+        self.reader = BatchReader(CONFIG.spec, offsets=reader != "live")
+        self.start()
+
+    def start(self) -> None:
+        self.committer = Committer(self.connection, self.database, self.database.aggregations(self.connection), CONFIG)
+        rows = self.connection.execute(
+            f"SELECT partition, next_offset, epoch FROM {self.database.schema}._offsets WHERE reader = %s",
+            (self.database.reader,),
+        )
+        self.positions = {p: Position(offset, epoch) for p, offset, epoch in rows}
+        if self.committer.handover is not None:
+            self._leave(self.committer.handover.handed(self.connection))
+
+    def step(self, logs: dict[int, list[Record]], size: int, rnd: random.Random, *, crash: bool) -> None:
+        """One batch from where it stands; `crash`: it dies before the commit."""
+        starts = {p: position.next_offset for p, position in self.positions.items()}
+        batch = take({p: log for p, log in logs.items() if p in starts}, starts, size, rnd)
+        if not batch:
+            return
+        read = self.reader.read(batch, NOW)
+        if crash:
+            with self.connection.transaction() as transaction:
+                self.committer.commit(read, self.positions)
+                raise psycopg.Rollback(transaction)
+            self.start()
+            return
+        committed = self.committer.commit(read, self.positions)
+        self.positions |= committed.positions
+        self._leave(committed.handed)
+
+    def meet(self) -> None:
+        assert self.committer.handover is not None
+        at = {p: position.next_offset for p, position in self.positions.items()}
+        self._leave(self.committer.handover.meet(self.connection, at))
+
+    def _leave(self, partitions: frozenset[int]) -> None:
+        self.positions = {p: position for p, position in self.positions.items() if p not in partitions}
+
+
+@pytest.fixture
+def replayed(
+    make_schema: Callable[[PipelineConfig], tuple[psycopg.Connection[Any], Database]], monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    """The tables of both versions."""
+    monkeypatch.setattr(replay, "ASK_SECONDS", 0.0)
+    connection, database = make_schema(CONFIG)
+    versions = {aggregation.name: 2 for aggregation in CONFIG.spec.aggregations}
+    plan = desired_schema(CONFIG, Replay(READER, versions))
+    known = {table.name for table in desired_schema(CONFIG).tables}
+    for table in plan.tables:
+        if table.name not in known:
+            columns = ", ".join([*(f"{quote(c.name)} {c.definition}" for c in table.columns), *table.constraints])
+            connection.execute(
+                f"CREATE TABLE {database.schema}.{quote(table.name)} ({columns}) PARTITION BY {table.partition_by}"
+            )
+    return connection, database, [row for row in plan.aggregations if row.reader == READER]
+
+
+def wipe_both(connection: Any, database: Database, rows: Any) -> None:
+    """Live at the start of the topic, and the replay as well."""
+    wipe(connection, database)
+    schema = database.schema
+    connection.execute(f"DELETE FROM {schema}._aggregations WHERE reader = %s", (READER,))
+    connection.execute(f"DELETE FROM {schema}._offsets WHERE reader = %s", (READER,))
+    connection.execute(f"UPDATE {schema}._offsets SET feeds = '{{}}'")
+    connection.execute(f"INSERT INTO {schema}._readers (reader) VALUES (%s) ON CONFLICT DO NOTHING", (READER,))
+    connection.execute(
+        f"INSERT INTO {schema}._offsets (reader, partition, topic_id, next_offset)"
+        f" SELECT %s, partition, topic_id, 0 FROM {schema}._offsets",
+        (READER,),
+    )
+    for row in rows:
+        connection.execute(f"TRUNCATE {schema}.{row.table_name}")
+        connection.execute(
+            f"INSERT INTO {schema}._aggregations"
+            " (name, version, table_name, reader, shape, partition_days, retention_ms)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s)",
+            (row.name, row.version, row.table_name, row.reader, row.shape, row.partition_days, row.retention_ms),
+        )
+
+
+REPLAY_ACTION = st.sampled_from([
+    "live", "live", "live dies", "live starts", "replay", "replay", "replay dies", "replay starts", "meet",
+])  # fmt: skip
+
+
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(
+    st.integers(0, 150),
+    st.lists(st.tuples(REPLAY_ACTION, st.integers(1, 80)), min_size=4, max_size=24),
+    st.integers(0, 10**9),
+)
+def test_both_versions_equal_a_naive_model(
+    replayed: Any, number: int, script: list[tuple[str, int]], seed: int
+) -> None:
+    """A replay that is handed over: whatever both did, each event is once in each version."""
+    connection, database, rows = replayed
+    wipe_both(connection, database, rows)
+    rnd = random.Random(seed)
+    logs = draw_events(rnd, number)
+    live, filling = Process(connection, "live"), Process(connection, READER)
+    for action, size in script:
+        who, _, what = action.partition(" ")
+        process = live if who == "live" else filling
+        if who == "meet":
+            filling.meet()
+        elif what == "starts":
+            process.start()
+        else:
+            process.step(logs, size, rnd, crash=what == "dies")
+    # Live reads on; the replay comes closer, and is done before live is, or after.
+    for _ in range(number + 2):
+        if not filling.positions:
+            break
+        live.step(logs, rnd.randint(1, 100), rnd, crash=False)
+        filling.step(logs, rnd.randint(1, 100), rnd, crash=False)
+        filling.meet()
+    while any(p.next_offset < len(logs[at]) for at, p in live.positions.items()):
+        live.step(logs, 1_000, rnd, crash=False)
+    filling.meet()
+    assert filling.positions == {}, "every partition is handed over"
+    model = Model()
+    model.add_batch([record for log in logs.values() for record in log])
+    verify(connection, database, live.database.aggregations(connection), model)
+    verify(connection, database, filling.database.aggregations(connection), model)

@@ -154,8 +154,6 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("source.topic.partitions", 2, "spec.source.topic.partitions: 2 is less than the 3 partitions"),
     ("source.topic.name", "edits.other", f"spec.source.topic.name: changed from {EVENTS} to edits.other"),
     ("source.key", "shop", "spec.source.key: changed from none to shop"),
-    ("aggregations.0.groupBy", [], "spec.aggregations[by_shop].groupBy: changed from [shop (string)] to []"),
-    ("aggregations.0.window.size", "2h", "spec.aggregations[by_shop].window: changed from type tumbling size 1h"),
 ]
 
 

@@ -199,6 +199,23 @@ def test_edits_are_followed_while_it_runs(folder: Path) -> None:
         assert "default.flights-processor-0" not in running.pids()
 
 
+def test_a_replay_is_asked_for_and_followed(folder: Path) -> None:
+    """`tidemill replay` tells how far it is until the next version answers; a request that cannot be is refused."""
+    with up(folder) as running:
+        running.wait_ready()
+        ingest = running.ready_file["pipelines"]["flights"]["ingest"]
+        events = [{"carrier": "LH", "ts": "2026-03-01T10:00:00Z"}] * 500
+        answer = httpx.post(f"{ingest}/v1/pipelines/flights/events", json=events, timeout=30, trust_env=False)
+        assert answer.json()["accepted"] == 500
+        refused = tidemill("replay", "flights", "--from", "yesterday", folder=folder)
+        assert (refused.returncode, "from yesterday is no start" in refused.stderr) == (1, True), refused
+        done = tidemill("replay", "flights", folder=folder)
+        assert done.returncode == 0, done.stderr + running.output
+        assert done.stdout.splitlines()[-1].endswith(": done; in force: by_carrier version 2")
+        (pipeline,) = running.status["pipelines"].values()
+        assert {item["version"] for item in pipeline["aggregations"]} == {2}
+
+
 def test_a_killed_server_is_started_again(folder: Path) -> None:
     """`up` looks after its servers too: same port, and the workloads find them again."""
     with up(folder) as running:

@@ -15,11 +15,17 @@ from tidemill_operator.actuators import credentials
 from tidemill_operator.actuators.base import Actuators, PipelineSecrets, Reclaim
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome, done, failed, skipped, waiting
-from tidemill_operator.plan.model import LiveSchema, LiveTopic, Owner, Schema, Topic, Workload
-from tidemill_operator.plan.refusals import column_changes, column_type, foreign, gone, missing
+from tidemill_operator.plan.model import LiveReplay, LiveSchema, LiveTopic, Owner, Schema, Topic, Workload
+from tidemill_operator.plan.refusals import column_changes, foreign, gone, missing
 from tidemill_operator.plan.replication import Spread
+from tidemill_operator.plan.schema import column_type
 
-_COMPONENTS = {"processor": Component.PROCESSORS, "ingest": Component.INGEST, "api": Component.API}
+_COMPONENTS = {
+    "processor": Component.PROCESSORS,
+    "replay": Component.PROCESSORS,
+    "ingest": Component.INGEST,
+    "api": Component.API,
+}
 
 
 class Part:
@@ -159,9 +165,19 @@ class MemorySchemas(Part):
             for table in schema.tables
         }
         newer = schema.generation >= live.generation or live.owner != owner
+        gone = {key for key, reader in live.readers.items() if reader in schema.abandoned}
+        kept = {key: shape for key, shape in live.shapes.items() if key not in gone}
+        readers = {key: reader for key, reader in live.readers.items() if key not in gone}
+        replays = {reader: found for reader, found in live.replays.items() if reader not in schema.abandoned}
+        if schema.replay:
+            replays.setdefault(schema.replay, LiveReplay())
+        if schema.switched:
+            replays[schema.switched] = replace(replays[schema.switched], switched=True)
         return LiveSchema(
             owner=owner,
-            shapes={**live.shapes, **{(row.name, row.version): row.shape for row in schema.aggregations}},
+            shapes={**kept, **{(row.name, row.version): row.shape for row in schema.aggregations}},
+            readers={**readers, **{(row.name, row.version): row.reader for row in schema.aggregations}},
+            replays=replays,
             columns={**live.columns, **columns},
             generation=schema.generation if newer else live.generation,
             accepted=json.loads(schema.accepted) if newer else live.accepted,

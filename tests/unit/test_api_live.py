@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill_api.catalog import PipelineModel
-from tidemill_api.live_change import MESSAGE_BYTES, Change, RowFilter, keyed, pieces
+from tidemill_api.live_change import MESSAGE_BYTES, Change, Entry, RowFilter, keyed, pieces
 from tidemill_api.live_events import event
 from tidemill_api.live_listener import Message, Pending
 from tidemill_api.live_progress import Mark, Progress, read_token, write_token
 from tidemill_api.live_pump import Left, Patience, serve
 from tidemill_api.live_query import take_live
 from tidemill_api.live_socket import origin_allowed
-from tidemill_api.live_upstream import STOPPING, Ending
+from tidemill_api.live_upstream import STOPPING, Ending, of_another_version
 from tidemill_api.parameters import Parameters
 from tidemill_api.problems import Problem
 from tidemill_api.selection import Filter
@@ -291,3 +291,10 @@ def test_the_end_of_the_process_waits_for_no_client() -> None:
 def test_a_key_that_is_not_good_any_more_ends_it() -> None:
     refused = Ending("forbidden", "not any more", 4403)
     assert served(Talker(), Client(reads=10**9), allowed=lambda: refused) == refused
+
+
+@pytest.mark.parametrize(("version", "other"), [(1, False), (2, True), (None, False)])
+def test_what_processors_say_of_another_version_is_not_handed_on(version: int | None, other: bool) -> None:
+    """While a switch is rolled out, some still tell of the table of before; those of an older release do not say."""
+    entry = Entry(aggregation="by_country", rev=3, version=version)
+    assert of_another_version(entry, model()) is other

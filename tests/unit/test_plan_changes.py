@@ -13,7 +13,7 @@ from tidemill_contract.spec import AnalyticsPipeline
 from tidemill_operator.plan.build import build_plan
 from tidemill_operator.plan.changes import Change, Difference, changes, flatten
 from tidemill_operator.plan.model import LiveFacts, LiveSchema, LiveTopic, Plan
-from tidemill_operator.plan.refusals import column_type
+from tidemill_operator.plan.schema import column_type
 from tidemill_operator.settings import Platform
 
 Document = dict[str, Any]

@@ -185,21 +185,6 @@ REFUSED: list[tuple[Callable[[Document], Document], str, str, str]] = [
         "another key",
     ),
     (
-        lambda document: edited(document, aggregations=[{**document["spec"]["aggregations"][0], "groupBy": []}]),
-        "NotSupported",
-        "spec.aggregations[by_country].groupBy: changed from [country (string)] to []",
-        "another group",
-    ),
-    (
-        lambda document: edited(
-            document,
-            aggregations=[{**document["spec"]["aggregations"][0], "window": {"type": "tumbling", "size": "2h"}}],
-        ),
-        "NotSupported",
-        "spec.aggregations[by_country].window: changed from type tumbling size 1h",
-        "another window",
-    ),
-    (
         lambda document: with_topic(document, partitions=3, name="bank.events"),
         "InvalidSpec",
         "spec.source.topic.name: the topic belongs to another namespace",
@@ -245,7 +230,7 @@ def test_a_refused_edit_leaves_the_accepted_spec_running(
     assert world.take_writes() == [f"set retention.ms of {EVENTS}"]
 
 
-@pytest.mark.parametrize(("edit", "reason", "text", "what"), REFUSED[6:], ids=[row[3] for row in REFUSED[6:]])
+@pytest.mark.parametrize(("edit", "reason", "text", "what"), REFUSED[3:], ids=[row[3] for row in REFUSED[3:]])
 def test_a_first_spec_that_is_refused_makes_nothing(
     document: Document, world: Any, edit: Callable[[Document], Document], reason: str, text: str, what: str
 ) -> None:

@@ -15,7 +15,9 @@ from tidemill_contract.validate import check
 from tidemill_operator.errors import Reason
 from tidemill_operator.plan.build import build_plan
 from tidemill_operator.plan.model import LiveFacts, LiveSchema, LiveTopic, Owner, Topic
-from tidemill_operator.plan.refusals import column_type, foreign, missing, refusals
+from tidemill_operator.plan.refusals import foreign, missing, refusals
+from tidemill_operator.plan.replay import REPLAY
+from tidemill_operator.plan.schema import column_type
 from tidemill_operator.settings import Platform
 
 Document = dict[str, Any]
@@ -100,28 +102,6 @@ EDITS: list[tuple[str, dict[str, Any], Reason, str]] = [
         "spec.source.key: changed from country to none; events of one key would lie in two partitions and lose their"
         " order; change it back, or make a pipeline of another name",
     ),
-    (
-        "aggregations.0",
-        {"groupBy": []},
-        Reason.NOT_SUPPORTED,
-        "spec.aggregations[by_country].groupBy: changed from [country (string)] to []; windows already stored cannot be"
-        " turned into others; give the changed aggregation another name, or change it back",
-    ),
-    (
-        "aggregations.0.window",
-        {"size": "2h"},
-        Reason.NOT_SUPPORTED,
-        "spec.aggregations[by_country].window: changed from type tumbling size 1h to type tumbling size 2h; windows"
-        " already stored cannot be turned into others; give the changed aggregation another name, or change it back",
-    ),
-    (
-        "aggregations.0.window",
-        {"type": "hopping", "hop": "30m"},
-        Reason.NOT_SUPPORTED,
-        "spec.aggregations[by_country].window: changed from type tumbling size 1h to type hopping size 1h hop 30m;"
-        " windows already stored cannot be turned into others; give the changed aggregation another name, or change it"
-        " back",
-    ),
 ]
 
 
@@ -142,6 +122,9 @@ ALLOWED: list[tuple[str, dict[str, Any], str]] = [
     ("source.topic", {"partitions": 9}, "partitions may grow"),
     ("source.topic", {"retention": "1d"}, "a config is changed in place"),
     ("aggregations.0.window", {"grace": "5m"}, "grace says how long a window waits, not what is in it"),
+    ("aggregations.0.window", {"size": "2h"}, "other windows are another version"),
+    ("aggregations.0", {"groupBy": []}, "other groups are another version"),
+    ("source.fields.1", {"type": "integer"}, "a group of another type is another version"),
     ("aggregations.0", {"retention": "5d"}, "retention says how long windows stay"),
     ("aggregations.0", {"groupBy": ["amount"], "name": "other"}, "another aggregation has tables of its own"),
     ("aggregations.0", {"metrics": [{"name": "x", "function": "max", "field": "amount"}]}, "columns are added"),
@@ -157,23 +140,26 @@ def test_an_edit_that_can(document: Document, path: str, edit: dict[str, Any], w
     assert refused(edited, live) == [], why
 
 
-def test_a_group_column_of_another_type(document: Document) -> None:
-    """Told once for the group and once for the column that holds it."""
-    live = live_of(document)
-    document["spec"]["source"]["fields"][1]["type"] = "integer"
-    assert refused(document, live) == [
-        (
-            Reason.NOT_SUPPORTED,
-            "spec.aggregations[by_country].groupBy: changed from [country (string)] to [country (integer)]; windows"
-            " already stored cannot be turned into others; give the changed aggregation another name, or change it"
-            " back",
-        ),
-        (
-            Reason.NOT_SUPPORTED,
-            "column country of table by_country_v1 holds text and would have to hold bigint: the type of a field that"
-            " an aggregation uses was changed; change the field's type back, or give the aggregation another name",
-        ),
-    ]
+REPLAYS: list[tuple[str, str]] = [
+    (
+        "by_country",
+        'not a replay (got by_country); write {"aggregations": ["NAME"], "from": "earliest", "rate": 5000}',
+    ),
+    (
+        '{"aggregations": ["other"]}',
+        "aggregations ['other'] are not all there; name some of by_country, or leave it out",
+    ),
+    ('{"rate": -1}', "rate -1 is no number of events a second; write a whole number, or leave it out"),
+    ('{"from": "latest"}', "from latest is no start; write earliest, or a time like 2026-03-01T00:00:00Z"),
+    ('{"from": "2026-03-01"}', "from 2026-03-01 is no start; write earliest, or a time like 2026-03-01T00:00:00Z"),
+]
+
+
+@pytest.mark.parametrize(("asked", "text"), REPLAYS)
+def test_a_replay_that_cannot_be(document: Document, asked: str, text: str) -> None:
+    document["metadata"]["annotations"] = {REPLAY: asked}
+    told = f"metadata.annotations[{REPLAY}]: {text}"
+    assert refused(document, live_of(document)) == [(Reason.INVALID_SPEC, told)]
 
 
 BROKERS: list[tuple[int | None, int, bool, list[str]]] = [

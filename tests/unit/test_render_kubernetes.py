@@ -36,6 +36,7 @@ INGEST = Workload(
     configs={"orders.json": "{}"},
     secrets={"orders": ("api-keys.json",)},
 )
+REPLAY = replace(PROCESSOR, name="orders-replay", component="replay", replicas=1, environment={"TIDEMILL_READER": "r"})
 OWN_API = replace(INGEST, name="orders-api", component="api", pipeline="orders", secrets={"orders": ("reader.json",)})
 
 
@@ -195,3 +196,19 @@ def test_a_pipeline_is_reached_from_outside_only_if_asked_for() -> None:
     assert not any(
         kind == "Ingress" for kind, _ in rendered(PROCESSOR, placement=replace(PLACEMENT, exposure=exposure))
     )
+
+
+def test_a_replay_is_a_processor_of_its_own() -> None:
+    """The processors' image and config; another Deployment, which no Service and no scaling of theirs counts."""
+    found = rendered(REPLAY)
+    kinds = {kind for kind, _ in found}
+    assert kinds == {"ServiceAccount", "PodDisruptionBudget", "NetworkPolicy", "Deployment"}
+    (container,) = template(REPLAY)["spec"]["containers"]
+    assert container["image"] == "p:1"
+    assert {"name": "TIDEMILL_READER", "value": "r"} in container["env"]
+    mine, theirs = (found["Deployment", w.name]["spec"]["selector"] for w, found in (
+        (REPLAY, found), (PROCESSOR, rendered(PROCESSOR)),
+    ))  # fmt: skip
+    assert mine != theirs
+    volumes = [template(workload)["spec"]["volumes"] for workload in (REPLAY, PROCESSOR)]
+    assert volumes[0] == volumes[1]

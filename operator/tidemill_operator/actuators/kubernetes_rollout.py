@@ -10,6 +10,7 @@ from tidemill_operator.plan.model import Workload
 
 COMPONENTS: Mapping[str, Component] = {
     "processor": Component.PROCESSORS,
+    "replay": Component.PROCESSORS,
     "ingest": Component.INGEST,
     "api": Component.API,
 }

@@ -25,7 +25,12 @@ from tidemill_operator.outcome import Component, Outcome, done, waiting
 from tidemill_operator.plan.model import Workload
 
 HOST = "127.0.0.1"
-_COMPONENTS = {"processor": Component.PROCESSORS, "ingest": Component.INGEST, "api": Component.API}
+_COMPONENTS = {
+    "processor": Component.PROCESSORS,
+    "replay": Component.PROCESSORS,
+    "ingest": Component.INGEST,
+    "api": Component.API,
+}
 _STOP_SECONDS = 10.0
 # What of our own environment the workloads get to see; the administrator's logins are not theirs.
 _PASSED_ON = ("TIDEMILL_RESILIENCE_", "TIDEMILL_KAFKA_CONFIG", "TIDEMILL_LOG_LEVEL")
@@ -190,7 +195,9 @@ class LocalRuntime:
             candidates = [
                 running.workload
                 for (owner, _), running in self._workloads.items()
-                if owner == namespace and pipeline in running.pipelines and running.workload.component != "processor"
+                if owner == namespace
+                and pipeline in running.pipelines
+                and running.workload.component in ("ingest", "api")
             ]
         for workload in sorted(candidates, key=lambda workload: workload.pipeline is not None):  # its own ones win
             states = self.replicas(namespace, workload.name)

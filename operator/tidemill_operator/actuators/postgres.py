@@ -19,6 +19,7 @@ from tidemill_operator.actuators.base import PipelineSecrets, Reclaim
 from tidemill_operator.actuators.postgres_claims import claim, rivals
 from tidemill_operator.actuators.postgres_expiry import expire
 from tidemill_operator.actuators.postgres_grants import ensure_grants
+from tidemill_operator.actuators.postgres_replays import end_replays, observe_replays, switch
 from tidemill_operator.actuators.postgres_roles import drop_roles, end_sessions, ensure_roles
 from tidemill_operator.actuators.postgres_rows import ensure_rows
 from tidemill_operator.actuators.postgres_session import LockBusy, NoDatabase, Session, connected
@@ -101,12 +102,14 @@ class PostgresSchemas:
             ensure_roles(session, schema, owner=owner, secrets=secrets, adopt=adopt)
             _ensure_schema(session, schema, live, owner, known, self._leadership.epoch if self._leadership else known)
             with session.acting_as(schema.owner):
+                end_replays(session, schema)
                 _ensure_tables(session, schema, live)
                 _ensure_functions(session, schema)
                 claim(session, schema)
                 ensure_grants(session, schema)
                 regress = live is None or live.owner != owner
                 ensure_rows(session, schema, live, regress=regress)
+                switch(session, schema)
             return outcome.done(Component.SCHEMA, schema.name, changed=session.changed)
 
         return [self._guarded(schema.name, "making", act, afterwards=lambda session: end_sessions(session, schema))]
@@ -186,15 +189,17 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
         return None
     columns = _columns(session, schema)
     owner = _owner(found[0][0])
-    shapes, closed, feeds, generation, accepted, partitions = {}, {}, {}, 0, None, 0
+    shapes, closed, feeds, readers, generation, accepted, partitions = {}, {}, {}, {}, 0, None, 0
     read_from, read_to = "", {}
     if "_aggregations" in columns:
         # A schema from before `layout` and `fed` has neither.
         query = sql.SQL(
-            "SELECT name, version, shape::text, closed_until, to_jsonb(a) -> 'layout', to_jsonb(a) -> 'fed' FROM {} a"
+            "SELECT name, version, reader, shape::text, closed_until, to_jsonb(a) -> 'layout', to_jsonb(a) -> 'fed'"
+            " FROM {} a"
         ).format(sql.Identifier(schema, "_aggregations"))
-        for name, version, shape, until, *fed in session.connection.execute(query):
+        for name, version, reader, shape, until, *fed in session.connection.execute(query):
             shapes[name, version], closed[name, version], feeds[name, version] = shape, until, Feeds.read(*fed)
+            readers[name, version] = reader
     if "accepted" in columns.get("_generation", {}):
         query = sql.SQL("SELECT generation, accepted FROM {}").format(sql.Identifier(schema, "_generation"))
         generation, accepted = session.connection.execute(query).fetchone() or (0, None)
@@ -207,7 +212,18 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
         read_from = max((topic_id for _, topic_id, _ in positions if topic_id), default="")
         read_to = {partition: offset for partition, topic_id, offset in sorted(positions) if topic_id}
     return LiveSchema(
-        owner, shapes, columns, generation, accepted, closed, partitions, feeds, read_from=read_from, read_to=read_to
+        owner,
+        shapes,
+        columns,
+        generation,
+        accepted,
+        closed,
+        partitions,
+        feeds,
+        read_from=read_from,
+        read_to=read_to,
+        readers=readers,
+        replays=observe_replays(session, schema) if "feeds" in columns.get("_offsets", {}) else {},
     )
 
 

@@ -34,16 +34,23 @@ def _table(schema: Schema, name: str) -> sql.Identifier:
 
 def _ensure_positions(session: Session, schema: Schema) -> None:
     readers, offsets = _table(schema, "_readers"), _table(schema, "_offsets")
-    session.write_rows(
-        sql.SQL("INSERT INTO {} (reader) SELECT 'live' WHERE NOT EXISTS (SELECT FROM {} WHERE reader = 'live')").format(
-            readers, readers
-        )
-    )
+    for reader in ("live", schema.replay):
+        if reader:
+            session.write_rows(
+                sql.SQL("INSERT INTO {} (reader) SELECT %s WHERE NOT EXISTS (SELECT FROM {} WHERE reader = %s)").format(
+                    readers, readers
+                ),
+                (reader, reader),
+            )
+    # A replay counts epochs like the live reader, so that both mean the same record by (epoch, partition, offset).
     session.write_rows(
         sql.SQL(
-            "INSERT INTO {} (reader, partition) SELECT r.reader, p FROM {} r, generate_series(0, %s - 1) p"
-            " WHERE NOT EXISTS (SELECT FROM {} o WHERE o.reader = r.reader AND o.partition = p)"
-        ).format(offsets, readers, offsets),
+            "INSERT INTO {} (reader, partition, epoch) SELECT r.reader, p, coalesce(l.epoch, 0)"
+            " FROM {} r CROSS JOIN generate_series(0, %s - 1) p"
+            " LEFT JOIN {} l ON l.reader = 'live' AND l.partition = p"
+            " WHERE r.switched_at IS NULL"
+            " AND NOT EXISTS (SELECT FROM {} o WHERE o.reader = r.reader AND o.partition = p)"
+        ).format(offsets, readers, offsets, offsets),
         (schema.partitions,),
     )
 
@@ -63,9 +70,10 @@ def _ensure_aggregations(session: Session, schema: Schema, live: LiveSchema) -> 
         )
         session.write_rows(
             sql.SQL(
-                "UPDATE {} SET shape = %(shape)s, retention_ms = %(retention_ms)s, layout = %(layout)s, fed = %(fed)s"
-                " WHERE name = %(name)s AND version = %(version)s AND (shape, retention_ms, layout, fed)"
-                " IS DISTINCT FROM (%(shape)s::jsonb, %(retention_ms)s, %(layout)s, %(fed)s::jsonb)"
+                "UPDATE {} SET reader = %(reader)s, shape = %(shape)s, retention_ms = %(retention_ms)s,"
+                " layout = %(layout)s, fed = %(fed)s"
+                " WHERE name = %(name)s AND version = %(version)s AND (reader, shape, retention_ms, layout, fed)"
+                " IS DISTINCT FROM (%(reader)s, %(shape)s::jsonb, %(retention_ms)s, %(layout)s, %(fed)s::jsonb)"
             ).format(table),
             values,
         )

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     state = read_state(args.data_dir)
     if state is None or not is_running(state):
         raise CommandError(f"nothing runs with --data-dir {args.data_dir}: start it with `tidemill up -f FILE`")
-    key, pipeline = _find(state["pipelines"], args.pipeline)
+    key, pipeline = find_pipeline(state["pipelines"], args.pipeline)
     scaling, decisions = pipeline.get("scaling") or {}, pipeline.get("decisions", [])
     if args.output == "json":
         print(json.dumps({"pipeline": key, "scaling": scaling, "decisions": decisions}, indent=1))
@@ -47,7 +47,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _find(pipelines: Mapping[str, Mapping[str, Any]], wanted: str) -> tuple[str, Mapping[str, Any]]:
+def find_pipeline(pipelines: Mapping[str, Mapping[str, Any]], wanted: str) -> tuple[str, Mapping[str, Any]]:
+    """The pipeline of a running `up` that a name means, with its key.
+
+    Raises:
+        CommandError: none or several are of that name.
+    """
     found = [key for key in pipelines if wanted in (key, key.partition("/")[2])]
     if len(found) == 1:
         return found[0], pipelines[found[0]]

@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-SUBCOMMANDS = ("validate", "plan", "up", "status", "explain", "down")
+SUBCOMMANDS = ("validate", "plan", "up", "status", "explain", "replay", "down")
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 
@@ -18,6 +18,7 @@ examples:
   tidemill up -f crds/examples/flights.yaml --ready-file ready.json
   tidemill status
   tidemill explain flights
+  tidemill replay flights --aggregation by_carrier
   tidemill down --delete-data
 """
 

@@ -13,10 +13,13 @@ from typing import Any
 from tidemill_operator.cli.sources import Reading
 from tidemill_operator.cli.store import Store, Stored
 from tidemill_operator.errors import NotOurTurn
+from tidemill_operator.plan.replay import REPLAYING
 
 _log = logging.getLogger(__name__)
 WAITING_SECONDS = 0.5
 DRIFT_SECONDS = 30.0
+# How far a replay is, and whether it can be switched to, is looked at so often.
+REPLAY_SECONDS = 2.0
 MAX_BACKOFF_SECONDS = 30.0
 
 Apply = Callable[[Stored], Mapping[str, Any]]
@@ -101,7 +104,9 @@ class Session:
         stored = self._store.update(stored, self._apply(stored))
         self._pipelines[key] = stored
         self._looked_at.add(key)
-        self._due[key] = time.monotonic() + (DRIFT_SECONDS if stored.ready else WAITING_SECONDS)
+        replaying = stored.status.get("replay", {}).get("phase") == REPLAYING
+        settled = REPLAY_SECONDS if replaying else DRIFT_SECONDS
+        self._due[key] = time.monotonic() + (settled if stored.ready else WAITING_SECONDS)
         self._tell(key, describe(stored))
 
     def _let_go(self, key: str, stored: Stored) -> None:

@@ -12,6 +12,7 @@ import httpx
 
 from tidemill_operator.cli.main import CommandError
 from tidemill_operator.local.child import start_time
+from tidemill_operator.plan.replay import REPLAYING
 
 _TELEMETRY = ("lag", "freshness_seconds", "watermark")
 
@@ -73,12 +74,23 @@ def _add_telemetry(state: dict[str, Any]) -> None:
             process |= {name: health[name] for name in _TELEMETRY if name in health}
 
 
+def how_far(replay: Mapping[str, Any]) -> str:
+    """A replay that is not done, in one line."""
+    done, left = replay["processed"], replay["left"]
+    share = f"{100 * done // (done + left)} %" if done + left else "0 %"
+    versions = ", ".join(f"{name} version {version}" for name, version in replay["versions"].items())
+    handed = replay["partitionsHandedOver"]
+    return f"{versions}: {share}, {done:,} events counted, {left:,} left, partitions handed over: {handed}"
+
+
 def _text(state: Mapping[str, Any]) -> str:
     lines = [f"up: {'pid ' + str(state['pid']) if state['running'] else 'not running (this is its last report)'}"]
     lines += [f"{name}: {address}" for name, address in state["addresses"].items()]
     for name, pipeline in state["pipelines"].items():
         lines.append(f"\npipeline {name}, generation {pipeline['generation']}")
         lines += [f"  {component}: {url}" for component, url in pipeline["endpoints"].items()]
+        if pipeline.get("replay", {}).get("phase") == REPLAYING:
+            lines.append(f"  replay: {how_far(pipeline['replay'])}")
         for condition in pipeline["conditions"]:
             text = " ".join(str(condition.get(part) or "") for part in ("reason", "message")).strip()
             lines.append(f"  {condition['type']}={condition['status']} {text}".rstrip())

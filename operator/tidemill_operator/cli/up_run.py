@@ -23,6 +23,7 @@ from tidemill_operator.cli.store import Store, Stored
 from tidemill_operator.cli.up_scaling import LocalScaling
 from tidemill_operator.local.child import start_time
 from tidemill_operator.local.files import write_atomic
+from tidemill_operator.local.requests import Requests
 from tidemill_operator.reconcile import reconcile, release
 from tidemill_operator.scaling_figures import FiguresReader
 from tidemill_operator.servers import Servers, start_servers
@@ -97,6 +98,7 @@ class Run:
             runtime=self._runtime,
         )
         self._store = Store(options.data_dir / "state")
+        self._requests = Requests(options.data_dir / "requests")
         self._scaling = LocalScaling(
             options.data_dir / "scaling",
             reader=FiguresReader(servers.kafka, servers.postgres),
@@ -142,7 +144,8 @@ class Run:
         """One round: servers that died are started again, due pipelines are reconciled, readers are told."""
         self._revive_servers()
         ready = {name: state.ready for name, state in self._runtime.states().items()}
-        seen = (ready, self._scaling.decisions())
+        asked = {key: self._requests.read(one.namespace, one.name) for key, one in self._session.pipelines.items()}
+        seen = (ready, self._scaling.decisions(), asked)
         if seen != self._seen:
             self._seen = seen
             self._session.nudge()
@@ -208,6 +211,8 @@ class Run:
                 "ready": stored.ready,
                 "endpoints": dict(self._runtime.endpoints(stored.namespace, stored.name)),
                 "conditions": stored.status.get("conditions", []),
+                "aggregations": stored.status.get("aggregations", []),
+                "replay": stored.status.get("replay", {}),
                 "scaling": dict(self._scaling.status(stored.namespace, stored.name)),
                 "decisions": self._scaling.history(stored.namespace, stored.name),
             }
@@ -231,7 +236,7 @@ class Run:
 
     def _apply(self, stored: Stored) -> Mapping[str, Any]:
         status = reconcile(
-            stored.document,
+            self._asked(stored),
             platform=self._platform,
             actuators=self._actuators,
             previous=stored.status or None,
@@ -241,9 +246,20 @@ class Run:
         scaling = self._scaling.status(stored.namespace, stored.name)
         return {**status, "scaling": scaling} if scaling else status
 
+    def _asked(self, stored: Stored) -> Mapping[str, Any]:
+        """The document with what commands ask for beside it."""
+        metadata = stored.document["metadata"]
+        annotations = {**(metadata.get("annotations") or {}), **self._requests.read(stored.namespace, stored.name)}
+        return (
+            {**stored.document, "metadata": {**metadata, "annotations": annotations}}
+            if annotations
+            else stored.document
+        )
+
     def _release(self, stored: Stored) -> None:
         release(stored.document, platform=self._platform, actuators=self._actuators)
         self._scaling.forget(stored.namespace, stored.name)
+        self._requests.forget(stored.namespace, stored.name)
 
 
 def _resilience_file(options: Options, environ: Mapping[str, str]) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 
 from pydantic import ValidationError
@@ -12,8 +13,10 @@ from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.spec import AnalyticsPipeline, PipelineSpec, TopicSpec
 from tidemill_operator.plan.model import LiveFacts, Owner, Plan
 from tidemill_operator.plan.reading import read_by_processors
+from tidemill_operator.plan.replay import abandoned, planned_replay
 from tidemill_operator.plan.schema import desired_schema
 from tidemill_operator.plan.topics import bereave, desired_topics
+from tidemill_operator.plan.versions import live_versions
 from tidemill_operator.plan.workloads import desired_workloads
 from tidemill_operator.settings import Platform
 
@@ -37,8 +40,18 @@ def build_plan(pipeline: AnalyticsPipeline, platform: Platform, generation: int,
     config = resolve(pipeline, platform, generation, facts)
     if (kept := _kept(config, pipeline, platform, facts)) is not None:
         config = config.model_copy(update={"generation": kept})
+    replay = planned_replay(pipeline, config, facts.schema)
+    switched = ""
+    if replay and replay.handed and replay.handed >= (config.spec.source.topic.partitions or 1):
+        # Every partition's events count for it already, whoever runs: naming it is all that is left to do.
+        config, switched, replay = _switch(config, replay.versions), replay.reader, None
     written = pipeline.spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    schema = replace(desired_schema(config), accepted=json.dumps(written, sort_keys=True))
+    schema = replace(
+        desired_schema(config, replay),
+        accepted=json.dumps(written, sort_keys=True),
+        switched=switched,
+        abandoned=abandoned(replay.reader if replay else switched, facts.schema),
+    )
     topics = desired_topics(
         config, platform, facts, replicated=pipeline.spec.source.topic.replication_factor is not None
     )
@@ -51,9 +64,16 @@ def build_plan(pipeline: AnalyticsPipeline, platform: Platform, generation: int,
         config=config.to_json(),
         topics=topics,
         schema=schema,
-        workloads=desired_workloads(config, platform, facts.replicas),
+        workloads=desired_workloads(config, platform, facts.replicas, replay),
         reclaim=pipeline.spec.reclaim_policy,
+        replay=replay,
     )
+
+
+def _switch(config: PipelineConfig, versions: Mapping[str, int]) -> PipelineConfig:
+    """The config with these versions in force."""
+    refs = tuple(ref.model_copy(update={"version": versions.get(ref.name, ref.version)}) for ref in config.aggregations)
+    return config.model_copy(update={"aggregations": refs})
 
 
 def resolve(pipeline: AnalyticsPipeline, platform: Platform, generation: int, live: LiveFacts) -> PipelineConfig:
@@ -68,8 +88,9 @@ def resolve(pipeline: AnalyticsPipeline, platform: Platform, generation: int, li
             "processor": spec.processor.model_copy(update={"scaling": _scaling(spec, topic.partitions or 1)}),
         }
     )
-    versions = tuple(AggregationRef(name=aggregation.name) for aggregation in spec.aggregations)
-    return PipelineConfig(namespace=namespace, name=name, generation=generation, spec=resolved, aggregations=versions)
+    versions = live_versions(resolved, live.schema)
+    refs = tuple(AggregationRef(name=name, version=version) for name, version in versions.items())
+    return PipelineConfig(namespace=namespace, name=name, generation=generation, spec=resolved, aggregations=refs)
 
 
 def _kept(config: PipelineConfig, pipeline: AnalyticsPipeline, platform: Platform, live: LiveFacts) -> int | None:

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tidemill_contract import names
 from tidemill_operator.plan.model import LiveFacts, LiveSchema, Plan, Schema, Topic, Workload
+from tidemill_operator.plan.versions import LIVE, current_version, retyped, shape_changes
 
 Action = Literal["create", "change", "remove"]
 
@@ -26,7 +28,7 @@ class Change:
     """What would be done to one thing.
 
     Attributes:
-        kind: topic, schema, table, config or workload.
+        kind: topic, schema, table, aggregation, config or workload.
         name: the thing's own.
         differences: of what exists; all members of what is new.
     """
@@ -51,6 +53,7 @@ def changes(
     return (
         *_topics(plan, live, configs),
         *_schema(plan.schema, live.schema),
+        *_aggregations(plan, live.schema, recounted=before is not None and _counting(before) != _counting(plan)),
         *_config(plan, before),
         *_workloads(plan, before),
     )
@@ -94,6 +97,46 @@ def _schema(schema: Schema, live: LiveSchema | None) -> Iterator[Change]:
         missing = {c.name: c.definition for c in table.columns if columns is None or c.name not in columns}
         if missing:
             yield Change("create" if columns is None else "change", "table", table.name, _new(missing))
+
+
+def _counting(plan: Plan) -> Any:
+    """What decides how an event counts, whatever the aggregation."""
+    spec = json.loads(plan.config)["spec"]
+    return spec.get("transform"), spec["source"].get("eventTime", {}).get("field")
+
+
+def _aggregations(plan: Plan, live: LiveSchema | None, *, recounted: bool) -> Iterator[Change]:
+    """Versions that come in force, what makes them, and what becomes of those before.
+
+    Args:
+        plan: what is wanted.
+        live: what is there.
+        recounted: whether events count otherwise than before.
+    """
+    for row in plan.schema.aggregations if live else ():
+        before = current_version(row.name, live)
+        if live is None or before is None:
+            continue
+        if row.version == before:
+            if recounted:
+                anew = f"`tidemill replay {plan.name} --aggregation {row.name}` counts the earlier ones anew"
+                told = Difference("events", "counted by the spec before", f"from now on by this one; {anew}")
+                yield Change("change", "aggregation", row.name, (told,))
+            continue
+        found = [Difference("version", before, row.version)]
+        if row.reader != LIVE:
+            found = [Difference("version", None, f"{row.version}, filled by {row.reader} beside version {before}")]
+        elif plan.schema.switched:
+            found.append(Difference("windows", None, f"of version {row.version}, which a replay has filled"))
+        else:
+            found += [Difference(*change) for change in shape_changes(live.shapes[row.name, before], row.shape)]
+            table = next(table for table in plan.schema.tables if table.name == row.table_name)
+            known = live.columns.get(names.window_table(row.name, before), {})
+            found += [Difference(f"column {name}", *types) for name, *types in retyped(table.columns, known)]
+            fill = f"`tidemill replay {plan.name} --aggregation {row.name}`"
+            kept = f"of version {before}: kept until their retention ends, answered and added to no more"
+            found.append(Difference("windows", kept, f"of version {row.version}: counted from now on; {fill} fills it"))
+        yield Change("change", "aggregation", row.name, tuple(found))
 
 
 def _config(plan: Plan, before: Plan | None) -> Iterator[Change]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from tidemill_contract.feeds import Feeds
 
-Component = Literal["processor", "ingest", "api"]
+Component = Literal["processor", "replay", "ingest", "api"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,9 @@ class Schema:
         accepted: the spec as it was written, as stable JSON; kept beside the generation.
         events_retention_ms: how long kept events stay; None: none are kept.
         source: the topic of its events that nobody else may manage; empty: it is not managed.
+        replay: the reader that fills versions from the topic; empty: none does.
+        switched: the reader whose versions are in force from now on; empty: none's are.
+        abandoned: readers of replays that are wanted no more; what they filled goes.
     """
 
     name: str
@@ -98,6 +101,9 @@ class Schema:
     accepted: str = "{}"
     events_retention_ms: int | None = None
     source: str = ""
+    replay: str = ""
+    switched: str = ""
+    abandoned: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,8 +151,31 @@ class Workload:
 
 
 @dataclass(frozen=True)
+class Replay:
+    """Versions that are filled from the topic beside live traffic.
+
+    Attributes:
+        reader: its name in `_readers`, which its consumer group bears too.
+        versions: by aggregation.
+        start_from: earliest, or a time in RFC 3339.
+        rate: events a second at most; 0: as fast as it can.
+        handed: partitions whose events live processors count for these versions by now.
+    """
+
+    reader: str
+    versions: Mapping[str, int]
+    start_from: str = "earliest"
+    rate: int = 0
+    handed: int = 0
+
+
+@dataclass(frozen=True)
 class Plan:
-    """Everything that one pipeline needs."""
+    """Everything that one pipeline needs.
+
+    Attributes:
+        replay: what is being filled; None: nothing.
+    """
 
     namespace: str
     name: str
@@ -155,6 +184,7 @@ class Plan:
     schema: Schema
     workloads: tuple[Workload, ...]
     reclaim: Literal["Retain", "Delete"]
+    replay: Replay | None = None
 
 
 @dataclass(frozen=True)
@@ -184,6 +214,23 @@ class LiveTopic:
 
 
 @dataclass(frozen=True)
+class LiveReplay:
+    """A replay as it is.
+
+    Attributes:
+        switched: whether its versions are in force.
+        handed: partitions whose events live processors count for its versions.
+        processed: events that it has counted.
+        left: events that it has still to count.
+    """
+
+    switched: bool = False
+    handed: int = 0
+    processed: int = 0
+    left: int = 0
+
+
+@dataclass(frozen=True)
 class LiveSchema:
     """A pipeline's schema as it is.
 
@@ -191,6 +238,8 @@ class LiveSchema:
         owner: who it says it belongs to; None: it does not say.
         shapes: of every aggregation version, by (name, version).
         feeds: which columns their tables are fed with, likewise.
+        readers: who fills them, likewise.
+        replays: by reader.
         columns: SQL types as Postgres spells them, by table and column.
         generation: what `_generation` holds.
         accepted: the resource's spec that was last accepted, as it was written; None: none yet.
@@ -210,6 +259,8 @@ class LiveSchema:
     feeds: Mapping[tuple[str, int], Feeds] = field(default_factory=dict)
     read_from: str = ""
     read_to: Mapping[int, int] = field(default_factory=dict)
+    readers: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    replays: Mapping[str, LiveReplay] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

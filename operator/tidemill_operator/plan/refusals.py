@@ -5,17 +5,14 @@ Told before anything is touched, so that the spec accepted before runs on.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator
-from typing import Any
 
 from tidemill_contract import names
 from tidemill_contract.spec import AnalyticsPipeline
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.plan.model import LiveFacts, LiveSchema, Owner, Plan, Schema, Table, Topic
-
-_SPELLINGS = {"timestamptz": "timestamp with time zone"}
+from tidemill_operator.plan.model import LiveFacts, LiveSchema, Owner, Plan, Table, Topic
+from tidemill_operator.plan.replay import asked, finished
+from tidemill_operator.plan.versions import retyped
 
 
 def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[TidemillError]:
@@ -26,13 +23,21 @@ def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[T
         plan: made of it and of `live`.
         live: what is there.
     """
-    found = list(_topic(pipeline, plan, live))
+    found = [*_topic(pipeline, plan, live), *_replay(pipeline, live.schema)]
     if live.schema is not None:
         found += _key(pipeline, live.schema)
         found += _moved(plan, live)
-        found += _shapes(plan.schema, live.schema)
         found += [error for table in plan.schema.tables for error in column_changes(table, live.schema)]
     return found
+
+
+def _replay(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> Iterator[TidemillError]:
+    if finished(pipeline, live):
+        return  # what is asked for may be gone since
+    try:
+        asked(pipeline)
+    except TidemillError as error:
+        yield error
 
 
 def _topic(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
@@ -116,36 +121,6 @@ def _moved(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
         )
 
 
-def _shapes(schema: Schema, live: LiveSchema) -> Iterator[TidemillError]:
-    for row in schema.aggregations:
-        known = live.shapes.get((row.name, row.version))
-        if known is None:
-            continue
-        before, after = _layout(json.loads(known)), _layout(json.loads(row.shape))
-        changed = [what for what in before if before[what] != after[what]]
-        if changed:
-            yield TidemillError(
-                Reason.NOT_SUPPORTED,
-                f"spec.aggregations[{row.name}].{changed[0]}: changed from {_show(before[changed[0]])} to"
-                f" {_show(after[changed[0]])}; windows already stored cannot be turned into others",
-                "give the changed aggregation another name, or change it back",
-            )
-
-
-def _layout(shape: dict[str, Any]) -> dict[str, Any]:
-    window = shape["window"]
-    return {
-        "groupBy": shape["groupBy"],
-        "window": {member: window.get(member) for member in ("type", "size", "hop", "gap", "maxLength")},
-    }
-
-
-def _show(value: Any) -> str:
-    if isinstance(value, list):
-        return "[" + ", ".join(f"{name} ({kind})" for name, kind in value) + "]"
-    return " ".join(f"{member} {text}" for member, text in value.items() if text is not None)
-
-
 def foreign(schema: str, live: Owner | None, owner: Owner) -> Iterator[TidemillError]:
     """Why a schema that exists is not the owner's, if it is not."""
     if live == owner:
@@ -190,19 +165,10 @@ def gone(topic: Topic) -> TidemillError:
 
 def column_changes(table: Table, live: LiveSchema) -> Iterator[TidemillError]:
     """Columns that exist with another type than the plan's."""
-    known = live.columns.get(table.name, {})
-    for column in table.columns:
-        wanted = column_type(column.definition)
-        if known.get(column.name, wanted) != wanted:
-            yield TidemillError(
-                Reason.NOT_SUPPORTED,
-                f"column {column.name} of table {table.name} holds {known[column.name]} and would have to hold"
-                f" {wanted}: the type of a field that an aggregation uses was changed",
-                "change the field's type back, or give the aggregation another name",
-            )
-
-
-def column_type(definition: str) -> str:
-    """The type in a column's definition, as Postgres spells it."""
-    name = re.split(r" (?:COLLATE|NOT NULL|DEFAULT|PRIMARY KEY|GENERATED|CHECK)\b", definition, maxsplit=1)[0]
-    return _SPELLINGS.get(name, name)
+    for name, before, after in retyped(table.columns, live.columns.get(table.name, {})):
+        yield TidemillError(
+            Reason.NOT_SUPPORTED,
+            f"column {name} of table {table.name} holds {before} and would have to hold {after}: the type of a field"
+            " that an aggregation uses was changed",
+            "change the field's type back, or give the aggregation another name",
+        )

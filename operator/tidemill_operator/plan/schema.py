@@ -7,6 +7,8 @@ session's time zone matters; times that people read are timestamptz.
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 
 from tidemill_contract import names
 from tidemill_contract.duration import parse_ms
@@ -14,9 +16,12 @@ from tidemill_contract.expressions import derived_types
 from tidemill_contract.feeds import SINCE
 from tidemill_contract.partials import SQL_TYPES, AggregationLayout, field_types, layout, quote
 from tidemill_contract.runtime import PipelineConfig
+from tidemill_contract.spec import AggregationSpec
 from tidemill_contract.storage import partition_days
-from tidemill_operator.plan.model import AggregationRow, Column, Schema, Table
+from tidemill_operator.plan.model import AggregationRow, Column, Replay, Schema, Table
 from tidemill_operator.plan.partitioning import ensure_partition_sql
+
+_SPELLINGS = {"timestamptz": "timestamp with time zone"}
 
 
 def _columns(*pairs: tuple[str, str]) -> tuple[Column, ...]:
@@ -65,7 +70,8 @@ AGGREGATIONS = Table(
     writer="SELECT, UPDATE (closed_until, rev, scanned_until, published_until, late_dead, late_dropped)",
 )
 
-# A reader is one consumer group's way through the source topic: `live`, or a replay. Its event-time clock is here.
+# A reader is one consumer group's way through the source topic: `live`, or a replay. Its event-time clock is here (a
+# replay has none: nothing is late for it). `switched_at`: since when what a replay has filled is in force.
 READERS = Table(
     "_readers",
     _columns(
@@ -76,13 +82,15 @@ READERS = Table(
         ("active_since", "timestamptz"),
         ("idle_since", "timestamptz"),
         ("idle_base", "bigint"),
+        ("switched_at", "timestamptz"),
     ),
     storage="fillfactor = 50",
     writer="SELECT, UPDATE",
 )
 
 # One row a source partition, made before Kafka's partition. `next_offset` moves only in the transaction that stores
-# the rows of the events before it. `suspects` are event times that jumped too far to be believed yet.
+# the rows of the events before it. `suspects` are event times that jumped too far to be believed yet. `feeds` (of
+# `live`) are versions, by id, that its events count for besides those of the spec: a replay has filled them so far.
 OFFSETS = Table(
     "_offsets",
     _columns(
@@ -100,6 +108,7 @@ OFFSETS = Table(
         ("consumed", "bigint NOT NULL DEFAULT 0"),
         ("filtered", "bigint NOT NULL DEFAULT 0"),
         ("invalid", "bigint NOT NULL DEFAULT 0"),
+        ("feeds", "integer[] NOT NULL DEFAULT '{}'"),
     ),
     ("PRIMARY KEY (reader, partition)",),
     storage="fillfactor = 50",
@@ -283,45 +292,71 @@ def window_table(name: str, plan: AggregationLayout) -> Table:
     )
 
 
-def desired_schema(config: PipelineConfig) -> Schema:
-    """The schema that a pipeline's config asks for."""
+def shape_of(aggregation: AggregationSpec, plan: AggregationLayout) -> str:
+    """What `_aggregations` notes of a version: its groups, its window, its partial columns."""
+    shape = {
+        "groupBy": [list(pair) for pair in plan.group_by],
+        "window": aggregation.window.model_dump(by_alias=True, exclude_none=True),
+        "partials": [p.column for p in plan.partials],
+    }
+    return json.dumps(shape, sort_keys=True)
+
+
+def column_type(definition: str) -> str:
+    """The type in a column's definition, as Postgres spells it."""
+    name = re.split(r" (?:COLLATE|NOT NULL|DEFAULT|PRIMARY KEY|GENERATED|CHECK)\b", definition, maxsplit=1)[0]
+    return _SPELLINGS.get(name, name)
+
+
+def desired_schema(config: PipelineConfig, replay: Replay | None = None) -> Schema:
+    """The schema that a pipeline's config asks for.
+
+    Args:
+        config: resolved.
+        replay: versions that are filled besides those of the config.
+    """
     spec = config.spec
     schema_name = config.schema_name
-    types = field_types(spec, derived_types(spec))
-    tables, rows = list(SYSTEM_TABLES), []
+    tables = list(SYSTEM_TABLES)
     if spec.events.store:
         tables.append(EVENTS)
-    for aggregation in spec.aggregations:
-        version = config.version(aggregation.name)
-        plan = layout(aggregation, types)
-        table = names.window_table(aggregation.name, version)
-        tables.append(window_table(table, plan))
-        retention = parse_ms(aggregation.retention)
-        shape = {
-            "groupBy": [list(pair) for pair in plan.group_by],
-            "window": aggregation.window.model_dump(by_alias=True, exclude_none=True),
-            "partials": [p.column for p in plan.partials],
-        }
-        rows.append(
-            AggregationRow(
-                aggregation.name,
-                version,
-                table,
-                "live",
-                json.dumps(shape, sort_keys=True),
-                partition_days(retention),
-                retention,
-            )
-        )
+    live = {ref.name: ref.version for ref in config.aggregations}
+    versions = [(live, "live"), *([(replay.versions, replay.reader)] if replay else [])]
+    found = [pair for numbers, reader in versions for pair in _versions(config, numbers, reader)]
     return Schema(
         name=schema_name,
         owner=names.role(schema_name, "owner"),
         writer=names.role(schema_name, "writer"),
         reader=names.role(schema_name, "reader"),
-        tables=tuple(tables),
+        tables=(*tables, *(table for table, _ in found)),
         functions=(("ensure_partition", ensure_partition_sql(schema_name)),),
-        aggregations=tuple(rows),
+        aggregations=tuple(row for _, row in found),
         partitions=spec.source.topic.partitions or 1,
         generation=config.generation,
         events_retention_ms=parse_ms(spec.events.retention) if spec.events.store else None,
+        replay=replay.reader if replay else "",
     )
+
+
+def _versions(config: PipelineConfig, numbers: Mapping[str, int], reader: str) -> list[tuple[Table, AggregationRow]]:
+    spec = config.spec
+    types = field_types(spec, derived_types(spec))
+    found = []
+    for aggregation in spec.aggregations:
+        if aggregation.name not in numbers:
+            continue
+        version = numbers[aggregation.name]
+        plan = layout(aggregation, types)
+        table = names.window_table(aggregation.name, version)
+        retention = parse_ms(aggregation.retention)
+        row = AggregationRow(
+            aggregation.name,
+            version,
+            table,
+            reader,
+            shape_of(aggregation, plan),
+            partition_days(retention),
+            retention,
+        )
+        found.append((window_table(table, plan), row))
+    return found

@@ -6,33 +6,39 @@ Only what is neutral stands here: addresses, paths and host ports are the runtim
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.spec import ResourcesSpec
-from tidemill_operator.plan.model import Component, Workload
+from tidemill_operator.plan.model import Component, Replay, Workload
 from tidemill_operator.plan.reading import revision
 from tidemill_operator.settings import Platform
 
 SHARED_INGEST, SHARED_API = "tidemill-ingest", "tidemill-api"
 _MODULES: dict[Component, str] = {
     "processor": "tidemill_processor",
+    "replay": "tidemill_processor",
     "ingest": "tidemill_ingest",
     "api": "tidemill_api",
 }
 _SECRETS: dict[Component, tuple[str, ...]] = {
     "processor": ("writer.json",),
+    "replay": ("writer.json",),
     "ingest": ("api-keys.json",),
     "api": ("api-keys.json", "reader.json"),
 }
 
 
-def desired_workloads(config: PipelineConfig, platform: Platform, scaled: int | None = None) -> tuple[Workload, ...]:
+def desired_workloads(
+    config: PipelineConfig, platform: Platform, scaled: int | None = None, replay: Replay | None = None
+) -> tuple[Workload, ...]:
     """The pipeline's processor, and the ingest and API it shares with its namespace or has of its own.
 
     Args:
         config: the pipeline, resolved.
         platform: ports.
         scaled: processors that scaling has decided on; None: it has not yet.
+        replay: what is filled from the topic, by a processor of its own.
     """
     spec = config.spec
     found = [
@@ -47,11 +53,30 @@ def desired_workloads(config: PipelineConfig, platform: Platform, scaled: int | 
             scaled=_by_lag(config),
         )
     ]
+    if replay is not None:
+        found.append(_replay(config, platform, replay))
     if spec.ingest.enabled:
         found.append(_workload(config, platform, "ingest"))
     if spec.api.enabled:
         found.append(_workload(config, platform, "api", own=spec.api.dedicated))
     return tuple(found)
+
+
+def _replay(config: PipelineConfig, platform: Platform, replay: Replay) -> Workload:
+    workload = _workload(
+        config,
+        platform,
+        "replay",
+        own=True,
+        replicas=0 if config.spec.suspend else 1,
+        resources=_resources(config.spec.processor.resources),
+    )
+    told = {
+        "TIDEMILL_READER": replay.reader,
+        "TIDEMILL_START_FROM": replay.start_from,
+        "TIDEMILL_RATE": str(replay.rate),
+    }
+    return replace(workload, environment={**workload.environment, **told})
 
 
 def _processors(config: PipelineConfig, scaled: int | None) -> int:
@@ -104,7 +129,7 @@ def _workload(
         resources=resources or {},
         scaled_elsewhere=scaled_elsewhere,
         scaled=scaled,
-        revision=revision(config) if component == "processor" else "",
+        revision=revision(config) if component in ("processor", "replay") else "",
     )
 
 

@@ -40,7 +40,8 @@ CREATE TABLE "analytics__web_traffic"."_readers" (
   "candidate_at" timestamptz,
   "active_since" timestamptz,
   "idle_since" timestamptz,
-  "idle_base" bigint
+  "idle_base" bigint,
+  "switched_at" timestamptz
 ) WITH (fillfactor = 50);
 GRANT SELECT, UPDATE ON "analytics__web_traffic"."_readers" TO "analytics__web_traffic_writer";
 GRANT SELECT ON "analytics__web_traffic"."_readers" TO "analytics__web_traffic_reader";
@@ -59,6 +60,7 @@ CREATE TABLE "analytics__web_traffic"."_offsets" (
   "consumed" bigint NOT NULL DEFAULT 0,
   "filtered" bigint NOT NULL DEFAULT 0,
   "invalid" bigint NOT NULL DEFAULT 0,
+  "feeds" integer[] NOT NULL DEFAULT '{}',
   PRIMARY KEY (reader, partition)
 ) WITH (fillfactor = 50);
 GRANT SELECT, UPDATE ON "analytics__web_traffic"."_offsets" TO "analytics__web_traffic_writer";

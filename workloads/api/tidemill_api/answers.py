@@ -137,7 +137,9 @@ class Answers:
             return await self._database.run(model.name, work, deadline=deadline, retry=known is None)
 
         ttl = parse_ms(model.config.spec.api.cache_ttl) / 1000
-        return await self._get(model, f"aggregates\n{query.model.name}\n{query.key}", "aggregates", ttl, compute)
+        # Another version is another question: it comes in force without another spec.
+        what = f"aggregates\n{query.model.name}\n{query.model.version}\n{query.key}"
+        return await self._get(model, what, "aggregates", ttl, compute)
 
     async def listing(self, model: PipelineModel, query: ListingQuery, deadline: Deadline | None) -> tuple[Slot, bool]:
         """A page of anomalies, events or dead letters as JSON, and whether it is stale."""

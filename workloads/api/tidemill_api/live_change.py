@@ -58,6 +58,7 @@ class Entry(msgspec.Struct, frozen=True):
         revs: revisions that the rows are of, each row's latest.
         truncated: rows were left out.
         begin: the processor publishes from here on; what it committed before was not published.
+        version: of the aggregation's table; None: a processor that does not tell.
     """
 
     aggregation: str = ""
@@ -66,6 +67,7 @@ class Entry(msgspec.Struct, frozen=True):
     rows: tuple[Row, ...] = ()
     watermark: int | None = None
     closed_until: int | None = None
+    version: int | None = None
     truncated: bool = False
     begin: bool = False
 

@@ -166,6 +166,8 @@ class Upstream:
             self._stream_error = ""
             self._urgent |= missed
             for entry in entries:
+                if of_another_version(entry, model):
+                    continue
                 self._take(entry)
         except Unreachable as error:
             if not self._stream_error:
@@ -271,6 +273,12 @@ def _later(one: int | None, other: int | None) -> int | None:
 def _replaced(ledger: Ledger, standing: Standing) -> bool:
     """Whether the tables were made anew, or an older state of them has come back."""
     return standing.table != ledger.table or standing.state.rev < ledger.complete
+
+
+def of_another_version(entry: Entry, model: PipelineModel) -> bool:
+    """Whether it tells of a table that does not answer: processors of before and after a switch run side by side."""
+    aggregation = model.aggregations.get(entry.aggregation)
+    return aggregation is not None and entry.version not in (None, aggregation.version)
 
 
 def _differ(before: PipelineModel, after: PipelineModel) -> bool:

@@ -119,6 +119,12 @@ class WorkloadSettings(_Config):
     instance: str = ""
     """A name that a restarted process keeps: it then takes its partitions back at once, without a session timeout."""
     session_timeout_ms: int = 30_000
+    reader: str = "live"
+    """Whose positions a processor moves: those of live traffic, or those of a replay."""
+    start_from: str = ""
+    """Where a replay begins: earliest, or a time in RFC 3339."""
+    rate: int = 0
+    """Events a second at most of a replay; 0: as many as there are."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> WorkloadSettings:

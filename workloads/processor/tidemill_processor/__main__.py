@@ -17,7 +17,7 @@ from tidemill_contract.resilience import ResilienceConfig
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_contract.status_server import StatusServer
 from tidemill_processor.closing import Closer
-from tidemill_processor.database import Database
+from tidemill_processor.database import LIVE, Database
 from tidemill_processor.keeper import Duties, Keeper
 from tidemill_processor.live import Live
 from tidemill_processor.loop import Loop
@@ -48,9 +48,19 @@ class Processor:
                 settings.redis_url, socket_timeout=timeout, socket_connect_timeout=timeout
             )
         self._live: Live | None = None
-        self.loop = Loop(config, self._database, self._source, self._guards, self._note)
+        self.loop = Loop(
+            config,
+            self._database,
+            self._source,
+            self._guards,
+            self._note,
+            start_from=settings.start_from,
+            rate=settings.rate,
+        )
         interval = min(1.0, parse_ms(config.spec.processor.flush_interval) / 1000)
-        self.keeper = Keeper(self._database.connect, self._duties, interval)
+        # What a replay fills is closed, scanned and published once it is live.
+        replaying = self._database.reader != LIVE
+        self.keeper = None if replaying else Keeper(self._database.connect, self._duties, interval)
 
     def _note(self, changes: Any) -> None:
         if self._live is not None:
@@ -82,11 +92,11 @@ class Processor:
             Dependency("kafka", kafka_ok, True, silent, guards.kafka_consumer.state),
             Dependency("postgres", not loop.database_error, True, loop.database_error, guards.database.state),
         ]
-        if self._redis is not None:
+        if self._redis is not None and keeper is not None:
             dependencies.append(
                 Dependency("redis", not keeper.redis_error, False, keeper.redis_error, guards.redis.state)
             )
-        clock = keeper.clock
+        clock = keeper.clock if keeper is not None else None
         return report(
             "processor",
             dependencies,
@@ -96,7 +106,7 @@ class Processor:
                 "lag": sum(loop.lag.values()),
                 "watermark": clock.watermark if clock else None,
                 "superseded": loop.superseded,
-                "publishing": keeper.publish_error or "ok",
+                "publishing": keeper.publish_error or "ok" if keeper is not None else "replaying",
             },
         )
 
@@ -106,16 +116,18 @@ class Processor:
 
     def live(self) -> bool:
         """Whether both threads turn."""
-        oldest = min(self.loop.alive_at, self.keeper.alive_at)
-        return time.monotonic() - oldest < STUCK_SECONDS
+        alive = [self.loop.alive_at, *([self.keeper.alive_at] if self.keeper is not None else [])]
+        return time.monotonic() - min(alive) < STUCK_SECONDS
 
     def run(self) -> None:
         """Process until stopped."""
-        self.keeper.start()
+        if self.keeper is not None:
+            self.keeper.start()
         try:
             self.loop.run()
         finally:
-            self.keeper.stop()
+            if self.keeper is not None:
+                self.keeper.stop()
 
 
 def main() -> int:

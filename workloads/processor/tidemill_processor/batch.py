@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from operator import attrgetter
@@ -114,6 +114,26 @@ class Batch:
             arrived=keep(self.arrived),
         )
 
+    def until(self, ends: Mapping[int, int]) -> Batch:
+        """The batch less what lies at these offsets (by partition, each partition's) and beyond; its frame has `_o`."""
+        cut = {p: end for p, end in ends.items() if end < self.next_offsets[p]}
+        if not cut:
+            return self
+        kept = pl.col(OFFSET) < pl.col(PARTITION).replace_strict(dict(ends), default=2**63 - 1, return_dtype=pl.Int64)
+        frame = self.frame.filter(kept)
+        dead = tuple(letter for letter in self.dead if letter.offset < ends[letter.partition])
+        counted = Counter(m.partition() for m in self.messages if m.offset() < ends[m.partition()])
+        valid = Counter(frame[PARTITION].to_list())
+        refused = Counter(letter.partition for letter in dead)
+        return replace(
+            self,
+            frame=frame,
+            dead=dead,
+            next_offsets={**self.next_offsets, **cut},
+            consumed={p: counted[p] for p in self.consumed},
+            filtered={p: counted[p] - valid[p] - refused[p] for p in self.consumed},
+        )
+
     def refuse(self, indexes: Collection[int], reason: Reason, detail: str) -> Batch:
         """The batch with some valid events turned into dead letters."""
         letters = tuple(dead_letter(self.messages[i], InvalidEvent(reason, None, detail)) for i in indexes)
@@ -186,7 +206,13 @@ class BatchReader:
     reads them, those of fifty thousand are not, which more than doubles the time of every step.
     """
 
-    def __init__(self, spec: PipelineSpec) -> None:
+    def __init__(self, spec: PipelineSpec, *, offsets: bool = False) -> None:
+        """Prepare.
+
+        Args:
+            spec: the pipeline's.
+            offsets: whether frames have `_o` in any case.
+        """
         self._decoder = EventDecoder(spec)
         self._transform = compile_transform(spec)
         self._time_field = spec.source.event_time.field
@@ -194,7 +220,7 @@ class BatchReader:
         self._filters = spec.transform.filter is not None
         self._keeps_events = spec.events.store
         ordered = any(m.function in ("first", "last") for a in spec.aggregations for m in a.metrics)
-        self._needs_offsets = ordered or self._keeps_events
+        self._needs_offsets = offsets or ordered or self._keeps_events
         derived = derived_types(spec)
         grouped = {name for a in spec.aggregations for name in a.group_by}
         self._derived_keys = [name for name in derived if name in grouped and derived[name] == "string"]

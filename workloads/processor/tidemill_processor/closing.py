@@ -13,7 +13,7 @@ import psycopg
 
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.runtime import PipelineConfig
-from tidemill_processor.database import CLOCK_MS, READER, AggregationStore, Database, from_ms, to_ms
+from tidemill_processor.database import CLOCK_MS, AggregationStore, Database, from_ms, to_ms
 from tidemill_processor.watermark import PartitionTime, ReaderTime, advance, closed_until
 
 
@@ -30,7 +30,7 @@ class Closer:
     """Advances the watermark and closes windows over one connection."""
 
     def __init__(self, database: Database, stores: list[AggregationStore], config: PipelineConfig) -> None:
-        self._schema = database.schema
+        self._schema, self._reader = database.schema, database.reader
         self._database = database
         self._stores = stores
         times = config.spec.source.event_time
@@ -65,11 +65,12 @@ class Closer:
         with connection.transaction():
             row = connection.execute(
                 f"SELECT watermark, candidate, {to_ms('candidate_at')}, {to_ms('active_since')}, {to_ms('idle_since')},"
-                f" idle_base, {CLOCK_MS} FROM {self._schema}._readers WHERE reader = '{READER}' FOR UPDATE SKIP LOCKED"
+                f" idle_base, {CLOCK_MS} FROM {self._schema}._readers WHERE reader = '{self._reader}'"
+                " FOR UPDATE SKIP LOCKED"
             ).fetchone()
             if row is None:
                 found = connection.execute(
-                    f"SELECT watermark FROM {self._schema}._readers WHERE reader = '{READER}'"
+                    f"SELECT watermark FROM {self._schema}._readers WHERE reader = '{self._reader}'"
                 ).fetchone()
                 return found[0] if found else None
             before, now_ms = ReaderTime(*row[:6]), row[6]
@@ -84,7 +85,7 @@ class Closer:
                 at = from_ms("%s::bigint")
                 connection.execute(
                     f"UPDATE {self._schema}._readers SET watermark = %s, candidate = %s, candidate_at = {at},"
-                    f" active_since = {at}, idle_since = {at}, idle_base = %s WHERE reader = '{READER}'",
+                    f" active_since = {at}, idle_since = {at}, idle_base = %s WHERE reader = '{self._reader}'",
                     (
                         after.watermark, after.candidate, *[after.candidate_at] * 2, *[after.active_since] * 2,
                         *[after.idle_since] * 2, after.idle_base,
@@ -95,6 +96,6 @@ class Closer:
     def _partitions(self, connection: psycopg.Connection[Any]) -> list[PartitionTime]:
         query = (
             f"SELECT partition, max_event_time, suspects, {to_ms('last_event_at')}, {to_ms('end_confirmed_at')}"
-            f" FROM {self._schema}._offsets WHERE reader = '{READER}'"
+            f" FROM {self._schema}._offsets WHERE reader = '{self._reader}'"
         )
         return [PartitionTime(p, latest, tuple(s), last, end) for p, latest, s, last, end in connection.execute(query)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from tidemill_contract.partials import AggregationLayout, field_types, layout, q
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_contract.spec import AggregationSpec
 
-READER = "live"
+LIVE = "live"
 """The reader (see `_readers`) of processors that follow the topic; a replay has another."""
 
 CLOCK_MS = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
@@ -61,6 +62,10 @@ class Database:
         settings: where Postgres is.
         config: whose schema it is.
         timeout_seconds: of connecting and of each statement.
+
+    Attributes:
+        reader: whose positions this process moves.
+        schema: quoted.
     """
 
     def __init__(self, settings: WorkloadSettings, config: PipelineConfig, timeout_seconds: float) -> None:
@@ -68,6 +73,7 @@ class Database:
         self._config = config
         self._timeout = timeout_seconds
         self.schema = quote(config.schema_name)
+        self.reader = settings.reader
 
     def connect(self) -> psycopg.Connection[tuple[Any, ...]]:
         """A new connection in autocommit mode, in UTC, whose locks do not outlive a lost node by more than 10 s.
@@ -96,28 +102,51 @@ class Database:
         )
 
     def aggregations(self, connection: psycopg.Connection[tuple[Any, ...]]) -> list[AggregationStore]:
-        """The live aggregations, in id order: the order in which their locks are taken.
+        """The aggregations that this process feeds, in id order: the order in which their locks are taken.
 
         Raises:
             LookupError: the schema has no row for one; the operator has not come so far yet.
         """
-        spec = self._config.spec
-        types = field_types(spec, derived_types(spec))
-        query = f"SELECT name, version, id, table_name, partition_days, layout, fed FROM {self.schema}._aggregations"
-        rows = {(name, version): rest for name, version, *rest in connection.execute(query)}
-        stores = []
-        for aggregation in spec.aggregations:
+        found = self._versions(connection)
+        if self.reader != LIVE:
+            filled = [store for reader, store in found if reader == self.reader]
+            if not filled:
+                raise LookupError(f"{self.schema}._aggregations has nothing for {self.reader} to fill")
+            return filled
+        stores = {(store.name, store.version): store for _, store in found}
+        for aggregation in self._config.spec.aggregations:
             version = self._config.version(aggregation.name)
-            if (aggregation.name, version) not in rows:
+            if (aggregation.name, version) not in stores:
                 raise LookupError(
                     f"{self.schema}._aggregations has no row for {aggregation.name} version {version};"
                     " the operator makes it: look at the pipeline's SchemaReady condition"
                 )
-            id_, table, days, *fed = rows[aggregation.name, version]
+        return [store for store in stores.values() if store.version == self._config.version(store.name)]
+
+    def others(
+        self, connection: psycopg.Connection[tuple[Any, ...]], wanted: Collection[int]
+    ) -> dict[int, AggregationStore]:
+        """Further versions by id, of those that there are: what a replay has handed over to us."""
+        return {store.id: store for _, store in self._versions(connection) if store.id in wanted}
+
+    def _versions(self, connection: psycopg.Connection[tuple[Any, ...]]) -> list[tuple[str, AggregationStore]]:
+        """Every version of the spec's aggregations with its reader, in id order, laid out as the spec says."""
+        spec = self._config.spec
+        types = field_types(spec, derived_types(spec))
+        specs = {aggregation.name: aggregation for aggregation in spec.aggregations}
+        found = []
+        query = (
+            "SELECT name, reader, version, id, table_name, partition_days, layout, fed"
+            f" FROM {self.schema}._aggregations ORDER BY id"
+        )
+        for name, reader, version, id_, table, days, *fed in connection.execute(query):
+            if (aggregation := specs.get(name)) is None:
+                continue
             feeds, plan = Feeds.read(*fed), layout(aggregation, types)
             since = feeds.of_writer([p.column for p in plan.partials])
-            stores.append(AggregationStore(id_, aggregation, version, table, days, guarded(plan, feeds), since))
-        return sorted(stores, key=lambda store: store.id)
+            store = AggregationStore(id_, aggregation, version, table, days, guarded(plan, feeds), since)
+            found.append((reader, store))
+        return found
 
     def newer_generation(self, connection: psycopg.Connection[tuple[Any, ...]]) -> int | None:
         """The schema's generation, if it is newer than the config's: what is stored from then on is not for us."""

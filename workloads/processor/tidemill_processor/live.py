@@ -75,7 +75,10 @@ class Live:
             for name, list_ in changes.items():
                 self._publish(connection, name, list_, clock)
             for name, until in clock.newly_closed.items():
-                self._send({"aggregation": name, "closed_until": until, "watermark": clock.watermark, "rows": []})
+                self._send({
+                    "aggregation": name, "version": self._stores[name].version, "closed_until": until,
+                    "watermark": clock.watermark, "rows": [],
+                })  # fmt: skip
         except Exception:
             self._listening = False
             raise
@@ -106,7 +109,8 @@ class Live:
         for row in rows:
             row["closed"] = closed is not None and _epoch_ms(row["window_end"]) <= closed
         self._send({
-            "aggregation": name, "rev": max(c.rev for c in changes), "revs": [c.rev for c in changes],
+            "aggregation": name, "version": store.version,
+            "rev": max(c.rev for c in changes), "revs": [c.rev for c in changes],
             "watermark": clock.watermark, "closed_until": closed,
             "rows": rows[:MAX_ROWS], "truncated": len(rows) > MAX_ROWS,
         })  # fmt: skip

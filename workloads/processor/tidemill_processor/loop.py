@@ -22,8 +22,9 @@ from tidemill_contract.event import Reason
 from tidemill_contract.resilience import Guards
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_processor.batch import INDEX, Batch, BatchReader, Piece
-from tidemill_processor.database import AggregationStore, Database
+from tidemill_processor.database import LIVE, AggregationStore, Database
 from tidemill_processor.positions import Positions
+from tidemill_processor.replay import Handover, Pace
 from tidemill_processor.source import Polled, Source
 from tidemill_processor.transaction import Change, Committed, Committer, Fenced, Position, Superseded, is_refusal
 
@@ -49,6 +50,8 @@ class Loop:
         source: its topic.
         guards: circuit breakers.
         on_commit: told of every commit's changes.
+        start_from: where a replay begins; empty: as the spec says.
+        rate: events a second at most; 0: as many as there are.
     """
 
     def __init__(
@@ -58,14 +61,18 @@ class Loop:
         source: Source,
         guards: Guards,
         on_commit: Callable[[tuple[Change, ...]], None],
+        *,
+        start_from: str = "",
+        rate: int = 0,
     ) -> None:
         self._config = config
         self._database = database
         self._source = source
         self._guards = guards
         self._on_commit = on_commit
-        self._reader = BatchReader(config.spec)
-        self._lookup = Positions(database, config, source)
+        self._reader = BatchReader(config.spec, offsets=database.reader != LIVE)
+        self._lookup = Positions(database, config, source, start_from)
+        self._pace = Pace(rate)
         self._flush_seconds = parse_ms(config.spec.processor.flush_interval) / 1000
         self._connection: psycopg.Connection[Any] | None = None
         self._committer: Committer | None = None
@@ -117,6 +124,8 @@ class Loop:
         self._see_assignment()
         if pieces:
             self._process(pieces)
+            self._pace.rest(sum(len(piece.messages) for piece in pieces))
+        self._hand_over()
         self._check_ends()
         self._report()
 
@@ -124,11 +133,12 @@ class Loop:
         """Consume and decode for so long, or until a batch is full."""
         pieces: list[Piece] = []
         count, generation, deadline = 0, self._source.generation, time.monotonic() + seconds
-        while count < BATCH_LIMIT and not self._stopping:
+        limit = self._pace.limit(BATCH_LIMIT)
+        while count < limit and not self._stopping:
             left = deadline - time.monotonic()
             if left <= 0 and pieces:
                 break
-            polled = self._source.poll(PIECE_LIMIT, max(0.0, left))
+            polled = self._source.poll(min(PIECE_LIMIT, limit), max(0.0, left))
             if generation != self._source.generation:
                 # Partitions were assigned anew: all are read from their stored positions again, these events too.
                 pieces.clear()
@@ -191,6 +201,8 @@ class Loop:
             if stale:
                 self._check_topic()
                 waiting = source.assigned - source.ready
+            if waiting and self._handover is not None:
+                waiting -= self._handover.handed(connection)
             if waiting and self._topic_id:
                 positions = self._lookup.take_up(connection, waiting, self._topic_id)
                 self._positions.update(positions)
@@ -199,6 +211,28 @@ class Loop:
             self._kafka_failed(error.args[0])
         except psycopg.Error as error:
             self._lose_database(error)
+
+    @property
+    def _handover(self) -> Handover | None:
+        return self._committer.handover if self._committer is not None else None
+
+    def _hand_over(self) -> None:
+        """Of a replay: leave partitions to live processors where nothing is left to read."""
+        handover, connection, ready = self._handover, self._connection, self._source.ready
+        if handover is None or connection is None:
+            return
+        try:
+            at = {p: position.next_offset for p, position in self._positions.items() if p in ready}
+            met = handover.meet(connection, at)
+        except psycopg.Error as error:
+            self._lose_database(error)
+            return
+        self._handed(met)
+
+    def _handed(self, partitions: frozenset[int]) -> None:
+        if partitions:
+            log.info("partitions %s are handed over to live processors", sorted(partitions))
+            self._source.stop(partitions)
 
     def _see_assignment(self) -> None:
         """Note a rebalance: forget the figures of partitions that are gone."""
@@ -312,6 +346,9 @@ class Loop:
     def _committed(self, batch: Batch, committed: Committed, seconds: float) -> None:
         self._guards.database.success()
         self._positions.update(committed.positions)
+        self._handed(committed.handed)
+        # What a replay read beyond live processors comes again, unless it is left to them.
+        self._source.stop(p for p, at in committed.positions.items() if at.next_offset < batch.next_offsets[p])
         self._on_commit(committed.changes)
         metrics.EVENTS_CONSUMED.inc(len(batch.messages))
         metrics.BATCH_EVENTS.observe(len(batch.messages))

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 
 from tidemill_contract.runtime import PipelineConfig
-from tidemill_processor.database import READER, Database
+from tidemill_processor.database import Database
 from tidemill_processor.source import Source
 from tidemill_processor.transaction import Position
 
@@ -22,11 +22,18 @@ log = logging.getLogger(__name__)
 
 
 class Positions:
-    """Reads and repairs the positions of a pipeline's partitions."""
+    """Reads and repairs the positions of a pipeline's partitions.
 
-    def __init__(self, database: Database, config: PipelineConfig, source: Source) -> None:
-        self._schema = database.schema
-        self._start_from = config.spec.source.topic.start_from
+    Args:
+        database: its schema.
+        config: the pipeline.
+        source: its topic.
+        start_from: where a reader begins that has no position yet; empty: where the spec says.
+    """
+
+    def __init__(self, database: Database, config: PipelineConfig, source: Source, start_from: str = "") -> None:
+        self._schema, self._reader = database.schema, database.reader
+        self._start_from = start_from or config.spec.source.topic.start_from
         self._source = source
 
     def take_up(
@@ -39,7 +46,7 @@ class Positions:
         """
         query = (
             f"SELECT partition, topic_id, epoch, next_offset FROM {self._schema}._offsets"
-            f" WHERE reader = '{READER}' AND partition = ANY(%s)"
+            f" WHERE reader = '{self._reader}' AND partition = ANY(%s)"
         )
         wanted = list(partitions)
         positions = {}
@@ -110,7 +117,7 @@ class Positions:
         """Compare and set; None if somebody else was faster (the next try reads what they wrote)."""
         update = (
             f"UPDATE {self._schema}._offsets SET topic_id = %s, epoch = %s, next_offset = %s"
-            f" WHERE reader = '{READER}' AND partition = %s AND topic_id IS NOT DISTINCT FROM %s AND epoch = %s"
+            f" WHERE reader = '{self._reader}' AND partition = %s AND topic_id IS NOT DISTINCT FROM %s AND epoch = %s"
             " AND next_offset IS NOT DISTINCT FROM %s"
         )
         moved = connection.execute(update, (topic_id, epoch, offset, partition, *before)).rowcount
@@ -121,7 +128,7 @@ class Positions:
     ) -> None:
         insert = (
             f"INSERT INTO {self._schema}._lost (reader, partition, epoch, from_offset, to_offset, reason)"
-            f" VALUES ('{READER}', %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
+            f" VALUES ('{self._reader}', %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
         )
         connection.execute(insert, (partition, epoch, first, end, reason))
 
@@ -134,7 +141,7 @@ class Positions:
         update = (
             f"UPDATE {self._schema}._offsets AS o SET end_confirmed_at = clock_timestamp() - %s * interval '1 second'"
             " FROM unnest(%s::integer[], %s::bigint[], %s::integer[]) AS c (partition, next_offset, epoch)"
-            f" WHERE o.reader = '{READER}' AND o.partition = c.partition AND o.next_offset = c.next_offset"
+            f" WHERE o.reader = '{self._reader}' AND o.partition = c.partition AND o.next_offset = c.next_offset"
             " AND o.epoch = c.epoch"
         )
         connection.execute(

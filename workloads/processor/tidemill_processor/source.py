@@ -78,7 +78,7 @@ class Source:
         self.topic = config.events_topic
         self._application = Application(
             broker_address=ConnectionConfig.from_librdkafka_dict(self._connection),
-            consumer_group=names.consumer_group(config.namespace, config.name),
+            consumer_group=names.consumer_group(config.namespace, config.name, settings.reader),
             auto_offset_reset="error",
             auto_create_topics=False,
             loglevel=None,

@@ -7,6 +7,9 @@
    of which something may be late: only now is it known which of them are open.
 5. Merge, write dead letters and kept events, advance the offsets. Commit.
 
+Partitions that a replay has handed over count for its versions too, from the position at which it marked them (see
+`replay`); the mark is read with the position.
+
 Whoever dies before 5 has changed nothing; whoever dies after it finds the new offsets when it comes back.
 """
 
@@ -27,7 +30,8 @@ from tidemill_contract.times import rfc3339_ms
 from tidemill_processor import corrections, merging
 from tidemill_processor.aggregate import END, PANE, Aggregated, aggregate, missed_windows
 from tidemill_processor.batch import DATA, INDEX, OFFSET, PARTITION, TIME, Batch, DeadLetter, dead_letter
-from tidemill_processor.database import CLOCK_MS, READER, AggregationStore, Database, to_ms
+from tidemill_processor.database import CLOCK_MS, LIVE, AggregationStore, Database, to_ms
+from tidemill_processor.replay import Handover
 from tidemill_processor.sessions import SessionMerger, aggregate_sessions
 from tidemill_processor.watermark import PartitionTime
 
@@ -44,6 +48,10 @@ class Fenced(Exception):
 
 class Superseded(Exception):
     """The schema is for a newer spec than this process has; it must stop."""
+
+
+class _Marked(Exception):
+    """Partitions count for other versions than this process knew; nothing was written."""
 
 
 class Unstorable(Exception):
@@ -70,12 +78,18 @@ class Change:
 
 @dataclass(frozen=True)
 class Committed:
-    """The outcome of a commit. `late` counts late events by (aggregation, policy)."""
+    """The outcome of a commit.
+
+    Attributes:
+        late: late events by (aggregation, policy).
+        handed: partitions that a replay leaves to live processors from now on.
+    """
 
     positions: dict[int, Position]
     changes: tuple[Change, ...]
     late: dict[tuple[str, str], int]
     rows: int
+    handed: frozenset[int] = frozenset()
 
 
 @dataclass
@@ -83,10 +97,15 @@ class _Work:
     store: AggregationStore
     closed_until: int | None
     result: Aggregated
+    frame: pl.DataFrame
 
 
 class Committer:
-    """Writes batches of one pipeline over one connection."""
+    """Writes batches of one pipeline over one connection.
+
+    Attributes:
+        handover: of a replay; None: these are live events.
+    """
 
     def __init__(
         self,
@@ -103,14 +122,15 @@ class Committer:
         self._watched = {rule.aggregation for rule in config.spec.anomalies}
         self._event_days = partition_days(parse_ms(config.spec.events.retention))
         self._partitions_made: set[tuple[str, int]] = set()
-        self._sessions = {
-            store.id: SessionMerger(database, store, merging.temp_table(store))
-            for store in stores
-            if store.layout.sessions
-        }
-        self._merges = {store.id: merging.merge_sql(database, store) for store in stores}
+        self._sessions: dict[int, SessionMerger] = {}
+        self._merges: dict[int, str] = {}
         for store in stores:
-            connection.execute(merging.temp_table_sql(store))
+            self._prepare(store)
+        self._reader = database.reader
+        self.handover = Handover(database, [s.id for s in stores]) if self._reader != LIVE else None
+        # Versions by partition, as the marks were last read, and what is known of these versions.
+        self._marks: dict[int, frozenset[int]] = {}
+        self._others: dict[int, AggregationStore] = {}
 
     def commit(self, batch: Batch, positions: dict[int, Position]) -> Committed:
         """Store a batch whose partitions stand at `positions`.
@@ -121,18 +141,32 @@ class Committer:
             Unstorable, psycopg.DataError, psycopg.IntegrityError: an event's values are refused; find it by halves.
             psycopg.Error: anything else; whether it is committed is not known, so read the positions again.
         """
+        while True:
+            try:
+                return self._commit(batch, positions)
+            except _Marked:
+                self._learn()
+
+    def _commit(self, batch: Batch, positions: dict[int, Position]) -> Committed:
         epochs = {p: position.epoch for p, position in positions.items()}
         works = self._aggregate(batch, epochs)
+        handed: frozenset[int] = frozenset()
         with self._connection.transaction():
             rows, now_ms = self._fence(batch, positions)
+            if self.handover is not None:
+                whole = batch
+                starts = {p: position.next_offset for p, position in positions.items()}
+                batch, handed = self.handover.cut(self._connection, batch, starts)
+                works = works if batch is whole else self._aggregate(batch, epochs)
             self._keep_events(batch, epochs)
-            changes = self._merge(batch, works, epochs)
+            changes = self._merge(works, epochs)
             letters, late, counts = self._late(batch, works)
             self._write_dead_letters([*batch.dead, *letters], epochs)
             self._count_late(counts)
             self._advance(batch, rows, now_ms)
         moved = {p: replace(positions[p], next_offset=offset) for p, offset in batch.next_offsets.items()}
-        return Committed(moved, tuple(changes), late, sum(work.result.rows.height for work in works))
+        rows_written = sum(work.result.rows.height for work in works)
+        return Committed(moved, tuple(changes), late, rows_written, handed)
 
     def attempt(self, batch: Batch, positions: dict[int, Position]) -> None:
         """Try whether a batch's rows can be stored, and undo it. Raises what `commit` raises."""
@@ -140,33 +174,53 @@ class Committer:
         works = self._aggregate(batch, epochs)
         with self._connection.transaction() as transaction:
             self._keep_events(batch, epochs)
-            self._merge(batch, works, epochs)
+            self._merge(works, epochs)
             raise psycopg.Rollback(transaction)
 
     def _aggregate(self, batch: Batch, epochs: dict[int, int]) -> list[_Work]:
         closed = self._closed()
         works = []
-        for store in self._stores:
-            result = self._aggregate_one(batch, store, closed[store.id], epochs)
-            works.append(_Work(store, closed[store.id], result))
+        for store, frame in self._fed(batch.frame):
+            result = self._aggregate_one(frame, store, closed.get(store.id), epochs)
+            works.append(_Work(store, closed.get(store.id), result, frame))
             self._ensure_partitions(store.table, store.partition_days, result.rows[PANE])
-        if DATA in batch.frame.columns:
+        if DATA in batch.frame.columns and self.handover is None:
             self._ensure_partitions("_events", self._event_days, batch.frame[TIME])
         return works
 
+    def _fed(self, frame: pl.DataFrame) -> list[tuple[AggregationStore, pl.DataFrame]]:
+        """What each version gets of a frame, in id order: those of the spec all, others what is marked for them."""
+        fed = [(store, frame) for store in self._stores]
+        for id_, store in self._others.items():
+            marked = [p for p, ids in self._marks.items() if id_ in ids]
+            fed.append((store, frame.filter(pl.col(PARTITION).is_in(marked))))
+        return sorted(fed, key=lambda pair: pair[0].id)
+
+    def _learn(self) -> None:
+        """Prepare for the versions that partitions are marked for, as far as they are not the spec's."""
+        own = {store.id for store in self._stores}
+        wanted = set().union(*self._marks.values()) - own
+        self._others = self._database.others(self._connection, wanted)
+        for store in self._others.values():
+            self._prepare(store)
+
+    def _prepare(self, store: AggregationStore) -> None:
+        self._connection.execute(merging.temp_table_sql(store))
+        self._merges[store.id] = merging.merge_sql(self._database, store)
+        if store.layout.sessions:
+            self._sessions[store.id] = SessionMerger(self._database, store, merging.temp_table(store))
+
     def _aggregate_one(
-        self, batch: Batch, store: AggregationStore, closed_until: int | None, epochs: dict[int, int]
+        self, frame: pl.DataFrame, store: AggregationStore, closed_until: int | None, epochs: dict[int, int]
     ) -> Aggregated:
         sessions = self._sessions.get(store.id)
         if sessions is None:
-            return aggregate(batch.frame, store.layout, closed_until=closed_until, epochs=epochs)
+            return aggregate(frame, store.layout, closed_until=closed_until, epochs=epochs)
 
         def standing(events: pl.DataFrame) -> pl.DataFrame:
             return sessions.standing(self._connection, events, store.layout.shut(closed_until) or 0)
 
-        return aggregate_sessions(
-            batch.frame, store.layout, closed_until=closed_until, epochs=epochs, standing=standing
-        )
+        return aggregate_sessions(frame, store.layout, closed_until=closed_until, epochs=epochs, standing=standing)
 
     def _closed(self) -> dict[int, int | None]:
         query = f"SELECT id, closed_until FROM {self._database.schema}._aggregations"
@@ -181,8 +235,8 @@ class Committer:
                 self._partitions_made.add((table, day))
 
     def _keep_events(self, batch: Batch, epochs: dict[int, int]) -> None:
-        if DATA not in batch.frame.columns or not batch.frame.height:
-            return
+        if DATA not in batch.frame.columns or not batch.frame.height or self.handover is not None:
+            return  # live processors keep them
         table = self._database.qualified("_events")
         columns = '(event_time, epoch, partition, "offset", data)'
         kept = batch.frame.select(TIME, PARTITION, OFFSET, DATA)
@@ -192,8 +246,8 @@ class Committer:
 
     def _fence(self, batch: Batch, positions: dict[int, Position]) -> tuple[dict[int, PartitionTime], int]:
         query = (
-            f"SELECT partition, next_offset, epoch, max_event_time, suspects, {to_ms('last_event_at')}, {CLOCK_MS}"
-            f" FROM {self._database.schema}._offsets WHERE reader = '{READER}' AND partition = ANY(%s)"
+            f"SELECT partition, next_offset, epoch, max_event_time, suspects, {to_ms('last_event_at')}, {CLOCK_MS},"
+            f" feeds FROM {self._database.schema}._offsets WHERE reader = '{self._reader}' AND partition = ANY(%s)"
             " ORDER BY partition FOR UPDATE"
         )
         rows = self._connection.execute(query, (list(batch.next_offsets),)).fetchall()
@@ -206,10 +260,14 @@ class Committer:
         newer = self._database.newer_generation(self._connection)
         if newer is not None:
             raise Superseded(f"the schema is at generation {newer}, this processor at {self._config.generation}")
+        marks = {p: frozenset(row[7]) for p, row in found.items() if row[7] or p in self._marks}
+        if any(self._marks.get(p, frozenset()) != ids for p, ids in marks.items()):
+            self._marks |= marks
+            raise _Marked
         times = {p: PartitionTime(p, row[3], tuple(row[4]), row[5]) for p, row in found.items()}
         return times, max((row[6] for row in rows), default=0)
 
-    def _merge(self, batch: Batch, works: list[_Work], epochs: dict[int, int]) -> list[Change]:
+    def _merge(self, works: list[_Work], epochs: dict[int, int]) -> list[Change]:
         for work in works:
             self._copy(work)
         for work in works:
@@ -217,13 +275,15 @@ class Committer:
         closed = self._closed()
         changes = []
         for work in works:
-            if closed[work.store.id] != work.closed_until or work.result.doubtful:
-                work.closed_until = closed[work.store.id]
-                work.result = self._aggregate_one(batch, work.store, work.closed_until, epochs)
+            if closed.get(work.store.id) != work.closed_until or work.result.doubtful:
+                work.closed_until = closed.get(work.store.id)
+                work.result = self._aggregate_one(work.frame, work.store, work.closed_until, epochs)
                 self._connection.execute(f"TRUNCATE pg_temp.{merging.temp_table(work.store)}")
                 self._copy(work)
             if work.result.rows.height:
-                changes.append(self._merge_one(work))
+                change = self._merge_one(work)
+                if work.store.id not in self._others:  # nobody listens to those yet
+                    changes.append(change)
         return changes
 
     def _merge_one(self, work: _Work) -> Change:
@@ -356,7 +416,7 @@ class Committer:
             f"UPDATE {self._database.schema}._offsets SET next_offset = %s, max_event_time = %s, suspects = %s,"
             f" last_event_at = clock_timestamp(), freshness_ms = greatest(0, {CLOCK_MS} - %s),"
             " consumed = consumed + %s, filtered = filtered + %s,"
-            f" invalid = invalid + %s WHERE reader = '{READER}' AND partition = %s"
+            f" invalid = invalid + %s WHERE reader = '{self._reader}' AND partition = %s"
         )
         values = []
         for partition, next_offset in sorted(batch.next_offsets.items()):

@@ -61,9 +61,9 @@ def render(
     replicas = None if workload.scaled_elsewhere else workload.replicas
     deployed = objects.deployment(workload, metadata(name), placement, revisions, replicas=replicas)
     belongings = []
-    if workload.pipeline is not None:
+    if workload.pipeline is not None and component != "replay":  # which reads the processors'
         belongings.append(objects.config_map(own(marks.config_map(pipeline)), workload.configs))
-    if component != "processor":
+    if component in ("ingest", "api"):
         front, port = names.service(pipeline, component), PORTS[component]
         belongings.append(objects.service(workload, own(front), port))
         if placement.exposure:

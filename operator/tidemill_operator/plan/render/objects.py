@@ -77,7 +77,7 @@ def network_policy(workload: Workload, metadata: Manifest, placement: Placement)
     Ingest and API take requests from everywhere, a processor's figures are for the cluster's own pods.
     """
     inbound: dict[str, Any] = {"ports": [{"port": "http", "protocol": "TCP"}]}
-    if workload.component == "processor":
+    if workload.component in ("processor", "replay"):
         inbound["from"] = [{"namespaceSelector": {}}]
     names = {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
     servers = {"ports": [{"port": port, "protocol": "TCP"} for port in placement.egress_ports]}

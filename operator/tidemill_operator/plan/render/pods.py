@@ -10,17 +10,22 @@ from tidemill_operator.cluster_settings import Placement
 from tidemill_operator.plan.model import Component, Probe, Workload
 from tidemill_operator.plan.render import marks
 
-PORTS: Mapping[Component, int] = {"processor": 8080, "ingest": 8080, "api": 8081}
+PORTS: Mapping[Component, int] = {"processor": 8080, "replay": 8080, "ingest": 8080, "api": 8081}
 CONFIG_DIR, SECRETS_DIR = "/etc/tidemill/pipelines", "/etc/tidemill/secrets"
 _RESILIENCE_DIR, _CONNECTIONS_DIR = "/etc/tidemill/resilience", "/etc/tidemill/connections"
 _USER = 10_001
 _SECRET_MODE = 0o440
 # A processor commits its batch, a service answers what it has taken.
-_GRACE_SECONDS: Mapping[Component, int] = {"processor": 60, "ingest": 45, "api": 45}
+_GRACE_SECONDS: Mapping[Component, int] = {"processor": 60, "replay": 60, "ingest": 45, "api": 45}
 # Start-up is imports: long on a small share of a core.
 _START_SECONDS, _START_PERIOD = 120, 2
+_PROCESSOR: Mapping[str, Mapping[str, str]] = {
+    "requests": {"cpu": "100m", "memory": "256Mi"},
+    "limits": {"memory": "1Gi"},
+}
 _RESOURCES: Mapping[Component, Mapping[str, Mapping[str, str]]] = {
-    "processor": {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}},
+    "processor": _PROCESSOR,
+    "replay": _PROCESSOR,
     "ingest": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
     "api": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
 }
@@ -85,7 +90,7 @@ def _annotations(workload: Workload, placement: Placement, revisions: Revisions)
         "prometheus.io/port": str(PORTS[workload.component]),
         "prometheus.io/path": "/metrics",
     }
-    if workload.component == "processor":
+    if workload.component in ("processor", "replay"):
         found["tidemill.dev/config"] = workload.revision
         found["tidemill.dev/credentials"] = revisions.credentials
     if placement.resilience:
@@ -108,7 +113,7 @@ def _container(workload: Workload, placement: Placement) -> dict[str, Any]:
         mounts.append({"name": "connections", "mountPath": _CONNECTIONS_DIR, "readOnly": True})
     return {
         "name": workload.component,
-        "image": placement.images[workload.component],
+        "image": placement.images["processor" if workload.component == "replay" else workload.component],
         "imagePullPolicy": placement.pull_policy,
         "command": ["python", "-m", workload.module],
         "env": _environment(workload, placement, port),

@@ -1,0 +1,123 @@
+"""`tidemill replay`: fill the next version of aggregations from the topic, beside live traffic, and switch to it."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tidemill_operator.cli.explain import find_pipeline
+from tidemill_operator.cli.main import EXIT_ERROR, CommandError
+from tidemill_operator.cli.status import how_far, is_running, read_state
+from tidemill_operator.errors import TidemillError
+from tidemill_operator.local.requests import Requests
+from tidemill_operator.plan.replay import DONE, REPLAY, family_of, read_request
+
+_LOOK_SECONDS = 0.5
+_TELL_SECONDS = 5.0
+# A pass comes at once when something is asked for; it may wait for another one to end.
+_BEGIN_SECONDS = 60.0
+_DESCRIPTION = """\
+Fill the next version of aggregations from the events that the topic still holds, by the spec as it is now, and switch
+to it when it has caught up. Live traffic goes on meanwhile: the present version counts and answers until the switch.
+Events that were late the first time count as well. Progress is printed; Ctrl-C ends the printing, not the replay.
+"""
+_EPILOG = """\
+examples:
+  tidemill replay flights
+  tidemill replay flights --aggregation by_carrier --from 2026-03-01T00:00:00Z --rate 20000
+  tidemill replay flights --cancel
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the subcommand."""
+    parser = subparsers.add_parser(
+        "replay",
+        help="fill aggregations from the topic anew",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("pipeline", metavar="NAME", help="name, or namespace/name")
+    parser.add_argument(
+        "--aggregation",
+        dest="aggregations",
+        action="append",
+        metavar="NAME",
+        help="may be repeated; default: all of the pipeline's",
+    )
+    parser.add_argument(
+        "--from",
+        dest="start",
+        default="earliest",
+        metavar="WHERE",
+        help="earliest, or a time (RFC 3339): events that came to Kafka since; default: earliest",
+    )
+    parser.add_argument(
+        "--rate", type=int, default=0, metavar="N", help="at most so many events a second; default: no limit"
+    )
+    parser.add_argument("--cancel", action="store_true", help="give up the replay that runs")
+    parser.add_argument("--no-wait", action="store_true", help="ask for it and return")
+    parser.add_argument("--data-dir", type=Path, default=Path(".tidemill"), metavar="DIR", help="default: .tidemill")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask the running `up` for a replay and tell how it goes.
+
+    Raises:
+        CommandError: nothing runs on the folder, no such pipeline or aggregation, or the replay was given up.
+    """
+    key, pipeline = _pipeline(args.data_dir, args.pipeline)
+    requests, (namespace, _, name) = Requests(args.data_dir / "requests"), key.partition("/")
+    if args.cancel:
+        requests.write(namespace, name, REPLAY, None)
+        print(f"{key}: no replay is asked for any more")
+        return 0
+    running = pipeline["replay"]
+    if running and running["phase"] != DONE:
+        raise CommandError(f"{key} is being replayed: {how_far(running)}; wait for it, or give it up with --cancel")
+    request = {"from": args.start, "rate": args.rate, "at": dt.datetime.now(dt.UTC).isoformat()}
+    if args.aggregations:
+        request["aggregations"] = args.aggregations
+    text = json.dumps(request)
+    try:
+        read_request(text, [item["name"] for item in pipeline["aggregations"]])
+    except TidemillError as error:
+        raise CommandError(str(error)) from error
+    requests.write(namespace, name, REPLAY, text)
+    if args.no_wait:
+        print(f"{key}: asked for; `tidemill status` tells how it goes")
+        return 0
+    return _follow(key, family_of(text), lambda: _pipeline(args.data_dir, key)[1])
+
+
+def _pipeline(data_dir: Path, wanted: str) -> tuple[str, Mapping[str, Any]]:
+    state = read_state(data_dir)
+    if state is None or not is_running(state):
+        raise CommandError(f"nothing runs with --data-dir {data_dir}: start it with `tidemill up -f FILE`")
+    return find_pipeline(state["pipelines"], wanted)
+
+
+def _follow(key: str, family: str, look: Callable[[], Mapping[str, Any]]) -> int:
+    """Print how far it is until it is done or taken back."""
+    began, said, text, seen = time.monotonic(), -_TELL_SECONDS, "", False
+    while True:
+        pipeline = look()
+        replay = pipeline["replay"] if pipeline["replay"].get("reader", "").startswith(family) else {}
+        if replay.get("phase") == DONE:
+            versions = ", ".join(f"{item['name']} version {item['version']}" for item in pipeline["aggregations"])
+            print(f"{key}: done; in force: {versions}", flush=True)
+            return 0
+        if replay and how_far(replay) != text and time.monotonic() - said >= _TELL_SECONDS:
+            said, text = time.monotonic(), how_far(replay)
+            print(f"{key}: {text}", flush=True)
+        seen = seen or bool(replay)
+        if not replay and (seen or time.monotonic() - began > _BEGIN_SECONDS):
+            print(f"{key}: {'given up' if seen else 'not begun: see `tidemill status`'}", flush=True)
+            return EXIT_ERROR
+        time.sleep(_LOOK_SECONDS)

@@ -1,0 +1,120 @@
+"""A replay: the next version of aggregations, filled from the topic by a reader of its own beside live traffic. Pure.
+
+It is asked for by an annotation, each text of which asks once. It belongs to the generation that it began with:
+another one begins anew, since live processors hand over by the same spec or not at all.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tidemill_contract.runtime import PipelineConfig
+from tidemill_contract.spec import AnalyticsPipeline
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.plan.model import LiveSchema, Replay
+from tidemill_operator.plan.versions import next_version, versions_filled
+
+REPLAY = "tidemill.dev/replay"
+REPLAYING, DONE = "Replaying", "Done"
+_MEMBERS = {"aggregations", "from", "rate", "at"}
+
+
+def asked(pipeline: AnalyticsPipeline) -> dict[str, Any] | None:
+    """What a resource asks to be replayed; None: nothing.
+
+    Raises:
+        TidemillError: it cannot be done so.
+    """
+    text = (pipeline.metadata.annotations or {}).get(REPLAY)
+    return read_request(text, [aggregation.name for aggregation in pipeline.spec.aggregations]) if text else None
+
+
+def read_request(text: str, known: Sequence[str]) -> dict[str, Any]:
+    """A request as it is meant, with its defaults.
+
+    Args:
+        text: of the annotation.
+        known: the pipeline's aggregations.
+
+    Raises:
+        TidemillError: it cannot be done so.
+    """
+    try:
+        request = json.loads(text)
+    except ValueError:
+        request = None
+    if not isinstance(request, dict) or set(request) - _MEMBERS:
+        raise _refused(
+            f"not a replay (got {text[:80]})", 'write {"aggregations": ["NAME"], "from": "earliest", "rate": 5000}'
+        )
+    wanted = request.get("aggregations", list(known))
+    if not isinstance(wanted, list) or not wanted or not set(map(str, wanted)) <= set(known):
+        raise _refused(f"aggregations {wanted} are not all there", f"name some of {', '.join(known)}, or leave it out")
+    rate = request.get("rate", 0)
+    if not isinstance(rate, int) or isinstance(rate, bool) or rate < 0:
+        raise _refused(f"rate {rate} is no number of events a second", "write a whole number, or leave it out")
+    start = request.get("from", "earliest")
+    if start != "earliest" and not _is_time(start):
+        raise _refused(f"from {start} is no start", "write earliest, or a time like 2026-03-01T00:00:00Z")
+    return {"aggregations": wanted, "from": start, "rate": rate}
+
+
+def planned_replay(pipeline: AnalyticsPipeline, config: PipelineConfig, live: LiveSchema | None) -> Replay | None:
+    """The replay that is to run or to be switched to; None: none is asked for, or it is done.
+
+    Args:
+        pipeline: the resource.
+        config: that live processors get; its versions may be as new as the replay's.
+        live: the schema; replays begin when there is one, so that there is something to follow.
+    """
+    try:
+        request = asked(pipeline)
+    except TidemillError:
+        return None
+    if request is None or live is None or finished(pipeline, live):
+        return None
+    reader = f"{family_of((pipeline.metadata.annotations or {})[REPLAY])}{config.generation}"
+    known = live.replays.get(reader)
+    versions = versions_filled(reader, live) or {
+        name: max(next_version(name, live), config.version(name) + 1) for name in request["aggregations"]
+    }
+    return Replay(reader, versions, request["from"], request["rate"], handed=known.handed if known else 0)
+
+
+def finished(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> str:
+    """The reader that has done what a resource asks for; empty: none has."""
+    text = (pipeline.metadata.annotations or {}).get(REPLAY)
+    if not text or live is None:
+        return ""
+    done = [reader for reader, known in live.replays.items() if known.switched]
+    return next((reader for reader in done if reader.startswith(family_of(text))), "")
+
+
+def family_of(text: str) -> str:
+    """What the readers of a request are called, but for the generation.
+
+    Args:
+        text: of the annotation.
+    """
+    return f"replay-{hashlib.sha256(text.encode()).hexdigest()[:8]}-"
+
+
+def abandoned(replay: str, live: LiveSchema | None) -> tuple[str, ...]:
+    """Readers of replays that were begun and are wanted no more: all but `replay`."""
+    known: Mapping[str, Any] = live.replays if live else {}
+    return tuple(sorted(reader for reader, found in known.items() if reader != replay and not found.switched))
+
+
+def _is_time(text: Any) -> bool:
+    try:
+        return isinstance(text, str) and dt.datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
+
+
+def _refused(what: str, remedy: str) -> TidemillError:
+    return TidemillError(Reason.INVALID_SPEC, f"metadata.annotations[{REPLAY}]: {what}", remedy)

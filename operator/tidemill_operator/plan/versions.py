@@ -1,0 +1,89 @@
+"""Which version of each aggregation is in force, and which are being filled by a replay. Pure.
+
+A version is a table of its own. Another window, other groups or another type of a column make the next one: windows
+that are stored cannot be turned into others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tidemill_contract import names
+from tidemill_contract.expressions import derived_types
+from tidemill_contract.partials import field_types, layout
+from tidemill_contract.spec import AggregationSpec, PipelineSpec
+from tidemill_operator.plan.model import Column, LiveSchema
+from tidemill_operator.plan.schema import column_type, shape_of, window_table
+
+LIVE = "live"
+
+
+def current_version(name: str, live: LiveSchema | None) -> int | None:
+    """The version that processors feed and the API answers from; None: there is none yet."""
+    found = [v for (known, v) in live.shapes if known == name and _reader(live, name, v) == LIVE] if live else []
+    return max(found, default=None)
+
+
+def next_version(name: str, live: LiveSchema | None) -> int:
+    """A number that no version has."""
+    return max((version for known, version in live.shapes if known == name), default=0) + 1 if live else 1
+
+
+def versions_filled(reader: str, live: LiveSchema | None) -> dict[str, int]:
+    """The versions that a replay fills, by aggregation."""
+    found = live.shapes if live else {}
+    return {name: version for name, version in found if live and _reader(live, name, version) == reader}
+
+
+def live_versions(spec: PipelineSpec, live: LiveSchema | None) -> dict[str, int]:
+    """The version of each aggregation that a spec asks for: the present one while it has the spec's shape."""
+    types = field_types(spec, derived_types(spec))
+    found = {}
+    for aggregation in spec.aggregations:
+        present = current_version(aggregation.name, live)
+        if present is None or (live and _differs(aggregation, types, present, live)):
+            present = next_version(aggregation.name, live)
+        found[aggregation.name] = present
+    return found
+
+
+def shape_changes(before: str, after: str) -> Iterator[tuple[str, str, str]]:
+    """What makes another version of two shapes: member, before, after, as people read them."""
+    old, new = _layout(json.loads(before)), _layout(json.loads(after))
+    for member in old:
+        if old[member] != new[member]:
+            yield member, _show(old[member]), _show(new[member])
+
+
+def retyped(columns: tuple[Column, ...], known: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """Columns that exist with another type: name, before, after."""
+    types = [(column.name, column_type(column.definition)) for column in columns]
+    return [(name, known[name], kind) for name, kind in types if known.get(name, kind) != kind]
+
+
+def _reader(live: LiveSchema, name: str, version: int) -> str:
+    return live.readers.get((name, version), LIVE)
+
+
+def _differs(aggregation: AggregationSpec, types: Mapping[str, Any], version: int, live: LiveSchema) -> bool:
+    plan = layout(aggregation, dict(types))
+    table = window_table(names.window_table(aggregation.name, version), plan)
+    if any(shape_changes(live.shapes[aggregation.name, version], shape_of(aggregation, plan))):
+        return True
+    return bool(retyped(table.columns, live.columns.get(table.name, {})))
+
+
+def _layout(shape: dict[str, Any]) -> dict[str, Any]:
+    window = shape["window"]
+    return {
+        "groupBy": shape["groupBy"],
+        "window": {member: window.get(member) for member in ("type", "size", "hop", "gap", "maxLength")},
+    }
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(f"{name} ({kind})" for name, kind in value) + "]"
+    return " ".join(f"{member} {text}" for member, text in value.items() if text is not None)

@@ -1,0 +1,128 @@
+"""A replay's way to the live reader: it never passes it, and where they meet, live processors take the partition over.
+
+1. A replay stores no event that live processors have not counted: its batch is cut at their position.
+2. A batch that reaches that position is stored with the live position locked, so that both stand at the same record.
+3. In that transaction the live position is marked: whoever moves it on from there counts for the replay's versions too.
+
+So every record is counted for these versions once: before the mark by the replay, after it by live processors.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import psycopg
+
+from tidemill_processor.batch import Batch
+from tidemill_processor.database import LIVE, Database
+
+ASK_SECONDS = 0.5
+
+
+class Handover:
+    """Compares a replay's positions with the live ones.
+
+    Args:
+        database: of the replay's processor.
+        versions: what it fills, by id.
+    """
+
+    def __init__(self, database: Database, versions: Iterable[int]) -> None:
+        self._offsets = f"{database.schema}._offsets"
+        self._reader = database.reader
+        self._versions = sorted(versions)
+        self._asked_at = 0.0
+
+    def cut(
+        self, connection: psycopg.Connection[Any], batch: Batch, starts: Mapping[int, int]
+    ) -> tuple[Batch, frozenset[int]]:
+        """What of a batch may be stored, and the partitions that are handed over with it. In its transaction.
+
+        Args:
+            connection: of the transaction.
+            batch: what was read.
+            starts: where it begins, by partition.
+
+        The replay's own positions are locked by then, the aggregations are not: live processors lock in this order.
+        """
+        live = self._live(connection, batch.next_offsets)
+        reached = {p for p, at in live.items() if batch.next_offsets[p] >= at}
+        if reached:
+            live |= self._live(connection, reached, lock=True)
+        ends = {p: max(starts[p], min(offset, live.get(p, 0))) for p, offset in batch.next_offsets.items()}
+        met = frozenset(p for p in reached if ends[p] == live[p])
+        self._mark(connection, met)
+        return batch.until(ends), met
+
+    def meet(self, connection: psycopg.Connection[Any], positions: dict[int, int]) -> frozenset[int]:
+        """Partitions, handed over now, where nothing is left to read, at most every half second.
+
+        Args:
+            connection: outside a transaction.
+            positions: next offset by partition, as this process last stored it.
+        """
+        if not positions or time.monotonic() - self._asked_at < ASK_SECONDS:
+            return frozenset()
+        self._asked_at = time.monotonic()
+        live = self._live(connection, positions)
+        if not any(live.get(p) == offset for p, offset in positions.items()):
+            return frozenset()
+        with connection.transaction():
+            query = (
+                f"SELECT partition, next_offset FROM {self._offsets} WHERE reader = %s AND partition = ANY(%s)"
+                " ORDER BY partition FOR UPDATE"
+            )
+            own = dict(connection.execute(query, (self._reader, list(positions))).fetchall())
+            live = self._live(connection, positions, lock=True)
+            met = frozenset(p for p, offset in positions.items() if own.get(p) == offset == live.get(p))
+            self._mark(connection, met)
+        return met
+
+    def handed(self, connection: psycopg.Connection[Any]) -> frozenset[int]:
+        """Partitions that were handed over before."""
+        query = f"SELECT partition FROM {self._offsets} WHERE reader = '{LIVE}' AND feeds @> %s::integer[]"
+        return frozenset(p for (p,) in connection.execute(query, (self._versions,)))
+
+    def _live(
+        self, connection: psycopg.Connection[Any], partitions: Iterable[int], *, lock: bool = False
+    ) -> dict[int, int]:
+        """Live positions in the topic that we read; partitions that live processors have not begun are left out."""
+        query = (
+            f"SELECT l.partition, l.next_offset FROM {self._offsets} l JOIN {self._offsets} o"
+            f" ON o.reader = %s AND o.partition = l.partition AND o.topic_id = l.topic_id WHERE l.reader = '{LIVE}'"
+            f" AND l.partition = ANY(%s) AND l.next_offset IS NOT NULL ORDER BY l.partition"
+        )
+        rows = connection.execute(query + (" FOR UPDATE OF l" if lock else ""), (self._reader, list(partitions)))
+        return dict(rows.fetchall())
+
+    def _mark(self, connection: psycopg.Connection[Any], partitions: frozenset[int]) -> None:
+        if partitions:
+            update = (
+                f"UPDATE {self._offsets} SET feeds = feeds || %s::integer[]"
+                f" WHERE reader = '{LIVE}' AND partition = ANY(%s) AND NOT feeds @> %s::integer[]"
+            )
+            connection.execute(update, (self._versions, sorted(partitions), self._versions))
+
+
+class Pace:
+    """Holds a reader to so many events a second.
+
+    Args:
+        rate: events a second; 0: as many as there are.
+    """
+
+    def __init__(self, rate: int) -> None:
+        self._rate = rate
+        self._free_at = time.monotonic()
+
+    def limit(self, most: int) -> int:
+        """How many events to take at once: about half a second's."""
+        return min(most, max(1, self._rate // 2)) if self._rate else most
+
+    def rest(self, events: int) -> None:
+        """Wait as long as these events should have taken."""
+        if self._rate:
+            self._free_at = max(self._free_at, time.monotonic() - 1.0) + events / self._rate
+            time.sleep(max(0.0, self._free_at - time.monotonic()))
