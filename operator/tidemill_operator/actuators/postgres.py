@@ -16,10 +16,10 @@ from psycopg import sql
 from tidemill_contract.feeds import Feeds
 from tidemill_operator import outcome
 from tidemill_operator.actuators.base import PipelineSecrets, Reclaim
-from tidemill_operator.actuators.postgres_claims import claim, rivals
+from tidemill_operator.actuators.postgres_claims import claim, only_claim, rivals
 from tidemill_operator.actuators.postgres_expiry import expire
 from tidemill_operator.actuators.postgres_grants import ensure_grants
-from tidemill_operator.actuators.postgres_roles import drop_roles, end_sessions, ensure_roles
+from tidemill_operator.actuators.postgres_roles import drop_roles, end_sessions, ensure_roles, strangers
 from tidemill_operator.actuators.postgres_rows import ensure_rows
 from tidemill_operator.actuators.postgres_session import LockBusy, NoDatabase, Session, connected
 from tidemill_operator.actuators.postgres_turn import Leadership, check_epoch, comment, exclusive
@@ -72,6 +72,18 @@ class PostgresSchemas:
         except NoDatabase:
             return None
 
+    def conflicts(self, schema: Schema, owner: Owner) -> list[TidemillError]:
+        """What of a schema's topic and roles belongs to somebody else, as `ensure` would say; nothing is locked.
+
+        Raises:
+            TidemillError: Postgres does not answer.
+        """
+        try:
+            with connected(self._address, f"looking at schema {schema.name}", read_only=self._read_only) as session:
+                return [*rivals(session, schema, owner), *strangers(session, schema, owner)]
+        except NoDatabase:
+            return []
+
     def ensure(self, schema: Schema, *, owner: Owner, secrets: PipelineSecrets, adopt: bool = False) -> list[Outcome]:
         """Make the schema so.
 
@@ -96,7 +108,7 @@ class PostgresSchemas:
             if live is not None:
                 _refuse(error for table in schema.tables for error in column_changes(table, live))
             if not adopt:
-                _refuse(rivals(session, schema, owner))
+                _refuse(only_claim(session, schema, owner))
             known = check_epoch(session, schema.name, self._leadership)
             ensure_roles(session, schema, owner=owner, secrets=secrets, adopt=adopt)
             _ensure_schema(session, schema, live, owner, known, self._leadership.epoch if self._leadership else known)
