@@ -25,12 +25,18 @@ from tidemill_operator.actuators.postgres_session import LockBusy, NoDatabase, S
 from tidemill_operator.actuators.postgres_turn import Leadership, check_epoch, comment, exclusive
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome
-from tidemill_operator.plan.model import LiveSchema, Owner, Schema
+from tidemill_operator.plan.model import LiveSchema, Loss, Owner, Schema
 from tidemill_operator.plan.refusals import column_changes, foreign
 from tidemill_operator.plan.sql import add_column, create_index, create_table
 from tidemill_operator.servers.addresses import PostgresAddress
 
 _DROP_AT_ONCE = 50
+# Replicas note the same thing within moments of each other. It is told for a day, all of it or nothing.
+_LOST = """
+WITH lately AS (SELECT max(noticed_at) AS at FROM {0} WHERE reader = 'live')
+SELECT reason, partition, epoch, from_offset, to_offset FROM {0}, lately
+ WHERE reader = 'live' AND noticed_at > lately.at - interval '5 minutes' AND lately.at > now() - interval '1 day'
+"""
 
 
 class PostgresSchemas:
@@ -199,7 +205,7 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
     columns = _columns(session, schema)
     owner = _owner(found[0][0])
     shapes, closed, feeds, generation, accepted, partitions = {}, {}, {}, 0, None, 0
-    read_from, read_to = "", {}
+    read_from, read_to, losses = "", {}, ()
     if "_aggregations" in columns:
         # A schema from before `layout` and `fed` has neither.
         query = sql.SQL(
@@ -218,8 +224,21 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
         partitions = len(positions)
         read_from = max((topic_id for _, topic_id, _ in positions if topic_id), default="")
         read_to = {partition: offset for partition, topic_id, offset in sorted(positions) if topic_id}
+    if "_lost" in columns:
+        query = sql.SQL(_LOST).format(sql.Identifier(schema, "_lost"))
+        losses = tuple(Loss(*row) for row in session.connection.execute(query))
     return LiveSchema(
-        owner, shapes, columns, generation, accepted, closed, partitions, feeds, read_from=read_from, read_to=read_to
+        owner,
+        shapes,
+        columns,
+        generation,
+        accepted,
+        closed,
+        partitions,
+        feeds,
+        read_from=read_from,
+        read_to=read_to,
+        losses=losses,
     )
 
 
