@@ -205,7 +205,7 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
     columns = _columns(session, schema)
     owner = _owner(found[0][0])
     shapes, closed, feeds, generation, accepted, partitions = {}, {}, {}, 0, None, 0
-    read_from, read_to, losses = "", {}, ()
+    read_from, read_to, losses = "", {}, tuple[Loss, ...]()
     if "_aggregations" in columns:
         # A schema from before `layout` and `fed` has neither.
         query = sql.SQL(
