@@ -61,16 +61,15 @@ class Keda:
 
     Metric: total lag, capped at threshold · partitions (allowIdleConsumers: false), as AverageValue. HPA: desired =
     ceil(lag / threshold) unless lag / (threshold · replicas) is within 1 ± 0.1; up by at most max(4, 100 %) in 15 s;
-    down to the highest recommendation of the last 300 s. Sources: keda.sh/docs, scaler apache-kafka; Kubernetes,
-    horizontal-pod-autoscale, algorithm details and default behaviour.
+    down to the highest recommendation of the last 300 s (stabilizationWindowSeconds). Sources: keda.sh/docs, scaler
+    apache-kafka; Kubernetes, horizontal-pod-autoscale, algorithm details and default behaviour.
     """
 
-    STABILIZATION_SECONDS = 300.0
     TOLERANCE = 0.1
 
-    def __init__(self, threshold: float = 100_000, *, name: str = "keda") -> None:
+    def __init__(self, threshold: float = 100_000, *, stabilization_seconds: float = 300.0, name: str = "keda") -> None:
         self.name = name
-        self._threshold = threshold
+        self._threshold, self._stabilization = threshold, stabilization_seconds
         self._recommended: deque[tuple[float, int]] = deque()
 
     def decide(self, view: View) -> tuple[int, str]:
@@ -82,7 +81,7 @@ class Keda:
         wanted = view.replicas if abs(1 - ratio) <= self.TOLERANCE else math.ceil(lag / self._threshold)
         wanted = min(max(wanted, 1), view.partitions)
         self._recommended.append((view.now, wanted))
-        while self._recommended[0][0] <= view.now - self.STABILIZATION_SECONDS:
+        while self._recommended[0][0] <= view.now - self._stabilization:
             self._recommended.popleft()
         if wanted > view.replicas:
             return min(wanted, max(view.replicas + 4, view.replicas * 2)), "up"

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from sim.compare import Comparison, shortfalls
+from sim.compare import Comparison, Total, shortfalls, totals
 from sim.run import ALLOWED_LAG, POLL_SECONDS, Result
 from sim.svg import draw
 from sim.world import STEP_SECONDS, Setup
@@ -26,7 +26,8 @@ _COLUMNS: tuple[tuple[str, Callable[[Result], str]], ...] = (
     ("overshoot", lambda r: str(r.overshoot)),
     ("flaps", lambda r: str(r.flaps)),
 )
-_SHOWN = ("keda 100k", "flink as delivered", "flink 70%")
+_SHOWN = ("keda 100k 5m", "flink as delivered", "flink 70% 5m 10m")
+_CHEAPEST = 5
 
 
 def tell(comparisons: Sequence[Comparison], console: Console) -> None:
@@ -34,6 +35,7 @@ def tell(comparisons: Sequence[Comparison], console: Console) -> None:
     for comparison in comparisons:
         console.print(_table(comparison))
     console.print(_summary(comparisons))
+    console.print(_overall(*totals(comparisons)))
     found = [text for comparison in comparisons for text in shortfalls(comparison)]
     console.print(
         f"service: seconds with a total lag of more than {ALLOWED_LAG:,.0f} events; equal: at most one poll"
@@ -74,6 +76,18 @@ def _summary(comparisons: Sequence[Comparison]) -> Table:
     return table
 
 
+def _overall(own: Total, as_good: Sequence[Total]) -> Table:
+    table = Table(
+        "policy", "replica-hours", "changes", "s over", "flaps", title="one setting for all: who serves as well in all"
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for total in (own, *as_good[:_CHEAPEST]):
+        figures = f"{total.replica_hours:,.1f}", str(total.changes), f"{total.over_seconds:,.0f}", str(total.flaps)
+        table.add_row(total.policy, *figures, style="bold" if total is own else None)
+    return table
+
+
 def _cell(result: Result | None) -> str:
     if result is None:
         return "serves worse at every setting"
@@ -82,10 +96,12 @@ def _cell(result: Result | None) -> str:
 
 def to_json(comparisons: Sequence[Comparison], *, seed: int) -> str:
     """Everything but the traces."""
+    own, as_good = totals(comparisons)
     record: dict[str, Any] = {
         "seed": seed,
         "setup": asdict(Setup()) | {"step_seconds": STEP_SECONDS, "poll_seconds": POLL_SECONDS},
         "allowed_lag": ALLOWED_LAG,
+        "all_shapes": {"tidemill": asdict(own), "as_good": [asdict(total) for total in as_good]},
         "shapes": [
             {
                 "shape": comparison.shape.name,

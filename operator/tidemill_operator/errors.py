@@ -33,6 +33,12 @@ class Reason(StrEnum):
     """A server answers and says no: a missing right, a quota, a full disk."""
     DATA_LOSS = "DataLoss"
     """Events that were acknowledged are gone; somebody has to decide how to go on."""
+    TOPIC_RECREATED = "TopicRecreated"
+    """A source topic was deleted and made anew by somebody; what was not counted is gone."""
+    LOG_TRUNCATED = "LogTruncated"
+    """Kafka ends before what was read: it lost events that are counted."""
+    EVENTS_EXPIRED = "EventsExpired"
+    """Events were past the topic's retention before they were read."""
     INTERNAL = "Internal"
     """A defect of Tidemill itself."""
 

@@ -16,7 +16,7 @@ _COMPONENT = "tidemill-operator"
 _MAX_MESSAGE = 1024
 # On the way, and no reason to worry.
 _CALM = frozenset({Reason.APPLIED, Reason.WAITING, Reason.BLOCKED, Reason.SUSPENDED, Reason.NOT_NEEDED, "Paused"})
-_ABNORMAL = frozenset({"Reconciling", "Stalled", "Suspended", "ReconciliationPaused"})
+_ABNORMAL = frozenset({"Reconciling", "Stalled", "Suspended", "ReconciliationPaused", "EventsLost"})
 
 Document = Mapping[str, Any]
 
@@ -91,14 +91,16 @@ def changed(previous: Document | None, status: Document) -> Iterator[dict[str, A
         # Of a first status only what is out of the ordinary is news.
         if known is None and condition["status"] != "True" and condition["reason"] in _CALM:
             continue
-        if known is None or known["status"] != condition["status"] or _worse(known, condition):
+        if known is None or known["status"] != condition["status"] or _graver(known, condition):
             yield condition
     for kind in sorted((before.keys() - now.keys()) & _ABNORMAL):
         yield {"type": kind, "status": "False", "reason": Reason.APPLIED, "lastTransitionTime": _latest(status)}
 
 
-def _worse(known: Document, condition: Document) -> bool:
-    """Whether a part that is not ready has got a graver reason."""
+def _graver(known: Document, condition: Document) -> bool:
+    """Whether a part that is not ready has got a graver reason, or more was lost."""
+    if condition["type"] == "EventsLost":
+        return bool(condition["message"] != known["message"])
     return condition["status"] == "False" and known["reason"] in _CALM and condition["reason"] not in _CALM
 
 

@@ -22,7 +22,8 @@ from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome, Rank, failed, skipped
 from tidemill_operator.plan.build import build_plan, owner_of, resolve
-from tidemill_operator.plan.model import LiveFacts, LiveReplay, LiveSchema, Plan
+from tidemill_operator.plan.losses import losses
+from tidemill_operator.plan.model import LiveFacts, LiveReplay, LiveSchema, Owner, Plan
 from tidemill_operator.plan.refusals import refusals, topics_concerned
 from tidemill_operator.plan.replay import DONE, REPLAY, REPLAYING, finished
 from tidemill_operator.plan.replication import Spread
@@ -141,7 +142,11 @@ def reconcile(
                 spread=_asked(metadata, previous),
             )
             confirm()  # who was overtaken tells nothing either
-            report = replace(_report(choice, live, outcomes, actuators), credentials=logins.status())
+            report = replace(
+                _report(choice, live, outcomes, actuators),
+                credentials=logins.status(),
+                lost=_lost(choice.plan, live, owner_of(choice.pipeline, platform)),
+            )
             rebalanced = _rebalanced(metadata, outcomes)
             return status(previous, replace(report, generation=generation, rebalanced=rebalanced), now)
     except _UnseenError as unseen:
@@ -362,6 +367,14 @@ def _replayed(pipeline: AnalyticsPipeline, plan: Plan, live: LiveSchema | None) 
         "left": known.left,
         "partitionsHandedOver": known.handed,
     }
+
+
+def _lost(plan: Plan, live: LiveFacts, owner: Owner) -> list[TidemillError]:
+    """What events are gone, as seen when the pass began."""
+    if live.schema is None or live.schema.owner != owner:
+        return []
+    source = plan.topics[0].name
+    return losses(source, live.topics.get(source), live.schema)
 
 
 def _aggregation(name: str, version: int, closed_until: int | None) -> dict[str, Any]:

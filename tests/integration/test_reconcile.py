@@ -322,6 +322,31 @@ def test_a_topic_that_was_read_and_is_gone(bench: Bench, capsys: pytest.CaptureF
     assert bench.kafka.observe(TOPICS)[TOPICS[0]].id not in ("", was)
 
 
+def test_a_topic_that_somebody_made_anew_between_two_passes(bench: Bench) -> None:
+    """Its id tells; then what processors note does, for a day."""
+    bench.apply()
+    was = bench.kafka.observe(TOPICS)[TOPICS[0]].id
+    with psycopg.connect(bench.servers.postgres.url, autocommit=True) as connection:
+        connection.execute(f'UPDATE "{SCHEMA}"._offsets SET topic_id = %s, next_offset = partition + 5', (was,))
+        source = [topic for topic in _planned(bench) if topic.name == TOPICS[0]]
+        bench.kafka.release(source, "Delete")
+        bench.kafka.ensure(source)
+        now = bench.kafka.observe(TOPICS)[TOPICS[0]].id
+        assert bench.apply() == {**WELL, "EventsLost": "TopicRecreated"}
+        assert f"(id {now} now)" in bench.message("EventsLost")
+        assert "from offsets 0: 5, 1: 6, 2: 7;" in bench.message("EventsLost")
+        told = bench.message("EventsLost")
+        connection.execute(
+            f'INSERT INTO "{SCHEMA}"._lost (reader, partition, epoch, from_offset, reason)'
+            f" SELECT reader, partition, epoch, next_offset, 'topic_recreated' FROM \"{SCHEMA}\"._offsets"
+        )
+        connection.execute(f'UPDATE "{SCHEMA}"._offsets SET topic_id = %s, epoch = 1, next_offset = 0', (now,))
+        assert bench.apply() == {**WELL, "EventsLost": "TopicRecreated"}
+        assert bench.message("EventsLost") == told
+        connection.execute(f"UPDATE \"{SCHEMA}\"._lost SET noticed_at = noticed_at - interval '1 day'")
+        assert bench.apply() == WELL
+
+
 def test_retained_topics_and_schema_outlive_their_resource(bench: Bench) -> None:
     """And are taken up again by the same resource."""
     bench.edit(reclaimPolicy="Retain")

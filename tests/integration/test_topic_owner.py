@@ -8,10 +8,12 @@ from typing import Any
 
 import psycopg
 import pytest
+import yaml
 
 from tidemill_contract.spec import AnalyticsPipeline
 from tidemill_operator.actuators.postgres import PostgresSchemas
 from tidemill_operator.actuators.secrets import FileSecrets
+from tidemill_operator.cli.main import main
 from tidemill_operator.errors import Reason
 from tidemill_operator.outcome import Outcome, Rank
 from tidemill_operator.plan.build import build_plan, owner_of
@@ -21,6 +23,7 @@ from tidemill_operator.settings import Platform
 pytestmark = pytest.mark.integration
 
 Ensure = Callable[..., Outcome]
+Shown = Callable[..., tuple[int, list[str]]]
 
 
 def pipeline(name: str, /, **topic: Any) -> AnalyticsPipeline:
@@ -64,6 +67,26 @@ def ensure(servers: Servers, tmp_path: Path) -> Iterator[Ensure]:
     yield run
     for schema, owner in made.values():
         actuator.release(schema, owner=owner, reclaim="Delete")
+
+
+@pytest.fixture
+def shown(
+    servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Shown:
+    """`tidemill plan` of a pipeline's file, beside the Postgres alone: its exit code and its lines."""
+    monkeypatch.setenv("TIDEMILL_POSTGRES_URL", servers.postgres.url)
+    monkeypatch.setenv("TIDEMILL_CLUSTER_ID", "here")
+    monkeypatch.delenv("TIDEMILL_KAFKA_BROKERS", raising=False)
+
+    def run(name: str, /, *, adopt: bool = False, **topic: Any) -> tuple[int, list[str]]:
+        document = pipeline(name, **topic).model_dump(mode="json", by_alias=True, exclude_unset=True)
+        document["metadata"]["annotations"] = {"tidemill.dev/adopt": "true"} if adopt else {}
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(document))
+        code = main(["plan", str(file), "--data-dir", str(tmp_path / "none")])
+        return code, capsys.readouterr().out.splitlines()
+
+    return run
 
 
 SHARED = "owntest.shared"
@@ -110,6 +133,28 @@ def test_other_clusters_have_other_topics(ensure: Ensure) -> None:
     """Two operators may share a Postgres and not a Kafka."""
     ensure("first", name=SHARED)
     assert ensure("second", name=SHARED, cluster="there").rank == Rank.DONE
+
+
+def test_a_plan_tells_it_before(ensure: Ensure, shown: Shown) -> None:
+    """In the words of the condition; with the annotation that takes it over, or as a reader, it is not refused."""
+    ensure("first", name=SHARED)
+    assert shown("first", name=SHARED)[0] == 0
+    code, lines = shown("second", name=SHARED)
+    assert (code, lines[-2:]) == (1, [f"! {TOLD}", "refused; nothing is made"])
+    assert shown("second", name=SHARED, adopt=True)[0] == 0
+    assert shown("third", name="owntest.third")[0] == 0
+
+
+def test_a_plan_tells_of_roles_that_are_somebody_elses(servers: Servers, shown: Shown) -> None:
+    """A role of the name is not taken, whatever it is for."""
+    with psycopg.connect(servers.postgres.url, autocommit=True) as connection:
+        connection.execute("CREATE ROLE owntest__first_writer")
+        try:
+            code, lines = shown("first", name=SHARED)
+        finally:
+            connection.execute("DROP ROLE owntest__first_writer")
+    assert code == 1
+    assert "! role owntest__first_writer exists and is not this pipeline's (it says: nothing)" in lines[-2]
 
 
 def test_it_can_be_taken_over(ensure: Ensure) -> None:

@@ -185,6 +185,7 @@ class MemorySchemas(Part):
             partitions=max(schema.partitions, live.partitions),
             read_from=live.read_from,
             read_to=live.read_to,
+            losses=live.losses,
         )
 
     def release(self, schema: Schema, *, owner: Owner, reclaim: Reclaim) -> list[Outcome]:

@@ -1,4 +1,7 @@
-"""A source topic that was deleted behind our back: told with what is lost, and made anew only if somebody says so."""
+"""A source topic that was deleted behind our back: told with what is lost, and made anew only if somebody says so.
+
+If somebody else makes it anew between two passes, or Kafka loses events otherwise, that is told too.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,12 @@ import datetime as dt
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
+from tidemill_operator.errors import TidemillError
+from tidemill_operator.events import changed
+from tidemill_operator.plan.losses import losses
+from tidemill_operator.plan.model import LiveSchema, LiveTopic, Loss
 from tidemill_operator.reconcile import reconcile
 from tidemill_operator.settings import Platform
 
@@ -75,3 +84,114 @@ def test_topics_of_results_are_made_again(document: dict[str, Any], world: Any) 
     world.postgres.schemas[SCHEMA] = replace(known, read_from="A1", read_to={0: 12})
     del world.kafka.topics["shop.orders.dead-letters"]
     assert conditions(apply(document, world, previous=before))["Ready"] == ("True", "Applied")
+
+
+REMADE = (
+    "topic shop.orders.events was deleted and made anew (id B2 now); events of the one before that were not counted are"
+    " gone, from offsets 0: 12, 1: 7; what is counted stays; send again what is missing, and see who may delete topics"
+)
+
+
+def remade(document: dict[str, Any], world: Any, *losses: Loss, read_from: str = "A1") -> dict[str, Any]:
+    """Somebody deleted the topic and made it again, and processors have noted so much; the status before that."""
+    before = apply(document, world, previous=None)
+    known = world.postgres.schemas[SCHEMA]
+    read_to = {0: 12, 1: 7} if read_from == "A1" else {0: 0, 1: 0}
+    world.postgres.schemas[SCHEMA] = replace(known, read_from=read_from, read_to=read_to, losses=losses)
+    world.kafka.topics[EVENTS] = replace(world.kafka.topics[EVENTS], id="B2")
+    return before
+
+
+def test_a_topic_that_somebody_made_anew_is_told(document: dict[str, Any], world: Any) -> None:
+    """By its id, before any processor has taken it up; the pipeline is ready, and one Event tells of it."""
+    before = remade(document, world)
+    told = apply(document, world, previous=before)
+    assert conditions(told)["EventsLost"] == ("True", "TopicRecreated")
+    assert conditions(told)["Ready"] == ("True", "Applied")
+    assert [(c["type"], c["reason"], c["message"]) for c in changed(before, told)] == [
+        ("EventsLost", "TopicRecreated", REMADE)
+    ]
+
+
+def test_it_is_told_once_when_processors_have_noted_it(document: dict[str, Any], world: Any) -> None:
+    """Their notes say the same as the ids did; a day later it is told no more."""
+    told = apply(document, world, previous=remade(document, world))
+    known = world.postgres.schemas[SCHEMA]
+    noted = tuple(Loss("topic_recreated", partition, 0, offset, None) for partition, offset in known.read_to.items())
+    world.postgres.schemas[SCHEMA] = replace(known, read_from="B2", read_to={0: 0, 1: 0}, losses=noted)
+    again = apply(document, world, previous=told)
+    assert again == told
+    assert list(changed(told, again)) == []
+    world.postgres.schemas[SCHEMA] = replace(world.postgres.schemas[SCHEMA], losses=())
+    calm = apply(document, world, previous=again)
+    assert "EventsLost" not in conditions(calm)
+    assert [(c["type"], c["status"]) for c in changed(again, calm)] == [("EventsLost", "False")]
+
+
+def test_more_that_is_lost_is_another_event(document: dict[str, Any], world: Any) -> None:
+    told = apply(document, world, previous=remade(document, world, read_from="B2"))
+    assert "EventsLost" not in conditions(told)
+    for first in (5, 9):
+        known = world.postgres.schemas[SCHEMA]
+        losses = (*known.losses, Loss("expired", 0, 1, first, first + 2))
+        world.postgres.schemas[SCHEMA] = replace(known, losses=losses)
+        before, told = told, apply(document, world, previous=told)
+        assert [c["reason"] for c in changed(before, told)] == ["EventsExpired"]
+
+
+def test_what_is_not_seen_is_not_taken_back(document: dict[str, Any], world: Any) -> None:
+    """Postgres does not answer: what was told of events stands."""
+    told = apply(document, world, previous=remade(document, world))
+    world.postgres.unreachable("Postgres")
+    assert conditions(apply(document, world, previous=told))["EventsLost"] == ("True", "TopicRecreated")
+
+
+def test_the_losses_of_another_pipelines_schema_are_its_own(document: dict[str, Any], world: Any) -> None:
+    remade(document, world)
+    document["metadata"]["uid"] = "uid-of-another"
+    assert "EventsLost" not in conditions(apply(document, world, previous=None))
+
+
+WAYS: list[tuple[tuple[Loss, ...], list[str], str]] = [
+    ((), [], "nothing is lost"),
+    (
+        (Loss("expired", 1, 0, 3, 9), Loss("expired", 0, 0, 5, 6)),
+        [
+            "events of topic t were past its retention before they were read, offsets 0: 5 to 6, 1: 3 to 9; lengthen"
+            " spec.source.topic.retention, or let more processors run"
+        ],
+        "ranges by partition",
+    ),
+    (
+        (Loss("expired", 0, 0, 5, 6), Loss("truncated", 0, 1, 7, 9)),
+        [
+            "topic t ends before what was read of it: Kafka has lost events that are counted, offsets 0: 7 to 9; what"
+            " is counted stays; see why a replica that was behind became leader",
+            "events of topic t were past its retention before they were read, offsets 0: 5 to 6; lengthen"
+            " spec.source.topic.retention, or let more processors run",
+        ],
+        "the gravest first",
+    ),
+    (
+        (Loss("topic_recreated", 0, 1, 4, None), Loss("topic_recreated", 0, 0, 12, None)),
+        [
+            "topic t was deleted and made anew (id B2 now); events of the one before that were not counted are gone,"
+            " from offsets 0: 4; what is counted stays; send again what is missing, and see who may delete topics"
+        ],
+        "twice: the last time counts",
+    ),
+    ((Loss("something new", 0, 0, 5, 6),), [], "of a newer version: left to it"),
+]
+
+
+@pytest.mark.parametrize(("noted", "expected", "why"), WAYS, ids=[row[2] for row in WAYS])
+def test_ways_to_lose_events(noted: tuple[Loss, ...], expected: list[str], why: str) -> None:
+    found = losses("t", LiveTopic(2, 1, "B2"), LiveSchema(read_from="B2", losses=noted))
+    assert [str(error) for error in found] == expected, why
+
+
+def test_many_partitions_are_not_all_named() -> None:
+    schema = LiveSchema(read_from="A1", read_to={partition: partition for partition in range(40)})
+    (error,) = losses("t", LiveTopic(40, 1, "B2"), schema)
+    assert isinstance(error, TidemillError)
+    assert "14: 14, 15: 15 and 24 more partitions;" in str(error)

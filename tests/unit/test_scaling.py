@@ -46,6 +46,7 @@ class Case:
 
 K = 100_000
 EVEN = figures(*[60_000] * 6, ready=2)  # 360,000: asks for 4 replicas, of which 6 partitions make 6
+CUT = (Reason.STEP_LIMITED, "maxStepUp")
 CASES = [
     Case("no lag", figures(0, 0, 0), 1, (1, Reason.WITHIN_TARGET, "")),
     Case("lag that one carries", figures(30_000, 30_000, 30_000), 1, (1, Reason.WITHIN_TARGET, "")),
@@ -58,7 +59,10 @@ CASES = [
         (1, Reason.LIMITED_BY_PARTITIONS, "partitions"),
     ),
     Case("two hot partitions count for two", figures(10 * K, 0, 0, 10 * K), 1, (2, Reason.SCALED_UP, "partitions")),
-    Case("a step is cut", figures(*[K] * 12), 1, (5, Reason.STEP_LIMITED, "maxStepUp")),
+    Case("a step is cut, to what is of use: 5 are as slow as 4", figures(*[K] * 12), 1, (6, *CUT)),
+    Case("the more there are, the longer the step", figures(*[K] * 24), 7, (24, Reason.SCALED_UP, "")),
+    Case("as many again", figures(*[K] * 32), 8, (16, *CUT)),
+    Case("a step that is asked for is kept", figures(*[K] * 12), 1, (5, *CUT), Settings(max_step_up=4)),
     Case("a step of one", EVEN, 2, (3, Reason.STEP_LIMITED, "maxStepUp"), Settings(max_step_up=1)),
     Case("maxReplicas", EVEN, 2, (2, Reason.AT_MAXIMUM, "maxReplicas"), Settings(max_replicas=2)),
     Case("up to maxReplicas", EVEN, 2, (3, Reason.SCALED_UP, "maxReplicas"), Settings(max_replicas=3)),
@@ -435,7 +439,7 @@ def test_the_explanation_says_why_and_what_would_change_it() -> None:
     """For people."""
     decision = one(Settings(), figures(*[K] * 12), current=1)
     assert explain(decision).splitlines() == [
-        "1 → 5 replicas: StepLimited, limited by maxStepUp",
+        "1 → 6 replicas: StepLimited, limited by maxStepUp",
         "lag 1,200,000 events, 0 events/s arrive, none was seen busy yet",
         "for the lag, 100,000 events each: 12.0 replicas",
         "for arrivals and catching up within 5m, at 70% use: 0.0 replicas",

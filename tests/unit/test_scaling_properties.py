@@ -37,8 +37,8 @@ def some_settings(draw: st.DrawFn) -> Settings:
         catch_up_seconds=draw(st.floats(10, 3600)),
         scale_up_cooldown_seconds=draw(st.sampled_from([0.0, 30.0, 90.0])),
         scale_down_stabilization_seconds=draw(st.sampled_from([0.0, 60.0, 600.0])),
-        max_step_up=draw(st.integers(1, 5)),
-        max_step_down=draw(st.integers(1, 5)),
+        max_step_up=draw(st.none() | st.integers(1, 5)),
+        max_step_down=draw(st.none() | st.integers(1, 5)),
         scale_to_zero_after_seconds=draw(st.none() | st.sampled_from([10.0, 60.0])),
     )
 
@@ -109,7 +109,11 @@ def test_steps_are_kept_within_bounds(stream: tuple[Settings, int, int, list[Pol
     for decision, _ in play(settings, partitions, current, polls):
         within = min(settings.floor, ceiling) <= decision.current <= ceiling
         if within and decision.desired > 0:
-            assert -settings.max_step_down <= decision.desired - decision.current <= settings.max_step_up
+            step = decision.desired - decision.current
+            assert step >= -(settings.max_step_down or partitions)
+            assert step <= (settings.max_step_up or max(partitions, decision.current))
+            if settings.max_step_up is None:  # as many again, four at the least, and on to where that is of use
+                assert decision.desired <= 2 * max(2 * decision.current, decision.current + 4)
 
 
 @some

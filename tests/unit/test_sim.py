@@ -11,7 +11,7 @@ from xml.dom import minidom
 
 import pytest
 
-from sim.compare import Comparison, compare
+from sim.compare import Comparison, compare, totals
 from sim.policies import FLINK_TUNED, Flink, Keda, Tidemill, View
 from sim.report import to_json, write
 from sim.run import ALLOWED_LAG, POLL_SECONDS, Result, run
@@ -209,26 +209,37 @@ def test_missing_figures_change_nothing() -> None:
             assert point.replicas == before.replicas
 
 
+# Where one of 43 settings, chosen with the load known, serves as well for less: replica-hours in excess, and changes.
+SPARED: dict[tuple[str, str], tuple[float, int]] = {
+    ("skewed keys", "keda"): (0.04, 0),
+    ("noisy hours", "flink"): (0.07, 1),
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
-def test_nobody_serves_as_well_for_fewer_replica_hours(name: str) -> None:
-    """KEDA's and Flink's formulas over a range of their main knobs; 2 % count as equal."""
+def test_nobody_serves_as_well_for_less(name: str) -> None:
+    """KEDA's and Flink's formulas, tuned to each shape; 2 % of replica-hours count as equal."""
     comparison = compared(name)
     for rival in comparison.rivals:
         if rival.result is not None:
-            assert comparison.own.replica_hours <= rival.result.replica_hours * 1.02, rival.result.policy
+            more, further = SPARED.get((name, rival.family), (0.02, 0))
+            assert comparison.own.replica_hours <= rival.result.replica_hours * (1 + more), rival.result.policy
+            assert comparison.own.changes <= rival.result.changes + further, rival.result.policy
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SHAPES)
-def test_nobody_serves_as_well_with_fewer_changes(name: str) -> None:
-    """But for slow waves: there Flink's wider band saves a change in two hours, and pays with more replica-hours."""
-    comparison, spared = compared(name), {"sine": 1}
-    for rival in comparison.rivals:
-        if rival.result is not None:
-            assert comparison.own.changes <= rival.result.changes + spared.get(name, 0), rival.result.policy
-            if name in spared and comparison.own.changes > rival.result.changes:
-                assert comparison.own.replica_hours < rival.result.replica_hours * 0.97
+def test_over_all_shapes_nobody_serves_as_well_for_less() -> None:
+    """With one setting for all, as Tidemill has, they take a quarter more replica-hours, and change no less for them.
+
+    Who changes less pays for it with half as many replica-hours again.
+    """
+    own, as_good = totals([compared(name) for name in SHAPES])
+    cheapest, *_ = as_good
+    assert own.replica_hours * 1.25 <= cheapest.replica_hours
+    assert own.changes <= cheapest.changes
+    calmer = [total for total in as_good if total.changes < own.changes]
+    assert all(total.replica_hours >= 1.5 * own.replica_hours for total in calmer)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -258,7 +269,7 @@ def test_what_is_written(tmp_path: Path) -> None:
     comparison = compare(short)
     record = json.loads(to_json([comparison], seed=1))
     assert record["shapes"][0]["tidemill"] == comparison.own.summary()
-    assert len(record["shapes"][0]["others"]) == len(comparison.others) == 13
+    assert len(record["shapes"][0]["others"]) == len(comparison.others) == 43
     paths = write([comparison], tmp_path, seed=1)
     assert [path.name for path in paths] == ["sim-scaling.json", "a-short-one.svg"]
     drawn = minidom.parseString(paths[1].read_text()).documentElement  # noqa: S318 - written by ourselves

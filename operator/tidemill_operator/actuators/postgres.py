@@ -16,22 +16,28 @@ from psycopg import sql
 from tidemill_contract.feeds import Feeds
 from tidemill_operator import outcome
 from tidemill_operator.actuators.base import PipelineSecrets, Reclaim
-from tidemill_operator.actuators.postgres_claims import claim, rivals
+from tidemill_operator.actuators.postgres_claims import claim, only_claim, rivals
 from tidemill_operator.actuators.postgres_expiry import expire
 from tidemill_operator.actuators.postgres_grants import ensure_grants
 from tidemill_operator.actuators.postgres_replays import end_replays, observe_replays, switch
-from tidemill_operator.actuators.postgres_roles import drop_roles, end_sessions, ensure_roles
+from tidemill_operator.actuators.postgres_roles import drop_roles, end_sessions, ensure_roles, strangers
 from tidemill_operator.actuators.postgres_rows import ensure_rows
 from tidemill_operator.actuators.postgres_session import LockBusy, NoDatabase, Session, connected
 from tidemill_operator.actuators.postgres_turn import Leadership, check_epoch, comment, exclusive
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome
-from tidemill_operator.plan.model import LiveSchema, Owner, Schema
+from tidemill_operator.plan.model import LiveSchema, Loss, Owner, Schema
 from tidemill_operator.plan.refusals import column_changes, foreign
 from tidemill_operator.plan.sql import add_column, create_index, create_table
 from tidemill_operator.servers.addresses import PostgresAddress
 
 _DROP_AT_ONCE = 50
+# Replicas note the same thing within moments of each other. It is told for a day, all of it or nothing.
+_LOST = """
+WITH lately AS (SELECT max(noticed_at) AS at FROM {0} WHERE reader = 'live')
+SELECT reason, partition, epoch, from_offset, to_offset FROM {0}, lately
+ WHERE reader = 'live' AND noticed_at > lately.at - interval '5 minutes' AND lately.at > now() - interval '1 day'
+"""
 
 
 class PostgresSchemas:
@@ -73,6 +79,18 @@ class PostgresSchemas:
         except NoDatabase:
             return None
 
+    def conflicts(self, schema: Schema, owner: Owner) -> list[TidemillError]:
+        """What of a schema's topic and roles belongs to somebody else, as `ensure` would say; nothing is locked.
+
+        Raises:
+            TidemillError: Postgres does not answer.
+        """
+        try:
+            with connected(self._address, f"looking at schema {schema.name}", read_only=self._read_only) as session:
+                return [*rivals(session, schema, owner), *strangers(session, schema, owner)]
+        except NoDatabase:
+            return []
+
     def ensure(self, schema: Schema, *, owner: Owner, secrets: PipelineSecrets, adopt: bool = False) -> list[Outcome]:
         """Make the schema so.
 
@@ -97,7 +115,7 @@ class PostgresSchemas:
             if live is not None:
                 _refuse(error for table in schema.tables for error in column_changes(table, live))
             if not adopt:
-                _refuse(rivals(session, schema, owner))
+                _refuse(only_claim(session, schema, owner))
             known = check_epoch(session, schema.name, self._leadership)
             ensure_roles(session, schema, owner=owner, secrets=secrets, adopt=adopt)
             _ensure_schema(session, schema, live, owner, known, self._leadership.epoch if self._leadership else known)
@@ -190,7 +208,7 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
     columns = _columns(session, schema)
     owner = _owner(found[0][0])
     shapes, closed, feeds, readers, generation, accepted, partitions = {}, {}, {}, {}, 0, None, 0
-    read_from, read_to = "", {}
+    read_from, read_to, losses = "", {}, tuple[Loss, ...]()
     if "_aggregations" in columns:
         # A schema from before `layout` and `fed` has neither.
         query = sql.SQL(
@@ -211,6 +229,9 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
         partitions = len(positions)
         read_from = max((topic_id for _, topic_id, _ in positions if topic_id), default="")
         read_to = {partition: offset for partition, topic_id, offset in sorted(positions) if topic_id}
+    if "_lost" in columns:
+        query = sql.SQL(_LOST).format(sql.Identifier(schema, "_lost"))
+        losses = tuple(Loss(*row) for row in session.connection.execute(query))
     return LiveSchema(
         owner,
         shapes,
@@ -224,6 +245,7 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
         read_to=read_to,
         readers=readers,
         replays=observe_replays(session, schema) if "feeds" in columns.get("_offsets", {}) else {},
+        losses=losses,
     )
 
 

@@ -25,14 +25,20 @@ SELECT obj_description(n.oid, 'pg_namespace')
 """
 
 
+def only_claim(session: Session, schema: Schema, owner: Owner) -> Iterator[TidemillError]:
+    """The same as `rivals`, and nobody else can begin to manage the topic until the transaction ends."""
+    if schema.source and _marked(session, schema) != _mark(schema):
+        session.rows("SELECT pg_advisory_xact_lock(hashtext('tidemill-topic'), hashtext(%s))", (schema.source,))
+        yield from rivals(session, schema, owner)
+
+
 def rivals(session: Session, schema: Schema, owner: Owner) -> Iterator[TidemillError]:
     """Why a pipeline may not manage its source topic: another one of the same cluster does.
 
-    Nobody else can begin to meanwhile, until the transaction ends. A pipeline that manages it already goes on.
+    A pipeline that manages it already goes on.
     """
     if not schema.source or _marked(session, schema) == _mark(schema):
         return
-    session.rows("SELECT pg_advisory_xact_lock(hashtext('tidemill-topic'), hashtext(%s))", (schema.source,))
     for (comment,) in session.rows(_RIVALS, (_mark(schema), schema.name)):
         other = _owner(comment)
         if other is not None and other.cluster == owner.cluster:

@@ -9,7 +9,7 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -64,6 +64,14 @@ def ensure_roles(session: Session, schema: Schema, *, owner: Owner, secrets: Pip
                 session.write("ALTER ROLE {} NOLOGIN PASSWORD NULL", role)
     _ensure_membership(session, schema.owner)
     _ensure_connect(session, schema)
+
+
+def strangers(session: Session, schema: Schema, owner: Owner) -> Iterator[TidemillError]:
+    """Roles that exist and are not the owner's: `ensure_roles` would not take them."""
+    ours = _mark(session, owner)
+    for role, live in sorted(_observe(session, (schema.owner, schema.writer, schema.reader)).items()):
+        if not _is_ours(live["mark"], ours):
+            yield _stranger(role, live["mark"])
 
 
 def end_sessions(session: Session, schema: Schema) -> None:
@@ -121,7 +129,8 @@ def _ensure(
     if live is None:
         session.write("CREATE ROLE {} {}", role, sql.SQL("NOLOGIN" if password is None else "LOGIN"))
     else:
-        _check_mark(role, live["mark"], mark["tidemill"], adopt=adopt)
+        if not adopt and not _is_ours(live["mark"], mark["tidemill"]):
+            raise _stranger(role, live["mark"])
         if live["powers"]:
             session.write("ALTER ROLE {} NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS", role)
         if password is not None and not live["login"]:
@@ -156,13 +165,12 @@ def _is_ours(comment: str | None, ours: Mapping[str, str]) -> bool:
     return all(theirs.get(part) == ours[part] for part in ("namespace", "name", "cluster", "database"))
 
 
-def _check_mark(role: str, comment: str | None, ours: Mapping[str, str], *, adopt: bool) -> None:
-    if not _is_ours(comment, ours) and not adopt:
-        raise TidemillError(
-            Reason.RESOURCE_CONFLICT,
-            f"role {role} exists and is not this pipeline's (it says: {comment or 'nothing'})",
-            "drop or rename it, or take it over with the annotation tidemill.dev/adopt: 'true'",
-        )
+def _stranger(role: str, comment: str | None) -> TidemillError:
+    return TidemillError(
+        Reason.RESOURCE_CONFLICT,
+        f"role {role} exists and is not this pipeline's (it says: {comment or 'nothing'})",
+        "drop or rename it, or take it over with the annotation tidemill.dev/adopt: 'true'",
+    )
 
 
 def _knows_password(session: Session, role: str, password: str, comment: str | None) -> bool:

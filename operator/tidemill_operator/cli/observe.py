@@ -15,7 +15,8 @@ from tidemill_operator.actuators.postgres import PostgresSchemas
 from tidemill_operator.cli.main import CommandError
 from tidemill_operator.cli.status import is_running, read_state
 from tidemill_operator.cli.store import Store
-from tidemill_operator.plan.model import LiveFacts, LiveSchema, Plan
+from tidemill_operator.errors import TidemillError
+from tidemill_operator.plan.model import LiveFacts, LiveSchema, Owner, Plan, Schema
 from tidemill_operator.plan.refusals import topics_concerned
 from tidemill_operator.servers.addresses import PostgresAddress
 from tidemill_operator.servers.postgres import administrator
@@ -56,6 +57,16 @@ class World:
         if self.postgres is None:
             return None
         return PostgresSchemas(self.platform.postgres, read_only=True).observe(name)
+
+    def conflicts(self, schema: Schema, owner: Owner) -> list[TidemillError]:
+        """What of a schema's topic and roles belongs to somebody else.
+
+        Raises:
+            TidemillError: Postgres does not answer.
+        """
+        if self.postgres is None:
+            return []
+        return PostgresSchemas(self.platform.postgres, read_only=True).conflicts(schema, owner)
 
     def facts(self, plan: Plan, schema: LiveSchema | None) -> tuple[LiveFacts, Configs]:
         """What is there of a plan's topics, and their configs.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ from tidemill_operator.errors import TidemillError
 from tidemill_operator.plan.build import build_plan, owner_of
 from tidemill_operator.plan.changes import Action, Change, Difference, changes
 from tidemill_operator.plan.describe import change, describe
-from tidemill_operator.plan.model import LiveFacts, LiveSchema, Plan
-from tidemill_operator.plan.refusals import foreign, gone, missing, refusals
+from tidemill_operator.plan.model import LiveFacts, LiveSchema, Owner, Plan
+from tidemill_operator.plan.refusals import claimed, foreign, gone, missing, refusals
 from tidemill_operator.reconcile import ADOPT, accepted
 
 _SIGNS: Mapping[Action, str] = {"create": "+", "change": "~", "remove": "-"}
@@ -83,15 +83,35 @@ def run(args: argparse.Namespace) -> int:
     if reading is None or reading.faults:
         raise CommandError("\n".join(reading.faults if reading else ()), code=EXIT_USAGE)
     try:
-        planned = [plan_document(document, world) for document in reading.documents.values()]
+        planned = plan_documents(reading.documents.values(), world)
     except TidemillError as error:
         raise CommandError(str(error)) from error
     print(_OUTPUTS[args.output](planned, world), end="")
     return EXIT_ERROR if any(one.refused for one in planned) else 0
 
 
-def plan_document(document: Mapping[str, Any], world: World) -> Planned:
+def plan_documents(documents: Iterable[Mapping[str, Any]], world: World) -> list[Planned]:
+    """The plans of all pipelines of a file; of two that would manage one topic the first one does.
+
+    Raises:
+        TidemillError: a server does not answer.
+    """
+    planned, taken = [], dict[str, Owner]()
+    for document in documents:
+        one = plan_document(document, world, taken)
+        planned.append(one)
+        if one.plan.schema.source and not one.refused:
+            taken[one.plan.schema.source] = Owner(one.plan.namespace, one.plan.name, "", world.platform.cluster_id)
+    return planned
+
+
+def plan_document(document: Mapping[str, Any], world: World, taken: Mapping[str, Owner] | None = None) -> Planned:
     """One pipeline's plan against the world.
+
+    Args:
+        document: the resource.
+        world: the servers, as far as they are known.
+        taken: topics that pipelines applied before it will manage.
 
     Raises:
         TidemillError: a server does not answer.
@@ -104,7 +124,7 @@ def plan_document(document: Mapping[str, Any], world: World) -> Planned:
     generation = metadata.get("generation") or _generation(pipeline, world, schema)
     live, configs = world.facts(build_plan(pipeline, world.platform, generation), schema)
     plan = build_plan(pipeline, world.platform, generation, live)
-    refused = tuple(_refused(pipeline, plan, live, world))
+    refused = tuple(_refused(pipeline, plan, live, world, taken or {}))
     earlier = accepted(document, schema)
     before = build_plan(earlier, world.platform, live.schema.generation, live) if earlier and live.schema else None
     found = () if refused else changes(plan, live, before=before, configs=configs)
@@ -127,9 +147,16 @@ def _generation(pipeline: AnalyticsPipeline, world: World, schema: LiveSchema | 
     return schema.generation if schema.accepted == written else schema.generation + 1
 
 
-def _refused(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts, world: World) -> Iterator[TidemillError]:
-    if live.schema is not None and (pipeline.metadata.annotations or {}).get(ADOPT) != "true":
-        yield from foreign(plan.schema.name, live.schema.owner, owner_of(pipeline, world.platform))
+def _refused(
+    pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts, world: World, taken: Mapping[str, Owner]
+) -> Iterator[TidemillError]:
+    if (pipeline.metadata.annotations or {}).get(ADOPT) != "true":
+        owner = owner_of(pipeline, world.platform)
+        strange = list(foreign(plan.schema.name, live.schema.owner, owner)) if live.schema is not None else []
+        # Topic and roles go with the schema: told once.
+        yield from strange or world.conflicts(plan.schema, owner)
+        if first := taken.get(plan.schema.source):
+            yield claimed(plan.schema.source, first)
     yield from refusals(pipeline, plan, live)
     if world.kafka is not None:
         yield from (missing(topic) for topic in plan.topics if not topic.managed and topic.name not in live.topics)

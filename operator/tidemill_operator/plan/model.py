@@ -231,6 +231,23 @@ class LiveReplay:
 
 
 @dataclass(frozen=True)
+class Loss:
+    """Offsets of a partition that Kafka had no longer when they were to be read, or has lost after that.
+
+    Attributes:
+        reason: as processors note it: topic_recreated, expired or truncated.
+        epoch: of the positions then.
+        first, end: offsets, the end excluded; None: nobody knows.
+    """
+
+    reason: str
+    partition: int
+    epoch: int
+    first: int
+    end: int | None
+
+
+@dataclass(frozen=True)
 class LiveSchema:
     """A pipeline's schema as it is.
 
@@ -247,6 +264,7 @@ class LiveSchema:
         partitions: source partitions whose positions are kept.
         read_from: Kafka's id of the topic that was read; empty: none was.
         read_to: next offset by partition.
+        losses: what processors noted last, if that was within a day.
     """
 
     owner: Owner | None = None
@@ -261,6 +279,7 @@ class LiveSchema:
     read_to: Mapping[int, int] = field(default_factory=dict)
     readers: Mapping[tuple[str, int], str] = field(default_factory=dict)
     replays: Mapping[str, LiveReplay] = field(default_factory=dict)
+    losses: tuple[Loss, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -189,8 +189,8 @@ def _held(poll: _Poll) -> _Choice | None:
 
 
 def _step(poll: _Poll, target: int) -> int:
-    settings = poll.settings
-    return stepped(poll.current, target, up=settings.max_step_up, down=settings.max_step_down)
+    settings, partitions = poll.settings, poll.partitions
+    return stepped(poll.current, target, up=settings.max_step_up, down=settings.max_step_down, partitions=partitions)
 
 
 def _stay(poll: _Poll) -> _Choice:

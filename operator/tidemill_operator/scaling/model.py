@@ -60,6 +60,7 @@ class Settings:
     """`spec.processor.scaling` in numbers; its fields say what they mean.
 
     Attributes:
+        max_step_up, max_step_down: at once; None: as many again, four at the least, and any number down.
         flush_seconds: the processor's flushInterval: lag of a few of them is only what is under way.
     """
 
@@ -71,8 +72,8 @@ class Settings:
     catch_up_seconds: float = 300.0
     scale_up_cooldown_seconds: float = 90.0
     scale_down_stabilization_seconds: float = 600.0
-    max_step_up: int = 4
-    max_step_down: int = 4
+    max_step_up: int | None = None
+    max_step_down: int | None = None
     poll_seconds: float = 15.0
     lookback_seconds: float = 120.0
     scale_to_zero_after_seconds: float | None = None

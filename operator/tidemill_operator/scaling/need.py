@@ -22,6 +22,7 @@ TARGET_UTILISATION = 0.7
 HIGH_UTILISATION = 0.85
 # Uneven partitions may ask for more replicas than their sum does; beyond this, keys want spreading, not replicas.
 UNEVEN_FACTOR = 2
+LEAST_STEP = 4
 _FULL = HIGH_UTILISATION / TARGET_UTILISATION + 1e-9
 
 
@@ -110,6 +111,17 @@ def aligned(wanted: Need, *, floor: int, ceiling: int, partitions: int) -> int:
     return next((number for number in reach if fits(wanted, number)), replicas)
 
 
-def stepped(current: int, target: int, *, up: int, down: int) -> int:
-    """As far towards a target as the steps allow."""
-    return min(max(target, current - down), current + up)
+def stepped(current: int, target: int, *, up: int | None, down: int | None, partitions: int) -> int:
+    """As far towards a target as the steps allow.
+
+    A step is a rebalance whatever its length, so unlimited ones go all the way down, and up by as many as there are: to
+    a number that is of use, for 5 replicas of 12 partitions are as slow as 4.
+    """
+    if target < current:
+        return target if down is None else max(target, current - down)
+    if up is not None:
+        return min(target, current + up)
+    most = max(2 * current, current + LEAST_STEP)
+    while most < partitions and -(-partitions // most) == -(-partitions // (most - 1)):
+        most += 1
+    return min(target, most)

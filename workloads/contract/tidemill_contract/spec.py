@@ -221,8 +221,15 @@ class ScalingSpec(Model):
     scale_down_stabilization: Duration = Field(
         "10m", description="Scaling down goes to the most replicas that were needed within this time."
     )
-    max_step_up: int = Field(4, ge=1, le=1024, description="Most replicas added at once.")
-    max_step_down: int = Field(4, ge=1, le=1024, description="Most replicas taken away at once.")
+    max_step_up: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Most replicas added at once; unset: as many as there are, or four if fewer are.",
+    )
+    max_step_down: int | None = Field(
+        None, ge=1, le=1024, description="Most replicas taken away at once; unset: all that are not needed."
+    )
     poll_interval: Duration = Field("15s", description="How often figures are read and a decision is made.")
     lookback: Duration = Field("2m", description="How far back arrivals and the speed of a replica are looked at.")
     scale_to_zero_after: Duration | None = Field(

@@ -1,0 +1,83 @@
+"""Pure: what is known of events that Kafka had no longer when they were to be read, in words.
+
+Processors go on by themselves and note each loss; a topic that was made anew shows in its id before they have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.plan.model import LiveSchema, LiveTopic, Loss
+
+_MAX_PARTITIONS = 16
+_REASONS: Mapping[str, Reason] = {
+    "topic_recreated": Reason.TOPIC_RECREATED,
+    "truncated": Reason.LOG_TRUNCATED,
+    "expired": Reason.EVENTS_EXPIRED,
+}
+
+
+def losses(topic: str, known: LiveTopic | None, schema: LiveSchema) -> list[TidemillError]:
+    """What was lost lately, one for each way it was, the gravest first.
+
+    Args:
+        topic: the source topic's name.
+        known: the topic as it is; None: it is not there, which is told elsewhere.
+        schema: with what processors have noted.
+    """
+    latest: dict[tuple[Reason, int], Loss] = {}
+    for loss in sorted([*schema.losses, *_unnoted(known, schema)], key=lambda loss: loss.epoch):
+        if loss.reason in _REASONS:
+            latest[_REASONS[loss.reason], loss.partition] = loss
+    told = []
+    for reason, tell in _TELL.items():
+        found = [loss for (why, _), loss in sorted(latest.items()) if why == reason]
+        if found:
+            told.append(TidemillError(reason, tell(topic, known, _ranges(found)), _REMEDY[reason]))
+    return told
+
+
+def _unnoted(known: LiveTopic | None, schema: LiveSchema) -> Iterator[Loss]:
+    """Positions in another topic of the name than the one that is there: no processor has taken these up again."""
+    if known is None or not known.id or not schema.read_from or schema.read_from == known.id:
+        return
+    for partition, offset in schema.read_to.items():
+        yield Loss("topic_recreated", partition, 0, offset, None)
+
+
+def _ranges(found: Iterable[Loss]) -> str:
+    parts = [
+        f"{loss.partition}: {loss.first}" + ("" if loss.end is None else f" to {loss.end}")
+        for loss in sorted(found, key=lambda loss: loss.partition)
+    ]
+    more = len(parts) - _MAX_PARTITIONS
+    return ", ".join(parts[:_MAX_PARTITIONS]) + (f" and {more} more partitions" if more > 0 else "")
+
+
+def _recreated(topic: str, known: LiveTopic | None, ranges: str) -> str:
+    now = f" (id {known.id} now)" if known is not None and known.id else ""
+    return (
+        f"topic {topic} was deleted and made anew{now}; events of the one before that were not counted are gone, from"
+        f" offsets {ranges}"
+    )
+
+
+def _truncated(topic: str, _: LiveTopic | None, ranges: str) -> str:
+    return f"topic {topic} ends before what was read of it: Kafka has lost events that are counted, offsets {ranges}"
+
+
+def _expired(topic: str, _: LiveTopic | None, ranges: str) -> str:
+    return f"events of topic {topic} were past its retention before they were read, offsets {ranges}"
+
+
+_TELL: Mapping[Reason, Callable[[str, LiveTopic | None, str], str]] = {
+    Reason.TOPIC_RECREATED: _recreated,
+    Reason.LOG_TRUNCATED: _truncated,
+    Reason.EVENTS_EXPIRED: _expired,
+}
+_REMEDY: Mapping[Reason, str] = {
+    Reason.TOPIC_RECREATED: "what is counted stays; send again what is missing, and see who may delete topics",
+    Reason.LOG_TRUNCATED: "what is counted stays; see why a replica that was behind became leader",
+    Reason.EVENTS_EXPIRED: "lengthen spec.source.topic.retention, or let more processors run",
+}

@@ -1,0 +1,154 @@
+"""Ten times the load in the cluster: the operator's own scaling follows, few changes, down once, every event counted.
+
+Each processor has a tenth of a core, as a container's limit gives it, and looks at each event's text for many words:
+one of them is too slow then for a load that the rest of the machine hardly notices. How fast one is is measured first.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import polars as pl
+import pytest
+
+from demo.answers import describe, wait_settled
+from demo.runtime import DemoError
+
+pytestmark = [pytest.mark.e2e, pytest.mark.kubernetes, pytest.mark.slow]
+
+_CPU = "100m"
+_PARTITIONS = 12
+_FOLLOW_SECONDS, _CATCH_UP_SECONDS, _STABILIZATION_SECONDS = 120.0, 60.0, 30.0
+_LAG_THRESHOLD = 20_000
+_MOST_REBALANCES = 3
+_HIGH_SECONDS, _LOOKBACK_SECONDS = 75.0, 15.0
+_TRIED = 15_000
+_WORDS = [f"error{number}" for number in range(32)]
+# A stack trace, say: none of the words is in it, so all of it is looked at for each.
+_TEXT = " at orders.basket.Checkout.pay(Checkout.java:118) after 31 ms, card of the customer was asked again;" * 7
+_SCALING = {
+    "lagThreshold": _LAG_THRESHOLD,
+    "pollInterval": "2500ms",
+    "lookback": f"{_LOOKBACK_SECONDS:g}s",
+    "catchUp": f"{_CATCH_UP_SECONDS:g}s",
+    "scaleUpCooldown": "15s",
+    "scaleDownStabilization": f"{_STABILIZATION_SECONDS:g}s",
+}
+
+
+@pytest.fixture
+def shop(world: Any, orders: Callable[..., Any]) -> Iterator[Any]:
+    """A pipeline with one processor, in a namespace of its own."""
+    namespace = world.new_namespace("tenfold")
+    sent = world.pipeline(dear(orders("orders", namespace), most=1))
+    yield sent
+    sent.platform.leave()
+    world.delete_namespaces([namespace])
+
+
+def test_ten_times_the_load_is_followed(
+    world: Any, shop: Any, some_orders: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    """One processor does a quarter of what it can; then ten times that comes in one step, and then nothing."""
+    rate = speed(shop, events(some_orders, _TRIED))
+    dear(shop.platform.document, most=4)
+    shop.platform.apply()
+    time.sleep(_LOOKBACK_SECONDS)  # what was sent to measure it is no load
+    low, high = int(rate / 4), int(rate / 4) * 10
+    with shop.load(events(some_orders, 15 * low, after=shop.number), seconds=15.0):
+        seen = watch(world, shop, seconds=15.0)
+    assert {replicas for _, replicas, _ in seen if replicas} == {1}, "a tenth of the load is one processor's"
+    with shop.load(events(some_orders, round(_HIGH_SECONDS * high), after=shop.number), seconds=_HIGH_SECONDS):
+        seen = watch(world, shop, seconds=_HIGH_SECONDS)
+    most = max(replicas for _, replicas, _ in seen)
+    followed = next(at for at, replicas, _ in seen if replicas == most)
+    over = [at for at, _, lag in seen if lag > _LAG_THRESHOLD]
+    ended = time.monotonic()
+    eventually(lambda: running(world, shop) == 1, what="one processor is enough again", seconds=180.0)
+    world.figures["ten times the load"] = (
+        f"{low} -> {high} events/s, one processor does {rate:.0f}: {most} processors ready after {followed:.0f} s, lag"
+        f" {max(lag for _, _, lag in seen):,} at most; one again {time.monotonic() - ended:.0f} s after the end"
+    )
+    assert most > 1, "one processor is too slow"
+    assert followed <= _FOLLOW_SECONDS
+    assert (over[-1] - over[0] if over else 0.0) <= _CATCH_UP_SECONDS
+    assert seen[-1][2] <= _LAG_THRESHOLD
+    changes = told(world, shop)
+    assert len([after for before, after in changes if after > before]) <= _MOST_REBALANCES, changes
+    assert [after for before, after in changes if after < before] == [1], "down once"
+    shop.check()
+
+
+def dear(made: dict[str, Any], *, most: int) -> dict[str, Any]:
+    """A pipeline whose events are dear, on processors with little, of which there may be so many."""
+    source, aggregations = made["spec"]["source"], made["spec"]["aggregations"]
+    source["topic"]["partitions"] = _PARTITIONS
+    if len(source["fields"]) == 4:
+        source["fields"].append({"name": "message", "type": "string", "required": True})
+        failed = {"name": "failed", "function": "sum", "field": _WORDS[0]}
+        for aggregation in aggregations:
+            aggregation["metrics"] = [*aggregation["metrics"], failed]
+    derive = [{"name": word, "expression": f"message ILIKE '%{word}%'"} for word in _WORDS]
+    processor = {"flushInterval": "250ms", "resources": {"limits": {"cpu": _CPU}}}
+    made["spec"] |= {
+        "transform": {"derive": derive},
+        "processor": processor | {"scaling": {**_SCALING, "maxReplicas": most}},
+    }
+    return made
+
+
+def events(some_orders: Callable[..., Any], number: int, **more: int) -> pl.DataFrame:
+    """So many orders, each with a text; every eleventh one has a word that is looked for."""
+    row = pl.int_range(pl.len())
+    found = pl.when(row % 11 == 0).then(pl.lit(_WORDS[0].upper())).otherwise(pl.lit(""))
+    frame = some_orders(number, **more)
+    return frame.with_columns(message=pl.concat_str(pl.lit(_TEXT), found))
+
+
+def speed(shop: Any, frame: pl.DataFrame) -> float:
+    """Events a second that one processor does, from sending many at once."""
+    began = time.monotonic()
+    shop.send(frame)
+    with httpx.Client(timeout=60.0, trust_env=False) as client:
+        wait_settled(client, shop.platform, shop.totals.acknowledged)
+    return frame.height / (time.monotonic() - began)
+
+
+def running(world: Any, shop: Any) -> int:
+    """Processors that are ready, as the Deployment says; zero while they are being made more or fewer."""
+    found = world.get("deployment", f"{shop.platform.name}-processor", shop.platform.namespace)
+    ready = found.get("status", {}).get("readyReplicas", 0)
+    return int(ready) if ready == found["spec"]["replicas"] else 0
+
+
+def lag(shop: Any) -> int:
+    """Events in the topic that are not counted yet."""
+    ends = shop.platform.topic_ends()
+    with httpx.Client(timeout=60.0, trust_env=False) as client:
+        positions = describe(client, shop.platform)["progress"]["partitions"]
+    return sum(ends.values()) - sum(row["next_offset"] or 0 for row in positions)
+
+
+def watch(world: Any, shop: Any, *, seconds: float) -> list[tuple[float, int, int]]:
+    """What is seen every few seconds: seconds since the beginning, processors (zero: they change), lag."""
+    began, seen = time.monotonic(), []
+    while time.monotonic() - began < seconds:
+        try:
+            replicas, behind = running(world, shop), lag(shop)
+        except (DemoError, httpx.TransportError):
+            continue  # asked again
+        seen.append((time.monotonic() - began, replicas, behind))
+        time.sleep(2.0)
+    return seen
+
+
+def told(world: Any, shop: Any) -> list[tuple[int, int]]:
+    """Changes of processors that Events tell of, in order: before and after."""
+    found = world.json("get", "events", "--namespace", shop.platform.namespace)["items"]
+    texts = [event["message"] for event in sorted(found, key=lambda event: str(event["firstTimestamp"]))]
+    changes = [re.match(r"(\d+) → (\d+) processors", text) for text in texts]
+    return [(int(change[1]), int(change[2])) for change in changes if change]
