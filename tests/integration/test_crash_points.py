@@ -1,0 +1,275 @@
+"""A processor that dies at its n-th statement, for every n: whoever comes after it ends where it would have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import pytest
+
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
+from tidemill_contract.spec import PipelineSpec
+from tidemill_processor.batch import BatchReader
+from tidemill_processor.closing import Closer
+from tidemill_processor.database import Database
+from tidemill_processor.scanning import Scanner
+from tidemill_processor.transaction import Committer, Position
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+MINUTE = 60_000
+BASE = 1_700_000_000_000 // (60 * MINUTE) * 60 * MINUTE
+METRICS = [
+    {"name": "n", "function": "count"},
+    {"name": "total", "function": "sum", "field": "v"},
+    {"name": "spread", "function": "stddev", "field": "v"},
+    {"name": "last", "function": "last", "field": "v"},
+    {"name": "median", "function": "quantile", "field": "v", "q": 0.5},
+]
+WATCHED = {"type": "zscore", "threshold": 4, "warmup": 3, "cooldown": "1s"}
+SPEC = PipelineSpec.model_validate(
+    {
+        "source": {
+            "topic": {"partitions": 2},
+            "fields": [
+                {"name": "ts", "type": "timestamp", "required": True},
+                {"name": "k", "type": "string"},
+                {"name": "v", "type": "number"},
+            ],
+            "eventTime": {"field": "ts", "maxDisorder": "0s", "idleTimeout": "1h"},
+        },
+        "aggregations": [
+            {"name": "minutes", "groupBy": ["k"], "window": {"type": "tumbling", "size": "1m"}, "metrics": METRICS},
+            {"name": "hops", "window": {"type": "hopping", "size": "2m", "hop": "1m"}, "metrics": METRICS},
+            {"name": "visits", "groupBy": ["k"], "window": {"type": "session", "gap": "20s"}, "metrics": METRICS},
+            {
+                "name": "again",
+                "groupBy": ["k"],
+                "window": {"type": "tumbling", "size": "1m"},
+                "latePolicy": "reopen",
+                "metrics": METRICS,
+            },
+        ],
+        "anomalies": [
+            {"name": "spike", "aggregation": "minutes", "metric": "total", "detector": WATCHED},
+            {"name": "respike", "aggregation": "again", "metric": "total", "detector": WATCHED},
+        ],
+        "events": {"store": True},
+        "results": {"publish": False},
+    }
+)
+CONFIG = PipelineConfig(
+    namespace="tests", name="crashes", generation=1, spec=SPEC,
+    aggregations=tuple(AggregationRef(name=a.name) for a in SPEC.aggregations),
+)  # fmt: skip
+
+
+class Died(Exception):
+    """The processor is no more."""
+
+
+@dataclass
+class Fuse:
+    """How many statements are left to a processor."""
+
+    left: int
+
+    def burn(self, connection: psycopg.Connection[Any]) -> None:
+        self.left -= 1
+        if self.left == 0:
+            connection.close()
+            raise Died
+
+
+def fused(url: str, fuse: Fuse) -> psycopg.Connection[Any]:
+    """A connection that is cut before a certain statement."""
+
+    class Plain(psycopg.Cursor[Any]):
+        def execute(self, *args: Any, **kwargs: Any) -> Any:
+            fuse.burn(self.connection)
+            return super().execute(*args, **kwargs)
+
+        def executemany(self, *args: Any, **kwargs: Any) -> None:
+            fuse.burn(self.connection)
+            super().executemany(*args, **kwargs)
+
+        def copy(self, *args: Any, **kwargs: Any) -> Any:
+            fuse.burn(self.connection)
+            return super().copy(*args, **kwargs)
+
+    class Named(psycopg.ServerCursor[Any]):
+        def execute(self, *args: Any, **kwargs: Any) -> Any:
+            fuse.burn(self.connection)
+            return super().execute(*args, **kwargs)
+
+    connection = psycopg.connect(url, autocommit=True, options="-c TimeZone=UTC")
+    connection.cursor_factory, connection.server_cursor_factory = Plain, Named
+    return connection
+
+
+@dataclass(frozen=True)
+class Record:
+    """A Kafka record, as the processor sees one."""
+
+    p: int
+    o: int
+    body: bytes
+
+    def key(self) -> bytes | None:
+        return None
+
+    def value(self) -> bytes:
+        return self.body
+
+    def partition(self) -> int:
+        return self.p
+
+    def offset(self) -> int:
+        return self.o
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, BASE
+
+    def headers(self) -> None:
+        return None
+
+
+def drawn() -> list[list[Record]]:
+    """Batches of two partitions; the last ones bring what is late, a session's missing link, and no event at all."""
+    offsets = [0, 0]
+
+    def record(p: int, body: bytes) -> Record:
+        offsets[p] += 1
+        return Record(p, offsets[p] - 1, body)
+
+    def sale(p: int, second: float, k: str | None, v: float) -> Record:
+        return record(p, json.dumps({"ts": BASE + round(second * 1000), "k": k, "v": v}).encode())
+
+    first = [sale(n % 2, n * 12.0, "ab"[n // 2 % 2], 10.0 + n % 3) for n in range(40)]
+    second = [sale(n % 2, 480 + n * 9.0, "ab"[n // 2 % 2], 10.0 + n % 3 + 500 * (n == 9)) for n in range(20)]
+    late = [sale(0, 30.0, "a", 1.0), sale(1, 90.0, None, 2.0), sale(0, 661.0, "b", 3.0), record(1, b"not JSON")]
+    third = [sale(n % 2, 700 + n * 11.0, "ab"[n % 2], 12.0) for n in range(10)]
+    return [first, second, late, third]
+
+
+class Processor:
+    """What the loop and the keeper do, one after the other, with new connections as after a start."""
+
+    def __init__(self, url: str, database: Database, fuse: Fuse) -> None:
+        self.connection = fused(url, fuse)
+        self._reader = BatchReader(SPEC)
+        stores = database.aggregations(self.connection)
+        self._committer = Committer(self.connection, database, stores, CONFIG)
+        self._closer = Closer(database, stores, CONFIG)
+        self._scanners = [
+            (store, Scanner(database, store, [r for r in SPEC.anomalies if r.aggregation == store.name]))
+            for store in stores
+            if store.name in ("minutes", "again")
+        ]
+        self._schema = database.schema
+
+    def run(self, batches: list[list[Record]]) -> None:
+        """From where `_offsets` stands to the end."""
+        for batch in batches:
+            stored = self.connection.execute(f"SELECT partition, next_offset FROM {self._schema}._offsets").fetchall()
+            at = dict(stored)
+            if any(record.o >= at[record.p] for record in batch):
+                assert all(record.o >= at[record.p] for record in batch), "a batch is stored as a whole"
+                positions = {p: Position(offset, 0) for p, offset in at.items()}
+                self._committer.commit(self._reader.read(batch, BASE + 86_400_000), positions)
+            # A later batch was not stored before this was done.
+            if all(max(r.o for r in batch if r.p == p) + 1 == self._next(p) for p in (0, 1)):
+                closed = self._closer.run(self.connection).closed
+                for store, scanner in self._scanners:
+                    until = closed[store.name]
+                    assert until is not None
+                    for _ in range(3):
+                        scanner.run(self.connection, until)
+
+    def _next(self, partition: int) -> int:
+        query = f"SELECT next_offset FROM {self._schema}._offsets WHERE partition = %s"
+        row = self.connection.execute(query, (partition,)).fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+class Stage:
+    """The tables, emptied for each run."""
+
+    def __init__(self, servers: Any, connection: psycopg.Connection[Any], database: Database) -> None:
+        self._url, self._connection, self._database = servers.postgres.url, connection, database
+
+    def run(self, statements: int) -> tuple[dict[str, list[str]], bool]:
+        """Process all, dying once before a statement; what is stored in the end, and whether that was so far."""
+        self._wipe()
+        batches, fuse = drawn(), Fuse(statements)
+        died = False
+        while True:
+            processor = None
+            try:
+                processor = Processor(self._url, self._database, fuse)
+                processor.run(batches)
+                break
+            except Died:
+                died = True
+            finally:
+                if processor is not None:
+                    processor.connection.close()
+        return self._stored(), died
+
+    def _wipe(self) -> None:
+        schema = self._database.schema
+        tables = [f"{a.name}_v1" for a in SPEC.aggregations]
+        tables += ["_events", "_dead_letters", "_detectors", "_detector_history", "_corrections", "_anomalies"]
+        self._connection.execute(f"TRUNCATE {', '.join(f'{schema}.{table}' for table in tables)} RESTART IDENTITY")
+        self._connection.execute(
+            f"UPDATE {schema}._aggregations SET closed_until = NULL, scanned_until = NULL, rev = 0, late_dead = 0,"
+            " late_dropped = 0"
+        )
+        self._connection.execute(
+            f"UPDATE {schema}._offsets SET topic_id = 'x', epoch = 0, next_offset = 0, max_event_time = NULL,"
+            " suspects = '{}', consumed = 0, filtered = 0, invalid = 0"
+        )
+        self._connection.execute(f"DELETE FROM {schema}._readers")
+        self._connection.execute(f"INSERT INTO {schema}._readers (reader) VALUES ('live')")
+
+    def _stored(self) -> dict[str, list[str]]:
+        asked = {f"{a.name}_v1": "*" for a in SPEC.aggregations} | {
+            "_events": "*", "_corrections": "*", "_detectors": "*", "_detector_history": "*",
+            "_offsets": "partition, next_offset, max_event_time, consumed, filtered, invalid",
+            "_readers": "watermark",
+            "_aggregations": "name, closed_until, scanned_until, rev, late_dead, late_dropped",
+            "_dead_letters": 'partition, "offset", aggregation, reason, windows',
+            "_anomalies": "anomaly, group_key, window_start, value, score, severity, revision",
+        }  # fmt: skip
+        found = {}
+        for table, columns in asked.items():
+            query = f"SELECT r::text FROM (SELECT {columns} FROM {self._database.schema}.{table}) AS r"
+            found[table] = sorted(row for (row,) in self._connection.execute(query))
+        return found
+
+
+@pytest.fixture
+def stage(servers: Any, make_schema: Callable[..., Any]) -> Stage:
+    return Stage(servers, *make_schema(CONFIG))
+
+
+def test_every_crash_point_ends_in_the_same_state(stage: Stage) -> None:
+    """In the row transaction, beside it, while windows close and are judged: nothing is lost or doubled."""
+    expected, died = stage.run(0)
+    assert not died
+    assert len(expected["_anomalies"]) >= 2
+    assert {reason for reason in ("late", "not_json") for row in expected["_dead_letters"] if reason in row} == {
+        "late",
+        "not_json",
+    }
+    number = 0
+    while died or number == 0:
+        number += 1
+        stored, died = stage.run(number)
+        for table, rows in expected.items():
+            assert stored[table] == rows, (number, table)
+    assert number > 150
