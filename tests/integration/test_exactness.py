@@ -10,6 +10,7 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -437,11 +438,16 @@ class Process:
         read = self.reader.read(batch, NOW)
         if crash:
             with self.connection.transaction() as transaction:
-                self.committer.commit(read, self.positions)
+                with suppress(Fenced):
+                    self.committer.commit(read, self.positions)
                 raise psycopg.Rollback(transaction)
             self.start()
             return
-        committed = self.committer.commit(read, self.positions)
+        try:
+            committed = self.committer.commit(read, self.positions)
+        except Fenced:
+            self.start()
+            return
         self.positions |= committed.positions
         self._leave(committed.handed)
 
@@ -498,6 +504,7 @@ def wipe_both(connection: Any, database: Database, rows: Any) -> None:
 
 REPLAY_ACTION = st.sampled_from([
     "live", "live", "live dies", "live starts", "replay", "replay", "replay dies", "replay starts", "meet",
+    "other", "other meet", "other starts",
 ])  # fmt: skip
 
 
@@ -512,17 +519,17 @@ REPLAY_ACTION = st.sampled_from([
 def test_both_versions_equal_a_naive_model(
     replayed: Any, number: int, script: list[tuple[str, int]], seed: int
 ) -> None:
-    """A replay that is handed over: whatever both did, each event is once in each version."""
+    """A replay that is handed over, two processes of which think that all is theirs: each event is once in each."""
     connection, database, rows = replayed
     wipe_both(connection, database, rows)
     rnd = random.Random(seed)
     logs = draw_events(rnd, number)
-    live, filling = Process(connection, "live"), Process(connection, READER)
+    live, filling, other = (Process(connection, reader) for reader in ("live", READER, READER))
     for action, size in script:
         who, _, what = action.partition(" ")
-        process = live if who == "live" else filling
-        if who == "meet":
-            filling.meet()
+        process = {"live": live, "other": other}.get(who, filling)
+        if "meet" in action:
+            process.meet()
         elif what == "starts":
             process.start()
         else:
@@ -534,10 +541,29 @@ def test_both_versions_equal_a_naive_model(
         live.step(logs, rnd.randint(1, 100), rnd, crash=False)
         filling.step(logs, rnd.randint(1, 100), rnd, crash=False)
         filling.meet()
+        other.step(logs, rnd.randint(1, 100), rnd, crash=False)
     while any(p.next_offset < len(logs[at]) for at, p in live.positions.items()):
         live.step(logs, 1_000, rnd, crash=False)
     filling.meet()
     assert filling.positions == {}, "every partition is handed over"
+    model = Model()
+    model.add_batch([record for log in logs.values() for record in log])
+    verify(connection, database, live.database.aggregations(connection), model)
+    verify(connection, database, filling.database.aggregations(connection), model)
+
+
+def test_a_process_that_did_not_notice_the_handover(replayed: Any) -> None:
+    """Handed over by another one where nothing was left to read, so that no position has moved: it stores nothing."""
+    connection, database, rows = replayed
+    wipe_both(connection, database, rows)
+    rnd = random.Random(1)
+    logs = draw_events(rnd, 60)
+    live, filling, other = (Process(connection, reader) for reader in ("live", READER, READER))
+    filling.meet()
+    assert (filling.positions, len(other.positions)) == ({}, 3)
+    live.step(logs, 1_000, rnd, crash=False)
+    other.step(logs, 1_000, rnd, crash=False)
+    assert other.positions == {}
     model = Model()
     model.add_batch([record for log in logs.values() for record in log])
     verify(connection, database, live.database.aggregations(connection), model)

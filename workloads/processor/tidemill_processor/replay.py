@@ -47,14 +47,16 @@ class Handover:
 
         The replay's own positions are locked by then, the aggregations are not: live processors lock in this order.
         """
-        live = self._live(connection, batch.next_offsets)
+        # Another process of this replay may have handed over what we are reading, without a step of its position.
+        left = self.handed(connection) & set(batch.next_offsets)
+        live = self._live(connection, set(batch.next_offsets) - left)
         reached = {p for p, at in live.items() if batch.next_offsets[p] >= at}
         if reached:
             live |= self._live(connection, reached, lock=True)
         ends = {p: max(starts[p], min(offset, live.get(p, 0))) for p, offset in batch.next_offsets.items()}
         met = frozenset(p for p in reached if ends[p] == live[p])
         self._mark(connection, met)
-        return batch.until(ends), met
+        return batch.until(ends), met | left
 
     def meet(self, connection: psycopg.Connection[Any], positions: dict[int, int]) -> frozenset[int]:
         """Partitions, handed over now, where nothing is left to read, at most every half second.
