@@ -287,6 +287,23 @@ def test_a_band_keeps_noise_out() -> None:
     assert stream.polls(10, rate=1800.0)[-1].desired == 3
 
 
+@pytest.mark.parametrize(
+    ("rate", "expected", "reason"),
+    [
+        (3300.0, 6, "four would be used to 82 %: they stay where they are, and are not taken"),
+        (2900.0, 4, "four are used to 72 %"),
+    ],
+)
+def test_nobody_goes_who_is_wanted_back_at_once(rate: float, expected: int, reason: str) -> None:
+    """Six replicas of twelve partitions, of which four would carry the load, as full as is just allowed or not."""
+    stream = Stream(partitions=12, state=known(), current=6)
+    stream.polls(120, rate=rate)
+    assert stream.current == expected, reason
+    stay = Stream(partitions=12, state=known(), current=4)
+    stay.polls(120, rate=rate)
+    assert stay.current == 4
+
+
 def test_load_that_goes_takes_replicas_down_once() -> None:
     """After the whole stabilisation, in one step, and not before."""
     stream = Stream(partitions=12, state=known(), current=4)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from tidemill_operator.scaling.explain import reckoning
 from tidemill_operator.scaling.measure import observe
 from tidemill_operator.scaling.model import Decision, Figures, Load, Need, Reason, Settings
-from tidemill_operator.scaling.need import aligned, fits, need, stepped
+from tidemill_operator.scaling.need import ROOMY_UTILISATION, aligned, fits, need, stepped
 from tidemill_operator.scaling.state import MAX_DECISIONS, Record, State
 
 MAX_PATIENCE = 4
@@ -72,6 +72,10 @@ def decide(
     target = aligned(wanted, floor=floor, ceiling=ceiling, partitions=partitions)
     if target > current >= floor and fits(wanted, current):
         target = current
+    elif target < current:
+        # Where those left would be as full as is just allowed, the least noise would bring back who went.
+        roomy = aligned(wanted, floor=floor, ceiling=ceiling, partitions=partitions, utilisation=ROOMY_UTILISATION)
+        target = max(target, min(roomy, current))
     state = _recommend(settings, state, target, now)
     poll = _Poll(settings, state, figures, load, wanted, current, floor, ceiling, target, now)
     return _finish(poll, _choose(poll))

@@ -20,6 +20,8 @@ T = TypeVar("T")
 TARGET_UTILISATION = 0.7
 # Up to here a number of replicas is left, or rounded down to, rather than changed: the band that keeps noise out.
 HIGH_UTILISATION = 0.85
+# Fewer replicas are taken if they carry it so, and then have some of the band left.
+ROOMY_UTILISATION = 0.75
 # Uneven partitions may ask for more replicas than their sum does; beyond this, keys want spreading, not replicas.
 UNEVEN_FACTOR = 2
 LEAST_STEP = 4
@@ -89,15 +91,16 @@ def shares(partitions: Sequence[T], replicas: int) -> list[Sequence[T]]:
     return [partitions[first:end] for first, end in pairwise(ends) if end > first]
 
 
-def fits(wanted: Need, replicas: int) -> bool:
-    """Whether so many replicas carry it, the fullest of them up to the high utilisation."""
+def fits(wanted: Need, replicas: int, *, utilisation: float = HIGH_UTILISATION) -> bool:
+    """Whether so many replicas carry it, the fullest of them up to a utilisation."""
     if replicas == 0:
         return wanted.useful == 0
     by_lag = all(sum(share) <= 1 + 1e-9 for share in shares(wanted.by_lag, replicas))
-    return by_lag and all(sum(share) <= _FULL for share in shares(wanted.by_rate, replicas))
+    full = utilisation / TARGET_UTILISATION + 1e-9
+    return by_lag and all(sum(share) <= full for share in shares(wanted.by_rate, replicas))
 
 
-def aligned(wanted: Need, *, floor: int, ceiling: int, partitions: int) -> int:
+def aligned(wanted: Need, *, floor: int, ceiling: int, partitions: int, utilisation: float = HIGH_UTILISATION) -> int:
     """The number of replicas within bounds that carries it, with none too many that read nothing of use.
 
     7 replicas of 12 partitions are as slow as 6, for one still has two: the fewest with the same fullest replica are
@@ -105,10 +108,10 @@ def aligned(wanted: Need, *, floor: int, ceiling: int, partitions: int) -> int:
     """
     replicas = min(max(wanted.useful, floor), ceiling)
     even = -(-partitions // -(-partitions // replicas))
-    if even >= floor and fits(wanted, even):
+    if even >= floor and fits(wanted, even, utilisation=utilisation):
         return even
     reach = range(replicas, min(ceiling, UNEVEN_FACTOR * replicas) + 1)
-    return next((number for number in reach if fits(wanted, number)), replicas)
+    return next((number for number in reach if fits(wanted, number, utilisation=utilisation)), replicas)
 
 
 def stepped(current: int, target: int, *, up: int | None, down: int | None, partitions: int) -> int:
