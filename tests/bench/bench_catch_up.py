@@ -6,7 +6,6 @@ import argparse
 import os
 import subprocess
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from bench_job import (
     Results,
     compare,
     drop_topics,
-    end_offsets,
     make_topic,
     pipeline_spec,
     read_plain,
@@ -59,7 +57,8 @@ class CaughtUp:
     @property
     def rate(self) -> float:
         """Events per CPU-second, Postgres' CPU counted; of an unfinished run by the share of its results."""
-        return self.events * self.share / (self.cpu_seconds + self.postgres_cpu_seconds)
+        spent = self.cpu_seconds + self.postgres_cpu_seconds
+        return self.events * self.share / spent if spent else 0.0
 
     @property
     def exact(self) -> bool:
@@ -89,7 +88,9 @@ def catch_up_tidemill(bench: Bench, engine: str, job: Job, expected: pl.DataFram
     publish = engine != "tidemill-quiet"
     spec = pipeline_spec(job.topic, partitions=job.partitions, window_ms=job.window_ms, publish=publish)
     pipeline = Pipeline(bench.servers, bench.folder, bench.name(engine), spec)
-    results, load = pipeline.config.topic("results"), os.getloadavg()[0]
+    load, results = os.getloadavg()[0], None
+    if publish:
+        results = Results(bench.servers.kafka, pipeline.config.topic("results"), read_tidemill)
     with pipeline.connect() as connection, pipeline.run("tidemill_processor") as process:
         meter = Meter.of(bench.servers, [process.pid], [connection])
         first = await_condition(lambda: consumed(connection, pipeline), seconds=60, interval=0.01)
@@ -97,14 +98,16 @@ def catch_up_tidemill(bench: Bench, engine: str, job: Job, expected: pl.DataFram
 
         def done() -> bool:
             stored = consumed(connection, pipeline) >= job.total
-            return stored and (not publish or published(bench, results) >= expected.height)
+            return stored and (results is None or results.count() >= expected.height)
 
         await_condition(done, seconds=bench.options.limit, interval=0.05)
         end = *meter.read(), time.monotonic()
         rss = peak_rss_mib(process.pid)
         comparison = compare(expected, windows_in_postgres(connection, pipeline.schema))
-    if publish and comparison.exact:
-        comparison = compare(expected, all_results(bench, results, read_tidemill))
+    if results is not None:
+        if comparison.exact:
+            comparison = compare(expected, results.rest())
+        results.close()
     return CaughtUp(
         engine, job.keys, job.total - first, end[0] - begin[0], end[1] - begin[1], end[2] - begin[2], rss, 1.0,
         comparison, load,
@@ -115,23 +118,27 @@ def catch_up_peer(bench: Bench, peer: Peer, job: Job, expected: pl.DataFrame) ->
     """One run of another engine, until all results have come out or the time is over."""
     name, load = bench.name(peer.name), os.getloadavg()[0]
     out, environment = prepared(bench, name, job.topic, job.partitions, job.window_ms, 5_000)
+    results = Results(bench.servers.kafka, out, read_plain)
     process = peer.start(environment, bench.folder / f"{name}.log")
     try:
         mark = first_mark(process, bench.folder / f"{name}.log")
         begin, cpu = time.monotonic(), Cpu(process.pid)
-        count, last, rss = 0, (mark, begin), 0.0
+        count, last, rss, ended = 0, (mark, begin), 0.0, False
         while count < expected.height and time.monotonic() - begin < bench.options.limit:
             time.sleep(0.1)
-            if process.poll() is None:
-                seconds, rss = cpu.seconds(), max(rss, peak_rss_mib(process.pid))
-            elif published(bench, out) == count:
-                break
-            if (now := published(bench, out)) > count:
+            ended, before = has_ended(process), ended
+            seconds, rss = cpu.seconds(), max(rss, peak_rss_mib(process.pid))
+            if (now := results.count()) > count:
                 count, last = now, (seconds, time.monotonic())
+            elif before:
+                break
     finally:
         end_process(process)
+    if ended and not count:
+        raise RuntimeError(f"{name} ended without a result: {(bench.folder / f'{name}.log').read_text()[-2000:]}")
     whole = count >= expected.height
-    comparison = compare(expected, all_results(bench, out, read_plain)) if whole else None
+    comparison = compare(expected, results.rest()) if whole else None
+    results.close()
     drop_topics(bench.servers.kafka, lambda topic: name in topic)
     return CaughtUp(
         peer.name, job.keys, job.events, last[0] - mark, 0.0, last[1] - begin, rss, min(1.0, count / expected.height),
@@ -174,18 +181,9 @@ def end_process(process: subprocess.Popen[Any]) -> None:
         process.wait()
 
 
-def published(bench: Bench, topic: str) -> int:
-    """Records of a topic."""
-    return sum(end_offsets(bench.servers.kafka, topic).values())
-
-
-def all_results(bench: Bench, topic: str, read: Callable[[list[bytes]], pl.DataFrame]) -> pl.DataFrame:
-    """The results of a finished run."""
-    results = Results(bench.servers.kafka, topic, read)
-    try:
-        return results.rest()
-    finally:
-        results.close()
+def has_ended(process: subprocess.Popen[Any]) -> bool:
+    """Whether a process is over; it stays in /proc, with the CPU that it used."""
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def steady_rate(runs: list[CaughtUp], engine: str, keys: int) -> float | None:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 import psycopg
-from bench_support import NAMESPACE
-from confluent_kafka import Consumer, Producer, TopicPartition
+from bench_support import NAMESPACE, await_condition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 BASE = 1_763_900_000_000 // 86_400_000 * 86_400_000
@@ -93,8 +93,16 @@ def pipeline_spec(
 def make_topic(brokers: str, topic: str, partitions: int) -> None:
     """A new topic whose records carry the broker's time."""
     settings = {"message.timestamp.type": "LogAppendTime", "retention.ms": "-1"}
-    made = AdminClient({"bootstrap.servers": brokers}).create_topics([NewTopic(topic, partitions, 1, config=settings)])
-    made[topic].result(30)
+    kafka = AdminClient({"bootstrap.servers": brokers})
+    kafka.create_topics([NewTopic(topic, partitions, 1, config=settings)])[topic].result(30)
+
+    def led() -> bool:
+        try:
+            return len(end_offsets(brokers, topic)) == partitions
+        except KafkaException:
+            return False
+
+    await_condition(led, seconds=30, interval=0.1)
 
 
 def drop_topics(brokers: str, chosen: Callable[[str], bool]) -> None:
@@ -230,12 +238,18 @@ class Results:
     """
 
     def __init__(self, brokers: str, topic: str, read: Callable[[list[bytes]], pl.DataFrame]) -> None:
-        self._brokers, self._topic, self._read = brokers, topic, read
+        self._read = read
         self._consumer = Consumer({
             "bootstrap.servers": brokers, "group.id": "bench-results", "isolation.level": "read_committed",
             "enable.auto.commit": False, "fetch.queue.backoff.ms": 5,
         })  # fmt: skip
-        self._consumer.assign([TopicPartition(topic, p, 0) for p in end_offsets(brokers, topic)])
+        self._partitions = [TopicPartition(topic, p, 0) for p in end_offsets(brokers, topic)]
+        self._consumer.assign(self._partitions)
+
+    def count(self) -> int:
+        """How many there are, taken or not."""
+        ends = (self._consumer.get_watermark_offsets(p, timeout=10, cached=False) for p in self._partitions)
+        return sum(end for _, end in ends)
 
     def take(self, seconds: float) -> pl.DataFrame:
         """What comes within so many seconds: windows, with `at`, the broker's time of each (epoch ms)."""
@@ -243,7 +257,7 @@ class Results:
 
     def rest(self) -> pl.DataFrame:
         """All that is there and not taken yet; once everything is written."""
-        wanted = sum(end_offsets(self._brokers, self._topic).values())
+        wanted = self.count()
         at = {p.partition: max(0, p.offset) for p in self._consumer.position(self._consumer.assignment())}
         messages: list[Any] = []
         while len(messages) < wanted - sum(at.values()):

@@ -56,8 +56,8 @@ def table_of_runs(runs: list[CaughtUp]) -> Table:
         done = run.events * run.share
         says = "exact" if run.exact else f"{run.share:.0%} in time" if run.share < 1 else f"[red]{run.comparison}[/]"
         table.add_row(
-            run.engine, f"{run.keys:,}", f"{run.events:,}", f"{run.rate:,.0f}", f"{done / run.cpu_seconds:,.0f}",
-            f"{done / run.wall_seconds:,.0f}", f"{run.peak_rss_mib:,.0f}", says, f"{run.load_average:.1f}",
+            run.engine, f"{run.keys:,}", f"{run.events:,}", f"{run.rate:,.0f}", f"{done / (run.cpu_seconds or 1):,.0f}",
+            f"{done / (run.wall_seconds or 1):,.0f}", f"{run.peak_rss_mib:,.0f}", says, f"{run.load_average:.1f}",
         )  # fmt: skip
     return table
 
