@@ -5,9 +5,9 @@
                                       [--partitions 1,4,16,64] [--aggregations 1,4,8,16]
 
 Each run: processors share out the partitions of an empty topic and are frozen; the topic is filled; they are woken
-and watched until every event is in Postgres. CPU is user + system of all replicas and of Postgres. One thing varies
-at a time; the rest is 1 replica, 4 partitions, 1,000 keys, 1 aggregation, windows of a minute. Keys vary with windows
-of a day, so that all of them are live in one window. Closed windows are published. Each run is compared with a
+and watched until every event is in Postgres and every result in Kafka. CPU is user + system of all replicas and of
+Postgres. One thing varies at a time; the rest is 1 replica, 4 partitions, 1,000 keys, 1 aggregation, windows of a
+minute. Keys vary with windows of a day, so that all of them are live in one window. Each run is compared with a
 recomputation.
 """
 
@@ -23,7 +23,19 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bench_job import Job, compare, drawn, drop_topics, fill, make_topic, pipeline_spec, recomputed, windows_in_postgres
+from bench_job import (
+    Job,
+    Results,
+    compare,
+    drawn,
+    drop_topics,
+    fill,
+    make_topic,
+    pipeline_spec,
+    read_tidemill,
+    recomputed,
+    windows_in_postgres,
+)
 from bench_support import Pipeline, await_condition
 from bench_tidemill import Meter, consumed, frozen, rss_mib
 from rich.console import Console
@@ -37,7 +49,11 @@ DAY_MS = 86_400_000
 
 @dataclass(frozen=True)
 class Figures:
-    """One run. CPU in seconds; RSS in MiB, of the replica that took most."""
+    """One run. CPU in seconds, until all results are out; RSS in MiB, of the replica that took most.
+
+    Attributes:
+        wall_seconds: until all events were in Postgres.
+    """
 
     part: str
     replicas: int
@@ -69,6 +85,9 @@ def measure(
         job.topic, partitions=job.partitions, window_ms=job.window_ms, aggregations=aggregations
     )  # fmt: skip
     pipeline = Pipeline(servers, folder, f"scale-{part}-{number}", spec)
+    expected = recomputed(drawn(job), job.window_ms)
+    results = Results(servers.kafka, pipeline.config.topic("results"), read_tidemill)
+    windows = expected.height * aggregations
     with pipeline.connect() as connection, frozen(pipeline, replicas, job.partitions) as (pids, wake):
         print(f"{part}: filling {job.topic}", file=sys.stderr)
         fill(servers.kafka, job)
@@ -76,20 +95,22 @@ def measure(
         begin, began = meter.read(), time.monotonic()
         wake()
         await_condition(lambda: consumed(connection, pipeline) >= job.total, seconds=600, interval=0.05)
-        end, wall = meter.read(), time.monotonic() - began
+        stored = time.monotonic() - began
+        await_condition(lambda: results.count() >= windows, seconds=600, interval=0.05)
+        end = meter.read()
         rss = rss_mib(pids)
-        expected = recomputed(drawn(job), job.window_ms)
         tables = ["by_page_v1", *(f"by_page_{n}_v1" for n in range(2, aggregations + 1))]
         exact = all(
             compare(expected, windows_in_postgres(connection, pipeline.schema, name)).exact for name in tables
         )  # fmt: skip
+    results.close()
     with pipeline.connect() as connection:
         # What later runs write must not wait for this one's rows to be vacuumed.
         connection.execute(f"DROP SCHEMA {pipeline.schema} CASCADE")
     drop_topics(servers.kafka, lambda name: name == job.topic or pipeline.name in name)
     return Figures(
-        part, replicas, job.keys, job.partitions, aggregations, job.events, expected.height * aggregations,
-        end[0] - begin[0], end[1] - begin[1], wall, rss, exact, load,
+        part, replicas, job.keys, job.partitions, aggregations, job.events, windows,
+        end[0] - begin[0], end[1] - begin[1], stored, rss, exact, load,
     )  # fmt: skip
 
 
