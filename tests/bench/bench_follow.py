@@ -21,6 +21,7 @@ from bench_job import (
     read_plain,
     read_tidemill,
     recomputed,
+    right,
 )
 from bench_pace import Pace
 from bench_support import Pipeline
@@ -107,7 +108,7 @@ def _follow(
     frame = pl.concat(found).filter(pl.col("page") != FLUSH).with_columns(due=pl.col("start") + own_ms)
     between = pl.col("due").is_between(measured_from, killed - 2_000)
     delays = frame.filter(between).select(pl.col("at") - pl.col("due")).to_series() / 1000
-    after = frame.filter((pl.col("due") > killed) & (pl.col("at") > killed))["at"].min()
+    after = right(expected, frame).filter((pl.col("due") > killed) & (pl.col("at") > killed))["at"].min()
     return Followed(
         engine,
         paced.rate,

@@ -197,23 +197,29 @@ class Comparison:
         return not (self.missing or self.wrong or self.unexpected or self.repeated)
 
 
+_KEYS = ["page", "start"]
+
+
+def right(expected: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
+    """The windows found that are as expected: counts, minima and maxima exactly, sums within 1e-9."""
+    both = found.join(expected, on=_KEYS, suffix="_expected")
+    return both.filter(
+        *(pl.col(name) == pl.col(f"{name}_expected") for name in ("n", "low", "high")),
+        ((pl.col("total") - pl.col("total_expected")) / pl.col("total_expected")).abs() < 1e-9,
+    )
+
+
 def compare(expected: pl.DataFrame, found: pl.DataFrame) -> Comparison:
-    """Counts, minima and maxima exactly, sums within 1e-9; of a window found several times the last one counts."""
-    keys = ["page", "start"]
-    last = found.filter(pl.col("page") != FLUSH).unique(keys, keep="last", maintain_order=True)
-    both = expected.join(last, on=keys, how="left", suffix="_found")
-    same = (
-        (pl.col("n") == pl.col("n_found")) & (pl.col("low") == pl.col("low_found"))
-        & (pl.col("high") == pl.col("high_found"))
-        & (((pl.col("total") - pl.col("total_found")) / pl.col("total")).abs() < 1e-9)
-    )  # fmt: skip
-    there = both.filter(pl.col("n_found").is_not_null())
+    """What is right and what is not; of a window found several times the last one counts."""
+    found = found.filter(pl.col("page") != FLUSH)
+    last = found.unique(_KEYS, keep="last", maintain_order=True)
+    there = last.join(expected, on=_KEYS, how="semi")
     return Comparison(
         expected=expected.height,
-        missing=both.height - there.height,
-        wrong=there.filter(~same).height,
-        unexpected=last.join(expected, on=keys, how="anti").height,
-        repeated=found.filter(pl.col("page") != FLUSH).height - last.height,
+        missing=expected.height - there.height,
+        wrong=there.height - right(expected, there).height,
+        unexpected=last.height - there.height,
+        repeated=found.height - last.height,
     )
 
 

@@ -9,7 +9,7 @@ start-up and compilation count in neither.
 
 Following: 5,000 events a second of 100 pages whose event time is the clock's, windows of a second, results due a second
 after a window's end. Latency is from there to the broker's time of the result. Then the engine is killed with SIGKILL
-and started again at once: recovery is from the kill to the first result that was due after it. Compared too.
+and started again at once: recovery is from the kill to the first right result that was due after it. Compared too.
 """
 
 from __future__ import annotations
