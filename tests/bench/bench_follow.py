@@ -29,7 +29,7 @@ from bench_support import Pipeline
 FAST = "tidemill-50ms"
 """Tidemill with a flushInterval of 50 ms, for latencies only."""
 FOLLOW = {"rate": 5_000, "keys": 100, "window_ms": 1_000, "grace_ms": 1_000}
-WARM_SECONDS, MEASURED_SECONDS, RECOVERY_SECONDS = 12.0, 20.0, 90.0
+START_SECONDS, WARM_SECONDS, MEASURED_SECONDS, RECOVERY_SECONDS = 60.0, 5.0, 20.0, 90.0
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def _follow(
     bench: Bench, engine: str, topic: str, results: Results, start: Callable[[], subprocess.Popen[Any]]
 ) -> Followed:
     load, own_ms = os.getloadavg()[0], FOLLOW["window_ms"] + FOLLOW["grace_ms"]
-    seconds = WARM_SECONDS + MEASURED_SECONDS + RECOVERY_SECONDS
+    seconds = START_SECONDS + WARM_SECONDS + MEASURED_SECONDS + RECOVERY_SECONDS
     process = start()
     pace = Pace(bench.servers.kafka, topic, rate=FOLLOW["rate"], seconds=seconds, keys=FOLLOW["keys"], every=10**9)
     found: list[pl.DataFrame] = []
@@ -84,8 +84,9 @@ def _follow(
                 return
 
     try:
-        began = time.time() * 1000
-        measured_from = began + WARM_SECONDS * 1000
+        # Engines start at different speeds, and first work off what came meanwhile.
+        take_until(time.time() * 1000 + START_SECONDS * 1000, lambda frame: not frame.is_empty())
+        measured_from = (time.time() + WARM_SECONDS) * 1000
         take_until(measured_from + MEASURED_SECONDS * 1000)
         process.kill()
         killed = time.time() * 1000
