@@ -82,6 +82,6 @@ def _partitions(port: int) -> int:
         return -1
 
 
-def rss_mib(pids: Sequence[int]) -> float:
+def greatest_rss_mib(pids: Sequence[int]) -> float:
     """The greatest resident set that any of the processes ever had, in MiB."""
     return max(peak_rss_mib(pid) for pid in pids)
