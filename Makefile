@@ -102,7 +102,19 @@ cluster-down: setup ## Remove the cluster and all that belongs to it
 
 .PHONY: bench-processor
 bench-processor: setup ## Events per CPU-second of the processor, next to Quix Streams' own windows
-	$(PYTHON) tests/bench/bench_processor.py $(ARGS)
+	$(PYTHON) tests/bench/bench_peers.py --engines tidemill,tidemill-quiet,quix --no-follow --output build/bench-processor $(ARGS)
+
+.PHONY: bench-peers
+bench-peers: setup ## The same beside Bytewax, Kafka Streams and Flink too; latencies and recovery (20 minutes)
+	$(PYTHON) tests/bench/bench_peers.py $(ARGS)
+
+.PHONY: bench-latency
+bench-latency: setup ## Milliseconds from acknowledged event to queryable row at 50,000 events a second
+	$(PYTHON) tests/bench/bench_latency.py $(ARGS)
+
+.PHONY: bench-scale
+bench-scale: setup ## The processor's cost by replicas, keys, partitions and aggregations (ARGS=--parts keys: only that)
+	$(PYTHON) tests/bench/bench_scale.py $(ARGS)
 
 .PHONY: bench-ingest
 bench-ingest: setup ## Events per second that ingest acknowledges

@@ -1,4 +1,4 @@
-"""Write the hashed requirement files: one for development, one next to each distribution for its image.
+"""Write the hashed requirement files: for development, for benchmarks, and next to each distribution for its image.
 
 Versions stay as they are locked; `--upgrade` takes the newest that fit. The files hold no address of any index.
 """
@@ -56,6 +56,8 @@ def main() -> int:
     needs = {need for folder in DISTRIBUTIONS for need in third_party(folder)}
     development = REQUIREMENTS / "dev.txt"
     compile_lock([*tools, BACKEND, *sorted(needs)], development, constraints=[], upgrade=upgrade)
+    peers = (REQUIREMENTS / "peers.in").read_text().splitlines()
+    compile_lock(peers, REQUIREMENTS / "peers.txt", constraints=[], upgrade=upgrade)
     for folder in DISTRIBUTIONS:
         compile_lock(
             third_party(folder), ROOT / folder / "requirements.txt", constraints=[development], upgrade=upgrade

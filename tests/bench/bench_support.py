@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -150,13 +150,21 @@ class Pipeline:
         }
 
     @contextmanager
-    def run(self, module: str, port: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    def run(
+        self, module: str, port: int | None = None, extra: Mapping[str, str] | None = None
+    ) -> Iterator[subprocess.Popen[bytes]]:
         """A workload as a process, ended afterwards; its log stays in the folder."""
-        with (self._folder / f"{self.name}-{module}.log").open("wb") as log:
-            environment = self.environment(port or free_port())
-            process = subprocess.Popen([sys.executable, "-m", module], env=environment, stdout=log, stderr=log)
+        process = self.start(module, port, extra)
         try:
             yield process
         finally:
             process.terminate()
             process.wait(30)
+
+    def start(
+        self, module: str, port: int | None = None, extra: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """A workload as a process that the caller ends; `extra` is more environment."""
+        with (self._folder / f"{self.name}-{module}.log").open("ab") as log:
+            environment = {**self.environment(port or free_port()), **(extra or {})}
+            return subprocess.Popen([sys.executable, "-m", module], env=environment, stdout=log, stderr=log)

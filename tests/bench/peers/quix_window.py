@@ -24,6 +24,10 @@ def event_time(value: Any, headers: Any, timestamp: float, timestamp_type: Any) 
     return int(value["ts"])
 
 
+def result(window: Any, key: Any, timestamp: int, headers: Any) -> dict[str, Any]:
+    return {"page": key, **window}
+
+
 def main() -> int:
     app = Application(
         broker_address=os.environ["BROKER"],
@@ -39,9 +43,10 @@ def main() -> int:
     sink = app.topic(os.environ["OUT"], value_serializer="json", key_serializer="str")
     windows = (
         app.dataframe(source)
-        .tumbling_window(duration_ms=60_000, grace_ms=5_000)
+        .tumbling_window(duration_ms=int(os.environ["WINDOW_MS"]), grace_ms=int(os.environ["GRACE_MS"]))
         .agg(n=agg.Count(), total=agg.Sum("latency_ms"), low=agg.Min("latency_ms"), high=agg.Max("latency_ms"))
         .final(closing_strategy="partition")
+        .apply(result, metadata=True)
     )
     windows.to_topic(sink)
     app.run()

@@ -1,0 +1,180 @@
+"""Tidemill beside other engines: the same topic, the same windows, results compared with a batch recomputation.
+
+    python tests/bench/bench_peers.py [--events 1000000] [--keys 1000,50000] [--engines tidemill,flink] [--repeat 1]
+
+Catching up: the topic is full before an engine starts. CPU is user + system from /proc of the engine's processes, from
+its first record (Tidemill: its first commit) to its last result; Tidemill's with Postgres' beside it, brokers' in none.
+With several numbers of events (`--events 1000000,4000000`) the steady rate is that of the events between them, so that
+start-up and compilation count in neither.
+
+Following: 5,000 events a second of 100 pages whose event time is the clock's, windows of a second, results due a second
+after a window's end. Latency is from there to the broker's time of the result. Then the engine is killed with SIGKILL
+and started again at once: recovery is from the kill to the first right result that was due after it. Compared too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from bench_catch_up import OWN, Bench, CaughtUp, catch_up_peer, catch_up_tidemill, median, steady_rate
+from bench_chart import bars
+from bench_engines import PEERS, NotRun
+from bench_follow import FAST, FOLLOW, Followed, follow
+from bench_job import Job, drawn, drop_topics, fill, make_topic, recomputed
+from rich.console import Console
+from rich.table import Table
+
+from tidemill_operator.servers import start_servers
+
+
+def install(bench: Bench) -> None:
+    """Install what was asked for, or note why it cannot be."""
+    for name in bench.options.engines:
+        if name in PEERS:
+            print(f"preparing {name}", file=sys.stderr)
+            try:
+                bench.peers[name] = PEERS[name]()
+            except NotRun as error:
+                bench.not_run[name] = str(error)
+
+
+def table_of_runs(runs: list[CaughtUp]) -> Table:
+    """Catching up, for people: a row a run."""
+    table = Table(
+        "engine", "keys", "events", "events/CPU-s", "without Postgres'", "events/s", "MiB", "results", "load",
+        title="Catching up: one topic, windows of a minute", title_justify="left",
+    )  # fmt: skip
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for run in runs:
+        done = run.events * run.share
+        says = "exact" if run.exact else f"{run.share:.0%} in time" if run.share < 1 else f"[red]{run.comparison}[/]"
+        table.add_row(
+            run.engine, f"{run.keys:,}", f"{run.events:,}", f"{run.rate:,.0f}", f"{done / (run.cpu_seconds or 1):,.0f}",
+            f"{done / (run.wall_seconds or 1):,.0f}", f"{run.peak_rss_mib:,.0f}", says, f"{run.load_average:.1f}",
+        )  # fmt: skip
+    return table
+
+
+def table_of_follows(follows: list[Followed]) -> Table:
+    """Following, for people."""
+    table = Table(
+        "engine", "p50 s", "p99 s", "recovery s", "missing", "wrong", "repeated", "load",
+        title=f"Following {FOLLOW['rate']:,} events/s, windows of a second; a SIGKILL", title_justify="left",
+    )  # fmt: skip
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for run in follows:
+        times = ("none" if value is None else f"{value:.2f}" for value in (run.p50, run.p99, run.recovery))
+        counts = (f"{n:,}" for n in (run.comparison.missing, run.comparison.wrong, run.comparison.repeated))
+        table.add_row(run.engine, *times, *counts, f"{run.load_average:.1f}")
+    return table
+
+
+def numbers(text: str) -> list[int]:
+    """A list of numbers, with commas between them."""
+    return [int(part) for part in text.split(",")]
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    known = [*OWN, FAST, *PEERS]
+    parser.add_argument("--events", type=numbers, default=[1_000_000], help="several: the steady rate too")
+    parser.add_argument("--keys", type=numbers, default=[1_000, 50_000])
+    parser.add_argument("--engines", type=lambda text: text.split(","), default=known, help=",".join(known))
+    parser.add_argument("--repeat", type=int, default=1, help="runs, in turn between the engines")
+    parser.add_argument("--limit", type=float, default=240, help="seconds that catching up may take")
+    parser.add_argument("--no-follow", action="store_true", help="only catching up")
+    parser.add_argument("--no-catch-up", action="store_true", help="only following")
+    parser.add_argument("--output", type=Path, default=Path("build/bench-peers"), help="of .json and .svg")
+    options = parser.parse_args()
+    if unknown := set(options.engines) - set(known):
+        parser.error(f"no such engine: {', '.join(unknown)}; there are {', '.join(known)}")
+    return options
+
+
+def run_all(bench: Bench, runs: list[CaughtUp], follows: list[Followed]) -> None:
+    """Everything that was asked for; lists are filled as it goes."""
+    options, there = bench.options, [e for e in bench.options.engines if e in OWN or e in bench.peers]
+    jobs = [Job(events, keys) for keys in options.keys for events in sorted(options.events)]
+    for job in [] if options.no_catch_up else jobs:
+        print(f"filling {job.topic}", file=sys.stderr)
+        make_topic(bench.servers.kafka, job.topic, job.partitions)
+        fill(bench.servers.kafka, job)
+        expected = recomputed(drawn(job), job.window_ms)
+        for engine in there * options.repeat:
+            print(f"{engine}: {job.events:,} events, {job.keys:,} keys", file=sys.stderr)
+            if engine in OWN:
+                runs.append(catch_up_tidemill(bench, engine, job, expected))
+            else:
+                runs.append(catch_up_peer(bench, bench.peers[engine], job, expected))
+            Console(stderr=True, width=130).print(table_of_runs(runs[-1:]))
+        drop_topics(bench.servers.kafka, lambda name, mine=job.topic: name == mine)  # type: ignore[misc]
+    followers = [e for e in options.engines if e in bench.peers or e in ("tidemill", FAST)]
+    for engine in [] if options.no_follow else followers:
+        print(f"{engine}: following", file=sys.stderr)
+        follows.append(follow(bench, engine))
+        Console(stderr=True, width=130).print(table_of_follows(follows[-1:]))
+
+
+def write(bench: Bench, runs: list[CaughtUp], follows: list[Followed]) -> None:
+    """Print the tables; write JSON and the picture."""
+    console = Console(width=130)
+    console.print(table_of_runs(runs), table_of_follows(follows))
+    pairs = dict.fromkeys((run.engine, run.keys) for run in runs)
+    steady = {pair: rate for pair in pairs if (rate := steady_rate(runs, *pair)) is not None}
+    for (engine, keys), rate in steady.items():
+        console.print(f"steady, {engine}, {keys:,} keys: {rate:,.0f} events per CPU-second")
+    for engine, reason in bench.not_run.items():
+        console.print(f"[yellow]not run: {engine}: {reason}[/]")
+    output: Path = bench.options.output
+    output.parent.mkdir(parents=True, exist_ok=True)
+    record = {
+        "engines": {peer.name: peer.told for peer in bench.peers.values()},
+        "not_run": bench.not_run,
+        "caught_up": [{**asdict(run), "events_per_cpu_second": run.rate, "exact": run.exact} for run in runs],
+        "steady": [{"engine": e, "keys": k, "events_per_cpu_second": rate} for (e, k), rate in steady.items()],
+        "followed": [asdict(run) for run in follows],
+    }
+    output.with_suffix(".json").write_text(json.dumps(record, indent=1))
+    panels = {}
+    for keys in dict.fromkeys(run.keys for run in runs):
+        engines = dict.fromkeys(run.engine for run in runs if run.keys == keys)
+        panels[f"events per CPU-second, {keys:,} keys"] = {
+            e: median([run.rate for run in runs if (run.engine, run.keys) == (e, keys)]) for e in engines
+        }
+    panels["result's latency, p99, seconds"] = {f.engine: f.p99 for f in follows if f.p99 is not None}
+    panels["recovery after SIGKILL, seconds"] = {f.engine: f.recovery for f in follows if f.recovery is not None}
+    output.with_suffix(".svg").write_text(bars("Tidemill beside other engines", panels))
+    console.print(f"written: {output.with_suffix('.json')}, {output.with_suffix('.svg')}")
+
+
+def main() -> int:
+    options = parse_arguments()
+    folder = Path(tempfile.mkdtemp(prefix="tidemill-bench-"))
+    folder.chmod(0o755)
+    runs: list[CaughtUp] = []
+    follows: list[Followed] = []
+    servers = start_servers(folder / "servers", durable=True, on_progress=lambda text: print(text, file=sys.stderr))
+    bench = Bench(servers, folder, options)
+    try:
+        install(bench)
+        run_all(bench, runs, follows)
+    finally:
+        servers.stop()
+        write(bench, runs, follows)
+        shutil.rmtree(folder, ignore_errors=True)
+    own = [run.exact for run in runs if run.engine in OWN]
+    own += [run.comparison.exact for run in follows if run.engine.startswith("tidemill")]
+    return 0 if all(own) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,180 @@
+"""How the processor's cost grows: with replicas, keys, partitions and aggregations.
+
+    python tests/bench/bench_scale.py [--parts replicas,keys,partitions,aggregations] [--events 1000000]
+                                      [--replicas 1,2,4] [--keys 1000,10000,100000,1000000]
+                                      [--partitions 1,4,16,64] [--aggregations 1,4,8,16]
+
+Each run: processors share out the partitions of an empty topic and are frozen; the topic is filled; they are woken
+and watched until every event is in Postgres and every result in Kafka. CPU is user + system of all replicas and of
+Postgres. One thing varies at a time; the rest is 1 replica, 4 partitions, 1,000 keys, 1 aggregation, windows of a
+minute. Keys vary with windows of six hours, so that all of them are live in one window. Each run is compared with a
+recomputation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bench_job import (
+    Job,
+    Results,
+    compare,
+    drawn,
+    drop_topics,
+    fill,
+    make_topic,
+    pipeline_spec,
+    read_tidemill,
+    recomputed,
+    windows_in_postgres,
+)
+from bench_support import Pipeline, await_condition
+from bench_tidemill import Meter, consumed, frozen, greatest_rss_mib
+from rich.console import Console
+from rich.table import Table
+
+from tidemill_operator.servers import Servers, start_servers
+
+PARTS = ("replicas", "keys", "partitions", "aggregations")
+LONG_MS = 6 * 3_600_000
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One run. CPU in seconds, until all results are out; RSS in MiB, of the replica that took most.
+
+    Attributes:
+        wall_seconds: until all events were in Postgres.
+    """
+
+    part: str
+    replicas: int
+    keys: int
+    partitions: int
+    aggregations: int
+    events: int
+    windows: int
+    cpu_seconds: float
+    postgres_cpu_seconds: float
+    wall_seconds: float
+    peak_rss_mib: float
+    exact: bool
+    load_average: float
+
+    @property
+    def rate(self) -> float:
+        """Events per CPU-second, Postgres' CPU counted."""
+        return self.events / (self.cpu_seconds + self.postgres_cpu_seconds)
+
+
+def measure(
+    servers: Servers, folder: Path, part: str, number: int, job: Job, *, replicas: int = 1, aggregations: int = 1
+) -> Figures:
+    """One run."""
+    load = os.getloadavg()[0]
+    make_topic(servers.kafka, job.topic, job.partitions)
+    spec = pipeline_spec(
+        job.topic, partitions=job.partitions, window_ms=job.window_ms, aggregations=aggregations
+    )  # fmt: skip
+    pipeline = Pipeline(servers, folder, f"scale-{part}-{number}", spec)
+    expected = recomputed(drawn(job), job.window_ms)
+    results = Results(servers.kafka, pipeline.config.topic("results"), read_tidemill)
+    windows = expected.height * aggregations
+    with pipeline.connect() as connection, frozen(pipeline, replicas, job.partitions) as (pids, wake):
+        print(f"{part}: filling {job.topic}", file=sys.stderr)
+        fill(servers.kafka, job)
+        meter = Meter.of(servers, pids, [connection])
+        begin, began = meter.read(), time.monotonic()
+        wake()
+        await_condition(lambda: consumed(connection, pipeline) >= job.total, seconds=600, interval=0.05)
+        stored = time.monotonic() - began
+        await_condition(lambda: results.count() >= windows, seconds=600, interval=0.05)
+        end = meter.read()
+        rss = greatest_rss_mib(pids)
+        tables = ["by_page_v1", *(f"by_page_{n}_v1" for n in range(2, aggregations + 1))]
+        exact = all(
+            compare(expected, windows_in_postgres(connection, pipeline.schema, name)).exact for name in tables
+        )  # fmt: skip
+    results.close()
+    with pipeline.connect() as connection:
+        # What later runs write must not wait for this one's rows to be vacuumed.
+        connection.execute(f"DROP SCHEMA {pipeline.schema} CASCADE")
+    drop_topics(servers.kafka, lambda name: name == job.topic or pipeline.name in name)
+    return Figures(
+        part, replicas, job.keys, job.partitions, aggregations, job.events, windows,
+        end[0] - begin[0], end[1] - begin[1], stored, rss, exact, load,
+    )  # fmt: skip
+
+
+def run(servers: Servers, folder: Path, options: argparse.Namespace, figures: list[Figures]) -> None:
+    """All parts that were asked for; the list is filled as it goes."""
+    for part in options.parts.split(","):
+        for number, value in enumerate(int(text) for text in getattr(options, part).split(",")):
+            plain = Job(options.events, 1_000)
+            if part == "replicas":
+                found = measure(servers, folder, part, number, plain, replicas=value)
+            elif part == "keys":
+                job = Job(options.events, value, window_ms=LONG_MS, step_ms=1)
+                found = measure(servers, folder, part, number, job)
+            elif part == "partitions":
+                found = measure(servers, folder, part, number, Job(options.events, 1_000, partitions=value))
+            else:
+                found = measure(servers, folder, part, number, plain, aggregations=value)
+            figures.append(found)
+            Console(stderr=True, width=140).print(table(figures[-1:]))
+
+
+def table(figures: list[Figures]) -> Table:
+    """The figures for people."""
+    found = Table(
+        "varied", "replicas", "keys", "partitions", "aggregations", "windows", "events/CPU-s", "without Postgres'",
+        "events/s", "MiB", "exact", "load", title=", ".join({f"{f.events:,} events" for f in figures}),
+    )  # fmt: skip
+    for column in found.columns[1:]:
+        column.justify = "right"
+    for f in figures:
+        found.add_row(
+            f.part, f"{f.replicas}", f"{f.keys:,}", f"{f.partitions}", f"{f.aggregations}", f"{f.windows:,}",
+            f"{f.rate:,.0f}", f"{f.events / f.cpu_seconds:,.0f}", f"{f.events / f.wall_seconds:,.0f}",
+            f"{f.peak_rss_mib:,.0f}", "yes" if f.exact else "[red]NO[/]", f"{f.load_average:.1f}",
+        )  # fmt: skip
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--events", type=int, default=1_000_000, help="of each run")
+    parser.add_argument("--replicas", default="1,2,4")
+    parser.add_argument("--keys", default="1000,10000,100000,1000000")
+    parser.add_argument("--partitions", default="1,4,16,64")
+    parser.add_argument("--aggregations", default="1,4,8,16", help="16 is the most that a pipeline may have")
+    parser.add_argument("--output", type=Path, default=Path("build/bench-scale.json"))
+    options = parser.parse_args()
+    if unknown := set(options.parts.split(",")) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    folder = Path(tempfile.mkdtemp(prefix="tidemill-bench-"))
+    folder.chmod(0o755)
+    servers = start_servers(folder / "servers", durable=True, on_progress=lambda text: print(text, file=sys.stderr))
+    figures: list[Figures] = []
+    try:
+        run(servers, folder, options, figures)
+    finally:
+        servers.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+    Console(width=140).print(table(figures))
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps([{**asdict(f), "events_per_cpu_second": f.rate} for f in figures], indent=1))
+    return 0 if all(f.exact for f in figures) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
