@@ -169,8 +169,8 @@ def main() -> int:
         run_all(bench, runs, follows)
     finally:
         servers.stop()
-        write(bench, runs, follows)
         shutil.rmtree(folder, ignore_errors=True)
+        write(bench, runs, follows)
     own = [run.exact for run in runs if run.engine in OWN]
     own += [run.comparison.exact for run in follows if run.engine.startswith("tidemill")]
     return 0 if all(own) else 1
