@@ -127,7 +127,10 @@ def run_all(bench: Bench, runs: list[CaughtUp], follows: list[Followed]) -> None
 def write(bench: Bench, runs: list[CaughtUp], follows: list[Followed]) -> None:
     """Print the tables; write JSON and the picture."""
     console = Console(width=130)
-    console.print(table_of_runs(runs), table_of_follows(follows))
+    if runs:
+        console.print(table_of_runs(runs))
+    if follows:
+        console.print(table_of_follows(follows))
     pairs = dict.fromkeys((run.engine, run.keys) for run in runs)
     steady = {pair: rate for pair in pairs if (rate := steady_rate(runs, *pair)) is not None}
     for (engine, keys), rate in steady.items():
