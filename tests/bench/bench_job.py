@@ -93,7 +93,7 @@ def pipeline_spec(
 def make_topic(brokers: str, topic: str, partitions: int) -> None:
     """A new topic whose records carry the broker's time."""
     settings = {"message.timestamp.type": "LogAppendTime", "retention.ms": "-1"}
-    kafka = AdminClient({"bootstrap.servers": brokers})
+    kafka = AdminClient({"bootstrap.servers": brokers, "log_level": 3})
     kafka.create_topics([NewTopic(topic, partitions, 1, config=settings)])[topic].result(30)
 
     def led() -> bool:
@@ -107,7 +107,7 @@ def make_topic(brokers: str, topic: str, partitions: int) -> None:
 
 def drop_topics(brokers: str, chosen: Callable[[str], bool]) -> None:
     """Delete the topics whose names are chosen."""
-    kafka = AdminClient({"bootstrap.servers": brokers})
+    kafka = AdminClient({"bootstrap.servers": brokers, "log_level": 3})
     names = [name for name in kafka.list_topics(timeout=10).topics if chosen(name)]
     if names:
         for future in kafka.delete_topics(names).values():
@@ -165,7 +165,7 @@ def shut(producer: Producer, topic: str, partitions: int, ts: int) -> None:
 
 def end_offsets(brokers: str, topic: str) -> dict[int, int]:
     """End offset of each partition of a topic."""
-    consumer = Consumer({"bootstrap.servers": brokers, "group.id": "bench-ends"})
+    consumer = Consumer({"bootstrap.servers": brokers, "group.id": "bench-ends", "log_level": 3})
     try:
         partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
         return {p: consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=10)[1] for p in partitions}

@@ -127,7 +127,10 @@ def run_all(bench: Bench, runs: list[CaughtUp], follows: list[Followed]) -> None
 def write(bench: Bench, runs: list[CaughtUp], follows: list[Followed]) -> None:
     """Print the tables; write JSON and the picture."""
     console = Console(width=130)
-    console.print(table_of_runs(runs), table_of_follows(follows))
+    if runs:
+        console.print(table_of_runs(runs))
+    if follows:
+        console.print(table_of_follows(follows))
     pairs = dict.fromkeys((run.engine, run.keys) for run in runs)
     steady = {pair: rate for pair in pairs if (rate := steady_rate(runs, *pair)) is not None}
     for (engine, keys), rate in steady.items():
@@ -169,8 +172,8 @@ def main() -> int:
         run_all(bench, runs, follows)
     finally:
         servers.stop()
-        write(bench, runs, follows)
         shutil.rmtree(folder, ignore_errors=True)
+        write(bench, runs, follows)
     own = [run.exact for run in runs if run.engine in OWN]
     own += [run.comparison.exact for run in follows if run.engine.startswith("tidemill")]
     return 0 if all(own) else 1
