@@ -362,7 +362,10 @@ class Watch:
 
 
 def speed(up: Up, load: Load, eventually: Eventually) -> float:
-    """Events a second that one processor does, of many that are there at once; from its first commit on."""
+    """Events a second that one processor does of many that are there at once, in its best two seconds.
+
+    It is not disturbed then by what else runs; a mean would make a load that one is enough for.
+    """
     load.send(TRIED)
     load.flush()
     seen = list[tuple[float, int]]()
@@ -374,8 +377,8 @@ def speed(up: Up, load: Load, eventually: Eventually) -> float:
         return consumed == TRIED
 
     eventually(done, seconds=120.0, what="it does what it can")
-    (began, first), (ended, last) = seen[0], seen[-1]
-    return (last - first) / (ended - began)
+    pairs = ((before, after) for before in seen for after in seen if after[0] - before[0] >= 2.0)
+    return max((after[1] - before[1]) / (after[0] - before[0]) for before, after in pairs)
 
 
 def test_ten_times_the_load_is_followed_and_nothing_is_lost(up: Up, servers: Servers, eventually: Eventually) -> None:
