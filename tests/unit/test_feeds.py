@@ -15,8 +15,9 @@ from tidemill_api.catalog import AggregationModel
 from tidemill_api.parameters import Parameters
 from tidemill_api.selection import Binder
 from tidemill_contract.feeds import Feed, Feeds, guarded
-from tidemill_contract.partials import answer_columns, layout, window_source
+from tidemill_contract.partials import layout
 from tidemill_contract.spec import AggregationSpec
+from tidemill_contract.windows import answer_columns, window_source
 
 TYPES = {"k": "string", "v": "number", "i": "integer"}
 NOON = 1_772_366_400_000

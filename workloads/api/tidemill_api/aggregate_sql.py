@@ -13,7 +13,8 @@ from typing import Any
 from tidemill_api.aggregate_query import AggregateQuery
 from tidemill_api.buckets import DAY_MS, Bucket
 from tidemill_api.selection import Binder, condition
-from tidemill_contract.partials import Partial, quote, rollup_select, window_source
+from tidemill_contract.partials import Partial, quote, rollup_select
+from tidemill_contract.windows import window_source
 
 _MILLISECOND = dt.timedelta(milliseconds=1)
 _LATEST = dt.datetime.max.replace(tzinfo=dt.UTC) - _MILLISECOND

@@ -10,17 +10,11 @@ from tidemill_api.selection import Column
 from tidemill_contract import names
 from tidemill_contract.expressions import derived_types
 from tidemill_contract.feeds import Feeds, guarded
-from tidemill_contract.partials import (
-    AggregationLayout,
-    answer_columns,
-    decoders,
-    field_types,
-    layout,
-    quote,
-)
+from tidemill_contract.partials import AggregationLayout, field_types, layout, quote
 from tidemill_contract.pipelines import PipelineDirectory
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.spec import AggregationSpec
+from tidemill_contract.windows import answer_columns, decoders
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from tidemill_api.rows import RowEncoder
 from tidemill_api.selection import Binder, Filter, condition
 from tidemill_api.values import EPOCH
 from tidemill_contract.feeds import Feeds
-from tidemill_contract.partials import quote, window_source
+from tidemill_contract.partials import quote
+from tidemill_contract.windows import window_source
 
 SNAPSHOT_ROWS = 1_000
 _MS = dt.timedelta(milliseconds=1)

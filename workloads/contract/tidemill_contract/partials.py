@@ -1,4 +1,4 @@
-"""Mergeable partial aggregates: which columns a metric needs, how two rows merge, how rows roll up, what is answered.
+"""Mergeable partial aggregates: which columns a metric needs, how two rows merge, how rows roll up.
 
 One algebra for all: the operator makes the columns, the processor fills and merges them, the API rolls them up. SQL
 text only, no database: every identifier is a validated name in double quotes.
@@ -6,7 +6,7 @@ text only, no database: every identifier is a validated name in double quotes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,8 +38,6 @@ _NEEDS: dict[str, tuple[Kind, ...]] = {
     "quantile": ("quantiles",),
     "distinct": ("uniques",),
 }
-SKETCHED_FUNCTIONS = frozenset({"quantile", "distinct"})
-"""Functions whose merged partials are sketches: what SQL answers are their bytes (see `decoders`)."""
 SESSION_STEP_MS = 1000
 """Sessions end at any millisecond, but are closed a second at a time: each step is a write."""
 REVISION = "_revision"
@@ -133,16 +131,17 @@ class AggregationLayout:
     @property
     def merged(self) -> tuple[Partial, ...]:
         """What is merged to answer: the partials, and of some metrics whether they are whole."""
-        return (*self.partials, *(_whole(metric) for metric, _ in self.whole))
+        return (*self.partials, *(whole_partial(metric) for metric, _ in self.whole))
 
     @property
     def stored(self) -> list[str]:
         """The same of a stored row, as items of a SELECT."""
-        told = [f"{condition} AS {quote(_whole(metric).column)}" for metric, condition in self.whole]
+        told = [f"{condition} AS {quote(whole_partial(metric).column)}" for metric, condition in self.whole]
         return [*(quote(p.column) for p in self.partials), *told]
 
 
-def _whole(metric: str) -> Partial:
+def whole_partial(metric: str) -> Partial:
+    """Whether the rows of a window have all events of a metric, as a column that merges like others."""
     return Partial("whole", metric, "boolean")
 
 
@@ -305,110 +304,3 @@ def _rollup(partial: Partial) -> str:
             centre = quote(f"_centre_{partial.field}")
             spread = f"({partial.sibling('mean')} - {centre})"
             return f"sum({column} + {partial.sibling('n')} * {spread} * {spread})"
-
-
-def answer_expression(metric: MetricSpec) -> str:
-    """SQL for a metric's value over merged partial columns; of a sketched function the sketch's bytes."""
-    f = metric.field
-    n = quote(f"_n_{f}")
-    match metric.function:
-        case "count":
-            return n if f else quote("_count")
-        case "avg":
-            return f"({quote(f'_sum_{f}')}::double precision / nullif({n}, 0))"
-        case "variance":
-            return f"({quote(f'_m2_{f}')} / nullif({n}, 0))"
-        case "stddev":
-            return f"sqrt({quote(f'_m2_{f}')} / nullif({n}, 0))"
-        case "sum" | "min" | "max" | "first" | "last":
-            return quote(f"_{metric.function}_{f}")
-        case "quantile":
-            return quote(f"_quantiles_{f}")
-        case "distinct":
-            return quote(f"_uniques_{f}")
-
-
-def answer_type(metric: MetricSpec, field_type: str | None) -> str:
-    """The spec type (string, integer, number, boolean, timestamp) of a metric's value."""
-    match metric.function:
-        case "count" | "distinct":
-            return "integer"
-        case "sum":
-            return "number" if field_type == "number" else "integer"
-        case "min" | "max" | "first" | "last":
-            return str(field_type)
-        case _:
-            return "number"
-
-
-def decoders(plan: AggregationLayout) -> dict[str, Callable[[bytes | None], float | int | None]]:
-    """By metric, what makes its value of what SQL answers, where that is a sketch."""
-    sketched = [metric for metric, _ in plan.metrics if metric.function in SKETCHED_FUNCTIONS]
-    if not sketched:
-        return {}
-    from tidemill_contract import sketches  # loads numpy
-
-    return {metric.name: sketches.evaluator(metric) for metric in sketched}
-
-
-def window_source(
-    table: str,
-    plan: AggregationLayout,
-    where: str = "true",
-    *,
-    first: str | None = None,
-    last: str | None = None,
-    vanished: bool = False,
-) -> str:
-    """A parenthesised query of whole windows' partials: `table` itself, or windows composed of its panes.
-
-    Args:
-        table: quoted, schema-qualified window table.
-        plan: the aggregation's layout.
-        where: an SQL condition over stored rows, applied before composing; for hopping windows its bounds on
-            window_start must reach `size - hop` beyond the last window wanted.
-        first: SQL of where the first window wanted starts: hardly any before it is composed.
-        last: the same of the last one, and those after it.
-        vanished: also sessions that have joined an earlier one: what is left of them is empty and ends where it starts.
-
-    Returns:
-        `(SELECT group columns, window_start, _rev, what is merged …) AS w`, of sessions with `window_end`. Windows
-        that hold no event are absent.
-    """
-    columns = [quote(name) for name, _ in plan.group_by]
-    if plan.sessions:
-        listed = ", ".join([*columns, "window_start", "window_end", "_rev", *plan.stored])
-        there = "" if vanished else " AND window_end > window_start"
-        return f"(SELECT {listed} FROM {table} WHERE ({where}){there}) AS w"
-    if not plan.hopping:
-        listed = ", ".join([*columns, "window_start", "_rev", *plan.stored])
-        return f"(SELECT {listed} FROM {table} WHERE {where}) AS w"
-    hop, size = f"interval '{plan.pane_ms} milliseconds'", f"interval '{plan.size_ms} milliseconds'"
-    # A pane belongs to every window that starts up to size - hop before it. What came late for some of them carries
-    # `_after`, the end of the last window that was closed then, and counts only for windows that end later.
-    low, high = f"p.window_start - interval '{plan.reach_ms} milliseconds'", "p.window_start"
-    if first is not None:
-        low = f"greatest({low}, date_bin({hop}, {first}, timestamptz 'epoch'))"
-    if last is not None:
-        high = f"least({high}, {last})"
-    starts = f"SELECT start FROM generate_series({low}, {high}, {hop}) AS start"
-    spread = (
-        f'(SELECT {", ".join([*columns, *plan.stored])}, _rev AS "_max_rev__", s.start AS window_start'
-        f" FROM {table} AS p, LATERAL ({starts}) AS s WHERE ({where}) AND s.start + {size} > p._after) AS x"
-    )
-    keys = [(quote(name), name) for name, _ in plan.group_by] + [("window_start", "window_start")]
-    with_rev = (*plan.merged, Partial("max", "rev__", "bigint"))
-    merged = rollup_select(with_rev, spread, keys)
-    listed = ", ".join([*columns, "window_start", '"_max_rev__" AS _rev', *(quote(p.column) for p in plan.merged)])
-    return f"(SELECT {listed} FROM ({merged}) AS m) AS w"
-
-
-def answer_columns(plan: AggregationLayout) -> list[tuple[str, str, str]]:
-    """(output name, spec type, SQL expression over what is merged) of each metric."""
-    found, guarded = [], dict(plan.whole)
-    for metric, field_type in plan.metrics:
-        expression = answer_expression(metric)
-        if metric.name in guarded:
-            expression = f"CASE WHEN {quote(_whole(metric.name).column)} THEN {expression} END"
-        found.append((metric.name, answer_type(metric, field_type), expression))
-    return found

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from tidemill_contract import expressions
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.faults import ABSENT, Fault, did_you_mean
-from tidemill_contract.partials import answer_type
 from tidemill_contract.parts import AggregationPart, Parts
 from tidemill_contract.scaling_rules import scaling_faults
 from tidemill_contract.spec import DetectorSpec, MetricSpec, WindowSpec
+from tidemill_contract.windows import answer_type
 
 RESERVED = ("window_start", "window_end", "closed")
 MAX_PANES = 3600

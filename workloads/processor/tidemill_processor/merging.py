@@ -1,15 +1,36 @@
-"""SQL of the batch's transaction: the temporary table of an aggregation's partials, and merging it into the windows."""
+"""Merging in the batch's transaction: partials into a temporary table, and that into an aggregation's windows."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import psycopg
 
 from tidemill_contract.feeds import SINCE
 from tidemill_contract.partials import SKETCHES, SQL_TYPES, Partial, merge_expression, quote
 from tidemill_processor import sessions
-from tidemill_processor.aggregate import AFTER, END, NO_CUT, PANE
+from tidemill_processor.aggregate import AFTER, END, NO_CUT, PANE, Aggregated
 from tidemill_processor.database import AggregationStore, Database, from_ms
 
 SKETCH_BYTES = 16 * 1024
 """How long a row's appended sketches may grow; one of a million values takes 9 kB."""
+
+
+@dataclass
+class Work:
+    """What a batch does to one version of an aggregation.
+
+    Attributes:
+        closed_until: as `result` was made by.
+        frame: the events that count for it.
+    """
+
+    store: AggregationStore
+    closed_until: int | None
+    result: Aggregated
+    frame: pl.DataFrame
 
 
 def temp_table(store: AggregationStore) -> str:
@@ -91,3 +112,55 @@ def _upsert(database: Database, store: AggregationStore) -> str:
 def sketched(store: AggregationStore) -> list[Partial]:
     """The partials that are sketches."""
     return [partial for partial in store.layout.partials if partial.kind in SKETCHES]
+
+
+class Unstorable(Exception):
+    """A partial overflowed a double; some event of the batch is to be refused."""
+
+
+def copy(connection: psycopg.Connection[Any], store: AggregationStore, rows: pl.DataFrame) -> None:
+    """Copy partials (see `Aggregated`) into the temporary table.
+
+    Raises:
+        Unstorable: one is infinite.
+    """
+    if not rows.height:
+        return
+    stored = []
+    for name, dtype in rows.schema.items():
+        column = pl.col(name)
+        if isinstance(dtype, pl.Datetime):
+            column = column.cast(pl.Int64)
+        elif dtype == pl.Binary:
+            column = (pl.lit("\\x") + column.bin.encode("hex")).alias(name)
+        elif dtype == pl.Float64 and rows[name].is_infinite().any():
+            raise Unstorable(f"{name[1:]} of {store.name} is beyond what a double can hold")
+        stored.append(column)
+    text = rows.select(stored).write_csv(include_header=False, quote_style="non_numeric")
+    columns = ", ".join(quote(name) for name in rows.columns)
+    into = f"COPY pg_temp.{temp_table(store)} ({columns}) FROM STDIN (FORMAT csv)"
+    with connection.cursor().copy(into) as stream:
+        stream.write(text.encode())
+
+
+def compact(
+    connection: psycopg.Connection[Any], database: Database, store: AggregationStore, long: list[tuple[Any, ...]]
+) -> None:
+    """Make one frame again of sketches that have grown long, as the merge gave them back."""
+    from tidemill_contract import sketches  # loads numpy
+
+    kinds = [partial.kind for partial in sketched(store)]
+    sets = ", ".join(f"{quote(p.column)} = %s" for p in sketched(store))
+    update = (
+        f"UPDATE {database.qualified(store.table)} SET {sets}"
+        " WHERE window_start = %s AND tableoid = %s AND ctid = %s::text::tid"
+    )
+    rows = []
+    for start, table, place, *stored in long:
+        values = [
+            sketches.compact(kind, sketch) if sketch is not None and len(sketch) > SKETCH_BYTES else sketch
+            for kind, sketch in zip(kinds, stored, strict=True)
+        ]
+        rows.append((*values, start, table, place))
+    if rows:
+        connection.cursor().executemany(update, rows)

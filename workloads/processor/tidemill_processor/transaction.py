@@ -22,15 +22,14 @@ import polars as pl
 import psycopg
 
 from tidemill_contract.duration import parse_ms
-from tidemill_contract.event import InvalidEvent, Reason
-from tidemill_contract.partials import quote
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.storage import partition_days
 from tidemill_contract.times import rfc3339_ms
-from tidemill_processor import corrections, merging
-from tidemill_processor.aggregate import END, PANE, Aggregated, aggregate, missed_windows
-from tidemill_processor.batch import DATA, INDEX, OFFSET, PARTITION, TIME, Batch, DeadLetter, dead_letter
+from tidemill_processor import corrections, merging, refused
+from tidemill_processor.aggregate import END, PANE, Aggregated, aggregate
+from tidemill_processor.batch import DATA, OFFSET, PARTITION, TIME, Batch
 from tidemill_processor.database import CLOCK_MS, LIVE, AggregationStore, Database, to_ms
+from tidemill_processor.merging import Work
 from tidemill_processor.replay import Handover
 from tidemill_processor.sessions import SessionMerger, aggregate_sessions
 from tidemill_processor.watermark import PartitionTime
@@ -52,10 +51,6 @@ class Superseded(Exception):
 
 class _Marked(Exception):
     """Partitions count for other versions than this process knew; nothing was written."""
-
-
-class Unstorable(Exception):
-    """A partial overflowed a double; some event of the batch is to be refused."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +85,6 @@ class Committed:
     late: dict[tuple[str, str], int]
     rows: int
     handed: frozenset[int] = frozenset()
-
-
-@dataclass
-class _Work:
-    store: AggregationStore
-    closed_until: int | None
-    result: Aggregated
-    frame: pl.DataFrame
 
 
 class Committer:
@@ -138,7 +125,7 @@ class Committer:
         Raises:
             Fenced: some partitions have a newer owner.
             Superseded: the spec has a newer generation.
-            Unstorable, psycopg.DataError, psycopg.IntegrityError: an event's values are refused; find it by halves.
+            merging.Unstorable, psycopg.DataError, psycopg.IntegrityError: values are refused; find the event by halves.
             psycopg.Error: anything else; whether it is committed is not known, so read the positions again.
         """
         while True:
@@ -160,9 +147,8 @@ class Committer:
                 works = works if batch is whole else self._aggregate(batch, epochs)
             self._keep_events(batch, epochs)
             changes = self._merge(works, epochs)
-            letters, late, counts = self._late(batch, works)
-            self._write_dead_letters([*batch.dead, *letters], epochs)
-            self._count_late(counts)
+            letters, late = refused.late(self._connection, self._database, batch, works)
+            refused.write(self._connection, self._database, [*batch.dead, *letters], epochs)
             self._advance(batch, rows, now_ms)
         moved = {p: replace(positions[p], next_offset=offset) for p, offset in batch.next_offsets.items()}
         rows_written = sum(work.result.rows.height for work in works)
@@ -177,12 +163,12 @@ class Committer:
             self._merge(works, epochs)
             raise psycopg.Rollback(transaction)
 
-    def _aggregate(self, batch: Batch, epochs: dict[int, int]) -> list[_Work]:
+    def _aggregate(self, batch: Batch, epochs: dict[int, int]) -> list[Work]:
         closed = self._closed()
         works = []
         for store, frame in self._fed(batch.frame):
             result = self._aggregate_one(frame, store, closed.get(store.id), epochs)
-            works.append(_Work(store, closed.get(store.id), result, frame))
+            works.append(Work(store, closed.get(store.id), result, frame))
             self._ensure_partitions(store.table, store.partition_days, result.rows[PANE])
         if DATA in batch.frame.columns and self.handover is None:
             self._ensure_partitions("_events", self._event_days, batch.frame[TIME])
@@ -267,9 +253,9 @@ class Committer:
         times = {p: PartitionTime(p, row[3], tuple(row[4]), row[5]) for p, row in found.items()}
         return times, max((row[6] for row in rows), default=0)
 
-    def _merge(self, works: list[_Work], epochs: dict[int, int]) -> list[Change]:
+    def _merge(self, works: list[Work], epochs: dict[int, int]) -> list[Change]:
         for work in works:
-            self._copy(work)
+            merging.copy(self._connection, work.store, work.result.rows)
         for work in works:
             self._connection.execute(self._database.lock(work.store.id))
         closed = self._closed()
@@ -279,14 +265,14 @@ class Committer:
                 work.closed_until = closed.get(work.store.id)
                 work.result = self._aggregate_one(work.frame, work.store, work.closed_until, epochs)
                 self._connection.execute(f"TRUNCATE pg_temp.{merging.temp_table(work.store)}")
-                self._copy(work)
+                merging.copy(self._connection, work.store, work.result.rows)
             if work.result.rows.height:
                 change = self._merge_one(work)
                 if work.store.id not in self._others:  # nobody listens to those yet
                     changes.append(change)
         return changes
 
-    def _merge_one(self, work: _Work) -> Change:
+    def _merge_one(self, work: Work) -> Change:
         update = f"UPDATE {self._database.schema}._aggregations SET rev = rev + 1 WHERE id = %s RETURNING rev"
         row = self._connection.execute(update, (work.store.id,)).fetchone()
         assert row is not None  # noqa: S101 - the row was read a moment ago
@@ -299,7 +285,7 @@ class Committer:
                 reopened = reopened or sessions.reopened(self._connection, work.closed_until)
         merged = self._connection.execute(self._merges[work.store.id], {"rev": row[0]})
         if merging.sketched(work.store):
-            self._compact(work.store, merged.fetchall())
+            merging.compact(self._connection, self._database, work.store, merged.fetchall())
         first, last = rows[PANE].min(), rows[PANE if sessions is None else END].max()
         change = Change(work.store.name, row[0], int(first), int(last))  # type: ignore[arg-type]
         if reopened:
@@ -313,102 +299,6 @@ class Committer:
                 judge=work.store.name in self._watched,
             )
         return change
-
-    def _compact(self, store: AggregationStore, long: list[tuple[Any, ...]]) -> None:
-        """Make one frame again of sketches that have grown long: (window start, where the row is, sketches)."""
-        from tidemill_contract import sketches  # loads numpy
-
-        kinds = [partial.kind for partial in merging.sketched(store)]
-        sets = ", ".join(f"{quote(p.column)} = %s" for p in merging.sketched(store))
-        update = (
-            f"UPDATE {self._database.qualified(store.table)} SET {sets}"
-            " WHERE window_start = %s AND tableoid = %s AND ctid = %s::text::tid"
-        )
-        rows = []
-        for start, table, place, *stored in long:
-            values = [
-                sketches.compact(kind, sketch) if sketch is not None and len(sketch) > merging.SKETCH_BYTES else sketch
-                for kind, sketch in zip(kinds, stored, strict=True)
-            ]
-            rows.append((*values, start, table, place))
-        if rows:
-            self._connection.cursor().executemany(update, rows)
-
-    def _copy(self, work: _Work) -> None:
-        rows = work.result.rows
-        if not rows.height:
-            return
-        stored = []
-        for name, dtype in rows.schema.items():
-            column = pl.col(name)
-            if isinstance(dtype, pl.Datetime):
-                column = column.cast(pl.Int64)
-            elif dtype == pl.Binary:
-                column = (pl.lit("\\x") + column.bin.encode("hex")).alias(name)
-            elif dtype == pl.Float64 and rows[name].is_infinite().any():
-                raise Unstorable(f"{name[1:]} of {work.store.name} is beyond what a double can hold")
-            stored.append(column)
-        text = rows.select(stored).write_csv(include_header=False, quote_style="non_numeric")
-        columns = ", ".join(quote(name) for name in rows.columns)
-        with self._connection.cursor().copy(
-            f"COPY pg_temp.{merging.temp_table(work.store)} ({columns}) FROM STDIN (FORMAT csv)"
-        ) as copy:
-            copy.write(text.encode())
-
-    def _late(
-        self, batch: Batch, works: list[_Work]
-    ) -> tuple[list[DeadLetter], dict[tuple[str, str], int], dict[int, tuple[int, int]]]:
-        letters: list[DeadLetter] = []
-        late: dict[tuple[str, str], int] = {}
-        counts: dict[int, tuple[int, int]] = {}
-        for work in works:
-            number = work.result.late.height
-            policy = work.store.spec.late_policy
-            if work.result.reopening:
-                late[work.store.name, policy] = work.result.reopening
-            if not number:
-                continue
-            if policy == "reopen":
-                policy = "deadLetter"  # what comes too late even for that
-            late[work.store.name, policy] = number
-            if policy == "drop":
-                counts[work.store.id] = (0, number)
-                continue
-            counts[work.store.id] = (number, 0)
-            for index, time, pane in work.result.late.select(INDEX, TIME, PANE).iter_rows():
-                plan = work.store.layout
-                missed = (pane,) if plan.sessions else missed_windows(pane, plan, plan.shut(work.closed_until) or 0)
-                verdict = InvalidEvent(Reason.LATE, None, f"{len(missed)} window(s) closed before it came")
-                letter = dead_letter(
-                    batch.messages[index], verdict, aggregation=work.store.name, event_time=time, windows=missed[:1000]
-                )
-                letters.append(letter)
-        return letters, late, counts
-
-    def _count_late(self, counts: dict[int, tuple[int, int]]) -> None:
-        update = (
-            f"UPDATE {self._database.schema}._aggregations"
-            " SET late_dead = late_dead + %s, late_dropped = late_dropped + %s WHERE id = %s"
-        )
-        for id_, (dead, dropped) in sorted(counts.items()):
-            self._connection.execute(update, (dead, dropped, id_))
-
-    def _write_dead_letters(self, letters: list[DeadLetter], epochs: dict[int, int]) -> None:
-        if not letters:
-            return
-        insert = (
-            f'INSERT INTO {self._database.schema}._dead_letters (epoch, partition, "offset", aggregation, reason,'
-            " field, detail, key, value, value_bytes, event_time, windows)"
-            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
-        )
-        rows = [
-            (
-                epochs[d.partition], d.partition, d.offset, d.aggregation, d.reason, d.field,
-                d.detail, d.key, d.value, d.value_bytes, d.event_time, list(d.windows) if d.windows else None,
-            )
-            for d in letters
-        ]  # fmt: skip
-        self._connection.cursor().executemany(insert, rows)
 
     def _advance(self, batch: Batch, rows: dict[int, PartitionTime], now_ms: int) -> None:
         latest, invalid = batch.latest_times(), batch.invalid
@@ -441,6 +331,6 @@ class Committer:
 
 def is_refusal(error: Exception) -> bool:
     """Whether an error says that some event's values cannot be stored (SQLSTATE class 22, 23 or 54)."""
-    if isinstance(error, Unstorable):
+    if isinstance(error, merging.Unstorable):
         return True
     return isinstance(error, psycopg.Error) and (error.sqlstate or "")[:2] in ("22", "23", "54")

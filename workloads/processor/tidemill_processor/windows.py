@@ -10,8 +10,9 @@ from typing import Any
 
 import psycopg
 
-from tidemill_contract.partials import REVISION, answer_columns, decoders, quote, window_source
+from tidemill_contract.partials import REVISION, quote
 from tidemill_contract.times import rfc3339
+from tidemill_contract.windows import answer_columns, decoders, window_source
 from tidemill_processor.database import AggregationStore, Database, from_ms, to_ms
 
 FETCH_ROWS = 5_000

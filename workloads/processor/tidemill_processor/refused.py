@@ -1,0 +1,70 @@
+"""What counts nowhere, or not in every window: dead letters, and what is late for an aggregation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psycopg
+
+from tidemill_contract.event import InvalidEvent, Reason
+from tidemill_processor.aggregate import PANE, missed_windows
+from tidemill_processor.batch import INDEX, TIME, Batch, DeadLetter, dead_letter
+from tidemill_processor.database import Database
+from tidemill_processor.merging import Work
+
+
+def late(
+    connection: psycopg.Connection[Any], database: Database, batch: Batch, works: Sequence[Work]
+) -> tuple[list[DeadLetter], dict[tuple[str, str], int]]:
+    """Count late events in `_aggregations`; their dead letters, and how many there are by (aggregation, policy)."""
+    letters: list[DeadLetter] = []
+    found: dict[tuple[str, str], int] = {}
+    for work in works:
+        number, name, policy = work.result.late.height, work.store.name, work.store.spec.late_policy
+        if work.result.reopening:
+            found[name, policy] = work.result.reopening
+        if not number:
+            continue
+        if policy == "reopen":
+            policy = "deadLetter"  # what comes too late even for that
+        found[name, policy] = number
+        column = "late_dropped" if policy == "drop" else "late_dead"
+        update = f"UPDATE {database.schema}._aggregations SET {column} = {column} + %s WHERE id = %s"
+        connection.execute(update, (number, work.store.id))
+        if policy != "drop":
+            letters += _letters(batch, work)
+    return letters, found
+
+
+def _letters(batch: Batch, work: Work) -> list[DeadLetter]:
+    plan, letters = work.store.layout, []
+    for index, time, pane in work.result.late.select(INDEX, TIME, PANE).iter_rows():
+        missed = (pane,) if plan.sessions else missed_windows(pane, plan, plan.shut(work.closed_until) or 0)
+        verdict = InvalidEvent(Reason.LATE, None, f"{len(missed)} window(s) closed before it came")
+        letter = dead_letter(
+            batch.messages[index], verdict, aggregation=work.store.name, event_time=time, windows=missed[:1000]
+        )
+        letters.append(letter)
+    return letters
+
+
+def write(
+    connection: psycopg.Connection[Any], database: Database, letters: Sequence[DeadLetter], epochs: Mapping[int, int]
+) -> None:
+    """Store dead letters, from where they are published; `epochs` by partition."""
+    if not letters:
+        return
+    insert = (
+        f'INSERT INTO {database.schema}._dead_letters (epoch, partition, "offset", aggregation, reason, field, detail,'
+        " key, value, value_bytes, event_time, windows)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
+    )
+    rows = [
+        (
+            epochs[d.partition], d.partition, d.offset, d.aggregation, d.reason, d.field,
+            d.detail, d.key, d.value, d.value_bytes, d.event_time, list(d.windows) if d.windows else None,
+        )
+        for d in letters
+    ]  # fmt: skip
+    connection.cursor().executemany(insert, rows)
