@@ -73,14 +73,18 @@ class Stand:
         self.bench.await_consumed(self.sent)
 
     def settle(self) -> None:
-        """Wait until what is closed is published and judged, corrections too."""
+        """Wait until all that can be closed is closed, published and judged, corrections too."""
+        behind = (
+            "SELECT count(*) FROM {s}._aggregations AS a, {s}._readers AS r,"
+            " (SELECT min(max_event_time) - 1000 AS watermark FROM {s}._offsets) AS o"
+            " WHERE r.watermark IS DISTINCT FROM o.watermark"
+            " OR a.closed_until IS DISTINCT FROM CASE a.name WHEN 'visits' THEN o.watermark / 1000 * 1000"
+            " ELSE o.watermark / 60000 * 60000 END OR a.closed_until IS DISTINCT FROM a.published_until"
+            " OR (a.name = 'minutes' AND a.closed_until IS DISTINCT FROM a.scanned_until)"
+        )
         self.bench.eventually(
             lambda: (
-                self.bench.query(
-                    "SELECT count(*) FROM {s}._aggregations WHERE closed_until IS DISTINCT FROM published_until"
-                    " OR (name = 'minutes' AND closed_until IS DISTINCT FROM scanned_until)"
-                )
-                == [(0,)]
+                self.bench.query(behind) == [(0,)]
                 and self.bench.query("SELECT count(*) FROM {s}._corrections") == [(0,)]
             ),
             what="all is published and judged",

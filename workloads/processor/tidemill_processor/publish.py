@@ -9,7 +9,7 @@ repeats.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -95,24 +95,32 @@ class _ResultEncoder:
 
     def __init__(self, store: AggregationStore, reader: WindowReader) -> None:
         self._name, self._id = store.name, f"{store.name}/{store.version}"
-        self._groups, self._metrics, self._revised = reader.groups, reader.metrics, reader.revised
+        self._at, self._revised = len(reader.groups), reader.revised
+        self._group, self._metrics = _object_encoder(reader.groups), _object_encoder(reader.metrics)
         self._head = _encode({"aggregation": store.name, "version": store.version})[:-1] + b',"group":'
         self._times: list[Any] = []
         self._middle, self._prefix = b"", ""
 
     def record(self, window: list[Any]) -> tuple[bytes, bytes, dict[str, str]]:
         """The record of a window, a row of `WindowReader.closed` or `corrected`."""
-        at = len(self._groups)
+        at = self._at
         revision = window.pop() if self._revised else 0
         if [*window[at : at + 2], revision] != self._times:
             self._times = [*window[at : at + 2], revision]
             times = {"window_start": window[at], "window_end": window[at + 1], "revision": revision}
             self._middle = b"," + _encode(times)[1:-1] + b',"metrics":'
             self._prefix = f"{self._id}/{window[at]}/{revision}/"
-        key = _encode(dict(zip(self._groups, window, strict=False)))
-        values = _encode(dict(zip(self._metrics, window[at + 2 :], strict=True)))
-        value = b"".join((self._head, key, self._middle, values, b"}"))
+        key = self._group(window[:at])
+        value = b"".join((self._head, key, self._middle, self._metrics(window[at + 2 :]), b"}"))
         return key, value, {"id": self._prefix + key.decode(), "aggregation": self._name}
+
+
+def _object_encoder(names: Sequence[str]) -> Callable[[Sequence[Any]], bytes]:
+    """Encodes values as a JSON object with members of these names; a struct is made in half the time of a dict."""
+    fields = [f"f{number}" for number in range(len(names))]
+    members = [(field, Any) for field in fields]
+    made = msgspec.defstruct("Members", members, rename=dict(zip(fields, names, strict=True)), gc=False)
+    return lambda values: _encode(made(*values))
 
 
 class Publisher:
