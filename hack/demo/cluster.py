@@ -185,8 +185,8 @@ class ClusterPlatform:
     def leave(self) -> None:
         """End the ways to its services; the pipeline stays."""
         for forward in self._forwards:
-            forward.terminate()
-            forward.wait()
+            with forward:  # waits, and closes what it wrote to
+                forward.terminate()
         self._forwards.clear()
         self._urls.clear()
 
