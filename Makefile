@@ -44,8 +44,8 @@ lock: setup ## Write the hashed requirement files anew (ARGS=--upgrade takes the
 	$(PYTHON) hack/lock.py $(ARGS)
 
 .PHONY: test
-test: setup ## All tests: unit, golden, integration on real Kafka, Postgres, Redis
-	$(PYTEST) $(PARALLEL) $(ARGS)
+test: setup ## Unit, golden and integration tests, on real Kafka, Postgres, Redis
+	$(PYTEST) $(PARALLEL) -m "not e2e and not load and not exhaustive" $(ARGS)
 
 .PHONY: unit
 unit: setup ## Tests that need no server
@@ -72,7 +72,7 @@ e2e: setup ## The whole platform in a cluster: charts, examples, rollouts, upgra
 	KEEP=$(KEEP) $(PYTEST) tests/e2e -m e2e $(ARGS)
 
 .PHONY: coverage
-coverage: setup ## All tests with coverage of every process; fails under 85 %
+coverage: setup ## The same and the exhaustive ones, with coverage of every process; fails under 85 %
 	@rm -f .coverage .coverage.*
 	$(PYTEST) $(PARALLEL) --cov --cov-report=term:skip-covered --cov-report=html:.cache/coverage --cov-fail-under=85 $(ARGS)
 

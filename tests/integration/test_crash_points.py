@@ -18,7 +18,7 @@ from tidemill_processor.database import Database
 from tidemill_processor.scanning import Scanner
 from tidemill_processor.transaction import Committer, Position
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.exhaustive]
 
 MINUTE = 60_000
 BASE = 1_700_000_000_000 // (60 * MINUTE) * 60 * MINUTE

@@ -22,7 +22,7 @@ from confluent_kafka import Producer
 
 from tidemill_operator.plan.replay import REPLAY, REPLAYING
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.exhaustive]
 
 MINUTE = 60_000
 BASE = 1_700_000_000_000 // (60 * MINUTE) * 60 * MINUTE

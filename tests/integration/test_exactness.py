@@ -31,7 +31,7 @@ from tidemill_processor.database import Database
 from tidemill_processor.transaction import Committer, Fenced, Position
 from tidemill_processor.windows import WindowReader
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 BASE = 1_700_000_000_000 // 60_000 * 60_000
 METRICS = [
@@ -508,8 +508,9 @@ REPLAY_ACTION = st.sampled_from([
 ])  # fmt: skip
 
 
+@pytest.mark.exhaustive
 @settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(
     st.integers(0, 150),

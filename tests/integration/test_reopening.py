@@ -16,7 +16,7 @@ from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.spec import PipelineSpec
 from tidemill_contract.times import rfc3339_ms
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 MINUTE = 60_000
 BASE = 1_700_000_000_000 // (60 * MINUTE) * 60 * MINUTE

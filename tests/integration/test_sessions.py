@@ -18,7 +18,7 @@ from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.spec import PipelineSpec
 from tidemill_contract.times import rfc3339_ms
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 BASE = 1_700_000_000_000 // 3_600_000 * 3_600_000
 GAP = 30_000
