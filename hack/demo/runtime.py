@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import yaml
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from demo.data import ROOT
@@ -25,6 +25,15 @@ _STOP_SECONDS = 60.0
 
 class DemoError(RuntimeError):
     """The demo cannot go on; the message says what happened and where to look."""
+
+
+# What a broker says whose leaders have just been chosen.
+_LEADER_CHANGES = (
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+)
 
 
 def until(check: Callable[[], T | None], *, seconds: float, what: str, pause_seconds: float = 0.2) -> T:
@@ -145,7 +154,16 @@ class Runtime:
         topic = f"{self.namespace}.{self.name}.events"
         partitions = admin.list_topics(topic, timeout=10).topics[topic].partitions
         asked = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in partitions}
-        return {at.partition: future.result(10).offset for at, future in admin.list_offsets(asked).items()}
+
+        def told() -> dict[int, int] | None:
+            try:
+                return {at.partition: future.result(10).offset for at, future in admin.list_offsets(asked).items()}
+            except KafkaException as error:
+                if error.args[0].code() not in _LEADER_CHANGES:
+                    raise
+                return None
+
+        return until(told, seconds=30, what=f"Kafka tells the ends of {topic}", pause_seconds=0.5)
 
     def status(self) -> dict[str, Any]:
         """What `up` last reported of its processes; written several times a second."""

@@ -122,7 +122,9 @@ def test_kafka_freezes_and_comes_back_without_traffic(own_kafka: Any, make_inges
     finally:
         os.kill(pid, signal.SIGCONT)
     ingest.eventually(lambda: ingest.health().get("status") == "healthy", seconds=60, what="/health recovers")
-    assert ingest.health()["dependencies"]["kafka"]["breaker"] == "closed"
+    ingest.eventually(
+        lambda: ingest.health()["dependencies"]["kafka"]["breaker"] == "closed", what="its trial closes the breaker"
+    )
     assert ingest.post(config.name, GOOD).status_code == 200
 
 
