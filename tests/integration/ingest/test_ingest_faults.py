@@ -123,7 +123,9 @@ def test_kafka_freezes_and_comes_back_without_traffic(own_kafka: Any, make_inges
         os.kill(pid, signal.SIGCONT)
     ingest.eventually(lambda: ingest.health().get("status") == "healthy", seconds=60, what="/health recovers")
     ingest.eventually(
-        lambda: ingest.health()["dependencies"]["kafka"]["breaker"] == "closed", what="its trial closes the breaker"
+        lambda: ingest.health()["dependencies"]["kafka"]["breaker"] == "closed",
+        seconds=30,
+        what="its trial closes the breaker",
     )
     assert ingest.post(config.name, GOOD).status_code == 200
 
