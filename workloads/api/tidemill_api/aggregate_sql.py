@@ -112,7 +112,7 @@ def _closed_sql(query: AggregateQuery, binder: Binder, closed_until: dt.datetime
         return "false"
     plan = query.model.layout
     # A pane takes events until the last window that holds it is closed.
-    slack = 0 if query.bucket is None else plan.reach_ms
+    slack = 0 if query.bucket is None else plan.spread_ms
     until = binder.bind(closed_until, "timestamp")
     return f"(window_end + interval '{slack} milliseconds' <= {until})"
 
@@ -124,8 +124,7 @@ def _merged(query: AggregateQuery, binder: Binder) -> str:
     partials = ", ".join(quote(partial.column) for partial in plan.merged)
     if query.bucket is not None:
         return _bucketed(query, binder, query.bucket, partials)
-    reach = plan.reach_ms if plan.hopping else 0
-    stored = _all([*_bounds(query, binder, reach_ms=reach), *_dimension_filters(query, binder)])
+    stored = _all([*_bounds(query, binder, reach_ms=plan.spread_ms), *_dimension_filters(query, binder)])
     whole = _all(_bounds(query, binder, reach_ms=0))
     first, last = (None if time is None else binder.bind(time, "timestamp") for time in (query.since, query.until))
     source = f"(SELECT * FROM {window_source(model.table, plan, stored, first=first, last=last)} WHERE {whole}) AS s"

@@ -112,7 +112,7 @@ def _changed_sql(
     query: AggregateQuery, state: State, binder: Binder, changed: str, first: dt.datetime, last: dt.datetime
 ) -> str:
     aggregation, plan = query.model, query.model.layout
-    spread = (plan.reach_ms if plan.hopping else 0) * _MS
+    spread = plan.spread_ms * _MS
     wanted = [condition(found, binder) for found in query.filters]
     low, high = binder.bind(first - spread, "timestamp"), binder.bind(last + spread, "timestamp")
     newest = binder.bind(last, "timestamp")

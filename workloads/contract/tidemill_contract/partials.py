@@ -109,9 +109,14 @@ class AggregationLayout:
         return not self.sessions and self.pane_ms != self.size_ms
 
     @property
+    def spread_ms(self) -> int:
+        """How long after a window's start the last of its stored rows starts; 0: a window is one row."""
+        return 0 if self.sessions else self.size_ms - self.pane_ms
+
+    @property
     def reach_ms(self) -> int:
         """How long before an event the windows that it is in may start, less than a pane."""
-        return self.size_ms - self.pane_ms if self.hopping else self.size_ms if self.sessions else 0
+        return self.size_ms if self.sessions else self.spread_ms
 
     @property
     def end_sql(self) -> str:

@@ -93,7 +93,7 @@ def window_source(
     hop, size = f"interval '{plan.pane_ms} milliseconds'", f"interval '{plan.size_ms} milliseconds'"
     # A pane belongs to every window that starts up to size - hop before it. What came late for some of them carries
     # `_after`, the end of the last window that was closed then, and counts only for windows that end later.
-    low, high = f"p.window_start - interval '{plan.reach_ms} milliseconds'", "p.window_start"
+    low, high = f"p.window_start - interval '{plan.spread_ms} milliseconds'", "p.window_start"
     if first is not None:
         low = f"greatest({low}, date_bin({hop}, {first}, timestamptz 'epoch'))"
     if last is not None:

@@ -56,7 +56,7 @@ class Scanner:
 
     def _advance(self, connection: psycopg.Connection[Any], scanned_until: int | None, closed_until: int) -> int:
         plan = self._store.layout
-        panes = SPAN_PANES + (plan.reach_ms // plan.pane_ms if plan.hopping else 0)
+        panes = SPAN_PANES + plan.spread_ms // plan.pane_ms
         span = self._reader.span(connection, scanned_until, closed_until, panes)
         until, found = closed_until, 0
         if span is not None:

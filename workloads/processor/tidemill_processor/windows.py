@@ -129,7 +129,7 @@ class WindowReader:
         revised: bool = False,
     ) -> Iterator[list[Any]]:
         plan = self._store.layout
-        reach = last_ms + (plan.reach_ms if plan.hopping else 0)
+        reach = last_ms + plan.spread_ms
         first, last = from_ms(str(first_ms)), from_ms(str(last_ms))
         where = f"window_start >= {first} AND window_start <= {from_ms(str(reach))}"
         wanted = f"window_start >= {first} AND window_start <= {last}"
