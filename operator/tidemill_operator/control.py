@@ -1,54 +1,29 @@
-"""One pass over one resource of a cluster: fetched, reconciled or released, its status written once, if it has changed.
-
-The finalizer is there only while topics and schema are to be deleted with the resource; Kubernetes' own objects go by
-their owner references.
-"""
+"""One pass over one resource of a cluster: fetched, reconciled or let go; its status is written once, if it changed."""
 
 from __future__ import annotations
 
 import datetime as dt
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from tidemill_operator.actuators.base import Actuators, Schemas, Topics
-from tidemill_operator.actuators.kubernetes import KubernetesRuntime, NamespaceLocks
-from tidemill_operator.actuators.kubernetes_api import PIPELINE, Api, Conflict, NotFound
-from tidemill_operator.actuators.kubernetes_secrets import KubernetesSecrets
-from tidemill_operator.cluster_settings import Placement
+from tidemill_operator.actuators.kubernetes import NamespaceLocks
+from tidemill_operator.actuators.kubernetes_api import PIPELINE, Conflict, NotFound
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.events import Recorder
-from tidemill_operator.measures import Measures, timed
-from tidemill_operator.plan.render.marks import OwnerReference
+from tidemill_operator.finalizing import Finalizing, is_paused
+from tidemill_operator.measures import Measures
 from tidemill_operator.plan.replay import REPLAYING
 from tidemill_operator.queue import Key, Result
-from tidemill_operator.reconcile import PAUSE, reconcile, release
+from tidemill_operator.reconcile import reconcile
 from tidemill_operator.scaling_cluster import ClusterScaling
-from tidemill_operator.settings import Platform
 from tidemill_operator.telemetry import Telemetry
+from tidemill_operator.world import World
 
 log = logging.getLogger(__name__)
-FINALIZER = "tidemill.dev/reclaim"
 _ON_ITS_WAY = frozenset({Reason.APPLIED, Reason.WAITING, Reason.BLOCKED, Reason.SUSPENDED, Reason.NOT_NEEDED})
 
 Document = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class World:
-    """What passes work with; safe to share between threads.
-
-    Attributes:
-        platform: addresses and defaults.
-        placement: what every workload gets in the cluster.
-    """
-
-    api: Api
-    kafka: Topics
-    postgres: Schemas
-    platform: Platform
-    placement: Placement
 
 
 class Controller:
@@ -76,6 +51,7 @@ class Controller:
         self._world, self._recorder, self._telemetry = world, recorder, telemetry
         self._measures, self._scaling, self._now = measures, scaling, now
         self._locks = NamespaceLocks()
+        self._finalizing = Finalizing(world, recorder, self._locks)
 
     def work(self, key: Key) -> Result:
         """Look at a resource and do what is to be done.
@@ -105,12 +81,12 @@ class Controller:
             self._forget(key)
             return Result.GONE
         if document["metadata"].get("deletionTimestamp"):
-            return self._let_go(document)
-        return self._reconcile(self._with_finalizer(document), key)
+            return self._finalizing.let_go(document)
+        return self._reconcile(self._finalizing.prepared(document), key)
 
     def _reconcile(self, document: Document, key: Key) -> Result:
         previous = document.get("status")
-        actuators, runtime = self._actuators(key)
+        actuators, runtime = self._world.actuators(key, self._locks)
         status = reconcile(
             document,
             platform=self._world.platform,
@@ -128,7 +104,7 @@ class Controller:
             self._write(document, status)
             self._recorder.changes(document, previous, status)
         self._measures.state_of(key, status)
-        self._scaling.watch(key, paused=_is_paused(document))
+        self._scaling.watch(key, paused=is_paused(document))
         return verdict(status)
 
     def _write(self, document: Document, status: Document) -> None:
@@ -140,45 +116,9 @@ class Controller:
         except NotFound:
             log.info("%s/%s went while it was looked at", metadata["namespace"], metadata["name"])
 
-    def _with_finalizer(self, document: Document) -> Document:
-        """The resource, with our finalizer if and only if its data are to be deleted with it."""
-        metadata = document["metadata"]
-        if _is_paused(document):
-            return document
-        wanted = document.get("spec", {}).get("reclaimPolicy") == "Delete"
-        return document if wanted == (FINALIZER in metadata.get("finalizers", ())) else self._finalize(document, wanted)
-
-    def _finalize(self, document: Document, wanted: bool) -> Document:
-        metadata = document["metadata"]
-        others = [name for name in metadata.get("finalizers", ()) if name != FINALIZER]
-        finalizers = [*others, FINALIZER] if wanted else others
-        patch = {"metadata": {"resourceVersion": metadata["resourceVersion"], "finalizers": finalizers}}
-        return self._world.api.merge(PIPELINE, metadata["namespace"], metadata["name"], patch)
-
-    def _let_go(self, document: Document) -> Result:
-        """A resource that is being deleted: its topics and schema go first, if they are to go."""
-        metadata = document["metadata"]
-        key = Key(metadata["namespace"], metadata["name"], metadata["uid"])
-        if FINALIZER not in metadata.get("finalizers", ()):
-            return Result.WAITING  # somebody else's finalizer holds it
-        if _is_paused(document):
-            text = f"it is paused; take the annotation {PAUSE} away to have its topics and schema deleted"
-            self._recorder.tell(document, "Warning", "Paused", text)
-            return Result.WAITING
-        actuators, _ = self._actuators(key)
-        try:
-            release(document, platform=self._world.platform, actuators=actuators)
-        except TidemillError as error:
-            if error.reason != Reason.WAITING:
-                self._recorder.tell(document, "Warning", error.reason, f"its data cannot be deleted yet: {error}")
-            log.info("%s: not released yet: %s", key, error)
-            return Result.WAITING if error.reason == Reason.WAITING else Result.FAILED
-        self._finalize(document, wanted=False)
-        return Result.WAITING
-
     def _forget(self, key: Key) -> None:
         """A resource that is gone: its part of what it shared goes too, its own objects by their owner reference."""
-        _, runtime = self._actuators(key)
+        _, runtime = self._world.actuators(key, self._locks)
         try:
             runtime.remove(key.namespace, key.name)
         except TidemillError as error:
@@ -187,23 +127,6 @@ class Controller:
         self._telemetry.forget(key)
         self._measures.forget(key)
         self._scaling.forget(key)
-
-    def _actuators(self, key: Key) -> tuple[Actuators, KubernetesRuntime]:
-        world, owner = self._world, OwnerReference(key.uid, key.name)
-        runtime = KubernetesRuntime(world.api, world.placement, owner, self._locks)
-        return (
-            Actuators(
-                kafka=timed(world.kafka, "topics"),
-                postgres=timed(world.postgres, "schema"),
-                secrets=timed(KubernetesSecrets(world.api, owner), "secrets"),
-                runtime=timed(runtime, "workloads"),
-            ),
-            runtime,
-        )
-
-
-def _is_paused(document: Document) -> bool:
-    return bool((document["metadata"].get("annotations") or {}).get(PAUSE) == "true")
 
 
 def verdict(status: Mapping[str, Any]) -> Result:

@@ -9,17 +9,20 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from tidemill_operator.actuators.kubernetes_api import LEASE, Api, Conflict, Document
+from tidemill_operator.cluster_settings import ClusterSettings
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 
 log = logging.getLogger(__name__)
 _ATTEMPTS = 3
+_TIMEOUT_SECONDS = 4.0
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,16 @@ class Elector:
         self._won, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="elector", daemon=True)
         self._guard = threading.Thread(target=self._watch, name="elector-guard", daemon=True)
+
+    @classmethod
+    def of(cls, settings: ClusterSettings) -> Self:
+        """One of this process, with a client of its own whose calls are short."""
+        return cls(
+            Api(timeout_seconds=_TIMEOUT_SECONDS),
+            namespace=settings.operator_namespace,
+            name=settings.lease_name,
+            identity=f"{settings.pod_name}_{secrets.token_hex(4)}",
+        )
 
     def start(self) -> None:
         """Try from now on."""

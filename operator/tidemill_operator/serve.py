@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import secrets
 import signal
 import sys
 import threading
@@ -19,14 +18,12 @@ from tidemill_contract.rules import Limits
 from tidemill_contract.status_server import StatusServer
 from tidemill_operator import handlers
 from tidemill_operator.actuators.backlog import BacklogReader
-from tidemill_operator.actuators.kafka import KafkaTopics
-from tidemill_operator.actuators.kubernetes_api import PIPELINE, Api, NotFound
+from tidemill_operator.actuators.kubernetes_api import PIPELINE, NotFound
 from tidemill_operator.actuators.kubernetes_children import LISTED
 from tidemill_operator.actuators.kubernetes_mirror import Mirror, MirroredApi
-from tidemill_operator.actuators.postgres import PostgresSchemas
 from tidemill_operator.certificates import CertificateKeeper
 from tidemill_operator.cluster_settings import ClusterSettings
-from tidemill_operator.control import Controller, World
+from tidemill_operator.control import Controller
 from tidemill_operator.duties import Duties
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.events import Recorder
@@ -39,9 +36,9 @@ from tidemill_operator.settings import Platform
 from tidemill_operator.telemetry import Telemetry
 from tidemill_operator.watchdog import Watchdog
 from tidemill_operator.webhook import Webhook
+from tidemill_operator.world import World
 
 log = logging.getLogger(__name__)
-_ELECTION_TIMEOUT_SECONDS = 4.0
 _WORKERS = 4
 
 
@@ -59,12 +56,7 @@ class Operator:
         self._api = MirroredApi(self._mirror, everywhere=not settings.namespaces, listed_seconds=settings.drift_seconds)
         self._watchdog = Watchdog()
         self._stopping = threading.Event()
-        self._elector = Elector(
-            Api(timeout_seconds=_ELECTION_TIMEOUT_SECONDS),
-            namespace=settings.operator_namespace,
-            name=settings.lease_name,
-            identity=f"{settings.pod_name}_{secrets.token_hex(4)}",
-        )
+        self._elector = Elector.of(settings)
         self._recorder, self._measures = Recorder(self._api, settings.pod_name), Measures()
         self._scaling = ClusterScaling(
             self._api,
@@ -150,18 +142,7 @@ class Operator:
 
     def _controller(self) -> Controller:
         platform, settings = self._platform, self._settings
-        world = World(
-            api=self._api,
-            kafka=KafkaTopics(
-                platform.kafka_brokers,
-                config=settings.kafka,
-                throttle_bytes=platform.replication_throttle,
-                offsets_replicas=platform.offsets_replication,
-            ),
-            postgres=PostgresSchemas(platform.postgres, leadership=self._elector),
-            platform=platform,
-            placement=settings.placement,
-        )
+        world = World.of(platform, settings, api=self._api, elector=self._elector)
         backlog = BacklogReader(platform.kafka_brokers, platform.postgres, config=settings.kafka)
         return Controller(
             world,

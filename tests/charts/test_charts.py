@@ -34,6 +34,7 @@ CASES = {
             "webhook.enabled=false",
             "networkPolicy.enabled=false",
             "uninstall.enabled=false",
+            "reclaim.enabled=false",
             "crds.create=false",
             "podDisruptionBudget.enabled=false",
         ],
@@ -54,6 +55,8 @@ def _templates(manifests: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str,
     for manifest in manifests:
         if manifest["kind"] == "Pod":
             yield manifest["metadata"]["name"], manifest
+        elif manifest["kind"] == "CronJob":
+            yield manifest["metadata"]["name"], manifest["spec"]["jobTemplate"]["spec"]["template"]
         elif "template" in manifest.get("spec", {}):
             yield manifest["metadata"]["name"], manifest["spec"]["template"]
 
@@ -138,9 +141,9 @@ def test_every_container_has_resources_and_servers_have_probes(manifests: list[d
 
 @all_cases
 def test_tokens_are_mounted_only_where_the_api_is_called(manifests: list[dict[str, Any]]) -> None:
-    """The operator, its removal and Prometheus call it."""
+    """The operator, who stands in for it, its removal and Prometheus call it."""
     with_token = {n for n, t in _templates(manifests) if t["spec"].get("automountServiceAccountToken", True)}
-    assert with_token <= {"tidemill", "tidemill-uninstall", "dev-stack-prometheus"}
+    assert with_token <= {"tidemill", "tidemill-reclaim", "tidemill-uninstall", "dev-stack-prometheus"}
 
 
 @pytest.mark.parametrize("component", ["operator", "ingest", "processor", "api"])

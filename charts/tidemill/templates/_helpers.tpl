@@ -81,7 +81,49 @@ capabilities:
 {{- $ports | uniq | toYaml -}}
 {{- end -}}
 
-{{- /* tidemill.jobLabels (list $ "uninstall"): labels of a hook's pods, which the operator's selectors must not find. */ -}}
+{{- /* Files of whoever works as the operator does. */ -}}
+{{- define "tidemill.mounts" -}}
+- name: resilience
+  mountPath: /etc/tidemill/resilience
+  readOnly: true
+{{- if .Values.kafka.existingSecret }}
+- name: kafka
+  mountPath: /etc/tidemill/kafka/client
+  readOnly: true
+{{- end }}
+- name: tmp
+  mountPath: /tmp
+{{- end -}}
+
+{{- define "tidemill.volumes" -}}
+- name: resilience
+  configMap:
+    name: {{ include "tidemill.fullname" . }}-resilience
+{{- with .Values.kafka.existingSecret }}
+- name: kafka
+  secret:
+    secretName: {{ . }}
+{{- end }}
+- name: tmp
+  emptyDir:
+    sizeLimit: 64Mi
+{{- end -}}
+
+{{- /* Where it connects to. */ -}}
+{{- define "tidemill.egress" -}}
+- ports:
+    - port: 53
+      protocol: UDP
+    - port: 53
+      protocol: TCP
+- ports:
+    {{- range concat .Values.networkPolicy.apiServerPorts .Values.networkPolicy.egressPorts (include "tidemill.brokerPorts" . | fromYamlArray) | uniq }}
+    - port: {{ . }}
+      protocol: TCP
+    {{- end }}
+{{- end -}}
+
+{{- /* tidemill.jobLabels (list $ "uninstall"): labels of a Job's pods, which the operator's selectors must not find. */ -}}
 {{- define "tidemill.jobLabels" -}}
 {{- $root := index . 0 -}}
 app.kubernetes.io/name: {{ include "tidemill.name" $root }}-{{ index . 1 }}

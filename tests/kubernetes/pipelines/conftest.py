@@ -23,6 +23,7 @@ from typing import Any
 import psycopg
 import pytest
 from confluent_kafka import Consumer, Producer
+from confluent_kafka.admin import AdminClient
 from psycopg import sql
 
 from kube import standin
@@ -34,7 +35,7 @@ from tidemill_operator.actuators.kafka import KafkaTopics
 from tidemill_operator.actuators.kubernetes_api import KINDS, PIPELINE, Api, Document, load
 from tidemill_operator.actuators.postgres import PostgresSchemas
 from tidemill_operator.cluster_settings import Placement
-from tidemill_operator.control import Controller, World
+from tidemill_operator.control import Controller
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.events import Recorder
 from tidemill_operator.measures import Measures
@@ -44,6 +45,7 @@ from tidemill_operator.scaling_cluster import ClusterScaling
 from tidemill_operator.scaling_figures import FiguresReader
 from tidemill_operator.settings import Platform
 from tidemill_operator.telemetry import Telemetry
+from tidemill_operator.world import World
 
 CHILDREN = ("Deployment", "Service", "ConfigMap", "ServiceAccount", "PodDisruptionBudget", "NetworkPolicy", "Secret")
 
@@ -250,6 +252,30 @@ class Passes:
     def until(self, key: Key, result: Result, *, seconds: float = 60.0) -> None:
         """Passes until one ends so."""
         eventually(lambda: self.once(key) is result, seconds=seconds, what=f"a pass of {key} ends {result.value}")
+
+
+@dataclass
+class Data:
+    """What a pipeline has outside of the cluster."""
+
+    servers: Any
+
+    def topics(self, namespace: str) -> set[str]:
+        """All of a namespace's pipelines."""
+        found = AdminClient({"bootstrap.servers": self.servers.kafka}).list_topics(timeout=20).topics
+        return {name for name in found if name.startswith(f"{namespace}.")}
+
+    def has_schema(self, namespace: str, name: str) -> bool:
+        """Whether its tables are there."""
+        with psycopg.connect(self.servers.postgres.url) as session:
+            wanted = names.schema(namespace, name)
+            return session.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (wanted,)).fetchone() is not None
+
+
+@pytest.fixture
+def data(servers: Any) -> Data:
+    """Topics and schemas of the test's servers."""
+    return Data(servers)
 
 
 @pytest.fixture

@@ -9,11 +9,10 @@ from typing import Any
 
 import psycopg
 import pytest
-from confluent_kafka.admin import AdminClient
 
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_operator.actuators.kubernetes_api import DEPLOYMENT, EVENT, KINDS, PIPELINE, SECRET, SERVICE, Document
-from tidemill_operator.control import FINALIZER
+from tidemill_operator.finalizing import FINALIZER
 from tidemill_operator.queue import Key, Result
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.integration]
@@ -27,20 +26,8 @@ def orders(cluster: Any, passes: Any, namespace: str, make: Callable[..., Key]) 
     return key
 
 
-def topics(servers: Any, namespace: str) -> set[str]:
-    found = AdminClient({"bootstrap.servers": servers.kafka}).list_topics(timeout=20).topics
-    return {name for name in found if name.startswith(f"{namespace}.")}
-
-
-def has_schema(servers: Any, namespace: str, name: str) -> bool:
-    at = servers.postgres
-    with psycopg.connect(host=at.host, port=at.port, dbname=at.database, user=at.user, password=at.password) as session:
-        wanted = f"{namespace}__{name}".replace("-", "_")
-        return session.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (wanted,)).fetchone() is not None
-
-
 def test_a_new_pipeline_gets_all_it_needs_and_becomes_ready(
-    cluster: Any, servers: Any, orders: Key, namespace: str
+    cluster: Any, data: Any, orders: Key, namespace: str
 ) -> None:
     (configs,) = [name for _, name in cluster.children(namespace) if name.startswith("tidemill-pipelines")]
     assert set(cluster.children(namespace)) == {
@@ -54,8 +41,8 @@ def test_a_new_pipeline_gets_all_it_needs_and_becomes_ready(
         *((kind, name) for kind in ("Deployment", "ServiceAccount", "PodDisruptionBudget", "NetworkPolicy")
           for name in ("orders-processor", "tidemill-ingest", "tidemill-api")),
     }  # fmt: skip
-    assert len(topics(servers, namespace)) == 3
-    assert has_schema(servers, namespace, "orders")
+    assert len(data.topics(namespace)) == 3
+    assert data.has_schema(namespace, "orders")
     status = cluster.get(orders)["status"]
     assert {c["type"]: c["status"] for c in status["conditions"]} == {
         "Ready": "True",
@@ -370,25 +357,25 @@ def test_a_foreign_object_in_the_way_is_told_and_left_alone(
 
 
 def test_retained_data_stay_when_the_resource_goes(
-    cluster: Any, passes: Any, servers: Any, orders: Key, namespace: str, eventually: Any
+    cluster: Any, passes: Any, data: Any, orders: Key, namespace: str, eventually: Any
 ) -> None:
     cluster.api.delete(PIPELINE, namespace, "orders")
     passes.until(orders, Result.GONE)
     eventually(lambda: cluster.children(namespace) == {}, what="the cluster's objects are gone")
-    assert len(topics(servers, namespace)) == 3
-    assert has_schema(servers, namespace, "orders")
+    assert len(data.topics(namespace)) == 3
+    assert data.has_schema(namespace, "orders")
 
 
 def test_data_go_with_the_resource_if_it_says_so(
-    cluster: Any, passes: Any, servers: Any, namespace: str, make: Callable[..., Key], eventually: Any
+    cluster: Any, passes: Any, data: Any, namespace: str, make: Callable[..., Key], eventually: Any
 ) -> None:
     key = make("orders", namespace, reclaimPolicy="Delete")
     passes.until(key, Result.SETTLED)
     assert cluster.get(key)["metadata"]["finalizers"] == [FINALIZER]
     cluster.api.delete(PIPELINE, namespace, "orders")
     passes.until(key, Result.GONE)
-    assert topics(servers, namespace) == set()
-    assert not has_schema(servers, namespace, "orders")
+    assert data.topics(namespace) == set()
+    assert not data.has_schema(namespace, "orders")
     eventually(lambda: cluster.children(namespace) == {}, what="the cluster's objects are gone")
 
 
