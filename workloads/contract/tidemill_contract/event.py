@@ -145,7 +145,11 @@ class EventDecoder:
         return events, invalid
 
     def _decode_plain(self, raws: Sequence[bytes], now_ms: int) -> list[Any] | None:
-        if not raws or max(map(len, raws)) > MAX_KEY_BYTES or b"\\u0000" in b"\n".join(raws):
+        if not raws or max(map(len, raws)) > MAX_KEY_BYTES:
+            return None
+        together = b"\n".join(raws)
+        # One byte is found much faster than six, and most events escape nothing.
+        if b"\\" in together and b"\\u0000" in together:
             return None
         decode = self._decode
         try:
