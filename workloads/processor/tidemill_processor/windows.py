@@ -154,7 +154,7 @@ class WindowReader:
 
         Must run inside a transaction: rows come through a server-side cursor, so memory is bounded.
         """
-        with connection.cursor(name="windows") as cursor:
+        with connection.cursor(name="windows", binary=True) as cursor:
             cursor.itersize = FETCH_ROWS
             revision = f", coalesce({quote(REVISION)}, 0)" if revised else ""
             cursor.execute(f"SELECT {self._selected}{revision} FROM {source}", parameters)
