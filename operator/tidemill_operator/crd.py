@@ -111,6 +111,7 @@ RULES: dict[str, tuple[tuple[str, str], ...]] = {
         _NOT_RESERVED,
         ("self.function == 'count' || has(self.field)", "every function but count needs a field"),
         ("has(self.q) == (self.function == 'quantile')", "q belongs to quantile, and quantile needs it"),
+        ("!has(self.k) || self.function == 'topk'", "k belongs to topk; take it out, or use that function"),
     ),
     "spec.anomalies[].detector": (
         ("!has(self.weight) || self.type == 'ewma'", "weight belongs to ewma; take it out, or use that type"),

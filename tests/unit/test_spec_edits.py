@@ -270,6 +270,15 @@ CASES: dict[str, list[Case]] = {
             (TABLE, RESTART),
         ),
     ],
+    "aggregations.metrics.k": [
+        invalid(f"{FIRST}.metrics[1].k", 5, "spec.aggregations[0].metrics[1].k: sum takes no k"),
+        Case(put(f"{FIRST}.metrics[1]", {"name": "prices", "function": "topk", "field": "amount"}), (TABLE, RESTART)),
+        Case(
+            put(f"{FIRST}.metrics[1].k", 100),
+            (RESTART,),
+            before=put(f"{FIRST}.metrics[1]", {"name": "prices", "function": "topk", "field": "amount", "k": 5}),
+        ),
+    ],
     "aggregations.retention": [Case(put(f"{FIRST}.retention", "30d"))],
     "anomalies.name": [Case(put("anomalies[0].name", "strange"), (RESTART,))],
     "anomalies.aggregation": [

@@ -265,6 +265,8 @@ def _metric(metric: MetricSpec, path: str, columns: Columns) -> Iterator[Fault]:
         yield Fault(f"{path}.q", ABSENT, "quantile needs q", "add one between 0 and 1, such as q: 0.95")
     if metric.function != "quantile" and metric.q is not None:
         yield Fault(f"{path}.q", metric.q, f"{metric.function} takes no q", "take it out, or use function: quantile")
+    if metric.function != "topk" and metric.k is not None:
+        yield Fault(f"{path}.k", metric.k, f"{metric.function} takes no k", "take it out, or use function: topk")
     if metric.field is None:
         if metric.function != "count":
             remedy = "name the field or derive it runs over"
@@ -277,7 +279,7 @@ def _metric(metric: MetricSpec, path: str, columns: Columns) -> Iterator[Fault]:
     takes = _TAKES.get(metric.function)
     if kind is not None and takes is not None and kind not in takes:
         message = f"{metric.function} takes {', '.join(takes)}, not a {kind}"
-        remedy = "use count, first, last or distinct, or derive a number from it"
+        remedy = "use count, first, last, distinct or topk, or derive a number from it"
         yield Fault(f"{path}.field", metric.field, message, remedy)
 
 
@@ -319,7 +321,10 @@ def _watched(name: str, path: str, aggregation: AggregationPart, columns: Column
     kind = columns.types.get(found.model.field) if found.model.field else None
     if found.model.field and kind is None:
         return
-    if answer_type(found.model, kind) not in ("integer", "number"):
+    if found.model.function == "topk":
+        remedy = "watch a numeric metric, such as a count, with the field in groupBy"
+        yield Fault(path, name, "the metric is a list of values (topk), not a number", remedy)
+    elif answer_type(found.model, kind) not in ("integer", "number"):
         yield Fault(path, name, f"the metric is of type {kind}, not a number", "watch a numeric metric")
 
 

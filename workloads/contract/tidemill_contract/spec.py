@@ -20,7 +20,9 @@ Expression = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 TopicName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9._-]{1,249}$", max_length=249)]
 ConfigValue = Annotated[str, StringConstraints(max_length=256)]
 FieldType = Literal["string", "integer", "number", "boolean", "timestamp"]
-Function = Literal["count", "sum", "avg", "min", "max", "first", "last", "variance", "stddev", "quantile", "distinct"]
+Function = Literal[
+    "count", "sum", "avg", "min", "max", "first", "last", "variance", "stddev", "quantile", "distinct", "topk",
+]  # fmt: skip
 
 
 class Model(BaseModel):
@@ -124,6 +126,9 @@ class WindowSpec(Model):
         return max(DEFAULT_MAX_LENGTH, self.gap, key=parse_ms)
 
 
+DEFAULT_K = 10
+
+
 class MetricSpec(Model):
     """One number (or value) computed per group and window."""
 
@@ -131,6 +136,14 @@ class MetricSpec(Model):
     function: Function = Field(description="Aggregate function.")
     field: Name | None = Field(None, description="Field or derive it runs over; count may do without.")
     q: float | None = Field(None, gt=0, lt=1, description="The quantile, between 0 and 1 (quantile).")
+    k: int | None = Field(
+        None, ge=1, le=100, description=f"How many of the most frequent values (topk); default: {DEFAULT_K}."
+    )
+
+    @property
+    def listed(self) -> int:
+        """How many values it lists; 0: it lists none."""
+        return (self.k or DEFAULT_K) if self.function == "topk" else 0
 
 
 class AggregationSpec(Model):
