@@ -28,6 +28,7 @@ METRICS = [
     {"name": "spread", "function": "stddev", "field": "v"},
     {"name": "last", "function": "last", "field": "v"},
     {"name": "median", "function": "quantile", "field": "v", "q": 0.5},
+    {"name": "common", "function": "topk", "field": "v", "k": 3},
 ]
 WATCHED = {"type": "zscore", "threshold": 4, "warmup": 3, "cooldown": "1s"}
 SPEC = PipelineSpec.model_validate(
