@@ -14,9 +14,9 @@ only where a pipeline has such a metric.
 from __future__ import annotations
 
 import hashlib
-import heapq
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from typing import Any
 
 import datasketches
@@ -112,9 +112,11 @@ def _lister(k: int, read: Callable[[str], Any]) -> Callable[[bytes | None], list
     def topk(stored: bytes | None) -> list[dict[str, Any]] | None:
         if not stored:
             return None
-        items = _frequent(stored).get_frequent_items(_ALL)
-        least = heapq.nlargest(k, (estimate for _, estimate, _, _ in items))[-1]
-        found = [(-most, read(text), most - fewest) for text, most, fewest, _ in items if most >= least]
+        items = _frequent(stored).get_frequent_items(_ALL)  # the most frequent first
+        if len(items) > k:
+            least = items[k - 1][1]
+            items = takewhile(lambda item: item[1] >= least, items)
+        found = [(-most, read(text), most - fewest) for text, most, fewest, _ in items]
         return [{"value": value, "count": -count, "error": error} for count, value, error in sorted(found)[:k]]
 
     return topk
@@ -128,16 +130,12 @@ _READ: dict[str, Callable[[str], Any]] = {
 }
 
 
-def _text(value: Any) -> str:
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case float():
-            return repr(value + 0.0)  # -0.0 is 0.0
-        case str():
-            return value if len(value) * 4 <= VALUE_BYTES else _shortened(value)
-        case _:
-            return str(value)
+_WRITE: dict[type, Callable[[Any], str]] = {
+    str: lambda value: value if len(value) * 4 <= VALUE_BYTES else _shortened(value),
+    float: lambda value: repr(value + 0.0),  # -0.0 is 0.0
+    bool: {True: "true", False: "false"}.__getitem__,
+    int: str,
+}
 
 
 def _shortened(text: str) -> str:
@@ -154,9 +152,9 @@ def _counted(values: Sequence[Any], lg: int) -> Any:
         # sketches.
         counts.sort()
         counts.sort(key=lambda pair: pair[1])
-    sketch = datasketches.frequent_strings_sketch(lg)
+    sketch, write = datasketches.frequent_strings_sketch(lg), _WRITE[type(values[0])]
     for value, count in counts:
-        sketch.update(_text(value), count)
+        sketch.update(write(value), count)
     return sketch
 
 
