@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -140,11 +141,22 @@ def test_frequent_values_are_found_among_many(seed: int, k: int, skew: float, ba
         assert listed is not None
         assert [(-count, value) for value, count, _ in listed] == sorted((-count, value) for value, count, _ in listed)
         assert all(count - error <= true[value] <= count for value, count, error in listed)
-        _, last, error = listed[-1]
-        assert error <= 3.5 / slots * true.total()
+        bound = 3.5 / slots * true.total()
+        _, last, error = listed[-1] if listed else ("", 0, bound)
+        assert error <= bound
         unlisted = max((count for value, count in true.items() if value not in {item[0] for item in listed}), default=0)
         assert unlisted <= (last if len(listed) == k else error)
     assert len(compact(partial, stored)) < 100 + 0.75 * slots * (12 + len("/page/4999"))
+
+
+@pytest.mark.parametrize(("k", "exact"), [(10, 384), (64, 768), (100, 1_536)])
+def test_lists_are_exact_up_to_three_quarters_of_the_slots(k: int, exact: int) -> None:
+    """One value more, and of values that occur once each none stands out."""
+    partial = Partial("frequent", "v", "bytea", k)
+    halves = [list(range(0, exact, 2)), list(range(1, exact, 2))]
+    stored = b"".join(compact(partial, build(partial, half) or b"") for half in halves)
+    assert top(compact(partial, stored), "integer", k) == ranked(list(range(exact)), k)
+    assert top(stored + (build(partial, [exact]) or b""), "integer", k) == []
 
 
 def test_frames_that_sql_puts_together_in_another_order_answer_the_same() -> None:
@@ -175,3 +187,19 @@ def test_long_texts_are_cut_and_stay_different() -> None:
 def test_no_values_list_nothing() -> None:
     assert build(FREQUENT, []) is None
     assert top(None) is None
+
+
+def test_the_ten_most_frequent_of_a_hundred_thousand_values() -> None:
+    """By Zipf's law, in twenty batches: all ten are listed, in their order, with a third of the error that may be."""
+    rnd = random.Random(11)
+    weights = list(accumulate(1 / rank for rank in range(1, 100_001)))
+    true, stored = Counter[int](), b""
+    for _ in range(20):
+        values = rnd.choices(range(100_000), cum_weights=weights, k=10_000)
+        true.update(values)
+        stored = compact(FREQUENT, stored + (build(FREQUENT, values) or b""))
+    listed = top(stored, "integer")
+    assert listed is not None
+    assert [value for value, _, _ in listed] == [value for value, _, _ in ranked(list(true.elements()))]
+    assert max(count - true[value] for value, count, _ in listed) <= listed[0][2] <= 0.0023 * 200_000
+    assert len(stored) < 9_000

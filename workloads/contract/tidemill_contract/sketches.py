@@ -106,7 +106,8 @@ def _lister(k: int, read: Callable[[str], Any]) -> Callable[[bytes | None], list
     """What lists the k most frequent values, the most frequent first, equally frequent ones in their own order.
 
     Each is {value, count, error}: it occurred at most `count` and at least `count - error` times. Whatever is not
-    listed occurred at most as often as the last that is, or as `error` says if fewer than k are.
+    listed occurred at most as often as the last that is, or as `error` says if fewer than k are. Beyond the slots none
+    is listed if none occurs more often than the error.
     """
 
     def topk(stored: bytes | None) -> list[dict[str, Any]] | None:

@@ -63,7 +63,7 @@ const LISTED = 5;
 function frequent(cell) {
   const texts = cell.slice(0, LISTED).map(({ value, count, error }) => `${value} ${error ? "≤ " : ""}${number(count)}`);
   const more = cell.length - texts.length;
-  return texts.join(", ") + (more ? ` and ${more} more` : "");
+  return (texts.join(", ") || "–") + (more ? ` and ${more} more` : "");
 }
 
 /** A group's values as one text. */
