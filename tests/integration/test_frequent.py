@@ -1,9 +1,10 @@
-"""Rows that list frequent values of a field that never repeats: as long as they may be, and not made anew each time."""
+"""Long lists of frequent values: rows stay as long as they may be, are not made anew each time, and are published."""
 
 from __future__ import annotations
 
 import json
 import random
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from confluent_kafka import Consumer
 
 from tidemill_contract import sketches
 from tidemill_contract.partials import Partial
@@ -128,3 +130,50 @@ def test_rows_are_bounded_and_frequent_values_are_found(
         for item in row["pages"][: len(HOT)]:
             assert item["count"] - item["error"] <= true[item["value"]] <= item["count"]
             assert item["error"] <= 3.5 / 512 * true.total()
+
+
+def test_results_of_more_than_a_megabyte_are_published(make_bench: Callable[..., Any]) -> None:
+    """Kafka's clients refuse such records unless they are told what the topics take."""
+    fields = [f"f{number}" for number in range(8)]
+    metrics = [{"name": f"top_{field}", "function": "topk", "field": field, "k": 100} for field in fields]
+    spec = PipelineSpec.model_validate(
+        {
+            "source": {
+                "topic": {"partitions": 1},
+                "fields": [
+                    {"name": "ts", "type": "timestamp", "required": True},
+                    *({"name": field, "type": "string"} for field in fields),
+                ],
+                "eventTime": {"field": "ts", "maxDisorder": "0s"},
+            },
+            "aggregations": [{"name": "all", "window": {"type": "tumbling", "size": "1m"}, "metrics": metrics}],
+            "processor": {"flushInterval": "100ms"},
+        }
+    )
+    config = PipelineConfig(
+        namespace="tests", name="longlists", generation=1, spec=spec, aggregations=(AggregationRef(name="all"),)
+    )
+    bench = make_bench(config)
+    bench.start()
+    values = [f"{number:03}".ljust(256, "\x01") for number in range(100)]  # each \x01 is six characters of JSON
+    events = [{"ts": BASE, **dict.fromkeys(fields, value)} for value in values]
+    bench.produce([json.dumps(event).encode() for event in [*events, {"ts": BASE + 60_000}]])
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bench.servers.kafka,
+            "group.id": f"read-{time.time_ns()}",
+            "auto.offset.reset": "earliest",
+        }
+    )
+    consumer.subscribe([config.topic("results")])
+    found: list[bytes] = []
+
+    def read() -> bool:
+        found.extend(message.value() for message in consumer.consume(1, 1.0) if message.error() is None)
+        return bool(found)
+
+    bench.eventually(read, what="the result")
+    consumer.close()
+    assert len(found[0]) > 1_200_000
+    listed = json.loads(found[0])["metrics"]
+    assert listed == {f"top_{field}": [{"value": v, "count": 1, "error": 0} for v in values] for field in fields}
