@@ -77,6 +77,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     (METRICS, [{"name": "window_end", "function": "count"}], "are reserved"),
     (METRICS, [{"name": "m", "function": "sum"}], "every function but count needs a field"),
     (METRICS, [{"name": "m", "function": "sum", "field": "amount", "q": 0.5}], "q belongs to quantile"),
+    (METRICS, [{"name": "m", "function": "sum", "field": "amount", "k": 5}], "k belongs to topk"),
     (WINDOW, {"type": "tumbling"}, "a tumbling or hopping window needs size"),
     (WINDOW, {"type": "tumbling", "size": "1m", "hop": "1m"}, "hop belongs to hopping windows, and they need it"),
     (WINDOW, {"type": "session", "size": "1m"}, "a session window needs gap, and takes no size"),
