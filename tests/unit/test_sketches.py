@@ -203,3 +203,13 @@ def test_the_ten_most_frequent_of_a_hundred_thousand_values() -> None:
     assert [value for value, _, _ in listed] == [value for value, _, _ in ranked(list(true.elements()))]
     assert max(count - true[value] for value, count, _ in listed) <= listed[0][2] <= 0.0023 * 200_000
     assert len(stored) < 9_000
+    # Frequent ones first, each batch would throw out half of them: 50 of the 100 were left then.
+    many = {value for value, _, _ in top(stored, "integer", 100) or []}
+    assert len(many & {value for value, _ in true.most_common(100)}) >= 95
+
+
+def test_equal_batches_give_equal_sketches() -> None:
+    """In whatever order their events come: so a batch that is committed again stores the same."""
+    rnd = random.Random(2)
+    values = rnd.choices(range(3_000), k=5_000)
+    assert build(FREQUENT, values) == build(FREQUENT, rnd.sample(values, len(values)))

@@ -61,7 +61,7 @@ const LISTED = 5;
 
 /** The values that a topk metric lists, with how often they occurred, or at most. */
 function frequent(cell) {
-  const texts = cell.slice(0, LISTED).map(({ value, count, error }) => `${value} ${error ? "≤ " : ""}${number(count)}`);
+  const texts = cell.slice(0, LISTED).map(({ value, count, error }) => `${value}: ${error ? "≤ " : ""}${number(count)}`);
   const more = cell.length - texts.length;
   return (texts.join(", ") || "–") + (more ? ` and ${more} more` : "");
 }
