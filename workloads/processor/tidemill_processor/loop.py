@@ -354,6 +354,8 @@ class Loop:
         metrics.BATCH_EVENTS.observe(len(batch.messages))
         metrics.BATCH_SECONDS.observe(seconds)
         metrics.FRESHNESS_SECONDS.set(max(0.0, time.time() - min(batch.arrived.values()) / 1000))
+        if committed.anomalies:
+            metrics.ANOMALIES_DETECTED.inc(committed.anomalies)
         if batch.filtered:
             metrics.EVENTS_FILTERED.inc(sum(batch.filtered.values()))
         for letter in batch.dead:
