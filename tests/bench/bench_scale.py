@@ -1,8 +1,9 @@
-"""How the processor's cost grows: with replicas, keys, partitions and aggregations.
+"""How the processor's cost grows: with replicas, keys, partitions, aggregations, and detectors on single events.
 
     python tests/bench/bench_scale.py [--parts replicas,keys,partitions,aggregations] [--events 1000000]
                                       [--replicas 1,2,4] [--keys 1000,10000,100000,1000000]
                                       [--partitions 1,4,16,64] [--aggregations 1,4,8,16]
+                                      [--watching none,zscore,auto]
 
 Each run: processors share out the partitions of an empty topic and are frozen; the topic is filled; they are woken
 and watched until every event is in Postgres and every result in Kafka. CPU is user + system of all replicas and of
@@ -43,7 +44,7 @@ from rich.table import Table
 
 from tidemill_operator.servers import Servers, start_servers
 
-PARTS = ("replicas", "keys", "partitions", "aggregations")
+PARTS = ("replicas", "keys", "partitions", "aggregations", "watching")
 LONG_MS = 6 * 3_600_000
 
 
@@ -60,6 +61,7 @@ class Figures:
     keys: int
     partitions: int
     aggregations: int
+    watching: str
     events: int
     windows: int
     cpu_seconds: float
@@ -76,13 +78,14 @@ class Figures:
 
 
 def measure(
-    servers: Servers, folder: Path, part: str, number: int, job: Job, *, replicas: int = 1, aggregations: int = 1
-) -> Figures:
+    servers: Servers, folder: Path, part: str, number: int, job: Job, *, replicas: int = 1, aggregations: int = 1,
+    watching: str = "",
+) -> Figures:  # fmt: skip
     """One run."""
     load = os.getloadavg()[0]
     make_topic(servers.kafka, job.topic, job.partitions)
     spec = pipeline_spec(
-        job.topic, partitions=job.partitions, window_ms=job.window_ms, aggregations=aggregations
+        job.topic, partitions=job.partitions, window_ms=job.window_ms, aggregations=aggregations, watching=watching
     )  # fmt: skip
     pipeline = Pipeline(servers, folder, f"scale-{part}-{number}", spec)
     expected = recomputed(drawn(job), job.window_ms)
@@ -109,7 +112,7 @@ def measure(
         connection.execute(f"DROP SCHEMA {pipeline.schema} CASCADE")
     drop_topics(servers.kafka, lambda name: name == job.topic or pipeline.name in name)
     return Figures(
-        part, replicas, job.keys, job.partitions, aggregations, job.events, windows,
+        part, replicas, job.keys, job.partitions, aggregations, watching or "none", job.events, windows,
         end[0] - begin[0], end[1] - begin[1], stored, rss, exact, load,
     )  # fmt: skip
 
@@ -117,9 +120,12 @@ def measure(
 def run(servers: Servers, folder: Path, options: argparse.Namespace, figures: list[Figures]) -> None:
     """All parts that were asked for; the list is filled as it goes."""
     for part in options.parts.split(","):
-        for number, value in enumerate(int(text) for text in getattr(options, part).split(",")):
-            plain = Job(options.events, 1_000)
-            if part == "replicas":
+        for number, text in enumerate(getattr(options, part).split(",")):
+            plain, value = Job(options.events, 1_000), int(text) if text.isdigit() else 0
+            if part == "watching":
+                kind = "" if text == "none" else text
+                found = measure(servers, folder, part, number, plain, watching=kind)
+            elif part == "replicas":
                 found = measure(servers, folder, part, number, plain, replicas=value)
             elif part == "keys":
                 job = Job(options.events, value, window_ms=LONG_MS, step_ms=1)
@@ -135,15 +141,16 @@ def run(servers: Servers, folder: Path, options: argparse.Namespace, figures: li
 def table(figures: list[Figures]) -> Table:
     """The figures for people."""
     found = Table(
-        "varied", "replicas", "keys", "partitions", "aggregations", "windows", "events/CPU-s", "without Postgres'",
-        "events/s", "MiB", "exact", "load", title=", ".join({f"{f.events:,} events" for f in figures}),
+        "varied", "replicas", "keys", "partitions", "aggregations", "watching", "windows", "events/CPU-s",
+        "without Postgres'", "events/s", "MiB", "exact", "load",
+        title=", ".join({f"{f.events:,} events" for f in figures}),
     )  # fmt: skip
     for column in found.columns[1:]:
         column.justify = "right"
     for f in figures:
         found.add_row(
-            f.part, f"{f.replicas}", f"{f.keys:,}", f"{f.partitions}", f"{f.aggregations}", f"{f.windows:,}",
-            f"{f.rate:,.0f}", f"{f.events / f.cpu_seconds:,.0f}", f"{f.events / f.wall_seconds:,.0f}",
+            f.part, f"{f.replicas}", f"{f.keys:,}", f"{f.partitions}", f"{f.aggregations}", f.watching,
+            f"{f.windows:,}", f"{f.rate:,.0f}", f"{f.events / f.cpu_seconds:,.0f}", f"{f.events / f.wall_seconds:,.0f}",
             f"{f.peak_rss_mib:,.0f}", "yes" if f.exact else "[red]NO[/]", f"{f.load_average:.1f}",
         )  # fmt: skip
     return found
@@ -157,6 +164,7 @@ def main() -> int:
     parser.add_argument("--keys", default="1000,10000,100000,1000000")
     parser.add_argument("--partitions", default="1,4,16,64")
     parser.add_argument("--aggregations", default="1,4,8,16", help="16 is the most that a pipeline may have")
+    parser.add_argument("--watching", default="none,zscore,auto", help="types of detectors on single events")
     parser.add_argument("--output", type=Path, default=Path("build/bench-scale.json"))
     options = parser.parse_args()
     if unknown := set(options.parts.split(",")) - set(PARTS):
