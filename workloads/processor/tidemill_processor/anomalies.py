@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import psycopg
 
 from tidemill_processor.detectors import State, Verdict
@@ -89,7 +90,10 @@ def _number(digits: str) -> int | float:
 
 def save_states(connection: psycopg.Connection[Any], schema: str, known: Sequence[Known]) -> None:
     """Store what detectors know now."""
-    rows = [(k.rule, k.place, k.group, json.dumps(k.state), None if k.seen is None else list(k.seen)) for k in known]
+    rows = [
+        (k.rule, k.place, k.group, msgspec.json.encode(k.state).decode(), None if k.seen is None else list(k.seen))
+        for k in known
+    ]
     connection.cursor().executemany(
         f"INSERT INTO {schema}._detectors (anomaly, aggregation_id, group_key, state, seen) VALUES (%s, %s, %s, %s, %s)"
         " ON CONFLICT (anomaly, aggregation_id, group_key) DO UPDATE SET state = EXCLUDED.state, seen = EXCLUDED.seen",
