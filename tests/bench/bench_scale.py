@@ -1,9 +1,9 @@
-"""How the processor's cost grows: with replicas, keys, partitions and aggregations, and by one more metric.
+"""How the processor's cost grows: with replicas, keys, partitions, aggregations, one more metric, detectors on events.
 
-    python tests/bench/bench_scale.py [--parts replicas,keys,partitions,aggregations,functions] [--events 1000000]
-                                      [--replicas 1,2,4] [--keys 1000,10000,100000,1000000]
+    python tests/bench/bench_scale.py [--parts replicas,keys,partitions,aggregations,functions,watching]
+                                      [--events 1000000] [--replicas 1,2,4] [--keys 1000,10000,100000,1000000]
                                       [--partitions 1,4,16,64] [--aggregations 1,4,8,16]
-                                      [--functions none,count,distinct,topk]
+                                      [--functions none,count,distinct,topk] [--watching none,zscore,auto]
 
 Each run: processors share out the partitions of an empty topic and are frozen; the topic is filled; they are woken
 and watched until every event is in Postgres and every result in Kafka. CPU is user + system of all replicas and of
@@ -47,7 +47,7 @@ from rich.table import Table
 
 from tidemill_operator.servers import Servers, start_servers
 
-PARTS = ("replicas", "keys", "partitions", "aggregations", "functions")
+PARTS = ("replicas", "keys", "partitions", "aggregations", "functions", "watching")
 LONG_MS = 6 * 3_600_000
 _NUMBERS = count()
 
@@ -82,13 +82,14 @@ class Figures:
 
 def measure(
     servers: Servers, folder: Path, part: str, job: Job, *, replicas: int = 1, aggregations: int = 1,
-    function: str | None = None,
+    function: str | None = None, watching: str | None = None,
 ) -> Figures:  # fmt: skip
     """One run."""
     load = os.getloadavg()[0]
     make_topic(servers.kafka, job.topic, job.partitions)
     spec = pipeline_spec(
-        job.topic, partitions=job.partitions, window_ms=job.window_ms, aggregations=aggregations, function=function
+        job.topic, partitions=job.partitions, window_ms=job.window_ms, aggregations=aggregations, function=function,
+        watching=watching,
     )  # fmt: skip
     pipeline = Pipeline(servers, folder, f"scale-{next(_NUMBERS)}", spec)
     expected = recomputed(drawn(job), job.window_ms)
@@ -141,6 +142,8 @@ def runs(measure: Callable[..., Figures], part: str, value: str, events: int) ->
             yield measure(part, Job(events, 1_000, partitions=int(value)))
         case "aggregations":
             yield measure(part, plain, aggregations=int(value))
+        case "watching":
+            yield measure(f"detector {value}", plain, watching=None if value == "none" else value)
         case _:
             for job in (plain, Job(events, 10)):
                 yield measure(value, job, function=None if value == "none" else value)
@@ -149,15 +152,16 @@ def runs(measure: Callable[..., Figures], part: str, value: str, events: int) ->
 def table(figures: list[Figures]) -> Table:
     """The figures for people."""
     found = Table(
-        "varied", "replicas", "keys", "partitions", "aggregations", "windows", "events/CPU-s", "without Postgres'",
-        "events/s", "MiB", "exact", "load", title=", ".join({f"{f.events:,} events" for f in figures}),
+        "varied", "replicas", "keys", "partitions", "aggregations", "windows", "events/CPU-s",
+        "without Postgres'", "events/s", "MiB", "exact", "load",
+        title=", ".join({f"{f.events:,} events" for f in figures}),
     )  # fmt: skip
     for column in found.columns[1:]:
         column.justify = "right"
     for f in figures:
         found.add_row(
-            f.part, f"{f.replicas}", f"{f.keys:,}", f"{f.partitions}", f"{f.aggregations}", f"{f.windows:,}",
-            f"{f.rate:,.0f}", f"{f.events / f.cpu_seconds:,.0f}", f"{f.events / f.wall_seconds:,.0f}",
+            f.part, f"{f.replicas}", f"{f.keys:,}", f"{f.partitions}", f"{f.aggregations}",
+            f"{f.windows:,}", f"{f.rate:,.0f}", f"{f.events / f.cpu_seconds:,.0f}", f"{f.events / f.wall_seconds:,.0f}",
             f"{f.peak_rss_mib:,.0f}", "yes" if f.exact else "[red]NO[/]", f"{f.load_average:.1f}",
         )  # fmt: skip
     return found
@@ -172,6 +176,7 @@ def main() -> int:
     parser.add_argument("--partitions", default="1,4,16,64")
     parser.add_argument("--aggregations", default="1,4,8,16", help="16 is the most that a pipeline may have")
     parser.add_argument("--functions", default="none,count,distinct,topk", help="of one more metric, over user_id")
+    parser.add_argument("--watching", default="none,zscore,auto", help="types of detectors on single events")
     parser.add_argument("--output", type=Path, default=Path("build/bench-scale.json"))
     options = parser.parse_args()
     if unknown := set(options.parts.split(",")) - set(PARTS):

@@ -82,8 +82,7 @@ class EventDecoder:
         self.event_time_field = spec.source.event_time.field
         self._timestamps = tuple(f.name for f in fields if f.type == "timestamp")
         self._strings = tuple(f.name for f in fields if f.type == "string")
-        groups = {name for a in spec.aggregations for name in a.group_by}
-        self._group_strings = tuple(name for name in self._strings if name in groups)
+        self._group_strings = tuple(name for name in self._strings if name in spec.group_columns)
         self._max_future_ms = parse_ms(spec.source.event_time.max_future)
         required = [(f.name, _TYPES[f.type]) for f in fields if f.required or f.name == self.event_time_field]
         optional = [

@@ -174,12 +174,14 @@ class DetectorSpec(Model):
         None,
         gt=0,
         le=1000,
-        description="Score at and above which a window is anomalous; default: the detector's own.",
+        description="Score at and above which a window or event is anomalous; default: the detector's own.",
     )
-    warmup: int = Field(24, ge=2, le=100_000, description="Windows per group seen before anything is reported.")
+    warmup: int = Field(
+        24, ge=2, le=100_000, description="Windows or events per group seen before anything is reported."
+    )
     cooldown: Duration | None = Field(
         None,
-        description="How long after an anomaly no further one of its group is reported; default: 24 windows.",
+        description="How long after an anomaly no further one of its group is reported; default: 24 windows or events.",
     )
     weight: float | None = Field(None, gt=0, lt=1, description="Weight of the newest value (ewma); default: 0.01.")
     span: int | None = Field(None, ge=5, le=500, description="How many values are remembered (mad); default: 300.")
@@ -194,12 +196,21 @@ class DetectorSpec(Model):
 
 
 class AnomalySpec(Model):
-    """A detector on one metric."""
+    """A detector on a metric of closed windows, or on a field of single events."""
 
     name: Name = Field(description="Name of the rule.")
-    aggregation: Name = Field(description="Aggregation that it watches.")
-    metric: Name = Field(description="Metric that it watches.")
+    aggregation: Name | None = Field(None, description="Aggregation whose windows it watches (metric).")
+    metric: Name | None = Field(None, description="Metric that it watches; or field.")
+    field: Name | None = Field(None, description="Field or derive of single events that it watches; or metric.")
+    group_by: list[Name] = Field(
+        default_factory=list, max_length=8, description="Groups of events, each judged by itself (field); empty: one."
+    )
     detector: DetectorSpec = Field(default_factory=DetectorSpec, description="The detector and its settings.")
+
+    @property
+    def watched(self) -> str:
+        """The metric or the field."""
+        return self.metric or self.field or ""
 
 
 class EventsSpec(Model):
@@ -317,6 +328,12 @@ class PipelineSpec(Model):
     ingest: IngestSpec = Field(default_factory=lambda: IngestSpec(), description="The HTTP way in.")
     api: ApiSpec = Field(default_factory=lambda: ApiSpec(), description="The query service.")
     auth: AuthSpec = Field(default_factory=lambda: AuthSpec(), description="Who may call.")
+
+    @property
+    def group_columns(self) -> frozenset[str]:
+        """Every column that something is grouped by."""
+        lists = [*(a.group_by for a in self.aggregations), *(rule.group_by for rule in self.anomalies)]
+        return frozenset(name for names in lists for name in names)
 
     def aggregation(self, name: str) -> AggregationSpec:
         """The aggregation of that name.
