@@ -314,7 +314,9 @@ def readings(rnd: random.Random, p: int, first: int, number: int) -> list[Record
 
 
 @pytest.mark.slow
-def test_what_is_learnt_survives_kills_and_moves(make_bench: Callable[..., Any]) -> None:
+def test_what_is_learnt_survives_kills_and_moves(
+    make_bench: Callable[..., Any], documented: Callable[..., None]
+) -> None:
     """Two replicas, one killed with events on the way and replaced: rows, records and answers are the naive model's."""
     running = make_bench(LIVE)
     rnd = random.Random(5)
@@ -352,6 +354,7 @@ def test_what_is_learnt_survives_kills_and_moves(make_bench: Callable[..., Any])
             "score": verdict.score, "expected": verdict.expected, "lower": verdict.lower, "upper": verdict.upper,
             "severity": verdict.severity, "revision": 0, "partition": p, "offset": o,
         }  # fmt: skip
+        documented("anomalies", records[f"{rule}/0/{p}/{o}"])
 
     running.start(module="tidemill_api")
     running.eventually(running.health, what="the API answers")
