@@ -24,11 +24,12 @@ def main() -> int:
     """Entry point; the exit code."""
     parser = argparse.ArgumentParser(prog="sim", description="Try out scaling policies on load shapes.")
     parser.add_argument("--seed", type=int, default=1, help="of the noise (default: 1)")
+    parser.add_argument("--skip", type=float, default=0.0, help="hours of the recordings to leave out (default: 0)")
     parser.add_argument("--only", metavar="TEXT", help="shapes with this in their name")
     parser.add_argument("--build", type=Path, default=ROOT / "build", help="where JSON and pictures go")
     arguments = parser.parse_args()
     folder = os.environ.get("NAB_DIR")
-    chosen = [*shapes(arguments.seed), *(recorded(Path(folder)) if folder else ())]
+    chosen = [*shapes(arguments.seed), *(recorded(Path(folder), skip=arguments.skip) if folder else ())]
     chosen = [shape for shape in chosen if not arguments.only or arguments.only in shape.name]
     if not chosen:
         print(f"no shape has '{arguments.only}' in its name", file=sys.stderr)

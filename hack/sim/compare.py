@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
+from sim.oracle import fewest_hours
 from sim.policies import FLINK_TUNED, Flink, Keda, Policy, Tidemill
 from sim.run import POLL_SECONDS, Result, run
 from sim.shapes import Shape
@@ -64,12 +65,14 @@ class Comparison:
         own: Tidemill's result.
         others: of every other setting.
         rivals: one for each family.
+        oracle_hours: replica-hours that would do, with as many changes as Tidemill makes, if the load were known.
     """
 
     shape: Shape
     own: Result
     others: tuple[Result, ...]
     rivals: tuple[Rival, ...]
+    oracle_hours: float
 
 
 def compare(shape: Shape, make: Make = Tidemill) -> Comparison:
@@ -81,7 +84,7 @@ def compare(shape: Shape, make: Make = Tidemill) -> Comparison:
         results = [run(shape, other()) for other in makes]
         others += results
         rivals.append(Rival(family, _cheapest(results, over_seconds=own.over_seconds)))
-    return Comparison(shape, own, tuple(others), tuple(rivals))
+    return Comparison(shape, own, tuple(others), tuple(rivals), fewest_hours(shape, own.changes))
 
 
 def _cheapest(results: Sequence[Result], *, over_seconds: float) -> Result | None:

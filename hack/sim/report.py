@@ -68,11 +68,17 @@ def _table(comparison: Comparison) -> Table:
 
 def _summary(comparisons: Sequence[Comparison]) -> Table:
     table = Table(
-        "shape", "tidemill", "cheapest KEDA", "cheapest Flink", title="replica-hours / changes at equal service"
+        "shape",
+        "tidemill",
+        "cheapest KEDA",
+        "cheapest Flink",
+        "load known, as many changes",
+        title="replica-hours / changes at equal service",
     )
     for comparison in comparisons:
         rivals = [_cell(rival.result) for rival in comparison.rivals]
-        table.add_row(comparison.shape.name, _cell(comparison.own), *rivals)
+        table.add_row(comparison.shape.name, _cell(comparison.own), *rivals, f"{comparison.oracle_hours:.2f}")
+    table.add_row("all", "", "", "", f"{sum(comparison.oracle_hours for comparison in comparisons):,.1f}")
     return table
 
 
@@ -107,6 +113,7 @@ def to_json(comparisons: Sequence[Comparison], *, seed: int) -> str:
                 "shape": comparison.shape.name,
                 "hours": comparison.shape.seconds / 3600,
                 "tidemill": comparison.own.summary(),
+                "oracle_hours": comparison.oracle_hours,
                 "others": [other.summary() for other in comparison.others],
                 "equal_service": {
                     rival.family: rival.result.policy if rival.result else None for rival in comparison.rivals

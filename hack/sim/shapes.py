@@ -90,15 +90,16 @@ def shapes(seed: int = 1) -> list[Shape]:
     ]
 
 
-def recorded(folder: Path, *, peak: float = 80_000.0, hours: float = 12.0) -> Iterator[Shape]:
+def recorded(folder: Path, *, peak: float = 80_000.0, skip: float = 0.0, hours: float = 12.0) -> Iterator[Shape]:
     """Shapes of the Numenta Anomaly Benchmark's traffic and cloud recordings below a folder.
 
-    A CSV's values (one each five minutes) are scaled so that their highest is `peak`; the first hours are taken, with
-    straight lines between values.
+    A CSV's values (one each five minutes) are scaled so that their highest is `peak`; so many hours after those
+    skipped are taken, with straight lines between values.
     """
     for path in sorted([*folder.glob("**/realTraffic/*.csv"), *folder.glob("**/realAWSCloudwatch/*.csv")]):
         with path.open(newline="") as file:
-            values = [max(0.0, float(row["value"])) for row in csv.DictReader(file)][: int(hours * 12) + 1]
+            values = [max(0.0, float(row["value"])) for row in csv.DictReader(file)]
+        values = values[int(skip * 12) : int((skip + hours) * 12) + 1]
         if len(values) > 1 and max(values) > 0:
             scaled = [value / max(values) * peak for value in values]
             yield Shape(f"NAB {path.stem}", (len(scaled) - 1) * 300.0, _line(scaled))

@@ -101,10 +101,24 @@ CASES = [
     ),
     Case(
         "as many, but too long ago",
-        figures(*[0] * 6, ready=3),
-        3,
+        figures(*[0] * 6, ready=4),
+        4,
         (1, Reason.SCALED_DOWN, ""),
-        state=replace(WATCHED, wanted=((NOW - 600, 3),)),
+        state=replace(WATCHED, wanted=((NOW - 600, 4),)),
+    ),
+    Case(
+        "one of the three that could go waits three times as long as all three",
+        figures(*[0] * 6, ready=4),
+        4,
+        (4, Reason.STABILIZING, "scaleDownStabilization"),
+        state=replace(WATCHED, wanted=((NOW - 1799, 4), (NOW - 1, 3))),
+    ),
+    Case(
+        "one of four, long enough",
+        figures(*[0] * 6, ready=4),
+        4,
+        (3, Reason.SCALED_DOWN, ""),
+        state=replace(WATCHED, wanted=((NOW - 1800, 4), (NOW - 1, 3))),
     ),
     Case("rebalancing", replace(EVEN, rebalancing=True), 2, (2, Reason.REBALANCING, "rebalance")),
     Case("rollout", replace(EVEN, rolling_out=True), 2, (2, Reason.ROLLOUT_IN_PROGRESS, "rollout")),
@@ -287,6 +301,36 @@ def test_a_band_keeps_noise_out() -> None:
     assert stream.polls(10, rate=1800.0)[-1].desired == 3
 
 
+def test_a_rise_is_followed_in_one_change() -> None:
+    """From 500 to 3,500 events/s in five minutes: up when one replica is full, and at once to what is coming."""
+    stream = Stream(partitions=12, state=known())
+    stream.polls(10, rate=500.0)
+    decisions = [stream.poll(500.0 + 150.0 * number) for number in range(20)]
+    ups = [(d.current, d.desired) for d in [*decisions, *stream.polls(20, rate=3500.0)] if d.changes]
+    assert ups[0] == (1, 4)
+    assert len(ups) <= 2
+    risen = next(d for d in decisions if d.changes)
+    assert "arrivals rise; 2,400 events/s more in 4m are counted in" in explain(risen)
+
+
+def test_a_step_of_arrivals_is_no_rise() -> None:
+    """What has jumped is not expected to jump again."""
+    stream = Stream(partitions=12, state=known(), current=2)
+    stream.polls(10, rate=100.0)
+    assert [(d.current, d.desired) for d in stream.polls(20, rate=2700.0) if d.changes] == [(2, 4)]
+
+
+def test_what_is_wanted_back_soon_is_waited_for_longer() -> None:
+    """A burst every twenty minutes: replicas go after the first ones, and stay after that."""
+    stream = Stream(partitions=12, state=known())
+    changes = []
+    for _ in range(8):
+        decisions = [*stream.polls(20, rate=2700.0), *stream.polls(60, rate=100.0)]
+        changes.append(sum(d.changes for d in decisions))
+    assert changes[0] >= 2
+    assert changes[-4:] == [0, 0, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("rate", "expected", "reason"),
     [
@@ -348,8 +392,8 @@ def test_a_standing_partition_brings_nobody() -> None:
 
 def test_failed_polls_keep_replicas_and_start_the_stabilisation_anew() -> None:
     """What happened meanwhile was not seen, so nobody is sent away for a whole stabilisation after it."""
-    stream = Stream(partitions=4, current=2, state=known())
-    stream.polls(45, rate=1600.0)
+    stream = Stream(partitions=4, current=4, state=known())
+    stream.polls(45, rate=2700.0)
     assert [stream.poll(missing=True).reason for _ in range(3)] == [Reason.FIGURES_MISSING] * 3
     resumed = stream.now
     decisions = stream.polls(60, rate=100.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +13,7 @@ from xml.dom import minidom
 import pytest
 
 from sim.compare import Comparison, compare, totals
+from sim.oracle import fewest_hours
 from sim.policies import FLINK_TUNED, Flink, Keda, Tidemill, View
 from sim.report import to_json, write
 from sim.run import ALLOWED_LAG, POLL_SECONDS, Result, run
@@ -125,6 +127,21 @@ def test_flinks_formula(lag: int, processed: float, busy: float, expected: int, 
     assert flink(lag, processed=processed, busy=busy) == expected, reason
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected", "reason"),
+    [
+        (0, math.inf, "one replica cannot carry it"),
+        (1, 5.0, "one for an hour, then two"),
+        (2, 4.0, "and one again"),
+        (9, 4.0, "more changes are of no use"),
+    ],
+)
+def test_an_oracle_pays_what_the_load_needs(changes: int, expected: float, reason: str) -> None:
+    """An hour of half a replica, one of a replica and a half, and half a one again."""
+    shape = Shape("", 3 * 3600.0, lambda t: 30_000.0 if 3600 <= t < 7200 else 10_000.0)
+    assert fewest_hours(shape, changes) == expected, reason
+
+
 @functools.cache
 def own(name: str) -> Result:
     return run(SHAPES[name], Tidemill())
@@ -183,8 +200,8 @@ def test_nothing_flaps(name: str) -> None:
 
 
 def test_noise_moves_little() -> None:
-    """Two and a half hours of it, a quarter up and down: a change each half hour at the most."""
-    assert own("noisy hours").changes <= 5
+    """Two and a half hours of it, a quarter up and down: a change each three quarters of an hour at the most."""
+    assert own("noisy hours").changes <= 3
 
 
 def test_a_stuck_partition_brings_no_replicas() -> None:
@@ -211,9 +228,10 @@ def test_missing_figures_change_nothing() -> None:
 
 # Where one of 43 settings, chosen with the load known, serves as well for less: replica-hours in excess, and changes.
 SPARED: dict[tuple[str, str], tuple[float, int]] = {
-    ("sine", "flink"): (0.08, 0),
+    ("ramp", "flink"): (0.08, 0),
+    ("sine", "flink"): (0.17, 0),
     ("skewed keys", "keda"): (0.04, 0),
-    ("noisy hours", "flink"): (0.07, 1),
+    ("noisy hours", "flink"): (0.24, 0),
 }
 
 
@@ -231,16 +249,16 @@ def test_nobody_serves_as_well_for_less(name: str) -> None:
 
 @pytest.mark.slow
 def test_over_all_shapes_nobody_serves_as_well_for_less() -> None:
-    """With one setting for all, as Tidemill has, they take a quarter more replica-hours, and change no less for them.
+    """With one setting for all, as Tidemill has, they take a fifth more replica-hours and a third more changes.
 
-    Who changes less pays for it with half as many replica-hours again.
+    Who changes less pays for it with twice as many replica-hours.
     """
     own, as_good = totals([compared(name) for name in SHAPES])
     cheapest, *_ = as_good
-    assert own.replica_hours * 1.25 <= cheapest.replica_hours
-    assert own.changes <= cheapest.changes
+    assert own.replica_hours * 1.2 <= cheapest.replica_hours
+    assert own.changes * 1.3 <= cheapest.changes
     calmer = [total for total in as_good if total.changes < own.changes]
-    assert all(total.replica_hours >= 1.5 * own.replica_hours for total in calmer)
+    assert all(total.replica_hours >= 2 * own.replica_hours for total in calmer)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -262,6 +280,8 @@ def test_recordings_become_shapes(tmp_path: Path) -> None:
     (shape,) = recorded(tmp_path, peak=100.0)
     assert (shape.name, shape.seconds) == ("NAB a", 600.0)
     assert [shape.rate(t) for t in (0.0, 150.0, 300.0, 600.0)] == [0.0, 25.0, 50.0, 100.0]
+    (later,) = recorded(tmp_path, peak=100.0, skip=5 / 60)
+    assert [later.rate(t) for t in (0.0, 300.0)] == [50.0, 100.0]
 
 
 def test_what_is_written(tmp_path: Path) -> None:

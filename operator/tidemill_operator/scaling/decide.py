@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from tidemill_operator.scaling.explain import reckoning
 from tidemill_operator.scaling.measure import observe
 from tidemill_operator.scaling.model import Decision, Figures, Load, Need, Reason, Settings
-from tidemill_operator.scaling.need import ROOMY_UTILISATION, aligned, fits, need, stepped
+from tidemill_operator.scaling.need import ROOMY_UTILISATION, aligned, fits, need, rise_seconds, stepped
 from tidemill_operator.scaling.state import MAX_DECISIONS, Record, State
 
 MAX_PATIENCE = 4
@@ -72,11 +72,15 @@ def decide(
     target = aligned(wanted, floor=floor, ceiling=ceiling, partitions=partitions)
     if target > current >= floor and fits(wanted, current):
         target = current
+    elif target > current:
+        # Else a rise would be followed replica by replica; what rises is no reason of its own, only of the length.
+        risen = need(settings, load.risen(rise_seconds(settings)), current=current)
+        target = max(target, aligned(risen, floor=floor, ceiling=ceiling, partitions=partitions))
     elif target < current:
         # Where those left would be as full as is just allowed, the least noise would bring back who went.
         roomy = aligned(wanted, floor=floor, ceiling=ceiling, partitions=partitions, utilisation=ROOMY_UTILISATION)
         target = max(target, min(roomy, current))
-    state = _recommend(settings, state, target, now)
+    state = _recommend(settings, state, target, current=current, now=now)
     poll = _Poll(settings, state, figures, load, wanted, current, floor, ceiling, target, now)
     return _finish(poll, _choose(poll))
 
@@ -97,9 +101,10 @@ def _blind(settings: Settings, state: State, *, current: int, now: float) -> tup
     return told, _noted(state, told)
 
 
-def _recommend(settings: Settings, state: State, target: int, now: float) -> State:
+def _recommend(settings: Settings, state: State, target: int, *, current: int, now: float) -> State:
     """Keep the most that was wanted: of each number when it was last wanted, unless more was wanted after that."""
-    oldest = now - _stabilization(settings, state) - settings.scale_down_stabilization_seconds
+    longest = _wait(settings, state, current=current, spared=1)
+    oldest = now - longest - settings.scale_down_stabilization_seconds
     kept = tuple((at, replicas) for at, replicas in state.wanted if at > oldest and replicas > target)
     return replace(state, wanted=(*kept, (now, target)))
 
@@ -154,10 +159,10 @@ def _up(poll: _Poll) -> _Choice:
 
 
 def _down(poll: _Poll) -> _Choice:
-    seconds, since = _stabilization(poll.settings, poll.state), poll.state.watched_since
-    most = _most(poll, seconds)
+    since = poll.state.watched_since
+    most, seconds = _spareable(poll)
     watched = since is not None and poll.now - since >= seconds
-    if most >= poll.current or not watched or not _settled(poll) or _goes_on_falling(poll, most):
+    if most >= poll.current or not watched or not _settled(poll) or _goes_on_falling(poll, most, seconds):
         return _Choice(poll.current, Reason.STABILIZING, "scaleDownStabilization")
     held = _held(poll)
     if held is not None:
@@ -168,12 +173,25 @@ def _down(poll: _Poll) -> _Choice:
     return _Choice(desired, Reason.SCALED_DOWN, "minReplicas" if max(1, poll.need.useful) < most == poll.floor else "")
 
 
-def _goes_on_falling(poll: _Poll, most: int) -> bool:
+def _spareable(poll: _Poll) -> tuple[int, float]:
+    """(Fewest replicas that were enough for as long as they wait, that wait in seconds); else of all that could go."""
+    waits = [
+        _wait(poll.settings, poll.state, current=poll.current, spared=spared)
+        for spared in range(poll.current - poll.target, 0, -1)
+    ]
+    for left, seconds in enumerate(waits, start=poll.target):
+        most = _most(poll, seconds)
+        if most <= left:
+            return most, seconds
+    return poll.current, next(iter(waits), 0.0)
+
+
+def _goes_on_falling(poll: _Poll, most: int, wait: float) -> bool:
     """Whether waiting for another stabilisation, and no longer, makes one change of two.
 
     A load that falls slowly would else be followed through every number of replicas, each a rebalance.
     """
-    wait, further = _stabilization(poll.settings, poll.state), poll.settings.scale_down_stabilization_seconds
+    further = poll.settings.scale_down_stabilization_seconds
     return _most(poll, wait - further) < most and _most(poll, wait + further) >= poll.current
 
 
@@ -216,6 +234,7 @@ def _limit(poll: _Poll) -> str:
 
 
 def _finish(poll: _Poll, choice: _Choice) -> tuple[Decision, State]:
+    most, waits = _spareable(poll)
     dry = poll.settings.dry_run and choice.desired != poll.current
     decision = Decision(
         at=poll.now,
@@ -233,8 +252,10 @@ def _finish(poll: _Poll, choice: _Choice) -> tuple[Decision, State]:
             floor=poll.floor,
             ceiling=poll.ceiling,
             partitions=poll.partitions,
+            current=poll.current,
             target=poll.target,
-            most=_most(poll, _stabilization(poll.settings, poll.state)),
+            most=most if poll.target < poll.current else poll.target,
+            wait_seconds=waits,
             patience=poll.state.patience,
         ),
     )
@@ -247,17 +268,22 @@ def _stabilization(settings: Settings, state: State) -> float:
     return settings.scale_down_stabilization_seconds * state.patience
 
 
+def _wait(settings: Settings, state: State, *, current: int, spared: int) -> float:
+    """Seconds before so many replicas go: a change stops all, so the fewer go of those that could, the longer."""
+    return _stabilization(settings, state) * max(1.0, (current - settings.floor) / spared)
+
+
 def _changed(poll: _Poll, decision: Decision) -> State:
-    """Remember a change. Taking back what was taken away shows that the wait was too short: it doubles, for a while."""
+    """Remember a change. If those who went are soon wanted back, the wait was too short: it doubles, for a while."""
     state = replace(poll.state, changed_at=poll.now)
     if decision.replicas < decision.current:
         return replace(state, lowered_at=poll.now)
     if state.lowered_at is None:
         return state
     since, wait = poll.now - state.lowered_at, _stabilization(poll.settings, state)
-    if since <= wait:
+    if since <= 2 * wait:
         return replace(state, patience=min(2 * state.patience, MAX_PATIENCE))
-    return replace(state, patience=max(1, state.patience // 2)) if since > 2 * wait else state
+    return replace(state, patience=max(1, state.patience // 2)) if since > 4 * wait else state
 
 
 def _noted(state: State, decision: Decision) -> State:

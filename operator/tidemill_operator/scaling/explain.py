@@ -7,7 +7,7 @@ from typing import Any
 
 from tidemill_contract.duration import format_ms
 from tidemill_operator.scaling.model import Decision, Load, Need, Reason, Settings
-from tidemill_operator.scaling.need import HIGH_UTILISATION, TARGET_UTILISATION
+from tidemill_operator.scaling.need import HIGH_UTILISATION, TARGET_UTILISATION, rise_seconds
 from tidemill_operator.scaling.state import State
 
 MAX_MESSAGE = 1024
@@ -20,7 +20,7 @@ _ADVICE: dict[Reason, str] = {
     Reason.LIMITED_BY_PARTITIONS: "A replica reads whole partitions: raise source.topic.partitions, or spread keys.",
     Reason.AT_MINIMUM: "Lower minReplicas to allow fewer.",
     Reason.COOLDOWN: "They come when scaleUpCooldown is over, if they are needed then.",
-    Reason.STABILIZING: "They go when no more were needed for the whole of scaleDownStabilization.",
+    Reason.STABILIZING: "They go when no more were needed for that long; scaleDownStabilization sets it.",
     Reason.REBALANCING: "The change comes when the consumer group has settled.",
     Reason.ROLLOUT_IN_PROGRESS: "The change comes when all replicas work.",
     Reason.DATABASE_SATURATED: "More replicas would wait too: give Postgres more room, or group by fewer columns.",
@@ -81,8 +81,10 @@ def reckoning(
     floor: int = 0,
     ceiling: int = 0,
     partitions: int = 0,
+    current: int = 0,
     target: int = 0,
     most: int = 0,
+    wait_seconds: float = 0.0,
     patience: int = 1,
 ) -> tuple[str, ...]:
     """The lines of a decision: what was seen, what it asks for, and what bounds make of it."""
@@ -94,6 +96,14 @@ def reckoning(
     lines += _asked(settings, load, wanted)
     bounds = f"needed {wanted.replicas}, allowed {floor} to {ceiling} with {partitions} partitions"
     lines.append(f"{bounds}, right now {target}" + (f", lately {most}" if most != target else ""))
+    if target < current:
+        spared = current - most or current - target
+        lines.append(f"{spared} of {current} go when not needed for {_duration(wait_seconds)}; fewer would wait longer")
+    if target > current and load.rising:
+        ahead = rise_seconds(settings)
+        lines.append(
+            f"arrivals rise; {_rounded(load.rising * ahead):,} events/s more in {_duration(ahead)} are counted in"
+        )
     if wanted.hot:
         lines.append("a partition asks for more than the one replica that reads it; it counts for one")
     if wanted.useful > target and target < ceiling:

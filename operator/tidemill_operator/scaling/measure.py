@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from statistics import median
 
 from tidemill_operator.scaling.model import Figures, Load, Settings
@@ -25,6 +26,7 @@ MISSED_POLLS = 3
 _RECENT_POLLS = 3
 _STANDING_POLLS = 2
 _SLOWER_SAMPLES = 3
+_RISING_POLLS = 3
 
 
 def observe(settings: Settings, state: State, figures: Figures, *, current: int, now: float) -> tuple[State, Load]:
@@ -53,6 +55,7 @@ def observe(settings: Settings, state: State, figures: Figures, *, current: int,
         lag=figures.lag,
         lags={p: f.lag for p, f in figures.partitions.items() if p not in stuck},
         arriving=_arriving(state.samples, moved),
+        rising=_rising(state.samples),
         rate_per_replica=state.rate_per_replica,
         proven=state.proven,
         freshness_seconds=_freshness(figures, state.samples),
@@ -163,6 +166,14 @@ def _arriving(samples: Sequence[Sample], moved: Mapping[int, tuple[int, int]]) -
     if arrived == 0:
         return dict.fromkeys(moved, total / max(1, len(moved)))
     return {partition: total * a / arrived for partition, (a, _) in moved.items()}
+
+
+def _rising(samples: Sequence[Sample]) -> float:
+    """Events/s that arrivals grow by each second: the least of the last polls, so a step or noise shows none."""
+    last = samples[-_RISING_POLLS - 1 :]
+    if len(last) <= _RISING_POLLS:
+        return 0.0
+    return max(0.0, min((after.arrived - before.arrived) / (after.at - before.at) for before, after in pairwise(last)))
 
 
 def _freshness(figures: Figures, samples: Sequence[Sample]) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal
 
@@ -174,6 +174,7 @@ class Load:
         lag: of all partitions.
         lags: of the partitions that replicas can help.
         arriving: events a second, by partition.
+        rising: events a second by which arrivals have grown each second, lately.
         rate_per_replica: events a second that one busy replica works off; None: never seen.
         proven: events a second that a replica was seen to do, busy or not.
         freshness_seconds: from arrival to queryable, measured or reckoned; None: unknown.
@@ -183,6 +184,7 @@ class Load:
     lag: int
     lags: Mapping[int, int] = field(default_factory=dict)
     arriving: Mapping[int, float] = field(default_factory=dict)
+    rising: float = 0.0
     rate_per_replica: float | None = None
     proven: float = 0.0
     freshness_seconds: float | None = None
@@ -197,6 +199,13 @@ class Load:
     def partitions(self) -> list[int]:
         """All of them, in order."""
         return sorted({*self.lags, *self.stuck})
+
+    def risen(self, seconds: float) -> Load:
+        """The same with the arrivals that there will be if they go on rising for so long."""
+        if not self.rate:
+            return self
+        factor = 1 + self.rising * seconds / self.rate
+        return replace(self, arriving={partition: rate * factor for partition, rate in self.arriving.items()})
 
 
 @dataclass(frozen=True)

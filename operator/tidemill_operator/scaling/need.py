@@ -25,6 +25,8 @@ ROOMY_UTILISATION = 0.75
 # Uneven partitions may ask for more replicas than their sum does; beyond this, keys want spreading, not replicas.
 UNEVEN_FACTOR = 2
 LEAST_STEP = 4
+# For so many lookbacks arrivals that rise are reckoned to go on rising.
+RISE_LOOKBACKS = 2
 _FULL = HIGH_UTILISATION / TARGET_UTILISATION + 1e-9
 
 
@@ -43,6 +45,11 @@ def need(settings: Settings, load: Load, *, current: int) -> Need:
     # has done before.
     kept = min(current, _summed([], _by_rate(settings, load, load.proven)).useful)
     return replace(wanted, replicas=max(wanted.replicas, kept), useful=max(wanted.useful, kept))
+
+
+def rise_seconds(settings: Settings) -> float:
+    """How far ahead a step up looks."""
+    return RISE_LOOKBACKS * settings.lookback_seconds
 
 
 def _summed(by_lag: Sequence[float], by_rate: Sequence[float]) -> Need:

@@ -243,7 +243,9 @@ class ScalingSpec(Model):
     catch_up: Duration = Field("5m", description="How long working off the lag may take.")
     scale_up_cooldown: Duration = Field("90s", description="After a change, no scaling up for this long.")
     scale_down_stabilization: Duration = Field(
-        "10m", description="Scaling down goes to the most replicas that were needed within this time."
+        "10m",
+        description="Scaling down goes to the most replicas that were needed within this time; the fewer go of those"
+        " that could, the longer it waits.",
     )
     max_step_up: int | None = Field(
         None,
