@@ -5,7 +5,7 @@ from __future__ import annotations
 from psycopg import sql
 
 from tidemill_operator.actuators.postgres_session import Session
-from tidemill_operator.plan.model import LiveReplay, Schema
+from tidemill_operator.plan.model import LiveReplay, Loss, Schema
 
 
 def observe_replays(session: Session, schema: str) -> dict[str, LiveReplay]:
@@ -26,7 +26,14 @@ def observe_replays(session: Session, schema: str) -> dict[str, LiveReplay]:
         offsets=sql.Identifier(schema, "_offsets"),
     )
     rows = session.connection.execute(query).fetchall()
-    return {reader: LiveReplay(*found) for reader, *found in rows}
+    query = sql.SQL(
+        "SELECT reader, reason, partition, epoch, from_offset, to_offset FROM {} WHERE reader <> 'live'"
+        " ORDER BY partition, from_offset"
+    ).format(sql.Identifier(schema, "_lost"))
+    losses: dict[str, list[Loss]] = {}
+    for reader, *loss in session.connection.execute(query):
+        losses.setdefault(reader, []).append(Loss(*loss))
+    return {reader: LiveReplay(*found, tuple(losses.get(reader, ()))) for reader, *found in rows}
 
 
 def end_replays(session: Session, schema: Schema) -> None:
@@ -47,7 +54,7 @@ def end_replays(session: Session, schema: Schema) -> None:
         ).fetchall()
         for (table,) in tables:
             session.write("DROP TABLE IF EXISTS {}", sql.Identifier(schema.name, table))
-        for rest in (offsets, sql.Identifier(schema.name, "_readers")):
+        for rest in (offsets, sql.Identifier(schema.name, "_lost"), sql.Identifier(schema.name, "_readers")):
             session.write_rows(sql.SQL("DELETE FROM {} WHERE reader = %s").format(rest), (reader,))
 
 
