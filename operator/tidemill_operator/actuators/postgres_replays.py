@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from psycopg import sql
 
 from tidemill_operator.actuators.postgres_session import Session
@@ -33,7 +35,7 @@ def observe_replays(session: Session, schema: str) -> dict[str, LiveReplay]:
     losses: dict[str, list[Loss]] = {}
     for reader, *loss in session.connection.execute(query):
         losses.setdefault(reader, []).append(Loss(*loss))
-    return {reader: LiveReplay(*found, tuple(losses.get(reader, ()))) for reader, *found in rows}
+    return {reader: replace(LiveReplay(*found), losses=tuple(losses.get(reader, ()))) for reader, *found in rows}
 
 
 def end_replays(session: Session, schema: Schema) -> None:
