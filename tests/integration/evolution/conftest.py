@@ -207,3 +207,9 @@ def _make_load() -> Callable[..., Load]:
 def _orders() -> Callable[[], dict[str, Any]]:
     """The pipeline's document, to be edited."""
     return lambda: copy.deepcopy(DOCUMENT)
+
+
+@pytest.fixture(name="make_evolving", scope="session")
+def _make_evolving() -> Callable[..., Evolving]:
+    """Edits and replays another pipeline: `make_evolving(local)`."""
+    return Evolving

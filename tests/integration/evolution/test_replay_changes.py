@@ -1,0 +1,246 @@
+"""What happens to a pipeline, its topic or its request while a replay runs: it ends exact, or without a trace."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
+
+from tidemill_contract import names
+from tidemill_operator.plan.replay import DONE, REPLAYING
+from tidemill_operator.reconcile import PAUSE, release
+from tidemill_operator.settings import Platform
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.exhaustive]
+
+TOPIC = "evolve.orders.events"
+
+
+def begin(evolving: Any, load: Any, *, events: int = 20_000, rate: int = 2_000) -> dict[str, Any]:
+    """A replay that has counted something and will not be done for some seconds; its status."""
+    load.send(events)
+    evolving.await_events(load)
+    evolving.ask(rate=rate)
+    evolving.local.eventually(lambda: evolving.replay().get("processed"), seconds=60, what="the replay has begun")
+    status = evolving.replay()
+    assert (status["phase"], status["left"] > 0) == (REPLAYING, True)
+    return dict(status)
+
+
+def test_kafka_gets_more_partitions(evolving: Any, load: Any, counted: Callable[..., Any], servers: Any) -> None:
+    """Behind our back: the replay goes on, and takes the new ones as well."""
+    before = begin(evolving, load)
+    grown = AdminClient({"bootstrap.servers": servers.kafka}).create_partitions([NewPartitions(TOPIC, 5)])
+    grown[TOPIC].result(30)
+    load.partitions = 5
+    load.start()
+    evolving.until_switched(2)
+    load.finish()
+    evolving.await_events(load)
+    assert evolving.replay() == {"reader": before["reader"], "phase": DONE}
+    assert evolving.stored("by_shop_v2") == counted(load.events, 10)
+    assert evolving.local.query("SELECT count(*) FROM {s}._offsets") == [(5,)]
+
+
+def test_the_spec_asks_for_more_partitions(evolving: Any, load: Any, counted: Callable[..., Any]) -> None:
+    """An edit that processors have to know of begins it anew."""
+    before = begin(evolving, load)
+    evolving.edit(lambda spec: spec["source"]["topic"].update(partitions=4))
+    evolving.local.settle()
+    load.partitions = 4
+    load.start()
+    assert evolving.replay()["reader"] != before["reader"]
+    evolving.local.eventually(lambda: evolving.replay()["phase"] == DONE, seconds=90, what="the replay is done")
+    evolving.local.settle()
+    load.finish()
+    evolving.await_events(load)
+    assert evolving.stored(f"by_shop_v{evolving.versions()['by_shop']}") == counted(load.events, 10)
+
+
+def test_retention_is_faster(evolving: Any, load: Any, counted: Callable[..., Any], servers: Any) -> None:
+    """What the topic ceases to hold before it is read is told, during the replay and after it; the rest is exact."""
+    begin(evolving, load)
+    admin = AdminClient({"bootstrap.servers": servers.kafka})
+    for future in admin.delete_records([TopicPartition(TOPIC, 1, 6_000)]).values():
+        future.result(30)
+    evolving.local.eventually(lambda: evolving.replay().get("missed"), seconds=60, what="it is told")
+    rows = evolving.local.query("SELECT reader, partition, from_offset, to_offset, reason FROM {s}._lost")
+    ((reader, partition, first, end, reason),) = rows
+    assert (reader, partition, end, reason) == (evolving.replay()["reader"], 1, 6_000, "expired")
+    told = f"events that the topic holds no longer were to be counted and are not, offsets 1: {first} to 6000"
+    assert evolving.replay()["missed"] == told
+    evolving.until_switched(2)
+    assert evolving.replay() == {"reader": reader, "phase": DONE, "missed": told}
+    whole, found = counted(load.events, 10), evolving.stored("by_shop_v2")
+    assert sum(number for number, _ in found.values()) == len(load.events) - (end - first)
+    assert all(number <= whole[key][0] for key, (number, _) in found.items())
+    assert evolving.stored("by_shop_v1") == whole
+    # No event was lost to live traffic.
+    assert "EventsLost" not in evolving.local.reconcile()
+
+
+def test_another_one_is_asked_for(evolving: Any, load: Any, counted: Callable[..., Any]) -> None:
+    """The annotation is another text: what the first one filled goes, and the second one is done."""
+    first = begin(evolving, load)
+    load.start()
+    evolving.ask(rate=30_000)
+    second = evolving.replay()
+    assert first["reader"] != second["reader"]
+    evolving.local.eventually(lambda: evolving.replay()["phase"] == DONE, seconds=90, what="the replay is done")
+    evolving.local.settle()
+    load.finish()
+    evolving.await_events(load)
+    version = second["versions"]["by_shop"]
+    assert evolving.versions() == {"by_shop": version}
+    assert evolving.stored(f"by_shop_v{version}") == counted(load.events, 10)
+    assert evolving.local.query("SELECT reader FROM {s}._readers ORDER BY 1") == [("live",), (second["reader"],)]
+
+
+def test_taken_back_and_asked_for_again(evolving: Any, load: Any, counted: Callable[..., Any]) -> None:
+    """The same text as before is another replay once it was away."""
+    begin(evolving, load)
+    asked = evolving.local.document["metadata"]["annotations"]
+    evolving.annotate()
+    evolving.local.reconcile()
+    evolving.annotate(**asked)
+    load.start()
+    evolving.local.eventually(lambda: evolving.replay().get("phase") == DONE, seconds=90, what="the replay is done")
+    evolving.local.settle()
+    load.finish()
+    evolving.await_events(load)
+    assert evolving.stored(f"by_shop_v{evolving.versions()['by_shop']}") == counted(load.events, 10)
+
+
+def test_suspended_meanwhile(evolving: Any, load: Any, counted: Callable[..., Any]) -> None:
+    """It stands still, as all of the pipeline does, and goes on where it was."""
+    begin(evolving, load)
+    evolving.edit(lambda spec: spec.update(suspend=True))
+    evolving.local.settle()
+    stands = evolving.replay()
+    assert not [name for name in evolving.local.pids() if name.startswith(("replay", "processor"))]
+    load.send(2_000)
+    assert evolving.replay() == stands
+    evolving.edit(lambda spec: spec.update(suspend=False))
+    load.start()
+    evolving.until_switched(2)
+    load.finish()
+    evolving.await_events(load)
+    assert evolving.replay() == {"reader": stands["reader"], "phase": DONE}
+    assert evolving.stored("by_shop_v2") == counted(load.events, 10)
+
+
+def test_paused_meanwhile(evolving: Any, load: Any, counted: Callable[..., Any]) -> None:
+    """Processes go on and partitions are handed over, but nothing is switched until the pause is over."""
+    reader = begin(evolving, load)["reader"]
+    asked = evolving.local.document["metadata"]["annotations"]
+    evolving.annotate(**asked, **{PAUSE: "true"})
+    load.start()
+
+    def handed() -> bool:
+        assert "ReconciliationPaused" in evolving.local.reconcile()
+        query = "SELECT count(*) FROM {s}._offsets WHERE reader = 'live' AND cardinality(feeds) > 0"
+        return bool(evolving.local.query(query) == [(3,)])
+
+    evolving.local.eventually(handed, seconds=90, what="all partitions are handed over")
+    assert evolving.versions() == {"by_shop": 1}
+    evolving.annotate(**asked)
+    evolving.until_switched(2)
+    load.finish()
+    evolving.await_events(load)
+    assert evolving.replay() == {"reader": reader, "phase": DONE}
+    assert evolving.stored("by_shop_v2") == counted(load.events, 10)
+
+
+def test_a_refused_edit_meanwhile(evolving: Any, load: Any, counted: Callable[..., Any]) -> None:
+    """The spec accepted before runs on, and its replay with it."""
+    reader = begin(evolving, load)["reader"]
+    evolving.edit(lambda spec: spec["source"].update(key="shop"))
+    assert "Stalled" in evolving.local.reconcile()
+
+    def done() -> bool:
+        return bool(evolving.replay()["phase"] == DONE)
+
+    evolving.local.eventually(done, seconds=90, what="the replay is done")
+    assert (evolving.replay()["reader"], evolving.versions()) == (reader, {"by_shop": 2})
+    load.send(1_000)
+    evolving.await_events(load)
+    assert evolving.stored("by_shop_v2") == counted(load.events, 10)
+
+
+@pytest.mark.parametrize("policy", ["Delete", "Retain"])
+def test_deleted_meanwhile(evolving: Any, load: Any, policy: str, servers: Any) -> None:
+    """Processes end; what the policy keeps is as it was, and nothing waits for the replay any more."""
+    reader = begin(evolving, load)["reader"]
+    local = evolving.local
+    evolving.edit(lambda spec: spec.update(reclaimPolicy=policy))
+    local.settle()
+    release(local.document, platform=Platform(), actuators=local.actuators)
+    assert local.pids() == {}
+    topics = AdminClient({"bootstrap.servers": servers.kafka}).list_topics(timeout=10).topics
+    schemas = local.query("SELECT 1 FROM pg_namespace WHERE nspname = 'evolve__orders'")
+    assert (TOPIC in topics, len(schemas)) == ((False, 0) if policy == "Delete" else (True, 1))
+    if policy == "Retain":
+        # The pipeline is made anew, by the same name: the replay was asked of the one before.
+        evolving.annotate()
+        local.settle()
+        assert local.query("SELECT count(*) FROM {s}._readers WHERE reader = '" + reader + "'") == [(0,)]
+        assert evolving.replay() == {}
+
+
+def test_no_offsets_are_left_in_kafka(evolving: Any, load: Any, servers: Any) -> None:
+    """A group without members and offsets is taken away by Kafka itself."""
+    load.send(5_000)
+    evolving.await_events(load)
+    evolving.ask()
+    reader = evolving.replay()["reader"]
+    evolving.until_switched(2)
+    admin = AdminClient({"bootstrap.servers": servers.kafka})
+    group = names.consumer_group("evolve", "orders", reader)
+    (found,) = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)]).values()
+    assert found.result(30).topic_partitions == []
+
+
+def test_several_processes(evolving: Any, load: Any, counted: Callable[..., Any]) -> None:
+    """A replay has as many as live traffic; one that dies leaves its partitions to the others."""
+    load.send(200_000)
+    load.start()
+    evolving.edit(lambda spec: spec["processor"].update(replicas=2))
+    evolving.local.settle()
+    evolving.ask()
+    evolving.replay()
+    evolving.local.eventually(lambda: evolving.local.pids().get("replay-1"), what="the second one runs")
+    os.kill(evolving.local.pids()["replay-1"], signal.SIGKILL)
+    evolving.until_switched(2)
+    load.finish()
+    evolving.await_events(load)
+    assert evolving.stored("by_shop_v2") == counted(load.events, 10)
+
+
+def test_a_topic_that_ends_in_markers(
+    make_local: Callable[..., Any], orders: Callable[[], Any], make_evolving: Callable[..., Any], servers: Any
+) -> None:
+    """Live traffic began at the end, behind a transaction's marker, where no record comes to stand: nothing waits."""
+    topic = "evolve.foreign"
+    admin = AdminClient({"bootstrap.servers": servers.kafka})
+    admin.create_topics([NewTopic(topic, 1, 1)])[topic].result(30)
+    producer = Producer({"bootstrap.servers": servers.kafka, "transactional.id": "markers"})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    for number in range(100):
+        producer.produce(topic, json.dumps({"ts": 1_700_000_000_000, "shop": "a", "amount": number}).encode())
+    producer.commit_transaction(30)
+    document = orders()
+    document["spec"]["source"]["topic"] = {"name": topic, "managed": False, "startFrom": "latest"}
+    evolving = make_evolving(make_local(document))
+    evolving.local.settle()
+    query = "SELECT next_offset FROM {s}._offsets WHERE reader = 'live'"
+    evolving.local.eventually(lambda: evolving.local.query(query) == [(101,)], what="live traffic stands at the end")
+    evolving.ask()
+    evolving.until_switched(2)
+    assert sum(number for number, _ in evolving.stored("by_shop_v2").values()) == 100
