@@ -6,6 +6,7 @@ import copy
 import json
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -64,8 +65,9 @@ class Load(threading.Thread):
     def __init__(self, kafka: str, topic: str, rate: int = 2_000) -> None:
         super().__init__(daemon=True)
         self._producer = Producer({"bootstrap.servers": kafka, "enable.idempotence": True, "linger.ms": 5})
-        self._topic, self._rate, self._random = topic, rate, random.Random(7)
-        self.partitions = PARTITIONS
+        self._topic, self._random = topic, random.Random(7)
+        self.rate = rate
+        self._partitions = PARTITIONS
         self._stopping = threading.Event()
         self.events: list[dict[str, Any]] = []
 
@@ -80,14 +82,22 @@ class Load(threading.Thread):
             while len(self._producer) > 50_000:
                 self._producer.poll(0.05)
             self._producer.produce(
-                self._topic, json.dumps(event).encode(), partition=self._random.randrange(self.partitions)
+                self._topic, json.dumps(event).encode(), partition=self._random.randrange(self._partitions)
             )
             self._producer.poll(0)
             self.events.append(event)
 
+    def spread_over(self, partitions: int) -> None:
+        """Send to so many partitions, once they can be sent to."""
+        deadline = time.monotonic() + 30
+        while len(self._producer.list_topics(self._topic, timeout=10).topics[self._topic].partitions) < partitions:
+            assert time.monotonic() < deadline, f"{self._topic} has no {partitions} partitions"
+            time.sleep(0.1)
+        self._partitions = partitions
+
     def run(self) -> None:
         while not self._stopping.wait(0.05):
-            self.send(self._rate // 20)
+            self.send(self.rate // 20)
 
     def finish(self) -> None:
         """Stop, and wait until all is acknowledged."""

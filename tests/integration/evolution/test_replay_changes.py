@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
@@ -24,6 +25,7 @@ TOPIC = "evolve.orders.events"
 
 def begin(evolving: Any, load: Any, *, events: int = 20_000, rate: int = 2_000) -> dict[str, Any]:
     """A replay that has counted something and will not be done for some seconds; its status."""
+    load.rate = rate // 5
     load.send(events)
     evolving.await_events(load)
     evolving.ask(rate=rate)
@@ -36,9 +38,9 @@ def begin(evolving: Any, load: Any, *, events: int = 20_000, rate: int = 2_000) 
 def test_kafka_gets_more_partitions(evolving: Any, load: Any, counted: Callable[..., Any], servers: Any) -> None:
     """Behind our back: the replay goes on, and takes the new ones as well."""
     before = begin(evolving, load)
-    grown = AdminClient({"bootstrap.servers": servers.kafka}).create_partitions([NewPartitions(TOPIC, 5)])
-    grown[TOPIC].result(30)
-    load.partitions = 5
+    admin = AdminClient({"bootstrap.servers": servers.kafka})
+    admin.create_partitions([NewPartitions(TOPIC, 5)])[TOPIC].result(30)
+    load.spread_over(5)
     load.start()
     evolving.until_switched(2)
     load.finish()
@@ -53,7 +55,7 @@ def test_the_spec_asks_for_more_partitions(evolving: Any, load: Any, counted: Ca
     before = begin(evolving, load)
     evolving.edit(lambda spec: spec["source"]["topic"].update(partitions=4))
     evolving.local.settle()
-    load.partitions = 4
+    load.spread_over(4)
     load.start()
     assert evolving.replay()["reader"] != before["reader"]
     evolving.local.eventually(lambda: evolving.replay()["phase"] == DONE, seconds=90, what="the replay is done")
@@ -69,6 +71,8 @@ def test_retention_is_faster(evolving: Any, load: Any, counted: Callable[..., An
     admin = AdminClient({"bootstrap.servers": servers.kafka})
     for future in admin.delete_records([TopicPartition(TOPIC, 1, 6_000)]).values():
         future.result(30)
+    # What it has read ahead is not lost; the next process of it has read nothing ahead.
+    os.kill(evolving.local.pids()["replay-0"], signal.SIGKILL)
     evolving.local.eventually(lambda: evolving.replay().get("missed"), seconds=60, what="it is told")
     rows = evolving.local.query("SELECT reader, partition, from_offset, to_offset, reason FROM {s}._lost")
     ((reader, partition, first, end, reason),) = rows
@@ -204,6 +208,46 @@ def test_no_offsets_are_left_in_kafka(evolving: Any, load: Any, servers: Any) ->
     group = names.consumer_group("evolve", "orders", reader)
     (found,) = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)]).values()
     assert found.result(30).topic_partitions == []
+
+
+def test_final_answers_of_before_are_not_given_again(
+    make_local: Callable[..., Any], orders: Callable[[], Any], make_evolving: Callable[..., Any], servers: Any
+) -> None:
+    """Neither from the cache, however long it keeps answers, nor by a 304 for their ETag."""
+    document = orders()
+    document["spec"]["api"]["cacheTtl"] = "1h"
+    document["spec"]["source"]["topic"]["partitions"] = 1
+    evolving = make_evolving(make_local(document))
+    evolving.local.settle()
+    base = 1_700_000_400_000
+    producer = Producer({"bootstrap.servers": servers.kafka})
+    for ts, amount in [(base, 10), (base + 1, 60), (base + 4 * 3_600_000, 1)]:
+        producer.produce(TOPIC, json.dumps({"ts": ts, "shop": "a", "amount": amount}).encode(), partition=0)
+    assert producer.flush(30) == 0
+    url, query = f"{evolving.local.url('api')}/aggregates/by_shop", {"from": base, "to": base + 600_000}
+
+    def ask(**headers: str) -> httpx.Response:
+        return httpx.get(url, params=query, headers=headers, timeout=30, trust_env=False)
+
+    # Asked before the window is closed, an answer would be kept for an hour.
+    closed = "SELECT closed_until > 1700001600000 FROM {s}._aggregations"
+    evolving.local.eventually(lambda: evolving.local.query(closed) == [(True,)], what="the window is closed")
+    first = ask()
+    assert ([row["orders"] for row in first.json()["data"]], first.headers["cache-control"]) == (
+        [2],
+        "public, max-age=60",
+    )
+    assert ask(**{"If-None-Match": first.headers["etag"]}).status_code == 304
+    evolving.edit(lambda spec: spec.update(transform={"filter": "amount >= 50"}))
+    evolving.local.settle()
+    evolving.ask()
+    evolving.until_switched(2)
+
+    def another() -> bool:
+        answer = ask(**{"If-None-Match": first.headers["etag"]})
+        return bool(answer.status_code == 200 and [row["orders"] for row in answer.json()["data"]] == [1])
+
+    evolving.local.eventually(another, seconds=10, what="the new version's answer")
 
 
 def test_several_processes(evolving: Any, load: Any, counted: Callable[..., Any]) -> None:
