@@ -23,7 +23,7 @@ from tidemill_operator.plan.replay import DONE, REPLAYING
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.exhaustive]
 
-EVENTS, REPLAYED_A_SECOND, ARRIVE_A_SECOND = 150_000, 2_000, 400
+EVENTS, REPLAYED_A_SECOND, ARRIVE_A_SECOND = 80_000, 2_000, 400
 AWAY_SECONDS = 3.0
 # A breaker that opens while a server is away tries again this soon.
 QUICK = {
