@@ -104,6 +104,10 @@ class Load(threading.Thread):
         self._stopping.set()
         if self.ident is not None:
             self.join(10)
+        self.flush()
+
+    def flush(self) -> None:
+        """Wait until all that was sent is acknowledged."""
         assert self._producer.flush(30) == 0
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -264,6 +266,44 @@ def test_several_processes(evolving: Any, load: Any, counted: Callable[..., Any]
     load.finish()
     evolving.await_events(load)
     assert evolving.stored("by_shop_v2") == counted(load.events, 10)
+
+
+def test_from_where_live_traffic_is_not_yet(evolving: Any, load: Any, counted: Callable[..., Any]) -> None:
+    """It waits there, counts nothing of before, and hands over when live traffic has come."""
+    load.send(3_000)
+    evolving.await_events(load)
+    live = evolving.local.pids()["processor-0"]
+    os.kill(live, signal.SIGSTOP)
+    try:
+        load.send(3_000)
+        load.flush()
+        # Kafka's clock is this machine's; records come by their milliseconds.
+        moment = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=1)
+        while dt.datetime.now(dt.UTC) < moment:
+            time.sleep(0.05)
+        before = len(load.events)
+        load.send(3_000)
+        load.flush()
+        evolving.ask(**{"from": moment.isoformat()})
+        ahead = (
+            "SELECT count(*) FROM {s}._offsets r JOIN {s}._offsets l USING (partition)"
+            " WHERE r.reader <> 'live' AND l.reader = 'live' AND r.next_offset > l.next_offset"
+        )
+
+        def waits() -> bool:
+            evolving.local.reconcile()
+            return bool(evolving.local.query(ahead) == [(3,)])
+
+        evolving.local.eventually(waits, seconds=60, what="it stands where live traffic is not yet")
+        time.sleep(1.0)
+        assert evolving.replay()["processed"] == 0
+    finally:
+        os.kill(live, signal.SIGCONT)
+    load.start()
+    evolving.until_switched(2)
+    load.finish()
+    evolving.await_events(load)
+    assert evolving.stored("by_shop_v2") == counted(load.events[before:], 10)
 
 
 def test_a_topic_that_ends_in_markers(
