@@ -201,10 +201,7 @@ def test_deleted_meanwhile(evolving: Any, load: Any, policy: str, servers: Any) 
 
 def test_no_offsets_are_left_in_kafka(evolving: Any, load: Any, servers: Any) -> None:
     """A group without members and offsets is taken away by Kafka itself."""
-    load.send(5_000)
-    evolving.await_events(load)
-    evolving.ask()
-    reader = evolving.replay()["reader"]
+    reader = begin(evolving, load)["reader"]
     evolving.until_switched(2)
     admin = AdminClient({"bootstrap.servers": servers.kafka})
     group = names.consumer_group("evolve", "orders", reader)
