@@ -110,6 +110,47 @@ def test_from_the_request_to_the_switch(pipeline: Pipeline) -> None:
     assert (pipeline.reconcile(), pipeline.world.take_writes()) == (status, []), "asked once, done once"
 
 
+class Killed(BaseException):
+    """The operator is no more."""
+
+
+def killed_before(pipeline: Pipeline, call: int) -> bool:
+    """A pass of an operator that dies before its n-th call of the world; whether it came so far."""
+    world, left = pipeline.world, [call]
+    parts = (world.kafka, world.postgres, world.secrets, world.runtime)
+
+    def called(_: str) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        for part in parts:
+            patch.setattr(part, "_called", called)
+        try:
+            pipeline.reconcile()
+        except Killed:
+            return True
+    return False
+
+
+def test_an_operator_killed_at_the_switch(document: Document, make_world: Any) -> None:
+    """Wherever it dies, the next one comes to the same end."""
+    call, killed = 0, True
+    while killed:
+        pipeline = Pipeline(copy.deepcopy(document), make_world())
+        reader = pipeline.ask({})["replay"]["reader"]
+        pipeline.is_at(reader, handed=3)
+        killed = killed_before(pipeline, call)
+        status = pipeline.reconcile()
+        assert (status["replay"], versions(status)) == ({"reader": reader, "phase": "Done"}, {"by_country": 2}), call
+        assert pipeline.schema.readers == {("by_country", 1): "live", ("by_country", 2): "live"}
+        assert set(pipeline.workloads()) == {"orders-processor", "tidemill-ingest", "tidemill-api"}
+        assert '"version": 2' in pipeline.workloads()["orders-processor"].configs["orders.json"]
+        call += 1
+    assert call > 5
+
+
 def test_what_the_topic_held_no_longer(pipeline: Pipeline) -> None:
     """It is told while the replay runs and when it is done."""
     reader = pipeline.ask({})["replay"]["reader"]
