@@ -113,7 +113,7 @@ bench-latency: setup ## Milliseconds from acknowledged event to queryable row at
 	$(PYTHON) tests/bench/bench_latency.py $(ARGS)
 
 .PHONY: bench-scale
-bench-scale: setup ## The processor's cost by replicas, keys, partitions and aggregations (ARGS=--parts keys: only that)
+bench-scale: setup ## The processor's cost by replicas, keys, partitions, aggregations, functions, detectors (ARGS=--parts keys: that)
 	$(PYTHON) tests/bench/bench_scale.py $(ARGS)
 
 .PHONY: bench-ingest

@@ -116,6 +116,8 @@ def _shown(value: object) -> str:
             return f"{value:,.3f}"
         case str() if value.endswith("Z"):
             return value.removesuffix(":00Z").removesuffix("Z").replace("T", " ")
+        case list():
+            return ", ".join(f"{item['value']} {item['count']}" for item in value)
     return str(value)
 
 

@@ -131,7 +131,7 @@ def _typed(rows: list[dict[str, Any]], wanted: pl.Schema) -> pl.DataFrame:
     columns: dict[str, pl.Series] = {"closed": pl.Series([row["closed"] for row in rows], dtype=pl.Boolean)}
     for name, kind in wanted.items():
         values = [row[name] for row in rows]
-        dtype = kind.inner if isinstance(kind, pl.List) else kind
+        dtype = kind.inner if isinstance(kind, pl.List) and _candidates(kind) else kind
         if isinstance(dtype, pl.Datetime):
             times = pl.Series(values, dtype=pl.String).str.to_datetime(time_zone="UTC", time_unit=dtype.time_unit)
             columns[name] = times
@@ -142,9 +142,14 @@ def _typed(rows: list[dict[str, Any]], wanted: pl.Schema) -> pl.DataFrame:
     return pl.DataFrame(columns)
 
 
+def _candidates(kind: pl.List) -> bool:
+    """Whether any of a list is right, as for `first` and `last`; the list of a `topk` is the value itself."""
+    return not isinstance(kind.inner, pl.Struct)
+
+
 def _differs(name: str, function: str, kind: pl.DataType) -> pl.Expr:
     want, got = pl.col(name), pl.col(f"{name} answered")
-    if isinstance(kind, pl.List):
+    if isinstance(kind, pl.List) and _candidates(kind):
         # No value at all is an empty list of candidates.
         return pl.when(got.is_null()).then(want.list.len() > 0).otherwise(~want.list.contains(got))
     if kind == pl.Float64 and function not in ("min", "max"):
@@ -177,4 +182,6 @@ def _key(row: Mapping[str, Any], keys: list[str]) -> str:
 
 
 def _plain(value: Any) -> str:
-    return " or ".join(repr(item) for item in value) if isinstance(value, list) else repr(value)
+    if isinstance(value, list) and not any(isinstance(item, dict) for item in value):
+        return " or ".join(repr(item) for item in value)
+    return repr(value)

@@ -1,12 +1,13 @@
 """What the answers must be: every window of every aggregation, recomputed in one batch from the raw rows.
 
 Shares no code with the platform: it reads the YAML and knows polars. Functions are those whose value is defined exactly
-or within float error.
+or within float error; `topk` is so for fields of few values.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -65,7 +66,7 @@ def expected_windows(spec: Mapping[str, Any], aggregation: Mapping[str, Any], ra
     copies = [frame.with_columns(_start=newest - step * hop) for step in range(size // hop)]
     groups = list(aggregation.get("groupBy", ()))
     metrics = [_metric(metric, frame.schema) for metric in aggregation["metrics"]]
-    windows = pl.concat(copies).group_by([*groups, "_start"]).agg(metrics)
+    windows = _listed(aggregation, pl.concat(copies).group_by([*groups, "_start"]).agg(metrics))
     start = pl.from_epoch("_start", time_unit="ms").dt.replace_time_zone("UTC")
     ends = (start + timedelta(milliseconds=size)).alias("window_end")
     names = [metric["name"] for metric in aggregation["metrics"]]
@@ -84,10 +85,24 @@ def _sessions(spec: Mapping[str, Any], aggregation: Mapping[str, Any], raw: pl.D
     cut = (pl.col("_ms").max() // longest + 1) * longest
     edges = [pl.col("_ms").min().alias("_start"), pl.min_horizontal(pl.col("_ms").max() + gap, cut).alias("_end")]
     metrics = [_metric(metric, frame.schema) for metric in aggregation["metrics"]]
-    windows = frame.group_by([*groups, "_session"]).agg([*edges, *metrics])
+    windows = _listed(aggregation, frame.group_by([*groups, "_session"]).agg([*edges, *metrics]))
     start, end = (pl.from_epoch(edge, time_unit="ms").dt.replace_time_zone("UTC") for edge in ("_start", "_end"))
     names = [metric["name"] for metric in aggregation["metrics"]]
     return windows.select(*groups, start.alias("window_start"), end.alias("window_end"), *names)
+
+
+def _listed(aggregation: Mapping[str, Any], windows: pl.DataFrame) -> pl.DataFrame:
+    """The windows with the values of each `topk` counted: the most frequent first, equally frequent ones in order."""
+    for metric in aggregation["metrics"]:
+        if metric["function"] == "topk":
+            name, k = metric["name"], metric.get("k", 10)
+            found = []
+            for values in windows[name].to_list():
+                counts = sorted((-count, value) for value, count in Counter(values).items())[:k]
+                found.append([{"value": value, "count": -count, "error": 0} for count, value in counts] or None)
+            members = {"value": windows.schema[name].inner, "count": pl.Int64(), "error": pl.Int64()}  # type: ignore[attr-defined]
+            windows = windows.with_columns(pl.Series(name, found, dtype=pl.List(pl.Struct(members))))
+    return windows
 
 
 def _metric(metric: Mapping[str, Any], schema: pl.Schema) -> pl.Expr:
@@ -95,7 +110,7 @@ def _metric(metric: Mapping[str, Any], schema: pl.Schema) -> pl.Expr:
     if field is None:
         return pl.len().cast(pl.Int64).alias(name)
     column = pl.col(field)
-    if schema[field] == pl.Boolean and function not in ("count", "first", "last"):
+    if schema[field] == pl.Boolean and function not in ("count", "first", "last", "topk"):
         column = column.cast(pl.Int64)
     return _value(function, column).alias(name)
 
@@ -121,4 +136,6 @@ def _value(function: str, column: pl.Expr) -> pl.Expr:
             times = pl.col("_ms").filter(column.is_not_null())
             at = times.min() if function == "first" else times.max()
             return column.filter(column.is_not_null() & (pl.col("_ms") == at)).unique()
+        case "topk":
+            return column.drop_nulls()
     raise ValueError(f"the recomputation knows no function {function!r}")

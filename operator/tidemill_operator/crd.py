@@ -66,9 +66,14 @@ RULES: dict[str, tuple[tuple[str, str], ...]] = {
             f"a metric's field {_NOT_FOUND}",
         ),
         (
-            "!has(self.anomalies) || self.anomalies.all(x, self.aggregations.exists(a, a.name == x.aggregation &&"
-            " a.metrics.exists(m, m.name == x.metric)))",
+            "!has(self.anomalies) || self.anomalies.all(x, !has(x.aggregation) || !has(x.metric) ||"
+            " self.aggregations.exists(a, a.name == x.aggregation && a.metrics.exists(m, m.name == x.metric)))",
             "an anomaly rule names an aggregation or metric that is not there",
+        ),
+        (
+            f"!has(self.anomalies) || [{_NAMES}].all(names, self.anomalies.all(x, (!has(x.field) || x.field in names)"
+            " && (!has(x.groupBy) || x.groupBy.all(g, g in names))))",
+            f"an anomaly rule's field or groupBy column {_NOT_FOUND}",
         ),
         (
             "!has(self.source.topic) || !has(self.source.topic.partitions) || !has(self.processor) ||"
@@ -111,6 +116,18 @@ RULES: dict[str, tuple[tuple[str, str], ...]] = {
         _NOT_RESERVED,
         ("self.function == 'count' || has(self.field)", "every function but count needs a field"),
         ("has(self.q) == (self.function == 'quantile')", "q belongs to quantile, and quantile needs it"),
+        ("!has(self.k) || self.function == 'topk'", "k belongs to topk; take it out, or use that function"),
+    ),
+    "spec.anomalies[]": (
+        ("has(self.metric) != has(self.field)", "an anomaly rule watches either a metric or a field"),
+        (
+            "has(self.metric) == has(self.aggregation)",
+            "aggregation belongs to metric, and metric needs it; a field takes groupBy",
+        ),
+        (
+            "!has(self.groupBy) || size(self.groupBy) == 0 || has(self.field)",
+            "groupBy belongs to field; windows have their aggregation's groups",
+        ),
     ),
     "spec.anomalies[].detector": (
         ("!has(self.weight) || self.type == 'ewma'", "weight belongs to ewma; take it out, or use that type"),

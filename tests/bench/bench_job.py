@@ -59,15 +59,21 @@ class Job:
 
 def pipeline_spec(
     topic: str, *, partitions: int = 4, window_ms: int = 60_000, disorder_ms: int = 2_000, grace_ms: int = 5_000,
-    publish: bool = True, aggregations: int = 1, flush_interval: str | None = None,
+    publish: bool = True, aggregations: int = 1, flush_interval: str | None = None, function: str | None = None,
+    watching: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """The job as a pipeline on a topic that is there already, `by_page` (the first aggregation) and copies of it."""
+    """The job as a pipeline on a topic that is there already, `by_page` (the first aggregation) and copies of it.
+
+    `function`: of one more metric, over users. `watching`: a detector's type; it judges each event's latency per page.
+    """
     metrics = [
         {"name": "n", "function": "count"},
         {"name": "total", "function": "sum", "field": "latency_ms"},
         {"name": "low", "function": "min", "field": "latency_ms"},
         {"name": "high", "function": "max", "field": "latency_ms"},
     ]
+    if function is not None:
+        metrics.append({"name": "users", "function": function, "field": "user_id"})
     window = {"type": "tumbling", "size": f"{window_ms}ms", "grace": f"{grace_ms}ms"}
     named = ["by_page", *(f"by_page_{n}" for n in range(2, aggregations + 1))]
     return {
@@ -87,6 +93,10 @@ def pipeline_spec(
             {"name": name, "groupBy": ["page"], "window": window, "metrics": metrics} for name in named
         ],
         **({"processor": {"flushInterval": flush_interval}} if flush_interval else {}),
+        "anomalies": [
+            {"name": "slow", "field": "latency_ms", "groupBy": ["page"], "detector": {"type": kind}}
+            for kind in [watching] if kind
+        ],
     }  # fmt: skip
 
 

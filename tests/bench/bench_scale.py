@@ -1,14 +1,15 @@
-"""How the processor's cost grows: with replicas, keys, partitions and aggregations.
+"""How the processor's cost grows: with replicas, keys, partitions, aggregations, one more metric, detectors on events.
 
-    python tests/bench/bench_scale.py [--parts replicas,keys,partitions,aggregations] [--events 1000000]
-                                      [--replicas 1,2,4] [--keys 1000,10000,100000,1000000]
+    python tests/bench/bench_scale.py [--parts replicas,keys,partitions,aggregations,functions,watching]
+                                      [--events 1000000] [--replicas 1,2,4] [--keys 1000,10000,100000,1000000]
                                       [--partitions 1,4,16,64] [--aggregations 1,4,8,16]
+                                      [--functions none,count,distinct,topk] [--watching none,zscore,auto]
 
 Each run: processors share out the partitions of an empty topic and are frozen; the topic is filled; they are woken
 and watched until every event is in Postgres and every result in Kafka. CPU is user + system of all replicas and of
 Postgres. One thing varies at a time; the rest is 1 replica, 4 partitions, 1,000 keys, 1 aggregation, windows of a
-minute. Keys vary with windows of six hours, so that all of them are live in one window. Each run is compared with a
-recomputation.
+minute. Keys vary with windows of six hours, so that all of them are live in one window. Functions are of one more
+metric, over 99,991 users, at 1,000 keys and at 10. Each run is compared with a recomputation.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 from bench_job import (
@@ -43,8 +47,9 @@ from rich.table import Table
 
 from tidemill_operator.servers import Servers, start_servers
 
-PARTS = ("replicas", "keys", "partitions", "aggregations")
+PARTS = ("replicas", "keys", "partitions", "aggregations", "functions", "watching")
 LONG_MS = 6 * 3_600_000
+_NUMBERS = count()
 
 
 @dataclass(frozen=True)
@@ -76,15 +81,17 @@ class Figures:
 
 
 def measure(
-    servers: Servers, folder: Path, part: str, number: int, job: Job, *, replicas: int = 1, aggregations: int = 1
-) -> Figures:
+    servers: Servers, folder: Path, part: str, job: Job, *, replicas: int = 1, aggregations: int = 1,
+    function: str | None = None, watching: str | None = None,
+) -> Figures:  # fmt: skip
     """One run."""
     load = os.getloadavg()[0]
     make_topic(servers.kafka, job.topic, job.partitions)
     spec = pipeline_spec(
-        job.topic, partitions=job.partitions, window_ms=job.window_ms, aggregations=aggregations
+        job.topic, partitions=job.partitions, window_ms=job.window_ms, aggregations=aggregations, function=function,
+        watching=watching,
     )  # fmt: skip
-    pipeline = Pipeline(servers, folder, f"scale-{part}-{number}", spec)
+    pipeline = Pipeline(servers, folder, f"scale-{next(_NUMBERS)}", spec)
     expected = recomputed(drawn(job), job.window_ms)
     results = Results(servers.kafka, pipeline.config.topic("results"), read_tidemill)
     windows = expected.height * aggregations
@@ -117,33 +124,44 @@ def measure(
 def run(servers: Servers, folder: Path, options: argparse.Namespace, figures: list[Figures]) -> None:
     """All parts that were asked for; the list is filled as it goes."""
     for part in options.parts.split(","):
-        for number, value in enumerate(int(text) for text in getattr(options, part).split(",")):
-            plain = Job(options.events, 1_000)
-            if part == "replicas":
-                found = measure(servers, folder, part, number, plain, replicas=value)
-            elif part == "keys":
-                job = Job(options.events, value, window_ms=LONG_MS, step_ms=1)
-                found = measure(servers, folder, part, number, job)
-            elif part == "partitions":
-                found = measure(servers, folder, part, number, Job(options.events, 1_000, partitions=value))
-            else:
-                found = measure(servers, folder, part, number, plain, aggregations=value)
-            figures.append(found)
-            Console(stderr=True, width=140).print(table(figures[-1:]))
+        for value in getattr(options, part).split(","):
+            for one in runs(partial(measure, servers, folder), part, value, options.events):
+                figures.append(one)
+                Console(stderr=True, width=140).print(table([one]))
+
+
+def runs(measure: Callable[..., Figures], part: str, value: str, events: int) -> Iterator[Figures]:
+    """The runs of one value of what varies."""
+    plain = Job(events, 1_000)
+    match part:
+        case "replicas":
+            yield measure(part, plain, replicas=int(value))
+        case "keys":
+            yield measure(part, Job(events, int(value), window_ms=LONG_MS, step_ms=1))
+        case "partitions":
+            yield measure(part, Job(events, 1_000, partitions=int(value)))
+        case "aggregations":
+            yield measure(part, plain, aggregations=int(value))
+        case "watching":
+            yield measure(f"detector {value}", plain, watching=None if value == "none" else value)
+        case _:
+            for job in (plain, Job(events, 10)):
+                yield measure(value, job, function=None if value == "none" else value)
 
 
 def table(figures: list[Figures]) -> Table:
     """The figures for people."""
     found = Table(
-        "varied", "replicas", "keys", "partitions", "aggregations", "windows", "events/CPU-s", "without Postgres'",
-        "events/s", "MiB", "exact", "load", title=", ".join({f"{f.events:,} events" for f in figures}),
+        "varied", "replicas", "keys", "partitions", "aggregations", "windows", "events/CPU-s",
+        "without Postgres'", "events/s", "MiB", "exact", "load",
+        title=", ".join({f"{f.events:,} events" for f in figures}),
     )  # fmt: skip
     for column in found.columns[1:]:
         column.justify = "right"
     for f in figures:
         found.add_row(
-            f.part, f"{f.replicas}", f"{f.keys:,}", f"{f.partitions}", f"{f.aggregations}", f"{f.windows:,}",
-            f"{f.rate:,.0f}", f"{f.events / f.cpu_seconds:,.0f}", f"{f.events / f.wall_seconds:,.0f}",
+            f.part, f"{f.replicas}", f"{f.keys:,}", f"{f.partitions}", f"{f.aggregations}",
+            f"{f.windows:,}", f"{f.rate:,.0f}", f"{f.events / f.cpu_seconds:,.0f}", f"{f.events / f.wall_seconds:,.0f}",
             f"{f.peak_rss_mib:,.0f}", "yes" if f.exact else "[red]NO[/]", f"{f.load_average:.1f}",
         )  # fmt: skip
     return found
@@ -157,6 +175,8 @@ def main() -> int:
     parser.add_argument("--keys", default="1000,10000,100000,1000000")
     parser.add_argument("--partitions", default="1,4,16,64")
     parser.add_argument("--aggregations", default="1,4,8,16", help="16 is the most that a pipeline may have")
+    parser.add_argument("--functions", default="none,count,distinct,topk", help="of one more metric, over user_id")
+    parser.add_argument("--watching", default="none,zscore,auto", help="types of detectors on single events")
     parser.add_argument("--output", type=Path, default=Path("build/bench-scale.json"))
     options = parser.parse_args()
     if unknown := set(options.parts.split(",")) - set(PARTS):

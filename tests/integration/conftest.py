@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import psycopg
 import pytest
 from confluent_kafka import Producer
@@ -36,6 +37,8 @@ from tidemill_operator.plan.schema import desired_schema
 from tidemill_operator.reconcile import reconcile, release
 from tidemill_operator.settings import Platform
 from tidemill_processor.database import Database
+
+SCHEMAS = Path(__file__).resolve().parents[2] / "docs" / "reference"
 
 PipelineSchema = tuple[psycopg.Connection[Any], Database]
 
@@ -70,6 +73,19 @@ def eventually(check: Callable[[], Any], *, seconds: float = 30.0, what: str = "
 def _eventually() -> Callable[..., Any]:
     """The same for tests without a bench."""
     return eventually
+
+
+@pytest.fixture
+def documented() -> Callable[[str, dict[str, Any]], None]:
+    """Holds a record of an output topic against the schema in the documentation: `documented("results", record)`."""
+    times = jsonschema.FormatChecker(formats=())
+    times.checks("date-time", raises=ValueError)(dt.datetime.fromisoformat)
+
+    def check(kind: str, record: dict[str, Any]) -> None:
+        schema = json.loads((SCHEMAS / f"{kind}.schema.json").read_text())
+        jsonschema.validate(record, schema, jsonschema.Draft202012Validator, format_checker=times)
+
+    return check
 
 
 @pytest.fixture

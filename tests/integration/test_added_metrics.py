@@ -29,6 +29,7 @@ BASE = 1_700_000_000_000 // (6 * MINUTE) * 6 * MINUTE
 TOTAL = {"name": "total", "function": "sum", "field": "i"}
 TOP = {"name": "top", "function": "max", "field": "i"}
 N = {"name": "n", "function": "count"}
+OFTEN = {"name": "often", "function": "topk", "field": "k", "k": 1}
 
 
 def config(generation: int, by_k: list[dict[str, Any]], hops: list[dict[str, Any]]) -> PipelineConfig:
@@ -218,3 +219,28 @@ def test_metrics_come_and_leave_while_the_pipeline_runs(rollout: Rollout) -> Non
     assert {key[1]: metrics.get("top") for key, metrics in published.items() if key[0] == "hops"} == {
         -2: None, -1: None, 0: None, 1: None, 2: 10, 3: 10,
     }  # fmt: skip
+
+
+def test_a_list_comes_and_grows_longer(rollout: Rollout) -> None:
+    """Windows that had events before have no list; another k goes on with what is stored, at once."""
+
+    def listed(*counts: tuple[str, int]) -> list[dict[str, Any]]:
+        return [{"value": value, "count": count, "error": 0} for value, count in counts]
+
+    rollout.produce((0, "a"), (1, "a"))
+    rollout.apply(config(2, [], [OFTEN]))
+    rollout.produce((2, "a"), (2, "b"), (2, "b"), (3, "b"))
+    short = {-2: None, -1: None, 0: None, 1: None, 2: listed(("b", 6)), 3: listed(("b", 2))}
+    assert rollout.answers("hops", "often") == rollout.snapshot("hops", "often") == short
+
+    rollout.apply(config(3, [], [{**OFTEN, "k": 2}]))
+    assert rollout.answers("hops", "often") == {**short, 2: listed(("b", 6), ("a", 2))}
+    rollout.produce((4, "c"))
+    longer = {**short, 2: listed(("b", 6), ("a", 2)), 3: listed(("b", 2), ("c", 2)), 4: listed(("c", 2))}
+    assert rollout.answers("hops", "often") == rollout.snapshot("hops", "often") == longer
+    assert rollout.answers("hops", "often", granularity="4m") == {0: None, 4: listed(("c", 2))}
+
+    rollout.produce((8, "d"))
+    rollout.closed(8)
+    published = rollout.results(6 + 7)
+    assert {key[1]: metrics["often"] for key, metrics in published.items() if key[0] == "hops"} == longer

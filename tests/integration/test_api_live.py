@@ -50,6 +50,7 @@ def config(name: str, *, auth: bool = False, **spec: Any) -> PipelineConfig:
                         {"name": "orders", "function": "count"},
                         {"name": "revenue", "function": "sum", "field": "amount"},
                         {"name": "mean", "function": "avg", "field": "amount"},
+                        {"name": "common", "function": "topk", "field": "device", "k": 3},
                     ],
                 },
                 {
@@ -61,7 +62,10 @@ def config(name: str, *, auth: bool = False, **spec: Any) -> PipelineConfig:
                 {
                     "name": "all",
                     "window": {"type": "hopping", "size": "3m", "hop": "1m"},
-                    "metrics": [{"name": "orders", "function": "count"}],
+                    "metrics": [
+                        {"name": "orders", "function": "count"},
+                        {"name": "common", "function": "topk", "field": "country"},
+                    ],
                 },
             ],
             "processor": {"flushInterval": "100ms"},

@@ -10,7 +10,7 @@ import math
 import random
 import statistics
 import zoneinfo
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -46,8 +46,10 @@ METRICS: list[dict[str, Any]] = [
     {"name": "p90", "function": "quantile", "field": "amount", "q": 0.9},
     {"name": "sizes", "function": "distinct", "field": "qty"},
     {"name": "places", "function": "distinct", "field": "country"},
+    {"name": "common", "function": "topk", "field": "country", "k": 3},
+    {"name": "often", "function": "topk", "field": "qty"},
 ]
-HOP_METRICS = [*METRICS[:4], *METRICS[-3:]]
+HOP_METRICS = [*METRICS[:4], *METRICS[-5:]]
 
 
 def config() -> PipelineConfig:
@@ -105,7 +107,7 @@ def make_events() -> list[dict[str, Any]]:
             "country": rnd.choice(COUNTRIES),
             "store": rnd.choice([1, 2, 3, None]),
             "amount": None if rnd.random() < 0.1 else round(rnd.uniform(-5, 500), 2),
-            "qty": None if rnd.random() < 0.1 else rnd.randrange(-3, 2**40),
+            "qty": None if rnd.random() < 0.1 else rnd.randrange(-3, rnd.choice([3, 2**40])),
             "vip": rnd.choice([True, False, None]),
         })  # fmt: skip
     return found
@@ -163,15 +165,32 @@ class Sketched:
     """What an answer of a sketch has to lie within: ranks within 1 %, counts within 2 %, a few values exactly."""
 
     values: tuple[Any, ...]
-    q: float | None
+    metric: dict[str, Any]
 
     def holds(self, actual: Any) -> bool:
-        if self.q is None:
+        if self.metric["function"] == "topk":
+            return self._lists(actual, self.metric.get("k", 10))
+        if self.metric["function"] == "distinct":
             count = len(set(self.values))
             return abs(actual - count) <= (0.02 * count if count > 100 else 0)
+        q = self.metric["q"]
         if len(self.values) <= 400:
-            return bool(actual == sorted(self.values)[math.ceil(self.q * len(self.values)) - 1])
-        return abs(sum(v <= actual for v in self.values) / len(self.values) - self.q) <= 0.01
+            return bool(actual == sorted(self.values)[math.ceil(q * len(self.values)) - 1])
+        return abs(sum(v <= actual for v in self.values) / len(self.values) - q) <= 0.01
+
+    def _lists(self, actual: list[dict[str, Any]], k: int) -> bool:
+        """Up to 384 different values exactly, else counts within 0.7 % of all values."""
+        true = Counter(self.values)
+        if len(true) <= 384:
+            ranked = sorted((-count, value) for value, count in true.items())[:k]
+            return actual == [{"value": value, "count": -count, "error": 0} for count, value in ranked]
+        listed = {item["value"] for item in actual}
+        return (
+            all(item["count"] - item["error"] <= true[item["value"]] <= item["count"] for item in actual)
+            and all(item["error"] <= 3.5 / 512 * len(self.values) for item in actual)
+            and all(count <= actual[-1]["count"] for value, count in true.items() if value not in listed)
+            and len(actual) == k
+        )
 
 
 def summarised(events: list[dict[str, Any]], metrics: Iterable[dict[str, Any]] = METRICS) -> dict[str, Any]:
@@ -184,8 +203,8 @@ def summarised(events: list[dict[str, Any]], metrics: Iterable[dict[str, Any]] =
             answer[metric["name"]] = len(values)
         elif not values:
             answer[metric["name"]] = None
-        elif function in ("quantile", "distinct"):
-            answer[metric["name"]] = Sketched(tuple(values), metric.get("q"))
+        elif function in ("quantile", "distinct", "topk"):
+            answer[metric["name"]] = Sketched(tuple(values), metric)
         elif metric.get("field") == "ts":
             answer[metric["name"]] = moment(max(values))
         else:
@@ -348,6 +367,7 @@ def test_missing_windows_are_filled(api: Api, fill: str, empty: int | None) -> N
     assert len(gaps) == len(keys) - len(present) > 0
     assert {(r["n"], r["revenue"], r["items"], r["p90"], r["sizes"]) for r in gaps} == {(empty,) * 5}
     assert {r["latest"] for r in gaps} == {None}, "a time has no zero"
+    assert [r["common"] for r in gaps] == [None] * len(gaps), "neither has a list"
     filled = api.rows("hops", fill=fill, granularity="12h", group_by="", **{"from": START - DAY, "to": START + DAY})
     assert [r["n"] for r in filled][:2] == [empty, empty]
 
@@ -409,10 +429,18 @@ def test_csv_ndjson_and_json_agree(api: Api) -> None:
     )
     assert accepted.headers["content-type"].startswith("text/csv")
     table = list(csv.DictReader(io.StringIO(accepted.text, newline="")))
-    shown = [
-        {k: "" if v is None else str(v).lower() if isinstance(v, bool) else str(v) for k, v in r.items()} for r in rows
-    ]
-    assert table == shown
+
+    def text(value: Any) -> str:
+        match value:
+            case None:
+                return ""
+            case bool():
+                return str(value).lower()
+            case list():
+                return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+        return str(value)
+
+    assert table == [{name: text(value) for name, value in row.items()} for row in rows]
     assert ',"",' in accepted.text or '\n"",' in accepted.text, "an empty text is not a null"
     few = api.get("/aggregates/by_store.csv", limit=3, country="NO")
     assert len(few.text.split("\r\n")) == 5
@@ -502,6 +530,9 @@ def test_description(api: Api) -> None:
     assert found["progress"]["consumed"] == len(EVENTS) + len(BROKEN)
     assert found["counts"]["dead_letters"] == len(BROKEN)
     assert [m["name"] for m in found["aggregations"][0]["measures"]] == [m["name"] for m in METRICS]
+    assert found["aggregations"][0]["measures"][-1] == {
+        "name": "often", "function": "topk", "field": "qty", "type": "array",
+    }  # fmt: skip
     assert found["aggregations"][0]["dimensions"] == [
         {"name": "country", "type": "string"}, {"name": "store", "type": "integer"},
     ]  # fmt: skip
@@ -529,6 +560,8 @@ REFUSED: list[tuple[str, int, str]] = [
     ("/v1/pipelines/shop/aggregates/total?order=n,n", 400, "invalid_parameter"),
     ("/v1/pipelines/shop/aggregates/by_store?order=p90", 400, "invalid_parameter"),
     ("/v1/pipelines/shop/aggregates/by_store?sizes__gt=5", 400, "invalid_parameter"),
+    ("/v1/pipelines/shop/aggregates/by_store?order=common", 400, "invalid_parameter"),
+    ("/v1/pipelines/shop/aggregates/by_store?common=NO", 400, "invalid_parameter"),
     ("/v1/pipelines/shop/aggregates/total?order=%22;DROP", 400, "invalid_parameter"),
     ("/v1/pipelines/shop/aggregates/total?metrics=nothing", 400, "invalid_parameter"),
     ("/v1/pipelines/shop/aggregates/total?n__gte=x", 400, "invalid_parameter"),

@@ -11,7 +11,9 @@ import schemathesis
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
 
+from tidemill_contract.partials import Partial
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
+from tidemill_contract.sketches import build
 from tidemill_contract.spec import PipelineSpec
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -33,7 +35,11 @@ SPEC: dict[str, Any] = {
             "name": "all_kinds",
             "groupBy": ["k", "i", "b"],
             "window": {"type": "hopping", "size": "2m", "hop": "1m"},
-            "metrics": [{"name": "n", "function": "count"}, {"name": "mean", "function": "avg", "field": "v"}],
+            "metrics": [
+                {"name": "n", "function": "count"},
+                {"name": "mean", "function": "avg", "field": "v"},
+                {"name": "common", "function": "topk", "field": "i"},
+            ],
         }
     ],
     "events": {"store": True},
@@ -53,9 +59,10 @@ def base(make_shared_bench: Callable[..., Any]) -> str:
     )
     bench.query("SELECT {s}.ensure_partition('all_kinds_v1', 19700, 30)")
     bench.query(
-        "INSERT INTO {s}.all_kinds_v1 (k, i, b, window_start, _rev, _count, _n_v, _sum_v)"
-        " SELECT 'k' || g, g, mod(g, 2) = 0, to_timestamp(1702080000 + g * 60), 1, g, g, g"
-        " FROM generate_series(1, 50) AS g RETURNING 1"
+        "INSERT INTO {s}.all_kinds_v1 (k, i, b, window_start, _rev, _count, _n_v, _sum_v, _frequent_i)"
+        " SELECT 'k' || g, g, mod(g, 2) = 0, to_timestamp(1702080000 + g * 60), 1, g, g, g, %s"
+        " FROM generate_series(1, 50) AS g RETURNING 1",
+        (build(Partial("frequent", "i", "bytea", 10), [7, 7, 8]),),
     )
     bench.start(module="tidemill_api")
     bench.eventually(lambda: bench.health().get("status") == "healthy", what="the API is healthy")

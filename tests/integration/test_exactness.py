@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -51,6 +51,9 @@ METRICS = [
     {"name": "low", "function": "quantile", "field": "v", "q": 0.01},
     {"name": "uk", "function": "distinct", "field": "k"},
     {"name": "ui", "function": "distinct", "field": "i"},
+    {"name": "tk", "function": "topk", "field": "k"},
+    {"name": "ti", "function": "topk", "field": "i", "k": 3},
+    {"name": "tb", "function": "topk", "field": "big"},
 ]
 SPEC = PipelineSpec.model_validate(
     {
@@ -262,7 +265,13 @@ def expected(events: list[Record]) -> dict[str, Any]:
         "sd": None if deviation is None else math.sqrt(deviation),
         "share": sum(x > 5 for x in v) / len(v) if v else None, "p90": nearest_rank(v, 0.9),
         "low": nearest_rank(v, 0.01), "uk": len(set(k)) if k else None, "ui": len(set(i)) if i else None,
+        "tk": most_frequent(k), "ti": most_frequent(i, 3), "tb": most_frequent([x > 5 for x in v]),
     }  # fmt: skip
+
+
+def most_frequent(values: list[Any], k: int = 10) -> list[dict[str, Any]] | None:
+    counts = sorted((-count, value) for value, count in Counter(values).items())
+    return [{"value": value, "count": -count, "error": 0} for count, value in counts[:k]] or None
 
 
 def nearest_rank(values: list[float], q: float) -> float | None:

@@ -291,7 +291,9 @@ def test_resetting_the_consumer_group_changes_nothing(make_bench: Callable[..., 
     verify(bench, sent)
 
 
-def test_windows_close_and_are_published_with_anomalies(make_bench: Callable[..., Any]) -> None:
+def test_windows_close_and_are_published_with_anomalies(
+    make_bench: Callable[..., Any], documented: Callable[..., None]
+) -> None:
     """Closed windows go to the results topic once each under their id, late events to the dead letters."""
     bench = make_bench(config("closing", eventTime={"field": "ts", "idleTimeout": "2s", "maxDisorder": "1s"}))
     bench.start()
@@ -316,12 +318,17 @@ def test_windows_close_and_are_published_with_anomalies(make_bench: Callable[...
     assert sorted(r["metrics"]["n"] for r in by_k) == [12] * (minutes - 2) + [13]
     ids = [dict(m.headers())["id"] for m in results]
     assert len(set(ids)) == len(ids)
+    for message in results:
+        record = json.loads(message.value())
+        documented("results", record)
+        assert json.loads(message.key()) == record["group"]
     bench.eventually(lambda: bench.query("SELECT count(*) FROM {s}._anomalies")[0][0], what="the spike is found")
     assert bench.query("SELECT anomaly, metric, group_key ->> 'k', value FROM {s}._anomalies") == [
         ("spike", "top", "a", 1000.0)
     ]
     anomaly = json.loads(read_all(bench, bench.config.topic("anomalies"), 1)[0].value())
     assert (anomaly["anomaly"], anomaly["value"]) == ("spike", 1000.0)
+    documented("anomalies", anomaly)
 
 
 def test_raw_events_are_kept_where_asked(make_bench: Callable[..., Any]) -> None:

@@ -56,8 +56,8 @@ SPEC = PipelineSpec.model_validate(
 class Stand:
     """The pipeline: two processors and an API."""
 
-    def __init__(self, bench: Any, client: httpx.Client) -> None:
-        self.bench, self.client, self.sent = bench, client, 0
+    def __init__(self, bench: Any, client: httpx.Client, documented: Callable[..., None]) -> None:
+        self.bench, self.client, self.documented, self.sent = bench, client, documented, 0
         bench.start(0)
         bench.start(1)
         bench.start(module="tidemill_api")
@@ -124,6 +124,8 @@ class Stand:
                 else:
                     found[dict(message.headers())["id"]] = json.loads(message.value())
         consumer.close()
+        for record in found.values():
+            self.documented(kind, record)
         return list(found.values())
 
     def told(self, aggregation: str) -> dict[tuple[str, str, str], dict[str, Any]]:
@@ -141,11 +143,11 @@ class Stand:
 
 
 @pytest.fixture
-def stand(make_bench: Callable[..., Any]) -> Iterator[Stand]:
+def stand(make_bench: Callable[..., Any], documented: Callable[..., None]) -> Iterator[Stand]:
     refs = tuple(AggregationRef(name=a.name) for a in SPEC.aggregations)
     bench = make_bench(PipelineConfig(namespace="tests", name="stand", generation=1, spec=SPEC, aggregations=refs))
     with httpx.Client(timeout=20) as client:
-        yield Stand(bench, client)
+        yield Stand(bench, client, documented)
 
 
 def steady(minutes: range) -> list[tuple[float, str, int]]:

@@ -10,10 +10,12 @@ from decimal import Decimal
 from typing import Any
 
 import msgspec
+import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidemill_api.database import as_problem
 from tidemill_api.listings import DEAD_LETTERS
 from tidemill_api.parameters import Parameters
 from tidemill_api.problems import Problem
@@ -236,3 +238,11 @@ def test_etags_are_compared_weakly(header: str | None, same: bool) -> None:
 def test_bytes_of_dead_letters(value: bytes | None, shown: str | None, encoding: str | None) -> None:
     assert DEAD_LETTERS.converters["value"](value) == shown
     assert DEAD_LETTERS.converters["value_encoding"](value) == encoding
+
+
+def test_more_than_postgres_puts_together_is_the_questions_fault() -> None:
+    """It says so when sketches beyond 1 GB are to be one answer; nothing is broken then."""
+    problem = as_problem(psycopg.errors.ProgramLimitExceeded("out of memory"), "shop")
+    assert problem is not None
+    assert (problem.status, problem.code) == (400, "query_too_large")
+    assert "shorter range" in problem.detail

@@ -31,6 +31,7 @@ METRICS = [
     {"name": "ratio", "function": "max", "field": "r"},
     {"name": "spread", "function": "stddev", "field": "n"},
     {"name": "newest", "function": "last", "field": "n"},
+    {"name": "common", "function": "topk", "field": "x", "k": 1},
 ]
 TUMBLING = {"name": "a", "groupBy": ["k"], "window": {"type": "tumbling", "size": "1m"}, "metrics": METRICS}
 
@@ -55,6 +56,11 @@ ROWS = raw(
 )
 
 
+def listed(value: float, count: int = 1) -> list[dict[str, Any]]:
+    """A list of one frequent value."""
+    return [{"value": value, "count": count, "error": 0}]
+
+
 def answer() -> list[dict[str, Any]]:
     """What a right API answers for ROWS."""
 
@@ -67,9 +73,11 @@ def answer() -> list[dict[str, Any]]:
 
     spread = 1.6329931618554521
     return [
-        row("a", 0, events=3, total=9, mean=0.15000000000000002, ratio=0.1, spread=spread, newest=5),
-        row("b", 0, events=1, total=2, mean=None, ratio=None, spread=0.0, newest=2),
-        row(None, 60, events=1, total=0, mean=1, ratio=None, spread=0, newest=0),
+        row(
+            "a", 0, events=3, total=9, mean=0.15000000000000002, ratio=0.1, spread=spread, newest=5, common=listed(0.1)
+        ),
+        row("b", 0, events=1, total=2, mean=None, ratio=None, spread=0.0, newest=2, common=None),
+        row(None, 60, events=1, total=0, mean=1, ratio=None, spread=0, newest=0, common=listed(1.0)),
     ]
 
 
@@ -115,6 +123,9 @@ WRONG: list[tuple[str, Callable[[list[dict[str, Any]]], Any], str]] = [
     ("a spread that is wrong", _set(0, spread=2.0), "spread is 2.0"),
     ("a last that is not among the last", _set(0, newest=1), "newest is 1"),
     ("a last that is lost", _set(0, newest=None), "newest is None"),
+    ("a frequent value that is another", _set(0, common=listed(0.2)), "common is [{'value': 0.2"),
+    ("a frequent value too often", _set(0, common=listed(0.1, 2)), "expected [{'value': 0.1, 'count': 1"),
+    ("frequent values where none are", _set(1, common=[]), "common is [], expected None"),
     ("a window too few", lambda rows: rows.pop(), "window missing"),
     ("a window too many", lambda rows: rows.append(rows[1] | {"k": "z"}), "window not expected"),
     ("a window twice", lambda rows: rows.append(rows[1]), "answered twice"),

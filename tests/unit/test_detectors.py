@@ -267,3 +267,17 @@ def test_a_rhythm_knows_an_hour_after_two_days() -> None:
             usual.append(hours.usual(known, at))
         known = hours.learn(known, at, float(index // 12 % 24))
     assert usual == [None, None, 6.0]
+
+
+def test_an_hour_is_one_occurrence_however_late_some_of_its_values_come() -> None:
+    """Events come out of order: at the turn of the hour, and a day's worth of them after a clock went wrong."""
+    in_order = out_of_order = hours.start("day")
+    for index in range(20):
+        at = BASE + index * HOUR
+        for known in range(3):
+            in_order = hours.learn(in_order, at + known * MINUTE, float(index))
+            out_of_order = hours.learn(out_of_order, at + known * MINUTE, float(index))
+            out_of_order = hours.learn(out_of_order, at - (1 + known * 7) * HOUR, 1e6)
+    assert out_of_order == in_order
+    future = hours.learn(in_order, BASE + 400 * DAY, 5.0)
+    assert hours.learn(future, BASE + 20 * HOUR, 7.0)["sum"] == 7.0

@@ -23,6 +23,7 @@ def spec(*, strict: bool = False) -> PipelineSpec:
                     {"name": "ts", "type": "timestamp", "required": True},
                     {"name": "k", "type": "string"},
                     {"name": "note", "type": "string"},
+                    {"name": "shop", "type": "string"},
                     {"name": "i", "type": "integer"},
                     {"name": "x", "type": "number"},
                     {"name": "b", "type": "boolean"},
@@ -40,6 +41,7 @@ def spec(*, strict: bool = False) -> PipelineSpec:
                     "metrics": [{"name": "n", "function": "count"}],
                 }
             ],
+            "anomalies": [{"name": "odd", "field": "x", "groupBy": ["shop"]}],
         }
     )
 
@@ -88,6 +90,7 @@ INVALID = [
     ("a number beyond a double", b'{"ts": 1700000000000, "must": "m", "x": 1e999}', Reason.OUT_OF_RANGE, "x"),
     ("a NUL character", event(k="a\0b"), Reason.BAD_STRING, "k"),
     ("a group key of 3 kB", event(k="x" * 3000), Reason.KEY_TOO_LONG, "k"),
+    ("a group of 3 kB that only an anomaly rule has", event(shop="x" * 3000), Reason.KEY_TOO_LONG, "shop"),
     ("a time without an offset", event(ts="2023-11-14T22:13:20"), Reason.MISTYPED, "ts"),
     ("the year 10000", event(ts="10000-01-01T00:00:00Z"), Reason.OUT_OF_RANGE, "ts"),
     ("the year 10000 in another field", event(seen=253_402_300_800_000), Reason.OUT_OF_RANGE, "seen"),

@@ -126,6 +126,9 @@ def scaled(spec: Document) -> None:
     spec["processor"] = {"scaling": {"minReplicas": 2}}
 
 
+EVENTS_RULE = {"name": "odd", "field": "amount", "groupBy": ["country"], "detector": {"type": "zscore"}}
+
+
 def second_aggregation(spec: Document) -> None:
     spec["aggregations"].append({**spec["aggregations"][0], "name": "all", "groupBy": []})
 
@@ -270,12 +273,29 @@ CASES: dict[str, list[Case]] = {
             (TABLE, RESTART),
         ),
     ],
+    "aggregations.metrics.k": [
+        invalid(f"{FIRST}.metrics[1].k", 5, "spec.aggregations[0].metrics[1].k: sum takes no k"),
+        Case(put(f"{FIRST}.metrics[1]", {"name": "prices", "function": "topk", "field": "amount"}), (TABLE, RESTART)),
+        Case(
+            put(f"{FIRST}.metrics[1].k", 100),
+            (RESTART,),
+            before=put(f"{FIRST}.metrics[1]", {"name": "prices", "function": "topk", "field": "amount", "k": 5}),
+        ),
+    ],
     "aggregations.retention": [Case(put(f"{FIRST}.retention", "30d"))],
     "anomalies.name": [Case(put("anomalies[0].name", "strange"), (RESTART,))],
     "anomalies.aggregation": [
         Case(put("anomalies[0].aggregation", "all"), (RESTART,), before=second_aggregation),
     ],
     "anomalies.metric": [Case(put("anomalies[0].metric", "revenue"), (RESTART,))],
+    "anomalies.field": [
+        Case(put("anomalies[0].field", "gross"), (RESTART,), before=put("anomalies[0]", EVENTS_RULE)),
+        invalid("anomalies[0].field", "amount", "spec.anomalies[0].field: the rule watches metric orders already"),
+    ],
+    "anomalies.groupBy": [
+        Case(put("anomalies[0].groupBy", ["note"]), (RESTART,), before=put("anomalies[0]", EVENTS_RULE)),
+        invalid("anomalies[0].groupBy", ["note"], "spec.anomalies[0].groupBy: windows have the groups of their aggreg"),
+    ],
     "anomalies.detector.type": [Case(put("anomalies[0].detector.type", "ewma"), (RESTART,))],
     "anomalies.detector.threshold": [Case(put("anomalies[0].detector.threshold", 5.0), (RESTART,))],
     "anomalies.detector.warmup": [Case(put("anomalies[0].detector.warmup", 12), (RESTART,))],

@@ -158,7 +158,9 @@ DEAD_LETTERS = Table(
     writer="SELECT, INSERT, UPDATE (published)",
 )
 
-# One row per detector and group: its bounded state, moved only together with `scanned_until`.
+# One row per detector and group: its bounded state. That of an aggregation's windows moves only together with
+# `scanned_until`. That of single events is kept for each partition, in place of an aggregation as -1 less its number;
+# it moves only together with `next_offset`, and `seen` is the (epoch, offset) of the group's last event.
 DETECTORS = Table(
     "_detectors",
     _columns(
@@ -166,10 +168,11 @@ DETECTORS = Table(
         ("aggregation_id", "integer NOT NULL"),
         ("group_key", "text NOT NULL"),
         ("state", "jsonb NOT NULL"),
+        ("seen", "bigint[]"),
     ),
     ("PRIMARY KEY (anomaly, aggregation_id, group_key)",),
     storage="fillfactor = 70",
-    writer="SELECT, INSERT, UPDATE",
+    writer="SELECT, INSERT, UPDATE, DELETE",
 )
 
 # What detectors knew before each of the latest windows, where late events can reopen these: they are judged anew by it.
@@ -203,7 +206,8 @@ CORRECTIONS = Table(
     writer="SELECT, INSERT, UPDATE, DELETE",
 )
 
-# Anomalies found. `group_key` is a JSON object of the group columns. Feeds the anomalies topic.
+# Anomalies found. `group_key` is a JSON object of the group columns. One of a single event has no aggregation (''), its
+# field as `metric`, its time as both ends of the window, and says which record it is of. Feeds the anomalies topic.
 ANOMALIES = Table(
     "_anomalies",
     _columns(
@@ -224,8 +228,14 @@ ANOMALIES = Table(
         ("revision", "integer NOT NULL DEFAULT 0"),
         ("detected_at", "timestamptz NOT NULL DEFAULT now()"),
         ("published", "boolean NOT NULL DEFAULT false"),
+        ("epoch", "integer"),
+        ("partition", "integer"),
+        ("offset", "bigint"),
     ),
-    ("UNIQUE (anomaly, aggregation, version, group_key, window_start, revision)",),
+    (
+        "UNIQUE NULLS NOT DISTINCT (anomaly, aggregation, version, group_key, window_start, revision, epoch, partition,"
+        ' "offset")',
+    ),
     indexes=(
         ("_anomalies_unpublished", "(id) WHERE NOT published"),
         ("_anomalies_by_time", "(window_start, id)"),

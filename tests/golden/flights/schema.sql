@@ -106,9 +106,10 @@ CREATE TABLE "analytics__flights"."_detectors" (
   "aggregation_id" integer NOT NULL,
   "group_key" text NOT NULL,
   "state" jsonb NOT NULL,
+  "seen" bigint[],
   PRIMARY KEY (anomaly, aggregation_id, group_key)
 ) WITH (fillfactor = 70);
-GRANT SELECT, INSERT, UPDATE ON "analytics__flights"."_detectors" TO "analytics__flights_writer";
+GRANT SELECT, INSERT, UPDATE, DELETE ON "analytics__flights"."_detectors" TO "analytics__flights_writer";
 GRANT SELECT ON "analytics__flights"."_detectors" TO "analytics__flights_reader";
 
 CREATE TABLE "analytics__flights"."_detector_history" (
@@ -153,7 +154,10 @@ CREATE TABLE "analytics__flights"."_anomalies" (
   "revision" integer NOT NULL DEFAULT 0,
   "detected_at" timestamptz NOT NULL DEFAULT now(),
   "published" boolean NOT NULL DEFAULT false,
-  UNIQUE (anomaly, aggregation, version, group_key, window_start, revision)
+  "epoch" integer,
+  "partition" integer,
+  "offset" bigint,
+  UNIQUE NULLS NOT DISTINCT (anomaly, aggregation, version, group_key, window_start, revision, epoch, partition, "offset")
 );
 CREATE INDEX "_anomalies_unpublished" ON "analytics__flights"."_anomalies" (id) WHERE NOT published;
 CREATE INDEX "_anomalies_by_time" ON "analytics__flights"."_anomalies" (window_start, id);
@@ -195,6 +199,7 @@ CREATE TABLE "analytics__flights"."by_origin_v1" (
   "_sum_speed" double precision,
   "_mean_speed" double precision,
   "_m2_speed" double precision,
+  "_frequent_dest" bytea,
   UNIQUE NULLS NOT DISTINCT ("origin", "window_start")
 ) PARTITION BY RANGE ("window_start");
 CREATE INDEX "by_origin_v1_by_time" ON "analytics__flights"."by_origin_v1" ("window_start");
@@ -291,7 +296,7 @@ INSERT INTO "analytics__flights"._offsets (reader, partition) SELECT 'live', gen
 INSERT INTO "analytics__flights"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
   VALUES ('by_carrier', 1, 'by_carrier_v1', 'live', '{"groupBy": [["carrier", "string"]], "partials": ["_count", "_n_dep_delay", "_sum_dep_delay", "_max_dep_delay", "_mean_dep_delay", "_m2_dep_delay", "_n_delayed", "_sum_delayed", "_first_flight", "_first_at_flight", "_last_flight", "_last_at_flight"], "window": {"grace": "10m", "size": "1h", "type": "tumbling"}}', 9, 315360000000);
 INSERT INTO "analytics__flights"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
-  VALUES ('by_origin', 1, 'by_origin_v1', 'live', '{"groupBy": [["origin", "string"]], "partials": ["_count", "_n_arr_delay", "_sum_distance", "_n_speed", "_sum_speed", "_mean_speed", "_m2_speed"], "window": {"grace": "0s", "size": "1d", "type": "tumbling"}}', 9, 315360000000);
+  VALUES ('by_origin', 1, 'by_origin_v1', 'live', '{"groupBy": [["origin", "string"]], "partials": ["_count", "_n_arr_delay", "_sum_distance", "_n_speed", "_sum_speed", "_mean_speed", "_m2_speed", "_frequent_dest"], "window": {"grace": "0s", "size": "1d", "type": "tumbling"}}', 9, 315360000000);
 INSERT INTO "analytics__flights"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
   VALUES ('by_route', 1, 'by_route_v1', 'live', '{"groupBy": [["origin", "string"], ["dest", "string"]], "partials": ["_count", "_n_dep_delay", "_sum_dep_delay", "_min_air_time", "_max_air_time"], "window": {"grace": "0s", "hop": "1h", "size": "6h", "type": "hopping"}}', 9, 315360000000);
 INSERT INTO "analytics__flights"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)

@@ -106,9 +106,10 @@ CREATE TABLE "analytics__web_traffic"."_detectors" (
   "aggregation_id" integer NOT NULL,
   "group_key" text NOT NULL,
   "state" jsonb NOT NULL,
+  "seen" bigint[],
   PRIMARY KEY (anomaly, aggregation_id, group_key)
 ) WITH (fillfactor = 70);
-GRANT SELECT, INSERT, UPDATE ON "analytics__web_traffic"."_detectors" TO "analytics__web_traffic_writer";
+GRANT SELECT, INSERT, UPDATE, DELETE ON "analytics__web_traffic"."_detectors" TO "analytics__web_traffic_writer";
 GRANT SELECT ON "analytics__web_traffic"."_detectors" TO "analytics__web_traffic_reader";
 
 CREATE TABLE "analytics__web_traffic"."_detector_history" (
@@ -153,7 +154,10 @@ CREATE TABLE "analytics__web_traffic"."_anomalies" (
   "revision" integer NOT NULL DEFAULT 0,
   "detected_at" timestamptz NOT NULL DEFAULT now(),
   "published" boolean NOT NULL DEFAULT false,
-  UNIQUE (anomaly, aggregation, version, group_key, window_start, revision)
+  "epoch" integer,
+  "partition" integer,
+  "offset" bigint,
+  UNIQUE NULLS NOT DISTINCT (anomaly, aggregation, version, group_key, window_start, revision, epoch, partition, "offset")
 );
 CREATE INDEX "_anomalies_unpublished" ON "analytics__web_traffic"."_anomalies" (id) WHERE NOT published;
 CREATE INDEX "_anomalies_by_time" ON "analytics__web_traffic"."_anomalies" (window_start, id);

@@ -77,6 +77,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     (METRICS, [{"name": "window_end", "function": "count"}], "are reserved"),
     (METRICS, [{"name": "m", "function": "sum"}], "every function but count needs a field"),
     (METRICS, [{"name": "m", "function": "sum", "field": "amount", "q": 0.5}], "q belongs to quantile"),
+    (METRICS, [{"name": "m", "function": "sum", "field": "amount", "k": 5}], "k belongs to topk"),
     (WINDOW, {"type": "tumbling"}, "a tumbling or hopping window needs size"),
     (WINDOW, {"type": "tumbling", "size": "1m", "hop": "1m"}, "hop belongs to hopping windows, and they need it"),
     (WINDOW, {"type": "session", "size": "1m"}, "a session window needs gap, and takes no size"),
@@ -84,6 +85,37 @@ REFUSED: list[tuple[str, Any, str]] = [
         "anomalies",
         [{"name": "a", "aggregation": "by_country", "metric": "nothing", "detector": {"type": "ewma"}}],
         "an anomaly rule names an aggregation or metric that is not there",
+    ),
+    (
+        "anomalies",
+        [{"name": "a", "field": "nothing"}],
+        "an anomaly rule's field or groupBy column is neither in source.fields nor in transform.derive",
+    ),
+    (
+        "anomalies",
+        [{"name": "a", "field": "amount", "groupBy": ["nothing"]}],
+        "an anomaly rule's field or groupBy column is neither in source.fields nor in transform.derive",
+    ),
+    ("anomalies", [{"name": "a"}], "an anomaly rule watches either a metric or a field"),
+    (
+        "anomalies",
+        [{"name": "a", "aggregation": "by_country", "metric": "orders", "field": "amount"}],
+        "an anomaly rule watches either a metric or a field",
+    ),
+    (
+        "anomalies",
+        [{"name": "a", "aggregation": "by_country", "field": "amount"}],
+        "aggregation belongs to metric, and metric needs it; a field takes groupBy",
+    ),
+    (
+        "anomalies",
+        [{"name": "a", "metric": "orders"}],
+        "aggregation belongs to metric, and metric needs it; a field takes groupBy",
+    ),
+    (
+        "anomalies",
+        [{"name": "a", "aggregation": "by_country", "metric": "orders", "groupBy": ["country"]}],
+        "groupBy belongs to field; windows have their aggregation's groups",
     ),
     (
         "anomalies",
@@ -179,7 +211,8 @@ def test_the_largest_spec_is_taken(cluster: Any, namespace: str) -> None:
     aggregation = {"groupBy": names[100:108], "window": {"type": "tumbling", "size": "1m"}, "metrics": metrics}
     aggregations = [{"name": f"a{number:02}_{'x' * 37}", **aggregation} for number in range(16)]
     rule = {"aggregation": aggregations[-1]["name"], "metric": metrics[-1]["name"], "detector": {"type": "ewma"}}
-    anomalies = [{"name": f"r{number:02}_{'x' * 37}", **rule} for number in range(32)]
+    of_events = {"field": names[-1], "groupBy": names[-9:-1], "detector": {"type": "ewma"}}
+    anomalies = [{"name": f"r{number:02}_{'x' * 37}", **(of_events if number % 2 else rule)} for number in range(32)]
     spec = {
         "source": {"topic": {"partitions": 1024}, "fields": fields},
         "transform": {"derive": derives, "filter": " OR ".join([f"{names[0]} > 1"] * 18)[:1024]},

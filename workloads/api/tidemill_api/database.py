@@ -300,6 +300,14 @@ def as_problem(error: BaseException, pipeline: str) -> Problem | None:
         return unavailable(f"{pipeline} is not set up yet; try again in a moment", 5, code="pipeline_not_ready")
     if failed(error) or isinstance(error, OSError):
         return unavailable("the database does not answer; try again later", 5)
+    if isinstance(error, psycopg.errors.ProgramLimitExceeded):  # sketches of a row's answer beyond 1 GB
+        return Problem(
+            400,
+            "query_too_large",
+            "Query Too Large",
+            "an answer is made of more stored data than the database takes at once; ask for a shorter range, a finer"
+            " granularity, or fewer metrics",
+        )
     if isinstance(error, psycopg.DataError):
         return Problem(
             400,

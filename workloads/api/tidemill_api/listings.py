@@ -82,7 +82,7 @@ ANOMALIES = Listing(
     kind="anomalies",
     # Of a window that late events changed the newest verdict holds, and it may be that there is no anomaly any more.
     relation='SELECT id, anomaly, aggregation, version, metric, group_key AS "group", window_start, window_end, value,'
-    " score, severity, expected, lower, upper, revision, detected_at FROM {schema}._anomalies AS a"
+    ' score, severity, expected, lower, upper, revision, partition, "offset", detected_at FROM {schema}._anomalies AS a'
     " WHERE severity <> 'cleared' AND NOT EXISTS (SELECT FROM {schema}._anomalies AS later"
     " WHERE later.anomaly = a.anomaly AND later.aggregation = a.aggregation AND later.version = a.version"
     " AND later.group_key = a.group_key AND later.window_start = a.window_start AND later.revision > a.revision)",
@@ -102,6 +102,8 @@ ANOMALIES = Listing(
         Column("lower", "number"),
         Column("upper", "number"),
         Column("revision", "integer", nullable=False),
+        Column("partition", "integer"),
+        Column("offset", "integer"),
         Column("detected_at", "timestamp", nullable=False),
     ),
     time="window_start",

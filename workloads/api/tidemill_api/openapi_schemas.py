@@ -77,7 +77,8 @@ _AGGREGATION = _object(
         "dimensions": _array(ref("Column")),
         "measures": _array(
             _object(
-                "A metric.", {"name": STRING, "function": STRING, "field": maybe(STRING), "type": {"enum": [*TYPES]}}
+                "A metric.",
+                {"name": STRING, "function": STRING, "field": maybe(STRING), "type": {"enum": [*TYPES, "array"]}},
             )
         ),
         "window": {**OBJECT, "description": "As the resource has it: type, size, hop, grace."},
@@ -143,9 +144,13 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "Column": _COLUMN,
     "WindowPage": _object(
-        "Windows: group columns, window_start, window_end, closed, then the metrics.",
+        "Windows: group columns, window_start, window_end, closed, then the metrics; topk is a list of FrequentValue.",
         {**_PAGE, "watermark": maybe(TIME), "closed_until": maybe(TIME)},
         {"stale": _STALE},
+    ),
+    "FrequentValue": _object(
+        "A value that a topk metric lists: it occurred at most `count` and at least `count - error` times.",
+        {"value": {"description": "Of the field's type."}, "count": INTEGER, "error": INTEGER},
     ),
     "Page": _object("Rows.", _PAGE, {"stale": _STALE}),
     "Aggregation": _AGGREGATION,

@@ -15,7 +15,7 @@ from tidemill_contract.spec import AggregationSpec, MetricSpec, PipelineSpec
 
 Kind = Literal[
     "count", "n", "sum", "min", "max", "first", "first_at", "last", "last_at", "mean", "m2", "quantiles", "uniques",
-    "whole", "revision",
+    "frequent", "whole", "revision",
 ]  # fmt: skip
 
 SQL_TYPES: dict[str, str] = {
@@ -37,12 +37,13 @@ _NEEDS: dict[str, tuple[Kind, ...]] = {
     "stddev": ("n", "mean", "m2"),
     "quantile": ("quantiles",),
     "distinct": ("uniques",),
+    "topk": ("frequent",),
 }
 SESSION_STEP_MS = 1000
 """Sessions end at any millisecond, but are closed a second at a time: each step is a write."""
 REVISION = "_revision"
 """Column that counts how often late events changed a closed window."""
-SKETCHES: tuple[Kind, ...] = ("quantiles", "uniques")
+SKETCHES: tuple[Kind, ...] = ("quantiles", "uniques", "frequent")
 
 
 def quote(identifier: str) -> str:
@@ -54,11 +55,15 @@ def quote(identifier: str) -> str:
 
 @dataclass(frozen=True)
 class Partial:
-    """One stored column of partial results: what it holds (`kind`) of which field."""
+    """One stored column of partial results: what it holds (`kind`) of which field.
+
+    `listed`: of frequent values, how many are asked for at most.
+    """
 
     kind: Kind
     field: str | None
     sql_type: str
+    listed: int = 0
 
     @property
     def column(self) -> str:
@@ -163,7 +168,9 @@ def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> Aggregatio
         kind_of_field = types[metric.field] if metric.field else None
         metrics.append((metric, kind_of_field))
         for partial in _needed(metric, str(kind_of_field)):
-            partials.setdefault(partial.column, partial)
+            known = partials.setdefault(partial.column, partial)
+            if known.listed < partial.listed:
+                partials[partial.column] = partial
     reopens = aggregation.late_policy == "reopen"
     if reopens:
         partials[REVISION] = Partial("revision", None, "bigint")
@@ -191,7 +198,7 @@ def _needed(metric: MetricSpec, field_type: str) -> list[Partial]:
     kinds: tuple[Kind, ...] = _NEEDS.get(metric.function, ())
     if metric.function == "count":
         kinds = ("n",) if metric.field else ("count",)
-    return [Partial(kind, metric.field, _partial_type(kind, field_type)) for kind in kinds]
+    return [Partial(kind, metric.field, _partial_type(kind, field_type), metric.listed) for kind in kinds]
 
 
 def needed_columns(metric: MetricSpec) -> list[str]:
@@ -209,7 +216,7 @@ def _partial_type(kind: Kind, field_type: str) -> str:
             return "double precision"
         case "first_at" | "last_at":
             return "bigint[]"
-        case "quantiles" | "uniques":
+        case "quantiles" | "uniques" | "frequent":
             return "bytea"
         case _:
             return SQL_TYPES[field_type]
@@ -228,7 +235,7 @@ def merge_expression(partial: Partial, old: str = "t", new: str = "EXCLUDED") ->
             return f"{a} + {b}"
         case "sum" | "revision":
             return f"coalesce({a} + {b}, {a}, {b})"
-        case "quantiles" | "uniques":
+        case "quantiles" | "uniques" | "frequent":
             return f"coalesce({a} || {b}, {a}, {b})"
         case "min":
             return f"least({a}, {b})"
@@ -293,7 +300,7 @@ def _rollup(partial: Partial) -> str:
             return f"min({column})"
         case "last_at":
             return f"max({column})"
-        case "quantiles" | "uniques":
+        case "quantiles" | "uniques" | "frequent":
             return f"string_agg({column}, ''::bytea)"
         case "whole":
             return f"bool_and({column})"

@@ -15,7 +15,7 @@ from tidemill_contract.duration import parse_ms
 from tidemill_contract.faults import ABSENT, Fault, did_you_mean
 from tidemill_contract.parts import AggregationPart, Parts
 from tidemill_contract.scaling_rules import scaling_faults
-from tidemill_contract.spec import DetectorSpec, MetricSpec, WindowSpec
+from tidemill_contract.spec import AnomalySpec, DetectorSpec, MetricSpec, WindowSpec
 from tidemill_contract.windows import answer_type
 
 RESERVED = ("window_start", "window_end", "closed")
@@ -265,6 +265,8 @@ def _metric(metric: MetricSpec, path: str, columns: Columns) -> Iterator[Fault]:
         yield Fault(f"{path}.q", ABSENT, "quantile needs q", "add one between 0 and 1, such as q: 0.95")
     if metric.function != "quantile" and metric.q is not None:
         yield Fault(f"{path}.q", metric.q, f"{metric.function} takes no q", "take it out, or use function: quantile")
+    if metric.function != "topk" and metric.k is not None:
+        yield Fault(f"{path}.k", metric.k, f"{metric.function} takes no k", "take it out, or use function: topk")
     if metric.field is None:
         if metric.function != "count":
             remedy = "name the field or derive it runs over"
@@ -277,7 +279,7 @@ def _metric(metric: MetricSpec, path: str, columns: Columns) -> Iterator[Fault]:
     takes = _TAKES.get(metric.function)
     if kind is not None and takes is not None and kind not in takes:
         message = f"{metric.function} takes {', '.join(takes)}, not a {kind}"
-        remedy = "use count, first, last or distinct, or derive a number from it"
+        remedy = "use count, first, last, distinct or topk, or derive a number from it"
         yield Fault(f"{path}.field", metric.field, message, remedy)
 
 
@@ -285,17 +287,54 @@ def _anomalies(parts: Parts, columns: Columns, _limits: Limits) -> Iterator[Faul
     by_name = {a.name: a for a in parts.aggregations if a.name is not None}
     all_named = bool(parts.aggregations) and all(a.name is not None for a in parts.aggregations)
     for anomaly in parts.anomalies:
-        if anomaly.model is None:
+        rule, path = anomaly.model, anomaly.path
+        if rule is None:
             continue
-        yield from _detector(anomaly.model.detector, f"{anomaly.path}.detector")
-        aggregation = by_name.get(anomaly.model.aggregation)
-        if aggregation is None:
-            if all_named:
-                remedy = did_you_mean(anomaly.model.aggregation, by_name)
-                where = f"{anomaly.path}.aggregation"
-                yield Fault(where, anomaly.model.aggregation, "there is no aggregation of this name", remedy)
+        yield from _detector(rule.detector, f"{path}.detector")
+        shape = list(_one_watched(rule, path))
+        yield from shape
+        if shape:
             continue
-        yield from _watched(anomaly.model.metric, f"{anomaly.path}.metric", aggregation, columns)
+        if rule.aggregation is None:
+            yield from _watched_field(rule, path, columns)
+        elif (aggregation := by_name.get(rule.aggregation)) is not None:
+            yield from _watched(rule.watched, f"{path}.metric", aggregation, columns)
+        elif all_named:
+            remedy = did_you_mean(rule.aggregation, by_name)
+            yield Fault(f"{path}.aggregation", rule.aggregation, "there is no aggregation of this name", remedy)
+
+
+def _one_watched(rule: AnomalySpec, path: str) -> Iterator[Fault]:
+    """A rule watches a metric of an aggregation, or a field, grouped as it says itself."""
+    if rule.metric is None and rule.field is None:
+        message = "a rule watches a metric of an aggregation, or a field of single events"
+        yield Fault(path, rule.name, message, "add metric: or field:")
+    elif rule.metric is not None and rule.field is not None:
+        message = f"the rule watches metric {rule.metric} already"
+        yield Fault(f"{path}.field", rule.field, message, "take one of both out, or make it two rules")
+    elif rule.metric is not None:
+        if rule.aggregation is None:
+            remedy = "name the one that the metric is of, or watch a field"
+            yield Fault(f"{path}.aggregation", ABSENT, "a metric needs an aggregation", remedy)
+        if rule.group_by:
+            message = "windows have the groups of their aggregation"
+            yield Fault(f"{path}.groupBy", rule.group_by, message, "take it out; it belongs to field")
+    elif rule.aggregation is not None:
+        message = "single events are watched before they are aggregated"
+        yield Fault(f"{path}.aggregation", rule.aggregation, message, "take it out; groupBy says how they are grouped")
+
+
+def _watched_field(rule: AnomalySpec, path: str, columns: Columns) -> Iterator[Fault]:
+    named = [(f"{path}.field", rule.watched), *((f"{path}.groupBy[{i}]", g) for i, g in enumerate(rule.group_by))]
+    for where, name in named:
+        fault = columns.unknown(where, name, "field or derive")
+        if fault:
+            yield fault
+    yield from _unique(named[1:], "group column")
+    kind = columns.types.get(rule.watched)
+    if kind not in (None, "integer", "number"):
+        message = f"is of type {kind}, not a number"
+        yield Fault(f"{path}.field", rule.watched, message, "watch a number, or derive one from it")
 
 
 def _detector(detector: DetectorSpec, path: str) -> Iterator[Fault]:
@@ -319,7 +358,10 @@ def _watched(name: str, path: str, aggregation: AggregationPart, columns: Column
     kind = columns.types.get(found.model.field) if found.model.field else None
     if found.model.field and kind is None:
         return
-    if answer_type(found.model, kind) not in ("integer", "number"):
+    if found.model.function == "topk":
+        remedy = "watch a numeric metric, such as a count, with the field in groupBy"
+        yield Fault(path, name, "the metric is a list of values (topk), not a number", remedy)
+    elif answer_type(found.model, kind) not in ("integer", "number"):
         yield Fault(path, name, f"the metric is of type {kind}, not a number", "watch a numeric metric")
 
 

@@ -1,9 +1,10 @@
-"""Sketches: quantiles and distinct counts of any number of values in a few kilobytes, by Apache DataSketches.
+"""Sketches: quantiles, distinct counts and frequent values of any number of values in some kilobytes, by DataSketches.
 
 `quantiles` is a KLL sketch (Karnin, Lang, Liberty 2016, "Optimal quantile approximation in streams") of doubles with
 k = 400: the rank of an answer is off by at most 0.7 % (99 % confidence); up to 400 values it is exact. `uniques` is a
 HyperLogLog sketch (Flajolet et al. 2007, with HIP estimates) of 2^13 registers: 0.9 % relative standard error, exact
-for the first few hundred values.
+for the first few hundred values. `frequent` is a frequent items sketch (Anderson et al. 2017, "A high-performance
+algorithm for identifying frequent items in data streams"), see `slots_lg`.
 
 What is stored is a sequence of frames: a sketch's length (4 bytes, big-endian), then the sketch. So two of them merge
 by being put one behind the other, which SQL does; `compact` makes one frame of many. Loads numpy: import this module
@@ -12,28 +13,51 @@ only where a pipeline has such a metric.
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from typing import Any
 
 import datasketches
 import numpy as np
 
-from tidemill_contract.partials import Kind
+from tidemill_contract.partials import Partial
 from tidemill_contract.spec import MetricSpec
+from tidemill_contract.times import rfc3339_ms
 
 QUANTILES_K = 400
 UNIQUES_LG_K = 13
+VALUE_BYTES = 256
+"""A longer text is listed as its beginning, "…" and 16 digits of its SHA-256, so that different ones stay different."""
+_SHOWN_BYTES = 200
 _HEADER_BYTES = 4
+_LOAD = 0.75
+_ALL = datasketches.frequent_items_error_type.NO_FALSE_NEGATIVES
 
 
-def build(kind: Kind, values: Sequence[Any]) -> bytes | None:
-    """A stored sketch of values: numbers for quantiles, any for uniques. None if there are none."""
+def slots_lg(listed: int) -> int:
+    """Binary logarithm of the number of slots M that frequent values are kept in, to list `listed` of them.
+
+    Up to 0.75 M values their counts are exact. Beyond that each is off by at most 3.5 / M of all values, by the
+    library's documentation. M is 16 times `listed`, and at least 512: 0.7 %, as the ranks of quantiles.
+    """
+    return max(9, (16 * listed - 1).bit_length())
+
+
+def build(partial: Partial, values: Sequence[Any]) -> bytes | None:
+    """A stored sketch of values: numbers for quantiles, any for others; repeats count only for `frequent`. None: none.
+
+    Timestamps come as epoch milliseconds.
+    """
     if not len(values):
         return None
-    if kind == "quantiles":
+    if partial.kind == "quantiles":
         quantiles = datasketches.kll_doubles_sketch(QUANTILES_K)
         quantiles.update(np.asarray(values, dtype=np.float64))
         return _frame(quantiles.serialize())
+    if partial.kind == "frequent":
+        return _frame(_counted(values, slots_lg(partial.listed)).serialize())
     uniques = datasketches.hll_sketch(UNIQUES_LG_K, datasketches.tgt_hll_type.HLL_4)
     for value in values:
         # A sketch leaves an empty text out.
@@ -41,15 +65,21 @@ def build(kind: Kind, values: Sequence[Any]) -> bytes | None:
     return _frame(uniques.serialize_compact())
 
 
-def compact(kind: Kind, stored: bytes) -> bytes:
+def compact(partial: Partial, stored: bytes) -> bytes:
     """The same in one frame."""
-    return _frame(_quantiles(stored).serialize() if kind == "quantiles" else _uniques(stored).serialize_compact())
+    match partial.kind:
+        case "quantiles":
+            return _frame(_quantiles(stored).serialize())
+        case "frequent":
+            return _frame(_frequent(stored).serialize())
+        case _:
+            return _frame(_uniques(stored).serialize_compact())
 
 
-def evaluator(metric: MetricSpec) -> Callable[[bytes | None], float | int | None]:
+def evaluator(metric: MetricSpec, field_type: str | None) -> Callable[[bytes | None], Any]:
     """What turns a stored sketch into the metric's value: null of null, zero of what a query filled in (no bytes).
 
-    A quantile is the smallest value whose rank is at least q.
+    A quantile is the smallest value whose rank is at least q. Frequent values are a list, see `_lister`.
     """
 
     def quantile(stored: bytes | None) -> float | None:
@@ -63,7 +93,70 @@ def evaluator(metric: MetricSpec) -> Callable[[bytes | None], float | int | None
         estimate: float = _uniques(stored).get_estimate()
         return round(estimate)
 
-    return quantile if metric.function == "quantile" else distinct
+    match metric.function:
+        case "quantile":
+            return quantile
+        case "topk":
+            return _lister(metric.listed, _READ.get(str(field_type), str))
+        case _:
+            return distinct
+
+
+def _lister(k: int, read: Callable[[str], Any]) -> Callable[[bytes | None], list[dict[str, Any]] | None]:
+    """What lists the k most frequent values, the most frequent first, equally frequent ones in their own order.
+
+    Each is {value, count, error}: it occurred at most `count` and at least `count - error` times. Whatever is not
+    listed occurred at most as often as the last that is, or as `error` says if fewer than k are. Beyond the slots none
+    is listed if none occurs more often than the error.
+    """
+
+    def topk(stored: bytes | None) -> list[dict[str, Any]] | None:
+        if not stored:
+            return None
+        items = _frequent(stored).get_frequent_items(_ALL)  # the most frequent first
+        if len(items) > k:
+            least = items[k - 1][1]
+            items = takewhile(lambda item: item[1] >= least, items)
+        found = [(-most, read(text), most - fewest) for text, most, fewest, _ in items]
+        return [{"value": value, "count": -count, "error": error} for count, value, error in sorted(found)[:k]]
+
+    return topk
+
+
+_READ: dict[str, Callable[[str], Any]] = {
+    "integer": int,
+    "number": float,
+    "boolean": "true".__eq__,
+    "timestamp": lambda text: rfc3339_ms(int(text)),
+}
+
+
+_WRITE: dict[type, Callable[[Any], str]] = {
+    str: lambda value: value if len(value) * 4 <= VALUE_BYTES else _shortened(value),
+    float: lambda value: repr(value + 0.0),  # -0.0 is 0.0
+    bool: {True: "true", False: "false"}.__getitem__,
+    int: str,
+}
+
+
+def _shortened(text: str) -> str:
+    raw = text.encode()
+    if len(raw) <= VALUE_BYTES:
+        return text
+    return f"{raw[:_SHOWN_BYTES].decode(errors='ignore')}…{hashlib.sha256(raw).hexdigest()[:16]}"
+
+
+def _counted(values: Sequence[Any], lg: int) -> Any:
+    counts = list(Counter(values).items())
+    if len(counts) > _LOAD * 2**lg:
+        # Rare ones push each other out before frequent ones come: that keeps most of these. Equal batches give equal
+        # sketches.
+        counts.sort()
+        counts.sort(key=lambda pair: pair[1])
+    sketch, write = datasketches.frequent_strings_sketch(lg), _WRITE[type(values[0])]
+    for value, count in counts:
+        sketch.update(write(value), count)
+    return sketch
 
 
 def _frame(sketch: bytes) -> bytes:
@@ -90,3 +183,15 @@ def _uniques(stored: bytes) -> Any:
     for frame in _frames(stored):
         union.update(datasketches.hll_sketch.deserialize(frame))
     return union.get_result(datasketches.tgt_hll_type.HLL_4)
+
+
+def _frequent(stored: bytes) -> Any:
+    """All frames in one with as many slots as any has: a spec that asked for more or fewer values wrote others.
+
+    Frames are sorted, because SQL puts them together in no certain order, and beyond the slots the order matters.
+    """
+    parts = [datasketches.frequent_strings_sketch.deserialize(frame) for frame in sorted(_frames(stored))]
+    parts.sort(key=lambda part: float(part.epsilon))
+    for part in parts[1:]:
+        parts[0].merge(part)
+    return parts[0]

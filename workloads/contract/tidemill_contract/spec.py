@@ -20,7 +20,9 @@ Expression = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 TopicName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9._-]{1,249}$", max_length=249)]
 ConfigValue = Annotated[str, StringConstraints(max_length=256)]
 FieldType = Literal["string", "integer", "number", "boolean", "timestamp"]
-Function = Literal["count", "sum", "avg", "min", "max", "first", "last", "variance", "stddev", "quantile", "distinct"]
+Function = Literal[
+    "count", "sum", "avg", "min", "max", "first", "last", "variance", "stddev", "quantile", "distinct", "topk",
+]  # fmt: skip
 
 
 class Model(BaseModel):
@@ -124,6 +126,9 @@ class WindowSpec(Model):
         return max(DEFAULT_MAX_LENGTH, self.gap, key=parse_ms)
 
 
+DEFAULT_K = 10
+
+
 class MetricSpec(Model):
     """One number (or value) computed per group and window."""
 
@@ -131,6 +136,14 @@ class MetricSpec(Model):
     function: Function = Field(description="Aggregate function.")
     field: Name | None = Field(None, description="Field or derive it runs over; count may do without.")
     q: float | None = Field(None, gt=0, lt=1, description="The quantile, between 0 and 1 (quantile).")
+    k: int | None = Field(
+        None, ge=1, le=100, description=f"How many of the most frequent values (topk); default: {DEFAULT_K}."
+    )
+
+    @property
+    def listed(self) -> int:
+        """How many values it lists; 0: it lists none."""
+        return (self.k or DEFAULT_K) if self.function == "topk" else 0
 
 
 class AggregationSpec(Model):
@@ -161,12 +174,14 @@ class DetectorSpec(Model):
         None,
         gt=0,
         le=1000,
-        description="Score at and above which a window is anomalous; default: the detector's own.",
+        description="Score at and above which a window or event is anomalous; default: the detector's own.",
     )
-    warmup: int = Field(24, ge=2, le=100_000, description="Windows per group seen before anything is reported.")
+    warmup: int = Field(
+        24, ge=2, le=100_000, description="Windows or events per group seen before anything is reported."
+    )
     cooldown: Duration | None = Field(
         None,
-        description="How long after an anomaly no further one of its group is reported; default: 24 windows.",
+        description="How long after an anomaly no further one of its group is reported; default: 24 windows or events.",
     )
     weight: float | None = Field(None, gt=0, lt=1, description="Weight of the newest value (ewma); default: 0.01.")
     span: int | None = Field(None, ge=5, le=500, description="How many values are remembered (mad); default: 300.")
@@ -181,12 +196,21 @@ class DetectorSpec(Model):
 
 
 class AnomalySpec(Model):
-    """A detector on one metric."""
+    """A detector on a metric of closed windows, or on a field of single events."""
 
     name: Name = Field(description="Name of the rule.")
-    aggregation: Name = Field(description="Aggregation that it watches.")
-    metric: Name = Field(description="Metric that it watches.")
+    aggregation: Name | None = Field(None, description="Aggregation whose windows it watches (metric).")
+    metric: Name | None = Field(None, description="Metric that it watches; or field.")
+    field: Name | None = Field(None, description="Field or derive of single events that it watches; or metric.")
+    group_by: list[Name] = Field(
+        default_factory=list, max_length=8, description="Groups of events, each judged by itself (field); empty: one."
+    )
     detector: DetectorSpec = Field(default_factory=DetectorSpec, description="The detector and its settings.")
+
+    @property
+    def watched(self) -> str:
+        """The metric or the field."""
+        return self.metric or self.field or ""
 
 
 class EventsSpec(Model):
@@ -304,6 +328,12 @@ class PipelineSpec(Model):
     ingest: IngestSpec = Field(default_factory=lambda: IngestSpec(), description="The HTTP way in.")
     api: ApiSpec = Field(default_factory=lambda: ApiSpec(), description="The query service.")
     auth: AuthSpec = Field(default_factory=lambda: AuthSpec(), description="Who may call.")
+
+    @property
+    def group_columns(self) -> frozenset[str]:
+        """Every column that something is grouped by."""
+        lists = [*(a.group_by for a in self.aggregations), *(rule.group_by for rule in self.anomalies)]
+        return frozenset(name for names in lists for name in names)
 
     def aggregation(self, name: str) -> AggregationSpec:
         """The aggregation of that name.

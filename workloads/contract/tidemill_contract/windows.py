@@ -6,11 +6,12 @@ SQL text only, like `partials`; what answers sketches decodes bytes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from tidemill_contract.partials import AggregationLayout, Partial, quote, rollup_select, whole_partial
 from tidemill_contract.spec import MetricSpec
 
-SKETCHED_FUNCTIONS = frozenset({"quantile", "distinct"})
+SKETCHED_FUNCTIONS = frozenset({"quantile", "distinct", "topk"})
 """Functions whose merged partials are sketches: what SQL answers are their bytes (see `decoders`)."""
 
 
@@ -33,10 +34,12 @@ def answer_expression(metric: MetricSpec) -> str:
             return quote(f"_quantiles_{f}")
         case "distinct":
             return quote(f"_uniques_{f}")
+        case "topk":
+            return quote(f"_frequent_{f}")
 
 
 def answer_type(metric: MetricSpec, field_type: str | None) -> str:
-    """The spec type (string, integer, number, boolean, timestamp) of a metric's value."""
+    """The spec type (string, integer, number, boolean, timestamp) of a metric's value, or array."""
     match metric.function:
         case "count" | "distinct":
             return "integer"
@@ -44,18 +47,20 @@ def answer_type(metric: MetricSpec, field_type: str | None) -> str:
             return "number" if field_type == "number" else "integer"
         case "min" | "max" | "first" | "last":
             return str(field_type)
+        case "topk":
+            return "array"
         case _:
             return "number"
 
 
-def decoders(plan: AggregationLayout) -> dict[str, Callable[[bytes | None], float | int | None]]:
+def decoders(plan: AggregationLayout) -> dict[str, Callable[[bytes | None], Any]]:
     """By metric, what makes its value of what SQL answers, where that is a sketch."""
-    sketched = [metric for metric, _ in plan.metrics if metric.function in SKETCHED_FUNCTIONS]
+    sketched = [(metric, kind) for metric, kind in plan.metrics if metric.function in SKETCHED_FUNCTIONS]
     if not sketched:
         return {}
     from tidemill_contract import sketches  # loads numpy
 
-    return {metric.name: sketches.evaluator(metric) for metric in sketched}
+    return {metric.name: sketches.evaluator(metric, kind) for metric, kind in sketched}
 
 
 def window_source(

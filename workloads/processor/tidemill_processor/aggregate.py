@@ -103,7 +103,7 @@ def _sketches(values: pl.Series, partial: Partial) -> pl.Series:
     """Lists of values as stored sketches."""
     from tidemill_contract import sketches  # loads numpy
 
-    stored = [sketches.build(partial.kind, found) for found in values.to_list()]
+    stored = [sketches.build(partial, found) for found in values.to_list()]
     return pl.Series(partial.column, stored, dtype=pl.Binary)
 
 
@@ -134,10 +134,13 @@ def _sum(value: pl.Expr, name: str, frame: pl.DataFrame) -> pl.Expr:
     return pl.when(pl.col(name).count() > 0).then(value.sum())
 
 
+def _values(value: pl.Expr, name: str, frame: pl.DataFrame) -> pl.Expr:
+    column = pl.col(name)
+    return (column.cast(pl.Int64) if isinstance(frame.schema[name], pl.Datetime) else column).drop_nulls()
+
+
 def _distinct(value: pl.Expr, name: str, frame: pl.DataFrame) -> pl.Expr:
-    if isinstance(frame.schema[name], pl.Datetime):
-        value = value.cast(pl.Int64)
-    return value.drop_nulls().unique()
+    return _values(value, name, frame).unique()
 
 
 def _m2(value: pl.Expr, name: str, frame: pl.DataFrame) -> pl.Expr:
@@ -157,6 +160,7 @@ _KINDS: dict[str, Callable[[pl.Expr, str, pl.DataFrame], pl.Expr]] = {
     "m2": _m2,
     "quantiles": lambda value, name, frame: value.cast(pl.Float64).drop_nulls(),
     "uniques": _distinct,
+    "frequent": _values,
 }
 
 

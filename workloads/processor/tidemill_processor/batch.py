@@ -222,10 +222,10 @@ class BatchReader:
         ordered = any(m.function in ("first", "last") for a in spec.aggregations for m in a.metrics)
         self._needs_offsets = offsets or ordered or self._keeps_events
         derived = derived_types(spec)
-        grouped = {name for a in spec.aggregations for name in a.group_by}
-        self._derived_keys = [name for name in derived if name in grouped and derived[name] == "string"]
-        read = grouped | {m.field for a in spec.aggregations for m in a.metrics if m.field}
-        # Expressions may read any field; without them only what is grouped by or measured is put into columns.
+        self._derived_keys = [name for name in derived if name in spec.group_columns and derived[name] == "string"]
+        read = {m.field for a in spec.aggregations for m in a.metrics} | {rule.field for rule in spec.anomalies}
+        read |= spec.group_columns
+        # Expressions may read any field. Without them only what is grouped by, measured or watched is needed.
         self._columns = {f.name: POLARS_TYPES[f.type] for f in spec.source.fields if f.name in read or not self._plain}
 
     def read(self, messages: Sequence[Message], now_ms: int) -> Batch:

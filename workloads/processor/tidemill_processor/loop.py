@@ -73,6 +73,8 @@ class Loop:
         self._reader = BatchReader(config.spec, offsets=database.reader != LIVE)
         self._lookup = Positions(database, config, source, start_from)
         self._pace = Pace(rate)
+        # To judge an event takes longer than all else that is done with it: Kafka must not wait for many rules.
+        self._limit = BATCH_LIMIT // (1 + sum(rule.field is not None for rule in config.spec.anomalies))
         self._flush_seconds = parse_ms(config.spec.processor.flush_interval) / 1000
         self._connection: psycopg.Connection[Any] | None = None
         self._committer: Committer | None = None
@@ -134,7 +136,7 @@ class Loop:
         """Consume and decode for so long, or until a batch is full."""
         pieces: list[Piece] = []
         count, generation, deadline = 0, self._source.generation, time.monotonic() + seconds
-        limit = self._pace.limit(BATCH_LIMIT)
+        limit = self._pace.limit(self._limit)
         while count < limit and not self._stopping:
             left = deadline - time.monotonic()
             if left <= 0 and pieces:
@@ -364,6 +366,8 @@ class Loop:
         metrics.BATCH_EVENTS.observe(len(batch.messages))
         metrics.BATCH_SECONDS.observe(seconds)
         metrics.FRESHNESS_SECONDS.set(max(0.0, time.time() - min(batch.arrived.values()) / 1000))
+        if committed.anomalies:
+            metrics.ANOMALIES_DETECTED.inc(committed.anomalies)
         if batch.filtered:
             metrics.EVENTS_FILTERED.inc(sum(batch.filtered.values()))
         for letter in batch.dead:

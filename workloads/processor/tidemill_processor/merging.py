@@ -15,7 +15,10 @@ from tidemill_processor.aggregate import AFTER, END, NO_CUT, PANE, Aggregated
 from tidemill_processor.database import AggregationStore, Database, from_ms
 
 SKETCH_BYTES = 16 * 1024
-"""How long a row's appended sketches may grow; one of a million values takes 9 kB."""
+"""How long a row's appended sketches may grow; one of a million values takes 9 kB, unless it lists long texts.
+
+Where that makes even a compact one longer, it may grow to twice as much as it was then.
+"""
 
 
 @dataclass
@@ -71,12 +74,20 @@ def merge_sql(database: Database, store: AggregationStore) -> str:
         before, merge = "", _upsert(database, store)
     columns_of_sketches = [quote(p.column) for p in sketched(store)]
     if columns_of_sketches:
-        listed = ", ".join(f"t.{column}" for column in columns_of_sketches)
-        long = " OR ".join(f"octet_length({column}) > {SKETCH_BYTES}" for column in columns_of_sketches)
+        long = " OR ".join(_has_grown(f"t.{column}") for column in columns_of_sketches)
+        # Only of rows to be compacted, because what is returned is kept until all are merged.
+        listed = ", ".join(f"CASE WHEN {long} THEN t.{column} END AS {column}" for column in columns_of_sketches)
         merge = f"{merge} RETURNING t.window_start, t.tableoid::bigint, t.ctid::text, {listed}"
         before = ", ".join([*([before] if before else []), f"merged AS ({merge})"])
-        merge = f"SELECT * FROM merged WHERE {long}"
+        there = " OR ".join(f"{column} IS NOT NULL" for column in columns_of_sketches)
+        merge = f"SELECT * FROM merged WHERE {there}"
     return f"WITH {before} {merge}" if before else merge
+
+
+def _has_grown(column: str) -> str:
+    """SQL: the sketch is longer than it may be."""
+    first = f"('x' || encode(substr({column}, 1, 4), 'hex'))::bit(32)::integer"
+    return f"CASE WHEN octet_length({column}) > {SKETCH_BYTES} THEN octet_length({column}) > 2 * {first} ELSE false END"
 
 
 def _upsert(database: Database, store: AggregationStore) -> str:
@@ -149,8 +160,8 @@ def compact(
     """Make one frame again of sketches that have grown long, as the merge gave them back."""
     from tidemill_contract import sketches  # loads numpy
 
-    kinds = [partial.kind for partial in sketched(store)]
-    sets = ", ".join(f"{quote(p.column)} = %s" for p in sketched(store))
+    partials = sketched(store)
+    sets = ", ".join(f"{quote(p.column)} = %s" for p in partials)
     update = (
         f"UPDATE {database.qualified(store.table)} SET {sets}"
         " WHERE window_start = %s AND tableoid = %s AND ctid = %s::text::tid"
@@ -158,8 +169,8 @@ def compact(
     rows = []
     for start, table, place, *stored in long:
         values = [
-            sketches.compact(kind, sketch) if sketch is not None and len(sketch) > SKETCH_BYTES else sketch
-            for kind, sketch in zip(kinds, stored, strict=True)
+            sketches.compact(partial, sketch) if sketch is not None and len(sketch) > SKETCH_BYTES else sketch
+            for partial, sketch in zip(partials, stored, strict=True)
         ]
         rows.append((*values, start, table, place))
     if rows:

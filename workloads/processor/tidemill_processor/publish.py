@@ -210,8 +210,8 @@ class Publisher:
         with connection.transaction():
             rows = connection.execute(
                 "SELECT id, anomaly, aggregation, version, metric, group_key, window_start, window_end, value, score,"
-                f" expected, lower, upper, severity, revision FROM {self._schema}._anomalies WHERE NOT published"
-                f" ORDER BY id LIMIT {MARKED_ROWS}"
+                ' expected, lower, upper, severity, revision, epoch, partition, "offset"'
+                f" FROM {self._schema}._anomalies WHERE NOT published ORDER BY id LIMIT {MARKED_ROWS}"
                 " FOR UPDATE SKIP LOCKED"
             ).fetchall()
             for (
@@ -230,16 +230,22 @@ class Publisher:
                 high,
                 severity,
                 revision,
+                epoch,
+                partition,
+                offset,
             ) in rows:
                 key = msgspec.json.encode(group)
                 record = {
                     "anomaly": rule, "aggregation": aggregation, "version": version, "metric": metric, "group": group,
                     "window_start": rfc3339(start), "window_end": rfc3339(end), "value": value, "score": score,
                     "expected": expected, "lower": low, "upper": high, "severity": severity,
-                    "revision": revision,
+                    "revision": revision, "partition": partition, "offset": offset,
                 }  # fmt: skip
-                headers = {"id": f"{rule}/{version}/{rfc3339(start)}/{revision}/{key.decode()}", "anomaly": rule}
-                self._outlet.send(self._config.topic("anomalies"), key, record, headers)
+                if offset is None:
+                    id_ = f"{rule}/{version}/{rfc3339(start)}/{revision}/{key.decode()}"
+                else:
+                    id_ = f"{rule}/{epoch}/{partition}/{offset}"
+                self._outlet.send(self._config.topic("anomalies"), key, record, {"id": id_, "anomaly": rule})
             if rows:
                 self._outlet.settle()
                 ids = [row[0] for row in rows]

@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 
 from tidemill_contract.spec import AnomalySpec
+from tidemill_processor.anomalies import Anomaly, insert_anomalies
 from tidemill_processor.corrections import Corrections
 from tidemill_processor.database import AggregationStore, Database, to_ms
 from tidemill_processor.detectors import State, Verdict, judge
@@ -51,29 +52,16 @@ class ClosedWindow:
         """Where it starts, epoch ms."""
         return _epoch_ms(self.start)
 
+    def anomaly(self, store: AggregationStore, rule: AnomalySpec, verdict: Verdict) -> Anomaly:
+        """A verdict on it, to be stored."""
+        at = (store.name, store.version, rule.watched, self.group, self.start, self.end)
+        return Anomaly(rule.name, *at, verdict, self.revision)
+
 
 @lru_cache(maxsize=4096)
 def _epoch_ms(text: str) -> int:
     """The windows of a span start at few different times."""
     return round(dt.datetime.fromisoformat(text).timestamp() * 1000)
-
-
-def anomaly_row(store: AggregationStore, rule: AnomalySpec, window: ClosedWindow, verdict: Verdict) -> tuple[Any, ...]:
-    """An anomaly as `insert_anomalies` takes it."""
-    return (
-        rule.name, store.name, store.version, rule.metric, window.group, window.start, window.end, verdict.value,
-        verdict.score, verdict.expected, verdict.lower, verdict.upper, verdict.severity, window.revision,
-    )  # fmt: skip
-
-
-def insert_anomalies(connection: psycopg.Connection[Any], schema: str, rows: list[tuple[Any, ...]]) -> None:
-    """Store anomalies, from where they are published; one that is there already stays."""
-    connection.cursor().executemany(
-        f"INSERT INTO {schema}._anomalies (anomaly, aggregation, version, metric, group_key, window_start, window_end,"
-        " value, score, expected, lower, upper, severity, revision)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
-        rows,
-    )
 
 
 class Rescorer:
@@ -119,7 +107,7 @@ class Rescorer:
         for window in windows:
             for rule in self._rules:
                 key = (rule.name, window.group, window.start_ms)
-                value, verdict = window.metrics.get(rule.metric), None
+                value, verdict = window.metrics.get(rule.watched), None
                 if value is not None:
                     if key not in states:
                         continue
@@ -128,7 +116,7 @@ class Rescorer:
                     shown = told[key] if value is None else float(value)
                     verdict = Verdict(shown, 0.0, CLEARED, None, None, None)
                 if verdict is not None:
-                    found.append(anomaly_row(self._store, rule, window, verdict))
+                    found.append(window.anomaly(self._store, rule, verdict))
         insert_anomalies(connection, self._schema, found)
         self._noted.done(connection, corrected)
         return len(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from itertools import islice
 from typing import Any
 
@@ -10,9 +9,10 @@ import psycopg
 
 from tidemill_contract import metrics
 from tidemill_contract.spec import AnomalySpec
+from tidemill_processor.anomalies import Anomaly, Known, insert_anomalies, read_states, save_states
 from tidemill_processor.database import AggregationStore, Database
 from tidemill_processor.detectors import State, judge
-from tidemill_processor.rescoring import ClosedWindow, Rescorer, anomaly_row, insert_anomalies
+from tidemill_processor.rescoring import ClosedWindow, Rescorer
 from tidemill_processor.windows import Span, WindowReader
 
 SPAN_PANES = 64
@@ -72,10 +72,10 @@ class Scanner:
         while piece := list(islice((ClosedWindow.of(self._reader, row) for row in rows), PIECE_WINDOWS)):
             before = self._states(connection, {window.group for window in piece})
             states, history = dict(before), []
-            found: list[tuple[Any, ...]] = []
+            found: list[Anomaly] = []
             for window in piece:
                 for rule in self._rules:
-                    value = window.metrics[rule.metric]
+                    value = window.metrics[rule.watched]
                     if value is None:
                         continue
                     known = states.get((rule.name, window.group), {})
@@ -84,25 +84,21 @@ class Scanner:
                         rule.detector, known, window.start_ms, float(value)
                     )
                     if verdict is not None:
-                        found.append(anomaly_row(self._store, rule, window, verdict))
-            self._save(connection, {key: state for key, state in states.items() if before.get(key) is not state})
+                        found.append(window.anomaly(self._store, rule, verdict))
+            changed = [
+                Known(rule, self._store.id, group, state)
+                for (rule, group), state in states.items()
+                if before.get((rule, group)) is not state
+            ]
+            save_states(connection, self._schema, changed)
             insert_anomalies(connection, self._schema, found)
             self._again.remember(connection, history)
             count += len(found)
         return count
 
     def _states(self, connection: psycopg.Connection[Any], groups: set[str]) -> dict[tuple[str, str], State]:
-        query = (
-            f"SELECT anomaly, group_key, state FROM {self._schema}._detectors"
-            " WHERE aggregation_id = %s AND anomaly = ANY(%s) AND group_key = ANY(%s)"
+        found = (
+            (rule.name, read_states(connection, self._schema, rule.name, self._store.id, groups))
+            for rule in self._rules
         )
-        rules = [rule.name for rule in self._rules]
-        rows = connection.execute(query, (self._store.id, rules, list(groups)))
-        return {(rule, group): state for rule, group, state in rows}
-
-    def _save(self, connection: psycopg.Connection[Any], states: dict[tuple[str, str], State]) -> None:
-        connection.cursor().executemany(
-            f"INSERT INTO {self._schema}._detectors (anomaly, aggregation_id, group_key, state) VALUES (%s, %s, %s, %s)"
-            " ON CONFLICT (anomaly, aggregation_id, group_key) DO UPDATE SET state = EXCLUDED.state",
-            [(rule, self._store.id, group, json.dumps(state)) for (rule, group), state in states.items()],
-        )
+        return {(rule, group): state for rule, states in found for group, state in states.items()}

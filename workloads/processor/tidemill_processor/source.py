@@ -20,6 +20,7 @@ from quixstreams import Application
 from quixstreams.kafka import ConnectionConfig
 
 from tidemill_contract import names
+from tidemill_contract.event import MAX_RECORD_BYTES
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ PRODUCER_TUNING: Mapping[str, Any] = {
     # A report a record costs as much as encoding it; what matters is whether one failed.
     "delivery.report.only.error": True,
     "compression.type": "lz4",
+    # What the topics take: a window of long texts is a long record, and one that is refused holds up all after it.
+    "message.max.bytes": MAX_RECORD_BYTES,
     "partitioner": "murmur2_random",
     "log_level": 3,
 }

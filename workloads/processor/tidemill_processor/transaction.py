@@ -5,7 +5,8 @@
 3. COPY the partials into temporary tables, then take the aggregations' locks in id order.
 4. Read `closed_until` again under the locks; where it moved on, aggregate again with what is late now. So are sessions
    of which something may be late: only now is it known which of them are open.
-5. Merge, write dead letters and kept events, advance the offsets. Commit.
+5. Merge, write dead letters, kept events and what detectors of single events know and found, advance the offsets.
+   Commit.
 
 Partitions that a replay has handed over count for its versions too, from the position at which it marked them (see
 `replay`); the mark is read with the position.
@@ -32,6 +33,7 @@ from tidemill_processor.database import CLOCK_MS, LIVE, AggregationStore, Databa
 from tidemill_processor.merging import Work
 from tidemill_processor.replay import Handover
 from tidemill_processor.sessions import SessionMerger, aggregate_sessions
+from tidemill_processor.watching import Watcher
 from tidemill_processor.watermark import PartitionTime
 
 DAY_MS = 86_400_000
@@ -77,6 +79,7 @@ class Committed:
 
     Attributes:
         late: late events by (aggregation, policy).
+        anomalies: found in single events.
         handed: partitions that a replay leaves to live processors from now on.
     """
 
@@ -84,6 +87,7 @@ class Committed:
     changes: tuple[Change, ...]
     late: dict[tuple[str, str], int]
     rows: int
+    anomalies: int = 0
     handed: frozenset[int] = frozenset()
 
 
@@ -109,6 +113,7 @@ class Committer:
         self._watched = {rule.aggregation for rule in config.spec.anomalies}
         self._event_days = partition_days(parse_ms(config.spec.events.retention))
         self._partitions_made: set[tuple[str, int]] = set()
+        self._watcher = Watcher(database, config)
         self._sessions: dict[int, SessionMerger] = {}
         self._merges: dict[int, str] = {}
         for store in stores:
@@ -137,6 +142,7 @@ class Committer:
     def _commit(self, batch: Batch, positions: dict[int, Position]) -> Committed:
         epochs = {p: position.epoch for p, position in positions.items()}
         works = self._aggregate(batch, epochs)
+        judged = self._watcher.judge(self._connection, batch, positions, epochs)
         handed: frozenset[int] = frozenset()
         with self._connection.transaction():
             rows, now_ms = self._fence(batch, positions)
@@ -146,20 +152,24 @@ class Committer:
                 batch, handed = self.handover.cut(self._connection, batch, starts)
                 works = works if batch is whole else self._aggregate(batch, epochs)
             self._keep_events(batch, epochs)
+            self._watcher.store(self._connection, judged)
             changes = self._merge(works, epochs)
             letters, late = refused.late(self._connection, self._database, batch, works)
             refused.write(self._connection, self._database, [*batch.dead, *letters], epochs)
             self._advance(batch, rows, now_ms)
         moved = {p: replace(positions[p], next_offset=offset) for p, offset in batch.next_offsets.items()}
+        self._watcher.keep(judged, moved)
         rows_written = sum(work.result.rows.height for work in works)
-        return Committed(moved, tuple(changes), late, rows_written, handed)
+        return Committed(moved, tuple(changes), late, rows_written, len(judged.found), handed)
 
     def attempt(self, batch: Batch, positions: dict[int, Position]) -> None:
         """Try whether a batch's rows can be stored, and undo it. Raises what `commit` raises."""
         epochs = {p: position.epoch for p, position in positions.items()}
         works = self._aggregate(batch, epochs)
+        judged = self._watcher.judge(self._connection, batch, positions, epochs)
         with self._connection.transaction() as transaction:
             self._keep_events(batch, epochs)
+            self._watcher.store(self._connection, judged)
             self._merge(works, epochs)
             raise psycopg.Rollback(transaction)
 

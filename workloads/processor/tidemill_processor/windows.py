@@ -38,15 +38,15 @@ class WindowReader:
         answers = [f"{expression} AS {quote(name)}" for name, _, expression in answer_columns(plan)]
         self.revised = plan.reopen_ms is not None
         times = ["window_start", "window_end"] if plan.sessions else ["window_start"]
+        size = dt.timedelta(milliseconds=plan.size_ms)
         self._selected = ", ".join([*(quote(name) for name in self.groups), *times, *answers])
         self.columns = [*self.groups, "window_start", "window_end", *self.metrics]
         decode = decoders(plan)
         # Most values are as JSON has them: only the others are touched, row by row.
-        plain = [*(_PLAIN.get(kind) for _, kind in plan.group_by), *(_PLAIN["timestamp"] for _ in times)]
+        plain = [*(_PLAIN.get(kind) for _, kind in plan.group_by), *(_one_after_another(rfc3339) for _ in times)]
         plain += [decode.get(name) or _PLAIN.get(kind) for name, kind, _ in answer_columns(plan)]
         self._plain = [(index, convert) for index, convert in enumerate(plain) if convert is not None]
-        size = dt.timedelta(milliseconds=plan.size_ms)
-        self._end = lru_cache(maxsize=4096)(lambda start: rfc3339(start + size))
+        self._end = _one_after_another(lambda start: rfc3339(start + size))
 
     def span(self, connection: psycopg.Connection[Any], after_ms: int | None, until_ms: int, panes: int) -> Span | None:
         """The next windows that ended in (after, until], about `panes` panes of them; None: there are none.
@@ -154,7 +154,7 @@ class WindowReader:
 
         Must run inside a transaction: rows come through a server-side cursor, so memory is bounded.
         """
-        with connection.cursor(name="windows") as cursor:
+        with connection.cursor(name="windows", binary=True) as cursor:
             cursor.itersize = FETCH_ROWS
             revision = f", coalesce({quote(REVISION)}, 0)" if revised else ""
             cursor.execute(f"SELECT {self._selected}{revision} FROM {source}", parameters)
@@ -172,5 +172,18 @@ class WindowReader:
         return values
 
 
-# An exact integer sum comes as a Decimal. The windows of a page start at few different times.
+def _one_after_another(convert: Callable[[dt.datetime], str]) -> Callable[[dt.datetime], str]:
+    """Converts times; of equal ones in a row only the first. Comparing them is cheap, hashing them is not."""
+    last, text = None, ""
+
+    def converted(moment: dt.datetime) -> str:
+        nonlocal last, text
+        if moment != last:
+            last, text = moment, convert(moment)
+        return text
+
+    return converted
+
+
+# An exact integer sum comes as a Decimal.
 _PLAIN: dict[str, Callable[[Any], Any]] = {"integer": int, "timestamp": lru_cache(maxsize=4096)(rfc3339)}

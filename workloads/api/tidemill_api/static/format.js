@@ -53,7 +53,17 @@ export function duration(ms) {
 export function value(cell, type) {
   if (cell === null || cell === undefined) return "null";
   if (type === "timestamp") return time(Date.parse(cell));
+  if (Array.isArray(cell)) return frequent(cell);
   return typeof cell === "number" ? number(cell) : String(cell);
+}
+
+const LISTED = 5;
+
+/** The values that a topk metric lists, with how often they occurred, or at most. */
+function frequent(cell) {
+  const texts = cell.slice(0, LISTED).map(({ value, count, error }) => `${value}: ${error ? "≤ " : ""}${number(count)}`);
+  const more = cell.length - texts.length;
+  return (texts.join(", ") || "–") + (more ? ` and ${more} more` : "");
 }
 
 /** A group's values as one text. */

@@ -74,11 +74,12 @@ export function showAnomalies(list, note, answer, total) {
     const group = Object.entries(found.group).map(([name, content]) => `${name} ${content}`).join(", ");
     const bounds = found.lower === null || found.upper === null ? ""
       : `, expected ${format.number(found.lower)} to ${format.number(found.upper)}`;
+    const where = found.offset === null ? found.aggregation : `partition ${found.partition}, offset ${found.offset}`;
     return element("li", {},
       element("p", { class: "line-one" }, element("strong", {}, found.anomaly),
         element("time", { datetime: found.window_start }, format.time(Date.parse(found.window_start)))),
       element("p", {}, `${found.metric} ${format.number(found.value)}${bounds}`),
-      element("p", { class: "note" }, `${found.severity} · ${found.aggregation}${group ? ` · ${group}` : ""} · score ${format.number(found.score)}`));
+      element("p", { class: "note" }, `${found.severity} · ${where}${group ? ` · ${group}` : ""} · score ${format.number(found.score)}`));
   }));
 }
 

@@ -1,7 +1,7 @@
 """What is usual at an hour of the day or week: the mean of each hour over its last occurrences.
 
-A rhythm is {"hour", "count", "sum", "usual"}: the present hour's values so far, and for each hour
-[occurrences, mean] or null. An hour counts as one occurrence, however many windows it has.
+A rhythm is {"hour", "count", "sum", "usual"}: the present hour since the epoch, its values so far, and for each hour
+[occurrences, mean] or null. An hour counts as one occurrence, however many values it has.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ def start(period: str) -> State:
 
 def usual(rhythm: State, at_ms: int) -> float | None:
     """What is usual at a time; None while it is not known."""
-    known = rhythm["usual"][_hour(rhythm, at_ms)]
+    known = rhythm["usual"][at_ms // HOUR_MS % len(rhythm["usual"])]
     return known[1] if known and known[0] >= ENOUGH else None
 
 
 def learn(rhythm: State, at_ms: int, value: float) -> State:
-    """The rhythm with one more value."""
-    hour = _hour(rhythm, at_ms)
+    """The rhythm with one more value. One of an hour that is over by less than a day comes too late for it."""
+    hour = at_ms // HOUR_MS
     if hour == rhythm["hour"]:
         return {**rhythm, "count": rhythm["count"] + 1, "sum": rhythm["sum"] + value}
+    # A clock that was set back further goes on from there.
+    if rhythm["count"] and 0 < rhythm["hour"] - hour < HOURS["day"]:
+        return rhythm
     return {"hour": hour, "count": 1, "sum": value, "usual": _settled(rhythm) if rhythm["count"] else rhythm["usual"]}
 
 
 def _settled(rhythm: State) -> list[list[float] | None]:
     """The hours' means once the present hour is over."""
     mean = rhythm["sum"] / rhythm["count"]
-    times, before = rhythm["usual"][rhythm["hour"]] or (0, 0.0)
+    place = rhythm["hour"] % len(rhythm["usual"])
+    times, before = rhythm["usual"][place] or (0, 0.0)
     after = before + max(1 / (times + 1), 1 / OCCURRENCES) * (mean - before)
     settled = list(rhythm["usual"])
-    settled[rhythm["hour"]] = [min(times + 1, OCCURRENCES), float(f"{after:.9g}")]
+    settled[place] = [min(times + 1, OCCURRENCES), float(f"{after:.9g}")]
     return settled
-
-
-def _hour(rhythm: State, at_ms: int) -> int:
-    return at_ms // HOUR_MS % len(rhythm["usual"])

@@ -1,0 +1,390 @@
+"""Detectors on single events against a naive one: any batches, crashes, zombies, competing replicas, forgotten groups.
+
+And as processes on real Kafka: what is learnt survives a kill and moves to another one; topic and API tell of it.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from confluent_kafka import Consumer
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tidemill_contract.runtime import AggregationRef, PipelineConfig, WorkloadSettings
+from tidemill_contract.spec import AnomalySpec, PipelineSpec
+from tidemill_contract.times import rfc3339_ms
+from tidemill_processor import watching
+from tidemill_processor.batch import BatchReader
+from tidemill_processor.database import Database
+from tidemill_processor.detectors import State, Verdict, judge
+from tidemill_processor.transaction import Committer, Fenced, Position, is_refusal
+
+pytestmark = pytest.mark.integration
+
+BASE = 1_700_000_000_000 // 60_000 * 60_000
+PARTITIONS = 3
+SPEC: dict[str, Any] = {
+    "source": {
+        "topic": {"partitions": PARTITIONS},
+        "fields": [
+            {"name": "ts", "type": "timestamp", "required": True},
+            {"name": "k", "type": "string"},
+            {"name": "v", "type": "number"},
+            {"name": "i", "type": "integer"},
+        ],
+        "eventTime": {"field": "ts", "idleTimeout": "10m"},
+    },
+    "transform": {"filter": "i IS NULL OR i <> 13", "derive": [{"name": "ratio", "expression": "v / i"}]},
+    "aggregations": [
+        {
+            "name": "by_k",
+            "groupBy": ["k"],
+            "window": {"type": "tumbling", "size": "1m"},
+            "metrics": [{"name": "n", "function": "count"}],
+        }
+    ],
+    "anomalies": [
+        {
+            "name": "by_key",
+            "field": "v",
+            "groupBy": ["k"],
+            "detector": {"type": "zscore", "threshold": 2, "warmup": 3, "cooldown": "0s"},
+        },
+        {"name": "ratios", "field": "ratio", "detector": {"type": "mad", "threshold": 3, "warmup": 4}},
+        {
+            "name": "pairs",
+            "field": "i",
+            "groupBy": ["k", "v"],
+            "detector": {"type": "ewma", "threshold": 1, "warmup": 2, "cooldown": "5s"},
+        },
+    ],
+    "processor": {"flushInterval": "100ms"},
+    "auth": {"required": False},
+    "api": {"cacheTtl": "0s"},
+}
+
+
+def config(name: str, spec: dict[str, Any]) -> PipelineConfig:
+    return PipelineConfig(
+        namespace="tests",
+        name=name,
+        generation=1,
+        spec=PipelineSpec.model_validate(spec),
+        aggregations=(AggregationRef(name="by_k"),),
+    )
+
+
+CONFIG = config("singles", SPEC)
+Told = dict[tuple[str, int, int], tuple[str, int, Verdict]]
+"""Anomalies: group, time and verdict by rule, partition and offset."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A Kafka record, as the processor sees one."""
+
+    p: int
+    o: int
+    members: dict[str, Any]
+
+    def key(self) -> bytes | None:
+        return None
+
+    def value(self) -> bytes:
+        return json.dumps(self.members).encode()
+
+    def partition(self) -> int:
+        return self.p
+
+    def offset(self) -> int:
+        return self.o
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, BASE
+
+    def headers(self) -> None:
+        return None
+
+
+def naive(rules: list[AnomalySpec], logs: dict[int, list[Record]]) -> tuple[Told, dict[tuple[str, int, str], State]]:
+    """What one reader of each partition finds that nothing interrupts, and what it knows in the end."""
+    told: Told = {}
+    knows: dict[tuple[str, int, str], State] = {}
+    for rule in rules:
+        for p, log in logs.items():
+            known: list[tuple[str, State]] = []
+            for record in log:
+                members = record.members
+                i, v = members.get("i"), members.get("v")
+                ratio = v / i if v is not None and i else None
+                value = {"v": v, "i": i, "ratio": ratio}[rule.watched]
+                if i == 13 or value is None:
+                    continue
+                group = json.dumps({name: members.get(name) for name in rule.group_by}, sort_keys=True)
+                state = next((s for g, s in known if g == group), {})
+                known = [(g, s) for g, s in known if g != group][-(watching.MOST_GROUPS - 1) :]
+                verdict, after = judge(rule.detector, state, members["ts"], float(value))
+                known.append((group, after))
+                if verdict is not None:
+                    told[rule.name, p, record.o] = (group, members["ts"], verdict)
+            knows |= {(rule.name, p, group): state for group, state in known}
+    return told, knows
+
+
+def stored(
+    query: Callable[[str], list[tuple[Any, ...]]],
+) -> tuple[Told, dict[tuple[str, int, str], State]]:
+    """The same from Postgres."""
+    rows = query(
+        'SELECT anomaly, partition, "offset", group_key, (extract(epoch FROM window_start) * 1000)::bigint, value,'
+        " score, severity, expected, lower, upper FROM {s}._anomalies"
+    )
+    told = {
+        (rule, p, o): (json.dumps(group, sort_keys=True), at, Verdict(*figures))
+        for rule, p, o, group, at, *figures in rows
+    }
+    assert len(told) == len(rows)
+    states = query("SELECT anomaly, -1 - aggregation_id, group_key, (state - 'field')::text FROM {s}._detectors")
+    return told, {(rule, p, group): json.loads(state, parse_int=float) for rule, p, group, state in states}
+
+
+def draw_events(rnd: random.Random, number: int) -> dict[int, list[Record]]:
+    """Logs of few keys, many equal times and out of order; a value in ten is far from the others."""
+    logs: dict[int, list[Record]] = {p: [] for p in range(PARTITIONS)}
+    for _ in range(number):
+        members: dict[str, Any] = {"ts": BASE + rnd.randrange(0, 60) * 1_000, "k": rnd.choice(["a", "b", None, "ü\n"])}
+        if rnd.random() < 0.9:
+            members["v"] = rnd.choice([0.0, 1.5, 2.0, 3.25]) + rnd.choice([0.0] * 9 + [1e3])
+        if rnd.random() < 0.9:
+            members["i"] = rnd.choice([0, 1, 2, 3, 13, 2**62])
+        p = rnd.randrange(PARTITIONS)
+        logs[p].append(Record(p, len(logs[p]), members))
+    return logs
+
+
+class Process:
+    """A processor, its loop played by the test."""
+
+    def __init__(self, connection: psycopg.Connection[Any], database: Database) -> None:
+        self.connection, self.database = connection, database
+        self.reader = BatchReader(CONFIG.spec)
+        self.start()
+
+    def start(self) -> None:
+        stores = self.database.aggregations(self.connection)
+        self.committer = Committer(self.connection, self.database, stores, CONFIG)
+        self.positions: dict[int, Position] = {}
+        self.seek(range(PARTITIONS))
+
+    def seek(self, partitions: Any) -> None:
+        rows = self.connection.execute(f"SELECT partition, next_offset, epoch FROM {self.database.schema}._offsets")
+        self.positions |= {p: Position(offset, epoch) for p, offset, epoch in rows if p in partitions}
+
+    def step(self, logs: dict[int, list[Record]], chosen: list[int], size: int, *, how: str) -> None:
+        """One batch of these partitions from where this process believes them; without those that another has moved."""
+        read = [log[self.positions[p].next_offset :][:size] for p, log in logs.items() if p in chosen]
+        batch = self.reader.read([record for records in read for record in records], BASE + 86_400_000)
+        while batch.next_offsets:
+            try:
+                if how == "refused":
+                    self.committer.attempt(batch, self.positions)
+                with self.connection.transaction() as transaction:
+                    committed = self.committer.commit(batch, self.positions)
+                    if how == "dies":
+                        raise psycopg.Rollback(transaction)
+            except Fenced as fenced:
+                self.seek(fenced.partitions)
+                batch = batch.without(fenced.partitions)
+            else:
+                if how == "dies":
+                    self.start()
+                elif how != "rolled back":
+                    self.positions |= committed.positions
+                return
+
+
+STEP = st.tuples(
+    st.integers(0, 1),
+    st.lists(st.integers(0, PARTITIONS - 1), min_size=1, unique=True),
+    st.integers(1, 40),
+    st.sampled_from(["", "", "", "dies", "rolled back", "refused"]),
+)
+
+
+@pytest.fixture
+def stage(make_schema: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    # So that groups are forgotten, and states read anew, every now and then.
+    monkeypatch.setattr(watching, "MOST_GROUPS", 5)
+    monkeypatch.setattr(watching, "HELD_STATES", 18)
+    return make_schema(CONFIG)
+
+
+def wipe(connection: psycopg.Connection[Any], schema: str) -> None:
+    connection.execute(f"TRUNCATE {schema}.by_k_v1, {schema}._detectors, {schema}._anomalies")
+    connection.execute(
+        f"UPDATE {schema}._offsets SET next_offset = 0, epoch = 0, max_event_time = NULL, suspects = '{{}}'"
+    )
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 300), st.lists(STEP, max_size=16), st.integers(0, 10**9))
+def test_verdicts_equal_a_naive_model(stage: Any, number: int, script: list[Any], seed: int) -> None:
+    """Two replicas on the same partitions, that die, are rolled back and fenced: as if each was read once, at once."""
+    connection, database = stage
+    wipe(connection, database.schema)
+    logs = draw_events(random.Random(seed), number)
+    processes = [Process(connection, database) for _ in range(2)]
+    for who, chosen, size, how in script:
+        processes[who].step(logs, chosen, size, how=how)
+    for process in processes:
+        process.seek(range(PARTITIONS))
+        process.step(logs, list(range(PARTITIONS)), 1_000, how="")
+    told, knows = stored(lambda text: connection.execute(text.replace("{s}", database.schema)).fetchall())
+    assert (told, knows) == naive(CONFIG.spec.anomalies, logs)
+
+
+def test_a_replay_raises_no_old_alarms(stage: Any) -> None:
+    connection, database = stage
+    wipe(connection, database.schema)
+    replay = Database(WorkloadSettings(reader="replay-x-1"), CONFIG, 10)
+    batch = BatchReader(CONFIG.spec).read(draw_events(random.Random(1), 50)[0], BASE + 86_400_000)
+    judged = watching.Watcher(replay, CONFIG).judge(connection, batch, {0: Position(0, 0)}, {0: 0})
+    assert judged == watching.Judged()
+
+
+def test_another_field_starts_anew(stage: Any) -> None:
+    """What a rule knew of its former field says nothing about the new one."""
+    connection, database = stage
+    wipe(connection, database.schema)
+    logs = draw_events(random.Random(1), 50)
+    Process(connection, database).step(logs, [0], 100, how="")
+    again = config("singles", {**SPEC, "anomalies": [{**SPEC["anomalies"][0], "field": "i"}]})
+    position = Position(len(logs[0]), 0)
+    event = Record(0, position.next_offset, {"ts": BASE, "k": "a", "i": 5})
+    batch = BatchReader(again.spec).read([event], BASE + 86_400_000)
+    judged = watching.Watcher(database, again).judge(connection, batch, {0: position}, {0: 0})
+    assert [known.state["n"] for known in judged.changed] == [1]
+
+
+def test_a_group_that_postgres_cannot_keep_is_a_refused_event(make_schema: Callable[..., Any]) -> None:
+    """Told as an error about values, so that the event is found and refused and the others go on."""
+    fields = [{"name": f"k{n}", "type": "string"} for n in range(8)]
+    rule = {"name": "wide", "field": "v", "groupBy": [field["name"] for field in fields]}
+    source = {**SPEC["source"], "fields": [*SPEC["source"]["fields"], *fields]}
+    wide = config("wide", {**SPEC, "source": source, "anomalies": [rule]})
+    connection, database = make_schema(wide)
+    generator = random.Random(1)
+    keys = {f["name"]: "".join(chr(generator.randrange(0x100, 0xD000)) for _ in range(340)) for f in fields}
+    batch = BatchReader(wide.spec).read([Record(0, 0, {"ts": BASE, "v": 1.0, **keys})], BASE + 86_400_000)
+    committer = Committer(connection, database, database.aggregations(connection), wide)
+    with pytest.raises(psycopg.Error) as refused:
+        committer.attempt(batch, {0: Position(0, 0)})
+    assert is_refusal(refused.value)
+
+
+LIVE = config(
+    "singly",
+    {
+        **SPEC,
+        "anomalies": [
+            {"name": "any", "field": "v", "detector": {"cooldown": "0s"}},
+            {"name": "by_key", "field": "v", "groupBy": ["k"], "detector": {"type": "mad", "threshold": 6}},
+        ],
+    },
+)
+
+
+def readings(rnd: random.Random, p: int, first: int, number: int) -> list[Record]:
+    """A partition's events; every fiftieth is far off."""
+    return [
+        Record(
+            p, o, {"ts": BASE + o * 250, "k": rnd.choice("ab"), "v": rnd.gauss(20, 2) + (200 if o % 50 == 49 else 0)}
+        )
+        for o in range(first, first + number)
+    ]
+
+
+@pytest.mark.slow
+def test_what_is_learnt_survives_kills_and_moves(
+    make_bench: Callable[..., Any], documented: Callable[..., None]
+) -> None:
+    """Two replicas, one killed with events on the way and replaced: rows, records and answers are the naive model's."""
+    running = make_bench(LIVE)
+    rnd = random.Random(5)
+    logs: dict[int, list[Record]] = {p: [] for p in range(PARTITIONS)}
+
+    def produce(number: int) -> None:
+        for p, log in logs.items():
+            new = readings(rnd, p, len(log), number)
+            log += new
+            running.produce([record.value() for record in new], partition=p)
+
+    victim = running.start(0)
+    running.start(1)
+    produce(300)
+    running.await_consumed(300 * PARTITIONS)
+    produce(300)
+    victim.kill()
+    victim.wait()
+    produce(300)
+    running.start(2)
+    running.await_consumed(900 * PARTITIONS, seconds=90)
+    produce(100)
+    running.await_consumed(1_000 * PARTITIONS)
+    told, knows = stored(running.query)
+    assert (told, knows) == naive(LIVE.spec.anomalies, logs)
+    assert {rule for rule, _, _ in told} == {"any", "by_key"}
+    assert len(told) >= 40
+
+    records = read_by_id(running, len(told))
+    assert records.keys() == {f"{rule}/0/{p}/{o}" for rule, p, o in told}
+    for (rule, p, o), (group, at, verdict) in told.items():
+        assert records[f"{rule}/0/{p}/{o}"] == {
+            "anomaly": rule, "aggregation": "", "version": 0, "metric": "v", "group": json.loads(group),
+            "window_start": rfc3339_ms(at), "window_end": rfc3339_ms(at), "value": verdict.value,
+            "score": verdict.score, "expected": verdict.expected, "lower": verdict.lower, "upper": verdict.upper,
+            "severity": verdict.severity, "revision": 0, "partition": p, "offset": o,
+        }  # fmt: skip
+        documented("anomalies", records[f"{rule}/0/{p}/{o}"])
+
+    running.start(module="tidemill_api")
+    running.eventually(running.health, what="the API answers")
+    url = f"http://127.0.0.1:{running.ports[-1]}/v1/pipelines/{LIVE.name}/anomalies"
+    answer = httpx.get(url, params={"limit": "1000", "anomaly": "by_key", "partition": "1"}, timeout=20).json()
+    shown = {(row["offset"], row["window_start"], row["value"]) for row in answer["data"]}
+    assert shown == {
+        (o, rfc3339_ms(at), verdict.value)
+        for (rule, p, o), (_, at, verdict) in told.items()
+        if (rule, p) == ("by_key", 1)
+    }
+
+
+def read_by_id(bench: Any, number: int) -> dict[str, Any]:
+    """Records of the anomalies topic by id, until there are so many; repeats have the same id."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bench.servers.kafka,
+            "group.id": f"read-{time.time_ns()}",
+            "auto.offset.reset": "earliest",
+        }
+    )
+    consumer.subscribe([bench.config.topic("anomalies")])
+    found: dict[str, Any] = {}
+    deadline = time.monotonic() + 60
+    try:
+        while len(found) < number and time.monotonic() < deadline:
+            for message in consumer.consume(500, 0.5):
+                if message.error() is None:
+                    found[dict(message.headers())["id"].decode()] = json.loads(message.value())
+    finally:
+        consumer.close()
+    return found

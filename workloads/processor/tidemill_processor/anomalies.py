@@ -1,0 +1,101 @@
+"""What detectors know and what they found, as rows; whose transaction it is decides what these move together with."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import psycopg
+
+from tidemill_processor.detectors import State, Verdict
+
+_LONG = re.compile(r"(?<![.\d])\d{17}")
+"""What was a float: counts and hours have fewer digits, and a float has an exponent from there on."""
+
+
+@dataclass(frozen=True)
+class Anomaly:
+    """A verdict on a group's window, or on a single event (see `_anomalies`).
+
+    Attributes:
+        group: the group columns as stable JSON.
+        start, end: of the window, RFC 3339; of an event both are its time.
+        record: of an event its epoch, partition and offset.
+    """
+
+    rule: str
+    aggregation: str
+    version: int
+    watched: str
+    group: str
+    start: str
+    end: str
+    verdict: Verdict
+    revision: int = 0
+    record: tuple[int | None, int | None, int | None] = (None, None, None)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a rule's detector knows of a group; `place` is where of (`aggregation_id`), `seen` see `_detectors`."""
+
+    rule: str
+    place: int
+    group: str
+    state: State
+    seen: tuple[int, int] | None = None
+
+
+def insert_anomalies(connection: psycopg.Connection[Any], schema: str, found: Sequence[Anomaly]) -> None:
+    """Store anomalies, from where they are published; one that is there already stays."""
+    connection.cursor().executemany(
+        f"INSERT INTO {schema}._anomalies (anomaly, aggregation, version, metric, group_key, window_start, window_end,"
+        ' value, score, expected, lower, upper, severity, revision, epoch, partition, "offset")'
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+        [
+            (
+                a.rule, a.aggregation, a.version, a.watched, a.group, a.start, a.end, a.verdict.value, a.verdict.score,
+                a.verdict.expected, a.verdict.lower, a.verdict.upper, a.verdict.severity, a.revision, *a.record,
+            )
+            for a in found
+        ],
+    )  # fmt: skip
+
+
+def read_states(
+    connection: psycopg.Connection[Any], schema: str, rule: str, place: int, groups: Collection[str]
+) -> dict[str, State]:
+    """What a rule's detectors know of groups, as far as they know anything."""
+    query = (
+        f"SELECT group_key, state::text FROM {schema}._detectors"
+        " WHERE anomaly = %s AND aggregation_id = %s AND group_key = ANY(%s)"
+    )
+    rows = connection.execute(query, (rule, place, list(groups)))
+    return {group: _state(text) for group, text in rows}
+
+
+def _state(text: str) -> State:
+    """A state as it was before Postgres had it, which writes 1e+16 as an integer: those are not reckoned with alike."""
+    state: State = json.loads(text, parse_int=_number if _LONG.search(text) else int)
+    return state
+
+
+def _number(digits: str) -> int | float:
+    return int(digits) if len(digits) < 17 else float(digits)
+
+
+def save_states(connection: psycopg.Connection[Any], schema: str, known: Sequence[Known]) -> None:
+    """Store what detectors know now."""
+    rows = [
+        (k.rule, k.place, k.group, msgspec.json.encode(k.state).decode(), None if k.seen is None else list(k.seen))
+        for k in known
+    ]
+    connection.cursor().executemany(
+        f"INSERT INTO {schema}._detectors (anomaly, aggregation_id, group_key, state, seen) VALUES (%s, %s, %s, %s, %s)"
+        " ON CONFLICT (anomaly, aggregation_id, group_key) DO UPDATE SET state = EXCLUDED.state, seen = EXCLUDED.seen",
+        rows,
+    )
