@@ -120,6 +120,7 @@ STATUS = _object(
                 "processed": _whole("Events that it has counted."),
                 "left": _whole("Events that it has still to count."),
                 "partitionsHandedOver": _whole("Partitions whose events live processors count for it by now."),
+                "missed": _text("What it was to count and the topic held no longer; nothing if it found all.", 1024),
             },
         ),
         "scaling": _object(

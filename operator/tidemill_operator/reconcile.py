@@ -22,7 +22,7 @@ from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome, Rank, failed, skipped
 from tidemill_operator.plan.build import build_plan, owner_of, resolve
-from tidemill_operator.plan.losses import losses
+from tidemill_operator.plan.losses import losses, missed
 from tidemill_operator.plan.model import LiveFacts, LiveReplay, LiveSchema, Owner, Plan
 from tidemill_operator.plan.refusals import refusals, topics_concerned
 from tidemill_operator.plan.replay import DONE, REPLAY, REPLAYING, finished
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 Scaled = Callable[[AnalyticsPipeline], int | None]
 ADOPT, PAUSE, REBALANCE = "tidemill.dev/adopt", "tidemill.dev/paused", "tidemill.dev/rebalance-at"
 _MAX_FAULTS = 8
+_MAX_MISSED = 1024
 
 
 @dataclass(frozen=True)
@@ -355,17 +356,19 @@ def _report(choice: _Choice, live: LiveFacts, outcomes: list[Outcome], actuators
 
 def _replayed(pipeline: AnalyticsPipeline, plan: Plan, live: LiveSchema | None) -> dict[str, Any]:
     """How far a replay is; nothing if none is asked for."""
+    reader = plan.replay.reader if plan.replay else plan.schema.switched or finished(pipeline, live)
+    known = live.replays.get(reader, LiveReplay()) if live else LiveReplay()
+    told: dict[str, Any] = {"missed": text[:_MAX_MISSED]} if (text := missed(known.losses)) else {}
     if plan.replay is None:
-        done = plan.schema.switched or finished(pipeline, live)
-        return {"reader": done, "phase": DONE} if done else {}
-    known = live.replays.get(plan.replay.reader, LiveReplay()) if live else LiveReplay()
+        return {"reader": reader, "phase": DONE, **told} if reader else {}
     return {
-        "reader": plan.replay.reader,
+        "reader": reader,
         "phase": REPLAYING,
         "versions": dict(plan.replay.versions),
         "processed": known.processed,
         "left": known.left,
         "partitionsHandedOver": known.handed,
+        **told,
     }
 
 

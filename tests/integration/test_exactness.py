@@ -463,7 +463,7 @@ class Process:
     def meet(self) -> None:
         assert self.committer.handover is not None
         at = {p: position.next_offset for p, position in self.positions.items()}
-        self._leave(self.committer.handover.meet(self.connection, at))
+        self._leave(self.committer.handover.meet(self.connection, at, {}))
 
     def _leave(self, partitions: frozenset[int]) -> None:
         self.positions = {p: position for p, position in self.positions.items() if p not in partitions}

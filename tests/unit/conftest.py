@@ -301,6 +301,12 @@ def world() -> World:
     return World()
 
 
+@pytest.fixture
+def make_world() -> Callable[[], World]:
+    """Further ones."""
+    return World
+
+
 def _document(**spec: Any) -> dict[str, Any]:
     return {
         "apiVersion": "tidemill.dev/v1alpha1",

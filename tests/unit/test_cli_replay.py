@@ -88,6 +88,20 @@ def test_to_the_end(up: Up, capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_what_it_missed(up: Up, capsys: pytest.CaptureFixture[str]) -> None:
+    """Events that were gone before they were read are told on the way and at the end, which is another exit code."""
+    missed = {"missed": "events that the topic holds no longer were to be counted and are not, offsets 0: 7 to 9"}
+    thread = up.answers(
+        lambda family: up.says(replay={**RUNNING, "reader": f"{family}1", **missed}),
+        lambda family: up.says(version=2, replay={"reader": f"{family}1", "phase": "Done", **missed}),
+    )
+    assert run(up, "flights") == 3
+    thread.join()
+    under_way, done = capsys.readouterr().out.splitlines()
+    assert under_way.endswith(f"partitions handed over: 1; {missed['missed']}")
+    assert done == f"air/flights: done; in force: by_carrier version 2; but {missed['missed']}"
+
+
 def test_given_up(up: Up, capsys: pytest.CaptureFixture[str]) -> None:
     thread = up.answers(lambda family: up.says(replay={**RUNNING, "reader": f"{family}1"}), lambda _: up.says())
     assert run(up, "flights") == 1

@@ -13,7 +13,7 @@ import pytest
 from tidemill_contract.spec import AnalyticsPipeline
 from tidemill_operator.plan.build import build_plan
 from tidemill_operator.plan.changes import changes
-from tidemill_operator.plan.model import LiveFacts, LiveReplay, LiveSchema
+from tidemill_operator.plan.model import LiveFacts, LiveReplay, LiveSchema, Loss
 from tidemill_operator.plan.replay import REPLAY
 from tidemill_operator.reconcile import reconcile
 from tidemill_operator.settings import Platform
@@ -58,7 +58,7 @@ class Pipeline:
     def schema(self) -> LiveSchema:
         return self.world.postgres.schemas[SCHEMA]  # type: ignore[no-any-return]
 
-    def is_at(self, reader: str, **facts: int) -> None:
+    def is_at(self, reader: str, **facts: Any) -> None:
         """As Postgres tells it."""
         self.world.postgres.schemas[SCHEMA] = replace(self.schema, replays={reader: LiveReplay(**facts)})
 
@@ -108,6 +108,76 @@ def test_from_the_request_to_the_switch(pipeline: Pipeline) -> None:
     assert pipeline.schema.generation == 1, "processors of before count for it too, so none has to stop at once"
     pipeline.world.take_writes()
     assert (pipeline.reconcile(), pipeline.world.take_writes()) == (status, []), "asked once, done once"
+
+
+class Killed(BaseException):
+    """The operator is no more."""
+
+
+def killed_before(pipeline: Pipeline, call: int) -> bool:
+    """A pass of an operator that dies before its n-th call of the world; whether it came so far."""
+    world, left = pipeline.world, [call]
+    parts = (world.kafka, world.postgres, world.secrets, world.runtime)
+
+    def called(_: str) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        for part in parts:
+            patch.setattr(part, "_called", called)
+        try:
+            pipeline.reconcile()
+        except Killed:
+            return True
+    return False
+
+
+def test_an_operator_killed_at_the_switch(document: Document, make_world: Any) -> None:
+    """Wherever it dies, the next one comes to the same end."""
+    call, killed = 0, True
+    while killed:
+        pipeline = Pipeline(copy.deepcopy(document), make_world())
+        reader = pipeline.ask({})["replay"]["reader"]
+        pipeline.is_at(reader, handed=3)
+        killed = killed_before(pipeline, call)
+        status = pipeline.reconcile()
+        assert (status["replay"], versions(status)) == ({"reader": reader, "phase": "Done"}, {"by_country": 2}), call
+        assert pipeline.schema.readers == {("by_country", 1): "live", ("by_country", 2): "live"}
+        assert set(pipeline.workloads()) == {"orders-processor", "tidemill-ingest", "tidemill-api"}
+        assert '"version": 2' in pipeline.workloads()["orders-processor"].configs["orders.json"]
+        call += 1
+    assert call > 5
+
+
+def test_what_the_topic_held_no_longer(pipeline: Pipeline) -> None:
+    """It is told while the replay runs and when it is done."""
+    reader = pipeline.ask({})["replay"]["reader"]
+    losses = (Loss("expired", 0, 0, 3, 40), Loss("topic_recreated", 2, 0, 8, None))
+    told = "events that the topic holds no longer were to be counted and are not, offsets 0: 3 to 40, 2: 8"
+    pipeline.is_at(reader, handed=1, losses=losses)
+    assert pipeline.reconcile()["replay"]["missed"] == told
+    pipeline.is_at(reader, handed=3, losses=losses)
+    assert pipeline.reconcile()["replay"] == {"reader": reader, "phase": "Done", "missed": told}
+
+
+PROCESSES: list[tuple[dict[str, Any], dict[str, Any], int, str]] = [
+    ({}, {}, 1, "as live traffic has"),
+    ({"processor": {"replicas": 2}}, {}, 2, "as live traffic has"),
+    ({"processor": {"replicas": 2}}, {"rate": 100}, 1, "a rate is one process's"),
+    ({"processor": {"scaling": {"mode": "lag", "minReplicas": 0}}}, {}, 1, "live traffic may rest"),
+    ({"suspend": True, "processor": {"replicas": 2}}, {}, 0, "all stands still"),
+]
+
+
+@pytest.mark.parametrize(("spec", "request_", "replicas", "why"), PROCESSES)
+def test_so_many_processes(
+    pipeline: Pipeline, spec: dict[str, Any], request_: dict[str, Any], replicas: int, why: str
+) -> None:
+    pipeline.edit(**spec)
+    pipeline.ask(request_)
+    assert pipeline.workloads()["orders-replay"].replicas == replicas, why
 
 
 def test_what_was_replayed_may_go(pipeline: Pipeline) -> None:

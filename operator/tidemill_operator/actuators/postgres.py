@@ -120,8 +120,8 @@ class PostgresSchemas:
             ensure_roles(session, schema, owner=owner, secrets=secrets, adopt=adopt)
             _ensure_schema(session, schema, live, owner, known, self._leadership.epoch if self._leadership else known)
             with session.acting_as(schema.owner):
-                end_replays(session, schema)
                 _ensure_tables(session, schema, live)
+                end_replays(session, schema)
                 _ensure_functions(session, schema)
                 claim(session, schema)
                 ensure_grants(session, schema)
@@ -244,7 +244,7 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
         read_from=read_from,
         read_to=read_to,
         readers=readers,
-        replays=observe_replays(session, schema) if "feeds" in columns.get("_offsets", {}) else {},
+        replays=observe_replays(session, schema, columns),
         losses=losses,
     )
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
 from psycopg import sql
 
 from tidemill_operator.actuators.postgres_session import Session
-from tidemill_operator.plan.model import LiveReplay, Schema
+from tidemill_operator.plan.model import LiveReplay, Loss, Schema
 
 
-def observe_replays(session: Session, schema: str) -> dict[str, LiveReplay]:
-    """Every replay that the schema knows of, by reader."""
+def observe_replays(session: Session, schema: str, columns: Mapping[str, Collection[str]]) -> dict[str, LiveReplay]:
+    """Every replay that the schema knows of, by reader.
+
+    Args:
+        session: any.
+        schema: its name.
+        columns: of its tables. What somebody dropped comes again with the next `ensure`, and says nothing until then.
+    """
+    if not {"_readers", "_aggregations"} <= columns.keys() or "feeds" not in columns.get("_offsets", ()):
+        return {}
     # What live processors count already is not left to the replay.
     query = sql.SQL(
         "SELECT r.reader, r.switched_at IS NOT NULL, count(*) FILTER (WHERE l.feeds @> v.ids),"
@@ -26,7 +37,19 @@ def observe_replays(session: Session, schema: str) -> dict[str, LiveReplay]:
         offsets=sql.Identifier(schema, "_offsets"),
     )
     rows = session.connection.execute(query).fetchall()
-    return {reader: LiveReplay(*found) for reader, *found in rows}
+    losses = _losses(session, schema) if "_lost" in columns else {}
+    return {reader: replace(LiveReplay(*found), losses=tuple(losses.get(reader, ()))) for reader, *found in rows}
+
+
+def _losses(session: Session, schema: str) -> dict[str, list[Loss]]:
+    query = sql.SQL(
+        "SELECT reader, reason, partition, epoch, from_offset, to_offset FROM {} WHERE reader <> 'live'"
+        " ORDER BY partition, from_offset"
+    ).format(sql.Identifier(schema, "_lost"))
+    losses: dict[str, list[Loss]] = {}
+    for reader, *loss in session.connection.execute(query):
+        losses.setdefault(reader, []).append(Loss(*loss))
+    return losses
 
 
 def end_replays(session: Session, schema: Schema) -> None:
@@ -47,7 +70,7 @@ def end_replays(session: Session, schema: Schema) -> None:
         ).fetchall()
         for (table,) in tables:
             session.write("DROP TABLE IF EXISTS {}", sql.Identifier(schema.name, table))
-        for rest in (offsets, sql.Identifier(schema.name, "_readers")):
+        for rest in (offsets, sql.Identifier(schema.name, "_lost"), sql.Identifier(schema.name, "_readers")):
             session.write_rows(sql.SQL("DELETE FROM {} WHERE reader = %s").format(rest), (reader,))
 
 

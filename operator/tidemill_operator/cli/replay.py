@@ -17,6 +17,7 @@ from tidemill_operator.errors import TidemillError
 from tidemill_operator.local.requests import Requests
 from tidemill_operator.plan.replay import DONE, REPLAY, family_of, read_request
 
+EXIT_MISSED = 3
 _LOOK_SECONDS = 0.5
 _TELL_SECONDS = 5.0
 # A pass comes at once when something is asked for; it may wait for another one to end.
@@ -25,6 +26,7 @@ _DESCRIPTION = """\
 Fill the next version of aggregations from the events that the topic still holds, by the spec as it is now, and switch
 to it when it has caught up. Live traffic goes on meanwhile: the present version counts and answers until the switch.
 Events that were late the first time count as well. Progress is printed; Ctrl-C ends the printing, not the replay.
+Exit code 0: done, 1: not, 3: done, but without events that the topic ceased to hold before they were read.
 """
 _EPILOG = """\
 examples:
@@ -111,8 +113,9 @@ def _follow(key: str, family: str, look: Callable[[], Mapping[str, Any]]) -> int
         replay = pipeline["replay"] if pipeline["replay"].get("reader", "").startswith(family) else {}
         if replay.get("phase") == DONE:
             versions = ", ".join(f"{item['name']} version {item['version']}" for item in pipeline["aggregations"])
-            print(f"{key}: done; in force: {versions}", flush=True)
-            return 0
+            missed = replay.get("missed", "")
+            print(f"{key}: done; in force: {versions}" + (f"; but {missed}" if missed else ""), flush=True)
+            return EXIT_MISSED if missed else 0
         if replay and how_far(replay) != text and time.monotonic() - said >= _TELL_SECONDS:
             said, text = time.monotonic(), how_far(replay)
             print(f"{key}: {text}", flush=True)

@@ -80,7 +80,8 @@ def how_far(replay: Mapping[str, Any]) -> str:
     share = f"{100 * done // (done + left)} %" if done + left else "0 %"
     versions = ", ".join(f"{name} version {version}" for name, version in replay["versions"].items())
     handed = replay["partitionsHandedOver"]
-    return f"{versions}: {share}, {done:,} events counted, {left:,} left, partitions handed over: {handed}"
+    missed = f"; {replay['missed']}" if "missed" in replay else ""
+    return f"{versions}: {share}, {done:,} events counted, {left:,} left, partitions handed over: {handed}{missed}"
 
 
 def _text(state: Mapping[str, Any]) -> str:

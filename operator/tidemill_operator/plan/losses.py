@@ -38,6 +38,16 @@ def losses(topic: str, known: LiveTopic | None, schema: LiveSchema) -> list[Tide
     return told
 
 
+def missed(losses: Iterable[Loss]) -> str:
+    """What a replay did not find in the topic any more, in words; empty: it found all."""
+    found = list(losses)
+    return (
+        f"events that the topic holds no longer were to be counted and are not, offsets {_ranges(found)}"
+        if found
+        else ""
+    )
+
+
 def _unnoted(known: LiveTopic | None, schema: LiveSchema) -> Iterator[Loss]:
     """Positions in another topic of the name than the one that is there: no processor has taken these up again."""
     if known is None or not known.id or not schema.read_from or schema.read_from == known.id:

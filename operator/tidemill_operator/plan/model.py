@@ -222,12 +222,14 @@ class LiveReplay:
         handed: partitions whose events live processors count for its versions.
         processed: events that it has counted.
         left: events that it has still to count.
+        losses: what the topic held no longer when it was to be read.
     """
 
     switched: bool = False
     handed: int = 0
     processed: int = 0
     left: int = 0
+    losses: tuple[Loss, ...] = ()
 
 
 @dataclass(frozen=True)

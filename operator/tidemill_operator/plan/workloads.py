@@ -38,7 +38,7 @@ def desired_workloads(
         config: the pipeline, resolved.
         platform: ports.
         scaled: processors that scaling has decided on; None: it has not yet.
-        replay: what is filled from the topic, by a processor of its own.
+        replay: what is filled from the topic, by processors of its own.
     """
     spec = config.spec
     found = [
@@ -54,7 +54,7 @@ def desired_workloads(
         )
     ]
     if replay is not None:
-        found.append(_replay(config, platform, replay))
+        found.append(_replay(config, platform, replay, _replaying(config, scaled, replay)))
     if spec.ingest.enabled:
         found.append(_workload(config, platform, "ingest"))
     if spec.api.enabled:
@@ -62,13 +62,22 @@ def desired_workloads(
     return tuple(found)
 
 
-def _replay(config: PipelineConfig, platform: Platform, replay: Replay) -> Workload:
+def _replaying(config: PipelineConfig, scaled: int | None, replay: Replay) -> int:
+    """As many processors as live traffic has; a rate is one's, which alone can hold to it."""
+    if config.spec.suspend:
+        return 0
+    if replay.rate:
+        return 1
+    return max(1, min(_processors(config, scaled), config.spec.source.topic.partitions or 1))
+
+
+def _replay(config: PipelineConfig, platform: Platform, replay: Replay, replicas: int) -> Workload:
     workload = _workload(
         config,
         platform,
         "replay",
         own=True,
-        replicas=0 if config.spec.suspend else 1,
+        replicas=replicas,
         resources=_resources(config.spec.processor.resources),
     )
     told = {

@@ -143,7 +143,7 @@ def _page(schema: str, *, forms: bool) -> Any:
         "description": "The rows. JSON comes in pages; NDJSON and CSV are streamed whole, up to `limit`.",
         "headers": {
             "ETag": {"schema": STRING, "description": "JSON only; changes with the data."},
-            "Cache-Control": {"schema": STRING, "description": "Long for answers that no event can change any more."},
+            "Cache-Control": {"schema": STRING, "description": "Longer for answers that no event can change any more."},
             "Warning": {"schema": STRING, "description": "110 when the answer is stale; Age tells how old it is."},
         },
         "content": {JSON: {"schema": ref(schema)}, **({NDJSON: text, CSV: text} if forms else {})},

@@ -13,7 +13,8 @@ from tidemill_contract import metrics
 from tidemill_contract.asgi import Receive, Scope, Send
 
 Headers = list[tuple[bytes, bytes]]
-FINAL = "max-age=3600"
+# A replay may put another version in force, so that even these change: for a minute nobody notices.
+FINAL = "max-age=60"
 OPEN = "max-age=1, stale-while-revalidate=5"
 STALE_WARNING = '110 - "Response is Stale"'
 

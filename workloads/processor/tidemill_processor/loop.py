@@ -24,7 +24,7 @@ from tidemill_contract.runtime import PipelineConfig
 from tidemill_processor.batch import INDEX, Batch, BatchReader, Piece
 from tidemill_processor.database import LIVE, AggregationStore, Database
 from tidemill_processor.positions import Positions
-from tidemill_processor.replay import Handover, Pace
+from tidemill_processor.replay import ASK_SECONDS, Handover, Pace
 from tidemill_processor.source import Polled, Source
 from tidemill_processor.transaction import Change, Committed, Committer, Fenced, Position, Superseded, is_refusal
 
@@ -79,6 +79,7 @@ class Loop:
         self._connection: psycopg.Connection[Any] | None = None
         self._committer: Committer | None = None
         self._positions: dict[int, Position] = {}
+        self._resume_at: dict[int, float] = {}
         self._connect_at = 0.0
         self._backoff = 0.5
         self._topic_id = ""
@@ -204,7 +205,7 @@ class Loop:
                 self._check_topic()
                 waiting = source.assigned - source.ready
             if waiting and self._handover is not None:
-                waiting -= self._handover.handed(connection)
+                waiting -= self._handover.handed(connection) | self._ahead()
             if waiting and self._topic_id:
                 positions = self._lookup.take_up(connection, waiting, self._topic_id)
                 self._positions.update(positions)
@@ -221,15 +222,21 @@ class Loop:
     def _hand_over(self) -> None:
         """Of a replay: leave partitions to live processors where nothing is left to read."""
         handover, connection, ready = self._handover, self._connection, self._source.ready
-        if handover is None or connection is None:
+        if handover is None or connection is None or self.superseded:
             return
         try:
             at = {p: position.next_offset for p, position in self._positions.items() if p in ready}
-            met = handover.meet(connection, at)
+            met = handover.meet(connection, at, {p: self._source.end_read(p) for p in at})
         except psycopg.Error as error:
             self._lose_database(error)
             return
         self._handed(met)
+
+    def _ahead(self) -> frozenset[int]:
+        """Partitions of a replay that wait for live processors to come to where it stands."""
+        now = time.monotonic()
+        self._resume_at = {p: at for p, at in self._resume_at.items() if at > now}
+        return frozenset(self._resume_at)
 
     def _handed(self, partitions: frozenset[int]) -> None:
         if partitions:
@@ -349,8 +356,11 @@ class Loop:
         self._guards.database.success()
         self._positions.update(committed.positions)
         self._handed(committed.handed)
-        # What a replay read beyond live processors comes again, unless it is left to them.
-        self._source.stop(p for p, at in committed.positions.items() if at.next_offset < batch.next_offsets[p])
+        # What a replay read beyond live processors comes again, unless it is left to them. Not at once: they may be far
+        # behind where it begins, and to read the same again and again would keep them from coming nearer.
+        ahead = [p for p, at in committed.positions.items() if at.next_offset < batch.next_offsets[p]]
+        self._source.stop(ahead)
+        self._resume_at |= dict.fromkeys(ahead, time.monotonic() + ASK_SECONDS)
         self._on_commit(committed.changes)
         metrics.EVENTS_CONSUMED.inc(len(batch.messages))
         metrics.BATCH_EVENTS.observe(len(batch.messages))
@@ -396,6 +406,8 @@ class Loop:
             gc.collect()
 
     def _report(self, *, force: bool = False) -> None:
+        if self._database.reader != LIVE:
+            return  # nobody watches its lag in Kafka, and a group without offsets goes once it is without members
         if force or time.monotonic() - self._reported_at >= REPORT_SECONDS:
             self._reported_at = time.monotonic()
             ready = self._source.ready

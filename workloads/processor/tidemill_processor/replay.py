@@ -58,18 +58,27 @@ class Handover:
         self._mark(connection, met)
         return batch.until(ends), met | left
 
-    def meet(self, connection: psycopg.Connection[Any], positions: dict[int, int]) -> frozenset[int]:
+    def meet(
+        self, connection: psycopg.Connection[Any], positions: Mapping[int, int], ends: Mapping[int, int]
+    ) -> frozenset[int]:
         """Partitions, handed over now, where nothing is left to read, at most every half second.
 
         Args:
             connection: outside a transaction.
-            positions: next offset by partition, as this process last stored it.
+            positions: next offset by partition, as this process last stored it, with all that it has read.
+            ends: where it has met a partition's end. No record lies between its position and that, but there may be
+                offsets: of transactions' markers, which a reader that began at the end stands behind.
         """
+
+        def meets(partition: int, live: int | None) -> bool:
+            own = positions[partition]
+            return live is not None and own <= live <= max(own, ends.get(partition, own))
+
         if not positions or time.monotonic() - self._asked_at < ASK_SECONDS:
             return frozenset()
         self._asked_at = time.monotonic()
         live = self._live(connection, positions)
-        if not any(live.get(p) == offset for p, offset in positions.items()):
+        if not any(meets(p, live.get(p)) for p in positions):
             return frozenset()
         with connection.transaction():
             query = (
@@ -78,7 +87,7 @@ class Handover:
             )
             own = dict(connection.execute(query, (self._reader, list(positions))).fetchall())
             live = self._live(connection, positions, lock=True)
-            met = frozenset(p for p, offset in positions.items() if own.get(p) == offset == live.get(p))
+            met = frozenset(p for p, offset in positions.items() if own.get(p) == offset and meets(p, live.get(p)))
             self._mark(connection, met)
         return met
 

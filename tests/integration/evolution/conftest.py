@@ -1,15 +1,10 @@
-"""Aggregations of a pipeline that runs get another shape, or are filled from the topic, while events arrive.
-
-What stands in a table is compared with what a plain count over all events sent says.
-"""
+"""A pipeline that runs, is edited and replayed, events for it, and what a plain count over them says."""
 
 from __future__ import annotations
 
 import copy
 import json
-import os
 import random
-import signal
 import threading
 import time
 from collections import Counter
@@ -21,8 +16,6 @@ import pytest
 from confluent_kafka import Producer
 
 from tidemill_operator.plan.replay import REPLAY, REPLAYING
-
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.exhaustive]
 
 MINUTE = 60_000
 BASE = 1_700_000_000_000 // (60 * MINUTE) * 60 * MINUTE
@@ -72,7 +65,9 @@ class Load(threading.Thread):
     def __init__(self, kafka: str, topic: str, rate: int = 2_000) -> None:
         super().__init__(daemon=True)
         self._producer = Producer({"bootstrap.servers": kafka, "enable.idempotence": True, "linger.ms": 5})
-        self._topic, self._rate, self._random = topic, rate, random.Random(7)
+        self._topic, self._random = topic, random.Random(7)
+        self.rate = rate
+        self._partitions = PARTITIONS
         self._stopping = threading.Event()
         self.events: list[dict[str, Any]] = []
 
@@ -87,20 +82,32 @@ class Load(threading.Thread):
             while len(self._producer) > 50_000:
                 self._producer.poll(0.05)
             self._producer.produce(
-                self._topic, json.dumps(event).encode(), partition=self._random.randrange(PARTITIONS)
+                self._topic, json.dumps(event).encode(), partition=self._random.randrange(self._partitions)
             )
             self._producer.poll(0)
             self.events.append(event)
 
+    def spread_over(self, partitions: int) -> None:
+        """Send to so many partitions, once they can be sent to."""
+        deadline = time.monotonic() + 30
+        while len(self._producer.list_topics(self._topic, timeout=10).topics[self._topic].partitions) < partitions:
+            assert time.monotonic() < deadline, f"{self._topic} has no {partitions} partitions"
+            time.sleep(0.1)
+        self._partitions = partitions
+
     def run(self) -> None:
         while not self._stopping.wait(0.05):
-            self.send(self._rate // 20)
+            self.send(self.rate // 20)
 
     def finish(self) -> None:
         """Stop, and wait until all is acknowledged."""
         self._stopping.set()
         if self.ident is not None:
             self.join(10)
+        self.flush()
+
+    def flush(self) -> None:
+        """Wait until all that was sent is acknowledged."""
         assert self._producer.flush(30) == 0
 
 
@@ -130,8 +137,12 @@ class Evolving:
         self.local.document = document
 
     def ask(self, **request: Any) -> None:
+        self.annotate(**{REPLAY: json.dumps(request)})
+
+    def annotate(self, **annotations: str) -> None:
+        """These annotations in place of those it has."""
         document = copy.deepcopy(self.local.document)
-        document["metadata"]["annotations"] = {REPLAY: json.dumps(request)}
+        document["metadata"]["annotations"] = annotations
         self.local.document = document
 
     def replay(self) -> dict[str, Any]:
@@ -194,107 +205,25 @@ def load(evolving: Evolving, servers: Any) -> Any:
     made.finish()
 
 
-def test_another_window_under_load(evolving: Evolving, load: Load) -> None:
-    """Every event is in exactly one of the two versions, and the API answers from the new one."""
-    load.start()
-    evolving.local.eventually(lambda: evolving.stored("by_shop_v1"), what="windows of version 1")
-    evolving.edit(lambda spec: spec["aggregations"][0]["window"].update(size="20m"))
-    evolving.local.settle()
-    assert evolving.versions() == {"by_shop": 2}
-    evolving.local.eventually(lambda: evolving.stored("by_shop_v2"), what="windows of version 2")
-    load.finish()
-    evolving.await_events(load)
-    first, second = evolving.stored("by_shop_v1"), evolving.stored("by_shop_v2")
-    both: Counter[str] = Counter()
-    for (shop, _), (number, _) in [*first.items(), *second.items()]:
-        both[shop] += number
-    assert both == Counter(event["shop"] for event in load.events)
-    assert evolving.answers(20) == sum(number for number, _ in second.values())
+@pytest.fixture(name="counted", scope="session")
+def _counted() -> Callable[..., Expected]:
+    """The plain count."""
+    return counted
 
 
-def test_a_replay_under_load(evolving: Evolving, load: Load) -> None:
-    """The version that a replay has filled has every event once, those that came while it ran as well."""
-    load.send(100_000)
-    load.start()
-    evolving.edit(lambda spec: spec["aggregations"][0].update(groupBy=[]))
-    evolving.local.settle()
-    evolving.ask(aggregations=["by_shop"])
-    before = evolving.local.pids()
-    assert evolving.replay()["versions"] == {"by_shop": 3}
-    assert {name: pid for name, pid in evolving.local.pids().items() if name in before} == before
-    evolving.until_switched(3)
-    load.finish()
-    evolving.await_events(load)
-    whole = counted(load.events, 10, lambda _: "")
-    assert evolving.stored("by_shop_v3", group="NULL::text") == whole
-    assert evolving.answers(10) == len(load.events)
-    assert "replay-0" not in evolving.local.pids()
-    # Asked once, done once.
-    evolving.local.reconcile()
-    assert evolving.versions() == {"by_shop": 3}
+@pytest.fixture(name="make_load", scope="session")
+def _make_load() -> Callable[..., Load]:
+    """Makes loads of events."""
+    return Load
 
 
-def test_a_replay_whose_processes_are_killed(evolving: Evolving, load: Load) -> None:
-    """Replay and live processors die at random moments, several times: no event is lost or counted twice."""
-    load.send(150_000)
-    load.start()
-    chance = random.Random(11)
-    evolving.edit(lambda spec: spec["processor"].update(replicas=2))
-    evolving.local.settle()
-    evolving.ask(rate=60_000)
-    evolving.replay()
-    deadline = time.monotonic() + 120
-    killed: Counter[str] = Counter()
-    while evolving.replaying() and time.monotonic() < deadline:
-        victims = {name: pid for name, pid in evolving.local.pids().items() if pid and not name.startswith("tidemill")}
-        names = [name for name in victims if name.startswith(("replay", "processor"))]
-        if names and killed.total() < 8:
-            name = chance.choice(names)
-            os.kill(victims[name], signal.SIGKILL)
-            killed[name.partition("-")[0]] += 1
-        time.sleep(chance.uniform(0.3, 2.0))
-    evolving.until_switched(2)
-    load.finish()
-    evolving.await_events(load)
-    assert set(killed) == {"replay", "processor"}, killed
-    assert evolving.stored("by_shop_v2") == counted(load.events, 10)
-    assert evolving.stored("by_shop_v1").keys() == counted(load.events, 10).keys()
+@pytest.fixture(name="orders", scope="session")
+def _orders() -> Callable[[], dict[str, Any]]:
+    """The pipeline's document, to be edited."""
+    return lambda: copy.deepcopy(DOCUMENT)
 
 
-def test_a_replay_with_another_filter(evolving: Evolving, load: Load) -> None:
-    """A filter applies from its edit on; a replay applies it to all that the topic holds."""
-    load.send(20_000)
-    load.finish()
-    evolving.await_events(load)
-    evolving.edit(lambda spec: spec.update(transform={"filter": "amount >= 50"}))
-    evolving.local.settle()
-    assert evolving.versions() == {"by_shop": 1}
-    evolving.ask()
-    evolving.until_switched(2)
-    assert evolving.stored("by_shop_v2") == counted([e for e in load.events if e["amount"] >= 50], 10)
-
-
-def test_a_replay_that_is_given_up(evolving: Evolving, load: Load) -> None:
-    """Taken back, its version goes; an edit meanwhile begins it anew."""
-    load.send(30_000)
-    load.finish()
-    evolving.await_events(load)
-    evolving.ask(rate=1_000)
-    first = evolving.replay()
-    evolving.local.eventually(lambda: evolving.replay()["processed"] > 0, seconds=60, what="the replay has begun")
-    evolving.edit(
-        lambda spec: spec["aggregations"][0]["metrics"].append({"name": "top", "function": "max", "field": "amount"})
-    )
-    second = evolving.replay()
-    assert (first["reader"] != second["reader"], second["versions"]) == (True, {"by_shop": 3})
-    document = copy.deepcopy(evolving.local.document)
-    del document["metadata"]["annotations"]
-    evolving.local.document = document
-    evolving.local.settle()
-    assert evolving.versions() == {"by_shop": 1}
-    assert evolving.local.query("SELECT reader FROM {s}._readers") == [("live",)]
-    assert evolving.local.query("SELECT version FROM {s}._aggregations") == [(1,)]
-    assert "replay-0" not in evolving.local.pids()
-    evolving.ask(**{"from": "earliest"})
-    evolving.until_switched(2)
-    assert evolving.stored("by_shop_v2") == counted(load.events, 10)
+@pytest.fixture(name="make_evolving", scope="session")
+def _make_evolving() -> Callable[..., Evolving]:
+    """Edits and replays another pipeline: `make_evolving(local)`."""
+    return Evolving
