@@ -94,7 +94,7 @@ class Duties:
             found += self._api.list(PIPELINE, namespace, metadata_only=True)
         metadata = [item["metadata"] for item in found]
         self._watchdog.exists("pipelines", {item["uid"]: item["resourceVersion"] for item in metadata})
-        keys = {Key(item["namespace"], item["name"], item["uid"]) for item in metadata}
+        keys = {Key.of(item) for item in metadata}
         for key in keys ^ self._known:  # new ones, and those that went
             self._queue.add(key)
         self._known = keys

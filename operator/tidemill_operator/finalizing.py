@@ -52,8 +52,7 @@ class Finalizing:
         Raises:
             Conflict, TidemillError: as above.
         """
-        metadata = document["metadata"]
-        key = Key(metadata["namespace"], metadata["name"], metadata["uid"])
+        key = Key.of(document["metadata"])
         if not held(document):
             return Result.WAITING  # somebody else's finalizer holds it
         if is_paused(document):

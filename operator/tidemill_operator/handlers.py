@@ -75,7 +75,7 @@ def registry(
             known.pop(metadata["uid"], None)
         else:
             known[metadata["uid"]] = mark
-        queue.add(Key(metadata["namespace"], metadata["name"], metadata["uid"]), fresh=True)
+        queue.add(Key.of(metadata), fresh=True)
 
     def watch(kind: Kind) -> None:
         @kopf.on.event(*_place(kind), registry=found, id=f"child-{kind.plural}")

@@ -9,9 +9,10 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Self
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +24,11 @@ class Key:
     namespace: str
     name: str
     uid: str
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, str]) -> Self:
+        """By the resource's `metadata`."""
+        return cls(metadata["namespace"], metadata["name"], metadata["uid"])
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"

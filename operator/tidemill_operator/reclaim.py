@@ -19,6 +19,7 @@ from tidemill_operator.errors import TidemillError
 from tidemill_operator.events import Recorder
 from tidemill_operator.finalizing import Finalizing, held, is_paused
 from tidemill_operator.leader import Elector
+from tidemill_operator.queue import Key
 from tidemill_operator.settings import Platform
 from tidemill_operator.world import World
 
@@ -63,17 +64,17 @@ def reclaim(
     deadline = time.monotonic() + seconds
     while left := find():
         for document in left:
-            name = f"{document['metadata']['namespace']}/{document['metadata']['name']}"
+            key = Key.of(document["metadata"])
             try:
                 let_go(document)
             except Conflict as error:
-                log.info("%s: %s; again", name, error)
+                log.info("%s: %s; again", key, error)
             except TidemillError as error:
-                log.warning("%s: %s", name, error)
+                log.warning("%s: %s", key, error)
         if time.monotonic() > deadline:
             break
         time.sleep(_PAUSE_SECONDS)
-    return [f"{item['metadata']['namespace']}/{item['metadata']['name']}" for item in left]
+    return [str(Key.of(item["metadata"])) for item in left]
 
 
 def main(environ: Mapping[str, str] = os.environ) -> int:

@@ -22,7 +22,7 @@ from typing import Any
 import jsonschema
 import psycopg
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from tidemill_contract import names
@@ -236,6 +236,35 @@ class Bench:
             producer.produce(self.config.events_topic, value, partition=at, headers=headers or [])
             producer.poll(0)
         assert producer.flush(30) == 0
+
+    @contextmanager
+    def reading(self, kind: str, **settings: Any) -> Iterator[Consumer]:
+        """A consumer of an output topic (results, anomalies, dead-letters) from its beginning, with more settings."""
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self.servers.kafka,
+                "group.id": f"read-{time.time_ns()}",
+                "auto.offset.reset": "earliest",
+                **settings,
+            }
+        )
+        consumer.subscribe([self.config.topic(kind)])
+        try:
+            yield consumer
+        finally:
+            consumer.close()
+
+    def records(self, kind: str) -> list[dict[str, Any]]:
+        """All records of an output topic, less those that repeat an id."""
+        found, ended = {}, 0
+        with self.reading(kind, **{"enable.partition.eof": True}) as consumer:
+            while ended < (self.config.spec.source.topic.partitions or 1):
+                for message in consumer.consume(500, 1.0):
+                    if message.error() is not None:
+                        ended += 1
+                    else:
+                        found[dict(message.headers())["id"]] = json.loads(message.value())
+        return list(found.values())
 
     def consumed(self) -> int:
         """Records that are accounted for in Postgres."""

@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-from confluent_kafka import Consumer
 from websockets.sync.client import connect
 
 from tidemill_contract.runtime import AggregationRef, PipelineConfig, PostgresCredentials
@@ -134,24 +133,14 @@ class Rollout:
 
     def results(self, number: int) -> dict[tuple[Any, ...], dict[str, Any]]:
         """That many different records of the results topic: metrics by aggregation, group and minute."""
-        consumer = Consumer(
-            {
-                "bootstrap.servers": self.bench.servers.kafka,
-                "group.id": f"read-{time.time_ns()}",
-                "auto.offset.reset": "earliest",
-            }
-        )
-        consumer.subscribe([self.bench.config.topic("results")])
         found: dict[tuple[Any, ...], dict[str, Any]] = {}
         deadline = time.monotonic() + 30
-        try:
+        with self.bench.reading("results") as consumer:
             while len(found) < number and time.monotonic() < deadline:
                 for message in consumer.consume(100, 0.5):
                     record = json.loads(message.value())
                     minute = MINUTES[record["window_start"]]
                     found[record["aggregation"], *record["group"].values(), minute] = record["metrics"]
-        finally:
-            consumer.close()
         return found
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from kafka_records import KafkaRecord
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.spec import PipelineSpec
 from tidemill_processor.batch import BatchReader
@@ -113,30 +114,15 @@ def fused(url: str, fuse: Fuse) -> psycopg.Connection[Any]:
 
 
 @dataclass(frozen=True)
-class Record:
-    """A Kafka record, as the processor sees one."""
+class Record(KafkaRecord):
+    """A record of this pipeline."""
 
     p: int
     o: int
     body: bytes
 
-    def key(self) -> bytes | None:
-        return None
-
     def value(self) -> bytes:
         return self.body
-
-    def partition(self) -> int:
-        return self.p
-
-    def offset(self) -> int:
-        return self.o
-
-    def timestamp(self) -> tuple[int, int]:
-        return 1, BASE
-
-    def headers(self) -> None:
-        return None
 
 
 def drawn() -> list[list[Record]]:

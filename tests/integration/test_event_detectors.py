@@ -15,10 +15,10 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-from confluent_kafka import Consumer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kafka_records import KafkaRecord
 from tidemill_contract.runtime import AggregationRef, PipelineConfig, WorkloadSettings
 from tidemill_contract.spec import AnomalySpec, PipelineSpec
 from tidemill_contract.times import rfc3339_ms
@@ -89,30 +89,15 @@ Told = dict[tuple[str, int, int], tuple[str, int, Verdict]]
 
 
 @dataclass(frozen=True)
-class Record:
-    """A Kafka record, as the processor sees one."""
+class Record(KafkaRecord):
+    """A record of this pipeline."""
 
     p: int
     o: int
     members: dict[str, Any]
 
-    def key(self) -> bytes | None:
-        return None
-
     def value(self) -> bytes:
         return json.dumps(self.members).encode()
-
-    def partition(self) -> int:
-        return self.p
-
-    def offset(self) -> int:
-        return self.o
-
-    def timestamp(self) -> tuple[int, int]:
-        return 1, BASE
-
-    def headers(self) -> None:
-        return None
 
 
 def naive(rules: list[AnomalySpec], logs: dict[int, list[Record]]) -> tuple[Told, dict[tuple[str, int, str], State]]:
@@ -370,21 +355,11 @@ def test_what_is_learnt_survives_kills_and_moves(
 
 def read_by_id(bench: Any, number: int) -> dict[str, Any]:
     """Records of the anomalies topic by id, until there are so many; repeats have the same id."""
-    consumer = Consumer(
-        {
-            "bootstrap.servers": bench.servers.kafka,
-            "group.id": f"read-{time.time_ns()}",
-            "auto.offset.reset": "earliest",
-        }
-    )
-    consumer.subscribe([bench.config.topic("anomalies")])
     found: dict[str, Any] = {}
     deadline = time.monotonic() + 60
-    try:
+    with bench.reading("anomalies") as consumer:
         while len(found) < number and time.monotonic() < deadline:
             for message in consumer.consume(500, 0.5):
                 if message.error() is None:
                     found[dict(message.headers())["id"].decode()] = json.loads(message.value())
-    finally:
-        consumer.close()
     return found

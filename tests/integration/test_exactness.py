@@ -19,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kafka_records import KafkaRecord
 from tidemill_contract.partials import quote
 from tidemill_contract.runtime import AggregationRef, PipelineConfig, WorkloadSettings
 from tidemill_contract.spec import PipelineSpec
@@ -133,30 +134,15 @@ NAMES = (*SHAPES, *SESSIONS)
 
 
 @dataclass(frozen=True)
-class Record:
-    """A Kafka record, as the processor sees one."""
+class Record(KafkaRecord):
+    """A record of this pipeline."""
 
     p: int
     o: int
     members: dict[str, Any]
 
-    def key(self) -> bytes | None:
-        return None
-
     def value(self) -> bytes:
         return json.dumps(self.members).encode()
-
-    def partition(self) -> int:
-        return self.p
-
-    def offset(self) -> int:
-        return self.o
-
-    def timestamp(self) -> tuple[int, int]:
-        return 1, BASE
-
-    def headers(self) -> None:
-        return None
 
 
 @dataclass

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kafka_records import KafkaRecord
 from tidemill_api.aggregate_query import take_query
 from tidemill_api.aggregate_sql import statement
 from tidemill_api.catalog import PipelineModel
@@ -89,31 +90,17 @@ def config(generation: int, wanted: dict[str, list[str]]) -> PipelineConfig:
 
 
 @dataclass(frozen=True)
-class Record:
-    """A Kafka record, as the processor sees one."""
+class Record(KafkaRecord):
+    """A record of this pipeline's one partition."""
 
+    p = 0
     o: int
     time: int
     group: str
     number: float | None
 
-    def key(self) -> bytes | None:
-        return None
-
     def value(self) -> bytes:
         return json.dumps({"ts": self.time, "k": self.group, "v": self.number}).encode()
-
-    def partition(self) -> int:
-        return 0
-
-    def offset(self) -> int:
-        return self.o
-
-    def timestamp(self) -> tuple[int, int]:
-        return 1, BASE
-
-    def headers(self) -> None:
-        return None
 
 
 @dataclass

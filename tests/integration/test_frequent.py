@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from confluent_kafka import Consumer
 
+from kafka_records import KafkaRecord
 from tidemill_contract import sketches
 from tidemill_contract.partials import Partial
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
@@ -49,29 +48,15 @@ HOT = ["/cart", "/search", "/", "/help"]
 
 
 @dataclass(frozen=True)
-class Record:
-    """A Kafka record, as the processor sees one."""
+class Record(KafkaRecord):
+    """A record of this pipeline's one partition."""
 
+    p = 0
     o: int
     page: str | None
 
-    def key(self) -> bytes | None:
-        return None
-
     def value(self) -> bytes:
         return json.dumps({"ts": BASE + self.o % 1_000, "page": self.page}).encode()
-
-    def partition(self) -> int:
-        return 0
-
-    def offset(self) -> int:
-        return self.o
-
-    def timestamp(self) -> tuple[int, int]:
-        return 1, BASE
-
-    def headers(self) -> None:
-        return None
 
 
 def drawn() -> list[list[Record]]:
@@ -158,22 +143,14 @@ def test_results_of_more_than_a_megabyte_are_published(make_bench: Callable[...,
     values = [f"{number:03}".ljust(256, "\x01") for number in range(100)]  # each \x01 is six characters of JSON
     events = [{"ts": BASE, **dict.fromkeys(fields, value)} for value in values]
     bench.produce([json.dumps(event).encode() for event in [*events, {"ts": BASE + 60_000}]])
-    consumer = Consumer(
-        {
-            "bootstrap.servers": bench.servers.kafka,
-            "group.id": f"read-{time.time_ns()}",
-            "auto.offset.reset": "earliest",
-        }
-    )
-    consumer.subscribe([config.topic("results")])
     found: list[bytes] = []
+    with bench.reading("results") as consumer:
 
-    def read() -> bool:
-        found.extend(message.value() for message in consumer.consume(1, 1.0) if message.error() is None)
-        return bool(found)
+        def read() -> bool:
+            found.extend(message.value() for message in consumer.consume(1, 1.0) if message.error() is None)
+            return bool(found)
 
-    bench.eventually(read, what="the result")
-    consumer.close()
+        bench.eventually(read, what="the result")
     assert len(found[0]) > 1_200_000
     listed = json.loads(found[0])["metrics"]
     assert listed == {f"top_{field}": [{"value": v, "count": 1, "error": 0} for v in values] for field in fields}

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from tidemill_contract.event import QUARANTINE_PREFIX
@@ -85,24 +85,14 @@ def counts(bench: Any) -> dict[str, int]:
     return {k: int(n) for k, n in bench.query("SELECT coalesce(k, '<null>'), sum(_count) FROM {s}.by_k_v1 GROUP BY 1")}
 
 
-def read_all(bench: Any, topic: str, number: int, seconds: float = 20.0) -> list[Any]:
-    """That many records of a topic, from its beginning."""
-    consumer = Consumer(
-        {
-            "bootstrap.servers": bench.servers.kafka,
-            "group.id": f"read-{time.time_ns()}",
-            "auto.offset.reset": "earliest",
-        }
-    )
-    consumer.subscribe([topic])
+def read_all(bench: Any, kind: str, number: int, seconds: float = 20.0) -> list[Any]:
+    """That many records of an output topic, from its beginning."""
     found: list[Any] = []
     deadline = time.monotonic() + seconds
-    try:
+    with bench.reading(kind) as consumer:
         while len(found) < number and time.monotonic() < deadline:
             found += [m for m in consumer.consume(number, 0.5) if m.error() is None]
-    finally:
-        consumer.close()
-    assert len(found) >= number, f"{len(found)} of {number} records on {topic}"
+    assert len(found) >= number, f"{len(found)} of {number} {kind}"
     return found
 
 
@@ -148,7 +138,7 @@ def test_hostile_events_are_counted_or_dead_lettered_and_stop_nothing(make_bench
     assert counts(bench) == {"<null>": 1, "sum": 2, "nan": 2, 'a\n"b",\\': 1, "\\N": 1, "": 1, "after": 3}
     assert bench.query("SELECT _sum_i FROM {s}.by_k_v1 WHERE k = 'sum'") == [(2 * (2**63 - 1),)]
     assert bench.query("SELECT _n_ratio FROM {s}.by_k_v1 WHERE k = 'nan'") == [(0,)]
-    published = read_all(bench, bench.config.topic("dead-letters"), len(letters) + 1)
+    published = read_all(bench, "dead-letters", len(letters) + 1)
     headers = [dict(m.headers()) for m in published]
     assert {b"not_json", b"bad_string", b"too_large"} <= {h["reason"] for h in headers}
     assert {str(offset).encode() for offset, _ in letters} <= {h["offset"] for h in headers}
@@ -172,7 +162,7 @@ def test_hostile_names_of_fields_and_hostile_headers_stop_nothing(make_bench: Ca
     assert letters[1] == ("unknown_field", ("long" * 1000)[:200])
     assert letters[2][0].startswith("odd\\0\ufffd")
     assert letters[2][1].startswith("\\0")
-    read_all(bench, bench.config.topic("dead-letters"), 3)
+    read_all(bench, "dead-letters", 3)
 
 
 def test_events_that_postgres_refuses_are_found_and_put_aside(make_bench: Callable[..., Any]) -> None:
@@ -313,7 +303,7 @@ def test_windows_close_and_are_published_with_anomalies(
     assert late[0] == ("by_k", "late", [BASE])
     assert late[1][:2] == ("hops", "late")
     assert sorted(late[1][2]) == [BASE - 120_000, BASE - 60_000, BASE]
-    results = read_all(bench, bench.config.topic("results"), (minutes - 1) + (minutes - 1))
+    results = read_all(bench, "results", (minutes - 1) + (minutes - 1))
     by_k = [json.loads(m.value()) for m in results if dict(m.headers())["aggregation"] == b"by_k"]
     assert sorted(r["metrics"]["n"] for r in by_k) == [12] * (minutes - 2) + [13]
     ids = [dict(m.headers())["id"] for m in results]
@@ -326,7 +316,7 @@ def test_windows_close_and_are_published_with_anomalies(
     assert bench.query("SELECT anomaly, metric, group_key ->> 'k', value FROM {s}._anomalies") == [
         ("spike", "top", "a", 1000.0)
     ]
-    anomaly = json.loads(read_all(bench, bench.config.topic("anomalies"), 1)[0].value())
+    anomaly = json.loads(read_all(bench, "anomalies", 1)[0].value())
     assert (anomaly["anomaly"], anomaly["value"]) == ("spike", 1000.0)
     documented("anomalies", anomaly)
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
-from confluent_kafka import Consumer
 
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.spec import PipelineSpec
@@ -107,26 +105,10 @@ class Stand:
 
     def topic(self, kind: str) -> list[dict[str, Any]]:
         """All records of an output topic, less those that repeat an id."""
-        consumer = Consumer(
-            {
-                "bootstrap.servers": self.bench.servers.kafka,
-                "group.id": f"read-{time.time_ns()}",
-                "auto.offset.reset": "earliest",
-                "enable.partition.eof": True,
-            }
-        )
-        consumer.subscribe([self.bench.config.topic(kind)])
-        found, ended = {}, 0
-        while ended < 2:
-            for message in consumer.consume(500, 1.0):
-                if message.error() is not None:
-                    ended += 1
-                else:
-                    found[dict(message.headers())["id"]] = json.loads(message.value())
-        consumer.close()
-        for record in found.values():
+        found = self.bench.records(kind)
+        for record in found:
             self.documented(kind, record)
-        return list(found.values())
+        return found
 
     def told(self, aggregation: str) -> dict[tuple[str, str, str], dict[str, Any]]:
         """What a reader of the results topic has who keeps the highest revision of each window."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import random
-import time
 from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
-from confluent_kafka import Consumer
 from websockets.sync.client import ClientConnection, connect
 
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
@@ -101,27 +99,6 @@ class Site:
     def sessions(self, user: str, **parameters: Any) -> list[tuple[Any, ...]]:
         return told(self.get(user=user, **parameters).json()["data"])
 
-    def results(self) -> list[dict[str, Any]]:
-        """All records of the results topic, less those that repeat an id."""
-        consumer = Consumer(
-            {
-                "bootstrap.servers": self.bench.servers.kafka,
-                "group.id": f"read-{time.time_ns()}",
-                "auto.offset.reset": "earliest",
-                "enable.partition.eof": True,
-            }
-        )
-        consumer.subscribe([self.bench.config.topic("results")])
-        found, ended = {}, 0
-        while ended < 2:
-            for message in consumer.consume(100, 1.0):
-                if message.error() is not None:
-                    ended += 1
-                else:
-                    found[dict(message.headers())["id"]] = json.loads(message.value())
-        consumer.close()
-        return list(found.values())
-
 
 def told(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     """Sessions as (start, end, pages, landing, exit, seen, spent), times in seconds."""
@@ -189,7 +166,7 @@ def test_sessions_grow_join_and_close(site: Site) -> None:
 
         site.pass_time(150)
         assert site.sessions("a", closed="true") == one
-        results = [r for r in site.results() if r["group"]["user"] in ("a", "b")]
+        results = [r for r in site.bench.records("results") if r["group"]["user"] in ("a", "b")]
         assert told([{**r, **r["metrics"]} for r in results]) == sorted([*one, *site.sessions("b")])
 
         # What a closed session covers is late, and so is what no open session takes in.

@@ -65,6 +65,23 @@ seccompProfile:
   type: RuntimeDefault
 {{- end -}}
 
+{{- /* What all our pods have. */ -}}
+{{- define "tidemill.pod" -}}
+enableServiceLinks: false
+securityContext:
+  {{- include "tidemill.podSecurity" . | nindent 2 }}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- with .Values.operator.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
 {{- define "tidemill.containerSecurity" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true

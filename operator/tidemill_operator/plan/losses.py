@@ -5,7 +5,7 @@ Processors go on by themselves and note each loss; a topic that was made anew sh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.model import LiveSchema, LiveTopic, Loss
@@ -38,14 +38,11 @@ def losses(topic: str, known: LiveTopic | None, schema: LiveSchema) -> list[Tide
     return told
 
 
-def missed(losses: Iterable[Loss]) -> str:
+def missed(found: Collection[Loss]) -> str:
     """What a replay did not find in the topic any more, in words; empty: it found all."""
-    found = list(losses)
-    return (
-        f"events that the topic holds no longer were to be counted and are not, offsets {_ranges(found)}"
-        if found
-        else ""
-    )
+    if not found:
+        return ""
+    return f"events that the topic holds no longer were to be counted and are not, offsets {_ranges(found)}"
 
 
 def _unnoted(known: LiveTopic | None, schema: LiveSchema) -> Iterator[Loss]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from tidemill_operator.scaling.explain import reckoning
 from tidemill_operator.scaling.measure import observe
@@ -36,6 +37,19 @@ class _Poll:
     def cap(self) -> str:
         """What sets the ceiling."""
         return "maxReplicas" if self.ceiling < self.partitions else "partitions"
+
+    @cached_property
+    def spareable(self) -> tuple[int, float]:
+        """(Fewest replicas that were enough for as long as they wait, that wait in seconds); else all, least wait."""
+        waits = [
+            _wait(self.settings, self.state, current=self.current, spared=spared)
+            for spared in range(self.current - self.target, 0, -1)
+        ]
+        for left, seconds in enumerate(waits, start=self.target):
+            most = _most(self, seconds)
+            if most <= left:
+                return most, seconds
+        return self.current, next(iter(waits), 0.0)
 
 
 @dataclass(frozen=True)
@@ -160,7 +174,7 @@ def _up(poll: _Poll) -> _Choice:
 
 def _down(poll: _Poll) -> _Choice:
     since = poll.state.watched_since
-    most, seconds = _spareable(poll)
+    most, seconds = poll.spareable
     watched = since is not None and poll.now - since >= seconds
     if most >= poll.current or not watched or not _settled(poll) or _goes_on_falling(poll, most, seconds):
         return _Choice(poll.current, Reason.STABILIZING, "scaleDownStabilization")
@@ -171,19 +185,6 @@ def _down(poll: _Poll) -> _Choice:
     if desired > most:
         return _Choice(desired, Reason.STEP_LIMITED, "maxStepDown")
     return _Choice(desired, Reason.SCALED_DOWN, "minReplicas" if max(1, poll.need.useful) < most == poll.floor else "")
-
-
-def _spareable(poll: _Poll) -> tuple[int, float]:
-    """(Fewest replicas that were enough for as long as they wait, that wait in seconds); else of all that could go."""
-    waits = [
-        _wait(poll.settings, poll.state, current=poll.current, spared=spared)
-        for spared in range(poll.current - poll.target, 0, -1)
-    ]
-    for left, seconds in enumerate(waits, start=poll.target):
-        most = _most(poll, seconds)
-        if most <= left:
-            return most, seconds
-    return poll.current, next(iter(waits), 0.0)
 
 
 def _goes_on_falling(poll: _Poll, most: int, wait: float) -> bool:
@@ -234,7 +235,7 @@ def _limit(poll: _Poll) -> str:
 
 
 def _finish(poll: _Poll, choice: _Choice) -> tuple[Decision, State]:
-    most, waits = _spareable(poll)
+    most, waits = poll.spareable
     dry = poll.settings.dry_run and choice.desired != poll.current
     decision = Decision(
         at=poll.now,

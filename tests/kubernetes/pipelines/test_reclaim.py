@@ -70,7 +70,7 @@ def test_an_operator_that_runs_is_left_alone(
 
 def test_what_fails_is_tried_again_and_told_in_the_end() -> None:
     """A conflict and a server that is away leave the others alone."""
-    document = {"metadata": {"namespace": "shop", "name": "orders"}}
+    document = {"metadata": {"namespace": "shop", "name": "orders", "uid": "u-1"}}
     answers = [
         Conflict(Reason.WAITING, "somebody was faster"),
         TidemillError(Reason.WAITING, "pods have not ended"),

@@ -216,7 +216,7 @@ def _partial_type(kind: Kind, field_type: str) -> str:
             return "double precision"
         case "first_at" | "last_at":
             return "bigint[]"
-        case "quantiles" | "uniques" | "frequent":
+        case _ if kind in SKETCHES:
             return "bytea"
         case _:
             return SQL_TYPES[field_type]
@@ -235,7 +235,7 @@ def merge_expression(partial: Partial, old: str = "t", new: str = "EXCLUDED") ->
             return f"{a} + {b}"
         case "sum" | "revision":
             return f"coalesce({a} + {b}, {a}, {b})"
-        case "quantiles" | "uniques" | "frequent":
+        case _ if partial.kind in SKETCHES:
             return f"coalesce({a} || {b}, {a}, {b})"
         case "min":
             return f"least({a}, {b})"
@@ -300,7 +300,7 @@ def _rollup(partial: Partial) -> str:
             return f"min({column})"
         case "last_at":
             return f"max({column})"
-        case "quantiles" | "uniques" | "frequent":
+        case _ if partial.kind in SKETCHES:
             return f"string_agg({column}, ''::bytea)"
         case "whole":
             return f"bool_and({column})"

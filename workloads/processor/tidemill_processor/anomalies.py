@@ -67,18 +67,32 @@ def insert_anomalies(connection: psycopg.Connection[Any], schema: str, found: Se
 
 
 def read_states(
-    connection: psycopg.Connection[Any], schema: str, rule: str, place: int, groups: Collection[str]
-) -> dict[str, State]:
-    """What a rule's detectors know of groups, as far as they know anything."""
+    connection: psycopg.Connection[Any], schema: str, rules: Collection[str], place: int, groups: Collection[str]
+) -> dict[tuple[str, str], State]:
+    """What detectors know, by rule and group, as far as they know anything."""
     query = (
-        f"SELECT group_key, state::text FROM {schema}._detectors"
-        " WHERE anomaly = %s AND aggregation_id = %s AND group_key = ANY(%s)"
+        f"SELECT anomaly, group_key, state::text FROM {schema}._detectors"
+        " WHERE anomaly = ANY(%s) AND aggregation_id = %s AND group_key = ANY(%s)"
     )
-    rows = connection.execute(query, (rule, place, list(groups)))
-    return {group: _state(text) for group, text in rows}
+    rows = connection.execute(query, (list(rules), place, list(groups)))
+    return {(rule, group): parse_state(text) for rule, group, text in rows}
 
 
-def _state(text: str) -> State:
+def known_groups(connection: psycopg.Connection[Any], schema: str, rule: str, place: int) -> list[str]:
+    """The groups that a rule's detectors know something of, the one that came last at the end."""
+    query = f"SELECT group_key FROM {schema}._detectors WHERE anomaly = %s AND aggregation_id = %s ORDER BY seen"
+    return [group for (group,) in connection.execute(query, (rule, place))]
+
+
+def forget_states(
+    connection: psycopg.Connection[Any], schema: str, rule: str, place: int, groups: Collection[str]
+) -> None:
+    """Remove what a rule's detectors know of groups."""
+    delete = f"DELETE FROM {schema}._detectors WHERE anomaly = %s AND aggregation_id = %s AND group_key = ANY(%s)"
+    connection.execute(delete, (rule, place, list(groups)))
+
+
+def parse_state(text: str) -> State:
     """A state as it was before Postgres had it, which writes 1e+16 as an integer: those are not reckoned with alike."""
     state: State = json.loads(text, parse_int=_number if _LONG.search(text) else int)
     return state

@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 
 from tidemill_contract.spec import AnomalySpec
-from tidemill_processor.anomalies import Anomaly, insert_anomalies
+from tidemill_processor.anomalies import Anomaly, insert_anomalies, parse_state
 from tidemill_processor.corrections import Corrections
 from tidemill_processor.database import AggregationStore, Database, to_ms
 from tidemill_processor.detectors import State, Verdict, judge
@@ -123,11 +123,11 @@ class Rescorer:
 
     def _history(self, connection: psycopg.Connection[Any], starts: list[int]) -> dict[tuple[str, str, int], State]:
         query = (
-            f"SELECT anomaly, group_key, window_start, state FROM {self._schema}._detector_history"
+            f"SELECT anomaly, group_key, window_start, state::text FROM {self._schema}._detector_history"
             " WHERE aggregation_id = %s AND window_start = ANY(%s)"
         )
         rows = connection.execute(query, (self._store.id, starts))
-        return {(rule, group, start): state for rule, group, start, state in rows}
+        return {(rule, group, start): parse_state(text) for rule, group, start, text in rows}
 
     def _told(self, connection: psycopg.Connection[Any], starts: list[int]) -> dict[tuple[str, str, int], float]:
         """Values of the anomalies that hold in these windows, by rule, group and start."""

@@ -97,8 +97,4 @@ class Scanner:
         return count
 
     def _states(self, connection: psycopg.Connection[Any], groups: set[str]) -> dict[tuple[str, str], State]:
-        found = (
-            (rule.name, read_states(connection, self._schema, rule.name, self._store.id, groups))
-            for rule in self._rules
-        )
-        return {(rule, group): state for rule, states in found for group, state in states.items()}
+        return read_states(connection, self._schema, [rule.name for rule in self._rules], self._store.id, groups)

@@ -21,7 +21,15 @@ import psycopg
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.spec import AnomalySpec
 from tidemill_contract.times import rfc3339, rfc3339_ms
-from tidemill_processor.anomalies import Anomaly, Known, insert_anomalies, read_states, save_states
+from tidemill_processor.anomalies import (
+    Anomaly,
+    Known,
+    forget_states,
+    insert_anomalies,
+    known_groups,
+    read_states,
+    save_states,
+)
 from tidemill_processor.batch import INDEX, PARTITION, TIME, Batch
 from tidemill_processor.database import LIVE, Database
 from tidemill_processor.detectors import State, judge
@@ -91,11 +99,7 @@ class Watcher:
         if judged.changed:
             save_states(connection, self._schema, judged.changed)
         for rule, place, groups in judged.gone:
-            delete = (
-                f"DELETE FROM {self._schema}._detectors"
-                " WHERE anomaly = %s AND aggregation_id = %s AND group_key = ANY(%s)"
-            )
-            connection.execute(delete, (rule, place, groups))
+            forget_states(connection, self._schema, rule, place, groups)
         if judged.found:
             insert_anomalies(connection, self._schema, judged.found)
 
@@ -120,17 +124,13 @@ class Watcher:
         """The groups of a rule, with the states of those that are wanted."""
         place = _place(partition)
         if (groups := by_rule.get(rule.name)) is None:
-            query = (
-                f"SELECT group_key FROM {self._schema}._detectors WHERE anomaly = %s AND aggregation_id = %s"
-                " ORDER BY seen"
-            )
-            rows = connection.execute(query, (rule.name, place)).fetchall()
-            groups = by_rule[rule.name] = OrderedDict((group, None) for (group,) in rows)
+            known = known_groups(connection, self._schema, rule.name, place)
+            groups = by_rule[rule.name] = OrderedDict.fromkeys(known)
         missing = [group for group in wanted if group in groups and groups[group] is None]
         if missing:
-            states = read_states(connection, self._schema, rule.name, place, missing)
+            states = read_states(connection, self._schema, [rule.name], place, missing)
             # The rule was about another field: that says nothing about this one.
-            groups.update((g, s if s.get("field") == rule.field else {}) for g, s in states.items() if g in groups)
+            groups.update((g, s if s.get("field") == rule.field else {}) for (_, g), s in states.items())
         return groups
 
 
