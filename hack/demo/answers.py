@@ -10,6 +10,7 @@ import httpx
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from demo.compare import Comparison
 from demo.expected import milliseconds
@@ -17,6 +18,7 @@ from demo.replay import Totals
 from demo.runtime import DemoError, Platform, until
 
 _SETTLE_SECONDS = 180.0
+_CHANGE_SECONDS = 30.0
 
 
 def wait_settled(client: httpx.Client, platform: Platform, acknowledged: int) -> None:
@@ -60,8 +62,14 @@ def _positions(client: httpx.Client, platform: Platform) -> dict[int, int]:
     return {row["partition"]: row["next_offset"] or 0 for row in progress["partitions"]}
 
 
+@retry(
+    retry=retry_if_exception_type(httpx.TransportError),
+    stop=stop_after_delay(_CHANGE_SECONDS),
+    wait=wait_fixed(0.5),
+    reraise=True,
+)
 def describe(client: httpx.Client, platform: Platform) -> dict[str, Any]:
-    """The pipeline as the API describes it."""
+    """The pipeline as the API describes it; asked again if the pod that was to answer is being replaced."""
     response = client.get(f"{platform.url('api')}/v1/pipelines/{platform.name}")
     response.raise_for_status()
     return dict(response.json())

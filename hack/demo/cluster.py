@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import socket
 import subprocess
+import threading
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
@@ -18,7 +18,9 @@ OPERATOR_NAMESPACE = "tidemill-system"
 PORTS = {"ingest": 8080, "api": 8081}
 _READY_SECONDS = 420.0
 _GONE_SECONDS = 180.0
-_REACH_SECONDS = 2.0
+_REACH_SECONDS = 60.0
+_CONNECT_SECONDS = 5.0
+_RENEW_SECONDS = 0.5
 _MARK = "tidemill.dev/demo"
 # Brokers' names are the cluster's own: Kafka is asked from within, where the operator is.
 _ENDS = """\
@@ -50,8 +52,40 @@ class Kubectl:
         return done.stdout
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start it; what it prints can be read."""
-        return subprocess.Popen([*self._command, *arguments], stdout=subprocess.PIPE, text=True)
+        """Start it; what it prints is nobody's."""
+        return subprocess.Popen([*self._command, *arguments], stdout=subprocess.DEVNULL, text=True)
+
+
+class Forward:
+    """A port of this machine that leads to a Service, whichever pods come and go behind it.
+
+    `kubectl port-forward` itself ends with the pod that it has chosen: another one takes its place. What was under way
+    then is cut off.
+    """
+
+    def __init__(self, kubectl: Kubectl, namespace: str, service: str, port: int) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = int(free.getsockname()[1])
+        self._command = ("port-forward", f"service/{service}", f"{self.port}:{port}", "--namespace", namespace)
+        self._kubectl = kubectl
+        self._over = threading.Event()
+        self._process = kubectl.start(*self._command)
+        self._keeper = threading.Thread(target=self._keep, daemon=True)
+        self._keeper.start()
+
+    def _keep(self) -> None:
+        while True:
+            self._process.wait()
+            if self._over.wait(_RENEW_SECONDS):
+                return
+            self._process = self._kubectl.start(*self._command)
+
+    def close(self) -> None:
+        """End it."""
+        self._over.set()
+        while self._keeper.is_alive():
+            self._process.terminate()
+            self._keeper.join(_RENEW_SECONDS)
 
 
 class ClusterPlatform:
@@ -63,7 +97,7 @@ class ClusterPlatform:
         self.namespace = str(self.document["metadata"].get("namespace", "default"))
         self._kubectl = kubectl
         self._urls: dict[str, str] = {}
-        self._forwards: list[subprocess.Popen[str]] = []
+        self._forwards: list[Forward] = []
 
     @property
     def logs(self) -> str:
@@ -132,31 +166,28 @@ class ClusterPlatform:
 
     def _reach(self, component: str) -> str:
         """The Service's own address where this machine is a node of the cluster, else a forwarded port."""
-        service = f"{self.name}-{component}"
-        address = self._kubectl(
-            "get", "service", service, "--namespace", self.namespace, "--output", "jsonpath={.spec.clusterIP}"
+        service, port = f"{self.name}-{component}", PORTS[component]
+        if _answers(self._address("kubernetes", "default"), 443):
+            host = self._address(service, self.namespace)
+        else:
+            forward = Forward(self._kubectl, self.namespace, service, port)
+            self._forwards.append(forward)
+            host, port = "127.0.0.1", forward.port
+        # Nodes hear of a Service's pods a moment after the pipeline is ready.
+        until(lambda: _answers(host, port), seconds=_REACH_SECONDS, what=f"{service} can be reached at {host}:{port}")
+        return f"http://{host}:{port}"
+
+    def _address(self, service: str, namespace: str) -> str:
+        return self._kubectl(
+            "get", "service", service, "--namespace", namespace, "--output", "jsonpath={.spec.clusterIP}"
         )
-        with contextlib.suppress(OSError):
-            socket.create_connection((address, PORTS[component]), timeout=_REACH_SECONDS).close()
-            return f"http://{address}:{PORTS[component]}"
-        forward = self._kubectl.start(
-            "port-forward", f"service/{service}", f":{PORTS[component]}", "--namespace", self.namespace
-        )
-        self._forwards.append(forward)
-        return _forwarded(forward.stdout, service)
 
     def url(self, component: str) -> str:
         """Base URL of `ingest` or `api`."""
         return self._urls[component]
 
     def check_alive(self) -> None:
-        """Raise if a forwarded port has ended.
-
-        Raises:
-            DemoError: one has.
-        """
-        if any(forward.poll() is not None for forward in self._forwards):
-            raise DemoError("kubectl port-forward has ended")
+        """Nothing to look at: that its pods run is the cluster's own work."""
 
     def topic_ends(self) -> dict[int, int]:
         """End offset of each partition of the events topic, as Kafka tells."""
@@ -185,14 +216,13 @@ class ClusterPlatform:
     def leave(self) -> None:
         """End the ways to its services; the pipeline stays."""
         for forward in self._forwards:
-            with forward:  # waits, and closes what it wrote to
-                forward.terminate()
+            forward.close()
         self._forwards.clear()
         self._urls.clear()
 
 
-def _forwarded(output: IO[str] | None, service: str) -> str:
-    for line in output or ():
-        if found := re.match(r"Forwarding from (127\.0\.0\.1:\d+) ->", line):
-            return f"http://{found[1]}"
-    raise DemoError(f"kubectl port-forward to {service} has ended")
+def _answers(host: str, port: int) -> bool:
+    with contextlib.suppress(OSError):
+        socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
+        return True
+    return False

@@ -60,6 +60,18 @@ def test_nothing_is_refused_where_nothing_is_known(document: Document) -> None:
     assert refused(document, LiveFacts()) == []
 
 
+def test_partitions_that_somebody_else_has_added_are_no_edit(document: Document) -> None:
+    """The spec that runs stays applicable, whatever else is edited in it; it gets all the partitions there are."""
+    document["spec"]["source"]["topic"] = {"partitions": 3}
+    live = live_of(document)
+    grown = replace(live, topics={name: replace(topic, partitions=5) for name, topic in live.topics.items()})
+    document["spec"]["suspend"] = True
+    assert refused(document, grown) == []
+    assert build_plan(AnalyticsPipeline.model_validate(document), Platform(), 2, grown).schema.partitions == 5
+    document["spec"]["source"]["topic"]["partitions"] = 4
+    assert [reason for reason, _ in refused(document, grown)] == [Reason.NOT_SUPPORTED]
+
+
 EDITS: list[tuple[str, dict[str, Any], Reason, str]] = [
     (
         "source.topic",

@@ -43,14 +43,16 @@ def _ensure_positions(session: Session, schema: Schema) -> None:
                 (reader, reader),
             )
     # A replay counts epochs like the live reader, so that both mean the same record by (epoch, partition, offset).
+    # A partition that came later has no event from before the pipeline: it is read from 0, wherever the others began.
     session.write_rows(
         sql.SQL(
-            "INSERT INTO {} (reader, partition, epoch) SELECT r.reader, p, coalesce(l.epoch, 0)"
+            "INSERT INTO {} (reader, partition, epoch, next_offset) SELECT r.reader, p, coalesce(l.epoch, 0),"
+            " CASE WHEN r.reader = 'live' AND EXISTS (SELECT FROM {} WHERE reader = 'live') THEN 0 END"
             " FROM {} r CROSS JOIN generate_series(0, %s - 1) p"
             " LEFT JOIN {} l ON l.reader = 'live' AND l.partition = p"
             " WHERE r.switched_at IS NULL"
             " AND NOT EXISTS (SELECT FROM {} o WHERE o.reader = r.reader AND o.partition = p)"
-        ).format(offsets, readers, offsets, offsets),
+        ).format(offsets, offsets, readers, offsets, offsets),
         (schema.partitions,),
     )
 

@@ -55,7 +55,9 @@ def _topic(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Iterator
         )
     if not topic.managed:
         return
-    if known and topic.partitions is not None and topic.partitions < known.partitions:
+    # Where the spec is as it was, somebody else has made them more: it runs on with all there are.
+    fewer = known and topic.partitions is not None and topic.partitions < known.partitions
+    if known and fewer and topic.partitions != _partitions_before(live.schema):
         yield TidemillError(
             Reason.NOT_SUPPORTED,
             f"{path}.partitions: {topic.partitions} is less than the {known.partitions} partitions that topic"
@@ -81,6 +83,12 @@ def _topic(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Iterator
             f" {source.replication_factor}: nothing could be written",
             f"write at most {source.replication_factor}",
         )
+
+
+def _partitions_before(live: LiveSchema | None) -> int | None:
+    """What the spec that was accepted last asked for."""
+    before = live.accepted if live else None
+    return before.get("source", {}).get("topic", {}).get("partitions") if before else None
 
 
 def _key(pipeline: AnalyticsPipeline, live: LiveSchema) -> Iterator[TidemillError]:

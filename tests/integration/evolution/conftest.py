@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, Message, Producer
 
 from tidemill_operator.plan.replay import REPLAY, REPLAYING
 
@@ -70,6 +70,7 @@ class Load(threading.Thread):
         self._partitions = PARTITIONS
         self._stopping = threading.Event()
         self.events: list[dict[str, Any]] = []
+        self._refused: list[str] = []
 
     def send(self, number: int) -> None:
         """So many events at once."""
@@ -81,11 +82,16 @@ class Load(threading.Thread):
             }
             while len(self._producer) > 50_000:
                 self._producer.poll(0.05)
+            partition = self._random.randrange(self._partitions)
             self._producer.produce(
-                self._topic, json.dumps(event).encode(), partition=self._random.randrange(self._partitions)
+                self._topic, json.dumps(event).encode(), partition=partition, on_delivery=self._delivered
             )
             self._producer.poll(0)
             self.events.append(event)
+
+    def _delivered(self, error: KafkaError | None, record: Message) -> None:
+        if error is not None:
+            self._refused.append(f"partition {record.partition()}: {error}")
 
     def spread_over(self, partitions: int) -> None:
         """Send to so many partitions, once they can be sent to."""
@@ -109,6 +115,7 @@ class Load(threading.Thread):
     def flush(self) -> None:
         """Wait until all that was sent is acknowledged."""
         assert self._producer.flush(30) == 0
+        assert self._refused == []
 
 
 def counted(

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import AdminClient, NewPartitions
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.exhaustive]
 
@@ -120,3 +121,33 @@ def test_a_replay_that_is_given_up(evolving: Any, load: Any, counted: Callable[.
     evolving.ask(**{"from": "earliest"})
     evolving.until_switched(2)
     assert evolving.stored("by_shop_v2") == counted(load.events, 10)
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["by the spec", "behind our back"])
+def test_a_partition_that_comes_later_is_read_from_its_beginning(
+    asked: bool, make_local: Callable[..., Any], orders: Callable[[], Any], make_load: Callable[..., Any],
+    make_evolving: Callable[..., Any], servers: Any,
+) -> None:  # fmt: skip
+    """`startFrom: latest` is about what was there before the pipeline; no processor runs when the events come."""
+    document = orders()
+    document["spec"]["source"]["topic"]["startFrom"] = "latest"
+    evolving = make_evolving(make_local(document))
+    evolving.local.settle()
+    begun = "SELECT count(next_offset) FROM {s}._offsets"
+    evolving.local.eventually(lambda: evolving.local.query(begun) == [(3,)], what="all partitions are begun")
+    evolving.edit(lambda spec: spec.update(suspend=True))
+    evolving.local.settle()
+    topic = "evolve.orders.events"
+    if asked:
+        evolving.edit(lambda spec: spec["source"]["topic"].update(partitions=5))
+        evolving.local.settle()
+    else:
+        admin = AdminClient({"bootstrap.servers": servers.kafka})
+        admin.create_partitions([NewPartitions(topic, 5)])[topic].result(30)
+    load = make_load(servers.kafka, topic)
+    load.spread_over(5)
+    load.send(1_000)
+    load.finish()
+    evolving.edit(lambda spec: spec.update(suspend=False))
+    evolving.local.settle()
+    evolving.await_events(load)

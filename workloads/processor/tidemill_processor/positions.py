@@ -69,16 +69,11 @@ class Positions:
         topic_id: str,
     ) -> Position | None:
         low, high = self._source.range_of(partition)
-        if known_id is None or next_offset is None:
-            return self._move(
-                connection,
-                partition,
-                (known_id, epoch, next_offset),
-                topic_id,
-                epoch,
-                self._first(partition, low, high),
-            )
         before = (known_id, epoch, next_offset)
+        if known_id is None or next_offset is None:
+            # The operator gives an offset to partitions that were added later: events may be there before we are.
+            first = self._first(partition, low, high) if next_offset is None else low
+            return self._move(connection, partition, before, topic_id, epoch, first)
         if known_id != topic_id:
             log.error("topic %s was made anew; partition %d starts epoch %d", self._source.topic, partition, epoch + 1)
             self._record_loss(connection, partition, epoch, next_offset, None, "topic_recreated")
