@@ -5,6 +5,7 @@ Nothing of the cluster leaves the machine and nothing from outside reaches it. T
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import shutil
 import subprocess
@@ -70,7 +71,25 @@ def tear_down(place: Layout) -> None:
     if owner() == place.folder:
         for family, table in _OURS:
             _try(["nft", "delete", "table", family, table])
+        for link in links_to_pods():
+            _try(["ip", "link", "delete", link])
         _try(["ip", "link", "delete", BRIDGE])
+
+
+def links_to_pods() -> list[str]:
+    """The host's ends of links to pods.
+
+    They outlive the pods' processes by as long as the kernel tries to end their connections. Their routes would stand
+    for the pods of the next cluster, which have the same addresses, and go after a minute.
+    """
+    shown = subprocess.run(["ip", "-json", "-4", "address"], capture_output=True, text=True, check=True)
+    pods = ipaddress.ip_network(layout.POD_RANGE)
+    return [
+        link["ifname"]
+        for link in json.loads(shown.stdout)
+        if link["ifname"].startswith("veth")
+        and any(ipaddress.ip_address(address["local"]) in pods for address in link["addr_info"])
+    ]
 
 
 def has_table(name: str) -> bool:

@@ -294,6 +294,7 @@ def test_down_leaves_no_trace(tables_before: str, cluster: Cluster, kubectl: Kub
     cluster("down")
     assert not there.exists()
     assert network.owner() is None
+    assert network.links_to_pods() == []
     assert str(there) not in Path("/proc/self/mountinfo").read_text()
     assert tables() == tables_before
     assert list(Path("/sys/fs/cgroup").glob("**/tidemill")) == []
