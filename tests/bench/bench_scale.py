@@ -8,8 +8,9 @@
 Each run: processors share out the partitions of an empty topic and are frozen; the topic is filled; they are woken
 and watched until every event is in Postgres and every result in Kafka. CPU is user + system of all replicas and of
 Postgres. One thing varies at a time; the rest is 1 replica, 4 partitions, 1,000 keys, 1 aggregation, windows of a
-minute. Keys vary with windows of six hours, so that all of them are live in one window. Functions are of one more
-metric, over 99,991 users, at 1,000 keys and at 10. Each run is compared with a recomputation.
+minute. Replicas vary at 10 keys too, all of which they share. Keys vary with windows of six hours, so that all of them
+are live in one window. Functions are of one more metric, over 99,991 users, at 1,000 keys and at 10. Each run is
+compared with a recomputation.
 """
 
 from __future__ import annotations
@@ -135,7 +136,8 @@ def runs(measure: Callable[..., Figures], part: str, value: str, events: int) ->
     plain = Job(events, 1_000)
     match part:
         case "replicas":
-            yield measure(part, plain, replicas=int(value))
+            for job in (plain, Job(events, 10)):
+                yield measure(part, job, replicas=int(value))
         case "keys":
             yield measure(part, Job(events, int(value), window_ms=LONG_MS, step_ms=1))
         case "partitions":
