@@ -188,6 +188,22 @@ def test_events_that_postgres_refuses_are_found_and_put_aside(make_bench: Callab
     assert {f"k{i}": 40 for i in range(5)} == counts(bench)
 
 
+def test_large_events_do_not_wait_for_a_long_flush_interval(make_bench: Callable[..., Any]) -> None:
+    """A batch is full by its bytes too, so memory is bounded; a stop is heeded meanwhile, and stores what was read."""
+    patient = config("large")
+    spec = patient.spec.model_copy(
+        update={"processor": patient.spec.processor.model_copy(update={"flush_interval": "60s"})}
+    )
+    bench = make_bench(patient.model_copy(update={"spec": spec}))
+    for _ in range(3):
+        bench.produce([event(i, k="a", pad="x" * 1_000_000) for i in range(50)])
+    process = bench.start()
+    bench.eventually(lambda: bench.consumed() >= 64, seconds=40, what="a full batch is stored")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    assert 64 <= bench.consumed() <= 150
+
+
 def expected_counts(sent: list[tuple[str, int]]) -> dict[str, int]:
     totals: dict[str, int] = {}
     for key, _ in sent:

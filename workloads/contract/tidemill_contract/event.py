@@ -125,13 +125,21 @@ class EventDecoder:
             self.check_time(getattr(event, self.event_time_field), now_ms)
         return event
 
-    def decode_batch(self, raws: Sequence[bytes], now_ms: int) -> tuple[list[Any], dict[int, InvalidEvent]]:
+    def decode_batch(
+        self, raws: Sequence[bytes], now_ms: int, *, largest: int | None = None
+    ) -> tuple[list[Any], dict[int, InvalidEvent]]:
         """Decode many: the events in order (None where invalid) and the verdicts by index.
 
         The same verdicts as `decode`, event by event. A batch that is seen at once to hold nothing unusual skips the
         checks that only unusual bytes need; any other goes through `decode` as it is.
+
+        Args:
+            raws: the records' bytes.
+            now_ms: wall time, epoch milliseconds.
+            largest: bytes of the largest record, if the caller has looked.
         """
-        events = self._decode_plain(raws, now_ms)
+        largest = max(map(len, raws), default=0) if largest is None else largest
+        events = self._decode_plain(raws, now_ms) if 0 < largest <= MAX_KEY_BYTES else None
         if events is not None:
             return events, {}
         events, invalid = [], {}
@@ -144,8 +152,6 @@ class EventDecoder:
         return events, invalid
 
     def _decode_plain(self, raws: Sequence[bytes], now_ms: int) -> list[Any] | None:
-        if not raws or max(map(len, raws)) > MAX_KEY_BYTES:
-            return None
         together = b"\n".join(raws)
         # One byte is found much faster than six, and most events escape nothing.
         if b"\\" in together and b"\\u0000" in together:

@@ -142,8 +142,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Piece:
-    """Records of one consume call, decoded but not transformed; fields as those of `Batch`."""
+    """Records of one consume call, decoded but not transformed; fields as those of `Batch`.
 
+    Attributes:
+        size: bytes of the records; 0 if all are so small that their number bounds it.
+    """
+
+    size: int
     frame: pl.DataFrame
     messages: Sequence[Message]
     dead: tuple[DeadLetter, ...]
@@ -234,7 +239,9 @@ class BatchReader:
 
     def decode(self, messages: Sequence[Message], now_ms: int, first: int = 0) -> Piece:
         """Decode some records of a batch, `first` of which have been decoded before."""
-        events, invalid = self._decoder.decode_batch([m.value() or b"" for m in messages], now_ms)
+        raws = [m.value() or b"" for m in messages]
+        largest = max(map(len, raws), default=0)
+        events, invalid = self._decoder.decode_batch(raws, now_ms, largest=largest)
         times = self._event_times(messages, events, invalid, now_ms)
         partitions = [m.partition() for m in messages]
         spans = _spans(partitions)
@@ -261,7 +268,8 @@ class BatchReader:
             columns.append(column.cast(dtype) if stored != dtype else column)
         if self._keeps_events:
             columns.append(pl.Series(DATA, [msgspec.json.encode(event).decode() for event in valid], dtype=pl.String))
-        return Piece(pl.DataFrame(columns), messages, dead, ends, consumed, arrived)
+        size = sum(map(len, raws)) if largest > MAX_KEY_BYTES else 0
+        return Piece(size, pl.DataFrame(columns), messages, dead, ends, consumed, arrived)
 
     def join(self, pieces: Sequence[Piece]) -> Batch:
         """The batch of what was decoded one after the other; at least one piece."""

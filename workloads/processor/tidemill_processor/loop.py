@@ -31,11 +31,15 @@ from tidemill_processor.transaction import Change, Committed, Committer, Fenced,
 log = logging.getLogger(__name__)
 
 BATCH_LIMIT = 50_000
+# Events may be of a megabyte each, and a batch is held in memory.
+BATCH_BYTES = 64 * 1024 * 1024
 # Consumed and decoded at once: few enough that the events' objects stay in the processor's cache (see BatchReader).
 PIECE_LIMIT = 4_000
 # Records and events make no cycles, but their number would set off a collection every few hundred of them.
 COLLECT_SECONDS = 10.0
 PAUSED_POLL_SECONDS = 0.1
+# However long a flushInterval is: what one call brings is bounded by the time it takes, and a stop is noticed.
+POLL_SECONDS = 0.5
 TOPIC_CHECK_SECONDS = 10.0
 REPORT_SECONDS = 2.0
 MAX_BACKOFF_SECONDS = 8.0
@@ -135,13 +139,13 @@ class Loop:
     def _gather(self, seconds: float) -> list[Piece]:
         """Consume and decode for so long, or until a batch is full."""
         pieces: list[Piece] = []
-        count, generation, deadline = 0, self._source.generation, time.monotonic() + seconds
+        count, size, generation, deadline = 0, 0, self._source.generation, time.monotonic() + seconds
         limit = self._pace.limit(self._limit)
-        while count < limit and not self._stopping:
+        while count < limit and size < BATCH_BYTES and not self._stopping:
             left = deadline - time.monotonic()
             if left <= 0 and pieces:
                 break
-            polled = self._source.poll(min(PIECE_LIMIT, limit), max(0.0, left))
+            polled = self._source.poll(min(PIECE_LIMIT, limit), min(max(0.0, left), POLL_SECONDS))
             if generation != self._source.generation:
                 # Partitions were assigned anew: all are read from their stored positions again, these events too.
                 pieces.clear()
@@ -150,6 +154,7 @@ class Loop:
             if polled.messages:
                 pieces.append(self._reader.decode(polled.messages, time.time_ns() // 1_000_000, count))
                 count += len(polled.messages)
+                size += pieces[-1].size
             elif left <= 0 or polled.failed or polled.out_of_range:
                 break
         return pieces
