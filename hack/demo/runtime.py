@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -80,15 +80,29 @@ class Platform(Protocol):
 
 
 class Runtime:
-    """One `up` on a data folder, over a copy of a pipeline's YAML that may be edited."""
+    """One `up` on a data folder, over a copy of a pipeline's YAML that may be edited.
 
-    def __init__(self, example: Path, folder: Path, *, environment: Mapping[str, str] | None = None) -> None:
+    Args:
+        example: the pipeline's YAML.
+        folder: of the copy, the data and the logs.
+        environment: more of it.
+        arguments: more of them.
+    """
+
+    def __init__(
+        self,
+        example: Path,
+        folder: Path,
+        *,
+        environment: Mapping[str, str] | None = None,
+        arguments: Sequence[str] = (),
+    ) -> None:
         self.folder = folder
         self.file = folder / "pipeline.yaml"
         self.document: dict[str, Any] = yaml.safe_load(example.read_text())
         self.name = str(self.document["metadata"]["name"])
         self.namespace = str(self.document["metadata"].get("namespace", "default"))
-        self._environment = {**os.environ, **(environment or {})}
+        self._environment, self._arguments = {**os.environ, **(environment or {})}, arguments
         self._process: subprocess.Popen[bytes] | None = None
         self._ready: dict[str, Any] = {}
 
@@ -111,7 +125,7 @@ class Runtime:
         self._write()
         ready_file = self.folder / "ready.json"
         command = [str(Path(sys.executable).with_name("tidemill")), "up", "-f", str(self.file)]
-        command += ["--data-dir", str(self.data_dir), "--ready-file", str(ready_file)]
+        command += ["--data-dir", str(self.data_dir), "--ready-file", str(ready_file), *self._arguments]
         with self.log.open("wb") as output:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output

@@ -111,7 +111,9 @@ def running(own: Any, folder: Path) -> Iterator[Runtime]:
         "TIDEMILL_REDIS_URL": own.redis,
         "TIDEMILL_SESSION_TIMEOUT_MS": "6000",
     }
-    runtime = Runtime(folder / "spec.yaml", folder / "up", environment=environment)
+    # Any ports: another test that runs now would choose the same first free ones.
+    arguments = ["--port-ingest", "0", "--port-api", "0"]
+    runtime = Runtime(folder / "spec.yaml", folder / "up", environment=environment, arguments=arguments)
     runtime.start()
     try:
         yield runtime
