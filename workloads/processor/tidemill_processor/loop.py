@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 BATCH_LIMIT = 50_000
 # Events may be of a megabyte each, and a batch is held in memory.
-BATCH_BYTES = 64 * 1024 * 1024
+BATCH_BYTES = 32 * 1024 * 1024
 # Consumed and decoded at once: few enough that the events' objects stay in the processor's cache (see BatchReader).
 PIECE_LIMIT = 4_000
 # Records and events make no cycles, but their number would set off a collection every few hundred of them.
