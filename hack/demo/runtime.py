@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -86,7 +86,7 @@ class Runtime:
         example: the pipeline's YAML.
         folder: of the copy, the data and the logs.
         environment: more of it.
-        arguments: more of them.
+        any_ports: listen on any; tests that run beside each other would choose the same first free ones.
     """
 
     def __init__(
@@ -95,14 +95,15 @@ class Runtime:
         folder: Path,
         *,
         environment: Mapping[str, str] | None = None,
-        arguments: Sequence[str] = (),
+        any_ports: bool = False,
     ) -> None:
         self.folder = folder
         self.file = folder / "pipeline.yaml"
         self.document: dict[str, Any] = yaml.safe_load(example.read_text())
         self.name = str(self.document["metadata"]["name"])
         self.namespace = str(self.document["metadata"].get("namespace", "default"))
-        self._environment, self._arguments = {**os.environ, **(environment or {})}, arguments
+        self._environment = {**os.environ, **(environment or {})}
+        self._ports = ["--port-ingest", "0", "--port-api", "0"] if any_ports else []
         self._process: subprocess.Popen[bytes] | None = None
         self._ready: dict[str, Any] = {}
 
@@ -125,7 +126,7 @@ class Runtime:
         self._write()
         ready_file = self.folder / "ready.json"
         command = [str(Path(sys.executable).with_name("tidemill")), "up", "-f", str(self.file)]
-        command += ["--data-dir", str(self.data_dir), "--ready-file", str(ready_file), *self._arguments]
+        command += ["--data-dir", str(self.data_dir), "--ready-file", str(ready_file), *self._ports]
         with self.log.open("wb") as output:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output

@@ -111,9 +111,7 @@ def running(own: Any, folder: Path) -> Iterator[Runtime]:
         "TIDEMILL_REDIS_URL": own.redis,
         "TIDEMILL_SESSION_TIMEOUT_MS": "6000",
     }
-    # Any ports: another test that runs now would choose the same first free ones.
-    arguments = ["--port-ingest", "0", "--port-api", "0"]
-    runtime = Runtime(folder / "spec.yaml", folder / "up", environment=environment, arguments=arguments)
+    runtime = Runtime(folder / "spec.yaml", folder / "up", environment=environment, any_ports=True)
     runtime.start()
     try:
         yield runtime

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from kafka_records import KafkaRecord
 from tidemill_contract.spec import PipelineSpec
 from tidemill_processor.batch import OFFSET, PARTITION, Batch, BatchReader
 from tidemill_processor.replay import Pace
@@ -25,36 +26,21 @@ SPEC = PipelineSpec.model_validate({
 
 
 @dataclass(frozen=True)
-class Record:
-    """A Kafka record."""
+class Record(KafkaRecord):
+    """A record of this pipeline."""
 
-    at: int
-    place: int
+    p: int
+    o: int
     body: bytes
 
-    def key(self) -> bytes | None:
-        return None
-
-    def value(self) -> bytes | None:
+    def value(self) -> bytes:
         return self.body
-
-    def partition(self) -> int:
-        return self.place
-
-    def offset(self) -> int:
-        return self.at
-
-    def timestamp(self) -> tuple[int, int]:
-        return 1, NOW
-
-    def headers(self) -> None:
-        return None
 
 
 def batch() -> Batch:
     """Offsets 10 to 15 of two partitions: counted, filtered and invalid ones in turn."""
     bodies = [b'{"ts": %d, "n": 1}' % NOW, b'{"ts": %d, "n": -1}' % NOW, b"no JSON"]
-    records = [Record(offset, p, bodies[offset % 3]) for offset in range(10, 16) for p in (0, 1)]
+    records = [Record(p, offset, bodies[offset % 3]) for offset in range(10, 16) for p in (0, 1)]
     return BatchReader(SPEC, offsets=True).read(records, NOW)
 
 

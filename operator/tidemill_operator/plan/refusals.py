@@ -5,7 +5,8 @@ Told before anything is touched, so that the spec accepted before runs on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from tidemill_contract import names
 from tidemill_contract.spec import AnalyticsPipeline
@@ -56,11 +57,11 @@ def _topic(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Iterator
     if not topic.managed:
         return
     # Where the spec is as it was, somebody else has made them more: it runs on with all there are.
-    fewer = known and topic.partitions is not None and topic.partitions < known.partitions
-    if known and fewer and topic.partitions != _partitions_before(live.schema):
+    before = _topic_before(live.schema) or {}
+    if known and asked is not None and asked < known.partitions and asked != before.get("partitions"):
         yield TidemillError(
             Reason.NOT_SUPPORTED,
-            f"{path}.partitions: {topic.partitions} is less than the {known.partitions} partitions that topic"
+            f"{path}.partitions: {asked} is less than the {known.partitions} partitions that topic"
             f" {source.name} has; Kafka cannot take partitions away",
             f"write {known.partitions} or more",
         )
@@ -85,12 +86,6 @@ def _topic(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Iterator
         )
 
 
-def _partitions_before(live: LiveSchema | None) -> int | None:
-    """What the spec that was accepted last asked for."""
-    before = live.accepted if live else None
-    return before.get("source", {}).get("topic", {}).get("partitions") if before else None
-
-
 def _key(pipeline: AnalyticsPipeline, live: LiveSchema) -> Iterator[TidemillError]:
     if live.accepted is None:
         return
@@ -109,11 +104,19 @@ def topics_concerned(plan: Plan, live: LiveSchema | None) -> list[str]:
     return list(dict.fromkeys([*(topic.name for topic in plan.topics), *_read_before(plan, live)]))
 
 
-def _read_before(plan: Plan, live: LiveSchema | None) -> list[str]:
+def _topic_before(live: LiveSchema | None) -> Mapping[str, Any] | None:
+    """The source topic as the spec had it that was accepted last; None: none was."""
     if live is None or live.accepted is None:
+        return None
+    topic: Mapping[str, Any] = live.accepted.get("source", {}).get("topic", {})
+    return topic
+
+
+def _read_before(plan: Plan, live: LiveSchema | None) -> list[str]:
+    before = _topic_before(live)
+    if before is None:
         return []
-    named = live.accepted.get("source", {}).get("topic", {}).get("name")
-    return [named or names.topic(plan.namespace, plan.name, "events")]
+    return [before.get("name") or names.topic(plan.namespace, plan.name, "events")]
 
 
 def _moved(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:

@@ -126,7 +126,7 @@ def test_a_replay_that_is_given_up(evolving: Any, load: Any, counted: Callable[.
 @pytest.mark.parametrize("asked", [True, False], ids=["by the spec", "behind our back"])
 def test_a_partition_that_comes_later_is_read_from_its_beginning(
     asked: bool, make_local: Callable[..., Any], orders: Callable[[], Any], make_load: Callable[..., Any],
-    make_evolving: Callable[..., Any], servers: Any,
+    make_evolving: Callable[..., Any], servers: Any, counted: Callable[..., Any],
 ) -> None:  # fmt: skip
     """`startFrom: latest` is about what was there before the pipeline; no processor runs when the events come."""
     document = orders()
@@ -151,3 +151,4 @@ def test_a_partition_that_comes_later_is_read_from_its_beginning(
     evolving.edit(lambda spec: spec.update(suspend=False))
     evolving.local.settle()
     evolving.await_events(load)
+    assert evolving.stored("by_shop_v1") == counted(load.events, 10)

@@ -45,9 +45,7 @@ class Faulty:
             "TIDEMILL_POSTGRES_URL": own.postgres.url,
             "TIDEMILL_REDIS_URL": own.redis,
         }
-        # Any ports: another test that runs now would choose the same first free ones.
-        ports = ["--port-ingest", "0", "--port-api", "0"]
-        self.up = Runtime(folder / "spec.yaml", folder / "up", environment=self._environment, arguments=ports)
+        self.up = Runtime(folder / "spec.yaml", folder / "up", environment=self._environment, any_ports=True)
         self.up.start()
 
     def tidemill(self, *arguments: str) -> subprocess.CompletedProcess[str]:
