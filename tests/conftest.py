@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sys
@@ -62,16 +63,20 @@ def servers() -> Iterator[Servers]:
 
 
 @pytest.fixture(scope="module")
-def own_servers() -> Iterator[OwnServers]:
+def own_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServers]:
     """A function that starts servers which a test may kill: `own_servers(needs=("kafka",), brokers=3)`.
 
-    They are never the environment's, and all are stopped at the module's end.
+    They are never the environment's, and all are stopped at the module's end. Several brokers are there for one module
+    at a time: seven of them on two cores, with tests that kill some, answer nobody in time.
     """
     started: list[tuple[Servers, Path]] = []
+    turn = (tmp_path_factory.getbasetemp().parent / "several-brokers").open("w")
 
     def start(
         *, needs: tuple[str, ...] = ("kafka", "postgres", "redis"), brokers: int = 1, durable: bool = False
     ) -> Servers:
+        if brokers > 1:
+            fcntl.flock(turn, fcntl.LOCK_EX)
         environ = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
         folder = _folder()
         servers = start_servers(
@@ -84,3 +89,4 @@ def own_servers() -> Iterator[OwnServers]:
     for servers, folder in started:
         servers.stop()
         shutil.rmtree(folder, ignore_errors=True)
+    turn.close()

@@ -365,3 +365,17 @@ def test_a_topic_made_anew_starts_an_epoch_and_says_so(make_bench: Callable[...,
     assert counts(bench) == {"a": 30, "b": 9}
     assert bench.query("SELECT DISTINCT reason FROM {s}._lost") == [("topic_recreated",)]
     assert bench.query("SELECT DISTINCT epoch FROM {s}._offsets") == [(1,)]
+
+
+def test_of_a_partition_added_later_what_expired_unread_is_told(make_bench: Callable[..., Any]) -> None:
+    """Such a one has been given an offset by the operator: events come before a processor takes it up."""
+    bench = make_bench(config("added"))
+    bench.query("UPDATE {s}._offsets SET next_offset = 0 WHERE partition = 2 RETURNING partition")
+    bench.produce([event(i, k="a", i=i) for i in range(60)])
+    gone = TopicPartition(bench.config.events_topic, 2, 20)
+    kafka = AdminClient({"bootstrap.servers": bench.servers.kafka})
+    kafka.delete_records([gone])[gone].result(20)
+    bench.start()
+    bench.await_consumed(40)
+    lost = "SELECT partition, epoch, from_offset, to_offset, reason FROM {s}._lost"
+    assert bench.query(lost) == [(2, 0, 0, 20, "expired")]

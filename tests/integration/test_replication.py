@@ -53,6 +53,16 @@ class World:
         how = {"replica_assignment": brokers} if brokers else {"replication_factor": factor}
         self.admin.create_topics([NewTopic(self.name, partitions, config=config, **how)])[self.name].result(30)
         self.eventually(lambda: len(self.replicas()) == partitions, what="every broker knows the topic")
+        # A broker answers with the defaults until it has heard of what was set; which one answers is left to chance.
+        self.eventually(lambda: all(self.heard(client, config) for client in 3 * self.each), what="and its settings")
+
+    def heard(self, client: AdminClient, config: Mapping[str, str]) -> bool:
+        asked = ConfigResource(ResourceType.TOPIC, self.name)
+        try:
+            told = client.describe_configs([asked])[asked].result(20)
+        except (KafkaException, TimeoutError):
+            return False
+        return all(told[key].value == value for key, value in config.items())
 
     def kafka(self, throttle: int = THROTTLE) -> KafkaTopics:
         """A new one each time: nothing is remembered from pass to pass."""
@@ -61,8 +71,8 @@ class World:
     def a_pass(self, topic: Topic, *, spread: Spread | None = None, throttle: int = THROTTLE) -> Outcome:
         (found,) = self.kafka(throttle).ensure([topic], spread=spread)
         if topic.managed:
-            with contextlib.suppress(KafkaException):  # a broker may just have died
-                described = self.admin.describe_topics(TopicCollection([self.name]))[self.name].result(60)
+            with contextlib.suppress(KafkaException, TimeoutError):  # a broker may just have died
+                described = self.admin.describe_topics(TopicCollection([self.name]))[self.name].result(20)
                 fewest = min(len(partition.isr) for partition in described.partitions)
                 assert int(self.settings()[IN_SYNC]) <= fewest, "writes would be refused"
         return found
@@ -75,7 +85,7 @@ class World:
             for broker in self.each:
                 try:
                     found.append(broker.describe_topics(TopicCollection([self.name]))[self.name].result(20))
-                except KafkaException:
+                except (KafkaException, TimeoutError):
                     return None
             return found[0]
 

@@ -70,11 +70,9 @@ class Positions:
     ) -> Position | None:
         low, high = self._source.range_of(partition)
         before = (known_id, epoch, next_offset)
-        if known_id is None or next_offset is None:
-            # The operator gives an offset to partitions that were added later: events may be there before we are.
-            first = self._first(partition, low, high) if next_offset is None else low
-            return self._move(connection, partition, before, topic_id, epoch, first)
-        if known_id != topic_id:
+        if next_offset is None:
+            return self._move(connection, partition, before, topic_id, epoch, self._first(partition, low, high))
+        if known_id is not None and known_id != topic_id:
             log.error("topic %s was made anew; partition %d starts epoch %d", self._source.topic, partition, epoch + 1)
             self._record_loss(connection, partition, epoch, next_offset, None, "topic_recreated")
             return self._move(connection, partition, before, topic_id, epoch + 1, low)
@@ -88,6 +86,8 @@ class Positions:
             )
             self._record_loss(connection, partition, epoch, high, next_offset, "truncated")
             return self._move(connection, partition, before, topic_id, epoch + 1, high)
+        if known_id is None:  # a partition added later: the operator gives it an offset, events may be there before us
+            return self._move(connection, partition, before, topic_id, epoch, next_offset)
         return Position(next_offset, epoch)
 
     def _first(self, partition: int, low: int, high: int) -> int:
