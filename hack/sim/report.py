@@ -44,7 +44,7 @@ def tell(comparisons: Sequence[Comparison], console: Console) -> None:
     for text in found:
         console.print(f"not better: {text}")
     if not found:
-        console.print("at equal service nobody pays less, and nobody changes less for as much")
+        console.print("at equal service nobody pays less, and nobody changes less")
 
 
 def _shown(comparison: Comparison) -> list[tuple[str, Result]]:
@@ -118,6 +118,7 @@ def to_json(comparisons: Sequence[Comparison], *, seed: int) -> str:
                 "equal_service": {
                     rival.family: rival.result.policy if rival.result else None for rival in comparison.rivals
                 },
+                "tuned_too": {rival.family: rival.answer.summary() for rival in comparison.rivals if rival.answer},
                 "shortfalls": list(shortfalls(comparison)),
             }
             for comparison in comparisons

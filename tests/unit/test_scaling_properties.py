@@ -35,6 +35,7 @@ def some_settings(draw: st.DrawFn) -> Settings:
         lag_threshold=draw(st.integers(1, 100_000)),
         freshness_seconds=draw(st.none() | st.floats(1, 600)),
         catch_up_seconds=draw(st.floats(10, 3600)),
+        target_utilisation=draw(st.floats(0.3, 0.8)),
         scale_up_cooldown_seconds=draw(st.sampled_from([0.0, 30.0, 90.0])),
         scale_down_stabilization_seconds=draw(st.sampled_from([0.0, 60.0, 600.0])),
         max_step_up=draw(st.none() | st.integers(1, 5)),

@@ -334,6 +334,10 @@ CASES: dict[str, list[Case]] = {
     "processor.scaling.lagThreshold": [scaling("lagThreshold", 5000)],
     "processor.scaling.target.freshness": [scaling("target", {"freshness": "30s"})],
     "processor.scaling.catchUp": [scaling("catchUp", "1m")],
+    "processor.scaling.targetUtilization": [
+        scaling("targetUtilization", 80),
+        invalid("processor.scaling.targetUtilization", 90, "spec.processor.scaling.targetUtilization: ", before=scaled),
+    ],
     "processor.scaling.scaleUpCooldown": [scaling("scaleUpCooldown", "2m")],
     "processor.scaling.scaleDownStabilization": [scaling("scaleDownStabilization", "20m")],
     "processor.scaling.maxStepUp": [scaling("maxStepUp", 1)],

@@ -8,7 +8,7 @@ from functools import cached_property
 from tidemill_operator.scaling.explain import reckoning
 from tidemill_operator.scaling.measure import observe
 from tidemill_operator.scaling.model import Decision, Figures, Load, Need, Reason, Settings
-from tidemill_operator.scaling.need import ROOMY_UTILISATION, aligned, fits, need, rise_seconds, stepped
+from tidemill_operator.scaling.need import ROOMY_BAND, aligned, fits, need, rise_seconds, stepped
 from tidemill_operator.scaling.state import MAX_DECISIONS, Record, State
 
 MAX_PATIENCE = 4
@@ -92,7 +92,7 @@ def decide(
         target = max(target, aligned(risen, floor=floor, ceiling=ceiling, partitions=partitions))
     elif target < current:
         # Where those left would be as full as is just allowed, the least noise would bring back who went.
-        roomy = aligned(wanted, floor=floor, ceiling=ceiling, partitions=partitions, utilisation=ROOMY_UTILISATION)
+        roomy = aligned(wanted, floor=floor, ceiling=ceiling, partitions=partitions, band=ROOMY_BAND)
         target = max(target, min(roomy, current))
     state = _recommend(settings, state, target, current=current, now=now)
     poll = _Poll(settings, state, figures, load, wanted, current, floor, ceiling, target, now)

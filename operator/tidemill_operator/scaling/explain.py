@@ -7,7 +7,7 @@ from typing import Any
 
 from tidemill_contract.duration import format_ms
 from tidemill_operator.scaling.model import Decision, Load, Need, Reason, Settings
-from tidemill_operator.scaling.need import HIGH_UTILISATION, TARGET_UTILISATION, rise_seconds
+from tidemill_operator.scaling.need import BAND, rise_seconds
 from tidemill_operator.scaling.state import State
 
 MAX_MESSAGE = 1024
@@ -107,7 +107,8 @@ def reckoning(
     if wanted.hot:
         lines.append("a partition asks for more than the one replica that reads it; it counts for one")
     if wanted.useful > target and target < ceiling:
-        lines.append(f"{target} carry it at no more than {HIGH_UTILISATION:.0%} use, with partitions spread evenly")
+        high = wanted.utilisation + BAND
+        lines.append(f"{target} carry it at no more than {high:.0%} use, with partitions spread evenly")
     if patience > 1:
         lines.append(f"replicas taken away were needed again at once: waiting {patience} times as long for the next")
     if load.stuck:
@@ -124,7 +125,7 @@ def _asked(settings: Settings, load: Load, wanted: Need) -> list[str]:
         )
     else:
         first = f"for the lag, {settings.lag_threshold:,} events each: {sum(wanted.by_lag):.1f} replicas"
-    within = f"within {_duration(settings.catch_up_seconds)}, at {TARGET_UTILISATION:.0%} use"
+    within = f"within {_duration(settings.catch_up_seconds)}, at {settings.target_utilisation:.0%} use"
     return [first, f"for arrivals and catching up {within}: {sum(wanted.by_rate):.1f} replicas"]
 
 

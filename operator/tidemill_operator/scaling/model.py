@@ -70,6 +70,7 @@ class Settings:
     lag_threshold: int = 100_000
     freshness_seconds: float | None = None
     catch_up_seconds: float = 300.0
+    target_utilisation: float = 0.7
     scale_up_cooldown_seconds: float = 90.0
     scale_down_stabilization_seconds: float = 600.0
     max_step_up: int | None = None
@@ -98,6 +99,7 @@ class Settings:
             lag_threshold=scaling.lag_threshold,
             freshness_seconds=seconds(scaling.target.freshness) if scaling.target else None,
             catch_up_seconds=seconds(scaling.catch_up),
+            target_utilisation=scaling.target_utilization / 100,
             scale_up_cooldown_seconds=seconds(scaling.scale_up_cooldown),
             scale_down_stabilization_seconds=seconds(scaling.scale_down_stabilization),
             max_step_up=scaling.max_step_up,
@@ -216,8 +218,9 @@ class Need:
         replicas: the formula's result.
         useful: the same, with each partition counted for one replica at most.
         by_lag: shares of a replica that each partition's lag asks for, by position; at most 1 each.
-        by_rate: the same for its arrivals and for catching up, at the target utilisation.
+        by_rate: the same for its arrivals and for catching up, at `utilisation`.
         hot: whether a partition asks for more than the one replica that can read it.
+        utilisation: that a replica is chosen for.
     """
 
     replicas: int
@@ -225,6 +228,7 @@ class Need:
     by_lag: tuple[float, ...] = ()
     by_rate: tuple[float, ...] = ()
     hot: bool = False
+    utilisation: float = 0.7
 
 
 @dataclass(frozen=True)

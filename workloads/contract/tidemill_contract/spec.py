@@ -241,6 +241,12 @@ class ScalingSpec(Model):
     lag_threshold: int = Field(100_000, ge=1, le=10**12, description="Lag in events that one replica may carry.")
     target: ScalingTargetSpec | None = Field(None, description="Aim at freshness; lagThreshold does not count then.")
     catch_up: Duration = Field("5m", description="How long working off the lag may take.")
+    target_utilization: int = Field(
+        70,
+        ge=30,
+        le=80,
+        description="Percent of what it can do that a replica is chosen for; it is left alone up to 15 more.",
+    )
     scale_up_cooldown: Duration = Field("90s", description="After a change, no scaling up for this long.")
     scale_down_stabilization: Duration = Field(
         "10m",
