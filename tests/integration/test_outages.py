@@ -116,7 +116,10 @@ def running(own: Any, folder: Path) -> Iterator[Runtime]:
     try:
         yield runtime
     finally:
-        assert runtime.stop() == 0
+        status = runtime.stop()
+        if status != 0:
+            print(runtime.log.read_text()[-20_000:])
+        assert status == 0
 
 
 def healths(runtime: Runtime) -> dict[str, str]:
