@@ -70,8 +70,8 @@ class Rival:
 
     Attributes:
         result: None: no setting serves as well.
-        answer: where it is better than Tidemill, the cheapest of Tidemill's settings that serves as well, for no more
-            replica-hours and no more changes; None: there is none, or none is needed.
+        answer: where it is better than Tidemill, the cheapest of Tidemill's settings that serves as well and that it is
+            not better than (see `is_better`); None: there is none, or none is needed.
     """
 
     family: str
@@ -107,12 +107,12 @@ def compare(shape: Shape, make: Make = Tidemill) -> Comparison:
         results = [run(shape, other()) for other in makes]
         others += results
         rival = _cheapest(results, over_seconds=own.over_seconds)
+        answer = None
         if rival is not None and is_better(rival, own):
             tuned = tuned or [run(shape, other()) for other in TUNED]
-            matching = [one for one in tuned if not is_better(rival, one) and one.changes <= rival.changes]
-            rivals.append(Rival(family, rival, _cheapest(matching, over_seconds=own.over_seconds)))
-        else:
-            rivals.append(Rival(family, rival))
+            matching = [one for one in tuned if not is_better(rival, one)]
+            answer = _cheapest(matching, over_seconds=own.over_seconds)
+        rivals.append(Rival(family, rival, answer))
     return Comparison(shape, own, tuple(others), tuple(rivals), fewest_hours(shape, own.changes))
 
 
