@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from typing import Any
-
-from confluent_kafka import ConsumerGroupState, KafkaException
 
 from tidemill_contract import names
 from tidemill_contract.runtime import PipelineConfig
@@ -22,13 +19,12 @@ from tidemill_operator.actuators.backlog import (
     freshness_seconds,
     read_positions,
 )
+from tidemill_operator.actuators.kafka_groups import describe_group
 from tidemill_operator.actuators.postgres_session import Session, connected
-from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.scaling import Figures, PartitionFigures
 from tidemill_operator.servers.addresses import PostgresAddress
 
 _SECONDS = 10.0
-_MOVING = frozenset({ConsumerGroupState.PREPARING_REBALANCING, ConsumerGroupState.COMPLETING_REBALANCING})
 # One look at what sessions wait for says little; nearly all of several looks do.
 _LOOKS, _LOOK_SECONDS, _WAITING_LOOKS = 5, 0.1, 4
 _FULL_SHARE = 0.9
@@ -96,29 +92,18 @@ class FiguresReader:
             positions = read_positions(session, watched.schema)
         partitions = list(positions)
         ends, starts = (self._offsets.offsets(watched.topic, partitions, spec) for spec in (LATEST, EARLIEST))
-        members, moving = self._group(watched.group)
+        group = describe_group(self._offsets.config, watched.group, _SECONDS)
         return Figures(
             {
                 partition: PartitionFigures(starts[partition], ends[partition], at.next_offset, at.consumed)
                 for partition, at in positions.items()
             },
             ready=ready,
-            rebalancing=moving or members != ready,
+            rebalancing=group.moving or group.members != ready,
             rolling_out=rolling_out,
             database_saturated=saturated,
             freshness_seconds=freshness_seconds(positions, ends),
         )
-
-    def _group(self, group: str) -> tuple[int, bool]:
-        """Members of a consumer group, and whether it is sharing out partitions."""
-        try:
-            asked = self._offsets.kafka.describe_consumer_groups([group], request_timeout=_SECONDS)
-            described = asked[group].result(_SECONDS + 5.0)
-        except (KafkaException, FutureTimeout) as error:
-            raise TidemillError(
-                Reason.UNREACHABLE, f"describing consumer group {group}: Kafka does not tell ({error})"
-            ) from error
-        return len(described.members), described.state in _MOVING
 
 
 def _saturated(session: Session, writer: str, *, replicas: int) -> bool:

@@ -73,3 +73,10 @@ def test_every_distribution_has_the_same_version_and_licence() -> None:
     """They are released together."""
     projects = [tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"] for folder in DISTRIBUTIONS]
     assert {(p["version"], p["license"]) for p in projects} == {(projects[0]["version"], "MIT")}
+
+
+def test_librdkafka_is_asked_nothing_of_coordinators() -> None:
+    """A request to a coordinator that was given up ends the process when the broker is back."""
+    asked = r"\.(?:(?:describe|delete)_consumer_groups|(?:list|alter|delete)_consumer_group_offsets)\("
+    sources = [path for folder in ("operator", "workloads") for path in (ROOT / folder).glob("**/*.py")]
+    assert [_name(path) for path in sources if re.search(asked, path.read_text())] == []

@@ -85,15 +85,15 @@ class BacklogReader:
     """
 
     def __init__(self, brokers: str, postgres: PostgresAddress, *, config: Mapping[str, Any] | None = None) -> None:
-        self._config = {"bootstrap.servers": brokers, "log_level": 0, **(config or {})}
+        self.config = {"bootstrap.servers": brokers, "log_level": 0, **(config or {})}
         self._postgres = postgres
         self._client: AdminClient | None = None
 
     @property
-    def kafka(self) -> AdminClient:
+    def _kafka(self) -> AdminClient:
         """The client, made when first asked for."""
         if self._client is None:
-            self._client = AdminClient(self._config)
+            self._client = AdminClient(self.config)
         return self._client
 
     def read(self, schema: str, topic: str) -> Backlog:
@@ -117,7 +117,7 @@ class BacklogReader:
         """
         wanted = {TopicPartition(topic, partition): spec for partition in partitions}
         try:
-            asked = self.kafka.list_offsets(wanted, request_timeout=_SECONDS) if wanted else {}
+            asked = self._kafka.list_offsets(wanted, request_timeout=_SECONDS) if wanted else {}
             return {at.partition: future.result(_SECONDS + 5.0).offset for at, future in asked.items()}
         except (KafkaException, FutureTimeout) as error:
             raise TidemillError(

@@ -1,29 +1,14 @@
-"""Moving replicas between brokers: the one thing that confluent-kafka cannot ask Kafka for, and kafka-python can.
-
-A client lives for one piece of work; while nothing moves the library is not even loaded (20 MiB, nearly a second).
-"""
+"""Moving replicas between brokers: what confluent-kafka cannot ask Kafka for, and kafka-python can."""
 
 from __future__ import annotations
 
-import logging
-import ssl
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from tidemill_operator.actuators.kafka_python import connected, told
 from tidemill_operator.errors import Reason, TidemillError
-
-_SAME = {
-    "client.id": "client_id",
-    "security.protocol": "security_protocol",
-    "sasl.mechanism": "sasl_mechanism",
-    "sasl.mechanisms": "sasl_mechanism",
-    "sasl.username": "sasl_plain_username",
-    "sasl.password": "sasl_plain_password",
-}
 
 
 @dataclass(frozen=True)
@@ -97,7 +82,7 @@ class KafkaMoves:
 
     @contextmanager
     def _told(self, doing: str) -> Iterator[None]:
-        with _told(doing, self._brokers):
+        with told(doing, self._brokers):
             yield
 
 
@@ -112,65 +97,5 @@ def moves(config: Mapping[str, Any], timeout_seconds: float) -> Iterator[KafkaMo
     Raises:
         TidemillError: Kafka does not answer.
     """
-    import kafka
-
-    # It tells of every connection that fails; what matters is raised.
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)
-    brokers = str(config["bootstrap.servers"])
-    timeout = int(timeout_seconds * 1000)
-    with _told("connecting to move replicas", brokers):
-        client = kafka.KafkaAdminClient(
-            bootstrap_servers=brokers.split(","),
-            request_timeout_ms=timeout,
-            bootstrap_timeout_ms=timeout,
-            **_translated(config),
-        )
-    try:
-        yield KafkaMoves(client, brokers)
-    finally:
-        client.close()
-
-
-def _translated(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of who we are in librdkafka's names, told in kafka-python's names."""
-    told: dict[str, Any] = {_SAME[key]: value for key, value in config.items() if key in _SAME}
-    for name in ("security_protocol", "sasl_mechanism"):
-        if name in told:
-            told[name] = str(told[name]).upper()
-    if told.get("security_protocol", "").endswith("SSL"):
-        told["ssl_context"] = _tls(config)
-    return told
-
-
-def _tls(config: Mapping[str, Any]) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=config.get("ssl.ca.location"), cadata=config.get("ssl.ca.pem"))
-    if config.get("ssl.endpoint.identification.algorithm") == "none":
-        context.check_hostname = False
-    if str(config.get("enable.ssl.certificate.verification", "true")).lower() == "false":
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    password = config.get("ssl.key.password")
-    if location := config.get("ssl.certificate.location"):
-        context.load_cert_chain(location, config.get("ssl.key.location"), password)
-    elif pem := config.get("ssl.certificate.pem"):
-        # Python reads certificates from files only.
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "client.pem"
-            file.touch(mode=0o600)
-            file.write_text(f"{pem}\n{config.get('ssl.key.pem', '')}\n")
-            context.load_cert_chain(file, password=password)
-    return context
-
-
-@contextmanager
-def _told(doing: str, brokers: str) -> Iterator[None]:
-    from kafka import errors
-
-    try:
-        yield
-    except errors.ClusterAuthorizationFailedError as error:
-        remedy = "grant Alter on the cluster to the operator's Kafka user"
-        raise TidemillError(Reason.REFUSED, f"{doing}: Kafka refuses ({error})", remedy) from error
-    except errors.KafkaError as error:
-        if isinstance(error, errors.BrokerResponseError) and not error.retriable:
-            raise TidemillError(Reason.REFUSED, f"{doing}: Kafka refuses ({error})") from error
-        raise TidemillError(Reason.UNREACHABLE, f"{doing}: Kafka at {brokers} does not answer ({error})") from error
+    with connected(config, timeout_seconds, "connecting to move replicas") as client:
+        yield KafkaMoves(client, str(config["bootstrap.servers"]))

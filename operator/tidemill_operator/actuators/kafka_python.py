@@ -1,0 +1,110 @@
+"""A client of kafka-python, for what confluent-kafka cannot ask Kafka for, or not without danger.
+
+A client lives for one piece of work; until one is needed the library is not even loaded (20 MiB, nearly a second).
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from tidemill_operator.errors import Reason, TidemillError
+
+_SAME = {
+    "client.id": "client_id",
+    "security.protocol": "security_protocol",
+    "sasl.mechanism": "sasl_mechanism",
+    "sasl.mechanisms": "sasl_mechanism",
+    "sasl.username": "sasl_plain_username",
+    "sasl.password": "sasl_plain_password",
+}
+
+
+@contextmanager
+def connected(config: Mapping[str, Any], timeout_seconds: float, doing: str) -> Iterator[Any]:
+    """A `kafka.KafkaAdminClient` for as long as it is needed.
+
+    Args:
+        config: client settings in librdkafka's names.
+        timeout_seconds: of each request.
+        doing: what is done with it, for messages.
+
+    Raises:
+        TidemillError: Kafka does not answer.
+    """
+    import kafka
+    from kafka.net.compat import KafkaNetClient
+
+    # It tells of every connection that fails; what matters is raised.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    brokers = str(config["bootstrap.servers"])
+    timeout = int(timeout_seconds * 1000)
+    with ExitStack() as closing:
+
+        def connections(**settings: Any) -> Any:
+            """Closed also if no broker answers: the library would leave their thread running."""
+            made = KafkaNetClient(**settings)
+            closing.callback(made.close)
+            return made
+
+        with told(doing, brokers):
+            client = kafka.KafkaAdminClient(
+                bootstrap_servers=brokers.split(","),
+                request_timeout_ms=timeout,
+                bootstrap_timeout_ms=timeout,
+                kafka_client=connections,
+                **_translated(config),
+            )
+        closing.callback(client.close)
+        yield client
+
+
+@contextmanager
+def told(doing: str, brokers: str) -> Iterator[None]:
+    """Turn kafka-python's errors into ours, saying what was being done."""
+    from kafka import errors
+
+    try:
+        yield
+    except errors.ClusterAuthorizationFailedError as error:
+        remedy = "grant Alter on the cluster to the operator's Kafka user"
+        raise TidemillError(Reason.REFUSED, f"{doing}: Kafka refuses ({error})", remedy) from error
+    except errors.KafkaError as error:
+        if isinstance(error, errors.BrokerResponseError) and not error.retriable:
+            raise TidemillError(Reason.REFUSED, f"{doing}: Kafka refuses ({error})") from error
+        raise TidemillError(Reason.UNREACHABLE, f"{doing}: Kafka at {brokers} does not answer ({error})") from error
+
+
+def _translated(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of who we are in librdkafka's names, told in kafka-python's names."""
+    told: dict[str, Any] = {_SAME[key]: value for key, value in config.items() if key in _SAME}
+    for name in ("security_protocol", "sasl_mechanism"):
+        if name in told:
+            told[name] = str(told[name]).upper()
+    if told.get("security_protocol", "").endswith("SSL"):
+        told["ssl_context"] = _tls(config)
+    return told
+
+
+def _tls(config: Mapping[str, Any]) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=config.get("ssl.ca.location"), cadata=config.get("ssl.ca.pem"))
+    if config.get("ssl.endpoint.identification.algorithm") == "none":
+        context.check_hostname = False
+    if str(config.get("enable.ssl.certificate.verification", "true")).lower() == "false":
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    password = config.get("ssl.key.password")
+    if location := config.get("ssl.certificate.location"):
+        context.load_cert_chain(location, config.get("ssl.key.location"), password)
+    elif pem := config.get("ssl.certificate.pem"):
+        # Python reads certificates from files only.
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "client.pem"
+            file.touch(mode=0o600)
+            file.write_text(f"{pem}\n{config.get('ssl.key.pem', '')}\n")
+            context.load_cert_chain(file, password=password)
+    return context
