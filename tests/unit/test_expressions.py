@@ -343,6 +343,12 @@ ROWS = st.fixed_dictionaries(
 
 @settings(max_examples=100, deadline=None)
 @given(st.one_of(NUMBERS, TEXTS, CONDITIONS), CONDITIONS, st.lists(ROWS, min_size=1, max_size=5))
+@example(
+    "EXTRACT(EPOCH FROM t)",
+    "TRUE",
+    [NOTHING, {**NOTHING, "t": dt.datetime(1901, 1, 1, 0, 0, 0, 10_000, tzinfo=dt.UTC)}],
+)
+@example("f / 3", "TRUE", [{**NOTHING, "f": 5.0}, NOTHING])
 @example("i * j", "i / j > 2", [{**NOTHING, "i": BIG, "j": BIG}, {**ROW, "j": 0}])
 def test_an_events_result_does_not_depend_on_its_batch(expression: str, where: str, rows: list[dict[str, Any]]) -> None:
     """Whatever the events hold, no expression fails, and row by row gives what the batch gives."""

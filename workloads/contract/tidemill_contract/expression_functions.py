@@ -24,6 +24,7 @@ from tidemill_contract.expression_values import (
     finite,
     literal,
     narrow,
+    quotient,
     unify,
 )
 
@@ -105,7 +106,7 @@ _Built = tuple[str, pl.Expr]
 def _arithmetic(name: str, args: Sequence[Typed]) -> _Built:
     floats = [as_number(f"'{name}'", argument) for argument in args]
     if name == "/":
-        return "number", finite(floats[0] / floats[1])
+        return "number", quotient(*floats)
     if all(argument.kind == "integer" for argument in args):
         # 128 bits hold every result of one step; what does not fit 64 bits is NULL instead of a wrapped value.
         a, b = (argument.expression.cast(WIDE) for argument in args)
@@ -282,7 +283,7 @@ def _date_part(name: str, args: Sequence[Typed]) -> _Built:
         else pl.lit(None, dtype=POLARS_TYPES["timestamp"])
     )
     if part == "EPOCH":
-        return "number", moment.dt.epoch("ms").cast(pl.Float64()) / 1000.0
+        return "number", quotient(moment.dt.epoch("ms").cast(pl.Float64()), pl.lit(1000.0))
     if part not in _PARTS:
         raise ExpressionError(f"there is no part {part} of a timestamp; there are EPOCH, {', '.join(_PARTS)}")
     return "integer", _PARTS[part](moment).cast(pl.Int64())

@@ -124,6 +124,18 @@ def finite(expression: pl.Expr) -> pl.Expr:
     return expression.map_batches(_nullify, return_dtype=pl.Float64(), is_elementwise=True)
 
 
+def _divide(numbers: Sequence[pl.Series]) -> pl.Series:
+    dividend, divisor = numbers
+    # As a whole column: polars multiplies by the reciprocal of what is constant, and 5 / 3 would end in …665, but in a
+    # batch of one event in …667.
+    return _nullify(dividend / (dividend * 0.0 + divisor))
+
+
+def quotient(dividend: pl.Expr, divisor: pl.Expr) -> pl.Expr:
+    """The quotient of finite numbers, rightly rounded whatever the batch; NULL in place of NaN and the infinities."""
+    return pl.map_batches([dividend, divisor], _divide, return_dtype=pl.Float64(), is_elementwise=True)
+
+
 def narrow(expression: pl.Expr) -> pl.Expr:
     """As a 64-bit integer; NULL where it does not fit."""
     return expression.cast(pl.Int64(), strict=False)
