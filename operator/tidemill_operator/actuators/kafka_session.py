@@ -23,6 +23,7 @@ _GONE = frozenset({
     KafkaError.REQUEST_TIMED_OUT,
     KafkaError.NOT_CONTROLLER,
 })  # fmt: skip
+_REFUSED = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL})
 _WRONG = frozenset({KafkaError.INVALID_CONFIG, KafkaError.INVALID_PARTITIONS, KafkaError.INVALID_REPLICATION_FACTOR})
 
 
@@ -37,8 +38,9 @@ class KafkaSession:
 
     def __init__(self, brokers: str, config: Mapping[str, Any], timeout_seconds: float) -> None:
         self.brokers, self.timeout = brokers, timeout_seconds
-        self.config = {"bootstrap.servers": brokers, "log_level": 0, **config}
+        self.config = {"bootstrap.servers": brokers, "log_level": 0, "error_cb": self._note, **config}
         self.client: AdminClient | None = None
+        self._refused = ""
 
     def admin(self) -> AdminClient:
         """The client.
@@ -106,20 +108,36 @@ class KafkaSession:
         while not shows() and time.monotonic() < deadline:
             time.sleep(0.1)
 
+    def _note(self, error: KafkaError) -> None:
+        if error.code() in _REFUSED:
+            self._refused = error.str()
+
+    def _served(self) -> None:
+        """Let the client tell what it met: requests only time out where a login fails."""
+        if self.client is not None:
+            self.client.poll(0)
+
+    def _gone(self, doing: str, how: str) -> TidemillError:
+        self._served()
+        if not self._refused:
+            return TidemillError(Reason.UNREACHABLE, f"{doing}: Kafka at {self.brokers} {how}")
+        remedy = "check the client settings of TLS and SASL that the operator is given"
+        return TidemillError(
+            Reason.UNREACHABLE, f"{doing}: Kafka at {self.brokers} refuses us ({self._refused})", remedy
+        )
+
     @contextmanager
     def told(self, doing: str) -> Iterator[None]:
         """Turn Kafka's errors into ours, saying what was being done."""
+        self._served()
+        self._refused = ""
         try:
             yield
         except FutureTimeout:
-            raise TidemillError(
-                Reason.UNREACHABLE, f"{doing}: Kafka at {self.brokers} did not answer within {self.timeout:g} s"
-            ) from None
+            raise self._gone(doing, f"did not answer within {self.timeout:g} s") from None
         except KafkaException as error:
             cause = error.args[0]
             if cause.code() in _GONE:
-                raise TidemillError(
-                    Reason.UNREACHABLE, f"{doing}: Kafka at {self.brokers} does not answer ({cause.str()})"
-                ) from error
+                raise self._gone(doing, f"does not answer ({cause.str()})") from error
             reason = Reason.INVALID_SPEC if cause.code() in _WRONG else Reason.REFUSED
             raise TidemillError(reason, f"{doing}: Kafka refuses ({cause.name()}: {cause.str()})") from error
