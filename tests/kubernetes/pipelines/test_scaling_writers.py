@@ -182,6 +182,8 @@ def test_what_others_write_to_the_deployment_is_taken_back_once_each(scene: Any,
     found = scene(scaling={**SCALING, "minReplicas": 2})
     loaded(found.key)
     found.until(2)
+    # Until something is decided, what runs counts.
+    found.eventually(lambda: found.status.get("scaling", {}).get("desired") == 2, what="it is decided on")
     before = found.decisions
     with found.others():
         for replicas in (4, 1, 3):
