@@ -36,7 +36,7 @@ CORES = 0.1
 PARTITIONS, CARRIERS, AIRPORTS = 12, 20, 50
 TRIED = 40_000
 FOLLOW_SECONDS, CATCH_UP_SECONDS, STABILIZATION_SECONDS, LAG_THRESHOLD = 120.0, 60.0, 60.0, 100_000
-STEP_SECONDS, LOOKBACK_SECONDS = 75.0, 20.0
+STEP_SECONDS, LOOKBACK_SECONDS, HEARTBEATS_SECONDS = 75.0, 20.0, 8.0
 WORDS = [f"error{number}" for number in range(32)]
 # A stack trace, say: nearly none of the words is in it, so all of it is looked at for each.
 TEXT = " at orders.basket.Checkout.pay(Checkout.java:118) after 31 ms, card of the customer was asked again;" * 3
@@ -405,7 +405,11 @@ def test_ten_times_the_load_is_followed_and_nothing_is_lost(up: Up, servers: Ser
         load.rate, low = 0, Watch(up)
         gone = low.until(lambda ready, lag: ready == 1 and lag == 0, seconds=150.0)
         downs = up.decisions()[len(ups) :]
-        left = len(generations(servers, up.group)) - alone - joined
+        # Whoever stays hears of it with its next heartbeat, after the others' processes are gone.
+        settled = alone + joined
+        eventually(lambda: len(generations(servers, up.group)) > settled, seconds=30.0, what="a rebalance down")
+        time.sleep(HEARTBEATS_SECONDS)
+        left = len(generations(servers, up.group)) - settled
     finally:
         load.stop()
     print(
