@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import queue
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import Consumer
@@ -33,35 +34,17 @@ while True:
 """
 
 
-class Asking:
-    """A process of its own, because what could go wrong would end it."""
-
-    def __init__(self, brokers: str, group: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", ASKING, brokers, group], stdout=subprocess.PIPE, text=True
-        )
-        self._lines: queue.Queue[str] = queue.Queue()
-        self._thread = threading.Thread(target=self._read)
-
-    def __enter__(self) -> Asking:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-        self._thread.join()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        with self.process.stdout as lines:
-            for line in lines:
-                self._lines.put(line.strip())
-
-    def until(self, told: str, times: int = 1) -> None:
-        """Read on until it was told so often."""
-        while times:
-            times -= told in self._lines.get(timeout=60.0)
+@contextmanager
+def asking(brokers: str, group: str, file: Path) -> Iterator[Callable[[], list[str]]]:
+    """What a process of its own is told, a line each: what could go wrong would end it."""
+    with file.open("w") as out:
+        process = subprocess.Popen([sys.executable, "-c", ASKING, brokers, group], stdout=out)
+    try:
+        yield lambda: file.read_text().splitlines()
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
 
 
 @contextmanager
@@ -78,23 +61,30 @@ def member(brokers: str, group: str, topic: str) -> Iterator[None]:
 
     thread = threading.Thread(target=stay)
     thread.start()
-    yield
-    stopping.set()
-    thread.join()
+    try:
+        yield
+    finally:
+        stopping.set()
+        thread.join()
 
 
-def test_a_group_is_described_before_and_after_kafka_was_away(own_servers: Callable[..., Servers]) -> None:
+def test_a_group_is_described_before_and_after_kafka_was_away(
+    own_servers: Callable[..., Servers], eventually: Callable[..., Any], tmp_path: Path
+) -> None:
     """Requests that were given up meanwhile leave nothing behind: no thread, nothing that ends the process later."""
     servers = own_servers(needs=("kafka",))
     admin = AdminClient({"bootstrap.servers": servers.kafka, "log_level": 0})
     admin.create_topics([NewTopic("read", 2, 1)])["read"].result(30)
     alone = str(Group(1, moving=False))
-    with member(servers.kafka, "readers", "read"), Asking(servers.kafka, "readers") as asking:
-        asking.until(alone)
+    away = (
+        f"describing consumer group readers: Kafka at {servers.kafka} does not answer"
+        f" (KafkaTimeoutError: Unable to bootstrap from ['{servers.kafka}']) []"
+    )
+    with member(servers.kafka, "readers", "read"), asking(servers.kafka, "readers", tmp_path / "told") as told:
+        eventually(lambda: alone in told(), seconds=60, what="its member is told")
         servers.handles["kafka"].kill()
-        asking.until("describing consumer group readers: Kafka")
-        asking.until(f"does not answer (KafkaTimeoutError: Unable to bootstrap from ['{servers.kafka}']) []", times=3)
+        eventually(lambda: sum(line.endswith(away) for line in told()) >= 3, seconds=60, what="Kafka is away")
         servers.handles["kafka"].start()
-        asking.until(alone, times=3)
-        assert asking.process.poll() is None
+        since = len(told())
+        eventually(lambda: told()[since:].count(alone) >= 3, seconds=60, what="its member is told again")
         assert describe_group({"bootstrap.servers": servers.kafka}, "nobody", 10.0) == Group(0, moving=False)
