@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tidemill_contract.duration import parse_ms
+from tidemill_contract.spec import EventTimeSpec
 from tidemill_processor.watermark import STALE_MS, PartitionTime, ReaderTime, advance, closed_until, is_idle
 
 DAY = 86_400_000
@@ -198,3 +200,55 @@ CLOSINGS = [
 @pytest.mark.parametrize(("reason", "watermark", "grace", "expected"), CLOSINGS, ids=[c[0] for c in CLOSINGS])
 def test_closed_until(reason: str, watermark: int, grace: int, expected: int) -> None:
     assert expected == closed_until(watermark, grace_ms=grace, pane_ms=60_000)
+
+
+MINUTE = 60_000
+DEFAULT_IDLE_MS = parse_ms(EventTimeSpec().idle_timeout)
+MAX_DISORDER_MS = parse_ms(EventTimeSpec().max_disorder)
+
+
+@given(
+    period=st.integers(1, 15 * 60).map(lambda seconds: seconds * 1000),
+    first=st.integers(0, 15 * 60).map(lambda seconds: seconds * 1000),
+    delay=st.integers(0, 10 * DAY),
+    spacing=st.sampled_from([1_000, 7_000, MINUTE]),
+    partitions=st.integers(1, 3),
+    data=st.data(),
+)
+@settings(max_examples=60)
+def test_a_sender_that_buffers_loses_nothing_under_default_settings(
+    period: int, first: int, delay: int, spacing: int, partitions: int, data: st.DataObject
+) -> None:
+    """In-order uploads with pauses up to 15 minutes: no event lies before the watermark, the first upload's length aside."""
+    rows = [PartitionTime(number) for number in range(partitions)]
+    reader, sent, wall = ReaderTime(), T0 - delay, T0
+    for upload in range(4):
+        until = sent + (first if upload == 0 else period)
+        chosen = data.draw(st.lists(st.integers(0, partitions - 1), min_size=1, max_size=4))
+        times = list(range(sent, until + 1, spacing))
+        for number, place in enumerate(chosen):
+            piece = times[number * len(times) // len(chosen) : (number + 1) * len(times) // len(chosen)]
+            assert all(reader.watermark is None or time >= reader.watermark for time in piece)
+            rows[place] = rows[place].observe(piece, max_advance_ms=DAY, now_ms=wall)
+        sent = times[-1] + spacing
+        for _ in range(period // 5_000 + 2):
+            wall += 5_000
+            rows = [replace(row, end_confirmed_at=wall) for row in rows]
+            reader = advance(
+                reader, rows, max_disorder_ms=MAX_DISORDER_MS, idle_timeout_ms=DEFAULT_IDLE_MS, now_ms=wall
+            )
+
+
+def test_the_last_windows_of_a_replay_close_within_the_documented_bound() -> None:
+    """After the last event: idleTimeout, maxDisorder, the window's length and its grace, and a second for a pass."""
+    last, size, grace = 1_400_000_000_000, 3_600_000, MINUTE
+    row = PartitionTime(0).observe([last - 2, last - 1, last], max_advance_ms=DAY, now_ms=T0)
+    reader, wall = ReaderTime(), T0
+    bound = T0 + DEFAULT_IDLE_MS + MAX_DISORDER_MS + size + grace + 1_000
+    end = last // size * size + size
+    while wall < bound:
+        wall += 500
+        row = replace(row, end_confirmed_at=wall)
+        reader = advance(reader, [row], max_disorder_ms=MAX_DISORDER_MS, idle_timeout_ms=DEFAULT_IDLE_MS, now_ms=wall)
+    assert reader.watermark is not None
+    assert closed_until(reader.watermark, grace_ms=grace, pane_ms=size) >= end

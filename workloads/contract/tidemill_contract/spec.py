@@ -65,7 +65,9 @@ class EventTimeSpec(Model):
         "5s", description="How much older than the newest an event may be and still be on time."
     )
     idle_timeout: Duration = Field(
-        "30s", description="A silent partition, read to its end, stops holding time back after this."
+        "20m",
+        description="How long a partition that was read to its end must be silent before it stops holding event time"
+        " back. A sender that buffers for longer than this loses events as late.",
     )
     max_future: Duration = Field("1h", description="Events further ahead of the wall clock are dead letters.")
     max_advance: Duration = Field(
