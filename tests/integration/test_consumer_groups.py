@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Consumer
-from confluent_kafka.admin import AdminClient, NewTopic
 
+from kafka_admin import KafkaAdmin
 from tidemill_operator.actuators.kafka_groups import Group, describe_group
 from tidemill_operator.servers import Servers
 
@@ -73,8 +73,7 @@ def test_a_group_is_described_before_and_after_kafka_was_away(
 ) -> None:
     """Requests that were given up meanwhile leave nothing behind: no thread, nothing that ends the process later."""
     servers = own_servers(needs=("kafka",))
-    admin = AdminClient({"bootstrap.servers": servers.kafka, "log_level": 0})
-    admin.create_topics([NewTopic("read", 2, 1)])["read"].result(30)
+    KafkaAdmin(servers.kafka).create("read", 2)
     alone = str(Group(1, moving=False))
     away = (
         f"describing consumer group readers: Kafka at {servers.kafka} does not answer"

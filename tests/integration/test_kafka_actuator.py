@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, Producer
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
+from confluent_kafka.admin import AdminClient
 
+from kafka_admin import KafkaAdmin
 from tidemill_contract.event import MAX_RECORD_BYTES
 from tidemill_operator.actuators.kafka import KafkaTopics
 from tidemill_operator.errors import Reason, TidemillError
@@ -142,16 +143,10 @@ def test_more_replicas_than_brokers(kafka: KafkaTopics, topic: Topic) -> None:
     assert one(kafka.release([other], "Delete")).changed == 1
 
 
-def test_drift_is_repaired_and_other_keys_stay(kafka: KafkaTopics, topic: Topic, admin: AdminClient) -> None:
+def test_drift_is_repaired_and_other_keys_stay(kafka: KafkaTopics, topic: Topic, servers: Servers) -> None:
     """Only keys of the plan are set back; what somebody set besides is theirs."""
     kafka.ensure([topic])
-    entries = [
-        ConfigEntry("retention.ms", "1000", incremental_operation=AlterConfigOpType.SET),
-        ConfigEntry("segment.ms", "600000", incremental_operation=AlterConfigOpType.SET),
-    ]
-    resource = ConfigResource(ResourceType.TOPIC, topic.name, incremental_configs=entries)
-    for future in admin.incremental_alter_configs([resource]).values():
-        future.result(20)
+    KafkaAdmin(servers.kafka).alter(topic.name, {"retention.ms": "1000", "segment.ms": "600000"})
     repaired = one(kafka.ensure([topic]))
     assert (repaired.rank, repaired.changed) == (Rank.DONE, 1)
     live = kafka.configs([topic.name])[topic.name]
@@ -166,15 +161,13 @@ def test_a_config_that_kafka_refuses_is_told(kafka: KafkaTopics, topic: Topic) -
     assert "cleanup.policy" in refused.message
 
 
-def test_an_unmanaged_topic_must_exist_and_is_never_altered(
-    kafka: KafkaTopics, topic: Topic, admin: AdminClient
-) -> None:
+def test_an_unmanaged_topic_must_exist_and_is_never_altered(kafka: KafkaTopics, topic: Topic, servers: Servers) -> None:
     """Neither made, grown nor configured; its facts are told."""
     unmanaged = replace(topic, managed=False, partitions=9, config={"retention.ms": "1"})
     missing = one(kafka.ensure([unmanaged]))
     assert (missing.rank, missing.reason) == (Rank.FAILED, Reason.INVALID_SPEC)
     assert "does not exist" in missing.message
-    admin.create_topics([NewTopic(topic.name, 2, 1, config={"retention.ms": "5000"})])[topic.name].result(20)
+    KafkaAdmin(servers.kafka).create(topic.name, 2, config={"retention.ms": "5000"})
     found = one(kafka.ensure([unmanaged]))
     assert (found.rank, found.changed, found.observed["partitions"]) == (Rank.DONE, 0, 2)
     assert kafka.configs([topic.name])[topic.name]["retention.ms"] == "5000"

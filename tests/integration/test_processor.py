@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
 
+from kafka_admin import KafkaAdmin
 from tidemill_contract.event import QUARANTINE_PREFIX
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.spec import PipelineSpec
@@ -353,12 +354,9 @@ def test_a_topic_made_anew_starts_an_epoch_and_says_so(make_bench: Callable[...,
     bench.await_consumed(30)
     process.terminate()
     process.wait(20)
-    kafka = AdminClient({"bootstrap.servers": bench.servers.kafka})
-    topic = bench.config.events_topic
-    kafka.delete_topics([topic])[topic].result(20)
-    bench.eventually(lambda: topic not in kafka.list_topics(timeout=5).topics, what="topic gone")
-    kafka.create_topics([NewTopic(topic, 3, 1)])[topic].result(20)
-    bench.eventually(lambda: topic in kafka.list_topics(timeout=5).topics, what="topic back")
+    kafka, topic = KafkaAdmin(bench.servers.kafka), bench.config.events_topic
+    kafka.delete(topic)
+    kafka.create(topic, 3)
     bench.produce([event(i, k="b") for i in range(9)])
     bench.start()
     bench.await_consumed(39)

@@ -6,7 +6,6 @@ import copy
 import datetime as dt
 import json
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,8 @@ from typing import Any
 import psycopg
 import pytest
 import yaml
-from confluent_kafka.admin import (
-    AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    NewPartitions,
-    ResourceType,
-)
 
+from kafka_admin import KafkaAdmin
 from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.actuators.kafka import KafkaTopics
 from tidemill_operator.actuators.postgres import PostgresSchemas
@@ -131,14 +123,8 @@ class Bench:
 
     def alter_topic(self, **config: str) -> None:
         """Somebody else's change."""
-        admin = AdminClient({"bootstrap.servers": self.servers.kafka})
-        entries = [
-            ConfigEntry(key.replace("_", "."), value, incremental_operation=AlterConfigOpType.SET)
-            for key, value in config.items()
-        ]
-        resource = ConfigResource(ResourceType.TOPIC, TOPICS[0], incremental_configs=entries)
-        for future in admin.incremental_alter_configs([resource]).values():
-            future.result(20)
+        altered = {key.replace("_", "."): value for key, value in config.items()}
+        KafkaAdmin(self.servers.kafka).alter(TOPICS[0], altered)
 
 
 @pytest.fixture
@@ -278,13 +264,7 @@ def test_a_topic_made_anew_gets_the_partitions_that_were_read(bench: Bench, caps
     """Although the spec names no number and the platform's default is smaller than what the topic had grown to."""
     bench.document["spec"]["source"]["topic"] = {}
     bench.apply()
-    admin = AdminClient({"bootstrap.servers": bench.servers.kafka})
-    for future in admin.create_partitions([NewPartitions(TOPICS[0], 7)]).values():
-        future.result(20)
-    deadline = time.monotonic() + 30.0
-    while bench.kafka.observe(TOPICS)[TOPICS[0]].partitions != 7:  # brokers learn of it a moment later
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    KafkaAdmin(bench.servers.kafka).grow(TOPICS[0], 7)
     assert bench.apply() == WELL
     bench.kafka.release([topic for topic in _planned(bench) if topic.name == TOPICS[0]], "Delete")
     assert bench.there()[0] == set(TOPICS[1:])

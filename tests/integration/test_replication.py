@@ -270,9 +270,10 @@ def killed_after(writes: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     set_configs, move, elect = KafkaSession.set_configs, KafkaMoves.move, Replication._elect
 
-    def set_and_note(self: KafkaSession, kind: ResourceType, name: str, configs: Mapping[str, str | None]) -> None:
-        set_configs(self, kind, name, configs)
+    def set_and_note(self: KafkaSession, kind: ResourceType, name: str, configs: Mapping[str, str | None]) -> bool:
+        shown = set_configs(self, kind, name, configs)
         note(f"{kind.name} {', '.join(configs)}")
+        return shown
 
     def move_and_note(self: KafkaMoves, topic: str, wanted: Mapping[int, Any]) -> None:
         move(self, topic, wanted)

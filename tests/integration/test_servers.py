@@ -15,8 +15,8 @@ import psycopg
 import pytest
 import redis
 from confluent_kafka import Consumer, Producer
-from confluent_kafka.admin import AdminClient, NewTopic
 
+from kafka_admin import KafkaAdmin
 from tidemill_operator.local.child import start_time
 from tidemill_operator.servers import Servers, start_servers
 
@@ -55,8 +55,7 @@ def test_all_three_serve_their_clients(servers: Servers) -> None:
     client = redis.Redis.from_url(servers.redis)
     assert client.ping() is True
     client.close()
-    admin = AdminClient({"bootstrap.servers": servers.kafka})
-    admin.create_topics([NewTopic("servers.smoke", num_partitions=2)])["servers.smoke"].result(30)
+    KafkaAdmin(servers.kafka).create("servers.smoke", 2)
     produce(servers.kafka, "servers.smoke", b"one")
     assert first_value(servers.kafka, "servers.smoke") == b"one"
 
@@ -65,8 +64,7 @@ def test_all_three_serve_their_clients(servers: Servers) -> None:
 def test_killed_servers_come_back_with_their_data(own_servers: Callable[..., Servers]) -> None:
     """After SIGKILL each server returns on its port, and what it acknowledged is still there."""
     own = own_servers(durable=True)
-    admin = AdminClient({"bootstrap.servers": own.kafka})
-    admin.create_topics([NewTopic("kept", num_partitions=1)])["kept"].result(30)
+    KafkaAdmin(own.kafka).create("kept")
     produce(own.kafka, "kept", b"acknowledged")
     with psycopg.connect(own.postgres.url, autocommit=True) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 1 AS one")
@@ -132,8 +130,7 @@ def test_servers_die_with_a_killed_parent(server_folder: Path) -> None:
 def test_three_brokers_survive_the_loss_of_one(own_servers: Callable[..., Servers]) -> None:
     """Replication factor 3 with two in sync: a record acknowledged before a broker is killed is read after it."""
     own = own_servers(needs=("kafka",), brokers=3)
-    admin = AdminClient({"bootstrap.servers": own.kafka})
-    admin.create_topics([NewTopic("replicated", num_partitions=1, replication_factor=3)])["replicated"].result(30)
+    KafkaAdmin(own.kafka).create("replicated", replicas=3)
     produce(own.kafka, "replicated", b"safe")
     own.handles["kafka"].kill()
     produce(own.kafka, "replicated", b"after")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
 
+from kafka_admin import KafkaAdmin
 from tidemill_contract.runtime import AggregationRef, PipelineConfig, WorkloadSettings
 from tidemill_contract.spec import PipelineSpec
 from tidemill_processor.source import Source
@@ -43,8 +43,7 @@ def open_source(servers: Any, request: pytest.FixtureRequest) -> Iterator[Callab
 
     def make(name: str, fill: Callable[[str], None]) -> Source:
         of = config(name)
-        admin = AdminClient({"bootstrap.servers": servers.kafka})
-        admin.create_topics([NewTopic(of.events_topic, 1, 1)])[of.events_topic].result(30)
+        KafkaAdmin(servers.kafka).create(of.events_topic)
         fill(of.events_topic)
         source = Source(WorkloadSettings(kafka_brokers=servers.kafka), of)
         sources.append(source)

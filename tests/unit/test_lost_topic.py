@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tidemill_operator.errors import TidemillError
+from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.events import changed
 from tidemill_operator.plan.losses import losses
 from tidemill_operator.plan.model import LiveSchema, LiveTopic, Loss
@@ -195,3 +195,10 @@ def test_many_partitions_are_not_all_named() -> None:
     (error,) = losses("t", LiveTopic(40, 1, "B2"), schema)
     assert isinstance(error, TidemillError)
     assert "14: 14, 15: 15 and 24 more partitions;" in str(error)
+
+
+def test_an_id_that_the_topic_had_before_is_no_loss() -> None:
+    """A broker that lags behind answers with the deleted topic's id. Processors do not follow it: nothing is lost."""
+    schema = LiveSchema(read_from="B2", read_before=frozenset({"A1"}), read_to={0: 5})
+    assert losses("t", LiveTopic(2, 1, "A1"), schema) == []
+    assert [loss.reason for loss in losses("t", LiveTopic(2, 1, "C3"), schema)] == [Reason.TOPIC_RECREATED]

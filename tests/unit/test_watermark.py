@@ -219,7 +219,7 @@ MAX_DISORDER_MS = parse_ms(EventTimeSpec().max_disorder)
 def test_a_sender_that_buffers_loses_nothing_under_default_settings(
     period: int, first: int, delay: int, spacing: int, partitions: int, data: st.DataObject
 ) -> None:
-    """In-order uploads with pauses up to 15 minutes: no event lies before the watermark, the first upload's length aside."""
+    """In-order uploads with pauses up to 15 minutes: no event lies before the watermark, however short the first is."""
     rows = [PartitionTime(number) for number in range(partitions)]
     reader, sent, wall = ReaderTime(), T0 - delay, T0
     for upload in range(4):

@@ -6,7 +6,7 @@ Only config keys that the plan names are looked at; what others set besides stay
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
@@ -163,6 +163,8 @@ class KafkaTopics:
 
     def _ensure(self, topic: Topic, described: Any, config: Mapping[str, str], spread: Spread | None) -> Outcome:
         if described is None:
+            if (topic.lost or not topic.managed) and self._known_to_controller(topic):
+                return _report(topic, None, 0)
             if not topic.managed:
                 raise missing(topic)
             if topic.lost:
@@ -177,13 +179,26 @@ class KafkaTopics:
             changed += 1
         partitions = held(described)
         now, later = _drift(topic, config)
-        changed += self._repair(topic.name, now)
+        shown = self._repair(topic.name, now)
         advance = self._advance(topic, partitions, config, spread)
-        changed += advance.writes
         if later and replicas_in_sync(partitions) >= int(later[IN_SYNC]):
-            changed += self._repair(topic.name, later)
-            later = {}
-        return _report(topic, _live(described), changed, advance, later.get(IN_SYNC))
+            shown &= self._repair(topic.name, later)
+            now, later = now | later, {}
+        changed += len(now) + advance.writes
+        return _report(topic, _live(described), changed, advance, later.get(IN_SYNC), unshown=() if shown else now)
+
+    def _known_to_controller(self, topic: Topic) -> bool:
+        """Whether the topic exists although a broker does not know it: one that lags behind learns of it later."""
+        session = self._session
+        # The controller refuses to make it a second time, and makes nothing when it is only to validate.
+        wanted = NewTopic(topic.name, 1, 1)
+        asked = session.admin().create_topics([wanted], request_timeout=session.timeout, validate_only=True)
+        with session.told(f"asking the controller for topic {topic.name}"):
+            try:
+                session.wait(asked[topic.name])
+            except KafkaException as error:
+                return bool(error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS)
+        return False
 
     def _advance(
         self, topic: Topic, partitions: Mapping[int, Held], config: Mapping[str, str], spread: Spread | None
@@ -209,7 +224,17 @@ class KafkaTopics:
                 okay=(KafkaError.TOPIC_ALREADY_EXISTS,),
             )
         described = self._await(topic)
-        return _report(topic, _live(described) if described else None, 1)
+        shown = described and self._session.settle(lambda: self._has(topic.name, topic.config))
+        return _report(topic, _live(described) if described else None, 1, unshown=() if shown else topic.config)
+
+    def _has(self, name: str, config: Mapping[str, str]) -> bool:
+        """Whether Kafka answers with these configs; the broker that is asked may not know the topic yet."""
+        try:
+            return config.items() <= self.configs([name])[name].items()
+        except TidemillError as error:
+            if error.reason != Reason.REFUSED:
+                raise
+            return False
 
     def _grow(self, topic: Topic) -> Any:
         session = self._session
@@ -218,11 +243,9 @@ class KafkaTopics:
             session.each(session.admin().create_partitions([wanted], request_timeout=session.timeout))
         return self._await(topic)
 
-    def _repair(self, name: str, drift: Mapping[str, str]) -> int:
-        if drift:
-            self._session.set_configs(ResourceType.TOPIC, name, drift)
-            self._session.settle(lambda: drift.items() <= self.configs([name])[name].items())
-        return len(drift)
+    def _repair(self, name: str, drift: Mapping[str, str]) -> bool:
+        """Set configs, and say whether Kafka answers with them."""
+        return not drift or self._session.set_configs(ResourceType.TOPIC, name, drift)
 
     def _await(self, topic: Topic) -> Any:
         """Wait a moment until a change shows; None: it does not yet."""
@@ -266,7 +289,13 @@ def _drift(topic: Topic, config: Mapping[str, str]) -> tuple[dict[str, str], dic
 
 
 def _report(
-    topic: Topic, live: LiveTopic | None, changed: int, advance: Advance | None = None, in_sync: str | None = None
+    topic: Topic,
+    live: LiveTopic | None,
+    changed: int,
+    advance: Advance | None = None,
+    in_sync: str | None = None,
+    *,
+    unshown: Collection[str] = (),
 ) -> Outcome:
     if live is None or (live.partitions < topic.partitions and topic.managed):
         return outcome.waiting(Component.TOPICS, topic.name, f"topic {topic.name} is being made", changed=changed)
@@ -277,6 +306,9 @@ def _report(
         told = {"targetReplicas": change.target, "state": change.state, "message": change.message}
         observed["replicasChange"] = told
         text = f"topic {topic.name}: {change.message}"
+        return outcome.waiting(Component.TOPICS, topic.name, text, changed=changed, observed=observed)
+    if unshown:
+        text = f"topic {topic.name}: {', '.join(sorted(unshown))} set; Kafka does not answer with it yet"
         return outcome.waiting(Component.TOPICS, topic.name, text, changed=changed, observed=observed)
     if in_sync:
         text = f"topic {topic.name}: {IN_SYNC} becomes {in_sync} when so many replicas of each partition are in sync"

@@ -67,8 +67,13 @@ class KafkaSession:
                 if error.args[0].code() not in okay:
                     raise
 
-    def set_configs(self, kind: ResourceType, name: str, configs: Mapping[str, str | None]) -> None:
+    def set_configs(self, kind: ResourceType, name: str, configs: Mapping[str, str | None]) -> bool:
         """Set configs of a topic or a broker; None takes one away. Others stay.
+
+        Waits until Kafka answers with them: a broker learns of a change a little after it was acknowledged.
+
+        Returns:
+            Whether it does, within a quarter of a minute.
 
         Raises:
             TidemillError: Kafka does not answer, or refuses.
@@ -83,6 +88,13 @@ class KafkaSession:
         doing = "setting" if any(value is not None for value in configs.values()) else "taking away"
         with self.told(f"{doing} {', '.join(sorted(configs))} of {kind.name.lower()} {name}"):
             self.each(self.admin().incremental_alter_configs([resource], request_timeout=self.timeout))
+
+        def shows() -> bool:
+            told = self.configs(kind, [name])[name]
+            # What was taken away has its default again, whatever that is.
+            return all(told.get(key) == value for key, value in configs.items() if value is not None)
+
+        return self.settle(shows)
 
     def configs(self, kind: ResourceType, names: list[str]) -> Mapping[str, Mapping[str, str]]:
         """All config values of topics or brokers that exist.
@@ -102,11 +114,12 @@ class KafkaSession:
                 found[resource.name] = {key: entry.value or "" for key, entry in self.wait(future).items()}
         return found
 
-    def settle(self, shows: Callable[[], bool]) -> None:
-        """Wait a moment until a change shows: metadata reach a broker a little later."""
+    def settle(self, shows: Callable[[], bool]) -> bool:
+        """Wait a moment until a change shows, and say whether it does: metadata reach a broker a little later."""
         deadline = time.monotonic() + _SETTLE_SECONDS
-        while not shows() and time.monotonic() < deadline:
+        while not (there := shows()) and time.monotonic() < deadline:
             time.sleep(0.1)
+        return there
 
     def _note(self, error: KafkaError) -> None:
         if error.code() in _REFUSED:

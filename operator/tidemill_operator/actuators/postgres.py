@@ -208,7 +208,7 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
     columns = _columns(session, schema)
     owner = _owner(found[0][0])
     shapes, closed, feeds, readers, generation, accepted, partitions = {}, {}, {}, {}, 0, None, 0
-    read_from, read_to, losses = "", {}, tuple[Loss, ...]()
+    read_from, read_before, read_to, losses = "", frozenset[str](), {}, tuple[Loss, ...]()
     if "_aggregations" in columns:
         # A schema from before `layout` and `fed` has neither.
         query = sql.SQL(
@@ -222,13 +222,17 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
         query = sql.SQL("SELECT generation, accepted FROM {}").format(sql.Identifier(schema, "_generation"))
         generation, accepted = session.connection.execute(query).fetchone() or (0, None)
     if "_offsets" in columns:
-        query = sql.SQL("SELECT partition, topic_id, next_offset FROM {} WHERE reader = 'live'").format(
-            sql.Identifier(schema, "_offsets")
-        )
+        # A schema from before `former_topic_ids` has none.
+        query = sql.SQL(
+            "SELECT partition, topic_id, next_offset, to_jsonb(o) -> 'former_topic_ids' FROM {} o WHERE reader = 'live'"
+        ).format(sql.Identifier(schema, "_offsets"))
         positions = session.connection.execute(query).fetchall()
         partitions = len(positions)
-        read_from = max((topic_id for _, topic_id, _ in positions if topic_id), default="")
-        read_to = {partition: offset for partition, topic_id, offset in sorted(positions) if topic_id}
+        read_before = frozenset(former for *_, ids in positions for former in ids or ())
+        current = {topic_id for _, topic_id, _, _ in positions if topic_id}
+        # Partitions are taken up one after the other: some may stand in the topic of before.
+        read_from = max(current - read_before or current, default="")
+        read_to = {partition: offset for partition, topic_id, offset, _ in sorted(positions) if topic_id}
     if "_lost" in columns:
         query = sql.SQL(_LOST).format(sql.Identifier(schema, "_lost"))
         losses = tuple(Loss(*row) for row in session.connection.execute(query))
@@ -242,6 +246,7 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
         partitions,
         feeds,
         read_from=read_from,
+        read_before=read_before,
         read_to=read_to,
         readers=readers,
         replays=observe_replays(session, schema, columns),

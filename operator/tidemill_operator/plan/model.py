@@ -265,6 +265,7 @@ class LiveSchema:
         closed_until: epoch milliseconds by (name, version); None: nothing is closed.
         partitions: source partitions whose positions are kept.
         read_from: Kafka's id of the topic that was read; empty: none was.
+        read_before: ids of topics of the name that were read before that one.
         read_to: next offset by partition.
         losses: what processors noted last, if that was within a day.
     """
@@ -278,6 +279,7 @@ class LiveSchema:
     partitions: int = 0
     feeds: Mapping[tuple[str, int], Feeds] = field(default_factory=dict)
     read_from: str = ""
+    read_before: frozenset[str] = frozenset()
     read_to: Mapping[int, int] = field(default_factory=dict)
     readers: Mapping[tuple[str, int], str] = field(default_factory=dict)
     replays: Mapping[str, LiveReplay] = field(default_factory=dict)

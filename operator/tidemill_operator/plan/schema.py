@@ -91,12 +91,14 @@ READERS = Table(
 # One row a source partition, made before Kafka's partition. `next_offset` moves only in the transaction that stores
 # the rows of the events before it. `suspects` are event times that jumped too far to be believed yet. `feeds` (of
 # `live`) are versions, by id, that its events count for besides those of the spec: a replay has filled them so far.
+# `former_topic_ids` are those of topics of the name that were deleted: a broker that lags may still answer with one.
 OFFSETS = Table(
     "_offsets",
     _columns(
         ("reader", "text NOT NULL"),
         ("partition", "integer NOT NULL"),
         ("topic_id", "text"),
+        ("former_topic_ids", "text[] NOT NULL DEFAULT '{}'"),
         ("epoch", "integer NOT NULL DEFAULT 0"),
         ("next_offset", "bigint"),
         ("max_event_time", "bigint"),

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from confluent_kafka.admin import AdminClient, NewPartitions
+
+from kafka_admin import KafkaAdmin
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.exhaustive]
 
@@ -142,8 +143,7 @@ def test_a_partition_that_comes_later_is_read_from_its_beginning(
         evolving.edit(lambda spec: spec["source"]["topic"].update(partitions=5))
         evolving.local.settle()
     else:
-        admin = AdminClient({"bootstrap.servers": servers.kafka})
-        admin.create_partitions([NewPartitions(topic, 5)])[topic].result(30)
+        KafkaAdmin(servers.kafka).grow(topic, 5)
     load = make_load(servers.kafka, topic)
     load.spread_over(5)
     load.send(1_000)

@@ -13,8 +13,9 @@ from typing import Any
 import httpx
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
+from confluent_kafka.admin import AdminClient
 
+from kafka_admin import KafkaAdmin
 from tidemill_contract import names
 from tidemill_operator.plan.replay import DONE, REPLAYING
 from tidemill_operator.reconcile import PAUSE, release
@@ -43,8 +44,7 @@ def begin(evolving: Any, load: Any, *, events: int = 10_000, rate: int = 1_000) 
 def test_kafka_gets_more_partitions(evolving: Any, load: Any, counted: Callable[..., Any], servers: Any) -> None:
     """Behind our back: the replay goes on, and takes the new ones as well."""
     before = begin(evolving, load)
-    admin = AdminClient({"bootstrap.servers": servers.kafka})
-    admin.create_partitions([NewPartitions(TOPIC, 5)])[TOPIC].result(30)
+    KafkaAdmin(servers.kafka).grow(TOPIC, 5)
     load.spread_over(5)
     load.start()
     evolving.until_switched(2)
@@ -316,8 +316,7 @@ def test_a_topic_that_ends_in_markers(
 ) -> None:
     """Live traffic began at the end, behind a transaction's marker, where no record comes to stand: nothing waits."""
     topic = "evolve.foreign"
-    admin = AdminClient({"bootstrap.servers": servers.kafka})
-    admin.create_topics([NewTopic(topic, 1, 1)])[topic].result(30)
+    KafkaAdmin(servers.kafka).create(topic)
     producer = Producer({"bootstrap.servers": servers.kafka, "transactional.id": "markers"})
     producer.init_transactions(30)
     producer.begin_transaction()

@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import pytest
 from confluent_kafka import Consumer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
 
+from kafka_admin import KafkaAdmin
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.spec import PipelineSpec
 
@@ -79,9 +79,7 @@ class Ingest:
     def add(self, config: PipelineConfig, *, topic: bool = True, **settings: str) -> PipelineConfig:
         """Make a pipeline, with its topic, and wait until the process knows it."""
         if topic:
-            admin = AdminClient({"bootstrap.servers": self.brokers})
-            wanted = NewTopic(config.events_topic, 2, 1, config={"max.message.bytes": "2300000", **settings})
-            admin.create_topics([wanted])[config.events_topic].result(30)
+            KafkaAdmin(self.brokers).create(config.events_topic, 2, config={"max.message.bytes": "2300000", **settings})
         (self.folder / f"{config.name}.json").write_text(config.to_json())
         if self.process is not None and config.spec.ingest.enabled:
             eventually(lambda: config.name in self.health()["pipelines"], seconds=10, what=f"{config.name} is known")

@@ -1,13 +1,15 @@
 """Taking up partitions: where to read each from, by `_offsets`, Kafka's ranges and the spec's `startFrom`.
 
 A topic that was made anew starts a new epoch; offsets that Kafka no longer holds are recorded in `_lost`, never skipped
-in silence.
+in silence. A broker that lags behind answers with how things were: an id that the topic had before, or an end before
+what was read. A new epoch would count events twice then, so neither is believed at once.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import logging
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,6 +21,9 @@ from tidemill_processor.source import Source
 from tidemill_processor.transaction import Position
 
 log = logging.getLogger(__name__)
+
+TRUNCATED_SECONDS = 10.0
+"""A partition that ends before what was read of it must be seen to for this long before it is believed."""
 
 
 class Positions:
@@ -35,28 +40,35 @@ class Positions:
         self._schema, self._reader = database.schema, database.reader
         self._start_from = start_from or config.spec.source.topic.start_from
         self._source = source
+        self._short_since: dict[int, float] = {}
 
     def take_up(
         self, connection: psycopg.Connection[Any], partitions: Iterable[int], topic_id: str
     ) -> dict[int, Position]:
-        """Where to read these partitions from. One without a row yet is left out: the operator makes rows first.
+        """Where to read these partitions from.
+
+        Left out are those without a row yet (the operator makes rows first), and those of which a broker says what may
+        be out of date.
 
         Raises:
             KafkaException, psycopg.Error: try again later.
         """
         query = (
-            f"SELECT partition, topic_id, epoch, next_offset FROM {self._schema}._offsets"
+            f"SELECT partition, topic_id, epoch, next_offset, former_topic_ids FROM {self._schema}._offsets"
             f" WHERE reader = '{self._reader}' AND partition = ANY(%s)"
         )
         wanted = list(partitions)
         positions = {}
-        for partition, known_id, epoch, next_offset in connection.execute(query, (wanted,)).fetchall():
+        for partition, known_id, epoch, next_offset, former in connection.execute(query, (wanted,)).fetchall():
+            if topic_id in former:
+                log.warning("topic %s: a broker answers with an earlier id; asking again", self._source.topic)
+                continue
             position = self._position(connection, partition, known_id, epoch, next_offset, topic_id)
             if position is not None:
                 positions[partition] = position
         missing = sorted(set(wanted) - set(positions))
         if missing:
-            log.info("partitions %s have no rows yet", missing)
+            log.info("partitions %s cannot be taken up yet", missing)
         return positions
 
     def _position(
@@ -80,7 +92,13 @@ class Positions:
             log.error("partition %d: offsets %d to %d are gone before they were read", partition, next_offset, low)
             self._record_loss(connection, partition, epoch, next_offset, low, "expired")
             return self._move(connection, partition, before, topic_id, epoch, low)
-        if next_offset > high:
+        if next_offset <= high:
+            self._short_since.pop(partition, None)
+        else:
+            since = self._short_since.setdefault(partition, time.monotonic())
+            if time.monotonic() - since < TRUNCATED_SECONDS:
+                return None
+            del self._short_since[partition]
             log.error(
                 "partition %d ends at %d, before %d that was read: Kafka lost records", partition, high, next_offset
             )
@@ -111,11 +129,12 @@ class Positions:
     ) -> Position | None:
         """Compare and set; None if somebody else was faster (the next try reads what they wrote)."""
         update = (
-            f"UPDATE {self._schema}._offsets SET topic_id = %s, epoch = %s, next_offset = %s"
+            f"UPDATE {self._schema}._offsets SET former_topic_ids = CASE WHEN topic_id <> %s"
+            " THEN former_topic_ids || topic_id ELSE former_topic_ids END, topic_id = %s, epoch = %s, next_offset = %s"
             f" WHERE reader = '{self._reader}' AND partition = %s AND topic_id IS NOT DISTINCT FROM %s AND epoch = %s"
             " AND next_offset IS NOT DISTINCT FROM %s"
         )
-        moved = connection.execute(update, (topic_id, epoch, offset, partition, *before)).rowcount
+        moved = connection.execute(update, (topic_id, topic_id, epoch, offset, partition, *before)).rowcount
         return Position(offset, epoch) if moved else None
 
     def _record_loss(

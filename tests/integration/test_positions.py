@@ -1,0 +1,91 @@
+"""Where partitions are taken up when a broker that lags behind answers with how things were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
+from tidemill_contract.spec import PipelineSpec
+from tidemill_processor import positions as module
+from tidemill_processor.positions import Positions
+from tidemill_processor.transaction import Position
+
+pytestmark = pytest.mark.integration
+
+
+class Topic:
+    """A topic whose partition holds offsets [0, end)."""
+
+    topic = "lagging.orders.events"
+
+    def __init__(self, end: int) -> None:
+        self.end = end
+
+    def range_of(self, partition: int) -> tuple[int, int]:
+        return 0, self.end
+
+
+@pytest.fixture
+def config() -> PipelineConfig:
+    spec = PipelineSpec.model_validate(
+        {
+            "source": {
+                "topic": {"partitions": 1},
+                "fields": [{"name": "ts", "type": "timestamp"}],
+                "eventTime": {"field": "ts"},
+            },
+            "aggregations": [
+                {
+                    "name": "all",
+                    "window": {"type": "tumbling", "size": "1m"},
+                    "metrics": [{"name": "events", "function": "count"}],
+                }
+            ],
+        }
+    )
+    return PipelineConfig(
+        namespace="lagging", name="orders", generation=1, spec=spec, aggregations=(AggregationRef(name="all"),)
+    )
+
+
+def test_an_earlier_id_of_the_topic_starts_no_epoch(make_schema: Callable[..., Any], config: PipelineConfig) -> None:
+    """After the topic was made anew, a broker tells of the old one: what was counted is not read once more."""
+    connection, database = make_schema(config)
+    topic = Topic(10)
+    lookup = Positions(database, config, topic)  # type: ignore[arg-type]
+    connection.execute(f"UPDATE {database.schema}._offsets SET topic_id = 'A', next_offset = 7")
+    assert lookup.take_up(connection, [0], "A") == {0: Position(7, 0)}
+    assert lookup.take_up(connection, [0], "B") == {0: Position(0, 1)}
+    assert lookup.take_up(connection, [0], "A") == {}
+    assert lookup.take_up(connection, [0], "B") == {0: Position(0, 1)}
+    assert lookup.take_up(connection, [0], "C") == {0: Position(0, 2)}
+    assert lookup.take_up(connection, [0], "A") == lookup.take_up(connection, [0], "B") == {}
+    assert connection.execute(f"SELECT epoch, reason FROM {database.schema}._lost ORDER BY 1").fetchall() == [
+        (0, "topic_recreated"),
+        (1, "topic_recreated"),
+    ]
+
+
+def test_an_end_before_what_was_read_is_believed_only_if_it_stays(
+    make_schema: Callable[..., Any], config: PipelineConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leader that lags behind tells of an earlier end; only records that Kafka really lost start a new epoch."""
+    connection, database = make_schema(config)
+    now = 0.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    topic = Topic(5)
+    lookup = Positions(database, config, topic)  # type: ignore[arg-type]
+    connection.execute(f"UPDATE {database.schema}._offsets SET topic_id = 'A', next_offset = 7")
+    assert lookup.take_up(connection, [0], "A") == {}
+    topic.end = 8
+    now = module.TRUNCATED_SECONDS
+    assert lookup.take_up(connection, [0], "A") == {0: Position(7, 0)}
+    topic.end = 5
+    assert lookup.take_up(connection, [0], "A") == {}
+    now += module.TRUNCATED_SECONDS
+    assert lookup.take_up(connection, [0], "A") == {0: Position(5, 1)}
+    lost = connection.execute(f"SELECT epoch, from_offset, to_offset, reason FROM {database.schema}._lost").fetchall()
+    assert lost == [(0, 5, 7, "truncated")]

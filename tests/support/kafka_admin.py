@@ -1,0 +1,88 @@
+"""Changes of a real Kafka's topics that have reached its brokers when they return.
+
+Kafka acknowledges a change before every broker answers with it. On a busy machine that takes seconds, so a test that
+reads at once sees what was before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from confluent_kafka import KafkaException, TopicCollection
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewPartitions,
+    NewTopic,
+    ResourceType,
+)
+
+SECONDS = 60.0
+
+
+class KafkaAdmin:
+    """An administrator of one Kafka cluster who waits until changes show.
+
+    Args:
+        brokers: bootstrap brokers; each of them has to know of a change.
+    """
+
+    def __init__(self, brokers: str) -> None:
+        self._brokers = [AdminClient({"bootstrap.servers": at, "log_level": 0}) for at in brokers.split(",")]
+
+    def create(
+        self, name: str, partitions: int = 1, replicas: int = 1, config: Mapping[str, str] | None = None
+    ) -> None:
+        """Make a topic."""
+        wanted = NewTopic(name, partitions, replicas, config=dict(config or {}))
+        self._brokers[0].create_topics([wanted])[name].result(SECONDS)
+        self._until(lambda at: _partitions(at, name) == partitions, f"topic {name} is there")
+        self._until(lambda at: _has(at, name, config or {}), f"topic {name} has its config")
+
+    def grow(self, name: str, partitions: int) -> None:
+        """Give a topic more partitions."""
+        self._brokers[0].create_partitions([NewPartitions(name, partitions)])[name].result(SECONDS)
+        self._until(lambda at: _partitions(at, name) == partitions, f"topic {name} has {partitions} partitions")
+
+    def alter(self, name: str, config: Mapping[str, str]) -> None:
+        """Set configs of a topic."""
+        entries = [
+            ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET) for key, value in config.items()
+        ]
+        resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries)
+        for future in self._brokers[0].incremental_alter_configs([resource]).values():
+            future.result(SECONDS)
+        self._until(lambda at: _has(at, name, config), f"topic {name} has {dict(config)}")
+
+    def delete(self, name: str) -> None:
+        """Delete a topic."""
+        self._brokers[0].delete_topics([name])[name].result(SECONDS)
+        self._until(lambda at: _partitions(at, name) == 0, f"topic {name} is gone")
+
+    def _until(self, shows: Callable[[AdminClient], bool], what: str) -> None:
+        deadline = time.monotonic() + SECONDS
+        while not all(shows(broker) for broker in self._brokers):
+            assert time.monotonic() < deadline, f"not within {SECONDS} s: {what}"
+            time.sleep(0.05)
+
+
+def _partitions(admin: AdminClient, name: str) -> int:
+    """How many partitions a topic has; 0: it is not there."""
+    try:
+        described: Any = admin.describe_topics(TopicCollection([name]))[name].result(SECONDS)
+    except KafkaException:
+        return 0
+    return len(described.partitions)
+
+
+def _has(admin: AdminClient, name: str, config: Mapping[str, str]) -> bool:
+    asked = ConfigResource(ResourceType.TOPIC, name)
+    try:
+        told = admin.describe_configs([asked])[asked].result(SECONDS)
+    except KafkaException:
+        return False
+    return all(told[key].value == value for key, value in config.items())
