@@ -5,18 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from tidemill_operator.local.child import start_time
+from running_up import gone, tidemill, up, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -38,79 +32,11 @@ spec:
       metrics:
         - {name: events, function: count}
 """
-READY_SECONDS = 90.0
-ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
+PORTS = (21200, 21300)
 
 
 def pipeline(name: str = "flights", *, partitions: int | str = 1) -> str:
     return PIPELINE % {"name": name, "partitions": partitions}
-
-
-def wait_until(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.05)
-
-
-def tidemill(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tidemill_operator.cli", *arguments]
-    return subprocess.run(command, cwd=folder, env=ENVIRON, capture_output=True, text=True, check=False, timeout=120)
-
-
-class Up:
-    """A running `tidemill up` in a folder."""
-
-    def __init__(self, folder: Path, process: subprocess.Popen[bytes]) -> None:
-        self.folder = folder
-        self.process = process
-
-    @property
-    def output(self) -> str:
-        return (self.folder / "up.log").read_text()
-
-    @property
-    def ready_file(self) -> dict[str, Any]:
-        return dict(json.loads((self.folder / "ready.json").read_text()))
-
-    @property
-    def status(self) -> dict[str, Any]:
-        return dict(json.loads((self.folder / ".tidemill" / "status.json").read_text()))
-
-    def wait_ready(self) -> None:
-        def ready() -> bool:
-            assert self.process.poll() is None, self.output
-            return (self.folder / "ready.json").exists() and bool(self.status["ready"])
-
-        wait_until(ready, seconds=READY_SECONDS, what=f"ready; so far:\n{self.output}")
-
-    def pids(self) -> dict[str, int]:
-        processes = {**self.status["workloads"], **self.status["servers"]}
-        return {name: process["pid"] for name, process in processes.items() if process["pid"]}
-
-    def end(self, number: int) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(60)
-
-
-@contextmanager
-def up(folder: Path, *files: str) -> Iterator[Up]:
-    arguments = [argument for file in files or ("a.yaml",) for argument in ("-f", file)]
-    command = [sys.executable, "-m", "tidemill_operator.cli", "up", *arguments, "--ready-file", "ready.json"]
-    command += ["--port-ingest", "21200", "--port-api", "21300"]
-    with open(folder / "up.log", "wb") as log:
-        process = subprocess.Popen(command, cwd=folder, env=ENVIRON, stdout=log, stderr=subprocess.STDOUT)
-    started = Up(folder, process)
-    try:
-        yield started
-    finally:
-        if process.poll() is None:
-            started.end(signal.SIGTERM)
-
-
-def gone(pids: dict[str, int]) -> list[str]:
-    """Those that are still there."""
-    return [name for name, pid in pids.items() if start_time(pid)]
 
 
 @pytest.fixture
@@ -121,7 +47,7 @@ def folder(server_folder: Path) -> Path:
 
 def test_up_runs_survives_kills_and_goes_on_where_it_stopped(folder: Path) -> None:
     """Ready file and health; a killed child returns; SIGTERM leaves nothing; a second run has the same addresses."""
-    with up(folder) as first:
+    with up(folder, ports=PORTS) as first:
         first.wait_ready()
         ready = first.ready_file
         assert set(ready) == {"pipelines", "kafka", "postgres", "redis"}
@@ -150,7 +76,7 @@ def test_up_runs_survives_kills_and_goes_on_where_it_stopped(folder: Path) -> No
         assert gone(running) == []
         assert not (folder / "ready.json").exists()
 
-    with up(folder) as second:
+    with up(folder, ports=PORTS) as second:
         second.wait_ready()
         assert second.ready_file == ready
         assert second.status["pipelines"]["default/flights"]["generation"] == 1
@@ -162,13 +88,13 @@ def test_up_runs_survives_kills_and_goes_on_where_it_stopped(folder: Path) -> No
 
 def test_nothing_outlives_a_killed_up(folder: Path) -> None:
     """SIGKILL of `up`: every child is gone within seconds, and the next run starts from the same data."""
-    with up(folder) as first:
+    with up(folder, ports=PORTS) as first:
         first.wait_ready()
         ready, running = first.ready_file, first.pids()
         assert len(running) >= 5
         first.end(signal.SIGKILL)
         wait_until(lambda: gone(running) == [], seconds=10, what=f"children end; left: {gone(running)}")
-    with up(folder) as second:
+    with up(folder, ports=PORTS) as second:
         (folder / "ready.json").unlink(missing_ok=True)
         second.wait_ready()
         assert second.ready_file == ready
@@ -176,7 +102,7 @@ def test_nothing_outlives_a_killed_up(folder: Path) -> None:
 
 def test_edits_are_followed_while_it_runs(folder: Path) -> None:
     """A changed spec is a new generation, a faulty one changes nothing, another document runs, a removed one leaves."""
-    with up(folder) as running:
+    with up(folder, ports=PORTS) as running:
         running.wait_ready()
         (folder / "a.yaml").write_text(pipeline(partitions=2))
         wait_until(
@@ -201,7 +127,7 @@ def test_edits_are_followed_while_it_runs(folder: Path) -> None:
 
 def test_a_replay_is_asked_for_and_followed(folder: Path) -> None:
     """`tidemill replay` tells how far it is until the next version answers; a request that cannot be is refused."""
-    with up(folder) as running:
+    with up(folder, ports=PORTS) as running:
         running.wait_ready()
         ingest = running.ready_file["pipelines"]["flights"]["ingest"]
         events = [{"carrier": "LH", "ts": "2026-03-01T10:00:00Z"}] * 500
@@ -218,7 +144,7 @@ def test_a_replay_is_asked_for_and_followed(folder: Path) -> None:
 
 def test_a_killed_server_is_started_again(folder: Path) -> None:
     """`up` looks after its servers too: same port, and the workloads find them again."""
-    with up(folder) as running:
+    with up(folder, ports=PORTS) as running:
         running.wait_ready()
         before = running.pids()
         for name in ("postgres", "redis", "kafka"):

@@ -1,0 +1,93 @@
+"""`tidemill up` as a process of its own, in a folder of the test's."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tidemill_operator.local.child import start_time
+
+READY_SECONDS = 90.0
+ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.05)
+
+
+def tidemill(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tidemill_operator.cli", *arguments]
+    return subprocess.run(command, cwd=folder, env=ENVIRON, capture_output=True, text=True, check=False, timeout=120)
+
+
+class Up:
+    """A running `tidemill up` in a folder."""
+
+    def __init__(self, folder: Path, process: subprocess.Popen[bytes]) -> None:
+        self.folder = folder
+        self.process = process
+
+    @property
+    def output(self) -> str:
+        return (self.folder / "up.log").read_text()
+
+    @property
+    def ready_file(self) -> dict[str, Any]:
+        return dict(json.loads((self.folder / "ready.json").read_text()))
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return dict(json.loads((self.folder / ".tidemill" / "status.json").read_text()))
+
+    def wait_ready(self) -> None:
+        def ready() -> bool:
+            assert self.process.poll() is None, self.output
+            return (self.folder / "ready.json").exists() and bool(self.status["ready"])
+
+        wait_until(ready, seconds=READY_SECONDS, what=f"ready; so far:\n{self.output}")
+
+    def pids(self) -> dict[str, int]:
+        processes = {**self.status["workloads"], **self.status["servers"]}
+        return {name: process["pid"] for name, process in processes.items() if process["pid"]}
+
+    def end(self, number: int) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+
+@contextmanager
+def up(folder: Path, *files: str, ports: tuple[int, int] = (0, 0)) -> Iterator[Up]:
+    """`tidemill up` of these files (`a.yaml`, if none), not ready yet; it is ended afterwards.
+
+    Args:
+        folder: where it runs and keeps its data.
+        files: in the folder.
+        ports: of ingest and API; 0: any.
+    """
+    arguments = [argument for file in files or ("a.yaml",) for argument in ("-f", file)]
+    command = [sys.executable, "-m", "tidemill_operator.cli", "up", *arguments, "--ready-file", "ready.json"]
+    command += ["--port-ingest", str(ports[0]), "--port-api", str(ports[1])]
+    with open(folder / "up.log", "wb") as log:
+        process = subprocess.Popen(command, cwd=folder, env=ENVIRON, stdout=log, stderr=subprocess.STDOUT)
+    started = Up(folder, process)
+    try:
+        yield started
+    finally:
+        if process.poll() is None:
+            started.end(signal.SIGTERM)
+
+
+def gone(pids: dict[str, int]) -> list[str]:
+    """Those that are still there."""
+    return [name for name, pid in pids.items() if start_time(pid)]
