@@ -50,6 +50,7 @@ CREATE TABLE "analytics__flights"."_offsets" (
   "reader" text NOT NULL,
   "partition" integer NOT NULL,
   "topic_id" text,
+  "former_topic_ids" text[] NOT NULL DEFAULT '{}',
   "epoch" integer NOT NULL DEFAULT 0,
   "next_offset" bigint,
   "max_event_time" bigint,
