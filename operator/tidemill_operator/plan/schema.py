@@ -19,7 +19,7 @@ from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.spec import AggregationSpec
 from tidemill_contract.storage import partition_days
 from tidemill_operator.plan.model import AggregationRow, Column, Replay, Schema, Table
-from tidemill_operator.plan.partitioning import ensure_partition_sql
+from tidemill_operator.plan.partitioning import ensure_partition_sql, ensure_partitions_sql
 
 _SPELLINGS = {"timestamptz": "timestamp with time zone"}
 
@@ -339,7 +339,10 @@ def desired_schema(config: PipelineConfig, replay: Replay | None = None) -> Sche
         writer=names.role(schema_name, "writer"),
         reader=names.role(schema_name, "reader"),
         tables=(*tables, *(table for table, _ in found)),
-        functions=(("ensure_partition", ensure_partition_sql(schema_name)),),
+        functions=(
+            ("ensure_partitions", ensure_partitions_sql(schema_name)),
+            ("ensure_partition", ensure_partition_sql(schema_name)),
+        ),
         aggregations=tuple(row for _, row in found),
         partitions=spec.source.topic.partitions or 1,
         generation=config.generation,

@@ -7,7 +7,9 @@ from typing import Any
 
 import psycopg
 
+from tidemill_contract.duration import parse_ms
 from tidemill_contract.event import InvalidEvent, Reason
+from tidemill_contract.times import rfc3339_ms
 from tidemill_processor.aggregate import PANE, missed_windows
 from tidemill_processor.batch import INDEX, TIME, Batch, DeadLetter, dead_letter
 from tidemill_processor.database import Database
@@ -41,12 +43,25 @@ def _letters(batch: Batch, work: Work) -> list[DeadLetter]:
     plan, letters = work.store.layout, []
     for index, time, pane in work.result.late.select(INDEX, TIME, PANE).iter_rows():
         missed = (pane,) if plan.sessions else missed_windows(pane, plan, plan.shut(work.closed_until) or 0)
-        verdict = InvalidEvent(Reason.LATE, None, f"{len(missed)} window(s) closed before it came")
+        verdict = _verdict(work, time, len(missed))
         letter = dead_letter(
             batch.messages[index], verdict, aggregation=work.store.name, event_time=time, windows=missed[:1000]
         )
         letters.append(letter)
     return letters
+
+
+def _verdict(work: Work, time: int, missed: int) -> InvalidEvent:
+    """Why an event came too late for an aggregation: its windows are closed, or even gone by their retention."""
+    closed, retention = work.closed_until or 0, work.store.spec.retention
+    kept = closed - parse_ms(retention)
+    if time >= kept:
+        return InvalidEvent(Reason.LATE, None, f"{missed} window(s) closed before it came")
+    detail = (
+        f"{rfc3339_ms(time)} lies before {rfc3339_ms(kept)}, where the retention of {retention} ends: windows are closed"
+        f" until {rfc3339_ms(closed)}; lengthen the aggregation's retention, then replay what is missing"
+    )
+    return InvalidEvent(Reason.TOO_OLD, None, detail)
 
 
 def write(
