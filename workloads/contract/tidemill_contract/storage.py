@@ -10,7 +10,7 @@ DAY_MS = 86_400_000
 MAX_PARTITION_TABLES = 400
 WIDEN_EVERY = 50
 """Beyond that many tables new ones are twice as wide, and twice as wide again after so many more."""
-MAX_NEW_TABLES = 200
+MAX_NEW_TABLES = 100
 """So many are made for one batch at most, and fewer where that would be too many together."""
 
 Span = tuple[int, int]

@@ -57,7 +57,7 @@ class Partitions:
             " FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid, pg_get_expr(c.relpartbound, c.oid) bound"
             " WHERE i.inhparent = %s::regclass"
         )
-        return connection.execute(query, (self._database.qualified(table),)).fetchall()  # type: ignore[return-value]
+        return connection.execute(query, (self._database.qualified(table),)).fetchall()
 
 
 class KeptEvents:

@@ -9,10 +9,12 @@ import psycopg
 
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.event import InvalidEvent, Reason
+from tidemill_contract.kept import DEAD_LETTERS
 from tidemill_contract.times import rfc3339_ms
 from tidemill_processor.aggregate import PANE, missed_windows
 from tidemill_processor.batch import INDEX, TIME, Batch, DeadLetter, dead_letter
 from tidemill_processor.database import Database
+from tidemill_processor.keeping import SPARE_SHARE, Kept, fit, left, note
 from tidemill_processor.merging import Work
 
 
@@ -58,28 +60,56 @@ def _verdict(work: Work, time: int, missed: int) -> InvalidEvent:
     if time >= kept:
         return InvalidEvent(Reason.LATE, None, f"{missed} window(s) closed before it came")
     detail = (
-        f"{rfc3339_ms(time)} lies before {rfc3339_ms(kept)}, where the retention of {retention} ends: windows are closed"
-        f" until {rfc3339_ms(closed)}; lengthen the aggregation's retention, then replay what is missing"
+        f"{rfc3339_ms(time)} lies before {rfc3339_ms(kept)}, where the retention of {retention} ends, as windows are"
+        f" closed until {rfc3339_ms(closed)}; lengthen the aggregation's retention, then replay what is missing"
     )
     return InvalidEvent(Reason.TOO_OLD, None, detail)
+
+
+_COLUMNS = (
+    'epoch, partition, "offset", aggregation, reason, field, detail, key, value, value_bytes, event_time, windows,'
+    " bytes"
+)
+
+
+def prepare(connection: psycopg.Connection[Any], database: Database) -> None:
+    """Make the temporary table that `write` needs, once a connection."""
+    connection.execute(
+        f"CREATE TEMP TABLE IF NOT EXISTS _new_letters (LIKE {database.schema}._dead_letters INCLUDING DEFAULTS)"
+        " ON COMMIT DELETE ROWS"
+    )
 
 
 def write(
     connection: psycopg.Connection[Any], database: Database, letters: Sequence[DeadLetter], epochs: Mapping[int, int]
 ) -> None:
-    """Store dead letters, from where they are published; `epochs` by partition."""
+    """Store dead letters as far as their quota reaches, from where they are published; `epochs` by partition."""
     if not letters:
         return
-    insert = (
-        f'INSERT INTO {database.schema}._dead_letters (epoch, partition, "offset", aggregation, reason, field, detail,'
-        " key, value, value_bytes, event_time, windows)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
+    fitting = fit(letters, left(connection, database, DEAD_LETTERS), database.quotas[DEAD_LETTERS] // SPARE_SHARE)
+    stored = _store(connection, database, fitting.stored, epochs) if fitting.stored else {}
+    for partition in sorted({letter.partition for letter in letters}):
+        rows, size = stored.get(partition, (0, 0))
+        bare, counted = fitting.bare[partition], fitting.counted[partition]
+        note(connection, database, DEAD_LETTERS, partition, Kept(rows, size, bare, counted, fitting.full))
+
+
+def _store(
+    connection: psycopg.Connection[Any],
+    database: Database,
+    letters: Sequence[tuple[DeadLetter, int]],
+    epochs: Mapping[int, int],
+) -> dict[int, tuple[int, int]]:
+    """Rows and bytes stored, by partition. What is there already stays: a replay meets what was refused before."""
+    with connection.cursor().copy(f"COPY pg_temp._new_letters ({_COLUMNS}) FROM STDIN") as copy:
+        for d, size in letters:
+            copy.write_row((
+                epochs[d.partition], d.partition, d.offset, d.aggregation, d.reason, d.field, d.detail, d.key, d.value,
+                d.value_bytes, d.event_time, list(d.windows) if d.windows else None, size,
+            ))  # fmt: skip
+    rows = connection.execute(
+        f"WITH stored AS (INSERT INTO {database.schema}._dead_letters ({_COLUMNS}) SELECT {_COLUMNS}"
+        " FROM pg_temp._new_letters ON CONFLICT DO NOTHING RETURNING partition, bytes)"
+        " SELECT partition, count(*), sum(bytes)::bigint FROM stored GROUP BY 1"
     )
-    rows = [
-        (
-            epochs[d.partition], d.partition, d.offset, d.aggregation, d.reason, d.field,
-            d.detail, d.key, d.value, d.value_bytes, d.event_time, list(d.windows) if d.windows else None,
-        )
-        for d in letters
-    ]  # fmt: skip
-    connection.cursor().executemany(insert, rows)
+    return {partition: (number, size) for partition, number, size in rows}
