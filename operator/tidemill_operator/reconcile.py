@@ -148,7 +148,7 @@ def reconcile(
                 _report(choice, live, outcomes, actuators),
                 credentials=logins.status(),
                 lost=_lost(choice.plan, live, owner_of(choice.pipeline, platform)),
-                full=used_up(choice.pipeline.spec, live.schema),
+                full=used_up(choice.pipeline.spec, live.schema, owner_of(choice.pipeline, platform)),
             )
             rebalanced = _rebalanced(metadata, outcomes)
             return status(previous, replace(report, generation=generation, rebalanced=rebalanced), now)

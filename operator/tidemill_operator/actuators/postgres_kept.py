@@ -58,9 +58,9 @@ def _evict(session: Session, schema: str, kept: KeptRows, excess: int) -> int:
     """Remove some of the oldest rows, but not many more bytes than `excess`; how many bytes."""
     _, order = _ORDER[kept.table]
     due = sql.SQL(
-        "SELECT ctid FROM (SELECT ctid, published, sum(bytes) OVER (ORDER BY " + order + ") - bytes AS before"
-        " FROM (SELECT *, ctid FROM {} ORDER BY " + order + " LIMIT %(chunk)s) o) s"
-        " WHERE published AND coalesce(before, 0) < %(excess)s"
+        "SELECT ctid FROM (SELECT ctid, sum(bytes) OVER (ORDER BY " + order + ") - bytes AS before"
+        " FROM (SELECT *, ctid FROM {} ORDER BY " + order + " LIMIT %(chunk)s) o WHERE published) s"
+        " WHERE coalesce(before, 0) < %(excess)s"
     ).format(sql.Identifier(schema, kept.table))
     rows, size = _delete(session, schema, kept.table, due, "evicted", {"chunk": CHUNK_ROWS, "excess": excess})
     return max(size, 1) if rows else 0  # rows of earlier versions count nothing

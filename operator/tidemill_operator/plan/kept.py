@@ -7,7 +7,7 @@ from tidemill_contract.duration import parse_ms
 from tidemill_contract.kept import quota_of, told
 from tidemill_contract.spec import PipelineSpec
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.plan.model import Column, KeptRows, LiveSchema, Table
+from tidemill_operator.plan.model import Column, KeptRows, LiveSchema, Owner, Table
 
 # What `_dead_letters` and `_anomalies` (`kind`) hold, and what is not in them any more or never was: sums over `place`.
 # Whoever stores or removes has a row of its own, so that nobody waits: the batches of a partition, the scanner of an
@@ -41,10 +41,10 @@ def kept_rows(spec: PipelineSpec) -> tuple[KeptRows, ...]:
     )
 
 
-def used_up(spec: PipelineSpec, live: LiveSchema | None) -> list[TidemillError]:
-    """What quotas took lately, in words."""
+def used_up(spec: PipelineSpec, live: LiveSchema | None, owner: Owner) -> list[TidemillError]:
+    """What quotas took lately, in words; of another owner's schema nothing."""
     found = []
-    for kept in live.kept if live else ():
+    for kept in live.kept if live is not None and live.owner == owner else ():
         text, remedy = told(kept, quota_of(spec, kept.kind))
         if text:
             found.append(TidemillError(Reason.QUOTA_USED_UP, text, remedy))
