@@ -66,18 +66,12 @@ def _verdict(work: Work, time: int, missed: int) -> InvalidEvent:
     return InvalidEvent(Reason.TOO_OLD, None, detail)
 
 
-_COLUMNS = (
-    'epoch, partition, "offset", aggregation, reason, field, detail, key, value, value_bytes, event_time, windows,'
-    " bytes"
-)
-
-
-def prepare(connection: psycopg.Connection[Any], database: Database) -> None:
-    """Make the temporary table that `write` needs, once a connection."""
-    connection.execute(
-        f"CREATE TEMP TABLE IF NOT EXISTS _new_letters (LIKE {database.schema}._dead_letters INCLUDING DEFAULTS)"
-        " ON COMMIT DELETE ROWS"
-    )
+_COLUMNS = {
+    "epoch": "integer", "partition": "integer", '"offset"': "bigint", "aggregation": "text", "reason": "text",
+    "field": "text", "detail": "text", "key": "bytea", "value": "bytea", "value_bytes": "bigint",
+    "event_time": "bigint", "windows": "text", "bytes": "bigint",
+}  # fmt: skip
+"""Types in which they travel; an array of arrays has to be even, so `windows` go as texts."""
 
 
 def write(
@@ -101,15 +95,20 @@ def _store(
     epochs: Mapping[int, int],
 ) -> dict[int, tuple[int, int]]:
     """Rows and bytes stored, by partition. What is there already stays: a replay meets what was refused before."""
-    with connection.cursor().copy(f"COPY pg_temp._new_letters ({_COLUMNS}) FROM STDIN") as copy:
-        for d, size in letters:
-            copy.write_row((
-                epochs[d.partition], d.partition, d.offset, d.aggregation, d.reason, d.field, d.detail, d.key, d.value,
-                d.value_bytes, d.event_time, list(d.windows) if d.windows else None, size,
-            ))  # fmt: skip
-    rows = connection.execute(
-        f"WITH stored AS (INSERT INTO {database.schema}._dead_letters ({_COLUMNS}) SELECT {_COLUMNS}"
-        " FROM pg_temp._new_letters ON CONFLICT DO NOTHING RETURNING partition, bytes)"
-        " SELECT partition, count(*), sum(bytes)::bigint FROM stored GROUP BY 1"
+    rows = [
+        (
+            epochs[d.partition], d.partition, d.offset, d.aggregation, d.reason, d.field, d.detail, d.key, d.value,
+            d.value_bytes, d.event_time, f"{{{','.join(map(str, d.windows))}}}" if d.windows else None, size,
+        )
+        for d, size in letters
+    ]  # fmt: skip
+    names = ", ".join(_COLUMNS)
+    arrays = ", ".join(f"%s::{kind}[]" for kind in _COLUMNS.values())
+    found = connection.execute(
+        f"WITH stored AS (INSERT INTO {database.schema}._dead_letters ({names})"
+        f" SELECT {names.replace('windows', 'windows::bigint[]')} FROM unnest({arrays}) AS new ({names})"
+        " ON CONFLICT DO NOTHING RETURNING partition, bytes)"
+        " SELECT partition, count(*), sum(bytes)::bigint FROM stored GROUP BY 1",
+        [list(column) for column in zip(*rows, strict=True)],
     )
-    return {partition: (number, size) for partition, number, size in rows}
+    return {partition: (number, size) for partition, number, size in found}

@@ -111,7 +111,6 @@ class Committer:
         self._partitions = Partitions(database)
         self._kept_events = KeptEvents(database, config.spec.events, self._partitions)
         self._watcher = Watcher(database, config)
-        refused.prepare(connection, database)
         self._sessions: dict[int, SessionMerger] = {}
         self._merges: dict[int, str] = {}
         for store in stores:
