@@ -57,7 +57,7 @@ def test_events_of_thousands_of_days_make_few_tables(make_bench: Callable[..., A
     bench.produce([event((366 + 2 * number) * DAY_MS) for number in range(9_000)])
     started = time.monotonic()
     bench.start()
-    bench.await_consumed(9_000)
+    bench.await_consumed(9_000, seconds=120.0)
     seconds = time.monotonic() - started
     print(f"9,000 days: {seconds:.1f} s, {tables(bench, 'by_k_v1')} + {tables(bench, '_events')} tables")
     assert bench.query("SELECT sum(_count) FROM {s}.by_k_v1") == [(9_000,)]

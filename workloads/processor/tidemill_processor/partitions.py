@@ -15,7 +15,7 @@ from tidemill_contract.times import rfc3339_ms
 from tidemill_processor.batch import DATA, OFFSET, PARTITION, TIME, Batch
 from tidemill_processor.database import LIVE, Database
 
-MADE_AT_ONCE = 50
+MADE_AT_ONCE = 20
 """So many tables are made in one transaction: each takes some locks, of which Postgres has a few thousand."""
 
 
