@@ -39,6 +39,8 @@ class Reason(StrEnum):
     """Kafka ends before what was read: it lost events that are counted."""
     EVENTS_EXPIRED = "EventsExpired"
     """Events were past the topic's retention before they were read."""
+    QUOTA_USED_UP = "QuotaUsedUp"
+    """What refused events or anomalies may take in Postgres is used up: they are only counted."""
     INTERNAL = "Internal"
     """A defect of Tidemill itself."""
 

@@ -38,6 +38,7 @@ class Report:
         generation: of the spec that was looked at.
         outcomes: of everything.
         lost: what events are gone, the gravest first; None: not looked at.
+        full: what quotas took of what is kept; None: not looked at.
         stalled: why this spec is not the one that runs.
         accepted: whether a spec runs at all, this one or an earlier one.
         suspended: whether the spec that runs asks to stand still.
@@ -52,6 +53,7 @@ class Report:
     outcomes: Sequence[Outcome] = ()
     stalled: Sequence[TidemillError] = ()
     lost: Sequence[TidemillError] | None = None
+    full: Sequence[TidemillError] | None = None
     accepted: bool = True
     suspended: bool = False
     paused: bool = False
@@ -81,7 +83,7 @@ def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime)
         paused = _condition("ReconciliationPaused", "True", "Paused", "nothing is changed until the annotation is gone")
         return {**(previous or {}), "conditions": [*kept, _dated(paused, before, report.generation, now)]}
     parts = [_component(component, report, before) for component in CONDITIONS]
-    found = [_ready(parts, report), *parts, *_abnormal(parts, report), *_lost(report, before)]
+    found = [_ready(parts, report), *parts, *_abnormal(parts, report), *_gone(report, before)]
     result: dict[str, Any] = {
         "observedGeneration": report.generation,
         "conditions": [_dated(condition, before, report.generation, now) for condition in found],
@@ -145,13 +147,15 @@ def _abnormal(parts: Sequence[Condition], report: Report) -> list[Condition]:
     return found
 
 
-def _lost(report: Report, before: Mapping[str, Condition]) -> list[Condition]:
-    """That events are gone: told for a while, whatever runs."""
-    if report.lost is None:
-        return [before["EventsLost"]] if "EventsLost" in before else []
-    if not report.lost:
-        return []
-    return [_condition("EventsLost", "True", report.lost[0].reason, _joined(report.lost))]
+def _gone(report: Report, before: Mapping[str, Condition]) -> list[Condition]:
+    """That events are gone, or not kept where they could be looked at: told for a while, whatever runs."""
+    found = []
+    for kind, errors in (("EventsLost", report.lost), ("QuotaUsedUp", report.full)):
+        if errors:
+            found.append(_condition(kind, "True", errors[0].reason, _joined(errors)))
+        elif errors is None and kind in before:
+            found.append(before[kind])
+    return found
 
 
 def _told(parts: Sequence[Condition]) -> tuple[str, str]:

@@ -211,7 +211,7 @@ class Stage:
     def _wipe(self) -> None:
         schema = self._database.schema
         tables = [f"{a.name}_v1" for a in SPEC.aggregations]
-        tables += ["_events", "_dead_letters", "_detectors", "_detector_history", "_corrections", "_anomalies"]
+        tables += ["_events", "_dead_letters", "_detectors", "_detector_history", "_corrections", "_anomalies", "_kept"]
         self._connection.execute(f"TRUNCATE {', '.join(f'{schema}.{table}' for table in tables)} RESTART IDENTITY")
         self._connection.execute(
             f"UPDATE {schema}._aggregations SET closed_until = NULL, scanned_until = NULL, rev = 0, late_dead = 0,"
@@ -230,6 +230,7 @@ class Stage:
             "_offsets": "partition, next_offset, max_event_time, consumed, filtered, invalid",
             "_readers": "watermark",
             "_aggregations": "name, closed_until, scanned_until, rev, late_dead, late_dropped",
+            "_kept": "kind, place, rows, bytes, bare, counted",
             "_dead_letters": 'partition, "offset", aggregation, reason, windows',
             "_anomalies": 'anomaly, group_key, window_start, value, score, severity, revision, partition, "offset"',
         }  # fmt: skip

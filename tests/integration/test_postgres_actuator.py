@@ -473,6 +473,82 @@ def test_old_windows_go_a_day_after_the_watermark_passed(bench: Bench) -> None:
     assert _partitions(bench) == ["by_shop_v1_p20220113"]
 
 
+LETTER = (
+    'INSERT INTO {{s}}._dead_letters (epoch, partition, "offset", reason, value, bytes, created_at, published)'
+    " SELECT 0, 0, n, 'not_json', 'x', {size}, now() - interval '{age}', {published}"
+    " FROM generate_series({first}, {last}) n"
+)
+
+
+def _kept(bench: Bench, kind: str) -> tuple[Any, ...]:
+    sums = ", ".join(f"coalesce(sum({name}), 0)::int" for name in ("rows", "bytes", "expired", "evicted"))
+    return bench.query(f"SELECT {sums} FROM {{s}}._kept WHERE kind = '{kind}'")[0]
+
+
+def test_old_dead_letters_go_and_are_counted(bench: Bench) -> None:
+    """By the wall clock, once they are published; rows of before the upgrade, which count no bytes, as well."""
+    bench.document["spec"]["deadLetters"] = {"retention": "2d"}
+    bench.ensure()
+    bench.run(LETTER.format(size=100, age="3 days", published=True, first=1, last=6_000))
+    bench.run(LETTER.format(size="NULL", age="3 days", published=True, first=7_001, last=7_003))
+    bench.run(LETTER.format(size=100, age="3 days", published=False, first=8_001, last=8_002))
+    bench.run(LETTER.format(size=100, age="1 day", published=True, first=9_001, last=9_004))
+    bench.run("INSERT INTO {s}._kept (kind, place, rows, bytes) VALUES ('_dead_letters', 0, 6006, 600600)")
+    assert bench.actuator.expire(bench.plan.schema)[0].changed == 6_003
+    assert bench.query('SELECT count(*), min("offset") FROM {s}._dead_letters') == [(6, 8_001)]
+    assert _kept(bench, "_dead_letters") == (6, 600, 6_003, 0)
+    assert bench.actuator.expire(bench.plan.schema)[0].changed == 0
+
+
+def test_the_oldest_make_room_where_the_quota_is_used_up(bench: Bench) -> None:
+    """As far as an eighth below it, and only what is published; the pipeline's condition has its numbers."""
+    bench.document["spec"]["deadLetters"] = {"quota": "1Mi"}
+    bench.ensure()
+    bench.run(LETTER.format(size=1_024, age="2 hours", published=False, first=1, last=10))
+    bench.run(LETTER.format(size=1_024, age="1 hour", published=True, first=11, last=1_024))
+    bench.run("INSERT INTO {s}._kept (kind, place, rows, bytes) VALUES ('_dead_letters', 0, 1024, 1048576)")
+    assert bench.actuator.expire(bench.plan.schema)[0].changed == 128
+    assert bench.query(
+        'SELECT count(*) FILTER (WHERE "offset" <= 10), min("offset") FILTER (WHERE published) FROM {s}._dead_letters'
+    ) == [(10, 139)]
+    assert _kept(bench, "_dead_letters") == (896, 896 * 1_024, 0, 128)
+    assert bench.actuator.expire(bench.plan.schema)[0].changed == 0
+    live = bench.actuator.observe(bench.plan.schema.name)
+    assert live is not None
+    assert [(k.kind, k.evicted, k.full) for k in live.kept] == [("_dead_letters", 128, True)]
+
+
+def test_old_anomalies_go_and_are_counted(bench: Bench) -> None:
+    """By when they were found, not by their window: those of a replayed history stay as long as others."""
+    bench.document["spec"]["anomalyHistory"] = {"retention": "30d", "quota": "1Mi"}
+    bench.ensure()
+    for age, day in (("31 days", "2026-01-01"), ("1 day", "1999-01-01")):
+        bench.run(
+            "INSERT INTO {s}._anomalies (anomaly, aggregation, version, metric, group_key, window_start, window_end,"
+            " value, score, detected_at, published, bytes)"
+            f" VALUES ('a', 'b', 1, 'm', '{{{{}}}}', '{day}', '{day}', 1, 1, now() - interval '{age}', true, 500)"
+        )
+    assert bench.actuator.expire(bench.plan.schema)[0].changed == 1
+    assert bench.query("SELECT extract(year FROM window_start)::int FROM {s}._anomalies") == [(1999,)]
+    assert _kept(bench, "_anomalies") == (-1, -500, 1, 0)
+
+
+def test_what_detectors_know_of_groups_long_gone_goes(bench: Bench) -> None:
+    """Of those whose last window is past retention and 90 days; rows of before the upgrade count as of now."""
+    bench.ensure()
+    now = 20_000 * 86_400_000
+    bench.run(f"UPDATE {{s}}._aggregations SET scanned_until = {now}")
+    for group, seen in (("old", f"ARRAY[0, {now - 91 * 86_400_000}]"), ("new", f"ARRAY[0, {now}]"), ("unsaid", "NULL")):
+        bench.run(
+            "INSERT INTO {s}._detectors (anomaly, aggregation_id, group_key, state, seen)"
+            f" SELECT 'spike', id, '{group}', '{{{{}}}}', {seen} FROM {{s}}._aggregations"
+        )
+    bench.run("INSERT INTO {s}._detectors VALUES ('single', -1, 'old', '{{}}', ARRAY[0, 1])")
+    bench.actuator.expire(bench.plan.schema)
+    known = "SELECT anomaly, group_key, seen[2] FROM {s}._detectors ORDER BY 1, 2"
+    assert bench.query(known) == [("single", "old", 1), ("spike", "new", now), ("spike", "unsaid", now)]
+
+
 def test_a_longer_retention_takes_marks_back(bench: Bench) -> None:
     """A window that is kept after all is held for a whole day again when it becomes due the next time."""
     bench.ensure()

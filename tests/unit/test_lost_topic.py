@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tidemill_contract.kept import Kept
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.events import changed
 from tidemill_operator.plan.losses import losses
@@ -150,6 +151,22 @@ def test_the_losses_of_another_pipelines_schema_are_its_own(document: dict[str, 
     remade(document, world)
     document["metadata"]["uid"] = "uid-of-another"
     assert "EventsLost" not in conditions(apply(document, world, previous=None))
+
+
+def test_a_quota_that_is_used_up_is_a_condition(document: dict[str, Any], world: Any) -> None:
+    """While it took something within a day; the pipeline is ready all the same."""
+    before = apply(document, world, previous=None)
+    kept = Kept("_dead_letters", 10, bare=0, counted=12, expired=0, evicted=0, full=True)
+    world.postgres.schemas[SCHEMA] = replace(world.postgres.schemas[SCHEMA], kept=(kept,))
+    full = apply(document, world, previous=before)
+    assert conditions(full)["QuotaUsedUp"] == ("True", "QuotaUsedUp")
+    assert conditions(full)["Ready"] == ("True", "Applied")
+    assert [c["message"] for c in changed(before, full)] == [
+        "spec.deadLetters.quota of 1Gi is used up: of the dead letters so far 12 were only counted; see who sends what"
+        " is refused, or raise the quota"
+    ]
+    world.postgres.schemas[SCHEMA] = replace(world.postgres.schemas[SCHEMA], kept=(replace(kept, full=False),))
+    assert "QuotaUsedUp" not in conditions(apply(document, world, previous=full))
 
 
 WAYS: list[tuple[tuple[Loss, ...], list[str], str]] = [

@@ -14,6 +14,7 @@ from dataclasses import replace
 from psycopg import sql
 
 from tidemill_contract.feeds import Feeds
+from tidemill_contract.kept import QUERY, Kept, read
 from tidemill_operator import outcome
 from tidemill_operator.actuators.base import PipelineSecrets, Reclaim
 from tidemill_operator.actuators.postgres_claims import claim, only_claim, rivals
@@ -159,7 +160,7 @@ class PostgresSchemas:
         return [self._guarded(schema.name, "dropping", act)]
 
     def expire(self, schema: Schema) -> list[Outcome]:
-        """Drop window partitions that are past their retention, a few at a time.
+        """Drop window partitions and remove rows that are past their retention, a few at a time.
 
         Raises:
             TidemillError: Postgres does not answer.
@@ -236,6 +237,10 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
     if "_lost" in columns:
         query = sql.SQL(_LOST).format(sql.Identifier(schema, "_lost"))
         losses = tuple(Loss(*row) for row in session.connection.execute(query))
+    kept = tuple[Kept, ...]()
+    if "_kept" in columns:
+        name = sql.Identifier(schema, "_kept")
+        kept = read(session.connection.execute(sql.SQL(QUERY).format(name)).fetchall())
     return LiveSchema(
         owner,
         shapes,
@@ -251,6 +256,7 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
         readers=readers,
         replays=observe_replays(session, schema, columns),
         losses=losses,
+        kept=kept,
     )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from psycopg import errors, sql
 
+from tidemill_operator.actuators.postgres_kept import expire_rows
 from tidemill_operator.actuators.postgres_session import Session
 from tidemill_operator.plan.model import Schema
 
@@ -57,6 +58,7 @@ def expire(session: Session, schema: Schema) -> None:
                 with suppress(errors.LockNotAvailable, errors.QueryCanceled):
                     _drop(session, schema.name, part)
                     dropped += 1
+        expire_rows(session, schema)
     finally:
         session.connection.execute("RESET ROLE")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tidemill_contract.feeds import Feeds
+from tidemill_contract.kept import Kept
 
 Component = Literal["processor", "replay", "ingest", "api"]
 
@@ -74,6 +75,15 @@ class AggregationRow:
 
 
 @dataclass(frozen=True)
+class KeptRows:
+    """How long and how much (bytes) the rows of a system table are kept."""
+
+    table: str
+    retention_ms: int
+    quota: int
+
+
+@dataclass(frozen=True)
 class Schema:
     """A pipeline's Postgres schema as it should be.
 
@@ -83,6 +93,7 @@ class Schema:
         generation: what `_generation` must hold: of the last spec that told processors something new.
         accepted: the spec as it was written, as stable JSON; kept beside the generation.
         events_retention_ms: how long kept events stay; None: none are kept.
+        kept: bounds of system tables whose rows go again.
         source: the topic of its events that nobody else may manage; empty: it is not managed.
         replay: the reader that fills versions from the topic; empty: none does.
         switched: the reader whose versions are in force from now on; empty: none's are.
@@ -100,6 +111,7 @@ class Schema:
     generation: int
     accepted: str = "{}"
     events_retention_ms: int | None = None
+    kept: tuple[KeptRows, ...] = ()
     source: str = ""
     replay: str = ""
     switched: str = ""
@@ -268,6 +280,7 @@ class LiveSchema:
         read_before: ids of topics of the name that were read before that one.
         read_to: next offset by partition.
         losses: what processors noted last, if that was within a day.
+        kept: what is kept of dead letters and anomalies.
     """
 
     owner: Owner | None = None
@@ -284,6 +297,7 @@ class LiveSchema:
     readers: Mapping[tuple[str, int], str] = field(default_factory=dict)
     replays: Mapping[str, LiveReplay] = field(default_factory=dict)
     losses: tuple[Loss, ...] = ()
+    kept: tuple[Kept, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ UNREAD = (
     "source.topic.retention",
     "source.topic.config",
     "aggregations.retention",
+    "deadLetters.retention",
+    "anomalyHistory.retention",
     "processor.replicas",
     "processor.scaling",
     "processor.resources",

@@ -18,8 +18,9 @@ from tidemill_contract.partials import SQL_TYPES, AggregationLayout, field_types
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.spec import AggregationSpec
 from tidemill_contract.storage import partition_days
+from tidemill_operator.plan.kept import KEPT, kept_rows
 from tidemill_operator.plan.model import AggregationRow, Column, Replay, Schema, Table
-from tidemill_operator.plan.partitioning import ensure_partition_sql
+from tidemill_operator.plan.partitioning import ensure_partition_sql, ensure_partitions_sql
 
 _SPELLINGS = {"timestamptz": "timestamp with time zone"}
 
@@ -151,6 +152,8 @@ DEAD_LETTERS = Table(
         ("windows", "bigint[]"),
         ("created_at", "timestamptz NOT NULL DEFAULT now()"),
         ("published", "boolean NOT NULL DEFAULT false"),
+        # What it counts in `_kept`.
+        ("bytes", "bigint"),
     ),
     ('PRIMARY KEY (epoch, partition, "offset", aggregation)',),
     indexes=(
@@ -233,6 +236,8 @@ ANOMALIES = Table(
         ("epoch", "integer"),
         ("partition", "integer"),
         ("offset", "bigint"),
+        # What it counts in `_kept`.
+        ("bytes", "bigint"),
     ),
     (
         "UNIQUE NULLS NOT DISTINCT (anomaly, aggregation, version, group_key, window_start, revision, epoch, partition,"
@@ -271,6 +276,7 @@ SYSTEM_TABLES = (
     DETECTOR_HISTORY,
     CORRECTIONS,
     ANOMALIES,
+    KEPT,
 )
 
 
@@ -341,11 +347,15 @@ def desired_schema(config: PipelineConfig, replay: Replay | None = None) -> Sche
         writer=names.role(schema_name, "writer"),
         reader=names.role(schema_name, "reader"),
         tables=(*tables, *(table for table, _ in found)),
-        functions=(("ensure_partition", ensure_partition_sql(schema_name)),),
+        functions=(
+            ("ensure_partitions", ensure_partitions_sql(schema_name)),
+            ("ensure_partition", ensure_partition_sql(schema_name)),
+        ),
         aggregations=tuple(row for _, row in found),
         partitions=spec.source.topic.partitions or 1,
         generation=config.generation,
         events_retention_ms=parse_ms(spec.events.retention) if spec.events.store else None,
+        kept=kept_rows(spec),
         replay=replay.reader if replay else "",
     )
 

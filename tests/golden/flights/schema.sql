@@ -95,6 +95,7 @@ CREATE TABLE "analytics__flights"."_dead_letters" (
   "windows" bigint[],
   "created_at" timestamptz NOT NULL DEFAULT now(),
   "published" boolean NOT NULL DEFAULT false,
+  "bytes" bigint,
   PRIMARY KEY (epoch, partition, "offset", aggregation)
 );
 CREATE INDEX "_dead_letters_unpublished" ON "analytics__flights"."_dead_letters" (epoch, partition, "offset") WHERE NOT published;
@@ -158,12 +159,28 @@ CREATE TABLE "analytics__flights"."_anomalies" (
   "epoch" integer,
   "partition" integer,
   "offset" bigint,
+  "bytes" bigint,
   UNIQUE NULLS NOT DISTINCT (anomaly, aggregation, version, group_key, window_start, revision, epoch, partition, "offset")
 );
 CREATE INDEX "_anomalies_unpublished" ON "analytics__flights"."_anomalies" (id) WHERE NOT published;
 CREATE INDEX "_anomalies_by_time" ON "analytics__flights"."_anomalies" (window_start, id);
 GRANT SELECT, INSERT, UPDATE (published) ON "analytics__flights"."_anomalies" TO "analytics__flights_writer";
 GRANT SELECT ON "analytics__flights"."_anomalies" TO "analytics__flights_reader";
+
+CREATE TABLE "analytics__flights"."_kept" (
+  "kind" text NOT NULL,
+  "place" integer NOT NULL,
+  "rows" bigint NOT NULL DEFAULT 0,
+  "bytes" bigint NOT NULL DEFAULT 0,
+  "bare" bigint NOT NULL DEFAULT 0,
+  "counted" bigint NOT NULL DEFAULT 0,
+  "expired" bigint NOT NULL DEFAULT 0,
+  "evicted" bigint NOT NULL DEFAULT 0,
+  "full_at" timestamptz,
+  PRIMARY KEY (kind, place)
+) WITH (fillfactor = 50);
+GRANT SELECT, INSERT, UPDATE ON "analytics__flights"."_kept" TO "analytics__flights_writer";
+GRANT SELECT ON "analytics__flights"."_kept" TO "analytics__flights_reader";
 
 CREATE TABLE "analytics__flights"."by_carrier_v1" (
   "carrier" text COLLATE "C",
@@ -241,19 +258,20 @@ CREATE INDEX "overall_v1_by_time" ON "analytics__flights"."overall_v1" ("window_
 GRANT SELECT, INSERT, UPDATE ON "analytics__flights"."overall_v1" TO "analytics__flights_writer";
 GRANT SELECT ON "analytics__flights"."overall_v1" TO "analytics__flights_reader";
 
-CREATE OR REPLACE FUNCTION "analytics__flights".ensure_partition(table_name text, day integer, days integer) RETURNS boolean
+CREATE OR REPLACE FUNCTION "analytics__flights".ensure_partitions(table_name text, days integer[], widths integer[]) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' SET timezone = 'UTC'
 AS $body$
 DECLARE
   parent oid;
-  first_day date := date '1970-01-01' + day;
-  end_day date := first_day + days;
+  place integer;
+  first_day date;
+  end_day date;
   prefix text := left(table_name, 40) || '_p';
   suffix text := CASE WHEN length(table_name) > 40 THEN '_' || left(md5(table_name), 8) ELSE '' END;
   lows date[];
   highs date[];
   part text;
-  made boolean := false;
+  made integer := 0;
 BEGIN
   SELECT c.oid INTO parent FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
    WHERE n.nspname = 'analytics__flights' AND c.relname = table_name AND c.relkind = 'p';
@@ -261,32 +279,46 @@ BEGIN
     RAISE EXCEPTION 'no partitioned table % here', table_name USING ERRCODE = 'undefined_table';
   END IF;
   PERFORM pg_advisory_xact_lock(hashtext(parent::text), -1);
-  -- Mostly it is there just so, and a look at all of them takes long.
-  IF EXISTS (SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-              WHERE i.inhparent = parent
-                AND c.oid = to_regclass(format('"analytics__flights".%I', prefix || to_char(first_day, 'YYYYMMDD') || suffix))
-                AND split_part(pg_get_expr(c.relpartbound, c.oid), '''', 4)::date >= end_day) THEN
-    RETURN false;
-  END IF;
   -- FOR VALUES FROM ('…') TO ('…')
   SELECT array_agg(split_part(bound, '''', 2)::date), array_agg(split_part(bound, '''', 4)::date) INTO lows, highs
     FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid, pg_get_expr(c.relpartbound, c.oid) bound
    WHERE i.inhparent = parent;
-  FOR first_day, end_day IN
-    SELECT min(d), max(d) + 1 FROM (
-      SELECT d, d - row_number() OVER (ORDER BY d)::integer AS run
-        FROM generate_series(0, days - 1) n, LATERAL (SELECT date '1970-01-01' + day + n AS d) wanted
-       WHERE NOT EXISTS (SELECT FROM unnest(lows, highs) held(low, high) WHERE d >= low AND d < high)) missing
-    GROUP BY run ORDER BY 1
-  LOOP
-    part := prefix || to_char(first_day, 'YYYYMMDD') || suffix;
-    EXECUTE format('CREATE TABLE IF NOT EXISTS "analytics__flights".%I (LIKE "analytics__flights".%I INCLUDING DEFAULTS INCLUDING STORAGE)'
-                   ' WITH (fillfactor = 80)', part, table_name);
-    EXECUTE format('ALTER TABLE "analytics__flights".%I ATTACH PARTITION "analytics__flights".%I FOR VALUES FROM (%L) TO (%L)',
-                   table_name, part, first_day::text || ' 00:00:00+00', end_day::text || ' 00:00:00+00');
-    made := true;
+  FOR place IN 1 .. coalesce(array_length(days, 1), 0) LOOP
+    FOR first_day, end_day IN
+      WITH wanted AS (
+        SELECT low, low + widths[place] AS high FROM (SELECT date '1970-01-01' + days[place] AS low) at
+      ), near AS (
+        SELECT h.low, h.high FROM unnest(lows, highs) h(low, high), wanted w WHERE h.low < w.high AND h.high > w.low
+      )
+      SELECT low, high FROM wanted WHERE NOT EXISTS (SELECT FROM near)
+      UNION ALL
+      SELECT min(d), max(d) + 1 FROM (
+        SELECT d, d - row_number() OVER (ORDER BY d)::integer AS run
+          FROM wanted, generate_series(0, high - low - 1) n, LATERAL (SELECT low + n AS d) day
+         WHERE EXISTS (SELECT FROM near)
+           AND NOT EXISTS (SELECT FROM near h WHERE d >= h.low AND d < h.high)) missing
+      GROUP BY run ORDER BY 1
+    LOOP
+      part := prefix || to_char(first_day, 'YYYYMMDD') || suffix;
+      EXECUTE format('CREATE TABLE IF NOT EXISTS "analytics__flights".%I (LIKE "analytics__flights".%I INCLUDING DEFAULTS INCLUDING STORAGE)'
+                     ' WITH (fillfactor = 80)', part, table_name);
+      EXECUTE format('ALTER TABLE "analytics__flights".%I ATTACH PARTITION "analytics__flights".%I FOR VALUES FROM (%L) TO (%L)',
+                     table_name, part, first_day::text || ' 00:00:00+00', end_day::text || ' 00:00:00+00');
+      lows := lows || first_day;
+      highs := highs || end_day;
+      made := made + 1;
+    END LOOP;
   END LOOP;
   RETURN made;
+END $body$;
+REVOKE ALL ON FUNCTION "analytics__flights"."ensure_partitions" FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION "analytics__flights"."ensure_partitions" TO "analytics__flights_writer";
+
+CREATE OR REPLACE FUNCTION "analytics__flights".ensure_partition(table_name text, day integer, days integer) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+  RETURN "analytics__flights".ensure_partitions(table_name, ARRAY[day], ARRAY[days]) > 0;
 END $body$;
 REVOKE ALL ON FUNCTION "analytics__flights"."ensure_partition" FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION "analytics__flights"."ensure_partition" TO "analytics__flights_writer";

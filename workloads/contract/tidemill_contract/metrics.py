@@ -46,6 +46,12 @@ EVENTS_CONSUMED = Counter("tidemill_events_consumed_total", "Kafka records whose
 EVENTS_FILTERED = Counter("tidemill_events_filtered_total", "Events that the transform's filter left out.")
 EVENTS_LATE = Counter("tidemill_events_late_total", "Events whose window was closed.", ("aggregation", "policy"))
 DEAD_LETTERS = Counter("tidemill_dead_letters_total", "Dead letters.", ("reason",))
+KEPT_BYTES = Gauge("tidemill_kept_bytes", "What dead letters or anomalies take in Postgres.", ("table",))
+NOT_KEPT = Gauge(
+    "tidemill_not_kept_records",
+    "Dead letters or anomalies that Postgres does not hold: bare (their value), counted, expired, evicted by quota.",
+    ("table", "why"),
+)
 LAG = Gauge("tidemill_lag_events", "Records in a partition that are not committed yet.", ("partition",))
 FRESHNESS_SECONDS = Gauge(
     "tidemill_freshness_seconds", "Age of the oldest record of the latest batch when it was committed."

@@ -13,7 +13,9 @@ from pydantic import BaseModel, ValidationError
 
 from tidemill_contract.spec import (
     AggregationSpec,
+    AnomalyHistorySpec,
     AnomalySpec,
+    DeadLettersSpec,
     DeriveSpec,
     EventTimeSpec,
     FieldSpec,
@@ -62,6 +64,8 @@ class Parts:
     filter: str | None
     aggregations: tuple[AggregationPart, ...]
     anomalies: tuple[Part[AnomalySpec], ...]
+    dead_letters: DeadLettersSpec | None
+    anomaly_history: AnomalyHistorySpec | None
     processor: ProcessorSpec | None
 
 
@@ -83,6 +87,8 @@ def cut(document: Mapping[str, Any]) -> Parts:
             _aggregation(raw, f"spec.aggregations[{i}]") for i, raw in enumerate(_items(spec.get("aggregations")))
         ),
         anomalies=_parts(AnomalySpec, spec.get("anomalies"), "spec.anomalies"),
+        dead_letters=_read(DeadLettersSpec, spec.get("deadLetters", {})),
+        anomaly_history=_read(AnomalyHistorySpec, spec.get("anomalyHistory", {})),
         processor=_read(ProcessorSpec, spec.get("processor", {})),
     )
 

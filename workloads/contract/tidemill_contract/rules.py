@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from tidemill_contract import expressions
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.faults import ABSENT, Fault, did_you_mean
+from tidemill_contract.kept_rules import kept_faults
 from tidemill_contract.parts import AggregationPart, Parts
 from tidemill_contract.scaling_rules import scaling_faults
 from tidemill_contract.spec import AnomalySpec, DetectorSpec, MetricSpec, WindowSpec
@@ -390,5 +391,6 @@ RULES: tuple[Callable[[Parts, Columns, Limits], Iterator[Fault]], ...] = (
     _windows,
     _metrics,
     _anomalies,
+    kept_faults,
     _processor,
 )

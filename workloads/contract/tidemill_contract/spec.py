@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
+from tidemill_contract.amounts import Bytes
 from tidemill_contract.duration import Duration, parse_ms
 
 API_VERSION = "tidemill.dev/v1alpha1"
@@ -222,6 +223,20 @@ class EventsSpec(Model):
     retention: Duration = Field("7d", description="How long raw events are kept, counted back from the watermark.")
 
 
+class DeadLettersSpec(Model):
+    """Keeping events that were refused."""
+
+    retention: Duration = Field("7d", description="How long dead letters are kept in Postgres, by the wall clock.")
+    quota: Bytes = Field("1Gi", description="Most bytes they take there; further ones are only counted.")
+
+
+class AnomalyHistorySpec(Model):
+    """Keeping anomalies that were found."""
+
+    retention: Duration = Field("90d", description="How long anomalies are kept in Postgres, by the wall clock.")
+    quota: Bytes = Field("1Gi", description="Most bytes they take there; further ones are only counted.")
+
+
 class ResultsSpec(Model):
     """Publishing of closed windows."""
 
@@ -278,9 +293,7 @@ class ResourceAmounts(Model):
     cpu: Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?m?$", max_length=16)] | None = Field(
         None, description="Cores, e.g. 500m."
     )
-    memory: Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|k|M|G)?$", max_length=16)] | None = (
-        Field(None, description="Bytes, e.g. 512Mi.")
-    )
+    memory: Bytes | None = Field(None, description="Bytes, e.g. 512Mi.")
 
 
 class ResourcesSpec(Model):
@@ -333,6 +346,8 @@ class PipelineSpec(Model):
     aggregations: list[AggregationSpec] = Field(min_length=1, max_length=16, description="What is computed.")
     anomalies: list[AnomalySpec] = Field(default_factory=list, max_length=32, description="What is watched.")
     events: EventsSpec = Field(default_factory=lambda: EventsSpec(), description="Keeping raw events.")
+    dead_letters: DeadLettersSpec = Field(default_factory=lambda: DeadLettersSpec(), description="Refused events.")
+    anomaly_history: AnomalyHistorySpec = Field(default_factory=lambda: AnomalyHistorySpec(), description="Anomalies.")
     results: ResultsSpec = Field(default_factory=lambda: ResultsSpec(), description="Publishing closed windows.")
     processor: ProcessorSpec = Field(default_factory=lambda: ProcessorSpec(), description="How events are processed.")
     ingest: IngestSpec = Field(default_factory=lambda: IngestSpec(), description="The HTTP way in.")

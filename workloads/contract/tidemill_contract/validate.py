@@ -23,6 +23,7 @@ _REMEDIES = (
     (r"^metadata\.namespace$", "use at most 63 of a-z, 0-9 and -, a letter or digit first and last"),
     (r"^spec\.source\.topic\.name$", "use letters, digits, '.', '_' and '-', at most 249"),
     (r"\.(cpu|memory)$", "write an amount as Kubernetes does, such as 500m or 512Mi"),
+    (r"\.quota$", "write an amount of bytes as Kubernetes does, such as 512Mi or 1Gi"),
     (r"(\.name|\.key|\.field|\.metric|\.aggregation|\.groupBy\[\d+\])$", _NAME),
 )
 

@@ -19,6 +19,7 @@ from tidemill_contract.status_server import StatusServer
 from tidemill_processor.closing import Closer
 from tidemill_processor.database import LIVE, Database
 from tidemill_processor.keeper import Duties, Keeper
+from tidemill_processor.keeping import Report
 from tidemill_processor.live import Live
 from tidemill_processor.loop import Loop
 from tidemill_processor.publish import Outlet, Publisher
@@ -48,6 +49,7 @@ class Processor:
                 settings.redis_url, socket_timeout=timeout, socket_connect_timeout=timeout
             )
         self._live: Live | None = None
+        self._report = Report(self._database, config)
         self.loop = Loop(
             config,
             self._database,
@@ -77,6 +79,7 @@ class Processor:
             scanners={s.name: Scanner(database, s, rules[s.name]) for s in stores if rules[s.name]},
             publisher=Publisher(database, stores, config, Outlet(self._source.producer)),
             live=self._live,
+            report=self._report,
         )
 
     def _call_redis(self, call: Any, *args: Any, **kwargs: Any) -> Any:
@@ -106,6 +109,7 @@ class Processor:
                 "lag": sum(loop.lag.values()),
                 "watermark": clock.watermark if clock else None,
                 "superseded": loop.superseded,
+                "quotas": self._report.texts or "ok",
                 "publishing": keeper.publish_error or "ok" if keeper is not None else "replaying",
             },
         )

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import msgspec
 import psycopg
 
+from tidemill_contract.kept import ANOMALIES
+from tidemill_processor.database import Database
 from tidemill_processor.detectors import State, Verdict
+from tidemill_processor.keeping import Kept, left, note
 
+ANOMALY_BYTES = 500
+"""What a row costs with its place in the indexes, besides its group, which is in two of them."""
 _LONG = re.compile(r"(?<![.\d])\d{17}")
 """What was a float: counts and hours have fewer digits, and a float has an exponent from there on."""
 
@@ -50,20 +57,54 @@ class Known:
     seen: tuple[int, int] | None = None
 
 
-def insert_anomalies(connection: psycopg.Connection[Any], schema: str, found: Sequence[Anomaly]) -> None:
-    """Store anomalies, from where they are published; one that is there already stays."""
-    connection.cursor().executemany(
+def insert_anomalies(
+    connection: psycopg.Connection[Any], database: Database, found: Sequence[Anomaly], place: int
+) -> None:
+    """Store anomalies as far as their quota reaches, from where they are published; one that is there already stays.
+
+    Args:
+        connection: in the transaction that found them.
+        database: the pipeline's.
+        found: some.
+        place: who counts them, see `_kept`.
+    """
+    if not found:
+        return
+    sizes = list(accumulate(ANOMALY_BYTES + 2 * len(a.group) for a in found))
+    fitting = found[: bisect_right(sizes, left(connection, database, ANOMALIES))]
+    rows, size = _insert(connection, database.schema, fitting) if fitting else (0, 0)
+    counted = len(found) - len(fitting)
+    note(connection, database, ANOMALIES, place, Kept(rows, size, counted=counted, full=counted > 0))
+
+
+def scanner_place(aggregation_id: int) -> int:
+    """Where `_kept` counts the anomalies of an aggregation's windows."""
+    return -1 - aggregation_id
+
+
+def _insert(connection: psycopg.Connection[Any], schema: str, found: Sequence[Anomaly]) -> tuple[int, int]:
+    """Rows and bytes stored."""
+    cursor = connection.cursor()
+    cursor.executemany(
         f"INSERT INTO {schema}._anomalies (anomaly, aggregation, version, metric, group_key, window_start, window_end,"
-        ' value, score, expected, lower, upper, severity, revision, epoch, partition, "offset")'
-        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+        ' value, score, expected, lower, upper, severity, revision, epoch, partition, "offset", bytes)'
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
+        " RETURNING bytes",
         [
             (
                 a.rule, a.aggregation, a.version, a.watched, a.group, a.start, a.end, a.verdict.value, a.verdict.score,
                 a.verdict.expected, a.verdict.lower, a.verdict.upper, a.verdict.severity, a.revision, *a.record,
+                ANOMALY_BYTES + 2 * len(a.group),
             )
             for a in found
         ],
+        returning=True,
     )  # fmt: skip
+    sizes = []
+    while True:
+        sizes += [size for (size,) in cursor.fetchall()]
+        if not cursor.nextset():
+            return len(sizes), sum(sizes)
 
 
 def read_states(

@@ -9,8 +9,10 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from tidemill_contract.amounts import parse_bytes
 from tidemill_contract.expressions import derived_types
 from tidemill_contract.feeds import Feeds, guarded
+from tidemill_contract.kept import ANOMALIES, DEAD_LETTERS, quota_of
 from tidemill_contract.partials import AggregationLayout, field_types, layout, quote
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_contract.spec import AggregationSpec
@@ -66,6 +68,7 @@ class Database:
     Attributes:
         reader: whose positions this process moves.
         schema: quoted.
+        quotas: bytes that the rows of a table may take.
     """
 
     def __init__(self, settings: WorkloadSettings, config: PipelineConfig, timeout_seconds: float) -> None:
@@ -74,6 +77,7 @@ class Database:
         self._timeout = timeout_seconds
         self.schema = quote(config.schema_name)
         self.reader = settings.reader
+        self.quotas = {kind: parse_bytes(quota_of(config.spec, kind)) for kind in (DEAD_LETTERS, ANOMALIES)}
 
     def connect(self) -> psycopg.Connection[tuple[Any, ...]]:
         """A new connection in autocommit mode, in UTC, whose locks do not outlive a lost node by more than 10 s.

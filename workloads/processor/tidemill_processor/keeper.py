@@ -19,6 +19,7 @@ import redis
 from tidemill_contract import metrics
 from tidemill_contract.resilience import BreakerOpen
 from tidemill_processor.closing import Clock, Closer
+from tidemill_processor.keeping import Report
 from tidemill_processor.live import Live
 from tidemill_processor.publish import Publisher, PublishFailed
 from tidemill_processor.scanning import Scanner
@@ -34,6 +35,7 @@ class Duties:
     scanners: dict[str, Scanner]
     publisher: Publisher
     live: Live | None
+    report: Report
 
 
 class Keeper(threading.Thread):
@@ -94,6 +96,7 @@ class Keeper(threading.Thread):
             metrics.WATERMARK_SECONDS.set(clock.watermark / 1000)
         if clock.newly_closed:
             metrics.CLOSINGS.inc(len(clock.newly_closed))
+        duties.report.run(connection)
         self._feed(connection, duties, clock)
         for name, scanner in duties.scanners.items():
             until = clock.closed.get(name)

@@ -7,10 +7,14 @@ from typing import Any
 
 import psycopg
 
+from tidemill_contract.duration import parse_ms
 from tidemill_contract.event import InvalidEvent, Reason
+from tidemill_contract.kept import DEAD_LETTERS
+from tidemill_contract.times import rfc3339_ms
 from tidemill_processor.aggregate import PANE, missed_windows
 from tidemill_processor.batch import INDEX, TIME, Batch, DeadLetter, dead_letter
 from tidemill_processor.database import Database
+from tidemill_processor.keeping import SPARE_SHARE, Kept, fit, left, note
 from tidemill_processor.merging import Work
 
 
@@ -41,7 +45,7 @@ def _letters(batch: Batch, work: Work) -> list[DeadLetter]:
     plan, letters = work.store.layout, []
     for index, time, pane in work.result.late.select(INDEX, TIME, PANE).iter_rows():
         missed = (pane,) if plan.sessions else missed_windows(pane, plan, plan.shut(work.closed_until) or 0)
-        verdict = InvalidEvent(Reason.LATE, None, f"{len(missed)} window(s) closed before it came")
+        verdict = _verdict(work, time, len(missed))
         letter = dead_letter(
             batch.messages[index], verdict, aggregation=work.store.name, event_time=time, windows=missed[:1000]
         )
@@ -49,22 +53,62 @@ def _letters(batch: Batch, work: Work) -> list[DeadLetter]:
     return letters
 
 
+def _verdict(work: Work, time: int, missed: int) -> InvalidEvent:
+    """Why an event came too late for an aggregation: its windows are closed, or even gone by their retention."""
+    closed, retention = work.closed_until or 0, work.store.spec.retention
+    kept = closed - parse_ms(retention)
+    if time >= kept:
+        return InvalidEvent(Reason.LATE, None, f"{missed} window(s) closed before it came")
+    detail = (
+        f"{rfc3339_ms(time)} lies before {rfc3339_ms(kept)}, where the retention of {retention} ends, as windows are"
+        f" closed until {rfc3339_ms(closed)}; lengthen the aggregation's retention, then replay what is missing"
+    )
+    return InvalidEvent(Reason.TOO_OLD, None, detail)
+
+
+_COLUMNS = {
+    "epoch": "integer", "partition": "integer", '"offset"': "bigint", "aggregation": "text", "reason": "text",
+    "field": "text", "detail": "text", "key": "bytea", "value": "bytea", "value_bytes": "bigint",
+    "event_time": "bigint", "windows": "text", "bytes": "bigint",
+}  # fmt: skip
+"""Types in which they travel; an array of arrays has to be even, so `windows` go as texts."""
+
+
 def write(
     connection: psycopg.Connection[Any], database: Database, letters: Sequence[DeadLetter], epochs: Mapping[int, int]
 ) -> None:
-    """Store dead letters, from where they are published; `epochs` by partition."""
+    """Store dead letters as far as their quota reaches, from where they are published; `epochs` by partition."""
     if not letters:
         return
-    insert = (
-        f'INSERT INTO {database.schema}._dead_letters (epoch, partition, "offset", aggregation, reason, field, detail,'
-        " key, value, value_bytes, event_time, windows)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
-    )
+    fitting = fit(letters, left(connection, database, DEAD_LETTERS), database.quotas[DEAD_LETTERS] // SPARE_SHARE)
+    stored = _store(connection, database, fitting.stored, epochs) if fitting.stored else {}
+    for partition in sorted({letter.partition for letter in letters}):
+        rows, size = stored.get(partition, (0, 0))
+        bare, counted = fitting.bare[partition], fitting.counted[partition]
+        note(connection, database, DEAD_LETTERS, partition, Kept(rows, size, bare, counted, fitting.full))
+
+
+def _store(
+    connection: psycopg.Connection[Any],
+    database: Database,
+    letters: Sequence[tuple[DeadLetter, int]],
+    epochs: Mapping[int, int],
+) -> dict[int, tuple[int, int]]:
+    """Rows and bytes stored, by partition. What is there already stays: a replay meets what was refused before."""
     rows = [
         (
-            epochs[d.partition], d.partition, d.offset, d.aggregation, d.reason, d.field,
-            d.detail, d.key, d.value, d.value_bytes, d.event_time, list(d.windows) if d.windows else None,
+            epochs[d.partition], d.partition, d.offset, d.aggregation, d.reason, d.field, d.detail, d.key, d.value,
+            d.value_bytes, d.event_time, f"{{{','.join(map(str, d.windows))}}}" if d.windows else None, size,
         )
-        for d in letters
+        for d, size in letters
     ]  # fmt: skip
-    connection.cursor().executemany(insert, rows)
+    names = ", ".join(_COLUMNS)
+    arrays = ", ".join(f"%s::{kind}[]" for kind in _COLUMNS.values())
+    found = connection.execute(
+        f"WITH stored AS (INSERT INTO {database.schema}._dead_letters ({names})"
+        f" SELECT {names.replace('windows', 'windows::bigint[]')} FROM unnest({arrays}) AS new ({names})"
+        " ON CONFLICT DO NOTHING RETURNING partition, bytes)"
+        " SELECT partition, count(*), sum(bytes)::bigint FROM stored GROUP BY 1",
+        [list(column) for column in zip(*rows, strict=True)],
+    )
+    return {partition: (number, size) for partition, number, size in found}

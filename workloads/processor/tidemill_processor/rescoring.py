@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 
 from tidemill_contract.spec import AnomalySpec
-from tidemill_processor.anomalies import Anomaly, insert_anomalies, parse_state
+from tidemill_processor.anomalies import Anomaly, insert_anomalies, parse_state, scanner_place
 from tidemill_processor.corrections import Corrections
 from tidemill_processor.database import AggregationStore, Database, to_ms
 from tidemill_processor.detectors import State, Verdict, judge
@@ -70,7 +70,8 @@ class Rescorer:
     def __init__(
         self, database: Database, store: AggregationStore, rules: list[AnomalySpec], reader: WindowReader
     ) -> None:
-        self._schema, self._store, self._rules, self._reader = database.schema, store, rules, reader
+        self._database, self._schema = database, database.schema
+        self._store, self._rules, self._reader = store, rules, reader
         self._noted = Corrections(database, store, "scanned")
 
     def remember(self, connection: psycopg.Connection[Any], before: Iterable[tuple[str, ClosedWindow, State]]) -> None:
@@ -117,7 +118,7 @@ class Rescorer:
                     verdict = Verdict(shown, 0.0, CLEARED, None, None, None)
                 if verdict is not None:
                     found.append(window.anomaly(self._store, rule, verdict))
-        insert_anomalies(connection, self._schema, found)
+        insert_anomalies(connection, self._database, found, scanner_place(self._store.id))
         self._noted.done(connection, corrected)
         return len(found)
 

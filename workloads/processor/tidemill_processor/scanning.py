@@ -9,7 +9,7 @@ import psycopg
 
 from tidemill_contract import metrics
 from tidemill_contract.spec import AnomalySpec
-from tidemill_processor.anomalies import Anomaly, Known, insert_anomalies, read_states, save_states
+from tidemill_processor.anomalies import Anomaly, Known, insert_anomalies, read_states, save_states, scanner_place
 from tidemill_processor.database import AggregationStore, Database
 from tidemill_processor.detectors import State, judge
 from tidemill_processor.rescoring import ClosedWindow, Rescorer
@@ -85,13 +85,14 @@ class Scanner:
                     )
                     if verdict is not None:
                         found.append(window.anomaly(self._store, rule, verdict))
+            last = {window.group: window.start_ms for window in piece}
             changed = [
-                Known(rule, self._store.id, group, state)
+                Known(rule, self._store.id, group, state, (0, last[group]))
                 for (rule, group), state in states.items()
                 if before.get((rule, group)) is not state
             ]
             save_states(connection, self._schema, changed)
-            insert_anomalies(connection, self._schema, found)
+            insert_anomalies(connection, self._database, found, scanner_place(self._store.id))
             self._again.remember(connection, history)
             count += len(found)
         return count

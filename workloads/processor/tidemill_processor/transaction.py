@@ -24,19 +24,16 @@ import psycopg
 
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.runtime import PipelineConfig
-from tidemill_contract.storage import partition_days
-from tidemill_contract.times import rfc3339_ms
 from tidemill_processor import corrections, merging, refused
 from tidemill_processor.aggregate import END, PANE, Aggregated, aggregate
-from tidemill_processor.batch import DATA, OFFSET, PARTITION, TIME, Batch
+from tidemill_processor.batch import PARTITION, Batch
 from tidemill_processor.database import CLOCK_MS, LIVE, AggregationStore, Database, to_ms
 from tidemill_processor.merging import Work
+from tidemill_processor.partitions import KeptEvents, Partitions
 from tidemill_processor.replay import Handover
 from tidemill_processor.sessions import SessionMerger, aggregate_sessions
 from tidemill_processor.watching import Watcher
 from tidemill_processor.watermark import PartitionTime
-
-DAY_MS = 86_400_000
 
 
 class Fenced(Exception):
@@ -111,8 +108,8 @@ class Committer:
         self._config = config
         self._max_advance_ms = parse_ms(config.spec.source.event_time.max_advance)
         self._watched = {rule.aggregation for rule in config.spec.anomalies}
-        self._event_days = partition_days(parse_ms(config.spec.events.retention))
-        self._partitions_made: set[tuple[str, int]] = set()
+        self._partitions = Partitions(database)
+        self._kept_events = KeptEvents(database, config.spec.events, self._partitions)
         self._watcher = Watcher(database, config)
         self._sessions: dict[int, SessionMerger] = {}
         self._merges: dict[int, str] = {}
@@ -142,6 +139,7 @@ class Committer:
     def _commit(self, batch: Batch, positions: dict[int, Position]) -> Committed:
         epochs = {p: position.epoch for p, position in positions.items()}
         works = self._aggregate(batch, epochs)
+        kept = self._kept_events.prepare(self._connection, batch)
         judged = self._watcher.judge(self._connection, batch, positions, epochs)
         handed: frozenset[int] = frozenset()
         with self._connection.transaction():
@@ -151,7 +149,7 @@ class Committer:
                 starts = {p: position.next_offset for p, position in positions.items()}
                 batch, handed = self.handover.cut(self._connection, batch, starts)
                 works = works if batch is whole else self._aggregate(batch, epochs)
-            self._keep_events(batch, epochs)
+            self._kept_events.store(self._connection, kept, epochs)
             self._watcher.store(self._connection, judged)
             changes = self._merge(works, epochs)
             letters, late = refused.late(self._connection, self._database, batch, works)
@@ -166,9 +164,10 @@ class Committer:
         """Try whether a batch's rows can be stored, and undo it. Raises what `commit` raises."""
         epochs = {p: position.epoch for p, position in positions.items()}
         works = self._aggregate(batch, epochs)
+        kept = self._kept_events.prepare(self._connection, batch)
         judged = self._watcher.judge(self._connection, batch, positions, epochs)
         with self._connection.transaction() as transaction:
-            self._keep_events(batch, epochs)
+            self._kept_events.store(self._connection, kept, epochs)
             self._watcher.store(self._connection, judged)
             self._merge(works, epochs)
             raise psycopg.Rollback(transaction)
@@ -179,9 +178,7 @@ class Committer:
         for store, frame in self._fed(batch.frame):
             result = self._aggregate_one(frame, store, closed.get(store.id), epochs)
             works.append(Work(store, closed.get(store.id), result, frame))
-            self._ensure_partitions(store.table, store.partition_days, result.rows[PANE])
-        if DATA in batch.frame.columns and self.handover is None:
-            self._ensure_partitions("_events", self._event_days, batch.frame[TIME])
+            self._partitions.ensure(self._connection, store.table, store.partition_days, result.rows[PANE])
         return works
 
     def _fed(self, frame: pl.DataFrame) -> list[tuple[AggregationStore, pl.DataFrame]]:
@@ -221,24 +218,6 @@ class Committer:
     def _closed(self) -> dict[int, int | None]:
         query = f"SELECT id, closed_until FROM {self._database.schema}._aggregations"
         return dict(self._connection.execute(query).fetchall())
-
-    def _ensure_partitions(self, table: str, width: int, times: pl.Series) -> None:
-        """Outside the transaction: a table made for a batch that then fails does no harm, and locks nobody."""
-        for day in (times // DAY_MS // width * width).unique().to_list():
-            if (table, day) not in self._partitions_made:
-                call = f"SELECT {self._database.schema}.ensure_partition(%s, %s, %s)"
-                self._connection.execute(call, (table, day, width))
-                self._partitions_made.add((table, day))
-
-    def _keep_events(self, batch: Batch, epochs: dict[int, int]) -> None:
-        if DATA not in batch.frame.columns or not batch.frame.height or self.handover is not None:
-            return  # live processors keep them
-        table = self._database.qualified("_events")
-        columns = '(event_time, epoch, partition, "offset", data)'
-        kept = batch.frame.select(TIME, PARTITION, OFFSET, DATA)
-        with self._connection.cursor().copy(f"COPY {table} {columns} FROM STDIN") as copy:
-            for time, partition, offset, data in kept.iter_rows():
-                copy.write_row((rfc3339_ms(time), epochs[partition], partition, offset, data))
 
     def _fence(self, batch: Batch, positions: dict[int, Position]) -> tuple[dict[int, PartitionTime], int]:
         query = (

@@ -64,7 +64,7 @@ class Watcher:
     """Judges the events of one pipeline. A replay judges none: they were judged when they came."""
 
     def __init__(self, database: Database, config: PipelineConfig) -> None:
-        self._schema = database.schema
+        self._database, self._schema = database, database.schema
         live = database.reader == LIVE
         self._rules = [rule for rule in config.spec.anomalies if rule.field is not None and live]
         # By partition: the position at which this is known.
@@ -100,8 +100,9 @@ class Watcher:
             save_states(connection, self._schema, judged.changed)
         for rule, place, groups in judged.gone:
             forget_states(connection, self._schema, rule, place, groups)
-        if judged.found:
-            insert_anomalies(connection, self._schema, judged.found)
+        for partition in sorted({found.record[1] or 0 for found in judged.found}):
+            of_it = [found for found in judged.found if found.record[1] == partition]
+            insert_anomalies(connection, self._database, of_it, partition)
 
     def keep(self, judged: Judged, positions: Mapping[int, object]) -> None:
         """Remember what is known now that the batch is stored and its partitions stand at these positions."""

@@ -1,0 +1,118 @@
+"""What hostile or careless senders may take of Postgres is bounded: tables of time partitions, refused events."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
+from tidemill_contract.spec import PipelineSpec
+from tidemill_contract.storage import DAY_MS
+
+pytestmark = pytest.mark.integration
+
+TODAY = 20_700 * DAY_MS
+
+
+def config(name: str, **spec: Any) -> PipelineConfig:
+    wanted = PipelineSpec.model_validate(
+        {
+            "source": {
+                "topic": {"partitions": 1},
+                "fields": [{"name": "ts", "type": "timestamp", "required": True}, {"name": "k", "type": "string"}],
+                "eventTime": {"field": "ts", "idleTimeout": "10m"},
+            },
+            "aggregations": [
+                {
+                    "name": "by_k",
+                    "groupBy": ["k"],
+                    "window": {"type": "tumbling", "size": "1h"},
+                    "metrics": [{"name": "n", "function": "count"}],
+                }
+            ],
+            "processor": {"flushInterval": "100ms"},
+            **spec,
+        }
+    )
+    refs = (AggregationRef(name="by_k"),)
+    return PipelineConfig(namespace="tests", name=name, generation=1, spec=wanted, aggregations=refs)
+
+
+def tables(bench: Any, parent: str) -> int:
+    query = f"SELECT count(*) FROM pg_inherits WHERE inhparent = '{{s}}.{parent}'::regclass"
+    return int(bench.query(query)[0][0])
+
+
+def event(at: int) -> bytes:
+    return json.dumps({"ts": at, "k": "a"}).encode()
+
+
+def test_events_of_thousands_of_days_make_few_tables(make_bench: Callable[..., Any]) -> None:
+    """History in order, every second day since 1971, as one batch: each event counts, in seconds, in few tables."""
+    bench = make_bench(config("centuries", events={"store": True}))
+    bench.produce([event((366 + 2 * number) * DAY_MS) for number in range(9_000)])
+    started = time.monotonic()
+    bench.start()
+    bench.await_consumed(9_000, seconds=120.0)
+    seconds = time.monotonic() - started
+    print(f"9,000 days: {seconds:.1f} s, {tables(bench, 'by_k_v1')} + {tables(bench, '_events')} tables")
+    assert bench.query("SELECT sum(_count) FROM {s}.by_k_v1") == [(9_000,)]
+    assert bench.query("SELECT count(*) FROM {s}._events") == [(9_000,)]
+    assert bench.query("SELECT sum(invalid) FROM {s}._offsets") == [(0,)]
+    assert tables(bench, "by_k_v1") <= 450
+    assert tables(bench, "_events") <= 450
+
+
+def test_events_past_their_retention_make_no_tables(make_bench: Callable[..., Any]) -> None:
+    """What comes long after its windows are gone is set aside with the reason, and no table is made for it."""
+    bench = make_bench(config("bygone", events={"store": True, "retention": "2d"}))
+    bench.start()
+    bench.produce([event(TODAY + number) for number in range(5)])
+    bench.eventually(
+        lambda: bench.query("SELECT 1 FROM {s}._aggregations WHERE closed_until IS NOT NULL"), what="windows are closed"
+    )
+    before = tables(bench, "by_k_v1"), tables(bench, "_events")
+    bench.produce([*(event(TODAY - days * DAY_MS) for days in range(100, 600)), event(TODAY - 3 * DAY_MS)])
+    bench.await_consumed(506)
+    assert (tables(bench, "by_k_v1"), tables(bench, "_events")) == before
+    letters = "SELECT reason, count(*) FROM {s}._dead_letters WHERE aggregation = 'by_k' GROUP BY 1 ORDER BY 1"
+    assert bench.query(letters) == [("late", 1), ("too_old", 500)]
+    assert bench.query("SELECT late_dead FROM {s}._aggregations") == [(501,)]
+    ((detail,),) = bench.query("SELECT detail FROM {s}._dead_letters ORDER BY event_time LIMIT 1")
+    assert "lies before 2026-06-05T" in detail, detail
+    assert "the retention of 90d" in detail
+    assert "lengthen the aggregation's retention" in detail
+
+
+def test_a_flood_of_refused_events_stays_within_its_quota(make_bench: Callable[..., Any]) -> None:
+    """All are counted; Postgres keeps what the quota allows, the topic gets that, and /health says so."""
+    bench = make_bench(config("flood", deadLetters={"quota": "2Mi"}))
+    bench.produce([b"no JSON " + b"x" * 2_000 for _ in range(10_000)] + [event(TODAY)])
+    bench.start()
+    bench.await_consumed(10_001)
+    assert bench.query("SELECT sum(invalid) FROM {s}._offsets") == [(10_000,)]
+    kept = "SELECT sum(rows)::int, sum(bytes)::int, sum(bare)::int, sum(counted)::int FROM {s}._kept"
+    ((rows, size, bare, counted),) = bench.query(kept)
+    assert rows + counted == 10_000
+    assert bench.query("SELECT count(*), sum(bytes), count(*) FILTER (WHERE value IS NULL) FROM {s}._dead_letters") == [
+        (rows, size, bare)
+    ]
+    assert 0 < bare < rows
+    assert size <= 2 * 1024 * 1024 * 9 // 8
+    ((on_disk,),) = bench.query("SELECT pg_total_relation_size('{s}._dead_letters')")
+    assert on_disk < 4 * 1024 * 1024
+    ((detail,),) = bench.query("SELECT DISTINCT detail FROM {s}._dead_letters WHERE value IS NULL")
+    assert detail.endswith("(value left out: spec.deadLetters.quota is used up)")
+    bench.eventually(
+        lambda: bench.query("SELECT count(*) FROM {s}._dead_letters WHERE published") == [(rows,)], what="published"
+    )
+    text = bench.eventually(
+        lambda: told if (told := bench.health().get("quotas")) != "ok" else None, what="/health tells of the quota"
+    )
+    assert text["dead_letters"].startswith("spec.deadLetters.quota of 2Mi is used up: of the dead letters so far ")
+    assert f"{counted:,} were only counted, {bare:,} kept without value;" in text["dead_letters"]
+    assert bench.query("SELECT sum(_count) FROM {s}.by_k_v1") == [(1,)]

@@ -1,0 +1,25 @@
+"""Amounts of bytes as Kubernetes writes them: `512Mi`, `1Gi`, `2G`."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Annotated
+
+from pydantic import StringConstraints
+
+PATTERN = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|k|M|G)?$"
+Bytes = Annotated[str, StringConstraints(pattern=PATTERN, max_length=16)]
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of an amount such as `512Mi`.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(Ki|Mi|Gi|k|M|G)?", text, re.ASCII)
+    if found is None:
+        raise ValueError(f"'{text}' is not an amount of bytes: write a number and a unit, such as 512Mi or 1Gi")
+    return int(Decimal(found.group(1)) * _UNITS[found.group(2) or ""])
