@@ -179,7 +179,7 @@ def test_a_fatal_error_makes_a_new_producer(servers: Any, make_ingest: Callable[
         watch = Watch(sink, guard)
         first = sink.producer
         held = begin(sink, config.events_topic, records, places=True)
-        sink._on_error(KafkaError(KafkaError._FATAL, "made up", fatal=True))
+        sink._quick.on_error(KafkaError(KafkaError._FATAL, "made up", fatal=True))
         delivery = await finish(sink, config.events_topic, records, held, places=True, deadline=deadline)
         assert delivery.failed.keys() | delivery.places.keys() == {0, 1}
         assert sink.producer is not first
