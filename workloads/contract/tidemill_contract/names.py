@@ -86,5 +86,5 @@ def ingest_keys(namespace: str, name: str) -> str:
 
 
 def ingest_owner(namespace: str, process: str) -> str:
-    """The Redis key that exists while an ingest process of a namespace lives; no pipeline's name begins with a tilde."""
+    """The Redis key that exists while an ingest process lives; no pipeline's name begins with a tilde."""
     return f"tidemill/{namespace}/~ingest/{process}"

@@ -27,7 +27,7 @@ if ARGV[2] == '' then
   redis.call('DEL', KEYS[1])
 else
   redis.call('SET', KEYS[1], ARGV[2], 'EX', ttl)
-  redis.call('ZADD', KEYS[2], now, ARGV[9] .. ':' .. #ARGV[2])
+  redis.call('ZADD', KEYS[2], ARGV[4], ARGV[9] .. ':' .. #ARGV[2])
   redis.call('INCRBY', KEYS[3], #ARGV[2])
 end
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now - ttl, 'LIMIT', 0, 100)) do

@@ -156,29 +156,23 @@ class SharedKeys:
         place = batch.place
         if place in self._writing:
             await asyncio.wait([self._writing[place]])
-        try:
-            claim = await self._claim(batch, before, deadline)
-        except BaseException:
-            self._own.pop(place, None)
-            raise
-        if claim.done:
-            self._own.pop(place, None)
-        return claim
+        return await self._claim(batch, before, deadline)
 
     async def _claim(self, batch: Batch, known: Known | None, deadline: Deadline) -> Claim:
         expected, seen = b"", False
         while True:
             mine = msgspec.msgpack.encode(_Value(batch.fingerprint, self._owner, known))
-            self._own[batch.place] = mine
             try:
                 current = await self._call(partial(self._put, batch.place, expected, mine))
                 if current is None:
+                    self._own[batch.place] = mine
                     return Claim(known)
                 value, seen = _decode(current), True
                 held = value is not None and await self._is_held(value.owner)
             except _AWAY:
                 if seen:
                     raise under_way("Redis went away while another process was at it") from None
+                self._own[batch.place] = mine
                 self._owe(batch.place, mine)
                 return Claim(known)
             if value is not None and value.fingerprint != batch.fingerprint:
@@ -268,7 +262,8 @@ class SharedKeys:
         prefix = names.ingest_keys(self._namespace, pipeline)
         keys = [f"{prefix}/{name}", f"{prefix}-index", f"{prefix}-bytes", self._owner_key(self._owner)]
         arguments: list[Any] = [
-            expected, value, KEPT_SECONDS, int(time.time()), MAX_KEYS, MAX_BYTES, self._lease, int(force), name, prefix,
+            expected, value, KEPT_SECONDS, f"{time.time():.3f}", MAX_KEYS, MAX_BYTES,
+            self._lease, int(force), name, prefix,
         ]  # fmt: skip
         assert self._put_script is not None  # noqa: S101 - nobody comes here without a client
         found = await self._put_script(keys, arguments)
