@@ -17,6 +17,12 @@ _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _PULL_POLICIES = ("IfNotPresent", "Always", "Never")
 _COMPONENTS = ("processor", "ingest", "api")
 _DNS_PORT, _REDIS_PORT = 53, 6379
+_INGEST_LIMITS = (
+    "TIDEMILL_INGEST_EVENTS_PER_SECOND",
+    "TIDEMILL_INGEST_BYTES_PER_SECOND",
+    "TIDEMILL_INGEST_IN_FLIGHT_BYTES",
+)
+_MOST_AMOUNT = 10**12
 _DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 
 
@@ -46,6 +52,7 @@ class Placement:
         pull_policy: of all images.
         pull_secrets: names of Secrets that must exist in the pipelines' namespaces.
         environment: addresses common to all; no secrets.
+        ingest: limits of ingest, as its variables.
         connections: files and values that may hold passwords: `redis-url`, `kafka.json`; they go into a Secret.
         resilience: text of the policies' file; empty: the workloads' defaults.
         egress_ports: ports that workloads may connect to.
@@ -57,6 +64,7 @@ class Placement:
     pull_policy: str = "IfNotPresent"
     pull_secrets: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    ingest: Mapping[str, str] = field(default_factory=dict)
     connections: Mapping[str, str] = field(default_factory=dict, repr=False)
     resilience: str = ""
     egress_ports: tuple[int, ...] = ()
@@ -140,12 +148,18 @@ def _placement(platform: Platform, environ: Mapping[str, str]) -> Placement:
             "TIDEMILL_POSTGRES_SSLMODE": postgres.sslmode,
             "TIDEMILL_LOG_LEVEL": _one_of(environ, "TIDEMILL_LOG_LEVEL", "INFO", _LEVELS),
         },
+        ingest={name: _amount(environ, name) for name in _INGEST_LIMITS if environ.get(name)},
         connections={name: text for name, text in connections.items() if text},
         resilience=resilience.read_text() if resilience else "",
         egress_ports=_egress(platform, environ),
         network_policies=flag(environ, "TIDEMILL_NETWORK_POLICIES", True),
         exposure=_exposure(environ),
     )
+
+
+def _amount(environ: Mapping[str, str], name: str) -> str:
+    number(environ, name, 0, least=0, most=_MOST_AMOUNT)
+    return environ[name]
 
 
 def _exposure(environ: Mapping[str, str]) -> Exposure | None:

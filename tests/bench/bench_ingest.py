@@ -184,6 +184,9 @@ def run_ingest(servers: Servers, folder: Path, *, profile: Path | None = None) -
         "TIDEMILL_SECRETS_DIR": str(folder / "secrets"),
         "TIDEMILL_KAFKA_BROKERS": servers.kafka,
         "TIDEMILL_PORT": str(port),
+        # Counted as ever, and never reached.
+        "TIDEMILL_INGEST_EVENTS_PER_SECOND": "1e9",
+        "TIDEMILL_INGEST_BYTES_PER_SECOND": "1e12",
     }
     profiler = ["-m", "cProfile", "-o", str(profile)] if profile else []
     with (folder / "ingest.log").open("ab") as log:

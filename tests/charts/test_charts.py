@@ -285,6 +285,7 @@ def test_secrets_are_referenced_and_never_written(render: Any) -> None:
     by_name = {entry["name"]: entry for entry in _operator(found)["env"]}
     assert _of(found, "Secret") == []
     assert by_name["TIDEMILL_POSTGRES_URL"]["valueFrom"]["secretKeyRef"] == {"name": "analytics-app", "key": "uri"}
+    assert by_name["TIDEMILL_INGEST_BYTES_PER_SECOND"]["value"] == "67108864", "written out, not as 6.7e+07"
     assert by_name["TIDEMILL_REDIS_URL"]["valueFrom"]["secretKeyRef"] == {"name": "tidemill-redis", "key": "url"}
     assert by_name["TIDEMILL_KAFKA_CONFIG"]["value"] == "/etc/tidemill/kafka/client/client.json"
 

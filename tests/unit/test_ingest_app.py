@@ -21,10 +21,9 @@ from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest.app import Ingest
 from tidemill_ingest.openapi import EVENTS_PATH
 from tidemill_ingest.problems import Refused, retry_after
-from tidemill_ingest.quota import VARIABLE, Quota
+from tidemill_ingest.quota import BYTES_VARIABLE, IN_FLIGHT_VARIABLE, VARIABLE, Limits, Quota
 from tidemill_ingest.records import Records
-from tidemill_ingest.replays import Replays, fingerprint
-from tidemill_ingest.results import Answer, Outcome, answer, refusal
+from tidemill_ingest.results import Outcome, answer, refusal
 from tidemill_ingest.sink import Delivery
 
 BAD = InvalidEvent(Reason.MISTYPED, "amount")
@@ -100,127 +99,57 @@ def test_retry_after_is_jittered_and_never_sooner() -> None:
     assert len(found) > 3
 
 
-OK = Answer(200, b"{}")
-FAILED = Answer(503, b"{}", final=False)
-
-
-def ask(replays: Replays, key: str, *answers: Answer, body: bytes = b"x", pipeline: str = "p") -> Answer:
-    """The answer for a key, where a request that is done would be given the first of these."""
-
-    async def make() -> Answer:
-        return answers[0]
-
-    return asyncio.run(replays.answer(pipeline, key, fingerprint(body), make))
-
-
-def test_a_final_answer_is_replayed_and_another_is_not() -> None:
-    replays = Replays()
-    assert ask(replays, "k", FAILED) == FAILED
-    assert ask(replays, "k", OK) == OK
-    again = ask(replays, "k", FAILED)
-    assert (again.status, again.body, again.headers) == (200, b"{}", {"idempotency-replayed": "true"})
-    assert ask(replays, "k", FAILED, pipeline="other") == FAILED
-    with pytest.raises(Refused, match="idempotency_key_reused"):
-        ask(replays, "k", OK, body=b"y")
-
-
-@pytest.mark.parametrize("key", ["", "k" * 256])
-def test_a_key_has_a_length(key: str) -> None:
-    with pytest.raises(Refused, match="invalid_idempotency_key"):
-        ask(Replays(), key, OK)
-
-
-def test_memory_is_bounded_and_the_oldest_answers_go_first() -> None:
-    replays = Replays(max_bytes=10_000)
-    for number in range(100):
-        ask(replays, f"k{number}", Answer(200, b"x" * 1000))
-    kept = [n for n in range(100) if "idempotency-replayed" in ask(replays, f"k{n}", FAILED).headers]
-    assert kept == list(range(94, 100))
-
-
-def test_answers_are_forgotten_after_a_day() -> None:
-    now = [0.0]
-    replays = Replays(clock=lambda: now[0])
-    ask(replays, "k", OK)
-    now[0] = 24 * 3600 + 1
-    assert ask(replays, "k", FAILED) == FAILED
-
-
-def test_concurrent_duplicates_wait_for_the_first() -> None:
-    """One is done at a time; if it fails, the next is done, and the rest get its answer."""
-
-    async def scenario() -> None:
-        replays, done = Replays(), 0
-        running = 0
-
-        async def make() -> Answer:
-            nonlocal done, running
-            assert running == 0
-            running += 1
-            await asyncio.sleep(0.01)
-            running -= 1
-            done += 1
-            if done == 1:
-                raise Refused(503, "kafka_unavailable", "later")
-            return FAILED if done == 2 else OK
-
-        asked = [replays.answer("p", "k", fingerprint(b"x"), make) for _ in range(10)]
-        answers = await asyncio.gather(*asked, return_exceptions=True)
-        assert done == 3
-        assert sum(isinstance(a, Refused) for a in answers) == 1
-        assert [a.status for a in answers if isinstance(a, Answer)] == [503] + [200] * 8
-
-    asyncio.run(scenario())
-
-
-def test_a_request_that_was_given_up_leaves_its_answer() -> None:
-    """The client's next attempt finds what came of the first."""
-
-    async def scenario() -> None:
-        replays, go = Replays(), asyncio.Event()
-
-        async def make() -> Answer:
-            await go.wait()
-            return OK
-
-        first = asyncio.create_task(replays.answer("p", "k", fingerprint(b"x"), make))
-        await asyncio.sleep(0)
-        first.cancel()
-        second = asyncio.create_task(replays.answer("p", "k", fingerprint(b"x"), make))
-        await asyncio.sleep(0)
-        go.set()
-        assert (await second).headers == {"idempotency-replayed": "true"}
-
-    asyncio.run(scenario())
+def events_quota(rate: float, clock: Any) -> Quota:
+    return Quota(Limits(events_per_second=rate, bytes_per_second=0), clock=clock)
 
 
 def test_a_quota_is_kept_in_the_long_run() -> None:
     """A batch may overdraw; then nothing passes until the debt is paid; pipelines do not pay for each other."""
     now = [0.0]
-    quota = Quota(100, clock=lambda: now[0])
-    assert quota.take("p", 40)["ratelimit"] == '"events";r=60;t=1'
-    assert quota.take("p", 560)["ratelimit"] == '"events";r=0;t=6'
-    assert quota.take("other", 1)["ratelimit"] == '"events";r=99;t=1'
+    quota = events_quota(100, lambda: now[0])
+    assert quota.take("p", 40, 1)["ratelimit"] == '"events";r=60;t=1'
+    assert quota.take("p", 560, 1)["ratelimit"] == '"events";r=0;t=6'
+    assert quota.take("other", 1, 1)["ratelimit"] == '"events";r=99;t=1'
     with pytest.raises(Refused) as refused:
-        quota.take("p", 1)
+        quota.take("p", 1, 1)
     assert (refused.value.status, refused.value.headers["retry-after"]) == (429, "5")
     now[0] = 4.9
     with pytest.raises(Refused):
-        quota.take("p", 1)
+        quota.take("p", 1, 1)
     now[0] = 5.1
-    quota.take("p", 1)
+    quota.take("p", 1, 1)
     now[0] = 1000.0
-    assert quota.take("p", 1)["ratelimit"] == '"events";r=99;t=1', "no more than a second's worth is saved up"
+    assert quota.take("p", 1, 1)["ratelimit"] == '"events";r=99;t=1', "no more than a second's worth is saved up"
 
 
+def test_the_answer_names_the_limit_that_was_reached() -> None:
+    """Events and bytes are limited each by itself; a refused request is charged with neither."""
+    now = [0.0]
+    quota = Quota(Limits(events_per_second=100, bytes_per_second=1000), clock=lambda: now[0])
+    assert quota.take("p", 10, 3000) == {
+        "ratelimit-policy": '"events";q=100;w=1, "bytes";q=1000;w=1',
+        "ratelimit": '"events";r=90;t=1, "bytes";r=0;t=3',
+    }
+    with pytest.raises(Refused, match="p takes 1000 bytes a second") as refused:
+        quota.take("p", 10, 1)
+    assert (refused.value.extra, refused.value.headers["retry-after"]) == ({"limit": "bytes_per_second"}, "2")
+    assert refused.value.headers["ratelimit"] == '"events";r=90;t=1, "bytes";r=0;t=3'
+    now[0] = 3.0
+    assert quota.take("p", 1, 1)["ratelimit"] == '"events";r=99;t=1, "bytes";r=999;t=1'
+
+
+@pytest.mark.parametrize("variable", [VARIABLE, BYTES_VARIABLE, IN_FLIGHT_VARIABLE])
 @pytest.mark.parametrize("text", ["-1", "many", "nan", "inf"])
-def test_a_wrong_quota_is_told(text: str) -> None:
-    with pytest.raises(ValueError, match=f"{VARIABLE}: '{text}' is not a number of events a second"):
-        Quota.from_env({VARIABLE: text})
+def test_a_wrong_quota_is_told(variable: str, text: str) -> None:
+    with pytest.raises(ValueError, match=f"{variable}: '{text}' is not a number of"):
+        Limits.from_env({variable: text})
 
 
-def test_no_quota_has_no_headers() -> None:
-    assert Quota.from_env({}).take("p", 10**9) == {}
+def test_limits_have_defaults_and_can_be_switched_off() -> None:
+    assert Limits.from_env({}) == Limits() == Limits.from_env({VARIABLE: ""})
+    off = Limits.from_env({VARIABLE: "0", BYTES_VARIABLE: "0", IN_FLIGHT_VARIABLE: "0"})
+    assert off == Limits(0, 0, 0)
+    assert Quota(off).take("p", 10**9, 10**12) == {}
 
 
 def test_a_wrong_environment_ends_the_process_with_what_to_do() -> None:
@@ -233,7 +162,7 @@ def test_a_wrong_environment_ends_the_process_with_what_to_do() -> None:
 
 def service(folder: Path) -> Ingest:
     settings = WorkloadSettings(kafka_brokers="127.0.0.1:1", config_dir=folder, secrets_dir=folder)
-    return Ingest(settings, ResilienceConfig(), Quota(0))
+    return Ingest(settings, ResilienceConfig(), Limits(0, 0, 0))
 
 
 def request(app: Any, method: str, path: str, **options: Any) -> httpx.Response:

@@ -21,7 +21,7 @@ from tidemill_contract.spec import PipelineSpec
 from tidemill_ingest.delivery import begin, finish
 from tidemill_ingest.problems import Refused
 from tidemill_ingest.records import KEPT_BYTES, Judge, Records
-from tidemill_ingest.sink import QUEUE_MESSAGES, Delivery, KafkaDownError, Pending, QueueFullError, Sink
+from tidemill_ingest.sink import QUEUE_MESSAGES, Delivery, KafkaDownError, Pending, QueueFullError, Sink, TopicFullError
 from tidemill_ingest.watch import FAILURES, Watch
 
 NOWHERE = WorkloadSettings(kafka_brokers="127.0.0.1:1")
@@ -163,9 +163,82 @@ def test_a_full_queue_refuses_whole_requests_and_is_no_failure_of_kafka() -> Non
         sink.submit("t", records(*[b"x"] * (QUEUE_MESSAGES - 1)), places=False)
         assert sink.busy
         with pytest.raises(QueueFullError):
-            sink.submit("t", records(b"1", b"2"), places=False)
+            sink.submit("u", records(b"1", b"2"), places=False)
         assert (guard.state, sink.queued) == ("closed", QUEUE_MESSAGES - 1)
-        sink.submit("t", records(b"1"), places=False)
+        sink.submit("u", records(b"1"), places=False)
+
+    run(scenario())
+
+
+def test_one_pipeline_takes_no_more_than_its_share_of_the_queue() -> None:
+    """Others go on; one request always has its turn; what is done makes room."""
+
+    async def scenario() -> None:
+        guard = producer_guard(failures=1)
+        sink = Sink(NOWHERE, guard, request_seconds=30, in_flight_bytes=100)
+        sink.start()
+        first = sink.submit("t", records(b"x" * 200), places=False)
+        with pytest.raises(TopicFullError):
+            sink.submit("t", records(b"1"), places=False)
+        with pytest.raises(Refused) as refused:
+            begin(sink, "t", records(b"1"), places=False)
+        assert (refused.value.status, refused.value.code, refused.value.extra["retry"]) == (
+            429,
+            "in_flight_exceeded",
+            1,
+        )
+        assert "retry-after" in refused.value.headers
+        assert guard.state == "closed"
+        sink.submit("u", records(b"x"), places=False)
+        await first.future
+        sink._guard = producer_guard()
+        sink.submit("t", records(b"x"), places=False)
+        sink.submit("t", records(b"x"), places=False)
+
+    run(scenario())
+
+
+def test_records_of_a_key_are_not_given_up_but_the_breaker_hears_of_them() -> None:
+    """Their future is open after the publish timeout, which is one failure; the end of the process is unsure."""
+
+    async def scenario() -> None:
+        guard = producer_guard(failures=1)
+        sink = Sink(NOWHERE, guard, request_seconds=30)
+        sink.start()
+        pending = sink.submit("t", records(b"1", b"2"), places=False, sure=True)
+        async with asyncio.timeout(10):
+            while guard.state != "open":  # noqa: ASYNC110 - a breaker has no event
+                await asyncio.sleep(0.02)
+        assert not pending.future.done()
+        assert await sink.close(0) == 2
+        delivery = await asyncio.wait_for(pending.future, 5)
+        assert {error.name() for error in delivery.failed.values()} == {"_PURGE_QUEUE"}
+        assert not delivery.unsure, "they never left"
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("code", "unsure"),
+    [
+        (KafkaError.MSG_SIZE_TOO_LARGE, False),
+        (KafkaError.TOPIC_AUTHORIZATION_FAILED, False),
+        (KafkaError._PURGE_QUEUE, False),
+        (KafkaError._UNKNOWN_TOPIC, False),
+        (KafkaError._PURGE_INFLIGHT, True),
+        (KafkaError._MSG_TIMED_OUT, True),
+        (KafkaError._FATAL, True),
+        (KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND, True),
+        (KafkaError.REQUEST_TIMED_OUT, True),
+    ],
+)
+def test_a_failure_is_unsure_unless_the_record_is_surely_not_in_kafka(code: int, unsure: bool) -> None:
+    async def scenario() -> None:
+        for report in ("report", "reporter"):
+            pending = Pending(records(b"a"), lambda _: None)
+            tell = pending.report if report == "report" else pending.reporter(0)
+            tell(KafkaError(code), Message(b"a"))
+            assert (await pending.future).unsure is unsure
 
     run(scenario())
 

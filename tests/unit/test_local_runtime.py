@@ -51,6 +51,7 @@ def runtime(tmp_path: Path) -> Iterator[LocalRuntime]:
         "PYTHONPATH": str(tmp_path / "modules"),
         "TIDEMILL_POSTGRES_URL": "postgresql://admin:secret@127.0.0.1/x",
         "TIDEMILL_RESILIENCE__REDIS__TIMEOUT": "1",
+        "TIDEMILL_INGEST_EVENTS_PER_SECOND": "5",
     }
     local = LocalRuntime(tmp_path / "data", environ=environ, addresses=ADDRESSES, ports={"ingest": 21000, "api": 21100})
     local.start()
@@ -110,6 +111,7 @@ def test_a_workload_gets_its_settings_and_no_administrator_login(runtime: LocalR
         **ADDRESSES,
         "TIDEMILL_CONFIG_DIR": str(tmp_path / "data" / "pipelines" / "ns"),
         "TIDEMILL_HOST": "127.0.0.1",
+        "TIDEMILL_INGEST_EVENTS_PER_SECOND": "5",
         "TIDEMILL_LOG_LEVEL": "DEBUG",
         "TIDEMILL_NAMESPACE": "ns",
         "TIDEMILL_PIPELINE": "p",

@@ -137,6 +137,20 @@ def test_replicas_are_left_to_whoever_scales() -> None:
     assert rendered(PROCESSOR)["Deployment", "orders-processor"]["spec"]["replicas"] == 2
 
 
+def test_the_limits_of_ingest_are_for_its_pods_alone() -> None:
+    """Other limits restart no processor. Redis, where the keys of retries are, is told to both."""
+    placement = replace(
+        PLACEMENT, ingest={"TIDEMILL_INGEST_EVENTS_PER_SECOND": "5"}, connections={"redis-url": "redis://r"}
+    )
+    found = {}
+    for workload in (INGEST, PROCESSOR):
+        container = template(workload, placement=placement)["spec"]["containers"][0]
+        found[workload.component] = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert found["ingest"]["TIDEMILL_INGEST_EVENTS_PER_SECOND"] == "5"
+    assert "TIDEMILL_INGEST_EVENTS_PER_SECOND" not in found["processor"]
+    assert all("TIDEMILL_REDIS_URL" in env for env in found.values())
+
+
 def test_connections_reach_pods_as_references_only() -> None:
     """No password stands in a manifest."""
     placement = replace(PLACEMENT, connections={"redis-url": "redis://:hidden@r", "kafka.json": '{"p": "hidden"}'})

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tidemill_operator.cluster_settings import ClusterSettings
 from tidemill_operator.servers.addresses import PostgresAddress
 from tidemill_operator.settings import Platform
 
@@ -61,6 +62,22 @@ def test_a_wrong_value_names_its_variable(name: str, value: str, message: str) -
     with pytest.raises(ValueError, match=name) as raised:
         Platform.from_env({name: value})
     assert message in str(raised.value)
+
+
+CLUSTER = {
+    "TIDEMILL_POD_NAME": "o-1",
+    "TIDEMILL_OPERATOR_NAMESPACE": "tidemill-system",
+    **{f"TIDEMILL_IMAGE_{part}": "x:1" for part in ("INGEST", "PROCESSOR", "API")},
+}
+
+
+def test_the_limits_of_ingest_are_handed_on() -> None:
+    """As they are given; none where the workload's default is to hold."""
+    limits = {"TIDEMILL_INGEST_EVENTS_PER_SECOND": "0", "TIDEMILL_INGEST_IN_FLIGHT_BYTES": "1048576"}
+    assert ClusterSettings.from_env(Platform(), {**CLUSTER, **limits}).placement.ingest == limits
+    assert ClusterSettings.from_env(Platform(), CLUSTER).placement.ingest == {}
+    with pytest.raises(ValueError, match="TIDEMILL_INGEST_BYTES_PER_SECOND: '-1' is not a whole number"):
+        ClusterSettings.from_env(Platform(), {**CLUSTER, "TIDEMILL_INGEST_BYTES_PER_SECOND": "-1"})
 
 
 URLS: list[tuple[str, PostgresAddress, str]] = [

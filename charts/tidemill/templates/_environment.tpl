@@ -65,6 +65,14 @@
   value: {{ .Values.defaults.replicationFactor | quote }}
 - name: TIDEMILL_AUTH_REQUIRED
   value: {{ .Values.defaults.authRequired | quote }}
+{{- with .Values.ingest }}
+- name: TIDEMILL_INGEST_EVENTS_PER_SECOND
+  value: {{ .eventsPerSecond | int64 | quote }}
+- name: TIDEMILL_INGEST_BYTES_PER_SECOND
+  value: {{ .bytesPerSecond | int64 | quote }}
+- name: TIDEMILL_INGEST_IN_FLIGHT_BYTES
+  value: {{ .inFlightBytes | int64 | quote }}
+{{- end }}
 {{- with .Values.defaults.topicPrefixes }}
 - name: TIDEMILL_TOPIC_PREFIXES
   value: {{ join "," . | quote }}

@@ -275,7 +275,7 @@ def test_only_one_pipeline_is_served_if_the_environment_names_it(servers: Any, m
 
 def test_a_quota_refuses_with_what_is_left(servers: Any, make_ingest: Callable[..., Any]) -> None:
     """The first batch passes whatever its size; the next waits until it is paid for."""
-    own = make_ingest(servers.kafka, TIDEMILL_INGEST_EVENTS_PER_SECOND="10")
+    own = make_ingest(servers.kafka, TIDEMILL_INGEST_EVENTS_PER_SECOND="10", TIDEMILL_INGEST_BYTES_PER_SECOND="0")
     own.add(own.pipeline_config("limited"))
     own.start()
     first = own.post("limited", b"\n".join([GOOD] * 600))

@@ -77,6 +77,54 @@ class Flow:
                     self._stopping.wait(0.2)
 
 
+class Retrying:
+    """Clients that send each batch under its own key, to one process after the other, until all of it is taken."""
+
+    def __init__(self, pair: list[Any], pipeline: str) -> None:
+        self.acknowledged: list[bytes] = []
+        self.codes: set[str] = set()
+        self.unsure = 0
+        self._urls = [ingest.events_url(pipeline) for ingest in pair]
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(worker,)) for worker in range(4)]
+
+    def __enter__(self) -> Retrying:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, worker: int) -> None:
+        number = 0
+        # It leaves before it is answered, too: then it does not know whether its batch was taken.
+        with httpx.Client(timeout=2.0 if worker == 0 else 60.0) as client:
+            while not self._stopping.is_set():
+                batch = [
+                    b'{"country": "NO", "amount": %d.%d, "ts": 1772359201000}' % (number + i, worker) for i in range(10)
+                ]
+                self._deliver(client, batch, f"{worker}-{number}")
+                number += 10
+
+    def _deliver(self, client: httpx.Client, batch: list[bytes], key: str) -> None:
+        headers = {"content-type": "application/x-ndjson", "idempotency-key": key}
+        for attempt in range(1_000):
+            try:
+                answer = client.post(self._urls[attempt % 2], content=b"\n".join(batch), headers=headers)
+            except httpx.TransportError:
+                continue
+            self.unsure += "idempotency-unsure" in answer.headers
+            if answer.status_code == 200:
+                self.acknowledged.extend(batch)
+                return
+            assert answer.status_code == 503, answer.text
+            self.codes.add(answer.json()["code"])
+            time.sleep(0.05)
+
+
 def test_kafka_goes_and_comes_back_under_traffic(own_kafka: Any, make_ingest: Callable[..., Any]) -> None:
     """Meanwhile 503 with Retry-After, an open breaker, unready and unhealthy within 30 s; then well again by itself."""
     ingest = make_ingest(own_kafka.kafka, **QUICK)
@@ -149,7 +197,39 @@ def test_events_that_wait_for_kafka_are_answered_within_the_request_time(
     ingest.eventually(lambda: ingest.get("/readyz") == 200, seconds=60, what="ready again")
     again = ingest.post(config.name, GOOD, idempotency_key="one")
     assert again.status_code == 200
-    assert "idempotency-replayed" not in again.headers, "what was not acknowledged is done again"
+    assert again.headers["idempotency-replayed"] == "true", "it was still under way, and not sent once more"
+    assert len(ingest.written(config.events_topic)) == 2
+
+
+def test_retries_through_a_frozen_kafka_are_written_once(
+    own_kafka: Any, servers: Any, make_ingest: Callable[..., Any]
+) -> None:
+    """Two processes, and clients that send each batch under its key, now to one, now to the other, until it is taken.
+
+    What is acknowledged is what is in the topic, each event once; no answer is unsure.
+    """
+    quick = {"TIDEMILL_REDIS_URL": servers.redis, "TIDEMILL_RESILIENCE__TIMEOUTS__API_REQUEST_SECONDS": "3"}
+    pair = [make_ingest(own_kafka.kafka, **quick), make_ingest(own_kafka.kafka, **quick)]
+    config = pair[0].add(pair[0].pipeline_config("retried"))
+    pair[1].add(config, topic=False)
+    for ingest in pair:
+        ingest.start()
+    pid = own_kafka.handles["kafka"].pid
+    assert pid is not None
+    with Retrying(pair, config.name) as clients:
+        pair[0].eventually(lambda: len(clients.acknowledged) > 200, seconds=30, what="events are acknowledged")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            codes = {"not_acknowledged", "batch_under_way"}
+            pair[0].eventually(lambda: codes <= clients.codes, seconds=30, what="batches are open, and asked for again")
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        before = len(clients.acknowledged)
+        pair[0].eventually(lambda: len(clients.acknowledged) > before + 200, seconds=90, what="events are taken again")
+    written = [record.value() for record in pair[0].written(config.events_topic)]
+    assert sorted(written) == sorted(clients.acknowledged)
+    assert clients.unsure == 0
+    assert "Traceback" not in pair[0].log + pair[1].log
 
 
 def test_ingest_starts_before_kafka(own_kafka: Any, make_ingest: Callable[..., Any]) -> None:
@@ -179,7 +259,7 @@ def test_a_fatal_error_makes_a_new_producer(servers: Any, make_ingest: Callable[
         watch = Watch(sink, guard)
         first = sink.producer
         held = begin(sink, config.events_topic, records, places=True)
-        sink._on_error(KafkaError(KafkaError._FATAL, "made up", fatal=True))
+        sink._quick.on_error(KafkaError(KafkaError._FATAL, "made up", fatal=True))
         delivery = await finish(sink, config.events_topic, records, held, places=True, deadline=deadline)
         assert delivery.failed.keys() | delivery.places.keys() == {0, 1}
         assert sink.producer is not first

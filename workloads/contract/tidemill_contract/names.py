@@ -78,3 +78,13 @@ def live_stream(namespace: str, name: str) -> str:
 def live_listeners(namespace: str, name: str) -> str:
     """The Redis key that exists while somebody listens to a pipeline's live changes."""
     return f"{redis_prefix(namespace, name)}/listeners"
+
+
+def ingest_keys(namespace: str, name: str) -> str:
+    """What the Redis keys of a pipeline's batches with an Idempotency-Key start with."""
+    return f"{redis_prefix(namespace, name)}/batches"
+
+
+def ingest_owner(namespace: str, process: str) -> str:
+    """The Redis key that exists while an ingest process lives; no pipeline's name begins with a tilde."""
+    return f"tidemill/{namespace}/~ingest/{process}"

@@ -12,7 +12,7 @@ import uvicorn
 from tidemill_contract.resilience import ResilienceConfig
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest.app import Ingest
-from tidemill_ingest.quota import Quota
+from tidemill_ingest.quota import Limits
 
 log = logging.getLogger("tidemill_ingest")
 
@@ -25,7 +25,7 @@ def main() -> int:
     try:
         settings = WorkloadSettings.from_env()
         resilience = ResilienceConfig.load(settings.resilience_file, os.environ)
-        quota = Quota.from_env()
+        limits = Limits.from_env()
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
@@ -33,7 +33,7 @@ def main() -> int:
         level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     config = uvicorn.Config(
-        Ingest(settings, resilience, quota).app(),
+        Ingest(settings, resilience, limits).app(),
         host=settings.host,
         port=settings.port,
         http="httptools",

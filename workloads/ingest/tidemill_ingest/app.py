@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import uuid
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
@@ -26,7 +27,9 @@ from tidemill_ingest.events import EventsHandler
 from tidemill_ingest.openapi import EVENTS_PATH, describe
 from tidemill_ingest.pipelines import Pipelines
 from tidemill_ingest.problems import Refused, answer_refused
-from tidemill_ingest.quota import Quota
+from tidemill_ingest.quota import Limits, Quota
+from tidemill_ingest.replays import Replays
+from tidemill_ingest.shared import SharedKeys, connect
 from tidemill_ingest.sink import Sink
 from tidemill_ingest.watch import Watch
 
@@ -34,6 +37,10 @@ log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 3.0
 """How long queued records may take at the end; the requests in flight have had their time before."""
+
+
+CLOSE_SECONDS = 1.0
+"""How long it may take to write down what became of batches with a key."""
 
 
 class Index(BaseModel):
@@ -80,20 +87,26 @@ class _EventsRoute(Route):
 
 
 class Ingest:
-    """All that an ingest service is made of.
+    """All that an ingest service is made of."""
 
-    Raises:
-        ValueError: the quota in the environment is wrong.
-    """
-
-    def __init__(self, settings: WorkloadSettings, resilience: ResilienceConfig, quota: Quota) -> None:
+    def __init__(self, settings: WorkloadSettings, resilience: ResilienceConfig, limits: Limits) -> None:
         self._settings = settings
-        guard = resilience.guards().kafka_producer
+        guards = resilience.guards()
         self._request_seconds = resilience.timeouts.api_request_seconds
-        self.sink = Sink(settings, guard, request_seconds=self._request_seconds)
-        self.watch = Watch(self.sink, guard)
+        self.sink = Sink(
+            settings,
+            guards.kafka_producer,
+            request_seconds=self._request_seconds,
+            in_flight_bytes=limits.in_flight_bytes,
+        )
+        self.watch = Watch(self.sink, guards.kafka_producer)
         self.pipelines = Pipelines(settings)
-        self._events = EventsHandler(self.pipelines, self.sink, quota)
+        client = connect(settings.redis_url, resilience.timeouts.redis_seconds) if settings.redis_url else None
+        # A name that no process had before: a restarted one does not have the queue of its predecessor.
+        owner = f"{settings.instance or 'ingest'}-{uuid.uuid4().hex}"
+        self.keys = SharedKeys(client, guards.redis, namespace=settings.namespace, owner=owner)
+        self._replays = Replays(self.keys)
+        self._events = EventsHandler(self.pipelines, self.sink, Quota(limits), self._replays)
 
     def app(self) -> App:
         """The application with its middleware."""
@@ -117,15 +130,17 @@ class Ingest:
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         self.sink.start()
-        watching = asyncio.create_task(self.watch.run())
+        watching = [asyncio.create_task(beside) for beside in (self.watch.run(), self.keys.run())]
         try:
             yield
         finally:
             await self._events.close(FLUSH_SECONDS)
             if lost := await self.sink.close(FLUSH_SECONDS):
                 log.error("%d records were not acknowledged by Kafka before the end", lost)
-            watching.cancel()
-            await asyncio.wait([watching])
+            await self._replays.close(CLOSE_SECONDS)
+            for task in watching:
+                task.cancel()
+            await asyncio.wait(watching)
 
     async def _index(self) -> Index:
         links = {"events": EVENTS_PATH, "openapi": "/openapi.json", "health": "/health", "metrics": "/metrics"}
@@ -135,7 +150,7 @@ class Ingest:
         extra = {
             "pipelines": self.pipelines.names(), "queued": self.sink.queued, "faults": self.pipelines.faults(),
         }  # fmt: skip
-        status, body = report("ingest", [self.watch.dependency()], extra)
+        status, body = report("ingest", [self.watch.dependency(), *self.keys.dependency()], extra)
         return JSONResponse(body, status, _NO_STORE)
 
     async def _live(self) -> Response:

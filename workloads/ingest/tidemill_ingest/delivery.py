@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 
 from confluent_kafka import KafkaError
 
 from tidemill_contract.event import InvalidEvent, Reason
 from tidemill_contract.resilience import BreakerOpen, Deadline
-from tidemill_ingest.problems import unavailable
+from tidemill_ingest.problems import Refused, retry_after, unavailable
 from tidemill_ingest.records import Records
-from tidemill_ingest.sink import Delivery, KafkaDownError, Pending, QueueFullError, Sink
+from tidemill_ingest.sink import Delivery, KafkaDownError, Pending, QueueFullError, Sink, TopicFullError
 
 DOWN_SECONDS, FULL_SECONDS = 3.0, 1.0
 """When a client may come again, at the earliest."""
@@ -18,15 +20,16 @@ _ANSWER_SECONDS = 0.3
 _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
 
 
-def begin(sink: Sink, topic: str, records: Records, *, places: bool) -> Pending:
+def begin(sink: Sink, topic: str, records: Records, *, places: bool, sure: bool = False) -> Pending:
     """Queue the records.
 
     Raises:
-        Refused: 503, nothing was sent: Kafka is unavailable, or the queue to it is full.
+        Refused: nothing was sent: Kafka is unavailable, or the queue to it is full (503); or the pipeline's share of it
+            is (429).
     """
     nothing = {"accepted": 0, "quarantined": 0, "retry": len(records.values), "results": []}
     try:
-        return sink.submit(topic, records, places=places)
+        return sink.submit(topic, records, places=places, sure=sure)
     except BreakerOpen as error:
         detail = "Kafka has been failing: nothing was sent; send again later"
         raise unavailable("kafka_unavailable", detail, error.retry_after_seconds, **nothing) from None
@@ -37,10 +40,20 @@ def begin(sink: Sink, topic: str, records: Records, *, places: bool) -> Pending:
         raise unavailable(
             "buffer_full", f"{error}: nothing was sent; send again later", FULL_SECONDS, **nothing
         ) from None
+    except TopicFullError as error:
+        detail = f"{error}, and no more may be: nothing was sent; send again later"
+        raise Refused(429, "in_flight_exceeded", detail, headers=retry_after(FULL_SECONDS), **nothing) from None
 
 
 async def finish(
-    sink: Sink, topic: str, records: Records, pending: Pending, *, places: bool, deadline: Deadline
+    sink: Sink,
+    topic: str,
+    records: Records,
+    pending: Pending,
+    *,
+    places: bool,
+    deadline: Deadline,
+    sure: bool = False,
 ) -> Delivery:
     """Wait until each record is acknowledged or has failed.
 
@@ -53,18 +66,22 @@ async def finish(
     delivery = await _wait(pending, deadline)
     for index, error in list(delivery.failed.items()):
         if error.code() in _TOO_LARGE:
-            await _send_alone(sink, topic, records, delivery, index, places=places, deadline=deadline)
+            submit = partial(sink.submit, topic, places=places, sure=sure)
+            await _send_alone(submit, records, delivery, index, deadline)
     return delivery
 
 
 async def _send_alone(
-    sink: Sink, topic: str, records: Records, delivery: Delivery, index: int, *, places: bool, deadline: Deadline
+    submit: Callable[[Records], Pending], records: Records, delivery: Delivery, index: int, deadline: Deadline
 ) -> None:
     verdict = records.invalid.get(index) or InvalidEvent(Reason.TOO_LARGE, None, "the topic takes smaller ones")
     for attempt in (records.single(index), records.shrunk(index, verdict)):
         try:
-            one = await _wait(sink.submit(topic, attempt, places=places), deadline)
-        except (BreakerOpen, KafkaDownError, QueueFullError, TimeoutError):
+            one = await _wait(submit(attempt), deadline)
+        except TimeoutError:
+            delivery.unsure = True
+            return
+        except (BreakerOpen, KafkaDownError, QueueFullError, TopicFullError):
             return  # it stays among the failed ones, to be sent again
         error = one.failed.get(0)
         if error is None:
@@ -74,7 +91,7 @@ async def _send_alone(
             if attempt.invalid:
                 records.invalid[index] = verdict
             return
-        delivery.failed[index] = error
+        delivery.refuse(index, error)
         if error.code() not in _TOO_LARGE:
             return
 

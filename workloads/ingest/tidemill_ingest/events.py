@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -17,13 +15,16 @@ from tidemill_contract.resilience import Deadline
 from tidemill_ingest import results
 from tidemill_ingest.body import Events, split
 from tidemill_ingest.delivery import FULL_SECONDS, begin, finish
+from tidemill_ingest.known import Known, merge
 from tidemill_ingest.pipelines import Pipeline, Pipelines
 from tidemill_ingest.problems import Refused, unavailable
+from tidemill_ingest.producers import SURE_SECONDS
 from tidemill_ingest.quota import Quota
 from tidemill_ingest.reading import Memory, read_body
 from tidemill_ingest.records import Records
-from tidemill_ingest.replays import Replays, fingerprint
+from tidemill_ingest.replays import Attempt, Replays, fingerprint
 from tidemill_ingest.results import Answer, Outcome, answer, refusal
+from tidemill_ingest.shared import Batch
 from tidemill_ingest.sink import Delivery, Pending, Sink
 
 log = logging.getLogger(__name__)
@@ -74,12 +75,52 @@ def _bad_parameter(name: str, detail: str) -> Refused:
     return Refused(400, "invalid_parameter", f"{name[:40]}: {detail}", parameter=name[:40])
 
 
+@dataclass(frozen=True)
+class _Sent:
+    """The events of a request, and how they are to be sent."""
+
+    pipeline: Pipeline
+    events: Events
+    options: Options
+    size: int
+
+    @property
+    def topic(self) -> str:
+        """Where they go."""
+        return self.pipeline.config.events_topic
+
+    @property
+    def places(self) -> bool:
+        """Whether it is noted where each is written."""
+        return self.options.everything and self.options.wait
+
+    def judged(self) -> Records:
+        """Their records.
+
+        Raises:
+            _NothingSentError: some are invalid, and the sender wants all or nothing.
+        """
+        records = self.pipeline.judge.judge(self.events.values, int(time.time() * 1000))
+        if records.invalid and not self.options.accept_partial:
+            self.pipeline.count({results.REJECTED: len(records.values)})
+            raise _NothingSentError(refusal(Outcome(records, Delivery(), self.events.ids)))
+        return records
+
+
+class _NothingSentError(Exception):
+    """The answer to a request of which nothing was sent."""
+
+    def __init__(self, found: Answer) -> None:
+        super().__init__("nothing was sent")
+        self.answer = found
+
+
 class EventsHandler:
     """Takes events and answers when Kafka has acknowledged them."""
 
-    def __init__(self, pipelines: Pipelines, sink: Sink, quota: Quota) -> None:
+    def __init__(self, pipelines: Pipelines, sink: Sink, quota: Quota, replays: Replays) -> None:
         self._pipelines, self._sink, self._quota = pipelines, sink, quota
-        self._memory, self._replays = Memory(), Replays()
+        self._memory, self._replays = Memory(), replays
         self._unanswered: set[asyncio.Task[None]] = set()
 
     async def append(self, request: Request) -> Response:
@@ -92,66 +133,101 @@ class EventsHandler:
         pipeline = self._pipelines.open(request.path_params["pipeline"], request.headers.get("authorization"))
         if self._sink.busy:
             raise unavailable("buffer_full", "the queue to Kafka is nearly full; send again later", FULL_SECONDS)
-        deadline: Deadline = request.state.deadline
         try:
             with self._memory.hold() as held:
                 body = await read_body(request, held)
                 events = split(body, request.headers)
                 metrics.INGEST_BYTES.labels(pipeline.name).inc(len(body))
                 metrics.INGEST_BATCH_EVENTS.observe(len(events.values))
-                make = partial(self._take, pipeline, events, options, deadline)
-                found = await self._answer(request, pipeline.name, body, make)
+                found = await self._answer(request, _Sent(pipeline, events, options, len(body)), body)
         except ClientDisconnect:
             return Response(status_code=400)  # nobody hears it, and nothing was sent
         return Response(found.body, found.status, found.headers, media_type=found.media_type)
 
-    async def _answer(
-        self, request: Request, pipeline: str, body: bytes, make: Callable[[], Awaitable[Answer]]
-    ) -> Answer:
+    async def _answer(self, request: Request, sent: _Sent, body: bytes) -> Answer:
+        deadline: Deadline = request.state.deadline
         key = request.headers.get("idempotency-key")
-        if key is None:
-            return await make()
-        query = "&".join(sorted(request.url.query.split("&")))
-        parts = (query, request.headers.get("content-type", ""), request.headers.get("ce-id", ""))
-        return await self._replays.answer(pipeline, key, fingerprint(body, *parts), make)
-
-    async def _take(self, pipeline: Pipeline, events: Events, options: Options, deadline: Deadline) -> Answer:
-        """Judge the events, send them, and say what became of them."""
-        count = len(events.values)
         try:
-            quota = self._quota.take(pipeline.name, count)
-        except Refused:
-            pipeline.count({results.REJECTED: count})
-            raise
-        records = pipeline.judge.judge(events.values, int(time.time() * 1000))
-        if records.invalid and not options.accept_partial:
-            pipeline.count({results.REJECTED: count})
-            found = refusal(Outcome(records, Delivery(), events.ids))
-        else:
-            found = await self._send(pipeline, records, events, options, deadline)
+            if key is None:
+                return await self._take(sent, deadline)
+            query = "&".join(sorted(request.url.query.split("&")))
+            parts = (query, request.headers.get("content-type", ""), request.headers.get("ce-id", ""))
+            batch = Batch(sent.pipeline.name, key, fingerprint(body, *parts), len(sent.events.values))
+            return await self._take_once(batch, sent, deadline)
+        except _NothingSentError as nothing:
+            return nothing.answer
+
+    async def _take(self, sent: _Sent, deadline: Deadline) -> Answer:
+        """Judge the events, send them, and say what became of them."""
+        quota = self._charge(sent, len(sent.events.values), sent.size)
+        found = await self._send(sent, sent.judged(), deadline)
         return replace(found, headers={**found.headers, **quota}) if quota else found
 
-    async def _send(
-        self, pipeline: Pipeline, records: Records, events: Events, options: Options, deadline: Deadline
-    ) -> Answer:
-        topic, places = pipeline.config.events_topic, options.everything and options.wait
+    async def _take_once(self, batch: Batch, sent: _Sent, deadline: Deadline) -> Answer:
+        """The same of a batch with a key: what is known to be written is not sent again."""
+        quota: dict[str, str] = {}
+
+        def begin(before: Known | None) -> Attempt:
+            indexes = sorted(before.failed) if before is not None else list(range(batch.total))
+            quota.update(self._charge(sent, len(indexes), sent.size * len(indexes) // batch.total))
+            return self._begin(sent, sent.judged(), before, indexes)
+
+        options = sent.options
+        found = await self._replays.answer(batch, begin, deadline, wait=options.wait)
+        text = answer(found.known.outcome(sent.events.ids), wait=options.wait, everything=options.everything)
+        marks = {"idempotency-replayed": "true"} if found.replayed else {}
+        if found.known.unsure:
+            marks["idempotency-unsure"] = "true"
+        return replace(text, headers={**text.headers, **quota, **marks})
+
+    def _charge(self, sent: _Sent, events: int, size: int) -> dict[str, str]:
         try:
-            pending = begin(self._sink, topic, records, places=places)
+            return self._quota.take(sent.pipeline.name, events, size)
         except Refused:
-            pipeline.count({results.RETRY: len(records.values)})
+            sent.pipeline.count({results.REJECTED: events})
             raise
+
+    def _begin(self, sent: _Sent, records: Records, before: Known | None, indexes: list[int]) -> Attempt:
+        """Queue what is not known to be written, to be tried until that is known of all of it."""
+        if before is not None:
+            records = records.subset(indexes)
+        pending = self._queue(sent, records, sure=True)
+        queued = merge(before, indexes, records, replace(pending.delivery))
+
+        async def end() -> Known:
+            deadline = Deadline.after(2 * SURE_SECONDS)
+            delivery = await finish(
+                self._sink, sent.topic, records, pending, places=sent.places, deadline=deadline, sure=True
+            )
+            sent.pipeline.count(Outcome(records, delivery).counts)
+            if not sent.options.wait:
+                _tell_lost(sent.pipeline, delivery)
+            return merge(before, indexes, records, delivery)
+
+        return Attempt(queued, end())
+
+    def _queue(self, sent: _Sent, records: Records, *, sure: bool = False) -> Pending:
+        try:
+            return begin(self._sink, sent.topic, records, places=sent.places, sure=sure)
+        except Refused:
+            sent.pipeline.count({results.RETRY: len(records.values)})
+            raise
+
+    async def _send(self, sent: _Sent, records: Records, deadline: Deadline) -> Answer:
+        pipeline, options, places = sent.pipeline, sent.options, sent.places
+        pending = self._queue(sent, records)
         if not options.wait:
-            known = Outcome(records, replace(pending.delivery), events.ids)
+            known = Outcome(records, replace(pending.delivery), sent.events.ids)
             found = answer(known, wait=False, everything=options.everything)
             self._see_through(pipeline, records, pending)
             return found
         try:
-            delivery = await finish(self._sink, topic, records, pending, places=places, deadline=deadline)
+            delivery = await finish(self._sink, sent.topic, records, pending, places=places, deadline=deadline)
         except TimeoutError:
             pipeline.count({results.RETRY: len(records.values)})
             detail = "Kafka has not acknowledged the events in time, though it may yet; send them again later"
             raise unavailable("not_acknowledged", detail, FULL_SECONDS, retry=len(records.values)) from None
-        outcome = Outcome(records, delivery, events.ids)
+        outcome = Outcome(records, delivery, sent.events.ids)
         pipeline.count(outcome.counts)
         return answer(outcome, wait=True, everything=options.everything)
 
@@ -163,9 +239,7 @@ class EventsHandler:
             topic = pipeline.config.events_topic
             delivery = await finish(self._sink, topic, records, pending, places=False, deadline=deadline)
             pipeline.count(Outcome(records, delivery).counts)
-            for error in list(delivery.failed.values())[:1]:
-                lost = len(delivery.failed)
-                log.error("%d events of %s, not waited for, could not be written: %s", lost, pipeline.name, error.str())
+            _tell_lost(pipeline, delivery)
 
         task = asyncio.ensure_future(attend())
         self._unanswered.add(task)
@@ -175,3 +249,9 @@ class EventsHandler:
         """See through what nobody waits for, for so long at most."""
         if self._unanswered:
             await asyncio.wait(self._unanswered, timeout=seconds)
+
+
+def _tell_lost(pipeline: Pipeline, delivery: Delivery) -> None:
+    for error in list(delivery.failed.values())[:1]:
+        lost = len(delivery.failed)
+        log.error("%d events of %s, not waited for, could not be written: %s", lost, pipeline.name, error.str())

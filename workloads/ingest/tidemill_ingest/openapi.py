@@ -16,7 +16,10 @@ _DESCRIPTION = f"""Each event is judged by itself. A valid one is written to the
 one becomes a dead letter with its reason (`quarantined`); one with status `retry` was not acknowledged and has to be
 sent again. At most {MAX_EVENT_BYTES} bytes an event, {MAX_BODY_BYTES} bytes a body (unpacked), {MAX_EVENTS} events.
 
-A request with an `Idempotency-Key` that comes again is answered with the first answer and not done again."""
+A request with an `Idempotency-Key` is done once, at whichever process it comes again: while its events are on their way
+it is answered 503 `batch_under_way`, then with what became of them (`idempotency-replayed: true`); only those with
+status `retry` are sent again. `idempotency-unsure: true`: a process ended in the middle of it, and an event may be
+there twice."""
 
 _INTEGER, _STRING = {"type": "integer", "minimum": 0}, {"type": "string"}
 _EVENT = {"type": "object", "description": "An event: the fields of the pipeline's `source.fields`."}
@@ -138,7 +141,9 @@ _RESPONSES = {
     "413": problem_response("The body is too large, or holds too many events."),
     "415": problem_response("A media type, encoding or charset that is not taken."),
     "422": problem_response("No event is valid; or one is not and `accept_partial=false`; or a reused key."),
-    "429": problem_response("Over the pipeline's quota.", headers={**_RATE, **_RETRY_AFTER}),
+    "429": problem_response(
+        "Over one of the pipeline's limits, which the problem names.", headers={**_RATE, **_RETRY_AFTER}
+    ),
     "503": problem_response("Kafka, or the buffer before it, is unavailable.", headers=_RETRY_AFTER),
     "504": problem_response("The request took too long."),
 }

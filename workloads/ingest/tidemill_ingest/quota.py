@@ -1,4 +1,4 @@
-"""How many events a second a pipeline may send through this process."""
+"""How much a pipeline may send through this process: events and bytes a second, and bytes on their way to Kafka."""
 
 from __future__ import annotations
 
@@ -6,70 +6,122 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from tidemill_ingest.problems import Refused
 
+EVENTS_PER_SECOND = 250_000
+BYTES_PER_SECOND = 64 * 1024 * 1024
+IN_FLIGHT_BYTES = 128 * 1024 * 1024
 VARIABLE = "TIDEMILL_INGEST_EVENTS_PER_SECOND"
+BYTES_VARIABLE = "TIDEMILL_INGEST_BYTES_PER_SECOND"
+IN_FLIGHT_VARIABLE = "TIDEMILL_INGEST_IN_FLIGHT_BYTES"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of each pipeline, in each process; 0: none."""
+
+    events_per_second: float = EVENTS_PER_SECOND
+    bytes_per_second: float = BYTES_PER_SECOND
+    in_flight_bytes: int = IN_FLIGHT_BYTES
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Limits:
+        """The limits that the environment sets, the defaults for what it leaves out.
+
+        Raises:
+            ValueError: one is not a number, 0 or more; the message names the variable.
+        """
+        return cls(
+            _number(environ, VARIABLE, cls.events_per_second, "events a second"),
+            _number(environ, BYTES_VARIABLE, cls.bytes_per_second, "bytes a second"),
+            int(_number(environ, IN_FLIGHT_VARIABLE, cls.in_flight_bytes, "bytes")),
+        )
+
+
+def _number(environ: Mapping[str, str], variable: str, default: float, unit: str) -> float:
+    text = environ.get(variable, "")
+    try:
+        found = float(text) if text else default
+    except ValueError:
+        found = math.nan
+    if not (0 <= found < math.inf):
+        raise ValueError(f"{variable}: {text!r} is not a number of {unit}; write e.g. 5000, or 0 for no limit")
+    return found
+
+
+class _Rate:
+    """A token bucket for each pipeline that holds one second's worth.
+
+    A request passes if anything is left, however large it is, and the next ones wait until its debt is paid: so batches
+    may be larger than the rate, and the rate is kept.
+    """
+
+    def __init__(self, unit: str, rate: float) -> None:
+        self.unit, self.rate = unit, rate
+        self.policy = f'"{unit}";q={math.ceil(rate)};w=1'
+        self._buckets: dict[str, tuple[float, float]] = {}
+        """(left, when) by pipeline."""
+
+    def left(self, pipeline: str, now: float) -> float:
+        """What is left now."""
+        left, at = self._buckets.get(pipeline, (self.rate, now))
+        left = min(self.rate, left + (now - at) * self.rate)
+        self._buckets[pipeline] = left, now
+        return left
+
+    def take(self, pipeline: str, count: float) -> float:
+        """Take so much, after `left`; what is left then."""
+        left, at = self._buckets[pipeline]
+        self._buckets[pipeline] = left - count, at
+        return left - count
+
+    def header(self, left: float) -> str:
+        """Of the RateLimit header."""
+        reset = math.ceil(max(0.0, self.rate - left) / self.rate)
+        return f'"{self.unit}";r={max(0, math.floor(left))};t={reset}'
 
 
 class Quota:
-    """A token bucket for each pipeline that holds one second's worth.
-
-    A request passes if anything is left, however many events it has, and the next ones wait until its debt is paid: so
-    batches may be larger than the rate, and the rate is kept.
+    """The rates of a process.
 
     Args:
-        events_per_second: the rate; 0: no quota.
+        limits: of each pipeline.
         clock: seconds that only grow.
     """
 
-    def __init__(self, events_per_second: float, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._rate, self._clock = events_per_second, clock
-        self._buckets: dict[str, tuple[float, float]] = {}
-        """(events left, when) by pipeline."""
+    def __init__(self, limits: Limits, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        rates = {"events": limits.events_per_second, "bytes": limits.bytes_per_second}
+        self._rates = [_Rate(unit, rate) for unit, rate in rates.items() if rate]
+        self._policy = ", ".join(rate.policy for rate in self._rates)
 
-    @classmethod
-    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Quota:
-        """The quota that the environment sets.
+    def take(self, pipeline: str, events: int, size: int) -> dict[str, str]:
+        """Count what is about to be sent.
 
-        Raises:
-            ValueError: it is not a number of events, 0 or more.
-        """
-        text = environ.get(VARIABLE, "") or "0"
-        try:
-            rate = float(text)
-        except ValueError:
-            rate = math.nan
-        if not (0 <= rate < math.inf):
-            raise ValueError(f"{VARIABLE}: {text!r} is not a number of events a second; write e.g. 5000, or 0 for none")
-        return cls(rate)
-
-    def take(self, pipeline: str, events: int) -> dict[str, str]:
-        """Count events that are about to be sent.
+        Args:
+            pipeline: where to.
+            events: how many.
+            size: of all of them, in bytes.
 
         Returns:
             The RateLimit headers of the answer; none without a quota.
 
         Raises:
-            Refused: 429, the quota is used up.
+            Refused: 429, a quota is used up.
         """
-        if not self._rate:
+        if not self._rates:
             return {}
         now = self._clock()
-        left, at = self._buckets.get(pipeline, (self._rate, now))
-        left = min(self._rate, left + (now - at) * self._rate)
-        if left <= 0:
-            wait = -left / self._rate
-            headers = {**self._headers(left), "retry-after": str(max(1, math.ceil(wait)))}
-            detail = f"{pipeline} takes {self._rate:g} events a second; send again later"
-            self._buckets[pipeline] = left, now
-            raise Refused(429, "quota_exceeded", detail, headers=headers)
-        self._buckets[pipeline] = left - events, now
-        return self._headers(left - events)
+        left = [rate.left(pipeline, now) for rate in self._rates]
+        for rate, rest in zip(self._rates, left, strict=True):
+            if rest <= 0:
+                headers = {**self._headers(left), "retry-after": str(max(1, math.ceil(-rest / rate.rate)))}
+                detail = f"{pipeline} takes {rate.rate:.0f} {rate.unit} a second; send again later"
+                raise Refused(429, "quota_exceeded", detail, headers=headers, limit=f"{rate.unit}_per_second")
+        return self._headers([rate.take(pipeline, size if rate.unit == "bytes" else events) for rate in self._rates])
 
-    def _headers(self, left: float) -> dict[str, str]:
-        reset = math.ceil(max(0.0, self._rate - left) / self._rate)
-        return {
-            "ratelimit-policy": f'"events";q={math.ceil(self._rate)};w=1',
-            "ratelimit": f'"events";r={max(0, math.floor(left))};t={reset}',
-        }
+    def _headers(self, left: list[float]) -> dict[str, str]:
+        shown = ", ".join(rate.header(rest) for rate, rest in zip(self._rates, left, strict=True))
+        return {"ratelimit-policy": self._policy, "ratelimit": shown}

@@ -53,6 +53,15 @@ class Records:
         headers = {0: self.headers[index]} if index in self.headers else {}
         return Records([self.values[index]], [self.key(index)], headers, {})
 
+    def subset(self, indexes: Sequence[int]) -> Records:
+        """Some of them, in this order."""
+        return Records(
+            [self.values[index] for index in indexes],
+            [self.keys[index] for index in indexes] if self.keys is not None else None,
+            {at: self.headers[index] for at, index in enumerate(indexes) if index in self.headers},
+            {at: self.invalid[index] for at, index in enumerate(indexes) if index in self.invalid},
+        )
+
     def shrunk(self, index: int, verdict: InvalidEvent) -> Records:
         """One of them as the record of a refused event that is cut short."""
         value = self.values[index].removeprefix(QUARANTINE_PREFIX)[:KEPT_BYTES]

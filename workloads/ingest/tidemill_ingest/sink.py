@@ -1,14 +1,13 @@
-"""Records to Kafka: one idempotent producer, one future a request, a bounded queue, and a breaker in front.
+"""Records to Kafka: two idempotent producers, one future a request, a bounded queue, and a breaker in front.
 
-Everything here runs on the event loop, which also polls the producer: a thread that polls would fight it for the
-interpreter at every delivery report. A fatal producer error makes a new producer.
+Everything here runs on the event loop, which also polls the producers: a thread that polls would fight it for the
+interpreter at every delivery report. Which producer a request's records go to: producers.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
 from collections import defaultdict
@@ -19,15 +18,18 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from tidemill_contract import metrics
-from tidemill_contract.event import MAX_RECORD_BYTES
 from tidemill_contract.resilience import Guard
 from tidemill_contract.runtime import WorkloadSettings
+from tidemill_ingest import producers
+from tidemill_ingest.quota import IN_FLIGHT_BYTES
 from tidemill_ingest.records import Records
 
 log = logging.getLogger(__name__)
 
-QUEUE_MESSAGES = 200_000
-QUEUE_BYTES = 256 * 1024 * 1024
+QUEUE_MESSAGES = producers.QUEUE_MESSAGES
+QUEUE_BYTES = producers.QUEUE_BYTES
+IN_FLIGHT_MESSAGES = QUEUE_MESSAGES // 2
+"""Of one topic: an outage of one partition does not take the queue from the other pipelines."""
 BUSY_SHARE = 0.8
 """Above this share of the queue new requests are refused before they are decoded."""
 _POLL_SECONDS, _IDLE_SECONDS = 0.002, 0.1
@@ -39,16 +41,30 @@ class QueueFullError(Exception):
     """The producer's queue takes no more now; nothing was sent."""
 
 
+class TopicFullError(Exception):
+    """Too much of this topic is on its way to Kafka; nothing was sent."""
+
+
 class KafkaDownError(Exception):
     """Kafka is known not to answer; nothing was sent."""
 
 
 @dataclass
 class Delivery:
-    """What became of records: failed ones by index with the error; places (partition, offset) where asked for."""
+    """What became of records: failed ones by index with the error; places (partition, offset) where asked for.
+
+    Attributes:
+        unsure: whether a failed one may be in Kafka all the same.
+    """
 
     failed: dict[int, KafkaError] = field(default_factory=dict)
     places: dict[int, tuple[int, int]] = field(default_factory=dict)
+    unsure: bool = False
+
+    def refuse(self, index: int, error: KafkaError) -> None:
+        """A record was sent, and its report is an error."""
+        self.failed[index] = error
+        self.unsure = self.unsure or not producers.is_definite(error)
 
 
 class Pending:
@@ -80,7 +96,7 @@ class Pending:
 
         def report(error: KafkaError | None, message: Any) -> None:
             if error is not None:
-                self.delivery.failed[index] = error
+                self.delivery.refuse(index, error)
             else:
                 self.delivery.places[index] = message.partition(), message.offset()
             self._left -= 1
@@ -102,38 +118,48 @@ class Pending:
             for index, value in enumerate(self._values):
                 errors = self._refused.get(value)
                 if errors and index not in failed:
-                    failed[index] = errors.pop()
+                    self.delivery.refuse(index, errors.pop())
         self._on_done(self.delivery)
         if not self.future.done():
             self.future.set_result(self.delivery)
 
 
 class Sink:
-    """The producer of an ingest service.
+    """The producers of an ingest service.
 
     Args:
         settings: where Kafka is.
         guard: the kafka_producer guard; its timeout is the publish timeout, its repeats are the client's.
-        request_seconds: how long a request may take; no record is tried for longer.
+        request_seconds: how long a request may take; no record without a key is tried for longer.
+        in_flight_bytes: of one topic; 0: only the queue's bound holds.
 
     Attributes:
-        publish_seconds: how long a record is tried.
+        publish_seconds: how long a record without a key is tried.
         down: why Kafka is known not to answer; empty while it does, or is not known not to.
         acknowledged_at: when Kafka last acknowledged a request's records (monotonic seconds).
     """
 
-    def __init__(self, settings: WorkloadSettings, guard: Guard, *, request_seconds: float) -> None:
+    def __init__(
+        self,
+        settings: WorkloadSettings,
+        guard: Guard,
+        *,
+        request_seconds: float,
+        in_flight_bytes: int = IN_FLIGHT_BYTES,
+    ) -> None:
         self._guard = guard
         self.publish_seconds = max(1.0, min(guard.timeout_seconds, request_seconds - _ANSWER_SECONDS))
-        self._config = {**_config(settings, guard, self.publish_seconds), "error_cb": self._on_error}
-        self._producer = Producer(self._config)
-        self._retired: list[Producer] = []
+        self._topic_bytes = in_flight_bytes or QUEUE_BYTES
+        config = producers.config(settings, guard, self.publish_seconds)
+        self._quick = producers.Line(config)
+        self._sure = producers.Line(producers.sure(config, self.publish_seconds))
         self._timer: asyncio.TimerHandle | None = None
-        self._fatal = False
         self._requests = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._records = self._bytes = 0
+        self._topics: dict[str, tuple[int, int]] = {}
+        """(records, bytes) on their way, by topic."""
         self.down = ""
         self.acknowledged_at = float("-inf")
 
@@ -148,14 +174,14 @@ class Sink:
         if self._timer is not None:
             self._timer.cancel()
         left = self._records
-        self._producer.purge()
-        self._producer.poll(0)
+        for line in (self._quick, self._sure):
+            line.purge()
         return left
 
     @property
     def producer(self) -> Producer:
-        """The producer of now; another one after a fatal error."""
-        return self._producer
+        """The producer of records without a key; another one after a fatal error."""
+        return self._quick.producer
 
     @property
     def queued(self) -> int:
@@ -167,45 +193,76 @@ class Sink:
         """Whether the queue is so full that a request is better refused at once."""
         return self._records > BUSY_SHARE * QUEUE_MESSAGES or self._bytes > BUSY_SHARE * QUEUE_BYTES
 
-    def submit(self, topic: str, records: Records, *, places: bool) -> Pending:
+    def submit(self, topic: str, records: Records, *, places: bool, sure: bool = False) -> Pending:
         """Queue records; the future of what is returned tells when each is acknowledged by Kafka, or has failed.
+
+        Args:
+            topic: where to.
+            records: what.
+            places: whether to note where each was written.
+            sure: try until it is known what became of each, however long that takes.
 
         Raises:
             BreakerOpen: Kafka has been failing; nothing was sent.
             KafkaDownError: Kafka does not answer; nothing was sent.
             QueueFullError: there is no room for all of them; nothing was sent.
+            TopicFullError: there is no room for all of them among those of their topic; nothing was sent.
         """
         ticket = self._guard.admit()
-        if self.down:
-            # An attempt that is known to fail counts as one that failed.
-            self._guard.settle(ticket, KafkaException(KafkaError(KafkaError._ALL_BROKERS_DOWN)))
-            raise KafkaDownError(self.down)
         count, size = len(records.values), sum(map(len, records.values))
-        if self._records + count > QUEUE_MESSAGES or self._bytes + size > QUEUE_BYTES:
-            self._guard.settle(ticket, BufferError("queue full"))
-            raise QueueFullError("the queue to Kafka is full")
+        try:
+            self._reserve(topic, count, size)
+        except (KafkaDownError, QueueFullError, TopicFullError) as error:
+            # An attempt that is known to fail counts as one that failed.
+            down = isinstance(error, KafkaDownError)
+            self._guard.settle(ticket, KafkaException(KafkaError(KafkaError._ALL_BROKERS_DOWN)) if down else error)
+            raise
+        settle = _Ticket(self._guard, ticket)
 
         def done(delivery: Delivery) -> None:
-            self._requests -= 1
-            self._records -= count
-            self._bytes -= size
-            if not self._requests:
-                self._idle.set()
-            self._settle(ticket, delivery, count)
+            self._release(topic, count, size)
+            if len(delivery.failed) < count:
+                self.acknowledged_at = time.monotonic()
+            settle.done(delivery)
 
         pending = Pending(records, done)
-        self._requests += 1
-        self._records += count
-        self._bytes += size
-        self._idle.clear()
-        self._produce(topic, records, pending, places=places)
+        if sure:
+            settle.expire_after(self.publish_seconds)
+        self._produce(self._sure if sure else self._quick, topic, records, pending, places=places)
         if self._timer is not None and self._requests == 1:
             self._timer.cancel()
             self._tick()
         return pending
 
-    def _produce(self, topic: str, records: Records, pending: Pending, *, places: bool) -> None:
-        produce, keys, headers = self._producer.produce, records.keys, records.headers
+    def _reserve(self, topic: str, count: int, size: int) -> None:
+        if self.down:
+            raise KafkaDownError(self.down)
+        if self._records + count > QUEUE_MESSAGES or self._bytes + size > QUEUE_BYTES:
+            raise QueueFullError("the queue to Kafka is full")
+        held, held_bytes = self._topics.get(topic, (0, 0))
+        # One request always has its turn, however small the limit.
+        if held and (held + count > IN_FLIGHT_MESSAGES or held_bytes + size > self._topic_bytes):
+            raise TopicFullError(f"{held} events ({held_bytes} bytes) of the pipeline are on their way to Kafka")
+        self._topics[topic] = held + count, held_bytes + size
+        self._requests += 1
+        self._records += count
+        self._bytes += size
+        self._idle.clear()
+
+    def _release(self, topic: str, count: int, size: int) -> None:
+        held, held_bytes = self._topics[topic]
+        if held > count:
+            self._topics[topic] = held - count, held_bytes - size
+        else:
+            del self._topics[topic]
+        self._requests -= 1
+        self._records -= count
+        self._bytes -= size
+        if not self._requests:
+            self._idle.set()
+
+    def _produce(self, line: producers.Line, topic: str, records: Records, pending: Pending, *, places: bool) -> None:
+        produce, keys, headers = line.producer.produce, records.keys, records.headers
         report: Any = pending.report
         for index, value in enumerate(records.values):
             if places:
@@ -219,65 +276,39 @@ class Sink:
             except BufferError:
                 pending.unsent(index, KafkaError(KafkaError._QUEUE_FULL))
             except KafkaException as error:
-                self._on_error(error.args[0])
+                line.on_error(error.args[0])
                 pending.unsent(index, error.args[0])
-
-    def _settle(self, ticket: int, delivery: Delivery, count: int) -> None:
-        if len(delivery.failed) < count:
-            self.acknowledged_at = time.monotonic()
-        errors = [KafkaException(error) for error in delivery.failed.values()]
-        blamed = next((error for error in errors if self._guard.policy.is_failure(error)), None)
-        self._guard.settle(ticket, blamed or (errors[0] if errors else None))
 
     def _tick(self) -> None:
         """Serve delivery reports, and come again."""
-        self._producer.poll(0)
-        if self._fatal:
-            self._renew()
-        for old in self._retired:
-            old.poll(0)
-        self._retired = [old for old in self._retired if len(old)]
+        for line in (self._quick, self._sure):
+            if line.poll():
+                self.down = "the producer was made anew and has not reached Kafka yet"
         metrics.PRODUCER_QUEUE.set(self._records)
         pause = _POLL_SECONDS if self._requests else _IDLE_SECONDS
         self._timer = asyncio.get_running_loop().call_later(pause, self._tick)
 
-    def _renew(self) -> None:
-        """A producer that met a fatal error answers for what it has, and makes way for a new one."""
-        log.error("the producer met a fatal error and is made anew")
-        old, self._producer = self._producer, Producer(self._config)
-        old.purge()
-        self._retired.append(old)
-        self._fatal = False
-        self.down = "the producer was made anew and has not reached Kafka yet"
 
-    def _on_error(self, error: KafkaError) -> None:
-        if error.fatal() or error.code() == KafkaError._FATAL:
-            self._fatal = True
+class _Ticket:
+    """Tells the breaker once how a request went; one that is tried on after its time counts as failed then."""
 
+    def __init__(self, guard: Guard, ticket: int) -> None:
+        self._guard, self._ticket = guard, ticket
+        self._timer: asyncio.TimerHandle | None = None
+        self._settled = False
 
-def _config(settings: WorkloadSettings, guard: Guard, publish_seconds: float) -> dict[str, Any]:
-    extra = json.loads(settings.kafka_config.read_text()) if settings.kafka_config else {}
-    policy = guard.policy
-    return {
-        "bootstrap.servers": settings.kafka_brokers,
-        "enable.idempotence": True,
-        "acks": "all",
-        "linger.ms": 5,
-        "batch.size": 512 * 1024,
-        "compression.type": "lz4",
-        "message.max.bytes": MAX_RECORD_BYTES,
-        "delivery.timeout.ms": int(publish_seconds * 1000),
-        # Idempotence needs at least one.
-        "retries": max(1, policy.retries),
-        "retry.backoff.ms": max(1, int(policy.initial_seconds * 1000)),
-        "retry.backoff.max.ms": max(1, int(policy.max_seconds * 1000)),
-        "reconnect.backoff.max.ms": 2000,
-        # A topic that is missing is told soon, not after the default of 30 s.
-        "topic.metadata.propagation.max.ms": 5000,
-        # Room is counted here, a request at a time; the client's own limits are only a last resort.
-        "queue.buffering.max.messages": 2 * QUEUE_MESSAGES,
-        "queue.buffering.max.kbytes": 2 * QUEUE_BYTES // 1024,
-        "partitioner": "murmur2_random",
-        "log_level": 3,
-        **extra,
-    }
+    def expire_after(self, seconds: float) -> None:
+        late = KafkaException(KafkaError(KafkaError._MSG_TIMED_OUT))
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._settle, late)
+
+    def done(self, delivery: Delivery) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        errors = [KafkaException(error) for error in delivery.failed.values()]
+        blamed = next((error for error in errors if self._guard.policy.is_failure(error)), None)
+        self._settle(blamed or (errors[0] if errors else None))
+
+    def _settle(self, error: Exception | None) -> None:
+        if not self._settled:
+            self._settled = True
+            self._guard.settle(self._ticket, error)

@@ -134,6 +134,7 @@ def _container(workload: Workload, placement: Placement) -> dict[str, Any]:
 def _environment(workload: Workload, placement: Placement, port: int) -> list[dict[str, Any]]:
     plain = {
         **placement.environment,
+        **(placement.ingest if workload.component == "ingest" else {}),
         **workload.environment,
         "TIDEMILL_HOST": "0.0.0.0",  # noqa: S104 - a pod's own address
         "TIDEMILL_PORT": str(port),

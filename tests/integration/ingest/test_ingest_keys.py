@@ -1,0 +1,178 @@
+"""Keys in a real Redis: one owner at a time, what is known is known to all, bounds, Redis that goes and comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import pytest
+import redis
+
+from tidemill_contract.resilience import Deadline, ResilienceConfig
+from tidemill_ingest import shared
+from tidemill_ingest.known import Known
+from tidemill_ingest.problems import Refused
+from tidemill_ingest.shared import Batch, Claim, SharedKeys, connect
+
+pytestmark = pytest.mark.integration
+
+DONE = Known(3)
+PART = Known(3, failed={1: 10})
+
+
+def batch(key: str, fingerprint: bytes = b"x") -> Batch:
+    return Batch("p", key, fingerprint, 3)
+
+
+def soon() -> Deadline:
+    return Deadline.after(1.0)
+
+
+def later() -> Deadline:
+    return Deadline.after(20)
+
+
+@contextlib.asynccontextmanager
+async def process(url: str, namespace: str, owner: str, *, lives: bool = True) -> AsyncIterator[SharedKeys]:
+    """The keys as an ingest process sees them; one that does not live says so only when it claims."""
+    breaker = {"failures": 2, "open_seconds": 0.2}
+    config = ResilienceConfig.model_validate({"breakers": {"redis": breaker}, "timeouts": {"redis_seconds": 1.0}})
+    keys = SharedKeys(connect(url, 1.0), config.guards().redis, namespace=namespace, owner=owner, lease_seconds=1)
+    task = asyncio.create_task(keys.run()) if lives else None
+    try:
+        yield keys
+    finally:
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        await keys.close(2)
+
+
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(scenario)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "BEAT_SECONDS", 0.1)
+
+
+def test_a_key_has_one_owner_until_its_batch_has_ended(servers: Any) -> None:
+    """Another process waits for it, for so long as its own request may take, and then knows what the first knows."""
+
+    async def scenario() -> None:
+        async with process(servers.redis, "one", "a") as a, process(servers.redis, "one", "b") as b:
+            raced = [keys.claim(batch("raced"), None, soon()) for keys in (a, b)]
+            found = await asyncio.gather(*raced, return_exceptions=True)
+            assert sorted(type(one).__name__ for one in found) == ["Claim", "Refused"]
+            assert await a.claim(batch("k"), None, soon()) == Claim()
+            with pytest.raises(Refused) as refused:
+                await b.claim(batch("k"), None, soon())
+            assert (refused.value.status, refused.value.code) == (503, "batch_under_way")
+            waiting = asyncio.create_task(b.claim(batch("k"), None, later()))
+            await asyncio.sleep(0)
+            a.settle(batch("k"), DONE)
+            assert await waiting == Claim(DONE, done=True)
+            for keys in (a, b):
+                assert await keys.claim(batch("k"), None, soon()) == Claim(DONE, done=True)
+                with pytest.raises(Refused, match="idempotency_key_reused"):
+                    await keys.claim(batch("k", b"y"), None, soon())
+
+    run(scenario())
+
+
+def test_what_failed_is_taken_up_by_any_process_and_what_was_not_begun_is_free(servers: Any) -> None:
+    async def scenario() -> None:
+        async with process(servers.redis, "two", "a") as a, process(servers.redis, "two", "b") as b:
+            await a.claim(batch("k"), None, soon())
+            a.settle(batch("k"), PART)
+            assert await b.claim(batch("k"), None, later()) == Claim(PART)
+            with pytest.raises(Refused, match="batch_under_way"):
+                await a.claim(batch("k"), PART, soon())
+            b.settle(batch("k"), None)
+            await asyncio.gather(*b._writing.values())
+            assert await a.claim(batch("k", b"y"), None, later()) == Claim()
+
+    run(scenario())
+
+
+def test_a_process_that_is_gone_loses_its_keys_and_that_is_told(servers: Any) -> None:
+    """All that was not acknowledged before may have been written."""
+
+    async def scenario() -> None:
+        async with process(servers.redis, "gone", "b") as b:
+            async with process(servers.redis, "gone", "a", lives=False) as a:
+                await a.claim(batch("k"), None, soon())
+                a.settle(batch("l"), PART)
+                await a.claim(batch("l"), PART, soon())
+            first = await b.claim(batch("k"), None, later())
+            assert first.known is not None
+            assert (sorted(first.known.failed), first.known.unsure, first.done) == ([0, 1, 2], True, False)
+            second = await b.claim(batch("l"), None, later())
+            assert second.known == Known(3, failed={1: 10}, unsure=True)
+
+    run(scenario())
+
+
+def test_keys_are_bounded_by_number_and_by_bytes(servers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest go first; the count of bytes follows what is there."""
+    client = redis.Redis.from_url(servers.redis)
+
+    async def fill(keys: SharedKeys, prefix: str, known: Known) -> None:
+        for number in range(40):
+            await keys.claim(batch(f"{prefix}{number}"), None, later())
+            keys.settle(batch(f"{prefix}{number}"), known)
+            await asyncio.gather(*keys._writing.values())
+
+    def held() -> tuple[int, int, int]:
+        found = [len(client.get(key) or b"") for key in client.scan_iter("tidemill/bounds/p/batches/*")]
+        return len(found), sum(found), int(client.get("tidemill/bounds/p/batches-bytes") or 0)
+
+    async def scenario() -> None:
+        async with process(servers.redis, "bounds", "a") as a:
+            monkeypatch.setattr(shared, "MAX_KEYS", 10)
+            await fill(a, "n", DONE)
+            count, size, told = held()
+            assert (count, size) == (10, told)
+            monkeypatch.setattr(shared, "MAX_KEYS", 1_000)
+            monkeypatch.setattr(shared, "MAX_BYTES", 5_000)
+            await fill(a, "b", Known(3, places={index: (0, index) for index in range(100)}))
+            count, size, told = held()
+            assert 4_000 < size <= 5_000
+            assert size == told
+            assert (await a.claim(batch("b39"), None, later())).done
+            assert not (await a.claim(batch("n0"), None, later())).done
+        ttl = [client.ttl(key) for key in client.scan_iter("tidemill/bounds/p/*")]
+        assert all(0 < seconds <= 2 * 24 * 3600 for seconds in ttl)
+
+    run(scenario())
+    client.close()
+
+
+def test_redis_that_goes_and_comes_back_empty(own_servers: Callable[..., Any]) -> None:
+    """Meanwhile a process goes on by itself and says so; then it writes what it is at, and what it has done."""
+    own = own_servers(needs=("redis",))
+    server = own.handles["redis"]
+
+    async def scenario() -> None:
+        async with process(own.redis, "away", "a") as a, process(own.redis, "away", "b") as b:
+            await a.claim(batch("before"), None, soon())
+            server.kill()
+            for _ in range(3):
+                assert await a.claim(batch("done"), None, later()) == Claim()
+            a.settle(batch("done"), DONE)
+            assert await a.claim(batch("open"), None, later()) == Claim()
+            assert not a.dependency()[0].up
+            assert not a.dependency()[0].required
+            server.start()
+            async with asyncio.timeout(20):
+                while a._owed or not a.dependency()[0].up:  # noqa: ASYNC110 - what is watched has no event
+                    await asyncio.sleep(0.05)
+            assert await b.claim(batch("done"), None, later()) == Claim(DONE, done=True)
+            for key in ("open", "before"):
+                with pytest.raises(Refused, match="batch_under_way"):
+                    await b.claim(batch(key), None, soon())
+
+    run(scenario())

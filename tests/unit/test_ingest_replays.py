@@ -1,0 +1,302 @@
+"""Batches with an Idempotency-Key: each event is written once, whatever becomes of the requests that bring it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+import pytest
+from confluent_kafka import KafkaError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tidemill_contract.event import InvalidEvent, Reason
+from tidemill_contract.resilience import Deadline, ResilienceConfig
+from tidemill_ingest.known import MAX_BYTES, Known, bounded, lost, merge
+from tidemill_ingest.problems import Refused
+from tidemill_ingest.records import Records
+from tidemill_ingest.replays import Attempt, Found, Replays, fingerprint
+from tidemill_ingest.shared import Batch, SharedKeys
+from tidemill_ingest.sink import Delivery
+
+TOO_LARGE = KafkaError.MSG_SIZE_TOO_LARGE
+DONE = Known(3)
+
+
+def alone(**options: Any) -> Replays:
+    """Without Redis."""
+    shared = SharedKeys(None, ResilienceConfig().guards().redis, namespace="n", owner="o")
+    return Replays(shared, **options)
+
+
+def batch(key: str = "k", body: bytes = b"x", pipeline: str = "p", total: int = 3) -> Batch:
+    return Batch(pipeline, key, fingerprint(body), total)
+
+
+class Kafka:
+    """What a test lets happen to the attempts that are begun."""
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[Known | None, asyncio.Future[Known]]] = []
+        self.refuses = False
+        self.has_begun = asyncio.Event()
+
+    def begin(self, before: Known | None) -> Attempt:
+        if self.refuses:
+            raise Refused(503, "kafka_unavailable", "nothing was sent")
+        future: asyncio.Future[Known] = asyncio.get_running_loop().create_future()
+        self.begun.append((before, future))
+        self.has_begun.set()
+
+        async def end() -> Known:
+            return await future
+
+        return Attempt(Known(3), end())
+
+    def ends(self, known: Known) -> None:
+        self.begun[-1][1].set_result(known)
+
+
+def at_once(known: Known) -> Callable[[Known | None], Attempt]:
+    """What begins an attempt that ends so."""
+
+    def begin(before: Known | None) -> Attempt:
+        async def end() -> Known:
+            return known
+
+        return Attempt(known, end())
+
+    return begin
+
+
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(scenario)
+
+
+def soon() -> Deadline:
+    return Deadline.after(0.35)
+
+
+def later() -> Deadline:
+    return Deadline.after(20)
+
+
+def test_what_is_done_is_answered_again_and_a_key_is_of_one_request_of_one_pipeline() -> None:
+    async def scenario() -> None:
+        replays = alone()
+        assert await replays.answer(batch(), at_once(DONE), later()) == Found(DONE, False)
+        assert await replays.answer(batch(), at_once(Known(9)), later()) == Found(DONE, True)
+        assert await replays.answer(batch(pipeline="q"), at_once(Known(9)), later()) == Found(Known(9), False)
+        with pytest.raises(Refused, match="idempotency_key_reused"):
+            await replays.answer(batch(body=b"y"), at_once(DONE), later())
+
+    run(scenario())
+
+
+def test_a_batch_is_not_begun_again_while_its_first_delivery_is_open() -> None:
+    """The first request and those after it end at their deadlines with 503; the delivery's end is found by the next."""
+
+    async def scenario() -> None:
+        replays, kafka = alone(), Kafka()
+        codes = []
+        for _ in range(3):
+            with pytest.raises(Refused) as refused:
+                await replays.answer(batch(), kafka.begin, soon())
+            codes.append((refused.value.status, refused.value.code, "retry-after" in refused.value.headers))
+        assert codes == [(503, "not_acknowledged", True), *[(503, "batch_under_way", True)] * 2]
+        assert len(kafka.begun) == 1
+        kafka.ends(DONE)
+        assert await replays.answer(batch(), kafka.begin, later()) == Found(DONE, True)
+        assert len(kafka.begun) == 1
+
+    run(scenario())
+
+
+def test_a_request_that_was_given_up_leaves_its_answer() -> None:
+    """The client's next attempt waits for the delivery and finds what came of it."""
+
+    async def scenario() -> None:
+        replays, kafka = alone(), Kafka()
+        first = asyncio.create_task(replays.answer(batch(), kafka.begin, later()))
+        await kafka.has_begun.wait()
+        first.cancel()
+        await asyncio.wait([first])
+        second = asyncio.create_task(replays.answer(batch(), kafka.begin, later()))
+        await asyncio.sleep(0)
+        kafka.ends(DONE)
+        assert await second == Found(DONE, True)
+
+    run(scenario())
+
+
+def test_only_what_failed_is_sent_again() -> None:
+    """A refusal meanwhile changes nothing; what is done in the end is answered from all attempts together."""
+
+    async def scenario() -> None:
+        replays, kafka = alone(), Kafka()
+        part = Known(3, failed={1: TOO_LARGE}, places={0: (0, 5), 2: (0, 6)})
+        whole = Known(3, places={0: (0, 5), 1: (0, 9), 2: (0, 6)})
+        assert await replays.answer(batch(), at_once(part), later()) == Found(part, False)
+        kafka.refuses = True
+        with pytest.raises(Refused, match="kafka_unavailable"):
+            await replays.answer(batch(), kafka.begin, later())
+        kafka.refuses = False
+        again = asyncio.create_task(replays.answer(batch(), kafka.begin, later()))
+        await kafka.has_begun.wait()
+        assert kafka.begun[0][0] == part
+        kafka.ends(whole)
+        assert await again == Found(whole, False)
+        assert await replays.answer(batch(), kafka.begin, later()) == Found(whole, True)
+
+    run(scenario())
+
+
+def test_a_batch_of_which_nothing_was_written_frees_its_key() -> None:
+    """Unless that is not sure: then it stays known that it may be there twice."""
+
+    async def scenario() -> None:
+        replays, kafka = alone(), Kafka()
+        kafka.refuses = True
+        with pytest.raises(Refused):
+            await replays.answer(batch(), kafka.begin, later())
+        nothing = Known(3, failed=dict.fromkeys(range(3), TOO_LARGE))
+        await replays.answer(batch(), at_once(nothing), later())
+        assert await replays.answer(batch(body=b"y"), at_once(DONE), later()) == Found(DONE, False)
+        unsure = lost(None, 3)
+        await replays.answer(batch("l"), at_once(unsure), later())
+        with pytest.raises(Refused, match="idempotency_key_reused"):
+            await replays.answer(batch("l", b"y"), at_once(DONE), later())
+
+    run(scenario())
+
+
+def test_concurrent_requests_of_a_key_are_one() -> None:
+    """One is done at a time; if it fails, the next is done, and the rest get its answer."""
+
+    async def scenario() -> None:
+        replays, begun, running = alone(), 0, 0
+
+        def begin(before: Known | None) -> Attempt:
+            nonlocal begun, running
+            assert running == 0
+            begun, running = begun + 1, running + 1
+            if begun == 1:
+                running = 0
+                raise Refused(503, "kafka_unavailable", "later")
+
+            async def end() -> Known:
+                nonlocal running
+                await asyncio.sleep(0)
+                running -= 1
+                return DONE if begun == 3 else Known(3, failed={0: TOO_LARGE, 1: TOO_LARGE, 2: TOO_LARGE})
+
+            return Attempt(DONE, end())
+
+        asked = [replays.answer(batch(), begin, later()) for _ in range(10)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert begun == 3
+        assert sum(isinstance(a, Refused) for a in answers) == 1
+        found = [a for a in answers if isinstance(a, Found)]
+        assert [bool(f.known.failed) for f in found] == [True] + [False] * 8
+        assert [f.replayed for f in found] == [False, False] + [True] * 7
+
+    run(scenario())
+
+
+def test_who_does_not_wait_is_answered_when_the_events_are_queued() -> None:
+    async def scenario() -> None:
+        replays, kafka = alone(), Kafka()
+        assert await replays.answer(batch(), kafka.begin, later(), wait=False) == Found(Known(3), False)
+        assert await replays.answer(batch(), kafka.begin, later(), wait=False) == Found(Known(3), True)
+        kafka.ends(Known(3, failed={0: TOO_LARGE}))
+        await asyncio.gather(*replays._tasks)
+        await asyncio.sleep(0)
+        assert await replays.answer(batch(), kafka.begin, later(), wait=False) == Found(Known(3), False)
+        assert [before for before, _ in kafka.begun] == [None, Known(3, failed={0: TOO_LARGE})]
+        kafka.ends(DONE)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("key", ["", "k" * 256])
+def test_a_key_has_a_length(key: str) -> None:
+    async def scenario() -> None:
+        with pytest.raises(Refused, match="invalid_idempotency_key"):
+            await alone().answer(batch(key), at_once(DONE), later())
+
+    run(scenario())
+
+
+def test_memory_is_bounded_and_the_oldest_goes_first() -> None:
+    """But nothing that is under way."""
+
+    async def scenario() -> None:
+        replays, kafka = alone(max_bytes=10_000), Kafka()
+        with pytest.raises(Refused):
+            await replays.answer(batch("open"), kafka.begin, soon())
+        places = {index: (0, index + 10**9) for index in range(100)}
+        for number in range(100):
+            await replays.answer(batch(f"k{number}"), at_once(Known(100, places=places)), later())
+        answers = [await replays.answer(batch(f"k{n}"), at_once(DONE), later()) for n in reversed(range(100))]
+        assert [answer.replayed for answer in answers].count(True) == 7
+        assert all(answer.replayed for answer in answers[:7])
+        with pytest.raises(Refused, match="batch_under_way"):
+            await replays.answer(batch("open"), kafka.begin, soon())
+
+    run(scenario())
+
+
+def test_keys_are_forgotten_after_a_day() -> None:
+    async def scenario() -> None:
+        now = [0.0]
+        replays = alone(clock=lambda: now[0])
+        await replays.answer(batch(), at_once(DONE), later())
+        now[0] = 24 * 3600 + 1
+        assert await replays.answer(batch(), at_once(Known(9)), later()) == Found(Known(9), False)
+
+    run(scenario())
+
+
+def test_what_is_known_of_one_batch_is_bounded() -> None:
+    """However many events it has and however long the names that its sender made up are."""
+    large = Known(
+        10_000,
+        invalid={i: ("unknown_field", "f" * 5_000, "d" * 5_000) for i in range(100)},
+        failed=dict.fromkeys(range(200), TOO_LARGE),
+        places={i: (0, 10**12 + i) for i in range(200, 10_000)},
+    )
+    kept = bounded(large)
+    assert len(msgspec.msgpack.encode(kept)) < MAX_BYTES
+    assert (kept.total, kept.failed, len(kept.invalid)) == (large.total, large.failed, 100)
+    assert bounded(DONE) is DONE
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(large), type=Known) == large
+
+
+@settings(max_examples=200)
+@given(st.integers(1, 30), st.randoms(use_true_random=False))
+def test_attempts_add_up(total: int, rnd: random.Random) -> None:
+    """Whatever fails in whichever attempt, each event is acknowledged by one alone, and told as that one had it."""
+    known: Known | None = None
+    verdicts: dict[int, tuple[str, str | None, str]] = {}
+    places: dict[int, tuple[int, int]] = {}
+    for attempt in range(4):
+        indexes = list(range(total)) if known is None else sorted(known.failed)
+        assert not set(indexes) & set(places)
+        invalid = {
+            i: InvalidEvent(Reason.MISTYPED, f"f{attempt}", "d") for i in range(len(indexes)) if rnd.random() < 0.3
+        }
+        records = Records([b""] * len(indexes), None, {}, dict(invalid))
+        failed = {i: KafkaError(TOO_LARGE) for i in range(len(indexes)) if rnd.random() < 0.5}
+        found = {i: (0, attempt * 100 + i) for i in range(len(indexes)) if i not in failed}
+        known = merge(known, indexes, records, Delivery(failed, dict(found)))
+        places |= {indexes[i]: place for i, place in found.items()}
+        verdicts |= {indexes[i]: ("mistyped", f"f{attempt}", "d") for i in invalid if i not in failed}
+        assert known.places == places
+        assert {i: row for i, row in known.invalid.items() if i not in known.failed} == verdicts
+        assert set(known.failed) | set(places) == set(range(total))
+        counts = known.outcome(None).counts
+        assert counts["retry"] == len(known.failed)
+        assert sum(counts.values()) == total
