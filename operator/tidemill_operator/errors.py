@@ -39,6 +39,10 @@ class Reason(StrEnum):
     """Kafka ends before what was read: it lost events that are counted."""
     EVENTS_EXPIRED = "EventsExpired"
     """Events were past the topic's retention before they were read."""
+    HELD_UP = "HeldUp"
+    """Windows of an aggregation cannot be closed, scanned or published; it is tried again, others are not held up."""
+    WINDOWS_SKIPPED = "WindowsSkipped"
+    """Windows, or values of them, could not be read or published and were passed over."""
     INTERNAL = "Internal"
     """A defect of Tidemill itself."""
 

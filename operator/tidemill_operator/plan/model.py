@@ -250,6 +250,27 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class Failing:
+    """Something that processors cannot do for an aggregation, or passed over, the first of its kind within a day.
+
+    Attributes:
+        aggregation: its name; empty: of the whole pipeline.
+        duty: as processors name it: publish, scan, …
+        reason: what they were told.
+        window: of what was passed over the window, if it is of one; `group` its group, `metrics` what is missing.
+        more: whether more of the kind was passed over.
+    """
+
+    aggregation: str
+    duty: str
+    reason: str
+    window: str = ""
+    group: str = ""
+    metrics: tuple[str, ...] = ()
+    more: bool = False
+
+
+@dataclass(frozen=True)
 class LiveSchema:
     """A pipeline's schema as it is.
 
@@ -267,6 +288,8 @@ class LiveSchema:
         read_from: Kafka's id of the topic that was read; empty: none was.
         read_to: next offset by partition.
         losses: what processors noted last, if that was within a day.
+        held_up: what they try in vain now.
+        skipped: what they passed over within a day.
     """
 
     owner: Owner | None = None
@@ -282,6 +305,8 @@ class LiveSchema:
     readers: Mapping[tuple[str, int], str] = field(default_factory=dict)
     replays: Mapping[str, LiveReplay] = field(default_factory=dict)
     losses: tuple[Loss, ...] = ()
+    held_up: tuple[Failing, ...] = ()
+    skipped: tuple[Failing, ...] = ()
 
 
 @dataclass(frozen=True)
