@@ -120,7 +120,7 @@ class Publisher:
                 if fault or isinstance(error, psycopg.Error):
                     # A timeout is no row's fault, but less is read in less time.
                     self._spans[store.id] = panes // _SHRINK if fault else max(1, panes // _SHRINK)
-                if not fault or panes == 0:
+                if not fault or panes == 0 or connection.closed:
                     raise
 
     def _piece(
@@ -160,7 +160,7 @@ class Publisher:
             return self._corrected(connection, store, closed_until, careful=False)
         except Exception as error:
             self._outlet.forget()
-            if not is_fault(error):
+            if not is_fault(error) or connection.closed:
                 raise
         return self._corrected(connection, store, closed_until, careful=True)
 

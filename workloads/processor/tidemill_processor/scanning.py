@@ -55,7 +55,7 @@ class Scanner:
         try:
             return self._rescore(connection, closed_until, careful=False)
         except Exception as error:
-            if not is_fault(error):
+            if not is_fault(error) or connection.closed:
                 raise
         return self._rescore(connection, closed_until, careful=True)
 
@@ -82,7 +82,7 @@ class Scanner:
                 if fault or isinstance(error, psycopg.Error):
                     # A timeout is no row's fault, but less is read in less time.
                     self._panes = panes // _SHRINK if fault else max(1, panes // _SHRINK)
-                if not fault or panes == 0:
+                if not fault or panes == 0 or connection.closed:
                     raise
             else:
                 self._panes = min(SPAN_PANES, max(1, self._panes * 2))
