@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-import msgspec
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 log = logging.getLogger(__name__)
@@ -22,8 +22,6 @@ _OF_THE_RECORD = frozenset({
     KafkaError.INVALID_RECORD,
 })  # fmt: skip
 """What a broker says of records that it will not take, however often they come."""
-
-_encode = msgspec.json.Encoder().encode
 
 
 class PublishFailed(Exception):
@@ -56,23 +54,28 @@ class Outlet:
         self._make, self._producer = make, make()
         self._error: Any = None
         self._refused: list[Refused] = []
+        self._plainly = partial(self._delivered, None)
 
-    def send(self, topic: str, key: bytes, value: dict[str, Any], headers: dict[str, str]) -> None:
-        """Queue one JSON record; see `send_raw`."""
-        self.send_raw(topic, key, _encode(value), headers)
+    def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Any, *, keep: bool = True) -> None:
+        """Queue one record; waits while the queue is full.
 
-    def send_raw(self, topic: str, key: bytes | None, value: bytes | None, headers: Any) -> None:
-        """Queue one record as it is; waits while the queue is full.
+        Args:
+            topic: where to.
+            key: of the record.
+            value: of the record.
+            headers: of the record. What Kafka gives back of a refused one has none.
+            keep: whether they are remembered for that; else `settle` has to make them again, which costs no memory.
 
         Raises:
             PublishFailed: it stays full, or the producer does not work any more.
             RecordRefused: the record is too large.
         """
+        told = partial(self._delivered, headers) if keep else self._plainly
         try:
-            self._producer.produce(topic, value, key, headers=headers, on_delivery=self._delivered)
+            self._producer.produce(topic, value, key, headers=headers, on_delivery=told)
         except BufferError:
             self._flush(FLUSH_SECONDS)
-            self.send_raw(topic, key, value, headers)
+            self.send(topic, key, value, headers, keep=keep)
         except KafkaException as error:
             if error.args[0].code() in _OF_THE_RECORD:
                 raise RecordRefused(error.args[0].str()) from None
@@ -80,17 +83,19 @@ class Outlet:
                 self._producer = self._make()
             raise PublishFailed(error.args[0].str()) from None
 
-    def _delivered(self, error: Any, message: Any) -> None:
+    def _delivered(self, headers: Any, error: Any, message: Any) -> None:
         if error is None:
             return
         if error.code() in _OF_THE_RECORD:
-            record = (message.topic(), message.key(), message.value(), message.headers())
-            self._refused.append(Refused(*record, error.str()))
+            self._refused.append(Refused(message.topic(), message.key(), message.value(), headers, error.str()))
         else:
             self._error = error
 
-    def settle(self) -> list[Refused]:
+    def settle(self, headers_of: Callable[[Refused], Any] | None = None) -> list[Refused]:
         """Wait until all is acknowledged but what Kafka will never take; those records.
+
+        Args:
+            headers_of: makes a record's headers where they were not kept.
 
         Raises:
             PublishFailed: something was not, within a few seconds.
@@ -98,6 +103,8 @@ class Outlet:
         deadline = time.monotonic() + FLUSH_SECONDS
         self._flush(FLUSH_SECONDS)
         refused, self._refused = self._refused, []
+        if headers_of is not None:
+            refused = [r if r.headers is not None else replace(r, headers=headers_of(r)) for r in refused]
         return self._apart(refused, deadline)
 
     def forget(self) -> None:
@@ -129,7 +136,7 @@ class Outlet:
                 if time.monotonic() > deadline:
                     raise PublishFailed(f"{len(part)} records that Kafka refuses together: {part[0].reason}")
                 for record in piece:
-                    self.send_raw(record.topic, record.key, record.value, record.headers)
+                    self.send(record.topic, record.key, record.value, record.headers)
                 self._flush(FLUSH_SECONDS)
                 refused, self._refused = self._refused, []
                 if refused:

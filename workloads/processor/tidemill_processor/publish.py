@@ -69,6 +69,13 @@ class _ResultEncoder:
         return key, value, {"id": self._prefix + key.decode(), "aggregation": self._name}
 
 
+def _headers_of(refused: Refused) -> dict[str, str]:
+    """The headers of a record of results, made again."""
+    told = msgspec.json.decode(refused.value or b"{}")
+    head = f"{told['aggregation']}/{told['version']}/{told['window_start']}/{told['revision']}/"
+    return {"id": head + (refused.key or b"").decode(), "aggregation": told["aggregation"]}
+
+
 def _object_encoder(names: Sequence[str]) -> Callable[[Sequence[Any]], bytes]:
     """Encodes values as a JSON object with members of these names; a struct is made in half the time of a dict."""
     fields = [f"f{number}" for number in range(len(names))]
@@ -194,11 +201,11 @@ class Publisher:
         for window in salvage.rows() if careful else reader.rows(connection, query()):
             key, value, headers = encoder.record(window)
             try:
-                self._outlet.send_raw(self._results_topic, key, value, headers)
+                self._outlet.send(self._results_topic, key, value, headers, keep=False)
             except RecordRefused as error:
                 refused.append(Refused(self._results_topic, key, value, headers, reason(error)))
             count += 1
-        refused += self._outlet.settle()
+        refused += self._outlet.settle(_headers_of)
         skips = [*salvage.skips, *(self._shorten(found) for found in refused)]
         record(connection, self._schema, duty, skips)
         return count
@@ -212,7 +219,7 @@ class Publisher:
             values[name] = None
             missing.append(name)
             try:
-                self._outlet.send_raw(refused.topic, refused.key, _encode(window), refused.headers)
+                self._outlet.send(refused.topic, refused.key, _encode(window), refused.headers)
                 if not self._outlet.settle():
                     return Skip(refused.reason, at, group=group, metrics=tuple(missing))
             except RecordRefused:
@@ -320,7 +327,7 @@ class _Outbox:
     def send(self, topic: str, key: bytes | None, value: bytes | None, headers: dict[str, str]) -> None:
         """Queue a record."""
         try:
-            self._outlet.send_raw(topic, key, value, headers)
+            self._outlet.send(topic, key, value, headers)
         except RecordRefused as error:
             self.skip(headers["id"], error)
 
