@@ -16,7 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from tidemill_api.catalog import PipelineModel
-from tidemill_api.database import Connection, Database, as_problem, outage
+from tidemill_api.database import Connection, Database, as_problem, of_one_table
 from tidemill_api.describe import aggregation as describe_aggregation
 from tidemill_api.live_change import Change, Key, RowFilter, keyed, upserts
 from tidemill_api.live_progress import Progress
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 PROTOCOL = 1
 HEARTBEAT_SECONDS = 15.0
 MAX_PENDING_ROWS = 10_000
-UNREAD_SECONDS = 15.0
+UNREAD_SECONDS = 5.0
 """After so long an aggregation that could not be read is tried again."""
 _UNAVAILABLE = 1013
 
@@ -213,7 +213,7 @@ class Listener:
                             connection, model.aggregations[name], standing.state, mark, filters=wanted.filters
                         )
                 except Exception as error:
-                    if outage(error):
+                    if not of_one_table(error):
                         raise
                     continue  # the snapshot in its place tells why, if it cannot be read either
                 if rows is not None:
@@ -246,11 +246,12 @@ class Listener:
             try:
                 snapshot = await self._upstream.snapshots.get(self._model, name, self._query.wanted[name], rev=rev)
             except Exception as error:
-                if isinstance(error, Problem) or outage(error):
+                if isinstance(error, Problem) or not of_one_table(error):
                     raise
                 messages += self._leave_out(name, error)
                 continue
-            self._unread.pop(name, None)
+            if self._unread.pop(name, None):
+                self._told = None  # its mark is in the token again
             if name in self._lost:
                 continue  # lost again meanwhile: the next one will do
             self._settle(name, snapshot.rev)
@@ -279,7 +280,7 @@ class Listener:
         text = f"{type(error).__name__}: {error}" if problem is None else problem.detail
         detail = f"{name} cannot be read now, other aggregations can; it is tried again: {text}"
         told = self._unread.get(name, ("", 0.0))[0]
-        self._unread[name] = (detail, time.monotonic() + UNREAD_SECONDS)
+        self._unread[name], self._told = (detail, time.monotonic() + UNREAD_SECONDS), None
         if detail == told:
             return []
         log.warning("%s: %s", self._model.name, detail)

@@ -18,7 +18,7 @@ from typing import Protocol
 import redis.asyncio
 
 from tidemill_api.catalog import Catalog, PipelineModel
-from tidemill_api.database import Connection, Database, outage
+from tidemill_api.database import Connection, Database, of_one_table, outage
 from tidemill_api.live_change import Change, Entry, Parts, Row, keyed
 from tidemill_api.live_ledger import Ledger
 from tidemill_api.live_progress import Progress
@@ -231,7 +231,7 @@ class Upstream:
             async with connection.transaction():
                 rows = await read_changed(connection, aggregation, standing.state, ledger.mark, but=ledger.seen)
         except Exception as error:
-            if outage(error):
+            if not of_one_table(error):
                 raise
             # The others go on. Its listeners are told by the snapshot that they then ask for.
             log.warning("%s: changes of %s cannot be read: %s", self._pipeline, name, error)
