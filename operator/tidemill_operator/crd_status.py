@@ -38,7 +38,7 @@ CONDITION = _object(
     {
         "type": _text(
             "Ready, TopicsReady, SchemaReady, ProcessorsReady, IngestReady, APIReady; when true only: "
-            "Reconciling, Stalled, Suspended, ReconciliationPaused, EventsLost, QuotaUsedUp.",
+            "Reconciling, Stalled, Suspended, ReconciliationPaused, EventsLost, QuotaUsedUp, WindowsFailing.",
             64,
         ),
         "status": {"type": "string", "description": "True, False or Unknown.", "enum": ["True", "False", "Unknown"]},

@@ -41,6 +41,10 @@ class Reason(StrEnum):
     """Events were past the topic's retention before they were read."""
     QUOTA_USED_UP = "QuotaUsedUp"
     """What refused events or anomalies may take in Postgres is used up: they are only counted."""
+    HELD_UP = "HeldUp"
+    """Windows of an aggregation cannot be closed, scanned or published; it is tried again, others are not held up."""
+    WINDOWS_SKIPPED = "WindowsSkipped"
+    """Windows, or values of them, could not be read or published and were passed over."""
     INTERNAL = "Internal"
     """A defect of Tidemill itself."""
 

@@ -16,7 +16,9 @@ _COMPONENT = "tidemill-operator"
 _MAX_MESSAGE = 1024
 # On the way, and no reason to worry.
 _CALM = frozenset({Reason.APPLIED, Reason.WAITING, Reason.BLOCKED, Reason.SUSPENDED, Reason.NOT_NEEDED, "Paused"})
-_ABNORMAL = frozenset({"Reconciling", "Stalled", "Suspended", "ReconciliationPaused", "EventsLost", "QuotaUsedUp"})
+_ABNORMAL = frozenset(
+    {"Reconciling", "Stalled", "Suspended", "ReconciliationPaused", "EventsLost", "QuotaUsedUp", "WindowsFailing"}
+)
 
 Document = Mapping[str, Any]
 

@@ -22,6 +22,7 @@ from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome, Rank, failed, skipped
 from tidemill_operator.plan.build import build_plan, owner_of, resolve
+from tidemill_operator.plan.failing import failing
 from tidemill_operator.plan.kept import used_up
 from tidemill_operator.plan.losses import losses, missed
 from tidemill_operator.plan.model import LiveFacts, LiveReplay, LiveSchema, Owner, Plan
@@ -149,6 +150,7 @@ def reconcile(
                 credentials=logins.status(),
                 lost=_lost(choice.plan, live, owner_of(choice.pipeline, platform)),
                 full=used_up(choice.pipeline.spec, live.schema, owner_of(choice.pipeline, platform)),
+                failing=failing(live.schema, owner_of(choice.pipeline, platform)),
             )
             rebalanced = _rebalanced(metadata, outcomes)
             return status(previous, replace(report, generation=generation, rebalanced=rebalanced), now)

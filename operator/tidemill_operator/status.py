@@ -17,6 +17,7 @@ CONDITIONS: Mapping[Component, str] = {
     Component.INGEST: "IngestReady",
     Component.API: "APIReady",
 }
+FAILING = "WindowsFailing"
 _NEEDS_SOMEBODY = frozenset({
     Reason.INVALID_SPEC,
     Reason.NOT_SUPPORTED,
@@ -38,7 +39,8 @@ class Report:
         generation: of the spec that was looked at.
         outcomes: of everything.
         lost: what events are gone, the gravest first; None: not looked at.
-        full: what quotas took of what is kept; None: not looked at.
+        full: what quotas took of what is kept, likewise.
+        failing: what processors could not do with windows, likewise.
         stalled: why this spec is not the one that runs.
         accepted: whether a spec runs at all, this one or an earlier one.
         suspended: whether the spec that runs asks to stand still.
@@ -54,6 +56,7 @@ class Report:
     stalled: Sequence[TidemillError] = ()
     lost: Sequence[TidemillError] | None = None
     full: Sequence[TidemillError] | None = None
+    failing: Sequence[TidemillError] | None = None
     accepted: bool = True
     suspended: bool = False
     paused: bool = False
@@ -83,7 +86,12 @@ def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime)
         paused = _condition("ReconciliationPaused", "True", "Paused", "nothing is changed until the annotation is gone")
         return {**(previous or {}), "conditions": [*kept, _dated(paused, before, report.generation, now)]}
     parts = [_component(component, report, before) for component in CONDITIONS]
-    found = [_ready(parts, report), *parts, *_abnormal(parts, report), *_gone(report, before)]
+    told = [
+        *_told_while("EventsLost", report.lost, before),
+        *_told_while("QuotaUsedUp", report.full, before),
+        *_told_while(FAILING, report.failing, before),
+    ]
+    found = [_ready(parts, report), *parts, *_abnormal(parts, report), *told]
     result: dict[str, Any] = {
         "observedGeneration": report.generation,
         "conditions": [_dated(condition, before, report.generation, now) for condition in found],
@@ -147,15 +155,13 @@ def _abnormal(parts: Sequence[Condition], report: Report) -> list[Condition]:
     return found
 
 
-def _gone(report: Report, before: Mapping[str, Condition]) -> list[Condition]:
-    """That events are gone, or not kept where they could be looked at: told for a while, whatever runs."""
-    found = []
-    for kind, errors in (("EventsLost", report.lost), ("QuotaUsedUp", report.full)):
-        if errors:
-            found.append(_condition(kind, "True", errors[0].reason, _joined(errors)))
-        elif errors is None and kind in before:
-            found.append(before[kind])
-    return found
+def _told_while(kind: str, errors: Sequence[TidemillError] | None, before: Mapping[str, Condition]) -> list[Condition]:
+    """What is told for a while, whatever runs; None: it was not looked at, and stands."""
+    if errors is None:
+        return [before[kind]] if kind in before else []
+    if not errors:
+        return []
+    return [_condition(kind, "True", errors[0].reason, _joined(errors))]
 
 
 def _told(parts: Sequence[Condition]) -> tuple[str, str]:

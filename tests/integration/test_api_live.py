@@ -579,6 +579,35 @@ def test_stopping_sends_everybody_away(make_bench: Any) -> None:
     assert ended[-1] == "error"
 
 
+def test_an_aggregation_that_cannot_be_read_is_left_out(make_bench: Any) -> None:
+    """The others' rows go on over the same connection; it is told once, and comes back once it can be read."""
+    aggregations = [
+        {"name": name, "groupBy": ["country"], "window": {"type": "tumbling", "size": "1m"}, "metrics": metrics}
+        for name, metrics in (
+            ("by_country", [{"name": "orders", "function": "count"}]),
+            ("seen", [{"name": "latest", "function": "max", "field": "ts"}]),
+        )
+    ]
+    bench = make_bench(config("live-left-out", aggregations=aggregations))
+    bench.start()
+    bench.produce(orders(30))
+    bench.await_consumed(30)
+    execute(bench, "UPDATE {s}.seen_v1 SET _max_ts = 'infinity' WHERE country = 'NO'")
+    api, view = Api(bench), View()
+    with api.listening() as live:
+        follow(live, view, lambda: view.count() == 30)
+        assert view.errors == ["value_refused"]
+        bench.produce(orders(30, at=1_000))
+        follow(live, view, lambda: view.count() == 60)
+        bench.eventually(lambda: "seen: " in bench.health(0)["live"], what="the processor tells it too")
+        assert bench.health(0)["status"] == "degraded"
+        assert read_token(view.resume).keys() == {"by_country"}
+        execute(bench, "UPDATE {s}.seen_v1 SET _max_ts = now() WHERE country = 'NO'")
+        follow(live, view, lambda: view.rows.get("seen"))
+        follow(live, view, lambda: read_token(view.resume).keys() == {"by_country", "seen"})
+        assert view.errors == ["value_refused"]
+
+
 def test_connections_are_counted(shop: Shop) -> None:
     """The gauge follows connections; one that we ended is counted with its reason."""
 

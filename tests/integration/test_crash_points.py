@@ -175,6 +175,7 @@ class Processor:
                     until = closed[store.name]
                     assert until is not None
                     for _ in range(3):
+                        scanner.rescore(self.connection, until)
                         scanner.run(self.connection, until)
 
     def _next(self, partition: int) -> int:

@@ -34,7 +34,8 @@ from tidemill_operator.plan.model import Owner
 from tidemill_operator.plan.schema import desired_schema
 from tidemill_processor.batch import BatchReader
 from tidemill_processor.database import Database
-from tidemill_processor.publish import Outlet, Publisher
+from tidemill_processor.outlet import Outlet
+from tidemill_processor.publish import Publisher
 from tidemill_processor.scanning import Scanner
 from tidemill_processor.transaction import Committer, Position, Superseded
 from tidemill_processor.windows import WindowReader
@@ -465,7 +466,8 @@ def test_a_superseded_processor_reads_no_window_that_closed_since(servers: Any) 
             stores = database.aggregations(stage.admin)
             publisher = Publisher(database, stores, now, Outlet(Nowhere))
             for _ in range(20):
-                publisher.run(stage.admin, dict.fromkeys(SHAPES, BASE + 5 * MINUTE))
+                for _, publish in publisher.duties(stage.admin, dict.fromkeys(SHAPES, BASE + 5 * MINUTE)):
+                    publish()
                 for store in stores:
                     Scanner(database, store, []).run(stage.admin, BASE + 5 * MINUTE)
             assert stage.admin.execute(until).fetchall() == [expected]

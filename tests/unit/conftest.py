@@ -186,6 +186,8 @@ class MemorySchemas(Part):
             read_from=live.read_from,
             read_to=live.read_to,
             losses=live.losses,
+            held_up=live.held_up,
+            skipped=live.skipped,
         )
 
     def release(self, schema: Schema, *, owner: Owner, reclaim: Reclaim) -> list[Outcome]:

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import msgspec
+import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill_api.catalog import PipelineModel
-from tidemill_api.live_change import MESSAGE_BYTES, Change, Entry, RowFilter, keyed, pieces
+from tidemill_api.live_change import MESSAGE_BYTES, Change, Entry, Parts, RowFilter, keyed, pieces
 from tidemill_api.live_events import event
-from tidemill_api.live_listener import Message, Pending
+from tidemill_api.live_listener import Listener, Message, Pending
 from tidemill_api.live_progress import Mark, Progress, read_token, write_token
 from tidemill_api.live_pump import Left, Patience, serve
 from tidemill_api.live_query import take_live
+from tidemill_api.live_snapshot import Snapshot
 from tidemill_api.live_socket import origin_allowed
 from tidemill_api.live_upstream import STOPPING, Ending, of_another_version
 from tidemill_api.parameters import Parameters
 from tidemill_api.problems import Problem
-from tidemill_api.selection import Filter
+from tidemill_api.rows import RowEncoder
+from tidemill_api.selection import Column, Filter
 from tidemill_api.values import parse_value
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.spec import PipelineSpec
@@ -298,3 +301,88 @@ def test_what_processors_say_of_another_version_is_not_handed_on(version: int | 
     """While a switch is rolled out, some still tell of the table of before; those of an older release do not say."""
     entry = Entry(aggregation="by_country", rev=3, version=version)
     assert of_another_version(entry, model()) is other
+
+
+def test_entries_in_parts_are_put_together() -> None:
+    """Also if those of two processors come in turns; one whose part was missed stays truncated."""
+    parts = Parts()
+    first = [Entry(part_of="a", version=1, rev=rev, rows=({"k": rev},)) for rev in (7, 8)]
+    last = [
+        Entry(aggregation="a", version=1, rev=rev, revs=(rev,), rows=({"k": -rev},), truncated=True, parts=1)
+        for rev in (8, 7)
+    ]
+    assert [parts.take(entry) for entry in first] == [None, None]
+    assert [parts.take(entry) for entry in last] == [
+        msgspec.structs.replace(entry, rows=({"k": entry.rev}, *entry.rows), truncated=False) for entry in last
+    ]
+    assert parts.take(last[0]) == last[0]
+    whole = Entry(aggregation="a", rev=9, revs=(9,))
+    assert parts.take(whole) == whole
+
+
+def test_parts_that_are_never_completed_are_forgotten() -> None:
+    parts = Parts()
+    for rev in range(1_000):
+        assert parts.take(Entry(part_of="a", version=1, rev=rev, rows=({"k": 1},))) is None
+    assert len(parts._waiting) <= 16
+
+
+class Snapshots:
+    """Answers for one aggregation, refuses the other."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = psycopg.DataError("timestamp too large (after year 10K)")
+
+    async def get(self, _: object, name: str, __: object, *, rev: int) -> Snapshot:
+        if name == "by_both" and self.error is not None:
+            raise self.error
+        return Snapshot(rev, [("snapshot", b"{}")])
+
+
+class Upstream:
+    """An upstream at rest."""
+
+    def __init__(self) -> None:
+        self.snapshots = Snapshots()
+        self.progress = Progress(marks={"by_both": Mark(1, 5), "by_country": Mark(2, 6)})
+
+    async def ready(self) -> bool:
+        return True
+
+    def delivered(self, _: str) -> int:
+        return 3
+
+
+def test_an_aggregation_that_cannot_be_read_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told once, is not in the token, and comes with a reset and a snapshot once it can be read."""
+    upstream = Upstream()
+    listener = Listener(cast(Any, upstream), cast(Any, None), model(), take(""))
+
+    async def told() -> list[dict[str, Any]]:
+        listener.advance(upstream.progress)
+        messages = await listener.next()
+        assert listener.ending is None
+        tokens.extend(set(read_token(message.resume)) for message in messages if message.kind == "progress")
+        return [{"kind": message.kind, **msgspec.json.decode(message.data)} for message in messages]
+
+    async def run() -> None:
+        begun = await told()
+        assert [message["kind"] for message in begun] == ["hello", "error", "snapshot", "progress"]
+        assert (begun[1]["aggregation"], begun[1]["code"]) == ("by_both", "value_refused")
+        assert "other aggregations can" in begun[1]["detail"]
+        assert [message["kind"] for message in await told()] == ["progress"]  # tried again, and not told again
+        upstream.snapshots.error = None
+        assert [message["kind"] for message in await told()] == ["reset", "snapshot", "progress"]
+
+    tokens: list[set[str]] = []
+    monkeypatch.setattr("tidemill_api.live_listener.UNREAD_SECONDS", 0.0)
+    asyncio.run(run())
+    assert tokens == [{"by_country"}, {"by_country"}, {"by_both", "by_country"}]
+
+
+def test_a_value_that_cannot_be_decoded_is_null() -> None:
+    """A damaged sketch costs one value, not the answer."""
+    decode = {b"good": 3}.__getitem__
+    encoder = RowEncoder([Column("k", "string"), Column("people", "integer", decode=decode)])
+    assert encoder.record(("a", b"good")) == {"k": "a", "people": 3}
+    assert encoder.record(("b", b"damaged")) == {"k": "b", "people": None}

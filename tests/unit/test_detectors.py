@@ -6,6 +6,8 @@ import copy
 import json
 import math
 import random
+import sys
+from decimal import Decimal
 from typing import Any, get_args
 
 import pytest
@@ -13,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill_contract.spec import DEFAULT_THRESHOLDS, DetectorSpec
-from tidemill_processor.detectors import COOLDOWN_WINDOWS, State, Verdict, judge, severity
+from tidemill_processor.anomalies import parse_state
+from tidemill_processor.detectors import COOLDOWN_WINDOWS, State, Verdict, judge, number, observe, severity
 from tidemill_processor.detectors import moments as running
 from tidemill_processor.detectors import rhythm as hours
 from tidemill_processor.detectors import tail as tails
@@ -281,3 +284,64 @@ def test_an_hour_is_one_occurrence_however_late_some_of_its_values_come() -> Non
     assert out_of_order == in_order
     future = hours.learn(in_order, BASE + 400 * DAY, 5.0)
     assert hours.learn(future, BASE + 20 * HOUR, 7.0)["sum"] == 7.0
+
+
+GREAT = sys.float_info.max
+_numbers = st.one_of(
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from([0.0, -0.0, 1.0, GREAT, -GREAT, 5e-324, -5e-324, 2.2250738585072014e-308, 1e154, 1e-154]),
+)
+_settings = st.sampled_from([
+    *({"type": kind} for kind in TYPES),
+    {"type": "zscore", "threshold": 1e-300}, {"type": "zscore", "threshold": 1000, "cooldown": "0s"},
+    {"type": "ewma", "weight": 1e-320}, {"type": "ewma", "weight": 0.999999}, {"type": "mad", "span": 5},
+    {"type": "seasonal", "period": "week"},
+])  # fmt: skip
+
+
+@settings(max_examples=150)
+@given(
+    _settings,
+    st.lists(st.tuples(_numbers, st.integers(1, 30)), min_size=1, max_size=12),
+    st.sampled_from([1, 5 * MINUTE, HOUR, DAY]),
+)
+def test_any_finite_values_are_judged_and_learnt(
+    detector: dict[str, Any], series: list[tuple[float, int]], step: int
+) -> None:
+    """However large, small or often repeated: no error, only finite figures, and a state that jsonb takes as it is."""
+    spec, state, at = DetectorSpec.model_validate({"warmup": 2, **detector}), dict[str, Any](), BASE
+    for value, times in series:
+        for _ in range(times):
+            before, at = state.get("n", 0), at + step
+            observe(spec, state, at, value)  # `judge` would begin anew where this fails
+            verdict, state = judge(spec, state, at, value)
+            assert state["n"] == before + 1
+            state = parse_state(json.dumps(state, allow_nan=False))
+            if verdict is not None:
+                figures = (verdict.value, verdict.score, verdict.expected, verdict.lower, verdict.upper)
+                assert all(figure is None or math.isfinite(figure) for figure in figures), verdict
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_one_value_beyond_all_others_does_not_end_the_watch(kind: str) -> None:
+    """Learning goes on after it."""
+    values = [*noise(400), GREAT, *noise(400, seed=2)]
+    found, state = run(DetectorSpec(type=kind), values)
+    assert state["n"] == len(values)
+    if kind not in ("changepoint", "seasonal"):  # which want more values, and the hours of two days
+        assert 400 in found
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_state_that_is_none_begins_anew(kind: str) -> None:
+    """What was stored is damaged: the group is watched on."""
+    spec = DetectorSpec(type=kind)
+    _, state = run(spec, noise(50))
+    damaged = {name: value if name in ("of", "n") else 5 for name, value in state.items()}
+    verdict, following = judge(spec, damaged, BASE, 1.0)
+    assert (verdict, following["n"]) == (None, 1)
+
+
+def test_an_integer_beyond_all_floats_is_the_greatest_of_them() -> None:
+    """Sums of integers have no bound."""
+    assert [number(10**400), number(-(10**400)), number(Decimal("2.5")), number(3)] == [GREAT, -GREAT, 2.5, 3.0]

@@ -7,7 +7,7 @@ columns are only ever added. Text from the plan is SQL of our own; every name go
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -27,7 +27,7 @@ from tidemill_operator.actuators.postgres_session import LockBusy, NoDatabase, S
 from tidemill_operator.actuators.postgres_turn import Leadership, check_epoch, comment, exclusive
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome
-from tidemill_operator.plan.model import LiveSchema, Loss, Owner, Schema
+from tidemill_operator.plan.model import Failing, LiveSchema, Loss, Owner, Schema
 from tidemill_operator.plan.refusals import column_changes, foreign
 from tidemill_operator.plan.sql import add_column, create_index, create_table
 from tidemill_operator.servers.addresses import PostgresAddress
@@ -38,6 +38,17 @@ _LOST = """
 WITH lately AS (SELECT max(noticed_at) AS at FROM {0} WHERE reader = 'live')
 SELECT reason, partition, epoch, from_offset, to_offset FROM {0}, lately
  WHERE reader = 'live' AND noticed_at > lately.at - interval '5 minutes' AND lately.at > now() - interval '1 day'
+"""
+# A row of a processor that ended meanwhile is not tried again.
+_HELD_UP = """
+SELECT aggregation, duty, reason FROM {} WHERE tried_at > now() - interval '5 minutes' ORDER BY since, aggregation, duty
+"""
+# The first of a day, not the last: what is told of stays the same while more comes.
+_SKIPPED = """
+SELECT DISTINCT ON (aggregation, duty) aggregation, duty, reason,
+ coalesce(to_char(window_start, 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), ''), coalesce(group_key::text, ''), metrics,
+ count(*) OVER (PARTITION BY aggregation, duty) > 1
+ FROM {} WHERE skipped_at > now() - interval '1 day' ORDER BY aggregation, duty, id
 """
 
 
@@ -241,6 +252,7 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
     if "_kept" in columns:
         name = sql.Identifier(schema, "_kept")
         kept = read(session.connection.execute(sql.SQL(QUERY).format(name)).fetchall())
+    held_up, skipped = _failing(session, schema, columns)
     return LiveSchema(
         owner,
         shapes,
@@ -257,7 +269,27 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
         replays=observe_replays(session, schema, columns),
         losses=losses,
         kept=kept,
+        held_up=held_up,
+        skipped=skipped,
     )
+
+
+def _failing(
+    session: Session, schema: str, columns: Collection[str]
+) -> tuple[tuple[Failing, ...], tuple[Failing, ...]]:
+    """What processors try in vain, and what they passed over. A schema from before them has neither table."""
+    held_up, skipped = tuple[Failing, ...](), tuple[Failing, ...]()
+    if "_held_up" in columns:
+        query = sql.SQL(_HELD_UP).format(sql.Identifier(schema, "_held_up"))
+        held_up = tuple(Failing(*row) for row in session.connection.execute(query))
+    if "_skipped" in columns:
+        query = sql.SQL(_SKIPPED).format(sql.Identifier(schema, "_skipped"))
+        rows = session.connection.execute(query)
+        skipped = tuple(
+            Failing(name, duty, reason, window, group, tuple(missing), more)
+            for name, duty, reason, window, group, missing, more in rows
+        )
+    return held_up, skipped
 
 
 def _columns(session: Session, schema: str) -> dict[str, dict[str, str]]:

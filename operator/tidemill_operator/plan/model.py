@@ -262,6 +262,27 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class Failing:
+    """Something that processors cannot do for an aggregation, or passed over, the first of its kind within a day.
+
+    Attributes:
+        aggregation: its name; empty: of the whole pipeline.
+        duty: as processors name it: publish, scan, …
+        reason: what they were told.
+        window: of what was passed over the window, if it is of one; `group` its group, `metrics` what is missing.
+        more: whether more of the kind was passed over.
+    """
+
+    aggregation: str
+    duty: str
+    reason: str
+    window: str = ""
+    group: str = ""
+    metrics: tuple[str, ...] = ()
+    more: bool = False
+
+
+@dataclass(frozen=True)
 class LiveSchema:
     """A pipeline's schema as it is.
 
@@ -281,6 +302,8 @@ class LiveSchema:
         read_to: next offset by partition.
         losses: what processors noted last, if that was within a day.
         kept: what is kept of dead letters and anomalies.
+        held_up: what they try in vain now.
+        skipped: what they passed over within a day.
     """
 
     owner: Owner | None = None
@@ -298,6 +321,8 @@ class LiveSchema:
     replays: Mapping[str, LiveReplay] = field(default_factory=dict)
     losses: tuple[Loss, ...] = ()
     kept: tuple[Kept, ...] = ()
+    held_up: tuple[Failing, ...] = ()
+    skipped: tuple[Failing, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -182,6 +182,33 @@ CREATE TABLE "analytics__flights"."_kept" (
 GRANT SELECT, INSERT, UPDATE ON "analytics__flights"."_kept" TO "analytics__flights_writer";
 GRANT SELECT ON "analytics__flights"."_kept" TO "analytics__flights_reader";
 
+CREATE TABLE "analytics__flights"."_skipped" (
+  "id" bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+  "aggregation" text NOT NULL,
+  "version" integer NOT NULL,
+  "duty" text NOT NULL,
+  "window_start" timestamptz,
+  "last_start" timestamptz,
+  "group_key" jsonb,
+  "metrics" text[] NOT NULL DEFAULT '{}',
+  "reason" text NOT NULL,
+  "skipped_at" timestamptz NOT NULL DEFAULT now()
+);
+GRANT SELECT, INSERT, DELETE ON "analytics__flights"."_skipped" TO "analytics__flights_writer";
+GRANT SELECT ON "analytics__flights"."_skipped" TO "analytics__flights_reader";
+
+CREATE TABLE "analytics__flights"."_held_up" (
+  "aggregation" text NOT NULL,
+  "version" integer NOT NULL,
+  "duty" text NOT NULL,
+  "reason" text NOT NULL,
+  "since" timestamptz NOT NULL DEFAULT now(),
+  "tried_at" timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (aggregation, version, duty)
+);
+GRANT SELECT, INSERT, UPDATE, DELETE ON "analytics__flights"."_held_up" TO "analytics__flights_writer";
+GRANT SELECT ON "analytics__flights"."_held_up" TO "analytics__flights_reader";
+
 CREATE TABLE "analytics__flights"."by_carrier_v1" (
   "carrier" text COLLATE "C",
   "window_start" timestamptz NOT NULL,

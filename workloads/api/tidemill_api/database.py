@@ -288,6 +288,11 @@ def outage(error: BaseException) -> bool:
     return isinstance(error, BreakerOpen | DeadlineExceeded | OSError) or _not_ready(error) or failed(error)
 
 
+def of_one_table(error: BaseException) -> bool:
+    """Whether an error of reading one table says nothing of others: a value, a damaged page, a missing column."""
+    return (getattr(error, "sqlstate", None) or "")[:2] in ("42", "XX") or not outage(error)
+
+
 def as_problem(error: BaseException, pipeline: str) -> Problem | None:
     """What a client is told of a database error; None: it is a defect of ours."""
     if isinstance(error, BreakerOpen):

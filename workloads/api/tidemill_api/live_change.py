@@ -16,6 +16,9 @@ Row = dict[str, Any]
 MESSAGE_BYTES = 256 * 1024
 """Rows are spread over several messages beyond that: common clients refuse messages over 1 MiB."""
 
+_WAITING = 16
+"""Entries of so many processors may come in parts at the same time."""
+
 
 @dataclass(frozen=True)
 class RowFilter:
@@ -59,6 +62,8 @@ class Entry(msgspec.Struct, frozen=True):
         truncated: rows were left out.
         begin: the processor publishes from here on; what it committed before was not published.
         version: of the aggregation's table; None: a processor that does not tell.
+        part_of: the rows are the first ones of a later entry of this aggregation and `rev`.
+        parts: so many entries came before with rows of this one, which is `truncated` without them.
     """
 
     aggregation: str = ""
@@ -70,6 +75,8 @@ class Entry(msgspec.Struct, frozen=True):
     version: int | None = None
     truncated: bool = False
     begin: bool = False
+    part_of: str = ""
+    parts: int = 0
 
 
 _entry = msgspec.json.Decoder(Entry)
@@ -87,6 +94,29 @@ def read_entry(data: bytes) -> Entry:
     if entry.rev and not entry.revs:
         return msgspec.structs.replace(entry, revs=(entry.rev,))
     return entry
+
+
+class Parts:
+    """Puts the rows of entries together that were too many for one."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[tuple[str, int | None, int], list[tuple[Row, ...]]] = {}
+
+    def take(self, entry: Entry) -> Entry | None:
+        """A whole entry; None: more of it comes. One whose parts were missed stays truncated."""
+        if entry.part_of:
+            key = (entry.part_of, entry.version, entry.rev)
+            self._waiting.setdefault(key, []).append(entry.rows)
+            if len(self._waiting) > _WAITING:
+                del self._waiting[next(iter(self._waiting))]
+            return None
+        if not entry.parts:
+            return entry
+        before = self._waiting.pop((entry.aggregation, entry.version, entry.rev), [])
+        if len(before) != entry.parts:
+            return entry
+        rows = tuple(row for rows in (*before, entry.rows) for row in rows)
+        return msgspec.structs.replace(entry, rows=rows, truncated=False)
 
 
 def keyed(rows: Sequence[Row]) -> dict[Key, Row]:

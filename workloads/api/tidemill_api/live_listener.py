@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass, field
+import logging
+import time
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import msgspec
 
 from tidemill_api.catalog import PipelineModel
-from tidemill_api.database import Connection, Database, as_problem
+from tidemill_api.database import Connection, Database, as_problem, of_one_table
 from tidemill_api.describe import aggregation as describe_aggregation
 from tidemill_api.live_change import Change, Key, RowFilter, keyed, upserts
 from tidemill_api.live_progress import Progress
@@ -23,9 +25,13 @@ from tidemill_api.live_reading import read_changed, read_standings
 from tidemill_api.live_upstream import Ending, Upstream
 from tidemill_api.problems import Problem, unavailable
 
+log = logging.getLogger(__name__)
+
 PROTOCOL = 1
 HEARTBEAT_SECONDS = 15.0
 MAX_PENDING_ROWS = 10_000
+UNREAD_SECONDS = 5.0
+"""After so long an aggregation that could not be read is tried again."""
 _UNAVAILABLE = 1013
 
 
@@ -37,9 +43,10 @@ class Message(NamedTuple):
     resume: str = ""
 
 
-def error_message(code: str, detail: str) -> Message:
-    """An `error`."""
-    return Message("error", msgspec.json.encode({"type": "error", "code": code, "detail": detail}))
+def error_message(code: str, detail: str, aggregation: str = "") -> Message:
+    """An `error`; with an aggregation it is about this one only, and no end."""
+    about = {"aggregation": aggregation} if aggregation else {}
+    return Message("error", msgspec.json.encode({"type": "error", "code": code, "detail": detail, **about}))
 
 
 @dataclass
@@ -101,6 +108,8 @@ class Listener:
         self._pending: dict[str, Pending] = {}
         self._lost: dict[str, str] = {}
         self._floors: dict[str, int] = {}
+        # By aggregation: why it cannot be read, as the client was told, and when it is tried again.
+        self._unread: dict[str, tuple[str, float]] = {}
         self._told: Progress | None = None
         self._fault: Message | None = None
         self._begun = False
@@ -198,9 +207,15 @@ class Listener:
                 wanted, mark = self._query.wanted.get(name), marks.get(name)
                 if wanted is None or mark is None or mark.table != standing.table or mark.rev > standing.state.rev:
                     continue
-                rows = await read_changed(
-                    connection, model.aggregations[name], standing.state, mark, filters=wanted.filters
-                )
+                try:
+                    async with connection.transaction():
+                        rows = await read_changed(
+                            connection, model.aggregations[name], standing.state, mark, filters=wanted.filters
+                        )
+                except Exception as error:
+                    if not of_one_table(error):
+                        raise
+                    continue  # the snapshot in its place tells why, if it cannot be read either
                 if rows is not None:
                     rev = standing.state.rev
                     texts = Change(name, rev, rev, keyed(rows)).messages(RowFilter())
@@ -222,10 +237,21 @@ class Listener:
     async def _catch_up(self) -> list[Message]:
         messages = [self._fault] if self._fault else []
         self._fault = None
+        now = time.monotonic()
+        for name in [name for name, (_, again_at) in self._unread.items() if now >= again_at]:
+            self._lost.setdefault(name, "it could not be read")
         for name in list(self._lost):
             reason = self._lost.pop(name)
             rev = self._upstream.delivered(name)
-            snapshot = await self._upstream.snapshots.get(self._model, name, self._query.wanted[name], rev=rev)
+            try:
+                snapshot = await self._upstream.snapshots.get(self._model, name, self._query.wanted[name], rev=rev)
+            except Exception as error:
+                if isinstance(error, Problem) or not of_one_table(error):
+                    raise
+                messages += self._leave_out(name, error)
+                continue
+            if self._unread.pop(name, None):
+                self._told = None  # its mark is in the token again
             if name in self._lost:
                 continue  # lost again meanwhile: the next one will do
             self._settle(name, snapshot.rev)
@@ -240,5 +266,22 @@ class Listener:
         progress = self._upstream.progress
         if not self._lost and (progress is not self._told or not messages):
             self._told = progress
+            if self._unread:
+                # Whoever resumes has nothing of these yet.
+                marks = {name: mark for name, mark in progress.marks.items() if name not in self._unread}
+                progress = replace(progress, marks=marks)
             messages.append(Message("progress", progress.message, progress.resume))
         return messages
+
+    def _leave_out(self, name: str, error: Exception) -> list[Message]:
+        """Go on without an aggregation that cannot be read; the client is told once."""
+        problem = as_problem(error, self._model.name)
+        code = problem.code if problem else "unreadable"
+        text = f"{type(error).__name__}: {error}" if problem is None else problem.detail
+        detail = f"{name} cannot be read now, other aggregations can; it is tried again: {text}"
+        told = self._unread.get(name, ("", 0.0))[0]
+        self._unread[name], self._told = (detail, time.monotonic() + UNREAD_SECONDS), None
+        if detail == told:
+            return []
+        log.warning("%s: %s", self._model.name, detail)
+        return [error_message(code, detail, name)]

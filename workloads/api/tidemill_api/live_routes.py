@@ -28,7 +28,7 @@ Server-sent events; the same path takes a WebSocket, whose text messages are the
 | `upsert` | windows have changed | `aggregation`, `rev`, `rows`: replace those with the same group columns and `window_start` |
 | `progress` | after changes, and every 15 s | `watermark`, `closed_until` by aggregation, `resume`, `degraded` (changes are polled for and come later) |
 | `reset` | changes were missed | `aggregation`, `reason`; forget its rows, a `snapshot` follows |
-| `error` | before the end, or after a message that is not understood | `code`, `detail` |
+| `error` | before the end, or after a message that is not understood; with `aggregation` only this one cannot be read, and the others go on | `code`, `detail`, `aggregation` |
 
 Rows are those of the aggregates route. A row with a `rev` below one already seen of its window is older: keep the other.
 A window is closed once its `window_end` is not after `closed_until`; a window that closes without a new event is not

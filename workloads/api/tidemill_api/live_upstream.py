@@ -18,8 +18,8 @@ from typing import Protocol
 import redis.asyncio
 
 from tidemill_api.catalog import Catalog, PipelineModel
-from tidemill_api.database import Connection, Database, outage
-from tidemill_api.live_change import Change, Entry, Row, keyed
+from tidemill_api.database import Connection, Database, of_one_table, outage
+from tidemill_api.live_change import Change, Entry, Parts, Row, keyed
 from tidemill_api.live_ledger import Ledger
 from tidemill_api.live_progress import Progress
 from tidemill_api.live_reading import Standing, read_changed, read_standings
@@ -69,7 +69,10 @@ class Subscriber(Protocol):
 
 @dataclass(frozen=True)
 class _Found:
-    """What a look found of an aggregation: the windows that the stream did not bring, None if they are too many."""
+    """What a look found of an aggregation: the windows that the stream did not bring.
+
+    `rows` is None if they are too many, or cannot be read.
+    """
 
     standing: Standing
     asked: bool = False
@@ -91,6 +94,7 @@ class Upstream:
         self._ledgers: dict[str, Ledger] = {}
         self._left_at = self._looked_at = 0.0
         self._urgent = False
+        self._parts = Parts()
         self._stream_error = self._database_error = ""
         self.progress = Progress()
         self.snapshots = Snapshots(database)
@@ -166,9 +170,10 @@ class Upstream:
             self._stream_error = ""
             self._urgent |= missed
             for entry in entries:
-                if of_another_version(entry, model):
+                whole = self._parts.take(entry)
+                if whole is None or of_another_version(whole, model):
                     continue
-                self._take(entry)
+                self._take(whole)
         except Unreachable as error:
             if not self._stream_error:
                 log.warning("%s: live changes by polling; Redis: %s", self._pipeline, error)
@@ -221,7 +226,16 @@ class Upstream:
         until = standing.state.rev if self._urgent else ledger.expected
         if ledger.complete >= until:
             return _Found(standing)
-        rows = await read_changed(connection, model.aggregations[name], standing.state, ledger.mark, but=ledger.seen)
+        aggregation = model.aggregations[name]
+        try:
+            async with connection.transaction():
+                rows = await read_changed(connection, aggregation, standing.state, ledger.mark, but=ledger.seen)
+        except Exception as error:
+            if not of_one_table(error):
+                raise
+            # The others go on. Its listeners are told by the snapshot that they then ask for.
+            log.warning("%s: changes of %s cannot be read: %s", self._pipeline, name, error)
+            return _Found(standing, True)
         return _Found(standing, True, rows)
 
     def _settle(self, name: str, found: _Found) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -10,6 +11,8 @@ import msgspec
 
 from tidemill_api.selection import Column
 from tidemill_api.values import encoder
+
+log = logging.getLogger(__name__)
 
 JSON, NDJSON, CSV = "application/json", "application/x-ndjson", "text/csv"
 Row = Sequence[Any]
@@ -32,7 +35,12 @@ class RowEncoder:
         """A row's values, ready for JSON."""
         values = list(row)
         for index, convert in self._converters:
-            values[index] = convert(values[index])
+            try:
+                values[index] = convert(values[index])
+            except Exception as error:
+                # A damaged sketch, say: one value that cannot be read is null, all others are answered.
+                log.warning("%s of a row cannot be read: %s: %s", self.names[index], type(error).__name__, error)
+                values[index] = None
         return values
 
     def record(self, row: Row) -> dict[str, Any]:

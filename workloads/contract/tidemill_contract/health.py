@@ -39,11 +39,16 @@ class Dependency:
 
 
 def report(
-    component: str, dependencies: Sequence[Dependency], extra: Mapping[str, Any] | None = None
+    component: str,
+    dependencies: Sequence[Dependency],
+    extra: Mapping[str, Any] | None = None,
+    *,
+    degraded: bool = False,
 ) -> tuple[int, dict[str, Any]]:
     """Status code and body of /health.
 
-    200 `healthy`; 200 `degraded` while only optional dependencies are down; 503 `unhealthy` otherwise.
+    200 `healthy`; 200 `degraded` while only optional dependencies are down, or as the component itself says; 503
+    `unhealthy` otherwise.
 
     Raises:
         ValueError: `extra` would replace status, component or dependencies.
@@ -51,7 +56,8 @@ def report(
     if taken := _RESERVED & set(extra or ()):
         raise ValueError(f"extra holds {', '.join(sorted(taken))}, which /health writes itself: choose another name")
     down = [dependency for dependency in dependencies if not dependency.up]
-    status = "healthy" if not down else "unhealthy" if any(dependency.required for dependency in down) else "degraded"
+    broken = any(dependency.required for dependency in down)
+    status = "unhealthy" if broken else "degraded" if down or degraded else "healthy"
     body = {
         "status": status,
         "component": component,

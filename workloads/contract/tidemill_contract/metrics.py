@@ -68,6 +68,17 @@ FENCED = Counter(
 ROLLED_BACK = Counter("tidemill_rolled_back_batches_total", "Batches rolled back for another reason.", ("reason",))
 REBALANCES = Counter("tidemill_rebalances_total", "Changes of the assigned partitions.")
 RESULTS_PUBLISHED = Counter("tidemill_results_published_total", "Records written to the output topics.")
+KEEPER_FAILURES = Counter(
+    "tidemill_keeper_failures_total", "Failed attempts to close, scan or publish windows of an aggregation.", ("duty",)
+)
+HELD_UP = Gauge(
+    "tidemill_held_up", "Aggregations of which windows cannot be closed, scanned or published for now.", ("duty",)
+)
+WINDOWS_SKIPPED = Counter(
+    "tidemill_windows_skipped_total",
+    "Values, windows or records that could not be read or published and were passed over.",
+    ("duty",),
+)
 LIVE_PUBLISHED = Counter("tidemill_live_published_total", "Changed rows published to live listeners.")
 ANOMALIES_DETECTED = Counter("anomalies_detected_total", "Anomalies found by the detectors.")
 

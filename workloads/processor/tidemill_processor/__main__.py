@@ -22,9 +22,12 @@ from tidemill_processor.keeper import Duties, Keeper
 from tidemill_processor.keeping import Report
 from tidemill_processor.live import Live
 from tidemill_processor.loop import Loop
-from tidemill_processor.publish import Outlet, Publisher
+from tidemill_processor.outlet import Outlet
+from tidemill_processor.publish import Publisher
 from tidemill_processor.scanning import Scanner
 from tidemill_processor.source import Source
+from tidemill_processor.standing import standing
+from tidemill_processor.trials import Trials
 
 log = logging.getLogger("tidemill_processor")
 
@@ -62,7 +65,8 @@ class Processor:
         interval = min(1.0, parse_ms(config.spec.processor.flush_interval) / 1000)
         # What a replay fills is closed, scanned and published once it is live.
         replaying = self._database.reader != LIVE
-        self.keeper = None if replaying else Keeper(self._database.connect, self._duties, interval)
+        trials = Trials(self._database.schema)
+        self.keeper = None if replaying else Keeper(self._database.connect, self._duties, trials, interval)
 
     def _note(self, changes: Any) -> None:
         if self._live is not None:
@@ -76,7 +80,7 @@ class Processor:
             self._live = Live(database, stores, config, self._redis, self._call_redis)
         return Duties(
             closer=Closer(database, stores, config),
-            scanners={s.name: Scanner(database, s, rules[s.name]) for s in stores if rules[s.name]},
+            scanners=[Scanner(database, s, rules[s.name]) for s in stores if rules[s.name]],
             publisher=Publisher(database, stores, config, Outlet(self._source.producer)),
             live=self._live,
             report=self._report,
@@ -100,6 +104,7 @@ class Processor:
                 Dependency("redis", not keeper.redis_error, False, keeper.redis_error, guards.redis.state)
             )
         clock = keeper.clock if keeper is not None else None
+        kept = standing(keeper)
         return report(
             "processor",
             dependencies,
@@ -110,8 +115,9 @@ class Processor:
                 "watermark": clock.watermark if clock else None,
                 "superseded": loop.superseded,
                 "quotas": self._report.texts or "ok",
-                "publishing": keeper.publish_error or "ok" if keeper is not None else "replaying",
+                **kept.told,
             },
+            degraded=kept.degraded,
         )
 
     def ready(self) -> bool:

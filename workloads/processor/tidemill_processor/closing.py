@@ -7,6 +7,7 @@ sees it either before its merge or after it, never in between.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -14,6 +15,7 @@ import psycopg
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_processor.database import CLOCK_MS, AggregationStore, Database, from_ms, to_ms
+from tidemill_processor.trials import Attempt, Duty, at_once
 from tidemill_processor.watermark import PartitionTime, ReaderTime, advance, closed_until
 
 
@@ -37,29 +39,41 @@ class Closer:
         self._max_disorder_ms = parse_ms(times.max_disorder)
         self._idle_timeout_ms = parse_ms(times.idle_timeout)
 
-    def run(self, connection: psycopg.Connection[Any]) -> Clock:
-        """One pass."""
+    def run(self, connection: psycopg.Connection[Any], attempt: Attempt = at_once) -> Clock:
+        """One pass; each aggregation is closed by an attempt of its own."""
         watermark = self._advance(connection)
-        closed = {
-            name: until
-            for name, until in connection.execute(f"SELECT id, closed_until FROM {self._schema}._aggregations")
-        }
+        until = dict(connection.execute(f"SELECT id, closed_until FROM {self._schema}._aggregations").fetchall())
+        closed: dict[str, int | None] = {store.name: until[store.id] for store in self._stores}
         newly: dict[str, int] = {}
-        for store in self._stores:
-            if watermark is None:
-                continue
-            until = closed_until(watermark, grace_ms=store.layout.grace_ms, pane_ms=store.layout.pane_ms)
-            if closed[store.id] is None or until > closed[store.id]:
-                with connection.transaction():
-                    connection.execute(self._database.lock(store.id))
-                    update = (
-                        f"UPDATE {self._schema}._aggregations SET closed_until = %s"
-                        " WHERE id = %s AND (closed_until IS NULL OR closed_until < %s)"
-                    )
-                    if connection.execute(update, (until, store.id, until)).rowcount:
-                        newly[store.name] = until
-                closed[store.id] = until
-        return Clock(watermark, {store.name: closed[store.id] for store in self._stores}, newly)
+        if watermark is not None:
+            for store in self._stores:
+                duty = Duty("close", store.name, store.version)
+                attempt(connection, duty, partial(self._close, connection, store, watermark, closed, newly))
+        return Clock(watermark, closed, newly)
+
+    def _close(
+        self,
+        connection: psycopg.Connection[Any],
+        store: AggregationStore,
+        watermark: int,
+        closed: dict[str, int | None],
+        newly: dict[str, int],
+    ) -> int:
+        """Close an aggregation's windows by the watermark, noted in `closed` and, if it was us, in `newly`."""
+        until = closed_until(watermark, grace_ms=store.layout.grace_ms, pane_ms=store.layout.pane_ms)
+        before = closed[store.name]
+        if before is not None and until <= before:
+            return 0
+        with connection.transaction():
+            connection.execute(self._database.lock(store.id))
+            update = (
+                f"UPDATE {self._schema}._aggregations SET closed_until = %s"
+                " WHERE id = %s AND (closed_until IS NULL OR closed_until < %s)"
+            )
+            if connection.execute(update, (until, store.id, until)).rowcount:
+                newly[store.name] = until
+        closed[store.name] = until
+        return 1
 
     def _advance(self, connection: psycopg.Connection[Any]) -> int | None:
         with connection.transaction():

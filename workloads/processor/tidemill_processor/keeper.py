@@ -1,7 +1,8 @@
 """The keeper: a thread that closes windows, scans them for anomalies, publishes and feeds live listeners.
 
 It has a connection of its own, so that the loop that commits events never waits for it. Every replica has one; the
-passes are idempotent or take a lock that only one holds.
+passes are idempotent or take a lock that only one holds. Each duty of each aggregation is tried by itself: one that
+fails holds up no other, and only a connection that is gone ends a pass.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -18,13 +20,17 @@ import redis
 
 from tidemill_contract import metrics
 from tidemill_contract.resilience import BreakerOpen
+from tidemill_processor.blame import reason
 from tidemill_processor.closing import Clock, Closer
 from tidemill_processor.keeping import Report
 from tidemill_processor.live import Live
-from tidemill_processor.publish import Publisher, PublishFailed
+from tidemill_processor.publish import Publisher
 from tidemill_processor.scanning import Scanner
+from tidemill_processor.trials import Duty, Trials
 
 log = logging.getLogger(__name__)
+
+FIRST_BACKOFF_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ class Duties:
     """What a keeper does, made anew with each connection."""
 
     closer: Closer
-    scanners: dict[str, Scanner]
+    scanners: list[Scanner]
     publisher: Publisher
     live: Live | None
     report: Report
@@ -44,24 +50,31 @@ class Keeper(threading.Thread):
     Args:
         connect: a new connection; may raise psycopg.OperationalError.
         duties: makes the duties over a connection.
+        trials: of the pipeline's schema.
         interval_seconds: between passes.
+
+    Attributes:
+        error: why no pass came to its end lately; empty after one that did.
     """
 
     def __init__(
         self,
         connect: Callable[[], psycopg.Connection[Any]],
         duties: Callable[[psycopg.Connection[Any]], Duties],
+        trials: Trials,
         interval_seconds: float,
     ) -> None:
         super().__init__(name="keeper", daemon=True)
         self._connect = connect
         self._duties = duties
+        self.trials = trials
         self._interval = interval_seconds
         self._stopping = threading.Event()
         self.clock: Clock | None = None
         self.alive_at = time.monotonic()
         self.redis_error = ""
-        self.publish_error = ""
+        self.error = ""
+        self._backoff = FIRST_BACKOFF_SECONDS
 
     def stop(self, timeout_seconds: float = 10.0) -> None:
         """Finish the present pass and end."""
@@ -69,56 +82,73 @@ class Keeper(threading.Thread):
         self.join(timeout_seconds)
 
     def run(self) -> None:  # noqa: D102
-        backoff = 0.5
         while not self._stopping.is_set():
             try:
                 with self._connect() as connection:
-                    backoff = 0.5
                     self._serve(connection)
-            except (psycopg.Error, OSError, LookupError) as error:
-                log.warning("keeper: %s; again in %.1f s", str(error).strip(), backoff)
+            except Exception as error:
+                self.error = reason(error)
+                log.warning(
+                    "keeper: %s; again in %.1f s", self.error, self._backoff,
+                    exc_info=not isinstance(error, psycopg.Error | OSError | LookupError),
+                )  # fmt: skip
                 self.alive_at = time.monotonic()
-                self._stopping.wait(backoff)
-                backoff = min(backoff * 2, 8.0)
+                self._stopping.wait(self._backoff)
+                self._backoff = min(self._backoff * 2, 8.0)
 
     def _serve(self, connection: psycopg.Connection[Any]) -> None:
         duties = self._duties(connection)
         while not self._stopping.is_set():
             busy = self._pass(connection, duties)
-            self.alive_at = time.monotonic()
+            self.error, self._backoff = "", FIRST_BACKOFF_SECONDS
             if not busy:
                 self._stopping.wait(self._interval)
 
     def _pass(self, connection: psycopg.Connection[Any], duties: Duties) -> bool:
-        clock = duties.closer.run(connection)
-        self.clock = clock
+        clock = self.clock = duties.closer.run(connection, self._try)
+        self.alive_at = time.monotonic()
         if clock.watermark is not None:
             metrics.WATERMARK_SECONDS.set(clock.watermark / 1000)
         if clock.newly_closed:
             metrics.CLOSINGS.inc(len(clock.newly_closed))
         duties.report.run(connection)
         self._feed(connection, duties, clock)
-        for name, scanner in duties.scanners.items():
-            until = clock.closed.get(name)
-            if until is not None:
-                scanner.run(connection, until)
-        try:
-            published = duties.publisher.run(connection, clock.closed)
-            self.publish_error = ""
-            return published > 0
-        except PublishFailed as error:
-            if not self.publish_error:
-                log.warning("publishing: %s", error)
-            self.publish_error = str(error)
-            return False
+        for duty, work in _scans(connection, duties, clock):
+            self._try(connection, duty, work)
+        published, results_fail = 0, False
+        for duty, work in duties.publisher.duties(connection, clock.closed):
+            # All results go to one topic: if Kafka does not take those of one aggregation, the next is not waited for.
+            if results_fail and duty.aggregation:
+                continue
+            published += self._try(connection, duty, work)
+            trouble = self.trials.trouble(duty)
+            results_fail |= bool(duty.aggregation and trouble and trouble.kafka)
+        return published > 0
+
+    def _try(self, connection: psycopg.Connection[Any], duty: Duty, work: Callable[[], int]) -> int:
+        answer = self.trials.run(connection, duty, work)
+        self.alive_at = time.monotonic()
+        return answer
 
     def _feed(self, connection: psycopg.Connection[Any], duties: Duties, clock: Clock) -> None:
         if duties.live is None:
             return
         try:
-            duties.live.run(connection, clock)
+            duties.live.run(connection, clock, self._try)
             self.redis_error = ""
         except (redis.RedisError, BreakerOpen, OSError) as error:
             if not self.redis_error:
                 log.warning("live changes are not published: %s", error)
             self.redis_error = str(error) or type(error).__name__
+
+
+def _scans(
+    connection: psycopg.Connection[Any], duties: Duties, clock: Clock
+) -> Iterator[tuple[Duty, Callable[[], int]]]:
+    for scanner in duties.scanners:
+        until, name, version = clock.closed.get(scanner.store.name), scanner.store.name, scanner.store.version
+        if until is None:
+            continue
+        if scanner.store.layout.reopen_ms is not None:
+            yield Duty("rescore", name, version), partial(scanner.rescore, connection, until)
+        yield Duty("scan", name, version), partial(scanner.run, connection, until)

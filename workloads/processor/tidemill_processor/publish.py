@@ -8,82 +8,35 @@ repeats.
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 import psycopg
-from confluent_kafka import KafkaException, Producer
 
 from tidemill_contract import metrics
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.times import rfc3339, rfc3339_ms
+from tidemill_processor.blame import is_fault, reason
 from tidemill_processor.corrections import Corrections
 from tidemill_processor.database import AggregationStore, Database
-from tidemill_processor.windows import WindowReader
+from tidemill_processor.outlet import Outlet, RecordRefused, Refused
+from tidemill_processor.salvage import Salvage
+from tidemill_processor.skipped import Skip, record
+from tidemill_processor.trials import Duty
+from tidemill_processor.windows import Query, WindowReader
 
 log = logging.getLogger(__name__)
 
 MARKED_ROWS = 1_000
-FLUSH_SECONDS = 8.0
 _FEW, _MANY = 5_000, 20_000
-
+_SHRINK = 8
+"""By so much the next piece is smaller after one that failed."""
 
 _encode = msgspec.json.Encoder().encode
-
-
-class PublishFailed(Exception):
-    """Kafka did not acknowledge everything; the marks stay where they were."""
-
-
-class Outlet:
-    """A producer that knows whether all it was given was acknowledged; one that met a fatal error is replaced.
-
-    Args:
-        make: a new producer.
-    """
-
-    def __init__(self, make: Callable[[], Producer]) -> None:
-        self._make, self._producer = make, make()
-        self._error: Any = None
-
-    def send(self, topic: str, key: bytes, value: dict[str, Any], headers: dict[str, str]) -> None:
-        """Queue one JSON record."""
-        self.send_raw(topic, key, _encode(value), headers)
-
-    def send_raw(self, topic: str, key: bytes | None, value: bytes | None, headers: dict[str, str]) -> None:
-        """Queue one record as it is; waits while the queue is full.
-
-        Raises:
-            PublishFailed: it stays full, or the producer does not work any more.
-        """
-        try:
-            self._producer.produce(topic, value, key, headers=headers, on_delivery=self._delivered)
-        except BufferError:
-            self.settle()
-            self.send_raw(topic, key, value, headers)
-        except KafkaException as error:
-            if error.args[0].fatal():
-                self._producer = self._make()
-            raise PublishFailed(error.args[0].str()) from None
-
-    def _delivered(self, error: Any, message: Any) -> None:
-        if error is not None:
-            self._error = error
-
-    def settle(self) -> None:
-        """Wait until all is acknowledged.
-
-        Raises:
-            PublishFailed: something was not, within a few seconds.
-        """
-        left = self._producer.flush(FLUSH_SECONDS)
-        error, self._error = self._error, None
-        if error is not None or left:
-            raise PublishFailed(
-                str(error) if error is not None else f"{left} records not acknowledged in {FLUSH_SECONDS} s"
-            )
 
 
 class _ResultEncoder:
@@ -96,6 +49,7 @@ class _ResultEncoder:
     def __init__(self, store: AggregationStore, reader: WindowReader) -> None:
         self._name, self._id = store.name, f"{store.name}/{store.version}"
         self._at, self._revised = len(reader.groups), reader.revised
+        self._end = -1 if reader.revised else None
         self._group, self._metrics = _object_encoder(reader.groups), _object_encoder(reader.metrics)
         self._head = _encode({"aggregation": store.name, "version": store.version})[:-1] + b',"group":'
         self._times: list[Any] = []
@@ -104,15 +58,22 @@ class _ResultEncoder:
     def record(self, window: list[Any]) -> tuple[bytes, bytes, dict[str, str]]:
         """The record of a window, a row of `WindowReader.closed` or `corrected`."""
         at = self._at
-        revision = window.pop() if self._revised else 0
+        revision = window[-1] if self._revised else 0
         if [*window[at : at + 2], revision] != self._times:
             self._times = [*window[at : at + 2], revision]
             times = {"window_start": window[at], "window_end": window[at + 1], "revision": revision}
             self._middle = b"," + _encode(times)[1:-1] + b',"metrics":'
             self._prefix = f"{self._id}/{window[at]}/{revision}/"
         key = self._group(window[:at])
-        value = b"".join((self._head, key, self._middle, self._metrics(window[at + 2 :]), b"}"))
+        value = b"".join((self._head, key, self._middle, self._metrics(window[at + 2 : self._end]), b"}"))
         return key, value, {"id": self._prefix + key.decode(), "aggregation": self._name}
+
+
+def _headers_of(refused: Refused) -> dict[str, str]:
+    """The headers of a record of results, made again."""
+    told = msgspec.json.decode(refused.value or b"{}")
+    head = f"{told['aggregation']}/{told['version']}/{told['window_start']}/{told['revision']}/"
+    return {"id": head + (refused.key or b"").decode(), "aggregation": told["aggregation"]}
 
 
 def _object_encoder(names: Sequence[str]) -> Callable[[Sequence[Any]], bytes]:
@@ -137,21 +98,43 @@ class Publisher:
         self._results_topic = config.topic("results")
         self._spans = {store.id: 1 for store in stores}
 
-    def run(self, connection: psycopg.Connection[Any], closed: dict[str, int | None]) -> int:
-        """One pass over everything unpublished, a bounded piece each; the number of records published.
+    def duties(
+        self, connection: psycopg.Connection[Any], closed: dict[str, int | None]
+    ) -> Iterator[tuple[Duty, Callable[[], int]]]:
+        """Everything unpublished, a bounded piece each; what is called answers the number of records published.
 
-        Raises:
-            PublishFailed: Kafka is not taking them.
+        It raises PublishFailed if Kafka is not taking them.
         """
-        published = self._dead_letters(connection) + self._anomalies(connection)
+        yield (found := Duty("dead letters")), partial(self._dead_letters, connection, found)
+        yield (found := Duty("anomalies")), partial(self._anomalies, connection, found)
         for store in self._stores:
             until = closed.get(store.name)
             if until is not None:
-                published += self._results(connection, store, until) + self._corrections(connection, store, until)
-        return published
+                name, version = store.name, store.version
+                yield Duty("publish", name, version), partial(self._results, connection, store, until)
+                if store.layout.reopen_ms is not None:
+                    yield Duty("corrections", name, version), partial(self._corrections, connection, store, until)
 
     def _results(self, connection: psycopg.Connection[Any], store: AggregationStore, closed_until: int) -> int:
-        reader = self._readers[store.id]
+        """Publish a piece, and a smaller one if it cannot be read; of the smallest what can be read of it."""
+        while True:
+            panes = self._spans[store.id]
+            try:
+                return self._piece(connection, store, closed_until, panes)
+            except Exception as error:
+                self._outlet.forget()
+                fault = is_fault(error)
+                if fault or isinstance(error, psycopg.Error):
+                    # A timeout is no row's fault, but less is read in less time.
+                    self._spans[store.id] = panes // _SHRINK if fault else max(1, panes // _SHRINK)
+                if not fault or panes == 0 or connection.closed:
+                    raise
+
+    def _piece(
+        self, connection: psycopg.Connection[Any], store: AggregationStore, closed_until: int, panes: int
+    ) -> int:
+        """Publish the next windows, about so many panes of them; 0: those that end next, salvaged."""
+        reader, duty = self._readers[store.id], Duty("publish", store.name, store.version)
         with connection.transaction():
             if not self._locked(connection, store):
                 return 0
@@ -163,42 +146,85 @@ class Publisher:
             # From that generation on other columns may be fed: windows closed since then are its processors' to read.
             if self._database.newer_generation(connection) is not None:
                 return 0
-            span = reader.span(connection, row[0], closed_until, self._spans[store.id])
+            span = reader.span(connection, row[0], closed_until, panes)
             until, count = closed_until, 0
             if span is not None:
-                until, encoder = span.last_ms, _ResultEncoder(store, reader)
-                for window in reader.closed(connection, span):
-                    key, value, headers = encoder.record(window)
-                    self._outlet.send_raw(self._results_topic, key, value, headers)
-                    count += 1
-                self._outlet.settle()
-                if count < _FEW:
-                    self._spans[store.id] = min(100_000, self._spans[store.id] * 2)
-                elif count > _MANY:
-                    self._spans[store.id] = max(1, self._spans[store.id] // 2)
+                until = span.last_ms
+                count = self._send(connection, store, duty, partial(reader.of_closed, span), careful=panes == 0)
             connection.execute(
                 f"UPDATE {self._schema}._aggregations SET published_until = %s WHERE id = %s", (until, store.id)
             )
+        if span is not None and count < _FEW:
+            self._spans[store.id] = min(100_000, max(1, panes * 2))
+        elif count > _MANY:
+            self._spans[store.id] = max(1, panes // 2)
         metrics.RESULTS_PUBLISHED.inc(count)
         return max(count, 1 if until < closed_until else 0)
 
     def _corrections(self, connection: psycopg.Connection[Any], store: AggregationStore, closed_until: int) -> int:
-        """Publish closed windows that late events changed, under their new revision."""
-        reader, count, noted = self._readers[store.id], 0, Corrections(self._database, store, "published")
+        """Publish closed windows that late events changed, under their new revision; if need be, what can be read."""
+        try:
+            return self._corrected(connection, store, closed_until, careful=False)
+        except Exception as error:
+            self._outlet.forget()
+            if not is_fault(error) or connection.closed:
+                raise
+        return self._corrected(connection, store, closed_until, careful=True)
+
+    def _corrected(
+        self, connection: psycopg.Connection[Any], store: AggregationStore, closed_until: int, *, careful: bool
+    ) -> int:
+        reader, noted = self._readers[store.id], Corrections(self._database, store, "published")
+        duty = Duty("corrections", store.name, store.version)
         with connection.transaction():
             corrected = noted.due(connection) if self._locked(connection, store) else None
             if corrected is None or self._database.newer_generation(connection) is not None:
                 return 0
-            encoder = _ResultEncoder(store, reader)
             span = (corrected.first_ms, corrected.last_ms, corrected.revs, closed_until)
-            for window in reader.corrected(connection, *span):
-                key, value, headers = encoder.record(window)
-                self._outlet.send_raw(self._results_topic, key, value, headers)
-                count += 1
-            self._outlet.settle()
+            count = self._send(connection, store, duty, partial(reader.of_corrected, *span), careful=careful)
             noted.done(connection, corrected)
         metrics.RESULTS_PUBLISHED.inc(count)
         return count
+
+    def _send(
+        self,
+        connection: psycopg.Connection[Any],
+        store: AggregationStore,
+        duty: Duty,
+        query: Callable[..., Query],
+        *,
+        careful: bool,
+    ) -> int:
+        """Publish the windows of a query, acknowledged, and note what is passed over; how many there are."""
+        reader, count, refused = self._readers[store.id], 0, list[Refused]()
+        encoder, salvage = _ResultEncoder(store, reader), Salvage(connection, reader, query)
+        for window in salvage.rows() if careful else reader.rows(connection, query()):
+            key, value, headers = encoder.record(window)
+            try:
+                self._outlet.send(self._results_topic, key, value, headers, keep=False)
+            except RecordRefused as error:
+                refused.append(Refused(self._results_topic, key, value, headers, reason(error)))
+            count += 1
+        refused += self._outlet.settle(_headers_of)
+        skips = [*salvage.skips, *(self._shorten(found) for found in refused)]
+        record(connection, self._schema, duty, skips)
+        return count
+
+    def _shorten(self, refused: Refused) -> Skip:
+        """Publish a window that is too large for Kafka with null for its longest metrics; what is missing then."""
+        window = msgspec.json.decode(refused.value or b"{}")
+        values, missing = window["metrics"], list[str]()
+        at, group = window["window_start"], json.dumps(window["group"], sort_keys=True)
+        for name in sorted(values, key=lambda name: len(_encode(values[name])), reverse=True):
+            values[name] = None
+            missing.append(name)
+            try:
+                self._outlet.send(refused.topic, refused.key, _encode(window), refused.headers)
+                if not self._outlet.settle():
+                    return Skip(refused.reason, at, group=group, metrics=tuple(missing))
+            except RecordRefused:
+                continue
+        return Skip(refused.reason, at, group=group)
 
     def _locked(self, connection: psycopg.Connection[Any], store: AggregationStore) -> bool:
         """Whether this process alone publishes the aggregation's results, in this transaction."""
@@ -206,7 +232,8 @@ class Publisher:
         row = connection.execute(query, (f"{self._schema}/publish", store.id)).fetchone()
         return bool(row and row[0])
 
-    def _anomalies(self, connection: psycopg.Connection[Any]) -> int:
+    def _anomalies(self, connection: psycopg.Connection[Any], duty: Duty) -> int:
+        outbox = _Outbox(self._outlet)
         with connection.transaction():
             rows = connection.execute(
                 "SELECT id, anomaly, aggregation, version, metric, group_key, window_start, window_end, value, score,"
@@ -235,7 +262,7 @@ class Publisher:
                 offset,
             ) in rows:
                 key = msgspec.json.encode(group)
-                record = {
+                told = {
                     "anomaly": rule, "aggregation": aggregation, "version": version, "metric": metric, "group": group,
                     "window_start": rfc3339(start), "window_end": rfc3339(end), "value": value, "score": score,
                     "expected": expected, "lower": low, "upper": high, "severity": severity,
@@ -245,14 +272,15 @@ class Publisher:
                     id_ = f"{rule}/{version}/{rfc3339(start)}/{revision}/{key.decode()}"
                 else:
                     id_ = f"{rule}/{epoch}/{partition}/{offset}"
-                self._outlet.send(self._config.topic("anomalies"), key, record, {"id": id_, "anomaly": rule})
+                outbox.send(self._config.topic("anomalies"), key, _encode(told), {"id": id_, "anomaly": rule})
             if rows:
-                self._outlet.settle()
+                record(connection, self._schema, duty, outbox.settle())
                 ids = [row[0] for row in rows]
                 connection.execute(f"UPDATE {self._schema}._anomalies SET published = true WHERE id = ANY(%s)", (ids,))
         return len(rows)
 
-    def _dead_letters(self, connection: psycopg.Connection[Any]) -> int:
+    def _dead_letters(self, connection: psycopg.Connection[Any], duty: Duty) -> int:
+        outbox = _Outbox(self._outlet)
         with connection.transaction():
             rows = connection.execute(
                 'SELECT epoch, partition, "offset", aggregation, reason, field, detail, key, value, event_time, windows'
@@ -260,23 +288,54 @@ class Publisher:
                 f' ORDER BY epoch, partition, "offset" LIMIT {MARKED_ROWS}'
                 " FOR UPDATE SKIP LOCKED"
             ).fetchall()
-            for epoch, partition, offset, aggregation, reason, field, detail, key, value, event_time, windows in rows:
-                headers = {
-                    "reason": reason, "field": field or "", "topic": self._config.events_topic,
-                    "partition": str(partition), "offset": str(offset), "aggregation": aggregation,
-                    "detail": detail or "",
-                    "id": f"{epoch}/{partition}/{offset}/{aggregation}",
-                }  # fmt: skip
-                if event_time is not None:
-                    headers["event_time"] = rfc3339_ms(event_time)
-                if windows:
-                    headers["windows"] = ",".join(rfc3339_ms(start) for start in windows)
-                self._outlet.send_raw(self._config.topic("dead-letters"), key, value, headers)
+            for row in rows:
+                try:
+                    outbox.send(self._config.topic("dead-letters"), *self._letter(row))
+                except (ArithmeticError, ValueError, TypeError) as error:
+                    outbox.skip(f"{row[0]}/{row[1]}/{row[2]}/{row[3]}", error)
             if rows:
-                self._outlet.settle()
+                record(connection, self._schema, duty, outbox.settle())
                 connection.cursor().executemany(
                     f"UPDATE {self._schema}._dead_letters SET published = true"
                     ' WHERE epoch = %s AND partition = %s AND "offset" = %s AND aggregation = %s',
                     [row[:4] for row in rows],
                 )
         return len(rows)
+
+    def _letter(self, row: tuple[Any, ...]) -> tuple[bytes | None, bytes | None, dict[str, str]]:
+        """Key, value and headers of a dead letter."""
+        epoch, partition, offset, aggregation, why, field, detail, key, value, event_time, windows = row
+        headers = {
+            "reason": why, "field": field or "", "topic": self._config.events_topic,
+            "partition": str(partition), "offset": str(offset), "aggregation": aggregation,
+            "detail": detail or "",
+            "id": f"{epoch}/{partition}/{offset}/{aggregation}",
+        }  # fmt: skip
+        if event_time is not None:
+            headers["event_time"] = rfc3339_ms(event_time)
+        if windows:
+            headers["windows"] = ",".join(rfc3339_ms(start) for start in windows)
+        return key, value, headers
+
+
+class _Outbox:
+    """Records that are each by themselves: one that cannot be published is told and holds up no other."""
+
+    def __init__(self, outlet: Outlet) -> None:
+        self._outlet, self._skips = outlet, list[Skip]()
+
+    def send(self, topic: str, key: bytes | None, value: bytes | None, headers: dict[str, str]) -> None:
+        """Queue a record."""
+        try:
+            self._outlet.send(topic, key, value, headers)
+        except RecordRefused as error:
+            self.skip(headers["id"], error)
+
+    def skip(self, id_: str, error: Exception) -> None:
+        """Pass a record over."""
+        self._skips.append(Skip(f"record {id_}: {reason(error)}"))
+
+    def settle(self) -> list[Skip]:
+        """Wait until the others are acknowledged; what was passed over."""
+        refused = self._outlet.settle()
+        return [*self._skips, *(Skip(f"record {dict(r.headers or ()).get('id')}: {r.reason}") for r in refused)]

@@ -10,7 +10,7 @@ import datetime as dt
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import psycopg
@@ -19,7 +19,10 @@ from tidemill_contract.spec import AnomalySpec
 from tidemill_processor.anomalies import Anomaly, insert_anomalies, parse_state, scanner_place
 from tidemill_processor.corrections import Corrections
 from tidemill_processor.database import AggregationStore, Database, to_ms
-from tidemill_processor.detectors import State, Verdict, judge
+from tidemill_processor.detectors import State, Verdict, judge, number
+from tidemill_processor.salvage import Salvage
+from tidemill_processor.skipped import record
+from tidemill_processor.trials import Duty
 from tidemill_processor.windows import WindowReader
 
 KEPT_WINDOWS = 24
@@ -73,6 +76,7 @@ class Rescorer:
         self._database, self._schema = database, database.schema
         self._store, self._rules, self._reader = store, rules, reader
         self._noted = Corrections(database, store, "scanned")
+        self._duty = Duty("rescore", store.name, store.version)
 
     def remember(self, connection: psycopg.Connection[Any], before: Iterable[tuple[str, ClosedWindow, State]]) -> None:
         """Keep what detectors (by rule) knew before windows, where windows can be reopened."""
@@ -95,12 +99,17 @@ class Rescorer:
             delete = f"DELETE FROM {self._schema}._detector_history WHERE aggregation_id = %s AND window_start < %s"
             connection.execute(delete, (self._store.id, scanned_until - kept))
 
-    def run(self, connection: psycopg.Connection[Any], scanned_until: int) -> int:
-        """Judge some of what was corrected, of windows that were judged before; the number of anomalies written."""
+    def run(self, connection: psycopg.Connection[Any], scanned_until: int, *, careful: bool = False) -> int:
+        """Judge some of what was corrected, of windows that were judged before; the number of anomalies written.
+
+        With `careful` what cannot be read or judged of it is passed over.
+        """
         corrected = self._noted.due(connection)
         if corrected is None:
             return 0
-        rows = self._reader.corrected(connection, corrected.first_ms, corrected.last_ms, corrected.revs, scanned_until)
+        span = (corrected.first_ms, corrected.last_ms, corrected.revs, scanned_until)
+        salvage = Salvage(connection, self._reader, partial(self._reader.of_corrected, *span))
+        rows = salvage.rows() if careful else self._reader.corrected(connection, *span)
         windows = [ClosedWindow.of(self._reader, row) for row in rows]
         starts = [window.start_ms for window in windows]
         states, told = self._history(connection, starts), self._told(connection, starts)
@@ -112,13 +121,14 @@ class Rescorer:
                 if value is not None:
                     if key not in states:
                         continue
-                    verdict, _ = judge(rule.detector, states[key], window.start_ms, float(value))
+                    verdict, _ = judge(rule.detector, states[key], window.start_ms, number(value))
                 if verdict is None and key in told:
-                    shown = told[key] if value is None else float(value)
+                    shown = told[key] if value is None else number(value)
                     verdict = Verdict(shown, 0.0, CLEARED, None, None, None)
                 if verdict is not None:
                     found.append(window.anomaly(self._store, rule, verdict))
         insert_anomalies(connection, self._database, found, scanner_place(self._store.id))
+        record(connection, self._schema, self._duty, salvage.skips)
         self._noted.done(connection, corrected)
         return len(found)
 

@@ -13,9 +13,13 @@ import psycopg
 from tidemill_contract.partials import REVISION, quote
 from tidemill_contract.times import rfc3339
 from tidemill_contract.windows import answer_columns, decoders, window_source
+from tidemill_processor.blame import reason
 from tidemill_processor.database import AggregationStore, Database, from_ms, to_ms
 
 FETCH_ROWS = 5_000
+
+Query = tuple[str, tuple[Any, ...]]
+"""What is selected of windows, and its parameters."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,26 @@ class Span:
 
     first_ms: int
     last_ms: int
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A part of some windows; without anything else it is all of them.
+
+    Attributes:
+        first_ms, last_ms: where they start at least and at most (epoch ms); None: anywhere.
+        depth, bits: of their groups those whose hash ends in these bits, so many of them.
+        without: metrics that are not read, but null.
+    """
+
+    first_ms: int | None = None
+    last_ms: int | None = None
+    depth: int = 0
+    bits: int = 0
+    without: frozenset[str] = frozenset()
+
+
+WHOLE = Cut()
 
 
 class WindowReader:
@@ -35,11 +59,11 @@ class WindowReader:
         plan = store.layout
         self.groups = [name for name, _ in plan.group_by]
         self.metrics = [name for name, _, _ in answer_columns(plan)]
-        answers = [f"{expression} AS {quote(name)}" for name, _, expression in answer_columns(plan)]
+        self._answers = {name: f"{expression} AS {quote(name)}" for name, _, expression in answer_columns(plan)}
         self.revised = plan.reopen_ms is not None
         times = ["window_start", "window_end"] if plan.sessions else ["window_start"]
         size = dt.timedelta(milliseconds=plan.size_ms)
-        self._selected = ", ".join([*(quote(name) for name in self.groups), *times, *answers])
+        self._keys = [*(quote(name) for name in self.groups), *times]
         self.columns = [*self.groups, "window_start", "window_end", *self.metrics]
         decode = decoders(plan)
         # Most values are as JSON has them: only the others are touched, row by row.
@@ -82,17 +106,25 @@ class WindowReader:
         return f" AND window_start >= {from_ms(str(first_end_ms - self._store.layout.size_ms))}"
 
     def closed(self, connection: psycopg.Connection[Any], span: Span) -> Iterator[list[Any]]:
-        """The windows of a span, in order of their end; see `_rows`. With `revised` the revision comes last."""
+        """The windows of a span, in order of their end; see `rows`. With `revised` the revision comes last."""
+        return self.rows(connection, self.of_closed(span))
+
+    def of_closed(self, span: Span, cut: Cut = WHOLE) -> Query:
+        """What `closed` reads, or a part of it."""
         plan = self._store.layout
         if not plan.sessions:
             first, last = span.first_ms - plan.size_ms, span.last_ms - plan.size_ms
-            return self._started(connection, first, last, revised=self.revised)
+            return self._started(first, last, revised=self.revised, cut=cut)
         where = (
             f"window_end >= {from_ms(str(span.first_ms))} AND window_end <= {from_ms(str(span.last_ms))}"
-            f"{self._may_start(span.first_ms)}"
+            f"{self._may_start(span.first_ms)}{self._grouped(cut)}"
         )
+        if cut.first_ms is not None:
+            where += f" AND window_start >= {from_ms(str(cut.first_ms))}"
+        if cut.last_ms is not None:
+            where += f" AND window_start <= {from_ms(str(cut.last_ms))}"
         source = window_source(self._table, plan, where)
-        return self._rows(connection, f"{source} ORDER BY window_end, window_start", revised=self.revised)
+        return self._select(f"{source} ORDER BY window_end, window_start", revised=self.revised, cut=cut), ()
 
     def corrected(
         self, connection: psycopg.Connection[Any], first_ms: int, last_ms: int, revs: list[int], closed_until: int
@@ -101,8 +133,12 @@ class WindowReader:
 
         Sessions that have joined another one are among them, empty.
         """
+        return self.rows(connection, self.of_corrected(first_ms, last_ms, revs, closed_until))
+
+    def of_corrected(self, first_ms: int, last_ms: int, revs: list[int], closed_until: int, cut: Cut = WHOLE) -> Query:
+        """What `corrected` reads, or a part of it."""
         closed = f"{self._store.layout.end_sql} <= {from_ms(str(closed_until))}"
-        return self._started(connection, first_ms, last_ms, revs=revs, further=closed, revised=self.revised)
+        return self._started(first_ms, last_ms, revs=revs, further=closed, revised=self.revised, cut=cut)
 
     def read(
         self,
@@ -114,12 +150,11 @@ class WindowReader:
         limit: int | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Windows that start in [first, last], as dicts by column; with `revs` only those changed by these."""
-        for row in self._started(connection, first_ms, last_ms, revs=revs, limit=limit):
+        for row in self.rows(connection, self._started(first_ms, last_ms, revs=revs, limit=limit)):
             yield dict(zip(self.columns, row, strict=True))
 
     def _started(
         self,
-        connection: psycopg.Connection[Any],
         first_ms: int,
         last_ms: int,
         *,
@@ -127,11 +162,14 @@ class WindowReader:
         limit: int | None = None,
         further: str = "true",
         revised: bool = False,
-    ) -> Iterator[list[Any]]:
+        cut: Cut = WHOLE,
+    ) -> Query:
         plan = self._store.layout
+        first_ms = first_ms if cut.first_ms is None else max(first_ms, cut.first_ms)
+        last_ms = last_ms if cut.last_ms is None else min(last_ms, cut.last_ms)
         reach = last_ms + plan.spread_ms
         first, last = from_ms(str(first_ms)), from_ms(str(last_ms))
-        where = f"window_start >= {first} AND window_start <= {from_ms(str(reach))}"
+        where = f"window_start >= {first} AND window_start <= {from_ms(str(reach))}{self._grouped(cut)}"
         wanted = f"window_start >= {first} AND window_start <= {last}"
         parameters: tuple[Any, ...] = ()
         if revs is not None:
@@ -140,32 +178,50 @@ class WindowReader:
         tail = f" LIMIT {int(limit)}" if limit is not None else ""
         source = window_source(self._table, plan, where, first=first, last=last, vanished=revs is not None)
         text = f"{source} WHERE {wanted} AND {further} ORDER BY window_start{tail}"
-        return self._rows(connection, text, parameters, revised=revised)
+        return self._select(text, revised=revised, cut=cut), parameters
 
-    def _rows(
-        self,
-        connection: psycopg.Connection[Any],
-        source: str,
-        parameters: tuple[Any, ...] = (),
-        *,
-        revised: bool = False,
-    ) -> Iterator[list[Any]]:
+    def _grouped(self, cut: Cut) -> str:
+        """SQL: which groups are in a part."""
+        if not cut.depth:
+            return ""
+        groups = ", ".join(quote(name) for name in self.groups)
+        return f" AND hashtextextended(ROW({groups})::text, 0) & {2**cut.depth - 1} = {cut.bits}"
+
+    def _select(self, source: str, *, revised: bool, cut: Cut) -> str:
+        answers = [f"NULL AS {quote(n)}" if n in cut.without else text for n, text in self._answers.items()]
+        revision = [f"coalesce({quote(REVISION)}, 0)"] if revised else []
+        return f"SELECT {', '.join([*self._keys, *answers, *revision])} FROM {source}"
+
+    def rows(self, connection: psycopg.Connection[Any], query: Query) -> Iterator[list[Any]]:
         """Windows as lists of JSON-ready values: the groups, window start, window end, the metrics.
 
         Must run inside a transaction: rows come through a server-side cursor, so memory is bounded.
         """
+        return map(self.window, self.fetch(connection, query))
+
+    def fetch(self, connection: psycopg.Connection[Any], query: Query) -> Iterator[tuple[Any, ...]]:
+        """The same as Postgres has them, for `window`."""
         with connection.cursor(name="windows", binary=True) as cursor:
             cursor.itersize = FETCH_ROWS
-            revision = f", coalesce({quote(REVISION)}, 0)" if revised else ""
-            cursor.execute(f"SELECT {self._selected}{revision} FROM {source}", parameters)
-            for row in cursor:
-                yield self._window(row)
+            cursor.execute(*query)
+            yield from cursor
 
-    def _window(self, row: tuple[Any, ...]) -> list[Any]:
-        values = list(row)
+    def window(self, row: tuple[Any, ...], unread: dict[str, str] | None = None) -> list[Any]:
+        """A fetched row as a list of JSON-ready values.
+
+        Args:
+            row: of `fetch`.
+            unread: takes the metrics whose values cannot be read, with the reason; they are null. None: that raises.
+        """
+        values, keys = list(row), len(self._keys)
         for index, plain in self._plain:
             if values[index] is not None:
-                values[index] = plain(values[index])
+                try:
+                    values[index] = plain(values[index])
+                except Exception as error:
+                    if unread is None or index < keys:
+                        raise
+                    values[index], unread[self.metrics[index - keys]] = None, reason(error)
         at = len(self.groups)
         if not self._store.layout.sessions:
             values.insert(at + 1, self._end(row[at]))

@@ -7,15 +7,17 @@ whatever restart. A value is judged before it is learnt. docs/detectors.md has f
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from decimal import Decimal
 
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.spec import DetectorSpec
 from tidemill_processor.detectors import auto, changepoint, isolation, seasonal, spread
 from tidemill_processor.detectors.reading import Reading, State
 
-__all__ = ["COOLDOWN_WINDOWS", "Reading", "State", "Verdict", "decide", "judge", "observe", "severity"]
+__all__ = ["COOLDOWN_WINDOWS", "Reading", "State", "Verdict", "decide", "judge", "number", "observe", "severity"]
 
 COOLDOWN_WINDOWS = 24
 """Without `cooldown`, so many windows of a group after an anomaly are not reported."""
@@ -68,8 +70,21 @@ def judge(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[V
     """
     if not math.isfinite(value):
         return None, state
-    reading, following = observe(spec, state, at_ms, value)
+    try:
+        reading, following = observe(spec, state, at_ms, value)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        # What is stored is not what this detector writes: it begins anew, and the group is watched on.
+        state = {}
+        reading, following = observe(spec, state, at_ms, value)
     return decide(spec, state, following, reading, at_ms, value)
+
+
+def number(value: float | Decimal) -> float:
+    """A metric's value as detectors take it; an integer beyond all floats is the greatest of them."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.copysign(sys.float_info.max, 1 if value > 0 else -1)
 
 
 def decide(

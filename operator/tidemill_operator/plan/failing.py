@@ -1,0 +1,102 @@
+"""Pure: what processors could not do for an aggregation: the tables that they note it in, and how it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.plan.model import Column, Failing, LiveSchema, Owner, Table
+
+# The latest of what could not be read, judged or published and was passed over: of windows that start in [window_start,
+# last_start] these metrics, or all if none are named; of the group, or all if it is null. Of dead letters and anomalies
+# there is no window, and the aggregation is ''.
+SKIPPED = Table(
+    "_skipped",
+    (
+        Column("id", "bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY"),
+        Column("aggregation", "text NOT NULL"),
+        Column("version", "integer NOT NULL"),
+        Column("duty", "text NOT NULL"),
+        Column("window_start", "timestamptz"),
+        Column("last_start", "timestamptz"),
+        Column("group_key", "jsonb"),
+        Column("metrics", "text[] NOT NULL DEFAULT '{}'"),
+        Column("reason", "text NOT NULL"),
+        Column("skipped_at", "timestamptz NOT NULL DEFAULT now()"),
+    ),
+    writer="SELECT, INSERT, DELETE",
+)
+
+# What processors cannot do now for an aggregation ('': for the pipeline), and try again: the row goes when it is done.
+HELD_UP = Table(
+    "_held_up",
+    (
+        Column("aggregation", "text NOT NULL"),
+        Column("version", "integer NOT NULL"),
+        Column("duty", "text NOT NULL"),
+        Column("reason", "text NOT NULL"),
+        Column("since", "timestamptz NOT NULL DEFAULT now()"),
+        Column("tried_at", "timestamptz NOT NULL DEFAULT now()"),
+    ),
+    ("PRIMARY KEY (aggregation, version, duty)",),
+    writer="SELECT, INSERT, UPDATE, DELETE",
+)
+
+_MOST = 8
+_DOING = {
+    "close": "windows cannot be closed",
+    "live": "live changes cannot be read",
+    "scan": "closed windows cannot be scanned for anomalies",
+    "rescore": "corrected windows cannot be scanned for anomalies",
+    "publish": "closed windows cannot be published",
+    "corrections": "corrected windows cannot be published",
+    "anomalies": "anomalies cannot be published",
+    "dead letters": "dead letters cannot be published",
+}
+_REMEDY = {
+    Reason.HELD_UP: (
+        "other aggregations go on; it is tried again: put right what the reason names, or make a new version of the"
+        " aggregation"
+    ),
+    Reason.WINDOWS_SKIPPED: (
+        "all else is published and scanned; the table _skipped lists them: see whether the values were meant, and that"
+        " nobody else writes to the tables"
+    ),
+}
+
+
+def failing(schema: LiveSchema | None, owner: Owner) -> list[TidemillError]:
+    """What processors try in vain and what they passed over, the gravest first; nothing of another owner's."""
+    told: list[TidemillError] = []
+    if schema is None or schema.owner != owner:
+        return told
+    for reason, found, text in (
+        (Reason.HELD_UP, schema.held_up, _held_up),
+        (Reason.WINDOWS_SKIPPED, schema.skipped, _skipped),
+    ):
+        if found:
+            told.append(TidemillError(reason, _listed(text(one) for one in found), _REMEDY[reason]))
+    return told
+
+
+def _held_up(one: Failing) -> str:
+    return f"{_of(one)}: {_DOING.get(one.duty, one.duty)}: {one.reason}"
+
+
+def _skipped(one: Failing) -> str:
+    more = ", and more like it" if one.more else ""
+    if not one.window:
+        return f"{_of(one)}: passed over in {one.duty}{more}: {one.reason}"
+    group = f", group {one.group}," if one.group else ""
+    what = f"with null for {', '.join(one.metrics)}" if one.metrics else "left out"
+    return f"{_of(one)}: window {one.window}{group} {what} in {one.duty}{more}: {one.reason}"
+
+
+def _of(one: Failing) -> str:
+    return f"aggregation {one.aggregation}" if one.aggregation else "the pipeline"
+
+
+def _listed(texts: Iterable[str]) -> str:
+    found = list(texts)
+    more = len(found) - _MOST
+    return "; ".join([*found[:_MOST], *([f"and {more} more"] if more > 0 else [])])

@@ -1,0 +1,232 @@
+"""Windows that cannot be read or published: they alone are passed over, others go on, and all of it is told."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import psycopg
+import pytest
+from confluent_kafka import Consumer, Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
+from tidemill_contract.spec import PipelineSpec
+from tidemill_contract.times import rfc3339_ms
+from tidemill_operator.actuators.postgres import PostgresSchemas
+from tidemill_operator.errors import Reason
+from tidemill_operator.plan.failing import failing
+from tidemill_operator.plan.model import Owner
+from tidemill_processor.outlet import Outlet
+from tidemill_processor.source import PRODUCER_TUNING
+
+pytestmark = pytest.mark.integration
+
+MINUTE = 60_000
+BASE = 1_700_000_000_000 // MINUTE * MINUTE
+OWNER = Owner("tests", "keeper", "uid-1", "local")
+WINDOWS = 6
+LONG = 700_000
+METRICS = {
+    "good": [{"name": "events", "function": "count"}, {"name": "total", "function": "sum", "field": "v"}],
+    "bad": [
+        {"name": "events", "function": "count"},
+        {"name": "latest", "function": "max", "field": "seen"},
+        {"name": "people", "function": "distinct", "field": "user"},
+    ],
+    "broken": [{"name": "greatest", "function": "max", "field": "v"}],
+    "long": [{"name": f"{f}_text", "function": f, "field": "text"} for f in ("first", "last", "min", "max")],
+}
+
+
+def connect_admin(servers: Any) -> psycopg.Connection[Any]:
+    return psycopg.connect(servers.postgres.url, autocommit=True, options="-c TimeZone=UTC")
+
+
+def config() -> PipelineConfig:
+    hopping = {"type": "hopping", "size": "2m", "hop": "1m"}
+    spec = PipelineSpec.model_validate(
+        {
+            "source": {
+                "topic": {"partitions": 1},
+                "fields": [
+                    {"name": "ts", "type": "timestamp", "required": True},
+                    {"name": "k", "type": "string"},
+                    {"name": "user", "type": "string"},
+                    {"name": "seen", "type": "timestamp"},
+                    {"name": "text", "type": "string"},
+                    {"name": "v", "type": "number"},
+                ],
+                "eventTime": {"field": "ts", "idleTimeout": "10m", "maxDisorder": "0s"},
+            },
+            "aggregations": [
+                {
+                    "name": name,
+                    "groupBy": ["k"],
+                    "window": hopping if name == "bad" else {"type": "tumbling", "size": "1m"},
+                    "metrics": metrics,
+                }
+                for name, metrics in METRICS.items()
+            ],
+            "anomalies": [
+                {"name": "watch_good", "aggregation": "good", "metric": "total"},
+                {"name": "watch_bad", "aggregation": "bad", "metric": "events"},
+            ],
+            "processor": {"flushInterval": "100ms"},
+        }
+    )
+    refs = tuple(AggregationRef(name=name) for name in METRICS)
+    return PipelineConfig(namespace="tests", name="keeper", generation=1, spec=spec, aggregations=refs)
+
+
+def event(minute: int, k: str) -> bytes:
+    at = BASE + minute * MINUTE + 1_000
+    text = "x" * LONG if (minute, k) == (1, "a") else "short"
+    found = {"ts": at, "k": k, "user": f"{k}{minute}", "seen": at, "text": text, "v": float(minute)}
+    return json.dumps(found).encode()
+
+
+def reached(bench: Any, column: str) -> dict[str, int | None]:
+    """How far each aggregation is, in windows."""
+    rows = bench.query(f"SELECT name, {column} FROM {{s}}._aggregations")
+    return {name: None if until is None else (until - BASE) // MINUTE for name, until in rows}
+
+
+def metric(bench: Any, name: str) -> float:
+    """A value of the latest processor's /metrics."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{bench.ports[-1]}/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    return float(next(line.split()[-1] for line in lines if line.startswith(name)))
+
+
+def told(bench: Any) -> dict[Reason, str]:
+    """What the operator reads in the tables and tells in the condition."""
+    found = PostgresSchemas(bench.servers.postgres).observe(bench.config.schema_name)
+    assert found is not None
+    return {error.reason: str(error) for error in failing(replace(found, owner=OWNER), OWNER)}
+
+
+def stored(bench: Any) -> None:
+    """All windows but the last are closed and published by a processor that then ends."""
+    first = bench.start()
+    bench.produce([event(minute, k) for minute in range(WINDOWS) for k in "ab"], partition=0)
+    bench.eventually(
+        lambda: set(reached(bench, "published_until").values()) == {WINDOWS - 1}, seconds=60, what="windows published"
+    )
+    first.terminate()
+    first.wait()
+
+
+def damage(bench: Any) -> None:
+    """A time beyond all of Python's, bytes that are no sketch, a missing column; and all is to be done anew."""
+    pane = "WHERE window_start = to_timestamp(%s) AND k = %s"
+    at = (BASE // 1_000 + 120, "a"), (BASE // 1_000 + 240, "b")
+    with connect_admin(bench.servers) as admin:
+        admin.execute(f"UPDATE {bench.schema}.bad_v1 SET _max_seen = 'infinity' {pane}", at[0])
+        admin.execute(f"UPDATE {bench.schema}.bad_v1 SET _uniques_user = 'no sketch'::bytea {pane}", at[1])
+        admin.execute(f"ALTER TABLE {bench.schema}.broken_v1 DROP COLUMN _max_v")
+        admin.execute(f"UPDATE {bench.schema}._aggregations SET published_until = NULL, scanned_until = NULL")
+
+
+def test_only_what_cannot_be_read_is_passed_over(make_bench: Callable[..., Any]) -> None:
+    """The window is published with null for that metric; a table that cannot be read waits, and goes on once it can."""
+    bench = make_bench(config())
+    stored(bench)
+    texts = {
+        (row["group"]["k"], row["window_start"]): row["metrics"]
+        for row in bench.records("results")
+        if row["aggregation"] == "long"
+    }
+    assert len(texts) == 2 * (WINDOWS - 1)
+    # Four texts of 700 kB are more than a record holds: one goes, the rest is published.
+    (long,) = [values for values in texts.values() if None in values.values()]
+    assert sorted(len(value or "") for value in long.values()) == [0, LONG, LONG, LONG]
+
+    damage(bench)
+    bench.start()
+    bench.eventually(
+        lambda: reached(bench, "published_until") == {"good": 5, "bad": 5, "long": 5, "broken": None},
+        seconds=60, what="others published",
+    )  # fmt: skip
+    bench.eventually(
+        lambda: [reached(bench, "scanned_until")[name] for name in ("good", "bad")] == [5, 5],
+        seconds=60, what="they are scanned",
+    )  # fmt: skip
+    rows = {
+        (row["group"]["k"], row["window_start"]): {name for name, value in row["metrics"].items() if value is None}
+        for row in bench.records("results")
+        if row["aggregation"] == "bad"
+    }
+    wrong = {key: names for key, names in rows.items() if names}
+    # Each pane is in two windows.
+    assert wrong == {
+        ("a", rfc3339_ms(BASE + 1 * MINUTE)): {"latest"}, ("a", rfc3339_ms(BASE + 2 * MINUTE)): {"latest"},
+        ("b", rfc3339_ms(BASE + 3 * MINUTE)): {"people"},
+    }  # fmt: skip
+    assert len(rows) == 2 * WINDOWS - 2
+    skipped = bench.query(
+        "SELECT DISTINCT duty, group_key ->> 'k', (extract(epoch FROM window_start) * 1000)::bigint, metrics"
+        " FROM {s}._skipped WHERE aggregation = 'bad'"
+    )
+    assert {(k, (at - BASE) // MINUTE, *names) for duty, k, at, names in skipped if duty == "publish"} == {
+        ("a", 1, "latest"), ("a", 2, "latest"), ("b", 3, "people"),
+    }  # fmt: skip
+    assert {duty for duty, *_ in skipped} == {"publish", "scan"}
+
+    health = bench.health()
+    assert (health["status"], health["keeper"], health["scanning"]) == ("degraded", "ok", "ok")
+    assert health["publishing"].startswith("broken: ")
+    assert "_max_v" in health["publishing"]
+    assert metric(bench, 'tidemill_held_up{duty="publish"}') == 1
+    # Of these three windows, and of the long one.
+    assert metric(bench, 'tidemill_windows_skipped_total{duty="publish"}') == 4
+    found = told(bench)
+    assert list(found) == [Reason.HELD_UP, Reason.WINDOWS_SKIPPED]
+    assert "aggregation broken: closed windows cannot be published: " in found[Reason.HELD_UP]
+    assert (
+        f'aggregation bad: window {rfc3339_ms(BASE + MINUTE)}, group {{"k": "a"}}, with null for latest'
+        in found[Reason.WINDOWS_SKIPPED]
+    )
+
+    with connect_admin(bench.servers) as admin:
+        admin.execute(f"ALTER TABLE {bench.schema}.broken_v1 ADD COLUMN _max_v double precision")
+    bench.eventually(lambda: reached(bench, "published_until")["broken"] == 5, seconds=60, what="it goes on")
+    bench.eventually(lambda: bench.health()["status"] == "healthy", what="health")
+    assert bench.query("SELECT * FROM {s}._held_up") == []
+    assert metric(bench, 'tidemill_held_up{duty="publish"}') == 0
+
+
+def test_one_record_that_a_broker_refuses_is_found_among_others(servers: Any, eventually: Callable[..., Any]) -> None:
+    """A broker refuses the whole batch that the record is in; the others are sent again without it."""
+    kafka, topic = AdminClient({"bootstrap.servers": servers.kafka}), "tests.keeper.small"
+    wanted = NewTopic(topic, 1, 1, config={"max.message.bytes": "3000"})
+    for future in kafka.create_topics([wanted]).values():
+        future.result(30)
+    eventually(lambda: topic in kafka.list_topics(timeout=10).topics, what="the topic")
+    # Without compression, so that sizes are what they look like.
+    settings = {**PRODUCER_TUNING, "compression.type": "none", "bootstrap.servers": servers.kafka}
+    outlet = Outlet(lambda: Producer(settings))
+    for number in range(40):
+        size = 5_000 if number == 17 else 40
+        outlet.send(topic, str(number).encode(), b"x" * size, {"id": str(number)})
+    (refused,) = outlet.settle()
+    assert (refused.key, refused.headers) == (b"17", {"id": "17"})
+    assert "too large" in refused.reason.lower()
+    found = set()
+    consumer = Consumer(
+        {"bootstrap.servers": servers.kafka, "group.id": "keeper-small", "auto.offset.reset": "earliest"}
+    )
+    consumer.subscribe([topic])
+
+    def all_there() -> bool:
+        found.update(message.key() for message in consumer.consume(100, 0.5) if message.error() is None)
+        return len(found) == 39
+
+    eventually(all_there, what="the others")
+    consumer.close()
+    assert found == {str(number).encode() for number in range(40) if number != 17}
+    outlet.send(topic, b"after", b"x", {"id": "after"})
+    assert outlet.settle() == []

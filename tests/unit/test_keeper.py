@@ -1,0 +1,286 @@
+"""Duties that fail: each by itself, tried more and more seldom, told; and unreadable windows, found by halves."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import msgspec
+import psycopg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill_contract.times import rfc3339, rfc3339_ms
+from tidemill_processor.blame import is_fault, reason
+from tidemill_processor.keeper import Duties, Keeper
+from tidemill_processor.live import CHANGE_BYTES, ENTRY_BYTES, MAX_ROWS, _pieces
+from tidemill_processor.outlet import PublishFailed
+from tidemill_processor.salvage import Salvage
+from tidemill_processor.standing import standing
+from tidemill_processor.trials import Duty, Trials
+from tidemill_processor.windows import Cut, WindowReader
+
+SCAN, PUBLISH = Duty("scan", "sales", 1), Duty("publish", "visits", 2)
+BASE = 1_700_000_000_000
+EPOCH, MS = dt.datetime(1970, 1, 1, tzinfo=dt.UTC), dt.timedelta(milliseconds=1)
+
+
+class Connection:
+    """Postgres' connection, as far as trials and searches use it."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.told: list[tuple[str, Any]] = []
+
+    def execute(self, text: str, values: Any = ()) -> None:
+        self.told.append((text.split()[0], values))
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        yield
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed = True
+
+
+def connection() -> Any:
+    return Connection()
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        (psycopg.errors.NumericValueOutOfRange("overflow"), True),
+        (psycopg.errors.UndefinedColumn("no such column"), True),
+        (psycopg.errors.ProgramLimitExceeded("too long"), True),  # an OperationalError, to psycopg
+        (psycopg.errors.DataCorrupted("bad page"), True),
+        (psycopg.DataError("timestamp too large"), True),  # of psycopg itself
+        (OverflowError("int too large"), True),
+        (KeyError("n"), True),
+        (psycopg.errors.AdminShutdown("bye"), False),
+        (psycopg.errors.QueryCanceled("timeout"), False),
+        (psycopg.errors.LockNotAvailable("lock"), False),
+        (psycopg.errors.SerializationFailure("again"), False),
+        (psycopg.errors.ReadOnlySqlTransaction("standby"), False),
+        (psycopg.errors.DiskFull("full"), False),
+        (psycopg.OperationalError("connection refused"), False),
+        (PublishFailed("not acknowledged"), False),
+        (ConnectionRefusedError(), False),
+    ],
+)
+def test_whose_fault_an_error_is(error: Exception, fault: bool) -> None:
+    assert is_fault(error) == fault
+    assert "\n" not in reason(error)
+    assert reason(error)
+
+
+class Stage:
+    """Trials by a clock of their own."""
+
+    def __init__(self) -> None:
+        self.now, self.connection = 0.0, connection()
+        self.trials = Trials('"s"', lambda: self.now)
+
+    def run(self, duty: Duty, error: Exception | None = None) -> int:
+        def work() -> int:
+            if error is not None:
+                raise error
+            return 7
+
+        return self.trials.run(self.connection, duty, work)
+
+
+def test_what_fails_holds_up_nothing_else() -> None:
+    stage = Stage()
+    assert stage.run(SCAN, OverflowError("int too large")) == 0
+    assert stage.run(PUBLISH) == 7
+    assert list(stage.trials.troubles) == [SCAN]
+    assert stage.connection.told[0] == ("INSERT", ("sales", 1, "scan", "OverflowError: int too large"))
+
+
+@pytest.mark.parametrize(("error", "most"), [(ValueError("x"), 30.0), (psycopg.errors.QueryCanceled("slow"), 4.0)])
+def test_it_is_tried_again_more_and_more_seldom(error: Exception, most: float) -> None:
+    """Never at once; a server that comes back is not kept waiting long."""
+    stage, waits, last = Stage(), [], 0.0
+    for _ in range(12):
+        stage.run(SCAN, error)
+        trouble = stage.trials.trouble(SCAN)
+        assert trouble is not None
+        waits.append(trouble.again_at - stage.now)
+        stage.now = trouble.again_at - 0.01
+        tries = trouble.tries
+        stage.run(SCAN, error)
+        assert cast(Any, stage.trials.trouble(SCAN)).tries == tries
+        stage.now, last = trouble.again_at, waits[-1]
+    assert waits == sorted(waits)
+    assert (waits[0], last) == (0.5, most)
+    assert stage.run(SCAN) == 7
+    assert stage.trials.troubles == {}
+    assert stage.connection.told[-1] == ("DELETE", ("sales", 1, "scan"))
+
+
+def test_a_server_that_is_away_for_a_moment_is_told_only_later() -> None:
+    stage = Stage()
+    stage.run(SCAN, psycopg.errors.LockNotAvailable("lock"))
+    assert stage.connection.told == []
+    stage.now = 61.0
+    stage.run(SCAN, psycopg.errors.LockNotAvailable("lock"))
+    assert [kind for kind, _ in stage.connection.told] == ["INSERT"]
+
+
+def test_a_connection_that_is_gone_ends_the_pass() -> None:
+    stage = Stage()
+    stage.connection.closed = True
+    with pytest.raises(psycopg.OperationalError):
+        stage.run(SCAN, psycopg.OperationalError("gone"))
+    assert stage.trials.troubles == {}
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a defect"), OverflowError("x"), psycopg.OperationalError("away")])
+def test_no_error_ends_the_thread(error: Exception) -> None:
+    """Whatever a pass ends by: it is told, and the next one may work."""
+    raised, worked, seen = threading.Event(), threading.Event(), []
+
+    def duties(_: Any) -> Duties:
+        if not raised.is_set():
+            raised.set()
+            raise error
+        seen.append(standing(keeper))
+        worked.set()
+        raise error
+
+    keeper = Keeper(connection, duties, Trials('"s"'), 0.01)
+    keeper.start()
+    assert worked.wait(10)
+    assert keeper.is_alive()
+    keeper.stop()
+    assert seen[0].told["keeper"] == reason(error)
+    assert seen[0].degraded
+    # Its end shows, too.
+    keeper.error = ""
+    assert "has ended" in standing(keeper).told["keeper"]
+
+
+def test_health_names_the_aggregation_and_the_reason() -> None:
+    keeper = Keeper(connection, cast(Any, None), Trials('"s"'), 1.0)
+    assert standing(keeper).told == dict.fromkeys(("keeper", "closing", "scanning", "publishing", "live"), "ok")
+    assert not standing(keeper).degraded
+    keeper.trials.run(connection(), PUBLISH, lambda: 1 // 0)
+    found = standing(keeper)
+    assert found.degraded
+    assert found.told["publishing"].startswith("visits: ZeroDivisionError: ")
+    assert found.told["scanning"] == "ok"
+
+
+class Reader:
+    """Windows in memory: (group, start) → metrics, of which some raise when they are selected."""
+
+    groups, metrics = ["k"], ["a", "b", "c"]
+
+    def __init__(self, rows: dict[tuple[str, int], Any], bad: set[tuple[str, int, str]], broken: bool) -> None:
+        self.rows, self.bad, self.broken, self.queries = rows, bad, broken, 0
+
+    def query(self, cut: Cut) -> Any:
+        return cut
+
+    def fetch(self, _: Any, cut: Cut) -> Iterator[tuple[Any, ...]]:
+        self.queries += 1
+        if self.broken:
+            raise psycopg.errors.UndefinedColumn("no such column")
+        for (group, start), values in sorted(self.rows.items(), key=lambda row: row[0][1]):
+            if not (cut.first_ms or 0) <= start <= (2**62 if cut.last_ms is None else cut.last_ms):
+                continue
+            if cut.depth and _hash(group) & (2**cut.depth - 1) != cut.bits:
+                continue
+            if any((group, start, name) in self.bad for name in self.metrics if name not in cut.without):
+                raise psycopg.errors.NumericValueOutOfRange("value out of range: overflow")
+            found = [None if name in cut.without else value for name, value in zip(self.metrics, values, strict=True)]
+            yield (group, EPOCH + start * MS, *found)
+
+    def window(self, row: tuple[Any, ...], unread: dict[str, str] | None = None) -> list[Any]:
+        values = list(row)
+        for index, name in enumerate(self.metrics, 2):
+            if values[index] == "damaged":
+                assert unread is not None
+                values[index], unread[name] = None, "ValueError: damaged"
+        values[1] = rfc3339(values[1])
+        values.insert(2, "end")
+        return values
+
+
+def _hash(group: str) -> int:
+    return zlib.crc32(group.encode())
+
+
+def salvaged(
+    rows: dict[tuple[str, int], Any], bad: set[tuple[str, int, str]], *, broken: bool = False
+) -> tuple[dict[tuple[str, str], list[Any]], Salvage, int]:
+    reader = Reader(rows, bad, broken)
+    salvage = Salvage(connection(), cast(WindowReader, reader), cast(Callable[[Cut], Any], reader.query))
+    found = {(row[0], row[1]): row[3:] for row in salvage.rows()}
+    return found, salvage, reader.queries
+
+
+def grid(groups: int, starts: int) -> dict[tuple[str, int], Any]:
+    return {(f"g{g}", BASE + s * 60_000): [1, 2.0, "x"] for g in range(groups) for s in range(starts)}
+
+
+_places = st.sets(st.tuples(st.integers(0, 11), st.integers(0, 7), st.sampled_from("abc")), max_size=5)
+
+
+@given(_places, _places)
+def test_all_is_read_but_what_cannot_be(raising: set[Any], damaged: set[Any]) -> None:
+    """Exactly those values are null, whether Postgres refuses them or they cannot be decoded; each is named."""
+    rows = grid(12, 8)
+    at = {(f"g{g}", BASE + s * 60_000, name) for g, s, name in raising}
+    for g, s, name in damaged - raising:
+        rows[f"g{g}", BASE + s * 60_000]["abc".index(name)] = "damaged"
+    found, salvage, _ = salvaged(rows, at)
+    expected = {(group, rfc3339_ms(start)): [1, 2.0, "x"] for group, start in rows}
+    for g, s, name in raising | damaged:
+        expected[f"g{g}", rfc3339_ms(BASE + s * 60_000)]["abc".index(name)] = None
+    assert found == expected
+    named = {(msgspec.json.decode(skip.group or "{}")["k"], skip.start, *skip.metrics) for skip in salvage.skips}
+    assert named == {(f"g{g}", rfc3339_ms(BASE + s * 60_000), name) for g, s, name in raising | damaged}
+
+
+def test_one_bad_row_among_many_costs_few_queries() -> None:
+    found, _, queries = salvaged(grid(100, 20), {("g77", BASE + 11 * 60_000, "b")})
+    assert len(found) == 2_000
+    assert queries < 100
+
+
+def test_very_many_bad_rows_do_not_take_for_ever() -> None:
+    """The search ends, and what is left has null for that metric."""
+    rows = grid(60, 10)
+    found, salvage, queries = salvaged(rows, {(group, start, "b") for group, start in rows})
+    assert {tuple(values) for values in found.values()} == {(1, None, "x")}
+    assert len(found) == len(salvage.skips) == 600
+    assert queries < 1_200
+
+
+def test_a_table_that_cannot_be_read_at_all_is_no_windows_fault() -> None:
+    with pytest.raises(psycopg.errors.UndefinedColumn):
+        salvaged(grid(2, 2), set(), broken=True)
+
+
+def test_a_change_is_cut_into_entries_of_bounded_size() -> None:
+    """All rows are in one of them, in their order; one that is far too large is only told of."""
+    rows = [b"x" * 1_000 for _ in range(600)]
+    cut = _pieces(rows)
+    assert cut is not None
+    assert len(cut) == 3
+    assert all(sum(len(bytes(row)) for row in piece) <= ENTRY_BYTES for piece in cut)
+    assert [bytes(row) for piece in cut for row in piece] == rows
+    assert _pieces([]) == [[]]
+    assert _pieces([b"x" * (ENTRY_BYTES + 1)]) is None
+    assert _pieces([b"x"] * (MAX_ROWS + 1)) is None
+    assert _pieces([b"x" * 200_000] * (CHANGE_BYTES // 200_000 + 1)) is None

@@ -1,0 +1,34 @@
+"""Whose fault an error is: a server's, which is waited for, or that of what was read, written or reckoned with."""
+
+from __future__ import annotations
+
+import psycopg
+import redis
+
+from tidemill_contract.resilience import BreakerOpen
+from tidemill_processor.outlet import PublishFailed
+
+_OF_A_SERVER = frozenset({"08", "25", "28", "3D", "40", "53", "55", "57", "58", "F0"})
+"""SQLSTATE classes: connection, transaction state, login, no such database, serialization, resources, locks, operator
+intervention (statement timeouts too), system, configuration."""
+_MAX_REASON = 500
+
+
+def is_fault(error: BaseException) -> bool:
+    """Whether trying again would fail again: a value, a row, a table or our own code is to blame, and no server."""
+    if isinstance(error, PublishFailed | redis.RedisError | BreakerOpen | OSError):
+        return False
+    if isinstance(error, psycopg.Error):
+        if error.sqlstate:
+            return error.sqlstate[:2] not in _OF_A_SERVER
+        return not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return isinstance(error, Exception)
+
+
+def reason(error: BaseException) -> str:
+    """An error in one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    # The text of a KeyError or an OverflowError says little by itself.
+    if not isinstance(error, psycopg.Error | PublishFailed | redis.RedisError | OSError):
+        text = f"{type(error).__name__}: {text}" if str(error).strip() else text
+    return text if len(text) <= _MAX_REASON else text[: _MAX_REASON - 1] + "…"
