@@ -207,7 +207,7 @@ class EventDecoder:
         event = self._read(raw)
         micros = 0
         for name in self._timestamps:
-            value = getattr(event, name)
+            came = value = getattr(event, name)
             if value is None:
                 continue
             if value.__class__ is not int:
@@ -218,7 +218,7 @@ class EventDecoder:
             elif SECONDS_FROM <= value <= SECONDS_TO:
                 raise counts_seconds(name, value)
             if not _MIN_TIMESTAMP_MS <= value <= _MAX_TIMESTAMP_MS:
-                raise beyond_years(name, value)
+                raise beyond_years(name, came)
         # Only an escape can bring a NUL; raw control characters are not JSON.
         if b"\\u0000" in raw:
             self._check_nul(event)
@@ -266,8 +266,18 @@ class EventDecoder:
             return event if better is None else self._decode(better)
         return event
 
+    def check_record_time(self, record_time_ms: int, now_ms: int) -> None:
+        """Judge a record's own time (epoch milliseconds) as the event's.
+
+        Raises:
+            InvalidEvent: it counts seconds, is before 1970, or further ahead of `now_ms` than maxFuture.
+        """
+        if SECONDS_FROM <= record_time_ms <= SECONDS_TO:
+            raise counts_seconds(None, record_time_ms)
+        self.check_time(record_time_ms, now_ms)
+
     def check_time(self, event_time_ms: int, now_ms: int) -> None:
-        """Judge an event time (epoch milliseconds), the field's or the record's own.
+        """Judge an event time (epoch milliseconds).
 
         Raises:
             InvalidEvent: before 1970, or further ahead of `now_ms` than maxFuture.

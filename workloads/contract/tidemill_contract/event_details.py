@@ -131,17 +131,20 @@ def unit_hint(value: int | float) -> str | None:
     return None
 
 
-def counts_seconds(name: str, value: int) -> InvalidEvent:
-    """The verdict on a timestamp that is meant to be seconds."""
-    detail = f"{name}: {value} reads as {_day(value)} in milliseconds; {unit_hint(value)}"
+def counts_seconds(name: str | None, value: int) -> InvalidEvent:
+    """The verdict on a timestamp that is meant to be seconds; `name`: its field, None: the record's own time."""
+    detail = f"{name or 'record time'}: {value} reads as {_day(value)} in milliseconds; {unit_hint(value)}"
     return InvalidEvent(Reason.OUT_OF_RANGE, name, detail)
 
 
-def beyond_years(name: str, value: int) -> InvalidEvent:
-    """The verdict on a timestamp outside the years 1 to 9999."""
-    hint = unit_hint(value)
-    detail = f"{name}: {shown(str(value).encode())} ms is outside the years 1 to 9999"
-    return InvalidEvent(Reason.OUT_OF_RANGE, name, f"{detail}; {hint}" if hint else detail)
+def beyond_years(name: str, value: int | dt.datetime) -> InvalidEvent:
+    """The verdict on a timestamp (milliseconds, or a text's moment) outside the years 1 to 9999."""
+    if isinstance(value, dt.datetime):
+        detail = f"{name}: {value.isoformat()} is outside the years 1 to 9999 in UTC"
+        return InvalidEvent(Reason.OUT_OF_RANGE, name, f"{detail}; send a time between them")
+    hint = unit_hint(value) or "send a time between them"
+    detail = f"{name}: {shown(str(value).encode())} ms is outside the years 1 to 9999; {hint}"
+    return InvalidEvent(Reason.OUT_OF_RANGE, name, detail)
 
 
 def _day(milliseconds: float) -> str:

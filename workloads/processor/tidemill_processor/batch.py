@@ -322,7 +322,7 @@ class BatchReader:
             if i in invalid:
                 continue
             try:
-                self._decoder.check_time(time, now_ms)
+                self._decoder.check_record_time(time, now_ms)
             except InvalidEvent as verdict:
                 events[i], invalid[i] = None, verdict
         return times
