@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import pytest
@@ -201,3 +202,20 @@ def test_a_batch_is_judged_as_its_events_one_by_one(raws: list[bytes], exact: bo
             assert verdict.value.field == verdicts[index].field
         else:
             assert decoder.decode(raw, NOW) == events[index]
+
+
+def test_large_batches_are_judged_as_their_events_one_by_one() -> None:
+    """Groups of a batch that hold nothing unusual are read at once: before, between and behind those that do."""
+    rnd = random.Random(5)
+    hostile = [raw for _, raw in VALID] + [raw for _, raw, _, _ in INVALID if len(raw) < 20_000]
+    texts = [event(ts=f"2023-11-14T22:13:20.{digits}Z") for digits in ("5", "123456", "1239999", "9999999")]
+    long = [event(note="x" * 1500), event(k="x" * 1024, note="y" * 500), event(k="ü" * 500, note="y" * 500)]
+    for odd in (0, 1, 3, 40):
+        raws = [rnd.choice([event(k="a", i=i), *texts, *long]) for i in range(300)]
+        for _ in range(odd):
+            raws[rnd.randrange(300)] = rnd.choice(hostile)
+        decoded, single = EXACT.decode_all(raws, NOW), [EXACT.decode_all([raw], NOW) for raw in raws]
+        assert decoded.events == [one.events[0] for one in single]
+        verdicts = {i: str(one.invalid[0]) for i, one in enumerate(single) if one.invalid}
+        assert {i: str(verdict) for i, verdict in decoded.invalid.items()} == verdicts
+        assert decoded.micros == [(one.micros or [0])[0] for one in single]

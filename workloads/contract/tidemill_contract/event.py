@@ -11,7 +11,7 @@ import datetime as dt
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import chain, repeat
 from operator import attrgetter, sub
 from typing import Annotated, Any
 
@@ -49,6 +49,7 @@ MAX_RECORD_BYTES = 2 * MAX_EVENT_BYTES + 128 * 1024
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MILLISECOND = dt.timedelta(milliseconds=1)
 _MIN_TIMESTAMP_MS, _MAX_TIMESTAMP_MS = -62_135_596_800_000, 253_402_300_799_999
+_TOGETHER, _GROUP = 512, 64
 _BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _TYPES: dict[str, Any] = {
@@ -134,8 +135,8 @@ class EventDecoder:
     def decode_all(self, raws: Sequence[bytes], now_ms: int, *, largest: int | None = None) -> Decoded:
         """Decode many.
 
-        The same verdicts as `decode`, event by event. A batch that is seen at once to hold nothing unusual skips the
-        checks that only unusual bytes need; any other goes through `decode` as it is.
+        The same verdicts as `decode`, event by event. Events that are seen together to hold nothing unusual skip the
+        checks that only unusual bytes need: the whole batch, or else groups of it; the others go through `decode`.
 
         Args:
             raws: the records' bytes.
@@ -143,31 +144,40 @@ class EventDecoder:
             largest: bytes of the largest record, if the caller has looked.
         """
         largest = max(map(len, raws), default=0) if largest is None else largest
-        plain = self._decode_plain(raws, now_ms) if 0 < largest <= MAX_KEY_BYTES else None
+        plain = self._decode_plain(raws, now_ms, largest)
         if plain is not None:
             return plain
-        events, invalid, micros = [], {}, []
-        for index, raw in enumerate(raws):
-            try:
-                event, micro = self._judged(raw, now_ms)
-            except InvalidEvent as verdict:
+        events: list[Any] = []
+        invalid: dict[int, InvalidEvent] = {}
+        micros: list[int] = []
+        for start in range(0, len(raws), _GROUP):
+            group = raws[start : start + _GROUP]
+            plain = self._decode_plain(group, now_ms, max(map(len, group))) if len(raws) > _GROUP else None
+            if plain is not None:
+                events += plain.events
+                micros += plain.micros or [0] * len(group)
+                continue
+            for index, raw in enumerate(group, start):
                 event, micro = None, 0
-                invalid[index] = verdict
-            events.append(event)
-            micros.append(micro)
+                try:
+                    event, micro = self._judged(raw, now_ms)
+                except InvalidEvent as verdict:
+                    invalid[index] = verdict
+                events.append(event)
+                micros.append(micro)
         return Decoded(events, invalid, micros if self._exact else None)
 
-    def _decode_plain(self, raws: Sequence[bytes], now_ms: int) -> Decoded | None:
-        together = b"\n".join(raws)
-        # One byte is found much faster than six, and most events escape nothing.
-        if b"\\" in together and b"\\u0000" in together:
+    def _decode_plain(self, raws: Sequence[bytes], now_ms: int, largest: int) -> Decoded | None:
+        if not 0 < largest <= MAX_EVENT_BYTES:
             return None
-        if self._takes_any and (b'"payload"' in together or b'"op"' in together):
-            return None  # may be envelopes, in which no field is found
         decode, micros = self._decode, None
         rounded: bool | None = None
         try:
             events = [decode(raw) for raw in raws]
+            # Some at a time: they stay in the processor's cache, and memory for all at once would come from the system.
+            parts = [b"\n".join(raws[i : i + _TOGETHER]) for i in range(0, len(raws), _TOGETHER)]
+            if self._unusual(events, parts, largest):
+                return None
             for name in self._timestamps:
                 values = list(map(attrgetter(name), events))
                 own = name == self.event_time_field
@@ -175,7 +185,7 @@ class EventDecoder:
                 if kinds != {int}:
                     if rounded is None and dt.datetime in kinds:
                         # No time before this field's is a text, so events can be read again.
-                        rounded = may_be_rounded(together)
+                        rounded = any(map(may_be_rounded, parts))
                         if rounded:
                             events = [self._cut(raw, event) for raw, event in zip(raws, events, strict=True)]
                             values = list(map(attrgetter(name), events))
@@ -190,6 +200,18 @@ class EventDecoder:
         except _BROKEN:
             return None
         return Decoded(events, {}, micros)
+
+    def _unusual(self, events: list[Any], parts: list[bytes], largest: int) -> bool:
+        """Whether there may be a NUL, a key that is too long or an envelope."""
+        # One byte is found much faster than six, and most events escape nothing.
+        if any(b"\\" in part and b"\\u0000" in part for part in parts):
+            return True
+        if self._takes_any and any(b'"payload"' in part or b'"op"' in part for part in parts):
+            return True
+        if largest <= MAX_KEY_BYTES:
+            return False
+        keys = chain.from_iterable(map(attrgetter(name), events) for name in self._group_strings)
+        return any(len(key) > MAX_KEY_BYTES // 4 for key in keys if key is not None)
 
     def _plain_times(self, values: list[int], *, own: bool, now_ms: int) -> bool:
         """Whether a field's times are seen at once to be valid."""
@@ -256,14 +278,15 @@ class EventDecoder:
 
     def _cut(self, raw: bytes, event: Any) -> Any:
         """The event, read again with fractions that are cut where the decoder may have rounded one up."""
-        if not may_be_rounded(raw):
-            return event
-        moments = [getattr(event, name) for name in self._timestamps]
         # What is rounded up into the next millisecond lies at its begin; microseconds only count where events are
         # ordered by them.
-        if self._exact or any(m.__class__ is dt.datetime and m.microsecond % 1000 == 0 for m in moments):
-            better = mended(members(raw), self._kinds)
-            return event if better is None else self._decode(better)
+        for name in self._timestamps:
+            moment = getattr(event, name)
+            if moment.__class__ is dt.datetime and (self._exact or moment.microsecond % 1000 == 0):
+                if not may_be_rounded(raw):
+                    return event
+                better = mended(members(raw), self._kinds)
+                return event if better is None else self._decode(better)
         return event
 
     def check_record_time(self, record_time_ms: int, now_ms: int) -> None:

@@ -16,8 +16,8 @@ import msgspec
 Members = dict[str, bytes]
 """The JSON text of each member of an event; of those that are there twice, the last."""
 
-# There are fewer dots than colons in JSON, so the search begins at them.
-_LONG_FRACTION = re.compile(rb"\.(?<=:\d\d:\d\d\.)\d{7}")
+# The typed decoder rounds at the seventh digit. There are fewer dots than colons in JSON, so the search begins at them.
+_LONG_FRACTION = re.compile(rb"\.(?<=:..:..\.)\d{6}[5-9]")
 # A dot, a digit or a colon that is written as an escape may hide such a fraction.
 _ESCAPED = re.compile(rb"\\u00(?:2[eE]|3[0-9aA])")
 _CUT = re.compile(r"(.*:\d\d:\d\d\.\d{6})\d+([^\d].*)", re.ASCII | re.DOTALL)
@@ -39,7 +39,7 @@ def members(raw: bytes) -> Members:
 
 
 def may_be_rounded(raw: bytes) -> bool:
-    """Whether a time in an event (or in several, one after the other) may have more digits than microseconds."""
+    """Whether a time in an event (or in several, one after the other) may have been rounded up to a microsecond."""
     return bool(_LONG_FRACTION.search(raw)) or (b"\\u00" in raw and bool(_ESCAPED.search(raw)))
 
 

@@ -111,7 +111,7 @@ def _ordered(frame: pl.DataFrame, epochs: dict[int, int]) -> pl.DataFrame:
     epoch = pl.col(PARTITION).replace_strict(epochs, default=0, return_dtype=pl.Int64) if epochs else pl.lit(0)
     order = (TIME, MICROS, "_e", PARTITION, OFFSET)
     frame = frame.with_columns(epoch.alias("_e")).sort(*order)
-    at = pl.format(f"{{{','.join(['{}'] * len(order))}}}", *order)
+    at = pl.concat_str(pl.lit("{"), pl.concat_str(*order, separator=","), pl.lit("}"))
     return frame.with_columns(at.alias(_AT))
 
 
