@@ -28,6 +28,29 @@ A duration is a whole number and a unit: `250ms`, `10s`, `5m`, `1h`, `7d`. Names
 |---|---|---|---|
 {rows}
 
+## Values of fields
+
+| Type | Taken | Not taken |
+|---|---|---|
+| `string` | a JSON string without NUL characters; at most 1 KiB as a group column | numbers, booleans |
+| `integer` | 64-bit numbers, also written as `200.0` or `2e2`, exactly as the text says | `200.5`, numbers in quotes |
+| `number` | 64-bit floats, integers too | numbers in quotes, `NaN`, `Infinity`, beyond 1.7e308 |
+| `boolean` | `true`, `false` | 0, 1, numbers and words in quotes |
+| `timestamp` | RFC 3339, a date alone, whole epoch milliseconds; the years 1 to 9999 in UTC | see below |
+
+A member that is absent or null has no value; of a field that is `required`, and of the event time, that is
+`missing_field`. A member that is there twice counts as it stands last.
+
+- A time has a zone: `Z`, `+01:00` or `+0100`. `t`, `z` and a blank for the `T` are taken. Seconds cannot be left out;
+  leap seconds (`:60`), `24:00` and offsets without minutes (`+01`) are not taken. A date alone, `2026-11-27`, is
+  midnight UTC.
+- Fractions of seconds may have any number of digits. Timestamps are kept to the millisecond; the rest is cut, never
+  rounded. `first` and `last` order events to the microsecond; what is finer is cut there too.
+- An integer from 631152000 to 4102444800 is `out_of_range`: in milliseconds it is a day of January or February 1970, in
+  seconds one from 1990 to 2100, so seconds are what is meant. Other integers are milliseconds, also of before 1990.
+  A time of those weeks of 1970 can be written in RFC 3339.
+- Event times lie from 1970 to `eventTime.maxFuture` from now.
+
 ## Expressions
 
 `transform.derive[].expression` and `transform.filter` are SQL expressions over one event's fields and the derives
@@ -42,6 +65,8 @@ before them. There are `+ - * / %`, `= <> < <= > >=`, `AND OR NOT`, `IS [NOT] NU
   fraction, a timestamp an integer of epoch milliseconds.
 - A timestamp is compared with a text in RFC 3339: `ts >= '2013-01-31T12:00:00Z'`. `EXTRACT(part FROM ts)` is in UTC;
   parts are YEAR, QUARTER, MONTH, WEEK, DAY, DOY, DOW (0: Sunday), ISODOW, HOUR, MINUTE, SECOND and EPOCH.
+- In a `LIKE` pattern `%` is any text and `_` any character. `ESCAPE` names a character that takes this meaning from the
+  next one: `path LIKE '100!%' ESCAPE '!'`. There is no escape unless it is named.
 - `TRIM` takes off all white space; `CONCAT` skips NULL, `||` does not.
 - A derived string of more than 1,024 bytes is NULL.
 - Names are folded to lower case; one that is a keyword is written in double quotes.

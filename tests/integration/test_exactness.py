@@ -135,14 +135,19 @@ NAMES = (*SHAPES, *SESSIONS)
 
 @dataclass(frozen=True)
 class Record(KafkaRecord):
-    """A record of this pipeline."""
+    """A record of this pipeline; `us`: microseconds of its time beyond the millisecond."""
 
     p: int
     o: int
     members: dict[str, Any]
+    us: int = 0
 
     def value(self) -> bytes:
-        return json.dumps(self.members).encode()
+        if not self.us:
+            return json.dumps(self.members).encode()
+        seconds, ms = divmod(self.members["ts"], 1000)
+        text = f"{rfc3339_ms(seconds * 1000)[:-1]}.{ms:03}{self.us:03}9Z"
+        return json.dumps({**self.members, "ts": text}).encode()
 
 
 @dataclass
@@ -232,7 +237,7 @@ def joined(pieces: list[Session]) -> list[Session]:
 
 
 def expected(events: list[Record]) -> dict[str, Any]:
-    ordered = sorted(events, key=lambda r: (r.members["ts"], r.p, r.o))
+    ordered = sorted(events, key=lambda r: (r.members["ts"], r.us, r.p, r.o))
     v = [r.members["v"] for r in ordered if r.members.get("v") is not None]
     i = [r.members["i"] for r in ordered if r.members.get("i") is not None]
     k = [r.members["k"] for r in ordered if r.members.get("k") is not None]
@@ -274,7 +279,10 @@ KEYS = ["a", "b", None, "", 'Ü,"\n\\N']
 
 
 def draw_events(rnd: random.Random, number: int) -> dict[int, list[Record]]:
-    """Logs of three partitions: few keys, many equal times, every kind of absence, integers at the edge of 64 bits."""
+    """Logs of three partitions: few keys, many equal times, every kind of absence, integers at the edge of 64 bits.
+
+    Half of the times are texts finer than a millisecond, some so close to the next that rounding would reach it.
+    """
     logs: dict[int, list[Record]] = {0: [], 1: [], 2: []}
     for _ in range(number):
         members: dict[str, Any] = {"ts": BASE + rnd.randrange(0, 360) * 1_000, "k": rnd.choice(KEYS)}
@@ -283,7 +291,7 @@ def draw_events(rnd: random.Random, number: int) -> dict[int, list[Record]]:
         if rnd.random() < 0.8:
             members["i"] = rnd.choice([rnd.randint(-(2**63), 2**63 - 1), rnd.randint(-5, 5), 13, 2**63 - 1])
         p = rnd.randrange(3)
-        logs[p].append(Record(p, len(logs[p]), members))
+        logs[p].append(Record(p, len(logs[p]), members, rnd.choice([0, 0, rnd.randrange(1000), 999])))
     return logs
 
 

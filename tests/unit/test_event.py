@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import pytest
@@ -46,7 +47,7 @@ def spec(*, strict: bool = False) -> PipelineSpec:
     )
 
 
-DECODER = EventDecoder(spec())
+DECODER, EXACT = EventDecoder(spec()), EventDecoder(spec(), exact=True)
 
 
 def event(**members: Any) -> bytes:
@@ -66,6 +67,14 @@ VALID = [
     ("a group key of exactly 1 KiB", event(k="x" * 1024)),
     ("an escaped backslash before u0000 is no NUL", b'{"ts": 1700000000000, "must": "a\\\\u0000"}'),
     ("text beyond ASCII", event(k="Zürich ✈")),
+    ("a float that is whole, for an integer", event(i=200.0)),
+    ("an exponent for an integer", b'{"ts": 1700000000000, "must": "m", "i": 2e2}'),
+    ("a float that is whole, for a time", event(ts=float(NOW))),
+    ("a date alone", event(ts="2023-11-14", seen="2023-11-14")),
+    ("more digits than microseconds", event(ts="2023-11-14T22:13:20.123456789Z")),
+    ("the last moment of all years", event(seen="9999-12-31T23:59:59.9999999Z")),
+    ("a time of long ago in milliseconds", event(seen=-631_152_000_000)),
+    ("seconds as a text's time", event(seen="1970-01-21T10:00:00Z")),
 ]
 
 INVALID = [
@@ -80,7 +89,22 @@ INVALID = [
     ("an array", b"[1]", Reason.NOT_AN_OBJECT, None),
     ("null", b"null", Reason.NOT_AN_OBJECT, None),
     ("a required field is missing", b'{"ts": 1700000000000}', Reason.MISSING_FIELD, "must"),
-    ("a required field is null", event(must=None), Reason.MISTYPED, "must"),
+    ("a required field is null", event(must=None), Reason.MISSING_FIELD, "must"),
+    ("the event time is null", event(ts=None), Reason.MISSING_FIELD, "ts"),
+    ("seconds", event(ts=NOW // 1000), Reason.OUT_OF_RANGE, "ts"),
+    ("seconds in another field", event(seen=4_102_444_800), Reason.OUT_OF_RANGE, "seen"),
+    ("seconds as a float", event(ts=NOW / 1000), Reason.OUT_OF_RANGE, "ts"),
+    ("microseconds", event(ts=NOW * 1000), Reason.OUT_OF_RANGE, "ts"),
+    ("a float beyond 64 bits for an integer", event(i=1e300), Reason.OUT_OF_RANGE, "i"),
+    (
+        "a float just beyond 64 bits",
+        b'{"ts": 1700000000000, "must": "m", "i": 9223372036854775808.0}',
+        Reason.OUT_OF_RANGE,
+        "i",
+    ),
+    ("broken behind a value of another type", b'{"ts": 1700000000000, "i": "x", "must": "m"', Reason.NOT_JSON, None),
+    ("a word for a time", event(ts="now"), Reason.MISTYPED, "ts"),
+    ("a fraction of a millisecond as a number", event(ts=NOW + 0.5), Reason.MISTYPED, "ts"),
     ("the event time is missing", b'{"must": "m"}', Reason.MISSING_FIELD, "ts"),
     ("a number for a string", event(k=3), Reason.MISTYPED, "k"),
     ("a string for a number", event(x="3"), Reason.MISTYPED, "x"),
@@ -105,6 +129,7 @@ def test_valid_events_are_decoded(reason: str, raw: bytes) -> None:
     decoded = DECODER.decode(raw, NOW)
     assert decoded.must in ("m", "a\\u0000")
     assert isinstance(decoded.ts, int)
+    assert DECODER.decode_batch([raw], NOW) == ([decoded], {})
 
 
 @pytest.mark.parametrize(("reason", "raw", "expected", "field"), INVALID, ids=[row[0] for row in INVALID])
@@ -134,22 +159,63 @@ MEMBERS = st.dictionaries(
     st.none()
     | st.booleans()
     | st.integers(-(2**70), 2**70)
+    | st.integers(NOW // 1000 - 5, NOW // 1000 + 5)
     | st.floats()
+    | st.integers(-300, 300).map(float)
+    | st.sampled_from(
+        [
+            "2023-11-14",
+            "2023-11-14T22:13:20.9999999Z",
+            "2023-11-14T22:13:20.123000000+01:00",
+            "2023-11-14T22:13:60Z",
+            "9999-12-31T23:59:59.9999999Z",
+            "0001-01-01T00:00:00+01:00",
+            "1969-12-31T23:59:59.9999999Z",
+            NOW + 3_600_000,
+        ]
+    )
     | st.text(max_size=5)
     | st.lists(st.integers(), max_size=2),
 )
 
 
-@given(st.lists(HOSTILE | MEMBERS.map(lambda m: event(**m)) | st.binary(max_size=30), max_size=12))
-def test_a_batch_is_judged_as_its_events_one_by_one(raws: list[bytes]) -> None:
+@given(
+    st.lists(HOSTILE | MEMBERS.map(lambda m: event(**m)) | st.binary(max_size=30), max_size=12)
+    | st.lists(MEMBERS.map(lambda m: event(**{k: v for k, v in m.items() if k in ("ts", "seen")})), max_size=4),
+    st.booleans(),
+)
+def test_a_batch_is_judged_as_its_events_one_by_one(raws: list[bytes], exact: bool) -> None:
     """However events are split into batches, each gets the same verdict and the same values."""
-    events, verdicts = DECODER.decode_batch(raws, NOW)
+    decoder = EXACT if exact else DECODER
+    decoded = decoder.decode_all(raws, NOW)
+    events, verdicts = decoded.events, decoded.invalid
     assert len(raws) == len(events)
+    if decoded.micros is not None:
+        single = [(EXACT.decode_all([raw], NOW).micros or [0])[0] for raw in raws]
+        assert single == decoded.micros
     for index, raw in enumerate(raws):
         if index in verdicts:
             with pytest.raises(InvalidEvent) as verdict:
-                DECODER.decode(raw, NOW)
+                decoder.decode(raw, NOW)
             assert events[index] is None
-            assert (verdict.value.reason, verdict.value.field) == (verdicts[index].reason, verdicts[index].field)
+            assert str(verdict.value) == str(verdicts[index])
+            assert verdict.value.field == verdicts[index].field
         else:
-            assert DECODER.decode(raw, NOW) == events[index]
+            assert decoder.decode(raw, NOW) == events[index]
+
+
+def test_large_batches_are_judged_as_their_events_one_by_one() -> None:
+    """Groups of a batch that hold nothing unusual are read at once: before, between and behind those that do."""
+    rnd = random.Random(5)
+    hostile = [raw for _, raw in VALID] + [raw for _, raw, _, _ in INVALID if len(raw) < 20_000]
+    texts = [event(ts=f"2023-11-14T22:13:20.{digits}Z") for digits in ("5", "123456", "1239999", "9999999")]
+    long = [event(note="x" * 1500), event(k="x" * 1024, note="y" * 500), event(k="ü" * 500, note="y" * 500)]
+    for odd in (0, 1, 3, 40):
+        raws = [rnd.choice([event(k="a", i=i), *texts, *long]) for i in range(300)]
+        for _ in range(odd):
+            raws[rnd.randrange(300)] = rnd.choice(hostile)
+        decoded, single = EXACT.decode_all(raws, NOW), [EXACT.decode_all([raw], NOW) for raw in raws]
+        assert decoded.events == [one.events[0] for one in single]
+        verdicts = {i: str(one.invalid[0]) for i, one in enumerate(single) if one.invalid}
+        assert {i: str(verdict) for i, verdict in decoded.invalid.items()} == verdicts
+        assert decoded.micros == [(one.micros or [0])[0] for one in single]

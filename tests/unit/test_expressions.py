@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import re
 from typing import Any
 
 import polars as pl
@@ -80,6 +81,12 @@ def value(expression: str, **row: Any) -> Any:
         ("s NOT LIKE '%b%'", False),
         ("s ILIKE 'aB%'", True),
         ("'a.c' LIKE 'abc'", False),
+        ("'a_c' LIKE 'a!_c' ESCAPE '!'", True),
+        ("'abc' LIKE 'a!_c' ESCAPE '!'", False),
+        ("'100%' LIKE '%\\%' ESCAPE '\\'", True),
+        ("'a!b' NOT LIKE 'a!!%' ESCAPE '!'", False),
+        ("'A%B' ILIKE 'a%%b' ESCAPE '%'", True),
+        ("'a\\b' LIKE 'a\\b'", True),
         ("s IS NULL", False),
         ("s IS NOT NULL", True),
         ("b IS NOT TRUE", False),
@@ -208,6 +215,17 @@ def test_every_function_is_total(expression: str, row: dict[str, Any], expected:
         ("i IN (1, NULL)", "IN takes constants, and no NULL"),
         ("i IN (j)", "IN takes constants"),
         ("s LIKE s", "LIKE: the pattern must be a constant"),
+        ("s LIKE 'a' ESCAPE s", "LIKE: ESCAPE must be a constant string"),
+        ("s LIKE 'a' ESCAPE 1", "LIKE: ESCAPE must be a constant string"),
+        ("s LIKE 'a' ESCAPE '!!'", "LIKE: ESCAPE takes one character, not '!!'"),
+        ("s ILIKE 'a' ESCAPE ''", "ILIKE: ESCAPE takes one character, not ''"),
+        ("s LIKE 'a!b' ESCAPE '!'", "LIKE: '!b' in the pattern means nothing; after the escape comes %, _ or '!'"),
+        ("s LIKE 'a!' ESCAPE '!'", "LIKE: '!' in the pattern means nothing"),
+        ("s LIKE 'a' ESCAPE", "expected at the end"),
+        ("s ESCAPE '!'", "an operator or nothing more expected"),
+        ("t > 2.5", "'>' mixes number and timestamp; convert one with TRY_CAST(… AS integer)"),
+        ("b = t", "'=' mixes boolean and timestamp; convert one with TRY_CAST(… AS string)"),
+        ("EXTRCT(t)", "unknown function EXTRCT; did you mean EXTRACT?"),
         ("i AND b", "AND takes a condition, not a integer"),
         ("t > '2013-01-01'", "'2013-01-01' is not a time; write RFC 3339"),
         ("EXTRACT(HOUR FROM i)", "HOUR can only be taken from a timestamp"),
@@ -362,6 +380,35 @@ def test_an_events_result_does_not_depend_on_its_batch(expression: str, where: s
     assert whole.rows() == single.rows()
     if whole.schema["d0"] == pl.Float64():
         assert whole["d0"].is_finite().all(), "a number is finite or NULL"
+
+
+TEXT = st.text(st.sampled_from("ab%_!\\ÜüßK\n.*[]") | st.characters(exclude_categories=["Cs"]), max_size=8)
+TEXT = TEXT.filter(lambda text: "\0" not in text)
+WILD = {"%": ".*", "_": "."}
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(["any", "one", "text"]), TEXT), max_size=5), st.sampled_from("!\\%_ü'^"), TEXT
+)
+def test_like_with_an_escape_is_what_a_regular_expression_says(
+    parts: list[tuple[str, str]], escape: str, subject: str
+) -> None:
+    """Texts that are escaped stand for themselves, wild cards for what they do; an escape hides every wild card."""
+    pattern, regex, matching = "", "", ""
+    for kind, text in parts:
+        wild = {"any": "%", "one": "_"}.get(kind)
+        if wild is not None and wild != escape:
+            pattern, regex = pattern + wild, regex + WILD[wild]
+            matching += text if wild == "%" else "x"
+        else:
+            pattern += re.sub(f"[%_{re.escape(escape)}]", lambda found: escape + found.group(), text)
+            regex, matching = regex + re.escape(text), matching + text
+    quoted = [f"'{text.replace(chr(39), chr(39) * 2)}'" for text in (pattern, escape)]
+    transform = compile_transform(spec(f"s LIKE {quoted[0]} ESCAPE {quoted[1]}"))
+    rows = [{**NOTHING, "s": subject}, {**NOTHING, "s": matching}, NOTHING]
+    found = transform.apply(pl.DataFrame(rows, schema=SCHEMA, orient="row"))["d0"].to_list()
+    assert found == [re.fullmatch(regex, subject, re.DOTALL) is not None, True, None]
 
 
 @given(st.text(max_size=60))

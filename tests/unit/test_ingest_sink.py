@@ -329,10 +329,14 @@ def test_refused_events_are_marked_with_their_reason() -> None:
     assert made.values[2] == QUARANTINE_PREFIX + large[:KEPT_BYTES]
     assert made.values[4] == values[4]
     assert [made.key(i) for i in range(5)] == [None, None, None, None, b"1"]
-    assert made.headers[0] == [("reason", b"not_json")]
-    assert made.headers[1] == [("reason", b"mistyped"), ("field", b"integer")]
-    assert made.headers[2] == [("reason", b"too_large")]
-    assert made.headers[3] == [("reason", b"unknown_field"), ("field", b"\\0" * 200)]
+    assert [pair for pair in made.headers[0] if pair[0] != "detail"] == [("reason", b"not_json")]
+    assert made.headers[1] == [
+        ("reason", b"mistyped"), ("field", b"integer"),
+        ("detail", b'integer: expected integer, got string "1"; send it without quotes'),
+    ]  # fmt: skip
+    assert made.headers[2][0] == ("reason", b"too_large")
+    assert made.headers[3][:2] == [("reason", b"unknown_field"), ("field", b"\\0" * 200)]
+    assert all(0 < len(dict(headers)["detail"]) <= 500 for headers in made.headers.values())
 
 
 def test_a_record_can_be_cut_short_as_a_refused_one() -> None:

@@ -83,12 +83,14 @@ def test_refused_events_reach_the_processor_with_their_reason(ingest: Any) -> No
     assert {reason: letter.field for reason, letter in found.items()} == {
         "not_json": None, "not_an_object": None, "missing_field": "country", "mistyped": "amount", "too_large": None,
     }  # fmt: skip
-    assert {letter.detail for letter in batch.dead} == {"refused by ingest"}
+    assert 'amount: expected number, got string "?"; send a number' in found["mistyped"].detail
+    assert "an array; send each event as a record of its own" in found["not_an_object"].detail
+    assert "bytes; at most" in found["too_large"].detail
     assert found["mistyped"].value == BAD
     assert found["too_large"].value == too_large[:65536]
     marked = {r.value()[:1]: dict(r.headers() or []) for r in records}
     assert marked[b"{"] == {}
-    assert set(marked[QUARANTINE_PREFIX]) <= {REASON_HEADER, FIELD_HEADER}
+    assert set(marked[QUARANTINE_PREFIX]) <= {REASON_HEADER, FIELD_HEADER, "detail"}
 
 
 def test_an_event_larger_than_its_topic_takes_ends_as_a_dead_letter(ingest: Any) -> None:

@@ -72,8 +72,8 @@ def apply_function(name: str, args: Sequence[Typed]) -> Typed:
         raise ExpressionError(f"{name} gives another value each time; use the event's own fields")
     entry = _FUNCTIONS.get(name)
     if entry is None:
-        close = difflib.get_close_matches(name, _NAMED_FUNCTIONS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(_NAMED_FUNCTIONS))}"
+        close = difflib.get_close_matches(name, FUNCTION_NAMES, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(FUNCTION_NAMES)}"
         raise ExpressionError(f"unknown function {name}; {hint}")
     least, most, build = entry
     if not least <= len(args) <= most:
@@ -162,7 +162,20 @@ def _in(name: str, args: Sequence[Typed]) -> _Built:
 
 def _like(name: str, args: Sequence[Typed]) -> _Built:
     pattern = constant(name, args[1], "the pattern", "string")
-    regex = "".join(".*" if c == "%" else "." if c == "_" else re.escape(c) for c in pattern)
+    escape = constant(name, args[2], "ESCAPE", "string") if len(args) > 2 else ""
+    if len(args) > 2 and len(escape) != 1:
+        raise ExpressionError(f"{name}: ESCAPE takes one character, not '{escape}'; write ESCAPE '!', for example")
+    regex, characters = "", iter(pattern)
+    for character in characters:
+        if character == escape:
+            meant = next(characters, "")
+            if meant not in ("%", "_", escape):
+                raise ExpressionError(
+                    f"{name}: '{escape}{meant}' in the pattern means nothing; after the escape comes %, _ or '{escape}'"
+                )
+            regex += re.escape(meant)
+        else:
+            regex += {"%": ".*", "_": "."}.get(character) or re.escape(character)
     flags = "(?s)" if name == "LIKE" else "(?si)"
     return "boolean", as_string(name, args[0]).str.contains(f"{flags}^{regex}$")
 
@@ -344,7 +357,7 @@ _OPERATORS = _table(
     ("NOT", 1, 1, lambda name, args: ("boolean", ~as_boolean(name, args[0]))),
     ("IS NULL,IS TRUE,IS FALSE", 1, 1, _is),
     ("IN", 2, _MANY, _in),
-    ("LIKE,ILIKE", 2, 2, _like),
+    ("LIKE,ILIKE", 2, 3, _like),
     ("||", 2, 2, _concat),
     ("TRY_CAST", 2, 2, _try_cast),
 )

@@ -199,9 +199,9 @@ class _Parser:
             self._need_word("and")
             node = Call("AND", (Call(">=", (node, low)), Call("<=", (node, self._concatenation()))))
         elif self._word("like"):
-            node = Call("LIKE", (node, self._concatenation()))
+            node = self._like("LIKE", node)
         elif self._word("ilike"):
-            node = Call("ILIKE", (node, self._concatenation()))
+            node = self._like("ILIKE", node)
         elif negated:
             self._fail("IN, BETWEEN, LIKE or ILIKE")
         return Call("NOT", (node,)) if negated else node
@@ -213,6 +213,11 @@ class _Parser:
                 node = Call(f"IS {word.upper()}", (node,))
                 return Call("NOT", (node,)) if negated else node
         self._fail("NULL, TRUE or FALSE")
+
+    def _like(self, name: str, node: Node) -> Node:
+        pattern = self._concatenation()
+        escape = (self._concatenation(),) if self._word("escape") else ()
+        return Call(name, (node, pattern, *escape))
 
     def _in(self, node: Node) -> Node:
         self._need_sign("(")

@@ -91,11 +91,18 @@ def unify(name: str, args: Sequence[Typed]) -> tuple[str, list[pl.Expr]]:
         kinds = {"number"}
     if len(kinds) > 1:
         found = " and ".join(sorted(kinds))
-        raise ExpressionError(f"{name} mixes {found}; convert one with TRY_CAST(… AS {min(kinds)})")
+        raise ExpressionError(f"{name} mixes {found}; convert one with TRY_CAST(… AS {_common(kinds)})")
     kind = kinds.pop() if kinds else "null"
     dtype = POLARS_TYPES.get(kind, pl.Boolean())
     # A NULL constant is typed boolean until its neighbours tell its type.
     return kind, [pl.lit(None, dtype=dtype) if a.kind == "null" else a.expression.cast(dtype) for a in args]
+
+
+def _common(kinds: set[str]) -> str:
+    """A type that one of these becomes by TRY_CAST, so that they go together."""
+    if "timestamp" not in kinds:
+        return min(kinds)
+    return "integer" if kinds <= {"timestamp", *NUMERIC} else "string"
 
 
 def _timestamp(argument: Typed) -> Typed:

@@ -226,7 +226,8 @@ def merge_expression(partial: Partial, old: str = "t", new: str = "EXCLUDED") ->
     """SQL that merges the stored column of row `old` with that of row `new` (aliases), null-safe.
 
     Mean and M2 merge by Chan, Golub and LeVeque (1979), "Updating formulae and a pairwise algorithm for computing
-    sample variances". `first` / `last` compare arrays of (event time, epoch, partition, offset).
+    sample variances". `first` / `last` compare arrays of (event time, its microseconds, epoch, partition, offset); rows
+    of before these had none compare by their milliseconds, and a tie within one is broken either way.
     """
     column = quote(partial.column)
     a, b = f"{old}.{column}", f"{new}.{column}"

@@ -192,7 +192,9 @@ def _source(parts: Parts, columns: Columns, _limits: Limits) -> Iterator[Fault]:
             if name in columns.types:
                 yield Fault(path, name, "is a derive, not a field of the event", "name a field of spec.source.fields")
             else:
-                yield Fault(path, name, "there is no field of this name", did_you_mean(name, fields))
+                usable = [n for n, model in fields.items() if model and model.type == "timestamp"]
+                meant = usable if path.endswith("eventTime.field") and usable else fields
+                yield Fault(path, name, "there is no field of this name", did_you_mean(name, meant))
     if event_time is not None and event_time.field is not None:
         model = fields.get(event_time.field)
         if model is not None and model.type != "timestamp":

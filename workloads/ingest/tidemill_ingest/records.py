@@ -1,6 +1,6 @@
 """Raw events to Kafka records of one pipeline: judged by the contract's decoder, keyed, and marked where refused.
 
-A refused event goes to the events topic as well, behind a first byte that no JSON has and with its reason in a header:
+A refused event goes to the events topic as well, behind a first byte that no JSON has and with the verdict in headers:
 the processor, which alone writes dead letters, gives it a true topic, partition and offset.
 """
 
@@ -10,22 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tidemill_contract.event import (
-    FIELD_HEADER,
-    QUARANTINE_PREFIX,
-    REASON_HEADER,
-    EventDecoder,
-    InvalidEvent,
-    Reason,
-)
+from tidemill_contract import quarantine
+from tidemill_contract.event import QUARANTINE_PREFIX, EventDecoder, InvalidEvent, Reason
+from tidemill_contract.quarantine import Headers
 from tidemill_contract.runtime import PipelineConfig
 
 KEPT_BYTES = 64 * 1024
 """How much is sent of an event that is too large: what a dead letter keeps."""
-
-_FIELD_CHARACTERS = 200
-
-Headers = list[tuple[str, bytes]]
 
 
 @dataclass(frozen=True)
@@ -65,7 +56,7 @@ class Records:
     def shrunk(self, index: int, verdict: InvalidEvent) -> Records:
         """One of them as the record of a refused event that is cut short."""
         value = self.values[index].removeprefix(QUARANTINE_PREFIX)[:KEPT_BYTES]
-        return Records([QUARANTINE_PREFIX + value], [None], {0: _headers(verdict)}, {0: verdict})
+        return Records([QUARANTINE_PREFIX + value], [None], {0: quarantine.headers(verdict)}, {0: verdict})
 
 
 class Judge:
@@ -87,22 +78,13 @@ class Judge:
         for index, verdict in invalid.items():
             value = values[index][:KEPT_BYTES] if verdict.reason is Reason.TOO_LARGE else values[index]
             records.values[index] = QUARANTINE_PREFIX + value
-            records.headers[index] = _headers(verdict)
+            records.headers[index] = quarantine.headers(verdict)
         return records
 
     def _keys(self, name: str, events: list[Any]) -> list[bytes | None]:
         encode = self._encode
         found = [getattr(event, name, None) for event in events]
         return [encode(value) if value is not None else None for value in found]
-
-
-def _headers(verdict: InvalidEvent) -> Headers:
-    headers: Headers = [(REASON_HEADER, str(verdict.reason).encode())]
-    if verdict.field is not None:
-        # A sender chooses the names of unknown fields: bounded, and without what Postgres cannot store.
-        name = verdict.field[:_FIELD_CHARACTERS].replace("\0", "\\0")
-        headers.append((FIELD_HEADER, name.encode("utf-8", "replace")))
-    return headers
 
 
 def _encode_number(value: float) -> bytes:

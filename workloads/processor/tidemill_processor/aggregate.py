@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from tidemill_contract.partials import REVISION, SKETCHES, AggregationLayout, Partial
-from tidemill_processor.batch import INDEX, OFFSET, PARTITION, TIME
+from tidemill_processor.batch import INDEX, MICROS, OFFSET, PARTITION, TIME
 
 PANE, AFTER = "_pane", "_after_ms"
 """Partial frames' columns beside groups and partials: pane start, and the cut of events that some windows missed."""
@@ -109,8 +109,9 @@ def _sketches(values: pl.Series, partial: Partial) -> pl.Series:
 
 def _ordered(frame: pl.DataFrame, epochs: dict[int, int]) -> pl.DataFrame:
     epoch = pl.col(PARTITION).replace_strict(epochs, default=0, return_dtype=pl.Int64) if epochs else pl.lit(0)
-    frame = frame.with_columns(epoch.alias("_e")).sort(TIME, "_e", PARTITION, OFFSET)
-    at = pl.concat_str(pl.lit("{"), TIME, pl.lit(","), "_e", pl.lit(","), PARTITION, pl.lit(","), OFFSET, pl.lit("}"))
+    order = (TIME, MICROS, "_e", PARTITION, OFFSET)
+    frame = frame.with_columns(epoch.alias("_e")).sort(*order)
+    at = pl.concat_str(pl.lit("{"), pl.concat_str(*order, separator=","), pl.lit("}"))
     return frame.with_columns(at.alias(_AT))
 
 

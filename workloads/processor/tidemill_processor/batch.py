@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from operator import attrgetter
 from typing import Any, Protocol
@@ -12,21 +13,15 @@ from typing import Any, Protocol
 import msgspec
 import polars as pl
 
-from tidemill_contract.event import (
-    FIELD_HEADER,
-    MAX_KEY_BYTES,
-    QUARANTINE_PREFIX,
-    REASON_HEADER,
-    EventDecoder,
-    InvalidEvent,
-    Reason,
-)
+from tidemill_contract import quarantine
+from tidemill_contract.event import MAX_KEY_BYTES, QUARANTINE_PREFIX, EventDecoder, InvalidEvent, Reason
+from tidemill_contract.event_details import TOMBSTONE
 from tidemill_contract.expressions import POLARS_TYPES, compile_transform, derived_types
 from tidemill_contract.spec import PipelineSpec
 
-TIME, PARTITION, OFFSET, INDEX, DATA = "_t", "_p", "_o", "_i", "_data"
+TIME, PARTITION, OFFSET, INDEX, DATA, MICROS = "_t", "_p", "_o", "_i", "_data", "_us"
 """Frame columns beside the fields: event time (epoch ms), Kafka partition and offset, place in the batch; where raw
-events are kept, the event as JSON."""
+events are kept, the event as JSON; where events are ordered, the microseconds of the event time beyond `_t`."""
 
 STORED_VALUE_BYTES = 64 * 1024
 """How much of a refused record is kept in its dead letter."""
@@ -165,22 +160,25 @@ def dead_letter(
     event_time: int | None = None,
     windows: tuple[int, ...] | None = None,
 ) -> DeadLetter:
-    """The dead letter of a record. One that ingest has refused keeps ingest's reason and loses its mark."""
-    value = message.value() or b""
-    reason, field, detail = str(verdict.reason), verdict.field, verdict.detail
-    if value.startswith(QUARANTINE_PREFIX):
-        headers = {name: raw.decode("utf-8", "replace") for name, raw in message.headers() or () if raw is not None}
-        if headers.get(REASON_HEADER):
-            value = value[len(QUARANTINE_PREFIX) :]
-            reason, field = headers[REASON_HEADER], headers.get(FIELD_HEADER) or None
-            detail = "refused by ingest"
+    """The dead letter of a record."""
+    return _letter(message, message.value() or b"", verdict, aggregation, event_time, windows)
+
+
+def _letter(
+    message: Message,
+    value: bytes,
+    verdict: InvalidEvent,
+    aggregation: str = "",
+    event_time: int | None = None,
+    windows: tuple[int, ...] | None = None,
+) -> DeadLetter:
     return DeadLetter(
         partition=message.partition(),
         offset=message.offset(),
-        reason=_storable(reason, 100) or "unknown",
+        reason=str(verdict.reason),
         aggregation=aggregation,
-        field=_storable(field, 200),
-        detail=_storable(detail, 1000),
+        field=_storable(verdict.field, 200),
+        detail=_storable(verdict.detail, 1000),
         key=message.key(),
         value=value[:STORED_VALUE_BYTES],
         value_bytes=len(value),
@@ -218,14 +216,14 @@ class BatchReader:
             spec: the pipeline's.
             offsets: whether frames have `_o` in any case.
         """
-        self._decoder = EventDecoder(spec)
+        self._ordered = any(m.function in ("first", "last") for a in spec.aggregations for m in a.metrics)
+        self._decoder = EventDecoder(spec, exact=self._ordered)
         self._transform = compile_transform(spec)
         self._time_field = spec.source.event_time.field
         self._plain = spec.transform.filter is None and not spec.transform.derive
         self._filters = spec.transform.filter is not None
         self._keeps_events = spec.events.store
-        ordered = any(m.function in ("first", "last") for a in spec.aggregations for m in a.metrics)
-        self._needs_offsets = offsets or ordered or self._keeps_events
+        self._needs_offsets = offsets or self._ordered or self._keeps_events
         derived = derived_types(spec)
         self._derived_keys = [name for name in derived if name in spec.group_columns and derived[name] == "string"]
         read = {m.field for a in spec.aggregations for m in a.metrics} | {rule.field for rule in spec.anomalies}
@@ -241,14 +239,15 @@ class BatchReader:
         """Decode some records of a batch, `first` of which have been decoded before."""
         raws = [m.value() or b"" for m in messages]
         largest = max(map(len, raws), default=0)
-        events, invalid = self._decoder.decode_batch(raws, now_ms, largest=largest)
+        decoded = self._decoder.decode_all(raws, now_ms, largest=largest)
+        events, invalid, micros = decoded.events, decoded.invalid, decoded.micros
         times = self._event_times(messages, events, invalid, now_ms)
         partitions = [m.partition() for m in messages]
         spans = _spans(partitions)
         ends = {p: messages[last].offset() + 1 for p, (_, _, last) in spans.items()}
         arrived = {p: messages[at].timestamp()[1] for p, (_, at, _) in spans.items()}
         consumed = {p: count for p, (count, _, _) in spans.items()}
-        dead = tuple(dead_letter(messages[i], verdict) for i, verdict in invalid.items())
+        dead = tuple(self._refused(messages[i], verdict, now_ms) for i, verdict in invalid.items())
         valid: list[Any] = events
         index: Sequence[int] = range(len(messages))
         if invalid:
@@ -260,6 +259,9 @@ class BatchReader:
             pl.Series(PARTITION, partitions, dtype=pl.Int32),
             pl.Series(INDEX, index, dtype=pl.UInt32) + first,
         ]
+        if self._ordered:
+            exact = [0] * len(valid) if micros is None else [micros[i] for i in index]
+            columns.append(pl.Series(MICROS, exact, dtype=pl.Int64))
         if self._needs_offsets:
             columns.append(pl.Series(OFFSET, [messages[i].offset() for i in index], dtype=pl.Int64))
         for name, dtype in self._columns.items():
@@ -270,6 +272,20 @@ class BatchReader:
             columns.append(pl.Series(DATA, [msgspec.json.encode(event).decode() for event in valid], dtype=pl.String))
         size = sum(map(len, raws)) if largest > MAX_KEY_BYTES else 0
         return Piece(size, pl.DataFrame(columns), messages, dead, ends, consumed, arrived)
+
+    def _refused(self, message: Message, verdict: InvalidEvent, now_ms: int) -> DeadLetter:
+        """The dead letter of a record that is no valid event. What ingest has refused loses its mark."""
+        value = message.value()
+        if value is None:
+            return _letter(message, b"", InvalidEvent(verdict.reason, None, TOMBSTONE))
+        if value.startswith(QUARANTINE_PREFIX):
+            # Ingest judged it when Kafka got it: by then it was too far in the future, say.
+            when = message.timestamp()[1]
+            refusal = partial(self._decoder.refusal, now_ms=when if when > 0 else now_ms)
+            ingests = quarantine.verdict_of(value, message.headers() or (), refusal)
+            if ingests is not None:
+                return _letter(message, value[len(QUARANTINE_PREFIX) :], ingests)
+        return _letter(message, value, verdict)
 
     def join(self, pieces: Sequence[Piece]) -> Batch:
         """The batch of what was decoded one after the other; at least one piece."""
@@ -306,7 +322,7 @@ class BatchReader:
             if i in invalid:
                 continue
             try:
-                self._decoder.check_time(time, now_ms)
+                self._decoder.check_record_time(time, now_ms)
             except InvalidEvent as verdict:
                 events[i], invalid[i] = None, verdict
         return times

@@ -1,0 +1,186 @@
+"""Times of events: what texts and numbers mean, how fractions are cut, which units are told apart."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tidemill_contract.event import EventDecoder, InvalidEvent, Reason
+from tidemill_contract.spec import PipelineSpec
+
+NOW = 1_795_800_000_000  # 2026-11-27T18:40:00Z
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+def spec() -> PipelineSpec:
+    document = {
+        "source": {
+            "fields": [
+                {"name": "ts", "type": "timestamp"},
+                {"name": "seen", "type": "timestamp"},
+                {"name": "note", "type": "string"},
+            ],
+            "eventTime": {"field": "ts"},
+        },
+        "aggregations": [
+            {
+                "name": "a",
+                "window": {"type": "tumbling", "size": "1m"},
+                "metrics": [{"name": "n", "function": "count"}],
+            }
+        ],
+    }
+    return PipelineSpec.model_validate(document)
+
+
+DECODER, PLAIN = EventDecoder(spec(), exact=True), EventDecoder(spec())
+
+
+def ms(text: str) -> int:
+    return (dt.datetime.fromisoformat(text) - EPOCH) // dt.timedelta(milliseconds=1)
+
+
+TAKEN = [
+    ("2026-11-27T10:00:59Z", "2026-11-27T10:00:59+00:00"),
+    ("2026-11-27t10:00:59z", "2026-11-27T10:00:59+00:00"),
+    ("2026-11-27 10:00:59Z", "2026-11-27T10:00:59+00:00"),
+    ("2026-11-27T11:00:59+01:00", "2026-11-27T10:00:59+00:00"),
+    ("2026-11-27T11:00:59+0100", "2026-11-27T10:00:59+00:00"),
+    ("2026-11-27T10:00:59-00:00", "2026-11-27T10:00:59+00:00"),
+    ("2026-11-27", "2026-11-27T00:00:00+00:00"),
+    ("2026-11-27T10:00:59.1Z", "2026-11-27T10:00:59.100+00:00"),
+    ("2026-11-27T10:00:59.9999Z", "2026-11-27T10:00:59.999+00:00"),
+    ("2026-11-27T10:00:59.9999999Z", "2026-11-27T10:00:59.999+00:00"),
+    ("2026-11-27T10:00:59.999999500Z", "2026-11-27T10:00:59.999+00:00"),
+    ("2026-11-26T23:59:59.9999999Z", "2026-11-26T23:59:59.999+00:00"),
+    ("2026-11-27T10:00:59.12345678901234567890+01:00", "2026-11-27T09:00:59.123+00:00"),
+    ("1970-01-21T10:00:00Z", "1970-01-21T10:00:00+00:00"),
+]
+OTHER = [
+    ("1969-12-31T23:59:59.9999999Z", -1),
+    ("0001-01-01T00:00:00Z", -62_135_596_800_000),
+    ("9999-12-31T23:59:59.9999999999Z", 253_402_300_799_999),
+    ("1950-02-03", ms("1950-02-03T00:00:00+00:00")),
+    (631_151_999, 631_151_999),
+    (4_102_444_801, 4_102_444_801),
+    (-1_795_773_600, -1_795_773_600),
+    (1_795_773_600_000.0, 1_795_773_600_000),
+]
+REFUSED = [
+    ("2026-11-27T10:00:60Z", Reason.OUT_OF_RANGE, "send :59"),
+    ("2026-11-27T24:00:00Z", Reason.OUT_OF_RANGE, "00:00:00 of the next day"),
+    ("2026-02-30T10:00:00Z", Reason.OUT_OF_RANGE, "no moment"),
+    ("0000-01-01T00:00:00Z", Reason.OUT_OF_RANGE, "no moment"),
+    ("10000-01-01T00:00:00Z", Reason.OUT_OF_RANGE, "no moment"),
+    ("9999-12-31T23:59:59-01:00", Reason.OUT_OF_RANGE, "years 1 to 9999"),
+    ("0001-01-01T00:00:00+01:00", Reason.OUT_OF_RANGE, "years 1 to 9999"),
+    ("2026-13-01", Reason.OUT_OF_RANGE, "no moment"),
+    ("2026-11-27T10:00:00+01", Reason.MISTYPED, "+01:00"),
+    ("2026-11-27T10:00Z", Reason.MISTYPED, "send RFC 3339"),
+    ("2026-11-27T10:00:00", Reason.MISTYPED, "add the zone"),
+    ("27.11.2026", Reason.MISTYPED, "send RFC 3339"),
+    ("1795773600000", Reason.MISTYPED, "without quotes"),
+    (1_795_773_600_000.5, Reason.MISTYPED, "whole milliseconds"),
+    (1_795_773_600.5, Reason.MISTYPED, "as seconds it is 2026-11-27"),
+    (True, Reason.MISTYPED, "expected timestamp, got boolean true"),
+    (
+        1_795_773_600,
+        Reason.OUT_OF_RANGE,
+        "reads as 1970-01-21 in milliseconds; as seconds it is 2026-11-27: send milli",
+    ),
+    (1_795_773_600.0, Reason.OUT_OF_RANGE, "as seconds it is 2026-11-27"),
+    (631_152_000, Reason.OUT_OF_RANGE, "as seconds it is 1990-01-01"),
+    (4_102_444_800, Reason.OUT_OF_RANGE, "as seconds it is 2100-01-01"),
+    (1_795_773_600_000_000, Reason.OUT_OF_RANGE, "as microseconds it is 2026-11-27"),
+    (1_795_773_600_000_000_000, Reason.OUT_OF_RANGE, "as nanoseconds it is 2026-11-27"),
+    (10**30, Reason.OUT_OF_RANGE, "years 1 to 9999"),
+]
+
+
+@pytest.mark.parametrize(("text", "meant"), TAKEN)
+def test_an_event_time_means(text: str, meant: str) -> None:
+    raw = json.dumps({"ts": text, "seen": text}).encode()
+    event = DECODER.decode(raw, NOW)
+    assert (event.ts, event.seen) == (ms(meant), ms(meant))
+    assert DECODER.decode_batch([raw], NOW) == ([event], {})
+
+
+@pytest.mark.parametrize(("value", "meant"), OTHER)
+def test_another_timestamp_means(value: Any, meant: int) -> None:
+    """Other fields than the event time may lie anywhere in the years 1 to 9999."""
+    raw = json.dumps({"ts": NOW, "seen": value}).encode()
+    event = DECODER.decode(raw, NOW)
+    assert event.seen == meant
+    assert DECODER.decode_batch([raw, raw], NOW) == ([event, event], {})
+
+
+@pytest.mark.parametrize("field", ["ts", "seen"])
+@pytest.mark.parametrize(("value", "reason", "detail"), REFUSED)
+def test_a_time_is_refused_with_the_remedy(field: str, value: Any, reason: Reason, detail: str) -> None:
+    """Alike for the event time and for other timestamps, alone and among valid events."""
+    raw = json.dumps({"ts": NOW, field: value}).encode()
+    with pytest.raises(InvalidEvent) as caught:
+        DECODER.decode(raw, NOW)
+    assert (caught.value.reason, caught.value.field) == (reason, field)
+    assert detail in caught.value.detail
+    assert str(value).lower() in caught.value.detail.lower() or isinstance(value, float)
+    _, verdicts = DECODER.decode_batch([b'{"ts": 1795800000000}', raw], NOW)
+    assert {i: str(v) for i, v in verdicts.items()} == {1: str(caught.value)}
+
+
+def test_a_records_own_time_is_told_in_its_unit_too() -> None:
+    with pytest.raises(InvalidEvent, match="as microseconds it is 2026-11-27"):
+        DECODER.check_record_time(1_795_773_600_000_000, NOW)
+    with pytest.raises(InvalidEvent, match="as seconds it is 2026-11-27"):
+        DECODER.check_record_time(1_795_773_600, NOW)
+
+
+MOMENTS = st.datetimes(dt.datetime(1970, 3, 1), dt.datetime(2026, 11, 27))
+DIGITS = st.text("0123456789", max_size=30) | st.integers(1, 30).map(lambda n: "9" * n)
+ZONES = st.sampled_from([("Z", 0), ("z", 0), ("+01:00", 60), ("-0830", -510), ("+23:59", 1439)])
+
+
+def escaped(text: str, which: str) -> str:
+    """JSON text with these characters written as escapes."""
+    return re.sub(f"[{which}]", lambda found: f"\\u{ord(found.group()):04x}", text) if which else text
+
+
+@given(st.lists(st.tuples(MOMENTS, DIGITS, ZONES, st.sampled_from(["", "9", ".", ":", "0-9.:+"])), min_size=1))
+@example([(dt.datetime(2026, 11, 27, 10, 0, 59), "9999999", ("Z", 0), "")])
+@example([(dt.datetime(2026, 11, 27, 10, 0, 59), "9999999", ("Z", 0), "9")])
+def test_fractions_are_cut_at_every_number_of_digits(
+    times: list[tuple[dt.datetime, str, tuple[str, int], str]],
+) -> None:
+    """Written in any way and with any zone: milliseconds and microseconds are those of the text, in both paths."""
+    raws, expected = [], []
+    for moment, digits, (zone, minutes), which in times:
+        text = moment.isoformat(timespec="seconds") + (f".{digits}" if digits else "") + zone
+        raws.append(f'{{"note": "10:00:59.9999999Z", "ts": "{escaped(text, which)}"}}'.encode())
+        start = moment.replace(microsecond=0, tzinfo=dt.UTC) - dt.timedelta(minutes=minutes)
+        exact = (start - EPOCH) // dt.timedelta(seconds=1) * 1_000_000 + int(digits.ljust(6, "0")[:6] or 0)
+        expected.append(divmod(exact, 1000))
+    now = NOW + 86_400_000
+    decoded = DECODER.decode_all(raws, now)
+    assert decoded.invalid == {}
+    assert decoded.micros is not None
+    assert list(zip((event.ts for event in decoded.events), decoded.micros, strict=True)) == expected
+    assert [event.note for event in decoded.events] == ["10:00:59.9999999Z"] * len(raws)
+    plain = PLAIN.decode_all(raws, now)
+    assert ([event.ts for event in plain.events], plain.micros) == ([milli for milli, _ in expected], None)
+    assert [DECODER.decode(raw, now).ts for raw in raws] == [milli for milli, _ in expected]
+
+
+@given(st.integers(631_152_000, 4_102_444_800), st.sampled_from(["ts", "seen"]))
+def test_seconds_never_count_as_milliseconds(seconds: int, field: str) -> None:
+    """Whatever else is in the batch."""
+    raws = [json.dumps({"ts": NOW}).encode(), json.dumps({"ts": "2026-11-27", field: seconds}).encode()]
+    events, verdicts = DECODER.decode_batch(raws, NOW)
+    assert events[1] is None
+    assert (verdicts[1].reason, verdicts[1].field) == (Reason.OUT_OF_RANGE, field)
+    assert f"{seconds} reads as 1970-0" in verdicts[1].detail

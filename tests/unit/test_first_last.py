@@ -1,0 +1,72 @@
+"""`first` and `last`: which event counts as such, to the microsecond."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from kafka_records import KafkaRecord
+from tidemill_contract.expressions import derived_types
+from tidemill_contract.partials import field_types, layout
+from tidemill_contract.spec import PipelineSpec
+from tidemill_processor.aggregate import aggregate
+from tidemill_processor.batch import MICROS, BatchReader
+
+NOW = 1_795_800_000_000
+
+
+@dataclass(frozen=True)
+class Record(KafkaRecord):
+    p: int
+    o: int
+    ts: str
+    v: int
+
+    def value(self) -> bytes:
+        return f'{{"ts": {self.ts}, "v": {self.v}}}'.encode()
+
+
+def spec(function: str) -> PipelineSpec:
+    metric = {"name": "m", "function": function, "field": "v"}
+    return PipelineSpec.model_validate(
+        {
+            "source": {
+                "fields": [{"name": "ts", "type": "timestamp"}, {"name": "v", "type": "integer"}],
+                "eventTime": {"field": "ts"},
+            },
+            "aggregations": [{"name": "a", "window": {"type": "tumbling", "size": "1m"}, "metrics": [metric]}],
+        }
+    )
+
+
+def row(function: str, *records: Record) -> dict[str, Any]:
+    pipeline = spec(function)
+    frame = BatchReader(pipeline).read(records, NOW).frame
+    plan = layout(pipeline.aggregations[0], field_types(pipeline, derived_types(pipeline)))
+    (found,) = aggregate(frame, plan, closed_until=None, epochs={0: 3, 1: 3}).rows.rows(named=True)
+    return found
+
+
+RECORDS = (
+    Record(0, 5, '"2026-11-27T10:00:00.1000019Z"', 1),
+    Record(1, 0, '"2026-11-27T10:00:00.100001Z"', 2),
+    Record(1, 1, '"2026-11-27T10:00:00.1009999999Z"', 3),
+    Record(0, 6, "1795773600100", 4),
+    Record(0, 7, '"2026-11-27T10:00:00.100999Z"', 5),
+)
+
+
+def test_events_are_ordered_by_microseconds_then_by_their_place() -> None:
+    """A number of milliseconds has no microseconds; what is finer than one is cut."""
+    first = row("first", *RECORDS)
+    assert (first["_first_v"], first["_first_at_v"]) == (4, "{1795773600100,0,3,0,6}")
+    last = row("last", *RECORDS)
+    assert (last["_last_v"], last["_last_at_v"]) == (3, "{1795773600100,999,3,1,1}")
+
+
+def test_other_functions_do_without_microseconds() -> None:
+    frame = BatchReader(spec("sum")).read(RECORDS, NOW).frame
+    assert MICROS not in frame.columns
+    assert BatchReader(spec("last")).read(RECORDS, NOW).frame.schema[MICROS] == pl.Int64

@@ -1,0 +1,36 @@
+"""Why an event is not counted: the closed set of reasons, the verdict on one event, and how a record carries it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+QUARANTINE_PREFIX = b"\x00"
+"""First byte of a record that ingest has refused: no JSON text starts with it, so no decoder counts such a record."""
+REASON_HEADER, FIELD_HEADER, DETAIL_HEADER = "reason", "field", "detail"
+
+
+class Reason(StrEnum):
+    """Why an event is a dead letter."""
+
+    NOT_JSON = "not_json"
+    NOT_AN_OBJECT = "not_an_object"
+    MISSING_FIELD = "missing_field"
+    UNKNOWN_FIELD = "unknown_field"
+    MISTYPED = "mistyped"
+    OUT_OF_RANGE = "out_of_range"
+    BAD_STRING = "bad_string"
+    KEY_TOO_LONG = "key_too_long"
+    TOO_LARGE = "too_large"
+    TOO_OLD = "too_old"
+    TOO_FAR_IN_THE_FUTURE = "too_far_in_the_future"
+    EXPRESSION_FAILED = "expression_failed"
+    REFUSED_BY_DATABASE = "refused_by_database"
+    LATE = "late"
+
+
+class InvalidEvent(Exception):
+    """An event is not valid."""
+
+    def __init__(self, reason: Reason, field: str | None = None, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.field, self.detail = reason, field, detail
