@@ -1,7 +1,8 @@
 """A pipeline's Postgres schema as the plan wants it: roles, tables, functions, grants, and the rows that must exist.
 
 All DDL of one `ensure` is one transaction under the pipeline's own lock: it happens whole or not at all. Tables and
-columns are only ever added. Text from the plan is SQL of our own; every name goes through an identifier.
+columns are only ever added, and columns renamed that have a name of before. Text from the plan is SQL of our own; every
+name goes through an identifier.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from tidemill_operator.actuators.postgres_turn import Leadership, check_epoch, c
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome
 from tidemill_operator.plan.model import LiveSchema, Loss, Owner, Schema
+from tidemill_operator.plan.noted import as_noted_today
 from tidemill_operator.plan.refusals import column_changes, foreign
-from tidemill_operator.plan.sql import add_column, create_index, create_table
+from tidemill_operator.plan.sql import add_column, create_index, create_table, rename_column
 from tidemill_operator.servers.addresses import PostgresAddress
 
 _DROP_AT_ONCE = 50
@@ -232,7 +234,7 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
     if "_lost" in columns:
         query = sql.SQL(_LOST).format(sql.Identifier(schema, "_lost"))
         losses = tuple(Loss(*row) for row in session.connection.execute(query))
-    return LiveSchema(
+    found_schema = LiveSchema(
         owner,
         shapes,
         columns,
@@ -247,6 +249,7 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
         replays=observe_replays(session, schema, columns),
         losses=losses,
     )
+    return as_noted_today(found_schema)
 
 
 def _columns(session: Session, schema: str) -> dict[str, dict[str, str]]:
@@ -286,6 +289,9 @@ def _ensure_schema(
 
 def _ensure_tables(session: Session, schema: Schema, live: LiveSchema | None) -> None:
     known = live.columns if live else {}
+    for table_name, renames in live.renames.items() if live else ():
+        for before, after in renames.items():
+            session.write("{}", sql.SQL(rename_column(schema.name, table_name, before, after)))
     indexes = {
         name for (name,) in session.rows("SELECT indexname FROM pg_indexes WHERE schemaname = %s", (schema.name,))
     }

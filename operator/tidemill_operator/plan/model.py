@@ -267,6 +267,7 @@ class LiveSchema:
         read_from: Kafka's id of the topic that was read; empty: none was.
         read_to: next offset by partition.
         losses: what processors noted last, if that was within a day.
+        renames: by table, columns that have another name still than they are told with here: their names and these.
     """
 
     owner: Owner | None = None
@@ -282,6 +283,7 @@ class LiveSchema:
     readers: Mapping[tuple[str, int], str] = field(default_factory=dict)
     replays: Mapping[str, LiveReplay] = field(default_factory=dict)
     losses: tuple[Loss, ...] = ()
+    renames: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
