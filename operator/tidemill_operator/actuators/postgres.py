@@ -8,11 +8,12 @@ name goes through an identifier.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
-from psycopg import sql
+import psycopg
+from psycopg import errors, sql
 
 from tidemill_contract.feeds import Feeds
 from tidemill_operator import outcome
@@ -27,7 +28,7 @@ from tidemill_operator.actuators.postgres_session import LockBusy, NoDatabase, S
 from tidemill_operator.actuators.postgres_turn import Leadership, check_epoch, comment, exclusive
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome
-from tidemill_operator.plan.model import LiveSchema, Loss, Owner, Schema
+from tidemill_operator.plan.model import LiveSchema, Loss, Owner, Schema, Table
 from tidemill_operator.plan.noted import as_noted_today
 from tidemill_operator.plan.refusals import column_changes, foreign
 from tidemill_operator.plan.sql import add_column, create_index, create_table, rename_column
@@ -297,7 +298,8 @@ def _ensure_tables(session: Session, schema: Schema, live: LiveSchema | None) ->
     }
     for table in schema.tables:
         if table.name not in known:
-            session.write("{}", sql.SQL(create_table(schema.name, table)))
+            with _told_of(table, schema):
+                session.write("{}", sql.SQL(create_table(schema.name, table)))
         else:
             for column in table.columns:
                 if column.name not in known[table.name]:
@@ -305,6 +307,23 @@ def _ensure_tables(session: Session, schema: Schema, live: LiveSchema | None) ->
         for index, definition in table.indexes:
             if index not in indexes:
                 session.write("{}", sql.SQL(create_index(schema.name, table, index, definition)))
+
+
+@contextmanager
+def _told_of(table: Table, schema: Schema) -> Iterator[None]:
+    """What Postgres has against a table is told with the aggregation that it is of."""
+    try:
+        yield
+    except errors.InsufficientPrivilege:
+        raise
+    except psycopg.ProgrammingError as error:
+        whose = next((row.name for row in schema.aggregations if row.table_name == table.name), "")
+        raise TidemillError(
+            Reason.NOT_SUPPORTED,
+            f"spec.aggregations[{whose}]: Postgres does not take its table {table.name}:"
+            f" {error.diag.message_primary or error}",
+            "derive the column that it names under another name, and group by that",
+        ) from error
 
 
 def _ensure_functions(session: Session, schema: Schema) -> None:
