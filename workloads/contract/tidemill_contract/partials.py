@@ -62,7 +62,7 @@ def column_of(kind: Kind, field: str) -> str:
     off by one more underscore, with which no field begins: `_last__at_home`.
     """
     plain = f"_{kind}_{field}"
-    ambiguous = any(len(other) > len(kind) and f"{plain}_".startswith(f"_{other}_") for other in get_args(Kind))
+    ambiguous = any(len(other) > len(kind) and plain.startswith(f"_{other}_") for other in get_args(Kind))
     return f"_{kind}__{field}" if ambiguous else plain
 
 
