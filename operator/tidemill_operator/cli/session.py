@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tidemill_operator.cli.sources import Reading
@@ -22,7 +22,7 @@ DRIFT_SECONDS = 30.0
 REPLAY_SECONDS = 2.0
 MAX_BACKOFF_SECONDS = 30.0
 # Others are told of without a pipeline that has failed for so long.
-FAILED_SECONDS = 5.0
+FAILED_SECONDS = 10.0
 _COMES_BY_ITSELF = (Reason.WAITING, Reason.BLOCKED, Reason.UNREACHABLE)
 
 Apply = Callable[[Stored], Mapping[str, Any]]
@@ -54,21 +54,29 @@ class Session:
     @property
     def ready(self) -> bool:
         """Whether all are ready and none is still to be released."""
-        pipelines = self._pipelines.items()
-        return not self._leaving and all(stored.ready and key in self._looked_at for key, stored in pipelines)
+        return self._all_ready(self._pipelines)
 
     @property
     def failed(self) -> dict[str, str]:
-        """Pipelines that have failed for a while, and why; what only waits for something is none of them."""
+        """Pipelines that are not ready and have failed for a while, and why; what comes by itself is none of them."""
         before = time.monotonic() - FAILED_SECONDS
-        return {key: text for key, (since, text) in self._failing.items() if key in self._pipelines and since <= before}
+        return {
+            key: text
+            for key, (since, text) in self._failing.items()
+            if since <= before and key in self._pipelines and not self._is_ready(key)
+        }
 
     @property
     def settled(self) -> bool:
         """Whether some are ready, and all that are not have failed."""
         waited_for = self._pipelines.keys() - self.failed.keys()
-        ready = all(self._pipelines[key].ready and key in self._looked_at for key in waited_for)
-        return not self._leaving and ready and (bool(waited_for) or not self._pipelines)
+        return self._all_ready(waited_for) and (bool(waited_for) or not self._pipelines)
+
+    def _all_ready(self, keys: Iterable[str]) -> bool:
+        return not self._leaving and all(map(self._is_ready, keys))
+
+    def _is_ready(self, key: str) -> bool:
+        return self._pipelines[key].ready and key in self._looked_at
 
     def take(self, reading: Reading) -> None:
         """Accept what the files say now: new and changed pipelines are due at once, those not there any more leave."""
