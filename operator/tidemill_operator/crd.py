@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from tidemill_contract.name_rules import SYSTEM_COLUMNS
 from tidemill_contract.rules import RESERVED
 from tidemill_contract.spec import KIND, PipelineSpec
 from tidemill_operator.crd_schema import structural
@@ -22,6 +23,7 @@ PLURAL, SINGULAR, SHORT = "analyticspipelines", "analyticspipeline", "apl"
 
 _RESERVED = "[" + ", ".join(f"'{name}'" for name in RESERVED) + "]"
 _NOT_RESERVED = (f"!(self.name in {_RESERVED})", f"the names {', '.join(RESERVED)} are reserved")
+_SYSTEM_COLUMNS = "[" + ", ".join(f"'{name}'" for name in SYSTEM_COLUMNS) + "]"
 _DERIVES = "(has(self.transform) && has(self.transform.derive) ? self.transform.derive : [])"
 # Put together once and looked through with `in`: comparing one by one costs the server more than it allows.
 _NAMES = f"self.source.fields.map(f, f.name) + {_DERIVES}.map(d, d.name)"
@@ -99,6 +101,11 @@ RULES: dict[str, tuple[tuple[str, str], ...]] = {
         (
             "!has(self.groupBy) || self.metrics.all(m, !(m.name in self.groupBy))",
             "a metric is named like a group column; rename the metric",
+        ),
+        (
+            f"!has(self.groupBy) || !self.groupBy.exists(g, g in {_SYSTEM_COLUMNS})",
+            f"a group column cannot be called {', '.join(SYSTEM_COLUMNS)}: every table of Postgres has these already;"
+            " derive it under another name",
         ),
     ),
     "spec.aggregations[].window": (

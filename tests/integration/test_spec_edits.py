@@ -150,6 +150,20 @@ def test_what_processors_read_starts_them_anew(running: Edited) -> None:
     assert running.local.query("SELECT sum(_count) FROM {s}.all_v1") == [(50,)]
 
 
+def test_another_type_of_a_field_begins_anew(running: Edited) -> None:
+    """Also where only sketches are over it: an integer and a double of equal value are one value, not two."""
+    distinct = {"name": "amounts", "function": "distinct", "field": "amount"}
+    running.edit(lambda spec: spec["aggregations"][0]["metrics"].append(distinct))
+    running.local.settle()
+    assert running.local.status["aggregations"][0]["version"] == 1
+    running.edit(put("source.fields.2.type", "number"))
+    running.local.settle()
+    assert running.local.status["aggregations"][0]["version"] == 2
+    running.send()
+    answer = httpx.get(f"{running.local.url('api')}/aggregates/by_shop", timeout=30, trust_env=False)
+    assert [(row["orders"], row["amounts"]) for row in answer.json()["data"]] == [(50, 1)]
+
+
 REFUSED: list[tuple[str, Any, str]] = [
     ("source.topic.partitions", 2, "spec.source.topic.partitions: 2 is less than the 3 partitions"),
     ("source.topic.name", "edits.other", f"spec.source.topic.name: changed from {EVENTS} to edits.other"),

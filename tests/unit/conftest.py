@@ -16,6 +16,7 @@ from tidemill_operator.actuators.base import Actuators, PipelineSecrets, Reclaim
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome, done, failed, skipped, waiting
 from tidemill_operator.plan.model import LiveReplay, LiveSchema, LiveTopic, Owner, Schema, Topic, Workload
+from tidemill_operator.plan.noted import with_types_of
 from tidemill_operator.plan.refusals import column_changes, foreign, gone, missing
 from tidemill_operator.plan.replication import Spread
 from tidemill_operator.plan.schema import column_type
@@ -175,7 +176,13 @@ class MemorySchemas(Part):
             replays[schema.switched] = replace(replays[schema.switched], switched=True)
         return LiveSchema(
             owner=owner,
-            shapes={**kept, **{(row.name, row.version): row.shape for row in schema.aggregations}},
+            shapes={
+                **kept,
+                **{
+                    (row.name, row.version): with_types_of(row.shape, kept.get((row.name, row.version)))
+                    for row in schema.aggregations
+                },
+            },
             readers={**readers, **{(row.name, row.version): row.reader for row in schema.aggregations}},
             replays=replays,
             columns={**live.columns, **columns},

@@ -158,6 +158,49 @@ def test_a_failing_reconcile_is_tried_again_ever_more_slowly(world: World) -> No
     assert world.session.ready
 
 
+def test_a_pipeline_that_has_failed_is_not_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others are told of without it, once it has failed for a while; with it, when it is ready after all."""
+    stuck: dict[str, Any] = {"type": "Ready", "status": "False", "reason": "NotSupported", "message": "column xmin"}
+    verdicts = {B: stuck}
+
+    def apply(stored: Stored) -> Mapping[str, Any]:
+        generation = stored.document["metadata"]["generation"]
+        return {
+            "observedGeneration": generation,
+            "conditions": [verdicts.get(stored.key, {"type": "Ready", "status": "True"})],
+        }
+
+    session = Session(world.store, apply=apply, release=world.release, say=world.said.append)
+    session.take(reading(document("a"), document("b")))
+    session.step()
+    assert (session.ready, session.settled, session.failed) == (False, False, {})
+    monkeypatch.setattr(session_module, "FAILED_SECONDS", 0.0)
+    assert (session.ready, session.settled, session.failed) == (False, True, {B: "column xmin"})
+    for reason in ("Waiting", "Blocked", "Unreachable"):
+        verdicts[B] = {**stuck, "reason": reason}
+        session._due[B] = 0.0
+        session.step()
+        assert (session.settled, session.failed) == (False, {}), reason
+    verdicts[A] = verdicts[B] = stuck
+    session.nudge()
+    session.step()
+    assert not session.settled, "there is nobody to be told of"
+    verdicts.clear()
+    session.nudge()
+    session.step()
+    assert (session.ready, session.settled, session.failed) == (True, True, {})
+
+
+def test_a_ready_pipeline_whose_reconcile_fails_is_ready_still(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "FAILED_SECONDS", 0.0)
+    world.session.take(reading(document("a")))
+    world.session.step()
+    world.failure = ConnectionError("Postgres does not answer")
+    world.session._due[A] = 0.0
+    world.session.step()
+    assert (world.session.ready, world.session.settled, world.session.failed) == (True, True, {})
+
+
 @pytest.mark.parametrize(
     ("status", "expected", "reason"),
     [

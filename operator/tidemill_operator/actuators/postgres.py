@@ -1,17 +1,19 @@
 """A pipeline's Postgres schema as the plan wants it: roles, tables, functions, grants, and the rows that must exist.
 
 All DDL of one `ensure` is one transaction under the pipeline's own lock: it happens whole or not at all. Tables and
-columns are only ever added. Text from the plan is SQL of our own; every name goes through an identifier.
+columns are only ever added, and columns renamed that have a name of before. Text from the plan is SQL of our own; every
+name goes through an identifier.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
-from psycopg import sql
+import psycopg
+from psycopg import errors, sql
 
 from tidemill_contract.feeds import Feeds
 from tidemill_contract.kept import QUERY, Kept, read
@@ -27,9 +29,10 @@ from tidemill_operator.actuators.postgres_session import LockBusy, NoDatabase, S
 from tidemill_operator.actuators.postgres_turn import Leadership, check_epoch, comment, exclusive
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome
-from tidemill_operator.plan.model import Failing, LiveSchema, Loss, Owner, Schema
+from tidemill_operator.plan.model import Failing, LiveSchema, Loss, Owner, Schema, Table
+from tidemill_operator.plan.noted import as_noted_today
 from tidemill_operator.plan.refusals import column_changes, foreign
-from tidemill_operator.plan.sql import add_column, create_index, create_table
+from tidemill_operator.plan.sql import add_column, create_index, create_table, rename_column
 from tidemill_operator.servers.addresses import PostgresAddress
 
 _DROP_AT_ONCE = 50
@@ -253,7 +256,7 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
         name = sql.Identifier(schema, "_kept")
         kept = read(session.connection.execute(sql.SQL(QUERY).format(name)).fetchall())
     held_up, skipped = _failing(session, schema, columns)
-    return LiveSchema(
+    found_schema = LiveSchema(
         owner,
         shapes,
         columns,
@@ -272,6 +275,7 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
         held_up=held_up,
         skipped=skipped,
     )
+    return as_noted_today(found_schema)
 
 
 def _failing(
@@ -329,12 +333,16 @@ def _ensure_schema(
 
 def _ensure_tables(session: Session, schema: Schema, live: LiveSchema | None) -> None:
     known = live.columns if live else {}
+    for table_name, renames in live.renames.items() if live else ():
+        for before, after in renames.items():
+            session.write("{}", sql.SQL(rename_column(schema.name, table_name, before, after)))
     indexes = {
         name for (name,) in session.rows("SELECT indexname FROM pg_indexes WHERE schemaname = %s", (schema.name,))
     }
     for table in schema.tables:
         if table.name not in known:
-            session.write("{}", sql.SQL(create_table(schema.name, table)))
+            with _told_of(table, schema):
+                session.write("{}", sql.SQL(create_table(schema.name, table)))
         else:
             for column in table.columns:
                 if column.name not in known[table.name]:
@@ -342,6 +350,23 @@ def _ensure_tables(session: Session, schema: Schema, live: LiveSchema | None) ->
         for index, definition in table.indexes:
             if index not in indexes:
                 session.write("{}", sql.SQL(create_index(schema.name, table, index, definition)))
+
+
+@contextmanager
+def _told_of(table: Table, schema: Schema) -> Iterator[None]:
+    """What Postgres has against a table is told with the aggregation that it is of."""
+    try:
+        yield
+    except errors.InsufficientPrivilege:
+        raise
+    except psycopg.ProgrammingError as error:
+        whose = next((row.name for row in schema.aggregations if row.table_name == table.name), "")
+        raise TidemillError(
+            Reason.NOT_SUPPORTED,
+            f"spec.aggregations[{whose}]: Postgres does not take its table {table.name}:"
+            f" {error.diag.message_primary or error}",
+            "derive the column that it names under another name, and group by that",
+        ) from error
 
 
 def _ensure_functions(session: Session, schema: Schema) -> None:

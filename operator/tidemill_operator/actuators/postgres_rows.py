@@ -12,6 +12,7 @@ from tidemill_contract.feeds import Feeds
 from tidemill_operator.actuators.postgres_session import Session
 from tidemill_operator.plan.feeding import feeds_after
 from tidemill_operator.plan.model import LiveSchema, Schema
+from tidemill_operator.plan.noted import with_types_of
 
 
 def ensure_rows(session: Session, schema: Schema, live: LiveSchema | None, *, regress: bool) -> None:
@@ -60,7 +61,9 @@ def _ensure_positions(session: Session, schema: Schema) -> None:
 def _ensure_aggregations(session: Session, schema: Schema, live: LiveSchema) -> None:
     table, feeds = _table(schema, "_aggregations"), feeds_after(schema, live)
     for row in schema.aggregations:
-        values: Mapping[str, Any] = asdict(row) | _fed(feeds.pop((row.name, row.version), Feeds()))
+        key = row.name, row.version
+        shape = with_types_of(row.shape, live.shapes.get(key))
+        values: Mapping[str, Any] = asdict(row) | {"shape": shape} | _fed(feeds.pop(key, Feeds()))
         session.write_rows(
             sql.SQL(
                 "INSERT INTO {} (name, version, table_name, reader, shape, partition_days, retention_ms)"
@@ -82,10 +85,11 @@ def _ensure_aggregations(session: Session, schema: Schema, live: LiveSchema) -> 
     for (name, version), left in feeds.items():
         session.write_rows(
             sql.SQL(
-                "UPDATE {} SET layout = %(layout)s, fed = %(fed)s WHERE name = %(name)s AND version = %(version)s"
-                " AND (layout, fed) IS DISTINCT FROM (%(layout)s, %(fed)s::jsonb)"
+                "UPDATE {} SET shape = %(shape)s, layout = %(layout)s, fed = %(fed)s"
+                " WHERE name = %(name)s AND version = %(version)s"
+                " AND (shape, layout, fed) IS DISTINCT FROM (%(shape)s::jsonb, %(layout)s, %(fed)s::jsonb)"
             ).format(table),
-            {"name": name, "version": version, **_fed(left)},
+            {"name": name, "version": version, "shape": live.shapes[name, version], **_fed(left)},
         )
 
 

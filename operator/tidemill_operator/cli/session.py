@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tidemill_operator.cli.sources import Reading
 from tidemill_operator.cli.store import Store, Stored
-from tidemill_operator.errors import NotOurTurn
+from tidemill_operator.errors import NotOurTurn, Reason
 from tidemill_operator.plan.replay import REPLAYING
 
 _log = logging.getLogger(__name__)
@@ -21,6 +21,9 @@ DRIFT_SECONDS = 30.0
 # How far a replay is, and whether it can be switched to, is looked at so often.
 REPLAY_SECONDS = 2.0
 MAX_BACKOFF_SECONDS = 30.0
+# Others are told of without a pipeline that has failed for so long.
+FAILED_SECONDS = 10.0
+_COMES_BY_ITSELF = (Reason.WAITING, Reason.BLOCKED, Reason.UNREACHABLE)
 
 Apply = Callable[[Stored], Mapping[str, Any]]
 Release = Callable[[Stored], None]
@@ -39,6 +42,7 @@ class Session:
         self._due: dict[str, float] = {}
         self._backoff: dict[str, float] = {}
         self._told: dict[str, str] = {}
+        self._failing: dict[str, tuple[float, str]] = {}
         # A status of an earlier run says nothing about this one.
         self._looked_at: set[str] = set()
 
@@ -50,8 +54,29 @@ class Session:
     @property
     def ready(self) -> bool:
         """Whether all are ready and none is still to be released."""
-        pipelines = self._pipelines.items()
-        return not self._leaving and all(stored.ready and key in self._looked_at for key, stored in pipelines)
+        return self._all_ready(self._pipelines)
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Pipelines that are not ready and have failed for a while, and why; what comes by itself is none of them."""
+        before = time.monotonic() - FAILED_SECONDS
+        return {
+            key: text
+            for key, (since, text) in self._failing.items()
+            if since <= before and key in self._pipelines and not self._is_ready(key)
+        }
+
+    @property
+    def settled(self) -> bool:
+        """Whether some are ready, and all that are not have failed."""
+        waited_for = self._pipelines.keys() - self.failed.keys()
+        return self._all_ready(waited_for) and (bool(waited_for) or not self._pipelines)
+
+    def _all_ready(self, keys: Iterable[str]) -> bool:
+        return not self._leaving and all(map(self._is_ready, keys))
+
+    def _is_ready(self, key: str) -> bool:
+        return self._pipelines[key].ready and key in self._looked_at
 
     def take(self, reading: Reading) -> None:
         """Accept what the files say now: new and changed pipelines are due at once, those not there any more leave."""
@@ -96,7 +121,9 @@ class Session:
                 self._due[key] = time.monotonic() + WAITING_SECONDS
             except Exception as error:  # a dependency is down; the loop must outlive it
                 _log.debug("reconciling %s failed", key, exc_info=True)
-                self._tell(key, f"failed: {' '.join(str(error).split()) or type(error).__name__}; trying again")
+                text = " ".join(str(error).split()) or type(error).__name__
+                self._note_failure(key, text)
+                self._tell(key, f"failed: {text}; trying again")
                 self._backoff[key] = min(self._backoff.get(key, WAITING_SECONDS) * 2, MAX_BACKOFF_SECONDS)
                 self._due[key] = time.monotonic() + self._backoff[key]
 
@@ -107,6 +134,7 @@ class Session:
         replaying = stored.status.get("replay", {}).get("phase") == REPLAYING
         settled = REPLAY_SECONDS if replaying else DRIFT_SECONDS
         self._due[key] = time.monotonic() + (settled if stored.ready else WAITING_SECONDS)
+        self._note_failure(key, _failure(stored))
         self._tell(key, describe(stored))
 
     def _let_go(self, key: str, stored: Stored) -> None:
@@ -116,11 +144,25 @@ class Session:
         self._due.pop(key, None)
         self._tell(key, "released")
 
+    def _note_failure(self, key: str, text: str) -> None:
+        """Note why a pipeline fails, and since when; an empty text: it does not."""
+        since, _ = self._failing.pop(key, (time.monotonic(), ""))
+        if text:
+            self._failing[key] = since, text
+
     def _tell(self, key: str, text: str) -> None:
         """Say something about a pipeline unless it was the last thing said."""
         if self._told.get(key) != text:
             self._told[key] = text
             self._say(f"{key}: {text}")
+
+
+def _failure(stored: Stored) -> str:
+    """What somebody has to do something about; empty: it is ready, or comes by itself."""
+    for condition in stored.status.get("conditions", ()):
+        if condition["type"] == "Ready" and condition["status"] != "True":
+            return "" if condition.get("reason") in _COMES_BY_ITSELF else str(condition.get("message", ""))
+    return ""
 
 
 def describe(stored: Stored) -> str:

@@ -49,7 +49,9 @@ def add_parser(subparsers: Any) -> None:
         "-f", "--file", dest="files", type=Path, action="append", required=True, metavar="FILE", help="may be repeated"
     )
     parser.add_argument("--data-dir", type=Path, default=Path(".tidemill"), metavar="DIR", help="default: .tidemill")
-    parser.add_argument("--ready-file", type=Path, metavar="PATH", help="write the endpoints here when all is ready")
+    parser.add_argument(
+        "--ready-file", type=Path, metavar="PATH", help="write the endpoints here when all is ready that can be"
+    )
     parser.add_argument(
         "--port-ingest", type=int, default=8080, metavar="N", help="default: 8080, or the next free one"
     )

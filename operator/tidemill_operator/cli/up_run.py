@@ -39,7 +39,7 @@ class Options:
     """What the user asked for.
 
     Attributes:
-        ready_file: where the endpoints go when all is ready; None: nowhere.
+        ready_file: where the endpoints go when all is ready that can be; None: nowhere.
         ports: wanted ports by component.
         host: address at which the processes listen.
         targets_file: where Prometheus reads what to scrape; None: nowhere.
@@ -151,7 +151,7 @@ class Run:
             self._session.nudge()
         self._session.step()
         self._report()
-        if self._session.ready:
+        if self._session.settled:
             self._announce()
 
     def close(self) -> None:
@@ -170,17 +170,19 @@ class Run:
             server.spawn()
 
     def _announce(self) -> None:
-        """Print the endpoints and write the ready file, if they are news."""
+        """Print the endpoints and write the ready file, if they are news; and what has failed, with its reason."""
         pipelines = list(self._session.pipelines.values())
         names = [stored.name for stored in pipelines]
+        called = {stored.key: stored.name if names.count(stored.name) == 1 else stored.key for stored in pipelines}
+        reasons = self._session.failed
+        failed = {called[key]: reason for key, reason in reasons.items()}
         endpoints = {
-            stored.name if names.count(stored.name) == 1 else stored.key: dict(
-                self._runtime.endpoints(stored.namespace, stored.name)
-            )
+            called[stored.key]: dict(self._runtime.endpoints(stored.namespace, stored.name))
             for stored in pipelines
+            if stored.key not in reasons
         }
         servers = {"kafka": self._servers.kafka, "postgres": self._servers.postgres.url, "redis": self._servers.redis}
-        told = json.dumps({"pipelines": endpoints, **servers}, indent=1)
+        told = json.dumps({"pipelines": endpoints, **({"failed": failed} if failed else {}), **servers}, indent=1)
         if told == self._announced:
             return
         self._announced = told
@@ -188,7 +190,7 @@ class Run:
             write_atomic(self._options.ready_file, told, mode=0o600)  # it holds a password
         for name, urls in endpoints.items():
             print(f"{name}:", *(f"{component} {url}" for component, url in urls.items()), sep="  ", flush=True)
-        print("ready", flush=True)
+        print("ready" if not failed else f"ready, but for {', '.join(failed)}", flush=True)
 
     def _report(self) -> None:
         """Write `status.json`: what `tidemill status` and tests read; and what Prometheus is to scrape."""

@@ -97,6 +97,8 @@ def _schema(schema: Schema, live: LiveSchema | None) -> Iterator[Change]:
         missing = {c.name: c.definition for c in table.columns if columns is None or c.name not in columns}
         if missing:
             yield Change("create" if columns is None else "change", "table", table.name, _new(missing))
+    for name, renames in live.renames.items() if live else ():
+        yield Change("change", "table", name, tuple(Difference("column", *pair) for pair in renames.items()))
 
 
 def _counting(plan: Plan) -> Any:

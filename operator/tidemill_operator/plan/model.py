@@ -304,6 +304,7 @@ class LiveSchema:
         kept: what is kept of dead letters and anomalies.
         held_up: what they try in vain now.
         skipped: what they passed over within a day.
+        renames: by table, columns that have another name still than they are told with here: their names and these.
     """
 
     owner: Owner | None = None
@@ -323,6 +324,7 @@ class LiveSchema:
     kept: tuple[Kept, ...] = ()
     held_up: tuple[Failing, ...] = ()
     skipped: tuple[Failing, ...] = ()
+    renames: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,11 @@ def add_column(schema: str, table: Table, column: Column) -> str:
     return f"ALTER TABLE {_name(schema, table)} ADD COLUMN {quote(column.name)} {column.definition}"
 
 
+def rename_column(schema: str, table: str, before: str, after: str) -> str:
+    """The statement that gives a column another name."""
+    return f"ALTER TABLE {quote(schema)}.{quote(table)} RENAME COLUMN {quote(before)} TO {quote(after)}"
+
+
 def create_index(schema: str, table: Table, index: str, definition: str) -> str:
     """The statement that makes an index of a table."""
     return f"CREATE INDEX {quote(index)} ON {_name(schema, table)} {definition}"

@@ -1,7 +1,7 @@
 """Which version of each aggregation is in force, and which are being filled by a replay. Pure.
 
-A version is a table of its own. Another window, other groups or another type of a column make the next one: windows
-that are stored cannot be turned into others.
+A version is a table of its own. Another window, other groups or another type of a field that is measured make the next
+one: windows that are stored cannot be turned into others.
 """
 
 from __future__ import annotations
@@ -51,10 +51,16 @@ def live_versions(spec: PipelineSpec, live: LiveSchema | None) -> dict[str, int]
 
 def shape_changes(before: str, after: str) -> Iterator[tuple[str, str, str]]:
     """What makes another version of two shapes: member, before, after, as people read them."""
-    old, new = _layout(json.loads(before)), _layout(json.loads(after))
+    shapes = json.loads(before), json.loads(after)
+    old, new = map(_layout, shapes)
     for member in old:
         if old[member] != new[member]:
             yield member, _show(old[member]), _show(new[member])
+    # A column that the table has from a field of another type: its values would not be merged, or not rightly.
+    was, now = (shape.get("types", {}) for shape in shapes)
+    changed = {tuple(now[name]): was[name][1] for name in now if name in was and was[name][1] != now[name][1]}
+    for (field, kind), earlier in changed.items():
+        yield f"field {field}", earlier, kind
 
 
 def retyped(columns: tuple[Column, ...], known: Mapping[str, str]) -> list[tuple[str, str, str]]:

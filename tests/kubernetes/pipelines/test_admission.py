@@ -67,6 +67,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("source.fields.0.name", "window_start", "are reserved"),
     ("transform.derive.0.name", "window_start", "are reserved"),
     ("transform.derive.0.name", "amount", "a derive is named like a field; rename the derive"),
+    ("aggregations.0.groupBy", ["xmin"], "a group column cannot be called tableoid, xmin"),
     ("aggregations.0.groupBy", ["nothing"], "a groupBy column is neither in source.fields nor in transform.derive"),
     (
         METRICS,

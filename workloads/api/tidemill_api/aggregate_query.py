@@ -87,8 +87,11 @@ def take_query(model: AggregationModel, parameters: Parameters, *, stream: bool 
     bucket = take_bucket(parameters.one("granularity"), parameters.one("tz"), model.layout)
     fill = parameters.choice("fill", ("none", "null", "zero")) or "none"
     closed = parameters.parsed("closed", lambda text: bool(parse_value(text, "boolean")))
-    filters = take_filters(parameters, model.groups, RESERVED)
-    having = take_filters(parameters, {name: column for name, (column, _) in model.metrics.items()}, RESERVED)
+    # Taken together: a parameter that is a column's own name is not a filter with an operator on another column.
+    answered = model.groups | {name: column for name, (column, _) in model.metrics.items()}
+    given_filters = take_filters(parameters, answered, RESERVED)
+    filters = [wanted for wanted in given_filters if wanted.column in model.groups]
+    having = [wanted for wanted in given_filters if wanted.column not in model.groups]
     shown = {name: model.groups[name] for name in group_by} | _TIMES
     columns = shown | {name: model.metrics[name][0] for name in metrics}
     identity = (

@@ -13,7 +13,7 @@ from typing import Any
 from tidemill_api.aggregate_query import AggregateQuery
 from tidemill_api.buckets import DAY_MS, Bucket
 from tidemill_api.selection import Binder, condition
-from tidemill_contract.partials import Partial, quote, rollup_select
+from tidemill_contract.partials import own_partial, quote, rollup_select
 from tidemill_contract.windows import window_source
 
 _MILLISECOND = dt.timedelta(milliseconds=1)
@@ -141,7 +141,7 @@ def _bucketed(query: AggregateQuery, binder: Binder, bucket: Bucket, partials: s
     model, plan = query.model, query.model.layout
     groups = [quote(name) for name in query.group_by]
     stored = _all([*_bounds(query, binder, reach_ms=bucket.reach_ms), *_dimension_filters(query, binder)])
-    edges = (Partial("min", "start__", "timestamptz"), Partial("max", "start__", "timestamptz"))
+    edges = own_partial("min", "start", "timestamptz"), own_partial("max", "start", "timestamptz")
     both = [f"window_start AS {quote(edge.column)}" for edge in edges]
     listed = ", ".join([*groups, "window_start", *both, *plan.stored])
     source = f"(SELECT {listed} FROM {model.table} WHERE {stored}) AS s"
@@ -153,8 +153,8 @@ def _bucketed(query: AggregateQuery, binder: Binder, bucket: Bucket, partials: s
         return f"SELECT {listed} FROM ({rolled}) AS g WHERE {_all(_bounds(query, binder, reach_ms=0))}"
     rolled = rollup_select([*plan.merged, *edges], source, keys)
     pane = f"interval '{plan.pane_ms} milliseconds'"
-    start = binder.bind(query.since, "timestamp") if query.since else quote("_min_start__")
-    end = binder.bind(query.until, "timestamp") if query.until else f"{quote('_max_start__')} + {pane}"
+    start = binder.bind(query.since, "timestamp") if query.since else quote(edges[0].column)
+    end = binder.bind(query.until, "timestamp") if query.until else f"{quote(edges[1].column)} + {pane}"
     listed = ", ".join([*groups, f"{start} AS window_start", f"{end} AS window_end", partials])
     # Without keys an aggregate over nothing is one row of nulls: no window at all.
     return f'SELECT {listed} FROM ({rolled}) AS g WHERE "_count" IS NOT NULL'

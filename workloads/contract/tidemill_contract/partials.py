@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, get_args
 
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.spec import AggregationSpec, MetricSpec, PipelineSpec
@@ -53,6 +54,18 @@ def quote(identifier: str) -> str:
     return f'"{identifier}"'
 
 
+@lru_cache(maxsize=4096)
+def column_of(kind: Kind, field: str) -> str:
+    """The name of the column that holds `kind` of a field, unquoted: another one for every kind and field.
+
+    `_<kind>_<field>`. Where that reads as a longer kind (`last` of `at_home`, `last_at` of `home`), the field is set
+    off by one more underscore, with which no field begins: `_last__at_home`.
+    """
+    plain = f"_{kind}_{field}"
+    ambiguous = any(len(other) > len(kind) and plain.startswith(f"_{other}_") for other in get_args(Kind))
+    return f"_{kind}__{field}" if ambiguous else plain
+
+
 @dataclass(frozen=True)
 class Partial:
     """One stored column of partial results: what it holds (`kind`) of which field.
@@ -68,11 +81,16 @@ class Partial:
     @property
     def column(self) -> str:
         """The column's name; spec names cannot start with an underscore, so it collides with none."""
-        return f"_{self.kind}" if self.field is None else f"_{self.kind}_{self.field}"
+        return f"_{self.kind}" if self.field is None else column_of(self.kind, self.field)
 
     def sibling(self, kind: Kind) -> str:
         """The quoted column of the same field with another kind."""
-        return quote(f"_{kind}_{self.field}")
+        return quote(column_of(kind, str(self.field)))
+
+
+def own_partial(kind: Literal["min", "max"], name: str, sql_type: str) -> Partial:
+    """A partial of our own, merged beside those of fields; no field begins with a digit."""
+    return Partial(kind, f"0{name}", sql_type)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from tidemill_contract import expressions
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.faults import ABSENT, Fault, did_you_mean
 from tidemill_contract.kept_rules import kept_faults
+from tidemill_contract.name_rules import system_columns
 from tidemill_contract.parts import AggregationPart, Parts
 from tidemill_contract.scaling_rules import scaling_faults
 from tidemill_contract.spec import AnomalySpec, DetectorSpec, MetricSpec, WindowSpec
@@ -129,6 +130,7 @@ def _names(parts: Parts, _columns: Columns, _limits: Limits) -> Iterator[Fault]:
     yield from _unique([(f"{a.path}.name", a.name) for a in parts.anomalies], "anomaly rule")
     for aggregation in parts.aggregations:
         yield from _unique(aggregation.group_by, "group column")
+        yield from system_columns(aggregation.group_by)
         metrics = [(f"{metric.path}.name", metric.name) for metric in aggregation.metrics]
         yield from _unique(metrics, "metric")
         groups = {name for _, name in aggregation.group_by}

@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tidemill_contract.partials import AggregationLayout, Partial, quote, rollup_select, whole_partial
+from tidemill_contract.partials import (
+    AggregationLayout,
+    Kind,
+    column_of,
+    own_partial,
+    quote,
+    rollup_select,
+    whole_partial,
+)
 from tidemill_contract.spec import MetricSpec
 
 SKETCHED_FUNCTIONS = frozenset({"quantile", "distinct", "topk"})
@@ -17,25 +25,29 @@ SKETCHED_FUNCTIONS = frozenset({"quantile", "distinct", "topk"})
 
 def answer_expression(metric: MetricSpec) -> str:
     """SQL for a metric's value over merged partial columns; of a sketched function the sketch's bytes."""
-    f = metric.field
-    n = quote(f"_n_{f}")
+    if metric.field is None:
+        return quote("_count")
+
+    def column(kind: Kind) -> str:
+        return quote(column_of(kind, str(metric.field)))
+
     match metric.function:
         case "count":
-            return n if f else quote("_count")
+            return column("n")
         case "avg":
-            return f"({quote(f'_sum_{f}')}::double precision / nullif({n}, 0))"
+            return f"({column('sum')}::double precision / nullif({column('n')}, 0))"
         case "variance":
-            return f"({quote(f'_m2_{f}')} / nullif({n}, 0))"
+            return f"({column('m2')} / nullif({column('n')}, 0))"
         case "stddev":
-            return f"sqrt({quote(f'_m2_{f}')} / nullif({n}, 0))"
+            return f"sqrt({column('m2')} / nullif({column('n')}, 0))"
         case "sum" | "min" | "max" | "first" | "last":
-            return quote(f"_{metric.function}_{f}")
+            return column(metric.function)
         case "quantile":
-            return quote(f"_quantiles_{f}")
+            return column("quantiles")
         case "distinct":
-            return quote(f"_uniques_{f}")
+            return column("uniques")
         case "topk":
-            return quote(f"_frequent_{f}")
+            return column("frequent")
 
 
 def answer_type(metric: MetricSpec, field_type: str | None) -> str:
@@ -103,15 +115,16 @@ def window_source(
         low = f"greatest({low}, date_bin({hop}, {first}, timestamptz 'epoch'))"
     if last is not None:
         high = f"least({high}, {last})"
-    starts = f"SELECT start FROM generate_series({low}, {high}, {hop}) AS start"
+    newest = own_partial("max", "rev", "bigint")
+    starts = f"SELECT _start FROM generate_series({low}, {high}, {hop}) AS _start"
     spread = (
-        f'(SELECT {", ".join([*columns, *plan.stored])}, _rev AS "_max_rev__", s.start AS window_start'
-        f" FROM {table} AS p, LATERAL ({starts}) AS s WHERE ({where}) AND s.start + {size} > p._after) AS x"
+        f"(SELECT {', '.join([*columns, *plan.stored])}, _rev AS {quote(newest.column)}, s._start AS window_start"
+        f" FROM {table} AS p, LATERAL ({starts}) AS s WHERE ({where}) AND s._start + {size} > p._after) AS x"
     )
     keys = [(quote(name), name) for name, _ in plan.group_by] + [("window_start", "window_start")]
-    with_rev = (*plan.merged, Partial("max", "rev__", "bigint"))
-    merged = rollup_select(with_rev, spread, keys)
-    listed = ", ".join([*columns, "window_start", '"_max_rev__" AS _rev', *(quote(p.column) for p in plan.merged)])
+    merged = rollup_select((*plan.merged, newest), spread, keys)
+    revision = f"{quote(newest.column)} AS _rev"
+    listed = ", ".join([*columns, "window_start", revision, *(quote(p.column) for p in plan.merged)])
     return f"(SELECT {listed} FROM ({merged}) AS m) AS w"
 
 

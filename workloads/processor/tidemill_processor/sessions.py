@@ -15,12 +15,14 @@ from typing import Any
 import polars as pl
 import psycopg
 
-from tidemill_contract.partials import REVISION, SQL_TYPES, AggregationLayout, Partial, quote, rollup_select
+from tidemill_contract.partials import REVISION, SQL_TYPES, AggregationLayout, own_partial, quote, rollup_select
 from tidemill_processor.aggregate import END, PANE, Aggregated, one_zero, partials, reopening, revised
 from tidemill_processor.batch import INDEX, TIME
 from tidemill_processor.database import AggregationStore, Database, from_ms, to_ms
 
-SINCE, OLD = "_min_since__", "_old"
+_START, _LAST = own_partial("min", "start", "bigint"), own_partial("max", "end", "bigint")
+_SINCE = own_partial("min", "since", "bigint")
+SINCE, OLD = _SINCE.column, "_old"
 """Columns of the temporary table: least layout of a row's writers, and whether the row was in the window table."""
 
 _JOINS, _COVERED, _SESSION = "_joins", "_covered", "_session"
@@ -164,11 +166,7 @@ class SessionMerger:
         )
         within = f"PARTITION BY {', '.join([*groups, _SESSION])}"
         pieces = f"SELECT *, min({PANE}) OVER ({within}) AS _first FROM ({numbered}) AS n"
-        edges = [
-            (Partial("min", "start__", "bigint"), PANE),
-            (Partial("max", "end__", "bigint"), END),
-            (Partial("min", "since__", "bigint"), SINCE),
-        ]
+        edges = [(_START, PANE), (_LAST, END), (_SINCE, SINCE)]
         columns = [quote(p.column) for p in plan.partials]
         renamed = [f"{source} AS {quote(edge.column)}" for edge, source in edges]
         source = f"(SELECT {', '.join([*groups, _SESSION, *renamed, *columns])} FROM pieces) AS p"

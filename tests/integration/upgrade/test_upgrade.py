@@ -1,0 +1,106 @@
+"""An installation of an earlier Tidemill is upgraded: it answers what it did, and goes on from there exactly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tidemill_contract.times import rfc3339_ms
+
+pytestmark = pytest.mark.integration
+
+STORED = Path(__file__).parent / "stored"
+CLASH_VALUE, CLASH_ORDER = 4, 5
+"""Which queries are of the aggregations that are named so."""
+
+
+def same(found: Any, wanted: Any) -> bool:
+    """Equal, but for the last bits of a number that is not whole."""
+    if isinstance(wanted, float) and isinstance(found, float):
+        return found == pytest.approx(wanted, rel=1e-9, abs=1e-9)
+    if isinstance(wanted, list):
+        return isinstance(found, list) and len(found) == len(wanted) and all(map(same, found, wanted))
+    if isinstance(wanted, dict):
+        return (
+            isinstance(found, dict) and found.keys() == wanted.keys() and all(same(found[k], wanted[k]) for k in found)
+        )
+    return bool(found == wanted)
+
+
+def differences(found: list[Any], wanted: list[Any]) -> list[Any]:
+    """Queries whose answers differ, by number, with the rows that do."""
+    return [
+        (number, [pair for pair in zip(now, then, strict=False) if not same(*pair)] or (len(now), len(then)))
+        for number, (now, then) in enumerate(zip(found, wanted, strict=True))
+        if not same(now, then)
+    ]
+
+
+def last_of(field: str, waves: tuple[int, ...]) -> dict[str, Any]:
+    """The field's last value in each hour, counted plainly; null where events of another wave were in it, too."""
+    records = [json.loads(line) for line in (STORED / "events.ndjson").read_text().splitlines()]
+    found: dict[str, Any] = {}
+    for record in sorted(records, key=lambda one: one["event"]["ts"]):
+        hour = rfc3339_ms(record["event"]["ts"] // 3_600_000 * 3_600_000)
+        mixed = hour in found and found[hour] is None
+        found[hour] = record["event"][field] if record["wave"] in waves and not mixed else None
+    return found
+
+
+def without_clash(answers: list[Any]) -> list[Any]:
+    """The answers less one metric of either aggregation whose metrics shared a column: those values were wrong."""
+    found = list(answers)
+    for number, metric in ((CLASH_VALUE, "at"), (CLASH_ORDER, "at_last")):
+        found[number] = [{name: value for name, value in row.items() if name != metric} for row in answers[number]]
+    return found
+
+
+def clashed(answers: list[Any]) -> list[dict[str, Any]]:
+    """Those metrics by window."""
+    return [
+        {row["window_start"]: row[metric] for row in answers[number]}
+        for number, metric in ((CLASH_VALUE, "at"), (CLASH_ORDER, "at_last"))
+    ]
+
+
+def test_a_stored_installation_goes_on(
+    make_installation: Callable[..., Any], stored_document: Callable[[], dict[str, Any]]
+) -> None:
+    """The same answers as before, and as the earlier Tidemill gave after further events.
+
+    Where two metrics shared a column, one was right and stays so. The other one was wrong: it is null for windows that
+    had events then, and right from there on.
+    """
+    before, after = json.loads((STORED / "answers.json").read_text())
+    waves = [json.loads(line)["wave"] for line in (STORED / "events.ndjson").read_text().splitlines()]
+    upgraded = make_installation(stored_document())
+    upgraded.load()
+    upgraded.local.settle()
+    upgraded.local.eventually(lambda: upgraded.settled(waves.count(1)), what="the first wave is settled")
+    first = upgraded.answers()
+    assert differences(without_clash(first), without_clash(before)) == []
+    assert {value for windows in clashed(first) for value in windows.values()} == {None}
+
+    upgraded.produce(2)
+    upgraded.local.eventually(lambda: upgraded.settled(len(waves)), what="the second wave is settled")
+    second = upgraded.answers()
+    assert differences(without_clash(second), without_clash(after)) == []
+    assert clashed(second) == [last_of("home", (2,)), last_of("at_home", (2,))]
+    assert set(clashed(second)[0].values()) != {None}
+
+    columns = upgraded.local.query(
+        "SELECT table_name, column_name, data_type FROM information_schema.columns"
+        " WHERE table_schema = 'stored__orders' AND column_name ~ '^_last_' AND table_name LIKE 'clash%_v1'"
+        " ORDER BY 1, 2"
+    )
+    types = {"_last__at_home": "double precision", "_last_at_at_home": "ARRAY", "_last_at_home": "ARRAY"}
+    types |= {"_last_home": "double precision"}
+    assert columns == [(t, *pair) for t in ("clash_order_v1", "clash_value_v1") for pair in sorted(types.items())]
+    assert {version["version"] for version in upgraded.local.status["aggregations"]} == {1}
+    noted = upgraded.local.query("SELECT shape, fed FROM {s}._aggregations ORDER BY name")
+    upgraded.local.reconcile()
+    assert upgraded.local.query("SELECT shape, fed FROM {s}._aggregations ORDER BY name") == noted

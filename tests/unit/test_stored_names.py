@@ -1,0 +1,191 @@
+"""Names of stored columns: another one for every kind and field; and what is noted of tables that have older ones."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill_contract.feeds import Feed, Feeds
+from tidemill_contract.partials import Kind, Partial, column_of, layout, needed_columns, own_partial, whole_partial
+from tidemill_contract.spec import AggregationSpec
+from tidemill_operator.plan.feeding import feeds_after
+from tidemill_operator.plan.model import LiveSchema, Schema
+from tidemill_operator.plan.noted import as_noted_today, with_types_of
+from tidemill_operator.plan.schema import window_table
+from tidemill_processor import aggregate, batch, sessions, watching
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+FUNCTIONS = ("count", "sum", "avg", "min", "max", "first", "last", "variance", "stddev", "quantile", "distinct", "topk")
+OWN = ("rev", "since", "after", "revision", "start", "end", "pane", "t", "p", "o", "i", "e", "at", "data", "centre")
+PIECES = st.sampled_from([*KINDS, *OWN, "at", "home", "x", "0", "1", "_", "__", ""])
+
+
+def _legal(parts: list[str], between: str) -> str:
+    """A field's name out of pieces: a letter first, at most 41 characters, whatever comes last."""
+    return (between.join(parts).lstrip("_0123456789") or "x")[:41]
+
+
+FIELDS = st.builds(_legal, st.lists(PIECES, min_size=1, max_size=5), st.sampled_from(["_", "", "__"]))
+# What stands beside partials in frames, temporary tables and statements.
+FIXED = {
+    *(batch.TIME, batch.PARTITION, batch.OFFSET, batch.INDEX, batch.DATA, aggregate.PANE, aggregate.AFTER),
+    *(aggregate.END, aggregate._AT, sessions.SINCE, sessions.OLD, sessions._JOINS, sessions._COVERED),
+    *(sessions._SESSION, watching._VALUE, "_rev", "_since", "_after", "_e", "_start", "_place", "_fresh", "_first"),
+    *(own_partial(kind, name, "bigint").column for kind in ("min", "max") for name in ("start", "end", "since", "rev")),
+}
+
+
+@given(st.lists(FIELDS, min_size=1, max_size=6, unique=True))
+def test_every_kind_and_field_has_a_column_of_its_own(fields: list[str]) -> None:
+    """Also beside our own columns, and none is longer than Postgres takes."""
+    columns = [column_of(kind, field) for kind in KINDS for field in fields]
+    columns += [Partial("count", None, "").column, Partial("revision", None, "").column]
+    columns += [f"_{prefix}_{field}" for prefix in ("centre", "having", "null") for field in fields]
+    assert len(set(columns)) == len(columns)
+    assert not FIXED & set(columns)
+    assert max(map(len, columns)) <= 63
+
+
+def test_the_longest_names_fit() -> None:
+    """41 characters, set off or not; tables and indexes of the longest aggregation as well."""
+    for kind, field in itertools.product(KINDS, ("at_" + "x" * 38, "x" * 41)):
+        assert len(column_of(kind, field)) <= 63
+    wanted = aggregation([("m", "count", None)], window={"type": "session", "gap": "1m"}, groupBy=["k"])
+    table = window_table("a" * 41 + "_v9999999999", layout(wanted, {"k": "string"}))
+    names = [table.name, *(name for name, _ in table.indexes)]
+    assert len(set(names)) == 4
+    assert all(len(name) <= 63 and (name == table.name or name.startswith(f"{table.name}_")) for name in names)
+
+
+def test_names_that_read_one_way_are_as_they_were() -> None:
+    """So that nearly no table that is there has to change."""
+    assert column_of("last", "home") == "_last_home"
+    assert column_of("last_at", "home") == "_last_at_home"
+    assert column_of("last_at", "at_home") == "_last_at_at_home"
+    assert column_of("last", "atlas") == "_last_atlas"
+    assert column_of("first", "at") == "_first_at"
+    assert column_of("n", "at_home") == "_n_at_home"
+    assert column_of("last", "at_home") == "_last__at_home"
+    assert whole_partial("x").column == "_whole_x"
+
+
+def aggregation(metrics: list[tuple[str, str, str | None]], **members: Any) -> AggregationSpec:
+    listed = [
+        {"name": name, "function": function, "field": field, "q": 0.5 if function == "quantile" else None}
+        for name, function, field in metrics
+    ]
+    window = {"type": "tumbling", "size": "1m"}
+    return AggregationSpec.model_validate({"name": "a", "window": window, **members, "metrics": listed})
+
+
+@given(st.lists(st.tuples(st.sampled_from(FUNCTIONS), FIELDS), min_size=1, max_size=32))
+def test_no_partial_is_dropped(wanted: list[tuple[str, str]]) -> None:
+    """Each metric has all columns it is made of, each with the type of its own field."""
+    plan = layout(
+        aggregation([(f"m{n}", *pair) for n, pair in enumerate(wanted)]), {field: "number" for _, field in wanted}
+    )
+    stored = {partial.column: partial for partial in plan.partials}
+    assert len(stored) == len(plan.partials) == len({(p.kind, p.field) for p in plan.partials})
+    for metric, _ in plan.metrics:
+        for column in needed_columns(metric):
+            assert stored[column].field == (metric.field if column != "_count" else None)
+
+
+SHAPE = {"groupBy": [], "window": {"type": "tumbling", "size": "1h", "grace": "0s"}}
+
+
+def noted(columns: dict[str, str], partials: list[str], fed: dict[str, Feed] | None = None) -> LiveSchema:
+    """A schema with one aggregation as an earlier Tidemill noted it."""
+    shape = json.dumps({**SHAPE, "partials": partials})
+    return LiveSchema(shapes={("a", 1): shape}, columns={"a_v1": columns}, feeds={("a", 1): Feeds(1, fed or {})})
+
+
+def test_a_column_that_read_two_ways_is_renamed_where_it_holds_values() -> None:
+    """With all that is noted of it; what orders another field's values keeps its name."""
+    found = as_noted_today(
+        noted(
+            {"_last_at_home": "double precision", "_last_at_at_home": "bigint[]", "_last_home": "double precision"},
+            ["_last_at_home", "_last_at_at_home", "_last_home"],
+            {"_last_at_home": Feed(1)},
+        )
+    )
+    assert found.renames == {"a_v1": {"_last_at_home": "_last__at_home"}}
+    assert set(found.columns["a_v1"]) == {"_last__at_home", "_last_at_at_home", "_last_home"}
+    assert json.loads(found.shapes["a", 1])["partials"] == ["_last__at_home", "_last_at_at_home", "_last_home"]
+    assert found.feeds["a", 1].columns == {"_last__at_home": Feed(1)}
+    order = noted({"_last_home": "text", "_last_at_home": "bigint[]", "_first_at": "bigint"}, [])
+    assert as_noted_today(order).renames == {}
+
+
+def test_the_metric_that_lost_a_shared_column_begins_anew() -> None:
+    """Of two metrics one had the column: the other's column comes as one that is added later does."""
+    metrics = [("x", "last", "at_home"), ("y", "last", "home")]
+    types = {"home": "number", "at_home": "number"}
+    for wanted, kind, fresh in (
+        (metrics, "double precision", {"_last_at_home"}),
+        (metrics[::-1], "bigint[]", {"_last__at_home"}),
+    ):
+        columns = {"_last_at_home": kind, "_last_at_at_home": "bigint[]", "_last_home": "double precision"}
+        live = as_noted_today(noted({"_count": "bigint", **columns}, ["_count", *columns]))
+        plan = layout(aggregation(wanted), types)
+        feeds = Feeds().changed(
+            json.loads(live.shapes["a", 1])["partials"],
+            [p.column for p in plan.partials],
+            there=live.columns["a_v1"],
+            closed_until=None,
+        )
+        assert set(feeds.columns) == fresh
+
+
+def test_a_column_of_todays_name_is_never_overwritten() -> None:
+    """An earlier Tidemill came back in between and made the older name again."""
+    live = noted({"_last_at_home": "text", "_last__at_home": "text"}, ["_last_at_home"])
+    found = as_noted_today(live)
+    assert found.renames == {}
+    assert (
+        feeds_after(Schema("s", "o", "w", "r", (), (), (), 1, 1), found)["a", 1].columns["_last_at_home"].since is None
+    )
+
+
+def test_types_are_those_of_the_spec_accepted_last_until_they_are_noted() -> None:
+    """A schema without that spec says nothing of them, nor does one whose spec is not understood any more."""
+    accepted = {
+        "source": {"fields": [{"name": "v", "type": "integer"}]},
+        "transform": {"derive": [{"name": "w", "expression": "v / 2"}]},
+        "aggregations": [aggregation([("n", "count", None)]).model_dump(by_alias=True, exclude_unset=True)],
+    }
+    live = noted({"_count": "bigint", "_uniques_v": "bytea", "_frequent_w": "bytea"}, ["_count"])
+
+    def types(told: Any) -> Any:
+        return json.loads(as_noted_today(LiveSchema(None, live.shapes, live.columns, accepted=told)).shapes["a", 1])[
+            "types"
+        ]
+
+    assert types(accepted) == {"_uniques_v": ["v", "integer"], "_frequent_w": ["w", "number"]}
+    assert types(None) == types({"source": "?"}) == {}
+    own = json.dumps({**SHAPE, "partials": [], "types": {"_n_v": ["v", "string"]}}, sort_keys=True)
+    assert as_noted_today(LiveSchema(None, {("a", 1): own}, accepted=accepted)).shapes["a", 1] == own
+
+
+def test_types_of_columns_that_left_stay_noted() -> None:
+    before = json.dumps({"types": {"_n_v": ["v", "string"], "_n_w": ["w", "string"]}})
+    after = json.dumps({"types": {"_n_w": ["w", "integer"]}})
+    assert json.loads(with_types_of(after, before))["types"] == {"_n_v": ["v", "string"], "_n_w": ["w", "integer"]}
+    assert with_types_of(after, None) == after
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_kind_begins_like_names_of_our_own(kind: str) -> None:
+    """A kind of the name of a prefix would make `column_of` meet `_centre_x` and the like."""
+    assert not {"centre", "having", "null", "pane", "rev", "since", "after"} & {kind, kind.split("_")[0]}
+
+
+def test_no_other_kind_begins_like_a_shorter_one() -> None:
+    """Columns of fields that begin so would be set off from then on, and tables of before have them otherwise."""
+    found = {(short, long) for short in KINDS for long in KINDS if long.startswith(f"{short}_")}
+    assert found == {("first", "first_at"), ("last", "last_at")}, "give the new kind another name"

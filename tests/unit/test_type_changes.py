@@ -1,0 +1,126 @@
+"""Another type of a field that an aggregation measures is another version of it; nothing else about types is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any, get_args
+
+import pytest
+
+from tidemill_contract.rules import _TAKES
+from tidemill_contract.spec import AnalyticsPipeline, FieldType, Function
+from tidemill_operator.plan.build import build_plan
+from tidemill_operator.plan.changes import changes
+from tidemill_operator.plan.model import LiveFacts, LiveSchema, Plan
+from tidemill_operator.plan.noted import as_noted_today, with_types_of
+from tidemill_operator.plan.schema import column_type
+from tidemill_operator.settings import Platform
+
+FUNCTIONS: tuple[str, ...] = get_args(Function)
+TYPES: tuple[str, ...] = get_args(FieldType)
+PAIRS = [
+    (function, before, after)
+    for function in FUNCTIONS
+    for before in _TAKES.get(function, TYPES)
+    for after in _TAKES.get(function, TYPES)
+]
+SKETCHED = ("distinct", "topk", "variance", "count")
+
+
+def document(functions: tuple[str, ...], kind: str, *, expression: str = "") -> dict[str, Any]:
+    """A pipeline that measures `v`, a field or a derive of one."""
+    fields = [{"name": "ts", "type": "timestamp", "required": True}]
+    fields += [{"name": "raw", "type": kind}] if expression else [{"name": "v", "type": kind}]
+    metrics: list[dict[str, Any]] = [{"name": "n", "function": "count"}]
+    for function in functions:
+        metrics.append({"name": f"m_{function}", "function": function, "field": "v"})
+        metrics[-1] |= {"q": 0.5} if function == "quantile" else {}
+    return {
+        "apiVersion": "tidemill.dev/v1alpha1",
+        "kind": "AnalyticsPipeline",
+        "metadata": {"name": "types", "namespace": "shop", "generation": 1},
+        "spec": {
+            "source": {"topic": {"partitions": 1}, "fields": fields, "eventTime": {"field": "ts"}},
+            "transform": {"derive": [{"name": "v", "expression": expression}] if expression else []},
+            "aggregations": [{"name": "a", "window": {"type": "tumbling", "size": "1h"}, "metrics": metrics}],
+        },
+    }
+
+
+def planned(wanted: dict[str, Any], live: LiveSchema | None = None) -> Plan:
+    return build_plan(AnalyticsPipeline.model_validate(wanted), Platform(), 1, LiveFacts(schema=live))
+
+
+def applied(plan: Plan, before: LiveSchema | None = None) -> LiveSchema:
+    """The schema after a plan was applied; columns are only added."""
+    earlier = before or LiveSchema()
+    columns = {
+        table.name: {c.name: column_type(c.definition) for c in table.columns}
+        | dict(earlier.columns.get(table.name, {}))
+        for table in plan.schema.tables
+    }
+    shapes = {(row.name, row.version): row for row in plan.schema.aggregations}
+    told = {key: with_types_of(row.shape, earlier.shapes.get(key)) for key, row in shapes.items()}
+    return LiveSchema(shapes={**earlier.shapes, **told}, columns=columns, accepted=json.loads(plan.schema.accepted))
+
+
+def of_before(live: LiveSchema) -> LiveSchema:
+    """The same as an earlier Tidemill noted it: without the types of fields."""
+    shapes = {}
+    for key, text in live.shapes.items():
+        shapes[key] = json.dumps({name: value for name, value in json.loads(text).items() if name != "types"})
+    return as_noted_today(replace(live, shapes=shapes))
+
+
+def version(plan: Plan) -> int:
+    return plan.schema.aggregations[0].version
+
+
+@pytest.mark.parametrize("noted", [lambda live: live, of_before], ids=["noted", "noted-before"])
+@pytest.mark.parametrize(("function", "before", "after"), PAIRS)
+def test_another_type_is_another_version(function: str, before: str, after: str, noted: Any) -> None:
+    live = noted(applied(planned(document((function,), before))))
+    assert version(planned(document((function,), after), live)) == (1 if before == after else 2)
+
+
+@pytest.mark.parametrize("noted", [lambda live: live, of_before], ids=["noted", "noted-before"])
+def test_sketches_are_not_merged_over_types(noted: Any) -> None:
+    """Integers and doubles are hashed otherwise: such a sketch would count 1 and 1.0 as two values."""
+    live = noted(applied(planned(document(SKETCHED, "integer"))))
+    plan = planned(document(SKETCHED, "number"), live)
+    assert version(plan) == 2
+    told = [change for change in changes(plan, LiveFacts(schema=live), before=None, configs={}) if change.name == "a"]
+    assert ("field v", "integer", "number") in [(d.member, d.before, d.after) for d in told[0].differences]
+
+
+@pytest.mark.parametrize("noted", [lambda live: live, of_before], ids=["noted", "noted-before"])
+def test_the_type_of_a_derive_counts_too(noted: Any) -> None:
+    """Whether its expression changed, or the field that it reads."""
+    live = noted(applied(planned(document(SKETCHED, "integer", expression="raw + 1"))))
+    assert version(planned(document(SKETCHED, "integer", expression="raw + 2"), live)) == 1
+    assert version(planned(document(SKETCHED, "integer", expression="raw + 1.5"), live)) == 2
+    assert version(planned(document(SKETCHED, "number", expression="raw + 1"), live)) == 2
+
+
+def test_a_metric_that_comes_back_with_another_type_finds_no_sketch_of_the_old_one() -> None:
+    """Columns stay when their metric leaves; so does what is known of their type."""
+    live = applied(planned(document(SKETCHED, "integer")))
+    without = planned(document((), "integer"), live)
+    live = applied(without, live)
+    retyped = planned(document((), "number"), live)
+    assert (version(without), version(retyped)) == (1, 1)
+    live = applied(retyped, live)
+    assert version(planned(document(SKETCHED, "integer"), live)) == 1
+    assert version(planned(document(SKETCHED, "number"), live)) == 2
+    assert version(planned(document(("max",), "number"), live)) == 1
+
+
+def test_where_nothing_is_known_of_types_columns_decide() -> None:
+    """A schema from before specs were kept with it."""
+    live = replace(
+        of_before(replace(applied(planned(document(("distinct",), "integer"))), accepted=None)), accepted=None
+    )
+    assert version(planned(document(("distinct",), "number"), live)) == 1
+    live = replace(of_before(replace(applied(planned(document(("sum",), "integer"))), accepted=None)), accepted=None)
+    assert version(planned(document(("sum",), "number"), live)) == 2
