@@ -209,7 +209,7 @@ def test_every_function_is_total(expression: str, row: dict[str, Any], expected:
         ("i IN (j)", "IN takes constants"),
         ("s LIKE s", "LIKE: the pattern must be a constant"),
         ("i AND b", "AND takes a condition, not a integer"),
-        ("t > '2013-01-01'", "'2013-01-01' is not a time; write RFC 3339"),
+        ("t > '2013-01-01T00:00'", "'2013-01-01T00:00' is not a time; write RFC 3339"),
         ("EXTRACT(HOUR FROM i)", "HOUR can only be taken from a timestamp"),
         ("EXTRACT(AGE FROM t)", "there is no part AGE of a timestamp"),
         ("COALESCE(s, i)", "COALESCE mixes integer and string"),

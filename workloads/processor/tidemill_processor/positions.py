@@ -6,7 +6,6 @@ in silence.
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
 from collections.abc import Iterable
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import psycopg
 
 from tidemill_contract.runtime import PipelineConfig
+from tidemill_contract.times import epoch_ms, read_start
 from tidemill_processor.database import Database
 from tidemill_processor.source import Source
 from tidemill_processor.transaction import Position
@@ -97,8 +97,7 @@ class Positions:
             case "latest":
                 return high
             case moment:
-                at = dt.datetime.fromisoformat(moment)
-                return self._source.offset_at(partition, round(at.timestamp() * 1000))
+                return self._source.offset_at(partition, epoch_ms(read_start(moment)))
 
     def _move(
         self,
