@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import zoneinfo
 from bisect import bisect_right
 from collections import Counter
@@ -16,6 +17,7 @@ import psycopg
 import pytest
 
 from tidemill_api.buckets import Bucket
+from tidemill_api.listings import _moment_sql
 from tidemill_api.local_days import bucket_starts
 from tidemill_api.selection import Binder
 from tidemill_contract.partials import Partial
@@ -248,3 +250,49 @@ def test_both_zeros_are_one_group_also_where_windows_are_filled_in(api: Api, gra
     for zero in ("0", "-0.0", "0e0"):
         assert [row["n"] for row in api.rows("signed", v=zero, at=start, order="window_start", limit=1)] == [2, 2]
     assert api.rows("signed", **asked, limit=2) == rows
+
+
+EDGES = [
+    "from=0001-01-01&to=9999-12-31T23:59:59.9999999Z", "from=-62135596800000", "from=9999-12-31T23:59:59.999999Z",
+    "from=0001-01-01&to=9999-12-31&granularity=1d&tz=America/Havana", "to=0001-01-02&granularity=1d&tz=Asia/Tokyo",
+    "granularity=3650d", "granularity=1d&tz=Factory", "granularity=all&to=0001-01-01T00:00:00.000001Z",
+    "from=0001-01-01&to=0001-01-03&fill=zero", "from=9999-12-31&to=9999-12-31T23:59:59.999999Z&fill=zero",
+    "from=9999-12-01&to=9999-12-31T23:59:59.999999Z&fill=null&granularity=1d&tz=Europe/Berlin",
+    "from=0001-01-01&to=0001-02-01&fill=zero&granularity=1d&tz=Europe/Berlin",
+    "from=0001-01-01&to=9999-12-31&fill=zero&granularity=3650d&tz=Asia/Tokyo&order=-window_start",
+    "fill=zero&from=2025-10-30T00:00:00.0000009Z&to=2025-10-30T00:00:00.0000011Z&order=-window_end",
+    "group_by=&order=-n", "n=99999999999999999999999999999999999999", "n__lt=-9999999999999999999999999999999999999999",
+]  # fmt: skip
+SIGNED_EDGES = [
+    "v=1e-400", "v__in=1e308,-1e308,5e-324", "at=0001-01-01", "at__lt=9999-12-31T23:59:59.999999Z&order=-at",
+    "order=-latest,high,mean", "items__gte=99999999999999999999999999999999999999", "total__gt=1e308",
+    "high__in=9223372036854775807,-9223372036854775809", "group_by=at&granularity=all&order=-at", "order=-v,at",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "text"),
+    [*(("quarters", text) for text in EDGES), *(("signed", e) for e in [*EDGES, *SIGNED_EDGES])],
+)
+def test_values_at_the_edge_of_what_there_is_are_answered_whole(api: Api, aggregation: str, text: str) -> None:
+    """In pages and in one stream alike, each row once."""
+    path = f"/v1/pipelines/clock/aggregates/{aggregation}"
+    rows, cursor = [], ""
+    while True:
+        answer = api.client.get(f"{path}?{text}&limit={3 if aggregation == 'signed' else 1000}{cursor}")
+        assert answer.status_code == 200, answer.text
+        rows += answer.json()["data"]
+        if answer.json()["next_cursor"] is None:
+            break
+        cursor = f"&cursor={answer.json()['next_cursor']}"
+    keys = [tuple(row.get(name) for name in ("v", "at", "window_start")) for row in rows]
+    assert len(keys) == len(set(keys))
+    stream = api.client.get(f"{path}.ndjson?{text}")
+    assert stream.status_code == 200
+    assert [json.loads(line) for line in stream.text.splitlines()] == rows
+
+
+def test_listed_times_are_exact_to_the_millisecond_in_all_years(admin: psycopg.Connection[Any]) -> None:
+    for ms in (253_402_300_799_999, 9_000_000_000_123, 1_762_000_000_123, 0, -1, -62_135_596_799_999, -999):
+        ((found,),) = admin.execute(f"SELECT {_moment_sql(f'{ms}::bigint')}").fetchall()
+        assert found == dt.datetime(1970, 1, 1, tzinfo=UTC) + dt.timedelta(milliseconds=ms)

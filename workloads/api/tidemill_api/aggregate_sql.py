@@ -20,6 +20,8 @@ _MILLISECOND = dt.timedelta(milliseconds=1)
 _LATEST = dt.datetime.max.replace(tzinfo=dt.UTC) - _MILLISECOND
 _EARLIEST_YEAR, _YEARS_AHEAD = 1970, 11
 """Earlier no event counts, nor later: `maxFuture` is ten years at most."""
+_LAST_END = "timestamptz '9999-12-31T23:59:59.999999Z'"
+"""No later time can be told in RFC 3339."""
 _STAND_INS = {"string": "''", "integer": "0", "number": "0", "boolean": "false", "timestamp": "'epoch'"}
 
 
@@ -182,7 +184,7 @@ def _filled(query: AggregateQuery, binder: Binder, relation: str, cut: Cut) -> s
     since, until = binder.bind(query.since, "timestamp"), binder.bind(query.until, "timestamp")
     size = query.model.layout.size_ms
     end = cut.end("start") if query.bucket else f"start + interval '{size} milliseconds'"
-    times = f"SELECT start, {end} AS finish FROM ({cut.series(since, until)}) AS s"
+    times = f"SELECT start, {end} AS finish FROM ({cut.series(since, until)}) AS s WHERE {end} <= {_LAST_END}"
     groups = [(quote(name), query.model.groups[name].kind) for name in query.group_by]
     distinct = f"SELECT DISTINCT {', '.join(c for c, _ in groups)} FROM d" if groups else "SELECT"
     same = [f" AND {_same(f'g.{column}', f'd.{column}', kind)}" for column, kind in groups]
