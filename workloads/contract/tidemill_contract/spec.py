@@ -136,7 +136,7 @@ class MetricSpec(Model):
     function: Function = Field(description="Aggregate function.")
     field: Name | None = Field(None, description="Field or derive it runs over; count may do without.")
     q: float | None = Field(
-        None, gt=0, lt=1, description="The quantile, above 0 and below 1: at these it is min and max (quantile)."
+        None, gt=0, lt=1, description="The quantile, above 0 and below 1; for these there are min and max (quantile)."
     )
     k: int | None = Field(
         None, ge=1, le=100, description=f"How many of the most frequent values (topk); default: {DEFAULT_K}."
