@@ -59,12 +59,16 @@ before them. There are `+ - * / %`, `= <> < <= > >=`, `AND OR NOT`, `IS [NOT] NU
 
 - Nothing fails on data: division by zero, 64-bit overflow, the root of a negative number, a text that is no number in
   `TRY_CAST` and every number that is not finite give NULL. `CAST` is refused for that reason.
-- `/` always gives a number, also of two integers; `%` has the sign of the dividend; `ROUND` rounds halves away from
-  zero.
+- `/` always gives a number, also of two integers; `%` and `MOD` take integers only and have the sign of the dividend;
+  `ROUND` rounds halves away from zero.
+- An integer beside a number becomes a number: compared or put together with one, integers beyond 2^53 lose their last
+  digits (`9007199254740993 = 9007199254740992.0` is true). Integers among themselves are exact.
 - `TRY_CAST(x AS integer | number | string | boolean | timestamp)`; a number becomes an integer by dropping its
   fraction, a timestamp an integer of epoch milliseconds.
-- A timestamp is compared with a text in RFC 3339: `ts >= '2013-01-31T12:00:00Z'`. `EXTRACT(part FROM ts)` is in UTC;
-  parts are YEAR, QUARTER, MONTH, WEEK, DAY, DOY, DOW (0: Sunday), ISODOW, HOUR, MINUTE, SECOND and EPOCH.
+- A timestamp is compared with a text in RFC 3339, or with a date: `ts >= '2013-01-31T12:00:00Z'`.
+- `EXTRACT(part FROM ts)` is in UTC; parts are YEAR, QUARTER, MONTH, WEEK, DAY, DOY, DOW (0: Sunday), ISODOW, HOUR,
+  MINUTE, SECOND and EPOCH. They are integers, SECOND from 0 to 59 with its fraction cut; but EPOCH is a number of
+  seconds with their fraction.
 - In a `LIKE` pattern `%` is any text and `_` any character. `ESCAPE` names a character that takes this meaning from the
   next one: `path LIKE '100!%' ESCAPE '!'`. There is no escape unless it is named.
 - `TRIM` takes off all white space; `CONCAT` skips NULL, `||` does not.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import datetime as dt
 import io
 import json
+import threading
+from collections.abc import AsyncGenerator
 from decimal import Decimal
 from typing import Any
 
@@ -15,8 +18,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidemill_api import answers
 from tidemill_api.database import as_problem
 from tidemill_api.listings import DEAD_LETTERS
+from tidemill_api.offload import encoded
 from tidemill_api.parameters import Parameters
 from tidemill_api.problems import Problem
 from tidemill_api.replies import matches
@@ -44,7 +49,7 @@ def test_times(text: str, moment: dt.datetime) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "now", "2013-01-01", "2013-01-01T05:00:00", "2013-02-30T00:00:00Z", "9" * 30, "0000-01-01T00:00:00Z",
+    ["", "now", "2013-01", "2013-01-01T05:00:00", "2013-02-30T00:00:00Z", "9" * 30, "0000-01-01T00:00:00Z",
      "2013-01-01T05:00:00Z\n", "0001-01-01T00:00:00+05:00", "٢٠١٣-01-01T05:00:00Z", "2013-01-01T24:00:01Z"],
 )  # fmt: skip
 def test_what_is_no_time(text: str) -> None:
@@ -246,3 +251,31 @@ def test_more_than_postgres_puts_together_is_the_questions_fault() -> None:
     assert problem is not None
     assert (problem.status, problem.code) == (400, "query_too_large")
     assert "shorter range" in problem.detail
+
+
+SKETCHED = [Column("n", "integer"), Column("often", "array", decode=lambda value: threading.current_thread().name)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "elsewhere"), [(SKETCHED[:1], 5, False), (SKETCHED[:1], 5_000, True), (SKETCHED, 1, True)]
+)
+def test_sketches_and_many_rows_are_encoded_beside_the_event_loop(
+    columns: list[Column], rows: int, elsewhere: bool
+) -> None:
+    async def work() -> str:
+        return await encoded(columns, [()] * rows, lambda: threading.current_thread().name)
+
+    assert (asyncio.run(work()) != threading.current_thread().name) is elsewhere
+
+
+def test_streams_decode_sketches_beside_the_event_loop() -> None:
+    """Requests are answered while a piece of a stream is made."""
+
+    async def batches() -> AsyncGenerator[list[tuple[Any, ...]], None]:
+        yield [(1, b"")]
+
+    async def work() -> bytes:
+        return b"".join([piece async for piece in answers._pieces(batches(), RowEncoder(SKETCHED), NDJSON, "x")])
+
+    (line,) = asyncio.run(work()).splitlines()
+    assert json.loads(line)["often"] != threading.current_thread().name

@@ -212,6 +212,8 @@ def test_every_function_is_total(expression: str, row: dict[str, Any], expected:
         ("b > TRUE", "'>' does not order booleans"),
         ("s + 1", "'+' takes numbers, not a string"),
         ("s = NULL", "'= NULL' is never true; write IS NULL"),
+        ("f % 2", "% takes integers, not a number; convert with TRY_CAST"),
+        ("MOD(i, 2.5)", "MOD takes integers, not a number"),
         ("i IN (1, NULL)", "IN takes constants, and no NULL"),
         ("i IN (j)", "IN takes constants"),
         ("s LIKE s", "LIKE: the pattern must be a constant"),
@@ -227,7 +229,7 @@ def test_every_function_is_total(expression: str, row: dict[str, Any], expected:
         ("b = t", "'=' mixes boolean and timestamp; convert one with TRY_CAST(… AS string)"),
         ("EXTRCT(t)", "unknown function EXTRCT; did you mean EXTRACT?"),
         ("i AND b", "AND takes a condition, not a integer"),
-        ("t > '2013-01-01'", "'2013-01-01' is not a time; write RFC 3339"),
+        ("t > '2013-01-01T00:00'", "'2013-01-01T00:00' is not a time; write RFC 3339"),
         ("EXTRACT(HOUR FROM i)", "HOUR can only be taken from a timestamp"),
         ("EXTRACT(AGE FROM t)", "there is no part AGE of a timestamp"),
         ("COALESCE(s, i)", "COALESCE mixes integer and string"),
@@ -416,3 +418,30 @@ def test_like_with_an_escape_is_what_a_regular_expression_says(
 def test_any_text_gives_a_type_or_an_expression_error(text: str) -> None:
     with contextlib.suppress(ExpressionError):
         assert check(text, TYPES) in POLARS_TYPES
+
+
+LATE = dt.datetime(2013, 1, 1, 0, 0, 7, 999_000, tzinfo=dt.UTC)
+NEIGHBOUR, FLOAT = 2**53 + 1, 2.0**53
+
+
+@pytest.mark.parametrize(
+    ("expression", "row", "expected"),
+    [
+        ("EXTRACT(SECOND FROM t)", {"t": LATE}, 7),
+        ("EXTRACT(SECOND FROM t)", {"t": dt.datetime(1969, 12, 31, 23, 59, 59, 500_000, tzinfo=dt.UTC)}, 59),
+        ("EXTRACT(EPOCH FROM t)", {"t": LATE}, 1356998407.999),
+        ("i = f", {"i": NEIGHBOUR, "f": FLOAT}, True),
+        ("i > 9007199254740992.0", {"i": NEIGHBOUR}, False),
+        ("GREATEST(i, f)", {"i": NEIGHBOUR, "f": 1.0}, FLOAT),
+        ("i = j", {"i": NEIGHBOUR, "j": 2**53}, False),
+        ("i > 9007199254740992", {"i": NEIGHBOUR}, True),
+        ("i % j", {"i": -7, "j": 2}, -1),
+        ("t >= '2013-01-01'", {"t": LATE}, True),
+        ("t < '2013-01-01T00:00:07.9999999Z'", {"t": LATE}, False),
+    ],
+)
+def test_what_the_reference_says_of_parts_remainders_and_big_integers(
+    expression: str, row: dict[str, Any], expected: Any
+) -> None:
+    found = value(expression, **row)
+    assert (found, type(found)) == (expected, type(expected))

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from tidemill_contract.documents import load_documents
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
-from tidemill_contract.spec import AnalyticsPipeline, PipelineSpec
+from tidemill_contract.spec import AnalyticsPipeline, MetricSpec, PipelineSpec
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "crds" / "examples").glob("*.yaml"))
 
@@ -69,3 +69,13 @@ def test_strictness(member: str, value: object, reason: str) -> None:
     raw = example("flights").spec.model_dump(by_alias=True) | {member: value}
     with pytest.raises(ValidationError):
         PipelineSpec.model_validate(raw, by_alias=True, by_name=False)
+
+
+@pytest.mark.parametrize(("q", "taken"), [(0, False), (1, False), (-0.5, False), (1e-9, True), (0.999999, True)])
+def test_a_quantile_lies_between_min_and_max(q: float, taken: bool) -> None:
+    document = {"name": "p", "function": "quantile", "field": "v", "q": q}
+    if taken:
+        assert MetricSpec.model_validate(document).q == q
+    else:
+        with pytest.raises(ValidationError, match="q"):
+            MetricSpec.model_validate(document)

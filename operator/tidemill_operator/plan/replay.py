@@ -6,7 +6,6 @@ another one begins anew, since live processors hand over by the same spec or not
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.spec import AnalyticsPipeline
+from tidemill_contract.times import read_start
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.model import LiveSchema, Replay
 from tidemill_operator.plan.versions import next_version, versions_filled
@@ -111,9 +111,10 @@ def abandoned(replay: str, live: LiveSchema | None) -> tuple[str, ...]:
 
 def _is_time(text: Any) -> bool:
     try:
-        return isinstance(text, str) and dt.datetime.fromisoformat(text).tzinfo is not None
-    except ValueError:
+        read_start(text)
+    except (TypeError, ValueError):
         return False
+    return True
 
 
 def _refused(what: str, remedy: str) -> TidemillError:

@@ -10,14 +10,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from tidemill_api.aggregate_query import AggregateQuery
-from tidemill_api.buckets import DAY_MS, Bucket
+from tidemill_api.aggregate_query import ZERO_FILLED, AggregateQuery
+from tidemill_api.buckets import Bucket, Cut
 from tidemill_api.selection import Binder, condition
-from tidemill_contract.partials import own_partial, quote, rollup_select
+from tidemill_contract.partials import SQL_TYPES, own_partial, quote, rollup_select
 from tidemill_contract.windows import window_source
 
 _MILLISECOND = dt.timedelta(milliseconds=1)
 _LATEST = dt.datetime.max.replace(tzinfo=dt.UTC) - _MILLISECOND
+_EARLIEST_YEAR, _YEARS_AHEAD = 1970, 11
+"""Earlier no event counts, nor later: `maxFuture` is ten years at most."""
+_LAST_END = "timestamptz '9999-12-31T23:59:59.999999Z'"
+"""No later time can be told in RFC 3339."""
+_STAND_INS = {"string": "''", "integer": "0", "number": "0", "boolean": "false", "timestamp": "'epoch'"}
 
 
 def narrowed(query: AggregateQuery) -> AggregateQuery:
@@ -87,7 +92,8 @@ def _all(conditions: Sequence[str]) -> str:
 
 def statement(query: AggregateQuery, binder: Binder, closed_until: dt.datetime | None) -> str:
     """The SELECT of a query; its columns are `query.columns`, in their order."""
-    merged = _merged(query, binder)
+    cut = _cut(query, binder)
+    merged = _merged(query, binder, cut)
     metrics = [f"{query.model.metrics[name][1]} AS {quote(name)}" for name in query.metrics]
     compared = dict.fromkeys(wanted.column for wanted in query.having)
     hidden = [f"{query.model.metrics[name][1]} AS {quote('_having_' + name)}" for name in compared]
@@ -95,7 +101,7 @@ def statement(query: AggregateQuery, binder: Binder, closed_until: dt.datetime |
     answers = ", ".join([*groups, "window_start", "window_end", *metrics, *hidden])
     relation = f"SELECT {answers} FROM ({merged}) AS m"
     if query.fill != "none":
-        relation = _filled(query, binder, relation)
+        relation = _filled(query, binder, relation, cut or Cut(query.model.layout.pane_ms))
     closed = _closed_sql(query, binder, closed_until)
     shown = ", ".join([
         *groups, "window_start", "window_end", f"{closed} AS closed", *(quote(name) for name in query.metrics),
@@ -117,13 +123,26 @@ def _closed_sql(query: AggregateQuery, binder: Binder, closed_until: dt.datetime
     return f"(window_end + interval '{slack} milliseconds' <= {until})"
 
 
-def _merged(query: AggregateQuery, binder: Binder) -> str:
+def _cut(query: AggregateQuery, binder: Binder) -> Cut | None:
+    """The buckets of a query; None: there are none, or it is one."""
+    if query.bucket is None or query.bucket.length_ms is None:
+        return None
+    first = _EARLIEST_YEAR if query.since is None else query.since.year
+    last = dt.datetime.now(dt.UTC).year + _YEARS_AHEAD
+    if query.fill == "none":
+        first, last = max(first, _EARLIEST_YEAR), last if query.until is None else min(last, query.until.year)
+    elif query.until is not None:
+        last = query.until.year
+    return query.bucket.cut(binder, first, max(first, last))
+
+
+def _merged(query: AggregateQuery, binder: Binder, cut: Cut | None) -> str:
     """A SELECT of groups, window_start, window_end and merged partials."""
     model, plan = query.model, query.model.layout
     columns = ", ".join([*(quote(name) for name in query.group_by), "window_start"])
     partials = ", ".join(quote(partial.column) for partial in plan.merged)
     if query.bucket is not None:
-        return _bucketed(query, binder, query.bucket, partials)
+        return _bucketed(query, binder, query.bucket, cut, partials)
     stored = _all([*_bounds(query, binder, reach_ms=plan.spread_ms), *_dimension_filters(query, binder)])
     whole = _all(_bounds(query, binder, reach_ms=0))
     first, last = (None if time is None else binder.bind(time, "timestamp") for time in (query.since, query.until))
@@ -136,7 +155,7 @@ def _merged(query: AggregateQuery, binder: Binder) -> str:
     return f"SELECT {columns}, {end}, {partials} FROM ({rolled}) AS g"
 
 
-def _bucketed(query: AggregateQuery, binder: Binder, bucket: Bucket, partials: str) -> str:
+def _bucketed(query: AggregateQuery, binder: Binder, bucket: Bucket, cut: Cut | None, partials: str) -> str:
     """Stored rows rolled up over time; for hopping windows these are panes, which overlap nowhere."""
     model, plan = query.model, query.model.layout
     groups = [quote(name) for name in query.group_by]
@@ -146,10 +165,10 @@ def _bucketed(query: AggregateQuery, binder: Binder, bucket: Bucket, partials: s
     listed = ", ".join([*groups, "window_start", *both, *plan.stored])
     source = f"(SELECT {listed} FROM {model.table} WHERE {stored}) AS s"
     keys = [(quote(name), name) for name in query.group_by]
-    if bucket.length_ms is not None:
-        keys.append((bucket.start_sql("window_start"), "window_start"))
+    if cut is not None:
+        keys.append((cut.start("window_start"), "window_start"))
         rolled = rollup_select(plan.merged, source, keys)
-        listed = ", ".join([*groups, "window_start", f"{bucket.end_sql('window_start')} AS window_end", partials])
+        listed = ", ".join([*groups, "window_start", f"{cut.end('window_start')} AS window_end", partials])
         return f"SELECT {listed} FROM ({rolled}) AS g WHERE {_all(_bounds(query, binder, reach_ms=0))}"
     rolled = rollup_select([*plan.merged, *edges], source, keys)
     pane = f"interval '{plan.pane_ms} milliseconds'"
@@ -160,46 +179,39 @@ def _bucketed(query: AggregateQuery, binder: Binder, bucket: Bucket, partials: s
     return f'SELECT {listed} FROM ({rolled}) AS g WHERE "_count" IS NOT NULL'
 
 
-def _filled(query: AggregateQuery, binder: Binder, relation: str) -> str:
+def _filled(query: AggregateQuery, binder: Binder, relation: str, cut: Cut) -> str:
     """The relation with a row for every group that it has and every window between `from` and `to`."""
-    bucket = query.bucket or Bucket(query.model.layout.pane_ms)
     since, until = binder.bind(query.since, "timestamp"), binder.bind(query.until, "timestamp")
     size = query.model.layout.size_ms
-    end = bucket.end_sql("start") if query.bucket else f"start + interval '{size} milliseconds'"
-    series = _series(bucket, since, until)
-    times = f"SELECT start, {end} AS finish FROM ({series}) AS s WHERE start >= {since} AND start < {until}"
-    groups = [quote(name) for name in query.group_by]
-    distinct = f"SELECT DISTINCT {', '.join(groups)} FROM d" if groups else "SELECT"
-    # Null-safe equality that can be hashed, which IS NOT DISTINCT FROM cannot.
-    same = [
-        f"(g.{c} IS NULL) = (d.{c} IS NULL) AND coalesce(g.{c}::text, '') = coalesce(d.{c}::text, '')" for c in groups
-    ]
-    listed = [*(f"g.{c}" for c in groups), "t.start AS window_start", "t.finish AS window_end"]
-    for name in query.metrics:
-        column, metric = quote(name), query.model.metrics[name][0]
-        zero = "0" if metric.decode is None else "''::bytea"
-        listed.append(
-            f"CASE WHEN d.window_start IS NULL THEN {zero} ELSE d.{column} END AS {column}"
-            if query.fill == "zero" and metric.kind in ("integer", "number")
-            else f"d.{column}"
-        )
+    end = cut.end("start") if query.bucket else f"start + interval '{size} milliseconds'"
+    times = f"SELECT start, {end} AS finish FROM ({cut.series(since, until)}) AS s WHERE {end} <= {_LAST_END}"
+    groups = [(quote(name), query.model.groups[name].kind) for name in query.group_by]
+    distinct = f"SELECT DISTINCT {', '.join(c for c, _ in groups)} FROM d" if groups else "SELECT"
+    same = [f" AND {_same(f'g.{column}', f'd.{column}', kind)}" for column, kind in groups]
+    listed = [*(f"g.{column}" for column, _ in groups), "t.start AS window_start", "t.finish AS window_end"]
+    listed += [_filling(query, name) for name in query.metrics]
     return (
         f"WITH d AS MATERIALIZED ({relation}), t AS ({times}), g AS ({distinct})"
-        f" SELECT {', '.join(listed)} FROM g CROSS JOIN t"
-        f" LEFT JOIN d ON d.window_start = t.start{''.join(' AND ' + s for s in same)}"
+        f" SELECT {', '.join(listed)} FROM g CROSS JOIN t LEFT JOIN d ON d.window_start = t.start{''.join(same)}"
     )
 
 
-def _series(bucket: Bucket, since: str, until: str) -> str:
-    if bucket.zone:
-        days = f"interval '{(bucket.length_ms or DAY_MS) // DAY_MS} days'"
-        first = f"date_bin({days}, {since} AT TIME ZONE '{bucket.zone}', timestamp 'epoch')"
-        last = f"{until} AT TIME ZONE '{bucket.zone}'"
-        return f"SELECT n AT TIME ZONE '{bucket.zone}' AS start FROM generate_series({first}, {last}, {days}) AS n"
-    return (
-        f"SELECT n AS start FROM generate_series({bucket.start_sql(since)}, {until},"
-        f" interval '{bucket.length_ms} milliseconds') AS n"
-    )
+def _same(one: str, other: str, kind: str) -> str:
+    """Null-safe equality of group columns that can be hashed, which IS NOT DISTINCT FROM cannot.
+
+    It is the type's own: -0.0 and 0.0 differ as texts, and are one group.
+    """
+    stand_in = f"{_STAND_INS[kind]}::{SQL_TYPES[kind]}"
+    return f"({one} IS NULL) = ({other} IS NULL) AND coalesce({one}, {stand_in}) = coalesce({other}, {stand_in})"
+
+
+def _filling(query: AggregateQuery, name: str) -> str:
+    """A metric of a window that may be missing. Over no values only what counts or adds up is zero."""
+    column, (metric, _) = quote(name), query.model.metrics[name]
+    if query.fill != "zero" or query.model.functions[name] not in ZERO_FILLED:
+        return f"d.{column}"
+    zero = "0" if metric.decode is None else "''::bytea"
+    return f"CASE WHEN d.window_start IS NULL THEN {zero} ELSE d.{column} END AS {column}"
 
 
 def row_of(query: AggregateQuery, values: Sequence[Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import hashlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from tidemill_api.catalog import PipelineModel
 from tidemill_api.database import Connection, Database, as_problem
 from tidemill_api.describe import describe, time_ms
 from tidemill_api.listings import ListingQuery, shown_row
+from tidemill_api.offload import encoded
 from tidemill_api.problems import unavailable
 from tidemill_api.rows import CSV, RowEncoder, page_body
 from tidemill_api.selection import Binder
@@ -119,7 +121,7 @@ class Answers:
         async def compute(known: Answer | None) -> Answer | None:
             started = time.time()
 
-            async def work(connection: Connection) -> Answer | None:
+            async def work(connection: Connection) -> tuple[list[tuple[Any, ...]], State, str, bool] | None:
                 state = await read_state(connection, model, query.model.name, query.model.version)
                 final = query.final_by(state.closed_until_ms)
                 # A final answer changes with nothing but retention; another watermark alone is worth no query, but
@@ -132,9 +134,17 @@ class Answers:
                 if known is not None and known.version == version:
                     return None
                 rows, _ = await read_windows(connection, query, state)
-                return _window_answer(query, rows, state, version, final=final, started=started)
+                return rows, state, version, final
 
-            return await self._database.run(model.name, work, deadline=deadline, retry=known is None)
+            found = await self._database.run(model.name, work, deadline=deadline, retry=known is None)
+            if found is None:
+                return None
+            rows, state, version, final = found
+            return await encoded(
+                query.columns,
+                rows,
+                lambda: _window_answer(query, rows, state, version, final=final, started=started),
+            )
 
         ttl = parse_ms(model.config.spec.api.cache_ttl) / 1000
         # Another version is another question: it comes in force without another spec.
@@ -153,7 +163,7 @@ class Answers:
                 return await cursor.fetchall()
 
             rows = await self._database.run(model.name, work, deadline=deadline, retry=known is None)
-            return _listing_answer(query, rows, started)
+            return await encoded(query.listing.columns, rows, lambda: _listing_answer(query, rows, started))
 
         kind = query.listing.kind
         ttl = min(QUICK_SECONDS, parse_ms(model.config.spec.api.cache_ttl) / 1000)
@@ -202,7 +212,7 @@ class Answers:
                 binder = Binder()
                 text = sql.statement(sql.narrowed(_over(query, state)), binder, state.closed_until)
                 rows = self._rows(connection, text, binder, query.page.limit)
-                async for piece in _encoded(rows, RowEncoder(query.columns), media, "aggregates"):
+                async for piece in _pieces(rows, RowEncoder(query.columns), media, "aggregates"):
                     yield piece
 
         return await _begun(pieces(), model.name)
@@ -219,7 +229,7 @@ class Answers:
                 text = query.statement(model.schema, binder)
                 rows = self._rows(connection, text, binder, query.page.limit)
                 encoder = RowEncoder(listing.columns, dict(listing.converters))
-                async for piece in _encoded(rows, encoder, media, listing.kind):
+                async for piece in _pieces(rows, encoder, media, listing.kind):
                     yield piece
 
         return await _begun(pieces(), model.name)
@@ -240,16 +250,20 @@ class Answers:
                 yield rows
 
 
-async def _encoded(
+async def _pieces(
     batches: AsyncIterator[list[tuple[Any, ...]]], encoder: RowEncoder, media: str, kind: str
 ) -> AsyncGenerator[bytes, None]:
     counter, header = metrics.EVENTS_QUERIED.labels(kind), media == CSV
     async for rows in batches:
         counter.inc(len(rows))
-        yield encoder.csv(rows, header=header) if media == CSV else encoder.ndjson(rows)
+        yield await encoded(encoder.columns, rows, partial(_piece, encoder, media, rows, header=header))
         header = False
     if header:
         yield encoder.csv([], header=True)
+
+
+def _piece(encoder: RowEncoder, media: str, rows: list[tuple[Any, ...]], *, header: bool) -> bytes:
+    return encoder.csv(rows, header=header) if media == CSV else encoder.ndjson(rows)
 
 
 async def _begun(pieces: AsyncGenerator[bytes, None], pipeline: str) -> AsyncGenerator[bytes, None]:

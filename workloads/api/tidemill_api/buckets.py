@@ -8,7 +8,9 @@ import zoneinfo
 from dataclasses import dataclass
 from functools import lru_cache
 
+from tidemill_api.local_days import runs
 from tidemill_api.problems import bad_parameter
+from tidemill_api.selection import Binder
 from tidemill_contract.duration import format_ms, parse_ms
 from tidemill_contract.partials import AggregationLayout
 
@@ -33,21 +35,69 @@ class Bucket:
         """The longest that a bucket may last; a local day may have an hour more."""
         return 0 if self.length_ms is None else self.length_ms + (DAY_MS if self.zone else 0)
 
-    def start_sql(self, time: str) -> str:
-        """SQL of the start of the bucket that a time (SQL expression) is in."""
-        if self.zone:
-            days = f"interval '{(self.length_ms or DAY_MS) // DAY_MS} days'"
-            return (
-                f"(date_bin({days}, {time} AT TIME ZONE '{self.zone}', timestamp 'epoch') AT TIME ZONE '{self.zone}')"
-            )
-        return f"date_bin(interval '{self.length_ms} milliseconds', {time}, timestamptz 'epoch')"
+    def cut(self, binder: Binder, first_year: int, last_year: int) -> Cut:
+        """SQL of its buckets.
 
-    def end_sql(self, start: str) -> str:
-        """SQL of the end of the bucket that starts at a time (SQL expression)."""
-        if self.zone:
-            days = f"interval '{(self.length_ms or DAY_MS) // DAY_MS} days'"
-            return f"(({start} AT TIME ZONE '{self.zone}' + {days}) AT TIME ZONE '{self.zone}')"
-        return f"({start} + interval '{self.length_ms} milliseconds')"
+        Args:
+            binder: takes the parameters.
+            first_year: no time looked for is earlier.
+            last_year: no time looked for is later.
+        """
+        length = self.length_ms or DAY_MS
+        if self.zone is None:
+            return Cut(length)
+        found = runs(self.zone, length // DAY_MS, first_year, last_year)
+        return Cut(length, _bind_times(binder, found.firsts), _bind_times(binder, found.lasts))
+
+
+@dataclass(frozen=True)
+class Cut:
+    """SQL that finds the buckets of times.
+
+    Attributes:
+        length_ms: usual length of a bucket.
+        firsts: SQL arrays of `local_days.Runs`; None: all are of the usual length, aligned to the epoch.
+        lasts: likewise.
+    """
+
+    length_ms: int
+    firsts: str | None = None
+    lasts: str | None = None
+
+    def start(self, time: str) -> str:
+        """The start of the bucket that a time (SQL expression) is in."""
+        if self.firsts is None:
+            return f"date_bin({self._length}, {time}, timestamptz 'epoch')"
+        run = f"width_bucket({time}, {self.firsts})"
+        return f"least(date_bin({self._length}, {time}, ({self.firsts})[{run}]), ({self.lasts})[{run}])"
+
+    def end(self, start: str) -> str:
+        """The end of the bucket that starts at a time (SQL expression)."""
+        usual = f"{start} + {self._length}"
+        if self.firsts is None:
+            return f"({usual})"
+        run = f"width_bucket({start}, {self.firsts})"
+        following = f"({self.firsts})[{run} + 1]"
+        return f"(CASE WHEN {start} = ({self.lasts})[{run}] THEN {following} ELSE {usual} END)"
+
+    def series(self, since: str, until: str) -> str:
+        """A SELECT of the starts (`start`) of all buckets that start in [since, until), SQL expressions both."""
+        if self.firsts is None:
+            series = f"generate_series({self.start(since)}, {until}, {self._length}) AS start"
+        else:
+            series = (
+                f"unnest({self.firsts}, {self.lasts}) AS r(first, last),"
+                f" generate_series(first, least(last, {until}), {self._length}) AS start"
+            )
+        return f"SELECT start FROM {series} WHERE start >= {since} AND start < {until}"
+
+    @property
+    def _length(self) -> str:
+        return f"interval '{self.length_ms} milliseconds'"
+
+
+def _bind_times(binder: Binder, times: tuple[dt.datetime, ...]) -> str:
+    return binder.bind_as("{" + ",".join(f"{time.isoformat()}Z" for time in times) + "}", "timestamptz[]")
 
 
 def take_bucket(granularity: str | None, tz: str | None, plan: AggregationLayout) -> Bucket | None:

@@ -45,6 +45,11 @@ class AggregationModel:
             for name, kind, expression in answer_columns(self.layout)
         }
 
+    @cached_property
+    def functions(self) -> dict[str, str]:
+        """The metrics' functions by name."""
+        return {metric.name: metric.function for metric, _ in self.layout.metrics}
+
     def fed(self, feeds: Feeds) -> AggregationModel:
         """The same over rows that were fed so: metrics are null where rows lack some of their events."""
         plan = guarded(self.layout, feeds)

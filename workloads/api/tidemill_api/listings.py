@@ -78,6 +78,12 @@ def _time(value: int) -> str:
         return str(value)
 
 
+def _moment_sql(epoch_ms: str) -> str:
+    """SQL of the time of epoch milliseconds, exactly: `to_timestamp` counts in floats of seconds."""
+    days, rest = f"({epoch_ms} / 86400000) * interval '1 day'", f"mod({epoch_ms}, 86400000) * interval '1 millisecond'"
+    return f"(timestamptz 'epoch' + {days} + {rest})"
+
+
 ANOMALIES = Listing(
     kind="anomalies",
     # Of a window that late events changed the newest verdict holds, and it may be that there is no anomaly any more.
@@ -116,8 +122,8 @@ DEAD_LETTERS = Listing(
     relation='SELECT epoch, partition, "offset", aggregation, reason, field, detail,'
     f" substr(key, 1, {SHOWN_KEY_BYTES}) AS key,"
     f" substr(value, 1, {SHOWN_BYTES}) AS value, substr(value, 1, {SHOWN_BYTES}) AS value_encoding, value_bytes,"
-    " to_timestamp(CASE WHEN event_time BETWEEN -62135596800000 AND 253402300799999 THEN event_time / 1000.0 END)"
-    " AS event_time, windows, created_at FROM {schema}._dead_letters",
+    " CASE WHEN event_time BETWEEN -62135596800000 AND 253402300799999"
+    f" THEN {_moment_sql('event_time')} END AS event_time, windows, created_at FROM {{schema}}._dead_letters",
     columns=(
         Column("epoch", "integer", nullable=False),
         Column("partition", "integer", nullable=False),
@@ -172,7 +178,7 @@ def events_listing(model: PipelineModel) -> Listing:
 def _field_sql(name: str, kind: str) -> str:
     text = f"(data ->> '{name}')"
     if kind == "timestamp":
-        return f"to_timestamp({text}::bigint / 1000.0)"
+        return _moment_sql(f"{text}::bigint")
     return f'{text} COLLATE "C"' if kind == "string" else f"{text}::{SQL_TYPES[kind]}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tidemill_api.aggregate_query import AggregateQuery, take_query
 from tidemill_api.answers import FEEDS, READ_LIMIT, State, read_windows
@@ -12,6 +13,7 @@ from tidemill_api.catalog import AggregationModel, PipelineModel
 from tidemill_api.database import Connection
 from tidemill_api.live_change import Row
 from tidemill_api.live_progress import Mark
+from tidemill_api.offload import encoded
 from tidemill_api.parameters import Parameters
 from tidemill_api.rows import RowEncoder
 from tidemill_api.selection import Binder, Filter, condition
@@ -60,8 +62,7 @@ async def read_latest(
     """The latest windows, oldest first, and whether there are older ones."""
     query = _latest(aggregation, filters, SNAPSHOT_ROWS)
     rows, _ = await read_windows(connection, query, state)
-    encoder = RowEncoder(query.columns)
-    return [encoder.record(row) for row in reversed(rows[:SNAPSHOT_ROWS])], len(rows) > SNAPSHOT_ROWS
+    return await _records(query, rows[:SNAPSHOT_ROWS][::-1]), len(rows) > SNAPSHOT_ROWS
 
 
 async def read_changed(
@@ -104,8 +105,12 @@ async def read_changed(
     text = _changed_sql(query, state, binder, changed, first, last)
     cursor = await connection.execute(text, binder.values)
     rows = await cursor.fetchall()
+    return None if len(rows) > READ_LIMIT else await _records(query, rows)
+
+
+async def _records(query: AggregateQuery, rows: Sequence[tuple[Any, ...]]) -> list[Row]:
     encoder = RowEncoder(query.columns)
-    return None if len(rows) > READ_LIMIT else [encoder.record(row) for row in rows]
+    return await encoded(query.columns, rows, lambda: [encoder.record(row) for row in rows])
 
 
 def _changed_sql(

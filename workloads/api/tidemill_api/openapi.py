@@ -174,7 +174,7 @@ def _filters(what: str) -> Any:
 
 
 def _common(limit: int, most: int, order: str) -> list[Any]:
-    times = "RFC 3339, or epoch milliseconds"
+    times = "RFC 3339, a date alone (its midnight in UTC), or epoch milliseconds"
     return [
         _query("from", f"Earliest time, inclusive; {times}.", example="2013-01-01T05:00:00Z"),
         _query("to", f"Latest time, exclusive; {times}."),
@@ -192,13 +192,25 @@ def _window_parameters() -> list[Any]:
         _query(
             "granularity", "Longer windows: a multiple of the stored length, such as `1d`; `all`: one for everything."
         ),
-        _query("tz", "Time zone whose midnights days start at, such as America/New_York; with granularity in days."),
         _query(
-            "fill", "What stands for windows without events; needs from and to.", {"enum": ["none", "null", "zero"]}
+            "tz",
+            "Time zone whose days are meant, such as America/New_York; with granularity in days. A day starts at the"
+            " first instant of its date.",
+        ),
+        _query(
+            "fill",
+            "What stands for windows without events; needs from and to. `zero`: 0 for metrics of count, distinct and"
+            " sum, null for all others.",
+            {"enum": ["none", "null", "zero"]},
         ),
         _query("group_by", "Fewer dimensions, between commas; empty: one group."),
         _query("metrics", "Only these metrics, between commas."),
-        _query("closed", "Only closed windows, or only open ones.", BOOLEAN),
+        _query(
+            "closed",
+            "Only closed windows, or only open ones. A longer window is closed when all stored windows are that share"
+            " events with it.",
+            BOOLEAN,
+        ),
         _filters("Filters on dimensions and metrics"),
     ]
 

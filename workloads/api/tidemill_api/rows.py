@@ -27,6 +27,7 @@ class RowEncoder:
     """
 
     def __init__(self, columns: Sequence[Column], converters: dict[str, Callable[[Any], Any]] | None = None) -> None:
+        self.columns = columns
         self.names = [column.name for column in columns]
         found = [(i, (converters or {}).get(c.name) or c.decode or encoder(c.kind)) for i, c in enumerate(columns)]
         self._converters = [(index, convert) for index, convert in found if convert is not None]

@@ -15,47 +15,44 @@ from typing import Any
 import msgspec
 
 from tidemill_contract.partials import SQL_TYPES
-from tidemill_contract.times import rfc3339
+from tidemill_contract.times import read_time, rfc3339
 
 UTC = dt.UTC
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_64 = 2**63 - 1
 _INTEGER = re.compile(r"[+-]?[0-9]{1,40}", re.ASCII)
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", re.ASCII)
-_RFC3339 = re.compile(
-    r"(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}:\d{2})(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2}|[ ]\d{2}:\d{2})", re.ASCII
-)
+_BLANK = re.compile(r"(:\d{2}(?:\.\d+)?) (\d{2}:?\d{2})$", re.ASCII)
+_SECONDS = range(631_152_000, 4_102_444_801)
+"""1990 to 2100 in seconds; in milliseconds these are weeks of 1970 that nobody asks for."""
 _HOW = {
     "integer": "write a whole number, such as 42",
     "number": "write a number, such as 1.5",
     "boolean": "write true or false",
-    "timestamp": "write an RFC 3339 time, such as 2013-01-01T05:00:00Z, or epoch milliseconds",
+    "timestamp": "write an RFC 3339 time, such as 2013-01-01T05:00:00Z, a date, or epoch milliseconds",
     "string": "write text without NUL characters and lone surrogates",
 }
 
 
 def parse_time(text: str) -> dt.datetime:
-    """A moment from RFC 3339 or epoch milliseconds.
+    """A moment from RFC 3339, a date alone (its midnight in UTC) or epoch milliseconds.
 
     A `+` that a URL turned into a blank is taken as what it was.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is none of these.
     """
     if _INTEGER.fullmatch(text):
+        if int(text) in _SECONDS:
+            raise ValueError(f"{text!r} looks like seconds; write milliseconds ({int(text)}000), or RFC 3339")
         try:
             return EPOCH + dt.timedelta(milliseconds=int(text))
         except OverflowError:
             raise ValueError(f"{text!r} lies outside the years 1 to 9999") from None
-    match = _RFC3339.fullmatch(text)
-    if match is None:
-        raise ValueError(f"{text!r} is no time; {_HOW['timestamp']}")
-    day, time, fraction, zone = match.groups()
-    zone = "+00:00" if zone in "Zz" else zone.replace(" ", "+")
     try:
-        return dt.datetime.fromisoformat(f"{day}T{time}{(fraction or '')[:7]}{zone}").astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"{text!r} is no time: {error}") from None
+        return read_time(_BLANK.sub(r"\1+\2", text))
+    except ValueError as error:
+        raise ValueError(f"{_shown(text)!r} is no time: {error}; {_HOW['timestamp']}") from None
 
 
 def parse_value(text: str, kind: str) -> Any:
@@ -74,8 +71,11 @@ def parse_value(text: str, kind: str) -> Any:
         return text == "true"
     if kind == "string" and "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text):
         return text
-    shown = text if len(text) <= 60 else text[:59] + "…"
-    raise ValueError(f"{shown!r} is no {kind}; {_HOW.get(kind, 'this column cannot be compared')}")
+    raise ValueError(f"{_shown(text)!r} is no {kind}; {_HOW.get(kind, 'this column cannot be compared')}")
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= 60 else text[:59] + "…"
 
 
 def to_text(value: Any) -> str:

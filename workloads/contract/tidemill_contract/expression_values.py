@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from tidemill_contract.expression_syntax import ExpressionError
+from tidemill_contract.times import epoch_ms, read_start
 
 POLARS_TYPES: dict[str, pl.DataType] = {
     "string": pl.String(),
@@ -109,14 +109,11 @@ def _timestamp(argument: Typed) -> Typed:
     if argument.kind != "string" or not argument.is_constant:
         return argument
     try:
-        moment = dt.datetime.fromisoformat(argument.constant)
+        milliseconds = epoch_ms(read_start(argument.constant))
     except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
         raise ExpressionError(
             f"'{argument.constant}' is not a time; write RFC 3339 with a zone, such as '2013-01-31T12:00:00Z'"
-        )
-    milliseconds = (moment - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(milliseconds=1)
+        ) from None
     return Typed(pl.lit(milliseconds, dtype=pl.Int64()).cast(POLARS_TYPES["timestamp"]), "timestamp")
 
 

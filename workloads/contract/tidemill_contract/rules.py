@@ -6,7 +6,6 @@ Parts to faults, listed in RULES.
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from tidemill_contract.name_rules import system_columns
 from tidemill_contract.parts import AggregationPart, Parts
 from tidemill_contract.scaling_rules import scaling_faults
 from tidemill_contract.spec import AnomalySpec, DetectorSpec, MetricSpec, WindowSpec
+from tidemill_contract.times import read_start
 from tidemill_contract.windows import answer_type
 
 RESERVED = ("window_start", "window_end", "closed")
@@ -177,9 +177,10 @@ def _topic_configs(config: Mapping[str, str], replication_factor: int | None, pa
 
 def _is_time(text: str) -> bool:
     try:
-        return dt.datetime.fromisoformat(text).tzinfo is not None
+        read_start(text)
     except ValueError:
         return False
+    return True
 
 
 def _source(parts: Parts, columns: Columns, _limits: Limits) -> Iterator[Fault]:

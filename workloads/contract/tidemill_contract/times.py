@@ -1,10 +1,18 @@
-"""Times as Tidemill's answers and records write them: RFC 3339, UTC, milliseconds only where there are any."""
+"""Times as texts: as Tidemill's answers and records write them, and as specs and requests may.
+
+Written: RFC 3339, UTC, milliseconds only where there are any. Read: as the decoder of events does.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
+import re
 
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_EPOCH, _MILLISECOND = dt.datetime(1970, 1, 1, tzinfo=dt.UTC), dt.timedelta(milliseconds=1)
+_MICROSECOND_DIGITS = 6
+_TIME = re.compile(
+    r"(\d{4}-\d{2}-\d{2})(?:[Tt ](\d{2}:\d{2}:\d{2})(?:\.(\d+))?(?:[Zz]|([+-]\d{2}):?(\d{2})))?", re.ASCII
+)
 
 
 def rfc3339(moment: dt.datetime) -> str:
@@ -17,3 +25,43 @@ def rfc3339(moment: dt.datetime) -> str:
 def rfc3339_ms(epoch_ms: int) -> str:
     """The same of epoch milliseconds."""
     return rfc3339(_EPOCH + dt.timedelta(milliseconds=epoch_ms))
+
+
+def read_time(text: str) -> dt.datetime:
+    """A moment (UTC) from RFC 3339 with a zone, or from a date alone, which is its midnight in UTC.
+
+    Fractions are cut after the microsecond, never rounded: a time lies in no later window than its text says.
+
+    Raises:
+        ValueError: it is neither, or lies outside the years 1 to 9999.
+    """
+    match = _TIME.fullmatch(text)
+    if match is None:
+        raise ValueError("it is neither RFC 3339 with a zone nor a date")
+    day, time, fraction, hours, minutes = match.groups()
+    digits = (fraction or "")[:_MICROSECOND_DIGITS].ljust(_MICROSECOND_DIGITS, "0")
+    try:
+        moment = dt.datetime.fromisoformat(f"{day}T{time or '00:00:00'}.{digits}{hours or '+00'}:{minutes or '00'}")
+        return moment.astimezone(dt.UTC)
+    except OverflowError:
+        raise ValueError("it lies outside the years 1 to 9999") from None
+
+
+def read_start(text: str) -> dt.datetime:
+    """The same from a spec, which may have it in other forms of ISO 8601 too, with a zone.
+
+    Raises:
+        ValueError: it is no time, or has no zone.
+    """
+    try:
+        return read_time(text)
+    except ValueError:
+        moment = dt.datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("it has no zone")
+    return moment
+
+
+def epoch_ms(moment: dt.datetime) -> int:
+    """Epoch milliseconds of a moment, cut."""
+    return (moment - _EPOCH) // _MILLISECOND

@@ -7,7 +7,6 @@ what was read. A new epoch would count events twice then, so neither is believed
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
 import time
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from typing import Any
 import psycopg
 
 from tidemill_contract.runtime import PipelineConfig
+from tidemill_contract.times import epoch_ms, read_start
 from tidemill_processor.database import Database
 from tidemill_processor.source import Source
 from tidemill_processor.transaction import Position
@@ -115,8 +115,7 @@ class Positions:
             case "latest":
                 return high
             case moment:
-                at = dt.datetime.fromisoformat(moment)
-                return self._source.offset_at(partition, round(at.timestamp() * 1000))
+                return self._source.offset_at(partition, epoch_ms(read_start(moment)))
 
     def _move(
         self,
