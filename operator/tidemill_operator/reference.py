@@ -36,12 +36,14 @@ before them. There are `+ - * / %`, `= <> < <= > >=`, `AND OR NOT`, `IS [NOT] NU
 
 - Nothing fails on data: division by zero, 64-bit overflow, the root of a negative number, a text that is no number in
   `TRY_CAST` and every number that is not finite give NULL. `CAST` is refused for that reason.
-- `/` always gives a number, also of two integers; `%` has the sign of the dividend; `ROUND` rounds halves away from
-  zero.
+- `/` always gives a number, also of two integers; `%` takes integers only and has the sign of the dividend; `ROUND`
+  rounds halves away from zero. Zero has no sign: `0.0 * -1` is `0.0`.
+- Where an integer meets a number, in a comparison too, it becomes one: a double, which tells integers apart up to 2^53.
 - `TRY_CAST(x AS integer | number | string | boolean | timestamp)`; a number becomes an integer by dropping its
   fraction, a timestamp an integer of epoch milliseconds.
 - A timestamp is compared with a text in RFC 3339: `ts >= '2013-01-31T12:00:00Z'`. `EXTRACT(part FROM ts)` is in UTC;
-  parts are YEAR, QUARTER, MONTH, WEEK, DAY, DOY, DOW (0: Sunday), ISODOW, HOUR, MINUTE, SECOND and EPOCH.
+  parts are YEAR, QUARTER, MONTH, WEEK, DAY, DOY, DOW (0: Sunday), ISODOW, HOUR, MINUTE, SECOND (whole
+  ones) and EPOCH (seconds with their fraction).
 - `TRIM` takes off all white space; `CONCAT` skips NULL, `||` does not.
 - A derived string of more than 1,024 bytes is NULL.
 - Names are folded to lower case; one that is a keyword is written in double quotes.

@@ -21,6 +21,7 @@ from tidemill_contract.event import (
     InvalidEvent,
     Reason,
 )
+from tidemill_contract.expression_values import one_zero
 from tidemill_contract.expressions import POLARS_TYPES, compile_transform, derived_types
 from tidemill_contract.spec import PipelineSpec
 
@@ -265,6 +266,8 @@ class BatchReader:
         for name, dtype in self._columns.items():
             stored = pl.Int64 if isinstance(dtype, pl.Datetime) else dtype
             column = pl.Series(name, list(map(attrgetter(name), valid)), dtype=stored)
+            if dtype == pl.Float64:
+                column = one_zero(column)
             columns.append(column.cast(dtype) if stored != dtype else column)
         if self._keeps_events:
             columns.append(pl.Series(DATA, [msgspec.json.encode(event).decode() for event in valid], dtype=pl.String))
