@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 NUMERIC = ("integer", "number")
 
@@ -14,10 +14,13 @@ class Drawer:
     Args:
         rnd: where chance comes from.
         types: the columns' types by name.
+        constants: to choose from, by type.
     """
 
-    def __init__(self, rnd: random.Random, types: Mapping[str, str]) -> None:
-        self._rnd, self._types = rnd, types
+    def __init__(
+        self, rnd: random.Random, types: Mapping[str, str], constants: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
+        self._rnd, self._types, self._constants = rnd, types, constants or CONSTANTS
 
     def draw(self, kind: str, depth: int = 3) -> str:
         """An expression of this type; an integer may be asked for as `number` and is one."""
@@ -30,7 +33,7 @@ class Drawer:
         fitting = [name for name, found in self._types.items() if found == kind]
         if fitting and self._rnd.random() < 0.65:
             return self._rnd.choice(fitting)
-        return self._rnd.choice(_CONSTANTS[kind])
+        return self._rnd.choice(self._constants[kind])
 
     def _numeric(self) -> str:
         return self._rnd.choice(NUMERIC)
@@ -81,13 +84,15 @@ def _shared(kind: str) -> list[Callable[[Drawer, int], str]]:
     return [lambda self, depth: self._same(kind, depth)] * 3 + [lambda self, depth: self._cast(kind, depth)]
 
 
-_CONSTANTS = {
+CONSTANTS: Mapping[str, Sequence[str]] = {
     "integer": ["0", "1", "-3", "7", "9223372036854775807", "-9223372036854775808", "9007199254740993"],
     "number": ["0.0", "-0.0", "2.5", "-1.5", "1e300", "1e-300", ".5", "3.0"],
     "string": ["'a'", "''", "'B b'", "'12'", "'é'", "'it''s'", "'-0'", "'true'"],
     "boolean": ["TRUE", "FALSE"],
     "timestamp": ["TRY_CAST(0 AS timestamp)", "TRY_CAST(1770000000123 AS timestamp)"],
 }
+TAME = {**CONSTANTS, "integer": ["0", "1", "-3", "7"], "number": ["0.0", "-0.0", "2.5", "-1.5", ".5", "3.0"]}
+"""Without those that soon leave what a double or an integer holds."""
 _PARTS = ("YEAR", "QUARTER", "MONTH", "WEEK", "DAY", "DOY", "DOW", "ISODOW", "HOUR", "MINUTE", "SECOND")
 Drawer._made = {
     "integer": [
