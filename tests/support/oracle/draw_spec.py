@@ -17,6 +17,7 @@ FIELDS = {
 NAMESPACE = "fuzz"
 _NUMERIC = ("sum", "avg", "variance", "stddev", "quantile")
 _GROUPS = ("k", "s", "j", "z", "b", "t")
+_EDITS = ("metric", "metric", "list", "window", "groups", "filter", "derive", "grace", "policy", "new")
 _BEYOND_DOUBLES = ("quantile", "variance", "stddev")
 
 Spec = dict[str, Any]
@@ -71,9 +72,7 @@ class SpecDrawer:
         rnd, spec = self._rnd, copy.deepcopy(spec)
         aggregation = rnd.choice(spec["aggregations"])
         name = aggregation["name"]
-        match rnd.choice(
-            ["metric", "metric", "list", "window", "groups", "filter", "derive", "grace", "policy", "new"]
-        ):
+        match rnd.choice(_EDITS):
             case "metric":
                 aggregation["metrics"].append(self._metric(types_of(spec)))
                 return f"{name}: one more metric", spec

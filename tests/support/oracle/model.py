@@ -102,9 +102,8 @@ class Version:
     @property
     def pane(self) -> int:
         """Distance between the starts of windows; of sessions how finely they close."""
-        return (
-            _STEP_MS if self.has_sessions else parse_ms(self.spec["window"].get("hop", self.spec["window"].get("size")))
-        )
+        window = self.spec["window"]
+        return _STEP_MS if self.has_sessions else parse_ms(window.get("hop", window.get("size")))
 
     @property
     def gap(self) -> int:
@@ -290,15 +289,10 @@ def _count(version: Version, rows: Sequence[tuple[Event, Mapping[str, Any]]]) ->
 
 def _count_sessions(version: Version, rows: Sequence[tuple[Event, Mapping[str, Any]]]) -> list[Event]:
     shut = version.shut
-    own = [
-        Session(
-            version.group_of(values),
-            event.time,
-            version.end_of(event.time),
-            [Entry(event, values, NO_CUT, version.layout)],
-        )
-        for event, values in rows
-    ]
+    own = []
+    for event, values in rows:
+        entry = Entry(event, values, NO_CUT, version.layout)
+        own.append(Session(version.group_of(values), event.time, version.end_of(event.time), [entry]))
     done = [session for session in version.sessions if session.end <= shut]
     covered = [s for s in own if s.end <= shut and any(d.meets(s) and d.start <= s.start for d in done)]
     hidden = {id(session) for session in covered}

@@ -64,6 +64,7 @@ class Running:
             "TIDEMILL_POSTGRES_PORT": str(at.port),
             "TIDEMILL_POSTGRES_DATABASE": at.database,
             "TIDEMILL_REDIS_URL": servers.redis,
+            "TIDEMILL_SESSION_TIMEOUT_MS": "6000",
         }
         self._runtime = LocalRuntime(folder, environ=os.environ, addresses=addresses, ports={"ingest": 0, "api": 0})
         self._actuators = Actuators(

@@ -24,7 +24,7 @@ from oracle.platform import Running, Stuck
 from oracle.queries import draw_queries
 
 BASE = 1_773_100_800_000  # 2026-03-10T00:00:00Z
-_LEAD_MS = 600_000
+_LEADS_MS = (0, 15_000, 600_000)
 
 
 class Difference(AssertionError):
@@ -80,26 +80,28 @@ class Round:
         """
         try:
             self._begin()
-            for _ in range(self._rnd.randint(3, 6)):
-                self._rnd.choice(self._operations())()
+            for _ in range(self._rnd.randint(5, 9)):
+                if self._rnd.random() < 0.5:
+                    self._rnd.choice(self._operations())()
                 self._on_time()
                 if self._rnd.random() < 0.6:
                     self._late()
                 self._advance()
-                self._compare(few=self._rnd.random() < 0.5)
+                self._compare(few=self._rnd.random() < 0.6)
             self._compare(few=False)
         except (Difference, Stuck) as error:
             self._keep(error)
-            raise type(error)(
-                f"seed {self._seed}: {error}\n  after: {'; '.join(self._did)}\n  see {self._folder}"
-            ) from error
+            after = "; ".join(self._did)
+            raise type(error)(f"seed {self._seed}: {error}
+  after: {after}
+  see {self._folder}") from error
         finally:
             self._running.close()
         self._tally.rounds += 1
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _operations(self) -> list[Callable[[], None]]:
-        return [self._edit, self._edit, self._kill, self._replay, self._reset, lambda: None]
+        return [self._edit, self._edit, self._edit, self._kill, self._replay, self._reset]
 
     def _note(self, what: str, kind: str) -> None:
         self._did.append(f"{time.monotonic() - self._started:.0f} s: {what}")
@@ -115,10 +117,10 @@ class Round:
     def _on_time(self) -> None:
         """Events that no version misses, broken ones, and repeats; maybe a processor dies meanwhile."""
         rnd, found = self._rnd, list[Event]()
-        for _ in range(rnd.choice([5, 40, 150])):
+        for _ in range(rnd.choice([10, 60, 300])):
             partition = rnd.randrange(self._events.partitions)
-            low = self._brake - 300_000
-            at = rnd.randint(low, self._brake + (_LEAD_MS if partition and rnd.random() < 0.5 else 0))
+            low, high = self._brake - rnd.choice([3_000, 70_000, 300_000]), self._brake
+            at = rnd.randint(low, high + (rnd.choice(_LEADS_MS) if partition else 0))
             at = at // 1_000 * 1_000 if rnd.random() < 0.4 else at
             if self._model.is_late(at):
                 continue
@@ -127,7 +129,7 @@ class Round:
                 found.append(self._events.again(found[-1]))
             if rnd.random() < 0.06:
                 found.append(self._events.broken())
-        if rnd.random() < 0.3:
+        if rnd.random() < 0.15:
             half = len(found) // 2
             self._take(found[:half], wait=False)
             self._kill()

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from oracle.cells import Cell, exact, metric_cell, null
+from oracle.cells import Cell, metric_cell, null
 from oracle.model import Entry, Model, Version, columns_of
 from tidemill_contract.duration import format_ms
 from tidemill_contract.times import rfc3339_ms
 
+_LIMITS = (5, 7, 50, 1_000, 10_000)
 _FILLED_PANES = 60
 """How long a range is in which missing windows are filled in."""
 
@@ -174,10 +175,6 @@ def _nothing(metric: Mapping[str, Any], fill: str) -> Cell:
 
 def draw_queries(rnd: random.Random, version: Version, *, few: bool = False) -> list[Query]:
     """Some ways to ask for all that there is, and for parts of it."""
-
-    def limit() -> int:
-        return rnd.choice([1, 2, 3, 7, 50, 1_000, 10_000])
-
     natural = [Query(limit=rnd.choice([7, 50, 1_000])), Query(limit=rnd.choice([7, 50, 1_000]), descending=True)]
     if few:
         return natural[:1]
@@ -195,16 +192,13 @@ def draw_queries(rnd: random.Random, version: Version, *, few: bool = False) -> 
     length = version.pane * rnd.choice([1, 2, 3, 10])
     start, end = low // length * length - length, high // length * length + 2 * length
     start = max(start, end - max(_FILLED_PANES * version.pane // length, 2) * length)
-    fill = rnd.choice(["null", "zero"])
+    fill, other = (rnd.choice(["null", "zero"]) for _ in range(2))
     return [
         *natural, *parts,
-        Query(group_by=subset, limit=max(3, limit())), Query(group_by=subset, granularity=length, limit=max(3, limit())),
-        Query(granularity=length, descending=True, limit=max(7, limit())), Query(granularity=0),
+        Query(group_by=subset, limit=rnd.choice(_LIMITS)),
+        Query(group_by=subset, granularity=length, limit=rnd.choice(_LIMITS)),
+        Query(granularity=length, descending=True, limit=rnd.choice(_LIMITS)), Query(granularity=0),
         Query(group_by=subset, granularity=0, since=start, until=end),
         Query(fill=fill, since=start, until=end, limit=10_000),
-        Query(fill=rnd.choice(["null", "zero"]), group_by=subset, granularity=length, since=start, until=end, limit=500),
+        Query(fill=other, group_by=subset, granularity=length, since=start, until=end, limit=rnd.choice(_LIMITS)),
     ]  # fmt: skip
-
-
-Check = Callable[[Query], None]
-__all__ = ["Query", "Row", "answered", "draw_queries", "exact"]

@@ -135,9 +135,7 @@ class MetricSpec(Model):
     name: Name = Field(description="Name of the metric in answers.")
     function: Function = Field(description="Aggregate function.")
     field: Name | None = Field(None, description="Field or derive it runs over; count may do without.")
-    q: float | None = Field(
-        None, gt=0, lt=1, description="The quantile, above 0 and below 1 (quantile); for 0 and 1: min, max."
-    )
+    q: float | None = Field(None, gt=0, lt=1, description="The quantile, above 0 and below 1 (quantile).")
     k: int | None = Field(
         None, ge=1, le=100, description=f"How many of the most frequent values (topk); default: {DEFAULT_K}."
     )
