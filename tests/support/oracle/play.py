@@ -92,9 +92,7 @@ class Round:
         except (Difference, Stuck) as error:
             self._keep(error)
             after = "; ".join(self._did)
-            raise type(error)(f"seed {self._seed}: {error}
-  after: {after}
-  see {self._folder}") from error
+            raise type(error)(f"seed {self._seed}: {error}\n  after: {after}\n  see {self._folder}") from error
         finally:
             self._running.close()
         self._tally.rounds += 1
