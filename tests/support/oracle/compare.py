@@ -9,18 +9,21 @@ from typing import Any
 from oracle.cells import exact
 from oracle.expressions import epoch_ms
 from oracle.model import Model, Version
-from oracle.queries import Query, Row, answered
+from oracle.queries import Query, Row
 
 _SHOWN = 6
 
 
 def differences(
-    model: Model, version: Version, query: Query, rows: Sequence[Mapping[str, Any]]
+    model: Model,
+    version: Version,
+    query: Query,
+    expected: Mapping[tuple[Any, ...], Row],
+    rows: Sequence[Mapping[str, Any]],
 ) -> tuple[int, list[str]]:
-    """How many cells were compared, and what is wrong with the answer."""
+    """How many cells were compared, and what is wrong with the answer to a query."""
     groups = list(version.groups if query.group_by is None else query.group_by)
     kinds = [model.types[name] for name in groups]
-    expected = answered(model, version, query)
     found: list[str] = []
     got: dict[tuple[Any, ...], Mapping[str, Any]] = {}
     keys = []

@@ -126,7 +126,7 @@ class SpecDrawer:
 
     def _groups(self, types: Mapping[str, str]) -> list[str]:
         known = [*_GROUPS, *(name for name in types if name not in FIELDS)]
-        return self._rnd.sample(known, self._rnd.choice([0, 1, 1, 2, 3]))
+        return self._rnd.sample(known, self._rnd.choice([0, 1, 1, 2]))
 
     def _window(self) -> dict[str, Any]:
         rnd = self._rnd

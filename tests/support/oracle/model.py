@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Any
 
 from oracle.events import Event
 from oracle.expressions import compiled
-from tidemill_contract.duration import parse_ms
+from tidemill_contract import duration
 
 NO_CUT = -(2**63)
+parse_ms = lru_cache(duration.parse_ms)
 _STEP_MS = 1_000
 _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "avg": ("n", "sum"), "variance": ("n", "spread"), "stddev": ("n", "spread"),
@@ -93,19 +95,19 @@ class Version:
         """Whether its windows are sessions."""
         return bool(self.spec["window"]["type"] == "session")
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Length of a window, of a session the most."""
         window = self.spec["window"]
         return parse_ms(window["size"] if "size" in window else window.get("maxLength", "1d"))
 
-    @property
+    @cached_property
     def pane(self) -> int:
         """Distance between the starts of windows; of sessions how finely they close."""
         window = self.spec["window"]
         return _STEP_MS if self.has_sessions else parse_ms(window.get("hop", window.get("size")))
 
-    @property
+    @cached_property
     def gap(self) -> int:
         """Of sessions."""
         return parse_ms(self.spec["window"]["gap"])

@@ -56,6 +56,8 @@ class Running:
         document: the resource.
     """
 
+    replays = True
+
     def __init__(self, servers: Any, folder: Path, document: Mapping[str, Any]) -> None:
         at = servers.postgres
         addresses = {
@@ -101,8 +103,8 @@ class Running:
         """Rows of a query; `{s}` stands for the schema."""
         return self._database.execute(text.replace("{s}", self._schema)).fetchall()
 
-    def edit(self, spec: Mapping[str, Any]) -> None:
-        """Another spec, until all processes run by it."""
+    def edit(self, spec: Mapping[str, Any], _versions: Mapping[str, int]) -> None:
+        """Another spec, until all processes run by it; the operator decides on versions."""
         self._document["spec"] = copy.deepcopy(dict(spec))
         self._document["metadata"]["generation"] += 1
         self.settle()

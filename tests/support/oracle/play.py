@@ -12,7 +12,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,15 @@ from oracle.draw_spec import FIELDS, SpecDrawer
 from oracle.events import Event, EventDrawer
 from oracle.model import Model, Version
 from oracle.platform import Running, Stuck
-from oracle.queries import draw_queries
+from oracle.queries import answered, draw_queries
+from oracle.stage import Stage
 
 BASE = 1_773_100_800_000  # 2026-03-10T00:00:00Z
+_MOST_PAGES = 12
 _LEADS_MS = (0, 15_000, 600_000)
+
+
+Made = Callable[[Any, Path, dict[str, Any]], Running | Stage]
 
 
 class Difference(AssertionError):
@@ -54,11 +59,10 @@ class Round:
         seed: decides everything but the timing.
         folder: of this round; it stays if something is wrong.
         avoid: see SpecDrawer; and `fill` (fill=zero).
+        made: what it is played on.
     """
 
-    def __init__(
-        self, servers: Any, seed: int, folder: Path, tally: Tally, avoid: frozenset[str] = frozenset()
-    ) -> None:
+    def __init__(self, servers: Any, seed: int, folder: Path, tally: Tally, avoid: frozenset[str], made: Made) -> None:
         self._seed, self._folder, self._tally, self._avoid = seed, folder, tally, avoid
         self._rnd = random.Random(seed)
         self._specs = SpecDrawer(self._rnd, avoid)
@@ -69,7 +73,7 @@ class Round:
         self._brake = BASE + self._rnd.randrange(3_600_000)
         self._did: list[str] = []
         self._started = time.monotonic()
-        self._running = Running(servers, folder, self._document)
+        self._running = made(servers, folder, self._document)
 
     def play(self) -> None:
         """All of it.
@@ -87,7 +91,7 @@ class Round:
                 if self._rnd.random() < 0.6:
                     self._late()
                 self._advance()
-                self._compare(few=self._rnd.random() < 0.6)
+                self._compare(few=self._rnd.random() < 0.7)
             self._compare(few=False)
         except (Difference, Stuck) as error:
             self._keep(error)
@@ -99,7 +103,8 @@ class Round:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _operations(self) -> list[Callable[[], None]]:
-        return [self._edit, self._edit, self._edit, self._kill, self._replay, self._reset]
+        further = [self._replay] if self._running.replays else []
+        return [self._edit, self._edit, self._edit, self._kill, self._reset, *further]
 
     def _note(self, what: str, kind: str) -> None:
         self._did.append(f"{time.monotonic() - self._started:.0f} s: {what}")
@@ -175,8 +180,8 @@ class Round:
         what, spec = self._specs.edit(self._spec)
         self._note(what, "edits")
         self._spec = spec
-        self._running.edit(spec)
         self._model.apply(spec)
+        self._running.edit(spec, {name: version.number for name, version in self._model.versions.items()})
         self._same_versions()
         self._await()
 
@@ -205,11 +210,13 @@ class Round:
 
     def _compare(self, *, few: bool) -> None:
         for version in self._model.versions.values():
-            for query in draw_queries(self._rnd, version, few=few):
-                if query.fill == "zero" and "fill" in self._avoid:
+            for drawn in draw_queries(self._rnd, version, few=few):
+                if drawn.fill == "zero" and "fill" in self._avoid:
                     continue
+                expected = answered(self._model, version, drawn)
+                query = replace(drawn, limit=max(drawn.limit, len(expected) // _MOST_PAGES))
                 rows = self._running.rows(version.name, query)
-                cells, found = differences(self._model, version, query, rows)
+                cells, found = differences(self._model, version, query, expected, rows)
                 self._tally.cells += cells
                 self._tally.queries += 1
                 if found:
@@ -247,14 +254,21 @@ class Round:
 
 
 def play_until(
-    servers: Any, folder: Path, *, seed: int, seconds: float, avoid: frozenset[str], say: Callable[[str], None]
+    servers: Any,
+    folder: Path,
+    *,
+    seed: int,
+    seconds: float,
+    avoid: frozenset[str],
+    say: Callable[[str], None],
+    made: Made = Running,
 ) -> tuple[Tally, list[str]]:
     """Rounds one after the other, of seeds that count up, until the time is over; what was wrong, by round."""
     tally, wrong, end = Tally(), list[str](), time.monotonic() + seconds
     while time.monotonic() < end:
         started = time.monotonic()
         try:
-            Round(servers, seed, folder / str(seed), tally, avoid).play()
+            Round(servers, seed, folder / str(seed), tally, avoid, made).play()
             say(f"seed {seed}: right, {time.monotonic() - started:.1f} s; {tally}")
         except (Difference, Stuck) as error:
             wrong.append(str(error))

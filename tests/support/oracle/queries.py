@@ -13,8 +13,8 @@ from oracle.model import Entry, Model, Version, columns_of
 from tidemill_contract.duration import format_ms
 from tidemill_contract.times import rfc3339_ms
 
-_LIMITS = (5, 7, 50, 1_000, 10_000)
-_FILLED_PANES = 60
+_LIMITS = (1, 3, 7, 50, 1_000)
+_FILLED_PANES = 20
 """How long a range is in which missing windows are filled in."""
 
 
