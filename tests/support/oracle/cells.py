@@ -93,7 +93,8 @@ def metric_cell(metric: Mapping[str, Any], kind: str | None, values: Sequence[An
     if not known:
         return null()
     if function in ("min", "max", "first", "last"):
-        return exact({"min": min, "max": max, "first": lambda v: v[0], "last": lambda v: v[-1]}[function](known))
+        ordered = sorted(known) if function in ("min", "max") else known
+        return exact(ordered[0] if function in ("min", "first") else ordered[-1])
     if function == "distinct":
         return _distinct(len(set(known)))
     if function == "topk":

@@ -22,6 +22,16 @@ BROKEN: tuple[tuple[bytes, str], ...] = (
     (b'{"s": "a"}', "missing_field"),
 )
 
+_WRONG: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"i": "x"}, "mistyped"),
+    ({"b": 3}, "mistyped"),
+    ({"f": "1.0"}, "mistyped"),
+    ({"big": 2**63}, "out_of_range"),
+    ({"s": "a\0b"}, "bad_string"),
+    ({"ts": "soon"}, "out_of_range"),
+    ({"ts": 4_102_444_800_000}, "too_far_in_the_future"),
+)
+
 
 @dataclass(frozen=True)
 class Event:
@@ -65,11 +75,7 @@ class EventDrawer:
         rnd, partition = self.rnd, self._place(None)
         raw, reason = rnd.choice(BROKEN)
         if rnd.random() < 0.5:
-            member, reason = rnd.choice([
-                ({"i": "x"}, "mistyped"), ({"b": 3}, "mistyped"), ({"f": "1.0"}, "mistyped"),
-                ({"big": 2**63}, "out_of_range"), ({"s": "a\0b"}, "bad_string"), ({"ts": "soon"}, "out_of_range"),
-                ({"ts": 4_102_444_800_000}, "too_far_in_the_future"),
-            ])  # fmt: skip
+            member, reason = rnd.choice(_WRONG)
             raw = json.dumps({"ts": 1_770_000_000_000, **member}).encode()
         return self._keep(Event(partition, self._next(partition), raw, reason=reason))
 

@@ -100,7 +100,10 @@ def _floating(compute: Computed) -> Computed:
 
 
 def _timed(compute: Computed) -> Computed:
-    return lambda row: moment_of(epoch_ms(dt.datetime.fromisoformat(compute(row))))
+    def found(row: Row) -> dt.datetime:
+        return moment_of(epoch_ms(dt.datetime.fromisoformat(compute(row))))
+
+    return found
 
 
 def _call(name: str, args: tuple[Node, ...], types: Mapping[str, str]) -> tuple[str, Computed]:
@@ -125,11 +128,12 @@ def _call(name: str, args: tuple[Node, ...], types: Mapping[str, str]) -> tuple[
         return "integer", _strict(lambda *values: _sized(_INTEGERS[name](*values)), typed)
     if name == "DATE_PART":
         part = str(args[0].value) if isinstance(args[0], Literal) else ""
-        kind = "number" if part.upper() == "EPOCH" else "integer"
-        return kind, _strict(lambda moment: _date_part(part, moment), typed[1:])
-    function, kind = _FUNCTIONS[name]
+        return "number" if part.upper() == "EPOCH" else "integer", _strict(
+            lambda moment: _date_part(part, moment), typed[1:]
+        )
+    function, own = _FUNCTIONS[name]
     compute = _of_all(function, [c for _, c in typed]) if name in _SEES_NULL else _strict(function, typed)
-    return kind or kinds[0], compute
+    return own or kinds[0], compute
 
 
 def _of_all(function: Callable[..., Any], computed: Sequence[Computed]) -> Computed:
@@ -182,8 +186,8 @@ def _round(value: Any, digits: int = 0) -> Any:
     return math.copysign((whole + (scaled - whole >= 0.5)) / scale, value)
 
 
-def _cut(function: Callable[[float], int]) -> Callable[[Any, int], Any]:
-    return lambda value, _digits=0: value if isinstance(value, int) else float(function(value))
+def _cut(function: Callable[[float], int]) -> Callable[[Any], Any]:
+    return lambda value: value if isinstance(value, int) else float(function(value))
 
 
 def _substring(text: str, start: int, length: int | None = None) -> str:

@@ -119,14 +119,14 @@ def _piles(version: Version, query: Query) -> Iterator[Pile]:
         for start in _starts(version, query, entry):
             found[(*group, start)].append(entry)
     length = version.size if query.granularity is None else query.granularity
-    for (*group, start), entries in found.items():
+    for (*key, start), entries in found.items():
         if length:
-            yield Pile(tuple(group), start, start + length, entries)
+            yield Pile(tuple(key), start, start + length, entries)
             continue
         panes = [entry.event.time // version.pane * version.pane for entry in entries]
         first = min(panes) if query.since is None else query.since
         last = max(panes) + version.pane if query.until is None else query.until
-        yield Pile(tuple(group), first, last, entries)
+        yield Pile(tuple(key), first, last, entries)
 
 
 def _starts(version: Version, query: Query, entry: Entry) -> Iterable[int]:

@@ -167,7 +167,7 @@ class Stage:
         """Some of what is left, partitions in any order."""
         size = self._rnd.choice([1, 7, 60, 500])
         left = {p: log[positions[p].next_offset :][:size] for p, log in self._logs.items()}
-        found = []
+        found: list[Record] = []
         while (waiting := [p for p, rest in left.items() if rest]) and len(found) < size:
             found.append(left[self._rnd.choice(waiting)].pop(0))
         return found
