@@ -142,7 +142,7 @@ def _quantile(values: Sequence[Any], q: float) -> Cell:
     lowest = ordered[max(0, min(places) - 1 - low)]
     highest = ordered[min(len(ordered) - 1, max(places) - 1 + high)]
     return one_of(
-        lambda answer: _is_number(answer) and float(lowest) <= answer <= float(highest),
+        lambda answer: _is_number(answer) and Fraction(lowest) <= Fraction(answer) <= Fraction(highest),
         f"{lowest!r}" if lowest == highest else f"{lowest!r} to {highest!r}",
     )
 
