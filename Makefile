@@ -11,6 +11,9 @@ JOBS ?= 3
 PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # Further options: `make unit ARGS="-k window -x"`.
 ARGS ?=
+# How long `make fuzz` runs, and the first seed; none: any.
+MINUTES ?= 60
+SEED ?=
 # KEEP=1: `make demo` leaves everything running with its dashboard until Ctrl-C.
 KEEP ?=
 
@@ -75,6 +78,10 @@ e2e: setup ## The whole platform in a cluster: charts, examples, rollouts, upgra
 coverage: setup ## The same and the exhaustive ones, with coverage of every process; fails under 85 %
 	@rm -f .coverage .coverage.*
 	$(PYTEST) $(PARALLEL) --cov --cov-report=term:skip-covered --cov-report=html:.cache/coverage --cov-fail-under=85 $(ARGS)
+
+.PHONY: fuzz
+fuzz: setup ## Drawn pipelines, events, edits, kills and replays against a naive model (MINUTES=60 SEED=the first one)
+	MINUTES=$(MINUTES) SEED=$(SEED) $(PYTEST) tests/integration/test_fuzz.py -m exhaustive -q -s $(ARGS)
 
 .PHONY: demo
 demo: setup ## A year of departures through the whole platform, compared with a batch recomputation (KEEP=1: keep it running)

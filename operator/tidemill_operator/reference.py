@@ -60,7 +60,7 @@ before them. There are `+ - * / %`, `= <> < <= > >=`, `AND OR NOT`, `IS [NOT] NU
 - Nothing fails on data: division by zero, 64-bit overflow, the root of a negative number, a text that is no number in
   `TRY_CAST` and every number that is not finite give NULL. `CAST` is refused for that reason.
 - `/` always gives a number, also of two integers; `%` and `MOD` take integers only and have the sign of the dividend;
-  `ROUND` rounds halves away from zero.
+  `ROUND` rounds halves away from zero. Zero has no sign: `0.0 * -1` is `0.0`.
 - An integer beside a number becomes a number: compared or put together with one, integers beyond 2^53 lose their last
   digits (`9007199254740993 = 9007199254740992.0` is true). Integers among themselves are exact.
 - `TRY_CAST(x AS integer | number | string | boolean | timestamp)`; a number becomes an integer by dropping its

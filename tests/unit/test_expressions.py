@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import random
 import re
 from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given, reject, settings
 from hypothesis import strategies as st
 
+from oracle.draw_expressions import Drawer
+from oracle.expressions import compiled
 from tidemill_contract.expressions import (
     MAX_DERIVED_BYTES,
     POLARS_TYPES,
     ExpressionError,
+    Transform,
     check,
     columns,
     compile_transform,
@@ -411,6 +415,83 @@ def test_like_with_an_escape_is_what_a_regular_expression_says(
     rows = [{**NOTHING, "s": subject}, {**NOTHING, "s": matching}, NOTHING]
     found = transform.apply(pl.DataFrame(rows, schema=SCHEMA, orient="row"))["d0"].to_list()
     assert found == [re.fullmatch(regex, subject, re.DOTALL) is not None, True, None]
+
+
+VALUES: dict[str, list[Any]] = {
+    "s": [None, "", "a", "Ab c ", " it's", "12", "true", "é🌊"],
+    "i": [None, 0, 1, -3, 7, BIG, -BIG - 1, 2**53 + 1],
+    "j": [None, 0, 1, 2, -3],
+    "f": [None, 0.0, -0.0, 2.5, -1.5, 1e300, -1e-300, 0.5],
+    "b": [None, True, False],
+    "t": [None, SUNDAY, dt.datetime(1, 1, 1, tzinfo=dt.UTC), dt.datetime(2026, 3, 1, 11, 0, 0, 5000, tzinfo=dt.UTC)],
+}
+
+
+def drawn_rows(rnd: random.Random) -> list[dict[str, Any]]:
+    """No row, one, several, equal ones, and nulls only: polars takes other ways for columns of one value."""
+    rows = [{name: rnd.choice(values) for name, values in VALUES.items()} for _ in range(5)]
+    return rnd.choice([[], rows[:1], rows, rows[:1] * 4, [NOTHING] * 3])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2**32))
+def test_what_validates_is_computed_as_row_by_row_in_python(seed: int) -> None:
+    """No batch makes a valid expression fail, and each event gets what SQL says; zero has no sign."""
+    rnd = random.Random(seed)
+    rows, types, texts = drawn_rows(rnd), dict(TYPES), list[str]()
+    for number in range(2):
+        texts.append(Drawer(rnd, types).draw(rnd.choice(sorted(set(TYPES.values())))))
+        types[f"d{number}"] = compiled(texts[-1], types)[0]
+    where = Drawer(rnd, types).draw("boolean", 2)
+    try:
+        transform = compile_transform(spec(*texts, where=where))
+    except ExpressionError:
+        reject()  # too large
+    expected = []
+    for row in rows:
+        derived = dict(row)
+        for number, text in enumerate(texts):
+            derived[f"d{number}"] = compiled(text, types)[1](derived)
+        if compiled(where, types)[1](derived) is True:
+            expected.append((derived["d0"], derived["d1"]))
+    frame = transform.apply(pl.DataFrame(rows, schema=SCHEMA, orient="row"))
+    assert shown(frame.select("d0", "d1").rows()) == shown(expected), (texts, where)
+
+
+def shown(rows: list[tuple[Any, ...]]) -> list[list[str]]:
+    """Texts, which tell 1 from 1.0, and 0.0 from -0.0."""
+    return [[repr(v.timestamp() if isinstance(v, dt.datetime) else v) for v in row] for row in rows]
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "3 >= NULLIF(-3, i)", "2.0 <= COALESCE(2.0, f)", "0 < CASE WHEN i < 5 THEN 1 ELSE 2 END", "1 + 1 = IF(b, 2, 2)",
+        "NULLIF(3, NULLIF(2, i)) = 3", "CASE 2 WHEN NULLIF(2, i) THEN TRUE END", "3 BETWEEN NULLIF(2, i) AND 5",
+        "'2013-01-01T00:00:00Z' < TRY_CAST(NULLIF(1770000000123, i) AS timestamp)",
+    ],
+)  # fmt: skip
+def test_a_constant_is_compared_with_what_happens_to_be_one_value_in_a_batch(expression: str) -> None:
+    frame = pl.DataFrame([ROW] * 3, schema=SCHEMA, orient="row")
+    transform = compile_transform(spec(expression, where=expression))
+    assert transform.apply(frame)["d0"].to_list() == [True] * 3
+    again = compile_transform(spec("2", "3 > d0", where="3 > d0 AND d1"))
+    assert again.apply(frame)["d1"].to_list() == [True] * 3
+
+
+def test_one_value_for_many_rows_is_that_of_each() -> None:
+    """Whatever else polars computes as one value: no event is to blame, and none is looked for."""
+    short = pl.lit(3) >= pl.coalesce(pl.lit(3), pl.col("i"))
+    frame = pl.DataFrame([ROW] * 3, schema=SCHEMA, orient="row")
+    assert Transform((("d0", "boolean", short.alias("d0")),), None).apply(frame)["d0"].to_list() == [True] * 3
+
+
+@pytest.mark.parametrize("expression", ["f * -1", "-f", "ROUND(f - 0.2)", "CEIL(f - 0.5)", "-0.0", "SIGN(-f)", "f"])
+def test_zero_has_no_sign(expression: str) -> None:
+    """-0.0 and 0.0 are equal, so they must not be two groups, nor look like two values."""
+    for zero in (0.0, -0.0):
+        assert repr(value(expression, f=zero)) == "0.0"
+        assert value(f"TRY_CAST({expression} AS string)", f=zero) == "0.0"
 
 
 @given(st.text(max_size=60))

@@ -26,6 +26,8 @@ from tidemill_contract.expression_values import (
     narrow,
     quotient,
     unify,
+    unsigned_zero,
+    varying_first,
 )
 
 _MIN_TIMESTAMP_MS, _MAX_TIMESTAMP_MS = -62_135_596_800_000, 253_402_300_799_999
@@ -81,7 +83,8 @@ def apply_function(name: str, args: Sequence[Typed]) -> Typed:
         raise ExpressionError(f"{name} takes {count} argument{'' if count == '1' else 's'}, not {len(args)}")
     kind, expression = build(name, args)
     factor = 2 if name in _TWICE else 1
-    return Typed(expression, kind, 1 + factor * sum(argument.size for argument in args))
+    fixed = all(argument.fixed for argument in args)
+    return Typed(expression, kind, 1 + factor * sum(argument.size for argument in args), fixed=fixed)
 
 
 def case(branches: Sequence[tuple[Typed, Typed]], default: Typed) -> Typed:
@@ -96,7 +99,8 @@ def case(branches: Sequence[tuple[Typed, Typed]], default: Typed) -> Typed:
     expression = values[-1]
     for (condition, _), value in zip(reversed(branches), reversed(values[:-1]), strict=True):
         expression = pl.when(as_boolean("CASE WHEN", condition)).then(value).otherwise(expression)
-    return Typed(expression, kind, 1 + sum(c.size + v.size for c, v in branches) + default.size)
+    parts = [*(part for branch in branches for part in branch), default]
+    return Typed(expression, kind, 1 + sum(part.size for part in parts), fixed=all(part.fixed for part in parts))
 
 
 # Builders: (name, arguments) -> (spec type, expression).
@@ -128,12 +132,17 @@ def _negate(_name: str, args: Sequence[Typed]) -> _Built:
     return _arithmetic("-", [literal(0) if args[0].kind == "integer" else literal(0.0), args[0]])
 
 
+_MIRRORED = {"=": "=", "<>": "<>", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
+
+
 def _compare(name: str, args: Sequence[Typed]) -> _Built:
     kind, (a, b) = unify(f"'{name}'", args)
     if kind == "boolean" and name not in ("=", "<>"):
         raise ExpressionError(f"'{name}' does not order booleans; use = or <>")
     if any(argument.kind == "null" for argument in args):
         raise ExpressionError(f"'{name} NULL' is never true; write IS NULL or IS NOT NULL")
+    if not varying_first(*args):
+        name, a, b = _MIRRORED[name], b, a
     table = {"=": a == b, "<>": a != b, "<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b}
     return "boolean", table[name]
 
@@ -187,7 +196,8 @@ def _coalesce(name: str, args: Sequence[Typed]) -> _Built:
 
 def _nullif(name: str, args: Sequence[Typed]) -> _Built:
     kind, (a, b) = unify(name, args)
-    return kind, pl.when(a.ne_missing(b) | b.is_null()).then(a)
+    differs = a.ne_missing(b) if varying_first(*args) else b.ne_missing(a)
+    return kind, pl.when(differs | b.is_null()).then(a)
 
 
 def _if(_name: str, args: Sequence[Typed]) -> _Built:
@@ -308,6 +318,8 @@ def _to_string(argument: Typed) -> pl.Expr:
             return argument.expression.dt.strftime("%Y-%m-%dT%H:%M:%S%.3fZ")
         case "boolean":
             return pl.when(argument.expression).then(pl.lit("true")).when(~argument.expression).then(pl.lit("false"))
+        case "number":
+            return unsigned_zero(argument.expression).cast(pl.String())
     return argument.expression.cast(pl.String())
 
 

@@ -24,13 +24,17 @@ NUMERIC = ("integer", "number")
 
 @dataclass(frozen=True)
 class Typed:
-    """A polars expression with its spec type (or `null`), its size, and its value if it is a constant."""
+    """A polars expression with its spec type (or `null`), its size, and its value if it is a constant.
+
+    `fixed`: it reads no column, so that it is one value however many rows there are.
+    """
 
     expression: pl.Expr
     kind: str
     size: int = 1
     constant: Any = None
     is_constant: bool = False
+    fixed: bool = False
 
 
 def column(name: str, kind: str) -> Typed:
@@ -43,7 +47,7 @@ def literal(value: str | int | float | bool | None) -> Typed:
     kinds = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
     kind = kinds[type(value)]
     dtype = pl.Boolean() if kind == "null" else POLARS_TYPES[kind]
-    return Typed(pl.lit(value, dtype=dtype), kind, 1, value, True)
+    return Typed(pl.lit(value, dtype=dtype), kind, 1, value, True, True)
 
 
 def _refuse(name: str, argument: Typed, wanted: str) -> ExpressionError:
@@ -114,7 +118,27 @@ def _timestamp(argument: Typed) -> Typed:
         raise ExpressionError(
             f"'{argument.constant}' is not a time; write RFC 3339 with a zone, such as '2013-01-31T12:00:00Z'"
         ) from None
-    return Typed(pl.lit(milliseconds, dtype=pl.Int64()).cast(POLARS_TYPES["timestamp"]), "timestamp")
+    moments = pl.lit(milliseconds, dtype=pl.Int64()).cast(POLARS_TYPES["timestamp"])
+    return Typed(moments, "timestamp", fixed=True)
+
+
+def varying_first(a: Typed, b: Typed) -> bool:
+    """Whether the two can be compared in this order: what varies by row stands before what is fixed.
+
+    Polars computes `fixed < varying` as one value where the varying side happens to be equal in all rows of a batch.
+    """
+    return b.fixed or not a.fixed
+
+
+def one_zero(numbers: pl.Series) -> pl.Series:
+    """The floats with 0.0 in place of -0.0: they are equal, so they must be one group and look the same."""
+    zeros = numbers == 0.0  # adding 0.0 does nothing in polars
+    return numbers.set(zeros, 0.0) if zeros.any() else numbers
+
+
+def unsigned_zero(expression: pl.Expr) -> pl.Expr:
+    """The same of an expression of numbers."""
+    return expression.map_batches(one_zero, return_dtype=pl.Float64(), is_elementwise=True)
 
 
 def _nullify(series: pl.Series) -> pl.Series:

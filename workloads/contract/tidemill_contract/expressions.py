@@ -15,7 +15,7 @@ import polars as pl
 from tidemill_contract.expression_functions import UNSTABLE, apply_function
 from tidemill_contract.expression_functions import case as case_of
 from tidemill_contract.expression_syntax import Call, Case, Column, ExpressionError, Literal, Node, parse
-from tidemill_contract.expression_values import POLARS_TYPES, Typed, column, literal
+from tidemill_contract.expression_values import POLARS_TYPES, Typed, column, literal, unsigned_zero
 from tidemill_contract.spec import PipelineSpec
 
 __all__ = ["POLARS_TYPES", "ExpressionError", "Transform", "check", "columns", "compile_transform", "derived_types"]
@@ -38,8 +38,23 @@ class Transform:
         1,024 bytes is null: it could be a group column, and a chain of them could fill the memory.
         """
         for _, _, expression in self.derives:
-            frame = frame.with_columns(expression)
+            frame = _with_column(frame, expression)
         return frame if self.condition is None else frame.filter(self.condition)
+
+
+def _with_column(frame: pl.DataFrame, expression: pl.Expr) -> pl.DataFrame:
+    """The frame and a derived column.
+
+    Polars may compute one value where the rows of a batch happen to be equal, and then miss the others. Expressions
+    look at one row each, so that the value stands for all: better than to look for an event that is to blame.
+    """
+    try:
+        return frame.with_columns(expression)
+    except pl.exceptions.InvalidOperationError:
+        values = frame.select(expression).to_series()
+        if len(values) != 1:
+            raise
+        return frame.with_columns(values.new_from_index(0, frame.height))
 
 
 def compile_transform(spec: PipelineSpec) -> Transform:
@@ -113,6 +128,8 @@ def _derive(text: str, types: Mapping[str, str]) -> tuple[pl.Expr, str]:
     if typed.kind == "null":
         raise ExpressionError("is always NULL, so it has no type; give one branch a value")
     expression = typed.expression.cast(POLARS_TYPES[typed.kind])
+    if typed.kind == "number":
+        expression = unsigned_zero(expression)
     if typed.kind == "string":
         expression = pl.when(expression.str.len_bytes() <= MAX_DERIVED_BYTES).then(expression)
     return expression, typed.kind

@@ -97,12 +97,20 @@ def evaluator(metric: MetricSpec, field_type: str | None) -> Callable[[bytes | N
         case "quantile":
             return quantile
         case "topk":
-            return _lister(metric.listed, _READ.get(str(field_type), str))
+            # Times are put in order before they are written: 10:00:00.5Z is less than 10:00:00Z as a text.
+            show = rfc3339_ms if field_type == "timestamp" else _same
+            return _lister(metric.listed, _READ.get(str(field_type), str), show)
         case _:
             return distinct
 
 
-def _lister(k: int, read: Callable[[str], Any]) -> Callable[[bytes | None], list[dict[str, Any]] | None]:
+def _same(value: Any) -> Any:
+    return value
+
+
+def _lister(
+    k: int, read: Callable[[str], Any], show: Callable[[Any], Any]
+) -> Callable[[bytes | None], list[dict[str, Any]] | None]:
     """What lists the k most frequent values, the most frequent first, equally frequent ones in their own order.
 
     Each is {value, count, error}: it occurred at most `count` and at least `count - error` times. Whatever is not
@@ -118,7 +126,7 @@ def _lister(k: int, read: Callable[[str], Any]) -> Callable[[bytes | None], list
             least = items[k - 1][1]
             items = takewhile(lambda item: item[1] >= least, items)
         found = [(-most, read(text), most - fewest) for text, most, fewest, _ in items]
-        return [{"value": value, "count": -count, "error": error} for count, value, error in sorted(found)[:k]]
+        return [{"value": show(value), "count": -count, "error": error} for count, value, error in sorted(found)[:k]]
 
     return topk
 
@@ -127,7 +135,7 @@ _READ: dict[str, Callable[[str], Any]] = {
     "integer": int,
     "number": float,
     "boolean": "true".__eq__,
-    "timestamp": lambda text: rfc3339_ms(int(text)),
+    "timestamp": int,
 }
 
 

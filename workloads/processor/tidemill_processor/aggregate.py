@@ -64,7 +64,7 @@ def aggregate(
     if plan.hopping:
         frame = frame.with_columns(cut)
         keys.append(AFTER)
-    rows = partials(one_zero(frame, plan), plan, keys, epochs)
+    rows = partials(frame, plan, keys, epochs)
     rows = revised(rows, plan, first_end, closed_until)
     return Aggregated(rows, late, reopening=reopening(rows))
 
@@ -80,12 +80,6 @@ def revised(rows: pl.DataFrame, plan: AggregationLayout, end: pl.Expr, closed_un
 def reopening(rows: pl.DataFrame) -> int:
     """Number of events in rows that change closed windows."""
     return int(rows.filter(pl.col(REVISION) > 0)["_count"].sum()) if REVISION in rows.columns else 0
-
-
-def one_zero(frame: pl.DataFrame, plan: AggregationLayout) -> pl.DataFrame:
-    """-0.0 and 0.0 are one group, as in Postgres."""
-    numbers = [pl.col(name) + 0.0 for name, kind in plan.group_by if kind == "number"]
-    return frame.with_columns(numbers) if numbers else frame
 
 
 def partials(

@@ -16,6 +16,7 @@ import polars as pl
 from tidemill_contract import quarantine
 from tidemill_contract.event import MAX_KEY_BYTES, QUARANTINE_PREFIX, EventDecoder, InvalidEvent, Reason
 from tidemill_contract.event_details import TOMBSTONE
+from tidemill_contract.expression_values import one_zero
 from tidemill_contract.expressions import POLARS_TYPES, compile_transform, derived_types
 from tidemill_contract.spec import PipelineSpec
 
@@ -267,6 +268,8 @@ class BatchReader:
         for name, dtype in self._columns.items():
             stored = pl.Int64 if isinstance(dtype, pl.Datetime) else dtype
             column = pl.Series(name, list(map(attrgetter(name), valid)), dtype=stored)
+            if dtype == pl.Float64:
+                column = one_zero(column)
             columns.append(column.cast(dtype) if stored != dtype else column)
         if self._keeps_events:
             columns.append(pl.Series(DATA, [msgspec.json.encode(event).decode() for event in valid], dtype=pl.String))

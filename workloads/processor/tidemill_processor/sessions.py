@@ -16,7 +16,7 @@ import polars as pl
 import psycopg
 
 from tidemill_contract.partials import REVISION, SQL_TYPES, AggregationLayout, own_partial, quote, rollup_select
-from tidemill_processor.aggregate import END, PANE, Aggregated, one_zero, partials, reopening, revised
+from tidemill_processor.aggregate import END, PANE, Aggregated, partials, reopening, revised
 from tidemill_processor.batch import INDEX, TIME
 from tidemill_processor.database import AggregationStore, Database, from_ms, to_ms
 
@@ -45,7 +45,7 @@ def aggregate_sessions(
     """
     assert plan.gap_ms is not None  # noqa: S101 - told to the type checker
     cut = (pl.col(TIME) // plan.size_ms + 1) * plan.size_ms
-    frame = one_zero(frame, plan).with_columns(pl.min_horizontal(pl.col(TIME) + plan.gap_ms, cut).alias(END))
+    frame = frame.with_columns(pl.min_horizontal(pl.col(TIME) + plan.gap_ms, cut).alias(END))
     nothing_late = frame.select(INDEX, TIME, pl.col(TIME).alias(PANE)).clear()
     shut = plan.shut(closed_until)
     ended = pl.lit(False) if shut is None else pl.col(END) <= shut

@@ -1,0 +1,173 @@
+"""What a metric's value must be, from the values of a window's events: exact arithmetic, nothing clever.
+
+Counts, sums of integers, extremes, first, last and lists are exact; what is computed in doubles is held to 1e-9 of the
+exact value; sketches are exact while few values came, and within their stated errors beyond.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+RELATIVE = Fraction(1, 10**9)
+_EPS = Fraction(1, 2**52)
+_EXACT_QUANTILES, _EXACT_DISTINCT, _EXACT_TOPK = 400, 190, 350
+_LARGEST = Fraction(1.7976931348623157e308)
+
+Fits = Callable[[Any], bool]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One expected value.
+
+    Attributes:
+        shown: for people.
+        fits: whether an answer (as JSON has it) is right.
+    """
+
+    shown: str
+    fits: Fits
+
+
+def null() -> Cell:
+    """No value."""
+    return Cell("null", lambda answer: answer is None)
+
+
+def exact(value: Any) -> Cell:
+    """This very value, of this very type; times are compared as times."""
+    if value is None:
+        return null()
+    if isinstance(value, dt.datetime):
+        return Cell(value.isoformat(), lambda answer: _time(answer) == value)
+    if isinstance(value, float):
+        return Cell(repr(value), lambda answer: _is_number(answer) and repr(float(answer)) == repr(value))
+    return Cell(repr(value), lambda answer: type(answer) is type(value) and answer == value)
+
+
+def near(value: Fraction, *, slack: Fraction = Fraction(0)) -> Cell:
+    """A double within 1e-9 of this, or `slack`; null if no double holds it."""
+    if abs(value) > _LARGEST:
+        return null()
+    limit = RELATIVE * abs(value) + slack
+    return Cell(
+        f"{float(value)!r} ± {float(limit):.2g}",
+        lambda answer: _is_number(answer) and math.isfinite(answer) and abs(Fraction(answer) - value) <= limit,
+    )
+
+
+def one_of(check: Fits, shown: str) -> Cell:
+    """Any value that fits."""
+    return Cell(shown, check)
+
+
+def _is_number(answer: Any) -> bool:
+    return isinstance(answer, int | float) and not isinstance(answer, bool)
+
+
+def _time(answer: Any) -> dt.datetime | None:
+    try:
+        return dt.datetime.fromisoformat(answer)
+    except (TypeError, ValueError):
+        return None
+
+
+def metric_cell(metric: Mapping[str, Any], kind: str | None, values: Sequence[Any]) -> Cell:
+    """What a metric is of a window.
+
+    Args:
+        metric: its part of the spec.
+        kind: the type of its field; None: it has none.
+        values: its field's value of each event (None where absent), by event time, partition and offset.
+    """
+    known = [value for value in values if value is not None]
+    function = metric["function"]
+    if function == "count":
+        return exact(len(known) if kind else len(values))
+    if not known:
+        return null()
+    if function in ("min", "max", "first", "last"):
+        ordered = sorted(known) if function in ("min", "max") else known
+        return exact(ordered[0] if function in ("min", "first") else ordered[-1])
+    if function == "distinct":
+        return _distinct(len(set(known)))
+    if function == "topk":
+        return _topk(known, metric.get("k", 10))
+    numbers = [Fraction(value) for value in known]
+    if function == "quantile":
+        return _quantile(known, metric["q"])
+    if function in ("variance", "stddev"):
+        return _spread(numbers, root=function == "stddev")
+    return _sum(numbers, kind, average=function == "avg")
+
+
+def _sum(numbers: Sequence[Fraction], kind: str | None, *, average: bool) -> Cell:
+    total = sum(numbers, Fraction(0))
+    if kind != "number" and not average:
+        return exact(int(total))
+    if kind == "number" and abs(total) > _LARGEST:
+        return null()
+    # What cancels out leaves the error of what was added.
+    slack = _EPS * len(numbers) * sum((abs(number) for number in numbers), Fraction(0)) if kind == "number" else 0
+    share = Fraction(1, len(numbers)) if average else Fraction(1)
+    return near(total * share, slack=Fraction(slack) * share)
+
+
+def _spread(numbers: Sequence[Fraction], *, root: bool) -> Cell:
+    mean = sum(numbers, Fraction(0)) / len(numbers)
+    variance = sum(((number - mean) ** 2 for number in numbers), Fraction(0)) / len(numbers)
+    if not variance:
+        return Cell("0.0", lambda answer: _is_number(answer) and answer == 0)
+    largest = max(abs(number) for number in numbers)
+    if not root:
+        return near(variance, slack=(64 * _EPS * largest) ** 2)
+    if variance > _LARGEST:
+        return null()
+    return near(Fraction(math.sqrt(variance)), slack=64 * _EPS * largest)
+
+
+def _quantile(values: Sequence[Any], q: float) -> Cell:
+    ordered = sorted(values)
+    places = {math.ceil(q * len(ordered)), math.ceil(Fraction(q) * len(ordered))}
+    if len(ordered) <= _EXACT_QUANTILES:
+        low = high = 0
+    else:
+        low = high = len(ordered) // 100 + 1
+    lowest = ordered[max(0, min(places) - 1 - low)]
+    highest = ordered[min(len(ordered) - 1, max(places) - 1 + high)]
+    return one_of(
+        lambda answer: _is_number(answer) and Fraction(lowest) <= Fraction(answer) <= Fraction(highest),
+        f"{lowest!r}" if lowest == highest else f"{lowest!r} to {highest!r}",
+    )
+
+
+def _distinct(number: int) -> Cell:
+    if number <= _EXACT_DISTINCT:
+        return exact(number)
+    slack = number * 0.03 + 1
+    return one_of(lambda answer: isinstance(answer, int) and abs(answer - number) <= slack, f"about {number}")
+
+
+def _topk(values: Sequence[Any], k: int) -> Cell:
+    counts = sorted((-count, value) for value, count in Counter(values).items())
+    if len(counts) > _EXACT_TOPK:
+        return one_of(lambda answer: isinstance(answer, list) and len(answer) <= k, f"at most {k} values")
+    expected = [(exact(value), -count) for count, value in counts[:k]]
+
+    def fits(answer: Any) -> bool:
+        return (
+            isinstance(answer, list)
+            and len(answer) == len(expected)
+            and all(
+                cell.fits(item["value"]) and item["count"] == count and item["error"] == 0
+                for (cell, count), item in zip(expected, answer, strict=True)
+            )
+        )
+
+    return Cell(str([(cell.shown, count) for cell, count in expected]), fits)

@@ -1,0 +1,145 @@
+"""Records of a pipeline's source topic: what is sent, and what a plain reading of it says."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from oracle.expressions import moment_of
+
+Fields = Mapping[str, str]
+"""Types by name; `ts` is the event's time."""
+
+BROKEN: tuple[tuple[bytes, str], ...] = (
+    (b"{", "not_json"),
+    (b"\xde\xad", "not_json"),
+    (b"[1, 2]", "not_an_object"),
+    (b'"text"', "not_an_object"),
+    (b'{"s": "a"}', "missing_field"),
+)
+
+_WRONG: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"i": "x"}, "mistyped"),
+    ({"b": 3}, "mistyped"),
+    ({"f": "1.0"}, "mistyped"),
+    ({"big": 2**63}, "out_of_range"),
+    ({"s": "a\0b"}, "bad_string"),
+    ({"ts": "soon"}, "out_of_range"),
+    ({"ts": 4_102_444_800_000}, "too_far_in_the_future"),
+)
+
+
+@dataclass(frozen=True)
+class Event:
+    """One record.
+
+    Attributes:
+        time: event time, epoch milliseconds; of a broken one 0.
+        values: its fields, typed, None where absent; None: it is broken.
+        reason: why it is broken.
+    """
+
+    partition: int
+    offset: int
+    raw: bytes
+    time: int = 0
+    values: Mapping[str, Any] | None = None
+    reason: str = ""
+
+
+@dataclass
+class EventDrawer:
+    """Draws records: few keys, equal times, nulls, duplicates, integers at the edge of 64 bits, broken ones.
+
+    Attributes:
+        fields: the event's fields.
+        logs: what was sent, by partition.
+    """
+
+    rnd: random.Random
+    fields: Fields
+    partitions: int
+    logs: dict[int, list[Event]] = field(default_factory=dict)
+
+    def draw(self, time: int, partition: int | None = None) -> Event:
+        """A valid event of this time, or the same once more as one before, in a partition or any."""
+        values: dict[str, Any] = {name: self._value(name, kind) for name, kind in self.fields.items() if name != "ts"}
+        return self._put({**values, "ts": moment_of(time)}, time, self._place(partition))
+
+    def broken(self) -> Event:
+        """A record that cannot be counted."""
+        rnd, partition = self.rnd, self._place(None)
+        raw, reason = rnd.choice(BROKEN)
+        if rnd.random() < 0.5:
+            member, reason = rnd.choice(_WRONG)
+            raw = json.dumps({"ts": 1_770_000_000_000, **member}).encode()
+        return self._keep(Event(partition, self._next(partition), raw, reason=reason))
+
+    def again(self, event: Event) -> Event:
+        """The same record sent once more: another event."""
+        return self._keep(Event(event.partition, self._next(event.partition), event.raw, event.time, event.values))
+
+    def take_back(self, event: Event) -> None:
+        """The last event of its partition is not sent after all."""
+        assert self.logs[event.partition].pop() == event
+
+    def _place(self, partition: int | None) -> int:
+        return self.rnd.randrange(self.partitions) if partition is None else partition
+
+    def _next(self, partition: int) -> int:
+        return len(self.logs.setdefault(partition, []))
+
+    def _keep(self, event: Event) -> Event:
+        self.logs[event.partition].append(event)
+        return event
+
+    def _put(self, values: dict[str, Any], time: int, partition: int) -> Event:
+        members = {name: self._written(value) for name, value in values.items() if value is not None or self._says()}
+        if self.rnd.random() < 0.1:
+            members["unknown"] = [1, {"a": None}]
+        raw = json.dumps(members, ensure_ascii=self._says()).encode()
+        plain = {name: value + 0.0 if isinstance(value, float) else value for name, value in values.items()}
+        return self._keep(Event(partition, self._next(partition), raw, time, plain))
+
+    def _says(self) -> bool:
+        return self.rnd.random() < 0.5
+
+    def _written(self, value: Any) -> Any:
+        """A time as text in some zone, or as milliseconds; a whole number maybe without a point."""
+        if isinstance(value, dt.datetime):
+            if self._says():
+                return round(value.timestamp() * 1000)
+            zone = dt.timezone(dt.timedelta(minutes=self.rnd.choice([0, 60, -330])))
+            return value.astimezone(zone).isoformat(timespec="milliseconds")
+        if isinstance(value, float) and value == int(value) and abs(value) < 1e15 and self._says():
+            return int(value)
+        return value
+
+    def _value(self, name: str, kind: str) -> Any:
+        rnd = self.rnd
+        if rnd.random() < 0.12:
+            return None
+        if name in _SPECIAL:
+            return rnd.choice(_SPECIAL[name])
+        match kind:
+            case "string":
+                return rnd.choice(STRINGS)
+            case "integer":
+                return rnd.choice([rnd.randint(-5, 9), rnd.randint(-5, 9), rnd.randint(-(10**6), 10**6)])
+            case "number":
+                return rnd.choice([0.0, -0.0, 1.5, -2.25, round(rnd.uniform(-1000, 1000), 3), float(rnd.randint(0, 5))])
+            case "boolean":
+                return rnd.random() < 0.5
+        return moment_of(1_767_225_600_000 + rnd.randrange(3) * 86_400_000 + rnd.choice([0, 1, 250, 43_200_000]))
+
+
+_SPECIAL: Mapping[str, Sequence[Any]] = {
+    "j": (0, 1, 2, -1),
+    "z": (0.0, -0.0, 1.5, -2.25),
+    "big": (2**63 - 1, -(2**63), 2**53 + 1, 2**53 + 3, 0, 9_007_199_254_740_995),
+}
+STRINGS: Sequence[str] = ("a", "b", "c", "", 'Ü,"\n\\N', "null", "a'b", "🌊é", "A", "\\.")

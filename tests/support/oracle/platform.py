@@ -1,0 +1,244 @@
+"""A pipeline on the real platform: the local runtime's processes on real servers, reconciled by the caller."""
+
+from __future__ import annotations
+
+import copy
+import datetime as dt
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from oracle.events import Event
+from oracle.queries import Query
+from tidemill_contract import names
+from tidemill_contract.partials import quote
+from tidemill_operator.actuators.base import Actuators
+from tidemill_operator.actuators.kafka import KafkaTopics
+from tidemill_operator.actuators.local import LocalRuntime
+from tidemill_operator.actuators.postgres import PostgresSchemas
+from tidemill_operator.actuators.secrets import FileSecrets
+from tidemill_operator.plan.replay import DONE, REPLAY
+from tidemill_operator.reconcile import reconcile, release
+from tidemill_operator.settings import Platform
+
+
+class Stuck(AssertionError):
+    """What had to happen did not happen in time."""
+
+
+def until(check: Callable[[], Any], what: str, *, seconds: float = 60.0) -> Any:
+    """The first true value, asked for until a deadline."""
+    deadline = time.monotonic() + seconds
+    while not (found := check()):
+        if time.monotonic() > deadline:
+            raise Stuck(f"{what}: not within {seconds:.0f} s; last seen: {found!r}")
+        time.sleep(0.03)
+    return found
+
+
+class Running:
+    """One pipeline.
+
+    Args:
+        servers: Kafka, Postgres, Redis.
+        folder: of configs, secrets and logs.
+        document: the resource.
+    """
+
+    replays = True
+
+    def __init__(self, servers: Any, folder: Path, document: Mapping[str, Any]) -> None:
+        at = servers.postgres
+        addresses = {
+            "TIDEMILL_KAFKA_BROKERS": servers.kafka,
+            "TIDEMILL_POSTGRES_HOST": at.host,
+            "TIDEMILL_POSTGRES_PORT": str(at.port),
+            "TIDEMILL_POSTGRES_DATABASE": at.database,
+            "TIDEMILL_REDIS_URL": servers.redis,
+            "TIDEMILL_SESSION_TIMEOUT_MS": "6000",
+        }
+        self._runtime = LocalRuntime(folder, environ=os.environ, addresses=addresses, ports={"ingest": 0, "api": 0})
+        self._actuators = Actuators(
+            kafka=KafkaTopics(servers.kafka),
+            postgres=PostgresSchemas(at),
+            secrets=FileSecrets(self._runtime.secrets_root),
+            runtime=self._runtime,
+        )
+        self._document = copy.deepcopy(dict(document))
+        self._status: dict[str, Any] | None = None
+        self._producer = Producer({"bootstrap.servers": servers.kafka, "enable.idempotence": True, "linger.ms": 2})
+        self._kafka = AdminClient({"bootstrap.servers": servers.kafka})
+        self._database = psycopg.connect(
+            host=at.host, port=at.port, dbname=at.database, user=at.user, password=at.password, autocommit=True
+        )
+        self._client = httpx.Client(timeout=60, trust_env=False)
+        self.namespace, self.name = self._document["metadata"]["namespace"], self._document["metadata"]["name"]
+        self._schema = quote(names.schema(self.namespace, self.name))
+        self._runtime.start()
+        self.settle()
+
+    def close(self) -> None:
+        """End it, and take away its topics and its schema."""
+        self._document["spec"]["reclaimPolicy"] = "Delete"
+        try:
+            release(self._document, platform=Platform(), actuators=self._actuators)
+        finally:
+            self._runtime.close()
+            del self._producer, self._kafka
+            self._client.close()
+            self._database.close()
+
+    def sql(self, text: str) -> list[tuple[Any, ...]]:
+        """Rows of a query; `{s}` stands for the schema."""
+        return self._database.execute(text.replace("{s}", self._schema)).fetchall()
+
+    def edit(self, spec: Mapping[str, Any], _versions: Mapping[str, int]) -> None:
+        """Another spec, until all processes run by it; the operator decides on versions."""
+        self._document["spec"] = copy.deepcopy(dict(spec))
+        self._document["metadata"]["generation"] += 1
+        self.settle()
+        generation = self._document["metadata"]["generation"]
+        until(lambda: self._get("").get("generation") == generation, f"the API has generation {generation}")
+
+    def settle(self) -> None:
+        """Reconcile until the pipeline is ready."""
+        until(lambda: "Ready" in self._reconcile(), "the pipeline is ready", seconds=90)
+
+    def _reconcile(self) -> dict[str, str]:
+        self._status = reconcile(
+            self._document,
+            platform=Platform(),
+            actuators=self._actuators,
+            previous=self._status,
+            now=dt.datetime.now(dt.UTC),
+        )
+        return {c["type"]: c["reason"] for c in self._status["conditions"] if c["status"] == "True"}
+
+    def versions(self) -> dict[str, int]:
+        """In force, by aggregation."""
+        return {item["name"]: item["version"] for item in (self._status or {})["aggregations"]}
+
+    def replay(self, aggregations: Sequence[str], meanwhile: Callable[[], None]) -> None:
+        """Fill the next version of aggregations from the topic, until the API answers from it."""
+        request = json.dumps({"aggregations": list(aggregations), "at": str(time.time_ns())})
+        self._document["metadata"]["annotations"] = {REPLAY: request}
+        self._reconcile()
+        meanwhile()
+
+        def done() -> bool:
+            self._reconcile()
+            return bool((self._status or {}).get("replay", {}).get("phase") == DONE)
+
+        until(done, "the replay is done", seconds=120)
+        self.settle()
+        wanted = self.versions()
+
+        def switched() -> bool:
+            return {item["name"]: item["version"] for item in self._get("")["aggregations"]} == wanted
+
+        until(switched, f"the API answers from {wanted}")
+
+    def send(self, events: Sequence[Event]) -> None:
+        """Produce records, each where it belongs, until all are acknowledged at their offsets."""
+        placed: list[tuple[int, int]] = []
+        refused: list[str] = []
+
+        def delivered(error: Any, record: Any) -> None:
+            if error is not None:
+                refused.append(str(error))
+            placed.append((record.partition(), record.offset()))
+
+        for event in events:
+            topic = f"{self.namespace}.{self.name}.events"
+            self._producer.produce(topic, event.raw, partition=event.partition, on_delivery=delivered)
+            self._producer.poll(0)
+        if self._producer.flush(60) or refused:
+            raise Stuck(f"not acknowledged: {refused[:3]}")
+        if sorted(placed) != sorted((event.partition, event.offset) for event in events):
+            raise Stuck("records have other offsets than they were given")
+
+    def await_counted(self, number: int) -> None:
+        """Wait until so many records are accounted for."""
+        query = "SELECT coalesce(sum(consumed), 0)::bigint FROM {s}._offsets WHERE reader = 'live'"
+        until(lambda: self.sql(query)[0][0] >= number, f"{number} records are counted", seconds=90)
+
+    def await_closed(self, closed: Mapping[tuple[str, int], int | None]) -> None:
+        """Wait until windows are closed up to these times, by aggregation and version."""
+
+        def found() -> dict[tuple[str, int], int | None]:
+            rows = self.sql("SELECT name, version, closed_until FROM {s}._aggregations")
+            return {(name, version): until for name, version, until in rows if (name, version) in closed}
+
+        until(lambda: found() == dict(closed), f"closed until {closed}, now {found()}")
+
+    def kill(self, rnd: random.Random) -> bool:
+        """End a processor at once; the runtime starts another."""
+        prefix = f"{self.namespace}.{self.name}-processor"
+        pids = [state.pid for name, state in self._runtime.states().items() if name.startswith(prefix) and state.pid]
+        if not pids:
+            return False
+        with suppress(ProcessLookupError):
+            os.kill(rnd.choice(pids), signal.SIGKILL)
+        return True
+
+    def reset_group(self) -> None:
+        """Suspend, set the consumer group back to the beginning, resume."""
+        self._suspended(True)
+        topic, group = f"{self.namespace}.{self.name}.events", f"tidemill.{self.namespace}.{self.name}"
+        partitions = range(self._document["spec"]["source"]["topic"]["partitions"])
+
+        def reset() -> bool:
+            wanted = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, p, 0) for p in partitions])
+            try:
+                answer = self._kafka.alter_consumer_group_offsets([wanted])[group].result(15)
+            except KafkaException:
+                return False
+            return all(partition.error is None for partition in answer.topic_partitions)
+
+        until(reset, "the group's offsets are reset")
+        self._suspended(False)
+
+    def _suspended(self, suspend: bool) -> None:
+        self._document["spec"]["suspend"] = suspend
+        self._document["metadata"]["generation"] += 1
+        if not suspend:
+            self.settle()
+            return
+        prefix = f"{self.namespace}.{self.name}-processor"
+
+        def ended() -> bool:
+            self._reconcile()
+            return not any(s.pid for name, s in self._runtime.states().items() if name.startswith(prefix))
+
+        until(ended, "no processor runs")
+
+    def rows(self, aggregation: str, query: Query) -> list[dict[str, Any]]:
+        """All rows of a query, page by page."""
+        found: list[dict[str, Any]] = []
+        parameters = query.parameters()
+        while True:
+            page = self._get(f"/aggregates/{aggregation}", **parameters)
+            found += page["data"]
+            if len(page["data"]) > query.limit or (not page["data"] and page["next_cursor"]):
+                raise Stuck(f"a page of {len(page['data'])} rows for limit {query.limit}")
+            if page["next_cursor"] is None:
+                return found
+            parameters["cursor"] = page["next_cursor"]
+
+    def _get(self, path: str, **parameters: Any) -> dict[str, Any]:
+        base = f"{self._runtime.endpoints(self.namespace, self.name)['api']}/v1/pipelines/{self.name}"
+        answer = self._client.get(f"{base}{path}", params=parameters)
+        if answer.status_code != httpx.codes.OK:
+            raise Stuck(f"GET {answer.request.url}: {answer.status_code} {answer.text[:400]}")
+        return dict(answer.json())

@@ -1,0 +1,204 @@
+"""Queries over an aggregation: drawn, and answered from the model's lists of events."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from oracle.cells import Cell, metric_cell, null
+from oracle.model import Entry, Model, Version, columns_of
+from tidemill_contract.duration import format_ms
+from tidemill_contract.times import rfc3339_ms
+
+_LIMITS = (1, 3, 7, 50, 1_000)
+_FILLED_PANES = 20
+"""How long a range is in which missing windows are filled in."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is asked.
+
+    Attributes:
+        group_by, metrics: of the aggregation's, or None for all.
+        granularity: milliseconds; 0: everything in one bucket; None: the windows as they are.
+        since, until: bounds of window starts, epoch ms.
+        fill: none, null or zero.
+        descending: read backwards.
+        limit: rows a page.
+    """
+
+    group_by: tuple[str, ...] | None = None
+    metrics: tuple[str, ...] | None = None
+    granularity: int | None = None
+    since: int | None = None
+    until: int | None = None
+    fill: str = "none"
+    descending: bool = False
+    limit: int = 1_000
+
+    def parameters(self) -> dict[str, Any]:
+        """As the REST API takes it."""
+        found: dict[str, Any] = {"limit": self.limit}
+        if self.group_by is not None:
+            found["group_by"] = ",".join(self.group_by)
+        if self.metrics is not None:
+            found["metrics"] = ",".join(self.metrics)
+        if self.granularity is not None:
+            found["granularity"] = format_ms(self.granularity) if self.granularity else "all"
+        if self.since is not None:
+            found["from"] = rfc3339_ms(self.since)
+        if self.until is not None:
+            found["to"] = rfc3339_ms(self.until)
+        if self.fill != "none":
+            found["fill"] = self.fill
+        if self.descending:
+            found["order"] = "-window_start"
+        return found
+
+
+@dataclass(frozen=True)
+class Row:
+    """An expected row: the group and the start tell it from others."""
+
+    group: tuple[Any, ...]
+    start: int
+    end: int
+    closed: bool
+    cells: Mapping[str, Cell]
+
+
+@dataclass(frozen=True)
+class Pile:
+    """Events that are answered as one."""
+
+    group: tuple[Any, ...]
+    start: int
+    end: int
+    entries: Sequence[Entry]
+
+
+def answered(model: Model, version: Version, query: Query) -> dict[tuple[Any, ...], Row]:
+    """The rows of a query, by group and start."""
+    metrics = [m for m in version.spec["metrics"] if query.metrics is None or m["name"] in query.metrics]
+    spread = 0 if version.has_sessions or query.granularity is None else version.size - version.pane
+    rows = {}
+    piles = [pile for pile in _piles(version, query) if pile.entries]
+    for pile in piles:
+        closed = version.closed is not None and pile.end + spread <= version.closed
+        ordered = sorted(pile.entries, key=lambda entry: entry.order)
+        cells = {metric["name"]: _cell(model, version, metric, ordered) for metric in metrics}
+        rows[(*pile.group, pile.start)] = Row(pile.group, pile.start, pile.end, closed, cells)
+    if query.fill != "none":
+        rows |= _filled(version, query, metrics, rows, spread)
+    return rows
+
+
+def _cell(model: Model, version: Version, metric: Mapping[str, Any], entries: Sequence[Entry]) -> Cell:
+    since = max(version.fed[column] for column in columns_of(metric))
+    if any(entry.layout < since for entry in entries):
+        return null()  # a column that came later lacks earlier events
+    name = metric.get("field")
+    values = [entry.values[name] if name else None for entry in entries]
+    return metric_cell(metric, model.types[name] if name else None, values)
+
+
+def _piles(version: Version, query: Query) -> Iterator[Pile]:
+    kept = [version.groups.index(name) for name in (version.groups if query.group_by is None else query.group_by)]
+    if version.has_sessions:
+        for session in version.sessions:
+            if _within(query, session.start):
+                yield Pile(session.group, session.start, session.end, session.entries)
+        return
+    found: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
+    for entry in version.entries:
+        group = tuple(version.group_of(entry.values)[at] for at in kept)
+        for start in _starts(version, query, entry):
+            found[(*group, start)].append(entry)
+    length = version.size if query.granularity is None else query.granularity
+    for (*key, start), entries in found.items():
+        if length:
+            yield Pile(tuple(key), start, start + length, entries)
+            continue
+        panes = [entry.event.time // version.pane * version.pane for entry in entries]
+        first = min(panes) if query.since is None else query.since
+        last = max(panes) + version.pane if query.until is None else query.until
+        yield Pile(tuple(key), first, last, entries)
+
+
+def _starts(version: Version, query: Query, entry: Entry) -> Iterable[int]:
+    if query.granularity is None:
+        return [start for start in version.starts(entry) if _within(query, start)]
+    pane = entry.event.time // version.pane * version.pane
+    if query.granularity == 0:
+        return [0] if _within(query, pane) else []
+    start = pane // query.granularity * query.granularity
+    return [start] if _within(query, start) and (query.since is None or pane >= query.since) else []
+
+
+def _within(query: Query, start: int) -> bool:
+    return (query.since is None or start >= query.since) and (query.until is None or start < query.until)
+
+
+def _filled(
+    version: Version,
+    query: Query,
+    metrics: Sequence[Mapping[str, Any]],
+    rows: Mapping[tuple[Any, ...], Row],
+    spread: int,
+) -> dict[tuple[Any, ...], Row]:
+    """A row for every group that is there and every start that it lacks."""
+    assert query.since is not None
+    assert query.until is not None
+    step, length = (version.pane, version.size) if query.granularity is None else (query.granularity, query.granularity)
+    first = -(-query.since // step) * step
+    found = {}
+    for group in {row.group for row in rows.values()}:
+        for start in range(first, query.until, step):
+            if (*group, start) in rows:
+                continue
+            closed = version.closed is not None and start + length + spread <= version.closed
+            cells = {metric["name"]: _nothing(metric, query.fill) for metric in metrics}
+            found[(*group, start)] = Row(group, start, start + length, closed, cells)
+    return found
+
+
+def _nothing(metric: Mapping[str, Any], fill: str) -> Cell:
+    """What a metric is of no events: counts and sums are zero where that is asked for; nothing else is known."""
+    if fill == "zero" and metric["function"] in ("count", "sum", "distinct"):
+        return Cell("0", lambda answer: not isinstance(answer, bool) and answer == 0)
+    return null()
+
+
+def draw_queries(rnd: random.Random, version: Version, *, few: bool = False) -> list[Query]:
+    """Some ways to ask for all that there is, and for parts of it."""
+    natural = [Query(limit=rnd.choice([7, 50, 1_000])), Query(limit=rnd.choice([7, 50, 1_000]), descending=True)]
+    if few:
+        return natural[:1]
+    times = [e.event.time for e in version.entries] or [s.start for s in version.sessions]
+    if not times:
+        return natural
+    low, high = min(times), max(times)
+    names = [metric["name"] for metric in version.spec["metrics"]]
+    some = tuple(name for name in names if rnd.random() < 0.5) or (names[0],)
+    cut = rnd.randint(low, high)
+    parts = [Query(metrics=some, since=cut, limit=50), Query(until=cut, limit=50, descending=rnd.random() < 0.5)]
+    if version.has_sessions:
+        return natural + parts
+    subset = tuple(name for name in version.groups if rnd.random() < 0.5)
+    length = version.pane * rnd.choice([1, 2, 3, 10])
+    start, end = low // length * length - length, high // length * length + 2 * length
+    start = max(start, end - max(_FILLED_PANES * version.pane // length, 2) * length)
+    fill, other = (rnd.choice(["null", "zero"]) for _ in range(2))
+    return [
+        *natural, *parts,
+        Query(group_by=subset, limit=rnd.choice(_LIMITS)),
+        Query(group_by=subset, granularity=length, limit=rnd.choice(_LIMITS)),
+        Query(granularity=length, descending=True, limit=rnd.choice(_LIMITS)), Query(granularity=0),
+        Query(group_by=subset, granularity=0, since=start, until=end),
+        Query(fill=fill, since=start, until=end, limit=10_000),
+        Query(fill=other, group_by=subset, granularity=length, since=start, until=end, limit=rnd.choice(_LIMITS)),
+    ]  # fmt: skip
