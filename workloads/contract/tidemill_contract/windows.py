@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tidemill_contract.doubles import divided, finite
 from tidemill_contract.partials import AggregationLayout, Partial, quote, rollup_select, whole_partial
 from tidemill_contract.spec import MetricSpec
 
@@ -15,19 +16,24 @@ SKETCHED_FUNCTIONS = frozenset({"quantile", "distinct", "topk"})
 """Functions whose merged partials are sketches: what SQL answers are their bytes (see `decoders`)."""
 
 
-def answer_expression(metric: MetricSpec) -> str:
-    """SQL for a metric's value over merged partial columns; of a sketched function the sketch's bytes."""
+def answer_expression(metric: MetricSpec, field_type: str | None) -> str:
+    """SQL for a metric's value over merged partial columns; of a sketched function the sketch's bytes.
+
+    A value beyond a double is null.
+    """
     f = metric.field
     n = quote(f"_n_{f}")
     match metric.function:
         case "count":
             return n if f else quote("_count")
         case "avg":
-            return f"({quote(f'_sum_{f}')}::double precision / nullif({n}, 0))"
+            return divided(finite(f"{quote(f'_sum_{f}')}::double precision"), n)
         case "variance":
-            return f"({quote(f'_m2_{f}')} / nullif({n}, 0))"
+            return divided(finite(quote(f"_m2_{f}")), n)
         case "stddev":
-            return f"sqrt({quote(f'_m2_{f}')} / nullif({n}, 0))"
+            return f"sqrt({divided(finite(quote(f'_m2_{f}')), n)})"
+        case "sum" if field_type == "number":
+            return finite(quote(f"_sum_{f}"))
         case "sum" | "min" | "max" | "first" | "last":
             return quote(f"_{metric.function}_{f}")
         case "quantile":
@@ -119,7 +125,7 @@ def answer_columns(plan: AggregationLayout) -> list[tuple[str, str, str]]:
     """(output name, spec type, SQL expression over what is merged) of each metric."""
     found, guarded = [], dict(plan.whole)
     for metric, field_type in plan.metrics:
-        expression = answer_expression(metric)
+        expression = answer_expression(metric, field_type)
         if metric.name in guarded:
             expression = f"CASE WHEN {quote(whole_partial(metric.name).column)} THEN {expression} END"
         found.append((metric.name, answer_type(metric, field_type), expression))
