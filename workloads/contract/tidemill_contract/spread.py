@@ -46,7 +46,7 @@ def _difference(a: tuple[str, str], b: tuple[str, str]) -> str:
     """a - b, of a mean and its low part each."""
     return (
         f"CASE WHEN greatest(abs({a[0]}), abs({b[0]})) < {_LARGE} THEN ({a[0]} - {b[0]}) + ({a[1]} - {b[1]})"
-        f" WHEN {a[0]} = {b[0]} THEN 0 ELSE {INFINITE} END"
+        f" WHEN {a[0]} = {b[0]} THEN 0 WHEN {a[0]} <> {b[0]} THEN {INFINITE} END"
     )
 
 
