@@ -219,6 +219,7 @@ CREATE TABLE "analytics__flights"."by_carrier_v1" (
   "_sum_dep_delay" double precision,
   "_max_dep_delay" double precision,
   "_mean_dep_delay" double precision,
+  "_low_dep_delay" double precision,
   "_m2_dep_delay" double precision,
   "_n_delayed" bigint,
   "_sum_delayed" numeric,
@@ -243,6 +244,7 @@ CREATE TABLE "analytics__flights"."by_origin_v1" (
   "_n_speed" bigint,
   "_sum_speed" double precision,
   "_mean_speed" double precision,
+  "_low_speed" double precision,
   "_m2_speed" double precision,
   "_frequent_dest" bytea,
   UNIQUE NULLS NOT DISTINCT ("origin", "window_start")
@@ -354,9 +356,9 @@ INSERT INTO "analytics__flights"._generation (generation) VALUES (1);
 INSERT INTO "analytics__flights"._readers (reader) VALUES ('live');
 INSERT INTO "analytics__flights"._offsets (reader, partition) SELECT 'live', generate_series(0, 5);
 INSERT INTO "analytics__flights"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
-  VALUES ('by_carrier', 1, 'by_carrier_v1', 'live', '{"groupBy": [["carrier", "string"]], "partials": ["_count", "_n_dep_delay", "_sum_dep_delay", "_max_dep_delay", "_mean_dep_delay", "_m2_dep_delay", "_n_delayed", "_sum_delayed", "_first_flight", "_first_at_flight", "_last_flight", "_last_at_flight"], "types": {"_first_at_flight": ["flight", "integer"], "_first_flight": ["flight", "integer"], "_last_at_flight": ["flight", "integer"], "_last_flight": ["flight", "integer"], "_m2_dep_delay": ["dep_delay", "number"], "_max_dep_delay": ["dep_delay", "number"], "_mean_dep_delay": ["dep_delay", "number"], "_n_delayed": ["delayed", "boolean"], "_n_dep_delay": ["dep_delay", "number"], "_sum_delayed": ["delayed", "boolean"], "_sum_dep_delay": ["dep_delay", "number"]}, "window": {"grace": "10m", "size": "1h", "type": "tumbling"}}', 9, 315360000000);
+  VALUES ('by_carrier', 1, 'by_carrier_v1', 'live', '{"groupBy": [["carrier", "string"]], "partials": ["_count", "_n_dep_delay", "_sum_dep_delay", "_max_dep_delay", "_mean_dep_delay", "_low_dep_delay", "_m2_dep_delay", "_n_delayed", "_sum_delayed", "_first_flight", "_first_at_flight", "_last_flight", "_last_at_flight"], "types": {"_first_at_flight": ["flight", "integer"], "_first_flight": ["flight", "integer"], "_last_at_flight": ["flight", "integer"], "_last_flight": ["flight", "integer"], "_low_dep_delay": ["dep_delay", "number"], "_m2_dep_delay": ["dep_delay", "number"], "_max_dep_delay": ["dep_delay", "number"], "_mean_dep_delay": ["dep_delay", "number"], "_n_delayed": ["delayed", "boolean"], "_n_dep_delay": ["dep_delay", "number"], "_sum_delayed": ["delayed", "boolean"], "_sum_dep_delay": ["dep_delay", "number"]}, "window": {"grace": "10m", "size": "1h", "type": "tumbling"}}', 9, 315360000000);
 INSERT INTO "analytics__flights"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
-  VALUES ('by_origin', 1, 'by_origin_v1', 'live', '{"groupBy": [["origin", "string"]], "partials": ["_count", "_n_arr_delay", "_sum_distance", "_n_speed", "_sum_speed", "_mean_speed", "_m2_speed", "_frequent_dest"], "types": {"_frequent_dest": ["dest", "string"], "_m2_speed": ["speed", "number"], "_mean_speed": ["speed", "number"], "_n_arr_delay": ["arr_delay", "number"], "_n_speed": ["speed", "number"], "_sum_distance": ["distance", "integer"], "_sum_speed": ["speed", "number"]}, "window": {"grace": "0s", "size": "1d", "type": "tumbling"}}', 9, 315360000000);
+  VALUES ('by_origin', 1, 'by_origin_v1', 'live', '{"groupBy": [["origin", "string"]], "partials": ["_count", "_n_arr_delay", "_sum_distance", "_n_speed", "_sum_speed", "_mean_speed", "_low_speed", "_m2_speed", "_frequent_dest"], "types": {"_frequent_dest": ["dest", "string"], "_low_speed": ["speed", "number"], "_m2_speed": ["speed", "number"], "_mean_speed": ["speed", "number"], "_n_arr_delay": ["arr_delay", "number"], "_n_speed": ["speed", "number"], "_sum_distance": ["distance", "integer"], "_sum_speed": ["speed", "number"]}, "window": {"grace": "0s", "size": "1d", "type": "tumbling"}}', 9, 315360000000);
 INSERT INTO "analytics__flights"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
   VALUES ('by_route', 1, 'by_route_v1', 'live', '{"groupBy": [["origin", "string"], ["dest", "string"]], "partials": ["_count", "_n_dep_delay", "_sum_dep_delay", "_min_air_time", "_max_air_time"], "types": {"_max_air_time": ["air_time", "number"], "_min_air_time": ["air_time", "number"], "_n_dep_delay": ["dep_delay", "number"], "_sum_dep_delay": ["dep_delay", "number"]}, "window": {"grace": "0s", "hop": "1h", "size": "6h", "type": "hopping"}}', 9, 315360000000);
 INSERT INTO "analytics__flights"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)

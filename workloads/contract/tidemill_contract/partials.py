@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, get_args
 
+from tidemill_contract import doubles, spread
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.spec import AggregationSpec, MetricSpec, PipelineSpec
 
 Kind = Literal[
-    "count", "n", "sum", "min", "max", "first", "first_at", "last", "last_at", "mean", "m2", "quantiles", "uniques",
-    "frequent", "whole", "revision",
+    "count", "n", "sum", "min", "max", "first", "first_at", "last", "last_at", "mean", "low", "m2", "quantiles",
+    "uniques", "frequent", "whole", "revision", "pivot", "rest", "delta", "centre", "squares",
 ]  # fmt: skip
 
 SQL_TYPES: dict[str, str] = {
@@ -34,8 +35,8 @@ _NEEDS: dict[str, tuple[Kind, ...]] = {
     "max": ("max",),
     "first": ("first", "first_at"),
     "last": ("last", "last_at"),
-    "variance": ("n", "mean", "m2"),
-    "stddev": ("n", "mean", "m2"),
+    "variance": ("n", "mean", "low", "m2"),
+    "stddev": ("n", "mean", "low", "m2"),
     "quantile": ("quantiles",),
     "distinct": ("uniques",),
     "topk": ("frequent",),
@@ -45,6 +46,13 @@ SESSION_STEP_MS = 1000
 REVISION = "_revision"
 """Column that counts how often late events changed a closed window."""
 SKETCHES: tuple[Kind, ...] = ("quantiles", "uniques", "frequent")
+_SPREAD: tuple[Kind, ...] = ("mean", "low", "m2")
+_REFINING: tuple[Kind, ...] = ("low",)
+"""Columns that make a value more exact, and that it is right without: a null in them counts as zero."""
+
+
+EXACT_INTEGERS = 2**53
+"""Integers up to this are doubles."""
 
 
 def quote(identifier: str) -> str:
@@ -220,8 +228,8 @@ def _needed(metric: MetricSpec, field_type: str) -> list[Partial]:
 
 
 def needed_columns(metric: MetricSpec) -> list[str]:
-    """The partial columns that a metric's value is made of."""
-    return [partial.column for partial in _needed(metric, "number")]
+    """The partial columns that a metric is null without."""
+    return [partial.column for partial in _needed(metric, "number") if partial.kind not in _REFINING]
 
 
 def _partial_type(kind: Kind, field_type: str) -> str:
@@ -230,7 +238,7 @@ def _partial_type(kind: Kind, field_type: str) -> str:
             return "bigint"
         case "sum":
             return "double precision" if field_type == "number" else "numeric"
-        case "mean" | "m2":
+        case _ if kind in _SPREAD:
             return "double precision"
         case "first_at" | "last_at":
             return "bigint[]"
@@ -241,28 +249,23 @@ def _partial_type(kind: Kind, field_type: str) -> str:
 
 
 def merge_expression(partial: Partial, old: str = "t", new: str = "EXCLUDED") -> str:
-    """SQL that merges the stored column of row `old` with that of row `new` (aliases), null-safe.
+    """SQL that merges the stored column of row `old` with that of row `new` (aliases), null-safe; it never raises.
 
-    Mean and M2 merge by Chan, Golub and LeVeque (1979), "Updating formulae and a pairwise algorithm for computing
-    sample variances". `first` / `last` compare arrays of (event time, its microseconds, epoch, partition, offset); rows
-    of before these had none compare by their milliseconds, and a tie within one is broken either way.
+    `first` / `last` compare arrays of (event time, its microseconds, epoch, partition, offset); rows of before these had
+    none compare by their milliseconds, and a tie within one is broken either way.
     """
     column = quote(partial.column)
     a, b = f"{old}.{column}", f"{new}.{column}"
     match partial.kind:
         case "count" | "n":
             return f"{a} + {b}"
+        case "sum" if partial.sql_type == "double precision":
+            return doubles.added(a, b)
         case "sum" | "revision":
             return f"coalesce({a} + {b}, {a}, {b})"
-        case _ if partial.kind in SKETCHES:
-            return f"coalesce({a} || {b}, {a}, {b})"
-        case "min":
+        case "min" | "first_at":
             return f"least({a}, {b})"
-        case "max":
-            return f"greatest({a}, {b})"
-        case "first_at":
-            return f"least({a}, {b})"
-        case "last_at":
+        case "max" | "last_at":
             return f"greatest({a}, {b})"
         case "first":
             at = partial.sibling("first_at")
@@ -270,18 +273,14 @@ def merge_expression(partial: Partial, old: str = "t", new: str = "EXCLUDED") ->
         case "last":
             at = partial.sibling("last_at")
             return f"CASE WHEN {old}.{at} IS NULL OR {new}.{at} > {old}.{at} THEN {b} ELSE {a} END"
-    n, mean = partial.sibling("n"), partial.sibling("mean")
-    na, nb = f"{old}.{n}", f"{new}.{n}"
-    total = f"nullif({na} + {nb}, 0)"
-    if partial.kind == "mean":
-        return f"CASE WHEN {na} = 0 THEN {b} WHEN {nb} = 0 THEN {a} ELSE {a} + ({b} - {a}) * {nb} / {total} END"
-    delta = f"({new}.{mean} - {old}.{mean})"
-    both = f"{a} + {b} + {delta} * {delta} * {na} * {nb} / {total}"
-    return f"CASE WHEN {na} = 0 THEN {b} WHEN {nb} = 0 THEN {a} ELSE {both} END"
+        case _ if partial.kind in SKETCHES:
+            return f"coalesce({a} || {b}, {a}, {b})"
+        case _:
+            return spread.merged(partial.kind, partial.sibling, old, new)
 
 
 def rollup_select(partials: Sequence[Partial], source: str, keys: Sequence[tuple[str, str]]) -> str:
-    """A SELECT that merges many partial rows into one per key.
+    """A SELECT that merges many partial rows into one per key; it never raises.
 
     Args:
         partials: the columns to merge.
@@ -291,21 +290,13 @@ def rollup_select(partials: Sequence[Partial], source: str, keys: Sequence[tuple
     Returns:
         SQL with the output columns: the keys by name, then every partial by its column name.
     """
-    inner_keys = [f"{expression} AS {quote(name)}" for expression, name in keys]
     names = [quote(name) for _, name in keys]
-    window = f"PARTITION BY {', '.join(expression for expression, _ in keys)}" if keys else ""
-    centres = [_centre(p, window) for p in partials if p.kind == "mean"]
-    inner = ", ".join([*inner_keys, *(quote(p.column) for p in partials), *centres])
+    selected = [f"{expression} AS {name}" for (expression, _), name in zip(keys, names, strict=True)]
+    selected += [quote(p.column) for p in partials]
+    rows = spread.prepared([p.sibling for p in partials if p.kind == "mean"], source, selected, names)
     outer = ", ".join([*names, *(f"{_rollup(p)} AS {quote(p.column)}" for p in partials)])
     group = f" GROUP BY {', '.join(names)}" if names else ""
-    return f"SELECT {outer} FROM (SELECT {inner} FROM {source}) AS r{group}"
-
-
-def _centre(mean: Partial, window: str) -> str:
-    """The mean over all rows of a key, beside each of them: what their M2 are taken to."""
-    n, column = mean.sibling("n"), quote(mean.column)
-    weights = f"sum({n}) FILTER (WHERE {column} IS NOT NULL) OVER ({window})"
-    return f"sum({n} * {column}) OVER ({window}) / nullif({weights}, 0) AS {quote(f'_centre_{mean.field}')}"
+    return f"SELECT {outer} FROM {rows}{group}"
 
 
 def _rollup(partial: Partial) -> str:
@@ -313,14 +304,14 @@ def _rollup(partial: Partial) -> str:
     match partial.kind:
         case "count" | "n" | "revision":
             return f"sum({column})::bigint"
+        case "sum" if partial.sql_type == "double precision":
+            return doubles.total(column)
         case "sum" | "min" | "max":
             return f"{partial.kind}({column})"
         case "first_at":
             return f"min({column})"
         case "last_at":
             return f"max({column})"
-        case _ if partial.kind in SKETCHES:
-            return f"string_agg({column}, ''::bytea)"
         case "whole":
             return f"bool_and({column})"
         case "first":
@@ -329,9 +320,7 @@ def _rollup(partial: Partial) -> str:
         case "last":
             at = partial.sibling("last_at")
             return f"(array_agg({column} ORDER BY {at} DESC) FILTER (WHERE {at} IS NOT NULL))[1]"
-        case "mean":
-            return f"max({quote(f'_centre_{partial.field}')})"
+        case _ if partial.kind in SKETCHES:
+            return f"string_agg({column}, ''::bytea)"
         case _:
-            centre = quote(f"_centre_{partial.field}")
-            spread = f"({partial.sibling('mean')} - {centre})"
-            return f"sum({column} + {partial.sibling('n')} * {spread} * {spread})"
+            return spread.rolled(partial.kind, partial.sibling)

@@ -7,13 +7,15 @@ for the first few hundred values. `frequent` is a frequent items sketch (Anderso
 algorithm for identifying frequent items in data streams"), see `slots_lg`.
 
 What is stored is a sequence of frames: a sketch's length (4 bytes, big-endian), then the sketch. So two of them merge
-by being put one behind the other, which SQL does; `compact` makes one frame of many. Loads numpy: import this module
-only where a pipeline has such a metric.
+by being put one behind the other, which SQL does; `compact` makes one frame of many. Integers that are no doubles have a
+KLL sketch of 64-bit integers, in frames that begin with `_INTEGERS`: one of each kind is left then. Loads numpy: import
+this module only where a pipeline has such a metric.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
@@ -22,7 +24,7 @@ from typing import Any
 import datasketches
 import numpy as np
 
-from tidemill_contract.partials import Partial
+from tidemill_contract.partials import EXACT_INTEGERS, Partial
 from tidemill_contract.spec import MetricSpec
 from tidemill_contract.times import rfc3339_ms
 
@@ -32,6 +34,9 @@ VALUE_BYTES = 256
 """A longer text is listed as its beginning, "…" and 16 digits of its SHA-256, so that different ones stay different."""
 _SHOWN_BYTES = 200
 _HEADER_BYTES = 4
+_INTEGERS = b"\xff"
+"""No sketch begins with it."""
+_LONGS = datasketches.PyLongsSerDe()
 _LOAD = 0.75
 _ALL = datasketches.frequent_items_error_type.NO_FALSE_NEGATIVES
 
@@ -53,6 +58,11 @@ def build(partial: Partial, values: Sequence[Any]) -> bytes | None:
     if not len(values):
         return None
     if partial.kind == "quantiles":
+        if isinstance(values[0], int) and any(abs(value) > EXACT_INTEGERS for value in values):
+            integers = datasketches.kll_items_sketch(QUANTILES_K)
+            for value in values:
+                integers.update(value)
+            return _frame(_INTEGERS + integers.serialize(_LONGS))
         quantiles = datasketches.kll_doubles_sketch(QUANTILES_K)
         quantiles.update(np.asarray(values, dtype=np.float64))
         return _frame(quantiles.serialize())
@@ -66,10 +76,13 @@ def build(partial: Partial, values: Sequence[Any]) -> bytes | None:
 
 
 def compact(partial: Partial, stored: bytes) -> bytes:
-    """The same in one frame."""
+    """The same in as few frames as there can be."""
     match partial.kind:
         case "quantiles":
-            return _frame(_quantiles(stored).serialize())
+            doubles, integers = _quantiles(stored)
+            frames = [] if doubles.is_empty() else [_frame(doubles.serialize())]
+            frames += [] if integers.is_empty() else [_frame(_INTEGERS + integers.serialize(_LONGS))]
+            return b"".join(sorted(frames, key=len, reverse=True))  # the first tells how long it is at least
         case "frequent":
             return _frame(_frequent(stored).serialize())
         case _:
@@ -82,10 +95,13 @@ def evaluator(metric: MetricSpec, field_type: str | None) -> Callable[[bytes | N
     A quantile is the smallest value whose rank is at least q. Frequent values are a list, see `_lister`.
     """
 
-    def quantile(stored: bytes | None) -> float | None:
+    def quantile(stored: bytes | None) -> float | int | None:
         if not stored:
             return None if stored is None else 0.0
-        return float(_quantiles(stored).get_quantile(metric.q, True))
+        doubles, integers = _quantiles(stored)
+        if integers.is_empty():
+            return float(doubles.get_quantile(metric.q, True))
+        return _quantile([*doubles, *integers], float(metric.q or 0))
 
     def distinct(stored: bytes | None) -> int | None:
         if not stored:
@@ -102,6 +118,17 @@ def evaluator(metric: MetricSpec, field_type: str | None) -> Callable[[bytes | N
             return _lister(metric.listed, _READ.get(str(field_type), str), show)
         case _:
             return distinct
+
+
+def _quantile(weighted: list[tuple[float | int, int]], q: float) -> float | int:
+    """The smallest value whose rank is at least q, of values with what they weigh."""
+    weighted.sort()
+    below, wanted = 0, math.ceil(q * sum(weight for _, weight in weighted))
+    for value, weight in weighted:
+        below += weight
+        if below >= wanted:
+            break
+    return value if abs(value) > EXACT_INTEGERS else float(value)
 
 
 def _same(value: Any) -> Any:
@@ -179,11 +206,15 @@ def _frames(stored: bytes) -> Iterator[bytes]:
         at = end
 
 
-def _quantiles(stored: bytes) -> Any:
-    merged = datasketches.kll_doubles_sketch(QUANTILES_K)
+def _quantiles(stored: bytes) -> tuple[Any, Any]:
+    """The sketch of doubles and that of integers."""
+    doubles, integers = datasketches.kll_doubles_sketch(QUANTILES_K), datasketches.kll_items_sketch(QUANTILES_K)
     for frame in _frames(stored):
-        merged.merge(datasketches.kll_doubles_sketch.deserialize(frame))
-    return merged
+        if frame.startswith(_INTEGERS):
+            integers.merge(datasketches.kll_items_sketch.deserialize(frame[len(_INTEGERS) :], _LONGS))
+        else:
+            doubles.merge(datasketches.kll_doubles_sketch.deserialize(frame))
+    return doubles, integers
 
 
 def _uniques(stored: bytes) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tidemill_contract.doubles import divided, finite
 from tidemill_contract.partials import (
     AggregationLayout,
     Kind,
@@ -23,8 +24,11 @@ SKETCHED_FUNCTIONS = frozenset({"quantile", "distinct", "topk"})
 """Functions whose merged partials are sketches: what SQL answers are their bytes (see `decoders`)."""
 
 
-def answer_expression(metric: MetricSpec) -> str:
-    """SQL for a metric's value over merged partial columns; of a sketched function the sketch's bytes."""
+def answer_expression(metric: MetricSpec, field_type: str | None) -> str:
+    """SQL for a metric's value over merged partial columns; of a sketched function the sketch's bytes.
+
+    A value beyond a double is null.
+    """
     if metric.field is None:
         return quote("_count")
 
@@ -35,11 +39,13 @@ def answer_expression(metric: MetricSpec) -> str:
         case "count":
             return column("n")
         case "avg":
-            return f"({column('sum')}::double precision / nullif({column('n')}, 0))"
+            return divided(finite(f"{column('sum')}::double precision"), column("n"))
         case "variance":
-            return f"({column('m2')} / nullif({column('n')}, 0))"
+            return divided(finite(column("m2")), column("n"))
         case "stddev":
-            return f"sqrt({column('m2')} / nullif({column('n')}, 0))"
+            return f"sqrt({divided(finite(column('m2')), column('n'))})"
+        case "sum" if field_type == "number":
+            return finite(column("sum"))
         case "sum" | "min" | "max" | "first" | "last":
             return column(metric.function)
         case "quantile":
@@ -132,7 +138,7 @@ def answer_columns(plan: AggregationLayout) -> list[tuple[str, str, str]]:
     """(output name, spec type, SQL expression over what is merged) of each metric."""
     found, guarded = [], dict(plan.whole)
     for metric, field_type in plan.metrics:
-        expression = answer_expression(metric)
+        expression = answer_expression(metric, field_type)
         if metric.name in guarded:
             expression = f"CASE WHEN {quote(whole_partial(metric.name).column)} THEN {expression} END"
         found.append((metric.name, answer_type(metric, field_type), expression))

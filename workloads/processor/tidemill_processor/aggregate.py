@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from tidemill_contract.partials import REVISION, SKETCHES, AggregationLayout, Partial
+from tidemill_contract.partials import EXACT_INTEGERS, REVISION, SKETCHES, AggregationLayout, Partial
+from tidemill_processor import spread
 from tidemill_processor.batch import INDEX, MICROS, OFFSET, PARTITION, TIME
 
 PANE, AFTER = "_pane", "_after_ms"
@@ -88,7 +89,9 @@ def partials(
     """One row a key: the keys, what further expressions give, the partials' columns."""
     if any(p.kind in ("first", "last") for p in plan.partials):
         frame = _ordered(frame, epochs)
+    frame = spread.deviating(frame, plan, keys)
     rows = frame.group_by(keys).agg([*further, *(_expression(p, frame) for p in plan.partials if p.column != REVISION)])
+    rows = spread.settled(rows, frame, plan, keys)
     sketched = [_sketches(rows[p.column], p) for p in plan.partials if p.kind in SKETCHES]
     return rows.with_columns(sketched) if sketched else rows
 
@@ -113,19 +116,12 @@ def _expression(partial: Partial, frame: pl.DataFrame) -> pl.Expr:
     if partial.field is None:
         return pl.len().cast(pl.Int64).alias(partial.column)
     name = partial.field
-    return _KINDS[partial.kind](_numeric(name, frame), name, frame).alias(partial.column)
-
-
-def _numeric(name: str, frame: pl.DataFrame) -> pl.Expr:
-    return pl.col(name).cast(pl.Int64) if frame.schema[name] == pl.Boolean else pl.col(name)
+    return _KINDS[partial.kind](spread.numeric(name, frame), name, frame).alias(partial.column)
 
 
 def _sum(value: pl.Expr, name: str, frame: pl.DataFrame) -> pl.Expr:
-    if frame.schema[name] == pl.Int64 and frame.height:
-        low, high = frame[name].min(), frame[name].max()
-        widest = max((abs(edge) for edge in (low, high) if isinstance(edge, int)), default=0)
-        if widest * frame.height >= 2**62:
-            value = value.cast(pl.Int128)  # 64 bits wrap silently
+    if frame.schema[name] == pl.Int64 and spread.widest(name, frame) * frame.height >= 2**62:
+        value = value.cast(pl.Int128)  # 64 bits wrap silently
     return pl.when(pl.col(name).count() > 0).then(value.sum())
 
 
@@ -138,8 +134,9 @@ def _distinct(value: pl.Expr, name: str, frame: pl.DataFrame) -> pl.Expr:
     return _values(value, name, frame).unique()
 
 
-def _m2(value: pl.Expr, name: str, frame: pl.DataFrame) -> pl.Expr:
-    return value.cast(pl.Float64).var(ddof=0) * pl.col(name).count()
+def _quantiles(value: pl.Expr, name: str, frame: pl.DataFrame) -> pl.Expr:
+    exact = frame.schema[name] == pl.Int64 and spread.widest(name, frame) > EXACT_INTEGERS
+    return (value if exact else value.cast(pl.Float64)).drop_nulls()
 
 
 _KINDS: dict[str, Callable[[pl.Expr, str, pl.DataFrame], pl.Expr]] = {
@@ -151,9 +148,10 @@ _KINDS: dict[str, Callable[[pl.Expr, str, pl.DataFrame], pl.Expr]] = {
     "last": lambda value, name, frame: pl.col(name).drop_nulls().last(),
     "first_at": lambda value, name, frame: pl.col(_AT).filter(pl.col(name).is_not_null()).first(),
     "last_at": lambda value, name, frame: pl.col(_AT).filter(pl.col(name).is_not_null()).last(),
-    "mean": lambda value, name, frame: value.cast(pl.Float64).mean(),
-    "m2": _m2,
-    "quantiles": lambda value, name, frame: value.cast(pl.Float64).drop_nulls(),
+    "mean": lambda value, name, frame: pl.col(spread.DEVIATION + name).mean(),
+    "low": lambda value, name, frame: value.min(),
+    "m2": lambda value, name, frame: spread.squares(name),
+    "quantiles": _quantiles,
     "uniques": _distinct,
     "frequent": _values,
 }

@@ -122,16 +122,8 @@ def sketched(store: AggregationStore) -> list[Partial]:
     return [partial for partial in store.layout.partials if partial.kind in SKETCHES]
 
 
-class Unstorable(Exception):
-    """A partial overflowed a double; some event of the batch is to be refused."""
-
-
 def copy(connection: psycopg.Connection[Any], store: AggregationStore, rows: pl.DataFrame) -> None:
-    """Copy partials (see `Aggregated`) into the temporary table.
-
-    Raises:
-        Unstorable: one is infinite.
-    """
+    """Copy partials (see `Aggregated`) into the temporary table."""
     if not rows.height:
         return
     # They are merged in this order, which is nearly that of the index. Sorting them here costs less than there.
@@ -143,8 +135,6 @@ def copy(connection: psycopg.Connection[Any], store: AggregationStore, rows: pl.
             column = column.cast(pl.Int64)
         elif dtype == pl.Binary:
             column = (pl.lit("\\x") + column.bin.encode("hex")).alias(name)
-        elif dtype == pl.Float64 and rows[name].is_infinite().any():
-            raise Unstorable(f"{name[1:]} of {store.name} is beyond what a double can hold")
         stored.append(column)
     text = rows.select(stored).write_csv(include_header=False, quote_style="non_numeric")
     columns = ", ".join(quote(name) for name in rows.columns)

@@ -127,7 +127,7 @@ class Committer:
         Raises:
             Fenced: some partitions have a newer owner.
             Superseded: the spec has a newer generation.
-            merging.Unstorable, psycopg.DataError, psycopg.IntegrityError: values are refused; find the event by halves.
+            psycopg.DataError, psycopg.IntegrityError: values are refused; find the event by halves.
             psycopg.Error: anything else; whether it is committed is not known, so read the positions again.
         """
         while True:
@@ -320,6 +320,4 @@ class Committer:
 
 def is_refusal(error: Exception) -> bool:
     """Whether an error says that some event's values cannot be stored (SQLSTATE class 22, 23 or 54)."""
-    if isinstance(error, merging.Unstorable):
-        return True
     return isinstance(error, psycopg.Error) and (error.sqlstate or "")[:2] in ("22", "23", "54")
