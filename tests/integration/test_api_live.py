@@ -595,8 +595,7 @@ def test_an_aggregation_that_cannot_be_read_is_left_out(make_bench: Any) -> None
     execute(bench, "UPDATE {s}.seen_v1 SET _max_ts = 'infinity' WHERE country = 'NO'")
     api, view = Api(bench), View()
     with api.listening() as live:
-        follow(live, view, lambda: view.count() == 30)
-        assert view.errors == ["value_refused"]
+        follow(live, view, lambda: view.count() == 30 and view.errors)
         bench.produce(orders(30, at=1_000))
         follow(live, view, lambda: view.count() == 60)
         bench.eventually(lambda: "seen: " in bench.health(0)["live"], what="the processor tells it too")

@@ -7,18 +7,22 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
 import psycopg
 import pytest
+import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.times import rfc3339, rfc3339_ms
 from tidemill_processor.blame import is_fault, reason
+from tidemill_processor.database import Database
 from tidemill_processor.keeper import Duties, Keeper
-from tidemill_processor.live import CHANGE_BYTES, ENTRY_BYTES, MAX_ROWS, _pieces
+from tidemill_processor.live import CHANGE_BYTES, ENTRY_BYTES, MAX_ROWS, STREAM_BYTES, STREAM_LENGTH, Live, _pieces
 from tidemill_processor.outlet import PublishFailed
 from tidemill_processor.salvage import Salvage
 from tidemill_processor.standing import standing
@@ -284,3 +288,32 @@ def test_a_change_is_cut_into_entries_of_bounded_size() -> None:
     assert _pieces([b"x" * (ENTRY_BYTES + 1)]) is None
     assert _pieces([b"x"] * (MAX_ROWS + 1)) is None
     assert _pieces([b"x" * 200_000] * (CHANGE_BYTES // 200_000 + 1)) is None
+
+
+class Redis:
+    """Counts what a stream holds."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[int, int]] = []
+
+    def exists(self, _: str) -> int:
+        return 1
+
+    def xadd(self, _: str, entry: dict[str, bytes], *, minid: int = 0, **__: Any) -> int:
+        self.entries = [(id_, size) for id_, size in self.entries if id_ >= minid]
+        self.entries.append((self.entries[-1][0] + 1 if self.entries else 1, len(entry["d"])))
+        return self.entries[-1][0]
+
+
+def test_the_stream_is_bounded_by_bytes_and_by_entries() -> None:
+    """Whatever is written to it."""
+    names, made = SimpleNamespace(namespace="n", name="p"), Redis()
+    database, config = cast(Database, None), cast(PipelineConfig, names)
+    live = Live(database, [], config, cast(redis.Redis, made), lambda call, *a, **k: call(*a, **k))
+    for size in (10, 200_000):
+        for _ in range(STREAM_LENGTH + 1_000 if size == 10 else 2 * STREAM_BYTES // size):
+            live._send({"rows": "x" * size})
+            if len(made.entries) % 997 == 0 or size > 10:
+                assert sum(size for _, size in made.entries) <= STREAM_BYTES + 200_100
+        assert len(made.entries) <= STREAM_LENGTH + 1
+    assert sum(size for _, size in made.entries) > STREAM_BYTES / 2

@@ -1,6 +1,7 @@
 """A source topic that was deleted behind our back: told with what is lost, and made anew only if somebody says so.
 
-If somebody else makes it anew between two passes, or Kafka loses events otherwise, that is told too.
+If somebody else makes it anew between two passes, or Kafka loses events otherwise, that is told too; and so is what
+processors cannot do with windows.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import pytest
 from tidemill_contract.kept import Kept
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.events import changed
+from tidemill_operator.plan.failing import failing
 from tidemill_operator.plan.losses import losses
-from tidemill_operator.plan.model import LiveSchema, LiveTopic, Loss
+from tidemill_operator.plan.model import Failing, LiveSchema, LiveTopic, Loss, Owner
 from tidemill_operator.reconcile import reconcile
 from tidemill_operator.settings import Platform
 
@@ -219,3 +221,45 @@ def test_an_id_that_the_topic_had_before_is_no_loss() -> None:
     schema = LiveSchema(read_from="B2", read_before=frozenset({"A1"}), read_to={0: 5})
     assert losses("t", LiveTopic(2, 1, "A1"), schema) == []
     assert [loss.reason for loss in losses("t", LiveTopic(2, 1, "C3"), schema)] == [Reason.TOPIC_RECREATED]
+
+
+HELD = Failing("visits", "publish", 'column "_max_v" does not exist')
+SKIPPED = Failing("sales", "publish", "out of range", "2026-03-01T11:58:00Z", '{"k": "a"}', ("total",), True)
+
+
+def test_what_processors_cannot_do_is_told(document: dict[str, Any], world: Any) -> None:
+    """By aggregation, window and reason, as long as it is so; the pipeline is ready nevertheless."""
+    before = apply(document, world, previous=None)
+    known = world.postgres.schemas[SCHEMA]
+    world.postgres.schemas[SCHEMA] = replace(known, held_up=(HELD,), skipped=(SKIPPED,))
+    told = apply(document, world, previous=before)
+    assert conditions(told)["WindowsFailing"] == ("True", "HeldUp")
+    assert conditions(told)["Ready"] == ("True", "Applied")
+    message = next(c["message"] for c in told["conditions"] if c["type"] == "WindowsFailing")
+    assert message.startswith('aggregation visits: closed windows cannot be published: column "_max_v" does not exist;')
+    assert (
+        'aggregation sales: window 2026-03-01T11:58:00Z, group {"k": "a"}, with null for total in publish, and more'
+        " like it: out of range; all else is published"
+    ) in message
+    assert [c["reason"] for c in changed(before, told)] == ["HeldUp"]
+    world.postgres.schemas[SCHEMA] = replace(known, skipped=(SKIPPED,))
+    again = apply(document, world, previous=told)
+    assert conditions(again)["WindowsFailing"] == ("True", "WindowsSkipped")
+    world.postgres.unreachable("Postgres")
+    assert conditions(apply(document, world, previous=again))["WindowsFailing"] == ("True", "WindowsSkipped")
+
+
+def test_nothing_is_told_while_nothing_fails(document: dict[str, Any], world: Any) -> None:
+    told = apply(document, world, previous=None)
+    assert "WindowsFailing" not in conditions(apply(document, world, previous=told))
+    assert failing(LiveSchema(held_up=(HELD,)), Owner("a", "b", "c", "d")) == []  # it is somebody else's
+
+
+def test_many_that_fail_are_not_all_named() -> None:
+    owner = Owner("a", "b", "c", "d")
+    many = tuple(replace(HELD, aggregation=f"a{number}") for number in range(20))
+    (error,) = failing(LiveSchema(owner, held_up=many), owner)
+    assert "aggregation a7: " in str(error)
+    assert "; and 12 more; other aggregations go on" in str(error)
+    (record,) = failing(LiveSchema(owner, skipped=(Failing("", "anomalies", "record x: too large"),)), owner)
+    assert str(record).startswith("the pipeline: passed over in anomalies: record x: too large; ")
