@@ -298,3 +298,10 @@ def test_what_processors_say_of_another_version_is_not_handed_on(version: int | 
     """While a switch is rolled out, some still tell of the table of before; those of an older release do not say."""
     entry = Entry(aggregation="by_country", rev=3, version=version)
     assert of_another_version(entry, model()) is other
+
+
+def test_both_zeros_are_one_group() -> None:
+    """A window that is told of with either is the same row."""
+    positive, negative = ({"v": zero, "window_start": "2026-03-01T00:00:00Z", "n": 1} for zero in (0.0, -0.0))
+    assert keyed([positive]).keys() == keyed([negative]).keys() == keyed([positive, negative]).keys()
+    assert keyed([positive]).keys() != keyed([{**positive, "v": None}]).keys()
