@@ -386,3 +386,10 @@ def test_a_value_that_cannot_be_decoded_is_null() -> None:
     encoder = RowEncoder([Column("k", "string"), Column("people", "integer", decode=decode)])
     assert encoder.record(("a", b"good")) == {"k": "a", "people": 3}
     assert encoder.record(("b", b"damaged")) == {"k": "b", "people": None}
+
+
+def test_both_zeros_are_one_group() -> None:
+    """A window that is told of with either is the same row."""
+    positive, negative = ({"v": zero, "window_start": "2026-03-01T00:00:00Z", "n": 1} for zero in (0.0, -0.0))
+    assert keyed([positive]).keys() == keyed([negative]).keys() == keyed([positive, negative]).keys()
+    assert keyed([positive]).keys() != keyed([{**positive, "v": None}]).keys()
