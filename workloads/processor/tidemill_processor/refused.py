@@ -62,7 +62,8 @@ def _verdict(work: Work, time: int, missed: int, retention_ms: int) -> InvalidEv
         return InvalidEvent(Reason.LATE, None, f"{missed} window(s) closed before it came")
     detail = (
         f"{rfc3339_ms(time)} lies before {rfc3339_ms(kept)}, where the retention of {format_ms(retention_ms)} ends, as"
-        f" windows are closed until {rfc3339_ms(closed)}; lengthen the aggregation's retention, then replay what is missing"
+        f" windows are closed until {rfc3339_ms(closed)}; lengthen its retention, then replay what is"
+        " missing"
     )
     return InvalidEvent(Reason.TOO_OLD, None, detail)
 
