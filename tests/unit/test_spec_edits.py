@@ -316,6 +316,10 @@ CASES: dict[str, list[Case]] = {
     ],
     "events.store": [Case(put("events.store", True), ("create table _events", RESTART))],
     "events.retention": [Case(put("events.retention", "1d"), (RESTART,))],
+    "deadLetters.retention": [Case(put("deadLetters.retention", "1d"), ())],
+    "deadLetters.quota": [Case(put("deadLetters.quota", "2Gi"), (RESTART,))],
+    "anomalyHistory.retention": [Case(put("anomalyHistory.retention", "1d"), ())],
+    "anomalyHistory.quota": [Case(put("anomalyHistory.quota", "2Gi"), (RESTART,))],
     "results.publish": [
         Case(put("results.publish", False), (RESTART,)),
         Case(put("results.publish", True), (f"create {RESULTS}", RESTART), before=put("results.publish", False)),

@@ -9,7 +9,7 @@ import polars as pl
 import psycopg
 
 from tidemill_contract.duration import parse_ms
-from tidemill_contract.spec import EventsSpec
+from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.storage import DAY_MS, new_partitions, partition_days
 from tidemill_contract.times import rfc3339_ms
 from tidemill_processor.batch import DATA, OFFSET, PARTITION, TIME, Batch
@@ -63,10 +63,10 @@ class Partitions:
 class KeptEvents:
     """Raw events, where the spec keeps them. Those of a replay are kept already."""
 
-    def __init__(self, database: Database, spec: EventsSpec, partitions: Partitions) -> None:
+    def __init__(self, database: Database, config: PipelineConfig, partitions: Partitions) -> None:
         self._database, self._partitions = database, partitions
-        self._wanted = spec.store and database.reader == LIVE
-        self._retention_ms = parse_ms(spec.retention)
+        self._wanted = config.spec.events.store and database.reader == LIVE
+        self._retention_ms = parse_ms(config.spec.events.retention)
 
     def prepare(self, connection: psycopg.Connection[Any], batch: Batch) -> pl.DataFrame | None:
         """What is to be kept of a batch, outside its transaction; None: nothing.

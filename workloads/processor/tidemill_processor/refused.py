@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 
-from tidemill_contract.duration import parse_ms
+from tidemill_contract.duration import format_ms
 from tidemill_contract.event import InvalidEvent, Reason
 from tidemill_contract.kept import DEAD_LETTERS
 from tidemill_contract.times import rfc3339_ms
@@ -35,17 +35,18 @@ def late(
         found[name, policy] = number
         column = "late_dropped" if policy == "drop" else "late_dead"
         update = f"UPDATE {database.schema}._aggregations SET {column} = {column} + %s WHERE id = %s"
-        connection.execute(update, (number, work.store.id))
+        # An edit of it restarts no processor.
+        row = connection.execute(f"{update} RETURNING retention_ms", (number, work.store.id)).fetchone()
         if policy != "drop":
-            letters += _letters(batch, work)
+            letters += _letters(batch, work, retention_ms=row[0] if row else 0)
     return letters, found
 
 
-def _letters(batch: Batch, work: Work) -> list[DeadLetter]:
+def _letters(batch: Batch, work: Work, *, retention_ms: int) -> list[DeadLetter]:
     plan, letters = work.store.layout, []
     for index, time, pane in work.result.late.select(INDEX, TIME, PANE).iter_rows():
         missed = (pane,) if plan.sessions else missed_windows(pane, plan, plan.shut(work.closed_until) or 0)
-        verdict = _verdict(work, time, len(missed))
+        verdict = _verdict(work, time, len(missed), retention_ms)
         letter = dead_letter(
             batch.messages[index], verdict, aggregation=work.store.name, event_time=time, windows=missed[:1000]
         )
@@ -53,15 +54,16 @@ def _letters(batch: Batch, work: Work) -> list[DeadLetter]:
     return letters
 
 
-def _verdict(work: Work, time: int, missed: int) -> InvalidEvent:
+def _verdict(work: Work, time: int, missed: int, retention_ms: int) -> InvalidEvent:
     """Why an event came too late for an aggregation: its windows are closed, or even gone by their retention."""
-    closed, retention = work.closed_until or 0, work.store.spec.retention
-    kept = closed - parse_ms(retention)
+    closed = work.closed_until or 0
+    kept = closed - retention_ms
     if time >= kept:
         return InvalidEvent(Reason.LATE, None, f"{missed} window(s) closed before it came")
     detail = (
-        f"{rfc3339_ms(time)} lies before {rfc3339_ms(kept)}, where the retention of {retention} ends, as windows are"
-        f" closed until {rfc3339_ms(closed)}; lengthen the aggregation's retention, then replay what is missing"
+        f"{rfc3339_ms(time)} lies before {rfc3339_ms(kept)}, where the retention of {format_ms(retention_ms)} ends, as"
+        f" windows are closed until {rfc3339_ms(closed)}; lengthen its retention, then replay what is"
+        " missing"
     )
     return InvalidEvent(Reason.TOO_OLD, None, detail)
 

@@ -109,7 +109,7 @@ class Committer:
         self._max_advance_ms = parse_ms(config.spec.source.event_time.max_advance)
         self._watched = {rule.aggregation for rule in config.spec.anomalies}
         self._partitions = Partitions(database)
-        self._kept_events = KeptEvents(database, config.spec.events, self._partitions)
+        self._kept_events = KeptEvents(database, config, self._partitions)
         self._watcher = Watcher(database, config)
         self._sessions: dict[int, SessionMerger] = {}
         self._merges: dict[int, str] = {}
