@@ -108,6 +108,69 @@ def test_false_alarms_on_noise_are_few(kind: str, most: int) -> None:
     assert len(run(DetectorSpec(type=kind), noise(5_000, seed=3))[0]) <= most
 
 
+REGULAR = [100.0, 102.0, 104.0, 101.0, 103.0]
+OUTLIERS = st.tuples(st.floats(1e4, 1e300), st.sampled_from([1.0, -1.0])).map(math.prod)
+
+
+@pytest.mark.parametrize("kind", ["mad", "auto"])
+@pytest.mark.parametrize("before", [None, 1e6, -1e6, 1e15, 1e300])
+def test_an_outlier_does_not_hide_a_lesser_one_after_it(kind: str, before: float | None) -> None:
+    """A million a hundred minutes before: 5000 among values around 100 is still found."""
+    values = [REGULAR[i % 5] for i in range(500)]
+    values[400] = 5_000.0
+    if before is not None:
+        values[300] = before
+    found = run(DetectorSpec(type=kind, cooldown="0s"), values, every_ms=MINUTE)[0]
+    assert 400 in found
+    assert (300 in found) is (before is not None)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(50, 300), st.lists(OUTLIERS, max_size=6), st.integers(0, 10**6))
+def test_a_few_outliers_move_the_bounds_of_mad_by_no_more_than_a_factor(
+    number: int, outliers: list[float], seed: int
+) -> None:
+    """However large they are, as long as they are no more than one in fifty of the values remembered."""
+    rnd = random.Random(seed)
+    values = [rnd.gauss(100.0, 5.0) for _ in range(number)]
+    dirty = list(values)
+    for outlier in outliers[: math.ceil(0.02 * number)]:
+        dirty[rnd.randrange(number)] = outlier
+    spec = DetectorSpec(type="mad", cooldown="0s")
+    bounds = []
+    for series in (values, dirty):
+        verdict = run(spec, [*series, 1e6])[0][number]
+        assert verdict.lower is not None
+        assert verdict.upper is not None
+        assert verdict.lower < 100 < verdict.upper
+        bounds.append(verdict.upper - verdict.lower)
+    assert 1 / 2.5 <= bounds[1] / bounds[0] <= 2.5
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(OUTLIERS, min_size=1, max_size=3), st.integers(0, 10**6))
+def test_a_few_outliers_leave_auto_its_idea_of_what_is_usual(outliers: list[float], seed: int) -> None:
+    """Up to one in a hundred, however large: the level stays, and a value that is far off is still found."""
+    rnd = random.Random(seed)
+    values = [rnd.gauss(100.0, 2.0) for _ in range(400)]
+    for outlier, place in zip(outliers, rnd.sample(range(60, 300), len(outliers)), strict=False):
+        values[place] = outlier
+    found, state = run(DetectorSpec(type="auto", cooldown="0s"), [*values, 5_000.0], every_ms=MINUTE)
+    assert 400 in found
+    assert 80 < state["views"][0][0][1] < 160
+    expected = found[400].expected
+    assert expected is not None
+    assert 50 < expected < 150
+
+
+@pytest.mark.parametrize("kind", ["mad", "auto"])
+def test_a_level_that_shifts_far_is_followed(kind: str) -> None:
+    """Though values are learnt as no further than what was known reaches: a thousandfold step, from a flat series."""
+    found = run(DetectorSpec(type=kind), [*[1.0] * 500, *noise(2_500, level=1_000.0)])[0]
+    assert 500 in found
+    assert not [index for index in found if index > 1_500]
+
+
 VALUES = st.lists(
     st.one_of(
         st.floats(allow_nan=False, allow_infinity=False),

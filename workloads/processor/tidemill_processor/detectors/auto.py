@@ -21,8 +21,10 @@ MEMORY = 2_000.0
 """Windows over which the level and the errors' spread fade."""
 SLOW = 12.0
 """Windows that the average runs over."""
-LARGEST = 1e9
-"""An error's size in standard deviations, at most."""
+REACH = 30.0
+"""Values are learnt as no further than so many standard deviations from what was expected (Huber 1964)."""
+LARGEST = 1e4
+"""An error's size in standard deviations, at most: a few larger ones would make the tail so heavy that nothing is rare."""
 _LEAST = 10
 _STEPS = 30
 
@@ -57,13 +59,29 @@ def step(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Re
         hourly = views[2][0]
         expected = level if usual[0] is None or not hourly else usual[0] + hourly[1]
         reading = _read(value, expected, score, spec.limit)
+    kept = _learnable(views, usual[0], level, value) if n >= _LEAST else value
     learnt = [
         view if error is None or size is None else _learn(view, error, size)
-        for view, error, size in zip(views, errors(value), sizes(value), strict=True)
+        for view, error, size in zip(views, errors(kept), sizes(value), strict=True)
     ]
-    slow = before + weight * (value - before)
-    rhythms = [rhythm.learn(known, at_ms, x) for known, x in zip(rhythms, (value, slow), strict=True)]
+    slow = before + weight * (kept - before)
+    rhythms = [rhythm.learn(known, at_ms, x) for known, x in zip(rhythms, (kept, slow), strict=True)]
     return reading, {"slow": slow, "rhythms": rhythms, "views": learnt}
+
+
+def _learnable(views: list[View], usual: float | None, level: float, value: float) -> float:
+    """The value as level, hours and spreads learn it: cut at REACH standard deviations from what is expected.
+
+    Of the two predictors the one that expects more of such a value decides. So one value, however large, moves what is
+    known no more than one of that size; a level that has shifted is followed, as each cut value widens the spread.
+    """
+    reach = REACH * moments.spread(views[0][0], level)
+    lowest, highest = level - reach, level + reach
+    hourly = views[2][0]
+    if usual is not None and hourly and hourly[0] > _LEAST:
+        centre, reach = usual + hourly[1], REACH * moments.spread(hourly, level)
+        lowest, highest = min(lowest, centre - reach), max(highest, centre + reach)
+    return max(lowest, min(highest, value))
 
 
 def _read(value: float, expected: float, score: Callable[[float], float], limit: float) -> Reading:

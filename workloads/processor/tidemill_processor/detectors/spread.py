@@ -4,7 +4,8 @@ zscore: mean and standard deviation of all values so far (Welford 1962).
 ewma: exponentially weighted mean and variance (Roberts 1959; Finch 2009).
 mad: median and median absolute deviation of the last values (Hampel 1974), scaled to a normal's standard deviation; or
 their mean absolute deviation, scaled likewise, where that is larger (Iglewicz and Hoaglin 1993 take it for series whose
-median deviation is nothing, as bursty ones have).
+median deviation is nothing, as bursty ones have). One value could move it at will, so the largest fiftieth of the
+deviations count for no more than five times the largest of the others (winsorised: Tukey 1962).
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ EWMA_WEIGHT = 0.01
 MAD_SPAN = 300
 _MEDIAN_TO_SIGMA = 1.4826
 _MEAN_TO_SIGMA = 1.2533
+OUTLIERS = 0.02
+"""The share of the last values that may be anything without moving the spread by more than a factor."""
+_MOST = 5.0
+"""What they count for: as many times the largest of the other deviations."""
 
 
 def zscore(spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:
@@ -42,16 +47,22 @@ def _by_moments(spec: DetectorSpec, state: State, value: float, memory: float) -
 
 
 def mad(spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """|x - median| / max(1.4826 · median of |x - median|, 1.2533 · mean of it)."""
+    """|x - median| / max(1.4826 · median of |x - median|, 1.2533 · winsorised mean of it)."""
     recent = state.get("recent", [])
     reading = None
     if recent:
         centre = statistics.median(recent)
-        distances = [abs(x - centre) for x in recent]
-        mean = math.fsum(distances) / len(distances)
-        unit = max(_MEDIAN_TO_SIGMA * statistics.median(distances), _MEAN_TO_SIGMA * mean)
+        distances = sorted(abs(x - centre) for x in recent)
+        unit = max(_MEDIAN_TO_SIGMA * statistics.median(distances), _MEAN_TO_SIGMA * _mean(distances))
         unit = moments.floored(unit, centre)
         reading = around(centre, spec.limit * unit, abs(value - centre) / unit)
     # Nine digits are more than enough to compare by, and keep the state small.
     kept = [*recent, float(f"{value:.9g}")]
     return reading, {"recent": kept[-(spec.span or MAD_SPAN) :]}
+
+
+def _mean(distances: list[float]) -> float:
+    """The mean of sorted distances, the largest of them cut."""
+    usual = max(1, len(distances) - math.ceil(OUTLIERS * len(distances)))
+    most = _MOST * distances[usual - 1]
+    return (math.fsum(distances[:usual]) + sum(min(x, most) for x in distances[usual:])) / len(distances)
