@@ -85,7 +85,9 @@ def reopening(rows: pl.DataFrame) -> int:
 
 def one_zero(frame: pl.DataFrame, plan: AggregationLayout) -> pl.DataFrame:
     """-0.0 and 0.0 are one group, as in Postgres, and are written as 0."""
-    numbers = [pl.when(pl.col(n) == 0).then(0.0).otherwise(pl.col(n)).alias(n) for n, k in plan.group_by if k == "number"]
+    numbers = [
+        pl.when(pl.col(n) == 0).then(0.0).otherwise(pl.col(n)).alias(n) for n, k in plan.group_by if k == "number"
+    ]
     return frame.with_columns(numbers) if numbers else frame
 
 
