@@ -512,3 +512,21 @@ def test_a_schema_from_before_the_columns(servers: Any) -> None:
         stage.commit([at(0), at(1)])
         assert values(stage, "tumbling", "sv") == {("a", 0): 2.0, ("a", 1): 1.0}
         assert values(stage, "tumbling", "mx") == {("a", 0): None, ("a", 1): 1.0}
+
+
+def test_a_schema_whose_means_are_single_doubles(servers: Any) -> None:
+    """Their low parts come as a column that nothing waits for: variances stay, and go on."""
+    with staged(servers) as stage:
+        stage.plan({name: ["n", "va"] for name in SHAPES})
+        stage.commit([at(0, number=1.0), at(0, number=4.0), at(1)])
+        stage.admin.execute(
+            'ALTER TABLE "tests__feeds".tumbling_v1 DROP COLUMN _low_v;'
+            'ALTER TABLE "tests__feeds".hopping_v1 DROP COLUMN _low_v;'
+            'UPDATE "tests__feeds"._aggregations'
+            " SET shape = jsonb_set(shape, '{partials}', (shape -> 'partials') - '_low_v')"
+        )
+        stage.plan({name: ["n", "va"] for name in SHAPES})
+        assert values(stage, "tumbling", "va") == {("a", 0): 2.25, ("a", 1): 0}
+        stage.commit([at(0, number=7.0), at(2)])
+        assert values(stage, "tumbling", "va") == {("a", 0): 6.0, ("a", 1): 0, ("a", 2): 0}
+        stage.verify()

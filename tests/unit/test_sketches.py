@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from itertools import accumulate
@@ -213,3 +214,29 @@ def test_equal_batches_give_equal_sketches() -> None:
     rnd = random.Random(2)
     values = rnd.choices(range(3_000), k=5_000)
     assert build(FREQUENT, values) == build(FREQUENT, rnd.sample(values, len(values)))
+
+
+BIG = st.sampled_from([0, 2**53, -(2**53), 2**63 - 5, -(2**63) + 5]).flatmap(
+    lambda edge: st.integers(edge - 4, edge + 4)
+)
+
+
+@given(st.lists(BIG, min_size=1, max_size=200), st.integers(1, 5), st.floats(0.000001, 0.999999))
+def test_quantiles_of_integers_that_are_no_doubles_are_exact(values: list[int], pieces: int, q: float) -> None:
+    """However they fall into batches, some of which are as doubles: an answer is one of the values."""
+    quantile = evaluator(MetricSpec(name="m", function="quantile", field="v", q=q), "integer")
+    stored = b"".join(build(QUANTILES, values[i::pieces]) or b"" for i in range(pieces))
+    expected = sorted(values)[math.ceil(q * len(values)) - 1]
+    assert quantile(stored) == quantile(compact(QUANTILES, stored)) == expected
+
+
+def test_many_integers_that_are_no_doubles_are_within_one_percent_of_rank() -> None:
+    rnd, stored = random.Random(7), b""
+    values = [rnd.randrange(2**62) if rnd.random() < 0.5 else rnd.randrange(10**6) for _ in range(20_000)]
+    for start in range(0, len(values), 500):
+        stored = compact(QUANTILES, stored + (build(QUANTILES, values[start : start + 500]) or b""))
+        stored = compact(QUANTILES, stored + (build(QUANTILES, [float(start)]) or b""))
+    found = evaluator(MetricSpec(name="m", function="quantile", field="v", q=0.9), "integer")(stored)
+    assert found in values
+    assert abs(rank(values, found) - 0.9) < 0.01
+    assert len(stored) < 24_000

@@ -17,7 +17,7 @@ from tidemill_contract.spec import AggregationSpec, MetricSpec, PipelineSpec
 
 Kind = Literal[
     "count", "n", "sum", "min", "max", "first", "first_at", "last", "last_at", "mean", "low", "m2", "quantiles",
-    "uniques", "frequent", "whole", "revision", "pivot", "rest", "delta", "centre", "squares",
+    "uniques", "frequent", "whole", "revision", "centre", "rest", "delta", "squares",
 ]  # fmt: skip
 
 SQL_TYPES: dict[str, str] = {

@@ -7,8 +7,8 @@ for the first few hundred values. `frequent` is a frequent items sketch (Anderso
 algorithm for identifying frequent items in data streams"), see `slots_lg`.
 
 What is stored is a sequence of frames: a sketch's length (4 bytes, big-endian), then the sketch. So two of them merge
-by being put one behind the other, which SQL does; `compact` makes one frame of many. Integers that are no doubles have a
-KLL sketch of 64-bit integers, in frames that begin with `_INTEGERS`: one of each kind is left then. Loads numpy: import
+by being put one behind the other, which SQL does; `compact` makes one frame of many. Integers that are no doubles have
+a KLL sketch of 64-bit integers, in frames that begin with `_INTEGERS`: one of each kind is left then. Loads numpy: import
 this module only where a pipeline has such a metric.
 """
 
@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import takewhile
+from itertools import accumulate, takewhile
 from typing import Any
 
 import datasketches
@@ -80,9 +81,9 @@ def compact(partial: Partial, stored: bytes) -> bytes:
     match partial.kind:
         case "quantiles":
             doubles, integers = _quantiles(stored)
-            frames = [] if doubles.is_empty() else [_frame(doubles.serialize())]
+            frames: list[bytes] = [] if doubles.is_empty() else [_frame(doubles.serialize())]
             frames += [] if integers.is_empty() else [_frame(_INTEGERS + integers.serialize(_LONGS))]
-            return b"".join(sorted(frames, key=len, reverse=True))  # the first tells how long it is at least
+            return b"".join(sorted(frames, key=lambda frame: -len(frame)))  # the first tells how long it is at least
         case "frequent":
             return _frame(_frequent(stored).serialize())
         case _:
@@ -123,11 +124,8 @@ def evaluator(metric: MetricSpec, field_type: str | None) -> Callable[[bytes | N
 def _quantile(weighted: list[tuple[float | int, int]], q: float) -> float | int:
     """The smallest value whose rank is at least q, of values with what they weigh."""
     weighted.sort()
-    below, wanted = 0, math.ceil(q * sum(weight for _, weight in weighted))
-    for value, weight in weighted:
-        below += weight
-        if below >= wanted:
-            break
+    ranks = list(accumulate(weight for _, weight in weighted))
+    value, _ = weighted[bisect_left(ranks, math.ceil(q * ranks[-1]))]
     return value if abs(value) > EXACT_INTEGERS else float(value)
 
 

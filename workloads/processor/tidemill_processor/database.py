@@ -101,8 +101,10 @@ class Database:
             keepalives_count=3,
             tcp_user_timeout=10_000,
             application_name=f"tidemill-processor/{self._config.name}",
-            options=f"-c TimeZone=UTC -c statement_timeout={statement_ms} -c idle_in_transaction_session_timeout=10000"
-            f" -c lock_timeout={statement_ms} -c client_min_messages=warning",
+            # Compiling the long expressions that merge partials would take longer than to interpret them.
+            options=f"-c TimeZone=UTC -c jit=off -c statement_timeout={statement_ms}"
+            f" -c idle_in_transaction_session_timeout=10000 -c lock_timeout={statement_ms}"
+            " -c client_min_messages=warning",
         )
 
     def aggregations(self, connection: psycopg.Connection[tuple[Any, ...]]) -> list[AggregationStore]:

@@ -1,7 +1,7 @@
 """Sums, means and M2 of a batch's groups such that they are exact where a double allows it, and never refused.
 
-Deviations are taken from a pivot, the group's least value: differences of integers and of doubles that are close to each
-other are exact, and equal values deviate by exactly 0. What is beyond a double is stored as infinite, see
+Deviations are taken from a pivot, the group's least value: differences of integers and of doubles that are close to
+each other are exact, and equal values deviate by exactly 0. What is beyond a double is stored as infinite, see
 `tidemill_contract.doubles`; the mean is kept in two doubles, see `tidemill_contract.spread`.
 """
 
@@ -60,7 +60,8 @@ def settled(rows: pl.DataFrame, frame: pl.DataFrame, plan: AggregationLayout, ke
     exact = [part for field, mean in means.items() for part in _mean(rows, mean, lows[field])]
     rows = rows.with_columns(exact) if exact else rows
     for partial in plan.partials:
-        if partial.kind == "sum" and not rows[partial.column].cast(pl.Float64).is_finite().all():
+        double = partial.kind == "sum" and rows.schema[partial.column] == pl.Float64
+        if double and not rows[partial.column].is_finite().all():
             rows = _summed_anew(rows, frame, partial, keys)
     return rows
 
