@@ -52,11 +52,13 @@ def verdict_of(
         return None
     reason = Reason(texts[REASON_HEADER])
     own = refusal(value[len(QUARANTINE_PREFIX) :])
-    if own is None:
+    # What was too far ahead of the clock when ingest had it may no longer be so.
+    if own is None and reason is not Reason.TOO_FAR_IN_THE_FUTURE:
         detail = (
             f"begins with a zero byte, as what ingest refuses ({reason}), but a valid event follows; if ingest has not"
             " written it, send it without that byte"
         )
         return InvalidEvent(Reason.NOT_JSON, None, detail)
-    detail = texts.get(DETAIL_HEADER, "") or (own.detail if own.reason is reason else "refused by ingest")
+    known = own.detail if own is not None and own.reason is reason else "refused by ingest"
+    detail = texts.get(DETAIL_HEADER, "") or known
     return InvalidEvent(reason, texts.get(FIELD_HEADER) or None, detail)
