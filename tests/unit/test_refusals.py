@@ -163,7 +163,10 @@ REPLAYS: list[tuple[str, str]] = [
     ),
     ('{"rate": -1}', "rate -1 is no number of events a second; write a whole number, or leave it out"),
     ('{"from": "latest"}', "from latest is no start; write earliest, or a time like 2026-03-01T00:00:00Z"),
-    ('{"from": "2026-03-01T00:00:00"}', "from 2026-03-01T00:00:00 is no start; write earliest, or a time like 2026-03-01T00:00:00Z"),
+    (
+        '{"from": "2026-03-01T00:00"}',
+        "from 2026-03-01T00:00 is no start; write earliest, or a time like 2026-03-01T00:00:00Z",
+    ),
 ]
 
 
