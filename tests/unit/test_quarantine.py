@@ -115,7 +115,7 @@ FORGED = [
     ("a reason that there is not", event(), [("reason", b"evil")], "not_json", "schema"),
     ("a reason that no decoder gives", b"{", [("reason", b"late")], "not_json", ""),
     ("a refusal of what is valid", event(), [("reason", b"mistyped")], "not_json", "valid event follows"),
-    ("of what was ahead of the clock then", event(), [("reason", b"too_far_in_the_future")], "too_far_in_the_future", ""),
+    ("too early then", event(), [("reason", b"too_far_in_the_future")], "too_far_in_the_future", "refused by ingest"),
     ("of what is invalid", event(v="1"), [("reason", b"mistyped"), ("field", b"v")], "mistyped", "got string"),
     ("of an older ingest", b"{", [("reason", b"too_large")], "too_large", "refused by ingest"),
     ("bytes that are no text", b"{", [("reason", b"\xff"), ("field", b"\0")], "not_json", ""),

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from tidemill_contract.event_details import SECONDS_FROM, SECONDS_TO
 from tidemill_contract.partials import SQL_TYPES
 from tidemill_contract.times import read_time, rfc3339
 
@@ -23,8 +24,6 @@ _MAX_64 = 2**63 - 1
 _INTEGER = re.compile(r"[+-]?[0-9]{1,40}", re.ASCII)
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", re.ASCII)
 _BLANK = re.compile(r"(:\d{2}(?:\.\d+)?) (\d{2}:?\d{2})$", re.ASCII)
-_SECONDS = range(631_152_000, 4_102_444_801)
-"""1990 to 2100 in seconds; in milliseconds these are weeks of 1970 that nobody asks for."""
 _HOW = {
     "integer": "write a whole number, such as 42",
     "number": "write a number, such as 1.5",
@@ -43,7 +42,7 @@ def parse_time(text: str) -> dt.datetime:
         ValueError: it is none of these.
     """
     if _INTEGER.fullmatch(text):
-        if int(text) in _SECONDS:
+        if SECONDS_FROM <= int(text) <= SECONDS_TO:
             raise ValueError(f"{text!r} looks like seconds; write milliseconds ({int(text)}000), or RFC 3339")
         try:
             return EPOCH + dt.timedelta(milliseconds=int(text))
