@@ -24,7 +24,7 @@ SLOW = 12.0
 REACH = 30.0
 """Values are learnt as no further than so many standard deviations from what was expected (Huber 1964)."""
 LARGEST = 1e4
-"""An error's size in standard deviations, at most: a few larger ones would make the tail so heavy that nothing is rare."""
+"""An error's size in standard deviations, at most: with a few larger ones in its tail nothing would be rare."""
 _LEAST = 10
 _STEPS = 30
 
