@@ -108,7 +108,9 @@ class Running:
         self._document["spec"] = copy.deepcopy(dict(spec))
         self._document["metadata"]["generation"] += 1
         self.settle()
-        generation = self._document["metadata"]["generation"]
+        # Not the resource's: an edit that tells processes nothing new leaves them as they are.
+        config = next(self._runtime.config_root.rglob(f"{self.name}.json"))
+        generation = json.loads(config.read_text())["generation"]
         until(lambda: self._get("").get("generation") == generation, f"the API has generation {generation}")
 
     def settle(self) -> None:
