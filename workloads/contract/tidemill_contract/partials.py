@@ -251,8 +251,8 @@ def _partial_type(kind: Kind, field_type: str) -> str:
 def merge_expression(partial: Partial, old: str = "t", new: str = "EXCLUDED") -> str:
     """SQL that merges the stored column of row `old` with that of row `new` (aliases), null-safe; it never raises.
 
-    `first` / `last` compare arrays of (event time, its microseconds, epoch, partition, offset); rows of before these had
-    none compare by their milliseconds, and a tie within one is broken either way.
+    `first` / `last` compare arrays of (event time, its microseconds, epoch, partition, offset). Rows from before there
+    were microseconds compare by their milliseconds, and a tie within one is broken either way.
     """
     column = quote(partial.column)
     a, b = f"{old}.{column}", f"{new}.{column}"
