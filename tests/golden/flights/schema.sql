@@ -174,6 +174,7 @@ CREATE TABLE "analytics__flights"."by_carrier_v1" (
   "_sum_dep_delay" double precision,
   "_max_dep_delay" double precision,
   "_mean_dep_delay" double precision,
+  "_low_dep_delay" double precision,
   "_m2_dep_delay" double precision,
   "_n_delayed" bigint,
   "_sum_delayed" numeric,
@@ -198,6 +199,7 @@ CREATE TABLE "analytics__flights"."by_origin_v1" (
   "_n_speed" bigint,
   "_sum_speed" double precision,
   "_mean_speed" double precision,
+  "_low_speed" double precision,
   "_m2_speed" double precision,
   "_frequent_dest" bytea,
   UNIQUE NULLS NOT DISTINCT ("origin", "window_start")
@@ -294,9 +296,9 @@ INSERT INTO "analytics__flights"._generation (generation) VALUES (1);
 INSERT INTO "analytics__flights"._readers (reader) VALUES ('live');
 INSERT INTO "analytics__flights"._offsets (reader, partition) SELECT 'live', generate_series(0, 5);
 INSERT INTO "analytics__flights"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
-  VALUES ('by_carrier', 1, 'by_carrier_v1', 'live', '{"groupBy": [["carrier", "string"]], "partials": ["_count", "_n_dep_delay", "_sum_dep_delay", "_max_dep_delay", "_mean_dep_delay", "_m2_dep_delay", "_n_delayed", "_sum_delayed", "_first_flight", "_first_at_flight", "_last_flight", "_last_at_flight"], "window": {"grace": "10m", "size": "1h", "type": "tumbling"}}', 9, 315360000000);
+  VALUES ('by_carrier', 1, 'by_carrier_v1', 'live', '{"groupBy": [["carrier", "string"]], "partials": ["_count", "_n_dep_delay", "_sum_dep_delay", "_max_dep_delay", "_mean_dep_delay", "_low_dep_delay", "_m2_dep_delay", "_n_delayed", "_sum_delayed", "_first_flight", "_first_at_flight", "_last_flight", "_last_at_flight"], "window": {"grace": "10m", "size": "1h", "type": "tumbling"}}', 9, 315360000000);
 INSERT INTO "analytics__flights"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
-  VALUES ('by_origin', 1, 'by_origin_v1', 'live', '{"groupBy": [["origin", "string"]], "partials": ["_count", "_n_arr_delay", "_sum_distance", "_n_speed", "_sum_speed", "_mean_speed", "_m2_speed", "_frequent_dest"], "window": {"grace": "0s", "size": "1d", "type": "tumbling"}}', 9, 315360000000);
+  VALUES ('by_origin', 1, 'by_origin_v1', 'live', '{"groupBy": [["origin", "string"]], "partials": ["_count", "_n_arr_delay", "_sum_distance", "_n_speed", "_sum_speed", "_mean_speed", "_low_speed", "_m2_speed", "_frequent_dest"], "window": {"grace": "0s", "size": "1d", "type": "tumbling"}}', 9, 315360000000);
 INSERT INTO "analytics__flights"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
   VALUES ('by_route', 1, 'by_route_v1', 'live', '{"groupBy": [["origin", "string"], ["dest", "string"]], "partials": ["_count", "_n_dep_delay", "_sum_dep_delay", "_min_air_time", "_max_air_time"], "window": {"grace": "0s", "hop": "1h", "size": "6h", "type": "hopping"}}', 9, 315360000000);
 INSERT INTO "analytics__flights"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)

@@ -176,6 +176,7 @@ CREATE TABLE "analytics__server_metrics"."by_host_v1" (
   "_min_value" double precision,
   "_max_value" double precision,
   "_mean_value" double precision,
+  "_low_value" double precision,
   "_m2_value" double precision,
   "_last_value" double precision,
   "_last_at_value" bigint[],
@@ -199,6 +200,7 @@ CREATE TABLE "analytics__server_metrics"."by_series_v1" (
   "_n_magnitude" bigint,
   "_sum_magnitude" double precision,
   "_mean_value" double precision,
+  "_low_value" double precision,
   "_m2_value" double precision,
   UNIQUE NULLS NOT DISTINCT ("series", "window_start", "_after")
 ) PARTITION BY RANGE ("window_start");
@@ -260,7 +262,7 @@ INSERT INTO "analytics__server_metrics"._generation (generation) VALUES (1);
 INSERT INTO "analytics__server_metrics"._readers (reader) VALUES ('live');
 INSERT INTO "analytics__server_metrics"._offsets (reader, partition) SELECT 'live', generate_series(0, 5);
 INSERT INTO "analytics__server_metrics"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
-  VALUES ('by_host', 1, 'by_host_v1', 'live', '{"groupBy": [["host", "string"], ["series", "string"]], "partials": ["_count", "_n_value", "_sum_value", "_min_value", "_max_value", "_mean_value", "_m2_value", "_last_value", "_last_at_value", "_n_unhealthy", "_sum_unhealthy"], "window": {"grace": "30s", "size": "5m", "type": "tumbling"}}', 1, 7776000000);
+  VALUES ('by_host', 1, 'by_host_v1', 'live', '{"groupBy": [["host", "string"], ["series", "string"]], "partials": ["_count", "_n_value", "_sum_value", "_min_value", "_max_value", "_mean_value", "_low_value", "_m2_value", "_last_value", "_last_at_value", "_n_unhealthy", "_sum_unhealthy"], "window": {"grace": "30s", "size": "5m", "type": "tumbling"}}', 1, 7776000000);
 INSERT INTO "analytics__server_metrics"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
-  VALUES ('by_series', 1, 'by_series_v1', 'live', '{"groupBy": [["series", "string"]], "partials": ["_count", "_n_value", "_sum_value", "_n_magnitude", "_sum_magnitude", "_mean_value", "_m2_value"], "window": {"grace": "30s", "hop": "5m", "size": "1h", "type": "hopping"}}', 1, 7776000000);
+  VALUES ('by_series', 1, 'by_series_v1', 'live', '{"groupBy": [["series", "string"]], "partials": ["_count", "_n_value", "_sum_value", "_n_magnitude", "_sum_magnitude", "_mean_value", "_low_value", "_m2_value"], "window": {"grace": "30s", "hop": "5m", "size": "1h", "type": "hopping"}}', 1, 7776000000);
 RESET ROLE;

@@ -204,6 +204,7 @@ CREATE TABLE "analytics__web_traffic"."by_status_v1" (
   "_count" bigint,
   "_n_latency_ms" bigint,
   "_mean_latency_ms" double precision,
+  "_low_latency_ms" double precision,
   "_m2_latency_ms" double precision,
   UNIQUE NULLS NOT DISTINCT ("method", "status", "window_start")
 ) PARTITION BY RANGE ("window_start");
@@ -319,7 +320,7 @@ INSERT INTO "analytics__web_traffic"._offsets (reader, partition) SELECT 'live',
 INSERT INTO "analytics__web_traffic"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
   VALUES ('by_section', 1, 'by_section_v1', 'live', '{"groupBy": [["section", "string"]], "partials": ["_count", "_n_latency_ms", "_sum_latency_ms", "_max_latency_ms", "_n_failed", "_sum_failed", "_n_slow", "_sum_slow", "_sum_kibibytes"], "window": {"grace": "10s", "size": "1m", "type": "tumbling"}}', 1, 7776000000);
 INSERT INTO "analytics__web_traffic"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
-  VALUES ('by_status', 1, 'by_status_v1', 'live', '{"groupBy": [["method", "string"], ["status", "integer"]], "partials": ["_count", "_n_latency_ms", "_mean_latency_ms", "_m2_latency_ms"], "window": {"grace": "0s", "size": "5m", "type": "tumbling"}}', 1, 7776000000);
+  VALUES ('by_status', 1, 'by_status_v1', 'live', '{"groupBy": [["method", "string"], ["status", "integer"]], "partials": ["_count", "_n_latency_ms", "_mean_latency_ms", "_low_latency_ms", "_m2_latency_ms"], "window": {"grace": "0s", "size": "5m", "type": "tumbling"}}', 1, 7776000000);
 INSERT INTO "analytics__web_traffic"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
   VALUES ('by_country', 1, 'by_country_v1', 'live', '{"groupBy": [["country", "string"], ["hour", "integer"]], "partials": ["_count", "_sum_failed"], "window": {"grace": "1m", "size": "1h", "type": "tumbling"}}', 1, 31536000000);
 INSERT INTO "analytics__web_traffic"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
