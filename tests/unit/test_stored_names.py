@@ -45,7 +45,7 @@ def test_every_kind_and_field_has_a_column_of_its_own(fields: list[str]) -> None
     """Also beside our own columns, and none is longer than Postgres takes."""
     columns = [column_of(kind, field) for kind in KINDS for field in fields]
     columns += [Partial("count", None, "").column, Partial("revision", None, "").column]
-    columns += [f"_{prefix}_{field}" for prefix in ("centre", "having", "null") for field in fields]
+    columns += [f"_{prefix}_{field}" for prefix in ("having", "null") for field in fields]
     assert len(set(columns)) == len(columns)
     assert not FIXED & set(columns)
     assert max(map(len, columns)) <= 63
@@ -181,8 +181,8 @@ def test_types_of_columns_that_left_stay_noted() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_kind_begins_like_names_of_our_own(kind: str) -> None:
-    """A kind of the name of a prefix would make `column_of` meet `_centre_x` and the like."""
-    assert not {"centre", "having", "null", "pane", "rev", "since", "after"} & {kind, kind.split("_")[0]}
+    """A kind of the name of a prefix would make `column_of` meet `_having_x` and the like."""
+    assert not {"having", "null", "pane", "rev", "since", "after"} & {kind, kind.split("_")[0]}
 
 
 def test_no_other_kind_begins_like_a_shorter_one() -> None:

@@ -8,9 +8,8 @@ algorithm for identifying frequent items in data streams"), see `slots_lg`.
 
 What is stored is a sequence of frames: a sketch's length (4 bytes, big-endian), then the sketch. So two of them merge
 by being put one behind the other, which SQL does; `compact` makes one frame of many. Integers that are no doubles have
-a KLL sketch of 64-bit integers, in frames that begin with `_INTEGERS`: one of each kind is left then.
-
-Loads numpy: import this module only where a pipeline has such a metric.
+a KLL sketch of 64-bit integers, in frames that begin with `_INTEGERS`: one of each kind is left then. Loads numpy:
+import this module only where a pipeline has such a metric.
 """
 
 from __future__ import annotations
@@ -82,11 +81,9 @@ def compact(partial: Partial, stored: bytes) -> bytes:
     match partial.kind:
         case "quantiles":
             doubles, integers = _quantiles(stored)
-            frames = [
-                *([] if doubles.is_empty() else [_frame(doubles.serialize())]),
-                *([] if integers.is_empty() else [_frame(_INTEGERS + integers.serialize(_LONGS))]),
-            ]
-            frames.sort(key=len, reverse=True)  # the first tells how long the value is at least
+            frames: list[bytes] = [] if doubles.is_empty() else [_frame(doubles.serialize())]
+            frames += [] if integers.is_empty() else [_frame(_INTEGERS + integers.serialize(_LONGS))]
+            frames.sort(key=len, reverse=True)  # the first tells how long the whole is at least
             return b"".join(frames)
         case "frequent":
             return _frame(_frequent(stored).serialize())
