@@ -118,7 +118,16 @@ class Version:
         if self.closed is None:
             return NO_CUT
         reopens = self.spec.get("latePolicy") == "reopen"
-        return self.closed - (parse_ms(self.spec["retention"]) if reopens else 0)
+        return self.closed - (self.retention if reopens else 0)
+
+    @property
+    def retention(self) -> int:
+        """How long windows are kept, counted back from what is closed."""
+        return parse_ms(self.spec.get("retention", "90d"))
+
+    def lateness(self, event: Event) -> str:
+        """The reason of a late event's dead letter."""
+        return "too_old" if event.time < (self.closed or 0) - self.retention else "late"
 
     def end_of(self, time: int) -> int:
         """The end of the session that an event is by itself, else of the first window that has it."""
@@ -237,7 +246,7 @@ class Model:
                 version.late["dropped"] += len(missed)
                 continue
             version.late["dead"] += len(missed)
-            self.dead |= {(event.partition, event.offset, version.name, "late") for event in missed}
+            self.dead |= {(event.partition, event.offset, version.name, version.lateness(event)) for event in missed}
 
     def doubtful(self, event: Event, others: Iterable[Event]) -> bool:
         """Whether it depends on the order of arrival among `others` if an event is late: where sessions may join."""
