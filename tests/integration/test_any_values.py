@@ -28,6 +28,7 @@ from tidemill_api.catalog import PipelineModel
 from tidemill_api.parameters import Parameters
 from tidemill_api.rows import RowEncoder
 from tidemill_api.selection import Binder
+from tidemill_contract.event_details import SECONDS_FROM, SECONDS_TO
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.spec import PipelineSpec
 from tidemill_contract.times import rfc3339_ms
@@ -225,6 +226,8 @@ EDGES = st.builds(
     st.sampled_from([0, 2**53, -(2**53), 2**62, 2**63 - 1, -(2**63)]),
     st.integers(-4, 4),
 )
+# What looks like seconds is refused.
+TIMES = st.integers(-6 * 10**12, 9 * 10**12).filter(lambda at: not SECONDS_FROM <= at <= SECONDS_TO)
 
 
 def pool(*kinds: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
@@ -240,7 +243,7 @@ POOLS = st.fixed_dictionaries(
         "i": pool(INTEGERS, EDGES, st.integers(-3, 3)),
         "b": st.just([True, False]),
         "s": pool(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=3)),
-        "at": pool(st.integers(-6 * 10**12, 9 * 10**12)),
+        "at": pool(TIMES),
     }
 )
 PLACE = st.integers(0, 2**16)
