@@ -108,6 +108,13 @@ def _forget_groups(session: Session, schema: str) -> None:
         "detectors": sql.Identifier(schema, "_detectors"),
         "aggregations": sql.Identifier(schema, "_aggregations"),
     }
+    due = sql.SQL(
+        "SELECT NOT EXISTS (SELECT FROM {kept} WHERE kind = '_detectors' AND place = %s"
+        f" AND full_at >= now() - interval '{DETECTORS_EVERY}')"
+    ).format(**parts)
+    # Looked at first: an upsert that changes nothing is a write all the same.
+    if session.connection.execute(due, (OPERATOR,)).fetchone() != (True,):
+        return
     turn = sql.SQL(
         "INSERT INTO {kept} AS k (kind, place, full_at) VALUES ('_detectors', %s, now()) ON CONFLICT (kind, place)"
         f" DO UPDATE SET full_at = now() WHERE k.full_at < now() - interval '{DETECTORS_EVERY}'"
