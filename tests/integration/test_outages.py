@@ -63,7 +63,7 @@ PIPELINE = {
 # What /health says of each process while a server is away.
 EXPECTED = {
     "postgres": {"processor": "unhealthy", "api": "unhealthy", "ingest": "healthy"},
-    "redis": {"processor": "degraded", "api": "degraded", "ingest": "healthy"},
+    "redis": {"processor": "degraded", "api": "degraded", "ingest": "degraded"},
     "kafka": {"processor": "unhealthy", "api": "healthy", "ingest": "unhealthy"},
 }
 
