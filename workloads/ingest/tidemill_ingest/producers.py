@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import weakref
 from typing import Any
 
 from confluent_kafka import KafkaError, Producer
@@ -63,7 +64,9 @@ class Line:
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        self._settings = {**settings, "error_cb": self.on_error}
+        # A client keeps its callback. One that led back to us would keep both alive, and the threads of the client.
+        told = weakref.WeakMethod(self.on_error)
+        self._settings = {**settings, "error_cb": lambda error: (method := told()) and method(error)}
         self.producer = Producer(self._settings)
         self._retired: list[Producer] = []
         self._fatal = False
