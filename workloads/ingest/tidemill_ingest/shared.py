@@ -208,7 +208,9 @@ class SharedKeys:
 
     async def run(self) -> None:
         """Say that this process lives, and write what is owed, until cancelled."""
-        while self._client is not None:
+        me = asyncio.current_task()
+        # The client loses a cancellation that comes while it reads, now and then.
+        while self._client is not None and not (me is not None and me.cancelling()):
             try:
                 if not await self._call(self._beat):
                     # Redis has forgotten us, and so perhaps what we are at.
