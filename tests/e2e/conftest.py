@@ -119,7 +119,7 @@ def orders(name: str, namespace: str, **spec: Any) -> dict[str, Any]:
                 "topic": {"partitions": 6},
                 "fields": [{"name": field, "type": kind, "required": True} for field, kind in fields.items()],
                 "key": "device",
-                "eventTime": {"field": "ts", "maxDisorder": "1m", "idleTimeout": "2s"},
+                "eventTime": {"field": "ts", "maxDisorder": "1m", "idleTimeout": "10m"},
             },
             "aggregations": [
                 {
