@@ -15,7 +15,7 @@ from confluent_kafka.admin import NewPartitions, NewTopic, ResourceType
 from tidemill_operator import outcome
 from tidemill_operator.actuators.base import Reclaim
 from tidemill_operator.actuators.kafka_replication import THROTTLE_BYTES, Advance, Replication, held
-from tidemill_operator.actuators.kafka_session import KafkaSession
+from tidemill_operator.actuators.kafka_session import GONE, KafkaSession
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome
 from tidemill_operator.plan.model import LiveTopic, Topic
@@ -197,6 +197,8 @@ class KafkaTopics:
             try:
                 session.wait(asked[topic.name])
             except KafkaException as error:
+                if error.args[0].code() in GONE:
+                    raise
                 return bool(error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS)
         return False
 

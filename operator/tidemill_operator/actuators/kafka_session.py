@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from tidemill_operator.errors import Reason, TidemillError
 
 _SETTLE_SECONDS = 15.0
-_GONE = frozenset({
+GONE = frozenset({
     KafkaError._TIMED_OUT,
     KafkaError._TRANSPORT,
     KafkaError._ALL_BROKERS_DOWN,
@@ -150,7 +150,7 @@ class KafkaSession:
             raise self._gone(doing, f"did not answer within {self.timeout:g} s") from None
         except KafkaException as error:
             cause = error.args[0]
-            if cause.code() in _GONE:
+            if cause.code() in GONE:
                 raise self._gone(doing, f"does not answer ({cause.str()})") from error
             reason = Reason.INVALID_SPEC if cause.code() in _WRONG else Reason.REFUSED
             raise TidemillError(reason, f"{doing}: Kafka refuses ({cause.name()}: {cause.str()})") from error

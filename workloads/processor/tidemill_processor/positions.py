@@ -58,6 +58,8 @@ class Positions:
             f" WHERE reader = '{self._reader}' AND partition = ANY(%s)"
         )
         wanted = list(partitions)
+        # What was given away meanwhile is doubted anew.
+        self._short_since = {p: since for p, since in self._short_since.items() if p in wanted}
         positions = {}
         for partition, known_id, epoch, next_offset, former in connection.execute(query, (wanted,)).fetchall():
             if topic_id in former:
