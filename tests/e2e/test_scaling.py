@@ -15,8 +15,8 @@ import httpx
 import polars as pl
 import pytest
 
-from demo.answers import describe, wait_settled
-from demo.runtime import DemoError
+from demo.answers import describe
+from demo.runtime import DemoError, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kubernetes, pytest.mark.slow]
 
@@ -67,6 +67,8 @@ def test_ten_times_the_load_is_followed(
     most = max(replicas for _, replicas, _ in seen)
     followed = next(at for at, replicas, _ in seen if replicas == most)
     over = [at for at, _, lag in seen if lag > _LAG_THRESHOLD]
+    found = world.get("analyticspipeline", shop.platform.name, shop.platform.namespace)
+    why = found["status"].get("scaling", {}).get("message")
     ended = time.monotonic()
     eventually(lambda: running(world, shop) == 1, what="one processor is enough again", seconds=180.0)
     world.figures["ten times the load"] = (
@@ -79,7 +81,7 @@ def test_ten_times_the_load_is_followed(
     assert seen[-1][2] <= _LAG_THRESHOLD
     changes = told(world, shop)
     assert len([after for before, after in changes if after > before]) <= _MOST_REBALANCES, changes
-    assert [after for before, after in changes if after < before] == [1], "down once"
+    assert [after for before, after in changes if after < before] == [1], f"down once; under load: {why}"
     shop.check()
 
 
@@ -110,12 +112,30 @@ def events(some_orders: Callable[..., Any], number: int, **more: int) -> pl.Data
 
 
 def speed(shop: Any, frame: pl.DataFrame) -> float:
-    """Events a second that one processor does, from sending many at once."""
-    began = time.monotonic()
+    """Events a second that one processor does of many that are there at once, in its best three seconds.
+
+    A mean would also count what else the machine does. Ten times a quarter of it is then too little for four.
+    """
+    seen = [(time.monotonic(), counted(shop))]
     shop.send(frame)
+    last = shop.totals.acknowledged
+
+    def done() -> bool:
+        now, there = time.monotonic(), counted(shop)
+        if there > seen[-1][1]:
+            seen.append((now, there))
+        return there >= last
+
+    until(done, seconds=180.0, what="all that was sent is counted")
+    pairs = ((before, after) for before in seen for after in seen if after[0] - before[0] >= 3.0)
+    return max((after[1] - before[1]) / (after[0] - before[0]) for before, after in pairs)
+
+
+def counted(shop: Any) -> int:
+    """Events of the topic that the results hold."""
     with httpx.Client(timeout=60.0, trust_env=False) as client:
-        wait_settled(client, shop.platform, shop.totals.acknowledged)
-    return frame.height / (time.monotonic() - began)
+        positions = describe(client, shop.platform)["progress"]["partitions"]
+    return sum(row["next_offset"] or 0 for row in positions)
 
 
 def running(world: Any, shop: Any) -> int:
@@ -127,10 +147,7 @@ def running(world: Any, shop: Any) -> int:
 
 def lag(shop: Any) -> int:
     """Events in the topic that are not counted yet."""
-    ends = shop.platform.topic_ends()
-    with httpx.Client(timeout=60.0, trust_env=False) as client:
-        positions = describe(client, shop.platform)["progress"]["partitions"]
-    return sum(ends.values()) - sum(row["next_offset"] or 0 for row in positions)
+    return sum(shop.platform.topic_ends().values()) - counted(shop)
 
 
 def watch(world: Any, shop: Any, *, seconds: float) -> list[tuple[float, int, int]]:
