@@ -17,7 +17,7 @@ import kopf
 from tidemill_contract.rules import Limits
 from tidemill_contract.status_server import StatusServer
 from tidemill_operator import handlers
-from tidemill_operator.actuators.backlog import BacklogReader
+from tidemill_operator.actuators.kafka_log import KafkaLog
 from tidemill_operator.actuators.kubernetes_api import PIPELINE, NotFound
 from tidemill_operator.actuators.kubernetes_children import LISTED
 from tidemill_operator.actuators.kubernetes_mirror import Mirror, MirroredApi
@@ -29,11 +29,12 @@ from tidemill_operator.errors import TidemillError
 from tidemill_operator.events import Recorder
 from tidemill_operator.leader import Elector
 from tidemill_operator.measures import LEADER, Measures
+from tidemill_operator.observed import ObservedStatus
+from tidemill_operator.observer import KAFKA_SECONDS, Observer
 from tidemill_operator.queue import Delays, WorkQueue
 from tidemill_operator.scaling_cluster import ClusterScaling
 from tidemill_operator.scaling_figures import FiguresReader
 from tidemill_operator.settings import Platform
-from tidemill_operator.telemetry import Telemetry
 from tidemill_operator.watchdog import Watchdog
 from tidemill_operator.webhook import Webhook
 from tidemill_operator.world import World
@@ -64,6 +65,11 @@ class Operator:
             recorder=self._recorder,
             measures=self._measures,
             wake=lambda key: self._queue.add(key),
+        )
+        self._observer = Observer(
+            KafkaLog(platform.kafka_brokers, config=settings.kafka, timeout_seconds=KAFKA_SECONDS),
+            platform.postgres,
+            ObservedStatus(self._api, self._recorder).show,
         )
         self._queue = WorkQueue(self._controller().work, Delays(drift=settings.drift_seconds), workers=_WORKERS)
         self._webhook = self._make_webhook() if settings.webhook_port else None
@@ -98,6 +104,7 @@ class Operator:
         finally:
             self._stopping.set()
             self._duties.stop()
+            self._observer.stop()
             self._scaling.stop()
             self._queue.stop()
             self._elector.stop()
@@ -110,6 +117,7 @@ class Operator:
         self._require_resource()
         self._queue.start()
         self._scaling.start()
+        self._observer.start()
         self._duties.start()
         asyncio.run(self._watch())
 
@@ -143,11 +151,10 @@ class Operator:
     def _controller(self) -> Controller:
         platform, settings = self._platform, self._settings
         world = World.of(platform, settings, api=self._api, elector=self._elector)
-        backlog = BacklogReader(platform.kafka_brokers, platform.postgres, config=settings.kafka)
         return Controller(
             world,
             recorder=self._recorder,
-            telemetry=Telemetry(backlog.read),
+            observer=self._observer,
             measures=self._measures,
             scaling=self._scaling,
         )

@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 
 from tidemill_contract import metrics
-from tidemill_operator import measures
+from tidemill_operator import measures, pipeline_measures
 
 ROOT = Path(__file__).resolve().parents[2]
 ALERTS = yaml.safe_load((ROOT / "charts/tidemill/files/alerts.yaml").read_text())["groups"][0]["rules"]
@@ -26,7 +26,12 @@ _METRIC = re.compile(r"\b((?:tidemill|http|cache|db|events|anomalies|process)_[a
 
 
 def _known() -> set[str]:
-    declared = {id(value) for module in (metrics, measures) for value in vars(module).values() if _is_metric(value)}
+    declared = {
+        id(value)
+        for module in (metrics, measures, pipeline_measures)
+        for value in vars(module).values()
+        if _is_metric(value)
+    }
     names = {name for name, metric in REGISTRY._names_to_collectors.items() if id(metric) in declared}
     return names | GENERAL
 

@@ -252,11 +252,20 @@ class Source:
         if not all(future.done() for future in self._ends.values()):
             return None
         answers, self._ends = self._ends, {}
-        try:
-            return {p: future.result().offset for p, future in answers.items()}, self._ends_asked_at
-        except KafkaException as error:
-            log.info("end offsets are not known: %s", error)
-            return None
+        told = {}
+        for partition, future in answers.items():
+            try:
+                offset = future.result().offset
+            except KafkaException as error:
+                log.info("the end of partition %s is not known: %s", partition, error)
+                continue
+            # A leader that does not answer in time is no error for librdkafka: the offset is an invalid one.
+            if offset >= 0:
+                told[partition] = offset
+        if len(told) < len(answers):
+            # The client believes for minutes what it heard of leaders that may be others by now.
+            self._admin = AdminClient(self._connection)
+        return (told, self._ends_asked_at) if told else None
 
     def end_read(self, partition: int) -> int:
         """Where the consumer last met the partition's end, behind any transaction markers; -1: not yet."""
