@@ -45,6 +45,7 @@ class World:
 
     def __init__(self, servers: Servers) -> None:
         self.servers, self.sent = servers, 0
+        self.sends: list[tuple[float, int]] = []
         KafkaAdmin(servers.kafka).create(TOPIC, PARTITIONS, 3, {"min.insync.replicas": "2"})
         self.session = psycopg.connect(servers.postgres.url, autocommit=True)
         self.session.execute(TABLES)
@@ -63,6 +64,14 @@ class World:
             producer.produce(TOPIC, b"{}", partition=self.sent % PARTITIONS)
             self.sent += 1
         assert producer.flush(60) == 0
+        self.sends.append((time.monotonic(), self.sent))
+
+    def old(self) -> list[tuple[float, int]]:
+        """Lags that were shown when more than so much had been there for longer than figures may be old."""
+        before = [(at, seen.figures.lag) for at, seen in self.shown if seen.figures]
+        return [
+            (at, lag) for at, lag in before if any(sent > lag for when, sent in self.sends if when < at - FRESH_SECONDS)
+        ]
 
     def figures(self) -> Figures | None:
         return self.shown[-1][1].figures if self.shown else None
@@ -140,10 +149,9 @@ def test_brokers_are_restarted_one_after_another(world: World, eventually: Event
             world.send(60)
             eventually(world.is_right, seconds=SOON_SECONDS, what=f"figures after {name} is back")
             eventually(lambda: scaler.read[-1][1] == world.sent, seconds=SOON_SECONDS, what="and the scaler's")
-    gaps = [after - before for (before, _), (after, _) in zip(world.shown, world.shown[1:], strict=False)]
-    assert max(gaps) < FRESH_SECONDS
-    assert all(seen.figures for _, seen in world.shown), "there was no need for blanks"
-    assert max(after - before for (before, _), (after, _) in zip(scaler.read, scaler.read[1:], strict=False)) < 30.0
+    assert world.old() == []
+    blank = sum(seen.figures is None for _, seen in world.shown)
+    assert blank < len(world.shown) / 10, "figures go on"
 
 
 def test_postgres_hangs_and_lag_grows(world: World, eventually: Eventually) -> None:

@@ -205,9 +205,14 @@ class LocalRuntime:
                 found[workload.component] = f"http://{HOST}:{states[0].port}"
         return found
 
+    @property
+    def target_host(self) -> str:
+        """Where Prometheus finds this machine."""
+        return HOST if self._host == HOST else socket.gethostname()
+
     def targets(self) -> list[dict[str, object]]:
         """Where every process tells its figures, as Prometheus reads it from a file."""
-        host = HOST if self._host == HOST else socket.gethostname()
+        host = self.target_host
         with self._lock:
             workloads = [(owner, running.workload) for (owner, _), running in self._workloads.items()]
         found: list[dict[str, object]] = []

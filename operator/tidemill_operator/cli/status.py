@@ -14,6 +14,7 @@ from tidemill_operator.cli.main import CommandError
 from tidemill_operator.local.child import start_time
 from tidemill_operator.plan.replay import REPLAYING
 
+_FIGURES = ("lag", "lagSeconds", "freshness", "watermarkAgeSeconds", "figuresAt")
 _TELEMETRY = ("lag", "freshness_seconds", "watermark")
 
 
@@ -90,6 +91,8 @@ def _text(state: Mapping[str, Any]) -> str:
     for name, pipeline in state["pipelines"].items():
         lines.append(f"\npipeline {name}, generation {pipeline['generation']}")
         lines += [f"  {component}: {url}" for component, url in pipeline["endpoints"].items()]
+        if figures := pipeline.get("figures"):
+            lines.append("  " + ", ".join(f"{key} {figures[key]}" for key in _FIGURES if key in figures))
         if pipeline.get("replay", {}).get("phase") == REPLAYING:
             lines.append(f"  replay: {how_far(pipeline['replay'])}")
         for condition in pipeline["conditions"]:

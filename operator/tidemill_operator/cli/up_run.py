@@ -20,6 +20,7 @@ from tidemill_operator.actuators.secrets import FileSecrets
 from tidemill_operator.cli.session import Session
 from tidemill_operator.cli.sources import Reading
 from tidemill_operator.cli.store import Store, Stored
+from tidemill_operator.cli.up_figures import LocalFigures
 from tidemill_operator.cli.up_scaling import LocalScaling
 from tidemill_operator.local.child import start_time
 from tidemill_operator.local.files import write_atomic
@@ -105,6 +106,7 @@ class Run:
             runtime=self._runtime,
             say=say,
         )
+        self._figures = LocalFigures(servers.kafka, servers.postgres, host=options.host, say=say)
         self._session = Session(self._store, apply=self._apply, release=self._release, say=say)
         self._revived: dict[str, float] = {}
         self._announced = ""
@@ -124,6 +126,7 @@ class Run:
             run = cls(options, servers, environ=environ, say=say)
             run._runtime.start()
             run._scaling.start()
+            run._figures.start()
         except BaseException:
             servers.stop()
             raise
@@ -150,12 +153,14 @@ class Run:
             self._seen = seen
             self._session.nudge()
         self._session.step()
+        self._figures.watch(self._session.pipelines.values())
         self._report()
         if self._session.settled:
             self._announce()
 
     def close(self) -> None:
         """End everything that was started: workloads first, so that they can still commit."""
+        self._figures.close()
         self._scaling.close()
         self._runtime.close()
         self._servers.stop()
@@ -195,7 +200,8 @@ class Run:
     def _report(self) -> None:
         """Write `status.json`: what `tidemill status` and tests read; and what Prometheus is to scrape."""
         if self._options.targets_file is not None:
-            write_atomic(self._options.targets_file, json.dumps(self._runtime.targets(), indent=1))
+            targets = [*self._runtime.targets(), self._figures.target(self._runtime.target_host)]
+            write_atomic(self._options.targets_file, json.dumps(targets, indent=1))
         workloads = {
             name: {
                 "pid": state.pid,
@@ -212,13 +218,15 @@ class Run:
                 "generation": stored.document["metadata"]["generation"],
                 "ready": stored.ready,
                 "endpoints": dict(self._runtime.endpoints(stored.namespace, stored.name)),
-                "conditions": stored.status.get("conditions", []),
+                "conditions": [*stored.status.get("conditions", []), *figures.get("conditions", [])],
+                "figures": {name: value for name, value in figures.items() if name != "conditions"},
                 "aggregations": stored.status.get("aggregations", []),
                 "replay": stored.status.get("replay", {}),
                 "scaling": dict(self._scaling.status(stored.namespace, stored.name)),
                 "decisions": self._scaling.history(stored.namespace, stored.name),
             }
             for stored in self._session.pipelines.values()
+            for figures in [self._figures.status(stored)]
         }
         servers = {
             name: {"pid": server.pid, "port": server.port, "ready": server.running}
