@@ -121,13 +121,16 @@ def changed(shown: Status, found: Status) -> bool:
 
 
 def _differ_much(shown: Status, found: Status) -> bool:
+    """Any step of an age that grows while nothing moves, more than one of what comes and goes."""
+
+    def steps(name: str, little: float) -> int:
+        return abs(_step(shown.get(name, 0), little) - _step(found.get(name, 0), little))
+
     return (
         any((name in shown) != (name in found) for name in _MEMBERS)
-        or abs(_step(shown.get("lag", 0), _LITTLE_EVENTS) - _step(found.get("lag", 0), _LITTLE_EVENTS)) > 1
-        or any(
-            _step(shown.get(name, 0), _LITTLE_SECONDS) != _step(found.get(name, 0), _LITTLE_SECONDS)
-            for name in ("lagSeconds", "freshnessSeconds", "watermarkAgeSeconds")
-        )
+        or steps("lagSeconds", _LITTLE_SECONDS) > 0
+        or steps("lag", _LITTLE_EVENTS) > 1
+        or any(steps(name, _LITTLE_SECONDS) > 1 for name in ("freshnessSeconds", "watermarkAgeSeconds"))
     )
 
 
