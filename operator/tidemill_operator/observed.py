@@ -12,6 +12,7 @@ from typing import Any
 
 from tidemill_operator import figures
 from tidemill_operator.actuators.kubernetes_api import PIPELINE, Api, Conflict, NotFound
+from tidemill_operator.errors import TidemillError
 from tidemill_operator.events import Recorder
 from tidemill_operator.figures import Seen
 from tidemill_operator.queue import Key
@@ -33,6 +34,7 @@ class ObservedStatus:
     def __init__(self, api: Api, recorder: Recorder, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._api, self._recorder, self._clock = api, recorder, clock
         self._written: dict[Key, float] = {}
+        self._shown: set[Key] = set()
 
     def show(self, key: Key, seen: Seen) -> None:
         """Write it, if it is news.
@@ -43,7 +45,9 @@ class ObservedStatus:
         document = self._api.get(PIPELINE, key.namespace, key.name)
         if document is None or document["metadata"]["uid"] != key.uid or document["metadata"].get("deletionTimestamp"):
             self._written.pop(key, None)
+            self._shown.discard(key)
             return
+        self._shown.add(key)
         shown = figures.shown_by(document.get("status") or {})
         found = figures.told(seen, shown, int(document["metadata"].get("generation", 1)))
         since = self._clock() - self._written.get(key, -1e9)
@@ -53,6 +57,23 @@ class ObservedStatus:
         self._written[key] = self._clock()
         if figures.changed(shown, found):
             self._tell(document, shown, found)
+
+    def blank(self, *, seconds: float = 5.0) -> None:
+        """Take figures out that nobody looks after from now on, as far as that can be done in the time."""
+        deadline = self._clock() + seconds
+        try:
+            for key in sorted(self._shown, key=str):
+                document = self._api.get(PIPELINE, key.namespace, key.name)
+                if self._clock() > deadline:
+                    break
+                if (
+                    document
+                    and document["metadata"]["uid"] == key.uid
+                    and figures.shown_by(document.get("status") or {})
+                ):
+                    self._write(document, {})
+        except TidemillError as error:
+            log.warning("figures stay in statuses that nobody looks after: %s", error)
 
     def _write(self, document: Mapping[str, Any], found: Mapping[str, Any]) -> None:
         metadata = {name: document["metadata"][name] for name in ("name", "namespace", "uid")}

@@ -66,10 +66,11 @@ class Operator:
             measures=self._measures,
             wake=lambda key: self._queue.add(key),
         )
+        self._observed = ObservedStatus(self._api, self._recorder)
         self._observer = Observer(
             KafkaLog(platform.kafka_brokers, config=settings.kafka, timeout_seconds=KAFKA_SECONDS),
             platform.postgres,
-            ObservedStatus(self._api, self._recorder).show,
+            self._observed.show,
         )
         self._queue = WorkQueue(self._controller().work, Delays(drift=settings.drift_seconds), workers=_WORKERS)
         self._webhook = self._make_webhook() if settings.webhook_port else None
@@ -105,6 +106,8 @@ class Operator:
             self._stopping.set()
             self._duties.stop()
             self._observer.stop()
+            if self._elector.leading:
+                self._observed.blank()
             self._scaling.stop()
             self._queue.stop()
             self._elector.stop()

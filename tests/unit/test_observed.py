@@ -116,6 +116,15 @@ def test_a_resource_that_was_made_anew_is_another_one(world: World) -> None:
     assert world.api.written == []
 
 
+def test_who_stops_looking_leaves_no_figures(world: World) -> None:
+    world.show(FIGURES)
+    world.observed.blank()
+    assert world.api.parts[OBSERVER] == {}
+    world.observed.blank()
+    assert world.api.written == [OBSERVER, OBSERVER]
+    assert world.api.parts["passes"]["schema"] == "s"
+
+
 def controller(api: Api) -> Controller:
     class Cluster:
         pass
