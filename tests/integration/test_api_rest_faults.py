@@ -33,6 +33,15 @@ QUICK = {
     "TIDEMILL_RESILIENCE__RETRIES__DATABASE__INITIAL_SECONDS": "0.1",
 }
 
+LONG_PAUSES = {
+    "TIDEMILL_RESILIENCE__BREAKERS__DATABASE__OPEN_SECONDS": "60",
+    "TIDEMILL_RESILIENCE__BREAKERS__DATABASE__FIRST_PAUSE_SECONDS": "60",
+    "TIDEMILL_RESILIENCE__BREAKERS__REDIS__OPEN_SECONDS": "60",
+    "TIDEMILL_RESILIENCE__BREAKERS__REDIS__FIRST_PAUSE_SECONDS": "60",
+}
+"""An outage longer than the first pauses: only who looks in the background ends it soon."""
+IN_TIME_SECONDS = 3.0
+
 
 def config(name: str, *, auth: bool = False, ttl: str = "200ms") -> PipelineConfig:
     spec = PipelineSpec.model_validate(
@@ -72,7 +81,7 @@ def fill(bench: Any, groups: int = 20) -> None:
 @contextlib.contextmanager
 def serving(bench: Any, **environment: str) -> Iterator[httpx.Client]:
     """An API process of a bench; a client that asks for paths below the pipeline."""
-    process = bench.start(module="tidemill_api", **QUICK, **environment)
+    process = bench.start(module="tidemill_api", **{**QUICK, **environment})
     bench.eventually(lambda: bench.health().get("status") == "healthy", what="the API is healthy")
     base = f"http://127.0.0.1:{bench.ports[-1]}/v1/pipelines/{bench.config.name}"
     with httpx.Client(base_url=base, timeout=35) as client:
@@ -159,18 +168,43 @@ def test_postgres_goes_and_comes_back(fragile: Any, ready_bench: Callable[..., A
 
 
 def test_a_frozen_postgres_keeps_nobody_waiting_long(fragile: Any, ready_bench: Callable[..., Any]) -> None:
-    """A database that neither answers nor refuses: an earlier answer is given after a moment."""
+    """A database that neither answers nor refuses: an earlier answer is given after a moment, or a 503 in time."""
     bench = ready_bench("frozen", at=fragile)
-    with serving(bench, TIDEMILL_RESILIENCE__TIMEOUTS__DATABASE_QUERY_SECONDS="4") as client:
+    with serving(bench, **LONG_PAUSES, TIDEMILL_RESILIENCE__TIMEOUTS__DATABASE_QUERY_SECONDS="4") as client:
         client.get(PATH)
         freeze(fragile.handles["postgres"], signal.SIGSTOP)
         try:
+            for path in (PATH, f"{PATH}.csv"):
+                started = time.monotonic()
+                unknown = client.get(path, params={"limit": 7})
+                assert (unknown.status_code, int(unknown.headers["retry-after"]) >= 1) == (503, True)
+                assert time.monotonic() - started < 4 + IN_TIME_SECONDS, "its one attempt, and no more"
             bench.eventually(lambda: client.get(PATH).json().get("stale"), what="a stale answer")
             bench.eventually(lambda: bench.health()["status"] == "unhealthy", seconds=30, what="/health tells")
+            bench.eventually(lambda: dependency(bench, "postgres")["breaker"] == "open", what="the breaker opens")
+            assert of_process(client, "/livez").status_code == 200
         finally:
             freeze(fragile.handles["postgres"], signal.SIGCONT)
-        bench.eventually(lambda: bench.health()["status"] == "healthy", seconds=60, what="/health recovers by itself")
-        bench.eventually(lambda: "stale" not in client.get(PATH).json(), what="answers are fresh again")
+        bench.eventually(lambda: bench.health()["status"] == "healthy", seconds=5, what="/health recovers by itself")
+        assert "stale" not in client.get(PATH).json(), "answers are fresh again"
+
+
+def test_a_frozen_redis_is_waited_for_once(fragile: Any, ready_bench: Callable[..., Any]) -> None:
+    """Later queries go past it, whatever its breaker says; soon after it is back it is asked again."""
+    bench = ready_bench("frozen-redis", at=fragile)
+    with serving(bench, **LONG_PAUSES) as client:
+        freeze(fragile.handles["redis"], signal.SIGSTOP)
+        try:
+            for number in range(1, 12):
+                started = time.monotonic()
+                assert client.get(PATH, params={"limit": number}).status_code == 200
+                taken = time.monotonic() - started
+                assert taken < (5 + IN_TIME_SECONDS if number == 1 else IN_TIME_SECONDS), number
+            bench.eventually(lambda: dependency(bench, "redis")["breaker"] == "open", what="the breaker opens")
+            assert bench.health()["status"] == "degraded"
+        finally:
+            freeze(fragile.handles["redis"], signal.SIGCONT)
+        bench.eventually(lambda: bench.health()["status"] == "healthy", seconds=5, what="/health recovers by itself")
 
 
 def test_redis_goes_and_comes_back(fragile: Any, ready_bench: Callable[..., Any]) -> None:

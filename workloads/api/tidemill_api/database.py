@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import psycopg
 
+from tidemill_api.connection import MARGIN_SECONDS, ReaderConnection
 from tidemill_api.problems import Problem, unavailable
 from tidemill_contract import metrics
 from tidemill_contract.failures import database_failed, database_retryable
@@ -43,8 +44,9 @@ def failed(error: BaseException) -> bool:
 
 
 def retryable(error: BaseException) -> bool:
-    """Whether the same work may well succeed a moment later."""
-    return not _not_ready(error) and database_retryable(error)
+    """Whether the same work may well succeed a moment later; a silent server would be waited for as long again."""
+    silent = isinstance(error, TimeoutError | psycopg.errors.ConnectionTimeout)
+    return not silent and not _not_ready(error) and database_retryable(error)
 
 
 class Pool:
@@ -115,7 +117,7 @@ class Pool:
 
     async def _connect(self) -> Connection:
         login = self._settings.credentials(self._pipeline, "reader")
-        connection: Connection = await psycopg.AsyncConnection.connect(
+        connection = await ReaderConnection.connect(
             host=self._settings.postgres_host,
             port=self._settings.postgres_port,
             dbname=self._settings.postgres_database,
@@ -133,6 +135,7 @@ class Pool:
             " -c idle_in_transaction_session_timeout=60000 -c default_transaction_read_only=on"
             " -c default_transaction_isolation=repeatable\\ read -c jit=off",
         )
+        connection.answer_seconds = self._statement_ms / 1000 + MARGIN_SECONDS
         metrics.DB_CONNECTIONS.inc()
         return connection
 
@@ -228,7 +231,9 @@ class Database:
         """
         for pipeline in pipelines:
             try:
-                await self.run(pipeline, _nothing, retry=False)
+                # Not one of the slots: those who wait for silent servers have them.
+                await self.guard.alook(self.pool(pipeline).run, _nothing)
+                self.error, self.seen = "", True
                 return True
             except Exception as error:
                 if not _not_ready(error):

@@ -29,6 +29,8 @@ from tidemill_contract.auth import QUERY_READ, Forbidden, Unauthorized
 from tidemill_contract.resilience import Deadline
 
 SUFFIXES = ("json", "ndjson", "csv")
+ANSWER_SECONDS, ANSWER_SHARE = 1.0, 0.1
+"""How long before a request's deadline its queries are given up, and which share of it at most."""
 PIPELINES = "/v1/pipelines"
 PIPELINE = f"{PIPELINES}/{{pipeline}}"
 AGGREGATE = f"{PIPELINE}/aggregates/{{aggregation}}"
@@ -159,8 +161,11 @@ def _media(request: Request) -> str:
 
 
 def _deadline(request: Request) -> Deadline | None:
+    """The request's deadline, less the time that it takes to tell that there is no answer."""
     found: Any = getattr(request.state, "deadline", None)
-    return found if isinstance(found, Deadline) else None
+    if not isinstance(found, Deadline):
+        return None
+    return Deadline(found.at - min(ANSWER_SECONDS, found.remaining() * ANSWER_SHARE), found.clock)
 
 
 def _disposition(request: Request, name: str) -> dict[str, str]:

@@ -83,7 +83,11 @@ LIVE_PUBLISHED = Counter("tidemill_live_published_total", "Changed rows publishe
 ANOMALIES_DETECTED = Counter("anomalies_detected_total", "Anomalies found by the detectors.")
 
 # Resilience
-BREAKER_STATE = Gauge("tidemill_breaker_state", "Circuit breaker: 0 closed, 1 half open, 2 open.", ("name",))
+BREAKER_STATE = Gauge(
+    "tidemill_breaker_state",
+    "Circuit breaker: 0 closed, 1 half open, 2 open; 2 too during trials after a failed one.",
+    ("name",),
+)
 BREAKER_TRANSITIONS = Counter(
     "tidemill_breaker_transitions_total", "Changes of a circuit breaker, by the new state.", ("name", "state")
 )

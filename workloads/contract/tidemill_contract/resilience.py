@@ -46,10 +46,11 @@ class _Section(BaseModel):
 
 
 class BreakerSettings(_Section):
-    """When a circuit breaker opens, and for how long."""
+    """When a circuit breaker opens, and for how long: pauses that grow from the first one to `open_seconds`."""
 
     failures: int = Field(5, ge=1, le=1_000_000)
     open_seconds: Seconds = 60.0
+    first_pause_seconds: Seconds = 2.0
 
 
 class BreakersSettings(_Section):

@@ -105,7 +105,7 @@ class Ingest:
         # A name that no process had before: a restarted one does not have the queue of its predecessor.
         owner = f"{settings.instance or 'ingest'}-{uuid.uuid4().hex}"
         self.keys = SharedKeys(client, guards.redis, namespace=settings.namespace, owner=owner)
-        self._replays = Replays(self.keys)
+        self._replays = Replays(self.keys, away=lambda: self.sink.away)
         self._events = EventsHandler(self.pipelines, self.sink, Quota(limits), self._replays)
 
     def app(self) -> App:
@@ -157,7 +157,9 @@ class Ingest:
         return JSONResponse({"ok": True}, 200, _NO_STORE)
 
     async def _ready(self) -> Response:
-        ready = self.watch.up
+        # Not whether Kafka is well: whoever comes meanwhile is told when to come again, which a refused connection does
+        # not do.
+        ready = self.watch.seen
         return JSONResponse({"ok": ready}, 200 if ready else 503, _NO_STORE)
 
 

@@ -208,7 +208,7 @@ class EventsHandler:
 
     def _queue(self, sent: _Sent, records: Records, *, sure: bool = False) -> Pending:
         try:
-            return begin(self._sink, sent.topic, records, places=sent.places, sure=sure)
+            return begin(self._sink, sent.topic, records, places=sent.places, sure=sure, waited=sent.options.wait)
         except Refused:
             sent.pipeline.count({results.RETRY: len(records.values)})
             raise
