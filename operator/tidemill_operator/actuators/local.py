@@ -205,6 +205,10 @@ class LocalRuntime:
                 found[workload.component] = f"http://{HOST}:{states[0].port}"
         return found
 
+    def exists(self, namespace: str, pipeline: str) -> bool:
+        """Whether the pipeline runs here, or is off and has its data still."""
+        return (self.config_root / namespace / f"{pipeline}.json").exists()
+
     def targets(self) -> list[dict[str, object]]:
         """Where every process tells its figures, as Prometheus reads it from a file."""
         host = HOST if self._host == HOST else socket.gethostname()
