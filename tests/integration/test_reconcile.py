@@ -152,7 +152,7 @@ def test_a_plan_makes_nothing(bench: Bench, capsys: pytest.CaptureFixture[str]) 
     assert code == 0
     assert f"compared with Kafka {bench.servers.kafka} and Postgres {bench.servers.postgres.public_url}" in shown
     assert "+ topic rectest.orders.events (partitions 3, replicationFactor 1)" in shown
-    assert shown.endswith("22 to create, 0 to change, 0 to remove\n")
+    assert shown.endswith("23 to create, 0 to change, 0 to remove\n")
     assert bench.there() == (set(), False)
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tidemill_contract.files import read_bytes
 from tidemill_operator.local.child import Command
 from tidemill_operator.local.files import write_atomic
 from tidemill_operator.local.ports import Ports
@@ -252,7 +253,7 @@ class LocalRuntime:
         for pipeline, files in sorted(workload.secrets.items()):
             for file in files:
                 with contextlib.suppress(FileNotFoundError):
-                    digest.update((folder / pipeline / file).read_bytes())
+                    digest.update(read_bytes(folder / pipeline / file))
         return f".{digest.hexdigest()[:16]}"
 
     def _trim(self, namespace: str, workload: str, replicas: int) -> int:
