@@ -109,7 +109,7 @@ class ClusterSettings:
 
     @classmethod
     def from_env(cls, platform: Platform, environ: Mapping[str, str] = os.environ) -> ClusterSettings:
-        """Read `TIDEMILL_…` variables; docs/DEPLOYMENT.md lists them.
+        """Read `TIDEMILL_…` variables; docs/reference/environment.md lists them.
 
         Raises:
             ValueError: a value is not of its kind or missing; the message names the variable.

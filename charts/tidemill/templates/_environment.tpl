@@ -1,4 +1,4 @@
-{{- /* What the operator is told; docs/DEPLOYMENT.md lists the variables. */ -}}
+{{- /* What the operator is told; docs/reference/environment.md lists the variables. */ -}}
 {{- define "tidemill.environment" -}}
 {{- $name := include "tidemill.fullname" . -}}
 {{- $webhook := include "tidemill.webhookEnabled" . -}}
