@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tidemill_contract.files import read_text
 from tidemill_operator.settings import Platform, flag, listed, number
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -88,6 +89,7 @@ class ClusterSettings:
         lease_name: of the leader's Lease.
         drift_seconds: how often a settled pipeline is looked at.
         log_level: of the operator.
+        shared_kafka_login: whether pods of pipelines get the operator's own.
     """
 
     namespaces: tuple[str, ...]
@@ -103,10 +105,11 @@ class ClusterSettings:
     lease_name: str = "tidemill-operator"
     drift_seconds: float = 90.0
     log_level: str = "INFO"
+    shared_kafka_login: bool = False
 
     @classmethod
     def from_env(cls, platform: Platform, environ: Mapping[str, str] = os.environ) -> ClusterSettings:
-        """Read `TIDEMILL_…` variables; docs/DEPLOYMENT.md lists them.
+        """Read `TIDEMILL_…` variables; docs/reference/environment.md lists them.
 
         Raises:
             ValueError: a value is not of its kind or missing; the message names the variable.
@@ -114,12 +117,13 @@ class ClusterSettings:
         pod = environ.get("TIDEMILL_POD_NAME") or environ.get("HOSTNAME", "")
         if not pod:
             raise ValueError("TIDEMILL_POD_NAME: set it to the pod's own name (fieldRef metadata.name)")
+        kafka = _text(environ, "TIDEMILL_KAFKA_CONFIG")
         return cls(
             namespaces=listed(environ, "TIDEMILL_WATCH_NAMESPACES"),
             operator_namespace=_needed(environ, "TIDEMILL_OPERATOR_NAMESPACE"),
             pod_name=pod,
             placement=_placement(platform, environ),
-            kafka=json.loads(_text(environ, "TIDEMILL_KAFKA_CONFIG") or "{}"),
+            kafka=json.loads(kafka or "{}"),
             webhook_port=number(environ, "TIDEMILL_WEBHOOK_PORT", cls.webhook_port, least=0, most=65_535),
             webhook_service=environ.get("TIDEMILL_WEBHOOK_SERVICE") or cls.webhook_service,
             webhook_configuration=environ.get("TIDEMILL_WEBHOOK_CONFIGURATION") or cls.webhook_configuration,
@@ -128,7 +132,18 @@ class ClusterSettings:
             lease_name=environ.get("TIDEMILL_LEASE_NAME") or cls.lease_name,
             drift_seconds=float(number(environ, "TIDEMILL_DRIFT_SECONDS", int(cls.drift_seconds), most=86_400)),
             log_level=_one_of(environ, "TIDEMILL_LOG_LEVEL", cls.log_level, _LEVELS),
+            shared_kafka_login=bool(kafka) and (_text(environ, "TIDEMILL_WORKLOAD_KAFKA_CONFIG") or kafka) == kafka,
         )
+
+    def warnings(self) -> list[str]:
+        """What should not be so in production, with what to do about it."""
+        if not self.shared_kafka_login:
+            return []
+        return [
+            "TIDEMILL_WORKLOAD_KAFKA_CONFIG: pods of pipelines get the operator's own Kafka login, and so does whoever"
+            " may read Secrets there; give them a login that makes, alters and deletes no topics (in the chart:"
+            " kafka.workloadKey)"
+        ]
 
 
 def _placement(platform: Platform, environ: Mapping[str, str]) -> Placement:
@@ -150,7 +165,7 @@ def _placement(platform: Platform, environ: Mapping[str, str]) -> Placement:
         },
         ingest={name: _amount(environ, name) for name in _INGEST_LIMITS if environ.get(name)},
         connections={name: text for name, text in connections.items() if text},
-        resilience=resilience.read_text() if resilience else "",
+        resilience=read_text(resilience) if resilience else "",
         egress_ports=_egress(platform, environ),
         network_policies=flag(environ, "TIDEMILL_NETWORK_POLICIES", True),
         exposure=_exposure(environ),
@@ -197,7 +212,7 @@ def _text(environ: Mapping[str, str], name: str) -> str:
     if not path:
         return ""
     try:
-        text = Path(path).read_text()
+        text = read_text(Path(path))
         if not isinstance(json.loads(text), dict):
             raise ValueError("not an object")
     except (OSError, ValueError) as error:

@@ -92,6 +92,8 @@ class Operator:
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stopping.set())
+        for text in self._settings.warnings():
+            log.warning("%s", text)
         self._status.start()
         if self._webhook:
             self._webhook.start()

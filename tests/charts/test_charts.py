@@ -208,6 +208,16 @@ def test_what_is_required_is_asked_for(missing: str, render: Any) -> None:
         render("tidemill", f"{missing}=", files=[DEV])
 
 
+@pytest.mark.parametrize("key", ["", "client.json"], ids=["empty", "the same"])
+def test_pods_of_pipelines_do_not_get_the_operators_kafka_login(key: str, render: Any) -> None:
+    """In production that is refused, with what to do; the values for production name another one."""
+    refused = "kafka.workloadKey.*name another key of the Secret tidemill-kafka"
+    with pytest.raises(ValueError, match=refused):
+        render("tidemill", f"kafka.workloadKey={key}", files=[PROD])
+    render("tidemill", f"kafka.workloadKey={key}", "production=false", files=[PROD])
+    render("tidemill", f"kafka.workloadKey={key}", "kafka.existingSecret=", files=[PROD])
+
+
 def test_pipelines_beside_the_operator_are_refused(render: Any) -> None:
     """Its Secrets would be within reach of whoever may make pipelines."""
     with pytest.raises(ValueError, match="tidemill-system"):

@@ -68,6 +68,9 @@ class NoProcesses:
     def remove(self, namespace: str, pipeline: str) -> None:
         pass
 
+    def exists(self, namespace: str, pipeline: str) -> bool:
+        return True
+
     def endpoints(self, namespace: str, pipeline: str) -> Mapping[str, str]:
         return {}
 
@@ -149,7 +152,7 @@ def test_a_plan_makes_nothing(bench: Bench, capsys: pytest.CaptureFixture[str]) 
     assert code == 0
     assert f"compared with Kafka {bench.servers.kafka} and Postgres {bench.servers.postgres.public_url}" in shown
     assert "+ topic rectest.orders.events (partitions 3, replicationFactor 1)" in shown
-    assert shown.endswith("22 to create, 0 to change, 0 to remove\n")
+    assert shown.endswith("23 to create, 0 to change, 0 to remove\n")
     assert bench.there() == (set(), False)
 
 
@@ -258,6 +261,26 @@ def test_another_resource_of_the_same_name(bench: Bench, capsys: pytest.CaptureF
     bench.document["metadata"]["annotations"] = {"tidemill.dev/adopt": "true"}
     assert bench.apply() == WELL
     assert release(first, platform=Platform(), actuators=bench.actuators)[0].message == "not this pipeline's"
+
+
+def test_anothers_results_are_not_taken_and_not_deleted(bench: Bench) -> None:
+    """Neither as a topic that is managed, nor by adopting; a topic that was there before its pipeline stays as well."""
+    KafkaAdmin(bench.servers.kafka).create("rectest.before", 1)
+    bench.apply()
+    configs = bench.kafka.configs(TOPICS)
+    evil = copy.deepcopy(bench.document)
+    evil["metadata"] |= {"name": "evil", "uid": "uid-2"}
+    told = []
+    for name in ("rectest.orders.results", "rectest.orders.events", "rectest.before"):
+        evil["spec"]["source"]["topic"] = {"name": name, "retention": "1m"}
+        for adopt in ("false", "true"):
+            evil["metadata"]["annotations"] = {"tidemill.dev/adopt": adopt}
+            status = reconcile(evil, platform=Platform(), actuators=bench.actuators, previous=None, now=NOON)
+            told.append(next(c["reason"] for c in status["conditions"] if c["type"] == "Ready"))
+        release(evil, platform=Platform(), actuators=bench.actuators)
+    assert told == ["ResourceConflict"] * 4 + ["Applied"] * 2
+    assert bench.kafka.configs(TOPICS) == configs
+    assert set(bench.kafka.observe([*TOPICS, "rectest.before", "rectest.evil.results"])) == {*TOPICS, "rectest.before"}
 
 
 def test_a_topic_made_anew_gets_the_partitions_that_were_read(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:

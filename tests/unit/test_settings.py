@@ -98,3 +98,19 @@ def test_the_postgres_url(url: str, address: PostgresAddress, why: str) -> None:
     assert PostgresAddress.from_url(address.url) == address
     if address.password:
         assert address.password not in repr(address) + address.public_url
+
+
+def test_pods_with_the_operators_kafka_login_are_warned_of(tmp_path: Path) -> None:
+    """Where they have none of their own, or one that is the same."""
+    login, other = tmp_path / "client.json", tmp_path / "workload.json"
+    login.write_text('{"sasl.username": "tidemill"}')
+    other.write_text('{"sasl.username": "pipelines"}')
+
+    def warned(**files: Path) -> list[str]:
+        named = {f"TIDEMILL_{name}": str(path) for name, path in files.items()}
+        return ClusterSettings.from_env(Platform(), {**CLUSTER, **named}).warnings()
+
+    assert warned() == warned(KAFKA_CONFIG=login, WORKLOAD_KAFKA_CONFIG=other) == []
+    (told,) = warned(KAFKA_CONFIG=login)
+    assert "kafka.workloadKey" in told
+    assert warned(KAFKA_CONFIG=login, WORKLOAD_KAFKA_CONFIG=login) == [told]

@@ -1,4 +1,4 @@
-{{- /* What the operator is told; docs/DEPLOYMENT.md lists the variables. */ -}}
+{{- /* What the operator is told; docs/reference/environment.md lists the variables. */ -}}
 {{- define "tidemill.environment" -}}
 {{- $name := include "tidemill.fullname" . -}}
 {{- $webhook := include "tidemill.webhookEnabled" . -}}
@@ -28,6 +28,9 @@
 {{- end }}
 - name: TIDEMILL_KAFKA_BROKERS
   value: {{ required "kafka.brokers is required: bootstrap brokers as host:port,…" .Values.kafka.brokers | quote }}
+{{- if and .Values.production (include "tidemill.sharedKafkaLogin" .) }}
+{{- fail (printf "kafka.workloadKey: %s would give the operator's own Kafka login to the namespaces of all pipelines; name another key of the Secret %s, with a login that only reads and writes their topics, or set production: false" (.Values.kafka.workloadKey | default "empty, it" ) .Values.kafka.existingSecret) }}
+{{- end }}
 {{- if .Values.kafka.existingSecret }}
 - name: TIDEMILL_KAFKA_CONFIG
   value: /etc/tidemill/kafka/client/{{ .Values.kafka.key }}

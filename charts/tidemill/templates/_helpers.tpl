@@ -43,6 +43,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if and .Values.webhook.enabled (not .Values.watch.namespaces) -}}true{{- end -}}
 {{- end -}}
 
+{{- /* Whether pods of pipelines get the operator's own Kafka login. */ -}}
+{{- define "tidemill.sharedKafkaLogin" -}}
+{{- with .Values.kafka -}}{{- if and .existingSecret (or (not .workloadKey) (eq .workloadKey .key)) -}}true{{- end -}}{{- end -}}
+{{- end -}}
+
 {{- /* tidemill.image (list $ "ingest") */ -}}
 {{- define "tidemill.image" -}}
 {{- $root := index . 0 -}}

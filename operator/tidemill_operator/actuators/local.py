@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tidemill_contract.files import read_bytes
 from tidemill_operator.local.child import Command
 from tidemill_operator.local.files import write_atomic
 from tidemill_operator.local.ports import Ports
@@ -210,6 +211,10 @@ class LocalRuntime:
         """Where Prometheus finds this machine."""
         return HOST if self._host == HOST else socket.gethostname()
 
+    def exists(self, namespace: str, pipeline: str) -> bool:
+        """Whether the pipeline runs here, or is off and has its data still."""
+        return (self.config_root / namespace / f"{pipeline}.json").exists()
+
     def targets(self) -> list[dict[str, object]]:
         """Where every process tells its figures, as Prometheus reads it from a file."""
         host = self.target_host
@@ -253,7 +258,7 @@ class LocalRuntime:
         for pipeline, files in sorted(workload.secrets.items()):
             for file in files:
                 with contextlib.suppress(FileNotFoundError):
-                    digest.update((folder / pipeline / file).read_bytes())
+                    digest.update(read_bytes(folder / pipeline / file))
         return f".{digest.hexdigest()[:16]}"
 
     def _trim(self, namespace: str, workload: str, replicas: int) -> int:

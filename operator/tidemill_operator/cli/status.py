@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from tidemill_contract.files import STATE_FILE, read_text
 from tidemill_operator.cli.main import CommandError
 from tidemill_operator.local.child import start_time
 from tidemill_operator.plan.replay import REPLAYING
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 def read_state(data_dir: Path) -> dict[str, Any] | None:
     """What the last `up` on a folder reported; None: nothing."""
     try:
-        state = json.loads((data_dir / "status.json").read_text())
+        state = json.loads(read_text(data_dir / "status.json", STATE_FILE))
     except FileNotFoundError:
         return None
     return dict(state)

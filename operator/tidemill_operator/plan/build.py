@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from tidemill_contract import names
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.spec import AnalyticsPipeline, PipelineSpec, TopicSpec
+from tidemill_operator.plan.claims import made
 from tidemill_operator.plan.model import LiveFacts, Owner, Plan
 from tidemill_operator.plan.reading import read_by_processors
 from tidemill_operator.plan.replay import abandoned, planned_replay
@@ -57,7 +58,14 @@ def build_plan(pipeline: AnalyticsPipeline, platform: Platform, generation: int,
     )
     if not platform.recreate_topics and (pipeline.metadata.annotations or {}).get(RECREATE) != "true":
         topics = bereave(topics, facts)
-    schema = replace(schema, source=topics[0].name if topics[0].managed else "")
+    source, *outputs = topics
+    schema = replace(
+        schema,
+        source=source.name,
+        managed=source.managed,
+        outputs=tuple(topic.name for topic in outputs),
+        made=made(topics, facts, namespace=config.namespace, name=config.name),
+    )
     return Plan(
         namespace=config.namespace,
         name=config.name,

@@ -94,7 +94,10 @@ class Schema:
         accepted: the spec as it was written, as stable JSON; kept beside the generation.
         events_retention_ms: how long kept events stay; None: none are kept.
         kept: bounds of system tables whose rows go again.
-        source: the topic of its events that nobody else may manage; empty: it is not managed.
+        source: the topic of its events.
+        managed: whether that one is made and altered for it, and so nobody else's.
+        outputs: the topics that it writes to.
+        made: topics that are noted as made for it.
         replay: the reader that fills versions from the topic; empty: none does.
         switched: the reader whose versions are in force from now on; empty: none's are.
         abandoned: readers of replays that are wanted no more; what they filled goes.
@@ -113,6 +116,9 @@ class Schema:
     events_retention_ms: int | None = None
     kept: tuple[KeptRows, ...] = ()
     source: str = ""
+    managed: bool = True
+    outputs: tuple[str, ...] = ()
+    made: tuple[str, ...] = ()
     replay: str = ""
     switched: str = ""
     abandoned: tuple[str, ...] = ()
@@ -305,6 +311,7 @@ class LiveSchema:
         held_up: what they try in vain now.
         skipped: what they passed over within a day.
         renames: by table, columns that have another name still than they are told with here: their names and these.
+        made: topics that the operator made for it.
     """
 
     owner: Owner | None = None
@@ -325,6 +332,7 @@ class LiveSchema:
     held_up: tuple[Failing, ...] = ()
     skipped: tuple[Failing, ...] = ()
     renames: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    made: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

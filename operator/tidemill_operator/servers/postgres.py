@@ -16,6 +16,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+from tidemill_contract.files import read_text
 from tidemill_operator.local.child import Command
 from tidemill_operator.local.files import write_atomic
 from tidemill_operator.local.ports import Ports
@@ -177,7 +178,7 @@ def _may_enter(folder: Path, user: str) -> bool:
 def _password(path: Path) -> str:
     if not path.exists():
         write_atomic(path, secrets.token_urlsafe(24), mode=0o600)
-    return path.read_text().strip()
+    return read_text(path).strip()
 
 
 def _initialise(programs: Path, home: Path, password: str, *, user: str | None) -> None:

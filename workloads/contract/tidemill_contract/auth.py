@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tidemill_contract.files import read_bytes
 from tidemill_contract.runtime import ApiKey, ApiKeys, PipelineConfig, WorkloadSettings
 
 log = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ class Authenticator:
         if known is not None and known.stamp == stamp:
             return _Known(stamp, now, known.keys)
         try:
-            keys = ApiKeys.model_validate_json(path.read_bytes()).keys
+            keys = ApiKeys.model_validate_json(read_bytes(path)).keys
         except (OSError, ValueError) as error:
             # pydantic's message would show the file's text: say only where.
             log.warning(

@@ -15,6 +15,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from tidemill_contract import names
+from tidemill_contract.files import read_bytes
 from tidemill_contract.spec import PipelineSpec
 
 
@@ -142,7 +143,7 @@ class WorkloadSettings(_Config):
 
     def load_pipeline(self, name: str) -> PipelineConfig:
         """The config of one pipeline."""
-        return PipelineConfig.from_json((self.config_dir / f"{name}.json").read_bytes())
+        return PipelineConfig.from_json(read_bytes(self.config_dir / f"{name}.json"))
 
     def secret_file(self, pipeline: str, name: str) -> Path:
         """Where a pipeline's secret is: `<pipeline>.<name>` if there is such a file, else `<pipeline>/<name>`.
@@ -155,9 +156,9 @@ class WorkloadSettings(_Config):
 
     def credentials(self, pipeline: str, role: Literal["writer", "reader"]) -> PostgresCredentials:
         """A pipeline's Postgres login."""
-        return PostgresCredentials.model_validate_json(self.secret_file(pipeline, f"{role}.json").read_bytes())
+        return PostgresCredentials.model_validate_json(read_bytes(self.secret_file(pipeline, f"{role}.json")))
 
     def api_keys(self, pipeline: str) -> ApiKeys:
         """The API keys of a pipeline; none if there is no such file."""
         path = self.secret_file(pipeline, "api-keys.json")
-        return ApiKeys.model_validate_json(path.read_bytes()) if path.exists() else ApiKeys()
+        return ApiKeys.model_validate_json(read_bytes(path)) if path.exists() else ApiKeys()

@@ -17,6 +17,7 @@ from typing import Any
 from confluent_kafka import KafkaError, Producer
 
 from tidemill_contract.event import MAX_RECORD_BYTES
+from tidemill_contract.files import read_text
 from tidemill_contract.resilience import Guard
 from tidemill_contract.runtime import WorkloadSettings
 
@@ -116,7 +117,7 @@ def sure(settings: dict[str, Any], publish_seconds: float) -> dict[str, Any]:
 
 def config(settings: WorkloadSettings, guard: Guard, publish_seconds: float) -> dict[str, Any]:
     """The settings of the producer of records without a key, which are tried for so long."""
-    extra = json.loads(settings.kafka_config.read_text()) if settings.kafka_config else {}
+    extra = json.loads(read_text(settings.kafka_config)) if settings.kafka_config else {}
     policy = guard.policy
     return {
         "bootstrap.servers": settings.kafka_brokers,

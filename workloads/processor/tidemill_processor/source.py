@@ -21,6 +21,7 @@ from quixstreams.kafka import ConnectionConfig
 
 from tidemill_contract import names
 from tidemill_contract.event import MAX_RECORD_BYTES
+from tidemill_contract.files import read_text
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class Source:
     """Consumes one topic as a member of the pipeline's consumer group."""
 
     def __init__(self, settings: WorkloadSettings, config: PipelineConfig) -> None:
-        extra = json.loads(settings.kafka_config.read_text()) if settings.kafka_config else {}
+        extra = json.loads(read_text(settings.kafka_config)) if settings.kafka_config else {}
         self._connection = {"bootstrap.servers": settings.kafka_brokers, **extra}
         self.topic = config.events_topic
         self._application = Application(
