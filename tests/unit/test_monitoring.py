@@ -13,20 +13,24 @@ import yaml
 from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 
-from tidemill_contract import metrics
+from tidemill_api import metrics as api
+from tidemill_contract import http_metrics, metrics
+from tidemill_ingest import metrics as ingest
 from tidemill_operator import measures
+from tidemill_processor import metrics as processor
 
 ROOT = Path(__file__).resolve().parents[2]
 ALERTS = yaml.safe_load((ROOT / "charts/tidemill/files/alerts.yaml").read_text())["groups"][0]["rules"]
 RUNBOOKS = ROOT / "docs" / "runbooks"
 DASHBOARDS = sorted((ROOT / "charts/tidemill/dashboards").glob("*.json"))
+WORKLOADS = (metrics, http_metrics, api, ingest, processor)
 # Of Prometheus itself and of every Python process.
 GENERAL = {"up", "process_resident_memory_bytes", "process_cpu_seconds_total"}
 _METRIC = re.compile(r"\b((?:tidemill|http|cache|db|events|anomalies|process)_[a-z_]+|up)(?=[{\[)]| ==| >)")
 
 
 def _known() -> set[str]:
-    declared = {id(value) for module in (metrics, measures) for value in vars(module).values() if _is_metric(value)}
+    declared = {id(value) for module in (*WORKLOADS, measures) for value in vars(module).values() if _is_metric(value)}
     names = {name for name, metric in REGISTRY._names_to_collectors.items() if id(metric) in declared}
     return names | GENERAL
 
@@ -77,5 +81,9 @@ def test_every_metric_is_shown_somewhere_or_watched() -> None:
     shown = {name for path in DASHBOARDS for text in _expressions(path) for name in _METRIC.findall(text)}
     watched = {name for alert in ALERTS for name in _METRIC.findall(alert["expr"])}
     bare = {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in shown | watched}
-    declared = {value._name for value in vars(metrics).values() if _is_metric(value)}
-    assert declared - bare == {"tidemill_live_dropped", "tidemill_breaker_transitions"}
+    declared = {value._name for module in WORKLOADS for value in vars(module).values() if _is_metric(value)}
+    assert declared - bare == {
+        "tidemill_live_dropped",
+        "tidemill_breaker_transitions",
+        "tidemill_keeper_pass_timestamp_seconds",
+    }

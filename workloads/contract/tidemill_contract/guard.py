@@ -80,6 +80,7 @@ class Guard:
         self.policy = policy
         self.timeout_seconds = policy.timeout_seconds
         self._breaker = Breaker(name, failures=policy.failures, open_seconds=policy.open_seconds, clock=clock)
+        metrics.RETRIES.labels(name=name)
         self._sleep, self._async_sleep = sleep, async_sleep
         self._holder: tuple[object, int] | None = None
         """(thread or task, ticket) of a loop that makes the trial."""
