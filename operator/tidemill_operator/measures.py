@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from tidemill_operator.condition_measures import Conditions
 from tidemill_operator.outcome import Outcome
 from tidemill_operator.queue import Key, Result
 
@@ -29,10 +30,6 @@ DURATION = Histogram(
 CHANGES = Counter("tidemill_operator_changes_total", "Things written because they were not as wanted.", ["phase"])
 PIPELINES = Gauge("tidemill_operator_pipelines", "Pipelines by state.", ["state"])
 LEADER = Gauge("tidemill_operator_leader", "Whether this replica leads.")
-CONDITION = Gauge(
-    "tidemill_pipeline_condition", "1 for each condition that a pipeline's status has.",
-    (*_PIPELINE, "condition", "status", "reason"),
-)  # fmt: skip
 DESIRED = Gauge("tidemill_operator_scaling_desired_replicas", "Processors that scaling asks for.", _PIPELINE)
 CURRENT = Gauge("tidemill_operator_scaling_current_replicas", "Processors set when scaling last decided.", _PIPELINE)
 DECISIONS = Counter("tidemill_operator_scaling_decisions_total", "Decisions of scaling, one a poll.", ["reason"])
@@ -52,7 +49,7 @@ class Measures:
 
     def __init__(self) -> None:
         self._states: dict[Key, str] = {}
-        self._conditions: dict[Key, frozenset[tuple[str, ...]]] = {}
+        self._conditions = Conditions()
         self._lock = threading.Lock()
         for state in _STATES:
             PIPELINES.labels(state).set(0)
@@ -73,7 +70,7 @@ class Measures:
     def state_of(self, key: Key, status: Mapping[str, Any]) -> None:
         """Note what a pipeline's status says."""
         self._note(key, state(status))
-        self._tell(key, status.get("conditions", ()))
+        self._conditions.tell(key, key.namespace, key.name, status.get("conditions", ()))
 
     def scaled(self, key: Key, decided: Mapping[str, Any]) -> None:
         """Note a decision, as `status.scaling` tells it."""
@@ -90,21 +87,9 @@ class Measures:
     def forget(self, key: Key) -> None:
         """A pipeline is gone."""
         self._note(key, None)
-        self._tell(key, ())
+        self._conditions.tell(key, key.namespace, key.name, ())
         with suppress(KeyError):
             FAILED.remove(key.namespace, key.name)
-
-    def _tell(self, key: Key, conditions: Iterable[Mapping[str, Any]]) -> None:
-        """What a condition said before is told no more, unless it is still true of a pipeline of that name."""
-        found = frozenset((key.namespace, key.name, c["type"], c["status"], c["reason"]) for c in conditions)
-        with self._lock:
-            before = self._conditions.pop(key, frozenset())
-            if found:
-                self._conditions[key] = found
-            for labels in before.difference(*self._conditions.values()):
-                CONDITION.remove(*labels)
-            for labels in found:
-                CONDITION.labels(*labels).set(1)
 
     def _note(self, key: Key, found: str | None) -> None:
         with self._lock:

@@ -6,6 +6,7 @@ from typing import Any
 
 from prometheus_client import REGISTRY
 
+from tidemill_operator.condition_measures import Conditions
 from tidemill_operator.measures import Measures
 from tidemill_operator.queue import Key, Result
 
@@ -45,6 +46,15 @@ def test_a_pipeline_that_was_made_anew_keeps_its_conditions() -> None:
         measures.state_of(key, status(("Ready", "True", "Applied")))
     measures.forget(old)
     assert told("anew") == {("Ready", "True", "Applied")}
+
+
+def test_only_pipelines_that_are_there_are_told_of() -> None:
+    """As `tidemill up` does it: all at once."""
+    conditions = Conditions()
+    for name in ("kept", "dropped"):
+        conditions.tell(name, "ns", name, status(("Ready", "True", "Applied"))["conditions"])
+    conditions.keep(["kept"])
+    assert (told("kept"), told("dropped")) == ({("Ready", "True", "Applied")}, set())
 
 
 def test_failed_passes_are_counted_by_pipeline() -> None:

@@ -16,11 +16,11 @@ from tidemill_contract.exposition import exposition
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.spec import PipelineSpec
 from tidemill_ingest import metrics as ingest
-from tidemill_operator import measures
+from tidemill_operator import condition_measures, measures
 from tidemill_processor import metrics as processor
 
 MODULES: dict[str, ModuleType] = {
-    module.__name__: module for module in (metrics, http_metrics, api, ingest, processor, measures)
+    module.__name__: module for module in (metrics, http_metrics, api, ingest, processor, measures, condition_measures)
 }
 OWNED = {
     "tidemill_api.app": (metrics, http_metrics, api),

@@ -16,25 +16,29 @@ from prometheus_client.metrics import MetricWrapperBase
 from tidemill_api import metrics as api
 from tidemill_contract import http_metrics, metrics
 from tidemill_ingest import metrics as ingest
-from tidemill_operator import measures
+from tidemill_operator import condition_measures, measures
 from tidemill_processor import metrics as processor
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUPS = yaml.safe_load((ROOT / "charts/tidemill/files/alerts.yaml").read_text())["groups"]
 ALERTS = [rule for group in GROUPS for rule in group["rules"]]
 DASHBOARDS = sorted((ROOT / "charts/tidemill/dashboards").glob("*.json"))
+OPERATORS = (measures, condition_measures)
 WORKLOADS = (metrics, http_metrics, api, ingest, processor)
 # Of Prometheus itself and of every Python process.
 GENERAL = {"up", "process_resident_memory_bytes", "process_cpu_seconds_total"}
 # Of who looks at pipelines from outside.
 OBSERVED = {
-    f"tidemill_pipeline_{name}" for name in ("lag_events", "lag_seconds", "freshness_seconds", "watermark_age_seconds")
+    f"tidemill_pipeline_{name}"
+    for name in ("lag_events", "lag_seconds", "freshness_seconds", "watermark_age_seconds", "figures_available")
 }
 _METRIC = re.compile(r"\b((?:tidemill|http|cache|db|events|anomalies|process)_[a-z_]+|up)(?=[{\[)]| ==| >)")
 
 
 def _known() -> set[str]:
-    declared = {id(value) for module in (*WORKLOADS, measures) for value in vars(module).values() if _is_metric(value)}
+    declared = {
+        id(value) for module in (*WORKLOADS, *OPERATORS) for value in vars(module).values() if _is_metric(value)
+    }
     names = {name for name, metric in REGISTRY._names_to_collectors.items() if id(metric) in declared}
     return names | GENERAL | OBSERVED
 
