@@ -24,6 +24,7 @@ install_packages() {
   local missing=()
   postgres_there || [[ -n ${TIDEMILL_POSTGRES_URL:-} ]] || missing+=(postgresql)
   command -v redis-server >/dev/null || [[ -n ${TIDEMILL_REDIS_URL:-} ]] || missing+=(redis-server)
+  command -v promtool >/dev/null || missing+=(prometheus)
   if [[ -z ${TIDEMILL_KAFKA_BROKERS:-} ]]; then
     command -v java >/dev/null || missing+=(openjdk-17-jre-headless)
     command -v mvn >/dev/null || [[ -n ${KAFKA_HOME:-} ]] || missing+=(maven)
@@ -45,12 +46,14 @@ install_packages() {
     "${as_root[@]}" apt-get install -y -qq --no-install-recommends postgresql-common >/dev/null
     "${as_root[@]}" sed -i -E 's/^#?\s*create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf
   fi
-  local redis_is_new=false
-  [[ " ${missing[*]} " == *" redis-server "* ]] && redis_is_new=true
+  local service new=()
+  for service in redis-server prometheus; do
+    [[ " ${missing[*]} " == *" $service "* ]] && new+=("$service")
+  done
   "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-  # The same for Redis' service, where a service manager has started it.
-  if $redis_is_new && command -v systemctl >/dev/null; then
-    "${as_root[@]}" systemctl disable --now redis-server >/dev/null 2>&1 || true
+  # The same for these services, where a service manager has started them.
+  if [[ ${#new[@]} -gt 0 ]] && command -v systemctl >/dev/null; then
+    "${as_root[@]}" systemctl disable --now "${new[@]}" >/dev/null 2>&1 || true
   fi
 }
 

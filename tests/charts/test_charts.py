@@ -333,10 +333,11 @@ def test_monitoring_is_optional_and_complete(render: Any) -> None:
     assert {json.loads(text)["uid"] + ".json" for text in dashboards.values()} == set(dashboards)
 
 
-def test_alerts_name_their_runbook_where_it_is_read(render: Any) -> None:
+@pytest.mark.parametrize("url", ["https://tidemill.dev/runbooks/", "https://runbooks.example/"])
+def test_alerts_name_their_runbook_where_it_is_read(render: Any, url: str) -> None:
     """The address is the installation's own."""
-    url = "https://runbooks.example/"
-    settings = ["metrics.prometheusRule.enabled=true", f"metrics.prometheusRule.runbookUrl={url}"]
+    settings = ["metrics.prometheusRule.enabled=true"]
+    settings += [] if "tidemill" in url else [f"metrics.prometheusRule.runbookUrl={url}"]
     (rule,) = _of(render("tidemill", *settings, files=[DEV]), "PrometheusRule")
     alerts = [alert for group in rule["spec"]["groups"] for alert in group["rules"]]
     assert {a["annotations"]["runbook_url"] for a in alerts} == {f"{url}{a['alert'].lower()}.md" for a in alerts}

@@ -22,6 +22,7 @@ from tidemill_operator.cli.sources import Reading
 from tidemill_operator.cli.store import Store, Stored
 from tidemill_operator.cli.up_figures import LocalFigures
 from tidemill_operator.cli.up_scaling import LocalScaling
+from tidemill_operator.condition_measures import Conditions
 from tidemill_operator.local.child import start_time
 from tidemill_operator.local.files import write_atomic
 from tidemill_operator.local.requests import Requests
@@ -108,6 +109,7 @@ class Run:
         )
         self._figures = LocalFigures(servers.kafka, servers.postgres, host=options.host, say=say)
         self._session = Session(self._store, apply=self._apply, release=self._release, say=say)
+        self._conditions = Conditions()
         self._revived: dict[str, float] = {}
         self._announced = ""
         self._seen: object = None
@@ -154,6 +156,7 @@ class Run:
             self._session.nudge()
         self._session.step()
         self._figures.watch(self._session.pipelines.values())
+        self._tell_conditions()
         self._report()
         if self._session.settled:
             self._announce()
@@ -196,6 +199,13 @@ class Run:
         for name, urls in endpoints.items():
             print(f"{name}:", *(f"{component} {url}" for component, url in urls.items()), sep="  ", flush=True)
         print("ready" if not failed else f"ready, but for {', '.join(failed)}", flush=True)
+
+    def _tell_conditions(self) -> None:
+        """To Prometheus."""
+        pipelines = self._session.pipelines
+        self._conditions.keep(pipelines)
+        for key, stored in pipelines.items():
+            self._conditions.tell(key, stored.namespace, stored.name, stored.status.get("conditions", ()))
 
     def _report(self) -> None:
         """Write `status.json`: what `tidemill status` and tests read; and what Prometheus is to scrape."""

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from tidemill_api import aggregate_sql as sql
+from tidemill_api import metrics
 from tidemill_api.aggregate_query import AggregateQuery
 from tidemill_api.cache import Answer, AnswerCache, Slot
 from tidemill_api.catalog import PipelineModel
@@ -26,7 +27,7 @@ from tidemill_api.problems import unavailable
 from tidemill_api.rows import CSV, RowEncoder, page_body
 from tidemill_api.selection import Binder
 from tidemill_api.values import EPOCH
-from tidemill_contract import metrics, names
+from tidemill_contract import names
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.feeds import Feeds
 from tidemill_contract.resilience import Deadline

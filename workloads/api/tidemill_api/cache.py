@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import msgspec
 import redis.asyncio
 
+from tidemill_api import metrics
 from tidemill_api.database import outage
-from tidemill_contract import metrics
 from tidemill_contract.resilience import BreakerOpen, Guard
 
 log = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 import psycopg
 
+from tidemill_api import metrics
 from tidemill_api.connection import MARGIN_SECONDS, ReaderConnection
 from tidemill_api.problems import Problem, unavailable
-from tidemill_contract import metrics
 from tidemill_contract.failures import database_failed, database_retryable
 from tidemill_contract.resilience import BreakerOpen, Deadline, DeadlineExceeded, Guard
 from tidemill_contract.runtime import WorkloadSettings

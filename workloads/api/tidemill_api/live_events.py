@@ -7,10 +7,10 @@ from collections.abc import Callable
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from tidemill_api import metrics
 from tidemill_api.live_listener import Listener, Message
 from tidemill_api.live_pump import Left, Patience, count_ending, serve
 from tidemill_api.live_upstream import Ending, Upstream
-from tidemill_contract import metrics
 
 MEDIA = "text/event-stream"
 RETRY_MS = 2_000

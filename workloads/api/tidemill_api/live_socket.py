@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from tidemill_api import metrics
 from tidemill_api.catalog import PipelineModel
 from tidemill_api.live_listener import Listener, Message, error_message
 from tidemill_api.live_pump import Left, Patience, count_ending, serve
@@ -18,7 +19,6 @@ from tidemill_api.live_upstream import STOPPING, Ending
 from tidemill_api.parameters import Parameters
 from tidemill_api.problems import Problem
 from tidemill_api.services import Services
-from tidemill_contract import metrics
 from tidemill_contract.auth import QUERY_READ, Forbidden, Unauthorized
 
 _HOW = 'send the header Authorization, or {"type": "auth", "token": "tm_<id>_<secret>"} as the first message'

@@ -7,9 +7,9 @@ from contextlib import aclosing
 
 from starlette.responses import Response, StreamingResponse
 
+from tidemill_api import metrics
 from tidemill_api.cache import Answer, Slot
 from tidemill_api.rows import CSV, JSON
-from tidemill_contract import metrics
 from tidemill_contract.asgi import Receive, Scope, Send
 
 Headers = list[tuple[bytes, bytes]]

@@ -12,6 +12,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tidemill_api import metrics
 from tidemill_api.aggregate_query import take_query
 from tidemill_api.cache import Slot
 from tidemill_api.catalog import PipelineModel
@@ -24,7 +25,6 @@ from tidemill_api.replies import PiecesReply, json_reply
 from tidemill_api.routing import TemplateRoute
 from tidemill_api.rows import JSON, negotiate
 from tidemill_api.services import Services
-from tidemill_contract import metrics
 from tidemill_contract.auth import QUERY_READ, Forbidden, Unauthorized
 from tidemill_contract.resilience import Deadline
 

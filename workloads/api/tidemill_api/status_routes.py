@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 
 from tidemill_api.routing import TemplateRoute
 from tidemill_api.rows import JSON
 from tidemill_api.upkeep import Upkeep
+from tidemill_contract.exposition import CONTENT_TYPE, exposition
 
 _NO_STORE = {"cache-control": "no-store"}
 
@@ -29,7 +29,7 @@ def status_routes(upkeep: Upkeep) -> list[TemplateRoute]:
         return _flag(upkeep.ready())
 
     async def metrics(_: Request) -> Response:
-        return Response(generate_latest(), headers={**_NO_STORE, "content-type": CONTENT_TYPE_LATEST})
+        return Response(exposition(), headers={**_NO_STORE, "content-type": CONTENT_TYPE})
 
     handlers = {"/health": health, "/livez": livez, "/readyz": readyz, "/metrics": metrics}
     return [TemplateRoute(path, handler, methods=["GET"]) for path, handler in handlers.items()]

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from tidemill_contract import metrics
+from tidemill_contract import http_metrics
 from tidemill_contract.guard import Deadline
 
 Scope = MutableMapping[str, Any]
@@ -130,13 +130,13 @@ class HttpMetrics:
         template = endpoint(scope)
         counter = self._counters.get((method, template, status))
         if counter is None:
-            counter = self._counters[(method, template, status)] = metrics.HTTP_REQUESTS.labels(
+            counter = self._counters[(method, template, status)] = http_metrics.HTTP_REQUESTS.labels(
                 method, template, status
             )
         counter.inc()
         timer = self._timers.get((method, template))
         if timer is None:
-            timer = self._timers[(method, template)] = metrics.HTTP_REQUEST_SECONDS.labels(method, template)
+            timer = self._timers[(method, template)] = http_metrics.HTTP_REQUEST_SECONDS.labels(method, template)
         timer.observe(seconds)
 
 

@@ -96,6 +96,8 @@ class Breaker:
             listeners=[_Listener(self)],
         )
         metrics.BREAKER_STATE.labels(name=name).set(_GAUGE[CLOSED])
+        for state in _GAUGE:
+            metrics.BREAKER_TRANSITIONS.labels(name=name, state=state)
 
     @property
     def state(self) -> BreakerState:

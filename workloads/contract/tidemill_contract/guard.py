@@ -96,6 +96,7 @@ class Guard:
             first_pause_seconds=policy.first_pause_seconds,
             clock=clock,
         )
+        metrics.RETRIES.labels(name=name)
         self._sleep, self._async_sleep = sleep, async_sleep
         self._holder: tuple[object, int] | None = None
         """(thread or task, ticket) of a loop that makes the trial."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from tidemill_contract.exposition import CONTENT_TYPE, exposition
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class StatusServer:
     def answer(self, path: str) -> Answer:
         """Status code, content type and body for a path."""
         if path == "/metrics":
-            return 200, CONTENT_TYPE_LATEST, generate_latest()
+            return 200, CONTENT_TYPE, exposition()
         probe = self._probes.get(path)
         if probe is None:
             return _json(

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, PlainTextResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -20,6 +19,7 @@ from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from tidemill_contract.asgi import App, HttpMetrics, RequestTimeout
+from tidemill_contract.exposition import CONTENT_TYPE, exposition
 from tidemill_contract.health import report
 from tidemill_contract.resilience import ResilienceConfig
 from tidemill_contract.runtime import WorkloadSettings
@@ -169,7 +169,7 @@ _UNREADY: dict[int | str, dict[str, Any]] = {503: {"model": Check, "description"
 
 
 async def _metrics() -> Response:
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+    return Response(exposition(), media_type=CONTENT_TYPE)
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:

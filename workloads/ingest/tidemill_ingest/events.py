@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from tidemill_contract import metrics
 from tidemill_contract.resilience import Deadline
-from tidemill_ingest import results
+from tidemill_ingest import metrics, results
 from tidemill_ingest.body import Events, split
 from tidemill_ingest.delivery import FULL_SECONDS, begin, finish
 from tidemill_ingest.known import Known, merge

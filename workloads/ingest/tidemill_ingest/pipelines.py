@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tidemill_contract import metrics
 from tidemill_contract.auth import EVENTS_APPEND, Authenticator, Forbidden, Unauthorized
 from tidemill_contract.pipelines import PipelineDirectory
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
+from tidemill_ingest import metrics
 from tidemill_ingest.problems import Refused
 from tidemill_ingest.records import Judge
 

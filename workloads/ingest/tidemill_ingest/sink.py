@@ -17,10 +17,9 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from tidemill_contract import metrics
 from tidemill_contract.resilience import Guard
 from tidemill_contract.runtime import WorkloadSettings
-from tidemill_ingest import producers
+from tidemill_ingest import metrics, producers
 from tidemill_ingest.quota import IN_FLIGHT_BYTES
 from tidemill_ingest.records import Records
 

@@ -16,6 +16,7 @@ from tidemill_contract.health import Dependency, report
 from tidemill_contract.resilience import ResilienceConfig
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_contract.status_server import StatusServer
+from tidemill_processor import metrics
 from tidemill_processor.closing import Closer
 from tidemill_processor.database import LIVE, Database
 from tidemill_processor.keeper import Duties, Keeper
@@ -42,6 +43,7 @@ class Processor:
         config = settings.load_pipeline(settings.pipeline)
         self._resilience = ResilienceConfig.load(settings.resilience_file, os.environ)
         self._guards = self._resilience.guards()
+        metrics.begin_at_zero(config)
         self._config = config
         self._database = Database(settings, config, self._guards.database.timeout_seconds)
         self._source = Source(settings, config)

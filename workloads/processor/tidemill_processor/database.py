@@ -66,6 +66,7 @@ class Database:
         timeout_seconds: of connecting and of each statement.
 
     Attributes:
+        pipeline: its name.
         reader: whose positions this process moves.
         schema: quoted.
         quotas: bytes that the rows of a table may take.
@@ -75,6 +76,7 @@ class Database:
         self._settings = settings
         self._config = config
         self._timeout = timeout_seconds
+        self.pipeline = config.name
         self.schema = quote(config.schema_name)
         self.reader = settings.reader
         self.quotas = {kind: parse_bytes(quota_of(config.spec, kind)) for kind in (DEAD_LETTERS, ANOMALIES)}

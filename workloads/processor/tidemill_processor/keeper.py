@@ -18,8 +18,8 @@ from typing import Any
 import psycopg
 import redis
 
-from tidemill_contract import metrics
 from tidemill_contract.resilience import BreakerOpen
+from tidemill_processor import metrics
 from tidemill_processor.blame import reason
 from tidemill_processor.closing import Clock, Closer
 from tidemill_processor.keeping import Report
@@ -82,6 +82,7 @@ class Keeper(threading.Thread):
         self.join(timeout_seconds)
 
     def run(self) -> None:  # noqa: D102
+        metrics.KEEPER_PASSED.set_to_current_time()  # a keeper that never gets through is found too
         while not self._stopping.is_set():
             try:
                 with self._connect() as connection:
@@ -108,7 +109,7 @@ class Keeper(threading.Thread):
         clock = self.clock = duties.closer.run(connection, self._try)
         self.alive_at = time.monotonic()
         if clock.watermark is not None:
-            metrics.WATERMARK_SECONDS.set(clock.watermark / 1000)
+            metrics.WATERMARK_TIMESTAMP.set(clock.watermark / 1000)
         if clock.newly_closed:
             metrics.CLOSINGS.inc(len(clock.newly_closed))
         duties.report.run(connection)
@@ -123,6 +124,7 @@ class Keeper(threading.Thread):
             published += self._try(connection, duty, work)
             trouble = self.trials.trouble(duty)
             results_fail |= bool(duty.aggregation and trouble and trouble.kafka)
+        metrics.KEEPER_PASSED.set_to_current_time()
         return published > 0
 
     def _try(self, connection: psycopg.Connection[Any], duty: Duty, work: Callable[[], int]) -> int:

@@ -16,11 +16,11 @@ from typing import Any
 import psycopg
 from confluent_kafka import KafkaError, KafkaException
 
-from tidemill_contract import metrics
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.event import Reason
 from tidemill_contract.resilience import Guards
 from tidemill_contract.runtime import PipelineConfig
+from tidemill_processor import metrics
 from tidemill_processor.batch import INDEX, Batch, BatchReader, Piece
 from tidemill_processor.database import LIVE, AggregationStore, Database
 from tidemill_processor.positions import Positions
@@ -370,9 +370,8 @@ class Loop:
         metrics.EVENTS_CONSUMED.inc(len(batch.messages))
         metrics.BATCH_EVENTS.observe(len(batch.messages))
         metrics.BATCH_SECONDS.observe(seconds)
-        metrics.FRESHNESS_SECONDS.set(max(0.0, time.time() - min(batch.arrived.values()) / 1000))
-        if committed.anomalies:
-            metrics.ANOMALIES_DETECTED.inc(committed.anomalies)
+        metrics.FRESHNESS_SECONDS.observe(max(0.0, time.time() - min(batch.arrived.values()) / 1000))
+        metrics.count_anomalies(self._config.name, committed.anomalies)
         if batch.filtered:
             metrics.EVENTS_FILTERED.inc(sum(batch.filtered.values()))
         for letter in batch.dead:
