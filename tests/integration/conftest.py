@@ -57,7 +57,7 @@ def connect_admin(servers: Any) -> psycopg.Connection[Any]:
     )
 
 
-def eventually(check: Callable[[], Any], *, seconds: float = 30.0, what: str = "condition") -> Any:
+def eventually(check: Callable[[], Any], *, seconds: float = 90.0, what: str = "condition") -> Any:
     """The first true value of `check`, asked for until a deadline."""
     deadline = time.monotonic() + seconds
     while True:
@@ -270,7 +270,7 @@ class Bench:
         """Records that are accounted for in Postgres."""
         return int(self.query("SELECT coalesce(sum(consumed), 0) FROM {s}._offsets")[0][0])
 
-    def await_consumed(self, number: int, *, seconds: float = 60.0) -> None:
+    def await_consumed(self, number: int, *, seconds: float = 90.0) -> None:
         """Wait until that many records are accounted for."""
         eventually(lambda: self.consumed() >= number, seconds=seconds, what=f"{number} records consumed")
         assert number == self.consumed()
@@ -381,7 +381,7 @@ class LocalPipeline:
         )
         return {c["type"]: c["reason"] for c in self.status["conditions"] if c["status"] == "True"}
 
-    def settle(self, *, seconds: float = 60.0) -> dict[str, str]:
+    def settle(self, *, seconds: float = 90.0) -> dict[str, str]:
         """Passes until it is ready; the conditions that are true then."""
         return dict(
             eventually(
