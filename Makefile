@@ -48,11 +48,11 @@ lock: setup ## Write the hashed requirement files anew (ARGS=--upgrade takes the
 
 .PHONY: test
 test: setup ## Unit, golden and integration tests, on real Kafka, Postgres, Redis
-	$(PYTEST) $(PARALLEL) -m "not e2e and not load and not exhaustive" $(ARGS)
+	$(PYTEST) $(PARALLEL) -m "not e2e and not load and not exhaustive and not comparison" $(ARGS)
 
 .PHONY: unit
 unit: setup ## Tests that need no server
-	$(PYTEST) $(PARALLEL) -m "not integration and not kubernetes" $(ARGS)
+	$(PYTEST) $(PARALLEL) -m "not integration and not kubernetes and not comparison" $(ARGS)
 
 .PHONY: integration
 integration: setup ## Tests on real Kafka, Postgres and Redis, which the test session starts
@@ -78,6 +78,14 @@ e2e: setup ## The whole platform in a cluster: charts, examples, rollouts, upgra
 coverage: setup ## The same and the exhaustive ones, with coverage of every process; fails under 85 %
 	@rm -f .coverage .coverage.*
 	$(PYTEST) $(PARALLEL) --cov --cov-report=term:skip-covered --cov-report=html:.cache/coverage --cov-fail-under=85 $(ARGS)
+
+.PHONY: crash-points
+crash-points: setup ## A processor dies before each of its statements, one after the other (`make coverage` draws a fifth)
+	CRASH_EVERY=1 $(PYTEST) tests/integration/test_crash_points.py $(ARGS)
+
+.PHONY: test-comparison
+test-comparison: setup ## No setting of KEDA's and Flink's formulas serves the simulated loads as well for less
+	$(PYTEST) -m comparison $(ARGS)
 
 .PHONY: fuzz
 fuzz: setup ## Drawn pipelines, events, edits, kills and replays against a naive model (MINUTES=60 SEED=the first one)
