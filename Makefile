@@ -91,6 +91,10 @@ test-comparison: setup ## No setting of KEDA's and Flink's formulas serves the s
 fuzz: setup ## Drawn pipelines, events, edits, kills and replays against a naive model (MINUTES=60 SEED=the first one)
 	MINUTES=$(MINUTES) SEED=$(SEED) $(PYTEST) tests/integration/test_fuzz.py -m exhaustive -q -s $(ARGS)
 
+.PHONY: fuzz-resources
+fuzz-resources: setup ## Drawn edits of a resource, good and bad, on a world in memory (MINUTES=60 SEED=the first one)
+	FUZZ_RESOURCES=1 MINUTES=$(MINUTES) SEED=$(SEED) $(PYTEST) tests/unit/test_resource_fuzz.py -k drawn -q -s $(ARGS)
+
 .PHONY: demo
 demo: setup ## A year of departures through the whole platform, compared with a batch recomputation (KEEP=1: keep it running)
 	PYTHONPATH=hack $(PYTHON) -m demo $(if $(KEEP),--keep) $(ARGS)
