@@ -103,6 +103,7 @@ class BacklogReader:
             TidemillError: a server does not answer, or there is no such schema or topic.
         """
         with connected(self._postgres, f"reading positions of schema {schema}") as session:
+            session.connection.hurry(_SECONDS)
             positions = read_positions(session, schema)
         ends, starts = (self.offsets(topic, list(positions), spec) for spec in (LATEST, EARLIEST))
         # Nothing read yet counts from where the partition begins, not from zero: old events are gone from there.
