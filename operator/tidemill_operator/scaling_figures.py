@@ -23,7 +23,6 @@ _SECONDS = 10.0
 # One look at what sessions wait for says little; nearly all of several looks do.
 _LOOKS, _LOOK_SECONDS, _WAITING_LOOKS = 5, 0.1, 4
 _FULL_SHARE = 0.9
-_HURRY = "SET statement_timeout = '10s'"
 _WAITS = """
 SELECT count(*) FILTER (WHERE starts_with(usename, %s) AND state = 'active'
                           AND wait_event_type IN ('Lock', 'LWLock', 'IO', 'IPC', 'BufferPin')),
@@ -80,7 +79,7 @@ class FiguresReader:
             TidemillError: a server does not answer, or there is no such schema or topic yet.
         """
         with connected(self._postgres, f"reading figures of schema {watched.schema}") as session:
-            session.connection.execute(_HURRY)
+            session.connection.hurry(_SECONDS)
             saturated = _saturated(session, watched.writer, replicas=ready)
             # Positions before ends: what is committed between is lag once more, and lag is never less than none. Close
             # to each other: what arrives between is lag that nobody has, and makes idle replicas look busy.

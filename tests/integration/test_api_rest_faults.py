@@ -9,17 +9,15 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import psycopg
 import pytest
 
+from hanging import BlackHole, frozen
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.spec import PipelineSpec
 
@@ -82,7 +80,7 @@ def fill(bench: Any, groups: int = 20) -> None:
 def serving(bench: Any, **environment: str) -> Iterator[httpx.Client]:
     """An API process of a bench; a client that asks for paths below the pipeline."""
     process = bench.start(module="tidemill_api", **{**QUICK, **environment})
-    bench.eventually(lambda: bench.health().get("status") == "healthy", what="the API is healthy")
+    bench.eventually(lambda: bench.health().get("status") == "healthy", seconds=60, what="the API is healthy")
     base = f"http://127.0.0.1:{bench.ports[-1]}/v1/pipelines/{bench.config.name}"
     with httpx.Client(base_url=base, timeout=35) as client:
         yield client
@@ -106,16 +104,6 @@ def ready_bench(make_bench: Callable[..., Any]) -> Callable[..., Any]:
 def fragile(own_servers: Callable[..., Any]) -> Any:
     """Servers that tests may kill, if they start them again."""
     return own_servers(durable=True)
-
-
-def freeze(server: Any, number: signal.Signals) -> None:
-    """Send a signal to a server and all its children."""
-    pids = [server.pid]
-    for pid in pids:
-        pids += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
 
 
 def of_process(client: httpx.Client, path: str) -> httpx.Response:
@@ -172,8 +160,7 @@ def test_a_frozen_postgres_keeps_nobody_waiting_long(fragile: Any, ready_bench: 
     bench = ready_bench("frozen", at=fragile)
     with serving(bench, **LONG_PAUSES, TIDEMILL_RESILIENCE__TIMEOUTS__DATABASE_QUERY_SECONDS="4") as client:
         client.get(PATH)
-        freeze(fragile.handles["postgres"], signal.SIGSTOP)
-        try:
+        with frozen(fragile.handles["postgres"]):
             for path in (PATH, f"{PATH}.csv"):
                 started = time.monotonic()
                 unknown = client.get(path, params={"limit": 7})
@@ -183,8 +170,6 @@ def test_a_frozen_postgres_keeps_nobody_waiting_long(fragile: Any, ready_bench: 
             bench.eventually(lambda: bench.health()["status"] == "unhealthy", seconds=30, what="/health tells")
             bench.eventually(lambda: dependency(bench, "postgres")["breaker"] == "open", what="the breaker opens")
             assert of_process(client, "/livez").status_code == 200
-        finally:
-            freeze(fragile.handles["postgres"], signal.SIGCONT)
         bench.eventually(lambda: bench.health()["status"] == "healthy", seconds=5, what="/health recovers by itself")
         assert "stale" not in client.get(PATH).json(), "answers are fresh again"
 
@@ -193,8 +178,7 @@ def test_a_frozen_redis_is_waited_for_once(fragile: Any, ready_bench: Callable[.
     """Later queries go past it, whatever its breaker says; soon after it is back it is asked again."""
     bench = ready_bench("frozen-redis", at=fragile)
     with serving(bench, **LONG_PAUSES) as client:
-        freeze(fragile.handles["redis"], signal.SIGSTOP)
-        try:
+        with frozen(fragile.handles["redis"]):
             for number in range(1, 12):
                 started = time.monotonic()
                 assert client.get(PATH, params={"limit": number}).status_code == 200
@@ -202,9 +186,27 @@ def test_a_frozen_redis_is_waited_for_once(fragile: Any, ready_bench: Callable[.
                 assert taken < (5 + IN_TIME_SECONDS if number == 1 else IN_TIME_SECONDS), number
             bench.eventually(lambda: dependency(bench, "redis")["breaker"] == "open", what="the breaker opens")
             assert bench.health()["status"] == "degraded"
-        finally:
-            freeze(fragile.handles["redis"], signal.SIGCONT)
         bench.eventually(lambda: bench.health()["status"] == "healthy", seconds=5, what="/health recovers by itself")
+
+
+def test_a_postgres_behind_a_black_hole_keeps_nobody_waiting_long(
+    servers: Any, ready_bench: Callable[..., Any]
+) -> None:
+    """Packets are lost: connections of before stay silent for ever, and new ones are not answered."""
+    bench = ready_bench("swallowed")
+    with (
+        BlackHole(servers.postgres.port) as hole,
+        serving(bench, **LONG_PAUSES, TIDEMILL_POSTGRES_PORT=str(hole.port)) as client,
+    ):
+        client.get(PATH)
+        with hole.open():
+            started = time.monotonic()
+            assert client.get(PATH, params={"limit": 7}).status_code == 503
+            assert time.monotonic() - started < 10 + IN_TIME_SECONDS
+            assert client.get(PATH).json()["stale"] is True
+            bench.eventually(lambda: bench.health()["status"] == "unhealthy", seconds=30, what="/health tells")
+        bench.eventually(lambda: bench.health()["status"] == "healthy", seconds=5, what="/health recovers by itself")
+        assert client.get(PATH, params={"limit": 7}).status_code == 200
 
 
 def test_redis_goes_and_comes_back(fragile: Any, ready_bench: Callable[..., Any]) -> None:

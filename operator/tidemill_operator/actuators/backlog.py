@@ -21,7 +21,7 @@ RECENT_MS = 60_000
 
 _CONNECT_SECONDS = 3.0
 # One pipeline whose tables are locked or gone holds up no other's figures.
-_HURRY = "SET statement_timeout = '3s'; SET lock_timeout = '500ms'"
+_HURRY_SECONDS = 3.0
 
 Partitions = dict[int, PartitionFigures]
 K = TypeVar("K", bound=Hashable)
@@ -165,7 +165,8 @@ def read_standings(postgres: PostgresAddress, schemas: Collection[str]) -> dict[
     """
     found: dict[str, Standing | str] = {}
     with connected(postgres, "reading positions", timeout_seconds=_CONNECT_SECONDS, read_only=True) as session:
-        session.connection.execute(_HURRY)
+        session.connection.hurry(_HURRY_SECONDS)
+        session.connection.execute("SET lock_timeout = '500ms'")
         for schema in schemas:
             try:
                 at, positions = time.monotonic(), read_positions(session, schema)

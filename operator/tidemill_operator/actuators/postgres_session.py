@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
+from tidemill_operator.actuators.postgres_connection import MARGIN_SECONDS, AdminConnection
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.servers.addresses import PostgresAddress
 
@@ -34,7 +35,7 @@ class Session:
         changed: writes made so far.
     """
 
-    def __init__(self, connection: psycopg.Connection[Row]) -> None:
+    def __init__(self, connection: AdminConnection) -> None:
         self.connection = connection
         self.changed = 0
 
@@ -93,7 +94,7 @@ def connected(
         raise _told(error, doing, address) from error
 
 
-def _connect(address: PostgresAddress, timeout_seconds: float, *, read_only: bool) -> psycopg.Connection[Row]:
+def _connect(address: PostgresAddress, timeout_seconds: float, *, read_only: bool) -> AdminConnection:
     try:
         return _open(address, address.database, timeout_seconds, read_only=read_only)
     except psycopg.OperationalError as error:
@@ -108,8 +109,8 @@ def _connect(address: PostgresAddress, timeout_seconds: float, *, read_only: boo
 
 def _open(
     address: PostgresAddress, database: str, timeout_seconds: float, *, read_only: bool = False
-) -> psycopg.Connection[Row]:
-    return psycopg.connect(
+) -> AdminConnection:
+    connection = AdminConnection.connect(
         host=address.host,
         port=address.port,
         dbname=database,
@@ -127,6 +128,8 @@ def _open(
         f" -c idle_in_transaction_session_timeout={IDLE_MS} -c client_min_messages=warning"
         f" -c default_transaction_read_only={'on' if read_only else 'off'}",
     )
+    connection.answer_seconds = STATEMENT_MS / 1000 + MARGIN_SECONDS
+    return connection
 
 
 def _told(error: psycopg.Error, doing: str, address: PostgresAddress) -> TidemillError:
