@@ -9,6 +9,21 @@ stamp=".venv/.setup-$key"
 
 postgres_there() { command -v postgres >/dev/null || compgen -G "/usr/lib/postgresql/*/bin/postgres" >/dev/null; }
 
+browser_there() {
+  local name
+  for name in chromium-headless-shell chromium chromium-browser google-chrome; do
+    command -v "$name" >/dev/null && return 0
+  done
+  return 1
+}
+
+# Without a browser the dashboard's tests are skipped, which is no reason to stop; in CI it is.
+browser_possible() {
+  [[ -z ${CI:-} ]] || return 0
+  [[ $(id -u) -eq 0 ]] || command -v sudo >/dev/null || return 1
+  apt-cache show chromium-headless-shell >/dev/null 2>&1
+}
+
 find_python() {
   local candidate
   for candidate in python3.11 python3 python3.12 python3.13 /usr/bin/python3; do
@@ -30,6 +45,7 @@ install_packages() {
     command -v mvn >/dev/null || [[ -n ${KAFKA_HOME:-} ]] || missing+=(maven)
   fi
   find_python >/dev/null || missing+=(python3-venv)
+  browser_there || ! browser_possible || missing+=(chromium-headless-shell)
   [[ ${#missing[@]} -gt 0 ]] || return 0
 
   local as_root=()

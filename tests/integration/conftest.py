@@ -289,6 +289,18 @@ class Bench:
                 process.wait()
 
 
+def _create_topics(servers: Any, config: PipelineConfig) -> None:
+    kafka = AdminClient({"bootstrap.servers": servers.kafka})
+    topics = [config.events_topic, *(config.topic(kind) for kind in ("results", "anomalies", "dead-letters"))]
+    wanted = [
+        NewTopic(name, config.spec.source.topic.partitions or 1, 1, config={"max.message.bytes": "2200000"})
+        for name in topics
+    ]
+    delete_topics(kafka, topics)
+    for future in kafka.create_topics(wanted).values():
+        future.result(30)
+
+
 @contextmanager
 def _bench_maker(servers: Any, tmp_path: Path) -> Iterator[Callable[..., Bench]]:
     benches = []
@@ -297,15 +309,8 @@ def _bench_maker(servers: Any, tmp_path: Path) -> Iterator[Callable[..., Bench]]
         on = at or servers
         with connect_admin(on) as connection:
             create_schema(connection, config, started=False)
-        kafka = AdminClient({"bootstrap.servers": on.kafka})
-        topics = [config.events_topic, *(config.topic(kind) for kind in ("results", "anomalies", "dead-letters"))]
-        wanted = [
-            NewTopic(name, config.spec.source.topic.partitions or 1, 1, config={"max.message.bytes": "2200000"})
-            for name in topics
-        ]
-        delete_topics(kafka, topics)
-        for future in kafka.create_topics(wanted).values():
-            future.result(30)
+        if on.kafka:
+            _create_topics(on, config)
         secrets = tmp_path / "secrets" / config.name
         secrets.mkdir(parents=True)
         (tmp_path / f"{config.name}.json").write_text(config.to_json())
@@ -334,6 +339,13 @@ def make_bench(servers: Any, tmp_path: Path) -> Iterator[Callable[..., Bench]]:
 def make_shared_bench(servers: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Bench]]:
     """The same for benches that all tests of a module share."""
     with _bench_maker(servers, tmp_path_factory.mktemp("bench")) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def make_bench_at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Bench]]:
+    """The same on servers that the module names: `make_bench_at(config, at=…)`; without Kafka there are no topics."""
+    with _bench_maker(None, tmp_path_factory.mktemp("bench")) as make:
         yield make
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 
 from tidemill_contract.spec import AnomalySpec
+from tidemill_contract.windows import answer_range
 from tidemill_processor.anomalies import CLEARED, Anomaly, insert_anomalies, parse_state, scanner_place
 from tidemill_processor.corrections import Corrections
 from tidemill_processor.database import AggregationStore, Database, to_ms
@@ -56,7 +57,8 @@ class ClosedWindow:
     def anomaly(self, store: AggregationStore, rule: AnomalySpec, verdict: Verdict) -> Anomaly:
         """A verdict on it, to be stored."""
         at = (store.name, store.version, rule.watched, self.group, self.start, self.end)
-        return Anomaly(rule.name, *at, verdict, self.revision)
+        least, greatest = next(answer_range(*found) for found in store.layout.metrics if found[0].name == rule.watched)
+        return Anomaly(rule.name, *at, verdict.within(least, greatest), self.revision)
 
 
 @lru_cache(maxsize=4096)
