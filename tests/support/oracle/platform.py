@@ -115,7 +115,11 @@ class Running:
 
     def settle(self) -> None:
         """Reconcile until the pipeline is ready."""
-        until(lambda: "Ready" in self._reconcile(), "the pipeline is ready", seconds=90)
+        try:
+            until(lambda: "Ready" in self._reconcile(), "the pipeline is ready", seconds=90)
+        except Stuck as error:
+            told = [(c["type"], c["status"], c["message"]) for c in (self._status or {}).get("conditions", ())]
+            raise Stuck(f"{error}; {told}") from error
 
     def _reconcile(self) -> dict[str, str]:
         self._status = reconcile(
