@@ -49,6 +49,6 @@ def test_every_annotation_of_the_code_is_on_the_page() -> None:
     documents = [path for path in documents if path.parent.name != "decisions"]
     named = set(re.findall(r"tidemill\.dev/(?!v1)[a-z-]+", "\n".join(path.read_text() for path in documents)))
     assert named <= set(reference.ANNOTATIONS)
-    read = set(re.findall(r"annotations[^\n]*\.get\((\w+)\)", CODE))
+    read = set(re.findall(r"annotations[^\n]*\.get\(([A-Z]+)\)", CODE))
     values = {"ADOPT", "PAUSE", "REBALANCE", "RECREATE", "REPLAY", "ROTATE"}
     assert read <= values
