@@ -7,15 +7,15 @@ import contextlib
 import datetime as dt
 import hashlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from tidemill_api import aggregate_sql as sql
-from tidemill_api.aggregate_query import AggregateQuery
+from tidemill_api.aggregate_query import MAX_FILL_ROWS, AggregateQuery, too_filled
 from tidemill_api.cache import Answer, AnswerCache, Slot
 from tidemill_api.catalog import PipelineModel
 from tidemill_api.database import Connection, Database, as_problem
@@ -31,6 +31,7 @@ from tidemill_contract.duration import parse_ms
 from tidemill_contract.feeds import Feeds
 from tidemill_contract.resilience import Deadline
 
+T = TypeVar("T")
 FETCH_ROWS = 2_000
 READ_LIMIT = 5_000
 QUICK_SECONDS = 1.0
@@ -96,7 +97,26 @@ async def read_windows(
     binder = Binder()
     text = sql.statement(reduced, binder, state.closed_until)
     cursor = await connection.execute(text, binder.values)
-    return await cursor.fetchall(), text
+    rows = await cursor.fetchall()
+    if not rows:
+        await _check_fill(connection, reduced)
+    return rows, text
+
+
+async def _check_fill(connection: Connection, query: AggregateQuery) -> None:
+    """Tell a fill that was too large from one with nothing in it.
+
+    Raises:
+        Problem: there are too many groups for that many windows.
+    """
+    if query.fill == "none":
+        return
+    binder = Binder()
+    cursor = await connection.execute(sql.filled_groups_sql(query, binder), binder.values)
+    row = await cursor.fetchone()
+    groups = row[0] if row else 0
+    if groups * query.fill_points > MAX_FILL_ROWS:
+        raise too_filled(query, groups)
 
 
 def _over(query: AggregateQuery, state: State) -> AggregateQuery:
@@ -209,9 +229,9 @@ class Answers:
         async def pieces() -> AsyncGenerator[bytes, None]:
             async with self._database.stream(model.name, deadline) as connection:
                 state = await read_state(connection, model, query.model.name, query.model.version)
-                binder = Binder()
-                text = sql.statement(sql.narrowed(_over(query, state)), binder, state.closed_until)
-                rows = self._rows(connection, text, binder, query.page.limit)
+                binder, fed = Binder(), _over(query, state)
+                text = sql.statement(sql.narrowed(fed), binder, state.closed_until)
+                rows = _or(self._rows(connection, text, binder, query.page.limit), lambda: _check_fill(connection, fed))
                 async for piece in _pieces(rows, RowEncoder(query.columns), media, "aggregates"):
                     yield piece
 
@@ -248,6 +268,16 @@ class Answers:
                     return
                 left -= len(rows)
                 yield rows
+
+
+async def _or(batches: AsyncIterator[T], look: Callable[[], Awaitable[None]]) -> AsyncGenerator[T, None]:
+    """The same batches; where there is none, it is looked why."""
+    none = True
+    async for batch in batches:
+        none = False
+        yield batch
+    if none:
+        await look()
 
 
 async def _pieces(
