@@ -155,7 +155,7 @@ def test_postgres_goes_and_comes_back(fragile: Any, ready_bench: Callable[..., A
         assert "stale" not in again.json()
         assert again.json()["data"] == fresh.json()["data"]
         assert client.get(f"{PATH}.csv").status_code == 200
-        assert "tidemill_stale_answers_total 2" in of_process(client, "/metrics").text
+        assert "tidemill_stale_answers_total 2" in bench.metrics()
 
 
 def test_a_frozen_postgres_keeps_nobody_waiting_long(fragile: Any, ready_bench: Callable[..., Any]) -> None:
@@ -246,7 +246,7 @@ def test_many_ask_the_same_and_it_is_computed_once(ready_bench: Callable[..., An
         answers = asyncio.run(all_at_once())
         assert {answer.status_code for answer in answers} == {200}
         assert len({answer.content for answer in answers}) == 1
-        text = of_process(client, "/metrics").text
+        text = bench.metrics()
         assert 'cache_misses_total{operation="aggregates"} 1.0' in text
 
 
@@ -382,7 +382,7 @@ def test_one_pipelines_load_is_not_anothers(ready_bench: Callable[..., Any]) -> 
             assert httpx.get(light).status_code == 200
             assert dependency(bench, "postgres")["breaker"] == "closed"
         assert client.get(PATH).status_code == 200, "its breaker is closed as well"
-        metrics = of_process(client, "/metrics").text
+        metrics = bench.metrics()
         assert 'tidemill_retries_total{name="database/heavy"}' not in metrics, "nothing was asked twice"
 
 
@@ -413,4 +413,4 @@ def test_who_does_not_read_an_export_loses_its_place(ready_bench: Callable[..., 
     )
     with serving(bench) as client, client.stream("GET", f"{PATH}.csv"), client.stream("GET", f"{PATH}.csv"):
         assert client.get(f"{PATH}.csv", params={"limit": 1}).status_code == 200
-        assert "tidemill_slow_readers_total 2.0" in of_process(client, "/metrics").text
+        assert "tidemill_slow_readers_total 2.0" in bench.metrics()

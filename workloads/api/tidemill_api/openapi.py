@@ -87,11 +87,7 @@ def _status_paths() -> dict[str, Any]:
     )
     live["responses"] |= unhealthy
     ready["responses"] |= unhealthy
-    metrics = _plain("metrics", "Prometheus metrics", "Flag")
-    metrics["responses"] = {
-        "200": {"description": "Text exposition format.", "content": {"text/plain": {"schema": STRING}}}
-    }
-    operations = {"/health": health, "/livez": live, "/readyz": ready, "/metrics": metrics}
+    operations = {"/health": health, "/livez": live, "/readyz": ready}
     return {path: {"get": {**operation, "security": [], "tags": ["status"]}} for path, operation in operations.items()}
 
 

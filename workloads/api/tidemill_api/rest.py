@@ -12,6 +12,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tidemill_api.access import open_pipeline
 from tidemill_api.aggregate_query import take_query
 from tidemill_api.cache import Slot
 from tidemill_api.catalog import PipelineModel
@@ -126,14 +127,12 @@ class Rest:
         Raises:
             Problem: there is none (404), no key (401), or a key that is not good for this (403).
         """
-        model = self._services.catalog.get(request.path_params["pipeline"])
         try:
-            self._services.authenticator.check(model.config, request.headers.get("authorization"), QUERY_READ)
+            return open_pipeline(self._services, request.path_params["pipeline"], request.headers.get("authorization"))
         except Unauthorized as error:
             raise unauthorized(str(error)) from None
         except Forbidden as error:
             raise forbidden(str(error)) from None
-        return model
 
     def _reply(self, request: Request, model: PipelineModel, found: tuple[Slot, bool], kind: str) -> Response:
         metrics.EVENTS_QUERIED.labels(kind).inc(found[0].answer.rows)
