@@ -23,6 +23,7 @@ _INGEST_LIMITS = (
     "TIDEMILL_INGEST_IN_FLIGHT_BYTES",
 )
 _API_LIMITS = ("TIDEMILL_API_KEYLESS_CONNECTIONS", "TIDEMILL_API_KEYLESS_PER_ADDRESS")
+_CALLED = ("TIDEMILL_ALLOWED_HOSTS", "TIDEMILL_HTTP_CONNECTIONS")
 _MOST_AMOUNT = 10**12
 _DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 
@@ -155,7 +156,7 @@ def _placement(platform: Platform, environ: Mapping[str, str]) -> Placement:
         },
         ingest={name: _amount(environ, name) for name in _INGEST_LIMITS if environ.get(name)},
         api={name: _amount(environ, name) for name in _API_LIMITS if environ.get(name)},
-        called={"TIDEMILL_ALLOWED_HOSTS": environ.get("TIDEMILL_ALLOWED_HOSTS", "")},
+        called={name: environ[name] for name in _CALLED if environ.get(name)},
         connections={name: text for name, text in connections.items() if text},
         resilience=resilience.read_text() if resilience else "",
         egress_ports=_egress(platform, environ),

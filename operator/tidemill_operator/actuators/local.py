@@ -35,6 +35,7 @@ _STOP_SECONDS = 10.0
 # What of our own environment the workloads get to see; the administrator's logins are not theirs.
 _PASSED_ON = (
     "TIDEMILL_RESILIENCE_", "TIDEMILL_KAFKA_CONFIG", "TIDEMILL_LOG_LEVEL", "TIDEMILL_INGEST_", "TIDEMILL_API_",
+    "TIDEMILL_HTTP_",
 )  # fmt: skip
 
 

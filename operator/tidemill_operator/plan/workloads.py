@@ -135,8 +135,7 @@ def _workload(
         environment=environment,
         configs={f"{config.name}.json": config.to_json()},
         secrets={config.name: _SECRETS[component]},
-        ports=({"http": 0 if own else platform.ports.get(component, 0)} if component in _CALLED else {})
-        | {"status": 0},
+        ports=_ports(component, 0 if own else platform.ports.get(component, 0)),
         resources=resources or {},
         scaled_elsewhere=scaled_elsewhere,
         scaled=scaled,

@@ -15,6 +15,7 @@ from tidemill_api.live_places import Places
 from tidemill_api.services import Services, make_services
 from tidemill_api.upkeep import Upkeep
 from tidemill_contract.hosts import Hosts
+from tidemill_contract.http_limits import HttpLimits, bounded
 from tidemill_contract.http_server import HttpServer, Status
 from tidemill_contract.runtime import WorkloadSettings
 
@@ -52,6 +53,7 @@ def main() -> int:
     try:
         services = make_services(settings, os.environ)
         hosts, places = Hosts.parse(settings.allowed_hosts), Places.from_env()
+        http = bounded(HttpLimits.from_env())
     except ValueError as error:
         log.error("%s", error)
         return 2
@@ -64,7 +66,7 @@ def main() -> int:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=http,
         lifespan="on",
         log_config=None,
         log_level=settings.log_level.lower(),

@@ -74,5 +74,5 @@ def _with_cors(app: App, origins: Sequence[str]) -> App:
         allow_origins=origins,
         allow_methods=["GET", "POST"],
         allow_headers=["authorization", "content-type", "if-none-match", "last-event-id"],
-        expose_headers=["etag", "age", "warning", "tidemill-stale", "retry-after"],
+        expose_headers=["etag", "age", "warning", "tidemill-stale", "tidemill-next-cursor", "retry-after"],
     )

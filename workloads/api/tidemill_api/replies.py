@@ -24,6 +24,8 @@ OPEN = "max-age=1, stale-while-revalidate=5"
 PART_BYTES = 64 * 1024
 PATIENCE_SECONDS, SLOWEST_BYTES_PER_SECOND = 8.0, 64 * 1024
 """A place for an export is waited for a little longer than a client may keep one without reading."""
+NEXT_CURSOR = "tidemill-next-cursor"
+"""Of CSV and NDJSON that `limit` has cut: what `next_cursor` is in JSON."""
 STALE_WARNING = '110 - "Response is Stale"'
 
 

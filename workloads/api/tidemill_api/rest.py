@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from tidemill_api.access import open_pipeline
 from tidemill_api.aggregate_query import take_query
+from tidemill_api.answers import Stream
 from tidemill_api.cache import Slot
 from tidemill_api.catalog import PipelineModel
 from tidemill_api.describe import summary
@@ -21,7 +22,7 @@ from tidemill_api.front import Front, Known
 from tidemill_api.listings import ANOMALIES, DEAD_LETTERS, Listing, events_listing, take_listing
 from tidemill_api.parameters import MAX_BODY_BYTES, Parameters
 from tidemill_api.problems import Problem, forbidden, not_found, unauthorized
-from tidemill_api.replies import PiecesReply, json_reply
+from tidemill_api.replies import NEXT_CURSOR, PiecesReply, json_reply
 from tidemill_api.routing import TemplateRoute
 from tidemill_api.rows import JSON, negotiate
 from tidemill_api.services import Services
@@ -102,8 +103,8 @@ class Rest:
         query = take_query(aggregation, parameters, stream=media != JSON)
         answers, deadline = self._services.answers, _deadline(request)
         if media != JSON:
-            pieces = await answers.stream_windows(model, query, media, deadline)
-            return PiecesReply(pieces, media, _disposition(request, f"{model.name}-{aggregation.name}"))
+            stream = await answers.stream_windows(model, query, media, deadline)
+            return _stream_reply(request, stream, media, f"{model.name}-{aggregation.name}")
         return self._reply(request, model, await answers.aggregates(model, query, deadline), "aggregates")
 
     def _lister(self, name: str) -> Callable[[Request], Awaitable[Response]]:
@@ -115,8 +116,8 @@ class Rest:
             query = take_listing(listing_of(model), parameters, stream=media != JSON)
             answers, deadline = self._services.answers, _deadline(request)
             if media != JSON:
-                pieces = await answers.stream_listing(model, query, media, deadline)
-                return PiecesReply(pieces, media, _disposition(request, f"{model.name}-{name}"))
+                stream = await answers.stream_listing(model, query, media, deadline)
+                return _stream_reply(request, stream, media, f"{model.name}-{name}")
             return self._reply(request, model, await answers.listing(model, query, deadline), query.listing.kind)
 
         return listing
@@ -160,6 +161,11 @@ def _media(request: Request) -> str:
 def _deadline(request: Request) -> Deadline | None:
     found: Any = getattr(request.state, "deadline", None)
     return found if isinstance(found, Deadline) else None
+
+
+def _stream_reply(request: Request, stream: Stream, media: str, name: str) -> PiecesReply:
+    cut = {NEXT_CURSOR: stream.cursor} if stream.cursor else {}
+    return PiecesReply(stream.pieces, media, {**_disposition(request, name), **cut})
 
 
 def _disposition(request: Request, name: str) -> dict[str, str]:

@@ -186,7 +186,9 @@ class RequestTimeout:
                 raise
         if timer.expired() and not started:
             detail = f"no answer within {self._seconds:g} s; ask for less, or try again later"
-            await send_problem(send, 504, "request_timeout", "Request Timeout", detail)
+            # Closed: what is left of a body that comes too slowly would keep the connection.
+            close = [(b"connection", b"close")]
+            await send_problem(send, 504, "request_timeout", "Request Timeout", detail, headers=close)
 
 
 class HostGuard:

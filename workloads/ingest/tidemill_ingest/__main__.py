@@ -9,6 +9,7 @@ import sys
 
 import uvicorn
 
+from tidemill_contract.http_limits import HttpLimits, bounded
 from tidemill_contract.http_server import HttpServer
 from tidemill_contract.resilience import ResilienceConfig
 from tidemill_contract.runtime import WorkloadSettings
@@ -27,6 +28,7 @@ def main() -> int:
         settings = WorkloadSettings.from_env()
         resilience = ResilienceConfig.load(settings.resilience_file, os.environ)
         ingest = Ingest(settings, resilience, Limits.from_env())
+        http = bounded(HttpLimits.from_env())
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
@@ -37,7 +39,7 @@ def main() -> int:
         ingest.app(),
         host=settings.host,
         port=settings.port,
-        http="httptools",
+        http=http,
         loop="uvloop",
         ws="none",
         lifespan="on",
