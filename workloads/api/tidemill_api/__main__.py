@@ -12,6 +12,7 @@ import uvicorn
 
 from tidemill_api.app import create_app
 from tidemill_api.live_places import Places
+from tidemill_api.live_protocol import LiveProtocol
 from tidemill_api.services import Services, make_services
 from tidemill_api.upkeep import Upkeep
 from tidemill_contract.hosts import Hosts
@@ -67,6 +68,7 @@ def main() -> int:
         port=settings.port,
         loop="uvloop",
         http=http,
+        ws=LiveProtocol,
         lifespan="on",
         log_config=None,
         log_level=settings.log_level.lower(),
