@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+import websockets
 
 from tidemill_contract.http_limits import HttpLimits, bounded
 
@@ -17,7 +18,13 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
-    """Answers with the length of the body."""
+    """Answers with the length of the body; a WebSocket with what it is told."""
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            await send({"type": "websocket.send", "text": message["text"]})
+        return
     size, more = 0, True
     while more:
         message = await receive()
@@ -34,7 +41,7 @@ def serve(test: Callable[[Callable[[], Awaitable[Connection]]], Awaitable[None]]
 
     async def work() -> None:
         config = uvicorn.Config(
-            app, host="127.0.0.1", port=0, http=bounded(LIMITS), ws="none", lifespan="off", log_config=None,
+            app, host="127.0.0.1", port=0, http=bounded(LIMITS), lifespan="off", log_config=None,
             timeout_graceful_shutdown=1,
         )  # fmt: skip
         server = uvicorn.Server(config)
@@ -150,6 +157,18 @@ def test_a_body_may_take_its_time() -> None:
         writer.write(request(body=b"b" * 10)[:-5])
         await asyncio.sleep(2 * LIMITS.header_seconds)
         assert await say((reader, writer), b"b" * 5) == b"HTTP/1.1 200 OK"
+
+    serve(test)
+
+
+def test_a_socket_outlives_the_time_of_headers() -> None:
+    async def test(connect: Callable[[], Awaitable[Connection]]) -> None:
+        _, writer = await connect()
+        port = writer.get_extra_info("peername")[1]
+        async with websockets.connect(f"ws://127.0.0.1:{port}/") as socket:
+            await asyncio.sleep(2 * LIMITS.header_seconds)
+            await socket.send("still there")
+            assert await socket.recv() == "still there"
 
     serve(test)
 

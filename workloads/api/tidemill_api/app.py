@@ -19,7 +19,7 @@ from tidemill_api.rest import Rest, answer_defect, answer_unmatched
 from tidemill_api.services import Services
 from tidemill_api.status_routes import status_routes
 from tidemill_api.upkeep import Upkeep
-from tidemill_contract.asgi import App, HostGuard, HttpMetrics, RequestTimeout
+from tidemill_contract.asgi import App, HttpMetrics, RequestTimeout, by_name
 from tidemill_contract.hosts import Hosts
 
 
@@ -63,7 +63,7 @@ def create_app(
     app.include_router(live)
     app.include_router(dashboard_router())
     front.app = RequestTimeout(app, services.resilience.timeouts.api_request_seconds)
-    return HttpMetrics(HostGuard(_with_cors(front, cors_origins), hosts or Hosts(())))
+    return HttpMetrics(by_name(_with_cors(front, cors_origins), hosts or Hosts(())))
 
 
 def _with_cors(app: App, origins: Sequence[str]) -> App:

@@ -191,12 +191,17 @@ class RequestTimeout:
             await send_problem(send, 504, "request_timeout", "Request Timeout", detail, headers=close)
 
 
+def by_name(app: App, hosts: Hosts) -> App:
+    """An application that answers to these names."""
+    return app if hosts.any else HostGuard(app, hosts)
+
+
 class HostGuard:
     """ASGI middleware: other names are 421."""
 
     def __init__(self, app: App, hosts: Hosts) -> None:
         self._app, self._hosts = app, hosts
-        self._known: dict[bytes, bool] = {}
+        self._known: set[bytes] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -207,14 +212,18 @@ class HostGuard:
         await send_problem(_denial(scope, send), 421, "host_refused", "Misdirected Request", detail)
 
     def _allow(self, scope: Scope) -> bool:
-        header = next((value for name, value in scope["headers"] if name == b"host"), b"")
-        allowed = self._known.get(header)
-        if allowed is None:
-            allowed = self._hosts.allow(header.decode("latin-1"))
-            if len(self._known) >= _KNOWN_HOSTS:
-                self._known.clear()
-            self._known[header] = allowed
-        return allowed
+        for name, value in scope["headers"]:
+            if name == b"host":
+                return value in self._known or self._look(value)
+        return True
+
+    def _look(self, header: bytes) -> bool:
+        if not self._hosts.allow(header.decode("latin-1")):
+            return False
+        if len(self._known) >= _KNOWN_HOSTS:
+            self._known.clear()
+        self._known.add(header)
+        return True
 
 
 def _denial(scope: Scope, send: Send) -> Send:

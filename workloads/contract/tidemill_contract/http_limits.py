@@ -60,13 +60,14 @@ class _TooLarge(Exception):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol within limits. A request whose headers come at once costs it two comparisons more."""
+    """uvicorn's protocol within limits. A request whose headers come at once costs it a few comparisons more."""
 
     limits: ClassVar[HttpLimits] = HttpLimits()
     _timer: asyncio.TimerHandle | None = None
-    _in_head = True
-    _begun = False
-    _received = 0
+    _waited_for = 0
+    """Bytes of a head that is not whole yet."""
+    _large = False
+    """Whether what has come may be more than a head may be: then it is measured."""
     _too_large = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -85,38 +86,32 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse; what is not yet a whole head is bounded in size and time."""
-        if self._in_head:
-            self._received += len(data)
-        super().data_received(data)
-        # Bytes before a request, such as empty lines, are no reason to wait longer for it.
-        if self._in_head and (self._begun or self._received) and not self.transport.is_closing():
-            if self._received > self.limits.header_bytes:
-                self._refuse_head()
-            elif self._timer is None:
-                self._await_head()
-
-    def on_message_begin(self) -> None:
-        """A request begins."""
-        super().on_message_begin()
-        self._in_head = self._begun = True
+        before = self.cycle
+        self._large = len(data) + self._waited_for > self.limits.header_bytes
+        HttpToolsProtocol.data_received(self, data)
+        cycle = self.cycle
+        if cycle is not None and cycle.scope is self.scope:
+            if cycle is before and cycle.response_complete and self._timer is None:
+                self._await_head()  # empty lines, which end the wait of a kept connection and are no request
+            return
+        if self.transport.is_closing() or self not in self.connections:
+            return  # or it is a WebSocket now
+        # After a body that has just ended it is not known how much of this is head.
+        if cycle is before and (before is None or before.response_complete):
+            self._waited_for += len(data)
+        if self._waited_for > self.limits.header_bytes:
+            self._refuse_head()
+        elif self._timer is None:
+            self._await_head()
 
     def on_headers_complete(self) -> None:
-        """Its headers are there."""
-        limits = self.limits
-        if len(self.headers) > limits.headers or (
-            self._received > limits.header_bytes and self._head_bytes() > limits.header_bytes
-        ):
+        """The headers of a request are there."""
+        if len(self.headers) > self.limits.headers or (self._large and self._head_bytes() > self.limits.header_bytes):
             self._too_large = True
             raise _TooLarge
-        self._in_head, self._received = False, 0
         if self._timer is not None:
             self._head_came()
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        """A request has ended: the next one may begin."""
-        super().on_message_complete()
-        self._in_head, self._begun = True, False
+        HttpToolsProtocol.on_headers_complete(self)
 
     def send_400_response(self, msg: str) -> None:
         """Say what was wrong with a head."""
@@ -137,6 +132,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._timer = self.loop.call_later(self.limits.header_seconds, self._late)
 
     def _head_came(self) -> None:
+        self._waited_for = 0
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -144,7 +140,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _late(self) -> None:
         self._timer = None
         if not self.transport.is_closing():
-            if self._begun:
+            if self._waited_for:
                 self.transport.write(_LATE)
             self.transport.close()
 

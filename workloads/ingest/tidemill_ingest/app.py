@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from tidemill_contract.asgi import App, HostGuard, HttpMetrics, RequestTimeout
+from tidemill_contract.asgi import App, HttpMetrics, RequestTimeout, by_name
 from tidemill_contract.health import public, report
 from tidemill_contract.hosts import Hosts
 from tidemill_contract.http_server import Status
@@ -120,7 +120,7 @@ class Ingest:
         app.add_exception_handler(Exception, _answer_bug)
         document = describe(app)
         app.openapi = lambda: document  # type: ignore[method-assign]
-        return HttpMetrics(HostGuard(RequestTimeout(app, self._request_seconds), self._hosts))
+        return HttpMetrics(by_name(RequestTimeout(app, self._request_seconds), self._hosts))
 
     @property
     def status(self) -> Status:
