@@ -23,6 +23,8 @@ _INGEST_LIMITS = (
     "TIDEMILL_INGEST_BYTES_PER_SECOND",
     "TIDEMILL_INGEST_IN_FLIGHT_BYTES",
 )
+_API_LIMITS = ("TIDEMILL_API_KEYLESS_CONNECTIONS", "TIDEMILL_API_KEYLESS_PER_ADDRESS")
+_CALLED = ("TIDEMILL_ALLOWED_HOSTS", "TIDEMILL_HTTP_CONNECTIONS")
 _MOST_AMOUNT = 10**12
 _DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 
@@ -54,6 +56,8 @@ class Placement:
         pull_secrets: names of Secrets that must exist in the pipelines' namespaces.
         environment: addresses common to all; no secrets.
         ingest: limits of ingest, as its variables.
+        api: limits of the API, likewise.
+        called: settings of what clients call: ingest and API.
         connections: files and values that may hold passwords: `redis-url`, `kafka.json`; they go into a Secret.
         resilience: text of the policies' file; empty: the workloads' defaults.
         egress_ports: ports that workloads may connect to.
@@ -66,6 +70,8 @@ class Placement:
     pull_secrets: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     ingest: Mapping[str, str] = field(default_factory=dict)
+    api: Mapping[str, str] = field(default_factory=dict)
+    called: Mapping[str, str] = field(default_factory=dict)
     connections: Mapping[str, str] = field(default_factory=dict, repr=False)
     resilience: str = ""
     egress_ports: tuple[int, ...] = ()
@@ -164,6 +170,8 @@ def _placement(platform: Platform, environ: Mapping[str, str]) -> Placement:
             "TIDEMILL_LOG_LEVEL": _one_of(environ, "TIDEMILL_LOG_LEVEL", "INFO", _LEVELS),
         },
         ingest={name: _amount(environ, name) for name in _INGEST_LIMITS if environ.get(name)},
+        api={name: _amount(environ, name) for name in _API_LIMITS if environ.get(name)},
+        called={name: environ[name] for name in _CALLED if environ.get(name)},
         connections={name: text for name, text in connections.items() if text},
         resilience=read_text(resilience) if resilience else "",
         egress_ports=_egress(platform, environ),

@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,6 +155,15 @@ def make_schema(admin: psycopg.Connection[Any]) -> Callable[[PipelineConfig], Pi
     return make
 
 
+def free_ports(number: int) -> list[int]:
+    """Ports on which nobody listens."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
 @dataclass
 class Bench:
     """One pipeline with its topics, schema and processors."""
@@ -165,6 +174,8 @@ class Bench:
     environment: dict[str, str] = field(default_factory=dict)
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     ports: list[int] = field(default_factory=list)
+    status_ports: list[int] = field(default_factory=list)
+    """Where figures and full health are told: of a processor the same port."""
 
     eventually = staticmethod(eventually)
 
@@ -182,9 +193,7 @@ class Bench:
         self, instance: int = 0, *, module: str = "tidemill_processor", **environment: str
     ) -> subprocess.Popen[bytes]:
         """Start a processor, or another workload of the pipeline."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port, status_port = free_ports(2)
         env = {
             **os.environ,
             "TIDEMILL_PIPELINE": self.config.name,
@@ -197,6 +206,7 @@ class Bench:
             "TIDEMILL_POSTGRES_DATABASE": self.servers.postgres.database,
             "TIDEMILL_REDIS_URL": self.servers.redis,
             "TIDEMILL_PORT": str(port),
+            "TIDEMILL_STATUS_PORT": str(status_port),
             "TIDEMILL_SESSION_TIMEOUT_MS": "6000",
             "TIDEMILL_INSTANCE": f"{self.config.name}-{instance}",
             **self.environment,
@@ -207,17 +217,23 @@ class Bench:
             process = subprocess.Popen([sys.executable, "-m", module], env=env, stderr=log, stdout=log)
         self.processes.append(process)
         self.ports.append(port)
+        self.status_ports.append(port if module == "tidemill_processor" else status_port)
         return process
 
     def health(self, index: int = -1) -> dict[str, Any]:
         """/health of a workload; an empty dict while it does not answer."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[index]}/health", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.status_ports[index]}/health", timeout=5) as answer:
                 return dict(json.load(answer))
         except urllib.error.HTTPError as error:
             return dict(json.load(error))
         except OSError:
             return {}
+
+    def metrics(self, index: int = -1) -> str:
+        """/metrics of a workload."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.status_ports[index]}/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
 
     def produce(
         self, values: list[bytes], *, partition: int | None = None, headers: list[tuple[str, bytes]] | None = None

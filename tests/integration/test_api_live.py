@@ -617,7 +617,7 @@ def test_connections_are_counted(shop: Shop) -> None:
     """The gauge follows connections; one that we ended is counted with its reason."""
 
     def figure(text: str) -> bool:
-        return text in httpx.get(f"http://127.0.0.1:{shop.port}/metrics").text
+        return text in shop.bench.metrics()
 
     with shop.listening(), httpx.stream("GET", shop.url, timeout=30):
         shop.bench.eventually(lambda: figure('tidemill_live_connections{transport="websocket"} 1.0'))

@@ -76,6 +76,16 @@
 - name: TIDEMILL_INGEST_IN_FLIGHT_BYTES
   value: {{ .inFlightBytes | int64 | quote }}
 {{- end }}
+{{- with .Values.api }}
+- name: TIDEMILL_API_KEYLESS_CONNECTIONS
+  value: {{ .keylessConnections | int64 | quote }}
+- name: TIDEMILL_API_KEYLESS_PER_ADDRESS
+  value: {{ .keylessPerAddress | int64 | quote }}
+{{- end }}
+{{- with .Values.allowedHosts }}
+- name: TIDEMILL_ALLOWED_HOSTS
+  value: {{ join "," . | quote }}
+{{- end }}
 {{- with .Values.defaults.topicPrefixes }}
 - name: TIDEMILL_TOPIC_PREFIXES
   value: {{ join "," . | quote }}

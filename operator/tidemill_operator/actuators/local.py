@@ -34,7 +34,10 @@ _COMPONENTS = {
 }
 _STOP_SECONDS = 10.0
 # What of our own environment the workloads get to see; the administrator's logins are not theirs.
-_PASSED_ON = ("TIDEMILL_RESILIENCE_", "TIDEMILL_KAFKA_CONFIG", "TIDEMILL_LOG_LEVEL", "TIDEMILL_INGEST_")
+_PASSED_ON = (
+    "TIDEMILL_RESILIENCE_", "TIDEMILL_KAFKA_CONFIG", "TIDEMILL_LOG_LEVEL", "TIDEMILL_INGEST_", "TIDEMILL_API_",
+    "TIDEMILL_HTTP_",
+)  # fmt: skip
 
 
 @dataclass
@@ -80,6 +83,9 @@ class LocalRuntime:
             if not name.startswith("TIDEMILL_") or name.startswith(_PASSED_ON)
         }
         self._addresses = dict(addresses)
+        # A page elsewhere whose name is made to lead to this machine reads no open pipeline.
+        names = ["localhost", socket.gethostname(), *environ.get("TIDEMILL_ALLOWED_HOSTS", "").split(",")]
+        self._allowed_hosts = ",".join(name for name in (*names, host) if name and ":" not in name)
         self._wanted_ports = dict(ports or {})
         self._ports = Ports(data_dir / "ports.json")
         self._assigned: dict[str, int] = {}
@@ -225,15 +231,17 @@ class LocalRuntime:
             labels = {"namespace": namespace, "component": workload.component}
             if workload.pipeline is not None:
                 labels["pipeline"] = workload.pipeline
-            addresses = [f"{host}:{state.port}" for state in self.replicas(namespace, workload.name)]
+            states = self.replicas(namespace, workload.name)
+            with self._lock:
+                ports = [self._assigned.get(_status(state.name), state.port) for state in states]
+            addresses = [f"{host}:{port}" for port in ports]
             found.append({"targets": addresses, "labels": labels})
         return found
 
     def _spec(self, workload: Workload, name: str) -> ReplicaSpec:
-        if name not in self._assigned:
-            wanted = self._wanted_ports.get(workload.component, workload.ports.get(workload.readiness.port, 0))
-            self._assigned[name] = self._ports.get(name, wanted=wanted)
-        port = self._assigned[name]
+        called = "http" in workload.ports
+        wanted = workload.ports["http" if called else "status"]
+        port = self._port(name, self._wanted_ports.get(workload.component, wanted))
         environment = {
             **self._inherited,
             **self._addresses,
@@ -241,9 +249,12 @@ class LocalRuntime:
             "TIDEMILL_NAMESPACE": workload.namespace,
             "TIDEMILL_HOST": self._host,
             "TIDEMILL_PORT": str(port),
+            "TIDEMILL_ALLOWED_HOSTS": self._allowed_hosts,
             "TIDEMILL_CONFIG_DIR": str(self.config_root / workload.namespace),
             "TIDEMILL_SECRETS_DIR": str(self.secrets_root / workload.namespace),
         }
+        if called:
+            environment["TIDEMILL_STATUS_PORT"] = str(self._port(_status(name), workload.ports["status"]))
         if workload.pipeline is not None:
             environment["TIDEMILL_PIPELINE"] = workload.pipeline
         command = Command(
@@ -252,6 +263,11 @@ class LocalRuntime:
         # Who reads its config once reads its login once.
         revision = f"{workload.revision}{self._mark_of_secrets(workload)}" if workload.revision else ""
         return ReplicaSpec(command=command, port=port, ready_path=workload.readiness.path, revision=revision)
+
+    def _port(self, name: str, wanted: int) -> int:
+        if name not in self._assigned:
+            self._assigned[name] = self._ports.get(name, wanted=wanted)
+        return self._assigned[name]
 
     def _mark_of_secrets(self, workload: Workload) -> str:
         folder, digest = self.secrets_root / workload.namespace, hashlib.sha256()
@@ -267,8 +283,14 @@ class LocalRuntime:
         for state in self.replicas(namespace, workload):
             if int(state.name.rpartition("-")[2]) >= replicas:
                 changed += self._supervisor.want(state.name, None)
-                self._assigned.pop(state.name, None)
+                for name in (state.name, _status(state.name)):
+                    self._assigned.pop(name, None)
         return changed
+
+
+def _status(name: str) -> str:
+    """What the port for figures of a replica is remembered by."""
+    return f"{name}/status"
 
 
 def pipelines_of(workloads: Sequence[Workload]) -> set[str]:

@@ -144,7 +144,7 @@ class Workload:
         environment: plain settings (TIDEMILL_…), the same in both runtimes; the runtime adds addresses and paths.
         configs: pipeline config files this workload reads, file name → text.
         secrets: pipelines whose secret folders it reads, with the file names it may see.
-        ports: name → wanted port (0: any).
+        ports: name → wanted port (0: any): `http` is for clients, `status` for probes and figures.
         scaled_elsewhere: whether somebody else decides how many replicas run; where nobody can, `replicas` counts.
         scaled: whether it is scaled by lag, which remembers its decisions.
         revision: of what its processes read once: another one needs new processes. Empty: they see changes themselves.
@@ -160,8 +160,8 @@ class Workload:
     configs: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ports: Mapping[str, int] = field(default_factory=dict)
-    readiness: Probe = Probe("/readyz", "http")
-    liveness: Probe = Probe("/livez", "http", 10)
+    readiness: Probe = Probe("/readyz", "status")
+    liveness: Probe = Probe("/livez", "status", 10)
     resources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     scaled_elsewhere: bool = False
     scaled: bool = False

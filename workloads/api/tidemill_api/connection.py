@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from typing import Any, TypeVar
 
 import psycopg
@@ -30,9 +31,11 @@ class ReaderConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
 
     Attributes:
         answer_seconds: how long one answer of the server may take.
+        asked_at: when the latest statement was sent (`time.monotonic()`).
     """
 
     answer_seconds = 10.0 + MARGIN_SECONDS
+    asked_at = 0.0
 
     async def wait(
         self,
@@ -46,6 +49,7 @@ class ReaderConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
             psycopg.errors.ConnectionTimeout: no answer in time; the connection is closed.
         """
         limit = self.answer_seconds if timeout is None else timeout
+        self.asked_at = time.monotonic()
         try:
             async with asyncio.timeout(limit):
                 return await waiting.wait_async(gen, self.pgconn.socket, interval=interval)

@@ -67,6 +67,15 @@ def report(
     return (503 if status == "unhealthy" else 200), body
 
 
+def public(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A report for anybody: statuses, and no names, counts or texts of errors."""
+    rows = {
+        name: {member: row[member] for member in ("status", "required", "breaker")}
+        for name, row in body["dependencies"].items()
+    }
+    return {"status": body["status"], "component": body["component"], "dependencies": rows}
+
+
 def _row(dependency: Dependency) -> dict[str, Any]:
     row: dict[str, Any] = {
         "status": "up" if dependency.up else "down",

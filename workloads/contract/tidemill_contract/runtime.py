@@ -105,6 +105,10 @@ class WorkloadSettings(_Config):
     namespace: str = "default"
     host: str = "127.0.0.1"
     port: int = 8080
+    status_port: int = 0
+    """Where ingest and API tell figures, full health and probes, apart from their clients' port; 0: nowhere."""
+    allowed_hosts: str = ""
+    """Names that they may be called by, between commas; addresses always pass. Empty: all."""
     kafka_brokers: str = ""
     kafka_config: Path | None = None
     postgres_host: str = "127.0.0.1"

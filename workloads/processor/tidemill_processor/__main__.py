@@ -15,6 +15,7 @@ from redis.retry import Retry
 
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.health import Dependency, report
+from tidemill_contract.hosts import Hosts
 from tidemill_contract.resilience import ResilienceConfig
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_contract.status_server import StatusServer
@@ -168,7 +169,8 @@ def main() -> int:
         level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     processor = Processor(settings)
-    server = StatusServer(settings.host, settings.port, processor.health, processor.ready, processor.live)
+    hosts = Hosts.parse(settings.allowed_hosts)
+    server = StatusServer(settings.host, settings.port, processor.health, processor.ready, processor.live, hosts=hosts)
     server.start()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: processor.loop.stop())

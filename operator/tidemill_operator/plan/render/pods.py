@@ -10,7 +10,9 @@ from tidemill_operator.cluster_settings import Placement
 from tidemill_operator.plan.model import Component, Probe, Workload
 from tidemill_operator.plan.render import marks
 
-PORTS: Mapping[Component, int] = {"processor": 8080, "replay": 8080, "ingest": 8080, "api": 8081}
+PORTS: Mapping[Component, int] = {"ingest": 8080, "api": 8081}
+"""Where clients call. A port of its own is for probes and figures, which are no client's affair."""
+STATUS_PORTS: Mapping[Component, int] = {"processor": 8080, "replay": 8080, "ingest": 8082, "api": 8082}
 CONFIG_DIR, SECRETS_DIR = "/etc/tidemill/pipelines", "/etc/tidemill/secrets"
 _RESILIENCE_DIR, _CONNECTIONS_DIR = "/etc/tidemill/resilience", "/etc/tidemill/connections"
 _USER = 10_001
@@ -87,7 +89,7 @@ def _annotations(workload: Workload, placement: Placement, revisions: Revisions)
     """Marks of what a pod reads only once; ingest and API see changed configs and keys by themselves."""
     found = {
         "prometheus.io/scrape": "true",
-        "prometheus.io/port": str(PORTS[workload.component]),
+        "prometheus.io/port": str(STATUS_PORTS[workload.component]),
         "prometheus.io/path": "/metrics",
     }
     if workload.component in ("processor", "replay"):
@@ -101,7 +103,6 @@ def _annotations(workload: Workload, placement: Placement, revisions: Revisions)
 
 
 def _container(workload: Workload, placement: Placement) -> dict[str, Any]:
-    port = PORTS[workload.component]
     mounts = [
         {"name": "pipelines", "mountPath": CONFIG_DIR, "readOnly": True},
         {"name": "secrets", "mountPath": SECRETS_DIR, "readOnly": True},
@@ -116,8 +117,12 @@ def _container(workload: Workload, placement: Placement) -> dict[str, Any]:
         "image": placement.images["processor" if workload.component == "replay" else workload.component],
         "imagePullPolicy": placement.pull_policy,
         "command": ["python", "-m", workload.module],
-        "env": _environment(workload, placement, port),
-        "ports": [{"name": "http", "containerPort": port, "protocol": "TCP"}],
+        "env": _environment(workload, placement),
+        "ports": [
+            {"name": name, "containerPort": ports[workload.component], "protocol": "TCP"}
+            for name, ports in (("http", PORTS), ("status", STATUS_PORTS))
+            if workload.component in ports
+        ],
         "resources": _resources(workload),
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -131,13 +136,17 @@ def _container(workload: Workload, placement: Placement) -> dict[str, Any]:
     }
 
 
-def _environment(workload: Workload, placement: Placement, port: int) -> list[dict[str, Any]]:
+def _environment(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
+    called, status = PORTS.get(workload.component), STATUS_PORTS[workload.component]
     plain = {
         **placement.environment,
+        **(placement.called if called else {}),
         **(placement.ingest if workload.component == "ingest" else {}),
+        **(placement.api if workload.component == "api" else {}),
         **workload.environment,
         "TIDEMILL_HOST": "0.0.0.0",  # noqa: S104 - a pod's own address
-        "TIDEMILL_PORT": str(port),
+        "TIDEMILL_PORT": str(called or status),
+        "TIDEMILL_STATUS_PORT": str(status) if called else "",
         "TIDEMILL_CONFIG_DIR": CONFIG_DIR,
         "TIDEMILL_SECRETS_DIR": SECRETS_DIR,
     }
