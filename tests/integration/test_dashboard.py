@@ -27,7 +27,6 @@ KEY = "tm_abc_s3cret"
 QUICK = {
     "TIDEMILL_RESILIENCE__BREAKERS__DATABASE__OPEN_SECONDS": "2",
     "TIDEMILL_RESILIENCE__RETRIES__DATABASE__INITIAL_SECONDS": "0.1",
-    "TIDEMILL_RESILIENCE__TIMEOUTS__DATABASE_CONNECT_SECONDS": "2",
 }
 CHROMIUM = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 expect.set_options(timeout=30_000)
