@@ -117,6 +117,8 @@ _WORKLOADS = {
     "POSTGRES_DATABASE": "Its database.",
     "POSTGRES_SSLMODE": "As libpq has it.",
     "REDIS_URL": "Unset: none.",
+    "STATUS_PORT": "Ingest and API: figures, full health and probes; 0: nowhere.",
+    "ALLOWED_HOSTS": "Ingest and API: names that they may be called by, between commas; unset: all. Addresses always pass.",
     "CONFIG_DIR": "Folder of `<pipeline>.json`, the pipelines' configs.",
     "PIPELINE": "Of a processor: its pipeline.",
     "SECRETS_DIR": "Folder of logins and API keys.",
@@ -133,6 +135,9 @@ _SERVICES = {
     "INGEST_EVENTS_PER_SECOND": "Ingest: of a pipeline, in each process; 0: no limit. Default: 250000.",
     "INGEST_BYTES_PER_SECOND": "The same in bytes, unpacked. Default: 64 MiB.",
     "INGEST_IN_FLIGHT_BYTES": "Ingest: of a pipeline on their way to Kafka; 0: no limit. Default: 128 MiB.",
+    "HTTP_CONNECTIONS": "Ingest and API: open connections of a process. Default: 2000, or what its open files allow.",
+    "API_KEYLESS_PER_ADDRESS": "API: live connections without a key from one address. Default: 100.",
+    "API_KEYLESS_CONNECTIONS": "API: live connections without a key in all. Default: 500.",
     "API_CORS_ORIGINS": "API: comma-separated origins of web pages that may ask; unset: none but its own.",
 }
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 
@@ -19,7 +19,7 @@ from tidemill_contract.resilience import BreakerOpen, Deadline, DeadlineExceeded
 from tidemill_contract.runtime import WorkloadSettings
 
 T = TypeVar("T")
-Connection = ReaderConnection
+Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 Work = Callable[[Connection], Awaitable[T]]
 MAX_CONNECTIONS = 4
 IDLE_SECONDS = 60.0
@@ -79,7 +79,7 @@ class Pool:
     def __init__(self, settings: WorkloadSettings, pipeline: str, query_seconds: float) -> None:
         self._settings, self._pipeline, self._query_seconds = settings, pipeline, query_seconds
         self.slots, self.stream_slots = asyncio.Semaphore(MAX_CONNECTIONS), asyncio.Semaphore(MAX_STREAMS)
-        self._idle: list[tuple[Connection, float]] = []
+        self._idle: list[tuple[ReaderConnection, float]] = []
         self._closed = False
 
     async def run(self, work: Work[T]) -> T:
@@ -98,7 +98,7 @@ class Pool:
             await self.drop_idle()
         return await self._work(await self._connect(), work)
 
-    async def _work(self, connection: Connection, work: Work[T]) -> T:
+    async def _work(self, connection: ReaderConnection, work: Work[T]) -> T:
         healthy = False
         try:
             async with connection.transaction():
@@ -112,7 +112,7 @@ class Pool:
             # Interrupted in the middle of a statement: nobody knows what the next answer would belong to.
             await self._give_back(connection, healthy)
 
-    async def _in_time(self, connection: Connection, work: Work[T]) -> T:
+    async def _in_time(self, connection: ReaderConnection, work: Work[T]) -> T:
         """`work`, whose statements together may take as long as one may.
 
         Raises:
@@ -141,7 +141,7 @@ class Pool:
         finally:
             await self._give_back(connection, healthy)
 
-    async def _take(self) -> tuple[Connection, bool]:
+    async def _take(self) -> tuple[ReaderConnection, bool]:
         while self._idle:
             connection, since = self._idle.pop()
             if not connection.closed and time.monotonic() - since < IDLE_SECONDS:
@@ -149,13 +149,13 @@ class Pool:
             await self._close(connection)
         return await self._connect(), False
 
-    async def _give_back(self, connection: Connection, healthy: bool) -> None:
+    async def _give_back(self, connection: ReaderConnection, healthy: bool) -> None:
         if healthy and not connection.closed and not self._closed:
             self._idle.append((connection, time.monotonic()))
         else:
             await asyncio.shield(self._close(connection))
 
-    async def _connect(self) -> Connection:
+    async def _connect(self) -> ReaderConnection:
         login = self._settings.credentials(self._pipeline, "reader")
         connection = await ReaderConnection.connect(
             host=self._settings.postgres_host,
