@@ -49,7 +49,7 @@ class Processor:
         if settings.redis_url:
             timeout = self._guards.redis.timeout_seconds
             self._redis = redis.Redis.from_url(
-                settings.redis_url, socket_timeout=timeout, socket_connect_timeout=timeout
+                settings.redis_url, socket_timeout=timeout, socket_connect_timeout=timeout, **settings.redis_tls
             )
         self._live: Live | None = None
         self._report = Report(self._database, config)
