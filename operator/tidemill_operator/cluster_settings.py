@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from tidemill_contract.files import read_text
 from tidemill_operator.settings import Platform, flag, listed, number
@@ -18,6 +18,7 @@ _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _PULL_POLICIES = ("IfNotPresent", "Always", "Never")
 _COMPONENTS = ("processor", "ingest", "api")
 _DNS_PORT, _REDIS_PORT = 53, 6379
+_REDIS_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 _INGEST_LIMITS = (
     "TIDEMILL_INGEST_EVENTS_PER_SECOND",
     "TIDEMILL_INGEST_BYTES_PER_SECOND",
@@ -58,7 +59,8 @@ class Placement:
         ingest: limits of ingest, as its variables.
         api: limits of the API, likewise.
         called: settings of what clients call: ingest and API.
-        connections: files and values that may hold passwords: `redis-url`, `kafka.json`; they go into a Secret.
+        connections: files and values that may hold passwords: `redis-url`, `kafka.json`, `postgres-ca.crt`,
+            `redis-ca.crt`; they go into a Secret.
         resilience: text of the policies' file; empty: the workloads' defaults.
         egress_ports: ports that workloads may connect to.
         network_policies: whether to make NetworkPolicies.
@@ -155,7 +157,12 @@ class ClusterSettings:
 def _placement(platform: Platform, environ: Mapping[str, str]) -> Placement:
     postgres = platform.postgres
     workload_kafka = _text(environ, "TIDEMILL_WORKLOAD_KAFKA_CONFIG") or _text(environ, "TIDEMILL_KAFKA_CONFIG")
-    connections = {"redis-url": platform.redis_url, "kafka.json": workload_kafka}
+    connections = {
+        "redis-url": platform.redis_url,
+        "kafka.json": workload_kafka,
+        "postgres-ca.crt": _certificates("TIDEMILL_POSTGRES_CA", postgres.sslrootcert),
+        "redis-ca.crt": _certificates("TIDEMILL_REDIS_CA", _redis_authority(platform)),
+    }
     resilience = platform.resilience_file
     return Placement(
         images={part: _needed(environ, f"TIDEMILL_IMAGE_{part.upper()}") for part in _COMPONENTS},
@@ -212,6 +219,25 @@ def _egress(platform: Platform, environ: Mapping[str, str]) -> tuple[int, ...]:
     for text in listed(environ, "TIDEMILL_EGRESS_PORTS"):
         more.append(number({"TIDEMILL_EGRESS_PORTS": text}, "TIDEMILL_EGRESS_PORTS", _DNS_PORT, most=65_535))
     return tuple(sorted({*brokers, *redis, *more, *([platform.postgres.port] if platform.postgres.port else [])}))
+
+
+def _redis_authority(platform: Platform) -> str:
+    """The file that is trusted; the URL may name one as well, which is where the operator is and no pod."""
+    for name, value in parse_qsl(urlsplit(platform.redis_url).query):
+        if name in _REDIS_FILES:
+            raise ValueError(
+                f"TIDEMILL_REDIS_URL: {name}={value} names a file that pipelines' pods do not have; remove it, and"
+                " give an authority by TIDEMILL_REDIS_CA (chart: redis.caSecret)"
+            )
+    return platform.redis_ca
+
+
+def _certificates(variable: str, path: str) -> str:
+    """The text of a file with certificates, which pods get as a file of their own."""
+    text = Path(path).read_text() if path else ""
+    if path and "-----BEGIN CERTIFICATE-----" not in text:
+        raise ValueError(f"{variable}: {path} holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)")
+    return text
 
 
 def _text(environ: Mapping[str, str], name: str) -> str:

@@ -300,6 +300,25 @@ def test_secrets_are_referenced_and_never_written(render: Any) -> None:
     assert by_name["TIDEMILL_KAFKA_CONFIG"]["value"] == "/etc/tidemill/kafka/client/client.json"
 
 
+def test_authorities_are_mounted_where_the_variables_say(render: Any) -> None:
+    """In whoever works as the operator does: the clean-up Job connects to the same servers."""
+    settings = ["redis.caSecret=cache-ca", "redis.caKey=authority.pem", "postgres.caSecret=db-ca"]
+    found = render("tidemill", *settings, files=[CI])
+    (job,) = _of(found, "CronJob")
+    (operator,) = (m for m in _of(found, "Deployment"))
+    for pod in (operator["spec"]["template"]["spec"], job["spec"]["jobTemplate"]["spec"]["template"]["spec"]):
+        (container,) = pod["containers"]
+        told = {entry["name"]: entry.get("value") for entry in container["env"]}
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        volumes = {volume["name"]: volume.get("secret") for volume in pod["volumes"]}
+        for server, secret, key in (("postgres", "db-ca", "ca.crt"), ("redis", "cache-ca", "authority.pem")):
+            assert told[f"TIDEMILL_{server.upper()}_CA"] == f"{mounts[f'{server}-ca']}/ca.crt"
+            item = {"key": key, "path": "ca.crt"}
+            assert volumes[f"{server}-ca"] == {"secretName": secret, "items": [item]}
+    told = {entry["name"] for entry in _operator(render("tidemill", files=[DEV]))["env"]}
+    assert not {"TIDEMILL_POSTGRES_CA", "TIDEMILL_REDIS_CA"} & told
+
+
 @pytest.mark.parametrize("chart", ["tidemill", "dev-stack"])
 def test_every_value_is_described(chart: str) -> None:
     """The README is generated from these descriptions."""

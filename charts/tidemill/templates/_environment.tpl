@@ -50,6 +50,10 @@
     secretKeyRef:
       name: {{ required "postgres.existingSecret is required: a Secret with the URL of an administrator's login" .Values.postgres.existingSecret }}
       key: {{ .Values.postgres.key }}
+{{- if .Values.postgres.caSecret }}
+- name: TIDEMILL_POSTGRES_CA
+  value: /etc/tidemill/postgres/ca.crt
+{{- end }}
 {{- if .Values.redis.existingSecret }}
 - name: TIDEMILL_REDIS_URL
   valueFrom:
@@ -59,6 +63,10 @@
 {{- else if .Values.redis.url }}
 - name: TIDEMILL_REDIS_URL
   value: {{ .Values.redis.url | quote }}
+{{- end }}
+{{- if .Values.redis.caSecret }}
+- name: TIDEMILL_REDIS_CA
+  value: /etc/tidemill/redis/ca.crt
 {{- end }}
 - name: TIDEMILL_RESILIENCE_FILE
   value: /etc/tidemill/resilience/resilience.yaml

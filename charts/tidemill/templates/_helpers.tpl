@@ -113,6 +113,13 @@ capabilities:
   mountPath: /etc/tidemill/kafka/client
   readOnly: true
 {{- end }}
+{{- range $server := list "postgres" "redis" }}
+{{- if (index $.Values $server).caSecret }}
+- name: {{ $server }}-ca
+  mountPath: /etc/tidemill/{{ $server }}
+  readOnly: true
+{{- end }}
+{{- end }}
 - name: tmp
   mountPath: /tmp
 {{- end -}}
@@ -125,6 +132,18 @@ capabilities:
 - name: kafka
   secret:
     secretName: {{ . }}
+{{- end }}
+{{- range $server := list "postgres" "redis" }}
+{{- with index $.Values $server }}
+{{- if .caSecret }}
+- name: {{ $server }}-ca
+  secret:
+    secretName: {{ .caSecret }}
+    items:
+      - key: {{ .caKey }}
+        path: ca.crt
+{{- end }}
+{{- end }}
 {{- end }}
 - name: tmp
   emptyDir:

@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
+from tidemill_contract import trust
 from tidemill_operator.actuators.postgres_connection import MARGIN_SECONDS, AdminConnection
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.servers.addresses import PostgresAddress
@@ -116,7 +117,7 @@ def _open(
         dbname=database,
         user=address.user,
         password=address.password,
-        sslmode=address.sslmode,
+        **address.tls,
         autocommit=True,
         connect_timeout=max(2, int(timeout_seconds)),
         keepalives_idle=5,
@@ -138,7 +139,9 @@ def _told(error: psycopg.Error, doing: str, address: PostgresAddress) -> Tidemil
     if isinstance(error, errors.LockNotAvailable | errors.DeadlockDetected | errors.SerializationFailure):
         return LockBusy(Reason.WAITING, f"{doing}: a lock was not free within {LOCK_MS / 1000:g} s ({text})")
     if state.startswith(("08", "57P")) or (isinstance(error, psycopg.OperationalError) and not state):
-        return TidemillError(Reason.UNREACHABLE, f"{doing}: {address.public_url} does not answer ({text})")
+        remedy = trust.remedy("postgres", text)
+        how = "has a certificate that is not trusted" if remedy else "does not answer"
+        return TidemillError(Reason.UNREACHABLE, f"{doing}: {address.public_url} {how} ({text})", remedy)
     if state.startswith(("28", "42501", "53")):
         return TidemillError(
             Reason.REFUSED,

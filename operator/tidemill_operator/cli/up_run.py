@@ -298,7 +298,9 @@ def _addresses(servers: Servers, resilience_file: Path | None) -> dict[str, str]
         "TIDEMILL_POSTGRES_PORT": str(postgres.port),
         "TIDEMILL_POSTGRES_DATABASE": postgres.database,
         "TIDEMILL_POSTGRES_SSLMODE": postgres.sslmode,
+        "TIDEMILL_POSTGRES_CA": postgres.sslrootcert,
         "TIDEMILL_REDIS_URL": servers.redis,
+        "TIDEMILL_REDIS_CA": servers.redis_ca,
     }
     if resilience_file is not None:
         addresses["TIDEMILL_RESILIENCE_FILE"] = str(resilience_file)

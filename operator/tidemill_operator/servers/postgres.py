@@ -98,11 +98,16 @@ def remove_data(data_dir: Path) -> None:
 
 def answers(address: PostgresAddress) -> bool:
     """Whether the database accepts the login now."""
+    return not trouble(address)
+
+
+def trouble(address: PostgresAddress) -> str:
+    """Why the database does not accept the login now; empty if it does."""
     try:
         with psycopg.connect(address.url, connect_timeout=2):
-            return True
-    except psycopg.Error:
-        return False
+            return ""
+    except psycopg.Error as error:
+        return " ".join(str(error).split()) or type(error).__name__
 
 
 def _serves(address: PostgresAddress) -> bool:

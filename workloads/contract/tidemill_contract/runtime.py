@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
-from tidemill_contract import names
+from tidemill_contract import names, trust
 from tidemill_contract.files import read_bytes
 from tidemill_contract.spec import PipelineSpec
 
@@ -115,7 +115,11 @@ class WorkloadSettings(_Config):
     postgres_port: int = 5432
     postgres_database: str = "tidemill"
     postgres_sslmode: str = "prefer"
+    postgres_ca: str = ""
+    """PEM file of the authorities that sign Postgres' certificate; empty: libpq's own place."""
     redis_url: str = ""
+    redis_ca: str = ""
+    """The same for Redis; empty: the system's authorities."""
     config_dir: Path = Path("/etc/tidemill/pipelines")
     pipeline: str = ""
     secrets_dir: Path = Path("/etc/tidemill/secrets")
@@ -144,6 +148,24 @@ class WorkloadSettings(_Config):
             if environ.get(f"TIDEMILL_{key.upper()}")
         }
         return cls.model_validate(found)
+
+    @model_validator(mode="after")
+    def _trusts(self) -> WorkloadSettings:
+        trust.authority("TIDEMILL_POSTGRES_CA", self.postgres_ca)
+        trust.authority("TIDEMILL_REDIS_CA", self.redis_ca)
+        trust.redis_options(self.redis_url, self.redis_ca)
+        return self
+
+    @property
+    def postgres_tls(self) -> dict[str, Any]:
+        """Settings of libpq: whether connections are encrypted, and whose certificates are trusted."""
+        trusted = {"sslrootcert": self.postgres_ca} if self.postgres_ca else {}
+        return {"sslmode": self.postgres_sslmode, **trusted}
+
+    @property
+    def redis_tls(self) -> dict[str, Any]:
+        """Settings of a Redis client besides the URL."""
+        return trust.redis_options(self.redis_url, self.redis_ca)
 
     def load_pipeline(self, name: str) -> PipelineConfig:
         """The config of one pipeline."""

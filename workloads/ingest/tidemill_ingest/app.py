@@ -97,7 +97,8 @@ class Ingest:
         )
         self.watch = Watch(self.sink, guards.kafka_producer)
         self.pipelines = Pipelines(settings)
-        client = connect(settings.redis_url, resilience.timeouts.redis_seconds) if settings.redis_url else None
+        seconds = resilience.timeouts.redis_seconds
+        client = connect(settings.redis_url, seconds, **settings.redis_tls) if settings.redis_url else None
         # A name that no process had before: a restarted one does not have the queue of its predecessor.
         owner = f"{settings.instance or 'ingest'}-{uuid.uuid4().hex}"
         self.keys = SharedKeys(client, guards.redis, namespace=settings.namespace, owner=owner)

@@ -95,10 +95,11 @@ class Claim(msgspec.Struct, frozen=True):
     done: bool = False
 
 
-def connect(url: str, timeout_seconds: float) -> redis.asyncio.Redis:
+def connect(url: str, timeout_seconds: float, **tls: Any) -> redis.asyncio.Redis:
     """A client; nothing is connected yet. One repeat, at once, for a connection that died unnoticed."""
     return redis.asyncio.Redis.from_url(
         url,
+        **tls,
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,
         retry=Retry(NoBackoff(), 1),

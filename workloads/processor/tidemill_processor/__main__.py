@@ -54,8 +54,8 @@ class Processor:
         self._redis: redis.Redis | None = None
         ping = None
         if settings.redis_url:
-            self._redis = _redis(settings.redis_url, self._guards.redis.timeout_seconds)
-            ping = _redis(settings.redis_url, self._guards.redis.look_seconds).ping
+            self._redis = _redis(settings, self._guards.redis.timeout_seconds)
+            ping = _redis(settings, self._guards.redis.look_seconds).ping
         self._live: Live | None = None
         self._report = Report(self._database, config)
         self.loop = Loop(
@@ -154,11 +154,15 @@ class Processor:
                 self.keeper.stop()
 
 
-def _redis(url: str, timeout_seconds: float) -> redis.Redis:
+def _redis(settings: WorkloadSettings, timeout_seconds: float) -> redis.Redis:
     # One repeat, at once: a kept connection may have died with its server long ago. Silence is not waited for twice.
     retry = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
     return redis.Redis.from_url(
-        url, socket_timeout=timeout_seconds, socket_connect_timeout=timeout_seconds, retry=retry
+        settings.redis_url,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        retry=retry,
+        **settings.redis_tls,
     )
 
 

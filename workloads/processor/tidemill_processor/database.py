@@ -105,7 +105,7 @@ class Database:
             host=self._settings.postgres_host,
             port=self._settings.postgres_port,
             dbname=self._settings.postgres_database,
-            sslmode=self._settings.postgres_sslmode,
+            **self._settings.postgres_tls,
             user=login.user,
             password=login.password,
             autocommit=True,

@@ -14,6 +14,12 @@ PORTS: Mapping[Component, int] = {"ingest": 8080, "api": 8081}
 """Where clients call. A port of its own is for probes and figures, which are no client's affair."""
 STATUS_PORTS: Mapping[Component, int] = {"processor": 8080, "replay": 8080, "ingest": 8082, "api": 8082}
 CONFIG_DIR, SECRETS_DIR = "/etc/tidemill/pipelines", "/etc/tidemill/secrets"
+# Files of the Secret with connections, and the variables that name them.
+_FILES = {
+    "kafka.json": "TIDEMILL_KAFKA_CONFIG",
+    "postgres-ca.crt": "TIDEMILL_POSTGRES_CA",
+    "redis-ca.crt": "TIDEMILL_REDIS_CA",
+}
 _RESILIENCE_DIR, _CONNECTIONS_DIR = "/etc/tidemill/resilience", "/etc/tidemill/connections"
 _USER = 10_001
 _SECRET_MODE = 0o440
@@ -110,7 +116,7 @@ def _container(workload: Workload, placement: Placement) -> dict[str, Any]:
     ]
     if placement.resilience:
         mounts.append({"name": "resilience", "mountPath": _RESILIENCE_DIR, "readOnly": True})
-    if "kafka.json" in placement.connections:
+    if _files(placement):
         mounts.append({"name": "connections", "mountPath": _CONNECTIONS_DIR, "readOnly": True})
     return {
         "name": workload.component,
@@ -152,8 +158,7 @@ def _environment(workload: Workload, placement: Placement) -> list[dict[str, Any
     }
     if placement.resilience:
         plain["TIDEMILL_RESILIENCE_FILE"] = f"{_RESILIENCE_DIR}/resilience.yaml"
-    if "kafka.json" in placement.connections:
-        plain["TIDEMILL_KAFKA_CONFIG"] = f"{_CONNECTIONS_DIR}/kafka.json"
+    plain |= {_FILES[name]: f"{_CONNECTIONS_DIR}/{name}" for name in _files(placement)}
     found: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in sorted(plain.items()) if value]
     # A container that is started again in its pod keeps the name, and so its partitions.
     found.append({"name": "TIDEMILL_INSTANCE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}})
@@ -161,6 +166,10 @@ def _environment(workload: Workload, placement: Placement) -> list[dict[str, Any
         reference = {"name": marks.CONNECTIONS, "key": "redis-url"}
         found.append({"name": "TIDEMILL_REDIS_URL", "valueFrom": {"secretKeyRef": reference}})
     return found
+
+
+def _files(placement: Placement) -> list[str]:
+    return [name for name in _FILES if name in placement.connections]
 
 
 def _volumes(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
@@ -171,8 +180,8 @@ def _volumes(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
     ]
     if placement.resilience:
         found.append({"name": "resilience", "configMap": {"name": marks.RESILIENCE}})
-    if "kafka.json" in placement.connections:
-        only = [{"key": "kafka.json", "path": "kafka.json"}]
+    if files := _files(placement):
+        only = [{"key": name, "path": name} for name in files]
         secret = {"secretName": marks.CONNECTIONS, "items": only, "defaultMode": _SECRET_MODE}
         found.append({"name": "connections", "secret": secret})
     return found
