@@ -234,7 +234,7 @@ def _redis_authority(platform: Platform) -> str:
 
 def _certificates(variable: str, path: str) -> str:
     """The text of a file with certificates, which pods get as a file of their own."""
-    text = Path(path).read_text() if path else ""
+    text = read_text(Path(path)) if path else ""
     if path and "-----BEGIN CERTIFICATE-----" not in text:
         raise ValueError(f"{variable}: {path} holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)")
     return text
