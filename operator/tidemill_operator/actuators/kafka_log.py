@@ -99,14 +99,12 @@ class KafkaLog:
         while left and time.monotonic() < deadline:
             for message in self._consumer.consume(len(left), 0.1):
                 place, error = (message.topic() or "", message.partition() or 0), message.error()
-                if error is None and place in left:
-                    kind, moment = message.timestamp()
-                    if kind != TIMESTAMP_NOT_AVAILABLE:
-                        found[place] = moment
-                elif error is not None and error.code() == KafkaError._PARTITION_EOF and place in left:
-                    found[place] = None
-                if error is None or error.code() == KafkaError._PARTITION_EOF:
-                    left.discard(place)
+                if place not in left or (error is not None and error.code() != KafkaError._PARTITION_EOF):
+                    continue
+                left.discard(place)
+                kind, moment = message.timestamp() if error is None else (None, None)
+                if kind != TIMESTAMP_NOT_AVAILABLE:
+                    found[place] = moment
         if left:
             self._drop_consumer()
         else:
