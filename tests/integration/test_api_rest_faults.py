@@ -189,6 +189,7 @@ def test_a_frozen_redis_is_waited_for_once(fragile: Any, ready_bench: Callable[.
         bench.eventually(lambda: bench.health()["status"] == "healthy", seconds=5, what="/health recovers by itself")
 
 
+@pytest.mark.slow
 def test_a_postgres_behind_a_black_hole_keeps_nobody_waiting_long(
     servers: Any, ready_bench: Callable[..., Any]
 ) -> None:
