@@ -18,7 +18,7 @@ import pytest
 from documented import ROOT, blocks, commands
 from running_up import ENVIRON, Up, tidemill, up, wait_until
 
-pytestmark = [pytest.mark.integration]
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 README = ROOT / "README.md"
 ANSWERS = [json.loads(block.text) for block in blocks(README) if block.language == "json"]
