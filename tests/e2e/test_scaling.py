@@ -15,7 +15,7 @@ import httpx
 import polars as pl
 import pytest
 
-from demo.answers import describe
+from demo.answers import positions
 from demo.runtime import DemoError, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kubernetes, pytest.mark.slow]
@@ -139,8 +139,7 @@ def speed(shop: Any, frame: pl.DataFrame) -> float:
 def counted(shop: Any) -> int:
     """Events of the topic that the results hold."""
     with httpx.Client(timeout=60.0, trust_env=False) as client:
-        positions = describe(client, shop.platform)["progress"]["partitions"]
-    return sum(row["next_offset"] or 0 for row in positions)
+        return sum(positions(client, shop.platform).values())
 
 
 def running(world: Any, shop: Any) -> int:
