@@ -17,6 +17,8 @@ from tidemill_operator.plan.replay import REPLAYING
 from tidemill_operator.queue import Key, Result
 from tidemill_operator.reconcile import reconcile
 from tidemill_operator.scaling_cluster import ClusterScaling
+from tidemill_operator.standing import Standing
+from tidemill_operator.status import PROGRESSING, interrupted
 from tidemill_operator.telemetry import Telemetry
 from tidemill_operator.world import World
 
@@ -35,6 +37,7 @@ class Controller:
         telemetry: lag and freshness of a pipeline.
         measures: the operator's own figures.
         scaling: decides how many processors there are.
+        standing: sees all along whether events are counted; None: nobody does.
         now: the wall clock.
     """
 
@@ -46,10 +49,11 @@ class Controller:
         telemetry: Telemetry,
         measures: Measures,
         scaling: ClusterScaling,
+        standing: Standing[Key] | None = None,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
         self._world, self._recorder, self._telemetry = world, recorder, telemetry
-        self._measures, self._scaling, self._now = measures, scaling, now
+        self._measures, self._scaling, self._standing, self._now = measures, scaling, standing, now
         self._locks = NamespaceLocks()
         self._finalizing = Finalizing(world, recorder, self._locks)
 
@@ -85,7 +89,7 @@ class Controller:
         return self._reconcile(self._finalizing.prepared(document), key)
 
     def _reconcile(self, document: Document, key: Key) -> Result:
-        previous = document.get("status")
+        previous, standing = document.get("status"), self._standing
         actuators, runtime = self._world.actuators(key, self._locks)
         status = reconcile(
             document,
@@ -94,10 +98,14 @@ class Controller:
             previous=previous,
             now=self._now(),
             scaled=lambda running: self._scaling.replicas(key, running),
+            standing=(lambda: standing.error(key)) if standing else None,
         )
         scaling = self._scaling.status(key, (previous or {}).get("scaling") or {})
         figures: Mapping[str, Any] = self._telemetry.figures(key, status, previous or {})
-        scale = {"replicas": runtime.scale.replicas, "selector": runtime.scale.selector} if runtime.scale else {}
+        # Whoever scales by it reads it while a server is away too.
+        scale = {name: known for name, known in (previous or {}).items() if name in ("replicas", "selector")}
+        if runtime.scale:
+            scale = {"replicas": runtime.scale.replicas, "selector": runtime.scale.selector}
         status = {**status, "scaling": scaling, **figures, **scale}
         status = {name: value for name, value in status.items() if name != "scaling" or value}
         if status != previous:
@@ -105,7 +113,23 @@ class Controller:
             self._recorder.changes(document, previous, status)
         self._measures.state_of(key, status)
         self._scaling.watch(key, paused=is_paused(document))
+        if standing:
+            standing.watch(key, document, status)
         return verdict(status)
+
+    def interrupt(self, key: Key, error: TidemillError) -> None:
+        """Events of a pipeline stand still: told at once, not when a pass that waits for a server has ended."""
+        try:
+            document = self._world.api.get(PIPELINE, key.namespace, key.name)
+            if document is None or document["metadata"]["uid"] != key.uid or not document.get("status"):
+                return
+            status = interrupted(document["status"], error, self._now())
+            if status != document["status"]:
+                self._write(document, status)
+                self._recorder.changes(document, document["status"], status)
+                self._measures.state_of(key, status)
+        except TidemillError as failure:
+            log.info("%s: the next pass tells it: %s", key, failure)
 
     def _write(self, document: Document, status: Document) -> None:
         """One apply of the whole status, of the resource as it was looked at: nobody has told a newer one."""
@@ -127,6 +151,8 @@ class Controller:
         self._telemetry.forget(key)
         self._measures.forget(key)
         self._scaling.forget(key)
+        if self._standing:
+            self._standing.forget(key)
 
 
 def verdict(status: Mapping[str, Any]) -> Result:
@@ -134,8 +160,9 @@ def verdict(status: Mapping[str, Any]) -> Result:
     conditions = {condition["type"]: condition for condition in status.get("conditions", ())}
     if "ReconciliationPaused" in conditions:
         return Result.SETTLED
-    bad = [c for c in conditions.values() if c["status"] == "False" and c["type"] != "Ready"]
+    bad = [c for c in conditions.values() if c["status"] == "False" and c["type"] not in ("Ready", PROGRESSING)]
     if "Reconciling" not in conditions:
         replaying = status.get("replay", {}).get("phase") == REPLAYING
         return Result.WAITING if replaying else Result.SETTLED
-    return Result.WAITING if all(condition["reason"] in _ON_ITS_WAY for condition in bad) else Result.FAILED
+    waited_for = [*bad, conditions["Reconciling"]]
+    return Result.WAITING if all(condition["reason"] in _ON_ITS_WAY for condition in waited_for) else Result.FAILED

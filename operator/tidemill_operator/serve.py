@@ -21,6 +21,7 @@ from tidemill_operator.actuators.backlog import BacklogReader
 from tidemill_operator.actuators.kubernetes_api import PIPELINE, NotFound
 from tidemill_operator.actuators.kubernetes_children import LISTED
 from tidemill_operator.actuators.kubernetes_mirror import Mirror, MirroredApi
+from tidemill_operator.actuators.progress import ProgressReader
 from tidemill_operator.certificates import CertificateKeeper
 from tidemill_operator.cluster_settings import ClusterSettings
 from tidemill_operator.control import Controller
@@ -29,10 +30,11 @@ from tidemill_operator.errors import TidemillError
 from tidemill_operator.events import Recorder
 from tidemill_operator.leader import Elector
 from tidemill_operator.measures import LEADER, Measures
-from tidemill_operator.queue import Delays, WorkQueue
+from tidemill_operator.queue import Delays, Key, WorkQueue
 from tidemill_operator.scaling_cluster import ClusterScaling
 from tidemill_operator.scaling_figures import FiguresReader
 from tidemill_operator.settings import Platform
+from tidemill_operator.standing import Standing
 from tidemill_operator.telemetry import Telemetry
 from tidemill_operator.watchdog import Watchdog
 from tidemill_operator.webhook import Webhook
@@ -65,7 +67,10 @@ class Operator:
             measures=self._measures,
             wake=lambda key: self._queue.add(key),
         )
-        self._queue = WorkQueue(self._controller().work, Delays(drift=settings.drift_seconds), workers=_WORKERS)
+        progress = ProgressReader(platform.kafka_brokers, platform.postgres, config=settings.kafka)
+        self._standing: Standing[Key] = Standing(progress.read, self._stands)
+        self._passes = self._controller()
+        self._queue = WorkQueue(self._passes.work, Delays(drift=settings.drift_seconds), workers=_WORKERS)
         self._webhook = self._make_webhook() if settings.webhook_port else None
         self._duties = Duties(
             self._api,
@@ -99,6 +104,7 @@ class Operator:
             self._stopping.set()
             self._duties.stop()
             self._scaling.stop()
+            self._standing.stop()
             self._queue.stop()
             self._elector.stop()
             if self._webhook:
@@ -110,6 +116,7 @@ class Operator:
         self._require_resource()
         self._queue.start()
         self._scaling.start()
+        self._standing.start()
         self._duties.start()
         asyncio.run(self._watch())
 
@@ -150,7 +157,14 @@ class Operator:
             telemetry=Telemetry(backlog.read),
             measures=self._measures,
             scaling=self._scaling,
+            standing=self._standing,
         )
+
+    def _stands(self, key: Key, error: TidemillError | None) -> None:
+        """Events of a pipeline stand still now, or move again: that is no time to wait for the next look."""
+        if error is not None:
+            self._passes.interrupt(key, error)
+        self._queue.add(key, fresh=True)
 
     def _make_webhook(self) -> Webhook:
         settings = self._settings

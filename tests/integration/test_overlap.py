@@ -39,6 +39,9 @@ class NoProcesses:
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
         return [done(_COMPONENTS[workload.component], workload.name) for workload in workloads]
 
+    def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
+        return self.ensure(workloads)
+
     def remove(self, namespace: str, pipeline: str) -> None:
         pass
 

@@ -249,12 +249,14 @@ class MemorySecrets(Part):
 
 
 class MemoryRuntime(Part):
-    """Workloads by pipeline; ready unless named in `starting`."""
+    """Workloads by pipeline; ready unless named in `starting`, or in `changing`: those serve meanwhile."""
 
     def __init__(self) -> None:
         super().__init__()
         self.running: dict[tuple[str, str], dict[str, Workload]] = {}
         self.starting: set[str] = set()
+        self.changing: set[str] = set()
+        self.whose = "orders"
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
         self._called("ensure")
@@ -268,9 +270,15 @@ class MemoryRuntime(Part):
 
     def _outcome(self, workload: Workload, *, changed: bool) -> Outcome:
         component = _COMPONENTS[workload.component]
-        if workload.name in self.starting:
-            return waiting(component, workload.name, f"{workload.name} starts", changed=changed)
+        if workload.name in self.starting | self.changing:
+            serving, text = workload.name in self.changing, f"{workload.name} starts"
+            return waiting(component, workload.name, text, changed=changed, serving=serving)
         return done(component, workload.name, changed=changed)
+
+    def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
+        self._called("observe")
+        known = [self.running.get((w.namespace, str(w.pipeline or self.whose)), {}).get(w.name) for w in workloads]
+        return [self._outcome(workload, changed=False) for workload in known if workload is not None]
 
     def remove(self, namespace: str, pipeline: str) -> None:
         self._called("remove")

@@ -300,19 +300,21 @@ def _report(
     unshown: Collection[str] = (),
 ) -> Outcome:
     if live is None or (live.partitions < topic.partitions and topic.managed):
-        return outcome.waiting(Component.TOPICS, topic.name, f"topic {topic.name} is being made", changed=changed)
+        text = f"topic {topic.name} is being made" if live is None else f"topic {topic.name} gets more partitions"
+        return outcome.waiting(Component.TOPICS, topic.name, text, changed=changed, serving=live is not None)
     observed: dict[str, Any] = {"id": live.id, "partitions": live.partitions}
     observed["replicationFactor"] = live.replication_factor
+    facts: dict[str, Any] = {"changed": changed, "observed": observed}
     change = advance.change if advance else None
     if change:
         told = {"targetReplicas": change.target, "state": change.state, "message": change.message}
         observed["replicasChange"] = told
         text = f"topic {topic.name}: {change.message}"
-        return outcome.waiting(Component.TOPICS, topic.name, text, changed=changed, observed=observed)
+        return outcome.waiting(Component.TOPICS, topic.name, text, serving=True, **facts)
     if unshown:
         text = f"topic {topic.name}: {', '.join(sorted(unshown))} set; Kafka does not answer with it yet"
-        return outcome.waiting(Component.TOPICS, topic.name, text, changed=changed, observed=observed)
+        return outcome.waiting(Component.TOPICS, topic.name, text, serving=True, **facts)
     if in_sync:
         text = f"topic {topic.name}: {IN_SYNC} becomes {in_sync} when so many replicas of each partition are in sync"
-        return outcome.waiting(Component.TOPICS, topic.name, text, changed=changed, observed=observed)
-    return outcome.done(Component.TOPICS, topic.name, changed=changed, observed=observed)
+        return outcome.waiting(Component.TOPICS, topic.name, text, serving=True, **facts)
+    return outcome.done(Component.TOPICS, topic.name, **facts)

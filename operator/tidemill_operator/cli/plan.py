@@ -25,7 +25,8 @@ from tidemill_operator.plan.changes import Action, Change, Difference, changes
 from tidemill_operator.plan.describe import change, describe
 from tidemill_operator.plan.model import LiveFacts, LiveSchema, Owner, Plan
 from tidemill_operator.plan.refusals import claimed, foreign, gone, missing, refusals
-from tidemill_operator.reconcile import ADOPT, accepted
+from tidemill_operator.reconcile import ADOPT
+from tidemill_operator.seen import accepted
 
 _SIGNS: Mapping[Action, str] = {"create": "+", "change": "~", "remove": "-"}
 _DESCRIPTION = """\

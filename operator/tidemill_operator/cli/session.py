@@ -14,6 +14,7 @@ from tidemill_operator.cli.sources import Reading
 from tidemill_operator.cli.store import Store, Stored
 from tidemill_operator.errors import NotOurTurn, Reason
 from tidemill_operator.plan.replay import REPLAYING
+from tidemill_operator.status import PROGRESSING
 
 _log = logging.getLogger(__name__)
 WAITING_SECONDS = 0.5
@@ -170,9 +171,14 @@ def describe(stored: Stored) -> str:
     if stored.ready:
         refused = [c.get("message", "") for c in stored.status["conditions"] if c["type"] == "Stalled"]
         return "ready" + (f", but {refused[0]}" if refused else "")
+    conditions = {condition["type"]: condition for condition in stored.status.get("conditions", ())}
     reasons = [
-        f"{condition['type']}: {condition.get('message') or condition.get('reason', '')}"
-        for condition in stored.status.get("conditions", ())
-        if condition["status"] != "True" and condition["type"] != "Ready"
+        f"{kind}: {condition.get('message') or condition.get('reason', '')}"
+        for kind, condition in conditions.items()
+        if condition["status"] != "True" and kind not in ("Ready", PROGRESSING)
     ]
+    if not reasons and conditions:
+        progressing = conditions["Ready"]["status"] == "True"
+        text = str(conditions.get(PROGRESSING if progressing else "Ready", {}).get("message", ""))
+        reasons = [text] if text else []
     return "not ready yet" + (f" ({'; '.join(reasons)})" if reasons else "")

@@ -16,6 +16,7 @@ from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.actuators.kafka import KafkaTopics
 from tidemill_operator.actuators.local import LocalRuntime
 from tidemill_operator.actuators.postgres import PostgresSchemas
+from tidemill_operator.actuators.progress import ProgressReader
 from tidemill_operator.actuators.secrets import FileSecrets
 from tidemill_operator.cli.session import Session
 from tidemill_operator.cli.sources import Reading
@@ -28,6 +29,7 @@ from tidemill_operator.reconcile import reconcile, release
 from tidemill_operator.scaling_figures import FiguresReader
 from tidemill_operator.servers import Servers, start_servers
 from tidemill_operator.settings import Platform
+from tidemill_operator.standing import Standing
 
 Say = Callable[[str], None]
 _SERVER_RESTART_SECONDS = 2.0
@@ -105,6 +107,8 @@ class Run:
             runtime=self._runtime,
             say=say,
         )
+        progress = ProgressReader(servers.kafka, servers.postgres)
+        self._standing: Standing[str] = Standing(progress.read)
         self._session = Session(self._store, apply=self._apply, release=self._release, say=say)
         self._revived: dict[str, float] = {}
         self._announced = ""
@@ -124,6 +128,7 @@ class Run:
             run = cls(options, servers, environ=environ, say=say)
             run._runtime.start()
             run._scaling.start()
+            run._standing.start()
         except BaseException:
             servers.stop()
             raise
@@ -145,7 +150,7 @@ class Run:
         self._revive_servers()
         ready = {name: state.ready for name, state in self._runtime.states().items()}
         asked = {key: self._requests.read(one.namespace, one.name) for key, one in self._session.pipelines.items()}
-        seen = (ready, self._scaling.decisions(), asked)
+        seen = (ready, self._scaling.decisions(), asked, self._standing.errors())
         if seen != self._seen:
             self._seen = seen
             self._session.nudge()
@@ -157,6 +162,7 @@ class Run:
     def close(self) -> None:
         """End everything that was started: workloads first, so that they can still commit."""
         self._scaling.close()
+        self._standing.stop()
         self._runtime.close()
         self._servers.stop()
         (self._options.data_dir / "status.json").unlink(missing_ok=True)
@@ -244,7 +250,9 @@ class Run:
             previous=stored.status or None,
             now=datetime.now(UTC),
             scaled=lambda running: self._scaling.replicas(running.metadata.namespace, running.metadata.name),
+            standing=lambda: self._standing.error(stored.key),
         )
+        self._standing.watch(stored.key, stored.document, status)
         scaling = self._scaling.status(stored.namespace, stored.name)
         return {**status, "scaling": scaling} if scaling else status
 
@@ -261,6 +269,7 @@ class Run:
     def _release(self, stored: Stored) -> None:
         release(stored.document, platform=self._platform, actuators=self._actuators)
         self._scaling.forget(stored.namespace, stored.name)
+        self._standing.forget(stored.key)
         self._requests.forget(stored.namespace, stored.name)
 
 

@@ -46,6 +46,7 @@ def test_a_new_pipeline_gets_all_it_needs_and_becomes_ready(
     status = cluster.get(orders)["status"]
     assert {c["type"]: c["status"] for c in status["conditions"]} == {
         "Ready": "True",
+        "Progressing": "False",
         "TopicsReady": "True",
         "SchemaReady": "True",
         "ProcessorsReady": "True",

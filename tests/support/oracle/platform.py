@@ -115,7 +115,11 @@ class Running:
 
     def settle(self) -> None:
         """Reconcile until the pipeline is ready."""
-        until(lambda: "Ready" in self._reconcile(), "the pipeline is ready", seconds=90)
+        until(
+            lambda: "Ready" in (found := self._reconcile()) and "Progressing" not in found,
+            "the pipeline is ready",
+            seconds=90,
+        )
 
     def _reconcile(self) -> dict[str, str]:
         self._status = reconcile(

@@ -1,0 +1,194 @@
+"""Whether events of pipelines are counted: looked at all along, whatever passes do and however long they take.
+
+Ready means serving. That a server does not answer once, or that one partition waits, is no outage; that nothing moves
+for a while, or that nobody can tell for a while, is one.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from tidemill_contract.duration import parse_ms
+from tidemill_operator.actuators.progress import Look, Progress
+from tidemill_operator.errors import Reason, TidemillError
+
+log = logging.getLogger(__name__)
+INTERVAL_SECONDS = 5.0
+# Nothing moved for so long while events waited; at least a few of a processor's commits.
+STILL_SECONDS = 20.0
+_FLUSHES = 3
+# Nobody could tell for so long.
+SILENT_SECONDS = 10.0
+# Not even a look came back for so long.
+_BLIND_SECONDS = 25.0
+_MAX_PARTITIONS = 8
+K = TypeVar("K")
+
+
+@dataclass
+class _Watched:
+    """What is known of a pipeline.
+
+    Attributes:
+        place: its schema and its source topic.
+        patience: seconds in which something has to move.
+        told_at: when its progress was last known.
+        still_since: since when what waits has not moved; None: it moves, or nothing waits.
+    """
+
+    place: tuple[str, str]
+    patience: float
+    told_at: float
+    seen: dict[int, Progress] = field(default_factory=dict)
+    still_since: float | None = None
+    looked_at: float = 0.0
+    error: TidemillError | None = None
+
+    def take(self, look: Look, now: float) -> None:
+        """Take in a look."""
+        if isinstance(look, TidemillError):
+            if now - self.told_at >= SILENT_SECONDS:
+                self.error = look
+            return
+        waiting, moved = _compared(self.seen, look)
+        if moved or not waiting:
+            self.still_since = None
+        elif self.still_since is None:
+            self.still_since = self.looked_at
+        self.seen, self.told_at, self.looked_at = {**self.seen, **look}, now, now
+        still = self.still_since is not None and now - self.still_since >= self.patience
+        self.error = (self.error if _is_still(self.error) else _still(waiting)) if still else None
+
+
+class Standing(Generic[K]):
+    """Watches pipelines; `start` begins. Safe to share between threads.
+
+    Args:
+        read: looks at pipelines by their places.
+        changed: is called, in the thread that looks, with a pipeline that stands still now, and why, or that moves
+            again.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[Mapping[K, tuple[str, str]]], Mapping[K, Look]],
+        changed: Callable[[K, TidemillError | None], None] = lambda *_: None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._read, self._changed, self._clock = read, changed, clock
+        self._watched: dict[K, _Watched] = {}
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="standing", daemon=True)
+
+    def start(self) -> None:
+        """Look from now on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(20.0)
+
+    def watch(self, key: K, document: Mapping[str, Any], status: Mapping[str, Any]) -> None:
+        """Look at a pipeline as its status tells of it: where its events are, and whether they are to be counted."""
+        on = {condition["type"] for condition in status.get("conditions", ()) if condition["status"] == "True"}
+        topics, schema = status.get("topics"), status.get("schema")
+        if not topics or not schema or "Suspended" in on:
+            self.forget(key)
+            return
+        place, patience = (schema, topics[0]["name"]), max(STILL_SECONDS, _FLUSHES * _flush_seconds(document))
+        with self._lock:
+            known = self._watched.get(key)
+            if known is None or known.place != place:
+                self._watched[key] = _Watched(place, patience, self._clock())
+            else:
+                known.patience = patience
+
+    def forget(self, key: K) -> None:
+        """A pipeline is gone, or nothing of it is to be counted."""
+        with self._lock:
+            self._watched.pop(key, None)
+
+    def error(self, key: K) -> TidemillError | None:
+        """Why no event of a pipeline is counted; None: they are, or none waits."""
+        with self._lock:
+            known = self._watched.get(key)
+            if known is None or known.error is not None or self._clock() - known.told_at < _BLIND_SECONDS:
+                return known.error if known else None
+        text = "whether events are counted cannot be seen: Postgres and Kafka do not answer in time"
+        return TidemillError(Reason.UNREACHABLE, text)
+
+    def errors(self) -> dict[K, str]:
+        """All that stand still, with the reason."""
+        with self._lock:
+            return {key: str(known.error) for key, known in self._watched.items() if known.error}
+
+    def look(self) -> None:
+        """One look at all of them."""
+        with self._lock:
+            wanted = {key: known.place for key, known in self._watched.items()}
+        looks = self._read(wanted) if wanted else {}
+        now, news = self._clock(), []
+        with self._lock:
+            for key, look in looks.items():
+                known = self._watched.get(key)
+                if known is None or known.place != wanted[key]:
+                    continue
+                before = known.error
+                known.take(look, now)
+                if (before is None) != (known.error is None):
+                    news.append((key, known.error))
+        for key, error in news:
+            log.info("%s: %s", key, f"not ready: {error}" if error else "events are counted again")
+            self._changed(key, error)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            try:
+                self.look()
+            except Exception:
+                log.exception("looking whether events move failed")
+            self._stopping.wait(max(0.5, INTERVAL_SECONDS - (time.monotonic() - began)))
+
+
+def _flush_seconds(document: Mapping[str, Any]) -> float:
+    """Between two commits of a processor."""
+    try:
+        return parse_ms(document["spec"]["processor"]["flushInterval"]) / 1000
+    except (KeyError, TypeError, ValueError):
+        return 0.0
+
+
+def _compared(before: Mapping[int, Progress], now: Mapping[int, Progress]) -> tuple[list[int], bool]:
+    """Partitions that waited at both looks and stand where they stood, and whether any partition moved."""
+    waiting = [
+        partition
+        for partition, at in now.items()
+        if at.lag and partition in before and before[partition].lag and before[partition].read == at.read
+    ]
+    return sorted(waiting), any(
+        partition in before and before[partition].read != at.read for partition, at in now.items()
+    )
+
+
+def _is_still(error: TidemillError | None) -> bool:
+    return error is not None and error.reason == Reason.NOT_MOVING
+
+
+def _still(partitions: list[int]) -> TidemillError:
+    named = ", ".join(map(str, partitions[:_MAX_PARTITIONS])) + (", …" if len(partitions) > _MAX_PARTITIONS else "")
+    return TidemillError(
+        Reason.NOT_MOVING,
+        f"events wait in the topic (partitions {named}) and none is counted",
+        "see the processors' pods and their /health, which names what they wait for",
+    )
