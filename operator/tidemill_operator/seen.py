@@ -14,6 +14,7 @@ from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome, done, failed, skipped, waiting
 from tidemill_operator.plan.build import build_plan, owner_of
+from tidemill_operator.plan.damage import damaged
 from tidemill_operator.plan.model import LiveFacts, LiveSchema, LiveTopic, Plan, Topic
 from tidemill_operator.plan.refusals import foreign, gone, missing
 from tidemill_operator.plan.replay import REPLAY
@@ -84,6 +85,7 @@ def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) 
         outcomes += [_topic(topic, live.topics.get(topic.name)) for topic in plan.topics]
     if schema is not None:
         errors = list(foreign(name, schema.owner, owner_of(pipeline, platform)))
+        errors += [damaged(plan.schema)] if plan.schema.lost else []
         outcomes += [failed(Component.SCHEMA, name, error) for error in errors] or [done(Component.SCHEMA, name)]
     outcomes += running(plan, actuators, lambda component: waiting(component, component.value, "none of it is there"))
     return Seen(pipeline, plan, live, outcomes)

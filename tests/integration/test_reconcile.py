@@ -62,7 +62,12 @@ class NoProcesses:
     """A runtime whose workloads are ready as soon as they are asked for."""
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        components = {"processor": Component.PROCESSORS, "ingest": Component.INGEST, "api": Component.API}
+        components = {
+            "processor": Component.PROCESSORS,
+            "replay": Component.PROCESSORS,
+            "ingest": Component.INGEST,
+            "api": Component.API,
+        }
         return [done(components[workload.component], workload.name) for workload in workloads]
 
     def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
@@ -337,3 +342,79 @@ def test_retained_topics_and_schema_outlive_their_resource(bench: Bench) -> None
     release(bench.document, platform=Platform(), actuators=bench.actuators)
     assert bench.there() == (set(TOPICS), True)
     assert bench.apply() == WELL
+
+
+GONE: list[tuple[str, str, str]] = [
+    (
+        "DROP TABLE {s}.by_shop_v1",
+        "table by_shop_v1 is gone, and with it the windows of aggregation by_shop",
+        "a window table that was dropped",
+    ),
+    (
+        "ALTER TABLE {s}.by_shop_v1 DROP COLUMN _count",
+        "table by_shop_v1 has lost its column _count, and with it values of aggregation by_shop",
+        "a column that was dropped",
+    ),
+    ("DROP TABLE {s}._offsets", "table _offsets is gone, and with it up to where events are counted", "positions"),
+    ("TRUNCATE {s}._offsets", "rows of table _offsets are gone (partitions 0), and with them", "positions emptied"),
+    (
+        "DELETE FROM {s}._offsets WHERE partition = 1",
+        "rows of table _offsets are gone (partitions 1), and with them",
+        "one position",
+    ),
+    ("DROP TABLE {s}._aggregations", "table _aggregations is gone, and with it which windows are final", "versions"),
+    ("TRUNCATE {s}._aggregations", "rows of table _aggregations are gone, and with them which windows", "no versions"),
+    ("DROP TABLE {s}._dead_letters", "table _dead_letters is gone, and with it the events", "dead letters"),
+]
+
+
+@pytest.mark.parametrize(("harm", "told", "what"), GONE, ids=[what for *_, what in GONE])
+def test_tables_that_somebody_takes_away_are_lost_data(
+    bench: Bench, capsys: pytest.CaptureFixture[str], harm: str, told: str, what: str
+) -> None:
+    """Told by status and plan, never ready over it, not made anew until the annotation says so."""
+    bench.apply()
+    with psycopg.connect(bench.servers.postgres.url, autocommit=True) as connection:
+        connection.execute(harm.format(s=f'"{SCHEMA}"'))
+    for _ in range(2):
+        found = bench.apply()
+        assert (found["Stalled"], "Ready" in found) == ("DataLoss", False), what
+    assert bench.message("SchemaReady").startswith(f"schema {SCHEMA}: {told}"), what
+    assert "make it anew, empty, with the annotation tidemill.dev/recreate-topics: 'true'" in bench.message("Ready")
+    code, shown = bench.plan(capsys)
+    assert (code, f"! {bench.message('SchemaReady')}" in shown.splitlines()) == (1, True), what
+    bench.document["metadata"]["annotations"] = {"tidemill.dev/recreate-topics": "true"}
+    assert bench.apply() == WELL, what
+    del bench.document["metadata"]["annotations"]
+    assert bench.apply() == WELL, what
+
+
+def test_a_window_table_that_was_emptied_is_lost_data(bench: Bench) -> None:
+    """As long as it is empty: batches were merged into it. What expired, or never came, is no loss."""
+    bench.apply()
+    table = f'"{SCHEMA}".by_shop_v1'
+    with psycopg.connect(bench.servers.postgres.url, autocommit=True) as connection:
+        connection.execute(f"SELECT \"{SCHEMA}\".ensure_partitions('by_shop_v1', ARRAY[20000], ARRAY[1])")
+        assert bench.apply() == WELL
+        connection.execute(
+            f"INSERT INTO {table} (shop, window_start, _rev) VALUES ('a', to_timestamp(20000 * 86400), 1)"
+        )
+        connection.execute(f'UPDATE "{SCHEMA}"._aggregations SET rev = 1')
+        assert bench.apply() == WELL
+        connection.execute(f"TRUNCATE {table}")
+        assert bench.apply()["Stalled"] == "DataLoss"
+        assert "table by_shop_v1 was emptied, and the windows of aggregation by_shop are gone" in bench.message("Ready")
+
+
+def test_a_replay_fills_what_somebody_dropped(bench: Bench) -> None:
+    """The next version is made, and the table that is fed until then."""
+    bench.apply()
+    with psycopg.connect(bench.servers.postgres.url, autocommit=True) as connection:
+        connection.execute(f'DROP TABLE "{SCHEMA}".by_shop_v1')
+    assert bench.apply()["Stalled"] == "DataLoss"
+    assert "or have its windows counted anew from the topic by `tidemill replay`" in bench.message("Ready")
+    bench.document["metadata"]["annotations"] = {"tidemill.dev/replay": json.dumps({"aggregations": ["by_shop"]})}
+    assert "Stalled" not in bench.apply()
+    live = bench.actuators.postgres.observe(SCHEMA)
+    assert live is not None
+    assert {"by_shop_v1", "by_shop_v2"} <= live.columns.keys()

@@ -15,6 +15,7 @@ from tidemill_operator.actuators import credentials
 from tidemill_operator.actuators.base import Actuators, PipelineSecrets, Reclaim
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome, done, failed, skipped, waiting
+from tidemill_operator.plan.damage import damaged
 from tidemill_operator.plan.model import LiveReplay, LiveSchema, LiveTopic, Owner, Schema, Topic, Workload
 from tidemill_operator.plan.noted import with_types_of
 from tidemill_operator.plan.refusals import column_changes, foreign, gone, missing
@@ -146,6 +147,7 @@ class MemorySchemas(Part):
         if live is not None:
             errors = [] if adopt else list(foreign(schema.name, live.owner, owner))
             errors += [error for table in schema.tables for error in column_changes(table, live)]
+            errors += [damaged(schema)] if schema.lost else []
             if errors:
                 return [failed(Component.SCHEMA, schema.name, errors[0])]
         logins = {login.user for login in (secrets.writer, *secrets.following) if login.user.startswith(schema.writer)}

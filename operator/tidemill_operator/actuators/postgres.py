@@ -20,6 +20,7 @@ from tidemill_contract.kept import QUERY, Kept, read
 from tidemill_operator import outcome
 from tidemill_operator.actuators.base import PipelineSecrets, Reclaim
 from tidemill_operator.actuators.postgres_claims import claim, only_claim, rivals
+from tidemill_operator.actuators.postgres_damage import emptied, missing_positions
 from tidemill_operator.actuators.postgres_expiry import expire
 from tidemill_operator.actuators.postgres_grants import ensure_grants
 from tidemill_operator.actuators.postgres_replays import end_replays, observe_replays, switch
@@ -29,6 +30,7 @@ from tidemill_operator.actuators.postgres_session import LockBusy, NoDatabase, S
 from tidemill_operator.actuators.postgres_turn import Leadership, check_epoch, comment, exclusive
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome
+from tidemill_operator.plan.damage import damaged
 from tidemill_operator.plan.model import Failing, LiveSchema, Loss, Owner, Schema, Table
 from tidemill_operator.plan.noted import as_noted_today
 from tidemill_operator.plan.refusals import column_changes, foreign
@@ -129,6 +131,8 @@ class PostgresSchemas:
                 _refuse(foreign(schema.name, live.owner, owner))
             if live is not None:
                 _refuse(error for table in schema.tables for error in column_changes(table, live))
+            if schema.lost:
+                raise damaged(schema)
             if not adopt:
                 _refuse(only_claim(session, schema, owner))
             known = check_epoch(session, schema.name, self._leadership)
@@ -224,6 +228,7 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
     owner = _owner(found[0][0])
     shapes, closed, feeds, readers, generation, accepted, partitions = {}, {}, {}, {}, 0, None, 0
     read_from, read_before, read_to, losses = "", frozenset[str](), {}, tuple[Loss, ...]()
+    missing: tuple[int, ...] = ()
     if "_aggregations" in columns:
         # A schema from before `layout` and `fed` has neither.
         query = sql.SQL(
@@ -242,7 +247,8 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
             "SELECT partition, topic_id, next_offset, to_jsonb(o) -> 'former_topic_ids' FROM {} o WHERE reader = 'live'"
         ).format(sql.Identifier(schema, "_offsets"))
         positions = session.connection.execute(query).fetchall()
-        partitions = len(positions)
+        there = {partition for partition, *_ in positions}
+        partitions, missing = max(there, default=-1) + 1, missing_positions(there)
         read_before = frozenset(former for *_, ids in positions for former in ids or ())
         current = {topic_id for _, topic_id, _, _ in positions if topic_id}
         # Partitions are taken up one after the other: some may stand in the topic of before.
@@ -274,6 +280,8 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
         kept=kept,
         held_up=held_up,
         skipped=skipped,
+        missing_positions=missing,
+        emptied=emptied(session, schema, columns),
     )
     return as_noted_today(found_schema)
 
