@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tidemill_operator.actuators.kubernetes import NamespaceLocks
+from tidemill_operator.actuators.kubernetes import KubernetesRuntime, NamespaceLocks
 from tidemill_operator.actuators.kubernetes_api import PIPELINE, Conflict, NotFound
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.events import Recorder
@@ -111,6 +111,7 @@ class Controller:
         if status != previous:
             self._write(document, status)
             self._recorder.changes(document, previous, status)
+        self._recorder.repaired(document, _repairs(runtime, previous, status), at=self._now().isoformat())
         self._measures.state_of(key, status)
         self._scaling.watch(key, paused=is_paused(document))
         if standing:
@@ -153,6 +154,15 @@ class Controller:
         self._scaling.forget(key)
         if self._standing:
             self._standing.forget(key)
+
+
+def _repairs(runtime: KubernetesRuntime, previous: Document | None, status: Document) -> list[str]:
+    """What was put back; what had to be made although all was there, and nobody has asked for anything new, as well."""
+    before = {condition["type"]: condition for condition in (previous or {}).get("conditions", ())}
+    settled = before.get(PROGRESSING, {}).get("reason") == Reason.APPLIED
+    same = (previous or {}).get("observedGeneration") == status["observedGeneration"]
+    anew = [f"made {what} again, which was gone" for what in runtime.made] if settled and same else []
+    return [*runtime.repairs, *anew]
 
 
 def verdict(status: Mapping[str, Any]) -> Result:

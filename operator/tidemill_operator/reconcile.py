@@ -77,6 +77,9 @@ class _Pass:
             log.exception("%s failed", components[0].value)
             told = TidemillError(Reason.INTERNAL, f"{type(error).__name__}: {one_line(str(error))}", "see the log")
             outcomes = [failed(component, component.value, told) for component in components]
+        for outcome in outcomes:
+            if outcome.changed and outcome.component == Component.SCHEMA:
+                log.info("schema %s: %d statements or rows written", outcome.name, outcome.changed)
         self.outcomes += outcomes
         return all(outcome.rank <= Rank.DONE for outcome in outcomes)
 

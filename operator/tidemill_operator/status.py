@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,6 +123,28 @@ def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime)
         "replay": (previous or {}).get("replay", {}) if report.replay is None else dict(report.replay),
     }
     return {key: value for key, value in result.items() if value not in ({}, [], "")}
+
+
+def new_versions(previous: Mapping[str, Any] | None, status: Mapping[str, Any], pipeline: str) -> Iterator[str]:
+    """What is to be told of aggregations whose answers come from another table than before.
+
+    Args:
+        previous: the status before.
+        status: the status now.
+        pipeline: its name.
+    """
+    before = {item["name"]: item["version"] for item in (previous or {}).get("aggregations", ())}
+    filled = ((previous or {}).get("replay") or {}).get("versions", {})
+    for item in status.get("aggregations", ()):
+        name, version = item["name"], item["version"]
+        if before.get(name, version) == version:
+            continue
+        if filled.get(name) == version:
+            yield f"aggregation {name}: version {version} is in force, which a replay has filled"
+            continue
+        kept = f"earlier windows are kept as v{before[name]}"
+        fill = f"`tidemill replay {pipeline} --aggregation {name}` fills v{version}"
+        yield f"aggregation {name}: version {version} counts from now on; {kept}; {fill}"
 
 
 def interrupted(previous: Mapping[str, Any], error: TidemillError, now: dt.datetime) -> dict[str, Any]:

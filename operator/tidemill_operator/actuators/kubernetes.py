@@ -64,12 +64,16 @@ class KubernetesRuntime:
 
     Attributes:
         scale: of the processors, as the last `ensure` or `observe` saw them.
+        repairs: what somebody else had changed and was put back, in words.
+        made: objects that were not there.
     """
 
     def __init__(self, api: Api, placement: Placement, owner: OwnerReference, locks: NamespaceLocks) -> None:
         self._api, self._placement, self._owner, self._locks = api, placement, owner, locks
         self._serving: set[str] = set()
         self.scale: Scale | None = None
+        self.repairs: list[str] = []
+        self.made: list[str] = []
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
         """Make a pipeline's workloads so and take away those of the pipeline that are not listed.
@@ -86,6 +90,8 @@ class KubernetesRuntime:
 
         def act(doing: Pass) -> list[Outcome]:
             outcomes = doing.ensure(workloads)
+            self.repairs += doing.children.repairs
+            self.made += doing.children.made
             for workload in workloads:
                 if workload.component in doing.deployments:
                     self._note_scale(workload, doing.deployments[workload.component])

@@ -14,7 +14,7 @@ from tidemill_operator.cli.sources import Reading
 from tidemill_operator.cli.store import Store, Stored
 from tidemill_operator.errors import NotOurTurn, Reason
 from tidemill_operator.plan.replay import REPLAYING
-from tidemill_operator.status import PROGRESSING
+from tidemill_operator.status import PROGRESSING, new_versions
 
 _log = logging.getLogger(__name__)
 WAITING_SECONDS = 0.5
@@ -129,8 +129,10 @@ class Session:
                 self._due[key] = time.monotonic() + self._backoff[key]
 
     def _reconcile(self, key: str, stored: Stored) -> None:
-        stored = self._store.update(stored, self._apply(stored))
+        before, stored = stored.status, self._store.update(stored, self._apply(stored))
         self._pipelines[key] = stored
+        for text in new_versions(before, stored.status, stored.name):
+            self._say(f"{key}: {text}")
         self._looked_at.add(key)
         replaying = stored.status.get("replay", {}).get("phase") == REPLAYING
         settled = REPLAY_SECONDS if replaying else DRIFT_SECONDS
