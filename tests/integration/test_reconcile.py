@@ -7,19 +7,23 @@ import datetime as dt
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 import yaml
+from confluent_kafka import Producer
 
 from kafka_admin import KafkaAdmin
 from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.actuators.kafka import KafkaTopics
 from tidemill_operator.actuators.postgres import PostgresSchemas
+from tidemill_operator.actuators.progress import Progress, ProgressReader
 from tidemill_operator.actuators.secrets import FileSecrets
 from tidemill_operator.cli.main import main
+from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome, done
 from tidemill_operator.plan.model import Workload
 from tidemill_operator.reconcile import reconcile, release
@@ -418,3 +422,27 @@ def test_a_replay_fills_what_somebody_dropped(bench: Bench) -> None:
     live = bench.actuators.postgres.observe(SCHEMA)
     assert live is not None
     assert {"by_shop_v1", "by_shop_v2"} <= live.columns.keys()
+
+
+def test_progress_of_pipelines_is_read_in_one_look(bench: Bench) -> None:
+    """By partition; one that is not there is left out, and servers that do not answer are told for each."""
+    bench.apply()
+    reader = ProgressReader(bench.servers.kafka, bench.servers.postgres)
+    wanted = {"orders": (SCHEMA, TOPICS[0]), "nothing": ("rectest__nothing", "rectest.nothing.events")}
+    assert reader.read(wanted) == {"orders": {partition: Progress(0, (None, None)) for partition in range(3)}}
+    producer = Producer({"bootstrap.servers": bench.servers.kafka})
+    for _ in range(2):
+        producer.produce(TOPICS[0], b"{}", partition=1)
+    assert producer.flush(30) == 0
+    with psycopg.connect(bench.servers.postgres.url, autocommit=True) as connection:
+        connection.execute(f'UPDATE "{SCHEMA}"._offsets SET next_offset = 1 WHERE partition = 1')
+        connection.execute(f'UPDATE "{SCHEMA}"._offsets SET end_confirmed_at = to_timestamp(7) WHERE partition = 2')
+    look = reader.read(wanted)["orders"]
+    assert look == {0: Progress(0, (None, None)), 1: Progress(1, (1, None)), 2: Progress(0, (None, 7000))}
+    away = replace(bench.servers.postgres, port=1)
+    for server, found in (
+        ("Postgres", ProgressReader(bench.servers.kafka, away).read(wanted)["orders"]),
+        ("Kafka", ProgressReader("127.0.0.1:1", bench.servers.postgres).read(wanted)["orders"]),
+    ):
+        assert isinstance(found, TidemillError), server
+        assert found.reason == Reason.UNREACHABLE, server
