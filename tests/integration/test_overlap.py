@@ -115,7 +115,7 @@ def work(kafka: str, postgres: PostgresAddress, folder: Path, namespace: str, ga
         except NotOurTurn:
             continue  # later, then: nothing was told
         turns += 1
-        bad += [c for c in status["conditions"] if c["status"] == "False" and c["type"] != "Reconciling"]
+        bad += [c for c in status["conditions"] if c["status"] == "False" and c["type"] != "Progressing"]
     told.put({"bad": bad, "turns": turns, "status": operator.status})
 
 
