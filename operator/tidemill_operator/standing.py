@@ -139,12 +139,12 @@ class Standing(Generic[K]):
         looks = self._read(wanted) if wanted else {}
         now, news = self._clock(), []
         with self._lock:
-            for key, look in looks.items():
+            for key, place in wanted.items():
                 known = self._watched.get(key)
-                if known is None or known.place != wanted[key]:
+                if known is None or known.place != place:
                     continue
                 before = known.error
-                known.take(look, now)
+                known.take(looks.get(key, {}), now)  # without a schema nothing waits
                 if (before is None) != (known.error is None):
                     news.append((key, known.error))
         for key, error in news:

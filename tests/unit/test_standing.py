@@ -83,6 +83,15 @@ def test_nobody_tells() -> None:
     assert watch.sees(at((0, 9))) == [(10.0, "Unreachable"), (20.0, "")]
 
 
+def test_a_schema_that_is_not_there_is_told_by_others() -> None:
+    watch = Watch()
+    for _ in range(10):
+        watch.look_at = {}
+        watch.standing.look()
+        watch.now += 5.0
+    assert (watch.news, watch.standing.error("orders")) == ([], None)
+
+
 def test_a_look_that_does_not_come_back() -> None:
     watch = Watch()
     watch.sees(at((0, 7)))
