@@ -24,6 +24,7 @@ from tidemill_operator.actuators.progress import Progress, ProgressReader
 from tidemill_operator.actuators.secrets import FileSecrets
 from tidemill_operator.cli.main import main
 from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.local.child import start_time
 from tidemill_operator.outcome import Component, Outcome, done
 from tidemill_operator.plan.model import Workload
 from tidemill_operator.reconcile import reconcile, release
@@ -446,3 +447,24 @@ def test_progress_of_pipelines_is_read_in_one_look(bench: Bench) -> None:
     ):
         assert isinstance(found, TidemillError), server
         assert found.reason == Reason.UNREACHABLE, server
+
+
+def test_what_is_retained_is_listed_and_removed(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of pipelines that are not there; topics, schema and roles go on request."""
+    bench.edit(reclaimPolicy="Retain")
+    bench.apply()
+    release(bench.document, platform=Platform(), actuators=bench.actuators)
+    arguments = ["status", "--retained", "--data-dir", str(bench.folder)]
+    assert main(arguments) == 1
+    assert "which pipelines there are is not known" in capsys.readouterr().err
+    running = {"pid": os.getpid(), "started": start_time(os.getpid()), "servers": {}}
+    addresses = {"kafka": bench.servers.kafka, "postgres": bench.servers.postgres.public_url}
+    (bench.folder / "status.json").write_text(json.dumps({**running, "addresses": addresses}))
+    assert main([*arguments, "--output", "json"]) == 0
+    found = {one["schema"]: one for one in json.loads(capsys.readouterr().out)}
+    assert (found[SCHEMA]["topics"], found[SCHEMA]["owner"]["uid"]) == (sorted(TOPICS), "uid-1")
+    assert found[SCHEMA]["roles"] == [f"{SCHEMA}_owner", f"{SCHEMA}_writer", f"{SCHEMA}_reader"]
+    assert main([*arguments, "--remove", "rectest/orders"]) == 0
+    assert bench.there() == (set(), False)
+    assert main([*arguments, "--remove", "rectest/orders"]) == 1
+    assert "nothing is retained of it" in capsys.readouterr().err

@@ -7,7 +7,6 @@ name goes through an identifier.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -24,6 +23,7 @@ from tidemill_operator.actuators.postgres_damage import emptied, missing_positio
 from tidemill_operator.actuators.postgres_expiry import expire
 from tidemill_operator.actuators.postgres_grants import ensure_grants
 from tidemill_operator.actuators.postgres_replays import end_replays, observe_replays, switch
+from tidemill_operator.actuators.postgres_retained import noted_owner
 from tidemill_operator.actuators.postgres_roles import drop_roles, end_sessions, ensure_roles, strangers
 from tidemill_operator.actuators.postgres_rows import ensure_rows
 from tidemill_operator.actuators.postgres_session import LockBusy, NoDatabase, Session, connected
@@ -225,7 +225,7 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
     if not found:
         return None
     columns = _columns(session, schema)
-    owner = _owner(found[0][0])
+    owner = noted_owner(found[0][0])
     shapes, closed, feeds, readers, generation, accepted, partitions = {}, {}, {}, {}, 0, None, 0
     read_from, read_before, read_to, losses = "", frozenset[str](), {}, tuple[Loss, ...]()
     missing: tuple[int, ...] = ()
@@ -316,13 +316,6 @@ def _columns(session: Session, schema: str) -> dict[str, dict[str, str]]:
     for table, column, kind in rows:
         columns.setdefault(table, {})[column] = kind
     return columns
-
-
-def _owner(comment: str | None) -> Owner | None:
-    try:
-        return Owner(**json.loads(comment or "")["tidemill"])
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def _refuse(errors: Iterable[TidemillError]) -> None:
