@@ -48,11 +48,11 @@ lock: setup ## Write the hashed requirement files anew (ARGS=--upgrade takes the
 
 .PHONY: test
 test: setup ## Unit, golden and integration tests, on real Kafka, Postgres, Redis
-	$(PYTEST) $(PARALLEL) -m "not e2e and not load and not exhaustive" $(ARGS)
+	$(PYTEST) $(PARALLEL) -m "not e2e and not load and not exhaustive and not comparison" $(ARGS)
 
 .PHONY: unit
 unit: setup ## Tests that need no server
-	$(PYTEST) $(PARALLEL) -m "not integration and not kubernetes" $(ARGS)
+	$(PYTEST) $(PARALLEL) -m "not integration and not kubernetes and not comparison" $(ARGS)
 
 .PHONY: integration
 integration: setup ## Tests on real Kafka, Postgres and Redis, which the test session starts
@@ -79,9 +79,21 @@ coverage: setup ## The same and the exhaustive ones, with coverage of every proc
 	@rm -f .coverage .coverage.*
 	$(PYTEST) $(PARALLEL) --cov --cov-report=term:skip-covered --cov-report=html:.cache/coverage --cov-fail-under=85 $(ARGS)
 
+.PHONY: crash-points
+crash-points: setup ## A processor dies before each of its statements, one after the other (`make coverage` draws a fifth)
+	CRASH_EVERY=1 $(PYTEST) tests/integration/test_crash_points.py $(ARGS)
+
+.PHONY: test-comparison
+test-comparison: setup ## No setting of KEDA's and Flink's formulas serves the simulated loads as well for less
+	$(PYTEST) -m comparison $(ARGS)
+
 .PHONY: fuzz
 fuzz: setup ## Drawn pipelines, events, edits, kills and replays against a naive model (MINUTES=60 SEED=the first one)
 	MINUTES=$(MINUTES) SEED=$(SEED) $(PYTEST) tests/integration/test_fuzz.py -m exhaustive -q -s $(ARGS)
+
+.PHONY: fuzz-resources
+fuzz-resources: setup ## Drawn edits of a resource, good and bad, on a world in memory (MINUTES=60 SEED=the first one)
+	FUZZ_RESOURCES=1 MINUTES=$(MINUTES) SEED=$(SEED) $(PYTEST) tests/unit/test_resource_fuzz.py -k drawn -q -s $(ARGS)
 
 .PHONY: demo
 demo: setup ## A year of departures through the whole platform, compared with a batch recomputation (KEEP=1: keep it running)

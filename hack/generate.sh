@@ -24,6 +24,8 @@ mode=${1:-}
 python=.venv/bin/python
 generated crds/analyticspipelines.yaml "$python" -m tidemill_operator.crd
 generated docs/reference/pipeline.md "$python" -m tidemill_operator.reference
+generated docs/reference/environment.md "$python" -m tidemill_operator.environment
+generated docs/monitoring.md env PYTHONPATH=hack "$python" -m monitoring
 # A chart cannot reach files outside its folder.
 generated charts/tidemill/files/crd.yaml cat crds/analyticspipelines.yaml
 generated charts/tidemill/files/resilience.yaml cat config/resilience.yaml

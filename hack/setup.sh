@@ -9,6 +9,21 @@ stamp=".venv/.setup-$key"
 
 postgres_there() { command -v postgres >/dev/null || compgen -G "/usr/lib/postgresql/*/bin/postgres" >/dev/null; }
 
+browser_there() {
+  local name
+  for name in chromium-headless-shell chromium chromium-browser google-chrome; do
+    command -v "$name" >/dev/null && return 0
+  done
+  return 1
+}
+
+# Without a browser the dashboard's tests are skipped, which is no reason to stop; in CI it is.
+browser_possible() {
+  [[ -z ${CI:-} ]] || return 0
+  [[ $(id -u) -eq 0 ]] || command -v sudo >/dev/null || return 1
+  apt-cache show chromium-headless-shell >/dev/null 2>&1
+}
+
 find_python() {
   local candidate
   for candidate in python3.11 python3 python3.12 python3.13 /usr/bin/python3; do
@@ -24,11 +39,13 @@ install_packages() {
   local missing=()
   postgres_there || [[ -n ${TIDEMILL_POSTGRES_URL:-} ]] || missing+=(postgresql)
   command -v redis-server >/dev/null || [[ -n ${TIDEMILL_REDIS_URL:-} ]] || missing+=(redis-server)
+  command -v promtool >/dev/null || missing+=(prometheus)
   if [[ -z ${TIDEMILL_KAFKA_BROKERS:-} ]]; then
     command -v java >/dev/null || missing+=(openjdk-17-jre-headless)
     command -v mvn >/dev/null || [[ -n ${KAFKA_HOME:-} ]] || missing+=(maven)
   fi
   find_python >/dev/null || missing+=(python3-venv)
+  browser_there || ! browser_possible || missing+=(chromium-headless-shell)
   [[ ${#missing[@]} -gt 0 ]] || return 0
 
   local as_root=()
@@ -45,12 +62,14 @@ install_packages() {
     "${as_root[@]}" apt-get install -y -qq --no-install-recommends postgresql-common >/dev/null
     "${as_root[@]}" sed -i -E 's/^#?\s*create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf
   fi
-  local redis_is_new=false
-  [[ " ${missing[*]} " == *" redis-server "* ]] && redis_is_new=true
+  local service new=()
+  for service in redis-server prometheus; do
+    [[ " ${missing[*]} " == *" $service "* ]] && new+=("$service")
+  done
   "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-  # The same for Redis' service, where a service manager has started it.
-  if $redis_is_new && command -v systemctl >/dev/null; then
-    "${as_root[@]}" systemctl disable --now redis-server >/dev/null 2>&1 || true
+  # The same for these services, where a service manager has started them.
+  if [[ ${#new[@]} -gt 0 ]] && command -v systemctl >/dev/null; then
+    "${as_root[@]}" systemctl disable --now "${new[@]}" >/dev/null 2>&1 || true
   fi
 }
 

@@ -172,11 +172,12 @@ class Runtime:
 
         def told() -> dict[int, int] | None:
             try:
-                return {at.partition: future.result(10).offset for at, future in admin.list_offsets(asked).items()}
+                ends = {at.partition: future.result(10).offset for at, future in admin.list_offsets(asked).items()}
             except KafkaException as error:
                 if error.args[0].code() not in _LEADER_CHANGES:
                     raise
                 return None
+            return ends if min(ends.values()) >= 0 else None  # a leader that does not answer in time
 
         return until(told, seconds=30, what=f"Kafka tells the ends of {topic}", pause_seconds=0.5)
 

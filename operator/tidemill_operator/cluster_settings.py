@@ -9,19 +9,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
+from tidemill_contract.files import read_text
 from tidemill_operator.settings import Platform, flag, listed, number
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _PULL_POLICIES = ("IfNotPresent", "Always", "Never")
 _COMPONENTS = ("processor", "ingest", "api")
 _DNS_PORT, _REDIS_PORT = 53, 6379
+_REDIS_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 _INGEST_LIMITS = (
     "TIDEMILL_INGEST_EVENTS_PER_SECOND",
     "TIDEMILL_INGEST_BYTES_PER_SECOND",
     "TIDEMILL_INGEST_IN_FLIGHT_BYTES",
 )
+_API_LIMITS = ("TIDEMILL_API_KEYLESS_CONNECTIONS", "TIDEMILL_API_KEYLESS_PER_ADDRESS")
+_CALLED = ("TIDEMILL_ALLOWED_HOSTS", "TIDEMILL_HTTP_CONNECTIONS")
 _MOST_AMOUNT = 10**12
 _DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 
@@ -53,7 +57,10 @@ class Placement:
         pull_secrets: names of Secrets that must exist in the pipelines' namespaces.
         environment: addresses common to all; no secrets.
         ingest: limits of ingest, as its variables.
-        connections: files and values that may hold passwords: `redis-url`, `kafka.json`; they go into a Secret.
+        api: limits of the API, likewise.
+        called: settings of what clients call: ingest and API.
+        connections: files and values that may hold passwords: `redis-url`, `kafka.json`, `postgres-ca.crt`,
+            `redis-ca.crt`; they go into a Secret.
         resilience: text of the policies' file; empty: the workloads' defaults.
         egress_ports: ports that workloads may connect to.
         network_policies: whether to make NetworkPolicies.
@@ -65,6 +72,8 @@ class Placement:
     pull_secrets: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     ingest: Mapping[str, str] = field(default_factory=dict)
+    api: Mapping[str, str] = field(default_factory=dict)
+    called: Mapping[str, str] = field(default_factory=dict)
     connections: Mapping[str, str] = field(default_factory=dict, repr=False)
     resilience: str = ""
     egress_ports: tuple[int, ...] = ()
@@ -88,6 +97,7 @@ class ClusterSettings:
         lease_name: of the leader's Lease.
         drift_seconds: how often a settled pipeline is looked at.
         log_level: of the operator.
+        shared_kafka_login: whether pods of pipelines get the operator's own.
     """
 
     namespaces: tuple[str, ...]
@@ -103,10 +113,11 @@ class ClusterSettings:
     lease_name: str = "tidemill-operator"
     drift_seconds: float = 90.0
     log_level: str = "INFO"
+    shared_kafka_login: bool = False
 
     @classmethod
     def from_env(cls, platform: Platform, environ: Mapping[str, str] = os.environ) -> ClusterSettings:
-        """Read `TIDEMILL_…` variables; docs/DEPLOYMENT.md lists them.
+        """Read `TIDEMILL_…` variables; docs/reference/environment.md lists them.
 
         Raises:
             ValueError: a value is not of its kind or missing; the message names the variable.
@@ -114,12 +125,13 @@ class ClusterSettings:
         pod = environ.get("TIDEMILL_POD_NAME") or environ.get("HOSTNAME", "")
         if not pod:
             raise ValueError("TIDEMILL_POD_NAME: set it to the pod's own name (fieldRef metadata.name)")
+        kafka = _text(environ, "TIDEMILL_KAFKA_CONFIG")
         return cls(
             namespaces=listed(environ, "TIDEMILL_WATCH_NAMESPACES"),
             operator_namespace=_needed(environ, "TIDEMILL_OPERATOR_NAMESPACE"),
             pod_name=pod,
             placement=_placement(platform, environ),
-            kafka=json.loads(_text(environ, "TIDEMILL_KAFKA_CONFIG") or "{}"),
+            kafka=json.loads(kafka or "{}"),
             webhook_port=number(environ, "TIDEMILL_WEBHOOK_PORT", cls.webhook_port, least=0, most=65_535),
             webhook_service=environ.get("TIDEMILL_WEBHOOK_SERVICE") or cls.webhook_service,
             webhook_configuration=environ.get("TIDEMILL_WEBHOOK_CONFIGURATION") or cls.webhook_configuration,
@@ -128,13 +140,29 @@ class ClusterSettings:
             lease_name=environ.get("TIDEMILL_LEASE_NAME") or cls.lease_name,
             drift_seconds=float(number(environ, "TIDEMILL_DRIFT_SECONDS", int(cls.drift_seconds), most=86_400)),
             log_level=_one_of(environ, "TIDEMILL_LOG_LEVEL", cls.log_level, _LEVELS),
+            shared_kafka_login=bool(kafka) and (_text(environ, "TIDEMILL_WORKLOAD_KAFKA_CONFIG") or kafka) == kafka,
         )
+
+    def warnings(self) -> list[str]:
+        """What should not be so in production, with what to do about it."""
+        if not self.shared_kafka_login:
+            return []
+        return [
+            "TIDEMILL_WORKLOAD_KAFKA_CONFIG: pods of pipelines get the operator's own Kafka login, and so does whoever"
+            " may read Secrets there; give them a login that makes, alters and deletes no topics (in the chart:"
+            " kafka.workloadKey)"
+        ]
 
 
 def _placement(platform: Platform, environ: Mapping[str, str]) -> Placement:
     postgres = platform.postgres
     workload_kafka = _text(environ, "TIDEMILL_WORKLOAD_KAFKA_CONFIG") or _text(environ, "TIDEMILL_KAFKA_CONFIG")
-    connections = {"redis-url": platform.redis_url, "kafka.json": workload_kafka}
+    connections = {
+        "redis-url": platform.redis_url,
+        "kafka.json": workload_kafka,
+        "postgres-ca.crt": _certificates("TIDEMILL_POSTGRES_CA", postgres.sslrootcert),
+        "redis-ca.crt": _certificates("TIDEMILL_REDIS_CA", _redis_authority(platform)),
+    }
     resilience = platform.resilience_file
     return Placement(
         images={part: _needed(environ, f"TIDEMILL_IMAGE_{part.upper()}") for part in _COMPONENTS},
@@ -149,8 +177,10 @@ def _placement(platform: Platform, environ: Mapping[str, str]) -> Placement:
             "TIDEMILL_LOG_LEVEL": _one_of(environ, "TIDEMILL_LOG_LEVEL", "INFO", _LEVELS),
         },
         ingest={name: _amount(environ, name) for name in _INGEST_LIMITS if environ.get(name)},
+        api={name: _amount(environ, name) for name in _API_LIMITS if environ.get(name)},
+        called={name: environ[name] for name in _CALLED if environ.get(name)},
         connections={name: text for name, text in connections.items() if text},
-        resilience=resilience.read_text() if resilience else "",
+        resilience=read_text(resilience) if resilience else "",
         egress_ports=_egress(platform, environ),
         network_policies=flag(environ, "TIDEMILL_NETWORK_POLICIES", True),
         exposure=_exposure(environ),
@@ -191,13 +221,32 @@ def _egress(platform: Platform, environ: Mapping[str, str]) -> tuple[int, ...]:
     return tuple(sorted({*brokers, *redis, *more, *([platform.postgres.port] if platform.postgres.port else [])}))
 
 
+def _redis_authority(platform: Platform) -> str:
+    """The file that is trusted; the URL may name one as well, which is where the operator is and no pod."""
+    for name, value in parse_qsl(urlsplit(platform.redis_url).query):
+        if name in _REDIS_FILES:
+            raise ValueError(
+                f"TIDEMILL_REDIS_URL: {name}={value} names a file that pipelines' pods do not have; remove it, and"
+                " give an authority by TIDEMILL_REDIS_CA (chart: redis.caSecret)"
+            )
+    return platform.redis_ca
+
+
+def _certificates(variable: str, path: str) -> str:
+    """The text of a file with certificates, which pods get as a file of their own."""
+    text = read_text(Path(path)) if path else ""
+    if path and "-----BEGIN CERTIFICATE-----" not in text:
+        raise ValueError(f"{variable}: {path} holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)")
+    return text
+
+
 def _text(environ: Mapping[str, str], name: str) -> str:
     """The text of the file that a variable names, which must be a JSON object."""
     path = environ.get(name)
     if not path:
         return ""
     try:
-        text = Path(path).read_text()
+        text = read_text(Path(path))
         if not isinstance(json.loads(text), dict):
             raise ValueError("not an object")
     except (OSError, ValueError) as error:

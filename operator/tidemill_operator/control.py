@@ -7,19 +7,20 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tidemill_operator import figures
 from tidemill_operator.actuators.kubernetes import KubernetesRuntime, NamespaceLocks
 from tidemill_operator.actuators.kubernetes_api import PIPELINE, Conflict, NotFound
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.events import Recorder
 from tidemill_operator.finalizing import Finalizing, is_paused
 from tidemill_operator.measures import Measures
+from tidemill_operator.observer import Observer
 from tidemill_operator.plan.replay import REPLAYING
 from tidemill_operator.queue import Key, Result
 from tidemill_operator.reconcile import reconcile
 from tidemill_operator.scaling_cluster import ClusterScaling
 from tidemill_operator.standing import Standing
 from tidemill_operator.status import PROGRESSING, interrupted
-from tidemill_operator.telemetry import Telemetry
 from tidemill_operator.world import World
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class Controller:
     Args:
         world: what there is.
         recorder: writes Events.
-        telemetry: lag and freshness of a pipeline.
+        observer: looks at how far pipelines are behind.
         measures: the operator's own figures.
         scaling: decides how many processors there are.
         standing: sees all along whether events are counted; None: nobody does.
@@ -46,13 +47,13 @@ class Controller:
         world: World,
         *,
         recorder: Recorder,
-        telemetry: Telemetry,
+        observer: Observer,
         measures: Measures,
         scaling: ClusterScaling,
-        standing: Standing[Key] | None = None,
+        standing: Standing | None = None,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
-        self._world, self._recorder, self._telemetry = world, recorder, telemetry
+        self._world, self._recorder, self._observer = world, recorder, observer
         self._measures, self._scaling, self._standing, self._now = measures, scaling, standing, now
         self._locks = NamespaceLocks()
         self._finalizing = Finalizing(world, recorder, self._locks)
@@ -89,7 +90,9 @@ class Controller:
         return self._reconcile(self._finalizing.prepared(document), key)
 
     def _reconcile(self, document: Document, key: Key) -> Result:
-        previous, standing = document.get("status"), self._standing
+        standing = self._standing
+        # The observer's members are its own to write.
+        previous = figures.others(document["status"]) if document.get("status") else None
         actuators, runtime = self._world.actuators(key, self._locks)
         status = reconcile(
             document,
@@ -101,12 +104,11 @@ class Controller:
             standing=(lambda: standing.error(key)) if standing else None,
         )
         scaling = self._scaling.status(key, (previous or {}).get("scaling") or {})
-        figures: Mapping[str, Any] = self._telemetry.figures(key, status, previous or {})
         # Whoever scales by it reads it while a server is away too.
         scale = {name: known for name, known in (previous or {}).items() if name in ("replicas", "selector")}
         if runtime.scale:
             scale = {"replicas": runtime.scale.replicas, "selector": runtime.scale.selector}
-        status = {**status, "scaling": scaling, **figures, **scale}
+        status = {**status, "scaling": scaling, **scale}
         status = {name: value for name, value in status.items() if name != "scaling" or value}
         if status != previous:
             self._write(document, status)
@@ -116,6 +118,8 @@ class Controller:
         self._scaling.watch(key, paused=is_paused(document))
         if standing:
             standing.watch(key, document, status)
+        if status.get("schema") and status.get("topics"):
+            self._observer.watch(key, status["schema"], status["topics"][0]["name"])
         return verdict(status)
 
     def interrupt(self, key: Key, error: TidemillError) -> None:
@@ -124,10 +128,11 @@ class Controller:
             document = self._world.api.get(PIPELINE, key.namespace, key.name)
             if document is None or document["metadata"]["uid"] != key.uid or not document.get("status"):
                 return
-            status = interrupted(document["status"], error, self._now())
-            if status != document["status"]:
+            previous = figures.others(document["status"])
+            status = interrupted(previous, error, self._now())
+            if status != previous:
                 self._write(document, status)
-                self._recorder.changes(document, document["status"], status)
+                self._recorder.changes(document, previous, status)
                 self._measures.state_of(key, status)
         except TidemillError as failure:
             log.info("%s: the next pass tells it: %s", key, failure)
@@ -137,6 +142,13 @@ class Controller:
         metadata = {name: document["metadata"][name] for name in ("name", "namespace", "uid", "resourceVersion")}
         body = {"apiVersion": document["apiVersion"], "kind": document["kind"], "metadata": metadata, "status": status}
         try:
+            self._world.api.apply(body, subresource="status")
+        except Conflict:
+            now = self._world.api.get(PIPELINE, metadata["namespace"], metadata["name"], sure=True)
+            if now is None or _essence(now) != _essence(document):
+                raise
+            # Only figures were written meanwhile.
+            metadata["resourceVersion"] = now["metadata"]["resourceVersion"]
             self._world.api.apply(body, subresource="status")
         except NotFound:
             log.info("%s/%s went while it was looked at", metadata["namespace"], metadata["name"])
@@ -149,7 +161,7 @@ class Controller:
         except TidemillError as error:
             if error.reason != Reason.WAITING or isinstance(error, Conflict):
                 raise
-        self._telemetry.forget(key)
+        self._observer.forget(key)
         self._measures.forget(key)
         self._scaling.forget(key)
         if self._standing:
@@ -163,6 +175,13 @@ def _repairs(runtime: KubernetesRuntime, previous: Document | None, status: Docu
     same = (previous or {}).get("observedGeneration") == status["observedGeneration"]
     anew = [f"made {what} again, which was gone" for what in runtime.made] if settled and same else []
     return [*runtime.repairs, *anew]
+
+
+def _essence(document: Document) -> tuple[Any, ...]:
+    """What of a resource a pass looks at, or writes."""
+    metadata = document["metadata"]
+    looked_at = (metadata.get(member) for member in ("uid", "generation", "annotations", "deletionTimestamp"))
+    return (*looked_at, figures.others(document.get("status") or {}))
 
 
 def verdict(status: Mapping[str, Any]) -> Result:

@@ -165,9 +165,15 @@ RULES: dict[str, tuple[tuple[str, str], ...]] = {
 _CONDITION = '.status.conditions[?(@.type=="{}")].status'
 COLUMNS: tuple[tuple[str, str, str, int, str], ...] = (
     ("READY", "string", _CONDITION.format("Ready"), 0, "Whether the pipeline works as specified."),
-    ("LAG", "integer", ".status.lag", 0, "Events not yet processed."),
+    ("LAG", "integer", ".status.lag", 0, "Events in the topic that are not counted yet, to two digits."),
     ("REPLICAS", "integer", ".status.replicas", 0, "Processors that run."),
-    ("FRESHNESS", "number", ".status.freshnessSeconds", 0, "Age in seconds of the newest answer's event time."),
+    (
+        "FRESHNESS",
+        "string",
+        ".status.freshness",
+        0,
+        "From an event's arrival to the commit that counts it, rounded up; blank while nothing arrives.",
+    ),
     ("AGE", "date", ".metadata.creationTimestamp", 0, "Time since it was made."),
     ("PAUSED", "string", _CONDITION.format("ReconciliationPaused"), 1, "Whether reconciliation is paused."),
     ("TOPICS", "string", _CONDITION.format("TopicsReady"), 1, "Whether the topics are as specified."),

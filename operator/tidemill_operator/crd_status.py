@@ -39,7 +39,8 @@ CONDITION = _object(
         "type": _text(
             "Ready (it serves), Progressing (something is on its way), TopicsReady, SchemaReady, ProcessorsReady, "
             "IngestReady, APIReady; when true only: "
-            "Reconciling, Stalled, Suspended, ReconciliationPaused, EventsLost, QuotaUsedUp, WindowsFailing.",
+            "Reconciling, Stalled, Suspended, ReconciliationPaused, EventsLost, QuotaUsedUp, WindowsFailing, "
+            "FiguresUnavailable.",
             64,
         ),
         "status": {"type": "string", "description": "True, False or Unknown.", "enum": ["True", "False", "Unknown"]},
@@ -142,10 +143,18 @@ STATUS = _object(
         ),
         "replicas": _whole("Processors that run; read by the scale subresource."),
         "selector": _text("Label selector of the processors; read by the scale subresource.", 512),
-        "lag": _whole("Events not yet processed."),
-        "freshnessSeconds": {
-            "type": "number",
-            "description": "Seconds from an event's arrival in Kafka to the row that counts it.",
-        },
+        "lag": _whole("Events in the topic that are not counted yet, to two digits."),
+        "lagSeconds": _whole("Seconds since the oldest of them arrived, rounded up to 1, 2, 5, 10, 20, …."),
+        "freshness": _text(
+            "From an event's arrival in Kafka to the commit that counts it, rounded up, e.g. 10s, 4m, 2h; "
+            "not there while nothing arrives.",
+            16,
+        ),
+        "freshnessSeconds": {"type": "number", "description": "The same in seconds."},
+        "watermarkAgeSeconds": _whole("Seconds that the watermark is behind the wall clock, rounded up likewise."),
+        "figuresAt": _time(
+            "There while Postgres does not answer: when it last told how far processors are; "
+            "lag and freshness are that against what the topic holds now."
+        ),
     },
 )

@@ -19,7 +19,15 @@ _MAX_MESSAGE = 1024
 _CALM = frozenset({Reason.APPLIED, Reason.WAITING, Reason.BLOCKED, Reason.SUSPENDED, Reason.NOT_NEEDED, "Paused"})
 # Of these one speaks for all that say the same: the first that has changed.
 _ONE_OF = ("Ready", "Stalled", PROGRESSING, *CONDITIONS.values())
-_ABNORMAL = frozenset({"Stalled", "Suspended", "ReconciliationPaused", "EventsLost", "QuotaUsedUp", "WindowsFailing"})
+_ABNORMAL = frozenset({
+    "Stalled",
+    "Suspended",
+    "ReconciliationPaused",
+    "EventsLost",
+    "QuotaUsedUp",
+    "WindowsFailing",
+    "FiguresUnavailable",
+})  # fmt: skip
 
 Document = Mapping[str, Any]
 

@@ -1,4 +1,4 @@
-"""The operator's own figures for Prometheus: passes, failures, how long each phase takes, and pipelines by state."""
+"""The operator's own figures for Prometheus: passes, failures, how long each phase takes, states and conditions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from tidemill_operator.condition_measures import Conditions
 from tidemill_operator.outcome import Outcome
 from tidemill_operator.queue import Key, Result
 
@@ -18,7 +19,10 @@ _BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _STATES = ("ready", "progressing", "stalled", "suspended", "paused")
 
 RECONCILIATIONS = Counter("tidemill_operator_reconciliations_total", "Passes over a resource.", ["result"])
-FAILED = Counter("tidemill_operator_reconciliations_failed_total", "Passes after which something was away or refused.")
+_PIPELINE = ("namespace", "pipeline")
+FAILED = Counter(
+    "tidemill_operator_reconciliations_failed_total", "Passes after which something was away or refused.", _PIPELINE
+)
 DURATION = Histogram(
     "tidemill_operator_reconciliation_duration_seconds", "Duration of passes and of their parts.", ["phase"],
     buckets=_BUCKETS,
@@ -26,9 +30,8 @@ DURATION = Histogram(
 CHANGES = Counter("tidemill_operator_changes_total", "Things written because they were not as wanted.", ["phase"])
 PIPELINES = Gauge("tidemill_operator_pipelines", "Pipelines by state.", ["state"])
 LEADER = Gauge("tidemill_operator_leader", "Whether this replica leads.")
-_SCALED = ("namespace", "pipeline")
-DESIRED = Gauge("tidemill_operator_scaling_desired_replicas", "Processors that scaling asks for.", _SCALED)
-CURRENT = Gauge("tidemill_operator_scaling_current_replicas", "Processors set when scaling last decided.", _SCALED)
+DESIRED = Gauge("tidemill_operator_scaling_desired_replicas", "Processors that scaling asks for.", _PIPELINE)
+CURRENT = Gauge("tidemill_operator_scaling_current_replicas", "Processors set when scaling last decided.", _PIPELINE)
 DECISIONS = Counter("tidemill_operator_scaling_decisions_total", "Decisions of scaling, one a poll.", ["reason"])
 
 T = TypeVar("T")
@@ -46,25 +49,28 @@ class Measures:
 
     def __init__(self) -> None:
         self._states: dict[Key, str] = {}
+        self._conditions = Conditions()
         self._lock = threading.Lock()
         for state in _STATES:
             PIPELINES.labels(state).set(0)
 
     @contextmanager
-    def pass_of(self, _key: Key) -> Iterator[Doing]:
+    def pass_of(self, key: Key) -> Iterator[Doing]:
         """Time and count one pass."""
         doing, began = Doing(), time.monotonic()
+        failed = FAILED.labels(key.namespace, key.name)
         try:
             yield doing
         finally:
             DURATION.labels("pass").observe(time.monotonic() - began)
             RECONCILIATIONS.labels(doing.result.value).inc()
             if doing.result is Result.FAILED:
-                FAILED.inc()
+                failed.inc()
 
     def state_of(self, key: Key, status: Mapping[str, Any]) -> None:
         """Note what a pipeline's status says."""
         self._note(key, state(status))
+        self._conditions.tell(key, key.namespace, key.name, status.get("conditions", ()))
 
     def scaled(self, key: Key, decided: Mapping[str, Any]) -> None:
         """Note a decision, as `status.scaling` tells it."""
@@ -81,6 +87,9 @@ class Measures:
     def forget(self, key: Key) -> None:
         """A pipeline is gone."""
         self._note(key, None)
+        self._conditions.tell(key, key.namespace, key.name, ())
+        with suppress(KeyError):
+            FAILED.remove(key.namespace, key.name)
 
     def _note(self, key: Key, found: str | None) -> None:
         with self._lock:

@@ -22,6 +22,7 @@ from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome, Rank, failed, skipped
 from tidemill_operator.plan.build import build_plan, owner_of, resolve
+from tidemill_operator.plan.claims import only_made, written_by_pipelines
 from tidemill_operator.plan.model import LiveFacts, Plan
 from tidemill_operator.plan.refusals import refusals, topics_concerned
 from tidemill_operator.plan.replication import Spread
@@ -217,6 +218,7 @@ def _release(
     policy = (pipeline or ran).spec.reclaim_policy
     # An earlier spec may have published to topics that this one does not ask for.
     topics = desired_topics(resolve(ran, platform, live.generation, facts), platform, facts, all_kinds=True)
+    topics = tuple(only_made(topics, live, namespace=namespace, name=name))
     confirm()
     outcomes = actuators.kafka.release(topics, policy)
     confirm()
@@ -273,7 +275,10 @@ def _choose(
         return live, _Choice(None, None, stalled)
     live = _look(earlier, platform, actuators, scaled)
     generation = live.schema.generation if live.schema else 1
-    return live, _Choice(earlier, build_plan(earlier, platform, generation, live), stalled)
+    plan = build_plan(earlier, platform, generation, live)
+    if any(written_by_pipelines(plan.namespace, plan.name, plan.schema.source)):  # accepted before that was a rule
+        return live, _Choice(None, None, stalled)
+    return live, _Choice(earlier, plan, stalled)
 
 
 def _look(pipeline: AnalyticsPipeline, platform: Platform, actuators: Actuators, scaled: Scaled | None) -> LiveFacts:

@@ -81,4 +81,10 @@ class Logins:
         return {"phase": phase} | ({"rotated": known.rotated[-256:]} if known.rotated else {})
 
     def _tell(self, logins: PipelineSecrets) -> list[Outcome]:
-        return self.actuators.postgres.ensure(self.plan.schema, owner=self.owner, secrets=logins, adopt=self.adopt)
+        return self.actuators.postgres.ensure(
+            self.plan.schema,
+            owner=self.owner,
+            secrets=logins,
+            adopt=self.adopt,
+            exists=self.actuators.runtime.exists,
+        )

@@ -12,23 +12,17 @@ from typing import Any
 
 from tidemill_contract import names
 from tidemill_contract.runtime import PipelineConfig
-from tidemill_operator.actuators.backlog import (
-    EARLIEST,
-    LATEST,
-    BacklogReader,
-    freshness_seconds,
-    read_positions,
-)
+from tidemill_operator.actuators.backlog import freshness_seconds, oldest, partitions_of, read_positions
 from tidemill_operator.actuators.kafka_groups import describe_group
+from tidemill_operator.actuators.kafka_log import KafkaLog
 from tidemill_operator.actuators.postgres_session import Session, connected
-from tidemill_operator.scaling import Figures, PartitionFigures
+from tidemill_operator.scaling import Figures
 from tidemill_operator.servers.addresses import PostgresAddress
 
 _SECONDS = 10.0
 # One look at what sessions wait for says little; nearly all of several looks do.
 _LOOKS, _LOOK_SECONDS, _WAITING_LOOKS = 5, 0.1, 4
 _FULL_SHARE = 0.9
-_HURRY = "SET statement_timeout = '10s'"
 _WAITS = """
 SELECT count(*) FILTER (WHERE starts_with(usename, %s) AND state = 'active'
                           AND wait_event_type IN ('Lock', 'LWLock', 'IO', 'IPC', 'BufferPin')),
@@ -71,7 +65,7 @@ class FiguresReader:
 
     def __init__(self, brokers: str, postgres: PostgresAddress, *, config: Mapping[str, Any] | None = None) -> None:
         self._postgres = postgres
-        self._offsets = BacklogReader(brokers, postgres, config=config)
+        self._log = KafkaLog(brokers, config=config)
 
     def read(self, watched: Watched, *, ready: int, rolling_out: bool) -> Figures:
         """The figures of now; takes half a second, in which Postgres is looked at several times.
@@ -85,24 +79,22 @@ class FiguresReader:
             TidemillError: a server does not answer, or there is no such schema or topic yet.
         """
         with connected(self._postgres, f"reading figures of schema {watched.schema}") as session:
-            session.connection.execute(_HURRY)
+            session.connection.hurry(_SECONDS)
             saturated = _saturated(session, watched.writer, replicas=ready)
             # Positions before ends: what is committed between is lag once more, and lag is never less than none. Close
             # to each other: what arrives between is lag that nobody has, and makes idle replicas look busy.
             positions = read_positions(session, watched.schema)
-        partitions = list(positions)
-        ends, starts = (self._offsets.offsets(watched.topic, partitions, spec) for spec in (LATEST, EARLIEST))
-        group = describe_group(self._offsets.config, watched.group, _SECONDS)
+        partitions = partitions_of(self._log, watched.topic, positions)
+        arrived = self._log.arrivals({(watched.topic, number): at for number, at in oldest(partitions).items()})
+        ages = {number: max(0.0, time.time() - moment / 1000) for (_, number), moment in arrived.items()}
+        group = describe_group(self._log.config, watched.group, _SECONDS)
         return Figures(
-            {
-                partition: PartitionFigures(starts[partition], ends[partition], at.next_offset, at.consumed)
-                for partition, at in positions.items()
-            },
+            partitions,
             ready=ready,
             rebalancing=group.moving or group.members != ready,
             rolling_out=rolling_out,
             database_saturated=saturated,
-            freshness_seconds=freshness_seconds(positions, ends),
+            freshness_seconds=freshness_seconds(positions, ages),
         )
 
 

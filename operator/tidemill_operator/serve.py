@@ -17,11 +17,10 @@ import kopf
 from tidemill_contract.rules import Limits
 from tidemill_contract.status_server import StatusServer
 from tidemill_operator import handlers
-from tidemill_operator.actuators.backlog import BacklogReader
+from tidemill_operator.actuators.kafka_log import KafkaLog
 from tidemill_operator.actuators.kubernetes_api import PIPELINE, NotFound
 from tidemill_operator.actuators.kubernetes_children import LISTED
 from tidemill_operator.actuators.kubernetes_mirror import Mirror, MirroredApi
-from tidemill_operator.actuators.progress import ProgressReader
 from tidemill_operator.certificates import CertificateKeeper
 from tidemill_operator.cluster_settings import ClusterSettings
 from tidemill_operator.control import Controller
@@ -30,12 +29,13 @@ from tidemill_operator.errors import TidemillError
 from tidemill_operator.events import Recorder
 from tidemill_operator.leader import Elector
 from tidemill_operator.measures import LEADER, Measures
+from tidemill_operator.observed import ObservedStatus
+from tidemill_operator.observer import KAFKA_SECONDS, Observer
 from tidemill_operator.queue import Delays, Key, WorkQueue
 from tidemill_operator.scaling_cluster import ClusterScaling
 from tidemill_operator.scaling_figures import FiguresReader
 from tidemill_operator.settings import Platform
 from tidemill_operator.standing import Standing
-from tidemill_operator.telemetry import Telemetry
 from tidemill_operator.watchdog import Watchdog
 from tidemill_operator.webhook import Webhook
 from tidemill_operator.world import World
@@ -67,8 +67,14 @@ class Operator:
             measures=self._measures,
             wake=lambda key: self._queue.add(key),
         )
-        progress = ProgressReader(platform.kafka_brokers, platform.postgres, config=settings.kafka)
-        self._standing: Standing[Key] = Standing(progress.read, self._stands)
+        self._observed = ObservedStatus(self._api, self._recorder)
+        self._standing = Standing(self._stands)
+        self._observer = Observer(
+            KafkaLog(platform.kafka_brokers, config=settings.kafka, timeout_seconds=KAFKA_SECONDS),
+            platform.postgres,
+            self._observed.show,
+            progress=self._standing.take,
+        )
         self._passes = self._controller()
         self._queue = WorkQueue(self._passes.work, Delays(drift=settings.drift_seconds), workers=_WORKERS)
         self._webhook = self._make_webhook() if settings.webhook_port else None
@@ -90,6 +96,8 @@ class Operator:
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stopping.set())
+        for text in self._settings.warnings():
+            log.warning("%s", text)
         self._status.start()
         if self._webhook:
             self._webhook.start()
@@ -103,8 +111,10 @@ class Operator:
         finally:
             self._stopping.set()
             self._duties.stop()
+            self._observer.stop()
+            if self._elector.leading:
+                self._observed.blank()
             self._scaling.stop()
-            self._standing.stop()
             self._queue.stop()
             self._elector.stop()
             if self._webhook:
@@ -116,7 +126,7 @@ class Operator:
         self._require_resource()
         self._queue.start()
         self._scaling.start()
-        self._standing.start()
+        self._observer.start()
         self._duties.start()
         asyncio.run(self._watch())
 
@@ -150,11 +160,10 @@ class Operator:
     def _controller(self) -> Controller:
         platform, settings = self._platform, self._settings
         world = World.of(platform, settings, api=self._api, elector=self._elector)
-        backlog = BacklogReader(platform.kafka_brokers, platform.postgres, config=settings.kafka)
         return Controller(
             world,
             recorder=self._recorder,
-            telemetry=Telemetry(backlog.read),
+            observer=self._observer,
             measures=self._measures,
             scaling=self._scaling,
             standing=self._standing,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from tidemill_contract import trust
 from tidemill_operator.servers.addresses import PostgresAddress
 
 Runtime = Literal["local", "kubernetes"]
@@ -24,6 +25,7 @@ class Platform:
         kafka_brokers: bootstrap brokers; empty: unknown (plans can be made, nothing applied).
         postgres: the database and the login that administers it.
         redis_url: empty: none.
+        redis_ca: PEM file of the authorities that sign Redis' certificate; empty: those of the system.
         partitions: of a source topic that names no number.
         replication_factor: of topics that name none.
         auth_required: whether pipelines that do not say so want API keys.
@@ -41,6 +43,7 @@ class Platform:
     kafka_brokers: str = ""
     postgres: PostgresAddress = NOWHERE
     redis_url: str = ""
+    redis_ca: str = ""
     partitions: int = 4
     replication_factor: int = 1
     auth_required: bool = False
@@ -57,7 +60,8 @@ class Platform:
         """Read `TIDEMILL_…` variables.
 
         TIDEMILL_RUNTIME (local, kubernetes), TIDEMILL_CLUSTER_ID, TIDEMILL_KAFKA_BROKERS, TIDEMILL_POSTGRES_URL,
-        TIDEMILL_REDIS_URL, TIDEMILL_DEFAULT_PARTITIONS, TIDEMILL_DEFAULT_REPLICATION_FACTOR, TIDEMILL_AUTH_REQUIRED,
+        TIDEMILL_POSTGRES_CA, TIDEMILL_REDIS_URL, TIDEMILL_REDIS_CA, TIDEMILL_DEFAULT_PARTITIONS,
+        TIDEMILL_DEFAULT_REPLICATION_FACTOR, TIDEMILL_AUTH_REQUIRED,
         TIDEMILL_TOPIC_PREFIXES (comma-separated), TIDEMILL_RESILIENCE_FILE, TIDEMILL_REPLICATION_THROTTLE,
         TIDEMILL_OFFSETS_REPLICATION_FACTOR, TIDEMILL_RECREATE_TOPICS.
 
@@ -68,14 +72,16 @@ class Platform:
         if runtime not in ("local", "kubernetes"):
             raise ValueError(f"TIDEMILL_RUNTIME: {runtime!r} is neither local nor kubernetes")
         in_cluster = runtime == "kubernetes"
-        url = environ.get("TIDEMILL_POSTGRES_URL")
+        redis_url, redis_ca = environ.get("TIDEMILL_REDIS_URL", ""), environ.get("TIDEMILL_REDIS_CA", "")
+        trust.redis_options(redis_url, redis_ca)
         file = environ.get("TIDEMILL_RESILIENCE_FILE")
         return cls(
             runtime="kubernetes" if in_cluster else "local",
             cluster_id=environ.get("TIDEMILL_CLUSTER_ID", "local"),
             kafka_brokers=environ.get("TIDEMILL_KAFKA_BROKERS", ""),
-            postgres=PostgresAddress.from_url(url) if url else NOWHERE,
-            redis_url=environ.get("TIDEMILL_REDIS_URL", ""),
+            postgres=PostgresAddress.from_env(environ) or NOWHERE,
+            redis_url=redis_url,
+            redis_ca=trust.authority("TIDEMILL_REDIS_CA", redis_ca),
             partitions=number(environ, "TIDEMILL_DEFAULT_PARTITIONS", 6 if in_cluster else 4, most=1024),
             replication_factor=number(environ, "TIDEMILL_DEFAULT_REPLICATION_FACTOR", 3 if in_cluster else 1, most=15),
             auth_required=flag(environ, "TIDEMILL_AUTH_REQUIRED", in_cluster),

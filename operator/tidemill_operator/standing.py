@@ -11,14 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from tidemill_contract.duration import parse_ms
-from tidemill_operator.actuators.progress import Look, Progress
 from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.queue import Key
 
 log = logging.getLogger(__name__)
-INTERVAL_SECONDS = 5.0
 # Nothing moved for so long while events waited; at least a few of a processor's commits.
 STILL_SECONDS = 20.0
 _FLUSHES = 3
@@ -27,7 +26,24 @@ SILENT_SECONDS = 10.0
 # Not even a look came back for so long.
 _BLIND_SECONDS = 25.0
 _MAX_PARTITIONS = 8
-K = TypeVar("K")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One partition.
+
+    Attributes:
+        lag: records from the position to the end.
+        read: the position, and when a processor last met the end: past the last record there may be markers of
+            transactions, which nobody counts. It changes whenever something moves.
+    """
+
+    lag: int
+    read: tuple[int | None, int | None]
+
+
+# By partition, as far as its leader answers.
+Look = Mapping[int, Progress] | TidemillError
 
 
 @dataclass
@@ -65,40 +81,26 @@ class _Watched:
         self.error = (self.error if _is_still(self.error) else _still(waiting)) if still else None
 
 
-class Standing(Generic[K]):
-    """Watches pipelines; `start` begins. Safe to share between threads.
+class Standing:
+    """Whether events of pipelines are counted, by what an observer sees. Safe to share between threads.
 
     Args:
-        read: looks at pipelines by their places.
-        changed: is called, in the thread that looks, with a pipeline that stands still now, and why, or that moves
+        changed: is called, in the observer's thread, with a pipeline that stands still now, and why, or that moves
             again.
         clock: seconds that only grow.
     """
 
     def __init__(
         self,
-        read: Callable[[Mapping[K, tuple[str, str]]], Mapping[K, Look]],
-        changed: Callable[[K, TidemillError | None], None] = lambda *_: None,
+        changed: Callable[[Key, TidemillError | None], None] = lambda *_: None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._read, self._changed, self._clock = read, changed, clock
-        self._watched: dict[K, _Watched] = {}
+        self._changed, self._clock = changed, clock
+        self._watched: dict[Key, _Watched] = {}
         self._lock = threading.Lock()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="standing", daemon=True)
 
-    def start(self) -> None:
-        """Look from now on."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Look no more."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(20.0)
-
-    def watch(self, key: K, document: Mapping[str, Any], status: Mapping[str, Any]) -> None:
+    def watch(self, key: Key, document: Mapping[str, Any], status: Mapping[str, Any]) -> None:
         """Look at a pipeline as its status tells of it: where its events are, and whether they are to be counted."""
         on = {condition["type"] for condition in status.get("conditions", ()) if condition["status"] == "True"}
         topics, schema = status.get("topics"), status.get("schema")
@@ -113,12 +115,12 @@ class Standing(Generic[K]):
             else:
                 known.patience = patience
 
-    def forget(self, key: K) -> None:
+    def forget(self, key: Key) -> None:
         """A pipeline is gone, or nothing of it is to be counted."""
         with self._lock:
             self._watched.pop(key, None)
 
-    def error(self, key: K) -> TidemillError | None:
+    def error(self, key: Key) -> TidemillError | None:
         """Why no event of a pipeline is counted; None: they are, or none waits."""
         with self._lock:
             known = self._watched.get(key)
@@ -127,38 +129,23 @@ class Standing(Generic[K]):
         text = "whether events are counted cannot be seen: Postgres and Kafka do not answer in time"
         return TidemillError(Reason.UNREACHABLE, text)
 
-    def errors(self) -> dict[K, str]:
+    def errors(self) -> dict[Key, str]:
         """All that stand still, with the reason."""
         with self._lock:
             return {key: str(known.error) for key, known in self._watched.items() if known.error}
 
-    def look(self) -> None:
-        """One look at all of them."""
+    def take(self, key: Key, schema: str, topic: str, look: Look) -> None:
+        """Take in a look at a pipeline, at where its events were then."""
         with self._lock:
-            wanted = {key: known.place for key, known in self._watched.items()}
-        looks = self._read(wanted) if wanted else {}
-        now, news = self._clock(), []
-        with self._lock:
-            for key, place in wanted.items():
-                known = self._watched.get(key)
-                if known is None or known.place != place:
-                    continue
-                before = known.error
-                known.take(looks.get(key, {}), now)  # without a schema nothing waits
-                if (before is None) != (known.error is None):
-                    news.append((key, known.error))
-        for key, error in news:
+            known = self._watched.get(key)
+            if known is None or known.place != (schema, topic):
+                return
+            before = known.error
+            known.take(look, self._clock())
+            error = known.error
+        if (before is None) != (error is None):
             log.info("%s: %s", key, f"not ready: {error}" if error else "events are counted again")
             self._changed(key, error)
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            began = time.monotonic()
-            try:
-                self.look()
-            except Exception:
-                log.exception("looking whether events move failed")
-            self._stopping.wait(max(0.5, INTERVAL_SECONDS - (time.monotonic() - began)))
 
 
 def _flush_seconds(document: Mapping[str, Any]) -> float:

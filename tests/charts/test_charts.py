@@ -208,6 +208,16 @@ def test_what_is_required_is_asked_for(missing: str, render: Any) -> None:
         render("tidemill", f"{missing}=", files=[DEV])
 
 
+@pytest.mark.parametrize("key", ["", "client.json"], ids=["empty", "the same"])
+def test_pods_of_pipelines_do_not_get_the_operators_kafka_login(key: str, render: Any) -> None:
+    """In production that is refused, with what to do; the values for production name another one."""
+    refused = "kafka.workloadKey.*name another key of the Secret tidemill-kafka"
+    with pytest.raises(ValueError, match=refused):
+        render("tidemill", f"kafka.workloadKey={key}", files=[PROD])
+    render("tidemill", f"kafka.workloadKey={key}", "production=false", files=[PROD])
+    render("tidemill", f"kafka.workloadKey={key}", "kafka.existingSecret=", files=[PROD])
+
+
 def test_pipelines_beside_the_operator_are_refused(render: Any) -> None:
     """Its Secrets would be within reach of whoever may make pipelines."""
     with pytest.raises(ValueError, match="tidemill-system"):
@@ -290,6 +300,25 @@ def test_secrets_are_referenced_and_never_written(render: Any) -> None:
     assert by_name["TIDEMILL_KAFKA_CONFIG"]["value"] == "/etc/tidemill/kafka/client/client.json"
 
 
+def test_authorities_are_mounted_where_the_variables_say(render: Any) -> None:
+    """In whoever works as the operator does: the clean-up Job connects to the same servers."""
+    settings = ["redis.caSecret=cache-ca", "redis.caKey=authority.pem", "postgres.caSecret=db-ca"]
+    found = render("tidemill", *settings, files=[CI])
+    (job,) = _of(found, "CronJob")
+    (operator,) = (m for m in _of(found, "Deployment"))
+    for pod in (operator["spec"]["template"]["spec"], job["spec"]["jobTemplate"]["spec"]["template"]["spec"]):
+        (container,) = pod["containers"]
+        told = {entry["name"]: entry.get("value") for entry in container["env"]}
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        volumes = {volume["name"]: volume.get("secret") for volume in pod["volumes"]}
+        for server, secret, key in (("postgres", "db-ca", "ca.crt"), ("redis", "cache-ca", "authority.pem")):
+            assert told[f"TIDEMILL_{server.upper()}_CA"] == f"{mounts[f'{server}-ca']}/ca.crt"
+            item = {"key": key, "path": "ca.crt"}
+            assert volumes[f"{server}-ca"] == {"secretName": secret, "items": [item]}
+    told = {entry["name"] for entry in _operator(render("tidemill", files=[DEV]))["env"]}
+    assert not {"TIDEMILL_POSTGRES_CA", "TIDEMILL_REDIS_CA"} & told
+
+
 @pytest.mark.parametrize("chart", ["tidemill", "dev-stack"])
 def test_every_value_is_described(chart: str) -> None:
     """The README is generated from these descriptions."""
@@ -323,10 +352,11 @@ def test_monitoring_is_optional_and_complete(render: Any) -> None:
     assert {json.loads(text)["uid"] + ".json" for text in dashboards.values()} == set(dashboards)
 
 
-def test_alerts_name_their_runbook_where_it_is_read(render: Any) -> None:
+@pytest.mark.parametrize("url", ["https://tidemill.dev/runbooks/", "https://runbooks.example/"])
+def test_alerts_name_their_runbook_where_it_is_read(render: Any, url: str) -> None:
     """The address is the installation's own."""
-    url = "https://runbooks.example/"
-    settings = ["metrics.prometheusRule.enabled=true", f"metrics.prometheusRule.runbookUrl={url}"]
+    settings = ["metrics.prometheusRule.enabled=true"]
+    settings += [] if "tidemill" in url else [f"metrics.prometheusRule.runbookUrl={url}"]
     (rule,) = _of(render("tidemill", *settings, files=[DEV]), "PrometheusRule")
     alerts = [alert for group in rule["spec"]["groups"] for alert in group["rules"]]
     assert {a["annotations"]["runbook_url"] for a in alerts} == {f"{url}{a['alert'].lower()}.md" for a in alerts}

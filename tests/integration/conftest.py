@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def connect_admin(servers: Any) -> psycopg.Connection[Any]:
     )
 
 
-def eventually(check: Callable[[], Any], *, seconds: float = 30.0, what: str = "condition") -> Any:
+def eventually(check: Callable[[], Any], *, seconds: float = 90.0, what: str = "condition") -> Any:
     """The first true value of `check`, asked for until a deadline."""
     deadline = time.monotonic() + seconds
     while True:
@@ -155,6 +155,15 @@ def make_schema(admin: psycopg.Connection[Any]) -> Callable[[PipelineConfig], Pi
     return make
 
 
+def free_ports(number: int) -> list[int]:
+    """Ports on which nobody listens."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
 @dataclass
 class Bench:
     """One pipeline with its topics, schema and processors."""
@@ -165,6 +174,8 @@ class Bench:
     environment: dict[str, str] = field(default_factory=dict)
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     ports: list[int] = field(default_factory=list)
+    status_ports: list[int] = field(default_factory=list)
+    """Where figures and full health are told: of a processor the same port."""
 
     eventually = staticmethod(eventually)
 
@@ -182,9 +193,7 @@ class Bench:
         self, instance: int = 0, *, module: str = "tidemill_processor", **environment: str
     ) -> subprocess.Popen[bytes]:
         """Start a processor, or another workload of the pipeline."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port, status_port = free_ports(2)
         env = {
             **os.environ,
             "TIDEMILL_PIPELINE": self.config.name,
@@ -197,6 +206,7 @@ class Bench:
             "TIDEMILL_POSTGRES_DATABASE": self.servers.postgres.database,
             "TIDEMILL_REDIS_URL": self.servers.redis,
             "TIDEMILL_PORT": str(port),
+            "TIDEMILL_STATUS_PORT": str(status_port),
             "TIDEMILL_SESSION_TIMEOUT_MS": "6000",
             "TIDEMILL_INSTANCE": f"{self.config.name}-{instance}",
             **self.environment,
@@ -207,17 +217,23 @@ class Bench:
             process = subprocess.Popen([sys.executable, "-m", module], env=env, stderr=log, stdout=log)
         self.processes.append(process)
         self.ports.append(port)
+        self.status_ports.append(port if module == "tidemill_processor" else status_port)
         return process
 
     def health(self, index: int = -1) -> dict[str, Any]:
         """/health of a workload; an empty dict while it does not answer."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[index]}/health", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.status_ports[index]}/health", timeout=5) as answer:
                 return dict(json.load(answer))
         except urllib.error.HTTPError as error:
             return dict(json.load(error))
         except OSError:
             return {}
+
+    def metrics(self, index: int = -1) -> str:
+        """/metrics of a workload."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.status_ports[index]}/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
 
     def produce(
         self, values: list[bytes], *, partition: int | None = None, headers: list[tuple[str, bytes]] | None = None
@@ -270,7 +286,7 @@ class Bench:
         """Records that are accounted for in Postgres."""
         return int(self.query("SELECT coalesce(sum(consumed), 0) FROM {s}._offsets")[0][0])
 
-    def await_consumed(self, number: int, *, seconds: float = 60.0) -> None:
+    def await_consumed(self, number: int, *, seconds: float = 90.0) -> None:
         """Wait until that many records are accounted for."""
         eventually(lambda: self.consumed() >= number, seconds=seconds, what=f"{number} records consumed")
         assert number == self.consumed()
@@ -289,6 +305,18 @@ class Bench:
                 process.wait()
 
 
+def _create_topics(servers: Any, config: PipelineConfig) -> None:
+    kafka = AdminClient({"bootstrap.servers": servers.kafka})
+    topics = [config.events_topic, *(config.topic(kind) for kind in ("results", "anomalies", "dead-letters"))]
+    wanted = [
+        NewTopic(name, config.spec.source.topic.partitions or 1, 1, config={"max.message.bytes": "2200000"})
+        for name in topics
+    ]
+    delete_topics(kafka, topics)
+    for future in kafka.create_topics(wanted).values():
+        future.result(30)
+
+
 @contextmanager
 def _bench_maker(servers: Any, tmp_path: Path) -> Iterator[Callable[..., Bench]]:
     benches = []
@@ -297,15 +325,8 @@ def _bench_maker(servers: Any, tmp_path: Path) -> Iterator[Callable[..., Bench]]
         on = at or servers
         with connect_admin(on) as connection:
             create_schema(connection, config, started=False)
-        kafka = AdminClient({"bootstrap.servers": on.kafka})
-        topics = [config.events_topic, *(config.topic(kind) for kind in ("results", "anomalies", "dead-letters"))]
-        wanted = [
-            NewTopic(name, config.spec.source.topic.partitions or 1, 1, config={"max.message.bytes": "2200000"})
-            for name in topics
-        ]
-        delete_topics(kafka, topics)
-        for future in kafka.create_topics(wanted).values():
-            future.result(30)
+        if on.kafka:
+            _create_topics(on, config)
         secrets = tmp_path / "secrets" / config.name
         secrets.mkdir(parents=True)
         (tmp_path / f"{config.name}.json").write_text(config.to_json())
@@ -334,6 +355,13 @@ def make_bench(servers: Any, tmp_path: Path) -> Iterator[Callable[..., Bench]]:
 def make_shared_bench(servers: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Bench]]:
     """The same for benches that all tests of a module share."""
     with _bench_maker(servers, tmp_path_factory.mktemp("bench")) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def make_bench_at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Bench]]:
+    """The same on servers that the module names: `make_bench_at(config, at=…)`; without Kafka there are no topics."""
+    with _bench_maker(None, tmp_path_factory.mktemp("bench")) as make:
         yield make
 
 
@@ -381,7 +409,7 @@ class LocalPipeline:
         )
         return {c["type"]: c["reason"] for c in self.status["conditions"] if c["status"] == "True"}
 
-    def settle(self, *, seconds: float = 60.0) -> dict[str, str]:
+    def settle(self, *, seconds: float = 90.0) -> dict[str, str]:
         """Passes until it is ready; the conditions that are true then."""
         return dict(
             eventually(

@@ -9,17 +9,15 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import psycopg
 import pytest
 
+from hanging import BlackHole, frozen
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.spec import PipelineSpec
 
@@ -32,6 +30,15 @@ QUICK = {
     "TIDEMILL_RESILIENCE__BREAKERS__REDIS__OPEN_SECONDS": "3",
     "TIDEMILL_RESILIENCE__RETRIES__DATABASE__INITIAL_SECONDS": "0.1",
 }
+
+LONG_PAUSES = {
+    "TIDEMILL_RESILIENCE__BREAKERS__DATABASE__OPEN_SECONDS": "60",
+    "TIDEMILL_RESILIENCE__BREAKERS__DATABASE__FIRST_PAUSE_SECONDS": "60",
+    "TIDEMILL_RESILIENCE__BREAKERS__REDIS__OPEN_SECONDS": "60",
+    "TIDEMILL_RESILIENCE__BREAKERS__REDIS__FIRST_PAUSE_SECONDS": "60",
+}
+"""An outage longer than the first pauses: only who looks in the background ends it soon."""
+IN_TIME_SECONDS = 3.0
 
 
 def config(name: str, *, auth: bool = False, ttl: str = "200ms") -> PipelineConfig:
@@ -72,8 +79,8 @@ def fill(bench: Any, groups: int = 20) -> None:
 @contextlib.contextmanager
 def serving(bench: Any, **environment: str) -> Iterator[httpx.Client]:
     """An API process of a bench; a client that asks for paths below the pipeline."""
-    process = bench.start(module="tidemill_api", **QUICK, **environment)
-    bench.eventually(lambda: bench.health().get("status") == "healthy", what="the API is healthy")
+    process = bench.start(module="tidemill_api", **{**QUICK, **environment})
+    bench.eventually(lambda: bench.health().get("status") == "healthy", seconds=60, what="the API is healthy")
     base = f"http://127.0.0.1:{bench.ports[-1]}/v1/pipelines/{bench.config.name}"
     with httpx.Client(base_url=base, timeout=35) as client:
         yield client
@@ -97,16 +104,6 @@ def ready_bench(make_bench: Callable[..., Any]) -> Callable[..., Any]:
 def fragile(own_servers: Callable[..., Any]) -> Any:
     """Servers that tests may kill, if they start them again."""
     return own_servers(durable=True)
-
-
-def freeze(server: Any, number: signal.Signals) -> None:
-    """Send a signal to a server and all its children."""
-    pids = [server.pid]
-    for pid in pids:
-        pids += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
 
 
 def of_process(client: httpx.Client, path: str) -> httpx.Response:
@@ -155,22 +152,61 @@ def test_postgres_goes_and_comes_back(fragile: Any, ready_bench: Callable[..., A
         assert "stale" not in again.json()
         assert again.json()["data"] == fresh.json()["data"]
         assert client.get(f"{PATH}.csv").status_code == 200
-        assert "tidemill_stale_answers_total 2" in of_process(client, "/metrics").text
+        assert "tidemill_stale_answers_total 2" in bench.metrics()
 
 
 def test_a_frozen_postgres_keeps_nobody_waiting_long(fragile: Any, ready_bench: Callable[..., Any]) -> None:
-    """A database that neither answers nor refuses: an earlier answer is given after a moment."""
+    """A database that neither answers nor refuses: an earlier answer is given after a moment, or a 503 in time."""
     bench = ready_bench("frozen", at=fragile)
-    with serving(bench, TIDEMILL_RESILIENCE__TIMEOUTS__DATABASE_QUERY_SECONDS="4") as client:
+    with serving(bench, **LONG_PAUSES, TIDEMILL_RESILIENCE__TIMEOUTS__DATABASE_QUERY_SECONDS="4") as client:
         client.get(PATH)
-        freeze(fragile.handles["postgres"], signal.SIGSTOP)
-        try:
+        with frozen(fragile.handles["postgres"]):
+            for path in (PATH, f"{PATH}.csv"):
+                started = time.monotonic()
+                unknown = client.get(path, params={"limit": 7})
+                assert (unknown.status_code, int(unknown.headers["retry-after"]) >= 1) == (503, True)
+                assert time.monotonic() - started < 4 + IN_TIME_SECONDS, "its one attempt, and no more"
             bench.eventually(lambda: client.get(PATH).json().get("stale"), what="a stale answer")
             bench.eventually(lambda: bench.health()["status"] == "unhealthy", seconds=30, what="/health tells")
-        finally:
-            freeze(fragile.handles["postgres"], signal.SIGCONT)
-        bench.eventually(lambda: bench.health()["status"] == "healthy", seconds=60, what="/health recovers by itself")
-        bench.eventually(lambda: "stale" not in client.get(PATH).json(), what="answers are fresh again")
+            bench.eventually(lambda: dependency(bench, "postgres")["breaker"] == "open", what="the breaker opens")
+            assert of_process(client, "/livez").status_code == 200
+        bench.eventually(lambda: bench.health()["status"] == "healthy", seconds=5, what="/health recovers by itself")
+        assert "stale" not in client.get(PATH).json(), "answers are fresh again"
+
+
+def test_a_frozen_redis_is_waited_for_once(fragile: Any, ready_bench: Callable[..., Any]) -> None:
+    """Later queries go past it, whatever its breaker says; soon after it is back it is asked again."""
+    bench = ready_bench("frozen-redis", at=fragile)
+    with serving(bench, **LONG_PAUSES) as client:
+        with frozen(fragile.handles["redis"]):
+            for number in range(1, 12):
+                started = time.monotonic()
+                assert client.get(PATH, params={"limit": number}).status_code == 200
+                taken = time.monotonic() - started
+                assert taken < (5 + IN_TIME_SECONDS if number == 1 else IN_TIME_SECONDS), number
+            bench.eventually(lambda: dependency(bench, "redis")["breaker"] == "open", what="the breaker opens")
+            assert bench.health()["status"] == "degraded"
+        bench.eventually(lambda: bench.health()["status"] == "healthy", seconds=5, what="/health recovers by itself")
+
+
+def test_a_postgres_behind_a_black_hole_keeps_nobody_waiting_long(
+    servers: Any, ready_bench: Callable[..., Any]
+) -> None:
+    """Packets are lost: connections of before stay silent for ever, and new ones are not answered."""
+    bench = ready_bench("swallowed")
+    with (
+        BlackHole(servers.postgres.port) as hole,
+        serving(bench, **LONG_PAUSES, TIDEMILL_POSTGRES_PORT=str(hole.port)) as client,
+    ):
+        client.get(PATH)
+        with hole.open():
+            started = time.monotonic()
+            assert client.get(PATH, params={"limit": 7}).status_code == 503
+            assert time.monotonic() - started < 10 + IN_TIME_SECONDS
+            assert client.get(PATH).json()["stale"] is True
+            bench.eventually(lambda: bench.health()["status"] == "unhealthy", seconds=30, what="/health tells")
+        bench.eventually(lambda: bench.health()["status"] == "healthy", seconds=5, what="/health recovers by itself")
+        assert client.get(PATH, params={"limit": 7}).status_code == 200
 
 
 def test_redis_goes_and_comes_back(fragile: Any, ready_bench: Callable[..., Any]) -> None:
@@ -246,12 +282,12 @@ def test_many_ask_the_same_and_it_is_computed_once(ready_bench: Callable[..., An
         answers = asyncio.run(all_at_once())
         assert {answer.status_code for answer in answers} == {200}
         assert len({answer.content for answer in answers}) == 1
-        text = of_process(client, "/metrics").text
+        text = bench.metrics()
         assert 'cache_misses_total{operation="aggregates"} 1.0' in text
 
 
-def test_slow_readers_of_streams_leave_connections_for_others(ready_bench: Callable[..., Any]) -> None:
-    """Streams have places of their own; when those are taken others are told, and pages are answered as ever."""
+def test_who_does_not_read_an_export_loses_its_place(ready_bench: Callable[..., Any]) -> None:
+    """Exports have places of their own: pages are answered as ever, another export once an unread one is ended."""
     bench = ready_bench("streams")
     bench.query(
         "INSERT INTO {s}.by_k_v1 (k, window_start, _rev, _count)"
@@ -262,12 +298,12 @@ def test_slow_readers_of_streams_leave_connections_for_others(ready_bench: Calla
     with serving(bench) as client:
         with client.stream("GET", f"{PATH}.ndjson") as one, client.stream("GET", f"{PATH}.csv") as two:
             assert (one.status_code, two.status_code) == (200, 200)
-            assert client.get(f"{PATH}.csv", params={"limit": 1}).json()["code"] == "busy"
             for number in range(1, 9):
                 assert client.get(PATH, params={"limit": number}).status_code == 200
-        bench.eventually(
-            lambda: client.get(f"{PATH}.csv", params={"limit": 1}).status_code == 200, what="a place after both left"
-        )
+            assert client.get(f"{PATH}.csv", params={"limit": 1}).status_code == 200
+            bench.eventually(lambda: "tidemill_slow_readers_total 2.0" in bench.metrics(), what="both are ended")
+            with pytest.raises(httpx.RemoteProtocolError):
+                one.read()
         whole = client.get(f"{PATH}.ndjson").text.splitlines()
         assert len(whole) == 60_020
 
@@ -338,21 +374,65 @@ def test_config_changes_are_followed(ready_bench: Callable[..., Any]) -> None:
         bench.eventually(lambda: client.get(PATH).status_code == 404, what="the pipeline is gone")
 
 
+@contextlib.contextmanager
+def locked(bench: Any) -> Iterator[None]:
+    """Nobody can read the windows meanwhile."""
+    at = bench.servers.postgres
+    with psycopg.connect(
+        host=at.host, port=at.port, dbname=at.database, user=at.user, password=at.password
+    ) as connection:
+        connection.execute(f"LOCK TABLE {bench.schema}.by_k_v1 IN ACCESS EXCLUSIVE MODE")
+        yield
+        connection.rollback()
+
+
 def test_an_answer_that_takes_too_long_is_ended(ready_bench: Callable[..., Any]) -> None:
-    """The request's time is over before the database's: 504, and the connection serves on."""
+    """The request's time is over before the database's: 503 or 504, and the connection serves on."""
     bench = ready_bench("slow")
     limits = {
         "TIDEMILL_RESILIENCE__TIMEOUTS__API_REQUEST_SECONDS": "1",
         "TIDEMILL_RESILIENCE__TIMEOUTS__DATABASE_QUERY_SECONDS": "20",
     }
     with serving(bench, **limits) as client:
-        with psycopg.connect(
-            host=bench.servers.postgres.host, port=bench.servers.postgres.port, dbname=bench.servers.postgres.database,
-            user=bench.servers.postgres.user, password=bench.servers.postgres.password,
-        ) as lock:  # fmt: skip
-            lock.execute(f"LOCK TABLE {bench.schema}.by_k_v1 IN ACCESS EXCLUSIVE MODE")
+        with locked(bench):
             answer = client.get(PATH)
             assert answer.status_code in (503, 504)
-            assert answer.json()["code"] in ("query_timeout", "request_timeout")
-            lock.rollback()
+            assert answer.json()["code"] in ("database_unavailable", "request_timeout")
         bench.eventually(lambda: client.get(PATH).status_code == 200, what="an answer afterwards")
+
+
+def test_one_pipelines_load_is_not_anothers(ready_bench: Callable[..., Any]) -> None:
+    """Queries that take too long are told so, one after another; others are answered, and so is the pipeline then."""
+    bench, _ = ready_bench("heavy"), ready_bench("light")
+    with serving(bench, TIDEMILL_PIPELINE="", TIDEMILL_RESILIENCE__TIMEOUTS__DATABASE_QUERY_SECONDS="5") as client:
+        light = str(client.base_url.copy_with(path=f"/v1/pipelines/light{PATH}"))
+        with locked(bench):
+
+            async def in_vain() -> list[httpx.Response]:
+                async with httpx.AsyncClient(base_url=client.base_url, timeout=30) as many:
+                    pages = [many.get(PATH, params={"limit": number}) for number in range(1, 7)]
+                    return await asyncio.gather(*pages, many.get(f"{PATH}.csv"))
+
+            for answer in asyncio.run(in_vain()):
+                assert (answer.status_code, answer.json()["code"]) == (504, "query_timeout")
+            assert httpx.get(light).status_code == 200
+            assert dependency(bench, "postgres")["breaker"] == "closed"
+        assert client.get(PATH).status_code == 200, "its breaker is closed as well"
+        metrics = bench.metrics()
+        assert 'tidemill_retries_total{name="database/heavy"}' not in metrics, "nothing was asked twice"
+
+
+def test_a_fill_is_bounded_by_its_groups_too(ready_bench: Callable[..., Any]) -> None:
+    """It names what it counted, and what to do; a page, a stream and fewer groups alike are judged before any row."""
+    bench = ready_bench("filled")
+    hours = {"from": "2020-01-01T00:00:00Z", "to": "2025-12-31T00:00:00Z", "fill": "zero", "limit": "5"}
+    with serving(bench) as client:
+        for path in (PATH, f"{PATH}.csv", f"{PATH}.ndjson"):
+            refused = client.get(path, params=hours)
+            assert (refused.status_code, refused.json()["parameter"]) == (400, "fill"), refused.text
+            assert refused.json()["detail"].startswith(
+                "fill: 20 groups and 52584 windows between from and to make 1051680 rows; at most 1000000: narrow"
+            )
+        assert client.get(PATH, params={**hours, "group_by": ""}).status_code == 200
+        assert len(client.get(PATH, params={**hours, "k__in": "k1,k2"}).json()["data"]) == 5
+        assert client.get(PATH, params={**hours, "k": "nobody"}).json()["data"] == []

@@ -45,6 +45,9 @@ class NoProcesses:
     def remove(self, namespace: str, pipeline: str) -> None:
         pass
 
+    def exists(self, namespace: str, pipeline: str) -> bool:
+        return True
+
     def endpoints(self, namespace: str, pipeline: str) -> Mapping[str, str]:
         return {}
 

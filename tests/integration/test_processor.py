@@ -86,7 +86,7 @@ def counts(bench: Any) -> dict[str, int]:
     return {k: int(n) for k, n in bench.query("SELECT coalesce(k, '<null>'), sum(_count) FROM {s}.by_k_v1 GROUP BY 1")}
 
 
-def read_all(bench: Any, kind: str, number: int, seconds: float = 20.0) -> list[Any]:
+def read_all(bench: Any, kind: str, number: int, seconds: float = 90.0) -> list[Any]:
     """That many records of an output topic, from its beginning."""
     found: list[Any] = []
     deadline = time.monotonic() + seconds

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
 from confluent_kafka import Producer
 
+from hanging import BlackHole, frozen
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.spec import PipelineSpec
 
@@ -22,6 +26,14 @@ QUICK = {
     "TIDEMILL_RESILIENCE__BREAKERS__KAFKA_CONSUMER__OPEN_SECONDS": "2",
     "TIDEMILL_RESILIENCE__BREAKERS__REDIS__OPEN_SECONDS": "2",
 }
+
+LONG_PAUSES = {
+    f"TIDEMILL_RESILIENCE__BREAKERS__{name}__{key}_SECONDS": "60"
+    for name in ("DATABASE", "KAFKA_CONSUMER", "REDIS")
+    for key in ("OPEN", "FIRST_PAUSE")
+}
+"""Only who looks in the background ends an outage soon."""
+TOLD_SECONDS, WELL_SECONDS = 30, 10
 
 
 def config(name: str) -> PipelineConfig:
@@ -110,7 +122,7 @@ def test_a_server_that_goes_away_and_comes_back(
     bench = make_bench(config(f"no-{server}"), at=servers, **QUICK)
     process = bench.start()
     with Flow(servers.kafka, bench.config.events_topic) as flow:
-        bench.eventually(lambda: counted(bench) > 100, what="events are counted")
+        bench.eventually(lambda: counted(bench) > 100, seconds=60, what="events are counted")
         if server == "redis":
             import redis
 
@@ -133,3 +145,70 @@ def test_a_server_that_goes_away_and_comes_back(
     bench.eventually(lambda: counted(bench) >= flow.acknowledged, seconds=60, what="all acknowledged events counted")
     assert flow.acknowledged == counted(bench)
     assert process.poll() is None, "the process that was there at the start is still there"
+
+
+def asked(bench: Any, path: str) -> tuple[int, str]:
+    """Status code and text of a path of the processor."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{bench.ports[-1]}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+@contextmanager
+def at_large(servers: Any, hang: str) -> Iterator[tuple[dict[str, str], Callable[[], Any]]]:
+    """Settings of a processor, and what makes the server hang: stops it, or loses all that is sent to it."""
+    server, _, how = hang.partition(" ")
+    if how == "frozen":
+        yield {}, lambda: frozen(servers.handles[server])
+        return
+    with BlackHole(servers.postgres.port) as hole:
+        yield {"TIDEMILL_POSTGRES_PORT": str(hole.port)}, hole.open
+
+
+@pytest.fixture(scope="module")
+def lasting(own_servers: Callable[..., Any]) -> Any:
+    """Servers that tests may stop, if they wake them again."""
+    return own_servers(durable=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hang", ["postgres frozen", "postgres in a black hole", "kafka frozen"])
+def test_a_server_that_hangs_is_named_and_the_lag_is_told(
+    hang: str, lasting: Any, make_bench: Callable[..., Any]
+) -> None:
+    """Nobody restarts or unreadies the processor for it; soon after the server is back all is well and exact."""
+    servers, server = lasting, hang.split()[0]
+    other = {"postgres": "kafka", "kafka": "postgres"}[server]
+    with ExitStack() as stack:
+        settings, hanging = stack.enter_context(at_large(servers, hang))
+        bench = make_bench(config(hang.replace(" ", "-")), at=servers, **LONG_PAUSES, **settings)
+        process = bench.start()
+        stack.callback(bench.stop)
+
+        def metrics() -> str:
+            return asked(bench, "/metrics")[1]
+
+        with Flow(servers.kafka, bench.config.events_topic) as flow:
+            bench.eventually(lambda: counted(bench) > 100, seconds=60, what="events are counted")
+            bench.eventually(lambda: asked(bench, "/readyz")[0] == 200, what="it is ready")
+            with hanging():
+                bench.eventually(
+                    lambda: status(bench, server) == ("unhealthy", "down"), seconds=TOLD_SECONDS, what="it is named"
+                )
+                assert status(bench, other)[1] == "up", bench.health()
+                if server == "postgres":
+                    bench.eventually(lambda: (bench.health().get("lag") or 0) > 100, what="the lag grows")
+                    bench.eventually(lambda: 'tidemill_breaker_state{name="database"} 2' in metrics(), what="no calls")
+                else:
+                    bench.eventually(lambda: bench.health().get("lag", 0) is None, what="the lag is not known")
+                    assert "tidemill_lag_events{" not in metrics()
+                assert [asked(bench, path)[0] for path in ("/livez", "/readyz")] == [200, 200]
+                assert status(bench, other)[1] == "up", bench.health()
+            bench.eventually(lambda: bench.health().get("status") == "healthy", seconds=WELL_SECONDS, what="it is well")
+            before = counted(bench)
+            bench.eventually(lambda: counted(bench) > before + 100, seconds=60, what="events are counted")
+        bench.eventually(lambda: counted(bench) >= flow.acknowledged, seconds=60, what="all is counted")
+        assert flow.acknowledged == counted(bench)
+        assert process.poll() is None

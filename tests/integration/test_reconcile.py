@@ -19,17 +19,21 @@ from confluent_kafka import Producer
 from kafka_admin import KafkaAdmin
 from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.actuators.kafka import KafkaTopics
+from tidemill_operator.actuators.kafka_log import KafkaLog
 from tidemill_operator.actuators.postgres import PostgresSchemas
-from tidemill_operator.actuators.progress import Progress, ProgressReader
 from tidemill_operator.actuators.secrets import FileSecrets
 from tidemill_operator.cli.main import main
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.local.child import start_time
+from tidemill_operator.observer import KAFKA_SECONDS, Observer
 from tidemill_operator.outcome import Component, Outcome, done
 from tidemill_operator.plan.model import Workload
+from tidemill_operator.queue import Key
 from tidemill_operator.reconcile import reconcile, release
 from tidemill_operator.servers import Servers
+from tidemill_operator.servers.addresses import PostgresAddress
 from tidemill_operator.settings import Platform
+from tidemill_operator.standing import Look, Progress
 
 pytestmark = pytest.mark.integration
 
@@ -80,6 +84,9 @@ class NoProcesses:
 
     def remove(self, namespace: str, pipeline: str) -> None:
         pass
+
+    def exists(self, namespace: str, pipeline: str) -> bool:
+        return True
 
     def endpoints(self, namespace: str, pipeline: str) -> Mapping[str, str]:
         return {}
@@ -162,7 +169,7 @@ def test_a_plan_makes_nothing(bench: Bench, capsys: pytest.CaptureFixture[str]) 
     assert code == 0
     assert f"compared with Kafka {bench.servers.kafka} and Postgres {bench.servers.postgres.public_url}" in shown
     assert "+ topic rectest.orders.events (partitions 3, replicationFactor 1)" in shown
-    assert shown.endswith("22 to create, 0 to change, 0 to remove\n")
+    assert shown.endswith("23 to create, 0 to change, 0 to remove\n")
     assert bench.there() == (set(), False)
 
 
@@ -271,6 +278,26 @@ def test_another_resource_of_the_same_name(bench: Bench, capsys: pytest.CaptureF
     bench.document["metadata"]["annotations"] = {"tidemill.dev/adopt": "true"}
     assert bench.apply() == WELL
     assert release(first, platform=Platform(), actuators=bench.actuators)[0].message == "not this pipeline's"
+
+
+def test_anothers_results_are_not_taken_and_not_deleted(bench: Bench) -> None:
+    """Neither as a topic that is managed, nor by adopting; a topic that was there before its pipeline stays as well."""
+    KafkaAdmin(bench.servers.kafka).create("rectest.before", 1)
+    bench.apply()
+    configs = bench.kafka.configs(TOPICS)
+    evil = copy.deepcopy(bench.document)
+    evil["metadata"] |= {"name": "evil", "uid": "uid-2"}
+    told = []
+    for name in ("rectest.orders.results", "rectest.orders.events", "rectest.before"):
+        evil["spec"]["source"]["topic"] = {"name": name, "retention": "1m"}
+        for adopt in ("false", "true"):
+            evil["metadata"]["annotations"] = {"tidemill.dev/adopt": adopt}
+            status = reconcile(evil, platform=Platform(), actuators=bench.actuators, previous=None, now=NOON)
+            told.append(next(c["reason"] for c in status["conditions"] if c["type"] == "Ready"))
+        release(evil, platform=Platform(), actuators=bench.actuators)
+    assert told == ["ResourceConflict"] * 4 + ["Applied"] * 2
+    assert bench.kafka.configs(TOPICS) == configs
+    assert set(bench.kafka.observe([*TOPICS, "rectest.before", "rectest.evil.results"])) == {*TOPICS, "rectest.before"}
 
 
 def test_a_topic_made_anew_gets_the_partitions_that_were_read(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
@@ -425,12 +452,11 @@ def test_a_replay_fills_what_somebody_dropped(bench: Bench) -> None:
     assert {"by_shop_v1", "by_shop_v2"} <= live.columns.keys()
 
 
-def test_progress_of_pipelines_is_read_in_one_look(bench: Bench) -> None:
-    """By partition; one that is not there is left out, and servers that do not answer are told for each."""
+def test_how_far_partitions_are_is_told_at_each_look(bench: Bench) -> None:
+    """Nothing waits in a schema that is not there; servers that do not answer are told for each pipeline."""
     bench.apply()
-    reader = ProgressReader(bench.servers.kafka, bench.servers.postgres)
-    wanted = {"orders": (SCHEMA, TOPICS[0]), "nothing": ("rectest__nothing", "rectest.nothing.events")}
-    assert reader.read(wanted) == {"orders": {partition: Progress(0, (None, None)) for partition in range(3)}}
+    found = _looked(bench.servers.kafka, bench.servers.postgres)
+    assert found == {"orders": {partition: Progress(0, (None, None)) for partition in range(3)}, "nothing": {}}
     producer = Producer({"bootstrap.servers": bench.servers.kafka})
     for _ in range(2):
         producer.produce(TOPICS[0], b"{}", partition=1)
@@ -438,15 +464,29 @@ def test_progress_of_pipelines_is_read_in_one_look(bench: Bench) -> None:
     with psycopg.connect(bench.servers.postgres.url, autocommit=True) as connection:
         connection.execute(f'UPDATE "{SCHEMA}"._offsets SET next_offset = 1 WHERE partition = 1')
         connection.execute(f'UPDATE "{SCHEMA}"._offsets SET end_confirmed_at = to_timestamp(7) WHERE partition = 2')
-    look = reader.read(wanted)["orders"]
+    look = _looked(bench.servers.kafka, bench.servers.postgres)["orders"]
     assert look == {0: Progress(0, (None, None)), 1: Progress(1, (1, None)), 2: Progress(0, (None, 7000))}
-    away = replace(bench.servers.postgres, port=1)
-    for server, found in (
-        ("Postgres", ProgressReader(bench.servers.kafka, away).read(wanted)["orders"]),
-        ("Kafka", ProgressReader("127.0.0.1:1", bench.servers.postgres).read(wanted)["orders"]),
+    for server, looks in (
+        ("Postgres", _looked(bench.servers.kafka, replace(bench.servers.postgres, port=1))),
+        ("Kafka", _looked("127.0.0.1:1", bench.servers.postgres)),
     ):
-        assert isinstance(found, TidemillError), server
-        assert found.reason == Reason.UNREACHABLE, server
+        away = looks["orders"]
+        assert isinstance(away, TidemillError), server
+        assert away.reason == Reason.UNREACHABLE, server
+
+
+def _looked(kafka: str, postgres: PostgresAddress) -> dict[str, Look]:
+    """What an observer tells at one look, of a pipeline and of one whose schema is not there."""
+    found: dict[str, Look] = {}
+
+    def tell(key: Key, _schema: str, _topic: str, look: Look) -> None:
+        found[key.name] = look
+
+    observer = Observer(KafkaLog(kafka, timeout_seconds=KAFKA_SECONDS), postgres, lambda *_: None, progress=tell)
+    observer.watch(Key("rectest", "orders", "uid-1"), SCHEMA, TOPICS[0])
+    observer.watch(Key("rectest", "nothing", "uid-2"), "rectest__nothing", "rectest.nothing.events")
+    observer.look()
+    return found
 
 
 def test_what_is_retained_is_listed_and_removed(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""One topic, two pipelines that would manage it: the first has it, the other is told so; anybody may read it."""
+"""One topic, two pipelines that would use it: the first has it, the other is told so; what nobody manages many read."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def ensure(servers: Servers, tmp_path: Path) -> Iterator[Ensure]:
     actuator, secrets = PostgresSchemas(servers.postgres), FileSecrets(tmp_path)
     made = {}
 
-    def run(name: str, /, *, adopt: bool = False, cluster: str = "here", **topic: Any) -> Outcome:
+    def run(name: str, /, *, adopt: bool = False, cluster: str = "here", there: bool = True, **topic: Any) -> Outcome:
         asked = pipeline(name, **topic)
         plan, owner = build_plan(asked, Platform(), 1), owner_of(asked, Platform(cluster_id=cluster))
         made[name] = plan.schema, owner
         logins = secrets.ensure("owntest", name, writer=plan.schema.writer, reader=plan.schema.reader)
-        (outcome,) = actuator.ensure(plan.schema, owner=owner, secrets=logins, adopt=adopt)
+        (outcome,) = actuator.ensure(plan.schema, owner=owner, secrets=logins, adopt=adopt, exists=lambda *_: there)
         return outcome
 
     yield run
@@ -92,7 +92,7 @@ def shown(
 SHARED = "owntest.shared"
 TOLD = (
     "spec.source.topic.name: topic owntest.shared is managed by the pipeline owntest/first, which was first;"
-    " read it with managed: false, or name another topic"
+    " name another topic; several pipelines can read one that none of them manages (managed: false in each)"
 )
 
 
@@ -108,18 +108,35 @@ def test_the_first_has_it(ensure: Ensure, servers: Servers) -> None:
     assert (again.rank, again.changed) == (Rank.DONE, 0)
 
 
-def test_anybody_may_read_it(ensure: Ensure) -> None:
+def test_nobody_else_reads_it_either(ensure: Ensure) -> None:
+    """Who reads a topic can write to it as well, by the ingest of its own."""
     ensure("first", name=SHARED)
+    refused = ensure("second", name=SHARED, managed=False)
+    assert (refused.rank, refused.reason, refused.message) == (Rank.FAILED, Reason.RESOURCE_CONFLICT, TOLD)
+
+
+def test_many_read_what_nobody_manages(ensure: Ensure) -> None:
+    """And none of them begins to manage it while another one reads."""
+    assert ensure("first", name=SHARED, managed=False).rank == Rank.DONE
     assert ensure("second", name=SHARED, managed=False).rank == Rank.DONE
     refused = ensure("second", name=SHARED)
-    assert (refused.rank, refused.reason) == (Rank.FAILED, Reason.RESOURCE_CONFLICT)
+    assert "topic owntest.shared is read by the pipeline owntest/first, which was first" in refused.message
 
 
 def test_a_topic_that_is_let_go_may_be_taken(ensure: Ensure) -> None:
-    """By a pipeline that has begun to read another one, or only reads."""
+    """By a pipeline that has begun to read another one."""
     ensure("first", name=SHARED)
-    assert ensure("first", name=SHARED, managed=False).rank == Rank.DONE
+    assert ensure("first", name="owntest.other").rank == Rank.DONE
     assert ensure("second", name=SHARED).rank == Rank.DONE
+
+
+def test_who_read_it_before_that_was_noted_goes_on(ensure: Ensure, servers: Servers) -> None:
+    """A schema of an earlier version does not say that its topic is only read."""
+    ensure("second", name=SHARED, managed=False)
+    with psycopg.connect(servers.postgres.url) as connection:
+        connection.execute("COMMENT ON TABLE owntest__second._offsets IS NULL")
+    assert ensure("first", name=SHARED).rank == Rank.DONE
+    assert ensure("second", name=SHARED, managed=False).rank == Rank.DONE
 
 
 def test_the_topic_of_another_pipelines_name(ensure: Ensure) -> None:
@@ -157,7 +174,16 @@ def test_a_plan_tells_of_roles_that_are_somebody_elses(servers: Servers, shown: 
     assert "! role owntest__first_writer exists and is not this pipeline's (it says: nothing)" in lines[-2]
 
 
-def test_it_can_be_taken_over(ensure: Ensure) -> None:
-    """With the annotation that takes a schema over."""
+def test_it_can_be_taken_over_from_who_is_gone(ensure: Ensure) -> None:
+    """With the annotation that takes a schema over; not from a pipeline that is there. Who comes back asks anew."""
     ensure("first", name=SHARED)
-    assert ensure("second", name=SHARED, adopt=True).rank == Rank.DONE
+    assert ensure("second", name=SHARED, adopt=True).message == TOLD
+    assert ensure("second", name=SHARED, adopt=True, there=False).rank == Rank.DONE
+    assert "is managed by the pipeline owntest/second" in ensure("first", name=SHARED).message
+
+
+def test_the_results_of_a_pipeline_of_another_namespace(ensure: Ensure) -> None:
+    """Where the platform lets topics of other namespaces be read."""
+    ensure("first")
+    refused = ensure("second", name="owntest.first.results", managed=False)
+    assert "topic owntest.first.results is managed by the pipeline owntest/first" in refused.message

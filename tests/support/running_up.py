@@ -77,7 +77,7 @@ def up(folder: Path, *files: str, ports: tuple[int, int] = (0, 0)) -> Iterator[U
     """
     arguments = [argument for file in files or ("a.yaml",) for argument in ("-f", file)]
     command = [sys.executable, "-m", "tidemill_operator.cli", "up", *arguments, "--ready-file", "ready.json"]
-    command += ["--port-ingest", str(ports[0]), "--port-api", str(ports[1])]
+    command += ["--port-ingest", str(ports[0]), "--port-api", str(ports[1]), "--targets-file", "targets.json"]
     with open(folder / "up.log", "wb") as log:
         process = subprocess.Popen(command, cwd=folder, env=ENVIRON, stdout=log, stderr=subprocess.STDOUT)
     started = Up(folder, process)

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from tidemill_operator.actuators import credentials
-from tidemill_operator.actuators.base import Actuators, PipelineSecrets, Reclaim
+from tidemill_operator.actuators.base import Actuators, Exists, PipelineSecrets, Reclaim
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome, done, failed, skipped, waiting
+from tidemill_operator.plan.claims import Claim, disputes
 from tidemill_operator.plan.damage import damaged
 from tidemill_operator.plan.model import LiveReplay, LiveSchema, LiveTopic, Owner, Schema, Topic, Workload
 from tidemill_operator.plan.noted import with_types_of
@@ -125,6 +126,7 @@ class MemorySchemas(Part):
         super().__init__()
         self.schemas: dict[str, LiveSchema] = {}
         self.logins: dict[str, set[str]] = {}
+        self.claims: dict[str, Claim] = {}
         self.busy = False
         self.taken: NotOurTurn | None = None
 
@@ -139,7 +141,15 @@ class MemorySchemas(Part):
         self._called("observe")
         return self.schemas.get(schema)
 
-    def ensure(self, schema: Schema, *, owner: Owner, secrets: PipelineSecrets, adopt: bool = False) -> list[Outcome]:
+    def ensure(
+        self,
+        schema: Schema,
+        *,
+        owner: Owner,
+        secrets: PipelineSecrets,
+        adopt: bool = False,
+        exists: Exists | None = None,
+    ) -> list[Outcome]:
         self._called("ensure")
         live = self.schemas.get(schema.name)
         if self.busy:
@@ -150,6 +160,11 @@ class MemorySchemas(Part):
             errors += [damaged(schema)] if schema.lost else []
             if errors:
                 return [failed(Component.SCHEMA, schema.name, errors[0])]
+        for claim, error in disputes(schema, owner, list(self.claims.values())):
+            if not adopt or (exists and exists(claim.owner.namespace, claim.owner.name)):
+                return [failed(Component.SCHEMA, schema.name, error)]
+            del self.claims[claim.schema]
+        self.claims[schema.name] = Claim(schema.source, schema.managed, owner, schema.name)
         logins = {login.user for login in (secrets.writer, *secrets.following) if login.user.startswith(schema.writer)}
         known = self.logins.setdefault(schema.name, set()) if secrets.retire_at is not None else set()
         self.logins[schema.name] = known | {login.removeprefix(schema.writer) for login in logins}
@@ -197,6 +212,7 @@ class MemorySchemas(Part):
             losses=live.losses,
             held_up=live.held_up,
             skipped=live.skipped,
+            made=live.made | frozenset(schema.made),
         )
 
     def release(self, schema: Schema, *, owner: Owner, reclaim: Reclaim) -> list[Outcome]:
@@ -206,6 +222,7 @@ class MemorySchemas(Part):
         if self.busy:
             return [waiting(Component.SCHEMA, schema.name, "a lock was not free")]
         gone = self.schemas.pop(schema.name, None)
+        self.claims.pop(schema.name, None)
         if gone is not None:
             self.writes.append(f"drop {schema.name}")
         return [done(Component.SCHEMA, schema.name, changed=int(gone is not None))]
@@ -285,6 +302,9 @@ class MemoryRuntime(Part):
     def remove(self, namespace: str, pipeline: str) -> None:
         self._called("remove")
         self.running.pop((namespace, pipeline), None)
+
+    def exists(self, namespace: str, pipeline: str) -> bool:
+        return (namespace, pipeline) in self.running
 
     def endpoints(self, namespace: str, pipeline: str) -> Mapping[str, str]:
         parts = [workload.component for workload in self.running.get((namespace, pipeline), {}).values()]

@@ -101,7 +101,7 @@ def test_every_file_that_is_named_exists(ask: Any) -> None:
 
 
 def test_every_id_that_the_scripts_look_for_is_in_the_page() -> None:
-    wanted = set(re.findall(r'\$\("([^"]+)"\)', SCRIPTS["dashboard.js"]))
+    wanted = {name for text in SCRIPTS.values() for name in re.findall(r'\$\("([^"]+)"\)', text)}
     assert wanted - set(re.findall(r'id="([^"]+)"', PAGE)) == set()
 
 
@@ -113,7 +113,8 @@ def test_every_path_that_the_scripts_ask_for_is_in_the_document(ask: Any) -> Non
     block = script.partition("export const paths = {")[2].partition("};")[0]
     found = re.findall(r"\w+: \([^)]*\) => (.+),", block)
     called = [text.replace("${pipelinePath(name)}", base[1]).replace("pipelinePath(name)", base[1]) for text in found]
-    asked = {re.sub(r"\$\{[^}]+\}", "{pipeline}", text.strip('`"')) for text in called}
-    assert len(asked) == 5
+    named = {text.strip('`"').replace("encodeURIComponent(name)", "pipeline") for text in called}
+    asked = {re.sub(r"\$\{(?:encodeURIComponent\()?(\w+)\)?\}", r"{\1}", text) for text in named}
+    assert len(asked) == 6
     assert asked - set(ask("/openapi.json").json()["paths"]) == set()
     assert [name for name, text in SCRIPTS.items() if name != "api.js" and "/v1" in text] == []

@@ -81,7 +81,7 @@ REFUSED = [
     ("fill=null&from=0", "fill", "needs both from and to"),
     ("fill=null&from=0&to=3600000&n=1", "fill", "neither filters on metrics"),
     ("fill=null&from=0&to=3600000&granularity=all", "fill", "granularity=all"),
-    ("fill=null&from=0&to=999999999999", "fill", "277777 windows between"),
+    ("fill=null&from=0&to=999999999999", "fill", "277778 windows between"),
     ("cursor=%F0%9F%8C%8A", "cursor", "not a cursor"),
     ("cursor=AAAA", "cursor", "not a cursor"),
 ]

@@ -269,19 +269,21 @@ def test_whose_the_schema_is(
 def test_one_topic_for_two_pipelines_of_a_file(
     tmp_path: Path, document: Document, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The first manages it, the second is refused, as it would be when both are applied; reading it is allowed."""
+    """The first manages it, the second is refused, as it would be when both are applied; to read it as well."""
     other = copy.deepcopy(document)
     other["metadata"] |= {"name": "returns", "uid": "uid-2"}
     other["spec"]["source"]["topic"] = {"name": "shop.orders.events", "partitions": 6}
     assert main(["plan", written(tmp_path, document, other)]) == 1
     told = (
         "! spec.source.topic.name: topic shop.orders.events is managed by the pipeline shop/orders, which was first;"
-        " read it with managed: false, or name another topic"
+        " name another topic; several pipelines can read one that none of them manages (managed: false in each)"
     )
     shown = capsys.readouterr().out
     assert shown.splitlines()[-3:] == ["shop/returns, generation 1", told, "refused; nothing is made"]
     assert "+ topic shop.orders.events" in shown
     other["spec"]["source"]["topic"] = {"name": "shop.orders.events", "managed": False}
+    assert main(["plan", written(tmp_path, document, other)]) == 1
+    document["spec"]["source"]["topic"] = other["spec"]["source"]["topic"] = {"name": "shop.all", "managed": False}
     assert main(["plan", written(tmp_path, document, other)]) == 0
 
 

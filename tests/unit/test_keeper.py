@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import threading
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -294,13 +295,14 @@ class Redis:
     """Counts what a stream holds."""
 
     def __init__(self) -> None:
-        self.entries: list[tuple[int, int]] = []
+        self.entries: deque[tuple[int, int]] = deque()
 
     def exists(self, _: str) -> int:
         return 1
 
     def xadd(self, _: str, entry: dict[str, bytes], *, minid: int = 0, **__: Any) -> int:
-        self.entries = [(id_, size) for id_, size in self.entries if id_ >= minid]
+        while self.entries and self.entries[0][0] < minid:
+            self.entries.popleft()
         self.entries.append((self.entries[-1][0] + 1 if self.entries else 1, len(entry["d"])))
         return self.entries[-1][0]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import textwrap
 import time
 import urllib.request
@@ -52,6 +53,7 @@ def runtime(tmp_path: Path) -> Iterator[LocalRuntime]:
         "TIDEMILL_POSTGRES_URL": "postgresql://admin:secret@127.0.0.1/x",
         "TIDEMILL_RESILIENCE__REDIS__TIMEOUT": "1",
         "TIDEMILL_INGEST_EVENTS_PER_SECOND": "5",
+        "TIDEMILL_ALLOWED_HOSTS": "shop.example",
     }
     local = LocalRuntime(tmp_path / "data", environ=environ, addresses=ADDRESSES, ports={"ingest": 21000, "api": 21100})
     local.start()
@@ -69,7 +71,7 @@ def processor(pipeline: str = "p", *, config: str = "{}", replicas: int = 1, rev
         replicas=replicas,
         environment={"TIDEMILL_LOG_LEVEL": "DEBUG"},
         configs={f"{pipeline}.json": config},
-        ports={"http": 0},
+        ports={"status": 0},
         revision=revision,
     )
 
@@ -83,7 +85,7 @@ def shared(pipeline: str = "p", *, config: str = "{}") -> Workload:
         module="echo_workload",
         replicas=1,
         configs={f"{pipeline}.json": config},
-        ports={"http": 8080},
+        ports={"http": 8080, "status": 0},
     )
 
 
@@ -109,6 +111,7 @@ def test_a_workload_gets_its_settings_and_no_administrator_login(runtime: LocalR
     state = runtime.states()["ns.p-processor-0"]
     assert settings(state.port) == {
         **ADDRESSES,
+        "TIDEMILL_ALLOWED_HOSTS": f"localhost,{socket.gethostname()},shop.example,127.0.0.1",
         "TIDEMILL_CONFIG_DIR": str(tmp_path / "data" / "pipelines" / "ns"),
         "TIDEMILL_HOST": "127.0.0.1",
         "TIDEMILL_INGEST_EVENTS_PER_SECOND": "5",
@@ -227,13 +230,18 @@ def test_a_dedicated_api_wins_over_the_shared_one(runtime: LocalRuntime) -> None
 
 
 def test_prometheus_is_told_of_every_process(runtime: LocalRuntime) -> None:
-    """Replicas of one workload are targets of one group; what is shared belongs to no pipeline."""
+    """Replicas of one workload are targets of one group; what is shared belongs to no pipeline.
+
+    Whom clients call tells its figures at a port of their own.
+    """
     run(runtime, processor(replicas=2), shared())
+    figures = settings(21000)["TIDEMILL_STATUS_PORT"]
+    assert figures != "21000"
     ports = {name: state.port for name, state in runtime.states().items()}
     processors = [f"127.0.0.1:{ports[f'ns.p-processor-{number}']}" for number in range(2)]
     assert runtime.targets() == [
         {"targets": processors, "labels": {"namespace": "ns", "component": "processor", "pipeline": "p"}},
-        {"targets": ["127.0.0.1:21000"], "labels": {"namespace": "ns", "component": "ingest"}},
+        {"targets": [f"127.0.0.1:{figures}"], "labels": {"namespace": "ns", "component": "ingest"}},
     ]
 
 

@@ -157,6 +157,19 @@ def test_connections_reach_pods_as_references_only() -> None:
     assert "hidden" not in str(rendered(PROCESSOR, placement=placement))
 
 
+def test_certificates_of_servers_are_files_in_pods() -> None:
+    """Each variable names one that the Secret of connections has; where there are none, nothing is mounted."""
+    placement = replace(PLACEMENT, connections={"redis-url": "r", "postgres-ca.crt": "PEM", "redis-ca.crt": "PEM"})
+    spec = template(PROCESSOR, placement=placement)["spec"]
+    (volume,) = (volume for volume in spec["volumes"] if volume["name"] == "connections")
+    (mount,) = (mount for mount in spec["containers"][0]["volumeMounts"] if mount["name"] == "connections")
+    files = [f"{mount['mountPath']}/{item['path']}" for item in volume["secret"]["items"]]
+    told = {entry["name"]: entry.get("value") for entry in spec["containers"][0]["env"]}
+    assert files == [told["TIDEMILL_POSTGRES_CA"], told["TIDEMILL_REDIS_CA"]]
+    without = replace(PLACEMENT, connections={"redis-url": "r"})
+    assert "connections" not in [v["name"] for v in template(PROCESSOR, placement=without)["spec"]["volumes"]]
+
+
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [

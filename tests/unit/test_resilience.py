@@ -272,6 +272,82 @@ def test_a_lost_trial_is_given_up_after_the_timeout() -> None:
     assert guard.state == "closed"
 
 
+@pytest.mark.parametrize(
+    ("first", "longest", "pauses"),
+    [
+        (2.0, 60.0, [2, 5, 10, 20, 50, 60, 60]),
+        (2.0, 30.0, [2, 5, 10, 20, 30, 30]),
+        (0.5, 3.0, [0.5, 1.25, 2.5, 3, 3]),
+        (9.0, 3.0, [3, 3]),
+        (None, 60.0, [60, 60]),
+    ],
+)
+def test_pauses_of_one_outage_grow_up_to_the_longest(first: float | None, longest: float, pauses: list[float]) -> None:
+    time = Time()
+    guard = make(time, failures=1, first_pause_seconds=first, open_seconds=longest)
+    for _ in range(2):  # the next outage begins anew
+        break_open(guard)
+        for pause in pauses:
+            assert guard.retry_after_seconds == pytest.approx(pause)
+            time.now += pause
+            with pytest.raises(Broken):
+                guard.call(raising(Broken()))
+        time.now += 60
+        assert guard.call(lambda: 1) == 1
+        assert guard.state == "closed"
+
+
+def look(guard: Guard, mode: str, fn: Callable[[], Any]) -> Any:
+    if mode == "sync":
+        return guard.look(fn)
+
+    async def afn() -> Any:
+        return fn()
+
+    return asyncio.run(guard.alook(afn))
+
+
+@both
+def test_a_look_closes_an_open_breaker_and_its_failure_prolongs_nothing(mode: str) -> None:
+    time = Time()
+    guard = make(time)
+    break_open(guard)
+    time.now += 20
+    with pytest.raises(Broken):
+        look(guard, mode, raising(Broken()))
+    assert (guard.state, guard.retry_after_seconds) == ("open", 40.0)
+    assert look(guard, mode, lambda: 7) == 7
+    assert guard.state == "closed"
+    for _ in range(guard.policy.failures):  # of a closed one a look is a call
+        with pytest.raises(Broken):
+            look(guard, mode, raising(Broken()))
+    assert guard.state == "open"
+
+
+def test_a_look_ends_soon_while_the_breaker_is_open() -> None:
+    guard = make(Time(), timeout_seconds=0.05)
+    break_open(guard)
+    with pytest.raises(TimeoutError):
+        asyncio.run(guard.alook(lambda: asyncio.sleep(60)))
+    assert guard.state == "open"
+
+
+def test_an_answer_to_what_was_asked_before_the_outage_ends_nothing() -> None:
+    time = Time()
+    guard = make(time)
+    before = time.now
+    time.now += 1
+    break_open(guard)
+    guard.recovered(before)
+    assert guard.state == "open"
+    time.now += 60
+    trial = guard.admit()
+    guard.recovered(time.now)
+    assert guard.state == "closed"
+    guard.settle(trial, Broken())
+    assert guard.call(lambda: 1) == 1, "the trial under way is of an outage that is over"
+
+
 def test_cancellation_is_no_failure_and_frees_the_trial() -> None:
     time = Time()
     guard = make(time, failures=1)
@@ -577,6 +653,21 @@ def test_states_and_retries_are_metrics() -> None:
         assert _sample("tidemill_breaker_transitions_total", name=guard.name, state=state) == 1
 
 
+def test_a_breaker_that_alternates_between_open_and_half_open_is_shown_as_open() -> None:
+    time = Time()
+    guard = make(time, failures=1, first_pause_seconds=1.0)
+    break_open(guard)
+    for number in range(4):
+        time.now += 60
+        ticket = guard.admit()
+        assert guard.state == "half_open"
+        assert _sample("tidemill_breaker_state", name=guard.name) == (2 if number else 1)
+        guard.settle(ticket, Broken())
+        assert _sample("tidemill_breaker_state", name=guard.name) == 2
+    guard.recovered(time.now)
+    assert _sample("tidemill_breaker_state", name=guard.name) == 0
+
+
 # What counts
 
 
@@ -728,7 +819,7 @@ def test_environment_beats_file_beats_default(tmp_path: Path) -> None:
     config = ResilienceConfig.load(
         file, {"TIDEMILL_RESILIENCE__BREAKERS__REDIS__FAILURES": "2", "TIDEMILL_RESILIENCE_FILE": "x"}
     )
-    assert config.breakers.redis.model_dump() == {"failures": 2, "open_seconds": 9}
+    assert config.breakers.redis.model_dump() == {"failures": 2, "open_seconds": 9, "first_pause_seconds": 2}
     assert config.retries == ResilienceConfig().retries
 
 

@@ -80,6 +80,15 @@ def test_the_limits_of_ingest_are_handed_on() -> None:
         ClusterSettings.from_env(Platform(), {**CLUSTER, "TIDEMILL_INGEST_BYTES_PER_SECOND": "-1"})
 
 
+def test_what_clients_may_call_and_how_often_is_handed_on() -> None:
+    limits = {"TIDEMILL_API_KEYLESS_CONNECTIONS": "5", "TIDEMILL_API_KEYLESS_PER_ADDRESS": "2"}
+    hosts = {"TIDEMILL_ALLOWED_HOSTS": "api.example.com,*.example.org"}
+    placement = ClusterSettings.from_env(Platform(), {**CLUSTER, **limits, **hosts}).placement
+    assert (placement.api, placement.called) == (limits, hosts)
+    with pytest.raises(ValueError, match="TIDEMILL_API_KEYLESS_CONNECTIONS: 'x' is not a whole number"):
+        ClusterSettings.from_env(Platform(), {**CLUSTER, "TIDEMILL_API_KEYLESS_CONNECTIONS": "x"})
+
+
 URLS: list[tuple[str, PostgresAddress, str]] = [
     ("postgresql://me:pw@db:6000/x", PostgresAddress("db", 6000, "x", "me", "pw"), "all of it"),
     ("postgres://me@db", PostgresAddress("db", 5432, "postgres", "me", ""), "the rest has defaults"),
@@ -98,3 +107,19 @@ def test_the_postgres_url(url: str, address: PostgresAddress, why: str) -> None:
     assert PostgresAddress.from_url(address.url) == address
     if address.password:
         assert address.password not in repr(address) + address.public_url
+
+
+def test_pods_with_the_operators_kafka_login_are_warned_of(tmp_path: Path) -> None:
+    """Where they have none of their own, or one that is the same."""
+    login, other = tmp_path / "client.json", tmp_path / "workload.json"
+    login.write_text('{"sasl.username": "tidemill"}')
+    other.write_text('{"sasl.username": "pipelines"}')
+
+    def warned(**files: Path) -> list[str]:
+        named = {f"TIDEMILL_{name}": str(path) for name, path in files.items()}
+        return ClusterSettings.from_env(Platform(), {**CLUSTER, **named}).warnings()
+
+    assert warned() == warned(KAFKA_CONFIG=login, WORKLOAD_KAFKA_CONFIG=other) == []
+    (told,) = warned(KAFKA_CONFIG=login)
+    assert "kafka.workloadKey" in told
+    assert warned(KAFKA_CONFIG=login, WORKLOAD_KAFKA_CONFIG=login) == [told]

@@ -235,7 +235,7 @@ SPARED: dict[tuple[str, str], tuple[float, int]] = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.comparison
 @pytest.mark.parametrize("name", SHAPES)
 def test_nobody_serves_as_well_for_less(name: str) -> None:
     """KEDA's and Flink's formulas, tuned to each shape; 2 % of replica-hours count as equal."""
@@ -248,7 +248,7 @@ def test_nobody_serves_as_well_for_less(name: str) -> None:
             assert rival.answer is not None or not is_better(rival.result, comparison.own), "tuned to the shape too"
 
 
-@pytest.mark.slow
+@pytest.mark.comparison
 def test_over_all_shapes_nobody_serves_as_well_for_less() -> None:
     """With one setting for all, as Tidemill has, they take a fifth more replica-hours and a third more changes.
 

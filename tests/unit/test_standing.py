@@ -7,30 +7,31 @@ from typing import Any
 
 import pytest
 
-from tidemill_operator.actuators.progress import Look, Progress
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.standing import Standing
+from tidemill_operator.queue import Key
+from tidemill_operator.standing import Look, Progress, Standing
 
 AWAY = TidemillError(Reason.UNREACHABLE, "no broker tells")
-STATUS = {"schema": "shop__orders", "topics": [{"name": "shop.orders.events"}], "conditions": []}
+KEY = Key("shop", "orders", "u")
+SCHEMA, TOPIC = "shop__orders", "shop.orders.events"
+STATUS = {"schema": SCHEMA, "topics": [{"name": TOPIC}], "conditions": []}
 
 
 class Watch:
     """One pipeline, looked at every five seconds."""
 
     def __init__(self, document: Mapping[str, Any] | None = None) -> None:
-        self.now, self.look_at, self.news = 0.0, dict[str, Look](), list[tuple[float, str]]()
-        self.standing: Standing[str] = Standing(lambda _: self.look_at, self._changed, clock=lambda: self.now)
-        self.standing.watch("orders", document or {}, STATUS)
+        self.now, self.news = 0.0, list[tuple[float, str]]()
+        self.standing = Standing(self._changed, clock=lambda: self.now)
+        self.standing.watch(KEY, document or {}, STATUS)
 
-    def _changed(self, _: str, error: TidemillError | None) -> None:
+    def _changed(self, _: Key, error: TidemillError | None) -> None:
         self.news.append((self.now, error.reason if error else ""))
 
     def sees(self, *looks: Look) -> list[tuple[float, str]]:
         """Look so often; what was told of it, and when."""
         for look in looks:
-            self.look_at = {"orders": look}
-            self.standing.look()
+            self.standing.take(KEY, SCHEMA, TOPIC, look)
             self.now += 5.0
         return self.news
 
@@ -47,7 +48,7 @@ def test_nothing_waits_and_nothing_moves() -> None:
 def test_what_waits_for_twenty_seconds_is_told_once_and_when_it_moves() -> None:
     watch = Watch()
     assert watch.sees(at((0, 7)), *[at((3 + n, 7)) for n in range(10)]) == [(25.0, "EventsNotMoving")]
-    error = watch.standing.error("orders")
+    error = watch.standing.error(KEY)
     assert str(error) == (
         "events wait in the topic (partitions 0) and none is counted; see the processors' pods and their /health,"
         " which names what they wait for"
@@ -85,18 +86,20 @@ def test_nobody_tells() -> None:
 
 def test_a_schema_that_is_not_there_is_told_by_others() -> None:
     watch = Watch()
-    for _ in range(10):
-        watch.look_at = {}
-        watch.standing.look()
-        watch.now += 5.0
-    assert (watch.news, watch.standing.error("orders")) == ([], None)
+    assert (watch.sees(*[{}] * 10), watch.standing.error(KEY)) == ([], None)
+
+
+def test_a_look_at_the_place_of_before_is_no_news() -> None:
+    watch = Watch()
+    watch.standing.watch(KEY, {}, {**STATUS, "topics": [{"name": "other"}]})
+    assert watch.sees(*[at((9, 7))] * 10) == []
 
 
 def test_a_look_that_does_not_come_back() -> None:
     watch = Watch()
     watch.sees(at((0, 7)))
     watch.now += 30.0
-    error = watch.standing.error("orders")
+    error = watch.standing.error(KEY)
     assert error is not None
     assert error.reason == Reason.UNREACHABLE
 
@@ -109,6 +112,7 @@ def test_a_look_that_does_not_come_back() -> None:
 def test_what_is_not_to_be_counted_is_not_watched(status: dict[str, Any]) -> None:
     watch = Watch()
     watch.sees(*[at((9, 7))] * 6)
-    watch.standing.watch("orders", {}, status)
-    assert watch.standing.error("orders") is None
-    watch.standing.look()
+    watch.standing.watch(KEY, {}, status)
+    assert watch.standing.error(KEY) is None
+    watch.sees(at((9, 7)))
+    assert watch.standing.errors() == {}

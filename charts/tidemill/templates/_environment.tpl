@@ -1,4 +1,4 @@
-{{- /* What the operator is told; docs/DEPLOYMENT.md lists the variables. */ -}}
+{{- /* What the operator is told; docs/reference/environment.md lists the variables. */ -}}
 {{- define "tidemill.environment" -}}
 {{- $name := include "tidemill.fullname" . -}}
 {{- $webhook := include "tidemill.webhookEnabled" . -}}
@@ -28,6 +28,9 @@
 {{- end }}
 - name: TIDEMILL_KAFKA_BROKERS
   value: {{ required "kafka.brokers is required: bootstrap brokers as host:port,…" .Values.kafka.brokers | quote }}
+{{- if and .Values.production (include "tidemill.sharedKafkaLogin" .) }}
+{{- fail (printf "kafka.workloadKey: %s would give the operator's own Kafka login to the namespaces of all pipelines; name another key of the Secret %s, with a login that only reads and writes their topics, or set production: false" (.Values.kafka.workloadKey | default "empty, it" ) .Values.kafka.existingSecret) }}
+{{- end }}
 {{- if .Values.kafka.existingSecret }}
 - name: TIDEMILL_KAFKA_CONFIG
   value: /etc/tidemill/kafka/client/{{ .Values.kafka.key }}
@@ -47,6 +50,10 @@
     secretKeyRef:
       name: {{ required "postgres.existingSecret is required: a Secret with the URL of an administrator's login" .Values.postgres.existingSecret }}
       key: {{ .Values.postgres.key }}
+{{- if .Values.postgres.caSecret }}
+- name: TIDEMILL_POSTGRES_CA
+  value: /etc/tidemill/postgres/ca.crt
+{{- end }}
 {{- if .Values.redis.existingSecret }}
 - name: TIDEMILL_REDIS_URL
   valueFrom:
@@ -56,6 +63,10 @@
 {{- else if .Values.redis.url }}
 - name: TIDEMILL_REDIS_URL
   value: {{ .Values.redis.url | quote }}
+{{- end }}
+{{- if .Values.redis.caSecret }}
+- name: TIDEMILL_REDIS_CA
+  value: /etc/tidemill/redis/ca.crt
 {{- end }}
 - name: TIDEMILL_RESILIENCE_FILE
   value: /etc/tidemill/resilience/resilience.yaml
@@ -72,6 +83,16 @@
   value: {{ .bytesPerSecond | int64 | quote }}
 - name: TIDEMILL_INGEST_IN_FLIGHT_BYTES
   value: {{ .inFlightBytes | int64 | quote }}
+{{- end }}
+{{- with .Values.api }}
+- name: TIDEMILL_API_KEYLESS_CONNECTIONS
+  value: {{ .keylessConnections | int64 | quote }}
+- name: TIDEMILL_API_KEYLESS_PER_ADDRESS
+  value: {{ .keylessPerAddress | int64 | quote }}
+{{- end }}
+{{- with .Values.allowedHosts }}
+- name: TIDEMILL_ALLOWED_HOSTS
+  value: {{ join "," . | quote }}
 {{- end }}
 {{- with .Values.defaults.topicPrefixes }}
 - name: TIDEMILL_TOPIC_PREFIXES

@@ -43,6 +43,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if and .Values.webhook.enabled (not .Values.watch.namespaces) -}}true{{- end -}}
 {{- end -}}
 
+{{- /* Whether pods of pipelines get the operator's own Kafka login. */ -}}
+{{- define "tidemill.sharedKafkaLogin" -}}
+{{- with .Values.kafka -}}{{- if and .existingSecret (or (not .workloadKey) (eq .workloadKey .key)) -}}true{{- end -}}{{- end -}}
+{{- end -}}
+
 {{- /* tidemill.image (list $ "ingest") */ -}}
 {{- define "tidemill.image" -}}
 {{- $root := index . 0 -}}
@@ -108,6 +113,13 @@ capabilities:
   mountPath: /etc/tidemill/kafka/client
   readOnly: true
 {{- end }}
+{{- range $server := list "postgres" "redis" }}
+{{- if (index $.Values $server).caSecret }}
+- name: {{ $server }}-ca
+  mountPath: /etc/tidemill/{{ $server }}
+  readOnly: true
+{{- end }}
+{{- end }}
 - name: tmp
   mountPath: /tmp
 {{- end -}}
@@ -120,6 +132,18 @@ capabilities:
 - name: kafka
   secret:
     secretName: {{ . }}
+{{- end }}
+{{- range $server := list "postgres" "redis" }}
+{{- with index $.Values $server }}
+{{- if .caSecret }}
+- name: {{ $server }}-ca
+  secret:
+    secretName: {{ .caSecret }}
+    items:
+      - key: {{ .caKey }}
+        path: ca.crt
+{{- end }}
+{{- end }}
 {{- end }}
 - name: tmp
   emptyDir:

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass
-from typing import Any
+import time
+from collections.abc import Collection, Hashable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from confluent_kafka import KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+import psycopg
 from psycopg import sql
 
+from tidemill_operator.actuators.kafka_log import EARLIEST, LATEST, KafkaLog
 from tidemill_operator.actuators.postgres_session import Session, connected
 from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.scaling import PartitionFigures
 from tidemill_operator.servers.addresses import PostgresAddress
 
-_SECONDS = 10.0
+RECENT_MS = 60_000
+"""How long the time that a batch took says how fresh answers are; then nothing has arrived."""
 
+_CONNECT_SECONDS = 3.0
+# One pipeline whose tables are locked or gone holds up no other's figures.
+_HURRY_SECONDS = 3.0
 
-@dataclass(frozen=True)
-class Backlog:
-    """What a pipeline has not yet done.
-
-    Attributes:
-        lag: events that are in the topic and not accounted for.
-        freshness_seconds: from an event's arrival in Kafka to the row that counts it; None: none was counted yet.
-    """
-
-    lag: int
-    freshness_seconds: float | None
+Partitions = dict[int, PartitionFigures]
+K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -40,89 +36,171 @@ class Position:
         consumed: records accounted for.
         freshness_ms: from the arrival of the last batch's oldest record to its commit; None: not known.
         silent_ms: since that commit.
+        confirmed_ms: when a processor last met the end, in epoch ms: past the last record there may be markers of
+            transactions, which nobody counts; None: never.
     """
 
     next_offset: int | None
     consumed: int
     freshness_ms: int | None
     silent_ms: int
+    confirmed_ms: int | None = None
 
 
 def read_positions(session: Session, schema: str) -> dict[int, Position]:
     """Positions by partition."""
     query = sql.SQL(
         "SELECT partition, next_offset, consumed, freshness_ms,"
-        " (extract(epoch FROM clock_timestamp() - last_event_at) * 1000)::bigint"
+        " (extract(epoch FROM clock_timestamp() - last_event_at) * 1000)::bigint,"
+        " (extract(epoch FROM end_confirmed_at) * 1000)::bigint"
         " FROM {} WHERE reader = 'live' ORDER BY partition"
     )
     rows = session.connection.execute(query.format(sql.Identifier(schema, "_offsets"))).fetchall()
     return {
-        partition: Position(next_offset, consumed, freshness, max(0, silent or 0))
-        for partition, next_offset, consumed, freshness, silent in rows
+        partition: Position(next_offset, consumed, freshness, max(0, silent or 0), confirmed)
+        for partition, next_offset, consumed, freshness, silent, confirmed in rows
     }
 
 
-def freshness_seconds(positions: Mapping[int, Position], ends: Mapping[int, int]) -> float | None:
-    """From an event's arrival in Kafka to the row that counts it, of the partition that is worst; None: none was read.
+def read_watermark(session: Session, schema: str) -> int | None:
+    """The watermark in epoch ms; None: there is none yet."""
+    query = sql.SQL("SELECT watermark FROM {} WHERE reader = 'live'").format(sql.Identifier(schema, "_readers"))
+    row = session.connection.execute(query).fetchone()
+    return None if row is None else row[0]
 
-    A partition with lag gets older by the time in which nothing of it was stored.
+
+@dataclass(frozen=True)
+class Compared:
+    """Positions against what Kafka holds.
+
+    Attributes:
+        partitions: as far as Kafka tells.
+        fault: why others are not known; empty: all are.
     """
-    found = [
-        at.freshness_ms + (at.silent_ms if ends[partition] > (at.next_offset or 0) else 0)
-        for partition, at in positions.items()
-        if at.freshness_ms is not None
-    ]
-    return max(found) / 1000 if found else None
+
+    partitions: Partitions
+    fault: str = ""
 
 
-class BacklogReader:
-    """Reads backlogs; safe to call from several threads.
+def against(log: KafkaLog, wanted: Mapping[K, tuple[str, Mapping[int, Position]]]) -> dict[K, Compared]:
+    """Positions against what Kafka holds, of many pipelines at once.
 
     Args:
-        brokers: bootstrap brokers.
-        postgres: the database and its administrator's login.
-        config: further client settings of Kafka.
+        log: Kafka.
+        wanted: of each pipeline the topic, and its positions by partition.
+
+    Returns:
+        What is known of each pipeline.
+    """
+    places = {(topic, partition): at for topic, positions in wanted.values() for partition, at in positions.items()}
+    ends = log.offsets(places, LATEST)
+    # Where a partition begins matters to what is behind only: old events are gone from there.
+    behind = {
+        (topic, partition)
+        for topic, positions in wanted.values()
+        for partition, at in positions.items()
+        if ends.at.get((topic, partition), at.next_offset) != at.next_offset
+    }
+    starts = log.offsets(behind, EARLIEST)
+    faults = {**starts.faults, **ends.faults}
+    found: dict[K, Compared] = {}
+    for key, (topic, positions) in wanted.items():
+        fault = next((faults[topic, partition] for partition in positions if (topic, partition) in faults), None)
+        partitions = {
+            partition: PartitionFigures(
+                starts.at.get((topic, partition), at.next_offset or 0),
+                ends.at[topic, partition],
+                at.next_offset,
+                at.consumed,
+            )
+            for partition, at in positions.items()
+            if (topic, partition) not in faults
+        }
+        text = "" if fault is None else f"offsets of topic {topic}: Kafka does not tell ({fault})"
+        found[key] = Compared(partitions, text)
+    return found
+
+
+def partitions_of(log: KafkaLog, topic: str, positions: Mapping[int, Position]) -> Partitions:
+    """Positions against what Kafka holds, of one pipeline.
+
+    Raises:
+        TidemillError: Kafka does not tell.
+    """
+    found = against(log, {"": (topic, positions)})[""]
+    if found.fault:
+        raise TidemillError(Reason.UNREACHABLE, found.fault)
+    return found.partitions
+
+
+def oldest(partitions: Partitions) -> dict[int, int]:
+    """Offsets of the oldest records that are not counted yet, of partitions that have any."""
+    return {number: at.end - at.lag for number, at in partitions.items() if at.lag}
+
+
+def freshness_seconds(positions: Mapping[int, Position], ages: Mapping[int, float]) -> float | None:
+    """From an event's arrival in Kafka to the commit that counts it, of the partition that is worst.
+
+    Args:
+        positions: by partition.
+        ages: seconds since the arrival of the oldest event that is not counted, of partitions that have one.
+
+    Returns:
+        None: nothing arrives.
+    """
+    done = [
+        at.freshness_ms / 1000 for at in positions.values() if at.freshness_ms is not None and at.silent_ms < RECENT_MS
+    ]
+    return max([*done, *ages.values()], default=None)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a pipeline's processors are, as Postgres tells.
+
+    Attributes:
+        positions: by partition.
+        watermark_ms: in epoch ms; None: there is none yet.
+        at: when it was read, `time.monotonic()`.
     """
 
-    def __init__(self, brokers: str, postgres: PostgresAddress, *, config: Mapping[str, Any] | None = None) -> None:
-        self.config = {"bootstrap.servers": brokers, "log_level": 0, **(config or {})}
-        self._postgres = postgres
-        self._client: AdminClient | None = None
+    positions: Mapping[int, Position]
+    watermark_ms: int | None
+    at: float
 
-    @property
-    def _kafka(self) -> AdminClient:
-        """The client, made when first asked for."""
-        if self._client is None:
-            self._client = AdminClient(self.config)
-        return self._client
-
-    def read(self, schema: str, topic: str) -> Backlog:
-        """The backlog of a pipeline.
-
-        Raises:
-            TidemillError: a server does not answer, or there is no such schema or topic.
-        """
-        with connected(self._postgres, f"reading positions of schema {schema}") as session:
-            positions = read_positions(session, schema)
-        ends, starts = (self.offsets(topic, list(positions), spec) for spec in (LATEST, EARLIEST))
-        # Nothing read yet counts from where the partition begins, not from zero: old events are gone from there.
-        lag = sum(max(0, ends[p] - max(starts[p], at.next_offset or 0)) for p, at in positions.items())
-        return Backlog(lag, freshness_seconds(positions, ends))
-
-    def offsets(self, topic: str, partitions: list[int], spec: OffsetSpec) -> dict[int, int]:
-        """Offsets of partitions.
-
-        Raises:
-            TidemillError: Kafka does not tell.
-        """
-        wanted = {TopicPartition(topic, partition): spec for partition in partitions}
-        try:
-            asked = self._kafka.list_offsets(wanted, request_timeout=_SECONDS) if wanted else {}
-            return {at.partition: future.result(_SECONDS + 5.0).offset for at, future in asked.items()}
-        except (KafkaException, FutureTimeout) as error:
-            raise TidemillError(
-                Reason.UNREACHABLE, f"reading offsets of topic {topic}: Kafka does not tell ({error})"
-            ) from error
+    def as_of(self, now: float) -> dict[int, Position]:
+        """Its positions, if none has moved since."""
+        silent = int(max(0.0, now - self.at) * 1000)
+        return {number: replace(at, silent_ms=at.silent_ms + silent) for number, at in self.positions.items()}
 
 
-EARLIEST, LATEST = OffsetSpec.earliest(), OffsetSpec.latest()
+class NotThere(str):
+    """Why the positions of a schema are not known: Postgres answers, and there are none."""
+
+
+def read_standings(postgres: PostgresAddress, schemas: Collection[str]) -> dict[str, Standing | str]:
+    """How far processors are, of each schema, or why that is not known.
+
+    Raises:
+        TidemillError: Postgres does not answer.
+    """
+    found: dict[str, Standing | str] = {}
+    with connected(postgres, "reading positions", timeout_seconds=_CONNECT_SECONDS, read_only=True) as session:
+        session.connection.hurry(_HURRY_SECONDS)
+        session.connection.execute("SET lock_timeout = '500ms'")
+        for schema in schemas:
+            try:
+                at, positions = time.monotonic(), read_positions(session, schema)
+                told = Standing(positions, read_watermark(session, schema), at)
+                found[schema] = told if positions else NotThere(f"{_of(schema)}: the table _offsets is empty")
+            except psycopg.ProgrammingError as error:
+                found[schema] = NotThere(f"{_of(schema)}: {' '.join(str(error).split())}")
+            except psycopg.Error as error:
+                if session.connection.broken or session.connection.closed:
+                    raise
+                found[schema] = f"{_of(schema)}: {' '.join(str(error).split())}"
+    return found
+
+
+def _of(schema: str) -> str:
+    return f"positions of schema {schema}"

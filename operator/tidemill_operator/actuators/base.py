@@ -19,6 +19,8 @@ from tidemill_operator.plan.model import LiveSchema, LiveTopic, Owner, Schema, T
 from tidemill_operator.plan.replication import Spread
 
 Reclaim = Literal["Retain", "Delete"]
+Exists = Callable[[str, str], bool]
+"""Whether there is a pipeline of a namespace and a name."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,19 @@ class Schemas(Protocol):
         """What is there of a schema; None: nothing."""
         ...
 
-    def ensure(self, schema: Schema, *, owner: Owner, secrets: PipelineSecrets, adopt: bool = False) -> list[Outcome]:
-        """Make schema, roles, tables, grants and rows so."""
+    def ensure(
+        self,
+        schema: Schema,
+        *,
+        owner: Owner,
+        secrets: PipelineSecrets,
+        adopt: bool = False,
+        exists: Exists | None = None,
+    ) -> list[Outcome]:
+        """Make schema, roles, tables, grants and rows so.
+
+        `adopt` takes over what is somebody else's; a topic only of a pipeline that `exists` does not know any more.
+        """
         ...
 
     def release(self, schema: Schema, *, owner: Owner, reclaim: Reclaim) -> list[Outcome]:
@@ -129,6 +142,10 @@ class Runtime(Protocol):
 
     def endpoints(self, namespace: str, pipeline: str) -> Mapping[str, str]:
         """Base URLs by component: `ingest`, `api`."""
+        ...
+
+    def exists(self, namespace: str, pipeline: str) -> bool:
+        """Whether a pipeline is there, whatever became of it; where that cannot be told, it is."""
         ...
 
 

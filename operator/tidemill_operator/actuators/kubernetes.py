@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tidemill_contract import names
-from tidemill_operator.actuators.kubernetes_api import DEPLOYMENT, POD, Api, Conflict, Document
+from tidemill_operator.actuators.kubernetes_api import DEPLOYMENT, PIPELINE, POD, Api, Conflict, Document
 from tidemill_operator.actuators.kubernetes_pass import SHARING, Pass
 from tidemill_operator.actuators.kubernetes_rollout import rollout
 from tidemill_operator.cluster_settings import Placement
@@ -147,6 +147,19 @@ class KubernetesRuntime:
             for part in SHARING
             if part in self._serving
         }
+
+    def exists(self, namespace: str, pipeline: str) -> bool:
+        """Whether there is such a resource; one that we may not see is there.
+
+        Raises:
+            TidemillError: the API does not answer.
+        """
+        try:
+            return self._api.get(PIPELINE, namespace, pipeline) is not None
+        except TidemillError as error:
+            if error.reason != Reason.REFUSED:
+                raise
+            return True
 
     def _retried(self, namespace: str, act: Callable[[Pass], list[Outcome]]) -> list[Outcome]:
         """Look and act; again if another operator has written meanwhile."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tidemill_operator.actuators.kubernetes_api import MANAGER
-from tidemill_operator.plan.render.marks import APPLIED
+from tidemill_operator.plan.render import marks
 from tidemill_operator.plan.render.pods import quantity
 
 # Lists that are maps: their items are told apart by these members; the first set that all items have counts.
@@ -135,8 +135,8 @@ def repair(wanted: Mapping[str, Any], live: Mapping[str, Any]) -> str:
     if others and added:
         return f"took container {', '.join(added)} out of {name}{by}"
     place = difference({part: wanted[part] for part in wanted if part != "data"}, live)
-    marks = [of["metadata"].get("annotations", {}).get(APPLIED) for of in (wanted, live)]
-    if place is not None and (others or marks[0] == marks[1]):
+    applied = [of["metadata"].get("annotations", {}).get(marks.APPLIED) for of in (wanted, live)]
+    if place is not None and (others or applied[0] == applied[1]):
         return f"put back {place.lstrip('.')} of {name}{by.replace('had put there', 'had changed')}"
     return f"took {_held(live)} out of {name}{by}" if others else ""
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tidemill_contract.files import read_bytes
 from tidemill_operator.local.child import Command
 from tidemill_operator.local.files import write_atomic
 from tidemill_operator.local.ports import Ports
@@ -33,7 +34,10 @@ _COMPONENTS = {
 }
 _STOP_SECONDS = 10.0
 # What of our own environment the workloads get to see; the administrator's logins are not theirs.
-_PASSED_ON = ("TIDEMILL_RESILIENCE_", "TIDEMILL_KAFKA_CONFIG", "TIDEMILL_LOG_LEVEL", "TIDEMILL_INGEST_")
+_PASSED_ON = (
+    "TIDEMILL_RESILIENCE_", "TIDEMILL_KAFKA_CONFIG", "TIDEMILL_LOG_LEVEL", "TIDEMILL_INGEST_", "TIDEMILL_API_",
+    "TIDEMILL_HTTP_",
+)  # fmt: skip
 
 
 @dataclass
@@ -79,6 +83,9 @@ class LocalRuntime:
             if not name.startswith("TIDEMILL_") or name.startswith(_PASSED_ON)
         }
         self._addresses = dict(addresses)
+        # A page elsewhere whose name is made to lead to this machine reads no open pipeline.
+        names = ["localhost", socket.gethostname(), *environ.get("TIDEMILL_ALLOWED_HOSTS", "").split(",")]
+        self._allowed_hosts = ",".join(name for name in (*names, host) if name and ":" not in name)
         self._wanted_ports = dict(ports or {})
         self._ports = Ports(data_dir / "ports.json")
         self._assigned: dict[str, int] = {}
@@ -214,9 +221,18 @@ class LocalRuntime:
                 found[workload.component] = f"http://{HOST}:{states[0].port}"
         return found
 
+    @property
+    def target_host(self) -> str:
+        """Where Prometheus finds this machine."""
+        return HOST if self._host == HOST else socket.gethostname()
+
+    def exists(self, namespace: str, pipeline: str) -> bool:
+        """Whether the pipeline runs here, or is off and has its data still."""
+        return (self.config_root / namespace / f"{pipeline}.json").exists()
+
     def targets(self) -> list[dict[str, object]]:
         """Where every process tells its figures, as Prometheus reads it from a file."""
-        host = HOST if self._host == HOST else socket.gethostname()
+        host = self.target_host
         with self._lock:
             workloads = [(owner, running.workload) for (owner, _), running in self._workloads.items()]
         found: list[dict[str, object]] = []
@@ -224,15 +240,17 @@ class LocalRuntime:
             labels = {"namespace": namespace, "component": workload.component}
             if workload.pipeline is not None:
                 labels["pipeline"] = workload.pipeline
-            addresses = [f"{host}:{state.port}" for state in self.replicas(namespace, workload.name)]
+            states = self.replicas(namespace, workload.name)
+            with self._lock:
+                ports = [self._assigned.get(_status(state.name), state.port) for state in states]
+            addresses = [f"{host}:{port}" for port in ports]
             found.append({"targets": addresses, "labels": labels})
         return found
 
     def _spec(self, workload: Workload, name: str) -> ReplicaSpec:
-        if name not in self._assigned:
-            wanted = self._wanted_ports.get(workload.component, workload.ports.get(workload.readiness.port, 0))
-            self._assigned[name] = self._ports.get(name, wanted=wanted)
-        port = self._assigned[name]
+        called = "http" in workload.ports
+        wanted = workload.ports["http" if called else "status"]
+        port = self._port(name, self._wanted_ports.get(workload.component, wanted))
         environment = {
             **self._inherited,
             **self._addresses,
@@ -240,9 +258,12 @@ class LocalRuntime:
             "TIDEMILL_NAMESPACE": workload.namespace,
             "TIDEMILL_HOST": self._host,
             "TIDEMILL_PORT": str(port),
+            "TIDEMILL_ALLOWED_HOSTS": self._allowed_hosts,
             "TIDEMILL_CONFIG_DIR": str(self.config_root / workload.namespace),
             "TIDEMILL_SECRETS_DIR": str(self.secrets_root / workload.namespace),
         }
+        if called:
+            environment["TIDEMILL_STATUS_PORT"] = str(self._port(_status(name), workload.ports["status"]))
         if workload.pipeline is not None:
             environment["TIDEMILL_PIPELINE"] = workload.pipeline
         command = Command(
@@ -252,12 +273,17 @@ class LocalRuntime:
         revision = f"{workload.revision}{self._mark_of_secrets(workload)}" if workload.revision else ""
         return ReplicaSpec(command=command, port=port, ready_path=workload.readiness.path, revision=revision)
 
+    def _port(self, name: str, wanted: int) -> int:
+        if name not in self._assigned:
+            self._assigned[name] = self._ports.get(name, wanted=wanted)
+        return self._assigned[name]
+
     def _mark_of_secrets(self, workload: Workload) -> str:
         folder, digest = self.secrets_root / workload.namespace, hashlib.sha256()
         for pipeline, files in sorted(workload.secrets.items()):
             for file in files:
                 with contextlib.suppress(FileNotFoundError):
-                    digest.update((folder / pipeline / file).read_bytes())
+                    digest.update(read_bytes(folder / pipeline / file))
         return f".{digest.hexdigest()[:16]}"
 
     def _trim(self, namespace: str, workload: str, replicas: int) -> int:
@@ -266,8 +292,14 @@ class LocalRuntime:
         for state in self.replicas(namespace, workload):
             if int(state.name.rpartition("-")[2]) >= replicas:
                 changed += self._supervisor.want(state.name, None)
-                self._assigned.pop(state.name, None)
+                for name in (state.name, _status(state.name)):
+                    self._assigned.pop(name, None)
         return changed
+
+
+def _status(name: str) -> str:
+    """What the port for figures of a replica is remembered by."""
+    return f"{name}/status"
 
 
 def pipelines_of(workloads: Sequence[Workload]) -> set[str]:

@@ -17,8 +17,8 @@ from psycopg import errors, sql
 from tidemill_contract.feeds import Feeds
 from tidemill_contract.kept import QUERY, Kept, read
 from tidemill_operator import outcome
-from tidemill_operator.actuators.base import PipelineSecrets, Reclaim
-from tidemill_operator.actuators.postgres_claims import claim, only_claim, rivals
+from tidemill_operator.actuators.base import Exists, PipelineSecrets, Reclaim
+from tidemill_operator.actuators.postgres_claims import claim, made, rivals, take
 from tidemill_operator.actuators.postgres_damage import emptied, missing_positions
 from tidemill_operator.actuators.postgres_expiry import expire
 from tidemill_operator.actuators.postgres_grants import ensure_grants
@@ -30,6 +30,7 @@ from tidemill_operator.actuators.postgres_session import LockBusy, NoDatabase, S
 from tidemill_operator.actuators.postgres_turn import Leadership, check_epoch, comment, exclusive
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome
+from tidemill_operator.plan.claims import TOPICS
 from tidemill_operator.plan.damage import damaged
 from tidemill_operator.plan.model import Failing, LiveSchema, Loss, Owner, Schema, Table
 from tidemill_operator.plan.noted import as_noted_today
@@ -104,18 +105,28 @@ class PostgresSchemas:
         """
         try:
             with connected(self._address, f"looking at schema {schema.name}", read_only=self._read_only) as session:
-                return [*rivals(session, schema, owner), *strangers(session, schema, owner)]
+                disputed = [error for _, error in rivals(session, schema, owner)]
+                return [*disputed, *strangers(session, schema, owner)]
         except NoDatabase:
             return []
 
-    def ensure(self, schema: Schema, *, owner: Owner, secrets: PipelineSecrets, adopt: bool = False) -> list[Outcome]:
+    def ensure(
+        self,
+        schema: Schema,
+        *,
+        owner: Owner,
+        secrets: PipelineSecrets,
+        adopt: bool = False,
+        exists: Exists | None = None,
+    ) -> list[Outcome]:
         """Make the schema so.
 
         Args:
             schema: the plan's.
             owner: the resource it belongs to.
             secrets: the logins of writer and reader.
-            adopt: take over a schema and roles that are somebody else's.
+            adopt: take over a schema and roles that are somebody else's, and a topic if its pipeline is gone.
+            exists: tells whether that one is there; None: nobody knows, and none is.
 
         Returns:
             One outcome: Done; Waiting when a lock was busy; Failed when it belongs to somebody else, or cannot be
@@ -133,8 +144,7 @@ class PostgresSchemas:
                 _refuse(error for table in schema.tables for error in column_changes(table, live))
             if schema.lost:
                 raise damaged(schema)
-            if not adopt:
-                _refuse(only_claim(session, schema, owner))
+            take(session, schema, owner, gone=_gone(exists) if adopt else None)
             known = check_epoch(session, schema.name, self._leadership)
             ensure_roles(session, schema, owner=owner, secrets=secrets, adopt=adopt)
             _ensure_schema(session, schema, live, owner, known, self._leadership.epoch if self._leadership else known)
@@ -282,6 +292,7 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
         skipped=skipped,
         missing_positions=missing,
         emptied=emptied(session, schema, columns),
+        made=made(session, schema) if TOPICS.name in columns else frozenset(),
     )
     return as_noted_today(found_schema)
 
@@ -316,6 +327,10 @@ def _columns(session: Session, schema: str) -> dict[str, dict[str, str]]:
     for table, column, kind in rows:
         columns.setdefault(table, {})[column] = kind
     return columns
+
+
+def _gone(exists: Exists | None) -> Callable[[Owner], bool]:
+    return lambda owner: exists is None or not exists(owner.namespace, owner.name)
 
 
 def _refuse(errors: Iterable[TidemillError]) -> None:

@@ -10,6 +10,7 @@ from psycopg import sql
 
 from tidemill_contract.feeds import Feeds
 from tidemill_operator.actuators.postgres_session import Session
+from tidemill_operator.plan.claims import TOPICS
 from tidemill_operator.plan.feeding import feeds_after
 from tidemill_operator.plan.model import LiveSchema, Schema
 from tidemill_operator.plan.noted import with_types_of
@@ -27,6 +28,11 @@ def ensure_rows(session: Session, schema: Schema, live: LiveSchema | None, *, re
     _ensure_positions(session, schema)
     _ensure_aggregations(session, schema, live or LiveSchema())
     _ensure_generation(session, schema, regress=regress)
+    for topic in schema.made:
+        session.write_rows(
+            sql.SQL("INSERT INTO {} (name) VALUES (%s) ON CONFLICT DO NOTHING").format(_table(schema, TOPICS.name)),
+            (topic,),
+        )
 
 
 def _table(schema: Schema, name: str) -> sql.Identifier:

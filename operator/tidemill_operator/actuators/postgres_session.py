@@ -9,6 +9,8 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
+from tidemill_contract import trust
+from tidemill_operator.actuators.postgres_connection import MARGIN_SECONDS, AdminConnection
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.servers.addresses import PostgresAddress
 
@@ -34,7 +36,7 @@ class Session:
         changed: writes made so far.
     """
 
-    def __init__(self, connection: psycopg.Connection[Row]) -> None:
+    def __init__(self, connection: AdminConnection) -> None:
         self.connection = connection
         self.changed = 0
 
@@ -93,7 +95,7 @@ def connected(
         raise _told(error, doing, address) from error
 
 
-def _connect(address: PostgresAddress, timeout_seconds: float, *, read_only: bool) -> psycopg.Connection[Row]:
+def _connect(address: PostgresAddress, timeout_seconds: float, *, read_only: bool) -> AdminConnection:
     try:
         return _open(address, address.database, timeout_seconds, read_only=read_only)
     except psycopg.OperationalError as error:
@@ -108,14 +110,14 @@ def _connect(address: PostgresAddress, timeout_seconds: float, *, read_only: boo
 
 def _open(
     address: PostgresAddress, database: str, timeout_seconds: float, *, read_only: bool = False
-) -> psycopg.Connection[Row]:
-    return psycopg.connect(
+) -> AdminConnection:
+    connection = AdminConnection.connect(
         host=address.host,
         port=address.port,
         dbname=database,
         user=address.user,
         password=address.password,
-        sslmode=address.sslmode,
+        **address.tls,
         autocommit=True,
         connect_timeout=max(2, int(timeout_seconds)),
         keepalives_idle=5,
@@ -127,6 +129,8 @@ def _open(
         f" -c idle_in_transaction_session_timeout={IDLE_MS} -c client_min_messages=warning"
         f" -c default_transaction_read_only={'on' if read_only else 'off'}",
     )
+    connection.answer_seconds = STATEMENT_MS / 1000 + MARGIN_SECONDS
+    return connection
 
 
 def _told(error: psycopg.Error, doing: str, address: PostgresAddress) -> TidemillError:
@@ -135,7 +139,9 @@ def _told(error: psycopg.Error, doing: str, address: PostgresAddress) -> Tidemil
     if isinstance(error, errors.LockNotAvailable | errors.DeadlockDetected | errors.SerializationFailure):
         return LockBusy(Reason.WAITING, f"{doing}: a lock was not free within {LOCK_MS / 1000:g} s ({text})")
     if state.startswith(("08", "57P")) or (isinstance(error, psycopg.OperationalError) and not state):
-        return TidemillError(Reason.UNREACHABLE, f"{doing}: {address.public_url} does not answer ({text})")
+        remedy = trust.remedy("postgres", text)
+        how = "has a certificate that is not trusted" if remedy else "does not answer"
+        return TidemillError(Reason.UNREACHABLE, f"{doing}: {address.public_url} {how} ({text})", remedy)
     if state.startswith(("28", "42501", "53")):
         return TidemillError(
             Reason.REFUSED,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from tidemill_contract.files import read_text
 from tidemill_operator.actuators import credentials
 from tidemill_operator.actuators.base import PipelineSecrets
 from tidemill_operator.errors import Reason, TidemillError
@@ -66,7 +67,7 @@ class FileSecrets:
         with _told(f"secrets of {namespace}/{pipeline}", folder):
             for part in (self._root, self._root / namespace, folder):
                 part.mkdir(mode=0o700, parents=True, exist_ok=True)
-            files = {name: (folder / name).read_text() for name in credentials.FILES if (folder / name).exists()}
+            files = {name: read_text(folder / name) for name in credentials.FILES if (folder / name).exists()}
             changed = change(files)
             for name, text in changed.items():
                 write_atomic(folder / name, text, mode=0o600)

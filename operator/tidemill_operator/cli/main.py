@@ -7,6 +7,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from tidemill_contract.files import FileTooLarge
+
 SUBCOMMANDS = ("validate", "plan", "up", "status", "explain", "replay", "down")
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -61,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CommandError as error:
         print(f"tidemill {parsed.command}: {error}", file=sys.stderr)
         return error.code
+    except FileTooLarge as error:
+        print(f"tidemill {parsed.command}: {error.filename}: {error.strerror}", file=sys.stderr)
+        return EXIT_ERROR
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

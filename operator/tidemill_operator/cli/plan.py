@@ -22,10 +22,11 @@ from tidemill_operator.cli.sources import Sources
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.plan.build import build_plan, owner_of
 from tidemill_operator.plan.changes import Action, Change, Difference, changes
+from tidemill_operator.plan.claims import Claim, disputes
 from tidemill_operator.plan.damage import damaged
 from tidemill_operator.plan.describe import change, describe
 from tidemill_operator.plan.model import LiveFacts, LiveSchema, Owner, Plan
-from tidemill_operator.plan.refusals import claimed, foreign, gone, missing, refusals
+from tidemill_operator.plan.refusals import foreign, gone, missing, refusals
 from tidemill_operator.reconcile import ADOPT
 from tidemill_operator.seen import accepted
 
@@ -98,22 +99,23 @@ def plan_documents(documents: Iterable[Mapping[str, Any]], world: World) -> list
     Raises:
         TidemillError: a server does not answer.
     """
-    planned, taken = [], dict[str, Owner]()
+    planned, taken = [], list[Claim]()
     for document in documents:
         one = plan_document(document, world, taken)
         planned.append(one)
-        if one.plan.schema.source and not one.refused:
-            taken[one.plan.schema.source] = Owner(one.plan.namespace, one.plan.name, "", world.platform.cluster_id)
+        if not one.refused:
+            schema, owner = one.plan.schema, Owner(one.plan.namespace, one.plan.name, "", world.platform.cluster_id)
+            taken.append(Claim(schema.source, schema.managed, owner, schema.name))
     return planned
 
 
-def plan_document(document: Mapping[str, Any], world: World, taken: Mapping[str, Owner] | None = None) -> Planned:
+def plan_document(document: Mapping[str, Any], world: World, taken: Iterable[Claim] = ()) -> Planned:
     """One pipeline's plan against the world.
 
     Args:
         document: the resource.
         world: the servers, as far as they are known.
-        taken: topics that pipelines applied before it will manage.
+        taken: topics that pipelines applied before it will have.
 
     Raises:
         TidemillError: a server does not answer.
@@ -126,7 +128,7 @@ def plan_document(document: Mapping[str, Any], world: World, taken: Mapping[str,
     generation = metadata.get("generation") or _generation(pipeline, world, schema)
     live, configs = world.facts(build_plan(pipeline, world.platform, generation), schema)
     plan = build_plan(pipeline, world.platform, generation, live)
-    refused = tuple(_refused(pipeline, plan, live, world, taken or {}))
+    refused = tuple(_refused(pipeline, plan, live, world, taken))
     earlier = accepted(document, schema)
     before = build_plan(earlier, world.platform, live.schema.generation, live) if earlier and live.schema else None
     found = () if refused else changes(plan, live, before=before, configs=configs)
@@ -150,15 +152,14 @@ def _generation(pipeline: AnalyticsPipeline, world: World, schema: LiveSchema | 
 
 
 def _refused(
-    pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts, world: World, taken: Mapping[str, Owner]
+    pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts, world: World, taken: Iterable[Claim]
 ) -> Iterator[TidemillError]:
+    owner = owner_of(pipeline, world.platform)
+    yield from (error for _, error in disputes(plan.schema, owner, taken))
     if (pipeline.metadata.annotations or {}).get(ADOPT) != "true":
-        owner = owner_of(pipeline, world.platform)
         strange = list(foreign(plan.schema.name, live.schema.owner, owner)) if live.schema is not None else []
         # Topic and roles go with the schema: told once.
         yield from strange or world.conflicts(plan.schema, owner)
-        if first := taken.get(plan.schema.source):
-            yield claimed(plan.schema.source, first)
     yield from refusals(pipeline, plan, live)
     if world.kafka is not None:
         yield from (missing(topic) for topic in plan.topics if not topic.managed and topic.name not in live.topics)

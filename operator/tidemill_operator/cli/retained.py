@@ -58,6 +58,9 @@ class _NothingRuns:
     def endpoints(self, namespace: str, pipeline: str) -> Mapping[str, str]:
         return {}
 
+    def exists(self, namespace: str, pipeline: str) -> bool:
+        return False
+
 
 def run(args: argparse.Namespace) -> int:
     """List what is retained, or remove what one pipeline has left.

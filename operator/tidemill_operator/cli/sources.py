@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tidemill_contract.documents import DocumentError, load_documents
+from tidemill_contract.documents import MAX_BYTES, DocumentError, load_documents
+from tidemill_contract.files import FileTooLarge, read_text
 from tidemill_contract.rules import Limits
 from tidemill_contract.validate import check
 
@@ -74,9 +75,9 @@ def _refresh(file: _File, limits: Limits) -> bool:
         seen = (status.st_mtime_ns, status.st_size, status.st_ino)
         if seen == file.seen:
             return False
-        text = file.path.read_text(encoding="utf-8")
+        text = read_text(file.path, MAX_BYTES)
     except (OSError, UnicodeDecodeError) as error:
-        unreadable = (f"{file.path}: cannot be read ({error}); make it readable, or stop `up`",)
+        unreadable = (f"{file.path}: cannot be read ({_why(error)}); make it readable, or stop `up`",)
         news = unreadable != file.faults
         file.faults, file.seen, file.text = unreadable, None, None
         return news
@@ -89,6 +90,10 @@ def _refresh(file: _File, limits: Limits) -> bool:
     if not faults:
         file.documents = documents
     return True
+
+
+def _why(error: OSError | UnicodeDecodeError) -> str:
+    return str(error.strerror) if isinstance(error, FileTooLarge) else str(error)
 
 
 def parse(text: str, limits: Limits | None = None) -> tuple[dict[str, Document], tuple[str, ...]]:

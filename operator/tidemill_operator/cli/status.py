@@ -10,10 +10,12 @@ from typing import Any
 
 import httpx
 
+from tidemill_contract.files import STATE_FILE, read_text
 from tidemill_operator.cli.main import CommandError
 from tidemill_operator.local.child import start_time
 from tidemill_operator.plan.replay import REPLAYING
 
+_FIGURES = ("lag", "lagSeconds", "freshness", "watermarkAgeSeconds", "figuresAt")
 _TELEMETRY = ("lag", "freshness_seconds", "watermark")
 
 
@@ -62,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 def read_state(data_dir: Path) -> dict[str, Any] | None:
     """What the last `up` on a folder reported; None: nothing."""
     try:
-        state = json.loads((data_dir / "status.json").read_text())
+        state = json.loads(read_text(data_dir / "status.json", STATE_FILE))
     except FileNotFoundError:
         return None
     return dict(state)
@@ -102,6 +104,8 @@ def _text(state: Mapping[str, Any]) -> str:
     for name, pipeline in state["pipelines"].items():
         lines.append(f"\npipeline {name}, generation {pipeline['generation']}")
         lines += [f"  {component}: {url}" for component, url in pipeline["endpoints"].items()]
+        if figures := pipeline.get("figures"):
+            lines.append("  " + ", ".join(f"{key} {figures[key]}" for key in _FIGURES if key in figures))
         if pipeline.get("replay", {}).get("phase") == REPLAYING:
             lines.append(f"  replay: {how_far(pipeline['replay'])}")
         for condition in pipeline["conditions"]:

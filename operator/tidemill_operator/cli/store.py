@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tidemill_contract.files import STATE_FILE, read_text
 from tidemill_operator.local.files import write_atomic
 
 
@@ -90,7 +91,7 @@ class Store:
 
     def _read(self, path: Path) -> Stored | None:
         with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
-            record = json.loads(path.read_text())
+            record = json.loads(read_text(path, STATE_FILE))
             return Stored(record["document"], record["status"])
         return None
 

@@ -16,12 +16,13 @@ from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.actuators.kafka import KafkaTopics
 from tidemill_operator.actuators.local import LocalRuntime
 from tidemill_operator.actuators.postgres import PostgresSchemas
-from tidemill_operator.actuators.progress import ProgressReader
 from tidemill_operator.actuators.secrets import FileSecrets
 from tidemill_operator.cli.session import Session
 from tidemill_operator.cli.sources import Reading
 from tidemill_operator.cli.store import Store, Stored
+from tidemill_operator.cli.up_figures import LocalFigures, key_of
 from tidemill_operator.cli.up_scaling import LocalScaling
+from tidemill_operator.condition_measures import Conditions
 from tidemill_operator.local.child import start_time
 from tidemill_operator.local.files import write_atomic
 from tidemill_operator.local.requests import Requests
@@ -107,9 +108,12 @@ class Run:
             runtime=self._runtime,
             say=say,
         )
-        progress = ProgressReader(servers.kafka, servers.postgres)
-        self._standing: Standing[str] = Standing(progress.read)
+        self._standing = Standing()
+        self._figures = LocalFigures(
+            servers.kafka, servers.postgres, host=options.host, say=say, progress=self._standing.take
+        )
         self._session = Session(self._store, apply=self._apply, release=self._release, say=say)
+        self._conditions = Conditions()
         self._revived: dict[str, float] = {}
         self._announced = ""
         self._seen: object = None
@@ -128,7 +132,7 @@ class Run:
             run = cls(options, servers, environ=environ, say=say)
             run._runtime.start()
             run._scaling.start()
-            run._standing.start()
+            run._figures.start()
         except BaseException:
             servers.stop()
             raise
@@ -155,14 +159,16 @@ class Run:
             self._seen = seen
             self._session.nudge()
         self._session.step()
+        self._figures.watch(self._session.pipelines.values())
+        self._tell_conditions()
         self._report()
         if self._session.settled:
             self._announce()
 
     def close(self) -> None:
         """End everything that was started: workloads first, so that they can still commit."""
+        self._figures.close()
         self._scaling.close()
-        self._standing.stop()
         self._runtime.close()
         self._servers.stop()
         (self._options.data_dir / "status.json").unlink(missing_ok=True)
@@ -198,10 +204,18 @@ class Run:
             print(f"{name}:", *(f"{component} {url}" for component, url in urls.items()), sep="  ", flush=True)
         print("ready" if not failed else f"ready, but for {', '.join(failed)}", flush=True)
 
+    def _tell_conditions(self) -> None:
+        """To Prometheus."""
+        pipelines = self._session.pipelines
+        self._conditions.keep(pipelines)
+        for key, stored in pipelines.items():
+            self._conditions.tell(key, stored.namespace, stored.name, stored.status.get("conditions", ()))
+
     def _report(self) -> None:
         """Write `status.json`: what `tidemill status` and tests read; and what Prometheus is to scrape."""
         if self._options.targets_file is not None:
-            write_atomic(self._options.targets_file, json.dumps(self._runtime.targets(), indent=1))
+            targets = [*self._runtime.targets(), self._figures.target(self._runtime.target_host)]
+            write_atomic(self._options.targets_file, json.dumps(targets, indent=1))
         workloads = {
             name: {
                 "pid": state.pid,
@@ -218,13 +232,15 @@ class Run:
                 "generation": stored.document["metadata"]["generation"],
                 "ready": stored.ready,
                 "endpoints": dict(self._runtime.endpoints(stored.namespace, stored.name)),
-                "conditions": stored.status.get("conditions", []),
+                "conditions": [*stored.status.get("conditions", []), *figures.get("conditions", [])],
+                "figures": {name: value for name, value in figures.items() if name != "conditions"},
                 "aggregations": stored.status.get("aggregations", []),
                 "replay": stored.status.get("replay", {}),
                 "scaling": dict(self._scaling.status(stored.namespace, stored.name)),
                 "decisions": self._scaling.history(stored.namespace, stored.name),
             }
             for stored in self._session.pipelines.values()
+            for figures in [self._figures.status(stored)]
         }
         servers = {
             name: {"pid": server.pid, "port": server.port, "ready": server.running}
@@ -250,9 +266,9 @@ class Run:
             previous=stored.status or None,
             now=datetime.now(UTC),
             scaled=lambda running: self._scaling.replicas(running.metadata.namespace, running.metadata.name),
-            standing=lambda: self._standing.error(stored.key),
+            standing=lambda: self._standing.error(key_of(stored)),
         )
-        self._standing.watch(stored.key, stored.document, status)
+        self._standing.watch(key_of(stored), stored.document, status)
         scaling = self._scaling.status(stored.namespace, stored.name)
         return {**status, "scaling": scaling} if scaling else status
 
@@ -269,7 +285,7 @@ class Run:
     def _release(self, stored: Stored) -> None:
         release(stored.document, platform=self._platform, actuators=self._actuators)
         self._scaling.forget(stored.namespace, stored.name)
-        self._standing.forget(stored.key)
+        self._standing.forget(key_of(stored))
         self._requests.forget(stored.namespace, stored.name)
 
 
@@ -289,7 +305,9 @@ def _addresses(servers: Servers, resilience_file: Path | None) -> dict[str, str]
         "TIDEMILL_POSTGRES_PORT": str(postgres.port),
         "TIDEMILL_POSTGRES_DATABASE": postgres.database,
         "TIDEMILL_POSTGRES_SSLMODE": postgres.sslmode,
+        "TIDEMILL_POSTGRES_CA": postgres.sslrootcert,
         "TIDEMILL_REDIS_URL": servers.redis,
+        "TIDEMILL_REDIS_CA": servers.redis_ca,
     }
     if resilience_file is not None:
         addresses["TIDEMILL_RESILIENCE_FILE"] = str(resilience_file)

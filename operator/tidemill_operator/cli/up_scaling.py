@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from tidemill_contract.files import read_text
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_operator.local.files import write_atomic
 from tidemill_operator.local.supervisor import ReplicaState
@@ -42,7 +43,7 @@ class _Files:
     def look(self, key: _Key) -> Seen | None:
         namespace, name = key
         try:
-            config = PipelineConfig.from_json((self._runtime.config_root / namespace / f"{name}.json").read_text())
+            config = PipelineConfig.from_json(read_text(self._runtime.config_root / namespace / f"{name}.json"))
         except (FileNotFoundError, ValueError):
             return None
         states = self._runtime.replicas(namespace, f"{name}-processor")
@@ -51,7 +52,7 @@ class _Files:
 
     def remembered(self, key: _Key) -> Memory:
         try:
-            return Memory.from_json(self.path(key).read_text())
+            return Memory.from_json(read_text(self.path(key)))
         except FileNotFoundError:
             return Memory()
 

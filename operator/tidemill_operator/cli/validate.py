@@ -6,7 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from tidemill_contract.documents import MAX_BYTES
 from tidemill_contract.faults import ABSENT, one_line
+from tidemill_contract.files import FileTooLarge, read_bytes, read_stream
 from tidemill_contract.validate import DocumentError, Fault, Limits, check, load_documents
 
 
@@ -35,6 +37,9 @@ def _file(name: str, limits: Limits) -> bool:
     shown = one_line("<stdin>" if name == "-" else name)
     try:
         documents = load_documents(_read(name))
+    except FileTooLarge as error:
+        faults = [Fault("", ABSENT, str(error.strerror), "split it, or see that it is the right file")]
+        documents = []
     except OSError as error:
         faults = [Fault("", ABSENT, f"cannot be read: {error.strerror or error}", "check the path")]
         documents = []
@@ -68,5 +73,5 @@ def _within(where: str, fault: Fault) -> Fault:
 
 
 def _read(name: str) -> str:
-    data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    data = read_stream(sys.stdin.buffer, "<stdin>", MAX_BYTES) if name == "-" else read_bytes(Path(name), MAX_BYTES)
     return data.decode("utf-8-sig")

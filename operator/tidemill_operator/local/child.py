@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tidemill_contract.files import read_text
 from tidemill_operator.local.files import write_atomic
 
 _SHIM = str(Path(__file__).with_name("shim.py"))
@@ -92,7 +93,7 @@ def end_leftover(pid_file: Path) -> bool:
         Whether there was one.
     """
     try:
-        record = json.loads(pid_file.read_text())
+        record = json.loads(read_text(pid_file))
         pid, started = int(record["pid"]), str(record["started"])
         stop_signal, grace_seconds = int(record["stop_signal"]), float(record["grace_seconds"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):

@@ -9,6 +9,7 @@ import socket
 import threading
 from pathlib import Path
 
+from tidemill_contract.files import read_text
 from tidemill_operator.local.files import write_atomic
 
 # Below Linux' ephemeral range (32768 to 60999): no outgoing connection can take a port between our choice and its use.
@@ -34,7 +35,7 @@ class Ports:
         self._lock = threading.Lock()
         self._ports: dict[str, int] = {}
         with contextlib.suppress(FileNotFoundError, ValueError):
-            self._ports = {str(name): int(port) for name, port in json.loads(path.read_text()).items()}
+            self._ports = {str(name): int(port) for name, port in json.loads(read_text(path)).items()}
 
     def get(self, name: str, *, wanted: int = 0) -> int:
         """The remembered port of a name if it is still free, else the first free one from `wanted` on (0: any).

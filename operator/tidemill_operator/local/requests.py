@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from tidemill_contract.files import read_text
 from tidemill_operator.local.files import write_atomic
 
 
@@ -19,7 +20,7 @@ class Requests:
     def read(self, namespace: str, name: str) -> Mapping[str, str]:
         """What is asked of a pipeline."""
         with contextlib.suppress(FileNotFoundError, ValueError):
-            found = json.loads(self._path(namespace, name).read_text())
+            found = json.loads(read_text(self._path(namespace, name)))
             return {str(key): str(value) for key, value in found.items()}
         return {}
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from tidemill_contract import names
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.spec import AnalyticsPipeline, PipelineSpec, TopicSpec
+from tidemill_operator.plan.claims import made
 from tidemill_operator.plan.damage import bereaved
 from tidemill_operator.plan.model import LiveFacts, Owner, Plan
 from tidemill_operator.plan.reading import read_by_processors
@@ -59,7 +60,14 @@ def build_plan(pipeline: AnalyticsPipeline, platform: Platform, generation: int,
     if (pipeline.metadata.annotations or {}).get(RECREATE) != "true":
         schema = bereaved(schema, facts.schema)
         topics = topics if platform.recreate_topics else bereave(topics, facts)
-    schema = replace(schema, source=topics[0].name if topics[0].managed else "")
+    source, *outputs = topics
+    schema = replace(
+        schema,
+        source=source.name,
+        managed=source.managed,
+        outputs=tuple(topic.name for topic in outputs),
+        made=made(topics, facts, namespace=config.namespace, name=config.name),
+    )
     return Plan(
         namespace=config.namespace,
         name=config.name,

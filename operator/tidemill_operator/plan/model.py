@@ -94,7 +94,10 @@ class Schema:
         accepted: the spec as it was written, as stable JSON; kept beside the generation.
         events_retention_ms: how long kept events stay; None: none are kept.
         kept: bounds of system tables whose rows go again.
-        source: the topic of its events that nobody else may manage; empty: it is not managed.
+        source: the topic of its events.
+        managed: whether that one is made and altered for it, and so nobody else's.
+        outputs: the topics that it writes to.
+        made: topics that are noted as made for it.
         replay: the reader that fills versions from the topic; empty: none does.
         switched: the reader whose versions are in force from now on; empty: none's are.
         abandoned: readers of replays that are wanted no more; what they filled goes.
@@ -114,6 +117,9 @@ class Schema:
     events_retention_ms: int | None = None
     kept: tuple[KeptRows, ...] = ()
     source: str = ""
+    managed: bool = True
+    outputs: tuple[str, ...] = ()
+    made: tuple[str, ...] = ()
     replay: str = ""
     switched: str = ""
     abandoned: tuple[str, ...] = ()
@@ -140,7 +146,7 @@ class Workload:
         environment: plain settings (TIDEMILL_…), the same in both runtimes; the runtime adds addresses and paths.
         configs: pipeline config files this workload reads, file name → text.
         secrets: pipelines whose secret folders it reads, with the file names it may see.
-        ports: name → wanted port (0: any).
+        ports: name → wanted port (0: any): `http` is for clients, `status` for probes and figures.
         scaled_elsewhere: whether somebody else decides how many replicas run; where nobody can, `replicas` counts.
         scaled: whether it is scaled by lag, which remembers its decisions.
         revision: of what its processes read once: another one needs new processes. Empty: they see changes themselves.
@@ -156,8 +162,8 @@ class Workload:
     configs: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ports: Mapping[str, int] = field(default_factory=dict)
-    readiness: Probe = Probe("/readyz", "http")
-    liveness: Probe = Probe("/livez", "http", 10)
+    readiness: Probe = Probe("/readyz", "status")
+    liveness: Probe = Probe("/livez", "status", 10)
     resources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     scaled_elsewhere: bool = False
     scaled: bool = False
@@ -309,6 +315,7 @@ class LiveSchema:
         held_up: what they try in vain now.
         skipped: what they passed over within a day.
         renames: by table, columns that have another name still than they are told with here: their names and these.
+        made: topics that the operator made for it.
     """
 
     owner: Owner | None = None
@@ -331,6 +338,7 @@ class LiveSchema:
     renames: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     missing_positions: tuple[int, ...] = ()
     emptied: frozenset[tuple[str, int]] = frozenset()
+    made: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 from tidemill_contract import names
 from tidemill_contract.spec import AnalyticsPipeline
 from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.plan.claims import written_by_pipelines
 from tidemill_operator.plan.model import LiveFacts, LiveSchema, Owner, Plan, Table, Topic
 from tidemill_operator.plan.replay import asked, finished
 from tidemill_operator.plan.versions import retyped
@@ -24,7 +25,8 @@ def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[T
         plan: made of it and of `live`.
         live: what is there.
     """
-    found = [*_topic(pipeline, plan, live), *_replay(pipeline, live.schema)]
+    strange = written_by_pipelines(plan.namespace, plan.name, plan.schema.source)
+    found = [*strange, *_topic(pipeline, plan, live), *_replay(pipeline, live.schema)]
     if live.schema is not None:
         found += _key(pipeline, live.schema)
         found += _moved(plan, live)
@@ -143,16 +145,6 @@ def foreign(schema: str, live: Owner | None, owner: Owner) -> Iterator[TidemillE
         Reason.RESOURCE_CONFLICT,
         f"schema {schema} exists and {whose}",
         "rename the pipeline, or take the schema over with the annotation tidemill.dev/adopt: 'true'",
-    )
-
-
-def claimed(topic: str, owner: Owner) -> TidemillError:
-    """The refusal of a topic that another pipeline manages."""
-    return TidemillError(
-        Reason.RESOURCE_CONFLICT,
-        f"spec.source.topic.name: topic {topic} is managed by the pipeline {owner.namespace}/{owner.name}, which was"
-        " first",
-        "read it with managed: false, or name another topic",
     )
 
 

@@ -18,6 +18,7 @@ from tidemill_contract.partials import SQL_TYPES, AggregationLayout, field_types
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.spec import AggregationSpec
 from tidemill_contract.storage import partition_days
+from tidemill_operator.plan.claims import TOPICS
 from tidemill_operator.plan.failing import HELD_UP, SKIPPED
 from tidemill_operator.plan.kept import KEPT, kept_rows
 from tidemill_operator.plan.model import AggregationRow, Column, Replay, Schema, Table
@@ -280,6 +281,7 @@ SYSTEM_TABLES = (
     KEPT,
     SKIPPED,
     HELD_UP,
+    TOPICS,
 )
 
 

@@ -21,6 +21,7 @@ _MODULES: dict[Component, str] = {
     "ingest": "tidemill_ingest",
     "api": "tidemill_api",
 }
+_CALLED: tuple[Component, ...] = ("ingest", "api")
 _SECRETS: dict[Component, tuple[str, ...]] = {
     "processor": ("writer.json",),
     "replay": ("writer.json",),
@@ -134,12 +135,17 @@ def _workload(
         environment=environment,
         configs={f"{config.name}.json": config.to_json()},
         secrets={config.name: _SECRETS[component]},
-        ports={"http": platform.ports.get(component, 0) if not own else 0},
+        ports=_ports(component, 0 if own else platform.ports.get(component, 0)),
         resources=resources or {},
         scaled_elsewhere=scaled_elsewhere,
         scaled=scaled,
         revision=revision(config) if component in ("processor", "replay") else "",
     )
+
+
+def _ports(component: Component, wanted: int) -> dict[str, int]:
+    """Clients call ingest and API; probes and figures have a port of their own."""
+    return {"http": wanted, "status": 0} if component in _CALLED else {"status": wanted}
 
 
 def _resources(spec: ResourcesSpec) -> dict[str, dict[str, str]]:

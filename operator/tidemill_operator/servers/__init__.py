@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from tidemill_contract import trust
 from tidemill_operator.local.child import end_leftover
 from tidemill_operator.local.ports import Ports
 from tidemill_operator.servers import kafka as _kafka
@@ -32,12 +33,14 @@ class Servers:
         kafka: bootstrap brokers, `host:port,…`; empty if not asked for.
         postgres: the administrator's address; None if not asked for.
         redis: URL; empty if not asked for.
+        redis_ca: PEM file of the authorities that sign its certificate; empty: those of the system.
         handles: `kafka` (and `kafka-2`, …), `postgres`, `redis`, as far as they are ours.
     """
 
     kafka: str = ""
     postgres: PostgresAddress = field(default_factory=lambda: PostgresAddress("", 0, "", "", ""))
     redis: str = ""
+    redis_ca: str = ""
     handles: dict[str, Server] = field(default_factory=dict)
 
     def stop(self) -> None:
@@ -71,7 +74,7 @@ def start_servers(
 
     Raises:
         ServerError: one cannot be started; those that were are stopped again.
-        ValueError: TIDEMILL_POSTGRES_URL is not a Postgres URL.
+        ValueError: an address in the environment is wrong.
     """
     data_dir = data_dir.absolute()
     data_dir.mkdir(parents=True, exist_ok=True)
@@ -85,11 +88,14 @@ def start_servers(
         given.kafka = environ.get("TIDEMILL_KAFKA_BROKERS", "")
         jobs += [] if given.kafka else [partial(start.kafka, brokers)]
     if "postgres" in needs:
-        url = environ.get("TIDEMILL_POSTGRES_URL")
-        given.postgres = PostgresAddress.from_url(url) if url else given.postgres
-        jobs += [] if url else [partial(start.postgres, durable=durable)]
+        address = PostgresAddress.from_env(environ)
+        given.postgres = address or given.postgres
+        jobs += [] if address else [partial(start.postgres, durable=durable)]
     if "redis" in needs:
         given.redis = environ.get("TIDEMILL_REDIS_URL", "")
+        given.redis_ca = (
+            trust.authority("TIDEMILL_REDIS_CA", environ.get("TIDEMILL_REDIS_CA", "")) if given.redis else ""
+        )
         jobs += [] if given.redis else [start.redis]
     try:
         _run(jobs, start)
@@ -157,14 +163,17 @@ def _await_given(servers: Servers, *, ours: Sequence[Server], seconds: float = 3
     names = {server.name for server in ours}
     checks = {}
     if servers.postgres.host and "postgres" not in names:
-        checks[f"Postgres at {servers.postgres.public_url}"] = partial(_postgres.answers, servers.postgres)
+        checks[f"Postgres at {servers.postgres.public_url}"] = partial(_postgres.trouble, servers.postgres)
     if servers.redis and "redis" not in names:
-        checks["Redis at TIDEMILL_REDIS_URL"] = partial(_redis.answers, servers.redis)
+        checks["Redis at TIDEMILL_REDIS_URL"] = partial(_redis.trouble, servers.redis, servers.redis_ca)
     deadline = time.monotonic() + seconds
     for what, check in checks.items():
-        while not check():
+        while trouble := check():
+            if remedy := trust.remedy(what.partition(" ")[0].lower(), trouble):
+                raise ServerError(f"{what}: {trouble}: {remedy}")
             if time.monotonic() > deadline:
                 raise ServerError(
-                    f"{what} does not answer within {seconds:.0f} s: is it up, and are address and password right?"
+                    f"{what} does not answer within {seconds:.0f} s ({trouble}): is it up, and are address and password"
+                    " right?"
                 )
             time.sleep(0.2)

@@ -15,6 +15,7 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from tidemill_contract.files import read_text
 from tidemill_operator.local.child import Command
 from tidemill_operator.local.files import write_atomic
 from tidemill_operator.local.ports import Ports, is_free
@@ -102,7 +103,7 @@ def _cluster(home: Path, count: int) -> str:
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         # StorageTool takes a leading hyphen for an option.
         write_atomic(path, json.dumps({"id": "A" + cluster[1:], "brokers": count}))
-    record = json.loads(path.read_text())
+    record = json.loads(read_text(path))
     if record["brokers"] != count:
         raise ServerError(
             f"{home} holds a cluster of {record['brokers']} brokers, not {count}: use another data folder"

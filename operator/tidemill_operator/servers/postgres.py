@@ -16,6 +16,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+from tidemill_contract.files import read_text
 from tidemill_operator.local.child import Command
 from tidemill_operator.local.files import write_atomic
 from tidemill_operator.local.ports import Ports
@@ -97,11 +98,16 @@ def remove_data(data_dir: Path) -> None:
 
 def answers(address: PostgresAddress) -> bool:
     """Whether the database accepts the login now."""
+    return not trouble(address)
+
+
+def trouble(address: PostgresAddress) -> str:
+    """Why the database does not accept the login now; empty if it does."""
     try:
         with psycopg.connect(address.url, connect_timeout=2):
-            return True
-    except psycopg.Error:
-        return False
+            return ""
+    except psycopg.Error as error:
+        return " ".join(str(error).split()) or type(error).__name__
 
 
 def _serves(address: PostgresAddress) -> bool:
@@ -177,7 +183,7 @@ def _may_enter(folder: Path, user: str) -> bool:
 def _password(path: Path) -> str:
     if not path.exists():
         write_atomic(path, secrets.token_urlsafe(24), mode=0o600)
-    return path.read_text().strip()
+    return read_text(path).strip()
 
 
 def _initialise(programs: Path, home: Path, password: str, *, user: str | None) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import redis
 
+from tidemill_contract import trust
 from tidemill_operator.local.child import Command
 from tidemill_operator.local.ports import Ports
 from tidemill_operator.servers.errors import ServerError
@@ -53,10 +54,21 @@ def redis_server(
 
 def answers(url: str) -> bool:
     """Whether a Redis answers at the URL."""
-    client = redis.Redis.from_url(url, socket_connect_timeout=1.0, socket_timeout=1.0)
+    return not trouble(url)
+
+
+def trouble(url: str, ca: str = "") -> str:
+    """Why no Redis answers at the URL; empty if one does.
+
+    Raises:
+        ValueError: there is a file of authorities, and the URL is without TLS.
+    """
+    options = trust.redis_options(url, ca)
+    client = redis.Redis.from_url(url, socket_connect_timeout=1.0, socket_timeout=1.0, **options)
     try:
-        return bool(client.ping())
-    except redis.RedisError:
-        return False
+        client.ping()
+        return ""
+    except redis.RedisError as error:
+        return str(error) or type(error).__name__
     finally:
         client.close()

@@ -209,6 +209,11 @@ CREATE TABLE "analytics__flights"."_held_up" (
 GRANT SELECT, INSERT, UPDATE, DELETE ON "analytics__flights"."_held_up" TO "analytics__flights_writer";
 GRANT SELECT ON "analytics__flights"."_held_up" TO "analytics__flights_reader";
 
+CREATE TABLE "analytics__flights"."_topics" (
+  "name" text PRIMARY KEY,
+  "made_at" timestamptz NOT NULL DEFAULT now()
+);
+
 CREATE TABLE "analytics__flights"."by_carrier_v1" (
   "carrier" text COLLATE "C",
   "window_start" timestamptz NOT NULL,

@@ -209,6 +209,11 @@ CREATE TABLE "analytics__server_metrics"."_held_up" (
 GRANT SELECT, INSERT, UPDATE, DELETE ON "analytics__server_metrics"."_held_up" TO "analytics__server_metrics_writer";
 GRANT SELECT ON "analytics__server_metrics"."_held_up" TO "analytics__server_metrics_reader";
 
+CREATE TABLE "analytics__server_metrics"."_topics" (
+  "name" text PRIMARY KEY,
+  "made_at" timestamptz NOT NULL DEFAULT now()
+);
+
 CREATE TABLE "analytics__server_metrics"."by_host_v1" (
   "host" text COLLATE "C",
   "series" text COLLATE "C",

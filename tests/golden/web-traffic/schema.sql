@@ -209,6 +209,11 @@ CREATE TABLE "analytics__web_traffic"."_held_up" (
 GRANT SELECT, INSERT, UPDATE, DELETE ON "analytics__web_traffic"."_held_up" TO "analytics__web_traffic_writer";
 GRANT SELECT ON "analytics__web_traffic"."_held_up" TO "analytics__web_traffic_reader";
 
+CREATE TABLE "analytics__web_traffic"."_topics" (
+  "name" text PRIMARY KEY,
+  "made_at" timestamptz NOT NULL DEFAULT now()
+);
+
 CREATE TABLE "analytics__web_traffic"."_events" (
   "event_time" timestamptz NOT NULL,
   "epoch" integer NOT NULL,

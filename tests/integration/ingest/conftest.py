@@ -64,6 +64,7 @@ class Ingest:
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
     port: int = 0
+    status_port: int = 0
     process: subprocess.Popen[bytes] | None = None
     eventually = staticmethod(eventually)
     pipeline_config = staticmethod(pipeline_config)
@@ -92,9 +93,10 @@ class Ingest:
 
     def spawn(self, **environment: str) -> None:
         """Start the process."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        with socket.socket() as one, socket.socket() as two:
+            one.bind(("127.0.0.1", 0))
+            two.bind(("127.0.0.1", 0))
+            self.port, self.status_port = one.getsockname()[1], two.getsockname()[1]
         env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")},
             "TIDEMILL_NAMESPACE": NAMESPACE,
@@ -102,6 +104,7 @@ class Ingest:
             "TIDEMILL_SECRETS_DIR": str(self.folder / "secrets"),
             "TIDEMILL_KAFKA_BROKERS": self.brokers,
             "TIDEMILL_PORT": str(self.port),
+            "TIDEMILL_STATUS_PORT": str(self.status_port),
             **self.environment,
             **environment,
         }
@@ -116,9 +119,9 @@ class Ingest:
             return 0
 
     def health(self) -> dict[str, Any]:
-        """/health; an empty dict while nobody answers."""
+        """/health with all it says; an empty dict while nobody answers."""
         try:
-            return dict(httpx.get(f"{self.url}/health", timeout=10).json())
+            return dict(httpx.get(f"http://127.0.0.1:{self.status_port}/health", timeout=10).json())
         except httpx.TransportError:
             return {}
 

@@ -330,7 +330,7 @@ def test_metrics_count_requests_and_events(ingest: Any) -> None:
     """By route template and by outcome."""
     ingest.add(ingest.pipeline_config("counted"))
     ingest.post("counted", GOOD + b"\n" + BAD)
-    text = httpx.get(f"{ingest.url}/metrics").text
+    text = httpx.get(f"http://127.0.0.1:{ingest.status_port}/metrics").text
     for line in (
         'tidemill_events_ingested_total{outcome="accepted",pipeline="counted"} 1.0',
         'tidemill_events_ingested_total{outcome="quarantined",pipeline="counted"} 1.0',

@@ -30,8 +30,8 @@ from kube import standin
 from kube.controlplane import ControlPlane
 from kube.standin import IMAGES, NAMESPACE
 from tidemill_contract import names
-from tidemill_operator.actuators.backlog import LATEST, BacklogReader
 from tidemill_operator.actuators.kafka import KafkaTopics
+from tidemill_operator.actuators.kafka_log import LATEST, KafkaLog
 from tidemill_operator.actuators.kubernetes_api import KINDS, PIPELINE, Api, Document, load
 from tidemill_operator.actuators.postgres import PostgresSchemas
 from tidemill_operator.cluster_settings import Placement
@@ -39,12 +39,13 @@ from tidemill_operator.control import Controller
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.events import Recorder
 from tidemill_operator.measures import Measures
+from tidemill_operator.observed import ObservedStatus
+from tidemill_operator.observer import Observer
 from tidemill_operator.plan.render import marks
 from tidemill_operator.queue import Key, Result
 from tidemill_operator.scaling_cluster import ClusterScaling
 from tidemill_operator.scaling_figures import FiguresReader
 from tidemill_operator.settings import Platform
-from tidemill_operator.telemetry import Telemetry
 from tidemill_operator.world import World
 
 CHILDREN = ("Deployment", "Service", "ConfigMap", "ServiceAccount", "PodDisruptionBudget", "NetworkPolicy", "Secret")
@@ -232,14 +233,18 @@ class Passes:
             platform=platform(servers),
             placement=self.placement,
         )
-        backlog = BacklogReader(servers.kafka, servers.postgres)
         return Controller(
             world,
             recorder=Recorder(told, "test"),
-            telemetry=Telemetry(backlog.read),
+            observer=self.observer(told),
             measures=Measures(),
             scaling=scaling or self.scaling(told),
         )
+
+    def observer(self, api: Api | None = None) -> Observer:
+        """One that looks when a test asks it to."""
+        told, servers = api or self.api, self.servers
+        return Observer(KafkaLog(servers.kafka), servers.postgres, ObservedStatus(told, Recorder(told, "test")).show)
 
     def scaling(self, api: Api | None = None, wake: Callable[[Key], None] = lambda _: None) -> ClusterScaling:
         """Decisions that know nothing of earlier ones, made when a test polls."""
@@ -403,12 +408,12 @@ class Consumers:
 
     def work_off(self) -> None:
         """All that there is."""
-        reader = BacklogReader(self.servers.kafka, self.servers.postgres)
-        ends = reader.offsets(self.topic, list(range(self.partitions)), LATEST)
+        places = [(self.topic, partition) for partition in range(self.partitions)]
+        ends = KafkaLog(self.servers.kafka).offsets(places, LATEST).at
         table = sql.Identifier(names.schema(self.key.namespace, self.key.name), "_offsets")
         moved = sql.SQL("UPDATE {} SET next_offset = %s, consumed = %s WHERE reader = 'live' AND partition = %s")
         with psycopg.connect(self.servers.postgres.url) as session:
-            for partition, end in ends.items():
+            for (_, partition), end in ends.items():
                 session.execute(moved.format(table), (end, end, partition))
 
 

@@ -51,6 +51,9 @@ def test_from_apply_to_ready_to_gone(
     operator = lead(TIDEMILL_DRIFT_SECONDS="3600")
     key = make("orders", namespace)
     cluster.await_ready(key)
+    eventually(lambda: cluster.get(key)["status"].get("lag") == 0, seconds=30, what="how far it is behind is told")
+    told = f'tidemill_pipeline_lag_events{{namespace="{namespace}",pipeline="orders"}} 0.0'
+    assert told in operator.ask("/metrics")[1].splitlines()
     cluster.patch(key, spec={"processor": {"replicas": 2}})
     cluster.await_ready(key, generation=2)
     for name in ("orders-processor", "tidemill-api"):
@@ -82,6 +85,7 @@ def test_quiet_pipelines_are_not_written_to(
         wanted = 'tidemill_operator_reconciliations_total{result="settled"} '
         return next((float(line.removeprefix(wanted)) for line in lines if line.startswith(wanted)), 0.0)
 
+    eventually(lambda: cluster.get(key)["status"].get("lag") == 0, seconds=30, what="its lag is told")
     eventually(lambda: passes() >= 3, what="it has settled")
     before, count = cluster.versions(namespace), passes()
     eventually(lambda: passes() >= count + 5, what="five more passes")

@@ -10,9 +10,13 @@ from typing import Any
 import psycopg
 import pytest
 
+from tidemill_contract import names
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_operator.actuators.kubernetes_api import DEPLOYMENT, EVENT, KINDS, PIPELINE, SECRET, SERVICE, Document
+from tidemill_operator.events import Recorder
+from tidemill_operator.figures import Figures, Seen
 from tidemill_operator.finalizing import FINALIZER
+from tidemill_operator.observed import ObservedStatus
 from tidemill_operator.queue import Key, Result
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.integration]
@@ -58,7 +62,7 @@ def test_a_new_pipeline_gets_all_it_needs_and_becomes_ready(
         "ingest": f"http://orders-ingest.{namespace}.svc:8080",
         "api": f"http://orders-api.{namespace}.svc:8081",
     }
-    assert (status["replicas"], status["lag"]) == (1, 0)
+    assert status["replicas"] == 1
 
 
 def test_a_second_pass_writes_nothing(cluster: Any, passes: Any, orders: Key, namespace: str) -> None:
@@ -68,6 +72,39 @@ def test_a_second_pass_writes_nothing(cluster: Any, passes: Any, orders: Key, na
     assert passes.once(orders) is Result.SETTLED
     assert passes.api.written == []
     assert cluster.versions(namespace) == before
+
+
+def test_figures_are_written_beside_what_passes_write(cluster: Any, passes: Any, orders: Key, namespace: str) -> None:
+    """With the operator's rights; a pass leaves them as they are, and a second look has nothing to write."""
+    observer = passes.observer()
+    observer.watch(orders, names.schema(namespace, "orders"), f"{namespace}.orders.events")
+    observer.look()
+    status = cluster.get(orders)["status"]
+    assert (status["lag"], status["lagSeconds"]) == (0, 0)
+    assert "Ready" in {condition["type"] for condition in status["conditions"]}
+    passes.once(orders)
+    before = cluster.versions(namespace)
+    assert passes.once(orders) is Result.SETTLED
+    observer.look()
+    assert cluster.versions(namespace) == before
+    assert cluster.get(orders)["status"]["lag"] == 0
+
+
+def test_figures_that_cannot_be_read_are_a_condition_of_their_own(
+    cluster: Any, passes: Any, orders: Key, namespace: str
+) -> None:
+    """A pass keeps it; it goes when they are known again. One Event each way."""
+    seen = Seen(None, "Kafka does not tell", 1.8e9)
+    shown = ObservedStatus(passes.api, Recorder(passes.api, "test"))
+    shown.show(orders, seen)
+    passes.once(orders)
+    assert cluster.condition(orders, "FiguresUnavailable") == ("True", "Unreachable")
+    assert cluster.condition(orders, "Ready")[0] == "True"
+    shown.show(orders, Seen(Figures(7, 1.0, None, None, 1.8e9), "", 1.8e9))
+    assert cluster.condition(orders, "FiguresUnavailable") == ("", "")
+    assert cluster.get(orders)["status"]["lag"] == 7
+    reasons = [event["reason"] for event in cluster.api.list(EVENT, namespace)]
+    assert (reasons.count("FiguresUnavailable"), reasons.count("FiguresAvailable")) == (1, 1)
 
 
 def test_the_scale_subresource_reads_the_processors(cluster: Any, orders: Key, namespace: str) -> None:

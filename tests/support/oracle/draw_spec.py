@@ -100,7 +100,7 @@ class SpecDrawer:
                 aggregation["window"]["grace"] = rnd.choice(["0s", "10s", "2m"])
                 return f"{name}: another grace", spec
             case "policy":
-                aggregation |= self._policy()
+                aggregation |= self._policy(aggregation["window"])
                 return f"{name}: another late policy", spec
         spec["aggregations"].append(self._aggregation(spec, f"b{len(spec['aggregations'])}"))
         return "one more aggregation", spec
@@ -122,7 +122,7 @@ class SpecDrawer:
         metrics += [self._metric(types) for _ in range(self._rnd.randint(1, 7))]
         self._rnd.shuffle(metrics)
         groups, window = self._groups(types), self._window()
-        return {"name": name, "groupBy": groups, "window": window, "metrics": metrics, **self._policy()}
+        return {"name": name, "groupBy": groups, "window": window, "metrics": metrics, **self._policy(window)}
 
     def _groups(self, types: Mapping[str, str]) -> list[str]:
         known = [*_GROUPS, *(name for name in types if name not in FIELDS)]
@@ -142,9 +142,11 @@ class SpecDrawer:
             window["maxLength"] = f"{gap * rnd.choice([2, 7])}s"
         return {"type": "session", "gap": f"{gap}s", **window}
 
-    def _policy(self) -> dict[str, str]:
+    def _policy(self, window: Mapping[str, Any]) -> dict[str, str]:
         policy = self._rnd.choice(["deadLetter", "deadLetter", "drop", "reopen"])
-        return {"latePolicy": policy, "retention": self._rnd.choice(["2h", "90d"])}
+        # A session lasts up to a day where nothing else is said, and no window is kept for less than it lasts.
+        endless = window["type"] == "session" and "maxLength" not in window
+        return {"latePolicy": policy, "retention": self._rnd.choice(["2d" if endless else "2h", "90d"])}
 
     def _metric(self, types: Mapping[str, str]) -> dict[str, Any]:
         rnd = self._rnd

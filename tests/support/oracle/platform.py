@@ -115,11 +115,16 @@ class Running:
 
     def settle(self) -> None:
         """Reconcile until the pipeline is ready."""
-        until(
-            lambda: "Ready" in (found := self._reconcile()) and "Progressing" not in found,
-            "the pipeline is ready",
-            seconds=90,
-        )
+
+        def settled() -> bool:
+            found = self._reconcile()
+            return "Ready" in found and "Progressing" not in found
+
+        try:
+            until(settled, "the pipeline is ready", seconds=90)
+        except Stuck as error:
+            told = [(c["type"], c["status"], c["message"]) for c in (self._status or {}).get("conditions", ())]
+            raise Stuck(f"{error}; {told}") from error
 
     def _reconcile(self) -> dict[str, str]:
         self._status = reconcile(

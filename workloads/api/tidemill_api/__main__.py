@@ -11,8 +11,13 @@ import sys
 import uvicorn
 
 from tidemill_api.app import create_app
+from tidemill_api.live_places import Places
+from tidemill_api.live_protocol import LiveProtocol
 from tidemill_api.services import Services, make_services
-from tidemill_contract.resilience import ConfigError
+from tidemill_api.upkeep import Upkeep
+from tidemill_contract.hosts import Hosts
+from tidemill_contract.http_limits import HttpLimits, bounded
+from tidemill_contract.http_server import HttpServer, Status
 from tidemill_contract.runtime import WorkloadSettings
 
 log = logging.getLogger("tidemill_api")
@@ -25,11 +30,11 @@ MAX_CLIENT_MESSAGE_BYTES = 64 * 1024
 """Clients of a WebSocket say who they are, and nothing else."""
 
 
-class Server(uvicorn.Server):
+class Server(HttpServer):
     """Sends live listeners away before it waits for its connections to end."""
 
-    def __init__(self, config: uvicorn.Config, services: Services) -> None:
-        super().__init__(config)
+    def __init__(self, config: uvicorn.Config, services: Services, upkeep: Upkeep) -> None:
+        super().__init__(config, services.settings, Status(upkeep.health, upkeep.ready, upkeep.alive))
         self._services = services
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -48,18 +53,22 @@ def main() -> int:
     )
     try:
         services = make_services(settings, os.environ)
-    except ConfigError as error:
+        hosts, places = Hosts.parse(settings.allowed_hosts), Places.from_env()
+        http = bounded(HttpLimits.from_env())
+    except ValueError as error:
         log.error("%s", error)
         return 2
     origins = [
         origin.strip() for origin in os.environ.get("TIDEMILL_API_CORS_ORIGINS", "").split(",") if origin.strip()
     ]
+    upkeep = Upkeep(services)
     config = uvicorn.Config(
-        create_app(services, cors_origins=origins),
+        create_app(services, cors_origins=origins, hosts=hosts, upkeep=upkeep, places=places),
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=http,
+        ws=LiveProtocol,
         lifespan="on",
         log_config=None,
         log_level=settings.log_level.lower(),
@@ -73,7 +82,7 @@ def main() -> int:
     # failure.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    server = Server(config, services)
+    server = Server(config, services, upkeep)
     log.info("serving %s on %s:%d", settings.pipeline or "all pipelines", settings.host, settings.port)
     server.run()
     return 0 if server.started else 1

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from tidemill_api.buckets import Bucket, take_bucket
 from tidemill_api.catalog import AggregationModel
 from tidemill_api.parameters import Parameters
-from tidemill_api.problems import bad_parameter
+from tidemill_api.problems import Problem, bad_parameter
 from tidemill_api.selection import Column, Filter, Page, take_filters, take_page
 from tidemill_api.values import EPOCH, parse_time, parse_value
 
 DEFAULT_LIMIT, MAX_LIMIT, MAX_STREAM_ROWS = 1_000, 10_000, 10_000_000
-MAX_FILL_POINTS = 100_000
+MAX_FILL_POINTS, MAX_FILL_ROWS = 100_000, 1_000_000
+"""Windows between `from` and `to` that `fill` puts in for one group, and for all groups together."""
 ZERO_FILLED = ("count", "distinct", "sum")
 """Functions that are zero in a window that `fill=zero` puts in; over no values the others have none."""
 RESERVED = (
@@ -56,6 +57,14 @@ class AggregateQuery:
     def key(self) -> str:
         """Tells queries apart: equal keys, equal answers."""
         return repr((self.page.fingerprint, self.page.limit, self.page.after))
+
+    @property
+    def fill_points(self) -> int:
+        """How many windows begin between `from` and `to`, as `fill` makes them for each group."""
+        if self.since is None or self.until is None:
+            return 0
+        step = self.model.layout.pane_ms if self.bucket is None else self.bucket.length_ms or 1
+        return -((self.since - self.until) // dt.timedelta(milliseconds=step))
 
     @property
     def natural(self) -> bool:
@@ -162,9 +171,18 @@ def _check_fill(query: AggregateQuery) -> None:
         raise bad_parameter("fill", "it needs both from and to: between them missing windows are filled in")
     if query.having or (query.bucket is not None and query.bucket.length_ms is None):
         raise bad_parameter("fill", "it goes with neither filters on metrics nor granularity=all; leave one out")
-    step = query.model.layout.pane_ms if query.bucket is None else query.bucket.length_ms or 1
-    points = (query.until - query.since) // dt.timedelta(milliseconds=step)
-    if points > MAX_FILL_POINTS:
+    if query.fill_points > MAX_FILL_POINTS:
         raise bad_parameter(
-            "fill", f"{points} windows between from and to; at most {MAX_FILL_POINTS}: narrow the range"
+            "fill", f"{query.fill_points} windows between from and to; at most {MAX_FILL_POINTS}: narrow the range"
         )
+
+
+def too_filled(query: AggregateQuery, groups: int) -> Problem:
+    """400: `fill` would make more rows than are put together; how many groups there are is known only to Postgres."""
+    rows = groups * query.fill_points
+    return bad_parameter(
+        "fill",
+        f"{groups} groups and {query.fill_points} windows between from and to make {rows} rows; at most"
+        f" {MAX_FILL_ROWS}: narrow from and to, filter by a dimension, give fewer dimensions as group_by, or a longer"
+        " granularity",
+    )

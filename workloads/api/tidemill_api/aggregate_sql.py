@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from tidemill_api.aggregate_query import ZERO_FILLED, AggregateQuery
+from tidemill_api.aggregate_query import MAX_FILL_ROWS, ZERO_FILLED, AggregateQuery
 from tidemill_api.buckets import Bucket, Cut
 from tidemill_api.selection import Binder, condition
 from tidemill_contract.partials import SQL_TYPES, own_partial, quote, rollup_select
@@ -186,14 +186,26 @@ def _filled(query: AggregateQuery, binder: Binder, relation: str, cut: Cut) -> s
     end = cut.end("start") if query.bucket else f"start + interval '{size} milliseconds'"
     times = f"SELECT start, {end} AS finish FROM ({cut.series(since, until)}) AS s WHERE {end} <= {_LAST_END}"
     groups = [(quote(name), query.model.groups[name].kind) for name in query.group_by]
-    distinct = f"SELECT DISTINCT {', '.join(c for c, _ in groups)} FROM d" if groups else "SELECT"
+    distinct = _distinct(query)
     same = [f" AND {_same(f'g.{column}', f'd.{column}', kind)}" for column, kind in groups]
     listed = [*(f"g.{column}" for column, _ in groups), "t.start AS window_start", "t.finish AS window_end"]
     listed += [_filling(query, name) for name in query.metrics]
     return (
         f"WITH d AS MATERIALIZED ({relation}), t AS ({times}), g AS ({distinct})"
         f" SELECT {', '.join(listed)} FROM g CROSS JOIN t LEFT JOIN d ON d.window_start = t.start{''.join(same)}"
+        # More than may be is no row at all; whoever gets none asks `filled_groups_sql`.
+        f" WHERE (SELECT count(*) FROM g) <= {MAX_FILL_ROWS // max(1, query.fill_points)}"
     )
+
+
+def filled_groups_sql(query: AggregateQuery, binder: Binder) -> str:
+    """A SELECT of how many groups `fill` puts windows in for."""
+    merged = _merged(query, binder, _cut(query, binder))
+    return f"WITH d AS ({merged}), g AS ({_distinct(query)}) SELECT count(*) FROM g"
+
+
+def _distinct(query: AggregateQuery) -> str:
+    return f"SELECT DISTINCT {', '.join(map(quote, query.group_by))} FROM d" if query.group_by else "SELECT"
 
 
 def _same(one: str, other: str, kind: str) -> str:

@@ -7,15 +7,16 @@ import contextlib
 import datetime as dt
 import hashlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from tidemill_api import aggregate_sql as sql
-from tidemill_api.aggregate_query import AggregateQuery
+from tidemill_api import metrics
+from tidemill_api.aggregate_query import MAX_FILL_ROWS, MAX_STREAM_ROWS, AggregateQuery, too_filled
 from tidemill_api.cache import Answer, AnswerCache, Slot
 from tidemill_api.catalog import PipelineModel
 from tidemill_api.database import Connection, Database, as_problem
@@ -26,11 +27,12 @@ from tidemill_api.problems import unavailable
 from tidemill_api.rows import CSV, RowEncoder, page_body
 from tidemill_api.selection import Binder
 from tidemill_api.values import EPOCH
-from tidemill_contract import metrics, names
+from tidemill_contract import names
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.feeds import Feeds
 from tidemill_contract.resilience import Deadline
 
+T = TypeVar("T")
 FETCH_ROWS = 2_000
 READ_LIMIT = 5_000
 QUICK_SECONDS = 1.0
@@ -96,11 +98,42 @@ async def read_windows(
     binder = Binder()
     text = sql.statement(reduced, binder, state.closed_until)
     cursor = await connection.execute(text, binder.values)
-    return await cursor.fetchall(), text
+    rows = await cursor.fetchall()
+    if not rows:
+        await _check_fill(connection, reduced)
+    return rows, text
+
+
+async def _check_fill(connection: Connection, query: AggregateQuery) -> None:
+    """Tell a fill that was too large from one with nothing in it.
+
+    Raises:
+        Problem: there are too many groups for that many windows.
+    """
+    if query.fill == "none":
+        return
+    binder = Binder()
+    cursor = await connection.execute(sql.filled_groups_sql(query, binder), binder.values)
+    row = await cursor.fetchone()
+    groups = row[0] if row else 0
+    if groups * query.fill_points > MAX_FILL_ROWS:
+        raise too_filled(query, groups)
 
 
 def _over(query: AggregateQuery, state: State) -> AggregateQuery:
     return replace(query, model=query.model.fed(state.feeds))
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An answer bit by bit.
+
+    Attributes:
+        cursor: where the rows go on that `limit` cut off; empty: there are no more.
+    """
+
+    pieces: AsyncGenerator[bytes, None]
+    cursor: str = ""
 
 
 class Answers:
@@ -199,40 +232,50 @@ class Answers:
 
     async def stream_windows(
         self, model: PipelineModel, query: AggregateQuery, media: str, deadline: Deadline | None
-    ) -> AsyncGenerator[bytes, None]:
+    ) -> Stream:
         """Windows as NDJSON or CSV, piece by piece, from a server-side cursor; the first piece is there already.
 
         Raises:
             Problem: the database is away, or busy.
         """
+        cursors: list[str] = []
 
         async def pieces() -> AsyncGenerator[bytes, None]:
             async with self._database.stream(model.name, deadline) as connection:
                 state = await read_state(connection, model, query.model.name, query.model.version)
-                binder = Binder()
-                text = sql.statement(sql.narrowed(_over(query, state)), binder, state.closed_until)
-                rows = self._rows(connection, text, binder, query.page.limit)
+                binder, fed = Binder(), _over(query, state)
+                text = sql.statement(sql.narrowed(fed), binder, state.closed_until)
+                if query.page.limit < MAX_STREAM_ROWS:
+                    last, ends = replace(sql.narrowed(fed), page=replace(query.page, limit=1)), Binder()
+                    cut = await _ends(connection, sql.statement(last, ends, state.closed_until), ends, query.page.limit)
+                    cursors.extend([query.page.cursor(sql.row_of(query, cut))] if cut else [])
+                rows = _or(self._rows(connection, text, binder, query.page.limit), lambda: _check_fill(connection, fed))
                 async for piece in _pieces(rows, RowEncoder(query.columns), media, "aggregates"):
                     yield piece
 
-        return await _begun(pieces(), model.name)
+        return Stream(await _begun(pieces(), model.name), *cursors)
 
     async def stream_listing(
         self, model: PipelineModel, query: ListingQuery, media: str, deadline: Deadline | None
-    ) -> AsyncGenerator[bytes, None]:
+    ) -> Stream:
         """A listing as NDJSON or CSV, likewise."""
         listing = query.listing
+        cursors: list[str] = []
 
         async def pieces() -> AsyncGenerator[bytes, None]:
             async with self._database.stream(model.name, deadline) as connection:
                 binder = Binder()
                 text = query.statement(model.schema, binder)
+                if query.page.limit < MAX_STREAM_ROWS:
+                    last, ends = replace(query, page=replace(query.page, limit=1)), Binder()
+                    cut = await _ends(connection, last.statement(model.schema, ends), ends, query.page.limit)
+                    cursors.extend([query.page.cursor(shown_row(listing, cut))] if cut else [])
                 rows = self._rows(connection, text, binder, query.page.limit)
                 encoder = RowEncoder(listing.columns, dict(listing.converters))
                 async for piece in _pieces(rows, encoder, media, listing.kind):
                     yield piece
 
-        return await _begun(pieces(), model.name)
+        return Stream(await _begun(pieces(), model.name), *cursors)
 
     async def _rows(
         self, connection: Connection, text: str, binder: Binder, limit: int
@@ -248,6 +291,23 @@ class Answers:
                     return
                 left -= len(rows)
                 yield rows
+
+
+async def _ends(connection: Connection, text: str, binder: Binder, limit: int) -> tuple[Any, ...] | None:
+    """The last row of a page whose rows are not read yet, if others follow; of the same snapshot."""
+    cursor = await connection.execute(f"{text} OFFSET {limit - 1}", binder.values)
+    rows = await cursor.fetchall()
+    return rows[0] if len(rows) > 1 else None
+
+
+async def _or(batches: AsyncIterator[T], look: Callable[[], Awaitable[None]]) -> AsyncGenerator[T, None]:
+    """The same batches; where there is none, it is looked why."""
+    none = True
+    async for batch in batches:
+        none = False
+        yield batch
+    if none:
+        await look()
 
 
 async def _pieces(

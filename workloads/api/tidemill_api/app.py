@@ -11,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from tidemill_api.dashboard import dashboard_router
 from tidemill_api.front import Front
+from tidemill_api.live_places import Places
 from tidemill_api.live_routes import live_router
 from tidemill_api.problems import Problem, answer_problem
 from tidemill_api.reference import reference_routes
@@ -18,17 +19,28 @@ from tidemill_api.rest import Rest, answer_defect, answer_unmatched
 from tidemill_api.services import Services
 from tidemill_api.status_routes import status_routes
 from tidemill_api.upkeep import Upkeep
-from tidemill_contract.asgi import App, HttpMetrics, RequestTimeout
+from tidemill_contract.asgi import App, HttpMetrics, RequestTimeout, by_name
+from tidemill_contract.hosts import Hosts
 
 
-def create_app(services: Services, *, cors_origins: Sequence[str] = ()) -> App:
+def create_app(
+    services: Services,
+    *,
+    cors_origins: Sequence[str] = (),
+    hosts: Hosts | None = None,
+    upkeep: Upkeep | None = None,
+    places: Places | None = None,
+) -> App:
     """The ASGI application of a process.
 
     Args:
         services: what everything works with; closed when the application ends.
         cors_origins: origins whose pages may read answers and open WebSockets; none: only the own one.
+        hosts: names that it may be called by; None: all.
+        upkeep: what is told of it elsewhere too.
+        places: for live connections without a key; None: the usual ones.
     """
-    upkeep, front = Upkeep(services), Front(services)
+    upkeep, front = upkeep or Upkeep(services), Front(services)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -37,18 +49,21 @@ def create_app(services: Services, *, cors_origins: Sequence[str] = ()) -> App:
         await upkeep.stop()
         await services.close()
 
-    app = FastAPI(title="Tidemill API", openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(
+        title="Tidemill API", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False,
+        lifespan=lifespan,
+    )  # fmt: skip
     app.add_exception_handler(Problem, answer_problem)
     app.add_exception_handler(HTTPException, answer_unmatched)
     app.add_exception_handler(Exception, answer_defect)
-    live = live_router(services, origins=cors_origins)
+    live = live_router(services, origins=cors_origins, places=places)
     app.router.routes.extend(status_routes(upkeep))
     app.router.routes.extend(Rest(services, front).routes())
     app.router.routes.extend(reference_routes(live))
     app.include_router(live)
     app.include_router(dashboard_router())
     front.app = RequestTimeout(app, services.resilience.timeouts.api_request_seconds)
-    return HttpMetrics(_with_cors(front, cors_origins))
+    return HttpMetrics(by_name(_with_cors(front, cors_origins), hosts or Hosts(())))
 
 
 def _with_cors(app: App, origins: Sequence[str]) -> App:
@@ -59,5 +74,5 @@ def _with_cors(app: App, origins: Sequence[str]) -> App:
         allow_origins=origins,
         allow_methods=["GET", "POST"],
         allow_headers=["authorization", "content-type", "if-none-match", "last-event-id"],
-        expose_headers=["etag", "age", "warning", "tidemill-stale", "retry-after"],
+        expose_headers=["etag", "age", "warning", "tidemill-stale", "tidemill-next-cursor", "retry-after"],
     )

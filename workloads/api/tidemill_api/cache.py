@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import msgspec
 import redis.asyncio
 
+from tidemill_api import metrics
 from tidemill_api.database import outage
-from tidemill_contract import metrics
 from tidemill_contract.resilience import BreakerOpen, Guard
 
 log = logging.getLogger(__name__)
@@ -77,6 +77,9 @@ class AnswerCache:
         guard: of Redis.
         max_entries: answers kept in memory; 0: none.
         stale_seconds: how old an answer may be that is given while the database is away; 0: none is given.
+
+    Attributes:
+        redis_error: why Redis failed. Until who looks at Redis in the background empties it, Redis is not asked.
     """
 
     def __init__(
@@ -184,7 +187,7 @@ class AnswerCache:
         return slot
 
     async def _read(self, key: str) -> Answer | None:
-        if self._client is None:
+        if self._client is None or self.redis_error:
             return None
         try:
             found = await self._guard.acall(self._client.get, _redis_key(key), retry=False)
@@ -197,7 +200,7 @@ class AnswerCache:
             return None
 
     async def _write(self, key: str, answer: Answer) -> None:
-        if self._client is None or len(answer.body) > MAX_SHARED_BYTES:
+        if self._client is None or self.redis_error or len(answer.body) > MAX_SHARED_BYTES:
             return
         client, text = self._client, msgspec.msgpack.encode(answer)
         seconds = max(60, int(self._stale_seconds))

@@ -110,16 +110,15 @@ class Catalog:
             model = self._models[name] = PipelineModel(config)
         return model
 
-    def get(self, name: str) -> PipelineModel:
-        """A pipeline by name.
+    def config(self, name: str) -> PipelineConfig | None:
+        """The config of a pipeline, whether it is served or not."""
+        return None if self._only and name != self._only else self._directory.get(name)
 
-        Raises:
-            Problem: there is none (404).
-        """
-        model = self.find(name)
-        if model is None:
-            raise not_found("pipeline_not_found", "no pipeline of that name is served here; see /v1/pipelines")
-        return model
+    @property
+    def guarded(self) -> bool:
+        """Whether there are pipelines that want a key."""
+        mine = (config for config in self._directory.all() if self._only in ("", config.name))
+        return any(config.spec.auth.required is not False for config in mine)
 
     def all(self) -> list[PipelineModel]:
         """All pipelines, by name."""

@@ -1,4 +1,4 @@
-"""Postgres for readers: a few direct connections a pipeline, one read-only snapshot a request, behind the guard."""
+"""Postgres for readers: a few direct connections a pipeline, one read-only snapshot a request, behind guards."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any, TypeVar
 
 import psycopg
 
+from tidemill_api import metrics
+from tidemill_api.connection import MARGIN_SECONDS, ReaderConnection
+from tidemill_api.pipeline_guards import PipelineGuards
 from tidemill_api.problems import Problem, unavailable
-from tidemill_contract import metrics
 from tidemill_contract.failures import database_failed, database_retryable
 from tidemill_contract.resilience import BreakerOpen, Deadline, DeadlineExceeded, Guard
 from tidemill_contract.runtime import WorkloadSettings
@@ -24,6 +26,9 @@ IDLE_SECONDS = 60.0
 CONNECT_SECONDS = 5
 MAX_STREAMS, SLOT_SECONDS = 2, 10.0
 """Long answers of a pipeline at the same time, which take no connection from short ones; how long a request queues."""
+QUERY_SHARE = 0.8
+"""Of the time that the guard gives: after it a query is ended. What is not answered even then is Postgres' fault."""
+_STATEMENT_TIMEOUT = "57014"
 _NOT_READY = frozenset({"28000", "28P01", "3D000", "3F000", "42P01", "42703", "42501"})
 """No such role, database, schema, table, column, or no right to it: the operator is not done with this pipeline."""
 
@@ -37,24 +42,44 @@ def _not_ready(error: BaseException) -> bool:
     return isinstance(error, psycopg.OperationalError) and refused
 
 
+class QueryTooLong(Exception):
+    """Postgres works, but a query took longer than one may; it was ended."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"not answered within {seconds:g} s")
+
+
+def _too_long(error: BaseException) -> bool:
+    return isinstance(error, QueryTooLong) or getattr(error, "sqlstate", None) == _STATEMENT_TIMEOUT
+
+
 def failed(error: BaseException) -> bool:
-    """Whether Postgres is broken; a pipeline whose schema or login is not there yet says nothing of the others."""
-    return not _not_ready(error) and database_failed(error)
+    """Whether Postgres is broken.
+
+    A schema or login that is not there yet says nothing of it, and a query that takes too long is to blame itself.
+    """
+    return not _not_ready(error) and not _too_long(error) and database_failed(error)
 
 
 def retryable(error: BaseException) -> bool:
-    """Whether the same work may well succeed a moment later."""
-    return not _not_ready(error) and database_retryable(error)
+    """Whether the same work may well succeed a moment later; a silent server would be waited for as long again."""
+    silent = isinstance(error, TimeoutError | psycopg.errors.ConnectionTimeout)
+    return not silent and not _not_ready(error) and not _too_long(error) and database_retryable(error)
+
+
+def _of_server(error: BaseException) -> bool:
+    """Whether all pipelines are concerned: not by a damaged table, a lack of resources or the limit of one role."""
+    own = (getattr(error, "sqlstate", None) or "")[:2] in ("53", "58", "XX") or "too many connections for" in str(error)
+    return failed(error) and not own
 
 
 class Pool:
     """The connections of one pipeline's reader."""
 
-    def __init__(self, settings: WorkloadSettings, pipeline: str, statement_seconds: float) -> None:
-        self._settings, self._pipeline = settings, pipeline
-        self._statement_ms = int(statement_seconds * 1000)
+    def __init__(self, settings: WorkloadSettings, pipeline: str, query_seconds: float) -> None:
+        self._settings, self._pipeline, self._query_seconds = settings, pipeline, query_seconds
         self.slots, self.stream_slots = asyncio.Semaphore(MAX_CONNECTIONS), asyncio.Semaphore(MAX_STREAMS)
-        self._idle: list[tuple[Connection, float]] = []
+        self._idle: list[tuple[ReaderConnection, float]] = []
         self._closed = False
 
     async def run(self, work: Work[T]) -> T:
@@ -73,11 +98,11 @@ class Pool:
             await self.drop_idle()
         return await self._work(await self._connect(), work)
 
-    async def _work(self, connection: Connection, work: Work[T]) -> T:
+    async def _work(self, connection: ReaderConnection, work: Work[T]) -> T:
         healthy = False
         try:
             async with connection.transaction():
-                result = await work(connection)
+                result = await self._in_time(connection, work)
             healthy = True
             return result
         except psycopg.Error:
@@ -86,6 +111,23 @@ class Pool:
         finally:
             # Interrupted in the middle of a statement: nobody knows what the next answer would belong to.
             await self._give_back(connection, healthy)
+
+    async def _in_time(self, connection: ReaderConnection, work: Work[T]) -> T:
+        """`work`, whose statements together may take as long as one may.
+
+        Raises:
+            QueryTooLong: they took longer, though Postgres answers.
+            TimeoutError: Postgres has left one unanswered.
+        """
+        timer = asyncio.timeout(self._query_seconds + MARGIN_SECONDS / 2)
+        try:
+            async with timer:
+                return await work(connection)
+        except TimeoutError:
+            # Postgres ends a single statement by itself. One that it did not end was not heard.
+            if not timer.expired() or time.monotonic() - connection.asked_at >= self._query_seconds:
+                raise
+            raise QueryTooLong(self._query_seconds) from None
 
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[Connection]:
@@ -99,7 +141,7 @@ class Pool:
         finally:
             await self._give_back(connection, healthy)
 
-    async def _take(self) -> tuple[Connection, bool]:
+    async def _take(self) -> tuple[ReaderConnection, bool]:
         while self._idle:
             connection, since = self._idle.pop()
             if not connection.closed and time.monotonic() - since < IDLE_SECONDS:
@@ -107,19 +149,19 @@ class Pool:
             await self._close(connection)
         return await self._connect(), False
 
-    async def _give_back(self, connection: Connection, healthy: bool) -> None:
+    async def _give_back(self, connection: ReaderConnection, healthy: bool) -> None:
         if healthy and not connection.closed and not self._closed:
             self._idle.append((connection, time.monotonic()))
         else:
             await asyncio.shield(self._close(connection))
 
-    async def _connect(self) -> Connection:
+    async def _connect(self) -> ReaderConnection:
         login = self._settings.credentials(self._pipeline, "reader")
-        connection: Connection = await psycopg.AsyncConnection.connect(
+        connection = await ReaderConnection.connect(
             host=self._settings.postgres_host,
             port=self._settings.postgres_port,
             dbname=self._settings.postgres_database,
-            sslmode=self._settings.postgres_sslmode,
+            **self._settings.postgres_tls,
             user=login.user,
             password=login.password,
             autocommit=False,
@@ -129,10 +171,11 @@ class Pool:
             keepalives_count=3,
             tcp_user_timeout=10_000,
             application_name=f"tidemill-api/{self._pipeline}",
-            options=f"-c TimeZone=UTC -c statement_timeout={self._statement_ms} -c client_min_messages=warning"
-            " -c idle_in_transaction_session_timeout=60000 -c default_transaction_read_only=on"
-            " -c default_transaction_isolation=repeatable\\ read -c jit=off",
+            options=f"-c TimeZone=UTC -c statement_timeout={int(self._query_seconds * 1000)}"
+            " -c client_min_messages=warning -c idle_in_transaction_session_timeout=60000"
+            " -c default_transaction_read_only=on -c default_transaction_isolation=repeatable\\ read -c jit=off",
         )
+        connection.answer_seconds = self._query_seconds + MARGIN_SECONDS
         metrics.DB_CONNECTIONS.inc()
         return connection
 
@@ -161,9 +204,10 @@ class Pool:
 
 
 class Database:
-    """All pools, and the guard that every statement passes.
+    """All pools, and the guards that every statement passes.
 
     Attributes:
+        guard: of the server.
         error: the latest failure of Postgres; empty after a success.
         seen: whether Postgres has ever answered.
     """
@@ -171,6 +215,7 @@ class Database:
     def __init__(self, settings: WorkloadSettings, guard: Guard) -> None:
         self._settings, self.guard = settings, guard
         self._pools: dict[str, Pool] = {}
+        self._guards = PipelineGuards(guard)
         self.error = ""
         self.seen = False
 
@@ -178,7 +223,7 @@ class Database:
         """The connections of a pipeline."""
         found = self._pools.get(pipeline)
         if found is None:
-            found = self._pools[pipeline] = Pool(self._settings, pipeline, self.guard.timeout_seconds)
+            found = self._pools[pipeline] = Pool(self._settings, pipeline, self.guard.timeout_seconds * QUERY_SHARE)
         return found
 
     async def run(self, pipeline: str, work: Work[T], *, deadline: Deadline | None = None, retry: bool = True) -> T:
@@ -186,17 +231,18 @@ class Database:
 
         Raises:
             BreakerOpen, DeadlineExceeded, TimeoutError, psycopg.Error: as the guard says.
+            QueryTooLong: it took longer than a query may.
             OSError: the pipeline's credentials are not there.
             Problem: too much is asked at the same time (503).
         """
         pool = self.pool(pipeline)
         async with _slot(pool.slots, deadline):
             try:
-                result: T = await self.guard.acall(pool.run, work, deadline=deadline, retry=retry)
+                result: T = await self._guards.of(pipeline).acall(pool.run, work, deadline=deadline, retry=retry)
             except Exception as error:
                 self._note(error)
                 raise
-        self.error, self.seen = "", True
+        self._well()
         return result
 
     @asynccontextmanager
@@ -210,16 +256,17 @@ class Database:
         """
         pool = self.pool(pipeline)
         async with _slot(pool.stream_slots, deadline):
-            ticket = self.guard.admit()
+            guard = self._guards.of(pipeline)
+            ticket = guard.admit()
             try:
                 async with pool.stream() as connection:
                     yield connection
             except BaseException as error:
                 self._note(error)
-                self.guard.settle(ticket, error)
+                guard.settle(ticket, error)
                 raise
-            self.guard.settle(ticket)
-            self.error, self.seen = "", True
+            guard.settle(ticket)
+            self._well()
 
     async def answers(self, pipelines: Sequence[str]) -> bool:
         """Whether Postgres answers; asked with the logins of these pipelines, one after another, until one is good.
@@ -228,24 +275,37 @@ class Database:
         """
         for pipeline in pipelines:
             try:
-                await self.run(pipeline, _nothing, retry=False)
+                # Not one of the slots: those who wait for silent servers have them.
+                await self.guard.alook(self.pool(pipeline).run, _nothing)
+                self._answered()
                 return True
             except Exception as error:
                 if not _not_ready(error):
-                    self._note(error)
+                    if not isinstance(error, BreakerOpen):
+                        self.error = str(error) or type(error).__name__
                     return False
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 _, writer = await asyncio.open_connection(self._settings.postgres_host, self._settings.postgres_port)
         except OSError as error:
-            self._note(error)
+            self.error = str(error) or type(error).__name__
             return False
         writer.close()
-        self.error, self.seen = "", True
+        self._answered()
         return True
 
+    def _answered(self) -> None:
+        if self.error:
+            self._guards.clear()
+        self.error, self.seen = "", True
+
+    def _well(self) -> None:
+        self.guard.success()
+        self._answered()
+
     def _note(self, error: BaseException) -> None:
-        if not isinstance(error, BreakerOpen | DeadlineExceeded) and failed(error):
+        if not isinstance(error, BreakerOpen | DeadlineExceeded) and _of_server(error):
+            self.guard.failure(error)
             self.error = str(error) or type(error).__name__
 
     async def tidy(self, pipelines: set[str]) -> None:
@@ -254,6 +314,7 @@ class Database:
             if name in pipelines:
                 await pool.drop_old()
             else:
+                self._guards.forget(name)
                 await self._pools.pop(name).close()
 
     async def close(self) -> None:
@@ -285,7 +346,9 @@ async def _slot(slots: asyncio.Semaphore, deadline: Deadline | None) -> AsyncIte
 
 def outage(error: BaseException) -> bool:
     """Whether the last known answer should be given in place of this error."""
-    return isinstance(error, BreakerOpen | DeadlineExceeded | OSError) or _not_ready(error) or failed(error)
+    if isinstance(error, BreakerOpen | DeadlineExceeded | OSError) or _not_ready(error):
+        return True
+    return _too_long(error) or failed(error)
 
 
 def of_one_table(error: BaseException) -> bool:
@@ -297,10 +360,16 @@ def as_problem(error: BaseException, pipeline: str) -> Problem | None:
     """What a client is told of a database error; None: it is a defect of ours."""
     if isinstance(error, BreakerOpen):
         return unavailable("the database does not answer; try again later", error.retry_after_seconds)
-    if isinstance(error, DeadlineExceeded | TimeoutError) or getattr(error, "sqlstate", None) == "57014":
-        return unavailable(
-            "the database did not answer in time; ask for a shorter range, or try again later", 5, code="query_timeout"
+    if _too_long(error):
+        return Problem(
+            504,
+            "query_timeout",
+            "Query Timeout",
+            "the query takes the database longer than one may; ask for a shorter range, fewer groups or metrics, or a"
+            " longer granularity",
         )
+    if isinstance(error, DeadlineExceeded | TimeoutError):
+        return unavailable("the database did not answer in time; try again later", 5)
     if _not_ready(error):
         return unavailable(f"{pipeline} is not set up yet; try again in a moment", 5, code="pipeline_not_ready")
     if failed(error) or isinstance(error, OSError):

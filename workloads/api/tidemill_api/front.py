@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from tidemill_api import metrics
 from tidemill_api.cache import Slot
 from tidemill_api.catalog import PipelineModel
 from tidemill_api.replies import matches, slot_headers, validators
 from tidemill_api.rows import JSON, negotiate
 from tidemill_api.services import Services
-from tidemill_contract import metrics
 from tidemill_contract.asgi import App, Receive, Scope, Send
 from tidemill_contract.auth import QUERY_READ, Forbidden, Unauthorized
 

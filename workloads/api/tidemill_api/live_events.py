@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from tidemill_api import metrics
 from tidemill_api.live_listener import Listener, Message
 from tidemill_api.live_pump import Left, Patience, count_ending, serve
 from tidemill_api.live_upstream import Ending, Upstream
-from tidemill_contract import metrics
+from tidemill_api.problems import Problem
 
 MEDIA = "text/event-stream"
 RETRY_MS = 2_000
@@ -31,17 +33,33 @@ class EventStream(Response):
         listener: of this client.
         allowed: why the client may listen no more; None: it may.
         patience: with the client.
+        place: held while it is served.
     """
 
     def __init__(
-        self, upstream: Upstream, listener: Listener, allowed: Callable[[], Ending | None], patience: Patience
+        self,
+        upstream: Upstream,
+        listener: Listener,
+        allowed: Callable[[], Ending | None],
+        patience: Patience,
+        place: AbstractContextManager[None],
     ) -> None:
         self.status_code, self.background = 200, None
         self.init_headers(_HEADERS)
         self._upstream, self._listener, self._allowed, self._patience = upstream, listener, allowed, patience
+        self._place = place
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve."""
+        """Serve, if there is a place."""
+        with ExitStack() as held:
+            try:
+                held.enter_context(self._place)
+            except Problem as problem:
+                await problem.response()(scope, receive, send)
+                return
+            await self._serve(receive, send)
+
+    async def _serve(self, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": b"retry: %d\n\n" % RETRY_MS, "more_body": True})
         connections = metrics.LIVE_CONNECTIONS.labels("sse")

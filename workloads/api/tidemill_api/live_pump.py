@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from tidemill_api import metrics
 from tidemill_api.live_listener import Listener, Message
 from tidemill_api.live_upstream import Ending
-from tidemill_contract import metrics
 
 
 @dataclass(frozen=True)

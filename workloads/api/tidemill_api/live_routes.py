@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import nullcontext
 from typing import Any
 
 from fastapi import APIRouter, Request, Response, WebSocket
 
+from tidemill_api.access import open_pipeline, wants_key
 from tidemill_api.live_events import MEDIA, EventStream
 from tidemill_api.live_listener import Listener
+from tidemill_api.live_places import Places
 from tidemill_api.live_pump import Patience
 from tidemill_api.live_query import take_live
 from tidemill_api.live_socket import SocketSession, refusal
@@ -16,6 +19,7 @@ from tidemill_api.parameters import Parameters
 from tidemill_api.problems import forbidden, unauthorized, unavailable
 from tidemill_api.services import Services
 from tidemill_contract.asgi import PROBLEM_TYPE
+from tidemill_contract.auth import Forbidden, Unauthorized
 
 PATH = "/v1/pipelines/{pipeline}/live"
 DESCRIPTION = """
@@ -41,7 +45,8 @@ only what has changed since is sent, and a `reset` where that cannot be told.
 WebSocket: the key is sent in the header `Authorization` or as the first message `{"type": "auth", "token": "tm_…"}`
 within 5 s. A page may connect from the same host or from an origin in `TIDEMILL_API_CORS_ORIGINS`. Close codes: 1001
 the server stops, 1012 the pipeline has changed, 1013 the client was too slow or the database is away, 4400 bad
-parameter, 4401 no valid key, 4403 the key lacks `query:read`, 4404 no such pipeline.
+parameter, 4401 no valid key, 4403 the key lacks `query:read`, 4404 no such pipeline. Connections that no key stands for
+are bounded, of an address (429 in place of the handshake) and in all (503).
 """  # noqa: E501 - a Markdown table
 
 
@@ -72,32 +77,43 @@ _PARAMETERS = [
 ]
 
 
-def live_router(services: Services, *, origins: Collection[str] = (), patience: Patience | None = None) -> APIRouter:
+def live_router(
+    services: Services,
+    *,
+    origins: Collection[str] = (),
+    patience: Patience | None = None,
+    places: Places | None = None,
+) -> APIRouter:
     """The live routes.
 
     Args:
         services: what they work with.
         origins: whose pages may open a WebSocket, besides the same host's.
         patience: with clients; None: the usual one.
+        places: for connections without a key; None: the usual ones.
     """
-    router, patience = APIRouter(), patience or Patience()
+    router, patience, places = APIRouter(), patience or Patience(), places or Places()
 
     async def socket(websocket: WebSocket, pipeline: str) -> None:
-        await SocketSession(services, origins, websocket, patience).run(pipeline)
+        await SocketSession(services, origins, websocket, patience, places).run(pipeline)
 
     async def events(request: Request, pipeline: str) -> Response:
         """Live changes of a pipeline."""
         if services.upstreams.stopping:
             raise unavailable("this process stops; connect again", 1, code="going_away")
-        model, authorization = services.catalog.get(pipeline), request.headers.get("authorization")
-        refused = refusal(services, model, authorization)
-        if refused is not None:
-            raise unauthorized(refused.detail) if refused.code == "unauthorized" else forbidden(refused.detail)
+        authorization = request.headers.get("authorization")
+        try:
+            model = open_pipeline(services, pipeline, authorization)
+        except Unauthorized as error:
+            raise unauthorized(str(error)) from None
+        except Forbidden as error:
+            raise forbidden(str(error)) from None
         parameters = Parameters.from_query(request.scope["query_string"])
         query = take_live(model, parameters, request.headers.get("last-event-id"))
         upstream = services.upstreams.get(pipeline)
         listener = Listener(upstream, services.database, model, query)
-        return EventStream(upstream, listener, lambda: refusal(services, model, authorization), patience)
+        place = nullcontext() if wants_key(services, pipeline) else places.taken(request.scope.get("client"))
+        return EventStream(upstream, listener, lambda: refusal(services, model, authorization), patience, place)
 
     router.add_api_websocket_route(PATH, socket)
     router.add_api_route(
@@ -115,9 +131,10 @@ def live_router(services: Services, *, origins: Collection[str] = (), patience: 
                 "content": {MEDIA: {"schema": {"type": "string"}}},
             },
             "4XX": _problem(
-                "400 bad parameter, 401 no valid key, 403 a key without `query:read`, 404 no such pipeline."
+                "400 bad parameter, 401 no valid key, 403 a key without `query:read`, 404 no such pipeline, 429 too"
+                " many connections of one address without a key."
             ),
-            503: _problem("The process stops; connect again."),
+            503: _problem("The process stops, or has too many connections without a key; connect again."),
         },
         openapi_extra={"parameters": _PARAMETERS},
         tags=["live"],

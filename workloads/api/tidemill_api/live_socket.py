@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Collection
+from contextlib import ExitStack
 from urllib.parse import urlsplit
 
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from tidemill_api import metrics
+from tidemill_api.access import open_pipeline, wants_key
 from tidemill_api.catalog import PipelineModel
 from tidemill_api.live_listener import Listener, Message, error_message
+from tidemill_api.live_places import Places
 from tidemill_api.live_pump import Left, Patience, count_ending, serve
 from tidemill_api.live_query import LiveQuery, take_live
 from tidemill_api.live_upstream import STOPPING, Ending
 from tidemill_api.parameters import Parameters
 from tidemill_api.problems import Problem
 from tidemill_api.services import Services
-from tidemill_contract import metrics
 from tidemill_contract.auth import QUERY_READ, Forbidden, Unauthorized
 
 _HOW = 'send the header Authorization, or {"type": "auth", "token": "tm_<id>_<secret>"} as the first message'
@@ -59,8 +62,11 @@ def refusal(services: Services, model: PipelineModel, authorization: str | None)
 class SocketSession:
     """One WebSocket, from its handshake to its end."""
 
-    def __init__(self, services: Services, origins: Collection[str], socket: WebSocket, patience: Patience) -> None:
+    def __init__(
+        self, services: Services, origins: Collection[str], socket: WebSocket, patience: Patience, places: Places
+    ) -> None:
         self._services, self._origins, self._socket, self._patience = services, origins, socket, patience
+        self._places, self._keyless = places, ExitStack()
         self._authorization: str | None = socket.headers.get("authorization")
         self._listener: Listener | None = None
 
@@ -71,6 +77,16 @@ class SocketSession:
             detail = "pages of this origin may not listen; add it to TIDEMILL_API_CORS_ORIGINS"
             await self._socket.send_denial_response(Problem(403, "origin_refused", "Forbidden", detail).response())
             return
+        with self._keyless:
+            try:
+                if not self._has_key(pipeline):
+                    self._keyless.enter_context(self._places.taken(self._socket.scope.get("client")))
+            except Problem as problem:
+                await self._socket.send_denial_response(problem.response())
+                return
+            await self._listen(pipeline)
+
+    async def _listen(self, pipeline: str) -> None:
         await self._socket.accept()
         connections = metrics.LIVE_CONNECTIONS.labels("websocket")
         connections.inc()
@@ -86,14 +102,23 @@ class SocketSession:
             connections.dec()
         count_ending(ending)
 
+    def _has_key(self, pipeline: str) -> bool:
+        """Whether the handshake brings a key that is needed, and is good."""
+        if self._authorization is None or not wants_key(self._services, pipeline):
+            return False
+        try:
+            open_pipeline(self._services, pipeline, self._authorization)
+        except (Unauthorized, Forbidden, Problem):
+            return False
+        return True
+
     async def _serve(self, pipeline: str) -> Ending | None:
         services = self._services
         if services.upstreams.stopping:
             raise Refused(STOPPING)
-        model = services.catalog.find(pipeline)
-        if model is None:
-            raise Refused(Ending("pipeline_not_found", "no pipeline of that name is served here", 4404))
-        await self._authenticate(model)
+        model = await self._authenticate(pipeline)
+        if wants_key(services, pipeline):
+            self._keyless.close()
         query = self._query(model)
         upstream = services.upstreams.get(pipeline)
         listener = self._listener = Listener(upstream, services.database, model, query)
@@ -109,8 +134,8 @@ class SocketSession:
         except Problem as problem:
             raise Refused(Ending(problem.code, problem.detail, 4400)) from None
 
-    async def _authenticate(self, model: PipelineModel) -> None:
-        if self._authorization is None and model.config.spec.auth.required is not False:
+    async def _authenticate(self, pipeline: str) -> PipelineModel:
+        if self._authorization is None and wants_key(self._services, pipeline):
             try:
                 async with asyncio.timeout(self._patience.auth):
                     text = await self._receive()
@@ -120,9 +145,14 @@ class SocketSession:
                 raise Refused(Ending("unauthorized", detail, 4401)) from None
             except msgspec.DecodeError:
                 raise Refused(Ending("unauthorized", f"the first message is not a key; {_HOW}", 4401)) from None
-        refused = refusal(self._services, model, self._authorization)
-        if refused is not None:
-            raise Refused(refused)
+        try:
+            return open_pipeline(self._services, pipeline, self._authorization)
+        except Unauthorized as error:
+            raise Refused(Ending("unauthorized", str(error), 4401)) from None
+        except Forbidden as error:
+            raise Refused(Ending("forbidden", str(error), 4403)) from None
+        except Problem as problem:
+            raise Refused(Ending(problem.code, problem.detail, 4404)) from None
 
     async def _receive(self) -> bytes:
         message = await self._socket.receive()

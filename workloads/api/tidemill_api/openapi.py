@@ -87,11 +87,7 @@ def _status_paths() -> dict[str, Any]:
     )
     live["responses"] |= unhealthy
     ready["responses"] |= unhealthy
-    metrics = _plain("metrics", "Prometheus metrics", "Flag")
-    metrics["responses"] = {
-        "200": {"description": "Text exposition format.", "content": {"text/plain": {"schema": STRING}}}
-    }
-    operations = {"/health": health, "/livez": live, "/readyz": ready, "/metrics": metrics}
+    operations = {"/health": health, "/livez": live, "/readyz": ready}
     return {path: {"get": {**operation, "security": [], "tags": ["status"]}} for path, operation in operations.items()}
 
 
@@ -144,6 +140,10 @@ def _page(schema: str, *, forms: bool) -> Any:
         "headers": {
             "ETag": {"schema": STRING, "description": "JSON only; changes with the data."},
             "Cache-Control": {"schema": STRING, "description": "Longer for answers that no event can change any more."},
+            "Tidemill-Next-Cursor": {
+                "schema": STRING,
+                "description": "CSV and NDJSON only: `cursor` for the rows that `limit` cut off.",
+            },
             "Warning": {"schema": STRING, "description": "110 when the answer is stale; Age tells how old it is."},
         },
         "content": {JSON: {"schema": ref(schema)}, **({NDJSON: text, CSV: text} if forms else {})},

@@ -180,11 +180,9 @@ SCHEMAS: dict[str, Schema] = {
                         "required": BOOLEAN,
                         "breaker": {"enum": ["closed", "half_open", "open"]},
                     },
-                    {"detail": STRING, "latency_ms": NUMBER},
                 ),
             },
         },
-        {"pipelines": _array(STRING), "config_faults": OBJECT},
     ),
     "Flag": _object("Yes or no.", {"ok": BOOLEAN}),
 }

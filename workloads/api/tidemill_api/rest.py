@@ -12,7 +12,10 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tidemill_api import metrics
+from tidemill_api.access import open_pipeline
 from tidemill_api.aggregate_query import take_query
+from tidemill_api.answers import Stream
 from tidemill_api.cache import Slot
 from tidemill_api.catalog import PipelineModel
 from tidemill_api.describe import summary
@@ -20,15 +23,16 @@ from tidemill_api.front import Front, Known
 from tidemill_api.listings import ANOMALIES, DEAD_LETTERS, Listing, events_listing, take_listing
 from tidemill_api.parameters import MAX_BODY_BYTES, Parameters
 from tidemill_api.problems import Problem, forbidden, not_found, unauthorized
-from tidemill_api.replies import PiecesReply, json_reply
+from tidemill_api.replies import NEXT_CURSOR, PiecesReply, json_reply
 from tidemill_api.routing import TemplateRoute
 from tidemill_api.rows import JSON, negotiate
 from tidemill_api.services import Services
-from tidemill_contract import metrics
 from tidemill_contract.auth import QUERY_READ, Forbidden, Unauthorized
 from tidemill_contract.resilience import Deadline
 
 SUFFIXES = ("json", "ndjson", "csv")
+ANSWER_SECONDS, ANSWER_SHARE = 1.0, 0.1
+"""How long before a request's deadline its queries are given up, and which share of it at most."""
 PIPELINES = "/v1/pipelines"
 PIPELINE = f"{PIPELINES}/{{pipeline}}"
 AGGREGATE = f"{PIPELINE}/aggregates/{{aggregation}}"
@@ -101,8 +105,8 @@ class Rest:
         query = take_query(aggregation, parameters, stream=media != JSON)
         answers, deadline = self._services.answers, _deadline(request)
         if media != JSON:
-            pieces = await answers.stream_windows(model, query, media, deadline)
-            return PiecesReply(pieces, media, _disposition(request, f"{model.name}-{aggregation.name}"))
+            stream = await answers.stream_windows(model, query, media, deadline)
+            return _stream_reply(request, stream, media, f"{model.name}-{aggregation.name}")
         return self._reply(request, model, await answers.aggregates(model, query, deadline), "aggregates")
 
     def _lister(self, name: str) -> Callable[[Request], Awaitable[Response]]:
@@ -114,8 +118,8 @@ class Rest:
             query = take_listing(listing_of(model), parameters, stream=media != JSON)
             answers, deadline = self._services.answers, _deadline(request)
             if media != JSON:
-                pieces = await answers.stream_listing(model, query, media, deadline)
-                return PiecesReply(pieces, media, _disposition(request, f"{model.name}-{name}"))
+                stream = await answers.stream_listing(model, query, media, deadline)
+                return _stream_reply(request, stream, media, f"{model.name}-{name}")
             return self._reply(request, model, await answers.listing(model, query, deadline), query.listing.kind)
 
         return listing
@@ -126,14 +130,12 @@ class Rest:
         Raises:
             Problem: there is none (404), no key (401), or a key that is not good for this (403).
         """
-        model = self._services.catalog.get(request.path_params["pipeline"])
         try:
-            self._services.authenticator.check(model.config, request.headers.get("authorization"), QUERY_READ)
+            return open_pipeline(self._services, request.path_params["pipeline"], request.headers.get("authorization"))
         except Unauthorized as error:
             raise unauthorized(str(error)) from None
         except Forbidden as error:
             raise forbidden(str(error)) from None
-        return model
 
     def _reply(self, request: Request, model: PipelineModel, found: tuple[Slot, bool], kind: str) -> Response:
         metrics.EVENTS_QUERIED.labels(kind).inc(found[0].answer.rows)
@@ -159,8 +161,16 @@ def _media(request: Request) -> str:
 
 
 def _deadline(request: Request) -> Deadline | None:
+    """The request's deadline, less the time that it takes to tell that there is no answer."""
     found: Any = getattr(request.state, "deadline", None)
-    return found if isinstance(found, Deadline) else None
+    if not isinstance(found, Deadline):
+        return None
+    return Deadline(found.at - min(ANSWER_SECONDS, found.remaining() * ANSWER_SHARE), found.clock)
+
+
+def _stream_reply(request: Request, stream: Stream, media: str, name: str) -> PiecesReply:
+    cut = {NEXT_CURSOR: stream.cursor} if stream.cursor else {}
+    return PiecesReply(stream.pieces, media, {**_disposition(request, name), **cut})
 
 
 def _disposition(request: Request, name: str) -> dict[str, str]:

@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 JSON, NDJSON, CSV = "application/json", "application/x-ndjson", "text/csv"
 Row = Sequence[Any]
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""A text that begins so is run as a formula by spreadsheets, also with the wide forms of these characters."""
 
 
 class RowEncoder:
@@ -53,7 +55,10 @@ class RowEncoder:
         return b"".join(msgspec.json.encode(self.record(row)) + b"\n" for row in rows)
 
     def csv(self, rows: Iterable[Row], *, header: bool = False) -> bytes:
-        """Rows as RFC 4180 lines; a null is empty, an empty text is quoted."""
+        """Rows as RFC 4180 lines; a null is empty, an empty text is quoted.
+
+        A text that a spreadsheet would run as a formula is set off by an apostrophe.
+        """
         lines = [self.names] if header else []
         lines += [self.values(row) for row in rows]
         return "".join(",".join(map(_csv_text, line)) + "\r\n" for line in lines).encode()
@@ -73,6 +78,8 @@ def _csv_text(value: Any) -> str:
             return bytes(value).decode()
         case dict() | list():
             value = msgspec.json.encode(value).decode()
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        value = "'" + value
     quoted = not value or any(character in value for character in ',"\r\n')
     return '"' + value.replace('"', '""') + '"' if quoted else str(value)
 

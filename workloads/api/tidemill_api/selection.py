@@ -192,7 +192,7 @@ def take_page(
     limit = parameters.parsed("limit", lambda text: _limit(text, max_limit)) or default_limit
     digest = hashlib.sha256(repr((fingerprint, [(o.column.name, o.descending) for o in order])).encode()).hexdigest()
     text = parameters.one("cursor")
-    after = None if text is None else _read_cursor(text, order, digest[:16])
+    after = None if not text else _read_cursor(text, order, digest[:16])
     return Page(tuple(order), limit, after, digest[:16])
 
 

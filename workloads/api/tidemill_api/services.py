@@ -61,7 +61,7 @@ def make_services(settings: WorkloadSettings, environ: Mapping[str, str]) -> Ser
     fallbacks = resilience.fallbacks
     catalog = Catalog(PipelineDirectory(settings.config_dir), settings.pipeline)
     database = Database(settings, guards.database)
-    client = _redis(settings.redis_url, resilience.timeouts.redis_seconds) if settings.redis_url else None
+    client = _redis(settings, resilience.timeouts.redis_seconds) if settings.redis_url else None
     cache = AnswerCache(
         client,
         guards.redis,
@@ -82,10 +82,11 @@ def make_services(settings: WorkloadSettings, environ: Mapping[str, str]) -> Ser
     )
 
 
-def _redis(url: str, timeout_seconds: float) -> redis.asyncio.Redis:
+def _redis(settings: WorkloadSettings, timeout_seconds: float) -> redis.asyncio.Redis:
     # One repeat, at once: a kept connection may have died with its server long ago. All other repeats are the guard's.
     return redis.asyncio.Redis.from_url(
-        url,
+        settings.redis_url,
+        **settings.redis_tls,
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,
         retry=Retry(NoBackoff(), 1),

@@ -1,26 +1,27 @@
-"""/health, /livez, /readyz and /metrics."""
+"""/health, /livez and /readyz as everybody may see them; what they hold back is on the port of its own."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import msgspec
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 
 from tidemill_api.routing import TemplateRoute
 from tidemill_api.rows import JSON
 from tidemill_api.upkeep import Upkeep
+from tidemill_contract.health import public
 
 _NO_STORE = {"cache-control": "no-store"}
 
 
 def status_routes(upkeep: Upkeep) -> list[TemplateRoute]:
-    """The routes that probes and scrapers ask; they need no key."""
+    """The routes; they need no key."""
 
     async def health(_: Request) -> Response:
-        return _json(*upkeep.health())
+        status, body = upkeep.health()
+        return _json(status, public(body))
 
     async def livez(_: Request) -> Response:
         return _flag(upkeep.alive())
@@ -28,10 +29,7 @@ def status_routes(upkeep: Upkeep) -> list[TemplateRoute]:
     async def readyz(_: Request) -> Response:
         return _flag(upkeep.ready())
 
-    async def metrics(_: Request) -> Response:
-        return Response(generate_latest(), headers={**_NO_STORE, "content-type": CONTENT_TYPE_LATEST})
-
-    handlers = {"/health": health, "/livez": livez, "/readyz": readyz, "/metrics": metrics}
+    handlers = {"/health": health, "/livez": livez, "/readyz": readyz}
     return [TemplateRoute(path, handler, methods=["GET"]) for path, handler in handlers.items()]
 
 

@@ -1,4 +1,4 @@
-"""Pure ASGI middleware of ingest and API: request metrics, the request timeout, and problem details (RFC 9457).
+"""Pure ASGI middleware of ingest and API: request metrics, timeout, host names, and problem details (RFC 9457).
 
 Knows no web framework; the route template is read from the scope, where Starlette and FastAPI leave it.
 """
@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 
-from tidemill_contract import metrics
+from tidemill_contract import http_metrics
 from tidemill_contract.guard import Deadline
+from tidemill_contract.hosts import HOW, Hosts
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -23,6 +24,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PROBLEM_TYPE = "application/problem+json"
 UNMATCHED = "unmatched"
+_KNOWN_HOSTS = 1_000
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT_LEFT = "499"
 """Status of a request that its client gave up before an answer began (as nginx logs it)."""
@@ -130,13 +132,13 @@ class HttpMetrics:
         template = endpoint(scope)
         counter = self._counters.get((method, template, status))
         if counter is None:
-            counter = self._counters[(method, template, status)] = metrics.HTTP_REQUESTS.labels(
+            counter = self._counters[(method, template, status)] = http_metrics.HTTP_REQUESTS.labels(
                 method, template, status
             )
         counter.inc()
         timer = self._timers.get((method, template))
         if timer is None:
-            timer = self._timers[(method, template)] = metrics.HTTP_REQUEST_SECONDS.labels(method, template)
+            timer = self._timers[(method, template)] = http_metrics.HTTP_REQUEST_SECONDS.labels(method, template)
         timer.observe(seconds)
 
 
@@ -184,4 +186,52 @@ class RequestTimeout:
                 raise
         if timer.expired() and not started:
             detail = f"no answer within {self._seconds:g} s; ask for less, or try again later"
-            await send_problem(send, 504, "request_timeout", "Request Timeout", detail)
+            # Closed: what is left of a body that comes too slowly would keep the connection.
+            close = [(b"connection", b"close")]
+            await send_problem(send, 504, "request_timeout", "Request Timeout", detail, headers=close)
+
+
+def by_name(app: App, hosts: Hosts) -> App:
+    """An application that answers to these names."""
+    return app if hosts.any else HostGuard(app, hosts)
+
+
+class HostGuard:
+    """ASGI middleware: other names are 421."""
+
+    def __init__(self, app: App, hosts: Hosts) -> None:
+        self._app, self._hosts = app, hosts
+        self._known: set[bytes] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] == "lifespan" or self._allow(scope):
+            await self._app(scope, receive, send)
+            return
+        detail = f"the Host header names none of this service's hosts; {HOW}"
+        await send_problem(_denial(scope, send), 421, "host_refused", "Misdirected Request", detail)
+
+    def _allow(self, scope: Scope) -> bool:
+        for name, value in scope["headers"]:
+            if name == b"host":
+                return value in self._known or self._look(value)
+        return True
+
+    def _look(self, header: bytes) -> bool:
+        if not self._hosts.allow(header.decode("latin-1")):
+            return False
+        if len(self._known) >= _KNOWN_HOSTS:
+            self._known.clear()
+        self._known.add(header)
+        return True
+
+
+def _denial(scope: Scope, send: Send) -> Send:
+    """Where an HTTP answer goes: for a WebSocket, in place of its handshake."""
+    if scope["type"] == "http":
+        return send
+
+    async def deny(message: Message) -> None:
+        await send({**message, "type": f"websocket.{message['type']}"})
+
+    return deny

@@ -12,7 +12,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn
 
+from tidemill_contract.files import read_bytes
 from tidemill_contract.runtime import ApiKey, ApiKeys, PipelineConfig, WorkloadSettings
 
 log = logging.getLogger(__name__)
@@ -21,6 +23,9 @@ EVENTS_APPEND, QUERY_READ = "events:append", "query:read"
 _MAX_KEY_LENGTH = 512
 _NOBODY = ApiKey(id="", sha256="0" * 64, scopes=())
 _HOW = "send the header 'Authorization: Bearer tm_<id>_<secret>'"
+
+_NEEDED = f"an API key is needed: {_HOW}"
+_UNKNOWN = f"the API key is not one of this pipeline's, or there is no such pipeline: {_HOW}"
 
 
 class Unauthorized(Exception):
@@ -71,15 +76,27 @@ class Authenticator:
         if pipeline.spec.auth.required is False:
             return
         if not authorization_header:
-            raise Unauthorized(f"an API key is needed: {_HOW}")
+            raise Unauthorized(_NEEDED)
         key_id, secret = _parse(authorization_header)
         key = self._keys(pipeline.name).get(key_id, _NOBODY)
         # Unknown ids are compared as well: the time taken does not tell which ids exist.
         same = hmac.compare_digest(hashlib.sha256(secret.encode()).hexdigest(), key.sha256.lower())
         if not same or key is _NOBODY:
-            raise Unauthorized(f"the API key is not one of this pipeline's: {_HOW}")
+            raise Unauthorized(_UNKNOWN)
         if scope not in key.scopes:
             raise Forbidden(f"the API key {key_id} lacks the scope {scope}; it has {', '.join(key.scopes) or 'none'}")
+
+    def refuse(self, authorization_header: str | None) -> NoReturn:
+        """What is said of a pipeline that does not exist, as of one that wants another key: nobody learns names.
+
+        Raises:
+            Unauthorized: always.
+        """
+        if not authorization_header:
+            raise Unauthorized(_NEEDED)
+        _, secret = _parse(authorization_header)
+        hmac.compare_digest(hashlib.sha256(secret.encode()).hexdigest(), _NOBODY.sha256)
+        raise Unauthorized(_UNKNOWN)
 
     def _keys(self, pipeline: str) -> dict[str, ApiKey]:
         now = self._clock()
@@ -102,7 +119,7 @@ class Authenticator:
         if known is not None and known.stamp == stamp:
             return _Known(stamp, now, known.keys)
         try:
-            keys = ApiKeys.model_validate_json(path.read_bytes()).keys
+            keys = ApiKeys.model_validate_json(read_bytes(path)).keys
         except (OSError, ValueError) as error:
             # pydantic's message would show the file's text: say only where.
             log.warning(

@@ -25,6 +25,8 @@ HALF_OPEN: BreakerState = "half_open"
 OPEN: BreakerState = "open"
 _STATES: dict[str, BreakerState] = {"closed": CLOSED, "half-open": HALF_OPEN, "open": OPEN}
 _GAUGE: dict[BreakerState, int] = {CLOSED: 0, HALF_OPEN: 1, OPEN: 2}
+_STEPS = (1.0, 2.5, 5.0)
+_MAX_STEP = 60
 
 
 class BreakerOpen(Exception):
@@ -59,13 +61,26 @@ class Breaker:
 
     A call asks `admit` for a ticket and hands it back with its outcome. The outcome of a call that began before the
     latest change of state says nothing about now, and is ignored.
+
+    The pauses of one outage grow about twofold each, as 2, 5, 10, 20, 50, … do; none is longer than `open_seconds`.
+    Without a first one each is `open_seconds`.
     """
 
     def __init__(
-        self, name: str, *, failures: int, open_seconds: float, clock: Callable[[], float] = time.monotonic
+        self,
+        name: str,
+        *,
+        failures: int,
+        open_seconds: float,
+        first_pause_seconds: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self._open_seconds = open_seconds
+        self._first_pause = open_seconds if first_pause_seconds is None else first_pause_seconds
+        self._openings = 0
+        """Since the breaker was closed last."""
+        self._pause = open_seconds
         self._clock = clock
         self._lock = threading.RLock()
         self._state: BreakerState = CLOSED
@@ -81,6 +96,8 @@ class Breaker:
             listeners=[_Listener(self)],
         )
         metrics.BREAKER_STATE.labels(name=name).set(_GAUGE[CLOSED])
+        for state in _GAUGE:
+            metrics.BREAKER_TRANSITIONS.labels(name=name, state=state)
 
     @property
     def state(self) -> BreakerState:
@@ -92,9 +109,9 @@ class Breaker:
         """Seconds until a call may be let through; 0 when it may be now."""
         with self._lock:
             if self._state == OPEN:
-                return max(0.0, self._opened_at + self._open_seconds - self._clock())
+                return max(0.0, self._opened_at + self._pause - self._clock())
             if self._state == HALF_OPEN and self._trial_ends is not None and self._clock() < self._trial_ends:
-                return min(1.0, self._open_seconds)
+                return min(1.0, self._pause)
             return 0.0
 
     def admit(self, trial_seconds: float = float("inf")) -> int:
@@ -130,6 +147,21 @@ class Breaker:
         """The call of this ticket failed as calls to a broken dependency do."""
         self._tell(ticket, _fail)
 
+    def recovered(self, asked_at: float) -> None:
+        """The dependency answered a question that was put then, beside the calls: whatever the pause, it is over.
+
+        Args:
+            asked_at: by the breaker's clock. An answer to what was asked before the breaker opened says nothing.
+        """
+        if self._state == CLOSED:
+            return
+        with self._lock:
+            if self._state == CLOSED or asked_at < self._opened_at:
+                return
+            if self._state == OPEN:
+                self._circuit.half_open()
+            self._circuit.call(_succeed)
+
     def abandoned(self, ticket: int) -> None:
         """The call of this ticket ended in a way that tells nothing; another trial may be made."""
         with self._lock:
@@ -154,11 +186,21 @@ class Breaker:
         self._ticket += 1
         self._trial_ends = None
         if state == OPEN:
-            self._opened_at = self._clock()
-        metrics.BREAKER_STATE.labels(name=self.name).set(_GAUGE[state])
+            self._openings += 1
+            self._opened_at, self._pause = self._clock(), self._pause_after(self._openings)
+        elif state == CLOSED:
+            self._openings = 0
+        # A trial that follows one that failed is no news: who watches sees one outage, not many.
+        shown = OPEN if state == HALF_OPEN and self._openings > 1 else state
+        metrics.BREAKER_STATE.labels(name=self.name).set(_GAUGE[shown])
         metrics.BREAKER_TRANSITIONS.labels(name=self.name, state=state).inc()
-        level = logging.WARNING if state == OPEN else logging.INFO
+        # Likewise: one warning an outage.
+        level = logging.WARNING if state == OPEN and self._openings == 1 else logging.INFO
         log.log(level, "circuit breaker %s: %s, was %s", self.name, state, before)
+
+    def _pause_after(self, openings: int) -> float:
+        tens, step = divmod(min(openings - 1, _MAX_STEP), len(_STEPS))
+        return min(self._open_seconds, self._first_pause * _STEPS[step] * 10.0**tens)
 
 
 class _Listener(pybreaker.CircuitBreakerListener):

@@ -19,6 +19,10 @@ T = TypeVar("T")
 Clock = Callable[[], float]
 
 
+LOOK_SECONDS = 2.0
+"""How long a look at a dependency whose breaker is open may take: it comes again soon."""
+
+
 class DeadlineExceeded(TimeoutError):
     """The time that a request may take was over before its call was answered."""
 
@@ -57,6 +61,7 @@ class Policy:
     jitter_seconds: float
     is_failure: Predicate
     is_retryable: Predicate
+    first_pause_seconds: float | None = None
 
 
 class Guard:
@@ -65,6 +70,9 @@ class Guard:
     `call` and `acall` serve what is shaped like a call. What begins here and ends in a callback takes a ticket from
     `admit` and hands it to `settle`. A loop asks `allow`, does its work, and tells `success` or `failure`; the thread
     or task that was let through as a trial is let through until it has told.
+
+    Somebody looks at the dependency in the background, with `look` or `alook`, or says `recovered`: so the breaker
+    closes soon after an outage, and no request has to try.
     """
 
     def __init__(
@@ -79,7 +87,16 @@ class Guard:
         self.name = name
         self.policy = policy
         self.timeout_seconds = policy.timeout_seconds
-        self._breaker = Breaker(name, failures=policy.failures, open_seconds=policy.open_seconds, clock=clock)
+        self.look_seconds = min(LOOK_SECONDS, policy.timeout_seconds)
+        self._clock = clock
+        self._breaker = Breaker(
+            name,
+            failures=policy.failures,
+            open_seconds=policy.open_seconds,
+            first_pause_seconds=policy.first_pause_seconds,
+            clock=clock,
+        )
+        metrics.RETRIES.labels(name=name)
         self._sleep, self._async_sleep = sleep, async_sleep
         self._holder: tuple[object, int] | None = None
         """(thread or task, ticket) of a loop that makes the trial."""
@@ -174,6 +191,37 @@ class Guard:
             self._breaker.failed(ticket)
         else:
             self._judge(ticket, error)
+
+    def look(self, fn: Callable[..., T], *args: Any) -> T:
+        """`fn(*args)`, which asks the dependency for a sign of life: a call, but made while the breaker is open, too.
+
+        An answer closes it; a failure changes nothing. Give `fn` its own timeout: `look_seconds`.
+        """
+        if self._breaker.state == CLOSED:
+            return self.call(fn, *args, retry=False)
+        began = self._clock()
+        result = fn(*args)
+        self._breaker.recovered(began)
+        return result
+
+    async def alook(self, fn: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """`await fn(*args)`, likewise; if the breaker is open, cancelled after `look_seconds`.
+
+        Raises:
+            TimeoutError: no answer in time.
+            Exception: what `fn` raised.
+        """
+        if self._breaker.state == CLOSED:
+            return await self.acall(fn, *args, retry=False)
+        began = self._clock()
+        async with asyncio.timeout(self.look_seconds):
+            result = await fn(*args)
+        self._breaker.recovered(began)
+        return result
+
+    def recovered(self, asked_at: float) -> None:
+        """The dependency has answered what it was asked then (`time.monotonic()`), beside the calls of this guard."""
+        self._breaker.recovered(asked_at)
 
     def admit(self) -> int:
         """A ticket for work whose end is told by `settle`, from any thread; a trial is lost after `timeout_seconds`.

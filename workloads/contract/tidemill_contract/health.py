@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tidemill_contract import trust
+
 _MAX_DETAIL = 300
 _CREDENTIALS = re.compile(r"(?<=://)\S*(?=@)|(?<=password=)(?:'[^']*'|\S+)", re.IGNORECASE)
 _RESERVED = frozenset({"status", "component", "dependencies"})
@@ -67,6 +69,15 @@ def report(
     return (503 if status == "unhealthy" else 200), body
 
 
+def public(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A report for anybody: statuses, and no names, counts or texts of errors."""
+    rows = {
+        name: {member: row[member] for member in ("status", "required", "breaker")}
+        for name, row in body["dependencies"].items()
+    }
+    return {"status": body["status"], "component": body["component"], "dependencies": rows}
+
+
 def _row(dependency: Dependency) -> dict[str, Any]:
     row: dict[str, Any] = {
         "status": "up" if dependency.up else "down",
@@ -77,7 +88,10 @@ def _row(dependency: Dependency) -> dict[str, Any]:
     if not detail and not dependency.up:
         detail = "circuit breaker open" if dependency.breaker == "open" else "no answer"
     if detail:
-        row["detail"] = detail if len(detail) <= _MAX_DETAIL else detail[: _MAX_DETAIL - 1] + "…"
+        remedy = trust.remedy(dependency.name, detail)
+        told = f"; {remedy}" if remedy else ""
+        most = _MAX_DETAIL - len(told)
+        row["detail"] = (detail if len(detail) <= most else detail[: most - 1] + "…") + told
     if dependency.latency_ms is not None:
         row["latency_ms"] = round(dependency.latency_ms, 1)
     return row

@@ -13,6 +13,7 @@ _ROLE_SUFFIX_MAX = len("_writer_a")
 SCHEMA_MAX = POSTGRES_MAX - _ROLE_SUFFIX_MAX
 KAFKA_MAX = 249
 SERVICE_MAX = 63
+OUTPUT_TOPICS = ("results", "anomalies", "dead-letters")
 
 
 def _digest(*parts: str) -> str:
@@ -47,6 +48,17 @@ def logins(role_name: str) -> tuple[str, str]:
 def topic(namespace: str, name: str, kind: str) -> str:
     """A topic of a pipeline; kind is events, results, anomalies or dead-letters."""
     return f"{namespace}.{name}.{kind}"
+
+
+def derived_topic(topic_name: str) -> tuple[str, str, str] | None:
+    """Namespace, pipeline and kind of a topic that has the name of a pipeline's; None: it has not.
+
+    Neither a namespace nor a pipeline's name holds a dot.
+    """
+    parts = topic_name.split(".")
+    if len(parts) != 3 or not all(parts) or parts[2] not in ("events", *OUTPUT_TOPICS):
+        return None
+    return parts[0], parts[1], parts[2]
 
 
 def consumer_group(namespace: str, name: str, reader: str = "live") -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from tidemill_contract.files import read_bytes
 from tidemill_contract.runtime import PipelineConfig
 
 log = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ class PipelineDirectory:
             return before
         last = before.config if before is not None else None
         try:
-            config = PipelineConfig.from_json((self._dir / f"{name}{_SUFFIX}").read_bytes())
+            config = PipelineConfig.from_json(read_bytes(self._dir / f"{name}{_SUFFIX}"))
             if config.name != name:
                 raise ValueError(f"holds the pipeline {config.name!r}; a file is named like its pipeline")
         except (OSError, ValueError) as error:

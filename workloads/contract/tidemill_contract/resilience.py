@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from tidemill_contract import failures
 from tidemill_contract.breaker import BreakerOpen, BreakerState
 from tidemill_contract.failures import Predicate
+from tidemill_contract.files import read_bytes
 from tidemill_contract.guard import Clock, Deadline, DeadlineExceeded, Guard, Guards, Policy
 
 __all__ = [
@@ -46,10 +47,11 @@ class _Section(BaseModel):
 
 
 class BreakerSettings(_Section):
-    """When a circuit breaker opens, and for how long."""
+    """When a circuit breaker opens, and for how long: pauses that grow from the first one to `open_seconds`."""
 
     failures: int = Field(5, ge=1, le=1_000_000)
     open_seconds: Seconds = 60.0
+    first_pause_seconds: Seconds = 2.0
 
 
 class BreakersSettings(_Section):
@@ -194,7 +196,7 @@ class ResilienceConfig(_Section):
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(path.read_bytes())
+        document = yaml.safe_load(read_bytes(path))
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot be read ({error.strerror or error}); correct or unset TIDEMILL_RESILIENCE_FILE"

@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
-from tidemill_contract import names
+from tidemill_contract import names, trust
+from tidemill_contract.files import read_bytes
 from tidemill_contract.spec import PipelineSpec
 
 
@@ -104,13 +105,21 @@ class WorkloadSettings(_Config):
     namespace: str = "default"
     host: str = "127.0.0.1"
     port: int = 8080
+    status_port: int = 0
+    """Where ingest and API tell figures, full health and probes, apart from their clients' port; 0: nowhere."""
+    allowed_hosts: str = ""
+    """Names that they may be called by, between commas; addresses always pass. Empty: all."""
     kafka_brokers: str = ""
     kafka_config: Path | None = None
     postgres_host: str = "127.0.0.1"
     postgres_port: int = 5432
     postgres_database: str = "tidemill"
     postgres_sslmode: str = "prefer"
+    postgres_ca: str = ""
+    """PEM file of the authorities that sign Postgres' certificate; empty: libpq's own place."""
     redis_url: str = ""
+    redis_ca: str = ""
+    """The same for Redis; empty: the system's authorities."""
     config_dir: Path = Path("/etc/tidemill/pipelines")
     pipeline: str = ""
     secrets_dir: Path = Path("/etc/tidemill/secrets")
@@ -140,9 +149,27 @@ class WorkloadSettings(_Config):
         }
         return cls.model_validate(found)
 
+    @model_validator(mode="after")
+    def _trusts(self) -> WorkloadSettings:
+        trust.authority("TIDEMILL_POSTGRES_CA", self.postgres_ca)
+        trust.authority("TIDEMILL_REDIS_CA", self.redis_ca)
+        trust.redis_options(self.redis_url, self.redis_ca)
+        return self
+
+    @property
+    def postgres_tls(self) -> dict[str, Any]:
+        """Settings of libpq: whether connections are encrypted, and whose certificates are trusted."""
+        trusted = {"sslrootcert": self.postgres_ca} if self.postgres_ca else {}
+        return {"sslmode": self.postgres_sslmode, **trusted}
+
+    @property
+    def redis_tls(self) -> dict[str, Any]:
+        """Settings of a Redis client besides the URL."""
+        return trust.redis_options(self.redis_url, self.redis_ca)
+
     def load_pipeline(self, name: str) -> PipelineConfig:
         """The config of one pipeline."""
-        return PipelineConfig.from_json((self.config_dir / f"{name}.json").read_bytes())
+        return PipelineConfig.from_json(read_bytes(self.config_dir / f"{name}.json"))
 
     def secret_file(self, pipeline: str, name: str) -> Path:
         """Where a pipeline's secret is: `<pipeline>.<name>` if there is such a file, else `<pipeline>/<name>`.
@@ -155,9 +182,9 @@ class WorkloadSettings(_Config):
 
     def credentials(self, pipeline: str, role: Literal["writer", "reader"]) -> PostgresCredentials:
         """A pipeline's Postgres login."""
-        return PostgresCredentials.model_validate_json(self.secret_file(pipeline, f"{role}.json").read_bytes())
+        return PostgresCredentials.model_validate_json(read_bytes(self.secret_file(pipeline, f"{role}.json")))
 
     def api_keys(self, pipeline: str) -> ApiKeys:
         """The API keys of a pipeline; none if there is no such file."""
         path = self.secret_file(pipeline, "api-keys.json")
-        return ApiKeys.model_validate_json(path.read_bytes()) if path.exists() else ApiKeys()
+        return ApiKeys.model_validate_json(read_bytes(path)) if path.exists() else ApiKeys()

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from tidemill_contract.exposition import CONTENT_TYPE, exposition
+from tidemill_contract.hosts import HOW, Hosts
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class StatusServer:
         ready: whether /readyz says yes.
         live: whether /livez says yes.
         limit_seconds: how long a callback may take before the answer is 503.
+        hosts: names that it may be called by; None: all.
     """
 
     def __init__(
@@ -69,7 +71,9 @@ class StatusServer:
         live: Callable[[], bool],
         *,
         limit_seconds: float = 5.0,
+        hosts: Hosts | None = None,
     ) -> None:
+        self.hosts = hosts or Hosts(())
         self._probes = {
             "/health": _Probe(health, limit_seconds),
             "/readyz": _Probe(ready, limit_seconds),
@@ -106,7 +110,7 @@ class StatusServer:
     def answer(self, path: str) -> Answer:
         """Status code, content type and body for a path."""
         if path == "/metrics":
-            return 200, CONTENT_TYPE_LATEST, generate_latest()
+            return 200, CONTENT_TYPE, exposition()
         probe = self._probes.get(path)
         if probe is None:
             return _json(
@@ -140,7 +144,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         try:
-            code, kind, body = self.owner.answer(self.path.partition("?")[0])
+            if self.owner.hosts.allow(self.headers.get("Host")):
+                code, kind, body = self.owner.answer(self.path.partition("?")[0])
+            else:
+                code, kind, body = _json(421, {"title": "Misdirected Request", "status": 421, "detail": HOW})
         except Exception as error:
             code, kind, body = _json(503, {"detail": f"{type(error).__name__}: {error}"})
         try:

@@ -5,6 +5,7 @@ SQL text only, like `partials`; what answers sketches decodes bytes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -69,6 +70,19 @@ def answer_type(metric: MetricSpec, field_type: str | None) -> str:
             return "array"
         case _:
             return "number"
+
+
+def answer_range(metric: MetricSpec, field_type: str | None) -> tuple[float, float]:
+    """The least and the greatest that a metric's value can be."""
+    match metric.function:
+        case "count" | "distinct" | "variance" | "stddev":
+            return 0.0, math.inf
+        case "avg" if field_type == "boolean":
+            return 0.0, 1.0
+        case "sum" if field_type == "boolean":
+            return 0.0, math.inf
+        case _:
+            return -math.inf, math.inf
 
 
 def decoders(plan: AggregationLayout) -> dict[str, Callable[[bytes | None], Any]]:

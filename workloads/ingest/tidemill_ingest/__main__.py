@@ -9,6 +9,8 @@ import sys
 
 import uvicorn
 
+from tidemill_contract.http_limits import HttpLimits, bounded
+from tidemill_contract.http_server import HttpServer
 from tidemill_contract.resilience import ResilienceConfig
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest.app import Ingest
@@ -25,7 +27,8 @@ def main() -> int:
     try:
         settings = WorkloadSettings.from_env()
         resilience = ResilienceConfig.load(settings.resilience_file, os.environ)
-        limits = Limits.from_env()
+        ingest = Ingest(settings, resilience, Limits.from_env())
+        http = bounded(HttpLimits.from_env())
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
@@ -33,10 +36,10 @@ def main() -> int:
         level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     config = uvicorn.Config(
-        Ingest(settings, resilience, limits).app(),
+        ingest.app(),
         host=settings.host,
         port=settings.port,
-        http="httptools",
+        http=http,
         loop="uvloop",
         ws="none",
         lifespan="on",
@@ -50,7 +53,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     log.info("ingest of %s on port %d", settings.namespace, settings.port)
-    server = uvicorn.Server(config)
+    server = HttpServer(config, settings, ingest.status)
     server.run()
     return 0 if server.started else 1
 

@@ -10,8 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Literal
 
 from fastapi import FastAPI
-from fastapi.responses import JSONResponse, PlainTextResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -19,8 +18,10 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from tidemill_contract.asgi import App, HttpMetrics, RequestTimeout
-from tidemill_contract.health import report
+from tidemill_contract.asgi import App, HttpMetrics, RequestTimeout, by_name
+from tidemill_contract.health import public, report
+from tidemill_contract.hosts import Hosts
+from tidemill_contract.http_server import Status
 from tidemill_contract.resilience import ResilienceConfig
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest.events import EventsHandler
@@ -63,8 +64,6 @@ class DependencyReport(BaseModel):
     status: Literal["up", "down"]
     required: bool
     breaker: Literal["closed", "half_open", "open"]
-    detail: str | None = None
-    latency_ms: float | None = None
 
 
 class Health(BaseModel):
@@ -73,9 +72,6 @@ class Health(BaseModel):
     status: Literal["healthy", "degraded", "unhealthy"]
     component: str
     dependencies: dict[str, DependencyReport]
-    pipelines: list[str]
-    queued: int
-    faults: dict[str, str]
 
 
 class _EventsRoute(Route):
@@ -90,7 +86,7 @@ class Ingest:
     """All that an ingest service is made of."""
 
     def __init__(self, settings: WorkloadSettings, resilience: ResilienceConfig, limits: Limits) -> None:
-        self._settings = settings
+        self._settings, self._hosts = settings, Hosts.parse(settings.allowed_hosts)
         guards = resilience.guards()
         self._request_seconds = resilience.timeouts.api_request_seconds
         self.sink = Sink(
@@ -101,31 +97,36 @@ class Ingest:
         )
         self.watch = Watch(self.sink, guards.kafka_producer)
         self.pipelines = Pipelines(settings)
-        client = connect(settings.redis_url, resilience.timeouts.redis_seconds) if settings.redis_url else None
+        seconds = resilience.timeouts.redis_seconds
+        client = connect(settings.redis_url, seconds, **settings.redis_tls) if settings.redis_url else None
         # A name that no process had before: a restarted one does not have the queue of its predecessor.
         owner = f"{settings.instance or 'ingest'}-{uuid.uuid4().hex}"
         self.keys = SharedKeys(client, guards.redis, namespace=settings.namespace, owner=owner)
-        self._replays = Replays(self.keys)
+        self._replays = Replays(self.keys, away=lambda: self.sink.away)
         self._events = EventsHandler(self.pipelines, self.sink, Quota(limits), self._replays)
 
     def app(self) -> App:
         """The application with its middleware."""
         app = FastAPI(
             title="Tidemill ingest", version="1", lifespan=self._lifespan, docs_url=None, redoc_url=None,
-            description="Events over HTTP to Kafka, one result a record.",
+            redirect_slashes=False, description="Events over HTTP to Kafka, one result a record.",
         )  # fmt: skip
         app.router.routes.append(_EventsRoute(EVENTS_PATH, self._events.append, methods=["POST"]))
         app.add_api_route("/", self._index, summary="What is here")
         app.add_api_route("/health", self._health, summary="Health", response_model=Health, responses=_UNHEALTHY)
         app.add_api_route("/livez", self._live, summary="Liveness", response_model=Check)
         app.add_api_route("/readyz", self._ready, summary="Readiness", response_model=Check, responses=_UNREADY)
-        app.add_api_route("/metrics", _metrics, summary="Prometheus metrics", response_class=PlainTextResponse)
         app.add_exception_handler(Refused, answer_refused)
         app.add_exception_handler(HTTPException, _answer_http_error)
         app.add_exception_handler(Exception, _answer_bug)
         document = describe(app)
         app.openapi = lambda: document  # type: ignore[method-assign]
-        return HttpMetrics(RequestTimeout(app, self._request_seconds))
+        return HttpMetrics(by_name(RequestTimeout(app, self._request_seconds), self._hosts))
+
+    @property
+    def status(self) -> Status:
+        """What is told on the port of its own."""
+        return Status(self._report, lambda: self.watch.up, lambda: True)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
@@ -143,31 +144,32 @@ class Ingest:
             await asyncio.wait(watching)
 
     async def _index(self) -> Index:
-        links = {"events": EVENTS_PATH, "openapi": "/openapi.json", "health": "/health", "metrics": "/metrics"}
+        links = {"events": EVENTS_PATH, "openapi": "/openapi.json", "health": "/health"}
         return Index(service="tidemill-ingest", namespace=self._settings.namespace, links=links)
 
-    async def _health(self) -> Response:
+    def _report(self) -> tuple[int, dict[str, Any]]:
         extra = {
             "pipelines": self.pipelines.names(), "queued": self.sink.queued, "faults": self.pipelines.faults(),
         }  # fmt: skip
-        status, body = report("ingest", [self.watch.dependency(), *self.keys.dependency()], extra)
-        return JSONResponse(body, status, _NO_STORE)
+        return report("ingest", [self.watch.dependency(), *self.keys.dependency()], extra)
+
+    async def _health(self) -> Response:
+        status, body = self._report()
+        return JSONResponse(public(body), status, _NO_STORE)
 
     async def _live(self) -> Response:
         return JSONResponse({"ok": True}, 200, _NO_STORE)
 
     async def _ready(self) -> Response:
-        ready = self.watch.up
+        # Not whether Kafka is well: whoever comes meanwhile is told when to come again, which a refused connection does
+        # not do.
+        ready = self.watch.seen
         return JSONResponse({"ok": ready}, 200 if ready else 503, _NO_STORE)
 
 
 _NO_STORE = {"cache-control": "no-store"}
 _UNHEALTHY: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description": "Kafka is down."}}
 _UNREADY: dict[int | str, dict[str, Any]] = {503: {"model": Check, "description": "Not to be sent traffic now."}}
-
-
-async def _metrics() -> Response:
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:

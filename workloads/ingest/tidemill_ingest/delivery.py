@@ -20,7 +20,9 @@ _ANSWER_SECONDS = 0.3
 _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
 
 
-def begin(sink: Sink, topic: str, records: Records, *, places: bool, sure: bool = False) -> Pending:
+def begin(
+    sink: Sink, topic: str, records: Records, *, places: bool, sure: bool = False, waited: bool = True
+) -> Pending:
     """Queue the records.
 
     Raises:
@@ -29,7 +31,7 @@ def begin(sink: Sink, topic: str, records: Records, *, places: bool, sure: bool 
     """
     nothing = {"accepted": 0, "quarantined": 0, "retry": len(records.values), "results": []}
     try:
-        return sink.submit(topic, records, places=places, sure=sure)
+        return sink.submit(topic, records, places=places, sure=sure, waited=waited)
     except BreakerOpen as error:
         detail = "Kafka has been failing: nothing was sent; send again later"
         raise unavailable("kafka_unavailable", detail, error.retry_after_seconds, **nothing) from None

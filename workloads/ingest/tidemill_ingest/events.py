@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from tidemill_contract import metrics
 from tidemill_contract.resilience import Deadline
-from tidemill_ingest import results
+from tidemill_ingest import metrics, results
 from tidemill_ingest.body import Events, split
 from tidemill_ingest.delivery import FULL_SECONDS, begin, finish
 from tidemill_ingest.known import Known, merge
@@ -208,7 +207,7 @@ class EventsHandler:
 
     def _queue(self, sent: _Sent, records: Records, *, sure: bool = False) -> Pending:
         try:
-            return begin(self._sink, sent.topic, records, places=sent.places, sure=sure)
+            return begin(self._sink, sent.topic, records, places=sent.places, sure=sure, waited=sent.options.wait)
         except Refused:
             sent.pipeline.count({results.RETRY: len(records.values)})
             raise

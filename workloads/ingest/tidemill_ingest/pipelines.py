@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tidemill_contract import metrics
 from tidemill_contract.auth import EVENTS_APPEND, Authenticator, Forbidden, Unauthorized
 from tidemill_contract.pipelines import PipelineDirectory
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
+from tidemill_ingest import metrics
 from tidemill_ingest.problems import Refused
 from tidemill_ingest.records import Judge
 
@@ -44,26 +44,34 @@ class Pipelines:
         """The pipeline of that name, for the bearer of a key.
 
         Raises:
-            Refused: there is no such pipeline, or it takes no events over HTTP (404); no good key (401, 403).
+            Refused: no good key (401, 403); there is no such pipeline, or it takes no events over HTTP (404).
         """
         config = self._directory.get(name) if not self._only or name == self._only else None
+        try:
+            if config is not None:
+                self._authenticator.check(config, authorization, EVENTS_APPEND)
+            elif self._guarded():
+                self._authenticator.refuse(authorization)
+        except Unauthorized as error:
+            raise Refused(401, "unauthorized", str(error), headers={"www-authenticate": "Bearer"}) from None
+        except Forbidden as error:
+            headers = {"www-authenticate": f'Bearer error="insufficient_scope", scope="{EVENTS_APPEND}"'}
+            raise Refused(403, "forbidden", str(error), headers=headers) from None
         if config is None:
             self._compiled.pop(name, None)
             raise Refused(404, "pipeline_not_found", f"there is no pipeline {name!r} here; check the name")
         if not config.spec.ingest.enabled:
             detail = f"{name} takes no events over HTTP; set ingest.enabled, or write to its Kafka topic"
             raise Refused(404, "ingest_disabled", detail)
-        try:
-            self._authenticator.check(config, authorization, EVENTS_APPEND)
-        except Unauthorized as error:
-            raise Refused(401, "unauthorized", str(error), headers={"www-authenticate": "Bearer"}) from None
-        except Forbidden as error:
-            headers = {"www-authenticate": f'Bearer error="insufficient_scope", scope="{EVENTS_APPEND}"'}
-            raise Refused(403, "forbidden", str(error), headers=headers) from None
         compiled = self._compiled.get(name)
         if compiled is None or compiled.config is not config:
             compiled = self._compiled[name] = Pipeline(config, Judge(config))
         return compiled
+
+    def _guarded(self) -> bool:
+        """Whether there are pipelines that want a key: a name that does not exist is refused as theirs are."""
+        mine = (config for config in self._directory.all() if self._only in ("", config.name))
+        return any(config.spec.auth.required is not False for config in mine)
 
     def names(self) -> list[str]:
         """The pipelines that take events."""

@@ -1,9 +1,10 @@
-"""The two producers: one gives a record up after the publish timeout, the other tries until its outcome is known.
+"""The producers: one gives a record up after the publish timeout, the other tries until its outcome is known.
 
 Both are idempotent: however often the client repeats a record within one life of a producer, Kafka appends it once. But
 a record that is given up while it is under way may have been written. A sender without an `Idempotency-Key` is told so,
 and is better off than if a copy of each of its attempts waited here for the end of an outage. With a key there is one
-attempt, and whether it succeeded has to be known before another is made: so it is not given up.
+attempt, and whether it succeeded has to be known before another is made: so it is not given up. Records whose sender
+does not wait have a producer of their own: while Kafka is away those that are waited for are given up sooner.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from confluent_kafka import KafkaError, Producer
 
 from tidemill_contract.event import MAX_RECORD_BYTES
+from tidemill_contract.files import read_text
 from tidemill_contract.resilience import Guard
 from tidemill_contract.runtime import WorkloadSettings
 
@@ -76,7 +78,8 @@ class Line:
         self.producer.poll(0)
         renewed = self._fatal
         if renewed:
-            self._renew()
+            log.error("the producer met a fatal error and is made anew")
+            self.renew()
         if self._retired:
             for old in self._retired:
                 old.poll(0)
@@ -93,9 +96,8 @@ class Line:
         if error.fatal() or error.code() == KafkaError._FATAL:
             self._fatal = True
 
-    def _renew(self) -> None:
-        """A producer that met a fatal error answers for what it has, and makes way for a new one."""
-        log.error("the producer met a fatal error and is made anew")
+    def renew(self) -> None:
+        """The producer gives up what it has, tells so when it is polled, and makes way for a new one."""
         old, self.producer = self.producer, Producer(self._settings)
         old.purge()
         self._retired.append(old)
@@ -115,7 +117,7 @@ def sure(settings: dict[str, Any], publish_seconds: float) -> dict[str, Any]:
 
 def config(settings: WorkloadSettings, guard: Guard, publish_seconds: float) -> dict[str, Any]:
     """The settings of the producer of records without a key, which are tried for so long."""
-    extra = json.loads(settings.kafka_config.read_text()) if settings.kafka_config else {}
+    extra = json.loads(read_text(settings.kafka_config)) if settings.kafka_config else {}
     policy = guard.policy
     return {
         "bootstrap.servers": settings.kafka_brokers,

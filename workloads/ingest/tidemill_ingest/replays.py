@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
@@ -120,12 +121,18 @@ class Replays:
         shared: the keys of all processes.
         max_bytes: of what is known here, for each pipeline.
         clock: seconds that only grow.
+        away: a future that is done once Kafka is known not to answer: nobody waits for it then.
     """
 
     def __init__(
-        self, shared: SharedKeys, max_bytes: int = MAX_BYTES, *, clock: Callable[[], float] = time.monotonic
+        self,
+        shared: SharedKeys,
+        max_bytes: int = MAX_BYTES,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        away: Callable[[], asyncio.Future[None]] | None = None,
     ) -> None:
-        self._shared, self._max_bytes, self._clock = shared, max_bytes, clock
+        self._shared, self._max_bytes, self._clock, self._away = shared, max_bytes, clock, away
         self._memories: dict[str, _Memory] = {}
         self._tasks: set[asyncio.Task[Found]] = set()
 
@@ -165,10 +172,15 @@ class Replays:
             await asyncio.sleep(0)  # its callback, which keeps what is known, runs first
 
     async def _until(self, entry: _Entry, task: asyncio.Task[Found], deadline: Deadline, *, wait: bool) -> None:
-        """Until what is waited for, or the deadline."""
-        awaited: list[asyncio.Future[Found] | asyncio.Future[Known]] = [task] if wait else [task, entry.queued]
-        seconds = max(0.0, deadline.remaining() - _ANSWER_SECONDS)
-        await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        """Until what is waited for, the deadline, or Kafka is known to be away."""
+
+        async def first(*awaited: asyncio.Future[Any]) -> None:
+            seconds = max(0.0, deadline.remaining() - _ANSWER_SECONDS)
+            await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+
+        await first(task, entry.queued)
+        if wait and not task.done():
+            await first(task, *([self._away()] if self._away is not None else []))
 
     async def close(self, seconds: float) -> None:
         """Write down what is known, for so long at most."""

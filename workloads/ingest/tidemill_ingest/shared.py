@@ -39,6 +39,8 @@ KEPT_SECONDS = 24 * 3600
 MAX_KEYS, MAX_BYTES = 50_000, 16 * 1024 * 1024
 """Of each pipeline; the oldest go first."""
 BEAT_SECONDS, LEASE_SECONDS = 5.0, 30
+AGAIN_SECONDS = 1.0
+"""Between looks at Redis while it does not answer."""
 _LOOK_SECONDS = 0.2
 """Between two looks at a key that another process is at."""
 _ANSWER_SECONDS = 0.5
@@ -93,10 +95,11 @@ class Claim(msgspec.Struct, frozen=True):
     done: bool = False
 
 
-def connect(url: str, timeout_seconds: float) -> redis.asyncio.Redis:
+def connect(url: str, timeout_seconds: float, **tls: Any) -> redis.asyncio.Redis:
     """A client; nothing is connected yet. One repeat, at once, for a connection that died unnoticed."""
     return redis.asyncio.Redis.from_url(
         url,
+        **tls,
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,
         retry=Retry(NoBackoff(), 1),
@@ -211,8 +214,9 @@ class SharedKeys:
         me = asyncio.current_task()
         # The client loses a cancellation that comes while it reads, now and then.
         while self._client is not None and not (me is not None and me.cancelling()):
+            pause = BEAT_SECONDS
             try:
-                if not await self._call(self._beat):
+                if not await self._call(self._beat, look=True):
                     # Redis has forgotten us, and so perhaps what we are at.
                     for place, value in list(self._own.items()):
                         self._owe(place, value)
@@ -221,7 +225,8 @@ class SharedKeys:
                         await self._pay(place)
             except _AWAY:
                 log.debug("Redis is away: %s", self.error)
-            await asyncio.sleep(BEAT_SECONDS)
+                pause = AGAIN_SECONDS
+            await asyncio.sleep(pause)
 
     async def close(self, seconds: float) -> None:
         """Finish what is being written, for so long at most, and part with Redis."""
@@ -248,9 +253,12 @@ class SharedKeys:
         if self._owed.get(place) is value:
             del self._owed[place]
 
-    async def _call(self, make: Callable[[], Awaitable[T]]) -> T:
+    async def _call(self, make: Callable[[], Awaitable[T]], *, look: bool = False) -> T:
+        """Ask Redis. After a failure only who looks in the background does, until there is an answer."""
+        if self.error and not look:
+            raise BreakerOpen(self._guard.name, AGAIN_SECONDS)
         try:
-            found = await self._guard.acall(make, retry=False)
+            found = await (self._guard.alook(make) if look else self._guard.acall(make, retry=False))
         except _AWAY as error:
             if not isinstance(error, BreakerOpen):
                 self.error = str(error) or type(error).__name__

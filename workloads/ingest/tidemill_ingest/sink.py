@@ -1,4 +1,4 @@
-"""Records to Kafka: two idempotent producers, one future a request, a bounded queue, and a breaker in front.
+"""Records to Kafka: idempotent producers, one future a request, a bounded queue, and a breaker in front.
 
 Everything here runs on the event loop, which also polls the producers: a thread that polls would fight it for the
 interpreter at every delivery report. Which producer a request's records go to: producers.py.
@@ -17,10 +17,9 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from tidemill_contract import metrics
 from tidemill_contract.resilience import Guard
 from tidemill_contract.runtime import WorkloadSettings
-from tidemill_ingest import producers
+from tidemill_ingest import metrics, producers
 from tidemill_ingest.quota import IN_FLIGHT_BYTES
 from tidemill_ingest.records import Records
 
@@ -137,6 +136,7 @@ class Sink:
         publish_seconds: how long a record without a key is tried.
         down: why Kafka is known not to answer; empty while it does, or is not known not to.
         acknowledged_at: when Kafka last acknowledged a request's records (monotonic seconds).
+        asked_at: when records were last to be sent (monotonic seconds).
     """
 
     def __init__(
@@ -153,6 +153,11 @@ class Sink:
         config = producers.config(settings, guard, self.publish_seconds)
         self._quick = producers.Line(config)
         self._sure = producers.Line(producers.sure(config, self.publish_seconds))
+        self._config = config
+        self._unwaited: producers.Line | None = None
+        """Made when it is needed: few senders do not wait."""
+        self._away: asyncio.Future[None] | None = None
+        self.asked_at = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
         self._requests = 0
         self._idle = asyncio.Event()
@@ -174,9 +179,30 @@ class Sink:
         if self._timer is not None:
             self._timer.cancel()
         left = self._records
-        for line in (self._quick, self._sure):
+        for line in self._lines():
             line.purge()
         return left
+
+    def _lines(self) -> tuple[producers.Line, ...]:
+        return (self._quick, self._sure) if self._unwaited is None else (self._quick, self._sure, self._unwaited)
+
+    @property
+    def away(self) -> asyncio.Future[None]:
+        """Done while Kafka is known not to answer; another one after that."""
+        if self._away is None or (self._away.done() and not self.down):
+            self._away = asyncio.get_running_loop().create_future()
+        return self._away
+
+    def give_up(self, why: str) -> None:
+        """Kafka is known not to answer: who waits for records is answered now, and who comes is refused.
+
+        Records without a key are not sent any more, as their senders will send them again.
+        """
+        if not self.down and len(self._quick.producer):
+            self._quick.renew()
+        self.down = why
+        if not self.away.done():
+            self.away.set_result(None)
 
     @property
     def producer(self) -> Producer:
@@ -193,7 +219,7 @@ class Sink:
         """Whether the queue is so full that a request is better refused at once."""
         return self._records > BUSY_SHARE * QUEUE_MESSAGES or self._bytes > BUSY_SHARE * QUEUE_BYTES
 
-    def submit(self, topic: str, records: Records, *, places: bool, sure: bool = False) -> Pending:
+    def submit(self, topic: str, records: Records, *, places: bool, sure: bool = False, waited: bool = True) -> Pending:
         """Queue records; the future of what is returned tells when each is acknowledged by Kafka, or has failed.
 
         Args:
@@ -201,6 +227,7 @@ class Sink:
             records: what.
             places: whether to note where each was written.
             sure: try until it is known what became of each, however long that takes.
+            waited: whether a sender waits, who can be told to send them again.
 
         Raises:
             BreakerOpen: Kafka has been failing; nothing was sent.
@@ -208,6 +235,7 @@ class Sink:
             QueueFullError: there is no room for all of them; nothing was sent.
             TopicFullError: there is no room for all of them among those of their topic; nothing was sent.
         """
+        self.asked_at = time.monotonic()
         ticket = self._guard.admit()
         count, size = len(records.values), sum(map(len, records.values))
         try:
@@ -228,11 +256,20 @@ class Sink:
         pending = Pending(records, done)
         if sure:
             settle.expire_after(self.publish_seconds)
-        self._produce(self._sure if sure else self._quick, topic, records, pending, places=places)
+        self._produce(self._line(sure=sure, waited=waited), topic, records, pending, places=places)
         if self._timer is not None and self._requests == 1:
             self._timer.cancel()
             self._tick()
         return pending
+
+    def _line(self, *, sure: bool, waited: bool) -> producers.Line:
+        if sure:
+            return self._sure
+        if waited:
+            return self._quick
+        if self._unwaited is None:
+            self._unwaited = producers.Line(self._config)
+        return self._unwaited
 
     def _reserve(self, topic: str, count: int, size: int) -> None:
         if self.down:
@@ -281,7 +318,7 @@ class Sink:
 
     def _tick(self) -> None:
         """Serve delivery reports, and come again."""
-        for line in (self._quick, self._sure):
+        for line in self._lines():
             if line.poll():
                 self.down = "the producer was made anew and has not reached Kafka yet"
         metrics.PRODUCER_QUEUE.set(self._records)

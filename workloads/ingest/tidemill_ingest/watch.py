@@ -17,9 +17,11 @@ log = logging.getLogger(__name__)
 PAUSE_SECONDS = 1.0
 FRESH_SECONDS = 2.0
 """Kafka is not asked while it has just acknowledged records."""
-ASK_SECONDS = 5.0
+ASK_SECONDS = 3.0
 FAILURES = 2
-"""So many failures in a row, within some 12 s, mean that Kafka is down."""
+"""So many failures in a row, within some 8 s, mean that Kafka is down."""
+IDLE_SECONDS = 10.0
+"""After so long without requests an answer about topics is the trial of an open breaker."""
 
 
 class Watch:
@@ -41,6 +43,11 @@ class Watch:
         """Whether Kafka has answered and is not known to be down."""
         return self._seen and not self._sink.down
 
+    @property
+    def seen(self) -> bool:
+        """Whether Kafka has ever answered: until then this process may be set up wrongly."""
+        return self._seen
+
     def dependency(self) -> Dependency:
         """What /health says of Kafka."""
         detail = self._sink.down or ("" if self._seen else self.error)
@@ -60,7 +67,7 @@ class Watch:
     async def _ask(self) -> None:
         ticket = self._trial()
         producer = self._sink.producer
-        began = time.perf_counter()
+        asked_at, began = time.monotonic(), time.perf_counter()
         try:
             await asyncio.to_thread(producer.list_topics, timeout=ASK_SECONDS)
         except KafkaException as error:
@@ -76,20 +83,26 @@ class Watch:
         if ticket is not None:
             self._guard.settle(ticket)
         if producer is self._sink.producer:
-            self._answered()
+            self._answered(asked_at)
 
     def _trial(self) -> int | None:
-        """A ticket, if the breaker waits for a trial: requests need not be its guinea pigs."""
-        if self._guard.state == "closed":
+        """A ticket, if the breaker waits for a trial and no request comes to make it.
+
+        Kafka may tell its topics and take no records, so a request's trial says more.
+        """
+        if self._guard.state == "closed" or time.monotonic() - self._sink.asked_at < IDLE_SECONDS:
             return None
         try:
             return self._guard.admit()
         except BreakerOpen:
             return None
 
-    def _answered(self) -> None:
+    def _answered(self, asked_at: float | None = None) -> None:
         if self._sink.down:
             log.warning("Kafka answers again")
+        if self._sink.down or self._failures:
+            # It was away altogether: that it is back is all there is to know.
+            self._guard.recovered(time.monotonic() if asked_at is None else asked_at)
         self._failures, self._seen = 0, True
         self.error = self._sink.down = ""
 
@@ -99,4 +112,4 @@ class Watch:
         if self._failures >= FAILURES and not self._sink.down:
             log.warning("Kafka does not answer: %s", error)
         if self._failures >= FAILURES or self._sink.down:
-            self._sink.down = error
+            self._sink.give_up(error)

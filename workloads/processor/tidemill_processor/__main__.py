@@ -10,17 +10,22 @@ import time
 from typing import Any
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.health import Dependency, report
+from tidemill_contract.hosts import Hosts
 from tidemill_contract.resilience import ResilienceConfig
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_contract.status_server import StatusServer
+from tidemill_processor import metrics
 from tidemill_processor.closing import Closer
 from tidemill_processor.database import LIVE, Database
 from tidemill_processor.keeper import Duties, Keeper
 from tidemill_processor.keeping import Report
 from tidemill_processor.live import Live
+from tidemill_processor.lookout import Lookout
 from tidemill_processor.loop import Loop
 from tidemill_processor.outlet import Outlet
 from tidemill_processor.publish import Publisher
@@ -42,15 +47,15 @@ class Processor:
         config = settings.load_pipeline(settings.pipeline)
         self._resilience = ResilienceConfig.load(settings.resilience_file, os.environ)
         self._guards = self._resilience.guards()
+        metrics.begin_at_zero(config)
         self._config = config
         self._database = Database(settings, config, self._guards.database.timeout_seconds)
         self._source = Source(settings, config)
         self._redis: redis.Redis | None = None
+        ping = None
         if settings.redis_url:
-            timeout = self._guards.redis.timeout_seconds
-            self._redis = redis.Redis.from_url(
-                settings.redis_url, socket_timeout=timeout, socket_connect_timeout=timeout
-            )
+            self._redis = _redis(settings, self._guards.redis.timeout_seconds)
+            ping = _redis(settings, self._guards.redis.look_seconds).ping
         self._live: Live | None = None
         self._report = Report(self._database, config)
         self.loop = Loop(
@@ -67,6 +72,11 @@ class Processor:
         replaying = self._database.reader != LIVE
         trials = Trials(self._database.schema)
         self.keeper = None if replaying else Keeper(self._database.connect, self._duties, trials, interval)
+
+        if self.keeper is not None:
+            self.keeper.held = lambda: self.loop.database_silent
+        self._lookout = Lookout(self.loop, self.keeper, self._source, self._database, self._guards, ping)
+        self._was_well = False
 
     def _note(self, changes: Any) -> None:
         if self._live is not None:
@@ -95,9 +105,10 @@ class Processor:
         loop, keeper, guards = self.loop, self.keeper, self._guards
         kafka_ok = not loop.kafka_error and time.monotonic() - loop.kafka_ok_at < KAFKA_SILENCE_SECONDS
         silent = "" if kafka_ok else loop.kafka_error or f"no answer for {KAFKA_SILENCE_SECONDS:.0f} s"
+        silent_database = loop.database_error or (keeper.database_error if keeper is not None else "")
         dependencies = [
             Dependency("kafka", kafka_ok, True, silent, guards.kafka_consumer.state),
-            Dependency("postgres", not loop.database_error, True, loop.database_error, guards.database.state),
+            Dependency("postgres", not silent_database, True, silent_database, guards.database.state),
         ]
         if self._redis is not None and keeper is not None:
             dependencies.append(
@@ -111,7 +122,7 @@ class Processor:
             {
                 "pipeline": f"{self._config.namespace}/{self._config.name}",
                 "partitions": sorted(loop.assigned),
-                "lag": sum(loop.lag.values()),
+                "lag": loop.backlog.events,
                 "watermark": clock.watermark if clock else None,
                 "superseded": loop.superseded,
                 "quotas": self._report.texts or "ok",
@@ -121,11 +132,12 @@ class Processor:
         )
 
     def ready(self) -> bool:
-        """Whether the processor can store events (having partitions or not)."""
-        return not self.loop.superseded and self.health()[0] == 200
+        """Whether it could store events once (having partitions or not): a server that is away makes it no worse."""
+        self._was_well = self._was_well or self.health()[0] == 200
+        return self._was_well and not self.loop.superseded
 
     def live(self) -> bool:
-        """Whether both threads turn."""
+        """Whether both threads come a step further now and then, waiting for servers or not."""
         alive = [self.loop.alive_at, *([self.keeper.alive_at] if self.keeper is not None else [])]
         return time.monotonic() - min(alive) < STUCK_SECONDS
 
@@ -133,11 +145,25 @@ class Processor:
         """Process until stopped."""
         if self.keeper is not None:
             self.keeper.start()
+        self._lookout.start()
         try:
             self.loop.run()
         finally:
+            self._lookout.stop()
             if self.keeper is not None:
                 self.keeper.stop()
+
+
+def _redis(settings: WorkloadSettings, timeout_seconds: float) -> redis.Redis:
+    # One repeat, at once: a kept connection may have died with its server long ago. Silence is not waited for twice.
+    retry = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
+    return redis.Redis.from_url(
+        settings.redis_url,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        retry=retry,
+        **settings.redis_tls,
+    )
 
 
 def main() -> int:
@@ -147,7 +173,8 @@ def main() -> int:
         level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     processor = Processor(settings)
-    server = StatusServer(settings.host, settings.port, processor.health, processor.ready, processor.live)
+    hosts = Hosts.parse(settings.allowed_hosts)
+    server = StatusServer(settings.host, settings.port, processor.health, processor.ready, processor.live, hosts=hosts)
     server.start()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: processor.loop.stop())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -18,6 +19,8 @@ from tidemill_processor.database import Database
 from tidemill_processor.detectors import State, Verdict
 from tidemill_processor.keeping import Kept, left, note
 
+CLEARED = "cleared"
+"""Severity of an anomaly that is none any more."""
 ANOMALY_BYTES = 500
 """What a row costs with its place in the indexes, besides its group, which is in two of them."""
 _LONG = re.compile(r"(?<![.\d])\d{17}")
@@ -55,6 +58,11 @@ class Known:
     group: str
     state: State
     seen: tuple[int, int] | None = None
+
+
+def by_rule(found: Iterable[Anomaly]) -> Counter[str]:
+    """How many were detected by each rule; an anomaly that holds no longer is none."""
+    return Counter(anomaly.rule for anomaly in found if anomaly.verdict.severity != CLEARED)
 
 
 def insert_anomalies(

@@ -16,10 +16,12 @@ from tidemill_contract.kept import ANOMALIES, DEAD_LETTERS, quota_of
 from tidemill_contract.partials import AggregationLayout, field_types, layout, quote
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_contract.spec import AggregationSpec
+from tidemill_processor.connection import MARGIN_SECONDS, WriterConnection
 
 LIVE = "live"
 """The reader (see `_readers`) of processors that follow the topic; a replay has another."""
 
+CONNECT_SECONDS = 5.0
 CLOCK_MS = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 
@@ -63,9 +65,10 @@ class Database:
     Args:
         settings: where Postgres is.
         config: whose schema it is.
-        timeout_seconds: of connecting and of each statement.
+        timeout_seconds: of each statement; kept by the server, and a little later by the connection.
 
     Attributes:
+        pipeline: its name.
         reader: whose positions this process moves.
         schema: quoted.
         quotas: bytes that the rows of a table may take.
@@ -75,11 +78,22 @@ class Database:
         self._settings = settings
         self._config = config
         self._timeout = timeout_seconds
+        self.pipeline = config.name
         self.schema = quote(config.schema_name)
         self.reader = settings.reader
         self.quotas = {kind: parse_bytes(quota_of(config.spec, kind)) for kind in (DEAD_LETTERS, ANOMALIES)}
 
-    def connect(self) -> psycopg.Connection[tuple[Any, ...]]:
+    def look(self, seconds: float) -> None:
+        """See whether Postgres answers, in so long at most.
+
+        Raises:
+            psycopg.OperationalError: Postgres is not there or refuses the login.
+        """
+        with self.connect(seconds) as connection:
+            connection.answer_seconds = seconds
+            connection.execute("SELECT 1")
+
+    def connect(self, seconds: float | None = None) -> WriterConnection:
         """A new connection in autocommit mode, in UTC, whose locks do not outlive a lost node by more than 10 s.
 
         Raises:
@@ -87,15 +101,15 @@ class Database:
         """
         login = self._settings.credentials(self._config.name, "writer")
         statement_ms = int(self._timeout * 1000)
-        return psycopg.connect(
+        connection = WriterConnection.connect(
             host=self._settings.postgres_host,
             port=self._settings.postgres_port,
             dbname=self._settings.postgres_database,
-            sslmode=self._settings.postgres_sslmode,
+            **self._settings.postgres_tls,
             user=login.user,
             password=login.password,
             autocommit=True,
-            connect_timeout=max(2, int(self._timeout)),
+            connect_timeout=max(2, int(seconds or min(self._timeout, CONNECT_SECONDS))),
             keepalives_idle=5,
             keepalives_interval=2,
             keepalives_count=3,
@@ -106,6 +120,8 @@ class Database:
             f" -c idle_in_transaction_session_timeout=10000 -c lock_timeout={statement_ms}"
             " -c client_min_messages=warning",
         )
+        connection.answer_seconds = self._timeout + MARGIN_SECONDS
+        return connection
 
     def aggregations(self, connection: psycopg.Connection[tuple[Any, ...]]) -> list[AggregationStore]:
         """The aggregations that this process feeds, in id order: the order in which their locks are taken.

@@ -18,8 +18,8 @@ from typing import Any
 import psycopg
 import redis
 
-from tidemill_contract import metrics
 from tidemill_contract.resilience import BreakerOpen
+from tidemill_processor import metrics
 from tidemill_processor.blame import reason
 from tidemill_processor.closing import Clock, Closer
 from tidemill_processor.keeping import Report
@@ -30,7 +30,8 @@ from tidemill_processor.trials import Duty, Trials
 
 log = logging.getLogger(__name__)
 
-FIRST_BACKOFF_SECONDS = 0.5
+FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 2.0
+HELD_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Keeper(threading.Thread):
 
     Attributes:
         error: why no pass came to its end lately; empty after one that did.
+        database_error: the same, if Postgres is to blame.
+        held: whether Postgres is known not to answer, and looked after by somebody else.
     """
 
     def __init__(
@@ -71,10 +74,17 @@ class Keeper(threading.Thread):
         self._interval = interval_seconds
         self._stopping = threading.Event()
         self.clock: Clock | None = None
-        self.alive_at = time.monotonic()
+        self._passed_at = time.monotonic()
         self.redis_error = ""
-        self.error = ""
+        self.error = self.database_error = ""
+        self.held: Callable[[], bool] = lambda: False
+        self._serving: psycopg.Connection[Any] | None = None
         self._backoff = FIRST_BACKOFF_SECONDS
+
+    @property
+    def alive_at(self) -> float:
+        """When it last came a step further, also in waiting for Postgres."""
+        return max(self._passed_at, getattr(self._serving, "heard_at", 0.0))
 
     def stop(self, timeout_seconds: float = 10.0) -> None:
         """Finish the present pass and end."""
@@ -82,33 +92,40 @@ class Keeper(threading.Thread):
         self.join(timeout_seconds)
 
     def run(self) -> None:  # noqa: D102
+        metrics.KEEPER_PASSED.set_to_current_time()  # a keeper that never gets through is found too
         while not self._stopping.is_set():
+            if self.held():
+                self._passed_at = time.monotonic()
+                self._stopping.wait(HELD_SECONDS)
+                continue
             try:
                 with self._connect() as connection:
+                    self._serving = connection
                     self._serve(connection)
             except Exception as error:
                 self.error = reason(error)
+                self.database_error = self.error if isinstance(error, psycopg.OperationalError | OSError) else ""
                 log.warning(
                     "keeper: %s; again in %.1f s", self.error, self._backoff,
                     exc_info=not isinstance(error, psycopg.Error | OSError | LookupError),
                 )  # fmt: skip
-                self.alive_at = time.monotonic()
+                self._serving, self._passed_at = None, time.monotonic()
                 self._stopping.wait(self._backoff)
-                self._backoff = min(self._backoff * 2, 8.0)
+                self._backoff = min(self._backoff * 2, MAX_BACKOFF_SECONDS)
 
     def _serve(self, connection: psycopg.Connection[Any]) -> None:
         duties = self._duties(connection)
         while not self._stopping.is_set():
             busy = self._pass(connection, duties)
-            self.error, self._backoff = "", FIRST_BACKOFF_SECONDS
+            self.error, self.database_error, self._backoff = "", "", FIRST_BACKOFF_SECONDS
             if not busy:
                 self._stopping.wait(self._interval)
 
     def _pass(self, connection: psycopg.Connection[Any], duties: Duties) -> bool:
         clock = self.clock = duties.closer.run(connection, self._try)
-        self.alive_at = time.monotonic()
+        self._passed_at = time.monotonic()
         if clock.watermark is not None:
-            metrics.WATERMARK_SECONDS.set(clock.watermark / 1000)
+            metrics.WATERMARK_TIMESTAMP.set(clock.watermark / 1000)
         if clock.newly_closed:
             metrics.CLOSINGS.inc(len(clock.newly_closed))
         duties.report.run(connection)
@@ -123,11 +140,12 @@ class Keeper(threading.Thread):
             published += self._try(connection, duty, work)
             trouble = self.trials.trouble(duty)
             results_fail |= bool(duty.aggregation and trouble and trouble.kafka)
+        metrics.KEEPER_PASSED.set_to_current_time()
         return published > 0
 
     def _try(self, connection: psycopg.Connection[Any], duty: Duty, work: Callable[[], int]) -> int:
         answer = self.trials.run(connection, duty, work)
-        self.alive_at = time.monotonic()
+        self._passed_at = time.monotonic()
         return answer
 
     def _feed(self, connection: psycopg.Connection[Any], duties: Duties, clock: Clock) -> None:

@@ -15,8 +15,9 @@ import msgspec
 import psycopg
 import redis
 
-from tidemill_contract import metrics, names
+from tidemill_contract import names
 from tidemill_contract.runtime import PipelineConfig
+from tidemill_processor import metrics
 from tidemill_processor.blame import is_fault
 from tidemill_processor.closing import Clock
 from tidemill_processor.database import AggregationStore, Database

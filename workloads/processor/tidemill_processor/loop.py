@@ -16,12 +16,15 @@ from typing import Any
 import psycopg
 from confluent_kafka import KafkaError, KafkaException
 
-from tidemill_contract import metrics
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.event import Reason
+from tidemill_contract.failures import database_failed
 from tidemill_contract.resilience import Guards
 from tidemill_contract.runtime import PipelineConfig
+from tidemill_processor import metrics
+from tidemill_processor.backlog import Backlog
 from tidemill_processor.batch import INDEX, Batch, BatchReader, Piece
+from tidemill_processor.connection import WriterConnection
 from tidemill_processor.database import LIVE, AggregationStore, Database
 from tidemill_processor.positions import Positions
 from tidemill_processor.replay import ASK_SECONDS, Handover, Pace
@@ -80,9 +83,10 @@ class Loop:
         # To judge an event takes longer than all else that is done with it: Kafka must not wait for many rules.
         self._limit = BATCH_LIMIT // (1 + sum(rule.field is not None for rule in config.spec.anomalies))
         self._flush_seconds = parse_ms(config.spec.processor.flush_interval) / 1000
-        self._connection: psycopg.Connection[Any] | None = None
+        self._connection: WriterConnection | None = None
         self._committer: Committer | None = None
         self._positions: dict[int, Position] = {}
+        self.backlog = Backlog(source, self._positions)
         self._resume_at: dict[int, float] = {}
         self._connect_at = 0.0
         self._backoff = 0.5
@@ -96,9 +100,15 @@ class Loop:
         self.kafka_error = "not connected yet"
         self.kafka_ok_at = 0.0
         self._kafka_failed_at = 0.0
-        self.alive_at = time.monotonic()
-        self.lag: dict[int, int] = {}
+        self.database_silent = False
+        self._turned_at = time.monotonic()
         self.assigned: frozenset[int] = frozenset()
+
+    @property
+    def alive_at(self) -> float:
+        """When the loop last came a step further. To be kept waiting by a server, and give up, is a step, too."""
+        connection = self._connection
+        return max(self._turned_at, self._source.heard_at, connection.heard_at if connection is not None else 0.0)
 
     def stop(self) -> None:
         """End after the present turn."""
@@ -113,7 +123,7 @@ class Loop:
         try:
             while not self._stopping:
                 self._turn()
-                self.alive_at = time.monotonic()
+                self._turned_at = time.monotonic()
                 self._collect()
         finally:
             gc.enable()
@@ -165,7 +175,8 @@ class Loop:
         if self._connection is not None and not self._connection.closed:
             return True
         now = time.monotonic()
-        if now < self._connect_at or not self._guards.database.allow():
+        # A silent server is waited for elsewhere: here polling goes on.
+        if self.database_silent or now < self._connect_at or not self._guards.database.allow():
             return False
         try:
             self._connect()
@@ -189,13 +200,18 @@ class Loop:
         log.warning("postgres: %s; again in %.1f s", text, self._backoff)
         metrics.ROLLED_BACK.labels(reason="postgres").inc()
         self.database_error = text
-        self._guards.database.failure()
+        self.database_silent = isinstance(error, psycopg.OperationalError | OSError) and database_failed(error)
+        self._guards.database.failure(error)
         if self._connection is not None:
             self._connection.close()
         self._connection = self._committer = None
         self._connect_at = time.monotonic() + self._backoff
         self._backoff = min(self._backoff * 2, MAX_BACKOFF_SECONDS)
         self._source.stop(self._source.ready)
+
+    def database_answers(self) -> None:
+        """Told by who looked: the loop may connect again."""
+        self.database_silent, self._connect_at = False, 0.0
 
     def _take_up(self) -> None:
         """Seek and resume partitions that are ours but not read yet; look whether the topic is still the same one."""
@@ -254,15 +270,14 @@ class Loop:
         if assigned == self.assigned:
             return
         metrics.REBALANCES.inc()
-        for partition in set(self.lag) - assigned:
-            metrics.LAG.remove(str(partition))
-        self.lag = {p: behind for p, behind in self.lag.items() if p in assigned}
+        # Nothing of it is being read; where it was committed to meanwhile is not known before it is taken up.
+        self._positions.clear()
         self.assigned = assigned
 
     def _check_topic(self) -> None:
         self._topic_checked_at = time.monotonic()
         topic_id = self._source.topic_id()
-        self._kafka_works(self._topic_checked_at)
+        self.kafka_works(self._topic_checked_at)
         if topic_id != self._topic_id:
             if self._topic_id:
                 self._source.stop(self._source.ready)
@@ -284,11 +299,15 @@ class Loop:
         self.kafka_error, self._kafka_failed_at = text, time.monotonic()
         self._guards.kafka_consumer.failure()
 
-    def _kafka_works(self, asked_at: float) -> None:
-        """Kafka has answered what it was asked then, which says nothing against a later failure."""
+    def kafka_works(self, asked_at: float) -> None:
+        """Kafka has answered what it was asked then, which says nothing against a later failure. From any thread."""
         if asked_at >= self._kafka_failed_at:
             self.kafka_error, self.kafka_ok_at = "", asked_at
-            self._guards.kafka_consumer.success()
+            guard = self._guards.kafka_consumer
+            if guard.state == "closed":
+                guard.success()
+            else:
+                guard.recovered(asked_at)
 
     def _process(self, pieces: list[Piece]) -> None:
         started = time.perf_counter()
@@ -370,9 +389,8 @@ class Loop:
         metrics.EVENTS_CONSUMED.inc(len(batch.messages))
         metrics.BATCH_EVENTS.observe(len(batch.messages))
         metrics.BATCH_SECONDS.observe(seconds)
-        metrics.FRESHNESS_SECONDS.set(max(0.0, time.time() - min(batch.arrived.values()) / 1000))
-        if committed.anomalies:
-            metrics.ANOMALIES_DETECTED.inc(committed.anomalies)
+        metrics.FRESHNESS_SECONDS.observe(max(0.0, time.time() - min(batch.arrived.values()) / 1000))
+        metrics.count_anomalies(self._config.name, committed.anomalies)
         if batch.filtered:
             metrics.EVENTS_FILTERED.inc(sum(batch.filtered.values()))
         for letter in batch.dead:
@@ -381,25 +399,12 @@ class Loop:
             metrics.EVENTS_LATE.labels(aggregation=aggregation, policy=policy).inc(number)
 
     def _check_ends(self) -> None:
-        answer = self._source.ends()
+        answer = self.backlog.news()
         if answer is None or self._connection is None:
             return
         ends, asked_at = answer
-        self._kafka_works(asked_at)
-        caught_up, lag = {}, {}
-        for partition in self._source.ready:
-            position = self._positions.get(partition)
-            if position is None or partition not in ends:
-                continue
-            reached = max(position.next_offset, self._source.end_read(partition))
-            lag[partition] = max(0, ends[partition] - reached)
-            if reached >= ends[partition]:
-                caught_up[partition] = position
-        for partition in set(self.lag) - set(lag):
-            metrics.LAG.remove(str(partition))
-        self.lag = lag
-        for partition, behind in lag.items():
-            metrics.LAG.labels(partition=str(partition)).set(behind)
+        at = {p: self._positions[p] for p in self._source.ready if p in self._positions and p in ends}
+        caught_up = {p: position for p, position in at.items() if self.backlog.reached(p, position) >= ends[p]}
         try:
             self._lookup.confirm_ends(self._connection, caught_up, time.monotonic() - asked_at)
         except psycopg.Error as error:

@@ -17,9 +17,9 @@ from typing import Any
 import msgspec
 import psycopg
 
-from tidemill_contract import metrics
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.times import rfc3339, rfc3339_ms
+from tidemill_processor import metrics
 from tidemill_processor.blame import is_fault, reason
 from tidemill_processor.corrections import Corrections
 from tidemill_processor.database import AggregationStore, Database

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -16,7 +16,8 @@ from typing import Any
 import psycopg
 
 from tidemill_contract.spec import AnomalySpec
-from tidemill_processor.anomalies import Anomaly, insert_anomalies, parse_state, scanner_place
+from tidemill_contract.windows import answer_range
+from tidemill_processor.anomalies import CLEARED, Anomaly, insert_anomalies, parse_state, scanner_place
 from tidemill_processor.corrections import Corrections
 from tidemill_processor.database import AggregationStore, Database, to_ms
 from tidemill_processor.detectors import State, Verdict, judge, number
@@ -27,8 +28,6 @@ from tidemill_processor.windows import WindowReader
 
 KEPT_WINDOWS = 24
 """Of so many of a group's latest windows is kept what its detectors knew before them."""
-CLEARED = "cleared"
-"""Severity of an anomaly that is none any more."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,8 @@ class ClosedWindow:
     def anomaly(self, store: AggregationStore, rule: AnomalySpec, verdict: Verdict) -> Anomaly:
         """A verdict on it, to be stored."""
         at = (store.name, store.version, rule.watched, self.group, self.start, self.end)
-        return Anomaly(rule.name, *at, verdict, self.revision)
+        least, greatest = next(answer_range(*found) for found in store.layout.metrics if found[0].name == rule.watched)
+        return Anomaly(rule.name, *at, verdict.within(least, greatest), self.revision)
 
 
 @lru_cache(maxsize=4096)
@@ -99,14 +99,16 @@ class Rescorer:
             delete = f"DELETE FROM {self._schema}._detector_history WHERE aggregation_id = %s AND window_start < %s"
             connection.execute(delete, (self._store.id, scanned_until - kept))
 
-    def run(self, connection: psycopg.Connection[Any], scanned_until: int, *, careful: bool = False) -> int:
-        """Judge some of what was corrected, of windows that were judged before; the number of anomalies written.
+    def run(
+        self, connection: psycopg.Connection[Any], scanned_until: int, *, careful: bool = False
+    ) -> Sequence[Anomaly]:
+        """Judge some of what was corrected, of windows that were judged before; the anomalies written.
 
         With `careful` what cannot be read or judged of it is passed over.
         """
         corrected = self._noted.due(connection)
         if corrected is None:
-            return 0
+            return ()
         span = (corrected.first_ms, corrected.last_ms, corrected.revs, scanned_until)
         salvage = Salvage(connection, self._reader, partial(self._reader.of_corrected, *span))
         rows = salvage.rows() if careful else self._reader.corrected(connection, *span)
@@ -130,7 +132,7 @@ class Rescorer:
         insert_anomalies(connection, self._database, found, scanner_place(self._store.id))
         record(connection, self._schema, self._duty, salvage.skips)
         self._noted.done(connection, corrected)
-        return len(found)
+        return found
 
     def _history(self, connection: psycopg.Connection[Any], starts: list[int]) -> dict[tuple[str, str, int], State]:
         query = (

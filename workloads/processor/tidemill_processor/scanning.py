@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -9,9 +10,17 @@ from typing import Any
 
 import psycopg
 
-from tidemill_contract import metrics
 from tidemill_contract.spec import AnomalySpec
-from tidemill_processor.anomalies import Anomaly, Known, insert_anomalies, read_states, save_states, scanner_place
+from tidemill_processor import metrics
+from tidemill_processor.anomalies import (
+    Anomaly,
+    Known,
+    by_rule,
+    insert_anomalies,
+    read_states,
+    save_states,
+    scanner_place,
+)
 from tidemill_processor.blame import is_fault, reason
 from tidemill_processor.database import AggregationStore, Database
 from tidemill_processor.detectors import State, Verdict, judge, number
@@ -65,9 +74,8 @@ class Scanner:
             if not may or until is None:
                 return 0
             found = self._again.run(connection, min(until, closed_until), careful=careful)
-        if found:
-            metrics.ANOMALIES_DETECTED.inc(found)
-        return found
+        metrics.count_anomalies(self._database.pipeline, by_rule(found))
+        return len(found)
 
     def run(self, connection: psycopg.Connection[Any], closed_until: int) -> int:
         """Scan windows closed since the last time; the number of anomalies found. Skips if another replica scans.
@@ -86,9 +94,8 @@ class Scanner:
                     raise
             else:
                 self._panes = min(SPAN_PANES, max(1, self._panes * 2))
-                if found:
-                    metrics.ANOMALIES_DETECTED.inc(found)
-                return found
+                metrics.count_anomalies(self._database.pipeline, found)
+                return found.total()
 
     def _turn(self, connection: psycopg.Connection[Any]) -> tuple[bool, int | None]:
         """Whether this process alone scans, in this transaction, and how far scanning has come."""
@@ -102,15 +109,15 @@ class Scanner:
             return False, None
         return True, row[0]
 
-    def _advance(self, connection: psycopg.Connection[Any], closed_until: int) -> int:
+    def _advance(self, connection: psycopg.Connection[Any], closed_until: int) -> Counter[str]:
         with connection.transaction():
             may, scanned_until = self._turn(connection)
             if not may or (scanned_until is not None and scanned_until >= closed_until):
-                return 0
+                return Counter()
             # Of a hopping window's panes the first is in a span for each window that it is in.
             panes = self._panes + self._store.layout.spread_ms // self._store.layout.pane_ms if self._panes else 0
             span = self._reader.span(connection, scanned_until, closed_until, panes)
-            until, found = closed_until, 0
+            until, found = closed_until, Counter[str]()
             if span is not None:
                 until, found = span.last_ms, self._scan(connection, span, careful=self._panes == 0)
             update = f"UPDATE {self._schema}._aggregations SET scanned_until = %s WHERE id = %s"
@@ -118,10 +125,11 @@ class Scanner:
             self._again.forget(connection, until)
         return found
 
-    def _scan(self, connection: psycopg.Connection[Any], span: Span, *, careful: bool) -> int:
-        """Judge the windows of a span, a piece at a time; the number of anomalies found."""
+    def _scan(self, connection: psycopg.Connection[Any], span: Span, *, careful: bool) -> Counter[str]:
+        """Judge the windows of a span, a piece at a time; the number of anomalies found, by rule."""
         salvage = Salvage(connection, self._reader, partial(self._reader.of_closed, span))
-        rows, count, skips = salvage.rows() if careful else self._reader.closed(connection, span), 0, list[Skip]()
+        rows = salvage.rows() if careful else self._reader.closed(connection, span)
+        count, skips = Counter[str](), list[Skip]()
         windows: Iterator[ClosedWindow] = (ClosedWindow.of(self._reader, row) for row in rows)
         while piece := list(islice(windows, PIECE_WINDOWS)):
             before = self._states(connection, {window.group for window in piece})
@@ -146,7 +154,7 @@ class Scanner:
             save_states(connection, self._schema, changed)
             insert_anomalies(connection, self._database, found, scanner_place(self._store.id))
             self._again.remember(connection, history)
-            count += len(found)
+            count += by_rule(found)
         record(connection, self._schema, self._duty, [*salvage.skips, *skips])
         return count
 

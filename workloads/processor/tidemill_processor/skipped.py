@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from tidemill_contract import metrics
+from tidemill_processor import metrics
 from tidemill_processor.trials import Duty
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from quixstreams.kafka import ConnectionConfig
 
 from tidemill_contract import names
 from tidemill_contract.event import MAX_RECORD_BYTES
+from tidemill_contract.files import read_text
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ PRODUCER_TUNING: Mapping[str, Any] = {
 }
 
 
+ASK_SECONDS = 5.0
+"""How long an answer of Kafka to a question may take."""
 GAP_SIGHTINGS = 2
 """How often the same gap behind a sought offset must be met before it is believed to be one."""
 
@@ -73,10 +76,14 @@ class Polled:
 
 
 class Source:
-    """Consumes one topic as a member of the pipeline's consumer group."""
+    """Consumes one topic as a member of the pipeline's consumer group.
+
+    Attributes:
+        heard_at: when a question about an offset was answered last (monotonic seconds).
+    """
 
     def __init__(self, settings: WorkloadSettings, config: PipelineConfig) -> None:
-        extra = json.loads(settings.kafka_config.read_text()) if settings.kafka_config else {}
+        extra = json.loads(read_text(settings.kafka_config)) if settings.kafka_config else {}
         self._connection = {"bootstrap.servers": settings.kafka_brokers, **extra}
         self.topic = config.events_topic
         self._application = Application(
@@ -100,8 +107,7 @@ class Source:
         self._ends_read: dict[int, int] = {}
         self._sought: dict[int, int] = {}
         self._gaps: dict[int, list[tuple[int, int]]] = {}
-        self._ends: dict[int, Future[Any]] = {}
-        self._ends_asked_at = 0.0
+        self.heard_at = 0.0
 
     def producer(self) -> Producer:
         """A producer to the same cluster. Not Quix' own, which polls after every record: a fifth of all our CPU."""
@@ -133,7 +139,6 @@ class Source:
         self._ends_read.clear()
         self._sought.clear()
         self._gaps.clear()
-        self._ends.clear()
 
     @property
     def ready(self) -> frozenset[int]:
@@ -237,26 +242,27 @@ class Source:
         except KafkaException as error:
             log.debug("offsets not reported: %s", error)
 
-    def ends(self, interval_seconds: float = 1.0) -> tuple[dict[int, int], float] | None:
-        """End offsets of our partitions and the `time.monotonic()` at which they were asked for; None: no new answer.
+    def ends(self) -> dict[int, int]:
+        """End offsets of our partitions; of the first one while there are none. For a thread of its own.
 
-        Asks the brokers in the background, so that an outage does not stop the loop.
+        Those that a broker does not tell in time are left out: it may be the only one that is away.
+
+        Raises:
+            KafkaException: none is known.
         """
-        if not self._ends:
-            if time.monotonic() - self._ends_asked_at >= interval_seconds and self.assigned:
-                self._ends_asked_at = time.monotonic()
-                asked = {TopicPartition(self.topic, p): OffsetSpec.latest() for p in self.assigned}
-                futures = self._admin.list_offsets(asked, request_timeout=5)
-                self._ends = {tp.partition: future for tp, future in futures.items()}
-            return None
-        if not all(future.done() for future in self._ends.values()):
-            return None
-        answers, self._ends = self._ends, {}
-        try:
-            return {p: future.result().offset for p, future in answers.items()}, self._ends_asked_at
-        except KafkaException as error:
-            log.info("end offsets are not known: %s", error)
-            return None
+        asked = {TopicPartition(self.topic, p): OffsetSpec.latest() for p in self.assigned or (0,)}
+        futures = self._admin.list_offsets(asked, request_timeout=ASK_SECONDS)
+        done, _ = wait(futures.values(), ASK_SECONDS + 1)
+        answers = {tp.partition: future for tp, future in futures.items() if future in done and not future.exception()}
+        # A leader that does not answer in time is no error for librdkafka: the offset is an invalid one.
+        told = {partition: end for partition, future in answers.items() if (end := future.result().offset) >= 0}
+        if len(told) < len(futures):
+            # The client believes for minutes what it heard of leaders that may be others by now.
+            self._admin = AdminClient(self._connection)
+        if not told:
+            _result(next(iter(futures.values())), 0.0)
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no leader told the end of its partition"))
+        return told
 
     def end_read(self, partition: int) -> int:
         """Where the consumer last met the partition's end, behind any transaction markers; -1: not yet."""
@@ -268,8 +274,8 @@ class Source:
         Raises:
             KafkaException: it does not exist or Kafka is not reachable.
         """
-        described = self._admin.describe_topics(TopicCollection([self.topic]), request_timeout=5)
-        return str(described[self.topic].result(timeout=6).topic_id)
+        described = self._admin.describe_topics(TopicCollection([self.topic]), request_timeout=ASK_SECONDS)
+        return str(_result(described[self.topic]).topic_id)
 
     def range_of(self, partition: int) -> tuple[int, int]:
         """First offset held and end offset of a partition.
@@ -277,7 +283,8 @@ class Source:
         Raises:
             KafkaException: Kafka is not reachable.
         """
-        low, high = self._consumer.get_watermark_offsets(TopicPartition(self.topic, partition), timeout=5)
+        low, high = self._consumer.get_watermark_offsets(TopicPartition(self.topic, partition), timeout=ASK_SECONDS)
+        self.heard_at = time.monotonic()
         return low, high
 
     def offset_at(self, partition: int, time_ms: int) -> int:
@@ -286,9 +293,22 @@ class Source:
         Raises:
             KafkaException: Kafka is not reachable.
         """
-        found = self._consumer.offsets_for_times([TopicPartition(self.topic, partition, time_ms)], timeout=5)[0].offset
+        asked = [TopicPartition(self.topic, partition, time_ms)]
+        found = self._consumer.offsets_for_times(asked, timeout=ASK_SECONDS)[0].offset
         return int(found) if found >= 0 else self.range_of(partition)[1]
 
     def close(self) -> None:
         """Leave the group."""
         self._consumer.close()  # type: ignore[no-untyped-call]
+
+
+def _result(future: Any, seconds: float = ASK_SECONDS + 1) -> Any:
+    """What the admin client answers.
+
+    Raises:
+        KafkaException: it has no answer, or does not say so in time.
+    """
+    try:
+        return future.result(timeout=seconds)
+    except TimeoutError:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from None

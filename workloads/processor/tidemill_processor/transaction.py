@@ -16,7 +16,8 @@ Whoever dies before 5 has changed nothing; whoever dies after it finds the new o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import polars as pl
@@ -26,6 +27,7 @@ from tidemill_contract.duration import parse_ms
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_processor import corrections, merging, refused
 from tidemill_processor.aggregate import END, PANE, Aggregated, aggregate
+from tidemill_processor.anomalies import by_rule
 from tidemill_processor.batch import PARTITION, Batch
 from tidemill_processor.database import CLOCK_MS, LIVE, AggregationStore, Database, to_ms
 from tidemill_processor.merging import Work
@@ -76,7 +78,7 @@ class Committed:
 
     Attributes:
         late: late events by (aggregation, policy).
-        anomalies: found in single events.
+        anomalies: found in single events, how many by rule.
         handed: partitions that a replay leaves to live processors from now on.
     """
 
@@ -84,7 +86,7 @@ class Committed:
     changes: tuple[Change, ...]
     late: dict[tuple[str, str], int]
     rows: int
-    anomalies: int = 0
+    anomalies: Mapping[str, int] = field(default_factory=dict)
     handed: frozenset[int] = frozenset()
 
 
@@ -158,7 +160,7 @@ class Committer:
         moved = {p: replace(positions[p], next_offset=offset) for p, offset in batch.next_offsets.items()}
         self._watcher.keep(judged, moved)
         rows_written = sum(work.result.rows.height for work in works)
-        return Committed(moved, tuple(changes), late, rows_written, len(judged.found), handed)
+        return Committed(moved, tuple(changes), late, rows_written, by_rule(judged.found), handed)
 
     def attempt(self, batch: Batch, positions: dict[int, Position]) -> None:
         """Try whether a batch's rows can be stored, and undo it. Raises what `commit` raises."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import psycopg
 
-from tidemill_contract import metrics
+from tidemill_processor import metrics
 from tidemill_processor.blame import is_fault, reason
 from tidemill_processor.outlet import PublishFailed
 

@@ -74,17 +74,19 @@ def disruption_budget(workload: Workload, metadata: Manifest) -> Manifest:
 def network_policy(workload: Workload, metadata: Manifest, placement: Placement) -> Manifest:
     """Who may reach the pods and whom they may reach: everything else is denied.
 
-    Ingest and API take requests from everywhere, a processor's figures are for the cluster's own pods.
+    Ingest and API take requests from everywhere, figures are for the cluster's own pods.
     """
-    inbound: dict[str, Any] = {"ports": [{"port": "http", "protocol": "TCP"}]}
-    if workload.component in ("processor", "replay"):
-        inbound["from"] = [{"namespaceSelector": {}}]
+    inbound: list[dict[str, Any]] = [
+        {"ports": [{"port": "status", "protocol": "TCP"}], "from": [{"namespaceSelector": {}}]}
+    ]
+    if "http" in workload.ports:
+        inbound.insert(0, {"ports": [{"port": "http", "protocol": "TCP"}]})
     names = {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
     servers = {"ports": [{"port": port, "protocol": "TCP"} for port in placement.egress_ports]}
     spec = {
         "podSelector": {"matchLabels": selector(workload)},
         "policyTypes": ["Ingress", "Egress"],
-        "ingress": [inbound],
+        "ingress": inbound,
         "egress": [names, servers] if placement.egress_ports else [names],
     }
     return {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata, "spec": spec}

@@ -10,8 +10,16 @@ from tidemill_operator.cluster_settings import Placement
 from tidemill_operator.plan.model import Component, Probe, Workload
 from tidemill_operator.plan.render import marks
 
-PORTS: Mapping[Component, int] = {"processor": 8080, "replay": 8080, "ingest": 8080, "api": 8081}
+PORTS: Mapping[Component, int] = {"ingest": 8080, "api": 8081}
+"""Where clients call. A port of its own is for probes and figures, which are no client's affair."""
+STATUS_PORTS: Mapping[Component, int] = {"processor": 8080, "replay": 8080, "ingest": 8082, "api": 8082}
 CONFIG_DIR, SECRETS_DIR = "/etc/tidemill/pipelines", "/etc/tidemill/secrets"
+# Files of the Secret with connections, and the variables that name them.
+_FILES = {
+    "kafka.json": "TIDEMILL_KAFKA_CONFIG",
+    "postgres-ca.crt": "TIDEMILL_POSTGRES_CA",
+    "redis-ca.crt": "TIDEMILL_REDIS_CA",
+}
 _RESILIENCE_DIR, _CONNECTIONS_DIR = "/etc/tidemill/resilience", "/etc/tidemill/connections"
 _USER = 10_001
 _SECRET_MODE = 0o440
@@ -87,7 +95,7 @@ def _annotations(workload: Workload, placement: Placement, revisions: Revisions)
     """Marks of what a pod reads only once; ingest and API see changed configs and keys by themselves."""
     found = {
         "prometheus.io/scrape": "true",
-        "prometheus.io/port": str(PORTS[workload.component]),
+        "prometheus.io/port": str(STATUS_PORTS[workload.component]),
         "prometheus.io/path": "/metrics",
     }
     if workload.component in ("processor", "replay"):
@@ -101,7 +109,6 @@ def _annotations(workload: Workload, placement: Placement, revisions: Revisions)
 
 
 def _container(workload: Workload, placement: Placement) -> dict[str, Any]:
-    port = PORTS[workload.component]
     mounts = [
         {"name": "pipelines", "mountPath": CONFIG_DIR, "readOnly": True},
         {"name": "secrets", "mountPath": SECRETS_DIR, "readOnly": True},
@@ -109,15 +116,19 @@ def _container(workload: Workload, placement: Placement) -> dict[str, Any]:
     ]
     if placement.resilience:
         mounts.append({"name": "resilience", "mountPath": _RESILIENCE_DIR, "readOnly": True})
-    if "kafka.json" in placement.connections:
+    if _files(placement):
         mounts.append({"name": "connections", "mountPath": _CONNECTIONS_DIR, "readOnly": True})
     return {
         "name": workload.component,
         "image": placement.images["processor" if workload.component == "replay" else workload.component],
         "imagePullPolicy": placement.pull_policy,
         "command": ["python", "-m", workload.module],
-        "env": _environment(workload, placement, port),
-        "ports": [{"name": "http", "containerPort": port, "protocol": "TCP"}],
+        "env": _environment(workload, placement),
+        "ports": [
+            {"name": name, "containerPort": ports[workload.component], "protocol": "TCP"}
+            for name, ports in (("http", PORTS), ("status", STATUS_PORTS))
+            if workload.component in ports
+        ],
         "resources": _resources(workload),
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -131,20 +142,23 @@ def _container(workload: Workload, placement: Placement) -> dict[str, Any]:
     }
 
 
-def _environment(workload: Workload, placement: Placement, port: int) -> list[dict[str, Any]]:
+def _environment(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
+    called, status = PORTS.get(workload.component), STATUS_PORTS[workload.component]
     plain = {
         **placement.environment,
+        **(placement.called if called else {}),
         **(placement.ingest if workload.component == "ingest" else {}),
+        **(placement.api if workload.component == "api" else {}),
         **workload.environment,
         "TIDEMILL_HOST": "0.0.0.0",  # noqa: S104 - a pod's own address
-        "TIDEMILL_PORT": str(port),
+        "TIDEMILL_PORT": str(called or status),
+        "TIDEMILL_STATUS_PORT": str(status) if called else "",
         "TIDEMILL_CONFIG_DIR": CONFIG_DIR,
         "TIDEMILL_SECRETS_DIR": SECRETS_DIR,
     }
     if placement.resilience:
         plain["TIDEMILL_RESILIENCE_FILE"] = f"{_RESILIENCE_DIR}/resilience.yaml"
-    if "kafka.json" in placement.connections:
-        plain["TIDEMILL_KAFKA_CONFIG"] = f"{_CONNECTIONS_DIR}/kafka.json"
+    plain |= {_FILES[name]: f"{_CONNECTIONS_DIR}/{name}" for name in _files(placement)}
     found: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in sorted(plain.items()) if value]
     # A container that is started again in its pod keeps the name, and so its partitions.
     found.append({"name": "TIDEMILL_INSTANCE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}})
@@ -152,6 +166,10 @@ def _environment(workload: Workload, placement: Placement, port: int) -> list[di
         reference = {"name": marks.CONNECTIONS, "key": "redis-url"}
         found.append({"name": "TIDEMILL_REDIS_URL", "valueFrom": {"secretKeyRef": reference}})
     return found
+
+
+def _files(placement: Placement) -> list[str]:
+    return [name for name in _FILES if name in placement.connections]
 
 
 def _volumes(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
@@ -162,8 +180,8 @@ def _volumes(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
     ]
     if placement.resilience:
         found.append({"name": "resilience", "configMap": {"name": marks.RESILIENCE}})
-    if "kafka.json" in placement.connections:
-        only = [{"key": "kafka.json", "path": "kafka.json"}]
+    if files := _files(placement):
+        only = [{"key": name, "path": name} for name in files]
         secret = {"secretName": marks.CONNECTIONS, "items": only, "defaultMode": _SECRET_MODE}
         found.append({"name": "connections", "secret": secret})
     return found

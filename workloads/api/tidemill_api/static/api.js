@@ -1,9 +1,15 @@
-// The API as this page asks it: REST with the key of this tab, and the live WebSocket, which finds its way back.
+// The API as this page asks it: REST with the keys of this tab, and the live WebSocket, which finds its way back.
 
-const KEY = "tidemill-key";
-export const key = {
-  get: () => sessionStorage.getItem(KEY) ?? "",
-  set: (text) => (text ? sessionStorage.setItem(KEY, text) : sessionStorage.removeItem(KEY)),
+const KEYS = "tidemill-keys";
+const PATIENCE_MS = 15_000;
+
+/** The keys that were entered, and which pipeline each opens. They live in this tab alone. */
+export const keys = {
+  all: () => JSON.parse(sessionStorage.getItem(KEYS) ?? "[]"),
+  add: (key) => sessionStorage.setItem(KEYS, JSON.stringify([...new Set([...keys.all(), key])])),
+  forget: (key) => sessionStorage.setItem(KEYS, JSON.stringify(keys.all().filter((known) => known !== key))),
+  opens: new Map(),
+  of: (pipeline) => keys.opens.get(pipeline) ?? "",
 };
 
 export class ApiError extends Error {
@@ -18,24 +24,37 @@ const pipelinePath = (name) => `/v1/pipelines/${encodeURIComponent(name)}`;
 export const paths = {
   pipelines: () => "/v1/pipelines",
   pipeline: (name) => pipelinePath(name),
+  aggregate: (name, aggregation) => `${pipelinePath(name)}/aggregates/${encodeURIComponent(aggregation)}`,
   anomalies: (name) => `${pipelinePath(name)}/anomalies`,
   deadLetters: (name) => `${pipelinePath(name)}/dead-letters`,
   live: (name) => `${pipelinePath(name)}/live`,
 };
 
-export async function get(path, parameters = {}, signal = undefined) {
+// A whole number that JavaScript would round stays the text that it was.
+const exact = (_, value, context) =>
+  (typeof value === "number" && !Number.isSafeInteger(value) && /^-?\d+$/.test(context?.source ?? "") ? context.source : value);
+
+/** An answer: {body, stale, at}; `at` is when it was known to be right. */
+export async function get(path, { parameters = {}, key = "", signal = undefined } = {}) {
   const query = new URLSearchParams(parameters).toString();
-  const headers = key.get() ? { authorization: `Bearer ${key.get()}` } : {};
-  let response;
+  const headers = key ? { authorization: `Bearer ${key}` } : {};
+  const patience = AbortSignal.timeout(PATIENCE_MS);
+  const ended = signal ? AbortSignal.any([signal, patience]) : patience;
   try {
-    response = await fetch(query ? `${path}?${query}` : path, { headers, signal, cache: "no-cache" });
+    const response = await fetch(query ? `${path}?${query}` : path, { headers, signal: ended, cache: "no-cache" });
+    const body = JSON.parse(await response.text(), exact);
+    if (!response.ok) throw new ApiError(response.status, body.code ?? "error", body.detail ?? response.statusText);
+    const age = Number(response.headers.get("age") ?? 0) * 1000;
+    return { body, stale: body.stale === true, at: Date.now() - age };
   } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new ApiError(0, "unreachable", "The API does not answer.");
+    if (error instanceof ApiError || signal?.aborted) throw error;
+    throw new ApiError(0, "unreachable", patience.aborted ? `no answer within ${PATIENCE_MS / 1000} s` : "no answer");
   }
-  const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw new ApiError(response.status, body.code ?? "error", body.detail ?? response.statusText);
-  return body;
+}
+
+/** Several answers as one: as old as the oldest. */
+export function together(answers, body) {
+  return { body, stale: answers.some(({ stale }) => stale), at: Math.min(...answers.map(({ at }) => at)) };
 }
 
 const FINAL = new Set([4400, 4401, 4403, 4404]);
@@ -67,10 +86,11 @@ export class Live {
     this.error = null;
     const socket = (this.socket = new WebSocket(url));
     socket.onopen = () => {
-      if (key.get()) socket.send(JSON.stringify({ type: "auth", token: key.get() }));
+      const key = keys.of(this.pipeline);
+      if (key) socket.send(JSON.stringify({ type: "auth", token: key }));
       this.#listen();
     };
-    socket.onmessage = (event) => this.#take(JSON.parse(event.data));
+    socket.onmessage = (event) => this.#take(JSON.parse(event.data, exact));
     socket.onclose = (event) => this.#ended(event.code);
   }
 

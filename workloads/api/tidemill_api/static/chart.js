@@ -1,4 +1,5 @@
-// A line chart as SVG: one line a group by window start; what may still change is dashed and hollow.
+// A chart as SVG: one line a group by window start, or a bar from start to end for each session; what may still change is
+// dashed and hollow.
 
 import { clock, day, number, short, time } from "./format.js";
 
@@ -53,9 +54,13 @@ export class Chart {
     host.addEventListener("keydown", (event) => this.#step(event));
   }
 
-  /** series: [{label, color, points: [{start, value, closed}]}], each in the order of time; step: ms from window to window. */
-  show({ series, step, name }) {
-    Object.assign(this, { series, step, name });
+  /**
+   * series: [{label, color, points: [{start, end, value, closed}]}], each in the order of time; step: ms from window to
+   * window, null for sessions; newest: where the axis ends at the earliest.
+   */
+  show({ series, step, name, newest = -Infinity }) {
+    Object.assign(this, { series, step, name, newest });
+    this.host.setAttribute("aria-label", series.length ? `Chart of ${name}; the arrow keys go through the windows` : "Chart, empty");
     this.starts = [...new Set(series.flatMap(({ points }) => points.map((point) => point.start)))].sort((a, b) => a - b);
     if (this.at !== null && !this.starts.includes(this.at)) this.at = null;
     this.render();
@@ -63,6 +68,7 @@ export class Chart {
 
   render() {
     this.svg.replaceChildren();
+    this.cursor = null;
     if (!this.series?.length || !this.host.clientWidth) {
       this.tip.hidden = true;
       return;
@@ -71,12 +77,13 @@ export class Chart {
     this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     const values = this.series.flatMap(({ points }) => points.map((point) => point.value));
     const [low, high] = range(values);
-    const first = this.starts[0], last = Math.max(this.starts.at(-1), first + this.step);
+    const ends = this.step === null ? this.series.flatMap(({ points }) => points.map((point) => point.end)) : [];
+    const first = this.starts[0], last = Math.max(this.starts.at(-1), this.newest, first + (this.step ?? 1_000), ...ends);
     const inner = { width: width - MARGIN.left - MARGIN.right, height: height - MARGIN.top - MARGIN.bottom };
     this.x = (at) => MARGIN.left + ((at - first) / (last - first)) * inner.width;
     this.y = (value) => MARGIN.top + (1 - (value - low) / (high - low)) * inner.height;
     this.#axes(width, height, low, high, first, last);
-    this.series.forEach((line) => this.#line(line));
+    this.series.forEach((line) => (this.step === null ? this.#bars(line) : this.#line(line)));
     this.cursor = draw("g", { class: "cursor" }, this.svg);
     this.#mark(this.at);
   }
@@ -123,6 +130,15 @@ export class Chart {
         draw("circle", { cx: this.x(point.start), cy: this.y(point.value), r: 3, class: point.closed ? "closed" : "open" }, layer);
       }
     });
+  }
+
+  #bars({ points, color }) {
+    const layer = draw("g", { class: `line ${color}` }, this.svg);
+    for (const { start, end, value, closed } of points) {
+      const kind = closed ? "closed" : "open", y = this.y(value);
+      draw("path", { d: `M${this.x(start)} ${y}L${this.x(end)} ${y}`, class: kind }, layer);
+      draw("circle", { cx: this.x(start), cy: y, r: 3, class: kind }, layer);
+    }
   }
 
   #point(event) {

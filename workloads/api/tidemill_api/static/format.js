@@ -22,6 +22,20 @@ export function time(ms) {
   return `${text.slice(0, 10)} ${clock(ms)}`;
 }
 
+const LENGTHS = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+
+/** The milliseconds of a duration as specs have it: `5m`. */
+export function milliseconds(text) {
+  const [, amount, unit] = /^(\d+)(ms|s|m|h|d)$/.exec(text);
+  return Number(amount) * LENGTHS[unit];
+}
+
+/** What windows an aggregation has. */
+export function windows({ type, size, hop, gap }) {
+  if (type === "session") return `sessions that ${gap} of silence ends`;
+  return type === "hopping" ? `windows of ${size}, one every ${hop}` : `windows of ${size}`;
+}
+
 /** The same without milliseconds. */
 export const moment = (text) => time(Math.floor(Date.parse(text) / 1000) * 1000);
 

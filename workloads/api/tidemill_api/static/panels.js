@@ -11,8 +11,6 @@ export function element(name, attributes = {}, ...children) {
   return node;
 }
 
-const TABLE_ROWS = 60;
-
 export function showFigures(host, description, rate) {
   const { progress, counts } = description;
   const watermark = description.watermark ? Date.parse(description.watermark) : null;
@@ -36,25 +34,27 @@ export function showFigures(host, description, rate) {
       element("dd", { class: "note" }, note))));
 }
 
-export function showWindows(table, note, store, aggregation, entries) {
-  const { dimensions, measures } = aggregation;
-  const newest = [...entries].sort((a, b) => b.start - a.start || compare(a, b, dimensions));
-  const shown = newest.slice(0, TABLE_ROWS);
+/** The table of windows: `entries` of the store, the newest first. */
+export function showWindows(table, store, aggregation, entries) {
+  const { dimensions, measures, window } = aggregation;
+  if (!entries.length) return table.replaceChildren();
+  const shown = [...entries].sort((a, b) => b.start - a.start || compare(a, b, dimensions));
+  const lasting = window.type === "session";
   const numeric = (type) => (type === "integer" || type === "number" ? "number" : "");
-  const head = element("tr", {}, element("th", { scope: "col" }, "Window start"),
+  const head = element("tr", {}, element("th", { scope: "col" }, lasting ? "Session start" : "Window start"),
+    ...(lasting ? [element("th", { scope: "col" }, "Lasted")] : []),
     ...dimensions.map(({ name }) => element("th", { scope: "col" }, name)),
     ...measures.map(({ name, type }) => element("th", { scope: "col", class: numeric(type) }, name)),
     element("th", { scope: "col" }, "State"));
   const rows = shown.map((entry) => {
     const closed = store.closed(entry);
     return element("tr", {}, element("td", { class: "time" }, format.time(entry.start)),
+      ...(lasting ? [element("td", {}, format.duration(entry.end - entry.start))] : []),
       ...dimensions.map(({ name, type }) => cell(entry.row[name], type, "group")),
       ...measures.map(({ name, type }) => cell(entry.row[name], type, numeric(type))),
       element("td", {}, element("span", { class: `tag ${closed ? "closed" : "open"}` }, closed ? "closed" : "open")));
   });
   table.replaceChildren(element("thead", {}, head), element("tbody", {}, ...rows));
-  note.textContent = shown.length < newest.length ? `${shown.length} of ${format.number(newest.length)}` : "";
-  return shown.length;
 }
 
 function compare(a, b, dimensions) {
@@ -67,10 +67,8 @@ function cell(content, type, kind) {
   return element("td", { class: `${kind} ${missing ? "missing" : ""}`.trim() }, text);
 }
 
-export function showAnomalies(list, note, answer, total) {
-  note.textContent = total ? format.number(total) : "";
-  if (!answer.data.length) return empty(list, "None found.");
-  list.replaceChildren(...answer.data.map((found) => {
+export function showAnomalies(list, anomalies) {
+  list.replaceChildren(...anomalies.map((found) => {
     const group = Object.entries(found.group).map(([name, content]) => `${name} ${content}`).join(", ");
     const bounds = found.lower === null || found.upper === null ? ""
       : `, expected ${format.number(found.lower)} to ${format.number(found.upper)}`;
@@ -83,10 +81,8 @@ export function showAnomalies(list, note, answer, total) {
   }));
 }
 
-export function showDeadLetters(list, note, answer, total) {
-  note.textContent = total ? format.number(total) : "";
-  if (!answer.data.length) return empty(list, "None: every event counts.");
-  list.replaceChildren(...answer.data.map((letter) => {
+export function showDeadLetters(list, letters) {
+  list.replaceChildren(...letters.map((letter) => {
     const where = `partition ${letter.partition}, offset ${letter.offset}`;
     const what = [letter.field, letter.detail].filter(Boolean).join(": ");
     return element("li", {},
@@ -96,10 +92,6 @@ export function showDeadLetters(list, note, answer, total) {
       letter.value ? element("code", {}, letter.value.slice(0, 200)) : "",
       element("p", { class: "note" }, letter.aggregation ? `${where} · ${letter.aggregation}` : where));
   }));
-}
-
-function empty(list, text) {
-  list.replaceChildren(element("li", { class: "empty" }, text));
 }
 
 /** One field a group column; `change` is told when any was edited. */

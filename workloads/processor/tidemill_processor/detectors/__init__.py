@@ -54,6 +54,14 @@ class Verdict:
     lower: float | None
     upper: float | None
 
+    def within(self, least: float, greatest: float) -> Verdict:
+        """The same, with nothing expected that a metric cannot be: a share is never below 0."""
+        expected, lower, upper = (
+            None if bound is None else min(max(bound, least), greatest)
+            for bound in (self.expected, self.lower, self.upper)
+        )
+        return replace(self, expected=expected, lower=lower, upper=upper)
+
 
 def judge(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Verdict | None, State]:
     """Judge one value and learn it.

@@ -1,0 +1,158 @@
+"""Compose files as Compose reads them, as far as ours go; what is not known here is refused and not passed over."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+# Compose 1 (Debian's docker-compose) knows no others; `name:` is what it refuses first.
+TOP_LEVEL = frozenset({"version", "services", "networks", "volumes", "secrets", "configs"})
+# Restarting, rights and networks are the containers' affair.
+_OF_CONTAINERS = frozenset(
+    {"restart", "networks", "init", "hostname", "read_only", "cap_drop", "security_opt", "build"}
+)
+_KNOWN = frozenset(
+    {"image", "command", "environment", "volumes", "tmpfs", "ports", "healthcheck", "depends_on", *_OF_CONTAINERS}
+)
+_VARIABLE = re.compile(r"\$(?:\$|(?P<name>\w+)|\{(?P<braced>\w+)(?:(?P<kind>:?-)(?P<default>[^}]*))?\})")
+
+
+@dataclass(frozen=True)
+class Mount:
+    """What a container sees at a path.
+
+    Attributes:
+        source: the name of a volume, or a path of this machine.
+        target: the container's path.
+        read_only: whether it may not write there.
+    """
+
+    source: str
+    target: str
+    read_only: bool
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether it is a volume and not a folder or file of this machine."""
+        return not self.source.startswith((".", "/", "~"))
+
+
+@dataclass(frozen=True)
+class Health:
+    """How it is found out whether a service is well.
+
+    Attributes:
+        test: as Compose writes it, begun by CMD or CMD-SHELL.
+        seconds: how long it may take until the first time.
+    """
+
+    test: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Service:
+    """One service of a file.
+
+    Attributes:
+        name: its own, which is its host name.
+        image: what it runs.
+        command: instead of, or after, what the image runs.
+        environment: its variables.
+        mounts: volumes, folders and files.
+        ports: ports that are published.
+        health: None: there is no test.
+        after: services that have to be there before it, and `service_healthy` or `service_started`.
+    """
+
+    name: str
+    image: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    mounts: tuple[Mount, ...]
+    ports: tuple[int, ...]
+    health: Health | None
+    after: Mapping[str, str]
+
+
+def load(path: Path, environ: Mapping[str, str]) -> dict[str, Service]:
+    """The services of a file, by name.
+
+    Args:
+        path: of the file.
+        environ: for its variables.
+
+    Raises:
+        ValueError: it says something that Compose 1 or this program does not know; the message names it.
+    """
+    document = yaml.safe_load(path.read_text())
+    unknown = [key for key in document if key not in TOP_LEVEL and not key.startswith("x-")]
+    if unknown:
+        raise ValueError(f"{path.name}: {unknown[0]}: Compose 1 refuses it; write it as an option of the command line")
+    found = {name: _service(path, name, _resolved(body, environ)) for name, body in document["services"].items()}
+    volumes = set(document.get("volumes") or {})
+    for service in found.values():
+        for mount in service.mounts:
+            if mount.is_volume and mount.source not in volumes:
+                raise ValueError(f"{path.name}: services.{service.name}: the volume {mount.source} is not declared")
+        for other in service.after:
+            if other not in found:
+                raise ValueError(f"{path.name}: services.{service.name}.depends_on: there is no service {other}")
+    return found
+
+
+def _resolved(value: Any, environ: Mapping[str, str]) -> Any:
+    """With variables in the place of `${NAME:-default}`."""
+    if isinstance(value, str):
+        return _VARIABLE.sub(lambda found: _variable(found, environ), value)
+    if isinstance(value, Mapping):
+        return {key: _resolved(item, environ) for key, item in value.items()}
+    return [_resolved(item, environ) for item in value] if isinstance(value, list) else value
+
+
+def _variable(found: re.Match[str], environ: Mapping[str, str]) -> str:
+    name = found["name"] or found["braced"]
+    if name is None:
+        return "$"
+    value = environ.get(name)
+    takes_default = value is None or (found["kind"] == ":-" and not value)
+    return (found["default"] or "") if takes_default else str(value)
+
+
+def _service(path: Path, name: str, body: Mapping[str, Any]) -> Service:
+    unknown = [key for key in body if key not in _KNOWN]
+    if unknown:
+        raise ValueError(f"{path.name}: services.{name}.{unknown[0]}: hack/compose does not know it; add it there")
+    for key, value in (body.get("environment") or {}).items():
+        if not isinstance(value, str):
+            raise ValueError(f"{path.name}: services.{name}.environment.{key}: {value!r} is no text; quote it")
+    after = body.get("depends_on") or {}
+    return Service(
+        name=name,
+        image=str(body["image"]),
+        command=tuple(str(part) for part in body.get("command") or ()),
+        environment=dict(body.get("environment") or {}),
+        mounts=tuple(_mount(text) for text in body.get("volumes") or ()),
+        ports=tuple(int(str(text).rpartition(":")[2]) for text in body.get("ports") or ()),
+        health=_health(body.get("healthcheck")),
+        after={item: "service_started" for item in after}
+        if isinstance(after, list)
+        else {other: str(how["condition"]) for other, how in after.items()},
+    )
+
+
+def _mount(text: str) -> Mount:
+    source, target, *mode = text.split(":")
+    return Mount(source, target, mode == ["ro"])
+
+
+def _health(body: Mapping[str, Any] | None) -> Health | None:
+    if body is None:
+        return None
+    every, start = (float(str(body.get(key, "0s")).removesuffix("s")) for key in ("interval", "start_period"))
+    return Health(tuple(body["test"]), start + every * int(body["retries"]))

@@ -1,0 +1,99 @@
+"""Where the services of a file are on this machine: an address, a folder, and what containers would see in both.
+
+Each service has a loopback address of its own, so it keeps the ports of the file. Host names become addresses and
+paths of containers become paths below a folder, in commands, variables and files that are mounted read-only.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from compose.files import Service
+from tidemill_operator.local.ports import Ports
+
+_ITSELF = re.compile(r"(?<![\w.-])(localhost|127\.0\.0\.1)(?![\w.-])")
+_ANY_ADDRESS = re.compile(r"(?<=://)(?=:\d)")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The folder and the addresses of one run.
+
+    Attributes:
+        root: of the compose file; what its relative paths begin at.
+        folder: of all files of the run.
+        addresses: by the service's name.
+        ports: of servers that listen on all addresses, where the file's own may be somebody else's.
+    """
+
+    root: Path
+    folder: Path
+    addresses: Mapping[str, str]
+    ports: Mapping[int, int]
+
+    @classmethod
+    def of(cls, services: Mapping[str, Service], root: Path, folder: Path) -> Stage:
+        """With addresses that no other run is likely to have."""
+        net = f"127.{random.randrange(16, 250)}.{random.randrange(1, 250)}"
+        addresses = {name: f"{net}.{number}" for number, name in enumerate(services, 2)}
+        free = Ports(folder / "ports.json")
+        ports = {port: free.get(str(port)) for port in services["tidemill"].ports} if "tidemill" in services else {}
+        return cls(root, folder, addresses, ports)
+
+    def home(self, service: Service) -> Path:
+        """Where files are that only this service has."""
+        return self.folder / service.name
+
+    def path(self, service: Service, target: str) -> Path:
+        """Where a path of the container is."""
+        for mount in sorted(service.mounts, key=lambda mount: -len(mount.target)):
+            inside = os.path.relpath(target, mount.target)
+            if not inside.startswith(".."):
+                at = self._mounted(service, mount.source, mount.target)
+                return at if inside == "." else at / inside
+        return self.home(service) / target.lstrip("/")
+
+    def _mounted(self, service: Service, source: str, target: str) -> Path:
+        named = not source.startswith((".", "/", "~"))
+        return self.folder / "volumes" / source if named else self.home(service) / target.lstrip("/")
+
+    def text(self, service: Service, text: str) -> str:
+        """What a text that the container would read says here."""
+        own = self.addresses[service.name]
+        text = _ANY_ADDRESS.sub(own, _ITSELF.sub(own, text))
+        for name, address in self.addresses.items():
+            text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?=:\d)", address, text)
+        for port, taken in self.ports.items():
+            text = re.sub(rf"\b{port}\b", str(taken), text)
+        for target in sorted((mount.target for mount in service.mounts), key=len, reverse=True):
+            pattern = rf"(?<![\w./-]){re.escape(target)}(?![\w-])"
+            text = re.sub(pattern, str(self.path(service, target)).replace("\\", r"\\"), text)
+        return text
+
+    def prepare(self, service: Service) -> None:
+        """Make the folders of volumes, and copies of what is mounted, in this machine's words.
+
+        Raises:
+            FileNotFoundError: what is to be mounted is not there; Docker would make an empty folder in its place.
+        """
+        self.home(service).mkdir(parents=True, exist_ok=True)
+        for mount in service.mounts:
+            at = self.path(service, mount.target)
+            if mount.is_volume:
+                at.mkdir(parents=True, exist_ok=True)
+                continue
+            source = (self.root / mount.source).resolve(strict=True)
+            at.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, at, dirs_exist_ok=True)
+            else:
+                shutil.copy(source, at)
+            for file in at.rglob("*") if at.is_dir() else [at]:
+                if file.suffix in (".yaml", ".yml", ".conf", ".ini"):
+                    file.write_text(self.text(service, file.read_text()))

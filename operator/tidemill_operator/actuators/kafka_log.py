@@ -1,0 +1,163 @@
+"""Where partitions begin and end in Kafka, and when the record at an offset arrived. Reads only.
+
+Leaders move, and a client believes for minutes what it once heard of them. So whatever it is not told is asked for
+again at once, by a client that has to look for the leaders first.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass, field
+from typing import Any
+
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+EARLIEST, LATEST = OffsetSpec.earliest(), OffsetSpec.latest()
+_ATTEMPTS = 3
+_PAUSE_SECONDS = 0.2
+
+Place = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Offsets:
+    """What Kafka told of partitions, by topic and number.
+
+    Attributes:
+        at: offsets.
+        faults: why others are not known.
+    """
+
+    at: dict[Place, int] = field(default_factory=dict)
+    faults: dict[Place, str] = field(default_factory=dict)
+
+    def of(self, topic: str) -> dict[int, int]:
+        """Those of one topic, by partition."""
+        return {partition: offset for (name, partition), offset in self.at.items() if name == topic}
+
+
+class KafkaLog:
+    """Reads partitions; safe to share between threads.
+
+    Args:
+        brokers: bootstrap brokers.
+        config: further client settings.
+        timeout_seconds: for one question, with all attempts.
+    """
+
+    def __init__(self, brokers: str, *, config: Mapping[str, Any] | None = None, timeout_seconds: float = 10.0) -> None:
+        self.config = {"bootstrap.servers": brokers, "log_level": 0, **(config or {})}
+        self._timeout = timeout_seconds
+        self._client: AdminClient | None = None
+        self._consumer: Consumer | None = None
+        self._lock, self._reading = threading.Lock(), threading.Lock()
+
+    def offsets(self, places: Iterable[Place], spec: OffsetSpec) -> Offsets:
+        """Offsets of partitions, as far as Kafka tells within the time."""
+        found, left = Offsets(), set(places)
+        deadline = time.monotonic() + self._timeout
+        for attempts in range(_ATTEMPTS, 0, -1):
+            if not left:
+                break
+            client = self._admin()
+            # A leader that is gone is waited for until the end: the time is shared out.
+            answer = _asked(client, left, spec, max(1.0, (deadline - time.monotonic()) / attempts))
+            found.at.update(answer.at)
+            left = set(answer.faults)
+            if left:
+                self._renew(client)
+            if attempts == 1:
+                found.faults.update(answer.faults)
+            elif left:
+                time.sleep(_PAUSE_SECONDS)
+        return found
+
+    def arrivals(self, places: Mapping[Place, int], *, seconds: float = 2.0) -> dict[Place, int]:
+        """When the first record at or after an offset arrived, in epoch ms; what is not read in time is left out."""
+        if not places:
+            return {}
+        with self._reading:
+            try:
+                return self._read(places, seconds)
+            except KafkaException:
+                self._drop_consumer()
+                return {}
+
+    def _read(self, places: Mapping[Place, int], seconds: float) -> dict[Place, int]:
+        if self._consumer is None:
+            self._consumer = Consumer({**self.config, **_READING})
+        found: dict[Place, int] = {}
+        left, deadline = set(places), time.monotonic() + seconds
+        self._consumer.assign([TopicPartition(topic, partition, at) for (topic, partition), at in places.items()])
+        while left and time.monotonic() < deadline:
+            for message in self._consumer.consume(len(left), 0.1):
+                place, error = (message.topic() or "", message.partition() or 0), message.error()
+                if error is None and place in left:
+                    kind, moment = message.timestamp()
+                    if kind != TIMESTAMP_NOT_AVAILABLE:
+                        found[place] = moment
+                if error is None or error.code() == KafkaError._PARTITION_EOF:
+                    left.discard(place)
+        if left:
+            self._drop_consumer()
+        else:
+            self._consumer.unassign()
+        return found
+
+    def _drop_consumer(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            consumer.close()
+
+    def _admin(self) -> AdminClient:
+        """The client, made when first asked for."""
+        with self._lock:
+            if self._client is None:
+                self._client = AdminClient(self.config)
+            return self._client
+
+    def _renew(self, client: AdminClient) -> None:
+        """Have the next question asked by another client, unless that is so already."""
+        with self._lock:
+            if self._client is client:
+                self._client = None
+
+
+# One batch of each partition, and no place in any group.
+_READING = {
+    "group.id": "tidemill-operator",
+    "enable.auto.commit": False,
+    "enable.partition.eof": True,
+    "auto.offset.reset": "earliest",
+    "queued.min.messages": 1,
+    "queued.max.messages.kbytes": 1024,
+    "fetch.message.max.bytes": 1024,
+}
+
+
+def _asked(client: AdminClient, places: Collection[Place], spec: OffsetSpec, seconds: float) -> Offsets:
+    """One attempt."""
+    found = Offsets()
+    try:
+        futures = client.list_offsets({TopicPartition(*place): spec for place in places}, request_timeout=seconds)
+    except KafkaException as error:
+        return Offsets({}, dict.fromkeys(places, error.args[0].str()))
+    for at, future in futures.items():
+        place = (at.topic, at.partition)
+        try:
+            offset = future.result(seconds + 5.0).offset
+        except KafkaException as error:
+            found.faults[place] = f"{error.args[0].name()}: {error.args[0].str()}"
+        except FutureTimeout:
+            found.faults[place] = f"no answer within {seconds:.0f} s"
+        else:
+            # A leader that does not answer in time is no error for librdkafka: the offset is an invalid one.
+            if offset >= 0:
+                found.at[place] = offset
+            else:
+                found.faults[place] = "its leader does not answer"
+    return found

@@ -1,0 +1,42 @@
+"""What Prometheus is told of the conditions of pipelines: a series for each that is there."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
+
+from prometheus_client import Gauge
+
+CONDITION = Gauge(
+    "tidemill_pipeline_condition",
+    "1 for each condition that a pipeline's status has.",
+    ("namespace", "pipeline", "condition", "status", "reason"),
+)
+
+
+class Conditions:
+    """Tells those of several pipelines; safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._told: dict[Hashable, frozenset[tuple[str, ...]]] = {}
+        self._lock = threading.Lock()
+
+    def tell(self, key: Hashable, namespace: str, name: str, conditions: Iterable[Mapping[str, Any]]) -> None:
+        """Of a pipeline (by its key) these, and no longer what was told before, unless it is true of a namesake."""
+        found = frozenset((namespace, name, c["type"], c["status"], c["reason"]) for c in conditions)
+        with self._lock:
+            before = self._told.pop(key, frozenset())
+            if found:
+                self._told[key] = found
+            for labels in before.difference(*self._told.values()):
+                CONDITION.remove(*labels)
+            for labels in found - before:
+                CONDITION.labels(*labels).set(1)
+
+    def keep(self, keys: Iterable[Hashable]) -> None:
+        """Forget all other pipelines."""
+        with self._lock:
+            gone = self._told.keys() - set(keys)
+        for key in gone:
+            self.tell(key, "", "", ())

@@ -1,0 +1,365 @@
+"""The dashboard in a browser: what it says is true, in every state; one Postgres, one API process and one Chromium."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
+from tidemill_contract.spec import PipelineSpec
+
+pytestmark = pytest.mark.integration
+
+MINUTE = 60_000
+NEWEST = 1_790_000_000_000 // MINUTE * MINUTE
+USERS, WINDOWS = 985, 40
+KEY = "tm_abc_s3cret"
+QUICK = {
+    "TIDEMILL_RESILIENCE__BREAKERS__DATABASE__OPEN_SECONDS": "2",
+    "TIDEMILL_RESILIENCE__RETRIES__DATABASE__INITIAL_SECONDS": "0.1",
+}
+CHROMIUM = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+expect.set_options(timeout=30_000)
+
+
+def config(name: str, *, auth: bool = False) -> PipelineConfig:
+    def aggregation(name: str, group: str, window: dict[str, Any], metrics: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"name": name, "groupBy": [group], "window": window, "metrics": metrics}
+
+    tumbling, count = {"type": "tumbling", "size": "1m"}, {"name": "views", "function": "count"}
+    spec = PipelineSpec.model_validate(
+        {
+            "source": {
+                "topic": {"partitions": 1},
+                "fields": [
+                    {"name": "ts", "type": "timestamp", "required": True},
+                    {"name": "country", "type": "string"},
+                    {"name": "user", "type": "integer"},
+                    {"name": "url", "type": "string"},
+                ],
+                "eventTime": {"field": "ts"},
+            },
+            "aggregations": [
+                aggregation("by_country", "country", tumbling, [count]),
+                aggregation("by_user", "user", tumbling, [count]),
+                aggregation(
+                    "visits",
+                    "user",
+                    {"type": "session", "gap": "30m"},
+                    [count, {"name": "landing", "function": "first", "field": "url"}],
+                ),
+            ],
+            "anomalies": [
+                {"name": "burst", "aggregation": "by_country", "metric": "views", "detector": {"type": "zscore"}}
+            ],
+            "api": {"cacheTtl": "200ms"},
+            "auth": {"required": auth},
+        }
+    )
+    refs = tuple(AggregationRef(name=a.name) for a in spec.aggregations)
+    return PipelineConfig(namespace="tests", name=name, generation=1, spec=spec, aggregations=refs)
+
+
+def views(user: int, window: int) -> int:
+    """Views of a user in a window, 0 the newest: the largest of all users have theirs in older windows."""
+    return 1_000 if user % 123 == 7 and window == WINDOWS - 1 else 1 + user % 5
+
+
+LARGEST = sorted(range(USERS), key=lambda user: -sum(views(user, w) for w in range(WINDOWS)))[:8]
+
+
+def fill(bench: Any) -> None:
+    """Windows straight into the tables."""
+    for table in ("by_country_v1", "by_user_v1", "visits_v1"):
+        bench.query("SELECT {s}.ensure_partition(%s, %s, 30)", (table, NEWEST // 86_400_000))
+    minutes = "to_timestamp(%s / 1000.0) - w * interval '1 minute'"
+    bench.query(
+        "INSERT INTO {s}.by_country_v1 (country, window_start, _rev, _count)"
+        f" SELECT c, {minutes}, 1, 100 + w FROM unnest(ARRAY['NO', 'SE', NULL]) AS c, generate_series(0, %s) AS w"
+        " RETURNING 1",
+        (NEWEST, WINDOWS - 1),
+    )
+    bench.query(
+        f'INSERT INTO {{s}}.by_user_v1 ("user", window_start, _rev, _count) SELECT u, {minutes}, 1,'
+        " CASE WHEN u %% 123 = 7 AND w = %s THEN 1000 ELSE 1 + u %% 5 END"
+        " FROM generate_series(0, %s) AS u, generate_series(0, %s) AS w RETURNING 1",
+        (NEWEST, WINDOWS - 1, USERS - 1, WINDOWS - 1),
+    )
+    bench.query(
+        'INSERT INTO {s}.visits_v1 ("user", window_start, window_end, _rev, _count, _first_url, _first_at_url)'
+        f" SELECT u, {minutes}, {minutes} + u * interval '7 minutes', 1, u + 3, '/shop', ARRAY[0, 0]"
+        " FROM (SELECT u, u AS w FROM generate_series(1, 12) AS u) AS one RETURNING 1",
+        (NEWEST, NEWEST),
+    )
+    bench.query("UPDATE {s}._aggregations SET rev = 1, closed_until = %s RETURNING 1", (NEWEST - 5 * MINUTE,))
+    bench.query("UPDATE {s}._readers SET watermark = %s RETURNING 1", (NEWEST,))
+
+
+@dataclass
+class Site:
+    """The API process with its pipelines: `shop` has windows, `fresh` has none, `vault` asks for a key."""
+
+    postgres: Any
+    shop: Any
+    url: str
+
+    def at(self, **chosen: str) -> str:
+        return f"{self.url}/#" + "&".join(f"{name}={value}" for name, value in chosen.items())
+
+
+@pytest.fixture(scope="module")
+def site(own_servers: Callable[..., Any], make_bench_at: Callable[..., Any]) -> Site:
+    servers = own_servers(needs=("postgres",), durable=True)
+    shop = make_bench_at(config("shop"), at=servers)
+    make_bench_at(config("fresh"), at=servers)
+    vault = make_bench_at(config("vault", auth=True), at=servers)
+    key = {"id": "abc", "sha256": hashlib.sha256(b"s3cret").hexdigest(), "scopes": ["query:read"]}
+    (vault.folder / "secrets" / "vault" / "api-keys.json").write_text(json.dumps({"keys": [key]}))
+    for bench in (shop, vault):
+        fill(bench)
+    shop.start(module="tidemill_api", TIDEMILL_PIPELINE="", **QUICK)
+    shop.eventually(lambda: shop.health().get("status") in ("healthy", "degraded"), what="the API answers")
+    return Site(servers.handles["postgres"], shop, f"http://127.0.0.1:{shop.ports[-1]}")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    found = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if found is None:
+        assert "CI" not in os.environ, "CI has a browser: hack/setup.sh installs it"
+        pytest.skip(f"none of {', '.join(CHROMIUM)} is installed; `make setup` does that on Debian")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A tab of its own; an exception that no code of the page catches fails the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    tab, errors = context.new_page(), []
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    yield tab
+    context.close()
+    assert errors == []
+
+
+def state(page: Page, panel: str, wanted: str, *, seconds: float = 30) -> str:
+    """What a panel says once it is in a state."""
+    node = page.locator(f"#{panel}-state")
+    expect(node).to_have_attribute("data-state", wanted, timeout=seconds * 1_000)
+    return node.text_content() or ""
+
+
+def lines(page: Page) -> list[str]:
+    return page.locator("#legend button").all_text_contents()
+
+
+def drawn(page: Page) -> int:
+    """How many lines or bars the chart has."""
+    return page.locator("#chart svg .line path").count()
+
+
+def test_windows_and_their_state(site: Site, page: Page) -> None:
+    """The usual case: chart, table, closed and open windows, a live connection."""
+    page.goto(site.at(pipeline="shop", aggregation="by_country", metric="views"))
+    state(page, "chart", "fresh")
+    assert sorted(lines(page)) == ["NO", "SE", "null"]
+    expect(page.locator("#chart-title")).to_have_text("views in windows of 1m")
+    expect(page.locator("#connection")).to_have_text(re.compile("live"))
+    assert page.locator("#windows tbody tr").count() == 60
+    assert state(page, "windows", "truncated") == "The latest 60; there are older ones."
+    assert page.locator("#windows .tag.open").count() == 3 * 6
+    site.shop.query("UPDATE {s}.by_country_v1 SET _count = 77777, _rev = 2 WHERE country = 'NO' AND window_start"
+                    " = to_timestamp(%s / 1000.0) RETURNING 1", (NEWEST,))  # fmt: skip
+    site.shop.query("UPDATE {s}._aggregations SET rev = 2 WHERE name = 'by_country' RETURNING 1")
+    expect(page.locator("#windows")).to_contain_text("77,777")
+
+
+def test_sessions(site: Site, page: Page) -> None:
+    """Windows of no fixed size: bars from start to end, and nothing of the aggregation before stays."""
+    page.goto(site.at(pipeline="shop", aggregation="by_country", metric="views"))
+    state(page, "chart", "fresh")
+    page.select_option("#aggregation", "visits")
+    expect(page.locator("#chart-title")).to_have_text("views in sessions that 30m of silence ends")
+    told = state(page, "chart", "truncated")
+    assert told == "The 8 of 12 groups with the largest views in one of the latest 12 sessions."
+    assert lines(page) == [str(user) for user in range(12, 4, -1)]
+    assert drawn(page) == 8
+    expect(page.locator("#windows thead")).to_have_text("Session startLasteduserviewslandingState")
+    expect(page.locator("#windows tbody tr").first).to_contain_text("7 min14/shop")
+
+
+def test_the_largest_groups_are_those_of_all(site: Site, page: Page) -> None:
+    """A snapshot holds the newest windows only; what was largest before is found all the same."""
+    page.goto(site.at(pipeline="shop", aggregation="by_user", metric="views"))
+    told = state(page, "chart", "truncated")
+    assert told == "The 8 of 985 groups with the largest views over this time."
+    assert sorted(map(int, lines(page))) == sorted(LARGEST)
+    page.select_option("#span", "30")
+    page.wait_for_function("document.querySelector('#chart-state').dataset.state === 'truncated'")
+    assert all(int(user) % 5 == 4 for user in lines(page)), "without the older windows others are the largest"
+
+
+def test_a_filter_that_fits_nothing(site: Site, page: Page) -> None:
+    page.goto(site.at(pipeline="shop", aggregation="by_country", metric="views"))
+    state(page, "chart", "fresh")
+    page.fill("#filter-country", "XX")
+    page.keyboard.press("Enter")
+    for panel in ("chart", "windows"):
+        assert state(page, panel, "filtered") == "Nothing fits the filter country = XX."
+    assert (lines(page), page.locator("#windows tr").count()) == ([], 0)
+    page.fill("#filter-country", "null")
+    page.keyboard.press("Enter")
+    state(page, "chart", "fresh")
+    assert lines(page) == ["null"]
+
+
+def test_a_filter_of_the_wrong_type(site: Site, page: Page) -> None:
+    page.goto(site.at(pipeline="shop", aggregation="by_user", metric="views", **{"group.user": "x"}))
+    for panel in ("chart", "windows"):
+        assert "user" in state(page, panel, "wrong")
+    state(page, "anomalies", "empty")
+
+
+def test_a_pipeline_without_windows(site: Site, page: Page) -> None:
+    page.goto(site.at(pipeline="fresh"))
+    for panel in ("chart", "windows"):
+        assert state(page, panel, "empty").startswith("No windows yet")
+    assert state(page, "anomalies", "empty") == "None found."
+    assert state(page, "dead-letters", "empty") == "None: every event counts."
+
+
+def test_an_answer_that_is_waited_for(site: Site, page: Page) -> None:
+    """Under a new title there is nothing old: the panel says that it loads."""
+    page.goto(site.at(pipeline="shop", aggregation="by_country", metric="views"))
+    state(page, "chart", "fresh")
+    held: list[Route] = []
+    page.route("**/aggregates/by_user?*", held.append)
+    page.select_option("#aggregation", "by_user")
+    for panel in ("chart", "windows"):
+        assert state(page, panel, "loading") == "Loading …"
+    assert (lines(page), drawn(page), page.locator("#windows tr").count()) == ([], 0, 0)
+    page.unroute("**/aggregates/by_user?*")
+    for route in held:
+        route.continue_()
+    state(page, "chart", "truncated")
+
+
+def test_one_panel_fails_alone(site: Site, page: Page) -> None:
+    """An answer that cannot be drawn, and one that is an error: the other panels are as they were."""
+    page.route("**/anomalies?*", lambda route: route.fulfill(json={"data": [{"group": None}]}))
+    page.route("**/dead-letters?*", lambda route: route.fulfill(status=500, json={"code": "x", "detail": "a defect"}))
+    page.goto(site.at(pipeline="shop", aggregation="by_country", metric="views"))
+    assert state(page, "anomalies", "broken").startswith("This panel cannot be drawn")
+    assert state(page, "dead-letters", "unavailable") == "Nothing is known yet: a defect."
+    state(page, "chart", "fresh")
+    assert state(page, "figures", "fresh") == ""
+    assert page.locator("#windows tbody tr").count() == 60
+
+
+def test_a_pipeline_that_asks_for_a_key(site: Site, page: Page) -> None:
+    """It is not listed without one; a key is taken, shows what it opens, and can be forgotten."""
+    page.goto(site.url)
+    state(page, "windows", "empty")
+    listed = page.locator("#pipeline option")
+    assert listed.all_text_contents() == ["fresh", "shop"]
+    page.click("#keys-button")
+    page.fill("#key", "tm_abc_wrong")
+    page.click("text=Use this key")
+    expect(page.locator("#key-fault")).to_contain_text("This key opens no pipeline here")
+    page.fill("#key", KEY)
+    page.click("text=Use this key")
+    expect(listed).to_have_text(["fresh", "shop", "vault"])
+    page.select_option("#pipeline", "vault")
+    state(page, "chart", "fresh")
+    expect(page.locator("#connection")).to_have_text(re.compile("live"))
+    page.click("#keys-button")
+    expect(page.locator("#keys")).to_contain_text("tm_abc_… opens vault")
+    assert "s3cret" not in page.content()
+    page.click("text=Forget")
+    expect(page.locator("#key-title")).to_have_text(re.compile("No pipeline vault is open to you here"))
+    expect(page.locator("#content")).to_be_hidden()
+    expect(listed).to_have_text(["fresh", "shop"])
+
+
+def test_a_key_that_is_taken_back(site: Site, page: Page) -> None:
+    """What was shown goes from the page, and the words are about the key."""
+    page.goto(site.at(pipeline="vault"))
+    page.fill("#key", KEY)
+    page.click("text=Use this key")
+    state(page, "chart", "fresh")
+    refusal = {"code": "unauthorized", "detail": "the API key is not one of this pipeline's"}
+    page.route("**/v1/pipelines/vault**", lambda route: route.fulfill(status=401, json=refusal))
+    expect(page.locator("#key-title")).to_have_text("vault does not take the key any more.")
+    expect(page.locator("#content")).to_be_hidden()
+
+
+def test_what_the_address_names_and_is_not_there(site: Site, page: Page) -> None:
+    """Nothing else is shown under another's name without a word."""
+    page.goto(site.at(pipeline="shop", aggregation="gone", metric="views"))
+    expect(page.locator("#message")).to_have_text("There is no aggregation gone: by_country is shown.")
+    page.goto(site.at(pipeline="shop", aggregation="visits", metric="landing"))
+    expect(page.locator("#message")).to_have_text("visits has no number landing: views is shown.")
+
+
+def test_a_phone(site: Site, page: Page) -> None:
+    """Nothing is wider than the screen."""
+    page.set_viewport_size({"width": 390, "height": 844})
+    for aggregation in ("by_user", "visits"):
+        page.goto(site.at(pipeline="shop", aggregation=aggregation, metric="views"))
+        state(page, "chart", "truncated")
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_postgres_is_away(site: Site, page: Page) -> None:
+    """What is shown is the last answer and says so, also on a page that is opened now; a new question has none."""
+    address = site.at(pipeline="shop", aggregation="by_country", metric="views")
+    page.goto(address)
+    state(page, "chart", "fresh")
+    before = dt.datetime.now(dt.UTC)
+    site.postgres.kill()
+    try:
+        for _ in range(2):
+            for panel in ("figures", "chart", "windows", "anomalies"):
+                told = re.match(
+                    r"Stale since (.+) UTC, .+ ago: the database does not answer",
+                    state(page, panel, "stale"),
+                )
+                assert told is not None
+                since = dt.datetime.fromisoformat(f"{told[1]}+00:00")
+                assert abs((since - before).total_seconds()) < 60
+            expect(page.locator("#connection")).to_have_text("stale")
+            assert sorted(lines(page)) == ["NO", "SE", "null"]
+            page.reload()
+        page.fill("#filter-country", "QQ")
+        page.keyboard.press("Enter")
+        for panel in ("chart", "windows"):
+            assert state(page, panel, "unavailable").startswith("Nothing is known yet: ")
+        assert (lines(page), page.locator("#windows tr").count()) == ([], 0)
+    finally:
+        site.postgres.start()
+    state(page, "figures", "fresh")
+    for panel in ("chart", "windows"):
+        state(page, panel, "filtered")
+
+
+def test_the_api_is_away(site: Site, page: Page) -> None:
+    """Comes last: it ends the API."""
+    page.goto(site.at(pipeline="shop", aggregation="by_country", metric="views"))
+    state(page, "chart", "fresh")
+    site.shop.stop()
+    for panel in ("figures", "chart", "windows", "anomalies", "dead-letters"):
+        assert state(page, panel, "unreachable").startswith("The API does not answer (no answer): stale since ")
+    expect(page.locator("#connection")).to_have_text("no answer")

@@ -1,0 +1,139 @@
+"""What pages tell people to type is there: subcommands, their options, files, values of charts, names in a cluster.
+
+What can run on a laptop is run by tests/integration/test_docs_session.py, the rest by tests/e2e/test_documented.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from documented import ROOT, blocks, commands
+from tidemill_operator import reference
+from tidemill_operator.cli.main import build_parser
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
+PAGES = [page for page in PAGES if page.parent.name != "decisions"]
+FOLDERS = "crds|charts|helm|config|hack|tests|docs|operator|workloads"
+CRD = yaml.safe_load((ROOT / "crds" / "analyticspipelines.yaml").read_text())["spec"]["names"]
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def spans(page: Path) -> list[str]:
+    """What a page writes as code within its text."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
+
+
+def subcommands() -> dict[str, argparse.ArgumentParser]:
+    (action,) = [a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    return dict(action.choices)
+
+
+def words(command: str) -> list[str]:
+    try:
+        return shlex.split(command.removeprefix("$ "), comments=True)
+    except ValueError:  # a span of text that only looks like a command
+        return command.split()
+
+
+def values(chart: str) -> Any:
+    return yaml.safe_load((ROOT / "charts" / chart / "values.yaml").read_text())
+
+
+def has(tree: Any, path: str) -> bool:
+    """Whether a chart has a value; what is below a map without members is the user's."""
+    for part in path.split("."):
+        if tree == {} or not isinstance(tree, dict):
+            return tree == {}
+        if part not in tree:
+            return False
+        tree = tree[part]
+    return True
+
+
+@pages
+def test_commands_of_tidemill_are_understood(page: Path) -> None:
+    """Those of blocks are parsed; those within the text name a subcommand and options that there are."""
+    for command in commands(page):
+        if re.match(r"(?:\$ )?(?:\.venv/bin/)?tidemill ", command):
+            build_parser().parse_args(words(command)[1:])
+    known = subcommands()
+    for span in spans(page):
+        if not re.match(r"(?:\.venv/bin/)?tidemill [a-z]", span):
+            continue
+        name, *rest = words(span)[1:]
+        assert name in known, span
+        options = {word.partition("=")[0] for word in rest if word.startswith("--")}
+        assert options - set(known[name]._option_string_actions) == set(), span
+
+
+@pages
+def test_files_are_there(page: Path) -> None:
+    """That a block or the text names with its folder."""
+    named = {word for command in commands(page) for word in words(command)} | set(spans(page))
+    paths = {m[0] for text in named if (m := re.fullmatch(rf"(?:{FOLDERS})/[\w./-]+", text))}
+    assert {path for path in paths if not (ROOT / path).exists() and "…" not in path} == set()
+
+
+@pages
+def test_values_of_charts_are_there(page: Path) -> None:
+    """In `helm … --set` and within the text."""
+    chart = values("tidemill")
+    told = [
+        (words(command), setting.partition("=")[0])
+        for command in commands(page)
+        if command.startswith("helm ")
+        for before, setting in zip(words(command), words(command)[1:], strict=False)
+        if before == "--set"
+    ]
+    assert [path for _, path in told if not has(chart, path)] == []
+    if page.name == "DEPLOYMENT.md":
+        heads = "|".join(key for key, value in chart.items() if isinstance(value, dict))
+        dotted = [m[1] for span in spans(page) if (m := re.match(rf"((?:{heads})\.[A-Za-z.]+)(?:: |$)", span))]
+        assert len(dotted) > 5
+        assert [path for path in dotted if not has(chart, path)] == []
+    assert [
+        path
+        for command in commands(page)
+        if command.startswith("helm ")
+        for path in re.findall(r"\bcharts/\S+", command)
+        if not (ROOT / path / "Chart.yaml").exists()
+    ] == []
+
+
+@pages
+def test_names_in_a_cluster_are_there(page: Path) -> None:
+    """Resources of ours and annotations that `kubectl` is told; a namespace that is applied to is made before."""
+    ours = {CRD["plural"], CRD["singular"], *CRD["shortNames"]}
+    made: set[str] = set()
+    for command in commands(page):
+        if not command.startswith("kubectl "):
+            continue
+        asked = words(command)
+        if asked[1:3] == ["create", "namespace"]:
+            made.add(asked[3])
+        if asked[1] in ("annotate", "wait"):
+            assert {word.partition("/")[0] for word in asked} & ours, command
+        annotated = {word.partition("=")[0] for word in asked if word.startswith("tidemill.dev/")}
+        assert annotated <= set(reference.ANNOTATIONS), command
+        if asked[1] == "apply":
+            file = next(word for word in asked if word.endswith(".yaml"))
+            namespaces = {doc["metadata"]["namespace"] for doc in yaml.safe_load_all((ROOT / file).read_text())}
+            assert namespaces <= made, command
+
+
+@pages
+def test_resources_of_pages_are_valid(page: Path) -> None:
+    """Whole ones, as somebody would copy them."""
+    from tidemill_contract.validate import check
+
+    for block in blocks(page):
+        if block.language == "yaml" and "kind: AnalyticsPipeline" in block.text:
+            assert check(yaml.safe_load(block.text))[1] == []

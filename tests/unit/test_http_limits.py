@@ -1,0 +1,196 @@
+"""What a client may cost before its request is one: connections, headers, and the time until they are there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import uvicorn
+import websockets
+
+from tidemill_contract.http_limits import HttpLimits, bounded
+
+LIMITS = HttpLimits(connections=3, headers=20, header_bytes=4_096, header_seconds=0.3)
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    """Answers with the length of the body; a WebSocket with what it is told."""
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            await send({"type": "websocket.send", "text": message["text"]})
+        return
+    size, more = 0, True
+    while more:
+        message = await receive()
+        size, more = size + len(message.get("body", b"")), message.get("more_body", False)
+    body = str(size).encode()
+    await send(
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(len(body)).encode())]}
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+def serve(test: Callable[[Callable[[], Awaitable[Connection]]], Awaitable[None]]) -> None:
+    """Run a test against a server; it is given what opens a connection."""
+
+    async def work() -> None:
+        config = uvicorn.Config(
+            app, host="127.0.0.1", port=0, http=bounded(LIMITS), lifespan="off", log_config=None,
+            timeout_graceful_shutdown=1,
+        )  # fmt: skip
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve())
+        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        opened: list[Connection] = []
+
+        async def connect() -> Connection:
+            opened.append(await asyncio.open_connection("127.0.0.1", port))
+            return opened[-1]
+
+        try:
+            async with asyncio.timeout(30):
+                await test(connect)
+        finally:
+            for _, writer in opened:
+                writer.close()
+                with contextlib.suppress(ConnectionError):
+                    await writer.wait_closed()
+            server.should_exit = True
+            await serving
+
+    asyncio.run(work())
+
+
+async def say(connection: Connection, data: bytes) -> bytes:
+    """The status line of the answer; empty where the connection is closed without one."""
+    reader, writer = connection
+    writer.write(data)
+    try:
+        line = await reader.readline()
+        while line and (await reader.readline()).strip():
+            pass
+    except ConnectionError:
+        return b""
+    return line.strip()
+
+
+def request(*headers: bytes, body: bytes = b"", method: bytes = b"POST", path: bytes = b"/") -> bytes:
+    length = b"content-length: %d" % len(body)
+    return b"\r\n".join([method + b" " + path + b" HTTP/1.1", b"host: a", length, *headers, b"", body])
+
+
+TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large"
+HEADS = [
+    (request(*[b"x: 1"] * 18), b"HTTP/1.1 200 OK"),
+    (request(*[b"x: 1"] * 19), TOO_LARGE),
+    (request(b"x: " + b"v" * 3_900), b"HTTP/1.1 200 OK"),
+    (request(b"x: " + b"v" * 4_100), TOO_LARGE),
+    (request(path=b"/" + b"p" * 4_100), TOO_LARGE),
+    (request(body=b"b" * 1_000_000), b"HTTP/1.1 200 OK"),  # a body is no head
+    (b"POST / HTTP/1.1\r\nx: " + b"v" * 200_000, TOO_LARGE),  # not waited for to the end
+    (b"nonsense\r\n\r\n", b"HTTP/1.1 400 Bad Request"),
+]
+
+
+@pytest.mark.parametrize(("data", "answer"), HEADS, ids=range(len(HEADS)))
+def test_headers_are_bounded_by_number_and_size(data: bytes, answer: bytes) -> None:
+    async def test(connect: Callable[[], Awaitable[Connection]]) -> None:
+        assert await say(await connect(), data) == answer
+
+    serve(test)
+
+
+def test_headers_in_pieces_are_bounded_too() -> None:
+    async def test(connect: Callable[[], Awaitable[Connection]]) -> None:
+        reader, writer = await connect()
+        writer.write(b"GET / HTTP/1.1\r\n")
+        line = b""
+        while not line:
+            writer.write(b"x: " + b"v" * 500 + b"\r\n")
+            try:
+                async with asyncio.timeout(0.02):
+                    line = await reader.readline()
+            except TimeoutError:
+                pass
+        assert line.strip() == TOO_LARGE
+
+    serve(test)
+
+
+def test_headers_are_waited_for_a_while() -> None:
+    """A line now and then does not keep a connection, nor does saying nothing; later requests are no exception."""
+
+    async def test(connect: Callable[[], Awaitable[Connection]]) -> None:
+        loop = asyncio.get_running_loop()
+        silent, (reader, writer) = await connect(), await connect()
+        assert await say((reader, writer), request()) == b"HTTP/1.1 200 OK"
+        assert await reader.readexactly(1) == b"0"
+        started, line = loop.time(), b""
+        writer.write(b"GET / HTTP/1.1\r\n")
+        while not line:
+            if loop.time() - started < 2 * LIMITS.header_seconds:  # what is written later may meet a closed socket
+                writer.write(b"x: 1\r\n")
+            try:
+                async with asyncio.timeout(0.05):
+                    line = await reader.readline()
+            except TimeoutError:
+                assert loop.time() - started < 10
+        assert line.strip() == b"HTTP/1.1 408 Request Timeout"
+        assert await silent[0].read() == b""
+
+    serve(test)
+
+
+def test_a_body_may_take_its_time() -> None:
+    """The time of headers is not that of what follows; the request's own bounds that."""
+
+    async def test(connect: Callable[[], Awaitable[Connection]]) -> None:
+        reader, writer = await connect()
+        writer.write(request(body=b"b" * 10)[:-5])
+        await asyncio.sleep(2 * LIMITS.header_seconds)
+        assert await say((reader, writer), b"b" * 5) == b"HTTP/1.1 200 OK"
+
+    serve(test)
+
+
+def test_a_socket_outlives_the_time_of_headers() -> None:
+    async def test(connect: Callable[[], Awaitable[Connection]]) -> None:
+        _, writer = await connect()
+        port = writer.get_extra_info("peername")[1]
+        async with websockets.connect(f"ws://127.0.0.1:{port}/") as socket:
+            await asyncio.sleep(2 * LIMITS.header_seconds)
+            await socket.send("still there")
+            assert await socket.recv() == "still there"
+
+    serve(test)
+
+
+def test_connections_are_bounded() -> None:
+    """One too many is told so and closed; when one has gone there is a place again."""
+
+    async def test(connect: Callable[[], Awaitable[Connection]]) -> None:
+        open_now = [await connect() for _ in range(LIMITS.connections)]
+        for connection in open_now:
+            assert await say(connection, request()) == b"HTTP/1.1 200 OK"
+        reader, _ = await connect()
+        assert (await reader.readline()).strip() == b"HTTP/1.1 503 Service Unavailable"
+        open_now[0][1].close()
+        line = b""
+        while line != b"HTTP/1.1 200 OK":
+            line = await say(await connect(), request())
+
+    serve(test)
+
+
+def test_the_number_of_connections_is_a_setting() -> None:
+    assert HttpLimits.from_env({"TIDEMILL_HTTP_CONNECTIONS": "7"}).connections == 7
+    with pytest.raises(ValueError, match="TIDEMILL_HTTP_CONNECTIONS: 'all' is no whole number from 1 on"):
+        HttpLimits.from_env({"TIDEMILL_HTTP_CONNECTIONS": "all"})

@@ -1,0 +1,70 @@
+"""The operator's own figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prometheus_client import REGISTRY
+
+from tidemill_operator.condition_measures import Conditions
+from tidemill_operator.measures import Measures
+from tidemill_operator.queue import Key, Result
+
+
+def status(*conditions: tuple[str, str, str]) -> dict[str, Any]:
+    return {"conditions": [{"type": kind, "status": state, "reason": reason} for kind, state, reason in conditions]}
+
+
+def told(pipeline: str) -> set[tuple[str, str, str]]:
+    """The conditions of a pipeline as Prometheus reads them."""
+    families = (family for family in REGISTRY.collect() if family.name == "tidemill_pipeline_condition")
+    samples = [sample for family in families for sample in family.samples if sample.labels["pipeline"] == pipeline]
+    assert all(sample.value == 1 for sample in samples)
+    return {(s.labels["condition"], s.labels["status"], s.labels["reason"]) for s in samples}
+
+
+def failures(pipeline: str) -> float | None:
+    labels = {"namespace": "ns", "pipeline": pipeline}
+    return REGISTRY.get_sample_value("tidemill_operator_reconciliations_failed_total", labels)
+
+
+def test_conditions_are_told_as_they_are_now() -> None:
+    """What is true no longer is told no longer, whatever else stands."""
+    measures, key = Measures(), Key("ns", "told", "1")
+    measures.state_of(key, status(("Ready", "True", "Applied"), ("EventsLost", "True", "TopicReplaced")))
+    assert told("told") == {("Ready", "True", "Applied"), ("EventsLost", "True", "TopicReplaced")}
+    measures.state_of(key, status(("Ready", "False", "Waiting")))
+    assert told("told") == {("Ready", "False", "Waiting")}
+    measures.forget(key)
+    assert told("told") == set()
+
+
+def test_a_pipeline_that_was_made_anew_keeps_its_conditions() -> None:
+    """The end of the old one may be noticed after the new one's first pass."""
+    measures, old, new = Measures(), Key("ns", "anew", "1"), Key("ns", "anew", "2")
+    for key in (old, new):
+        measures.state_of(key, status(("Ready", "True", "Applied")))
+    measures.forget(old)
+    assert told("anew") == {("Ready", "True", "Applied")}
+
+
+def test_only_pipelines_that_are_there_are_told_of() -> None:
+    """As `tidemill up` does it: all at once."""
+    conditions = Conditions()
+    for name in ("kept", "dropped"):
+        conditions.tell(name, "ns", name, status(("Ready", "True", "Applied"))["conditions"])
+    conditions.keep(["kept"])
+    assert (told("kept"), told("dropped")) == ({("Ready", "True", "Applied")}, set())
+
+
+def test_failed_passes_are_counted_by_pipeline() -> None:
+    """From zero, so that the first is an increase."""
+    measures, key = Measures(), Key("ns", "failing", "1")
+    with measures.pass_of(key) as doing:
+        doing.result = Result.SETTLED
+    assert failures("failing") == 0
+    with measures.pass_of(key):
+        pass
+    assert failures("failing") == 1
+    measures.forget(key)
+    assert failures("failing") is None

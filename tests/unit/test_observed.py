@@ -1,0 +1,173 @@
+"""Who writes which part of a status: figures by the observer, the rest by passes; and what is told of a change."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tidemill_operator.actuators.kubernetes_api import Conflict, Document, Kind
+from tidemill_operator.cli.store import Stored
+from tidemill_operator.cli.up_figures import LocalFigures
+from tidemill_operator.control import Controller
+from tidemill_operator.errors import Reason
+from tidemill_operator.figures import UNAVAILABLE, Figures, Seen
+from tidemill_operator.observed import OBSERVER, ObservedStatus
+from tidemill_operator.queue import Key
+from tidemill_operator.servers.addresses import PostgresAddress
+
+KEY = Key("shop", "orders", "u")
+FIGURES = Figures(3, 4.0, 4.0, None, positions_at=1_000.0)
+READY = {"type": "Ready", "status": "True", "reason": "Applied", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+
+
+class Api:
+    """A resource whose parts of the status have an owner each, as with server-side apply."""
+
+    def __init__(self) -> None:
+        self.version, self.generation = 1, 1
+        self.parts: dict[str, Document] = {"passes": {"conditions": [READY], "schema": "s"}}
+        self.written: list[str] = []
+        self.events: list[Document] = []
+
+    def get(self, kind: Kind, namespace: str, name: str, *, sure: bool = False) -> Document | None:
+        status: Document = {}
+        for part in self.parts.values():
+            found = {key: value for key, value in part.items() if key != "conditions"}
+            conditions = [*status.get("conditions", []), *part.get("conditions", [])]
+            status = {**status, **found, "conditions": conditions}
+        metadata = {"namespace": namespace, "name": name, "uid": "u", "generation": self.generation}
+        metadata |= {"resourceVersion": str(self.version)}
+        return {
+            "apiVersion": "tidemill.dev/v1alpha1",
+            "kind": "AnalyticsPipeline",
+            "metadata": metadata,
+            "status": status,
+        }
+
+    def apply(self, body: Document, *, subresource: str = "", manager: str = "passes") -> Document:
+        assert subresource == "status"
+        if body["metadata"].get("resourceVersion", str(self.version)) != str(self.version):
+            raise Conflict(Reason.WAITING, "another version")
+        self.version += 1
+        self.parts[manager] = copy.deepcopy(body["status"])
+        self.written.append(manager)
+        return body
+
+    def create(self, body: Document) -> Document:
+        self.events.append(body)
+        return body
+
+
+class World:
+    """The observer's hand on that resource."""
+
+    def __init__(self) -> None:
+        from tidemill_operator.events import Recorder
+
+        self.api, self.at = Api(), 0.0
+        self.observed = ObservedStatus(self.api, Recorder(self.api, "test"), clock=lambda: self.at)  # type: ignore[arg-type]
+
+    def show(self, figures: Figures | None, fault: str = "") -> Document:
+        self.at += 5.0
+        self.observed.show(KEY, Seen(figures, fault, 1_000.0 + self.at))
+        return self.api.parts.get(OBSERVER, {})
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_figures_are_written_beside_what_passes_write(world: World) -> None:
+    assert world.show(FIGURES) == {"lag": 3, "lagSeconds": 5, "freshness": "5s", "freshnessSeconds": 5.0}
+    assert world.show(FIGURES)
+    assert world.api.written == [OBSERVER], "nothing has changed"
+    assert world.api.events == []
+
+
+def test_figures_that_are_not_known_are_blank_and_told_once_each_way(world: World) -> None:
+    world.show(FIGURES)
+    for _ in range(3):
+        (condition,) = world.show(None, "Kafka does not tell")["conditions"]
+    assert (condition["type"], condition["status"], condition["reason"]) == (UNAVAILABLE, "True", "Unreachable")
+    assert set(world.api.parts[OBSERVER]) == {"conditions"}
+    world.show(FIGURES)
+    assert "conditions" not in world.api.parts[OBSERVER]
+    told = [(event["type"], event["reason"], event["message"]) for event in world.api.events]
+    assert told == [
+        ("Warning", "FiguresUnavailable", "LAG and FRESHNESS are not known: Kafka does not tell"),
+        ("Normal", "FiguresAvailable", "LAG and FRESHNESS are known again"),
+    ]
+
+
+def test_figures_that_another_writer_took_out_come_back(world: World) -> None:
+    """An operator of an earlier version wrote them itself; the first pass of this one takes its own out."""
+    world.show(FIGURES)
+    world.api.parts[OBSERVER] = {}
+    world.show(FIGURES)
+    assert world.show(FIGURES)["lag"] == 3
+
+
+def test_a_resource_that_was_made_anew_is_another_one(world: World) -> None:
+    world.observed.show(Key("shop", "orders", "other"), Seen(FIGURES, "", 1_000.0))
+    assert world.api.written == []
+
+
+def test_who_stops_looking_leaves_no_figures(world: World) -> None:
+    world.show(FIGURES)
+    world.observed.blank()
+    assert world.api.parts[OBSERVER] == {}
+    world.observed.blank()
+    assert world.api.written == [OBSERVER, OBSERVER]
+    assert world.api.parts["passes"]["schema"] == "s"
+
+
+def controller(api: Api) -> Controller:
+    class Cluster:
+        pass
+
+    cluster: Any = Cluster()
+    cluster.api = api
+    return Controller(cluster, recorder=None, observer=None, measures=None, scaling=None)  # type: ignore[arg-type]
+
+
+def test_a_pass_whose_resource_got_figures_meanwhile_writes_its_status(world: World) -> None:
+    document = world.api.get(None, "shop", "orders")  # type: ignore[arg-type]
+    assert document is not None
+    world.show(FIGURES)
+    controller(world.api)._write(document, {"schema": "t", "conditions": [READY]})
+    assert world.api.written == [OBSERVER, "passes"]
+    assert world.api.parts["passes"]["schema"] == "t"
+    assert world.api.parts[OBSERVER]["lag"] == 3
+
+
+def test_a_pass_whose_resource_has_changed_writes_nothing(world: World) -> None:
+    document = world.api.get(None, "shop", "orders")  # type: ignore[arg-type]
+    assert document is not None
+    world.show(FIGURES)
+    world.api.generation = 2
+    with pytest.raises(Conflict):
+        controller(world.api)._write(document, {"schema": "t"})
+
+
+def test_figures_of_a_run_of_up(tmp_path: Path) -> None:
+    """Of the pipelines that run, in its status and as a target of Prometheus; a change is said once."""
+    said: list[str] = []
+    local = LocalFigures("", PostgresAddress("", 0, "", "", ""), host="127.0.0.1", say=said.append)
+    status = {"schema": "shop__orders", "topics": [{"name": "shop.orders.events"}]}
+    stored = Stored({"metadata": {"namespace": "shop", "name": "orders", "uid": "u"}}, status=status)
+    local.watch([stored])
+    assert local.status(stored) == {}
+    local._show(KEY, Seen(FIGURES, "", 1_000.0))
+    assert local.status(stored)["lag"] == 3
+    for _ in range(2):
+        local._show(KEY, Seen(None, "Kafka does not tell", 1_000.0))
+    assert [c["type"] for c in local.status(stored)["conditions"]] == [UNAVAILABLE]
+    assert said == ["shop/orders: figures are not known: Kafka does not tell"]
+    assert local.target("here") == {"targets": [f"here:{local.port}"], "labels": {"component": "operator"}}
+    local.watch([])
+    assert local.status(stored) == {}
+    local.close()

@@ -1,0 +1,79 @@
+"""A connection to Postgres that never waits longer than it was told to, however silent the server is.
+
+The server's own statement timeout ends nothing while the server is frozen or its packets are lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import generators, waiting
+from psycopg.abc import PQGen
+from psycopg.pq import TransactionStatus
+
+T = TypeVar("T")
+MARGIN_SECONDS = 2.0
+"""Beyond the statement timeout: while the server lives, its own answer comes first."""
+CANCEL_SECONDS = 5.0
+_INTERVAL_SECONDS = 0.1
+_cancelling: set[asyncio.Task[None]] = set()
+
+
+class ReaderConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
+    """A connection that is closed at once when an answer does not come in time, or when its task is cancelled.
+
+    The client's own way is to ask the server to cancel the statement and to wait for that, up to ten seconds more. Here
+    nobody waits for it: the server is asked in the background.
+
+    Attributes:
+        answer_seconds: how long one answer of the server may take.
+        asked_at: when the latest statement was sent (`time.monotonic()`).
+    """
+
+    answer_seconds = 10.0 + MARGIN_SECONDS
+    asked_at = 0.0
+
+    async def wait(
+        self,
+        gen: PQGen[T],
+        interval: float = _INTERVAL_SECONDS,
+        timeout: float | None = None,  # noqa: ASYNC109 - psycopg's own
+    ) -> T:
+        """Called by psycopg for each statement.
+
+        Raises:
+            psycopg.errors.ConnectionTimeout: no answer in time; the connection is closed.
+        """
+        limit = self.answer_seconds if timeout is None else timeout
+        self.asked_at = time.monotonic()
+        try:
+            async with asyncio.timeout(limit):
+                return await waiting.wait_async(gen, self.pgconn.socket, interval=interval)
+        except TimeoutError:
+            self._leave()
+            raise psycopg.errors.ConnectionTimeout(f"no answer from Postgres within {limit:g} s") from None
+        except asyncio.CancelledError:
+            self._leave()
+            raise
+
+    def _leave(self) -> None:
+        """Close the connection; a statement that runs is cancelled in the background."""
+        if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+            with contextlib.suppress(psycopg.Error):
+                task = asyncio.get_running_loop().create_task(_cancel(self.pgconn.cancel_conn()))
+                _cancelling.add(task)
+                task.add_done_callback(_cancelling.discard)
+        self.pgconn.finish()
+
+
+async def _cancel(request: Any) -> None:
+    """Ask the server to end a statement; one that does not hear it ends it by its timeout."""
+    with contextlib.suppress(psycopg.Error, OSError, TimeoutError):
+        request.start()
+        async with asyncio.timeout(CANCEL_SECONDS):
+            await waiting.wait_conn_async(generators.cancel(request), interval=_INTERVAL_SECONDS)
+    request.finish()

@@ -1,0 +1,56 @@
+// Which windows the chart has, asked of the API: those of the groups with the largest values of all that there are, not
+// of those that happen to be at hand.
+
+import { get, paths, together } from "./api.js";
+import { milliseconds } from "./format.js";
+import { keyOf } from "./store.js";
+
+export const LINES = 8;
+const COUNTED = 1_000, MOST = 10_000;
+// The API cannot order by what it makes of sketches, so all groups are asked for.
+const UNORDERED = new Set(["distinct", "quantile", "topk"]);
+
+/** Conditions on group columns as parameters; with `__eq`, so that a column may be called `limit`. */
+export function conditions(values) {
+  return Object.fromEntries(Object.entries(values).map(([name, value]) =>
+    (value === null ? [`${name}__isnull`, "true"] : [`${name}__eq`, String(value)])));
+}
+
+/** Whether windows of groups can be put together, and so the groups compared as a whole. */
+export const comparable = ({ window, dimensions }) => window.type !== "session" && dimensions.length > 0;
+
+/**
+ * {rows, ranked, groups, more, newest, closedUntil}: `ranked` are the keys of the groups, the largest first, or null where
+ * the rows are just the latest; `groups` how many there are, `more` if that is not all of them; `newest` is the start of
+ * the newest window of any group.
+ */
+export async function leaders({ pipeline, aggregation, metric, span, filters, key }, signal) {
+  const path = paths.aggregate(pipeline, aggregation.name);
+  const ask = (parameters) => get(path, { parameters: { ...filters, metrics: metric, ...parameters }, key, signal });
+  const latest = { order: "-window_start", limit: span };
+  if (!comparable(aggregation)) {
+    const answer = await ask(latest);
+    return together([answer], { rows: answer.body.data, ranked: null, groups: 0, more: false, newest: -Infinity,
+      closedUntil: answer.body.closed_until });
+  }
+  const { dimensions, measures, window } = aggregation;
+  const newest = await ask({ ...latest, limit: 1 });
+  const closedUntil = newest.body.closed_until;
+  if (!newest.body.data.length) {
+    return together([newest], { rows: [], ranked: [], groups: 0, more: false, newest: -Infinity, closedUntil });
+  }
+  const last = Date.parse(newest.body.data[0].window_start);
+  const step = milliseconds(window.hop ?? window.size);
+  const from = new Date(last - (span - 1) * step).toISOString();
+  const ordered = !UNORDERED.has(measures.find(({ name }) => name === metric).function);
+  const ranking = await ask({ from, granularity: "all", ...(ordered ? { order: `-${metric}`, limit: COUNTED } : { limit: MOST }) });
+  const value = (row) => Number(row[metric] ?? -Infinity);
+  const ranked = ranking.body.data.toSorted((a, b) => value(b) - value(a));
+  const chosen = ranked.slice(0, LINES);
+  const answers = await Promise.all(chosen.map((row) => {
+    const group = Object.fromEntries(dimensions.map(({ name }) => [name, row[name]]));
+    return ask({ ...conditions(group), ...latest, from });
+  }));
+  return together([newest, ranking, ...answers], { rows: answers.flatMap(({ body }) => body.data),
+    ranked: chosen.map((row) => keyOf(row, dimensions)), groups: ranked.length, more: ranking.body.truncated, newest: last, closedUntil });
+}

@@ -1,0 +1,150 @@
+"""What a client may cost a web server before its request is one: connections, headers, and the time they take.
+
+uvicorn's own `limit_concurrency` refuses requests and keeps connections; its parser takes headers of any number and
+size, for as long as they come. For packages that have uvicorn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+_REFUSED = b"HTTP/1.1 %b\r\ncontent-length: 0\r\nconnection: close\r\n%b\r\n"
+_BUSY = _REFUSED % (b"503 Service Unavailable", b"retry-after: 2\r\n")
+_TOO_LARGE = _REFUSED % (b"431 Request Header Fields Too Large", b"")
+_LATE = _REFUSED % (b"408 Request Timeout", b"")
+
+_OTHER_DESCRIPTORS = 200
+
+
+@dataclass(frozen=True)
+class HttpLimits:
+    """The limits of a process.
+
+    Attributes:
+        connections: open at the same time, WebSockets among them.
+        headers: of a request, by number.
+        header_bytes: of a request, its line included.
+        header_seconds: until a request's headers are there.
+    """
+
+    connections: int = 2_000
+    headers: int = 100
+    header_bytes: int = 32 * 1024
+    header_seconds: float = 10.0
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> HttpLimits:
+        """TIDEMILL_HTTP_CONNECTIONS, or as many as the process may have files open; the others are as they are.
+
+        Raises:
+            ValueError: it is no whole number from 1 on.
+        """
+        text = environ.get("TIDEMILL_HTTP_CONNECTIONS") or str(cls.connections)
+        if not (text.isascii() and text.isdigit() and int(text)):
+            raise ValueError(f"TIDEMILL_HTTP_CONNECTIONS: {text!r} is no whole number from 1 on")
+        # Servers behind us, logs and files need descriptors too.
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = max(1, descriptors - _OTHER_DESCRIPTORS) if descriptors != resource.RLIM_INFINITY else int(text)
+        return cls(connections=min(int(text), most))
+
+
+class _TooLarge(Exception):
+    """The headers of a request; the parser hands it on as an error of its own."""
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol within limits. A request whose headers come at once costs it a few comparisons more."""
+
+    limits: ClassVar[HttpLimits] = HttpLimits()
+    _timer: asyncio.TimerHandle | None = None
+    _waited_for = 0
+    """Bytes of a head that is not whole yet."""
+    _large = False
+    """Whether what has come may be more than a head may be: then it is measured."""
+    _too_large = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a connection, if there are not too many."""
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.connections:
+            self.transport.write(_BUSY)
+            self.transport.close()
+            return
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        self._head_came()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; what is not yet a whole head is bounded in size and time."""
+        before = self.cycle
+        self._large = len(data) + self._waited_for > self.limits.header_bytes
+        HttpToolsProtocol.data_received(self, data)
+        cycle = self.cycle
+        if cycle is not None and cycle.scope is self.scope:
+            if cycle is before and cycle.response_complete and self._timer is None:
+                self._await_head()  # empty lines, which end the wait of a kept connection and are no request
+            return
+        if self.transport.is_closing() or self not in self.connections:
+            return  # or it is a WebSocket now
+        # After a body that has just ended it is not known how much of this is head.
+        if cycle is before and (before is None or before.response_complete):
+            self._waited_for += len(data)
+        if self._waited_for > self.limits.header_bytes:
+            self._refuse_head()
+        elif self._timer is None:
+            self._await_head()
+
+    def on_headers_complete(self) -> None:
+        """The headers of a request are there."""
+        if len(self.headers) > self.limits.headers or (self._large and self._head_bytes() > self.limits.header_bytes):
+            self._too_large = True
+            raise _TooLarge
+        if self._timer is not None:
+            self._head_came()
+        HttpToolsProtocol.on_headers_complete(self)
+
+    def send_400_response(self, msg: str) -> None:
+        """Say what was wrong with a head."""
+        if not self._too_large:
+            super().send_400_response(msg)
+        elif not self.transport.is_closing():
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
+
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+
+    def _refuse_head(self) -> None:
+        self._too_large = True
+        self.send_400_response("")
+
+    def _await_head(self) -> None:
+        self._timer = self.loop.call_later(self.limits.header_seconds, self._late)
+
+    def _head_came(self) -> None:
+        self._waited_for = 0
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _late(self) -> None:
+        self._timer = None
+        if not self.transport.is_closing():
+            if self._waited_for:
+                self.transport.write(_LATE)
+            self.transport.close()
+
+
+def bounded(limits: HttpLimits) -> type[Any]:
+    """The protocol within these limits, for uvicorn's `http`."""
+    return type("_Bounded", (BoundedProtocol,), {"limits": limits})

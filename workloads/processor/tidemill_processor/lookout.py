@@ -1,0 +1,93 @@
+"""Looks at Kafka, Postgres and Redis beside the loop and the keeper, each in a thread of its own.
+
+So /health names the server that hangs, whoever waits for it meanwhile; how far the partitions are behind is told while
+nothing can be stored; and an open breaker closes at the first answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+import psycopg
+import redis
+from confluent_kafka import KafkaException
+
+from tidemill_contract.resilience import BreakerOpen, Guards
+from tidemill_processor.database import Database
+from tidemill_processor.keeper import Keeper
+from tidemill_processor.loop import Loop
+from tidemill_processor.source import Source
+
+log = logging.getLogger(__name__)
+
+EVERY_SECONDS = 1.0
+_FAILED = (psycopg.Error, KafkaException, redis.RedisError, BreakerOpen, OSError)
+
+
+class Lookout:
+    """The looks of one processor.
+
+    Args:
+        loop: told of what is seen.
+        keeper: whose trouble is looked after, too; None: there is none.
+        source: the topic.
+        database: where connections come from.
+        guards: circuit breakers.
+        ping: asks Redis for a sign of life; None: there is no Redis.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        keeper: Keeper | None,
+        source: Source,
+        database: Database,
+        guards: Guards,
+        ping: Callable[[], object] | None,
+    ) -> None:
+        self._loop, self._keeper, self._source = loop, keeper, source
+        self._database, self._guards, self._ping = database, guards, ping
+        self._stopping = threading.Event()
+
+    def start(self) -> None:
+        """Look from now on. The threads are daemons: a look that hangs does not hold up the end."""
+        for look in (self._look_at_kafka, self._look_at_postgres, self._look_at_redis):
+            threading.Thread(target=self._repeat, args=(look,), name=look.__name__.strip("_"), daemon=True).start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stopping.set()
+
+    def _repeat(self, look: Callable[[], None]) -> None:
+        while not self._stopping.is_set():
+            try:
+                look()
+            except _FAILED as error:
+                log.debug("%s: %s", look.__name__, error)
+            except Exception:
+                log.exception("%s", look.__name__)
+            self._stopping.wait(EVERY_SECONDS)
+
+    def _look_at_kafka(self) -> None:
+        loop, asked_at = self._loop, time.monotonic()
+        try:
+            ends = self._source.ends()
+        except KafkaException:
+            loop.backlog.expire()
+            raise
+        loop.kafka_works(asked_at)
+        loop.backlog.measure(ends, asked_at)
+
+    def _look_at_postgres(self) -> None:
+        guard, loop, keeper = self._guards.database, self._loop, self._keeper
+        if not loop.database_silent and guard.state == "closed" and not (keeper and keeper.database_error):
+            return
+        guard.look(self._database.look, guard.look_seconds)
+        loop.database_answers()
+
+    def _look_at_redis(self) -> None:
+        if self._ping is not None and self._guards.redis.state != "closed":
+            self._guards.redis.look(self._ping)

@@ -1,0 +1,78 @@
+"""Prometheus metrics of a processor. It serves one pipeline: the scrape target tells which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from tidemill_contract.runtime import PipelineConfig
+from tidemill_contract.verdicts import Reason
+
+_BATCH_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_FRESHNESS_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1_800, 3_600)
+_BATCH_EVENTS = (1, 10, 100, 500, 1_000, 5_000, 10_000, 25_000, 50_000, 100_000)
+
+EVENTS_CONSUMED = Counter("tidemill_events_consumed_total", "Kafka records whose batch was committed.")
+EVENTS_FILTERED = Counter("tidemill_events_filtered_total", "Events that the transform's filter left out.")
+EVENTS_LATE = Counter("tidemill_events_late_total", "Events whose window was closed.", ("aggregation", "policy"))
+DEAD_LETTERS = Counter("tidemill_dead_letters_total", "Dead letters.", ("reason",))
+KEPT_BYTES = Gauge("tidemill_kept_bytes", "What dead letters or anomalies take in Postgres.", ("table",))
+NOT_KEPT = Gauge(
+    "tidemill_not_kept_records",
+    "Dead letters or anomalies that Postgres does not hold: bare (their value), counted, expired, evicted by quota.",
+    ("table", "why"),
+)
+LAG = Gauge("tidemill_lag_events", "Records in a partition that are not committed yet.", ("partition",))
+FRESHNESS_SECONDS = Histogram(
+    "tidemill_freshness_seconds",
+    "Age of the oldest record of a batch when the batch was committed.",
+    buckets=_FRESHNESS_SECONDS,
+)
+WATERMARK_TIMESTAMP = Gauge("tidemill_watermark_timestamp_seconds", "The watermark, as a Unix time.")
+KEEPER_PASSED = Gauge(
+    "tidemill_keeper_pass_timestamp_seconds",
+    "When the keeper last got through closing, scanning and publishing, as a Unix time; before that, when it began.",
+)
+BATCH_EVENTS = Histogram("tidemill_batch_events", "Events a batch.", buckets=_BATCH_EVENTS)
+BATCH_SECONDS = Histogram(
+    "tidemill_batch_seconds", "Time to decode, aggregate and commit a batch.", buckets=_BATCH_SECONDS
+)
+CLOSINGS = Counter("tidemill_closings_total", "Times that closed_until of an aggregation was advanced.")
+FENCED = Counter(
+    "tidemill_fenced_batches_total", "Batches rolled back, because another processor had moved the position."
+)
+ROLLED_BACK = Counter("tidemill_rolled_back_batches_total", "Batches rolled back for another reason.", ("reason",))
+REBALANCES = Counter("tidemill_rebalances_total", "Changes of the assigned partitions.")
+RESULTS_PUBLISHED = Counter("tidemill_results_published_total", "Records written to the output topics.")
+KEEPER_FAILURES = Counter(
+    "tidemill_keeper_failures_total", "Failed attempts to close, scan or publish windows of an aggregation.", ("duty",)
+)
+HELD_UP = Gauge(
+    "tidemill_held_up", "Aggregations of which windows cannot be closed, scanned or published for now.", ("duty",)
+)
+WINDOWS_SKIPPED = Counter(
+    "tidemill_windows_skipped_total",
+    "Values, windows or records that could not be read or published and were passed over.",
+    ("duty",),
+)
+LIVE_PUBLISHED = Counter("tidemill_live_published_total", "Changed rows published to live listeners.")
+ANOMALIES_DETECTED = Counter("anomalies_detected_total", "Anomalies found by the detectors.", ("pipeline", "rule"))
+
+
+def count_anomalies(pipeline: str, by_rule: Mapping[str, int]) -> None:
+    """Count detected anomalies, once they are committed."""
+    for rule, number in by_rule.items():
+        ANOMALIES_DETECTED.labels(pipeline, rule).inc(number)
+
+
+def begin_at_zero(config: PipelineConfig) -> None:
+    """Tell what can be counted of a pipeline before it occurs: an increase is seen only from a figure that is there."""
+    for rule in config.spec.anomalies:
+        ANOMALIES_DETECTED.labels(config.name, rule.name)
+    for aggregation in config.spec.aggregations:
+        EVENTS_LATE.labels(aggregation.name, aggregation.late_policy)
+    for verdict in Reason:
+        DEAD_LETTERS.labels(str(verdict))
+    for reason in ("postgres", "refused"):
+        ROLLED_BACK.labels(reason)
