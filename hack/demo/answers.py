@@ -33,7 +33,7 @@ def wait_settled(client: httpx.Client, platform: Platform, acknowledged: int) ->
 
     def settled() -> bool:
         platform.check_alive()
-        return _positions(client, platform) == ends
+        return positions(client, platform) == ends
 
     until(settled, seconds=_SETTLE_SECONDS, what=f"all events are processed; logs: {platform.logs}")
 
@@ -56,7 +56,7 @@ def wait_closed(client: httpx.Client, platform: Platform, newest: datetime) -> N
     until(closed, seconds=_SETTLE_SECONDS, what=f"windows are closed; logs: {platform.logs}")
 
 
-def _positions(client: httpx.Client, platform: Platform) -> dict[int, int]:
+def positions(client: httpx.Client, platform: Platform) -> dict[int, int]:
     """Next offset of each partition, as committed with the results."""
     progress = describe(client, platform)["progress"]
     return {row["partition"]: row["next_offset"] or 0 for row in progress["partitions"]}

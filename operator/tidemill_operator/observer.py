@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tidemill_operator import pipeline_measures
 from tidemill_operator.actuators.backlog import (
@@ -54,6 +54,7 @@ class _Pipeline:
         look: how far each partition is, or why that is not known, at the last look.
         arrivals: offset and epoch seconds of the oldest record not counted, by partition.
         noticed: the same of those whose time cannot be read: since when they are known to be there.
+        voids: offset and end of partitions that hold no record between them, only marks of transactions.
         figures: the last ones.
         figures_at: since when there are no others, monotonic seconds.
     """
@@ -66,6 +67,7 @@ class _Pipeline:
     look: Look = field(default_factory=dict)
     arrivals: Arrivals = field(default_factory=dict)
     noticed: Arrivals = field(default_factory=dict)
+    voids: dict[int, tuple[int, int]] = field(default_factory=dict)
     figures: Figures | None = None
 
 
@@ -134,14 +136,14 @@ class Observer:
         faults = self._compare(known)
         for key, pipeline in known.items():
             self._progress(key, pipeline.schema, pipeline.topic, pipeline.look)
-        for key, pipeline in known.items():
-            seen = self._seen(pipeline, faults.get(key, ""))
-            with self._lock:
-                if self._known.get(key) is not pipeline:
-                    continue
-                if seen.figures is None and not seen.fault:
-                    continue  # it was never looked at with success, and there is time yet
+        told = {key: self._seen(pipeline, faults.get(key, "")) for key, pipeline in known.items()}
+        # Of one that was never looked at with success there is nothing to tell while there is time yet.
+        told = {key: seen for key, seen in told.items() if seen.figures is not None or seen.fault}
+        with self._lock:
+            told = {key: seen for key, seen in told.items() if self._known.get(key) is known[key]}
+            for key, seen in told.items():
                 pipeline_measures.show(key, seen.figures)
+        for key, seen in told.items():
             self._show(key, seen)
 
     def _run(self) -> None:
@@ -173,12 +175,14 @@ class Observer:
         now = self._clock()
         positions = {key: pipeline.standing.as_of(now) for key, pipeline in known.items() if pipeline.standing}
         found = against(self._kafka, {key: (known[key].topic, at) for key, at in positions.items()})
-        for key, pipeline in known.items():
-            pipeline.look = _look(pipeline, found.get(key))
         partitions = {key: told.partitions for key, told in found.items() if not told.fault}
         self._date({key: known[key] for key in partitions}, partitions)
         for key, at in partitions.items():
-            known[key].figures, known[key].figures_at = self._figures(known[key], positions[key], at), now
+            voids = known[key].voids
+            counted = {number: replace(one, position=one.end) if number in voids else one for number, one in at.items()}
+            known[key].figures, known[key].figures_at = self._figures(known[key], positions[key], counted), now
+        for key, pipeline in known.items():
+            pipeline.look = _look(pipeline, found.get(key))
         faults = {key: pipeline.fault for key, pipeline in known.items() if not pipeline.standing}
         return faults | {key: told.fault for key, told in found.items() if told.fault}
 
@@ -203,17 +207,24 @@ class Observer:
             pipeline, wanted = known[key], oldest(at)
             pipeline.arrivals = _still(pipeline.arrivals, wanted)
             pipeline.noticed = _still(pipeline.noticed, wanted)
+            spans = {number: (offset, at[number].end) for number, offset in wanted.items()}
+            pipeline.voids = {number: span for number, span in pipeline.voids.items() if spans.get(number) == span}
             for number, offset in wanted.items():
                 pipeline.noticed.setdefault(number, (offset, self._now()))
-                if number not in pipeline.arrivals:
+                if number not in pipeline.arrivals and number not in pipeline.voids:
                     _put(asked, (pipeline.topic, number), offset)
         for places in asked:
             arrived = self._kafka.arrivals(places)
             for key, at in partitions.items():
                 for number, offset in oldest(at).items():
                     place = (known[key].topic, number)
-                    if place in arrived and places[place] == offset:
-                        known[key].arrivals[number] = (offset, arrived[place] / 1000)
+                    if place not in arrived or places[place] != offset:
+                        continue
+                    moment = arrived[place]
+                    if moment is None:
+                        known[key].voids[number] = (offset, at[number].end)
+                    else:
+                        known[key].arrivals[number] = (offset, moment / 1000)
 
     def _seen(self, pipeline: _Pipeline, fault: str) -> Seen:
         """What may be shown: a look that failed is no news while the one before it is fresh."""
@@ -233,7 +244,9 @@ def _look(pipeline: _Pipeline, compared: Compared | None) -> Look:
         return TidemillError(Reason.UNREACHABLE, compared.fault, "see whether Kafka's brokers run")
     positions = pipeline.standing.positions
     return {
-        number: Progress(partition.lag, (partition.position, positions[number].confirmed_ms))
+        number: Progress(
+            0 if number in pipeline.voids else partition.lag, (partition.position, positions[number].confirmed_ms)
+        )
         for number, partition in compared.partitions.items()
     }
 
@@ -271,6 +284,8 @@ class _Patient:
         try:
             found = self._pending.result(0.0 if late else seconds)
         except FutureTimeout:
+            if self._pending.done():
+                self._pending = None
             return {}
         except BaseException:
             self._pending = None

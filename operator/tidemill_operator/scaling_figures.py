@@ -86,7 +86,7 @@ class FiguresReader:
             positions = read_positions(session, watched.schema)
         partitions = partitions_of(self._log, watched.topic, positions)
         arrived = self._log.arrivals({(watched.topic, number): at for number, at in oldest(partitions).items()})
-        ages = {number: max(0.0, time.time() - moment / 1000) for (_, number), moment in arrived.items()}
+        ages = {number: max(0.0, time.time() - moment / 1000) for (_, number), moment in arrived.items() if moment}
         group = describe_group(self._log.config, watched.group, _SECONDS)
         return Figures(
             partitions,

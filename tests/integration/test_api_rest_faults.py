@@ -189,6 +189,7 @@ def test_a_frozen_redis_is_waited_for_once(fragile: Any, ready_bench: Callable[.
         bench.eventually(lambda: bench.health()["status"] == "healthy", seconds=5, what="/health recovers by itself")
 
 
+@pytest.mark.slow
 def test_a_postgres_behind_a_black_hole_keeps_nobody_waiting_long(
     servers: Any, ready_bench: Callable[..., Any]
 ) -> None:
@@ -419,7 +420,7 @@ def test_one_pipelines_load_is_not_anothers(ready_bench: Callable[..., Any]) -> 
             assert dependency(bench, "postgres")["breaker"] == "closed"
         assert client.get(PATH).status_code == 200, "its breaker is closed as well"
         metrics = bench.metrics()
-        assert 'tidemill_retries_total{name="database/heavy"}' not in metrics, "nothing was asked twice"
+        assert 'tidemill_retries_total{name="database/heavy"} 0.0' in metrics, "nothing was asked twice"
 
 
 def test_a_fill_is_bounded_by_its_groups_too(ready_bench: Callable[..., Any]) -> None:

@@ -1,14 +1,11 @@
-"""What an observer and the scaler read of a pipeline while its servers are restarted, hang and come back."""
+"""What an observer and the scaler read of a pipeline while its brokers are restarted."""
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -90,18 +87,6 @@ class World:
         self.observer.stop()
         self.session.close()
 
-    @contextmanager
-    def hanging(self, *names: str) -> Iterator[None]:
-        """Servers whose processes stand still; they take connections, and answer nothing."""
-        groups = [os.getpgid(pid) for name in names if (pid := self.servers.handles[name].pid)]
-        for group in groups:
-            os.killpg(group, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            for group in groups:
-                os.killpg(group, signal.SIGCONT)
-
 
 @pytest.fixture(scope="module")
 def world(own_servers: Callable[..., Servers]) -> Iterator[World]:
@@ -169,6 +154,8 @@ def test_the_age_of_the_oldest_event_that_is_not_counted(calm: World, eventually
 
 
 @pytest.mark.slow
+# kafka-python, which describes the scaler's group, leaves the socket of a broker that goes to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_brokers_are_restarted_one_after_another(world: World, eventually: Eventually) -> None:
     """Figures are never older than they may be, and right soon after each restart; so are the scaler's."""
     world.send(600)
@@ -186,45 +173,3 @@ def test_brokers_are_restarted_one_after_another(world: World, eventually: Event
     assert world.old() == []
     blank = sum(seen.figures is None for _, seen in world.shown)
     assert blank < len(world.shown) / 10, "figures go on"
-
-
-@pytest.mark.slow
-def test_postgres_hangs_and_lag_grows(world: World, eventually: Eventually) -> None:
-    """The last positions stand against what the topic holds now, and the figures say since when."""
-    eventually(lambda: (found := world.figures()) and time.time() - found.positions_at < 3, what="positions are fresh")
-    before = world.figures()
-    assert before is not None
-    with world.hanging("postgres"):
-        world.send(60)
-        eventually(world.is_right, seconds=SOON_SECONDS, what="the lag of now")
-        eventually(
-            lambda: (found := world.figures()) and time.time() - found.positions_at > 5, what="positions are old"
-        )
-        now = world.figures()
-        assert now is not None
-        assert now.lag_seconds > before.lag_seconds + 4
-    eventually(
-        lambda: (found := world.figures()) and time.time() - found.positions_at < 3,
-        seconds=SOON_SECONDS,
-        what="positions are fresh again",
-    )
-
-
-@pytest.mark.slow
-def test_all_of_kafka_hangs_and_figures_are_blank(world: World, eventually: Eventually) -> None:
-    """Not the last ones: and they are there again soon after."""
-    with world.hanging("kafka", "kafka-2", "kafka-3"):
-        eventually(lambda: world.figures() is None, seconds=2 * FRESH_SECONDS, what="figures are blank")
-        assert "Kafka does not tell" in world.shown[-1][1].fault
-    eventually(world.is_right, seconds=2 * SOON_SECONDS, what="figures are back")
-
-
-@pytest.mark.slow
-def test_one_broker_hangs_and_figures_go_on(world: World, eventually: Eventually) -> None:
-    """The others lead its partitions once they have noticed."""
-    with world.hanging("kafka-2"):
-        eventually(lambda: world.figures() is not None, seconds=5.0, what="the figures from before")
-        world.send(60)
-        eventually(world.is_right, seconds=2 * SOON_SECONDS, what="figures without it")
-    world.send(60)
-    eventually(world.is_right, seconds=2 * SOON_SECONDS, what="figures with it")

@@ -86,39 +86,6 @@ def test_up_runs_survives_kills_and_goes_on_where_it_stopped(folder: Path) -> No
     assert not (folder / ".tidemill").exists()
 
 
-def test_a_processor_that_hangs_is_told_by_somebody_else(folder: Path) -> None:
-    """Lag and its age grow in the metrics of `up` itself, and in its status, and are gone once it goes on."""
-    with up(folder, ports=PORTS) as running:
-        running.wait_ready()
-        targets = json.loads((folder / "targets.json").read_text())
-        (address,) = next(group["targets"] for group in targets if group["labels"] == {"component": "operator"})
-
-        def told() -> dict[str, float]:
-            text = httpx.get(f"http://{address}/metrics", timeout=10, trust_env=False).text
-            assert "tidemill_operator_" not in text
-            lines = [line.split() for line in text.splitlines() if line.startswith("tidemill_pipeline_")]
-            labels = '{namespace="default",pipeline="flights"}'
-            return {name.removesuffix(labels).removeprefix("tidemill_pipeline_"): float(value) for name, value in lines}
-
-        wait_until(lambda: told().get("lag_events") == 0, seconds=30, what="its lag is told")
-        processor = running.pids()["default.flights-processor-0"]
-        os.kill(processor, signal.SIGSTOP)
-        try:
-            url = f"{running.ready_file['pipelines']['flights']['ingest']}/v1/pipelines/flights/events"
-            event = {"carrier": "UA", "ts": "2026-03-01T10:00:00Z"}
-            assert httpx.post(url, json=[event] * 50, timeout=30, trust_env=False).status_code == 200
-            wait_until(lambda: told().get("lag_events") == 50, seconds=15, what="its lag grows")
-            wait_until(lambda: told()["lag_seconds"] > 5 <= told()["freshness_seconds"], seconds=30, what="and its age")
-            figures = running.status["pipelines"]["default/flights"]["figures"]
-            assert figures["lag"] == 50
-            assert figures["lagSeconds"] >= 5
-        finally:
-            os.kill(processor, signal.SIGCONT)
-        wait_until(lambda: told()["lag_events"] == 0, seconds=30, what="all is counted")
-        assert told()["figures_available"] == 1
-        assert running.end(signal.SIGTERM) == 0, running.output
-
-
 def test_nothing_outlives_a_killed_up(folder: Path) -> None:
     """SIGKILL of `up`: every child is gone within seconds, and the next run starts from the same data."""
     with up(folder, ports=PORTS) as first:

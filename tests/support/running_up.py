@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,19 +67,29 @@ class Up:
 
 
 @contextmanager
-def up(folder: Path, *files: str, ports: tuple[int, int] = (0, 0)) -> Iterator[Up]:
+def up(
+    folder: Path,
+    *files: str,
+    ports: tuple[int, int] = (0, 0),
+    options: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+) -> Iterator[Up]:
     """`tidemill up` of these files (`a.yaml`, if none), not ready yet; it is ended afterwards.
 
     Args:
         folder: where it runs and keeps its data.
         files: in the folder.
         ports: of ingest and API; 0: any.
+        options: further ones.
+        environ: beside the environment without what is Tidemill's.
     """
     arguments = [argument for file in files or ("a.yaml",) for argument in ("-f", file)]
     command = [sys.executable, "-m", "tidemill_operator.cli", "up", *arguments, "--ready-file", "ready.json"]
-    command += ["--port-ingest", str(ports[0]), "--port-api", str(ports[1]), "--targets-file", "targets.json"]
+    command += ["--port-ingest", str(ports[0]), "--port-api", str(ports[1]), *options]
     with open(folder / "up.log", "wb") as log:
-        process = subprocess.Popen(command, cwd=folder, env=ENVIRON, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, cwd=folder, env=ENVIRON | dict(environ or {}), stdout=log, stderr=subprocess.STDOUT
+        )
     started = Up(folder, process)
     try:
         yield started

@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-import uvicorn
 import websockets
 
 from tidemill_contract.http_limits import HttpLimits, bounded
+from uvicorn_up import uvicorn_up
 
 LIMITS = HttpLimits(connections=3, headers=20, header_bytes=4_096, header_seconds=0.3)
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -40,31 +40,21 @@ def serve(test: Callable[[Callable[[], Awaitable[Connection]]], Awaitable[None]]
     """Run a test against a server; it is given what opens a connection."""
 
     async def work() -> None:
-        config = uvicorn.Config(
-            app, host="127.0.0.1", port=0, http=bounded(LIMITS), lifespan="off", log_config=None,
-            timeout_graceful_shutdown=1,
-        )  # fmt: skip
-        server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve())
-        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-            await asyncio.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        opened: list[Connection] = []
+        async with uvicorn_up(app, http=bounded(LIMITS)) as (_, port):
+            opened: list[Connection] = []
 
-        async def connect() -> Connection:
-            opened.append(await asyncio.open_connection("127.0.0.1", port))
-            return opened[-1]
+            async def connect() -> Connection:
+                opened.append(await asyncio.open_connection("127.0.0.1", port))
+                return opened[-1]
 
-        try:
-            async with asyncio.timeout(30):
-                await test(connect)
-        finally:
-            for _, writer in opened:
-                writer.close()
-                with contextlib.suppress(ConnectionError):
-                    await writer.wait_closed()
-            server.should_exit = True
-            await serving
+            try:
+                async with asyncio.timeout(30):
+                    await test(connect)
+            finally:
+                for _, writer in opened:
+                    writer.close()
+                    with contextlib.suppress(ConnectionError):
+                        await writer.wait_closed()
 
     asyncio.run(work())
 

@@ -132,7 +132,7 @@ def test_failed_requests_open_the_breaker_and_then_nothing_is_sent() -> None:
         with pytest.raises(Refused) as refused:
             begin(sink, "t", records(b"3"), places=False)
         assert (refused.value.status, refused.value.extra["retry"]) == (503, 1)
-        assert 2 <= int(refused.value.headers["retry-after"]) <= 4, "the first pause"
+        assert 2 <= int(refused.value.headers["retry-after"]) < 20, "one of the first pauses"
         assert sink.queued == 0
         assert await sink.close(1) == 0
 

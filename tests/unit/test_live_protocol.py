@@ -6,12 +6,12 @@ import asyncio
 from typing import Any
 
 import pytest
-import uvicorn
 import websockets
 from websockets.asyncio.client import connect
 
 from tidemill_api import live_protocol
 from tidemill_api.live_protocol import LiveProtocol
+from uvicorn_up import uvicorn_up
 
 PIECE = "x" * 100_000
 
@@ -44,16 +44,12 @@ def test_who_does_not_read_is_closed_with_1013(reads_on: bool, monkeypatch: pyte
 
     async def work() -> None:
         talker = Talker()
-        config = uvicorn.Config(
-            talker, host="127.0.0.1", port=0, ws=LiveProtocol, lifespan="off", log_config=None, ws_ping_interval=None,
-            ws_per_message_deflate=False, timeout_graceful_shutdown=1,
-        )  # fmt: skip
-        server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve())
-        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-            await asyncio.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        async with asyncio.timeout(60), connect(f"ws://127.0.0.1:{port}", max_queue=1, ping_interval=None) as client:
+        options = {"ws": LiveProtocol, "ws_ping_interval": None, "ws_per_message_deflate": False}
+        async with (
+            uvicorn_up(talker, **options) as (server, port),
+            asyncio.timeout(60),
+            connect(f"ws://127.0.0.1:{port}", max_queue=1, ping_interval=None) as client,
+        ):
             await talker.closed.wait()
             got = 0
             if not reads_on:
@@ -66,7 +62,5 @@ def test_who_does_not_read_is_closed_with_1013(reads_on: bool, monkeypatch: pyte
             except websockets.ConnectionClosed as ended:
                 code = ended.rcvd.code if ended.rcvd else None
             assert not reads_on or (got, code) == (talker.sent, 1013)
-        server.should_exit = True
-        await serving
 
     asyncio.run(work())

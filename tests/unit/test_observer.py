@@ -32,6 +32,7 @@ class Log:
         self.away, self.without = False, set[int]()
         self.read: list[Mapping[Place, int]] = []
         self.unreadable = False
+        self.marks: set[int] = set()
 
     def offsets(self, places: Collection[Place], spec: Any) -> Offsets:
         if self.away:
@@ -39,9 +40,10 @@ class Log:
         told = {place: 0 if spec is EARLIEST else self.ends[place] for place in places if place[1] not in self.without}
         return Offsets(told, {place: "no leader" for place in places if place[1] in self.without})
 
-    def arrivals(self, places: Mapping[Place, int]) -> dict[Place, int]:
+    def arrivals(self, places: Mapping[Place, int]) -> dict[Place, int | None]:
         self.read.append(dict(places))
-        return {} if self.unreadable else {place: int(NOW * 1000) - 60_000 + 1000 * at for place, at in places.items()}
+        found = {place: int(NOW * 1000) - 60_000 + 1000 * at for place, at in places.items()}
+        return {} if self.unreadable else {place: None if place[1] in self.marks else at for place, at in found.items()}
 
 
 class World:
@@ -115,6 +117,15 @@ def test_an_event_whose_time_cannot_be_read_is_as_old_as_it_is_known(world: Worl
     assert [world.figures().lag_seconds for _ in range(3)] == [0.0, 5.0, 10.0]
     world.log.unreadable = False
     assert world.figures().lag_seconds == 70.0
+
+
+def test_marks_of_transactions_are_no_events(world: World) -> None:
+    """They stand behind the last position for good. What comes after them counts."""
+    world.log.ends[TOPIC, 1], world.log.marks = 12, {1}
+    assert [world.figures().lag for _ in range(3)] == [0, 0, 0]
+    assert len(world.log.read) == 1
+    world.log.ends[TOPIC, 1], world.log.marks = 14, set()
+    assert world.figures().lag == 4
 
 
 @pytest.mark.parametrize(
@@ -208,14 +219,19 @@ def test_two_pipelines_on_one_topic_are_dated_each_by_its_own_record(
     assert ages == {"orders": 55.0, "other": 45.0}
 
 
-def test_what_is_shown_wrongly_ends_no_round_but_that_one(world: World) -> None:
+def test_who_cannot_be_shown_ends_the_round_when_all_metrics_are_told(world: World) -> None:
+    world.observer.watch(Key("shop", "another", "v"), SCHEMA, TOPIC)
+
     def show(*_: Any) -> None:
         raise TidemillError(Reason.UNREACHABLE, "the API is away")
 
     world.observer._show = show
     with pytest.raises(TidemillError):
         world.look()
+    labels = {"namespace": "shop", "pipeline": "another"}
     assert metric("lag_events") == 0.0
+    assert REGISTRY.get_sample_value("tidemill_pipeline_lag_events", labels) == 0.0
+    world.observer.forget(Key("shop", "another", "v"))
 
 
 FRESHNESS: list[tuple[str, dict[int, Position], dict[int, float], float | None]] = [

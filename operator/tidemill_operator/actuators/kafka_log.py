@@ -76,8 +76,11 @@ class KafkaLog:
                 time.sleep(_PAUSE_SECONDS)
         return found
 
-    def arrivals(self, places: Mapping[Place, int], *, seconds: float = 2.0) -> dict[Place, int]:
-        """When the first record at or after an offset arrived, in epoch ms; what is not read in time is left out."""
+    def arrivals(self, places: Mapping[Place, int], *, seconds: float = 2.0) -> dict[Place, int | None]:
+        """When the first record at or after an offset arrived, in epoch ms; None: there is none, only marks.
+
+        What is not read in time is left out.
+        """
         if not places:
             return {}
         with self._reading:
@@ -87,21 +90,21 @@ class KafkaLog:
                 self._drop_consumer()
                 return {}
 
-    def _read(self, places: Mapping[Place, int], seconds: float) -> dict[Place, int]:
+    def _read(self, places: Mapping[Place, int], seconds: float) -> dict[Place, int | None]:
         if self._consumer is None:
             self._consumer = Consumer({**self.config, **_READING})
-        found: dict[Place, int] = {}
+        found: dict[Place, int | None] = {}
         left, deadline = set(places), time.monotonic() + seconds
         self._consumer.assign([TopicPartition(topic, partition, at) for (topic, partition), at in places.items()])
         while left and time.monotonic() < deadline:
             for message in self._consumer.consume(len(left), 0.1):
                 place, error = (message.topic() or "", message.partition() or 0), message.error()
-                if error is None and place in left:
-                    kind, moment = message.timestamp()
-                    if kind != TIMESTAMP_NOT_AVAILABLE:
-                        found[place] = moment
-                if error is None or error.code() == KafkaError._PARTITION_EOF:
-                    left.discard(place)
+                if place not in left or (error is not None and error.code() != KafkaError._PARTITION_EOF):
+                    continue
+                left.discard(place)
+                kind, moment = message.timestamp() if error is None else (None, None)
+                if kind != TIMESTAMP_NOT_AVAILABLE:
+                    found[place] = moment
         if left:
             self._drop_consumer()
         else:

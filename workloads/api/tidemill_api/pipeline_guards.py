@@ -39,8 +39,9 @@ class PipelineGuards:
         """Forget what was learnt of a pipeline."""
         guard = self._guards.pop(pipeline, None)
         if guard is not None:
-            with contextlib.suppress(KeyError):
-                metrics.BREAKER_STATE.remove(guard.name)
+            for family in (metrics.BREAKER_STATE, metrics.RETRIES):
+                with contextlib.suppress(KeyError):
+                    family.remove(guard.name)
 
     def clear(self) -> None:
         """Forget all: what they learnt while the server was away says nothing once it is back."""

@@ -48,7 +48,7 @@ export async function get(path, { parameters = {}, key = "", signal = undefined 
     return { body, stale: body.stale === true, at: Date.now() - age };
   } catch (error) {
     if (error instanceof ApiError || signal?.aborted) throw error;
-    throw new ApiError(0, "unreachable", patience.aborted ? `no answer within ${PATIENCE_MS / 1000} s` : "no answer");
+    throw new ApiError(0, "unreachable", patience.aborted ? `no answer within ${PATIENCE_MS / 1000} s` : "no connection");
   }
 }
 

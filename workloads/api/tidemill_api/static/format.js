@@ -10,6 +10,8 @@ export function number(value) {
   return Number.isInteger(value) ? whole.format(value) : precise.format(value);
 }
 
+export const count = (n, thing) => `${number(n)} ${thing}${n === 1 ? "" : "s"}`;
+
 export function short(value) {
   return Math.abs(value) >= 10_000 ? compact.format(value) : precise.format(value);
 }

@@ -22,10 +22,10 @@ export function showFigures(host, description, rate) {
   const figures = [
     ["Watermark", watermark === null ? "–" : format.moment(description.watermark), behind],
     ["Lag", lag, "newest event time to watermark"],
-    ["Consumed", format.number(progress.consumed), rate === null ? `${progress.partitions.length} partitions`
+    ["Consumed", format.number(progress.consumed), rate === null ? format.count(progress.partitions.length, "partition")
       : `${format.short(Math.round(rate))} events/s`],
     ["Filtered out", format.number(progress.filtered), "by the transform"],
-    ["Dead letters", format.number(counts.dead_letters), lost ? `${lost} lost ranges of offsets` : "events that count nowhere",
+    ["Dead letters", format.number(counts.dead_letters), lost ? `${format.count(lost, "range")} of offsets lost` : "events that count nowhere",
       counts.dead_letters || lost ? "warn" : ""],
     ["Last event", latest === -Infinity ? "–" : `${format.duration(Date.now() - latest)} ago`, "when it was counted"],
   ];

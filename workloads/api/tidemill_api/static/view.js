@@ -32,6 +32,7 @@ export class View {
     this.filters = wanted.map(([name, text]) => `${name} = ${text}`);
     this.conditions = conditions(Object.fromEntries(wanted.map(([name, text]) => [name, text === "null" ? null : text])));
     this.latest = new Store(aggregation);
+    this.$("windows-title").textContent = aggregation.window.type === "session" ? "Latest sessions" : "Latest windows";
     this.lines = null;
     this.listed.start(async (signal) => {
       const parameters = { ...this.conditions, order: "-window_start", limit: TABLE_ROWS };

@@ -4,7 +4,7 @@ import * as format from "./format.js";
 
 const clock = (ms) => `${format.moment(new Date(ms).toISOString())} UTC`;
 const ago = (ms) => `${format.duration(Date.now() - ms)} ago`;
-const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+const sentence = (text) => (/[.!?]$/.test(text) ? text : `${text}.`);
 
 /**
  * The state of a panel and its text.
@@ -22,7 +22,7 @@ export function words(feed, { count = 1, empty = "", filters = [], notes = [] } 
       : `The API does not answer (${detail}). It is asked again and again.`];
   }
   if (state === "unavailable") {
-    return ["unavailable", body ? `Stale since ${clock(at)}, ${ago(at)}; ${what}. ${sentence(detail)}`
+    return ["unavailable", body ? `Stale since ${clock(at)}, ${ago(at)}; ${what}: ${sentence(detail)}`
       : `Nothing is known yet: ${sentence(detail)}`];
   }
   if (state === "stale") return ["stale", `Stale since ${clock(at)}, ${ago(at)}: the database does not answer; ${what}.`];

@@ -1,0 +1,25 @@
+"""A web server on a free port within the test's own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+
+
+@asynccontextmanager
+async def uvicorn_up(app: Any, **options: Any) -> AsyncIterator[tuple[uvicorn.Server, int]]:
+    """Serve an application as long as the block runs: the server and its port. `options` are uvicorn's."""
+    fixed = {"host": "127.0.0.1", "port": 0, "lifespan": "off", "log_config": None, "timeout_graceful_shutdown": 1}
+    server = uvicorn.Server(uvicorn.Config(app, **fixed, **options))
+    serving = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+        await asyncio.sleep(0.01)
+    try:
+        yield server, server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        await serving
