@@ -156,9 +156,10 @@ class ClusterPlatform:
         if stalled and stalled["status"] == "True":
             raise DemoError(f"{self.namespace}/{self.name} is stalled: {stalled['reason']}: {stalled['message']}")
         ready = conditions.get("Ready", {})
-        return bool(
-            ready.get("status") == "True" and ready.get("observedGeneration") == found["metadata"]["generation"]
-        )
+        # Old processes serve while new ones start: what is asked for has to run.
+        settled = conditions.get("Progressing", {}).get("status") != "True"
+        current = ready.get("observedGeneration") == found["metadata"]["generation"]
+        return bool(ready.get("status") == "True" and settled and current)
 
     def _get(self) -> dict[str, Any]:
         answer = self._kubectl("get", "analyticspipeline", self.name, "--namespace", self.namespace, "--output", "json")

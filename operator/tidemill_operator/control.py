@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tidemill_operator import figures
-from tidemill_operator.actuators.kubernetes import NamespaceLocks
+from tidemill_operator.actuators.kubernetes import KubernetesRuntime, NamespaceLocks
 from tidemill_operator.actuators.kubernetes_api import PIPELINE, Conflict, NotFound
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.events import Recorder
@@ -19,6 +19,8 @@ from tidemill_operator.plan.replay import REPLAYING
 from tidemill_operator.queue import Key, Result
 from tidemill_operator.reconcile import reconcile
 from tidemill_operator.scaling_cluster import ClusterScaling
+from tidemill_operator.standing import Standing
+from tidemill_operator.status import PROGRESSING, interrupted
 from tidemill_operator.world import World
 
 log = logging.getLogger(__name__)
@@ -36,6 +38,7 @@ class Controller:
         observer: looks at how far pipelines are behind.
         measures: the operator's own figures.
         scaling: decides how many processors there are.
+        standing: sees all along whether events are counted; None: nobody does.
         now: the wall clock.
     """
 
@@ -47,10 +50,11 @@ class Controller:
         observer: Observer,
         measures: Measures,
         scaling: ClusterScaling,
+        standing: Standing | None = None,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
         self._world, self._recorder, self._observer = world, recorder, observer
-        self._measures, self._scaling, self._now = measures, scaling, now
+        self._measures, self._scaling, self._standing, self._now = measures, scaling, standing, now
         self._locks = NamespaceLocks()
         self._finalizing = Finalizing(world, recorder, self._locks)
 
@@ -86,6 +90,7 @@ class Controller:
         return self._reconcile(self._finalizing.prepared(document), key)
 
     def _reconcile(self, document: Document, key: Key) -> Result:
+        standing = self._standing
         # The observer's members are its own to write.
         previous = figures.others(document["status"]) if document.get("status") else None
         actuators, runtime = self._world.actuators(key, self._locks)
@@ -96,19 +101,41 @@ class Controller:
             previous=previous,
             now=self._now(),
             scaled=lambda running: self._scaling.replicas(key, running),
+            standing=(lambda: standing.error(key)) if standing else None,
         )
         scaling = self._scaling.status(key, (previous or {}).get("scaling") or {})
-        scale = {"replicas": runtime.scale.replicas, "selector": runtime.scale.selector} if runtime.scale else {}
+        # Whoever scales by it reads it while a server is away too.
+        scale = {name: known for name, known in (previous or {}).items() if name in ("replicas", "selector")}
+        if runtime.scale:
+            scale = {"replicas": runtime.scale.replicas, "selector": runtime.scale.selector}
         status = {**status, "scaling": scaling, **scale}
         status = {name: value for name, value in status.items() if name != "scaling" or value}
         if status != previous:
             self._write(document, status)
             self._recorder.changes(document, previous, status)
+        self._recorder.repaired(document, _repairs(runtime, previous, status), at=self._now().isoformat())
         self._measures.state_of(key, status)
         self._scaling.watch(key, paused=is_paused(document))
+        if standing:
+            standing.watch(key, document, status)
         if status.get("schema") and status.get("topics"):
             self._observer.watch(key, status["schema"], status["topics"][0]["name"])
         return verdict(status)
+
+    def interrupt(self, key: Key, error: TidemillError) -> None:
+        """Events of a pipeline stand still: told at once, not when a pass that waits for a server has ended."""
+        try:
+            document = self._world.api.get(PIPELINE, key.namespace, key.name)
+            if document is None or document["metadata"]["uid"] != key.uid or not document.get("status"):
+                return
+            previous = figures.others(document["status"])
+            status = interrupted(previous, error, self._now())
+            if status != previous:
+                self._write(document, status)
+                self._recorder.changes(document, previous, status)
+                self._measures.state_of(key, status)
+        except TidemillError as failure:
+            log.info("%s: the next pass tells it: %s", key, failure)
 
     def _write(self, document: Document, status: Document) -> None:
         """One apply of the whole status, of the resource as it was looked at: nobody has told a newer one."""
@@ -137,6 +164,17 @@ class Controller:
         self._observer.forget(key)
         self._measures.forget(key)
         self._scaling.forget(key)
+        if self._standing:
+            self._standing.forget(key)
+
+
+def _repairs(runtime: KubernetesRuntime, previous: Document | None, status: Document) -> list[str]:
+    """What was put back; what had to be made although all was there, and nobody has asked for anything new, as well."""
+    before = {condition["type"]: condition for condition in (previous or {}).get("conditions", ())}
+    settled = before.get(PROGRESSING, {}).get("reason") == Reason.APPLIED
+    same = (previous or {}).get("observedGeneration") == status["observedGeneration"]
+    anew = [f"made {what} again, which was gone" for what in runtime.made] if settled and same else []
+    return [*runtime.repairs, *anew]
 
 
 def _essence(document: Document) -> tuple[Any, ...]:
@@ -151,8 +189,9 @@ def verdict(status: Mapping[str, Any]) -> Result:
     conditions = {condition["type"]: condition for condition in status.get("conditions", ())}
     if "ReconciliationPaused" in conditions:
         return Result.SETTLED
-    bad = [c for c in conditions.values() if c["status"] == "False" and c["type"] != "Ready"]
+    bad = [c for c in conditions.values() if c["status"] == "False" and c["type"] not in ("Ready", PROGRESSING)]
     if "Reconciling" not in conditions:
         replaying = status.get("replay", {}).get("phase") == REPLAYING
         return Result.WAITING if replaying else Result.SETTLED
-    return Result.WAITING if all(condition["reason"] in _ON_ITS_WAY for condition in bad) else Result.FAILED
+    waited_for = [*bad, conditions["Reconciling"]]
+    return Result.WAITING if all(condition["reason"] in _ON_ITS_WAY for condition in waited_for) else Result.FAILED

@@ -27,7 +27,7 @@ _SYSTEM_COLUMNS = "[" + ", ".join(f"'{name}'" for name in SYSTEM_COLUMNS) + "]"
 _DERIVES = "(has(self.transform) && has(self.transform.derive) ? self.transform.derive : [])"
 # Put together once and looked through with `in`: comparing one by one costs the server more than it allows.
 _NAMES = f"self.source.fields.map(f, f.name) + {_DERIVES}.map(d, d.name)"
-_NOT_FOUND = "is neither in source.fields nor in transform.derive"
+_NOT_FOUND = "is neither in source.fields nor in transform.derive; `tidemill validate FILE` names it"
 
 # CEL rules by place (`[]`: each item of a list): (rule, message).
 RULES: dict[str, tuple[tuple[str, str], ...]] = {
@@ -70,7 +70,7 @@ RULES: dict[str, tuple[tuple[str, str], ...]] = {
         (
             "!has(self.anomalies) || self.anomalies.all(x, !has(x.aggregation) || !has(x.metric) ||"
             " self.aggregations.exists(a, a.name == x.aggregation && a.metrics.exists(m, m.name == x.metric)))",
-            "an anomaly rule names an aggregation or metric that is not there",
+            "an anomaly rule names an aggregation or metric that is not there; `tidemill validate FILE` names it",
         ),
         (
             f"!has(self.anomalies) || [{_NAMES}].all(names, self.anomalies.all(x, (!has(x.field) || x.field in names)"

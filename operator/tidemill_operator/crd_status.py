@@ -37,7 +37,8 @@ CONDITION = _object(
     "One aspect of the pipeline's state.",
     {
         "type": _text(
-            "Ready, TopicsReady, SchemaReady, ProcessorsReady, IngestReady, APIReady; when true only: "
+            "Ready (it serves), Progressing (something is on its way), TopicsReady, SchemaReady, ProcessorsReady, "
+            "IngestReady, APIReady; when true only: "
             "Reconciling, Stalled, Suspended, ReconciliationPaused, EventsLost, QuotaUsedUp, WindowsFailing, "
             "FiguresUnavailable.",
             64,

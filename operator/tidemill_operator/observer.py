@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, replace
 
 from tidemill_operator import pipeline_measures
 from tidemill_operator.actuators.backlog import (
+    Compared,
+    NotThere,
     Partitions,
     Position,
     Standing,
@@ -25,17 +27,20 @@ from tidemill_operator.actuators.backlog import (
     read_standings,
 )
 from tidemill_operator.actuators.kafka_log import KafkaLog, Place
-from tidemill_operator.errors import TidemillError
+from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.figures import FRESH_SECONDS, Figures, Seen
 from tidemill_operator.queue import Key
 from tidemill_operator.servers.addresses import PostgresAddress
+from tidemill_operator.standing import Look, Progress
 
 log = logging.getLogger(__name__)
 INTERVAL_SECONDS = 5.0
 # Of each round, so that it is over well before figures are too old.
 _POSTGRES_SECONDS, KAFKA_SECONDS = 3.0, 4.0
+_PAUSE_SECONDS = 0.5
 
 Show = Callable[[Key, Seen], None]
+Tell = Callable[[Key, str, str, Look], None]
 Arrivals = dict[int, tuple[int, float]]
 
 
@@ -46,6 +51,7 @@ class _Pipeline:
     Attributes:
         standing: what Postgres told last; None: nothing yet.
         fault: why that is not newer.
+        look: how far each partition is, or why that is not known, at the last look.
         arrivals: offset and epoch seconds of the oldest record not counted, by partition.
         noticed: the same of those whose time cannot be read: since when they are known to be there.
         voids: offset and end of partitions that hold no record between them, only marks of transactions.
@@ -58,6 +64,7 @@ class _Pipeline:
     figures_at: float
     standing: Standing | None = None
     fault: str = "nothing was read yet"
+    look: Look = field(default_factory=dict)
     arrivals: Arrivals = field(default_factory=dict)
     noticed: Arrivals = field(default_factory=dict)
     voids: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -71,7 +78,8 @@ class Observer:
         kafka: reads partitions.
         postgres: the database and its administrator's login.
         show: gets what is known of a pipeline, after each look; what it raises ends that round.
-        interval_seconds: between looks.
+        progress: gets a pipeline's schema, its topic and how far it is, at each look and before `show`.
+        interval_seconds: from one look to the next.
         now: epoch seconds.
         clock: seconds that only grow.
     """
@@ -82,11 +90,12 @@ class Observer:
         postgres: PostgresAddress,
         show: Show,
         *,
+        progress: Tell = lambda *_: None,
         interval_seconds: float = INTERVAL_SECONDS,
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._kafka, self._show, self._interval = kafka, show, interval_seconds
+        self._kafka, self._show, self._progress, self._interval = kafka, show, progress, interval_seconds
         self._now, self._clock = now, clock
         self._standings = _Patient(lambda schemas: read_standings(postgres, schemas))
         self._known: dict[Key, _Pipeline] = {}
@@ -125,6 +134,8 @@ class Observer:
             return
         self._read_standings(known)
         faults = self._compare(known)
+        for key, pipeline in known.items():
+            self._progress(key, pipeline.schema, pipeline.topic, pipeline.look)
         told = {key: self._seen(pipeline, faults.get(key, "")) for key, pipeline in known.items()}
         # Of one that was never looked at with success there is nothing to tell while there is time yet.
         told = {key: seen for key, seen in told.items() if seen.figures is not None or seen.fault}
@@ -136,7 +147,9 @@ class Observer:
             self._show(key, seen)
 
     def _run(self) -> None:
-        while not self._stopping.wait(self._interval):
+        began = time.monotonic()
+        while not self._stopping.wait(max(_PAUSE_SECONDS, self._interval - (time.monotonic() - began))):
+            began = time.monotonic()
             try:
                 self.look()
             except TidemillError as error:
@@ -162,14 +175,16 @@ class Observer:
         now = self._clock()
         positions = {key: pipeline.standing.as_of(now) for key, pipeline in known.items() if pipeline.standing}
         found = against(self._kafka, {key: (known[key].topic, at) for key, at in positions.items()})
-        partitions = {key: told for key, told in found.items() if not isinstance(told, str)}
+        partitions = {key: told.partitions for key, told in found.items() if not told.fault}
         self._date({key: known[key] for key in partitions}, partitions)
         for key, at in partitions.items():
             voids = known[key].voids
             counted = {number: replace(one, position=one.end) if number in voids else one for number, one in at.items()}
             known[key].figures, known[key].figures_at = self._figures(known[key], positions[key], counted), now
+        for key, pipeline in known.items():
+            pipeline.look = _look(pipeline, found.get(key))
         faults = {key: pipeline.fault for key, pipeline in known.items() if not pipeline.standing}
-        return faults | {key: told for key, told in found.items() if isinstance(told, str)}
+        return faults | {key: told.fault for key, told in found.items() if told.fault}
 
     def _figures(self, pipeline: _Pipeline, positions: Mapping[int, Position], partitions: Partitions) -> Figures:
         standing, now = pipeline.standing, self._now()
@@ -217,6 +232,23 @@ class Observer:
             pipeline.figures = None
             return Seen(None, fault or "they were not read in time", self._now())
         return Seen(pipeline.figures, "", self._now())
+
+
+def _look(pipeline: _Pipeline, compared: Compared | None) -> Look:
+    """How far partitions are whose leaders answer; positions of before are no news."""
+    if isinstance(pipeline.fault, NotThere):
+        return {}  # nothing is to be counted into it, and others tell why
+    if pipeline.fault or pipeline.standing is None or compared is None:
+        return TidemillError(Reason.UNREACHABLE, pipeline.fault, "see whether Postgres runs")
+    if compared.fault and not compared.partitions:
+        return TidemillError(Reason.UNREACHABLE, compared.fault, "see whether Kafka's brokers run")
+    positions = pipeline.standing.positions
+    return {
+        number: Progress(
+            0 if number in pipeline.voids else partition.lag, (partition.position, positions[number].confirmed_ms)
+        )
+        for number, partition in compared.partitions.items()
+    }
 
 
 def _still(dated: Arrivals, wanted: Mapping[int, int]) -> Arrivals:

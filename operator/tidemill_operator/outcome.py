@@ -43,6 +43,7 @@ class Outcome:
         reason: why, from the closed set.
         message: one line for people; names the value and what to do where something is wrong.
         changed: writes made; zero if all was as it should be.
+        serving: whether it does its work meanwhile, as it was before; only of what is waited for.
         observed: facts for the status as it spells them, e.g. `partitions`.
     """
 
@@ -53,6 +54,7 @@ class Outcome:
     message: str = ""
     changed: int = 0
     observed: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    serving: bool = False
 
 
 def skipped(component: Component, name: str, reason: Reason = Reason.NOT_NEEDED, message: str = "") -> Outcome:
@@ -73,10 +75,17 @@ def done(
 
 
 def waiting(
-    component: Component, name: str, message: str, *, changed: int = 0, observed: Mapping[str, Any] | None = None
+    component: Component,
+    name: str,
+    message: str,
+    *,
+    changed: int = 0,
+    observed: Mapping[str, Any] | None = None,
+    serving: bool = False,
+    reason: Reason = Reason.WAITING,
 ) -> Outcome:
     """It was asked for and will come."""
-    return Outcome(Rank.WAITING, component, name, Reason.WAITING, message, changed, observed or {})
+    return Outcome(Rank.WAITING, component, name, reason, message, changed, observed or {}, serving)
 
 
 def failed(component: Component, name: str, error: TidemillError, *, changed: int = 0) -> Outcome:
@@ -87,8 +96,9 @@ def failed(component: Component, name: str, error: TidemillError, *, changed: in
 _REASONS = {reason: position for position, reason in enumerate(Reason)}
 
 
-def _weight(outcome: Outcome) -> tuple[int, int, str, str, str]:
-    return outcome.rank, _REASONS[outcome.reason], outcome.name, outcome.message, outcome.component
+def _weight(outcome: Outcome) -> tuple[int, bool, int, str, str, str]:
+    idle = not outcome.serving
+    return outcome.rank, idle, _REASONS[outcome.reason], outcome.name, outcome.message, outcome.component
 
 
 def combine(outcomes: Iterable[Outcome], component: Component) -> Outcome:
@@ -108,4 +118,5 @@ def combine(outcomes: Iterable[Outcome], component: Component) -> Outcome:
         worst.message,
         sum(outcome.changed for outcome in own),
         worst.observed,
+        worst.serving,
     )

@@ -23,16 +23,13 @@ from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome, Rank, failed, skipped
 from tidemill_operator.plan.build import build_plan, owner_of, resolve
 from tidemill_operator.plan.claims import only_made, written_by_pipelines
-from tidemill_operator.plan.failing import failing
-from tidemill_operator.plan.kept import used_up
-from tidemill_operator.plan.losses import losses, missed
-from tidemill_operator.plan.model import LiveFacts, LiveReplay, LiveSchema, Owner, Plan
+from tidemill_operator.plan.model import LiveFacts, Plan
 from tidemill_operator.plan.refusals import refusals, topics_concerned
-from tidemill_operator.plan.replay import DONE, REPLAY, REPLAYING, finished
 from tidemill_operator.plan.replication import Spread
 from tidemill_operator.plan.topics import desired_topics
-from tidemill_operator.plan.versions import LIVE
+from tidemill_operator.reporting import reported
 from tidemill_operator.rotation import ROTATE, Logins
+from tidemill_operator.seen import RUNNING, accepted, blocked, look, running
 from tidemill_operator.settings import Platform
 from tidemill_operator.status import Report, status
 
@@ -40,7 +37,6 @@ log = logging.getLogger(__name__)
 Scaled = Callable[[AnalyticsPipeline], int | None]
 ADOPT, PAUSE, REBALANCE = "tidemill.dev/adopt", "tidemill.dev/paused", "tidemill.dev/rebalance-at"
 _MAX_FAULTS = 8
-_MAX_MISSED = 1024
 
 
 @dataclass(frozen=True)
@@ -82,12 +78,15 @@ class _Pass:
             log.exception("%s failed", components[0].value)
             told = TidemillError(Reason.INTERNAL, f"{type(error).__name__}: {one_line(str(error))}", "see the log")
             outcomes = [failed(component, component.value, told) for component in components]
+        for outcome in outcomes:
+            if outcome.changed and outcome.component == Component.SCHEMA:
+                log.info("schema %s: %d statements or rows written", outcome.name, outcome.changed)
         self.outcomes += outcomes
         return all(outcome.rank <= Rank.DONE for outcome in outcomes)
 
     def block(self, *components: Component, by: str) -> None:
         """Note that these were not looked at."""
-        self.outcomes += [skipped(part, part.value, Reason.BLOCKED, f"waits for {by}") for part in components]
+        self.outcomes += [blocked(part, by) for part in components]
 
 
 def reconcile(
@@ -98,6 +97,7 @@ def reconcile(
     previous: Mapping[str, Any] | None,
     now: dt.datetime,
     scaled: Scaled | None = None,
+    standing: Callable[[], TidemillError | None] | None = None,
 ) -> dict[str, Any]:
     """Bring the world to what a resource says, as far as it goes in one pass.
 
@@ -109,6 +109,7 @@ def reconcile(
         now: the wall clock, with a zone.
         scaled: tells how many processors scaling has decided on for the spec that is to run; None: it has not yet,
             or is not asked for.
+        standing: tells at the end why no event is counted, as somebody sees who watches all along; None: nobody does.
 
     Returns:
         The resource's new status; never raises for anything that a server or the spec does.
@@ -118,15 +119,20 @@ def reconcile(
     """
     metadata = document.get("metadata", {})
     generation = int(metadata.get("generation", 1))
+
+    def told(report: Report) -> dict[str, Any]:
+        watched = standing is not None
+        return status(previous, replace(report, watched=watched, standing=standing() if standing else None), now)
+
     if (metadata.get("annotations") or {}).get(PAUSE) == "true":
-        return status(previous, Report(generation, paused=True), now)
+        return told(_paused(document, generation, platform, actuators))
     try:
         with _turn(document, actuators) as confirm:
             live, choice = _choose(document, platform, actuators, scaled)
             if choice.plan is None or choice.pipeline is None:
                 doing = _Pass()
                 doing.block(*Component, by="a spec that can be applied")
-                return status(previous, Report(generation, doing.outcomes, choice.stalled, accepted=False), now)
+                return told(Report(generation, doing.outcomes, choice.stalled, accepted=False))
             annotations = metadata.get("annotations") or {}
             logins = Logins(
                 actuators,
@@ -146,19 +152,41 @@ def reconcile(
                 spread=_asked(metadata, previous),
             )
             confirm()  # who was overtaken tells nothing either
-            report = replace(
-                _report(choice, live, outcomes, actuators),
-                credentials=logins.status(),
-                lost=_lost(choice.plan, live, owner_of(choice.pipeline, platform)),
-                full=used_up(choice.pipeline.spec, live.schema, owner_of(choice.pipeline, platform)),
-                failing=failing(live.schema, owner_of(choice.pipeline, platform)),
-            )
+            report = reported(choice.pipeline, choice.plan, live, outcomes, platform, actuators)
             rebalanced = _rebalanced(metadata, outcomes)
-            return status(previous, replace(report, generation=generation, rebalanced=rebalanced), now)
+            return told(
+                replace(
+                    report,
+                    generation=generation,
+                    stalled=choice.stalled,
+                    credentials=logins.status(),
+                    rebalanced=rebalanced,
+                )
+            )
     except _UnseenError as unseen:
-        doing = _Pass([failed(unseen.component, unseen.component.value, unseen.error)])
-        doing.block(*(part for part in Component if part != unseen.component), by=unseen.component.value)
-        return status(previous, Report(generation, doing.outcomes), now)
+        return told(Report(generation, _beside(unseen, document, platform, actuators), judged=False))
+
+
+def _paused(document: Mapping[str, Any], generation: int, platform: Platform, actuators: Actuators) -> Report:
+    """What is, while nothing is to be changed."""
+    seen = look(document, platform, actuators)
+    if seen is None:
+        return Report(generation, paused=True, judged=False)
+    report = reported(seen.pipeline, seen.plan, seen.live, seen.outcomes, platform, actuators)
+    return replace(report, generation=generation, paused=True, judged=False)
+
+
+def _beside(
+    unseen: _UnseenError, document: Mapping[str, Any], platform: Platform, actuators: Actuators
+) -> list[Outcome]:
+    """What is to be said while a server does not answer: what runs can be looked at all the same."""
+    by = unseen.component.value
+    outcomes = [failed(unseen.component, by, unseen.error)]
+    pipeline, _ = check({**document, "status": None}, Limits(platform.topic_prefixes))
+    if pipeline is not None and unseen.component not in RUNNING:
+        outcomes += running(build_plan(pipeline, platform, 1), actuators, lambda component: blocked(component, by))
+    there = {outcome.component for outcome in outcomes}
+    return [*outcomes, *(blocked(component, by) for component in Component if component not in there)]
 
 
 def release(document: Mapping[str, Any], *, platform: Platform, actuators: Actuators) -> list[Outcome]:
@@ -273,20 +301,6 @@ def _looking_at(component: Component) -> Iterator[None]:
         raise _UnseenError(component, error) from error
 
 
-def accepted(document: Mapping[str, Any], live: LiveSchema | None) -> AnalyticsPipeline | None:
-    """The resource with the spec that was accepted last, if its schema is this resource's and tells one."""
-    if live is None or live.accepted is None or live.owner is None:
-        return None
-    metadata = {key: document["metadata"][key] for key in ("name", "namespace", "uid") if document["metadata"].get(key)}
-    if replayed := (document["metadata"].get("annotations") or {}).get(REPLAY):
-        metadata["annotations"] = {REPLAY: replayed}  # a replay goes on while a newer spec is refused
-    if live.owner.uid != (metadata.get("uid") or ""):
-        return None
-    known = {key: document.get(key) for key in ("apiVersion", "kind")}
-    pipeline, _ = check({**known, "metadata": metadata, "spec": dict(live.accepted)})
-    return pipeline
-
-
 def _ensure(
     plan: Plan,
     live: LiveFacts,
@@ -297,19 +311,18 @@ def _ensure(
     spread: Spread | None,
 ) -> list[Outcome]:
     doing = _Pass()
-    running = (Component.PROCESSORS, Component.INGEST, Component.API)
     if not doing.step(Component.SCHEMA, act=logins.ensure):
-        doing.block(Component.TOPICS, *running, by="the schema")
+        doing.block(Component.TOPICS, *RUNNING, by="the schema")
         return doing.outcomes
     confirm()
     there = doing.step(Component.TOPICS, act=lambda: actuators.kafka.ensure(plan.topics, spread=spread))
     if not there and not all(topic.name in live.topics for topic in plan.topics):
-        doing.block(*running, by="the topics")
+        doing.block(*RUNNING, by="the topics")
         return doing.outcomes
     confirm()
-    doing.step(*running, act=lambda: actuators.runtime.ensure(plan.workloads))
+    doing.step(*RUNNING, act=lambda: actuators.runtime.ensure(plan.workloads))
     confirm()
-    ran = [outcome for outcome in doing.outcomes if outcome.component in running]
+    ran = [outcome for outcome in doing.outcomes if outcome.component in RUNNING]
     doing.step(Component.SCHEMA, act=lambda: logins.retire(ran))
     _expire(plan, actuators)
     return doing.outcomes
@@ -337,61 +350,3 @@ def _rebalanced(metadata: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str
     topics = [outcome for outcome in outcomes if outcome.component == Component.TOPICS]
     done = topics and all(outcome.rank == Rank.DONE for outcome in topics)
     return _request(metadata) if done else ""
-
-
-def _report(choice: _Choice, live: LiveFacts, outcomes: list[Outcome], actuators: Actuators) -> Report:
-    pipeline, plan = choice.pipeline, choice.plan
-    assert pipeline is not None and plan is not None  # noqa: S101, PT018 - chosen above
-    managed = {topic.name: topic.managed for topic in plan.topics}
-    observed = [outcome for outcome in outcomes if outcome.component == Component.TOPICS and outcome.observed]
-    topics = [{"name": o.name, **o.observed, "managed": managed.get(o.name, True)} for o in observed]
-    closed = live.schema.closed_until if live.schema else {}
-    return Report(
-        generation=0,
-        outcomes=outcomes,
-        stalled=choice.stalled,
-        suspended=pipeline.spec.suspend,
-        topics=sorted(topics, key=lambda item: list(managed).index(str(item["name"]))),
-        schema=plan.schema.name,
-        endpoints=actuators.runtime.endpoints(plan.namespace, plan.name),
-        aggregations=[
-            _aggregation(row.name, row.version, closed.get((row.name, row.version)))
-            for row in plan.schema.aggregations
-            if row.reader == LIVE
-        ],
-        replay=_replayed(pipeline, plan, live.schema),
-    )
-
-
-def _replayed(pipeline: AnalyticsPipeline, plan: Plan, live: LiveSchema | None) -> dict[str, Any]:
-    """How far a replay is; nothing if none is asked for."""
-    reader = plan.replay.reader if plan.replay else plan.schema.switched or finished(pipeline, live)
-    known = live.replays.get(reader, LiveReplay()) if live else LiveReplay()
-    told: dict[str, Any] = {"missed": text[:_MAX_MISSED]} if (text := missed(known.losses)) else {}
-    if plan.replay is None:
-        return {"reader": reader, "phase": DONE, **told} if reader else {}
-    return {
-        "reader": reader,
-        "phase": REPLAYING,
-        "versions": dict(plan.replay.versions),
-        "processed": known.processed,
-        "left": known.left,
-        "partitionsHandedOver": known.handed,
-        **told,
-    }
-
-
-def _lost(plan: Plan, live: LiveFacts, owner: Owner) -> list[TidemillError]:
-    """What events are gone, as seen when the pass began."""
-    if live.schema is None or live.schema.owner != owner:
-        return []
-    source = plan.topics[0].name
-    return losses(source, live.topics.get(source), live.schema)
-
-
-def _aggregation(name: str, version: int, closed_until: int | None) -> dict[str, Any]:
-    item: dict[str, Any] = {"name": name, "version": version}
-    if closed_until is not None:
-        moment = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(milliseconds=closed_until)
-        item["closedUntil"] = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-    return item

@@ -31,10 +31,11 @@ from tidemill_operator.leader import Elector
 from tidemill_operator.measures import LEADER, Measures
 from tidemill_operator.observed import ObservedStatus
 from tidemill_operator.observer import KAFKA_SECONDS, Observer
-from tidemill_operator.queue import Delays, WorkQueue
+from tidemill_operator.queue import Delays, Key, WorkQueue
 from tidemill_operator.scaling_cluster import ClusterScaling
 from tidemill_operator.scaling_figures import FiguresReader
 from tidemill_operator.settings import Platform
+from tidemill_operator.standing import Standing
 from tidemill_operator.watchdog import Watchdog
 from tidemill_operator.webhook import Webhook
 from tidemill_operator.world import World
@@ -67,12 +68,15 @@ class Operator:
             wake=lambda key: self._queue.add(key),
         )
         self._observed = ObservedStatus(self._api, self._recorder)
+        self._standing = Standing(self._stands)
         self._observer = Observer(
             KafkaLog(platform.kafka_brokers, config=settings.kafka, timeout_seconds=KAFKA_SECONDS),
             platform.postgres,
             self._observed.show,
+            progress=self._standing.take,
         )
-        self._queue = WorkQueue(self._controller().work, Delays(drift=settings.drift_seconds), workers=_WORKERS)
+        self._passes = self._controller()
+        self._queue = WorkQueue(self._passes.work, Delays(drift=settings.drift_seconds), workers=_WORKERS)
         self._webhook = self._make_webhook() if settings.webhook_port else None
         self._duties = Duties(
             self._api,
@@ -162,7 +166,14 @@ class Operator:
             observer=self._observer,
             measures=self._measures,
             scaling=self._scaling,
+            standing=self._standing,
         )
+
+    def _stands(self, key: Key, error: TidemillError | None) -> None:
+        """Events of a pipeline stand still now, or move again: that is no time to wait for the next look."""
+        if error is not None:
+            self._passes.interrupt(key, error)
+        self._queue.add(key, fresh=True)
 
     def _make_webhook(self) -> Webhook:
         settings = self._settings

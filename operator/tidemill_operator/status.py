@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,13 +17,16 @@ CONDITIONS: Mapping[Component, str] = {
     Component.INGEST: "IngestReady",
     Component.API: "APIReady",
 }
-FAILING = "WindowsFailing"
+FAILING, PAUSED, PROGRESSING = "WindowsFailing", "ReconciliationPaused", "Progressing"
+# Reasons of a part that is as it is asked for.
+_SETTLED = frozenset({Reason.APPLIED, Reason.NOT_NEEDED, Reason.SUSPENDED})
 _NEEDS_SOMEBODY = frozenset({
     Reason.INVALID_SPEC,
     Reason.NOT_SUPPORTED,
     Reason.RESOURCE_CONFLICT,
     Reason.REFUSED,
     Reason.DATA_LOSS,
+    Reason.STUCK,
 })  # fmt: skip
 _MAX_MESSAGE = 1024
 _MAX_ITEMS = 16
@@ -42,9 +45,12 @@ class Report:
         full: what quotas took of what is kept, likewise.
         failing: what processors could not do with windows, likewise.
         stalled: why this spec is not the one that runs.
+        judged: whether the spec was judged; otherwise what was told of that stands.
+        standing: why no event is counted, as somebody sees who watches all along; None: events are, or none waits.
+        watched: whether somebody watches: then a server that does not answer this pass is not yet away.
         accepted: whether a spec runs at all, this one or an earlier one.
         suspended: whether the spec that runs asks to stand still.
-        paused: whether the resource asks not to be reconciled: all else is as it was.
+        paused: whether the resource asks not to be reconciled: it was only looked at. Without outcomes not even that.
         rebalanced: the request to spread replicas anew that is done; empty: none was, or it is not done yet.
         credentials: how far a rotation of the logins is; empty: there has been none.
         topics, aggregations: items of the status' lists.
@@ -54,6 +60,9 @@ class Report:
     generation: int
     outcomes: Sequence[Outcome] = ()
     stalled: Sequence[TidemillError] = ()
+    judged: bool = True
+    standing: TidemillError | None = None
+    watched: bool = False
     lost: Sequence[TidemillError] | None = None
     full: Sequence[TidemillError] | None = None
     failing: Sequence[TidemillError] | None = None
@@ -81,20 +90,29 @@ def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime)
         Equal to `previous` if nothing changed.
     """
     before = {condition["type"]: condition for condition in (previous or {}).get("conditions", ())}
-    if report.paused:
-        kept = [condition for name, condition in before.items() if name != "ReconciliationPaused"]
-        paused = _condition("ReconciliationPaused", "True", "Paused", "nothing is changed until the annotation is gone")
+    paused = _condition(PAUSED, "True", "Paused", "nothing is changed until the annotation is gone")
+    if report.paused and not report.outcomes:
+        kept = [condition for name, condition in before.items() if name != PAUSED]
         return {**(previous or {}), "conditions": [*kept, _dated(paused, before, report.generation, now)]}
+    generation = int((previous or {}).get("observedGeneration", 0)) if report.paused else report.generation
     parts = [_component(component, report, before) for component in CONDITIONS]
     told = [
         *_told_while("EventsLost", report.lost, before),
         *_told_while("QuotaUsedUp", report.full, before),
         *_told_while(FAILING, report.failing, before),
     ]
-    found = [_ready(parts, report), *parts, *_abnormal(parts, report), *told]
+    abnormal = _abnormal(parts, report, before)
+    found = [
+        _ready(parts, report),
+        _progressing(abnormal),
+        *parts,
+        *abnormal,
+        *told,
+        *([paused] if report.paused else []),
+    ]
     result: dict[str, Any] = {
-        "observedGeneration": report.generation,
-        "conditions": [_dated(condition, before, report.generation, now) for condition in found],
+        "observedGeneration": generation,
+        "conditions": [_dated(condition, before, generation, now) for condition in found],
         "endpoints": dict(report.endpoints) or (previous or {}).get("endpoints", {}),
         "topics": [dict(item) for item in report.topics][:_MAX_ITEMS] or (previous or {}).get("topics", []),
         "rebalancedAt": report.rebalanced or (previous or {}).get("rebalancedAt", ""),
@@ -107,16 +125,61 @@ def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime)
     return {key: value for key, value in result.items() if value not in ({}, [], "")}
 
 
+def new_versions(previous: Mapping[str, Any] | None, status: Mapping[str, Any], pipeline: str) -> Iterator[str]:
+    """What is to be told of aggregations whose answers come from another table than before.
+
+    Args:
+        previous: the status before.
+        status: the status now.
+        pipeline: its name.
+    """
+    before = {item["name"]: item["version"] for item in (previous or {}).get("aggregations", ())}
+    filled = ((previous or {}).get("replay") or {}).get("versions", {})
+    for item in status.get("aggregations", ()):
+        name, version = item["name"], item["version"]
+        if before.get(name, version) == version:
+            continue
+        if filled.get(name) == version:
+            yield f"aggregation {name}: version {version} is in force, which a replay has filled"
+            continue
+        kept = f"earlier windows are kept as v{before[name]}"
+        fill = f"`tidemill replay {pipeline} --aggregation {name}` fills v{version}"
+        yield f"aggregation {name}: version {version} counts from now on; {kept}; {fill}"
+
+
+def interrupted(previous: Mapping[str, Any], error: TidemillError, now: dt.datetime) -> dict[str, Any]:
+    """The status when events stand still between two passes: only Ready is another, and only if it was true.
+
+    Args:
+        previous: the status as it stands.
+        error: why no event is counted.
+        now: the wall clock, with a zone.
+    """
+    before = {condition["type"]: condition for condition in previous.get("conditions", ())}
+    ready = before.get("Ready")
+    if ready is None or ready["status"] != "True":
+        return dict(previous)
+    generation = int(ready.get("observedGeneration", 0))
+    told = _dated(_condition("Ready", "False", error.reason, str(error)), before, generation, now)
+    return {**previous, "conditions": [told if c["type"] == "Ready" else c for c in previous["conditions"]]}
+
+
 def _component(component: Component, report: Report, before: Mapping[str, Condition]) -> Condition:
     kind, whole = CONDITIONS[component], combine(report.outcomes, component)
+    known = before.get(kind)
+    served = known is not None and known["status"] == "True"
     match whole.rank:
+        case Rank.WAITING if whole.serving:
+            return _condition(kind, "True", whole.reason, whole.message)
+        case Rank.FAILED if whole.reason == Reason.UNREACHABLE and served and report.watched and not report.standing:
+            # One request without an answer: whether events are counted is seen by somebody else, all along.
+            return _condition(kind, "True", whole.reason, whole.message)
         case Rank.DONE:
             return _condition(kind, "True", whole.reason, whole.message)
         case Rank.WAITING | Rank.FAILED:
             return _condition(kind, "False", whole.reason, whole.message)
     if whole.reason == Reason.BLOCKED:
-        known = before.get(kind)
-        if known and known["status"] == "True":
+        if known is not None and served:
             return _condition(kind, "True", known["reason"], known.get("message", ""))
         return _condition(kind, "Unknown", whole.reason, whole.message)
     return _condition(kind, "True", whole.reason, whole.message)
@@ -128,15 +191,26 @@ def _ready(parts: Sequence[Condition], report: Report) -> Condition:
     bad = [part for part in parts if part["status"] != "True"]
     if bad:
         return _condition("Ready", "False", *_told(bad))
+    if report.standing:
+        return _condition("Ready", "False", report.standing.reason, str(report.standing))
     if report.suspended:
         return _condition("Ready", "True", Reason.SUSPENDED, "suspended: no processors run")
     return _condition("Ready", "True", Reason.APPLIED, "")
 
 
-def _abnormal(parts: Sequence[Condition], report: Report) -> list[Condition]:
+def _progressing(abnormal: Sequence[Condition]) -> Condition:
+    """Whether something is on its way to what is asked for; if not, the reason tells whether it is there."""
+    by_kind = {condition["type"]: condition for condition in abnormal}
+    for kind, state in (("Reconciling", "True"), ("Stalled", "False")):
+        if kind in by_kind:
+            return _condition(PROGRESSING, state, by_kind[kind]["reason"], by_kind[kind]["message"])
+    return _condition(PROGRESSING, "False", Reason.APPLIED, "")
+
+
+def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, Condition]) -> list[Condition]:
     """Conditions that are there only while true."""
     found = []
-    bad = [part for part in parts if part["status"] != "True"]
+    bad = [part for part in parts if part["status"] != "True" or part["reason"] not in _SETTLED]
     stuck = [part for part in bad if part["reason"] in _NEEDS_SOMEBODY]
     if report.stalled:
         text = _joined(report.stalled)
@@ -146,12 +220,16 @@ def _abnormal(parts: Sequence[Condition], report: Report) -> list[Condition]:
     elif stuck:
         text = "; ".join(part.get("message", "") for part in stuck)
         found.append(_condition("Stalled", "True", stuck[0]["reason"], text))
+    elif not report.judged and "Stalled" in before:
+        found.append(before["Stalled"])
     # What waits for a part that is stuck does not come by itself either.
     waiting = [part for part in bad if part not in stuck and not (stuck and part["reason"] == Reason.BLOCKED)]
     if report.accepted and waiting:
         found.append(_condition("Reconciling", "True", *_told(waiting)))
     if report.suspended:
         found.append(_condition("Suspended", "True", Reason.SUSPENDED, "spec.suspend is true"))
+    elif not report.judged and "Suspended" in before:
+        found.append(before["Suspended"])
     return found
 
 

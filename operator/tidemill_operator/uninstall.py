@@ -1,4 +1,4 @@
-"""Before the operator is removed: it ends, its finalizers leave the pipelines, its webhook goes.
+"""Before the operator is removed: it ends, its finalizers leave the pipelines, its webhook and its own objects go.
 
 A finalizer that nobody serves any more would keep pipelines, and their namespaces, from ever being deleted. Topics,
 schemas and workloads stay: whoever wants them gone deletes the pipelines first. Knows nothing of reconciling.
@@ -13,7 +13,19 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tidemill_operator.actuators.kubernetes_api import DEPLOYMENT, PIPELINE, POD, WEBHOOK, Api, Conflict, NotFound
+from tidemill_operator.actuators.kubernetes_api import (
+    CONFIG_MAP,
+    DEPLOYMENT,
+    LEASE,
+    PIPELINE,
+    POD,
+    SECRET,
+    WEBHOOK,
+    Api,
+    Conflict,
+    NotFound,
+)
+from tidemill_operator.duties import CANARY
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.settings import listed
 
@@ -34,12 +46,15 @@ class Installation:
         deployment: its name.
         webhook: name of the ValidatingWebhookConfiguration; empty: there is none.
         namespaces: those whose pipelines it served; empty: all.
+        lease, secret: that it made for itself in its namespace; empty: none.
     """
 
     namespace: str
     deployment: str
     webhook: str = ""
     namespaces: tuple[str, ...] = ()
+    lease: str = ""
+    secret: str = ""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Installation:
@@ -57,6 +72,8 @@ class Installation:
             deployment=needed["DEPLOYMENT"],
             webhook=environ.get("TIDEMILL_WEBHOOK_CONFIGURATION", ""),
             namespaces=listed(environ, "TIDEMILL_WATCH_NAMESPACES"),
+            lease=environ.get("TIDEMILL_LEASE_NAME", ""),
+            secret=environ.get("TIDEMILL_WEBHOOK_SECRET", ""),
         )
 
 
@@ -78,7 +95,22 @@ def uninstall(api: Api, installation: Installation, *, end_seconds: float = _END
     freed = [found for namespace in installation.namespaces or (None,) for found in free_pipelines(api, namespace)]
     if installation.webhook and api.delete(WEBHOOK, None, installation.webhook):
         log.info("webhook %s is removed", installation.webhook)
+    remove_own(api, installation)
     return freed
+
+
+def remove_own(api: Api, installation: Installation) -> None:
+    """Remove what the operator made for itself: the chart does not know it.
+
+    Raises:
+        TidemillError: the API refuses or does not answer.
+    """
+    home, watched = installation.namespace, installation.namespaces
+    canaries = watched[0] if watched and home not in watched else home
+    own = [(LEASE, home, installation.lease), (SECRET, home, installation.secret), (CONFIG_MAP, canaries, CANARY)]
+    for kind, namespace, name in own:
+        if name and api.delete(kind, namespace, name):
+            log.info("%s %s/%s is removed", kind.kind, namespace, name)
 
 
 def stop_operator(api: Api, installation: Installation, *, seconds: float) -> None:

@@ -413,7 +413,7 @@ class LocalPipeline:
         """Passes until it is ready; the conditions that are true then."""
         return dict(
             eventually(
-                lambda: found if "Ready" in (found := self.reconcile()) else None,
+                lambda: found if "Ready" in (found := self.reconcile()) and "Progressing" not in found else None,
                 seconds=seconds,
                 what=f"{self.name} is ready",
             )

@@ -32,7 +32,7 @@ TABLES = f"""
 CREATE SCHEMA {SCHEMA};
 CREATE TABLE {SCHEMA}._readers (reader text, watermark bigint);
 CREATE TABLE {SCHEMA}._offsets (reader text, partition int, next_offset bigint, consumed bigint, freshness_ms bigint,
-                                last_event_at timestamptz);
+                                last_event_at timestamptz, end_confirmed_at timestamptz);
 INSERT INTO {SCHEMA}._readers VALUES ('live', NULL);
 INSERT INTO {SCHEMA}._offsets SELECT 'live', n, 0, 0, NULL, now() FROM generate_series(0, {PARTITIONS - 1}) n;
 """

@@ -39,6 +39,9 @@ class NoProcesses:
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
         return [done(_COMPONENTS[workload.component], workload.name) for workload in workloads]
 
+    def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
+        return self.ensure(workloads)
+
     def remove(self, namespace: str, pipeline: str) -> None:
         pass
 
@@ -115,7 +118,7 @@ def work(kafka: str, postgres: PostgresAddress, folder: Path, namespace: str, ga
         except NotOurTurn:
             continue  # later, then: nothing was told
         turns += 1
-        bad += [c for c in status["conditions"] if c["status"] == "False" and c["type"] != "Reconciling"]
+        bad += [c for c in status["conditions"] if c["status"] == "False" and c["type"] != "Progressing"]
     told.put({"bad": bad, "turns": turns, "status": operator.status})
 
 

@@ -7,24 +7,33 @@ import datetime as dt
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 import yaml
+from confluent_kafka import Producer
 
 from kafka_admin import KafkaAdmin
 from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.actuators.kafka import KafkaTopics
+from tidemill_operator.actuators.kafka_log import KafkaLog
 from tidemill_operator.actuators.postgres import PostgresSchemas
 from tidemill_operator.actuators.secrets import FileSecrets
 from tidemill_operator.cli.main import main
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.local.child import start_time
+from tidemill_operator.observer import KAFKA_SECONDS, Observer
 from tidemill_operator.outcome import Component, Outcome, done
 from tidemill_operator.plan.model import Workload
+from tidemill_operator.queue import Key
 from tidemill_operator.reconcile import reconcile, release
 from tidemill_operator.servers import Servers
+from tidemill_operator.servers.addresses import PostgresAddress
 from tidemill_operator.settings import Platform
+from tidemill_operator.standing import Look, Progress
 
 pytestmark = pytest.mark.integration
 
@@ -62,8 +71,16 @@ class NoProcesses:
     """A runtime whose workloads are ready as soon as they are asked for."""
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        components = {"processor": Component.PROCESSORS, "ingest": Component.INGEST, "api": Component.API}
+        components = {
+            "processor": Component.PROCESSORS,
+            "replay": Component.PROCESSORS,
+            "ingest": Component.INGEST,
+            "api": Component.API,
+        }
         return [done(components[workload.component], workload.name) for workload in workloads]
+
+    def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
+        return self.ensure(workloads)
 
     def remove(self, namespace: str, pipeline: str) -> None:
         pass
@@ -357,3 +374,137 @@ def test_retained_topics_and_schema_outlive_their_resource(bench: Bench) -> None
     release(bench.document, platform=Platform(), actuators=bench.actuators)
     assert bench.there() == (set(TOPICS), True)
     assert bench.apply() == WELL
+
+
+GONE: list[tuple[str, str, str]] = [
+    (
+        "DROP TABLE {s}.by_shop_v1",
+        "table by_shop_v1 is gone, and with it the windows of aggregation by_shop",
+        "a window table that was dropped",
+    ),
+    (
+        "ALTER TABLE {s}.by_shop_v1 DROP COLUMN _count",
+        "table by_shop_v1 has lost its column _count, and with it values of aggregation by_shop",
+        "a column that was dropped",
+    ),
+    ("DROP TABLE {s}._offsets", "table _offsets is gone, and with it up to where events are counted", "positions"),
+    ("TRUNCATE {s}._offsets", "rows of table _offsets are gone (partitions 0), and with them", "positions emptied"),
+    (
+        "DELETE FROM {s}._offsets WHERE partition = 1",
+        "rows of table _offsets are gone (partitions 1), and with them",
+        "one position",
+    ),
+    ("DROP TABLE {s}._aggregations", "table _aggregations is gone, and with it which windows are final", "versions"),
+    ("TRUNCATE {s}._aggregations", "rows of table _aggregations are gone, and with them which windows", "no versions"),
+    ("DROP TABLE {s}._dead_letters", "table _dead_letters is gone, and with it the events", "dead letters"),
+]
+
+
+@pytest.mark.parametrize(("harm", "told", "what"), GONE, ids=[what for *_, what in GONE])
+def test_tables_that_somebody_takes_away_are_lost_data(
+    bench: Bench, capsys: pytest.CaptureFixture[str], harm: str, told: str, what: str
+) -> None:
+    """Told by status and plan, never ready over it, not made anew until the annotation says so."""
+    bench.apply()
+    with psycopg.connect(bench.servers.postgres.url, autocommit=True) as connection:
+        connection.execute(harm.format(s=f'"{SCHEMA}"'))
+    for _ in range(2):
+        found = bench.apply()
+        assert (found["Stalled"], "Ready" in found) == ("DataLoss", False), what
+    assert bench.message("SchemaReady").startswith(f"schema {SCHEMA}: {told}"), what
+    assert "make it anew, empty, with the annotation tidemill.dev/recreate-topics: 'true'" in bench.message("Ready")
+    code, shown = bench.plan(capsys)
+    assert (code, f"! {bench.message('SchemaReady')}" in shown.splitlines()) == (1, True), what
+    bench.document["metadata"]["annotations"] = {"tidemill.dev/recreate-topics": "true"}
+    assert bench.apply() == WELL, what
+    del bench.document["metadata"]["annotations"]
+    assert bench.apply() == WELL, what
+
+
+def test_a_window_table_that_was_emptied_is_lost_data(bench: Bench) -> None:
+    """As long as it is empty: batches were merged into it. What expired, or never came, is no loss."""
+    bench.apply()
+    table = f'"{SCHEMA}".by_shop_v1'
+    with psycopg.connect(bench.servers.postgres.url, autocommit=True) as connection:
+        connection.execute(f"SELECT \"{SCHEMA}\".ensure_partitions('by_shop_v1', ARRAY[20000], ARRAY[1])")
+        assert bench.apply() == WELL
+        connection.execute(
+            f"INSERT INTO {table} (shop, window_start, _rev) VALUES ('a', to_timestamp(20000 * 86400), 1)"
+        )
+        connection.execute(f'UPDATE "{SCHEMA}"._aggregations SET rev = 1')
+        assert bench.apply() == WELL
+        connection.execute(f"TRUNCATE {table}")
+        assert bench.apply()["Stalled"] == "DataLoss"
+        assert "table by_shop_v1 was emptied, and the windows of aggregation by_shop are gone" in bench.message("Ready")
+
+
+def test_a_replay_fills_what_somebody_dropped(bench: Bench) -> None:
+    """The next version is made, and the table that is fed until then."""
+    bench.apply()
+    with psycopg.connect(bench.servers.postgres.url, autocommit=True) as connection:
+        connection.execute(f'DROP TABLE "{SCHEMA}".by_shop_v1')
+    assert bench.apply()["Stalled"] == "DataLoss"
+    assert "or have its windows counted anew from the topic by `tidemill replay`" in bench.message("Ready")
+    bench.document["metadata"]["annotations"] = {"tidemill.dev/replay": json.dumps({"aggregations": ["by_shop"]})}
+    assert "Stalled" not in bench.apply()
+    live = bench.actuators.postgres.observe(SCHEMA)
+    assert live is not None
+    assert {"by_shop_v1", "by_shop_v2"} <= live.columns.keys()
+
+
+def test_how_far_partitions_are_is_told_at_each_look(bench: Bench) -> None:
+    """Nothing waits in a schema that is not there; servers that do not answer are told for each pipeline."""
+    bench.apply()
+    found = _looked(bench.servers.kafka, bench.servers.postgres)
+    assert found == {"orders": {partition: Progress(0, (None, None)) for partition in range(3)}, "nothing": {}}
+    producer = Producer({"bootstrap.servers": bench.servers.kafka})
+    for _ in range(2):
+        producer.produce(TOPICS[0], b"{}", partition=1)
+    assert producer.flush(30) == 0
+    with psycopg.connect(bench.servers.postgres.url, autocommit=True) as connection:
+        connection.execute(f'UPDATE "{SCHEMA}"._offsets SET next_offset = 1 WHERE partition = 1')
+        connection.execute(f'UPDATE "{SCHEMA}"._offsets SET end_confirmed_at = to_timestamp(7) WHERE partition = 2')
+    look = _looked(bench.servers.kafka, bench.servers.postgres)["orders"]
+    assert look == {0: Progress(0, (None, None)), 1: Progress(1, (1, None)), 2: Progress(0, (None, 7000))}
+    for server, looks in (
+        ("Postgres", _looked(bench.servers.kafka, replace(bench.servers.postgres, port=1))),
+        ("Kafka", _looked("127.0.0.1:1", bench.servers.postgres)),
+    ):
+        away = looks["orders"]
+        assert isinstance(away, TidemillError), server
+        assert away.reason == Reason.UNREACHABLE, server
+
+
+def _looked(kafka: str, postgres: PostgresAddress) -> dict[str, Look]:
+    """What an observer tells at one look, of a pipeline and of one whose schema is not there."""
+    found: dict[str, Look] = {}
+
+    def tell(key: Key, _schema: str, _topic: str, look: Look) -> None:
+        found[key.name] = look
+
+    observer = Observer(KafkaLog(kafka, timeout_seconds=KAFKA_SECONDS), postgres, lambda *_: None, progress=tell)
+    observer.watch(Key("rectest", "orders", "uid-1"), SCHEMA, TOPICS[0])
+    observer.watch(Key("rectest", "nothing", "uid-2"), "rectest__nothing", "rectest.nothing.events")
+    observer.look()
+    return found
+
+
+def test_what_is_retained_is_listed_and_removed(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of pipelines that are not there; topics, schema and roles go on request."""
+    bench.edit(reclaimPolicy="Retain")
+    bench.apply()
+    release(bench.document, platform=Platform(), actuators=bench.actuators)
+    arguments = ["status", "--retained", "--data-dir", str(bench.folder)]
+    assert main(arguments) == 1
+    assert "which pipelines there are is not known" in capsys.readouterr().err
+    running = {"pid": os.getpid(), "started": start_time(os.getpid()), "servers": {}}
+    addresses = {"kafka": bench.servers.kafka, "postgres": bench.servers.postgres.public_url}
+    (bench.folder / "status.json").write_text(json.dumps({**running, "addresses": addresses}))
+    assert main([*arguments, "--output", "json"]) == 0
+    found = {one["schema"]: one for one in json.loads(capsys.readouterr().out)}
+    assert (found[SCHEMA]["topics"], found[SCHEMA]["owner"]["uid"]) == (sorted(TOPICS), "uid-1")
+    assert found[SCHEMA]["roles"] == [f"{SCHEMA}_owner", f"{SCHEMA}_writer", f"{SCHEMA}_reader"]
+    assert main([*arguments, "--remove", "rectest/orders"]) == 0
+    assert bench.there() == (set(), False)
+    assert main([*arguments, "--remove", "rectest/orders"]) == 1
+    assert "nothing is retained of it" in capsys.readouterr().err

@@ -113,7 +113,7 @@ class Up:
 
     def ready(self) -> bool:
         conditions = {condition["type"]: condition["status"] for condition in self.status.get("conditions", ())}
-        return conditions.get("Ready") == "True"
+        return conditions.get("Ready") == "True" and conditions.get("Progressing") == "False"
 
     def moving(self) -> list[str]:
         """What the status tells of topics whose replicas move."""

@@ -72,6 +72,9 @@ class NoProcesses:
         components = {"processor": Component.PROCESSORS, "ingest": Component.INGEST, "api": Component.API}
         return [done(components[workload.component], workload.name) for workload in workloads]
 
+    def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
+        return self.ensure(workloads)
+
     def remove(self, namespace: str, pipeline: str) -> None:
         pass
 

@@ -159,7 +159,7 @@ def test_removing_leaves_no_finalizer_and_no_webhook(installed: Run, control_pla
     installed("kubectl", "create", "--filename", "-", stdin=_pipeline("none"))
     installed("kubectl", "delete", "analyticspipeline", "ours", "--namespace", PIPELINES, "--wait=false")
     api = _account(installed, control_plane)
-    installation = uninstall.Installation(HOME, "tidemill", CLUSTER_NAME)
+    installation = uninstall.Installation(HOME, "tidemill", CLUSTER_NAME, lease="tidemill", secret="tidemill-webhook")
 
     assert sorted(uninstall.uninstall(api, installation)) == [f"{PIPELINES}/both", f"{PIPELINES}/ours"]
     names = [name for name in _pods(installed) if name.startswith("pod/tidemill")]
@@ -168,6 +168,8 @@ def test_removing_leaves_no_finalizer_and_no_webhook(installed: Run, control_pla
     found = {item["metadata"]["name"]: item["metadata"].get("finalizers") for item in json.loads(left)["items"]}
     assert found == {"both": ["example.com/x"], "none": None}
     assert CLUSTER_NAME not in installed("kubectl", "get", "validatingwebhookconfigurations", "--output", "name")
+    own = installed("kubectl", "get", "leases,secrets,configmaps", "--namespace", HOME, "--output", "name").split()
+    assert not {"lease.coordination.k8s.io/tidemill", "secret/tidemill-webhook", "configmap/tidemill-watchdog"} & {*own}
     assert uninstall.uninstall(api, installation) == []
 
 

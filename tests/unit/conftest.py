@@ -16,6 +16,7 @@ from tidemill_operator.actuators.base import Actuators, Exists, PipelineSecrets,
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome, done, failed, skipped, waiting
 from tidemill_operator.plan.claims import Claim, disputes
+from tidemill_operator.plan.damage import damaged
 from tidemill_operator.plan.model import LiveReplay, LiveSchema, LiveTopic, Owner, Schema, Topic, Workload
 from tidemill_operator.plan.noted import with_types_of
 from tidemill_operator.plan.refusals import column_changes, foreign, gone, missing
@@ -156,6 +157,7 @@ class MemorySchemas(Part):
         if live is not None:
             errors = [] if adopt else list(foreign(schema.name, live.owner, owner))
             errors += [error for table in schema.tables for error in column_changes(table, live)]
+            errors += [damaged(schema)] if schema.lost else []
             if errors:
                 return [failed(Component.SCHEMA, schema.name, errors[0])]
         for claim, error in disputes(schema, owner, list(self.claims.values())):
@@ -266,12 +268,14 @@ class MemorySecrets(Part):
 
 
 class MemoryRuntime(Part):
-    """Workloads by pipeline; ready unless named in `starting`."""
+    """Workloads by pipeline; ready unless named in `starting`, or in `changing`: those serve meanwhile."""
 
     def __init__(self) -> None:
         super().__init__()
         self.running: dict[tuple[str, str], dict[str, Workload]] = {}
         self.starting: set[str] = set()
+        self.changing: set[str] = set()
+        self.whose = "orders"
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
         self._called("ensure")
@@ -285,9 +289,15 @@ class MemoryRuntime(Part):
 
     def _outcome(self, workload: Workload, *, changed: bool) -> Outcome:
         component = _COMPONENTS[workload.component]
-        if workload.name in self.starting:
-            return waiting(component, workload.name, f"{workload.name} starts", changed=changed)
+        if workload.name in self.starting | self.changing:
+            serving, text = workload.name in self.changing, f"{workload.name} starts"
+            return waiting(component, workload.name, text, changed=changed, serving=serving)
         return done(component, workload.name, changed=changed)
+
+    def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
+        self._called("observe")
+        known = [self.running.get((w.namespace, str(w.pipeline or self.whose)), {}).get(w.name) for w in workloads]
+        return [self._outcome(workload, changed=False) for workload in known if workload is not None]
 
     def remove(self, namespace: str, pipeline: str) -> None:
         self._called("remove")

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tidemill_operator.actuators.kubernetes_drift import difference, holds, strangers
+from tidemill_operator.actuators.kubernetes_api import MANAGER
+from tidemill_operator.actuators.kubernetes_drift import difference, holds, repair, strangers
 
 CONTAINER = {"name": "processor", "image": "p:1", "env": [{"name": "A", "value": "1"}]}
 
@@ -87,3 +88,37 @@ def test_who_says_how_many_replicas_there_are() -> None:
     assert holds(live, "tidemill", "f:spec", "f:replicas")
     assert not holds(live, "tidemill", "f:spec", "f:paused")
     assert not holds(live, "other", "f:spec", "f:replicas")
+
+
+MARK = "tidemill.dev/applied"
+
+
+def deployed(mark: str = "m1", *containers: str, replicas: int = 1, fields: dict[str, Any] | None = None) -> Any:
+    """A Deployment as it is, or is wanted."""
+    pod = {"spec": {"containers": [{"name": name} for name in ("processor", *containers)]}}
+    entries = [managed(MANAGER, {"f:spec": {}}), *([managed("kubectl-edit", fields)] if fields else [])]
+    metadata = {"name": "orders-processor", "annotations": {MARK: mark}, "managedFields": entries}
+    return {"kind": "Deployment", "metadata": metadata, "spec": {"replicas": replicas, "template": pod}}
+
+
+SELECTOR = {"f:spec": {"f:template": {"f:spec": {"f:nodeSelector": {"f:disk": {}}}}}}
+REPAIRS = [
+    (
+        deployed("m1", "spy", fields={"f:spec": SIDECAR}),
+        "took container spy out of Deployment orders-processor, which kubectl-edit had put there",
+    ),
+    (
+        deployed(fields=SELECTOR),
+        "took spec.template.spec.nodeSelector.disk out of Deployment orders-processor, which kubectl-edit had put"
+        " there",
+    ),
+    (deployed(replicas=5), "put back spec.replicas of Deployment orders-processor"),
+    (deployed("m0", replicas=5), ""),  # we said another number before
+]
+
+
+@pytest.mark.parametrize(("live", "told"), REPAIRS, ids=[told[:40] or "ours" for _, told in REPAIRS])
+def test_what_is_put_back_is_told(live: Any, told: str) -> None:
+    wanted = deployed()
+    del wanted["metadata"]["managedFields"]
+    assert repair(wanted, live) == told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from tidemill_operator.actuators.kubernetes_api import Conflict, Document, Kind
 from tidemill_operator.cli.store import Stored
 from tidemill_operator.cli.up_figures import LocalFigures
 from tidemill_operator.control import Controller
-from tidemill_operator.errors import Reason
+from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.figures import UNAVAILABLE, Figures, Seen
 from tidemill_operator.observed import OBSERVER, ObservedStatus
 from tidemill_operator.queue import Key
@@ -151,6 +152,21 @@ def test_a_pass_whose_resource_has_changed_writes_nothing(world: World) -> None:
     world.api.generation = 2
     with pytest.raises(Conflict):
         controller(world.api)._write(document, {"schema": "t"})
+
+
+def test_who_tells_that_events_stand_still_leaves_figures_to_the_observer(world: World) -> None:
+    """Between two passes: Ready is another, and nothing of the observer's is written or told."""
+    told: list[Any] = []
+    passes = controller(world.api)
+    passes._recorder = SimpleNamespace(changes=lambda _, before, after: told.append((before, after)))  # type: ignore[assignment]
+    passes._measures = SimpleNamespace(state_of=lambda *_: None)  # type: ignore[assignment]
+    world.show(FIGURES)
+    passes.interrupt(KEY, TidemillError(Reason.NOT_MOVING, "none is counted"))
+    written = world.api.parts["passes"]
+    assert [(c["type"], c["reason"]) for c in written["conditions"]] == [("Ready", "EventsNotMoving")]
+    assert "lag" not in written
+    assert world.api.parts[OBSERVER]["lag"] == 3
+    assert [set(after) - set(before) for before, after in told] == [set()]
 
 
 def test_figures_of_a_run_of_up(tmp_path: Path) -> None:

@@ -11,12 +11,13 @@ import pytest
 from prometheus_client import REGISTRY
 
 from tidemill_operator import observer
-from tidemill_operator.actuators.backlog import Position, Standing, freshness_seconds
+from tidemill_operator.actuators.backlog import NotThere, Position, Standing, freshness_seconds
 from tidemill_operator.actuators.kafka_log import EARLIEST, Offsets, Place
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.figures import Figures, Seen
 from tidemill_operator.observer import Observer
 from tidemill_operator.queue import Key
+from tidemill_operator.standing import Look, Progress
 
 KEY = Key("shop", "orders", "u")
 TOPIC, SCHEMA = "shop.orders.events", "shop__orders"
@@ -28,7 +29,7 @@ class Log:
 
     def __init__(self) -> None:
         self.ends: dict[Place, int] = {(TOPIC, 0): 10, (TOPIC, 1): 10}
-        self.away = False
+        self.away, self.without = False, set[int]()
         self.read: list[Mapping[Place, int]] = []
         self.unreadable = False
         self.marks: set[int] = set()
@@ -36,7 +37,8 @@ class Log:
     def offsets(self, places: Collection[Place], spec: Any) -> Offsets:
         if self.away:
             return Offsets({}, dict.fromkeys(places, "its leader does not answer"))
-        return Offsets({place: 0 if spec is EARLIEST else self.ends[place] for place in places})
+        told = {place: 0 if spec is EARLIEST else self.ends[place] for place in places if place[1] not in self.without}
+        return Offsets(told, {place: "no leader" for place in places if place[1] in self.without})
 
     def arrivals(self, places: Mapping[Place, int]) -> dict[Place, int | None]:
         self.read.append(dict(places))
@@ -49,6 +51,7 @@ class World:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.log, self.at, self.shown = Log(), 0.0, dict[Key, Seen]()
+        self.looks: list[Look] = []
         self.position, self.watermark = 10, int(NOW * 1000) - 5_000
         self.fault: Exception | str | None = None
         monkeypatch.setattr(observer, "read_standings", self._standings)
@@ -56,6 +59,7 @@ class World:
             self.log,  # type: ignore[arg-type]
             None,  # type: ignore[arg-type]
             self.shown.__setitem__,
+            progress=lambda *told: self.looks.append(told[3]),
             now=lambda: NOW + self.at,
             clock=lambda: self.at,
         )
@@ -162,6 +166,32 @@ def test_without_ends_figures_are_blank_once_they_are_old(world: World) -> None:
     assert (metric("figures_available"), metric("lag_events"), metric("lag_seconds")) == (0.0, None, None)
     world.log.away = False
     assert world.figures().lag == 0
+
+
+def test_how_far_partitions_are_is_told_at_each_look_before_anything_is_shown(world: World) -> None:
+    """A partition without a leader is left out; servers that do not answer are told, positions of before are not."""
+    world.log.ends[TOPIC, 1] = 30
+
+    def show(*_: Any) -> None:
+        raise TidemillError(Reason.UNREACHABLE, "the API is away")
+
+    world.observer._show = show
+    with pytest.raises(TidemillError):
+        world.look()
+    world.observer._show = world.shown.__setitem__
+    assert world.looks.pop() == {0: Progress(0, (10, None)), 1: Progress(20, (10, None))}
+    world.log.without = {0}
+    world.look()
+    assert world.looks.pop() == {1: Progress(20, (10, None))}
+    world.log.without, world.log.away = set(), True
+    world.look()
+    assert "its leader does not answer" in str(world.looks.pop())
+    world.log.away, world.fault = False, "positions of schema shop__orders: a lock"
+    world.look()
+    assert str(world.looks.pop()) == "positions of schema shop__orders: a lock; see whether Postgres runs"
+    world.fault = NotThere("positions of schema shop__orders: there is no table _offsets")
+    world.look()
+    assert world.looks.pop() == {}
 
 
 def test_who_is_gone_is_not_told_of(world: World) -> None:

@@ -301,11 +301,21 @@ def test_a_server_that_is_away(document: Document, world: Any, part: str, kind: 
     assert true(apply(document, world, told, LATER)) == ALL
 
 
+def test_processes_are_looked_at_while_a_server_is_away(document: Document, world: Any) -> None:
+    """What does not need the server is told as it is."""
+    first = apply(document, world)
+    world.kafka.unreachable("kafka")
+    world.runtime.starting = {"tidemill-api"}
+    told = apply(document, world, first, LATER)
+    assert conditions(told)["APIReady"] == ("False", "Waiting")
+    assert conditions(told)["IngestReady"] == ("True", "Applied")
+
+
 @pytest.mark.parametrize("part", ["postgres", "kafka"])
 def test_a_server_that_was_never_there(document: Document, world: Any, part: str) -> None:
     getattr(world, part).unreachable(part)
     told = apply(document, world)
-    assert true(told) == {"Reconciling"}
+    assert true(told) == {"Progressing", "Reconciling"}
     assert conditions(told)["Reconciling"] == ("True", "Unreachable")
     assert {state for state, reason in conditions(told).values() if reason == "Blocked"} == {"Unknown"}
 
@@ -341,7 +351,7 @@ def test_suspend_keeps_everything_but_the_processors(document: Document, world: 
 
 
 def test_paused_means_hands_off(document: Document, world: Any) -> None:
-    """No server is even looked at; the edit is applied when the annotation goes."""
+    """Nothing is written, and what is seen is told all the same; the edit is applied when the annotation goes."""
     first = apply(document, world)
     world.take_writes()
     for part in (world.kafka, world.postgres, world.secrets, world.runtime):
@@ -351,7 +361,16 @@ def test_paused_means_hands_off(document: Document, world: Any) -> None:
     told = apply(paused, world, first, LATER)
     assert true(told) == {*ALL, "ReconciliationPaused"}
     assert told["observedGeneration"] == 1
-    assert [part.calls for part in (world.kafka, world.postgres, world.secrets, world.runtime)] == [[], [], [], []]
+    calls = {call for part in (world.kafka, world.postgres, world.secrets, world.runtime) for call in part.calls}
+    assert calls == {"observe", "brokers"}
+    assert world.take_writes() == []
+    world.runtime.starting = {"orders-processor"}
+    down = apply(paused, world, told, LATER)
+    assert conditions(down)["Ready"] == conditions(down)["ProcessorsReady"] == ("False", "Waiting")
+    world.kafka.unreachable("kafka")
+    assert conditions(apply(paused, world, down, LATER))["TopicsReady"] == ("False", "Unreachable")
+    world.kafka.failure, world.runtime.starting = None, set()
+    assert apply(paused, world, told, LATER) == told
     del paused["metadata"]["annotations"]
     assert true(apply(paused, world, told, LATER)) == ALL
     assert "run orders-processor" in world.take_writes()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome, Rank, done, failed, skipped, waiting
-from tidemill_operator.status import CONDITIONS, Report, status
+from tidemill_operator.status import CONDITIONS, Report, interrupted, status
 
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 LATER = NOON + dt.timedelta(hours=1)
@@ -33,6 +33,7 @@ def replaced(outcome: Outcome) -> list[Outcome]:
 def test_all_is_well() -> None:
     """Each component and Ready are true; nothing abnormal is listed."""
     told = conditions(status(None, Report(3, READY), NOON))
+    assert told.pop("Progressing") == ("False", "Applied", "")
     assert told == {kind: ("True", "Applied", "") for kind in ("Ready", *CONDITIONS.values())}
 
 
@@ -87,6 +88,54 @@ def test_one_component(
     assert {kind: told[kind][2] for kind in ("Reconciling", "Stalled") if kind in told} == abnormal, why
 
 
+def test_old_replicas_serve_while_new_ones_come() -> None:
+    """Ready stays true and Progressing says how far it is; a part that nobody serves is not ready."""
+    coming = waiting(Component.PROCESSORS, "p", "1 of 3 run as asked for now, 3 are available", serving=True)
+    told = conditions(status(None, Report(2, replaced(coming)), NOON))
+    assert told["Ready"] == ("True", "Applied", "")
+    assert told["ProcessorsReady"] == ("True", "Waiting", coming.message)
+    assert told["Progressing"] == told["Reconciling"] == ("True", "Waiting", f"ProcessorsReady: {coming.message}")
+    idle = waiting(Component.PROCESSORS, "p", "0 of 3 run as asked for now, 0 are available")
+    mixed = [*replaced(coming), idle]
+    assert conditions(status(None, Report(2, mixed), NOON))["Ready"][:2] == ("False", "Waiting")
+
+
+def test_a_rollout_that_is_stuck_needs_somebody() -> None:
+    """Old replicas serve: ready. That the new ones do not come is told, and that nothing moves."""
+    stuck = waiting(Component.PROCESSORS, "p", "no progress: look at its pods", serving=True, reason=Reason.STUCK)
+    told = conditions(status(None, Report(2, replaced(stuck)), NOON))
+    assert told["Ready"][0] == "True"
+    assert told["Stalled"] == ("True", "Stuck", "no progress: look at its pods")
+    assert told["Progressing"] == ("False", "Stuck", "no progress: look at its pods")
+
+
+STILL = TidemillError(Reason.NOT_MOVING, "events wait and none is counted")
+
+
+def test_events_that_stand_still_are_not_ready() -> None:
+    """Whatever the parts say; the transition has its time, and goes when they move."""
+    known = status(None, Report(1, READY, watched=True), NOON)
+    told = status(known, Report(1, READY, watched=True, standing=STILL), LATER)
+    assert conditions(told)["Ready"] == ("False", "EventsNotMoving", "events wait and none is counted")
+    assert told == interrupted(known, STILL, LATER)
+    assert interrupted(told, GONE, LATER) == told, "it is told by its first reason until the next pass"
+    assert interrupted({}, STILL, NOON) == {}
+    assert conditions(status(told, Report(1, READY, watched=True), LATER)) == conditions(known)
+
+
+@pytest.mark.parametrize(
+    ("watched", "standing", "state"), [(True, None, "True"), (True, GONE, "False"), (False, None, "False")]
+)
+def test_a_request_without_an_answer_is_no_outage(watched: bool, standing: TidemillError | None, state: str) -> None:
+    """As long as somebody sees that events are counted: one broker of three that is away, say."""
+    known = status(None, Report(1, READY), NOON)
+    outcomes = replaced(failed(Component.TOPICS, "topics", GONE))
+    told = conditions(status(known, Report(1, outcomes, watched=watched, standing=standing), LATER))
+    assert told["Ready"][0] == told["TopicsReady"][0] == state
+    assert told["TopicsReady"][1:] == ("Unreachable", "Kafka does not answer")
+    assert told["Progressing"] == ("True", "Unreachable", "TopicsReady: Kafka does not answer")
+
+
 def test_what_was_not_looked_at_stays_as_it_was_seen() -> None:
     """A server's outage does not make running processors unready; what did not run stays unknown."""
     blocked = [skipped(part, part.value, Reason.BLOCKED, "waits for the schema") for part in Component]
@@ -123,13 +172,26 @@ def test_suspended_is_ready_with_a_reason() -> None:
 def test_paused_keeps_everything_else() -> None:
     """Only the condition that says so is new, and it goes with the next pass that is not paused."""
     known = status(None, Report(1, READY, schema="shop__orders"), NOON)
-    paused = status(known, Report(2, paused=True), LATER)
+    paused = status(known, Report(2, paused=True), LATER)  # not even looked at
     assert paused["conditions"][:-1] == known["conditions"]
     assert paused["observedGeneration"] == 1
     assert paused["schema"] == "shop__orders"
     assert conditions(paused)["ReconciliationPaused"][0] == "True"
     assert status(paused, Report(2, paused=True), LATER + dt.timedelta(days=1)) == paused
     assert "ReconciliationPaused" not in conditions(status(paused, Report(2, READY), LATER))
+
+
+def test_paused_conditions_go_on_telling_the_truth() -> None:
+    """What is seen is told; the generation is the one that was applied, and a refusal of before stands."""
+    known = status(None, Report(1, READY, stalled=[STALE], suspended=True), NOON)
+    seen = replaced(waiting(Component.PROCESSORS, "p", "0 of 1 are available"))
+    told = status(known, Report(2, seen, paused=True, judged=False), LATER)
+    assert conditions(told)["ProcessorsReady"] == ("False", "Waiting", "0 of 1 are available")
+    assert conditions(told)["Ready"][0] == "False"
+    assert conditions(told)["ReconciliationPaused"][0] == "True"
+    assert conditions(told)["Stalled"][1] == "NotSupported"
+    assert "Suspended" in conditions(told)
+    assert told["observedGeneration"] == 1
 
 
 def test_times_change_with_the_state_and_not_with_the_message() -> None:

@@ -62,4 +62,17 @@
 - apiGroups: [""]
   resources: [pods]
   verbs: [list]
+# What the operator made for itself.
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames: [{{ include "tidemill.fullname" . }}]
+  verbs: [delete]
+- apiGroups: [""]
+  resources: [secrets]
+  resourceNames: [{{ include "tidemill.fullname" . }}-webhook]
+  verbs: [delete]
+- apiGroups: [""]
+  resources: [configmaps]
+  resourceNames: [tidemill-watchdog]
+  verbs: [delete]
 {{- end -}}

@@ -36,25 +36,29 @@ class Position:
         consumed: records accounted for.
         freshness_ms: from the arrival of the last batch's oldest record to its commit; None: not known.
         silent_ms: since that commit.
+        confirmed_ms: when a processor last met the end, in epoch ms: past the last record there may be markers of
+            transactions, which nobody counts; None: never.
     """
 
     next_offset: int | None
     consumed: int
     freshness_ms: int | None
     silent_ms: int
+    confirmed_ms: int | None = None
 
 
 def read_positions(session: Session, schema: str) -> dict[int, Position]:
     """Positions by partition."""
     query = sql.SQL(
         "SELECT partition, next_offset, consumed, freshness_ms,"
-        " (extract(epoch FROM clock_timestamp() - last_event_at) * 1000)::bigint"
+        " (extract(epoch FROM clock_timestamp() - last_event_at) * 1000)::bigint,"
+        " (extract(epoch FROM end_confirmed_at) * 1000)::bigint"
         " FROM {} WHERE reader = 'live' ORDER BY partition"
     )
     rows = session.connection.execute(query.format(sql.Identifier(schema, "_offsets"))).fetchall()
     return {
-        partition: Position(next_offset, consumed, freshness, max(0, silent or 0))
-        for partition, next_offset, consumed, freshness, silent in rows
+        partition: Position(next_offset, consumed, freshness, max(0, silent or 0), confirmed)
+        for partition, next_offset, consumed, freshness, silent, confirmed in rows
     }
 
 
@@ -65,7 +69,20 @@ def read_watermark(session: Session, schema: str) -> int | None:
     return None if row is None else row[0]
 
 
-def against(log: KafkaLog, wanted: Mapping[K, tuple[str, Mapping[int, Position]]]) -> dict[K, Partitions | str]:
+@dataclass(frozen=True)
+class Compared:
+    """Positions against what Kafka holds.
+
+    Attributes:
+        partitions: as far as Kafka tells.
+        fault: why others are not known; empty: all are.
+    """
+
+    partitions: Partitions
+    fault: str = ""
+
+
+def against(log: KafkaLog, wanted: Mapping[K, tuple[str, Mapping[int, Position]]]) -> dict[K, Compared]:
     """Positions against what Kafka holds, of many pipelines at once.
 
     Args:
@@ -73,7 +90,7 @@ def against(log: KafkaLog, wanted: Mapping[K, tuple[str, Mapping[int, Position]]
         wanted: of each pipeline the topic, and its positions by partition.
 
     Returns:
-        Of each pipeline its partitions, or why they are not known.
+        What is known of each pipeline.
     """
     places = {(topic, partition): at for topic, positions in wanted.values() for partition, at in positions.items()}
     ends = log.offsets(places, LATEST)
@@ -86,13 +103,10 @@ def against(log: KafkaLog, wanted: Mapping[K, tuple[str, Mapping[int, Position]]
     }
     starts = log.offsets(behind, EARLIEST)
     faults = {**starts.faults, **ends.faults}
-    found: dict[K, Partitions | str] = {}
+    found: dict[K, Compared] = {}
     for key, (topic, positions) in wanted.items():
         fault = next((faults[topic, partition] for partition in positions if (topic, partition) in faults), None)
-        if fault is not None:
-            found[key] = f"offsets of topic {topic}: Kafka does not tell ({fault})"
-            continue
-        found[key] = {
+        partitions = {
             partition: PartitionFigures(
                 starts.at.get((topic, partition), at.next_offset or 0),
                 ends.at[topic, partition],
@@ -100,7 +114,10 @@ def against(log: KafkaLog, wanted: Mapping[K, tuple[str, Mapping[int, Position]]
                 at.consumed,
             )
             for partition, at in positions.items()
+            if (topic, partition) not in faults
         }
+        text = "" if fault is None else f"offsets of topic {topic}: Kafka does not tell ({fault})"
+        found[key] = Compared(partitions, text)
     return found
 
 
@@ -111,9 +128,9 @@ def partitions_of(log: KafkaLog, topic: str, positions: Mapping[int, Position]) 
         TidemillError: Kafka does not tell.
     """
     found = against(log, {"": (topic, positions)})[""]
-    if isinstance(found, str):
-        raise TidemillError(Reason.UNREACHABLE, found)
-    return found
+    if found.fault:
+        raise TidemillError(Reason.UNREACHABLE, found.fault)
+    return found.partitions
 
 
 def oldest(partitions: Partitions) -> dict[int, int]:
@@ -157,6 +174,10 @@ class Standing:
         return {number: replace(at, silent_ms=at.silent_ms + silent) for number, at in self.positions.items()}
 
 
+class NotThere(str):
+    """Why the positions of a schema are not known: Postgres answers, and there are none."""
+
+
 def read_standings(postgres: PostgresAddress, schemas: Collection[str]) -> dict[str, Standing | str]:
     """How far processors are, of each schema, or why that is not known.
 
@@ -171,9 +192,15 @@ def read_standings(postgres: PostgresAddress, schemas: Collection[str]) -> dict[
             try:
                 at, positions = time.monotonic(), read_positions(session, schema)
                 told = Standing(positions, read_watermark(session, schema), at)
-                found[schema] = told if positions else f"positions of schema {schema}: the table _offsets is empty"
+                found[schema] = told if positions else NotThere(f"{_of(schema)}: the table _offsets is empty")
+            except psycopg.ProgrammingError as error:
+                found[schema] = NotThere(f"{_of(schema)}: {' '.join(str(error).split())}")
             except psycopg.Error as error:
                 if session.connection.broken or session.connection.closed:
                     raise
-                found[schema] = f"positions of schema {schema}: {' '.join(str(error).split())}"
+                found[schema] = f"{_of(schema)}: {' '.join(str(error).split())}"
     return found
+
+
+def _of(schema: str) -> str:
+    return f"positions of schema {schema}"

@@ -132,6 +132,10 @@ class Runtime(Protocol):
         """
         ...
 
+    def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
+        """How far those of the workloads are that run, as `ensure` would tell; nothing is changed."""
+        ...
+
     def remove(self, namespace: str, pipeline: str) -> None:
         """End a pipeline's workloads and take its config from the shared ones."""
         ...

@@ -144,6 +144,7 @@ class KafkaTopics:
         session = self._session
         with session.told(f"deleting topic {name}"):
             session.each(session.admin().delete_topics([name], request_timeout=session.timeout), okay=(_ABSENT,))
+        log.info("topic %s: deleted", name)
         session.settle(lambda: name not in self.observe([name]))
 
     def _describe(self, names: Sequence[str]) -> dict[str, Any]:
@@ -225,6 +226,7 @@ class KafkaTopics:
                 session.admin().create_topics([wanted], request_timeout=session.timeout),
                 okay=(KafkaError.TOPIC_ALREADY_EXISTS,),
             )
+        log.info("topic %s: made, with %d partitions", topic.name, topic.partitions)
         described = self._await(topic)
         shown = described and self._session.settle(lambda: self._has(topic.name, topic.config))
         return _report(topic, _live(described) if described else None, 1, unshown=() if shown else topic.config)
@@ -243,11 +245,15 @@ class KafkaTopics:
         with session.told(f"adding partitions to topic {topic.name}"):
             wanted = NewPartitions(topic.name, topic.partitions)
             session.each(session.admin().create_partitions([wanted], request_timeout=session.timeout))
+        log.info("topic %s: has %d partitions from now on", topic.name, topic.partitions)
         return self._await(topic)
 
     def _repair(self, name: str, drift: Mapping[str, str]) -> bool:
         """Set configs, and say whether Kafka answers with them."""
-        return not drift or self._session.set_configs(ResourceType.TOPIC, name, drift)
+        if not drift:
+            return True
+        log.info("topic %s: %s", name, ", ".join(f"{key} is {value} from now on" for key, value in drift.items()))
+        return self._session.set_configs(ResourceType.TOPIC, name, drift)
 
     def _await(self, topic: Topic) -> Any:
         """Wait a moment until a change shows; None: it does not yet."""
@@ -300,19 +306,21 @@ def _report(
     unshown: Collection[str] = (),
 ) -> Outcome:
     if live is None or (live.partitions < topic.partitions and topic.managed):
-        return outcome.waiting(Component.TOPICS, topic.name, f"topic {topic.name} is being made", changed=changed)
+        text = f"topic {topic.name} is being made" if live is None else f"topic {topic.name} gets more partitions"
+        return outcome.waiting(Component.TOPICS, topic.name, text, changed=changed, serving=live is not None)
     observed: dict[str, Any] = {"id": live.id, "partitions": live.partitions}
     observed["replicationFactor"] = live.replication_factor
+    facts: dict[str, Any] = {"changed": changed, "observed": observed}
     change = advance.change if advance else None
     if change:
         told = {"targetReplicas": change.target, "state": change.state, "message": change.message}
         observed["replicasChange"] = told
         text = f"topic {topic.name}: {change.message}"
-        return outcome.waiting(Component.TOPICS, topic.name, text, changed=changed, observed=observed)
+        return outcome.waiting(Component.TOPICS, topic.name, text, serving=True, **facts)
     if unshown:
         text = f"topic {topic.name}: {', '.join(sorted(unshown))} set; Kafka does not answer with it yet"
-        return outcome.waiting(Component.TOPICS, topic.name, text, changed=changed, observed=observed)
+        return outcome.waiting(Component.TOPICS, topic.name, text, serving=True, **facts)
     if in_sync:
         text = f"topic {topic.name}: {IN_SYNC} becomes {in_sync} when so many replicas of each partition are in sync"
-        return outcome.waiting(Component.TOPICS, topic.name, text, changed=changed, observed=observed)
-    return outcome.done(Component.TOPICS, topic.name, changed=changed, observed=observed)
+        return outcome.waiting(Component.TOPICS, topic.name, text, serving=True, **facts)
+    return outcome.done(Component.TOPICS, topic.name, **facts)

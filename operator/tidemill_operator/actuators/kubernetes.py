@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tidemill_contract import names
-from tidemill_operator.actuators.kubernetes_api import PIPELINE, POD, Api, Conflict
+from tidemill_operator.actuators.kubernetes_api import DEPLOYMENT, PIPELINE, POD, Api, Conflict, Document
 from tidemill_operator.actuators.kubernetes_pass import SHARING, Pass
+from tidemill_operator.actuators.kubernetes_rollout import rollout
 from tidemill_operator.cluster_settings import Placement
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Outcome
@@ -62,13 +63,17 @@ class KubernetesRuntime:
         locks: common to all passes.
 
     Attributes:
-        scale: of the processors, as the last `ensure` saw them.
+        scale: of the processors, as the last `ensure` or `observe` saw them.
+        repairs: what somebody else had changed and was put back, in words.
+        made: objects that were not there.
     """
 
     def __init__(self, api: Api, placement: Placement, owner: OwnerReference, locks: NamespaceLocks) -> None:
         self._api, self._placement, self._owner, self._locks = api, placement, owner, locks
         self._serving: set[str] = set()
         self.scale: Scale | None = None
+        self.repairs: list[str] = []
+        self.made: list[str] = []
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
         """Make a pipeline's workloads so and take away those of the pipeline that are not listed.
@@ -85,14 +90,34 @@ class KubernetesRuntime:
 
         def act(doing: Pass) -> list[Outcome]:
             outcomes = doing.ensure(workloads)
+            self.repairs += doing.children.repairs
+            self.made += doing.children.made
             for workload in workloads:
-                if workload.component == "processor" and workload.component in doing.deployments:
-                    running = doing.deployments[workload.component].get("status", {}).get("replicas", 0)
-                    told = ",".join(f"{name}={value}" for name, value in sorted(selector(workload).items()))
-                    self.scale = Scale(int(running), told)
+                if workload.component in doing.deployments:
+                    self._note_scale(workload, doing.deployments[workload.component])
             return outcomes
 
         return self._retried(workloads[0].namespace, act)
+
+    def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
+        """How far the Deployments of those of the workloads are that have one; nothing is written.
+
+        Raises:
+            TidemillError: the API does not answer.
+        """
+        outcomes = []
+        for workload in workloads:
+            live = self._api.get(DEPLOYMENT, workload.namespace, workload.name)
+            whose = (live or {}).get("metadata", {}).get("labels", {}).get(marks.OWNER_UID)
+            if live is not None and whose == (self._owner.uid if workload.pipeline else marks.SHARED):
+                self._note_scale(workload, live)
+                outcomes.append(rollout(workload, live, changed=0))
+        return outcomes
+
+    def _note_scale(self, workload: Workload, live: Document) -> None:
+        if workload.component == "processor":
+            told = ",".join(f"{name}={value}" for name, value in sorted(selector(workload).items()))
+            self.scale = Scale(int(live.get("status", {}).get("replicas", 0)), told)
 
     def remove(self, namespace: str, pipeline: str) -> None:
         """Take away a pipeline's workloads and its part of the shared ones.

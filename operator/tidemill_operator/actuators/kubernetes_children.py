@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Collection, Iterable, Mapping
 
 from tidemill_operator.actuators.kubernetes_api import (
@@ -19,11 +20,12 @@ from tidemill_operator.actuators.kubernetes_api import (
     Document,
     Kind,
 )
-from tidemill_operator.actuators.kubernetes_drift import difference, holds, strangers
+from tidemill_operator.actuators.kubernetes_drift import difference, holds, repair, strangers
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.render import marks
 from tidemill_operator.plan.render.marks import OwnerReference
 
+log = logging.getLogger(__name__)
 # Secrets are missing: they are looked at by name, so the operator needs no right to list them.
 LISTED = (DEPLOYMENT, SERVICE, CONFIG_MAP, SERVICE_ACCOUNT, DISRUPTION_BUDGET, NETWORK_POLICY, INGRESS)
 _SCALED = f"{MANAGER}-replicas"
@@ -39,11 +41,15 @@ class Children:
 
     Attributes:
         changed: writes made so far.
+        repairs: what somebody else had changed and was put back, in words.
+        made: objects that were not there.
     """
 
     def __init__(self, api: Api, namespace: str, owner: OwnerReference) -> None:
         self._api, self._namespace, self._owner = api, namespace, owner
         self.changed = 0
+        self.repairs: list[str] = []
+        self.made: list[str] = []
         self._live: dict[tuple[str, str], Document] = {}
         for kind in LISTED:
             for item in api.owned(kind, namespace, (owner.uid, marks.SHARED)):
@@ -83,10 +89,15 @@ class Children:
             others = strangers(live)
             if not others and _is_so(wanted, live):
                 return live
+            told = repair(wanted, live)
             self._hand_over_replicas(wanted, live)
             written = self._restore(wanted, live) if others else self._api.apply(_guarded(wanted, live))
+            self.repairs += [told] if told else []
+            log.info("%s/%s: %s", self._namespace, self._owner.name, told or f"changed {kind.kind} {name}")
         else:
             written = self._api.apply(wanted)
+            self.made.append(f"{kind.kind} {name}")
+            log.info("%s/%s: made %s %s", self._namespace, self._owner.name, kind.kind, name)
         self.changed += 1
         self._live[kind.kind, name] = written
         return written
@@ -125,6 +136,7 @@ class Children:
                 continue
             if _label(live) == self._owner.uid:
                 self._api.delete(KINDS[kind], self._namespace, name, uid=live["metadata"]["uid"])
+                log.info("%s/%s: deleted %s %s", self._namespace, self._owner.name, kind, name)
                 self.changed += 1
                 del self._live[kind, name]
             elif _label(live) == marks.SHARED:

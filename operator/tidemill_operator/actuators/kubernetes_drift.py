@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tidemill_operator.actuators.kubernetes_api import MANAGER
+from tidemill_operator.plan.render import marks
 from tidemill_operator.plan.render.pods import quantity
 
 # Lists that are maps: their items are told apart by these members; the first set that all items have counts.
@@ -119,3 +120,39 @@ def _leaves(fields: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[t
             yield from _leaves(below, place)
         elif name != ".":
             yield place
+
+
+def repair(wanted: Mapping[str, Any], live: Mapping[str, Any]) -> str:
+    """What is put back of an object that somebody else has changed, in words; empty: it is we who want it otherwise.
+
+    Args:
+        wanted: what is applied, with the mark of all that we say.
+        live: what the API server tells.
+    """
+    others, name = strangers(live), f"{live['kind']} {live['metadata']['name']}"
+    by = f", which {', '.join(others)} had put there" if others else ""
+    added = sorted(_containers(live) - _containers(wanted))
+    if others and added:
+        return f"took container {', '.join(added)} out of {name}{by}"
+    place = difference({part: wanted[part] for part in wanted if part != "data"}, live)
+    applied = [of["metadata"].get("annotations", {}).get(marks.APPLIED) for of in (wanted, live)]
+    if place is not None and (others or applied[0] == applied[1]):
+        return f"put back {place.lstrip('.')} of {name}{by.replace('had put there', 'had changed')}"
+    return f"took {_held(live)} out of {name}{by}" if others else ""
+
+
+def _containers(of: Mapping[str, Any]) -> set[str]:
+    pod = of.get("spec", {}).get("template", {}).get("spec", {}) if of["kind"] == "Deployment" else {}
+    return {str(item.get("name")) for part in ("containers", "initContainers") for item in pod.get(part) or ()}
+
+
+def _held(live: Mapping[str, Any]) -> str:
+    """The first place that somebody else holds, as people write it."""
+    for entry in live["metadata"].get("managedFields", ()):
+        if entry.get("manager") == MANAGER or entry.get("subresource") in ("status", "scale"):
+            continue
+        fields = {name: below for name, below in entry.get("fieldsV1", {}).items() if name in _CONTENT}
+        for place in _leaves(fields):
+            if not _allowed(place):
+                return ".".join(step.removeprefix("f:") for step in place if step.startswith("f:"))
+    return "what others added"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tidemill_operator.errors import Reason
 from tidemill_operator.outcome import Component, Outcome, done, waiting
 from tidemill_operator.plan.model import Workload
 
@@ -20,6 +21,8 @@ _MAX_TOLD = 300
 def rollout(workload: Workload, live: Mapping[str, Any], *, changed: int) -> Outcome:
     """Done when the newest template runs in all replicas and in no other pod, else Waiting.
 
+    Meanwhile it serves if any pod is available, of whichever template. A replay serves nobody.
+
     Args:
         workload: the plan's.
         live: its Deployment.
@@ -29,9 +32,15 @@ def rollout(workload: Workload, live: Mapping[str, Any], *, changed: int) -> Out
     if rolled_out(live):
         return done(component, workload.name, changed=changed)
     wanted, status = int(live["spec"].get("replicas", 1)), live.get("status", {})
-    ready = int(status.get("readyReplicas", 0)) if _is_seen(live) else 0
-    message = f"{ready} of {wanted} replicas of {workload.name} are ready"
-    return waiting(component, workload.name, message + _trouble(status), changed=changed)
+    running, available = (int(status.get(name, 0)) for name in ("replicas", "availableReplicas"))
+    updated = int(status.get("updatedReplicas", 0)) if _is_seen(live) else 0
+    message = f"{updated} of {wanted} replicas of {workload.name} run as asked for now, {available} are available"
+    if updated == wanted == available:
+        message = f"{running - updated} replicas of {workload.name} from before are still ending"
+    serving = available > 0 or wanted == 0 or workload.component == "replay"
+    trouble = _trouble(status)
+    reason = Reason.STUCK if trouble else Reason.WAITING
+    return waiting(component, workload.name, message + trouble, changed=changed, serving=serving, reason=reason)
 
 
 def rolled_out(live: Mapping[str, Any]) -> bool:

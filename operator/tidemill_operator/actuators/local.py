@@ -127,12 +127,21 @@ class LocalRuntime:
         if self.is_ready(workload):
             return done(component, workload.name, changed=changed)
         states = self.replicas(workload.namespace, workload.name)
-        ready = sum(state.ready and state.current for state in states)
-        message = f"{ready} of {workload.replicas} processes of {workload.name} are ready"
+        updated, ready = sum(state.ready and state.current for state in states), sum(state.ready for state in states)
+        message = (
+            f"{updated} of {workload.replicas} processes of {workload.name} run as asked for now, {ready} are ready"
+        )
         ended = [state for state in states if state.pid is None and state.last_exit is not None]
         if ended:
             message += f"; {ended[0].name} ended with exit status {ended[0].last_exit}, see {ended[0].log}"
-        return waiting(component, workload.name, message, changed=changed)
+        serving = ready > 0 or workload.replicas == 0 or workload.component == "replay"
+        return waiting(component, workload.name, message, changed=changed, serving=serving)
+
+    def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
+        """How far those of the workloads are that run; nothing is changed."""
+        with self._lock:
+            known = [self._workloads.get((workload.namespace, workload.name)) for workload in workloads]
+        return [self._outcome(running.workload, 0) for running in known if running is not None]
 
     def apply(self, workload: Workload, pipelines: Iterable[str]) -> int:
         """Make a workload run as described, without waiting for it.

@@ -7,7 +7,6 @@ name goes through an identifier.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -20,9 +19,11 @@ from tidemill_contract.kept import QUERY, Kept, read
 from tidemill_operator import outcome
 from tidemill_operator.actuators.base import Exists, PipelineSecrets, Reclaim
 from tidemill_operator.actuators.postgres_claims import claim, made, rivals, take
+from tidemill_operator.actuators.postgres_damage import emptied, missing_positions
 from tidemill_operator.actuators.postgres_expiry import expire
 from tidemill_operator.actuators.postgres_grants import ensure_grants
 from tidemill_operator.actuators.postgres_replays import end_replays, observe_replays, switch
+from tidemill_operator.actuators.postgres_retained import noted_owner
 from tidemill_operator.actuators.postgres_roles import drop_roles, end_sessions, ensure_roles, strangers
 from tidemill_operator.actuators.postgres_rows import ensure_rows
 from tidemill_operator.actuators.postgres_session import LockBusy, NoDatabase, Session, connected
@@ -30,6 +31,7 @@ from tidemill_operator.actuators.postgres_turn import Leadership, check_epoch, c
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome
 from tidemill_operator.plan.claims import TOPICS
+from tidemill_operator.plan.damage import damaged
 from tidemill_operator.plan.model import Failing, LiveSchema, Loss, Owner, Schema, Table
 from tidemill_operator.plan.noted import as_noted_today
 from tidemill_operator.plan.refusals import column_changes, foreign
@@ -140,6 +142,8 @@ class PostgresSchemas:
                 _refuse(foreign(schema.name, live.owner, owner))
             if live is not None:
                 _refuse(error for table in schema.tables for error in column_changes(table, live))
+            if schema.lost:
+                raise damaged(schema)
             take(session, schema, owner, gone=_gone(exists) if adopt else None)
             known = check_epoch(session, schema.name, self._leadership)
             ensure_roles(session, schema, owner=owner, secrets=secrets, adopt=adopt)
@@ -231,9 +235,10 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
     if not found:
         return None
     columns = _columns(session, schema)
-    owner = _owner(found[0][0])
+    owner = noted_owner(found[0][0])
     shapes, closed, feeds, readers, generation, accepted, partitions = {}, {}, {}, {}, 0, None, 0
     read_from, read_before, read_to, losses = "", frozenset[str](), {}, tuple[Loss, ...]()
+    missing: tuple[int, ...] = ()
     if "_aggregations" in columns:
         # A schema from before `layout` and `fed` has neither.
         query = sql.SQL(
@@ -252,7 +257,8 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
             "SELECT partition, topic_id, next_offset, to_jsonb(o) -> 'former_topic_ids' FROM {} o WHERE reader = 'live'"
         ).format(sql.Identifier(schema, "_offsets"))
         positions = session.connection.execute(query).fetchall()
-        partitions = len(positions)
+        there = {partition for partition, *_ in positions}
+        partitions, missing = max(there, default=-1) + 1, missing_positions(there)
         read_before = frozenset(former for *_, ids in positions for former in ids or ())
         current = {topic_id for _, topic_id, _, _ in positions if topic_id}
         # Partitions are taken up one after the other: some may stand in the topic of before.
@@ -284,6 +290,8 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
         kept=kept,
         held_up=held_up,
         skipped=skipped,
+        missing_positions=missing,
+        emptied=emptied(session, schema, columns),
         made=made(session, schema) if TOPICS.name in columns else frozenset(),
     )
     return as_noted_today(found_schema)
@@ -319,13 +327,6 @@ def _columns(session: Session, schema: str) -> dict[str, dict[str, str]]:
     for table, column, kind in rows:
         columns.setdefault(table, {})[column] = kind
     return columns
-
-
-def _owner(comment: str | None) -> Owner | None:
-    try:
-        return Owner(**json.loads(comment or "")["tidemill"])
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def _gone(exists: Exists | None) -> Callable[[Owner], bool]:

@@ -23,10 +23,12 @@ from tidemill_operator.errors import TidemillError
 from tidemill_operator.plan.build import build_plan, owner_of
 from tidemill_operator.plan.changes import Action, Change, Difference, changes
 from tidemill_operator.plan.claims import Claim, disputes
+from tidemill_operator.plan.damage import damaged
 from tidemill_operator.plan.describe import change, describe
 from tidemill_operator.plan.model import LiveFacts, LiveSchema, Owner, Plan
 from tidemill_operator.plan.refusals import foreign, gone, missing, refusals
-from tidemill_operator.reconcile import ADOPT, accepted
+from tidemill_operator.reconcile import ADOPT
+from tidemill_operator.seen import accepted
 
 _SIGNS: Mapping[Action, str] = {"create": "+", "change": "~", "remove": "-"}
 _DESCRIPTION = """\
@@ -162,6 +164,8 @@ def _refused(
     if world.kafka is not None:
         yield from (missing(topic) for topic in plan.topics if not topic.managed and topic.name not in live.topics)
         yield from (gone(topic) for topic in plan.topics if topic.lost)
+        if plan.schema.lost:
+            yield damaged(plan.schema)
 
 
 def _document(planned: list[Planned], world: World) -> dict[str, Any]:

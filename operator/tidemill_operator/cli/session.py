@@ -14,6 +14,7 @@ from tidemill_operator.cli.sources import Reading
 from tidemill_operator.cli.store import Store, Stored
 from tidemill_operator.errors import NotOurTurn, Reason
 from tidemill_operator.plan.replay import REPLAYING
+from tidemill_operator.status import PROGRESSING, new_versions
 
 _log = logging.getLogger(__name__)
 WAITING_SECONDS = 0.5
@@ -128,8 +129,10 @@ class Session:
                 self._due[key] = time.monotonic() + self._backoff[key]
 
     def _reconcile(self, key: str, stored: Stored) -> None:
-        stored = self._store.update(stored, self._apply(stored))
+        before, stored = stored.status, self._store.update(stored, self._apply(stored))
         self._pipelines[key] = stored
+        for text in new_versions(before, stored.status, stored.name):
+            self._say(f"{key}: {text}")
         self._looked_at.add(key)
         replaying = stored.status.get("replay", {}).get("phase") == REPLAYING
         settled = REPLAY_SECONDS if replaying else DRIFT_SECONDS
@@ -170,9 +173,14 @@ def describe(stored: Stored) -> str:
     if stored.ready:
         refused = [c.get("message", "") for c in stored.status["conditions"] if c["type"] == "Stalled"]
         return "ready" + (f", but {refused[0]}" if refused else "")
+    conditions = {condition["type"]: condition for condition in stored.status.get("conditions", ())}
     reasons = [
-        f"{condition['type']}: {condition.get('message') or condition.get('reason', '')}"
-        for condition in stored.status.get("conditions", ())
-        if condition["status"] != "True" and condition["type"] != "Ready"
+        f"{kind}: {condition.get('message') or condition.get('reason', '')}"
+        for kind, condition in conditions.items()
+        if condition["status"] != "True" and kind not in ("Ready", PROGRESSING)
     ]
+    if not reasons and conditions:
+        progressing = conditions["Ready"]["status"] == "True"
+        text = str(conditions.get(PROGRESSING if progressing else "Ready", {}).get("message", ""))
+        reasons = [text] if text else []
     return "not ready yet" + (f" ({'; '.join(reasons)})" if reasons else "")

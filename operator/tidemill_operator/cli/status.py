@@ -30,6 +30,12 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--data-dir", type=Path, default=Path(".tidemill"), metavar="DIR", help="default: .tidemill")
     parser.add_argument("--output", choices=("text", "json"), default="text", help="default: text")
+    parser.add_argument(
+        "--retained", action="store_true", help="show what pipelines that are gone have left in Kafka and Postgres"
+    )
+    parser.add_argument(
+        "--remove", metavar="NAMESPACE/NAME", help="with --retained: delete what that pipeline has left"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,6 +44,12 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CommandError: nothing runs on the folder.
     """
+    if args.remove and not args.retained:
+        raise CommandError("--remove: takes away what is retained; write --retained as well")
+    if args.retained:
+        from tidemill_operator.cli import retained  # it knows what is told here
+
+        return retained.run(args)
     state = read_state(args.data_dir)
     if state is None:
         raise CommandError(f"nothing runs with --data-dir {args.data_dir}: start it with `tidemill up -f FILE`")

@@ -43,10 +43,10 @@ class Stored:
 
     @property
     def ready(self) -> bool:
-        """Whether its status says so, for this generation."""
-        conditions = self.status.get("conditions", ())
+        """Whether its status says so, for this generation, and nothing is on its way any more."""
+        on = {c["type"] for c in self.status.get("conditions", ()) if c["status"] == "True"}
         current = self.status.get("observedGeneration") == self.document["metadata"]["generation"]
-        return current and any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+        return current and "Ready" in on and "Progressing" not in on
 
 
 class Store:

@@ -10,7 +10,7 @@ from tidemill_operator import figures
 from tidemill_operator.actuators.kafka_log import KafkaLog
 from tidemill_operator.cli.store import Stored
 from tidemill_operator.figures import Seen
-from tidemill_operator.observer import KAFKA_SECONDS, Observer
+from tidemill_operator.observer import KAFKA_SECONDS, Observer, Tell
 from tidemill_operator.queue import Key
 from tidemill_operator.servers.addresses import PostgresAddress
 
@@ -23,10 +23,20 @@ class LocalFigures:
         postgres: the database and its administrator's login.
         host: address to tell Prometheus at.
         say: tells the user when figures are not known, and when they are again.
+        progress: gets how far each pipeline is at each look.
     """
 
-    def __init__(self, kafka: str, postgres: PostgresAddress, *, host: str, say: Callable[[str], None]) -> None:
-        self._observer = Observer(KafkaLog(kafka, timeout_seconds=KAFKA_SECONDS), postgres, self._show)
+    def __init__(
+        self,
+        kafka: str,
+        postgres: PostgresAddress,
+        *,
+        host: str,
+        say: Callable[[str], None],
+        progress: Tell = lambda *_: None,
+    ) -> None:
+        log = KafkaLog(kafka, timeout_seconds=KAFKA_SECONDS)
+        self._observer = Observer(log, postgres, self._show, progress=progress)
         self._server = StatusServer(host, 0, lambda: (200, {"status": "healthy"}), lambda: True, lambda: True)
         self._say = say
         self._told: dict[Key, dict[str, Any]] = {}
@@ -49,7 +59,7 @@ class LocalFigures:
 
     def watch(self, pipelines: Iterable[Stored]) -> None:
         """Look at these, as far as they have a schema and a topic, and at no others."""
-        wanted = {_key(stored): stored.status for stored in pipelines}
+        wanted = {key_of(stored): stored.status for stored in pipelines}
         for key, status in wanted.items():
             if status.get("schema") and status.get("topics"):
                 self._observer.watch(key, status["schema"], status["topics"][0]["name"])
@@ -60,7 +70,7 @@ class LocalFigures:
 
     def status(self, stored: Stored) -> Mapping[str, Any]:
         """What a pipeline's status says of it; empty: it was not looked at yet."""
-        return self._told.get(_key(stored), {})
+        return self._told.get(key_of(stored), {})
 
     def target(self, host: str) -> dict[str, object]:
         """Where Prometheus finds it; as the operator, whose figures these are in a cluster."""
@@ -73,5 +83,6 @@ class LocalFigures:
             self._say(f"{key}: figures are {'not known: ' + seen.fault if seen.figures is None else 'known again'}")
 
 
-def _key(stored: Stored) -> Key:
+def key_of(stored: Stored) -> Key:
+    """What the observer calls a pipeline."""
     return Key(stored.namespace, stored.name, str(stored.document["metadata"].get("uid", "")))

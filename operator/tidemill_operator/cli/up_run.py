@@ -20,7 +20,7 @@ from tidemill_operator.actuators.secrets import FileSecrets
 from tidemill_operator.cli.session import Session
 from tidemill_operator.cli.sources import Reading
 from tidemill_operator.cli.store import Store, Stored
-from tidemill_operator.cli.up_figures import LocalFigures
+from tidemill_operator.cli.up_figures import LocalFigures, key_of
 from tidemill_operator.cli.up_scaling import LocalScaling
 from tidemill_operator.condition_measures import Conditions
 from tidemill_operator.local.child import start_time
@@ -30,6 +30,7 @@ from tidemill_operator.reconcile import reconcile, release
 from tidemill_operator.scaling_figures import FiguresReader
 from tidemill_operator.servers import Servers, start_servers
 from tidemill_operator.settings import Platform
+from tidemill_operator.standing import Standing
 
 Say = Callable[[str], None]
 _SERVER_RESTART_SECONDS = 2.0
@@ -107,7 +108,10 @@ class Run:
             runtime=self._runtime,
             say=say,
         )
-        self._figures = LocalFigures(servers.kafka, servers.postgres, host=options.host, say=say)
+        self._standing = Standing()
+        self._figures = LocalFigures(
+            servers.kafka, servers.postgres, host=options.host, say=say, progress=self._standing.take
+        )
         self._session = Session(self._store, apply=self._apply, release=self._release, say=say)
         self._conditions = Conditions()
         self._revived: dict[str, float] = {}
@@ -150,7 +154,7 @@ class Run:
         self._revive_servers()
         ready = {name: state.ready for name, state in self._runtime.states().items()}
         asked = {key: self._requests.read(one.namespace, one.name) for key, one in self._session.pipelines.items()}
-        seen = (ready, self._scaling.decisions(), asked)
+        seen = (ready, self._scaling.decisions(), asked, self._standing.errors())
         if seen != self._seen:
             self._seen = seen
             self._session.nudge()
@@ -262,7 +266,9 @@ class Run:
             previous=stored.status or None,
             now=datetime.now(UTC),
             scaled=lambda running: self._scaling.replicas(running.metadata.namespace, running.metadata.name),
+            standing=lambda: self._standing.error(key_of(stored)),
         )
+        self._standing.watch(key_of(stored), stored.document, status)
         scaling = self._scaling.status(stored.namespace, stored.name)
         return {**status, "scaling": scaling} if scaling else status
 
@@ -279,6 +285,7 @@ class Run:
     def _release(self, stored: Stored) -> None:
         release(stored.document, platform=self._platform, actuators=self._actuators)
         self._scaling.forget(stored.namespace, stored.name)
+        self._standing.forget(key_of(stored))
         self._requests.forget(stored.namespace, stored.name)
 
 

@@ -12,6 +12,7 @@ from tidemill_contract import names
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.spec import AnalyticsPipeline, PipelineSpec, TopicSpec
 from tidemill_operator.plan.claims import made
+from tidemill_operator.plan.damage import bereaved
 from tidemill_operator.plan.model import LiveFacts, Owner, Plan
 from tidemill_operator.plan.reading import read_by_processors
 from tidemill_operator.plan.replay import abandoned, planned_replay
@@ -56,8 +57,9 @@ def build_plan(pipeline: AnalyticsPipeline, platform: Platform, generation: int,
     topics = desired_topics(
         config, platform, facts, replicated=pipeline.spec.source.topic.replication_factor is not None
     )
-    if not platform.recreate_topics and (pipeline.metadata.annotations or {}).get(RECREATE) != "true":
-        topics = bereave(topics, facts)
+    if (pipeline.metadata.annotations or {}).get(RECREATE) != "true":
+        schema = bereaved(schema, facts.schema)
+        topics = topics if platform.recreate_topics else bereave(topics, facts)
     source, *outputs = topics
     schema = replace(
         schema,

@@ -101,6 +101,7 @@ class Schema:
         replay: the reader that fills versions from the topic; empty: none does.
         switched: the reader whose versions are in force from now on; empty: none's are.
         abandoned: readers of replays that are wanted no more; what they filled goes.
+        lost: what of it somebody else took away: it is not made anew unasked. Empty: nothing, or it is allowed.
     """
 
     name: str
@@ -122,6 +123,7 @@ class Schema:
     replay: str = ""
     switched: str = ""
     abandoned: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -303,6 +305,8 @@ class LiveSchema:
         accepted: the resource's spec that was last accepted, as it was written; None: none yet.
         closed_until: epoch milliseconds by (name, version); None: nothing is closed.
         partitions: source partitions whose positions are kept.
+        missing_positions: partitions whose positions were kept and are not any more.
+        emptied: versions, by (name, version), that batches were merged into and whose tables hold nothing.
         read_from: Kafka's id of the topic that was read; empty: none was.
         read_before: ids of topics of the name that were read before that one.
         read_to: next offset by partition.
@@ -332,6 +336,8 @@ class LiveSchema:
     held_up: tuple[Failing, ...] = ()
     skipped: tuple[Failing, ...] = ()
     renames: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    missing_positions: tuple[int, ...] = ()
+    emptied: frozenset[tuple[str, int]] = frozenset()
     made: frozenset[str] = frozenset()
 
 

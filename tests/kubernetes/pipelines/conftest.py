@@ -118,12 +118,13 @@ class Cluster:
         return found["status"], found["reason"]
 
     def await_ready(self, key: Key, *, generation: int | None = None, seconds: float = 90.0) -> None:
-        """Wait until a pipeline is ready, as of a generation."""
+        """Wait until a pipeline is ready and nothing is on its way, as of a generation."""
 
         def ready() -> bool:
             status = self.get(key).get("status", {})
             seen = generation is None or status.get("observedGeneration") == generation
-            return seen and self.condition(key, "Ready")[0] == "True"
+            states = [self.condition(key, kind)[0] for kind in ("Ready", "Progressing")]
+            return seen and states == ["True", "False"]
 
         eventually(ready, seconds=seconds, what=f"{key} is ready: {self.get(key).get('status')}")
 

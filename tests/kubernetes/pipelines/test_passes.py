@@ -50,6 +50,7 @@ def test_a_new_pipeline_gets_all_it_needs_and_becomes_ready(
     status = cluster.get(orders)["status"]
     assert {c["type"]: c["status"] for c in status["conditions"]} == {
         "Ready": "True",
+        "Progressing": "False",
         "TopicsReady": "True",
         "SchemaReady": "True",
         "ProcessorsReady": "True",
@@ -327,13 +328,16 @@ def test_what_the_spec_asks_for_no_more_is_taken_away(cluster: Any, passes: Any,
     assert ("Deployment", "tidemill-api") not in cluster.children(namespace)
 
 
-def test_a_changed_spec_rolls_out_and_is_ready_only_then(
+def test_a_changed_spec_rolls_out_while_what_runs_serves(
     cluster: Any, passes: Any, orders: Key, namespace: str
 ) -> None:
     cluster.patch(orders, spec={"processor": {"replicas": 2}})
     assert passes.once(orders) is Result.WAITING
-    assert cluster.condition(orders, "ProcessorsReady") == ("False", "Waiting")
+    assert cluster.condition(orders, "ProcessorsReady") == ("True", "Waiting")
+    assert cluster.condition(orders, "Ready") == ("True", "Applied")
+    assert cluster.condition(orders, "Progressing") == ("True", "Waiting")
     passes.until(orders, Result.SETTLED)
+    assert cluster.condition(orders, "Progressing") == ("False", "Applied")
     assert cluster.child(namespace, "Deployment", "orders-processor")["status"]["readyReplicas"] == 2
     assert cluster.get(orders)["status"]["observedGeneration"] == 2
 
@@ -371,6 +375,7 @@ def test_a_paused_resource_is_left_alone(cluster: Any, passes: Any, orders: Key,
     assert passes.once(orders) is Result.SETTLED
     assert cluster.child(namespace, "Deployment", "orders-processor") == {}
     assert cluster.condition(orders, "ReconciliationPaused")[0] == "True"
+    assert cluster.condition(orders, "ProcessorsReady")[0] == cluster.condition(orders, "Ready")[0] == "False"
     cluster.patch(orders, metadata={"annotations": {"tidemill.dev/paused": None}})
     passes.until(orders, Result.SETTLED)
     assert cluster.child(namespace, "Deployment", "orders-processor")

@@ -115,8 +115,13 @@ class Running:
 
     def settle(self) -> None:
         """Reconcile until the pipeline is ready."""
+
+        def settled() -> bool:
+            found = self._reconcile()
+            return "Ready" in found and "Progressing" not in found
+
         try:
-            until(lambda: "Ready" in self._reconcile(), "the pipeline is ready", seconds=90)
+            until(settled, "the pipeline is ready", seconds=90)
         except Stuck as error:
             told = [(c["type"], c["status"], c["message"]) for c in (self._status or {}).get("conditions", ())]
             raise Stuck(f"{error}; {told}") from error

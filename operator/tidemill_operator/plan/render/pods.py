@@ -35,7 +35,7 @@ _RESOURCES: Mapping[Component, Mapping[str, Mapping[str, str]]] = {
     "processor": _PROCESSOR,
     "replay": _PROCESSOR,
     "ingest": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
-    "api": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
+    "api": {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"memory": "512Mi"}},
 }
 _DIVISOR: Mapping[str, int] = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 

@@ -1,0 +1,154 @@
+"""`tidemill status --retained`: what pipelines that are gone have left in Kafka and Postgres, and its removal."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tidemill_contract import names
+from tidemill_contract.spec import API_VERSION, KIND
+from tidemill_operator.actuators.base import Actuators
+from tidemill_operator.actuators.kafka import KafkaTopics
+from tidemill_operator.actuators.postgres import PostgresSchemas
+from tidemill_operator.actuators.postgres_retained import owned_schemas
+from tidemill_operator.actuators.secrets import FileSecrets
+from tidemill_operator.cli.main import CommandError
+from tidemill_operator.cli.observe import ANSWER_SECONDS, World, find_world
+from tidemill_operator.errors import TidemillError
+from tidemill_operator.outcome import Outcome, Rank
+from tidemill_operator.plan.model import Owner, Workload
+from tidemill_operator.reconcile import release
+
+_KINDS = ("events", "results", "anomalies", "dead-letters")
+_FUNCTIONS = ("owner", "writer", "reader")
+
+
+@dataclass(frozen=True)
+class Retained:
+    """What one pipeline has left."""
+
+    owner: Owner
+    schema: str
+    topics: tuple[str, ...]
+    roles: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """`namespace/name`."""
+        return f"{self.owner.namespace}/{self.owner.name}"
+
+
+class _NothingRuns:
+    """The runtime of a pipeline that is gone."""
+
+    def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
+        return []
+
+    def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
+        return []
+
+    def remove(self, namespace: str, pipeline: str) -> None:
+        pass
+
+    def endpoints(self, namespace: str, pipeline: str) -> Mapping[str, str]:
+        return {}
+
+    def exists(self, namespace: str, pipeline: str) -> bool:
+        return False
+
+
+def run(args: argparse.Namespace) -> int:
+    """List what is retained, or remove what one pipeline has left.
+
+    Raises:
+        CommandError: it is not known which pipelines there are, or a server does not answer.
+    """
+    try:
+        world = find_world(args.data_dir, os.environ)
+        if not world.postgres or not world.kafka:
+            raise CommandError(
+                "no Kafka and no Postgres are known: ask while `tidemill up` runs, or set TIDEMILL_KAFKA_BROKERS and"
+                " TIDEMILL_POSTGRES_URL"
+            )
+        found = list(retained(world, _living(world, os.environ)))
+        if args.remove:
+            return _remove(world, found, args.remove, args.data_dir)
+    except (TidemillError, ValueError) as error:
+        raise CommandError(str(error)) from error
+    print(json.dumps([asdict(one) for one in found], indent=1) if args.output == "json" else _text(found))
+    return 0
+
+
+def retained(world: World, living: Mapping[str, str]) -> Iterator[Retained]:
+    """What is there of pipelines of this cluster that are not.
+
+    Args:
+        world: the servers.
+        living: uids of the pipelines that there are, by `namespace/name`.
+
+    Raises:
+        TidemillError: a server does not answer.
+    """
+    kafka = KafkaTopics(world.platform.kafka_brokers, timeout_seconds=ANSWER_SECONDS)
+    for schema, owner in owned_schemas(world.platform.postgres).items():
+        if owner.cluster != world.platform.cluster_id or living.get(f"{owner.namespace}/{owner.name}") == owner.uid:
+            continue
+        topics = kafka.observe([names.topic(owner.namespace, owner.name, kind) for kind in _KINDS])
+        yield Retained(owner, schema, tuple(sorted(topics)), tuple(names.role(schema, part) for part in _FUNCTIONS))
+
+
+def _living(world: World, environ: Mapping[str, str]) -> Mapping[str, str]:
+    if "KUBERNETES_SERVICE_HOST" in environ:
+        # The client of the API takes a while to load.
+        from tidemill_operator.actuators.kubernetes_api import PIPELINE, Api
+
+        metadata = [item["metadata"] for item in Api().list(PIPELINE, None, metadata_only=True)]
+        return {f"{one['namespace']}/{one['name']}": one["uid"] for one in metadata}
+    if world.uids is None:
+        raise CommandError(
+            "which pipelines there are is not known: ask while `tidemill up` runs, or in the operator's pod"
+        )
+    return world.uids
+
+
+def _remove(world: World, found: Sequence[Retained], key: str, data_dir: Path) -> int:
+    one = next((one for one in found if one.key == key), None)
+    if one is None:
+        raise CommandError(f"--remove {key}: nothing is retained of it; see `tidemill status --retained`")
+    postgres = PostgresSchemas(world.platform.postgres)
+    live = postgres.observe(one.schema)
+    spec = {**(dict(live.accepted) if live and live.accepted else {}), "reclaimPolicy": "Delete"}
+    metadata = {"namespace": one.owner.namespace, "name": one.owner.name, "uid": one.owner.uid}
+    document: dict[str, Any] = {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec}
+    actuators = Actuators(
+        kafka=KafkaTopics(world.platform.kafka_brokers, timeout_seconds=ANSWER_SECONDS),
+        postgres=postgres,
+        secrets=FileSecrets(data_dir / "secrets"),
+        runtime=_NothingRuns(),
+    )
+    outcomes = release(document, platform=world.platform, actuators=actuators)
+    failures = [outcome.message for outcome in outcomes if outcome.rank == Rank.FAILED]
+    if failures:
+        raise CommandError("; ".join(failures))
+    gone = [outcome.name for outcome in outcomes if outcome.changed]
+    print(f"{key}: removed {', '.join(gone)}" if gone else f"{key}: nothing was removed")
+    return 0
+
+
+def _text(found: Sequence[Retained]) -> str:
+    if not found:
+        return "nothing is retained"
+    lines = []
+    for one in found:
+        lines += [
+            f"{one.key}, uid {one.owner.uid or 'none'}",
+            f"  schema: {one.schema}",
+            f"  roles: {', '.join(one.roles)}",
+            f"  topics: {', '.join(one.topics) or 'none'}",
+        ]
+    return "\n".join([*lines, "remove: tidemill status --retained --remove NAMESPACE/NAME"])

@@ -1,0 +1,90 @@
+"""What a pass tells of a spec that runs, besides how far each part is."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Any
+
+from tidemill_contract.spec import AnalyticsPipeline
+from tidemill_operator.actuators.base import Actuators
+from tidemill_operator.errors import TidemillError
+from tidemill_operator.outcome import Component, Outcome
+from tidemill_operator.plan.build import owner_of
+from tidemill_operator.plan.failing import failing
+from tidemill_operator.plan.kept import used_up
+from tidemill_operator.plan.losses import losses, missed
+from tidemill_operator.plan.model import LiveFacts, LiveReplay, LiveSchema, Owner, Plan
+from tidemill_operator.plan.replay import DONE, REPLAYING, finished
+from tidemill_operator.plan.versions import LIVE
+from tidemill_operator.settings import Platform
+from tidemill_operator.status import Report
+
+_MAX_MISSED = 1024
+
+
+def reported(
+    pipeline: AnalyticsPipeline,
+    plan: Plan,
+    live: LiveFacts,
+    outcomes: Sequence[Outcome],
+    platform: Platform,
+    actuators: Actuators,
+) -> Report:
+    """What is told of a spec that runs, whatever was asked for besides."""
+    owner = owner_of(pipeline, platform)
+    managed = {topic.name: topic.managed for topic in plan.topics}
+    observed = [outcome for outcome in outcomes if outcome.component == Component.TOPICS and outcome.observed]
+    topics = [{"name": o.name, **o.observed, "managed": managed.get(o.name, True)} for o in observed]
+    closed = live.schema.closed_until if live.schema else {}
+    return Report(
+        generation=0,
+        outcomes=outcomes,
+        suspended=pipeline.spec.suspend,
+        topics=sorted(topics, key=lambda item: list(managed).index(str(item["name"]))),
+        schema=plan.schema.name,
+        endpoints=actuators.runtime.endpoints(plan.namespace, plan.name),
+        aggregations=[
+            _aggregation(row.name, row.version, closed.get((row.name, row.version)))
+            for row in plan.schema.aggregations
+            if row.reader == LIVE
+        ],
+        replay=_replayed(pipeline, plan, live.schema),
+        lost=_lost(plan, live, owner),
+        full=used_up(pipeline.spec, live.schema, owner),
+        failing=failing(live.schema, owner),
+    )
+
+
+def _replayed(pipeline: AnalyticsPipeline, plan: Plan, live: LiveSchema | None) -> dict[str, Any]:
+    """How far a replay is; nothing if none is asked for."""
+    reader = plan.replay.reader if plan.replay else plan.schema.switched or finished(pipeline, live)
+    known = live.replays.get(reader, LiveReplay()) if live else LiveReplay()
+    told: dict[str, Any] = {"missed": text[:_MAX_MISSED]} if (text := missed(known.losses)) else {}
+    if plan.replay is None:
+        return {"reader": reader, "phase": DONE, **told} if reader else {}
+    return {
+        "reader": reader,
+        "phase": REPLAYING,
+        "versions": dict(plan.replay.versions),
+        "processed": known.processed,
+        "left": known.left,
+        "partitionsHandedOver": known.handed,
+        **told,
+    }
+
+
+def _lost(plan: Plan, live: LiveFacts, owner: Owner) -> list[TidemillError]:
+    """What events are gone, as seen when the pass began."""
+    if live.schema is None or live.schema.owner != owner:
+        return []
+    source = plan.topics[0].name
+    return losses(source, live.topics.get(source), live.schema)
+
+
+def _aggregation(name: str, version: int, closed_until: int | None) -> dict[str, Any]:
+    item: dict[str, Any] = {"name": name, "version": version}
+    if closed_until is not None:
+        moment = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(milliseconds=closed_until)
+        item["closedUntil"] = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return item

@@ -1,0 +1,133 @@
+"""What runs of a resource, as it is: only looked at, while it is paused or a server does not answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tidemill_contract import names
+from tidemill_contract.spec import AnalyticsPipeline
+from tidemill_contract.validate import check
+from tidemill_operator.actuators.base import Actuators
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.outcome import Component, Outcome, done, failed, skipped, waiting
+from tidemill_operator.plan.build import build_plan, owner_of
+from tidemill_operator.plan.damage import damaged
+from tidemill_operator.plan.model import LiveFacts, LiveSchema, LiveTopic, Plan, Topic
+from tidemill_operator.plan.refusals import foreign, gone, missing
+from tidemill_operator.plan.replay import REPLAY
+from tidemill_operator.settings import Platform
+
+RUNNING = (Component.PROCESSORS, Component.INGEST, Component.API)
+_COMPONENTS: Mapping[str, Component] = {
+    "processor": Component.PROCESSORS,
+    "replay": Component.PROCESSORS,
+    "ingest": Component.INGEST,
+    "api": Component.API,
+}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A look.
+
+    Attributes:
+        pipeline: with the spec that runs.
+        plan: of it.
+        live: what is there; parts that did not answer are unknown.
+        outcomes: of everything, as a pass would tell that has nothing to do.
+    """
+
+    pipeline: AnalyticsPipeline
+    plan: Plan
+    live: LiveFacts
+    outcomes: list[Outcome]
+
+
+def accepted(document: Mapping[str, Any], live: LiveSchema | None) -> AnalyticsPipeline | None:
+    """The resource with the spec that was accepted last, if its schema is this resource's and tells one."""
+    if live is None or live.accepted is None or live.owner is None:
+        return None
+    metadata = {key: document["metadata"][key] for key in ("name", "namespace", "uid") if document["metadata"].get(key)}
+    if replayed := (document["metadata"].get("annotations") or {}).get(REPLAY):
+        metadata["annotations"] = {REPLAY: replayed}  # a replay goes on while a newer spec is refused
+    if live.owner.uid != (metadata.get("uid") or ""):
+        return None
+    known = {key: document.get(key) for key in ("apiVersion", "kind")}
+    pipeline, _ = check({**known, "metadata": metadata, "spec": dict(live.accepted)})
+    return pipeline
+
+
+def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) -> Seen | None:
+    """Look at what runs of a resource; None: nothing of it ever ran, as far as is known."""
+    outcomes: list[Outcome] = []
+    metadata = document.get("metadata", {})
+    try:
+        name = names.schema(metadata.get("namespace", "default"), metadata["name"])
+    except (KeyError, TypeError, AttributeError):
+        return None
+    schema: LiveSchema | None = None
+    with _told(outcomes, Component.SCHEMA):
+        schema = actuators.postgres.observe(name)
+    pipeline = accepted(document, schema)
+    if pipeline is None and outcomes:
+        pipeline, _ = check({**document, "status": None})  # what was accepted is not known now; names are the same
+    if pipeline is None:
+        return None
+    live = LiveFacts(schema=schema)
+    with _told(outcomes, Component.TOPICS):
+        wanted = [topic.name for topic in build_plan(pipeline, platform, 1, live).topics]
+        live = LiveFacts(actuators.kafka.observe(wanted), actuators.kafka.brokers(), schema)
+    plan = build_plan(pipeline, platform, schema.generation if schema else 1, live)
+    if live.brokers is not None:
+        outcomes += [_topic(topic, live.topics.get(topic.name)) for topic in plan.topics]
+    if schema is not None:
+        errors = list(foreign(name, schema.owner, owner_of(pipeline, platform)))
+        errors += [damaged(plan.schema)] if plan.schema.lost else []
+        outcomes += [failed(Component.SCHEMA, name, error) for error in errors] or [done(Component.SCHEMA, name)]
+    outcomes += running(plan, actuators, lambda component: waiting(component, component.value, "none of it is there"))
+    return Seen(pipeline, plan, live, outcomes)
+
+
+def running(plan: Plan, actuators: Actuators, absent: Callable[[Component], Outcome]) -> list[Outcome]:
+    """How far the workloads of a plan are.
+
+    Args:
+        plan: what is asked for.
+        actuators: the world.
+        absent: what is told of a part of which nothing is there.
+    """
+    outcomes: list[Outcome] = []
+    with _told(outcomes, *RUNNING):
+        outcomes += actuators.runtime.observe(plan.workloads)
+        asked = {_COMPONENTS[workload.component] for workload in plan.workloads}
+        there = {outcome.component for outcome in outcomes}
+        outcomes += [absent(component) for component in RUNNING if component in asked - there]
+    return outcomes
+
+
+def blocked(component: Component, by: str) -> Outcome:
+    """It was not looked at."""
+    return skipped(component, component.value, Reason.BLOCKED, f"waits for {by}")
+
+
+@contextmanager
+def _told(outcomes: list[Outcome], *components: Component) -> Iterator[None]:
+    """An error of a server becomes the outcome of the parts that it concerns."""
+    try:
+        yield
+    except TidemillError as error:
+        outcomes += [failed(component, component.value, error) for component in components]
+
+
+def _topic(topic: Topic, live: LiveTopic | None) -> Outcome:
+    if live is not None:
+        facts = {"id": live.id, "partitions": live.partitions, "replicationFactor": live.replication_factor}
+        return done(Component.TOPICS, topic.name, observed=facts)
+    if not topic.managed:
+        return failed(Component.TOPICS, topic.name, missing(topic))
+    if topic.lost:
+        return failed(Component.TOPICS, topic.name, gone(topic))
+    return waiting(Component.TOPICS, topic.name, f"topic {topic.name} is not there")

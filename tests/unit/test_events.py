@@ -1,0 +1,83 @@
+"""One Event a transition, whatever number of conditions shows it; versions of aggregations are told."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import pytest
+
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.events import changed
+from tidemill_operator.outcome import Component, Outcome, done, failed, waiting
+from tidemill_operator.status import Report, new_versions, status
+
+NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+READY = [done(component, component.value) for component in Component]
+COMING = waiting(Component.PROCESSORS, "p", "1 of 3 run as asked for now", serving=True)
+STARTING = waiting(Component.PROCESSORS, "p", "0 of 1 are available")
+AWAY = failed(Component.TOPICS, "t", TidemillError(Reason.UNREACHABLE, "Kafka does not answer"))
+LOST = failed(Component.TOPICS, "t", TidemillError(Reason.DATA_LOSS, "topic t is gone"))
+STALE = TidemillError(Reason.NOT_SUPPORTED, "spec.source.key: changed")
+
+
+def pipeline(*others: Outcome, **more: object) -> Report:
+    parts = {outcome.component: outcome for outcome in (*READY, *others)}
+    return Report(1, list(parts.values()), **more)  # type: ignore[arg-type]
+
+
+STORIES: list[tuple[str, list[Report], list[str]]] = [
+    (
+        "made",
+        [pipeline(STARTING), pipeline(STARTING), pipeline()],
+        ["Progressing True Waiting", "", "Ready True Applied"],
+    ),
+    (
+        "a rollout",
+        [pipeline(), pipeline(COMING), pipeline()],
+        ["Ready True Applied", "Progressing True Waiting", "Progressing False Applied"],
+    ),
+    (
+        "a server goes and comes",
+        [pipeline(), pipeline(AWAY), pipeline(AWAY), pipeline()],
+        ["Ready True Applied", "Ready False Unreachable", "", "Ready True Applied"],
+    ),
+    ("a loss", [pipeline(), pipeline(LOST)], ["Ready True Applied", "Ready False DataLoss"]),
+    ("it gets worse", [pipeline(AWAY), pipeline(LOST)], ["Ready False Unreachable", "Stalled True DataLoss"]),
+    (
+        "a refused edit",
+        [pipeline(), pipeline(stalled=[STALE]), pipeline()],
+        ["Ready True Applied", "Stalled True NotSupported", "Stalled False Applied"],
+    ),
+    (
+        "an edit while it is suspended",
+        [pipeline(), pipeline(suspended=True)],
+        ["Ready True Applied", "Suspended True Suspended"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("what", "reports", "told"), STORIES, ids=[what for what, *_ in STORIES])
+def test_a_transition_is_told_once(what: str, reports: list[Report], told: list[str]) -> None:
+    before, found = None, []
+    for minute, report in enumerate(reports):
+        now = status(before, report, NOON + dt.timedelta(minutes=minute))
+        news = [f"{c['type']} {c['status']} {c['reason']}" for c in changed(before, now)]
+        found.append("; ".join(news))
+        before = now
+    assert found == told, what
+
+
+def test_another_version_is_told_with_what_becomes_of_the_one_before() -> None:
+    def at(version: int, **more: object) -> dict[str, object]:
+        return {"aggregations": [{"name": "by_shop", "version": version}, {"name": "total", "version": 1}], **more}
+
+    assert list(new_versions(None, at(1), "orders")) == []
+    assert list(new_versions(at(1), at(1), "orders")) == []
+    assert list(new_versions(at(1), at(2), "orders")) == [
+        "aggregation by_shop: version 2 counts from now on; earlier windows are kept as v1; `tidemill replay orders"
+        " --aggregation by_shop` fills v2"
+    ]
+    filled = at(1, replay={"phase": "Replaying", "versions": {"by_shop": 2}})
+    assert list(new_versions(filled, at(2), "orders")) == [
+        "aggregation by_shop: version 2 is in force, which a replay has filled"
+    ]

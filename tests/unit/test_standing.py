@@ -1,0 +1,118 @@
+"""Whether events are counted, by what is seen of positions all along: still, silent, and moving again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.queue import Key
+from tidemill_operator.standing import Look, Progress, Standing
+
+AWAY = TidemillError(Reason.UNREACHABLE, "no broker tells")
+KEY = Key("shop", "orders", "u")
+SCHEMA, TOPIC = "shop__orders", "shop.orders.events"
+STATUS = {"schema": SCHEMA, "topics": [{"name": TOPIC}], "conditions": []}
+
+
+class Watch:
+    """One pipeline, looked at every five seconds."""
+
+    def __init__(self, document: Mapping[str, Any] | None = None) -> None:
+        self.now, self.news = 0.0, list[tuple[float, str]]()
+        self.standing = Standing(self._changed, clock=lambda: self.now)
+        self.standing.watch(KEY, document or {}, STATUS)
+
+    def _changed(self, _: Key, error: TidemillError | None) -> None:
+        self.news.append((self.now, error.reason if error else ""))
+
+    def sees(self, *looks: Look) -> list[tuple[float, str]]:
+        """Look so often; what was told of it, and when."""
+        for look in looks:
+            self.standing.take(KEY, SCHEMA, TOPIC, look)
+            self.now += 5.0
+        return self.news
+
+
+def at(*pairs: tuple[int, int | None], confirmed: int = 0) -> dict[int, Progress]:
+    """Partitions by (lag, position)."""
+    return {number: Progress(lag, (offset, confirmed)) for number, (lag, offset) in enumerate(pairs)}
+
+
+def test_nothing_waits_and_nothing_moves() -> None:
+    assert Watch().sees(*[at((0, 7), (0, None))] * 20) == []
+
+
+def test_what_waits_for_twenty_seconds_is_told_once_and_when_it_moves() -> None:
+    watch = Watch()
+    assert watch.sees(at((0, 7)), *[at((3 + n, 7)) for n in range(10)]) == [(25.0, "EventsNotMoving")]
+    error = watch.standing.error(KEY)
+    assert str(error) == (
+        "events wait in the topic (partitions 0) and none is counted; see the processors' pods and their /health,"
+        " which names what they wait for"
+    )
+    assert watch.sees(at((5, 15))) == [(25.0, "EventsNotMoving"), (55.0, "")]
+    assert watch.standing.errors() == {}
+
+
+MOVING: list[tuple[list[Look], str]] = [
+    ([at((9, 7 + n)) for n in range(20)], "a backlog is worked off"),
+    ([at((9, 7), (9, n)) for n in range(20)], "one partition waits, the other moves"),
+    ([at((n % 2, 7 + n // 2)) for n in range(20)], "an event now and then"),
+    ([at((1, 7), confirmed=n) for n in range(20)], "only markers of transactions are left, and the end is confirmed"),
+    ([at((9, 7), (9, 7)), {0: Progress(9, (8, 0))}] * 8, "a broker is away, the others' partitions move"),
+]
+
+
+@pytest.mark.parametrize(("looks", "what"), MOVING, ids=[what for _, what in MOVING])
+def test_what_moves_is_not_told(looks: list[Look], what: str) -> None:
+    assert Watch().sees(*looks) == [], what
+
+
+def test_rare_commits_are_waited_for() -> None:
+    watch = Watch({"spec": {"processor": {"flushInterval": "20s"}}})
+    assert watch.sees(*[at((9, 7))] * 14) == [(60.0, "EventsNotMoving")]
+
+
+def test_nobody_tells() -> None:
+    """Ten seconds without an answer are an outage, five are none; the reason follows what is seen after it."""
+    assert Watch().sees(at((0, 7)), AWAY, at((0, 7)), AWAY) == []
+    watch = Watch()
+    assert watch.sees(at((0, 7)), AWAY, AWAY, AWAY) == [(10.0, "Unreachable")]
+    assert watch.sees(at((0, 9))) == [(10.0, "Unreachable"), (20.0, "")]
+
+
+def test_a_schema_that_is_not_there_is_told_by_others() -> None:
+    watch = Watch()
+    assert (watch.sees(*[{}] * 10), watch.standing.error(KEY)) == ([], None)
+
+
+def test_a_look_at_the_place_of_before_is_no_news() -> None:
+    watch = Watch()
+    watch.standing.watch(KEY, {}, {**STATUS, "topics": [{"name": "other"}]})
+    assert watch.sees(*[at((9, 7))] * 10) == []
+
+
+def test_a_look_that_does_not_come_back() -> None:
+    watch = Watch()
+    watch.sees(at((0, 7)))
+    watch.now += 30.0
+    error = watch.standing.error(KEY)
+    assert error is not None
+    assert error.reason == Reason.UNREACHABLE
+
+
+@pytest.mark.parametrize(
+    "status",
+    [{}, {**STATUS, "conditions": [{"type": "Suspended", "status": "True"}]}, {**STATUS, "topics": []}],
+    ids=["nothing is known", "suspended", "no topic yet"],
+)
+def test_what_is_not_to_be_counted_is_not_watched(status: dict[str, Any]) -> None:
+    watch = Watch()
+    watch.sees(*[at((9, 7))] * 6)
+    watch.standing.watch(KEY, {}, status)
+    assert watch.standing.error(KEY) is None
+    watch.sees(at((9, 7)))
+    assert watch.standing.errors() == {}
