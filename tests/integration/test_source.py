@@ -48,10 +48,7 @@ def open_source(servers: Any, request: pytest.FixtureRequest) -> Iterator[Callab
         source = Source(WorkloadSettings(kafka_brokers=servers.kafka), of)
         sources.append(source)
         source.subscribe()
-        deadline = time.monotonic() + 60
-        while not source.assigned and time.monotonic() < deadline:
-            source.poll(10, 0.1)
-        assert source.assigned == {0}
+        assigned(source)
         return source
 
     yield make
@@ -116,3 +113,28 @@ def test_offsets_that_hold_no_record_are_passed(servers: Any, open_source: Calla
 
     source = open_source("gaps", fill)
     assert read(source, 10, until=21) == list(range(11, 21))
+
+
+def test_a_named_member_that_ends_is_not_waited_for(servers: Any) -> None:
+    """Others have its partition long before its session would be over."""
+    of = config("leaving")
+    KafkaAdmin(servers.kafka).create(of.events_topic)
+    ending, staying = (Source(WorkloadSettings(kafka_brokers=servers.kafka, instance=f"p-{n}"), of) for n in range(2))
+    ending.subscribe()
+    assigned(ending)
+    staying.subscribe()
+    began = time.monotonic()
+    ending.close()
+    try:
+        assigned(staying)
+    finally:
+        staying.close()
+    assert time.monotonic() - began < WorkloadSettings().session_timeout_ms / 1000 / 2
+
+
+def assigned(source: Source) -> None:
+    """Poll until it has the partition."""
+    deadline = time.monotonic() + 60
+    while not source.assigned and time.monotonic() < deadline:
+        source.poll(10, 0.1)
+    assert source.assigned == {0}

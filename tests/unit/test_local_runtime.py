@@ -54,6 +54,7 @@ def runtime(tmp_path: Path) -> Iterator[LocalRuntime]:
         "TIDEMILL_RESILIENCE__REDIS__TIMEOUT": "1",
         "TIDEMILL_INGEST_EVENTS_PER_SECOND": "5",
         "TIDEMILL_ALLOWED_HOSTS": "shop.example",
+        "TIDEMILL_SESSION_TIMEOUT_MS": "6000",
     }
     local = LocalRuntime(tmp_path / "data", environ=environ, addresses=ADDRESSES, ports={"ingest": 21000, "api": 21100})
     local.start()
@@ -115,12 +116,14 @@ def test_a_workload_gets_its_settings_and_no_administrator_login(runtime: LocalR
         "TIDEMILL_CONFIG_DIR": str(tmp_path / "data" / "pipelines" / "ns"),
         "TIDEMILL_HOST": "127.0.0.1",
         "TIDEMILL_INGEST_EVENTS_PER_SECOND": "5",
+        "TIDEMILL_INSTANCE": "ns.p-processor-0",
         "TIDEMILL_LOG_LEVEL": "DEBUG",
         "TIDEMILL_NAMESPACE": "ns",
         "TIDEMILL_PIPELINE": "p",
         "TIDEMILL_PORT": str(state.port),
         "TIDEMILL_RESILIENCE__REDIS__TIMEOUT": "1",
         "TIDEMILL_SECRETS_DIR": str(tmp_path / "data" / "secrets" / "ns"),
+        "TIDEMILL_SESSION_TIMEOUT_MS": "6000",
     }
 
 

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +57,8 @@ PRODUCER_TUNING: Mapping[str, Any] = {
 
 ASK_SECONDS = 5.0
 """How long an answer of Kafka to a question may take."""
+LEAVE_SECONDS = 3.0
+"""How long leaving the group may take."""
 GAP_SIGHTINGS = 2
 """How often the same gap behind a sought offset must be met before it is believed to be one."""
 
@@ -298,7 +301,12 @@ class Source:
         return int(found) if found >= 0 else self.range_of(partition)[1]
 
     def close(self) -> None:
-        """Leave the group."""
+        """Leave the group, so that others take over at once: who has a name of its own is waited for otherwise."""
+        with suppress(KafkaException):
+            self._consumer.unsubscribe()  # type: ignore[no-untyped-call]
+            deadline = time.monotonic() + LEAVE_SECONDS
+            while self.assigned and time.monotonic() < deadline:
+                self._consumer.consume(1, 0.1)
         self._consumer.close()  # type: ignore[no-untyped-call]
 
 
