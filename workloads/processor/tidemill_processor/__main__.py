@@ -106,6 +106,7 @@ class Processor:
         kafka_ok = not loop.kafka_error and time.monotonic() - loop.kafka_ok_at < KAFKA_SILENCE_SECONDS
         silent = "" if kafka_ok else loop.kafka_error or f"no answer for {KAFKA_SILENCE_SECONDS:.0f} s"
         silent_database = loop.database_error or (keeper.database_error if keeper is not None else "")
+        silent_database = silent_database or loop.database_slow
         dependencies = [
             Dependency("kafka", kafka_ok, True, silent, guards.kafka_consumer.state),
             Dependency("postgres", not silent_database, True, silent_database, guards.database.state),

@@ -15,6 +15,8 @@ T = TypeVar("T")
 MARGIN_SECONDS = 2.0
 """Beyond the statement timeout: while the server lives, its own answer comes first."""
 _INTERVAL_SECONDS = 0.1
+SLOW_SECONDS = 15.0
+"""What is stored at once takes far less, unless the server is slow."""
 
 
 class WriterConnection(psycopg.Connection[tuple[Any, ...]]):
@@ -27,6 +29,19 @@ class WriterConnection(psycopg.Connection[tuple[Any, ...]]):
 
     answer_seconds = 10.0 + MARGIN_SECONDS
     heard_at = 0.0
+    _waited = 0.0
+    _waits_since: float | None = None
+
+    @property
+    def slow(self) -> str:
+        """What is to be told of a server that answers in time, but so slowly that nothing gets done; empty: nothing."""
+        since = self._waits_since
+        waited = self._waited + (time.monotonic() - since if since is not None else 0.0)
+        return f"answers slowly: waited for {waited:.0f} s, and not done yet" if waited >= SLOW_SECONDS else ""
+
+    def done(self) -> None:
+        """What was begun is stored, or given up."""
+        self._waited = 0.0
 
     def wait(self, gen: PQGen[T], interval: float = _INTERVAL_SECONDS, timeout: float | None = None) -> T:
         """Called by psycopg for each statement.
@@ -35,7 +50,7 @@ class WriterConnection(psycopg.Connection[tuple[Any, ...]]):
             psycopg.errors.ConnectionTimeout: no answer in time; the connection is closed.
         """
         limit = self.answer_seconds if timeout is None else timeout
-        began = time.monotonic()
+        began = self._waits_since = time.monotonic()
         try:
             return super().wait(gen, interval, limit)
         except psycopg.OperationalError as error:
@@ -44,4 +59,5 @@ class WriterConnection(psycopg.Connection[tuple[Any, ...]]):
             self.pgconn.finish()
             raise psycopg.errors.ConnectionTimeout(f"no answer from Postgres within {limit:g} s") from None
         finally:
-            self.heard_at = time.monotonic()
+            self._waits_since, self.heard_at = None, time.monotonic()
+            self._waited += self.heard_at - began

@@ -110,6 +110,12 @@ class Loop:
         connection = self._connection
         return max(self._turned_at, self._source.heard_at, connection.heard_at if connection is not None else 0.0)
 
+    @property
+    def database_slow(self) -> str:
+        """What is to be told of a Postgres that answers, but slowly; empty: nothing."""
+        connection = self._connection
+        return connection.slow if connection is not None else ""
+
     def stop(self) -> None:
         """End after the present turn."""
         self._stopping = True
@@ -124,6 +130,8 @@ class Loop:
             while not self._stopping:
                 self._turn()
                 self._turned_at = time.monotonic()
+                if self._connection is not None:
+                    self._connection.done()
                 self._collect()
         finally:
             gc.enable()
