@@ -23,6 +23,8 @@ STILL_SECONDS = 20.0
 _FLUSHES = 3
 # Nobody could tell for so long.
 SILENT_SECONDS = 10.0
+# Some leaders did not tell for so long, and nothing of the others moved: longer than it takes to choose new ones.
+UNTOLD_SECONDS = 15.0
 # Not even a look came back for so long.
 _BLIND_SECONDS = 25.0
 _MAX_PARTITIONS = 8
@@ -55,6 +57,7 @@ class _Watched:
         patience: seconds in which something has to move.
         told_at: when its progress was last known.
         still_since: since when what waits has not moved; None: it moves, or nothing waits.
+        untold_since: since when some partitions are not known, and none of the others has moved; None: it is not so.
     """
 
     place: tuple[str, str]
@@ -62,6 +65,7 @@ class _Watched:
     told_at: float
     seen: dict[int, Progress] = field(default_factory=dict)
     still_since: float | None = None
+    untold_since: float | None = None
     looked_at: float = 0.0
     error: TidemillError | None = None
 
@@ -72,13 +76,19 @@ class _Watched:
                 self.error = look
             return
         waiting, moved = _compared(self.seen, look)
-        if moved or not waiting:
-            self.still_since = None
-        elif self.still_since is None:
-            self.still_since = self.looked_at
+        untold = sorted(self.seen.keys() - look.keys())
+        self.still_since = None if moved or not waiting else self._since(self.still_since)
+        self.untold_since = None if moved or not untold else self._since(self.untold_since)
         self.seen, self.told_at, self.looked_at = {**self.seen, **look}, now, now
-        still = self.still_since is not None and now - self.still_since >= self.patience
-        self.error = (self.error if _is_still(self.error) else _still(waiting)) if still else None
+        if self.still_since is not None and now - self.still_since >= self.patience:
+            self.error = self.error if _is(self.error, Reason.NOT_MOVING) else _still(waiting)
+        elif self.untold_since is not None and now - self.untold_since >= UNTOLD_SECONDS:
+            self.error = self.error if _is(self.error, Reason.UNREACHABLE) else _untold(untold)
+        else:
+            self.error = None
+
+    def _since(self, before: float | None) -> float:
+        return self.looked_at if before is None else before
 
 
 class Standing:
@@ -168,14 +178,25 @@ def _compared(before: Mapping[int, Progress], now: Mapping[int, Progress]) -> tu
     )
 
 
-def _is_still(error: TidemillError | None) -> bool:
-    return error is not None and error.reason == Reason.NOT_MOVING
+def _is(error: TidemillError | None, reason: Reason) -> bool:
+    return error is not None and error.reason == reason
+
+
+def _named(partitions: list[int]) -> str:
+    return ", ".join(map(str, partitions[:_MAX_PARTITIONS])) + (", …" if len(partitions) > _MAX_PARTITIONS else "")
+
+
+def _untold(partitions: list[int]) -> TidemillError:
+    return TidemillError(
+        Reason.UNREACHABLE,
+        f"leaders of partitions {_named(partitions)} do not answer, and no event of the others is counted",
+        "see whether Kafka's brokers run",
+    )
 
 
 def _still(partitions: list[int]) -> TidemillError:
-    named = ", ".join(map(str, partitions[:_MAX_PARTITIONS])) + (", …" if len(partitions) > _MAX_PARTITIONS else "")
     return TidemillError(
         Reason.NOT_MOVING,
-        f"events wait in the topic (partitions {named}) and none is counted",
+        f"events wait in the topic (partitions {_named(partitions)}) and none is counted",
         "see the processors' pods and their /health, which names what they wait for",
     )

@@ -76,6 +76,23 @@ def test_rare_commits_are_waited_for() -> None:
     assert watch.sees(*[at((9, 7))] * 14) == [(60.0, "EventsNotMoving")]
 
 
+def test_some_leaders_are_silent_and_nothing_else_moves() -> None:
+    """Two brokers of three, say: the third's partition gets no events either. New leaders are chosen sooner."""
+    watch = Watch()
+    before, during = at((0, 7), (0, 7), (0, 7)), at((0, 7))
+    assert watch.sees(before, during, during, before) == []
+    assert watch.sees(*[during] * 4) == [(30.0, "Unreachable")]
+    assert str(watch.standing.error(KEY)) == (
+        "leaders of partitions 1, 2 do not answer, and no event of the others is counted;"
+        " see whether Kafka's brokers run"
+    )
+    assert watch.sees(before)[1:] == [(40.0, "")]
+
+
+def test_some_leaders_are_silent_and_the_others_move() -> None:
+    assert Watch().sees(at((0, 7), (0, 7)), *[at((0, 7 + n)) for n in range(20)]) == []
+
+
 def test_nobody_tells() -> None:
     """Ten seconds without an answer are an outage, five are none; the reason follows what is seen after it."""
     assert Watch().sees(at((0, 7)), AWAY, at((0, 7)), AWAY) == []

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from tidemill_operator.cli.session import Session
 from tidemill_operator.cli.sources import Reading
 from tidemill_operator.cli.store import Store, Stored
 from tidemill_operator.cli.up_figures import LocalFigures, key_of
+from tidemill_operator.cli.up_passes import Passes
 from tidemill_operator.cli.up_scaling import LocalScaling
 from tidemill_operator.condition_measures import Conditions
 from tidemill_operator.local.child import start_time
@@ -31,9 +32,11 @@ from tidemill_operator.scaling_figures import FiguresReader
 from tidemill_operator.servers import Servers, start_servers
 from tidemill_operator.settings import Platform
 from tidemill_operator.standing import Standing
+from tidemill_operator.status import interrupted
 
 Say = Callable[[str], None]
 _SERVER_RESTART_SECONDS = 2.0
+_PASS_SECONDS = 0.2
 _RESILIENCE_FILE = Path("config/resilience.yaml")
 
 
@@ -113,8 +116,11 @@ class Run:
             servers.kafka, servers.postgres, host=options.host, say=say, progress=self._standing.take
         )
         self._session = Session(self._store, apply=self._apply, release=self._release, say=say)
+        self._passes = Passes(self._session.step)
+        self._reading: Reading | None = None
         self._conditions = Conditions()
         self._revived: dict[str, float] = {}
+        self._interrupted: dict[str, datetime] = {}
         self._announced = ""
         self._seen: object = None
 
@@ -139,7 +145,10 @@ class Run:
         return run
 
     def take(self, reading: Reading) -> None:
-        """Accept what the files say."""
+        """Accept what the files say, as soon as no pass is under way."""
+        self._reading = reading
+
+    def _take(self, reading: Reading) -> None:
         if not self._session.pipelines:
             for stored in self._store:
                 if stored.key not in reading.documents:
@@ -152,21 +161,32 @@ class Run:
     def step(self) -> None:
         """One round: servers that died are started again, due pipelines are reconciled, readers are told."""
         self._revive_servers()
+        if self._passes.idle:
+            if self._reading is not None:
+                self._take(self._reading)
+                self._reading = None
+            self._look_again()
+            self._passes.start()
+            # Most are over at once, and what they tell is to be told now.
+            self._passes.wait(_PASS_SECONDS)
+        self._figures.watch(self._session.pipelines.values())
+        self._tell_conditions()
+        self._report()
+        if self._passes.idle and self._session.settled:
+            self._announce()
+
+    def _look_again(self) -> None:
+        """Have all pipelines looked at if something that matters to them is another."""
         ready = {name: state.ready for name, state in self._runtime.states().items()}
         asked = {key: self._requests.read(one.namespace, one.name) for key, one in self._session.pipelines.items()}
         seen = (ready, self._scaling.decisions(), asked, self._standing.errors())
         if seen != self._seen:
             self._seen = seen
             self._session.nudge()
-        self._session.step()
-        self._figures.watch(self._session.pipelines.values())
-        self._tell_conditions()
-        self._report()
-        if self._session.settled:
-            self._announce()
 
     def close(self) -> None:
         """End everything that was started: workloads first, so that they can still commit."""
+        self._passes.wait()
         self._figures.close()
         self._scaling.close()
         self._runtime.close()
@@ -209,7 +229,16 @@ class Run:
         pipelines = self._session.pipelines
         self._conditions.keep(pipelines)
         for key, stored in pipelines.items():
-            self._conditions.tell(key, stored.namespace, stored.name, stored.status.get("conditions", ()))
+            self._conditions.tell(key, stored.namespace, stored.name, self._conditions_of(stored))
+
+    def _conditions_of(self, stored: Stored) -> Sequence[Mapping[str, Any]]:
+        """As the last pass told them, but for what was seen since: a pass may wait for a server for long."""
+        error = self._standing.error(key_of(stored))
+        if error is None:
+            self._interrupted.pop(stored.key, None)
+            return list(stored.status.get("conditions", ()))
+        since = self._interrupted.setdefault(stored.key, datetime.now(UTC))
+        return list(interrupted(stored.status, error, since).get("conditions", ()))
 
     def _report(self) -> None:
         """Write `status.json`: what `tidemill status` and tests read; and what Prometheus is to scrape."""
@@ -230,9 +259,9 @@ class Run:
         pipelines = {
             stored.key: {
                 "generation": stored.document["metadata"]["generation"],
-                "ready": stored.ready,
+                "ready": stored.ready and stored.key not in self._interrupted,
                 "endpoints": dict(self._runtime.endpoints(stored.namespace, stored.name)),
-                "conditions": [*stored.status.get("conditions", []), *figures.get("conditions", [])],
+                "conditions": [*conditions, *figures.get("conditions", [])],
                 "figures": {name: value for name, value in figures.items() if name != "conditions"},
                 "aggregations": stored.status.get("aggregations", []),
                 "replay": stored.status.get("replay", {}),
@@ -240,7 +269,7 @@ class Run:
                 "decisions": self._scaling.history(stored.namespace, stored.name),
             }
             for stored in self._session.pipelines.values()
-            for figures in [self._figures.status(stored)]
+            for figures, conditions in [(self._figures.status(stored), self._conditions_of(stored))]
         }
         servers = {
             name: {"pid": server.pid, "port": server.port, "ready": server.running}
@@ -250,7 +279,7 @@ class Run:
         report: dict[str, Any] = {
             "pid": os.getpid(),
             "started": start_time(os.getpid()),
-            "ready": self._session.ready,
+            "ready": self._session.ready and all(pipeline["ready"] for pipeline in pipelines.values()),
             "addresses": {"kafka": self._servers.kafka, "postgres": postgres, "redis": self._servers.redis},
             "pipelines": pipelines,
             "workloads": workloads,
