@@ -11,9 +11,12 @@ JOBS ?= 3
 PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # Further options: `make unit ARGS="-k window -x"`.
 ARGS ?=
-# How long `make fuzz` runs, and the first seed; none: any.
+# How long `make fuzz` and `make soak` run, and the first seed; none: any.
 MINUTES ?= 60
 SEED ?=
+# Rows of `make faults` (none: all), and events that each writes at the least.
+ROWS ?=
+EVENTS ?= 20000
 # KEEP=1: `make demo` leaves everything running with its dashboard until Ctrl-C.
 KEEP ?=
 
@@ -106,6 +109,14 @@ demo-chaos: setup ## The same while processors are killed, frozen, scaled and th
 .PHONY: demo-k8s
 demo-k8s: setup ## The demo in a real Kubernetes cluster: images, charts, kubectl apply (KEEP=1: keep it running)
 	PYTHONPATH=hack $(PYTHON) -m demo.kubernetes $(if $(KEEP),--keep) $(ARGS)
+
+.PHONY: faults
+faults: setup ## Faults by name on three brokers: what is told and how soon, how soon all is well, what is lost (ROWS=a,b EVENTS=20000)
+	PYTHONPATH=hack $(PYTHON) -m faults --rows "$(ROWS)" --events $(EVENTS) $(ARGS)
+
+.PHONY: soak
+soak: setup ## The same with drawn faults (MINUTES=20 SEED=the one that was printed)
+	PYTHONPATH=hack $(PYTHON) -m faults --events $(EVENTS) --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 .PHONY: images
 images: setup ## Build all images (hack/images/build --help for more)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -87,6 +87,7 @@ class Runtime:
         folder: of the copy, the data and the logs.
         environment: more of it.
         any_ports: listen on any; tests that run beside each other would choose the same first free ones.
+        options: further ones of `tidemill up`.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Runtime:
         *,
         environment: Mapping[str, str] | None = None,
         any_ports: bool = False,
+        options: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.file = folder / "pipeline.yaml"
@@ -103,7 +105,7 @@ class Runtime:
         self.name = str(self.document["metadata"]["name"])
         self.namespace = str(self.document["metadata"].get("namespace", "default"))
         self._environment = {**os.environ, **(environment or {})}
-        self._ports = ["--port-ingest", "0", "--port-api", "0"] if any_ports else []
+        self._options = [*(["--port-ingest", "0", "--port-api", "0"] if any_ports else []), *options]
         self._process: subprocess.Popen[bytes] | None = None
         self._ready: dict[str, Any] = {}
 
@@ -126,7 +128,7 @@ class Runtime:
         self._write()
         ready_file = self.folder / "ready.json"
         command = [str(Path(sys.executable).with_name("tidemill")), "up", "-f", str(self.file)]
-        command += ["--data-dir", str(self.data_dir), "--ready-file", str(ready_file), *self._ports]
+        command += ["--data-dir", str(self.data_dir), "--ready-file", str(ready_file), *self._options]
         with self.log.open("wb") as output:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -46,11 +46,20 @@ def kafka_brokers(
     *,
     environ: Mapping[str, str] = os.environ,
     count: int = 1,
+    advertised: Sequence[int] = (),
     on_progress: Progress | None = None,
 ) -> list[Server]:
     """Brokers, formatted and ready to be spawned; the first is called `kafka`, further ones `kafka-2`, `kafka-3`, ….
 
     All share `<data_dir>/kafka`. The number of brokers of a folder is fixed by its first use.
+
+    Args:
+        data_dir: the folder of data and logs.
+        ports: where they listen.
+        environ: where programs are looked for, and what the brokers inherit.
+        count: how many.
+        advertised: loopback ports at which others are to find them, such as a proxy's; none: where they listen.
+        on_progress: told what happens, a line at a time.
 
     Raises:
         ServerError: Java, Maven or the jars are missing, or formatting failed.
@@ -71,6 +80,8 @@ def kafka_brokers(
         properties = _properties(
             node, folder / "data", voters, client=clients[node - 1], controller=controllers[node - 1], count=count
         )
+        if advertised:
+            properties["advertised.listeners"] = f"PLAINTEXT://127.0.0.1:{advertised[node - 1]}"
         write_atomic(folder / "server.properties", "".join(f"{key}={value}\n" for key, value in properties.items()))
         heap = _HEAP if count == 1 else _HEAP_OF_MANY
         base = [

@@ -1,0 +1,109 @@
+"""`make faults` and `make soak`: each fault by name, or drawn ones for some minutes; a table with a row for each."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import random
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from demo.course import command
+from demo.runtime import DemoError
+from faults import table
+from faults.bench import Bench, bench
+from faults.checker import Verdict
+from faults.play import Seen, holds, play, settle
+from faults.rows import ROWS, Row
+
+
+def _line(row: Row, seen: Seen, before: tuple[int, ...], verdict: Verdict, on: Bench) -> table.Line:
+    """A row by what it added."""
+    now = _counts(verdict, on)
+    sent, acknowledged, counted, dead = (after - earlier for after, earlier in zip(now, before, strict=True))
+    return table.Line(row, seen, verdict, sent, acknowledged, counted, dead, holds(row, seen, verdict))
+
+
+def _counts(verdict: Verdict | None, on: Bench) -> tuple[int, ...]:
+    sums = (on.noted.sent, on.noted.count)
+    return (*sums, verdict.counted, verdict.dead) if verdict else (*sums, 0, 0)
+
+
+def _plan(arguments: argparse.Namespace, console: Console) -> Iterator[tuple[Row, float]]:
+    if not arguments.minutes:
+        names = arguments.rows.split(",") if arguments.rows else list(ROWS)
+        yield from ((ROWS[name], arguments.seconds) for name in names)
+        return
+    seed = arguments.seed if arguments.seed is not None else secrets.randbelow(1_000_000)
+    console.print(f"soak with SEED={seed}")
+    drawn, ends = random.Random(seed), time.monotonic() + arguments.minutes * 60
+    while time.monotonic() < ends:
+        yield ROWS[drawn.choice(sorted(ROWS))], drawn.uniform(5.0, arguments.seconds)
+
+
+def _run(arguments: argparse.Namespace, console: Console, folder: Path) -> int:
+    lines: list[table.Line] = []
+    kept, about = arguments.output / "faults.json", table.machine(dt.datetime.now(dt.UTC))
+    with bench(folder) as on:
+        verdict: Verdict | None = None
+        console.print(table.head(), highlight=False, markup=False)
+        for row, seconds in _plan(arguments, console):
+            before = _counts(verdict, on)
+            try:
+                seen = play(row, on, events=arguments.events, seconds=seconds)
+                verdict = settle(on)
+            except DemoError as error:
+                raise DemoError(f"{row.name}: {error}; logs: {on.runtime.logs}") from error
+            lines.append(line := _line(row, seen, before, verdict, on))
+            console.print(table.text(line.cells()), highlight=False, markup=False)
+            table.keep(kept, line, about=about)
+        console.print(f"{on.noted.sent:,} events in {len(lines)} rows; {about}", highlight=False)
+    if arguments.page:
+        table.put(arguments.page, kept)
+    wrong = [line.row.name for line in lines if line.faults]
+    console.print(f"do not hold: {', '.join(wrong)}" if wrong else "every row holds")
+    return 1 if wrong else 0
+
+
+def _in_folder(arguments: argparse.Namespace, console: Console) -> int:
+    folder = Path(tempfile.mkdtemp(prefix="tidemill-faults-"))
+    folder.chmod(0o755)  # started by root, Postgres runs as another user and has to enter
+    code = 1
+    try:
+        code = _run(arguments, console, folder)
+        return code
+    finally:
+        if code == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            console.print(f"logs and data are kept in {folder}")
+
+
+def main() -> int:
+    """Entry point; the exit code."""
+    parser = argparse.ArgumentParser(prog="faults", description=__doc__)
+    parser.add_argument("--rows", default="", help=f"some of {','.join(ROWS)}")
+    parser.add_argument("--events", type=int, default=20_000, help="events that a row writes to Kafka itself")
+    parser.add_argument("--seconds", type=float, default=40.0, help="how long a fault lasts (soak: at the most)")
+    parser.add_argument("--minutes", type=float, default=0.0, help="draw faults for so long")
+    parser.add_argument(
+        "--output", type=Path, default=Path("build/faults"), help="folder of what was seen: JSON, by fault"
+    )
+    parser.add_argument("--page", type=Path, help="Markdown page that gets the table between its marks")
+    parser.add_argument("--seed", type=int, help="of what is drawn; default: any, printed")
+    arguments = parser.parse_args()
+    unknown = set(filter(None, arguments.rows.split(","))) - set(ROWS)
+    if unknown:
+        raise SystemExit(f"--rows: there is no row {', '.join(sorted(unknown))}; rows are {', '.join(ROWS)}")
+    return command(lambda console: _in_folder(arguments, console))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""The platform under attack: three brokers, Postgres and Redis, each behind a proxy, and `tidemill up`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import yaml
+from confluent_kafka.admin import AdminClient
+
+from demo.runtime import Runtime
+from faults.checker import PIPELINE, Checker
+from faults.proxy import Proxies, Proxy
+from faults.sender import Acknowledged, Bulk, ThroughIngest
+from faults.watch import Watch
+from tidemill_contract import names
+from tidemill_operator.local.child import descendants
+from tidemill_operator.local.ports import Ports
+from tidemill_operator.servers import Server
+from tidemill_operator.servers.addresses import PostgresAddress
+from tidemill_operator.servers.kafka import kafka_brokers
+from tidemill_operator.servers.postgres import postgres_server
+from tidemill_operator.servers.redis import redis_server
+
+BROKERS = ("kafka", "kafka-2", "kafka-3")
+LEADER = "leader"
+_SESSION_MS = 6_000
+
+
+class Bench:
+    """What rows act on.
+
+    Attributes:
+        servers: by name.
+        proxies: of each server.
+        runtime: the platform.
+        postgres: the administrator's address, beside the proxy.
+        ingest, bulk: who sends.
+        noted: what was acknowledged.
+        checker: of what became of it.
+        watch: of what is said.
+        leader: the broker that led the first partition when it was asked for.
+    """
+
+    def __init__(
+        self, servers: Mapping[str, Server], proxies: Mapping[str, Proxy], runtime: Runtime, postgres: PostgresAddress
+    ) -> None:
+        self.servers, self.proxies, self.runtime, self.postgres = servers, proxies, runtime, postgres
+        self.schema = names.schema(runtime.namespace, runtime.name)
+        self.topic = f"{runtime.namespace}.{runtime.name}.events"
+        self.noted, began = Acknowledged(), time.monotonic()
+        self.ingest = ThroughIngest(runtime.url("ingest"), runtime.name, self.noted, rate=500.0, began=began)
+        self.bulk = Bulk(runtime.kafka, self.topic, self.noted, began=began)
+        self.checker = Checker(runtime, self.noted)
+        self.watch = Watch(runtime, postgres.url)
+        self.leader = BROKERS[0]
+
+    def close(self) -> None:
+        """Nobody sends or watches any more; every server goes on."""
+        self.ingest.flow(on=False)
+        self.watch.close()
+        for name in self.servers:
+            self.wake(name)
+        for proxy in self.proxies.values():
+            proxy.swallows, proxy.delay_seconds = False, 0.0
+        self.bulk.close()
+        self.ingest.close()
+
+    def find_leader(self) -> None:
+        """See which broker leads the first partition."""
+        client = AdminClient({"bootstrap.servers": self.runtime.kafka})
+        number = client.list_topics(self.topic, timeout=20).topics[self.topic].partitions[0].leader
+        self.leader = BROKERS[number - 1]
+
+    def named(self, servers: Sequence[str]) -> Sequence[str]:
+        """Names of servers, LEADER resolved."""
+        return [self.leader if name == LEADER else name for name in servers]
+
+    def freeze(self, server: str) -> None:
+        """Stop all processes of a server, so that connections stay and nothing answers."""
+        self._signal(server, signal.SIGSTOP)
+
+    def wake(self, server: str) -> None:
+        """Let them go on."""
+        self._signal(server, signal.SIGCONT)
+
+    def _signal(self, server: str, number: int) -> None:
+        pid = self.servers[server].pid
+        for process in [pid, *descendants(pid)] if pid else ():
+            with suppress(ProcessLookupError):
+                os.kill(process, number)
+
+    def pid(self, component: str) -> int:
+        """The process id of a component's first replica.
+
+        Raises:
+            RuntimeError: none runs.
+        """
+        for name, state in self.runtime.status()["workloads"].items():
+            if component in name and state["pid"]:
+                return int(state["pid"])
+        raise RuntimeError(f"no {component} runs")
+
+    def sql(self, statement: str, *arguments: object) -> list[tuple[Any, ...]]:
+        """Run a statement of the administrator's; `{schema}` is the pipeline's."""
+        text = statement.replace("{schema}", f'"{self.schema}"')
+        with psycopg.connect(self.postgres.url, connect_timeout=5, autocommit=True) as connection:
+            cursor = connection.execute(text.encode(), arguments or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def annotate(self, **annotations: str) -> None:
+        """Put annotations into the file that `up` watches; an empty one is taken out."""
+
+        def change(_: dict[str, Any]) -> None:
+            known = self.runtime.document["metadata"].setdefault("annotations", {})
+            known |= {f"tidemill.dev/{name.replace('_', '-')}": value for name, value in annotations.items()}
+            self.runtime.document["metadata"]["annotations"] = {name: value for name, value in known.items() if value}
+
+        self.runtime.edit(change)
+
+
+@contextmanager
+def _servers(folder: Path, environ: Mapping[str, str], proxies: Proxies) -> Iterator[tuple[Any, ...]]:
+    folder.mkdir(parents=True)
+    folder.chmod(0o755)
+    ports = Ports(folder / "ports.json")
+    before = {name: proxies.open(ports.get(name)) for name in (*BROKERS, "postgres", "redis")}
+    brokers = kafka_brokers(
+        folder, ports, environ=environ, count=len(BROKERS), advertised=[before[name].port for name in BROKERS]
+    )
+    postgres, address = postgres_server(folder, ports, environ=environ)
+    started: Sequence[Server] = [*brokers, postgres, redis_server(folder, ports, environ=environ)]
+    try:
+        for server in started:
+            server.spawn()
+        for server in started:
+            server.wait_ready()
+        yield {server.name: server for server in started}, before, address
+    finally:
+        for server in started:
+            server.terminate()
+        for server in started:
+            server.stop()
+
+
+@contextmanager
+def bench(folder: Path, *, environ: Mapping[str, str] = os.environ) -> Iterator[Bench]:
+    """The platform while the block runs; all that was started is ended.
+
+    Args:
+        folder: of all files; every user may enter it.
+        environ: of the servers and processes; its addresses are left out.
+    """
+    inherited = {name: value for name, value in environ.items() if not name.startswith("TIDEMILL_")}
+    proxies = Proxies()
+    try:
+        with _servers(folder / "servers", inherited, proxies) as (servers, before, address):
+            file = folder / "faults.yaml"
+            file.write_text(yaml.safe_dump(PIPELINE))
+            environment = {
+                "TIDEMILL_KAFKA_BROKERS": ",".join(f"127.0.0.1:{before[name].port}" for name in BROKERS),
+                "TIDEMILL_POSTGRES_URL": replace(address, port=before["postgres"].port).url,
+                "TIDEMILL_REDIS_URL": f"redis://127.0.0.1:{before['redis'].port}/0",
+                "TIDEMILL_DEFAULT_REPLICATION_FACTOR": "3",
+                "TIDEMILL_SESSION_TIMEOUT_MS": str(_SESSION_MS),
+            }
+            targets = ["--targets-file", str(folder / "up" / "targets.json")]
+            runtime = Runtime(file, folder / "up", environment=environment, any_ports=True, options=targets)
+            try:
+                runtime.start()
+                made = Bench(servers, before, runtime, address)
+                try:
+                    yield made
+                finally:
+                    made.close()
+            finally:
+                runtime.stop()
+    finally:
+        proxies.close()

@@ -1,0 +1,189 @@
+"""What must have become of the events: each record of the topic is read once, and its windows are computed anew."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import polars as pl
+from confluent_kafka import Consumer, TopicPartition
+
+from demo.runtime import Runtime
+from faults.sender import Acknowledged
+
+PARTITIONS = 3
+PIPELINE: dict[str, Any] = {
+    "apiVersion": "tidemill.dev/v1alpha1",
+    "kind": "AnalyticsPipeline",
+    "metadata": {"name": "faults", "namespace": "faults"},
+    "spec": {
+        "source": {
+            "topic": {"partitions": PARTITIONS},
+            "fields": [
+                {"name": "id", "type": "integer", "required": True},
+                {"name": "k", "type": "string", "required": True},
+                {"name": "ts", "type": "timestamp", "required": True},
+            ],
+            "key": "k",
+            # Late is nothing here: how long a fault lasts is not what is looked at.
+            "eventTime": {"field": "ts", "maxDisorder": "2h"},
+        },
+        "aggregations": [
+            {
+                "name": "by_k",
+                "groupBy": ["k"],
+                "window": {"type": "tumbling", "size": "1m"},
+                "metrics": [
+                    {"name": "events", "function": "count"},
+                    {"name": "ids", "function": "sum", "field": "id"},
+                    {"name": "least", "function": "min", "field": "id"},
+                    {"name": "most", "function": "max", "field": "id"},
+                ],
+            }
+        ],
+        "processor": {"flushInterval": "200ms"},
+        "api": {"cacheTtl": "1s"},
+    },
+}
+_GOOD = re.compile(rb'\{"id":(\d{1,15}),"k":"(k\d)","ts":(\d{13})\}')
+_READ_SECONDS, _CHUNK = 120.0, 20_000
+_TOTALS = (pl.sum("events"), pl.sum("ids"), pl.min("least"), pl.max("most"))
+_KEYS = ("k", "start")
+
+Window = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of the events.
+
+    Attributes:
+        counted: in windows.
+        dead: dead letters.
+        lost: acknowledged, and not in the topic.
+        doubled: more than once in the topic.
+        wrong: windows that differ from the recomputation, and dead letters too few or too many.
+    """
+
+    counted: int
+    dead: int
+    lost: int
+    doubled: int
+    wrong: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether every acknowledged event became something once."""
+        return self.lost == self.doubled == self.wrong == 0
+
+
+class Checker:
+    """Judges one pipeline's events; what was read once is not read again."""
+
+    def __init__(self, runtime: Runtime, noted: Acknowledged) -> None:
+        self._runtime, self._noted = runtime, noted
+        self._topic = f"{runtime.namespace}.{runtime.name}.events"
+        self._next = dict.fromkeys(range(PARTITIONS), 0)
+        self._times = bytearray()
+        self._windows = pl.DataFrame(schema={"k": pl.String, "start": pl.Int64} | dict.fromkeys(_METRICS, pl.Int64))
+        self._bad = 0
+
+    def anew(self) -> None:
+        """The topic was made anew: what is in it was not read yet."""
+        self._next = dict.fromkeys(self._next, 0)
+
+    def judge(self) -> Verdict:
+        """What became of all events so far; they have been processed, and nobody sends."""
+        self._read()
+        expected, answered = self._expected(), _answered(self._runtime)
+        marks, times = self._noted.marks(), self._times
+        lost = sum(mark and not (at < len(times) and times[at]) for at, mark in _set(marks))
+        dead = len(_rows(self._runtime, "dead-letters"))
+        return Verdict(
+            counted=sum(window[0] for window in answered.values()),
+            dead=dead,
+            lost=lost,
+            doubled=sum(count - 1 for _, count in _set(bytes(times)) if count > 1),
+            wrong=sum(expected.get(key) != answered.get(key) for key in expected.keys() | answered.keys())
+            + abs(self._bad - dead),
+        )
+
+    def _expected(self) -> dict[tuple[str, int], Window]:
+        return {(row[0], row[1]): (row[2], row[3], row[4], row[5]) for row in self._windows.iter_rows()}
+
+    def _read(self) -> None:
+        """Take in what came into the topic since the last time.
+
+        Raises:
+            RuntimeError: it cannot be read in time.
+        """
+        consumer = Consumer(
+            {"bootstrap.servers": self._runtime.kafka, "group.id": "faults-check", "enable.auto.commit": False}
+        )
+        try:
+            ends = {
+                p: consumer.get_watermark_offsets(TopicPartition(self._topic, p), timeout=20)[1] for p in self._next
+            }
+            consumer.assign([TopicPartition(self._topic, p, at) for p, at in self._next.items()])
+            silent = 0.0
+            while any(self._next[p] < end for p, end in ends.items()):
+                messages = [found for found in consumer.consume(_CHUNK, 1.0) if found.error() is None]
+                silent = 0.0 if messages else silent + 1.0
+                if silent > _READ_SECONDS:
+                    raise RuntimeError(f"{self._topic}: offsets {self._next} of {ends} could be read, and no more")
+                self._take([found.value() or b"" for found in messages])
+                for found in messages:
+                    self._next[int(found.partition() or 0)] = int(found.offset() or 0) + 1
+        finally:
+            consumer.close()
+
+    def _take(self, values: list[bytes]) -> None:
+        found = [match.groups() for value in values if (match := _GOOD.fullmatch(value))]
+        self._bad += len(values) - len(found)
+        if not found:
+            return
+        ids = [int(number) for number, _, _ in found]
+        if (most := max(ids)) >= len(self._times):
+            self._times.extend(bytes(most - len(self._times) + 1_000_000))
+        for number in ids:
+            self._times[number] = min(self._times[number] + 1, 255)
+        events = pl.DataFrame(
+            {"k": [key.decode() for _, key, _ in found], "id": ids, "ts": [int(at) for *_, at in found]}
+        )
+        start = (pl.col("ts") // 60_000 * 60_000).alias("start")
+        one = [pl.len().cast(pl.Int64).alias("events"), pl.sum("id").alias("ids")]
+        more = events.group_by("k", start).agg(*one, pl.min("id").alias("least"), pl.max("id").alias("most"))
+        self._windows = pl.concat([self._windows, more]).group_by(_KEYS).agg(*_TOTALS)
+
+
+_METRICS = ("events", "ids", "least", "most")
+
+
+def _set(marks: bytes) -> list[tuple[int, int]]:
+    """Places that are not 0, and what is there."""
+    return [(match.start(), marks[match.start()]) for match in re.finditer(rb"[^\x00]", marks, re.DOTALL)]
+
+
+def _answered(runtime: Runtime) -> dict[tuple[str, int], Window]:
+    """All windows as the API answers them, by group and start in epoch ms."""
+    rows = _rows(runtime, "aggregates/by_k")
+    starts = pl.Series([row["window_start"] for row in rows], dtype=pl.String).str.to_datetime(time_zone="UTC")
+    return {
+        (row["k"], start): (row["events"], row["ids"], row["least"], row["most"])
+        for row, start in zip(rows, starts.dt.epoch("ms").to_list(), strict=True)
+    }
+
+
+def _rows(runtime: Runtime, what: str) -> list[dict[str, Any]]:
+    """All rows of an answer, page by page."""
+    rows: list[dict[str, Any]] = []
+    parameters: dict[str, Any] = {"limit": 1000}
+    url = f"{runtime.url('api')}/v1/pipelines/{runtime.name}/{what}"
+    while True:
+        body = httpx.get(url, params=parameters, timeout=30.0, trust_env=False).raise_for_status().json()
+        rows += body["data"]
+        if body["next_cursor"] is None:
+            return rows
+        parameters["cursor"] = body["next_cursor"]

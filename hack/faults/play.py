@@ -1,0 +1,204 @@
+"""One row: events flow, the fault strikes and is mended, all is counted; what was said meanwhile is held against it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from demo.runtime import until
+from faults import truth
+from faults.bench import Bench
+from faults.checker import Verdict
+from faults.rows import Row
+from faults.watch import COMPONENTS
+
+TELLS_SECONDS, RECOVERS_SECONDS = 30.0, 10.0
+# Longer, and the row does not hold; the next is not begun on what it left.
+_GIVEN_UP_SECONDS = 180.0
+_STAYS_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a row showed; seconds all.
+
+    Attributes:
+        lasted: how long the fault was there.
+        told: until each that had to had told of it; None: not while it lasted.
+        missing: who did not.
+        moved: from the end of the fault until events were counted again.
+        well: from then until all was well and stayed so.
+        still: the longest time in which nothing was counted while it lasted.
+        counted: events that were counted while it lasted.
+        said: what each said last while it lasted.
+        lies: who called it well, or showed an old figure, for how long while nothing was counted.
+        alarms: who called it ill for how long while events were counted.
+        restarted: processes that were started anew.
+    """
+
+    lasted: float
+    told: float | None
+    missing: tuple[str, ...]
+    moved: float
+    well: float
+    still: float
+    counted: int
+    said: Mapping[str, Any]
+    lies: Mapping[str, float] = field(default_factory=dict)
+    alarms: Mapping[str, float] = field(default_factory=dict)
+    restarted: tuple[str, ...] = ()
+
+
+def _is_well(on: Bench) -> bool:
+    watch = on.watch
+    healthy = all(watch.latest(name) == "healthy" for name in COMPONENTS)
+    return healthy and watch.latest("ready") == "True" and watch.latest("gauge") is not None
+
+
+def _all_well(on: Bench, since: float) -> bool:
+    """Whether all was well in all that was said lately."""
+    watch = on.watch
+    said = {name: watch.since(name, max(since, time.monotonic() - _STAYS_SECONDS)) for name in (*COMPONENTS, "ready")}
+    return (
+        all(said.values())
+        and all(what == "healthy" for name in COMPONENTS for _, what in said[name])
+        and all(what == "True" for _, what in said["ready"])
+        and watch.latest("gauge") is not None
+    )
+
+
+def play(row: Row, on: Bench, *, events: int, seconds: float) -> Seen:
+    """Strike, watch, mend, and wait until all is well.
+
+    Raises:
+        DemoError: it never is.
+    """
+    lasts = row.seconds if row.seconds is not None else seconds
+    watch = on.watch
+    on.ingest.flow(on=not row.quiet)
+    if not row.quiet:
+        on.bulk.begin(events, max(lasts, 10.0))
+    until(lambda: _is_well(on), seconds=_GIVEN_UP_SECONDS, what=f"{row.name}: all is well before it begins")
+    on.find_leader()
+    restarts = watch.latest("restarts")
+    begin = time.monotonic()
+    row.strike(on)
+    time.sleep(max(0.0, lasts - (time.monotonic() - begin)))
+    end = time.monotonic()
+    said = {name: watch.latest(name) for name in (*COMPONENTS, "ready", "gauge", "status")}
+    row.mend(on)
+    mended = time.monotonic()
+    if row.quiet:
+        on.ingest.flow(on=True)
+        on.bulk.begin(events, 10.0)
+    moved = until(lambda: _moved(on, mended), seconds=_GIVEN_UP_SECONDS, what=f"{row.name}: events are counted again")
+    until(lambda: _all_well(on, mended), seconds=_GIVEN_UP_SECONDS, what=f"{row.name}: all is well ({_state(on)})")
+    well = _well_since(on, mended)
+    ended = time.monotonic()
+    told = {who: truth.first(watch.since(who, begin), begin, end, _has(part)) for who, part in row.told.items()}
+    after = watch.latest("restarts") or {}
+    counted = watch.since("counted", begin - 2)
+    inside = truth.stalls(counted, begin, end)
+    return Seen(
+        lasted=end - begin,
+        told=None if None in told.values() else max((at for at in told.values() if at is not None), default=0.0),
+        missing=tuple(who for who, at in told.items() if at is None),
+        moved=max(0.0, moved - mended),
+        well=max(0.0, well - max(moved, mended)),
+        still=max((other - one for one, other in inside), default=0.0),
+        counted=_counted(counted, begin, end),
+        said=said,
+        lies={} if row.asked or row.quiet else _lies(on, begin, end),
+        alarms=_alarms(on, begin, ended, mended) if row.moves else {},
+        restarted=tuple(name for name, count in after.items() if count != (restarts or {}).get(name, 0)),
+    )
+
+
+def _has(part: str) -> Any:
+    return lambda said: said is not None and part in said
+
+
+def _state(on: Bench) -> str:
+    return ", ".join(f"{name} {on.watch.latest(name)}" for name in (*COMPONENTS, "ready", "gauge"))
+
+
+def _moved(on: Bench, since: float) -> float | None:
+    """When events were counted first."""
+    known: int | None = None
+    for at, count in on.watch.since("counted", since - 1.0):
+        if count is None:
+            continue
+        if known is not None and count > known and at >= since:
+            return at
+        known = count
+    return None
+
+
+def _well_since(on: Bench, mended: float) -> float:
+    """Since when all is well."""
+    ill = [at for name in COMPONENTS for at, said in on.watch.since(name, mended) if said != "healthy"]
+    ill += [at for at, said in on.watch.since("ready", mended) if said != "True"]
+    ill += [at for at, said in on.watch.since("gauge", mended) if said is None]
+    return max(ill, default=mended)
+
+
+def _counted(counted: list[tuple[float, Any]], begin: float, end: float) -> int:
+    known = [count for at, count in counted if count is not None and at <= begin]
+    inside = [count for at, count in counted if count is not None and begin <= at <= end]
+    return max(0, inside[-1] - known[-1]) if known and inside else 0
+
+
+def _lies(on: Bench, begin: float, end: float) -> dict[str, float]:
+    """For how long it was called well while nothing was counted, and the same figure shown."""
+    still = truth.stalls(on.watch.since("counted", begin - 2), begin, end)
+    since = {name: on.watch.since(name, begin) for name in ("processor", "ready", "gauge", "status")}
+    return {
+        "processor": truth.longest(since["processor"], still, lambda said: said == "healthy"),
+        "ready": truth.longest(since["ready"], still, lambda said: said == "True"),
+        "gauge": truth.unchanged(since["gauge"], still, lambda said: said is not None),
+        "status": truth.unchanged(since["status"], still, lambda said: said is not None and said[2] is None),
+    }
+
+
+def _alarms(on: Bench, begin: float, ended: float, mended: float) -> dict[str, float]:
+    moving = truth.moving(on.watch.since("counted", begin - 2), begin, ended)
+    found = {"ready": truth.longest(on.watch.since("ready", begin), moving, lambda said: said != "True")}
+    return found | {"gauge": truth.longest(on.watch.since("gauge", begin), moving, lambda said: said is None)}
+
+
+def settle(on: Bench) -> Verdict:
+    """Nobody sends until all is counted; what became of it.
+
+    Raises:
+        DemoError: it never is.
+    """
+    on.ingest.flow(on=False)
+    until(lambda: on.ingest.idle and on.bulk.idle, seconds=_GIVEN_UP_SECONDS, what="all that is sent is answered")
+
+    def counted() -> bool:
+        rows = on.sql("SELECT partition, next_offset FROM {schema}._offsets WHERE reader = 'live'")
+        return {partition: at or 0 for partition, at in rows} == on.runtime.topic_ends()
+
+    until(counted, seconds=_GIVEN_UP_SECONDS, what="all is counted")
+    return on.checker.judge()
+
+
+def holds(row: Row, seen: Seen, verdict: Verdict) -> list[str]:
+    """What does not hold; nothing: all does."""
+    found = []
+    if seen.told is None and seen.lasted >= TELLS_SECONDS:
+        found.append(f"{' and '.join(seen.missing)} did not tell")
+    if seen.told is not None and seen.told > TELLS_SECONDS:
+        found.append(f"told after {seen.told:.0f} s")
+    found += [f"{who} said well for {at:.0f} s" for who, at in seen.lies.items() if at > TELLS_SECONDS]
+    found += [f"{who} said ill for {at:.0f} s" for who, at in seen.alarms.items() if at > RECOVERS_SECONDS]
+    if seen.well > RECOVERS_SECONDS:
+        found.append(f"well {seen.well:.0f} s after events moved")
+    if row.moves and seen.still > TELLS_SECONDS:
+        found.append(f"nothing was counted for {seen.still:.0f} s")
+    found += [f"{name} was restarted" for name in seen.restarted if not any(part in name for part in row.restarts)]
+    if not verdict.holds:
+        found.append(f"lost {verdict.lost}, doubled {verdict.doubled}, wrong {verdict.wrong}")
+    return found

@@ -1,0 +1,286 @@
+"""The faults by name: what is done, how it is undone, who has to tell of it, and what is expected."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+
+from demo.chaos import reset_group
+from demo.runtime import until
+from faults.bench import BROKERS, LEADER, Bench
+
+Act = Callable[[Bench], None]
+_CHANGE_SECONDS = 60.0
+_SLOW_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One fault.
+
+    Attributes:
+        name: of the row.
+        expected: in words.
+        strike, mend: what is done and undone.
+        told: a part of what a component's health, or `ready`, has to say meanwhile; none: nobody has to.
+        moves: whether events have to be counted meanwhile; None: they may.
+        restarts: components that may be started anew.
+        asked: it is no fault that nothing moves, as somebody asked for it.
+        quiet: nobody sends meanwhile.
+        seconds: how long it lasts; None: as asked for.
+    """
+
+    name: str
+    expected: str
+    strike: Act
+    mend: Act
+    told: Mapping[str, str] = field(default_factory=dict)
+    moves: bool | None = None
+    restarts: Sequence[str] = ()
+    asked: bool = False
+    quiet: bool = False
+    seconds: float | None = None
+
+
+def _nothing(_: Bench) -> None:
+    """It mends itself."""
+
+
+def _kill(*servers: str) -> Act:
+    def act(bench: Bench) -> None:
+        for server in bench.named(servers):
+            bench.servers[server].kill()
+
+    return act
+
+
+def _start(*servers: str) -> Act:
+    def act(bench: Bench) -> None:
+        for server in bench.named(servers):
+            bench.servers[server].spawn()
+        for server in bench.named(servers):
+            bench.servers[server].wait_ready()
+
+    return act
+
+
+def _freeze(*servers: str) -> Act:
+    def act(bench: Bench) -> None:
+        for server in bench.named(servers):
+            bench.freeze(server)
+
+    return act
+
+
+def _wake(*servers: str) -> Act:
+    def act(bench: Bench) -> None:
+        for server in bench.named(servers):
+            bench.wake(server)
+
+    return act
+
+
+def _swallow(*servers: str, on: bool) -> Act:
+    def act(bench: Bench) -> None:
+        for server in bench.named(servers):
+            bench.proxies[server].swallows = on
+
+    return act
+
+
+def _delay(*servers: str, seconds: float) -> Act:
+    def act(bench: Bench) -> None:
+        for server in bench.named(servers):
+            bench.proxies[server].delay_seconds = seconds
+
+    return act
+
+
+def _signal(component: str, number: int) -> Act:
+    def act(bench: Bench) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(bench.pid(component), number)
+
+    return act
+
+
+def _bounce(bench: Bench) -> None:
+    """Kill the broker that leads and start it, five times."""
+    for _ in range(5):
+        bench.find_leader()
+        server = bench.servers[bench.leader]
+        server.kill()
+        time.sleep(1.0)
+        server.start()
+
+
+def _replicas(count: int) -> Act:
+    def act(bench: Bench) -> None:
+        bench.runtime.edit(lambda spec: spec["processor"].update(replicas=count))
+        until(lambda: len(bench.runtime.processors()) == count, seconds=_CHANGE_SECONDS, what=f"{count} processors run")
+
+    return act
+
+
+def _suspend(bench: Bench) -> None:
+    """Nobody processes, and the group is set back to the beginning."""
+    bench.runtime.edit(lambda spec: spec.update(suspend=True))
+    until(lambda: not bench.runtime.processors(), seconds=_CHANGE_SECONDS, what="no processor runs")
+    until(lambda: reset_group(bench.runtime), seconds=_CHANGE_SECONDS, what="the group's offsets are set back")
+
+
+def _resume(bench: Bench) -> None:
+    bench.runtime.edit(lambda spec: spec.update(suspend=False))
+    until(bench.runtime.processors, seconds=_CHANGE_SECONDS, what="a processor runs")
+
+
+_FAR = int(time.time() * 1000) + 10 * 365 * 86_400_000
+POISON: Sequence[tuple[bytes | None, bytes | None]] = (
+    (b"k", b"{"),
+    (b"k", b"[1,2]"),
+    (b"k", b"\xff\xfe\x00"),
+    (b"k", b'{"id":1,"k":"k1"}'),
+    (b"k", b'{"id":"x","k":"k1","ts":1700000000000}'),
+    (b"k", b'{"id":9223372036854775808,"k":"k1","ts":1700000000000}'),
+    (b"k", b'{"id":1,"k":"a\\u0000b","ts":"tomorrow"}'),
+    (b"k", b'{"id":null,"k":"\\ud800","ts":1700000000000}'),
+    (b"k", json.dumps({"id": None, "k": "x" * 300_000, "ts": 1}).encode()),
+    (b"k", b'{"id":1,"k":"k1","ts":%d}' % _FAR),
+    (None, b'{"id":1.5,"k":"k1","ts":1700000000000}'),
+    (b"x" * 3_000, b'{"id":true,"k":"k1","ts":1700000000000}'),
+)
+"""Keys and values of records of which none can be counted."""
+
+
+def _poison(bench: Bench) -> None:
+    producer = Producer({"bootstrap.servers": bench.runtime.kafka, "enable.idempotence": True, "log_level": 0})
+    for _ in range(20):
+        for key, value in POISON:
+            producer.produce(bench.topic, value, key=key)
+    if producer.flush(30):
+        raise RuntimeError("Kafka does not take records that cannot be counted")
+
+
+def _table(bench: Bench) -> str:
+    return str(bench.sql("SELECT table_name FROM {schema}._aggregations")[0][0])
+
+
+def _take_window_table(bench: Bench) -> None:
+    bench.sql(f'ALTER TABLE {{schema}}."{_table(bench)}" RENAME TO "taken"')
+
+
+def _give_window_table(bench: Bench) -> None:
+    bench.sql(f'ALTER TABLE {{schema}}."taken" RENAME TO "{_table(bench)}"')
+
+
+def _sql(statement: str) -> Act:
+    def act(bench: Bench) -> None:
+        bench.sql(statement)
+
+    return act
+
+
+def _column(*, there: bool) -> Act:
+    def act(bench: Bench) -> None:
+        rows = bench.sql(
+            "SELECT column_name FROM information_schema.columns WHERE table_schema = %s AND table_name = %s"
+            " AND column_name LIKE %s",
+            bench.schema,
+            _table(bench),
+            "%ids%" if not there else "taken%",
+        )
+        name = str(rows[0][0])
+        new = f"taken_{name}" if not there else name.removeprefix("taken_")
+        bench.sql(f'ALTER TABLE {{schema}}."{_table(bench)}" RENAME COLUMN "{name}" TO "{new}"')
+
+    return act
+
+
+def _delete_topic(bench: Bench) -> None:
+    client = AdminClient({"bootstrap.servers": bench.runtime.kafka})
+    client.delete_topics([bench.topic], request_timeout=20)[bench.topic].result(25)
+
+
+def _recreate_topic(bench: Bench) -> None:
+    bench.annotate(recreate_topics="true")
+    client = AdminClient({"bootstrap.servers": bench.runtime.kafka})
+    until(
+        lambda: bench.topic in client.list_topics(timeout=10).topics, seconds=_CHANGE_SECONDS, what="the topic is there"
+    )
+    bench.annotate(recreate_topics="")
+    bench.checker.anew()
+
+
+_MAJORITY = ("kafka-2", "kafka-3")
+_POSTGRES = {"processor": "postgres", "api": "postgres", "ready": "False"}
+_REDIS = {"ingest": "redis", "api": "redis"}
+_KAFKA = {"processor": "kafka", "ingest": "kafka", "ready": "False"}
+_LOSS = {"ready": "DataLoss"}
+_BY_DEADLINES = "the same, by the clients' own deadlines"
+_SERVED = "the other two serve; degraded, Ready stays true"
+_STANDS = "nothing is counted, and whoever needs it says so"
+_DEGRADED = "degraded; all is counted"
+_TOLD_LOSS = "DataLoss names what is gone; put back, it goes on"
+
+
+def _process(component: str, expected: str, **named: Any) -> Sequence[Row]:
+    return (
+        Row(
+            f"{component}-killed", expected, _signal(component, signal.SIGKILL), _nothing, restarts=[component], **named
+        ),
+    )
+
+
+def _server(name: str, servers: Sequence[str], expected: str, *, slow: str, **named: Any) -> Sequence[Row]:
+    """A server killed, frozen, behind a black hole, and slow."""
+    return (
+        Row(f"{name}-killed", expected, _kill(*servers), _start(*servers), **named),
+        Row(f"{name}-frozen", _BY_DEADLINES, _freeze(*servers), _wake(*servers), **named),
+        Row(f"{name}-blackholed", _BY_DEADLINES, _swallow(*servers, on=True), _swallow(*servers, on=False), **named),
+        Row(f"{name}-slow", slow, _delay(*servers, seconds=_SLOW_SECONDS), _delay(*servers, seconds=0.0)),
+    )
+
+
+ROWS: Mapping[str, Row] = {
+    row.name: row
+    for row in (
+        *_process("processor", "started anew; nothing twice", moves=True),
+        Row(
+            "processor-frozen",
+            "its health is silent and Ready false; what it held is rolled back",
+            _signal("processor", signal.SIGSTOP),
+            _signal("processor", signal.SIGCONT),
+            told={"processor": "silent", "ready": "False"},
+        ),
+        *_server("postgres", ["postgres"], _STANDS, slow="slower, or Ready false; nothing lost", told=_POSTGRES),
+        *_server("broker", [LEADER], _SERVED, slow="slower; nothing lost", moves=True),
+        *_server("redis", ["redis"], _DEGRADED, slow=_DEGRADED, told=_REDIS, moves=True),
+        *_server("majority", _MAJORITY, "ingest answers 503; nothing acknowledged is lost", slow="slower", told=_KAFKA),
+        *_server("kafka", BROKERS, "ingest answers 503; nothing acknowledged is lost", slow="slower", told=_KAFKA),
+        *_process("ingest", "started anew", moves=True),
+        *_process("api", "started anew", moves=True),
+        Row("broker-bounced", f"five times; {_SERVED}", _bounce, _nothing, moves=True, seconds=1.0),
+        Row("rebalanced", "1 → 3 → 1 processors; nothing twice", _replicas(3), _replicas(1), moves=True, seconds=10.0),
+        Row("group-reset", "positions are Postgres' own", _suspend, _resume, asked=True, seconds=1.0),
+        Row("poisoned", "dead letters; the others are counted", _poison, _nothing, moves=True, seconds=5.0),
+        Row("window-table-gone", _TOLD_LOSS, _take_window_table, _give_window_table, told=_LOSS),
+        Row("column-gone", _TOLD_LOSS, _column(there=False), _column(there=True), told=_LOSS),
+        Row(
+            "offsets-gone",
+            _TOLD_LOSS,
+            _sql('ALTER TABLE {schema}."_offsets" RENAME TO "_taken"'),
+            _sql('ALTER TABLE {schema}."_taken" RENAME TO "_offsets"'),
+            told=_LOSS,
+        ),
+        Row("topic-deleted", "DataLoss; made anew on request", _delete_topic, _recreate_topic, told=_LOSS, quiet=True),
+    )
+}

@@ -1,0 +1,192 @@
+"""Who sends events, and remembers which of them were acknowledged: through ingest, and in bulk straight to Kafka."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from typing import Any
+
+import httpx
+from confluent_kafka import KafkaError, Message, Producer
+
+BASE_MS = 1_700_000_000_000 // 60_000 * 60_000
+# Event time runs faster than the clock, so that there are windows to count into.
+_PACE = 10
+_BATCH, _PIECE = 100, 1_000
+# One in so many that ingest gets cannot be counted.
+_POISON_EVERY = 97
+_ANSWER_SECONDS = 40.0
+# The oldest that is under way is far from late then.
+_DELIVERY_SECONDS = 240
+
+
+class Acknowledged:
+    """Ids that were acknowledged. Ingest's are even, those that went straight to Kafka odd.
+
+    Attributes:
+        sent: events.
+        poisoned: events that were acknowledged as ones that cannot be counted.
+    """
+
+    def __init__(self) -> None:
+        self._marks = bytearray()
+        self._lock = threading.Lock()
+        self.sent = 0
+        self.count = 0
+        self.poisoned = 0
+
+    def add(self, number: int) -> None:
+        """Note one."""
+        with self._lock:
+            if number >= len(self._marks):
+                self._marks.extend(bytes(number - len(self._marks) + 1_000_000))
+            self.count += not self._marks[number]
+            self._marks[number] = 1
+
+    def marks(self) -> bytes:
+        """1 at each id."""
+        with self._lock:
+            return bytes(self._marks)
+
+
+def event_bytes(number: int, began: float) -> bytes:
+    """An event that counts."""
+    at = BASE_MS + int((time.monotonic() - began) * 1000) * _PACE
+    return b'{"id":%d,"k":"k%d","ts":%d}' % (number, number % 7, at)
+
+
+class ThroughIngest:
+    """Posts batches, each once."""
+
+    def __init__(self, url: str, pipeline: str, noted: Acknowledged, *, rate: float, began: float) -> None:
+        self._url = f"{url}/v1/pipelines/{pipeline}/events"
+        self._noted, self._began = noted, began
+        self._pause = _BATCH / rate
+        self._next = 0
+        self._posting = False
+        self._wanted, self._ended = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="through-ingest", daemon=True)
+        self._thread.start()
+
+    def flow(self, on: bool) -> None:
+        """Begin to send, or pause."""
+        (self._wanted.set if on else self._wanted.clear)()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way."""
+        return not (self._posting or self._wanted.is_set())
+
+    def close(self) -> None:
+        """End."""
+        self._ended.set()
+        self._wanted.set()
+        self._thread.join(_ANSWER_SECONDS + 5)
+
+    def _run(self) -> None:
+        with httpx.Client(timeout=_ANSWER_SECONDS, trust_env=False) as client:
+            while self._wanted.wait() and not self._ended.is_set():
+                begun = time.monotonic()
+                self._posting = True
+                if self._wanted.is_set():
+                    self._post(client)
+                self._posting = False
+                self._ended.wait(max(0.0, self._pause - (time.monotonic() - begun)))
+
+    def _post(self, client: httpx.Client) -> None:
+        numbers = range(self._next, self._next + 2 * _BATCH, 2)
+        self._next += 2 * _BATCH
+        events = [self._event(number) for number in numbers]
+        self._noted.sent += len(events)
+        try:
+            answer = client.post(
+                self._url,
+                content=b"[" + b",".join(events) + b"]",
+                params={"results": "all"},
+                headers={"content-type": "application/json"},
+            )
+            results: list[dict[str, Any]] = answer.json()["results"] if answer.status_code in (200, 207) else []
+        except (httpx.TransportError, ValueError):
+            return
+        for row in results:
+            if row["status"] == "accepted":
+                self._noted.add(numbers[row["index"]])
+            self._noted.poisoned += row["status"] == "quarantined"
+
+    def _event(self, number: int) -> bytes:
+        if number // 2 % _POISON_EVERY == _POISON_EVERY - 1:
+            return json.dumps({"id": f"?{number}", "k": "k", "ts": BASE_MS}).encode()
+        return event_bytes(number, self._began)
+
+
+class Bulk:
+    """Writes to Kafka itself, evenly over a time; what Kafka does not take is tried until it does."""
+
+    def __init__(self, brokers: str, topic: str, noted: Acknowledged, *, began: float) -> None:
+        self._topic, self._noted, self._began = topic, noted, began
+        self._next = 1
+        self._left = 0
+        self._rate = 0.0
+        self._ended = threading.Event()
+        self._producer = Producer(
+            {
+                "bootstrap.servers": brokers,
+                "enable.idempotence": True,
+                "compression.type": "lz4",
+                "linger.ms": 50,
+                "delivery.timeout.ms": _DELIVERY_SECONDS * 1000,
+                "queue.buffering.max.messages": 2_000_000,
+                "log_level": 0,
+            }
+        )
+        self._thread = threading.Thread(target=self._run, name="bulk", daemon=True)
+        self._thread.start()
+
+    def begin(self, events: int, seconds: float) -> None:
+        """Write so many more, over so many seconds."""
+        self._rate = max(1.0, events / seconds)
+        self._left += events
+
+    @property
+    def idle(self) -> bool:
+        """Whether all is written and answered."""
+        return self._left == 0 and len(self._producer) == 0
+
+    def close(self) -> None:
+        """End."""
+        self._ended.set()
+        self._thread.join(10)
+        self._producer.purge()
+
+    def _run(self) -> None:
+        due = time.monotonic()
+        while not self._ended.is_set():
+            self._producer.poll(0)
+            if not self._left:
+                due = time.monotonic()
+                self._producer.poll(0.1)
+                continue
+            if (wait := due - time.monotonic()) > 0:
+                self._producer.poll(wait)
+                continue
+            count = min(_PIECE, self._left)
+            due = max(due + count / self._rate, time.monotonic() - 1.0)
+            self._write(count)
+
+    def _write(self, count: int) -> None:
+        for _ in range(count):
+            value = event_bytes(self._next, self._began)
+            try:
+                self._producer.produce(self._topic, value, key=value[-24:-20], on_delivery=self._told)
+            except BufferError:
+                self._producer.poll(0.2)
+                return
+            self._next += 2
+            self._left -= 1
+            self._noted.sent += 1
+
+    def _told(self, error: KafkaError | None, message: Message) -> None:
+        value = message.value()
+        if error is None and value is not None:
+            self._noted.add(int(value[6 : value.index(b",")]))

@@ -1,0 +1,127 @@
+"""The rows of a run as a table: printed, kept as JSON, put into a page."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from faults.checker import Verdict
+from faults.play import Seen
+from faults.rows import ROWS, Row
+
+HEAD = (
+    *("fault", "expected", "seen", "told after", "stood still", "counts again after", "well after that"),
+    *("sent", "acknowledged", "counted", "dead letters", "lost", "doubled", "wrong"),
+)
+_BEGIN, _END = "<!-- written by make faults: begin -->", "<!-- end -->"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of a run.
+
+    Attributes:
+        sent, acknowledged, counted, dead: events of this row alone.
+        faults: what does not hold.
+    """
+
+    row: Row
+    seen: Seen
+    verdict: Verdict
+    sent: int
+    acknowledged: int
+    counted: int
+    dead: int
+    faults: Sequence[str]
+
+    def cells(self) -> tuple[str, ...]:
+        """As the table has it."""
+        seen, verdict = self.seen, self.verdict
+        told = "-" if not self.row.told else "not yet" if seen.told is None else _seconds(seen.told)
+        return (
+            f"`{self.row.name}`",
+            self.row.expected,
+            _said(self),
+            told,
+            _seconds(seen.still) if seen.still else "-",
+            _seconds(seen.moved),
+            _seconds(seen.well),
+            *(f"{count:,}" for count in (self.sent, self.acknowledged, self.counted, self.dead)),
+            *(f"{count:,}" for count in (verdict.lost, verdict.doubled, verdict.wrong)),
+        )
+
+    def document(self, about: str) -> Mapping[str, Any]:
+        """All of it, for programs."""
+        seen, verdict = dataclasses.asdict(self.seen), dataclasses.asdict(self.verdict)
+        counts = {"sent": self.sent, "acknowledged": self.acknowledged, "counted": self.counted, "dead": self.dead}
+        told = {"fault": self.row.name, "about": about, "cells": self.cells(), "faults": list(self.faults)}
+        return {**told, **counts, "seen": seen, "verdict": verdict}
+
+
+def _said(line: Line) -> str:
+    told = ", ".join(f"{who}: {line.seen.said[who]}" for who in line.row.told)
+    text = told or f"{line.seen.counted:,} events counted meanwhile"
+    faults = f"**does not hold: {'; '.join(line.faults)}**; " if line.faults else ""
+    return (faults + text).replace("|", "/")
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.0f} s"
+
+
+def text(cells: Sequence[str]) -> str:
+    """A line of Markdown."""
+    return f"| {' | '.join(cells)} |"
+
+
+def head() -> str:
+    """The table's first lines."""
+    return f"{text(HEAD)}\n|{'---|' * len(HEAD)}"
+
+
+def machine(now: dt.datetime) -> str:
+    """Where and when it ran."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    where = f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.machine()}"
+    return f"{now:%Y-%m-%d}, {where}, Python {platform.python_version()}"
+
+
+def keep(path: Path, line: Line, *, about: str) -> None:
+    """Write what was seen into a file of JSON, instead of what was seen of that fault before."""
+    known = _read(path)
+    known[line.row.name] = line.document(about)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(list(known.values()), indent=1, default=str))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return {row["fault"]: row for row in json.loads(path.read_text())}
+    except FileNotFoundError:
+        return {}
+
+
+def put(page: Path, kept: Path) -> None:
+    """Write the table of all that is kept into a page, between its marks.
+
+    Raises:
+        ValueError: the page has no such marks.
+    """
+    before, begin, rest = page.read_text().partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        raise ValueError(f"{page}: there is no `{_BEGIN}` … `{_END}`; add both where the table is to stand")
+    known = _read(kept)
+    rows = [known[name] for name in ROWS if name in known]
+    sums = {name: sum(row[name] for row in rows) for name in ("sent", "counted", "dead")}
+    about = f"{sums['sent']:,} events were sent, {sums['counted']:,} counted, {sums['dead']:,} became dead letters."
+    where = "; ".join(sorted({row["about"] for row in rows}))
+    table = "\n".join([head(), *(text(row["cells"]) for row in rows)])
+    page.write_text(f"{before}{_BEGIN}\n\n{about} {where}.\n\n{table}\n\n{_END}{after}")

@@ -1,0 +1,73 @@
+"""Pure: samples of what was said against whether events moved: how long somebody said what was not so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Sample = tuple[float, Any]
+Samples = Mapping[str, Sequence[Sample]]
+Span = tuple[float, float]
+# Between two commits that counted.
+_GAP_SECONDS = 4.0
+
+
+def stalls(counted: Sequence[Sample], begin: float, end: float) -> list[Span]:
+    """Spans in which nothing was counted, or it could not be seen that something was.
+
+    Args:
+        counted: events that were counted until then; None: not known.
+        begin: seconds; from here on.
+        end: until here.
+    """
+    moves = [begin]
+    known = None
+    for at, count in counted:
+        if count is None:
+            continue
+        if known is not None and count > known and begin < at < end:
+            moves.append(at)
+        known = count
+    return [(one, other) for one, other in zip(moves, [*moves[1:], end], strict=True) if other - one > _GAP_SECONDS]
+
+
+def moving(counted: Sequence[Sample], begin: float, end: float) -> list[Span]:
+    """The spans between stalls."""
+    edges = [begin, *(moment for span in stalls(counted, begin, end) for moment in span), end]
+    return [(one, other) for one, other in zip(edges[::2], edges[1::2], strict=True) if other > one]
+
+
+def longest(said: Sequence[Sample], spans: Sequence[Span], holds: Callable[[Any], bool]) -> float:
+    """Seconds of the longest stretch within one of the spans in which all that was said is such."""
+    most = 0.0
+    for begin, end in spans:
+        since: float | None = None
+        for at, what in said:
+            if not begin <= at <= end:
+                continue
+            if not holds(what):
+                since = None
+                continue
+            since = at if since is None else since
+            most = max(most, at - since)
+    return most
+
+
+def unchanged(said: Sequence[Sample], spans: Sequence[Span], is_old: Callable[[Any], bool]) -> float:
+    """Seconds of the longest stretch in which the same figure was shown, as if it were of now."""
+    most = 0.0
+    for begin, end in spans:
+        since, last = 0.0, None
+        for at, what in said:
+            if not begin <= at <= end:
+                continue
+            if what != last or not is_old(what):
+                since, last = at, what
+            else:
+                most = max(most, at - since)
+    return most
+
+
+def first(said: Sequence[Sample], begin: float, end: float, holds: Callable[[Any], bool]) -> float | None:
+    """Seconds from the beginning until such a thing was said; None: it was not."""
+    return next((at - begin for at, what in said if begin <= at <= end and holds(what)), None)

@@ -1,0 +1,125 @@
+"""What everybody says while a fault lasts, twice a second: health, figures, conditions; and the truth about it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import httpx
+import psycopg
+from prometheus_client.parser import text_string_to_metric_families
+
+from demo.runtime import Runtime
+from tidemill_contract import names
+
+COMPONENTS = ("processor", "ingest", "api")
+EVERY_SECONDS = 0.5
+_LAG = "tidemill_pipeline_lag_events"
+
+Sample = tuple[float, Any]
+"""When it was said, monotonic seconds, and what."""
+
+
+class Watch:
+    """Asks until it is closed.
+
+    Attributes:
+        samples: by who was asked: `processor`, `ingest`, `api` (what `/health` says, with what is down), `ready` (the
+            condition, with its reason), `gauge` (the lag that Prometheus gets), `status` (that of `tidemill status`),
+            `restarts`, and `counted`, the truth: what positions in Postgres say; None: they cannot be read.
+    """
+
+    def __init__(self, runtime: Runtime, postgres: str) -> None:
+        self._runtime, self._postgres = runtime, postgres
+        self._schema = names.schema(runtime.namespace, runtime.name)
+        self._connection: psycopg.Connection[Any] | None = None
+        self._ended = threading.Event()
+        asked: dict[str, Callable[[], Any]] = {
+            **{name: lambda name=name: self._health(name) for name in COMPONENTS},  # type: ignore[misc]
+            "ready": self._ready,
+            "gauge": self._gauge,
+            "status": self._status,
+            "restarts": self._restarts,
+            "counted": self._counted,
+        }
+        self.samples: dict[str, list[Sample]] = {name: [] for name in asked}
+        self._threads = [threading.Thread(target=self._ask, args=item, daemon=True) for item in asked.items()]
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._ended.set()
+
+    def latest(self, name: str) -> Any:
+        """What was said last; None: nothing yet."""
+        return self.samples[name][-1][1] if self.samples[name] else None
+
+    def since(self, name: str, moment: float) -> list[Sample]:
+        """What was said from a moment on."""
+        return [sample for sample in list(self.samples[name]) if sample[0] >= moment]
+
+    def _ask(self, name: str, what: Callable[[], Any]) -> None:
+        while not self._ended.is_set():
+            said = None
+            with suppress(Exception):
+                said = what()
+            self.samples[name].append((time.monotonic(), said))
+            self._ended.wait(EVERY_SECONDS)
+
+    def _health(self, component: str) -> str:
+        """What a component says; `silent`: nothing; `absent`: there is none. Of several, the one that is worst."""
+        workloads: Mapping[str, Any] = self._runtime.status()["workloads"]
+        said = [_told(int(of["port"])) for name, of in workloads.items() if component in name]
+        return max(said, key=lambda text: text != "healthy", default="absent")
+
+    def _pipeline(self) -> dict[str, Any]:
+        found: dict[str, Any] = next(iter(self._runtime.status()["pipelines"].values()))
+        return found
+
+    def _ready(self) -> str:
+        conditions = {found["type"]: found for found in self._pipeline()["conditions"]}
+        ready = conditions["Ready"]
+        return "True" if ready["status"] == "True" else f"{ready['status']} {ready['reason']}"
+
+    def _status(self) -> Any:
+        """The figures, or None; those that say how old they are with their age."""
+        figures = self._pipeline()["figures"]
+        return (figures["lag"], figures.get("lagSeconds"), figures.get("figuresAt")) if figures else None
+
+    def _gauge(self) -> float | None:
+        for target in json.loads((self._runtime.folder / "targets.json").read_text()):
+            if target["labels"]["component"] == "operator":
+                text = httpx.get(f"http://{target['targets'][0]}/metrics", timeout=5.0, trust_env=False).text
+                lines = "\n".join(line for line in text.splitlines() if _LAG in line)
+                for family in text_string_to_metric_families(lines + "\n"):
+                    return float(family.samples[0].value) if family.samples else None
+        return None
+
+    def _restarts(self) -> dict[str, int]:
+        return {name: int(of["restarts"]) for name, of in self._runtime.status()["workloads"].items()}
+
+    def _counted(self) -> int | None:
+        query = f'SELECT sum(consumed)::bigint FROM "{self._schema}"._offsets WHERE reader = %s'
+        try:
+            if self._connection is None:
+                self._connection = psycopg.connect(self._postgres, connect_timeout=2, autocommit=True)
+                self._connection.execute("SET statement_timeout = '2s'")
+            row = self._connection.execute(query.encode(), ("live",)).fetchone()
+        except psycopg.OperationalError:
+            self._connection = None
+            raise
+        return None if row is None else row[0]
+
+
+def _told(port: int) -> str:
+    try:
+        body = httpx.get(f"http://127.0.0.1:{port}/health", timeout=5.0, trust_env=False).json()
+        down = [name for name, of in body["dependencies"].items() if of["status"] == "down"]
+        return f"{body['status']} ({', '.join(down)})" if down else str(body["status"])
+    except (httpx.HTTPError, ValueError, KeyError):
+        return "silent"
