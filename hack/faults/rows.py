@@ -229,6 +229,7 @@ _BY_DEADLINES = "the same, by the clients' own deadlines"
 _SERVED = "the other two serve; degraded, Ready stays true"
 _STANDS = "nothing is counted, and whoever needs it says so"
 _DEGRADED = "degraded; all is counted"
+_KEEPS = "what it leads or coordinates waits, as the controllers still see it; if that is all, Ready is false"
 _TOLD_LOSS = "DataLoss names what is gone; put back, it goes on"
 
 
@@ -240,12 +241,15 @@ def _process(component: str, expected: str, **named: Any) -> Sequence[Row]:
     )
 
 
-def _server(name: str, servers: Sequence[str], expected: str, *, slow: str, **named: Any) -> Sequence[Row]:
+def _server(
+    name: str, servers: Sequence[str], expected: str, *, slow: str, hole: str = _BY_DEADLINES, **named: Any
+) -> Sequence[Row]:
     """A server killed, frozen, behind a black hole, and slow."""
+    swallowed = named if hole == _BY_DEADLINES else {}
     return (
         Row(f"{name}-killed", expected, _kill(*servers), _start(*servers), **named),
         Row(f"{name}-frozen", _BY_DEADLINES, _freeze(*servers), _wake(*servers), **named),
-        Row(f"{name}-blackholed", _BY_DEADLINES, _swallow(*servers, on=True), _swallow(*servers, on=False), **named),
+        Row(f"{name}-blackholed", hole, _swallow(*servers, on=True), _swallow(*servers, on=False), **swallowed),
         Row(f"{name}-slow", slow, _delay(*servers, seconds=_SLOW_SECONDS), _delay(*servers, seconds=0.0)),
     )
 
@@ -262,7 +266,7 @@ ROWS: Mapping[str, Row] = {
             told={"processor": "silent", "ready": "False"},
         ),
         *_server("postgres", ["postgres"], _STANDS, slow="slower, or Ready false; nothing lost", told=_POSTGRES),
-        *_server("broker", [LEADER], _SERVED, slow="slower; nothing lost", moves=True),
+        *_server("broker", [LEADER], _SERVED, slow="slower; nothing lost", hole=_KEEPS, moves=True),
         *_server("redis", ["redis"], _DEGRADED, slow=_DEGRADED, told=_REDIS, moves=True),
         *_server("majority", _MAJORITY, "ingest answers 503; nothing acknowledged is lost", slow="slower", told=_KAFKA),
         *_server("kafka", BROKERS, "ingest answers 503; nothing acknowledged is lost", slow="slower", told=_KAFKA),
