@@ -105,10 +105,12 @@ class Processor:
         loop, keeper, guards = self.loop, self.keeper, self._guards
         kafka_ok = not loop.kafka_error and time.monotonic() - loop.kafka_ok_at < KAFKA_SILENCE_SECONDS
         silent = "" if kafka_ok else loop.kafka_error or f"no answer for {KAFKA_SILENCE_SECONDS:.0f} s"
+        partly = self._lookout.kafka_partly if kafka_ok else ""
         silent_database = loop.database_error or (keeper.database_error if keeper is not None else "")
         silent_database = silent_database or loop.database_slow
         dependencies = [
-            Dependency("kafka", kafka_ok, True, silent, guards.kafka_consumer.state),
+            # While some of it answers, what that leads is counted.
+            Dependency("kafka", kafka_ok and not partly, not partly, silent or partly, guards.kafka_consumer.state),
             Dependency("postgres", not silent_database, True, silent_database, guards.database.state),
         ]
         if self._redis is not None and keeper is not None:

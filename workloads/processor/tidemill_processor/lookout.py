@@ -24,6 +24,8 @@ from tidemill_processor.source import Source
 log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 1.0
+PARTLY_SECONDS = 15.0
+"""Longer than it takes to choose new leaders, or another coordinator."""
 _FAILED = (psycopg.Error, KafkaException, redis.RedisError, BreakerOpen, OSError)
 
 
@@ -51,6 +53,17 @@ class Lookout:
         self._loop, self._keeper, self._source = loop, keeper, source
         self._database, self._guards, self._ping = database, guards, ping
         self._stopping = threading.Event()
+        self._untold: tuple[float, frozenset[int]] | None = None
+
+    @property
+    def kafka_partly(self) -> str:
+        """What of Kafka is away for a while although some of it answers; empty: nothing."""
+        before = time.monotonic() - PARTLY_SECONDS
+        if self._untold is not None and self._untold[0] <= before:
+            return f"leaders of partitions {', '.join(map(str, sorted(self._untold[1])))} do not answer"
+        if (lost_at := self._source.lost_at) is not None and lost_at <= before:
+            return "the coordinator of the consumer group does not answer"
+        return ""
 
     def start(self) -> None:
         """Look from now on. The threads are daemons: a look that hangs does not hold up the end."""
@@ -80,6 +93,8 @@ class Lookout:
             raise
         loop.kafka_works(asked_at)
         loop.backlog.measure(ends, asked_at)
+        untold = self._source.untold(ends)
+        self._untold = (self._untold[0] if self._untold else asked_at, untold) if untold else None
 
     def _look_at_postgres(self) -> None:
         guard, loop, keeper = self._guards.database, self._loop, self._keeper

@@ -83,6 +83,7 @@ class Source:
 
     Attributes:
         heard_at: when a question about an offset was answered last (monotonic seconds).
+        lost_at: since when the group counts us out, as we did not reach its coordinator; None: it does not.
     """
 
     def __init__(self, settings: WorkloadSettings, config: PipelineConfig) -> None:
@@ -111,6 +112,8 @@ class Source:
         self._sought: dict[int, int] = {}
         self._gaps: dict[int, list[tuple[int, int]]] = {}
         self.heard_at = 0.0
+        self.lost_at: float | None = None
+        self._had: frozenset[int] = frozenset({0})
 
     def producer(self) -> Producer:
         """A producer to the same cluster. Not Quix' own, which polls after every record: a fifth of all our CPU."""
@@ -119,7 +122,7 @@ class Source:
     def subscribe(self) -> None:
         """Join the consumer group."""
         self._consumer.subscribe(
-            [self.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
+            [self.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
 
     def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
@@ -130,11 +133,16 @@ class Source:
         consumer.assign(partitions)
         consumer.pause(partitions)
         self.assigned = frozenset(p.partition for p in partitions)
+        self._had, self.lost_at = self.assigned or self._had, None
         self._forget()
 
     def _on_revoke(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         self.assigned = frozenset()
         self._forget()
+
+    def _on_lost(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        self.lost_at = time.monotonic()
+        self._on_revoke(consumer, partitions)
 
     def _forget(self) -> None:
         self.generation += 1
@@ -246,14 +254,14 @@ class Source:
             log.debug("offsets not reported: %s", error)
 
     def ends(self) -> dict[int, int]:
-        """End offsets of our partitions; of the first one while there are none. For a thread of its own.
+        """End offsets of our partitions; while there are none, of those we had last. For a thread of its own.
 
         Those that a broker does not tell in time are left out: it may be the only one that is away.
 
         Raises:
             KafkaException: none is known.
         """
-        asked = {TopicPartition(self.topic, p): OffsetSpec.latest() for p in self.assigned or (0,)}
+        asked = {TopicPartition(self.topic, p): OffsetSpec.latest() for p in self.assigned or self._had}
         futures = self._admin.list_offsets(asked, request_timeout=ASK_SECONDS)
         done, _ = wait(futures.values(), ASK_SECONDS + 1)
         answers = {tp.partition: future for tp, future in futures.items() if future in done and not future.exception()}
@@ -266,6 +274,10 @@ class Source:
             _result(next(iter(futures.values())), 0.0)
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no leader told the end of its partition"))
         return told
+
+    def untold(self, ends: Mapping[int, int]) -> frozenset[int]:
+        """Partitions of which no end was told."""
+        return (self.assigned or self._had) - ends.keys()
 
     def end_read(self, partition: int) -> int:
         """Where the consumer last met the partition's end, behind any transaction markers; -1: not yet."""

@@ -1,0 +1,68 @@
+"""What a processor tells of a Kafka of which a part is away."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tidemill_contract.guard import Guards
+from tidemill_processor import lookout as module
+from tidemill_processor.lookout import Lookout
+
+
+class Kafka:
+    """Three partitions and a clock."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.told = 100.0, {0: 7, 1: 7, 2: 7}
+        self.lost_at: float | None = None
+        monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
+        nothing: Any = SimpleNamespace(
+            backlog=SimpleNamespace(measure=lambda *_: None, expire=lambda: None), kafka_works=lambda _: None
+        )
+        self.lookout = Lookout(nothing, None, self, nothing, Guards(*[nothing] * 4), None)  # type: ignore[arg-type]
+
+    def ends(self) -> dict[int, int]:
+        return dict(self.told)
+
+    def untold(self, ends: dict[int, int]) -> frozenset[int]:
+        return frozenset({0, 1, 2}) - ends.keys()
+
+    def after(self, seconds: float) -> str:
+        """Look every second for so long; what is told then."""
+        for _ in range(int(seconds)):
+            self.now += 1.0
+            self.lookout._look_at_kafka()
+        return self.lookout.kafka_partly
+
+
+@pytest.fixture
+def kafka(monkeypatch: pytest.MonkeyPatch) -> Kafka:
+    return Kafka(monkeypatch)
+
+
+def test_silent_leaders_are_named_once_new_ones_could_have_been_chosen(kafka: Kafka) -> None:
+    """The brokers that are left answer all along."""
+    kafka.told = {0: 7}
+    assert kafka.after(15) == ""
+    assert kafka.after(1) == "leaders of partitions 1, 2 do not answer"
+    kafka.told = {0: 7, 1: 7, 2: 7}
+    assert kafka.after(1) == ""
+
+
+def test_a_new_leader_is_no_news(kafka: Kafka) -> None:
+    for _ in range(5):
+        kafka.told = {0: 7}
+        assert kafka.after(10) == ""
+        kafka.told = {0: 7, 1: 7, 2: 7}
+        assert kafka.after(1) == ""
+
+
+def test_who_does_not_reach_the_coordinator_says_so(kafka: Kafka) -> None:
+    kafka.lost_at = kafka.now
+    assert kafka.after(14) == ""
+    assert kafka.after(1) == "the coordinator of the consumer group does not answer"
+    kafka.lost_at = None
+    assert kafka.after(1) == ""
