@@ -6,12 +6,17 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from faults import truth
+from faults import table, truth
+from faults.checker import Verdict
+from faults.play import Seen, holds
 from faults.proxy import Proxies, Proxy
+from faults.rows import ROWS
 
 # Events are counted until 10, then not (and from 20 to 30 that cannot be seen), and again from 40 on.
 COUNTED: list[tuple[float, Any]] = [
@@ -150,3 +155,60 @@ def test_a_proxy_of_nobody_closes(echo: int) -> None:
             assert peer.recv(1) == b""
     finally:
         proxies.close()
+
+
+WELL = Seen(
+    lasted=40.0,
+    told=12.0,
+    missing=(),
+    moved=1.0,
+    well=2.0,
+    still=40.0,
+    counted=0,
+    said={"processor": "unhealthy (postgres)", "api": "unhealthy (postgres)", "ready": "False Unreachable"},
+)
+EXACT = Verdict(counted=100, dead=3, lost=0, doubled=0, wrong=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "seen", "verdict", "faults"),
+    [
+        ("postgres-frozen", {}, {}, []),
+        ("postgres-frozen", {"told": 31.0}, {}, ["told after 31 s"]),
+        ("postgres-frozen", {"told": None, "missing": ("api",)}, {}, ["api did not tell"]),
+        ("postgres-frozen", {"told": None, "missing": ("api",), "lasted": 20.0}, {}, []),
+        ("postgres-frozen", {"lies": {"ready": 31.0, "gauge": 30.0}}, {}, ["ready said well for 31 s"]),
+        ("postgres-frozen", {"well": 11.0}, {}, ["well 11 s after events moved"]),
+        (
+            "postgres-frozen",
+            {"restarted": ("faults.faults-processor-0",)},
+            {},
+            ["faults.faults-processor-0 was restarted"],
+        ),
+        ("processor-killed", {"restarted": ("faults.faults-processor-0",), "still": 9.0}, {}, []),
+        ("broker-killed", {}, {}, ["nothing was counted for 40 s"]),
+        ("broker-killed", {"still": 9.0, "alarms": {"ready": 11.0}}, {}, ["ready said ill for 11 s"]),
+        ("postgres-frozen", {}, {"lost": 1, "doubled": 2, "wrong": 3}, ["lost 1, doubled 2, wrong 3"]),
+    ],
+)
+def test_what_a_row_is_held_against(
+    name: str, seen: dict[str, Any], verdict: dict[str, Any], faults: list[str]
+) -> None:
+    assert holds(ROWS[name], replace(WELL, **seen), replace(EXACT, **verdict)) == faults
+
+
+def test_a_run_adds_its_rows_to_those_of_before(tmp_path: Path) -> None:
+    """In the order of the faults; a row that is played again takes the place of the former."""
+    kept, page = tmp_path / "kept" / "faults.json", tmp_path / "page.md"
+    page.write_text("before\n\n<!-- written by make faults: begin -->\nold\n<!-- end -->\n\nafter\n")
+    for name, sent in (("redis-killed", 5), ("postgres-frozen", 7), ("redis-killed", 9)):
+        seen = replace(WELL, said={**WELL.said, "ingest": "degraded (redis)"})
+        line = table.Line(ROWS[name], seen, EXACT, sent, sent, sent - 1, 1, ())
+        table.keep(kept, line, about="here")
+    table.put(page, kept)
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "16 events were sent, 14 counted, 2 became dead letters. here." in text
+    assert [line.split("`")[1] for line in text.splitlines() if "`" in line] == ["postgres-frozen", "redis-killed"]
+    assert "\nold\n" not in text
