@@ -78,8 +78,8 @@ class Proxy:
                 await self._join(_Way(client, to_server), _Way(server, to_client))
             finally:
                 to_server.close()
-        except OSError:
-            pass
+        except (OSError, asyncio.CancelledError):
+            pass  # ended by the peer, or with the proxy
         finally:
             to_client.close()
 

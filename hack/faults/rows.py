@@ -114,9 +114,8 @@ def _signal(component: str, number: int) -> Act:
 
 
 def _bounce(bench: Bench) -> None:
-    """Kill the broker that leads and start it, five times."""
+    """Kill the broker that led and start it, five times."""
     for _ in range(5):
-        bench.find_leader()
         server = bench.servers[bench.leader]
         server.kill()
         time.sleep(1.0)
