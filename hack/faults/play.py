@@ -196,7 +196,7 @@ def holds(row: Row, seen: Seen, verdict: Verdict) -> list[str]:
     found += [f"{who} said ill for {at:.0f} s" for who, at in seen.alarms.items() if at > RECOVERS_SECONDS]
     if seen.well > RECOVERS_SECONDS:
         found.append(f"well {seen.well:.0f} s after events moved")
-    if row.moves and seen.still > TELLS_SECONDS:
+    if row.moves and not row.restarts and seen.still > TELLS_SECONDS:
         found.append(f"nothing was counted for {seen.still:.0f} s")
     found += [f"{name} was restarted" for name in seen.restarted if not any(part in name for part in row.restarts)]
     if not verdict.holds:

@@ -10,6 +10,7 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 
 from kafka_admin import KafkaAdmin
+from tidemill_contract.failures import kafka_fatal
 from tidemill_contract.runtime import AggregationRef, PipelineConfig, WorkloadSettings
 from tidemill_contract.spec import PipelineSpec
 from tidemill_processor.source import Source
@@ -130,6 +131,29 @@ def test_a_named_member_that_ends_is_not_waited_for(servers: Any) -> None:
     finally:
         staying.close()
     assert time.monotonic() - began < WorkloadSettings().session_timeout_ms / 1000 / 2
+
+
+def test_a_member_that_was_fenced_goes_on_with_another_client(servers: Any) -> None:
+    """The client's error is fatal: without that, it would stand still for good."""
+    of = config("fenced")
+    KafkaAdmin(servers.kafka).create(of.events_topic)
+    fenced, other = (Source(WorkloadSettings(kafka_brokers=servers.kafka, instance="p-0"), of) for _ in range(2))
+    fenced.subscribe()
+    assigned(fenced)
+    other.subscribe()
+    deadline, failed = time.monotonic() + 60, None
+    while not kafka_fatal(failed) and time.monotonic() < deadline:
+        failed = fenced.poll(10, 0.1).failed
+        other.poll(10, 0.1)
+        fenced.report_offsets({0: 0})
+    assert kafka_fatal(failed)
+    other.close()
+    fenced.renew()
+    try:
+        assert fenced.assigned == frozenset()
+        assigned(fenced)
+    finally:
+        fenced.close()
 
 
 def assigned(source: Source) -> None:

@@ -899,3 +899,16 @@ def test_the_page_names_every_metric_of_guards() -> None:
         "tidemill_retries_total",
     ):
         assert name in text
+
+
+@pytest.mark.parametrize(
+    ("error", "fatal", "reason"),
+    [
+        (KafkaError(KafkaError.FENCED_INSTANCE_ID, "", True), True, "told as it happens"),
+        (KafkaError(KafkaError._FATAL), True, "all later calls name it, without the mark"),
+        (KafkaError(KafkaError._TRANSPORT), False, "comes back by itself"),
+        (ValueError("no client's"), False, "says nothing of a client"),
+    ],
+)
+def test_what_ends_a_kafka_client(error: object, fatal: bool, reason: str) -> None:
+    assert failures.kafka_fatal(error) is fatal, reason

@@ -102,11 +102,13 @@ def kafka_failed(error: BaseException) -> bool:
 
 def kafka_retryable(error: BaseException) -> bool:
     """Whether the same request may well succeed a little later; a fatal client never does."""
-    inner = _kafka_error(error)
-    fatal = getattr(inner, "fatal", None)
-    if callable(fatal) and fatal():
-        return False
-    return kafka_failed(error)
+    return not kafka_fatal(_kafka_error(error)) and kafka_failed(error)
+
+
+def kafka_fatal(error: object) -> bool:
+    """Whether a Kafka client that tells this error can do no more; it may only name a fatal one that it had before."""
+    fatal, name = getattr(error, "fatal", None), getattr(error, "name", None)
+    return bool((callable(fatal) and fatal()) or (callable(name) and name() == "_FATAL"))
 
 
 def redis_failed(error: BaseException) -> bool:

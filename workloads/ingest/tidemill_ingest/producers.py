@@ -17,6 +17,7 @@ from typing import Any
 from confluent_kafka import KafkaError, Producer
 
 from tidemill_contract.event import MAX_RECORD_BYTES
+from tidemill_contract.failures import kafka_fatal
 from tidemill_contract.files import read_text
 from tidemill_contract.resilience import Guard
 from tidemill_contract.runtime import WorkloadSettings
@@ -93,7 +94,7 @@ class Line:
 
     def on_error(self, error: KafkaError) -> None:
         """Told by the client, or met when a record was queued."""
-        if error.fatal() or error.code() == KafkaError._FATAL:
+        if kafka_fatal(error):
             self._fatal = True
 
     def renew(self) -> None:

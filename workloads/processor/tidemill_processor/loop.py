@@ -18,7 +18,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.event import Reason
-from tidemill_contract.failures import database_failed
+from tidemill_contract.failures import database_failed, kafka_fatal
 from tidemill_contract.resilience import Guards
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_processor import metrics
@@ -164,11 +164,11 @@ class Loop:
             if left <= 0 and pieces:
                 break
             polled = self._source.poll(min(PIECE_LIMIT, limit), min(max(0.0, left), POLL_SECONDS))
+            self._note(polled)
             if generation != self._source.generation:
                 # Partitions were assigned anew: all are read from their stored positions again, these events too.
                 pieces.clear()
                 break
-            self._note(polled)
             if polled.messages:
                 pieces.append(self._reader.decode(polled.messages, time.time_ns() // 1_000_000, count))
                 count += len(polled.messages)
@@ -300,12 +300,13 @@ class Loop:
 
     def _kafka_failed(self, error: Any) -> None:
         text = error.str() if isinstance(error, KafkaError) else str(error)
-        if isinstance(error, KafkaError) and error.fatal():
-            raise KafkaException(error)  # this consumer can do no more; a new process can
         if self.kafka_error != text:
             log.warning("kafka: %s", text)
         self.kafka_error, self._kafka_failed_at = text, time.monotonic()
         self._guards.kafka_consumer.failure()
+        if kafka_fatal(error):
+            # A member that was away may be fenced by what it asked for itself, just before, under its former id.
+            self._source.renew()
 
     def kafka_works(self, asked_at: float) -> None:
         """Kafka has answered what it was asked then, which says nothing against a later failure. From any thread."""

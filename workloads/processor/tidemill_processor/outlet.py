@@ -11,6 +11,8 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from tidemill_contract.failures import kafka_fatal
+
 log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 8.0
@@ -79,7 +81,7 @@ class Outlet:
         except KafkaException as error:
             if error.args[0].code() in _OF_THE_RECORD:
                 raise RecordRefused(error.args[0].str()) from None
-            if error.args[0].fatal():
+            if kafka_fatal(error.args[0]):
                 self._producer = self._make()
             raise PublishFailed(error.args[0].str()) from None
 

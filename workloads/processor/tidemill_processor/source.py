@@ -125,6 +125,13 @@ class Source:
             [self.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
 
+    def renew(self) -> None:
+        """Another consumer in place of one that can do no more; partitions are assigned anew."""
+        self._on_revoke(self._consumer, [])
+        self._consumer.close()  # type: ignore[no-untyped-call]
+        self._consumer = self._application.get_consumer(auto_commit_enable=False)
+        self.subscribe()
+
     def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         for partition in partitions:
             # Paused and sought before anything is read. An absolute offset: the answer to a question for the group's or
