@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
 from tidemill_contract.guard import Guards
 from tidemill_processor import lookout as module
@@ -25,6 +27,8 @@ class Kafka:
         self.lookout = Lookout(nothing, None, self, nothing, Guards(*[nothing] * 4), None)  # type: ignore[arg-type]
 
     def ends(self) -> dict[int, int]:
+        if not self.told:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
         return dict(self.told)
 
     def untold(self, ends: dict[int, int]) -> frozenset[int]:
@@ -34,7 +38,8 @@ class Kafka:
         """Look every second for so long; what is told then."""
         for _ in range(int(seconds)):
             self.now += 1.0
-            self.lookout._look_at_kafka()
+            with suppress(KafkaException):
+                self.lookout._look_at_kafka()
         return self.lookout.kafka_partly
 
 
@@ -50,6 +55,14 @@ def test_silent_leaders_are_named_once_new_ones_could_have_been_chosen(kafka: Ka
     assert kafka.after(1) == "leaders of partitions 1, 2 do not answer"
     kafka.told = {0: 7, 1: 7, 2: 7}
     assert kafka.after(1) == ""
+
+
+def test_first_nobody_answers_then_some(kafka: Kafka) -> None:
+    """Those that stay silent were so from the beginning."""
+    kafka.told = {}
+    assert kafka.after(10) == ""
+    kafka.told = {0: 7}
+    assert kafka.after(6) == "leaders of partitions 1, 2 do not answer"
 
 
 def test_a_new_leader_is_no_news(kafka: Kafka) -> None:

@@ -123,6 +123,7 @@ class Run:
         self._interrupted: dict[str, datetime] = {}
         self._announced = ""
         self._seen: object = None
+        self._passed: object = None
 
     @classmethod
     def start(cls, options: Options, *, environ: Mapping[str, str], say: Say) -> Run:
@@ -161,28 +162,32 @@ class Run:
     def step(self) -> None:
         """One round: servers that died are started again, due pipelines are reconciled, readers are told."""
         self._revive_servers()
+        seen = self._sees()
         if self._passes.idle:
+            self._passed = self._seen
             if self._reading is not None:
                 self._take(self._reading)
                 self._reading = None
-            self._look_again()
+            if seen != self._seen:
+                self._seen = seen
+                self._session.nudge()
             self._passes.start()
             # Most are over at once, and what they tell is to be told now.
             self._passes.wait(_PASS_SECONDS)
+            self._passed = self._seen if self._passes.idle else self._passed
         self._figures.watch(self._session.pipelines.values())
         self._tell_conditions()
-        self._report()
-        if self._passes.idle and self._session.settled:
+        # Of something else than the last pass has seen it says nothing.
+        current = self._passed == seen
+        self._report(current=current)
+        if current and self._passes.idle and self._session.settled:
             self._announce()
 
-    def _look_again(self) -> None:
-        """Have all pipelines looked at if something that matters to them is another."""
+    def _sees(self) -> object:
+        """What matters to pipelines beside their specs: another pass is due when it is another."""
         ready = {name: state.ready for name, state in self._runtime.states().items()}
         asked = {key: self._requests.read(one.namespace, one.name) for key, one in self._session.pipelines.items()}
-        seen = (ready, self._scaling.decisions(), asked, self._standing.errors())
-        if seen != self._seen:
-            self._seen = seen
-            self._session.nudge()
+        return ready, self._scaling.decisions(), asked, self._standing.errors()
 
     def close(self) -> None:
         """End everything that was started: workloads first, so that they can still commit."""
@@ -240,7 +245,7 @@ class Run:
         since = self._interrupted.setdefault(stored.key, datetime.now(UTC))
         return list(interrupted(stored.status, error, since).get("conditions", ()))
 
-    def _report(self) -> None:
+    def _report(self, *, current: bool) -> None:
         """Write `status.json`: what `tidemill status` and tests read; and what Prometheus is to scrape."""
         if self._options.targets_file is not None:
             targets = [*self._runtime.targets(), self._figures.target(self._runtime.target_host)]
@@ -259,7 +264,7 @@ class Run:
         pipelines = {
             stored.key: {
                 "generation": stored.document["metadata"]["generation"],
-                "ready": stored.ready and stored.key not in self._interrupted,
+                "ready": current and stored.ready and stored.key not in self._interrupted,
                 "endpoints": dict(self._runtime.endpoints(stored.namespace, stored.name)),
                 "conditions": [*conditions, *figures.get("conditions", [])],
                 "figures": {name: value for name, value in figures.items() if name != "conditions"},

@@ -90,11 +90,14 @@ class Lookout:
             ends = self._source.ends()
         except KafkaException:
             loop.backlog.expire()
+            self._note_untold(self._source.untold({}), asked_at)
             raise
         loop.kafka_works(asked_at)
         loop.backlog.measure(ends, asked_at)
-        untold = self._source.untold(ends)
-        self._untold = (self._untold[0] if self._untold else asked_at, untold) if untold else None
+        self._note_untold(self._source.untold(ends), asked_at)
+
+    def _note_untold(self, partitions: frozenset[int], asked_at: float) -> None:
+        self._untold = (self._untold[0] if self._untold else asked_at, partitions) if partitions else None
 
     def _look_at_postgres(self) -> None:
         guard, loop, keeper = self._guards.database, self._loop, self._keeper
