@@ -192,10 +192,10 @@ def _column(*, there: bool) -> Act:
     def act(bench: Bench) -> None:
         rows = bench.sql(
             "SELECT column_name FROM information_schema.columns WHERE table_schema = %s AND table_name = %s"
-            " AND column_name LIKE %s",
+            " AND column_name LIKE %s ORDER BY ordinal_position DESC LIMIT 1",
             bench.schema,
             _table(bench),
-            "%ids%" if not there else "taken%",
+            "taken%" if there else "%",
         )
         name = str(rows[0][0])
         new = f"taken_{name}" if not there else name.removeprefix("taken_")

@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -274,6 +274,26 @@ def test_a_watch_without_kafka_says_so() -> None:
         assert (sink.down, watch.dependency().up, watch.dependency().required) == ("connection refused", False, True)
         watch._answered()
         assert (sink.down, watch.up, watch.dependency().up) == ("", True, True)
+
+    run(scenario())
+
+
+def test_a_trial_that_fails_just_before_kafka_answers_does_not_keep_the_breaker_open() -> None:
+    """What was asked before it says nothing against it; the next answer does, long before the pause is over."""
+
+    async def scenario() -> None:
+        guard = producer_guard()
+        sink = Sink(NOWHERE, guard, request_seconds=30)
+        watch = Watch(sink, guard)
+        for _ in range(FAILURES):
+            watch._failed("connection refused")
+        asked_at = time.monotonic()
+        while guard.state == "closed":
+            guard.settle(guard.admit(), KafkaException(KafkaError(KafkaError._TRANSPORT)))
+        watch._answered(asked_at)
+        assert (watch.up, guard.state) == (True, "open")
+        watch._answered(time.monotonic())
+        assert guard.state == "closed"
 
     run(scenario())
 

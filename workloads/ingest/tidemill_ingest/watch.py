@@ -35,6 +35,7 @@ class Watch:
         self._sink, self._guard = sink, guard
         self._failures = 0
         self._seen = False
+        self._was_away = False
         self._latency_ms: float | None = None
         self.error = "not asked yet"
 
@@ -100,9 +101,11 @@ class Watch:
     def _answered(self, asked_at: float | None = None) -> None:
         if self._sink.down:
             log.warning("Kafka answers again")
-        if self._sink.down or self._failures:
+        if self._sink.down or self._failures or self._was_away:
             # It was away altogether: that it is back is all there is to know.
             self._guard.recovered(time.monotonic() if asked_at is None else asked_at)
+            # A trial that failed after this was asked keeps the breaker open: the next answer tells.
+            self._was_away = self._guard.state != "closed"
         self._failures, self._seen = 0, True
         self.error = self._sink.down = ""
 
