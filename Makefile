@@ -107,6 +107,10 @@ demo-chaos: setup ## The same while processors are killed, frozen, scaled and th
 demo-k8s: setup ## The demo in a real Kubernetes cluster: images, charts, kubectl apply (KEEP=1: keep it running)
 	PYTHONPATH=hack $(PYTHON) -m demo.kubernetes $(if $(KEEP),--keep) $(ARGS)
 
+.PHONY: compose-check
+compose-check: setup ## docker-compose.yaml without containers: healthy, the demo exact, targets up, panels full (ARGS="--events 20000")
+	PYTHONPATH=hack $(PYTHON) -m compose $(ARGS)
+
 .PHONY: images
 images: setup ## Build all images (hack/images/build --help for more)
 	hack/images/build --dev $(ARGS)
