@@ -23,7 +23,7 @@ T = TypeVar("T")
 Ends = tuple[dict[int, int], list[str]]
 _START_SECONDS = 150.0
 _STOP_SECONDS = 60.0
-_ENDS_SECONDS = 30.0
+_ENDS_SECONDS, _ENDS_PAUSE_SECONDS = 30.0, 0.5
 
 
 class DemoError(RuntimeError):
@@ -63,7 +63,7 @@ def all_ends(ask: Callable[[], Ends], topic: str) -> dict[int, int]:
             return ends
         if time.monotonic() > deadline:
             raise DemoError(f"Kafka does not tell where {topic} ends: {'; '.join(faults)}")
-        time.sleep(0.5)
+        time.sleep(_ENDS_PAUSE_SECONDS)
 
 
 def topic_ends(brokers: str, topic: str) -> dict[int, int]:
