@@ -22,6 +22,7 @@ _TIMES = {"__rate_interval": "1m", "__interval": "30s", "__range": "15m"}
 # Of the operator in a cluster; `tidemill up` has neither passes nor scaling.
 _OF_CLUSTERS = "tidemill_operator_"
 _PAUSE_SECONDS = 2.0
+_RANGE_SECONDS = 3_600.0
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,10 @@ class Prometheus:
         return answer["data"]
 
     def has_data(self, query: str) -> bool:
-        """Whether a query's answer has a number."""
-        return any(not math.isnan(float(item["value"][1])) for item in self.ask("query", query=query)["result"])
+        """Whether a query has had a number, in the time that the dashboards show."""
+        now = time.time()
+        told = self.ask("query_range", query=query, start=str(now - _RANGE_SECONDS), end=str(now), step="15")
+        return any(not math.isnan(float(value)) for series in told["result"] for _, value in series["values"])
 
 
 def watch_faults(running: Running, say: Callable[[str], None], *, seconds: float) -> list[str]:

@@ -51,11 +51,13 @@ class Health:
         test: as Compose writes it, begun by CMD or CMD-SHELL.
         seconds: how long it may take until the first time.
         timeout: seconds that one test may take.
+        retries: so many failures in a row make it unhealthy.
     """
 
     test: tuple[str, ...]
     seconds: float
     timeout: float
+    retries: int
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,8 @@ def _health(body: Mapping[str, Any] | None) -> Health | None:
         _seconds(body.get(key, default))
         for key, default in {"interval": "30s", "start_period": "0s", "timeout": "30s"}.items()
     )
-    return Health(tuple(body["test"]), start + every * int(body.get("retries", 3)), timeout)
+    retries = int(body.get("retries", 3))
+    return Health(tuple(body["test"]), start + every * retries, timeout, retries)
 
 
 def _seconds(text: str) -> float:

@@ -122,10 +122,17 @@ class Running:
         return "" if done.returncode == 0 else f"status {done.returncode} {(done.stdout + done.stderr)[-500:].strip()}"
 
     def troubles(self) -> dict[str, str]:
-        """What services complain of now, those that have ended too."""
-        found = {name: self.trouble(self.services[name]) for name, child in self.children.items() if child.running}
-        found |= {name: f"ended with {child.exit_code}" for name, child in self.children.items() if not child.running}
+        """What is wrong now with services that have been healthy: ended, or all retries of their check failed."""
+        found = {name: self._lasting_trouble(name) for name in self.children}
         return {name: trouble for name, trouble in found.items() if trouble}
+
+    def _lasting_trouble(self, name: str) -> str:
+        service, child, trouble = self.services[name], self.children[name], ""
+        for _ in range(service.health.retries if service.health else 1):
+            trouble = self.trouble(service) if child.running else f"ended with {child.exit_code}"
+            if not trouble:
+                break
+        return trouble
 
     def stop(self) -> None:
         """End all, those that started last first; those that started together at the same time."""

@@ -128,10 +128,14 @@ def _tidemill(stage: Stage, service: Service) -> Command:
 
 
 def _prometheus(stage: Stage, service: Service) -> Command:
+    """As somebody who owns nothing but the volume: what others write for it has to be readable."""
     given = [stage.text(service, part) for part in service.command]
     listen = f"--web.listen-address={stage.addresses[service.name]}:9090"
-    told = environment(stage, service)
-    return Command(service.name, [_found("prometheus"), *given, listen], environment=told)
+    user, data = "nobody" if os.geteuid() == 0 else None, stage.path(service, "/prometheus")
+    if user:
+        shutil.chown(data, user)
+    run = [_found("prometheus"), *given, listen]
+    return Command(service.name, run, environment=environment(stage, service), user=user, working_dir=data)
 
 
 def _alertmanager(stage: Stage, service: Service) -> Command:
