@@ -118,6 +118,10 @@ faults: setup ## Faults by name on three brokers: what is told and how soon, how
 soak: setup ## The same with drawn faults (MINUTES=20 SEED=the one that was printed)
 	PYTHONPATH=hack $(PYTHON) -m faults --events $(EVENTS) --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
+.PHONY: compose-check
+compose-check: setup ## docker-compose.yaml without containers: healthy, the demo exact, targets up, panels full (ARGS="--events 20000")
+	PYTHONPATH=hack $(PYTHON) -m compose $(ARGS)
+
 .PHONY: images
 images: setup ## Build all images (hack/images/build --help for more)
 	hack/images/build --dev $(ARGS)

@@ -1,1 +1,1 @@
-"""The compose files as Compose reads them, and what their texts say on this machine, without containers."""
+"""The compose files run on this machine without containers: programs that are here stand in for the images."""

@@ -16,9 +16,10 @@ TOP_LEVEL = frozenset({"version", "services", "networks", "volumes", "secrets", 
 _OF_CONTAINERS = frozenset(
     {"restart", "networks", "init", "hostname", "read_only", "cap_drop", "security_opt", "build"}
 )
-_KNOWN = frozenset(
-    {"image", "command", "environment", "volumes", "tmpfs", "ports", "healthcheck", "depends_on", *_OF_CONTAINERS}
+_KNOWN = _OF_CONTAINERS | frozenset(
+    {"image", "command", "environment", "volumes", "tmpfs", "ports", "healthcheck", "depends_on", "stop_grace_period"}
 )
+_SECONDS = re.compile(r"\d+(\.\d+)?s")
 _VARIABLE = re.compile(r"\$(?:\$|(?P<name>\w+)|\{(?P<braced>\w+)(?:(?P<kind>:?-)(?P<default>[^}]*))?\})")
 
 
@@ -49,10 +50,14 @@ class Health:
     Attributes:
         test: as Compose writes it, begun by CMD or CMD-SHELL.
         seconds: how long it may take until the first time.
+        timeout: seconds that one test may take.
+        retries: so many failures in a row make it unhealthy.
     """
 
     test: tuple[str, ...]
     seconds: float
+    timeout: float
+    retries: int
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class Service:
         ports: ports that are published.
         health: None: there is no test.
         after: services that have to be there before it, and `service_healthy` or `service_started`.
+        grace: seconds that it has to end when it is asked to; then it is killed.
     """
 
     name: str
@@ -78,6 +84,7 @@ class Service:
     ports: tuple[int, ...]
     health: Health | None
     after: Mapping[str, str]
+    grace: float
 
 
 def load(path: Path, environ: Mapping[str, str]) -> dict[str, Service]:
@@ -143,6 +150,7 @@ def _service(path: Path, name: str, body: Mapping[str, Any]) -> Service:
         after={item: "service_started" for item in after}
         if isinstance(after, list)
         else {other: str(how["condition"]) for other, how in after.items()},
+        grace=_seconds(body.get("stop_grace_period", "10s")),
     )
 
 
@@ -154,5 +162,15 @@ def _mount(text: str) -> Mount:
 def _health(body: Mapping[str, Any] | None) -> Health | None:
     if body is None:
         return None
-    every, start = (float(str(body.get(key, "0s")).removesuffix("s")) for key in ("interval", "start_period"))
-    return Health(tuple(body["test"]), start + every * int(body["retries"]))
+    every, start, timeout = (
+        _seconds(body.get(key, default))
+        for key, default in {"interval": "30s", "start_period": "0s", "timeout": "30s"}.items()
+    )
+    retries = int(body.get("retries", 3))
+    return Health(tuple(body["test"]), start + every * retries, timeout, retries)
+
+
+def _seconds(text: str) -> float:
+    if not _SECONDS.fullmatch(text):
+        raise ValueError(f"{text!r} is no number of seconds; write it as 90s")
+    return float(text.removesuffix("s"))

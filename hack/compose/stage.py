@@ -12,7 +12,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from compose.files import Service
 from tidemill_operator.local.ports import Ports
@@ -71,10 +71,16 @@ class Stage:
             text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?=:\d)", address, text)
         for port, taken in self.ports.items():
             text = re.sub(rf"\b{port}\b", str(taken), text)
-        for target in sorted((mount.target for mount in service.mounts), key=len, reverse=True):
+        for target in sorted(self._seen(service), key=len, reverse=True):
             pattern = rf"(?<![\w./-]){re.escape(target)}(?![\w-])"
             text = re.sub(pattern, str(self.path(service, target)).replace("\\", r"\\"), text)
         return text
+
+    def _seen(self, service: Service) -> set[str]:
+        """Paths at which the container sees what is mounted; of a file its folder too, which a pattern may name."""
+        targets = {mount.target for mount in service.mounts}
+        files = {mount.target for mount in service.mounts if (self.root / mount.source).is_file()}
+        return targets | {str(PurePosixPath(target).parent) for target in files}
 
     def prepare(self, service: Service) -> None:
         """Make the folders of volumes, and copies of what is mounted, in this machine's words.

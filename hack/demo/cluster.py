@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from demo.runtime import DemoError, until
+from demo.runtime import DemoError, Ends, all_ends, until
 
 OPERATOR_NAMESPACE = "tidemill-system"
 PORTS = {"ingest": 8080, "api": 8081}
@@ -25,12 +25,12 @@ _MARK = "tidemill.dev/demo"
 # Brokers' names are the cluster's own: Kafka is asked from within, where the operator is.
 _ENDS = """\
 import json, os, sys
-from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
-admin = AdminClient({"bootstrap.servers": os.environ["TIDEMILL_KAFKA_BROKERS"]})
-partitions = admin.list_topics(sys.argv[1], timeout=20).topics[sys.argv[1]].partitions
-asked = {TopicPartition(sys.argv[1], partition): OffsetSpec.latest() for partition in partitions}
-print(json.dumps({at.partition: future.result(20).offset for at, future in admin.list_offsets(asked).items()}))
+from confluent_kafka.admin import AdminClient
+from tidemill_operator.actuators.kafka_log import LATEST, KafkaLog
+brokers, topic = os.environ["TIDEMILL_KAFKA_BROKERS"], sys.argv[1]
+partitions = AdminClient({"bootstrap.servers": brokers}).list_topics(topic, timeout=20).topics[topic].partitions
+told = KafkaLog(brokers).offsets([(topic, partition) for partition in partitions], LATEST)
+print(json.dumps({"ends": told.of(topic), "faults": list(told.faults.values())}))
 """
 
 
@@ -193,8 +193,12 @@ class ClusterPlatform:
     def topic_ends(self) -> dict[int, int]:
         """End offset of each partition of the events topic, as Kafka tells."""
         topic = f"{self.namespace}.{self.name}.events"
-        answer = self.run_in_operator("python", "-c", _ENDS, topic)
-        return {int(partition): int(end) for partition, end in json.loads(answer.splitlines()[-1]).items()}
+
+        def told() -> Ends:
+            answer = json.loads(self.run_in_operator("python", "-c", _ENDS, topic).splitlines()[-1])
+            return {int(partition): int(end) for partition, end in answer["ends"].items()}, answer["faults"]
+
+        return all_ends(told, topic)
 
     def run_in_operator(self, *command: str) -> str:
         """Run a command where the operator runs; what it printed."""

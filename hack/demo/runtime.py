@@ -13,27 +13,21 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import yaml
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient
 
 from demo.data import ROOT
+from tidemill_operator.actuators.kafka_log import LATEST, KafkaLog
 
 T = TypeVar("T")
+# What Kafka told by partition, and why it did not tell others.
+Ends = tuple[dict[int, int], list[str]]
 _START_SECONDS = 150.0
 _STOP_SECONDS = 60.0
+_ENDS_SECONDS, _ENDS_PAUSE_SECONDS = 30.0, 0.5
 
 
 class DemoError(RuntimeError):
     """The demo cannot go on; the message says what happened and where to look."""
-
-
-# What a broker says whose leaders have just been chosen.
-_LEADER_CHANGES = (
-    KafkaError.LEADER_NOT_AVAILABLE,
-    KafkaError.NOT_LEADER_FOR_PARTITION,
-    KafkaError.FENCED_LEADER_EPOCH,
-    KafkaError.UNKNOWN_LEADER_EPOCH,
-)
 
 
 def until(check: Callable[[], T | None], *, seconds: float, what: str, pause_seconds: float = 0.2) -> T:
@@ -50,6 +44,38 @@ def until(check: Callable[[], T | None], *, seconds: float, what: str, pause_sec
         if time.monotonic() > deadline:
             raise DemoError(f"{what}: not within {seconds:.0f} s")
         time.sleep(pause_seconds)
+
+
+def all_ends(ask: Callable[[], Ends], topic: str) -> dict[int, int]:
+    """End offset of each partition of a topic, once Kafka tells all of them: leaders may be on their way.
+
+    Args:
+        ask: what is known of them now.
+        topic: for the message.
+
+    Raises:
+        DemoError: some are not told within the time; the message says why.
+    """
+    deadline = time.monotonic() + _ENDS_SECONDS
+    while True:
+        ends, faults = ask()
+        if not faults:
+            return ends
+        if time.monotonic() > deadline:
+            raise DemoError(f"Kafka does not tell where {topic} ends: {'; '.join(faults)}")
+        time.sleep(_ENDS_PAUSE_SECONDS)
+
+
+def topic_ends(brokers: str, topic: str) -> dict[int, int]:
+    """The same of a topic of brokers that can be reached from here."""
+    partitions = AdminClient({"bootstrap.servers": brokers}).list_topics(topic, timeout=10).topics[topic].partitions
+    log = KafkaLog(brokers)
+
+    def told() -> Ends:
+        offsets = log.offsets([(topic, partition) for partition in partitions], LATEST)
+        return offsets.of(topic), list(offsets.faults.values())
+
+    return all_ends(told, topic)
 
 
 class Platform(Protocol):
@@ -167,21 +193,7 @@ class Runtime:
 
     def topic_ends(self) -> dict[int, int]:
         """End offset of each partition of the events topic, as Kafka tells."""
-        admin = AdminClient({"bootstrap.servers": self.kafka})
-        topic = f"{self.namespace}.{self.name}.events"
-        partitions = admin.list_topics(topic, timeout=10).topics[topic].partitions
-        asked = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in partitions}
-
-        def told() -> dict[int, int] | None:
-            try:
-                ends = {at.partition: future.result(10).offset for at, future in admin.list_offsets(asked).items()}
-            except KafkaException as error:
-                if error.args[0].code() not in _LEADER_CHANGES:
-                    raise
-                return None
-            return ends if min(ends.values()) >= 0 else None  # a leader that does not answer in time
-
-        return until(told, seconds=30, what=f"Kafka tells the ends of {topic}", pause_seconds=0.5)
+        return topic_ends(self.kafka, f"{self.namespace}.{self.name}.events")
 
     def status(self) -> dict[str, Any]:
         """What `up` last reported of its processes; written several times a second."""

@@ -25,7 +25,7 @@ _INGEST_LIMITS = (
     "TIDEMILL_INGEST_IN_FLIGHT_BYTES",
 )
 _API_LIMITS = ("TIDEMILL_API_KEYLESS_CONNECTIONS", "TIDEMILL_API_KEYLESS_PER_ADDRESS")
-_CALLED = ("TIDEMILL_ALLOWED_HOSTS", "TIDEMILL_HTTP_CONNECTIONS")
+_HOSTS, _CONNECTIONS = "TIDEMILL_ALLOWED_HOSTS", "TIDEMILL_HTTP_CONNECTIONS"
 _MOST_AMOUNT = 10**12
 _DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 
@@ -178,7 +178,10 @@ def _placement(platform: Platform, environ: Mapping[str, str]) -> Placement:
         },
         ingest={name: _amount(environ, name) for name in _INGEST_LIMITS if environ.get(name)},
         api={name: _amount(environ, name) for name in _API_LIMITS if environ.get(name)},
-        called={name: environ[name] for name in _CALLED if environ.get(name)},
+        called={
+            **({_HOSTS: environ[_HOSTS]} if environ.get(_HOSTS) else {}),
+            **({_CONNECTIONS: _amount(environ, _CONNECTIONS, least=1)} if environ.get(_CONNECTIONS) else {}),
+        },
         connections={name: text for name, text in connections.items() if text},
         resilience=read_text(resilience) if resilience else "",
         egress_ports=_egress(platform, environ),
@@ -187,8 +190,8 @@ def _placement(platform: Platform, environ: Mapping[str, str]) -> Placement:
     )
 
 
-def _amount(environ: Mapping[str, str], name: str) -> str:
-    number(environ, name, 0, least=0, most=_MOST_AMOUNT)
+def _amount(environ: Mapping[str, str], name: str, *, least: int = 0) -> str:
+    number(environ, name, least, least=least, most=_MOST_AMOUNT)
     return environ[name]
 
 

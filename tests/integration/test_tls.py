@@ -83,7 +83,7 @@ class Secured:
         self.servers = Servers(kafka=kafka, postgres=at, redis=url, redis_ca=str(self.ca))
 
     def _postgres(self, pair: Pair) -> dict[str, str]:
-        if user := postgres._server_user():
+        if user := postgres.server_user():
             for folder in (pair.key.parent, *pair.key.parent.parents[:3]):
                 folder.chmod(folder.stat().st_mode | 0o011)
             key = Path(shutil.copy(pair.key, pair.key.with_name("postgres.key")))

@@ -98,6 +98,9 @@ def test_a_text_of_a_container_says_the_same_here(tmp_path: Path) -> None:
     assert stage.text(services["kafka-1"], "PLAINTEXT://:9092") == f"PLAINTEXT://{at['kafka-1']}:9092"
     assert stage.text(prometheus, '["localhost:9090"]') == f'["{at["prometheus"]}:9090"]'
     assert stage.text(prometheus, "/run/tidemill/targets.json") == f"{tmp_path}/volumes/targets/targets.json"
+    rules = stage.path(prometheus, "/etc/prometheus-rules")
+    assert stage.text(prometheus, "[/etc/prometheus-rules/*.yaml]") == f"[{rules}/*.yaml]"
+    assert stage.path(prometheus, "/etc/prometheus-rules/alerts.yaml") == rules / "alerts.yaml"
     assert stage.path(tidemill, "/run/tidemill") == stage.path(prometheus, "/run/tidemill")
     assert stage.text(prometheus, "a/prometheus /prometheus-2 http://x/prometheus") == (
         "a/prometheus /prometheus-2 http://x/prometheus"

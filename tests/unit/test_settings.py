@@ -82,9 +82,11 @@ def test_the_limits_of_ingest_are_handed_on() -> None:
 
 def test_what_clients_may_call_and_how_often_is_handed_on() -> None:
     limits = {"TIDEMILL_API_KEYLESS_CONNECTIONS": "5", "TIDEMILL_API_KEYLESS_PER_ADDRESS": "2"}
-    hosts = {"TIDEMILL_ALLOWED_HOSTS": "api.example.com,*.example.org"}
-    placement = ClusterSettings.from_env(Platform(), {**CLUSTER, **limits, **hosts}).placement
-    assert (placement.api, placement.called) == (limits, hosts)
+    called = {"TIDEMILL_ALLOWED_HOSTS": "api.example.com,*.example.org", "TIDEMILL_HTTP_CONNECTIONS": "700"}
+    placement = ClusterSettings.from_env(Platform(), {**CLUSTER, **limits, **called}).placement
+    assert (placement.api, placement.called) == (limits, called)
+    with pytest.raises(ValueError, match="TIDEMILL_HTTP_CONNECTIONS: '0' is not a whole number from 1"):
+        ClusterSettings.from_env(Platform(), {**CLUSTER, "TIDEMILL_HTTP_CONNECTIONS": "0"})
     with pytest.raises(ValueError, match="TIDEMILL_API_KEYLESS_CONNECTIONS: 'x' is not a whole number"):
         ClusterSettings.from_env(Platform(), {**CLUSTER, "TIDEMILL_API_KEYLESS_CONNECTIONS": "x"})
 

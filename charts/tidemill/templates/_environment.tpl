@@ -94,6 +94,8 @@
 - name: TIDEMILL_ALLOWED_HOSTS
   value: {{ join "," . | quote }}
 {{- end }}
+- name: TIDEMILL_HTTP_CONNECTIONS
+  value: {{ .Values.httpConnections | int64 | quote }}
 {{- with .Values.defaults.topicPrefixes }}
 - name: TIDEMILL_TOPIC_PREFIXES
   value: {{ join "," . | quote }}

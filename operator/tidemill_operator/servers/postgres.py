@@ -59,8 +59,8 @@ def postgres_server(
     Raises:
         ServerError: the programs are missing or the data folder cannot be made.
     """
-    programs = _programs(environ)
-    user = _server_user()
+    programs = find_programs(environ)
+    user = server_user()
     home = _home(data_dir, user)
     port = ports.get("postgres")
     address = administrator(data_dir, port)
@@ -123,8 +123,12 @@ def _serves(address: PostgresAddress) -> bool:
     return answers(address)
 
 
-def _programs(environ: Mapping[str, str]) -> Path:
-    """The folder of `initdb` and `postgres`: on the PATH, told by pg_config, or Debian's newest."""
+def find_programs(environ: Mapping[str, str]) -> Path:
+    """The folder of `initdb` and `postgres`: on the PATH, told by pg_config, or Debian's newest.
+
+    Raises:
+        ServerError: they are nowhere.
+    """
     folders: list[Path] = []
     path = environ.get("PATH")
     if found := shutil.which("postgres", path=path):
@@ -142,8 +146,12 @@ def _programs(environ: Mapping[str, str]) -> Path:
     )
 
 
-def _server_user() -> str | None:
-    """Who runs the server: ourselves, or, as Postgres refuses root, a user that exists everywhere."""
+def server_user() -> str | None:
+    """Who runs the server; None: we ourselves. Postgres refuses root, so it gets a user that exists everywhere.
+
+    Raises:
+        ServerError: there is no such user.
+    """
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "nobody"):

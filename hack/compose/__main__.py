@@ -1,0 +1,106 @@
+"""`make compose-check`: docker-compose.yaml without containers. Healthy, demo exact, targets up, panels full."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from compose.checks import watch_faults
+from compose.run import Running, running
+from demo.course import command, judge, send
+from demo.data import ROOT, load_departures
+from demo.runtime import DemoError, topic_ends
+
+_PORTS = {"ingest": 8080, "api": 8081}
+_WATCH_SECONDS = 60.0
+
+
+class Composed:
+    """The demo's pipeline, as the compose file runs it."""
+
+    def __init__(self, found: Running) -> None:
+        self._found = found
+        self.document: dict[str, Any] = yaml.safe_load((ROOT / "crds" / "examples" / "flights.yaml").read_text())
+        self.name = str(self.document["metadata"]["name"])
+        self.namespace = str(self.document["metadata"]["namespace"])
+
+    @property
+    def logs(self) -> str:
+        """The folder of all logs."""
+        return str(self._found.stage.folder)
+
+    def url(self, component: str) -> str:
+        """Base URL of `ingest` or `api`: the published port."""
+        return self._found.url("tidemill", _PORTS[component])
+
+    def check_alive(self) -> None:
+        """Raise DemoError if a service has ended."""
+        for name, child in self._found.children.items():
+            if not child.running:
+                raise DemoError(f"{name} ended with exit status {child.exit_code}:\n{child.log_tail()}")
+
+    def topic_ends(self) -> dict[int, int]:
+        """End offset of each partition of the events topic, as Kafka tells."""
+        brokers = f"{self._found.stage.addresses['kafka-1']}:9092"
+        return topic_ends(brokers, f"{self.namespace}.{self.name}.events")
+
+
+def _run(arguments: argparse.Namespace, console: Console, folder: Path) -> int:
+    departures = load_departures()
+    departures = departures.head(arguments.events) if arguments.events else departures
+    begun = time.monotonic()
+    with running(ROOT / "docker-compose.yaml", folder, os.environ) as found:
+        console.print(f"healthy after {time.monotonic() - begun:.1f} s ({_told(found.seconds)})")
+        platform = Composed(found)
+        code = judge(platform, departures, send(platform, departures, console), console)
+        wrong = watch_faults(found, console.print, seconds=_WATCH_SECONDS)
+        wrong += [f"services.{name}: {trouble}" for name, trouble in found.troubles().items()]
+    console.print(f"ended ({_told({name: ended.seconds for name, ended in found.ended.items()})})")
+    wrong += [
+        f"services.{name}: had not ended after {ended.seconds:.0f} s and was killed; give it a longer stop_grace_period"
+        for name, ended in found.ended.items()
+        if ended.killed
+    ]
+    for fault in wrong:
+        console.print(f"[red]{fault}[/red]", highlight=False)
+    return 1 if wrong else code
+
+
+def _told(seconds: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
+
+
+def _in_folder(arguments: argparse.Namespace, console: Console) -> int:
+    folder = Path(tempfile.mkdtemp(prefix="tidemill-compose-"))
+    folder.chmod(0o755)  # started by root, Postgres runs as another user and has to enter
+    code = 1
+    try:
+        code = _run(arguments, console, folder)
+        return code
+    finally:
+        if code == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            console.print(f"logs and data are kept in {folder}")
+
+
+def main() -> int:
+    """Entry point; the exit code."""
+    parser = argparse.ArgumentParser(prog="compose", description=__doc__)
+    parser.add_argument("--events", type=int, help="send only the first so many departures")
+    arguments = parser.parse_args()
+    return command(lambda console: _in_folder(arguments, console))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

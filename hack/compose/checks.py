@@ -1,0 +1,164 @@
+"""What is asked of services that run: Prometheus' targets and rules, and the queries of Grafana's panels."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import httpx
+import yaml
+
+from compose.run import Running
+
+# A variable of a dashboard; what stands for it: all of its values.
+_VARIABLE = re.compile(r"\$\{?(?P<name>\w+)(?::\w+)?\}?")
+_TIMES = {"__rate_interval": "1m", "__interval": "30s", "__range": "15m"}
+# Of the operator in a cluster; `tidemill up` has neither passes nor scaling.
+_OF_CLUSTERS = "tidemill_operator_"
+_PAUSE_SECONDS = 2.0
+_RANGE_SECONDS = 3_600.0
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A panel's query.
+
+    Attributes:
+        dashboard: whose.
+        title: its own.
+        query: with values in the place of variables.
+    """
+
+    dashboard: str
+    title: str
+    query: str
+
+    @property
+    def of_clusters(self) -> bool:
+        """Whether only the operator in a cluster has such figures."""
+        return _OF_CLUSTERS in self.query
+
+
+class Prometheus:
+    """The one of the file, at an address."""
+
+    def __init__(self, url: str) -> None:
+        self._url = f"{url}/api/v1/"
+
+    def ask(self, path: str, **parameters: str) -> Any:
+        """`data` of an answer.
+
+        Raises:
+            ValueError: it is refused.
+        """
+        answer = httpx.get(self._url + path, params=parameters, timeout=20, trust_env=False).json()
+        if answer["status"] != "success":
+            raise ValueError(f"Prometheus refuses {path} {parameters}: {answer['error']}")
+        return answer["data"]
+
+    def has_data(self, query: str) -> bool:
+        """Whether a query has had a number, in the time that the dashboards show."""
+        now = time.time()
+        told = self.ask("query_range", query=query, start=str(now - _RANGE_SECONDS), end=str(now), step="15")
+        return any(not math.isnan(float(value)) for series in told["result"] for _, value in series["values"])
+
+
+def watch_faults(running: Running, say: Callable[[str], None], *, seconds: float) -> list[str]:
+    """What Prometheus does not see, which alerts fire, and which panels stay empty.
+
+    Args:
+        running: the services of docker-compose.yaml.
+        say: told what was found.
+        seconds: how long figures may take to come: some are asked for every 10 seconds, rates need two answers.
+    """
+    prometheus = Prometheus(running.url("prometheus", 9090))
+    at_grafana, every = _panels(running)
+    deadline = time.monotonic() + seconds
+    while True:
+        targets, wrong = _targets(prometheus)
+        empty = [panel for panel in every if not panel.of_clusters and not at_grafana.has_data(panel.query)]
+        if not (wrong or empty) or time.monotonic() > deadline:
+            break
+        time.sleep(_PAUSE_SECONDS)
+    say(f"Prometheus: {targets - len(wrong)} of {targets} targets are up")
+    rules, faults = _rules(prometheus)
+    say(f"Prometheus: {rules} rules are evaluated")
+    of_clusters = sum(panel.of_clusters for panel in every)
+    asked = len(every) - of_clusters
+    say(
+        f"Grafana: {asked - len(empty)} of {asked} queries have data; {of_clusters} more are about a cluster's operator"
+    )
+    return wrong + faults + [f"Grafana: {item.dashboard}: {item.title}: no data: {item.query}" for item in empty]
+
+
+def _targets(prometheus: Prometheus) -> tuple[int, list[str]]:
+    """How many there are, and what is wrong with some."""
+    told = prometheus.ask("targets")["activeTargets"]
+    components = {target["labels"].get("component") for target in told}
+    wrong = [
+        f"no {name} among the targets" for name in ("ingest", "processor", "api", "operator") if name not in components
+    ]
+    wrong += [
+        f"{target['labels']['job']} {target['scrapeUrl']}: {target['lastError'] or target['health']}"
+        for target in told
+        if target["health"] != "up"
+    ]
+    return len(told), [f"Prometheus: {fault}" for fault in wrong]
+
+
+def _rules(prometheus: Prometheus) -> tuple[int, list[str]]:
+    """How many there are, and which fail or fire; whether somebody takes the alerts."""
+    rules = [rule for group in prometheus.ask("rules")["groups"] for rule in group["rules"]]
+    wrong = [f"{rule['name']}: {rule['lastError']}" for rule in rules if rule["health"] != "ok"]
+    wrong += [
+        f"{rule['name']} fires: {', '.join(alert['annotations']['summary'] for alert in rule['alerts'])}"
+        for rule in rules
+        if rule["state"] == "firing" and rule["labels"].get("severity") != "info"  # a year of flights has anomalies
+    ]
+    wrong += [] if rules else ["no rules are loaded"]
+    if not prometheus.ask("alertmanagers")["activeAlertmanagers"]:
+        wrong.append("no Alertmanager is known")
+    return len(rules), [f"Prometheus: {fault}" for fault in wrong]
+
+
+def _panels(running: Running) -> tuple[Prometheus, list[Panel]]:
+    """The data source that Grafana is provisioned with, and all panels of its dashboards.
+
+    Raises:
+        ValueError: Grafana would find no dashboard.
+    """
+    grafana = running.services["grafana"]
+    provisioned = running.stage.path(grafana, "/etc/grafana/provisioning")
+    (source,) = yaml.safe_load((provisioned / "datasources" / "prometheus.yaml").read_text())["datasources"]
+    (provider,) = yaml.safe_load((provisioned / "dashboards" / "tidemill.yaml").read_text())["providers"]
+    files = {file.name: file for file in sorted(Path(provider["options"]["path"]).glob("*.json"))}
+    home = PurePosixPath(grafana.environment["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]).name
+    if home not in files:
+        raise ValueError(f"services.grafana: its home dashboard {home} is not among {', '.join(files) or 'none'}")
+    found = [
+        Panel(file.stem, title, query)
+        for file in files.values()
+        for title, query in queries(json.loads(file.read_text()), source["uid"])
+    ]
+    return Prometheus(source["url"]), found
+
+
+def queries(dashboard: dict[str, Any], source: str) -> Iterator[tuple[str, str]]:
+    """Titles and queries of a dashboard's panels, of rows too.
+
+    Raises:
+        ValueError: a panel asks another source than this one.
+    """
+    for panel in dashboard["panels"]:
+        yield from queries({"panels": panel.get("panels", ())}, source)
+        for target in panel.get("targets", ()):
+            asked = (target.get("datasource") or panel.get("datasource") or {}).get("uid", source)
+            if asked != source and not asked.startswith("$"):
+                raise ValueError(f"{panel['title']}: its data source {asked} is not there; there is {source}")
+            yield panel["title"], _VARIABLE.sub(lambda found: _TIMES.get(found["name"], ".*"), target["expr"])

@@ -1,0 +1,20 @@
+"""Takes alerts as Alertmanager does, where that is not installed: `python receiver.py ADDRESS PORT`."""
+
+from __future__ import annotations
+
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Receiver(BaseHTTPRequestHandler):
+    """Takes all and sends nothing on."""
+
+    def do_POST(self) -> None:
+        """Alerts, as Prometheus sends them."""
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.end_headers()
+
+
+if __name__ == "__main__":
+    ThreadingHTTPServer((sys.argv[1], int(sys.argv[2])), Receiver).serve_forever()

@@ -1,0 +1,166 @@
+"""The services of a file, started in order, asked by their own health checks and ended again."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from compose.files import Service, load
+from compose.stage import Stage
+from compose.standins import command, environment
+from tidemill_operator.local.child import Child
+
+_HEALTHY = "service_healthy"
+_PAUSE_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a service ended when it was asked to.
+
+    Attributes:
+        seconds: that it took.
+        killed: whether it took longer than it may.
+    """
+
+    seconds: float
+    killed: bool
+
+
+class Running:
+    """The services of one file.
+
+    Attributes:
+        services: by name.
+        stage: where they are.
+        children: their processes, of those that have one.
+        seconds: until each was healthy.
+        ended: how each ended.
+    """
+
+    def __init__(self, services: Mapping[str, Service], stage: Stage) -> None:
+        self.services, self.stage = services, stage
+        self.children: dict[str, Child] = {}
+        self.seconds: dict[str, float] = {}
+        self.ended: dict[str, Ended] = {}
+        self._waves: list[list[str]] = []
+
+    def url(self, service: str, port: int) -> str:
+        """Where a published port of a service is."""
+        if port not in self.services[service].ports:
+            raise ValueError(f"services.{service}.ports: {port} is not published")
+        return f"http://{self.stage.addresses[service]}:{self.stage.ports.get(port, port)}"
+
+    def start(self) -> None:
+        """Start all, each after those that it waits for.
+
+        Raises:
+            RuntimeError: one is not healthy in the time that its check allows, or has ended.
+        """
+        waiting = dict(self.services)
+        while waiting:
+            ready = [service for service in waiting.values() if not set(service.after) & set(waiting)]
+            if not ready:
+                raise RuntimeError(f"services wait for each other: {', '.join(waiting)}")
+            self._waves.append([])
+            for service in ready:
+                del waiting[service.name]
+                self._await(name for name, condition in service.after.items() if condition == _HEALTHY)
+                self._spawn(service)
+        self._await(self.children)
+
+    def _spawn(self, service: Service) -> None:
+        self.stage.prepare(service)
+        wanted = command(self.stage, service)
+        if wanted is None:
+            return
+        child = Child(wanted, run_dir=self.stage.folder / "run", log_dir=self.stage.folder / "logs")
+        child.spawn()
+        self.children[service.name] = child
+        self._waves[-1].append(service.name)
+
+    def _await(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in self.seconds:
+                self._await_one(self.services[name], self.children[name])
+
+    def _await_one(self, service: Service, child: Child) -> None:
+        limit = service.health.seconds if service.health else 0.0
+        while trouble := self.trouble(service):
+            over = not child.running or time.monotonic() - child.started_at > limit
+            if over:
+                how = f"not healthy within {limit:g} s" if child.running else f"ended with {child.exit_code}"
+                said = f"its check: {trouble}\nits log ends with:\n{child.log_tail()}"
+                raise RuntimeError(f"services.{service.name}: {how}; {said}")
+            time.sleep(_PAUSE_SECONDS)
+        self.seconds[service.name] = time.monotonic() - child.started_at
+
+    def trouble(self, service: Service) -> str:
+        """What the service's own check complains of now; empty: it is healthy, or has no check."""
+        if service.health is None:
+            return ""
+        kind, *given = (self.stage.text(service, part) for part in service.health.test)
+        told = environment(self.stage, service)
+        if kind == "CMD-SHELL":
+            programs = self.stage.path(service, "/opt")
+            arguments = ["/bin/sh", "-c", given[0].replace("/opt/", f"{programs}/")]
+        else:
+            arguments = [shutil.which(given[0], path=told["PATH"]) or given[0], *given[1:]]
+        try:
+            done = subprocess.run(
+                arguments, env=told, capture_output=True, text=True, check=False, timeout=service.health.timeout
+            )
+        except subprocess.TimeoutExpired:
+            return f"no answer within {service.health.timeout:g} s"
+        return "" if done.returncode == 0 else f"status {done.returncode} {(done.stdout + done.stderr)[-500:].strip()}"
+
+    def troubles(self) -> dict[str, str]:
+        """What is wrong now with services that have been healthy: ended, or all retries of their check failed."""
+        found = {name: self._lasting_trouble(name) for name in self.children}
+        return {name: trouble for name, trouble in found.items() if trouble}
+
+    def _lasting_trouble(self, name: str) -> str:
+        service, child, trouble = self.services[name], self.children[name], ""
+        for _ in range(service.health.retries if service.health else 1):
+            trouble = self.trouble(service) if child.running else f"ended with {child.exit_code}"
+            if not trouble:
+                break
+        return trouble
+
+    def stop(self) -> None:
+        """End all, those that started last first; those that started together at the same time."""
+        for wave in reversed(self._waves):
+            with ThreadPoolExecutor(len(wave) or 1) as pool:
+                list(pool.map(self._stop_one, wave))
+
+    def _stop_one(self, name: str) -> None:
+        child, begun = self.children[name], time.monotonic()
+        was_running = child.running
+        child.stop()
+        self.ended[name] = Ended(time.monotonic() - begun, killed=was_running and child.exit_code == -signal.SIGKILL)
+
+
+@contextmanager
+def running(file: Path, folder: Path, environ: Mapping[str, str]) -> Iterator[Running]:
+    """The services of a file while the block runs.
+
+    Args:
+        file: the compose file.
+        folder: for everything that they write; every user may enter it.
+        environ: for the file's variables.
+    """
+    services = load(file, environ)
+    stage = Stage.of(services, file.resolve().parent, folder)
+    found = Running(services, stage)
+    try:
+        found.start()
+        yield found
+    finally:
+        found.stop()

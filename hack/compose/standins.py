@@ -1,0 +1,199 @@
+"""What runs in the place of an image: the programs of this machine, started as the image would start its own."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from compose.files import Service
+from compose.kafka_tools import TOOLS, find_tools
+from compose.stage import Stage
+from tidemill_operator.local.child import Command
+from tidemill_operator.servers.kafka_jars import find_jars, find_java
+from tidemill_operator.servers.postgres import find_programs, server_user
+
+ROOT = Path(__file__).resolve().parents[2]
+StandIn = Callable[[Stage, Service], Command]
+# Of the image's scripts, and nothing that the broker is told.
+_NO_PROPERTIES = ("KAFKA_HEAP_OPTS", "KAFKA_OPTS", "KAFKA_JVM_PERFORMANCE_OPTS")
+_JVM = ("-XX:+UseSerialGC", "-Xshare:auto", "-Dlog4j2.level=WARN")
+_VERSIONS = "kafka-broker-api-versions.sh"
+
+
+def command(stage: Stage, service: Service) -> Command | None:
+    """What to run for a service; None: nothing here does (Grafana).
+
+    Raises:
+        ValueError: there is no stand-in for the image.
+    """
+    repository = service.image.partition(":")[0]
+    if repository not in _STAND_INS:
+        known = ", ".join(sorted(_STAND_INS))
+        raise ValueError(f"services.{service.name}.image: {repository} has no stand-in; there are {known}")
+    stand_in = _STAND_INS[repository]
+    return replace(stand_in(stage, service), grace_seconds=service.grace) if stand_in is not None else None
+
+
+def environment(stage: Stage, service: Service) -> dict[str, str]:
+    """The variables of the service's processes: its own, and of ours those that programs need."""
+    kept = {
+        name: os.environ[name] for name in ("PATH", "HOME", "LANG", "JAVA_HOME", "KAFKA_HOME") if name in os.environ
+    }
+    own = {name: stage.text(service, value) for name, value in service.environment.items()}
+    programs = stage.home(service) / "programs"
+    return {**kept, "PATH": f"{programs}:{kept.get('PATH', '')}", "PGHOST": stage.addresses[service.name], **own}
+
+
+def _kafka(stage: Stage, service: Service) -> Command:
+    """As apache/kafka does it: KAFKA_A_B is a.b, the storage is formatted once."""
+    told = environment(stage, service)
+    properties = {
+        name.removeprefix("KAFKA_").lower().replace("_", "."): value
+        for name, value in told.items()
+        if name in service.environment and name.startswith("KAFKA_") and name not in _NO_PROPERTIES
+    }
+    properties.setdefault("log.dirs", str(stage.home(service) / "kraft-combined-logs"))
+    file = stage.home(service) / "server.properties"
+    file.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
+    jars = find_jars(os.environ)
+    java = [find_java(os.environ), *shlex.split(told.get("KAFKA_HEAP_OPTS", "-Xms64m -Xmx384m")), *_JVM]
+    tools = [*java, "-cp", f"{jars}/*:{find_tools(jars, os.environ)}", TOOLS[_VERSIONS]]
+    program(stage.path(service, f"/opt/kafka/bin/{_VERSIONS}"), tools)
+    java += ["-cp", f"{jars}/*"]
+    cluster = told.get("CLUSTER_ID", "5L6g3nShT-eMCtK--X86sw")
+    formatting = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", cluster, "-c", str(file)]
+    _run([*java, *formatting])
+    return Command(service.name, [*java, "kafka.Kafka", str(file)], environment=told)
+
+
+def _postgres(stage: Stage, service: Service) -> Command:
+    """As postgres does it: a cluster of POSTGRES_USER with POSTGRES_PASSWORD, and POSTGRES_DB in it."""
+    told, user, programs = environment(stage, service), server_user(), find_programs(os.environ)
+    data = stage.path(service, "/var/lib/postgresql/data")
+    data.mkdir(parents=True, exist_ok=True)
+    password = stage.home(service) / "password"
+    password.write_text(told["POSTGRES_PASSWORD"])
+    for path in (data, password):
+        if user:
+            shutil.chown(path, user)
+    data.chmod(0o700)
+    making = [str(programs / "initdb"), "-D", str(data), "-U", told["POSTGRES_USER"], f"--pwfile={password}"]
+    making += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"]
+    _run(making, user=user, folder=data)
+    password.unlink()
+    with (data / "pg_hba.conf").open("a") as logins:
+        logins.write("host all all all scram-sha-256\n")
+    server = [str(programs / "postgres")]
+    database = f'CREATE DATABASE "{told["POSTGRES_DB"]}";\n\n'
+    _run([*server, "--single", "-D", str(data), "-j", "postgres"], user=user, folder=data, stdin=database)
+    program(stage.home(service) / "programs" / "pg_isready", [str(programs / "pg_isready")])
+    settings = {"listen_addresses": stage.addresses[service.name], "unix_socket_directories": "", "port": "5432"}
+    run = [*server, "-D", str(data), *(part for name, value in settings.items() for part in ("-c", f"{name}={value}"))]
+    run += [stage.text(service, part) for part in service.command[1:]]
+    return Command(
+        service.name,
+        run,
+        environment=told,
+        user=user,
+        working_dir=data,
+        stop_signal=signal.SIGINT,  # what the image says: a fast shutdown
+    )
+
+
+def _redis(stage: Stage, service: Service) -> Command:
+    address = stage.addresses[service.name]
+    given = [stage.text(service, part) for part in service.command] or ["redis-server"]
+    program(stage.home(service) / "programs" / "redis-cli", [str(shutil.which("redis-cli")), "-h", address])
+    run = [str(shutil.which(given[0])), *given[1:], "--bind", address, "--port", "6379"]
+    return Command(service.name, run, environment=environment(stage, service), working_dir=stage.home(service))
+
+
+def _tidemill(stage: Stage, service: Service) -> Command:
+    """The entry point of hack/images/local, and the file that it is built with."""
+    told = environment(stage, service)
+    if told.get("TIDEMILL_RESILIENCE_FILE") == "/etc/tidemill/resilience.yaml":
+        told["TIDEMILL_RESILIENCE_FILE"] = str(ROOT / "config" / "resilience.yaml")
+    run = [sys.executable, "-m", "tidemill_operator.cli", *(stage.text(service, part) for part in service.command)]
+    run += [f"--port-ingest={stage.ports[8080]}", f"--port-api={stage.ports[8081]}"]
+    program(stage.home(service) / "programs" / "python3", [sys.executable])
+    return Command(service.name, run, environment=told, working_dir=stage.home(service))
+
+
+def _prometheus(stage: Stage, service: Service) -> Command:
+    """As somebody who owns nothing but the volume: what others write for it has to be readable."""
+    given = [stage.text(service, part) for part in service.command]
+    listen = f"--web.listen-address={stage.addresses[service.name]}:9090"
+    user, data = "nobody" if os.geteuid() == 0 else None, stage.path(service, "/prometheus")
+    if user:
+        shutil.chown(data, user)
+    run = [_found("prometheus"), *given, listen]
+    return Command(service.name, run, environment=environment(stage, service), user=user, working_dir=data)
+
+
+def _alertmanager(stage: Stage, service: Service) -> Command:
+    """Itself where it is installed; else what takes alerts likewise."""
+    address, told = stage.addresses[service.name], environment(stage, service)
+    found = shutil.which("alertmanager") or shutil.which("prometheus-alertmanager")
+    if found is None:
+        run = [sys.executable, str(Path(__file__).with_name("receiver.py")), address, "9093"]
+    else:
+        run = [found, *(stage.text(service, part) for part in service.command)]
+        run += [f"--web.listen-address={address}:9093", "--cluster.listen-address="]
+    return Command(service.name, run, environment=told)
+
+
+def _found(program: str) -> str:
+    path = shutil.which(program)
+    if path is None:
+        raise ValueError(f"{program} is not on the PATH: install it (Debian: apt install {program})")
+    return path
+
+
+def _run(arguments: list[str], *, user: str | None = None, folder: Path | None = None, stdin: str = "") -> None:
+    """Run what an image runs before its server.
+
+    Raises:
+        RuntimeError: it fails.
+    """
+    done = subprocess.run(
+        arguments,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        user=user,
+        group=pwd.getpwnam(user).pw_gid if user else None,
+        extra_groups=[] if user else None,
+        cwd=folder,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(
+            f"{arguments[0]} failed with status {done.returncode}:\n{(done.stdout + done.stderr)[-2000:]}"
+        )
+
+
+def program(path: Path, arguments: list[str]) -> None:
+    """A program of a container, which is another one here."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'#!/bin/sh\nexec {shlex.join(arguments)} "$@"\n')
+    path.chmod(0o755)
+
+
+_STAND_INS: Mapping[str, StandIn | None] = {
+    "apache/kafka": _kafka,
+    "postgres": _postgres,
+    "redis": _redis,
+    "tidemill/local": _tidemill,
+    "prom/prometheus": _prometheus,
+    "prom/alertmanager": _alertmanager,
+    "grafana/grafana": None,
+}
