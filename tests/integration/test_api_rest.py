@@ -650,7 +650,7 @@ def test_documents(api: Api) -> None:
     document = api.client.get("/openapi.json").json()
     assert {
         "/v1/pipelines", "/v1/pipelines/{pipeline}", "/v1/pipelines/{pipeline}/aggregates/{aggregation}",
-        "/v1/pipelines/{pipeline}/aggregates/{aggregation}.{form}",
+        "/v1/pipelines/{pipeline}/aggregates/{aggregation}.csv",
         "/v1/pipelines/{pipeline}/aggregates/{aggregation}/query", "/v1/pipelines/{pipeline}/anomalies",
         "/v1/pipelines/{pipeline}/dead-letters", "/v1/pipelines/{pipeline}/events", "/v1/pipelines/{pipeline}/live",
         "/health", "/livez", "/readyz",

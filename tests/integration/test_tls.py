@@ -167,8 +167,6 @@ def test_each_names_a_server_whose_authority_it_does_not_know(secured: Secured, 
     ports = {"postgres": secured.servers.postgres.port, "redis": secured.redis.port}
     for module, index in start_all(bench).items():
         for server in WORKLOADS[module].split():
-            if module == "tidemill_processor" and server == "redis":
-                continue  # it uses Redis once it has windows, which are in Postgres
 
             def detail(at: int = index, of: str = server) -> str:
                 found = bench.health(at).get("dependencies", {}).get(of, {})

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill_api import answers
+from tidemill_api.aggregate_query import MEMBERS
 from tidemill_api.database import as_problem
 from tidemill_api.listings import DEAD_LETTERS
 from tidemill_api.offload import encoded
@@ -130,14 +131,23 @@ def test_query_strings_that_are_refused(query: bytes) -> None:
 def test_lists_are_split_in_query_strings_only() -> None:
     """A JSON list says itself where its items end."""
     assert Parameters.from_query(b"x=a,b&x=c").many("x") == ["a", "b", "c"]
-    assert Parameters.from_json(b'{"x": ["a,b", 1, 2.5, true]}').many("x") == ["a,b", "1", "2.5", "true"]
-    assert Parameters.from_json(b"{}").many("x") is None
+    body = b'{"x__in": ["a,b", 1, 2.5, true], "group_by": ["a,b"], "limit": 5.0}'
+    found = Parameters.from_json(body, MEMBERS)
+    assert (found.many("x__in"), found.many("group_by")) == (["a,b", "1", "2.5", "true"], ["a,b"])
+    assert (found.many("x"), found.one("limit")) == (None, "5")
 
 
-@pytest.mark.parametrize("body", [b"", b"1", b"[]", b'{"x": null}', b'{"x": {}}', b'{"x": [[1]]}', b'{"x": "\\ud800"}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"1", b"[]", b'{"x": null}', b'{"x": {}}', b'{"x__in": [[1]]}', b'{"x": "\\ud800"}',
+        b'{"x": [1]}', b'{"limit": "10"}', b'{"limit": [10]}', b'{"limit": 10.5}', b'{"limit": true}',
+        b'{"closed": "true"}', b'{"group_by": "k"}', b'{"group_by": [1]}', b'{"tz": 1}', b'{"from": false}',
+    ],
+)  # fmt: skip
 def test_bodies_that_are_refused(body: bytes) -> None:
     with pytest.raises(Problem) as caught:
-        Parameters.from_json(body)
+        Parameters.from_json(body, MEMBERS)
     assert caught.value.status == 400
 
 

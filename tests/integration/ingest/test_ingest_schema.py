@@ -1,70 +1,32 @@
-"""The OpenAPI document against the running service: whatever is sent, the answer is one that it describes."""
+"""Requests made up from the OpenAPI document, good and bad: each is answered as the document says."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
-from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    response_headers_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-)
+
+from schema_run import run_checks
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-CHECKS = [
-    not_a_server_error,
-    status_code_conformance,
-    content_type_conformance,
-    response_headers_conformance,
-    response_schema_conformance,
-]
-EXAMPLES = 40
-LIMITS = settings(
-    max_examples=EXAMPLES, deadline=None, database=None, derandomize=True, phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+APPEND = "POST /v1/pipelines/{pipeline}/events"
 
 
-@schemathesis.serializer("application/x-ndjson")
-def write_lines(context: Any, value: Any) -> bytes:
-    """NDJSON is described as text."""
-    return value if isinstance(value, bytes) else str(value).encode("utf-8", "replace")
+def test_every_answer_is_as_described(ingest: Any, tmp_path: Path) -> None:
+    """All checks, of requests to a pipeline that is there."""
+    ingest.add(ingest.pipeline_config("described"))
+    phases = "coverage,fuzzing"  # no operation gives what another one takes: there is nothing to do in turn
+    found = run_checks(ingest.url, tmp_path, phases=phases, examples=60, parameters={"path.pipeline": "described"})
+    assert set(phases.split(",")) == found.phases
+    assert len([label for label, statuses in found.statuses.items() if label.startswith("GET") and statuses[200]]) == 4
+    append = found.statuses[APPEND]
+    assert set(append) >= {400, 415, 422}, append
+    assert not set(append) & {500, 503, 504}, append
 
 
-def send(cases: Any, codes: set[int]) -> None:
-    """Try some cases of an operation; the status codes are added to `codes`."""
-
-    @LIMITS
-    @given(cases)
-    def one(case: Any) -> None:
-        codes.add(case.call_and_validate(checks=CHECKS, timeout=30).status_code)
-
-    one()
-
-
-@pytest.mark.parametrize("mode", ["positive", "negative"])
-def test_answers_are_as_described(ingest: Any, mode: str) -> None:
-    """Valid and invalid requests, to a pipeline that exists and to made-up ones, without a single server error."""
-    name = f"described-{mode}"
-    ingest.add(ingest.pipeline_config(name))
-    schema = schemathesis.openapi.from_url(f"{ingest.url}/openapi.json")
-    tried: dict[str, set[int]] = {}
-    for found in schema.get_all_operations():
-        operation = found.ok()
-        events = operation.path.startswith("/v1/")
-        if mode == "negative" and not events:
-            continue  # they take nothing that could be wrong
-        codes = tried.setdefault(operation.label, set())
-        for path_parameters in ({"pipeline": name}, None) if events else (None,):
-            send(operation.as_strategy(schemathesis.GenerationMode(mode), path_parameters=path_parameters), codes)
-    append = tried["POST /v1/pipelines/{pipeline}/events"]
-    assert append >= ({404, 422} if mode == "positive" else {400}), append
-    assert not append & {500, 503, 504}
-    if mode == "positive":
-        assert len(tried) == 5
+def test_names_that_are_drawn(ingest: Any, tmp_path: Path) -> None:
+    """No pipeline is called so."""
+    found = run_checks(ingest.url, tmp_path, phases="fuzzing,stateful", examples=30)
+    assert found.statuses[APPEND][404]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tidemill_api.buckets import Bucket, take_bucket
 from tidemill_api.catalog import AggregationModel
-from tidemill_api.parameters import Parameters
+from tidemill_api.parameters import Member, Parameters
 from tidemill_api.problems import Problem, bad_parameter
 from tidemill_api.selection import Column, Filter, Page, take_filters, take_page
 from tidemill_api.values import EPOCH, parse_time, parse_value
@@ -20,6 +20,16 @@ ZERO_FILLED = ("count", "distinct", "sum")
 RESERVED = (
     "from", "to", "granularity", "tz", "fill", "group_by", "metrics", "closed", "order", "limit", "cursor",
 )  # fmt: skip
+_TEXT, _NAMES = Member((str,), "text"), Member((str,), "a list of names", listed=True)
+_TIME = Member((str, int), "RFC 3339 as text, or epoch milliseconds as a number")
+MEMBERS = {
+    **dict.fromkeys(("granularity", "tz", "fill", "cursor"), _TEXT),
+    **dict.fromkeys(("group_by", "metrics", "order"), _NAMES),
+    **dict.fromkeys(("from", "to"), _TIME),
+    "closed": Member((bool,), "true or false"),
+    "limit": Member((int,), "a whole number"),
+}
+"""What the parameters are in a JSON body."""
 _TIMES = {name: Column(name, "timestamp", nullable=False) for name in ("window_start", "window_end")}
 
 

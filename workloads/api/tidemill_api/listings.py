@@ -146,6 +146,15 @@ DEAD_LETTERS = Listing(
 )
 
 
+EVENT_COLUMNS = (
+    Column("event_time", "timestamp", nullable=False),
+    Column("epoch", "integer", nullable=False),
+    Column("partition", "integer", nullable=False),
+    Column("offset", "integer", nullable=False),
+    Column("data", "object", nullable=False),
+)
+
+
 def events_listing(model: PipelineModel) -> Listing:
     """The kept events of a pipeline; their fields can be filtered by.
 
@@ -162,13 +171,7 @@ def events_listing(model: PipelineModel) -> Listing:
     return Listing(
         kind="events",
         relation=f'SELECT event_time, epoch, partition, "offset", data{typed} FROM {{schema}}._events',
-        columns=(
-            Column("event_time", "timestamp", nullable=False),
-            Column("epoch", "integer", nullable=False),
-            Column("partition", "integer", nullable=False),
-            Column("offset", "integer", nullable=False),
-            Column("data", "object", nullable=False),
-        ),
+        columns=EVENT_COLUMNS,
         time="event_time",
         unique=("event_time", "epoch", "partition", "offset"),
         hidden=tuple(Column(f.name, f.type) for f in fields),

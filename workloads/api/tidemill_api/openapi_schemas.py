@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
+
+from tidemill_api import listings
+from tidemill_api.selection import Column
 
 Schema = dict[str, Any]
 TYPES = ("string", "integer", "number", "boolean", "timestamp")
 
 
-def _object(description: str, required: dict[str, Schema], optional: dict[str, Schema] | None = None) -> Schema:
+def structure(description: str, required: dict[str, Schema], optional: dict[str, Schema] | None = None) -> Schema:
+    """An object with these members."""
     return {
         "type": "object",
         "description": description,
@@ -17,7 +22,8 @@ def _object(description: str, required: dict[str, Schema], optional: dict[str, S
     }
 
 
-def _array(items: Schema) -> Schema:
+def array(items: Schema) -> Schema:
+    """A list."""
     return {"type": "array", "items": items}
 
 
@@ -39,17 +45,32 @@ def maybe(schema: Schema) -> Schema:
     return {"anyOf": [schema, {"type": "null"}]}
 
 
-_COLUMN = _object("A column.", {"name": STRING, "type": {"enum": [*TYPES, "object", "array"]}})
+_COLUMN = structure("A column.", {"name": STRING, "type": {"enum": [*TYPES, "object", "array"]}})
 _STALE: Schema = {
     "type": "boolean",
     "description": "True: the database does not answer; this is the last answer known. Absent otherwise.",
 }
+_CELL: dict[str, Schema] = {
+    "string": STRING, "integer": INTEGER, "number": maybe(NUMBER), "boolean": BOOLEAN, "timestamp": TIME,
+    "object": {}, "array": {"type": "array"},
+}  # fmt: skip
+
+
+def _row(description: str, columns: Iterable[Column]) -> Schema:
+    """An object by column names; a number that JSON does not have is null."""
+    cells = {c.name: maybe(_CELL[c.kind]) if c.nullable and _CELL[c.kind] else _CELL[c.kind] for c in columns}
+    return structure(description, cells)
+
+
+def _page(what: str, row: str, required: dict[str, Schema] | None = None) -> Schema:
+    return structure(what, {**_PAGE, "data": array(ref(row)), **(required or {})}, {"stale": _STALE})
+
+
 _PAGE = {
-    "meta": _array(ref("Column")),
-    "data": _array({**OBJECT, "description": "A row by column names, in the order of meta."}),
+    "meta": array(ref("Column")),
     "next_cursor": {**maybe(STRING), "description": "Send it as `cursor` for the next page; null: there is none."},
     "truncated": {"type": "boolean", "description": "Whether there are more rows."},
-    "stats": _object("Figures of this answer.", {"rows": INTEGER}, {"elapsed_ms": NUMBER}),
+    "stats": structure("Figures of this answer.", {"rows": INTEGER}, {"elapsed_ms": NUMBER}),
 }
 _SUMMARY = {
     "name": STRING,
@@ -59,7 +80,7 @@ _SUMMARY = {
     "events_kept": BOOLEAN,
     "auth_required": BOOLEAN,
 }
-_PARTITION = _object(
+_PARTITION = structure(
     "How far a partition has been read.",
     {"partition": INTEGER, "epoch": INTEGER, "consumed": INTEGER, "filtered": INTEGER, "invalid": INTEGER},
     {
@@ -69,14 +90,14 @@ _PARTITION = _object(
         "end_confirmed_at": maybe(TIME),
     },
 )
-_AGGREGATION = _object(
+_AGGREGATION = structure(
     "An aggregation: what can be asked of it, and how far it has come.",
     {
         "name": STRING,
         "version": INTEGER,
-        "dimensions": _array(ref("Column")),
-        "measures": _array(
-            _object(
+        "dimensions": array(ref("Column")),
+        "measures": array(
+            structure(
                 "A metric.",
                 {"name": STRING, "function": STRING, "field": maybe(STRING), "type": {"enum": [*TYPES, "array"]}},
             )
@@ -94,45 +115,31 @@ _AGGREGATION = _object(
         "late_dropped": INTEGER,
     },
 )
-_DESCRIPTION = _object(
+_DESCRIPTION = structure(
     "A pipeline with its state.",
     {
         **_SUMMARY,
         "watermark": maybe(TIME),
-        "aggregations": _array(ref("Aggregation")),
-        "anomalies": _array({**OBJECT, "description": "A rule, as the resource has it."}),
-        "events": _object("Whether raw events are kept, and how long.", {"store": BOOLEAN, "retention": STRING}),
-        "fields": _array(_object("A field of events.", {"name": STRING, "type": STRING, "required": BOOLEAN})),
-        "progress": _object(
+        "aggregations": array(ref("Aggregation")),
+        "anomalies": array({**OBJECT, "description": "A rule, as the resource has it."}),
+        "events": structure("Whether raw events are kept, and how long.", {"store": BOOLEAN, "retention": STRING}),
+        "fields": array(structure("A field of events.", {"name": STRING, "type": STRING, "required": BOOLEAN})),
+        "progress": structure(
             "What has been read.",
             {
                 "consumed": INTEGER,
                 "filtered": INTEGER,
                 "invalid": INTEGER,
-                "partitions": _array(_PARTITION),
-                "lost": _array({**OBJECT, "description": "Offsets that Kafka had thrown away before they were read."}),
+                "partitions": array(_PARTITION),
+                "lost": array({**OBJECT, "description": "Offsets that Kafka had thrown away before they were read."}),
             },
         ),
-        "counts": _object("Totals.", {"anomalies": INTEGER, "dead_letters": INTEGER}),
+        "counts": structure("Totals.", {"anomalies": INTEGER, "dead_letters": INTEGER}),
     },
     {"stale": _STALE},
 )
-_QUERY_PROPERTIES: dict[str, Schema] = {
-    "from": {"anyOf": [TIME, INTEGER]},
-    "to": {"anyOf": [TIME, INTEGER]},
-    "granularity": STRING,
-    "tz": STRING,
-    "fill": {"enum": ["none", "null", "zero"]},
-    "group_by": _array(STRING),
-    "metrics": _array(STRING),
-    "closed": BOOLEAN,
-    "order": _array(STRING),
-    "limit": INTEGER,
-    "cursor": STRING,
-}
-
 SCHEMAS: dict[str, Schema] = {
-    "Problem": _object(
+    "Problem": structure(
         "Problem details (RFC 9457).",
         {
             "type": STRING,
@@ -143,37 +150,38 @@ SCHEMAS: dict[str, Schema] = {
         {"detail": STRING, "parameter": STRING},
     ),
     "Column": _COLUMN,
-    "WindowPage": _object(
-        "Windows: group columns, window_start, window_end, closed, then the metrics; topk is a list of FrequentValue.",
-        {**_PAGE, "watermark": maybe(TIME), "closed_until": maybe(TIME)},
-        {"stale": _STALE},
-    ),
-    "FrequentValue": _object(
+    "Window": {
+        **structure(
+            "Group columns, window_start, window_end, closed, then the metrics; topk is a list of FrequentValue.",
+            {"window_start": TIME, "window_end": TIME, "closed": BOOLEAN},
+        ),
+        "additionalProperties": {"anyOf": [STRING, NUMBER, BOOLEAN, {"type": "null"}, array(ref("FrequentValue"))]},
+    },
+    "WindowPage": _page("Windows.", "Window", {"watermark": maybe(TIME), "closed_until": maybe(TIME)}),
+    "FrequentValue": structure(
         "A value that a topk metric lists: it occurred at most `count` and at least `count - error` times.",
         {"value": {"description": "Of the field's type."}, "count": INTEGER, "error": INTEGER},
     ),
-    "Page": _object("Rows.", _PAGE, {"stale": _STALE}),
+    "Anomaly": _row("An anomaly.", listings.ANOMALIES.columns),
+    "AnomalyPage": _page("Anomalies.", "Anomaly"),
+    "DeadLetter": _row("An event that counts nowhere, and why.", listings.DEAD_LETTERS.columns),
+    "DeadLetterPage": _page("Dead letters.", "DeadLetter"),
+    "Event": _row("An event as it was kept.", listings.EVENT_COLUMNS),
+    "EventPage": _page("Kept events.", "Event"),
     "Aggregation": _AGGREGATION,
-    "PipelineSummary": _object(
-        "A pipeline in a list.", {**_SUMMARY, "aggregations": _array(STRING), "anomalies": _array(STRING)}
+    "PipelineSummary": structure(
+        "A pipeline in a list.", {**_SUMMARY, "aggregations": array(STRING), "anomalies": array(STRING)}
     ),
-    "PipelineList": _object("Pipelines that the caller may ask.", {"pipelines": _array(ref("PipelineSummary"))}),
+    "PipelineList": structure("Pipelines that the caller may ask.", {"pipelines": array(ref("PipelineSummary"))}),
     "Pipeline": _DESCRIPTION,
-    "Query": {
-        "type": "object",
-        "description": 'The parameters of the GET; filters as further members, e.g. `"carrier": "AA"`.',
-        "properties": _QUERY_PROPERTIES,
-        "additionalProperties": {"anyOf": [STRING, NUMBER, BOOLEAN, _array({"anyOf": [STRING, NUMBER, BOOLEAN]})]},
-        "example": {"from": "2013-01-01T00:00:00Z", "granularity": "1d", "group_by": [], "limit": 10},
-    },
-    "Health": _object(
+    "Health": structure(
         "What the service and what it needs are like.",
         {
             "status": {"enum": ["healthy", "degraded", "unhealthy"]},
             "component": STRING,
             "dependencies": {
                 "type": "object",
-                "additionalProperties": _object(
+                "additionalProperties": structure(
                     "A dependency.",
                     {
                         "status": {"enum": ["up", "down"]},
@@ -184,5 +192,5 @@ SCHEMAS: dict[str, Schema] = {
             },
         },
     ),
-    "Flag": _object("Yes or no.", {"ok": BOOLEAN}),
+    "Flag": structure("Yes or no.", {"ok": BOOLEAN}),
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -13,6 +14,46 @@ from tidemill_api.problems import Problem, bad_parameter
 T = TypeVar("T")
 MAX_FIELDS = 100
 MAX_BODY_BYTES = 64 * 1024
+_EXACT = 2**53
+"""Up to here a whole number in floating point is exactly what was written."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """What a member of a JSON body may be.
+
+    Attributes:
+        types: JSON types, as msgspec decodes them.
+        listed: it is a list of these.
+        how: what to write.
+    """
+
+    types: tuple[type, ...]
+    how: str
+    listed: bool = False
+
+    def texts(self, name: str, value: Any) -> list[str]:
+        """The values, as a query string has them.
+
+        Raises:
+            Problem: it is something else.
+        """
+        if isinstance(value, list) is not self.listed:
+            raise bad_parameter(name, f"write {self.how}")
+        return [self._text(name, item) for item in (value if self.listed else [value])]
+
+    def _text(self, name: str, value: Any) -> str:
+        if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT:
+            value = int(value)  # JSON makes no difference
+        if type(value) not in self.types:
+            raise bad_parameter(name, f"write {self.how}")
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        return value if isinstance(value, str) else repr(value)
+
+
+_SCALAR = Member((str, bool, int, float), "text, a number, true or false; for nulls use <column>__isnull")
+_SCALARS = Member(_SCALAR.types, "a list of texts, numbers, true or false; for nulls use <column>__isnull", listed=True)
 
 
 class Parameters:
@@ -49,8 +90,12 @@ class Parameters:
         return cls(given, split=True)
 
     @classmethod
-    def from_json(cls, body: bytes) -> Parameters:
+    def from_json(cls, body: bytes, members: Mapping[str, Member]) -> Parameters:
         """Read a JSON object with the same names; lists where a query string has commas.
+
+        Args:
+            body: the JSON.
+            members: what the ones known are; all others are filters.
 
         Raises:
             Problem: it is not such an object.
@@ -65,8 +110,8 @@ class Parameters:
             raise Problem(400, "invalid_body", "Invalid Body", f"more than {MAX_FIELDS} parameters")
         given = {}
         for name, value in document.items():
-            values = value if isinstance(value, list) else [value]
-            given[name] = [_text(name, item) for item in values]
+            several = isinstance(value, list) and name.endswith("__in")
+            given[name] = members.get(name, _SCALARS if several else _SCALAR).texts(name, value)
         return cls(given, split=False)
 
     def one(self, name: str) -> str | None:
@@ -117,13 +162,3 @@ class Parameters:
             raise bad_parameter(
                 shown, f"there is no such parameter; known are {', '.join(known)}", code="unknown_parameter"
             )
-
-
-def _text(name: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int | float):
-        return repr(value)
-    raise bad_parameter(name, "write text, a number, true, false or a list of these; for nulls use <column>__isnull")

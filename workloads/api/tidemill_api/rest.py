@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from tidemill_api import metrics
 from tidemill_api.access import open_pipeline
-from tidemill_api.aggregate_query import take_query
+from tidemill_api.aggregate_query import MEMBERS, take_query
 from tidemill_api.answers import Stream
 from tidemill_api.cache import Slot
 from tidemill_api.catalog import PipelineModel
@@ -97,7 +97,7 @@ class Rest:
         """Windows of an aggregation, asked for in a body."""
         Parameters.from_query(request.scope["query_string"]).refuse_rest([])
         self._model(request)
-        return await self._windows(request, Parameters.from_json(await _body(request)), _media(request))
+        return await self._windows(request, Parameters.from_json(await _body(request), MEMBERS), _media(request))
 
     async def _windows(self, request: Request, parameters: Parameters, media: str) -> Response:
         model = self._model(request)

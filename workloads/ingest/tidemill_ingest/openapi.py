@@ -31,9 +31,14 @@ _CLOUD_EVENT = {
         "id": _STRING,
         "source": _STRING,
         "type": _STRING,
-        "datacontenttype": _STRING,
+        "datacontenttype": {"type": "string", "pattern": r"^$|^ *([^;]*\+json|(application|text)/json) *(;|$)"},
         "data": _EVENT,
-        "data_base64": _STRING,
+        "data_base64": {
+            "type": "string",
+            "contentEncoding": "base64",
+            "pattern": "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$",
+            "description": "In place of `data`.",
+        },
     },
 }
 _COUNTS = {
@@ -76,20 +81,37 @@ SCHEMAS: dict[str, Any] = {
         },
     },
 }
-_RETRY_AFTER = {"Retry-After": {"description": "Seconds until it is worth trying again.", "schema": _INTEGER}}
-_AUTHENTICATE = {"WWW-Authenticate": {"schema": _STRING}}
-_RATE = {"RateLimit": {"schema": _STRING}, "RateLimit-Policy": {"schema": _STRING}}
+_RETRY_AFTER = {
+    "Retry-After": {
+        "description": "Seconds until it is worth trying again.",
+        "schema": {"type": "integer", "minimum": 1},
+    }
+}
+_WAIT = {name: {**header, "required": True} for name, header in _RETRY_AFTER.items()}
+_AUTHENTICATE = {"WWW-Authenticate": {"description": "How to send the key.", "required": True, "schema": _STRING}}
+_NOT_KEPT = {"Cache-Control": {"description": "Nobody keeps it.", "required": True, "schema": {"const": "no-store"}}}
+_MARKS = {
+    "RateLimit": {"description": "What is left of the pipeline's limits.", "schema": _STRING},
+    "RateLimit-Policy": {"description": "The pipeline's limits.", "schema": _STRING},
+    "Idempotency-Replayed": {
+        "description": "The batch came under this key before: what became of it then.",
+        "schema": {"const": "true"},
+    },
+    "Idempotency-Unsure": {
+        "description": "A process ended in the middle of the batch: an event may be there twice.",
+        "schema": {"const": "true"},
+    },
+}
 
 
-def _results(description: str, **more: Any) -> dict[str, Any]:
+def _results(description: str, headers: dict[str, Any] | None = None) -> dict[str, Any]:
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/EventResults"}}}
-    return {"description": description, "content": content, **more}
+    return {"description": description, "headers": {**_NOT_KEPT, **_MARKS, **(headers or {})}, "content": content}
 
 
-def problem_response(description: str, **more: Any) -> dict[str, Any]:
-    """An answer with problem details."""
+def _problem(description: str, headers: dict[str, Any] | None = None) -> dict[str, Any]:
     content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {"description": description, "content": content, **more}
+    return {"description": description, "headers": {**_NOT_KEPT, **(headers or {})}, "content": content}
 
 
 def _flag(name: str, description: str) -> dict[str, Any]:
@@ -112,40 +134,33 @@ _PARAMETERS = [
         "description": "A name for this batch, chosen by the sender; a new one for each.",
         "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARACTERS, "pattern": "^[!-~]+$"},
     },
-    {
-        "name": "Content-Encoding",
-        "in": "header",
-        "description": "How the body is compressed.",
-        "schema": {"enum": ["identity", "gzip", "zstd"]},
-    },
 ]
 _BODY = {
     "required": True,
+    "description": f"At most {MAX_EVENTS} events; compressed as `Content-Encoding` says, gzip or zstd.",
     "content": {
-        "application/x-ndjson": {"schema": {"type": "string", "description": "One event a line."}},
-        "application/json": {
-            "schema": {"oneOf": [_EVENT, {"type": "array", "items": _EVENT, "minItems": 1, "maxItems": MAX_EVENTS}]}
+        "application/x-ndjson": {
+            "schema": {"type": "string", "pattern": r"[^ \t\r\n\uFEFF]", "description": "One event a line."}
         },
+        "application/json": {"schema": {"oneOf": [_EVENT, {"type": "array", "items": _EVENT, "minItems": 1}]}},
         CLOUD_EVENT: {"schema": _CLOUD_EVENT},
-        CLOUD_EVENTS: {"schema": {"type": "array", "items": _CLOUD_EVENT, "minItems": 1, "maxItems": MAX_EVENTS}},
+        CLOUD_EVENTS: {"schema": {"type": "array", "items": _CLOUD_EVENT, "minItems": 1}},
     },
 }
 _RESPONSES = {
-    "200": _results("All events are valid and acknowledged by Kafka.", headers=_RATE),
-    "202": _results("`wait=false`: the events are queued.", headers=_RATE),
-    "207": _results("Mixed: see the rows.", headers={**_RATE, **_RETRY_AFTER}),
-    "400": problem_response("The body or a parameter cannot be read."),
-    "401": problem_response("No API key of this pipeline.", headers=_AUTHENTICATE),
-    "403": problem_response("The API key lacks the scope events:append.", headers=_AUTHENTICATE),
-    "404": problem_response("No such pipeline, or it takes no events over HTTP."),
-    "413": problem_response("The body is too large, or holds too many events."),
-    "415": problem_response("A media type, encoding or charset that is not taken."),
-    "422": problem_response("No event is valid; or one is not and `accept_partial=false`; or a reused key."),
-    "429": problem_response(
-        "Over one of the pipeline's limits, which the problem names.", headers={**_RATE, **_RETRY_AFTER}
-    ),
-    "503": problem_response("Kafka, or the buffer before it, is unavailable.", headers=_RETRY_AFTER),
-    "504": problem_response("The request took too long."),
+    "200": _results("All events are valid and acknowledged by Kafka."),
+    "202": _results("`wait=false`: the events are queued."),
+    "207": _results("Mixed: see the rows.", _RETRY_AFTER),
+    "400": _problem("The body or a parameter cannot be read."),
+    "401": _problem("No API key of this pipeline.", _AUTHENTICATE),
+    "403": _problem("The API key lacks the scope events:append.", _AUTHENTICATE),
+    "404": _problem("No such pipeline, or it takes no events over HTTP."),
+    "413": _problem("The body is too large, or holds too many events."),
+    "415": _problem("A media type, encoding or charset that is not taken."),
+    "422": _problem("No event is valid; or one is not and `accept_partial=false`; or a reused key.", _MARKS),
+    "429": _problem("Over one of the pipeline's limits, which the problem names.", {**_WAIT, **_MARKS}),
+    "503": _problem("Kafka, or the buffer before it, is unavailable.", {**_WAIT, **_MARKS}),
+    "504": _problem("The request took too long."),
 }
 
 

@@ -114,9 +114,8 @@ class Processor:
             Dependency("postgres", not silent_database, True, silent_database, guards.database.state),
         ]
         if self._redis is not None and keeper is not None:
-            dependencies.append(
-                Dependency("redis", not keeper.redis_error, False, keeper.redis_error, guards.redis.state)
-            )
+            silent_redis = self._lookout.redis_error
+            dependencies.append(Dependency("redis", not silent_redis, False, silent_redis, guards.redis.state))
         clock = keeper.clock if keeper is not None else None
         kept = standing(keeper)
         return report(

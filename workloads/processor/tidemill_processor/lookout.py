@@ -54,6 +54,7 @@ class Lookout:
         self._database, self._guards, self._ping = database, guards, ping
         self._stopping = threading.Event()
         self._untold: tuple[float, frozenset[int]] | None = None
+        self._redis_error = ""
 
     @property
     def kafka_partly(self) -> str:
@@ -64,6 +65,18 @@ class Lookout:
         if (lost_at := self._source.lost_at) is not None and lost_at <= before:
             return "the coordinator of the consumer group does not answer"
         return ""
+
+    @property
+    def redis_error(self) -> str:
+        """Why Redis does not answer; empty if it does, or nobody needs it."""
+        if self._keeper is None:
+            return ""
+        return self._redis_error if self._keeper_waits else self._keeper.redis_error
+
+    @property
+    def _keeper_waits(self) -> bool:
+        """Whether the keeper waits for Postgres, and so does not come to Redis."""
+        return bool(self._loop.database_silent or (self._keeper and self._keeper.database_error))
 
     def start(self) -> None:
         """Look from now on. The threads are daemons: a look that hangs does not hold up the end."""
@@ -100,12 +113,18 @@ class Lookout:
         self._untold = (self._untold[0] if self._untold else asked_at, partitions) if partitions else None
 
     def _look_at_postgres(self) -> None:
-        guard, loop, keeper = self._guards.database, self._loop, self._keeper
-        if not loop.database_silent and guard.state == "closed" and not (keeper and keeper.database_error):
+        guard, loop = self._guards.database, self._loop
+        if guard.state == "closed" and not self._keeper_waits:
             return
         guard.look(self._database.look, guard.look_seconds)
         loop.database_answers()
 
     def _look_at_redis(self) -> None:
-        if self._ping is not None and self._guards.redis.state != "closed":
+        if self._ping is None or (self._guards.redis.state == "closed" and not self._keeper_waits):
+            return
+        try:
             self._guards.redis.look(self._ping)
+            self._redis_error = ""
+        except _FAILED as error:
+            self._redis_error = str(error) or type(error).__name__
+            raise

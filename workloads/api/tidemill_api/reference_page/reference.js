@@ -58,8 +58,8 @@ function answers(root, operation) {
   return Object.entries(operation.responses || {}).map(([status, response]) => {
     const content = Object.entries(resolved(root, response).content || {});
     return make("details", {}, make("summary", {}, make("code", {}, status), " ", prose(response.description)),
-      ...content.map(([kind, one]) => make("div", {}, make("p", {}, make("code", {}, kind)),
-        one.schema && one.schema.type !== "string" ? schemaTable(root, one.schema) : null)));
+      ...content.map(([kind, one]) => [kind, one.schema || one.itemSchema]).map(([kind, schema]) => make("div", {},
+        make("p", {}, make("code", {}, kind)), schema && schema.type !== "string" ? schemaTable(root, schema) : null)));
   });
 }
 

@@ -1,0 +1,90 @@
+"""schemathesis as one runs it by hand, over a service and its OpenAPI document: all checks, good data and bad."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+LONG = "EXAMPLES" in os.environ
+SEED = int(os.environ.get("SEED") or 1)
+_SECONDS = 3_600 if LONG else 400
+_CONFIG = """
+max-stream-events = 3  # of a live connection: hello, snapshot, progress
+request-timeout = 60
+{parameters}
+{operations}
+"""
+_SKIPPED = """
+[[operations]]
+include-path-regex = '{path}'
+phases.coverage.enabled = false
+"""
+
+
+@dataclass
+class Answers:
+    """What came of a run.
+
+    Attributes:
+        statuses: how often each operation answered which.
+        phases: those that sent something.
+    """
+
+    statuses: dict[str, Counter[int]] = field(default_factory=dict)
+    phases: set[str] = field(default_factory=set)
+
+    @classmethod
+    def read(cls, report: Path) -> Answers:
+        """From schemathesis' own report."""
+        found = cls()
+        for line in report.read_text().splitlines():
+            scenario = json.loads(line).get("ScenarioFinished")
+            if scenario is None or not scenario["recorder"].get("interactions"):
+                continue
+            found.phases.add(scenario["phase"])
+            cases = scenario["recorder"]["cases"]
+            for identity, interaction in scenario["recorder"]["interactions"].items():
+                case, answer = cases[identity]["value"], interaction.get("response")
+                label = f"{case['method']} {case['path']}"
+                # Methods that a path does not have are asked for too.
+                if answer is not None and (label == scenario["recorder"]["label"] or scenario["phase"] == "stateful"):
+                    found.statuses.setdefault(label, Counter())[answer["status_code"]] += 1
+        return found
+
+
+def run_checks(
+    url: str, folder: Path, *, phases: str, examples: int, parameters: dict[str, str] | None = None, covered: str = ""
+) -> Answers:
+    """Run all checks; the test fails with schemathesis' own words.
+
+    Args:
+        url: of the service.
+        folder: for its configuration and report.
+        phases: which of examples, coverage, fuzzing, stateful.
+        examples: how many an operation; EXAMPLES in the environment counts more.
+        parameters: values that are not drawn, such as `path.pipeline`.
+        covered: pattern of paths that are left out of the phase `coverage`, unless EXAMPLES asks for more.
+    """
+    config, report = folder / "schemathesis.toml", folder / "report.ndjson"
+    fixed = "".join(f'"{name}" = "{value}"\n' for name, value in (parameters or {}).items())
+    skipped = _SKIPPED.format(path=covered) if covered and not LONG else ""
+    config.write_text(_CONFIG.format(parameters=f"[parameters]\n{fixed}" if fixed else "", operations=skipped))
+    command = [
+        sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run", f"{url}/openapi.json",
+        "--checks=all", "--mode=all", f"--phases={phases}", f"--max-examples={os.environ.get('EXAMPLES') or examples}",
+        f"--seed={SEED}", "--generation-database=none", "--continue-on-failure", "--no-color",
+        "--report=ndjson", f"--report-ndjson-path={report}",
+    ]  # fmt: skip
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": str(here), "SCHEMATHESIS_HOOKS": "schema_exceptions"}
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=_SECONDS)
+    if done.returncode:
+        pytest.fail(f"SEED={SEED}\n{done.stdout}{done.stderr}", pytrace=False)
+    return Answers.read(report)
