@@ -12,7 +12,7 @@ from typing import Any
 from tidemill_contract.expression_functions import FUNCTION_NAMES
 from tidemill_contract.rules import RESERVED
 from tidemill_contract.spec import API_VERSION, KIND, PipelineSpec
-from tidemill_operator.crd import RULES
+from tidemill_operator.crd_rules import RULES
 from tidemill_operator.crd_schema import structural
 from tidemill_operator.plan.build import RECREATE
 from tidemill_operator.plan.replay import REPLAY
@@ -140,7 +140,11 @@ def _type(schema: dict[str, Any]) -> str:
 
 def render() -> str:
     """The page; the same text each time."""
-    rules = [f"- `{place or 'the resource'}`: {message}." for place, pairs in RULES.items() for _, message in pairs]
+    rules = [
+        f"- `{'.'.join(filter(None, (place, rule.at))) or 'the resource'}`: {rule.message}."
+        for place, of_place in RULES.items()
+        for rule in of_place
+    ]
     return _PAGE.format(
         kind=KIND,
         version=API_VERSION,
