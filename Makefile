@@ -70,6 +70,10 @@ kube: setup ## Build Kubernetes' programs and helm (ten minutes the first time; 
 test-k8s: kube ## Tests on a real Kubernetes API server
 	$(PYTEST) -m "kubernetes and not e2e" $(ARGS)
 
+.PHONY: faults-k8s
+faults-k8s: kube ## Faults that need a cluster, by name: what is expected and seen, seconds until told and well (ARGS="-k frozen")
+	FAULT_MATRIX=build/faults-k8s.md $(PYTEST) tests/kubernetes tests/e2e -m fault $(ARGS)
+
 .PHONY: e2e
 e2e: setup ## The whole platform in a cluster: charts, examples, rollouts, upgrades, removal (KEEP=1: keep the cluster)
 	KEEP=$(KEEP) $(PYTEST) tests/e2e -m e2e $(ARGS)
