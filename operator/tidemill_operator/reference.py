@@ -89,8 +89,8 @@ before them. There are `+ - * / %`, `= <> < <= > >=`, `AND OR NOT`, `IS [NOT] NU
 
 ## Rules of the API server
 
-`kubectl apply` answers in the words of `tidemill validate` where the operator's webhook is asked. Without it these are refused
-at once, and the rest is told in the resource's conditions.
+`kubectl apply` answers in the words of `tidemill validate` where the operator's webhook is asked. Without it these are
+refused at once, and the rest is told in the resource's conditions.
 
 {rules}
 """

@@ -44,7 +44,8 @@ class Row:
             self.others.append(f"skipped: {str(reason).removeprefix('Skipped: ')}")
         elif report.when == "call":
             self.passed += 1
-        if report.when == "call":
+        # The last phase has what fixtures recorded as well.
+        if report.when == "teardown":
             self.figures += [pair for pair in report.user_properties if pair[0] not in (_ROW, _EXPECTED)]
 
     def cells(self, name: str) -> tuple[str, ...]:

@@ -41,8 +41,9 @@ def lines(tmp_path: Path, *reports: pytest.TestReport) -> list[str]:
 
 def test_a_row_of_several_tests_holds_if_all_do(tmp_path: Path) -> None:
     figures = ("told", 3.25), ("recovered", 1), ("restarts", 0)
-    (line,) = lines(tmp_path, report("one", when="setup"), report("one", *figures), report("two", ("told", 9)))
-    assert line == ("| `server-frozen` | told \\| within 30 s | holds (2 tests); restarts: 0 | 9.0 s | 1.0 s | 6 s |")
+    ends = (report("one", *figures, when="teardown"), report("two", ("told", 9), when="teardown"))
+    (line,) = lines(tmp_path, report("one"), report("two"), *ends)
+    assert line == ("| `server-frozen` | told \\| within 30 s | holds (2 tests); restarts: 0 | 9.0 s | 1.0 s | 8 s |")
 
 
 def test_what_fails_and_what_is_skipped_is_named(tmp_path: Path) -> None:
