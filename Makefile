@@ -73,6 +73,10 @@ kube: setup ## Build Kubernetes' programs and helm (ten minutes the first time; 
 test-k8s: kube ## Tests on a real Kubernetes API server
 	$(PYTEST) -m "kubernetes and not e2e" $(ARGS)
 
+.PHONY: faults-k8s
+faults-k8s: kube ## Faults that need a cluster, by name: what is expected and seen, seconds until told and well (ARGS="-k frozen")
+	FAULT_MATRIX=build/faults-k8s.md $(PYTEST) tests/kubernetes tests/e2e -m fault $(ARGS)
+
 .PHONY: e2e
 e2e: setup ## The whole platform in a cluster: charts, examples, rollouts, upgrades, removal (KEEP=1: keep the cluster)
 	KEEP=$(KEEP) $(PYTEST) tests/e2e -m e2e $(ARGS)
@@ -97,6 +101,10 @@ fuzz: setup ## Drawn pipelines, events, edits, kills and replays against a naive
 .PHONY: fuzz-resources
 fuzz-resources: setup ## Drawn edits of a resource, good and bad, on a world in memory (MINUTES=60 SEED=the first one)
 	FUZZ_RESOURCES=1 MINUTES=$(MINUTES) SEED=$(SEED) $(PYTEST) tests/unit/test_resource_fuzz.py -k drawn -q -s $(ARGS)
+
+.PHONY: fuzz-resources-k8s
+fuzz-resources-k8s: kube ## The same on a real API server, with the operator's own process (MINUTES=60 SEED=the first one)
+	FUZZ_RESOURCES=1 MINUTES=$(MINUTES) SEED=$(SEED) $(PYTEST) tests/kubernetes/pipelines/test_drawn_edits.py -q -s $(ARGS)
 
 .PHONY: demo
 demo: setup ## A year of departures through the whole platform, compared with a batch recomputation (KEEP=1: keep it running)

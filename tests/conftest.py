@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from fault_matrix import FaultMatrix
 from tidemill_operator.servers import Servers, start_servers
 
 # How fast an example runs says more about what else the machine does. CI repeats the same examples.
@@ -20,6 +21,12 @@ settings.register_profile(
     "tidemill", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ
 )
 settings.load_profile("tidemill")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """`make faults-k8s` asks for a table of what tests of faults found."""
+    if "FAULT_MATRIX" in os.environ:
+        config.pluginmanager.register(FaultMatrix(Path(os.environ["FAULT_MATRIX"])), "fault-matrix")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

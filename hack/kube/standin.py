@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import yaml
@@ -119,13 +119,14 @@ def environment(kubeconfig: Path, servers_of: dict[str, str], *, pod: str, ports
     }
 
 
-def run_pods(api: Api, stopping: threading.Event, *, interval_seconds: float = 0.2) -> None:
-    """Say of each pod that it is ready, as a kubelet would, until told to stop."""
+def run_pods(api: Api, stopping: threading.Event, *, interval_seconds: float = 0.2, held: Collection[str] = ()) -> None:
+    """Say of each pod that it is ready, as a kubelet would, until told to stop. Held namespaces have no node."""
     ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
     while not stopping.wait(interval_seconds):
         try:
             for pod in api.list(POD, selector=f"{marks.MANAGED_BY}={marks.MANAGER}"):
-                if pod.get("status", {}).get("phase") != "Running" and not pod["metadata"].get("deletionTimestamp"):
+                waits = pod.get("status", {}).get("phase") != "Running" and pod["metadata"]["namespace"] not in held
+                if waits and not pod["metadata"].get("deletionTimestamp"):
                     named = {key: pod["metadata"][key] for key in ("name", "namespace")}
                     body = {"apiVersion": "v1", "kind": "Pod", "metadata": named, "status": ready}
                     api.apply(body, subresource="status", manager="kubelet")

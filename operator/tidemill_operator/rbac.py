@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tidemill_operator.actuators.kubernetes_api import WEBHOOKS
 from tidemill_operator.crd import GROUP, PLURAL
 
 Rule = dict[str, Any]
@@ -47,5 +48,5 @@ def home_rules(*, lease: str, webhook_secret: str) -> list[Rule]:
 
 def webhook_rules(configuration: str) -> list[Rule]:
     """Of a ClusterRole, where the webhook is served."""
-    group, resource = "admissionregistration.k8s.io", "validatingwebhookconfigurations"
-    return [_rule(group, [resource], ["get", "update"], names=[configuration])]
+    resources = [kind.plural for kind in WEBHOOKS]
+    return [_rule("admissionregistration.k8s.io", resources, ["get", "update"], names=[configuration])]

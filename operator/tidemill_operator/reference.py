@@ -12,7 +12,7 @@ from typing import Any
 from tidemill_contract.expression_functions import FUNCTION_NAMES
 from tidemill_contract.rules import RESERVED
 from tidemill_contract.spec import API_VERSION, KIND, PipelineSpec
-from tidemill_operator.crd import RULES
+from tidemill_operator.crd_rules import RULES
 from tidemill_operator.crd_schema import structural
 from tidemill_operator.plan.build import RECREATE
 from tidemill_operator.plan.replay import REPLAY
@@ -89,7 +89,8 @@ before them. There are `+ - * / %`, `= <> < <= > >=`, `AND OR NOT`, `IS [NOT] NU
 
 ## Rules of the API server
 
-What `kubectl apply` refuses at once; the rest is told by `tidemill validate` and in the resource's conditions.
+`kubectl apply` answers in the words of `tidemill validate` where the operator's webhook is asked. Without it these are
+refused at once, and the rest is told in the resource's conditions.
 
 {rules}
 """
@@ -140,7 +141,11 @@ def _type(schema: dict[str, Any]) -> str:
 
 def render() -> str:
     """The page; the same text each time."""
-    rules = [f"- `{place or 'the resource'}`: {message}." for place, pairs in RULES.items() for _, message in pairs]
+    rules = [
+        f"- `{'.'.join(filter(None, (place, rule.at))) or 'the resource'}`: {rule.message}."
+        for place, of_place in RULES.items()
+        for rule in of_place
+    ]
     return _PAGE.format(
         kind=KIND,
         version=API_VERSION,

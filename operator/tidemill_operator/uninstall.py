@@ -20,7 +20,7 @@ from tidemill_operator.actuators.kubernetes_api import (
     PIPELINE,
     POD,
     SECRET,
-    WEBHOOK,
+    WEBHOOKS,
     Api,
     Conflict,
     NotFound,
@@ -44,7 +44,7 @@ class Installation:
     Attributes:
         namespace: of the operator.
         deployment: its name.
-        webhook: name of the ValidatingWebhookConfiguration; empty: there is none.
+        webhook: name of the webhook's configurations; empty: there are none.
         namespaces: those whose pipelines it served; empty: all.
         lease, secret: that it made for itself in its namespace; empty: none.
     """
@@ -93,8 +93,9 @@ def uninstall(api: Api, installation: Installation, *, end_seconds: float = _END
     """
     stop_operator(api, installation, seconds=end_seconds)
     freed = [found for namespace in installation.namespaces or (None,) for found in free_pipelines(api, namespace)]
-    if installation.webhook and api.delete(WEBHOOK, None, installation.webhook):
-        log.info("webhook %s is removed", installation.webhook)
+    for kind in WEBHOOKS if installation.webhook else ():
+        if api.delete(kind, None, installation.webhook):
+            log.info("%s %s is removed", kind.kind, installation.webhook)
     remove_own(api, installation)
     return freed
 

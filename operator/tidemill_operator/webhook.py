@@ -1,5 +1,9 @@
 """The admission webhook: refuses an AnalyticsPipeline with the words of `tidemill validate`. On every replica.
 
+The API server asks it twice. First as a mutating webhook, which changes nothing: the server has not judged the resource
+itself then, whose words on a boolean in a name's place help nobody. And as a validating one, when nobody changes the
+resource any more.
+
 Served over HTTPS in threads of its own; what it says depends on the resource and the platform's limits alone.
 """
 
@@ -19,7 +23,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tidemill_contract.validate import Limits, check
-from tidemill_operator.actuators.kubernetes_api import WEBHOOK, Api
+from tidemill_operator.actuators.kubernetes_api import WEBHOOKS, Api, Kind
 from tidemill_operator.certificates import CertificateKeeper, Certificates
 from tidemill_operator.errors import TidemillError
 
@@ -63,7 +67,7 @@ class Webhook:
         api: the cluster.
         keeper: of the certificate.
         port: to listen at; 0: a free one.
-        configuration: name of the ValidatingWebhookConfiguration.
+        configuration: name of the webhook's configurations.
         limits: what the platform allows.
     """
 
@@ -112,15 +116,19 @@ class Webhook:
         """
         if self._certificates is None:
             return
-        live = self._api.get(WEBHOOK, None, self._configuration)
-        if live is None:
-            log.warning("there is no ValidatingWebhookConfiguration %s", self._configuration)
-            return
         bundle = base64.b64encode(self._certificates.bundle.encode()).decode()
+        for kind in WEBHOOKS:
+            self._publish(kind, bundle)
+
+    def _publish(self, kind: Kind, bundle: str) -> None:
+        live = self._api.get(kind, None, self._configuration)
+        if live is None:
+            log.warning("there is no %s %s", kind.kind, self._configuration)
+            return
         wanted = [{**hook, "clientConfig": {**hook["clientConfig"], "caBundle": bundle}} for hook in live["webhooks"]]
         if wanted != live["webhooks"]:
             self._api.replace({**live, "webhooks": wanted})
-            log.info("the webhook's authority was published")
+            log.info("the webhook's authority was published in %s %s", kind.kind, self._configuration)
 
     def _keep(self) -> None:
         """Load the certificate, and again when it was renewed, by us or by another replica."""

@@ -89,7 +89,8 @@ def test_lint(case: str, helm: Any) -> None:
 @all_cases
 def test_names_and_namespaces(manifests: list[dict[str, Any]]) -> None:
     """Objects of a namespace say which, and no two are the same."""
-    cluster_wide = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", "ValidatingWebhookConfiguration"}
+    cluster_wide = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
+    cluster_wide |= {"MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"}
     missing = [
         m["metadata"]["name"] for m in manifests if m["kind"] not in cluster_wide and "namespace" not in m["metadata"]
     ]
@@ -230,7 +231,12 @@ def test_listed_namespaces_get_roles_and_no_webhook(render: Any) -> None:
     roles = {(m["metadata"]["namespace"], m["metadata"]["name"]) for m in _of(found, "Role")}
     name = "tidemill-system-tidemill"
     assert roles == {("shop", name), ("analytics", name), ("tidemill-system", "tidemill")}
-    assert _of(found, "ClusterRole") + _of(found, "ValidatingWebhookConfiguration") == []
+    assert (
+        _of(found, "ClusterRole")
+        + _of(found, "ValidatingWebhookConfiguration")
+        + _of(found, "MutatingWebhookConfiguration")
+        == []
+    )
     assert {e["name"]: e.get("value") for e in _operator(found)["env"]}["TIDEMILL_WEBHOOK_PORT"] == "0"
 
 
@@ -255,9 +261,10 @@ def test_the_operator_gets_the_rights_that_it_needs_and_no_more(namespaces: str,
 
 def test_the_webhook_stops_nobody(render: Any) -> None:
     """It may be away, and what is being deleted is not its business."""
-    (webhook,) = _of(render("tidemill", files=[DEV]), "ValidatingWebhookConfiguration")[0]["webhooks"]
-    assert webhook["failurePolicy"] == "Ignore"
-    assert webhook["matchConditions"][0]["expression"] == "!has(object.metadata.deletionTimestamp)"
+    for kind in ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"):
+        (webhook,) = _of(render("tidemill", files=[DEV]), kind)[0]["webhooks"]
+        assert webhook["failurePolicy"] == "Ignore"
+        assert webhook["matchConditions"][0]["expression"] == "!has(object.metadata.deletionTimestamp)"
 
 
 def test_two_operators_get_a_disruption_budget(render: Any) -> None:

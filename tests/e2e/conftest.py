@@ -84,6 +84,17 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(f"{what}: {figure}")
 
 
+@pytest.fixture(autouse=True)
+def _recorded(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Iterator[None]:
+    """A test's figures are in the table of faults as well, if it is of one."""
+    figures = request.config.stash[_FIGURES]
+    before = dict(figures)
+    yield
+    for what, figure in figures.items():
+        if before.get(what) != figure:
+            record_property(what, figure)
+
+
 def eventually(check: Callable[[], Any], *, what: str, seconds: float = 120.0) -> Any:
     """The first true value of `check`. What cannot be asked yet is asked again."""
     deadline, found = time.monotonic() + seconds, None

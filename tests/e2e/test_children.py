@@ -38,6 +38,7 @@ def rolled_out(world: Any, shop: Any, generation: int = 0) -> bool:
     )
 
 
+@pytest.mark.fault("child-deleted-in-cluster", "back within the drift interval")
 def test_a_deleted_deployment_comes_back(world: Any, shop: Any, eventually: Callable[..., Any]) -> None:
     before = deployment(world, shop)["metadata"]["uid"]
     begun = time.monotonic()
@@ -52,6 +53,7 @@ def test_a_deleted_deployment_comes_back(world: Any, shop: Any, eventually: Call
 
 
 @pytest.mark.parametrize("edit", ["replicas", "container", "env"])
+@pytest.mark.fault("child-edited-in-cluster", "taken back within the drift interval")
 def test_an_edited_deployment_is_put_right(edit: str, world: Any, shop: Any, eventually: Callable[..., Any]) -> None:
     """Changed members are taken back, added ones are taken out."""
     before = deployment(world, shop)["spec"]
@@ -120,6 +122,7 @@ def test_a_changed_spec_is_rolled_out_under_load(
     shop.check()
 
 
+@pytest.mark.fault("rollout-restart", "all events are counted once")
 def test_a_restart_under_load(
     world: Any, shop: Any, eventually: Callable[..., Any], some_orders: Callable[..., Any]
 ) -> None:
@@ -133,6 +136,7 @@ def test_a_restart_under_load(
     shop.check()
 
 
+@pytest.mark.fault("processor-killed", "all events are counted once")
 def test_killed_under_load(
     world: Any, shop: Any, eventually: Callable[..., Any], some_orders: Callable[..., Any]
 ) -> None:

@@ -71,11 +71,13 @@ def delete_namespace(world: Any, namespace: str) -> None:
     world.kubectl("delete", "namespace", namespace, "--timeout=240s")
 
 
+@pytest.mark.fault("namespace-deleted-in-cluster", "nothing is stuck; data go or stay as specified")
 def test_a_namespace_is_deleted(world: Any, pair: Pair) -> None:
     delete_namespace(world, pair.namespace)
     assert pair.have_data() == {"keeping"}
 
 
+@pytest.mark.fault("namespace-deleted-without-operator", "nothing is stuck; data go or stay as specified")
 def test_a_namespace_is_deleted_while_no_operator_runs(world: Any, pair: Pair) -> None:
     """The CronJob finds what waits, and deletes the data that are to go."""
     scale_operator(world, 0)
@@ -85,6 +87,7 @@ def test_a_namespace_is_deleted_while_no_operator_runs(world: Any, pair: Pair) -
 
 
 @pytest.mark.parametrize("replicas", [2, 0])
+@pytest.mark.fault("chart-uninstalled", "pipelines run on; data stay; nothing of the operator is left")
 def test_the_operator_is_uninstalled(
     replicas: int, world: Any, pair: Pair, some_orders: Callable[..., Any], eventually: Callable[..., Any]
 ) -> None:

@@ -111,14 +111,13 @@ def _stalled(world: Any, namespace: str) -> dict[str, Any] | None:
 @contextlib.contextmanager
 def no_webhook(world: Any) -> Iterator[None]:
     """While it lasts no namespace's pipelines are judged when they are written."""
-    kind = "validatingwebhookconfiguration"
-    name = world.kubectl(
-        "get", kind, "--selector", "app.kubernetes.io/name=tidemill-operator", "--output", "name"
-    ).strip()
+    kinds = "mutatingwebhookconfigurations,validatingwebhookconfigurations"
+    hooks = world.kubectl("get", kinds, "--selector", "app.kubernetes.io/name=tidemill-operator", "--output", "name")
 
     def judge(namespaces: dict[str, Any]) -> None:
         patch = [{"op": "add", "path": "/webhooks/0/namespaceSelector", "value": namespaces}]
-        world.kubectl("patch", name, "--type", "json", "--patch", json.dumps(patch))
+        for name in hooks.split():
+            world.kubectl("patch", name, "--type", "json", "--patch", json.dumps(patch))
 
     judge({"matchLabels": {"nobody": "here"}})
     try:

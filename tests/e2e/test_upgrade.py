@@ -63,6 +63,7 @@ def level(world: Any, shop: Any) -> set[str]:
     return {e["value"] for c in containers for e in c["env"] if e["name"] == "TIDEMILL_LOG_LEVEL"}
 
 
+@pytest.mark.fault("operator-upgraded", "old resources go on; all events are counted once")
 def test_from_the_previous_version_under_load(
     world: Any, shop: Any, previous_chart: Path, eventually: Callable[..., Any], some_orders: Callable[..., Any]
 ) -> None:
@@ -84,6 +85,7 @@ def test_from_the_previous_version_under_load(
     shop.check()
 
 
+@pytest.mark.fault("operator-killed", "the other leads; what was asked for is done")
 def test_the_operator_is_killed_while_it_works(
     world: Any, shop: Any, eventually: Callable[..., Any], some_orders: Callable[..., Any]
 ) -> None:
@@ -110,6 +112,7 @@ def _replicas(world: Any, shop: Any) -> int:
     return int(world.get("deployment", "orders-processor", shop.platform.namespace)["spec"]["replicas"])
 
 
+@pytest.mark.fault("apiserver-killed", "events flow on; what is asked for is done within 2 min")
 def test_the_api_server_is_killed_under_load(
     world: Any, shop: Any, eventually: Callable[..., Any], some_orders: Callable[..., Any]
 ) -> None:

@@ -119,16 +119,16 @@ def test_an_upgrade_keeps_the_password_and_the_webhooks_certificate(installed: R
         )
 
     patch = [{"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": "Q0E="}]
-    kind = "validatingwebhookconfiguration"
-    installed("kubectl", "patch", kind, CLUSTER_NAME, "--type", "json", "--patch", json.dumps(patch))
+    kinds = ("mutatingwebhookconfiguration", "validatingwebhookconfiguration")
+    for kind in kinds:
+        installed("kubectl", "patch", kind, CLUSTER_NAME, "--type", "json", "--patch", json.dumps(patch))
     before = password()
     for name in ("dev-stack", "tidemill"):
         installed("helm", "upgrade", name, ROOT / "charts" / name, "--namespace", HOME, "--reuse-values")
-    bundle = installed(
-        "kubectl", "get", kind, CLUSTER_NAME, "--output", "jsonpath={.webhooks[0].clientConfig.caBundle}"
-    )
+    path = "jsonpath={.webhooks[0].clientConfig.caBundle}"
+    bundles = [installed("kubectl", "get", kind, CLUSTER_NAME, "--output", path) for kind in kinds]
     assert password() == before != ""
-    assert bundle == "Q0E="
+    assert bundles == ["Q0E="] * 2
 
 
 @pytest.mark.parametrize("role", ["view", "edit"])
@@ -152,6 +152,7 @@ def test_users_of_a_namespace_may_do_with_pipelines_what_their_role_says(role: s
     assert not may("patch", "status")
 
 
+@pytest.mark.fault("chart-uninstalled-no-nodes", "no finalizer, no webhook, no Lease, Secret or ConfigMap is left")
 def test_removing_leaves_no_finalizer_and_no_webhook(installed: Run, control_plane: ControlPlane) -> None:
     """With the account's own rights; another's finalizer is not ours to take; doing it twice does no harm."""
     installed("kubectl", "create", "--filename", "-", stdin=_pipeline("ours", "tidemill.dev/reclaim"))
@@ -167,7 +168,8 @@ def test_removing_leaves_no_finalizer_and_no_webhook(installed: Run, control_pla
     left = installed("kubectl", "get", "analyticspipelines", "--namespace", PIPELINES, "--output", "json")
     found = {item["metadata"]["name"]: item["metadata"].get("finalizers") for item in json.loads(left)["items"]}
     assert found == {"both": ["example.com/x"], "none": None}
-    assert CLUSTER_NAME not in installed("kubectl", "get", "validatingwebhookconfigurations", "--output", "name")
+    kinds = "mutatingwebhookconfigurations,validatingwebhookconfigurations"
+    assert CLUSTER_NAME not in installed("kubectl", "get", kinds, "--output", "name")
     own = installed("kubectl", "get", "leases,secrets,configmaps", "--namespace", HOME, "--output", "name").split()
     assert not {"lease.coordination.k8s.io/tidemill", "secret/tidemill-webhook", "configmap/tidemill-watchdog"} & {*own}
     assert uninstall.uninstall(api, installation) == []

@@ -298,21 +298,22 @@ def _accepted(
     fresh.apply(edited)
     if fresh.conditions["Ready"][0] == "True" and not _covers(after, fresh.state()):
         yield f"made so, it is another than edited so: {_differing(after, fresh.state())}"
-    silent = edit.path[0] in _LATER or edit.absent or _as_default(*_place(edit))
+    silent = edit.path[0] in _LATER or edit.absent or as_default(*place_of(edit))
     if not silent and {**after, "schemas": 0} == {**before, "schemas": 0}:
         yield "accepted, and without any effect"
 
 
-def _as_default(schema: Schema, value: Any) -> bool:
+def as_default(schema: Schema, value: Any) -> bool:
     """Whether it says what holds anyhow: a default written out, nothing, or a mapping of such."""
     if value in (None, [], {}):
         return True
     if isinstance(value, dict) and "properties" in schema:
-        return all(_as_default(schema["properties"].get(name, {}), member) for name, member in value.items())
+        return all(as_default(schema["properties"].get(name, {}), member) for name, member in value.items())
     return bool(value == schema.get("default", False if schema.get("type") == "boolean" else None))
 
 
-def _place(edit: Edit) -> tuple[Schema, Any]:
+def place_of(edit: Edit) -> tuple[Schema, Any]:
+    """The schema of an edit's place, and its value."""
     schema: Any = _DEFAULTS
     for step in edit.path:
         schema = schema["items"] if isinstance(step, int) else schema.get("properties", {}).get(step, {})
@@ -334,6 +335,16 @@ def _as_stored(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _as_stored(member) for key, member in value.items() if member is not None}
     return [_as_stored(item) for item in value] if isinstance(value, list) else value
+
+
+def covered(state: Document, wanted: Document) -> str:
+    """The first place where a state lacks what was wanted of sets, or differs from it elsewhere; empty: none."""
+    for key, value in wanted.items():
+        if isinstance(value, set) and value <= state[key]:
+            continue
+        if state[key] != value:
+            return _differing(value, state[key], f".{key}")
+    return ""
 
 
 def _differing(one: Any, other: Any, path: str = "") -> str:

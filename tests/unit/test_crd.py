@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from tidemill_contract.spec import PipelineSpec
 from tidemill_operator import crd
+from tidemill_operator.crd_rules import RULES
 from tidemill_operator.crd_schema import structural
 
 FILE = Path(__file__).parents[2] / "crds" / "analyticspipelines.yaml"
@@ -125,14 +126,16 @@ def test_every_member_of_the_model_is_there() -> None:
 def test_rules_name_members_that_exist() -> None:
     """A misspelt member would be a CEL compile error only at the API server."""
     names = {name for _, schema, _ in NODES for name in schema.get("properties", {})} | {"metadata", "spec"}
-    macros = {"all", "exists", "map", "matches"}
-    for place, rules in crd.RULES.items():
-        for rule, message in rules:
-            code = re.sub(r"'[^']*'", "''", rule)
-            used = set(re.findall(r"\.([a-zA-Z]+)", code)) - macros
-            assert used <= names, (place, rule)
-            assert code.count("(") == code.count(")")
-            assert message
+    macros = {"all", "exists", "format", "map", "matches"}
+    for place, rules in RULES.items():
+        for rule in rules:
+            for text in (rule.rule, rule.text):
+                code = re.sub(r"'[^']*'", "''", text)
+                used = set(re.findall(r"\.([a-zA-Z]+)", code)) - macros
+                assert used <= names, (place, text)
+                assert code.count("(") == code.count(")")
+            assert rule.message
+            assert {*filter(None, rule.at.split("."))} <= names
 
 
 def test_a_model_without_bounds_is_refused() -> None:

@@ -51,11 +51,10 @@ PIPELINE = Kind("tidemill.dev/v1alpha1", "AnalyticsPipeline", "analyticspipeline
 POD = Kind("v1", "Pod", "pods")
 EVENT = Kind("v1", "Event", "events")
 LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases")
-WEBHOOK = Kind(
-    "admissionregistration.k8s.io/v1",
-    "ValidatingWebhookConfiguration",
-    "validatingwebhookconfigurations",
-    namespaced=False,
+# Asked before the API server judges a resource itself, and after it.
+WEBHOOKS = tuple(
+    Kind("admissionregistration.k8s.io/v1", kind, f"{kind.lower()}s", namespaced=False)
+    for kind in ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
 )
 KINDS = {
     kind.kind: kind
@@ -72,7 +71,7 @@ KINDS = {
         POD,
         EVENT,
         LEASE,
-        WEBHOOK,
+        *WEBHOOKS,
     )
 }
 

@@ -93,10 +93,15 @@ def pipeline(name: str, namespace: str, **spec: Any) -> Document:
 
 @dataclass
 class Cluster:
-    """The cluster as its administrator sees it."""
+    """The cluster as its administrator sees it.
+
+    Attributes:
+        held: namespaces whose pods find no node.
+    """
 
     plane: ControlPlane
     api: Api
+    held: set[str] = field(default_factory=set)
 
     def create(self, document: Document) -> Key:
         """Make a pipeline."""
@@ -153,9 +158,10 @@ def cluster(control_plane: ControlPlane) -> Iterator[Cluster]:
     """The control plane with the CRD, the operator's namespace, account and rights; pods become ready."""
     api = standin.install(control_plane)
     stopping = threading.Event()
-    kubelet = threading.Thread(target=standin.run_pods, args=(api, stopping), daemon=True)
+    found = Cluster(control_plane, api)
+    kubelet = threading.Thread(target=standin.run_pods, args=(api, stopping), kwargs={"held": found.held}, daemon=True)
     kubelet.start()
-    yield Cluster(control_plane, api)
+    yield found
     stopping.set()
     kubelet.join(10.0)
 

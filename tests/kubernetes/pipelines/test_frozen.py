@@ -42,6 +42,7 @@ def source(partitions: int) -> dict[str, Any]:
         ("kubernetes", 1),  # after the first Deployment of three
     ],
 )
+@pytest.mark.fault("leader-frozen-in-mid-pass", "the successor passes its locks; no template is taken back")
 def test_a_leader_frozen_in_mid_pass_does_no_harm(
     cluster: Any,
     servers: Servers,

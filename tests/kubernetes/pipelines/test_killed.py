@@ -275,6 +275,7 @@ EDIT = {
 }
 
 
+@pytest.mark.fault("operator-killed-after-each-write", "each write kills one operator; same end, nothing made twice")
 def test_passes_killed_after_each_write_end_the_same(
     cluster: Any,
     servers: Servers,
@@ -316,6 +317,7 @@ def test_passes_killed_after_each_write_end_the_same(
     assert {name: after.get(name) for name in before} == before
 
 
+@pytest.mark.fault("operator-killed-while-deleting", "each write kills one operator; nothing is left")
 def test_a_release_killed_after_each_write_ends_the_same(
     cluster: Any,
     servers: Servers,

@@ -17,7 +17,7 @@ from tidemill_operator.actuators.kubernetes_api import (
     LEASE,
     PIPELINE,
     SERVICE,
-    WEBHOOK,
+    WEBHOOKS,
     Api,
     Document,
     Kind,
@@ -112,6 +112,7 @@ def test_many_pipelines_at_once_share_a_namespace(
     assert {file for item in shards for file in item["data"]} == {f"{key.name}.json" for key in keys}
 
 
+@pytest.mark.fault("leader-killed", "another leads and repairs")
 def test_another_takes_over_from_a_leader_that_is_killed(
     cluster: Any,
     lead: Callable[..., Any],
@@ -133,6 +134,7 @@ def test_another_takes_over_from_a_leader_that_is_killed(
     cluster.await_ready(key)
 
 
+@pytest.mark.fault("leader-frozen", "another leads; who wakes ends and has changed nothing")
 def test_a_leader_that_was_frozen_ends_when_it_wakes(
     cluster: Any,
     lead: Callable[..., Any],
@@ -162,6 +164,7 @@ def test_a_leader_that_ends_gives_the_lease_back(cluster: Any, lead: Callable[..
     assert cluster.api.get(LEASE, HOME, "tidemill-operator")["spec"]["holderIdentity"] == ""
 
 
+@pytest.mark.fault("apiserver-restarted", "what was deleted meanwhile is repaired within 2 min")
 def test_it_recovers_when_the_api_server_was_away(
     cluster: Any,
     lead: Callable[..., Any],
@@ -190,6 +193,7 @@ def test_it_recovers_when_the_api_server_was_away(
     cluster.await_ready(key)
 
 
+@pytest.mark.fault("namespace-deleted", "nothing is stuck, nothing is made in it again")
 def test_a_deleted_namespace_ends(
     cluster: Any, lead: Callable[..., Any], namespace: str, make: Callable[..., Key], eventually: Any
 ) -> None:
@@ -243,11 +247,13 @@ def admission(cluster: Any) -> Iterator[Callable[[int], None]]:
             "sideEffects": "None",
             "admissionReviewVersions": ["v1"],
         }
-        named = {"apiVersion": WEBHOOK.api_version, "kind": WEBHOOK.kind, "metadata": {"name": "tidemill"}}
-        cluster.api.create({**named, "webhooks": [hook]})
+        for kind in WEBHOOKS:
+            named = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": {"name": "tidemill"}}
+            cluster.api.create({**named, "webhooks": [hook]})
 
     yield register
-    cluster.api.delete(WEBHOOK, None, "tidemill")
+    for kind in WEBHOOKS:
+        cluster.api.delete(kind, None, "tidemill")
     cluster.api.delete(SERVICE, HOME, "tidemill-webhook")
 
 
@@ -259,7 +265,7 @@ def test_the_api_server_refuses_with_the_words_of_validate(
     make: Callable[..., Key],
     eventually: Any,
 ) -> None:
-    """A fault that the CRD's own rules cannot see: durations and types are compared by the webhook."""
+    """Of faults that the CRD's own rules cannot see, and of those that the API server tells in words of its own."""
     operator = lead()
     admission(operator.webhook_port)
     spec = {"transform": {"filter": "amount + 1"}}
@@ -280,10 +286,16 @@ def test_the_api_server_refuses_with_the_words_of_validate(
     assert 'admission webhook "analyticspipelines.tidemill.dev" denied the request' in text
     assert "spec.transform.filter" in text
     assert faults[0].message in text
+    fields = [{"name": True, "type": "string"}, {"name": "amount", "type": "number"}]
+    source = {"topic": {"partitions": 2, "replicationFactor": 1}, "fields": fields}
+    with pytest.raises(TidemillError) as error:
+        make("orders", namespace, source=source)
+    assert "spec.source.fields[0].name: is a boolean, not a text (got true); put it in quotes" in str(error.value)
     key = make("orders", namespace)
     cluster.await_ready(key)
 
 
+@pytest.mark.fault("new-operator-without-its-crd", "it ends and says what to do")
 def test_a_cluster_without_the_resource_is_told(start_operator: Callable[..., Any], tmp_path: Path) -> None:
     """A missing CRD ends the process with what to do, instead of an operator that does nothing."""
     with ControlPlane(tmp_path / "plane") as plane:

@@ -90,6 +90,7 @@ def test_figures_are_written_beside_what_passes_write(cluster: Any, passes: Any,
     assert cluster.get(orders)["status"]["lag"] == 0
 
 
+@pytest.mark.fault("figures-unreadable", "FiguresUnavailable, and blank columns")
 def test_figures_that_cannot_be_read_are_a_condition_of_their_own(
     cluster: Any, passes: Any, orders: Key, namespace: str
 ) -> None:
@@ -212,6 +213,7 @@ def content(child: Document) -> Document:
 
 
 @pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.fault("child-edited", "as it was after a pass")
 def test_what_somebody_edits_is_as_it_was_after_a_pass(
     cluster: Any, passes: Any, orders: Key, namespace: str, edit: str
 ) -> None:
@@ -247,6 +249,7 @@ def test_what_somebody_edits_is_as_it_was_after_a_pass(
         ("Secret", "orders-credentials"),
     ],
 )
+@pytest.mark.fault("child-deleted", "back after a pass")
 def test_what_is_deleted_comes_back(
     cluster: Any, passes: Any, orders: Key, namespace: str, kind: str, name: str
 ) -> None:

@@ -25,6 +25,7 @@ def stand_in(start_operator: Callable[..., Any]) -> str:
     return str(process.log.read_text())
 
 
+@pytest.mark.fault("operator-gone-while-deleting", "data that are to go go; nothing is stuck")
 def test_data_go_without_an_operator(
     cluster: Any,
     start_operator: Callable[..., Any],

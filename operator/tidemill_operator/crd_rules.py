@@ -1,0 +1,376 @@
+"""The rules that the API server checks itself, by place, and what it says of a resource that breaks one.
+
+A rule's text is made of what was written; where that would be too long for the server, it says the rule's `message`,
+which is in the reference as well. Durations cannot be compared here (CEL knows no days), nor expressions typed: those
+are checked by `tidemill validate`, the webhook and at reconcile.
+"""
+
+from __future__ import annotations
+
+from tidemill_contract.name_rules import SYSTEM_COLUMNS
+from tidemill_contract.rules import RESERVED
+from tidemill_contract.spec import DetectorSpec
+from tidemill_operator.crd_cel import Rule, first, known, say
+
+_DERIVES = "(has(self.transform) && has(self.transform.derive) ? self.transform.derive : [])"
+_FIELDS = "self.fields.map(f, f.name)"
+_RESERVED = "[" + ", ".join(f"'{name}'" for name in RESERVED) + "]"
+_SYSTEM_COLUMNS = "[" + ", ".join(f"'{name}'" for name in SYSTEM_COLUMNS) + "]"
+_PARTITIONS = "self.source.topic.partitions"
+_UNKNOWN = "is neither in source.fields nor in transform.derive"
+# Members of lists have no defaults here.
+_DETECTOR = f"(has(self.type) ? self.type : '{DetectorSpec.model_fields['type'].default}')"
+_METRIC_IS_THERE = "self.aggregations.exists(a, a.name == i.aggregation && a.metrics.exists(m, m.name == i.metric))"
+
+
+def _with_names(quantifier: str, expression: str) -> str:
+    """CEL: an expression that looks through all columns, called `names`.
+
+    Put together once and looked through with `in`: comparing one by one costs the server more than it allows.
+    """
+    return f"[self.source.fields.map(f, f.name) + {_DERIVES}.map(d, d.name)].{quantifier}(names, {expression})"
+
+
+def _first_unknown(items: str, wrong: str, template: str, *values: str) -> str:
+    """CEL: the text of the first item that names a column which is not there, and what columns there are."""
+    text = say(f"{template} {_UNKNOWN}%s", *values, known("names"))
+    return _with_names("map", first(items, wrong, text)) + "[0]"
+
+
+_NOT_RESERVED = Rule(
+    f"!(self.name in {_RESERVED})",
+    f"the names {', '.join(RESERVED)} are reserved",
+    say("the name %s is reserved for what answers say of windows; choose another", "self.name"),
+    "name",
+)
+
+_RESOURCE = (
+    Rule(
+        "size(self.metadata.name) <= 40",
+        "metadata.name must have at most 40 characters",
+        say(
+            "the name %s has %d characters, and names in Kafka and Postgres are made from it; write at most 40",
+            "self.metadata.name",
+            "size(self.metadata.name)",
+        ),
+        "metadata.name",
+    ),
+    Rule(
+        "self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+        "metadata.name must be of a-z, 0-9 and -, a letter or digit first and last",
+        say("the name %s must be of a-z, 0-9 and -, a letter or digit first and last", "self.metadata.name"),
+        "metadata.name",
+    ),
+)
+
+_CHANGES = (
+    Rule(
+        "!has(oldSelf.source.topic) || !has(oldSelf.source.topic.name) || (has(self.source.topic) &&"
+        " has(self.source.topic.name) && self.source.topic.name == oldSelf.source.topic.name)",
+        "source.topic.name cannot change once it is set; make a new pipeline",
+        say("the name cannot change; write %s again, or make a new pipeline", "oldSelf.source.topic.name"),
+        "source.topic.name",
+    ),
+    Rule(
+        "!has(oldSelf.source.topic) || !has(oldSelf.source.topic.partitions) || (has(self.source.topic) &&"
+        f" has({_PARTITIONS}) && {_PARTITIONS} >= oldSelf.source.topic.partitions)",
+        "source.topic.partitions may grow but never fall or be taken out",
+        say("partitions may grow but never fall or be taken out; write %d or more", "oldSelf.source.topic.partitions"),
+        "source.topic.partitions",
+    ),
+    Rule(
+        "has(self.source.key) == has(oldSelf.source.key) && (!has(self.source.key) ||"
+        " self.source.key == oldSelf.source.key)",
+        "source.key cannot change; make a new pipeline",
+        "has(oldSelf.source.key) ? "
+        + say("the key cannot change; write %s again, or make a new pipeline", "oldSelf.source.key")
+        + " : 'a key cannot be added; take it out, or make a new pipeline'",
+        "source.key",
+    ),
+)
+
+_REFERENCES = (
+    Rule(
+        f"{_DERIVES}.all(d, !self.source.fields.exists(f, f.name == d.name))",
+        "a derive is named like a field; rename the derive",
+        first(
+            "self.transform.derive",
+            "self.source.fields.exists(f, f.name == i.name)",
+            say("derive %s is named like a field; rename the derive", "i.name"),
+        ),
+        "transform.derive",
+    ),
+    Rule(
+        "self.aggregations.all(a, !has(a.groupBy) || a.groupBy.all(g, self.source.fields.exists(f, f.name == g)"
+        f" || {_DERIVES}.exists(d, d.name == g)))",
+        f"a groupBy column {_UNKNOWN}",
+        _first_unknown(
+            "self.aggregations",
+            "has(i.groupBy) && !i.groupBy.all(g, g in names)",
+            "aggregation %s: groupBy column %s",
+            "i.name",
+            "i.groupBy.map(g, !(g in names), g)[0]",
+        ),
+        "aggregations",
+    ),
+    Rule(
+        _with_names("all", "self.aggregations.all(a, a.metrics.all(m, !has(m.field) || m.field in names))"),
+        f"a metric's field {_UNKNOWN}",
+        _first_unknown(
+            "self.aggregations",
+            "!i.metrics.all(m, !has(m.field) || m.field in names)",
+            "aggregation %s: %s",
+            "i.name",
+            "i.metrics.map(m, has(m.field) && !(m.field in names), "
+            + say("field %s of metric %s", "m.field", "m.name")
+            + ")[0]",
+        ),
+        "aggregations",
+    ),
+)
+
+_ANOMALIES = (
+    Rule(
+        f"!has(self.anomalies) || self.anomalies.all(i, !has(i.aggregation) || !has(i.metric) || {_METRIC_IS_THERE})",
+        "an anomaly rule names an aggregation or metric that is not there",
+        first(
+            "self.anomalies",
+            f"has(i.aggregation) && has(i.metric) && !{_METRIC_IS_THERE}",
+            "self.aggregations.exists(a, a.name == i.aggregation) ? "
+            + say(
+                "anomaly rule %s: aggregation %s has no metric %s; known are %s",
+                "i.name",
+                "i.aggregation",
+                "i.metric",
+                "self.aggregations.map(a, a.name == i.aggregation, a.metrics.map(m, m.name))[0]",
+            )
+            + " : "
+            + say(
+                "anomaly rule %s: there is no aggregation %s; known are %s",
+                "i.name",
+                "i.aggregation",
+                "self.aggregations.map(a, a.name)",
+            ),
+        ),
+        "anomalies",
+    ),
+    Rule(
+        "!has(self.anomalies) || "
+        + _with_names(
+            "all",
+            "self.anomalies.all(x, (!has(x.field) || x.field in names)"
+            " && (!has(x.groupBy) || x.groupBy.all(g, g in names)))",
+        ),
+        f"an anomaly rule's field or groupBy column {_UNKNOWN}",
+        _first_unknown(
+            "self.anomalies",
+            "(has(i.field) && !(i.field in names)) || (has(i.groupBy) && !i.groupBy.all(g, g in names))",
+            "anomaly rule %s: %s",
+            "i.name",
+            "has(i.field) && !(i.field in names) ? "
+            + say("field %s", "i.field")
+            + " : "
+            + say("groupBy column %s", "i.groupBy.map(g, !(g in names), g)[0]"),
+        ),
+        "anomalies",
+    ),
+)
+
+_REPLICAS = Rule(
+    f"!has(self.source.topic) || !has({_PARTITIONS}) || {_PARTITIONS} < 1 || !has(self.processor) ||"
+    " (has(self.processor.scaling) ? ((!has(self.processor.scaling.maxReplicas) ||"
+    f" self.processor.scaling.maxReplicas <= {_PARTITIONS}) &&"
+    " (!has(self.processor.scaling.minReplicas) ||"
+    f" self.processor.scaling.minReplicas <= {_PARTITIONS})) : (!has(self.processor.replicas) ||"
+    f" self.processor.replicas <= {_PARTITIONS}))",
+    "more replicas than source.topic.partitions; a replica without a partition idles",
+    say(
+        "more replicas than source.topic.partitions, and a replica without a partition idles; write at most %d"
+        " replicas, or more partitions",
+        _PARTITIONS,
+    ),
+    "processor",
+)
+
+_SOURCE = (
+    Rule(
+        "!has(self.key) || self.fields.exists(f, f.name == self.key)",
+        "key is not in fields",
+        say("%s is not in fields, and a derive cannot be the key%s", "self.key", known(_FIELDS)),
+        "key",
+    ),
+    Rule(
+        "!has(self.eventTime) || !has(self.eventTime.field) ||"
+        " self.fields.exists(f, f.name == self.eventTime.field && f.type == 'timestamp')",
+        "eventTime.field must be one of fields, with type timestamp",
+        "self.fields.exists(f, f.name == self.eventTime.field) ? "
+        + say("field %s is not of type timestamp; give it that type, or name another", "self.eventTime.field")
+        + " : "
+        + say("%s is not in fields%s", "self.eventTime.field", known(_FIELDS)),
+        "eventTime.field",
+    ),
+)
+
+
+def _of_window(member: str, belongs: str, message: str, example: str) -> Rule:
+    """A member that some windows need and others do not take."""
+    return Rule(
+        f"has(self.window.{member}) == ({belongs})",
+        message,
+        f"has(self.window.{member}) ? "
+        + say(f"aggregation %s: a %s window takes no {member}; take it out", "self.name", "self.window.type")
+        + " : "
+        + say(f"aggregation %s: a %s window needs {member}; add {member}: {example}", "self.name", "self.window.type"),
+        f"window.{member}",
+    )
+
+
+_AGGREGATION = (
+    Rule(
+        "!has(self.groupBy) || self.metrics.all(m, !(m.name in self.groupBy))",
+        "a metric is named like a group column; rename the metric",
+        say(
+            "aggregation %s: metric %s is named like a group column; rename the metric",
+            "self.name",
+            "self.metrics.map(m, m.name in self.groupBy, m.name)[0]",
+        ),
+        "metrics",
+    ),
+    Rule(
+        f"!has(self.groupBy) || !self.groupBy.exists(g, g in {_SYSTEM_COLUMNS})",
+        f"a group column cannot be called {', '.join(SYSTEM_COLUMNS)}: every table of Postgres has these already;"
+        " derive it under another name",
+        say(
+            "aggregation %s: every table of Postgres has a column %s already; derive it under another name",
+            "self.name",
+            f"self.groupBy.map(g, g in {_SYSTEM_COLUMNS}, g)[0]",
+        ),
+        "groupBy",
+    ),
+    _of_window("size", "self.window.type != 'session'", "size belongs to all windows but sessions; they need it", "1m"),
+    _of_window("hop", "self.window.type == 'hopping'", "hop belongs to hopping windows, and they need it", "10s"),
+    _of_window("gap", "self.window.type == 'session'", "gap belongs to session windows, and they need it", "5m"),
+    Rule(
+        "!has(self.window.maxLength) || self.window.type == 'session'",
+        "maxLength belongs to session windows",
+        say("aggregation %s: a %s window takes no maxLength; take it out", "self.name", "self.window.type"),
+        "window.maxLength",
+    ),
+)
+
+_METRIC = (
+    _NOT_RESERVED,
+    Rule(
+        "self.function == 'count' || has(self.field)",
+        "every function but count needs a field",
+        say("metric %s: %s needs a field; add field: NAME", "self.name", "self.function"),
+        "field",
+    ),
+    Rule(
+        "has(self.q) == (self.function == 'quantile')",
+        "q belongs to quantile, and quantile needs it",
+        "has(self.q) ? "
+        + say("metric %s: %s takes no q; take it out, or use quantile", "self.name", "self.function")
+        + " : "
+        + say("metric %s: quantile needs q; add q: 0.95", "self.name"),
+        "q",
+    ),
+    Rule(
+        "!has(self.k) || self.function == 'topk'",
+        "k belongs to topk; take it out, or use that function",
+        say("metric %s: %s takes no k; take it out, or use topk", "self.name", "self.function"),
+        "k",
+    ),
+)
+
+_ANOMALY = (
+    Rule(
+        "has(self.metric) != has(self.field)",
+        "an anomaly rule watches either a metric or a field",
+        "has(self.metric) ? "
+        + say(
+            "anomaly rule %s watches metric %s and field %s; keep one of them", "self.name", "self.metric", "self.field"
+        )
+        + " : "
+        + say("anomaly rule %s watches nothing; add aggregation and metric, or field", "self.name"),
+    ),
+    Rule(
+        "has(self.metric) == has(self.aggregation)",
+        "aggregation belongs to metric, and metric needs it; a field takes groupBy",
+        "has(self.metric) ? "
+        + say("anomaly rule %s: metric %s needs its aggregation; add aggregation: NAME", "self.name", "self.metric")
+        + " : "
+        + say(
+            "anomaly rule %s: aggregation %s belongs to a metric; take it out (a field takes groupBy), or add metric",
+            "self.name",
+            "self.aggregation",
+        ),
+        "aggregation",
+    ),
+    Rule(
+        "!has(self.groupBy) || size(self.groupBy) == 0 || has(self.field)",
+        "groupBy belongs to field; windows have their aggregation's groups",
+        say(
+            "anomaly rule %s: groupBy belongs to field, and windows have the groups of their aggregation;"
+            " take groupBy out",
+            "self.name",
+        ),
+        "groupBy",
+    ),
+)
+
+
+def _of_detector(member: str, kind: str) -> Rule:
+    """A member that one kind of detector takes."""
+    return Rule(
+        f"!has(self.{member}) || {_DETECTOR} == '{kind}'",
+        f"{member} belongs to {kind}; take it out, or use that type",
+        say(f"%s takes no {member}; take it out, or use {kind}", _DETECTOR),
+        member,
+    )
+
+
+_SCALING = (
+    Rule(
+        "!has(self.minReplicas) || !has(self.maxReplicas) || self.minReplicas <= self.maxReplicas",
+        "minReplicas must not be more than maxReplicas",
+        say("%d is more than maxReplicas %d; lower it, or raise maxReplicas", "self.minReplicas", "self.maxReplicas"),
+        "minReplicas",
+    ),
+    Rule(
+        "!has(self.minReplicas) || self.minReplicas > 0 || has(self.scaleToZeroAfter) || self.mode == 'external'",
+        "minReplicas 0 needs scaleToZeroAfter",
+        "'0 needs scaleToZeroAfter; add scaleToZeroAfter: 10m, or write at least 1'",
+        "minReplicas",
+    ),
+)
+
+# By place (`[]`: each item of a list).
+RULES: dict[str, tuple[Rule, ...]] = {
+    "": _RESOURCE,
+    "spec": (*_CHANGES, *_REFERENCES, *_ANOMALIES, _REPLICAS),
+    "spec.source": _SOURCE,
+    "spec.source.fields[]": (_NOT_RESERVED,),
+    "spec.transform.derive[]": (_NOT_RESERVED,),
+    "spec.aggregations[]": _AGGREGATION,
+    "spec.aggregations[].metrics[]": _METRIC,
+    "spec.anomalies[]": _ANOMALY,
+    "spec.anomalies[].detector": (
+        _of_detector("weight", "ewma"),
+        _of_detector("span", "mad"),
+        _of_detector("period", "seasonal"),
+    ),
+    "spec.processor": (
+        Rule(
+            "!has(self.scaling) || !has(oldSelf.scaling) || self.replicas == oldSelf.replicas",
+            "replicas cannot change while scaling is set; change scaling, or take it out first",
+            say(
+                "replicas cannot change while scaling is set; write %d again and change scaling, or take scaling out"
+                " first",
+                "oldSelf.replicas",
+            ),
+            "replicas",
+        ),
+    ),
+    "spec.processor.scaling": _SCALING,
+}
