@@ -22,9 +22,9 @@ generated() {
 
 mode=${1:-}
 python=.venv/bin/python
-generated crds/analyticspipelines.yaml "$python" -m tidemill_operator.crd
-generated docs/reference/pipeline.md "$python" -m tidemill_operator.reference
-generated docs/reference/environment.md "$python" -m tidemill_operator.environment
+generated crds/analyticspipelines.yaml "$python" -m tidemill_operator.resource.crd
+generated docs/reference/pipeline.md "$python" -m tidemill_operator.resource.reference
+generated docs/reference/environment.md "$python" -m tidemill_operator.resource.environment
 generated docs/monitoring.md env PYTHONPATH=hack "$python" -m monitoring
 # A chart cannot reach files outside its folder.
 generated charts/tidemill/files/crd.yaml cat crds/analyticspipelines.yaml

@@ -31,8 +31,8 @@ process take (`python_…`, `process_…`). (The functions of a pipeline's `metr
   not.
 """
 WORKLOADS = {
-    "Every workload": "tidemill_contract.metrics",
-    "Ingest and API": "tidemill_contract.http_metrics",
+    "Every workload": "tidemill_chassis.metrics",
+    "Ingest and API": "tidemill_chassis.http_metrics",
     "Ingest": "tidemill_ingest.metrics",
     "Processor": "tidemill_processor.metrics",
     "API": "tidemill_api.metrics",

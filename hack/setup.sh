@@ -89,7 +89,7 @@ build_environment() {
 
 fetch_kafka() {
   [[ -n ${TIDEMILL_KAFKA_BROKERS:-} ]] && return 0
-  .venv/bin/python -c 'from tidemill_operator.servers.kafka_jars import find_jars; find_jars(on_progress=print)'
+  .venv/bin/python -c 'from tidemill_operator.laptop.servers.kafka_jars import find_jars; find_jars(on_progress=print)'
 }
 
 mkdir -p .cache

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from fault_matrix import FaultMatrix
-from tidemill_operator.servers import Servers, start_servers
+from tidemill_operator.laptop.servers import Servers, start_servers
 
 # How fast an example runs says more about what else the machine does. CI repeats the same examples.
 settings.register_profile(

@@ -15,7 +15,7 @@ from pathlib import Path
 from compose.files import Service, load
 from compose.stage import Stage
 from compose.standins import command, environment
-from tidemill_operator.local.child import Child
+from tidemill_operator.processes.child import Child
 
 _HEALTHY = "service_healthy"
 _PAUSE_SECONDS = 0.5

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from compose.files import Service
-from tidemill_operator.local.ports import Ports
+from tidemill_operator.processes.ports import Ports
 
 _ITSELF = re.compile(r"(?<![\w.-])(localhost|127\.0\.0\.1)(?![\w.-])")
 _ANY_ADDRESS = re.compile(r"(?<=://)(?=:\d)")

@@ -16,7 +16,7 @@ import yaml
 from confluent_kafka.admin import AdminClient
 
 from demo.data import ROOT
-from tidemill_operator.actuators.kafka_log import LATEST, KafkaLog
+from tidemill_operator.actuators.kafka.log import LATEST, KafkaLog
 
 T = TypeVar("T")
 # What Kafka told by partition, and why it did not tell others.

@@ -48,7 +48,7 @@ LOCAL = Image(
     (*_SHARED, "hack/images/local", "config/resilience.yaml", "operator", *(f"workloads/{n}" for n in _WORKLOADS)),
 )
 DEVELOPMENT = (
-    _development("kafka", "operator/tidemill_operator/servers/kafka_jars.py"),
+    _development("kafka", "operator/tidemill_operator/laptop/servers/kafka_jars.py"),
     _development("postgres"),
     _development("redis"),
     _development("prometheus"),

@@ -16,7 +16,7 @@ from images.catalogue import CACHE, ROOT
 from images.engine import BuildError, Engine
 from images.install import read_blocks
 from images.packages import install_missing
-from tidemill_operator.servers.kafka_jars import find_jars
+from tidemill_operator.laptop.servers.kafka_jars import find_jars
 
 BASE_PACKAGES = ("ca-certificates", "netbase", "python3", "python-is-python3", "tzdata")
 _SUITE = "bookworm"
@@ -103,7 +103,7 @@ def gather_jars() -> Path:
     """Kafka's jars, below the folder that builds see.
 
     Raises:
-        tidemill_operator.servers.errors.ServerError: they cannot be had.
+        tidemill_operator.laptop.servers.errors.ServerError: they cannot be had.
     """
     folder = CACHE / "kafka-jars"
     source = find_jars()

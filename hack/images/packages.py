@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from tidemill_operator.local.files import locked
+from tidemill_operator.processes.files import locked
 
 # Debian's own locks are not waited for by all of its commands; images and a cluster are made at the same time.
 _LOCK = Path("/run/tidemill-packages.lock")

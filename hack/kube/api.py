@@ -15,7 +15,7 @@ from pathlib import Path
 from kube import probe
 from kube.kubeconfig import write_kubeconfig
 from kube.pki import Authority, Pair, service_account_keys
-from tidemill_operator.local.child import Command
+from tidemill_operator.processes.child import Command
 
 SERVICE_RANGE = "198.19.0.0/24"
 _API_SERVICE_ADDRESS = "198.19.0.1"

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kube import binaries
-from tidemill_operator.local.files import locked
+from tidemill_operator.processes.files import locked
 
 _PROGRESS_SECONDS = 20.0
 _LOCK_SECONDS = 3600.0

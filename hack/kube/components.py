@@ -11,7 +11,7 @@ from pathlib import Path
 from kube import binaries, dns, node, policies, probe
 from kube.api import Api
 from kube.layout import NODE_ADDRESS, PORTS, Layout
-from tidemill_operator.local.child import Command
+from tidemill_operator.processes.child import Command
 
 # The order in which programs are ended: nothing is to start a container while the others go.
 ENDING = (

@@ -8,8 +8,8 @@ import signal
 from kube.api import Api
 from kube.layout import CLUSTER_DOMAIN, DNS_ADDRESS, NODE_ADDRESS, PORTS, Layout
 from kube.rbac import LABELS, may_watch
-from tidemill_operator.local.child import Command
-from tidemill_operator.local.files import write_atomic
+from tidemill_operator.processes.child import Command
+from tidemill_operator.processes.files import write_atomic
 
 # Names of the cluster only: whatever else is asked for does not exist, at once.
 _COREFILE = """\

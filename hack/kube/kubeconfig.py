@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from kube.pki import Authority, Pair
-from tidemill_operator.local.files import write_atomic
+from tidemill_operator.processes.files import write_atomic
 
 
 def write_kubeconfig(path: Path, *, server: str, authority: Authority, user: Pair, name: str = "tidemill") -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kube import network, policies
 from kube.layout import Layout
-from tidemill_operator.local.files import write_atomic
+from tidemill_operator.processes.files import write_atomic
 
 # What the node's programs make outside the cluster's folder, outermost first.
 _FOLDERS = (

@@ -11,8 +11,8 @@ import yaml
 from kube import layout
 from kube.api import Api, to_arguments
 from kube.layout import NODE_ADDRESS, NODE_NAME, PORTS, Layout
-from tidemill_operator.local.child import Command
-from tidemill_operator.local.files import write_atomic
+from tidemill_operator.processes.child import Command
+from tidemill_operator.processes.files import write_atomic
 
 CNI_PLUGINS = Path("/usr/lib/cni")
 _GRACE_SECONDS = 15.0

@@ -9,7 +9,7 @@ from kube.api import SERVICE_RANGE, Api, to_arguments
 from kube.layout import NODE_ADDRESS, NODE_NAME, PORTS
 from kube.node import program
 from kube.rbac import may_watch
-from tidemill_operator.local.child import Command
+from tidemill_operator.processes.child import Command
 
 _USER = "tidemill:network-policies"
 # Names that kube-router's controller gives its chains and sets.

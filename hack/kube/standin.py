@@ -13,9 +13,9 @@ from pathlib import Path
 import yaml
 
 from kube.controlplane import ControlPlane
-from tidemill_operator import rbac
-from tidemill_operator.actuators.kubernetes_api import KINDS, PIPELINE, POD, Api, Document, Kind, load
-from tidemill_operator.crd import definition
+from tidemill_operator.cluster import rbac
+from tidemill_operator.actuators.kubernetes.api import KINDS, PIPELINE, POD, Api, Document, Kind, load
+from tidemill_operator.resource.crd import definition
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.plan.render import marks
 

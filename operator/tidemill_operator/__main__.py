@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from tidemill_operator.serve import main
+from tidemill_operator.cluster.serve import main
 
 if __name__ == "__main__":
     sys.exit(main())

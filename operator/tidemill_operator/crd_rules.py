@@ -7,9 +7,9 @@ are checked by `tidemill validate`, the webhook and at reconcile.
 
 from __future__ import annotations
 
-from tidemill_contract.name_rules import SYSTEM_COLUMNS
-from tidemill_contract.rules import RESERVED
-from tidemill_contract.spec import DetectorSpec
+from tidemill_contract.resource.name_rules import SYSTEM_COLUMNS
+from tidemill_contract.resource.rules import RESERVED
+from tidemill_contract.resource.spec import DetectorSpec
 from tidemill_operator.crd_cel import Rule, first, known, say
 
 _DERIVES = "(has(self.transform) && has(self.transform.derive) ? self.transform.derive : [])"

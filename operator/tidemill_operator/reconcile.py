@@ -14,19 +14,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tidemill_contract import names
-from tidemill_contract.faults import one_line
-from tidemill_contract.rules import Limits
-from tidemill_contract.spec import AnalyticsPipeline
-from tidemill_contract.validate import check
+from tidemill_contract.resource.faults import one_line
+from tidemill_contract.resource.rules import Limits
+from tidemill_contract.resource.spec import AnalyticsPipeline
+from tidemill_contract.resource.validate import check
 from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome, Rank, failed, skipped
 from tidemill_operator.plan.build import build_plan, owner_of, resolve
-from tidemill_operator.plan.claims import only_made, written_by_pipelines
+from tidemill_operator.plan.kafka.claims import only_made, written_by_pipelines
 from tidemill_operator.plan.model import LiveFacts, Plan
 from tidemill_operator.plan.refusals import refusals, topics_concerned
-from tidemill_operator.plan.replication import Spread
-from tidemill_operator.plan.topics import desired_topics
+from tidemill_operator.plan.kafka.replication import Spread
+from tidemill_operator.plan.kafka.topics import desired_topics
 from tidemill_operator.reporting import reported
 from tidemill_operator.rotation import ROTATE, Logins
 from tidemill_operator.seen import RUNNING, accepted, blocked, look, running

@@ -6,14 +6,14 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
-from tidemill_contract.spec import AnalyticsPipeline
+from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.outcome import Component, Outcome
 from tidemill_operator.plan.build import owner_of
-from tidemill_operator.plan.failing import failing
-from tidemill_operator.plan.kept import used_up
-from tidemill_operator.plan.losses import losses, missed
+from tidemill_operator.plan.postgres.failing import failing
+from tidemill_operator.plan.postgres.kept import used_up
+from tidemill_operator.plan.postgres.losses import losses, missed
 from tidemill_operator.plan.model import LiveFacts, LiveReplay, LiveSchema, Owner, Plan
 from tidemill_operator.plan.replay import DONE, REPLAYING, finished
 from tidemill_operator.plan.versions import LIVE

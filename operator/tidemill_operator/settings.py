@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from tidemill_contract import trust
-from tidemill_operator.servers.addresses import PostgresAddress
+from tidemill_operator.addresses import PostgresAddress
 
 Runtime = Literal["local", "kubernetes"]
 NOWHERE = PostgresAddress("", 0, "", "", "")

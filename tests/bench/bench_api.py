@@ -31,7 +31,7 @@ from bench_support import Cpu, Pipeline, await_condition, free_port, peak_rss_mi
 from rich.console import Console
 from rich.table import Table
 
-from tidemill_operator.servers import start_servers
+from tidemill_operator.laptop.servers import start_servers
 
 TARGET_PER_SECOND, TARGET_P99_MS = 2_000, 20.0
 HOURS, GROUPS = 48, 40

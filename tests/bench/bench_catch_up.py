@@ -27,7 +27,7 @@ from bench_job import (
 from bench_support import Cpu, Pipeline, await_condition, peak_rss_mib
 from bench_tidemill import Meter, consumed
 
-from tidemill_operator.servers import Servers
+from tidemill_operator.laptop.servers import Servers
 
 OWN = ("tidemill", "tidemill-quiet")
 """Tidemill; the same without publishing its closed windows (they are in Postgres)."""

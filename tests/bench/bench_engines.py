@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from tidemill_operator.servers import ServerError
-from tidemill_operator.servers.kafka_jars import find_java
+from tidemill_operator.laptop.servers import ServerError
+from tidemill_operator.laptop.servers.kafka_jars import find_java
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = Path(__file__).with_name("peers")

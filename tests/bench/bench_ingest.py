@@ -37,8 +37,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
-from tidemill_contract.spec import PipelineSpec
-from tidemill_operator.servers import Servers, start_servers
+from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_operator.laptop.servers import Servers, start_servers
 
 PARTITIONS = 4
 TARGET = 40_000

@@ -32,7 +32,7 @@ from bench_tidemill import Meter, consumed
 from rich.console import Console
 from rich.table import Table
 
-from tidemill_operator.servers import Servers, start_servers
+from tidemill_operator.laptop.servers import Servers, start_servers
 
 LOOK_SECONDS = 0.005
 WARM_SECONDS = 5.0

@@ -28,8 +28,8 @@ from rich.table import Table
 
 from nab.scoring import Result, probation, score_at, score_best
 from nab.series import Series, load
-from tidemill_contract.spec import DEFAULT_THRESHOLDS, DetectorSpec
-from tidemill_processor.detectors import COOLDOWN_WINDOWS, State, decide, observe
+from tidemill_contract.resource.spec import DEFAULT_THRESHOLDS, DetectorSpec
+from tidemill_processor.detect.detectors import COOLDOWN_WINDOWS, State, decide, observe
 
 TARGET_DEFAULT = 55.0
 TARGET_OTHERS = 39.6

@@ -37,8 +37,8 @@ from rich.table import Table
 
 from kube import standin
 from kube.controlplane import ControlPlane
-from tidemill_operator.actuators.kubernetes_api import PIPELINE, Api, Document
-from tidemill_operator.servers import Servers, start_servers
+from tidemill_operator.actuators.kubernetes.api import PIPELINE, Api, Document
+from tidemill_operator.laptop.servers import Servers, start_servers
 
 TARGET_REQUESTS, TARGET_WRITES, TARGET_MIB = 5.0, 4.0, 300.0
 _USER = f"system:serviceaccount:{standin.HOME}:{standin.ACCOUNT}"

@@ -30,7 +30,7 @@ from bench_job import Job, drawn, drop_topics, fill, make_topic, recomputed
 from rich.console import Console
 from rich.table import Table
 
-from tidemill_operator.servers import start_servers
+from tidemill_operator.laptop.servers import start_servers
 
 
 def install(bench: Bench) -> None:

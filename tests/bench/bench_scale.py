@@ -46,7 +46,7 @@ from bench_tidemill import Meter, consumed, frozen, greatest_rss_mib
 from rich.console import Console
 from rich.table import Table
 
-from tidemill_operator.servers import Servers, start_servers
+from tidemill_operator.laptop.servers import Servers, start_servers
 
 PARTS = ("replicas", "keys", "partitions", "aggregations", "functions", "watching")
 LONG_MS = 6 * 3_600_000

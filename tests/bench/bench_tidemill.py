@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 from bench_support import Cpu, Pipeline, await_condition, free_port, peak_rss_mib
 
-from tidemill_operator.servers import Servers
+from tidemill_operator.laptop.servers import Servers
 
 _SESSION = {"TIDEMILL_SESSION_TIMEOUT_MS": "120000"}
 """Long, so that frozen processors stay members of their group."""

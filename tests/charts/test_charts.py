@@ -12,8 +12,8 @@ import yaml
 
 from charts.__main__ import undocumented
 from kube import binaries
-from tidemill_contract.resilience import ResilienceConfig
-from tidemill_operator import rbac
+from tidemill_chassis.resilience import ResilienceConfig
+from tidemill_operator.cluster import rbac
 
 pytestmark = pytest.mark.kubernetes
 

@@ -20,7 +20,7 @@ import pytest
 
 from kube import archive, binaries, network
 from kube.build import find_go
-from tidemill_operator.local.ports import is_free
+from tidemill_operator.processes.ports import is_free
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tidemill_contract.documents import load_documents
-from tidemill_contract.spec import AnalyticsPipeline
-from tidemill_operator.plan import describe, sql
+from tidemill_contract.resource.documents import load_documents
+from tidemill_contract.resource.spec import AnalyticsPipeline
+from tidemill_operator.plan import describe
+from tidemill_operator.plan.postgres import sql
 from tidemill_operator.plan.build import build_plan
 from tidemill_operator.settings import Platform
 

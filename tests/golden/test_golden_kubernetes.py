@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tidemill_contract.documents import load_documents
-from tidemill_contract.spec import AnalyticsPipeline
+from tidemill_contract.resource.documents import load_documents
+from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_operator.cluster_settings import Placement
 from tidemill_operator.plan.build import build_plan
 from tidemill_operator.plan.render.kubernetes import common, render

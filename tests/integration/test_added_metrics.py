@@ -13,13 +13,13 @@ import pytest
 from websockets.sync.client import connect
 
 from tidemill_contract.runtime import AggregationRef, PipelineConfig, PostgresCredentials
-from tidemill_contract.spec import PipelineSpec
+from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.times import rfc3339_ms
 from tidemill_operator.actuators.base import PipelineSecrets
-from tidemill_operator.actuators.postgres import PostgresSchemas
+from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.outcome import Rank
 from tidemill_operator.plan.model import Owner
-from tidemill_operator.plan.schema import desired_schema
+from tidemill_operator.plan.postgres.schema import desired_schema
 
 pytestmark = pytest.mark.integration
 

@@ -19,10 +19,10 @@ import redis
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from tidemill_api.live_progress import Mark, read_token, write_token
+from tidemill_api.live.progress import Mark, read_token, write_token
 from tidemill_contract import names
 from tidemill_contract.runtime import AggregationRef, ApiKey, ApiKeys, PipelineConfig
-from tidemill_contract.spec import PipelineSpec
+from tidemill_contract.resource.spec import PipelineSpec
 
 pytestmark = pytest.mark.integration
 

@@ -19,7 +19,7 @@ import pytest
 
 from hanging import BlackHole, frozen
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
-from tidemill_contract.spec import PipelineSpec
+from tidemill_contract.resource.spec import PipelineSpec
 
 pytestmark = pytest.mark.integration
 

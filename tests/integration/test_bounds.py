@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
-from tidemill_contract.spec import PipelineSpec
-from tidemill_contract.storage import DAY_MS
+from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.tables.storage import DAY_MS
 
 pytestmark = pytest.mark.integration
 

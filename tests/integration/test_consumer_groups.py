@@ -14,14 +14,14 @@ import pytest
 from confluent_kafka import Consumer
 
 from kafka_admin import KafkaAdmin
-from tidemill_operator.actuators.kafka_groups import Group, describe_group
-from tidemill_operator.servers import Servers
+from tidemill_operator.actuators.kafka.groups import Group, describe_group
+from tidemill_operator.laptop.servers import Servers
 
 pytestmark = pytest.mark.integration
 # Asks once a moment until it is stopped, and gives up soon.
 ASKING = """
 import sys, threading, time
-from tidemill_operator.actuators.kafka_groups import describe_group
+from tidemill_operator.actuators.kafka.groups import describe_group
 from tidemill_operator.errors import TidemillError
 
 while True:

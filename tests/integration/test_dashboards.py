@@ -18,7 +18,7 @@ import yaml
 
 from running_prometheus import Prometheus, prometheus
 from running_up import Up, up, wait_until
-from tidemill_operator.servers import Servers
+from tidemill_operator.laptop.servers import Servers
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -54,9 +54,9 @@ spec:
 # The operator's figures, with none of its work: it needs a cluster.
 OPERATOR = """\
 import time
-from tidemill_contract.status_server import StatusServer
-from tidemill_operator.measures import LEADER, Measures
-from tidemill_operator.queue import Key, Result
+from tidemill_chassis.status_server import StatusServer
+from tidemill_operator.cluster.telemetry import LEADER, Measures
+from tidemill_operator.cluster.queue import Key, Result
 server = StatusServer("127.0.0.1", 0, lambda: (200, {}), lambda: True, lambda: True)
 server.start()
 print(server.port, flush=True)

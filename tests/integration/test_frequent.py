@@ -13,14 +13,14 @@ import psycopg
 import pytest
 
 from kafka_records import KafkaRecord
-from tidemill_contract import sketches
-from tidemill_contract.partials import Partial
+from tidemill_contract.functions import sketches
+from tidemill_contract.functions.partials import Partial
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
-from tidemill_contract.spec import PipelineSpec
+from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_processor.batch import BatchReader
 from tidemill_processor.database import Database
 from tidemill_processor.transaction import Committer, Position
-from tidemill_processor.windows import WindowReader
+from tidemill_processor.windows.reading import WindowReader
 
 pytestmark = pytest.mark.integration
 

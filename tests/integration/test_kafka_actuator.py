@@ -13,12 +13,12 @@ from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
 
 from kafka_admin import KafkaAdmin
-from tidemill_contract.event import MAX_RECORD_BYTES
-from tidemill_operator.actuators.kafka import KafkaTopics
+from tidemill_contract.events.decoder import MAX_RECORD_BYTES
+from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Outcome, Rank
 from tidemill_operator.plan.model import Topic
-from tidemill_operator.servers import Servers
+from tidemill_operator.laptop.servers import Servers
 
 pytestmark = pytest.mark.integration
 

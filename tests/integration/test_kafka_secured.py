@@ -20,20 +20,21 @@ from confluent_kafka.admin import (
 from cryptography.hazmat.primitives import serialization
 
 from kube.pki import Authority
-from tidemill_operator.actuators.kafka import KafkaTopics
-from tidemill_operator.actuators.kafka_groups import Group, describe_group
-from tidemill_operator.actuators.kafka_moves import moves
+from tidemill_operator.actuators.kafka.topics import KafkaTopics
+from tidemill_operator.actuators.kafka.groups import Group, describe_group
+from tidemill_operator.actuators.kafka.moves import moves
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.local.ports import Ports
+from tidemill_operator.processes.ports import Ports
 from tidemill_operator.plan.model import Topic
-from tidemill_operator.servers import Servers, kafka
+from tidemill_operator.laptop.servers import Servers
+from tidemill_operator.laptop.servers import kafka
 
 pytestmark = pytest.mark.integration
 
 USER, PASSWORD = "tidemill", "not secret"
 ASKING = """
 import json, sys
-from tidemill_operator.actuators.kafka_groups import describe_group
+from tidemill_operator.actuators.kafka.groups import describe_group
 from tidemill_operator.errors import TidemillError
 
 try:

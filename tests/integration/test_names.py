@@ -19,33 +19,33 @@ import psycopg
 import pytest
 
 from kafka_records import KafkaRecord
-from tidemill_api.aggregate_query import RESERVED as PARAMETERS
-from tidemill_api.aggregate_query import take_query
-from tidemill_api.aggregate_sql import statement
-from tidemill_api.answers import State
+from tidemill_api.query.aggregate import RESERVED as PARAMETERS
+from tidemill_api.query.aggregate import take_query
+from tidemill_api.query.sql import statement
+from tidemill_api.query.answers import State
 from tidemill_api.catalog import PipelineModel
-from tidemill_api.live_query import RESERVED as LIVE_PARAMETERS
-from tidemill_api.live_reading import _changed_sql, _latest
-from tidemill_api.parameters import Parameters
-from tidemill_api.selection import Binder
-from tidemill_contract.feeds import Feeds
-from tidemill_contract.name_rules import SYSTEM_COLUMNS
-from tidemill_contract.partials import quote
-from tidemill_contract.rules import RESERVED
+from tidemill_api.live.query import RESERVED as LIVE_PARAMETERS
+from tidemill_api.live.reading import _changed_sql, _latest
+from tidemill_api.query.parameters import Parameters
+from tidemill_api.query.selection import Binder
+from tidemill_contract.functions.feeds import Feeds
+from tidemill_contract.resource.name_rules import SYSTEM_COLUMNS
+from tidemill_contract.functions.partials import quote
+from tidemill_contract.resource.rules import RESERVED
 from tidemill_contract.runtime import AggregationRef, PipelineConfig, PostgresCredentials, WorkloadSettings
-from tidemill_contract.spec import PipelineSpec
+from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.times import rfc3339, rfc3339_ms
-from tidemill_contract.validate import check
+from tidemill_contract.resource.validate import check
 from tidemill_operator.actuators.base import PipelineSecrets
-from tidemill_operator.actuators.postgres import PostgresSchemas
+from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.errors import Reason
 from tidemill_operator.outcome import Outcome, Rank
 from tidemill_operator.plan.model import Owner
-from tidemill_operator.plan.schema import desired_schema
+from tidemill_operator.plan.postgres.schema import desired_schema
 from tidemill_processor.batch import BatchReader
 from tidemill_processor.database import Database
 from tidemill_processor.transaction import Committer, Position
-from tidemill_processor.windows import WindowReader
+from tidemill_processor.windows.reading import WindowReader
 
 pytestmark = pytest.mark.integration
 

@@ -13,13 +13,13 @@ import pytest
 from confluent_kafka import Producer
 
 from kafka_admin import KafkaAdmin
-from tidemill_operator.actuators.kafka_log import KafkaLog
+from tidemill_operator.actuators.kafka.log import KafkaLog
 from tidemill_operator.errors import TidemillError
-from tidemill_operator.figures import FRESH_SECONDS, Figures, Seen
-from tidemill_operator.observer import KAFKA_SECONDS, Observer
-from tidemill_operator.queue import Key
-from tidemill_operator.scaling_figures import FiguresReader, Watched
-from tidemill_operator.servers import Servers
+from tidemill_operator.observer.figures import FRESH_SECONDS, Figures, Seen
+from tidemill_operator.observer.observer import KAFKA_SECONDS, Observer
+from tidemill_operator.cluster.queue import Key
+from tidemill_operator.observer.scaling_figures import FiguresReader, Watched
+from tidemill_operator.laptop.servers import Servers
 
 pytestmark = pytest.mark.integration
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
-from tidemill_contract.spec import PipelineSpec
-from tidemill_processor import positions as module
-from tidemill_processor.positions import Positions
+from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_processor.source import positions as module
+from tidemill_processor.source.positions import Positions
 from tidemill_processor.transaction import Position
 
 pytestmark = pytest.mark.integration

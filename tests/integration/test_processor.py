@@ -15,9 +15,9 @@ from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from kafka_admin import KafkaAdmin
-from tidemill_contract.event import QUARANTINE_PREFIX
+from tidemill_contract.events.decoder import QUARANTINE_PREFIX
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
-from tidemill_contract.spec import PipelineSpec
+from tidemill_contract.resource.spec import PipelineSpec
 
 pytestmark = pytest.mark.integration
 

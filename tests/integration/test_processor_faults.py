@@ -16,7 +16,7 @@ from confluent_kafka import Producer
 
 from hanging import BlackHole, frozen
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
-from tidemill_contract.spec import PipelineSpec
+from tidemill_contract.resource.spec import PipelineSpec
 
 pytestmark = pytest.mark.integration
 

@@ -18,22 +18,22 @@ from confluent_kafka import Producer
 
 from kafka_admin import KafkaAdmin
 from tidemill_operator.actuators.base import Actuators
-from tidemill_operator.actuators.kafka import KafkaTopics
-from tidemill_operator.actuators.kafka_log import KafkaLog
-from tidemill_operator.actuators.postgres import PostgresSchemas
-from tidemill_operator.actuators.secrets import FileSecrets
+from tidemill_operator.actuators.kafka.topics import KafkaTopics
+from tidemill_operator.actuators.kafka.log import KafkaLog
+from tidemill_operator.actuators.postgres.schema import PostgresSchemas
+from tidemill_operator.actuators.local.secrets import FileSecrets
 from tidemill_operator.cli.main import main
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.local.child import start_time
-from tidemill_operator.observer import KAFKA_SECONDS, Observer
+from tidemill_operator.processes.child import start_time
+from tidemill_operator.observer.observer import KAFKA_SECONDS, Observer
 from tidemill_operator.outcome import Component, Outcome, done
 from tidemill_operator.plan.model import Workload
-from tidemill_operator.queue import Key
+from tidemill_operator.cluster.queue import Key
 from tidemill_operator.reconcile import reconcile, release
-from tidemill_operator.servers import Servers
-from tidemill_operator.servers.addresses import PostgresAddress
+from tidemill_operator.laptop.servers import Servers
+from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.settings import Platform
-from tidemill_operator.standing import Look, Progress
+from tidemill_operator.observer.progress import Look, Progress
 
 pytestmark = pytest.mark.integration
 
@@ -314,7 +314,7 @@ def test_a_topic_made_anew_gets_the_partitions_that_were_read(bench: Bench, caps
 
 
 def _planned(bench: Bench) -> Sequence[Any]:
-    from tidemill_contract.spec import AnalyticsPipeline
+    from tidemill_contract.resource.spec import AnalyticsPipeline
     from tidemill_operator.plan.build import build_plan
 
     return build_plan(AnalyticsPipeline.model_validate(bench.document), Platform(), 1).topics

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tidemill_operator.local.child import start_time
+from tidemill_operator.processes.child import start_time
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
-from tidemill_contract.spec import PipelineSpec
+from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.times import rfc3339_ms
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]

@@ -17,8 +17,8 @@ import redis
 from confluent_kafka import Consumer, Producer
 
 from kafka_admin import KafkaAdmin
-from tidemill_operator.local.child import start_time
-from tidemill_operator.servers import Servers, start_servers
+from tidemill_operator.processes.child import start_time
+from tidemill_operator.laptop.servers import Servers, start_servers
 
 pytestmark = pytest.mark.integration
 
@@ -101,7 +101,7 @@ def test_servers_die_with_a_killed_parent(server_folder: Path) -> None:
     script = textwrap.dedent("""
         import sys, time
         from pathlib import Path
-        from tidemill_operator.servers import start_servers
+        from tidemill_operator.laptop.servers import start_servers
         ENVIRON = {"PATH": "/usr/bin:/bin"}
         servers = start_servers(Path(sys.argv[1]), environ=ENVIRON, needs=("postgres", "redis"), durable=False)
         print(*[server.pid for server in servers.handles.values()], flush=True)

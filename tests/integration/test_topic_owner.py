@@ -10,14 +10,14 @@ import psycopg
 import pytest
 import yaml
 
-from tidemill_contract.spec import AnalyticsPipeline
-from tidemill_operator.actuators.postgres import PostgresSchemas
-from tidemill_operator.actuators.secrets import FileSecrets
+from tidemill_contract.resource.spec import AnalyticsPipeline
+from tidemill_operator.actuators.postgres.schema import PostgresSchemas
+from tidemill_operator.actuators.local.secrets import FileSecrets
 from tidemill_operator.cli.main import main
 from tidemill_operator.errors import Reason
 from tidemill_operator.outcome import Outcome, Rank
 from tidemill_operator.plan.build import build_plan, owner_of
-from tidemill_operator.servers import Servers
+from tidemill_operator.laptop.servers import Servers
 from tidemill_operator.settings import Platform
 
 pytestmark = pytest.mark.integration

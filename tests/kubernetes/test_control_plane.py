@@ -14,7 +14,7 @@ import yaml
 
 from kube import binaries
 from kube.controlplane import ControlPlane
-from tidemill_operator.local.child import start_time
+from tidemill_operator.processes.child import start_time
 
 ROOT = Path(__file__).resolve().parents[2]
 CRD = ROOT / "crds" / "analyticspipelines.yaml"

@@ -21,10 +21,10 @@ from typing import Any
 
 from jsonschema import Draft4Validator
 
-from tidemill_contract.spec import PipelineSpec
-from tidemill_contract.validate import check
-from tidemill_operator import crd
-from tidemill_operator.crd_schema import structural
+from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.resource.validate import check
+from tidemill_operator.resource import crd
+from tidemill_operator.resource.schema import structural
 from tidemill_operator.reconcile import reconcile
 from tidemill_operator.settings import Platform
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tidemill_operator.local.child import start_time
+from tidemill_operator.processes.child import start_time
 
 READY_SECONDS = 90.0
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}

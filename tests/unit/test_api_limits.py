@@ -11,12 +11,12 @@ import psycopg
 import pytest
 from prometheus_client import REGISTRY
 
-from tidemill_api import replies
+from tidemill_api.http import replies
 from tidemill_api.database import QueryTooLong, as_problem, failed, outage, retryable
 from tidemill_api.pipeline_guards import PipelineGuards
-from tidemill_api.replies import PiecesReply
-from tidemill_api.rows import NDJSON
-from tidemill_contract.resilience import BreakerOpen, Guard, ResilienceConfig
+from tidemill_api.http.replies import PiecesReply
+from tidemill_api.formats.rows import NDJSON
+from tidemill_chassis.resilience import BreakerOpen, Guard, ResilienceConfig
 
 
 class Export:

@@ -12,22 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill_api.catalog import PipelineModel
-from tidemill_api.live_change import MESSAGE_BYTES, Change, Entry, Parts, RowFilter, keyed, pieces
-from tidemill_api.live_events import event
-from tidemill_api.live_listener import Listener, Message, Pending
-from tidemill_api.live_progress import Mark, Progress, read_token, write_token
-from tidemill_api.live_pump import Left, Patience, serve
-from tidemill_api.live_query import take_live
-from tidemill_api.live_snapshot import Snapshot
-from tidemill_api.live_socket import origin_allowed
-from tidemill_api.live_upstream import STOPPING, Ending, of_another_version
-from tidemill_api.parameters import Parameters
-from tidemill_api.problems import Problem
-from tidemill_api.rows import RowEncoder
-from tidemill_api.selection import Column, Filter
-from tidemill_api.values import parse_value
+from tidemill_api.live.change import MESSAGE_BYTES, Change, Entry, Parts, RowFilter, keyed, pieces
+from tidemill_api.live.events import event
+from tidemill_api.live.listener import Listener, Message, Pending
+from tidemill_api.live.progress import Mark, Progress, read_token, write_token
+from tidemill_api.live.pump import Left, Patience, serve
+from tidemill_api.live.query import take_live
+from tidemill_api.live.snapshot import Snapshot
+from tidemill_api.live.socket import origin_allowed
+from tidemill_api.live.upstream import STOPPING, Ending, of_another_version
+from tidemill_api.query.parameters import Parameters
+from tidemill_api.http.problems import Problem
+from tidemill_api.formats.rows import RowEncoder
+from tidemill_api.query.selection import Column, Filter
+from tidemill_api.query.values import parse_value
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
-from tidemill_contract.spec import PipelineSpec
+from tidemill_contract.resource.spec import PipelineSpec
 
 
 def model() -> PipelineModel:
@@ -375,7 +375,7 @@ def test_an_aggregation_that_cannot_be_read_ends_nothing(monkeypatch: pytest.Mon
         assert [message["kind"] for message in await told()] == ["reset", "snapshot", "progress"]
 
     tokens: list[set[str]] = []
-    monkeypatch.setattr("tidemill_api.live_listener.UNREAD_SECONDS", 0.0)
+    monkeypatch.setattr("tidemill_api.live.listener.UNREAD_SECONDS", 0.0)
     asyncio.run(run())
     assert tokens == [{"by_country"}, {"by_country"}, {"by_both", "by_country"}]
 

@@ -8,9 +8,9 @@ import msgspec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tidemill_api.live_change import Change, Key, Row, RowFilter, keyed, read_entry
-from tidemill_api.live_ledger import Ledger
-from tidemill_api.live_progress import Mark
+from tidemill_api.live.change import Change, Key, Row, RowFilter, keyed, read_entry
+from tidemill_api.live.ledger import Ledger
+from tidemill_api.live.progress import Mark
 
 BASE = 5
 KEYS = "ab"

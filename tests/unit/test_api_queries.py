@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill_api.aggregate_query import AggregateQuery, take_query
-from tidemill_api.aggregate_sql import horizon_sql, narrowed, statement, within
+from tidemill_api.query.aggregate import AggregateQuery, take_query
+from tidemill_api.query.sql import horizon_sql, narrowed, statement, within
 from tidemill_api.catalog import AggregationModel
-from tidemill_api.parameters import Parameters
-from tidemill_api.problems import Problem
-from tidemill_api.selection import Binder, Column, condition, take_filters, take_page
-from tidemill_contract.partials import layout
-from tidemill_contract.spec import AggregationSpec
+from tidemill_api.query.parameters import Parameters
+from tidemill_api.http.problems import Problem
+from tidemill_api.query.selection import Binder, Column, condition, take_filters, take_page
+from tidemill_contract.functions.partials import layout
+from tidemill_contract.resource.spec import AggregationSpec
 
 TYPES = {"k": "string", "i": "integer", "v": "number", "b": "boolean", "t": "timestamp"}
 DAY = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)

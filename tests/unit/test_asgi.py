@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from prometheus_client import REGISTRY
 from starlette.staticfiles import StaticFiles
 
-from tidemill_contract.asgi import (
+from tidemill_chassis.asgi import (
     HttpMetrics,
     Message,
     Receive,
@@ -22,7 +22,7 @@ from tidemill_contract.asgi import (
     problem,
     send_problem,
 )
-from tidemill_contract.guard import Deadline
+from tidemill_chassis.guard import Deadline
 
 
 def build(tmp_path: Any) -> FastAPI:

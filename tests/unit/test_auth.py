@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tidemill_contract.auth import Authenticator, Forbidden, Unauthorized
+from tidemill_chassis.auth import Authenticator, Forbidden, Unauthorized
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 
 SPEC: dict[str, Any] = {

@@ -9,8 +9,8 @@ from typing import Any, cast
 import pytest
 from prometheus_client import REGISTRY
 
-from tidemill_processor import backlog as backlog_module
-from tidemill_processor.backlog import FRESH_SECONDS, Backlog
+from tidemill_processor.source import backlog as backlog_module
+from tidemill_processor.source.backlog import FRESH_SECONDS, Backlog
 from tidemill_processor.transaction import Position
 
 _partitions = itertools.count(1_000_000)

@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass
 
 from kafka_records import KafkaRecord
-from tidemill_contract.partials import field_types, layout
-from tidemill_contract.spec import PipelineSpec
-from tidemill_processor.aggregate import aggregate
+from tidemill_contract.functions.partials import field_types, layout
+from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_processor.merge.aggregate import aggregate
 from tidemill_processor.batch import BatchReader
 
 SPEC = PipelineSpec.model_validate(

@@ -10,8 +10,8 @@ import pytest
 from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from tidemill_operator.actuators.kubernetes_api import Api, Conflict
-from tidemill_operator.certificates import CertificateKeeper, Certificates, renewed
+from tidemill_operator.actuators.kubernetes.api import Api, Conflict
+from tidemill_operator.cluster.admission.certificates import CertificateKeeper, Certificates, renewed
 from tidemill_operator.errors import Reason
 
 HOSTS = ("tidemill-webhook.system.svc", "tidemill-webhook.system.svc.cluster.local")

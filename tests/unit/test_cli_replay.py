@@ -14,8 +14,8 @@ import pytest
 
 from tidemill_operator.cli import replay as command
 from tidemill_operator.cli.main import main
-from tidemill_operator.local.child import start_time
-from tidemill_operator.local.requests import Requests
+from tidemill_operator.processes.child import start_time
+from tidemill_operator.laptop.requests import Requests
 from tidemill_operator.plan.replay import REPLAY, family_of
 
 RUNNING = {

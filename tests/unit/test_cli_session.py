@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tidemill_operator.cli import session as session_module
-from tidemill_operator.cli.session import Session, describe
-from tidemill_operator.cli.sources import Reading
-from tidemill_operator.cli.store import Store, Stored
+from tidemill_operator.laptop import session as session_module
+from tidemill_operator.laptop.session import Session, describe
+from tidemill_operator.laptop.sources import Reading
+from tidemill_operator.laptop.store import Store, Stored
 
 A, B = "default/a", "default/b"
 

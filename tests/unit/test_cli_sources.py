@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tidemill_operator.cli.sources import Sources, parse
+from tidemill_operator.laptop.sources import Sources, parse
 
 GOOD = """\
 apiVersion: tidemill.dev/v1alpha1

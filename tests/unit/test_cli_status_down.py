@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tidemill_operator.cli.main import main
-from tidemill_operator.local.child import start_time
-from tidemill_operator.local.files import locked
+from tidemill_operator.processes.child import start_time
+from tidemill_operator.processes.files import locked
 
 
 def report(folder: Path, pid: int, *, started: str | None = None, ready: bool = True) -> None:

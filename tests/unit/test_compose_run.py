@@ -12,7 +12,7 @@ from compose.checks import queries
 from compose.files import Service
 from compose.run import running
 from compose.stage import Stage
-from tidemill_operator.local.child import Command
+from tidemill_operator.processes.child import Command
 
 
 @pytest.fixture(autouse=True)

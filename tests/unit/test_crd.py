@@ -11,10 +11,10 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from tidemill_contract.spec import PipelineSpec
-from tidemill_operator import crd
+from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_operator.resource import crd
 from tidemill_operator.crd_rules import RULES
-from tidemill_operator.crd_schema import structural
+from tidemill_operator.resource.schema import structural
 
 FILE = Path(__file__).parents[2] / "crds" / "analyticspipelines.yaml"
 VERSION: Any = crd.definition()["spec"]["versions"][0]
@@ -39,7 +39,7 @@ NODES = [node for part in ("spec", "status") for node in nodes(SCHEMA["propertie
 def test_the_file_is_what_the_generator_prints(capsys: pytest.CaptureFixture[str]) -> None:
     assert crd.main() == 0
     assert capsys.readouterr().out == FILE.read_text(), (
-        "run: python -m tidemill_operator.crd > crds/analyticspipelines.yaml"
+        "run: python -m tidemill_operator.resource.crd > crds/analyticspipelines.yaml"
     )
 
 

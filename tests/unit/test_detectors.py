@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidemill_contract.spec import DEFAULT_THRESHOLDS, DetectorSpec, MetricSpec
+from tidemill_contract.resource.spec import DEFAULT_THRESHOLDS, DetectorSpec, MetricSpec
 from tidemill_contract.windows import answer_range
-from tidemill_processor.anomalies import parse_state
-from tidemill_processor.detectors import COOLDOWN_WINDOWS, State, Verdict, judge, number, observe, severity
-from tidemill_processor.detectors import moments as running
-from tidemill_processor.detectors import rhythm as hours
-from tidemill_processor.detectors import tail as tails
+from tidemill_processor.detect.anomalies import parse_state
+from tidemill_processor.detect.detectors import COOLDOWN_WINDOWS, State, Verdict, judge, number, observe, severity
+from tidemill_processor.detect.detectors import moments as running
+from tidemill_processor.detect.detectors import rhythm as hours
+from tidemill_processor.detect.detectors import tail as tails
 
 TYPES = get_args(DetectorSpec.model_fields["type"].annotation)
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000

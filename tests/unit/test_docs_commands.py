@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from documented import ROOT, blocks, commands
-from tidemill_operator import reference
+from tidemill_operator.resource import reference
 from tidemill_operator.cli.main import build_parser
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -132,7 +132,7 @@ def test_names_in_a_cluster_are_there(page: Path) -> None:
 @pages
 def test_resources_of_pages_are_valid(page: Path) -> None:
     """Whole ones, as somebody would copy them."""
-    from tidemill_contract.validate import check
+    from tidemill_contract.resource.validate import check
 
     for block in blocks(page):
         if block.language == "yaml" and "kind: AnalyticsPipeline" in block.text:

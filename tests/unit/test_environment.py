@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest import quota
-from tidemill_operator import environment, reference
+from tidemill_operator.resource import environment
+from tidemill_operator.resource import reference
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill_contract.event import EventDecoder, InvalidEvent, Reason
-from tidemill_contract.event_members import whole_number
-from tidemill_contract.spec import PipelineSpec
+from tidemill_contract.events.decoder import EventDecoder, InvalidEvent, Reason
+from tidemill_contract.events.members import whole_number
+from tidemill_contract.resource.spec import PipelineSpec
 
 NOW = 1_795_800_000_000
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tidemill_contract.event import EventDecoder, InvalidEvent, Reason
-from tidemill_contract.spec import PipelineSpec
+from tidemill_contract.events.decoder import EventDecoder, InvalidEvent, Reason
+from tidemill_contract.resource.spec import PipelineSpec
 
 NOW = 1_795_800_000_000  # 2026-11-27T18:40:00Z
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)

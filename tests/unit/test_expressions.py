@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from oracle.draw_expressions import Drawer
 from oracle.expressions import compiled
-from tidemill_contract.expressions import (
+from tidemill_contract.expressions.compiler import (
     MAX_DERIVED_BYTES,
     POLARS_TYPES,
     ExpressionError,
@@ -25,7 +25,7 @@ from tidemill_contract.expressions import (
     compile_transform,
     derived_types,
 )
-from tidemill_contract.spec import PipelineSpec
+from tidemill_contract.resource.spec import PipelineSpec
 
 TYPES = {"s": "string", "i": "integer", "j": "integer", "f": "number", "b": "boolean", "t": "timestamp"}
 SCHEMA = {name: POLARS_TYPES[kind] for name, kind in TYPES.items()}

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill_api.aggregate_query import take_query
-from tidemill_api.aggregate_sql import statement
+from tidemill_api.query.aggregate import take_query
+from tidemill_api.query.sql import statement
 from tidemill_api.catalog import AggregationModel
-from tidemill_api.parameters import Parameters
-from tidemill_api.selection import Binder
-from tidemill_contract.feeds import Feed, Feeds, guarded
-from tidemill_contract.partials import layout
-from tidemill_contract.spec import AggregationSpec
+from tidemill_api.query.parameters import Parameters
+from tidemill_api.query.selection import Binder
+from tidemill_contract.functions.feeds import Feed, Feeds, guarded
+from tidemill_contract.functions.partials import layout
+from tidemill_contract.resource.spec import AggregationSpec
 from tidemill_contract.windows import answer_columns, window_source
 
 TYPES = {"k": "string", "v": "number", "i": "integer"}

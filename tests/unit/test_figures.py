@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tidemill_operator.figures import (
+from tidemill_operator.observer.figures import (
     UNAVAILABLE,
     Figures,
     Seen,

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tidemill_contract.documents import MAX_BYTES
+from tidemill_contract.resource.documents import MAX_BYTES
 from tidemill_contract.files import FileTooLarge, read_bytes
-from tidemill_operator.cli.sources import Sources
+from tidemill_operator.laptop.sources import Sources
 
 ROOT = Path(__file__).resolve().parents[2]
 HOMES = [ROOT / "operator" / "tidemill_operator", *sorted(ROOT.glob("workloads/*/tidemill_*"))]

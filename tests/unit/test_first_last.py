@@ -8,10 +8,10 @@ from typing import Any
 import polars as pl
 
 from kafka_records import KafkaRecord
-from tidemill_contract.expressions import derived_types
-from tidemill_contract.partials import field_types, layout
-from tidemill_contract.spec import PipelineSpec
-from tidemill_processor.aggregate import aggregate
+from tidemill_contract.expressions.compiler import derived_types
+from tidemill_contract.functions.partials import field_types, layout
+from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_processor.merge.aggregate import aggregate
 from tidemill_processor.batch import MICROS, BatchReader
 
 NOW = 1_795_800_000_000

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tidemill_contract.health import Dependency, report
+from tidemill_chassis.health import Dependency, report
 
 KAFKA, POSTGRES = Dependency("kafka", True, True), Dependency("postgres", True, True)
 

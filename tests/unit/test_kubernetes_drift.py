@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tidemill_operator.actuators.kubernetes_api import MANAGER
-from tidemill_operator.actuators.kubernetes_drift import difference, holds, repair, strangers
+from tidemill_operator.actuators.kubernetes.api import MANAGER
+from tidemill_operator.actuators.kubernetes.drift import difference, holds, repair, strangers
 
 CONTAINER = {"name": "processor", "image": "p:1", "env": [{"name": "A", "value": "1"}]}
 

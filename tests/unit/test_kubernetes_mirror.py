@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tidemill_operator.actuators.kubernetes_api import CONFIG_MAP, PIPELINE, SECRET
-from tidemill_operator.actuators.kubernetes_mirror import Mirror
+from tidemill_operator.actuators.kubernetes.api import CONFIG_MAP, PIPELINE, SECRET
+from tidemill_operator.actuators.kubernetes.mirror import Mirror
 from tidemill_operator.plan.render import marks
 
 NS = "shop"

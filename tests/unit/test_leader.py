@@ -10,9 +10,9 @@ from typing import Any, cast
 
 import pytest
 
-from tidemill_operator.actuators.kubernetes_api import Api, Conflict
+from tidemill_operator.actuators.kubernetes.api import Api, Conflict
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
-from tidemill_operator.leader import Elector, Term, Timing
+from tidemill_operator.cluster.leader import Elector, Term, Timing
 
 TIMING = Timing(duration=15.0, deadline=10.0, retry=2.0)
 

@@ -9,8 +9,8 @@ import pytest
 import websockets
 from websockets.asyncio.client import connect
 
-from tidemill_api import live_protocol
-from tidemill_api.live_protocol import LiveProtocol
+from tidemill_api.live import protocol as live_protocol
+from tidemill_api.live.protocol import LiveProtocol
 from uvicorn_up import uvicorn_up
 
 PIECE = "x" * 100_000

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tidemill_api.local_days import Runs, bucket_starts, runs
+from tidemill_api.query.local_days import Runs, bucket_starts, runs
 
 UTC, DAY, TICK, MINUTE = dt.UTC, dt.timedelta(days=1), dt.timedelta(minutes=15), dt.timedelta(minutes=1)
 FIRST, LAST = dt.datetime(2015, 1, 1, tzinfo=UTC), dt.datetime(2036, 1, 1, tzinfo=UTC)

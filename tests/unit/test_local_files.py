@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tidemill_operator.local.child import end_leftover, start_time
-from tidemill_operator.local.files import LockTaken, locked, write_atomic
-from tidemill_operator.local.ports import Ports
+from tidemill_operator.processes.child import end_leftover, start_time
+from tidemill_operator.processes.files import LockTaken, locked, write_atomic
+from tidemill_operator.processes.ports import Ports
 
 
 def test_an_equal_text_is_not_written_again(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_an_equal_text_is_not_written_again(tmp_path: Path) -> None:
 def test_a_lock_is_held_by_one_process_and_names_it(tmp_path: Path) -> None:
     """A second taker fails with the holder's pid and can take the lock once it is free."""
     path = tmp_path / "lock"
-    script = "import sys; from pathlib import Path; from tidemill_operator.local.files import locked\n"
+    script = "import sys; from pathlib import Path; from tidemill_operator.processes.files import locked\n"
     script += "with locked(Path(sys.argv[1])): print('got it')"
     taker = [sys.executable, "-c", script, str(path)]
     with locked(path):

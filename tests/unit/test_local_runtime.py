@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from tidemill_operator.actuators.local import LocalRuntime
-from tidemill_operator.local.child import start_time
+from tidemill_operator.actuators.local.runtime import LocalRuntime
+from tidemill_operator.processes.child import start_time
 from tidemill_operator.outcome import Component, Rank
 from tidemill_operator.plan.model import Workload
 

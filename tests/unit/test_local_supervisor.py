@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tidemill_operator.local.child import Command, start_time
-from tidemill_operator.local.ports import Ports
-from tidemill_operator.local.replica import ReplicaSpec
-from tidemill_operator.local.supervisor import ReplicaState, Supervisor
+from tidemill_operator.processes.child import Command, start_time
+from tidemill_operator.processes.ports import Ports
+from tidemill_operator.processes.replica import ReplicaSpec
+from tidemill_operator.processes.supervisor import ReplicaState, Supervisor
 
 SERVING = textwrap.dedent("""
     import http.server, os, sys

@@ -6,9 +6,9 @@ from typing import Any
 
 from prometheus_client import REGISTRY
 
-from tidemill_operator.condition_measures import Conditions
-from tidemill_operator.measures import Measures
-from tidemill_operator.queue import Key, Result
+from tidemill_operator.observer.condition_metrics import Conditions
+from tidemill_operator.cluster.telemetry import Measures
+from tidemill_operator.cluster.queue import Key, Result
 
 
 def status(*conditions: tuple[str, str, str]) -> dict[str, Any]:

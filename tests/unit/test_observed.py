@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from tidemill_operator.actuators.kubernetes_api import Conflict, Document, Kind
-from tidemill_operator.cli.store import Stored
-from tidemill_operator.cli.up_figures import LocalFigures
-from tidemill_operator.control import Controller
+from tidemill_operator.actuators.kubernetes.api import Conflict, Document, Kind
+from tidemill_operator.laptop.store import Stored
+from tidemill_operator.laptop.figures import LocalFigures
+from tidemill_operator.cluster.control import Controller
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.figures import UNAVAILABLE, Figures, Seen
-from tidemill_operator.observed import OBSERVER, ObservedStatus
-from tidemill_operator.queue import Key
-from tidemill_operator.servers.addresses import PostgresAddress
+from tidemill_operator.observer.figures import UNAVAILABLE, Figures, Seen
+from tidemill_operator.cluster.observed import OBSERVER, ObservedStatus
+from tidemill_operator.cluster.queue import Key
+from tidemill_operator.addresses import PostgresAddress
 
 KEY = Key("shop", "orders", "u")
 FIGURES = Figures(3, 4.0, 4.0, None, positions_at=1_000.0)
@@ -66,7 +66,7 @@ class World:
     """The observer's hand on that resource."""
 
     def __init__(self) -> None:
-        from tidemill_operator.events import Recorder
+        from tidemill_operator.cluster.events import Recorder
 
         self.api, self.at = Api(), 0.0
         self.observed = ObservedStatus(self.api, Recorder(self.api, "test"), clock=lambda: self.at)  # type: ignore[arg-type]

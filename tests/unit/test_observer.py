@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from tidemill_operator import observer
-from tidemill_operator.actuators.backlog import NotThere, Position, Standing, freshness_seconds
-from tidemill_operator.actuators.kafka_log import EARLIEST, Offsets, Place
+from tidemill_operator.observer import observer
+from tidemill_operator.observer.backlog import NotThere, Position, Standing, freshness_seconds
+from tidemill_operator.actuators.kafka.log import EARLIEST, Offsets, Place
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.figures import Figures, Seen
-from tidemill_operator.observer import Observer
-from tidemill_operator.queue import Key
-from tidemill_operator.standing import Look, Progress
+from tidemill_operator.observer.figures import Figures, Seen
+from tidemill_operator.observer.observer import Observer
+from tidemill_operator.cluster.queue import Key
+from tidemill_operator.observer.progress import Look, Progress
 
 KEY = Key("shop", "orders", "u")
 TOPIC, SCHEMA = "shop.orders.events", "shop__orders"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tidemill_contract.pipelines import PipelineDirectory
+from tidemill_chassis.pipelines import PipelineDirectory
 
 
 def text(name: str, generation: int = 1) -> str:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill_operator.plan.placement import Assignment, Brokers, at_most, place
+from tidemill_operator.plan.kafka.placement import Assignment, Brokers, at_most, place
 
 Case = tuple[dict[int, tuple[int, ...]], int, Brokers]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tidemill_contract.spec import AnalyticsPipeline
+from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_operator.plan.build import build_plan
 from tidemill_operator.plan.changes import changes
 from tidemill_operator.plan.model import LiveFacts, LiveTopic

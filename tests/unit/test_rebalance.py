@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
-from tidemill_operator.plan.replication import Spread
+from tidemill_operator.plan.kafka.replication import Spread
 from tidemill_operator.reconcile import reconcile
 from tidemill_operator.settings import Platform
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tidemill_contract.expressions import check
-from tidemill_operator import reference
+from tidemill_contract.expressions.compiler import check
+from tidemill_operator.resource import reference
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "pipeline.md"
 
 
 def test_the_page_is_what_the_generator_prints() -> None:
     assert reference.render() == PAGE.read_text(), (
-        "run: python -m tidemill_operator.reference > docs/reference/pipeline.md"
+        "run: python -m tidemill_operator.resource.reference > docs/reference/pipeline.md"
     )
 
 

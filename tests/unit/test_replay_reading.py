@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from kafka_records import KafkaRecord
-from tidemill_contract.spec import PipelineSpec
+from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_processor.batch import OFFSET, PARTITION, Batch, BatchReader
 from tidemill_processor.replay import Pace
 

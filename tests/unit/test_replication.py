@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill_operator.plan.placement import Brokers
-from tidemill_operator.plan.replication import (
+from tidemill_operator.plan.kafka.placement import Brokers
+from tidemill_operator.plan.kafka.replication import (
     FOLLOWERS,
     LEADERS,
     Change,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tidemill_operator.actuators.kubernetes_rollout import rollout
+from tidemill_operator.actuators.kubernetes.rollout import rollout
 from tidemill_operator.errors import Reason
 from tidemill_operator.outcome import Rank
 from tidemill_operator.plan.model import Workload

@@ -12,7 +12,7 @@ import pytest
 
 from tidemill_operator.actuators import credentials
 from tidemill_operator.actuators.base import PipelineSecrets
-from tidemill_operator.actuators.secrets import FileSecrets
+from tidemill_operator.actuators.local.secrets import FileSecrets
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.reconcile import reconcile
 from tidemill_operator.settings import Platform

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from tidemill_contract.spec import ProcessorSpec
+from tidemill_contract.resource.spec import ProcessorSpec
 from tidemill_operator.scaling import Decision, Figures, PartitionFigures, Reason, Settings, State, decide, explain
 from tidemill_operator.scaling.explain import MAX_MESSAGE, scaling_status
 from tidemill_operator.scaling.model import Need
 from tidemill_operator.scaling.need import aligned, fits, shares
 from tidemill_operator.scaling.state import MAX_DECISIONS
-from tidemill_processor.source import CONSUMER_TUNING
+from tidemill_processor.source.consumer import CONSUMER_TUNING
 
 NOW = 1_000_000.0
 WATCHED = State(polled_at=NOW - 15, watched_since=NOW - 3600)

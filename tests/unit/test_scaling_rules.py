@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tidemill_contract.scaling_rules import scaling_faults
-from tidemill_contract.spec import ScalingSpec
+from tidemill_contract.resource.scaling_rules import scaling_faults
+from tidemill_contract.resource.spec import ScalingSpec
 
 
 def faults(raw: dict[str, Any], *, partitions: int | None = 6, flush_ms: int = 500) -> list[str]:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tidemill_contract.auth import EVENTS_APPEND, QUERY_READ
+from tidemill_chassis.auth import EVENTS_APPEND, QUERY_READ
 from tidemill_contract.runtime import ApiKeys, WorkloadSettings
 from tidemill_operator.actuators.base import PipelineSecrets
-from tidemill_operator.actuators.secrets import FileSecrets
+from tidemill_operator.actuators.local.secrets import FileSecrets
 from tidemill_operator.errors import Reason, TidemillError
 
 

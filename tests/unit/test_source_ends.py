@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from tidemill_processor.source import Source
+from tidemill_processor.source.consumer import Source
 
 FENCED = KafkaException(KafkaError(KafkaError.FENCED_LEADER_EPOCH))
 

@@ -19,7 +19,7 @@ import pytest
 from pydantic import BaseModel
 
 import tidemill_processor
-from tidemill_contract.spec import AnalyticsPipeline, PipelineSpec
+from tidemill_contract.resource.spec import AnalyticsPipeline, PipelineSpec
 from tidemill_operator.plan.build import build_plan
 from tidemill_operator.plan.changes import Change, changes
 from tidemill_operator.plan.model import LiveFacts, Plan

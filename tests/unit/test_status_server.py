@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tidemill_contract.status_server import StatusServer
+from tidemill_chassis.status_server import StatusServer
 
 
 def _raise() -> Any:

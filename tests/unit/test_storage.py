@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill_contract.storage import MAX_NEW_TABLES, MAX_PARTITION_TABLES, WIDEN_EVERY, Span, new_partitions
+from tidemill_contract.tables.storage import MAX_NEW_TABLES, MAX_PARTITION_TABLES, WIDEN_EVERY, Span, new_partitions
 
 TODAY = 20_700
 DAYS = st.integers(0, TODAY)

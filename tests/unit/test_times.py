@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill_api.values import parse_time
+from tidemill_api.query.values import parse_time
 from tidemill_contract.times import epoch_ms, read_start, read_time, rfc3339
 
 UTC = dt.UTC

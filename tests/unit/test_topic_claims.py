@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tidemill_operator.plan.claims import TOPICS
+from tidemill_operator.plan.kafka.claims import TOPICS
 from tidemill_operator.reconcile import reconcile, release
 from tidemill_operator.settings import Platform
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tidemill_operator.actuators.postgres_turn import comment, epoch_of
+from tidemill_operator.actuators.postgres.ownership import comment, epoch_of
 from tidemill_operator.errors import NotOurTurn, Reason
 from tidemill_operator.plan.model import Owner
 from tidemill_operator.reconcile import reconcile, release

@@ -8,13 +8,13 @@ from typing import Any, get_args
 
 import pytest
 
-from tidemill_contract.rules import _TAKES
-from tidemill_contract.spec import AnalyticsPipeline, FieldType, Function
+from tidemill_contract.resource.rules import _TAKES
+from tidemill_contract.resource.spec import AnalyticsPipeline, FieldType, Function
 from tidemill_operator.plan.build import build_plan
 from tidemill_operator.plan.changes import changes
 from tidemill_operator.plan.model import LiveFacts, LiveSchema, Plan
-from tidemill_operator.plan.noted import as_noted_today, with_types_of
-from tidemill_operator.plan.schema import column_type
+from tidemill_operator.plan.postgres.noted import as_noted_today, with_types_of
+from tidemill_operator.plan.postgres.schema import column_type
 from tidemill_operator.settings import Platform
 
 FUNCTIONS: tuple[str, ...] = get_args(Function)

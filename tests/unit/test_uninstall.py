@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tidemill_operator.uninstall import Installation, remove_own
+from tidemill_operator.cluster.removal.uninstall import Installation, remove_own
 
 NAMES = {"TIDEMILL_LEASE_NAME": "tidemill", "TIDEMILL_WEBHOOK_SECRET": "tidemill-webhook"}
 HOME = {"TIDEMILL_OPERATOR_NAMESPACE": "home", "TIDEMILL_OPERATOR_DEPLOYMENT": "tidemill"}

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tidemill_operator.cli.up_passes import Passes
+from tidemill_operator.laptop.passes import Passes
 
 
 def test_a_pass_that_waits_holds_up_nobody() -> None:

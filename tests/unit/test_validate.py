@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidemill_contract.documents import DocumentError, load_documents
-from tidemill_contract.rules import Limits
-from tidemill_contract.validate import check
+from tidemill_contract.resource.documents import DocumentError, load_documents
+from tidemill_contract.resource.rules import Limits
+from tidemill_contract.resource.validate import check
 from tidemill_operator.cli import validate
 
 ROOT = Path(__file__).parents[2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tidemill_operator.watchdog import Watchdog
+from tidemill_operator.cluster.watchdog import Watchdog
 
 
 @dataclass

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill_contract.duration import parse_ms
-from tidemill_contract.spec import EventTimeSpec
-from tidemill_processor.watermark import STALE_MS, PartitionTime, ReaderTime, advance, closed_until, is_idle
+from tidemill_contract.resource.spec import EventTimeSpec
+from tidemill_processor.time.watermark import STALE_MS, PartitionTime, ReaderTime, advance, closed_until, is_idle
 
 DAY = 86_400_000
 T0 = 1_700_000_000_000

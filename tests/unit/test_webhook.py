@@ -15,10 +15,10 @@ from typing import Any, cast
 import pytest
 import yaml
 
-from tidemill_contract.validate import Limits, check
-from tidemill_operator.actuators.kubernetes_api import Api
-from tidemill_operator.certificates import CertificateKeeper, Certificates, renewed
-from tidemill_operator.webhook import Webhook, load, review
+from tidemill_contract.resource.validate import Limits, check
+from tidemill_operator.actuators.kubernetes.api import Api
+from tidemill_operator.cluster.admission.certificates import CertificateKeeper, Certificates, renewed
+from tidemill_operator.cluster.admission.webhook import Webhook, load, review
 
 EXAMPLES = Path(__file__).parents[2] / "crds" / "examples"
 FLIGHTS = yaml.safe_load((EXAMPLES / "flights.yaml").read_text())

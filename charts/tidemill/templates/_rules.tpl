@@ -1,4 +1,4 @@
-{{- /* In the namespaces of pipelines: what tidemill_operator/rbac.py says, no verb more (a test compares them). */ -}}
+{{- /* In the namespaces of pipelines: what tidemill_operator/cluster/rbac.py says, no verb more (a test compares them). */ -}}
 {{- define "tidemill.pipelineRules" -}}
 - apiGroups: [tidemill.dev]
   resources: [analyticspipelines]

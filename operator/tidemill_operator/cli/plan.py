@@ -13,17 +13,17 @@ from typing import Any
 import yaml
 
 from tidemill_contract import names
-from tidemill_contract.rules import Limits
-from tidemill_contract.spec import AnalyticsPipeline
-from tidemill_contract.validate import check
+from tidemill_contract.resource.rules import Limits
+from tidemill_contract.resource.spec import AnalyticsPipeline
+from tidemill_contract.resource.validate import check
 from tidemill_operator.cli.main import EXIT_ERROR, EXIT_USAGE, CommandError
 from tidemill_operator.cli.observe import World, find_world
-from tidemill_operator.cli.sources import Sources
+from tidemill_operator.laptop.sources import Sources
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.plan.build import build_plan, owner_of
 from tidemill_operator.plan.changes import Action, Change, Difference, changes
-from tidemill_operator.plan.claims import Claim, disputes
-from tidemill_operator.plan.damage import damaged
+from tidemill_operator.plan.kafka.claims import Claim, disputes
+from tidemill_operator.plan.postgres.damage import damaged
 from tidemill_operator.plan.describe import change, describe
 from tidemill_operator.plan.model import LiveFacts, LiveSchema, Owner, Plan
 from tidemill_operator.plan.refusals import foreign, gone, missing, refusals

@@ -14,7 +14,7 @@ from tidemill_operator.cli.explain import find_pipeline
 from tidemill_operator.cli.main import EXIT_ERROR, CommandError
 from tidemill_operator.cli.status import how_far, is_running, read_state
 from tidemill_operator.errors import TidemillError
-from tidemill_operator.local.requests import Requests
+from tidemill_operator.laptop.requests import Requests
 from tidemill_operator.plan.replay import DONE, REPLAY, family_of, read_request
 
 EXIT_MISSED = 3

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from tidemill_contract import names
-from tidemill_contract.spec import API_VERSION, KIND
+from tidemill_contract.resource.spec import API_VERSION, KIND
 from tidemill_operator.actuators.base import Actuators
-from tidemill_operator.actuators.kafka import KafkaTopics
-from tidemill_operator.actuators.postgres import PostgresSchemas
-from tidemill_operator.actuators.postgres_retained import owned_schemas
-from tidemill_operator.actuators.secrets import FileSecrets
+from tidemill_operator.actuators.kafka.topics import KafkaTopics
+from tidemill_operator.actuators.postgres.schema import PostgresSchemas
+from tidemill_operator.actuators.postgres.retained import owned_schemas
+from tidemill_operator.actuators.local.secrets import FileSecrets
 from tidemill_operator.cli.main import CommandError
 from tidemill_operator.cli.observe import ANSWER_SECONDS, World, find_world
 from tidemill_operator.errors import TidemillError
@@ -105,7 +105,7 @@ def retained(world: World, living: Mapping[str, str]) -> Iterator[Retained]:
 def _living(world: World, environ: Mapping[str, str]) -> Mapping[str, str]:
     if "KUBERNETES_SERVICE_HOST" in environ:
         # The client of the API takes a while to load.
-        from tidemill_operator.actuators.kubernetes_api import PIPELINE, Api
+        from tidemill_operator.actuators.kubernetes.api import PIPELINE, Api
 
         metadata = [item["metadata"] for item in Api().list(PIPELINE, None, metadata_only=True)]
         return {f"{one['namespace']}/{one['name']}": one["uid"] for one in metadata}

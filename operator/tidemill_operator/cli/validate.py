@@ -6,10 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from tidemill_contract.documents import MAX_BYTES
-from tidemill_contract.faults import ABSENT, one_line
+from tidemill_contract.resource.documents import MAX_BYTES
+from tidemill_contract.resource.faults import ABSENT, one_line
 from tidemill_contract.files import FileTooLarge, read_bytes, read_stream
-from tidemill_contract.validate import DocumentError, Fault, Limits, check, load_documents
+from tidemill_contract.resource.validate import DocumentError, Fault, Limits, check, load_documents
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tidemill_contract.feeds import Feeds
-from tidemill_contract.kept import Kept
+from tidemill_contract.functions.feeds import Feeds
+from tidemill_contract.tables.kept import Kept
 
 Component = Literal["processor", "replay", "ingest", "api"]
 

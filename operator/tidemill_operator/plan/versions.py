@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tidemill_contract import names
-from tidemill_contract.expressions import derived_types
-from tidemill_contract.partials import field_types, layout
-from tidemill_contract.spec import AggregationSpec, PipelineSpec
+from tidemill_contract.expressions.compiler import derived_types
+from tidemill_contract.functions.partials import field_types, layout
+from tidemill_contract.resource.spec import AggregationSpec, PipelineSpec
 from tidemill_operator.plan.model import Column, LiveSchema
-from tidemill_operator.plan.schema import column_type, shape_of, window_table
+from tidemill_operator.plan.postgres.schema import column_type, shape_of, window_table
 
 LIVE = "live"
 

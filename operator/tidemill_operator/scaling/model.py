@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Literal
 
 from tidemill_contract.duration import parse_ms
-from tidemill_contract.spec import ProcessorSpec
+from tidemill_contract.resource.spec import ProcessorSpec
 
 
 class Reason(StrEnum):

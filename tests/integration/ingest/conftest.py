@@ -19,7 +19,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from kafka_admin import KafkaAdmin
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
-from tidemill_contract.spec import PipelineSpec
+from tidemill_contract.resource.spec import PipelineSpec
 
 NAMESPACE = "tests"
 

@@ -18,7 +18,7 @@ import httpx
 import pytest
 import zstandard
 
-from tidemill_contract.event import FIELD_HEADER, MAX_EVENT_BYTES, QUARANTINE_PREFIX, REASON_HEADER
+from tidemill_contract.events.decoder import FIELD_HEADER, MAX_EVENT_BYTES, QUARANTINE_PREFIX, REASON_HEADER
 from tidemill_processor.batch import BatchReader
 
 pytestmark = pytest.mark.integration

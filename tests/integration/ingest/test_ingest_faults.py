@@ -16,12 +16,12 @@ import httpx
 import pytest
 from confluent_kafka import KafkaError
 
-from tidemill_contract.resilience import Deadline, ResilienceConfig
+from tidemill_chassis.resilience import Deadline, ResilienceConfig
 from tidemill_contract.runtime import WorkloadSettings
-from tidemill_ingest.delivery import begin, finish
+from tidemill_ingest.kafka.delivery import begin, finish
 from tidemill_ingest.records import Records
-from tidemill_ingest.sink import Sink
-from tidemill_ingest.watch import Watch
+from tidemill_ingest.kafka.sink import Sink
+from tidemill_ingest.kafka.watch import Watch
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import redis
 
-from tidemill_contract.resilience import Deadline, ResilienceConfig
-from tidemill_ingest import shared
-from tidemill_ingest.known import Known
+from tidemill_chassis.resilience import Deadline, ResilienceConfig
+from tidemill_ingest.idempotency import shared
+from tidemill_ingest.idempotency.known import Known
 from tidemill_ingest.problems import Refused
-from tidemill_ingest.shared import Batch, Claim, SharedKeys, connect
+from tidemill_ingest.idempotency.shared import Batch, Claim, SharedKeys, connect
 
 pytestmark = pytest.mark.integration
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tidemill_operator.actuators.kubernetes_api import PIPELINE, Document
+from tidemill_operator.actuators.kubernetes.api import PIPELINE, Document
 from tidemill_operator.crd_rules import RULES
 from tidemill_operator.errors import TidemillError
 

@@ -21,10 +21,10 @@ from confluent_kafka.admin import AdminClient
 
 from resource_fuzz import Edit, as_default, base, covered, draw, place_of
 from tidemill_contract import names
-from tidemill_contract.validate import check
-from tidemill_operator.actuators.kubernetes_api import PIPELINE, Document
+from tidemill_contract.resource.validate import check
+from tidemill_operator.actuators.kubernetes.api import PIPELINE, Document
 from tidemill_operator.errors import TidemillError
-from tidemill_operator.queue import Key
+from tidemill_operator.cluster.queue import Key
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.integration, pytest.mark.slow]
 

@@ -19,9 +19,9 @@ import pytest
 from hanging import frozen
 from kube import binaries
 from tidemill_contract.duration import parse_ms
-from tidemill_operator.actuators.kubernetes_api import DEPLOYMENT, POD, Document
+from tidemill_operator.actuators.kubernetes.api import DEPLOYMENT, POD, Document
 from tidemill_operator.errors import TidemillError
-from tidemill_operator.queue import Key
+from tidemill_operator.cluster.queue import Key
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.integration, pytest.mark.slow]
 

@@ -22,12 +22,13 @@ from confluent_kafka.admin import AdminClient
 from psycopg.pq import TransactionStatus
 
 from tidemill_contract import names
-from tidemill_operator.actuators import kafka_session, postgres_session
-from tidemill_operator.actuators.kafka import KafkaTopics
-from tidemill_operator.actuators.kubernetes_api import EVENT, KINDS, POD, Api, Document, Kind
-from tidemill_operator.actuators.postgres_session import Session
-from tidemill_operator.queue import Key, Result
-from tidemill_operator.servers import Servers
+from tidemill_operator.actuators.kafka import session as kafka_session
+from tidemill_operator.actuators.postgres import session as postgres_session
+from tidemill_operator.actuators.kafka.topics import KafkaTopics
+from tidemill_operator.actuators.kubernetes.api import EVENT, KINDS, POD, Api, Document, Kind
+from tidemill_operator.actuators.postgres.session import Session
+from tidemill_operator.cluster.queue import Key, Result
+from tidemill_operator.laptop.servers import Servers
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.integration, pytest.mark.slow]
 

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from kube.controlplane import ControlPlane
-from tidemill_contract.validate import check
-from tidemill_operator.actuators.kubernetes_api import (
+from tidemill_contract.resource.validate import check
+from tidemill_operator.actuators.kubernetes.api import (
     DEPLOYMENT,
     LEASE,
     PIPELINE,
@@ -24,7 +24,7 @@ from tidemill_operator.actuators.kubernetes_api import (
     load,
 )
 from tidemill_operator.errors import TidemillError
-from tidemill_operator.queue import Key
+from tidemill_operator.cluster.queue import Key
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.integration, pytest.mark.slow]
 

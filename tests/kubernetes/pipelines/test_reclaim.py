@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tidemill_contract import names
-from tidemill_operator import reclaim
-from tidemill_operator.actuators.kubernetes_api import PIPELINE, Conflict
+from tidemill_operator.cluster.removal import reclaim
+from tidemill_operator.actuators.kubernetes.api import PIPELINE, Conflict
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.queue import Key
+from tidemill_operator.cluster.queue import Key
 from tidemill_operator.reconcile import PAUSE
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.integration, pytest.mark.slow]
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.kubernetes, pytest.mark.integration, pytest.mark.slow]
 
 def stand_in(start_operator: Callable[..., Any]) -> str:
     """Run it to its end; what it logged."""
-    process = start_operator("-m", "tidemill_operator.reclaim")
+    process = start_operator("-m", "tidemill_operator.cluster.removal.reclaim")
     assert process.process.wait(90.0) == 0, process.log.read_text()
     return str(process.log.read_text())
 

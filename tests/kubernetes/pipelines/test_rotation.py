@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tidemill_operator.queue import Result
+from tidemill_operator.cluster.queue import Result
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.integration]
 

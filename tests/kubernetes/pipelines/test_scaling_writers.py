@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from kube import binaries
-from tidemill_operator.actuators.kubernetes_api import EVENT, Document
+from tidemill_operator.actuators.kubernetes.api import EVENT, Document
 from tidemill_operator.errors import TidemillError
-from tidemill_operator.queue import Key
+from tidemill_operator.cluster.queue import Key
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.integration]
 

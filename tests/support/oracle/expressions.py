@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tidemill_contract.expression_syntax import Call, Case, Column, Literal, Node, parse
+from tidemill_contract.expressions.syntax import Call, Case, Column, Literal, Node, parse
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MILLISECOND = dt.timedelta(milliseconds=1)

@@ -11,13 +11,13 @@ import sys
 import uvicorn
 
 from tidemill_api.app import create_app
-from tidemill_api.live_places import Places
-from tidemill_api.live_protocol import LiveProtocol
+from tidemill_api.live.places import Places
+from tidemill_api.live.protocol import LiveProtocol
 from tidemill_api.services import Services, make_services
 from tidemill_api.upkeep import Upkeep
-from tidemill_contract.hosts import Hosts
-from tidemill_contract.http_limits import HttpLimits, bounded
-from tidemill_contract.http_server import HttpServer, Status
+from tidemill_chassis.hosts import Hosts
+from tidemill_chassis.http_limits import HttpLimits, bounded
+from tidemill_chassis.http_server import HttpServer, Status
 from tidemill_contract.runtime import WorkloadSettings
 
 log = logging.getLogger("tidemill_api")

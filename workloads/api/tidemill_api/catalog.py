@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from tidemill_api.problems import not_found
-from tidemill_api.selection import Column
+from tidemill_api.http.problems import not_found
+from tidemill_api.query.selection import Column
 from tidemill_contract import names
-from tidemill_contract.expressions import derived_types
-from tidemill_contract.feeds import Feeds, guarded
-from tidemill_contract.partials import AggregationLayout, field_types, layout, quote
-from tidemill_contract.pipelines import PipelineDirectory
+from tidemill_contract.expressions.compiler import derived_types
+from tidemill_contract.functions.feeds import Feeds, guarded
+from tidemill_contract.functions.partials import AggregationLayout, field_types, layout, quote
+from tidemill_chassis.pipelines import PipelineDirectory
 from tidemill_contract.runtime import PipelineConfig
-from tidemill_contract.spec import AggregationSpec
+from tidemill_contract.resource.spec import AggregationSpec
 from tidemill_contract.windows import answer_columns, decoders
 
 

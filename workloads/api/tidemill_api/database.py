@@ -13,9 +13,9 @@ import psycopg
 from tidemill_api import metrics
 from tidemill_api.connection import MARGIN_SECONDS, ReaderConnection
 from tidemill_api.pipeline_guards import PipelineGuards
-from tidemill_api.problems import Problem, unavailable
-from tidemill_contract.failures import database_failed, database_retryable
-from tidemill_contract.resilience import BreakerOpen, Deadline, DeadlineExceeded, Guard
+from tidemill_api.http.problems import Problem, unavailable
+from tidemill_chassis.failures import database_failed, database_retryable
+from tidemill_chassis.resilience import BreakerOpen, Deadline, DeadlineExceeded, Guard
 from tidemill_contract.runtime import WorkloadSettings
 
 T = TypeVar("T")

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 
-from tidemill_contract import metrics
-from tidemill_contract.resilience import BreakerOpen, Guard
+from tidemill_chassis import metrics
+from tidemill_chassis.resilience import BreakerOpen, Guard
 
 
 class PipelineGuards:

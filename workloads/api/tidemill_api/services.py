@@ -9,14 +9,14 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from tidemill_api.answers import Answers
+from tidemill_api.query.answers import Answers
 from tidemill_api.cache import AnswerCache
 from tidemill_api.catalog import Catalog
 from tidemill_api.database import Database, failed, retryable
-from tidemill_api.live_upstream import Upstreams
-from tidemill_contract.auth import Authenticator
-from tidemill_contract.pipelines import PipelineDirectory
-from tidemill_contract.resilience import Guards, ResilienceConfig
+from tidemill_api.live.upstream import Upstreams
+from tidemill_chassis.auth import Authenticator
+from tidemill_chassis.pipelines import PipelineDirectory
+from tidemill_chassis.resilience import Guards, ResilienceConfig
 from tidemill_contract.runtime import WorkloadSettings
 
 MAX_REDIS_CONNECTIONS = 1_000

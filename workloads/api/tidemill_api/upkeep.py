@@ -14,8 +14,8 @@ from typing import Any
 import redis.exceptions
 
 from tidemill_api.services import Services
-from tidemill_contract.health import Dependency, report
-from tidemill_contract.resilience import BreakerOpen
+from tidemill_chassis.health import Dependency, report
+from tidemill_chassis.resilience import BreakerOpen
 
 log = logging.getLogger(__name__)
 

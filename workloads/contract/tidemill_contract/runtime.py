@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from tidemill_contract import names, trust
 from tidemill_contract.files import read_bytes
-from tidemill_contract.spec import PipelineSpec
+from tidemill_contract.resource.spec import PipelineSpec
 
 
 class _Config(BaseModel):

@@ -9,8 +9,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from tidemill_contract.doubles import divided, finite
-from tidemill_contract.partials import (
+from tidemill_contract.functions.doubles import divided, finite
+from tidemill_contract.functions.partials import (
     AggregationLayout,
     Kind,
     column_of,
@@ -19,7 +19,7 @@ from tidemill_contract.partials import (
     rollup_select,
     whole_partial,
 )
-from tidemill_contract.spec import MetricSpec
+from tidemill_contract.resource.spec import MetricSpec
 
 SKETCHED_FUNCTIONS = frozenset({"quantile", "distinct", "topk"})
 """Functions whose merged partials are sketches: what SQL answers are their bytes (see `decoders`)."""
@@ -90,7 +90,7 @@ def decoders(plan: AggregationLayout) -> dict[str, Callable[[bytes | None], Any]
     sketched = [(metric, kind) for metric, kind in plan.metrics if metric.function in SKETCHED_FUNCTIONS]
     if not sketched:
         return {}
-    from tidemill_contract import sketches  # loads numpy
+    from tidemill_contract.functions import sketches  # loads numpy
 
     return {metric.name: sketches.evaluator(metric, kind) for metric, kind in sketched}
 

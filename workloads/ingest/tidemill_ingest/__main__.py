@@ -9,9 +9,9 @@ import sys
 
 import uvicorn
 
-from tidemill_contract.http_limits import HttpLimits, bounded
-from tidemill_contract.http_server import HttpServer
-from tidemill_contract.resilience import ResilienceConfig
+from tidemill_chassis.http_limits import HttpLimits, bounded
+from tidemill_chassis.http_server import HttpServer
+from tidemill_chassis.resilience import ResilienceConfig
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest.app import Ingest
 from tidemill_ingest.quota import Limits

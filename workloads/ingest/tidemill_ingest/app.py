@@ -18,21 +18,21 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from tidemill_contract.asgi import App, HttpMetrics, RequestTimeout, by_name
-from tidemill_contract.health import public, report
-from tidemill_contract.hosts import Hosts
-from tidemill_contract.http_server import Status
-from tidemill_contract.resilience import ResilienceConfig
+from tidemill_chassis.asgi import App, HttpMetrics, RequestTimeout, by_name
+from tidemill_chassis.health import public, report
+from tidemill_chassis.hosts import Hosts
+from tidemill_chassis.http_server import Status
+from tidemill_chassis.resilience import ResilienceConfig
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest.events import EventsHandler
 from tidemill_ingest.openapi import EVENTS_PATH, describe
 from tidemill_ingest.pipelines import Pipelines
 from tidemill_ingest.problems import Refused, answer_refused
 from tidemill_ingest.quota import Limits, Quota
-from tidemill_ingest.replays import Replays
-from tidemill_ingest.shared import SharedKeys, connect
-from tidemill_ingest.sink import Sink
-from tidemill_ingest.watch import Watch
+from tidemill_ingest.idempotency.requests import Replays
+from tidemill_ingest.idempotency.shared import SharedKeys, connect
+from tidemill_ingest.kafka.sink import Sink
+from tidemill_ingest.kafka.watch import Watch
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from tidemill_contract.event import MAX_EVENT_BYTES, Reason
+from tidemill_contract.events.decoder import MAX_EVENT_BYTES, Reason
 from tidemill_ingest.body import CLOUD_EVENT, CLOUD_EVENTS, MAX_BODY_BYTES, MAX_EVENTS
-from tidemill_ingest.replays import MAX_KEY_CHARACTERS
+from tidemill_ingest.idempotency.requests import MAX_KEY_CHARACTERS
 
 EVENTS_PATH = "/v1/pipelines/{pipeline}/events"
 

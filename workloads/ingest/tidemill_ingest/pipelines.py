@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tidemill_contract.auth import EVENTS_APPEND, Authenticator, Forbidden, Unauthorized
-from tidemill_contract.pipelines import PipelineDirectory
+from tidemill_chassis.auth import EVENTS_APPEND, Authenticator, Forbidden, Unauthorized
+from tidemill_chassis.pipelines import PipelineDirectory
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_ingest import metrics
 from tidemill_ingest.problems import Refused

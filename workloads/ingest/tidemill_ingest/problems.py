@@ -10,7 +10,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tidemill_contract.asgi import PROBLEM_TYPE, problem
+from tidemill_chassis.asgi import PROBLEM_TYPE, problem
 
 
 class Refused(Exception):

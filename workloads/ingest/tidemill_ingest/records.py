@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tidemill_contract import quarantine
-from tidemill_contract.event import QUARANTINE_PREFIX, EventDecoder, InvalidEvent, Reason
-from tidemill_contract.quarantine import Headers
+from tidemill_contract.events import quarantine
+from tidemill_contract.events.decoder import QUARANTINE_PREFIX, EventDecoder, InvalidEvent, Reason
+from tidemill_contract.events.quarantine import Headers
 from tidemill_contract.runtime import PipelineConfig
 
 KEPT_BYTES = 64 * 1024

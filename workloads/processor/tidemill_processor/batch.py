@@ -13,12 +13,12 @@ from typing import Any, Protocol
 import msgspec
 import polars as pl
 
-from tidemill_contract import quarantine
-from tidemill_contract.event import MAX_KEY_BYTES, QUARANTINE_PREFIX, EventDecoder, InvalidEvent, Reason
-from tidemill_contract.event_details import TOMBSTONE
-from tidemill_contract.expression_values import one_zero
-from tidemill_contract.expressions import POLARS_TYPES, compile_transform, derived_types
-from tidemill_contract.spec import PipelineSpec
+from tidemill_contract.events import quarantine
+from tidemill_contract.events.decoder import MAX_KEY_BYTES, QUARANTINE_PREFIX, EventDecoder, InvalidEvent, Reason
+from tidemill_contract.events.details import TOMBSTONE
+from tidemill_contract.expressions.values import one_zero
+from tidemill_contract.expressions.compiler import POLARS_TYPES, compile_transform, derived_types
+from tidemill_contract.resource.spec import PipelineSpec
 
 TIME, PARTITION, OFFSET, INDEX, DATA, MICROS = "_t", "_p", "_o", "_i", "_data", "_us"
 """Frame columns beside the fields: event time (epoch ms), Kafka partition and offset, place in the batch; where raw

@@ -5,8 +5,8 @@ from __future__ import annotations
 import psycopg
 import redis
 
-from tidemill_contract.resilience import BreakerOpen
-from tidemill_processor.outlet import PublishFailed
+from tidemill_chassis.resilience import BreakerOpen
+from tidemill_processor.publish.producer import PublishFailed
 
 _OF_A_SERVER = frozenset({"08", "25", "28", "3D", "40", "53", "55", "57", "58", "F0"})
 """SQLSTATE classes: connection, transaction state, login, no such database, serialization, resources, locks, operator

@@ -15,11 +15,11 @@ import psycopg
 import redis
 from confluent_kafka import KafkaException
 
-from tidemill_contract.resilience import BreakerOpen, Guards
+from tidemill_chassis.resilience import BreakerOpen, Guards
 from tidemill_processor.database import Database
-from tidemill_processor.keeper import Keeper
+from tidemill_processor.keeper.keeper import Keeper
 from tidemill_processor.loop import Loop
-from tidemill_processor.source import Source
+from tidemill_processor.source.consumer import Source
 
 log = logging.getLogger(__name__)
 

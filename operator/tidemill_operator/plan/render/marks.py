@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tidemill_contract.spec import API_VERSION, KIND
+from tidemill_contract.resource.spec import API_VERSION, KIND
 from tidemill_operator.plan.model import Component
 
 Manifest = dict[str, Any]

@@ -1,0 +1,1 @@
+"""Kafka: topics, replicas, consumer groups and the log."""

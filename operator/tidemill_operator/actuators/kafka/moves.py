@@ -1,0 +1,101 @@
+"""Moving replicas between brokers: what confluent-kafka cannot ask Kafka for, and kafka-python can."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tidemill_operator.actuators.kafka.python_client import connected, told
+from tidemill_operator.errors import Reason, TidemillError
+
+
+@dataclass(frozen=True)
+class Moving:
+    """A partition whose replicas move: all its replicas, those that come, those that go."""
+
+    replicas: tuple[int, ...]
+    coming: frozenset[int]
+    going: frozenset[int]
+
+
+class KafkaMoves:
+    """Replicas of one Kafka cluster on their way.
+
+    Args:
+        client: a `kafka.admin.KafkaAdminClient`.
+        brokers: its bootstrap brokers, for messages.
+    """
+
+    def __init__(self, client: Any, brokers: str) -> None:
+        self._client, self._brokers = client, brokers
+
+    def of(self, topic: str, partitions: Sequence[int]) -> Mapping[int, Moving]:
+        """What moves of a topic, by partition.
+
+        Raises:
+            TidemillError: Kafka does not answer, or refuses.
+        """
+        with self._told("asking what moves"):
+            found = self._client.list_partition_reassignments({topic: list(partitions)})
+        return {
+            at.partition: Moving(
+                tuple(told["replicas"]), frozenset(told["adding_replicas"]), frozenset(told["removing_replicas"])
+            )
+            for at, told in found.items()
+        }
+
+    def any(self) -> bool:
+        """Whether anything moves in the whole cluster, whoever asked for it.
+
+        Raises:
+            TidemillError: Kafka does not answer, or refuses.
+        """
+        with self._told("asking what moves"):
+            return bool(self._client.list_partition_reassignments())
+
+    def move(self, topic: str, wanted: Mapping[int, Sequence[int] | None]) -> None:
+        """Send partitions' replicas to brokers; None calls them back.
+
+        Raises:
+            TidemillError: Kafka does not answer, or refuses one of them.
+        """
+        import kafka.errors
+
+        doing = f"moving replicas of topic {topic}"
+        with self._told(doing):
+            told = self._client.alter_partition_reassignments(
+                {
+                    kafka.TopicPartition(topic, number): replicas and list(replicas)
+                    for number, replicas in wanted.items()
+                }
+            )
+        for at, error in sorted(told.items()):
+            # What was to be called back has arrived meanwhile.
+            if error is None or (error is kafka.errors.NoReassignmentInProgressError and wanted[at.partition] is None):
+                continue
+            raise TidemillError(
+                Reason.REFUSED,
+                f"{doing}: Kafka refuses partition {at.partition} ({error.__name__}: {error.description})",
+            )
+
+    @contextmanager
+    def _told(self, doing: str) -> Iterator[None]:
+        with told(doing, self._brokers):
+            yield
+
+
+@contextmanager
+def moves(config: Mapping[str, Any], timeout_seconds: float) -> Iterator[KafkaMoves]:
+    """A client for as long as it is needed.
+
+    Args:
+        config: client settings in librdkafka's names.
+        timeout_seconds: of each request.
+
+    Raises:
+        TidemillError: Kafka does not answer.
+    """
+    with connected(config, timeout_seconds, "connecting to move replicas") as client:
+        yield KafkaMoves(client, str(config["bootstrap.servers"]))

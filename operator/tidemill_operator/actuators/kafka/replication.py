@@ -1,0 +1,171 @@
+"""Replicas of live topics: one step a pass, slowed so that processing goes on, and tidied up when all have arrived."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from confluent_kafka import ElectionType, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import ResourceType
+
+from tidemill_operator.actuators.kafka.moves import KafkaMoves, moves
+from tidemill_operator.actuators.kafka.session import KafkaSession
+from tidemill_operator.errors import TidemillError
+from tidemill_operator.plan.kafka.placement import Brokers
+from tidemill_operator.plan.kafka.replication import FOLLOWERS, LEADERS, Change, Held, Step, Wish, is_calm, next_step
+
+log = logging.getLogger(__name__)
+RATES = ("leader.replication.throttled.rate", "follower.replication.throttled.rate")
+THROTTLE_BYTES = 50_000_000
+
+
+@dataclass(frozen=True)
+class Advance:
+    """What one step did.
+
+    Attributes:
+        change: what is under way; None: nothing.
+        writes: requests that change something.
+    """
+
+    change: Change | None = None
+    writes: int = 0
+
+
+def held(described: Any) -> Mapping[int, Held]:
+    """Partitions as Kafka describes them; what moves is not told there."""
+    return {
+        partition.id: Held(
+            replicas=tuple(node.id for node in partition.replicas),
+            in_sync=frozenset(node.id for node in partition.isr),
+        )
+        for partition in described.partitions
+    }
+
+
+class Replication:
+    """The replicas of one cluster's topics.
+
+    Args:
+        session: requests to it.
+        throttle_bytes: how many bytes a second each broker sends and receives for replicas that move; 0: no limit.
+    """
+
+    def __init__(self, session: KafkaSession, *, throttle_bytes: int = THROTTLE_BYTES) -> None:
+        self._session, self._rate = session, throttle_bytes
+
+    def advance(
+        self,
+        topic: str,
+        partitions: Mapping[int, Held],
+        config: Mapping[str, str],
+        wish: Wish,
+        *,
+        leaving: frozenset[int] = frozenset(),
+    ) -> Advance:
+        """Do the next step of a change of a topic's replicas, if there is one.
+
+        Args:
+            topic: its name.
+            partitions: as they are.
+            config: all of the topic's config.
+            wish: what is asked for.
+            leaving: brokers that shall hold nothing.
+
+        Raises:
+            TidemillError: Kafka does not answer, or refuses.
+        """
+        ours = bool(config.get(LEADERS))
+        if is_calm(partitions, wish, ours=ours):
+            return Advance()
+        brokers = Brokers(self._racks(), leaving)
+        with moves(self._session.config, self._session.timeout) as moving:
+            known = moving.of(topic, sorted(partitions))
+            seen = {
+                number: replace(one, replicas=at.replicas, coming=at.coming, going=at.going)
+                if (at := known.get(number))
+                else one
+                for number, one in partitions.items()
+            }
+            step = next_step(topic, seen, wish, brokers, ours=ours)
+            return Advance(step.change, self._take(topic, step, config, brokers, moving))
+
+    def relieve(self) -> None:
+        """Take the limits off the brokers if nothing moves, e.g. because a topic was deleted while its replicas did.
+
+        Raises:
+            TidemillError: Kafka does not answer, or refuses.
+        """
+        with moves(self._session.config, self._session.timeout) as moving:
+            self._free(Brokers(self._racks()), moving)
+
+    def _take(self, topic: str, step: Step, config: Mapping[str, str], brokers: Brokers, moving: KafkaMoves) -> int:
+        writes = 0
+        if step.cancel:
+            moving.move(topic, dict.fromkeys(step.cancel))
+            writes += 1
+        if step.throttled:
+            writes += self._slow(topic, step, config, brokers)
+        if step.start:
+            moving.move(topic, step.start)
+            writes += 1
+        if step.elect:
+            writes += self._elect(topic, step.elect)
+        if step.finish:
+            writes += self._free(brokers, moving)
+            # The mark goes last: a pass that ends before it is done once more.
+            self._session.set_configs(ResourceType.TOPIC, topic, {LEADERS: None, FOLLOWERS: None})
+            self._session.settle(lambda: not self._session.configs(ResourceType.TOPIC, [topic])[topic].get(LEADERS))
+            writes += 1
+        return writes
+
+    def _slow(self, topic: str, step: Step, config: Mapping[str, str], brokers: Brokers) -> int:
+        writes = 0
+        for broker, rates in self._rates(brokers).items() if self._rate else ():
+            # One that somebody else has set stays.
+            if lacking := {key: str(self._rate) for key in RATES if not rates.get(key)}:
+                self._session.set_configs(ResourceType.BROKER, broker, lacking)
+                writes += 1
+        if step.start and any(config.get(key) != value for key, value in step.throttled.items()):
+            self._session.set_configs(ResourceType.TOPIC, topic, step.throttled)
+            writes += 1
+        return writes
+
+    def _free(self, brokers: Brokers, moving: KafkaMoves) -> int:
+        if not self._rate or moving.any():
+            return 0
+        writes = 0
+        for broker, rates in self._rates(brokers).items():
+            if ours := {key: None for key in RATES if rates.get(key) == str(self._rate)}:
+                self._session.set_configs(ResourceType.BROKER, broker, ours)
+                writes += 1
+        return writes
+
+    def _rates(self, brokers: Brokers) -> Mapping[str, Mapping[str, str]]:
+        found: dict[str, Mapping[str, str]] = {}
+        for broker in sorted(brokers.racks):
+            try:
+                found |= self._session.configs(ResourceType.BROKER, [str(broker)])
+            except TidemillError as error:
+                # A broker that has just died is still listed; a limit is no reason to stop.
+                log.warning("broker %s: %s", broker, error)
+        return found
+
+    def _elect(self, topic: str, partitions: tuple[int, ...]) -> int:
+        wanted = [TopicPartition(topic, number) for number in partitions]
+        with self._session.told(f"electing leaders of topic {topic}"):
+            # With a timeout confluent-kafka 2.12 raises SystemError; the wait has one.
+            told = self._session.wait(self._session.admin().elect_leaders(ElectionType.PREFERRED, wanted))
+        for at, error in told.items():
+            if isinstance(error, KafkaException) and error.args[0].code() != KafkaError.ELECTION_NOT_NEEDED:
+                log.warning("topic %s, partition %s keeps its leader: %s", topic, at.partition, error)
+        return 1
+
+    def _racks(self) -> Mapping[int, str | None]:
+        with self._session.told("describing the cluster"):
+            described = self._session.wait(
+                self._session.admin().describe_cluster(request_timeout=self._session.timeout)
+            )
+        return {node.id: node.rack for node in described.nodes}

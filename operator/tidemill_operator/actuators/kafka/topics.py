@@ -1,0 +1,326 @@
+"""Topics as the plan wants them: created, grown, their configs repaired; never shrunk, never deleted unasked.
+
+Only config keys that the plan names are looked at; what others set besides stays.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import NewPartitions, NewTopic, ResourceType
+
+from tidemill_operator import outcome
+from tidemill_operator.actuators.base import Reclaim
+from tidemill_operator.actuators.kafka.replication import THROTTLE_BYTES, Advance, Replication, held
+from tidemill_operator.actuators.kafka.session import GONE, KafkaSession
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.outcome import Component, Outcome
+from tidemill_operator.plan.model import LiveTopic, Topic
+from tidemill_operator.plan.refusals import gone, missing
+from tidemill_operator.plan.kafka.replication import IN_SYNC, LEADERS, Held, Spread, Wish, replicas_in_sync
+
+log = logging.getLogger(__name__)
+_REQUEST_SECONDS = 15.0
+_OFFSETS = "__consumer_offsets"
+_ABSENT = KafkaError.UNKNOWN_TOPIC_OR_PART
+
+
+class KafkaTopics:
+    """The topics of one Kafka cluster. Safe to call from several threads.
+
+    Args:
+        brokers: bootstrap brokers.
+        config: further client settings, e.g. of TLS and SASL.
+        timeout_seconds: of each request.
+        throttle_bytes: a second, of each broker, for replicas that move; 0: no limit.
+        offsets_replicas: what Kafka's own topic of committed offsets is brought to; 0: it is left alone.
+    """
+
+    def __init__(
+        self,
+        brokers: str,
+        *,
+        config: Mapping[str, Any] | None = None,
+        timeout_seconds: float = _REQUEST_SECONDS,
+        throttle_bytes: int = THROTTLE_BYTES,
+        offsets_replicas: int = 0,
+    ) -> None:
+        self._offsets_replicas = offsets_replicas
+        self._session = KafkaSession(brokers, config or {}, timeout_seconds)
+        self._replication = Replication(self._session, throttle_bytes=throttle_bytes)
+
+    def brokers(self) -> int:
+        """How many brokers answer.
+
+        Raises:
+            TidemillError: Kafka does not answer.
+        """
+        session = self._session
+        with session.told("describing the cluster"):
+            described = session.wait(session.admin().describe_cluster(request_timeout=session.timeout))
+        return len(described.nodes)
+
+    def observe(self, names: Sequence[str]) -> Mapping[str, LiveTopic]:
+        """Those of the topics that exist.
+
+        Raises:
+            TidemillError: Kafka does not answer.
+        """
+        return {name: _live(described) for name, described in self._describe(names).items()}
+
+    def configs(self, names: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
+        """All config values of existing topics.
+
+        Raises:
+            TidemillError: Kafka does not answer or does not tell.
+        """
+        return self._session.configs(ResourceType.TOPIC, list(names))
+
+    def ensure(self, topics: Sequence[Topic], *, spread: Spread | None = None) -> list[Outcome]:
+        """Make the topics so; one outcome each.
+
+        Args:
+            topics: the plan's.
+            spread: replicas are to be spread anew over the brokers there are; None: what lies well stays.
+
+        Raises:
+            TidemillError: Kafka does not answer.
+        """
+        live = self._describe([topic.name for topic in topics])
+        configs = self.configs([topic.name for topic in topics if topic.managed and topic.name in live])
+        outcomes = []
+        for topic in topics:
+            try:
+                outcomes.append(self._ensure(topic, live.get(topic.name), configs.get(topic.name, {}), spread))
+            except TidemillError as error:
+                outcomes.append(outcome.failed(Component.TOPICS, topic.name, error))
+        if self._offsets_replicas:
+            self._secure_offsets()
+        return outcomes
+
+    def _secure_offsets(self) -> None:
+        """Bring Kafka's own topic to its replicas. It is nobody's condition, and it never has fewer than it had."""
+        try:
+            described = self._describe([_OFFSETS]).get(_OFFSETS)
+            if described is None:
+                return
+            partitions, config = held(described), self.configs([_OFFSETS])[_OFFSETS]
+            if max(len(one.replicas) for one in partitions.values()) > self._offsets_replicas and not config.get(
+                LEADERS
+            ):
+                return
+            advance = self._replication.advance(_OFFSETS, partitions, config, Wish(self._offsets_replicas))
+            if advance.change:
+                log.info("topic %s: %s", _OFFSETS, advance.change.message)
+        except TidemillError as error:
+            log.warning("%s", error)
+
+    def release(self, topics: Sequence[Topic], reclaim: Reclaim) -> list[Outcome]:
+        """Delete the managed topics if the policy says so; otherwise leave them.
+
+        Raises:
+            TidemillError: Kafka does not answer.
+        """
+        doomed = [topic.name for topic in topics if topic.managed and reclaim == "Delete"]
+        existing = self.observe(doomed)
+        moving = [name for name, config in self.configs(list(existing)).items() if config.get(LEADERS)]
+        outcomes = []
+        for topic in topics:
+            if topic.name not in doomed:
+                outcomes.append(outcome.skipped(Component.TOPICS, topic.name, message="kept"))
+            elif topic.name not in existing:
+                outcomes.append(outcome.done(Component.TOPICS, topic.name))
+            else:
+                self._delete(topic.name)
+                outcomes.append(outcome.done(Component.TOPICS, topic.name, changed=1))
+        if moving:
+            self._replication.relieve()
+        return outcomes
+
+    def _delete(self, name: str) -> None:
+        session = self._session
+        with session.told(f"deleting topic {name}"):
+            session.each(session.admin().delete_topics([name], request_timeout=session.timeout), okay=(_ABSENT,))
+        log.info("topic %s: deleted", name)
+        session.settle(lambda: name not in self.observe([name]))
+
+    def _describe(self, names: Sequence[str]) -> dict[str, Any]:
+        if not names:
+            return {}
+        session, found = self._session, {}
+        with session.told("describing topics"):
+            asked = session.admin().describe_topics(TopicCollection(list(names)), request_timeout=session.timeout)
+        for name, future in asked.items():
+            with session.told(f"describing topic {name}"):
+                try:
+                    found[name] = session.wait(future)
+                except KafkaException as error:
+                    if error.args[0].code() != _ABSENT:
+                        raise
+        return found
+
+    def _ensure(self, topic: Topic, described: Any, config: Mapping[str, str], spread: Spread | None) -> Outcome:
+        if described is None:
+            if (topic.lost or not topic.managed) and self._known_to_controller(topic):
+                return _report(topic, None, 0)
+            if not topic.managed:
+                raise missing(topic)
+            if topic.lost:
+                raise gone(topic)
+            return self._create(topic)
+        if not topic.managed:
+            return _report(topic, _live(described), 0)
+        live, changed = _live(described), 0
+        _check(topic, live)
+        if live.partitions < topic.partitions:
+            described = self._grow(topic) or described
+            changed += 1
+        partitions = held(described)
+        now, later = _drift(topic, config)
+        shown = self._repair(topic.name, now)
+        advance = self._advance(topic, partitions, config, spread)
+        if later and replicas_in_sync(partitions) >= int(later[IN_SYNC]):
+            shown &= self._repair(topic.name, later)
+            now, later = now | later, {}
+        changed += len(now) + advance.writes
+        return _report(topic, _live(described), changed, advance, later.get(IN_SYNC), unshown=() if shown else now)
+
+    def _known_to_controller(self, topic: Topic) -> bool:
+        """Whether the topic exists although a broker does not know it: one that lags behind learns of it later."""
+        session = self._session
+        # The controller refuses to make it a second time, and makes nothing when it is only to validate.
+        wanted = NewTopic(topic.name, 1, 1)
+        asked = session.admin().create_topics([wanted], request_timeout=session.timeout, validate_only=True)
+        with session.told(f"asking the controller for topic {topic.name}"):
+            try:
+                session.wait(asked[topic.name])
+            except KafkaException as error:
+                if error.args[0].code() in GONE:
+                    raise
+                return bool(error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS)
+        return False
+
+    def _advance(
+        self, topic: Topic, partitions: Mapping[int, Held], config: Mapping[str, str], spread: Spread | None
+    ) -> Advance:
+        wish = Wish(topic.replication_factor if topic.replicated else None, rebalance=spread is not None)
+        leaving = spread.leaving if spread else frozenset()
+        return self._replication.advance(topic.name, partitions, config, wish, leaving=leaving)
+
+    def _create(self, topic: Topic) -> Outcome:
+        brokers = self.brokers()
+        if topic.replication_factor > brokers:
+            raise TidemillError(
+                Reason.INVALID_SPEC,
+                f"topic {topic.name}: replication factor {topic.replication_factor} needs as many brokers, and there"
+                f" {'is 1' if brokers == 1 else f'are {brokers}'}",
+                f"set spec.source.topic.replicationFactor to at most {brokers}",
+            )
+        wanted = NewTopic(topic.name, topic.partitions, topic.replication_factor, config=dict(topic.config))
+        session = self._session
+        with session.told(f"creating topic {topic.name}"):
+            session.each(
+                session.admin().create_topics([wanted], request_timeout=session.timeout),
+                okay=(KafkaError.TOPIC_ALREADY_EXISTS,),
+            )
+        log.info("topic %s: made, with %d partitions", topic.name, topic.partitions)
+        described = self._await(topic)
+        shown = described and self._session.settle(lambda: self._has(topic.name, topic.config))
+        return _report(topic, _live(described) if described else None, 1, unshown=() if shown else topic.config)
+
+    def _has(self, name: str, config: Mapping[str, str]) -> bool:
+        """Whether Kafka answers with these configs; the broker that is asked may not know the topic yet."""
+        try:
+            return config.items() <= self.configs([name])[name].items()
+        except TidemillError as error:
+            if error.reason != Reason.REFUSED:
+                raise
+            return False
+
+    def _grow(self, topic: Topic) -> Any:
+        session = self._session
+        with session.told(f"adding partitions to topic {topic.name}"):
+            wanted = NewPartitions(topic.name, topic.partitions)
+            session.each(session.admin().create_partitions([wanted], request_timeout=session.timeout))
+        log.info("topic %s: has %d partitions from now on", topic.name, topic.partitions)
+        return self._await(topic)
+
+    def _repair(self, name: str, drift: Mapping[str, str]) -> bool:
+        """Set configs, and say whether Kafka answers with them."""
+        if not drift:
+            return True
+        log.info("topic %s: %s", name, ", ".join(f"{key} is {value} from now on" for key, value in drift.items()))
+        return self._session.set_configs(ResourceType.TOPIC, name, drift)
+
+    def _await(self, topic: Topic) -> Any:
+        """Wait a moment until a change shows; None: it does not yet."""
+        found: dict[str, Any] = {}
+
+        def shows() -> bool:
+            found.update(self._describe([topic.name]))
+            return topic.name in found and len(found[topic.name].partitions) >= topic.partitions
+
+        self._session.settle(shows)
+        return found.get(topic.name)
+
+
+def _live(described: Any) -> LiveTopic:
+    replicas = [[node.id for node in partition.replicas] for partition in described.partitions]
+    return LiveTopic(
+        partitions=len(replicas),
+        replication_factor=min((len(brokers) for brokers in replicas), default=0),
+        id=str(described.topic_id),
+        holders=frozenset(broker for brokers in replicas for broker in brokers),
+    )
+
+
+def _check(topic: Topic, live: LiveTopic) -> None:
+    if live.partitions > topic.partitions:
+        raise TidemillError(
+            Reason.NOT_SUPPORTED,
+            f"topic {topic.name} has {live.partitions} partitions and {topic.partitions} are asked for;"
+            " Kafka cannot take partitions away",
+            f"set spec.source.topic.partitions to {live.partitions} or more",
+        )
+
+
+def _drift(topic: Topic, config: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Configs to be set at once, and min.insync.replicas if it rises: only when so many replicas are in sync."""
+    drift = {key: value for key, value in topic.config.items() if config.get(key) != value}
+    wanted, known = drift.get(IN_SYNC, ""), config.get(IN_SYNC, "")
+    if wanted.isdigit() and known.isdigit() and int(wanted) > int(known):
+        return {key: value for key, value in drift.items() if key != IN_SYNC}, {IN_SYNC: wanted}
+    return drift, {}
+
+
+def _report(
+    topic: Topic,
+    live: LiveTopic | None,
+    changed: int,
+    advance: Advance | None = None,
+    in_sync: str | None = None,
+    *,
+    unshown: Collection[str] = (),
+) -> Outcome:
+    if live is None or (live.partitions < topic.partitions and topic.managed):
+        text = f"topic {topic.name} is being made" if live is None else f"topic {topic.name} gets more partitions"
+        return outcome.waiting(Component.TOPICS, topic.name, text, changed=changed, serving=live is not None)
+    observed: dict[str, Any] = {"id": live.id, "partitions": live.partitions}
+    observed["replicationFactor"] = live.replication_factor
+    facts: dict[str, Any] = {"changed": changed, "observed": observed}
+    change = advance.change if advance else None
+    if change:
+        told = {"targetReplicas": change.target, "state": change.state, "message": change.message}
+        observed["replicasChange"] = told
+        text = f"topic {topic.name}: {change.message}"
+        return outcome.waiting(Component.TOPICS, topic.name, text, serving=True, **facts)
+    if unshown:
+        text = f"topic {topic.name}: {', '.join(sorted(unshown))} set; Kafka does not answer with it yet"
+        return outcome.waiting(Component.TOPICS, topic.name, text, serving=True, **facts)
+    if in_sync:
+        text = f"topic {topic.name}: {IN_SYNC} becomes {in_sync} when so many replicas of each partition are in sync"
+        return outcome.waiting(Component.TOPICS, topic.name, text, serving=True, **facts)
+    return outcome.done(Component.TOPICS, topic.name, **facts)

@@ -1,0 +1,1 @@
+"""Kubernetes: a pipeline's workloads and what stands around them."""

@@ -1,0 +1,158 @@
+"""Pure: whether a live object is as it was applied, and whether somebody else has put something into it.
+
+A forced server-side apply takes back fields that others changed, and keeps those that they added: both are looked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tidemill_operator.actuators.kubernetes.api import MANAGER
+from tidemill_operator.plan.render import marks
+from tidemill_operator.plan.render.pods import quantity
+
+# Lists that are maps: their items are told apart by these members; the first set that all items have counts.
+_KEYS: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "containers": (("name",),),
+    "env": (("name",),),
+    "imagePullSecrets": (("name",),),
+    "ownerReferences": (("uid",),),
+    "ports": (("containerPort", "protocol"), ("port", "protocol")),
+    "topologySpreadConstraints": (("topologyKey",),),
+    "volumeMounts": (("mountPath",),),
+    "volumes": (("name",),),
+}
+_AMOUNTS = frozenset({"cpu", "memory", "sizeLimit"})
+_CONTENT = ("f:spec", "f:data", "f:binaryData")
+# Scaling is others' business, and so is `kubectl rollout restart`.
+_ALLOWED = (
+    ("f:spec", "f:replicas"),
+    ("f:spec", "f:template", "f:metadata", "f:annotations", "f:kubectl.kubernetes.io/restartedAt"),
+)
+
+
+def difference(wanted: Any, live: Any, path: str = "") -> str | None:
+    """Where a live object is not as wanted; None: it is. What it has besides is not looked at.
+
+    Args:
+        wanted: what was or would be applied.
+        live: what the API server tells.
+        path: of both, for the answer.
+    """
+    if isinstance(wanted, Mapping):
+        if not wanted and live is None:
+            return None  # empty members are left out by the server
+        if not isinstance(live, Mapping):
+            return path or "."
+        found = (difference(value, live.get(name), f"{path}.{name}") for name, value in wanted.items())
+        return next((place for place in found if place is not None), None)
+    if isinstance(wanted, list):
+        return _list_difference(wanted, live or [], path)
+    if wanted == live:
+        return None
+    return None if _same_amount(path, wanted, live) else path
+
+
+def _list_difference(wanted: Sequence[Any], live: Sequence[Any], path: str) -> str | None:
+    keys = _KEYS.get(path.rpartition(".")[2], ())
+    key = next(
+        (key for key in keys if all(isinstance(item, Mapping) and item.keys() >= {*key} for item in wanted)), None
+    )
+    if key is None or not wanted:
+        if len(wanted) != len(live):
+            return path
+        pairs = [(item, live[index], f"{path}[{index}]") for index, item in enumerate(wanted)]
+    else:
+        known = {_identity(item, key): item for item in live if isinstance(item, Mapping)}
+        pairs = [(item, known.get(_identity(item, key)), f"{path}[{item[key[0]]}]") for item in wanted]
+    found = (difference(item, other, place) for item, other, place in pairs)
+    return next((place for place in found if place is not None), None)
+
+
+def _identity(item: Mapping[str, Any], key: tuple[str, ...]) -> tuple[Any, ...]:
+    return tuple(item.get(member) for member in key)
+
+
+def _same_amount(path: str, wanted: Any, live: Any) -> bool:
+    if path.rpartition(".")[2] not in _AMOUNTS or not isinstance(wanted, str) or not isinstance(live, str):
+        return False
+    try:
+        return quantity(wanted) == quantity(live)
+    except (ValueError, KeyError):
+        return False
+
+
+def strangers(live: Mapping[str, Any]) -> list[str]:
+    """Who besides us holds something in an object's spec or data, which is nobody else's business."""
+    found = set()
+    for entry in live.get("metadata", {}).get("managedFields", ()):
+        if entry.get("manager") == MANAGER or entry.get("subresource") in ("status", "scale"):
+            continue
+        fields = entry.get("fieldsV1", {})
+        content = {name: fields[name] for name in _CONTENT if name in fields}
+        if not all(_allowed(place) for place in _leaves(content)):
+            found.add(str(entry.get("manager", "?")))
+    return sorted(found)
+
+
+def _allowed(place: tuple[str, ...]) -> bool:
+    return any(place[: len(allowed)] == allowed for allowed in _ALLOWED)
+
+
+def holds(live: Mapping[str, Any], manager: str, *place: str) -> bool:
+    """Whether a manager's applied fields include a place, e.g. `"f:spec", "f:replicas"`."""
+    for entry in live.get("metadata", {}).get("managedFields", ()):
+        if entry.get("manager") == manager and entry.get("operation") == "Apply" and not entry.get("subresource"):
+            fields: Any = entry.get("fieldsV1", {})
+            for step in place:
+                fields = fields.get(step) if isinstance(fields, Mapping) else None
+            if fields is not None:
+                return True
+    return False
+
+
+def _leaves(fields: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The places at which something is held; `.` stands for the item itself."""
+    for name, below in fields.items():
+        place = path if name == "." else (*path, name)
+        if isinstance(below, Mapping) and below:
+            yield from _leaves(below, place)
+        elif name != ".":
+            yield place
+
+
+def repair(wanted: Mapping[str, Any], live: Mapping[str, Any]) -> str:
+    """What is put back of an object that somebody else has changed, in words; empty: it is we who want it otherwise.
+
+    Args:
+        wanted: what is applied, with the mark of all that we say.
+        live: what the API server tells.
+    """
+    others, name = strangers(live), f"{live['kind']} {live['metadata']['name']}"
+    by = f", which {', '.join(others)} had put there" if others else ""
+    added = sorted(_containers(live) - _containers(wanted))
+    if others and added:
+        return f"took container {', '.join(added)} out of {name}{by}"
+    place = difference({part: wanted[part] for part in wanted if part != "data"}, live)
+    applied = [of["metadata"].get("annotations", {}).get(marks.APPLIED) for of in (wanted, live)]
+    if place is not None and (others or applied[0] == applied[1]):
+        return f"put back {place.lstrip('.')} of {name}{by.replace('had put there', 'had changed')}"
+    return f"took {_held(live)} out of {name}{by}" if others else ""
+
+
+def _containers(of: Mapping[str, Any]) -> set[str]:
+    pod = of.get("spec", {}).get("template", {}).get("spec", {}) if of["kind"] == "Deployment" else {}
+    return {str(item.get("name")) for part in ("containers", "initContainers") for item in pod.get(part) or ()}
+
+
+def _held(live: Mapping[str, Any]) -> str:
+    """The first place that somebody else holds, as people write it."""
+    for entry in live["metadata"].get("managedFields", ()):
+        if entry.get("manager") == MANAGER or entry.get("subresource") in ("status", "scale"):
+            continue
+        fields = {name: below for name, below in entry.get("fieldsV1", {}).items() if name in _CONTENT}
+        for place in _leaves(fields):
+            if not _allowed(place):
+                return ".".join(step.removeprefix("f:") for step in place if step.startswith("f:"))
+    return "what others added"

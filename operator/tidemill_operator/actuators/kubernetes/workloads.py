@@ -1,0 +1,221 @@
+"""One pass over everything that one pipeline has in its namespace: what to make, what to share, what to leave."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from tidemill_operator.actuators.kubernetes.api import (
+    CONFIG_MAP,
+    DEPLOYMENT,
+    POD,
+    SECRET,
+    Api,
+    Conflict,
+    Document,
+    NotFound,
+    Terminating,
+)
+from tidemill_operator.actuators.kubernetes.children import Children, owners
+from tidemill_operator.actuators.kubernetes.rollout import COMPONENTS, rollout
+from tidemill_operator.actuators.kubernetes.secrets import WRITER, decoded
+from tidemill_operator.cluster_settings import Placement
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.outcome import Outcome, failed, skipped
+from tidemill_operator.plan.model import Component, Workload
+from tidemill_operator.plan.render import marks, objects
+from tidemill_operator.plan.render.kubernetes import common, render
+from tidemill_operator.plan.render.marks import Manifest, OwnerReference
+from tidemill_operator.plan.render.pods import Revisions
+
+log = logging.getLogger(__name__)
+SHARING: tuple[Component, ...] = ("ingest", "api")
+_SALT = "salt"
+_FILES = "tidemill.dev/files"
+
+
+@dataclass
+class Pass:
+    """What a pass knows of a namespace.
+
+    Attributes:
+        alive: names of the namespace's pipelines by UID.
+        shown: marks of the files that the pods of a namespace's workload were told of, kept from pass to pass.
+        kept: (kind, name) of what the pipeline needs.
+    """
+
+    api: Api
+    placement: Placement
+    owner: OwnerReference
+    namespace: str
+    children: Children
+    alive: dict[str, str]
+    shown: dict[tuple[str, str], str]
+    kept: set[tuple[str, str]] = field(default_factory=set)
+    deployments: dict[str, Document] = field(default_factory=dict)
+
+    @classmethod
+    def start(
+        cls,
+        api: Api,
+        placement: Placement,
+        owner: OwnerReference,
+        namespace: str,
+        shown: dict[tuple[str, str], str],
+    ) -> Pass:
+        """Look at everything.
+
+        Raises:
+            TidemillError: the API does not answer.
+        """
+        children, alive = Children(api, namespace, owner), api.alive(namespace)
+        if not children.sharing() <= {*alive, owner.uid}:
+            alive = api.alive(namespace, sure=True)  # nobody loses a part for want of a look
+        return cls(api, placement, owner, namespace, children, alive, shown)
+
+    def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
+        """Make the workloads so, and take away what the pipeline has besides.
+
+        Raises:
+            TidemillError: the API does not answer.
+        """
+        try:
+            files = decoded(self.api.recent(SECRET, self.namespace, marks.credentials(self.owner.name)) or {})
+            revisions = Revisions(marks.digest(files.get(WRITER, "")), self._common())
+            outcomes = [self._workload(workload, revisions, files) for workload in workloads]
+            shared = {workload.component for workload in workloads if workload.pipeline is None}
+            self.leave([part for part in SHARING if part not in shared], configs=not shared)
+        except Terminating as error:
+            return [
+                skipped(COMPONENTS[workload.component], workload.name, message=error.message) for workload in workloads
+            ]
+        return outcomes
+
+    def leave(self, components: Iterable[Component], *, configs: bool, all_of_it: bool = False) -> None:
+        """Take away what is not kept, and the pipeline's part of what is shared.
+
+        Args:
+            components: shared ones that are not needed.
+            configs: whether its config is not needed by any of them.
+            all_of_it: whether the pipeline needs nothing at all.
+        """
+        name = self.owner.name
+        # A later pipeline of the same name has its files at the same place.
+        replaced = any(other == name and uid != self.owner.uid for uid, other in self.alive.items())
+        if configs:
+            files = [] if replaced else [f"{name}.json"]
+            self.children.leave(CONFIG_MAP, marks.shared_config(name), files=files)
+        for component in components:
+            secret = self.children.get(SECRET, marks.shared_secret(component)) or {}
+            files = [] if replaced else [file for file in secret.get("data") or {} if file.startswith(f"{name}.")]
+            self.children.leave(SECRET, marks.shared_secret(component), files=files)
+        if all_of_it:
+            self.children.leave(SECRET, marks.CONNECTIONS)
+        self.children.prune(self.kept)
+
+    def _workload(self, workload: Workload, revisions: Revisions, files: dict[str, str]) -> Outcome:
+        """Make one workload so; what concerns it alone is its outcome."""
+        component, before = COMPONENTS[workload.component], self.children.changed
+        shared = workload.pipeline is None
+        rendering = render(
+            workload,
+            pipeline=self.owner.name,
+            owner=self.owner,
+            sharing=self._owners(DEPLOYMENT.kind, workload.name) if shared else (),
+            placement=self.placement,
+            revisions=revisions,
+        )
+        manifests = [*rendering.own, *rendering.workload]
+        self.kept |= {(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests}
+        if shared:
+            self.kept.add((CONFIG_MAP.kind, marks.shared_config(self.owner.name)))
+        if workload.scaled:
+            self.kept.add((CONFIG_MAP.kind, marks.scaling(self.owner.name)))
+        try:
+            if shared:
+                self._share(workload, files)
+            for manifest in manifests:
+                live = self.children.ensure(manifest)
+        except (Conflict, Terminating):
+            raise
+        except TidemillError as error:
+            if error.reason == Reason.UNREACHABLE:
+                raise
+            return failed(component, workload.name, error, changed=self.children.changed - before)
+        self.deployments[workload.component] = live
+        if shared:
+            self._show(workload)
+        return rollout(workload, live, changed=self.children.changed - before)
+
+    def _share(self, workload: Workload, files: dict[str, str]) -> None:
+        """Put the pipeline's config and secrets among those of its namespace."""
+        config = marks.shared_config(self.owner.name)
+        known = (self.children.get(CONFIG_MAP, config) or {}).get("data") or {}
+        data = {**self._of_the_living(known), **workload.configs}
+        self.children.ensure(objects.config_map(self._shared(CONFIG_MAP.kind, config, "configs"), data))
+        secret = marks.shared_secret(workload.component)
+        known = decoded(self.children.get(SECRET, secret) or {})
+        own = {f"{self.owner.name}.{file}": files[file] for file in workload.secrets[self.owner.name] if file in files}
+        data = {**self._of_the_living(known), **own}
+        self.children.ensure(objects.secret(self._shared(SECRET.kind, secret, workload.component), data))
+
+    def _show(self, workload: Workload) -> None:
+        """Have the pods' files renewed now: a node does so when it looks at a pod, else only about once a minute."""
+        names = [(CONFIG_MAP.kind, name) for name in marks.shared_configs()]
+        names.append((SECRET.kind, marks.shared_secret(workload.component)))
+        seen = [(self.children.known(*name) or {}).get("metadata", {}).get("resourceVersion", "") for name in names]
+        mark, all_told = marks.digest(",".join(seen)), True
+        # A pod that comes later is given the files as they are then.
+        if self.shown.get((self.namespace, workload.name)) == mark:
+            return
+        selector = f"{marks.MANAGED_BY}={marks.MANAGER},{marks.WORKLOAD}={workload.name}"
+        for pod in self.api.list(POD, self.namespace, selector=selector, metadata_only=True):
+            metadata = pod["metadata"]
+            if metadata.get("annotations", {}).get(_FILES) != mark and not metadata.get("deletionTimestamp"):
+                patch = {"metadata": {"annotations": {_FILES: mark}}}
+                try:
+                    self.api.merge(POD, self.namespace, metadata["name"], patch)
+                    self.children.changed += 1
+                except NotFound:
+                    continue
+                except TidemillError as error:  # only later, then
+                    log.warning("files of pod %s/%s: %s", self.namespace, metadata["name"], error)
+                    all_told = False
+        if all_told:
+            self.shown[self.namespace, workload.name] = mark
+
+    def _common(self) -> str:
+        """Make what all workloads of the namespace read so.
+
+        Returns:
+            A mark of the connections. It is salted: a password cannot be guessed from it.
+        """
+        for manifest in common(
+            self.namespace, sharing=self._owners(CONFIG_MAP.kind, marks.RESILIENCE), placement=self.placement
+        ):
+            self.kept.add((manifest["kind"], manifest["metadata"]["name"]))
+            self.children.ensure(manifest)
+        connections = dict(self.placement.connections)
+        if not connections:
+            self.children.leave(SECRET, marks.CONNECTIONS)
+            return ""
+        known = decoded(self.children.get(SECRET, marks.CONNECTIONS) or {})
+        salt = known.get(_SALT) or secrets.token_hex(16)
+        data = {**connections, _SALT: salt}
+        self.children.ensure(objects.secret(self._shared(SECRET.kind, marks.CONNECTIONS, "common"), data))
+        return marks.digest(json.dumps(data, sort_keys=True))
+
+    def _of_the_living(self, data: dict[str, str]) -> dict[str, str]:
+        """The files of pipelines that still exist and are others'; files are called `<pipeline>.…`."""
+        others = set(self.alive.values()) - {self.owner.name}
+        return {file: text for file, text in data.items() if file.partition(".")[0] in others}
+
+    def _shared(self, kind: str, name: str, component: str) -> Manifest:
+        sharing = self._owners(kind, name)
+        return marks.shared_metadata(name, self.namespace, component=component, owners=sharing)
+
+    def _owners(self, kind: str, name: str) -> list[OwnerReference]:
+        return owners(self.children.known(kind, name), self.alive, self.owner)

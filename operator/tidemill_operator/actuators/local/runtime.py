@@ -1,0 +1,312 @@
+"""The local runtime: workloads as child processes of this one, their configs as files below the data folder.
+
+Ingest and API are shared by the pipelines of a namespace: they run as long as one of them needs them and see its config
+file appear, change and go. A processor reads its config once: where that says something new to it, it is started anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tidemill_contract.files import read_bytes
+from tidemill_operator.processes.child import Command
+from tidemill_operator.processes.files import write_atomic
+from tidemill_operator.processes.ports import Ports
+from tidemill_operator.processes.replica import ReplicaSpec
+from tidemill_operator.processes.supervisor import ReplicaState, Supervisor
+from tidemill_operator.outcome import Component, Outcome, done, waiting
+from tidemill_operator.plan.model import Workload
+
+HOST = "127.0.0.1"
+_COMPONENTS = {
+    "processor": Component.PROCESSORS,
+    "replay": Component.PROCESSORS,
+    "ingest": Component.INGEST,
+    "api": Component.API,
+}
+# Who is in a consumer group.
+_MEMBERS = ("processor", "replay")
+_STOP_SECONDS = 10.0
+# What of our own environment the workloads get to see; the administrator's logins are not theirs.
+_PASSED_ON = (
+    "TIDEMILL_RESILIENCE_", "TIDEMILL_KAFKA_CONFIG", "TIDEMILL_LOG_LEVEL", "TIDEMILL_INGEST_", "TIDEMILL_API_",
+    "TIDEMILL_HTTP_", "TIDEMILL_SESSION_TIMEOUT_MS",
+)  # fmt: skip
+
+
+@dataclass
+class _Running:
+    """A workload as it was last ensured, and the pipelines that need it."""
+
+    workload: Workload
+    pipelines: set[str] = field(default_factory=set)
+
+
+class LocalRuntime:
+    """Runs workloads on this machine. Its methods may be called from any thread.
+
+    Attributes:
+        config_root: `<namespace>/<pipeline>.json` below it.
+        secrets_root: `<namespace>/<pipeline>/*.json` below it.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        environ: Mapping[str, str],
+        addresses: Mapping[str, str],
+        ports: Mapping[str, int] | None = None,
+        host: str = HOST,
+    ) -> None:
+        """Prepare; nothing runs before `start`.
+
+        Args:
+            data_dir: the folder of configs, secrets, logs and pid files.
+            environ: what the processes inherit (Tidemill's own settings only as far as they are the workloads').
+            addresses: TIDEMILL_ settings common to all: brokers, Postgres, Redis.
+            ports: wanted ports by component, instead of the plan's.
+            host: address at which the processes listen.
+        """
+        self._host = host
+        self.config_root = data_dir / "pipelines"
+        self.secrets_root = data_dir / "secrets"
+        self._inherited = {
+            name: value
+            for name, value in environ.items()
+            if not name.startswith("TIDEMILL_") or name.startswith(_PASSED_ON)
+        }
+        self._addresses = dict(addresses)
+        # A page elsewhere whose name is made to lead to this machine reads no open pipeline.
+        names = ["localhost", socket.gethostname(), *environ.get("TIDEMILL_ALLOWED_HOSTS", "").split(",")]
+        self._allowed_hosts = ",".join(name for name in (*names, host) if name and ":" not in name)
+        self._wanted_ports = dict(ports or {})
+        self._ports = Ports(data_dir / "ports.json")
+        self._assigned: dict[str, int] = {}
+        self._workloads: dict[tuple[str, str], _Running] = {}
+        self._supervisor = Supervisor(data_dir)
+        self._lock = threading.RLock()
+
+    def start(self) -> None:
+        """Begin to supervise."""
+        self._supervisor.start()
+
+    def close(self) -> None:
+        """End every process; configs and secrets stay."""
+        self._supervisor.close()
+
+    def states(self) -> Mapping[str, ReplicaState]:
+        """Every process as it is, by `<namespace>.<workload>-<n>`."""
+        return self._supervisor.states()
+
+    def replicas(self, namespace: str, workload: str) -> list[ReplicaState]:
+        """The processes of a workload."""
+        return [state for name, state in self.states().items() if name.rpartition("-")[0] == f"{namespace}.{workload}"]
+
+    def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
+        """Make a pipeline's workloads so and end those of the pipeline that are not listed, without waiting for them.
+
+        Returns:
+            An outcome a workload: Done when it is ready, Waiting while it is not.
+        """
+        pipelines = pipelines_of(workloads)
+        changes = {workload.name: self.apply(workload, pipelines) for workload in workloads}
+        if workloads:
+            for pipeline in pipelines:
+                self.release(workloads[0].namespace, pipeline, keep=changes)
+        return [self._outcome(workload, changes[workload.name]) for workload in workloads]
+
+    def _outcome(self, workload: Workload, changed: int) -> Outcome:
+        component = _COMPONENTS[workload.component]
+        if self.is_ready(workload):
+            return done(component, workload.name, changed=changed)
+        states = self.replicas(workload.namespace, workload.name)
+        updated, ready = sum(state.ready and state.current for state in states), sum(state.ready for state in states)
+        message = (
+            f"{updated} of {workload.replicas} processes of {workload.name} run as asked for now, {ready} are ready"
+        )
+        ended = [state for state in states if state.pid is None and state.last_exit is not None]
+        if ended:
+            message += f"; {ended[0].name} ended with exit status {ended[0].last_exit}, see {ended[0].log}"
+        serving = ready > 0 or workload.replicas == 0 or workload.component == "replay"
+        return waiting(component, workload.name, message, changed=changed, serving=serving)
+
+    def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
+        """How far those of the workloads are that run; nothing is changed."""
+        with self._lock:
+            known = [self._workloads.get((workload.namespace, workload.name)) for workload in workloads]
+        return [self._outcome(running.workload, 0) for running in known if running is not None]
+
+    def apply(self, workload: Workload, pipelines: Iterable[str]) -> int:
+        """Make a workload run as described, without waiting for it.
+
+        Args:
+            workload: what to run.
+            pipelines: who needs it, besides those that did before.
+
+        Returns:
+            How many files and processes had to be changed.
+        """
+        with self._lock:
+            folder = self.config_root / workload.namespace
+            changed = 0
+            for name, text in workload.configs.items():
+                changed += write_atomic(folder / name, text)
+            running = self._workloads.setdefault((workload.namespace, workload.name), _Running(workload))
+            running.workload = workload
+            running.pipelines.update(pipelines)
+            for index in range(workload.replicas):
+                name = f"{workload.namespace}.{workload.name}-{index}"
+                changed += self._supervisor.want(name, self._spec(workload, name))
+            return changed + self._trim(workload.namespace, workload.name, workload.replicas)
+
+    def is_ready(self, workload: Workload) -> bool:
+        """Whether all its replicas run as wanted and answer their readiness probe, and no other does."""
+        states = self.replicas(workload.namespace, workload.name)
+        return len(states) == workload.replicas and all(state.ready and state.current for state in states)
+
+    def release(self, namespace: str, pipeline: str, *, keep: Iterable[str] = ()) -> bool:
+        """End what only this pipeline needs, but for the workloads named in `keep`.
+
+        Returns:
+            Whether anything had to be changed.
+        """
+        kept = set(keep)
+        changed = False
+        with self._lock:
+            for (owner, name), running in list(self._workloads.items()):
+                if owner != namespace or name in kept or pipeline not in running.pipelines:
+                    continue
+                changed = True
+                running.pipelines.discard(pipeline)
+                if not running.pipelines:
+                    self._trim(namespace, name, 0)
+                    del self._workloads[owner, name]
+        return changed
+
+    def remove(self, namespace: str, pipeline: str) -> None:
+        """End a pipeline's own processes, wait until they are gone, and take its config from the shared ones."""
+        with self._lock:
+            own = [
+                name
+                for (owner, name), running in self._workloads.items()
+                if owner == namespace and running.pipelines == {pipeline}
+            ]
+            self.release(namespace, pipeline)
+        deadline = time.monotonic() + _STOP_SECONDS + 5.0
+        while any(self.replicas(namespace, name) for name in own) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        (self.config_root / namespace / f"{pipeline}.json").unlink(missing_ok=True)
+
+    def endpoints(self, namespace: str, pipeline: str) -> Mapping[str, str]:
+        """Base URLs of the pipeline's ingest and API, as far as they run."""
+        found: dict[str, str] = {}
+        with self._lock:
+            candidates = [
+                running.workload
+                for (owner, _), running in self._workloads.items()
+                if owner == namespace
+                and pipeline in running.pipelines
+                and running.workload.component in ("ingest", "api")
+            ]
+        for workload in sorted(candidates, key=lambda workload: workload.pipeline is not None):  # its own ones win
+            states = self.replicas(namespace, workload.name)
+            if states:
+                found[workload.component] = f"http://{HOST}:{states[0].port}"
+        return found
+
+    @property
+    def target_host(self) -> str:
+        """Where Prometheus finds this machine."""
+        return HOST if self._host == HOST else socket.gethostname()
+
+    def exists(self, namespace: str, pipeline: str) -> bool:
+        """Whether the pipeline runs here, or is off and has its data still."""
+        return (self.config_root / namespace / f"{pipeline}.json").exists()
+
+    def targets(self) -> list[dict[str, object]]:
+        """Where every process tells its figures, as Prometheus reads it from a file."""
+        host = self.target_host
+        with self._lock:
+            workloads = [(owner, running.workload) for (owner, _), running in self._workloads.items()]
+        found: list[dict[str, object]] = []
+        for namespace, workload in workloads:
+            labels = {"namespace": namespace, "component": workload.component}
+            if workload.pipeline is not None:
+                labels["pipeline"] = workload.pipeline
+            states = self.replicas(namespace, workload.name)
+            with self._lock:
+                ports = [self._assigned.get(_status(state.name), state.port) for state in states]
+            addresses = [f"{host}:{port}" for port in ports]
+            found.append({"targets": addresses, "labels": labels})
+        return found
+
+    def _spec(self, workload: Workload, name: str) -> ReplicaSpec:
+        called = "http" in workload.ports
+        wanted = workload.ports["http" if called else "status"]
+        port = self._port(name, self._wanted_ports.get(workload.component, wanted))
+        environment = {
+            **self._inherited,
+            **self._addresses,
+            **workload.environment,
+            "TIDEMILL_NAMESPACE": workload.namespace,
+            "TIDEMILL_HOST": self._host,
+            "TIDEMILL_PORT": str(port),
+            "TIDEMILL_ALLOWED_HOSTS": self._allowed_hosts,
+            "TIDEMILL_CONFIG_DIR": str(self.config_root / workload.namespace),
+            "TIDEMILL_SECRETS_DIR": str(self.secrets_root / workload.namespace),
+        }
+        if called:
+            environment["TIDEMILL_STATUS_PORT"] = str(self._port(_status(name), workload.ports["status"]))
+        if workload.pipeline is not None:
+            environment["TIDEMILL_PIPELINE"] = workload.pipeline
+        if workload.component in _MEMBERS:  # one that is started again keeps the name, and so its partitions
+            environment["TIDEMILL_INSTANCE"] = name
+        command = Command(
+            name, (sys.executable, "-m", workload.module), environment=environment, grace_seconds=_STOP_SECONDS
+        )
+        # Who reads its config once reads its login once.
+        revision = f"{workload.revision}{self._mark_of_secrets(workload)}" if workload.revision else ""
+        return ReplicaSpec(command=command, port=port, ready_path=workload.readiness.path, revision=revision)
+
+    def _port(self, name: str, wanted: int) -> int:
+        if name not in self._assigned:
+            self._assigned[name] = self._ports.get(name, wanted=wanted)
+        return self._assigned[name]
+
+    def _mark_of_secrets(self, workload: Workload) -> str:
+        folder, digest = self.secrets_root / workload.namespace, hashlib.sha256()
+        for pipeline, files in sorted(workload.secrets.items()):
+            for file in files:
+                with contextlib.suppress(FileNotFoundError):
+                    digest.update(read_bytes(folder / pipeline / file))
+        return f".{digest.hexdigest()[:16]}"
+
+    def _trim(self, namespace: str, workload: str, replicas: int) -> int:
+        """Give up the replicas from a number on; how many there were."""
+        changed = 0
+        for state in self.replicas(namespace, workload):
+            if int(state.name.rpartition("-")[2]) >= replicas:
+                changed += self._supervisor.want(state.name, None)
+                for name in (state.name, _status(state.name)):
+                    self._assigned.pop(name, None)
+        return changed
+
+
+def _status(name: str) -> str:
+    """What the port for figures of a replica is remembered by."""
+    return f"{name}/status"
+
+
+def pipelines_of(workloads: Sequence[Workload]) -> set[str]:
+    """The pipelines that a list of workloads belongs to."""
+    named = {workload.pipeline for workload in workloads if workload.pipeline is not None}
+    return named or {name.removesuffix(".json") for workload in workloads for name in workload.configs}

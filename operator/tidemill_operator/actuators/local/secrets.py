@@ -1,0 +1,84 @@
+"""A pipeline's passwords and API keys as files, readable by their owner only."""
+
+from __future__ import annotations
+
+import datetime as dt
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from tidemill_contract.files import read_text
+from tidemill_operator.actuators import credentials
+from tidemill_operator.actuators.base import PipelineSecrets
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.processes.files import write_atomic
+
+# Files are read when a connection is made; a request that has one from before is soon answered.
+PATIENCE_SECONDS = 5.0
+
+
+class FileSecrets:
+    """Secrets below a folder, `<root>/<namespace>/<pipeline>/`.
+
+    `writer.json` and `reader.json` hold logins, `api-keys.json` the hashes of API keys, `api-key.txt` the one key that
+    is made at first, with both scopes, and `rotation.json` how far a rotation of the logins is.
+    """
+
+    def __init__(self, root: Path, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        self._root, self._patience = root, patience_seconds
+
+    def ensure(self, namespace: str, pipeline: str, *, writer: str, reader: str, rotate: str = "") -> PipelineSecrets:
+        """The logins of the two roles; API keys likewise. A rotation that is asked for is staged.
+
+        Raises:
+            TidemillError: a file cannot be written, or does not hold what it should.
+        """
+        return self._rewritten(
+            namespace,
+            pipeline,
+            lambda files: credentials.due(files, writer=writer, reader=reader, rotate=rotate),
+        )
+
+    def switch(self, namespace: str, pipeline: str, *, now: dt.datetime) -> PipelineSecrets:
+        """Put the staged logins in force.
+
+        Raises:
+            TidemillError: a file cannot be written, or does not hold what it should.
+        """
+        return self._rewritten(namespace, pipeline, lambda files: credentials.switched(files, now))
+
+    def retire(self, namespace: str, pipeline: str) -> PipelineSecrets:
+        """Let go of the logins that were in force before.
+
+        Raises:
+            TidemillError: a file cannot be written, or does not hold what it should.
+        """
+        return self._rewritten(namespace, pipeline, credentials.retired)
+
+    def remove(self, namespace: str, pipeline: str) -> None:
+        """Forget a pipeline's secrets."""
+        shutil.rmtree(self._root / namespace / pipeline, ignore_errors=True)
+
+    def _rewritten(
+        self, namespace: str, pipeline: str, change: Callable[[Mapping[str, str]], dict[str, str]]
+    ) -> PipelineSecrets:
+        folder = self._root / namespace / pipeline
+        with _told(f"secrets of {namespace}/{pipeline}", folder):
+            for part in (self._root, self._root / namespace, folder):
+                part.mkdir(mode=0o700, parents=True, exist_ok=True)
+            files = {name: read_text(folder / name) for name in credentials.FILES if (folder / name).exists()}
+            changed = change(files)
+            for name, text in changed.items():
+                write_atomic(folder / name, text, mode=0o600)
+            return credentials.told({**files, **changed}, patience_seconds=self._patience, changed=len(changed))
+
+
+@contextmanager
+def _told(what: str, folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise TidemillError(Reason.REFUSED, f"{what}: {error}", "make the folder writable") from error
+    except TidemillError as error:
+        raise TidemillError(error.reason, f"{folder}/{error.message}", error.remedy) from None

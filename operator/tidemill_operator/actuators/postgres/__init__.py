@@ -1,0 +1,1 @@
+"""Postgres: schemas, roles, tables and the rows that the operator writes."""

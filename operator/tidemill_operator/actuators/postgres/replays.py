@@ -1,0 +1,102 @@
+"""What of replays is in a pipeline's schema: how far they are, their end, and what is left of those given up."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from psycopg import sql
+
+from tidemill_operator.actuators.postgres.session import Session
+from tidemill_operator.plan.model import LiveReplay, Loss, Schema
+
+
+def observe_replays(session: Session, schema: str, columns: Mapping[str, Collection[str]]) -> dict[str, LiveReplay]:
+    """Every replay that the schema knows of, by reader.
+
+    Args:
+        session: any.
+        schema: its name.
+        columns: of its tables. What somebody dropped comes again with the next `ensure`, and says nothing until then.
+    """
+    if not {"_readers", "_aggregations"} <= columns.keys() or "feeds" not in columns.get("_offsets", ()):
+        return {}
+    # What live processors count already is not left to the replay.
+    query = sql.SQL(
+        "SELECT r.reader, r.switched_at IS NOT NULL, count(*) FILTER (WHERE l.feeds @> v.ids),"
+        " coalesce(sum(o.consumed), 0)::bigint, coalesce(sum(greatest(l.next_offset - o.next_offset, 0))"
+        " FILTER (WHERE NOT l.feeds @> v.ids), 0)::bigint"
+        " FROM {readers} r LEFT JOIN LATERAL"
+        " (SELECT array_agg(a.id) AS ids FROM {aggregations} a WHERE a.reader = r.reader) v ON true"
+        " LEFT JOIN {offsets} l ON l.reader = 'live'"
+        " LEFT JOIN {offsets} o ON o.reader = r.reader AND o.partition = l.partition"
+        " WHERE r.reader <> 'live' GROUP BY 1, 2"
+    ).format(
+        readers=sql.Identifier(schema, "_readers"),
+        aggregations=sql.Identifier(schema, "_aggregations"),
+        offsets=sql.Identifier(schema, "_offsets"),
+    )
+    rows = session.connection.execute(query).fetchall()
+    losses = _losses(session, schema) if "_lost" in columns else {}
+    return {reader: replace(LiveReplay(*found), losses=tuple(losses.get(reader, ()))) for reader, *found in rows}
+
+
+def _losses(session: Session, schema: str) -> dict[str, list[Loss]]:
+    query = sql.SQL(
+        "SELECT reader, reason, partition, epoch, from_offset, to_offset FROM {} WHERE reader <> 'live'"
+        " ORDER BY partition, from_offset"
+    ).format(sql.Identifier(schema, "_lost"))
+    losses: dict[str, list[Loss]] = {}
+    for reader, *loss in session.connection.execute(query):
+        losses.setdefault(reader, []).append(Loss(*loss))
+    return losses
+
+
+def end_replays(session: Session, schema: Schema) -> None:
+    """Take away what replays that are wanted no more have filled: nothing of it was ever answered."""
+    aggregations, offsets = sql.Identifier(schema.name, "_aggregations"), sql.Identifier(schema.name, "_offsets")
+    for reader in schema.abandoned:
+        # Live processors first: while they count for a version, its table stays.
+        session.write_rows(
+            sql.SQL(
+                "UPDATE {} o SET feeds = (SELECT coalesce(array_agg(f), '{{}}') FROM unnest(o.feeds) f"
+                " WHERE f NOT IN (SELECT id FROM {} WHERE reader = %s))"
+                " WHERE o.feeds && (SELECT array_agg(id) FROM {} WHERE reader = %s)"
+            ).format(offsets, aggregations, aggregations),
+            (reader, reader),
+        )
+        tables = session.connection.execute(
+            sql.SQL("DELETE FROM {} WHERE reader = %s RETURNING table_name").format(aggregations), (reader,)
+        ).fetchall()
+        for (table,) in tables:
+            session.write("DROP TABLE IF EXISTS {}", sql.Identifier(schema.name, table))
+        for rest in (offsets, sql.Identifier(schema.name, "_lost"), sql.Identifier(schema.name, "_readers")):
+            session.write_rows(sql.SQL("DELETE FROM {} WHERE reader = %s").format(rest), (reader,))
+
+
+def switch(session: Session, schema: Schema) -> None:
+    """Note that a replay has ended well; and that live processors need not count for versions that were given up."""
+    offsets = sql.Identifier(schema.name, "_offsets")
+    if schema.switched:
+        readers = sql.Identifier(schema.name, "_readers")
+        session.write_rows(
+            sql.SQL("UPDATE {} SET switched_at = now() WHERE reader = %s AND switched_at IS NULL").format(readers),
+            (schema.switched,),
+        )
+        session.write_rows(sql.SQL("DELETE FROM {} WHERE reader = %s").format(offsets), (schema.switched,))
+    # Processors of before a switch count for its versions by these marks, so they stay until the next one.
+    session.write_rows(
+        sql.SQL(
+            "UPDATE {} o SET feeds = (SELECT coalesce(array_agg(f), '{{}}') FROM unnest(o.feeds) f"
+            " WHERE f = ANY(%(kept)s::integer[])) WHERE NOT o.feeds <@ %(kept)s::integer[]"
+        ).format(offsets),
+        {"kept": _planned(session, schema)},
+    )
+
+
+def _planned(session: Session, schema: Schema) -> list[int]:
+    rows = session.connection.execute(
+        sql.SQL("SELECT id, name, version FROM {}").format(sql.Identifier(schema.name, "_aggregations"))
+    )
+    wanted = {(row.name, row.version) for row in schema.aggregations}
+    return [id_ for id_, name, version in rows if (name, version) in wanted]

@@ -1,0 +1,32 @@
+"""Which schemas of a database are Tidemill's, and whose. Reads only."""
+
+from __future__ import annotations
+
+import json
+
+from tidemill_operator.actuators.postgres.session import NoDatabase, connected
+from tidemill_operator.plan.model import Owner
+from tidemill_operator.addresses import PostgresAddress
+
+
+def owned_schemas(address: PostgresAddress) -> dict[str, Owner]:
+    """Whose each schema is that says so.
+
+    Raises:
+        TidemillError: Postgres does not answer.
+    """
+    try:
+        with connected(address, "looking for schemas", read_only=True) as session:
+            rows = session.rows("SELECT nspname, obj_description(oid, 'pg_namespace') FROM pg_namespace ORDER BY 1")
+    except NoDatabase:
+        return {}
+    owners = {schema: noted_owner(comment) for schema, comment in rows}
+    return {schema: owner for schema, owner in owners.items() if owner is not None}
+
+
+def noted_owner(comment: str | None) -> Owner | None:
+    """The owner that a schema's comment tells; None: it tells none."""
+    try:
+        return Owner(**json.loads(comment or "")["tidemill"])
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,223 @@
+"""The roles of a schema: owner, writer and reader, which have the rights, and logins that have them by membership.
+
+Writer and reader have two logins each, A and B. Mostly one of them may log in; both while passwords are rotated.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from psycopg import sql
+
+from tidemill_contract import names
+from tidemill_contract.runtime import PostgresCredentials
+from tidemill_operator.actuators.base import PipelineSecrets
+from tidemill_operator.actuators.postgres.session import Session
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.plan.model import Owner, Schema
+
+# A lost node's locks go within about ten seconds.
+_LOST_NODE = {
+    "idle_in_transaction_session_timeout": "10s",
+    "tcp_keepalives_count": "3",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_user_timeout": "10s",
+}
+WRITER_SETTINGS: Mapping[str, str] = {**_LOST_NODE, "statement_timeout": "60s", "lock_timeout": "30s"}
+READER_SETTINGS: Mapping[str, str] = {
+    **_LOST_NODE,
+    "statement_timeout": "30s",
+    "lock_timeout": "5s",
+    "default_transaction_read_only": "on",
+}
+_ATTRIBUTES = ("rolsuper", "rolcreatedb", "rolcreaterole", "rolreplication", "rolbypassrls")
+
+
+def ensure_roles(session: Session, schema: Schema, *, owner: Owner, secrets: PipelineSecrets, adopt: bool) -> None:
+    """Make the roles so: those in force and those that follow may log in, no others unless they are still needed.
+
+    Raises:
+        TidemillError: a role of that name belongs to somebody else.
+    """
+    live = _observe(session, roles_of(schema))
+    logins = {login.user: login for login in (secrets.writer, secrets.reader, *secrets.following)}
+    for role in (schema.owner, schema.writer, schema.reader):
+        if role not in logins:
+            _ensure(session, role, live.get(role), owner=owner, login=None, adopt=adopt)
+    for group, settings in ((schema.writer, WRITER_SETTINGS), (schema.reader, READER_SETTINGS)):
+        for role in (group, *names.logins(group)):
+            if role in logins:
+                _ensure(session, role, live.get(role), owner=owner, login=logins[role], adopt=adopt)
+                _ensure_settings(session, role, live.get(role), settings)
+                if role != group and group not in (live.get(role) or {}).get("groups", ()):
+                    session.write("GRANT {} TO {}", group, role)
+    if secrets.retire_at is None:
+        for role in live.keys() - logins.keys():
+            if live[role]["login"] and _is_ours(live[role]["mark"], _mark(session, owner)):
+                session.write("ALTER ROLE {} NOLOGIN PASSWORD NULL", role)
+    _ensure_membership(session, schema.owner)
+    _ensure_connect(session, schema)
+
+
+def strangers(session: Session, schema: Schema, owner: Owner) -> Iterator[TidemillError]:
+    """Roles that exist and are not the owner's: `ensure_roles` would not take them."""
+    ours = _mark(session, owner)
+    for role, live in sorted(_observe(session, (schema.owner, schema.writer, schema.reader)).items()):
+        if not _is_ours(live["mark"], ours):
+            yield _stranger(role, live["mark"])
+
+
+def end_sessions(session: Session, schema: Schema) -> None:
+    """End the sessions of roles that may not log in any more. Outside the transaction that took their login away."""
+    rows = session.rows(
+        "SELECT a.pid, a.usename, pg_has_role(current_user, r.oid, 'USAGE') FROM pg_stat_activity a"
+        " JOIN pg_roles r ON r.oid = a.usesysid WHERE r.rolname = ANY(%s) AND NOT r.rolcanlogin",
+        (list(roles_of(schema)),),
+    )
+    for role in {role for _, role, may in rows if not may}:
+        session.write("GRANT {} TO CURRENT_USER", role)
+    for pid, _, _ in rows:
+        session.write("SELECT pg_terminate_backend({})", sql.Literal(pid))
+
+
+def drop_roles(session: Session, schema: Schema) -> None:
+    """Drop the roles that exist; they must not own anything any more."""
+    (database,) = session.rows("SELECT current_database()")[0]
+    for role in _observe(session, roles_of(schema)):
+        session.write("REVOKE ALL ON DATABASE {} FROM {}", database, role)
+        session.write("DROP ROLE {}", role)
+
+
+def roles_of(schema: Schema) -> tuple[str, ...]:
+    """All roles that a schema may have."""
+    return (schema.owner, *(role for group in (schema.writer, schema.reader) for role in (group, *names.logins(group))))
+
+
+def _observe(session: Session, roles: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    rows = session.rows(
+        "SELECT rolname, rolcanlogin, rolconfig, shobj_description(oid, 'pg_authid'),"
+        " ARRAY(SELECT g.rolname FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid WHERE m.member = r.oid),"
+        " rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls FROM pg_roles r WHERE rolname = ANY(%s)",
+        (list(roles),),
+    )
+    return {
+        name: {"login": login, "config": config, "mark": mark, "groups": groups, "powers": any(powers)}
+        for name, login, config, mark, groups, *powers in rows
+    }
+
+
+def _ensure(
+    session: Session,
+    role: str,
+    live: dict[str, Any] | None,
+    *,
+    owner: Owner,
+    login: PostgresCredentials | None,
+    adopt: bool,
+) -> None:
+    password = login.password if login is not None else None
+    mark = {"tidemill": _mark(session, owner)}
+    if password is not None:
+        mark["tidemill"]["password"] = hashlib.sha256(password.encode()).hexdigest()
+    if live is None:
+        session.write("CREATE ROLE {} {}", role, sql.SQL("NOLOGIN" if password is None else "LOGIN"))
+    else:
+        if not adopt and not _is_ours(live["mark"], mark["tidemill"]):
+            raise _stranger(role, live["mark"])
+        if live["powers"]:
+            session.write("ALTER ROLE {} NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS", role)
+        if password is not None and not live["login"]:
+            session.write("ALTER ROLE {} LOGIN", role)
+    if password is not None and not (live and _knows_password(session, role, password, live["mark"])):
+        # Encrypted here, so that no server log ever holds it.
+        verifier = session.connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256")
+        session.write("ALTER ROLE {} PASSWORD {}", role, sql.Literal(verifier.decode()))
+    text = json.dumps(mark, sort_keys=True)
+    if live is None or live["mark"] != text:
+        session.write("COMMENT ON ROLE {} IS {}", role, sql.Literal(text))
+
+
+def _ensure_settings(session: Session, role: str, live: dict[str, Any] | None, settings: Mapping[str, str]) -> None:
+    """Settings are not inherited by members."""
+    configured = dict(setting.split("=", 1) for setting in (live or {}).get("config") or ())
+    for name, value in settings.items():
+        if configured.get(name) != value:
+            session.write("ALTER ROLE {} SET {} = {}", role, name, sql.Literal(value))
+
+
+def _mark(session: Session, owner: Owner) -> dict[str, str]:
+    (database,) = session.rows("SELECT current_database()")[0]
+    return {**asdict(owner), "database": database}
+
+
+def _is_ours(comment: str | None, ours: Mapping[str, str]) -> bool:
+    try:
+        theirs = json.loads(comment or "{}").get("tidemill", {})
+    except ValueError:
+        theirs = {}
+    return all(theirs.get(part) == ours[part] for part in ("namespace", "name", "cluster", "database"))
+
+
+def _stranger(role: str, comment: str | None) -> TidemillError:
+    return TidemillError(
+        Reason.RESOURCE_CONFLICT,
+        f"role {role} exists and is not this pipeline's (it says: {comment or 'nothing'})",
+        "drop or rename it, or take it over with the annotation tidemill.dev/adopt: 'true'",
+    )
+
+
+def _knows_password(session: Session, role: str, password: str, comment: str | None) -> bool:
+    (readable,) = session.rows("SELECT has_table_privilege('pg_catalog.pg_authid', 'SELECT')")[0]
+    if readable:
+        (verifier,) = session.rows("SELECT rolpassword FROM pg_authid WHERE rolname = %s", (role,))[0]
+        return verifies(password, verifier or "")
+    digest = hashlib.sha256(password.encode()).hexdigest()
+    return f'"password": "{digest}"' in (comment or "")
+
+
+def verifies(password: str, verifier: str) -> bool:
+    """Whether a SCRAM-SHA-256 verifier (RFC 5803, as Postgres stores it) belongs to an ASCII password."""
+    method, _, rest = verifier.partition("$")
+    if method != "SCRAM-SHA-256" or rest.count(":") != 2:
+        return False
+    costs, _, keys = rest.partition("$")
+    rounds, salt = costs.split(":")
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), base64.b64decode(salt), int(rounds))
+    client_key = hmac.digest(salted, b"Client Key", "sha256")
+    return hmac.compare_digest(hashlib.sha256(client_key).digest(), base64.b64decode(keys.split(":")[0]))
+
+
+def _ensure_membership(session: Session, owner: str) -> None:
+    """An administrator that is no superuser has to be a member of the owner to act as it."""
+    privilege = "SET" if session.connection.info.server_version >= 160_000 else "MEMBER"
+    ((member,),) = session.rows("SELECT pg_has_role(current_user, %s, %s)", (owner, privilege))
+    if not member:
+        session.write("GRANT {} TO CURRENT_USER", owner)
+
+
+def _ensure_connect(session: Session, schema: Schema) -> None:
+    (database,) = session.rows("SELECT current_database()")[0]
+    wanted = {(schema.writer, "CONNECT"), (schema.writer, "TEMPORARY"), (schema.reader, "CONNECT")}
+    missing = wanted - _database_grants(session, schema)
+    if not missing:
+        return
+    # All pipelines' grants are in one row of the catalog, which two transactions cannot write at once.
+    session.rows("SELECT pg_advisory_xact_lock(hashtext('tidemill-ddl'), 0)")
+    for role, privilege in sorted(missing):
+        session.write("GRANT {} ON DATABASE {} TO {}", sql.SQL(privilege), database, role)
+
+
+def _database_grants(session: Session, schema: Schema) -> set[tuple[str, str]]:
+    rows = session.rows(
+        "SELECT r.rolname, a.privilege_type FROM pg_database d, aclexplode(d.datacl) a"
+        " JOIN pg_roles r ON r.oid = a.grantee WHERE d.datname = current_database() AND r.rolname = ANY(%s)",
+        ([schema.writer, schema.reader],),
+    )
+    return {(role, privilege) for role, privilege in rows}

@@ -1,0 +1,118 @@
+"""The rows of a pipeline's schema that must exist, and what only the operator writes in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from psycopg import sql
+
+from tidemill_contract.functions.feeds import Feeds
+from tidemill_operator.actuators.postgres.session import Session
+from tidemill_operator.plan.kafka.claims import TOPICS
+from tidemill_operator.plan.postgres.feeding import feeds_after
+from tidemill_operator.plan.model import LiveSchema, Schema
+from tidemill_operator.plan.postgres.noted import with_types_of
+
+
+def ensure_rows(session: Session, schema: Schema, live: LiveSchema | None, *, regress: bool) -> None:
+    """Make them so.
+
+    Args:
+        session: inside the transaction that made the tables.
+        schema: the plan's.
+        live: what was there before that; None: nothing.
+        regress: another resource's generations count from anew.
+    """
+    _ensure_positions(session, schema)
+    _ensure_aggregations(session, schema, live or LiveSchema())
+    _ensure_generation(session, schema, regress=regress)
+    for topic in schema.made:
+        session.write_rows(
+            sql.SQL("INSERT INTO {} (name) VALUES (%s) ON CONFLICT DO NOTHING").format(_table(schema, TOPICS.name)),
+            (topic,),
+        )
+
+
+def _table(schema: Schema, name: str) -> sql.Identifier:
+    return sql.Identifier(schema.name, name)
+
+
+def _ensure_positions(session: Session, schema: Schema) -> None:
+    readers, offsets = _table(schema, "_readers"), _table(schema, "_offsets")
+    for reader in ("live", schema.replay):
+        if reader:
+            session.write_rows(
+                sql.SQL("INSERT INTO {} (reader) SELECT %s WHERE NOT EXISTS (SELECT FROM {} WHERE reader = %s)").format(
+                    readers, readers
+                ),
+                (reader, reader),
+            )
+    # A replay counts epochs like the live reader, so that both mean the same record by (epoch, partition, offset).
+    # A partition that came later has no event from before the pipeline: it is read from 0, wherever the others began.
+    session.write_rows(
+        sql.SQL(
+            "INSERT INTO {} (reader, partition, epoch, next_offset) SELECT r.reader, p, coalesce(l.epoch, 0),"
+            " CASE WHEN r.reader = 'live' AND EXISTS (SELECT FROM {} WHERE reader = 'live') THEN 0 END"
+            " FROM {} r CROSS JOIN generate_series(0, %s - 1) p"
+            " LEFT JOIN {} l ON l.reader = 'live' AND l.partition = p"
+            " WHERE r.switched_at IS NULL"
+            " AND NOT EXISTS (SELECT FROM {} o WHERE o.reader = r.reader AND o.partition = p)"
+        ).format(offsets, offsets, readers, offsets, offsets),
+        (schema.partitions,),
+    )
+
+
+def _ensure_aggregations(session: Session, schema: Schema, live: LiveSchema) -> None:
+    table, feeds = _table(schema, "_aggregations"), feeds_after(schema, live)
+    for row in schema.aggregations:
+        key = row.name, row.version
+        shape = with_types_of(row.shape, live.shapes.get(key))
+        values: Mapping[str, Any] = asdict(row) | {"shape": shape} | _fed(feeds.pop(key, Feeds()))
+        session.write_rows(
+            sql.SQL(
+                "INSERT INTO {} (name, version, table_name, reader, shape, partition_days, retention_ms)"
+                " SELECT %(name)s, %(version)s, %(table_name)s, %(reader)s, %(shape)s, %(partition_days)s,"
+                " %(retention_ms)s"
+                " WHERE NOT EXISTS (SELECT FROM {} WHERE name = %(name)s AND version = %(version)s)"
+            ).format(table, table),
+            values,
+        )
+        session.write_rows(
+            sql.SQL(
+                "UPDATE {} SET reader = %(reader)s, shape = %(shape)s, retention_ms = %(retention_ms)s,"
+                " layout = %(layout)s, fed = %(fed)s"
+                " WHERE name = %(name)s AND version = %(version)s AND (reader, shape, retention_ms, layout, fed)"
+                " IS DISTINCT FROM (%(reader)s, %(shape)s::jsonb, %(retention_ms)s, %(layout)s, %(fed)s::jsonb)"
+            ).format(table),
+            values,
+        )
+    for (name, version), left in feeds.items():
+        session.write_rows(
+            sql.SQL(
+                "UPDATE {} SET shape = %(shape)s, layout = %(layout)s, fed = %(fed)s"
+                " WHERE name = %(name)s AND version = %(version)s"
+                " AND (shape, layout, fed) IS DISTINCT FROM (%(shape)s::jsonb, %(layout)s, %(fed)s::jsonb)"
+            ).format(table),
+            {"name": name, "version": version, "shape": live.shapes[name, version], **_fed(left)},
+        )
+
+
+def _fed(feeds: Feeds) -> dict[str, Any]:
+    return {"layout": feeds.layout, "fed": feeds.fed}
+
+
+def _ensure_generation(session: Session, schema: Schema, *, regress: bool) -> None:
+    table = _table(schema, "_generation")
+    session.write_rows(
+        sql.SQL("INSERT INTO {} (generation) SELECT 0 WHERE NOT EXISTS (SELECT FROM {})").format(table, table)
+    )
+    session.write_rows(
+        sql.SQL(
+            "UPDATE {} SET generation = %(generation)s, accepted = %(accepted)s"
+            " WHERE (generation, accepted) IS DISTINCT FROM (%(generation)s, %(accepted)s::jsonb)"
+            " AND (%(regress)s OR generation <= %(generation)s)"
+        ).format(table),
+        {"generation": schema.generation, "accepted": schema.accepted, "regress": regress},
+    )

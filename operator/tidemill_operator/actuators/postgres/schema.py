@@ -1,0 +1,397 @@
+"""A pipeline's Postgres schema as the plan wants it: roles, tables, functions, grants, and the rows that must exist.
+
+All DDL of one `ensure` is one transaction under the pipeline's own lock: it happens whole or not at all. Tables and
+columns are only ever added, and columns renamed that have a name of before. Text from the plan is SQL of our own; every
+name goes through an identifier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+
+import psycopg
+from psycopg import errors, sql
+
+from tidemill_contract.functions.feeds import Feeds
+from tidemill_contract.tables.kept import QUERY, Kept, read
+from tidemill_operator import outcome
+from tidemill_operator.actuators.base import Exists, PipelineSecrets, Reclaim
+from tidemill_operator.actuators.postgres.claims import claim, made, rivals, take
+from tidemill_operator.actuators.postgres.damage import emptied, missing_positions
+from tidemill_operator.actuators.postgres.expiry import expire
+from tidemill_operator.actuators.postgres.grants import ensure_grants
+from tidemill_operator.actuators.postgres.replays import end_replays, observe_replays, switch
+from tidemill_operator.actuators.postgres.retained import noted_owner
+from tidemill_operator.actuators.postgres.roles import drop_roles, end_sessions, ensure_roles, strangers
+from tidemill_operator.actuators.postgres.rows import ensure_rows
+from tidemill_operator.actuators.postgres.session import LockBusy, NoDatabase, Session, connected
+from tidemill_operator.actuators.postgres.ownership import Leadership, check_epoch, comment, exclusive
+from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
+from tidemill_operator.outcome import Component, Outcome
+from tidemill_operator.plan.kafka.claims import TOPICS
+from tidemill_operator.plan.postgres.damage import damaged
+from tidemill_operator.plan.model import Failing, LiveSchema, Loss, Owner, Schema, Table
+from tidemill_operator.plan.postgres.noted import as_noted_today
+from tidemill_operator.plan.refusals import column_changes, foreign
+from tidemill_operator.plan.postgres.sql import add_column, create_index, create_table, rename_column
+from tidemill_operator.addresses import PostgresAddress
+
+_DROP_AT_ONCE = 50
+# Replicas note the same thing within moments of each other. It is told for a day, all of it or nothing.
+_LOST = """
+WITH lately AS (SELECT max(noticed_at) AS at FROM {0} WHERE reader = 'live')
+SELECT reason, partition, epoch, from_offset, to_offset FROM {0}, lately
+ WHERE reader = 'live' AND noticed_at > lately.at - interval '5 minutes' AND lately.at > now() - interval '1 day'
+"""
+# A row of a processor that ended meanwhile is not tried again.
+_HELD_UP = """
+SELECT aggregation, duty, reason FROM {} WHERE tried_at > now() - interval '5 minutes' ORDER BY since, aggregation, duty
+"""
+# The first of a day, not the last: what is told of stays the same while more comes.
+_SKIPPED = """
+SELECT DISTINCT ON (aggregation, duty) aggregation, duty, reason,
+ coalesce(to_char(window_start, 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), ''), coalesce(group_key::text, ''), metrics,
+ count(*) OVER (PARTITION BY aggregation, duty) > 1
+ FROM {} WHERE skipped_at > now() - interval '1 day' ORDER BY aggregation, duty, id
+"""
+
+
+class PostgresSchemas:
+    """The schemas of one database. Each call makes a connection of its own; safe to call from several threads.
+
+    Args:
+        address: the database (made if missing) and a login with CREATEROLE and CREATE on it, or a superuser's.
+        read_only: only look, for plans; a missing database is not made and holds nothing.
+        leadership: of the operator that writes; None: nobody is elected here.
+    """
+
+    def __init__(
+        self, address: PostgresAddress, *, read_only: bool = False, leadership: Leadership | None = None
+    ) -> None:
+        self._address, self._read_only, self._leadership = address, read_only, leadership
+
+    def exclusive(self, schema: str) -> AbstractContextManager[Callable[[], None]]:
+        """Keep other operators off a pipeline; gives what asks whether it still is our turn.
+
+        Raises:
+            NotOurTurn: another operator is at it, or leads.
+            TidemillError: Postgres does not answer.
+        """
+        return exclusive(self._address, schema, self._leadership)
+
+    def observe(self, schema: str) -> LiveSchema | None:
+        """What is there of a schema; None: nothing.
+
+        Raises:
+            TidemillError: Postgres does not answer.
+        """
+        doing = f"looking at schema {schema}"
+        try:
+            with (
+                connected(self._address, doing, read_only=self._read_only) as session,
+                session.connection.transaction(),
+            ):
+                return _observe(session, schema)
+        except NoDatabase:
+            return None
+
+    def conflicts(self, schema: Schema, owner: Owner) -> list[TidemillError]:
+        """What of a schema's topic and roles belongs to somebody else, as `ensure` would say; nothing is locked.
+
+        Raises:
+            TidemillError: Postgres does not answer.
+        """
+        try:
+            with connected(self._address, f"looking at schema {schema.name}", read_only=self._read_only) as session:
+                disputed = [error for _, error in rivals(session, schema, owner)]
+                return [*disputed, *strangers(session, schema, owner)]
+        except NoDatabase:
+            return []
+
+    def ensure(
+        self,
+        schema: Schema,
+        *,
+        owner: Owner,
+        secrets: PipelineSecrets,
+        adopt: bool = False,
+        exists: Exists | None = None,
+    ) -> list[Outcome]:
+        """Make the schema so.
+
+        Args:
+            schema: the plan's.
+            owner: the resource it belongs to.
+            secrets: the logins of writer and reader.
+            adopt: take over a schema and roles that are somebody else's, and a topic if its pipeline is gone.
+            exists: tells whether that one is there; None: nobody knows, and none is.
+
+        Returns:
+            One outcome: Done; Waiting when a lock was busy; Failed when it belongs to somebody else, or cannot be
+            changed so.
+
+        Raises:
+            TidemillError: Postgres does not answer.
+        """
+
+        def act(session: Session) -> Outcome:
+            live = _observe(session, schema.name)
+            if live is not None and not adopt:
+                _refuse(foreign(schema.name, live.owner, owner))
+            if live is not None:
+                _refuse(error for table in schema.tables for error in column_changes(table, live))
+            if schema.lost:
+                raise damaged(schema)
+            take(session, schema, owner, gone=_gone(exists) if adopt else None)
+            known = check_epoch(session, schema.name, self._leadership)
+            ensure_roles(session, schema, owner=owner, secrets=secrets, adopt=adopt)
+            _ensure_schema(session, schema, live, owner, known, self._leadership.epoch if self._leadership else known)
+            with session.acting_as(schema.owner):
+                _ensure_tables(session, schema, live)
+                end_replays(session, schema)
+                _ensure_functions(session, schema)
+                claim(session, schema)
+                ensure_grants(session, schema)
+                regress = live is None or live.owner != owner
+                ensure_rows(session, schema, live, regress=regress)
+                switch(session, schema)
+            return outcome.done(Component.SCHEMA, schema.name, changed=session.changed)
+
+        return [self._guarded(schema.name, "making", act, afterwards=lambda session: end_sessions(session, schema))]
+
+    def release(self, schema: Schema, *, owner: Owner, reclaim: Reclaim) -> list[Outcome]:
+        """Drop schema and roles if the policy says so; otherwise leave them.
+
+        Raises:
+            TidemillError: Postgres does not answer.
+        """
+        if reclaim == "Retain":
+            return [outcome.skipped(Component.SCHEMA, schema.name, message="kept")]
+        with connected(self._address, f"dropping schema {schema.name}") as session:
+            live = _observe(session, schema.name)
+            if live is not None:
+                for error in foreign(schema.name, live.owner, owner):
+                    return [outcome.failed(Component.SCHEMA, schema.name, error)]
+                check_epoch(session, schema.name, self._leadership)
+                while self._drop_some(session, schema.name):
+                    pass
+
+        def act(session: Session) -> Outcome:
+            check_epoch(session, schema.name, self._leadership)
+            if live is not None:
+                session.write("DROP SCHEMA {} CASCADE", schema.name)
+            drop_roles(session, schema)
+            return outcome.done(Component.SCHEMA, schema.name, changed=session.changed)
+
+        return [self._guarded(schema.name, "dropping", act)]
+
+    def expire(self, schema: Schema) -> list[Outcome]:
+        """Drop window partitions and remove rows that are past their retention, a few at a time.
+
+        Raises:
+            TidemillError: Postgres does not answer.
+        """
+        with connected(self._address, f"dropping old windows of schema {schema.name}") as session:
+            expire(session, schema)
+            return [outcome.done(Component.SCHEMA, schema.name, changed=session.changed)]
+
+    def _guarded(
+        self,
+        schema: str,
+        doing: str,
+        act: Callable[[Session], Outcome],
+        afterwards: Callable[[Session], None] = lambda _: None,
+    ) -> Outcome:
+        try:
+            with connected(self._address, f"{doing} schema {schema}") as session:
+                with session.transaction(schema):
+                    found = act(session)
+                afterwards(session)
+                return replace(found, changed=session.changed)
+        except LockBusy as busy:
+            return outcome.waiting(Component.SCHEMA, schema, busy.message)
+        except TidemillError as error:
+            if error.reason == Reason.UNREACHABLE or isinstance(error, NotOurTurn):
+                raise
+            return outcome.failed(Component.SCHEMA, schema, error)
+
+    def _drop_some(self, session: Session, schema: str) -> bool:
+        """Drop a few partitions: a transaction that drops hundreds would run out of locks."""
+        rows = session.rows(
+            "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE n.nspname = %s AND c.relispartition AND c.relkind = 'r' LIMIT %s",
+            (schema, _DROP_AT_ONCE),
+        )
+        if rows:
+            tables = sql.SQL(", ").join(sql.Identifier(schema, name) for (name,) in rows)
+            session.write("DROP TABLE {}", tables)
+        return bool(rows)
+
+
+def _observe(session: Session, schema: str) -> LiveSchema | None:
+    found = session.rows("SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s", (schema,))
+    if not found:
+        return None
+    columns = _columns(session, schema)
+    owner = noted_owner(found[0][0])
+    shapes, closed, feeds, readers, generation, accepted, partitions = {}, {}, {}, {}, 0, None, 0
+    read_from, read_before, read_to, losses = "", frozenset[str](), {}, tuple[Loss, ...]()
+    missing: tuple[int, ...] = ()
+    if "_aggregations" in columns:
+        # A schema from before `layout` and `fed` has neither.
+        query = sql.SQL(
+            "SELECT name, version, reader, shape::text, closed_until, to_jsonb(a) -> 'layout', to_jsonb(a) -> 'fed'"
+            " FROM {} a"
+        ).format(sql.Identifier(schema, "_aggregations"))
+        for name, version, reader, shape, until, *fed in session.connection.execute(query):
+            shapes[name, version], closed[name, version], feeds[name, version] = shape, until, Feeds.read(*fed)
+            readers[name, version] = reader
+    if "accepted" in columns.get("_generation", {}):
+        query = sql.SQL("SELECT generation, accepted FROM {}").format(sql.Identifier(schema, "_generation"))
+        generation, accepted = session.connection.execute(query).fetchone() or (0, None)
+    if "_offsets" in columns:
+        # A schema from before `former_topic_ids` has none.
+        query = sql.SQL(
+            "SELECT partition, topic_id, next_offset, to_jsonb(o) -> 'former_topic_ids' FROM {} o WHERE reader = 'live'"
+        ).format(sql.Identifier(schema, "_offsets"))
+        positions = session.connection.execute(query).fetchall()
+        there = {partition for partition, *_ in positions}
+        partitions, missing = max(there, default=-1) + 1, missing_positions(there)
+        read_before = frozenset(former for *_, ids in positions for former in ids or ())
+        current = {topic_id for _, topic_id, _, _ in positions if topic_id}
+        # Partitions are taken up one after the other: some may stand in the topic of before.
+        read_from = max(current - read_before or current, default="")
+        read_to = {partition: offset for partition, topic_id, offset, _ in sorted(positions) if topic_id}
+    if "_lost" in columns:
+        query = sql.SQL(_LOST).format(sql.Identifier(schema, "_lost"))
+        losses = tuple(Loss(*row) for row in session.connection.execute(query))
+    kept = tuple[Kept, ...]()
+    if "_kept" in columns:
+        name = sql.Identifier(schema, "_kept")
+        kept = read(session.connection.execute(sql.SQL(QUERY).format(name)).fetchall())
+    held_up, skipped = _failing(session, schema, columns)
+    found_schema = LiveSchema(
+        owner,
+        shapes,
+        columns,
+        generation,
+        accepted,
+        closed,
+        partitions,
+        feeds,
+        read_from=read_from,
+        read_before=read_before,
+        read_to=read_to,
+        readers=readers,
+        replays=observe_replays(session, schema, columns),
+        losses=losses,
+        kept=kept,
+        held_up=held_up,
+        skipped=skipped,
+        missing_positions=missing,
+        emptied=emptied(session, schema, columns),
+        made=made(session, schema) if TOPICS.name in columns else frozenset(),
+    )
+    return as_noted_today(found_schema)
+
+
+def _failing(
+    session: Session, schema: str, columns: Collection[str]
+) -> tuple[tuple[Failing, ...], tuple[Failing, ...]]:
+    """What processors try in vain, and what they passed over. A schema from before them has neither table."""
+    held_up, skipped = tuple[Failing, ...](), tuple[Failing, ...]()
+    if "_held_up" in columns:
+        query = sql.SQL(_HELD_UP).format(sql.Identifier(schema, "_held_up"))
+        held_up = tuple(Failing(*row) for row in session.connection.execute(query))
+    if "_skipped" in columns:
+        query = sql.SQL(_SKIPPED).format(sql.Identifier(schema, "_skipped"))
+        rows = session.connection.execute(query)
+        skipped = tuple(
+            Failing(name, duty, reason, window, group, tuple(missing), more)
+            for name, duty, reason, window, group, missing, more in rows
+        )
+    return held_up, skipped
+
+
+def _columns(session: Session, schema: str) -> dict[str, dict[str, str]]:
+    rows = session.rows(
+        "SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_class c"
+        " JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid"
+        " WHERE n.nspname = %s AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND a.attnum > 0"
+        " AND NOT a.attisdropped",
+        (schema,),
+    )
+    columns: dict[str, dict[str, str]] = {}
+    for table, column, kind in rows:
+        columns.setdefault(table, {})[column] = kind
+    return columns
+
+
+def _gone(exists: Exists | None) -> Callable[[Owner], bool]:
+    return lambda owner: exists is None or not exists(owner.namespace, owner.name)
+
+
+def _refuse(errors: Iterable[TidemillError]) -> None:
+    for error in errors:
+        raise error
+
+
+def _ensure_schema(
+    session: Session, schema: Schema, live: LiveSchema | None, owner: Owner, known: int | None, epoch: int | None
+) -> None:
+    if live is None:
+        session.write("CREATE SCHEMA {} AUTHORIZATION {}", schema.name, schema.owner)
+    if live is None or live.owner != owner or known != epoch:
+        session.write("COMMENT ON SCHEMA {} IS {}", schema.name, sql.Literal(comment(owner, epoch)))
+
+
+def _ensure_tables(session: Session, schema: Schema, live: LiveSchema | None) -> None:
+    known = live.columns if live else {}
+    for table_name, renames in live.renames.items() if live else ():
+        for before, after in renames.items():
+            session.write("{}", sql.SQL(rename_column(schema.name, table_name, before, after)))
+    indexes = {
+        name for (name,) in session.rows("SELECT indexname FROM pg_indexes WHERE schemaname = %s", (schema.name,))
+    }
+    for table in schema.tables:
+        if table.name not in known:
+            with _told_of(table, schema):
+                session.write("{}", sql.SQL(create_table(schema.name, table)))
+        else:
+            for column in table.columns:
+                if column.name not in known[table.name]:
+                    session.write("{}", sql.SQL(add_column(schema.name, table, column)))
+        for index, definition in table.indexes:
+            if index not in indexes:
+                session.write("{}", sql.SQL(create_index(schema.name, table, index, definition)))
+
+
+@contextmanager
+def _told_of(table: Table, schema: Schema) -> Iterator[None]:
+    """What Postgres has against a table is told with the aggregation that it is of."""
+    try:
+        yield
+    except errors.InsufficientPrivilege:
+        raise
+    except psycopg.ProgrammingError as error:
+        whose = next((row.name for row in schema.aggregations if row.table_name == table.name), "")
+        raise TidemillError(
+            Reason.NOT_SUPPORTED,
+            f"spec.aggregations[{whose}]: Postgres does not take its table {table.name}:"
+            f" {error.diag.message_primary or error}",
+            "derive the column that it names under another name, and group by that",
+        ) from error
+
+
+def _ensure_functions(session: Session, schema: Schema) -> None:
+    rows = session.rows(
+        "SELECT p.proname, p.prosrc, p.prosecdef FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace"
+        " WHERE n.nspname = %s",
+        (schema.name,),
+    )
+    live = {name: (body, definer) for name, body, definer in rows}
+    for name, text in schema.functions:
+        if live.get(name) != (text.split("$body$")[1], "SECURITY DEFINER" in text):
+            session.write("{}", sql.SQL(text))

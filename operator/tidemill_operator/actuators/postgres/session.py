@@ -1,0 +1,151 @@
+"""One conversation with Postgres as its administrator: writes are counted, errors told in our words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import errors, sql
+
+from tidemill_contract import trust
+from tidemill_operator.actuators.postgres.connection import MARGIN_SECONDS, AdminConnection
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.addresses import PostgresAddress
+
+Row = tuple[Any, ...]
+LOCK_MS = 5_000
+STATEMENT_MS = 60_000
+# A transaction of ours never waits for anything but Postgres: one that does is of a frozen process.
+IDLE_MS = 20_000
+
+
+class LockBusy(TidemillError):
+    """A lock was not free in time; nothing was changed, and the next try may have it."""
+
+
+class NoDatabase(TidemillError):
+    """The database is not there, and only looking was allowed."""
+
+
+class Session:
+    """A connection on which only what differs is written.
+
+    Attributes:
+        changed: writes made so far.
+    """
+
+    def __init__(self, connection: AdminConnection) -> None:
+        self.connection = connection
+        self.changed = 0
+
+    def rows(self, query: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[Row]:
+        """The rows of a query."""
+        return self.connection.execute(sql.SQL(query), parameters).fetchall()
+
+    def write(self, text: str, *names: str | sql.Composable, parameters: Sequence[Any] = ()) -> None:
+        """Run a statement that changes something; each `{}` takes an identifier or a composed part."""
+        parts = [sql.Identifier(name) if isinstance(name, str) else name for name in names]
+        self.connection.execute(sql.SQL(text).format(*parts), parameters or None)
+        self.changed += 1
+
+    def write_rows(self, statement: sql.SQL | sql.Composed, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> None:
+        """Run a statement that changes as many rows as have to be."""
+        self.changed += max(0, self.connection.execute(statement, parameters).rowcount)
+
+    @contextmanager
+    def transaction(self, schema: str) -> Iterator[None]:
+        """A transaction that nobody else's on the same schema overlaps."""
+        with self.connection.transaction():
+            self.rows("SELECT pg_advisory_xact_lock(hashtext('tidemill-ddl'), hashtext(%s))", (schema,))
+            yield
+
+    @contextmanager
+    def acting_as(self, role: str) -> Iterator[None]:
+        """Own what is made inside by a role. A block that raises is rolled back, and the role with it."""
+        self.connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(role)))
+        yield
+        self.connection.execute("RESET ROLE")
+
+
+@contextmanager
+def connected(
+    address: PostgresAddress, doing: str, *, timeout_seconds: float = 10.0, read_only: bool = False
+) -> Iterator[Session]:
+    """A session in autocommit mode.
+
+    Args:
+        address: the database and the administrator's login.
+        doing: what it is for; starts the messages of errors.
+        timeout_seconds: of connecting.
+        read_only: let Postgres refuse every write, and do not make a database that is missing.
+
+    Raises:
+        LockBusy: somebody holds a lock.
+        NoDatabase: it is missing and was not to be made.
+        TidemillError: Postgres does not answer, or refuses.
+    """
+    if not address.host:
+        raise TidemillError(Reason.UNREACHABLE, "no Postgres is known", "set TIDEMILL_POSTGRES_URL")
+    try:
+        with _connect(address, timeout_seconds, read_only=read_only) as connection:
+            yield Session(connection)
+    except psycopg.Error as error:
+        raise _told(error, doing, address) from error
+
+
+def _connect(address: PostgresAddress, timeout_seconds: float, *, read_only: bool) -> AdminConnection:
+    try:
+        return _open(address, address.database, timeout_seconds, read_only=read_only)
+    except psycopg.OperationalError as error:
+        if f'database "{address.database}" does not exist' not in str(error):
+            raise
+        if read_only:
+            raise NoDatabase(Reason.WAITING, f"{address.public_url} has no database {address.database} yet") from error
+    with _open(address, "postgres", timeout_seconds) as maintenance:
+        maintenance.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(address.database)))
+    return _open(address, address.database, timeout_seconds)
+
+
+def _open(
+    address: PostgresAddress, database: str, timeout_seconds: float, *, read_only: bool = False
+) -> AdminConnection:
+    connection = AdminConnection.connect(
+        host=address.host,
+        port=address.port,
+        dbname=database,
+        user=address.user,
+        password=address.password,
+        **address.tls,
+        autocommit=True,
+        connect_timeout=max(2, int(timeout_seconds)),
+        keepalives_idle=5,
+        keepalives_interval=2,
+        keepalives_count=3,
+        tcp_user_timeout=10_000,
+        application_name="tidemill-operator",
+        options=f"-c TimeZone=UTC -c lock_timeout={LOCK_MS} -c statement_timeout={STATEMENT_MS}"
+        f" -c idle_in_transaction_session_timeout={IDLE_MS} -c client_min_messages=warning"
+        f" -c default_transaction_read_only={'on' if read_only else 'off'}",
+    )
+    connection.answer_seconds = STATEMENT_MS / 1000 + MARGIN_SECONDS
+    return connection
+
+
+def _told(error: psycopg.Error, doing: str, address: PostgresAddress) -> TidemillError:
+    text = " ".join(str(error).split())
+    state = error.sqlstate or ""
+    if isinstance(error, errors.LockNotAvailable | errors.DeadlockDetected | errors.SerializationFailure):
+        return LockBusy(Reason.WAITING, f"{doing}: a lock was not free within {LOCK_MS / 1000:g} s ({text})")
+    if state.startswith(("08", "57P")) or (isinstance(error, psycopg.OperationalError) and not state):
+        remedy = trust.remedy("postgres", text)
+        how = "has a certificate that is not trusted" if remedy else "does not answer"
+        return TidemillError(Reason.UNREACHABLE, f"{doing}: {address.public_url} {how} ({text})", remedy)
+    if state.startswith(("28", "42501", "53")):
+        return TidemillError(
+            Reason.REFUSED,
+            f"{doing}: Postgres refuses ({text})",
+            "the login needs CREATEROLE and CREATE on the database",
+        )
+    return TidemillError(Reason.INTERNAL, f"{doing}: {text} (SQLSTATE {state or 'none'})")

@@ -1,0 +1,1 @@
+"""The operator's process in a cluster."""

@@ -1,0 +1,245 @@
+"""The webhook's certificate and the authority that it is trusted by, kept in one Secret; renewed long before their end.
+
+Whoever finds none makes them; a second one that tries at the same time loses and takes those.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from tidemill_operator.actuators.kubernetes.api import SECRET, Api, Conflict, Document
+from tidemill_operator.actuators.kubernetes.secrets import decoded
+from tidemill_operator.errors import TidemillError
+from tidemill_operator.plan.render import marks, objects
+
+log = logging.getLogger(__name__)
+_AUTHORITY_DAYS, _SERVER_DAYS = 3650, 365
+_SKEW = dt.timedelta(hours=1)
+_ATTEMPTS = 3
+CA, CA_KEY, CERTIFICATE, KEY = "ca.crt", "ca.key", "tls.crt", "tls.key"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A certificate and its key, as PEM."""
+
+    certificate: str
+    key: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """What the Secret holds.
+
+    Attributes:
+        bundle: the authorities to trust, the newest first; an earlier one stays until it has ended.
+        authority: signs the server's.
+        server: what the webhook shows.
+    """
+
+    bundle: str
+    authority: Pair
+    server: Pair
+
+    def files(self) -> dict[str, str]:
+        """As files of a Secret."""
+        return {
+            CA: self.bundle,
+            CA_KEY: self.authority.key,
+            CERTIFICATE: self.server.certificate,
+            KEY: self.server.key,
+        }
+
+
+class CertificateKeeper:
+    """Keeps the Secret; every replica may.
+
+    Args:
+        api: the cluster.
+        namespace: of the Secret.
+        name: of the Secret.
+        hosts: names under which the webhook is called.
+        now: the wall clock, with a zone.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        *,
+        namespace: str,
+        name: str,
+        hosts: Sequence[str],
+        now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+    ) -> None:
+        self._api, self._namespace, self._name = api, namespace, name
+        self._hosts, self._now = tuple(hosts), now
+
+    def ensure(self) -> Certificates:
+        """The certificates, made or renewed if need be.
+
+        Raises:
+            Conflict: another replica has been faster again and again.
+            TidemillError: the API does not answer or refuses.
+        """
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return self._ensure()
+            except Conflict:
+                continue
+        return self._ensure()
+
+    def _ensure(self) -> Certificates:
+        live = self._api.get(SECRET, self._namespace, self._name)
+        known = _read(live) if live else None
+        wanted = renewed(known, hosts=self._hosts, now=self._now())
+        if wanted == known and known is not None:
+            return known
+        self._write(live, wanted)
+        log.info("the webhook's certificate was %s", "renewed" if live else "made")
+        return wanted
+
+    def _write(self, live: Document | None, wanted: Certificates) -> None:
+        if live is None:
+            labels = {**marks.OURS, marks.COMPONENT: "webhook"}
+            metadata = {"name": self._name, "namespace": self._namespace, "labels": labels}
+            self._api.create(objects.secret(metadata, wanted.files()))
+            return
+        patch = {
+            "metadata": {"resourceVersion": live["metadata"]["resourceVersion"]},
+            "data": objects.secret({}, wanted.files())["data"],
+        }
+        self._api.merge(SECRET, self._namespace, self._name, patch)
+
+
+def renewed(known: Certificates | None, *, hosts: Sequence[str], now: dt.datetime) -> Certificates:
+    """The same, or with new ones in place of those that end in less than a third of their time or are for other hosts.
+
+    Args:
+        known: what there is; None: nothing that can be used.
+        hosts: names under which the server is called.
+        now: the wall clock.
+    """
+    if known is None or _is_due(known.authority, now):
+        authority = new_authority(now)
+        before = known.bundle if known else ""
+        return Certificates(authority.certificate + _unexpired(before, now), authority, issue(authority, hosts, now))
+    if _is_due(known.server, now) or _hosts(known.server) != set(hosts):
+        return Certificates(known.bundle, known.authority, issue(known.authority, hosts, now))
+    return known
+
+
+def new_authority(now: dt.datetime) -> Pair:
+    """A new authority."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tidemill-webhook-ca")])
+    built = (
+        _builder(name, name, key, now, days=_AUTHORITY_DAYS)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(signs=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+    return _pem(built.sign(key, hashes.SHA256()), key)
+
+
+def issue(authority: Pair, hosts: Sequence[str], now: dt.datetime) -> Pair:
+    """A server's certificate."""
+    parent = x509.load_pem_x509_certificate(authority.certificate.encode())
+    parent_key = serialization.load_pem_private_key(authority.key.encode(), None)
+    if not isinstance(parent_key, ec.EllipticCurvePrivateKey):
+        raise ValueError("the authority's key is not of the kind that is made here")
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0][:64])])
+    names = x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts])
+    built = (
+        _builder(name, parent.subject, key, now, days=_SERVER_DAYS)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(signs=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(names, critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(parent_key.public_key()), critical=False)
+    )
+    return _pem(built.sign(parent_key, hashes.SHA256()), key)
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, now: dt.datetime, *, days: int
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _SKEW)
+        .not_valid_after(now + dt.timedelta(days=days))
+    )
+
+
+def _usage(*, signs: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs,
+        key_cert_sign=signs,
+        crl_sign=signs,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _pem(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Pair:
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return Pair(certificate.public_bytes(serialization.Encoding.PEM).decode(), private.decode())
+
+
+def _read(live: Document) -> Certificates | None:
+    """What a Secret holds; None if it cannot be used."""
+    try:
+        files = decoded(live)
+        authorities = x509.load_pem_x509_certificates(files[CA].encode())
+        first = authorities[0].public_bytes(serialization.Encoding.PEM).decode()
+        found = Certificates(files[CA], Pair(first, files[CA_KEY]), Pair(files[CERTIFICATE], files[KEY]))
+        for pair in (found.authority, found.server):
+            certificate = x509.load_pem_x509_certificate(pair.certificate.encode())
+            private = serialization.load_pem_private_key(pair.key.encode(), None)
+            if private.public_key() != certificate.public_key():
+                raise ValueError("a key is another certificate's")
+        x509.load_pem_x509_certificate(found.server.certificate.encode()).verify_directly_issued_by(authorities[0])
+    except (KeyError, IndexError, ValueError, TypeError, TidemillError):
+        log.warning("the webhook's Secret does not hold what it should; it is written anew")
+        return None
+    except Exception as error:  # a wrong signature has an exception of its own
+        log.warning("the webhook's Secret does not hold what it should (%s); it is written anew", type(error).__name__)
+        return None
+    return found
+
+
+def _is_due(pair: Pair, now: dt.datetime) -> bool:
+    certificate = x509.load_pem_x509_certificate(pair.certificate.encode())
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return now >= end - (end - begin) / 3 or now < begin
+
+
+def _hosts(pair: Pair) -> set[str]:
+    certificate = x509.load_pem_x509_certificate(pair.certificate.encode())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return set(names.get_values_for_type(x509.DNSName))
+
+
+def _unexpired(bundle: str, now: dt.datetime) -> str:
+    """The authorities of a bundle that have not ended: what they signed may still be shown by another replica."""
+    found = x509.load_pem_x509_certificates(bundle.encode()) if bundle else []
+    kept = [one for one in found if one.not_valid_after_utc > now]
+    return "".join(one.public_bytes(serialization.Encoding.PEM).decode() for one in kept)

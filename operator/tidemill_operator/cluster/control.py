@@ -1,0 +1,197 @@
+"""One pass over one resource of a cluster: fetched, reconciled or let go; its status is written once, if it changed."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tidemill_operator.observer import figures
+from tidemill_operator.actuators.kubernetes.runtime import KubernetesRuntime, NamespaceLocks
+from tidemill_operator.actuators.kubernetes.api import PIPELINE, Conflict, NotFound
+from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
+from tidemill_operator.cluster.events import Recorder
+from tidemill_operator.cluster.removal.finalizing import Finalizing, is_paused
+from tidemill_operator.cluster.telemetry import Measures
+from tidemill_operator.observer.observer import Observer
+from tidemill_operator.plan.replay import REPLAYING
+from tidemill_operator.cluster.queue import Key, Result
+from tidemill_operator.reconcile import reconcile
+from tidemill_operator.cluster.scaling import ClusterScaling
+from tidemill_operator.observer.progress import Standing
+from tidemill_operator.status import PROGRESSING, interrupted
+from tidemill_operator.cluster.world import World
+
+log = logging.getLogger(__name__)
+_ON_ITS_WAY = frozenset({Reason.APPLIED, Reason.WAITING, Reason.BLOCKED, Reason.SUSPENDED, Reason.NOT_NEEDED})
+
+Document = dict[str, Any]
+
+
+class Controller:
+    """Does passes; safe to call from several threads, for a different resource each.
+
+    Args:
+        world: what there is.
+        recorder: writes Events.
+        observer: looks at how far pipelines are behind.
+        measures: the operator's own figures.
+        scaling: decides how many processors there are.
+        standing: sees all along whether events are counted; None: nobody does.
+        now: the wall clock.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        recorder: Recorder,
+        observer: Observer,
+        measures: Measures,
+        scaling: ClusterScaling,
+        standing: Standing | None = None,
+        now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+    ) -> None:
+        self._world, self._recorder, self._observer = world, recorder, observer
+        self._measures, self._scaling, self._standing, self._now = measures, scaling, standing, now
+        self._locks = NamespaceLocks()
+        self._finalizing = Finalizing(world, recorder, self._locks)
+
+    def work(self, key: Key) -> Result:
+        """Look at a resource and do what is to be done.
+
+        Raises:
+            TidemillError: the cluster's API does not answer, or somebody else was faster.
+        """
+        with self._measures.pass_of(key) as doing:
+            try:
+                doing.result = self._work(key)
+            except NotOurTurn as error:
+                log.info("%s: %s", key, error)
+                doing.result = Result.WAITING
+            except Conflict as error:
+                log.info("%s: %s; again", key, error)
+                doing.result = Result.FAILED
+            except TidemillError as error:
+                log.warning("%s: %s", key, error)
+                doing.result = Result.FAILED
+            return doing.result
+
+    def _work(self, key: Key) -> Result:
+        document = self._world.api.get(PIPELINE, key.namespace, key.name)
+        if document is not None and document["metadata"]["uid"] != key.uid:
+            document = self._world.api.get(PIPELINE, key.namespace, key.name, sure=True)
+        if document is None or document["metadata"]["uid"] != key.uid:
+            self._forget(key)
+            return Result.GONE
+        if document["metadata"].get("deletionTimestamp"):
+            return self._finalizing.let_go(document)
+        return self._reconcile(self._finalizing.prepared(document), key)
+
+    def _reconcile(self, document: Document, key: Key) -> Result:
+        standing = self._standing
+        # The observer's members are its own to write.
+        previous = figures.others(document["status"]) if document.get("status") else None
+        actuators, runtime = self._world.actuators(key, self._locks)
+        status = reconcile(
+            document,
+            platform=self._world.platform,
+            actuators=actuators,
+            previous=previous,
+            now=self._now(),
+            scaled=lambda running: self._scaling.replicas(key, running),
+            standing=(lambda: standing.error(key)) if standing else None,
+        )
+        scaling = self._scaling.status(key, (previous or {}).get("scaling") or {})
+        # Whoever scales by it reads it while a server is away too.
+        scale = {name: known for name, known in (previous or {}).items() if name in ("replicas", "selector")}
+        if runtime.scale:
+            scale = {"replicas": runtime.scale.replicas, "selector": runtime.scale.selector}
+        status = {**status, "scaling": scaling, **scale}
+        status = {name: value for name, value in status.items() if name != "scaling" or value}
+        if status != previous:
+            self._write(document, status)
+            self._recorder.changes(document, previous, status)
+        self._recorder.repaired(document, _repairs(runtime, previous, status), at=self._now().isoformat())
+        self._measures.state_of(key, status)
+        self._scaling.watch(key, paused=is_paused(document))
+        if standing:
+            standing.watch(key, document, status)
+        if status.get("schema") and status.get("topics"):
+            self._observer.watch(key, status["schema"], status["topics"][0]["name"])
+        return verdict(status)
+
+    def interrupt(self, key: Key, error: TidemillError) -> None:
+        """Events of a pipeline stand still: told at once, not when a pass that waits for a server has ended."""
+        try:
+            document = self._world.api.get(PIPELINE, key.namespace, key.name)
+            if document is None or document["metadata"]["uid"] != key.uid or not document.get("status"):
+                return
+            previous = figures.others(document["status"])
+            status = interrupted(previous, error, self._now())
+            if status != previous:
+                self._write(document, status)
+                self._recorder.changes(document, previous, status)
+                self._measures.state_of(key, status)
+        except TidemillError as failure:
+            log.info("%s: the next pass tells it: %s", key, failure)
+
+    def _write(self, document: Document, status: Document) -> None:
+        """One apply of the whole status, of the resource as it was looked at: nobody has told a newer one."""
+        metadata = {name: document["metadata"][name] for name in ("name", "namespace", "uid", "resourceVersion")}
+        body = {"apiVersion": document["apiVersion"], "kind": document["kind"], "metadata": metadata, "status": status}
+        try:
+            self._world.api.apply(body, subresource="status")
+        except Conflict:
+            now = self._world.api.get(PIPELINE, metadata["namespace"], metadata["name"], sure=True)
+            if now is None or _essence(now) != _essence(document):
+                raise
+            # Only figures were written meanwhile.
+            metadata["resourceVersion"] = now["metadata"]["resourceVersion"]
+            self._world.api.apply(body, subresource="status")
+        except NotFound:
+            log.info("%s/%s went while it was looked at", metadata["namespace"], metadata["name"])
+
+    def _forget(self, key: Key) -> None:
+        """A resource that is gone: its part of what it shared goes too, its own objects by their owner reference."""
+        _, runtime = self._world.actuators(key, self._locks)
+        try:
+            runtime.remove(key.namespace, key.name)
+        except TidemillError as error:
+            if error.reason != Reason.WAITING or isinstance(error, Conflict):
+                raise
+        self._observer.forget(key)
+        self._measures.forget(key)
+        self._scaling.forget(key)
+        if self._standing:
+            self._standing.forget(key)
+
+
+def _repairs(runtime: KubernetesRuntime, previous: Document | None, status: Document) -> list[str]:
+    """What was put back; what had to be made although all was there, and nobody has asked for anything new, as well."""
+    before = {condition["type"]: condition for condition in (previous or {}).get("conditions", ())}
+    settled = before.get(PROGRESSING, {}).get("reason") == Reason.APPLIED
+    same = (previous or {}).get("observedGeneration") == status["observedGeneration"]
+    anew = [f"made {what} again, which was gone" for what in runtime.made] if settled and same else []
+    return [*runtime.repairs, *anew]
+
+
+def _essence(document: Document) -> tuple[Any, ...]:
+    """What of a resource a pass looks at, or writes."""
+    metadata = document["metadata"]
+    looked_at = (metadata.get(member) for member in ("uid", "generation", "annotations", "deletionTimestamp"))
+    return (*looked_at, figures.others(document.get("status") or {}))
+
+
+def verdict(status: Mapping[str, Any]) -> Result:
+    """How a pass ended, as its conditions tell."""
+    conditions = {condition["type"]: condition for condition in status.get("conditions", ())}
+    if "ReconciliationPaused" in conditions:
+        return Result.SETTLED
+    bad = [c for c in conditions.values() if c["status"] == "False" and c["type"] not in ("Ready", PROGRESSING)]
+    if "Reconciling" not in conditions:
+        replaying = status.get("replay", {}).get("phase") == REPLAYING
+        return Result.WAITING if replaying else Result.SETTLED
+    waited_for = [*bad, conditions["Reconciling"]]
+    return Result.WAITING if all(condition["reason"] in _ON_ITS_WAY for condition in waited_for) else Result.FAILED

@@ -1,0 +1,100 @@
+"""What the leader does beside passes, every half a minute: proves that watching works, and finds what events missed."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from tidemill_operator.actuators.kubernetes.api import CONFIG_MAP, PIPELINE, Api, Document
+from tidemill_operator.errors import TidemillError
+from tidemill_operator.plan.render import marks
+from tidemill_operator.cluster.queue import Key, WorkQueue
+from tidemill_operator.cluster.watchdog import Watchdog
+
+log = logging.getLogger(__name__)
+INTERVAL_SECONDS = 30.0
+CANARY = "tidemill-watchdog"
+
+
+class Duties:
+    """Repeats itself in a thread until it is stopped.
+
+    Args:
+        api: the cluster.
+        queue: gets resources that nobody has told of.
+        watchdog: is told what there is.
+        namespaces: those watched; empty: all.
+        home: the operator's own namespace.
+        more: further things to do each time.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        queue: WorkQueue,
+        watchdog: Watchdog,
+        *,
+        namespaces: Sequence[str],
+        home: str,
+        more: Sequence[Callable[[], None]] = (),
+        interval_seconds: float = INTERVAL_SECONDS,
+    ) -> None:
+        self._api, self._queue, self._watchdog, self._more = api, queue, watchdog, more
+        self._namespaces = tuple(namespaces)
+        # Only what is in a watched namespace comes back.
+        self._canary_namespace = home if not namespaces or home in namespaces else namespaces[0]
+        self._interval = interval_seconds
+        self._known: set[Key] = set()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="duties", daemon=True)
+
+    def start(self) -> None:
+        """Do them from now on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Do them no more."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(20.0)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            for duty in (self.touch, self.list, *self._more):
+                try:
+                    duty()
+                except TidemillError as error:
+                    log.warning("%s", error)
+                except Exception:
+                    log.exception("a duty failed")
+            self._stopping.wait(self._interval)
+
+    def touch(self) -> None:
+        """Write the canary; the event about it has to come."""
+        moment = dt.datetime.now(dt.UTC).isoformat()
+        written = self._api.apply({
+            "apiVersion": "v1",
+            "kind": CONFIG_MAP.kind,
+            "metadata": {
+                "name": CANARY,
+                "namespace": self._canary_namespace,
+                "labels": {**marks.OURS, marks.COMPONENT: "watchdog"},
+                "annotations": {"tidemill.dev/touched-at": moment},
+            },
+        })  # fmt: skip
+        metadata = written["metadata"]
+        self._watchdog.exists("canary", {metadata["uid"]: metadata["resourceVersion"]})
+
+    def list(self) -> None:
+        """Read all resources: their versions have to be seen, and new ones are looked at whether they are or not."""
+        found: list[Document] = []
+        for namespace in self._namespaces or (None,):
+            found += self._api.list(PIPELINE, namespace, metadata_only=True)
+        metadata = [item["metadata"] for item in found]
+        self._watchdog.exists("pipelines", {item["uid"]: item["resourceVersion"] for item in metadata})
+        keys = {Key.of(item) for item in metadata}
+        for key in keys ^ self._known:  # new ones, and those that went
+            self._queue.add(key)
+        self._known = keys

@@ -1,0 +1,150 @@
+"""Core v1 Events for people: a condition has changed, with a reason from the closed set."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from tidemill_operator.actuators.kubernetes.api import Api, Conflict, Terminating
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.status import CONDITIONS, PROGRESSING, new_versions
+
+log = logging.getLogger(__name__)
+_COMPONENT = "tidemill-operator"
+_MAX_MESSAGE = 1024
+# On the way, and no reason to worry.
+_CALM = frozenset({Reason.APPLIED, Reason.WAITING, Reason.BLOCKED, Reason.SUSPENDED, Reason.NOT_NEEDED, "Paused"})
+# Of these one speaks for all that say the same: the first that has changed.
+_ONE_OF = ("Ready", "Stalled", PROGRESSING, *CONDITIONS.values())
+_ABNORMAL = frozenset({
+    "Stalled",
+    "Suspended",
+    "ReconciliationPaused",
+    "EventsLost",
+    "QuotaUsedUp",
+    "WindowsFailing",
+    "FiguresUnavailable",
+})  # fmt: skip
+
+Document = Mapping[str, Any]
+
+
+class Recorder:
+    """Writes Events beside the resources that they are about. An event that cannot be written is only logged.
+
+    Args:
+        api: the cluster.
+        instance: the replica that reports.
+    """
+
+    def __init__(self, api: Api, instance: str) -> None:
+        self._api, self._instance = api, instance
+
+    def changes(self, document: Document, previous: Document | None, status: Document) -> None:
+        """Tell what a new status says that the one before it did not."""
+        for condition in changed(previous, status):
+            reason = condition["reason"]
+            kind = "Normal" if reason in _CALM else "Warning"
+            text = f"{condition['type']} is {condition['status']}"
+            message = f"{text}: {condition['message']}" if condition.get("message") else text
+            _log_of(document, message)
+            self.tell(document, kind, reason, message, at=condition.get("lastTransitionTime", ""))
+        for text in new_versions(previous, status, document["metadata"]["name"]):
+            _log_of(document, text)
+            self.tell(document, "Normal", "NewVersion", text)
+
+    def repaired(self, document: Document, repairs: Iterable[str], *, at: str) -> None:
+        """Tell what somebody else had changed and is put back.
+
+        Args:
+            document: the resource whose it is.
+            repairs: in words.
+            at: when: each repair is told once, and told again when it is needed again.
+        """
+        for text in repairs:
+            _log_of(document, text)
+            self.tell(document, "Normal", "Repaired", text, at=at)
+
+    def tell(self, document: Document, kind: str, reason: str, message: str, *, at: str = "") -> None:
+        """Write an Event.
+
+        Args:
+            document: the resource that it is about.
+            kind: Normal or Warning.
+            reason: one CamelCase word.
+            message: for people.
+            at: what tells it from an equal one that was written before; written once for each.
+        """
+        metadata = document["metadata"]
+        now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        mark = hashlib.sha256("\0".join((metadata["uid"], reason, message, at)).encode()).hexdigest()[:16]
+        try:
+            self._api.create({
+                "apiVersion": "v1",
+                "kind": "Event",
+                "metadata": {"name": f"{metadata['name']}.{mark}", "namespace": metadata["namespace"]},
+                "involvedObject": {
+                    "apiVersion": document["apiVersion"],
+                    "kind": document["kind"],
+                    "name": metadata["name"],
+                    "namespace": metadata["namespace"],
+                    "uid": metadata["uid"],
+                },
+                "type": kind,
+                "reason": reason,
+                "message": message[:_MAX_MESSAGE],
+                "source": {"component": _COMPONENT},
+                "reportingComponent": _COMPONENT,
+                "reportingInstance": self._instance,
+                "firstTimestamp": now,
+                "lastTimestamp": now,
+                "count": 1,
+            })  # fmt: skip
+        except (Conflict, Terminating):
+            pass  # told before, or nobody is left to be told
+        except TidemillError as error:
+            log.warning("event of %s/%s: %s", metadata["namespace"], metadata["name"], error)
+
+
+def _log_of(document: Document, text: str) -> None:
+    log.info("%s/%s: %s", document["metadata"]["namespace"], document["metadata"]["name"], text)
+
+
+def changed(previous: Document | None, status: Document) -> Iterator[dict[str, Any]]:
+    """What is news: a transition is told once, although several conditions show it."""
+    found = list(_changed(previous, status))
+    speaks = min((_ONE_OF.index(one["type"]) for one in found if one["type"] in _ONE_OF), default=None)
+    for condition in found:
+        if condition["type"] not in _ONE_OF or _ONE_OF.index(condition["type"]) == speaks:
+            yield condition
+
+
+def _changed(previous: Document | None, status: Document) -> Iterator[dict[str, Any]]:
+    """Conditions that have another status than before; those that are gone are told as False."""
+    before = {condition["type"]: condition for condition in (previous or {}).get("conditions", ())}
+    now = {condition["type"]: condition for condition in status.get("conditions", ())}
+    for kind, condition in now.items():
+        if kind == "Reconciling":
+            continue  # as Progressing
+        known = before.get(kind)
+        # Of a first status only what is out of the ordinary is news.
+        if known is None and condition["status"] != "True" and condition["reason"] in _CALM:
+            continue
+        if known is None or known["status"] != condition["status"] or _graver(known, condition):
+            yield condition
+    for kind in sorted((before.keys() - now.keys()) & _ABNORMAL):
+        yield {"type": kind, "status": "False", "reason": Reason.APPLIED, "lastTransitionTime": _latest(status)}
+
+
+def _graver(known: Document, condition: Document) -> bool:
+    """Whether a part that is not ready has got a graver reason, or more was lost."""
+    if condition["type"] == "EventsLost":
+        return bool(condition["message"] != known["message"])
+    return condition["status"] == "False" and known["reason"] in _CALM and condition["reason"] not in _CALM
+
+
+def _latest(status: Document) -> str:
+    return max((str(condition.get("lastTransitionTime", "")) for condition in status.get("conditions", ())), default="")

@@ -1,0 +1,128 @@
+"""What kopf is for: watching. Every event only puts the pipeline that it concerns into the queue.
+
+kopf's own handling of changes is not used: its handlers overlap for one object, and its retries, timers and annotations
+are not ours. So it writes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import kopf
+from kubernetes import client
+
+from tidemill_contract.resource.spec import KIND
+from tidemill_operator.actuators.kubernetes.api import PIPELINE, Kind
+from tidemill_operator.actuators.kubernetes.children import LISTED
+from tidemill_operator.actuators.kubernetes.mirror import Mirror
+from tidemill_operator.resource.crd import GROUP, PLURAL, VERSION
+from tidemill_operator.plan.render import marks
+from tidemill_operator.cluster.queue import Key, WorkQueue
+from tidemill_operator.cluster.watchdog import Watchdog
+
+# An apply of ours, and what controllers make of it, come as several events.
+_SETTLE_SECONDS = 0.3
+_REQUEST_SECONDS = 30.0
+_CONNECT_SECONDS = 10.0
+
+Body = Mapping[str, Any]
+
+
+def settings() -> kopf.OperatorSettings:
+    """Kopf's settings: it only watches, keeps nothing in objects and posts nothing."""
+    found = kopf.OperatorSettings()
+    found.posting.enabled = False
+    found.peering.standalone = True
+    # Neither CRDs nor namespaces are watched, so that no right to them is needed.
+    found.scanning.disabled = True
+    found.networking.request_timeout = _REQUEST_SECONDS
+    found.networking.connect_timeout = _CONNECT_SECONDS
+    found.watching.connect_timeout = _CONNECT_SECONDS
+    for kind in LISTED:
+        found.watching.label_selectors[_place(kind)] = f"{marks.MANAGED_BY}={marks.MANAGER}"
+    return found
+
+
+def registry(
+    queue: WorkQueue, watchdog: Watchdog, mirror: Mirror, configuration: client.Configuration
+) -> kopf.OperatorRegistry:
+    """The handlers.
+
+    Args:
+        queue: gets the keys.
+        watchdog: is told of every event.
+        mirror: gets every object, before the pass that it asks for.
+        configuration: how the cluster is reached.
+    """
+    found = kopf.OperatorRegistry()
+    known: dict[str, str] = {}
+
+    @kopf.on.login(registry=found)
+    def login(**_: Any) -> kopf.ConnectionInfo:
+        return connection(configuration)
+
+    @kopf.on.event(GROUP, VERSION, PLURAL, registry=found)
+    async def resource(type: str | None, event: kopf.RawEvent, body: Body, **_: Any) -> None:
+        metadata = body["metadata"]
+        mirror.saw(PIPELINE, event["object"], gone=type == "DELETED")
+        watchdog.saw(metadata["uid"], metadata["resourceVersion"], gone=type == "DELETED")
+        mark = "" if type == "DELETED" else fingerprint(body)
+        if known.get(metadata["uid"]) == mark:
+            return  # our own status
+        if type == "DELETED":
+            known.pop(metadata["uid"], None)
+        else:
+            known[metadata["uid"]] = mark
+        queue.add(Key.of(metadata), fresh=True)
+
+    def watch(kind: Kind) -> None:
+        @kopf.on.event(*_place(kind), registry=found, id=f"child-{kind.plural}")
+        async def child(type: str | None, event: kopf.RawEvent, body: Body, **_: Any) -> None:
+            watchdog.saw(body["metadata"]["uid"], body["metadata"]["resourceVersion"])
+            mirror.saw(kind, event["object"], gone=type == "DELETED")
+            if body["metadata"].get("labels", {}).get(marks.COMPONENT) == marks.SCALING:
+                return  # a memory: no pass depends on it
+            for key in owners(body):
+                queue.add(key, delay=_SETTLE_SECONDS)
+
+    for kind in LISTED:
+        watch(kind)
+    return found
+
+
+def _place(kind: Kind) -> tuple[str, str, str]:
+    """Group, version and plural."""
+    group, _, version = kind.api_version.rpartition("/")
+    return group, version, kind.plural
+
+
+def fingerprint(body: Body) -> str:
+    """What of a resource a pass depends on: not its status, which passes write themselves."""
+    metadata = body["metadata"]
+    members = ("generation", "annotations", "finalizers", "deletionTimestamp")
+    return json.dumps([metadata.get(member) for member in members], sort_keys=True, default=dict)
+
+
+def owners(body: Body) -> Iterator[Key]:
+    """The pipelines that an object belongs to."""
+    metadata = body["metadata"]
+    for reference in metadata.get("ownerReferences", ()):
+        if reference.get("kind") == KIND and str(reference.get("apiVersion", "")).startswith(f"{GROUP}/"):
+            yield Key(metadata["namespace"], reference["name"], reference["uid"])
+
+
+def connection(configuration: client.Configuration) -> kopf.ConnectionInfo:
+    """How kopf reaches the cluster: as everything else here does."""
+    header = configuration.get_api_key_with_prefix("BearerToken") or ""
+    scheme, _, token = header.partition(" ")
+    return kopf.ConnectionInfo(
+        server=configuration.host,
+        ca_path=configuration.ssl_ca_cert,
+        insecure=not configuration.verify_ssl,
+        scheme=scheme or None,
+        token=token or None,
+        certificate_path=configuration.cert_file,
+        private_key_path=configuration.key_file,
+    )

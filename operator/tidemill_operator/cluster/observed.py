@@ -1,0 +1,97 @@
+"""Figures in the status of a cluster's resources: members of their own, beside those that passes write.
+
+So they go on while passes wait for a server, or are paused. Written when they say something else, not at every look.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tidemill_operator.observer import figures
+from tidemill_operator.actuators.kubernetes.api import PIPELINE, Api, Conflict, NotFound
+from tidemill_operator.errors import TidemillError
+from tidemill_operator.cluster.events import Recorder
+from tidemill_operator.observer.figures import Seen
+from tidemill_operator.cluster.queue import Key
+
+log = logging.getLogger(__name__)
+OBSERVER = "tidemill-observer"
+"""Field manager of these members."""
+
+
+class ObservedStatus:
+    """Writes what an observer sees. For one thread.
+
+    Args:
+        api: the cluster.
+        recorder: tells when figures are not known, and when they are again.
+        clock: seconds that only grow.
+    """
+
+    def __init__(self, api: Api, recorder: Recorder, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._api, self._recorder, self._clock = api, recorder, clock
+        self._written: dict[Key, float] = {}
+        self._shown: set[Key] = set()
+
+    def show(self, key: Key, seen: Seen) -> None:
+        """Write it, if it is news.
+
+        Raises:
+            TidemillError: the cluster's API does not answer.
+        """
+        document = self._api.get(PIPELINE, key.namespace, key.name)
+        if document is None or document["metadata"]["uid"] != key.uid or document["metadata"].get("deletionTimestamp"):
+            self._written.pop(key, None)
+            self._shown.discard(key)
+            return
+        self._shown.add(key)
+        shown = figures.shown_by(document.get("status") or {})
+        found = figures.told(seen, shown, int(document["metadata"].get("generation", 1)))
+        since = self._clock() - self._written.get(key, -1e9)
+        if not figures.is_news(shown, found, since):
+            return
+        self._write(document, found)
+        self._written[key] = self._clock()
+        if figures.changed(shown, found):
+            self._tell(document, shown, found)
+
+    def blank(self, *, seconds: float = 5.0) -> None:
+        """Take figures out that nobody looks after from now on, as far as that can be done in the time."""
+        deadline = self._clock() + seconds
+        try:
+            for key in sorted(self._shown, key=str):
+                document = self._api.get(PIPELINE, key.namespace, key.name)
+                if self._clock() > deadline:
+                    break
+                if (
+                    document
+                    and document["metadata"]["uid"] == key.uid
+                    and figures.shown_by(document.get("status") or {})
+                ):
+                    self._write(document, {})
+        except TidemillError as error:
+            log.warning("figures stay in statuses that nobody looks after: %s", error)
+
+    def _write(self, document: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+        metadata = {name: document["metadata"][name] for name in ("name", "namespace", "uid")}
+        body = {"apiVersion": PIPELINE.api_version, "kind": PIPELINE.kind, "metadata": metadata, "status": dict(found)}
+        try:
+            self._api.apply(body, subresource="status", manager=OBSERVER)
+        except (Conflict, NotFound):
+            log.info("%s/%s went while it was looked at", metadata["namespace"], metadata["name"])
+
+    def _tell(self, document: Mapping[str, Any], shown: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+        (condition,) = found.get("conditions") or shown["conditions"]
+        away = "conditions" in found
+        text = "LAG and FRESHNESS are " + (f"not known: {condition['message']}" if away else "known again")
+        log.log(logging.WARNING if away else logging.INFO, "%s: %s", document["metadata"]["name"], text)
+        self._recorder.tell(
+            document,
+            "Warning" if away else "Normal",
+            figures.UNAVAILABLE if away else "FiguresAvailable",
+            text,
+            at=f"{condition['lastTransitionTime']} {away}",
+        )

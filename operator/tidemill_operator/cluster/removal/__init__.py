@@ -1,0 +1,1 @@
+"""What happens when a pipeline or the operator is removed."""

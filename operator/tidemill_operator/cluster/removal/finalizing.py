@@ -1,0 +1,88 @@
+"""Our finalizer: there only while topics and schema are to be deleted with the resource, and taken off once they are.
+
+Kubernetes' own objects go by their owner references.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from tidemill_operator.actuators.kubernetes.runtime import NamespaceLocks
+from tidemill_operator.actuators.kubernetes.api import PIPELINE
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.cluster.events import Recorder
+from tidemill_operator.cluster.queue import Key, Result
+from tidemill_operator.reconcile import PAUSE, release
+from tidemill_operator.cluster.world import World
+
+log = logging.getLogger(__name__)
+FINALIZER = "tidemill.dev/reclaim"
+
+Document = dict[str, Any]
+
+
+class Finalizing:
+    """Sets our finalizer, and does what it stands for; safe to call from several threads.
+
+    Args:
+        world: what there is.
+        recorder: writes Events.
+        locks: those of whoever else works in the same namespaces.
+    """
+
+    def __init__(self, world: World, recorder: Recorder, locks: NamespaceLocks) -> None:
+        self._world, self._recorder, self._locks = world, recorder, locks
+
+    def prepared(self, document: Document) -> Document:
+        """The resource, with our finalizer if and only if its data are to be deleted with it.
+
+        Raises:
+            Conflict: somebody else has written it meanwhile.
+            TidemillError: the API refuses or does not answer.
+        """
+        if is_paused(document):
+            return document
+        wanted = document.get("spec", {}).get("reclaimPolicy") == "Delete"
+        return document if wanted == held(document) else self._finalize(document, wanted)
+
+    def let_go(self, document: Document) -> Result:
+        """A resource that is being deleted: its topics and schema go first, if they are to go.
+
+        Raises:
+            Conflict, TidemillError: as above.
+        """
+        key = Key.of(document["metadata"])
+        if not held(document):
+            return Result.WAITING  # somebody else's finalizer holds it
+        if is_paused(document):
+            text = f"it is paused; take the annotation {PAUSE} away to have its topics and schema deleted"
+            self._recorder.tell(document, "Warning", "Paused", text)
+            return Result.WAITING
+        actuators, _ = self._world.actuators(key, self._locks)
+        try:
+            release(document, platform=self._world.platform, actuators=actuators)
+        except TidemillError as error:
+            if error.reason != Reason.WAITING:
+                self._recorder.tell(document, "Warning", error.reason, f"its data cannot be deleted yet: {error}")
+            log.info("%s: not released yet: %s", key, error)
+            return Result.WAITING if error.reason == Reason.WAITING else Result.FAILED
+        self._finalize(document, wanted=False)
+        return Result.WAITING
+
+    def _finalize(self, document: Document, wanted: bool) -> Document:
+        metadata = document["metadata"]
+        others = [name for name in metadata.get("finalizers", ()) if name != FINALIZER]
+        finalizers = [*others, FINALIZER] if wanted else others
+        patch = {"metadata": {"resourceVersion": metadata["resourceVersion"], "finalizers": finalizers}}
+        return self._world.api.merge(PIPELINE, metadata["namespace"], metadata["name"], patch)
+
+
+def held(document: Document) -> bool:
+    """Whether our finalizer is on the resource."""
+    return FINALIZER in document["metadata"].get("finalizers", ())
+
+
+def is_paused(document: Document) -> bool:
+    """Whether the resource is to be left as it is."""
+    return bool((document["metadata"].get("annotations") or {}).get(PAUSE) == "true")

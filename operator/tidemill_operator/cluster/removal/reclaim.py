@@ -1,0 +1,117 @@
+"""While no operator runs: topics and schemas of pipelines that are being deleted go, so that nothing stays Terminating.
+
+The chart's CronJob starts it. Where an operator holds the Lease, or nothing waits to be deleted, it ends at once.
+It leads while it works, so no operator begins beside it; it reconciles nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+
+from tidemill_operator.actuators.kubernetes.runtime import NamespaceLocks
+from tidemill_operator.actuators.kubernetes.api import PIPELINE, Api, Conflict, Document
+from tidemill_operator.cluster_settings import ClusterSettings
+from tidemill_operator.errors import TidemillError
+from tidemill_operator.cluster.events import Recorder
+from tidemill_operator.cluster.removal.finalizing import Finalizing, held, is_paused
+from tidemill_operator.cluster.leader import Elector
+from tidemill_operator.cluster.queue import Key
+from tidemill_operator.settings import Platform
+from tidemill_operator.cluster.world import World
+
+log = logging.getLogger("tidemill_operator.cluster.removal.reclaim")
+# Longer than a Lease whose holder is gone; one who is there renews it every other second.
+_ELECTION_SECONDS = 25.0
+_WORK_SECONDS = 240.0
+_PAUSE_SECONDS = 2.0
+
+
+def waiting(api: Api, namespaces: tuple[str, ...]) -> list[Document]:
+    """Pipelines that are being deleted and bear our finalizer; those that somebody has paused are waited for.
+
+    Args:
+        api: the cluster.
+        namespaces: where to look; empty: everywhere.
+
+    Raises:
+        TidemillError: the API refuses or does not answer.
+    """
+    found = [item for namespace in namespaces or (None,) for item in api.list(PIPELINE, namespace)]
+    leaving = [item for item in found if item["metadata"].get("deletionTimestamp") and held(item)]
+    return [item for item in leaving if not is_paused(item)]
+
+
+def reclaim(
+    find: Callable[[], list[Document]], let_go: Callable[[Document], object], *, seconds: float = _WORK_SECONDS
+) -> list[str]:
+    """Let go whatever waits, again and again until nothing does or the time is over.
+
+    Args:
+        find: what waits, as it is now.
+        let_go: does what can be done for one of them now.
+        seconds: how long at the most.
+
+    Returns:
+        Those still waiting, as `namespace/name`.
+
+    Raises:
+        TidemillError: what waits cannot be found.
+    """
+    deadline = time.monotonic() + seconds
+    while left := find():
+        for document in left:
+            key = Key.of(document["metadata"])
+            try:
+                let_go(document)
+            except Conflict as error:
+                log.info("%s: %s; again", key, error)
+            except TidemillError as error:
+                log.warning("%s: %s", key, error)
+        if time.monotonic() > deadline:
+            break
+        time.sleep(_PAUSE_SECONDS)
+    return [str(Key.of(item["metadata"])) for item in left]
+
+
+def main(environ: Mapping[str, str] = os.environ) -> int:
+    """Entry point.
+
+    Returns:
+        The exit code: 1 if something still waits that no operator looks after.
+    """
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        platform = Platform.from_env({**environ, "TIDEMILL_RUNTIME": "kubernetes"})
+        settings = ClusterSettings.from_env(platform, environ)
+        return _stand_in(platform, settings)
+    except (TidemillError, ValueError, OSError) as error:
+        log.error("%s", error)
+        return 1
+
+
+def _stand_in(platform: Platform, settings: ClusterSettings) -> int:
+    api = Api()
+    if not waiting(api, settings.namespaces):
+        return 0
+    elector = Elector.of(settings)
+    elector.start()
+    try:
+        if not elector.wait(_ELECTION_SECONDS):
+            log.info("an operator is at work")
+            return 0
+        world = World.of(platform, settings, api=api, elector=elector)
+        finalizing = Finalizing(world, Recorder(api, settings.pod_name), NamespaceLocks())
+        left = reclaim(lambda: waiting(api, settings.namespaces), finalizing.let_go)
+    finally:
+        elector.stop()
+    if left:
+        log.error("still waiting: %s", ", ".join(left))
+    return 1 if left else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""Before the operator is removed: it ends, its finalizers leave the pipelines, its webhook and its own objects go.
+
+A finalizer that nobody serves any more would keep pipelines, and their namespaces, from ever being deleted. Topics,
+schemas and workloads stay: whoever wants them gone deletes the pipelines first. Knows nothing of reconciling.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tidemill_operator.actuators.kubernetes.api import (
+    CONFIG_MAP,
+    DEPLOYMENT,
+    LEASE,
+    PIPELINE,
+    POD,
+    SECRET,
+    WEBHOOKS,
+    Api,
+    Conflict,
+    NotFound,
+)
+from tidemill_operator.cluster.duties import CANARY
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.settings import listed
+
+log = logging.getLogger("tidemill_operator.cluster.removal.uninstall")
+
+FINALIZERS = "tidemill.dev/"
+_END_SECONDS = 90.0
+_PAUSE_SECONDS = 1.0
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class Installation:
+    """What is to be removed.
+
+    Attributes:
+        namespace: of the operator.
+        deployment: its name.
+        webhook: name of the webhook's configurations; empty: there are none.
+        namespaces: those whose pipelines it served; empty: all.
+        lease, secret: that it made for itself in its namespace; empty: none.
+    """
+
+    namespace: str
+    deployment: str
+    webhook: str = ""
+    namespaces: tuple[str, ...] = ()
+    lease: str = ""
+    secret: str = ""
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Installation:
+        """Read TIDEMILL_OPERATOR_NAMESPACE, TIDEMILL_OPERATOR_DEPLOYMENT, …_WEBHOOK_CONFIGURATION, …_WATCH_NAMESPACES.
+
+        Raises:
+            ValueError: one of the first two is missing.
+        """
+        needed = {name: environ.get(f"TIDEMILL_OPERATOR_{name}", "") for name in ("NAMESPACE", "DEPLOYMENT")}
+        for name, value in needed.items():
+            if not value:
+                raise ValueError(f"TIDEMILL_OPERATOR_{name}: is not set, and tells what is to be removed")
+        return cls(
+            namespace=needed["NAMESPACE"],
+            deployment=needed["DEPLOYMENT"],
+            webhook=environ.get("TIDEMILL_WEBHOOK_CONFIGURATION", ""),
+            namespaces=listed(environ, "TIDEMILL_WATCH_NAMESPACES"),
+            lease=environ.get("TIDEMILL_LEASE_NAME", ""),
+            secret=environ.get("TIDEMILL_WEBHOOK_SECRET", ""),
+        )
+
+
+def uninstall(api: Api, installation: Installation, *, end_seconds: float = _END_SECONDS) -> list[str]:
+    """Do it, in an order that may be cut short and begun again.
+
+    Args:
+        api: the cluster.
+        installation: what is to be removed.
+        end_seconds: how long the operator's pods may take to end.
+
+    Returns:
+        The pipelines that lost a finalizer, as `namespace/name`.
+
+    Raises:
+        TidemillError: the API refuses or does not answer, or pods do not end.
+    """
+    stop_operator(api, installation, seconds=end_seconds)
+    freed = [found for namespace in installation.namespaces or (None,) for found in free_pipelines(api, namespace)]
+    for kind in WEBHOOKS if installation.webhook else ():
+        if api.delete(kind, None, installation.webhook):
+            log.info("%s %s is removed", kind.kind, installation.webhook)
+    remove_own(api, installation)
+    return freed
+
+
+def remove_own(api: Api, installation: Installation) -> None:
+    """Remove what the operator made for itself: the chart does not know it.
+
+    Raises:
+        TidemillError: the API refuses or does not answer.
+    """
+    home, watched = installation.namespace, installation.namespaces
+    canaries = watched[0] if watched and home not in watched else home
+    own = [(LEASE, home, installation.lease), (SECRET, home, installation.secret), (CONFIG_MAP, canaries, CANARY)]
+    for kind, namespace, name in own:
+        if name and api.delete(kind, namespace, name):
+            log.info("%s %s/%s is removed", kind.kind, namespace, name)
+
+
+def stop_operator(api: Api, installation: Installation, *, seconds: float) -> None:
+    """Scale it to zero and wait until no pod is left: a running one would set its finalizers again.
+
+    Raises:
+        TidemillError: pods are there after so many seconds.
+    """
+    try:
+        deployment = api.merge(DEPLOYMENT, installation.namespace, installation.deployment, {"spec": {"replicas": 0}})
+    except NotFound:
+        return
+    labels = deployment["spec"]["selector"]["matchLabels"]
+    selector = ",".join(f"{name}={value}" for name, value in sorted(labels.items()))
+    deadline = time.monotonic() + seconds
+    while pods := api.list(POD, installation.namespace, selector=selector, metadata_only=True):
+        if time.monotonic() > deadline:
+            names = ", ".join(pod["metadata"]["name"] for pod in pods)
+            raise TidemillError(
+                Reason.WAITING, f"operator pods have not ended within {seconds:g} s: {names}", "delete them, try again"
+            )
+        time.sleep(_PAUSE_SECONDS)
+    log.info("operator %s/%s has ended", installation.namespace, installation.deployment)
+
+
+def free_pipelines(api: Api, namespace: str | None) -> list[str]:
+    """Take our finalizers off the pipelines of a namespace, or of all; those of others stay.
+
+    Raises:
+        TidemillError: the API refuses or does not answer.
+    """
+    try:
+        pipelines = api.list(PIPELINE, namespace, metadata_only=True)
+    except NotFound:
+        return []  # the definition has gone, and all pipelines with it
+    freed = []
+    for pipeline in pipelines:
+        metadata = pipeline["metadata"]
+        if any(name.startswith(FINALIZERS) for name in metadata.get("finalizers", ())):
+            _free(api, metadata["namespace"], metadata["name"])
+            freed.append(f"{metadata['namespace']}/{metadata['name']}")
+            kept = "; its topics and schema are kept" if metadata.get("deletionTimestamp") else ""
+            log.info("pipeline %s is free of our finalizer%s", freed[-1], kept)
+    return freed
+
+
+def _free(api: Api, namespace: str, name: str) -> None:
+    """Somebody else may write at the same time: look again then."""
+    for attempt in range(_ATTEMPTS):
+        live = api.get(PIPELINE, namespace, name)
+        if live is None:
+            return
+        others = [found for found in live["metadata"].get("finalizers", ()) if not found.startswith(FINALIZERS)]
+        version = live["metadata"]["resourceVersion"]
+        try:
+            api.merge(
+                PIPELINE, namespace, name, {"metadata": {"finalizers": others or None, "resourceVersion": version}}
+            )
+        except NotFound:
+            return
+        except Conflict:
+            if attempt == _ATTEMPTS - 1:
+                raise
+        else:
+            return
+
+
+def main() -> int:
+    """Entry point; the exit code."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        freed = uninstall(Api(), Installation.from_env())
+    except (TidemillError, ValueError) as error:
+        log.error("%s", error)
+        return 1
+    log.info("done: %d pipelines freed; the CRD, topics and schemas are kept", len(freed))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""The operator's process: status and webhook on every replica, passes on the one that leads."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import kopf
+
+from tidemill_contract.resource.rules import Limits
+from tidemill_chassis.status_server import StatusServer
+from tidemill_operator.cluster import handlers
+from tidemill_operator.actuators.kafka.log import KafkaLog
+from tidemill_operator.actuators.kubernetes.api import PIPELINE, NotFound
+from tidemill_operator.actuators.kubernetes.children import LISTED
+from tidemill_operator.actuators.kubernetes.mirror import Mirror, MirroredApi
+from tidemill_operator.cluster.admission.certificates import CertificateKeeper
+from tidemill_operator.cluster_settings import ClusterSettings
+from tidemill_operator.cluster.control import Controller
+from tidemill_operator.cluster.duties import Duties
+from tidemill_operator.errors import TidemillError
+from tidemill_operator.cluster.events import Recorder
+from tidemill_operator.cluster.leader import Elector
+from tidemill_operator.cluster.telemetry import LEADER, Measures
+from tidemill_operator.cluster.observed import ObservedStatus
+from tidemill_operator.observer.observer import KAFKA_SECONDS, Observer
+from tidemill_operator.cluster.queue import Delays, Key, WorkQueue
+from tidemill_operator.cluster.scaling import ClusterScaling
+from tidemill_operator.observer.scaling_figures import FiguresReader
+from tidemill_operator.settings import Platform
+from tidemill_operator.observer.progress import Standing
+from tidemill_operator.cluster.watchdog import Watchdog
+from tidemill_operator.cluster.admission.webhook import Webhook
+from tidemill_operator.cluster.world import World
+
+log = logging.getLogger(__name__)
+_WORKERS = 4
+
+
+class Operator:
+    """One replica, from its start to its end.
+
+    Args:
+        platform: addresses and defaults of pipelines.
+        settings: of the operator in its cluster.
+    """
+
+    def __init__(self, platform: Platform, settings: ClusterSettings) -> None:
+        self._platform, self._settings = platform, settings
+        self._mirror = Mirror([PIPELINE, *LISTED])
+        self._api = MirroredApi(self._mirror, everywhere=not settings.namespaces, listed_seconds=settings.drift_seconds)
+        self._watchdog = Watchdog()
+        self._stopping = threading.Event()
+        self._elector = Elector.of(settings)
+        self._recorder, self._measures = Recorder(self._api, settings.pod_name), Measures()
+        self._scaling = ClusterScaling(
+            self._api,
+            FiguresReader(platform.kafka_brokers, platform.postgres, config=settings.kafka),
+            recorder=self._recorder,
+            measures=self._measures,
+            wake=lambda key: self._queue.add(key),
+        )
+        self._observed = ObservedStatus(self._api, self._recorder)
+        self._standing = Standing(self._stands)
+        self._observer = Observer(
+            KafkaLog(platform.kafka_brokers, config=settings.kafka, timeout_seconds=KAFKA_SECONDS),
+            platform.postgres,
+            self._observed.show,
+            progress=self._standing.take,
+        )
+        self._passes = self._controller()
+        self._queue = WorkQueue(self._passes.work, Delays(drift=settings.drift_seconds), workers=_WORKERS)
+        self._webhook = self._make_webhook() if settings.webhook_port else None
+        self._duties = Duties(
+            self._api,
+            self._queue,
+            self._watchdog,
+            namespaces=settings.namespaces,
+            home=settings.operator_namespace,
+            more=[self._webhook.publish] if self._webhook else [],
+        )
+        self._status = StatusServer("0.0.0.0", settings.status_port, self._health, self._ready, self._live)  # noqa: S104
+
+    def run(self) -> int:
+        """Run until SIGTERM.
+
+        Returns:
+            The exit code.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stopping.set())
+        for text in self._settings.warnings():
+            log.warning("%s", text)
+        self._status.start()
+        if self._webhook:
+            self._webhook.start()
+        self._elector.start()
+        try:
+            while not self._stopping.is_set() and not self._elector.wait(0.2):
+                pass
+            if not self._stopping.is_set():
+                LEADER.set(1)
+                self._lead()
+        finally:
+            self._stopping.set()
+            self._duties.stop()
+            self._observer.stop()
+            if self._elector.leading:
+                self._observed.blank()
+            self._scaling.stop()
+            self._queue.stop()
+            self._elector.stop()
+            if self._webhook:
+                self._webhook.stop()
+            self._status.stop()
+        return 0
+
+    def _lead(self) -> None:
+        self._require_resource()
+        self._queue.start()
+        self._scaling.start()
+        self._observer.start()
+        self._duties.start()
+        asyncio.run(self._watch())
+
+    async def _watch(self) -> None:
+        """Watch until SIGTERM, which kopf takes for itself once it runs; one that came before it is told."""
+        namespaces, stopping = self._settings.namespaces, asyncio.Event()
+        where: dict[str, Any] = {"namespaces": list(namespaces)} if namespaces else {"clusterwide": True}
+
+        async def relay() -> None:
+            while not self._stopping.is_set():  # noqa: ASYNC110 - it is set by a signal's handler
+                await asyncio.sleep(0.5)
+            stopping.set()
+
+        relaying = asyncio.create_task(relay())
+        try:
+            await kopf.operator(
+                registry=handlers.registry(self._queue, self._watchdog, self._mirror, self._api.configuration),
+                settings=handlers.settings(),
+                standalone=True,
+                stop_flag=stopping,
+                **where,
+            )
+        finally:
+            relaying.cancel()
+
+    def _require_resource(self) -> None:
+        """Raises TidemillError if the CRD is not there."""
+        namespaces = self._settings.namespaces or (None,)
+        self._api.list(PIPELINE, namespaces[0], metadata_only=True)
+
+    def _controller(self) -> Controller:
+        platform, settings = self._platform, self._settings
+        world = World.of(platform, settings, api=self._api, elector=self._elector)
+        return Controller(
+            world,
+            recorder=self._recorder,
+            observer=self._observer,
+            measures=self._measures,
+            scaling=self._scaling,
+            standing=self._standing,
+        )
+
+    def _stands(self, key: Key, error: TidemillError | None) -> None:
+        """Events of a pipeline stand still now, or move again: that is no time to wait for the next look."""
+        if error is not None:
+            self._passes.interrupt(key, error)
+        self._queue.add(key, fresh=True)
+
+    def _make_webhook(self) -> Webhook:
+        settings = self._settings
+        service, namespace = settings.webhook_service, settings.operator_namespace
+        hosts = [f"{service}.{namespace}.svc", f"{service}.{namespace}.svc.cluster.local", f"{service}.{namespace}"]
+        keeper = CertificateKeeper(self._api, namespace=namespace, name=settings.webhook_secret, hosts=hosts)
+        return Webhook(
+            self._api,
+            keeper,
+            port=settings.webhook_port,
+            configuration=settings.webhook_configuration,
+            limits=Limits(self._platform.topic_prefixes),
+        )
+
+    def _ready(self) -> bool:
+        """Whether requests can be answered; leading is no part of it."""
+        return not self._stopping.is_set() and (self._webhook is None or self._webhook.ready)
+
+    def _live(self) -> bool:
+        return not self._elector.leading or self._watchdog.alive
+
+    def _health(self) -> tuple[int, dict[str, Any]]:
+        healthy = self._live()
+        body = {"status": "healthy" if healthy else "unhealthy", "leader": self._elector.leading}
+        return (200 if healthy else 503), {**body, "pipelines": len(self._queue)}
+
+
+def main(environ: Mapping[str, str] = os.environ) -> int:
+    """Run the operator.
+
+    Returns:
+        The exit code: 0 after SIGTERM, 1 if it cannot run; the log says why.
+    """
+    try:
+        platform = Platform.from_env({**environ, "TIDEMILL_RUNTIME": "kubernetes"})
+        settings = ClusterSettings.from_env(platform, environ)
+    except (ValueError, OSError) as error:
+        print(f"tidemill_operator: {error}", file=sys.stderr)
+        return 1
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.Formatter.converter = time.gmtime
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # a line an event
+    try:
+        return Operator(platform, settings).run()
+    except NotFound as error:
+        log.critical("the resource AnalyticsPipeline is not known here: apply the chart's CRD first (%s)", error)
+    except TidemillError as error:
+        log.critical("%s", error)
+    return 1

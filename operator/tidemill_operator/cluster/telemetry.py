@@ -1,0 +1,134 @@
+"""The operator's own figures for Prometheus: passes, failures, how long each phase takes, states and conditions."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from tidemill_operator.observer.condition_metrics import Conditions
+from tidemill_operator.outcome import Outcome
+from tidemill_operator.cluster.queue import Key, Result
+
+_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_STATES = ("ready", "progressing", "stalled", "suspended", "paused")
+
+RECONCILIATIONS = Counter("tidemill_operator_reconciliations_total", "Passes over a resource.", ["result"])
+_PIPELINE = ("namespace", "pipeline")
+FAILED = Counter(
+    "tidemill_operator_reconciliations_failed_total", "Passes after which something was away or refused.", _PIPELINE
+)
+DURATION = Histogram(
+    "tidemill_operator_reconciliation_duration_seconds", "Duration of passes and of their parts.", ["phase"],
+    buckets=_BUCKETS,
+)  # fmt: skip
+CHANGES = Counter("tidemill_operator_changes_total", "Things written because they were not as wanted.", ["phase"])
+PIPELINES = Gauge("tidemill_operator_pipelines", "Pipelines by state.", ["state"])
+LEADER = Gauge("tidemill_operator_leader", "Whether this replica leads.")
+DESIRED = Gauge("tidemill_operator_scaling_desired_replicas", "Processors that scaling asks for.", _PIPELINE)
+CURRENT = Gauge("tidemill_operator_scaling_current_replicas", "Processors set when scaling last decided.", _PIPELINE)
+DECISIONS = Counter("tidemill_operator_scaling_decisions_total", "Decisions of scaling, one a poll.", ["reason"])
+
+T = TypeVar("T")
+
+
+@dataclass
+class Doing:
+    """A pass under way."""
+
+    result: Result = Result.FAILED
+
+
+class Measures:
+    """Counts what happens; safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._states: dict[Key, str] = {}
+        self._conditions = Conditions()
+        self._lock = threading.Lock()
+        for state in _STATES:
+            PIPELINES.labels(state).set(0)
+
+    @contextmanager
+    def pass_of(self, key: Key) -> Iterator[Doing]:
+        """Time and count one pass."""
+        doing, began = Doing(), time.monotonic()
+        failed = FAILED.labels(key.namespace, key.name)
+        try:
+            yield doing
+        finally:
+            DURATION.labels("pass").observe(time.monotonic() - began)
+            RECONCILIATIONS.labels(doing.result.value).inc()
+            if doing.result is Result.FAILED:
+                failed.inc()
+
+    def state_of(self, key: Key, status: Mapping[str, Any]) -> None:
+        """Note what a pipeline's status says."""
+        self._note(key, state(status))
+        self._conditions.tell(key, key.namespace, key.name, status.get("conditions", ()))
+
+    def scaled(self, key: Key, decided: Mapping[str, Any]) -> None:
+        """Note a decision, as `status.scaling` tells it."""
+        DECISIONS.labels(decided["reason"]).inc()
+        DESIRED.labels(key.namespace, key.name).set(decided["desired"])
+        CURRENT.labels(key.namespace, key.name).set(decided["current"])
+
+    def unscaled(self, key: Key) -> None:
+        """Nothing is decided about a pipeline any more."""
+        for gauge in (DESIRED, CURRENT):
+            with suppress(KeyError):
+                gauge.remove(key.namespace, key.name)
+
+    def forget(self, key: Key) -> None:
+        """A pipeline is gone."""
+        self._note(key, None)
+        self._conditions.tell(key, key.namespace, key.name, ())
+        with suppress(KeyError):
+            FAILED.remove(key.namespace, key.name)
+
+    def _note(self, key: Key, found: str | None) -> None:
+        with self._lock:
+            if found is None:
+                self._states.pop(key, None)
+            else:
+                self._states[key] = found
+            for name in _STATES:
+                PIPELINES.labels(name).set(sum(known == name for known in self._states.values()))
+
+
+def state(status: Mapping[str, Any]) -> str:
+    """A pipeline's state in a word."""
+    conditions = {condition["type"]: condition["status"] for condition in status.get("conditions", ())}
+    for condition, word in (("ReconciliationPaused", "paused"), ("Stalled", "stalled"), ("Suspended", "suspended")):
+        if conditions.get(condition) == "True":
+            return word
+    return "ready" if conditions.get("Ready") == "True" else "progressing"
+
+
+class _Timed:
+    """An actuator whose calls are timed, and what they changed counted."""
+
+    def __init__(self, inner: Any, phase: str) -> None:
+        self._inner, self._phase = inner, phase
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            with DURATION.labels(self._phase).time():
+                result = found(*arguments, **named)
+            if isinstance(result, list):
+                CHANGES.labels(self._phase).inc(sum(item.changed for item in result if isinstance(item, Outcome)))
+            return result
+
+        return call
+
+
+def timed(actuator: T, phase: str) -> T:
+    """The same actuator, its calls timed as a phase."""
+    return cast(T, _Timed(actuator, phase))

@@ -1,0 +1,61 @@
+"""The cluster, Kafka and Postgres as passes reach them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from tidemill_operator.actuators.base import Actuators, Schemas, Topics
+from tidemill_operator.actuators.kafka.topics import KafkaTopics
+from tidemill_operator.actuators.kubernetes.runtime import KubernetesRuntime, NamespaceLocks
+from tidemill_operator.actuators.kubernetes.api import Api
+from tidemill_operator.actuators.kubernetes.secrets import KubernetesSecrets
+from tidemill_operator.actuators.postgres.schema import PostgresSchemas
+from tidemill_operator.cluster_settings import ClusterSettings, Placement
+from tidemill_operator.cluster.leader import Elector
+from tidemill_operator.cluster.telemetry import timed
+from tidemill_operator.plan.render.marks import OwnerReference
+from tidemill_operator.cluster.queue import Key
+from tidemill_operator.settings import Platform
+
+
+@dataclass(frozen=True)
+class World:
+    """What passes work with; safe to share between threads.
+
+    Attributes:
+        platform: addresses and defaults.
+        placement: what every workload gets in the cluster.
+    """
+
+    api: Api
+    kafka: Topics
+    postgres: Schemas
+    platform: Platform
+    placement: Placement
+
+    @classmethod
+    def of(cls, platform: Platform, settings: ClusterSettings, *, api: Api, elector: Elector) -> Self:
+        """The one that settings tell of; it is written to as long as the elector leads."""
+        kafka = KafkaTopics(
+            platform.kafka_brokers,
+            config=settings.kafka,
+            throttle_bytes=platform.replication_throttle,
+            offsets_replicas=platform.offsets_replication,
+        )
+        postgres = PostgresSchemas(platform.postgres, leadership=elector)
+        return cls(api=api, kafka=kafka, postgres=postgres, platform=platform, placement=settings.placement)
+
+    def actuators(self, key: Key, locks: NamespaceLocks) -> tuple[Actuators, KubernetesRuntime]:
+        """Those of one resource; the second is the runtime among them, for what only a cluster has."""
+        owner = OwnerReference(key.uid, key.name)
+        runtime = KubernetesRuntime(self.api, self.placement, owner, locks)
+        return (
+            Actuators(
+                kafka=timed(self.kafka, "topics"),
+                postgres=timed(self.postgres, "schema"),
+                secrets=timed(KubernetesSecrets(self.api, owner), "secrets"),
+                runtime=timed(runtime, "workloads"),
+            ),
+            runtime,
+        )

@@ -1,0 +1,1 @@
+"""What `tidemill up` is: pipelines on one machine."""

@@ -1,0 +1,348 @@
+"""One run of `up`: servers, workloads and the session over them, and what is told about them in files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tidemill_operator.actuators.base import Actuators
+from tidemill_operator.actuators.kafka.topics import KafkaTopics
+from tidemill_operator.actuators.local.runtime import LocalRuntime
+from tidemill_operator.actuators.postgres.schema import PostgresSchemas
+from tidemill_operator.actuators.local.secrets import FileSecrets
+from tidemill_operator.laptop.session import Session
+from tidemill_operator.laptop.sources import Reading
+from tidemill_operator.laptop.store import Store, Stored
+from tidemill_operator.laptop.figures import LocalFigures, key_of
+from tidemill_operator.laptop.passes import Passes
+from tidemill_operator.laptop.scaling import LocalScaling
+from tidemill_operator.observer.condition_metrics import Conditions
+from tidemill_operator.processes.child import start_time
+from tidemill_operator.processes.files import write_atomic
+from tidemill_operator.laptop.requests import Requests
+from tidemill_operator.reconcile import reconcile, release
+from tidemill_operator.observer.scaling_figures import FiguresReader
+from tidemill_operator.laptop.servers import Servers, start_servers
+from tidemill_operator.settings import Platform
+from tidemill_operator.observer.progress import Standing
+from tidemill_operator.status import interrupted
+
+Say = Callable[[str], None]
+_SERVER_RESTART_SECONDS = 2.0
+_PASS_SECONDS = 0.2
+_RESILIENCE_FILE = Path("config/resilience.yaml")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for.
+
+    Attributes:
+        ready_file: where the endpoints go when all is ready that can be; None: nowhere.
+        ports: wanted ports by component.
+        host: address at which the processes listen.
+        targets_file: where Prometheus reads what to scrape; None: nowhere.
+        resilience_file: policies of the workloads; None: those in the environment or in `config/`, if there.
+    """
+
+    data_dir: Path
+    ready_file: Path | None
+    ports: Mapping[str, int]
+    resilience_file: Path | None
+    host: str = "127.0.0.1"
+    targets_file: Path | None = None
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Options:
+        """From the command line."""
+        return cls(
+            data_dir=args.data_dir.absolute(),
+            ready_file=args.ready_file.absolute() if args.ready_file else None,
+            ports={"ingest": args.port_ingest, "api": args.port_api},
+            resilience_file=args.resilience,
+            host=args.host,
+            targets_file=args.targets_file.absolute() if args.targets_file else None,
+        )
+
+
+class Run:
+    """What `up` holds between its start and its end, its servers running. For one thread."""
+
+    def __init__(self, options: Options, servers: Servers, *, environ: Mapping[str, str], say: Say) -> None:
+        self._options = options
+        self._say = say
+        self._servers = servers
+        self._runtime = LocalRuntime(
+            options.data_dir,
+            environ=environ,
+            addresses=_addresses(servers, _resilience_file(options, environ)),
+            ports=options.ports,
+            host=options.host,
+        )
+        self._platform = replace(
+            Platform.from_env({**environ, "TIDEMILL_RUNTIME": "local"}),
+            kafka_brokers=servers.kafka,
+            postgres=servers.postgres,
+            redis_url=servers.redis,
+            ports={"processor": 0, **options.ports},
+        )
+        self._actuators = Actuators(
+            kafka=KafkaTopics(
+                servers.kafka,
+                throttle_bytes=self._platform.replication_throttle,
+                offsets_replicas=self._platform.offsets_replication,
+            ),
+            postgres=PostgresSchemas(servers.postgres),
+            secrets=FileSecrets(self._runtime.secrets_root),
+            runtime=self._runtime,
+        )
+        self._store = Store(options.data_dir / "state")
+        self._requests = Requests(options.data_dir / "requests")
+        self._scaling = LocalScaling(
+            options.data_dir / "scaling",
+            reader=FiguresReader(servers.kafka, servers.postgres),
+            runtime=self._runtime,
+            say=say,
+        )
+        self._standing = Standing()
+        self._figures = LocalFigures(
+            servers.kafka, servers.postgres, host=options.host, say=say, progress=self._standing.take
+        )
+        self._session = Session(self._store, apply=self._apply, release=self._release, say=say)
+        self._passes = Passes(self._session.step)
+        self._reading: Reading | None = None
+        self._conditions = Conditions()
+        self._revived: dict[str, float] = {}
+        self._interrupted: dict[str, datetime] = {}
+        self._announced = ""
+        self._seen: object = None
+        self._passed: object = None
+
+    @classmethod
+    def start(cls, options: Options, *, environ: Mapping[str, str], say: Say) -> Run:
+        """Start servers and supervision.
+
+        Raises:
+            ServerError: a server cannot be started.
+            ValueError: a TIDEMILL_ variable has a wrong value.
+        """
+        Platform.from_env(environ)  # complains before anything is started
+        servers = start_servers(options.data_dir, environ=environ, on_progress=say)
+        try:
+            run = cls(options, servers, environ=environ, say=say)
+            run._runtime.start()
+            run._scaling.start()
+            run._figures.start()
+        except BaseException:
+            servers.stop()
+            raise
+        return run
+
+    def take(self, reading: Reading) -> None:
+        """Accept what the files say, as soon as no pass is under way."""
+        self._reading = reading
+
+    def _take(self, reading: Reading) -> None:
+        if not self._session.pipelines:
+            for stored in self._store:
+                if stored.key not in reading.documents:
+                    self._say(
+                        f"{stored.key}: ran here before and is in none of the files; it stays off, its data stays"
+                    )
+        self._session.take(reading)
+        self._scaling.watch((stored.namespace, stored.name) for stored in self._session.pipelines.values())
+
+    def step(self) -> None:
+        """One round: servers that died are started again, due pipelines are reconciled, readers are told."""
+        self._revive_servers()
+        seen = self._sees()
+        if self._passes.idle:
+            self._passed = self._seen
+            if self._reading is not None:
+                self._take(self._reading)
+                self._reading = None
+            if seen != self._seen:
+                self._seen = seen
+                self._session.nudge()
+            self._passes.start()
+            # Most are over at once, and what they tell is to be told now.
+            self._passes.wait(_PASS_SECONDS)
+            self._passed = self._seen if self._passes.idle else self._passed
+        self._figures.watch(self._session.pipelines.values())
+        self._tell_conditions()
+        # Of something else than the last pass has seen it says nothing.
+        current = self._passed == seen
+        self._report(current=current)
+        if current and self._passes.idle and self._session.settled:
+            self._announce()
+
+    def _sees(self) -> object:
+        """What matters to pipelines beside their specs: another pass is due when it is another."""
+        ready = {name: state.ready for name, state in self._runtime.states().items()}
+        asked = {key: self._requests.read(one.namespace, one.name) for key, one in self._session.pipelines.items()}
+        return ready, self._scaling.decisions(), asked, self._standing.errors()
+
+    def close(self) -> None:
+        """End everything that was started: workloads first, so that they can still commit."""
+        self._passes.wait()
+        self._figures.close()
+        self._scaling.close()
+        self._runtime.close()
+        self._servers.stop()
+        (self._options.data_dir / "status.json").unlink(missing_ok=True)
+
+    def _revive_servers(self) -> None:
+        for name, server in self._servers.handles.items():
+            if server.running or time.monotonic() - self._revived.get(name, 0.0) < _SERVER_RESTART_SECONDS:
+                continue
+            self._say(f"{name} ended (exit status {server.exit_code}); it is started again; log: {server.log_file}")
+            self._revived[name] = time.monotonic()
+            server.spawn()
+
+    def _announce(self) -> None:
+        """Print the endpoints and write the ready file, if they are news; and what has failed, with its reason."""
+        pipelines = list(self._session.pipelines.values())
+        names = [stored.name for stored in pipelines]
+        called = {stored.key: stored.name if names.count(stored.name) == 1 else stored.key for stored in pipelines}
+        reasons = self._session.failed
+        failed = {called[key]: reason for key, reason in reasons.items()}
+        endpoints = {
+            called[stored.key]: dict(self._runtime.endpoints(stored.namespace, stored.name))
+            for stored in pipelines
+            if stored.key not in reasons
+        }
+        servers = {"kafka": self._servers.kafka, "postgres": self._servers.postgres.url, "redis": self._servers.redis}
+        told = json.dumps({"pipelines": endpoints, **({"failed": failed} if failed else {}), **servers}, indent=1)
+        if told == self._announced:
+            return
+        self._announced = told
+        if self._options.ready_file is not None:
+            write_atomic(self._options.ready_file, told, mode=0o600)  # it holds a password
+        for name, urls in endpoints.items():
+            print(f"{name}:", *(f"{component} {url}" for component, url in urls.items()), sep="  ", flush=True)
+        print("ready" if not failed else f"ready, but for {', '.join(failed)}", flush=True)
+
+    def _tell_conditions(self) -> None:
+        """To Prometheus."""
+        pipelines = self._session.pipelines
+        self._conditions.keep(pipelines)
+        for key, stored in pipelines.items():
+            self._conditions.tell(key, stored.namespace, stored.name, self._conditions_of(stored))
+
+    def _conditions_of(self, stored: Stored) -> Sequence[Mapping[str, Any]]:
+        """As the last pass told them, but for what was seen since: a pass may wait for a server for long."""
+        error = self._standing.error(key_of(stored))
+        if error is None:
+            self._interrupted.pop(stored.key, None)
+            return list(stored.status.get("conditions", ()))
+        since = self._interrupted.setdefault(stored.key, datetime.now(UTC))
+        return list(interrupted(stored.status, error, since).get("conditions", ()))
+
+    def _report(self, *, current: bool) -> None:
+        """Write `status.json`: what `tidemill status` and tests read; and what Prometheus is to scrape."""
+        if self._options.targets_file is not None:
+            targets = [*self._runtime.targets(), self._figures.target(self._runtime.target_host)]
+            write_atomic(self._options.targets_file, json.dumps(targets, indent=1))
+        workloads = {
+            name: {
+                "pid": state.pid,
+                "port": state.port,
+                "ready": state.ready,
+                "restarts": state.restarts,
+                "last_exit": state.last_exit,
+                "log": state.log,
+            }
+            for name, state in self._runtime.states().items()
+        }
+        pipelines = {
+            stored.key: {
+                "generation": stored.document["metadata"]["generation"],
+                "ready": current and stored.ready and stored.key not in self._interrupted,
+                "endpoints": dict(self._runtime.endpoints(stored.namespace, stored.name)),
+                "conditions": [*conditions, *figures.get("conditions", [])],
+                "figures": {name: value for name, value in figures.items() if name != "conditions"},
+                "aggregations": stored.status.get("aggregations", []),
+                "replay": stored.status.get("replay", {}),
+                "scaling": dict(self._scaling.status(stored.namespace, stored.name)),
+                "decisions": self._scaling.history(stored.namespace, stored.name),
+            }
+            for stored in self._session.pipelines.values()
+            for figures, conditions in [(self._figures.status(stored), self._conditions_of(stored))]
+        }
+        servers = {
+            name: {"pid": server.pid, "port": server.port, "ready": server.running}
+            for name, server in self._servers.handles.items()
+        }
+        postgres = self._servers.postgres.public_url
+        report: dict[str, Any] = {
+            "pid": os.getpid(),
+            "started": start_time(os.getpid()),
+            "ready": self._session.ready and all(pipeline["ready"] for pipeline in pipelines.values()),
+            "addresses": {"kafka": self._servers.kafka, "postgres": postgres, "redis": self._servers.redis},
+            "pipelines": pipelines,
+            "workloads": workloads,
+            "servers": servers,
+        }
+        write_atomic(self._options.data_dir / "status.json", json.dumps(report, indent=1, default=str))
+
+    def _apply(self, stored: Stored) -> Mapping[str, Any]:
+        status = reconcile(
+            self._asked(stored),
+            platform=self._platform,
+            actuators=self._actuators,
+            previous=stored.status or None,
+            now=datetime.now(UTC),
+            scaled=lambda running: self._scaling.replicas(running.metadata.namespace, running.metadata.name),
+            standing=lambda: self._standing.error(key_of(stored)),
+        )
+        self._standing.watch(key_of(stored), stored.document, status)
+        scaling = self._scaling.status(stored.namespace, stored.name)
+        return {**status, "scaling": scaling} if scaling else status
+
+    def _asked(self, stored: Stored) -> Mapping[str, Any]:
+        """The document with what commands ask for beside it."""
+        metadata = stored.document["metadata"]
+        annotations = {**(metadata.get("annotations") or {}), **self._requests.read(stored.namespace, stored.name)}
+        return (
+            {**stored.document, "metadata": {**metadata, "annotations": annotations}}
+            if annotations
+            else stored.document
+        )
+
+    def _release(self, stored: Stored) -> None:
+        release(stored.document, platform=self._platform, actuators=self._actuators)
+        self._scaling.forget(stored.namespace, stored.name)
+        self._standing.forget(key_of(stored))
+        self._requests.forget(stored.namespace, stored.name)
+
+
+def _resilience_file(options: Options, environ: Mapping[str, str]) -> Path | None:
+    named = options.resilience_file or environ.get("TIDEMILL_RESILIENCE_FILE")
+    if named:
+        return Path(named).absolute()
+    return _RESILIENCE_FILE.absolute() if _RESILIENCE_FILE.exists() else None
+
+
+def _addresses(servers: Servers, resilience_file: Path | None) -> dict[str, str]:
+    """What every workload is told about the servers: no administrator's login."""
+    postgres = servers.postgres
+    addresses = {
+        "TIDEMILL_KAFKA_BROKERS": servers.kafka,
+        "TIDEMILL_POSTGRES_HOST": postgres.host,
+        "TIDEMILL_POSTGRES_PORT": str(postgres.port),
+        "TIDEMILL_POSTGRES_DATABASE": postgres.database,
+        "TIDEMILL_POSTGRES_SSLMODE": postgres.sslmode,
+        "TIDEMILL_POSTGRES_CA": postgres.sslrootcert,
+        "TIDEMILL_REDIS_URL": servers.redis,
+        "TIDEMILL_REDIS_CA": servers.redis_ca,
+    }
+    if resilience_file is not None:
+        addresses["TIDEMILL_RESILIENCE_FILE"] = str(resilience_file)
+    return addresses

@@ -1,0 +1,154 @@
+"""Scaling in a run of `up`: polls pipelines in a thread of its own and remembers decisions in files between runs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from tidemill_contract.files import read_text
+from tidemill_contract.runtime import PipelineConfig
+from tidemill_operator.processes.files import write_atomic
+from tidemill_operator.processes.supervisor import ReplicaState
+from tidemill_operator.scaler import Memory, Reader, Scaler, Seen
+from tidemill_operator.scaling import Decision
+
+_log = logging.getLogger(__name__)
+_TICK_SECONDS = 0.2
+_IDLE_SECONDS = 1.0
+_TROUBLE_SECONDS = 5.0
+
+_Key = tuple[str, str]
+
+
+class Runtime(Protocol):
+    """Where the processors run."""
+
+    config_root: Path
+
+    def replicas(self, namespace: str, workload: str) -> list[ReplicaState]:
+        """The processes of a workload."""
+        ...
+
+
+class _Files:
+    """Processes of this machine, and decisions in `<namespace>/<name>.json`."""
+
+    def __init__(self, folder: Path, runtime: Runtime, say: Callable[[str], None]) -> None:
+        self._folder, self._runtime, self._say = folder, runtime, say
+
+    def look(self, key: _Key) -> Seen | None:
+        namespace, name = key
+        try:
+            config = PipelineConfig.from_json(read_text(self._runtime.config_root / namespace / f"{name}.json"))
+        except (FileNotFoundError, ValueError):
+            return None
+        states = self._runtime.replicas(namespace, f"{name}-processor")
+        ready = sum(state.ready and state.current for state in states)
+        return Seen(config, ready, settled=ready if ready == len(states) else None)
+
+    def remembered(self, key: _Key) -> Memory:
+        try:
+            return Memory.from_json(read_text(self.path(key)))
+        except FileNotFoundError:
+            return Memory()
+
+    def remember(self, key: _Key, memory: Memory, *, changed: bool) -> None:
+        write_atomic(self.path(key), memory.to_json())
+
+    def tell(self, key: _Key, decision: Decision) -> None:
+        limit = f", limited by {decision.limited_by}" if decision.limited_by else ""
+        change = f"{decision.current} → {decision.replicas} processors"
+        self._say(f"{key[0]}/{key[1]}: {change} ({decision.reason}{limit})")
+
+    def path(self, key: _Key) -> Path:
+        return self._folder / key[0] / f"{key[1]}.json"
+
+
+class LocalScaling:
+    """Decisions of one run; `start` begins to poll. Its methods may be called from any thread.
+
+    Args:
+        folder: where decisions are remembered.
+        reader: reads figures.
+        runtime: where the processors run; its config files say what scaling is asked for.
+        say: tells the user of changes.
+    """
+
+    def __init__(self, folder: Path, *, reader: Reader, runtime: Runtime, say: Callable[[str], None]) -> None:
+        self._files = _Files(folder, runtime, say)
+        self._scaler: Scaler[_Key] = Scaler(self._files, reader)
+        self._due: dict[_Key, float] = {}
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="tidemill-scaling", daemon=True)
+
+    def start(self) -> None:
+        """Begin to poll."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop polling; decisions stay remembered."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def watch(self, pipelines: Iterable[_Key]) -> None:
+        """These pipelines, by namespace and name, and no others, are polled if they ask for it."""
+        wanted = set(pipelines)
+        with self._lock:
+            gone, new = self._due.keys() - wanted, wanted - self._due.keys()
+            self._due = {key: self._due.get(key, 0.0) for key in wanted}
+        for key in gone:
+            self._scaler.forget(key)
+        for key in new:
+            self._scaler.replicas(key)
+
+    def forget(self, namespace: str, name: str) -> None:
+        """A pipeline is released: what was remembered goes."""
+        self._files.path((namespace, name)).unlink(missing_ok=True)
+
+    def replicas(self, namespace: str, name: str) -> int | None:
+        """Processors decided on; None: nothing is yet."""
+        return self._scaler.replicas((namespace, name))
+
+    def status(self, namespace: str, name: str) -> Mapping[str, Any]:
+        """`status.scaling` of the last decision; empty: there is none."""
+        return self._scaler.status((namespace, name))
+
+    def decisions(self) -> Mapping[_Key, int | None]:
+        """Processors decided on, of all pipelines: differs when one changes."""
+        return self._scaler.decisions()
+
+    def history(self, namespace: str, name: str) -> list[dict[str, Any]]:
+        """The last decisions, oldest first."""
+        return self._scaler.history((namespace, name))
+
+    def _loop(self) -> None:
+        while not self._closing.wait(_TICK_SECONDS):
+            with self._lock:
+                due = [key for key, at in self._due.items() if time.monotonic() >= at]
+            for key in due:
+                if self._closing.is_set():
+                    return
+                self._again(key, self._poll(key))
+
+    def _poll(self, key: _Key) -> float:
+        """Decide; seconds until the next time."""
+        try:
+            seconds = self._scaler.poll(key)
+        except Exception:  # scaling must outlive a full disk and a file that is just being written
+            _log.exception("scaling %s/%s failed; trying again", *key)
+            return _TROUBLE_SECONDS
+        return _IDLE_SECONDS if seconds is None else seconds
+
+    def _again(self, key: _Key, seconds: float) -> None:
+        with self._lock:
+            watched = key in self._due
+            if watched:
+                self._due[key] = time.monotonic() + seconds
+        if not watched:  # let go of meanwhile
+            self._scaler.forget(key)

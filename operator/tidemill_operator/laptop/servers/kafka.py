@@ -1,0 +1,183 @@
+"""Real Kafka brokers on loopback: KRaft, combined role, one process each, data and ports kept between starts."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from tidemill_contract.files import read_text
+from tidemill_operator.processes.child import Command
+from tidemill_operator.processes.files import write_atomic
+from tidemill_operator.processes.ports import Ports, is_free
+from tidemill_operator.laptop.servers.errors import ServerError
+from tidemill_operator.laptop.servers.kafka_jars import find_jars, find_java
+from tidemill_operator.laptop.servers.server import Progress, Server
+
+_LOG_CONFIG = """\
+status = error
+rootLogger.level = WARN
+rootLogger.appenderRef.out.ref = out
+appender.out.type = Console
+appender.out.name = out
+appender.out.layout.type = PatternLayout
+appender.out.layout.pattern = %d{ISO8601} %p %c{1} %m%n
+logger.server.name = kafka.server.KafkaRaftServer
+logger.server.level = INFO
+"""
+# Started often and short-lived: the serial collector has the smallest start-up and the class archive is shared.
+_JVM = ("-XX:+UseSerialGC", "-Xshare:auto", "-Djava.awt.headless=true")
+_HEAP, _HEAP_OF_MANY = ("-Xms256m", "-Xmx512m"), ("-Xms128m", "-Xmx384m")
+_FORMAT_SECONDS = 120.0
+
+
+def kafka_brokers(
+    data_dir: Path,
+    ports: Ports,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    count: int = 1,
+    advertised: Sequence[int] = (),
+    on_progress: Progress | None = None,
+) -> list[Server]:
+    """Brokers, formatted and ready to be spawned; the first is called `kafka`, further ones `kafka-2`, `kafka-3`, ….
+
+    All share `<data_dir>/kafka`. The number of brokers of a folder is fixed by its first use.
+
+    Args:
+        data_dir: the folder of data and logs.
+        ports: where they listen.
+        environ: where programs are looked for, and what the brokers inherit.
+        count: how many.
+        advertised: loopback ports at which others are to find them, such as a proxy's; none: where they listen.
+        on_progress: told what happens, a line at a time.
+
+    Raises:
+        ServerError: Java, Maven or the jars are missing, or formatting failed.
+    """
+    home = data_dir / "kafka"
+    home.mkdir(parents=True, exist_ok=True)
+    java, jars = find_java(environ), find_jars(environ, on_progress)
+    cluster = _cluster(home, count)
+    names = ["kafka" if node == 1 else f"kafka-{node}" for node in range(1, count + 1)]
+    clients = [ports.get(name) for name in names]
+    controllers = [ports.get(f"{name}-controller") for name in names]
+    voters = ",".join(f"{node}@127.0.0.1:{port}" for node, port in enumerate(controllers, 1))
+    bootstrap = ",".join(f"127.0.0.1:{port}" for port in clients)
+    servers = []
+    for node, name in enumerate(names, 1):
+        folder = home / str(node)
+        write_atomic(folder / "log4j2.properties", _LOG_CONFIG)
+        properties = _properties(
+            node, folder / "data", voters, client=clients[node - 1], controller=controllers[node - 1], count=count
+        )
+        if advertised:
+            properties["advertised.listeners"] = f"PLAINTEXT://127.0.0.1:{advertised[node - 1]}"
+        write_atomic(folder / "server.properties", "".join(f"{key}={value}\n" for key, value in properties.items()))
+        heap = _HEAP if count == 1 else _HEAP_OF_MANY
+        base = [
+            java,
+            *heap,
+            *_JVM,
+            f"-Dlog4j2.configurationFile=file:{folder / 'log4j2.properties'}",
+            "-cp",
+            f"{jars}/*",
+        ]
+        _format(base, folder, cluster)
+        command = Command(
+            name, [*base, "kafka.Kafka", str(folder / "server.properties")], environment=environ, grace_seconds=15.0
+        )
+        servers.append(
+            Server(
+                command,
+                port=clients[node - 1],
+                data_dir=data_dir,
+                ready=partial(_answers, clients[node - 1], bootstrap, count),
+                on_progress=on_progress,
+            )
+        )
+    return servers
+
+
+def _cluster(home: Path, count: int) -> str:
+    path = home / "cluster.json"
+    if not path.exists():
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # StorageTool takes a leading hyphen for an option.
+        write_atomic(path, json.dumps({"id": "A" + cluster[1:], "brokers": count}))
+    record = json.loads(read_text(path))
+    if record["brokers"] != count:
+        raise ServerError(
+            f"{home} holds a cluster of {record['brokers']} brokers, not {count}: use another data folder"
+        )
+    return str(record["id"])
+
+
+def _properties(node: int, data: Path, voters: str, *, client: int, controller: int, count: int) -> dict[str, str]:
+    replicas = str(min(count, 3))
+    in_sync = "2" if count >= 3 else "1"
+    return {
+        "process.roles": "broker,controller",
+        "node.id": str(node),
+        "broker.rack": f"rack-{node}",
+        "controller.quorum.voters": voters,
+        "listeners": f"PLAINTEXT://127.0.0.1:{client},CONTROLLER://127.0.0.1:{controller}",
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{client}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "controller.listener.names": "CONTROLLER",
+        "inter.broker.listener.name": "PLAINTEXT",
+        "log.dirs": str(data),
+        "auto.create.topics.enable": "false",
+        "delete.topic.enable": "true",
+        "default.replication.factor": replicas,
+        "min.insync.replicas": in_sync,
+        "offsets.topic.replication.factor": replicas,
+        "offsets.topic.num.partitions": "4",
+        "transaction.state.log.replication.factor": replicas,
+        "transaction.state.log.min.isr": in_sync,
+        "transaction.state.log.num.partitions": "4",
+        "share.coordinator.state.topic.replication.factor": replicas,
+        "share.coordinator.state.topic.min.isr": in_sync,
+        "group.initial.rebalance.delay.ms": "0",
+        # A broker that was killed may register again only when its former session is over (9 s by default).
+        "broker.session.timeout.ms": "4000",
+        "broker.heartbeat.interval.ms": "1000",
+        "log.segment.delete.delay.ms": "1000",
+        "log.cleaner.dedupe.buffer.size": str(32 * 1024 * 1024),
+        "num.io.threads": "4",
+        "num.network.threads": "2",
+    }
+
+
+def _format(base: list[str], folder: Path, cluster: str) -> None:
+    data = folder / "data"
+    done = folder / "formatted"
+    if done.exists():
+        return
+    shutil.rmtree(data, ignore_errors=True)  # half-formatted by a start that was cut short; never held a record
+    command = [*base, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(folder / "server.properties")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=_FORMAT_SECONDS, check=False)
+    if result.returncode != 0:
+        raise ServerError(f"formatting Kafka's storage in {data} failed:\n{(result.stdout + result.stderr)[-2000:]}")
+    write_atomic(done, cluster)
+
+
+def _answers(port: int, bootstrap: str, count: int) -> bool:
+    if is_free(port):  # asking earlier would only fill the log with refused connections
+        return False
+    try:
+        admin = AdminClient(
+            {"bootstrap.servers": bootstrap, "log_level": 0, "socket.connection.setup.timeout.ms": 2000}
+        )
+        return len(admin.list_topics(timeout=2.0).brokers) >= count
+    except KafkaException:
+        return False

@@ -1,0 +1,216 @@
+"""A real Postgres on loopback: initialised once, scram passwords, no socket file; as root it runs as another user."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from tidemill_contract.files import read_text
+from tidemill_operator.processes.child import Command
+from tidemill_operator.processes.files import write_atomic
+from tidemill_operator.processes.ports import Ports
+from tidemill_operator.addresses import PostgresAddress
+from tidemill_operator.laptop.servers.errors import ServerError
+from tidemill_operator.laptop.servers.server import Progress, Server
+
+_ADMIN = "postgres"
+_DATABASE = "tidemill"
+# Where root's Postgres keeps its data when its user may not enter the data folder (as in root's own home).
+_ROOT_HOME = Path("/var/lib/tidemill")
+_SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "max_connections": "200",
+    "shared_buffers": "128MB",
+    "max_wal_size": "2GB",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "client_connection_check_interval": "5s",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "3",
+    "tcp_keepalives_count": "3",
+}
+_NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+
+def postgres_server(
+    data_dir: Path,
+    ports: Ports,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    durable: bool = True,
+    on_progress: Progress | None = None,
+) -> tuple[Server, PostgresAddress]:
+    """A Postgres server with its database, ready to be spawned, and the address of its administrator.
+
+    Raises:
+        ServerError: the programs are missing or the data folder cannot be made.
+    """
+    programs = find_programs(environ)
+    user = server_user()
+    home = _home(data_dir, user)
+    port = ports.get("postgres")
+    address = administrator(data_dir, port)
+    _initialise(programs, home, address.password, user=user)
+    settings = {**_SETTINGS, "port": str(port), **({} if durable else _NOT_DURABLE)}
+    arguments = [str(programs / "postgres"), "-D", str(home / "data")]
+    arguments += [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
+    command = Command(
+        "postgres",
+        arguments,
+        environment=environ,
+        user=user,
+        working_dir=home,
+        death_signal=signal.SIGINT,  # a fast, clean shutdown; its own children would outlive a SIGKILL for a while
+        stop_signal=signal.SIGINT,
+        grace_seconds=20.0,
+    )
+    server = Server(command, port=port, data_dir=data_dir, ready=lambda: _serves(address), on_progress=on_progress)
+    return server, address
+
+
+def administrator(data_dir: Path, port: int) -> PostgresAddress:
+    """The administrator's address of a server that runs on a data folder."""
+    return PostgresAddress("127.0.0.1", port, _DATABASE, _ADMIN, _password(data_dir / "postgres-admin.password"))
+
+
+def remove_data(data_dir: Path) -> None:
+    """Delete what `postgres_server` keeps for a data folder, wherever that is."""
+    link = data_dir / "postgres"
+    target = link.resolve()
+    if link.is_symlink():
+        link.unlink()
+    shutil.rmtree(target, ignore_errors=True)
+
+
+def answers(address: PostgresAddress) -> bool:
+    """Whether the database accepts the login now."""
+    return not trouble(address)
+
+
+def trouble(address: PostgresAddress) -> str:
+    """Why the database does not accept the login now; empty if it does."""
+    try:
+        with psycopg.connect(address.url, connect_timeout=2):
+            return ""
+    except psycopg.Error as error:
+        return " ".join(str(error).split()) or type(error).__name__
+
+
+def _serves(address: PostgresAddress) -> bool:
+    """Whether it answers; the database is made the first time it does."""
+    if answers(address):
+        return True
+    maintenance = PostgresAddress(address.host, address.port, "postgres", address.user, address.password)
+    try:
+        with psycopg.connect(maintenance.url, connect_timeout=2, autocommit=True) as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(address.database)))
+    except psycopg.Error:
+        return False
+    return answers(address)
+
+
+def find_programs(environ: Mapping[str, str]) -> Path:
+    """The folder of `initdb` and `postgres`: on the PATH, told by pg_config, or Debian's newest.
+
+    Raises:
+        ServerError: they are nowhere.
+    """
+    folders: list[Path] = []
+    path = environ.get("PATH")
+    if found := shutil.which("postgres", path=path):
+        folders.append(Path(found).resolve().parent)
+    if config := shutil.which("pg_config", path=path):
+        told = subprocess.run([config, "--bindir"], capture_output=True, text=True, check=False).stdout.strip()
+        folders.append(Path(told or "/nonexistent"))
+    versions = [folder for folder in Path("/usr/lib/postgresql").glob("*") if folder.name.isdigit()]
+    folders += [folder / "bin" for folder in sorted(versions, key=lambda folder: -int(folder.name))]
+    for folder in folders:
+        if (folder / "initdb").exists() and (folder / "postgres").exists():
+            return folder
+    raise ServerError(
+        "Postgres' initdb and postgres are not found: install postgresql (apt) or set TIDEMILL_POSTGRES_URL"
+    )
+
+
+def server_user() -> str | None:
+    """Who runs the server; None: we ourselves. Postgres refuses root, so it gets a user that exists everywhere.
+
+    Raises:
+        ServerError: there is no such user.
+    """
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name).pw_name
+    raise ServerError(
+        "Postgres refuses to run as root and there is neither a user postgres nor nobody: run as another user"
+    )
+
+
+def _home(data_dir: Path, user: str | None) -> Path:
+    """The folder of the server's own files, owned by the user that runs it."""
+    link = data_dir / "postgres"
+    home = link
+    if link.is_symlink():
+        home = link.resolve()
+    elif user and not link.exists() and not _may_enter(data_dir.resolve(), user):
+        home = _ROOT_HOME / hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:16]
+        _ROOT_HOME.mkdir(mode=0o711, parents=True, exist_ok=True)
+        link.symlink_to(home)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if user:
+        shutil.chown(home, user)
+    return home
+
+
+def _may_enter(folder: Path, user: str) -> bool:
+    entry = pwd.getpwnam(user)
+    for step in (folder, *folder.parents):
+        status = step.stat()
+        shift = 6 if status.st_uid == entry.pw_uid else 3 if status.st_gid == entry.pw_gid else 0
+        if not status.st_mode >> shift & 1:
+            return False
+    return True
+
+
+def _password(path: Path) -> str:
+    if not path.exists():
+        write_atomic(path, secrets.token_urlsafe(24), mode=0o600)
+    return read_text(path).strip()
+
+
+def _initialise(programs: Path, home: Path, password: str, *, user: str | None) -> None:
+    """Run initdb once; a folder that a cut-short start left half made is made anew."""
+    data, partial, password_file = home / "data", home / "data.partial", home / "initdb.password"
+    if data.exists():
+        return
+    shutil.rmtree(partial, ignore_errors=True)
+    write_atomic(password_file, password, mode=0o600)
+    if user:
+        shutil.chown(password_file, user)
+    command = [str(programs / "initdb"), "-D", str(partial), "-U", _ADMIN, f"--pwfile={password_file}"]
+    command += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"]
+    group = pwd.getpwnam(user).pw_gid if user else None
+    extra: list[str] | None = [] if user else None
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=home, user=user, group=group, extra_groups=extra
+    )
+    password_file.unlink()
+    if done.returncode != 0:
+        raise ServerError(f"initdb in {data} failed:\n{(done.stdout + done.stderr)[-2000:]}")
+    partial.rename(data)

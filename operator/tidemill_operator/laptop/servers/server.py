@@ -1,0 +1,113 @@
+"""A server process with readiness: start waits until it answers; stop, kill and restart keep its port and data."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tidemill_operator.processes.child import Child, Command
+from tidemill_operator.laptop.servers.errors import ServerError
+
+Progress = Callable[[str], None]
+_POLL_SECONDS = 0.1
+
+
+class Server:
+    """One server.
+
+    Attributes:
+        port: where clients reach it.
+        log_file: what it printed.
+    """
+
+    def __init__(
+        self,
+        command: Command,
+        *,
+        port: int,
+        data_dir: Path,
+        ready: Callable[[], bool],
+        on_progress: Progress | None = None,
+        ready_seconds: float = 90.0,
+    ) -> None:
+        self.name = command.name
+        self.port = port
+        self._child = Child(command, run_dir=data_dir / "run", log_dir=data_dir / "logs")
+        self.log_file = self._child.log_file
+        self._ready = ready
+        self._on_progress = on_progress
+        self._ready_seconds = ready_seconds
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id while it runs."""
+        return self._child.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether its process lives."""
+        return self._child.running
+
+    @property
+    def exit_code(self) -> int | None:
+        """How its process ended; None while it lives."""
+        return self._child.exit_code
+
+    def start(self) -> None:
+        """Start it, if it does not run, and wait until it answers.
+
+        Raises:
+            ServerError: it ended, or did not answer in time; the end of its log is in the message.
+        """
+        if not self._child.running:
+            self.spawn()
+        self.wait_ready()
+
+    def spawn(self) -> None:
+        """Start its process without waiting until it answers."""
+        self._child.spawn()
+
+    def wait_ready(self) -> None:
+        """Wait until it answers.
+
+        Raises:
+            ServerError: it ended, or did not answer in time.
+        """
+        began = time.monotonic()
+        while not self._ready():
+            if not self._child.running:
+                raise self._failure(f"ended at once (exit status {self._child.exit_code})")
+            if time.monotonic() - began > self._ready_seconds:
+                raise self._failure(f"did not answer within {self._ready_seconds:.0f} s")
+            time.sleep(_POLL_SECONDS)
+        if self._on_progress:
+            self._on_progress(f"{self.name} is ready on 127.0.0.1:{self.port} ({time.monotonic() - began:.1f} s)")
+
+    def is_ready(self) -> bool:
+        """Whether it answers now."""
+        return self._ready()
+
+    def terminate(self) -> None:
+        """Ask it to end, without waiting."""
+        self._child.terminate()
+
+    def stop(self) -> None:
+        """Ask it to end; SIGKILL after its grace."""
+        self._child.stop()
+
+    def kill(self) -> None:
+        """SIGKILL, children included; the data stays as a crash leaves it."""
+        self._child.kill()
+
+    def restart(self) -> None:
+        """Stop it (if it runs) and start it on the same port and data.
+
+        Raises:
+            ServerError: it did not come back.
+        """
+        self.stop()
+        self.start()
+
+    def _failure(self, what: str) -> ServerError:
+        return ServerError(f"{self.name} {what}; the end of {self.log_file}:\n{self._child.log_tail()}")

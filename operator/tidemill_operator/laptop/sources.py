@@ -1,0 +1,116 @@
+"""The YAML files given to `up`: read, checked, watched. A bad or vanished file keeps its last good documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tidemill_contract.resource.documents import MAX_BYTES, DocumentError, load_documents
+from tidemill_contract.files import FileTooLarge, read_text
+from tidemill_contract.resource.rules import Limits
+from tidemill_contract.resource.validate import check
+
+Document = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the files say.
+
+    Attributes:
+        documents: by `namespace/name`; of a faulty file those that were last good.
+        faults: `file: fault` lines.
+    """
+
+    documents: Mapping[str, Document]
+    faults: tuple[str, ...]
+
+
+@dataclass
+class _File:
+    path: Path
+    seen: tuple[int, int, int] | None = None
+    text: str | None = None
+    documents: dict[str, Document] = field(default_factory=dict)
+    faults: tuple[str, ...] = ()
+
+
+class Sources:
+    """A fixed list of files.
+
+    Args:
+        paths: the files; one given twice counts once.
+        topic_prefixes: prefixes of source topics that the platform allows besides `<namespace>.`.
+    """
+
+    def __init__(self, paths: Iterable[Path], *, topic_prefixes: tuple[str, ...] = ()) -> None:
+        self._limits = Limits(topic_prefixes=topic_prefixes)
+        self._files = [_File(path) for path in dict.fromkeys(path.absolute() for path in paths)]
+
+    def poll(self) -> Reading | None:
+        """Read what changed since the last call.
+
+        Returns:
+            What all files say now; None if none of them has new content.
+        """
+        changed = [file for file in self._files if _refresh(file, self._limits)]
+        if not changed:
+            return None
+        documents: dict[str, Document] = {}
+        faults = [fault for file in self._files for fault in file.faults]
+        for file in self._files:
+            for key, document in file.documents.items():
+                if key in documents:
+                    faults.append(f"{file.path}: {key} is in another file too; keep one of them")
+                documents.setdefault(key, document)
+        return Reading(documents, tuple(faults))
+
+
+def _refresh(file: _File, limits: Limits) -> bool:
+    """Read a file if it was touched; whether its content is new."""
+    try:
+        status = file.path.stat()
+        seen = (status.st_mtime_ns, status.st_size, status.st_ino)
+        if seen == file.seen:
+            return False
+        text = read_text(file.path, MAX_BYTES)
+    except (OSError, UnicodeDecodeError) as error:
+        unreadable = (f"{file.path}: cannot be read ({_why(error)}); make it readable, or stop `up`",)
+        news = unreadable != file.faults
+        file.faults, file.seen, file.text = unreadable, None, None
+        return news
+    file.seen = seen
+    if text == file.text:
+        return False
+    file.text = text
+    documents, faults = parse(text, limits)
+    file.faults = tuple(f"{file.path}: {fault}" for fault in faults)
+    if not faults:
+        file.documents = documents
+    return True
+
+
+def _why(error: OSError | UnicodeDecodeError) -> str:
+    return str(error.strerror) if isinstance(error, FileTooLarge) else str(error)
+
+
+def parse(text: str, limits: Limits | None = None) -> tuple[dict[str, Document], tuple[str, ...]]:
+    """The valid documents of a YAML text by `namespace/name`, and every fault of the others."""
+    try:
+        loaded = load_documents(text)
+    except DocumentError as error:
+        return {}, tuple(str(fault) for fault in error.faults)
+    documents: dict[str, Document] = {}
+    faults: list[str] = []
+    for document in loaded:
+        pipeline, found = check(document, limits)
+        faults += [str(fault) for fault in found]
+        if pipeline is None or found:
+            continue
+        key = f"{document['metadata'].get('namespace', 'default')}/{document['metadata']['name']}"
+        if key in documents:
+            faults.append(f"metadata.name: {key} is in this file twice; keep one of them")
+        documents[key] = document
+    return documents, tuple(faults)

@@ -1,0 +1,100 @@
+"""What `up` remembers of its pipelines between runs: the last accepted document, its generation and its status."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tidemill_contract.files import STATE_FILE, read_text
+from tidemill_operator.processes.files import write_atomic
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A pipeline as it was last accepted.
+
+    Attributes:
+        document: the resource, with `metadata.namespace`, `uid` and `generation` filled in.
+        status: what the last reconcile returned; empty before the first.
+    """
+
+    document: Mapping[str, Any]
+    status: Mapping[str, Any]
+
+    @property
+    def namespace(self) -> str:
+        """Its namespace."""
+        return str(self.document["metadata"]["namespace"])
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return str(self.document["metadata"]["name"])
+
+    @property
+    def key(self) -> str:
+        """`namespace/name`."""
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def ready(self) -> bool:
+        """Whether its status says so, for this generation, and nothing is on its way any more."""
+        on = {c["type"] for c in self.status.get("conditions", ()) if c["status"] == "True"}
+        current = self.status.get("observedGeneration") == self.document["metadata"]["generation"]
+        return current and "Ready" in on and "Progressing" not in on
+
+
+class Store:
+    """Stored pipelines, a file each: `<folder>/<namespace>/<name>.json`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __iter__(self) -> Iterator[Stored]:
+        for path in sorted(self._folder.glob("*/*.json")):
+            if (stored := self._read(path)) is not None:
+                yield stored
+
+    def accept(self, document: Mapping[str, Any]) -> Stored:
+        """Keep a valid document; its generation is one more than before if its spec differs."""
+        metadata = {"namespace": "default", **document["metadata"]}
+        path = self._path(metadata["namespace"], metadata["name"])
+        known = self._read(path)
+        if known is None:
+            metadata |= {"uid": str(uuid.uuid4()), "generation": 1}
+            stored = Stored({**document, "metadata": metadata}, {})
+        else:
+            before = known.document["metadata"]
+            grown = known.document.get("spec") != document.get("spec")
+            metadata |= {"uid": before["uid"], "generation": before["generation"] + grown}
+            stored = replace(known, document={**document, "metadata": metadata})
+        self._write(stored)
+        return stored
+
+    def update(self, stored: Stored, status: Mapping[str, Any]) -> Stored:
+        """Keep a pipeline's new status."""
+        updated = replace(stored, status=status)
+        self._write(updated)
+        return updated
+
+    def forget(self, stored: Stored) -> None:
+        """Remove a pipeline."""
+        self._path(stored.namespace, stored.name).unlink(missing_ok=True)
+
+    def _path(self, namespace: str, name: str) -> Path:
+        return self._folder / namespace / f"{name}.json"
+
+    def _read(self, path: Path) -> Stored | None:
+        with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
+            record = json.loads(read_text(path, STATE_FILE))
+            return Stored(record["document"], record["status"])
+        return None
+
+    def _write(self, stored: Stored) -> None:
+        text = json.dumps({"document": stored.document, "status": stored.status}, indent=1, default=str)
+        write_atomic(self._path(stored.namespace, stored.name), text)

@@ -1,0 +1,51 @@
+"""What an observer tells Prometheus of pipelines. A figure that is not known is not there."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from prometheus_client import Gauge
+
+from tidemill_operator.observer.figures import Figures
+from tidemill_operator.cluster.queue import Key
+
+_LABELS = ("namespace", "pipeline")
+
+LAG_EVENTS = Gauge("tidemill_pipeline_lag_events", "Events in the source topic that are not counted yet.", _LABELS)
+LAG_SECONDS = Gauge(
+    "tidemill_pipeline_lag_seconds", "Time since the arrival of the oldest event that is not counted yet.", _LABELS
+)
+FRESHNESS_SECONDS = Gauge(
+    "tidemill_pipeline_freshness_seconds",
+    "From an event's arrival to the commit that counts it; not there while nothing arrives.",
+    _LABELS,
+)
+WATERMARK_AGE_SECONDS = Gauge(
+    "tidemill_pipeline_watermark_age_seconds", "How far the watermark is behind the wall clock.", _LABELS
+)
+AVAILABLE = Gauge(
+    "tidemill_pipeline_figures_available", "Whether the figures above are known: 0 while they are not.", _LABELS
+)
+
+
+def show(key: Key, figures: Figures | None) -> None:
+    """Tell of a pipeline; None: its figures are not known."""
+    _set(AVAILABLE, key, float(figures is not None))
+    _set(LAG_EVENTS, key, figures.lag if figures else None)
+    _set(LAG_SECONDS, key, figures.lag_seconds if figures else None)
+    _set(FRESHNESS_SECONDS, key, figures.freshness_seconds if figures else None)
+    _set(WATERMARK_AGE_SECONDS, key, figures.watermark_age_seconds if figures else None)
+
+
+def forget(key: Key) -> None:
+    """A pipeline is gone."""
+    for gauge in (AVAILABLE, LAG_EVENTS, LAG_SECONDS, FRESHNESS_SECONDS, WATERMARK_AGE_SECONDS):
+        _set(gauge, key, None)
+
+
+def _set(gauge: Gauge, key: Key, value: float | None) -> None:
+    if value is not None:
+        gauge.labels(key.namespace, key.name).set(value)
+        return
+    with suppress(KeyError):
+        gauge.remove(key.namespace, key.name)

@@ -1,0 +1,300 @@
+"""How far pipelines are behind, as somebody sees it who is not one of their processors, every few seconds.
+
+The same for a cluster and a laptop. Positions are Postgres' (`_offsets`), ends are Kafka's. While Postgres does not
+answer, the last known positions stand against the ends of now, so lag and age grow; without ends there are no figures.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass, field, replace
+
+from tidemill_operator.observer import metrics as pipeline_measures
+from tidemill_operator.observer.backlog import (
+    Compared,
+    NotThere,
+    Partitions,
+    Position,
+    Standing,
+    against,
+    freshness_seconds,
+    oldest,
+    read_standings,
+)
+from tidemill_operator.actuators.kafka.log import KafkaLog, Place
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.observer.figures import FRESH_SECONDS, Figures, Seen
+from tidemill_operator.cluster.queue import Key
+from tidemill_operator.addresses import PostgresAddress
+from tidemill_operator.observer.progress import Look, Progress
+
+log = logging.getLogger(__name__)
+INTERVAL_SECONDS = 5.0
+# Of each round, so that it is over well before figures are too old.
+_POSTGRES_SECONDS, KAFKA_SECONDS = 3.0, 4.0
+_PAUSE_SECONDS = 0.5
+
+Show = Callable[[Key, Seen], None]
+Tell = Callable[[Key, str, str, Look], None]
+Arrivals = dict[int, tuple[int, float]]
+
+
+@dataclass
+class _Pipeline:
+    """What is known of a pipeline.
+
+    Attributes:
+        standing: what Postgres told last; None: nothing yet.
+        fault: why that is not newer.
+        look: how far each partition is, or why that is not known, at the last look.
+        arrivals: offset and epoch seconds of the oldest record not counted, by partition.
+        noticed: the same of those whose time cannot be read: since when they are known to be there.
+        voids: offset and end of partitions that hold no record between them, only marks of transactions.
+        figures: the last ones.
+        figures_at: since when there are no others, monotonic seconds.
+    """
+
+    schema: str
+    topic: str
+    figures_at: float
+    standing: Standing | None = None
+    fault: str = "nothing was read yet"
+    look: Look = field(default_factory=dict)
+    arrivals: Arrivals = field(default_factory=dict)
+    noticed: Arrivals = field(default_factory=dict)
+    voids: dict[int, tuple[int, int]] = field(default_factory=dict)
+    figures: Figures | None = None
+
+
+class Observer:
+    """Looks at pipelines until it is stopped. `watch` and `forget` may be called from any thread.
+
+    Args:
+        kafka: reads partitions.
+        postgres: the database and its administrator's login.
+        show: gets what is known of a pipeline, after each look; what it raises ends that round.
+        progress: gets a pipeline's schema, its topic and how far it is, at each look and before `show`.
+        interval_seconds: from one look to the next.
+        now: epoch seconds.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        kafka: KafkaLog,
+        postgres: PostgresAddress,
+        show: Show,
+        *,
+        progress: Tell = lambda *_: None,
+        interval_seconds: float = INTERVAL_SECONDS,
+        now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._kafka, self._show, self._progress, self._interval = kafka, show, progress, interval_seconds
+        self._now, self._clock = now, clock
+        self._standings = _Patient(lambda schemas: read_standings(postgres, schemas))
+        self._known: dict[Key, _Pipeline] = {}
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tidemill-observer", daemon=True)
+
+    def start(self) -> None:
+        """Look from now on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(_POSTGRES_SECONDS + 2 * KAFKA_SECONDS)
+
+    def watch(self, key: Key, schema: str, topic: str) -> None:
+        """Look at a pipeline from now on."""
+        with self._lock:
+            known = self._known.get(key)
+            if known is None or (known.schema, known.topic) != (schema, topic):
+                self._known[key] = _Pipeline(schema, topic, self._clock())
+
+    def forget(self, key: Key) -> None:
+        """A pipeline is gone."""
+        with self._lock:
+            self._known.pop(key, None)
+            pipeline_measures.forget(key)
+
+    def look(self) -> None:
+        """One round over all pipelines."""
+        with self._lock:
+            known = dict(self._known)
+        if not known:
+            return
+        self._read_standings(known)
+        faults = self._compare(known)
+        for key, pipeline in known.items():
+            self._progress(key, pipeline.schema, pipeline.topic, pipeline.look)
+        told = {key: self._seen(pipeline, faults.get(key, "")) for key, pipeline in known.items()}
+        # Of one that was never looked at with success there is nothing to tell while there is time yet.
+        told = {key: seen for key, seen in told.items() if seen.figures is not None or seen.fault}
+        with self._lock:
+            told = {key: seen for key, seen in told.items() if self._known.get(key) is known[key]}
+            for key, seen in told.items():
+                pipeline_measures.show(key, seen.figures)
+        for key, seen in told.items():
+            self._show(key, seen)
+
+    def _run(self) -> None:
+        began = time.monotonic()
+        while not self._stopping.wait(max(_PAUSE_SECONDS, self._interval - (time.monotonic() - began))):
+            began = time.monotonic()
+            try:
+                self.look()
+            except TidemillError as error:
+                log.warning("figures are not shown: %s", error)
+            except Exception:  # it has to outlive whatever a server does
+                log.exception("a look at pipelines failed; trying again")
+
+    def _read_standings(self, known: Mapping[Key, _Pipeline]) -> None:
+        """Positions as they are, as far as Postgres tells in time; others stay as they were."""
+        try:
+            found = self._standings.ask({pipeline.schema for pipeline in known.values()}, _POSTGRES_SECONDS)
+        except TidemillError as error:
+            found = {pipeline.schema: str(error) for pipeline in known.values()}
+        for pipeline in known.values():
+            told = found.get(pipeline.schema, "Postgres does not answer in time")
+            if isinstance(told, Standing):
+                pipeline.standing, pipeline.fault = told, ""
+            else:
+                pipeline.fault = told
+
+    def _compare(self, known: Mapping[Key, _Pipeline]) -> dict[Key, str]:
+        """Take in the ends of now; why there are no figures, by pipeline."""
+        now = self._clock()
+        positions = {key: pipeline.standing.as_of(now) for key, pipeline in known.items() if pipeline.standing}
+        found = against(self._kafka, {key: (known[key].topic, at) for key, at in positions.items()})
+        partitions = {key: told.partitions for key, told in found.items() if not told.fault}
+        self._date({key: known[key] for key in partitions}, partitions)
+        for key, at in partitions.items():
+            voids = known[key].voids
+            counted = {number: replace(one, position=one.end) if number in voids else one for number, one in at.items()}
+            known[key].figures, known[key].figures_at = self._figures(known[key], positions[key], counted), now
+        for key, pipeline in known.items():
+            pipeline.look = _look(pipeline, found.get(key))
+        faults = {key: pipeline.fault for key, pipeline in known.items() if not pipeline.standing}
+        return faults | {key: told.fault for key, told in found.items() if told.fault}
+
+    def _figures(self, pipeline: _Pipeline, positions: Mapping[int, Position], partitions: Partitions) -> Figures:
+        standing, now = pipeline.standing, self._now()
+        assert standing is not None  # noqa: S101 - positions are its
+        watermark = standing.watermark_ms
+        dated = {**pipeline.noticed, **pipeline.arrivals}
+        ages = {number: max(0.0, now - dated[number][1]) for number in oldest(partitions)}
+        return Figures(
+            lag=sum(partition.lag for partition in partitions.values()),
+            lag_seconds=max(ages.values(), default=0.0),
+            freshness_seconds=freshness_seconds(positions, ages),
+            watermark_age_seconds=None if watermark is None else max(0.0, now - watermark / 1000),
+            positions_at=now - (self._clock() - standing.at),
+        )
+
+    def _date(self, known: Mapping[Key, _Pipeline], partitions: Mapping[Key, Partitions]) -> None:
+        """Find when the oldest records arrived that are not counted; one that is known is not read again."""
+        asked: list[dict[Place, int]] = []
+        for key, at in partitions.items():
+            pipeline, wanted = known[key], oldest(at)
+            pipeline.arrivals = _still(pipeline.arrivals, wanted)
+            pipeline.noticed = _still(pipeline.noticed, wanted)
+            spans = {number: (offset, at[number].end) for number, offset in wanted.items()}
+            pipeline.voids = {number: span for number, span in pipeline.voids.items() if spans.get(number) == span}
+            for number, offset in wanted.items():
+                pipeline.noticed.setdefault(number, (offset, self._now()))
+                if number not in pipeline.arrivals and number not in pipeline.voids:
+                    _put(asked, (pipeline.topic, number), offset)
+        for places in asked:
+            arrived = self._kafka.arrivals(places)
+            for key, at in partitions.items():
+                for number, offset in oldest(at).items():
+                    place = (known[key].topic, number)
+                    if place not in arrived or places[place] != offset:
+                        continue
+                    moment = arrived[place]
+                    if moment is None:
+                        known[key].voids[number] = (offset, at[number].end)
+                    else:
+                        known[key].arrivals[number] = (offset, moment / 1000)
+
+    def _seen(self, pipeline: _Pipeline, fault: str) -> Seen:
+        """What may be shown: a look that failed is no news while the one before it is fresh."""
+        if self._clock() - pipeline.figures_at > FRESH_SECONDS:
+            pipeline.figures = None
+            return Seen(None, fault or "they were not read in time", self._now())
+        return Seen(pipeline.figures, "", self._now())
+
+
+def _look(pipeline: _Pipeline, compared: Compared | None) -> Look:
+    """How far partitions are whose leaders answer; positions of before are no news."""
+    if isinstance(pipeline.fault, NotThere):
+        return {}  # nothing is to be counted into it, and others tell why
+    if pipeline.fault or pipeline.standing is None or compared is None:
+        return TidemillError(Reason.UNREACHABLE, pipeline.fault, "see whether Postgres runs")
+    if compared.fault and not compared.partitions:
+        return TidemillError(Reason.UNREACHABLE, compared.fault, "see whether Kafka's brokers run")
+    positions = pipeline.standing.positions
+    return {
+        number: Progress(
+            0 if number in pipeline.voids else partition.lag, (partition.position, positions[number].confirmed_ms)
+        )
+        for number, partition in compared.partitions.items()
+    }
+
+
+def _still(dated: Arrivals, wanted: Mapping[int, int]) -> Arrivals:
+    """Of records that are still the oldest."""
+    return {number: (offset, at) for number, (offset, at) in dated.items() if wanted.get(number) == offset}
+
+
+def _put(asked: list[dict[Place, int]], place: Place, offset: int) -> None:
+    """Ask for a record; two pipelines may be at different places of one partition."""
+    for places in asked:
+        if places.setdefault(place, offset) == offset:
+            return
+    asked.append({place: offset})
+
+
+class _Patient:
+    """Asks in a thread of its own, and waits only so long. While an answer is due it does not ask again."""
+
+    def __init__(self, ask: Callable[[set[str]], dict[str, Standing | str]]) -> None:
+        self._ask = ask
+        self._pending: Future[dict[str, Standing | str]] | None = None
+
+    def ask(self, schemas: set[str], seconds: float) -> dict[str, Standing | str]:
+        """What is told in time; nothing if that is nothing, and at once if it was so before.
+
+        Raises:
+            TidemillError: Postgres does not answer.
+        """
+        late = self._pending is not None
+        if self._pending is None:
+            self._pending = Future()
+            threading.Thread(target=self._run, args=(self._pending, schemas), name="standings", daemon=True).start()
+        try:
+            found = self._pending.result(0.0 if late else seconds)
+        except FutureTimeout:
+            if self._pending.done():
+                self._pending = None
+            return {}
+        except BaseException:
+            self._pending = None
+            raise
+        self._pending = None
+        return found
+
+    def _run(self, pending: Future[dict[str, Standing | str]], schemas: set[str]) -> None:
+        try:
+            pending.set_result(self._ask(schemas))
+        except BaseException as error:
+            pending.set_exception(error)

@@ -1,0 +1,202 @@
+"""Whether events of pipelines are counted: looked at all along, whatever passes do and however long they take.
+
+Ready means serving. That a server does not answer once, or that one partition waits, is no outage; that nothing moves
+for a while, or that nobody can tell for a while, is one.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tidemill_contract.duration import parse_ms
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.cluster.queue import Key
+
+log = logging.getLogger(__name__)
+# Nothing moved for so long while events waited; at least a few of a processor's commits.
+STILL_SECONDS = 20.0
+_FLUSHES = 3
+# Nobody could tell for so long.
+SILENT_SECONDS = 10.0
+# Some leaders did not tell for so long, and nothing of the others moved: longer than it takes to choose new ones.
+UNTOLD_SECONDS = 15.0
+# Not even a look came back for so long.
+_BLIND_SECONDS = 25.0
+_MAX_PARTITIONS = 8
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One partition.
+
+    Attributes:
+        lag: records from the position to the end.
+        read: the position, and when a processor last met the end: past the last record there may be markers of
+            transactions, which nobody counts. It changes whenever something moves.
+    """
+
+    lag: int
+    read: tuple[int | None, int | None]
+
+
+# By partition, as far as its leader answers.
+Look = Mapping[int, Progress] | TidemillError
+
+
+@dataclass
+class _Watched:
+    """What is known of a pipeline.
+
+    Attributes:
+        place: its schema and its source topic.
+        patience: seconds in which something has to move.
+        told_at: when its progress was last known.
+        still_since: since when what waits has not moved; None: it moves, or nothing waits.
+        untold_since: since when some partitions are not known, and none of the others has moved; None: it is not so.
+    """
+
+    place: tuple[str, str]
+    patience: float
+    told_at: float
+    seen: dict[int, Progress] = field(default_factory=dict)
+    still_since: float | None = None
+    untold_since: float | None = None
+    looked_at: float = 0.0
+    error: TidemillError | None = None
+
+    def take(self, look: Look, now: float) -> None:
+        """Take in a look."""
+        if isinstance(look, TidemillError):
+            if now - self.told_at >= SILENT_SECONDS:
+                self.error = look
+            return
+        waiting, moved = _compared(self.seen, look)
+        untold = sorted(self.seen.keys() - look.keys())
+        self.still_since = None if moved or not waiting else self._since(self.still_since)
+        self.untold_since = None if moved or not untold else self._since(self.untold_since)
+        self.seen, self.told_at, self.looked_at = {**self.seen, **look}, now, now
+        if self.still_since is not None and now - self.still_since >= self.patience:
+            self.error = self.error if _is(self.error, Reason.NOT_MOVING) else _still(waiting)
+        elif self.untold_since is not None and now - self.untold_since >= UNTOLD_SECONDS:
+            self.error = self.error if _is(self.error, Reason.UNREACHABLE) else _untold(untold)
+        else:
+            self.error = None
+
+    def _since(self, before: float | None) -> float:
+        return self.looked_at if before is None else before
+
+
+class Standing:
+    """Whether events of pipelines are counted, by what an observer sees. Safe to share between threads.
+
+    Args:
+        changed: is called, in the observer's thread, with a pipeline that stands still now, and why, or that moves
+            again.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        changed: Callable[[Key, TidemillError | None], None] = lambda *_: None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._changed, self._clock = changed, clock
+        self._watched: dict[Key, _Watched] = {}
+        self._lock = threading.Lock()
+
+    def watch(self, key: Key, document: Mapping[str, Any], status: Mapping[str, Any]) -> None:
+        """Look at a pipeline as its status tells of it: where its events are, and whether they are to be counted."""
+        on = {condition["type"] for condition in status.get("conditions", ()) if condition["status"] == "True"}
+        topics, schema = status.get("topics"), status.get("schema")
+        if not topics or not schema or "Suspended" in on:
+            self.forget(key)
+            return
+        place, patience = (schema, topics[0]["name"]), max(STILL_SECONDS, _FLUSHES * _flush_seconds(document))
+        with self._lock:
+            known = self._watched.get(key)
+            if known is None or known.place != place:
+                self._watched[key] = _Watched(place, patience, self._clock())
+            else:
+                known.patience = patience
+
+    def forget(self, key: Key) -> None:
+        """A pipeline is gone, or nothing of it is to be counted."""
+        with self._lock:
+            self._watched.pop(key, None)
+
+    def error(self, key: Key) -> TidemillError | None:
+        """Why no event of a pipeline is counted; None: they are, or none waits."""
+        with self._lock:
+            known = self._watched.get(key)
+            if known is None or known.error is not None or self._clock() - known.told_at < _BLIND_SECONDS:
+                return known.error if known else None
+        text = "whether events are counted cannot be seen: Postgres and Kafka do not answer in time"
+        return TidemillError(Reason.UNREACHABLE, text)
+
+    def errors(self) -> dict[Key, str]:
+        """All that stand still, with the reason."""
+        with self._lock:
+            return {key: str(known.error) for key, known in self._watched.items() if known.error}
+
+    def take(self, key: Key, schema: str, topic: str, look: Look) -> None:
+        """Take in a look at a pipeline, at where its events were then."""
+        with self._lock:
+            known = self._watched.get(key)
+            if known is None or known.place != (schema, topic):
+                return
+            before = known.error
+            known.take(look, self._clock())
+            error = known.error
+        if (before is None) != (error is None):
+            log.info("%s: %s", key, f"not ready: {error}" if error else "events are counted again")
+            self._changed(key, error)
+
+
+def _flush_seconds(document: Mapping[str, Any]) -> float:
+    """Between two commits of a processor."""
+    try:
+        return parse_ms(document["spec"]["processor"]["flushInterval"]) / 1000
+    except (KeyError, TypeError, ValueError):
+        return 0.0
+
+
+def _compared(before: Mapping[int, Progress], now: Mapping[int, Progress]) -> tuple[list[int], bool]:
+    """Partitions that waited at both looks and stand where they stood, and whether any partition moved."""
+    waiting = [
+        partition
+        for partition, at in now.items()
+        if at.lag and partition in before and before[partition].lag and before[partition].read == at.read
+    ]
+    return sorted(waiting), any(
+        partition in before and before[partition].read != at.read for partition, at in now.items()
+    )
+
+
+def _is(error: TidemillError | None, reason: Reason) -> bool:
+    return error is not None and error.reason == reason
+
+
+def _named(partitions: list[int]) -> str:
+    return ", ".join(map(str, partitions[:_MAX_PARTITIONS])) + (", …" if len(partitions) > _MAX_PARTITIONS else "")
+
+
+def _untold(partitions: list[int]) -> TidemillError:
+    return TidemillError(
+        Reason.UNREACHABLE,
+        f"leaders of partitions {_named(partitions)} do not answer, and no event of the others is counted",
+        "see whether Kafka's brokers run",
+    )
+
+
+def _still(partitions: list[int]) -> TidemillError:
+    return TidemillError(
+        Reason.NOT_MOVING,
+        f"events wait in the topic (partitions {_named(partitions)}) and none is counted",
+        "see the processors' pods and their /health, which names what they wait for",
+    )

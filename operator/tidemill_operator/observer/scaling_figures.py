@@ -1,0 +1,114 @@
+"""Reading what scaling decides on: partitions in Kafka and Postgres, the consumer group, and what Postgres waits for.
+
+Positions are those of `_offsets`, which move with the results; Kafka's own committed offsets are for displays only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tidemill_contract import names
+from tidemill_contract.runtime import PipelineConfig
+from tidemill_operator.observer.backlog import freshness_seconds, oldest, partitions_of, read_positions
+from tidemill_operator.actuators.kafka.groups import describe_group
+from tidemill_operator.actuators.kafka.log import KafkaLog
+from tidemill_operator.actuators.postgres.session import Session, connected
+from tidemill_operator.scaling import Figures
+from tidemill_operator.addresses import PostgresAddress
+
+_SECONDS = 10.0
+# One look at what sessions wait for says little; nearly all of several looks do.
+_LOOKS, _LOOK_SECONDS, _WAITING_LOOKS = 5, 0.1, 4
+_FULL_SHARE = 0.9
+_WAITS = """
+SELECT count(*) FILTER (WHERE starts_with(usename, %s) AND state = 'active'
+                          AND wait_event_type IN ('Lock', 'LWLock', 'IO', 'IPC', 'BufferPin')),
+       count(*) FILTER (WHERE backend_type = 'client backend'),
+       current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer
+  FROM pg_stat_activity"""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Where a pipeline's figures are.
+
+    Attributes:
+        schema: in Postgres.
+        topic: that is read.
+        group: the processors' consumer group.
+        writer: the role, or the start of the roles, that they write as.
+    """
+
+    schema: str
+    topic: str
+    group: str
+    writer: str
+
+    @classmethod
+    def of(cls, config: PipelineConfig) -> Watched:
+        """Of a pipeline as it runs."""
+        group = names.consumer_group(config.namespace, config.name)
+        return cls(config.schema_name, config.events_topic, group, names.role(config.schema_name, "writer"))
+
+
+class FiguresReader:
+    """Reads figures; safe to call from several threads.
+
+    Args:
+        brokers: bootstrap brokers.
+        postgres: the database and its administrator's login.
+        config: further client settings of Kafka.
+    """
+
+    def __init__(self, brokers: str, postgres: PostgresAddress, *, config: Mapping[str, Any] | None = None) -> None:
+        self._postgres = postgres
+        self._log = KafkaLog(brokers, config=config)
+
+    def read(self, watched: Watched, *, ready: int, rolling_out: bool) -> Figures:
+        """The figures of now; takes half a second, in which Postgres is looked at several times.
+
+        Args:
+            watched: where they are.
+            ready: replicas that work.
+            rolling_out: whether replicas are being started, stopped or replaced.
+
+        Raises:
+            TidemillError: a server does not answer, or there is no such schema or topic yet.
+        """
+        with connected(self._postgres, f"reading figures of schema {watched.schema}") as session:
+            session.connection.hurry(_SECONDS)
+            saturated = _saturated(session, watched.writer, replicas=ready)
+            # Positions before ends: what is committed between is lag once more, and lag is never less than none. Close
+            # to each other: what arrives between is lag that nobody has, and makes idle replicas look busy.
+            positions = read_positions(session, watched.schema)
+        partitions = partitions_of(self._log, watched.topic, positions)
+        arrived = self._log.arrivals({(watched.topic, number): at for number, at in oldest(partitions).items()})
+        ages = {number: max(0.0, time.time() - moment / 1000) for (_, number), moment in arrived.items() if moment}
+        group = describe_group(self._log.config, watched.group, _SECONDS)
+        return Figures(
+            partitions,
+            ready=ready,
+            rebalancing=group.moving or group.members != ready,
+            rolling_out=rolling_out,
+            database_saturated=saturated,
+            freshness_seconds=freshness_seconds(positions, ages),
+        )
+
+
+def _saturated(session: Session, writer: str, *, replicas: int) -> bool:
+    """Whether more replicas would only wait: half of them do already, each time one looks, or no session is left.
+
+    What they wait for is a lock (batches of one aggregation are merged one after another) or the disk.
+    """
+    looks = 0
+    for look in range(_LOOKS):
+        if look:
+            time.sleep(_LOOK_SECONDS)
+        ((waiting, sessions, most),) = session.connection.execute(_WAITS, (writer,)).fetchall()
+        if sessions >= _FULL_SHARE * most:
+            return True
+        looks += waiting >= max(2, replicas / 2)
+    return looks >= _WAITING_LOOKS

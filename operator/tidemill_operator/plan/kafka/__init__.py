@@ -1,0 +1,1 @@
+"""Pure: the topics of a pipeline, whose they are, and where their replicas lie."""

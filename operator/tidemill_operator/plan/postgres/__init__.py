@@ -1,0 +1,1 @@
+"""Pure: the Postgres schema of a pipeline, as text, and what its system tables mean."""

@@ -1,0 +1,27 @@
+"""Which partial columns are fed once a plan is applied, of every aggregation version that is there. Pure."""
+
+from __future__ import annotations
+
+import json
+
+from tidemill_contract import names
+from tidemill_contract.functions.feeds import Feeds
+from tidemill_operator.plan.model import LiveSchema, Schema
+
+
+def feeds_after(schema: Schema, live: LiveSchema) -> dict[tuple[str, int], Feeds]:
+    """By (name, version); an aggregation that the plan leaves out is fed no more, but its table stays."""
+    wanted = {(row.name, row.version): _partials(row.shape) for row in schema.aggregations}
+    return {
+        key: live.feeds.get(key, Feeds()).changed(
+            _partials(shape),
+            wanted.get(key, ()),
+            there=live.columns.get(names.window_table(*key), {}),
+            closed_until=live.closed_until.get(key),
+        )
+        for key, shape in live.shapes.items()
+    }
+
+
+def _partials(shape: str) -> tuple[str, ...]:
+    return tuple(json.loads(shape)["partials"])

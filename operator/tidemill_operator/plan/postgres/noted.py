@@ -1,0 +1,87 @@
+"""What a schema notes of its window tables, as it is noted today: an earlier Tidemill wrote some of it otherwise. Pure.
+
+- A column of `first` or `last` of a field `at_x` was named like the column that orders `first` or `last` of `x`. Their
+  types tell them apart: no field is an array. Where both were wanted, only the one that came first in the spec was
+  there, with right values; the other one is added like any column that comes later.
+- The shape of a version did not say of which type the fields behind its columns are. The spec that was accepted last
+  does.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from tidemill_contract import names
+from tidemill_contract.expressions.compiler import ExpressionError, derived_types
+from tidemill_contract.functions.feeds import Feeds
+from tidemill_contract.functions.partials import Kind, column_of, field_types
+from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_operator.plan.model import LiveSchema
+
+_READ_TWO_WAYS = re.compile(r"_(first|last)_(at_.+)")
+_ORDER = "bigint[]"
+
+
+def as_noted_today(live: LiveSchema) -> LiveSchema:
+    """The schema as it will be once its columns have the names of today; `renames` tells which have another."""
+    renames = {}
+    columns, shapes, feeds = dict(live.columns), dict(live.shapes), dict(live.feeds)
+    types = _accepted_types(live.accepted) if any("types" not in json.loads(text) for text in shapes.values()) else {}
+    for key, text in live.shapes.items():
+        table = names.window_table(*key)
+        known = columns.get(table, {})
+        if found := _renames(known):
+            renames[table] = found
+            known = columns[table] = {found.get(name, name): kind for name, kind in known.items()}
+            noted = feeds.get(key, Feeds())
+            feeds[key] = replace(noted, columns={found.get(name, name): feed for name, feed in noted.columns.items()})
+        shape = json.loads(text)
+        if found:
+            shape["partials"] = [found.get(name, name) for name in shape["partials"]]
+        if "types" not in shape:
+            shape["types"] = _types_of(known, types)
+        shapes[key] = json.dumps(shape, sort_keys=True)
+    return replace(live, columns=columns, shapes=shapes, feeds=feeds, renames=renames)
+
+
+def with_types_of(shape: str, before: str | None) -> str:
+    """A shape that also tells the types behind columns that are fed no more: they may be fed again."""
+    if before is None:
+        return shape
+    told = json.loads(shape)
+    told["types"] = {**json.loads(before).get("types", {}), **told["types"]}
+    return json.dumps(told, sort_keys=True)
+
+
+def _renames(columns: Mapping[str, str]) -> dict[str, str]:
+    found = {}
+    for name, kind in columns.items():
+        match = _READ_TWO_WAYS.fullmatch(name)
+        if match is None or kind == _ORDER:
+            continue
+        today = column_of("first" if match.group(1) == "first" else "last", match.group(2))
+        if today not in columns:
+            found[name] = today
+    return found
+
+
+def _types_of(columns: Mapping[str, str], types: Mapping[str, str]) -> dict[str, list[str]]:
+    """By column of a table, the field behind it and its type."""
+    wanted = {column_of(kind, field): [field, told] for field, told in types.items() for kind in get_args(Kind)}
+    return {name: wanted[name] for name in columns if name in wanted}
+
+
+def _accepted_types(accepted: Mapping[str, Any] | None) -> Mapping[str, str]:
+    if accepted is None:
+        return {}
+    try:
+        spec = PipelineSpec.model_validate(accepted)
+        return field_types(spec, derived_types(spec))
+    except (ValidationError, ExpressionError):  # of a version with other rules
+        return {}

@@ -1,0 +1,205 @@
+"""One child process: spawned so that it dies with this process, recorded in a pid file, logged, stopped, reaped.
+
+Knows nothing of what the process does. A pid file holds the start time too: a pid alone may be somebody else's by now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tidemill_contract.files import read_text
+from tidemill_operator.processes.files import write_atomic
+
+_SHIM = str(Path(__file__).with_name("shim.py"))
+# Linux sends the death signal when the *thread* that forked ends, so one thread that lives as long as we do forks all.
+_KEPT_LOGS = 3
+_forker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tidemill-fork")
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to run.
+
+    Attributes:
+        user: run as this user (only root can); None: as we are.
+        death_signal: what the child gets when this process dies.
+        stop_signal: what asks it to end.
+        grace_seconds: how long it may take to end before SIGKILL.
+    """
+
+    name: str
+    arguments: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    user: str | None = None
+    working_dir: Path | None = None
+    death_signal: int = signal.SIGKILL
+    stop_signal: int = signal.SIGTERM
+    grace_seconds: float = 10.0
+
+
+def start_time(pid: int) -> str | None:
+    """When a process started, as the system tells it (opaque, stable while it lives); None: it does not live."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        if Path("/proc/self").exists():
+            return None
+        shown = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+        return shown.stdout.strip() or None
+    except ProcessLookupError:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes below a process, as far as the system tells (Linux)."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found += [int(child), *descendants(int(child))]
+    return found
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _wait_gone(pids: Mapping[int, str], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while any(start_time(pid) == started for pid, started in pids.items()):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def end_leftover(pid_file: Path) -> bool:
+    """End the process that a pid file names, if that very process still lives; the file is removed.
+
+    Returns:
+        Whether there was one.
+    """
+    try:
+        record = json.loads(read_text(pid_file))
+        pid, started = int(record["pid"]), str(record["started"])
+        stop_signal, grace_seconds = int(record["stop_signal"]), float(record["grace_seconds"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        pid_file.unlink(missing_ok=True)
+        return False
+    alive = start_time(pid) == started
+    if alive:
+        _signal(pid, stop_signal)
+        _signal(pid, signal.SIGCONT)
+        if not _wait_gone({pid: started}, grace_seconds):
+            _signal(pid, signal.SIGKILL)
+            _wait_gone({pid: started}, 5.0)
+    pid_file.unlink(missing_ok=True)
+    return alive
+
+
+class Child:
+    """A process that this one started. Not thread-safe but for `pid` and `running`."""
+
+    def __init__(self, command: Command, *, run_dir: Path, log_dir: Path) -> None:
+        self.command = command
+        self.pid_file = run_dir / f"{command.name}.pid"
+        self.log_file = log_dir / f"{command.name}.log"
+        self.started_at = 0.0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether it lives (a stopped process, as by SIGSTOP, does)."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id while it lives."""
+        return self._process.pid if self._process is not None and self.running else None
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended: its exit status, or minus the signal's number; None while it lives or was never started."""
+        return None if self._process is None else self._process.poll()
+
+    def spawn(self) -> None:
+        """Start it, after ending one that a killed run left behind; former logs are kept as `<name>.log.1`, `.2`, …."""
+        command = self.command
+        end_leftover(self.pid_file)
+        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        self._rotate_logs()
+        shim = [sys.executable, "-I", "-S", _SHIM, str(os.getpid()), str(int(command.death_signal)), command.user or ""]
+        with open(self.log_file, "wb") as log:
+            self._process = _forker.submit(
+                subprocess.Popen,
+                [*shim, *command.arguments],
+                env=dict(command.environment) or None,
+                cwd=command.working_dir,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            ).result()
+        self.started_at = time.monotonic()
+        record = {
+            "pid": self._process.pid,
+            "started": start_time(self._process.pid) or "",
+            "stop_signal": int(command.stop_signal),
+            "grace_seconds": command.grace_seconds,
+        }
+        write_atomic(self.pid_file, json.dumps(record))
+
+    def _rotate_logs(self) -> None:
+        names = [self.log_file, *(Path(f"{self.log_file}.{n}") for n in range(1, _KEPT_LOGS + 1))]
+        for older, newer in zip(reversed(names), reversed(names[:-1]), strict=False):
+            if newer.exists():
+                newer.replace(older)
+
+    def terminate(self) -> None:
+        """Ask it to end, without waiting."""
+        if self._process is not None and self.running:
+            _signal(self._process.pid, self.command.stop_signal)
+            _signal(self._process.pid, signal.SIGCONT)  # a frozen one could not end
+
+    def stop(self) -> None:
+        """Ask it to end, kill it after its grace, reap it."""
+        if self._process is not None and self.running:
+            self.terminate()
+            try:
+                self._process.wait(self.command.grace_seconds)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        self.pid_file.unlink(missing_ok=True)
+
+    def kill(self) -> None:
+        """SIGKILL it and all below it, reap it."""
+        if self._process is None or not self.running:
+            return
+        family = {pid: started for pid in descendants(self._process.pid) if (started := start_time(pid))}
+        _signal(self._process.pid, signal.SIGKILL)
+        for pid in family:
+            _signal(pid, signal.SIGKILL)
+        self._process.wait(10.0)
+        _wait_gone(family, 5.0)
+
+    def log_tail(self, lines: int = 15) -> str:
+        """The end of its log."""
+        try:
+            with open(self.log_file, "rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
+                return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+        except FileNotFoundError:
+            return ""

@@ -1,0 +1,160 @@
+"""One supervised process: wanted or not, running or not, ready or not; when it is started again after it ended.
+
+A process that died is started again after a delay that doubles each time and falls back once it has been of use. One
+that was frozen from outside (SIGSTOP) is only reported as not ready: it may wake.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import signal
+import time
+from dataclasses import dataclass
+
+from tidemill_operator.processes.child import Child, Command
+
+FIRST_DELAY_SECONDS = 0.2
+MAX_DELAY_SECONDS = 30.0
+# Ready for this long, it counts as healthy and the next restart is a first one again.
+HEALTHY_SECONDS = 5.0
+_PROBE_TIMEOUT_SECONDS = 1.5
+_READY_PERIOD_SECONDS = 2.0
+_UNREADY_PERIOD_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class ReplicaSpec:
+    """How a replica should run; another spec means a new process.
+
+    Attributes:
+        revision: grows out of whatever the process reads only at its start.
+    """
+
+    command: Command
+    port: int
+    ready_path: str
+    revision: str = ""
+
+
+class Replica:
+    """Not thread-safe: `tick` and `want` belong to the supervisor's lock, `probe` may run beside them."""
+
+    def __init__(self, child: Child, spec: ReplicaSpec) -> None:
+        self._child = child
+        self.spec = spec
+        self.ready = False
+        self.restarts = 0
+        self.last_exit: int | None = None
+        self._ready_since: float | None = None
+        self._delay = FIRST_DELAY_SECONDS
+        self._start_at = 0.0
+        self._kill_at: float | None = None
+        self._seen_running = False
+        self._wanted: ReplicaSpec | None = spec
+        self._next_probe = 0.0
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id while it lives."""
+        return self._child.pid
+
+    @property
+    def gone(self) -> bool:
+        """Not wanted any more, and ended."""
+        return self._wanted is None and not self._child.running and not self._seen_running
+
+    @property
+    def current(self) -> bool:
+        """Runs as it was last wanted."""
+        return self._child.running and self._kill_at is None and self._wanted == self.spec
+
+    @property
+    def log_file(self) -> str:
+        """Where it prints."""
+        return str(self._child.log_file)
+
+    def want(self, spec: ReplicaSpec | None) -> bool:
+        """Say how it should run; None: not at all.
+
+        Returns:
+            Whether that is news.
+        """
+        news = spec != self._wanted
+        self._wanted = spec
+        if news:  # what made the former one fail may be gone
+            self._start_at, self._delay = 0.0, FIRST_DELAY_SECONDS
+        return news
+
+    def tick(self, now: float) -> None:
+        """Do the next step towards what is wanted; never blocks for longer than a process takes to start."""
+        if self._child.running:
+            if self._kill_at is not None:
+                if now >= self._kill_at:
+                    self._child.kill()
+            elif self._wanted != self.spec:
+                self._child.terminate()
+                self.ready = False
+                self._kill_at = now + self.spec.command.grace_seconds
+            return
+        if self._seen_running:
+            self._ended(now)
+        if self._wanted is not None and now >= self._start_at:
+            self.spec = self._wanted
+            self._child.command = self.spec.command
+            self._child.spawn()
+            self._seen_running = True
+            self._next_probe = 0.0
+
+    def probe(self, now: float) -> None:
+        """Ask it whether it is ready, if it is time."""
+        if not self._child.running or self._kill_at is not None or now < self._next_probe:
+            return
+        pid = self._child.pid
+        ready = is_ready(self.spec.port, self.spec.ready_path)
+        if pid != self._child.pid:
+            return
+        if ready and not self.ready:
+            self._ready_since = time.monotonic()
+        self.ready = ready
+        self._next_probe = time.monotonic() + (_READY_PERIOD_SECONDS if ready else _UNREADY_PERIOD_SECONDS)
+
+    def close(self) -> None:
+        """Stop it now, waiting."""
+        self._wanted = None
+        self._child.stop()
+        self.ready = False
+
+    def terminate(self) -> None:
+        """Ask it to end for good, without waiting."""
+        self._wanted = None
+        self._child.terminate()
+
+    def _ended(self, now: float) -> None:
+        """Take note of the end of a process and set the time of the next start."""
+        asked = self._kill_at is not None
+        self.last_exit = self._child.exit_code
+        useful = self._ready_since is not None and (
+            self.last_exit == -signal.SIGKILL or now - self._ready_since >= HEALTHY_SECONDS
+        )
+        self.ready, self._ready_since, self._kill_at, self._seen_running = False, None, None, False
+        self._child.pid_file.unlink(missing_ok=True)
+        if asked:
+            self._start_at, self._delay = now, FIRST_DELAY_SECONDS
+            return
+        self.restarts += 1
+        if useful:
+            self._delay = FIRST_DELAY_SECONDS
+        self._start_at = now + self._delay
+        self._delay = min(self._delay * 2, MAX_DELAY_SECONDS)
+
+
+def is_ready(port: int, path: str) -> bool:
+    """Whether a GET on loopback answers with 200."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PROBE_TIMEOUT_SECONDS)
+    with contextlib.closing(connection):
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False

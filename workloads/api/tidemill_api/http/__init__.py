@@ -1,0 +1,1 @@
+"""The REST routes, their description, and answers as HTTP."""

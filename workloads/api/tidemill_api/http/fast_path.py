@@ -1,0 +1,123 @@
+"""The short way for answers that are fresh: no routing, no parsing, no encoding.
+
+The first answer to a request line goes the long way and is learnt here. Who may ask is checked every time.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from tidemill_api import metrics
+from tidemill_api.cache import Slot
+from tidemill_api.catalog import PipelineModel
+from tidemill_api.http.replies import matches, slot_headers, validators
+from tidemill_api.formats.rows import JSON, negotiate
+from tidemill_api.services import Services
+from tidemill_chassis.asgi import App, Receive, Scope, Send
+from tidemill_chassis.auth import QUERY_READ, Forbidden, Unauthorized
+
+log = logging.getLogger(__name__)
+
+MAX_KNOWN = 5_000
+MAX_LINE_BYTES = 4_096
+
+
+@dataclass
+class Known:
+    """What a request line asks for.
+
+    Attributes:
+        model: the pipeline as it was; another object means another config.
+        key: of the answer in the cache.
+        operation: label of metrics.
+        shared: whether everybody may see the answer.
+        route: the route that answers it the long way, for the request's metrics.
+    """
+
+    model: PipelineModel
+    key: str
+    operation: str
+    shared: bool
+    route: Any = field(default=None)
+
+    @cached_property
+    def hits(self) -> Any:
+        """Counter of answers from the cache."""
+        return metrics.CACHE_HITS.labels(self.operation)
+
+    @cached_property
+    def rows(self) -> Any:
+        """Counter of rows given."""
+        return metrics.EVENTS_QUERIED.labels(self.operation)
+
+
+class Front:
+    """ASGI middleware in front of the application; knows request lines by path and query string."""
+
+    def __init__(self, services: Services) -> None:
+        self._catalog, self._authenticator, self._cache = services.catalog, services.authenticator, services.cache
+        self._known: dict[tuple[str, bytes], Known] = {}
+        self.app: App | None = None
+
+    def learn(self, scope: Scope, known: Known) -> None:
+        """Answer this request line from the cache from now on, while the answer is fresh."""
+        line = (scope["path"], scope["query_string"])
+        if len(line[0]) + len(line[1]) > MAX_LINE_BYTES:
+            return
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        known.route = scope.get("route")
+        self._known[line] = known
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] == "http" and scope["method"] == "GET":
+            known = self._known.get((scope["path"], scope["query_string"]))
+            if known is not None and await self._answered(scope, send, known):
+                return
+        assert self.app is not None  # noqa: S101 - set where the application is put together
+        await self.app(scope, receive, send)
+
+    async def _answered(self, scope: Scope, send: Send, known: Known) -> bool:
+        if self._catalog.find(known.model.name) is not known.model:
+            del self._known[(scope["path"], scope["query_string"])]
+            return False
+        authorization = accept = if_none_match = None
+        for name, value in scope["headers"]:
+            if name == b"accept":
+                accept = value.decode("latin-1")
+            elif name == b"authorization":
+                authorization = value.decode("latin-1")
+            elif name == b"if-none-match":
+                if_none_match = value.decode("latin-1")
+        if accept is not None and negotiate(_suffix(scope["path"]), accept) != JSON:
+            return False
+        try:
+            self._authenticator.check(known.model.config, authorization, QUERY_READ)
+        except (Unauthorized, Forbidden):
+            return False
+        slot = self._cache.fresh(known.key)
+        if slot is None:
+            return False
+        scope["route"] = known.route
+        await _send(send, slot, if_none_match, shared=known.shared)
+        known.hits.inc()
+        known.rows.inc(slot.answer.rows)
+        return True
+
+
+async def _send(send: Send, slot: Slot, if_none_match: str | None, *, shared: bool) -> None:
+    # The answer may be replaced while it is sent: headers and body are taken at the same moment.
+    answer, headers = slot.answer, slot_headers(slot, shared=shared)
+    status, body = 200, answer.body
+    if if_none_match is not None and matches(if_none_match, answer.etag):
+        status, body, headers = 304, b"", validators(answer, shared=shared)
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _suffix(path: str) -> str | None:
+    return "json" if path.endswith(".json") else None

@@ -1,0 +1,143 @@
+"""The OpenAPI document: every path of the REST routes, the live ones and those of health."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tidemill_api.query import listings
+from tidemill_api.http.openapi_answers import RESPONSES, as_suffix, fresh, plain, problems, unchanged
+from tidemill_api.http.openapi_live import LIVE_SCHEMAS, live_paths
+from tidemill_api.http.openapi_parameters import (
+    PARAMETER_SCHEMAS,
+    listing_parameters,
+    path,
+    window_parameters,
+)
+from tidemill_api.http.openapi_schemas import SCHEMAS, STRING, ref
+from tidemill_api.formats.rows import JSON
+
+TITLE, VERSION = "Tidemill API", "0.1.0"
+SUFFIXES = ("json", "ndjson", "csv")
+Operation = dict[str, Any]
+
+
+def document() -> dict[str, Any]:
+    """The document. 3.2 is the first version that can tell what a stream's items are."""
+    return {
+        "openapi": "3.2.0",
+        "info": {
+            "title": TITLE,
+            "version": VERSION,
+            "description": "Windows, anomalies, dead letters and kept events of pipelines, by REST and live.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "security": [{"key": []}, {}],
+        "paths": {**_rest_paths(), **live_paths(), **_status_paths()},
+        "components": {
+            "schemas": {**PARAMETER_SCHEMAS, **LIVE_SCHEMAS, **SCHEMAS},
+            "responses": RESPONSES,
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer", "description": "An API key, `tm_<id>_<secret>`."}
+            },
+        },
+    }
+
+
+def _rest_paths() -> dict[str, Any]:
+    pipeline = [path("pipeline", "Name of a pipeline.")]
+    aggregation = [*pipeline, path("aggregation", "Name of an aggregation.")]
+    base = "/v1/pipelines/{pipeline}"
+    aggregate = f"{base}/aggregates/{{aggregation}}"
+    described = _get("pipeline", "A pipeline and how far it has come", pipeline, fresh("Pipeline"))
+    paths: dict[str, Any] = {
+        "/v1/pipelines": {"get": _pipelines()},
+        base: {"get": described},
+        f"{aggregate}/query": {"post": _post(aggregation)},
+    }
+    what = "Windows of an aggregation"
+    paths |= _forms(aggregate, "windows", what, "Window", [
+        (aggregation + window_parameters()), (aggregation + window_parameters(stream=True)),
+    ])  # fmt: skip
+    lists = {
+        "anomalies": ("Anomalies, newest windows first", "Anomaly", listings.ANOMALIES),
+        "dead-letters": ("Events that count nowhere, and why; newest first", "DeadLetter", listings.DEAD_LETTERS),
+        "events": ("Kept raw events, newest first; where the pipeline keeps them", "Event", None),
+    }
+    for name, (summary, row, listing) in lists.items():
+        parameters = [pipeline + listing_parameters(listing, stream=stream) for stream in (False, True)]
+        paths |= _forms(f"{base}/{name}", name.replace("-", "_"), summary, row, parameters)
+    return paths
+
+
+def _forms(at: str, name: str, summary: str, row: str, parameters: list[list[Any]]) -> dict[str, Any]:
+    """A path, and once more with each form as its suffix; parameters for pages, and for streams."""
+    page = f"{row}Page"
+    found = {at: {"get": _get(name, summary, parameters[0], fresh(page, row))}}
+    for suffix in SUFFIXES:
+        streamed = suffix != "json"
+        operation = _get(
+            f"{name}_{suffix}",
+            f"{summary}; as {suffix.upper()}",
+            parameters[streamed],
+            as_suffix(suffix, page, row),
+            cached=not streamed,
+        )
+        found[f"{at}.{suffix}"] = {"get": operation}
+    return found
+
+
+def _pipelines() -> Operation:
+    summary = "Pipelines that the caller may ask"
+    responses = {"200": plain("PipelineList", f"{summary}."), **problems(400, 401, 403, 504)}
+    return {"operationId": "pipelines", "summary": summary, "responses": responses}
+
+
+def _get(name: str, summary: str, parameters: list[Any], answer: Any, *, cached: bool = True) -> Operation:
+    """An operation; `cached`: it can be asked whether an earlier answer is right still."""
+    condition = {
+        "name": "If-None-Match", "in": "header", "schema": STRING,
+        "description": "The ETag of an answer: 304 if it is right still.",
+    }  # fmt: skip
+    return {
+        "operationId": name,
+        "summary": summary,
+        "parameters": [*parameters, *([condition] if cached else [])],
+        "responses": {
+            "200": answer,
+            **({"304": unchanged()} if cached else {}),
+            **problems(400, 401, 403, 404, 503, 504),
+        },
+    }
+
+
+def _post(parameters: list[Any]) -> Operation:
+    return {
+        "operationId": "query",
+        "summary": "Windows of an aggregation, asked for in a body",
+        "parameters": parameters,
+        "requestBody": {"required": True, "content": {JSON: {"schema": ref("Query")}}},
+        "responses": {
+            "200": fresh("WindowPage", "Window", cached=False),
+            **problems(400, 401, 403, 404, 413, 503, 504),
+        },
+    }
+
+
+def _status_paths() -> dict[str, Any]:
+    operations = {
+        "health": ("The service and what it needs", "Health", "Unhealthy."),
+        "livez": ("Whether the process works", "Flag", "It does not."),
+        "readyz": ("Whether requests may come", "Flag", "They may not."),
+    }
+    return {
+        f"/{name}": {
+            "get": {
+                "operationId": name,
+                "summary": summary,
+                "security": [],
+                "tags": ["status"],
+                "responses": {"200": plain(schema, f"{summary}."), "503": plain(schema, otherwise)},
+            }
+        }
+        for name, (summary, schema, otherwise) in operations.items()
+    }

@@ -1,0 +1,210 @@
+"""Parameters of the OpenAPI document, in query strings and in the body of a query: their forms, exactly.
+
+Which columns there are is a pipeline's affair: of names and values of columns only the form can be told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from tidemill_api.query import aggregate as aggregate_query
+from tidemill_api.query import listings
+from tidemill_api.http.openapi_schemas import BOOLEAN, INTEGER, NUMBER, STRING, Schema, ref
+from tidemill_api.query.parameters import MAX_FIELDS
+from tidemill_api.query.selection import MAX_IN, OPERATORS, Column
+from tidemill_contract.duration import PATTERN as DURATION
+from tidemill_contract.events.details import SECONDS_FROM, SECONDS_TO
+
+_FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999
+"""Of the years 1 to 9999, epoch milliseconds."""
+_TIMES = "RFC 3339, a date alone (its midnight in UTC), or epoch milliseconds"
+_COLUMN = "[a-z][a-z0-9_]{0,40}"
+_FILTER = f"^{_COLUMN}(__({'|'.join(OPERATORS)}))?$"
+
+MOMENT: Schema = {
+    "description": f"A time of the years 1 to 9999: {_TIMES}, but none that looks like seconds.",
+    "anyOf": [
+        {"type": "string", "format": "date-time"},
+        {"type": "string", "format": "date"},
+        {"type": "integer", "minimum": _FIRST_MS, "maximum": SECONDS_FROM - 1},
+        {"type": "integer", "minimum": SECONDS_TO + 1, "maximum": _LAST_MS},
+    ],
+}
+TEXT: Schema = {"type": "string", "pattern": r"^[^\x00]*$"}
+CURSOR: Schema = {"type": "string", "pattern": "^[A-Za-z0-9_-]*$"}
+GRANULARITY: Schema = {"type": "string", "pattern": f"{DURATION}|^all$"}
+ZONE: Schema = {"type": "string", "maxLength": 64, "pattern": r"^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}$"}
+FILL: Schema = {"enum": ["none", "null", "zero"]}
+NAME: Schema = {"type": "string", "pattern": f"^{_COLUMN}$"}
+_VALUES: dict[str, Schema] = {
+    "string": TEXT, "integer": INTEGER, "number": NUMBER, "boolean": BOOLEAN, "timestamp": ref("Moment"),
+}  # fmt: skip
+
+
+def _names(schema: Schema, *, least: int = 0) -> Schema:
+    return {"type": "array", "items": schema, **({"minItems": least} if least else {})}
+
+
+_NAMES, _ORDER = _names(NAME), _names({"type": "string", "pattern": f"^-?{_COLUMN}$"}, least=1)
+_SCALAR: Schema = {"anyOf": [TEXT, NUMBER, BOOLEAN]}
+_SCALARS: Schema = {"anyOf": [_SCALAR, {"type": "array", "items": _SCALAR, "maxItems": MAX_IN}]}
+
+
+def path(name: str, description: str) -> Any:
+    """A parameter of the path."""
+    return {"name": name, "in": "path", "required": True, "description": description, "schema": STRING}
+
+
+def query(name: str, description: str, schema: Schema = STRING, *, example: Any = None) -> Any:
+    """A parameter of the query string; lists stand between commas."""
+    found = {"name": name, "in": "query", "description": description, "schema": schema}
+    listed = {"style": "form", "explode": False} if schema.get("type") == "array" else {}
+    return {**found, **listed, **({} if example is None else {"example": example})}
+
+
+def filters(what: str, schema: Schema) -> Any:
+    """Filters: each a parameter of its own, named by a column and an operator."""
+    operators = ", ".join(f"`__{name}`" for name in OPERATORS if name != "eq")
+    return {
+        "name": "filters", "in": "query", "style": "form", "explode": True, "schema": schema,
+        "description": f"{what}: `column=value`, or with an operator: {operators}. `__in` takes values between commas.",
+    }  # fmt: skip
+
+
+def any_filters(reserved: Iterable[str]) -> Schema:
+    """Filters on columns that only the pipeline knows."""
+    names = {"pattern": _FILTER, "not": {"enum": list(reserved)}}
+    return {"type": "object", "propertyNames": names, "additionalProperties": TEXT}
+
+
+def column_filters(columns: Iterable[Column]) -> Schema:
+    """Filters on these columns, and on no others."""
+    kinds: dict[str, list[str]] = {}
+    for column in columns:
+        if column.comparable:
+            kinds.setdefault(column.kind, []).append(column.name)
+    compared = "|".join(name for name in OPERATORS if name not in ("in", "isnull"))
+    named = {kind: "|".join(names) for kind, names in kinds.items()}
+    found = {f"^({names})(__({compared}))?$": _VALUES[kind] for kind, names in named.items()}
+    found |= {f"^({names})__in$": _listed(kind) for kind, names in named.items()}
+    found[f"^({'|'.join(named.values())})__isnull$"] = BOOLEAN
+    return {"type": "object", "patternProperties": found, "additionalProperties": False}
+
+
+def _listed(kind: str) -> Schema:
+    """Values between commas."""
+    one = {"integer": "[+-]?[0-9]{1,40}", "number": r"[+-]?[0-9]{1,40}(\.[0-9]+)?", "boolean": "(true|false)"}.get(kind)
+    if kind == "timestamp":
+        one = r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])(T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]+)?Z)?"
+    return TEXT if one is None else {"type": "string", "pattern": f"^{one}(,{one})*$"}
+
+
+def _limit(usual: int, most: int) -> Schema:
+    return {"type": "integer", "minimum": 1, "maximum": most, "default": usual}
+
+
+def _common(limit: Schema, most: int, order: str, columns: Schema) -> list[Any]:
+    return [
+        query("from", f"Earliest time, inclusive; {_TIMES}.", ref("Moment"), example="2013-01-01T05:00:00Z"),
+        query("to", f"Latest time, exclusive; {_TIMES}; later than `from`.", ref("Moment")),
+        query(
+            "order",
+            f"Columns, most significant first, each once; `-` descending. Default: {order}.",
+            columns,
+            example=[order],
+        ),
+        query("limit", f"JSON: rows a page; CSV and NDJSON: rows at all, {most} by default and at most.", limit),
+        query("cursor", "`next_cursor` of an answer; all other parameters but `limit` stay as they were.", CURSOR),
+    ]
+
+
+def window_parameters(*, stream: bool = False) -> list[Any]:
+    """Of an aggregation's windows.
+
+    Args:
+        stream: the answer is surely CSV or NDJSON.
+    """
+    most = aggregate_query.MAX_STREAM_ROWS
+    limit = _limit(most, most) if stream else _limit(aggregate_query.DEFAULT_LIMIT, aggregate_query.MAX_LIMIT)
+    return [
+        *_common(limit, most, "window_start", _ORDER),
+        query(
+            "granularity",
+            "Longer windows: a multiple of the stored length, such as `1d`; `all`: one for everything.",
+            GRANULARITY,
+        ),
+        query(
+            "tz",
+            "Time zone whose days are meant, such as America/New_York; with granularity in days. A day starts at the"
+            " first instant of its date.",
+            ZONE,
+        ),
+        query(
+            "fill",
+            "What stands for windows without events; needs from and to. `zero`: 0 for metrics of count, distinct and"
+            " sum, null for all others.",
+            FILL,
+        ),
+        query("group_by", "Fewer dimensions, between commas; empty: one group.", _NAMES),
+        query("metrics", "Only these metrics, between commas.", _names(NAME, least=1)),
+        query(
+            "closed",
+            "Only closed windows, or only open ones. A longer window is closed when all stored windows are that share"
+            " events with it.",
+            BOOLEAN,
+        ),
+        filters("Filters on dimensions and metrics", any_filters(aggregate_query.RESERVED)),
+    ]
+
+
+def listing_parameters(listing: listings.Listing | None, *, stream: bool = False) -> list[Any]:
+    """Of a listing; None: of kept events."""
+    time = listing.time if listing else "event_time"
+    columns = listing.columns if listing else listings.EVENT_COLUMNS
+    names = [column.name for column in columns if column.comparable]
+    order = _names({"enum": [*names, *(f"-{name}" for name in names)]}, least=1)
+    what = f"Filters on {', '.join(names)}" if listing else "Filters on the fields of the events"
+    schema = column_filters(columns) if listing else any_filters(listings.RESERVED)
+    most = listings.MAX_STREAM_ROWS
+    limit = _limit(most, most) if stream else _limit(listings.DEFAULT_LIMIT, listings.MAX_LIMIT)
+    return [*_common(limit, most, f"-{time}", order), filters(what, schema)]
+
+
+def live_parameters(reserved: Collection[str]) -> list[Any]:
+    """Of a live connection."""
+    found = filters("Filters on group columns, each for the aggregations that have the column", any_filters(reserved))
+    return [
+        query("aggregations", "Names, separated by commas; all if left out.", _names(NAME, least=1)),
+        query("resume", "The token of the latest `progress`."),
+        {
+            "name": "Last-Event-ID", "in": "header", "schema": STRING,
+            "description": "The same, as a reconnecting event source sends it.",
+        },
+        found,
+    ]  # fmt: skip
+
+
+QUERY: Schema = {
+    "type": "object",
+    "description": 'The parameters of the GET; filters as further members, e.g. `"carrier": "AA"`.',
+    "properties": {
+        "from": ref("Moment"),
+        "to": ref("Moment"),
+        "granularity": GRANULARITY,
+        "tz": ZONE,
+        "fill": FILL,
+        "group_by": _NAMES,
+        "metrics": _NAMES,
+        "closed": BOOLEAN,
+        "order": _ORDER,
+        "limit": _limit(aggregate_query.DEFAULT_LIMIT, aggregate_query.MAX_LIMIT),
+        "cursor": CURSOR,
+    },
+    "maxProperties": MAX_FIELDS,
+    "propertyNames": {"pattern": _FILTER},
+    "patternProperties": {f"^{_COLUMN}__in$": _SCALARS},
+    "additionalProperties": _SCALAR,
+    "example": {"from": "2013-01-01T00:00:00Z", "granularity": "1d", "group_by": [], "limit": 10},
+}
+PARAMETER_SCHEMAS: Mapping[str, Schema] = {"Moment": MOMENT, "Query": QUERY}

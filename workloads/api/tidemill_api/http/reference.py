@@ -1,0 +1,50 @@
+"""/openapi.json and /docs: a page of our own that shows the document and needs nothing from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tidemill_api.http.openapi import document
+from tidemill_api.http.routing import TemplateRoute
+from tidemill_api.formats.rows import JSON
+
+_FILES = Path(__file__).with_name("reference_page")
+_PAGES = {
+    "/docs": ("reference.html", "text/html; charset=utf-8"),
+    "/docs/reference.css": ("reference.css", "text/css; charset=utf-8"),
+    "/docs/reference.js": ("reference.js", "text/javascript; charset=utf-8"),
+}
+_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
+
+
+def reference_routes() -> list[TemplateRoute]:
+    """The routes."""
+    encoded = msgspec.json.encode(document())
+
+    async def openapi(_: Request) -> Response:
+        return Response(encoded, headers={"cache-control": "no-cache"}, media_type=JSON)
+
+    return [
+        TemplateRoute("/openapi.json", openapi),
+        *(TemplateRoute(path, _page(*found)) for path, found in _PAGES.items()),
+    ]
+
+
+def _page(name: str, kind: str) -> Callable[[Request], Awaitable[Response]]:
+    body = (_FILES / name).read_bytes()
+
+    async def page(_: Request) -> Response:
+        return Response(body, headers={**_HEADERS, "content-type": kind})
+
+    return page

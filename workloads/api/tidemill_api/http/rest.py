@@ -1,0 +1,211 @@
+"""The REST routes: who asks for what, and in which form it is answered.
+
+Query strings are read by the routes themselves: what may be filtered by is a pipeline's affair, known only then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tidemill_api import metrics
+from tidemill_api.http.access import open_pipeline
+from tidemill_api.query.aggregate import MEMBERS, take_query
+from tidemill_api.query.answers import Stream
+from tidemill_api.cache import Slot
+from tidemill_api.catalog import PipelineModel
+from tidemill_api.describe import summary
+from tidemill_api.http.fast_path import Front, Known
+from tidemill_api.query.listings import ANOMALIES, DEAD_LETTERS, Listing, events_listing, take_listing
+from tidemill_api.query.parameters import MAX_BODY_BYTES, Parameters
+from tidemill_api.http.problems import Problem, forbidden, not_found, unauthorized
+from tidemill_api.http.replies import NEXT_CURSOR, PiecesReply, json_reply
+from tidemill_api.http.routing import TemplateRoute
+from tidemill_api.formats.rows import JSON, negotiate
+from tidemill_api.services import Services
+from tidemill_chassis.auth import QUERY_READ, Forbidden, Unauthorized
+from tidemill_chassis.resilience import Deadline
+
+SUFFIXES = ("json", "ndjson", "csv")
+ANSWER_SECONDS, ANSWER_SHARE = 1.0, 0.1
+"""How long before a request's deadline its queries are given up, and which share of it at most."""
+PIPELINES = "/v1/pipelines"
+PIPELINE = f"{PIPELINES}/{{pipeline}}"
+AGGREGATE = f"{PIPELINE}/aggregates/{{aggregation}}"
+_LISTINGS: dict[str, Callable[[PipelineModel], Listing]] = {
+    "anomalies": lambda _: ANOMALIES,
+    "dead-letters": lambda _: DEAD_LETTERS,
+    "events": events_listing,
+}
+
+
+class Rest:
+    """The handlers.
+
+    Args:
+        services: what they work with.
+        front: learns which answers it can give itself from now on.
+    """
+
+    def __init__(self, services: Services, front: Front) -> None:
+        self._services, self._front = services, front
+
+    def routes(self) -> list[TemplateRoute]:
+        """All routes; a path with a suffix comes before the one without."""
+        found = [
+            TemplateRoute(PIPELINES, self.pipelines, methods=["GET"]),
+            TemplateRoute(PIPELINE, self.pipeline, methods=["GET"]),
+            TemplateRoute(f"{AGGREGATE}/query", self.query, methods=["POST"]),
+            *_with_suffixes(AGGREGATE, self.aggregate),
+        ]
+        for name in _LISTINGS:
+            found += _with_suffixes(f"{PIPELINE}/{name}", self._lister(name))
+        return found
+
+    async def pipelines(self, request: Request) -> Response:
+        """Pipelines that the caller may ask."""
+        Parameters.from_query(request.scope["query_string"]).refuse_rest([])
+        visible, refused = [], None
+        for model in self._services.catalog.all():
+            try:
+                self._services.authenticator.check(model.config, request.headers.get("authorization"), QUERY_READ)
+                visible.append(model)
+            except (Unauthorized, Forbidden) as error:
+                refused = error
+        if refused is not None and not visible:
+            raise unauthorized(str(refused)) if isinstance(refused, Unauthorized) else forbidden(str(refused))
+        body = msgspec.json.encode({"pipelines": [summary(model) for model in visible]})
+        return Response(body, media_type=JSON, headers={"cache-control": "no-store"})
+
+    async def pipeline(self, request: Request) -> Response:
+        """A pipeline: measures, dimensions, windows, watermark, progress."""
+        model = self._model(request)
+        Parameters.from_query(request.scope["query_string"]).refuse_rest([])
+        found = await self._services.answers.describe(model, _deadline(request))
+        return self._reply(request, model, found, "pipelines")
+
+    async def aggregate(self, request: Request) -> Response:
+        """Windows of an aggregation."""
+        parameters = Parameters.from_query(request.scope["query_string"])
+        return await self._windows(request, parameters, _media(request))
+
+    async def query(self, request: Request) -> Response:
+        """Windows of an aggregation, asked for in a body."""
+        Parameters.from_query(request.scope["query_string"]).refuse_rest([])
+        self._model(request)
+        return await self._windows(request, Parameters.from_json(await _body(request), MEMBERS), _media(request))
+
+    async def _windows(self, request: Request, parameters: Parameters, media: str) -> Response:
+        model = self._model(request)
+        aggregation = model.aggregation(request.path_params["aggregation"])
+        query = take_query(aggregation, parameters, stream=media != JSON)
+        answers, deadline = self._services.answers, _deadline(request)
+        if media != JSON:
+            stream = await answers.stream_windows(model, query, media, deadline)
+            return _stream_reply(request, stream, media, f"{model.name}-{aggregation.name}")
+        return self._reply(request, model, await answers.aggregates(model, query, deadline), "aggregates")
+
+    def _lister(self, name: str) -> Callable[[Request], Awaitable[Response]]:
+        listing_of = _LISTINGS[name]
+
+        async def listing(request: Request) -> Response:
+            model, media = self._model(request), _media(request)
+            parameters = Parameters.from_query(request.scope["query_string"])
+            query = take_listing(listing_of(model), parameters, stream=media != JSON)
+            answers, deadline = self._services.answers, _deadline(request)
+            if media != JSON:
+                stream = await answers.stream_listing(model, query, media, deadline)
+                return _stream_reply(request, stream, media, f"{model.name}-{name}")
+            return self._reply(request, model, await answers.listing(model, query, deadline), query.listing.kind)
+
+        return listing
+
+    def _model(self, request: Request) -> PipelineModel:
+        """The pipeline of the path, if the caller may ask it.
+
+        Raises:
+            Problem: there is none (404), no key (401), or a key that is not good for this (403).
+        """
+        try:
+            return open_pipeline(self._services, request.path_params["pipeline"], request.headers.get("authorization"))
+        except Unauthorized as error:
+            raise unauthorized(str(error)) from None
+        except Forbidden as error:
+            raise forbidden(str(error)) from None
+
+    def _reply(self, request: Request, model: PipelineModel, found: tuple[Slot, bool], kind: str) -> Response:
+        metrics.EVENTS_QUERIED.labels(kind).inc(found[0].answer.rows)
+        plain = request.method == "GET"
+        shared = model.config.spec.auth.required is False
+        if plain:
+            self._front.learn(request.scope, Known(model, found[0].key, kind, shared=shared))
+        return json_reply(
+            found, request.headers.get("if-none-match"), shared=shared, cacheable=request.method != "POST"
+        )
+
+
+def _with_suffixes(path: str, handler: Callable[[Request], Awaitable[Response]]) -> list[TemplateRoute]:
+    return [
+        *(TemplateRoute(f"{path}.{suffix}", handler, methods=["GET"]) for suffix in SUFFIXES),
+        TemplateRoute(path, handler, methods=["GET"]),
+    ]
+
+
+def _media(request: Request) -> str:
+    suffix = request.scope["path"].rpartition("/")[2].rpartition(".")[2]
+    return negotiate(suffix if suffix in SUFFIXES else None, request.headers.get("accept"))
+
+
+def _deadline(request: Request) -> Deadline | None:
+    """The request's deadline, less the time that it takes to tell that there is no answer."""
+    found: Any = getattr(request.state, "deadline", None)
+    if not isinstance(found, Deadline):
+        return None
+    return Deadline(found.at - min(ANSWER_SECONDS, found.remaining() * ANSWER_SHARE), found.clock)
+
+
+def _stream_reply(request: Request, stream: Stream, media: str, name: str) -> PiecesReply:
+    cut = {NEXT_CURSOR: stream.cursor} if stream.cursor else {}
+    return PiecesReply(stream.pieces, media, {**_disposition(request, name), **cut})
+
+
+def _disposition(request: Request, name: str) -> dict[str, str]:
+    """A browser that follows a link with a suffix saves a file of that name."""
+    suffix = request.scope["path"].rpartition(".")[2]
+    return {"content-disposition": f'attachment; filename="{name}.{suffix}"'} if suffix in SUFFIXES else {}
+
+
+async def _body(request: Request) -> bytes:
+    read = bytearray()
+    async for piece in request.stream():
+        read += piece
+        if len(read) > MAX_BODY_BYTES:
+            raise Problem(413, "body_too_large", "Body Too Large", f"a query takes at most {MAX_BODY_BYTES} bytes")
+    return bytes(read)
+
+
+async def answer_unmatched(request: Request, error: Exception) -> Response:
+    """404, 405 and the like of the framework, as problems."""
+    status = getattr(error, "status_code", 404)
+    headers = dict(getattr(error, "headers", None) or {})
+    if status == 405:
+        allowed = headers.get("Allow", "other methods")
+        found = Problem(405, "method_not_allowed", "Method Not Allowed", f"this path takes {allowed}", headers=headers)
+    elif status == 404:
+        found = not_found("path_not_found", "there is nothing at this path; see /docs")
+    else:
+        found = Problem(
+            status, "request_refused", "Request Refused", str(getattr(error, "detail", "")), headers=headers
+        )
+    return found.response()
+
+
+async def answer_defect(request: Request, error: Exception) -> Response:
+    """A defect of ours; the server logs it with its traceback."""
+    return Problem(
+        500, "internal_error", "Internal Error", "this is a defect of the service; its log tells more"
+    ).response()

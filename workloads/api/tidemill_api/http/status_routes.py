@@ -1,0 +1,41 @@
+"""/health, /livez and /readyz as everybody may see them; what they hold back is on the port of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tidemill_api.http.routing import TemplateRoute
+from tidemill_api.formats.rows import JSON
+from tidemill_api.upkeep import Upkeep
+from tidemill_chassis.health import public
+
+_NO_STORE = {"cache-control": "no-store"}
+
+
+def status_routes(upkeep: Upkeep) -> list[TemplateRoute]:
+    """The routes; they need no key."""
+
+    async def health(_: Request) -> Response:
+        status, body = upkeep.health()
+        return _json(status, public(body))
+
+    async def livez(_: Request) -> Response:
+        return _flag(upkeep.alive())
+
+    async def readyz(_: Request) -> Response:
+        return _flag(upkeep.ready())
+
+    handlers = {"/health": health, "/livez": livez, "/readyz": readyz}
+    return [TemplateRoute(path, handler, methods=["GET"]) for path, handler in handlers.items()]
+
+
+def _flag(ok: bool) -> Response:
+    return _json(200 if ok else 503, {"ok": ok})
+
+
+def _json(status: int, body: Any) -> Response:
+    return Response(msgspec.json.encode(body), status, headers=_NO_STORE, media_type=JSON)

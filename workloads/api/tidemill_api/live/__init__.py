@@ -1,0 +1,1 @@
+"""Live changes over WebSockets and server-sent events."""

@@ -1,0 +1,77 @@
+"""How many live connections may be open that no key stands for: of one address, and in all.
+
+A key can be taken back; without one an address is all that is known of a client.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from tidemill_api.http.problems import Problem, unavailable
+
+MOST, MOST_OF_ADDRESS = 500, 100
+
+
+class Places:
+    """The places of a process.
+
+    Args:
+        most: in all.
+        most_of_address: of one address. Behind a proxy that is the proxy's, unless uvicorn is told to trust it.
+    """
+
+    def __init__(self, most: int = MOST, most_of_address: int = MOST_OF_ADDRESS) -> None:
+        self._most, self._most_of_address = most, most_of_address
+        self._taken: Counter[str] = Counter()
+        self._all = 0
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Places:
+        """TIDEMILL_API_KEYLESS_CONNECTIONS and TIDEMILL_API_KEYLESS_PER_ADDRESS.
+
+        Raises:
+            ValueError: one is no whole number from 0 on.
+        """
+        found = []
+        for name, usual in (("CONNECTIONS", MOST), ("PER_ADDRESS", MOST_OF_ADDRESS)):
+            text = environ.get(f"TIDEMILL_API_KEYLESS_{name}") or str(usual)
+            if not (text.isascii() and text.isdigit()):
+                raise ValueError(f"TIDEMILL_API_KEYLESS_{name}: {text!r} is no whole number from 0 on")
+            found.append(int(text))
+        return cls(*found)
+
+    @contextmanager
+    def taken(self, client: tuple[str, int] | None) -> Iterator[None]:
+        """Have a place meanwhile.
+
+        Raises:
+            Problem: there is none for this address (429), or none at all (503).
+        """
+        address = client[0] if client else ""
+        if self._taken[address] >= self._most_of_address:
+            raise Problem(
+                429,
+                "too_many_connections",
+                "Too Many Connections",
+                f"{self._most_of_address} live connections without a key from one address; close some, or use a key"
+                " (limit: TIDEMILL_API_KEYLESS_PER_ADDRESS)",
+            )
+        if self._all >= self._most:
+            raise unavailable(
+                f"{self._most} live connections without a key are open; try again later, or use a key (limit:"
+                " TIDEMILL_API_KEYLESS_CONNECTIONS)",
+                5,
+                code="too_many_connections",
+            )
+        self._taken[address] += 1
+        self._all += 1
+        try:
+            yield
+        finally:
+            self._all -= 1
+            self._taken[address] -= 1
+            if not self._taken[address]:
+                del self._taken[address]

@@ -1,0 +1,104 @@
+"""Carries a listener's messages to its client, until either goes; knows neither WebSockets nor server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from tidemill_api import metrics
+from tidemill_api.live.listener import Listener, Message
+from tidemill_api.live.upstream import Ending
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long is waited for a client, in seconds.
+
+    Attributes:
+        slow: until a message is taken; then the client is sent away.
+        last: until the last message is taken.
+        auth: until the first message with a key.
+        allowed: between looks whether the client's key is still good.
+    """
+
+    slow: float = 20.0
+    last: float = 1.0
+    auth: float = 5.0
+    allowed: float = 10.0
+
+
+class Left(Exception):
+    """The client is not there any more."""
+
+
+class Carrier(Protocol):
+    """One client's connection."""
+
+    async def put(self, message: Message) -> None:
+        """Hand a message over; waits while the client does not read. Raises `Left`."""
+
+    async def left(self) -> None:
+        """Wait until the client leaves."""
+
+
+async def serve(
+    listener: Listener, carrier: Carrier, allowed: Callable[[], Ending | None], patience: Patience
+) -> Ending | None:
+    """Send messages until the client leaves (None), or is sent away.
+
+    Args:
+        listener: subscribed already.
+        carrier: the connection.
+        allowed: why the client may listen no more; None: it may.
+        patience: with the client.
+    """
+    sending = asyncio.create_task(_send(listener, carrier, patience))
+    leaving, ended = asyncio.create_task(carrier.left()), asyncio.create_task(listener.ended.wait())
+    watching = asyncio.create_task(_watch(listener, allowed, patience))
+    tasks: list[asyncio.Task[object]] = [sending, leaving, ended, watching]
+    try:
+        await asyncio.wait({sending, leaving, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if not (sending.done() or leaving.done()):
+            # The message under way, and the one that says why.
+            await asyncio.wait({sending, leaving}, timeout=patience.last, return_when=asyncio.FIRST_COMPLETED)
+        if not sending.done():
+            return None if leaving.done() else listener.ending
+        return sending.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _send(listener: Listener, carrier: Carrier, patience: Patience) -> Ending | None:
+    while True:
+        for message in await listener.next():
+            timer = asyncio.timeout(patience.slow)
+            try:
+                async with timer:
+                    await carrier.put(message)
+            except Left:
+                return None
+            except TimeoutError:
+                if not timer.expired():
+                    raise
+                detail = f"nothing was read for {patience.slow:g} s; connect again with resume"
+                return Ending("slow_client", detail, 1013)
+        if listener.ending is not None:
+            return listener.ending
+
+
+async def _watch(listener: Listener, allowed: Callable[[], Ending | None], patience: Patience) -> None:
+    while True:
+        if (refused := allowed()) is not None:
+            listener.end(refused)
+            return
+        await asyncio.sleep(patience.allowed)
+
+
+def count_ending(ending: Ending | None) -> None:
+    """Count a connection that we ended."""
+    if ending is not None:
+        metrics.LIVE_DROPPED.labels(ending.code).inc()

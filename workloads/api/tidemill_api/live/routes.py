@@ -1,0 +1,65 @@
+"""The live routes: the same messages over a WebSocket and as server-sent events, on the same path."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import nullcontext
+
+from fastapi import APIRouter, Request, Response, WebSocket
+
+from tidemill_api.http.access import open_pipeline, wants_key
+from tidemill_api.live.events import EventStream
+from tidemill_api.live.listener import Listener
+from tidemill_api.live.places import Places
+from tidemill_api.live.pump import Patience
+from tidemill_api.live.query import take_live
+from tidemill_api.live.socket import SocketSession, refusal
+from tidemill_api.query.parameters import Parameters
+from tidemill_api.http.problems import forbidden, unauthorized, unavailable
+from tidemill_api.services import Services
+from tidemill_chassis.auth import Forbidden, Unauthorized
+
+PATH = "/v1/pipelines/{pipeline}/live"
+
+
+def live_router(
+    services: Services,
+    *,
+    origins: Collection[str] = (),
+    patience: Patience | None = None,
+    places: Places | None = None,
+) -> APIRouter:
+    """The live routes.
+
+    Args:
+        services: what they work with.
+        origins: whose pages may open a WebSocket, besides the same host's.
+        patience: with clients; None: the usual one.
+        places: for connections without a key; None: the usual ones.
+    """
+    router, patience, places = APIRouter(), patience or Patience(), places or Places()
+
+    async def socket(websocket: WebSocket, pipeline: str) -> None:
+        await SocketSession(services, origins, websocket, patience, places).run(pipeline)
+
+    async def events(request: Request, pipeline: str) -> Response:
+        """Live changes of a pipeline."""
+        if services.upstreams.stopping:
+            raise unavailable("this process stops; connect again", 1, code="going_away")
+        authorization = request.headers.get("authorization")
+        try:
+            model = open_pipeline(services, pipeline, authorization)
+        except Unauthorized as error:
+            raise unauthorized(str(error)) from None
+        except Forbidden as error:
+            raise forbidden(str(error)) from None
+        parameters = Parameters.from_query(request.scope["query_string"])
+        query = take_live(model, parameters, request.headers.get("last-event-id"))
+        upstream = services.upstreams.get(pipeline)
+        listener = Listener(upstream, services.database, model, query)
+        place = nullcontext() if wants_key(services, pipeline) else places.taken(request.scope.get("client"))
+        return EventStream(upstream, listener, lambda: refusal(services, model, authorization), patience, place)
+
+    router.add_api_websocket_route(PATH, socket)
+    router.add_api_route(PATH, events, methods=["GET"], response_class=Response, include_in_schema=False)
+    return router

@@ -1,0 +1,97 @@
+"""The Redis stream of a pipeline's changes, and the key that asks processors to write to it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import redis.asyncio
+import redis.exceptions
+
+from tidemill_api.live.change import Entry, read_entry
+from tidemill_contract import names
+from tidemill_chassis.resilience import BreakerOpen, Guard
+
+log = logging.getLogger(__name__)
+
+LISTEN_SECONDS, LISTEN_EVERY_SECONDS = 60, 10.0
+BLOCK_MS = 1_000
+BATCH_ENTRIES = 100
+
+
+class Unreachable(Exception):
+    """Redis does not answer, or there is none."""
+
+
+class ChangeStream:
+    """Reads the stream from its present end on, however often Redis goes away.
+
+    Args:
+        client: Redis; None: there is none.
+        guard: of Redis.
+        namespace: of the pipeline.
+        pipeline: its name.
+    """
+
+    def __init__(self, client: redis.asyncio.Redis | None, guard: Guard, namespace: str, pipeline: str) -> None:
+        self._client, self._guard = client, guard
+        self._stream = names.live_stream(namespace, pipeline)
+        self._listeners = names.live_listeners(namespace, pipeline)
+        self._position = b""
+        self._listened_at = 0.0
+
+    async def read(self) -> tuple[list[Entry], bool]:
+        """The next entries, waited for a moment, and whether earlier ones may have been missed.
+
+        Raises:
+            Unreachable: Redis does not answer.
+        """
+        client = self._client
+        if client is None:
+            raise Unreachable("TIDEMILL_REDIS_URL is not set")
+        try:
+            if not self._position:
+                await self._listen(client)
+                latest = await self._guard.acall(lambda: client.xrevrange(self._stream, count=1), retry=False)
+                self._position = _rows([(self._stream, latest)])[0][0] if latest else b"0-0"
+                return [], True
+            if time.monotonic() - self._listened_at >= LISTEN_EVERY_SECONDS:
+                await self._listen(client)
+            position = {self._stream: self._position}
+            found = await self._guard.acall(
+                lambda: client.xread(position, count=BATCH_ENTRIES, block=BLOCK_MS),  # type: ignore[arg-type]
+                retry=False,
+            )
+        except (redis.exceptions.RedisError, BreakerOpen, OSError) as error:
+            self._position = b""
+            raise Unreachable(str(error) or type(error).__name__) from error
+        return self._taken(_rows(found)), False
+
+    async def _listen(self, client: redis.asyncio.Redis) -> None:
+        """Tell processors that somebody listens."""
+        await self._guard.acall(lambda: client.set(self._listeners, b"1", ex=LISTEN_SECONDS), retry=False)
+        self._listened_at = time.monotonic()
+
+    def _taken(self, rows: list[tuple[bytes, dict[bytes, bytes]]]) -> list[Entry]:
+        entries = []
+        for position, fields in rows:
+            self._position = position
+            try:
+                entries.append(read_entry(fields.get(b"d", b"")))
+            except ValueError as error:
+                # What it told is found by the next look at the database.
+                log.warning("%s: entry %s is no change: %s", self._stream, position.decode(), error)
+        return entries
+
+
+def _rows(found: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    """Entries of an XREAD answer, in either protocol version."""
+    if not found:
+        return []
+    streams = found.items() if isinstance(found, dict) else found
+    rows: list[tuple[bytes, dict[bytes, bytes]]] = []
+    for _, listed in streams:
+        # Protocol 3 wraps the entries of a stream once more.
+        rows += listed[0] if listed and isinstance(listed[0], list) else listed
+    return rows

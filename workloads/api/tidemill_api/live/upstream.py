@@ -1,0 +1,339 @@
+"""The one reader a process and pipeline: changes from the Redis stream, by polling Postgres while Redis is away.
+
+The stream makes changes quick, the database makes them complete: a revision that the stream does not bring is read
+from the tables. The reader runs while somebody listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import redis.asyncio
+
+from tidemill_api.catalog import Catalog, PipelineModel
+from tidemill_api.database import Connection, Database, of_one_table, outage
+from tidemill_api.live.change import Change, Entry, Parts, Row, keyed
+from tidemill_api.live.ledger import Ledger
+from tidemill_api.live.progress import Progress
+from tidemill_api.live.reading import Standing, read_changed, read_standings
+from tidemill_api.live.snapshot import Snapshots
+from tidemill_api.live.stream import ChangeStream, Unreachable
+from tidemill_chassis.resilience import Guard
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+LOOK_SECONDS = 5.0
+"""How often the database is asked what the stream left out. What has been committed two looks ago is never missing."""
+LINGER_SECONDS = 10.0
+READY_SECONDS = 5.0
+LEAVE_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why listeners are sent away: an error's code and detail, and the close code of a WebSocket."""
+
+    code: str
+    detail: str
+    close_code: int
+
+
+REMOVED = Ending("pipeline_removed", "the pipeline is gone, or its API was disabled", 4404)
+CHANGED = Ending("pipeline_changed", "what can be asked of the pipeline has changed; connect again", 1012)
+STOPPING = Ending("going_away", "this process stops; connect again", 1001)
+
+
+class Subscriber(Protocol):
+    """Who gets changes; must not block."""
+
+    def offer(self, change: Change) -> None:
+        """Take a change."""
+
+    def lose(self, aggregation: str) -> None:
+        """Changes of an aggregation are not told one by one: a snapshot is needed."""
+
+    def advance(self, progress: Progress) -> None:
+        """Everything up to here has been offered."""
+
+    def end(self, ending: Ending) -> None:
+        """There will be no more."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a look found of an aggregation: the windows that the stream did not bring.
+
+    `rows` is None if they are too many, or cannot be read.
+    """
+
+    standing: Standing
+    asked: bool = False
+    rows: list[Row] | None = None
+
+
+class Upstream:
+    """Reads one pipeline's changes and hands them to all its subscribers."""
+
+    def __init__(
+        self, catalog: Catalog, database: Database, client: redis.asyncio.Redis | None, guard: Guard, pipeline: str
+    ) -> None:
+        self._catalog, self._database, self._client, self._guard = catalog, database, client, guard
+        self._pipeline = pipeline
+        self._subscribers: set[Subscriber] = set()
+        self._task: asyncio.Task[None] | None = None
+        self._ready, self._deserted = asyncio.Event(), asyncio.Event()
+        self._deserted.set()
+        self._ledgers: dict[str, Ledger] = {}
+        self._left_at = self._looked_at = 0.0
+        self._urgent = False
+        self._parts = Parts()
+        self._stream_error = self._database_error = ""
+        self.progress = Progress()
+        self.snapshots = Snapshots(database)
+
+    @contextmanager
+    def subscribed(self, subscriber: Subscriber) -> Iterator[None]:
+        """Hand changes to a subscriber meanwhile."""
+        self._subscribers.add(subscriber)
+        self._deserted.clear()
+        if self._task is None or self._task.done():
+            self._ready.clear()
+            self._task = asyncio.create_task(self._run())
+        try:
+            yield
+        finally:
+            self._subscribers.discard(subscriber)
+            if not self._subscribers:
+                self._left_at = time.monotonic()
+                self._deserted.set()
+
+    async def ready(self) -> bool:
+        """Whether the reader is at work; waited for a moment."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._ready.wait(), READY_SECONDS)
+        return self._ready.is_set()
+
+    def delivered(self, aggregation: str) -> int:
+        """The newest revision of an aggregation that subscribers were handed."""
+        ledger = self._ledgers.get(aggregation)
+        return ledger.label if ledger else 0
+
+    def leave(self, ending: Ending) -> None:
+        """Send all subscribers away."""
+        for subscriber in list(self._subscribers):
+            subscriber.end(ending)
+
+    async def deserted(self) -> None:
+        """Wait until nobody is subscribed."""
+        await self._deserted.wait()
+
+    async def stop(self) -> None:
+        """End the reader."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        model = self._catalog.find(self._pipeline)
+        self._ledgers, self._stream_error, self._database_error = {}, "", ""
+        self.progress = Progress()
+        if model is not None:
+            stream = ChangeStream(self._client, self._guard, model.config.namespace, model.name)
+            while self._wanted():
+                try:
+                    await self._step(stream, model)
+                except Exception:
+                    log.exception("%s: reading live changes", self._pipeline)
+                    await asyncio.sleep(POLL_SECONDS)
+                latest = self._catalog.find(self._pipeline)
+                if latest is None or _differ(model, latest):
+                    break
+                model = latest
+            else:
+                return
+        self.leave(CHANGED if self._catalog.find(self._pipeline) else REMOVED)
+
+    def _wanted(self) -> bool:
+        return bool(self._subscribers) or time.monotonic() - self._left_at < LINGER_SECONDS
+
+    async def _step(self, stream: ChangeStream, model: PipelineModel) -> None:
+        try:
+            entries, missed = await stream.read()
+            self._stream_error = ""
+            self._urgent |= missed
+            for entry in entries:
+                whole = self._parts.take(entry)
+                if whole is None or of_another_version(whole, model):
+                    continue
+                self._take(whole)
+        except Unreachable as error:
+            if not self._stream_error:
+                log.warning("%s: live changes by polling; Redis: %s", self._pipeline, error)
+            self._stream_error, self._urgent = str(error), True
+            await asyncio.sleep(POLL_SECONDS if self._ready.is_set() else 0)
+        # However urgent it is: a stream that leaves much out must not become a load on the database.
+        if time.monotonic() - self._looked_at >= (POLL_SECONDS if self._urgent else LOOK_SECONDS):
+            await self._look(model)
+        self._tell(None, {})
+
+    def _take(self, entry: Entry) -> None:
+        """Hand on what an entry holds."""
+        self._urgent |= entry.begin or entry.truncated
+        ledger = self._ledgers.get(entry.aggregation)
+        if ledger is None or entry.begin:
+            return
+        if not entry.truncated:
+            self._offer(ledger.take(entry.revs, keyed(entry.rows)))
+        self._tell(entry.watermark, {entry.aggregation: entry.closed_until})
+
+    async def _look(self, model: PipelineModel) -> None:
+        """Find in the database what the stream did not bring."""
+        self._looked_at = time.monotonic()
+
+        async def work(connection: Connection) -> dict[str, _Found]:
+            standings = await read_standings(connection, model)
+            return {name: await self._missing(connection, model, name, found) for name, found in standings.items()}
+
+        try:
+            found = await self._database.run(model.name, work, retry=False)
+        except Exception as error:
+            if not outage(error):
+                raise
+            self._database_error = str(error) or type(error).__name__
+            return
+        self._database_error, self._urgent = "", False
+        for name, known in found.items():
+            self._settle(name, known)
+        states = {name: known.standing.state for name, known in found.items()}
+        for state in states.values():
+            self._tell(state.watermark_ms, {})
+        self._tell(None, {name: state.closed_until_ms for name, state in states.items()})
+        self._ready.set()
+
+    async def _missing(self, connection: Connection, model: PipelineModel, name: str, standing: Standing) -> _Found:
+        ledger = self._ledgers.get(name)
+        if ledger is None or _replaced(ledger, standing):
+            return _Found(standing)
+        # In no hurry, the stream has until the next look to bring what is committed now.
+        until = standing.state.rev if self._urgent else ledger.expected
+        if ledger.complete >= until:
+            return _Found(standing)
+        aggregation = model.aggregations[name]
+        try:
+            async with connection.transaction():
+                rows = await read_changed(connection, aggregation, standing.state, ledger.mark, but=ledger.seen)
+        except Exception as error:
+            if not of_one_table(error):
+                raise
+            # The others go on. Its listeners are told by the snapshot that they then ask for.
+            log.warning("%s: changes of %s cannot be read: %s", self._pipeline, name, error)
+            return _Found(standing, True)
+        return _Found(standing, True, rows)
+
+    def _settle(self, name: str, found: _Found) -> None:
+        state, table = found.standing.state, found.standing.table
+        ledger = self._ledgers.get(name)
+        if ledger is None or _replaced(ledger, found.standing):
+            self._ledgers[name] = Ledger(name, table, state.rev, state.closed_until_ms)
+            if ledger is not None:
+                self.progress = Progress()
+                self._lose(name)
+            return
+        if found.asked:
+            self._offer(ledger.fill(state.rev, keyed(found.rows or [])))
+            if found.rows is None:
+                self._lose(name)
+        ledger.look(state.rev, state.closed_until_ms)
+
+    def _offer(self, change: Change | None) -> None:
+        if change is not None:
+            for subscriber in self._subscribers:
+                subscriber.offer(change)
+
+    def _lose(self, name: str) -> None:
+        for subscriber in self._subscribers:
+            subscriber.lose(name)
+
+    def _tell(self, watermark_ms: int | None, closed_until_ms: dict[str, int | None]) -> None:
+        """Tell how far the pipeline is; neither time ever falls."""
+        before = self.progress
+        closed = dict(before.closed_until_ms)
+        for name, value in closed_until_ms.items():
+            closed[name] = _later(closed.get(name), value)
+        progress = Progress(
+            watermark_ms=_later(before.watermark_ms, watermark_ms),
+            closed_until_ms=closed,
+            marks={name: ledger.mark for name, ledger in self._ledgers.items()},
+            degraded=bool(self._stream_error or self._database_error),
+        )
+        if progress != before:
+            self.progress = progress
+            for subscriber in self._subscribers:
+                subscriber.advance(progress)
+
+
+def _later(one: int | None, other: int | None) -> int | None:
+    return max((value for value in (one, other) if value is not None), default=None)
+
+
+def _replaced(ledger: Ledger, standing: Standing) -> bool:
+    """Whether the tables were made anew, or an older state of them has come back."""
+    return standing.table != ledger.table or standing.state.rev < ledger.complete
+
+
+def of_another_version(entry: Entry, model: PipelineModel) -> bool:
+    """Whether it tells of a table that does not answer: processors of before and after a switch run side by side."""
+    aggregation = model.aggregations.get(entry.aggregation)
+    return aggregation is not None and entry.version not in (None, aggregation.version)
+
+
+def _differ(before: PipelineModel, after: PipelineModel) -> bool:
+    """Whether listeners have to learn anew what can be asked, or who may ask."""
+    one, other = before.config, after.config
+    return (one.aggregations, one.spec.aggregations, one.spec.auth) != (
+        other.aggregations,
+        other.spec.aggregations,
+        other.spec.auth,
+    )
+
+
+class Upstreams:
+    """One upstream a pipeline, made when first needed."""
+
+    def __init__(self, catalog: Catalog, database: Database, client: redis.asyncio.Redis | None, guard: Guard) -> None:
+        self._parts = (catalog, database, client, guard)
+        self._upstreams: dict[str, Upstream] = {}
+        self.stopping = False
+
+    def get(self, pipeline: str) -> Upstream:
+        """The upstream of a pipeline."""
+        if pipeline not in self._upstreams:
+            self._upstreams[pipeline] = Upstream(*self._parts, pipeline)
+        return self._upstreams[pipeline]
+
+    async def leave(self) -> None:
+        """Send all listeners away, those that come later too, and wait a moment until they are gone.
+
+        A server waits for its connections before it ends, so this comes before.
+        """
+        self.stopping = True
+        for upstream in self._upstreams.values():
+            upstream.leave(STOPPING)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_SECONDS):
+                for upstream in self._upstreams.values():
+                    await upstream.deserted()
+
+    async def stop(self) -> None:
+        """Send all listeners away and end all readers."""
+        await self.leave()
+        for upstream in self._upstreams.values():
+            await upstream.stop()

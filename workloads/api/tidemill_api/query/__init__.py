@@ -1,0 +1,1 @@
+"""Queries over stored windows and listings: parameters, SQL, answers."""

@@ -1,0 +1,198 @@
+"""A query over an aggregation: what it may ask. Its SQL is made in aggregate_sql.py."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+
+from tidemill_api.query.buckets import Bucket, take_bucket
+from tidemill_api.catalog import AggregationModel
+from tidemill_api.query.parameters import Member, Parameters
+from tidemill_api.http.problems import Problem, bad_parameter
+from tidemill_api.query.selection import Column, Filter, Page, take_filters, take_page
+from tidemill_api.query.values import EPOCH, parse_time, parse_value
+
+DEFAULT_LIMIT, MAX_LIMIT, MAX_STREAM_ROWS = 1_000, 10_000, 10_000_000
+MAX_FILL_POINTS, MAX_FILL_ROWS = 100_000, 1_000_000
+"""Windows between `from` and `to` that `fill` puts in for one group, and for all groups together."""
+ZERO_FILLED = ("count", "distinct", "sum")
+"""Functions that are zero in a window that `fill=zero` puts in; over no values the others have none."""
+RESERVED = (
+    "from", "to", "granularity", "tz", "fill", "group_by", "metrics", "closed", "order", "limit", "cursor",
+)  # fmt: skip
+_TEXT, _NAMES = Member((str,), "text"), Member((str,), "a list of names", listed=True)
+_TIME = Member((str, int), "RFC 3339 as text, or epoch milliseconds as a number")
+MEMBERS = {
+    **dict.fromkeys(("granularity", "tz", "fill", "cursor"), _TEXT),
+    **dict.fromkeys(("group_by", "metrics", "order"), _NAMES),
+    **dict.fromkeys(("from", "to"), _TIME),
+    "closed": Member((bool,), "true or false"),
+    "limit": Member((int,), "a whole number"),
+}
+"""What the parameters are in a JSON body."""
+_TIMES = {name: Column(name, "timestamp", nullable=False) for name in ("window_start", "window_end")}
+
+
+@dataclass(frozen=True)
+class AggregateQuery:
+    """What a request asks of an aggregation.
+
+    Attributes:
+        since / until: window_start lies in [since, until).
+        bucket: roll-up over time; None: the windows as they are.
+        filters: on group columns; having: on metrics.
+        closed: only closed (true) or open (false) windows; None: both.
+    """
+
+    model: AggregationModel
+    group_by: tuple[str, ...]
+    metrics: tuple[str, ...]
+    since: dt.datetime | None
+    until: dt.datetime | None
+    bucket: Bucket | None
+    fill: str
+    closed: bool | None
+    filters: tuple[Filter, ...]
+    having: tuple[Filter, ...]
+    page: Page
+
+    @property
+    def columns(self) -> list[Column]:
+        """The answer's columns, in their order."""
+        groups = [self.model.groups[name] for name in self.group_by]
+        metrics = [self.model.metrics[name][0] for name in self.metrics]
+        return [*groups, *_TIMES.values(), Column("closed", "boolean", nullable=False), *metrics]
+
+    @property
+    def key(self) -> str:
+        """Tells queries apart: equal keys, equal answers."""
+        return repr((self.page.fingerprint, self.page.limit, self.page.after))
+
+    @property
+    def fill_points(self) -> int:
+        """How many windows begin between `from` and `to`, as `fill` makes them for each group."""
+        if self.since is None or self.until is None:
+            return 0
+        step = self.model.layout.pane_ms if self.bucket is None else self.bucket.length_ms or 1
+        return -((self.since - self.until) // dt.timedelta(milliseconds=step))
+
+    @property
+    def natural(self) -> bool:
+        """Whether the rows are the stored windows, one to one with groups."""
+        return self.bucket is None and self.group_by == tuple(self.model.groups)
+
+    def final_by(self, closed_until_ms: int | None) -> bool:
+        """Whether no event can change the answer any more: all its windows are closed and stay so."""
+        if closed_until_ms is None or self.until is None or self.model.spec.late_policy == "reopen":
+            return False
+        plan = self.model.layout
+        # The last window starts before `until`; the last pane in the last bucket is final a window's length later.
+        reach = 0 if self.bucket is None else self.bucket.reach_ms
+        last = (self.until - EPOCH) // dt.timedelta(milliseconds=1) + reach + plan.size_ms
+        return last <= closed_until_ms
+
+
+def take_query(model: AggregationModel, parameters: Parameters, *, stream: bool = False) -> AggregateQuery:
+    """The query in a request's parameters.
+
+    Raises:
+        Problem: a parameter is unknown or wrong.
+    """
+    given = Parameters(dict(parameters.given), split=True)
+    group_by = _take_group_by(model, parameters)
+    _refuse_session_roll_up(model, given, group_by)
+    metrics = _take_metrics(model, parameters)
+    since, until = parameters.parsed("from", parse_time), parameters.parsed("to", parse_time)
+    if since is not None and until is not None and since >= until:
+        raise bad_parameter("to", "it must be later than from")
+    bucket = take_bucket(parameters.one("granularity"), parameters.one("tz"), model.layout)
+    fill = parameters.choice("fill", ("none", "null", "zero")) or "none"
+    closed = parameters.parsed("closed", lambda text: bool(parse_value(text, "boolean")))
+    # Taken together: a parameter that is a column's own name is not a filter with an operator on another column.
+    answered = model.groups | {name: column for name, (column, _) in model.metrics.items()}
+    given_filters = take_filters(parameters, answered, RESERVED)
+    filters = [wanted for wanted in given_filters if wanted.column in model.groups]
+    having = [wanted for wanted in given_filters if wanted.column not in model.groups]
+    shown = {name: model.groups[name] for name in group_by} | _TIMES
+    columns = shown | {name: model.metrics[name][0] for name in metrics}
+    identity = (
+        model.name, model.version, group_by, metrics, since, until, bucket, fill, closed, filters, having,
+    )  # fmt: skip
+    most = MAX_STREAM_ROWS if stream else MAX_LIMIT
+    page = take_page(
+        parameters,
+        columns,
+        default_order=[("window_start", False)],
+        unique=["window_start", *group_by],
+        default_limit=most if stream else DEFAULT_LIMIT,
+        max_limit=most,
+        fingerprint=repr(identity),
+    )
+    known = [*RESERVED, *model.groups, *model.metrics, "column__eq, __ne, __in, __gte, __gt, __lte, __lt, __isnull"]
+    parameters.refuse_rest(known)
+    query = AggregateQuery(
+        model, group_by, metrics, since, until, bucket, fill, closed, tuple(filters), tuple(having), page
+    )
+    _check_fill(query)
+    return query
+
+
+def _take_group_by(model: AggregationModel, parameters: Parameters) -> tuple[str, ...]:
+    wanted = parameters.many("group_by")
+    if wanted is None:
+        return tuple(model.groups)
+    names = [name for name in wanted if name]
+    for name in names:
+        if name not in model.groups:
+            known = ", ".join(model.groups) or "none"
+            raise bad_parameter("group_by", f"{name!r} is no dimension of {model.name}; its dimensions: {known}")
+    return tuple(name for name in model.groups if name in names)
+
+
+def _take_metrics(model: AggregationModel, parameters: Parameters) -> tuple[str, ...]:
+    wanted = parameters.many("metrics")
+    if wanted is None:
+        return tuple(model.metrics)
+    for name in wanted:
+        if name not in model.metrics:
+            raise bad_parameter(
+                "metrics", f"{name!r} is no metric of {model.name}; its metrics: {', '.join(model.metrics)}"
+            )
+    return tuple(dict.fromkeys(wanted))
+
+
+def _refuse_session_roll_up(model: AggregationModel, parameters: Parameters, group_by: tuple[str, ...]) -> None:
+    if not model.layout.sessions:
+        return
+    why = f"{model.name} has session windows, which lie differently in each group: they cannot be put together"
+    for name in ("granularity", "tz"):
+        if parameters.given.get(name):
+            raise bad_parameter(name, f"{why}; leave it out, or ask an aggregation with tumbling windows")
+    if group_by != tuple(model.groups):
+        raise bad_parameter("group_by", f"{why}; leave it out, or filter by a dimension")
+    if parameters.given.get("fill", ["none"]) != ["none"]:
+        raise bad_parameter("fill", f"{why}; no window is missing between two sessions: leave it out")
+
+
+def _check_fill(query: AggregateQuery) -> None:
+    if query.fill == "none":
+        return
+    if query.since is None or query.until is None:
+        raise bad_parameter("fill", "it needs both from and to: between them missing windows are filled in")
+    if query.having or (query.bucket is not None and query.bucket.length_ms is None):
+        raise bad_parameter("fill", "it goes with neither filters on metrics nor granularity=all; leave one out")
+    if query.fill_points > MAX_FILL_POINTS:
+        raise bad_parameter(
+            "fill", f"{query.fill_points} windows between from and to; at most {MAX_FILL_POINTS}: narrow the range"
+        )
+
+
+def too_filled(query: AggregateQuery, groups: int) -> Problem:
+    """400: `fill` would make more rows than are put together; how many groups there are is known only to Postgres."""
+    rows = groups * query.fill_points
+    return bad_parameter(
+        "fill",
+        f"{groups} groups and {query.fill_points} windows between from and to make {rows} rows; at most"
+        f" {MAX_FILL_ROWS}: narrow from and to, filter by a dimension, give fewer dimensions as group_by, or a longer"
+        " granularity",
+    )

@@ -1,0 +1,385 @@
+"""Answers to queries: from the cache, else from one snapshot of the database, encoded once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import hashlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
+
+import msgspec
+
+from tidemill_api.query import sql
+from tidemill_api import metrics
+from tidemill_api.query.aggregate import MAX_FILL_ROWS, MAX_STREAM_ROWS, AggregateQuery, too_filled
+from tidemill_api.cache import Answer, AnswerCache, Slot
+from tidemill_api.catalog import PipelineModel
+from tidemill_api.database import Connection, Database, as_problem
+from tidemill_api.describe import describe, time_ms
+from tidemill_api.query.listings import ListingQuery, shown_row
+from tidemill_api.formats.offload import encoded
+from tidemill_api.http.problems import unavailable
+from tidemill_api.formats.rows import CSV, RowEncoder, page_body
+from tidemill_api.query.selection import Binder
+from tidemill_api.query.values import EPOCH
+from tidemill_contract import names
+from tidemill_contract.duration import parse_ms
+from tidemill_contract.functions.feeds import Feeds
+from tidemill_chassis.resilience import Deadline
+
+T = TypeVar("T")
+FETCH_ROWS = 2_000
+READ_LIMIT = 5_000
+QUICK_SECONDS = 1.0
+"""How long descriptions and lists may be reused."""
+FEEDS = "to_jsonb(a) -> 'layout', to_jsonb(a) -> 'fed'"
+"""What `Feeds.read` takes, from `_aggregations AS a`; null in a schema from before these columns."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What the database says of an aggregation, in the snapshot that its rows are read in.
+
+    Attributes:
+        identity: tells it from another that bears or bore its name, that of a schema dropped and made anew included.
+        rev: grows with each batch.
+        feeds: which columns its rows are fed with, and since when.
+    """
+
+    identity: str
+    rev: int
+    closed_until_ms: int | None
+    watermark_ms: int | None
+    feeds: Feeds
+
+    @property
+    def closed_until(self) -> dt.datetime | None:
+        """As a time."""
+        return None if self.closed_until_ms is None else EPOCH + dt.timedelta(milliseconds=self.closed_until_ms)
+
+
+async def read_state(connection: Connection, model: PipelineModel, aggregation: str, version: int) -> State:
+    """The state of an aggregation.
+
+    Raises:
+        Problem: its tables are not there yet.
+    """
+    cursor = await connection.execute(
+        f"SELECT a.id || '@' || extract(epoch FROM a.created_at), a.rev, a.closed_until, r.watermark, {FEEDS}"
+        f" FROM {model.schema}._aggregations AS a LEFT JOIN {model.schema}._readers AS r ON r.reader = a.reader"
+        " WHERE a.name = %s AND a.version = %s",
+        (aggregation, version),
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        raise unavailable(f"{aggregation} is not set up yet; try again in a moment", 5, code="pipeline_not_ready")
+    identity, rev, closed_until, watermark, *fed = row
+    feeds = Feeds.read(*fed)
+    # Another spec may mean something else by the same names.
+    return State(f"{identity}/{model.config.generation}/{feeds.layout}", rev, closed_until, watermark, feeds)
+
+
+async def read_windows(
+    connection: Connection, query: AggregateQuery, state: State
+) -> tuple[list[tuple[Any, ...]], str]:
+    """The rows of a query (one more than its limit, if there are more), and its statement."""
+    reduced = sql.narrowed(_over(query, state))
+    binder = Binder()
+    horizon = sql.horizon_sql(reduced, binder)
+    if horizon is not None:
+        cursor = await connection.execute(horizon, binder.values)
+        found = await cursor.fetchone()
+        reduced = sql.within(reduced, found[0] if found else None)
+    binder = Binder()
+    text = sql.statement(reduced, binder, state.closed_until)
+    cursor = await connection.execute(text, binder.values)
+    rows = await cursor.fetchall()
+    if not rows:
+        await _check_fill(connection, reduced)
+    return rows, text
+
+
+async def _check_fill(connection: Connection, query: AggregateQuery) -> None:
+    """Tell a fill that was too large from one with nothing in it.
+
+    Raises:
+        Problem: there are too many groups for that many windows.
+    """
+    if query.fill == "none":
+        return
+    binder = Binder()
+    cursor = await connection.execute(sql.filled_groups_sql(query, binder), binder.values)
+    row = await cursor.fetchone()
+    groups = row[0] if row else 0
+    if groups * query.fill_points > MAX_FILL_ROWS:
+        raise too_filled(query, groups)
+
+
+def _over(query: AggregateQuery, state: State) -> AggregateQuery:
+    return replace(query, model=query.model.fed(state.feeds))
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An answer bit by bit.
+
+    Attributes:
+        cursor: where the rows go on that `limit` cut off; empty: there are no more.
+    """
+
+    pieces: AsyncGenerator[bytes, None]
+    cursor: str = ""
+
+
+class Answers:
+    """Answers every kind of query, through the cache."""
+
+    def __init__(self, database: Database, cache: AnswerCache) -> None:
+        self._database, self._cache = database, cache
+
+    async def aggregates(
+        self, model: PipelineModel, query: AggregateQuery, deadline: Deadline | None
+    ) -> tuple[Slot, bool]:
+        """A page of windows as JSON, and whether it is stale.
+
+        Raises:
+            Problem: the database is away and no earlier answer is known.
+        """
+
+        async def compute(known: Answer | None) -> Answer | None:
+            started = time.time()
+
+            async def work(connection: Connection) -> tuple[list[tuple[Any, ...]], State, str, bool] | None:
+                state = await read_state(connection, model, query.model.name, query.model.version)
+                final = query.final_by(state.closed_until_ms)
+                # A final answer changes with nothing but retention; another watermark alone is worth no query, but
+                # is told.
+                version = (
+                    f"{state.identity}/final"
+                    if final
+                    else f"{state.identity}/{state.rev}/{state.closed_until_ms}/{state.watermark_ms}"
+                )
+                if known is not None and known.version == version:
+                    return None
+                rows, _ = await read_windows(connection, query, state)
+                return rows, state, version, final
+
+            found = await self._database.run(model.name, work, deadline=deadline, retry=known is None)
+            if found is None:
+                return None
+            rows, state, version, final = found
+            return await encoded(
+                query.columns,
+                rows,
+                lambda: _window_answer(query, rows, state, version, final=final, started=started),
+            )
+
+        ttl = parse_ms(model.config.spec.api.cache_ttl) / 1000
+        # Another version is another question: it comes in force without another spec.
+        what = f"aggregates\n{query.model.name}\n{query.model.version}\n{query.key}"
+        return await self._get(model, what, "aggregates", ttl, compute)
+
+    async def listing(self, model: PipelineModel, query: ListingQuery, deadline: Deadline | None) -> tuple[Slot, bool]:
+        """A page of anomalies, events or dead letters as JSON, and whether it is stale."""
+
+        async def compute(known: Answer | None) -> Answer | None:
+            started = time.time()
+
+            async def work(connection: Connection) -> list[tuple[Any, ...]]:
+                binder = Binder()
+                cursor = await connection.execute(query.statement(model.schema, binder), binder.values)
+                return await cursor.fetchall()
+
+            rows = await self._database.run(model.name, work, deadline=deadline, retry=known is None)
+            return await encoded(query.listing.columns, rows, lambda: _listing_answer(query, rows, started))
+
+        kind = query.listing.kind
+        ttl = min(QUICK_SECONDS, parse_ms(model.config.spec.api.cache_ttl) / 1000)
+        return await self._get(model, query.key, kind, ttl, compute)
+
+    async def describe(self, model: PipelineModel, deadline: Deadline | None) -> tuple[Slot, bool]:
+        """A pipeline's description as JSON, and whether it is stale."""
+
+        async def compute(known: Answer | None) -> Answer | None:
+            started = time.time()
+            body = msgspec.json.encode(
+                await self._database.run(
+                    model.name, lambda c: describe(c, model), deadline=deadline, retry=known is None
+                )
+            )
+            return _answer(body, started, rows=0)
+
+        ttl = min(QUICK_SECONDS, parse_ms(model.config.spec.api.cache_ttl) / 1000)
+        return await self._get(model, "describe", "pipelines", ttl, compute)
+
+    async def _get(
+        self, model: PipelineModel, what: str, operation: str, ttl: float, compute: Any
+    ) -> tuple[Slot, bool]:
+        config = model.config
+        key = f"{names.redis_prefix(config.namespace, config.name)}\n{config.generation}\n{what}"
+        try:
+            return await self._cache.get(key, operation, ttl, compute)
+        except Exception as error:
+            problem = as_problem(error, model.name)
+            if problem is None:
+                raise
+            raise problem from error
+
+    async def stream_windows(
+        self, model: PipelineModel, query: AggregateQuery, media: str, deadline: Deadline | None
+    ) -> Stream:
+        """Windows as NDJSON or CSV, piece by piece, from a server-side cursor; the first piece is there already.
+
+        Raises:
+            Problem: the database is away, or busy.
+        """
+        cursors: list[str] = []
+
+        async def pieces() -> AsyncGenerator[bytes, None]:
+            async with self._database.stream(model.name, deadline) as connection:
+                state = await read_state(connection, model, query.model.name, query.model.version)
+                binder, fed = Binder(), _over(query, state)
+                text = sql.statement(sql.narrowed(fed), binder, state.closed_until)
+                if query.page.limit < MAX_STREAM_ROWS:
+                    last, ends = replace(sql.narrowed(fed), page=replace(query.page, limit=1)), Binder()
+                    cut = await _ends(connection, sql.statement(last, ends, state.closed_until), ends, query.page.limit)
+                    cursors.extend([query.page.cursor(sql.row_of(query, cut))] if cut else [])
+                rows = _or(self._rows(connection, text, binder, query.page.limit), lambda: _check_fill(connection, fed))
+                async for piece in _pieces(rows, RowEncoder(query.columns), media, "aggregates"):
+                    yield piece
+
+        return Stream(await _begun(pieces(), model.name), *cursors)
+
+    async def stream_listing(
+        self, model: PipelineModel, query: ListingQuery, media: str, deadline: Deadline | None
+    ) -> Stream:
+        """A listing as NDJSON or CSV, likewise."""
+        listing = query.listing
+        cursors: list[str] = []
+
+        async def pieces() -> AsyncGenerator[bytes, None]:
+            async with self._database.stream(model.name, deadline) as connection:
+                binder = Binder()
+                text = query.statement(model.schema, binder)
+                if query.page.limit < MAX_STREAM_ROWS:
+                    last, ends = replace(query, page=replace(query.page, limit=1)), Binder()
+                    cut = await _ends(connection, last.statement(model.schema, ends), ends, query.page.limit)
+                    cursors.extend([query.page.cursor(shown_row(listing, cut))] if cut else [])
+                rows = self._rows(connection, text, binder, query.page.limit)
+                encoder = RowEncoder(listing.columns, dict(listing.converters))
+                async for piece in _pieces(rows, encoder, media, listing.kind):
+                    yield piece
+
+        return Stream(await _begun(pieces(), model.name), *cursors)
+
+    async def _rows(
+        self, connection: Connection, text: str, binder: Binder, limit: int
+    ) -> AsyncGenerator[list[tuple[Any, ...]], None]:
+        left, seconds = limit, self._database.guard.timeout_seconds
+        async with connection.cursor(name="rows") as cursor:
+            async with asyncio.timeout(seconds):
+                await cursor.execute(text, binder.values)
+            while left > 0:
+                async with asyncio.timeout(seconds):
+                    rows = await cursor.fetchmany(min(FETCH_ROWS, left))
+                if not rows:
+                    return
+                left -= len(rows)
+                yield rows
+
+
+async def _ends(connection: Connection, text: str, binder: Binder, limit: int) -> tuple[Any, ...] | None:
+    """The last row of a page whose rows are not read yet, if others follow; of the same snapshot."""
+    cursor = await connection.execute(f"{text} OFFSET {limit - 1}", binder.values)
+    rows = await cursor.fetchall()
+    return rows[0] if len(rows) > 1 else None
+
+
+async def _or(batches: AsyncIterator[T], look: Callable[[], Awaitable[None]]) -> AsyncGenerator[T, None]:
+    """The same batches; where there is none, it is looked why."""
+    none = True
+    async for batch in batches:
+        none = False
+        yield batch
+    if none:
+        await look()
+
+
+async def _pieces(
+    batches: AsyncIterator[list[tuple[Any, ...]]], encoder: RowEncoder, media: str, kind: str
+) -> AsyncGenerator[bytes, None]:
+    counter, header = metrics.EVENTS_QUERIED.labels(kind), media == CSV
+    async for rows in batches:
+        counter.inc(len(rows))
+        yield await encoded(encoder.columns, rows, partial(_piece, encoder, media, rows, header=header))
+        header = False
+    if header:
+        yield encoder.csv([], header=True)
+
+
+def _piece(encoder: RowEncoder, media: str, rows: list[tuple[Any, ...]], *, header: bool) -> bytes:
+    return encoder.csv(rows, header=header) if media == CSV else encoder.ndjson(rows)
+
+
+async def _begun(pieces: AsyncGenerator[bytes, None], pipeline: str) -> AsyncGenerator[bytes, None]:
+    """The same pieces once the first is there: what fails before it is told with a status code."""
+    try:
+        first = await anext(pieces, b"")
+    except Exception as error:
+        raise as_problem(error, pipeline) or error from error
+
+    async def all_pieces() -> AsyncGenerator[bytes, None]:
+        async with contextlib.aclosing(pieces):
+            yield first
+            async for piece in pieces:
+                yield piece
+
+    return all_pieces()
+
+
+def _window_answer(
+    query: AggregateQuery,
+    rows: Sequence[tuple[Any, ...]],
+    state: State,
+    version: str,
+    *,
+    final: bool,
+    started: float,
+) -> Answer:
+    shown = rows[: query.page.limit]
+    cursor = query.page.cursor(sql.row_of(query, shown[-1])) if len(rows) > len(shown) else None
+    encoder = RowEncoder(query.columns)
+    body = page_body(
+        query.columns,
+        [encoder.record(row) for row in shown],
+        cursor,
+        watermark=time_ms(state.watermark_ms),
+        closed_until=time_ms(state.closed_until_ms),
+        stats={"rows": len(shown), "elapsed_ms": round((time.time() - started) * 1000, 1)},
+    )
+    return _answer(body, started, rows=len(shown), version=f"{version}", salt=query.key, final=final)
+
+
+def _listing_answer(query: ListingQuery, rows: Sequence[tuple[Any, ...]], started: float) -> Answer:
+    shown = rows[: query.page.limit]
+    listing = query.listing
+    cursor = query.page.cursor(shown_row(listing, shown[-1])) if len(rows) > len(shown) else None
+    encoder = RowEncoder(listing.columns, dict(listing.converters))
+    records = [encoder.record(row) for row in shown]
+    # The time taken is no part of what an ETag stands for.
+    version = hashlib.sha256(msgspec.json.encode(records)).hexdigest()
+    stats = {"rows": len(shown), "elapsed_ms": round((time.time() - started) * 1000, 1)}
+    body = page_body(listing.columns, records, cursor, stats=stats)
+    return _answer(body, started, rows=len(shown), version=version, salt=query.key)
+
+
+def _answer(
+    body: bytes, started: float, *, rows: int, version: str = "", salt: str = "", final: bool = False
+) -> Answer:
+    digest = hashlib.sha256(f"{version}\n{salt}".encode() if version else body).hexdigest()[:24]
+    return Answer(body, f'W/"{digest}"', version, rows, final, started)

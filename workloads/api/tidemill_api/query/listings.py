@@ -1,0 +1,245 @@
+"""Anomalies, dead letters and kept events as relations with a page: columns, SQL and how values are shown."""
+
+from __future__ import annotations
+
+import base64
+import codecs
+import datetime as dt
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tidemill_api.catalog import PipelineModel
+from tidemill_api.query.parameters import Parameters
+from tidemill_api.http.problems import bad_parameter, not_found
+from tidemill_api.query.selection import Binder, Column, Filter, Page, condition, take_filters, take_page
+from tidemill_api.query.values import parse_time
+from tidemill_contract.functions.partials import SQL_TYPES, quote
+from tidemill_contract.times import rfc3339_ms
+
+DEFAULT_LIMIT, MAX_LIMIT, MAX_STREAM_ROWS = 100, 1_000, 10_000_000
+RESERVED = ("from", "to", "order", "limit", "cursor")
+SHOWN_BYTES, SHOWN_KEY_BYTES = 4_096, 1_024
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A table that can be listed.
+
+    Attributes:
+        kind: its name in paths and metrics.
+        relation: SELECT whose columns are `columns` and `hidden`; {schema} is the quoted schema.
+        time: the column that `from` and `to` bound.
+        unique: columns that make every order total.
+        hidden: columns that can be filtered by but are not shown.
+        converters: how values are shown, by column.
+    """
+
+    kind: str
+    relation: str
+    columns: tuple[Column, ...]
+    time: str
+    unique: tuple[str, ...]
+    hidden: tuple[Column, ...] = ()
+    converters: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+
+
+def _text(value: bytes | None) -> str | None:
+    """Bytes as they came in, if they are UTF-8, else base64; see `value_encoding`."""
+    if value is None:
+        return None
+    text = _decoded(value)
+    return base64.b64encode(value).decode() if text is None else text
+
+
+def _encoding(value: bytes | None) -> str | None:
+    if value is None:
+        return None
+    return "base64" if _decoded(value) is None else "utf-8"
+
+
+def _decoded(value: bytes) -> str | None:
+    """The text of UTF-8 bytes; what was cut to be shown may end inside a character, which is left out."""
+    whole = len(value) not in (SHOWN_BYTES, SHOWN_KEY_BYTES)
+    try:
+        return codecs.getincrementaldecoder("utf-8")().decode(value, final=whole)
+    except UnicodeDecodeError:
+        return None
+
+
+def _times(values: list[int] | None) -> list[str] | None:
+    return None if values is None else [_time(value) for value in values]
+
+
+def _time(value: int) -> str:
+    try:
+        return rfc3339_ms(value)
+    except OverflowError:
+        return str(value)
+
+
+def _moment_sql(epoch_ms: str) -> str:
+    """SQL of the time of epoch milliseconds, exactly: `to_timestamp` counts in floats of seconds."""
+    days, rest = f"({epoch_ms} / 86400000) * interval '1 day'", f"mod({epoch_ms}, 86400000) * interval '1 millisecond'"
+    return f"(timestamptz 'epoch' + {days} + {rest})"
+
+
+ANOMALIES = Listing(
+    kind="anomalies",
+    # Of a window that late events changed the newest verdict holds, and it may be that there is no anomaly any more.
+    relation='SELECT id, anomaly, aggregation, version, metric, group_key AS "group", window_start, window_end, value,'
+    ' score, severity, expected, lower, upper, revision, partition, "offset", detected_at FROM {schema}._anomalies AS a'
+    " WHERE severity <> 'cleared' AND NOT EXISTS (SELECT FROM {schema}._anomalies AS later"
+    " WHERE later.anomaly = a.anomaly AND later.aggregation = a.aggregation AND later.version = a.version"
+    " AND later.group_key = a.group_key AND later.window_start = a.window_start AND later.revision > a.revision)",
+    columns=(
+        Column("id", "integer", nullable=False),
+        Column("anomaly", "string", nullable=False),
+        Column("aggregation", "string", nullable=False),
+        Column("version", "integer", nullable=False),
+        Column("metric", "string", nullable=False),
+        Column("group", "object", nullable=False),
+        Column("window_start", "timestamp", nullable=False),
+        Column("window_end", "timestamp", nullable=False),
+        Column("value", "number", nullable=False),
+        Column("score", "number", nullable=False),
+        Column("severity", "string", nullable=False),
+        Column("expected", "number"),
+        Column("lower", "number"),
+        Column("upper", "number"),
+        Column("revision", "integer", nullable=False),
+        Column("partition", "integer"),
+        Column("offset", "integer"),
+        Column("detected_at", "timestamp", nullable=False),
+    ),
+    time="window_start",
+    unique=("window_start", "id"),
+)
+
+# A record that Kafka holds can be 1 MiB: the list shows its beginning, `value_bytes` its length.
+DEAD_LETTERS = Listing(
+    kind="dead_letters",
+    relation='SELECT epoch, partition, "offset", aggregation, reason, field, detail,'
+    f" substr(key, 1, {SHOWN_KEY_BYTES}) AS key,"
+    f" substr(value, 1, {SHOWN_BYTES}) AS value, substr(value, 1, {SHOWN_BYTES}) AS value_encoding, value_bytes,"
+    " CASE WHEN event_time BETWEEN -62135596800000 AND 253402300799999"
+    f" THEN {_moment_sql('event_time')} END AS event_time, windows, created_at FROM {{schema}}._dead_letters",
+    columns=(
+        Column("epoch", "integer", nullable=False),
+        Column("partition", "integer", nullable=False),
+        Column("offset", "integer", nullable=False),
+        Column("aggregation", "string", nullable=False),
+        Column("reason", "string", nullable=False),
+        Column("field", "string"),
+        Column("detail", "string"),
+        Column("key", "object"),
+        Column("value", "object"),
+        Column("value_encoding", "object"),
+        Column("value_bytes", "integer"),
+        Column("event_time", "timestamp"),
+        Column("windows", "array"),
+        Column("created_at", "timestamp", nullable=False),
+    ),
+    time="created_at",
+    unique=("created_at", "epoch", "partition", "offset", "aggregation"),
+    converters={"key": _text, "value": _text, "value_encoding": _encoding, "windows": _times},
+)
+
+
+EVENT_COLUMNS = (
+    Column("event_time", "timestamp", nullable=False),
+    Column("epoch", "integer", nullable=False),
+    Column("partition", "integer", nullable=False),
+    Column("offset", "integer", nullable=False),
+    Column("data", "object", nullable=False),
+)
+
+
+def events_listing(model: PipelineModel) -> Listing:
+    """The kept events of a pipeline; their fields can be filtered by.
+
+    Raises:
+        Problem: the pipeline keeps none (404).
+    """
+    if not model.config.spec.events.store:
+        raise not_found(
+            "events_not_kept", f"{model.name} keeps no raw events; set events.store: true in its spec to keep them"
+        )
+    own = {"event_time", "epoch", "partition", "offset", "data"}
+    fields = [f for f in model.config.spec.source.fields if f.name not in own]
+    typed = "".join(f", {_field_sql(f.name, f.type)} AS {quote(f.name)}" for f in fields)
+    return Listing(
+        kind="events",
+        relation=f'SELECT event_time, epoch, partition, "offset", data{typed} FROM {{schema}}._events',
+        columns=EVENT_COLUMNS,
+        time="event_time",
+        unique=("event_time", "epoch", "partition", "offset"),
+        hidden=tuple(Column(f.name, f.type) for f in fields),
+    )
+
+
+def _field_sql(name: str, kind: str) -> str:
+    text = f"(data ->> '{name}')"
+    if kind == "timestamp":
+        return _moment_sql(f"{text}::bigint")
+    return f'{text} COLLATE "C"' if kind == "string" else f"{text}::{SQL_TYPES[kind]}"
+
+
+@dataclass(frozen=True)
+class ListingQuery:
+    """What a request asks of a listing."""
+
+    listing: Listing
+    since: dt.datetime | None
+    until: dt.datetime | None
+    filters: tuple[Filter, ...]
+    page: Page
+
+    @property
+    def key(self) -> str:
+        """Tells queries apart."""
+        return repr((self.listing.kind, self.page.fingerprint, self.page.limit, self.page.after))
+
+    def statement(self, schema: str, binder: Binder) -> str:
+        """The SELECT; its columns are the listing's, in their order."""
+        wanted = [condition(found, binder) for found in self.filters]
+        time = quote(self.listing.time)
+        if self.since is not None:
+            wanted.append(f"{time} >= {binder.bind(self.since, 'timestamp')}")
+        if self.until is not None:
+            wanted.append(f"{time} < {binder.bind(self.until, 'timestamp')}")
+        wanted.append(self.page.keyset(binder))
+        shown = ", ".join(quote(column.name) for column in self.listing.columns)
+        relation = self.listing.relation.format(schema=schema)
+        return f"SELECT {shown} FROM ({relation}) AS q WHERE {' AND '.join(wanted)} {self.page.sql()}"
+
+
+def take_listing(listing: Listing, parameters: Parameters, *, stream: bool = False) -> ListingQuery:
+    """The query in a request's parameters; newest first unless `order` says otherwise.
+
+    Raises:
+        Problem: a parameter is unknown or wrong.
+    """
+    since, until = parameters.parsed("from", parse_time), parameters.parsed("to", parse_time)
+    if since is not None and until is not None and since >= until:
+        raise bad_parameter("to", "it must be later than from")
+    columns = {column.name: column for column in (*listing.columns, *listing.hidden)}
+    filters = take_filters(parameters, columns, RESERVED)
+    most = MAX_STREAM_ROWS if stream else MAX_LIMIT
+    page = take_page(
+        parameters,
+        {column.name: column for column in listing.columns},
+        default_order=[(listing.time, True)],
+        unique=listing.unique,
+        default_limit=most if stream else DEFAULT_LIMIT,
+        max_limit=most,
+        fingerprint=repr((listing.kind, since, until, filters)),
+    )
+    filterable = [name for name, column in columns.items() if column.comparable]
+    parameters.refuse_rest([*RESERVED, *filterable])
+    return ListingQuery(listing, since, until, tuple(filters), page)
+
+
+def shown_row(listing: Listing, row: Sequence[Any]) -> dict[str, Any]:
+    """A row's values by column name, as psycopg gives them."""
+    return dict(zip((column.name for column in listing.columns), row, strict=True))

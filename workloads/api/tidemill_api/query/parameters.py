@@ -1,0 +1,164 @@
+"""The parameters of a request, from a query string or a JSON body: each is taken once, what is left is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from tidemill_api.http.problems import Problem, bad_parameter
+
+T = TypeVar("T")
+MAX_FIELDS = 100
+MAX_BODY_BYTES = 64 * 1024
+_EXACT = 2**53
+"""Up to here a whole number in floating point is exactly what was written."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """What a member of a JSON body may be.
+
+    Attributes:
+        types: JSON types, as msgspec decodes them.
+        listed: it is a list of these.
+        how: what to write.
+    """
+
+    types: tuple[type, ...]
+    how: str
+    listed: bool = False
+
+    def texts(self, name: str, value: Any) -> list[str]:
+        """The values, as a query string has them.
+
+        Raises:
+            Problem: it is something else.
+        """
+        if isinstance(value, list) is not self.listed:
+            raise bad_parameter(name, f"write {self.how}")
+        return [self._text(name, item) for item in (value if self.listed else [value])]
+
+    def _text(self, name: str, value: Any) -> str:
+        if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT:
+            value = int(value)  # JSON makes no difference
+        if type(value) not in self.types:
+            raise bad_parameter(name, f"write {self.how}")
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        return value if isinstance(value, str) else repr(value)
+
+
+_SCALAR = Member((str, bool, int, float), "text, a number, true or false; for nulls use <column>__isnull")
+_SCALARS = Member(_SCALAR.types, "a list of texts, numbers, true or false; for nulls use <column>__isnull", listed=True)
+
+
+class Parameters:
+    """Names with their values, as text.
+
+    Attributes:
+        given: values by name. A list from a JSON body is never split at commas.
+    """
+
+    def __init__(self, given: dict[str, list[str]], *, split: bool) -> None:
+        self.given = given
+        self._split = split
+
+    @classmethod
+    def from_query(cls, query: bytes) -> Parameters:
+        """Read a raw query string.
+
+        Raises:
+            Problem: it is not UTF-8, or has too many parameters.
+        """
+        try:
+            pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, max_num_fields=MAX_FIELDS, errors="strict")
+        except UnicodeDecodeError:
+            raise Problem(
+                400, "invalid_query_string", "Invalid Query String", "write it percent-encoded, as UTF-8"
+            ) from None
+        except ValueError as error:
+            raise Problem(
+                400, "invalid_query_string", "Invalid Query String", f"{error}; at most {MAX_FIELDS}"
+            ) from None
+        given: dict[str, list[str]] = {}
+        for name, value in pairs:
+            given.setdefault(name, []).append(value)
+        return cls(given, split=True)
+
+    @classmethod
+    def from_json(cls, body: bytes, members: Mapping[str, Member]) -> Parameters:
+        """Read a JSON object with the same names; lists where a query string has commas.
+
+        Args:
+            body: the JSON.
+            members: what the ones known are; all others are filters.
+
+        Raises:
+            Problem: it is not such an object.
+        """
+        try:
+            document = msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Problem(400, "invalid_body", "Invalid Body", f"the body is not JSON: {error}") from None
+        if not isinstance(document, dict):
+            raise Problem(400, "invalid_body", "Invalid Body", 'write a JSON object of parameters, e.g. {"limit": 10}')
+        if len(document) > MAX_FIELDS:
+            raise Problem(400, "invalid_body", "Invalid Body", f"more than {MAX_FIELDS} parameters")
+        given = {}
+        for name, value in document.items():
+            several = isinstance(value, list) and name.endswith("__in")
+            given[name] = members.get(name, _SCALARS if several else _SCALAR).texts(name, value)
+        return cls(given, split=False)
+
+    def one(self, name: str) -> str | None:
+        """The value of a parameter that may be given once; None: it was not given.
+
+        Raises:
+            Problem: it was given more than once.
+        """
+        values = self.given.pop(name, None)
+        if values is None:
+            return None
+        if len(values) != 1:
+            raise bad_parameter(name, f"given {len(values)} times; give it once")
+        return values[0]
+
+    def many(self, name: str) -> list[str] | None:
+        """The values of a parameter that is a list: repeated, or separated by commas; None: it was not given."""
+        values = self.given.pop(name, None)
+        if values is None:
+            return None
+        return [part for value in values for part in (value.split(",") if self._split else [value])]
+
+    def parsed(self, name: str, parse: Callable[[str], T]) -> T | None:
+        """A single value, parsed; a ValueError's text becomes the problem's detail."""
+        text = self.one(name)
+        if text is None:
+            return None
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise bad_parameter(name, str(error)) from None
+
+    def choice(self, name: str, choices: Collection[str]) -> str | None:
+        """A single value out of a few."""
+        text = self.one(name)
+        if text is not None and text not in choices:
+            raise bad_parameter(name, f"{text!r} is not one of {', '.join(choices)}")
+        return text
+
+    def refuse_rest(self, known: Collection[str]) -> None:
+        """Refuse what nobody took.
+
+        Raises:
+            Problem: a parameter is unknown; the detail lists the known ones.
+        """
+        for name in self.given:
+            shown = name if len(name) <= 60 else name[:59] + "…"
+            raise bad_parameter(
+                shown, f"there is no such parameter; known are {', '.join(known)}", code="unknown_parameter"
+            )

@@ -1,0 +1,231 @@
+"""The SQL of a query over an aggregation.
+
+Stored rows → windows (or buckets of panes) → fewer groups → answers → filters, order, page.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from tidemill_api.query.aggregate import MAX_FILL_ROWS, ZERO_FILLED, AggregateQuery
+from tidemill_api.query.buckets import Bucket, Cut
+from tidemill_api.query.selection import Binder, condition
+from tidemill_contract.functions.partials import SQL_TYPES, own_partial, quote, rollup_select
+from tidemill_contract.windows import window_source
+
+_MILLISECOND = dt.timedelta(milliseconds=1)
+_LATEST = dt.datetime.max.replace(tzinfo=dt.UTC) - _MILLISECOND
+_EARLIEST_YEAR, _YEARS_AHEAD = 1970, 11
+"""Earlier no event counts, nor later: `maxFuture` is ten years at most."""
+_LAST_END = "timestamptz '9999-12-31T23:59:59.999999Z'"
+"""No later time can be told in RFC 3339."""
+_STAND_INS = {"string": "''", "integer": "0", "number": "0", "boolean": "false", "timestamp": "'epoch'"}
+
+
+def narrowed(query: AggregateQuery) -> AggregateQuery:
+    """The query with the range that its cursor leaves, so that a later page reads less."""
+    page = query.page
+    if page.after is None or page.order[0].column.name != "window_start" or query.fill != "none":
+        return query
+    if query.bucket is not None and query.bucket.length_ms is None:
+        return query
+    at = page.after[0]
+    if page.order[0].descending:
+        until = min(at, _LATEST) + _MILLISECOND
+        return replace(query, until=until if query.until is None else min(query.until, until))
+    return replace(query, since=at if query.since is None else max(query.since, at))
+
+
+def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
+    """SQL that gives the start of the pane up to which a page of hopping windows is surely full; None: not needed.
+
+    Each (group, pane) stored is also a window that starts there, so the page needs no window beyond the pane of its
+    last row, and nothing beyond that is composed.
+    """
+    page, plan = query.page, query.model.layout
+    first = page.order[0]
+    if not (plan.hopping and query.natural) or first.column.name != "window_start":
+        return None
+    if query.having or query.closed is not None or query.fill != "none":
+        return None
+    stored = [*_bounds(query, binder, reach_ms=0), *_dimension_filters(query, binder), "_after = '-infinity'"]
+    # Rows at the cursor's own window_start may all lie before the cursor: skip them.
+    if page.after is not None:
+        stored.append(f"window_start {'<' if first.descending else '>'} {binder.bind(page.after[0], 'timestamp')}")
+    direction = " DESC" if first.descending else ""
+    return (
+        f"SELECT window_start FROM {query.model.table} WHERE {' AND '.join(stored)}"
+        f" ORDER BY window_start{direction} OFFSET {page.limit + 1} LIMIT 1"
+    )
+
+
+def within(query: AggregateQuery, horizon: dt.datetime | None) -> AggregateQuery:
+    """The query that stops at its horizon."""
+    if horizon is None:
+        return query
+    if query.page.order[0].descending:
+        return replace(query, since=horizon)
+    return replace(query, until=horizon + _MILLISECOND)
+
+
+def _bounds(query: AggregateQuery, binder: Binder, *, reach_ms: int) -> list[str]:
+    """Conditions on window_start; the upper one `reach_ms` later."""
+    found = []
+    if query.since is not None:
+        found.append(f"window_start >= {binder.bind(query.since, 'timestamp')}")
+    if query.until is not None:
+        until = binder.bind(query.until, "timestamp")
+        found.append(f"window_start < {until} + interval '{reach_ms} milliseconds'")
+    return found
+
+
+def _dimension_filters(query: AggregateQuery, binder: Binder) -> list[str]:
+    return [condition(wanted, binder) for wanted in query.filters]
+
+
+def _all(conditions: Sequence[str]) -> str:
+    return " AND ".join(conditions) or "true"
+
+
+def statement(query: AggregateQuery, binder: Binder, closed_until: dt.datetime | None) -> str:
+    """The SELECT of a query; its columns are `query.columns`, in their order."""
+    cut = _cut(query, binder)
+    merged = _merged(query, binder, cut)
+    metrics = [f"{query.model.metrics[name][1]} AS {quote(name)}" for name in query.metrics]
+    compared = dict.fromkeys(wanted.column for wanted in query.having)
+    hidden = [f"{query.model.metrics[name][1]} AS {quote('_having_' + name)}" for name in compared]
+    groups = [quote(name) for name in query.group_by]
+    answers = ", ".join([*groups, "window_start", "window_end", *metrics, *hidden])
+    relation = f"SELECT {answers} FROM ({merged}) AS m"
+    if query.fill != "none":
+        relation = _filled(query, binder, relation, cut or Cut(query.model.layout.pane_ms))
+    closed = _closed_sql(query, binder, closed_until)
+    shown = ", ".join([
+        *groups, "window_start", "window_end", f"{closed} AS closed", *(quote(name) for name in query.metrics),
+    ])  # fmt: skip
+    wanted = [condition(having, binder, quote("_having_" + having.column)) for having in query.having]
+    if query.closed is not None:
+        wanted.append(closed if query.closed else f"NOT {closed}")
+    wanted.append(query.page.keyset(binder))
+    return f"SELECT {shown} FROM ({relation}) AS q WHERE {_all(wanted)} {query.page.sql()}"
+
+
+def _closed_sql(query: AggregateQuery, binder: Binder, closed_until: dt.datetime | None) -> str:
+    if closed_until is None:
+        return "false"
+    plan = query.model.layout
+    # A pane takes events until the last window that holds it is closed.
+    slack = 0 if query.bucket is None else plan.spread_ms
+    until = binder.bind(closed_until, "timestamp")
+    return f"(window_end + interval '{slack} milliseconds' <= {until})"
+
+
+def _cut(query: AggregateQuery, binder: Binder) -> Cut | None:
+    """The buckets of a query; None: there are none, or it is one."""
+    if query.bucket is None or query.bucket.length_ms is None:
+        return None
+    first = _EARLIEST_YEAR if query.since is None else query.since.year
+    last = dt.datetime.now(dt.UTC).year + _YEARS_AHEAD
+    if query.fill == "none":
+        first, last = max(first, _EARLIEST_YEAR), last if query.until is None else min(last, query.until.year)
+    elif query.until is not None:
+        last = query.until.year
+    return query.bucket.cut(binder, first, max(first, last))
+
+
+def _merged(query: AggregateQuery, binder: Binder, cut: Cut | None) -> str:
+    """A SELECT of groups, window_start, window_end and merged partials."""
+    model, plan = query.model, query.model.layout
+    columns = ", ".join([*(quote(name) for name in query.group_by), "window_start"])
+    partials = ", ".join(quote(partial.column) for partial in plan.merged)
+    if query.bucket is not None:
+        return _bucketed(query, binder, query.bucket, cut, partials)
+    stored = _all([*_bounds(query, binder, reach_ms=plan.spread_ms), *_dimension_filters(query, binder)])
+    whole = _all(_bounds(query, binder, reach_ms=0))
+    first, last = (None if time is None else binder.bind(time, "timestamp") for time in (query.since, query.until))
+    source = f"(SELECT * FROM {window_source(model.table, plan, stored, first=first, last=last)} WHERE {whole}) AS s"
+    end = plan.end_sql if plan.sessions else f"{plan.end_sql} AS window_end"
+    if query.natural:
+        return f"SELECT {columns}, {end}, {partials} FROM {source}"
+    keys = [(quote(name), name) for name in query.group_by] + [("window_start", "window_start")]
+    rolled = rollup_select(plan.merged, source, keys)
+    return f"SELECT {columns}, {end}, {partials} FROM ({rolled}) AS g"
+
+
+def _bucketed(query: AggregateQuery, binder: Binder, bucket: Bucket, cut: Cut | None, partials: str) -> str:
+    """Stored rows rolled up over time; for hopping windows these are panes, which overlap nowhere."""
+    model, plan = query.model, query.model.layout
+    groups = [quote(name) for name in query.group_by]
+    stored = _all([*_bounds(query, binder, reach_ms=bucket.reach_ms), *_dimension_filters(query, binder)])
+    edges = own_partial("min", "start", "timestamptz"), own_partial("max", "start", "timestamptz")
+    both = [f"window_start AS {quote(edge.column)}" for edge in edges]
+    listed = ", ".join([*groups, "window_start", *both, *plan.stored])
+    source = f"(SELECT {listed} FROM {model.table} WHERE {stored}) AS s"
+    keys = [(quote(name), name) for name in query.group_by]
+    if cut is not None:
+        keys.append((cut.start("window_start"), "window_start"))
+        rolled = rollup_select(plan.merged, source, keys)
+        listed = ", ".join([*groups, "window_start", f"{cut.end('window_start')} AS window_end", partials])
+        return f"SELECT {listed} FROM ({rolled}) AS g WHERE {_all(_bounds(query, binder, reach_ms=0))}"
+    rolled = rollup_select([*plan.merged, *edges], source, keys)
+    pane = f"interval '{plan.pane_ms} milliseconds'"
+    start = binder.bind(query.since, "timestamp") if query.since else quote(edges[0].column)
+    end = binder.bind(query.until, "timestamp") if query.until else f"{quote(edges[1].column)} + {pane}"
+    listed = ", ".join([*groups, f"{start} AS window_start", f"{end} AS window_end", partials])
+    # Without keys an aggregate over nothing is one row of nulls: no window at all.
+    return f'SELECT {listed} FROM ({rolled}) AS g WHERE "_count" IS NOT NULL'
+
+
+def _filled(query: AggregateQuery, binder: Binder, relation: str, cut: Cut) -> str:
+    """The relation with a row for every group that it has and every window between `from` and `to`."""
+    since, until = binder.bind(query.since, "timestamp"), binder.bind(query.until, "timestamp")
+    size = query.model.layout.size_ms
+    end = cut.end("start") if query.bucket else f"start + interval '{size} milliseconds'"
+    times = f"SELECT start, {end} AS finish FROM ({cut.series(since, until)}) AS s WHERE {end} <= {_LAST_END}"
+    groups = [(quote(name), query.model.groups[name].kind) for name in query.group_by]
+    distinct = _distinct(query)
+    same = [f" AND {_same(f'g.{column}', f'd.{column}', kind)}" for column, kind in groups]
+    listed = [*(f"g.{column}" for column, _ in groups), "t.start AS window_start", "t.finish AS window_end"]
+    listed += [_filling(query, name) for name in query.metrics]
+    return (
+        f"WITH d AS MATERIALIZED ({relation}), t AS ({times}), g AS ({distinct})"
+        f" SELECT {', '.join(listed)} FROM g CROSS JOIN t LEFT JOIN d ON d.window_start = t.start{''.join(same)}"
+        # More than may be is no row at all; whoever gets none asks `filled_groups_sql`.
+        f" WHERE (SELECT count(*) FROM g) <= {MAX_FILL_ROWS // max(1, query.fill_points)}"
+    )
+
+
+def filled_groups_sql(query: AggregateQuery, binder: Binder) -> str:
+    """A SELECT of how many groups `fill` puts windows in for."""
+    merged = _merged(query, binder, _cut(query, binder))
+    return f"WITH d AS ({merged}), g AS ({_distinct(query)}) SELECT count(*) FROM g"
+
+
+def _distinct(query: AggregateQuery) -> str:
+    return f"SELECT DISTINCT {', '.join(map(quote, query.group_by))} FROM d" if query.group_by else "SELECT"
+
+
+def _same(one: str, other: str, kind: str) -> str:
+    """Null-safe equality of group columns that can be hashed, which IS NOT DISTINCT FROM cannot.
+
+    It is the type's own: -0.0 and 0.0 differ as texts, and are one group.
+    """
+    stand_in = f"{_STAND_INS[kind]}::{SQL_TYPES[kind]}"
+    return f"({one} IS NULL) = ({other} IS NULL) AND coalesce({one}, {stand_in}) = coalesce({other}, {stand_in})"
+
+
+def _filling(query: AggregateQuery, name: str) -> str:
+    """A metric of a window that may be missing. Over no values only what counts or adds up is zero."""
+    column, (metric, _) = quote(name), query.model.metrics[name]
+    if query.fill != "zero" or query.model.functions[name] not in ZERO_FILLED:
+        return f"d.{column}"
+    zero = "0" if metric.decode is None else "''::bytea"
+    return f"CASE WHEN d.window_start IS NULL THEN {zero} ELSE d.{column} END AS {column}"
+
+
+def row_of(query: AggregateQuery, values: Sequence[Any]) -> dict[str, Any]:
+    """A row's values by column name."""
+    return dict(zip((column.name for column in query.columns), values, strict=True))

@@ -1,0 +1,111 @@
+"""Values at the edge: what a client writes → SQL parameters, what Postgres answers → JSON.
+
+Parameters travel as text with a cast, so that a value never becomes part of a statement.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import re
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from tidemill_contract.events.details import SECONDS_FROM, SECONDS_TO
+from tidemill_contract.functions.partials import SQL_TYPES
+from tidemill_contract.times import read_time, rfc3339
+
+UTC = dt.UTC
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=UTC)
+_MAX_64 = 2**63 - 1
+_INTEGER = re.compile(r"[+-]?[0-9]{1,40}", re.ASCII)
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", re.ASCII)
+_BLANK = re.compile(r"(:\d{2}(?:\.\d+)?) (\d{2}:?\d{2})$", re.ASCII)
+_HOW = {
+    "integer": "write a whole number, such as 42",
+    "number": "write a number, such as 1.5",
+    "boolean": "write true or false",
+    "timestamp": "write an RFC 3339 time, such as 2013-01-01T05:00:00Z, a date, or epoch milliseconds",
+    "string": "write text without NUL characters and lone surrogates",
+}
+
+
+def parse_time(text: str) -> dt.datetime:
+    """A moment from RFC 3339, a date alone (its midnight in UTC) or epoch milliseconds.
+
+    A `+` that a URL turned into a blank is taken as what it was.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if _INTEGER.fullmatch(text):
+        if SECONDS_FROM <= int(text) <= SECONDS_TO:
+            raise ValueError(f"{text!r} looks like seconds; write milliseconds ({int(text)}000), or RFC 3339")
+        try:
+            return EPOCH + dt.timedelta(milliseconds=int(text))
+        except OverflowError:
+            raise ValueError(f"{text!r} lies outside the years 1 to 9999") from None
+    try:
+        return read_time(_BLANK.sub(r"\1+\2", text))
+    except ValueError as error:
+        raise ValueError(f"{_shown(text)!r} is no time: {error}; {_HOW['timestamp']}") from None
+
+
+def parse_value(text: str, kind: str) -> Any:
+    """A value of a spec type from text.
+
+    Raises:
+        ValueError: it is not of that type; the message says what to write.
+    """
+    if kind == "timestamp":
+        return parse_time(text)
+    if kind == "integer" and _INTEGER.fullmatch(text):
+        return int(text)
+    if kind == "number" and _NUMBER.fullmatch(text) and math.isfinite(float(text)):
+        return float(text)
+    if kind == "boolean" and text in ("true", "false"):
+        return text == "true"
+    if kind == "string" and "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text):
+        return text
+    raise ValueError(f"{_shown(text)!r} is no {kind}; {_HOW.get(kind, 'this column cannot be compared')}")
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def to_text(value: Any) -> str:
+    """A value as Postgres reads it in text form; the inverse of `parse_value` for values that it gave."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dt.datetime):
+        return value.astimezone(UTC).isoformat()
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def cast(value: Any, kind: str) -> str:
+    """The SQL type that a parameter of a spec type is cast to."""
+    if kind == "integer":
+        # Stored integers are bigint (an index fits) unless they are sums.
+        return "bigint" if -_MAX_64 - 1 <= value <= _MAX_64 else "numeric"
+    return SQL_TYPES[kind].partition(" ")[0] if kind == "string" else SQL_TYPES[kind]
+
+
+def encoder(kind: str) -> Callable[[Any], Any] | None:
+    """What turns a column's values from psycopg into what msgspec encodes; None: nothing to do."""
+    return {"integer": _integer, "timestamp": _timestamp}.get(kind)
+
+
+def _integer(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        value = int(value)
+    if isinstance(value, int) and not -_MAX_64 - 1 <= value <= _MAX_64:
+        return msgspec.Raw(str(value).encode())
+    return value
+
+
+def _timestamp(value: dt.datetime | None) -> str | None:
+    return None if value is None else rfc3339(value)

@@ -1,0 +1,1 @@
+"""What every service is made of: web server, authorisation, breakers, health, metrics."""

@@ -1,0 +1,237 @@
+"""Pure ASGI middleware of ingest and API: request metrics, timeout, host names, and problem details (RFC 9457).
+
+Knows no web framework; the route template is read from the scope, where Starlette and FastAPI leave it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+import msgspec
+
+from tidemill_chassis import http_metrics
+from tidemill_chassis.guard import Deadline
+from tidemill_chassis.hosts import HOW, Hosts
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+PROBLEM_TYPE = "application/problem+json"
+UNMATCHED = "unmatched"
+_KNOWN_HOSTS = 1_000
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_CLIENT_LEFT = "499"
+"""Status of a request that its client gave up before an answer began (as nginx logs it)."""
+
+
+def problem(status: int, code: str, title: str, detail: str = "", **extra: Any) -> bytes:
+    """A problem details body.
+
+    Args:
+        status: HTTP status code.
+        code: stable identifier of the kind of problem, in snake case; clients branch on it.
+        title: the kind of problem, the same for every occurrence.
+        detail: this occurrence, and what to do about it.
+        extra: further members, e.g. `field="from"`.
+    """
+    body = {"type": f"urn:tidemill:problem:{code}", "title": title, "status": status, "code": code}
+    if detail:
+        body["detail"] = detail
+    return msgspec.json.encode({**body, **extra})
+
+
+async def send_problem(
+    send: Send,
+    status: int,
+    code: str,
+    title: str,
+    detail: str = "",
+    *,
+    headers: Iterable[tuple[bytes, bytes]] = (),
+    **extra: Any,
+) -> None:
+    """Answer an HTTP request with a problem.
+
+    Args:
+        send: the ASGI send of the request.
+        status: HTTP status code.
+        code: stable identifier of the kind of problem.
+        title: the kind of problem.
+        detail: this occurrence.
+        headers: further headers, names in lower case, e.g. `(b"retry-after", b"3")`.
+        extra: further members of the body.
+    """
+    body = problem(status, code, title, detail, **extra)
+    fixed = [
+        (b"content-type", PROBLEM_TYPE.encode()),
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
+    await send({"type": "http.response.body", "body": body})
+
+
+def endpoint(scope: Scope) -> str:
+    """The template of the route that took the request, e.g. `/v1/pipelines/{pipeline}`; `unmatched` if none did."""
+    route = scope.get("route")
+    if route is None:
+        return UNMATCHED
+    # A route of an included FastAPI router: its own path may lack the prefix it was included under.
+    included = scope.get("fastapi")
+    context = included.get("effective_route_context") if isinstance(included, dict) else None
+    template = (
+        getattr(context, "path_format", None) or getattr(route, "path_format", None) or getattr(route, "path", None)
+    )
+    return template if isinstance(template, str) and template else UNMATCHED
+
+
+class HttpMetrics:
+    """Counts and times HTTP requests by method, route template and status code."""
+
+    def __init__(self, app: App, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._app, self._clock = app, clock
+        self._counters: dict[tuple[str, str, str], Any] = {}
+        self._timers: dict[tuple[str, str], Any] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = self._clock()
+        status = ""
+        ended: float | None = None
+
+        async def observed(message: Message) -> None:
+            nonlocal status, ended
+            if message["type"] == "http.response.start":
+                status = str(message["status"])
+                if _is_event_stream(message):
+                    ended = self._clock()  # the rest lasts as long as somebody listens
+            await send(message)
+
+        try:
+            await self._app(scope, receive, observed)
+        except asyncio.CancelledError:
+            status = status or _CLIENT_LEFT
+            raise
+        except BaseException:
+            status = status or "500"
+            raise
+        finally:
+            self._record(scope, status or "500", (ended or self._clock()) - started)
+
+    def _record(self, scope: Scope, status: str, seconds: float) -> None:
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        template = endpoint(scope)
+        counter = self._counters.get((method, template, status))
+        if counter is None:
+            counter = self._counters[(method, template, status)] = http_metrics.HTTP_REQUESTS.labels(
+                method, template, status
+            )
+        counter.inc()
+        timer = self._timers.get((method, template))
+        if timer is None:
+            timer = self._timers[(method, template)] = http_metrics.HTTP_REQUEST_SECONDS.labels(method, template)
+        timer.observe(seconds)
+
+
+def _is_event_stream(message: Message) -> bool:
+    return any(
+        name == b"content-type" and value.startswith(b"text/event-stream") for name, value in message.get("headers", ())
+    )
+
+
+class RequestTimeout:
+    """Ends HTTP requests whose answer has not begun in time with a 504 problem.
+
+    What has begun to answer (streams, server-sent events) and WebSockets are left alone. The request's deadline is in
+    `scope["state"]["deadline"]` (Starlette: `request.state.deadline`), to be given to guards.
+    """
+
+    def __init__(self, app: App, seconds: float) -> None:
+        self._app, self._seconds = app, seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope["state"] = {**scope.get("state", {}), "deadline": Deadline.after(self._seconds)}
+        started = False
+        timer = asyncio.timeout(self._seconds)
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            if not started and message["type"] == "http.response.start":
+                if timer.expired():
+                    return  # an app that answers its own cancellation: the problem below is the answer
+                started = True
+                timer.reschedule(None)
+            elif not started:
+                return
+            await send(message)
+
+        try:
+            async with timer:
+                await self._app(scope, receive, watched)
+        except TimeoutError:
+            if started or not timer.expired():
+                raise
+        if timer.expired() and not started:
+            detail = f"no answer within {self._seconds:g} s; ask for less, or try again later"
+            # Closed: what is left of a body that comes too slowly would keep the connection.
+            close = [(b"connection", b"close")]
+            await send_problem(send, 504, "request_timeout", "Request Timeout", detail, headers=close)
+
+
+def by_name(app: App, hosts: Hosts) -> App:
+    """An application that answers to these names."""
+    return app if hosts.any else HostGuard(app, hosts)
+
+
+class HostGuard:
+    """ASGI middleware: other names are 421."""
+
+    def __init__(self, app: App, hosts: Hosts) -> None:
+        self._app, self._hosts = app, hosts
+        self._known: set[bytes] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] == "lifespan" or self._allow(scope):
+            await self._app(scope, receive, send)
+            return
+        detail = f"the Host header names none of this service's hosts; {HOW}"
+        await send_problem(_denial(scope, send), 421, "host_refused", "Misdirected Request", detail)
+
+    def _allow(self, scope: Scope) -> bool:
+        for name, value in scope["headers"]:
+            if name == b"host":
+                return value in self._known or self._look(value)
+        return True
+
+    def _look(self, header: bytes) -> bool:
+        if not self._hosts.allow(header.decode("latin-1")):
+            return False
+        if len(self._known) >= _KNOWN_HOSTS:
+            self._known.clear()
+        self._known.add(header)
+        return True
+
+
+def _denial(scope: Scope, send: Send) -> Send:
+    """Where an HTTP answer goes: for a WebSocket, in place of its handshake."""
+    if scope["type"] == "http":
+        return send
+
+    async def deny(message: Message) -> None:
+        await send({**message, "type": f"websocket.{message['type']}"})
+
+    return deny

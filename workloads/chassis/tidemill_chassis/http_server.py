@@ -1,0 +1,73 @@
+"""The web server of ingest and API: uvicorn, and beside its port one for figures and probes that no client reaches.
+
+For packages that have uvicorn; the contract itself does without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import uvicorn
+
+from tidemill_chassis.hosts import Hosts
+from tidemill_contract.runtime import WorkloadSettings
+from tidemill_chassis.status_server import StatusServer
+
+T = TypeVar("T")
+ASK_SECONDS = 4.0
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a service says of itself; asked on its event loop, so that an answer means that the loop turns.
+
+    Attributes:
+        health: status code and body of /health, with all it knows.
+        ready: whether requests may come.
+        live: whether it works.
+    """
+
+    health: Callable[[], tuple[int, dict[str, Any]]]
+    ready: Callable[[], bool]
+    live: Callable[[], bool]
+
+
+class HttpServer(uvicorn.Server):
+    """Serves an application, and its status on `status_port`, if there is one."""
+
+    def __init__(self, config: uvicorn.Config, settings: WorkloadSettings, status: Status) -> None:
+        super().__init__(config)
+        self._settings, self._status = settings, status
+        self._status_server: StatusServer | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve: the status last, so that who is called ready is."""
+        await super().startup(sockets)
+        if self._settings.status_port:
+            loop, status = asyncio.get_running_loop(), self._status
+            self._status_server = StatusServer(
+                self._settings.host,
+                self._settings.status_port,
+                _on(loop, status.health),
+                _on(loop, status.ready),
+                _on(loop, status.live),
+                hosts=Hosts.parse(self._settings.allowed_hosts),
+            )
+            self._status_server.start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop serving; figures are told to the end."""
+        await super().shutdown(sockets)
+        if self._status_server is not None:
+            await asyncio.to_thread(self._status_server.stop)
+
+
+def _on(loop: asyncio.AbstractEventLoop, ask: Callable[[], T]) -> Callable[[], T]:
+    async def asked() -> T:
+        return ask()
+
+    return lambda: asyncio.run_coroutine_threadsafe(asked(), loop).result(ASK_SECONDS)

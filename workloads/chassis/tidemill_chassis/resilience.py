@@ -1,0 +1,296 @@
+"""Resilience settings: `config/resilience.yaml`, overridden by the environment; and the guards made of them.
+
+`TIDEMILL_RESILIENCE__BREAKERS__DATABASE__FAILURES=7` overrides `breakers.database.failures`. How guards behave is in
+guard.py, what counts as a failure in failures.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tidemill_chassis import failures
+from tidemill_chassis.breaker import BreakerOpen, BreakerState
+from tidemill_chassis.failures import Predicate
+from tidemill_contract.files import read_bytes
+from tidemill_chassis.guard import Clock, Deadline, DeadlineExceeded, Guard, Guards, Policy
+
+__all__ = [
+    "BreakerOpen",
+    "BreakerState",
+    "ConfigError",
+    "Deadline",
+    "DeadlineExceeded",
+    "Guard",
+    "Guards",
+    "Policy",
+    "ResilienceConfig",
+]
+
+ENV_PREFIX = "TIDEMILL_RESILIENCE__"
+
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+WaitSeconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+
+
+class ConfigError(ValueError):
+    """The resilience settings are wrong; the message has one line a fault: where, what, and what to do."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class BreakerSettings(_Section):
+    """When a circuit breaker opens, and for how long: pauses that grow from the first one to `open_seconds`."""
+
+    failures: int = Field(5, ge=1, le=1_000_000)
+    open_seconds: Seconds = 60.0
+    first_pause_seconds: Seconds = 2.0
+
+
+class BreakersSettings(_Section):
+    """One breaker a dependency."""
+
+    kafka_producer: BreakerSettings = BreakerSettings()
+    kafka_consumer: BreakerSettings = BreakerSettings()
+    database: BreakerSettings = BreakerSettings()
+    redis: BreakerSettings = BreakerSettings(failures=3, open_seconds=30.0)
+
+
+class RetrySettings(_Section):
+    """Exponential backoff: repeat n waits initial_seconds * factor ** (n - 1), at most max_seconds, plus jitter."""
+
+    retries: int = Field(3, ge=0, le=100)
+    initial_seconds: WaitSeconds = 1.0
+    factor: float = Field(2.0, ge=1, le=100, allow_inf_nan=False)
+    max_seconds: WaitSeconds = 30.0
+    jitter_seconds: WaitSeconds = 0.0
+
+    @model_validator(mode="after")
+    def _maximum_holds_the_initial_wait(self) -> RetrySettings:
+        if self.max_seconds < self.initial_seconds:
+            raise ValueError(
+                f"max_seconds {self.max_seconds:g} is below initial_seconds {self.initial_seconds:g}: raise it"
+            )
+        return self
+
+
+class RetriesSettings(_Section):
+    """Repeats by kind of dependency."""
+
+    kafka: RetrySettings = RetrySettings()
+    database: RetrySettings = RetrySettings()
+    redis: RetrySettings = RetrySettings(retries=2, initial_seconds=0.5, max_seconds=5.0)
+
+
+class TimeoutSettings(_Section):
+    """The longest that one attempt, or one API request with all its attempts, may take."""
+
+    kafka_publish_seconds: Seconds = 30.0
+    kafka_consume_seconds: Seconds = 60.0
+    database_query_seconds: Seconds = 10.0
+    redis_seconds: Seconds = 5.0
+    api_request_seconds: Seconds = 30.0
+
+
+class MemoryCacheSettings(_Section):
+    """The in-process cache that stands in while Redis is away."""
+
+    enabled: bool = True
+    max_entries: int = Field(10_000, ge=1, le=10_000_000)
+
+
+class StaleResultsSettings(_Section):
+    """Answering from the cache, marked stale, while the database is away."""
+
+    enabled: bool = True
+    max_age_seconds: Seconds = 3_600.0
+
+
+class FallbackSettings(_Section):
+    """What is done instead while a dependency is away."""
+
+    memory_cache: MemoryCacheSettings = MemoryCacheSettings()
+    stale_results: StaleResultsSettings = StaleResultsSettings()
+
+
+class ResilienceConfig(_Section):
+    """All settings of resilience."""
+
+    breakers: BreakersSettings = BreakersSettings()
+    retries: RetriesSettings = RetriesSettings()
+    timeouts: TimeoutSettings = TimeoutSettings()
+    fallbacks: FallbackSettings = FallbackSettings()
+
+    @classmethod
+    def load(cls, path: Path | None, environ: Mapping[str, str]) -> ResilienceConfig:
+        """The settings in a YAML file (None: the defaults), overridden by the environment.
+
+        Raises:
+            ConfigError: the file cannot be read, or a key or value of the file or the environment is wrong.
+        """
+        # Laid over the defaults: a key left out has the default of its own section, not of its class.
+        document = _merged(cls().model_dump(), _read(path) if path is not None else {})
+        variables, faults = _override(document, environ)
+        try:
+            config = cls.model_validate(document)
+        except ValidationError as error:
+            faults += [_fault(details, path, variables) for details in error.errors()]
+        if faults:
+            raise ConfigError("\n".join(faults))
+        return config
+
+    def guards(
+        self,
+        *,
+        is_failure: Mapping[str, Predicate] | None = None,
+        is_retryable: Mapping[str, Predicate] | None = None,
+        clock: Clock = time.monotonic,
+    ) -> Guards:
+        """The guards of a process; make them once.
+
+        Args:
+            is_failure: by guard name, in place of the predicates of failures.py.
+            is_retryable: likewise.
+            clock: seconds that only grow.
+        """
+        kinds = {
+            "kafka_producer": (
+                self.timeouts.kafka_publish_seconds,
+                self.retries.kafka,
+                failures.kafka_failed,
+                failures.kafka_retryable,
+            ),
+            "kafka_consumer": (
+                self.timeouts.kafka_consume_seconds,
+                self.retries.kafka,
+                failures.kafka_failed,
+                failures.kafka_retryable,
+            ),
+            "database": (
+                self.timeouts.database_query_seconds,
+                self.retries.database,
+                failures.database_failed,
+                failures.database_retryable,
+            ),
+            "redis": (self.timeouts.redis_seconds, self.retries.redis, failures.redis_failed, failures.redis_retryable),
+        }
+        made = {}
+        for name, (timeout, retry, failed, retryable) in kinds.items():
+            policy = Policy(
+                **getattr(self.breakers, name).model_dump(),
+                **retry.model_dump(),
+                timeout_seconds=timeout,
+                is_failure=(is_failure or {}).get(name, failed),
+                is_retryable=(is_retryable or {}).get(name, retryable),
+            )
+            made[name] = Guard(name, policy, clock=clock)
+        return Guards(**made)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(read_bytes(path))
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror or error}); correct or unset TIDEMILL_RESILIENCE_FILE"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ConfigError(
+            f"{path}: holds a {type(document).__name__}; write the sections {_known(())} at its top level"
+        )
+    return document
+
+
+def _merged(base: dict[str, Any], over: dict[Any, Any]) -> dict[str, Any]:
+    result: dict[str, Any] = dict(base)
+    for key, value in over.items():
+        below = base.get(key)
+        if isinstance(below, dict):
+            # An empty section says nothing; what is no section is left for validation to refuse.
+            value = below if value is None else _merged(below, value) if isinstance(value, dict) else value
+        result[str(key)] = value
+    return result
+
+
+def _override(document: dict[str, Any], environ: Mapping[str, str]) -> tuple[dict[tuple[str, ...], str], list[str]]:
+    """Lay the environment's values over the document; the variables by the path they set, and what sets nothing."""
+    variables, faults = {}, []
+    for variable, text in sorted(environ.items()):
+        if not variable.startswith(ENV_PREFIX):
+            continue
+        path = tuple(variable.removeprefix(ENV_PREFIX).lower().split("__"))
+        if path[-1] not in _names(path[:-1]) or _settings(path) is not None:
+            faults.append(f"{variable}: sets nothing; {_nearest(path)}")
+            continue
+        node = document
+        for name in path[:-1]:
+            if not isinstance(node.get(name), dict):
+                node[name] = {}
+            node = node[name]
+        node[path[-1]] = _scalar(text)
+        variables[path] = variable
+    return variables, faults
+
+
+def _scalar(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _settings(path: tuple[str, ...]) -> type[BaseModel] | None:
+    """The settings class at a path of keys; None where there is a plain value or nothing."""
+    model: Any = ResilienceConfig
+    for name in path:
+        field = model.model_fields.get(name) if isinstance(model, type) and issubclass(model, BaseModel) else None
+        model = field.annotation if field is not None else None
+    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
+
+
+def _names(path: tuple[str, ...]) -> list[str]:
+    model = _settings(path)
+    return list(model.model_fields) if model is not None else []
+
+
+def _known(path: tuple[str, ...]) -> str:
+    return ", ".join(_names(path))
+
+
+def _nearest(path: tuple[str, ...]) -> str:
+    """What could be written where a path leaves the known keys."""
+    known = path
+    while known and _settings(known) is None:
+        known = known[:-1]
+    return f"known keys of {'.'.join(known) or 'the top level'}: {_known(known)}"
+
+
+def _fault(details: Any, path: Path | None, variables: Mapping[tuple[str, ...], str]) -> str:
+    location = tuple(str(part) for part in details["loc"])
+    variable = variables.get(location)
+    where = (
+        f"{variable} ({'.'.join(location)})"
+        if variable
+        else f"{path or 'resilience settings'}: {'.'.join(location) or 'the top level'}"
+    )
+    if details["type"] == "extra_forbidden":
+        return f"{where}: unknown key; {_nearest(location)}"
+    if details["type"] == "model_type":
+        return f"{where}: is no section but {details['input']!r}; {_nearest(location)}"
+    message = details["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if details["type"] == "value_error":
+        message += "".join(f" (set by {name})" for set_path, name in variables.items() if set_path[:-1] == location)
+        return f"{where}: {message}"
+    return f"{where}: {message}, not {details['input']!r}"

@@ -1,0 +1,1 @@
+"""Events: which bytes are valid, and why others are not."""

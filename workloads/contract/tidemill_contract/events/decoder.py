@@ -1,0 +1,346 @@
+"""The one decoder: which bytes are a valid event of a pipeline, for ingest and processor alike.
+
+Valid means that nothing later can refuse the event: Postgres takes every value. An invalid one is told by a closed set
+of reasons, the field and a detail. Reading is msgspec only (a vectorised reader disagrees with it on hostile values);
+what it refuses, or may have rounded, is mended where only one reading is possible, and read once more.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, repeat
+from operator import attrgetter, sub
+from typing import Annotated, Any
+
+import msgspec
+
+from tidemill_contract.duration import parse_ms
+from tidemill_contract.events.details import (
+    SECONDS_FROM,
+    SECONDS_TO,
+    beyond_years,
+    counts_seconds,
+    envelope_of,
+    not_json,
+    refused,
+    unit_hint,
+)
+from tidemill_contract.events.members import may_be_rounded, members, mended
+from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.events.verdicts import FIELD_HEADER, QUARANTINE_PREFIX, REASON_HEADER, InvalidEvent, Reason
+
+__all__ = [
+    "FIELD_HEADER",
+    "QUARANTINE_PREFIX",
+    "REASON_HEADER",
+    "Decoded",
+    "EventDecoder",
+    "InvalidEvent",
+    "Reason",
+]
+
+MAX_EVENT_BYTES = 1024 * 1024
+MAX_KEY_BYTES = 1024
+# A key is a field of the event, so a record may hold an event's bytes twice; the rest is for headers.
+MAX_RECORD_BYTES = 2 * MAX_EVENT_BYTES + 128 * 1024
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MILLISECOND = dt.timedelta(milliseconds=1)
+_MIN_TIMESTAMP_MS, _MAX_TIMESTAMP_MS = -62_135_596_800_000, 253_402_300_799_999
+_TOGETHER, _GROUP = 512, 64
+_BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+_TYPES: dict[str, Any] = {
+    "string": str,
+    "integer": Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)],
+    "number": float,
+    "boolean": bool,
+    "timestamp": int | Annotated[dt.datetime, msgspec.Meta(tz=True)],
+}
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A batch of events that were decoded.
+
+    Attributes:
+        events: in the order they came; None where invalid.
+        invalid: the verdicts by index.
+        micros: microseconds of the event times beyond their milliseconds, in order; None: there are none.
+    """
+
+    events: list[Any]
+    invalid: dict[int, InvalidEvent]
+    micros: list[int] | None = None
+
+
+class EventDecoder:
+    """Decodes and judges the events of one pipeline.
+
+    `decode` returns a msgspec Struct with one attribute a field, in the spec's order; timestamps are epoch
+    milliseconds, absent optional fields None.
+    """
+
+    def __init__(self, spec: PipelineSpec, *, exact: bool = False) -> None:
+        """Prepare.
+
+        Args:
+            spec: the pipeline's.
+            exact: whether `Decoded` tells the microseconds of event times.
+        """
+        fields = spec.source.fields
+        self.names = tuple(f.name for f in fields)
+        self.event_time_field = spec.source.event_time.field
+        self._exact = exact and self.event_time_field is not None
+        self._kinds: dict[str, str] = {f.name: f.type for f in fields}
+        self._timestamps = tuple(f.name for f in fields if f.type == "timestamp")
+        self._strings = tuple(f.name for f in fields if f.type == "string")
+        self._group_strings = tuple(name for name in self._strings if name in spec.group_columns)
+        self._max_future_ms = parse_ms(spec.source.event_time.max_future)
+        required = [(f.name, _TYPES[f.type]) for f in fields if f.required or f.name == self.event_time_field]
+        optional = [
+            (f.name, _TYPES[f.type] | None, None) for f in fields if not f.required and f.name != self.event_time_field
+        ]
+        self._takes_any = not required
+        self.type = msgspec.defstruct(
+            "Event", [*required, *optional], kw_only=True, forbid_unknown_fields=spec.source.strict, gc=False
+        )
+        self._decode = msgspec.json.Decoder(self.type).decode
+
+    def decode(self, raw: bytes, now_ms: int) -> Any:
+        """The event in `raw`, judged at wall time `now_ms` (epoch milliseconds).
+
+        Raises:
+            InvalidEvent: it is not a valid event.
+        """
+        return self._judged(raw, now_ms)[0]
+
+    def refusal(self, raw: bytes, now_ms: int) -> InvalidEvent | None:
+        """The verdict on `raw` at wall time `now_ms` if it is not a valid event."""
+        try:
+            self._judged(raw, now_ms)
+        except InvalidEvent as verdict:
+            return verdict
+        return None
+
+    def decode_batch(
+        self, raws: Sequence[bytes], now_ms: int, *, largest: int | None = None
+    ) -> tuple[list[Any], dict[int, InvalidEvent]]:
+        """Decode many: the events in order (None where invalid) and the verdicts by index; see `decode_all`."""
+        decoded = self.decode_all(raws, now_ms, largest=largest)
+        return decoded.events, decoded.invalid
+
+    def decode_all(self, raws: Sequence[bytes], now_ms: int, *, largest: int | None = None) -> Decoded:
+        """Decode many.
+
+        The same verdicts as `decode`, event by event. Events that are seen together to hold nothing unusual skip the
+        checks that only unusual bytes need: the whole batch, or else groups of it; the others go through `decode`.
+
+        Args:
+            raws: the records' bytes.
+            now_ms: wall time, epoch milliseconds.
+            largest: bytes of the largest record, if the caller has looked.
+        """
+        largest = max(map(len, raws), default=0) if largest is None else largest
+        plain = self._decode_plain(raws, now_ms, largest)
+        if plain is not None:
+            return plain
+        events: list[Any] = []
+        invalid: dict[int, InvalidEvent] = {}
+        micros: list[int] = []
+        for start in range(0, len(raws), _GROUP):
+            group = raws[start : start + _GROUP]
+            plain = self._decode_plain(group, now_ms, max(map(len, group))) if len(raws) > _GROUP else None
+            if plain is not None:
+                events += plain.events
+                micros += plain.micros or [0] * len(group)
+                continue
+            for index, raw in enumerate(group, start):
+                event, micro = None, 0
+                try:
+                    event, micro = self._judged(raw, now_ms)
+                except InvalidEvent as verdict:
+                    invalid[index] = verdict
+                events.append(event)
+                micros.append(micro)
+        return Decoded(events, invalid, micros if self._exact else None)
+
+    def _decode_plain(self, raws: Sequence[bytes], now_ms: int, largest: int) -> Decoded | None:
+        if not 0 < largest <= MAX_EVENT_BYTES:
+            return None
+        decode, micros = self._decode, None
+        rounded: bool | None = None
+        try:
+            events = [decode(raw) for raw in raws]
+            # Some at a time: they stay in the processor's cache, and memory for all at once would come from the system.
+            parts = [b"\n".join(raws[i : i + _TOGETHER]) for i in range(0, len(raws), _TOGETHER)]
+            if self._unusual(events, parts, largest):
+                return None
+            for name in self._timestamps:
+                values = list(map(attrgetter(name), events))
+                own = name == self.event_time_field
+                kinds = set(map(type, values))
+                if kinds != {int}:
+                    if rounded is None and dt.datetime in kinds:
+                        # No time before this field's is a text, so events can be read again.
+                        rounded = any(map(may_be_rounded, parts))
+                        if rounded:
+                            events = [self._cut(raw, event) for raw, event in zip(raws, events, strict=True)]
+                            values = list(map(attrgetter(name), events))
+                    if own and self._exact:
+                        micros = list(map(_micros, values))
+                    values = _all_epoch_ms(values, kinds)
+                    deque(map(setattr, events, repeat(name), values), maxlen=0)
+                    if type(None) in kinds:
+                        values = [value for value in values if value is not None]
+                if values and not self._plain_times(values, own=own, now_ms=now_ms):
+                    return None
+        except _BROKEN:
+            return None
+        return Decoded(events, {}, micros)
+
+    def _unusual(self, events: list[Any], parts: list[bytes], largest: int) -> bool:
+        """Whether there may be a NUL, a key that is too long or an envelope."""
+        # One byte is found much faster than six, and most events escape nothing.
+        if any(b"\\" in part and b"\\u0000" in part for part in parts):
+            return True
+        if self._takes_any and any(b'"payload"' in part or b'"op"' in part for part in parts):
+            return True
+        if largest <= MAX_KEY_BYTES:
+            return False
+        keys = chain.from_iterable(map(attrgetter(name), events) for name in self._group_strings)
+        return any(len(key) > MAX_KEY_BYTES // 4 for key in keys if key is not None)
+
+    def _plain_times(self, values: list[int], *, own: bool, now_ms: int) -> bool:
+        """Whether a field's times are seen at once to be valid."""
+        low, high = min(values), max(values)
+        if own:
+            return low > SECONDS_TO and high <= now_ms + self._max_future_ms
+        if low < _MIN_TIMESTAMP_MS or high > _MAX_TIMESTAMP_MS:
+            return False
+        return low > SECONDS_TO or not any(SECONDS_FROM <= value <= SECONDS_TO for value in values)
+
+    def _judged(self, raw: bytes, now_ms: int) -> tuple[Any, int]:
+        """The event in `raw`, and the microseconds of its time beyond milliseconds."""
+        if len(raw) > MAX_EVENT_BYTES:
+            raise InvalidEvent(Reason.TOO_LARGE, None, f"{len(raw)} bytes; at most {MAX_EVENT_BYTES} are taken")
+        event = self._read(raw)
+        micros = 0
+        for name in self._timestamps:
+            came = value = getattr(event, name)
+            if value is None:
+                continue
+            if value.__class__ is not int:
+                if name == self.event_time_field:
+                    micros = _micros(value)
+                value = _epoch_ms(value)
+                setattr(event, name, value)
+            elif SECONDS_FROM <= value <= SECONDS_TO:
+                raise counts_seconds(name, value)
+            if not _MIN_TIMESTAMP_MS <= value <= _MAX_TIMESTAMP_MS:
+                raise beyond_years(name, came)
+        # Only an escape can bring a NUL; raw control characters are not JSON.
+        if b"\\u0000" in raw:
+            self._check_nul(event)
+        if len(raw) > MAX_KEY_BYTES:
+            self._check_keys(event)
+        if self.event_time_field is not None:
+            self.check_time(getattr(event, self.event_time_field), now_ms)
+        return event, micros
+
+    def _read(self, raw: bytes) -> Any:
+        try:
+            event = self._decode(raw)
+            if self._timestamps:
+                event = self._cut(raw, event)
+        except msgspec.ValidationError as error:
+            return self._read_mended(raw, error)
+        except _BROKEN as error:
+            raise not_json(raw, error) from None
+        if self._takes_any and all(getattr(event, name) is None for name in self.names):
+            envelope = envelope_of(members(raw), self._kinds)
+            if envelope is not None:
+                raise InvalidEvent(Reason.MISSING_FIELD, None, f"no field is there; {envelope}")
+        return event
+
+    def _read_mended(self, raw: bytes, error: msgspec.ValidationError) -> Any:
+        try:
+            better = mended(members(raw), self._kinds)
+            if better is not None:
+                return self._decode(better)
+        except msgspec.ValidationError as still:
+            error = still
+        except _BROKEN:
+            pass  # is told as what it is
+        raise refused(raw, error, self._kinds) from None
+
+    def _cut(self, raw: bytes, event: Any) -> Any:
+        """The event, read again with fractions that are cut where the decoder may have rounded one up."""
+        # What is rounded up into the next millisecond lies at its begin; microseconds only count where events are
+        # ordered by them.
+        for name in self._timestamps:
+            moment = getattr(event, name)
+            if moment.__class__ is dt.datetime and (self._exact or moment.microsecond % 1000 == 0):
+                if not may_be_rounded(raw):
+                    return event
+                better = mended(members(raw), self._kinds)
+                return event if better is None else self._decode(better)
+        return event
+
+    def check_record_time(self, record_time_ms: int, now_ms: int) -> None:
+        """Judge a record's own time (epoch milliseconds) as the event's.
+
+        Raises:
+            InvalidEvent: it counts seconds, is before 1970, or further ahead of `now_ms` than maxFuture.
+        """
+        if SECONDS_FROM <= record_time_ms <= SECONDS_TO:
+            raise counts_seconds(None, record_time_ms)
+        self.check_time(record_time_ms, now_ms)
+
+    def check_time(self, event_time_ms: int, now_ms: int) -> None:
+        """Judge an event time (epoch milliseconds).
+
+        Raises:
+            InvalidEvent: before 1970, or further ahead of `now_ms` than maxFuture.
+        """
+        if event_time_ms < 0:
+            detail = f"{event_time_ms} ms is before 1970; event times begin there"
+            raise InvalidEvent(Reason.TOO_OLD, self.event_time_field, detail)
+        if event_time_ms > now_ms + self._max_future_ms:
+            ahead = event_time_ms - now_ms
+            hint = unit_hint(event_time_ms) or "correct the sender's clock, or raise maxFuture"
+            raise InvalidEvent(
+                Reason.TOO_FAR_IN_THE_FUTURE,
+                self.event_time_field,
+                f"{ahead} ms ahead of the clock; maxFuture is {self._max_future_ms} ms; {hint}",
+            )
+
+    def _check_nul(self, event: Any) -> None:
+        for name in self._strings:
+            if "\0" in (getattr(event, name) or ""):
+                raise InvalidEvent(Reason.BAD_STRING, name, "holds a NUL character, which Postgres cannot store")
+
+    def _check_keys(self, event: Any) -> None:
+        for name in self._group_strings:
+            length = len((getattr(event, name) or "").encode())
+            if length > MAX_KEY_BYTES:
+                raise InvalidEvent(
+                    Reason.KEY_TOO_LONG, name, f"{length} bytes; a group column takes at most {MAX_KEY_BYTES}"
+                )
+
+
+def _all_epoch_ms(values: list[Any], kinds: set[type]) -> list[Any]:
+    if kinds != {dt.datetime}:
+        return [value if value.__class__ is int or value is None else _epoch_ms(value) for value in values]
+    spans = map(sub, values, repeat(EPOCH))
+    return [s.days * 86_400_000 + s.seconds * 1000 + s.microseconds // 1000 for s in spans]
+
+
+def _epoch_ms(moment: dt.datetime) -> int:
+    return (moment - EPOCH) // _MILLISECOND
+
+
+def _micros(moment: dt.datetime | int | None) -> int:
+    return moment.microsecond % 1000 if isinstance(moment, dt.datetime) else 0

@@ -1,0 +1,229 @@
+"""What dead letters say: what came, what was expected and what to do about it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Mapping
+
+import msgspec
+
+from tidemill_contract.events.members import Members, members
+from tidemill_contract.events.verdicts import InvalidEvent, Reason
+
+SECONDS_FROM, SECONDS_TO = 631_152_000, 4_102_444_800
+"""From 1990 to 2100 in seconds. In milliseconds these are days of January and February 1970, so an integer timestamp
+between them counts seconds."""
+TOMBSTONE = (
+    "the record has no value: a tombstone, by which compacted topics delete a key; events need a value, so keep"
+    " tombstones out of this topic (Debezium: tombstones.on.delete=false)"
+)
+
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_UNITS = (("seconds", 1), ("microseconds", 10**6), ("nanoseconds", 10**9))
+_SHOWN = 60
+_AT = re.compile(r" - at `\$\.([^`.\[]+)")
+_NAMED = re.compile(r"field `([^`]+)`")
+_TIME = "send RFC 3339, such as 2026-11-28T10:00:00Z, or epoch milliseconds"
+_WELL_FORMED = re.compile(r"[+-]?\d{4,}-\d{2}-\d{2}([Tt ]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:?\d{2}))?", re.ASCII)
+_TIME_REMEDIES = (
+    (re.compile(r".*:60(\.\d+)?([Zz]|[+-].*)", re.ASCII), "epoch time has no leap seconds: send :59"),
+    (re.compile(r".*[Tt ]24:.*", re.ASCII), "send 00:00:00 of the next day"),
+    (re.compile(r"[+-]?\d+(\.\d+)?", re.ASCII), "send epoch milliseconds as a number, without quotes"),
+    (re.compile(r".*\d:\d\d:\d\d(\.\d*)?", re.ASCII), "add the zone: Z, or an offset such as +01:00"),
+    (re.compile(r".*[+-]\d\d", re.ASCII), "write the offset with minutes, such as +01:00"),
+)
+_STARTS = (
+    (b"\x1f\x8b", "is compressed with gzip", "let Kafka's client compress (compression.type), or send it as it is"),
+    (b"\x28\xb5\x2f\xfd", "is compressed with zstd", "let Kafka's client compress (compression.type)"),
+    (b"\x04\x22\x4d\x18", "is compressed with LZ4", "let Kafka's client compress (compression.type)"),
+    (b"Obj\x01", "is an Avro file", "send one JSON object a record"),
+    (b"\xef\xbb\xbf", "begins with a byte order mark", "write UTF-8 without one"),
+    (b"\xff\xfe", "is UTF-16", "write UTF-8"),
+    (b"\xfe\xff", "is UTF-16", "write UTF-8"),
+)
+_NOT_A_NUMBER = re.compile(rb"[:\[,]\s*-?(?:NaN|Infinity|inf|nan)\b")
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
+def not_json(raw: bytes, error: Exception) -> InvalidEvent:
+    """The verdict on bytes that are not JSON, with what they look like."""
+    return InvalidEvent(Reason.NOT_JSON, None, f"{_looks_like(raw)} ({error})")
+
+
+def _looks_like(raw: bytes) -> str:
+    if not raw:
+        return "the record is empty; send a JSON object"
+    if raw[0] == 0 and len(raw) > 5:
+        number = int.from_bytes(raw[1:5])
+        what = "JSON" if raw[5:].lstrip()[:1] == b"{" else "Avro or Protobuf"
+        return (
+            f"begins with a zero byte, as records of a schema registry do (schema {number}, then {what}); send plain"
+            " JSON: use a serializer without a registry (Kafka Connect: JsonConverter)"
+        )
+    for start, what, remedy in _STARTS:
+        if raw.startswith(start):
+            return f"{what}; {remedy}"
+    if _NOT_A_NUMBER.search(raw):
+        return "JSON has no NaN and no Infinity; send null"
+    if _CONTROL.search(raw[:256]) or not _is_text(raw):
+        return "is binary, such as Avro, Protobuf or MessagePack, or holds bytes that are not UTF-8; send JSON in UTF-8"
+    return "is not JSON; send one JSON object a record"
+
+
+def _is_text(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def refused(raw: bytes, error: msgspec.ValidationError, kinds: Mapping[str, str]) -> InvalidEvent:
+    """The verdict on an event that the typed decoder has refused.
+
+    Args:
+        raw: the event.
+        error: what the decoder said.
+        kinds: the spec types of the fields by name.
+    """
+    text = str(error)
+    at, named = _AT.search(text), _NAMED.search(text)
+    if at is None and named is None:
+        return InvalidEvent(Reason.NOT_AN_OBJECT, None, _not_an_object(raw, text))
+    try:
+        found = members(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as broken:
+        return not_json(raw, broken)  # the decoder had not come to where it breaks off
+    envelope = envelope_of(found, kinds)
+    hint = f"; {envelope}" if envelope else ""
+    if named is not None:
+        name = named.group(1)
+        if "missing required field" in text:
+            return InvalidEvent(Reason.MISSING_FIELD, name, f"{name} is missing; send it{hint}")
+        known = ", ".join(list(kinds)[:12])
+        return InvalidEvent(Reason.UNKNOWN_FIELD, name, f"{_shortened(name)} is not declared; fields are {known}{hint}")
+    assert at is not None  # noqa: S101 - told to the type checker
+    name = at.group(1)
+    reason, detail = _misfit(name, found.get(name, b""), kinds.get(name, ""), text)
+    return InvalidEvent(reason, name, f"{detail}{hint}")
+
+
+def envelope_of(found: Members, kinds: Mapping[str, str]) -> str | None:
+    """What an event is, and what to do, if it is an envelope around what is meant."""
+    if {"schema", "payload"} <= found.keys() and "payload" not in kinds:
+        return (
+            "this is a Kafka Connect envelope (schema, payload): set value.converter.schemas.enable=false, and unwrap"
+            " a Debezium change event with the transform ExtractNewRecordState"
+        )
+    if "op" in found and {"before", "after"} & found.keys() and "after" not in kinds:
+        return "this is a Debezium change event (before, after, op): unwrap it with the transform ExtractNewRecordState"
+    return None
+
+
+def unit_hint(value: int | float) -> str | None:
+    """What a timestamp is in another unit than milliseconds, if that is near our time; else None."""
+    for unit, scale in _UNITS:
+        seconds = value / scale
+        if SECONDS_FROM <= seconds <= SECONDS_TO:
+            day = _day(seconds * 1000)
+            return f"as {unit} it is {day}: send milliseconds, or RFC 3339"
+    return None
+
+
+def counts_seconds(name: str | None, value: int) -> InvalidEvent:
+    """The verdict on a timestamp that is meant to be seconds; `name`: its field, None: the record's own time."""
+    detail = f"{name or 'record time'}: {value} reads as {_day(value)} in milliseconds; {unit_hint(value)}"
+    return InvalidEvent(Reason.OUT_OF_RANGE, name, detail)
+
+
+def beyond_years(name: str, value: int | dt.datetime) -> InvalidEvent:
+    """The verdict on a timestamp (milliseconds, or a text's moment) outside the years 1 to 9999."""
+    if isinstance(value, dt.datetime):
+        detail = f"{name}: {value.isoformat()} is outside the years 1 to 9999 in UTC"
+        return InvalidEvent(Reason.OUT_OF_RANGE, name, f"{detail}; send a time between them")
+    hint = unit_hint(value) or "send a time between them"
+    detail = f"{name}: {shown(str(value).encode())} ms is outside the years 1 to 9999; {hint}"
+    return InvalidEvent(Reason.OUT_OF_RANGE, name, detail)
+
+
+def _day(milliseconds: float) -> str:
+    return (_EPOCH + dt.timedelta(milliseconds=milliseconds)).date().isoformat()
+
+
+def _not_an_object(raw: bytes, text: str) -> str:
+    got = raw.lstrip()
+    if got[:1] == b"[":
+        return "expected an object, got an array; send each event as a record of its own"
+    if got[:1] == b'"' and got[1:].lstrip()[:1] == b"{":
+        return "expected an object, got JSON in a string: it was encoded twice; encode it once"
+    return f"expected an object, got {shown(got)}" if got else text
+
+
+def _misfit(name: str, value: bytes, kind: str, text: str) -> tuple[Reason, str]:
+    """Reason and detail of a value that its field does not take; `text` is what the decoder said."""
+    got = _KINDS.get(value[:1], "number")
+    came = f"{name}: expected {kind}, got {got}"
+    if got == "null":
+        return Reason.MISSING_FIELD, f"{name} is null, and it is required; send a value"
+    if got in ("object", "array"):
+        return Reason.MISTYPED, f"{came}; send one value"
+    came = f"{came} {shown(value)}"
+    if got == "number" and kind in ("integer", "number") and ("out of range" in text or "=" in text):
+        wide = "64 bits" if kind == "integer" else "a 64-bit float, at most 1.7e308"
+        return Reason.OUT_OF_RANGE, f"{name}: {shown(value)} does not fit {wide}; send a smaller number"
+    if kind == "timestamp":
+        return _mistimed(came, value, got)
+    return Reason.MISTYPED, f"{came}; {_remedy(value, kind, got)}"
+
+
+def _mistimed(came: str, value: bytes, got: str) -> tuple[Reason, str]:
+    if got == "number":
+        hint = unit_hint(float(value))
+        return Reason.MISTYPED, f"{came}; {hint or 'send whole milliseconds, or RFC 3339'}"
+    if got != "string":
+        return Reason.MISTYPED, f"{came}; {_TIME}"
+    text = _unquoted(value)
+    remedy = next((remedy for pattern, remedy in _TIME_REMEDIES if pattern.fullmatch(text)), _TIME)
+    if _WELL_FORMED.fullmatch(text):
+        return Reason.OUT_OF_RANGE, f"{came}, which is no moment of the years 1 to 9999; {remedy}"
+    return Reason.MISTYPED, f"{came}; {remedy}"
+
+
+def _remedy(value: bytes, kind: str, got: str) -> str:
+    if kind == "string":
+        return f"send it in quotes, or declare the field as {got}"
+    if kind == "boolean":
+        return "send true or false, without quotes"
+    if got == "string":
+        text = _unquoted(value)
+        if re.fullmatch(r"[+-]?\d+,\d+", text, re.ASCII):
+            return "JSON has numbers with a point and without quotes, such as 12.5"
+        if re.fullmatch(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", text, re.ASCII):
+            return "send it without quotes"
+        return f"send {'a whole number' if kind == 'integer' else 'a number'}, or declare the field as string"
+    if kind == "integer" and got == "number":
+        return "send a whole number, or declare the field as number"
+    return "send a number"
+
+
+def shown(value: bytes) -> str:
+    """A JSON value, shortened."""
+    text = value[: 4 * _SHOWN].decode("utf-8", "replace")
+    return _shortened(text)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+
+
+def _unquoted(value: bytes) -> str:
+    try:
+        return msgspec.json.decode(value, type=str)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return ""
+
+
+_KINDS = {
+    b"": "nothing", b'"': "string", b"{": "object", b"[": "array", b"t": "boolean", b"f": "boolean", b"n": "null",
+}  # fmt: skip

@@ -1,0 +1,1 @@
+"""Filter and derive expressions: their grammar, types and compilation."""

@@ -1,0 +1,398 @@
+"""The functions of filter and derive expressions: what they take, what they give, how polars computes them.
+
+A closed set. Each is a function of one event's values, total (NULL where SQL would fail) and of a spec type.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Sequence
+
+import polars as pl
+
+from tidemill_contract.expressions.syntax import ExpressionError
+from tidemill_contract.expressions.values import (
+    NUMERIC,
+    POLARS_TYPES,
+    WIDE,
+    Typed,
+    as_boolean,
+    as_number,
+    as_string,
+    constant,
+    finite,
+    literal,
+    narrow,
+    quotient,
+    unify,
+    unsigned_zero,
+    varying_first,
+)
+
+_MIN_TIMESTAMP_MS, _MAX_TIMESTAMP_MS = -62_135_596_800_000, 253_402_300_799_999
+_AGGREGATES = frozenset(
+    (  # noqa: SIM905 - one line a name would hide the table below
+        "SUM AVG MEAN COUNT MIN MAX FIRST LAST STDDEV VARIANCE VAR MEDIAN QUANTILE MODE ARRAY_AGG STRING_AGG"
+        " FIRST_VALUE LAST_VALUE ROW_NUMBER RANK DENSE_RANK LAG LEAD NTILE CUME_DIST APPROX_COUNT_DISTINCT"
+    ).split()
+)
+UNSTABLE = frozenset(("RANDOM", "RAND", "NOW", "CURRENT_TIMESTAMP", "CURRENT_DATE", "TODAY", "UUID", "GEN_RANDOM_UUID"))
+_CAST_TYPES = {
+    **dict.fromkeys(("INTEGER", "BIGINT", "INT", "INT8", "LONG"), "integer"),
+    **dict.fromkeys(("NUMBER", "DOUBLE", "FLOAT", "REAL", "FLOAT8"), "number"),
+    **dict.fromkeys(("STRING", "VARCHAR", "TEXT"), "string"),
+    **dict.fromkeys(("BOOLEAN", "BOOL"), "boolean"),
+    "TIMESTAMP": "timestamp",
+}
+_PARTS: dict[str, Callable[[pl.Expr], pl.Expr]] = {
+    "YEAR": lambda t: t.dt.year(),
+    "QUARTER": lambda t: t.dt.quarter(),
+    "MONTH": lambda t: t.dt.month(),
+    "WEEK": lambda t: t.dt.week(),
+    "DAY": lambda t: t.dt.day(),
+    "DOY": lambda t: t.dt.ordinal_day(),
+    "DOW": lambda t: t.dt.weekday() % 7,
+    "ISODOW": lambda t: t.dt.weekday(),
+    "HOUR": lambda t: t.dt.hour(),
+    "MINUTE": lambda t: t.dt.minute(),
+    "SECOND": lambda t: t.dt.second(),
+}
+
+
+def apply_function(name: str, args: Sequence[Typed]) -> Typed:
+    """Apply an operator or a function.
+
+    Raises:
+        ExpressionError: there is no such function, or it does not take these arguments.
+    """
+    if name in _AGGREGATES:
+        raise ExpressionError(
+            f"{name} looks at other events; aggregate under aggregations[].metrics (of two values: GREATEST, LEAST)"
+        )
+    if name in UNSTABLE:
+        raise ExpressionError(f"{name} gives another value each time; use the event's own fields")
+    entry = _FUNCTIONS.get(name)
+    if entry is None:
+        close = difflib.get_close_matches(name, FUNCTION_NAMES, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(FUNCTION_NAMES)}"
+        raise ExpressionError(f"unknown function {name}; {hint}")
+    least, most, build = entry
+    if not least <= len(args) <= most:
+        count = str(least) if least == most else f"{least} to {most}" if most < _MANY else f"at least {least}"
+        raise ExpressionError(f"{name} takes {count} argument{'' if count == '1' else 's'}, not {len(args)}")
+    kind, expression = build(name, args)
+    factor = 2 if name in _TWICE else 1
+    fixed = all(argument.fixed for argument in args)
+    return Typed(expression, kind, 1 + factor * sum(argument.size for argument in args), fixed=fixed)
+
+
+def case(branches: Sequence[tuple[Typed, Typed]], default: Typed) -> Typed:
+    """`CASE WHEN`: the value of the first branch whose condition is true.
+
+    Raises:
+        ExpressionError: a condition is no condition, or the values are of several types.
+    """
+    for condition, _ in branches:
+        as_boolean("CASE WHEN", condition)
+    kind, values = unify("CASE", [value for _, value in branches] + [default])
+    expression = values[-1]
+    for (condition, _), value in zip(reversed(branches), reversed(values[:-1]), strict=True):
+        expression = pl.when(as_boolean("CASE WHEN", condition)).then(value).otherwise(expression)
+    parts = [*(part for branch in branches for part in branch), default]
+    return Typed(expression, kind, 1 + sum(part.size for part in parts), fixed=all(part.fixed for part in parts))
+
+
+# Builders: (name, arguments) -> (spec type, expression).
+_Built = tuple[str, pl.Expr]
+
+
+def _arithmetic(name: str, args: Sequence[Typed]) -> _Built:
+    floats = [as_number(f"'{name}'", argument) for argument in args]
+    if name == "/":
+        return "number", quotient(*floats)
+    if all(argument.kind == "integer" for argument in args):
+        # 128 bits hold every result of one step; what does not fit 64 bits is NULL instead of a wrapped value.
+        a, b = (argument.expression.cast(WIDE) for argument in args)
+        return "integer", narrow({"+": a + b, "-": a - b, "*": a * b}[name])
+    a, b = floats
+    return "number", finite({"+": a + b, "-": a - b, "*": a * b}[name])
+
+
+def _mod(name: str, args: Sequence[Typed]) -> _Built:
+    for argument in args:
+        if argument.kind != "integer":
+            raise ExpressionError(f"{name} takes integers, not a {argument.kind}; convert with TRY_CAST(… AS integer)")
+    # SQL's remainder has the sign of the dividend; polars' that of the divisor.
+    a, b = (argument.expression.cast(WIDE) for argument in args)
+    return "integer", narrow(a.sign() * (a.abs() % b.abs()))
+
+
+def _negate(_name: str, args: Sequence[Typed]) -> _Built:
+    return _arithmetic("-", [literal(0) if args[0].kind == "integer" else literal(0.0), args[0]])
+
+
+_MIRRORED = {"=": "=", "<>": "<>", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
+
+
+def _compare(name: str, args: Sequence[Typed]) -> _Built:
+    kind, (a, b) = unify(f"'{name}'", args)
+    if kind == "boolean" and name not in ("=", "<>"):
+        raise ExpressionError(f"'{name}' does not order booleans; use = or <>")
+    if any(argument.kind == "null" for argument in args):
+        raise ExpressionError(f"'{name} NULL' is never true; write IS NULL or IS NOT NULL")
+    if not varying_first(*args):
+        name, a, b = _MIRRORED[name], b, a
+    table = {"=": a == b, "<>": a != b, "<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b}
+    return "boolean", table[name]
+
+
+def _logic(name: str, args: Sequence[Typed]) -> _Built:
+    terms = [as_boolean(name, argument) for argument in args]
+    return "boolean", pl.all_horizontal(terms) if name == "AND" else pl.any_horizontal(terms)
+
+
+def _is(name: str, args: Sequence[Typed]) -> _Built:
+    if name == "IS NULL":
+        return "boolean", args[0].expression.is_null()
+    value = as_boolean(name, args[0])
+    return "boolean", (value if name == "IS TRUE" else ~value).fill_null(False)
+
+
+def _in(name: str, args: Sequence[Typed]) -> _Built:
+    if not all(argument.is_constant and argument.kind != "null" for argument in args[1:]):
+        raise ExpressionError("IN takes constants, and no NULL; write = … OR … for other values")
+    kind, values = unify(name, args)
+    # A horizontal OR of equalities, not is_in: it treats NULL as SQL does and takes every type.
+    return "boolean", pl.any_horizontal([values[0] == value for value in values[1:]]) if kind != "null" else args[
+        0
+    ].expression
+
+
+def _like(name: str, args: Sequence[Typed]) -> _Built:
+    pattern = constant(name, args[1], "the pattern", "string")
+    escape = constant(name, args[2], "ESCAPE", "string") if len(args) > 2 else ""
+    if len(args) > 2 and len(escape) != 1:
+        raise ExpressionError(f"{name}: ESCAPE takes one character, not '{escape}'; write ESCAPE '!', for example")
+    regex, characters = "", iter(pattern)
+    for character in characters:
+        if character == escape:
+            meant = next(characters, "")
+            if meant not in ("%", "_", escape):
+                raise ExpressionError(
+                    f"{name}: '{escape}{meant}' in the pattern means nothing; after the escape comes %, _ or '{escape}'"
+                )
+            regex += re.escape(meant)
+        else:
+            regex += {"%": ".*", "_": "."}.get(character) or re.escape(character)
+    flags = "(?s)" if name == "LIKE" else "(?si)"
+    return "boolean", as_string(name, args[0]).str.contains(f"{flags}^{regex}$")
+
+
+def _coalesce(name: str, args: Sequence[Typed]) -> _Built:
+    kind, values = unify(name, args)
+    return kind, pl.coalesce(values)
+
+
+def _nullif(name: str, args: Sequence[Typed]) -> _Built:
+    kind, (a, b) = unify(name, args)
+    differs = a.ne_missing(b) if varying_first(*args) else b.ne_missing(a)
+    return kind, pl.when(differs | b.is_null()).then(a)
+
+
+def _if(_name: str, args: Sequence[Typed]) -> _Built:
+    result = case([(args[0], args[1])], args[2])
+    return result.kind, result.expression
+
+
+def _extreme(name: str, args: Sequence[Typed]) -> _Built:
+    kind, values = unify(name, args)
+    if kind not in (*NUMERIC, "timestamp"):
+        raise ExpressionError(f"{name} takes numbers or timestamps, not a {kind}")
+    return kind, (pl.max_horizontal if name == "GREATEST" else pl.min_horizontal)(values)
+
+
+def _rounding(name: str, args: Sequence[Typed]) -> _Built:
+    digits = constant(name, args[1], "the number of digits", "integer", 0, 15) if len(args) > 1 else 0
+    value = as_number(name, args[0])
+    if args[0].kind == "integer":
+        return "integer", args[0].expression
+    match name:
+        case "ROUND":
+            return "number", finite(value.round(digits, mode="half_away_from_zero"))
+        case "FLOOR":
+            return "number", value.floor()
+    return "number", value.ceil()
+
+
+def _abs(name: str, args: Sequence[Typed]) -> _Built:
+    value = as_number(name, args[0])
+    if args[0].kind == "integer":
+        wide = args[0].expression.cast(WIDE)
+        return "integer", narrow(wide.abs() if name == "ABS" else wide.sign())
+    return "number", value.abs() if name == "ABS" else value.sign()
+
+
+def _real(name: str, args: Sequence[Typed]) -> _Built:
+    a, *rest = (as_number(name, argument) for argument in args)
+    match name:
+        case "SQRT":
+            result = a.sqrt()
+        case "LN":
+            result = a.log()
+        case "LOG10":
+            result = a.log10()
+        case "EXP":
+            result = a.exp()
+        case _:
+            result = a.pow(rest[0])
+    return "number", finite(result)
+
+
+def _text(name: str, args: Sequence[Typed]) -> _Built:
+    value = as_string(name, args[0])
+    match name:
+        case "LENGTH":
+            return "integer", value.str.len_chars().cast(pl.Int64())
+        case "LOWER":
+            return "string", value.str.to_lowercase()
+        case "UPPER":
+            return "string", value.str.to_uppercase()
+        case "TRIM":
+            return "string", value.str.strip_chars()
+        case "LTRIM":
+            return "string", value.str.strip_chars_start()
+    return "string", value.str.strip_chars_end()
+
+
+def _substring(name: str, args: Sequence[Typed]) -> _Built:
+    value = as_string(name, args[0])
+    if name == "LEFT":
+        return "string", value.str.slice(0, constant(name, args[1], "the length", "integer"))
+    start = constant(name, args[1], "the start (from 1)", "integer", 1)
+    length = constant(name, args[2], "the length", "integer") if len(args) > 2 else None
+    return "string", value.str.slice(start - 1, length)
+
+
+def _find(name: str, args: Sequence[Typed]) -> _Built:
+    value, part = as_string(name, args[0]), constant(name, args[1], "what to look for", "string")
+    match name:
+        case "STARTS_WITH":
+            return "boolean", value.str.starts_with(part)
+        case "ENDS_WITH":
+            return "boolean", value.str.ends_with(part)
+        case "CONTAINS":
+            return "boolean", value.str.contains(part, literal=True)
+    if not part:
+        raise ExpressionError("REPLACE: what to look for must not be empty")
+    with_what = constant(name, args[2], "the replacement", "string")
+    return "string", value.str.replace_all(part, with_what, literal=True)
+
+
+def _concat(name: str, args: Sequence[Typed]) -> _Built:
+    values = [_to_string(argument) for argument in args]
+    return "string", pl.concat_str(values, ignore_nulls=name == "CONCAT")
+
+
+def _date_part(name: str, args: Sequence[Typed]) -> _Built:
+    part = str(constant(name, args[0], "the part", "string")).upper()
+    if args[1].kind not in ("timestamp", "null"):
+        raise ExpressionError(
+            f"{part} can only be taken from a timestamp, not a {args[1].kind}; declare the field as timestamp"
+        )
+    moment = (
+        args[1].expression.cast(POLARS_TYPES["timestamp"])
+        if args[1].kind == "timestamp"
+        else pl.lit(None, dtype=POLARS_TYPES["timestamp"])
+    )
+    if part == "EPOCH":
+        return "number", quotient(moment.dt.epoch("ms").cast(pl.Float64()), pl.lit(1000.0))
+    if part not in _PARTS:
+        raise ExpressionError(f"there is no part {part} of a timestamp; there are EPOCH, {', '.join(_PARTS)}")
+    return "integer", _PARTS[part](moment).cast(pl.Int64())
+
+
+def _to_string(argument: Typed) -> pl.Expr:
+    match argument.kind:
+        case "timestamp":
+            return argument.expression.dt.strftime("%Y-%m-%dT%H:%M:%S%.3fZ")
+        case "boolean":
+            return pl.when(argument.expression).then(pl.lit("true")).when(~argument.expression).then(pl.lit("false"))
+        case "number":
+            return unsigned_zero(argument.expression).cast(pl.String())
+    return argument.expression.cast(pl.String())
+
+
+def _try_cast(name: str, args: Sequence[Typed]) -> _Built:
+    source, wanted = args[0], str(args[1].constant)
+    kind = _CAST_TYPES.get(wanted)
+    if kind is None:
+        raise ExpressionError(f"{name} knows no type {wanted}; there are integer, number, string, boolean, timestamp")
+    value = source.expression
+    if source.kind in (kind, "null"):
+        return kind, value.cast(POLARS_TYPES[kind])
+    match source.kind, kind:
+        case _, "string":
+            return kind, _to_string(source)
+        case "timestamp", "integer":
+            return kind, value.dt.epoch("ms")
+        case "integer", "timestamp":
+            return kind, pl.when(value.is_between(_MIN_TIMESTAMP_MS, _MAX_TIMESTAMP_MS)).then(value).cast(
+                POLARS_TYPES[kind]
+            )
+        case "string" | "integer" | "boolean", "number":
+            return kind, finite(value.cast(pl.Float64(), strict=False))
+        case "string" | "number" | "boolean", "integer":
+            return kind, narrow(value)
+        case "integer" | "number", "boolean":
+            return kind, value != 0
+        case "string", "boolean":
+            low = value.str.to_lowercase()
+            return kind, pl.when(low == "true").then(pl.lit(True)).when(low == "false").then(pl.lit(False))
+    raise ExpressionError(f"a {source.kind} cannot become a {kind}; declare the field as {kind}")
+
+
+_MANY = 256
+_Builder = Callable[[str, Sequence[Typed]], _Built]
+
+
+def _table(*rows: tuple[str, int, int, _Builder]) -> dict[str, tuple[int, int, _Builder]]:
+    return {name: (least, most, build) for names, least, most, build in rows for name in names.split(",")}
+
+
+_OPERATORS = _table(
+    ("+,-,*,/", 2, 2, _arithmetic),
+    ("%", 2, 2, _mod),
+    ("NEGATE", 1, 1, _negate),
+    ("=,<>,<,<=,>,>=", 2, 2, _compare),
+    ("AND,OR", 2, _MANY, _logic),
+    ("NOT", 1, 1, lambda name, args: ("boolean", ~as_boolean(name, args[0]))),
+    ("IS NULL,IS TRUE,IS FALSE", 1, 1, _is),
+    ("IN", 2, _MANY, _in),
+    ("LIKE,ILIKE", 2, 3, _like),
+    ("||", 2, 2, _concat),
+    ("TRY_CAST", 2, 2, _try_cast),
+)
+_NAMED_FUNCTIONS = _table(
+    ("ABS,SIGN", 1, 1, _abs),
+    ("ROUND", 1, 2, _rounding),
+    ("FLOOR,CEIL,CEILING", 1, 1, _rounding),
+    ("SQRT,LN,LOG10,EXP", 1, 1, _real),
+    ("POW,POWER", 2, 2, _real),
+    ("MOD", 2, 2, _mod),
+    ("COALESCE", 1, _MANY, _coalesce),
+    ("IFNULL", 2, 2, _coalesce),
+    ("NULLIF", 2, 2, _nullif),
+    ("IF", 3, 3, _if),
+    ("GREATEST,LEAST", 1, _MANY, _extreme),
+    ("LENGTH,LOWER,UPPER,TRIM,LTRIM,RTRIM", 1, 1, _text),
+    ("SUBSTR,SUBSTRING", 2, 3, _substring),
+    ("LEFT", 2, 2, _substring),
+    ("STARTS_WITH,ENDS_WITH,CONTAINS", 2, 2, _find),
+    ("REPLACE", 3, 3, _find),
+    ("CONCAT", 1, _MANY, _concat),
+    ("DATE_PART", 2, 2, _date_part),
+)
+_FUNCTIONS = _OPERATORS | _NAMED_FUNCTIONS
+_TWICE = frozenset(("%", "MOD", "NULLIF", "IN", "||", "CONCAT", "TRY_CAST"))
+FUNCTION_NAMES = tuple(sorted([*_NAMED_FUNCTIONS, "EXTRACT", "TRY_CAST"]))

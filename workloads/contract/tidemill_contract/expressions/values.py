@@ -1,0 +1,169 @@
+"""Values of filter and derive expressions: polars expressions with a spec type, and what a function may ask of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from tidemill_contract.expressions.syntax import ExpressionError
+from tidemill_contract.times import epoch_ms, read_start
+
+POLARS_TYPES: dict[str, pl.DataType] = {
+    "string": pl.String(),
+    "integer": pl.Int64(),
+    "number": pl.Float64(),
+    "boolean": pl.Boolean(),
+    "timestamp": pl.Datetime("ms", "UTC"),
+}
+WIDE = pl.Int128()
+NUMERIC = ("integer", "number")
+
+
+@dataclass(frozen=True)
+class Typed:
+    """A polars expression with its spec type (or `null`), its size, and its value if it is a constant.
+
+    `fixed`: it reads no column, so that it is one value however many rows there are.
+    """
+
+    expression: pl.Expr
+    kind: str
+    size: int = 1
+    constant: Any = None
+    is_constant: bool = False
+    fixed: bool = False
+
+
+def column(name: str, kind: str) -> Typed:
+    """A column of a spec type."""
+    return Typed(pl.col(name), kind)
+
+
+def literal(value: str | int | float | bool | None) -> Typed:
+    """A constant."""
+    kinds = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
+    kind = kinds[type(value)]
+    dtype = pl.Boolean() if kind == "null" else POLARS_TYPES[kind]
+    return Typed(pl.lit(value, dtype=dtype), kind, 1, value, True, True)
+
+
+def _refuse(name: str, argument: Typed, wanted: str) -> ExpressionError:
+    remedy = "" if argument.kind in ("null", "boolean") else "; convert with TRY_CAST(… AS type)"
+    return ExpressionError(f"{name} takes {wanted}, not a {argument.kind}{remedy}")
+
+
+def as_boolean(name: str, argument: Typed) -> pl.Expr:
+    """The argument as a condition, for the function `name`, or an ExpressionError."""
+    if argument.kind not in ("boolean", "null"):
+        raise ExpressionError(f"{name} takes a condition, not a {argument.kind}; compare it with something")
+    return argument.expression
+
+
+def as_string(name: str, argument: Typed) -> pl.Expr:
+    """The argument as a string, or an ExpressionError."""
+    if argument.kind not in ("string", "null"):
+        raise _refuse(name, argument, "a string")
+    return argument.expression.cast(pl.String())
+
+
+def as_number(name: str, argument: Typed) -> pl.Expr:
+    """The argument as a 64-bit float, or an ExpressionError."""
+    if argument.kind not in (*NUMERIC, "null"):
+        raise _refuse(name, argument, "numbers")
+    return argument.expression.cast(pl.Float64())
+
+
+def constant(name: str, argument: Typed, what: str, kind: str, low: int = 0, high: int = 2**31) -> Any:
+    """The argument's value, which must be a constant of this type (an integer: within low and high)."""
+    value = argument.constant
+    if not argument.is_constant or argument.kind != kind or (kind == "integer" and not low <= value <= high):
+        bounds = f" from {low} to {high}" if kind == "integer" else ""
+        raise ExpressionError(f"{name}: {what} must be a constant {kind}{bounds}")
+    return value
+
+
+def unify(name: str, args: Sequence[Typed]) -> tuple[str, list[pl.Expr]]:
+    """The one type of all arguments, and the arguments in it."""
+    kinds = {argument.kind for argument in args} - {"null"}
+    if "timestamp" in kinds and "string" in kinds:
+        args = [_timestamp(argument) for argument in args]
+        kinds = {argument.kind for argument in args} - {"null"}
+    if kinds == set(NUMERIC):
+        kinds = {"number"}
+    if len(kinds) > 1:
+        found = " and ".join(sorted(kinds))
+        raise ExpressionError(f"{name} mixes {found}; convert one with TRY_CAST(… AS {_common(kinds)})")
+    kind = kinds.pop() if kinds else "null"
+    dtype = POLARS_TYPES.get(kind, pl.Boolean())
+    # A NULL constant is typed boolean until its neighbours tell its type.
+    return kind, [pl.lit(None, dtype=dtype) if a.kind == "null" else a.expression.cast(dtype) for a in args]
+
+
+def _common(kinds: set[str]) -> str:
+    """A type that one of these becomes by TRY_CAST, so that they go together."""
+    if "timestamp" not in kinds:
+        return min(kinds)
+    return "integer" if kinds <= {"timestamp", *NUMERIC} else "string"
+
+
+def _timestamp(argument: Typed) -> Typed:
+    if argument.kind != "string" or not argument.is_constant:
+        return argument
+    try:
+        milliseconds = epoch_ms(read_start(argument.constant))
+    except ValueError:
+        raise ExpressionError(
+            f"'{argument.constant}' is not a time; write RFC 3339 with a zone, such as '2013-01-31T12:00:00Z'"
+        ) from None
+    moments = pl.lit(milliseconds, dtype=pl.Int64()).cast(POLARS_TYPES["timestamp"])
+    return Typed(moments, "timestamp", fixed=True)
+
+
+def varying_first(a: Typed, b: Typed) -> bool:
+    """Whether the two can be compared in this order: what varies by row stands before what is fixed.
+
+    Polars computes `fixed < varying` as one value where the varying side happens to be equal in all rows of a batch.
+    """
+    return b.fixed or not a.fixed
+
+
+def one_zero(numbers: pl.Series) -> pl.Series:
+    """The floats with 0.0 in place of -0.0: they are equal, so they must be one group and look the same."""
+    zeros = numbers == 0.0  # adding 0.0 does nothing in polars
+    return numbers.set(zeros, 0.0) if zeros.any() else numbers
+
+
+def unsigned_zero(expression: pl.Expr) -> pl.Expr:
+    """The same of an expression of numbers."""
+    return expression.map_batches(one_zero, return_dtype=pl.Float64(), is_elementwise=True)
+
+
+def _nullify(series: pl.Series) -> pl.Series:
+    finite = series.is_finite()
+    return series if finite.all() else series.set(~finite, None)
+
+
+def finite(expression: pl.Expr) -> pl.Expr:
+    """NULL in place of NaN and the infinities."""
+    # A Python callback over the whole column, because when(x.is_finite()).then(x) would write x out twice at each step.
+    return expression.map_batches(_nullify, return_dtype=pl.Float64(), is_elementwise=True)
+
+
+def _divide(numbers: Sequence[pl.Series]) -> pl.Series:
+    dividend, divisor = numbers
+    # As a whole column: polars multiplies by the reciprocal of what is constant, and 5 / 3 would end in …665, but in a
+    # batch of one event in …667.
+    return _nullify(dividend / (dividend * 0.0 + divisor))
+
+
+def quotient(dividend: pl.Expr, divisor: pl.Expr) -> pl.Expr:
+    """The quotient of finite numbers, rightly rounded whatever the batch; NULL in place of NaN and the infinities."""
+    return pl.map_batches([dividend, divisor], _divide, return_dtype=pl.Float64(), is_elementwise=True)
+
+
+def narrow(expression: pl.Expr) -> pl.Expr:
+    """As a 64-bit integer; NULL where it does not fit."""
+    return expression.cast(pl.Int64(), strict=False)

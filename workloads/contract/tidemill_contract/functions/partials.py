@@ -1,0 +1,327 @@
+"""Mergeable partial aggregates: which columns a metric needs, how two rows merge, how rows roll up.
+
+One algebra for all: the operator makes the columns, the processor fills and merges them, the API rolls them up. SQL
+text only, no database: every identifier is a validated name in double quotes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, get_args
+
+from tidemill_contract.functions import doubles
+from tidemill_contract.functions import spread
+from tidemill_contract.duration import parse_ms
+from tidemill_contract.resource.spec import AggregationSpec, MetricSpec, PipelineSpec
+
+Kind = Literal[
+    "count", "n", "sum", "min", "max", "first", "first_at", "last", "last_at", "mean", "low", "m2", "quantiles",
+    "uniques", "frequent", "whole", "revision", "centre", "rest", "delta", "squares",
+]  # fmt: skip
+
+SQL_TYPES: dict[str, str] = {
+    "string": 'text COLLATE "C"',
+    "integer": "bigint",
+    "number": "double precision",
+    "boolean": "boolean",
+    "timestamp": "timestamptz",
+}
+
+_NEEDS: dict[str, tuple[Kind, ...]] = {
+    "sum": ("sum",),
+    "avg": ("n", "sum"),
+    "min": ("min",),
+    "max": ("max",),
+    "first": ("first", "first_at"),
+    "last": ("last", "last_at"),
+    "variance": ("n", "mean", "low", "m2"),
+    "stddev": ("n", "mean", "low", "m2"),
+    "quantile": ("quantiles",),
+    "distinct": ("uniques",),
+    "topk": ("frequent",),
+}
+SESSION_STEP_MS = 1000
+"""Sessions end at any millisecond, but are closed a second at a time: each step is a write."""
+REVISION = "_revision"
+"""Column that counts how often late events changed a closed window."""
+SKETCHES: tuple[Kind, ...] = ("quantiles", "uniques", "frequent")
+_SPREAD: tuple[Kind, ...] = ("mean", "low", "m2")
+_REFINING: tuple[Kind, ...] = ("low",)
+"""Columns that make a value more exact, and that it is right without: a null in them counts as zero."""
+
+
+EXACT_INTEGERS = 2**53
+"""Integers up to this are doubles."""
+
+
+def quote(identifier: str) -> str:
+    """A quoted SQL identifier. Names are validated before they come here; a double quote would be a defect."""
+    if '"' in identifier or "\0" in identifier:
+        raise ValueError(f"not an identifier: {identifier!r}")
+    return f'"{identifier}"'
+
+
+@lru_cache(maxsize=4096)
+def column_of(kind: Kind, field: str) -> str:
+    """The name of the column that holds `kind` of a field, unquoted: another one for every kind and field.
+
+    `_<kind>_<field>`. Where that reads as a longer kind (`last` of `at_home`, `last_at` of `home`), the field is set
+    off by one more underscore, with which no field begins: `_last__at_home`.
+    """
+    plain = f"_{kind}_{field}"
+    ambiguous = any(len(other) > len(kind) and plain.startswith(f"_{other}_") for other in get_args(Kind))
+    return f"_{kind}__{field}" if ambiguous else plain
+
+
+@dataclass(frozen=True)
+class Partial:
+    """One stored column of partial results: what it holds (`kind`) of which field.
+
+    `listed`: of frequent values, how many are asked for at most.
+    """
+
+    kind: Kind
+    field: str | None
+    sql_type: str
+    listed: int = 0
+
+    @property
+    def column(self) -> str:
+        """The column's name; spec names cannot start with an underscore, so it collides with none."""
+        return f"_{self.kind}" if self.field is None else column_of(self.kind, self.field)
+
+    def sibling(self, kind: Kind) -> str:
+        """The quoted column of the same field with another kind."""
+        return quote(column_of(kind, str(self.field)))
+
+
+def own_partial(kind: Literal["min", "max"], name: str, sql_type: str) -> Partial:
+    """A partial of our own, merged beside those of fields; no field begins with a digit."""
+    return Partial(kind, f"0{name}", sql_type)
+
+
+@dataclass(frozen=True)
+class AggregationLayout:
+    """What an aggregation's window table looks like and how its SQL reads.
+
+    Attributes:
+        group_by: group columns with their field types, in the spec's order.
+        partials: stored partial columns, without repeats; `_count` is always first.
+        metrics: the metrics as the spec has them, with the types of their fields.
+        size_ms: window length, of sessions the longest; pane_ms: stored row's length (hop for hopping windows, else
+            size), of sessions how finely they close.
+        gap_ms: the silence that ends a session; None: windows are cut by the clock.
+        reopen_ms: how long after its end a closed window still takes late events; None: it takes none. Rows then count
+            their reopenings.
+        whole: metrics that some rows lack events of, with SQL that tells of a stored row whether it has them all
+            (see `feeds`). Only readers have it; such a metric is null where it does not hold for every row.
+    """
+
+    name: str
+    group_by: tuple[tuple[str, str], ...]
+    partials: tuple[Partial, ...]
+    metrics: tuple[tuple[MetricSpec, str | None], ...]
+    size_ms: int
+    pane_ms: int
+    grace_ms: int
+    gap_ms: int | None = None
+    reopen_ms: int | None = None
+    whole: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def sessions(self) -> bool:
+        """Whether windows are as long as activity lasts; rows then have a `window_end`."""
+        return self.gap_ms is not None
+
+    @property
+    def hopping(self) -> bool:
+        """Whether a window is made of several stored panes."""
+        return not self.sessions and self.pane_ms != self.size_ms
+
+    @property
+    def spread_ms(self) -> int:
+        """How long after a window's start the last of its stored rows starts; 0: a window is one row."""
+        return 0 if self.sessions else self.size_ms - self.pane_ms
+
+    @property
+    def reach_ms(self) -> int:
+        """How long before an event the windows that it is in may start, less than a pane."""
+        return self.size_ms if self.sessions else self.spread_ms
+
+    @property
+    def end_sql(self) -> str:
+        """SQL of a window's end, over a row with `window_start` (and, of sessions, `window_end`)."""
+        return "window_end" if self.sessions else f"window_start + interval '{self.size_ms} milliseconds'"
+
+    def shut(self, closed_until: int | None) -> int | None:
+        """Windows that end by this (epoch ms) take no more events; those that end by `closed_until` are closed."""
+        return closed_until if closed_until is None or self.reopen_ms is None else closed_until - self.reopen_ms
+
+    @property
+    def key_columns(self) -> tuple[str, ...]:
+        """Columns of the unique key, unquoted. `_after` keeps what came late for some windows of a pane apart."""
+        after = ("_after",) if self.hopping else ()
+        return (*(name for name, _ in self.group_by), "window_start", *after)
+
+    @property
+    def merged(self) -> tuple[Partial, ...]:
+        """What is merged to answer: the partials, and of some metrics whether they are whole."""
+        return (*self.partials, *(whole_partial(metric) for metric, _ in self.whole))
+
+    @property
+    def stored(self) -> list[str]:
+        """The same of a stored row, as items of a SELECT."""
+        told = [f"{condition} AS {quote(whole_partial(metric).column)}" for metric, condition in self.whole]
+        return [*(quote(p.column) for p in self.partials), *told]
+
+
+def whole_partial(metric: str) -> Partial:
+    """Whether the rows of a window have all events of a metric, as a column that merges like others."""
+    return Partial("whole", metric, "boolean")
+
+
+def field_types(spec: PipelineSpec, derived: Mapping[str, str]) -> dict[str, str]:
+    """Types of all fields and derives by name; `derived` comes from `expressions.derived_types`."""
+    return {f.name: f.type for f in spec.source.fields} | dict(derived)
+
+
+def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> AggregationLayout:
+    """The layout of a (validated) aggregation."""
+    partials: dict[str, Partial] = {"_count": Partial("count", None, "bigint")}
+    metrics = []
+    for metric in aggregation.metrics:
+        kind_of_field = types[metric.field] if metric.field else None
+        metrics.append((metric, kind_of_field))
+        for partial in _needed(metric, str(kind_of_field)):
+            known = partials.setdefault(partial.column, partial)
+            if known.listed < partial.listed:
+                partials[partial.column] = partial
+    reopens = aggregation.late_policy == "reopen"
+    if reopens:
+        partials[REVISION] = Partial("revision", None, "bigint")
+    window = aggregation.window
+    gap = parse_ms(window.gap) if window.type == "session" and window.gap else None
+    if gap is None:
+        size = parse_ms(window.size or "0ms")
+        pane = parse_ms(window.hop) if window.type == "hopping" and window.hop else size
+    else:
+        size, pane = parse_ms(window.longest or "0ms"), SESSION_STEP_MS
+    return AggregationLayout(
+        name=aggregation.name,
+        group_by=tuple((name, types[name]) for name in aggregation.group_by),
+        partials=tuple(partials.values()),
+        metrics=tuple(metrics),
+        size_ms=size,
+        pane_ms=pane,
+        grace_ms=parse_ms(window.grace),
+        gap_ms=gap,
+        reopen_ms=parse_ms(aggregation.retention) if reopens else None,
+    )
+
+
+def _needed(metric: MetricSpec, field_type: str) -> list[Partial]:
+    kinds: tuple[Kind, ...] = _NEEDS.get(metric.function, ())
+    if metric.function == "count":
+        kinds = ("n",) if metric.field else ("count",)
+    return [Partial(kind, metric.field, _partial_type(kind, field_type), metric.listed) for kind in kinds]
+
+
+def needed_columns(metric: MetricSpec) -> list[str]:
+    """The partial columns that a metric is null without."""
+    return [partial.column for partial in _needed(metric, "number") if partial.kind not in _REFINING]
+
+
+def _partial_type(kind: Kind, field_type: str) -> str:
+    match kind:
+        case "count" | "n":
+            return "bigint"
+        case "sum":
+            return "double precision" if field_type == "number" else "numeric"
+        case _ if kind in _SPREAD:
+            return "double precision"
+        case "first_at" | "last_at":
+            return "bigint[]"
+        case _ if kind in SKETCHES:
+            return "bytea"
+        case _:
+            return SQL_TYPES[field_type]
+
+
+def merge_expression(partial: Partial, old: str = "t", new: str = "EXCLUDED") -> str:
+    """SQL that merges the stored column of row `old` with that of row `new` (aliases), null-safe; it never raises.
+
+    `first` / `last` compare arrays of (event time, its microseconds, epoch, partition, offset). Rows from before there
+    were microseconds compare by their milliseconds, and a tie within one is broken either way.
+    """
+    column = quote(partial.column)
+    a, b = f"{old}.{column}", f"{new}.{column}"
+    match partial.kind:
+        case "count" | "n":
+            return f"{a} + {b}"
+        case "sum" if partial.sql_type == "double precision":
+            return doubles.added(a, b)
+        case "sum" | "revision":
+            return f"coalesce({a} + {b}, {a}, {b})"
+        case "min" | "first_at":
+            return f"least({a}, {b})"
+        case "max" | "last_at":
+            return f"greatest({a}, {b})"
+        case "first":
+            at = partial.sibling("first_at")
+            return f"CASE WHEN {old}.{at} IS NULL OR {new}.{at} < {old}.{at} THEN {b} ELSE {a} END"
+        case "last":
+            at = partial.sibling("last_at")
+            return f"CASE WHEN {old}.{at} IS NULL OR {new}.{at} > {old}.{at} THEN {b} ELSE {a} END"
+        case _ if partial.kind in SKETCHES:
+            return f"coalesce({a} || {b}, {a}, {b})"
+        case _:
+            return spread.merged(partial.kind, partial.sibling, old, new)
+
+
+def rollup_select(partials: Sequence[Partial], source: str, keys: Sequence[tuple[str, str]]) -> str:
+    """A SELECT that merges many partial rows into one per key; it never raises.
+
+    Args:
+        partials: the columns to merge.
+        source: a FROM item (table or parenthesised query with an alias) whose columns are the partials.
+        keys: (SQL expression over the source, output name) of each key; none: one row in all.
+
+    Returns:
+        SQL with the output columns: the keys by name, then every partial by its column name.
+    """
+    names = [quote(name) for _, name in keys]
+    selected = [f"{expression} AS {name}" for (expression, _), name in zip(keys, names, strict=True)]
+    selected += [quote(p.column) for p in partials]
+    rows = spread.prepared([p.sibling for p in partials if p.kind == "mean"], source, selected, names)
+    outer = ", ".join([*names, *(f"{_rollup(p)} AS {quote(p.column)}" for p in partials)])
+    group = f" GROUP BY {', '.join(names)}" if names else ""
+    return f"SELECT {outer} FROM {rows}{group}"
+
+
+def _rollup(partial: Partial) -> str:
+    column = quote(partial.column)
+    match partial.kind:
+        case "count" | "n" | "revision":
+            return f"sum({column})::bigint"
+        case "sum" if partial.sql_type == "double precision":
+            return doubles.total(column)
+        case "sum" | "min" | "max":
+            return f"{partial.kind}({column})"
+        case "first_at":
+            return f"min({column})"
+        case "last_at":
+            return f"max({column})"
+        case "whole":
+            return f"bool_and({column})"
+        case "first":
+            at = partial.sibling("first_at")
+            return f"(array_agg({column} ORDER BY {at}) FILTER (WHERE {at} IS NOT NULL))[1]"
+        case "last":
+            at = partial.sibling("last_at")
+            return f"(array_agg({column} ORDER BY {at} DESC) FILTER (WHERE {at} IS NOT NULL))[1]"
+        case _ if partial.kind in SKETCHES:
+            return f"string_agg({column}, ''::bytea)"
+        case _:
+            return spread.rolled(partial.kind, partial.sibling)

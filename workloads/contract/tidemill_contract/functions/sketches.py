@@ -1,0 +1,235 @@
+"""Sketches: quantiles, distinct counts and frequent values of any number of values in some kilobytes, by DataSketches.
+
+`quantiles` is a KLL sketch (Karnin, Lang, Liberty 2016, "Optimal quantile approximation in streams") of doubles with
+k = 400: the rank of an answer is off by at most 0.7 % (99 % confidence); up to 400 values it is exact. `uniques` is a
+HyperLogLog sketch (Flajolet et al. 2007, with HIP estimates) of 2^13 registers: 0.9 % relative standard error, exact
+for the first few hundred values. `frequent` is a frequent items sketch (Anderson et al. 2017, "A high-performance
+algorithm for identifying frequent items in data streams"), see `slots_lg`.
+
+What is stored is a sequence of frames: a sketch's length (4 bytes, big-endian), then the sketch. So two of them merge
+by being put one behind the other, which SQL does; `compact` makes one frame of many. Integers that are no doubles have
+a KLL sketch of 64-bit integers, in frames that begin with `_INTEGERS`: one of each kind is left then. Loads numpy:
+import this module only where a pipeline has such a metric.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, takewhile
+from typing import Any
+
+import datasketches
+import numpy as np
+
+from tidemill_contract.functions.partials import EXACT_INTEGERS, Partial
+from tidemill_contract.resource.spec import MetricSpec
+from tidemill_contract.times import rfc3339_ms
+
+QUANTILES_K = 400
+UNIQUES_LG_K = 13
+VALUE_BYTES = 256
+"""A longer text is listed as its beginning, "…" and 16 digits of its SHA-256, so that different ones stay different."""
+_SHOWN_BYTES = 200
+_HEADER_BYTES = 4
+_INTEGERS = b"\xff"
+"""No sketch begins with it."""
+_LONGS = datasketches.PyLongsSerDe()
+_LOAD = 0.75
+_ALL = datasketches.frequent_items_error_type.NO_FALSE_NEGATIVES
+
+
+def slots_lg(listed: int) -> int:
+    """Binary logarithm of the number of slots M that frequent values are kept in, to list `listed` of them.
+
+    Up to 0.75 M values their counts are exact. Beyond that each is off by at most 3.5 / M of all values, by the
+    library's documentation. M is 16 times `listed`, and at least 512: 0.7 %, as the ranks of quantiles.
+    """
+    return max(9, (16 * listed - 1).bit_length())
+
+
+def build(partial: Partial, values: Sequence[Any]) -> bytes | None:
+    """A stored sketch of values: numbers for quantiles, any for others; repeats count only for `frequent`. None: none.
+
+    Timestamps come as epoch milliseconds.
+    """
+    if not len(values):
+        return None
+    if partial.kind == "quantiles":
+        if isinstance(values[0], int) and any(abs(value) > EXACT_INTEGERS for value in values):
+            integers = datasketches.kll_items_sketch(QUANTILES_K)
+            for value in values:
+                integers.update(value)
+            return _frame(_INTEGERS + integers.serialize(_LONGS))
+        quantiles = datasketches.kll_doubles_sketch(QUANTILES_K)
+        quantiles.update(np.asarray(values, dtype=np.float64))
+        return _frame(quantiles.serialize())
+    if partial.kind == "frequent":
+        return _frame(_counted(values, slots_lg(partial.listed)).serialize())
+    uniques = datasketches.hll_sketch(UNIQUES_LG_K, datasketches.tgt_hll_type.HLL_4)
+    for value in values:
+        # A sketch leaves an empty text out.
+        uniques.update(f"={value}" if isinstance(value, str) else value)
+    return _frame(uniques.serialize_compact())
+
+
+def compact(partial: Partial, stored: bytes) -> bytes:
+    """The same in as few frames as there can be."""
+    match partial.kind:
+        case "quantiles":
+            doubles, integers = _quantiles(stored)
+            frames: list[bytes] = [] if doubles.is_empty() else [_frame(doubles.serialize())]
+            frames += [] if integers.is_empty() else [_frame(_INTEGERS + integers.serialize(_LONGS))]
+            frames.sort(key=len, reverse=True)  # the first tells how long the whole is at least
+            return b"".join(frames)
+        case "frequent":
+            return _frame(_frequent(stored).serialize())
+        case _:
+            return _frame(_uniques(stored).serialize_compact())
+
+
+def evaluator(metric: MetricSpec, field_type: str | None) -> Callable[[bytes | None], Any]:
+    """What turns a stored sketch into the metric's value: null of null, zero of what a query filled in (no bytes).
+
+    A quantile is the smallest value whose rank is at least q. Frequent values are a list, see `_lister`.
+    """
+
+    def quantile(stored: bytes | None) -> float | int | None:
+        if not stored:
+            return None if stored is None else 0.0
+        doubles, integers = _quantiles(stored)
+        if integers.is_empty():
+            return float(doubles.get_quantile(metric.q, True))
+        return _quantile([*doubles, *integers], float(metric.q or 0))
+
+    def distinct(stored: bytes | None) -> int | None:
+        if not stored:
+            return None if stored is None else 0
+        estimate: float = _uniques(stored).get_estimate()
+        return round(estimate)
+
+    match metric.function:
+        case "quantile":
+            return quantile
+        case "topk":
+            # Times are put in order before they are written: 10:00:00.5Z is less than 10:00:00Z as a text.
+            show = rfc3339_ms if field_type == "timestamp" else _same
+            return _lister(metric.listed, _READ.get(str(field_type), str), show)
+        case _:
+            return distinct
+
+
+def _quantile(weighted: list[tuple[float | int, int]], q: float) -> float | int:
+    """The smallest value whose rank is at least q, of values with what they weigh."""
+    weighted.sort()
+    ranks = list(accumulate(weight for _, weight in weighted))
+    value, _ = weighted[bisect_left(ranks, math.ceil(q * ranks[-1]))]
+    return value if abs(value) > EXACT_INTEGERS else float(value)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _lister(
+    k: int, read: Callable[[str], Any], show: Callable[[Any], Any]
+) -> Callable[[bytes | None], list[dict[str, Any]] | None]:
+    """What lists the k most frequent values, the most frequent first, equally frequent ones in their own order.
+
+    Each is {value, count, error}: it occurred at most `count` and at least `count - error` times. Whatever is not
+    listed occurred at most as often as the last that is, or as `error` says if fewer than k are. Beyond the slots none
+    is listed if none occurs more often than the error.
+    """
+
+    def topk(stored: bytes | None) -> list[dict[str, Any]] | None:
+        if not stored:
+            return None
+        items = _frequent(stored).get_frequent_items(_ALL)  # the most frequent first
+        if len(items) > k:
+            least = items[k - 1][1]
+            items = takewhile(lambda item: item[1] >= least, items)
+        found = [(-most, read(text), most - fewest) for text, most, fewest, _ in items]
+        return [{"value": show(value), "count": -count, "error": error} for count, value, error in sorted(found)[:k]]
+
+    return topk
+
+
+_READ: dict[str, Callable[[str], Any]] = {
+    "integer": int,
+    "number": float,
+    "boolean": "true".__eq__,
+    "timestamp": int,
+}
+
+
+_WRITE: dict[type, Callable[[Any], str]] = {
+    str: lambda value: value if len(value) * 4 <= VALUE_BYTES else _shortened(value),
+    float: lambda value: repr(value + 0.0),  # -0.0 is 0.0
+    bool: {True: "true", False: "false"}.__getitem__,
+    int: str,
+}
+
+
+def _shortened(text: str) -> str:
+    raw = text.encode()
+    if len(raw) <= VALUE_BYTES:
+        return text
+    return f"{raw[:_SHOWN_BYTES].decode(errors='ignore')}…{hashlib.sha256(raw).hexdigest()[:16]}"
+
+
+def _counted(values: Sequence[Any], lg: int) -> Any:
+    counts = list(Counter(values).items())
+    if len(counts) > _LOAD * 2**lg:
+        # Rare ones push each other out before frequent ones come: that keeps most of these. Equal batches give equal
+        # sketches.
+        counts.sort()
+        counts.sort(key=lambda pair: pair[1])
+    sketch, write = datasketches.frequent_strings_sketch(lg), _WRITE[type(values[0])]
+    for value, count in counts:
+        sketch.update(write(value), count)
+    return sketch
+
+
+def _frame(sketch: bytes) -> bytes:
+    return len(sketch).to_bytes(_HEADER_BYTES, "big") + sketch
+
+
+def _frames(stored: bytes) -> Iterator[bytes]:
+    at = 0
+    while at < len(stored):
+        end = at + _HEADER_BYTES + int.from_bytes(stored[at : at + _HEADER_BYTES], "big")
+        yield stored[at + _HEADER_BYTES : end]
+        at = end
+
+
+def _quantiles(stored: bytes) -> tuple[Any, Any]:
+    """The sketch of doubles and that of integers."""
+    doubles, integers = datasketches.kll_doubles_sketch(QUANTILES_K), datasketches.kll_items_sketch(QUANTILES_K)
+    for frame in _frames(stored):
+        if frame.startswith(_INTEGERS):
+            integers.merge(datasketches.kll_items_sketch.deserialize(frame[len(_INTEGERS) :], _LONGS))
+        else:
+            doubles.merge(datasketches.kll_doubles_sketch.deserialize(frame))
+    return doubles, integers
+
+
+def _uniques(stored: bytes) -> Any:
+    union = datasketches.hll_union(UNIQUES_LG_K)
+    for frame in _frames(stored):
+        union.update(datasketches.hll_sketch.deserialize(frame))
+    return union.get_result(datasketches.tgt_hll_type.HLL_4)
+
+
+def _frequent(stored: bytes) -> Any:
+    """All frames in one with as many slots as any has: a spec that asked for more or fewer values wrote others.
+
+    Frames are sorted, because SQL puts them together in no certain order, and beyond the slots the order matters.
+    """
+    parts = [datasketches.frequent_strings_sketch.deserialize(frame) for frame in sorted(_frames(stored))]
+    parts.sort(key=lambda part: float(part.epsilon))
+    for part in parts[1:]:
+        parts[0].merge(part)
+    return parts[0]

@@ -1,0 +1,1 @@
+"""The resource: its model, its rules, and how a document is judged."""

@@ -1,0 +1,28 @@
+"""The rules of `spec.deadLetters` and `spec.anomalyHistory`: long enough to be published, room for some records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tidemill_contract.resource.amounts import parse_bytes
+from tidemill_contract.duration import parse_ms
+from tidemill_contract.resource.faults import Fault
+from tidemill_contract.resource.parts import Parts
+
+MIN_RETENTION, MIN_QUOTA = "1m", "1Mi"
+
+
+def kept_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
+    """Faults of what is kept of dead letters and anomalies."""
+    for path, kept in (("spec.deadLetters", parts.dead_letters), ("spec.anomalyHistory", parts.anomaly_history)):
+        if kept is None:
+            continue
+        if parse_ms(kept.retention) < parse_ms(MIN_RETENTION):
+            yield Fault(
+                f"{path}.retention",
+                kept.retention,
+                "is too short for anybody to read them",
+                f"write {MIN_RETENTION} or more",
+            )
+        if parse_bytes(kept.quota) < parse_bytes(MIN_QUOTA):
+            yield Fault(f"{path}.quota", kept.quota, "is hardly room for a record", f"write {MIN_QUOTA} or more")

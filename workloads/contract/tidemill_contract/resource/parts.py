@@ -1,0 +1,133 @@
+"""A document cut into the parts that can be read on their own, so that one broken part does not hide faults in others.
+
+A part that is broken is None here; what is wrong with it is said elsewhere (`validate.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from tidemill_contract.resource.spec import (
+    AggregationSpec,
+    AnomalyHistorySpec,
+    AnomalySpec,
+    DeadLettersSpec,
+    DeriveSpec,
+    EventTimeSpec,
+    FieldSpec,
+    MetricSpec,
+    ProcessorSpec,
+    TopicSpec,
+    WindowSpec,
+)
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Part(Generic[M]):
+    """One item of a list: its path, its name if that is readable, and its model if all of it is."""
+
+    path: str
+    name: str | None
+    model: M | None
+
+
+@dataclass(frozen=True)
+class AggregationPart:
+    """An aggregation, its members apart."""
+
+    path: str
+    name: str | None
+    model: AggregationSpec | None
+    window: WindowSpec | None
+    group_by: tuple[tuple[str, str], ...]
+    metrics: tuple[Part[MetricSpec], ...]
+    retention: str | None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the rules look at. `group_by` items, `key` and `filter` are raw texts."""
+
+    namespace: str
+    name: str | None
+    topic: TopicSpec | None
+    fields: tuple[Part[FieldSpec], ...]
+    key: str | None
+    event_time: EventTimeSpec | None
+    derives: tuple[Part[DeriveSpec], ...]
+    filter: str | None
+    aggregations: tuple[AggregationPart, ...]
+    anomalies: tuple[Part[AnomalySpec], ...]
+    dead_letters: DeadLettersSpec | None
+    anomaly_history: AnomalyHistorySpec | None
+    processor: ProcessorSpec | None
+
+
+def cut(document: Mapping[str, Any]) -> Parts:
+    """Cut a document into parts. Takes anything, never raises."""
+    metadata, spec = _mapping(document.get("metadata")), _mapping(document.get("spec"))
+    source, transform = _mapping(spec.get("source")), _mapping(spec.get("transform"))
+    namespace = metadata.get("namespace", "default")
+    return Parts(
+        namespace=namespace if isinstance(namespace, str) else "default",
+        name=_text(metadata.get("name")),
+        topic=_read(TopicSpec, source.get("topic", {})),
+        fields=_parts(FieldSpec, source.get("fields"), "spec.source.fields"),
+        key=_text(source.get("key")),
+        event_time=_read(EventTimeSpec, source.get("eventTime", {})),
+        derives=_parts(DeriveSpec, transform.get("derive"), "spec.transform.derive"),
+        filter=_text(transform.get("filter")),
+        aggregations=tuple(
+            _aggregation(raw, f"spec.aggregations[{i}]") for i, raw in enumerate(_items(spec.get("aggregations")))
+        ),
+        anomalies=_parts(AnomalySpec, spec.get("anomalies"), "spec.anomalies"),
+        dead_letters=_read(DeadLettersSpec, spec.get("deadLetters", {})),
+        anomaly_history=_read(AnomalyHistorySpec, spec.get("anomalyHistory", {})),
+        processor=_read(ProcessorSpec, spec.get("processor", {})),
+    )
+
+
+def _aggregation(raw: Any, path: str) -> AggregationPart:
+    item = _mapping(raw)
+    groups = enumerate(_items(item.get("groupBy")))
+    return AggregationPart(
+        path=path,
+        name=_text(item.get("name")),
+        model=_read(AggregationSpec, raw),
+        window=_read(WindowSpec, item.get("window")),
+        group_by=tuple((f"{path}.groupBy[{i}]", name) for i, name in groups if isinstance(name, str)),
+        metrics=_parts(MetricSpec, item.get("metrics"), f"{path}.metrics"),
+        retention=_text(item.get("retention", AggregationSpec.model_fields["retention"].default)),
+    )
+
+
+def _parts(model: type[M], raw: Any, path: str) -> tuple[Part[M], ...]:
+    return tuple(
+        Part(f"{path}[{i}]", _text(_mapping(item).get("name")), _read(model, item))
+        for i, item in enumerate(_items(raw))
+    )
+
+
+def _read(model: type[M], raw: Any) -> M | None:
+    try:
+        return model.model_validate(raw, by_alias=True, by_name=False)
+    except (ValidationError, RecursionError):
+        return None
+
+
+def _mapping(raw: Any) -> dict[Any, Any]:
+    return raw if isinstance(raw, dict) else {}
+
+
+def _items(raw: Any) -> list[Any]:
+    return raw[:1000] if isinstance(raw, list) else []
+
+
+def _text(raw: Any) -> str | None:
+    return raw if isinstance(raw, str) else None

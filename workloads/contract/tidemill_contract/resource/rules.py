@@ -1,0 +1,401 @@
+"""The rules between fields of a resource: names, references, types, windows, limits.
+
+Each rule looks only at parts that are readable and known, so that one fault is told once. Rules are functions from
+Parts to faults, listed in RULES.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from tidemill_contract.expressions import compiler as expressions
+from tidemill_contract.duration import parse_ms
+from tidemill_contract.resource.faults import ABSENT, Fault, did_you_mean
+from tidemill_contract.resource.kept_rules import kept_faults
+from tidemill_contract.resource.name_rules import system_columns
+from tidemill_contract.resource.parts import AggregationPart, Parts
+from tidemill_contract.resource.scaling_rules import scaling_faults
+from tidemill_contract.resource.spec import AnomalySpec, DetectorSpec, MetricSpec, WindowSpec
+from tidemill_contract.times import read_start
+from tidemill_contract.windows import answer_type
+
+RESERVED = ("window_start", "window_end", "closed")
+MAX_PANES = 3600
+MIN_WINDOW_MS = 1000
+_NUMERIC = ("integer", "number", "boolean")
+_ORDERED = ("integer", "number", "timestamp", "string")
+_TAKES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("sum", "avg", "variance", "stddev", "quantile"), _NUMERIC),
+    **dict.fromkeys(("min", "max"), _ORDERED),
+}
+_OWNED_CONFIGS = {
+    "retention.ms": "set spec.source.topic.retention",
+    "message.timestamp.type": "leave it out: old events would be deleted at once under CreateTime",
+    "message.timestamp.before.max.ms": "leave it out; events of any age are taken",
+    "message.timestamp.after.max.ms": "leave it out; use spec.source.eventTime.maxFuture",
+    "message.timestamp.difference.max.ms": "leave it out; use spec.source.eventTime.maxFuture",
+    "cleanup.policy": "leave it out; compaction would take events away",
+}
+_WINDOW_MEMBERS = {"tumbling": ("size",), "hopping": ("size", "hop"), "session": ("gap", "max_length")}
+_DETECTOR_MEMBERS = {"weight": "ewma", "span": "mad", "period": "seasonal"}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the platform allows beyond the resource's own rules: further prefixes of topic names."""
+
+    topic_prefixes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Fields and derives by name with their spec types; None where the type cannot be told.
+
+    `complete`: no further column can exist.
+    """
+
+    types: Mapping[str, str | None]
+    complete: bool
+
+    def unknown(self, path: str, name: str, what: str = "field") -> Fault | None:
+        """The fault of a reference to a column that does not exist."""
+        if name in self.types or not self.complete:
+            return None
+        return Fault(path, name, f"there is no {what} of this name", did_you_mean(name, self.types))
+
+
+def check_rules(parts: Parts, limits: Limits) -> list[Fault]:
+    """All faults between fields, in the order of the document's sections."""
+    columns, faults = _columns(parts)
+    for rule in RULES:
+        faults += rule(parts, columns, limits)
+    return faults
+
+
+def _columns(parts: Parts) -> tuple[Columns, list[Fault]]:
+    """The columns, and the faults of the expressions that make them."""
+    types: dict[str, str | None] = {}
+    for field in parts.fields:
+        if field.name is not None:
+            types.setdefault(field.name, field.model.type if field.model else None)
+    faults = []
+    names_known = bool(parts.fields) and all(field.name is not None for field in parts.fields)
+    for derive in parts.derives:
+        kind: str | None = None
+        if derive.model is not None:
+            path = f"{derive.path}.expression"
+            kind, fault = _expression(path, derive.model.expression, Columns(types, names_known), as_filter=False)
+            faults += [fault] if fault else []
+        if derive.name is not None:
+            types.setdefault(derive.name, kind)
+        else:
+            names_known = False
+    columns = Columns(types, names_known)
+    if parts.filter is not None and 0 < len(parts.filter) <= 1024:
+        _, fault = _expression("spec.transform.filter", parts.filter, columns, as_filter=True)
+        faults += [fault] if fault else []
+    return columns, faults
+
+
+def _expression(path: str, text: str, columns: Columns, *, as_filter: bool) -> tuple[str | None, Fault | None]:
+    known = {name: kind for name, kind in columns.types.items() if kind is not None}
+    try:
+        used = expressions.columns(text)
+        if any(name not in known and (name in columns.types or not columns.complete) for name in used):
+            return None, None  # a column is broken, or may be one that is: judging this would blame the wrong place
+        return expressions.check(text, known, as_filter=as_filter), None
+    except expressions.ExpressionError as error:
+        message, _, remedy = str(error).partition("; ")
+        return None, Fault(path, text, message, remedy or "correct the expression")
+
+
+def _unique(items: Sequence[tuple[str, str | None]], what: str) -> Iterator[Fault]:
+    seen: dict[str, str] = {}
+    for path, name in items:
+        if name is None:
+            continue
+        if name in seen:
+            yield Fault(path, name, f"the {what} is here twice, first at {seen[name]}", "give each a name of its own")
+        seen.setdefault(name, path)
+
+
+def _names(parts: Parts, _columns: Columns, _limits: Limits) -> Iterator[Fault]:
+    columns = [(f"{f.path}.name", f.name) for f in parts.fields] + [(f"{d.path}.name", d.name) for d in parts.derives]
+    yield from _unique(columns, "column")
+    for path, name in columns:
+        if name in RESERVED:
+            yield Fault(path, name, "the name is reserved", "rename it; answers have a column of this name")
+    yield from _unique([(f"{a.path}.name", a.name) for a in parts.aggregations], "aggregation")
+    yield from _unique([(f"{a.path}.name", a.name) for a in parts.anomalies], "anomaly rule")
+    for aggregation in parts.aggregations:
+        yield from _unique(aggregation.group_by, "group column")
+        yield from system_columns(aggregation.group_by)
+        metrics = [(f"{metric.path}.name", metric.name) for metric in aggregation.metrics]
+        yield from _unique(metrics, "metric")
+        groups = {name for _, name in aggregation.group_by}
+        for path, name in metrics:
+            if name in RESERVED:
+                yield Fault(path, name, "the name is reserved", "rename it; answers have a column of this name")
+            if name in groups:
+                yield Fault(path, name, "the metric is named like a group column", "rename the metric")
+
+
+def _topic(parts: Parts, _columns: Columns, limits: Limits) -> Iterator[Fault]:
+    topic, path = parts.topic, "spec.source.topic"
+    if topic is None:
+        return
+    prefixes = (f"{parts.namespace}.", *limits.topic_prefixes)
+    if topic.name is not None and not topic.name.startswith(prefixes):
+        remedy = f"start it with '{parts.namespace}.', or leave it out"
+        yield Fault(f"{path}.name", topic.name, "the topic belongs to another namespace", remedy)
+    if topic.name is not None and topic.name.strip(".") == "":
+        yield Fault(f"{path}.name", topic.name, "Kafka allows no such name", "use letters and digits too")
+    if topic.start_from not in ("earliest", "latest") and not _is_time(topic.start_from):
+        remedy = "write earliest, latest or a time with a zone, such as 2013-01-31T12:00:00Z"
+        yield Fault(f"{path}.startFrom", topic.start_from, "is not a place to start from", remedy)
+    if parse_ms(topic.retention) < 60_000:
+        yield Fault(
+            f"{path}.retention", topic.retention, "is too short to read events before they go", "write 1m or more"
+        )
+    yield from _topic_configs(topic.config, topic.replication_factor, f"{path}.config")
+
+
+def _topic_configs(config: Mapping[str, str], replication_factor: int | None, path: str) -> Iterator[Fault]:
+    for key, value in config.items():
+        if key in _OWNED_CONFIGS:
+            yield Fault(f"{path}.{key}", value, "the platform sets this config itself", _OWNED_CONFIGS[key])
+    in_sync = config.get("min.insync.replicas")
+    if in_sync is None:
+        return
+    if not in_sync.isascii() or not in_sync.isdigit() or not 1 <= int(in_sync[:9]) <= 15:
+        yield Fault(f"{path}.min.insync.replicas", in_sync, "is not a number of replicas", 'write "1" to "15"')
+    elif replication_factor is not None and int(in_sync) > replication_factor:
+        remedy = f"write at most {replication_factor}, the replicationFactor"
+        yield Fault(f"{path}.min.insync.replicas", in_sync, "more in-sync replicas than there are replicas", remedy)
+
+
+def _is_time(text: str) -> bool:
+    try:
+        read_start(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _source(parts: Parts, columns: Columns, _limits: Limits) -> Iterator[Fault]:
+    fields = {field.name: field.model for field in parts.fields if field.name is not None}
+    complete = bool(parts.fields) and len(fields) >= len({f.name for f in parts.fields})
+    event_time = parts.event_time
+    for path, name in (
+        ("spec.source.key", parts.key),
+        ("spec.source.eventTime.field", event_time.field if event_time else None),
+    ):
+        if name is not None and name not in fields and complete and all(f.name is not None for f in parts.fields):
+            if name in columns.types:
+                yield Fault(path, name, "is a derive, not a field of the event", "name a field of spec.source.fields")
+            else:
+                usable = [n for n, model in fields.items() if model and model.type == "timestamp"]
+                meant = usable if path.endswith("eventTime.field") and usable else fields
+                yield Fault(path, name, "there is no field of this name", did_you_mean(name, meant))
+    if event_time is not None and event_time.field is not None:
+        model = fields.get(event_time.field)
+        if model is not None and model.type != "timestamp":
+            remedy = "declare the field with type: timestamp"
+            yield Fault(
+                "spec.source.eventTime.field", event_time.field, f"is of type {model.type}, not timestamp", remedy
+            )
+
+
+def _windows(parts: Parts, _columns: Columns, _limits: Limits) -> Iterator[Fault]:
+    for aggregation in parts.aggregations:
+        if aggregation.window is not None:
+            yield from _window(aggregation.window, f"{aggregation.path}.window")
+            yield from _window_retention(aggregation, aggregation.window)
+
+
+def _window(window: WindowSpec, path: str) -> Iterator[Fault]:
+    durations = {
+        member: None if (text := getattr(window, member)) is None else parse_ms(text)
+        for member in ("size", "hop", "gap", "max_length")
+    }
+    shown = {"max_length": "maxLength"}
+    allowed = _WINDOW_MEMBERS[window.type]
+    for member, duration in durations.items():
+        where = f"{path}.{shown.get(member, member)}"
+        if duration is None and member in allowed and member != "max_length":
+            yield Fault(where, ABSENT, f"a {window.type} window needs a {member}", f"add one, such as {member}: 1h")
+        elif duration is not None and member not in allowed:
+            yield Fault(where, getattr(window, member), f"does not belong to a {window.type} window", "take it out")
+        elif duration is not None and duration < MIN_WINDOW_MS:
+            yield Fault(where, getattr(window, member), "is shorter than a second", "write 1s or more")
+    size, hop = durations["size"], durations["hop"]
+    if window.type == "hopping" and size and hop and min(size, hop) >= MIN_WINDOW_MS:
+        if size % hop:
+            yield Fault(f"{path}.hop", window.hop, f"does not divide size {window.size}", "choose a hop that does")
+        elif size // hop > MAX_PANES:
+            remedy = f"at most {MAX_PANES}: make hop longer or size shorter"
+            yield Fault(f"{path}.hop", window.hop, f"an event would be in {size // hop} windows", remedy)
+    gap, longest = durations["gap"], durations["max_length"]
+    if window.type == "session" and gap and longest and longest < gap:
+        yield Fault(
+            f"{path}.maxLength", window.max_length, f"is shorter than gap {window.gap}", "make it longer than gap"
+        )
+
+
+def _window_retention(aggregation: AggregationPart, window: WindowSpec) -> Iterator[Fault]:
+    length = window.longest
+    try:
+        kept = parse_ms(aggregation.retention or "")
+    except ValueError:
+        return
+    if length is not None and parse_ms(length) + parse_ms(window.grace) > kept:
+        remedy = f"keep windows for at least {length} + {window.grace}"
+        where = f"{aggregation.path}.retention"
+        yield Fault(where, aggregation.retention, "is shorter than a window and its grace", remedy)
+
+
+def _metrics(parts: Parts, columns: Columns, _limits: Limits) -> Iterator[Fault]:
+    for aggregation in parts.aggregations:
+        for path, name in aggregation.group_by:
+            fault = columns.unknown(path, name, "field or derive")
+            if fault:
+                yield fault
+        for metric in aggregation.metrics:
+            if metric.model is not None:
+                yield from _metric(metric.model, metric.path, columns)
+
+
+def _metric(metric: MetricSpec, path: str, columns: Columns) -> Iterator[Fault]:
+    if metric.function == "quantile" and metric.q is None:
+        yield Fault(f"{path}.q", ABSENT, "quantile needs q", "add one between 0 and 1, such as q: 0.95")
+    if metric.function != "quantile" and metric.q is not None:
+        yield Fault(f"{path}.q", metric.q, f"{metric.function} takes no q", "take it out, or use function: quantile")
+    if metric.function != "topk" and metric.k is not None:
+        yield Fault(f"{path}.k", metric.k, f"{metric.function} takes no k", "take it out, or use function: topk")
+    if metric.field is None:
+        if metric.function != "count":
+            remedy = "name the field or derive it runs over"
+            yield Fault(f"{path}.field", ABSENT, f"{metric.function} needs a field", remedy)
+        return
+    fault = columns.unknown(f"{path}.field", metric.field, "field or derive")
+    if fault:
+        yield fault
+    kind = columns.types.get(metric.field)
+    takes = _TAKES.get(metric.function)
+    if kind is not None and takes is not None and kind not in takes:
+        message = f"{metric.function} takes {', '.join(takes)}, not a {kind}"
+        remedy = "use count, first, last, distinct or topk, or derive a number from it"
+        yield Fault(f"{path}.field", metric.field, message, remedy)
+
+
+def _anomalies(parts: Parts, columns: Columns, _limits: Limits) -> Iterator[Fault]:
+    by_name = {a.name: a for a in parts.aggregations if a.name is not None}
+    all_named = bool(parts.aggregations) and all(a.name is not None for a in parts.aggregations)
+    for anomaly in parts.anomalies:
+        rule, path = anomaly.model, anomaly.path
+        if rule is None:
+            continue
+        yield from _detector(rule.detector, f"{path}.detector")
+        shape = list(_one_watched(rule, path))
+        yield from shape
+        if shape:
+            continue
+        if rule.aggregation is None:
+            yield from _watched_field(rule, path, columns)
+        elif (aggregation := by_name.get(rule.aggregation)) is not None:
+            yield from _watched(rule.watched, f"{path}.metric", aggregation, columns)
+        elif all_named:
+            remedy = did_you_mean(rule.aggregation, by_name)
+            yield Fault(f"{path}.aggregation", rule.aggregation, "there is no aggregation of this name", remedy)
+
+
+def _one_watched(rule: AnomalySpec, path: str) -> Iterator[Fault]:
+    """A rule watches a metric of an aggregation, or a field, grouped as it says itself."""
+    if rule.metric is None and rule.field is None:
+        message = "a rule watches a metric of an aggregation, or a field of single events"
+        yield Fault(path, rule.name, message, "add metric: or field:")
+    elif rule.metric is not None and rule.field is not None:
+        message = f"the rule watches metric {rule.metric} already"
+        yield Fault(f"{path}.field", rule.field, message, "take one of both out, or make it two rules")
+    elif rule.metric is not None:
+        if rule.aggregation is None:
+            remedy = "name the one that the metric is of, or watch a field"
+            yield Fault(f"{path}.aggregation", ABSENT, "a metric needs an aggregation", remedy)
+        if rule.group_by:
+            message = "windows have the groups of their aggregation"
+            yield Fault(f"{path}.groupBy", rule.group_by, message, "take it out; it belongs to field")
+    elif rule.aggregation is not None:
+        message = "single events are watched before they are aggregated"
+        yield Fault(f"{path}.aggregation", rule.aggregation, message, "take it out; groupBy says how they are grouped")
+
+
+def _watched_field(rule: AnomalySpec, path: str, columns: Columns) -> Iterator[Fault]:
+    named = [(f"{path}.field", rule.watched), *((f"{path}.groupBy[{i}]", g) for i, g in enumerate(rule.group_by))]
+    for where, name in named:
+        fault = columns.unknown(where, name, "field or derive")
+        if fault:
+            yield fault
+    yield from _unique(named[1:], "group column")
+    kind = columns.types.get(rule.watched)
+    if kind not in (None, "integer", "number"):
+        message = f"is of type {kind}, not a number"
+        yield Fault(f"{path}.field", rule.watched, message, "watch a number, or derive one from it")
+
+
+def _detector(detector: DetectorSpec, path: str) -> Iterator[Fault]:
+    for member, owner in _DETECTOR_MEMBERS.items():
+        value = getattr(detector, member)
+        if value is not None and detector.type != owner:
+            message = f"{detector.type} takes no {member}"
+            yield Fault(f"{path}.{member}", value, message, f"take it out, or use type: {owner}")
+
+
+def _watched(name: str, path: str, aggregation: AggregationPart, columns: Columns) -> Iterator[Fault]:
+    metrics = {metric.name: metric for metric in aggregation.metrics if metric.name is not None}
+    found = metrics.get(name)
+    if found is None:
+        if metrics and len(metrics) == len(aggregation.metrics):
+            message = f"aggregation {aggregation.name} has no metric of this name"
+            yield Fault(path, name, message, did_you_mean(name, metrics))
+        return
+    if found.model is None:
+        return
+    kind = columns.types.get(found.model.field) if found.model.field else None
+    if found.model.field and kind is None:
+        return
+    if found.model.function == "topk":
+        remedy = "watch a numeric metric, such as a count, with the field in groupBy"
+        yield Fault(path, name, "the metric is a list of values (topk), not a number", remedy)
+    elif answer_type(found.model, kind) not in ("integer", "number"):
+        yield Fault(path, name, f"the metric is of type {kind}, not a number", "watch a numeric metric")
+
+
+def _processor(parts: Parts, _columns: Columns, _limits: Limits) -> Iterator[Fault]:
+    processor = parts.processor
+    if processor is None:
+        return
+    flush = parse_ms(processor.flush_interval)
+    if not 10 <= flush <= 60_000:
+        yield Fault("spec.processor.flushInterval", processor.flush_interval, "is out of bounds", "write 10ms to 60s")
+    partitions = parts.topic.partitions if parts.topic else None
+    scaling = processor.scaling
+    if scaling is None:
+        if partitions is not None and processor.replicas > partitions:
+            message = f"more replicas than the topic's {partitions} partitions"
+            remedy = f"write at most {partitions}; a replica without a partition idles"
+            yield Fault("spec.processor.replicas", processor.replicas, message, remedy)
+        return
+    yield from scaling_faults(scaling, partitions, flush_ms=flush)
+
+
+RULES: tuple[Callable[[Parts, Columns, Limits], Iterator[Fault]], ...] = (
+    _names,
+    _topic,
+    _source,
+    _windows,
+    _metrics,
+    _anomalies,
+    kept_faults,
+    _processor,
+)

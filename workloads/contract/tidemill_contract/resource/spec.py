@@ -1,0 +1,401 @@
+"""The AnalyticsPipeline resource as a model: shape, defaults and bounds of every field.
+
+Cross-field rules live in `rules.py`, faults as texts in `validate.py`. The CRD is generated from these classes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic.alias_generators import to_camel
+
+from tidemill_contract.resource.amounts import Bytes
+from tidemill_contract.duration import Duration, parse_ms
+
+API_VERSION = "tidemill.dev/v1alpha1"
+KIND = "AnalyticsPipeline"
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,40}$", max_length=41)]
+Expression = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+TopicName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9._-]{1,249}$", max_length=249)]
+ConfigValue = Annotated[str, StringConstraints(max_length=256)]
+FieldType = Literal["string", "integer", "number", "boolean", "timestamp"]
+Function = Literal[
+    "count", "sum", "avg", "min", "max", "first", "last", "variance", "stddev", "quantile", "distinct", "topk",
+]  # fmt: skip
+
+
+class Model(BaseModel):
+    """Base of all spec classes: camelCase outside, unknown fields refused, immutable."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, strict=True)
+
+
+class TopicSpec(Model):
+    """The Kafka topic that events arrive on."""
+
+    name: TopicName | None = Field(None, description="Topic name; default <namespace>.<name>.events.")
+    managed: bool = Field(True, description="False: an existing topic is used as it is and never altered.")
+    partitions: int | None = Field(None, ge=1, le=1024, description="May grow, never shrink; default: the platform's.")
+    replication_factor: int | None = Field(
+        None, ge=1, le=15, description="Copies of each partition; default: the platform's."
+    )
+    start_from: Annotated[str, StringConstraints(max_length=40)] = Field(
+        "earliest", description="earliest, latest or an RFC 3339 time: where a first start begins on an existing topic."
+    )
+    retention: Duration = Field("7d", description="How long Kafka keeps events.")
+    config: dict[str, ConfigValue] = Field(
+        default_factory=dict, max_length=32, description="Further topic configs, kept as written here."
+    )
+
+
+class FieldSpec(Model):
+    """One field of the event."""
+
+    name: Name = Field(description="Name of the JSON member.")
+    type: FieldType = Field(description="JSON type; a timestamp is RFC 3339 or epoch milliseconds.")
+    required: bool = Field(False, description="True: an event without it, or with null, is a dead letter.")
+
+
+class EventTimeSpec(Model):
+    """Which time an event happened at, and how far times may wander."""
+
+    field: Name | None = Field(None, description="A timestamp field; absent: the Kafka record's own timestamp.")
+    max_disorder: Duration = Field(
+        "5s", description="How much older than the newest an event may be and still be on time."
+    )
+    idle_timeout: Duration = Field(
+        "20m",
+        description="How long a partition that was read to its end must be silent before it stops holding event time"
+        " back. A sender that buffers for longer than this loses events as late.",
+    )
+    max_future: Duration = Field("1h", description="Events further ahead of the wall clock are dead letters.")
+    max_advance: Duration = Field(
+        "1d", description="A lone jump of event time beyond this is not believed until confirmed."
+    )
+
+
+class SourceSpec(Model):
+    """Where events come from and what they look like."""
+
+    topic: TopicSpec = Field(default_factory=lambda: TopicSpec(), description="The source topic.")
+    fields: list[FieldSpec] = Field(min_length=1, max_length=200, description="The event's fields.")
+    strict: bool = Field(False, description="True: an event with a member not listed in fields is a dead letter.")
+    key: Name | None = Field(None, description="Field that ingest uses as the record key.")
+    event_time: EventTimeSpec = Field(default_factory=lambda: EventTimeSpec(), description="Event time settings.")
+
+
+class DeriveSpec(Model):
+    """A computed field."""
+
+    name: Name = Field(description="Name of the new field.")
+    expression: Expression = Field(description="SQL expression over the event's fields and earlier derives.")
+
+
+class TransformSpec(Model):
+    """What happens to events before they are aggregated."""
+
+    derive: list[DeriveSpec] = Field(default_factory=list, max_length=32, description="Computed fields, in order.")
+    filter: Expression | None = Field(
+        None, description="SQL condition; events for which it is not true are counted as filtered."
+    )
+
+
+DEFAULT_MAX_LENGTH = "1d"
+
+
+class WindowSpec(Model):
+    """How event time is cut into windows."""
+
+    type: Literal["tumbling", "hopping", "session"] = Field(description="tumbling, hopping or session.")
+    size: Duration | None = Field(None, description="Window length (tumbling, hopping).")
+    hop: Duration | None = Field(None, description="Distance between window starts (hopping); divides size.")
+    gap: Duration | None = Field(None, description="Silence that ends a session (session).")
+    max_length: Duration | None = Field(
+        None,
+        description="Longest session (session): sessions are cut at its multiples since the epoch. Default: 1d, or gap"
+        " if that is longer.",
+    )
+    grace: Duration = Field("0s", description="How long after its end a window still takes events.")
+
+    @property
+    def longest(self) -> str | None:
+        """How long a window may be."""
+        if self.type != "session":
+            return self.size
+        if self.max_length is not None or self.gap is None:
+            return self.max_length
+        return max(DEFAULT_MAX_LENGTH, self.gap, key=parse_ms)
+
+
+DEFAULT_K = 10
+
+
+class MetricSpec(Model):
+    """One number (or value) computed per group and window."""
+
+    name: Name = Field(description="Name of the metric in answers.")
+    function: Function = Field(description="Aggregate function.")
+    field: Name | None = Field(None, description="Field or derive it runs over; count may do without.")
+    q: float | None = Field(
+        None, gt=0, lt=1, description="The quantile, above 0 and below 1; for these there are min and max (quantile)."
+    )
+    k: int | None = Field(
+        None, ge=1, le=100, description=f"How many of the most frequent values (topk); default: {DEFAULT_K}."
+    )
+
+    @property
+    def listed(self) -> int:
+        """How many values it lists; 0: it lists none."""
+        return (self.k or DEFAULT_K) if self.function == "topk" else 0
+
+
+class AggregationSpec(Model):
+    """Metrics per group and window."""
+
+    name: Name = Field(description="Name of the aggregation.")
+    group_by: list[Name] = Field(default_factory=list, max_length=8, description="Group columns; empty: one group.")
+    window: WindowSpec = Field(description="The window.")
+    late_policy: Literal["deadLetter", "drop", "reopen"] = Field(
+        "deadLetter", description="What happens to an event whose window is closed."
+    )
+    metrics: list[MetricSpec] = Field(min_length=1, max_length=32, description="The metrics.")
+    retention: Duration = Field("90d", description="How long windows are kept, counted back from the watermark.")
+
+
+DEFAULT_THRESHOLDS = {
+    "auto": 4.0, "zscore": 6.0, "ewma": 6.0, "mad": 8.0, "seasonal": 6.0, "changepoint": 2.0, "isolation": 2.75,
+}  # fmt: skip
+
+
+class DetectorSpec(Model):
+    """How an anomaly is told."""
+
+    type: Literal["auto", "zscore", "ewma", "mad", "seasonal", "changepoint", "isolation"] = Field(
+        "auto", description="Detector; auto needs no tuning."
+    )
+    threshold: float | None = Field(
+        None,
+        gt=0,
+        le=1000,
+        description="Score at and above which a window or event is anomalous; default: the detector's own.",
+    )
+    warmup: int = Field(
+        24, ge=2, le=100_000, description="Windows or events per group seen before anything is reported."
+    )
+    cooldown: Duration | None = Field(
+        None,
+        description="How long after an anomaly no further one of its group is reported; default: 24 windows or events.",
+    )
+    weight: float | None = Field(None, gt=0, lt=1, description="Weight of the newest value (ewma); default: 0.01.")
+    span: int | None = Field(None, ge=5, le=500, description="How many values are remembered (mad); default: 300.")
+    period: Literal["day", "week"] | None = Field(
+        None, description="Whether hours of the day or of the week are compared (seasonal); default: day."
+    )
+
+    @property
+    def limit(self) -> float:
+        """The threshold that applies."""
+        return DEFAULT_THRESHOLDS[self.type] if self.threshold is None else self.threshold
+
+
+class AnomalySpec(Model):
+    """A detector on a metric of closed windows, or on a field of single events."""
+
+    name: Name = Field(description="Name of the rule.")
+    aggregation: Name | None = Field(None, description="Aggregation whose windows it watches (metric).")
+    metric: Name | None = Field(None, description="Metric that it watches; or field.")
+    field: Name | None = Field(None, description="Field or derive of single events that it watches; or metric.")
+    group_by: list[Name] = Field(
+        default_factory=list, max_length=8, description="Groups of events, each judged by itself (field); empty: one."
+    )
+    detector: DetectorSpec = Field(default_factory=DetectorSpec, description="The detector and its settings.")
+
+    @property
+    def watched(self) -> str:
+        """The metric or the field."""
+        return self.metric or self.field or ""
+
+
+class EventsSpec(Model):
+    """Keeping raw events."""
+
+    store: bool = Field(False, description="Keep raw events, queryable.")
+    retention: Duration = Field("7d", description="How long raw events are kept, counted back from the watermark.")
+
+
+class DeadLettersSpec(Model):
+    """Keeping events that were refused."""
+
+    retention: Duration = Field("7d", description="How long dead letters are kept in Postgres, by the wall clock.")
+    quota: Bytes = Field("1Gi", description="Most bytes they take there; further ones are only counted.")
+
+
+class AnomalyHistorySpec(Model):
+    """Keeping anomalies that were found."""
+
+    retention: Duration = Field("90d", description="How long anomalies are kept in Postgres, by the wall clock.")
+    quota: Bytes = Field("1Gi", description="Most bytes they take there; further ones are only counted.")
+
+
+class ResultsSpec(Model):
+    """Publishing of closed windows."""
+
+    publish: bool = Field(True, description="Publish closed windows to the results topic.")
+
+
+class ScalingTargetSpec(Model):
+    """What scaling aims at instead of lag."""
+
+    freshness: Duration = Field(description="Longest time from an event's arrival to the row that counts it.")
+
+
+class ScalingSpec(Model):
+    """How the number of processors follows the load."""
+
+    mode: Literal["lag", "external"] = Field("lag", description="lag: by consumer lag; external: left to HPA or KEDA.")
+    min_replicas: int = Field(1, ge=0, le=1024, description="Fewest replicas while events arrive.")
+    max_replicas: int | None = Field(None, ge=1, le=1024, description="Most replicas; default: the topic's partitions.")
+    lag_threshold: int = Field(100_000, ge=1, le=10**12, description="Lag in events that one replica may carry.")
+    target: ScalingTargetSpec | None = Field(None, description="Aim at freshness; lagThreshold does not count then.")
+    catch_up: Duration = Field("5m", description="How long working off the lag may take.")
+    target_utilization: int = Field(
+        70,
+        ge=30,
+        le=80,
+        description="Percent of what it can do that a replica is chosen for; it is left alone up to 15 more.",
+    )
+    scale_up_cooldown: Duration = Field("90s", description="After a change, no scaling up for this long.")
+    scale_down_stabilization: Duration = Field(
+        "10m",
+        description="Scaling down goes to the most replicas that were needed within this time; the fewer go of those"
+        " that could, the longer it waits.",
+    )
+    max_step_up: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Most replicas added at once; unset: as many as there are, or four if fewer are.",
+    )
+    max_step_down: int | None = Field(
+        None, ge=1, le=1024, description="Most replicas taken away at once; unset: all that are not needed."
+    )
+    poll_interval: Duration = Field("15s", description="How often figures are read and a decision is made.")
+    lookback: Duration = Field("2m", description="How far back arrivals and the speed of a replica are looked at.")
+    scale_to_zero_after: Duration | None = Field(
+        None, description="No replicas once nothing has arrived for this long; one again on arrival. Unset: never."
+    )
+    dry_run: bool = Field(False, description="Only report what would be done.")
+
+
+class ResourceAmounts(Model):
+    """Amounts as Kubernetes writes them."""
+
+    cpu: Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?m?$", max_length=16)] | None = Field(
+        None, description="Cores, e.g. 500m."
+    )
+    memory: Bytes | None = Field(None, description="Bytes, e.g. 512Mi.")
+
+
+class ResourcesSpec(Model):
+    """Requests and limits of a processor."""
+
+    requests: ResourceAmounts | None = Field(None, description="Asked for.")
+    limits: ResourceAmounts | None = Field(None, description="Allowed.")
+
+
+class ProcessorSpec(Model):
+    """How events are processed."""
+
+    flush_interval: Duration = Field("500ms", description="Longest time between commits of results.")
+    replicas: int = Field(1, ge=0, le=1024, description="Processors, while scaling is not set.")
+    scaling: ScalingSpec | None = Field(None, description="Automatic scaling; unset: replicas decides.")
+    resources: ResourcesSpec = Field(default_factory=lambda: ResourcesSpec(), description="Requests and limits.")
+
+
+class IngestSpec(Model):
+    """The HTTP way in."""
+
+    enabled: bool = Field(True, description="Accept events over HTTP.")
+
+
+class ApiSpec(Model):
+    """The query service."""
+
+    enabled: bool = Field(True, description="Serve queries.")
+    dedicated: bool = Field(False, description="An API of this pipeline's own.")
+    cache_ttl: Duration = Field("5s", description="How long answers over open windows may be reused.")
+
+
+class AuthSpec(Model):
+    """Who may call."""
+
+    required: bool | None = Field(
+        None, description="API keys needed; default: yes in a cluster, no in the local runtime."
+    )
+
+
+class PipelineSpec(Model):
+    """The desired state of a pipeline."""
+
+    suspend: bool = Field(False, description="True: no processors run; data and topics stay.")
+    reclaim_policy: Literal["Retain", "Delete"] = Field(
+        "Retain", description="What happens to topics and the Postgres schema when the resource goes."
+    )
+    source: SourceSpec = Field(description="Where events come from.")
+    transform: TransformSpec = Field(default_factory=lambda: TransformSpec(), description="Filter and computed fields.")
+    aggregations: list[AggregationSpec] = Field(min_length=1, max_length=16, description="What is computed.")
+    anomalies: list[AnomalySpec] = Field(default_factory=list, max_length=32, description="What is watched.")
+    events: EventsSpec = Field(default_factory=lambda: EventsSpec(), description="Keeping raw events.")
+    dead_letters: DeadLettersSpec = Field(default_factory=lambda: DeadLettersSpec(), description="Refused events.")
+    anomaly_history: AnomalyHistorySpec = Field(default_factory=lambda: AnomalyHistorySpec(), description="Anomalies.")
+    results: ResultsSpec = Field(default_factory=lambda: ResultsSpec(), description="Publishing closed windows.")
+    processor: ProcessorSpec = Field(default_factory=lambda: ProcessorSpec(), description="How events are processed.")
+    ingest: IngestSpec = Field(default_factory=lambda: IngestSpec(), description="The HTTP way in.")
+    api: ApiSpec = Field(default_factory=lambda: ApiSpec(), description="The query service.")
+    auth: AuthSpec = Field(default_factory=lambda: AuthSpec(), description="Who may call.")
+
+    @property
+    def group_columns(self) -> frozenset[str]:
+        """Every column that something is grouped by."""
+        lists = [*(a.group_by for a in self.aggregations), *(rule.group_by for rule in self.anomalies)]
+        return frozenset(name for names in lists for name in names)
+
+    def aggregation(self, name: str) -> AggregationSpec:
+        """The aggregation of that name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for aggregation in self.aggregations:
+            if aggregation.name == name:
+                return aggregation
+        raise KeyError(name)
+
+
+class Metadata(BaseModel):
+    """The part of Kubernetes' ObjectMeta that Tidemill reads; the rest is kept as it came."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$", max_length=40)]
+    namespace: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", max_length=63)] = (
+        "default"
+    )
+    uid: str | None = None
+    generation: int = 1
+    annotations: dict[str, str] | None = None
+    labels: dict[str, str] | None = None
+
+
+class AnalyticsPipeline(BaseModel):
+    """The whole resource."""
+
+    model_config = ConfigDict(populate_by_name=True, extra="forbid", frozen=True)
+
+    api_version: Literal["tidemill.dev/v1alpha1"] = Field(alias="apiVersion")
+    kind: Literal["AnalyticsPipeline"]
+    metadata: Metadata
+    spec: PipelineSpec
+    status: dict[str, Any] | None = None

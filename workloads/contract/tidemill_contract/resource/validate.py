@@ -1,0 +1,192 @@
+"""Judging a whole resource: every fault of its shape and of the rules between its fields, at once."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from tidemill_contract.resource.documents import DocumentError, load_documents
+from tidemill_contract.resource.faults import ABSENT, Fault, did_you_mean
+from tidemill_contract.resource.parts import cut
+from tidemill_contract.resource.rules import Limits, check_rules
+from tidemill_contract.resource.spec import AnalyticsPipeline
+
+__all__ = ["DocumentError", "Fault", "Limits", "check", "load_documents"]
+
+_DEEPEST = 12
+_NAME = "use a-z, 0-9 and _, a letter first, at most 41 characters"
+_REMEDIES = (
+    (r"^metadata\.name$", "use at most 40 of a-z, 0-9 and -, a letter or digit first and last"),
+    (r"^metadata\.namespace$", "use at most 63 of a-z, 0-9 and -, a letter or digit first and last"),
+    (r"^spec\.source\.topic\.name$", "use letters, digits, '.', '_' and '-', at most 249"),
+    (r"\.(cpu|memory)$", "write an amount as Kubernetes does, such as 500m or 512Mi"),
+    (r"\.quota$", "write an amount of bytes as Kubernetes does, such as 512Mi or 1Gi"),
+    (r"(\.name|\.key|\.field|\.metric|\.aggregation|\.groupBy\[\d+\])$", _NAME),
+)
+
+
+def check(document: Any, limits: Limits | None = None) -> tuple[AnalyticsPipeline | None, list[Fault]]:
+    """Judge a document.
+
+    Args:
+        document: what a YAML or JSON reader made of the resource; anything is taken.
+        limits: what the platform allows.
+
+    Returns:
+        The resource if it has no fault, else None; and every fault found. Never raises.
+    """
+    if not isinstance(document, dict):
+        return None, [Fault("", document, "is not a mapping", "start with apiVersion, kind, metadata and spec")]
+    # Kubernetes drops members that are null, so they are as good as absent. Unknown ones stay, to be told.
+    document = _without_nulls(document, _DEEPEST)
+    pipeline, faults = None, []
+    try:
+        pipeline = AnalyticsPipeline.model_validate(document, by_alias=True, by_name=False)
+    except ValidationError as error:
+        faults = [_translate(details) for details in error.errors(include_url=False)]
+    except RecursionError:
+        return None, [Fault("", ABSENT, "is nested too deeply", "write it flatter")]
+    told = {fault.path for fault in faults}
+    faults += [fault for fault in check_rules(cut(document), limits or Limits()) if fault.path not in told]
+    return (None if faults else pipeline), faults
+
+
+def _without_nulls(value: Any, depth: int) -> Any:
+    if depth == 0:
+        return value
+    if isinstance(value, dict):
+        return {
+            key: _without_nulls(member, depth - 1)
+            for key, member in value.items()
+            if member is not None or key not in _MEMBERS
+        }
+    if isinstance(value, list):
+        return [_without_nulls(item, depth - 1) for item in value]
+    return value
+
+
+def _translate(details: ErrorDetails) -> Fault:
+    """A fault of shape, in our words."""
+    path, value, context = _path(details["loc"]), details["input"], details.get("ctx", {})
+    match details["type"]:
+        case "missing":
+            return Fault(path, ABSENT, "is missing", _add(path))
+        case "extra_forbidden":
+            model = _model_at(details["loc"][:-1])
+            members = [str(f.alias or name) for name, f in model.model_fields.items()] if model else []
+            return Fault(path, value, "there is no such member", did_you_mean(str(details["loc"][-1]), members))
+        case "invalid_key":
+            return Fault(
+                path, ABSENT, "the key is not a text", "put the key in quotes: YAML reads it as a number or boolean"
+            )
+        case "literal_error":
+            expected = str(context.get("expected", ""))
+            known = re.findall(r"'([^']*)'", expected)
+            if len(known) == 1:
+                return Fault(path, value, f"must be {known[0]}", f"write {known[0]}")
+            return Fault(path, value, f"must be one of {', '.join(known)}", did_you_mean(str(value), known))
+        case "value_error":
+            message = str(context.get("error", details["msg"]))
+            return Fault(path, value, *_split(message))
+        case "string_type":
+            return _not_a_text(path, value)
+        case "string_pattern_mismatch":
+            return Fault(path, value, "is not a name that is allowed here", _remedy(path, "write it differently"))
+    return Fault(path, value, *_bound(details["type"], context, path, details["msg"]))
+
+
+def _bound(kind: str, context: dict[str, Any], path: str, message: str) -> tuple[str, str]:
+    match kind:
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return "is not a mapping", "give it indented members, one 'name: value' a line"
+        case "list_type":
+            return "is not a list", "start each item with '- ', or write [a, b]"
+        case "bool_type":
+            return "is not a boolean", "write true or false, without quotes"
+        case "int_type" | "int_from_float" | "int_parsing" | "int_parsing_size":
+            return "is not a whole number", "write digits only, without quotes"
+        case "float_type" | "finite_number":
+            return "is not a number", "write digits, without quotes"
+        case "greater_than_equal" | "greater_than":
+            limit = context.get("ge", context.get("gt"))
+            least = f"at least {limit}" if kind.endswith("equal") else f"more than {limit}"
+            return "is too small", f"write {least}"
+        case "less_than_equal" | "less_than":
+            limit = context.get("le", context.get("lt"))
+            return "is too large", f"write {'at most' if kind.endswith('equal') else 'less than'} {limit}"
+        case "too_long" | "string_too_long":
+            what = "characters" if kind.startswith("string") else "items"
+            return "is too long", _remedy(path, f"at most {context.get('max_length')} {what} are allowed")
+        case "too_short" | "string_too_short":
+            return (
+                "is empty",
+                "give it at least one item" if kind == "too_short" else "give it a text or take the line out",
+            )
+        case "string_unicode" | "string_sub_type":
+            return "holds half a surrogate pair", "take that character out"
+    return message, "correct it as docs/reference/pipeline.md says"
+
+
+def _not_a_text(path: str, value: Any) -> Fault:
+    if isinstance(value, bool):
+        remedy = "put it in quotes: YAML reads y, n, yes, no, on, off, true, false as booleans"
+        return Fault(path, value, "is a boolean, not a text", remedy)
+    if isinstance(value, int | float):
+        return Fault(path, value, "is a number, not a text", "put it in quotes, with its unit if it is a duration")
+    return Fault(path, value, "is not a text", _remedy(path, "write a text"))
+
+
+def _split(message: str) -> tuple[str, str]:
+    first, _, rest = message.partition(": ")
+    return (first, rest) if rest else (message, "write a shorter one")
+
+
+def _add(path: str) -> str:
+    hints = {
+        "apiVersion": "add apiVersion: tidemill.dev/v1alpha1",
+        "kind": "add kind: AnalyticsPipeline",
+        "metadata": "add metadata with a name",
+        "metadata.name": "add metadata.name, which names the pipeline",
+        "spec": "add spec with source and aggregations",
+    }
+    return hints.get(path, f"add {path.rsplit('.', 1)[-1]}")
+
+
+def _remedy(path: str, otherwise: str) -> str:
+    return next((remedy for pattern, remedy in _REMEDIES if re.search(pattern, path)), otherwise)
+
+
+def _path(loc: tuple[int | str, ...]) -> str:
+    path = ""
+    for step in loc:
+        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else str(step)
+    return path[:300]
+
+
+def _model_at(loc: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """The model whose members stand at a location of the document."""
+    model: type[BaseModel] | None = AnalyticsPipeline
+    for step in loc:
+        if isinstance(step, int) or model is None:
+            continue
+        field = next((f for name, f in model.model_fields.items() if (f.alias or name) == step), None)
+        model = None if field is None else _model_in(field.annotation)
+    return model
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for argument in get_args(annotation) if (found := _model_in(argument))), None)
+
+
+def _members(model: type[BaseModel]) -> frozenset[str]:
+    found = {str(field.alias or name) for name, field in model.model_fields.items()}
+    inner = (_model_in(field.annotation) for field in model.model_fields.values())
+    return frozenset(found).union(*(_members(m) for m in inner if m is not None))
+
+
+_MEMBERS = _members(AnalyticsPipeline)

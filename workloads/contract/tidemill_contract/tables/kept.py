@@ -1,0 +1,68 @@
+"""What is kept of dead letters and anomalies, as the table `_kept` counts it: read and told alike by all who look."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tidemill_contract.resource.spec import PipelineSpec
+
+DEAD_LETTERS, ANOMALIES = "_dead_letters", "_anomalies"
+QUERY = (
+    "SELECT kind, sum(bytes)::bigint, sum(bare)::bigint, sum(counted)::bigint, sum(expired)::bigint,"
+    " sum(evicted)::bigint, coalesce(max(full_at) > now() - interval '1 day', false) FROM {} GROUP BY kind"
+)
+"""Rows of `Kept`, out of `_kept`."""
+
+_WORDS: Mapping[str, tuple[str, str]] = {
+    DEAD_LETTERS: ("dead letters", "spec.deadLetters.quota"),
+    ANOMALIES: ("anomalies", "spec.anomalyHistory.quota"),
+}
+_REMEDIES = {
+    DEAD_LETTERS: "see who sends what is refused, or raise the quota",
+    ANOMALIES: "raise the rules' thresholds or cooldowns, or the quota",
+}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Sums of one table.
+
+    Attributes:
+        kind: the table.
+        bytes: that its rows count.
+        bare: stored without their value.
+        counted: not stored at all.
+        expired: gone by retention.
+        evicted: gone by quota.
+        full: whether the quota took something within a day.
+    """
+
+    kind: str
+    bytes: int
+    bare: int
+    counted: int
+    expired: int
+    evicted: int
+    full: bool
+
+
+def quota_of(spec: PipelineSpec, kind: str) -> str:
+    """The quota of a table, as the spec writes it."""
+    return spec.dead_letters.quota if kind == DEAD_LETTERS else spec.anomaly_history.quota
+
+
+def told(kept: Kept, quota: str) -> tuple[str, str]:
+    """What a quota took so far, and what to do about it, in words; nothing if it took nothing lately."""
+    if not kept.full or kept.kind not in _WORDS:
+        return "", ""
+    what, field = _WORDS[kept.kind]
+    parts = [(kept.counted, "were only counted"), (kept.bare, "kept without value"), (kept.evicted, "removed early")]
+    numbers = ", ".join(f"{number:,} {how}" for number, how in parts if number)
+    return f"{field} of {quota} is used up: of the {what} so far {numbers}", _REMEDIES[kept.kind]
+
+
+def read(rows: list[tuple[Any, ...]]) -> tuple[Kept, ...]:
+    """What `QUERY` gave."""
+    return tuple(Kept(*row) for row in sorted(rows) if row[0] in _WORDS)

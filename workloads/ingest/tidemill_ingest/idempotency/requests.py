@@ -1,0 +1,228 @@
+"""Requests with an Idempotency-Key: each of their events is written once, however often they come.
+
+An attempt, once begun, goes on until it is known what became of each of its events, also if nobody waits for it any
+more. A request under the same key waits for that. Then it is answered from what is known, and only events that surely
+were not written are sent again. Keys are known to all processes through Redis (shared.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from tidemill_chassis.resilience import Deadline
+from tidemill_ingest.idempotency.known import Known, bounded, lost
+from tidemill_ingest.problems import Refused, unavailable
+from tidemill_ingest.idempotency.shared import KEPT_SECONDS, Batch, SharedKeys, reused, under_way
+
+MAX_BYTES = 8 * 1024 * 1024
+"""Of what is known in this process, for each pipeline; the oldest goes first."""
+_ENTRY_BYTES = 512
+_ANSWER_SECONDS = 0.3
+"""How long before the end of a request it is answered."""
+MAX_KEY_CHARACTERS = 255
+
+
+def fingerprint(body: bytes, *parts: str) -> bytes:
+    """What tells one request from another under the same key."""
+    return hashlib.blake2b(
+        body, digest_size=16, person=hashlib.blake2b("\n".join(parts).encode(), digest_size=16).digest()
+    ).digest()
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Events that were queued.
+
+    Attributes:
+        queued: what is known at once.
+        end: what is known in the end.
+    """
+
+    queued: Known
+    end: Awaitable[Known]
+
+
+Begin = Callable[[Known | None], Attempt]
+"""Queues the events that are not known to be written; raises if none was."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What to answer.
+
+    Attributes:
+        known: of the events.
+        replayed: whether an earlier request had it done.
+    """
+
+    known: Known
+    replayed: bool
+
+
+@dataclass
+class _Entry:
+    fingerprint: bytes
+    task: asyncio.Task[Found] | None = None
+    queued: asyncio.Future[Known] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    known: Known | None = None
+    expires_at: float = float("inf")
+    size: int = 0
+
+
+class _Memory:
+    """The entries of one pipeline."""
+
+    def __init__(self, max_bytes: int, clock: Callable[[], float]) -> None:
+        self._max_bytes, self._clock = max_bytes, clock
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: str) -> _Entry | None:
+        entry = self._entries.get(key)
+        if entry is not None and entry.expires_at <= self._clock():
+            self._drop(key)
+            return None
+        return entry
+
+    def begin(self, key: str, entry: _Entry) -> None:
+        if key in self._entries:
+            self._drop(key)
+        self._entries[key] = entry
+
+    def end(self, key: str, entry: _Entry, known: Known | None) -> None:
+        """Keep what is known, at the expense of the oldest."""
+        self._drop(key)
+        if known is None:
+            return
+        entry.known, entry.task = known, None
+        entry.expires_at = self._clock() + KEPT_SECONDS
+        entry.size = _ENTRY_BYTES + len(key) + len(msgspec.msgpack.encode(known))
+        self._bytes += entry.size
+        self._entries[key] = entry
+        while self._bytes > self._max_bytes:
+            self._drop(next(name for name, other in self._entries.items() if other.task is None))
+
+    def _drop(self, key: str) -> None:
+        self._bytes -= self._entries.pop(key).size
+
+
+class Replays:
+    """The batches of all pipelines.
+
+    Args:
+        shared: the keys of all processes.
+        max_bytes: of what is known here, for each pipeline.
+        clock: seconds that only grow.
+        away: a future that is done once Kafka is known not to answer: nobody waits for it then.
+    """
+
+    def __init__(
+        self,
+        shared: SharedKeys,
+        max_bytes: int = MAX_BYTES,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        away: Callable[[], asyncio.Future[None]] | None = None,
+    ) -> None:
+        self._shared, self._max_bytes, self._clock, self._away = shared, max_bytes, clock, away
+        self._memories: dict[str, _Memory] = {}
+        self._tasks: set[asyncio.Task[Found]] = set()
+
+    async def answer(self, batch: Batch, begin: Begin, deadline: Deadline, *, wait: bool = True) -> Found:
+        """What became of a batch, now or before.
+
+        Args:
+            batch: the request.
+            begin: queues its events.
+            deadline: of the request; what was begun goes on after it.
+            wait: until the end is known; otherwise until the events are queued.
+
+        Raises:
+            Refused: 422, the key was used for another request; 400, the key is too long; 503, the batch is under way.
+            Exception: what `begin` raises.
+        """
+        if not 0 < len(batch.key) <= MAX_KEY_CHARACTERS:
+            raise Refused(400, "invalid_idempotency_key", f"Idempotency-Key takes 1 to {MAX_KEY_CHARACTERS} characters")
+        memory = self._memories.setdefault(batch.pipeline, _Memory(self._max_bytes, self._clock))
+        while True:
+            entry, mine = memory.get(batch.key), False
+            if entry is not None and entry.fingerprint != batch.fingerprint:
+                raise reused()
+            if entry is not None and entry.known is not None and not entry.known.failed:
+                return Found(entry.known, True)
+            if entry is None or entry.task is None:
+                entry, mine = self._open(memory, batch, entry.known if entry else None, begin, deadline), True
+            task = entry.task
+            assert task is not None  # noqa: S101 - just opened, or under way
+            await self._until(entry, task, deadline, wait=wait)
+            if not task.done():
+                if entry.queued.done() and not wait:
+                    return Found(entry.queued.result(), not mine)
+                raise _not_acknowledged(batch) if mine else under_way("Kafka has not acknowledged all of it yet")
+            if mine:
+                return task.result()
+            await asyncio.sleep(0)  # its callback, which keeps what is known, runs first
+
+    async def _until(self, entry: _Entry, task: asyncio.Task[Found], deadline: Deadline, *, wait: bool) -> None:
+        """Until what is waited for, the deadline, or Kafka is known to be away."""
+
+        async def first(*awaited: asyncio.Future[Any]) -> None:
+            seconds = max(0.0, deadline.remaining() - _ANSWER_SECONDS)
+            await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+
+        await first(task, entry.queued)
+        if wait and not task.done():
+            await first(task, *([self._away()] if self._away is not None else []))
+
+    async def close(self, seconds: float) -> None:
+        """Write down what is known, for so long at most."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+        await self._shared.close(seconds)
+
+    def _open(self, memory: _Memory, batch: Batch, before: Known | None, begin: Begin, deadline: Deadline) -> _Entry:
+        entry = _Entry(batch.fingerprint)
+        task = entry.task = asyncio.ensure_future(self._run(entry, batch, before, begin, deadline))
+        memory.begin(batch.key, entry)
+        self._tasks.add(task)
+
+        def end(task: asyncio.Task[Found]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled() and task.exception() is None:
+                known: Known | None = task.result().known
+            else:
+                known = lost(before, batch.total) if entry.queued.done() else before
+            memory.end(batch.key, entry, None if known is None or known.nothing else bounded(known))
+
+        task.add_done_callback(end)
+        return entry
+
+    async def _run(self, entry: _Entry, batch: Batch, before: Known | None, begin: Begin, deadline: Deadline) -> Found:
+        claim = await self._shared.claim(batch, before, deadline)
+        if claim.done and claim.known is not None:
+            return Found(claim.known, True)
+        try:
+            attempt = begin(claim.known)
+        except BaseException:
+            self._shared.settle(batch, claim.known)
+            raise
+        entry.queued.set_result(attempt.queued)
+        # If this process ends meanwhile the key stays its own: what became of the events is known to nobody.
+        known = await attempt.end
+        self._shared.settle(batch, None if known.nothing else bounded(known))
+        return Found(known, False)
+
+
+def _not_acknowledged(batch: Batch) -> Refused:
+    detail = (
+        "Kafka has not acknowledged the events in time, though it may yet; send them again later, with the same key"
+    )
+    return unavailable("not_acknowledged", detail, 1.0, retry=batch.total)

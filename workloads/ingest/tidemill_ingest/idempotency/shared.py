@@ -1,0 +1,315 @@
+"""The keys of all ingest processes of a namespace, in Redis: who is at a batch now, and what became of it.
+
+A key holds either its owner, the process whose attempt is under way, or what is known at the end of the attempt. It is
+set only over what was read before (compare and set), so two processes never begin the same batch. An owner says now and
+then that it lives; one that was silent for `LEASE_SECONDS` has lost its queue, and its keys may be taken over: what it
+had under way may be in Kafka or not, so the batch is marked as unsure.
+
+While Redis is away each process knows its own keys alone; what it could not write it writes when Redis is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import msgspec
+import redis.asyncio
+import redis.exceptions
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from tidemill_contract import names
+from tidemill_chassis.health import Dependency
+from tidemill_chassis.resilience import BreakerOpen, Deadline, Guard
+from tidemill_ingest.idempotency.known import Known, lost
+from tidemill_ingest.problems import Refused, unavailable
+from tidemill_ingest.idempotency.scripts import PUT
+
+log = logging.getLogger(__name__)
+
+KEPT_SECONDS = 24 * 3600
+MAX_KEYS, MAX_BYTES = 50_000, 16 * 1024 * 1024
+"""Of each pipeline; the oldest go first."""
+BEAT_SECONDS, LEASE_SECONDS = 5.0, 30
+AGAIN_SECONDS = 1.0
+"""Between looks at Redis while it does not answer."""
+_LOOK_SECONDS = 0.2
+"""Between two looks at a key that another process is at."""
+_ANSWER_SECONDS = 0.5
+MAX_OWED = 10_000
+_MAX_CONNECTIONS = 100
+_AWAY = (redis.exceptions.RedisError, BreakerOpen, OSError)
+
+T = TypeVar("T")
+Place = tuple[str, str]
+"""A pipeline and the hash of a key."""
+
+
+class _Value(msgspec.Struct, frozen=True, array_like=True):
+    """What Redis holds under a key; `owner` is empty once an attempt has ended."""
+
+    fingerprint: bytes
+    owner: str
+    known: Known | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A request with an Idempotency-Key.
+
+    Attributes:
+        pipeline: where it goes.
+        key: as its sender wrote it.
+        fingerprint: tells it from another request under the same key.
+        total: its events.
+    """
+
+    pipeline: str
+    key: str
+    fingerprint: bytes
+    total: int
+
+    @property
+    def place(self) -> Place:
+        """What stands for its key."""
+        return self.pipeline, hashlib.blake2b(self.key.encode(), digest_size=16).hexdigest()
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """What was found under a key.
+
+    Attributes:
+        known: of earlier attempts.
+        done: nothing is left to be sent, and the key is nobody's.
+    """
+
+    known: Known | None = None
+    done: bool = False
+
+
+def connect(url: str, timeout_seconds: float, **tls: Any) -> redis.asyncio.Redis:
+    """A client; nothing is connected yet. One repeat, at once, for a connection that died unnoticed."""
+    return redis.asyncio.Redis.from_url(
+        url,
+        **tls,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        retry=Retry(NoBackoff(), 1),
+        max_connections=_MAX_CONNECTIONS,
+    )
+
+
+class SharedKeys:
+    """This process's view of them.
+
+    Args:
+        client: Redis; None: there is none, and every key is this process's own.
+        guard: of Redis.
+        namespace: of the pipelines.
+        owner: a name that no other process has, nor had.
+        lease_seconds: how long an owner may be silent.
+    """
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis | None,
+        guard: Guard,
+        *,
+        namespace: str,
+        owner: str,
+        lease_seconds: int = LEASE_SECONDS,
+    ) -> None:
+        self._client, self._guard = client, guard
+        self._namespace, self._owner, self._lease = namespace, owner, lease_seconds
+        self._put_script = client.register_script(PUT) if client is not None else None
+        self._own: dict[Place, bytes] = {}
+        """Keys that this process is at, by (pipeline, hash), with the value that says so."""
+        self._owed: OrderedDict[Place, bytes] = OrderedDict()
+        """Values that are still to be written."""
+        self._writing: dict[Place, asyncio.Task[None]] = {}
+        self.error = ""
+
+    def dependency(self) -> list[Dependency]:
+        """What /health says of Redis; nothing if there is none."""
+        if self._client is None:
+            return []
+        return [Dependency("redis", not self.error, False, self.error, self._guard.state)]
+
+    async def claim(self, batch: Batch, before: Known | None, deadline: Deadline) -> Claim:
+        """Become the owner of a batch's key; waits while another process is at it.
+
+        Args:
+            batch: whose key it is.
+            before: what this process knows of it.
+            deadline: of the request.
+
+        Raises:
+            Refused: 422, the key was used for another request; 503, another process is at it still.
+        """
+        if self._client is None:
+            return Claim(before)
+        place = batch.place
+        if place in self._writing:
+            await asyncio.wait([self._writing[place]])
+        return await self._claim(batch, before, deadline)
+
+    async def _claim(self, batch: Batch, known: Known | None, deadline: Deadline) -> Claim:
+        expected, seen = b"", False
+        while True:
+            mine = msgspec.msgpack.encode(_Value(batch.fingerprint, self._owner, known))
+            try:
+                current = await self._call(partial(self._put, batch.place, expected, mine))
+                if current is None:
+                    self._own[batch.place] = mine
+                    return Claim(known)
+                value, seen = _decode(current), True
+                held = value is not None and await self._is_held(value.owner)
+            except _AWAY:
+                if seen:
+                    raise under_way("Redis went away while another process was at it") from None
+                self._own[batch.place] = mine
+                self._owe(batch.place, mine)
+                return Claim(known)
+            if value is not None and value.fingerprint != batch.fingerprint:
+                raise reused()
+            if held:
+                if deadline.remaining() <= _ANSWER_SECONDS:
+                    raise under_way("another process is at it")
+                await asyncio.sleep(_LOOK_SECONDS)
+                expected = b""
+                continue
+            expected = current
+            if value is None:
+                continue  # of another version of ours: it says nothing here
+            known = value.known
+            if value.owner:
+                log.warning("%s: %s ended in the middle of a batch, which is sent again", batch.pipeline, value.owner)
+                known = lost(known, batch.total)
+            elif known is not None and not known.failed:
+                return Claim(known, done=True)
+
+    async def _is_held(self, owner: str) -> bool:
+        return bool(owner) and owner != self._owner and await self._call(partial(self._lives, owner))
+
+    def settle(self, batch: Batch, known: Known | None) -> None:
+        """An attempt has ended; None: nothing was written, the key is free again. Written without being waited for."""
+        if self._client is None:
+            return
+        place = batch.place
+        self._own.pop(place, None)
+        self._owe(place, msgspec.msgpack.encode(_Value(batch.fingerprint, "", known)) if known is not None else b"")
+        self._writing[place] = task = asyncio.ensure_future(self._pay(place))
+        task.add_done_callback(lambda _: self._writing.pop(place, None) if self._writing.get(place) is task else None)
+
+    async def run(self) -> None:
+        """Say that this process lives, and write what is owed, until cancelled."""
+        me = asyncio.current_task()
+        # The client loses a cancellation that comes while it reads, now and then.
+        while self._client is not None and not (me is not None and me.cancelling()):
+            pause = BEAT_SECONDS
+            try:
+                if not await self._call(self._beat, look=True):
+                    # Redis has forgotten us, and so perhaps what we are at.
+                    for place, value in list(self._own.items()):
+                        self._owe(place, value)
+                for place in list(self._owed):
+                    if place not in self._writing:
+                        await self._pay(place)
+            except _AWAY:
+                log.debug("Redis is away: %s", self.error)
+                pause = AGAIN_SECONDS
+            await asyncio.sleep(pause)
+
+    async def close(self, seconds: float) -> None:
+        """Finish what is being written, for so long at most, and part with Redis."""
+        if self._writing:
+            await asyncio.wait(self._writing.values(), timeout=seconds)
+        if self._client is not None:
+            await self._client.aclose()
+
+    def _owe(self, place: Place, value: bytes) -> None:
+        self._owed[place] = value
+        self._owed.move_to_end(place)
+        while len(self._owed) > MAX_OWED:
+            self._owed.popitem(last=False)
+
+    async def _pay(self, place: Place) -> None:
+        value = self._owed.get(place)
+        if value is None:
+            return
+        try:
+            # An attempt that is under way does not displace what another process has written meanwhile.
+            await self._call(partial(self._put, place, b"", value, force=self._own.get(place) != value))
+        except _AWAY:
+            return
+        if self._owed.get(place) is value:
+            del self._owed[place]
+
+    async def _call(self, make: Callable[[], Awaitable[T]], *, look: bool = False) -> T:
+        """Ask Redis. After a failure only who looks in the background does, until there is an answer."""
+        if self.error and not look:
+            raise BreakerOpen(self._guard.name, AGAIN_SECONDS)
+        try:
+            found = await (self._guard.alook(make) if look else self._guard.acall(make, retry=False))
+        except _AWAY as error:
+            if not isinstance(error, BreakerOpen):
+                self.error = str(error) or type(error).__name__
+            raise
+        self.error = ""
+        return found
+
+    async def _put(self, place: Place, expected: bytes, value: bytes, *, force: bool = False) -> bytes | None:
+        """Set a key if it is as expected (empty: absent); otherwise what it is."""
+        pipeline, name = place
+        prefix = names.ingest_keys(self._namespace, pipeline)
+        keys = [f"{prefix}/{name}", f"{prefix}-index", f"{prefix}-bytes", self._owner_key(self._owner)]
+        arguments: list[Any] = [
+            expected, value, KEPT_SECONDS, f"{time.time():.3f}", MAX_KEYS, MAX_BYTES,
+            self._lease, int(force), name, prefix,
+        ]  # fmt: skip
+        assert self._put_script is not None  # noqa: S101 - nobody comes here without a client
+        found = await self._put_script(keys, arguments)
+        return found if isinstance(found, bytes) else None
+
+    async def _lives(self, owner: str) -> bool:
+        assert self._client is not None  # noqa: S101 - nobody comes here without a client
+        return bool(await self._client.exists(self._owner_key(owner)))
+
+    async def _beat(self) -> bool:
+        """Whether Redis still knew of this process."""
+        assert self._client is not None  # noqa: S101 - nobody comes here without a client
+        known = await self._client.getset(self._owner_key(self._owner), b"1")
+        await self._client.expire(self._owner_key(self._owner), self._lease)
+        return known is not None
+
+    def _owner_key(self, owner: str) -> str:
+        return names.ingest_owner(self._namespace, owner)
+
+
+def reused() -> Refused:
+    """422: another request came under the key before."""
+    detail = "Idempotency-Key: the key came with another request before; use a new key for each batch"
+    return Refused(422, "idempotency_key_reused", detail)
+
+
+def under_way(why: str) -> Refused:
+    """503: the first request under the key has not come to its end."""
+    detail = (
+        f"the batch of this Idempotency-Key is under way to Kafka already ({why}): send it again later, with the key"
+    )
+    return unavailable("batch_under_way", detail, 1.0)
+
+
+def _decode(data: bytes) -> _Value | None:
+    try:
+        return msgspec.msgpack.decode(data, type=_Value)
+    except msgspec.MsgspecError:
+        return None

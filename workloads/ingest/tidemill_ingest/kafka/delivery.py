@@ -1,0 +1,103 @@
+"""Sends a request's records and sees them through; what is too large for the topic ends as a refused event's record."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+from confluent_kafka import KafkaError
+
+from tidemill_contract.events.decoder import InvalidEvent, Reason
+from tidemill_chassis.resilience import BreakerOpen, Deadline
+from tidemill_ingest.problems import Refused, retry_after, unavailable
+from tidemill_ingest.records import Records
+from tidemill_ingest.kafka.sink import Delivery, KafkaDownError, Pending, QueueFullError, Sink, TopicFullError
+
+DOWN_SECONDS, FULL_SECONDS = 3.0, 1.0
+"""When a client may come again, at the earliest."""
+_ANSWER_SECONDS = 0.3
+_TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
+
+
+def begin(
+    sink: Sink, topic: str, records: Records, *, places: bool, sure: bool = False, waited: bool = True
+) -> Pending:
+    """Queue the records.
+
+    Raises:
+        Refused: nothing was sent: Kafka is unavailable, or the queue to it is full (503); or the pipeline's share of it
+            is (429).
+    """
+    nothing = {"accepted": 0, "quarantined": 0, "retry": len(records.values), "results": []}
+    try:
+        return sink.submit(topic, records, places=places, sure=sure, waited=waited)
+    except BreakerOpen as error:
+        detail = "Kafka has been failing: nothing was sent; send again later"
+        raise unavailable("kafka_unavailable", detail, error.retry_after_seconds, **nothing) from None
+    except KafkaDownError:
+        detail = "Kafka does not answer: nothing was sent; send again later"
+        raise unavailable("kafka_unavailable", detail, DOWN_SECONDS, **nothing) from None
+    except QueueFullError as error:
+        raise unavailable(
+            "buffer_full", f"{error}: nothing was sent; send again later", FULL_SECONDS, **nothing
+        ) from None
+    except TopicFullError as error:
+        detail = f"{error}, and no more may be: nothing was sent; send again later"
+        raise Refused(429, "in_flight_exceeded", detail, headers=retry_after(FULL_SECONDS), **nothing) from None
+
+
+async def finish(
+    sink: Sink,
+    topic: str,
+    records: Records,
+    pending: Pending,
+    *,
+    places: bool,
+    deadline: Deadline,
+    sure: bool = False,
+) -> Delivery:
+    """Wait until each record is acknowledged or has failed.
+
+    A record that is too large for the topic takes others of its batch down with it. So such ones are sent once more,
+    each alone; one that is still too large, cut short and with that verdict, which is added to `records.invalid`.
+
+    Raises:
+        TimeoutError: the deadline came first; what is acknowledged after it is not known here.
+    """
+    delivery = await _wait(pending, deadline)
+    for index, error in list(delivery.failed.items()):
+        if error.code() in _TOO_LARGE:
+            submit = partial(sink.submit, topic, places=places, sure=sure)
+            await _send_alone(submit, records, delivery, index, deadline)
+    return delivery
+
+
+async def _send_alone(
+    submit: Callable[[Records], Pending], records: Records, delivery: Delivery, index: int, deadline: Deadline
+) -> None:
+    verdict = records.invalid.get(index) or InvalidEvent(Reason.TOO_LARGE, None, "the topic takes smaller ones")
+    for attempt in (records.single(index), records.shrunk(index, verdict)):
+        try:
+            one = await _wait(submit(attempt), deadline)
+        except TimeoutError:
+            delivery.unsure = True
+            return
+        except (BreakerOpen, KafkaDownError, QueueFullError, TopicFullError):
+            return  # it stays among the failed ones, to be sent again
+        error = one.failed.get(0)
+        if error is None:
+            del delivery.failed[index]
+            if one.places:
+                delivery.places[index] = one.places[0]
+            if attempt.invalid:
+                records.invalid[index] = verdict
+            return
+        delivery.refuse(index, error)
+        if error.code() not in _TOO_LARGE:
+            return
+
+
+async def _wait(pending: Pending, deadline: Deadline) -> Delivery:
+    # Shielded: reports that come later still settle the breaker's ticket.
+    return await asyncio.wait_for(asyncio.shield(pending.future), max(0.0, deadline.remaining() - _ANSWER_SECONDS))

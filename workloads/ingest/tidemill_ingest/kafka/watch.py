@@ -1,0 +1,118 @@
+"""Knows whether Kafka answers, with traffic and without, and makes the trial that closes an open breaker again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from confluent_kafka import KafkaException
+
+from tidemill_chassis.health import Dependency
+from tidemill_chassis.resilience import BreakerOpen, Guard
+from tidemill_ingest.kafka.sink import Sink
+
+log = logging.getLogger(__name__)
+
+PAUSE_SECONDS = 1.0
+FRESH_SECONDS = 2.0
+"""Kafka is not asked while it has just acknowledged records."""
+ASK_SECONDS = 3.0
+FAILURES = 2
+"""So many failures in a row, within some 8 s, mean that Kafka is down."""
+IDLE_SECONDS = 10.0
+"""After so long without requests an answer about topics is the trial of an open breaker."""
+
+
+class Watch:
+    """Asks Kafka again and again.
+
+    Attributes:
+        error: the latest failure; empty if the latest contact went well.
+    """
+
+    def __init__(self, sink: Sink, guard: Guard) -> None:
+        self._sink, self._guard = sink, guard
+        self._failures = 0
+        self._seen = False
+        self._was_away = False
+        self._latency_ms: float | None = None
+        self.error = "not asked yet"
+
+    @property
+    def up(self) -> bool:
+        """Whether Kafka has answered and is not known to be down."""
+        return self._seen and not self._sink.down
+
+    @property
+    def seen(self) -> bool:
+        """Whether Kafka has ever answered: until then this process may be set up wrongly."""
+        return self._seen
+
+    def dependency(self) -> Dependency:
+        """What /health says of Kafka."""
+        detail = self._sink.down or ("" if self._seen else self.error)
+        return Dependency("kafka", self.up, True, detail, self._guard.state, self._latency_ms)
+
+    async def run(self) -> None:
+        """Ask until cancelled."""
+        while True:
+            if self._needs_asking():
+                await self._ask()
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    def _needs_asking(self) -> bool:
+        fresh = time.monotonic() - self._sink.acknowledged_at < FRESH_SECONDS
+        return not fresh or not self.up or self._guard.state != "closed"
+
+    async def _ask(self) -> None:
+        ticket = self._trial()
+        producer = self._sink.producer
+        asked_at, began = time.monotonic(), time.perf_counter()
+        try:
+            await asyncio.to_thread(producer.list_topics, timeout=ASK_SECONDS)
+        except KafkaException as error:
+            if ticket is not None:
+                self._guard.settle(ticket, error)
+            self._failed(str(error.args[0].str()))
+            return
+        except asyncio.CancelledError as error:
+            if ticket is not None:
+                self._guard.settle(ticket, error)
+            raise
+        self._latency_ms = (time.perf_counter() - began) * 1000
+        if ticket is not None:
+            self._guard.settle(ticket)
+        if producer is self._sink.producer:
+            self._answered(asked_at)
+
+    def _trial(self) -> int | None:
+        """A ticket, if the breaker waits for a trial and no request comes to make it.
+
+        Kafka may tell its topics and take no records, so a request's trial says more.
+        """
+        if self._guard.state == "closed" or time.monotonic() - self._sink.asked_at < IDLE_SECONDS:
+            return None
+        try:
+            return self._guard.admit()
+        except BreakerOpen:
+            return None
+
+    def _answered(self, asked_at: float | None = None) -> None:
+        if self._sink.down:
+            log.warning("Kafka answers again")
+        if self._sink.down or self._failures or self._was_away:
+            # It was away altogether: that it is back is all there is to know.
+            self._guard.recovered(time.monotonic() if asked_at is None else asked_at)
+            # A trial that failed after this was asked keeps the breaker open: the next answer tells.
+            self._was_away = self._guard.state != "closed"
+        self._failures, self._seen = 0, True
+        self.error = self._sink.down = ""
+
+    def _failed(self, error: str) -> None:
+        self.error = error
+        self._failures += 1
+        if self._failures >= FAILURES and not self._sink.down:
+            log.warning("Kafka does not answer: %s", error)
+        if self._failures >= FAILURES or self._sink.down:
+            self._sink.give_up(error)

@@ -1,0 +1,1 @@
+"""Anomaly detection over closed windows and single events."""

@@ -1,0 +1,113 @@
+"""isolation: half-space trees, for values that are odd in combination: the value, its change, its recent average.
+
+S. C. Tan, K. M. Ting, T. F. Liu: Fast Anomaly Detection for Streaming Data, IJCAI 2011. Random trees halve the space
+of features; few earlier points in the same corner mean an odd point. Masses of the last full window of points are
+compared with, those of the present one gathered. How rare so small a mass is (tail.py) is the score.
+
+The trees come from a fixed seed and are not part of the state, which holds the masses of their leaves only.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from functools import cache
+
+from tidemill_contract.resource.spec import DetectorSpec
+from tidemill_processor.detect.detectors import moments
+from tidemill_processor.detect.detectors import tail
+from tidemill_processor.detect.detectors.reading import Reading, State
+
+TREES = 10
+DEPTH = 6
+WINDOW = 250
+"""Points in a window, as in the paper."""
+SLOW = 12.0
+MEMORY = 2_000.0
+_FEATURES = 3
+_FEW = WINDOW // 10
+"""A node with fewer points is not divided further."""
+
+Tree = tuple[tuple[int, float], ...]
+
+
+@cache
+def trees() -> tuple[Tree, ...]:
+    """The trees: for each inner node (numbered as in a heap) the feature and where it is halved."""
+    generator = random.Random(2011)  # noqa: S311
+    grown = []
+    for _ in range(TREES):
+        centres = [generator.random() for _ in range(_FEATURES)]
+        reaches = [2 * max(centre, 1 - centre) for centre in centres]
+        ranges = [(centre - reach, centre + reach) for centre, reach in zip(centres, reaches, strict=True)]
+        nodes: list[tuple[int, float]] = []
+        bounds = [ranges]
+        for number in range(2**DEPTH - 1):
+            feature = generator.randrange(_FEATURES)
+            low, high = bounds[number][feature]
+            middle = (low + high) / 2
+            nodes.append((feature, middle))
+            for half in ((low, middle), (middle, high)):
+                inner = list(bounds[number])
+                inner[feature] = half
+                bounds.append(inner)
+        grown.append(tuple(nodes))
+    return tuple(grown)
+
+
+def step(spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:
+    """-log10 of the tail probability of so small a mass."""
+    n = state.get("n", 0)
+    slow, last = state.get("slow", value), state.get("last", value)
+    slow += max(1 / (n + 1), 1 / SLOW) * (value - slow)
+    errors = (value, value - last, slow)
+    known = state.get("moments", [[]] * _FEATURES)
+    point = [0.5 if not m else _squeeze((e - m[1]) / moments.spread(m)) for e, m in zip(errors, known, strict=True)]
+    leaves = [_leaf(tree, point) for tree in trees()]
+    reference, present, sizes = state.get("reference"), state.get("present"), state.get("sizes", [])
+    present = present or [[0] * 2**DEPTH for _ in range(TREES)]
+    reading = None
+    if reference:
+        size = 1 / (1 + sum(_mass(counts, leaf) for counts, leaf in zip(reference, leaves, strict=True)) / TREES)
+        reading = Reading(tail.surprise(sizes, size), known[0][1])
+        sizes = tail.learn(sizes, size)
+    present = [_counted(counts, leaf) for counts, leaf in zip(present, leaves, strict=True)]
+    if (n + 1) % WINDOW == 0:
+        reference, present = present, None
+    return reading, {
+        "slow": slow,
+        "last": value,
+        "moments": [moments.learn(m, error, MEMORY) for m, error in zip(known, errors, strict=True)],
+        "reference": reference,
+        "present": present,
+        "sizes": sizes,
+    }
+
+
+def _counted(counts: list[int], leaf: int) -> list[int]:
+    return [*counts[:leaf], counts[leaf] + 1, *counts[leaf + 1 :]]
+
+
+def _squeeze(deviation: float) -> float:
+    """Any deviation as a number from 0 to 1, the usual ones in its middle half."""
+    return 0.5 + math.atan(deviation / 2) / math.pi
+
+
+def _leaf(tree: Tree, point: list[float]) -> int:
+    node: int = 0
+    for _ in range(DEPTH):
+        feature, middle = tree[node]
+        node = 2 * node + (2 if point[feature] >= middle else 1)
+    return node - len(tree)
+
+
+def _mass(counts: list[int], leaf: int) -> float:
+    """Points of the reference in the smallest node around a leaf that is not nearly empty, as if it were the space."""
+    low, high = 0, 2**DEPTH
+    mass = WINDOW
+    scale = 1
+    while mass > _FEW and high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if leaf < middle else (middle, high)
+        mass, scale = sum(counts[low:high]), scale * 2
+    return float(mass * scale)

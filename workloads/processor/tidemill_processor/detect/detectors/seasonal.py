@@ -1,0 +1,28 @@
+"""seasonal: distance from what is usual at this hour of the day (or week), in standard deviations of such distances."""
+
+from __future__ import annotations
+
+from tidemill_contract.resource.spec import DetectorSpec
+from tidemill_processor.detect.detectors import moments
+from tidemill_processor.detect.detectors import rhythm
+from tidemill_processor.detect.detectors.reading import Reading, State, around
+
+MEMORY = 2_000.0
+"""Distances remembered, in windows."""
+_LEAST = 10
+
+
+def step(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:
+    """|r - mean r| / standard deviation of r, r = x - usual; no reading in an hour that is not known yet."""
+    known = state.get("rhythm") or rhythm.start(spec.period or "day")
+    distances = state.get("distances", [])
+    usual = rhythm.usual(known, at_ms)
+    reading = None
+    if usual is not None:
+        distance = value - usual
+        if distances and distances[0] >= _LEAST:
+            unit = moments.spread(distances, usual)
+            expected = usual + distances[1]
+            reading = around(expected, spec.limit * unit, abs(value - expected) / unit)
+        distances = moments.learn(distances, distance, MEMORY)
+    return reading, {"rhythm": rhythm.learn(known, at_ms, value), "distances": distances}

@@ -1,0 +1,68 @@
+"""Detectors that measure a value's distance from a centre in units of a spread.
+
+zscore: mean and standard deviation of all values so far (Welford 1962).
+ewma: exponentially weighted mean and variance (Roberts 1959; Finch 2009).
+mad: median and median absolute deviation of the last values (Hampel 1974), scaled to a normal's standard deviation; or
+their mean absolute deviation, scaled likewise, where that is larger (Iglewicz and Hoaglin 1993 take it for series whose
+median deviation is nothing, as bursty ones have). One value could move it at will, so the largest fiftieth of the
+deviations count for no more than five times the largest of the others (winsorised: Tukey 1962).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+from tidemill_contract.resource.spec import DetectorSpec
+from tidemill_processor.detect.detectors import moments
+from tidemill_processor.detect.detectors.reading import Reading, State, around
+
+EWMA_WEIGHT = 0.01
+MAD_SPAN = 300
+_MEDIAN_TO_SIGMA = 1.4826
+_MEAN_TO_SIGMA = 1.2533
+OUTLIERS = 0.02
+"""The share of the last values that may be anything without moving the spread by more than a factor."""
+_MOST = 5.0
+"""What they count for: as many times the largest of the other deviations."""
+
+
+def zscore(spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:
+    """|x - mean| / standard deviation."""
+    return _by_moments(spec, state, value, math.inf)
+
+
+def ewma(spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:
+    """|x - weighted mean| / weighted standard deviation."""
+    return _by_moments(spec, state, value, 1 / (spec.weight or EWMA_WEIGHT))
+
+
+def _by_moments(spec: DetectorSpec, state: State, value: float, memory: float) -> tuple[Reading | None, State]:
+    known = state.get("moments", [])
+    reading = None
+    if known:
+        unit = moments.spread(known)
+        reading = around(known[1], spec.limit * unit, abs(value - known[1]) / unit)
+    return reading, {"moments": moments.learn(known, value, memory)}
+
+
+def mad(spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:
+    """|x - median| / max(1.4826 · median of |x - median|, 1.2533 · winsorised mean of it)."""
+    recent = state.get("recent", [])
+    reading = None
+    if recent:
+        centre = statistics.median(recent)
+        distances = sorted(abs(x - centre) for x in recent)
+        unit = max(_MEDIAN_TO_SIGMA * statistics.median(distances), _MEAN_TO_SIGMA * _mean(distances))
+        unit = moments.floored(unit, centre)
+        reading = around(centre, spec.limit * unit, abs(value - centre) / unit)
+    # Nine digits are more than enough to compare by, and keep the state small.
+    kept = [*recent, float(f"{value:.9g}")]
+    return reading, {"recent": kept[-(spec.span or MAD_SPAN) :]}
+
+
+def _mean(distances: list[float]) -> float:
+    """The mean of sorted distances, the largest of them cut."""
+    usual = max(1, len(distances) - math.ceil(OUTLIERS * len(distances)))
+    most = _MOST * distances[usual - 1]
+    return (math.fsum(distances[:usual]) + sum(min(x, most) for x in distances[usual:])) / len(distances)

@@ -1,0 +1,201 @@
+"""Anomaly rules over single events: each that passes the filter is judged, in the order of its partition.
+
+A rule's detectors are the partition's own: what they know moves in the transaction that moves its position. A batch is
+judged before that transaction, by what was known at the positions where the batch begins; the fence in it says whether
+those still hold. So verdicts do not depend on batches, replicas or restarts, and no further lock is taken.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import islice, repeat
+from typing import Any
+
+import polars as pl
+import psycopg
+
+from tidemill_contract.runtime import PipelineConfig
+from tidemill_contract.resource.spec import AnomalySpec
+from tidemill_contract.times import rfc3339, rfc3339_ms
+from tidemill_processor.detect.anomalies import (
+    Anomaly,
+    Known,
+    forget_states,
+    insert_anomalies,
+    known_groups,
+    read_states,
+    save_states,
+)
+from tidemill_processor.batch import INDEX, PARTITION, TIME, Batch
+from tidemill_processor.database import LIVE, Database
+from tidemill_processor.detect.detectors import State, judge
+
+MOST_GROUPS = 10_000
+"""A rule has detectors of so many groups of a partition: those that came last. One that was left out starts anew."""
+HELD_STATES = 5_000
+"""So many states stay in memory between batches; others are read when their group comes."""
+
+Groups = OrderedDict[str, State | None]
+"""A rule's groups in a partition, the one that came last at the end; None: what is known of it is in Postgres only."""
+
+_VALUE = "_v"
+
+
+@dataclass
+class Judged:
+    """What a batch does to detectors.
+
+    Attributes:
+        groups: by partition and rule, as they are once the batch is stored.
+        changed, gone: rows of `_detectors` to write, and those (rule, place, groups) to remove.
+    """
+
+    groups: dict[int, dict[str, Groups]] = field(default_factory=dict)
+    changed: list[Known] = field(default_factory=list)
+    gone: list[tuple[str, int, list[str]]] = field(default_factory=list)
+    found: list[Anomaly] = field(default_factory=list)
+
+
+class Watcher:
+    """Judges the events of one pipeline. A replay judges none: they were judged when they came."""
+
+    def __init__(self, database: Database, config: PipelineConfig) -> None:
+        self._database, self._schema = database, database.schema
+        live = database.reader == LIVE
+        self._rules = [rule for rule in config.spec.anomalies if rule.field is not None and live]
+        # By partition: the position at which this is known.
+        self._held: dict[int, tuple[object, dict[str, Groups]]] = {}
+
+    def judge(
+        self,
+        connection: psycopg.Connection[Any],
+        batch: Batch,
+        positions: Mapping[int, object],
+        epochs: Mapping[int, int],
+    ) -> Judged:
+        """Judge a batch that begins at these positions, outside its transaction.
+
+        Until `keep` says that it was stored, nothing is remembered of its partitions.
+        """
+        judged = Judged()
+        if not self._rules:
+            return judged
+        for partition in batch.next_offsets:
+            position, by_rule = self._held.pop(partition, (None, {}))
+            judged.groups[partition] = by_rule if position == positions.get(partition) else {}
+        for rule in self._rules:
+            for (partition,), events in _valued(rule, batch.frame).partition_by(PARTITION, as_dict=True).items():
+                keys = _keys(rule, events)
+                groups = self._known(connection, rule, partition, judged.groups[partition], set(keys))
+                _judge_events(rule, events, keys, groups, (epochs.get(partition, 0), batch), judged)
+        return judged
+
+    def store(self, connection: psycopg.Connection[Any], judged: Judged) -> None:
+        """Write it, in the batch's transaction, behind its fence."""
+        if judged.changed:
+            save_states(connection, self._schema, judged.changed)
+        for rule, place, groups in judged.gone:
+            forget_states(connection, self._schema, rule, place, groups)
+        for partition in sorted({found.record[1] or 0 for found in judged.found}):
+            of_it = [found for found in judged.found if found.record[1] == partition]
+            insert_anomalies(connection, self._database, of_it, partition)
+
+    def keep(self, judged: Judged, positions: Mapping[int, object]) -> None:
+        """Remember what is known now that the batch is stored and its partitions stand at these positions."""
+        for partition, by_rule in judged.groups.items():
+            self._held[partition] = (positions[partition], by_rule)
+        share = HELD_STATES // max(1, sum(len(by_rule) for _, by_rule in self._held.values()))
+        for by_rule in judged.groups.values():
+            for groups in by_rule.values():
+                for group in list(islice(reversed(groups), share, None)):
+                    groups[group] = None
+
+    def _known(
+        self,
+        connection: psycopg.Connection[Any],
+        rule: AnomalySpec,
+        partition: int,
+        by_rule: dict[str, Groups],
+        wanted: Iterable[str],
+    ) -> Groups:
+        """The groups of a rule, with the states of those that are wanted."""
+        place = _place(partition)
+        if (groups := by_rule.get(rule.name)) is None:
+            known = known_groups(connection, self._schema, rule.name, place)
+            groups = by_rule[rule.name] = OrderedDict.fromkeys(known)
+        missing = [group for group in wanted if group in groups and groups[group] is None]
+        if missing:
+            states = read_states(connection, self._schema, [rule.name], place, missing)
+            # The rule was about another field: that says nothing about this one.
+            groups.update((g, s if s.get("field") == rule.field else {}) for (_, g), s in states.items())
+        return groups
+
+
+def _judge_events(
+    rule: AnomalySpec,
+    events: pl.DataFrame,
+    keys: list[str],
+    groups: Groups,
+    source: tuple[int, Batch],
+    judged: Judged,
+) -> None:
+    """Judge and learn a partition's events one by one; `source`: the partition's epoch, and the batch they are of."""
+    epoch, batch = source
+    partition = int(events[PARTITION][0])
+    place, last, gone = _place(partition), dict[str, int](), set[str]()
+    for group, at, value, index in zip(keys, *(events[name].to_list() for name in (TIME, _VALUE, INDEX)), strict=True):
+        state = groups.pop(group, None)
+        if state is None:
+            state = {}
+            if len(groups) >= MOST_GROUPS:
+                gone.add(groups.popitem(last=False)[0])
+        verdict, groups[group] = judge(rule.detector, state, at, value)
+        last[group] = index
+        if verdict is not None:
+            time, record = rfc3339_ms(at), (epoch, partition, batch.messages[index].offset())
+            judged.found.append(Anomaly(rule.name, "", 0, rule.watched, group, time, time, verdict, record=record))
+    for group, index in last.items():
+        if state := groups.get(group):
+            seen = (epoch, batch.messages[index].offset())
+            judged.changed.append(Known(rule.name, place, group, {**state, "field": rule.field}, seen))
+    if gone := gone - groups.keys():
+        judged.gone.append((rule.name, place, sorted(gone)))
+
+
+def _place(partition: int) -> int:
+    """Where `_detectors` keeps what is known of a partition's events."""
+    return -1 - partition
+
+
+def _valued(rule: AnomalySpec, frame: pl.DataFrame) -> pl.DataFrame:
+    """The events that have a value, with what is needed of them, in the order they came."""
+    value = pl.col(rule.watched)
+    return frame.filter(value.is_not_null()).select(
+        PARTITION, TIME, INDEX, value.cast(pl.Float64).alias(_VALUE), *rule.group_by
+    )
+
+
+def _keys(rule: AnomalySpec, events: pl.DataFrame) -> list[str]:
+    """The group of each event, as stable JSON."""
+    texts: dict[tuple[Any, ...], str] = {}
+    rows: Iterable[tuple[Any, ...]] = repeat((), events.height)
+    if rule.group_by:
+        rows = events.select(rule.group_by).rows()
+    keys = []
+    for row in rows:
+        if (text := texts.get(row)) is None:
+            named = zip(rule.group_by, map(_plain, row), strict=True)
+            text = texts[row] = json.dumps(dict(named), sort_keys=True)
+        keys.append(text)
+    return keys
+
+
+def _plain(value: Any) -> Any:
+    """A group column's value as JSON has it; -0.0 and 0.0 are one group."""
+    if isinstance(value, dt.datetime):
+        return rfc3339(value)
+    return value + 0.0 if isinstance(value, float) else value

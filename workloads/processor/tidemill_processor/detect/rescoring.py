@@ -1,0 +1,158 @@
+"""Closed windows that late events changed, judged once more by what their group's detector knew before them.
+
+A detector is never rewound: what it learnt from the window's first state stays. What it knew before each of the latest
+windows is kept for this; a window that is older keeps its verdict.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import psycopg
+
+from tidemill_contract.resource.spec import AnomalySpec
+from tidemill_contract.windows import answer_range
+from tidemill_processor.detect.anomalies import CLEARED, Anomaly, insert_anomalies, parse_state, scanner_place
+from tidemill_processor.merge.corrections import Corrections
+from tidemill_processor.database import AggregationStore, Database, to_ms
+from tidemill_processor.detect.detectors import State, Verdict, judge, number
+from tidemill_processor.windows.salvage import Salvage
+from tidemill_processor.keeper.skipped import record
+from tidemill_processor.keeper.duties import Duty
+from tidemill_processor.windows.reading import WindowReader
+
+KEPT_WINDOWS = 24
+"""Of so many of a group's latest windows is kept what its detectors knew before them."""
+
+
+@dataclass(frozen=True)
+class ClosedWindow:
+    """A closed window, with its group as stable JSON. One that has joined another session has no `metrics`."""
+
+    group: str
+    start: str
+    end: str
+    metrics: dict[str, Any]
+    revision: int
+
+    @classmethod
+    def of(cls, reader: WindowReader, row: list[Any]) -> ClosedWindow:
+        """From a row of `WindowReader.closed` or `corrected`."""
+        found = dict(zip(reader.columns, row, strict=False))
+        group = json.dumps({name: found[name] for name in reader.groups}, sort_keys=True)
+        start, end = found["window_start"], found["window_end"]
+        metrics = {name: found[name] for name in reader.metrics} if start != end else {}
+        return cls(group, start, end, metrics, row[-1] if reader.revised else 0)
+
+    @property
+    def start_ms(self) -> int:
+        """Where it starts, epoch ms."""
+        return _epoch_ms(self.start)
+
+    def anomaly(self, store: AggregationStore, rule: AnomalySpec, verdict: Verdict) -> Anomaly:
+        """A verdict on it, to be stored."""
+        at = (store.name, store.version, rule.watched, self.group, self.start, self.end)
+        least, greatest = next(answer_range(*found) for found in store.layout.metrics if found[0].name == rule.watched)
+        return Anomaly(rule.name, *at, verdict.within(least, greatest), self.revision)
+
+
+@lru_cache(maxsize=4096)
+def _epoch_ms(text: str) -> int:
+    """The windows of a span start at few different times."""
+    return round(dt.datetime.fromisoformat(text).timestamp() * 1000)
+
+
+class Rescorer:
+    """Judges the corrected windows of one aggregation. All in the scanner's transaction, under its lock."""
+
+    def __init__(
+        self, database: Database, store: AggregationStore, rules: list[AnomalySpec], reader: WindowReader
+    ) -> None:
+        self._database, self._schema = database, database.schema
+        self._store, self._rules, self._reader = store, rules, reader
+        self._noted = Corrections(database, store, "scanned")
+        self._duty = Duty("rescore", store.name, store.version)
+
+    def remember(self, connection: psycopg.Connection[Any], before: Iterable[tuple[str, ClosedWindow, State]]) -> None:
+        """Keep what detectors (by rule) knew before windows, where windows can be reopened."""
+        if self._store.layout.reopen_ms is None:
+            return
+        connection.cursor().executemany(
+            f"INSERT INTO {self._schema}._detector_history (anomaly, aggregation_id, group_key, window_start, state)"
+            " VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+            [
+                (rule, self._store.id, window.group, window.start_ms, json.dumps(state))
+                for rule, window, state in before
+            ],
+        )
+
+    def forget(self, connection: psycopg.Connection[Any], scanned_until: int) -> None:
+        """Remove what is kept of windows that are too old."""
+        plan = self._store.layout
+        if plan.reopen_ms is not None:
+            kept = plan.size_ms + KEPT_WINDOWS * (plan.gap_ms or plan.pane_ms)
+            delete = f"DELETE FROM {self._schema}._detector_history WHERE aggregation_id = %s AND window_start < %s"
+            connection.execute(delete, (self._store.id, scanned_until - kept))
+
+    def run(
+        self, connection: psycopg.Connection[Any], scanned_until: int, *, careful: bool = False
+    ) -> Sequence[Anomaly]:
+        """Judge some of what was corrected, of windows that were judged before; the anomalies written.
+
+        With `careful` what cannot be read or judged of it is passed over.
+        """
+        corrected = self._noted.due(connection)
+        if corrected is None:
+            return ()
+        span = (corrected.first_ms, corrected.last_ms, corrected.revs, scanned_until)
+        salvage = Salvage(connection, self._reader, partial(self._reader.of_corrected, *span))
+        rows = salvage.rows() if careful else self._reader.corrected(connection, *span)
+        windows = [ClosedWindow.of(self._reader, row) for row in rows]
+        starts = [window.start_ms for window in windows]
+        states, told = self._history(connection, starts), self._told(connection, starts)
+        found = []
+        for window in windows:
+            for rule in self._rules:
+                key = (rule.name, window.group, window.start_ms)
+                value, verdict = window.metrics.get(rule.watched), None
+                if value is not None:
+                    if key not in states:
+                        continue
+                    verdict, _ = judge(rule.detector, states[key], window.start_ms, number(value))
+                if verdict is None and key in told:
+                    shown = told[key] if value is None else number(value)
+                    verdict = Verdict(shown, 0.0, CLEARED, None, None, None)
+                if verdict is not None:
+                    found.append(window.anomaly(self._store, rule, verdict))
+        insert_anomalies(connection, self._database, found, scanner_place(self._store.id))
+        record(connection, self._schema, self._duty, salvage.skips)
+        self._noted.done(connection, corrected)
+        return found
+
+    def _history(self, connection: psycopg.Connection[Any], starts: list[int]) -> dict[tuple[str, str, int], State]:
+        query = (
+            f"SELECT anomaly, group_key, window_start, state::text FROM {self._schema}._detector_history"
+            " WHERE aggregation_id = %s AND window_start = ANY(%s)"
+        )
+        rows = connection.execute(query, (self._store.id, starts))
+        return {(rule, group, start): parse_state(text) for rule, group, start, text in rows}
+
+    def _told(self, connection: psycopg.Connection[Any], starts: list[int]) -> dict[tuple[str, str, int], float]:
+        """Values of the anomalies that hold in these windows, by rule, group and start."""
+        query = (
+            f"SELECT DISTINCT ON (anomaly, group_key, window_start) anomaly, group_key, {to_ms('window_start')}, value,"
+            f" severity FROM {self._schema}._anomalies WHERE aggregation = %s AND version = %s"
+            " AND window_start = ANY(SELECT to_timestamp(s / 1000.0) FROM unnest(%s::bigint[]) AS s)"
+            " ORDER BY anomaly, group_key, window_start, revision DESC"
+        )
+        rows = connection.execute(query, (self._store.name, self._store.version, starts))
+        return {
+            (rule, json.dumps(group, sort_keys=True), start): value
+            for rule, group, start, value, severity in rows
+            if severity != CLEARED
+        }

@@ -1,0 +1,174 @@
+"""Anomaly rules over closed windows: detectors' states, anomalies and `scanned_until` move in one transaction."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import psycopg
+
+from tidemill_contract.resource.spec import AnomalySpec
+from tidemill_processor import metrics
+from tidemill_processor.detect.anomalies import (
+    Anomaly,
+    Known,
+    by_rule,
+    insert_anomalies,
+    read_states,
+    save_states,
+    scanner_place,
+)
+from tidemill_processor.blame import is_fault, reason
+from tidemill_processor.database import AggregationStore, Database
+from tidemill_processor.detect.detectors import State, Verdict, judge, number
+from tidemill_processor.detect.rescoring import ClosedWindow, Rescorer
+from tidemill_processor.windows.salvage import Salvage
+from tidemill_processor.keeper.skipped import Skip, record
+from tidemill_processor.keeper.duties import Duty
+from tidemill_processor.windows.reading import Span, WindowReader
+
+SPAN_PANES = 64
+"""At most this many panes are scanned in a transaction."""
+PIECE_WINDOWS = 2_000
+"""At most this many windows, and the states of their groups, are held at a time."""
+_SHRINK = 8
+"""By so much the next span is shorter after one that failed."""
+
+
+class Scanner:
+    """Runs the anomaly rules of one aggregation.
+
+    Attributes:
+        store: of the aggregation.
+    """
+
+    def __init__(self, database: Database, store: AggregationStore, rules: list[AnomalySpec]) -> None:
+        self._database, self._schema = database, database.schema
+        self.store = self._store = store
+        self._rules = rules
+        self._reader = WindowReader(database, store)
+        self._again = Rescorer(database, store, rules, self._reader)
+        self._panes = SPAN_PANES
+        self._duty = Duty("scan", store.name, store.version)
+
+    def rescore(self, connection: psycopg.Connection[Any], closed_until: int) -> int:
+        """Judge once more windows that late events changed; the number of anomalies written. Skips like `run`.
+
+        What cannot be read of them is passed over.
+        """
+        if self._store.layout.reopen_ms is None:
+            return 0
+        try:
+            return self._rescore(connection, closed_until, careful=False)
+        except Exception as error:
+            if not is_fault(error) or connection.closed:
+                raise
+        return self._rescore(connection, closed_until, careful=True)
+
+    def _rescore(self, connection: psycopg.Connection[Any], closed_until: int, *, careful: bool) -> int:
+        with connection.transaction():
+            may, until = self._turn(connection)
+            if not may or until is None:
+                return 0
+            found = self._again.run(connection, min(until, closed_until), careful=careful)
+        metrics.count_anomalies(self._database.pipeline, by_rule(found))
+        return len(found)
+
+    def run(self, connection: psycopg.Connection[Any], closed_until: int) -> int:
+        """Scan windows closed since the last time; the number of anomalies found. Skips if another replica scans.
+
+        A span that cannot be read is tried shorter; of the shortest, what cannot be read is passed over.
+        """
+        while True:
+            try:
+                found = self._advance(connection, closed_until)
+            except Exception as error:
+                panes, fault = self._panes, is_fault(error)
+                if fault or isinstance(error, psycopg.Error):
+                    # A timeout is no row's fault, but less is read in less time.
+                    self._panes = panes // _SHRINK if fault else max(1, panes // _SHRINK)
+                if not fault or panes == 0 or connection.closed:
+                    raise
+            else:
+                self._panes = min(SPAN_PANES, max(1, self._panes * 2))
+                metrics.count_anomalies(self._database.pipeline, found)
+                return found.total()
+
+    def _turn(self, connection: psycopg.Connection[Any]) -> tuple[bool, int | None]:
+        """Whether this process alone scans, in this transaction, and how far scanning has come."""
+        row = connection.execute(
+            f"SELECT scanned_until, pg_try_advisory_xact_lock(hashtext(%s), id) FROM {self._schema}._aggregations"
+            " WHERE id = %s",
+            (f"{self._schema}/scan", self._store.id),
+        ).fetchone()
+        # From that generation on other columns may be fed: windows closed since then are its processors' to read.
+        if row is None or not row[1] or self._database.newer_generation(connection) is not None:
+            return False, None
+        return True, row[0]
+
+    def _advance(self, connection: psycopg.Connection[Any], closed_until: int) -> Counter[str]:
+        with connection.transaction():
+            may, scanned_until = self._turn(connection)
+            if not may or (scanned_until is not None and scanned_until >= closed_until):
+                return Counter()
+            # Of a hopping window's panes the first is in a span for each window that it is in.
+            panes = self._panes + self._store.layout.spread_ms // self._store.layout.pane_ms if self._panes else 0
+            span = self._reader.span(connection, scanned_until, closed_until, panes)
+            until, found = closed_until, Counter[str]()
+            if span is not None:
+                until, found = span.last_ms, self._scan(connection, span, careful=self._panes == 0)
+            update = f"UPDATE {self._schema}._aggregations SET scanned_until = %s WHERE id = %s"
+            connection.execute(update, (until, self._store.id))
+            self._again.forget(connection, until)
+        return found
+
+    def _scan(self, connection: psycopg.Connection[Any], span: Span, *, careful: bool) -> Counter[str]:
+        """Judge the windows of a span, a piece at a time; the number of anomalies found, by rule."""
+        salvage = Salvage(connection, self._reader, partial(self._reader.of_closed, span))
+        rows = salvage.rows() if careful else self._reader.closed(connection, span)
+        count, skips = Counter[str](), list[Skip]()
+        windows: Iterator[ClosedWindow] = (ClosedWindow.of(self._reader, row) for row in rows)
+        while piece := list(islice(windows, PIECE_WINDOWS)):
+            before = self._states(connection, {window.group for window in piece})
+            states, history = dict(before), []
+            found: list[Anomaly] = []
+            for window in piece:
+                for rule in self._rules:
+                    value = window.metrics[rule.watched]
+                    if value is None:
+                        continue
+                    known = states.get((rule.name, window.group), {})
+                    history.append((rule.name, window, known))
+                    verdict, states[rule.name, window.group] = self._judge(rule, known, window, skips)
+                    if verdict is not None:
+                        found.append(window.anomaly(self._store, rule, verdict))
+            last = {window.group: window.start_ms for window in piece}
+            changed = [
+                Known(rule, self._store.id, group, state, (0, last[group]))
+                for (rule, group), state in states.items()
+                if before.get((rule, group)) is not state
+            ]
+            save_states(connection, self._schema, changed)
+            insert_anomalies(connection, self._database, found, scanner_place(self._store.id))
+            self._again.remember(connection, history)
+            count += by_rule(found)
+        record(connection, self._schema, self._duty, [*salvage.skips, *skips])
+        return count
+
+    def _judge(
+        self, rule: AnomalySpec, known: State, window: ClosedWindow, skips: list[Skip]
+    ) -> tuple[Verdict | None, State]:
+        """The verdict and the next state; a value that no detector can take is passed over."""
+        value = window.metrics[rule.watched]
+        try:
+            return judge(rule.detector, known, window.start_ms, number(value))
+        except Exception as error:
+            why = f"detector {rule.name}: {reason(error)}"
+            skips.append(Skip(why, window.start, group=window.group, metrics=(rule.watched,)))
+            return None, known
+
+    def _states(self, connection: psycopg.Connection[Any], groups: set[str]) -> dict[tuple[str, str], State]:
+        return read_states(connection, self._schema, [rule.name for rule in self._rules], self._store.id, groups)

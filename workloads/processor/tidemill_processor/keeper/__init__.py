@@ -1,0 +1,1 @@
+"""The keeper: a thread that closes, scans and publishes, duty by duty."""

@@ -1,0 +1,151 @@
+"""Duties tried one by one: what fails holds up nothing else, is tried again more and more seldom, and is told."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import psycopg
+
+from tidemill_processor import metrics
+from tidemill_processor.blame import is_fault, reason
+from tidemill_processor.publish.producer import PublishFailed
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["close", "live", "rescore", "scan", "dead letters", "anomalies", "publish", "corrections"]
+KINDS: tuple[Kind, ...] = (
+    "close", "live", "rescore", "scan", "dead letters", "anomalies", "publish", "corrections",
+)  # fmt: skip
+FIRST_BACKOFF_SECONDS = 0.5
+MAX_BACKOFF_SECONDS = {True: 30.0, False: 4.0}
+"""Of a fault, which waits for somebody, and of a server, which comes back."""
+TOLD_AFTER_SECONDS = 60.0
+"""What no row is to blame for (a lock, a server) is told of in the tables if it lasts so long."""
+
+
+@dataclass(frozen=True)
+class Duty:
+    """Something the keeper does again and again for one aggregation; of the whole pipeline without a name."""
+
+    kind: Kind
+    aggregation: str = ""
+    version: int = 0
+
+
+Attempt = Callable[[psycopg.Connection[Any], Duty, Callable[[], int]], int]
+"""How a duty is done: `at_once`, or as `Trials.run` does it."""
+
+
+def at_once(connection: psycopg.Connection[Any], duty: Duty, work: Callable[[], int]) -> int:
+    """Just do it: what it raises is the caller's affair."""
+    return work()
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A duty that fails: why, since when (monotonic), how often, and when it is tried next."""
+
+    reason: str
+    fault: bool
+    kafka: bool
+    since: float
+    tries: int
+    again_at: float
+    told: bool
+
+
+class Trials:
+    """Tries duties over the keeper's connection, and remembers which of them fail. Others may look at `troubles`."""
+
+    def __init__(self, schema: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._table, self._clock = f"{schema}._held_up", clock
+        self._lock = threading.Lock()
+        self._troubles: dict[Duty, Trouble] = {}
+        self._cleared: set[Duty] = set()
+        for kind in KINDS:
+            metrics.HELD_UP.labels(duty=kind).set(0)
+            metrics.KEEPER_FAILURES.labels(duty=kind)
+            metrics.WINDOWS_SKIPPED.labels(duty=kind)
+
+    @property
+    def troubles(self) -> Mapping[Duty, Trouble]:
+        """What fails now."""
+        with self._lock:
+            return dict(self._troubles)
+
+    def trouble(self, duty: Duty) -> Trouble | None:
+        """Why a duty fails; None: it does not."""
+        return self._troubles.get(duty)
+
+    def run(self, connection: psycopg.Connection[Any], duty: Duty, work: Callable[[], int]) -> int:
+        """What a duty answers; 0 if it fails, or failed not long ago.
+
+        Raises:
+            psycopg.Error: the connection is gone.
+        """
+        known = self._troubles.get(duty)
+        if known is not None and self._clock() < known.again_at:
+            return 0
+        try:
+            answer = work()
+        except Exception as error:
+            if connection.closed:
+                raise
+            self._fails(connection, duty, error)
+            return 0
+        if known is not None or duty not in self._cleared:
+            self._works(connection, duty)
+        return answer
+
+    def _fails(self, connection: psycopg.Connection[Any], duty: Duty, error: Exception) -> None:
+        now, text, fault = self._clock(), reason(error), is_fault(error)
+        known = self._troubles.get(duty)
+        tries, since = (known.tries + 1, known.since) if known else (1, now)
+        wait = min(MAX_BACKOFF_SECONDS[fault], FIRST_BACKOFF_SECONDS * 2 ** min(tries - 1, 10))
+        told = fault or now - since >= TOLD_AFTER_SECONDS or (known is not None and known.told)
+        if known is None or known.reason != text:
+            # Of our own errors the place says more than the text.
+            log.warning(
+                "%s of %s: %s; again in %.1f s", duty.kind, duty.aggregation or "the pipeline", text, wait,
+                exc_info=fault and not isinstance(error, psycopg.Error),
+            )  # fmt: skip
+        trouble = Trouble(text, fault, isinstance(error, PublishFailed), since, tries, now + wait, told)
+        with self._lock:
+            self._troubles[duty] = trouble
+        self._count(duty)
+        metrics.KEEPER_FAILURES.labels(duty=duty.kind).inc()
+        if told:
+            upsert = (
+                f"INSERT INTO {self._table} (aggregation, version, duty, reason) VALUES (%s, %s, %s, %s)"
+                " ON CONFLICT (aggregation, version, duty)"
+                " DO UPDATE SET reason = EXCLUDED.reason, tried_at = now()"
+            )
+            self._write(connection, upsert, (duty.aggregation, duty.version, duty.kind, text))
+
+    def _works(self, connection: psycopg.Connection[Any], duty: Duty) -> None:
+        with self._lock:
+            known = self._troubles.pop(duty, None)
+        if known is not None:
+            self._count(duty)
+            log.info("%s of %s goes on", duty.kind, duty.aggregation or "the pipeline")
+        self._cleared.add(duty)
+        delete = f"DELETE FROM {self._table} WHERE aggregation = %s AND version = %s AND duty = %s"
+        self._write(connection, delete, (duty.aggregation, duty.version, duty.kind))
+
+    def _count(self, duty: Duty) -> None:
+        failing = sum(other.kind == duty.kind for other in self._troubles)
+        metrics.HELD_UP.labels(duty=duty.kind).set(failing)
+
+    def _write(self, connection: psycopg.Connection[Any], text: str, values: tuple[Any, ...]) -> None:
+        """What is told must not hold up what is told of."""
+        try:
+            connection.execute(text, values)
+        except psycopg.Error as error:
+            if connection.closed:
+                raise
+            log.warning("%s: %s", self._table, reason(error))

@@ -1,0 +1,172 @@
+"""The keeper: a thread that closes windows, scans them for anomalies, publishes and feeds live listeners.
+
+It has a connection of its own, so that the loop that commits events never waits for it. Every replica has one; the
+passes are idempotent or take a lock that only one holds. Each duty of each aggregation is tried by itself: one that
+fails holds up no other, and only a connection that is gone ends a pass.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import psycopg
+import redis
+
+from tidemill_chassis.resilience import BreakerOpen
+from tidemill_processor import metrics
+from tidemill_processor.blame import reason
+from tidemill_processor.time.closing import Clock, Closer
+from tidemill_processor.keeper.quotas import Report
+from tidemill_processor.publish.live import Live
+from tidemill_processor.publish.publisher import Publisher
+from tidemill_processor.detect.scanning import Scanner
+from tidemill_processor.keeper.duties import Duty, Trials
+
+log = logging.getLogger(__name__)
+
+FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 2.0
+HELD_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Duties:
+    """What a keeper does, made anew with each connection."""
+
+    closer: Closer
+    scanners: list[Scanner]
+    publisher: Publisher
+    live: Live | None
+    report: Report
+
+
+class Keeper(threading.Thread):
+    """Runs the duties every `interval_seconds` until stopped.
+
+    Args:
+        connect: a new connection; may raise psycopg.OperationalError.
+        duties: makes the duties over a connection.
+        trials: of the pipeline's schema.
+        interval_seconds: between passes.
+
+    Attributes:
+        error: why no pass came to its end lately; empty after one that did.
+        database_error: the same, if Postgres is to blame.
+        held: whether Postgres is known not to answer, and looked after by somebody else.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], psycopg.Connection[Any]],
+        duties: Callable[[psycopg.Connection[Any]], Duties],
+        trials: Trials,
+        interval_seconds: float,
+    ) -> None:
+        super().__init__(name="keeper", daemon=True)
+        self._connect = connect
+        self._duties = duties
+        self.trials = trials
+        self._interval = interval_seconds
+        self._stopping = threading.Event()
+        self.clock: Clock | None = None
+        self._passed_at = time.monotonic()
+        self.redis_error = ""
+        self.error = self.database_error = ""
+        self.held: Callable[[], bool] = lambda: False
+        self._serving: psycopg.Connection[Any] | None = None
+        self._backoff = FIRST_BACKOFF_SECONDS
+
+    @property
+    def alive_at(self) -> float:
+        """When it last came a step further, also in waiting for Postgres."""
+        return max(self._passed_at, getattr(self._serving, "heard_at", 0.0))
+
+    def stop(self, timeout_seconds: float = 10.0) -> None:
+        """Finish the present pass and end."""
+        self._stopping.set()
+        self.join(timeout_seconds)
+
+    def run(self) -> None:  # noqa: D102
+        metrics.KEEPER_PASSED.set_to_current_time()  # a keeper that never gets through is found too
+        while not self._stopping.is_set():
+            if self.held():
+                self._passed_at = time.monotonic()
+                self._stopping.wait(HELD_SECONDS)
+                continue
+            try:
+                with self._connect() as connection:
+                    self._serving = connection
+                    self._serve(connection)
+            except Exception as error:
+                self.error = reason(error)
+                self.database_error = self.error if isinstance(error, psycopg.OperationalError | OSError) else ""
+                log.warning(
+                    "keeper: %s; again in %.1f s", self.error, self._backoff,
+                    exc_info=not isinstance(error, psycopg.Error | OSError | LookupError),
+                )  # fmt: skip
+                self._serving, self._passed_at = None, time.monotonic()
+                self._stopping.wait(self._backoff)
+                self._backoff = min(self._backoff * 2, MAX_BACKOFF_SECONDS)
+
+    def _serve(self, connection: psycopg.Connection[Any]) -> None:
+        duties = self._duties(connection)
+        while not self._stopping.is_set():
+            busy = self._pass(connection, duties)
+            self.error, self.database_error, self._backoff = "", "", FIRST_BACKOFF_SECONDS
+            if not busy:
+                self._stopping.wait(self._interval)
+
+    def _pass(self, connection: psycopg.Connection[Any], duties: Duties) -> bool:
+        clock = self.clock = duties.closer.run(connection, self._try)
+        self._passed_at = time.monotonic()
+        if clock.watermark is not None:
+            metrics.WATERMARK_TIMESTAMP.set(clock.watermark / 1000)
+        if clock.newly_closed:
+            metrics.CLOSINGS.inc(len(clock.newly_closed))
+        duties.report.run(connection)
+        self._feed(connection, duties, clock)
+        for duty, work in _scans(connection, duties, clock):
+            self._try(connection, duty, work)
+        published, results_fail = 0, False
+        for duty, work in duties.publisher.duties(connection, clock.closed):
+            # All results go to one topic: if Kafka does not take those of one aggregation, the next is not waited for.
+            if results_fail and duty.aggregation:
+                continue
+            published += self._try(connection, duty, work)
+            trouble = self.trials.trouble(duty)
+            results_fail |= bool(duty.aggregation and trouble and trouble.kafka)
+        metrics.KEEPER_PASSED.set_to_current_time()
+        return published > 0
+
+    def _try(self, connection: psycopg.Connection[Any], duty: Duty, work: Callable[[], int]) -> int:
+        answer = self.trials.run(connection, duty, work)
+        self._passed_at = time.monotonic()
+        return answer
+
+    def _feed(self, connection: psycopg.Connection[Any], duties: Duties, clock: Clock) -> None:
+        if duties.live is None:
+            return
+        try:
+            duties.live.run(connection, clock, self._try)
+            self.redis_error = ""
+        except (redis.RedisError, BreakerOpen, OSError) as error:
+            if not self.redis_error:
+                log.warning("live changes are not published: %s", error)
+            self.redis_error = str(error) or type(error).__name__
+
+
+def _scans(
+    connection: psycopg.Connection[Any], duties: Duties, clock: Clock
+) -> Iterator[tuple[Duty, Callable[[], int]]]:
+    for scanner in duties.scanners:
+        until, name, version = clock.closed.get(scanner.store.name), scanner.store.name, scanner.store.version
+        if until is None:
+            continue
+        if scanner.store.layout.reopen_ms is not None:
+            yield Duty("rescore", name, version), partial(scanner.rescore, connection, until)
+        yield Duty("scan", name, version), partial(scanner.run, connection, until)

@@ -1,0 +1,1 @@
+"""A batch's events into the rows of windows."""

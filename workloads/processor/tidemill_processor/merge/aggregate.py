@@ -1,0 +1,163 @@
+"""Frames of events to frames of mergeable partials, one per aggregation, with what came too late told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import polars as pl
+
+from tidemill_contract.functions.partials import EXACT_INTEGERS, REVISION, SKETCHES, AggregationLayout, Partial
+from tidemill_processor.merge import spread
+from tidemill_processor.batch import INDEX, MICROS, OFFSET, PARTITION, TIME
+
+PANE, AFTER = "_pane", "_after_ms"
+"""Partial frames' columns beside groups and partials: pane start, and the cut of events that some windows missed."""
+END = "_end_ms"
+"""Of sessions: where they end, and `_pane` is where they start."""
+
+NO_CUT = -(2**63)
+_AT = "_at"
+
+
+@dataclass(frozen=True)
+class Aggregated:
+    """What a batch adds to one aggregation.
+
+    Attributes:
+        rows: group columns, `_pane` (epoch ms), `_after_ms` (hopping; NO_CUT: none), then the partials' columns.
+        late: `_i`, `_t` and `_pane` of the events that at least one closed window missed.
+        reopening: number of events that changed closed windows.
+        doubtful: what is late was decided by sessions that may have changed since.
+    """
+
+    rows: pl.DataFrame
+    late: pl.DataFrame
+    doubtful: bool = False
+    reopening: int = 0
+
+
+def aggregate(
+    frame: pl.DataFrame, plan: AggregationLayout, *, closed_until: int | None, epochs: dict[int, int]
+) -> Aggregated:
+    """Partials of a frame (see Batch.frame) for one aggregation.
+
+    Args:
+        frame: valid events.
+        plan: the aggregation's layout.
+        closed_until: windows that end by this are closed; None: none is.
+        epochs: epoch by partition, which orders `first` and `last` after a topic was made anew.
+    """
+    pane = pl.col(TIME) - pl.col(TIME) % plan.pane_ms
+    frame = frame.with_columns(pane.alias(PANE))
+    late = frame.select(INDEX, TIME, PANE).clear()
+    cut = pl.lit(NO_CUT, dtype=pl.Int64).alias(AFTER)
+    shut = plan.shut(closed_until)
+    # The first window that holds a pane ends one pane after its start, the last one a window's size after it.
+    first_end = pl.col(PANE) + plan.pane_ms
+    if shut is not None and frame.height:
+        missed = first_end <= shut
+        late = frame.filter(missed).select(INDEX, TIME, PANE)
+        if late.height:
+            frame = frame.filter(pl.col(PANE) + plan.size_ms > shut)
+            cut = pl.when(missed).then(shut).otherwise(NO_CUT).cast(pl.Int64).alias(AFTER)
+    keys = [name for name, _ in plan.group_by] + [PANE]
+    if plan.hopping:
+        frame = frame.with_columns(cut)
+        keys.append(AFTER)
+    rows = partials(frame, plan, keys, epochs)
+    rows = revised(rows, plan, first_end, closed_until)
+    return Aggregated(rows, late, reopening=reopening(rows))
+
+
+def revised(rows: pl.DataFrame, plan: AggregationLayout, end: pl.Expr, closed_until: int | None) -> pl.DataFrame:
+    """The rows with a 1 in those that change closed windows, where late events do that; `end` of the first of them."""
+    if plan.reopen_ms is None:
+        return rows
+    late = pl.lit(False) if closed_until is None else end <= closed_until
+    return rows.with_columns(late.cast(pl.Int64).alias(REVISION))
+
+
+def reopening(rows: pl.DataFrame) -> int:
+    """Number of events in rows that change closed windows."""
+    return int(rows.filter(pl.col(REVISION) > 0)["_count"].sum()) if REVISION in rows.columns else 0
+
+
+def partials(
+    frame: pl.DataFrame, plan: AggregationLayout, keys: list[str], epochs: dict[int, int], *further: pl.Expr
+) -> pl.DataFrame:
+    """One row a key: the keys, what further expressions give, the partials' columns."""
+    if any(p.kind in ("first", "last") for p in plan.partials):
+        frame = _ordered(frame, epochs)
+    frame = spread.deviating(frame, plan, keys)
+    rows = frame.group_by(keys).agg([*further, *(_expression(p, frame) for p in plan.partials if p.column != REVISION)])
+    rows = spread.settled(rows, frame, plan, keys)
+    sketched = [_sketches(rows[p.column], p) for p in plan.partials if p.kind in SKETCHES]
+    return rows.with_columns(sketched) if sketched else rows
+
+
+def _sketches(values: pl.Series, partial: Partial) -> pl.Series:
+    """Lists of values as stored sketches."""
+    from tidemill_contract.functions import sketches  # loads numpy
+
+    stored = [sketches.build(partial, found) for found in values.to_list()]
+    return pl.Series(partial.column, stored, dtype=pl.Binary)
+
+
+def _ordered(frame: pl.DataFrame, epochs: dict[int, int]) -> pl.DataFrame:
+    epoch = pl.col(PARTITION).replace_strict(epochs, default=0, return_dtype=pl.Int64) if epochs else pl.lit(0)
+    order = (TIME, MICROS, "_e", PARTITION, OFFSET)
+    frame = frame.with_columns(epoch.alias("_e")).sort(*order)
+    at = pl.concat_str(pl.lit("{"), pl.concat_str(*order, separator=","), pl.lit("}"))
+    return frame.with_columns(at.alias(_AT))
+
+
+def _expression(partial: Partial, frame: pl.DataFrame) -> pl.Expr:
+    if partial.field is None:
+        return pl.len().cast(pl.Int64).alias(partial.column)
+    name = partial.field
+    return _KINDS[partial.kind](spread.numeric(name, frame), name, frame).alias(partial.column)
+
+
+def _sum(value: pl.Expr, name: str, frame: pl.DataFrame) -> pl.Expr:
+    if frame.schema[name] == pl.Int64 and spread.widest(name, frame) * frame.height >= 2**62:
+        value = value.cast(pl.Int128)  # 64 bits wrap silently
+    return pl.when(pl.col(name).count() > 0).then(value.sum())
+
+
+def _values(value: pl.Expr, name: str, frame: pl.DataFrame) -> pl.Expr:
+    column = pl.col(name)
+    return (column.cast(pl.Int64) if isinstance(frame.schema[name], pl.Datetime) else column).drop_nulls()
+
+
+def _distinct(value: pl.Expr, name: str, frame: pl.DataFrame) -> pl.Expr:
+    return _values(value, name, frame).unique()
+
+
+def _quantiles(value: pl.Expr, name: str, frame: pl.DataFrame) -> pl.Expr:
+    exact = frame.schema[name] == pl.Int64 and spread.widest(name, frame) > EXACT_INTEGERS
+    return (value if exact else value.cast(pl.Float64)).drop_nulls()
+
+
+_KINDS: dict[str, Callable[[pl.Expr, str, pl.DataFrame], pl.Expr]] = {
+    "n": lambda value, name, frame: pl.col(name).count().cast(pl.Int64),
+    "sum": _sum,
+    "min": lambda value, name, frame: pl.col(name).min(),
+    "max": lambda value, name, frame: pl.col(name).max(),
+    "first": lambda value, name, frame: pl.col(name).drop_nulls().first(),
+    "last": lambda value, name, frame: pl.col(name).drop_nulls().last(),
+    "first_at": lambda value, name, frame: pl.col(_AT).filter(pl.col(name).is_not_null()).first(),
+    "last_at": lambda value, name, frame: pl.col(_AT).filter(pl.col(name).is_not_null()).last(),
+    "mean": lambda value, name, frame: pl.col(spread.DEVIATION + name).mean(),
+    "low": lambda value, name, frame: value.min(),
+    "m2": lambda value, name, frame: spread.squares(name),
+    "quantiles": _quantiles,
+    "uniques": _distinct,
+    "frequent": _values,
+}
+
+
+def missed_windows(pane: int, plan: AggregationLayout, closed_until: int) -> tuple[int, ...]:
+    """Starts of the closed windows that an event of this pane belongs to, ascending."""
+    starts = range(pane - plan.size_ms + plan.pane_ms, pane + 1, plan.pane_ms)
+    return tuple(start for start in starts if start + plan.size_ms <= closed_until)

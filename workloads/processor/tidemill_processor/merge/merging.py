@@ -1,0 +1,166 @@
+"""Merging in the batch's transaction: partials into a temporary table, and that into an aggregation's windows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import psycopg
+
+from tidemill_contract.functions.feeds import SINCE
+from tidemill_contract.functions.partials import SKETCHES, SQL_TYPES, Partial, merge_expression, quote
+from tidemill_processor.merge import sessions
+from tidemill_processor.merge.aggregate import AFTER, END, NO_CUT, PANE, Aggregated
+from tidemill_processor.database import AggregationStore, Database, from_ms
+
+SKETCH_BYTES = 16 * 1024
+"""How long a row's appended sketches may grow; one of a million values takes 9 kB, unless it lists long texts.
+
+Where that makes even a compact one longer, it may grow to twice as much as it was then.
+"""
+
+
+@dataclass
+class Work:
+    """What a batch does to one version of an aggregation.
+
+    Attributes:
+        closed_until: as `result` was made by.
+        frame: the events that count for it.
+    """
+
+    store: AggregationStore
+    closed_until: int | None
+    result: Aggregated
+    frame: pl.DataFrame
+
+
+def temp_table(store: AggregationStore) -> str:
+    """The quoted name of the temporary table that an aggregation's partials are copied to."""
+    return quote(f"batch_{store.id}")
+
+
+def temp_table_sql(store: AggregationStore) -> str:
+    """The statement that makes it."""
+    columns = [f"{quote(name)} {_plain(SQL_TYPES[kind])}" for name, kind in store.layout.group_by]
+    columns.append(f"{quote(PANE)} bigint")
+    if store.layout.hopping:
+        columns.append(f"{quote(AFTER)} bigint")
+    if store.layout.sessions:
+        columns += [
+            f"{END} bigint",
+            f"{sessions.SINCE} bigint DEFAULT {store.since}",
+            f"{sessions.OLD} boolean DEFAULT false",
+        ]
+    columns += [f"{quote(p.column)} {_plain(p.sql_type)}" for p in store.layout.partials]
+    return f"CREATE TEMP TABLE IF NOT EXISTS {temp_table(store)} ({', '.join(columns)}) ON COMMIT DELETE ROWS"
+
+
+def _plain(sql_type: str) -> str:
+    """Times travel as milliseconds, so that no text has to be parsed."""
+    return "bigint" if sql_type == "timestamptz" else sql_type
+
+
+def merge_sql(database: Database, store: AggregationStore) -> str:
+    """The statement that merges the temporary table into the window table; its one parameter is the batch's `rev`.
+
+    With sketches it gives back those that have grown long: window start, table, place in it, all the row's sketches.
+    """
+    plan = store.layout
+    if plan.sessions:
+        before, merge = sessions.SessionMerger(database, store, temp_table(store)).put_sql()
+    else:
+        before, merge = "", _upsert(database, store)
+    columns_of_sketches = [quote(p.column) for p in sketched(store)]
+    if columns_of_sketches:
+        long = " OR ".join(_has_grown(f"t.{column}") for column in columns_of_sketches)
+        # Only of rows to be compacted, because what is returned is kept until all are merged.
+        listed = ", ".join(f"CASE WHEN {long} THEN t.{column} END AS {column}" for column in columns_of_sketches)
+        merge = f"{merge} RETURNING t.window_start, t.tableoid::bigint, t.ctid::text, {listed}"
+        before = ", ".join([*([before] if before else []), f"merged AS ({merge})"])
+        there = " OR ".join(f"{column} IS NOT NULL" for column in columns_of_sketches)
+        merge = f"SELECT * FROM merged WHERE {there}"
+    return f"WITH {before} {merge}" if before else merge
+
+
+def _has_grown(column: str) -> str:
+    """SQL: the sketch is longer than it may be."""
+    first = f"('x' || encode(substr({column}, 1, 4), 'hex'))::bit(32)::integer"
+    return f"CASE WHEN octet_length({column}) > {SKETCH_BYTES} THEN octet_length({column}) > 2 * {first} ELSE false END"
+
+
+def _upsert(database: Database, store: AggregationStore) -> str:
+    plan = store.layout
+    columns, values = [], []
+    for name, kind in plan.group_by:
+        columns.append(quote(name))
+        values.append(from_ms(quote(name)) if kind == "timestamp" else quote(name))
+    columns.append("window_start")
+    values.append(from_ms(quote(PANE)))
+    if plan.hopping:
+        columns.append("_after")
+        none = f"{quote(AFTER)} = {NO_CUT}"
+        values.append(f"CASE WHEN {none} THEN '-infinity' ELSE {from_ms(quote(AFTER))} END")
+    columns += ["_rev", SINCE]
+    values += ["%(rev)s", str(store.since)]
+    for partial in plan.partials:
+        columns.append(quote(partial.column))
+        values.append(from_ms(quote(partial.column)) if partial.sql_type == "timestamptz" else quote(partial.column))
+    merged = [f"{quote(p.column)} = {merge_expression(p)}" for p in plan.partials]
+    sets = ", ".join(["_rev = EXCLUDED._rev", f"{SINCE} = least(t.{SINCE}, EXCLUDED.{SINCE})", *merged])
+    keys = ", ".join(quote(key) for key in plan.key_columns)
+    return (
+        f"INSERT INTO {database.qualified(store.table)} AS t ({', '.join(columns)})"
+        f" SELECT {', '.join(values)} FROM pg_temp.{temp_table(store)}"
+        f" ON CONFLICT ({keys}) DO UPDATE SET {sets}"
+    )
+
+
+def sketched(store: AggregationStore) -> list[Partial]:
+    """The partials that are sketches."""
+    return [partial for partial in store.layout.partials if partial.kind in SKETCHES]
+
+
+def copy(connection: psycopg.Connection[Any], store: AggregationStore, rows: pl.DataFrame) -> None:
+    """Copy partials (see `Aggregated`) into the temporary table."""
+    if not rows.height:
+        return
+    # They are merged in this order, which is nearly that of the index. Sorting them here costs less than there.
+    rows = rows.sort([*(name for name, _ in store.layout.group_by), PANE])
+    stored = []
+    for name, dtype in rows.schema.items():
+        column = pl.col(name)
+        if isinstance(dtype, pl.Datetime):
+            column = column.cast(pl.Int64)
+        elif dtype == pl.Binary:
+            column = (pl.lit("\\x") + column.bin.encode("hex")).alias(name)
+        stored.append(column)
+    text = rows.select(stored).write_csv(include_header=False, quote_style="non_numeric")
+    columns = ", ".join(quote(name) for name in rows.columns)
+    into = f"COPY pg_temp.{temp_table(store)} ({columns}) FROM STDIN (FORMAT csv)"
+    with connection.cursor().copy(into) as stream:
+        stream.write(text.encode())
+
+
+def compact(
+    connection: psycopg.Connection[Any], database: Database, store: AggregationStore, long: list[tuple[Any, ...]]
+) -> None:
+    """Make one frame again of sketches that have grown long, as the merge gave them back."""
+    from tidemill_contract.functions import sketches  # loads numpy
+
+    partials = sketched(store)
+    sets = ", ".join(f"{quote(p.column)} = %s" for p in partials)
+    update = (
+        f"UPDATE {database.qualified(store.table)} SET {sets}"
+        " WHERE window_start = %s AND tableoid = %s AND ctid = %s::text::tid"
+    )
+    rows = []
+    for start, table, place, *stored in long:
+        values = [
+            sketches.compact(partial, sketch) if sketch is not None and len(sketch) > SKETCH_BYTES else sketch
+            for partial, sketch in zip(partials, stored, strict=True)
+        ]
+        rows.append((*values, start, table, place))
+    if rows:
+        connection.cursor().executemany(update, rows)

@@ -1,0 +1,94 @@
+"""Time partitions for what a batch stores, and the raw events that are kept in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+import psycopg
+
+from tidemill_contract.duration import parse_ms
+from tidemill_contract.runtime import PipelineConfig
+from tidemill_contract.tables.storage import DAY_MS, new_partitions, partition_days
+from tidemill_contract.times import rfc3339_ms
+from tidemill_processor.batch import DATA, OFFSET, PARTITION, TIME, Batch
+from tidemill_processor.database import LIVE, Database
+
+MADE_AT_ONCE = 20
+"""So many tables are made in one transaction: each takes some locks, of which Postgres has a few thousand."""
+
+
+class Partitions:
+    """Makes partitions that are missing, outside the batch's transaction.
+
+    A table made for a batch that then fails does no harm, and locks nobody.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._held: dict[str, set[int]] = {}
+
+    def ensure(self, connection: psycopg.Connection[Any], table: str, width: int, times: pl.Series) -> None:
+        """See that the table has partitions for these times (epoch ms).
+
+        Args:
+            connection: outside the batch's transaction.
+            table: its name.
+            width: of a partition, in days, while there are few.
+            times: no matter in which order.
+        """
+        held = self._held.setdefault(table, set())
+        days = set((times // DAY_MS).unique().to_list()) - held
+        if not days:
+            return
+        made = new_partitions(days, width, self._spans(connection, table))
+        for at in range(0, len(made), MADE_AT_ONCE):
+            some = made[at : at + MADE_AT_ONCE]
+            firsts, widths = [first for first, _ in some], [end - first for first, end in some]
+            call = f"SELECT {self._database.schema}.ensure_partitions(%s, %s::integer[], %s::integer[])"
+            connection.execute(call, (table, firsts, widths))
+        held |= days
+
+    def _spans(self, connection: psycopg.Connection[Any], table: str) -> list[tuple[int, int]]:
+        epoch = "date '1970-01-01'"
+        query = (
+            f"SELECT split_part(bound, '''', 2)::date - {epoch}, split_part(bound, '''', 4)::date - {epoch}"
+            " FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid, pg_get_expr(c.relpartbound, c.oid) bound"
+            " WHERE i.inhparent = %s::regclass"
+        )
+        return connection.execute(query, (self._database.qualified(table),)).fetchall()
+
+
+class KeptEvents:
+    """Raw events, where the spec keeps them. Those of a replay are kept already."""
+
+    def __init__(self, database: Database, config: PipelineConfig, partitions: Partitions) -> None:
+        self._database, self._partitions = database, partitions
+        self._wanted = config.spec.events.store and database.reader == LIVE
+        self._retention_ms = parse_ms(config.spec.events.retention)
+
+    def prepare(self, connection: psycopg.Connection[Any], batch: Batch) -> pl.DataFrame | None:
+        """What is to be kept of a batch, outside its transaction; None: nothing.
+
+        An event that the watermark has left behind by the retention is not kept: its partition would go at once.
+        """
+        if not self._wanted or DATA not in batch.frame.columns or not batch.frame.height:
+            return None
+        query = f"SELECT watermark FROM {self._database.schema}._readers WHERE reader = %s"
+        row = connection.execute(query, (LIVE,)).fetchone()
+        kept = batch.frame.select(TIME, PARTITION, OFFSET, DATA)
+        if row is not None and row[0] is not None:
+            kept = kept.filter(pl.col(TIME) >= row[0] - self._retention_ms)
+        self._partitions.ensure(connection, "_events", partition_days(self._retention_ms), kept[TIME])
+        return kept
+
+    def store(self, connection: psycopg.Connection[Any], kept: pl.DataFrame | None, epochs: Mapping[int, int]) -> None:
+        """Keep it, in the batch's transaction."""
+        if kept is None or not kept.height:
+            return
+        table = self._database.qualified("_events")
+        columns = '(event_time, epoch, partition, "offset", data)'
+        with connection.cursor().copy(f"COPY {table} {columns} FROM STDIN") as copy:
+            for time, partition, offset, data in kept.iter_rows():
+                copy.write_row((rfc3339_ms(time), epochs[partition], partition, offset, data))

@@ -1,0 +1,116 @@
+"""What counts nowhere, or not in every window: dead letters, and what is late for an aggregation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psycopg
+
+from tidemill_contract.duration import format_ms
+from tidemill_contract.events.decoder import InvalidEvent, Reason
+from tidemill_contract.tables.kept import DEAD_LETTERS
+from tidemill_contract.times import rfc3339_ms
+from tidemill_processor.merge.aggregate import PANE, missed_windows
+from tidemill_processor.batch import INDEX, TIME, Batch, DeadLetter, dead_letter
+from tidemill_processor.database import Database
+from tidemill_processor.keeper.quotas import SPARE_SHARE, Kept, fit, left, note
+from tidemill_processor.merge.merging import Work
+
+
+def late(
+    connection: psycopg.Connection[Any], database: Database, batch: Batch, works: Sequence[Work]
+) -> tuple[list[DeadLetter], dict[tuple[str, str], int]]:
+    """Count late events in `_aggregations`; their dead letters, and how many there are by (aggregation, policy)."""
+    letters: list[DeadLetter] = []
+    found: dict[tuple[str, str], int] = {}
+    for work in works:
+        number, name, policy = work.result.late.height, work.store.name, work.store.spec.late_policy
+        if work.result.reopening:
+            found[name, policy] = work.result.reopening
+        if not number:
+            continue
+        if policy == "reopen":
+            policy = "deadLetter"  # what comes too late even for that
+        found[name, policy] = number
+        column = "late_dropped" if policy == "drop" else "late_dead"
+        update = f"UPDATE {database.schema}._aggregations SET {column} = {column} + %s WHERE id = %s"
+        # An edit of it restarts no processor.
+        row = connection.execute(f"{update} RETURNING retention_ms", (number, work.store.id)).fetchone()
+        if policy != "drop":
+            letters += _letters(batch, work, retention_ms=row[0] if row else 0)
+    return letters, found
+
+
+def _letters(batch: Batch, work: Work, *, retention_ms: int) -> list[DeadLetter]:
+    plan, letters = work.store.layout, []
+    for index, time, pane in work.result.late.select(INDEX, TIME, PANE).iter_rows():
+        missed = (pane,) if plan.sessions else missed_windows(pane, plan, plan.shut(work.closed_until) or 0)
+        verdict = _verdict(work, time, len(missed), retention_ms)
+        letter = dead_letter(
+            batch.messages[index], verdict, aggregation=work.store.name, event_time=time, windows=missed[:1000]
+        )
+        letters.append(letter)
+    return letters
+
+
+def _verdict(work: Work, time: int, missed: int, retention_ms: int) -> InvalidEvent:
+    """Why an event came too late for an aggregation: its windows are closed, or even gone by their retention."""
+    closed = work.closed_until or 0
+    kept = closed - retention_ms
+    if time >= kept:
+        return InvalidEvent(Reason.LATE, None, f"{missed} window(s) closed before it came")
+    detail = (
+        f"{rfc3339_ms(time)} lies before {rfc3339_ms(kept)}, where the retention of {format_ms(retention_ms)} ends, as"
+        f" windows are closed until {rfc3339_ms(closed)}; lengthen its retention, then replay what is"
+        " missing"
+    )
+    return InvalidEvent(Reason.TOO_OLD, None, detail)
+
+
+_COLUMNS = {
+    "epoch": "integer", "partition": "integer", '"offset"': "bigint", "aggregation": "text", "reason": "text",
+    "field": "text", "detail": "text", "key": "bytea", "value": "bytea", "value_bytes": "bigint",
+    "event_time": "bigint", "windows": "text", "bytes": "bigint",
+}  # fmt: skip
+"""Types in which they travel; an array of arrays has to be even, so `windows` go as texts."""
+
+
+def write(
+    connection: psycopg.Connection[Any], database: Database, letters: Sequence[DeadLetter], epochs: Mapping[int, int]
+) -> None:
+    """Store dead letters as far as their quota reaches, from where they are published; `epochs` by partition."""
+    if not letters:
+        return
+    fitting = fit(letters, left(connection, database, DEAD_LETTERS), database.quotas[DEAD_LETTERS] // SPARE_SHARE)
+    stored = _store(connection, database, fitting.stored, epochs) if fitting.stored else {}
+    for partition in sorted({letter.partition for letter in letters}):
+        rows, size = stored.get(partition, (0, 0))
+        bare, counted = fitting.bare[partition], fitting.counted[partition]
+        note(connection, database, DEAD_LETTERS, partition, Kept(rows, size, bare, counted, fitting.full))
+
+
+def _store(
+    connection: psycopg.Connection[Any],
+    database: Database,
+    letters: Sequence[tuple[DeadLetter, int]],
+    epochs: Mapping[int, int],
+) -> dict[int, tuple[int, int]]:
+    """Rows and bytes stored, by partition. What is there already stays: a replay meets what was refused before."""
+    rows = [
+        (
+            epochs[d.partition], d.partition, d.offset, d.aggregation, d.reason, d.field, d.detail, d.key, d.value,
+            d.value_bytes, d.event_time, f"{{{','.join(map(str, d.windows))}}}" if d.windows else None, size,
+        )
+        for d, size in letters
+    ]  # fmt: skip
+    names = ", ".join(_COLUMNS)
+    arrays = ", ".join(f"%s::{kind}[]" for kind in _COLUMNS.values())
+    found = connection.execute(
+        f"WITH stored AS (INSERT INTO {database.schema}._dead_letters ({names})"
+        f" SELECT {names.replace('windows', 'windows::bigint[]')} FROM unnest({arrays}) AS new ({names})"
+        " ON CONFLICT DO NOTHING RETURNING partition, bytes)"
+        " SELECT partition, count(*), sum(bytes)::bigint FROM stored GROUP BY 1",
+        [list(column) for column in zip(*rows, strict=True)],
+    )
+    return {partition: (number, size) for partition, number, size in found}

@@ -1,0 +1,1 @@
+"""Results, anomalies, dead letters and live changes, to Kafka and Redis."""

@@ -1,0 +1,193 @@
+"""Live changes to Redis, only while somebody listens. Redis down costs nothing but the liveliness."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+import psycopg
+import redis
+
+from tidemill_contract import names
+from tidemill_contract.runtime import PipelineConfig
+from tidemill_processor import metrics
+from tidemill_processor.blame import is_fault
+from tidemill_processor.time.closing import Clock
+from tidemill_processor.database import AggregationStore, Database
+from tidemill_processor.transaction import Change
+from tidemill_processor.keeper.duties import Attempt, Duty, at_once
+from tidemill_processor.windows.reading import WindowReader
+
+log = logging.getLogger(__name__)
+
+MAX_ROWS = 5_000
+ENTRY_BYTES = 256 * 1024
+"""An entry of the stream holds so much of rows at most; a change with more is cut into several."""
+CHANGE_BYTES = 4 * 1024 * 1024
+"""Listeners are told of a larger change only that there is one, and look for it in the tables."""
+STREAM_LENGTH = 10_000
+STREAM_BYTES = 16 * 1024 * 1024
+"""What a processor has written before its latest so many entries and bytes goes."""
+ASK_SECONDS = 1.0
+
+Entry = dict[str, Any]
+"""What is written to the stream at once; see `Entry` of the API."""
+
+
+class Live:
+    """Publishes what commits changed and what passes closed.
+
+    `note` is called by the committing thread, `run` by the keeper's.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        stores: list[AggregationStore],
+        config: PipelineConfig,
+        client: redis.Redis,
+        call: Callable[..., Any],
+    ) -> None:
+        self._database = database
+        self._stores = {store.name: store for store in stores}
+        self._readers = {store.name: WindowReader(database, store) for store in stores}
+        self._listeners = names.live_listeners(config.namespace, config.name)
+        self._stream = names.live_stream(config.namespace, config.name)
+        self._redis = client
+        self._call = call
+        self._lock = threading.Lock()
+        self._changes: dict[str, list[Change]] = {}
+        self._listening = False
+        self._asked_at = -ASK_SECONDS
+        self._written: deque[tuple[bytes, int]] = deque()
+        self._bytes = 0
+
+    def note(self, changes: Sequence[Change]) -> None:
+        """Remember what a commit changed, if somebody listens."""
+        if not self._listening:
+            return
+        with self._lock:
+            for change in changes:
+                self._changes.setdefault(change.aggregation, []).append(change)
+
+    def run(self, connection: psycopg.Connection[Any], clock: Clock, attempt: Attempt = at_once) -> None:
+        """Publish what was noted; each aggregation's changes are read by an attempt of its own.
+
+        Raises:
+            redis.RedisError, BreakerOpen: Redis is not there; what was noted is dropped, and the next start says so.
+        """
+        try:
+            if not self._ask():
+                return
+            with self._lock:
+                changes, self._changes = self._changes, {}
+            for name, list_ in changes.items():
+                entries: list[Entry] = []
+                duty = Duty("live", name, self._stores[name].version)
+                attempt(connection, duty, partial(self._read, connection, name, list_, clock, entries))
+                # What is not sent is missing in the revisions, and listeners look for it.
+                for entry in entries:
+                    self._send(entry)
+            for name, until in clock.newly_closed.items():
+                self._send({
+                    "aggregation": name, "version": self._stores[name].version, "closed_until": until,
+                    "watermark": clock.watermark, "rows": [],
+                })  # fmt: skip
+        except Exception:
+            self._listening = False
+            raise
+
+    def _ask(self) -> bool:
+        if time.monotonic() - self._asked_at < ASK_SECONDS:
+            return self._listening
+        self._asked_at = time.monotonic()
+        listening = bool(self._call(self._redis.exists, self._listeners))
+        if listening and not self._listening:
+            self._send({"begin": True})
+        if not listening:
+            with self._lock:
+                self._changes.clear()
+        self._listening = listening
+        return listening
+
+    def _read(
+        self,
+        connection: psycopg.Connection[Any],
+        name: str,
+        changes: list[Change],
+        clock: Clock,
+        entries: list[Entry],
+    ) -> int:
+        """Put what is to be sent of some changes into `entries`; how many rows these are.
+
+        If they cannot be read, it is sent that there are some, and the error raised.
+        """
+        store, closed = self._stores[name], clock.closed.get(name)
+        revs = [c.rev for c in changes]
+        first = min(c.first_pane for c in changes) - store.layout.reach_ms
+        last = max(c.last_pane for c in changes)
+        whole: Entry = {
+            "aggregation": name, "version": store.version, "rev": max(revs), "revs": revs,
+            "watermark": clock.watermark, "closed_until": closed, "rows": [], "truncated": True,
+        }  # fmt: skip
+        try:
+            with connection.transaction():
+                # A newer processor may feed other columns than we read; listeners then find these revisions by
+                # themselves.
+                if self._database.newer_generation(connection) is not None:
+                    return 0
+                rows = list(self._readers[name].read(connection, first, last, revs=revs, limit=MAX_ROWS + 1))
+            for row in rows:
+                row["closed"] = closed is not None and _epoch_ms(row["window_end"]) <= closed
+            cut = _pieces([msgspec.json.encode(row) for row in rows])
+        except Exception as error:
+            if is_fault(error):
+                entries.append(whole)
+            raise
+        if cut is None:
+            entries.append(whole)
+            return 0
+        *before, rest = cut
+        part = {"part_of": name, "version": store.version, "rev": max(revs)}
+        entries += [{**part, "rows": piece} for piece in before]
+        entries.append({**whole, "rows": rest, "truncated": bool(before), "parts": len(before)})
+        metrics.LIVE_PUBLISHED.inc(len(rows))
+        return len(rows)
+
+    def _send(self, entry: Entry) -> None:
+        text = msgspec.json.encode(entry)
+        oldest = self._written[0][0] if self._written else None
+        bound = {"minid": oldest} if oldest else {"maxlen": STREAM_LENGTH}
+        written = self._call(self._redis.xadd, self._stream, {"d": text}, approximate=True, **bound)
+        self._written.append((written, len(text)))
+        self._bytes += len(text)
+        while len(self._written) > STREAM_LENGTH or self._bytes > STREAM_BYTES:
+            self._bytes -= self._written.popleft()[1]
+
+
+def _pieces(rows: list[bytes]) -> list[list[msgspec.Raw]] | None:
+    """Encoded rows by what an entry holds, one piece at least; None: they are too much for the stream."""
+    found: list[list[msgspec.Raw]] = [[]]
+    room = ENTRY_BYTES
+    if len(rows) > MAX_ROWS or sum(map(len, rows)) > CHANGE_BYTES:
+        return None
+    for row in rows:
+        if len(row) > ENTRY_BYTES:
+            return None
+        if room < len(row):
+            found.append([])
+            room = ENTRY_BYTES
+        found[-1].append(msgspec.Raw(row))
+        room -= len(row)
+    return found
+
+
+def _epoch_ms(text: str) -> int:
+    return round(dt.datetime.fromisoformat(text).timestamp() * 1000)

@@ -1,0 +1,341 @@
+"""Results, anomalies and dead letters to their topics, at least once, from the tables that hold them.
+
+The tables are the outbox: a cursor (`published_until`) marks closed windows; those that late events changed afterwards
+are noted in `_corrections`; dead letters and anomalies carry a mark each. A mark moves only when Kafka has
+acknowledged; a crash before that publishes again, under the same deterministic `id` header, by which readers drop
+repeats.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+import psycopg
+
+from tidemill_contract.runtime import PipelineConfig
+from tidemill_contract.times import rfc3339, rfc3339_ms
+from tidemill_processor import metrics
+from tidemill_processor.blame import is_fault, reason
+from tidemill_processor.merge.corrections import Corrections
+from tidemill_processor.database import AggregationStore, Database
+from tidemill_processor.publish.producer import Outlet, RecordRefused, Refused
+from tidemill_processor.windows.salvage import Salvage
+from tidemill_processor.keeper.skipped import Skip, record
+from tidemill_processor.keeper.duties import Duty
+from tidemill_processor.windows.reading import Query, WindowReader
+
+log = logging.getLogger(__name__)
+
+MARKED_ROWS = 1_000
+_FEW, _MANY = 5_000, 20_000
+_SHRINK = 8
+"""By so much the next piece is smaller after one that failed."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _ResultEncoder:
+    """Windows of one aggregation as records: (key, value, headers).
+
+    A window's value is {aggregation, version, group, window_start, window_end, revision, metrics}. What is the same for
+    all windows of the same time is encoded once, and the group, which is the key, not twice.
+    """
+
+    def __init__(self, store: AggregationStore, reader: WindowReader) -> None:
+        self._name, self._id = store.name, f"{store.name}/{store.version}"
+        self._at, self._revised = len(reader.groups), reader.revised
+        self._end = -1 if reader.revised else None
+        self._group, self._metrics = _object_encoder(reader.groups), _object_encoder(reader.metrics)
+        self._head = _encode({"aggregation": store.name, "version": store.version})[:-1] + b',"group":'
+        self._times: list[Any] = []
+        self._middle, self._prefix = b"", ""
+
+    def record(self, window: list[Any]) -> tuple[bytes, bytes, dict[str, str]]:
+        """The record of a window, a row of `WindowReader.closed` or `corrected`."""
+        at = self._at
+        revision = window[-1] if self._revised else 0
+        if [*window[at : at + 2], revision] != self._times:
+            self._times = [*window[at : at + 2], revision]
+            times = {"window_start": window[at], "window_end": window[at + 1], "revision": revision}
+            self._middle = b"," + _encode(times)[1:-1] + b',"metrics":'
+            self._prefix = f"{self._id}/{window[at]}/{revision}/"
+        key = self._group(window[:at])
+        value = b"".join((self._head, key, self._middle, self._metrics(window[at + 2 : self._end]), b"}"))
+        return key, value, {"id": self._prefix + key.decode(), "aggregation": self._name}
+
+
+def _headers_of(refused: Refused) -> dict[str, str]:
+    """The headers of a record of results, made again."""
+    told = msgspec.json.decode(refused.value or b"{}")
+    head = f"{told['aggregation']}/{told['version']}/{told['window_start']}/{told['revision']}/"
+    return {"id": head + (refused.key or b"").decode(), "aggregation": told["aggregation"]}
+
+
+def _object_encoder(names: Sequence[str]) -> Callable[[Sequence[Any]], bytes]:
+    """Encodes values as a JSON object with members of these names; a struct is made in half the time of a dict."""
+    fields = [f"f{number}" for number in range(len(names))]
+    members = [(field, Any) for field in fields]
+    made = msgspec.defstruct("Members", members, rename=dict(zip(fields, names, strict=True)), gc=False)
+    return lambda values: _encode(made(*values))
+
+
+class Publisher:
+    """Publishes one pipeline's outputs."""
+
+    def __init__(
+        self, database: Database, stores: list[AggregationStore], config: PipelineConfig, outlet: Outlet
+    ) -> None:
+        self._database, self._schema = database, database.schema
+        self._config = config
+        self._outlet = outlet
+        self._stores = stores if config.spec.results.publish else []
+        self._readers = {store.id: WindowReader(database, store) for store in stores}
+        self._results_topic = config.topic("results")
+        self._spans = {store.id: 1 for store in stores}
+
+    def duties(
+        self, connection: psycopg.Connection[Any], closed: dict[str, int | None]
+    ) -> Iterator[tuple[Duty, Callable[[], int]]]:
+        """Everything unpublished, a bounded piece each; what is called answers the number of records published.
+
+        It raises PublishFailed if Kafka is not taking them.
+        """
+        yield (found := Duty("dead letters")), partial(self._dead_letters, connection, found)
+        yield (found := Duty("anomalies")), partial(self._anomalies, connection, found)
+        for store in self._stores:
+            until = closed.get(store.name)
+            if until is not None:
+                name, version = store.name, store.version
+                yield Duty("publish", name, version), partial(self._results, connection, store, until)
+                if store.layout.reopen_ms is not None:
+                    yield Duty("corrections", name, version), partial(self._corrections, connection, store, until)
+
+    def _results(self, connection: psycopg.Connection[Any], store: AggregationStore, closed_until: int) -> int:
+        """Publish a piece, and a smaller one if it cannot be read; of the smallest what can be read of it."""
+        while True:
+            panes = self._spans[store.id]
+            try:
+                return self._piece(connection, store, closed_until, panes)
+            except Exception as error:
+                self._outlet.forget()
+                fault = is_fault(error)
+                if fault or isinstance(error, psycopg.Error):
+                    # A timeout is no row's fault, but less is read in less time.
+                    self._spans[store.id] = panes // _SHRINK if fault else max(1, panes // _SHRINK)
+                if not fault or panes == 0 or connection.closed:
+                    raise
+
+    def _piece(
+        self, connection: psycopg.Connection[Any], store: AggregationStore, closed_until: int, panes: int
+    ) -> int:
+        """Publish the next windows, about so many panes of them; 0: those that end next, salvaged."""
+        reader, duty = self._readers[store.id], Duty("publish", store.name, store.version)
+        with connection.transaction():
+            if not self._locked(connection, store):
+                return 0
+            row = connection.execute(
+                f"SELECT published_until FROM {self._schema}._aggregations WHERE id = %s", (store.id,)
+            ).fetchone()
+            if row is None or (row[0] is not None and row[0] >= closed_until):
+                return 0
+            # From that generation on other columns may be fed: windows closed since then are its processors' to read.
+            if self._database.newer_generation(connection) is not None:
+                return 0
+            span = reader.span(connection, row[0], closed_until, panes)
+            until, count = closed_until, 0
+            if span is not None:
+                until = span.last_ms
+                count = self._send(connection, store, duty, partial(reader.of_closed, span), careful=panes == 0)
+            connection.execute(
+                f"UPDATE {self._schema}._aggregations SET published_until = %s WHERE id = %s", (until, store.id)
+            )
+        if span is not None and count < _FEW:
+            self._spans[store.id] = min(100_000, max(1, panes * 2))
+        elif count > _MANY:
+            self._spans[store.id] = max(1, panes // 2)
+        metrics.RESULTS_PUBLISHED.inc(count)
+        return max(count, 1 if until < closed_until else 0)
+
+    def _corrections(self, connection: psycopg.Connection[Any], store: AggregationStore, closed_until: int) -> int:
+        """Publish closed windows that late events changed, under their new revision; if need be, what can be read."""
+        try:
+            return self._corrected(connection, store, closed_until, careful=False)
+        except Exception as error:
+            self._outlet.forget()
+            if not is_fault(error) or connection.closed:
+                raise
+        return self._corrected(connection, store, closed_until, careful=True)
+
+    def _corrected(
+        self, connection: psycopg.Connection[Any], store: AggregationStore, closed_until: int, *, careful: bool
+    ) -> int:
+        reader, noted = self._readers[store.id], Corrections(self._database, store, "published")
+        duty = Duty("corrections", store.name, store.version)
+        with connection.transaction():
+            corrected = noted.due(connection) if self._locked(connection, store) else None
+            if corrected is None or self._database.newer_generation(connection) is not None:
+                return 0
+            span = (corrected.first_ms, corrected.last_ms, corrected.revs, closed_until)
+            count = self._send(connection, store, duty, partial(reader.of_corrected, *span), careful=careful)
+            noted.done(connection, corrected)
+        metrics.RESULTS_PUBLISHED.inc(count)
+        return count
+
+    def _send(
+        self,
+        connection: psycopg.Connection[Any],
+        store: AggregationStore,
+        duty: Duty,
+        query: Callable[..., Query],
+        *,
+        careful: bool,
+    ) -> int:
+        """Publish the windows of a query, acknowledged, and note what is passed over; how many there are."""
+        reader, count, refused = self._readers[store.id], 0, list[Refused]()
+        encoder, salvage = _ResultEncoder(store, reader), Salvage(connection, reader, query)
+        for window in salvage.rows() if careful else reader.rows(connection, query()):
+            key, value, headers = encoder.record(window)
+            try:
+                self._outlet.send(self._results_topic, key, value, headers, keep=False)
+            except RecordRefused as error:
+                refused.append(Refused(self._results_topic, key, value, headers, reason(error)))
+            count += 1
+        refused += self._outlet.settle(_headers_of)
+        skips = [*salvage.skips, *(self._shorten(found) for found in refused)]
+        record(connection, self._schema, duty, skips)
+        return count
+
+    def _shorten(self, refused: Refused) -> Skip:
+        """Publish a window that is too large for Kafka with null for its longest metrics; what is missing then."""
+        window = msgspec.json.decode(refused.value or b"{}")
+        values, missing = window["metrics"], list[str]()
+        at, group = window["window_start"], json.dumps(window["group"], sort_keys=True)
+        for name in sorted(values, key=lambda name: len(_encode(values[name])), reverse=True):
+            values[name] = None
+            missing.append(name)
+            try:
+                self._outlet.send(refused.topic, refused.key, _encode(window), refused.headers)
+                if not self._outlet.settle():
+                    return Skip(refused.reason, at, group=group, metrics=tuple(missing))
+            except RecordRefused:
+                continue
+        return Skip(refused.reason, at, group=group)
+
+    def _locked(self, connection: psycopg.Connection[Any], store: AggregationStore) -> bool:
+        """Whether this process alone publishes the aggregation's results, in this transaction."""
+        query = "SELECT pg_try_advisory_xact_lock(hashtext(%s), %s)"
+        row = connection.execute(query, (f"{self._schema}/publish", store.id)).fetchone()
+        return bool(row and row[0])
+
+    def _anomalies(self, connection: psycopg.Connection[Any], duty: Duty) -> int:
+        outbox = _Outbox(self._outlet)
+        with connection.transaction():
+            rows = connection.execute(
+                "SELECT id, anomaly, aggregation, version, metric, group_key, window_start, window_end, value, score,"
+                ' expected, lower, upper, severity, revision, epoch, partition, "offset"'
+                f" FROM {self._schema}._anomalies WHERE NOT published ORDER BY id LIMIT {MARKED_ROWS}"
+                " FOR UPDATE SKIP LOCKED"
+            ).fetchall()
+            for (
+                _,
+                rule,
+                aggregation,
+                version,
+                metric,
+                group,
+                start,
+                end,
+                value,
+                score,
+                expected,
+                low,
+                high,
+                severity,
+                revision,
+                epoch,
+                partition,
+                offset,
+            ) in rows:
+                key = msgspec.json.encode(group)
+                told = {
+                    "anomaly": rule, "aggregation": aggregation, "version": version, "metric": metric, "group": group,
+                    "window_start": rfc3339(start), "window_end": rfc3339(end), "value": value, "score": score,
+                    "expected": expected, "lower": low, "upper": high, "severity": severity,
+                    "revision": revision, "partition": partition, "offset": offset,
+                }  # fmt: skip
+                if offset is None:
+                    id_ = f"{rule}/{version}/{rfc3339(start)}/{revision}/{key.decode()}"
+                else:
+                    id_ = f"{rule}/{epoch}/{partition}/{offset}"
+                outbox.send(self._config.topic("anomalies"), key, _encode(told), {"id": id_, "anomaly": rule})
+            if rows:
+                record(connection, self._schema, duty, outbox.settle())
+                ids = [row[0] for row in rows]
+                connection.execute(f"UPDATE {self._schema}._anomalies SET published = true WHERE id = ANY(%s)", (ids,))
+        return len(rows)
+
+    def _dead_letters(self, connection: psycopg.Connection[Any], duty: Duty) -> int:
+        outbox = _Outbox(self._outlet)
+        with connection.transaction():
+            rows = connection.execute(
+                'SELECT epoch, partition, "offset", aggregation, reason, field, detail, key, value, event_time, windows'
+                f" FROM {self._schema}._dead_letters WHERE NOT published"
+                f' ORDER BY epoch, partition, "offset" LIMIT {MARKED_ROWS}'
+                " FOR UPDATE SKIP LOCKED"
+            ).fetchall()
+            for row in rows:
+                try:
+                    outbox.send(self._config.topic("dead-letters"), *self._letter(row))
+                except (ArithmeticError, ValueError, TypeError) as error:
+                    outbox.skip(f"{row[0]}/{row[1]}/{row[2]}/{row[3]}", error)
+            if rows:
+                record(connection, self._schema, duty, outbox.settle())
+                connection.cursor().executemany(
+                    f"UPDATE {self._schema}._dead_letters SET published = true"
+                    ' WHERE epoch = %s AND partition = %s AND "offset" = %s AND aggregation = %s',
+                    [row[:4] for row in rows],
+                )
+        return len(rows)
+
+    def _letter(self, row: tuple[Any, ...]) -> tuple[bytes | None, bytes | None, dict[str, str]]:
+        """Key, value and headers of a dead letter."""
+        epoch, partition, offset, aggregation, why, field, detail, key, value, event_time, windows = row
+        headers = {
+            "reason": why, "field": field or "", "topic": self._config.events_topic,
+            "partition": str(partition), "offset": str(offset), "aggregation": aggregation,
+            "detail": detail or "",
+            "id": f"{epoch}/{partition}/{offset}/{aggregation}",
+        }  # fmt: skip
+        if event_time is not None:
+            headers["event_time"] = rfc3339_ms(event_time)
+        if windows:
+            headers["windows"] = ",".join(rfc3339_ms(start) for start in windows)
+        return key, value, headers
+
+
+class _Outbox:
+    """Records that are each by themselves: one that cannot be published is told and holds up no other."""
+
+    def __init__(self, outlet: Outlet) -> None:
+        self._outlet, self._skips = outlet, list[Skip]()
+
+    def send(self, topic: str, key: bytes | None, value: bytes | None, headers: dict[str, str]) -> None:
+        """Queue a record."""
+        try:
+            self._outlet.send(topic, key, value, headers)
+        except RecordRefused as error:
+            self.skip(headers["id"], error)
+
+    def skip(self, id_: str, error: Exception) -> None:
+        """Pass a record over."""
+        self._skips.append(Skip(f"record {id_}: {reason(error)}"))
+
+    def settle(self) -> list[Skip]:
+        """Wait until the others are acknowledged; what was passed over."""
+        refused = self._outlet.settle()
+        return [*self._skips, *(Skip(f"record {dict(r.headers or ()).get('id')}: {r.reason}") for r in refused)]

@@ -1,0 +1,1 @@
+"""The source topic: its consumer, the positions read from, and the backlog."""

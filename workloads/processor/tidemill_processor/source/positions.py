@@ -1,0 +1,170 @@
+"""Taking up partitions: where to read each from, by `_offsets`, Kafka's ranges and the spec's `startFrom`.
+
+A topic that was made anew starts a new epoch; offsets that Kafka no longer holds are recorded in `_lost`, never skipped
+in silence. A broker that lags behind answers with how things were: an id that the topic had before, or an end before
+what was read. A new epoch would count events twice then, so neither is believed at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import psycopg
+
+from tidemill_contract.runtime import PipelineConfig
+from tidemill_contract.times import epoch_ms, read_start
+from tidemill_processor.database import Database
+from tidemill_processor.source.consumer import Source
+from tidemill_processor.transaction import Position
+
+log = logging.getLogger(__name__)
+
+TRUNCATED_SECONDS = 10.0
+"""A partition that ends before what was read of it must be seen to for this long before it is believed."""
+
+
+class Positions:
+    """Reads and repairs the positions of a pipeline's partitions.
+
+    Args:
+        database: its schema.
+        config: the pipeline.
+        source: its topic.
+        start_from: where a reader begins that has no position yet; empty: where the spec says.
+    """
+
+    def __init__(self, database: Database, config: PipelineConfig, source: Source, start_from: str = "") -> None:
+        self._schema, self._reader = database.schema, database.reader
+        self._start_from = start_from or config.spec.source.topic.start_from
+        self._source = source
+        self._short_since: dict[int, float] = {}
+
+    def take_up(
+        self, connection: psycopg.Connection[Any], partitions: Iterable[int], topic_id: str
+    ) -> dict[int, Position]:
+        """Where to read these partitions from.
+
+        Left out are those without a row yet (the operator makes rows first), and those of which a broker says what may
+        be out of date.
+
+        Raises:
+            KafkaException, psycopg.Error: try again later.
+        """
+        query = (
+            f"SELECT partition, topic_id, epoch, next_offset, former_topic_ids FROM {self._schema}._offsets"
+            f" WHERE reader = '{self._reader}' AND partition = ANY(%s)"
+        )
+        wanted = list(partitions)
+        # What was given away meanwhile is doubted anew.
+        self._short_since = {p: since for p, since in self._short_since.items() if p in wanted}
+        positions = {}
+        for partition, known_id, epoch, next_offset, former in connection.execute(query, (wanted,)).fetchall():
+            if topic_id in former:
+                log.warning("topic %s: a broker answers with an earlier id; asking again", self._source.topic)
+                continue
+            position = self._position(connection, partition, known_id, epoch, next_offset, topic_id)
+            if position is not None:
+                positions[partition] = position
+        missing = sorted(set(wanted) - set(positions))
+        if missing:
+            log.info("partitions %s cannot be taken up yet", missing)
+        return positions
+
+    def _position(
+        self,
+        connection: psycopg.Connection[Any],
+        partition: int,
+        known_id: str | None,
+        epoch: int,
+        next_offset: int | None,
+        topic_id: str,
+    ) -> Position | None:
+        low, high = self._source.range_of(partition)
+        before = (known_id, epoch, next_offset)
+        if next_offset is None:
+            return self._move(connection, partition, before, topic_id, epoch, self._first(partition, low, high))
+        if known_id is not None and known_id != topic_id:
+            log.error("topic %s was made anew; partition %d starts epoch %d", self._source.topic, partition, epoch + 1)
+            self._record_loss(connection, partition, epoch, next_offset, None, "topic_recreated")
+            return self._move(connection, partition, before, topic_id, epoch + 1, low)
+        if next_offset < low:
+            log.error("partition %d: offsets %d to %d are gone before they were read", partition, next_offset, low)
+            self._record_loss(connection, partition, epoch, next_offset, low, "expired")
+            return self._move(connection, partition, before, topic_id, epoch, low)
+        if next_offset <= high:
+            self._short_since.pop(partition, None)
+        else:
+            since = self._short_since.setdefault(partition, time.monotonic())
+            if time.monotonic() - since < TRUNCATED_SECONDS:
+                return None
+            del self._short_since[partition]
+            log.error(
+                "partition %d ends at %d, before %d that was read: Kafka lost records", partition, high, next_offset
+            )
+            self._record_loss(connection, partition, epoch, high, next_offset, "truncated")
+            return self._move(connection, partition, before, topic_id, epoch + 1, high)
+        if known_id is None:  # a partition added later: the operator gives it an offset, events may be there before us
+            return self._move(connection, partition, before, topic_id, epoch, next_offset)
+        return Position(next_offset, epoch)
+
+    def _first(self, partition: int, low: int, high: int) -> int:
+        match self._start_from:
+            case "earliest":
+                return low
+            case "latest":
+                return high
+            case moment:
+                return self._source.offset_at(partition, epoch_ms(read_start(moment)))
+
+    def _move(
+        self,
+        connection: psycopg.Connection[Any],
+        partition: int,
+        before: tuple[str | None, int, int | None],
+        topic_id: str,
+        epoch: int,
+        offset: int,
+    ) -> Position | None:
+        """Compare and set; None if somebody else was faster (the next try reads what they wrote)."""
+        update = (
+            f"UPDATE {self._schema}._offsets SET former_topic_ids = CASE WHEN topic_id <> %s"
+            " THEN former_topic_ids || topic_id ELSE former_topic_ids END, topic_id = %s, epoch = %s, next_offset = %s"
+            f" WHERE reader = '{self._reader}' AND partition = %s AND topic_id IS NOT DISTINCT FROM %s AND epoch = %s"
+            " AND next_offset IS NOT DISTINCT FROM %s"
+        )
+        moved = connection.execute(update, (topic_id, topic_id, epoch, offset, partition, *before)).rowcount
+        return Position(offset, epoch) if moved else None
+
+    def _record_loss(
+        self, connection: psycopg.Connection[Any], partition: int, epoch: int, first: int, end: int | None, reason: str
+    ) -> None:
+        insert = (
+            f"INSERT INTO {self._schema}._lost (reader, partition, epoch, from_offset, to_offset, reason)"
+            f" VALUES ('{self._reader}', %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
+        )
+        connection.execute(insert, (partition, epoch, first, end, reason))
+
+    def confirm_ends(
+        self, connection: psycopg.Connection[Any], caught_up: dict[int, Position], age_seconds: float
+    ) -> None:
+        """Record that these partitions were read to what was their end `age_seconds` ago, if they still stand there."""
+        if not caught_up:
+            return
+        update = (
+            f"UPDATE {self._schema}._offsets AS o SET end_confirmed_at = clock_timestamp() - %s * interval '1 second'"
+            " FROM unnest(%s::integer[], %s::bigint[], %s::integer[]) AS c (partition, next_offset, epoch)"
+            f" WHERE o.reader = '{self._reader}' AND o.partition = c.partition AND o.next_offset = c.next_offset"
+            " AND o.epoch = c.epoch"
+        )
+        connection.execute(
+            update,
+            (
+                age_seconds,
+                list(caught_up),
+                [p.next_offset for p in caught_up.values()],
+                [p.epoch for p in caught_up.values()],
+            ),
+        )

@@ -1,0 +1,1 @@
+"""Event time: the watermark, and the closing of windows."""

@@ -1,0 +1,115 @@
+"""The clock and the closing of windows: short transactions that any replica may run at any time.
+
+The watermark is stored and never falls; `closed_until` moves under the same lock that writers merge under, so a writer
+sees it either before its merge or after it, never in between.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import psycopg
+
+from tidemill_contract.duration import parse_ms
+from tidemill_contract.runtime import PipelineConfig
+from tidemill_processor.database import CLOCK_MS, AggregationStore, Database, from_ms, to_ms
+from tidemill_processor.keeper.duties import Attempt, Duty, at_once
+from tidemill_processor.time.watermark import PartitionTime, ReaderTime, advance, closed_until
+
+
+@dataclass(frozen=True)
+class Clock:
+    """What a pass found: the watermark and every aggregation's closed_until (epoch ms), and what it closed itself."""
+
+    watermark: int | None
+    closed: dict[str, int | None]
+    newly_closed: dict[str, int]
+
+
+class Closer:
+    """Advances the watermark and closes windows over one connection."""
+
+    def __init__(self, database: Database, stores: list[AggregationStore], config: PipelineConfig) -> None:
+        self._schema, self._reader = database.schema, database.reader
+        self._database = database
+        self._stores = stores
+        times = config.spec.source.event_time
+        self._max_disorder_ms = parse_ms(times.max_disorder)
+        self._idle_timeout_ms = parse_ms(times.idle_timeout)
+
+    def run(self, connection: psycopg.Connection[Any], attempt: Attempt = at_once) -> Clock:
+        """One pass; each aggregation is closed by an attempt of its own."""
+        watermark = self._advance(connection)
+        until = dict(connection.execute(f"SELECT id, closed_until FROM {self._schema}._aggregations").fetchall())
+        closed: dict[str, int | None] = {store.name: until[store.id] for store in self._stores}
+        newly: dict[str, int] = {}
+        if watermark is not None:
+            for store in self._stores:
+                duty = Duty("close", store.name, store.version)
+                attempt(connection, duty, partial(self._close, connection, store, watermark, closed, newly))
+        return Clock(watermark, closed, newly)
+
+    def _close(
+        self,
+        connection: psycopg.Connection[Any],
+        store: AggregationStore,
+        watermark: int,
+        closed: dict[str, int | None],
+        newly: dict[str, int],
+    ) -> int:
+        """Close an aggregation's windows by the watermark, noted in `closed` and, if it was us, in `newly`."""
+        until = closed_until(watermark, grace_ms=store.layout.grace_ms, pane_ms=store.layout.pane_ms)
+        before = closed[store.name]
+        if before is not None and until <= before:
+            return 0
+        with connection.transaction():
+            connection.execute(self._database.lock(store.id))
+            update = (
+                f"UPDATE {self._schema}._aggregations SET closed_until = %s"
+                " WHERE id = %s AND (closed_until IS NULL OR closed_until < %s)"
+            )
+            if connection.execute(update, (until, store.id, until)).rowcount:
+                newly[store.name] = until
+        closed[store.name] = until
+        return 1
+
+    def _advance(self, connection: psycopg.Connection[Any]) -> int | None:
+        with connection.transaction():
+            row = connection.execute(
+                f"SELECT watermark, candidate, {to_ms('candidate_at')}, {to_ms('active_since')}, {to_ms('idle_since')},"
+                f" idle_base, {CLOCK_MS} FROM {self._schema}._readers WHERE reader = '{self._reader}'"
+                " FOR UPDATE SKIP LOCKED"
+            ).fetchone()
+            if row is None:
+                found = connection.execute(
+                    f"SELECT watermark FROM {self._schema}._readers WHERE reader = '{self._reader}'"
+                ).fetchone()
+                return found[0] if found else None
+            before, now_ms = ReaderTime(*row[:6]), row[6]
+            after = advance(
+                before,
+                self._partitions(connection),
+                max_disorder_ms=self._max_disorder_ms,
+                idle_timeout_ms=self._idle_timeout_ms,
+                now_ms=now_ms,
+            )
+            if after != before:
+                at = from_ms("%s::bigint")
+                connection.execute(
+                    f"UPDATE {self._schema}._readers SET watermark = %s, candidate = %s, candidate_at = {at},"
+                    f" active_since = {at}, idle_since = {at}, idle_base = %s WHERE reader = '{self._reader}'",
+                    (
+                        after.watermark, after.candidate, *[after.candidate_at] * 2, *[after.active_since] * 2,
+                        *[after.idle_since] * 2, after.idle_base,
+                    ),
+                )  # fmt: skip
+            return after.watermark
+
+    def _partitions(self, connection: psycopg.Connection[Any]) -> list[PartitionTime]:
+        query = (
+            f"SELECT partition, max_event_time, suspects, {to_ms('last_event_at')}, {to_ms('end_confirmed_at')}"
+            f" FROM {self._schema}._offsets WHERE reader = '{self._reader}'"
+        )
+        return [PartitionTime(p, latest, tuple(s), last, end) for p, latest, s, last, end in connection.execute(query)]

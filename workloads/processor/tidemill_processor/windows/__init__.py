@@ -1,0 +1,1 @@
+"""Whole windows, read out of the tables."""

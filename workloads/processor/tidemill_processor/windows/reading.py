@@ -1,0 +1,245 @@
+"""Reading whole windows out of the tables: for detectors, the results topic and live changes."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import psycopg
+
+from tidemill_contract.functions.partials import REVISION, quote
+from tidemill_contract.times import rfc3339
+from tidemill_contract.windows import answer_columns, decoders, window_source
+from tidemill_processor.blame import reason
+from tidemill_processor.database import AggregationStore, Database, from_ms, to_ms
+
+FETCH_ROWS = 5_000
+
+Query = tuple[str, tuple[Any, ...]]
+"""What is selected of windows, and its parameters."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Closed windows that are read at once: those that ended in [first, last] (epoch ms)."""
+
+    first_ms: int
+    last_ms: int
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A part of some windows; without anything else it is all of them.
+
+    Attributes:
+        first_ms, last_ms: where they start at least and at most (epoch ms); None: anywhere.
+        depth, bits: of their groups those whose hash ends in these bits, so many of them.
+        without: metrics that are not read, but null.
+    """
+
+    first_ms: int | None = None
+    last_ms: int | None = None
+    depth: int = 0
+    bits: int = 0
+    without: frozenset[str] = frozenset()
+
+
+WHOLE = Cut()
+
+
+class WindowReader:
+    """Reads the windows of one aggregation, composed and answered, as JSON-ready dicts."""
+
+    def __init__(self, database: Database, store: AggregationStore) -> None:
+        self._store = store
+        self._table = database.qualified(store.table)
+        plan = store.layout
+        self.groups = [name for name, _ in plan.group_by]
+        self.metrics = [name for name, _, _ in answer_columns(plan)]
+        self._answers = {name: f"{expression} AS {quote(name)}" for name, _, expression in answer_columns(plan)}
+        self.revised = plan.reopen_ms is not None
+        times = ["window_start", "window_end"] if plan.sessions else ["window_start"]
+        size = dt.timedelta(milliseconds=plan.size_ms)
+        self._keys = [*(quote(name) for name in self.groups), *times]
+        self.columns = [*self.groups, "window_start", "window_end", *self.metrics]
+        decode = decoders(plan)
+        # Most values are as JSON has them: only the others are touched, row by row.
+        plain = [*(_PLAIN.get(kind) for _, kind in plan.group_by), *(_one_after_another(rfc3339) for _ in times)]
+        plain += [decode.get(name) or _PLAIN.get(kind) for name, kind, _ in answer_columns(plan)]
+        self._plain = [(index, convert) for index, convert in enumerate(plain) if convert is not None]
+        self._end = _one_after_another(lambda start: rfc3339(start + size))
+
+    def span(self, connection: psycopg.Connection[Any], after_ms: int | None, until_ms: int, panes: int) -> Span | None:
+        """The next windows that ended in (after, until], about `panes` panes of them; None: there are none.
+
+        It begins with the first that is stored, however long there was nothing.
+        """
+        plan = self._store.layout
+        if plan.gap_ms is not None:
+            low = "true" if after_ms is None else f"window_end > {from_ms(str(after_ms))}"
+            there = f"{low} AND window_end <= {from_ms(str(until_ms))} AND window_end > window_start"
+            first = self._least(connection, "window_end", f"{there}{self._may_start(after_ms)}")
+            return None if first is None else Span(first, min(first + panes * plan.gap_ms, until_ms))
+        low = "true" if after_ms is None else f"window_start > {from_ms(str(after_ms - plan.size_ms))}"
+        pane = self._least(
+            connection, "window_start", f"{low} AND window_start <= {from_ms(str(until_ms - plan.pane_ms))}"
+        )
+        if pane is None:
+            return None
+        # Windows that hold the first pane may start up to size - hop before it, but not before the cursor.
+        first = pane + plan.pane_ms
+        if after_ms is not None:
+            first = max(first, after_ms + plan.pane_ms)
+        return Span(first, min(first + panes * plan.pane_ms, until_ms))
+
+    def _least(self, connection: psycopg.Connection[Any], column: str, where: str) -> int | None:
+        row = connection.execute(f"SELECT {to_ms(f'min({column})')} FROM {self._table} WHERE {where}").fetchone()
+        return row[0] if row else None
+
+    def _may_start(self, first_end_ms: int | None) -> str:
+        """SQL: where sessions start that end after a time: only few partitions are looked at."""
+        if first_end_ms is None:
+            return ""
+        return f" AND window_start >= {from_ms(str(first_end_ms - self._store.layout.size_ms))}"
+
+    def closed(self, connection: psycopg.Connection[Any], span: Span) -> Iterator[list[Any]]:
+        """The windows of a span, in order of their end; see `rows`. With `revised` the revision comes last."""
+        return self.rows(connection, self.of_closed(span))
+
+    def of_closed(self, span: Span, cut: Cut = WHOLE) -> Query:
+        """What `closed` reads, or a part of it."""
+        plan = self._store.layout
+        if not plan.sessions:
+            first, last = span.first_ms - plan.size_ms, span.last_ms - plan.size_ms
+            return self._started(first, last, revised=self.revised, cut=cut)
+        where = (
+            f"window_end >= {from_ms(str(span.first_ms))} AND window_end <= {from_ms(str(span.last_ms))}"
+            f"{self._may_start(span.first_ms)}{self._grouped(cut)}"
+        )
+        if cut.first_ms is not None:
+            where += f" AND window_start >= {from_ms(str(cut.first_ms))}"
+        if cut.last_ms is not None:
+            where += f" AND window_start <= {from_ms(str(cut.last_ms))}"
+        source = window_source(self._table, plan, where)
+        return self._select(f"{source} ORDER BY window_end, window_start", revised=self.revised, cut=cut), ()
+
+    def corrected(
+        self, connection: psycopg.Connection[Any], first_ms: int, last_ms: int, revs: list[int], closed_until: int
+    ) -> Iterator[list[Any]]:
+        """Closed windows that start in [first, last] and were changed by these revisions.
+
+        Sessions that have joined another one are among them, empty.
+        """
+        return self.rows(connection, self.of_corrected(first_ms, last_ms, revs, closed_until))
+
+    def of_corrected(self, first_ms: int, last_ms: int, revs: list[int], closed_until: int, cut: Cut = WHOLE) -> Query:
+        """What `corrected` reads, or a part of it."""
+        closed = f"{self._store.layout.end_sql} <= {from_ms(str(closed_until))}"
+        return self._started(first_ms, last_ms, revs=revs, further=closed, revised=self.revised, cut=cut)
+
+    def read(
+        self,
+        connection: psycopg.Connection[Any],
+        first_ms: int,
+        last_ms: int,
+        *,
+        revs: list[int] | None = None,
+        limit: int | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """Windows that start in [first, last], as dicts by column; with `revs` only those changed by these."""
+        for row in self.rows(connection, self._started(first_ms, last_ms, revs=revs, limit=limit)):
+            yield dict(zip(self.columns, row, strict=True))
+
+    def _started(
+        self,
+        first_ms: int,
+        last_ms: int,
+        *,
+        revs: list[int] | None = None,
+        limit: int | None = None,
+        further: str = "true",
+        revised: bool = False,
+        cut: Cut = WHOLE,
+    ) -> Query:
+        plan = self._store.layout
+        first_ms = first_ms if cut.first_ms is None else max(first_ms, cut.first_ms)
+        last_ms = last_ms if cut.last_ms is None else min(last_ms, cut.last_ms)
+        reach = last_ms + plan.spread_ms
+        first, last = from_ms(str(first_ms)), from_ms(str(last_ms))
+        where = f"window_start >= {first} AND window_start <= {from_ms(str(reach))}{self._grouped(cut)}"
+        wanted = f"window_start >= {first} AND window_start <= {last}"
+        parameters: tuple[Any, ...] = ()
+        if revs is not None:
+            wanted += " AND _rev = ANY(%s)"
+            parameters = (revs,)
+        tail = f" LIMIT {int(limit)}" if limit is not None else ""
+        source = window_source(self._table, plan, where, first=first, last=last, vanished=revs is not None)
+        text = f"{source} WHERE {wanted} AND {further} ORDER BY window_start{tail}"
+        return self._select(text, revised=revised, cut=cut), parameters
+
+    def _grouped(self, cut: Cut) -> str:
+        """SQL: which groups are in a part."""
+        if not cut.depth:
+            return ""
+        groups = ", ".join(quote(name) for name in self.groups)
+        return f" AND hashtextextended(ROW({groups})::text, 0) & {2**cut.depth - 1} = {cut.bits}"
+
+    def _select(self, source: str, *, revised: bool, cut: Cut) -> str:
+        answers = [f"NULL AS {quote(n)}" if n in cut.without else text for n, text in self._answers.items()]
+        revision = [f"coalesce({quote(REVISION)}, 0)"] if revised else []
+        return f"SELECT {', '.join([*self._keys, *answers, *revision])} FROM {source}"
+
+    def rows(self, connection: psycopg.Connection[Any], query: Query) -> Iterator[list[Any]]:
+        """Windows as lists of JSON-ready values: the groups, window start, window end, the metrics.
+
+        Must run inside a transaction: rows come through a server-side cursor, so memory is bounded.
+        """
+        return map(self.window, self.fetch(connection, query))
+
+    def fetch(self, connection: psycopg.Connection[Any], query: Query) -> Iterator[tuple[Any, ...]]:
+        """The same as Postgres has them, for `window`."""
+        with connection.cursor(name="windows", binary=True) as cursor:
+            cursor.itersize = FETCH_ROWS
+            cursor.execute(*query)
+            yield from cursor
+
+    def window(self, row: tuple[Any, ...], unread: dict[str, str] | None = None) -> list[Any]:
+        """A fetched row as a list of JSON-ready values.
+
+        Args:
+            row: of `fetch`.
+            unread: takes the metrics whose values cannot be read, with the reason; they are null. None: that raises.
+        """
+        values, keys = list(row), len(self._keys)
+        for index, plain in self._plain:
+            if values[index] is not None:
+                try:
+                    values[index] = plain(values[index])
+                except Exception as error:
+                    if unread is None or index < keys:
+                        raise
+                    values[index], unread[self.metrics[index - keys]] = None, reason(error)
+        at = len(self.groups)
+        if not self._store.layout.sessions:
+            values.insert(at + 1, self._end(row[at]))
+        return values
+
+
+def _one_after_another(convert: Callable[[dt.datetime], str]) -> Callable[[dt.datetime], str]:
+    """Converts times; of equal ones in a row only the first. Comparing them is cheap, hashing them is not."""
+    last, text = None, ""
+
+    def converted(moment: dt.datetime) -> str:
+        nonlocal last, text
+        if moment != last:
+            last, text = moment, convert(moment)
+        return text
+
+    return converted
+
+
+# An exact integer sum comes as a Decimal.
+_PLAIN: dict[str, Callable[[Any], Any]] = {"integer": int, "timestamp": lru_cache(maxsize=4096)(rfc3339)}
