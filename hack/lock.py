@@ -13,7 +13,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "hack" / "requirements"
-DISTRIBUTIONS = ("workloads/contract", "workloads/ingest", "workloads/processor", "workloads/api", "operator")
+DISTRIBUTIONS = (
+    "workloads/contract",
+    "workloads/chassis",
+    "workloads/ingest",
+    "workloads/processor",
+    "workloads/api",
+    "operator",
+)
 BACKEND = "hatchling>=1.27"
 
 

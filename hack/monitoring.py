@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from collections.abc import Iterator
 from types import ModuleType
 
 from prometheus_client import Counter
 from prometheus_client.metrics import MetricWrapperBase
-
-import tidemill_operator
 
 INTRO = """\
 # Monitoring
@@ -37,14 +34,18 @@ WORKLOADS = {
     "Processor": "tidemill_processor.metrics",
     "API": "tidemill_api.metrics",
 }
+OPERATOR = (
+    "tidemill_operator.observer.condition_metrics",
+    "tidemill_operator.cluster.telemetry",
+    "tidemill_operator.observer.metrics",
+)
 
 
 def sections() -> Iterator[tuple[str, list[ModuleType]]]:
     """Titles, and the modules that declare what is told there."""
     for title, module in WORKLOADS.items():
         yield title, [importlib.import_module(module)]
-    names = sorted(found.name for found in pkgutil.iter_modules(tidemill_operator.__path__, "tidemill_operator."))
-    yield "Operator", [importlib.import_module(name) for name in names if name.endswith("measures")]
+    yield "Operator", [importlib.import_module(module) for module in OPERATOR]
 
 
 def row(metric: MetricWrapperBase) -> str:

@@ -84,7 +84,7 @@ build_environment() {
   local uv=(.venv/bin/python -m uv pip install --quiet --python .venv/bin/python)
   # Compiled once, for every process that imports it, whatever PYTHONDONTWRITEBYTECODE says.
   "${uv[@]}" --compile-bytecode --require-hashes -r hack/requirements/dev.txt
-  "${uv[@]}" --no-deps --no-build-isolation -e workloads/contract -e workloads/ingest -e workloads/processor -e workloads/api -e operator
+  "${uv[@]}" --no-deps --no-build-isolation -e workloads/contract -e workloads/chassis -e workloads/ingest -e workloads/processor -e workloads/api -e operator
 }
 
 fetch_kafka() {

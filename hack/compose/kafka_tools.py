@@ -7,8 +7,8 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from tidemill_operator.processes.files import locked
 from tidemill_operator.laptop.servers.kafka_jars import KAFKA_VERSION
+from tidemill_operator.processes.files import locked
 
 # What the scripts of bin/ run.
 TOOLS = {"kafka-broker-api-versions.sh": "org.apache.kafka.tools.BrokerApiVersionsCommand"}

@@ -16,9 +16,9 @@ from pathlib import Path
 from compose.files import Service
 from compose.kafka_tools import TOOLS, find_tools
 from compose.stage import Stage
-from tidemill_operator.processes.child import Command
 from tidemill_operator.laptop.servers.kafka_jars import find_jars, find_java
 from tidemill_operator.laptop.servers.postgres import find_programs, server_user
+from tidemill_operator.processes.child import Command
 
 ROOT = Path(__file__).resolve().parents[2]
 StandIn = Callable[[Stage, Service], Command]

@@ -21,13 +21,13 @@ from faults.proxy import Proxies, Proxy
 from faults.sender import Acknowledged, Bulk, ThroughIngest
 from faults.watch import Watch
 from tidemill_contract import names
-from tidemill_operator.processes.child import descendants
-from tidemill_operator.processes.ports import Ports
-from tidemill_operator.laptop.servers import Server
 from tidemill_operator.addresses import PostgresAddress
+from tidemill_operator.laptop.servers import Server
 from tidemill_operator.laptop.servers.kafka import kafka_brokers
 from tidemill_operator.laptop.servers.postgres import postgres_server
 from tidemill_operator.laptop.servers.redis import redis_server
+from tidemill_operator.processes.child import descendants
+from tidemill_operator.processes.ports import Ports
 
 BROKERS = ("kafka", "kafka-2", "kafka-3")
 LEADER = "leader"

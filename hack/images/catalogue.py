@@ -28,7 +28,7 @@ class Image:
     sources: tuple[str, ...]
 
 
-_SHARED = ("hack/images/install.py", "hack/requirements/bootstrap.txt", "workloads/contract")
+_SHARED = ("hack/images/install.py", "hack/requirements/bootstrap.txt", "workloads/contract", "workloads/chassis")
 
 
 def _own(name: str, folder: str) -> Image:

@@ -24,6 +24,7 @@ _PATTERNS = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/us
 _LOCKS = (
     "hack/requirements/bootstrap.txt",
     "workloads/contract/requirements.txt",
+    "workloads/chassis/requirements.txt",
     "workloads/ingest/requirements.txt",
     "workloads/processor/requirements.txt",
     "workloads/api/requirements.txt",

@@ -20,8 +20,8 @@ from kube.export import exported
 from kube.kind import KindCluster, KindError
 from kube.layout import DEFAULT_FOLDER
 from kube.local import ClusterError, LocalCluster
-from tidemill_operator.processes.files import LockTaken
 from tidemill_operator.laptop.servers.errors import ServerError
+from tidemill_operator.processes.files import LockTaken
 
 _EXAMPLES = """\
 examples:

@@ -14,10 +14,10 @@ from types import TracebackType
 
 from kube import binaries
 from kube.api import Api
+from tidemill_operator.laptop.servers.server import Server
 from tidemill_operator.processes.child import Command
 from tidemill_operator.processes.files import write_atomic
 from tidemill_operator.processes.ports import Ports
-from tidemill_operator.laptop.servers.server import Server
 
 Progress = Callable[[str], None]
 _READY_SECONDS = 120.0

@@ -21,9 +21,9 @@ from kube.build import BuildError, build, find_go
 from kube.components import ENDING, Component, stages
 from kube.layout import NODE_ADDRESS, NODE_NAME, PAUSE_IMAGE, PORTS, Layout
 from kube.status import Health
+from tidemill_operator.laptop.servers.server import Server
 from tidemill_operator.processes.child import end_leftover, start_time
 from tidemill_operator.processes.files import locked, write_atomic
-from tidemill_operator.laptop.servers.server import Server
 
 Say = Callable[[str], None]
 _READY_SECONDS = 120.0

@@ -13,11 +13,11 @@ from pathlib import Path
 import yaml
 
 from kube.controlplane import ControlPlane
-from tidemill_operator.cluster import rbac
 from tidemill_operator.actuators.kubernetes.api import KINDS, PIPELINE, POD, Api, Document, Kind, load
-from tidemill_operator.resource.crd import definition
+from tidemill_operator.cluster import rbac
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.plan.render import marks
+from tidemill_operator.resource.crd import definition
 
 HOME, ACCOUNT = "tidemill-system", "tidemill-operator"
 LEASE, WEBHOOK = "tidemill-operator", "tidemill"

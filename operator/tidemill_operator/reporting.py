@@ -11,10 +11,10 @@ from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.outcome import Component, Outcome
 from tidemill_operator.plan.build import owner_of
+from tidemill_operator.plan.model import LiveFacts, LiveReplay, LiveSchema, Owner, Plan
 from tidemill_operator.plan.postgres.failing import failing
 from tidemill_operator.plan.postgres.kept import used_up
 from tidemill_operator.plan.postgres.losses import losses, missed
-from tidemill_operator.plan.model import LiveFacts, LiveReplay, LiveSchema, Owner, Plan
 from tidemill_operator.plan.replay import DONE, REPLAYING, finished
 from tidemill_operator.plan.versions import LIVE
 from tidemill_operator.settings import Platform

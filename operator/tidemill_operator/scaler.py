@@ -16,8 +16,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_operator.errors import TidemillError
-from tidemill_operator.scaling import Decision, Figures, Settings, State, decide, scaling_status
 from tidemill_operator.observer.scaling_figures import Watched
+from tidemill_operator.scaling import Decision, Figures, Settings, State, decide, scaling_status
 
 _log = logging.getLogger(__name__)
 

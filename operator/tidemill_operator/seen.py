@@ -14,8 +14,8 @@ from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome, done, failed, skipped, waiting
 from tidemill_operator.plan.build import build_plan, owner_of
-from tidemill_operator.plan.postgres.damage import damaged
 from tidemill_operator.plan.model import LiveFacts, LiveSchema, LiveTopic, Plan, Topic
+from tidemill_operator.plan.postgres.damage import damaged
 from tidemill_operator.plan.refusals import foreign, gone, missing
 from tidemill_operator.plan.replay import REPLAY
 from tidemill_operator.settings import Platform

@@ -15,14 +15,14 @@ from typing import Any, TypeVar
 import psycopg
 
 from tidemill_contract.functions.partials import quote
-from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.resource.spec import API_VERSION, KIND, AnalyticsPipeline
+from tidemill_contract.runtime import PipelineConfig
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
-from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.actuators.local.secrets import FileSecrets
+from tidemill_operator.actuators.postgres.schema import PostgresSchemas
+from tidemill_operator.laptop.servers import Servers
 from tidemill_operator.outcome import Rank
 from tidemill_operator.plan.build import build_plan, owner_of
-from tidemill_operator.laptop.servers import Servers
 from tidemill_operator.settings import Platform
 
 T = TypeVar("T")

@@ -16,8 +16,8 @@ import yaml
 from tidemill_contract.resource.documents import load_documents
 from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_operator.plan import describe
-from tidemill_operator.plan.postgres import sql
 from tidemill_operator.plan.build import build_plan
+from tidemill_operator.plan.postgres import sql
 from tidemill_operator.settings import Platform
 
 FOLDER = Path(__file__).parent

@@ -12,8 +12,8 @@ import psycopg
 import pytest
 from websockets.sync.client import connect
 
-from tidemill_contract.runtime import AggregationRef, PipelineConfig, PostgresCredentials
 from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import AggregationRef, PipelineConfig, PostgresCredentials
 from tidemill_contract.times import rfc3339_ms
 from tidemill_operator.actuators.base import PipelineSecrets
 from tidemill_operator.actuators.postgres.schema import PostgresSchemas

@@ -22,19 +22,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kafka_records import KafkaRecord
-from tidemill_api.query.aggregate import take_query
-from tidemill_api.query.sql import statement
 from tidemill_api.catalog import PipelineModel
-from tidemill_api.query.parameters import Parameters
 from tidemill_api.formats.rows import RowEncoder
+from tidemill_api.query.aggregate import take_query
+from tidemill_api.query.parameters import Parameters
 from tidemill_api.query.selection import Binder
+from tidemill_api.query.sql import statement
 from tidemill_contract.events.details import SECONDS_FROM, SECONDS_TO
-from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.times import rfc3339_ms
-from tidemill_processor.merge import merging
 from tidemill_processor.batch import BatchReader
 from tidemill_processor.database import Database
+from tidemill_processor.merge import merging
 from tidemill_processor.transaction import Committer, Position
 from tidemill_processor.windows.reading import WindowReader
 

@@ -21,8 +21,8 @@ from websockets.sync.client import ClientConnection, connect
 
 from tidemill_api.live.progress import Mark, read_token, write_token
 from tidemill_contract import names
-from tidemill_contract.runtime import AggregationRef, ApiKey, ApiKeys, PipelineConfig
 from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import AggregationRef, ApiKey, ApiKeys, PipelineConfig
 
 pytestmark = pytest.mark.integration
 

@@ -18,8 +18,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
 
 pytestmark = pytest.mark.integration
 

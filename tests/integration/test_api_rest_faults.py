@@ -18,8 +18,8 @@ import psycopg
 import pytest
 
 from hanging import BlackHole, frozen
-from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
 
 pytestmark = pytest.mark.integration
 

@@ -11,9 +11,9 @@ import pytest
 
 from schema_run import run_checks
 from tidemill_contract.functions.partials import Partial
-from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.functions.sketches import build
 from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

@@ -20,9 +20,9 @@ from tidemill_api.query.buckets import Cut
 from tidemill_api.query.listings import _moment_sql
 from tidemill_api.query.local_days import bucket_starts, runs
 from tidemill_contract.functions.partials import Partial
-from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.functions.sketches import build
 from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
 
 pytestmark = pytest.mark.integration
 

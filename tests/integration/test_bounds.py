@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.tables.storage import DAY_MS
 
 pytestmark = pytest.mark.integration

@@ -16,12 +16,12 @@ import psycopg
 import pytest
 
 from kafka_records import KafkaRecord
-from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_processor.batch import BatchReader
-from tidemill_processor.time.closing import Closer
 from tidemill_processor.database import Database
 from tidemill_processor.detect.scanning import Scanner
+from tidemill_processor.time.closing import Closer
 from tidemill_processor.transaction import Committer, Position
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.exhaustive]

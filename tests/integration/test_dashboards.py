@@ -56,7 +56,8 @@ OPERATOR = """\
 import time
 from tidemill_chassis.status_server import StatusServer
 from tidemill_operator.cluster.telemetry import LEADER, Measures
-from tidemill_operator.cluster.queue import Key, Result
+from tidemill_operator.cluster.queue import Result
+from tidemill_operator.keys import Key
 server = StatusServer("127.0.0.1", 0, lambda: (200, {}), lambda: True, lambda: True)
 server.start()
 print(server.port, flush=True)

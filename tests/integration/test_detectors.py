@@ -10,8 +10,8 @@ from typing import Any, get_args
 
 import pytest
 
-from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.resource.spec import DetectorSpec, PipelineSpec
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_processor.detect.detectors import State, Verdict, judge
 
 pytestmark = pytest.mark.integration

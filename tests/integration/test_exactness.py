@@ -21,15 +21,15 @@ from hypothesis import strategies as st
 
 from kafka_records import KafkaRecord
 from tidemill_contract.functions.partials import quote
-from tidemill_contract.runtime import AggregationRef, PipelineConfig, WorkloadSettings
 from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import AggregationRef, PipelineConfig, WorkloadSettings
 from tidemill_contract.times import rfc3339_ms
 from tidemill_operator.plan.model import Replay
 from tidemill_operator.plan.postgres.schema import desired_schema
 from tidemill_processor import replay
-from tidemill_processor.merge import merging
 from tidemill_processor.batch import BatchReader
 from tidemill_processor.database import Database
+from tidemill_processor.merge import merging
 from tidemill_processor.transaction import Committer, Fenced, Position
 from tidemill_processor.windows.reading import WindowReader
 

@@ -18,14 +18,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kafka_records import KafkaRecord
-from tidemill_api.query.aggregate import take_query
-from tidemill_api.query.sql import statement
 from tidemill_api.catalog import PipelineModel
+from tidemill_api.query.aggregate import take_query
 from tidemill_api.query.parameters import Parameters
 from tidemill_api.query.selection import Binder
+from tidemill_api.query.sql import statement
 from tidemill_contract.functions.feeds import Feeds
-from tidemill_contract.runtime import AggregationRef, PipelineConfig, PostgresCredentials, WorkloadSettings
 from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import AggregationRef, PipelineConfig, PostgresCredentials, WorkloadSettings
 from tidemill_contract.times import rfc3339, rfc3339_ms
 from tidemill_operator.actuators.base import PipelineSecrets
 from tidemill_operator.actuators.postgres.schema import PostgresSchemas
@@ -34,9 +34,9 @@ from tidemill_operator.plan.model import Owner
 from tidemill_operator.plan.postgres.schema import desired_schema
 from tidemill_processor.batch import BatchReader
 from tidemill_processor.database import Database
+from tidemill_processor.detect.scanning import Scanner
 from tidemill_processor.publish.producer import Outlet
 from tidemill_processor.publish.publisher import Publisher
-from tidemill_processor.detect.scanning import Scanner
 from tidemill_processor.transaction import Committer, Position, Superseded
 from tidemill_processor.windows.reading import WindowReader
 

@@ -15,8 +15,8 @@ import pytest
 from kafka_records import KafkaRecord
 from tidemill_contract.functions import sketches
 from tidemill_contract.functions.partials import Partial
-from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_processor.batch import BatchReader
 from tidemill_processor.database import Database
 from tidemill_processor.transaction import Committer, Position

@@ -16,9 +16,9 @@ from kafka_admin import KafkaAdmin
 from tidemill_contract.events.decoder import MAX_RECORD_BYTES
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.laptop.servers import Servers
 from tidemill_operator.outcome import Outcome, Rank
 from tidemill_operator.plan.model import Topic
-from tidemill_operator.laptop.servers import Servers
 
 pytestmark = pytest.mark.integration
 

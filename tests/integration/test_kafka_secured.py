@@ -20,14 +20,13 @@ from confluent_kafka.admin import (
 from cryptography.hazmat.primitives import serialization
 
 from kube.pki import Authority
-from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.actuators.kafka.groups import Group, describe_group
 from tidemill_operator.actuators.kafka.moves import moves
+from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.processes.ports import Ports
+from tidemill_operator.laptop.servers import Servers, kafka
 from tidemill_operator.plan.model import Topic
-from tidemill_operator.laptop.servers import Servers
-from tidemill_operator.laptop.servers import kafka
+from tidemill_operator.processes.ports import Ports
 
 pytestmark = pytest.mark.integration
 

@@ -13,13 +13,13 @@ import pytest
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.times import rfc3339_ms
 from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.errors import Reason
-from tidemill_operator.plan.postgres.failing import failing
 from tidemill_operator.plan.model import Owner
+from tidemill_operator.plan.postgres.failing import failing
 from tidemill_processor.publish.producer import Outlet
 from tidemill_processor.source.consumer import PRODUCER_TUNING
 

@@ -19,23 +19,23 @@ import psycopg
 import pytest
 
 from kafka_records import KafkaRecord
-from tidemill_api.query.aggregate import RESERVED as PARAMETERS
-from tidemill_api.query.aggregate import take_query
-from tidemill_api.query.sql import statement
-from tidemill_api.query.answers import State
 from tidemill_api.catalog import PipelineModel
 from tidemill_api.live.query import RESERVED as LIVE_PARAMETERS
 from tidemill_api.live.reading import _changed_sql, _latest
+from tidemill_api.query.aggregate import RESERVED as PARAMETERS
+from tidemill_api.query.aggregate import take_query
+from tidemill_api.query.answers import State
 from tidemill_api.query.parameters import Parameters
 from tidemill_api.query.selection import Binder
+from tidemill_api.query.sql import statement
 from tidemill_contract.functions.feeds import Feeds
-from tidemill_contract.resource.name_rules import SYSTEM_COLUMNS
 from tidemill_contract.functions.partials import quote
+from tidemill_contract.resource.name_rules import SYSTEM_COLUMNS
 from tidemill_contract.resource.rules import RESERVED
-from tidemill_contract.runtime import AggregationRef, PipelineConfig, PostgresCredentials, WorkloadSettings
 from tidemill_contract.resource.spec import PipelineSpec
-from tidemill_contract.times import rfc3339, rfc3339_ms
 from tidemill_contract.resource.validate import check
+from tidemill_contract.runtime import AggregationRef, PipelineConfig, PostgresCredentials, WorkloadSettings
+from tidemill_contract.times import rfc3339, rfc3339_ms
 from tidemill_operator.actuators.base import PipelineSecrets
 from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.errors import Reason

@@ -15,11 +15,11 @@ from confluent_kafka import Producer
 from kafka_admin import KafkaAdmin
 from tidemill_operator.actuators.kafka.log import KafkaLog
 from tidemill_operator.errors import TidemillError
+from tidemill_operator.keys import Key
+from tidemill_operator.laptop.servers import Servers
 from tidemill_operator.observer.figures import FRESH_SECONDS, Figures, Seen
 from tidemill_operator.observer.observer import KAFKA_SECONDS, Observer
-from tidemill_operator.cluster.queue import Key
 from tidemill_operator.observer.scaling_figures import FiguresReader, Watched
-from tidemill_operator.laptop.servers import Servers
 
 pytestmark = pytest.mark.integration
 

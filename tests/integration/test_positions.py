@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_processor.source import positions as module
 from tidemill_processor.source.positions import Positions
 from tidemill_processor.transaction import Position

@@ -16,15 +16,15 @@ from tidemill_contract import names
 from tidemill_contract.resource.documents import load_documents
 from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_operator.actuators.base import PipelineSecrets
+from tidemill_operator.actuators.local.secrets import FileSecrets
 from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.actuators.postgres.session import connected
-from tidemill_operator.actuators.local.secrets import FileSecrets
 from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.laptop.servers import PostgresAddress, Servers
 from tidemill_operator.outcome import Outcome, Rank
 from tidemill_operator.plan.build import build_plan, owner_of
 from tidemill_operator.plan.model import Owner, Plan
 from tidemill_operator.plan.postgres.sql import script
-from tidemill_operator.laptop.servers import PostgresAddress, Servers
 from tidemill_operator.settings import Platform
 
 pytestmark = pytest.mark.integration

@@ -16,8 +16,8 @@ from confluent_kafka.admin import AdminClient
 
 from kafka_admin import KafkaAdmin
 from tidemill_contract.events.decoder import QUARANTINE_PREFIX
-from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
 
 pytestmark = pytest.mark.integration
 

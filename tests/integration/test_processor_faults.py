@@ -15,8 +15,8 @@ import pytest
 from confluent_kafka import Producer
 
 from hanging import BlackHole, frozen
-from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
 
 pytestmark = pytest.mark.integration
 

@@ -18,22 +18,22 @@ from confluent_kafka import Producer
 
 from kafka_admin import KafkaAdmin
 from tidemill_operator.actuators.base import Actuators
-from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.actuators.kafka.log import KafkaLog
-from tidemill_operator.actuators.postgres.schema import PostgresSchemas
+from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.actuators.local.secrets import FileSecrets
+from tidemill_operator.actuators.postgres.schema import PostgresSchemas
+from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.cli.main import main
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.processes.child import start_time
+from tidemill_operator.keys import Key
+from tidemill_operator.laptop.servers import Servers
 from tidemill_operator.observer.observer import KAFKA_SECONDS, Observer
+from tidemill_operator.observer.progress import Look, Progress
 from tidemill_operator.outcome import Component, Outcome, done
 from tidemill_operator.plan.model import Workload
-from tidemill_operator.cluster.queue import Key
+from tidemill_operator.processes.child import start_time
 from tidemill_operator.reconcile import reconcile, release
-from tidemill_operator.laptop.servers import Servers
-from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.settings import Platform
-from tidemill_operator.observer.progress import Look, Progress
 
 pytestmark = pytest.mark.integration
 

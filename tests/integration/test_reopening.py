@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.times import rfc3339_ms
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]

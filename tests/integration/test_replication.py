@@ -13,15 +13,15 @@ import pytest
 from confluent_kafka import Consumer, KafkaException, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
-from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.actuators.kafka.moves import KafkaMoves, moves
 from tidemill_operator.actuators.kafka.replication import RATES, Replication
 from tidemill_operator.actuators.kafka.session import KafkaSession
+from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.outcome import Outcome, Rank
-from tidemill_operator.plan.model import Topic
-from tidemill_operator.plan.kafka.replication import IN_SYNC, LEADERS, Spread
 from tidemill_operator.laptop.servers import Servers
+from tidemill_operator.outcome import Outcome, Rank
+from tidemill_operator.plan.kafka.replication import IN_SYNC, LEADERS, Spread
+from tidemill_operator.plan.model import Topic
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

@@ -21,9 +21,9 @@ from confluent_kafka import KafkaError, Message, Producer
 from tidemill_contract import names
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.errors import TidemillError
-from tidemill_operator.processes.child import start_time
-from tidemill_operator.plan.kafka.replication import LEADERS
 from tidemill_operator.laptop.servers import Servers
+from tidemill_operator.plan.kafka.replication import LEADERS
+from tidemill_operator.processes.child import start_time
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

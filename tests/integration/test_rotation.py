@@ -17,12 +17,12 @@ import pytest
 
 from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
-from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.actuators.local.secrets import FileSecrets
+from tidemill_operator.actuators.postgres.schema import PostgresSchemas
+from tidemill_operator.laptop.servers import Servers
 from tidemill_operator.outcome import Component, Outcome, done
 from tidemill_operator.plan.model import Workload
 from tidemill_operator.reconcile import reconcile, release
-from tidemill_operator.laptop.servers import Servers
 from tidemill_operator.settings import Platform
 
 pytestmark = pytest.mark.integration

@@ -25,8 +25,8 @@ import yaml
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Producer, TopicPartition
 
 from tidemill_contract import names
-from tidemill_operator.observer.scaling_figures import FiguresReader, Watched
 from tidemill_operator.laptop.servers import Servers
+from tidemill_operator.observer.scaling_figures import FiguresReader, Watched
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.load]
 

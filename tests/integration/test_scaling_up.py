@@ -19,8 +19,8 @@ import pytest
 from confluent_kafka import Producer
 
 from tidemill_contract import names
-from tidemill_operator.observer.scaling_figures import FiguresReader, Watched
 from tidemill_operator.laptop.servers import Servers
+from tidemill_operator.observer.scaling_figures import FiguresReader, Watched
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

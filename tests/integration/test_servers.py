@@ -17,8 +17,8 @@ import redis
 from confluent_kafka import Consumer, Producer
 
 from kafka_admin import KafkaAdmin
-from tidemill_operator.processes.child import start_time
 from tidemill_operator.laptop.servers import Servers, start_servers
+from tidemill_operator.processes.child import start_time
 
 pytestmark = pytest.mark.integration
 

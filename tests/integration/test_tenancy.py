@@ -13,14 +13,14 @@ import pytest
 from psycopg import errors
 
 from tidemill_contract import names
-from tidemill_contract.runtime import PostgresCredentials
 from tidemill_contract.resource.spec import AnalyticsPipeline
+from tidemill_contract.runtime import PostgresCredentials
 from tidemill_operator.actuators.base import PipelineSecrets
-from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.actuators.local.secrets import FileSecrets
+from tidemill_operator.actuators.postgres.schema import PostgresSchemas
+from tidemill_operator.laptop.servers import Servers
 from tidemill_operator.outcome import Rank
 from tidemill_operator.plan.build import build_plan, owner_of
-from tidemill_operator.laptop.servers import Servers
 from tidemill_operator.settings import Platform
 
 pytestmark = pytest.mark.integration

@@ -18,15 +18,14 @@ import pytest
 import redis
 
 from kube.pki import Authority, Pair
-from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_operator.actuators.postgres.session import connected
 from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.laptop.servers import PostgresAddress, Server, Servers, postgres
+from tidemill_operator.laptop.servers.redis import trouble
 from tidemill_operator.processes.child import Command
 from tidemill_operator.processes.ports import Ports
-from tidemill_operator.laptop.servers import PostgresAddress, Server, Servers
-from tidemill_operator.laptop.servers import postgres
-from tidemill_operator.laptop.servers.redis import trouble
 
 pytestmark = pytest.mark.integration
 

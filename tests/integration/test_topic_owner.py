@@ -11,13 +11,13 @@ import pytest
 import yaml
 
 from tidemill_contract.resource.spec import AnalyticsPipeline
-from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.actuators.local.secrets import FileSecrets
+from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.cli.main import main
 from tidemill_operator.errors import Reason
+from tidemill_operator.laptop.servers import Servers
 from tidemill_operator.outcome import Outcome, Rank
 from tidemill_operator.plan.build import build_plan, owner_of
-from tidemill_operator.laptop.servers import Servers
 from tidemill_operator.settings import Platform
 
 pytestmark = pytest.mark.integration

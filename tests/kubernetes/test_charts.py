@@ -18,8 +18,8 @@ from kubernetes import client
 
 from kube import binaries
 from kube.controlplane import ControlPlane
-from tidemill_operator.cluster.removal import uninstall
 from tidemill_operator.actuators.kubernetes.api import Api, load
+from tidemill_operator.cluster.removal import uninstall
 from tidemill_operator.errors import TidemillError
 
 pytestmark = pytest.mark.kubernetes

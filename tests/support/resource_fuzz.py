@@ -23,9 +23,9 @@ from jsonschema import Draft4Validator
 
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.resource.validate import check
+from tidemill_operator.reconcile import reconcile
 from tidemill_operator.resource import crd
 from tidemill_operator.resource.schema import structural
-from tidemill_operator.reconcile import reconcile
 from tidemill_operator.settings import Platform
 
 Document = dict[str, Any]

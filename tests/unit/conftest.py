@@ -16,12 +16,12 @@ from tidemill_operator.actuators.base import Actuators, Exists, PipelineSecrets,
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome, done, failed, skipped, waiting
 from tidemill_operator.plan.kafka.claims import Claim, disputes
-from tidemill_operator.plan.postgres.damage import damaged
-from tidemill_operator.plan.model import LiveReplay, LiveSchema, LiveTopic, Owner, Schema, Topic, Workload
-from tidemill_operator.plan.postgres.noted import with_types_of
-from tidemill_operator.plan.refusals import column_changes, foreign, gone, missing
 from tidemill_operator.plan.kafka.replication import Spread
+from tidemill_operator.plan.model import LiveReplay, LiveSchema, LiveTopic, Owner, Schema, Topic, Workload
+from tidemill_operator.plan.postgres.damage import damaged
+from tidemill_operator.plan.postgres.noted import with_types_of
 from tidemill_operator.plan.postgres.schema import column_type
+from tidemill_operator.plan.refusals import column_changes, foreign, gone, missing
 
 _COMPONENTS = {
     "processor": Component.PROCESSORS,

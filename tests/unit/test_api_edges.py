@@ -18,15 +18,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill_api.query import answers
-from tidemill_api.query.aggregate import MEMBERS
 from tidemill_api.database import as_problem
-from tidemill_api.query.listings import DEAD_LETTERS
 from tidemill_api.formats.offload import encoded
-from tidemill_api.query.parameters import Parameters
+from tidemill_api.formats.rows import CSV, JSON, NDJSON, RowEncoder, negotiate, page_body
 from tidemill_api.http.problems import Problem
 from tidemill_api.http.replies import matches
-from tidemill_api.formats.rows import CSV, JSON, NDJSON, RowEncoder, negotiate, page_body
+from tidemill_api.query import answers
+from tidemill_api.query.aggregate import MEMBERS
+from tidemill_api.query.listings import DEAD_LETTERS
+from tidemill_api.query.parameters import Parameters
 from tidemill_api.query.selection import Column
 from tidemill_api.query.values import cast, encoder, parse_time, parse_value, to_text
 

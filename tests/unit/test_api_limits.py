@@ -11,11 +11,11 @@ import psycopg
 import pytest
 from prometheus_client import REGISTRY
 
-from tidemill_api.http import replies
 from tidemill_api.database import QueryTooLong, as_problem, failed, outage, retryable
-from tidemill_api.pipeline_guards import PipelineGuards
-from tidemill_api.http.replies import PiecesReply
 from tidemill_api.formats.rows import NDJSON
+from tidemill_api.http import replies
+from tidemill_api.http.replies import PiecesReply
+from tidemill_api.pipeline_guards import PipelineGuards
 from tidemill_chassis.resilience import BreakerOpen, Guard, ResilienceConfig
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from kafka_records import KafkaRecord
 from tidemill_contract.functions.partials import field_types, layout
 from tidemill_contract.resource.spec import PipelineSpec
-from tidemill_processor.merge.aggregate import aggregate
 from tidemill_processor.batch import BatchReader
+from tidemill_processor.merge.aggregate import aggregate
 
 SPEC = PipelineSpec.model_validate(
     {

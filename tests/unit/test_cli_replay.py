@@ -14,9 +14,9 @@ import pytest
 
 from tidemill_operator.cli import replay as command
 from tidemill_operator.cli.main import main
-from tidemill_operator.processes.child import start_time
 from tidemill_operator.laptop.requests import Requests
 from tidemill_operator.plan.replay import REPLAY, family_of
+from tidemill_operator.processes.child import start_time
 
 RUNNING = {
     "reader": "replay-x-1",

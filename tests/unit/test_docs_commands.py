@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from documented import ROOT, blocks, commands
-from tidemill_operator.resource import reference
 from tidemill_operator.cli.main import build_parser
+from tidemill_operator.resource import reference
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 PAGES = [page for page in PAGES if page.parent.name != "decisions"]

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest import quota
-from tidemill_operator.resource import environment
-from tidemill_operator.resource import reference
+from tidemill_operator.resource import environment, reference
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [

@@ -6,8 +6,8 @@ import datetime as dt
 
 import pytest
 
-from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.cluster.events import changed
+from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome, done, failed, waiting
 from tidemill_operator.status import Report, new_versions, status
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill_api.query.aggregate import take_query
-from tidemill_api.query.sql import statement
 from tidemill_api.catalog import AggregationModel
+from tidemill_api.query.aggregate import take_query
 from tidemill_api.query.parameters import Parameters
 from tidemill_api.query.selection import Binder
+from tidemill_api.query.sql import statement
 from tidemill_contract.functions.feeds import Feed, Feeds, guarded
 from tidemill_contract.functions.partials import layout
 from tidemill_contract.resource.spec import AggregationSpec

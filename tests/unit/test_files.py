@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tidemill_contract.resource.documents import MAX_BYTES
 from tidemill_contract.files import FileTooLarge, read_bytes
+from tidemill_contract.resource.documents import MAX_BYTES
 from tidemill_operator.laptop.sources import Sources
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +23,7 @@ HOLDS = f"more than {MAX_BYTES:,} bytes are too many: at most {MAX_BYTES:,} are 
 # Of the process that is asked, so that a read without an end is a failure and not the end of this machine.
 _MEMORY = 2 * 1024**3
 # Devices of the kernel, and files that the distribution itself carries.
-_UNBOUNDED = {"local/child.py", "local/files.py", "files.py", "reference.py", "dashboard.py"}
+_UNBOUNDED = {"processes/child.py", "processes/files.py", "files.py", "http/reference.py", "dashboard.py"}
 
 
 def bounded() -> None:

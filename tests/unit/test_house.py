@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-DISTRIBUTIONS = ("operator", "workloads/contract", "workloads/ingest", "workloads/processor", "workloads/api")
+DISTRIBUTIONS = (
+    "operator",
+    "workloads/contract",
+    "workloads/chassis",
+    "workloads/ingest",
+    "workloads/processor",
+    "workloads/api",
+)
 LOCKS = sorted([*ROOT.glob("hack/requirements/*.txt"), *(ROOT / name / "requirements.txt" for name in DISTRIBUTIONS)])
 SCRIPTS = sorted([*ROOT.glob("hack/*.sh"), ROOT / ".ci" / "run"])
 

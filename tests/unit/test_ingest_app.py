@@ -15,16 +15,16 @@ import jsonschema
 import pytest
 from confluent_kafka import KafkaError
 
-from tidemill_contract.events.decoder import InvalidEvent, Reason
 from tidemill_chassis.resilience import ResilienceConfig
+from tidemill_contract.events.decoder import InvalidEvent, Reason
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest.app import Ingest
+from tidemill_ingest.kafka.sink import Delivery
 from tidemill_ingest.openapi import EVENTS_PATH
 from tidemill_ingest.problems import Refused, retry_after
 from tidemill_ingest.quota import BYTES_VARIABLE, IN_FLIGHT_VARIABLE, VARIABLE, Limits, Quota
 from tidemill_ingest.records import Records
 from tidemill_ingest.results import Outcome, answer, refusal
-from tidemill_ingest.kafka.sink import Delivery
 
 BAD = InvalidEvent(Reason.MISTYPED, "amount")
 TIMED_OUT = KafkaError(KafkaError._MSG_TIMED_OUT)

@@ -14,16 +14,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill_chassis.breaker import BreakerOpen
-from tidemill_contract.events.decoder import QUARANTINE_PREFIX, InvalidEvent, Reason
 from tidemill_chassis.guard import Deadline, Guard
 from tidemill_chassis.resilience import ResilienceConfig
-from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
+from tidemill_contract.events.decoder import QUARANTINE_PREFIX, InvalidEvent, Reason
 from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_ingest.kafka.delivery import begin, finish
+from tidemill_ingest.kafka.sink import (
+    QUEUE_MESSAGES,
+    Delivery,
+    KafkaDownError,
+    Pending,
+    QueueFullError,
+    Sink,
+    TopicFullError,
+)
+from tidemill_ingest.kafka.watch import FAILURES, Watch
 from tidemill_ingest.problems import Refused
 from tidemill_ingest.records import KEPT_BYTES, Judge, Records
-from tidemill_ingest.kafka.sink import QUEUE_MESSAGES, Delivery, KafkaDownError, Pending, QueueFullError, Sink, TopicFullError
-from tidemill_ingest.kafka.watch import FAILURES, Watch
 
 NOWHERE = WorkloadSettings(kafka_brokers="127.0.0.1:1")
 TIMED_OUT = KafkaError(KafkaError._MSG_TIMED_OUT)

@@ -22,13 +22,21 @@ from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.times import rfc3339, rfc3339_ms
 from tidemill_processor.blame import is_fault, reason
 from tidemill_processor.database import Database
-from tidemill_processor.keeper.keeper import Duties, Keeper
-from tidemill_processor.publish.live import CHANGE_BYTES, ENTRY_BYTES, MAX_ROWS, STREAM_BYTES, STREAM_LENGTH, Live, _pieces
-from tidemill_processor.publish.producer import PublishFailed
-from tidemill_processor.windows.salvage import Salvage
-from tidemill_processor.keeper.health import standing
 from tidemill_processor.keeper.duties import Duty, Trials
+from tidemill_processor.keeper.health import standing
+from tidemill_processor.keeper.keeper import Duties, Keeper
+from tidemill_processor.publish.live import (
+    CHANGE_BYTES,
+    ENTRY_BYTES,
+    MAX_ROWS,
+    STREAM_BYTES,
+    STREAM_LENGTH,
+    Live,
+    _pieces,
+)
+from tidemill_processor.publish.producer import PublishFailed
 from tidemill_processor.windows.reading import Cut, WindowReader
+from tidemill_processor.windows.salvage import Salvage
 
 SCAN, PUBLISH = Duty("scan", "sales", 1), Duty("publish", "visits", 2)
 BASE = 1_700_000_000_000

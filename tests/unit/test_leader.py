@@ -11,8 +11,8 @@ from typing import Any, cast
 import pytest
 
 from tidemill_operator.actuators.kubernetes.api import Api, Conflict
-from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.cluster.leader import Elector, Term, Timing
+from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 
 TIMING = Timing(duration=15.0, deadline=10.0, retry=2.0)
 

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from tidemill_operator.actuators.local.runtime import LocalRuntime
-from tidemill_operator.processes.child import start_time
 from tidemill_operator.outcome import Component, Rank
 from tidemill_operator.plan.model import Workload
+from tidemill_operator.processes.child import start_time
 
 ECHO = textwrap.dedent("""
     import http.server, json, os

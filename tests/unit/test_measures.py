@@ -6,9 +6,10 @@ from typing import Any
 
 from prometheus_client import REGISTRY
 
-from tidemill_operator.observer.condition_metrics import Conditions
+from tidemill_operator.cluster.queue import Result
 from tidemill_operator.cluster.telemetry import Measures
-from tidemill_operator.cluster.queue import Key, Result
+from tidemill_operator.keys import Key
+from tidemill_operator.observer.condition_metrics import Conditions
 
 
 def status(*conditions: tuple[str, str, str]) -> dict[str, Any]:

@@ -11,14 +11,13 @@ import pytest
 from prometheus_client import Counter, Gauge, Histogram
 
 from tidemill_api import metrics as api
-from tidemill_chassis import http_metrics
-from tidemill_chassis import metrics
+from tidemill_chassis import http_metrics, metrics
 from tidemill_chassis.exposition import exposition
-from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import PipelineConfig
 from tidemill_ingest import metrics as ingest
-from tidemill_operator.observer import condition_metrics as condition_measures
 from tidemill_operator.cluster import telemetry as measures
+from tidemill_operator.observer import condition_metrics as condition_measures
 from tidemill_processor import metrics as processor
 
 MODULES: dict[str, ModuleType] = {

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from tidemill_operator.actuators.kubernetes.api import Conflict, Document, Kind
-from tidemill_operator.laptop.store import Stored
-from tidemill_operator.laptop.figures import LocalFigures
-from tidemill_operator.cluster.control import Controller
-from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.observer.figures import UNAVAILABLE, Figures, Seen
-from tidemill_operator.cluster.observed import OBSERVER, ObservedStatus
-from tidemill_operator.cluster.queue import Key
 from tidemill_operator.addresses import PostgresAddress
+from tidemill_operator.cluster.control import Controller
+from tidemill_operator.cluster.observed import OBSERVER, ObservedStatus
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.keys import Key
+from tidemill_operator.laptop.figures import LocalFigures
+from tidemill_operator.laptop.store import Stored
+from tidemill_operator.observer.figures import UNAVAILABLE, Figures, Seen
 
 KEY = Key("shop", "orders", "u")
 FIGURES = Figures(3, 4.0, 4.0, None, positions_at=1_000.0)

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from tidemill_operator.observer import observer
-from tidemill_operator.observer.backlog import NotThere, Position, Standing, freshness_seconds
 from tidemill_operator.actuators.kafka.log import EARLIEST, Offsets, Place
 from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.keys import Key
+from tidemill_operator.observer import observer
+from tidemill_operator.observer.backlog import NotThere, Position, Standing, freshness_seconds
 from tidemill_operator.observer.figures import Figures, Seen
 from tidemill_operator.observer.observer import Observer
-from tidemill_operator.cluster.queue import Key
 from tidemill_operator.observer.progress import Look, Progress
 
 KEY = Key("shop", "orders", "u")

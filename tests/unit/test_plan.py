@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.resource.spec import AnalyticsPipeline
+from tidemill_contract.runtime import PipelineConfig
 from tidemill_operator.plan.build import build_plan, owner_of
 from tidemill_operator.plan.model import LiveFacts, LiveSchema, LiveTopic, Owner, Plan
 from tidemill_operator.settings import Platform

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill_contract.events.decoder import QUARANTINE_PREFIX, EventDecoder, Reason
-from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_ingest.records import Judge
 from tidemill_processor.batch import Batch, BatchReader
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill_operator.cluster.queue import Delays, Key, Result, Schedule, WorkQueue
+from tidemill_operator.cluster.queue import Delays, Result, Schedule, WorkQueue
+from tidemill_operator.keys import Key
 
 A, B = Key("shop", "a", "uid-a"), Key("shop", "b", "uid-b")
 DELAYS = Delays(drift=90.0, waiting=10.0, first=1.0, most=60.0)

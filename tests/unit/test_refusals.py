@@ -15,9 +15,9 @@ from tidemill_contract.resource.validate import check
 from tidemill_operator.errors import Reason
 from tidemill_operator.plan.build import build_plan
 from tidemill_operator.plan.model import LiveFacts, LiveSchema, LiveTopic, Owner, Topic
+from tidemill_operator.plan.postgres.schema import column_type
 from tidemill_operator.plan.refusals import foreign, missing, refusals
 from tidemill_operator.plan.replay import REPLAY
-from tidemill_operator.plan.postgres.schema import column_type
 from tidemill_operator.settings import Platform
 
 Document = dict[str, Any]

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from tidemill_contract.resource.documents import load_documents
-from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.resource.spec import AnalyticsPipeline
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_operator.actuators.kubernetes.rollout import rolled_out
+from tidemill_operator.cluster.scaling import essence, is_news, manifest
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.cluster.queue import Key
+from tidemill_operator.keys import Key
+from tidemill_operator.observer.scaling_figures import Watched
 from tidemill_operator.scaler import Memory, Scaler, Seen
 from tidemill_operator.scaling import Decision, Figures, PartitionFigures, State
-from tidemill_operator.cluster.scaling import essence, is_news, manifest
-from tidemill_operator.observer.scaling_figures import Watched
 
 EXAMPLE = Path(__file__).parents[2] / "crds" / "examples" / "flights.yaml"
 LAG = {"scaleUpCooldown": "1s", "lagThreshold": 100}

@@ -14,18 +14,18 @@ from typing import Any
 import pytest
 
 from tidemill_contract.resource.documents import load_documents
-from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.resource.spec import AnalyticsPipeline
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_operator.cli import explain
 from tidemill_operator.cli.main import CommandError
-from tidemill_operator.laptop.scaling import LocalScaling
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.processes.child import start_time
-from tidemill_operator.processes.supervisor import ReplicaState
+from tidemill_operator.laptop.scaling import LocalScaling
+from tidemill_operator.observer.scaling_figures import Watched
 from tidemill_operator.plan.build import build_plan
 from tidemill_operator.plan.model import LiveFacts
+from tidemill_operator.processes.child import start_time
+from tidemill_operator.processes.supervisor import ReplicaState
 from tidemill_operator.scaling import Figures, PartitionFigures
-from tidemill_operator.observer.scaling_figures import Watched
 from tidemill_operator.settings import Platform
 
 EXAMPLE = Path(__file__).parents[2] / "crds" / "examples" / "flights.yaml"

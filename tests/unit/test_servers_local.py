@@ -8,10 +8,10 @@ from pathlib import Path
 import psycopg.conninfo
 import pytest
 
-from tidemill_operator.processes.ports import Ports
 from tidemill_operator.laptop.servers import PostgresAddress, ServerError, Servers, start_servers
 from tidemill_operator.laptop.servers.kafka_jars import KAFKA_VERSION, find_jars, find_java
 from tidemill_operator.laptop.servers.redis import redis_server
+from tidemill_operator.processes.ports import Ports
 
 ADDRESS = PostgresAddress("db.example", 6432, "tide mill", "ad@min", "p:/?#%w", sslmode="require")
 

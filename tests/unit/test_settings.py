@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tidemill_operator.cluster_settings import ClusterSettings
 from tidemill_operator.addresses import PostgresAddress
+from tidemill_operator.cluster_settings import ClusterSettings
 from tidemill_operator.settings import Platform
 
 

@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from tidemill_contract.resource.documents import load_documents
-from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.resource.spec import AnalyticsPipeline, MetricSpec, PipelineSpec
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "crds" / "examples").glob("*.yaml"))
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.cluster.queue import Key
+from tidemill_operator.keys import Key
 from tidemill_operator.observer.progress import Look, Progress, Standing
 
 AWAY = TidemillError(Reason.UNREACHABLE, "no broker tells")

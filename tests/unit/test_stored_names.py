@@ -11,16 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill_contract.functions.feeds import Feed, Feeds
-from tidemill_contract.functions.partials import Kind, Partial, column_of, layout, needed_columns, own_partial, whole_partial
+from tidemill_contract.functions.partials import (
+    Kind,
+    Partial,
+    column_of,
+    layout,
+    needed_columns,
+    own_partial,
+    whole_partial,
+)
 from tidemill_contract.resource.spec import AggregationSpec
-from tidemill_operator.plan.postgres.feeding import feeds_after
 from tidemill_operator.plan.model import LiveSchema, Schema
+from tidemill_operator.plan.postgres.feeding import feeds_after
 from tidemill_operator.plan.postgres.noted import as_noted_today, with_types_of
 from tidemill_operator.plan.postgres.schema import window_table
 from tidemill_processor import batch
-from tidemill_processor.merge import aggregate
-from tidemill_processor.merge import sessions
 from tidemill_processor.detect import event_anomalies as watching
+from tidemill_processor.merge import aggregate, sessions
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 FUNCTIONS = ("count", "sum", "avg", "min", "max", "first", "last", "variance", "stddev", "quantile", "distinct", "topk")

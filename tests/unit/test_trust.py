@@ -9,8 +9,8 @@ import pytest
 
 from tidemill_chassis.health import Dependency, report
 from tidemill_contract.runtime import WorkloadSettings
-from tidemill_operator.cluster_settings import ClusterSettings
 from tidemill_operator.addresses import PostgresAddress
+from tidemill_operator.cluster_settings import ClusterSettings
 from tidemill_operator.settings import Platform
 
 URL = "postgresql://me:pw@db.example/x"

@@ -15,8 +15,8 @@ from typing import Literal, Protocol
 
 from tidemill_contract.runtime import PostgresCredentials
 from tidemill_operator.outcome import Outcome
-from tidemill_operator.plan.model import LiveSchema, LiveTopic, Owner, Schema, Topic, Workload
 from tidemill_operator.plan.kafka.replication import Spread
+from tidemill_operator.plan.model import LiveSchema, LiveTopic, Owner, Schema, Topic, Workload
 
 Reclaim = Literal["Retain", "Delete"]
 Exists = Callable[[str, str], bool]

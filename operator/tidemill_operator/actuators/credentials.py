@@ -17,8 +17,8 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tidemill_contract import names
 from tidemill_chassis.auth import EVENTS_APPEND, QUERY_READ
+from tidemill_contract import names
 from tidemill_contract.runtime import ApiKey, ApiKeys, PostgresCredentials
 from tidemill_operator.actuators.base import PipelineSecrets
 from tidemill_operator.errors import Reason, TidemillError

@@ -13,8 +13,8 @@ from typing import Any
 
 from tidemill_operator.cli.main import CommandError
 from tidemill_operator.cli.status import is_running, read_state
-from tidemill_operator.processes.files import LockTaken, locked
 from tidemill_operator.laptop.servers.postgres import remove_data
+from tidemill_operator.processes.files import LockTaken, locked
 
 _STOP_SECONDS = 60.0
 # All that `up` makes in its folder; anything else there is somebody else's and stays.

@@ -12,14 +12,14 @@ from typing import Any
 
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.actuators.postgres.schema import PostgresSchemas
+from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.cli.main import CommandError
 from tidemill_operator.cli.status import is_running, read_state
-from tidemill_operator.laptop.store import Store
 from tidemill_operator.errors import TidemillError
+from tidemill_operator.laptop.servers.postgres import administrator
+from tidemill_operator.laptop.store import Store
 from tidemill_operator.plan.model import LiveFacts, LiveSchema, Owner, Plan, Schema
 from tidemill_operator.plan.refusals import topics_concerned
-from tidemill_operator.addresses import PostgresAddress
-from tidemill_operator.laptop.servers.postgres import administrator
 from tidemill_operator.settings import Platform
 
 Configs = Mapping[str, Mapping[str, str]]

@@ -18,14 +18,14 @@ from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_contract.resource.validate import check
 from tidemill_operator.cli.main import EXIT_ERROR, EXIT_USAGE, CommandError
 from tidemill_operator.cli.observe import World, find_world
-from tidemill_operator.laptop.sources import Sources
 from tidemill_operator.errors import TidemillError
+from tidemill_operator.laptop.sources import Sources
 from tidemill_operator.plan.build import build_plan, owner_of
 from tidemill_operator.plan.changes import Action, Change, Difference, changes
-from tidemill_operator.plan.kafka.claims import Claim, disputes
-from tidemill_operator.plan.postgres.damage import damaged
 from tidemill_operator.plan.describe import change, describe
+from tidemill_operator.plan.kafka.claims import Claim, disputes
 from tidemill_operator.plan.model import LiveFacts, LiveSchema, Owner, Plan
+from tidemill_operator.plan.postgres.damage import damaged
 from tidemill_operator.plan.refusals import foreign, gone, missing, refusals
 from tidemill_operator.reconcile import ADOPT
 from tidemill_operator.seen import accepted

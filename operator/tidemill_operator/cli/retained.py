@@ -14,9 +14,9 @@ from tidemill_contract import names
 from tidemill_contract.resource.spec import API_VERSION, KIND
 from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
-from tidemill_operator.actuators.postgres.schema import PostgresSchemas
-from tidemill_operator.actuators.postgres.retained import owned_schemas
 from tidemill_operator.actuators.local.secrets import FileSecrets
+from tidemill_operator.actuators.postgres.retained import owned_schemas
+from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.cli.main import CommandError
 from tidemill_operator.cli.observe import ANSWER_SECONDS, World, find_world
 from tidemill_operator.errors import TidemillError

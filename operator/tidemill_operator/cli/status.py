@@ -12,8 +12,8 @@ import httpx
 
 from tidemill_contract.files import STATE_FILE, read_text
 from tidemill_operator.cli.main import CommandError
-from tidemill_operator.processes.child import start_time
 from tidemill_operator.plan.replay import REPLAYING
+from tidemill_operator.processes.child import start_time
 
 _FIGURES = ("lag", "lagSeconds", "freshness", "watermarkAgeSeconds", "figuresAt")
 _TELEMETRY = ("lag", "freshness_seconds", "watermark")

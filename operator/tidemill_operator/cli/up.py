@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from tidemill_operator.cli.main import EXIT_USAGE, CommandError
-from tidemill_operator.laptop.sources import Reading, Sources
 from tidemill_operator.laptop.run import Options, Run
-from tidemill_operator.processes.files import LockTaken, locked
 from tidemill_operator.laptop.servers import ServerError
+from tidemill_operator.laptop.sources import Reading, Sources
+from tidemill_operator.processes.files import LockTaken, locked
 from tidemill_operator.settings import Platform
 
 _TICK_SECONDS = 0.2

@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from tidemill_contract.files import FileTooLarge, read_bytes, read_stream
 from tidemill_contract.resource.documents import MAX_BYTES
 from tidemill_contract.resource.faults import ABSENT, one_line
-from tidemill_contract.files import FileTooLarge, read_bytes, read_stream
 from tidemill_contract.resource.validate import DocumentError, Fault, Limits, check, load_documents
 
 

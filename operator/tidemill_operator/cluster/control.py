@@ -7,21 +7,22 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tidemill_operator.observer import figures
-from tidemill_operator.actuators.kubernetes.runtime import KubernetesRuntime, NamespaceLocks
 from tidemill_operator.actuators.kubernetes.api import PIPELINE, Conflict, NotFound
-from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
+from tidemill_operator.actuators.kubernetes.runtime import KubernetesRuntime, NamespaceLocks
 from tidemill_operator.cluster.events import Recorder
+from tidemill_operator.cluster.queue import Result
 from tidemill_operator.cluster.removal.finalizing import Finalizing, is_paused
-from tidemill_operator.cluster.telemetry import Measures
-from tidemill_operator.observer.observer import Observer
-from tidemill_operator.plan.replay import REPLAYING
-from tidemill_operator.cluster.queue import Key, Result
-from tidemill_operator.reconcile import reconcile
 from tidemill_operator.cluster.scaling import ClusterScaling
-from tidemill_operator.observer.progress import Standing
-from tidemill_operator.status import PROGRESSING, interrupted
+from tidemill_operator.cluster.telemetry import Measures
 from tidemill_operator.cluster.world import World
+from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
+from tidemill_operator.keys import Key
+from tidemill_operator.observer import figures
+from tidemill_operator.observer.observer import Observer
+from tidemill_operator.observer.progress import Standing
+from tidemill_operator.plan.replay import REPLAYING
+from tidemill_operator.reconcile import reconcile
+from tidemill_operator.status import PROGRESSING, interrupted
 
 log = logging.getLogger(__name__)
 _ON_ITS_WAY = frozenset({Reason.APPLIED, Reason.WAITING, Reason.BLOCKED, Reason.SUSPENDED, Reason.NOT_NEEDED})

@@ -8,10 +8,11 @@ import threading
 from collections.abc import Callable, Sequence
 
 from tidemill_operator.actuators.kubernetes.api import CONFIG_MAP, PIPELINE, Api, Document
-from tidemill_operator.errors import TidemillError
-from tidemill_operator.plan.render import marks
-from tidemill_operator.cluster.queue import Key, WorkQueue
+from tidemill_operator.cluster.queue import WorkQueue
 from tidemill_operator.cluster.watchdog import Watchdog
+from tidemill_operator.errors import TidemillError
+from tidemill_operator.keys import Key
+from tidemill_operator.plan.render import marks
 
 log = logging.getLogger(__name__)
 INTERVAL_SECONDS = 30.0

@@ -17,10 +17,11 @@ from tidemill_contract.resource.spec import KIND
 from tidemill_operator.actuators.kubernetes.api import PIPELINE, Kind
 from tidemill_operator.actuators.kubernetes.children import LISTED
 from tidemill_operator.actuators.kubernetes.mirror import Mirror
-from tidemill_operator.resource.crd import GROUP, PLURAL, VERSION
-from tidemill_operator.plan.render import marks
-from tidemill_operator.cluster.queue import Key, WorkQueue
+from tidemill_operator.cluster.queue import WorkQueue
 from tidemill_operator.cluster.watchdog import Watchdog
+from tidemill_operator.keys import Key
+from tidemill_operator.plan.render import marks
+from tidemill_operator.resource.crd import GROUP, PLURAL, VERSION
 
 # An apply of ours, and what controllers make of it, come as several events.
 _SETTLE_SECONDS = 0.3

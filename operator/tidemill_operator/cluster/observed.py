@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tidemill_operator.observer import figures
 from tidemill_operator.actuators.kubernetes.api import PIPELINE, Api, Conflict, NotFound
-from tidemill_operator.errors import TidemillError
 from tidemill_operator.cluster.events import Recorder
+from tidemill_operator.errors import TidemillError
+from tidemill_operator.keys import Key
+from tidemill_operator.observer import figures
 from tidemill_operator.observer.figures import Seen
-from tidemill_operator.cluster.queue import Key
 
 log = logging.getLogger(__name__)
 OBSERVER = "tidemill-observer"

@@ -9,29 +9,13 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Self
+
+from tidemill_operator.keys import Key
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Key:
-    """A resource; one that was deleted and made anew is another one."""
-
-    namespace: str
-    name: str
-    uid: str
-
-    @classmethod
-    def of(cls, metadata: Mapping[str, str]) -> Self:
-        """By the resource's `metadata`."""
-        return cls(metadata["namespace"], metadata["name"], metadata["uid"])
-
-    def __str__(self) -> str:
-        return f"{self.namespace}/{self.name}"
 
 
 class Result(Enum):

@@ -12,16 +12,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.resource.spec import API_VERSION, KIND, AnalyticsPipeline
+from tidemill_contract.runtime import PipelineConfig
 from tidemill_operator.actuators.kubernetes.api import CONFIG_MAP, DEPLOYMENT, Api, Document, Kind
 from tidemill_operator.actuators.kubernetes.rollout import rolled_out
-from tidemill_operator.errors import TidemillError
 from tidemill_operator.cluster.events import Recorder
+from tidemill_operator.cluster.queue import Delays, Result, WorkQueue
 from tidemill_operator.cluster.telemetry import Measures
+from tidemill_operator.errors import TidemillError
+from tidemill_operator.keys import Key
 from tidemill_operator.plan.render import marks, objects
 from tidemill_operator.plan.render.marks import OwnerReference
-from tidemill_operator.cluster.queue import Delays, Key, Result, WorkQueue
 from tidemill_operator.scaler import Memory, Reader, Scaler, Seen
 from tidemill_operator.scaling import Decision
 

@@ -14,31 +14,32 @@ from typing import Any
 
 import kopf
 
-from tidemill_contract.resource.rules import Limits
 from tidemill_chassis.status_server import StatusServer
-from tidemill_operator.cluster import handlers
+from tidemill_contract.resource.rules import Limits
 from tidemill_operator.actuators.kafka.log import KafkaLog
 from tidemill_operator.actuators.kubernetes.api import PIPELINE, NotFound
 from tidemill_operator.actuators.kubernetes.children import LISTED
 from tidemill_operator.actuators.kubernetes.mirror import Mirror, MirroredApi
+from tidemill_operator.cluster import handlers
 from tidemill_operator.cluster.admission.certificates import CertificateKeeper
-from tidemill_operator.cluster_settings import ClusterSettings
+from tidemill_operator.cluster.admission.webhook import Webhook
 from tidemill_operator.cluster.control import Controller
 from tidemill_operator.cluster.duties import Duties
-from tidemill_operator.errors import TidemillError
 from tidemill_operator.cluster.events import Recorder
 from tidemill_operator.cluster.leader import Elector
-from tidemill_operator.cluster.telemetry import LEADER, Measures
 from tidemill_operator.cluster.observed import ObservedStatus
-from tidemill_operator.observer.observer import KAFKA_SECONDS, Observer
-from tidemill_operator.cluster.queue import Delays, Key, WorkQueue
+from tidemill_operator.cluster.queue import Delays, WorkQueue
 from tidemill_operator.cluster.scaling import ClusterScaling
+from tidemill_operator.cluster.telemetry import LEADER, Measures
+from tidemill_operator.cluster.watchdog import Watchdog
+from tidemill_operator.cluster.world import World
+from tidemill_operator.cluster_settings import ClusterSettings
+from tidemill_operator.errors import TidemillError
+from tidemill_operator.keys import Key
+from tidemill_operator.observer.observer import KAFKA_SECONDS, Observer
+from tidemill_operator.observer.progress import Standing
 from tidemill_operator.observer.scaling_figures import FiguresReader
 from tidemill_operator.settings import Platform
-from tidemill_operator.observer.progress import Standing
-from tidemill_operator.cluster.watchdog import Watchdog
-from tidemill_operator.cluster.admission.webhook import Webhook
-from tidemill_operator.cluster.world import World
 
 log = logging.getLogger(__name__)
 _WORKERS = 4

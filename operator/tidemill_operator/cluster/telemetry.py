@@ -11,9 +11,10 @@ from typing import Any, TypeVar, cast
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from tidemill_operator.cluster.queue import Result
+from tidemill_operator.keys import Key
 from tidemill_operator.observer.condition_metrics import Conditions
 from tidemill_operator.outcome import Outcome
-from tidemill_operator.cluster.queue import Key, Result
 
 _BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _STATES = ("ready", "progressing", "stalled", "suspended", "paused")

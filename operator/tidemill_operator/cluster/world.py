@@ -7,15 +7,15 @@ from typing import Self
 
 from tidemill_operator.actuators.base import Actuators, Schemas, Topics
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
-from tidemill_operator.actuators.kubernetes.runtime import KubernetesRuntime, NamespaceLocks
 from tidemill_operator.actuators.kubernetes.api import Api
+from tidemill_operator.actuators.kubernetes.runtime import KubernetesRuntime, NamespaceLocks
 from tidemill_operator.actuators.kubernetes.secrets import KubernetesSecrets
 from tidemill_operator.actuators.postgres.schema import PostgresSchemas
-from tidemill_operator.cluster_settings import ClusterSettings, Placement
 from tidemill_operator.cluster.leader import Elector
 from tidemill_operator.cluster.telemetry import timed
+from tidemill_operator.cluster_settings import ClusterSettings, Placement
+from tidemill_operator.keys import Key
 from tidemill_operator.plan.render.marks import OwnerReference
-from tidemill_operator.cluster.queue import Key
 from tidemill_operator.settings import Platform
 
 

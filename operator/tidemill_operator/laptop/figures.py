@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tidemill_chassis.status_server import StatusServer
-from tidemill_operator.observer import figures
 from tidemill_operator.actuators.kafka.log import KafkaLog
+from tidemill_operator.addresses import PostgresAddress
+from tidemill_operator.keys import Key
 from tidemill_operator.laptop.store import Stored
+from tidemill_operator.observer import figures
 from tidemill_operator.observer.figures import Seen
 from tidemill_operator.observer.observer import KAFKA_SECONDS, Observer, Tell
-from tidemill_operator.cluster.queue import Key
-from tidemill_operator.addresses import PostgresAddress
 
 
 class LocalFigures:

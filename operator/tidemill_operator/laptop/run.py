@@ -15,23 +15,23 @@ from typing import Any
 from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.actuators.local.runtime import LocalRuntime
-from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.actuators.local.secrets import FileSecrets
+from tidemill_operator.actuators.postgres.schema import PostgresSchemas
+from tidemill_operator.laptop.figures import LocalFigures, key_of
+from tidemill_operator.laptop.passes import Passes
+from tidemill_operator.laptop.requests import Requests
+from tidemill_operator.laptop.scaling import LocalScaling
+from tidemill_operator.laptop.servers import Servers, start_servers
 from tidemill_operator.laptop.session import Session
 from tidemill_operator.laptop.sources import Reading
 from tidemill_operator.laptop.store import Store, Stored
-from tidemill_operator.laptop.figures import LocalFigures, key_of
-from tidemill_operator.laptop.passes import Passes
-from tidemill_operator.laptop.scaling import LocalScaling
 from tidemill_operator.observer.condition_metrics import Conditions
+from tidemill_operator.observer.progress import Standing
+from tidemill_operator.observer.scaling_figures import FiguresReader
 from tidemill_operator.processes.child import start_time
 from tidemill_operator.processes.files import write_atomic
-from tidemill_operator.laptop.requests import Requests
 from tidemill_operator.reconcile import reconcile, release
-from tidemill_operator.observer.scaling_figures import FiguresReader
-from tidemill_operator.laptop.servers import Servers, start_servers
 from tidemill_operator.settings import Platform
-from tidemill_operator.observer.progress import Standing
 from tidemill_operator.status import interrupted
 
 Say = Callable[[str], None]

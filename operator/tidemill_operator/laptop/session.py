@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from tidemill_operator.errors import NotOurTurn, Reason
 from tidemill_operator.laptop.sources import Reading
 from tidemill_operator.laptop.store import Store, Stored
-from tidemill_operator.errors import NotOurTurn, Reason
 from tidemill_operator.plan.replay import REPLAYING
 from tidemill_operator.status import PROGRESSING, new_versions
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tidemill_contract.resource.documents import MAX_BYTES, DocumentError, load_documents
 from tidemill_contract.files import FileTooLarge, read_text
+from tidemill_contract.resource.documents import MAX_BYTES, DocumentError, load_documents
 from tidemill_contract.resource.rules import Limits
 from tidemill_contract.resource.validate import check
 

@@ -12,9 +12,9 @@ from psycopg import sql
 
 from tidemill_operator.actuators.kafka.log import EARLIEST, LATEST, KafkaLog
 from tidemill_operator.actuators.postgres.session import Session, connected
+from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.scaling import PartitionFigures
-from tidemill_operator.addresses import PostgresAddress
 
 RECENT_MS = 60_000
 """How long the time that a batch took says how fresh answers are; then nothing has arrived."""

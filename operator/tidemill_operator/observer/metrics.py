@@ -6,8 +6,8 @@ from contextlib import suppress
 
 from prometheus_client import Gauge
 
+from tidemill_operator.keys import Key
 from tidemill_operator.observer.figures import Figures
-from tidemill_operator.cluster.queue import Key
 
 _LABELS = ("namespace", "pipeline")
 

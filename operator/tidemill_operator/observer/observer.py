@@ -14,6 +14,10 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field, replace
 
+from tidemill_operator.actuators.kafka.log import KafkaLog, Place
+from tidemill_operator.addresses import PostgresAddress
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.keys import Key
 from tidemill_operator.observer import metrics as pipeline_measures
 from tidemill_operator.observer.backlog import (
     Compared,
@@ -26,11 +30,7 @@ from tidemill_operator.observer.backlog import (
     oldest,
     read_standings,
 )
-from tidemill_operator.actuators.kafka.log import KafkaLog, Place
-from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.observer.figures import FRESH_SECONDS, Figures, Seen
-from tidemill_operator.cluster.queue import Key
-from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.observer.progress import Look, Progress
 
 log = logging.getLogger(__name__)

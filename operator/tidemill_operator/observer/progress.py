@@ -15,7 +15,7 @@ from typing import Any
 
 from tidemill_contract.duration import parse_ms
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.cluster.queue import Key
+from tidemill_operator.keys import Key
 
 log = logging.getLogger(__name__)
 # Nothing moved for so long while events waited; at least a few of a processor's commits.

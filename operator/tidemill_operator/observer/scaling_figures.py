@@ -12,12 +12,12 @@ from typing import Any
 
 from tidemill_contract import names
 from tidemill_contract.runtime import PipelineConfig
-from tidemill_operator.observer.backlog import freshness_seconds, oldest, partitions_of, read_positions
 from tidemill_operator.actuators.kafka.groups import describe_group
 from tidemill_operator.actuators.kafka.log import KafkaLog
 from tidemill_operator.actuators.postgres.session import Session, connected
-from tidemill_operator.scaling import Figures
 from tidemill_operator.addresses import PostgresAddress
+from tidemill_operator.observer.backlog import freshness_seconds, oldest, partitions_of, read_positions
+from tidemill_operator.scaling import Figures
 
 _SECONDS = 10.0
 # One look at what sessions wait for says little; nearly all of several looks do.

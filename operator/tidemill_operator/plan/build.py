@@ -9,15 +9,15 @@ from dataclasses import replace
 from pydantic import ValidationError
 
 from tidemill_contract import names
-from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.resource.spec import AnalyticsPipeline, PipelineSpec, TopicSpec
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_operator.plan.kafka.claims import made
-from tidemill_operator.plan.postgres.damage import bereaved
+from tidemill_operator.plan.kafka.topics import bereave, desired_topics
 from tidemill_operator.plan.model import LiveFacts, Owner, Plan
+from tidemill_operator.plan.postgres.damage import bereaved
+from tidemill_operator.plan.postgres.schema import desired_schema
 from tidemill_operator.plan.reading import read_by_processors
 from tidemill_operator.plan.replay import abandoned, planned_replay
-from tidemill_operator.plan.postgres.schema import desired_schema
-from tidemill_operator.plan.kafka.topics import bereave, desired_topics
 from tidemill_operator.plan.versions import live_versions
 from tidemill_operator.plan.workloads import desired_workloads
 from tidemill_operator.settings import Platform

@@ -11,8 +11,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.resource.spec import AnalyticsPipeline
+from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.times import read_start
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.model import LiveSchema, Replay

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.resource.spec import ResourcesSpec
+from tidemill_contract.runtime import PipelineConfig
 from tidemill_operator.plan.model import Component, Replay, Workload
 from tidemill_operator.plan.reading import revision
 from tidemill_operator.settings import Platform

@@ -1,4 +1,4 @@
-"""The CustomResourceDefinition, made from the model: `python -m tidemill_operator.resource.crd > crds/analyticspipelines.yaml`.
+"""The CustomResourceDefinition, made from the model: `python -m tidemill_operator.resource.crd`.
 
 Owns what kubectl shows; what the API server checks itself is in `crd_rules`.
 """

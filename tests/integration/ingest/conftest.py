@@ -18,8 +18,8 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from kafka_admin import KafkaAdmin
-from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
 
 NAMESPACE = "tests"
 

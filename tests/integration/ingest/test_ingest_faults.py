@@ -19,9 +19,9 @@ from confluent_kafka import KafkaError
 from tidemill_chassis.resilience import Deadline, ResilienceConfig
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest.kafka.delivery import begin, finish
-from tidemill_ingest.records import Records
 from tidemill_ingest.kafka.sink import Sink
 from tidemill_ingest.kafka.watch import Watch
+from tidemill_ingest.records import Records
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

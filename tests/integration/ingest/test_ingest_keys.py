@@ -13,8 +13,8 @@ import redis
 from tidemill_chassis.resilience import Deadline, ResilienceConfig
 from tidemill_ingest.idempotency import shared
 from tidemill_ingest.idempotency.known import Known
-from tidemill_ingest.problems import Refused
 from tidemill_ingest.idempotency.shared import Batch, Claim, SharedKeys, connect
+from tidemill_ingest.problems import Refused
 
 pytestmark = pytest.mark.integration
 

@@ -30,23 +30,24 @@ from kube import standin
 from kube.controlplane import ControlPlane
 from kube.standin import IMAGES, NAMESPACE
 from tidemill_contract import names
-from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.actuators.kafka.log import LATEST, KafkaLog
+from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.actuators.kubernetes.api import KINDS, PIPELINE, Api, Document, load
 from tidemill_operator.actuators.postgres.schema import PostgresSchemas
-from tidemill_operator.cluster_settings import Placement
 from tidemill_operator.cluster.control import Controller
-from tidemill_operator.errors import TidemillError
 from tidemill_operator.cluster.events import Recorder
-from tidemill_operator.cluster.telemetry import Measures
 from tidemill_operator.cluster.observed import ObservedStatus
-from tidemill_operator.observer.observer import Observer
-from tidemill_operator.plan.render import marks
-from tidemill_operator.cluster.queue import Key, Result
+from tidemill_operator.cluster.queue import Result
 from tidemill_operator.cluster.scaling import ClusterScaling
-from tidemill_operator.observer.scaling_figures import FiguresReader
-from tidemill_operator.settings import Platform
+from tidemill_operator.cluster.telemetry import Measures
 from tidemill_operator.cluster.world import World
+from tidemill_operator.cluster_settings import Placement
+from tidemill_operator.errors import TidemillError
+from tidemill_operator.keys import Key
+from tidemill_operator.observer.observer import Observer
+from tidemill_operator.observer.scaling_figures import FiguresReader
+from tidemill_operator.plan.render import marks
+from tidemill_operator.settings import Platform
 
 CHILDREN = ("Deployment", "Service", "ConfigMap", "ServiceAccount", "PodDisruptionBudget", "NetworkPolicy", "Secret")
 

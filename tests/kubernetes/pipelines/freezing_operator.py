@@ -14,12 +14,12 @@ from typing import Any
 
 from confluent_kafka.admin import AdminClient
 
-from tidemill_operator.cluster import serve
 from tidemill_operator.actuators.kafka import session as kafka_session
-from tidemill_operator.actuators.postgres import session as postgres_session
 from tidemill_operator.actuators.kubernetes.api import Document
 from tidemill_operator.actuators.kubernetes.mirror import MirroredApi
+from tidemill_operator.actuators.postgres import session as postgres_session
 from tidemill_operator.actuators.postgres.session import Session
+from tidemill_operator.cluster import serve
 
 SYSTEM, LEFT = sys.argv[1], [int(sys.argv[2])]
 

@@ -24,7 +24,7 @@ from tidemill_contract import names
 from tidemill_contract.resource.validate import check
 from tidemill_operator.actuators.kubernetes.api import PIPELINE, Document
 from tidemill_operator.errors import TidemillError
-from tidemill_operator.cluster.queue import Key
+from tidemill_operator.keys import Key
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.integration, pytest.mark.slow]
 

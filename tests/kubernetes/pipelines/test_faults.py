@@ -21,7 +21,7 @@ from kube import binaries
 from tidemill_contract.duration import parse_ms
 from tidemill_operator.actuators.kubernetes.api import DEPLOYMENT, POD, Document
 from tidemill_operator.errors import TidemillError
-from tidemill_operator.cluster.queue import Key
+from tidemill_operator.keys import Key
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.integration, pytest.mark.slow]
 

@@ -14,7 +14,7 @@ import pytest
 from tidemill_contract import names
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.actuators.kubernetes.api import LEASE, Kind
-from tidemill_operator.cluster.queue import Key
+from tidemill_operator.keys import Key
 from tidemill_operator.laptop.servers import Servers
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.integration, pytest.mark.slow]

@@ -23,11 +23,12 @@ from psycopg.pq import TransactionStatus
 
 from tidemill_contract import names
 from tidemill_operator.actuators.kafka import session as kafka_session
-from tidemill_operator.actuators.postgres import session as postgres_session
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.actuators.kubernetes.api import EVENT, KINDS, POD, Api, Document, Kind
+from tidemill_operator.actuators.postgres import session as postgres_session
 from tidemill_operator.actuators.postgres.session import Session
-from tidemill_operator.cluster.queue import Key, Result
+from tidemill_operator.cluster.queue import Result
+from tidemill_operator.keys import Key
 from tidemill_operator.laptop.servers import Servers
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.integration, pytest.mark.slow]

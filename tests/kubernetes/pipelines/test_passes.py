@@ -14,10 +14,11 @@ from tidemill_contract import names
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_operator.actuators.kubernetes.api import DEPLOYMENT, EVENT, KINDS, PIPELINE, SECRET, SERVICE, Document
 from tidemill_operator.cluster.events import Recorder
-from tidemill_operator.observer.figures import Figures, Seen
-from tidemill_operator.cluster.removal.finalizing import FINALIZER
 from tidemill_operator.cluster.observed import ObservedStatus
-from tidemill_operator.cluster.queue import Key, Result
+from tidemill_operator.cluster.queue import Result
+from tidemill_operator.cluster.removal.finalizing import FINALIZER
+from tidemill_operator.keys import Key
+from tidemill_operator.observer.figures import Figures, Seen
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.integration]
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tidemill_contract import names
-from tidemill_operator.cluster.removal import reclaim
 from tidemill_operator.actuators.kubernetes.api import PIPELINE, Conflict
+from tidemill_operator.cluster.removal import reclaim
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.cluster.queue import Key
+from tidemill_operator.keys import Key
 from tidemill_operator.reconcile import PAUSE
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.integration, pytest.mark.slow]

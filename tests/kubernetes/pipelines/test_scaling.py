@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from tidemill_operator.actuators.kubernetes.api import CONFIG_MAP, DEPLOYMENT, EVENT, Document
+from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.cluster.control import Controller
 from tidemill_operator.cluster.events import Recorder
-from tidemill_operator.cluster.telemetry import Measures
-from tidemill_operator.cluster.queue import Key, Result
+from tidemill_operator.cluster.queue import Result
 from tidemill_operator.cluster.scaling import ClusterScaling
+from tidemill_operator.cluster.telemetry import Measures
+from tidemill_operator.keys import Key
 from tidemill_operator.observer.scaling_figures import FiguresReader
-from tidemill_operator.addresses import PostgresAddress
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.integration]
 

@@ -20,7 +20,7 @@ import pytest
 from kube import binaries
 from tidemill_operator.actuators.kubernetes.api import EVENT, Document
 from tidemill_operator.errors import TidemillError
-from tidemill_operator.cluster.queue import Key
+from tidemill_operator.keys import Key
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.integration]
 

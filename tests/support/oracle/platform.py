@@ -26,8 +26,8 @@ from tidemill_contract.functions.partials import quote
 from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.actuators.local.runtime import LocalRuntime
-from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.actuators.local.secrets import FileSecrets
+from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.plan.replay import DONE, REPLAY
 from tidemill_operator.reconcile import reconcile, release
 from tidemill_operator.settings import Platform

@@ -20,24 +20,24 @@ from kafka_records import KafkaRecord
 from oracle.events import Event
 from oracle.platform import Stuck
 from oracle.queries import Query
+from tidemill_api.catalog import PipelineModel
+from tidemill_api.formats.rows import RowEncoder, page_body
+from tidemill_api.http.problems import Problem
 from tidemill_api.query import sql as aggregate_sql
 from tidemill_api.query.aggregate import take_query
 from tidemill_api.query.answers import read_state, read_windows
-from tidemill_api.catalog import PipelineModel
 from tidemill_api.query.parameters import Parameters
-from tidemill_api.http.problems import Problem
-from tidemill_api.formats.rows import RowEncoder, page_body
 from tidemill_contract.functions.partials import quote
-from tidemill_contract.runtime import AggregationRef, PipelineConfig, PostgresCredentials, WorkloadSettings
 from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import AggregationRef, PipelineConfig, PostgresCredentials, WorkloadSettings
 from tidemill_operator.actuators.base import PipelineSecrets
 from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.outcome import Rank
 from tidemill_operator.plan.model import Owner
 from tidemill_operator.plan.postgres.schema import desired_schema
 from tidemill_processor.batch import BatchReader
-from tidemill_processor.time.closing import Closer
 from tidemill_processor.database import Database
+from tidemill_processor.time.closing import Closer
 from tidemill_processor.transaction import Committer, Fenced, Position
 
 _NOW_MS = 1_790_000_000_000

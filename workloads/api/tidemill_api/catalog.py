@@ -7,13 +7,13 @@ from functools import cached_property
 
 from tidemill_api.http.problems import not_found
 from tidemill_api.query.selection import Column
+from tidemill_chassis.pipelines import PipelineDirectory
 from tidemill_contract import names
 from tidemill_contract.expressions.compiler import derived_types
 from tidemill_contract.functions.feeds import Feeds, guarded
 from tidemill_contract.functions.partials import AggregationLayout, field_types, layout, quote
-from tidemill_chassis.pipelines import PipelineDirectory
-from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.resource.spec import AggregationSpec
+from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.windows import answer_columns, decoders
 
 

@@ -12,8 +12,8 @@ import psycopg
 
 from tidemill_api import metrics
 from tidemill_api.connection import MARGIN_SECONDS, ReaderConnection
-from tidemill_api.pipeline_guards import PipelineGuards
 from tidemill_api.http.problems import Problem, unavailable
+from tidemill_api.pipeline_guards import PipelineGuards
 from tidemill_chassis.failures import database_failed, database_retryable
 from tidemill_chassis.resilience import BreakerOpen, Deadline, DeadlineExceeded, Guard
 from tidemill_contract.runtime import WorkloadSettings

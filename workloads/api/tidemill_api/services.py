@@ -9,11 +9,11 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from tidemill_api.query.answers import Answers
 from tidemill_api.cache import AnswerCache
 from tidemill_api.catalog import Catalog
 from tidemill_api.database import Database, failed, retryable
 from tidemill_api.live.upstream import Upstreams
+from tidemill_api.query.answers import Answers
 from tidemill_chassis.auth import Authenticator
 from tidemill_chassis.pipelines import PipelineDirectory
 from tidemill_chassis.resilience import Guards, ResilienceConfig

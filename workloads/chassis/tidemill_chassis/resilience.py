@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from tidemill_chassis import failures
 from tidemill_chassis.breaker import BreakerOpen, BreakerState
 from tidemill_chassis.failures import Predicate
-from tidemill_contract.files import read_bytes
 from tidemill_chassis.guard import Clock, Deadline, DeadlineExceeded, Guard, Guards, Policy
+from tidemill_contract.files import read_bytes
 
 __all__ = [
     "BreakerOpen",

@@ -25,14 +25,14 @@ from tidemill_chassis.http_server import Status
 from tidemill_chassis.resilience import ResilienceConfig
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest.events import EventsHandler
-from tidemill_ingest.openapi import EVENTS_PATH, describe
-from tidemill_ingest.pipelines import Pipelines
-from tidemill_ingest.problems import Refused, answer_refused
-from tidemill_ingest.quota import Limits, Quota
 from tidemill_ingest.idempotency.requests import Replays
 from tidemill_ingest.idempotency.shared import SharedKeys, connect
 from tidemill_ingest.kafka.sink import Sink
 from tidemill_ingest.kafka.watch import Watch
+from tidemill_ingest.openapi import EVENTS_PATH, describe
+from tidemill_ingest.pipelines import Pipelines
+from tidemill_ingest.problems import Refused, answer_refused
+from tidemill_ingest.quota import Limits, Quota
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ import msgspec
 from confluent_kafka import KafkaError
 
 from tidemill_chassis.asgi import PROBLEM_TYPE, problem
+from tidemill_ingest.kafka.sink import Delivery
 from tidemill_ingest.problems import retry_after
 from tidemill_ingest.records import Records
-from tidemill_ingest.kafka.sink import Delivery
 
 ACCEPTED, QUARANTINED, RETRY, REJECTED = "accepted", "quarantined", "retry", "rejected"
 RETRY_SECONDS = 1.0

@@ -13,26 +13,26 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tidemill_contract.duration import parse_ms
 from tidemill_chassis.health import Dependency, report
 from tidemill_chassis.hosts import Hosts
 from tidemill_chassis.resilience import ResilienceConfig
-from tidemill_contract.runtime import WorkloadSettings
 from tidemill_chassis.status_server import StatusServer
+from tidemill_contract.duration import parse_ms
+from tidemill_contract.runtime import WorkloadSettings
 from tidemill_processor import metrics
-from tidemill_processor.time.closing import Closer
 from tidemill_processor.database import LIVE, Database
+from tidemill_processor.detect.scanning import Scanner
+from tidemill_processor.keeper.duties import Trials
+from tidemill_processor.keeper.health import standing
 from tidemill_processor.keeper.keeper import Duties, Keeper
 from tidemill_processor.keeper.quotas import Report
-from tidemill_processor.publish.live import Live
 from tidemill_processor.lookout import Lookout
 from tidemill_processor.loop import Loop
+from tidemill_processor.publish.live import Live
 from tidemill_processor.publish.producer import Outlet
 from tidemill_processor.publish.publisher import Publisher
-from tidemill_processor.detect.scanning import Scanner
 from tidemill_processor.source.consumer import Source
-from tidemill_processor.keeper.health import standing
-from tidemill_processor.keeper.duties import Trials
+from tidemill_processor.time.closing import Closer
 
 log = logging.getLogger("tidemill_processor")
 

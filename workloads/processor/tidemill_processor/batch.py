@@ -16,8 +16,8 @@ import polars as pl
 from tidemill_contract.events import quarantine
 from tidemill_contract.events.decoder import MAX_KEY_BYTES, QUARANTINE_PREFIX, EventDecoder, InvalidEvent, Reason
 from tidemill_contract.events.details import TOMBSTONE
-from tidemill_contract.expressions.values import one_zero
 from tidemill_contract.expressions.compiler import POLARS_TYPES, compile_transform, derived_types
+from tidemill_contract.expressions.values import one_zero
 from tidemill_contract.resource.spec import PipelineSpec
 
 TIME, PARTITION, OFFSET, INDEX, DATA, MICROS = "_t", "_p", "_o", "_i", "_data", "_us"

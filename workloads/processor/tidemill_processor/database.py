@@ -9,13 +9,13 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from tidemill_contract.resource.amounts import parse_bytes
 from tidemill_contract.expressions.compiler import derived_types
 from tidemill_contract.functions.feeds import Feeds, guarded
-from tidemill_contract.tables.kept import ANOMALIES, DEAD_LETTERS, quota_of
 from tidemill_contract.functions.partials import AggregationLayout, field_types, layout, quote
-from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
+from tidemill_contract.resource.amounts import parse_bytes
 from tidemill_contract.resource.spec import AggregationSpec
+from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
+from tidemill_contract.tables.kept import ANOMALIES, DEAD_LETTERS, quota_of
 from tidemill_processor.connection import MARGIN_SECONDS, WriterConnection
 
 LIVE = "live"

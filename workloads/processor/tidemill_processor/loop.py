@@ -16,19 +16,19 @@ from typing import Any
 import psycopg
 from confluent_kafka import KafkaError, KafkaException
 
-from tidemill_contract.duration import parse_ms
-from tidemill_contract.events.decoder import Reason
 from tidemill_chassis.failures import database_failed, kafka_fatal
 from tidemill_chassis.resilience import Guards
+from tidemill_contract.duration import parse_ms
+from tidemill_contract.events.decoder import Reason
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_processor import metrics
-from tidemill_processor.source.backlog import Backlog
 from tidemill_processor.batch import INDEX, Batch, BatchReader, Piece
 from tidemill_processor.connection import WriterConnection
 from tidemill_processor.database import LIVE, AggregationStore, Database
-from tidemill_processor.source.positions import Positions
 from tidemill_processor.replay import ASK_SECONDS, Handover, Pace
+from tidemill_processor.source.backlog import Backlog
 from tidemill_processor.source.consumer import Polled, Source
+from tidemill_processor.source.positions import Positions
 from tidemill_processor.transaction import Change, Committed, Committer, Fenced, Position, Superseded, is_refusal
 
 log = logging.getLogger(__name__)

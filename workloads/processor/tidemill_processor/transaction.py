@@ -25,18 +25,16 @@ import psycopg
 
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.runtime import PipelineConfig
-from tidemill_processor.merge import corrections
-from tidemill_processor.merge import merging
-from tidemill_processor.merge import refused
-from tidemill_processor.merge.aggregate import END, PANE, Aggregated, aggregate
-from tidemill_processor.detect.anomalies import by_rule
 from tidemill_processor.batch import PARTITION, Batch
 from tidemill_processor.database import CLOCK_MS, LIVE, AggregationStore, Database, to_ms
+from tidemill_processor.detect.anomalies import by_rule
+from tidemill_processor.detect.event_anomalies import Watcher
+from tidemill_processor.merge import corrections, merging, refused
+from tidemill_processor.merge.aggregate import END, PANE, Aggregated, aggregate
 from tidemill_processor.merge.merging import Work
 from tidemill_processor.merge.partitions import KeptEvents, Partitions
-from tidemill_processor.replay import Handover
 from tidemill_processor.merge.sessions import SessionMerger, aggregate_sessions
-from tidemill_processor.detect.event_anomalies import Watcher
+from tidemill_processor.replay import Handover
 from tidemill_processor.time.watermark import PartitionTime
 
 

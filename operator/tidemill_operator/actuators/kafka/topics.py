@@ -18,9 +18,9 @@ from tidemill_operator.actuators.kafka.replication import THROTTLE_BYTES, Advanc
 from tidemill_operator.actuators.kafka.session import GONE, KafkaSession
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome
+from tidemill_operator.plan.kafka.replication import IN_SYNC, LEADERS, Held, Spread, Wish, replicas_in_sync
 from tidemill_operator.plan.model import LiveTopic, Topic
 from tidemill_operator.plan.refusals import gone, missing
-from tidemill_operator.plan.kafka.replication import IN_SYNC, LEADERS, Held, Spread, Wish, replicas_in_sync
 
 log = logging.getLogger(__name__)
 _REQUEST_SECONDS = 15.0

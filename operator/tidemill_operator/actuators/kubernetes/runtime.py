@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from tidemill_contract import names
 from tidemill_operator.actuators.kubernetes.api import DEPLOYMENT, PIPELINE, POD, Api, Conflict, Document
-from tidemill_operator.actuators.kubernetes.workloads import SHARING, Pass
 from tidemill_operator.actuators.kubernetes.rollout import rollout
+from tidemill_operator.actuators.kubernetes.workloads import SHARING, Pass
 from tidemill_operator.cluster_settings import Placement
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Outcome

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tidemill_contract.files import read_bytes
+from tidemill_operator.outcome import Component, Outcome, done, waiting
+from tidemill_operator.plan.model import Workload
 from tidemill_operator.processes.child import Command
 from tidemill_operator.processes.files import write_atomic
 from tidemill_operator.processes.ports import Ports
 from tidemill_operator.processes.replica import ReplicaSpec
 from tidemill_operator.processes.supervisor import ReplicaState, Supervisor
-from tidemill_operator.outcome import Component, Outcome, done, waiting
-from tidemill_operator.plan.model import Workload
 
 HOST = "127.0.0.1"
 _COMPONENTS = {

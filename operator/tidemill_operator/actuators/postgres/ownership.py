@@ -16,9 +16,9 @@ from typing import Protocol
 import psycopg
 
 from tidemill_operator.actuators.postgres.session import LOCK_MS, Session, connected
+from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.errors import NotOurTurn, Reason
 from tidemill_operator.plan.model import Owner
-from tidemill_operator.addresses import PostgresAddress
 
 HELD_MS = 30_000
 """How long a holder may be silent; it confirms before each thing it does. A frozen one is in nobody's way then."""

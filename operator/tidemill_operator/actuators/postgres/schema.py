@@ -22,21 +22,21 @@ from tidemill_operator.actuators.postgres.claims import claim, made, rivals, tak
 from tidemill_operator.actuators.postgres.damage import emptied, missing_positions
 from tidemill_operator.actuators.postgres.expiry import expire
 from tidemill_operator.actuators.postgres.grants import ensure_grants
+from tidemill_operator.actuators.postgres.ownership import Leadership, check_epoch, comment, exclusive
 from tidemill_operator.actuators.postgres.replays import end_replays, observe_replays, switch
 from tidemill_operator.actuators.postgres.retained import noted_owner
 from tidemill_operator.actuators.postgres.roles import drop_roles, end_sessions, ensure_roles, strangers
 from tidemill_operator.actuators.postgres.rows import ensure_rows
 from tidemill_operator.actuators.postgres.session import LockBusy, NoDatabase, Session, connected
-from tidemill_operator.actuators.postgres.ownership import Leadership, check_epoch, comment, exclusive
+from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome
 from tidemill_operator.plan.kafka.claims import TOPICS
-from tidemill_operator.plan.postgres.damage import damaged
 from tidemill_operator.plan.model import Failing, LiveSchema, Loss, Owner, Schema, Table
+from tidemill_operator.plan.postgres.damage import damaged
 from tidemill_operator.plan.postgres.noted import as_noted_today
-from tidemill_operator.plan.refusals import column_changes, foreign
 from tidemill_operator.plan.postgres.sql import add_column, create_index, create_table, rename_column
-from tidemill_operator.addresses import PostgresAddress
+from tidemill_operator.plan.refusals import column_changes, foreign
 
 _DROP_AT_ONCE = 50
 # Replicas note the same thing within moments of each other. It is told for a day, all of it or nothing.

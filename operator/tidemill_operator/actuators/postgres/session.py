@@ -11,8 +11,8 @@ from psycopg import errors, sql
 
 from tidemill_contract import trust
 from tidemill_operator.actuators.postgres.connection import MARGIN_SECONDS, AdminConnection
-from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.addresses import PostgresAddress
+from tidemill_operator.errors import Reason, TidemillError
 
 Row = tuple[Any, ...]
 LOCK_MS = 5_000

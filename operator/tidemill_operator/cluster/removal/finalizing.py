@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from tidemill_operator.actuators.kubernetes.runtime import NamespaceLocks
 from tidemill_operator.actuators.kubernetes.api import PIPELINE
-from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.actuators.kubernetes.runtime import NamespaceLocks
 from tidemill_operator.cluster.events import Recorder
-from tidemill_operator.cluster.queue import Key, Result
-from tidemill_operator.reconcile import PAUSE, release
+from tidemill_operator.cluster.queue import Result
 from tidemill_operator.cluster.world import World
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.keys import Key
+from tidemill_operator.reconcile import PAUSE, release
 
 log = logging.getLogger(__name__)
 FINALIZER = "tidemill.dev/reclaim"

@@ -12,16 +12,16 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 
-from tidemill_operator.actuators.kubernetes.runtime import NamespaceLocks
 from tidemill_operator.actuators.kubernetes.api import PIPELINE, Api, Conflict, Document
+from tidemill_operator.actuators.kubernetes.runtime import NamespaceLocks
+from tidemill_operator.cluster.events import Recorder
+from tidemill_operator.cluster.leader import Elector
+from tidemill_operator.cluster.removal.finalizing import Finalizing, held, is_paused
+from tidemill_operator.cluster.world import World
 from tidemill_operator.cluster_settings import ClusterSettings
 from tidemill_operator.errors import TidemillError
-from tidemill_operator.cluster.events import Recorder
-from tidemill_operator.cluster.removal.finalizing import Finalizing, held, is_paused
-from tidemill_operator.cluster.leader import Elector
-from tidemill_operator.cluster.queue import Key
+from tidemill_operator.keys import Key
 from tidemill_operator.settings import Platform
-from tidemill_operator.cluster.world import World
 
 log = logging.getLogger("tidemill_operator.cluster.removal.reclaim")
 # Longer than a Lease whose holder is gone; one who is there renews it every other second.

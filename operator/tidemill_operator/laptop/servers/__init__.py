@@ -11,14 +11,14 @@ from functools import partial
 from pathlib import Path
 
 from tidemill_contract import trust
-from tidemill_operator.processes.child import end_leftover
-from tidemill_operator.processes.ports import Ports
+from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.laptop.servers import kafka as _kafka
 from tidemill_operator.laptop.servers import postgres as _postgres
 from tidemill_operator.laptop.servers import redis as _redis
-from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.laptop.servers.errors import ServerError
 from tidemill_operator.laptop.servers.server import Progress, Server
+from tidemill_operator.processes.child import end_leftover
+from tidemill_operator.processes.ports import Ports
 
 __all__ = ["PostgresAddress", "Server", "ServerError", "Servers", "start_servers"]
 

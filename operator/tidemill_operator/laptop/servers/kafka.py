@@ -16,12 +16,12 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from tidemill_contract.files import read_text
-from tidemill_operator.processes.child import Command
-from tidemill_operator.processes.files import write_atomic
-from tidemill_operator.processes.ports import Ports, is_free
 from tidemill_operator.laptop.servers.errors import ServerError
 from tidemill_operator.laptop.servers.kafka_jars import find_jars, find_java
 from tidemill_operator.laptop.servers.server import Progress, Server
+from tidemill_operator.processes.child import Command
+from tidemill_operator.processes.files import write_atomic
+from tidemill_operator.processes.ports import Ports, is_free
 
 _LOG_CONFIG = """\
 status = error

@@ -8,9 +8,9 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from tidemill_operator.processes.files import locked
 from tidemill_operator.laptop.servers.errors import ServerError
 from tidemill_operator.laptop.servers.server import Progress
+from tidemill_operator.processes.files import locked
 
 KAFKA_VERSION = "4.1.0"
 _PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"

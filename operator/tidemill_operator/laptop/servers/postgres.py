@@ -17,12 +17,12 @@ import psycopg
 from psycopg import sql
 
 from tidemill_contract.files import read_text
-from tidemill_operator.processes.child import Command
-from tidemill_operator.processes.files import write_atomic
-from tidemill_operator.processes.ports import Ports
 from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.laptop.servers.errors import ServerError
 from tidemill_operator.laptop.servers.server import Progress, Server
+from tidemill_operator.processes.child import Command
+from tidemill_operator.processes.files import write_atomic
+from tidemill_operator.processes.ports import Ports
 
 _ADMIN = "postgres"
 _DATABASE = "tidemill"

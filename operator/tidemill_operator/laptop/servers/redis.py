@@ -10,10 +10,10 @@ from pathlib import Path
 import redis
 
 from tidemill_contract import trust
-from tidemill_operator.processes.child import Command
-from tidemill_operator.processes.ports import Ports
 from tidemill_operator.laptop.servers.errors import ServerError
 from tidemill_operator.laptop.servers.server import Progress, Server
+from tidemill_operator.processes.child import Command
+from tidemill_operator.processes.ports import Ports
 
 
 def redis_server(

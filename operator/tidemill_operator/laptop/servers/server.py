@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tidemill_operator.processes.child import Child, Command
 from tidemill_operator.laptop.servers.errors import ServerError
+from tidemill_operator.processes.child import Child, Command
 
 Progress = Callable[[str], None]
 _POLL_SECONDS = 0.1

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tidemill_contract.resource.amounts import parse_bytes
 from tidemill_contract.duration import parse_ms
-from tidemill_contract.tables.kept import quota_of, told
+from tidemill_contract.resource.amounts import parse_bytes
 from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.tables.kept import quota_of, told
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.model import Column, KeptRows, LiveSchema, Owner, Table
 

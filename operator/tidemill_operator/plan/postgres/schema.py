@@ -15,13 +15,13 @@ from tidemill_contract.duration import parse_ms
 from tidemill_contract.expressions.compiler import derived_types
 from tidemill_contract.functions.feeds import SINCE
 from tidemill_contract.functions.partials import SQL_TYPES, AggregationLayout, field_types, layout, quote
-from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.resource.spec import AggregationSpec
+from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.tables.storage import partition_days
 from tidemill_operator.plan.kafka.claims import TOPICS
+from tidemill_operator.plan.model import AggregationRow, Column, Replay, Schema, Table
 from tidemill_operator.plan.postgres.failing import HELD_UP, SKIPPED
 from tidemill_operator.plan.postgres.kept import KEPT, kept_rows
-from tidemill_operator.plan.model import AggregationRow, Column, Replay, Schema, Table
 from tidemill_operator.plan.postgres.partitioning import ensure_partition_sql, ensure_partitions_sql
 
 _SPELLINGS = {"timestamptz": "timestamp with time zone"}

@@ -13,8 +13,8 @@ from typing import Any
 from tidemill_api import metrics
 from tidemill_api.cache import Slot
 from tidemill_api.catalog import PipelineModel
-from tidemill_api.http.replies import matches, slot_headers, validators
 from tidemill_api.formats.rows import JSON, negotiate
+from tidemill_api.http.replies import matches, slot_headers, validators
 from tidemill_api.services import Services
 from tidemill_chassis.asgi import App, Receive, Scope, Send
 from tidemill_chassis.auth import QUERY_READ, Forbidden, Unauthorized

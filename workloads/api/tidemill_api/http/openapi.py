@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tidemill_api.query import listings
+from tidemill_api.formats.rows import JSON
 from tidemill_api.http.openapi_answers import RESPONSES, as_suffix, fresh, plain, problems, unchanged
 from tidemill_api.http.openapi_live import LIVE_SCHEMAS, live_paths
 from tidemill_api.http.openapi_parameters import (
@@ -14,7 +14,7 @@ from tidemill_api.http.openapi_parameters import (
     window_parameters,
 )
 from tidemill_api.http.openapi_schemas import SCHEMAS, STRING, ref
-from tidemill_api.formats.rows import JSON
+from tidemill_api.query import listings
 
 TITLE, VERSION = "Tidemill API", "0.1.0"
 SUFFIXES = ("json", "ndjson", "csv")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from tidemill_api.http.openapi_schemas import STRING, Schema, ref
 from tidemill_api.formats.rows import CSV, JSON, NDJSON
+from tidemill_api.http.openapi_schemas import STRING, Schema, ref
 from tidemill_chassis.asgi import PROBLEM_TYPE
 
 _PROBLEMS = {

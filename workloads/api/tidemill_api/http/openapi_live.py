@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from tidemill_api.live.events import MEDIA
-from tidemill_api.live.query import RESERVED
+from tidemill_api.formats.rows import JSON
 from tidemill_api.http.openapi_answers import headers, problem
 from tidemill_api.http.openapi_parameters import live_parameters, path
-from tidemill_api.http.openapi_schemas import BOOLEAN, INTEGER, NUMBER, STRING, TIME, Schema, array, maybe, ref, structure
-from tidemill_api.formats.rows import JSON
+from tidemill_api.http.openapi_schemas import (
+    BOOLEAN,
+    INTEGER,
+    NUMBER,
+    STRING,
+    TIME,
+    Schema,
+    array,
+    maybe,
+    ref,
+    structure,
+)
+from tidemill_api.live.events import MEDIA
+from tidemill_api.live.query import RESERVED
 
 _DESCRIPTION = """
 Server-sent events; the same path takes a WebSocket, whose text messages are the `data` of these events.

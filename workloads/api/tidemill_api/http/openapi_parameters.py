@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from tidemill_api.http.openapi_schemas import BOOLEAN, INTEGER, NUMBER, STRING, Schema, ref
 from tidemill_api.query import aggregate as aggregate_query
 from tidemill_api.query import listings
-from tidemill_api.http.openapi_schemas import BOOLEAN, INTEGER, NUMBER, STRING, Schema, ref
 from tidemill_api.query.parameters import MAX_FIELDS
 from tidemill_api.query.selection import MAX_IN, OPERATORS, Column
 from tidemill_contract.duration import PATTERN as DURATION

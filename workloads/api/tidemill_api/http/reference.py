@@ -9,9 +9,9 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tidemill_api.formats.rows import JSON
 from tidemill_api.http.openapi import document
 from tidemill_api.http.routing import TemplateRoute
-from tidemill_api.formats.rows import JSON
 
 _FILES = Path(__file__).with_name("reference_page")
 _PAGES = {

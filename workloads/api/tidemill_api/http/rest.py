@@ -13,19 +13,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tidemill_api import metrics
-from tidemill_api.http.access import open_pipeline
-from tidemill_api.query.aggregate import MEMBERS, take_query
-from tidemill_api.query.answers import Stream
 from tidemill_api.cache import Slot
 from tidemill_api.catalog import PipelineModel
 from tidemill_api.describe import summary
+from tidemill_api.formats.rows import JSON, negotiate
+from tidemill_api.http.access import open_pipeline
 from tidemill_api.http.fast_path import Front, Known
-from tidemill_api.query.listings import ANOMALIES, DEAD_LETTERS, Listing, events_listing, take_listing
-from tidemill_api.query.parameters import MAX_BODY_BYTES, Parameters
 from tidemill_api.http.problems import Problem, forbidden, not_found, unauthorized
 from tidemill_api.http.replies import NEXT_CURSOR, PiecesReply, json_reply
 from tidemill_api.http.routing import TemplateRoute
-from tidemill_api.formats.rows import JSON, negotiate
+from tidemill_api.query.aggregate import MEMBERS, take_query
+from tidemill_api.query.answers import Stream
+from tidemill_api.query.listings import ANOMALIES, DEAD_LETTERS, Listing, events_listing, take_listing
+from tidemill_api.query.parameters import MAX_BODY_BYTES, Parameters
 from tidemill_api.services import Services
 from tidemill_chassis.auth import QUERY_READ, Forbidden, Unauthorized
 from tidemill_chassis.resilience import Deadline

@@ -18,12 +18,12 @@ import msgspec
 from tidemill_api.catalog import PipelineModel
 from tidemill_api.database import Connection, Database, as_problem, of_one_table
 from tidemill_api.describe import aggregation as describe_aggregation
+from tidemill_api.http.problems import Problem, unavailable
 from tidemill_api.live.change import Change, Key, RowFilter, keyed, upserts
 from tidemill_api.live.progress import Progress
 from tidemill_api.live.query import LiveQuery
 from tidemill_api.live.reading import read_changed, read_standings
 from tidemill_api.live.upstream import Ending, Upstream
-from tidemill_api.http.problems import Problem, unavailable
 
 log = logging.getLogger(__name__)
 

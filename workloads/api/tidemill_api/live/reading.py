@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tidemill_api.query.aggregate import AggregateQuery, take_query
-from tidemill_api.query.answers import FEEDS, READ_LIMIT, State, read_windows
 from tidemill_api.catalog import AggregationModel, PipelineModel
 from tidemill_api.database import Connection
+from tidemill_api.formats.offload import encoded
+from tidemill_api.formats.rows import RowEncoder
 from tidemill_api.live.change import Row
 from tidemill_api.live.progress import Mark
-from tidemill_api.formats.offload import encoded
+from tidemill_api.query.aggregate import AggregateQuery, take_query
+from tidemill_api.query.answers import FEEDS, READ_LIMIT, State, read_windows
 from tidemill_api.query.parameters import Parameters
-from tidemill_api.formats.rows import RowEncoder
 from tidemill_api.query.selection import Binder, Filter, condition
 from tidemill_api.query.values import EPOCH
 from tidemill_contract.functions.feeds import Feeds

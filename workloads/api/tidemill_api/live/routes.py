@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from fastapi import APIRouter, Request, Response, WebSocket
 
 from tidemill_api.http.access import open_pipeline, wants_key
+from tidemill_api.http.problems import forbidden, unauthorized, unavailable
 from tidemill_api.live.events import EventStream
 from tidemill_api.live.listener import Listener
 from tidemill_api.live.places import Places
@@ -15,7 +16,6 @@ from tidemill_api.live.pump import Patience
 from tidemill_api.live.query import take_live
 from tidemill_api.live.socket import SocketSession, refusal
 from tidemill_api.query.parameters import Parameters
-from tidemill_api.http.problems import forbidden, unauthorized, unavailable
 from tidemill_api.services import Services
 from tidemill_chassis.auth import Forbidden, Unauthorized
 

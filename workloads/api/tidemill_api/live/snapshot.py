@@ -11,9 +11,9 @@ import msgspec
 from tidemill_api.catalog import AggregationModel, PipelineModel
 from tidemill_api.database import Connection, Database
 from tidemill_api.describe import time_ms
+from tidemill_api.http.problems import unavailable
 from tidemill_api.live.change import RowFilter, pieces, with_rows
 from tidemill_api.live.reading import read_latest, read_standings
-from tidemill_api.http.problems import unavailable
 
 KEEP_SECONDS = 1.0
 Wanted = tuple[PipelineModel, str, RowFilter]

@@ -12,15 +12,15 @@ import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from tidemill_api import metrics
-from tidemill_api.http.access import open_pipeline, wants_key
 from tidemill_api.catalog import PipelineModel
+from tidemill_api.http.access import open_pipeline, wants_key
+from tidemill_api.http.problems import Problem
 from tidemill_api.live.listener import Listener, Message, error_message
 from tidemill_api.live.places import Places
 from tidemill_api.live.pump import Left, Patience, count_ending, serve
 from tidemill_api.live.query import LiveQuery, take_live
 from tidemill_api.live.upstream import STOPPING, Ending
 from tidemill_api.query.parameters import Parameters
-from tidemill_api.http.problems import Problem
 from tidemill_api.services import Services
 from tidemill_chassis.auth import QUERY_READ, Forbidden, Unauthorized
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
 
-from tidemill_api.query.buckets import Bucket, take_bucket
 from tidemill_api.catalog import AggregationModel
-from tidemill_api.query.parameters import Member, Parameters
 from tidemill_api.http.problems import Problem, bad_parameter
+from tidemill_api.query.buckets import Bucket, take_bucket
+from tidemill_api.query.parameters import Member, Parameters
 from tidemill_api.query.selection import Column, Filter, Page, take_filters, take_page
 from tidemill_api.query.values import EPOCH, parse_time, parse_value
 

@@ -14,23 +14,23 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from tidemill_api.query import sql
 from tidemill_api import metrics
-from tidemill_api.query.aggregate import MAX_FILL_ROWS, MAX_STREAM_ROWS, AggregateQuery, too_filled
 from tidemill_api.cache import Answer, AnswerCache, Slot
 from tidemill_api.catalog import PipelineModel
 from tidemill_api.database import Connection, Database, as_problem
 from tidemill_api.describe import describe, time_ms
-from tidemill_api.query.listings import ListingQuery, shown_row
 from tidemill_api.formats.offload import encoded
-from tidemill_api.http.problems import unavailable
 from tidemill_api.formats.rows import CSV, RowEncoder, page_body
+from tidemill_api.http.problems import unavailable
+from tidemill_api.query import sql
+from tidemill_api.query.aggregate import MAX_FILL_ROWS, MAX_STREAM_ROWS, AggregateQuery, too_filled
+from tidemill_api.query.listings import ListingQuery, shown_row
 from tidemill_api.query.selection import Binder
 from tidemill_api.query.values import EPOCH
+from tidemill_chassis.resilience import Deadline
 from tidemill_contract import names
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.functions.feeds import Feeds
-from tidemill_chassis.resilience import Deadline
 
 T = TypeVar("T")
 FETCH_ROWS = 2_000

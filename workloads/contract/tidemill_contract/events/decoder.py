@@ -29,8 +29,8 @@ from tidemill_contract.events.details import (
     unit_hint,
 )
 from tidemill_contract.events.members import may_be_rounded, members, mended
-from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.events.verdicts import FIELD_HEADER, QUARANTINE_PREFIX, REASON_HEADER, InvalidEvent, Reason
+from tidemill_contract.resource.spec import PipelineSpec
 
 __all__ = [
     "FIELD_HEADER",

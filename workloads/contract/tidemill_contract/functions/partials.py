@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, get_args
 
-from tidemill_contract.functions import doubles
-from tidemill_contract.functions import spread
 from tidemill_contract.duration import parse_ms
+from tidemill_contract.functions import doubles, spread
 from tidemill_contract.resource.spec import AggregationSpec, MetricSpec, PipelineSpec
 
 Kind = Literal[

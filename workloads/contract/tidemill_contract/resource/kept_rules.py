@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tidemill_contract.resource.amounts import parse_bytes
 from tidemill_contract.duration import parse_ms
+from tidemill_contract.resource.amounts import parse_bytes
 from tidemill_contract.resource.faults import Fault
 from tidemill_contract.resource.parts import Parts
 

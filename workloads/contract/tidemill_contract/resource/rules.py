@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tidemill_contract.expressions import compiler as expressions
 from tidemill_contract.duration import parse_ms
+from tidemill_contract.expressions import compiler as expressions
 from tidemill_contract.resource.faults import ABSENT, Fault, did_you_mean
 from tidemill_contract.resource.kept_rules import kept_faults
 from tidemill_contract.resource.name_rules import system_columns

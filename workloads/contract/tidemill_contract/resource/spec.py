@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
-from tidemill_contract.resource.amounts import Bytes
 from tidemill_contract.duration import Duration, parse_ms
+from tidemill_contract.resource.amounts import Bytes
 
 API_VERSION = "tidemill.dev/v1alpha1"
 KIND = "AnalyticsPipeline"

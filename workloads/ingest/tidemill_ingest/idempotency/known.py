@@ -6,9 +6,9 @@ import msgspec
 from confluent_kafka import KafkaError
 
 from tidemill_contract.events.decoder import InvalidEvent, Reason
+from tidemill_ingest.kafka.sink import Delivery
 from tidemill_ingest.records import Records
 from tidemill_ingest.results import Outcome
-from tidemill_ingest.kafka.sink import Delivery
 
 MAX_BYTES = 64 * 1024
 """Of one batch, encoded; beyond it places and details are left out."""

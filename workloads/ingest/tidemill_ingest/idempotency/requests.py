@@ -19,8 +19,8 @@ import msgspec
 
 from tidemill_chassis.resilience import Deadline
 from tidemill_ingest.idempotency.known import Known, bounded, lost
-from tidemill_ingest.problems import Refused, unavailable
 from tidemill_ingest.idempotency.shared import KEPT_SECONDS, Batch, SharedKeys, reused, under_way
+from tidemill_ingest.problems import Refused, unavailable
 
 MAX_BYTES = 8 * 1024 * 1024
 """Of what is known in this process, for each pipeline; the oldest goes first."""

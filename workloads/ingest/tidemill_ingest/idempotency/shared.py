@@ -26,12 +26,12 @@ import redis.exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from tidemill_contract import names
 from tidemill_chassis.health import Dependency
 from tidemill_chassis.resilience import BreakerOpen, Deadline, Guard
+from tidemill_contract import names
 from tidemill_ingest.idempotency.known import Known, lost
-from tidemill_ingest.problems import Refused, unavailable
 from tidemill_ingest.idempotency.scripts import PUT
+from tidemill_ingest.problems import Refused, unavailable
 
 log = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ from functools import partial
 
 from confluent_kafka import KafkaError
 
-from tidemill_contract.events.decoder import InvalidEvent, Reason
 from tidemill_chassis.resilience import BreakerOpen, Deadline
+from tidemill_contract.events.decoder import InvalidEvent, Reason
+from tidemill_ingest.kafka.sink import Delivery, KafkaDownError, Pending, QueueFullError, Sink, TopicFullError
 from tidemill_ingest.problems import Refused, retry_after, unavailable
 from tidemill_ingest.records import Records
-from tidemill_ingest.kafka.sink import Delivery, KafkaDownError, Pending, QueueFullError, Sink, TopicFullError
 
 DOWN_SECONDS, FULL_SECONDS = 3.0, 1.0
 """When a client may come again, at the earliest."""

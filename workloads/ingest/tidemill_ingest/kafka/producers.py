@@ -16,10 +16,10 @@ from typing import Any
 
 from confluent_kafka import KafkaError, Producer
 
-from tidemill_contract.events.decoder import MAX_RECORD_BYTES
 from tidemill_chassis.failures import kafka_fatal
-from tidemill_contract.files import read_text
 from tidemill_chassis.resilience import Guard
+from tidemill_contract.events.decoder import MAX_RECORD_BYTES
+from tidemill_contract.files import read_text
 from tidemill_contract.runtime import WorkloadSettings
 
 log = logging.getLogger(__name__)

@@ -18,9 +18,11 @@ from typing import Any
 import polars as pl
 import psycopg
 
-from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.resource.spec import AnomalySpec
+from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.times import rfc3339, rfc3339_ms
+from tidemill_processor.batch import INDEX, PARTITION, TIME, Batch
+from tidemill_processor.database import LIVE, Database
 from tidemill_processor.detect.anomalies import (
     Anomaly,
     Known,
@@ -30,8 +32,6 @@ from tidemill_processor.detect.anomalies import (
     read_states,
     save_states,
 )
-from tidemill_processor.batch import INDEX, PARTITION, TIME, Batch
-from tidemill_processor.database import LIVE, Database
 from tidemill_processor.detect.detectors import State, judge
 
 MOST_GROUPS = 10_000

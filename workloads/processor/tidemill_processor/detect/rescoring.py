@@ -17,14 +17,14 @@ import psycopg
 
 from tidemill_contract.resource.spec import AnomalySpec
 from tidemill_contract.windows import answer_range
-from tidemill_processor.detect.anomalies import CLEARED, Anomaly, insert_anomalies, parse_state, scanner_place
-from tidemill_processor.merge.corrections import Corrections
 from tidemill_processor.database import AggregationStore, Database, to_ms
+from tidemill_processor.detect.anomalies import CLEARED, Anomaly, insert_anomalies, parse_state, scanner_place
 from tidemill_processor.detect.detectors import State, Verdict, judge, number
-from tidemill_processor.windows.salvage import Salvage
-from tidemill_processor.keeper.skipped import record
 from tidemill_processor.keeper.duties import Duty
+from tidemill_processor.keeper.skipped import record
+from tidemill_processor.merge.corrections import Corrections
 from tidemill_processor.windows.reading import WindowReader
+from tidemill_processor.windows.salvage import Salvage
 
 KEPT_WINDOWS = 24
 """Of so many of a group's latest windows is kept what its detectors knew before them."""

@@ -12,6 +12,8 @@ import psycopg
 
 from tidemill_contract.resource.spec import AnomalySpec
 from tidemill_processor import metrics
+from tidemill_processor.blame import is_fault, reason
+from tidemill_processor.database import AggregationStore, Database
 from tidemill_processor.detect.anomalies import (
     Anomaly,
     Known,
@@ -21,14 +23,12 @@ from tidemill_processor.detect.anomalies import (
     save_states,
     scanner_place,
 )
-from tidemill_processor.blame import is_fault, reason
-from tidemill_processor.database import AggregationStore, Database
 from tidemill_processor.detect.detectors import State, Verdict, judge, number
 from tidemill_processor.detect.rescoring import ClosedWindow, Rescorer
-from tidemill_processor.windows.salvage import Salvage
-from tidemill_processor.keeper.skipped import Skip, record
 from tidemill_processor.keeper.duties import Duty
+from tidemill_processor.keeper.skipped import Skip, record
 from tidemill_processor.windows.reading import Span, WindowReader
+from tidemill_processor.windows.salvage import Salvage
 
 SPAN_PANES = 64
 """At most this many panes are scanned in a transaction."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tidemill_processor.keeper.keeper import Keeper
 from tidemill_processor.keeper.duties import Duty, Trouble
+from tidemill_processor.keeper.keeper import Keeper
 
 _MOST = 16
 _LASTING = 3

@@ -21,12 +21,12 @@ import redis
 from tidemill_chassis.resilience import BreakerOpen
 from tidemill_processor import metrics
 from tidemill_processor.blame import reason
-from tidemill_processor.time.closing import Clock, Closer
+from tidemill_processor.detect.scanning import Scanner
+from tidemill_processor.keeper.duties import Duty, Trials
 from tidemill_processor.keeper.quotas import Report
 from tidemill_processor.publish.live import Live
 from tidemill_processor.publish.publisher import Publisher
-from tidemill_processor.detect.scanning import Scanner
-from tidemill_processor.keeper.duties import Duty, Trials
+from tidemill_processor.time.closing import Clock, Closer
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import psycopg
 
-from tidemill_contract.tables.kept import QUERY, quota_of, read, told
 from tidemill_contract.runtime import PipelineConfig
+from tidemill_contract.tables.kept import QUERY, quota_of, read, told
 from tidemill_processor import metrics
 from tidemill_processor.batch import DeadLetter
 from tidemill_processor.database import Database

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import polars as pl
 
 from tidemill_contract.functions.partials import EXACT_INTEGERS, REVISION, SKETCHES, AggregationLayout, Partial
-from tidemill_processor.merge import spread
 from tidemill_processor.batch import INDEX, MICROS, OFFSET, PARTITION, TIME
+from tidemill_processor.merge import spread
 
 PANE, AFTER = "_pane", "_after_ms"
 """Partial frames' columns beside groups and partials: pane start, and the cut of events that some windows missed."""

@@ -10,9 +10,9 @@ import psycopg
 
 from tidemill_contract.functions.feeds import SINCE
 from tidemill_contract.functions.partials import SKETCHES, SQL_TYPES, Partial, merge_expression, quote
+from tidemill_processor.database import AggregationStore, Database, from_ms
 from tidemill_processor.merge import sessions
 from tidemill_processor.merge.aggregate import AFTER, END, NO_CUT, PANE, Aggregated
-from tidemill_processor.database import AggregationStore, Database, from_ms
 
 SKETCH_BYTES = 16 * 1024
 """How long a row's appended sketches may grow; one of a million values takes 9 kB, unless it lists long texts.

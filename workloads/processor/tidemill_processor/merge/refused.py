@@ -11,10 +11,10 @@ from tidemill_contract.duration import format_ms
 from tidemill_contract.events.decoder import InvalidEvent, Reason
 from tidemill_contract.tables.kept import DEAD_LETTERS
 from tidemill_contract.times import rfc3339_ms
-from tidemill_processor.merge.aggregate import PANE, missed_windows
 from tidemill_processor.batch import INDEX, TIME, Batch, DeadLetter, dead_letter
 from tidemill_processor.database import Database
 from tidemill_processor.keeper.quotas import SPARE_SHARE, Kept, fit, left, note
+from tidemill_processor.merge.aggregate import PANE, missed_windows
 from tidemill_processor.merge.merging import Work
 
 

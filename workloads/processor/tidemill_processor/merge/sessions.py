@@ -15,10 +15,17 @@ from typing import Any
 import polars as pl
 import psycopg
 
-from tidemill_contract.functions.partials import REVISION, SQL_TYPES, AggregationLayout, own_partial, quote, rollup_select
-from tidemill_processor.merge.aggregate import END, PANE, Aggregated, partials, reopening, revised
+from tidemill_contract.functions.partials import (
+    REVISION,
+    SQL_TYPES,
+    AggregationLayout,
+    own_partial,
+    quote,
+    rollup_select,
+)
 from tidemill_processor.batch import INDEX, TIME
 from tidemill_processor.database import AggregationStore, Database, from_ms, to_ms
+from tidemill_processor.merge.aggregate import END, PANE, Aggregated, partials, reopening, revised
 
 _START, _LAST = own_partial("min", "start", "bigint"), own_partial("max", "end", "bigint")
 _SINCE = own_partial("min", "since", "bigint")

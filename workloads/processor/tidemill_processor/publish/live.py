@@ -19,10 +19,10 @@ from tidemill_contract import names
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_processor import metrics
 from tidemill_processor.blame import is_fault
-from tidemill_processor.time.closing import Clock
 from tidemill_processor.database import AggregationStore, Database
-from tidemill_processor.transaction import Change
 from tidemill_processor.keeper.duties import Attempt, Duty, at_once
+from tidemill_processor.time.closing import Clock
+from tidemill_processor.transaction import Change
 from tidemill_processor.windows.reading import WindowReader
 
 log = logging.getLogger(__name__)

@@ -21,13 +21,13 @@ from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.times import rfc3339, rfc3339_ms
 from tidemill_processor import metrics
 from tidemill_processor.blame import is_fault, reason
-from tidemill_processor.merge.corrections import Corrections
 from tidemill_processor.database import AggregationStore, Database
-from tidemill_processor.publish.producer import Outlet, RecordRefused, Refused
-from tidemill_processor.windows.salvage import Salvage
-from tidemill_processor.keeper.skipped import Skip, record
 from tidemill_processor.keeper.duties import Duty
+from tidemill_processor.keeper.skipped import Skip, record
+from tidemill_processor.merge.corrections import Corrections
+from tidemill_processor.publish.producer import Outlet, RecordRefused, Refused
 from tidemill_processor.windows.reading import Query, WindowReader
+from tidemill_processor.windows.salvage import Salvage
 
 log = logging.getLogger(__name__)
 

@@ -14,11 +14,7 @@ from decimal import Decimal
 
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.resource.spec import DetectorSpec
-from tidemill_processor.detect.detectors import auto
-from tidemill_processor.detect.detectors import changepoint
-from tidemill_processor.detect.detectors import isolation
-from tidemill_processor.detect.detectors import seasonal
-from tidemill_processor.detect.detectors import spread
+from tidemill_processor.detect.detectors import auto, changepoint, isolation, seasonal, spread
 from tidemill_processor.detect.detectors.reading import Reading, State
 
 __all__ = ["COOLDOWN_WINDOWS", "Reading", "State", "Verdict", "decide", "judge", "number", "observe", "severity"]

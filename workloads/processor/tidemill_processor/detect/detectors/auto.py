@@ -14,9 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tidemill_contract.resource.spec import DetectorSpec
-from tidemill_processor.detect.detectors import moments
-from tidemill_processor.detect.detectors import rhythm
-from tidemill_processor.detect.detectors import tail
+from tidemill_processor.detect.detectors import moments, rhythm, tail
 from tidemill_processor.detect.detectors.reading import Reading, State, around
 
 MEMORY = 2_000.0

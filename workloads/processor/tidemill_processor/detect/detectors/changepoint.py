@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 
 from tidemill_contract.resource.spec import DetectorSpec
-from tidemill_processor.detect.detectors import moments
-from tidemill_processor.detect.detectors import tail
+from tidemill_processor.detect.detectors import moments, tail
 from tidemill_processor.detect.detectors.reading import Reading, State
 
 LATEST = 12

@@ -14,8 +14,7 @@ import random
 from functools import cache
 
 from tidemill_contract.resource.spec import DetectorSpec
-from tidemill_processor.detect.detectors import moments
-from tidemill_processor.detect.detectors import tail
+from tidemill_processor.detect.detectors import moments, tail
 from tidemill_processor.detect.detectors.reading import Reading, State
 
 TREES = 10

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from tidemill_contract.resource.spec import DetectorSpec
-from tidemill_processor.detect.detectors import moments
-from tidemill_processor.detect.detectors import rhythm
+from tidemill_processor.detect.detectors import moments, rhythm
 from tidemill_processor.detect.detectors.reading import Reading, State, around
 
 MEMORY = 2_000.0
