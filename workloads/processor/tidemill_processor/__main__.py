@@ -74,7 +74,7 @@ class Processor:
         self.keeper = None if replaying else Keeper(self._database.connect, self._duties, trials, interval)
 
         if self.keeper is not None:
-            self.keeper.held = lambda: self.loop.database_silent
+            self.keeper.held = lambda: self.loop.link.silent
         self._lookout = Lookout(self.loop, self.keeper, self._source, self._database, self._guards, ping)
         self._was_well = False
 
@@ -103,11 +103,10 @@ class Processor:
     def health(self) -> tuple[int, dict[str, Any]]:
         """The status code and body of /health."""
         loop, keeper, guards = self.loop, self.keeper, self._guards
-        kafka_ok = not loop.kafka_error and time.monotonic() - loop.kafka_ok_at < KAFKA_SILENCE_SECONDS
-        silent = "" if kafka_ok else loop.kafka_error or f"no answer for {KAFKA_SILENCE_SECONDS:.0f} s"
+        kafka_ok = not loop.kafka.error and time.monotonic() - loop.kafka.answered_at < KAFKA_SILENCE_SECONDS
+        silent = "" if kafka_ok else loop.kafka.error or f"no answer for {KAFKA_SILENCE_SECONDS:.0f} s"
         partly = self._lookout.kafka_partly if kafka_ok else ""
-        silent_database = loop.database_error or (keeper.database_error if keeper is not None else "")
-        silent_database = silent_database or loop.database_slow
+        silent_database = loop.link.error or (keeper.database_error if keeper is not None else "") or loop.link.slow
         dependencies = [
             # While some of it answers, what that leads is counted.
             Dependency("kafka", kafka_ok and not partly, not partly, silent or partly, guards.kafka_consumer.state),

@@ -76,7 +76,7 @@ class Lookout:
     @property
     def _keeper_waits(self) -> bool:
         """Whether the keeper waits for Postgres, and so does not come to Redis."""
-        return bool(self._loop.database_silent or (self._keeper and self._keeper.database_error))
+        return bool(self._loop.link.silent or (self._keeper and self._keeper.database_error))
 
     def start(self) -> None:
         """Look from now on. The threads are daemons: a look that hangs does not hold up the end."""
@@ -105,7 +105,7 @@ class Lookout:
             loop.backlog.expire()
             self._note_untold(self._source.untold({}), asked_at)
             raise
-        loop.kafka_works(asked_at)
+        loop.kafka.answered(asked_at)
         loop.backlog.measure(ends, asked_at)
         self._note_untold(self._source.untold(ends), asked_at)
 
@@ -117,7 +117,7 @@ class Lookout:
         if guard.state == "closed" and not self._keeper_waits:
             return
         guard.look(self._database.look, guard.look_seconds)
-        loop.database_answers()
+        loop.link.answers()
 
     def _look_at_redis(self) -> None:
         if self._ping is None or (self._guards.redis.state == "closed" and not self._keeper_waits):

@@ -117,6 +117,29 @@ class Handover:
             connection.execute(update, (self._versions, sorted(partitions), self._versions))
 
 
+class Course:
+    """Which partitions a replay reads now.
+
+    Not those that live processors have taken over, nor those where it has come to them: it waits there for half a
+    second, as they may be far behind where it began.
+    """
+
+    def __init__(self) -> None:
+        self._resume_at: dict[int, float] = {}
+
+    def readable(
+        self, handover: Handover, connection: psycopg.Connection[Any], partitions: frozenset[int]
+    ) -> frozenset[int]:
+        """Those of the partitions that may be read now."""
+        now = time.monotonic()
+        self._resume_at = {p: at for p, at in self._resume_at.items() if at > now}
+        return partitions - handover.handed(connection) - self._resume_at.keys()
+
+    def wait(self, partitions: Iterable[int]) -> None:
+        """Leave partitions alone for a while."""
+        self._resume_at |= dict.fromkeys(partitions, time.monotonic() + ASK_SECONDS)
+
+
 class Pace:
     """Holds a reader to so many events a second.
 

@@ -1,0 +1,114 @@
+"""The loop's connection to Postgres: opened when it may be, dropped when it fails, reopened after growing pauses."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+import psycopg
+
+from tidemill_chassis.failures import database_failed
+from tidemill_chassis.guard import Guard
+from tidemill_contract.runtime import PipelineConfig
+from tidemill_processor import metrics
+from tidemill_processor.connection import WriterConnection
+from tidemill_processor.database import Database
+from tidemill_processor.transaction import Committer
+
+log = logging.getLogger(__name__)
+
+FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 8.0
+
+
+class DatabaseLink:
+    """One connection and the committer that writes over it.
+
+    Args:
+        config: the pipeline.
+        database: its schema.
+        guard: of Postgres.
+        on_change: called after the connection was opened or lost; what was read ahead is to be read again.
+
+    Attributes:
+        connection, committer: None while there is no connection.
+        error: why there is none; empty: there is one.
+        silent: the server does not answer at all. Then it is looked at from elsewhere, and not connected to here.
+    """
+
+    def __init__(self, config: PipelineConfig, database: Database, guard: Guard, on_change: Callable[[], None]) -> None:
+        self._config = config
+        self._database = database
+        self._guard = guard
+        self._on_change = on_change
+        self._connect_at = 0.0
+        self._backoff = FIRST_BACKOFF_SECONDS
+        self.connection: WriterConnection | None = None
+        self.committer: Committer | None = None
+        self.error = "not connected yet"
+        self.silent = False
+
+    @property
+    def heard_at(self) -> float:
+        """When the server last answered or was given up, monotonic seconds; 0: there is no connection."""
+        connection = self.connection
+        return connection.heard_at if connection is not None else 0.0
+
+    @property
+    def slow(self) -> str:
+        """What is to be told of a server that answers, but slowly; empty: nothing."""
+        return self.connection.slow if self.connection is not None else ""
+
+    def turned(self) -> None:
+        """Note that the loop has come round: what it waited for is stored or given up."""
+        if self.connection is not None:
+            self.connection.done()
+
+    def is_open(self) -> bool:
+        """Whether there is a connection, or one could be opened now."""
+        if self.connection is not None and not self.connection.closed:
+            return True
+        if self.silent or time.monotonic() < self._connect_at or not self._guard.allow():
+            return False
+        try:
+            self._connect()
+        except (psycopg.Error, LookupError, OSError, ValueError) as error:
+            self.lose(error)
+            return False
+        return True
+
+    def lose(self, error: Exception) -> None:
+        """Drop the connection because of an error; the next one is opened after a pause."""
+        text = str(error).strip() or type(error).__name__
+        log.warning("postgres: %s; again in %.1f s", text, self._backoff)
+        metrics.ROLLED_BACK.labels(reason="postgres").inc()
+        self.error = text
+        self.silent = isinstance(error, psycopg.OperationalError | OSError) and database_failed(error)
+        self._guard.failure(error)
+        self.close()
+        self._connect_at = time.monotonic() + self._backoff
+        self._backoff = min(self._backoff * 2, MAX_BACKOFF_SECONDS)
+        self._on_change()
+
+    def stored(self) -> None:
+        """Note that a batch was committed."""
+        self._guard.success()
+
+    def answers(self) -> None:
+        """Note that the server answers somebody else: a connection may be opened at once. From any thread."""
+        self.silent, self._connect_at = False, 0.0
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self.connection is not None:
+            self.connection.close()
+        self.connection = self.committer = None
+
+    def _connect(self) -> None:
+        connection = self._database.connect()
+        stores = self._database.aggregations(connection)
+        self.committer = Committer(connection, self._database, stores, self._config)
+        self.connection = connection
+        self.error, self._backoff = "", FIRST_BACKOFF_SECONDS
+        self._guard.success()
+        self._on_change()

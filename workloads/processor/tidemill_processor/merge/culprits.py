@@ -1,0 +1,49 @@
+"""Finds the events of a batch that Postgres refuses to store."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+import polars as pl
+
+from tidemill_contract.events.decoder import Reason
+from tidemill_processor import metrics
+from tidemill_processor.batch import INDEX, Batch
+
+log = logging.getLogger(__name__)
+
+
+def without_culprits(batch: Batch, error: Exception, storable: Callable[[Batch], bool]) -> Batch:
+    """Find by halves the events without which the rest can be stored, and make dead letters of them.
+
+    Args:
+        batch: which was refused.
+        error: as Postgres refused it.
+        storable: tries whether a batch's events can be stored, and undoes it.
+
+    Returns:
+        The batch with these events as dead letters.
+
+    Raises:
+        Exception: `error`, if all events can be stored: then none of them was its cause.
+    """
+    kept = batch.frame.clear()
+    culprits: list[int] = []
+    pieces: list[pl.DataFrame] = [batch.frame]
+    while pieces:
+        piece = pieces.pop()
+        together = kept.vstack(piece)
+        if storable(replace(batch, frame=together)):
+            kept = together
+        elif piece.height == 1:
+            culprits += piece[INDEX].to_list()
+        else:
+            half = piece.height // 2
+            pieces += [piece[half:], piece[:half]]
+    metrics.ROLLED_BACK.labels(reason="refused").inc()
+    log.warning("postgres refuses %d event(s): %s", len(culprits), str(error).strip())
+    if not culprits:
+        raise error
+    return batch.refuse(culprits, Reason.REFUSED_BY_DATABASE, str(error).strip())

@@ -1,0 +1,60 @@
+"""Whether Kafka answers, as the loop and the looks beside it find out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from confluent_kafka import KafkaError
+
+from tidemill_chassis.failures import kafka_fatal
+from tidemill_chassis.guard import Guard
+
+log = logging.getLogger(__name__)
+
+
+class KafkaHealth:
+    """What is known of Kafka, and the breaker that keeps the loop from reading while it fails.
+
+    Args:
+        guard: with the breaker.
+        renew: replaces the consumer.
+
+    Attributes:
+        error: why Kafka does not work; empty: it does.
+        answered_at: when the last question that was answered had been asked, monotonic seconds.
+    """
+
+    def __init__(self, guard: Guard, renew: Callable[[], None]) -> None:
+        self._guard = guard
+        self._renew = renew
+        self._failed_at = 0.0
+        self.error = "not connected yet"
+        self.answered_at = 0.0
+
+    def allows(self) -> bool:
+        """Whether the breaker lets the loop read."""
+        return self._guard.allow()
+
+    def failed(self, error: Any) -> None:
+        """Note a failure. A consumer that can do no more is replaced."""
+        text = error.str() if isinstance(error, KafkaError) else str(error)
+        if self.error != text:
+            log.warning("kafka: %s", text)
+        self.error, self._failed_at = text, time.monotonic()
+        self._guard.failure()
+        if kafka_fatal(error):
+            # A member that was away may be fenced by what it asked for itself, just before, under its former id.
+            self._renew()
+
+    def answered(self, asked_at: float) -> None:
+        """Note an answer to what was asked at `asked_at`. It says nothing against a later failure. From any thread."""
+        if asked_at < self._failed_at:
+            return
+        self.error, self.answered_at = "", asked_at
+        if self._guard.state == "closed":
+            self._guard.success()
+        else:
+            self._guard.recovered(asked_at)
