@@ -90,6 +90,36 @@ class Committed:
     handed: frozenset[int] = frozenset()
 
 
+@dataclass(frozen=True)
+class _Offset:
+    """A row of `_offsets`, in the order in which it is read.
+
+    Attributes:
+        maximum, suspects, last_event_at: see `PartitionTime`.
+        clock_ms: the server's clock, epoch milliseconds.
+        feeds: versions that the partition counts for besides the spec's.
+    """
+
+    partition: int
+    next_offset: int
+    epoch: int
+    maximum: int | None
+    suspects: list[int]
+    last_event_at: int | None
+    clock_ms: int
+    feeds: list[int]
+
+    @property
+    def position(self) -> Position:
+        """As a process knows it."""
+        return Position(self.next_offset, self.epoch)
+
+    @property
+    def time(self) -> PartitionTime:
+        """How far event time has come in the partition."""
+        return PartitionTime(self.partition, self.maximum, tuple(self.suspects), self.last_event_at)
+
+
 class Committer:
     """Writes batches of one pipeline over one connection.
 
@@ -145,7 +175,8 @@ class Committer:
         judged = self._watcher.judge(self._connection, batch, positions, epochs)
         handed: frozenset[int] = frozenset()
         with self._connection.transaction():
-            rows, now_ms = self._fence(batch, positions)
+            rows = self._lock_offsets(batch)  # 1
+            self._check_owner(batch, positions, rows)  # 2
             if self.handover is not None:
                 whole = batch
                 starts = {p: position.next_offset for p, position in positions.items()}
@@ -153,10 +184,12 @@ class Committer:
                 works = works if batch is whole else self._aggregate(batch, epochs)
             self._kept_events.store(self._connection, kept, epochs)
             self._watcher.store(self._connection, judged)
-            changes = self._merge(works, epochs)
+            self._copy_and_lock(works)  # 3
+            self._aggregate_late(works, epochs)  # 4
+            changes = self._merge(works)  # 5
             letters, late = refused.late(self._connection, self._database, batch, works)
             refused.write(self._connection, self._database, [*batch.dead, *letters], epochs)
-            self._advance(batch, rows, now_ms)
+            self._advance(batch, rows)
         moved = {p: replace(positions[p], next_offset=offset) for p, offset in batch.next_offsets.items()}
         self._watcher.keep(judged, moved)
         rows_written = sum(work.result.rows.height for work in works)
@@ -171,7 +204,9 @@ class Committer:
         with self._connection.transaction() as transaction:
             self._kept_events.store(self._connection, kept, epochs)
             self._watcher.store(self._connection, judged)
-            self._merge(works, epochs)
+            self._copy_and_lock(works)
+            self._aggregate_late(works, epochs)
+            self._merge(works)
             raise psycopg.Rollback(transaction)
 
     def _aggregate(self, batch: Batch, epochs: dict[int, int]) -> list[Work]:
@@ -221,42 +256,50 @@ class Committer:
         query = f"SELECT id, closed_until FROM {self._database.schema}._aggregations"
         return dict(self._connection.execute(query).fetchall())
 
-    def _fence(self, batch: Batch, positions: dict[int, Position]) -> tuple[dict[int, PartitionTime], int]:
+    def _lock_offsets(self, batch: Batch) -> dict[int, _Offset]:
+        """Step 1: lock the rows of the batch's partitions, in partition order; what they hold."""
         query = (
             f"SELECT partition, next_offset, epoch, max_event_time, suspects, {to_ms('last_event_at')}, {CLOCK_MS},"
             f" feeds FROM {self._database.schema}._offsets WHERE reader = '{self._reader}' AND partition = ANY(%s)"
             " ORDER BY partition FOR UPDATE"
         )
         rows = self._connection.execute(query, (list(batch.next_offsets),)).fetchall()
-        found = {row[0]: row for row in rows}
-        fenced = {
-            p for p in batch.next_offsets if p not in found or Position(found[p][1], found[p][2]) != positions.get(p)
-        }
+        return {row[0]: _Offset(*row) for row in rows}
+
+    def _check_owner(self, batch: Batch, positions: dict[int, Position], rows: dict[int, _Offset]) -> None:
+        """Step 2: partitions are where this process left them, for the spec and the versions that it knows."""
+        fenced = {p for p in batch.next_offsets if p not in rows or rows[p].position != positions.get(p)}
         if fenced:
             raise Fenced(fenced)
         newer = self._database.newer_generation(self._connection)
         if newer is not None:
             raise Superseded(f"the schema is at generation {newer}, this processor at {self._config.generation}")
-        marks = {p: frozenset(row[7]) for p, row in found.items() if row[7] or p in self._marks}
+        marks = {p: frozenset(row.feeds) for p, row in rows.items() if row.feeds or p in self._marks}
         if any(self._marks.get(p, frozenset()) != ids for p, ids in marks.items()):
             self._marks |= marks
             raise _Marked
-        times = {p: PartitionTime(p, row[3], tuple(row[4]), row[5]) for p, row in found.items()}
-        return times, max((row[6] for row in rows), default=0)
 
-    def _merge(self, works: list[Work], epochs: dict[int, int]) -> list[Change]:
+    def _copy_and_lock(self, works: list[Work]) -> None:
+        """Step 3: COPY the partials into temporary tables, then take the aggregations' locks in id order."""
         for work in works:
             merging.copy(self._connection, work.store, work.result.rows)
         for work in works:
             self._connection.execute(self._database.lock(work.store.id))
+
+    def _aggregate_late(self, works: list[Work], epochs: dict[int, int]) -> None:
+        """Step 4: where windows were closed meanwhile, aggregate again with what is late now."""
         closed = self._closed()
-        changes = []
         for work in works:
             if closed.get(work.store.id) != work.closed_until or work.result.doubtful:
                 work.closed_until = closed.get(work.store.id)
                 work.result = self._aggregate_one(work.frame, work.store, work.closed_until, epochs)
                 self._connection.execute(f"TRUNCATE pg_temp.{merging.temp_table(work.store)}")
                 merging.copy(self._connection, work.store, work.result.rows)
+
+    def _merge(self, works: list[Work]) -> list[Change]:
+        """Step 5, its first half: merge the partials into the windows' rows."""
+        changes = []
+        for work in works:
             if work.result.rows.height:
                 change = self._merge_one(work)
                 if work.store.id not in self._others:  # nobody listens to those yet
@@ -291,7 +334,9 @@ class Committer:
             )
         return change
 
-    def _advance(self, batch: Batch, rows: dict[int, PartitionTime], now_ms: int) -> None:
+    def _advance(self, batch: Batch, rows: dict[int, _Offset]) -> None:
+        """Step 5, its second half: move the positions on."""
+        now_ms = max((row.clock_ms for row in rows.values()), default=0)
         latest, invalid = batch.latest_times(), batch.invalid
         update = (
             f"UPDATE {self._database.schema}._offsets SET next_offset = %s, max_event_time = %s, suspects = %s,"
@@ -301,7 +346,7 @@ class Committer:
         )
         values = []
         for partition, next_offset in sorted(batch.next_offsets.items()):
-            time = rows[partition]
+            time = rows[partition].time
             if partition in latest:
                 ordinary = (
                     time.maximum is not None
