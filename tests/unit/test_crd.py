@@ -12,8 +12,8 @@ import yaml
 from pydantic import BaseModel
 
 from tidemill_contract.resource.spec import PipelineSpec
-from tidemill_operator.crd_rules import RULES
 from tidemill_operator.resource import crd
+from tidemill_operator.resource.rules import RULES
 from tidemill_operator.resource.schema import structural
 
 FILE = Path(__file__).parents[2] / "crds" / "analyticspipelines.yaml"

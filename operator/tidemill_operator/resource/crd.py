@@ -1,6 +1,6 @@
 """The CustomResourceDefinition, made from the model: `python -m tidemill_operator.resource.crd`.
 
-Owns what kubectl shows; what the API server checks itself is in `crd_rules`.
+Owns what kubectl shows; what the API server checks itself is in `resource.rules`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from tidemill_contract.resource.spec import KIND, PipelineSpec
-from tidemill_operator.crd_rules import RULES
+from tidemill_operator.resource.rules import RULES
 from tidemill_operator.resource.schema import structural
 from tidemill_operator.resource.status_schema import STATUS
 

@@ -12,10 +12,10 @@ from typing import Any
 from tidemill_contract.expressions.functions import FUNCTION_NAMES
 from tidemill_contract.resource.rules import RESERVED
 from tidemill_contract.resource.spec import API_VERSION, KIND, PipelineSpec
-from tidemill_operator.crd_rules import RULES
 from tidemill_operator.plan.build import RECREATE
 from tidemill_operator.plan.replay import REPLAY
 from tidemill_operator.reconcile import ADOPT, PAUSE, REBALANCE
+from tidemill_operator.resource.rules import RULES
 from tidemill_operator.resource.schema import structural
 from tidemill_operator.rotation import ROTATE
 

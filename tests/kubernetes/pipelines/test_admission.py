@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tidemill_operator.actuators.kubernetes.api import PIPELINE, Document
-from tidemill_operator.crd_rules import RULES
 from tidemill_operator.errors import TidemillError
+from tidemill_operator.resource.rules import RULES
 
 pytestmark = pytest.mark.kubernetes
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from tidemill_contract.resource.name_rules import SYSTEM_COLUMNS
 from tidemill_contract.resource.rules import RESERVED
 from tidemill_contract.resource.spec import DetectorSpec
-from tidemill_operator.crd_cel import Rule, first, known, say
+from tidemill_operator.resource.cel import Rule, first, known, say
 
 _DERIVES = "(has(self.transform) && has(self.transform.derive) ? self.transform.derive : [])"
 _FIELDS = "self.fields.map(f, f.name)"
