@@ -26,6 +26,9 @@ generated crds/analyticspipelines.yaml "$python" -m tidemill_operator.resource.c
 generated docs/reference/pipeline.md "$python" -m tidemill_operator.resource.reference
 generated docs/reference/environment.md "$python" -m tidemill_operator.resource.environment
 generated docs/monitoring.md env PYTHONPATH=hack "$python" -m monitoring
+for file in docs/metrics.md workloads/api/tidemill_api/static/functions.js; do
+  generated "$file" env PYTHONPATH=hack "$python" -m functions "$file"
+done
 # A chart cannot reach files outside its folder.
 generated charts/tidemill/files/crd.yaml cat crds/analyticspipelines.yaml
 generated charts/tidemill/files/resilience.yaml cat config/resilience.yaml

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill_contract.functions.partials import Partial
-from tidemill_contract.functions.sketches import VALUE_BYTES, build, compact, evaluator, slots_lg
+from tidemill_contract.functions.sketches import VALUE_BYTES, build, compact, slots_lg
 from tidemill_contract.resource.spec import MetricSpec
+from tidemill_contract.windows import evaluator
 
 QUANTILES, UNIQUES, FREQUENT = (Partial(kind, "v", "bytea", 10) for kind in ("quantiles", "uniques", "frequent"))
 MEDIAN = evaluator(MetricSpec(name="m", function="quantile", field="v", q=0.5), "number")

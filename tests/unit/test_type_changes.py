@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import pytest
 
-from tidemill_contract.resource.rules import _TAKES
+from tidemill_contract.functions.registry import TAKES as _TAKES
 from tidemill_contract.resource.spec import AnalyticsPipeline, FieldType, Function
 from tidemill_operator.plan.build import build_plan
 from tidemill_operator.plan.changes import changes

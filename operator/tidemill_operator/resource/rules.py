@@ -7,6 +7,9 @@ are checked by `tidemill validate`, the webhook and at reconcile.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from tidemill_contract.functions.registry import ALONE, PARAMETERS, Parameter, listed
 from tidemill_contract.resource.name_rules import SYSTEM_COLUMNS
 from tidemill_contract.resource.rules import RESERVED
 from tidemill_contract.resource.spec import DetectorSpec
@@ -35,6 +38,18 @@ def _first_unknown(items: str, wrong: str, template: str, *values: str) -> str:
     """CEL: the text of the first item that names a column which is not there, and what columns there are."""
     text = say(f"{template} {_UNKNOWN}%s", *values, known("names"))
     return _with_names("map", first(items, wrong, text)) + "[0]"
+
+
+# Members of a metric that name fields.
+_NAMING = ("field", *(parameter.alias for parameter in PARAMETERS.values() if parameter.takes is not None))
+_FIELDS_ARE_THERE = " && ".join(f"(!has(m.{name}) || m.{name} in names)" for name in _NAMING)
+
+
+def _wrong_field() -> str:
+    """CEL: which member of metric m names a column that is not there."""
+    texts = [say(f"{name} %s of metric %s", f"m.{name}", "m.name") for name in _NAMING]
+    tests = [f"has(m.{name}) && !(m.{name} in names) ? {text} : " for name, text in zip(_NAMING, texts, strict=True)]
+    return "".join(tests[:-1]) + texts[-1]
 
 
 _NOT_RESERVED = Rule(
@@ -114,16 +129,14 @@ _REFERENCES = (
         "aggregations",
     ),
     Rule(
-        _with_names("all", "self.aggregations.all(a, a.metrics.all(m, !has(m.field) || m.field in names))"),
+        _with_names("all", f"self.aggregations.all(a, a.metrics.all(m, {_FIELDS_ARE_THERE}))"),
         f"a metric's field {_UNKNOWN}",
         _first_unknown(
             "self.aggregations",
-            "!i.metrics.all(m, !has(m.field) || m.field in names)",
+            f"!i.metrics.all(m, {_FIELDS_ARE_THERE})",
             "aggregation %s: %s",
             "i.name",
-            "i.metrics.map(m, has(m.field) && !(m.field in names), "
-            + say("field %s of metric %s", "m.field", "m.name")
-            + ")[0]",
+            f"i.metrics.map(m, !({_FIELDS_ARE_THERE}), {_wrong_field()})[0]",
         ),
         "aggregations",
     ),
@@ -258,29 +271,42 @@ _AGGREGATION = (
     ),
 )
 
+
+def _function_in(functions: Sequence[str]) -> str:
+    """CEL: a metric has one of these functions."""
+    if len(functions) == 1:
+        return f"self.function == '{functions[0]}'"
+    return f"self.function in [{', '.join(repr(name) for name in functions)}]"
+
+
+def _of_function(parameter: Parameter) -> Rule:
+    """A member that a metric has only where its function takes it, and surely where it needs it."""
+    name, functions, several = parameter.alias, parameter.functions, len(parameter.functions) > 1
+    taken = say(
+        f"metric %s: %s takes no {name}; take it out, or use {listed(functions, 'or')}", "self.name", "self.function"
+    )
+    if not parameter.needed:
+        message = f"{name} belongs to {listed(functions)}; take it out, or use {'one of these' if several else 'it'}"
+        return Rule(f"!has(self.{name}) || {_function_in(functions)}", message, taken, name)
+    needs = "they need it" if several else f"{functions[0]} needs it"
+    missing = say(f"metric %s: %s needs {name}; {parameter.remedy}", "self.name", "self.function")
+    return Rule(
+        f"has(self.{name}) == ({_function_in(functions)})",
+        f"{name} belongs to {listed(functions)}, and {needs}",
+        f"has(self.{name}) ? {taken} : {missing}",
+        name,
+    )
+
+
 _METRIC = (
     _NOT_RESERVED,
     Rule(
-        "self.function == 'count' || has(self.field)",
-        "every function but count needs a field",
+        f"{_function_in(ALONE)} || has(self.field)",
+        f"every function but {listed(ALONE)} needs a field",
         say("metric %s: %s needs a field; add field: NAME", "self.name", "self.function"),
         "field",
     ),
-    Rule(
-        "has(self.q) == (self.function == 'quantile')",
-        "q belongs to quantile, and quantile needs it",
-        "has(self.q) ? "
-        + say("metric %s: %s takes no q; take it out, or use quantile", "self.name", "self.function")
-        + " : "
-        + say("metric %s: quantile needs q; add q: 0.95", "self.name"),
-        "q",
-    ),
-    Rule(
-        "!has(self.k) || self.function == 'topk'",
-        "k belongs to topk; take it out, or use that function",
-        say("metric %s: %s takes no k; take it out, or use topk", "self.name", "self.function"),
-        "k",
-    ),
+    *map(_of_function, PARAMETERS.values()),
 )
 
 _ANOMALY = (

@@ -42,7 +42,7 @@ class AggregationModel:
         decode = decoders(self.layout)
         return {
             name: (Column(name, kind, decode=decode.get(name)), expression)
-            for name, kind, expression in answer_columns(self.layout)
+            for name, kind, expression in answer_columns(self.layout, end="window_end")
         }
 
     @cached_property

@@ -5,94 +5,56 @@ SQL text only, like `partials`; what answers sketches decodes bytes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
-from tidemill_contract.functions.doubles import divided, finite
+from tidemill_contract.functions.base import Merged
 from tidemill_contract.functions.partials import (
     AggregationLayout,
-    Kind,
-    column_of,
+    columns_by_kind,
     own_partial,
     quote,
     rollup_select,
     whole_partial,
 )
+from tidemill_contract.functions.registry import FUNCTIONS
 from tidemill_contract.resource.spec import MetricSpec
 
-SKETCHED_FUNCTIONS = frozenset({"quantile", "distinct", "topk"})
-"""Functions whose merged partials are sketches: what SQL answers are their bytes (see `decoders`)."""
+Decoder = Callable[[bytes | None], Any]
 
 
-def answer_expression(metric: MetricSpec, field_type: str | None) -> str:
-    """SQL for a metric's value over merged partial columns; of a sketched function the sketch's bytes.
+def answer_expression(metric: MetricSpec, field_type: str | None, seconds: str) -> str:
+    """SQL for a metric's value over merged partial columns; of what has a decoder, what that reads.
 
     A value beyond a double is null.
+
+    Args:
+        metric: of the layout.
+        field_type: the spec type of its field; None: it has none.
+        seconds: SQL of the window's length in seconds, a double.
     """
-    if metric.field is None:
-        return quote("_count")
-
-    def column(kind: Kind) -> str:
-        return quote(column_of(kind, str(metric.field)))
-
-    match metric.function:
-        case "count":
-            return column("n")
-        case "avg":
-            return divided(finite(f"{column('sum')}::double precision"), column("n"))
-        case "variance":
-            return divided(finite(column("m2")), column("n"))
-        case "stddev":
-            return f"sqrt({divided(finite(column('m2')), column('n'))})"
-        case "sum" if field_type == "number":
-            return finite(column("sum"))
-        case "sum" | "min" | "max" | "first" | "last":
-            return column(metric.function)
-        case "quantile":
-            return column("quantiles")
-        case "distinct":
-            return column("uniques")
-        case "topk":
-            return column("frequent")
+    return FUNCTIONS[metric.function].answer(Merged(columns_by_kind(metric), field_type, seconds))
 
 
 def answer_type(metric: MetricSpec, field_type: str | None) -> str:
     """The spec type (string, integer, number, boolean, timestamp) of a metric's value, or array."""
-    match metric.function:
-        case "count" | "distinct":
-            return "integer"
-        case "sum":
-            return "number" if field_type == "number" else "integer"
-        case "min" | "max" | "first" | "last":
-            return str(field_type)
-        case "topk":
-            return "array"
-        case _:
-            return "number"
+    return FUNCTIONS[metric.function].answer_type(field_type)
 
 
 def answer_range(metric: MetricSpec, field_type: str | None) -> tuple[float, float]:
     """The least and the greatest that a metric's value can be."""
-    match metric.function:
-        case "count" | "distinct" | "variance" | "stddev":
-            return 0.0, math.inf
-        case "avg" if field_type == "boolean":
-            return 0.0, 1.0
-        case "sum" if field_type == "boolean":
-            return 0.0, math.inf
-        case _:
-            return -math.inf, math.inf
+    return FUNCTIONS[metric.function].answer_range(field_type)
 
 
-def decoders(plan: AggregationLayout) -> dict[str, Callable[[bytes | None], Any]]:
+def evaluator(metric: MetricSpec, field_type: str | None) -> Decoder | None:
+    """What turns stored bytes into the metric's value; None: SQL gives the value itself."""
+    return FUNCTIONS[metric.function].decoder(metric, field_type)
+
+
+def decoders(plan: AggregationLayout) -> dict[str, Decoder]:
     """By metric, what makes its value of what SQL answers, where that is a sketch."""
-    sketched = [(metric, kind) for metric, kind in plan.metrics if metric.function in SKETCHED_FUNCTIONS]
-    if not sketched:
-        return {}
-    from tidemill_contract.functions import sketches  # loads numpy
-
-    return {metric.name: sketches.evaluator(metric, kind) for metric, kind in sketched}
+    found = {metric.name: evaluator(metric, kind) for metric, kind in plan.metrics}
+    return {name: decode for name, decode in found.items() if decode is not None}
 
 
 def window_source(
@@ -148,11 +110,17 @@ def window_source(
     return f"(SELECT {listed} FROM ({merged}) AS m) AS w"
 
 
-def answer_columns(plan: AggregationLayout) -> list[tuple[str, str, str]]:
-    """(output name, spec type, SQL expression over what is merged) of each metric."""
+def answer_columns(plan: AggregationLayout, end: str | None = None) -> list[tuple[str, str, str]]:
+    """(output name, spec type, SQL expression over what is merged) of each metric.
+
+    Args:
+        plan: the aggregation's layout.
+        end: SQL of where the windows that are answered end; None: they are those of the layout.
+    """
     found, guarded = [], dict(plan.whole)
+    seconds = f"extract(epoch FROM {end or plan.end_sql} - window_start)::double precision"
     for metric, field_type in plan.metrics:
-        expression = answer_expression(metric, field_type)
+        expression = answer_expression(metric, field_type, seconds)
         if metric.name in guarded:
             expression = f"CASE WHEN {quote(whole_partial(metric.name).column)} THEN {expression} END"
         found.append((metric.name, answer_type(metric, field_type), expression))

@@ -18,6 +18,7 @@ from tidemill_contract.events.decoder import MAX_KEY_BYTES, QUARANTINE_PREFIX, E
 from tidemill_contract.events.details import TOMBSTONE
 from tidemill_contract.expressions.compiler import POLARS_TYPES, compile_transform, derived_types
 from tidemill_contract.expressions.values import one_zero
+from tidemill_contract.functions.partials import kept_in_order
 from tidemill_contract.resource.spec import PipelineSpec
 
 TIME, PARTITION, OFFSET, INDEX, DATA, MICROS = "_t", "_p", "_o", "_i", "_data", "_us"
@@ -217,7 +218,7 @@ class BatchReader:
             spec: the pipeline's.
             offsets: whether frames have `_o` in any case.
         """
-        self._ordered = any(m.function in ("first", "last") for a in spec.aggregations for m in a.metrics)
+        self._ordered = any(kept_in_order(m) for a in spec.aggregations for m in a.metrics)
         self._decoder = EventDecoder(spec, exact=self._ordered)
         self._transform = compile_transform(spec)
         self._time_field = spec.source.event_time.field

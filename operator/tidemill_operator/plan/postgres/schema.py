@@ -320,12 +320,11 @@ def shape_of(aggregation: AggregationSpec, plan: AggregationLayout) -> str:
 
     `types` has the field behind each column with its type: sketches of numbers and of integers are all bytes.
     """
-    types = {metric.field: kind for metric, kind in plan.metrics if metric.field is not None}
     shape = {
         "groupBy": [list(pair) for pair in plan.group_by],
         "window": aggregation.window.model_dump(by_alias=True, exclude_none=True),
         "partials": [p.column for p in plan.partials],
-        "types": {p.column: [p.field, types[p.field]] for p in plan.partials if p.field is not None},
+        "types": {p.column: list(p.noted) for p in plan.partials if p.noted is not None},
     }
     return json.dumps(shape, sort_keys=True)
 

@@ -15,6 +15,8 @@ from tidemill_api.query.parameters import MAX_FIELDS
 from tidemill_api.query.selection import MAX_IN, OPERATORS, Column
 from tidemill_contract.duration import PATTERN as DURATION
 from tidemill_contract.events.details import SECONDS_FROM, SECONDS_TO
+from tidemill_contract.functions.registry import ZERO_FILLED
+from tidemill_contract.functions.registry import listed as joined
 
 _FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999
 """Of the years 1 to 9999, epoch milliseconds."""
@@ -142,8 +144,8 @@ def window_parameters(*, stream: bool = False) -> list[Any]:
         ),
         query(
             "fill",
-            "What stands for windows without events; needs from and to. `zero`: 0 for metrics of count, distinct and"
-            " sum, null for all others.",
+            "What stands for windows without events; needs from and to. `zero`: 0 for metrics of"
+            f" {joined(sorted(ZERO_FILLED))}, null for all others.",
             FILL,
         ),
         query("group_by", "Fewer dimensions, between commas; empty: one group.", _NAMES),

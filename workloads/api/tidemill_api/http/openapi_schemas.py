@@ -7,6 +7,7 @@ from typing import Any
 
 from tidemill_api.query import listings
 from tidemill_api.query.selection import Column
+from tidemill_contract.functions.registry import FUNCTIONS
 
 Schema = dict[str, Any]
 TYPES = ("string", "integer", "number", "boolean", "timestamp")
@@ -138,6 +139,12 @@ _DESCRIPTION = structure(
     },
     {"stale": _STALE},
 )
+_LISTING = {name: function.item for name, function in FUNCTIONS.items() if function.item is not None}
+_LISTS = ", ".join(f"{name} is a list of {item.name}" for name, item in _LISTING.items())
+_ITEMS = {item.name: structure(item.description, dict(item.members)) for item in _LISTING.values()}
+_VALUE: Schema = {
+    "anyOf": [STRING, NUMBER, BOOLEAN, {"type": "null"}, *(array(ref(name)) for name in _ITEMS)],
+}
 SCHEMAS: dict[str, Schema] = {
     "Problem": structure(
         "Problem details (RFC 9457).",
@@ -152,16 +159,13 @@ SCHEMAS: dict[str, Schema] = {
     "Column": _COLUMN,
     "Window": {
         **structure(
-            "Group columns, window_start, window_end, closed, then the metrics; topk is a list of FrequentValue.",
+            f"Group columns, window_start, window_end, closed, then the metrics; {_LISTS}.",
             {"window_start": TIME, "window_end": TIME, "closed": BOOLEAN},
         ),
-        "additionalProperties": {"anyOf": [STRING, NUMBER, BOOLEAN, {"type": "null"}, array(ref("FrequentValue"))]},
+        "additionalProperties": _VALUE,
     },
     "WindowPage": _page("Windows.", "Window", {"watermark": maybe(TIME), "closed_until": maybe(TIME)}),
-    "FrequentValue": structure(
-        "A value that a topk metric lists: it occurred at most `count` and at least `count - error` times.",
-        {"value": {"description": "Of the field's type."}, "count": INTEGER, "error": INTEGER},
-    ),
+    **_ITEMS,
     "Anomaly": _row("An anomaly.", listings.ANOMALIES.columns),
     "AnomalyPage": _page("Anomalies.", "Anomaly"),
     "DeadLetter": _row("An event that counts nowhere, and why.", listings.DEAD_LETTERS.columns),

@@ -15,8 +15,6 @@ from tidemill_api.query.values import EPOCH, parse_time, parse_value
 DEFAULT_LIMIT, MAX_LIMIT, MAX_STREAM_ROWS = 1_000, 10_000, 10_000_000
 MAX_FILL_POINTS, MAX_FILL_ROWS = 100_000, 1_000_000
 """Windows between `from` and `to` that `fill` puts in for one group, and for all groups together."""
-ZERO_FILLED = ("count", "distinct", "sum")
-"""Functions that are zero in a window that `fill=zero` puts in; over no values the others have none."""
 RESERVED = (
     "from", "to", "granularity", "tz", "fill", "group_by", "metrics", "closed", "order", "limit", "cursor",
 )  # fmt: skip

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from tidemill_api.query.aggregate import MAX_FILL_ROWS, ZERO_FILLED, AggregateQuery
+from tidemill_api.query.aggregate import MAX_FILL_ROWS, AggregateQuery
 from tidemill_api.query.buckets import Bucket, Cut
 from tidemill_api.query.selection import Binder, condition
 from tidemill_contract.functions.partials import SQL_TYPES, own_partial, quote, rollup_select
+from tidemill_contract.functions.registry import ZERO_FILLED
 from tidemill_contract.windows import window_source
 
 _MILLISECOND = dt.timedelta(milliseconds=1)

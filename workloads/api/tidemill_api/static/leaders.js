@@ -3,12 +3,11 @@
 
 import { get, paths, together } from "./api.js";
 import { milliseconds } from "./format.js";
+import { UNORDERED } from "./functions.js";
 import { keyOf } from "./store.js";
 
 export const LINES = 8;
 const COUNTED = 1_000, MOST = 10_000;
-// The API cannot order by what it makes of sketches, so all groups are asked for.
-const UNORDERED = new Set(["distinct", "quantile", "topk"]);
 
 /** Conditions on group columns as parameters; with `__eq`, so that a column may be called `limit`. */
 export function conditions(values) {
@@ -42,6 +41,7 @@ export async function leaders({ pipeline, aggregation, metric, span, filters, ke
   const last = Date.parse(newest.body.data[0].window_start);
   const step = milliseconds(window.hop ?? window.size);
   const from = new Date(last - (span - 1) * step).toISOString();
+  // The API cannot order by what it makes of sketches, so all groups are asked for.
   const ordered = !UNORDERED.has(measures.find(({ name }) => name === metric).function);
   const ranking = await ask({ from, granularity: "all", ...(ordered ? { order: `-${metric}`, limit: COUNTED } : { limit: MOST }) });
   const value = (row) => Number(row[metric] ?? -Infinity);

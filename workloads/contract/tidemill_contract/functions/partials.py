@@ -6,53 +6,55 @@ text only, no database: every identifier is a validated name in double quotes.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 from tidemill_contract.duration import parse_ms
-from tidemill_contract.functions import doubles, spread
+from tidemill_contract.functions import spread
+from tidemill_contract.functions.base import EXACT_INTEGERS, SQL_TYPES, Metric, Need
+from tidemill_contract.functions.bookkeeping import REVISION
+from tidemill_contract.functions.registry import FUNCTIONS, KINDS
 from tidemill_contract.resource.spec import AggregationSpec, MetricSpec, PipelineSpec
 
-Kind = Literal[
-    "count", "n", "sum", "min", "max", "first", "first_at", "last", "last_at", "mean", "low", "m2", "quantiles",
-    "uniques", "frequent", "whole", "revision", "centre", "rest", "delta", "squares",
+__all__ = [
+    "EXACT_INTEGERS",
+    "ORDERED_KINDS",
+    "REVISION",
+    "SESSION_STEP_MS",
+    "SKETCHES",
+    "SQL_TYPES",
+    "AggregationLayout",
+    "Kind",
+    "Partial",
+    "column_of",
+    "columns_by_kind",
+    "field_types",
+    "kept_in_order",
+    "layout",
+    "merge_expression",
+    "needed_columns",
+    "needed_partials",
+    "own_partial",
+    "quote",
+    "rollup_select",
+    "whole_partial",
 ]  # fmt: skip
 
-SQL_TYPES: dict[str, str] = {
-    "string": 'text COLLATE "C"',
-    "integer": "bigint",
-    "number": "double precision",
-    "boolean": "boolean",
-    "timestamp": "timestamptz",
-}
+if TYPE_CHECKING:
+    Kind = str
+else:
+    Kind = Literal[(*KINDS, *spread.SCRATCH)]
+    """First part of a column's name."""
 
-_NEEDS: dict[str, tuple[Kind, ...]] = {
-    "sum": ("sum",),
-    "avg": ("n", "sum"),
-    "min": ("min",),
-    "max": ("max",),
-    "first": ("first", "first_at"),
-    "last": ("last", "last_at"),
-    "variance": ("n", "mean", "low", "m2"),
-    "stddev": ("n", "mean", "low", "m2"),
-    "quantile": ("quantiles",),
-    "distinct": ("uniques",),
-    "topk": ("frequent",),
-}
 SESSION_STEP_MS = 1000
 """Sessions end at any millisecond, but are closed a second at a time: each step is a write."""
-REVISION = "_revision"
-"""Column that counts how often late events changed a closed window."""
-SKETCHES: tuple[Kind, ...] = ("quantiles", "uniques", "frequent")
-_SPREAD: tuple[Kind, ...] = ("mean", "low", "m2")
-_REFINING: tuple[Kind, ...] = ("low",)
-"""Columns that make a value more exact, and that it is right without: a null in them counts as zero."""
-
-
-EXACT_INTEGERS = 2**53
-"""Integers up to this are doubles."""
+_NUMBERS: Mapping[str, str] = defaultdict(lambda: "number")
+"""Types of fields where only names are asked for."""
+SKETCHES = frozenset(name for name, kind in KINDS.items() if kind.sketch)
+ORDERED_KINDS = frozenset(name for name, kind in KINDS.items() if kind.ordered)
 
 
 def quote(identifier: str) -> str:
@@ -70,7 +72,7 @@ def column_of(kind: Kind, field: str) -> str:
     off by one more underscore, with which no field begins: `_last__at_home`.
     """
     plain = f"_{kind}_{field}"
-    ambiguous = any(len(other) > len(kind) and plain.startswith(f"_{other}_") for other in get_args(Kind))
+    ambiguous = any(len(other) > len(kind) and plain.startswith(f"_{other}_") for other in (*KINDS, *spread.SCRATCH))
     return f"_{kind}__{field}" if ambiguous else plain
 
 
@@ -78,18 +80,26 @@ def column_of(kind: Kind, field: str) -> str:
 class Partial:
     """One stored column of partial results: what it holds (`kind`) of which field.
 
-    `listed`: of frequent values, how many are asked for at most.
+    Attributes:
+        listed: of frequent values, how many are asked for at most.
+        noted: the field whose values it holds, and its spec type; None: values of no field.
     """
 
     kind: Kind
     field: str | None
     sql_type: str
     listed: int = 0
+    noted: tuple[str, str] | None = None
 
     @property
     def column(self) -> str:
         """The column's name; spec names cannot start with an underscore, so it collides with none."""
         return f"_{self.kind}" if self.field is None else column_of(self.kind, self.field)
+
+    @property
+    def quoted(self) -> str:
+        """The column's name as SQL has it."""
+        return quote(self.column)
 
     def sibling(self, kind: Kind) -> str:
         """The quoted column of the same field with another kind."""
@@ -191,9 +201,8 @@ def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> Aggregatio
     partials: dict[str, Partial] = {"_count": Partial("count", None, "bigint")}
     metrics = []
     for metric in aggregation.metrics:
-        kind_of_field = types[metric.field] if metric.field else None
-        metrics.append((metric, kind_of_field))
-        for partial in _needed(metric, str(kind_of_field)):
+        metrics.append((metric, types[metric.field] if metric.field else None))
+        for partial in needed_partials(metric, types):
             known = partials.setdefault(partial.column, partial)
             if known.listed < partial.listed:
                 partials[partial.column] = partial
@@ -220,63 +229,41 @@ def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> Aggregatio
     )
 
 
-def _needed(metric: MetricSpec, field_type: str) -> list[Partial]:
-    kinds: tuple[Kind, ...] = _NEEDS.get(metric.function, ())
-    if metric.function == "count":
-        kinds = ("n",) if metric.field else ("count",)
-    return [Partial(kind, metric.field, _partial_type(kind, field_type), metric.listed) for kind in kinds]
+def needed_partials(metric: Metric, types: Mapping[str, str]) -> list[Partial]:
+    """The stored columns that a metric is made of.
+
+    Args:
+        metric: of a validated spec.
+        types: the spec type of each field.
+    """
+    return [_partial(need, types) for need in FUNCTIONS[metric.function].needs(metric)]
 
 
-def needed_columns(metric: MetricSpec) -> list[str]:
+def _partial(need: Need, types: Mapping[str, str]) -> Partial:
+    source = need.source or need.field
+    noted = None if source is None else (source, types[source])
+    sql_type = need.kind.sql_type(noted[1] if noted else "")
+    return Partial(need.kind.name, need.field, sql_type, need.listed, noted)
+
+
+def needed_columns(metric: Metric) -> list[str]:
     """The partial columns that a metric is null without."""
-    return [partial.column for partial in _needed(metric, "number") if partial.kind not in _REFINING]
+    return [p.column for p in needed_partials(metric, _NUMBERS) if not KINDS[p.kind].refining]
 
 
-def _partial_type(kind: Kind, field_type: str) -> str:
-    match kind:
-        case "count" | "n":
-            return "bigint"
-        case "sum":
-            return "double precision" if field_type == "number" else "numeric"
-        case _ if kind in _SPREAD:
-            return "double precision"
-        case "first_at" | "last_at":
-            return "bigint[]"
-        case _ if kind in SKETCHES:
-            return "bytea"
-        case _:
-            return SQL_TYPES[field_type]
+def kept_in_order(metric: Metric) -> bool:
+    """Whether a metric's columns are filled from events in the order of their times."""
+    return any(p.kind in ORDERED_KINDS for p in needed_partials(metric, _NUMBERS))
+
+
+def columns_by_kind(metric: Metric) -> dict[str, str]:
+    """The quoted columns that a metric is made of, by kind."""
+    return {p.kind: p.quoted for p in needed_partials(metric, _NUMBERS)}
 
 
 def merge_expression(partial: Partial, old: str = "t", new: str = "EXCLUDED") -> str:
-    """SQL that merges the stored column of row `old` with that of row `new` (aliases), null-safe; it never raises.
-
-    `first` / `last` compare arrays of (event time, its microseconds, epoch, partition, offset). Rows from before there
-    were microseconds compare by their milliseconds, and a tie within one is broken either way.
-    """
-    column = quote(partial.column)
-    a, b = f"{old}.{column}", f"{new}.{column}"
-    match partial.kind:
-        case "count" | "n":
-            return f"{a} + {b}"
-        case "sum" if partial.sql_type == "double precision":
-            return doubles.added(a, b)
-        case "sum" | "revision":
-            return f"coalesce({a} + {b}, {a}, {b})"
-        case "min" | "first_at":
-            return f"least({a}, {b})"
-        case "max" | "last_at":
-            return f"greatest({a}, {b})"
-        case "first":
-            at = partial.sibling("first_at")
-            return f"CASE WHEN {old}.{at} IS NULL OR {new}.{at} < {old}.{at} THEN {b} ELSE {a} END"
-        case "last":
-            at = partial.sibling("last_at")
-            return f"CASE WHEN {old}.{at} IS NULL OR {new}.{at} > {old}.{at} THEN {b} ELSE {a} END"
-        case _ if partial.kind in SKETCHES:
-            return f"coalesce({a} || {b}, {a}, {b})"
-        case _:
-            return spread.merged(partial.kind, partial.sibling, old, new)
+    """SQL that merges the stored column of row `old` with that of row `new` (aliases), null-safe; it never raises."""
+    return KINDS[partial.kind].merge(partial, old, new)
 
 
 def rollup_select(partials: Sequence[Partial], source: str, keys: Sequence[tuple[str, str]]) -> str:
@@ -294,33 +281,6 @@ def rollup_select(partials: Sequence[Partial], source: str, keys: Sequence[tuple
     selected = [f"{expression} AS {name}" for (expression, _), name in zip(keys, names, strict=True)]
     selected += [quote(p.column) for p in partials]
     rows = spread.prepared([p.sibling for p in partials if p.kind == "mean"], source, selected, names)
-    outer = ", ".join([*names, *(f"{_rollup(p)} AS {quote(p.column)}" for p in partials)])
+    outer = ", ".join([*names, *(f"{KINDS[p.kind].rollup(p)} AS {quote(p.column)}" for p in partials)])
     group = f" GROUP BY {', '.join(names)}" if names else ""
     return f"SELECT {outer} FROM {rows}{group}"
-
-
-def _rollup(partial: Partial) -> str:
-    column = quote(partial.column)
-    match partial.kind:
-        case "count" | "n" | "revision":
-            return f"sum({column})::bigint"
-        case "sum" if partial.sql_type == "double precision":
-            return doubles.total(column)
-        case "sum" | "min" | "max":
-            return f"{partial.kind}({column})"
-        case "first_at":
-            return f"min({column})"
-        case "last_at":
-            return f"max({column})"
-        case "whole":
-            return f"bool_and({column})"
-        case "first":
-            at = partial.sibling("first_at")
-            return f"(array_agg({column} ORDER BY {at}) FILTER (WHERE {at} IS NOT NULL))[1]"
-        case "last":
-            at = partial.sibling("last_at")
-            return f"(array_agg({column} ORDER BY {at} DESC) FILTER (WHERE {at} IS NOT NULL))[1]"
-        case _ if partial.kind in SKETCHES:
-            return f"string_agg({column}, ''::bytea)"
-        case _:
-            return spread.rolled(partial.kind, partial.sibling)

@@ -25,8 +25,7 @@ from typing import Any
 import datasketches
 import numpy as np
 
-from tidemill_contract.functions.partials import EXACT_INTEGERS, Partial
-from tidemill_contract.resource.spec import MetricSpec
+from tidemill_contract.functions.base import EXACT_INTEGERS, StoredColumn
 from tidemill_contract.times import rfc3339_ms
 
 QUANTILES_K = 400
@@ -51,7 +50,7 @@ def slots_lg(listed: int) -> int:
     return max(9, (16 * listed - 1).bit_length())
 
 
-def build(partial: Partial, values: Sequence[Any]) -> bytes | None:
+def build(partial: StoredColumn, values: Sequence[Any]) -> bytes | None:
     """A stored sketch of values: numbers for quantiles, any for others; repeats count only for `frequent`. None: none.
 
     Timestamps come as epoch milliseconds.
@@ -76,7 +75,7 @@ def build(partial: Partial, values: Sequence[Any]) -> bytes | None:
     return _frame(uniques.serialize_compact())
 
 
-def compact(partial: Partial, stored: bytes) -> bytes:
+def compact(partial: StoredColumn, stored: bytes) -> bytes:
     """The same in as few frames as there can be."""
     match partial.kind:
         case "quantiles":
@@ -91,35 +90,26 @@ def compact(partial: Partial, stored: bytes) -> bytes:
             return _frame(_uniques(stored).serialize_compact())
 
 
-def evaluator(metric: MetricSpec, field_type: str | None) -> Callable[[bytes | None], Any]:
-    """What turns a stored sketch into the metric's value: null of null, zero of what a query filled in (no bytes).
-
-    A quantile is the smallest value whose rank is at least q. Frequent values are a list, see `_lister`.
-    """
+def quantile_reader(q: float) -> Callable[[bytes | None], float | int | None]:
+    """What reads a quantile off a stored sketch: the smallest value whose rank is at least q; null of null."""
 
     def quantile(stored: bytes | None) -> float | int | None:
         if not stored:
             return None if stored is None else 0.0
         doubles, integers = _quantiles(stored)
         if integers.is_empty():
-            return float(doubles.get_quantile(metric.q, True))
-        return _quantile([*doubles, *integers], float(metric.q or 0))
+            return float(doubles.get_quantile(q, True))
+        return _quantile([*doubles, *integers], q)
 
-    def distinct(stored: bytes | None) -> int | None:
-        if not stored:
-            return None if stored is None else 0
-        estimate: float = _uniques(stored).get_estimate()
-        return round(estimate)
+    return quantile
 
-    match metric.function:
-        case "quantile":
-            return quantile
-        case "topk":
-            # Times are put in order before they are written: 10:00:00.5Z is less than 10:00:00Z as a text.
-            show = rfc3339_ms if field_type == "timestamp" else _same
-            return _lister(metric.listed, _READ.get(str(field_type), str), show)
-        case _:
-            return distinct
+
+def read_distinct(stored: bytes | None) -> int | None:
+    """How many different values a stored sketch has: null of null, zero of what a query filled in (no bytes)."""
+    if not stored:
+        return None if stored is None else 0
+    estimate: float = _uniques(stored).get_estimate()
+    return round(estimate)
 
 
 def _quantile(weighted: list[tuple[float | int, int]], q: float) -> float | int:
@@ -134,15 +124,16 @@ def _same(value: Any) -> Any:
     return value
 
 
-def _lister(
-    k: int, read: Callable[[str], Any], show: Callable[[Any], Any]
-) -> Callable[[bytes | None], list[dict[str, Any]] | None]:
+def lister(k: int, field_type: str | None) -> Callable[[bytes | None], list[dict[str, Any]] | None]:
     """What lists the k most frequent values, the most frequent first, equally frequent ones in their own order.
 
     Each is {value, count, error}: it occurred at most `count` and at least `count - error` times. Whatever is not
     listed occurred at most as often as the last that is, or as `error` says if fewer than k are. Beyond the slots none
     is listed if none occurs more often than the error.
     """
+    read = _READ.get(str(field_type), str)
+    # Times are put in order before they are written: 10:00:00.5Z is less than 10:00:00Z as a text.
+    show = rfc3339_ms if field_type == "timestamp" else _same
 
     def topk(stored: bytes | None) -> list[dict[str, Any]] | None:
         if not stored:

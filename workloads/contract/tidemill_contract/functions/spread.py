@@ -12,12 +12,13 @@ Nothing raises (see `doubles`): M2 becomes infinite instead, and then the mean m
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 from tidemill_contract.functions.doubles import INFINITE, divided, total
 
-Column = Callable[[Literal["n", "mean", "low", "m2", "centre", "rest", "delta", "squares"]], str]
+Column = Callable[[str], str]
 """The quoted column of a field by its kind."""
+SCRATCH = ("centre", "rest", "delta", "squares")
+"""Columns that exist only within a statement (see `prepared`), named like kinds."""
 
 _ORDINARY, _LARGE = "1e140", "1e171"
 """Means below the first merge by plain arithmetic; doubles above the second that differ do so by more than 1e154."""
@@ -33,7 +34,7 @@ def merged(kind: str, column: Column, old: str, new: str) -> str:
     """The mean, its low part or the M2 of two rows (aliases) together; the new one has a low part."""
     a, b = f"{old}.{column('mean')}", f"{new}.{column('mean')}"
     rest_a, rest_b = f"coalesce({old}.{column('low')}, 0)", f"{new}.{column('low')}"
-    na, nb, stored = f"{old}.{column('n')}", f"{new}.{column('n')}", column(kind)  # type: ignore[arg-type]
+    na, nb, stored = f"{old}.{column('n')}", f"{new}.{column('n')}", column(kind)
     make = _merged_squares if kind == "m2" else _moved
     # Most means are ordinary, and the rest of the checks is not worth its time for them.
     near = make(kind, column, old, new, f"(({b} - {a}) + ({rest_b} - {rest_a}))")

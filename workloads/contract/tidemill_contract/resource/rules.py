@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.expressions import compiler as expressions
+from tidemill_contract.functions.base import ANY
+from tidemill_contract.functions.registry import FUNCTIONS, PARAMETERS, listed
 from tidemill_contract.resource.faults import ABSENT, Fault, did_you_mean
 from tidemill_contract.resource.kept_rules import kept_faults
 from tidemill_contract.resource.name_rules import system_columns
@@ -23,12 +25,12 @@ from tidemill_contract.windows import answer_type
 RESERVED = ("window_start", "window_end", "closed")
 MAX_PANES = 3600
 MIN_WINDOW_MS = 1000
-_NUMERIC = ("integer", "number", "boolean")
-_ORDERED = ("integer", "number", "timestamp", "string")
-_TAKES: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("sum", "avg", "variance", "stddev", "quantile"), _NUMERIC),
-    **dict.fromkeys(("min", "max"), _ORDERED),
-}
+_FOR_ANY = [
+    name
+    for name, function in FUNCTIONS.items()
+    if function.takes == ANY and not any(p.needed for p in PARAMETERS.values() if name in p.functions)
+]
+"""Functions that take a field of any type, and need nothing else."""
 _OWNED_CONFIGS = {
     "retention.ms": "set spec.source.topic.retention",
     "message.timestamp.type": "leave it out: old events would be deleted at once under CreateTime",
@@ -267,26 +269,40 @@ def _metrics(parts: Parts, columns: Columns, _limits: Limits) -> Iterator[Fault]
 
 
 def _metric(metric: MetricSpec, path: str, columns: Columns) -> Iterator[Fault]:
-    if metric.function == "quantile" and metric.q is None:
-        yield Fault(f"{path}.q", ABSENT, "quantile needs q", "add one between 0 and 1, such as q: 0.95")
-    if metric.function != "quantile" and metric.q is not None:
-        yield Fault(f"{path}.q", metric.q, f"{metric.function} takes no q", "take it out, or use function: quantile")
-    if metric.function != "topk" and metric.k is not None:
-        yield Fault(f"{path}.k", metric.k, f"{metric.function} takes no k", "take it out, or use function: topk")
+    yield from _parameters(metric, path, columns)
     if metric.field is None:
-        if metric.function != "count":
+        if not FUNCTIONS[metric.function].alone:
             remedy = "name the field or derive it runs over"
             yield Fault(f"{path}.field", ABSENT, f"{metric.function} needs a field", remedy)
         return
-    fault = columns.unknown(f"{path}.field", metric.field, "field or derive")
+    takes = FUNCTIONS[metric.function].takes
+    remedy = f"use {listed(_FOR_ANY, 'or')}, or derive a number from it"
+    yield from _column(f"{path}.field", metric.field, columns, takes, (f"{metric.function} takes", remedy))
+
+
+def _parameters(metric: MetricSpec, path: str, columns: Columns) -> Iterator[Fault]:
+    for parameter in PARAMETERS.values():
+        name, value, where = parameter.alias, getattr(metric, parameter.name), f"{path}.{parameter.alias}"
+        if metric.function not in parameter.functions:
+            if value is not None:
+                remedy = f"take it out, or use function: {listed(parameter.functions, 'or')}"
+                yield Fault(where, value, f"{metric.function} takes no {name}", remedy)
+        elif value is None:
+            if parameter.needed:
+                yield Fault(where, ABSENT, f"{metric.function} needs {name}", parameter.remedy)
+        elif parameter.takes is not None:
+            told = f"{name} of {metric.function} is one of", "name another field, or derive one"
+            yield from _column(where, value, columns, parameter.takes, told)
+
+
+def _column(path: str, name: str, columns: Columns, takes: Sequence[str], told: tuple[str, str]) -> Iterator[Fault]:
+    """The faults of a field that a metric names; `told` begins the message about its type, and ends it."""
+    fault = columns.unknown(path, name, "field or derive")
     if fault:
         yield fault
-    kind = columns.types.get(metric.field)
-    takes = _TAKES.get(metric.function)
-    if kind is not None and takes is not None and kind not in takes:
-        message = f"{metric.function} takes {', '.join(takes)}, not a {kind}"
-        remedy = "use count, first, last, distinct or topk, or derive a number from it"
-        yield Fault(f"{path}.field", metric.field, message, remedy)
+    kind = columns.types.get(name)
+    if kind is not None and kind not in takes:
+        yield Fault(path, name, f"{told[0]} {', '.join(takes)}, not a {kind}", told[1])
 
 
 def _anomalies(parts: Parts, columns: Columns, _limits: Limits) -> Iterator[Fault]:
@@ -364,10 +380,11 @@ def _watched(name: str, path: str, aggregation: AggregationPart, columns: Column
     kind = columns.types.get(found.model.field) if found.model.field else None
     if found.model.field and kind is None:
         return
-    if found.model.function == "topk":
+    told = answer_type(found.model, kind)
+    if told == "array":
         remedy = "watch a numeric metric, such as a count, with the field in groupBy"
-        yield Fault(path, name, "the metric is a list of values (topk), not a number", remedy)
-    elif answer_type(found.model, kind) not in ("integer", "number"):
+        yield Fault(path, name, f"the metric is a list of values ({found.model.function}), not a number", remedy)
+    elif told not in ("integer", "number"):
         yield Fault(path, name, f"the metric is of type {kind}, not a number", "watch a numeric metric")
 
 

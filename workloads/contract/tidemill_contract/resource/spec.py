@@ -5,25 +5,27 @@ Cross-field rules live in `rules.py`, faults as texts in `validate.py`. The CRD 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model
 from pydantic.alias_generators import to_camel
 
 from tidemill_contract.duration import Duration, parse_ms
+from tidemill_contract.functions.base import FieldType as FieldType
+from tidemill_contract.functions.base import Name as Name
+from tidemill_contract.functions.registry import ALONE, FUNCTIONS, PARAMETERS, listed
 from tidemill_contract.resource.amounts import Bytes
 
 API_VERSION = "tidemill.dev/v1alpha1"
 KIND = "AnalyticsPipeline"
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,40}$", max_length=41)]
 Expression = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 TopicName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9._-]{1,249}$", max_length=249)]
 ConfigValue = Annotated[str, StringConstraints(max_length=256)]
-FieldType = Literal["string", "integer", "number", "boolean", "timestamp"]
-Function = Literal[
-    "count", "sum", "avg", "min", "max", "first", "last", "variance", "stddev", "quantile", "distinct", "topk",
-]  # fmt: skip
+if TYPE_CHECKING:
+    Function = str
+else:
+    Function = Literal[tuple(FUNCTIONS)]
 
 
 class Model(BaseModel):
@@ -129,26 +131,25 @@ class WindowSpec(Model):
         return max(DEFAULT_MAX_LENGTH, self.gap, key=parse_ms)
 
 
-DEFAULT_K = 10
-
-
-class MetricSpec(Model):
+class _Metric(Model):
     """One number (or value) computed per group and window."""
 
     name: Name = Field(description="Name of the metric in answers.")
     function: Function = Field(description="Aggregate function.")
-    field: Name | None = Field(None, description="Field or derive it runs over; count may do without.")
-    q: float | None = Field(
-        None, gt=0, lt=1, description="The quantile, above 0 and below 1; for these there are min and max (quantile)."
-    )
-    k: int | None = Field(
-        None, ge=1, le=100, description=f"How many of the most frequent values (topk); default: {DEFAULT_K}."
-    )
+    field: Name | None = Field(None, description=f"Field or derive it runs over; {listed(ALONE)} may do without.")
 
-    @property
-    def listed(self) -> int:
-        """How many values it lists; 0: it lists none."""
-        return (self.k or DEFAULT_K) if self.function == "topk" else 0
+
+if TYPE_CHECKING:
+    MetricSpec = _Metric
+else:
+    # With the parameters of all functions as further members; the rules say which belong to which.
+    MetricSpec = create_model(
+        "MetricSpec",
+        __base__=_Metric,
+        __module__=__name__,
+        __doc__=_Metric.__doc__,
+        **{name: parameter.optional for name, parameter in PARAMETERS.items()},
+    )
 
 
 class AggregationSpec(Model):

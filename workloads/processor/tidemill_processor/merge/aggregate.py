@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from tidemill_contract.functions.partials import EXACT_INTEGERS, REVISION, SKETCHES, AggregationLayout, Partial
+from tidemill_contract.functions.partials import (
+    EXACT_INTEGERS,
+    ORDERED_KINDS,
+    REVISION,
+    SKETCHES,
+    AggregationLayout,
+    Partial,
+)
 from tidemill_processor.batch import INDEX, MICROS, OFFSET, PARTITION, TIME
 from tidemill_processor.merge import spread
 
@@ -87,7 +94,7 @@ def partials(
     frame: pl.DataFrame, plan: AggregationLayout, keys: list[str], epochs: dict[int, int], *further: pl.Expr
 ) -> pl.DataFrame:
     """One row a key: the keys, what further expressions give, the partials' columns."""
-    if any(p.kind in ("first", "last") for p in plan.partials):
+    if any(p.kind in ORDERED_KINDS for p in plan.partials):
         frame = _ordered(frame, epochs)
     frame = spread.deviating(frame, plan, keys)
     rows = frame.group_by(keys).agg([*further, *(_expression(p, frame) for p in plan.partials if p.column != REVISION)])

@@ -1,0 +1,72 @@
+"""All aggregate functions and kinds of stored columns; what others know of them is made from here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, cast
+
+from pydantic.fields import FieldInfo
+
+from tidemill_contract.functions import bookkeeping, counting, deviations, extremes, ordered, sketched, sums
+from tidemill_contract.functions.base import Function, PartialKind
+
+_FAMILIES = (counting, sums, extremes, ordered, deviations, sketched)
+
+FUNCTIONS: Mapping[str, Function] = {function.name: function for family in _FAMILIES for function in family.FUNCTIONS}
+KINDS: Mapping[str, PartialKind] = {kind.name: kind for family in (*_FAMILIES, bookkeeping) for kind in family.KINDS}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A member of a metric that belongs to some functions.
+
+    Attributes:
+        alias: its name in YAML.
+        functions: that take it; `needed`: whether they need it.
+        takes: if it names a field, the types that this may have; None: it names none.
+        remedy: what to do where it is needed and absent.
+    """
+
+    name: str
+    alias: str
+    info: FieldInfo
+    functions: tuple[str, ...]
+    needed: bool
+    takes: tuple[str, ...] | None
+    remedy: str
+
+    @property
+    def optional(self) -> tuple[Any, FieldInfo]:
+        """The member as one of every metric, which may lack it: type and field."""
+        found, kind = copy(self.info), cast(Any, self.info.annotation)
+        found.annotation, found.default = kind | None, None
+        return found.annotation, found
+
+
+def _parameters() -> Iterator[Parameter]:
+    models = dict.fromkeys(function.parameters for function in FUNCTIONS.values())
+    for model in models:
+        functions = tuple(name for name, function in FUNCTIONS.items() if function.parameters is model)
+        for name, info in model.model_fields.items():
+            yield Parameter(
+                name=name,
+                alias=str(info.alias),
+                info=info,
+                functions=functions,
+                needed=info.is_required(),
+                takes=model.fields.get(name),
+                remedy=model.remedies.get(name, f"add it to {' or '.join(functions)}"),
+            )
+
+
+PARAMETERS: Mapping[str, Parameter] = {parameter.name: parameter for parameter in _parameters()}
+TAKES: Mapping[str, tuple[str, ...]] = {name: function.takes for name, function in FUNCTIONS.items()}
+ALONE: tuple[str, ...] = tuple(name for name, function in FUNCTIONS.items() if function.alone)
+ZERO_FILLED: tuple[str, ...] = tuple(name for name, function in FUNCTIONS.items() if function.zero_filled)
+
+
+def listed(names: tuple[str, ...] | list[str], word: str = "and") -> str:
+    """Names in a sentence: `a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"

@@ -1,0 +1,158 @@
+"""Functions of any number of values in some kilobytes: quantiles, distinct counts, frequent values.
+
+What SQL answers are a sketch's bytes; `sketches`, which loads numpy, decodes them and is imported only then.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from tidemill_contract.functions.base import (
+    NUMERIC,
+    Function,
+    Item,
+    Merged,
+    Metric,
+    Need,
+    Parameters,
+    PartialKind,
+    StoredColumn,
+    always,
+)
+
+DEFAULT_K = 10
+
+
+def _behind(column: StoredColumn, old: str, new: str) -> str:
+    a, b = f"{old}.{column.quoted}", f"{new}.{column.quoted}"
+    return f"coalesce({a} || {b}, {a}, {b})"
+
+
+def _all(column: StoredColumn) -> str:
+    return f"string_agg({column.quoted}, ''::bytea)"
+
+
+def _of(name: str) -> PartialKind:
+    return PartialKind(name=name, sql_type=always("bytea"), merge=_behind, rollup=_all, sketch=True)
+
+
+QUANTILES, UNIQUES, FREQUENT = _of("quantiles"), _of("uniques"), _of("frequent")
+KINDS = (QUANTILES, UNIQUES, FREQUENT)
+
+
+class QuantileParameters(Parameters):
+    """Which quantile."""
+
+    remedies: ClassVar[Mapping[str, str]] = {"q": "add one between 0 and 1, such as q: 0.95"}
+
+    q: float = Field(
+        gt=0, lt=1, description="The quantile, above 0 and below 1; for these there are min and max (quantile)."
+    )
+
+
+class Quantile(Function):
+    """The smallest value whose rank is at least `q`."""
+
+    name = "quantile"
+    value = (
+        "with `q`, between 0 and 1 (neither: use `min`, `max`): the smallest value whose rank is at least `q`; a sketch"
+    )
+    error = "0.7 % of rank; exact up to 400 values"
+    takes = NUMERIC
+    parameters: ClassVar[type[Parameters]] = QuantileParameters
+    example: ClassVar[Mapping[str, Any]] = {"q": 0.95}
+    kinds = (QUANTILES,)
+
+    def answer(self, merged: Merged) -> str:
+        """The sketch."""
+        return merged.columns["quantiles"]
+
+    def answer_type(self, field_type: str | None) -> str:
+        """A double, or an integer that is none."""
+        return "number"
+
+    def decoder(self, metric: Metric, field_type: str | None) -> Callable[[bytes | None], Any]:
+        """What reads the quantile."""
+        from tidemill_contract.functions import sketches
+
+        return sketches.quantile_reader(QuantileParameters.of(metric).q)
+
+
+class Distinct(Function):
+    """How many different values there are."""
+
+    name = "distinct"
+    value = "how many different values; a sketch"
+    error = "2 % (two standard errors); exact for some hundred"
+    kinds = (UNIQUES,)
+    zero_filled = True
+
+    def answer(self, merged: Merged) -> str:
+        """The sketch."""
+        return merged.columns["uniques"]
+
+    def answer_type(self, field_type: str | None) -> str:
+        """A whole number."""
+        return "integer"
+
+    def answer_range(self, field_type: str | None) -> tuple[float, float]:
+        """There are no fewer than none."""
+        return 0.0, math.inf
+
+    def decoder(self, metric: Metric, field_type: str | None) -> Callable[[bytes | None], Any]:
+        """What reads the estimate."""
+        from tidemill_contract.functions import sketches
+
+        return sketches.read_distinct
+
+
+class TopKParameters(Parameters):
+    """How many values are listed."""
+
+    k: int = Field(
+        DEFAULT_K, ge=1, le=100, description=f"How many of the most frequent values (topk); default: {DEFAULT_K}."
+    )
+
+
+class TopK(Function):
+    """The most frequent values."""
+
+    name = "topk"
+    value = f"with `k` (1 to 100, default {DEFAULT_K}): the most frequent values; a sketch"
+    error = "0.7 % of the values counted; exact up to 384 different ones"
+    parameters = TopKParameters
+    kinds = (FREQUENT,)
+    item = Item(
+        "FrequentValue",
+        "A value that a topk metric lists: it occurred at most `count` and at least `count - error` times.",
+        {
+            "value": {"description": "Of the field's type."},
+            "count": {"type": "integer"},
+            "error": {"type": "integer"},
+        },
+    )
+
+    def needs(self, metric: Metric) -> tuple[Need, ...]:
+        """The sketch has slots for as many as are listed."""
+        return (Need(FREQUENT, metric.field, listed=TopKParameters.of(metric).k),)
+
+    def answer(self, merged: Merged) -> str:
+        """The sketch."""
+        return merged.columns["frequent"]
+
+    def answer_type(self, field_type: str | None) -> str:
+        """A list."""
+        return "array"
+
+    def decoder(self, metric: Metric, field_type: str | None) -> Callable[[bytes | None], Any]:
+        """What lists the values."""
+        from tidemill_contract.functions import sketches
+
+        return sketches.lister(TopKParameters.of(metric).k, field_type)
+
+
+FUNCTIONS = (Quantile(), Distinct(), TopK())

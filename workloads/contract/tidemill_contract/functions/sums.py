@@ -1,0 +1,77 @@
+"""Sums, and what is made of them by division."""
+
+from __future__ import annotations
+
+import math
+
+from tidemill_contract.functions import doubles
+from tidemill_contract.functions.base import NUMERIC, Function, Merged, PartialKind, StoredColumn
+from tidemill_contract.functions.counting import VALUES
+
+
+def _sql_type(field_type: str) -> str:
+    return "double precision" if field_type == "number" else "numeric"
+
+
+def _merged(column: StoredColumn, old: str, new: str) -> str:
+    a, b = f"{old}.{column.quoted}", f"{new}.{column.quoted}"
+    return doubles.added(a, b) if column.sql_type == "double precision" else f"coalesce({a} + {b}, {a}, {b})"
+
+
+def _rollup(column: StoredColumn) -> str:
+    return doubles.total(column.quoted) if column.sql_type == "double precision" else f"sum({column.quoted})"
+
+
+SUM = PartialKind(name="sum", sql_type=_sql_type, merge=_merged, rollup=_rollup)
+"""Of integers at any size, of numbers as a double."""
+KINDS = (SUM,)
+
+
+class Sum(Function):
+    """The sum of a field's values."""
+
+    name = "sum"
+    value = "of integers at any size; a boolean counts as 0 / 1"
+    error = "exact for integers, 1e-9 relative"
+    takes = NUMERIC
+    kinds = (SUM,)
+    zero_filled = True
+
+    def answer(self, merged: Merged) -> str:
+        """The column; null where a double does not hold it."""
+        column = merged.columns["sum"]
+        return doubles.finite(column) if merged.field_type == "number" else column
+
+    def answer_type(self, field_type: str | None) -> str:
+        """Integers have a whole sum."""
+        return "number" if field_type == "number" else "integer"
+
+    def answer_range(self, field_type: str | None) -> tuple[float, float]:
+        """Booleans add up to no less than nothing."""
+        return (0.0 if field_type == "boolean" else -math.inf), math.inf
+
+
+class Average(Function):
+    """The mean of a field's values."""
+
+    name = "avg"
+    value = "the mean"
+    error = "1e-9 relative"
+    takes = NUMERIC
+    kinds = (VALUES, SUM)
+
+    def answer(self, merged: Merged) -> str:
+        """The sum, divided."""
+        total = f"{merged.columns['sum']}::double precision"
+        return doubles.divided(doubles.finite(total), merged.columns["n"])
+
+    def answer_type(self, field_type: str | None) -> str:
+        """A double."""
+        return "number"
+
+    def answer_range(self, field_type: str | None) -> tuple[float, float]:
+        """Of booleans it is a share."""
+        return (0.0, 1.0) if field_type == "boolean" else (-math.inf, math.inf)
+
+
+FUNCTIONS = (Sum(), Average())
