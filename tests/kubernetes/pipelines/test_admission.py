@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from metric_draws import parameters_for
+from tidemill_contract.functions.registry import PARAMETERS, listed
 from tidemill_operator.actuators.kubernetes.api import PIPELINE, Document
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.resource.rules import RULES
@@ -62,6 +64,7 @@ WINDOW, METRICS, METRICS_0 = "aggregations.0.window", "aggregations.0.metrics", 
 COLUMNS = '; known are ["country", "amount", "ts", "large"]'
 UNKNOWN = "is neither in source.fields nor in transform.derive"
 OF_METRIC = {"name": "a", "aggregation": "by_country", "metric": "orders"}
+ADDS = {"name": "m", "function": "sum", "field": "amount"}
 # What is refused when it is made: the member that is set, to what, the member that is named, and the words.
 REFUSED: list[tuple[str, Any, str, str]] = [
     (
@@ -121,23 +124,20 @@ REFUSED: list[tuple[str, Any, str, str]] = [
     ),
     (METRICS, [{"name": "closed", "function": "count"}], f"{METRICS_0}.name", "the name closed is reserved"),
     (METRICS, [{"name": "m", "function": "sum"}], f"{METRICS_0}.field", "metric m: sum needs a field; add field: NAME"),
-    (
-        METRICS,
-        [{"name": "m", "function": "sum", "field": "amount", "q": 0.5}],
-        f"{METRICS_0}.q",
-        "metric m: sum takes no q; take it out, or use quantile",
+    *(
+        (
+            METRICS,
+            [ADDS | {p.alias: parameters_for(p.functions[0], {"amount": "number"})[p.alias]}],
+            f"{METRICS_0}.{p.alias}",
+            f"metric m: sum takes no {p.alias}; take it out, or use {listed(p.functions, 'or')}",
+        )
+        for p in PARAMETERS.values()
     ),
     (
         METRICS,
         [{"name": "m", "function": "quantile", "field": "amount"}],
         f"{METRICS_0}.q",
-        "metric m: quantile needs q; add q: 0.95",
-    ),
-    (
-        METRICS,
-        [{"name": "m", "function": "sum", "field": "amount", "k": 5}],
-        f"{METRICS_0}.k",
-        "metric m: sum takes no k; take it out, or use topk",
+        "metric m: quantile needs q; add one between 0 and 1, such as q: 0.95",
     ),
     *(
         (
@@ -345,7 +345,8 @@ def test_the_largest_spec_is_taken(cluster: Any, namespace: str) -> None:
     derives = [{"name": f"d{number:03}_{'x' * 36}", "expression": f"f000_{'x' * 36} + 1"} for number in range(32)]
     names = [field["name"] for field in (*fields, *derives)]
     metrics = [
-        {"name": f"m{number:02}_{'x' * 37}", "function": "sum", "field": names[-1 - number]} for number in range(32)
+        {"name": f"m{n:02}_{'x' * 37}", "function": "max_by", "field": names[-1 - n], "by": names[-1 - n]}
+        for n in range(32)
     ]
     aggregation = {"groupBy": names[100:108], "window": {"type": "tumbling", "size": "1m"}, "metrics": metrics}
     aggregations = [{"name": f"a{number:02}_{'x' * 37}", **aggregation} for number in range(16)]

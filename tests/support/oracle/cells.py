@@ -12,12 +12,20 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 RELATIVE = Fraction(1, 10**9)
 _EPS = Fraction(1, 2**52)
 _EXACT_QUANTILES, _EXACT_DISTINCT, _EXACT_TOPK = 400, 190, 350
 _LARGEST = Fraction(1.7976931348623157e308)
+_TINIEST = Fraction(5e-324)
+ZERO_OF_NOTHING = ("count", "sum", "distinct", "rate")
+"""Functions that are zero in a window that is filled in with zeros."""
+_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "avg": ("n", "sum"), "variance": ("n", "spread"), "stddev": ("n", "spread"), "median": ("quantile",),
+    "rate": ("sum",), "count": ("n",),
+}  # fmt: skip
 
 Fits = Callable[[Any], bool]
 
@@ -78,20 +86,38 @@ def _time(answer: Any) -> dt.datetime | None:
         return None
 
 
-def metric_cell(metric: Mapping[str, Any], kind: str | None, values: Sequence[Any]) -> Cell:
+def columns_of(metric: Mapping[str, Any]) -> list[str]:
+    """What is stored for a metric: it is null of windows with events from before one of these was."""
+    function, name, by = metric["function"], metric.get("field"), metric.get("by")
+    if name is None:
+        return ["count"]
+    told = name if by is None and "bounds" not in metric else f"{name} {by} {metric.get('bounds')}"
+    return [f"{kind} {told}" for kind in _COLUMNS.get(function, (function,))]
+
+
+def metric_cell(
+    metric: Mapping[str, Any], types: Mapping[str, str], events: Sequence[Mapping[str, Any]], length_ms: int
+) -> Cell:
     """What a metric is of a window.
 
     Args:
         metric: its part of the spec.
-        kind: the type of its field; None: it has none.
-        values: its field's value of each event (None where absent), by event time, partition and offset.
+        types: of the fields.
+        events: values by field (None where absent) of each event, by event time, partition and offset.
+        length_ms: how long the window is.
     """
-    known = [value for value in values if value is not None]
-    function = metric["function"]
+    function, name = metric["function"], metric.get("field")
+    if name is None:
+        share = Fraction(1000, length_ms) if function == "rate" else None
+        return exact(len(events)) if share is None else near(len(events) * share)
+    kind = types[name]
+    known = [event[name] for event in events if event.get(name) is not None]
     if function == "count":
-        return exact(len(known) if kind else len(values))
+        return exact(len(known))
     if not known:
         return null()
+    if function in ("min_by", "max_by"):
+        return _best(name, metric["by"], events, least=function == "min_by")
     if function in ("min", "max", "first", "last"):
         ordered = sorted(known) if function in ("min", "max") else known
         return exact(ordered[0] if function in ("min", "first") else ordered[-1])
@@ -100,23 +126,48 @@ def metric_cell(metric: Mapping[str, Any], kind: str | None, values: Sequence[An
     if function == "topk":
         return _topk(known, metric.get("k", 10))
     numbers = [Fraction(value) for value in known]
-    if function == "quantile":
-        return _quantile(known, metric["q"])
+    if function in ("quantile", "median"):
+        return _quantile(known, metric.get("q", 0.5))
     if function in ("variance", "stddev"):
         return _spread(numbers, root=function == "stddev")
-    return _sum(numbers, kind, average=function == "avg")
+    if function == "histogram":
+        return _histogram(numbers, metric["bounds"])
+    if function == "rate":
+        return _sum(numbers, kind, share=Fraction(1000, length_ms))
+    return _sum(numbers, kind, share=Fraction(1, len(numbers)) if function == "avg" else None)
 
 
-def _sum(numbers: Sequence[Fraction], kind: str | None, *, average: bool) -> Cell:
+def _best(name: str, by: str, events: Sequence[Mapping[str, Any]], *, least: bool) -> Cell:
+    there = [event for event in events if event.get(name) is not None and event.get(by) is not None]
+    if not there:
+        return null()
+    edge = (min if least else max)(event[by] for event in there)
+    return exact(next(event[name] for event in there if event[by] == edge))
+
+
+def _histogram(numbers: Sequence[Fraction], bounds: Sequence[float]) -> Cell:
+    expected = []
+    for low, high in pairwise([None, *bounds, None]):
+        count = sum((low is None or n >= low) and (high is None or n < high) for n in numbers)
+        expected.append({"from": low, "to": high, "count": count})
+    return one_of(lambda answer: answer == expected, str(expected))
+
+
+def _sum(numbers: Sequence[Fraction], kind: str, *, share: Fraction | None) -> Cell:
+    """The sum, or a share of it: a double then."""
     total = sum(numbers, Fraction(0))
-    if kind != "number" and not average:
+    if kind != "number" and share is None:
         return exact(int(total))
     if kind == "number" and abs(total) > _LARGEST:
         return null()
+    size = sum((abs(number) for number in numbers), Fraction(0))
     # What cancels out leaves the error of what was added.
-    slack = _EPS * len(numbers) * sum((abs(number) for number in numbers), Fraction(0)) if kind == "number" else 0
-    share = Fraction(1, len(numbers)) if average else Fraction(1)
-    return near(total * share, slack=Fraction(slack) * share)
+    slack = _EPS * len(numbers) * size if kind == "number" else Fraction(0)
+    share = share or Fraction(1)
+    cell = near(total * share, slack=slack * share + _TINIEST)
+    if kind != "number" or size < _LARGEST / 16:
+        return cell
+    return one_of(lambda answer: answer is None or cell.fits(answer), f"{cell.shown}, or null")
 
 
 def _spread(numbers: Sequence[Fraction], *, root: bool) -> Cell:

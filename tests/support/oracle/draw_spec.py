@@ -7,6 +7,7 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
+from metric_draws import functions_for, parameters_for
 from oracle.draw_expressions import TAME, Drawer
 from oracle.expressions import compiled
 
@@ -15,10 +16,9 @@ FIELDS = {
     "z": "number", "b": "boolean", "t": "timestamp",
 }  # fmt: skip
 NAMESPACE = "fuzz"
-_NUMERIC = ("sum", "avg", "variance", "stddev", "quantile")
 _GROUPS = ("k", "s", "j", "z", "b", "t")
 _EDITS = ("metric", "metric", "list", "window", "groups", "filter", "derive", "grace", "policy", "new")
-_BEYOND_DOUBLES = ("quantile", "variance", "stddev")
+_BEYOND_DOUBLES = ("quantile", "median", "variance", "stddev")
 
 Spec = dict[str, Any]
 
@@ -153,20 +153,20 @@ class SpecDrawer:
         while True:
             field = rnd.choice(list(types))
             kind = types[field]
-            functions = ["count", "first", "last", "distinct", "topk"]
-            functions += _NUMERIC if kind in ("integer", "number", "boolean") else ()
-            functions += () if kind == "boolean" else ("min", "max")
-            function = rnd.choice(functions)
+            function = rnd.choice(functions_for(kind))
             wide = field == "big" or (field not in FIELDS and kind in ("integer", "number"))
             if "spread" in self._avoid and function in ("variance", "stddev"):
                 continue
             if "big" in self._avoid and wide and function in _BEYOND_DOUBLES:
                 continue
             metric: dict[str, Any] = {"name": self._name("m"), "function": function, "field": field}
+            metric |= parameters_for(function, types, rnd.choice)
             if function == "quantile":
                 metric["q"] = self._q()
-            if function == "topk" and rnd.random() < 0.5:
+            if function == "topk":
                 metric["k"] = rnd.randint(1, 5)
+                if rnd.random() < 0.5:
+                    del metric["k"]  # the default
             return metric
 
     def _q(self) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
+from oracle.cells import columns_of
 from oracle.events import Event
 from oracle.expressions import compiled
 from tidemill_contract import duration
@@ -15,9 +16,6 @@ from tidemill_contract import duration
 NO_CUT = -(2**63)
 parse_ms = lru_cache(duration.parse_ms)
 _STEP_MS = 1_000
-_COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "avg": ("n", "sum"), "variance": ("n", "spread"), "stddev": ("n", "spread"),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -158,14 +156,6 @@ class Version:
         if fresh := wanted - self.fed.keys():
             self.layout += bool(self.fed)
             self.fed |= dict.fromkeys(fresh, self.layout)
-
-
-def columns_of(metric: Mapping[str, Any]) -> list[str]:
-    """What is stored for a metric."""
-    function, name = metric["function"], metric.get("field")
-    if function == "count":
-        return [f"n {name}"] if name else ["count"]
-    return [f"{kind} {name}" for kind in _COLUMNS.get(function, (function,))]
 
 
 class Model:

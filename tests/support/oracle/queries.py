@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from oracle.cells import Cell, metric_cell, null
-from oracle.model import Entry, Model, Version, columns_of
+from oracle.cells import ZERO_OF_NOTHING, Cell, columns_of, metric_cell, null
+from oracle.model import Entry, Model, Version
 from tidemill_contract.duration import format_ms
 from tidemill_contract.times import rfc3339_ms
 
@@ -90,20 +90,18 @@ def answered(model: Model, version: Version, query: Query) -> dict[tuple[Any, ..
     for pile in piles:
         closed = version.closed is not None and pile.end + spread <= version.closed
         ordered = sorted(pile.entries, key=lambda entry: entry.order)
-        cells = {metric["name"]: _cell(model, version, metric, ordered) for metric in metrics}
+        cells = {metric["name"]: _cell(model, version, metric, ordered, pile) for metric in metrics}
         rows[(*pile.group, pile.start)] = Row(pile.group, pile.start, pile.end, closed, cells)
     if query.fill != "none":
         rows |= _filled(version, query, metrics, rows, spread)
     return rows
 
 
-def _cell(model: Model, version: Version, metric: Mapping[str, Any], entries: Sequence[Entry]) -> Cell:
+def _cell(model: Model, version: Version, metric: Mapping[str, Any], entries: Sequence[Entry], pile: Pile) -> Cell:
     since = max(version.fed[column] for column in columns_of(metric))
     if any(entry.layout < since for entry in entries):
         return null()  # a column that came later lacks earlier events
-    name = metric.get("field")
-    values = [entry.values[name] if name else None for entry in entries]
-    return metric_cell(metric, model.types[name] if name else None, values)
+    return metric_cell(metric, model.types, [entry.values for entry in entries], pile.end - pile.start)
 
 
 def _piles(version: Version, query: Query) -> Iterator[Pile]:
@@ -168,7 +166,7 @@ def _filled(
 
 def _nothing(metric: Mapping[str, Any], fill: str) -> Cell:
     """What a metric is of no events: counts and sums are zero where that is asked for; nothing else is known."""
-    if fill == "zero" and metric["function"] in ("count", "sum", "distinct"):
+    if fill == "zero" and metric["function"] in ZERO_OF_NOTHING:
         return Cell("0", lambda answer: not isinstance(answer, bool) and answer == 0)
     return null()
 

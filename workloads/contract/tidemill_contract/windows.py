@@ -20,7 +20,7 @@ from tidemill_contract.functions.partials import (
 from tidemill_contract.functions.registry import FUNCTIONS
 from tidemill_contract.resource.spec import MetricSpec
 
-Decoder = Callable[[bytes | None], Any]
+Decoder = Callable[[Any], Any]
 
 
 def answer_expression(metric: MetricSpec, field_type: str | None, seconds: str) -> str:

@@ -18,7 +18,7 @@ from tidemill_contract.events.decoder import MAX_KEY_BYTES, QUARANTINE_PREFIX, E
 from tidemill_contract.events.details import TOMBSTONE
 from tidemill_contract.expressions.compiler import POLARS_TYPES, compile_transform, derived_types
 from tidemill_contract.expressions.values import one_zero
-from tidemill_contract.functions.partials import kept_in_order
+from tidemill_contract.functions.partials import fields_of, kept_in_order
 from tidemill_contract.resource.spec import PipelineSpec
 
 TIME, PARTITION, OFFSET, INDEX, DATA, MICROS = "_t", "_p", "_o", "_i", "_data", "_us"
@@ -228,7 +228,8 @@ class BatchReader:
         self._needs_offsets = offsets or self._ordered or self._keeps_events
         derived = derived_types(spec)
         self._derived_keys = [name for name in derived if name in spec.group_columns and derived[name] == "string"]
-        read = {m.field for a in spec.aggregations for m in a.metrics} | {rule.field for rule in spec.anomalies}
+        read = {field for a in spec.aggregations for m in a.metrics for field in fields_of(m)}
+        read |= {rule.field for rule in spec.anomalies}
         read |= spec.group_columns
         # Expressions may read any field. Without them only what is grouped by, measured or watched is needed.
         self._columns = {f.name: POLARS_TYPES[f.type] for f in spec.source.fields if f.name in read or not self._plain}

@@ -20,7 +20,7 @@ from tidemill_api.query.selection import Binder, Filter, condition
 from tidemill_api.query.values import EPOCH
 from tidemill_contract.functions.feeds import Feeds
 from tidemill_contract.functions.partials import quote
-from tidemill_contract.windows import window_source
+from tidemill_contract.windows import answer_columns, window_source
 
 SNAPSHOT_ROWS = 1_000
 _MS = dt.timedelta(milliseconds=1)
@@ -130,7 +130,7 @@ def _changed_sql(
         "window_start",
         f"{plan.end_sql} AS window_end",
         f"{closed} AS closed",
-        *(f"{expression} AS {quote(name)}" for name, (_, expression) in aggregation.metrics.items()),
+        *(f"{expression} AS {quote(name)}" for name, _, expression in answer_columns(plan)),
     ]
     source = window_source(aggregation.table, plan, stored, first=low, last=newest, vanished=True)
     return (

@@ -69,15 +69,16 @@ export function duration(ms) {
 export function value(cell, type) {
   if (cell === null || cell === undefined) return "null";
   if (type === "timestamp") return time(Date.parse(cell));
-  if (Array.isArray(cell)) return frequent(cell);
+  if (Array.isArray(cell)) return counted(cell);
   return typeof cell === "number" ? number(cell) : String(cell);
 }
 
 const LISTED = 5;
 
-/** The values that a topk metric lists, with how often they occurred, or at most. */
-function frequent(cell) {
-  const texts = cell.slice(0, LISTED).map(({ value, count, error }) => `${value}: ${error ? "≤ " : ""}${number(count)}`);
+/** What a metric lists: values, or bounds between which they are, with how often they occurred, or at most. */
+function counted(cell) {
+  const texts = cell.slice(0, LISTED).map(({ count, error, ...what }) =>
+    `${Object.values(what).map((part) => part ?? "…").join(" to ")}: ${error ? "≤ " : ""}${number(count)}`);
   const more = cell.length - texts.length;
   return (texts.join(", ") || "–") + (more ? ` and ${more} more` : "");
 }

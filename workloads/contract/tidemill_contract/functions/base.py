@@ -66,6 +66,10 @@ class StoredColumn(Protocol):
         """How many values are listed of it at most."""
 
     @property
+    def bounds(self) -> tuple[float, ...]:
+        """Of counts between bounds, these."""
+
+    @property
     def quoted(self) -> str:
         """Its quoted name."""
 
@@ -115,6 +119,7 @@ class Need:
         by: a second field that tells columns of the first one apart.
         source: the field whose values the column holds; None: `field`.
         listed: how many values are asked of it at most.
+        bounds: of counts between bounds, these.
     """
 
     kind: PartialKind
@@ -122,6 +127,7 @@ class Need:
     by: str | None = None
     source: str | None = None
     listed: int = 0
+    bounds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -208,6 +214,6 @@ class Function:
         """The least and the greatest that the answer can be."""
         return -math.inf, math.inf
 
-    def decoder(self, metric: Metric, field_type: str | None) -> Callable[[bytes | None], Any] | None:
-        """What makes the answer of what SQL gives, where that are bytes; None: SQL gives the answer itself."""
+    def decoder(self, metric: Metric, field_type: str | None) -> Callable[[Any], Any] | None:
+        """What makes the answer of what SQL gives, null of null; None: SQL gives the answer itself."""
         return None

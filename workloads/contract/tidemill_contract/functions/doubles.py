@@ -50,6 +50,14 @@ def total(value: str) -> str:
     )
 
 
+def per(value: str, seconds: str) -> str:
+    """The value by a number of seconds, 0.001 at least; null where that is beyond a double, or there are none."""
+    return (
+        f"CASE WHEN abs({value}) > {LARGEST} * least({seconds}, 1) THEN NULL"
+        f" WHEN abs({value}) < {seconds} * {TINIEST} THEN 0 ELSE {value} / nullif({seconds}, 0) END"
+    )
+
+
 def divided(value: str, count: str) -> str:
     """The value by a count; null if that is 0 or null."""
     return f"CASE WHEN abs({value}) < {count} * {TINIEST} THEN 0 ELSE {value} / nullif({count}, 0) END"

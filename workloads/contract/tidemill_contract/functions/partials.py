@@ -6,6 +6,7 @@ text only, no database: every identifier is a validated name in double quotes.
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ __all__ = [
     "column_of",
     "columns_by_kind",
     "field_types",
+    "fields_of",
     "kept_in_order",
     "layout",
     "merge_expression",
@@ -49,6 +51,8 @@ else:
     Kind = Literal[(*KINDS, *spread.SCRATCH)]
     """First part of a column's name."""
 
+_MAX_LABEL = 46
+"""Bytes of a column's name beside its kind: Postgres takes 63 in all."""
 SESSION_STEP_MS = 1000
 """Sessions end at any millisecond, but are closed a second at a time: each step is a write."""
 _NUMBERS: Mapping[str, str] = defaultdict(lambda: "number")
@@ -82,6 +86,8 @@ class Partial:
 
     Attributes:
         listed: of frequent values, how many are asked for at most.
+        by: a second field that the column is told apart by.
+        bounds: of counts between bounds, these.
         noted: the field whose values it holds, and its spec type; None: values of no field.
     """
 
@@ -90,11 +96,25 @@ class Partial:
     sql_type: str
     listed: int = 0
     noted: tuple[str, str] | None = None
+    by: str | None = None
+    bounds: tuple[float, ...] = ()
 
     @property
     def column(self) -> str:
         """The column's name; spec names cannot start with an underscore, so it collides with none."""
-        return f"_{self.kind}" if self.field is None else column_of(self.kind, self.field)
+        return f"_{self.kind}" if self.field is None else column_of(self.kind, self._label)
+
+    @property
+    def _label(self) -> str:
+        """What the column is told apart by within its kind: no field has a dot in its name."""
+        field = str(self.field)
+        if self.by is None and not self.bounds:
+            return field
+        told = f"{field}.{self.by}"
+        if self.bounds or len(told) > _MAX_LABEL:
+            digest = hashlib.sha256(repr((field, self.by, self.bounds)).encode()).hexdigest()
+            told = f"{field[: _MAX_LABEL - 17]}.{digest[:16]}"
+        return told
 
     @property
     def quoted(self) -> str:
@@ -103,7 +123,7 @@ class Partial:
 
     def sibling(self, kind: Kind) -> str:
         """The quoted column of the same field with another kind."""
-        return quote(column_of(kind, str(self.field)))
+        return quote(column_of(kind, self._label))
 
 
 def own_partial(kind: Literal["min", "max"], name: str, sql_type: str) -> Partial:
@@ -243,7 +263,7 @@ def _partial(need: Need, types: Mapping[str, str]) -> Partial:
     source = need.source or need.field
     noted = None if source is None else (source, types[source])
     sql_type = need.kind.sql_type(noted[1] if noted else "")
-    return Partial(need.kind.name, need.field, sql_type, need.listed, noted)
+    return Partial(need.kind.name, need.field, sql_type, need.listed, noted, need.by, need.bounds)
 
 
 def needed_columns(metric: Metric) -> list[str]:
@@ -254,6 +274,12 @@ def needed_columns(metric: Metric) -> list[str]:
 def kept_in_order(metric: Metric) -> bool:
     """Whether a metric's columns are filled from events in the order of their times."""
     return any(p.kind in ORDERED_KINDS for p in needed_partials(metric, _NUMBERS))
+
+
+def fields_of(metric: Metric) -> set[str]:
+    """The fields that a metric is made of."""
+    needs = FUNCTIONS[metric.function].needs(metric)
+    return {field for need in needs for field in (need.field, need.by) if field is not None}
 
 
 def columns_by_kind(metric: Metric) -> dict[str, str]:

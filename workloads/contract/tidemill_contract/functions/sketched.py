@@ -82,6 +82,21 @@ class Quantile(Function):
         return sketches.quantile_reader(QuantileParameters.of(metric).q)
 
 
+class Median(Quantile):
+    """The quantile in the middle."""
+
+    name = "median"
+    value = "`quantile` with `q: 0.5`"
+    parameters = Parameters
+    example: ClassVar[Mapping[str, Any]] = {}
+
+    def decoder(self, metric: Metric, field_type: str | None) -> Callable[[bytes | None], Any]:
+        """What reads it."""
+        from tidemill_contract.functions import sketches
+
+        return sketches.quantile_reader(0.5)
+
+
 class Distinct(Function):
     """How many different values there are."""
 
@@ -125,6 +140,7 @@ class TopK(Function):
     value = f"with `k` (1 to 100, default {DEFAULT_K}): the most frequent values; a sketch"
     error = "0.7 % of the values counted; exact up to 384 different ones"
     parameters = TopKParameters
+    example: ClassVar[Mapping[str, Any]] = {"k": 5}
     kinds = (FREQUENT,)
     item = Item(
         "FrequentValue",
@@ -155,4 +171,4 @@ class TopK(Function):
         return sketches.lister(TopKParameters.of(metric).k, field_type)
 
 
-FUNCTIONS = (Quantile(), Distinct(), TopK())
+FUNCTIONS = (Quantile(), Median(), Distinct(), TopK())

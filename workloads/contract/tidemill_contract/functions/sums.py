@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from tidemill_contract.functions import doubles
-from tidemill_contract.functions.base import NUMERIC, Function, Merged, PartialKind, StoredColumn
-from tidemill_contract.functions.counting import VALUES
+from tidemill_contract.functions.base import NUMERIC, Function, Merged, Metric, Need, PartialKind, StoredColumn
+from tidemill_contract.functions.counting import COUNT, VALUES
 
 
 def _sql_type(field_type: str) -> str:
@@ -74,4 +74,32 @@ class Average(Function):
         return (0.0, 1.0) if field_type == "boolean" else (-math.inf, math.inf)
 
 
-FUNCTIONS = (Sum(), Average())
+class Rate(Function):
+    """Events, or the sum of a field, per second of the window."""
+
+    name = "rate"
+    value = "events per second of the window; with `field` the sum of it per second"
+    error = "1e-9 relative"
+    takes = NUMERIC
+    alone = True
+    zero_filled = True
+
+    def needs(self, metric: Metric) -> tuple[Need, ...]:
+        """The sum of its field, or the events."""
+        return (Need(SUM if metric.field else COUNT, metric.field),)
+
+    def answer(self, merged: Merged) -> str:
+        """The one column that there is, divided."""
+        (column,) = merged.columns.values()
+        return doubles.per(doubles.finite(f"{column}::double precision"), merged.seconds)
+
+    def answer_type(self, field_type: str | None) -> str:
+        """A double."""
+        return "number"
+
+    def answer_range(self, field_type: str | None) -> tuple[float, float]:
+        """Events, and booleans, add up to no less than nothing."""
+        return (0.0 if field_type in (None, "boolean") else -math.inf), math.inf
+
+
+FUNCTIONS = (Sum(), Average(), Rate())

@@ -8,6 +8,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from tidemill_contract.functions.registry import PARAMETERS
 from tidemill_contract.resource.documents import DocumentError, load_documents
 from tidemill_contract.resource.faults import ABSENT, Fault, did_you_mean
 from tidemill_contract.resource.parts import cut
@@ -25,6 +26,7 @@ _REMEDIES = (
     (r"\.(cpu|memory)$", "write an amount as Kubernetes does, such as 500m or 512Mi"),
     (r"\.quota$", "write an amount of bytes as Kubernetes does, such as 512Mi or 1Gi"),
     (r"(\.name|\.key|\.field|\.metric|\.aggregation|\.groupBy\[\d+\])$", _NAME),
+    *((rf"\.metrics\[\d+\]\.{p.alias}$", _NAME) for p in PARAMETERS.values() if p.takes is not None),
 )
 
 

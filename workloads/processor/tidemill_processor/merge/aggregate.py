@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import polars as pl
 
@@ -122,46 +124,83 @@ def _ordered(frame: pl.DataFrame, epochs: dict[int, int]) -> pl.DataFrame:
 def _expression(partial: Partial, frame: pl.DataFrame) -> pl.Expr:
     if partial.field is None:
         return pl.len().cast(pl.Int64).alias(partial.column)
-    name = partial.field
-    return _KINDS[partial.kind](spread.numeric(name, frame), name, frame).alias(partial.column)
+    return _KINDS[partial.kind](_Field(partial, frame)).alias(partial.column)
 
 
-def _sum(value: pl.Expr, name: str, frame: pl.DataFrame) -> pl.Expr:
-    if frame.schema[name] == pl.Int64 and spread.widest(name, frame) * frame.height >= 2**62:
-        value = value.cast(pl.Int128)  # 64 bits wrap silently
-    return pl.when(pl.col(name).count() > 0).then(value.sum())
+class _Field:
+    """The field of a partial in a frame."""
+
+    def __init__(self, partial: Partial, frame: pl.DataFrame) -> None:
+        self.partial, self.frame, self.name = partial, frame, str(partial.field)
+        self.column, self.value = pl.col(self.name), spread.numeric(self.name, frame)
+
+    def beyond(self, bound: int, *, rows: int = 1) -> bool:
+        """Whether these are integers so large that `rows` of them may add up to more than a bound, or to it."""
+        return self.frame.schema[self.name] == pl.Int64 and spread.widest(self.name, self.frame) * rows >= bound
 
 
-def _values(value: pl.Expr, name: str, frame: pl.DataFrame) -> pl.Expr:
-    column = pl.col(name)
-    return (column.cast(pl.Int64) if isinstance(frame.schema[name], pl.Datetime) else column).drop_nulls()
+def _sum(field: _Field) -> pl.Expr:
+    # 64 bits wrap silently.
+    value = field.value.cast(pl.Int128) if field.beyond(2**62, rows=field.frame.height) else field.value
+    return pl.when(field.column.count() > 0).then(value.sum())
 
 
-def _distinct(value: pl.Expr, name: str, frame: pl.DataFrame) -> pl.Expr:
-    return _values(value, name, frame).unique()
+def _values(field: _Field) -> pl.Expr:
+    times = isinstance(field.frame.schema[field.name], pl.Datetime)
+    return (field.column.cast(pl.Int64) if times else field.column).drop_nulls()
 
 
-def _quantiles(value: pl.Expr, name: str, frame: pl.DataFrame) -> pl.Expr:
-    exact = frame.schema[name] == pl.Int64 and spread.widest(name, frame) > EXACT_INTEGERS
-    return (value if exact else value.cast(pl.Float64)).drop_nulls()
+def _quantiles(field: _Field) -> pl.Expr:
+    return (field.value if field.beyond(EXACT_INTEGERS + 1) else field.value.cast(pl.Float64)).drop_nulls()
 
 
-_KINDS: dict[str, Callable[[pl.Expr, str, pl.DataFrame], pl.Expr]] = {
-    "n": lambda value, name, frame: pl.col(name).count().cast(pl.Int64),
+def _best(field: _Field, wanted: str, *, least: bool) -> pl.Expr:
+    """A column of the earliest event whose second field is least or greatest."""
+    by = pl.col(str(field.partial.by))
+    there = by.filter(field.column.is_not_null())
+    edge = there.min() if least else there.max()
+    return pl.col(wanted).filter(field.column.is_not_null() & (by == edge)).first()
+
+
+def _histogram(field: _Field) -> pl.Expr:
+    """The counts as Postgres reads an array: of values at least as large as each bound, less those of the next."""
+    reached = [field.column.count(), *(_reaching(field, bound).sum() for bound in field.partial.bounds), pl.lit(0)]
+    counts = [(here.cast(pl.Int64) - beyond.cast(pl.Int64)).cast(pl.String) for here, beyond in pairwise(reached)]
+    array = pl.concat_str(pl.lit("{"), pl.concat_str(counts, separator=","), pl.lit("}"))
+    return pl.when(field.column.count() > 0).then(array)
+
+
+def _reaching(field: _Field, bound: float) -> pl.Expr:
+    if not field.frame.schema[field.name].is_integer():
+        return field.value >= bound
+    least = math.ceil(bound)  # as an integer: as a double a large value would be rounded up to a bound that it is below
+    return field.column >= least if abs(least) < 2**63 else field.column.is_not_null() & pl.lit(least < 0)
+
+
+_KINDS: dict[str, Callable[[_Field], pl.Expr]] = {
+    "n": lambda field: field.column.count().cast(pl.Int64),
     "sum": _sum,
-    "min": lambda value, name, frame: pl.col(name).min(),
-    "max": lambda value, name, frame: pl.col(name).max(),
-    "first": lambda value, name, frame: pl.col(name).drop_nulls().first(),
-    "last": lambda value, name, frame: pl.col(name).drop_nulls().last(),
-    "first_at": lambda value, name, frame: pl.col(_AT).filter(pl.col(name).is_not_null()).first(),
-    "last_at": lambda value, name, frame: pl.col(_AT).filter(pl.col(name).is_not_null()).last(),
-    "mean": lambda value, name, frame: pl.col(spread.DEVIATION + name).mean(),
-    "low": lambda value, name, frame: value.min(),
-    "m2": lambda value, name, frame: spread.squares(name),
+    "min": lambda field: field.column.min(),
+    "max": lambda field: field.column.max(),
+    "first": lambda field: field.column.drop_nulls().first(),
+    "last": lambda field: field.column.drop_nulls().last(),
+    "first_at": lambda field: pl.col(_AT).filter(field.column.is_not_null()).first(),
+    "last_at": lambda field: pl.col(_AT).filter(field.column.is_not_null()).last(),
+    "lowest": lambda field: _best(field, field.name, least=True),
+    "key_lowest": lambda field: _best(field, str(field.partial.by), least=True),
+    "at_lowest": lambda field: _best(field, _AT, least=True),
+    "highest": lambda field: _best(field, field.name, least=False),
+    "key_highest": lambda field: _best(field, str(field.partial.by), least=False),
+    "at_highest": lambda field: _best(field, _AT, least=False),
+    "histogram": _histogram,
+    "mean": lambda field: pl.col(spread.DEVIATION + field.name).mean(),
+    "low": lambda field: field.value.min(),
+    "m2": lambda field: spread.squares(field.name),
     "quantiles": _quantiles,
-    "uniques": _distinct,
+    "uniques": lambda field: _values(field).unique(),
     "frequent": _values,
 }
+"""How a frame's events become each kind of partial."""
 
 
 def missed_windows(pane: int, plan: AggregationLayout, closed_until: int) -> tuple[int, ...]:

@@ -1,0 +1,143 @@
+"""The registry of aggregate functions: what every function and every kind of column has to answer for."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import polars as pl
+import pytest
+
+from kafka_records import KafkaRecord
+from metric_draws import parameters_for
+from oracle.cells import columns_of, metric_cell
+from tidemill_contract.expressions.compiler import derived_types
+from tidemill_contract.functions.base import ANY, Function
+from tidemill_contract.functions.partials import field_types, layout
+from tidemill_contract.functions.registry import FUNCTIONS, KINDS, PARAMETERS
+from tidemill_contract.resource.spec import MetricSpec, PipelineSpec
+from tidemill_contract.windows import answer_columns, answer_range, evaluator
+from tidemill_processor.batch import BatchReader
+from tidemill_processor.merge import aggregate
+
+TYPES = {"v": "number", "w": "integer"}
+NOW = 1_795_800_000_000
+# Filled for each row, not by an expression over a field.
+ROWS = {"count", "revision", "whole"}
+
+
+class Record(KafkaRecord):
+    """An event in its place; `w` decides, the first two are tied."""
+
+    p = 0
+
+    def __init__(self, o: int, members: str) -> None:
+        self.o, self._members = o, members
+
+    def value(self) -> bytes:
+        return self._members.encode()
+
+
+def metric(function: str, field: str | None = "v") -> dict[str, Any]:
+    found = {"name": "m", "function": function, "field": field, **parameters_for(function, {"w": "integer"})}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def spec(*metrics: dict[str, Any]) -> PipelineSpec:
+    fields = [{"name": "ts", "type": "timestamp"}, *({"name": name, "type": kind} for name, kind in TYPES.items())]
+    aggregation = {"name": "a", "window": {"type": "tumbling", "size": "1m"}, "metrics": list(metrics)}
+    return PipelineSpec.model_validate(
+        {"source": {"fields": fields, "eventTime": {"field": "ts"}}, "aggregations": [aggregation]}
+    )
+
+
+def rows(pipeline: PipelineSpec, *members: str) -> pl.DataFrame:
+    frame = BatchReader(pipeline).read([Record(n, text) for n, text in enumerate(members)], NOW).frame
+    plan = layout(pipeline.aggregations[0], field_types(pipeline, derived_types(pipeline)))
+    return aggregate.aggregate(frame, plan, closed_until=None, epochs={0: 0}).rows
+
+
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=str)
+def test_a_function_answers_for_all_that_is_asked_of_it(function: Function) -> None:
+    """Its page, its parameters, its columns, and an answer for each type of field that it takes."""
+    assert function.value
+    assert function.error
+    assert set(function.takes) <= set(ANY)
+    found = metric(function.name)
+    MetricSpec.model_validate(found)
+    mine = [p for p in PARAMETERS.values() if function.name in p.functions]
+    assert {p.alias for p in mine if p.needed} <= set(found)
+    for kind in function.takes:
+        low, high = answer_range(MetricSpec.model_validate(found), kind)
+        assert low < high
+    plan = layout(spec(found).aggregations[0], TYPES)
+    ((_, answered, sql),) = answer_columns(plan)
+    assert answered in (*ANY, "array")
+    assert {need.kind.name for need in function.needs(MetricSpec.model_validate(found))} <= set(KINDS)
+    assert all(p.quoted in sql or len(plan.partials) > 2 for p in plan.partials[1:])
+    assert columns_of(found), "the model that drawn pipelines are held to knows it"
+
+
+def test_processors_fill_every_kind_of_column() -> None:
+    assert set(KINDS) - ROWS == set(aggregate._KINDS)
+
+
+EVENTS = (
+    '{"ts": "2026-11-27T10:00:00.5Z", "v": 5.0, "w": 3}',
+    '{"ts": "2026-11-27T10:00:00.1Z", "v": 1.5, "w": 3}',
+    '{"ts": "2026-11-27T10:00:01Z", "v": null, "w": 1}',
+    '{"ts": "2026-11-27T10:00:02Z", "v": -0.5, "w": null}',
+    '{"ts": "2026-11-27T10:00:03Z", "v": 7.0, "w": 9}',
+)
+
+
+def test_the_value_where_another_field_is_least_is_that_of_the_earliest_event() -> None:
+    """Events without either are skipped; the other field's value and the place are of the same event."""
+    (row,) = rows(spec(metric("min_by"), metric("max_by") | {"name": "x"}), *EVENTS).rows(named=True)
+    place = 1_795_773_600_000
+    assert {name: value for name, value in row.items() if "." in name} == {
+        "_lowest_v.w": 1.5, "_key_lowest_v.w": 3, "_at_lowest_v.w": f"{{{place + 100},0,0,0,1}}",
+        "_highest_v.w": 7.0, "_key_highest_v.w": 9, "_at_highest_v.w": f"{{{place + 3000},0,0,0,4}}",
+    }  # fmt: skip
+
+
+def test_a_histogram_counts_values_from_each_bound_to_the_next() -> None:
+    wanted = metric("histogram") | {"bounds": [-0.5, 1.5, 6]}
+    (row,) = rows(spec(wanted), *EVENTS).rows(named=True)
+    (counts,) = (value for name, value in row.items() if name.startswith("_histogram_v."))
+    assert counts == "{0,1,2,1}"
+    decode = evaluator(MetricSpec.model_validate(wanted), "number")
+    assert decode is not None
+    assert decode(None) is None
+    assert metric_cell(wanted, TYPES, [{"v": v} for v in (5.0, 1.5, -0.5, 7.0)], 60_000).fits(decode([0, 1, 2, 1]))
+
+
+def test_a_histogram_of_integers_that_are_no_doubles_is_exact() -> None:
+    """2^54 + 3 is less than 2^54 + 4, and as a double it is not."""
+    wanted = metric("histogram", "w") | {"bounds": [-1e300, float(2**54 + 4), 1e300]}
+    (row,) = rows(spec(wanted), f'{{"ts": "2026-11-27T10:00:00Z", "w": {2**54 + 3}}}').rows(named=True)
+    assert [value for name, value in row.items() if name.startswith("_histogram")] == ["{0,1,0,0}"]
+
+
+def test_long_names_of_two_fields_have_columns_of_their_own() -> None:
+    """Postgres takes 63 bytes: what is longer is told apart by a digest."""
+    long = ["x" * 40 + "a", "x" * 40 + "b"]
+    wanted = [
+        {"name": f"m{n}", "function": function, "field": field, "by": by}
+        for n, (function, field, by) in enumerate(itertools.product(("min_by", "max_by"), long, long))
+    ]
+    aggregation = PipelineSpec.model_validate(
+        {
+            "source": {"fields": [{"name": name, "type": "integer"} for name in long]},
+            "aggregations": [{"name": "a", "window": {"type": "tumbling", "size": "1m"}, "metrics": wanted}],
+        }
+    ).aggregations[0]
+    columns = [p.column for p in layout(aggregation, dict.fromkeys(long, "integer")).partials]
+    assert len(set(columns)) == 1 + 3 * len(wanted)
+    assert max(map(len, columns)) <= 63
+
+
+@pytest.mark.parametrize("bounds", [[1, 1], [2, 1], [], [0] * 65, [True], ["1"], [float("nan"), 1]])
+def test_bounds_that_are_refused(bounds: list[Any]) -> None:
+    with pytest.raises(ValueError):
+        MetricSpec.model_validate({"name": "m", "function": "histogram", "field": "v", "bounds": bounds})
