@@ -228,7 +228,7 @@ class BatchReader:
         self._needs_offsets = offsets or self._ordered or self._keeps_events
         derived = derived_types(spec)
         self._derived_keys = [name for name in derived if name in spec.group_columns and derived[name] == "string"]
-        read = {field for a in spec.aggregations for m in a.metrics for field in fields_of(m)}
+        read: set[str | None] = {field for a in spec.aggregations for m in a.metrics for field in fields_of(m)}
         read |= {rule.field for rule in spec.anomalies}
         read |= spec.group_columns
         # Expressions may read any field. Without them only what is grouped by, measured or watched is needed.
