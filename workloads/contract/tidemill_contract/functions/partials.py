@@ -43,7 +43,7 @@ __all__ = [
     "quote",
     "rollup_select",
     "whole_partial",
-]  # fmt: skip
+]
 
 if TYPE_CHECKING:
     Kind = str

@@ -11,26 +11,19 @@ from dataclasses import dataclass
 
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.expressions import compiler as expressions
-from tidemill_contract.functions.base import ANY
-from tidemill_contract.functions.registry import FUNCTIONS, PARAMETERS, listed
 from tidemill_contract.resource.faults import ABSENT, Fault, did_you_mean
 from tidemill_contract.resource.kept_rules import kept_faults
+from tidemill_contract.resource.metric_rules import Columns, metric_faults
 from tidemill_contract.resource.name_rules import system_columns
 from tidemill_contract.resource.parts import AggregationPart, Parts
 from tidemill_contract.resource.scaling_rules import scaling_faults
-from tidemill_contract.resource.spec import AnomalySpec, DetectorSpec, MetricSpec, WindowSpec
+from tidemill_contract.resource.spec import AnomalySpec, DetectorSpec, WindowSpec
 from tidemill_contract.times import read_start
 from tidemill_contract.windows import answer_type
 
 RESERVED = ("window_start", "window_end", "closed")
 MAX_PANES = 3600
 MIN_WINDOW_MS = 1000
-_FOR_ANY = [
-    name
-    for name, function in FUNCTIONS.items()
-    if function.takes == ANY and not any(p.needed for p in PARAMETERS.values() if name in p.functions)
-]
-"""Functions that take a field of any type, and need nothing else."""
 _OWNED_CONFIGS = {
     "retention.ms": "set spec.source.topic.retention",
     "message.timestamp.type": "leave it out: old events would be deleted at once under CreateTime",
@@ -48,23 +41,6 @@ class Limits:
     """What the platform allows beyond the resource's own rules: further prefixes of topic names."""
 
     topic_prefixes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Fields and derives by name with their spec types; None where the type cannot be told.
-
-    `complete`: no further column can exist.
-    """
-
-    types: Mapping[str, str | None]
-    complete: bool
-
-    def unknown(self, path: str, name: str, what: str = "field") -> Fault | None:
-        """The fault of a reference to a column that does not exist."""
-        if name in self.types or not self.complete:
-            return None
-        return Fault(path, name, f"there is no {what} of this name", did_you_mean(name, self.types))
 
 
 def check_rules(parts: Parts, limits: Limits) -> list[Fault]:
@@ -257,54 +233,6 @@ def _window_retention(aggregation: AggregationPart, window: WindowSpec) -> Itera
         yield Fault(where, aggregation.retention, "is shorter than a window and its grace", remedy)
 
 
-def _metrics(parts: Parts, columns: Columns, _limits: Limits) -> Iterator[Fault]:
-    for aggregation in parts.aggregations:
-        for path, name in aggregation.group_by:
-            fault = columns.unknown(path, name, "field or derive")
-            if fault:
-                yield fault
-        for metric in aggregation.metrics:
-            if metric.model is not None:
-                yield from _metric(metric.model, metric.path, columns)
-
-
-def _metric(metric: MetricSpec, path: str, columns: Columns) -> Iterator[Fault]:
-    yield from _parameters(metric, path, columns)
-    if metric.field is None:
-        if not FUNCTIONS[metric.function].alone:
-            remedy = "name the field or derive it runs over"
-            yield Fault(f"{path}.field", ABSENT, f"{metric.function} needs a field", remedy)
-        return
-    takes = FUNCTIONS[metric.function].takes
-    remedy = f"use {listed(_FOR_ANY, 'or')}, or derive a number from it"
-    yield from _column(f"{path}.field", metric.field, columns, takes, (f"{metric.function} takes", remedy))
-
-
-def _parameters(metric: MetricSpec, path: str, columns: Columns) -> Iterator[Fault]:
-    for parameter in PARAMETERS.values():
-        name, value, where = parameter.alias, getattr(metric, parameter.name), f"{path}.{parameter.alias}"
-        if metric.function not in parameter.functions:
-            if value is not None:
-                remedy = f"take it out, or use function: {listed(parameter.functions, 'or')}"
-                yield Fault(where, value, f"{metric.function} takes no {name}", remedy)
-        elif value is None:
-            if parameter.needed:
-                yield Fault(where, ABSENT, f"{metric.function} needs {name}", parameter.remedy)
-        elif parameter.takes is not None:
-            told = f"{name} of {metric.function} is one of", "name another field, or derive one"
-            yield from _column(where, value, columns, parameter.takes, told)
-
-
-def _column(path: str, name: str, columns: Columns, takes: Sequence[str], told: tuple[str, str]) -> Iterator[Fault]:
-    """The faults of a field that a metric names; `told` begins the message about its type, and ends it."""
-    fault = columns.unknown(path, name, "field or derive")
-    if fault:
-        yield fault
-    kind = columns.types.get(name)
-    if kind is not None and kind not in takes:
-        yield Fault(path, name, f"{told[0]} {', '.join(takes)}, not a {kind}", told[1])
-
-
 def _anomalies(parts: Parts, columns: Columns, _limits: Limits) -> Iterator[Fault]:
     by_name = {a.name: a for a in parts.aggregations if a.name is not None}
     all_named = bool(parts.aggregations) and all(a.name is not None for a in parts.aggregations)
@@ -411,7 +339,7 @@ RULES: tuple[Callable[[Parts, Columns, Limits], Iterator[Fault]], ...] = (
     _topic,
     _source,
     _windows,
-    _metrics,
+    metric_faults,
     _anomalies,
     kept_faults,
     _processor,
