@@ -47,7 +47,7 @@ def _between(column: StoredColumn, old: str, new: str) -> str:
 def _all_between(column: StoredColumn) -> str:
     # Arrays of one length are put together to one of two dimensions, which unnest reads row by row.
     rows = f"unnest(array_agg({column.quoted}) FILTER (WHERE {column.quoted} IS NOT NULL))"
-    place = f"(u.n - 1) % {len(column.bounds) + 1}"
+    place = f"mod(u.n - 1, {len(column.bounds) + 1})"
     totals = f"SELECT {place} AS place, sum(u.v)::bigint AS total FROM {rows} WITH ORDINALITY AS u (v, n) GROUP BY 1"
     return f"(SELECT array_agg(t.total ORDER BY t.place) FROM ({totals}) AS t)"
 
