@@ -133,11 +133,21 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         )
         for p in PARAMETERS.values()
     ),
+    *(
+        (
+            METRICS,
+            [{"name": "m", "function": p.functions[0], "field": "amount"}],
+            f"{METRICS_0}.{p.alias}",
+            f"metric m: {p.functions[0]} needs {p.alias}; {p.remedy}",
+        )
+        for p in PARAMETERS.values()
+        if p.needed
+    ),
     (
         METRICS,
-        [{"name": "m", "function": "quantile", "field": "amount"}],
-        f"{METRICS_0}.q",
-        "metric m: quantile needs q; add one between 0 and 1, such as q: 0.95",
+        [{"name": "m", "function": "max_by", "field": "amount", "by": "amout"}],
+        "aggregations",
+        f"aggregation by_country: by amout of metric m {UNKNOWN}{COLUMNS}",
     ),
     *(
         (
