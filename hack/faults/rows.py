@@ -229,6 +229,7 @@ _SERVED = "the other two serve; degraded, Ready stays true"
 _STANDS = "nothing is counted, and whoever needs it says so"
 _DEGRADED = "degraded; all is counted"
 _KEEPS = "what it leads or coordinates waits, as the controllers still see it; if that is all, Ready is false"
+_NOTHING_TAKEN = "ingest answers 503; nothing acknowledged is lost"
 _TOLD_LOSS = "DataLoss names what is gone; put back, it goes on"
 
 
@@ -267,8 +268,8 @@ ROWS: Mapping[str, Row] = {
         *_server("postgres", ["postgres"], _STANDS, slow="slower, or Ready false; nothing lost", told=_POSTGRES),
         *_server("broker", [LEADER], _SERVED, slow="slower; nothing lost", hole=_KEEPS, moves=True),
         *_server("redis", ["redis"], _DEGRADED, slow=_DEGRADED, told=_REDIS, moves=True),
-        *_server("majority", _MAJORITY, "ingest answers 503; nothing acknowledged is lost", slow="slower", told=_KAFKA),
-        *_server("kafka", BROKERS, "ingest answers 503; nothing acknowledged is lost", slow="slower", told=_KAFKA),
+        *_server("majority", _MAJORITY, _NOTHING_TAKEN, slow="slower", hole=_KEEPS, told=_KAFKA),
+        *_server("kafka", BROKERS, _NOTHING_TAKEN, slow="slower", told=_KAFKA),
         *_process("ingest", "started anew", moves=True),
         *_process("api", "started anew", moves=True),
         Row("broker-bounced", f"five times; {_SERVED}", _bounce, _nothing, moves=True, seconds=1.0),
