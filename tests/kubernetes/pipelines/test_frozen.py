@@ -75,6 +75,7 @@ def test_a_leader_frozen_in_mid_pass_does_no_harm(
 
     conditions = {item["type"]: item["status"] for item in cluster.get(key)["status"]["conditions"]}
     assert "Stalled" not in conditions
+    assert conditions.pop("Progressing") == "False"
     assert set(conditions.values()) == {"True"}
     topics = KafkaTopics(servers.kafka).observe([f"{namespace}.orders.{part}" for part in ("events", "dead-letters")])
     assert topics[f"{namespace}.orders.events"].partitions == 6
