@@ -15,7 +15,7 @@ import msgspec
 
 from tidemill_api.http.problems import bad_parameter
 from tidemill_api.query.parameters import Parameters
-from tidemill_api.query.values import cast, parse_value, to_text
+from tidemill_api.query.values import cast, parse_value, to_text, whole
 from tidemill_contract.functions.partials import quote
 
 OPERATORS = ("eq", "ne", "in", "gte", "gt", "lte", "lt", "isnull")
@@ -220,9 +220,10 @@ def _take_order(
 
 
 def _limit(text: str, most: int) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= most):
+    number = whole(text) if text[:1].isdigit() else None
+    if number is None or not 1 <= number <= most:
         raise ValueError(f"{text[:20]!r} is not a whole number from 1 to {most}")
-    return int(text)
+    return number
 
 
 def _read_cursor(text: str, order: Sequence[Order], fingerprint: str) -> tuple[Any, ...]:

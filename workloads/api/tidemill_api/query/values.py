@@ -21,7 +21,8 @@ from tidemill_contract.times import read_time, rfc3339
 UTC = dt.UTC
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_64 = 2**63 - 1
-_INTEGER = re.compile(r"[+-]?[0-9]{1,40}", re.ASCII)
+_INTEGER = re.compile(r"([+-]?[0-9]{1,40})(\.0{1,20})?", re.ASCII)
+"""JSON makes no difference between 2 and 2.0."""
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", re.ASCII)
 _BLANK = re.compile(r"(:\d{2}(?:\.\d+)?) (\d{2}:?\d{2})$", re.ASCII)
 _HOW = {
@@ -41,17 +42,23 @@ def parse_time(text: str) -> dt.datetime:
     Raises:
         ValueError: it is none of these.
     """
-    if _INTEGER.fullmatch(text):
-        if SECONDS_FROM <= int(text) <= SECONDS_TO:
-            raise ValueError(f"{text!r} looks like seconds; write milliseconds ({int(text)}000), or RFC 3339")
+    if (number := whole(text)) is not None:
+        if SECONDS_FROM <= number <= SECONDS_TO:
+            raise ValueError(f"{text!r} looks like seconds; write milliseconds ({number}000), or RFC 3339")
         try:
-            return EPOCH + dt.timedelta(milliseconds=int(text))
+            return EPOCH + dt.timedelta(milliseconds=number)
         except OverflowError:
             raise ValueError(f"{text!r} lies outside the years 1 to 9999") from None
     try:
         return read_time(_BLANK.sub(r"\1+\2", text))
     except ValueError as error:
         raise ValueError(f"{_shown(text)!r} is no time: {error}; {_HOW['timestamp']}") from None
+
+
+def whole(text: str) -> int | None:
+    """The whole number that a text is; None: it is none."""
+    found = _INTEGER.fullmatch(text)
+    return int(found[1]) if found else None
 
 
 def parse_value(text: str, kind: str) -> Any:
@@ -62,8 +69,8 @@ def parse_value(text: str, kind: str) -> Any:
     """
     if kind == "timestamp":
         return parse_time(text)
-    if kind == "integer" and _INTEGER.fullmatch(text):
-        return int(text)
+    if kind == "integer" and (number := whole(text)) is not None:
+        return number
     if kind == "number" and _NUMBER.fullmatch(text) and math.isfinite(float(text)):
         return float(text)
     if kind == "boolean" and text in ("true", "false"):
