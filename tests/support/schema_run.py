@@ -18,13 +18,14 @@ _SECONDS = 3_600 if LONG else 400
 _CONFIG = """
 max-stream-events = 3  # of a live connection: hello, snapshot, progress
 request-timeout = 60
-{parameters}
-{operations}
-"""
-_SKIPPED = """
+
 [[operations]]
-include-path-regex = '{path}'
-phases.coverage.enabled = false
+include-path-regex = '^{path}$'
+[operations.parameters]
+{parameters}
+[[operations]]
+exclude-path-regex = '^{path}$'
+phases.coverage.enabled = {coverage}
 """
 
 
@@ -59,28 +60,26 @@ class Answers:
         return found
 
 
-def run_checks(
-    url: str, folder: Path, *, phases: str, examples: int, parameters: dict[str, str] | None = None, covered: str = ""
-) -> Answers:
-    """Run all checks; the test fails with schemathesis' own words.
+def run_checks(url: str, folder: Path, *, examples: int, known: dict[str, str], paths: str = ".*") -> Answers:
+    """Run all checks in all phases; the test fails with schemathesis' own words.
 
     Args:
         url: of the service.
         folder: for its configuration and report.
-        phases: which of examples, coverage, fuzzing, stateful.
         examples: how many an operation; EXAMPLES in the environment counts more.
-        parameters: values that are not drawn, such as `path.pipeline`.
-        covered: pattern of paths that are left out of the phase `coverage`, unless EXAMPLES asks for more.
+        known: what is there, such as `path.pipeline`: these are not drawn.
+        paths: pattern of the paths for which that goes. For others all is drawn, or taken from answers, and the phase
+            `coverage` is left out unless EXAMPLES asks for more.
     """
     config, report = folder / "schemathesis.toml", folder / "report.ndjson"
-    fixed = "".join(f'"{name}" = "{value}"\n' for name, value in (parameters or {}).items())
-    skipped = _SKIPPED.format(path=covered) if covered and not LONG else ""
-    config.write_text(_CONFIG.format(parameters=f"[parameters]\n{fixed}" if fixed else "", operations=skipped))
+    parameters = "".join(f'"{name}" = "{value}"\n' for name, value in known.items())
+    config.write_text(_CONFIG.format(path=paths, parameters=parameters, coverage=str(LONG).lower()))
     command = [
         sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run", f"{url}/openapi.json",
-        "--checks=all", "--mode=all", f"--phases={phases}", f"--max-examples={os.environ.get('EXAMPLES') or examples}",
-        f"--seed={SEED}", "--generation-database=none", "--continue-on-failure", "--no-color",
-        "--report=ndjson", f"--report-ndjson-path={report}",
+        "--checks=all", "--mode=all", "--phases=examples,coverage,fuzzing,stateful",
+        f"--max-examples={os.environ.get('EXAMPLES') or examples}", f"--seed={SEED}",
+        "--generation-database=none", "--continue-on-failure", "--no-color", "--report=ndjson",
+        f"--report-ndjson-path={report}",
     ]  # fmt: skip
     here = Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": str(here), "SCHEMATHESIS_HOOKS": "schema_exceptions"}
