@@ -477,7 +477,7 @@ def test_integers_that_are_no_doubles(stage: Stage) -> None:
 
 def test_rows_from_before_there_was_a_low_part(stage: Stage) -> None:
     stage.commit(*(single(0, v, v) for v in (1, 2, 3)))
-    for store in stage.stores:
+    for store in (store for store in stage.stores if store.name not in (*MORE_OF.values(), "more_visits")):
         stage.connection.execute(
             f"UPDATE {stage.database.schema}.{store.table} SET _low_v = NULL, _low_i = NULL, _low_b = NULL"
         )
