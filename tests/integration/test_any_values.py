@@ -204,7 +204,9 @@ def compare_further(got: dict[Any, dict[str, Any]], want: Windows, how: str) -> 
     assert set(got) == set(want), how
     for key, records in want.items():
         row = got[key]
-        events = [r.members for r in sorted(records, key=lambda r: (r.members["ts"], r.o))]
+        events = [dict(r.members) for r in sorted(records, key=lambda r: (r.members["ts"], r.o))]
+        for members in events:  # 1 is a number, too
+            members["v"] = None if members.get("v") is None else float(members["v"])
         start, end = (dt.datetime.fromisoformat(row[name]) for name in ("window_start", "window_end"))
         for metric in FURTHER:
             cell = metric_cell(metric, TYPES, events, (end - start) // dt.timedelta(milliseconds=1))
