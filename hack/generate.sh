@@ -25,6 +25,7 @@ python=.venv/bin/python
 generated crds/analyticspipelines.yaml "$python" -m tidemill_operator.resource.crd
 generated docs/reference/pipeline.md "$python" -m tidemill_operator.resource.reference
 generated docs/reference/environment.md "$python" -m tidemill_operator.resource.environment
+generated docs/reference/formats.md "$python" -m tidemill_api.formats.reference
 generated docs/monitoring.md env PYTHONPATH=hack "$python" -m monitoring
 for file in docs/metrics.md workloads/api/tidemill_api/static/functions.js; do
   generated "$file" env PYTHONPATH=hack "$python" -m functions "$file"

@@ -26,7 +26,7 @@ from kafka_records import KafkaRecord
 from metric_draws import functions_for, parameters_for
 from oracle.cells import metric_cell
 from tidemill_api.catalog import PipelineModel
-from tidemill_api.formats.rows import RowEncoder
+from tidemill_api.formats.ndjson import NdjsonWriter
 from tidemill_api.query.aggregate import take_query
 from tidemill_api.query.parameters import Parameters
 from tidemill_api.query.selection import Binder
@@ -349,8 +349,8 @@ class Stage:
         """As the API answers."""
         query, binder = take_query(self.model.aggregation(name), Parameters.from_query(text.encode())), Binder()
         rows = self.connection.execute(statement(query, binder, None), binder.values).fetchall()
-        encoder = RowEncoder(query.columns)
-        found = [json.loads(encoder.ndjson([row])) for row in rows]
+        writer = NdjsonWriter(query.columns)
+        found = [json.loads(writer.batch([row])) for row in rows]
         return {(*(row[group] for group in query.group_by), row["window_start"]): row for row in found}
 
     def verify(self) -> None:

@@ -16,10 +16,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import polars
+import pyarrow.ipc
 import pytest
 
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
+from tidemill_contract.times import rfc3339
 
 pytestmark = pytest.mark.integration
 
@@ -450,6 +453,54 @@ def test_csv_ndjson_and_json_agree(api: Api) -> None:
         api.get("/aggregates/by_store.json", limit=1).json()["data"]
         == api.get("/aggregates/by_store", limit=1).json()["data"]
     )
+
+
+def as_json(value: Any) -> Any:
+    """A value that pyarrow or polars has read, as JSON answers it."""
+    match value:
+        case dt.datetime():
+            return rfc3339(value)
+        case list():
+            return [as_json(item) for item in value]
+        case dict():
+            return {name: as_json(item) for name, item in value.items()}
+    return value
+
+
+def test_arrow_and_json_agree(api: Api) -> None:
+    """By suffix and Accept header, read by pyarrow and polars; `limit` and `cursor` as in other streams."""
+    rows = api.rows("by_store", limit=10_000, order="-window_start")
+    whole = api.get("/aggregates/by_store.arrow", order="-window_start")
+    media = "application/vnd.apache.arrow.stream"
+    assert (whole.headers["content-type"], whole.headers.get("tidemill-next-cursor")) == (media, None)
+    assert [as_json(row) for row in pyarrow.ipc.open_stream(whole.content).read_all().to_pylist()] == rows
+    accepted = api.client.get(
+        "/v1/pipelines/shop/aggregates/by_store?order=-window_start", headers={"Accept": f"{media}, text/csv;q=0.5"}
+    )
+    frame = polars.read_ipc_stream(io.BytesIO(accepted.content))
+    assert [as_json(row) for row in frame.to_dicts()] == rows
+    types = {"window_start": polars.Datetime("us", "UTC"), "items": polars.Int64(), "revenue": polars.Float64()}
+    assert {name: frame.schema[name] for name in types} == types
+    found, cursor = [], ""
+    while not found or cursor:
+        answer = api.get("/aggregates/by_store.arrow", limit=999, cursor=cursor, order="-window_start")
+        found += polars.read_ipc_stream(io.BytesIO(answer.content)).to_dicts()
+        cursor = answer.headers.get("tidemill-next-cursor", "")
+    assert found == frame.to_dicts()
+    none = api.get("/aggregates/by_store.arrow", country="nowhere").content
+    assert pyarrow.ipc.open_stream(none).read_all().num_rows == 0
+
+
+@pytest.mark.parametrize("path", ["/dead-letters", "/events"])
+def test_listings_as_arrow(api: Api, path: str) -> None:
+    """Objects are texts of JSON there."""
+    lines = [json.loads(line) for line in api.get(f"{path}.ndjson").text.splitlines()]
+    table = pyarrow.ipc.open_stream(api.get(f"{path}.arrow").content).read_all()
+    found = [as_json(row) for row in table.to_pylist()]
+    if path == "/events":
+        found = [{**row, "data": json.loads(row["data"])} for row in found]
+    assert found == lines
+    assert len(found) > 0
 
 
 @pytest.mark.parametrize("form", ["csv", "ndjson"])

@@ -19,8 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill_api.database import as_problem
+from tidemill_api.formats.csv import CsvWriter
+from tidemill_api.formats.json import page_body
+from tidemill_api.formats.ndjson import NdjsonWriter
 from tidemill_api.formats.offload import encoded
-from tidemill_api.formats.rows import CSV, JSON, NDJSON, RowEncoder, negotiate, page_body
+from tidemill_api.formats.registry import negotiate
 from tidemill_api.http.problems import Problem
 from tidemill_api.http.replies import matches
 from tidemill_api.query import answers
@@ -178,7 +181,7 @@ ROWS: list[tuple[Any, ...]] = [
 
 
 def test_rows_as_ndjson() -> None:
-    lines = RowEncoder(COLUMNS).ndjson(ROWS).splitlines()
+    lines = NdjsonWriter(COLUMNS).batch(ROWS).splitlines()
     assert [json.loads(line) for line in lines] == [
         {"k": "a", "i": 1, "v": 1.5, "b": True, "t": "2013-01-01T05:00:00Z", "o": {"x": [1]}},
         {"k": "", "i": 2**70, "v": None, "b": False, "t": "2013-01-01T05:00:00.250Z", "o": None},
@@ -189,7 +192,8 @@ def test_rows_as_ndjson() -> None:
 
 def test_rows_as_csv() -> None:
     """RFC 4180, and a null is told from an empty text."""
-    text = RowEncoder(COLUMNS).csv(ROWS, header=True).decode()
+    writer = CsvWriter(COLUMNS)
+    text = (writer.head() + writer.batch(ROWS)).decode()
     assert text.split("\r\n")[:4] == [
         "k,i,v,b,t,o",
         'a,1,1.5,true,2013-01-01T05:00:00Z,"{""x"":[1]}"',
@@ -203,7 +207,7 @@ def test_rows_as_csv() -> None:
 def test_any_text_survives_csv(texts: list[str]) -> None:
     """What spreadsheets would run as a formula has an apostrophe before it."""
     columns = [Column(f"c{n}", "string") for n in range(len(texts))]
-    written = RowEncoder(columns).csv([texts]).decode()
+    written = CsvWriter(columns).batch([texts]).decode()
     (row,) = csv.reader(io.StringIO(written, newline=""))
     assert [cell.removeprefix("'") if text != cell else cell for text, cell in zip(texts, row, strict=True)] == texts
     assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) for cell in row)
@@ -218,22 +222,24 @@ def test_a_page() -> None:
 
 
 ACCEPTED = [
-    (None, None, JSON),
-    (None, "*/*", JSON),
-    (None, "text/html, application/xhtml+xml", JSON),
-    (None, "text/csv", CSV),
-    (None, "application/json;q=0.5, application/x-ndjson", NDJSON),
-    (None, "application/ndjson;q=0.2, text/csv;q=0.1", NDJSON),
-    (None, "text/csv;q=0", JSON),
-    (None, "text/csv;q=high", JSON),
-    ("csv", "application/json", CSV),
-    ("ndjson", None, NDJSON),
+    (None, None, "JSON"),
+    (None, "*/*", "JSON"),
+    (None, "text/html, application/xhtml+xml", "JSON"),
+    (None, "text/csv", "CSV"),
+    (None, "application/json;q=0.5, application/x-ndjson", "NDJSON"),
+    (None, "application/ndjson;q=0.2, text/csv;q=0.1", "NDJSON"),
+    (None, "text/csv;q=0", "JSON"),
+    (None, "text/csv;q=high", "JSON"),
+    ("csv", "application/json", "CSV"),
+    ("ndjson", None, "NDJSON"),
+    (None, "application/vnd.apache.arrow.stream", "Arrow"),
+    ("arrow", "text/csv", "Arrow"),
 ]
 
 
-@pytest.mark.parametrize(("suffix", "accept", "media"), ACCEPTED)
-def test_the_form_of_an_answer(suffix: str | None, accept: str | None, media: str) -> None:
-    assert negotiate(suffix, accept) == media
+@pytest.mark.parametrize(("suffix", "accept", "name"), ACCEPTED)
+def test_a_suffix_or_the_accept_header_chooses_the_format(suffix: str | None, accept: str | None, name: str) -> None:
+    assert negotiate(suffix, accept).name == name
 
 
 @pytest.mark.parametrize(
@@ -289,7 +295,7 @@ def test_streams_decode_sketches_beside_the_event_loop() -> None:
         yield [(1, b"")]
 
     async def work() -> bytes:
-        return b"".join([piece async for piece in answers._pieces(batches(), RowEncoder(SKETCHED), NDJSON, "x")])
+        return b"".join([piece async for piece in answers._pieces(batches(), NdjsonWriter(SKETCHED), "x")])
 
     (line,) = asyncio.run(work()).splitlines()
     assert json.loads(line)["often"] != threading.current_thread().name

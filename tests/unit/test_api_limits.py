@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from tidemill_api.database import QueryTooLong, as_problem, failed, outage, retryable
-from tidemill_api.formats.rows import NDJSON
+from tidemill_api.formats.ndjson import FORMAT
 from tidemill_api.http import replies
 from tidemill_api.http.replies import PiecesReply
 from tidemill_api.pipeline_guards import PipelineGuards
@@ -44,7 +44,7 @@ class Export:
 
     def run(self) -> None:
         scope = {"type": "http", "asgi": {"spec_version": "2.3"}}
-        asyncio.run(PiecesReply(self.pieces(), NDJSON, {})(scope, self.receive, self.send))
+        asyncio.run(PiecesReply(self.pieces(), FORMAT.header, {})(scope, self.receive, self.send))
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ import httpx
 import pytest
 
 from tidemill_api.app import create_app
-from tidemill_api.formats.rows import RowEncoder
+from tidemill_api.formats.csv import CsvWriter
+from tidemill_api.formats.ndjson import NdjsonWriter
 from tidemill_api.http.problems import Problem
 from tidemill_api.live.places import Places
 from tidemill_api.query.selection import Column
@@ -236,10 +237,10 @@ FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1"]
 @pytest.mark.parametrize("text", FORMULAS)
 def test_no_cell_is_a_formula(text: str) -> None:
     """It begins with an apostrophe; numbers and NDJSON stay as they are."""
-    encoder = RowEncoder([Column("k", "string"), Column("n", "number")])
-    (row,) = csv.reader(io.StringIO(encoder.csv([(text, -1.5)]).decode(), newline=""))
+    columns = [Column("k", "string"), Column("n", "number")]
+    (row,) = csv.reader(io.StringIO(CsvWriter(columns).batch([(text, -1.5)]).decode(), newline=""))
     assert row == ["'" + text, "-1.5"]
-    assert json.loads(encoder.ndjson([(text, -1.5)])) == {"k": text, "n": -1.5}
+    assert json.loads(NdjsonWriter(columns).batch([(text, -1.5)])) == {"k": text, "n": -1.5}
 
 
 def test_connections_without_a_key_are_bounded() -> None:

@@ -21,7 +21,8 @@ from oracle.events import Event
 from oracle.platform import Stuck
 from oracle.queries import Query
 from tidemill_api.catalog import PipelineModel
-from tidemill_api.formats.rows import RowEncoder, page_body
+from tidemill_api.formats.json import page_body
+from tidemill_api.formats.rows import RowEncoder
 from tidemill_api.http.problems import Problem
 from tidemill_api.query import sql as aggregate_sql
 from tidemill_api.query.aggregate import take_query

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from tidemill_api.http.problems import not_found
 from tidemill_api.query.selection import Column
@@ -12,6 +14,7 @@ from tidemill_contract import names
 from tidemill_contract.expressions.compiler import derived_types
 from tidemill_contract.functions.feeds import Feeds, guarded
 from tidemill_contract.functions.partials import AggregationLayout, field_types, layout, quote
+from tidemill_contract.functions.registry import FUNCTIONS
 from tidemill_contract.resource.spec import AggregationSpec
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.windows import answer_columns, decoders
@@ -40,8 +43,9 @@ class AggregationModel:
     def metrics(self) -> dict[str, tuple[Column, str]]:
         """Metrics by name: the answer's column, and its SQL over merged partials."""
         decode = decoders(self.layout)
+        members = {metric.name: _members(metric.function, kind) for metric, kind in self.layout.metrics}
         return {
-            name: (Column(name, kind, decode=decode.get(name)), expression)
+            name: (Column(name, kind, decode=decode.get(name), members=members[name]), expression)
             for name, kind, expression in answer_columns(self.layout, end="window_end")
         }
 
@@ -54,6 +58,20 @@ class AggregationModel:
         """The same over rows that were fed so: metrics are null where rows lack some of their events."""
         plan = guarded(self.layout, feeds)
         return self if plan is self.layout else replace(self, layout=plan)
+
+
+def _members(function: str, field_type: str | None) -> tuple[Column, ...]:
+    """What the objects in a metric's list hold; no members: the answer is no list of objects."""
+    item = FUNCTIONS[function].item
+    if item is None:
+        return ()
+    return tuple(Column(name, _kind(schema) or str(field_type)) for name, schema in item.members.items())
+
+
+def _kind(schema: Mapping[str, Any]) -> str | None:
+    """The type that a schema names; None: it leaves that to the metric's field."""
+    kinds = [one["type"] for one in schema.get("anyOf", [schema]) if "type" in one]
+    return kinds[0] if kinds else None
 
 
 class PipelineModel:

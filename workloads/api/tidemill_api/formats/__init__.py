@@ -1,1 +1,1 @@
-"""Formats of answers."""
+"""Formats of answers, a module each; `registry` finds them."""

@@ -13,7 +13,7 @@ from typing import Any
 from tidemill_api import metrics
 from tidemill_api.cache import Slot
 from tidemill_api.catalog import PipelineModel
-from tidemill_api.formats.rows import JSON, negotiate
+from tidemill_api.formats.registry import DEFAULT, negotiate
 from tidemill_api.http.replies import matches, slot_headers, validators
 from tidemill_api.services import Services
 from tidemill_chassis.asgi import App, Receive, Scope, Send
@@ -93,7 +93,7 @@ class Front:
                 authorization = value.decode("latin-1")
             elif name == b"if-none-match":
                 if_none_match = value.decode("latin-1")
-        if accept is not None and negotiate(_suffix(scope["path"]), accept) != JSON:
+        if accept is not None and negotiate(_suffix(scope["path"]), accept) is not DEFAULT:
             return False
         try:
             self._authenticator.check(known.model.config, authorization, QUERY_READ)

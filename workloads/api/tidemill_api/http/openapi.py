@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tidemill_api.formats.rows import JSON
-from tidemill_api.http.openapi_answers import RESPONSES, as_suffix, fresh, plain, problems, unchanged
+from tidemill_api.formats.json import JSON
+from tidemill_api.formats.registry import FORMATS
+from tidemill_api.http.openapi_answers import RESPONSES, fresh, in_format, plain, problems, unchanged
 from tidemill_api.http.openapi_live import LIVE_SCHEMAS, live_paths
 from tidemill_api.http.openapi_parameters import (
     PARAMETER_SCHEMAS,
@@ -17,7 +18,6 @@ from tidemill_api.http.openapi_schemas import SCHEMAS, STRING, ref
 from tidemill_api.query import listings
 
 TITLE, VERSION = "Tidemill API", "0.1.0"
-SUFFIXES = ("json", "ndjson", "csv")
 Operation = dict[str, Any]
 
 
@@ -73,13 +73,13 @@ def _forms(at: str, name: str, summary: str, row: str, parameters: list[list[Any
     """A path, and once more with each form as its suffix; parameters for pages, and for streams."""
     page = f"{row}Page"
     found = {at: {"get": _get(name, summary, parameters[0], fresh(page, row))}}
-    for suffix in SUFFIXES:
-        streamed = suffix != "json"
+    for suffix, wanted in FORMATS.items():
+        streamed = wanted.writer is not None
         operation = _get(
             f"{name}_{suffix}",
-            f"{summary}; as {suffix.upper()}",
+            f"{summary}; as {wanted.name}",
             parameters[streamed],
-            as_suffix(suffix, page, row),
+            in_format(wanted, page, row),
             cached=not streamed,
         )
         found[f"{at}.{suffix}"] = {"get": operation}

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from tidemill_api.formats.rows import CSV, JSON, NDJSON
+from tidemill_api.formats.base import Format
+from tidemill_api.formats.json import JSON
+from tidemill_api.formats.registry import STREAMED, STREAMED_NAMES
 from tidemill_api.http.openapi_schemas import STRING, Schema, ref
 from tidemill_chassis.asgi import PROBLEM_TYPE
 
@@ -62,10 +64,10 @@ def plain(schema: str, description: str) -> dict[str, Any]:
 
 
 def fresh(schema: str, row: str | None = None, *, cached: bool = True) -> dict[str, Any]:
-    """JSON as the cache has it, or, if the client would rather have it, NDJSON or CSV of its rows."""
+    """JSON as the cache has it, or, if the client would rather have it, a stream of its rows."""
     forms = _forms(schema, row)
     names = (*(("ETag",) if cached else ()), *_STALE, *(("Tidemill-Next-Cursor",) if row else ()), "Vary")
-    text = "NDJSON and CSV are streamed whole, up to `limit`." if row else ""
+    text = f"{STREAMED_NAMES} are streamed whole, up to `limit`." if row else ""
     return {
         "description": f"JSON comes in pages, or as `Accept` says: {text}" if row else "As it is now.",
         "headers": headers(*names, required=["Cache-Control"]),
@@ -73,22 +75,25 @@ def fresh(schema: str, row: str | None = None, *, cached: bool = True) -> dict[s
     }
 
 
-def as_suffix(suffix: str, schema: str, row: str) -> dict[str, Any]:
-    """The same in the form that the path's suffix names."""
-    media = {"json": JSON, "ndjson": NDJSON, "csv": CSV}[suffix]
-    content = {media: _forms(schema, row)[media]}
-    if media == JSON:
-        return {**fresh(schema), "description": "A page of rows.", "content": content}
+def in_format(wanted: Format, schema: str, row: str) -> dict[str, Any]:
+    """The same in one format."""
+    if wanted.writer is None:
+        return {**fresh(schema), "description": "A page of rows.", "content": {JSON: _forms(schema, row)[JSON]}}
     return {
         "description": "The rows, streamed whole, up to `limit`.",
         "headers": headers("Tidemill-Next-Cursor", required=["Cache-Control", "Content-Disposition", "Vary"]),
-        "content": content,
+        "content": {wanted.media_type: _streamed(wanted, row)},
     }
 
 
 def _forms(schema: str, row: str | None) -> dict[str, Any]:
-    lines = {"itemSchema": ref(row)} if row else {}
-    return {JSON: {"schema": ref(schema)}, NDJSON: lines, CSV: {"schema": STRING}}
+    return {JSON: {"schema": ref(schema)}, **{found.media_type: _streamed(found, row) for found in STREAMED}}
+
+
+def _streamed(wanted: Format, row: str | None) -> dict[str, Any]:
+    if wanted.of_items:
+        return {"itemSchema": ref(row)} if row else {}
+    return {"schema": dict(wanted.schema)}
 
 
 def unchanged() -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tidemill_api.formats.rows import JSON
+from tidemill_api.formats.json import JSON
 from tidemill_api.http.openapi_answers import headers, problem
 from tidemill_api.http.openapi_parameters import live_parameters, path
 from tidemill_api.http.openapi_schemas import (

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from tidemill_api.formats.registry import STREAMED_NAMES
 from tidemill_api.http.openapi_schemas import BOOLEAN, INTEGER, NUMBER, STRING, Schema, ref
 from tidemill_api.query import aggregate as aggregate_query
 from tidemill_api.query import listings
@@ -116,7 +117,7 @@ def _common(limit: Schema, most: int, order: str, columns: Schema) -> list[Any]:
             columns,
             example=[order],
         ),
-        query("limit", f"JSON: rows a page; CSV and NDJSON: rows at all, {most} by default and at most.", limit),
+        query("limit", f"JSON: rows a page; {STREAMED_NAMES}: rows at all, {most} by default and at most.", limit),
         query("cursor", "`next_cursor` of an answer; all other parameters but `limit` stay as they were.", CURSOR),
     ]
 
@@ -125,7 +126,7 @@ def window_parameters(*, stream: bool = False) -> list[Any]:
     """Of an aggregation's windows.
 
     Args:
-        stream: the answer is surely CSV or NDJSON.
+        stream: the answer is surely streamed.
     """
     most = aggregate_query.MAX_STREAM_ROWS
     limit = _limit(most, most) if stream else _limit(aggregate_query.DEFAULT_LIMIT, aggregate_query.MAX_LIMIT)

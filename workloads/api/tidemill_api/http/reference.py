@@ -9,7 +9,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tidemill_api.formats.rows import JSON
+from tidemill_api.formats.json import JSON
 from tidemill_api.http.openapi import document
 from tidemill_api.http.routing import TemplateRoute
 

@@ -12,7 +12,7 @@ from starlette.responses import Response, StreamingResponse
 
 from tidemill_api import metrics
 from tidemill_api.cache import Answer, Slot
-from tidemill_api.formats.rows import CSV, JSON
+from tidemill_api.formats.json import JSON
 from tidemill_chassis.asgi import Receive, Scope, Send
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ PART_BYTES = 64 * 1024
 PATIENCE_SECONDS, SLOWEST_BYTES_PER_SECOND = 8.0, 64 * 1024
 """A place for an export is waited for a little longer than a client may keep one without reading."""
 NEXT_CURSOR = "tidemill-next-cursor"
-"""Of CSV and NDJSON that `limit` has cut: what `next_cursor` is in JSON."""
+"""Of a stream that `limit` has cut: what `next_cursor` is in JSON."""
 STALE_WARNING = '110 - "Response is Stale"'
 
 
@@ -130,12 +130,11 @@ class Allowance:
 
 
 class PiecesReply(StreamingResponse):
-    """CSV or NDJSON, piece by piece; whoever leaves early, or reads too slowly, gives its place back at once."""
+    """A stream, piece by piece; whoever leaves early, or reads too slowly, gives its place back at once."""
 
-    def __init__(self, pieces: AsyncGenerator[bytes, None], media: str, headers: Mapping[str, str]) -> None:
-        kind = f"{CSV}; charset=utf-8; header=present" if media == CSV else media
+    def __init__(self, pieces: AsyncGenerator[bytes, None], content_type: str, headers: Mapping[str, str]) -> None:
         super().__init__(pieces, headers={"cache-control": "no-store", "vary": "accept", **headers})
-        self.headers["content-type"] = kind
+        self.headers["content-type"] = content_type
         self._pieces = pieces
 
     async def stream_response(self, send: Send) -> None:

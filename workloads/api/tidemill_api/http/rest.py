@@ -16,7 +16,9 @@ from tidemill_api import metrics
 from tidemill_api.cache import Slot
 from tidemill_api.catalog import PipelineModel
 from tidemill_api.describe import summary
-from tidemill_api.formats.rows import JSON, negotiate
+from tidemill_api.formats.base import Format
+from tidemill_api.formats.json import JSON
+from tidemill_api.formats.registry import FORMATS, negotiate
 from tidemill_api.http.access import open_pipeline
 from tidemill_api.http.fast_path import Front, Known
 from tidemill_api.http.problems import Problem, forbidden, not_found, unauthorized
@@ -30,7 +32,6 @@ from tidemill_api.services import Services
 from tidemill_chassis.auth import QUERY_READ, Forbidden, Unauthorized
 from tidemill_chassis.resilience import Deadline
 
-SUFFIXES = ("json", "ndjson", "csv")
 ANSWER_SECONDS, ANSWER_SHARE = 1.0, 0.1
 """How long before a request's deadline its queries are given up, and which share of it at most."""
 PIPELINES = "/v1/pipelines"
@@ -91,35 +92,35 @@ class Rest:
     async def aggregate(self, request: Request) -> Response:
         """Windows of an aggregation."""
         parameters = Parameters.from_query(request.scope["query_string"])
-        return await self._windows(request, parameters, _media(request))
+        return await self._windows(request, parameters, _format(request))
 
     async def query(self, request: Request) -> Response:
         """Windows of an aggregation, asked for in a body."""
         Parameters.from_query(request.scope["query_string"]).refuse_rest([])
         self._model(request)
-        return await self._windows(request, Parameters.from_json(await _body(request), MEMBERS), _media(request))
+        return await self._windows(request, Parameters.from_json(await _body(request), MEMBERS), _format(request))
 
-    async def _windows(self, request: Request, parameters: Parameters, media: str) -> Response:
+    async def _windows(self, request: Request, parameters: Parameters, wanted: Format) -> Response:
         model = self._model(request)
         aggregation = model.aggregation(request.path_params["aggregation"])
-        query = take_query(aggregation, parameters, stream=media != JSON)
+        query = take_query(aggregation, parameters, stream=wanted.writer is not None)
         answers, deadline = self._services.answers, _deadline(request)
-        if media != JSON:
-            stream = await answers.stream_windows(model, query, media, deadline)
-            return _stream_reply(request, stream, media, f"{model.name}-{aggregation.name}")
+        if wanted.writer is not None:
+            stream = await answers.stream_windows(model, query, wanted.writer, deadline)
+            return _stream_reply(request, stream, wanted, f"{model.name}-{aggregation.name}")
         return self._reply(request, model, await answers.aggregates(model, query, deadline), "aggregates")
 
     def _lister(self, name: str) -> Callable[[Request], Awaitable[Response]]:
         listing_of = _LISTINGS[name]
 
         async def listing(request: Request) -> Response:
-            model, media = self._model(request), _media(request)
+            model, wanted = self._model(request), _format(request)
             parameters = Parameters.from_query(request.scope["query_string"])
-            query = take_listing(listing_of(model), parameters, stream=media != JSON)
+            query = take_listing(listing_of(model), parameters, stream=wanted.writer is not None)
             answers, deadline = self._services.answers, _deadline(request)
-            if media != JSON:
-                stream = await answers.stream_listing(model, query, media, deadline)
-                return _stream_reply(request, stream, media, f"{model.name}-{name}")
+            if wanted.writer is not None:
+                stream = await answers.stream_listing(model, query, wanted.writer, deadline)
+                return _stream_reply(request, stream, wanted, f"{model.name}-{name}")
             return self._reply(request, model, await answers.listing(model, query, deadline), query.listing.kind)
 
         return listing
@@ -150,14 +151,14 @@ class Rest:
 
 def _with_suffixes(path: str, handler: Callable[[Request], Awaitable[Response]]) -> list[TemplateRoute]:
     return [
-        *(TemplateRoute(f"{path}.{suffix}", handler, methods=["GET"]) for suffix in SUFFIXES),
+        *(TemplateRoute(f"{path}.{suffix}", handler, methods=["GET"]) for suffix in FORMATS),
         TemplateRoute(path, handler, methods=["GET"]),
     ]
 
 
-def _media(request: Request) -> str:
+def _format(request: Request) -> Format:
     suffix = request.scope["path"].rpartition("/")[2].rpartition(".")[2]
-    return negotiate(suffix if suffix in SUFFIXES else None, request.headers.get("accept"))
+    return negotiate(suffix if suffix in FORMATS else None, request.headers.get("accept"))
 
 
 def _deadline(request: Request) -> Deadline | None:
@@ -168,15 +169,15 @@ def _deadline(request: Request) -> Deadline | None:
     return Deadline(found.at - min(ANSWER_SECONDS, found.remaining() * ANSWER_SHARE), found.clock)
 
 
-def _stream_reply(request: Request, stream: Stream, media: str, name: str) -> PiecesReply:
+def _stream_reply(request: Request, stream: Stream, wanted: Format, name: str) -> PiecesReply:
     cut = {NEXT_CURSOR: stream.cursor} if stream.cursor else {}
-    return PiecesReply(stream.pieces, media, {**_disposition(request, name), **cut})
+    return PiecesReply(stream.pieces, wanted.header, {**_disposition(request, name), **cut})
 
 
 def _disposition(request: Request, name: str) -> dict[str, str]:
     """A browser that follows a link with a suffix saves a file of that name."""
     suffix = request.scope["path"].rpartition(".")[2]
-    return {"content-disposition": f'attachment; filename="{name}.{suffix}"'} if suffix in SUFFIXES else {}
+    return {"content-disposition": f'attachment; filename="{name}.{suffix}"'} if suffix in FORMATS else {}
 
 
 async def _body(request: Request) -> bytes:

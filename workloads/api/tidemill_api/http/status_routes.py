@@ -8,7 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tidemill_api.formats.rows import JSON
+from tidemill_api.formats.json import JSON
 from tidemill_api.http.routing import TemplateRoute
 from tidemill_api.upkeep import Upkeep
 from tidemill_chassis.health import public

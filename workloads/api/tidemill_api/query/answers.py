@@ -19,8 +19,10 @@ from tidemill_api.cache import Answer, AnswerCache, Slot
 from tidemill_api.catalog import PipelineModel
 from tidemill_api.database import Connection, Database, as_problem
 from tidemill_api.describe import describe, time_ms
+from tidemill_api.formats.base import Writer, WriterOf
+from tidemill_api.formats.json import page_body
 from tidemill_api.formats.offload import encoded
-from tidemill_api.formats.rows import CSV, RowEncoder, page_body
+from tidemill_api.formats.rows import RowEncoder
 from tidemill_api.http.problems import unavailable
 from tidemill_api.query import sql
 from tidemill_api.query.aggregate import MAX_FILL_ROWS, MAX_STREAM_ROWS, AggregateQuery, too_filled
@@ -231,9 +233,9 @@ class Answers:
             raise problem from error
 
     async def stream_windows(
-        self, model: PipelineModel, query: AggregateQuery, media: str, deadline: Deadline | None
+        self, model: PipelineModel, query: AggregateQuery, writer_of: WriterOf, deadline: Deadline | None
     ) -> Stream:
-        """Windows as NDJSON or CSV, piece by piece, from a server-side cursor; the first piece is there already.
+        """Windows in a streamed format, from a server-side cursor; the first piece is there already.
 
         Raises:
             Problem: the database is away, or busy.
@@ -250,15 +252,15 @@ class Answers:
                     cut = await _ends(connection, sql.statement(last, ends, state.closed_until), ends, query.page.limit)
                     cursors.extend([query.page.cursor(sql.row_of(query, cut))] if cut else [])
                 rows = _or(self._rows(connection, text, binder, query.page.limit), lambda: _check_fill(connection, fed))
-                async for piece in _pieces(rows, RowEncoder(query.columns), media, "aggregates"):
+                async for piece in _pieces(rows, writer_of(query.columns, {}), "aggregates"):
                     yield piece
 
         return Stream(await _begun(pieces(), model.name), *cursors)
 
     async def stream_listing(
-        self, model: PipelineModel, query: ListingQuery, media: str, deadline: Deadline | None
+        self, model: PipelineModel, query: ListingQuery, writer_of: WriterOf, deadline: Deadline | None
     ) -> Stream:
-        """A listing as NDJSON or CSV, likewise."""
+        """A listing, likewise."""
         listing = query.listing
         cursors: list[str] = []
 
@@ -271,8 +273,7 @@ class Answers:
                     cut = await _ends(connection, last.statement(model.schema, ends), ends, query.page.limit)
                     cursors.extend([query.page.cursor(shown_row(listing, cut))] if cut else [])
                 rows = self._rows(connection, text, binder, query.page.limit)
-                encoder = RowEncoder(listing.columns, dict(listing.converters))
-                async for piece in _pieces(rows, encoder, media, listing.kind):
+                async for piece in _pieces(rows, writer_of(listing.columns, listing.converters), listing.kind):
                     yield piece
 
         return Stream(await _begun(pieces(), model.name), *cursors)
@@ -311,19 +312,15 @@ async def _or(batches: AsyncIterator[T], look: Callable[[], Awaitable[None]]) ->
 
 
 async def _pieces(
-    batches: AsyncIterator[list[tuple[Any, ...]]], encoder: RowEncoder, media: str, kind: str
+    batches: AsyncIterator[list[tuple[Any, ...]]], writer: Writer, kind: str
 ) -> AsyncGenerator[bytes, None]:
-    counter, header = metrics.EVENTS_QUERIED.labels(kind), media == CSV
+    # The head waits for the first rows: what fails before them is told with a status code.
+    counter, head = metrics.EVENTS_QUERIED.labels(kind), writer.head()
     async for rows in batches:
         counter.inc(len(rows))
-        yield await encoded(encoder.columns, rows, partial(_piece, encoder, media, rows, header=header))
-        header = False
-    if header:
-        yield encoder.csv([], header=True)
-
-
-def _piece(encoder: RowEncoder, media: str, rows: list[tuple[Any, ...]], *, header: bool) -> bytes:
-    return encoder.csv(rows, header=header) if media == CSV else encoder.ndjson(rows)
+        yield head + await encoded(writer.columns, rows, partial(writer.batch, rows))
+        head = b""
+    yield head + writer.tail()
 
 
 async def _begun(pieces: AsyncGenerator[bytes, None], pipeline: str) -> AsyncGenerator[bytes, None]:
@@ -369,7 +366,7 @@ def _listing_answer(query: ListingQuery, rows: Sequence[tuple[Any, ...]], starte
     shown = rows[: query.page.limit]
     listing = query.listing
     cursor = query.page.cursor(shown_row(listing, shown[-1])) if len(rows) > len(shown) else None
-    encoder = RowEncoder(listing.columns, dict(listing.converters))
+    encoder = RowEncoder(listing.columns, listing.converters)
     records = [encoder.record(row) for row in shown]
     # The time taken is no part of what an ETag stands for.
     version = hashlib.sha256(msgspec.json.encode(records)).hexdigest()

@@ -31,12 +31,14 @@ class Column:
         kind: its spec type; `object` and `array` can be neither compared nor ordered by.
         nullable: whether it may be null.
         decode: what makes its value of what SQL answers, where that is more than a cast; SQL cannot compare it then.
+        members: of an array of objects: what each object holds. Other arrays hold texts.
     """
 
     name: str
     kind: str
     nullable: bool = True
     decode: Callable[[Any], Any] | None = None
+    members: tuple[Column, ...] = ()
 
     @property
     def comparable(self) -> bool:

@@ -1,0 +1,71 @@
+"""CSV as in RFC 4180, safe to be opened in spreadsheets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from tidemill_api.formats.base import Converters, Format, Row
+from tidemill_api.formats.rows import RowEncoder
+from tidemill_api.query.selection import Column
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""A text that begins so is run as a formula by spreadsheets, also with the wide forms of these characters."""
+
+
+class CsvWriter:
+    """Writes a line of column names, then a line a row; a null is empty, an empty text is quoted.
+
+    A text that a spreadsheet would run as a formula is set off by an apostrophe.
+    """
+
+    def __init__(self, columns: Sequence[Column], converters: Converters | None = None) -> None:
+        self.columns = columns
+        self._encoder = RowEncoder(columns, converters)
+
+    def head(self) -> bytes:
+        """The names of the columns."""
+        return _lines([self._encoder.names])
+
+    def batch(self, rows: Sequence[Row]) -> bytes:
+        """A line a row."""
+        return _lines(map(self._encoder.values, rows))
+
+    def tail(self) -> bytes:
+        """Nothing."""
+        return b""
+
+
+def _lines(rows: Iterable[Sequence[Any]]) -> bytes:
+    return "".join(",".join(map(_csv_text, row)) + "\r\n" for row in rows).encode()
+
+
+def _csv_text(value: Any) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return str(value)
+        case float():
+            return repr(value)
+        case msgspec.Raw():
+            return bytes(value).decode()
+        case dict() | list():
+            value = msgspec.json.encode(value).decode()
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        value = "'" + value
+    quoted = not value or any(character in value for character in ',"\r\n')
+    return '"' + value.replace('"', '""') + '"' if quoted else str(value)
+
+
+FORMAT = Format(
+    "CSV", "csv", "text/csv",
+    'A line of column names, then a line a row (RFC 4180). A null is empty, an empty text is `""`; lists and objects'
+    " are JSON in a cell. A text that a spreadsheet would run as a formula has an apostrophe before it.",
+    CsvWriter,
+    content_type="text/csv; charset=utf-8; header=present",
+)  # fmt: skip

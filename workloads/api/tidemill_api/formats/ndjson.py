@@ -1,0 +1,40 @@
+"""NDJSON: a line of JSON a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from tidemill_api.formats.base import Converters, Format, Row
+from tidemill_api.formats.rows import RowEncoder
+from tidemill_api.query.selection import Column
+
+
+class NdjsonWriter:
+    """Writes rows as lines of JSON, each an object as in `data` of a page."""
+
+    def __init__(self, columns: Sequence[Column], converters: Converters | None = None) -> None:
+        self.columns = columns
+        self._encoder = RowEncoder(columns, converters)
+
+    def head(self) -> bytes:
+        """Nothing."""
+        return b""
+
+    def batch(self, rows: Sequence[Row]) -> bytes:
+        """A line a row."""
+        return b"".join(msgspec.json.encode(self._encoder.record(row)) + b"\n" for row in rows)
+
+    def tail(self) -> bytes:
+        """Nothing."""
+        return b""
+
+
+FORMAT = Format(
+    "NDJSON", "ndjson", "application/x-ndjson",
+    "A line a row, each an object as in `data` of JSON.",
+    NdjsonWriter,
+    aliases=("application/ndjson",),
+    of_items=True,
+)  # fmt: skip

@@ -1,0 +1,53 @@
+"""The formats of answers: every module of this package that has a `FORMAT`.
+
+A new format is a new module. Suffixes, media types, the OpenAPI document and docs/reference/formats.md follow from it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import lru_cache
+
+from tidemill_api import formats
+from tidemill_api.formats.base import Format
+from tidemill_api.formats.json import FORMAT as JSON_FORMAT
+
+DEFAULT = JSON_FORMAT
+
+
+def _registered() -> dict[str, Format]:
+    modules = (importlib.import_module(f"{formats.__name__}.{found.name}") for found in _modules())
+    found = [module.FORMAT for module in modules if isinstance(getattr(module, "FORMAT", None), Format)]
+    return {one.suffix: one for one in [DEFAULT, *found]}
+
+
+def _modules() -> list[pkgutil.ModuleInfo]:
+    # The two that are made from the others.
+    return [found for found in pkgutil.iter_modules(formats.__path__) if found.name not in ("registry", "reference")]
+
+
+FORMATS = _registered()
+"""By suffix; the default, JSON, is the first."""
+STREAMED = [found for found in FORMATS.values() if found.writer is not None]
+STREAMED_NAMES = " and ".join(", ".join(found.name for found in STREAMED).rsplit(", ", 1))
+"""As a list in a sentence."""
+_BY_MEDIA_TYPE = {media: found for found in FORMATS.values() for media in (found.media_type, *found.aliases)}
+
+
+@lru_cache(maxsize=1024)
+def negotiate(suffix: str | None, accept: str | None) -> Format:
+    """The format to answer in: that of the path's suffix, else of the Accept header, else JSON."""
+    if suffix is not None:
+        return FORMATS[suffix]
+    ranked: list[tuple[float, Format]] = []
+    for part in (accept or "").split(","):
+        media, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        quality = next((p.removeprefix("q=") for p in parameters if p.startswith("q=")), "1")
+        if media in _BY_MEDIA_TYPE:
+            try:
+                ranked.append((float(quality), _BY_MEDIA_TYPE[media]))
+            except ValueError:
+                continue
+    best = max(ranked, key=lambda entry: entry[0], default=(0.0, DEFAULT))
+    return best[1] if best[0] > 0 else DEFAULT
