@@ -1,11 +1,16 @@
-"""The repository's own rules: locks, layout, scripts."""
+"""The repository's own rules: locks, dependencies, purity, layout, scripts."""
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
+import sys
 import tomllib
+from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +24,26 @@ DISTRIBUTIONS = (
     "workloads/api",
 )
 LOCKS = sorted([*ROOT.glob("hack/requirements/*.txt"), *(ROOT / name / "requirements.txt" for name in DISTRIBUTIONS)])
+LOADED_BY_NAME = {
+    "httptools": "uvicorn's parser of HTTP, which tidemill_chassis.http_limits derives from",
+    "uvloop": "uvicorn's event loop, which the services ask for by name",
+    "websockets": "uvicorn's WebSockets, which tidemill_api.live.protocol derives from",
+}
+"""Dependencies that another library imports, and why they are declared."""
+SERVERS = ("confluent_kafka", "kafka", "psycopg", "redis", "kopf", "kubernetes", "httpx", "subprocess")
+# Prints the modules of SERVERS that the import of the pure packages has loaded. polars loads subprocess by itself.
+PURE = """
+import importlib, pkgutil, sys
+import polars
+sys.modules.pop("subprocess", None)
+for name in ("tidemill_contract", "tidemill_operator.plan", "tidemill_operator.scaling"):
+    package = importlib.import_module(name)
+    for found in pkgutil.walk_packages(package.__path__, f"{name}."):
+        importlib.import_module(found.name)
+for name in ("status", "outcome"):
+    importlib.import_module(f"tidemill_operator.{name}")
+print(*(name for name in sys.argv[1:] if name in sys.modules))
+"""
 SCRIPTS = sorted([*ROOT.glob("hack/*.sh"), ROOT / ".ci" / "run"])
 
 
@@ -64,6 +89,55 @@ def test_what_a_distribution_needs_is_locked(folder: str) -> None:
     needs = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]["dependencies"]
     names = {re.split(r"[\[><=~!]", need)[0] for need in needs if not need.startswith("tidemill-")}
     assert names - set(_locked(ROOT / folder / "requirements.txt")) == set()
+
+
+def _distribution(name: str) -> str:
+    """A distribution's normalised name."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@cache
+def _distributions() -> dict[str, set[str]]:
+    """The distributions that each top-level module comes from; our own, installed as links, name no modules."""
+    found = {module: set(map(_distribution, names)) for module, names in packages_distributions().items()}
+    own = [_project(folder)["name"] for folder in DISTRIBUTIONS]
+    return found | {name.replace("-", "_"): {name} for name in own}
+
+
+def _project(folder: str) -> dict[str, Any]:
+    return dict(tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"])
+
+
+def _imports(package: Path) -> dict[str, str]:
+    """The top-level modules outside of Python that a package imports, with a file that does."""
+    found = {}
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [str(node.module)]
+            found |= {name.split(".")[0]: _name(path) for name in names}
+    return {name: path for name, path in found.items() if name not in sys.stdlib_module_names}
+
+
+@pytest.mark.parametrize("folder", DISTRIBUTIONS)
+def test_a_distribution_declares_what_it_imports_and_nothing_else(folder: str) -> None:
+    """Nothing works only because somebody else needs it too, and images hold nothing that is never used."""
+    project = _project(folder)
+    package = ROOT / folder / project["name"].replace("-", "_")
+    declared = {_distribution(re.split(r"[\[><=~!]", need)[0]) for need in project["dependencies"]}
+    imported = {name: path for name, path in _imports(package).items() if name != package.name}
+    missing = {name: path for name, path in imported.items() if not declared & _distributions().get(name, set())}
+    assert missing == {}, "imported, but not declared in pyproject.toml"
+    used = set().union(*(_distributions()[name] for name in imported))
+    assert declared - used - set(LOADED_BY_NAME) == set(), "declared in pyproject.toml, but never imported"
+
+
+def test_planning_and_the_contract_load_no_server_and_no_cluster() -> None:
+    """Whoever imports them gets no client of a server: in a process of its own each pure module is imported."""
+    command = [sys.executable, "-c", PURE, *SERVERS]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (found.returncode, found.stdout.split()) == (0, []), found.stderr
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=_name)
