@@ -24,7 +24,6 @@ from tidemill_api.formats.json import page_body
 from tidemill_api.formats.ndjson import NdjsonWriter
 from tidemill_api.formats.offload import encoded
 from tidemill_api.formats.registry import negotiate
-from tidemill_api.http.problems import Problem
 from tidemill_api.http.replies import matches
 from tidemill_api.query import answers
 from tidemill_api.query.aggregate import MEMBERS
@@ -32,6 +31,7 @@ from tidemill_api.query.listings import DEAD_LETTERS
 from tidemill_api.query.parameters import Parameters
 from tidemill_api.query.selection import Column
 from tidemill_api.query.values import cast, encoder, parse_time, parse_value, to_text
+from tidemill_chassis.problems import Problem
 
 T = dt.datetime(2013, 1, 1, 5, tzinfo=dt.UTC)
 TIMES = [

@@ -21,10 +21,10 @@ from tidemill_api.formats import reference
 from tidemill_api.formats.arrow import ArrowWriter
 from tidemill_api.formats.registry import FORMATS
 from tidemill_api.http import openapi
-from tidemill_api.http.problems import Problem
 from tidemill_api.query import answers
 from tidemill_api.query.listings import DEAD_LETTERS
 from tidemill_api.query.selection import Column
+from tidemill_chassis.problems import Problem
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 

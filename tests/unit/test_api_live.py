@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from tidemill_api.catalog import PipelineModel
 from tidemill_api.formats.rows import RowEncoder
-from tidemill_api.http.problems import Problem
 from tidemill_api.live.change import MESSAGE_BYTES, Change, Entry, Parts, RowFilter, keyed, pieces
 from tidemill_api.live.events import event
 from tidemill_api.live.listener import Listener, Message, Pending
@@ -26,6 +25,7 @@ from tidemill_api.live.upstream import STOPPING, Ending, of_another_version
 from tidemill_api.query.parameters import Parameters
 from tidemill_api.query.selection import Column, Filter
 from tidemill_api.query.values import parse_value
+from tidemill_chassis.problems import Problem
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 

@@ -243,7 +243,7 @@ def test_handlers_are_given_the_deadline() -> None:
 
 
 def test_problem_body() -> None:
-    body = json.loads(problem(422, "bad_parameter", "Bad Parameter", "limit: 0 is below 1", field="limit"))
+    body = json.loads(problem(422, "bad_parameter", "limit: 0 is below 1", field="limit"))
     assert body == {
         "type": "urn:tidemill:problem:bad_parameter",
         "title": "Bad Parameter",
@@ -252,14 +252,12 @@ def test_problem_body() -> None:
         "detail": "limit: 0 is below 1",
         "field": "limit",
     }
-    assert "detail" not in json.loads(problem(404, "not_found", "Not Found"))
+    assert "detail" not in json.loads(problem(404, "not_found"))
 
 
 def test_send_problem_is_a_whole_answer() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await send_problem(
-            send, 503, "kafka_unavailable", "Kafka Unavailable", headers=[(b"retry-after", b"3")], retry=True
-        )
+        await send_problem(send, 503, "kafka_unavailable", headers=[(b"retry-after", b"3")], retry=True)
 
     response = request(app, "POST", "/x")
     assert response.status_code == 503

@@ -15,13 +15,13 @@ import jsonschema
 import pytest
 from confluent_kafka import KafkaError
 
+from tidemill_chassis.problems import Problem, retry_after
 from tidemill_chassis.resilience import ResilienceConfig
 from tidemill_contract.events.decoder import InvalidEvent, Reason
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest.app import Ingest
 from tidemill_ingest.kafka.sink import Delivery
 from tidemill_ingest.openapi import EVENTS_PATH
-from tidemill_ingest.problems import Refused, retry_after
 from tidemill_ingest.quota import BYTES_VARIABLE, IN_FLIGHT_VARIABLE, VARIABLE, Limits, Quota
 from tidemill_ingest.records import Records
 from tidemill_ingest.results import Outcome, answer, refusal
@@ -110,11 +110,11 @@ def test_a_quota_is_kept_in_the_long_run() -> None:
     assert quota.take("p", 40, 1)["ratelimit"] == '"events";r=60;t=1'
     assert quota.take("p", 560, 1)["ratelimit"] == '"events";r=0;t=6'
     assert quota.take("other", 1, 1)["ratelimit"] == '"events";r=99;t=1'
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(Problem) as refused:
         quota.take("p", 1, 1)
     assert (refused.value.status, refused.value.headers["retry-after"]) == (429, "5")
     now[0] = 4.9
-    with pytest.raises(Refused):
+    with pytest.raises(Problem):
         quota.take("p", 1, 1)
     now[0] = 5.1
     quota.take("p", 1, 1)
@@ -130,7 +130,7 @@ def test_the_answer_names_the_limit_that_was_reached() -> None:
         "ratelimit-policy": '"events";q=100;w=1, "bytes";q=1000;w=1',
         "ratelimit": '"events";r=90;t=1, "bytes";r=0;t=3',
     }
-    with pytest.raises(Refused, match="p takes 1000 bytes a second") as refused:
+    with pytest.raises(Problem, match="p takes 1000 bytes a second") as refused:
         quota.take("p", 10, 1)
     assert (refused.value.extra, refused.value.headers["retry-after"]) == ({"limit": "bytes_per_second"}, "2")
     assert refused.value.headers["ratelimit"] == '"events";r=90;t=1, "bytes";r=0;t=3'

@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect, Request
 
+from tidemill_chassis.problems import Problem
 from tidemill_ingest.body import MAX_BODY_BYTES, MAX_EVENTS, Events, decompress, split
-from tidemill_ingest.problems import Refused
 from tidemill_ingest.reading import Memory, read_body
 
 MIB = 1024 * 1024
@@ -97,7 +97,7 @@ def test_events_leave_as_they_came(headers: dict[str, str], body: bytes, events:
     ],
 )
 def test_what_is_no_body_is_refused(headers: dict[str, str], body: bytes, status: int, code: str) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(Problem) as refused:
         split(body, headers)
     assert (refused.value.status, refused.value.code) == (status, code)
 
@@ -137,7 +137,7 @@ def test_what_was_compressed_comes_back(encoding: str, parts: list[bytes]) -> No
 def test_a_body_cut_anywhere_is_refused_and_not_taken_for_a_shorter_one(encoding: str, data: st.DataObject) -> None:
     whole = COMPRESS[encoding](random.Random(1).randbytes(3000))
     cut = data.draw(st.integers(1, len(whole) - 1))
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(Problem) as refused:
         decompress(whole[:cut], encoding)
     assert (refused.value.status, refused.value.code) == (400, "damaged_body")
 
@@ -145,7 +145,7 @@ def test_a_body_cut_anywhere_is_refused_and_not_taken_for_a_shorter_one(encoding
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
 @given(st.binary(min_size=1, max_size=200))
 def test_noise_raises_nothing_but_a_refusal(encoding: str, noise: bytes) -> None:
-    with contextlib.suppress(Refused):
+    with contextlib.suppress(Problem):
         assert len(decompress(noise, encoding)) <= MAX_BODY_BYTES
 
 
@@ -170,7 +170,7 @@ def test_bombs_are_refused_before_they_are_large(make: Callable[[], bytes], enco
     body = make()
     tracemalloc.start()
     try:
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(Problem) as refused:
             decompress(body, encoding)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
@@ -186,7 +186,7 @@ def test_the_greatest_body_is_taken() -> None:
 
 def test_an_unknown_encoding_is_refused() -> None:
     for encoding in ("br", "gzip, zstd", "deflate"):
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(Problem) as refused:
             decompress(zlib.compress(b"{}"), encoding)
         assert refused.value.status == 415
 
@@ -210,7 +210,7 @@ def read(chunks: list[bytes], headers: dict[str, str], memory: Memory, *, leaves
 
     try:
         return asyncio.run(scenario()), asked
-    except Refused as refused:
+    except Problem as refused:
         refused.extra["asked"] = asked
         raise
 
@@ -236,7 +236,7 @@ def test_a_body_is_put_together_of_its_chunks() -> None:
 )
 def test_a_body_that_is_too_large_is_not_kept(chunks: list[bytes], headers: dict[str, str], asked: int) -> None:
     memory = Memory(11 * MIB)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(Problem) as refused:
         read(chunks, headers, memory)
     assert (refused.value.status, refused.value.headers["connection"]) == (413, "close")
     assert refused.value.extra["asked"] == asked
@@ -247,7 +247,7 @@ def test_all_bodies_together_are_bounded() -> None:
     memory = Memory(3 * MIB)
     with memory.hold() as held:
         held.add(2 * MIB)
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(Problem) as refused:
             read([CHUNK, CHUNK], {}, memory)
         assert (refused.value.status, "retry-after" in refused.value.headers) == (503, True)
         assert read([CHUNK], {}, memory)[0] == CHUNK

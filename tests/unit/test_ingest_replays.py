@@ -13,13 +13,13 @@ from confluent_kafka import KafkaError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tidemill_chassis.problems import Problem
 from tidemill_chassis.resilience import Deadline, ResilienceConfig
 from tidemill_contract.events.decoder import InvalidEvent, Reason
 from tidemill_ingest.idempotency.known import MAX_BYTES, Known, bounded, lost, merge
 from tidemill_ingest.idempotency.requests import Attempt, Found, Replays, fingerprint
 from tidemill_ingest.idempotency.shared import Batch, SharedKeys
 from tidemill_ingest.kafka.sink import Delivery
-from tidemill_ingest.problems import Refused
 from tidemill_ingest.records import Records
 
 TOO_LARGE = KafkaError.MSG_SIZE_TOO_LARGE
@@ -46,7 +46,7 @@ class Kafka:
 
     def begin(self, before: Known | None) -> Attempt:
         if self.refuses:
-            raise Refused(503, "kafka_unavailable", "nothing was sent")
+            raise Problem(503, "kafka_unavailable", "nothing was sent")
         future: asyncio.Future[Known] = asyncio.get_running_loop().create_future()
         self.begun.append((before, future))
         self.has_begun.set()
@@ -90,7 +90,7 @@ def test_what_is_done_is_answered_again_and_a_key_is_of_one_request_of_one_pipel
         assert await replays.answer(batch(), at_once(DONE), later()) == Found(DONE, False)
         assert await replays.answer(batch(), at_once(Known(9)), later()) == Found(DONE, True)
         assert await replays.answer(batch(pipeline="q"), at_once(Known(9)), later()) == Found(Known(9), False)
-        with pytest.raises(Refused, match="idempotency_key_reused"):
+        with pytest.raises(Problem, match="idempotency_key_reused"):
             await replays.answer(batch(body=b"y"), at_once(DONE), later())
 
     run(scenario())
@@ -103,7 +103,7 @@ def test_a_batch_is_not_begun_again_while_its_first_delivery_is_open() -> None:
         replays, kafka = alone(), Kafka()
         codes = []
         for _ in range(3):
-            with pytest.raises(Refused) as refused:
+            with pytest.raises(Problem) as refused:
                 await replays.answer(batch(), kafka.begin, soon())
             codes.append((refused.value.status, refused.value.code, "retry-after" in refused.value.headers))
         assert codes == [(503, "not_acknowledged", True), *[(503, "batch_under_way", True)] * 2]
@@ -141,7 +141,7 @@ def test_only_what_failed_is_sent_again() -> None:
         whole = Known(3, places={0: (0, 5), 1: (0, 9), 2: (0, 6)})
         assert await replays.answer(batch(), at_once(part), later()) == Found(part, False)
         kafka.refuses = True
-        with pytest.raises(Refused, match="kafka_unavailable"):
+        with pytest.raises(Problem, match="kafka_unavailable"):
             await replays.answer(batch(), kafka.begin, later())
         kafka.refuses = False
         again = asyncio.create_task(replays.answer(batch(), kafka.begin, later()))
@@ -160,14 +160,14 @@ def test_a_batch_of_which_nothing_was_written_frees_its_key() -> None:
     async def scenario() -> None:
         replays, kafka = alone(), Kafka()
         kafka.refuses = True
-        with pytest.raises(Refused):
+        with pytest.raises(Problem):
             await replays.answer(batch(), kafka.begin, later())
         nothing = Known(3, failed=dict.fromkeys(range(3), TOO_LARGE))
         await replays.answer(batch(), at_once(nothing), later())
         assert await replays.answer(batch(body=b"y"), at_once(DONE), later()) == Found(DONE, False)
         unsure = lost(None, 3)
         await replays.answer(batch("l"), at_once(unsure), later())
-        with pytest.raises(Refused, match="idempotency_key_reused"):
+        with pytest.raises(Problem, match="idempotency_key_reused"):
             await replays.answer(batch("l", b"y"), at_once(DONE), later())
 
     run(scenario())
@@ -185,7 +185,7 @@ def test_concurrent_requests_of_a_key_are_one() -> None:
             begun, running = begun + 1, running + 1
             if begun == 1:
                 running = 0
-                raise Refused(503, "kafka_unavailable", "later")
+                raise Problem(503, "kafka_unavailable", "later")
 
             async def end() -> Known:
                 nonlocal running
@@ -198,7 +198,7 @@ def test_concurrent_requests_of_a_key_are_one() -> None:
         asked = [replays.answer(batch(), begin, later()) for _ in range(10)]
         answers = await asyncio.gather(*asked, return_exceptions=True)
         assert begun == 3
-        assert sum(isinstance(a, Refused) for a in answers) == 1
+        assert sum(isinstance(a, Problem) for a in answers) == 1
         found = [a for a in answers if isinstance(a, Found)]
         assert [bool(f.known.failed) for f in found] == [True] + [False] * 8
         assert [f.replayed for f in found] == [False, False] + [True] * 7
@@ -224,7 +224,7 @@ def test_who_does_not_wait_is_answered_when_the_events_are_queued() -> None:
 @pytest.mark.parametrize("key", ["", "k" * 256])
 def test_a_key_has_a_length(key: str) -> None:
     async def scenario() -> None:
-        with pytest.raises(Refused, match="invalid_idempotency_key"):
+        with pytest.raises(Problem, match="invalid_idempotency_key"):
             await alone().answer(batch(key), at_once(DONE), later())
 
     run(scenario())
@@ -235,7 +235,7 @@ def test_memory_is_bounded_and_the_oldest_goes_first() -> None:
 
     async def scenario() -> None:
         replays, kafka = alone(max_bytes=10_000), Kafka()
-        with pytest.raises(Refused):
+        with pytest.raises(Problem):
             await replays.answer(batch("open"), kafka.begin, soon())
         places = {index: (0, index + 10**9) for index in range(100)}
         for number in range(100):
@@ -243,7 +243,7 @@ def test_memory_is_bounded_and_the_oldest_goes_first() -> None:
         answers = [await replays.answer(batch(f"k{n}"), at_once(DONE), later()) for n in reversed(range(100))]
         assert [answer.replayed for answer in answers].count(True) == 7
         assert all(answer.replayed for answer in answers[:7])
-        with pytest.raises(Refused, match="batch_under_way"):
+        with pytest.raises(Problem, match="batch_under_way"):
             await replays.answer(batch("open"), kafka.begin, soon())
 
     run(scenario())

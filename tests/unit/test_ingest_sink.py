@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tidemill_chassis.breaker import BreakerOpen
 from tidemill_chassis.guard import Deadline, Guard
+from tidemill_chassis.problems import Problem
 from tidemill_chassis.resilience import ResilienceConfig
 from tidemill_contract.events.decoder import QUARANTINE_PREFIX, InvalidEvent, Reason
 from tidemill_contract.resource.spec import PipelineSpec
@@ -30,7 +31,6 @@ from tidemill_ingest.kafka.sink import (
     TopicFullError,
 )
 from tidemill_ingest.kafka.watch import FAILURES, Watch
-from tidemill_ingest.problems import Refused
 from tidemill_ingest.records import KEPT_BYTES, Judge, Records
 
 NOWHERE = WorkloadSettings(kafka_brokers="127.0.0.1:1")
@@ -140,7 +140,7 @@ def test_failed_requests_open_the_breaker_and_then_nothing_is_sent() -> None:
         assert guard.state == "open"
         with pytest.raises(BreakerOpen):
             sink.submit("t", records(b"3"), places=False)
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(Problem) as refused:
             begin(sink, "t", records(b"3"), places=False)
         assert (refused.value.status, refused.value.extra["retry"]) == (503, 1)
         assert guard.retry_after_seconds == 2, "the first pause, as no time goes by"
@@ -192,7 +192,7 @@ def test_one_pipeline_takes_no_more_than_its_share_of_the_queue() -> None:
         first = sink.submit("t", records(b"x" * 200), places=False)
         with pytest.raises(TopicFullError):
             sink.submit("t", records(b"1"), places=False)
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(Problem) as refused:
             begin(sink, "t", records(b"1"), places=False)
         assert (refused.value.status, refused.value.code, refused.value.extra["retry"]) == (
             429,

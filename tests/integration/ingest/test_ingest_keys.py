@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import redis
 
+from tidemill_chassis.problems import Problem
 from tidemill_chassis.resilience import Deadline, ResilienceConfig
 from tidemill_ingest.idempotency import shared
 from tidemill_ingest.idempotency.known import Known
 from tidemill_ingest.idempotency.shared import Batch, Claim, SharedKeys, connect
-from tidemill_ingest.problems import Refused
 
 pytestmark = pytest.mark.integration
 
@@ -66,9 +66,9 @@ def test_a_key_has_one_owner_until_its_batch_has_ended(servers: Any) -> None:
         async with process(servers.redis, "one", "a") as a, process(servers.redis, "one", "b") as b:
             raced = [keys.claim(batch("raced"), None, soon()) for keys in (a, b)]
             found = await asyncio.gather(*raced, return_exceptions=True)
-            assert sorted(type(one).__name__ for one in found) == ["Claim", "Refused"]
+            assert sorted(type(one).__name__ for one in found) == ["Claim", "Problem"]
             assert await a.claim(batch("k"), None, soon()) == Claim()
-            with pytest.raises(Refused) as refused:
+            with pytest.raises(Problem) as refused:
                 await b.claim(batch("k"), None, soon())
             assert (refused.value.status, refused.value.code) == (503, "batch_under_way")
             waiting = asyncio.create_task(b.claim(batch("k"), None, later()))
@@ -77,7 +77,7 @@ def test_a_key_has_one_owner_until_its_batch_has_ended(servers: Any) -> None:
             assert await waiting == Claim(DONE, done=True)
             for keys in (a, b):
                 assert await keys.claim(batch("k"), None, soon()) == Claim(DONE, done=True)
-                with pytest.raises(Refused, match="idempotency_key_reused"):
+                with pytest.raises(Problem, match="idempotency_key_reused"):
                     await keys.claim(batch("k", b"y"), None, soon())
 
     run(scenario())
@@ -89,7 +89,7 @@ def test_what_failed_is_taken_up_by_any_process_and_what_was_not_begun_is_free(s
             await a.claim(batch("k"), None, soon())
             a.settle(batch("k"), PART)
             assert await b.claim(batch("k"), None, later()) == Claim(PART)
-            with pytest.raises(Refused, match="batch_under_way"):
+            with pytest.raises(Problem, match="batch_under_way"):
                 await a.claim(batch("k"), PART, soon())
             b.settle(batch("k"), None)
             await asyncio.gather(*b._writing.values())
@@ -172,7 +172,7 @@ def test_redis_that_goes_and_comes_back_empty(own_servers: Callable[..., Any]) -
                     await asyncio.sleep(0.05)
             assert await b.claim(batch("done"), None, later()) == Claim(DONE, done=True)
             for key in ("open", "before"):
-                with pytest.raises(Refused, match="batch_under_way"):
+                with pytest.raises(Problem, match="batch_under_way"):
                     await b.claim(batch(key), None, soon())
 
     run(scenario())

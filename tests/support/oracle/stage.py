@@ -23,11 +23,11 @@ from oracle.queries import Query
 from tidemill_api.catalog import PipelineModel
 from tidemill_api.formats.json import page_body
 from tidemill_api.formats.rows import RowEncoder
-from tidemill_api.http.problems import Problem
 from tidemill_api.query import sql as aggregate_sql
 from tidemill_api.query.aggregate import take_query
 from tidemill_api.query.answers import read_state, read_windows
 from tidemill_api.query.parameters import Parameters
+from tidemill_chassis.problems import Problem
 from tidemill_contract.functions.partials import quote
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig, PostgresCredentials, WorkloadSettings

@@ -11,7 +11,6 @@ from starlette.middleware.cors import CORSMiddleware
 
 from tidemill_api.dashboard import dashboard_router
 from tidemill_api.http.fast_path import Front
-from tidemill_api.http.problems import Problem, answer_problem
 from tidemill_api.http.reference import reference_routes
 from tidemill_api.http.rest import Rest, answer_defect, answer_unmatched
 from tidemill_api.http.status_routes import status_routes
@@ -21,6 +20,7 @@ from tidemill_api.services import Services
 from tidemill_api.upkeep import Upkeep
 from tidemill_chassis.asgi import App, HttpMetrics, RequestTimeout, by_name
 from tidemill_chassis.hosts import Hosts
+from tidemill_chassis.problems import Problem, answer_problem
 
 
 def create_app(

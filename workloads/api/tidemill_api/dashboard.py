@@ -10,8 +10,8 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tidemill_api.http.problems import not_found
 from tidemill_api.http.replies import matches
+from tidemill_chassis.problems import not_found
 
 STATIC = "/static"
 TYPES = {

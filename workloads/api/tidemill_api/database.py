@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import psycopg
 
 from tidemill_api import metrics
-from tidemill_api.connection import MARGIN_SECONDS, ReaderConnection
-from tidemill_api.http.problems import Problem, unavailable
 from tidemill_api.pipeline_guards import PipelineGuards
 from tidemill_chassis.failures import database_failed, database_retryable
+from tidemill_chassis.postgres import KEEPALIVE, MARGIN_SECONDS, BoundedAsyncConnection
+from tidemill_chassis.problems import Problem, unavailable
 from tidemill_chassis.resilience import BreakerOpen, Deadline, DeadlineExceeded, Guard
 from tidemill_contract.runtime import WorkloadSettings
 
@@ -28,6 +28,8 @@ MAX_STREAMS, SLOT_SECONDS = 2, 10.0
 """Long answers of a pipeline at the same time, which take no connection from short ones; how long a request queues."""
 QUERY_SHARE = 0.8
 """Of the time that the guard gives: after it a query is ended. What is not answered even then is Postgres' fault."""
+DATABASE_UNAVAILABLE = "database_unavailable"
+"""The code of the problem that is told while Postgres does not answer."""
 _STATEMENT_TIMEOUT = "57014"
 _NOT_READY = frozenset({"28000", "28P01", "3D000", "3F000", "42P01", "42703", "42501"})
 """No such role, database, schema, table, column, or no right to it: the operator is not done with this pipeline."""
@@ -79,7 +81,7 @@ class Pool:
     def __init__(self, settings: WorkloadSettings, pipeline: str, query_seconds: float) -> None:
         self._settings, self._pipeline, self._query_seconds = settings, pipeline, query_seconds
         self.slots, self.stream_slots = asyncio.Semaphore(MAX_CONNECTIONS), asyncio.Semaphore(MAX_STREAMS)
-        self._idle: list[tuple[ReaderConnection, float]] = []
+        self._idle: list[tuple[BoundedAsyncConnection, float]] = []
         self._closed = False
 
     async def run(self, work: Work[T]) -> T:
@@ -98,7 +100,7 @@ class Pool:
             await self.drop_idle()
         return await self._work(await self._connect(), work)
 
-    async def _work(self, connection: ReaderConnection, work: Work[T]) -> T:
+    async def _work(self, connection: BoundedAsyncConnection, work: Work[T]) -> T:
         healthy = False
         try:
             async with connection.transaction():
@@ -112,7 +114,7 @@ class Pool:
             # Interrupted in the middle of a statement: nobody knows what the next answer would belong to.
             await self._give_back(connection, healthy)
 
-    async def _in_time(self, connection: ReaderConnection, work: Work[T]) -> T:
+    async def _in_time(self, connection: BoundedAsyncConnection, work: Work[T]) -> T:
         """`work`, whose statements together may take as long as one may.
 
         Raises:
@@ -141,7 +143,7 @@ class Pool:
         finally:
             await self._give_back(connection, healthy)
 
-    async def _take(self) -> tuple[ReaderConnection, bool]:
+    async def _take(self) -> tuple[BoundedAsyncConnection, bool]:
         while self._idle:
             connection, since = self._idle.pop()
             if not connection.closed and time.monotonic() - since < IDLE_SECONDS:
@@ -149,15 +151,15 @@ class Pool:
             await self._close(connection)
         return await self._connect(), False
 
-    async def _give_back(self, connection: ReaderConnection, healthy: bool) -> None:
+    async def _give_back(self, connection: BoundedAsyncConnection, healthy: bool) -> None:
         if healthy and not connection.closed and not self._closed:
             self._idle.append((connection, time.monotonic()))
         else:
             await asyncio.shield(self._close(connection))
 
-    async def _connect(self) -> ReaderConnection:
+    async def _connect(self) -> BoundedAsyncConnection:
         login = self._settings.credentials(self._pipeline, "reader")
-        connection = await ReaderConnection.connect(
+        connection = await BoundedAsyncConnection.connect(
             host=self._settings.postgres_host,
             port=self._settings.postgres_port,
             dbname=self._settings.postgres_database,
@@ -166,10 +168,7 @@ class Pool:
             password=login.password,
             autocommit=False,
             connect_timeout=CONNECT_SECONDS,
-            keepalives_idle=5,
-            keepalives_interval=2,
-            keepalives_count=3,
-            tcp_user_timeout=10_000,
+            **KEEPALIVE,
             application_name=f"tidemill-api/{self._pipeline}",
             options=f"-c TimeZone=UTC -c statement_timeout={int(self._query_seconds * 1000)}"
             " -c client_min_messages=warning -c idle_in_transaction_session_timeout=60000"
@@ -335,9 +334,7 @@ async def _slot(slots: asyncio.Semaphore, deadline: Deadline | None) -> AsyncIte
         async with asyncio.timeout(seconds):
             await slots.acquire()
     except TimeoutError:
-        raise unavailable(
-            "too many queries of this pipeline at the same time; try again later", 2, code="busy"
-        ) from None
+        raise unavailable("busy", "too many queries of this pipeline at the same time; try again later", 2) from None
     try:
         yield
     finally:
@@ -359,26 +356,25 @@ def of_one_table(error: BaseException) -> bool:
 def as_problem(error: BaseException, pipeline: str) -> Problem | None:
     """What a client is told of a database error; None: it is a defect of ours."""
     if isinstance(error, BreakerOpen):
-        return unavailable("the database does not answer; try again later", error.retry_after_seconds)
+        detail = "the database does not answer; try again later"
+        return unavailable(DATABASE_UNAVAILABLE, detail, error.retry_after_seconds)
     if _too_long(error):
         return Problem(
             504,
             "query_timeout",
-            "Query Timeout",
             "the query takes the database longer than one may; ask for a shorter range, fewer groups or metrics, or a"
             " longer granularity",
         )
     if isinstance(error, DeadlineExceeded | TimeoutError):
-        return unavailable("the database did not answer in time; try again later", 5)
+        return unavailable(DATABASE_UNAVAILABLE, "the database did not answer in time; try again later", 5)
     if _not_ready(error):
-        return unavailable(f"{pipeline} is not set up yet; try again in a moment", 5, code="pipeline_not_ready")
+        return unavailable("pipeline_not_ready", f"{pipeline} is not set up yet; try again in a moment", 5)
     if failed(error) or isinstance(error, OSError):
-        return unavailable("the database does not answer; try again later", 5)
+        return unavailable(DATABASE_UNAVAILABLE, "the database does not answer; try again later", 5)
     if isinstance(error, psycopg.errors.ProgramLimitExceeded):  # sketches of a row's answer beyond 1 GB
         return Problem(
             400,
             "query_too_large",
-            "Query Too Large",
             "an answer is made of more stored data than the database takes at once; ask for a shorter range, a finer"
             " granularity, or fewer metrics",
         )
@@ -386,7 +382,6 @@ def as_problem(error: BaseException, pipeline: str) -> Problem | None:
         return Problem(
             400,
             "value_refused",
-            "Value Refused",
             f"the database refuses a value of the query: {str(error).partition(chr(10))[0]}",
         )
     return None

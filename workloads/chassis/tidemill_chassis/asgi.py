@@ -30,16 +30,16 @@ _CLIENT_LEFT = "499"
 """Status of a request that its client gave up before an answer began (as nginx logs it)."""
 
 
-def problem(status: int, code: str, title: str, detail: str = "", **extra: Any) -> bytes:
-    """A problem details body.
+def problem(status: int, code: str, detail: str = "", **extra: Any) -> bytes:
+    """A problem details body; its title is the code in words.
 
     Args:
         status: HTTP status code.
         code: stable identifier of the kind of problem, in snake case; clients branch on it.
-        title: the kind of problem, the same for every occurrence.
         detail: this occurrence, and what to do about it.
         extra: further members, e.g. `field="from"`.
     """
+    title = code.replace("_", " ").title()
     body = {"type": f"urn:tidemill:problem:{code}", "title": title, "status": status, "code": code}
     if detail:
         body["detail"] = detail
@@ -50,7 +50,6 @@ async def send_problem(
     send: Send,
     status: int,
     code: str,
-    title: str,
     detail: str = "",
     *,
     headers: Iterable[tuple[bytes, bytes]] = (),
@@ -62,12 +61,11 @@ async def send_problem(
         send: the ASGI send of the request.
         status: HTTP status code.
         code: stable identifier of the kind of problem.
-        title: the kind of problem.
         detail: this occurrence.
         headers: further headers, names in lower case, e.g. `(b"retry-after", b"3")`.
         extra: further members of the body.
     """
-    body = problem(status, code, title, detail, **extra)
+    body = problem(status, code, detail, **extra)
     fixed = [
         (b"content-type", PROBLEM_TYPE.encode()),
         (b"content-length", b"%d" % len(body)),
@@ -188,7 +186,7 @@ class RequestTimeout:
             detail = f"no answer within {self._seconds:g} s; ask for less, or try again later"
             # Closed: what is left of a body that comes too slowly would keep the connection.
             close = [(b"connection", b"close")]
-            await send_problem(send, 504, "request_timeout", "Request Timeout", detail, headers=close)
+            await send_problem(send, 504, "request_timeout", detail, headers=close)
 
 
 def by_name(app: App, hosts: Hosts) -> App:
@@ -209,7 +207,7 @@ class HostGuard:
             await self._app(scope, receive, send)
             return
         detail = f"the Host header names none of this service's hosts; {HOW}"
-        await send_problem(_denial(scope, send), 421, "host_refused", "Misdirected Request", detail)
+        await send_problem(_denial(scope, send), 421, "host_refused", detail)
 
     def _allow(self, scope: Scope) -> bool:
         for name, value in scope["headers"]:

@@ -22,6 +22,7 @@ from tidemill_chassis.asgi import App, HttpMetrics, RequestTimeout, by_name
 from tidemill_chassis.health import public, report
 from tidemill_chassis.hosts import Hosts
 from tidemill_chassis.http_server import Status
+from tidemill_chassis.problems import Problem, answer_problem
 from tidemill_chassis.resilience import ResilienceConfig
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest.events import EventsHandler
@@ -31,7 +32,6 @@ from tidemill_ingest.kafka.sink import Sink
 from tidemill_ingest.kafka.watch import Watch
 from tidemill_ingest.openapi import EVENTS_PATH, describe
 from tidemill_ingest.pipelines import Pipelines
-from tidemill_ingest.problems import Refused, answer_refused
 from tidemill_ingest.quota import Limits, Quota
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class Ingest:
         app.add_api_route("/health", self._health, summary="Health", response_model=Health, responses=_UNHEALTHY)
         app.add_api_route("/livez", self._live, summary="Liveness", response_model=Check)
         app.add_api_route("/readyz", self._ready, summary="Readiness", response_model=Check, responses=_UNREADY)
-        app.add_exception_handler(Refused, answer_refused)
+        app.add_exception_handler(Problem, answer_problem)
         app.add_exception_handler(HTTPException, _answer_http_error)
         app.add_exception_handler(Exception, _answer_bug)
         document = describe(app)
@@ -177,8 +177,8 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
     codes = {404: "not_found", 405: "method_not_allowed"}
     detail = f"{request.method} {request.url.path}: see /openapi.json for what is here"
     headers = dict(error.headers or {})
-    return Refused(error.status_code, codes.get(error.status_code, "http_error"), detail, headers=headers).response()
+    return Problem(error.status_code, codes.get(error.status_code, "http_error"), detail, headers=headers).response()
 
 
 async def _answer_bug(request: Request, error: Exception) -> Response:
-    return Refused(500, "internal_error", "a fault of this service; its log tells more").response()
+    return Problem(500, "internal_error", "a fault of this service; its log tells more").response()

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import zstandard
 
-from tidemill_ingest.problems import Refused
+from tidemill_chassis.problems import Problem
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
 MAX_EVENTS = 10_000
@@ -65,7 +65,7 @@ def decompress(body: bytes, encoding: str) -> bytes:
     """The body as it was before Content-Encoding; hardly more than the limit is ever unpacked.
 
     Raises:
-        Refused: an unknown encoding (415), damaged data (400), or more than 10 MiB (413).
+        Problem: an unknown encoding (415), damaged data (400), or more than 10 MiB (413).
     """
     match encoding.strip().lower():
         case "" | "identity":
@@ -76,15 +76,15 @@ def decompress(body: bytes, encoding: str) -> bytes:
             reader = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
             plain = _unpack(body, reader.decompressobj, _ZSTD_STEP_BYTES, "zstd")
         case other:
-            raise Refused(415, "unsupported_encoding", f"Content-Encoding {other!r}; use gzip, zstd or none")
+            raise Problem(415, "unsupported_encoding", f"Content-Encoding {other!r}; use gzip, zstd or none")
     if len(plain) > MAX_BODY_BYTES:
         raise too_large()
     return plain
 
 
-def too_large() -> Refused:
+def too_large() -> Problem:
     """413: the body, as sent or unpacked."""
-    return Refused(413, "body_too_large", f"the body is more than {MAX_BODY_BYTES} bytes; send smaller batches")
+    return Problem(413, "body_too_large", f"the body is more than {MAX_BODY_BYTES} bytes; send smaller batches")
 
 
 def _unpack(body: bytes, new: Callable[[], Any], step: int, name: str) -> bytes:
@@ -98,15 +98,15 @@ def _unpack(body: bytes, new: Callable[[], Any], step: int, name: str) -> bytes:
                 if unpacker.eof:
                     unpacker, frames = new(), frames + 1
                     if frames > _MAX_FRAMES:
-                        raise Refused(400, "damaged_body", f"{name}: more than {_MAX_FRAMES} frames; send fewer")
+                        raise Problem(400, "damaged_body", f"{name}: more than {_MAX_FRAMES} frames; send fewer")
                 plain += unpacker.decompress(data)
                 if len(plain) > MAX_BODY_BYTES:
                     return bytes(plain)
                 data = unpacker.unused_data if unpacker.eof else b""
     except (zlib.error, zstandard.ZstdError) as error:
-        raise Refused(400, "damaged_body", f"{name}: {error}") from None
+        raise Problem(400, "damaged_body", f"{name}: {error}") from None
     if body and not unpacker.eof:
-        raise Refused(400, "damaged_body", f"the {name} data ends too early")
+        raise Problem(400, "damaged_body", f"the {name} data ends too early")
     return bytes(plain)
 
 
@@ -114,20 +114,20 @@ def split(body: bytes, headers: Mapping[str, str]) -> Events:
     """The events of a decompressed body, by its Content-Type (and ce-… headers).
 
     Raises:
-        Refused: unknown type (415), a frame that cannot be read or is empty (400), too many events (413).
+        Problem: unknown type (415), a frame that cannot be read or is empty (400), too many events (413).
     """
     kind, _, parameters = headers.get("content-type", "").partition(";")
     kind = kind.strip().lower()
     if "charset" in parameters.lower() and "utf-8" not in parameters.lower().replace("utf8", "utf-8"):
-        raise Refused(415, "unsupported_charset", f"Content-Type parameters {parameters.strip()!r}; send UTF-8")
+        raise Problem(415, "unsupported_charset", f"Content-Type parameters {parameters.strip()!r}; send UTF-8")
     try:
         events = _split(body.removeprefix(_BOM), kind, headers)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise Refused(400, "malformed_body", f"the body is not what its Content-Type {kind} says: {error}") from None
+        raise Problem(400, "malformed_body", f"the body is not what its Content-Type {kind} says: {error}") from None
     if len(events.values) > MAX_EVENTS:
         raise _too_many(f"{len(events.values)} events")
     if not events.values:
-        raise Refused(400, "no_events", "the body holds no event; send one or more")
+        raise Problem(400, "no_events", "the body holds no event; send one or more")
     return events
 
 
@@ -150,20 +150,20 @@ def _split(body: bytes, kind: str, headers: Mapping[str, str]) -> Events:
             return Events([bytes(raw) for raw in _raws.decode(body)])
         return Events([start] if start else [])
     shown = f"Content-Type {kind!r}" if kind else "no Content-Type"
-    raise Refused(415, "unsupported_media_type", f"{shown}; send one of {_SUPPORTED}")
+    raise Problem(415, "unsupported_media_type", f"{shown}; send one of {_SUPPORTED}")
 
 
-def _too_many(what: str) -> Refused:
-    return Refused(413, "too_many_events", f"{what}; at most {MAX_EVENTS} events a request, send smaller batches")
+def _too_many(what: str) -> Problem:
+    return Problem(413, "too_many_events", f"{what}; at most {MAX_EVENTS} events a request, send smaller batches")
 
 
 def _binary(body: bytes, kind: str, headers: Mapping[str, str]) -> Events:
     """CloudEvents' binary mode: the body is the data, the attributes are headers."""
     if kind and not _is_json(kind):
-        raise Refused(415, "unsupported_media_type", f"a CloudEvent's data of type {kind!r}; send application/json")
+        raise Problem(415, "unsupported_media_type", f"a CloudEvent's data of type {kind!r}; send application/json")
     missing = [name for name in ("ce-id", "ce-source", "ce-type") if not headers.get(name)]
     if missing:
-        raise Refused(400, "malformed_body", f"a CloudEvent in binary mode needs the header {missing[0]}")
+        raise Problem(400, "malformed_body", f"a CloudEvent in binary mode needs the header {missing[0]}")
     _check_version(headers["ce-specversion"])
     return Events([body], [headers["ce-id"]])
 
@@ -176,7 +176,7 @@ def _data(event: _CloudEvent) -> bytes:
     _check_version(event.specversion)
     kind = (event.datacontenttype or "application/json").partition(";")[0].strip().lower()
     if not _is_json(kind):
-        raise Refused(415, "unsupported_media_type", f"datacontenttype {kind!r}; the data has to be JSON")
+        raise Problem(415, "unsupported_media_type", f"datacontenttype {kind!r}; the data has to be JSON")
     if event.data_base64 is not None:
         return binascii.a2b_base64(event.data_base64, strict_mode=True)
     return bytes(event.data)
@@ -188,4 +188,4 @@ def _is_json(kind: str) -> bool:
 
 def _check_version(version: str) -> None:
     if version != "1.0":
-        raise Refused(400, "unsupported_specversion", f"CloudEvents specversion {version!r}; send 1.0")
+        raise Problem(400, "unsupported_specversion", f"CloudEvents specversion {version!r}; send 1.0")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from tidemill_chassis.problems import Problem, bad_parameter, unavailable
 from tidemill_chassis.resilience import Deadline
 from tidemill_ingest import metrics, results
 from tidemill_ingest.body import Events, split
@@ -20,7 +21,6 @@ from tidemill_ingest.kafka.delivery import FULL_SECONDS, begin, finish
 from tidemill_ingest.kafka.producers import SURE_SECONDS
 from tidemill_ingest.kafka.sink import Delivery, Pending, Sink
 from tidemill_ingest.pipelines import Pipeline, Pipelines
-from tidemill_ingest.problems import Refused, unavailable
 from tidemill_ingest.quota import Quota
 from tidemill_ingest.reading import Memory, read_body
 from tidemill_ingest.records import Records
@@ -44,7 +44,7 @@ class Options:
         """Those of a request.
 
         Raises:
-            Refused: 400, one is unknown or wrong.
+            Problem: 400, one is unknown or wrong.
         """
         given = dict(request.query_params)
         options = cls(
@@ -70,8 +70,8 @@ def _everything(text: str) -> bool:
     return text == "all"
 
 
-def _bad_parameter(name: str, detail: str) -> Refused:
-    return Refused(400, "invalid_parameter", f"{name[:40]}: {detail}", parameter=name[:40])
+def _bad_parameter(name: str, detail: str) -> Problem:
+    return bad_parameter(name[:40], detail)
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class EventsHandler:
         """Handle a request.
 
         Raises:
-            Refused: nothing was sent.
+            Problem: nothing was sent.
         """
         options = Options.of(request)
         pipeline = self._pipelines.open(request.path_params["pipeline"], request.headers.get("authorization"))
@@ -182,7 +182,7 @@ class EventsHandler:
     def _charge(self, sent: _Sent, events: int, size: int) -> dict[str, str]:
         try:
             return self._quota.take(sent.pipeline.name, events, size)
-        except Refused:
+        except Problem:
             sent.pipeline.count({results.REJECTED: events})
             raise
 
@@ -208,7 +208,7 @@ class EventsHandler:
     def _queue(self, sent: _Sent, records: Records, *, sure: bool = False) -> Pending:
         try:
             return begin(self._sink, sent.topic, records, places=sent.places, sure=sure, waited=sent.options.wait)
-        except Refused:
+        except Problem:
             sent.pipeline.count({results.RETRY: len(records.values)})
             raise
 

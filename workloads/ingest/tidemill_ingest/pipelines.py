@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from tidemill_chassis.auth import EVENTS_APPEND, Authenticator, Forbidden, Unauthorized
 from tidemill_chassis.pipelines import PipelineDirectory
+from tidemill_chassis.problems import denied, not_found
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_ingest import metrics
-from tidemill_ingest.problems import Refused
 from tidemill_ingest.records import Judge
 
 
@@ -44,7 +44,7 @@ class Pipelines:
         """The pipeline of that name, for the bearer of a key.
 
         Raises:
-            Refused: no good key (401, 403); there is no such pipeline, or it takes no events over HTTP (404).
+            Problem: no good key (401, 403); there is no such pipeline, or it takes no events over HTTP (404).
         """
         config = self._directory.get(name) if not self._only or name == self._only else None
         try:
@@ -52,17 +52,14 @@ class Pipelines:
                 self._authenticator.check(config, authorization, EVENTS_APPEND)
             elif self._guarded():
                 self._authenticator.refuse(authorization)
-        except Unauthorized as error:
-            raise Refused(401, "unauthorized", str(error), headers={"www-authenticate": "Bearer"}) from None
-        except Forbidden as error:
-            headers = {"www-authenticate": f'Bearer error="insufficient_scope", scope="{EVENTS_APPEND}"'}
-            raise Refused(403, "forbidden", str(error), headers=headers) from None
+        except (Unauthorized, Forbidden) as error:
+            raise denied(error, EVENTS_APPEND) from None
         if config is None:
             self._compiled.pop(name, None)
-            raise Refused(404, "pipeline_not_found", f"there is no pipeline {name!r} here; check the name")
+            raise not_found("pipeline_not_found", f"there is no pipeline {name!r} here; check the name")
         if not config.spec.ingest.enabled:
             detail = f"{name} takes no events over HTTP; set ingest.enabled, or write to its Kafka topic"
-            raise Refused(404, "ingest_disabled", detail)
+            raise not_found("ingest_disabled", detail)
         compiled = self._compiled.get(name)
         if compiled is None or compiled.config is not config:
             compiled = self._compiled[name] = Pipeline(config, Judge(config))

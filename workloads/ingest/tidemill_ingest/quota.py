@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from tidemill_ingest.problems import Refused
+from tidemill_chassis.problems import Problem
 
 EVENTS_PER_SECOND = 250_000
 BYTES_PER_SECOND = 64 * 1024 * 1024
@@ -109,7 +109,7 @@ class Quota:
             The RateLimit headers of the answer; none without a quota.
 
         Raises:
-            Refused: 429, a quota is used up.
+            Problem: 429, a quota is used up.
         """
         if not self._rates:
             return {}
@@ -119,7 +119,7 @@ class Quota:
             if rest <= 0:
                 headers = {**self._headers(left), "retry-after": str(max(1, math.ceil(-rest / rate.rate)))}
                 detail = f"{pipeline} takes {rate.rate:.0f} {rate.unit} a second; send again later"
-                raise Refused(429, "quota_exceeded", detail, headers=headers, limit=f"{rate.unit}_per_second")
+                raise Problem(429, "quota_exceeded", detail, headers=headers, limit=f"{rate.unit}_per_second")
         return self._headers([rate.take(pipeline, size if rate.unit == "bytes" else events) for rate in self._rates])
 
     def _headers(self, left: list[float]) -> dict[str, str]:

@@ -7,8 +7,8 @@ from types import TracebackType
 
 from starlette.requests import Request
 
+from tidemill_chassis.problems import Problem, unavailable
 from tidemill_ingest.body import MAX_BODY_BYTES, decompress, too_large
-from tidemill_ingest.problems import Refused, unavailable
 
 MEMORY_BYTES = 256 * 1024 * 1024
 """Bodies of all requests that are read or decoded now."""
@@ -32,7 +32,7 @@ class Memory:
         """Hold more.
 
         Raises:
-            Refused: 503, the limit is reached.
+            Problem: 503, the limit is reached.
         """
         if count > self._left:
             raise unavailable("busy", "too many request bodies are being read; send again later", 1.0)
@@ -53,7 +53,7 @@ class Held:
         """Hold more.
 
         Raises:
-            Refused: 503, too much is held by all requests.
+            Problem: 503, too much is held by all requests.
         """
         self._memory.take(count)
         self._bytes += count
@@ -69,7 +69,7 @@ async def read_body(request: Request, held: Held) -> bytes:
     """The decompressed body.
 
     Raises:
-        Refused: too large (413), damaged or of an unknown encoding (400, 415), too much is held already (503).
+        Problem: too large (413), damaged or of an unknown encoding (400, 415), too much is held already (503).
         ClientDisconnect: the client left in the middle.
     """
     encoding = request.headers.get("content-encoding", "")
@@ -103,7 +103,7 @@ async def _receive(request: Request, held: Held) -> bytes:
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def _last_word() -> Refused:
+def _last_word() -> Problem:
     refused = too_large()
     refused.headers["connection"] = "close"
     return refused

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import Any
 
 import msgspec
 from confluent_kafka import KafkaError
 
 from tidemill_chassis.asgi import PROBLEM_TYPE, problem
+from tidemill_chassis.problems import retry_after
 from tidemill_ingest.kafka.sink import Delivery
-from tidemill_ingest.problems import retry_after
 from tidemill_ingest.records import Records
 
 ACCEPTED, QUARANTINED, RETRY, REJECTED = "accepted", "quarantined", "retry", "rejected"
@@ -126,5 +125,5 @@ def _problem(
     headers: dict[str, str] | None = None,
     final: bool = True,
 ) -> Answer:
-    text = problem(status, code, HTTPStatus(status).phrase, detail, **body)
+    text = problem(status, code, detail, **body)
     return Answer(status, text, {"cache-control": "no-store", **(headers or {})}, PROBLEM_TYPE, final=final)

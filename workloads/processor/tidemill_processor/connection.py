@@ -1,34 +1,23 @@
-"""A connection to Postgres that never waits longer than it was told to, however silent the server is.
-
-The server's own statement timeout ends nothing while the server is frozen or its packets are lost.
-"""
+"""The connection that batches are written over: how long it has waited for the server is known."""
 
 from __future__ import annotations
 
 import time
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import psycopg
 from psycopg.abc import PQGen
 
+from tidemill_chassis.postgres import BoundedConnection
+
 T = TypeVar("T")
-MARGIN_SECONDS = 2.0
-"""Beyond the statement timeout: while the server lives, its own answer comes first."""
-_INTERVAL_SECONDS = 0.1
 SLOW_SECONDS = 15.0
 """What is stored at once takes far less, unless the server is slow."""
+_INTERVAL_SECONDS = 0.1
 
 
-class WriterConnection(psycopg.Connection[tuple[Any, ...]]):
-    """A connection that is closed when an answer does not come in time.
+class WriterConnection(BoundedConnection):
+    """A bounded connection that adds up its waits until what was begun is stored."""
 
-    Attributes:
-        answer_seconds: how long one answer of the server may take.
-        heard_at: when a wait for the server last ended, with an answer or without (monotonic seconds).
-    """
-
-    answer_seconds = 10.0 + MARGIN_SECONDS
-    heard_at = 0.0
     _waited = 0.0
     _waits_since: float | None = None
 
@@ -49,15 +38,9 @@ class WriterConnection(psycopg.Connection[tuple[Any, ...]]):
         Raises:
             psycopg.errors.ConnectionTimeout: no answer in time; the connection is closed.
         """
-        limit = self.answer_seconds if timeout is None else timeout
         began = self._waits_since = time.monotonic()
         try:
-            return super().wait(gen, interval, limit)
-        except psycopg.OperationalError as error:
-            if error.sqlstate or time.monotonic() - began < limit:
-                raise
-            self.pgconn.finish()
-            raise psycopg.errors.ConnectionTimeout(f"no answer from Postgres within {limit:g} s") from None
+            return super().wait(gen, interval, timeout)
         finally:
-            self._waits_since, self.heard_at = None, time.monotonic()
-            self._waited += self.heard_at - began
+            self._waited += time.monotonic() - began
+            self._waits_since = None

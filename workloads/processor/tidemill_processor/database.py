@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from tidemill_chassis.postgres import KEEPALIVE, MARGIN_SECONDS
 from tidemill_contract.expressions.compiler import derived_types
 from tidemill_contract.functions.feeds import Feeds, guarded
 from tidemill_contract.functions.partials import AggregationLayout, field_types, layout, quote
@@ -16,7 +17,7 @@ from tidemill_contract.resource.amounts import parse_bytes
 from tidemill_contract.resource.spec import AggregationSpec
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_contract.tables.kept import ANOMALIES, DEAD_LETTERS, quota_of
-from tidemill_processor.connection import MARGIN_SECONDS, WriterConnection
+from tidemill_processor.connection import WriterConnection
 
 LIVE = "live"
 """The reader (see `_readers`) of processors that follow the topic; a replay has another."""
@@ -110,10 +111,7 @@ class Database:
             password=login.password,
             autocommit=True,
             connect_timeout=max(2, int(seconds or min(self._timeout, CONNECT_SECONDS))),
-            keepalives_idle=5,
-            keepalives_interval=2,
-            keepalives_count=3,
-            tcp_user_timeout=10_000,
+            **KEEPALIVE,
             application_name=f"tidemill-processor/{self._config.name}",
             # Compiling the long expressions that merge partials would take longer than to interpret them.
             options=f"-c TimeZone=UTC -c jit=off -c statement_timeout={statement_ms}"

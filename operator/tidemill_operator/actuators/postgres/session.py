@@ -9,8 +9,8 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
+from tidemill_chassis.postgres import KEEPALIVE, MARGIN_SECONDS, BoundedConnection
 from tidemill_contract import trust
-from tidemill_operator.actuators.postgres.connection import MARGIN_SECONDS, AdminConnection
 from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.errors import Reason, TidemillError
 
@@ -36,7 +36,7 @@ class Session:
         changed: writes made so far.
     """
 
-    def __init__(self, connection: AdminConnection) -> None:
+    def __init__(self, connection: BoundedConnection) -> None:
         self.connection = connection
         self.changed = 0
 
@@ -95,7 +95,7 @@ def connected(
         raise _told(error, doing, address) from error
 
 
-def _connect(address: PostgresAddress, timeout_seconds: float, *, read_only: bool) -> AdminConnection:
+def _connect(address: PostgresAddress, timeout_seconds: float, *, read_only: bool) -> BoundedConnection:
     try:
         return _open(address, address.database, timeout_seconds, read_only=read_only)
     except psycopg.OperationalError as error:
@@ -110,8 +110,8 @@ def _connect(address: PostgresAddress, timeout_seconds: float, *, read_only: boo
 
 def _open(
     address: PostgresAddress, database: str, timeout_seconds: float, *, read_only: bool = False
-) -> AdminConnection:
-    connection = AdminConnection.connect(
+) -> BoundedConnection:
+    connection = BoundedConnection.connect(
         host=address.host,
         port=address.port,
         dbname=database,
@@ -120,10 +120,7 @@ def _open(
         **address.tls,
         autocommit=True,
         connect_timeout=max(2, int(timeout_seconds)),
-        keepalives_idle=5,
-        keepalives_interval=2,
-        keepalives_count=3,
-        tcp_user_timeout=10_000,
+        **KEEPALIVE,
         application_name="tidemill-operator",
         options=f"-c TimeZone=UTC -c lock_timeout={LOCK_MS} -c statement_timeout={STATEMENT_MS}"
         f" -c idle_in_transaction_session_timeout={IDLE_MS} -c client_min_messages=warning"

@@ -12,8 +12,8 @@ import polars as pl
 
 from tidemill_api.formats.base import Converters, Format, Row
 from tidemill_api.formats.rows import RowEncoder
-from tidemill_api.http.problems import Problem
 from tidemill_api.query.selection import Column
+from tidemill_chassis.problems import Problem
 from tidemill_contract.times import read_time
 
 _TIME = pl.Datetime("us", "UTC")
@@ -101,7 +101,6 @@ def _integer(column: Column, value: int | Decimal) -> int:
     raise Problem(
         400,
         "value_too_large",
-        "Value Too Large",
         f"{column.name}: Arrow's integers have 64 bits, which {int(value)} is beyond; leave the column out with"
         " `metrics`, or ask for JSON, NDJSON or CSV",
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tidemill_api.catalog import PipelineModel
-from tidemill_api.http.problems import not_found
 from tidemill_api.services import Services
 from tidemill_chassis.auth import QUERY_READ
+from tidemill_chassis.problems import not_found
 
 
 def wants_key(services: Services, name: str) -> bool:

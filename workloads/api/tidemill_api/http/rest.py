@@ -21,7 +21,6 @@ from tidemill_api.formats.json import JSON
 from tidemill_api.formats.registry import FORMATS, negotiate
 from tidemill_api.http.access import open_pipeline
 from tidemill_api.http.fast_path import Front, Known
-from tidemill_api.http.problems import Problem, forbidden, not_found, unauthorized
 from tidemill_api.http.replies import NEXT_CURSOR, PiecesReply, json_reply
 from tidemill_api.http.routing import TemplateRoute
 from tidemill_api.query.aggregate import MEMBERS, take_query
@@ -30,6 +29,7 @@ from tidemill_api.query.listings import ANOMALIES, DEAD_LETTERS, Listing, events
 from tidemill_api.query.parameters import MAX_BODY_BYTES, Parameters
 from tidemill_api.services import Services
 from tidemill_chassis.auth import QUERY_READ, Forbidden, Unauthorized
+from tidemill_chassis.problems import Problem, denied, not_found
 from tidemill_chassis.resilience import Deadline
 
 ANSWER_SECONDS, ANSWER_SHARE = 1.0, 0.1
@@ -78,7 +78,7 @@ class Rest:
             except (Unauthorized, Forbidden) as error:
                 refused = error
         if refused is not None and not visible:
-            raise unauthorized(str(refused)) if isinstance(refused, Unauthorized) else forbidden(str(refused))
+            raise denied(refused, QUERY_READ)
         body = msgspec.json.encode({"pipelines": [summary(model) for model in visible]})
         return Response(body, media_type=JSON, headers={"cache-control": "no-store"})
 
@@ -133,10 +133,8 @@ class Rest:
         """
         try:
             return open_pipeline(self._services, request.path_params["pipeline"], request.headers.get("authorization"))
-        except Unauthorized as error:
-            raise unauthorized(str(error)) from None
-        except Forbidden as error:
-            raise forbidden(str(error)) from None
+        except (Unauthorized, Forbidden) as error:
+            raise denied(error, QUERY_READ) from None
 
     def _reply(self, request: Request, model: PipelineModel, found: tuple[Slot, bool], kind: str) -> Response:
         metrics.EVENTS_QUERIED.labels(kind).inc(found[0].answer.rows)
@@ -185,7 +183,7 @@ async def _body(request: Request) -> bytes:
     async for piece in request.stream():
         read += piece
         if len(read) > MAX_BODY_BYTES:
-            raise Problem(413, "body_too_large", "Body Too Large", f"a query takes at most {MAX_BODY_BYTES} bytes")
+            raise Problem(413, "body_too_large", f"a query takes at most {MAX_BODY_BYTES} bytes")
     return bytes(read)
 
 
@@ -195,18 +193,14 @@ async def answer_unmatched(request: Request, error: Exception) -> Response:
     headers = dict(getattr(error, "headers", None) or {})
     if status == 405:
         allowed = headers.get("Allow", "other methods")
-        found = Problem(405, "method_not_allowed", "Method Not Allowed", f"this path takes {allowed}", headers=headers)
+        found = Problem(405, "method_not_allowed", f"this path takes {allowed}", headers=headers)
     elif status == 404:
         found = not_found("path_not_found", "there is nothing at this path; see /docs")
     else:
-        found = Problem(
-            status, "request_refused", "Request Refused", str(getattr(error, "detail", "")), headers=headers
-        )
+        found = Problem(status, "request_refused", str(getattr(error, "detail", "")), headers=headers)
     return found.response()
 
 
 async def answer_defect(request: Request, error: Exception) -> Response:
     """A defect of ours; the server logs it with its traceback."""
-    return Problem(
-        500, "internal_error", "Internal Error", "this is a defect of the service; its log tells more"
-    ).response()
+    return Problem(500, "internal_error", "this is a defect of the service; its log tells more").response()

@@ -9,10 +9,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tidemill_api import metrics
-from tidemill_api.http.problems import Problem
 from tidemill_api.live.listener import Listener, Message
 from tidemill_api.live.pump import Left, Patience, count_ending, serve
 from tidemill_api.live.upstream import Ending, Upstream
+from tidemill_chassis.problems import Problem
 
 MEDIA = "text/event-stream"
 RETRY_MS = 2_000

@@ -16,14 +16,14 @@ from typing import NamedTuple
 import msgspec
 
 from tidemill_api.catalog import PipelineModel
-from tidemill_api.database import Connection, Database, as_problem, of_one_table
+from tidemill_api.database import DATABASE_UNAVAILABLE, Connection, Database, as_problem, of_one_table
 from tidemill_api.describe import aggregation as describe_aggregation
-from tidemill_api.http.problems import Problem, unavailable
 from tidemill_api.live.change import Change, Key, RowFilter, keyed, upserts
 from tidemill_api.live.progress import Progress
 from tidemill_api.live.query import LiveQuery
 from tidemill_api.live.reading import read_changed, read_standings
 from tidemill_api.live.upstream import Ending, Upstream
+from tidemill_chassis.problems import Problem, unavailable
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +174,7 @@ class Listener:
 
     async def _begin(self) -> list[Message]:
         if not await self._upstream.ready() and self.ending is None:
-            raise unavailable("the database does not answer; try again later", 5)
+            raise unavailable(DATABASE_UNAVAILABLE, "the database does not answer; try again later", 5)
         self._begun = True
         messages = [self._hello()]
         resume, lost = self._query.resume, dict.fromkeys(self._query.wanted, "")

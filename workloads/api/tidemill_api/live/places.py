@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from tidemill_api.http.problems import Problem, unavailable
+from tidemill_chassis.problems import Problem, unavailable
 
 MOST, MOST_OF_ADDRESS = 500, 100
 
@@ -55,16 +55,15 @@ class Places:
             raise Problem(
                 429,
                 "too_many_connections",
-                "Too Many Connections",
                 f"{self._most_of_address} live connections without a key from one address; close some, or use a key"
                 " (limit: TIDEMILL_API_KEYLESS_PER_ADDRESS)",
             )
         if self._all >= self._most:
             raise unavailable(
+                "too_many_connections",
                 f"{self._most} live connections without a key are open; try again later, or use a key (limit:"
                 " TIDEMILL_API_KEYLESS_CONNECTIONS)",
                 5,
-                code="too_many_connections",
             )
         self._taken[address] += 1
         self._all += 1

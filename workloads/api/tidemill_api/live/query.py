@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tidemill_api.catalog import PipelineModel
-from tidemill_api.http.problems import bad_parameter
 from tidemill_api.live.change import RowFilter
 from tidemill_api.live.progress import Mark, read_token
 from tidemill_api.query.parameters import Parameters
 from tidemill_api.query.selection import take_filters
+from tidemill_chassis.problems import bad_parameter
 
 RESERVED = ("aggregations", "resume")
 

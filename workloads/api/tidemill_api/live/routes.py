@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from fastapi import APIRouter, Request, Response, WebSocket
 
 from tidemill_api.http.access import open_pipeline, wants_key
-from tidemill_api.http.problems import forbidden, unauthorized, unavailable
 from tidemill_api.live.events import EventStream
 from tidemill_api.live.listener import Listener
 from tidemill_api.live.places import Places
@@ -17,7 +16,8 @@ from tidemill_api.live.query import take_live
 from tidemill_api.live.socket import SocketSession, refusal
 from tidemill_api.query.parameters import Parameters
 from tidemill_api.services import Services
-from tidemill_chassis.auth import Forbidden, Unauthorized
+from tidemill_chassis.auth import QUERY_READ, Forbidden, Unauthorized
+from tidemill_chassis.problems import denied, unavailable
 
 PATH = "/v1/pipelines/{pipeline}/live"
 
@@ -45,14 +45,12 @@ def live_router(
     async def events(request: Request, pipeline: str) -> Response:
         """Live changes of a pipeline."""
         if services.upstreams.stopping:
-            raise unavailable("this process stops; connect again", 1, code="going_away")
+            raise unavailable("going_away", "this process stops; connect again", 1)
         authorization = request.headers.get("authorization")
         try:
             model = open_pipeline(services, pipeline, authorization)
-        except Unauthorized as error:
-            raise unauthorized(str(error)) from None
-        except Forbidden as error:
-            raise forbidden(str(error)) from None
+        except (Unauthorized, Forbidden) as error:
+            raise denied(error, QUERY_READ) from None
         parameters = Parameters.from_query(request.scope["query_string"])
         query = take_live(model, parameters, request.headers.get("last-event-id"))
         upstream = services.upstreams.get(pipeline)

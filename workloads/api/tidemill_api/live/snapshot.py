@@ -11,9 +11,9 @@ import msgspec
 from tidemill_api.catalog import AggregationModel, PipelineModel
 from tidemill_api.database import Connection, Database
 from tidemill_api.describe import time_ms
-from tidemill_api.http.problems import unavailable
 from tidemill_api.live.change import RowFilter, pieces, with_rows
 from tidemill_api.live.reading import read_latest, read_standings
+from tidemill_chassis.problems import unavailable
 
 KEEP_SECONDS = 1.0
 Wanted = tuple[PipelineModel, str, RowFilter]
@@ -65,7 +65,7 @@ class Snapshots:
         async def work(connection: Connection) -> Snapshot:
             standing = (await read_standings(connection, model)).get(aggregation.name)
             if standing is None:
-                raise unavailable(f"{aggregation.name} is not set up yet", 5, code="pipeline_not_ready")
+                raise unavailable("pipeline_not_ready", f"{aggregation.name} is not set up yet", 5)
             state = standing.state
             rows, truncated = await read_latest(connection, aggregation, wanted.filters, state)
             head = {

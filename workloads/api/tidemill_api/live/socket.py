@@ -14,7 +14,6 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from tidemill_api import metrics
 from tidemill_api.catalog import PipelineModel
 from tidemill_api.http.access import open_pipeline, wants_key
-from tidemill_api.http.problems import Problem
 from tidemill_api.live.listener import Listener, Message, error_message
 from tidemill_api.live.places import Places
 from tidemill_api.live.pump import Left, Patience, count_ending, serve
@@ -23,6 +22,7 @@ from tidemill_api.live.upstream import STOPPING, Ending
 from tidemill_api.query.parameters import Parameters
 from tidemill_api.services import Services
 from tidemill_chassis.auth import QUERY_READ, Forbidden, Unauthorized
+from tidemill_chassis.problems import Problem
 
 _HOW = 'send the header Authorization, or {"type": "auth", "token": "tm_<id>_<secret>"} as the first message'
 
@@ -75,7 +75,7 @@ class SocketSession:
         headers = self._socket.headers
         if not origin_allowed(headers.get("origin"), headers.get("host"), self._origins):
             detail = "pages of this origin may not listen; add it to TIDEMILL_API_CORS_ORIGINS"
-            await self._socket.send_denial_response(Problem(403, "origin_refused", "Forbidden", detail).response())
+            await self._socket.send_denial_response(Problem(403, "origin_refused", detail).response())
             return
         with self._keyless:
             try:

@@ -23,12 +23,12 @@ from tidemill_api.formats.base import Writer, WriterOf
 from tidemill_api.formats.json import page_body
 from tidemill_api.formats.offload import encoded
 from tidemill_api.formats.rows import RowEncoder
-from tidemill_api.http.problems import unavailable
 from tidemill_api.query import sql
 from tidemill_api.query.aggregate import MAX_FILL_ROWS, MAX_STREAM_ROWS, AggregateQuery, too_filled
 from tidemill_api.query.listings import ListingQuery, shown_row
 from tidemill_api.query.selection import Binder
 from tidemill_api.query.values import EPOCH
+from tidemill_chassis.problems import unavailable
 from tidemill_chassis.resilience import Deadline
 from tidemill_contract import names
 from tidemill_contract.duration import parse_ms
@@ -79,7 +79,7 @@ async def read_state(connection: Connection, model: PipelineModel, aggregation: 
     )
     row = await cursor.fetchone()
     if row is None:
-        raise unavailable(f"{aggregation} is not set up yet; try again in a moment", 5, code="pipeline_not_ready")
+        raise unavailable("pipeline_not_ready", f"{aggregation} is not set up yet; try again in a moment", 5)
     identity, rev, closed_until, watermark, *fed = row
     feeds = Feeds.read(*fed)
     # Another spec may mean something else by the same names.

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from tidemill_api.http.problems import Problem, bad_parameter
+from tidemill_chassis.problems import Problem, bad_parameter
 
 T = TypeVar("T")
 MAX_FIELDS = 100
@@ -77,13 +77,9 @@ class Parameters:
         try:
             pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, max_num_fields=MAX_FIELDS, errors="strict")
         except UnicodeDecodeError:
-            raise Problem(
-                400, "invalid_query_string", "Invalid Query String", "write it percent-encoded, as UTF-8"
-            ) from None
+            raise Problem(400, "invalid_query_string", "write it percent-encoded, as UTF-8") from None
         except ValueError as error:
-            raise Problem(
-                400, "invalid_query_string", "Invalid Query String", f"{error}; at most {MAX_FIELDS}"
-            ) from None
+            raise Problem(400, "invalid_query_string", f"{error}; at most {MAX_FIELDS}") from None
         given: dict[str, list[str]] = {}
         for name, value in pairs:
             given.setdefault(name, []).append(value)
@@ -103,11 +99,11 @@ class Parameters:
         try:
             document = msgspec.json.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise Problem(400, "invalid_body", "Invalid Body", f"the body is not JSON: {error}") from None
+            raise Problem(400, "invalid_body", f"the body is not JSON: {error}") from None
         if not isinstance(document, dict):
-            raise Problem(400, "invalid_body", "Invalid Body", 'write a JSON object of parameters, e.g. {"limit": 10}')
+            raise Problem(400, "invalid_body", 'write a JSON object of parameters, e.g. {"limit": 10}')
         if len(document) > MAX_FIELDS:
-            raise Problem(400, "invalid_body", "Invalid Body", f"more than {MAX_FIELDS} parameters")
+            raise Problem(400, "invalid_body", f"more than {MAX_FIELDS} parameters")
         given = {}
         for name, value in document.items():
             several = isinstance(value, list) and name.endswith("__in")

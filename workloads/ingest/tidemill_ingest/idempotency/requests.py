@@ -17,10 +17,10 @@ from typing import Any
 
 import msgspec
 
+from tidemill_chassis.problems import Problem, unavailable
 from tidemill_chassis.resilience import Deadline
 from tidemill_ingest.idempotency.known import Known, bounded, lost
 from tidemill_ingest.idempotency.shared import KEPT_SECONDS, Batch, SharedKeys, reused, under_way
-from tidemill_ingest.problems import Refused, unavailable
 
 MAX_BYTES = 8 * 1024 * 1024
 """Of what is known in this process, for each pipeline; the oldest goes first."""
@@ -146,11 +146,11 @@ class Replays:
             wait: until the end is known; otherwise until the events are queued.
 
         Raises:
-            Refused: 422, the key was used for another request; 400, the key is too long; 503, the batch is under way.
+            Problem: 422, the key was used for another request; 400, the key is too long; 503, the batch is under way.
             Exception: what `begin` raises.
         """
         if not 0 < len(batch.key) <= MAX_KEY_CHARACTERS:
-            raise Refused(400, "invalid_idempotency_key", f"Idempotency-Key takes 1 to {MAX_KEY_CHARACTERS} characters")
+            raise Problem(400, "invalid_idempotency_key", f"Idempotency-Key takes 1 to {MAX_KEY_CHARACTERS} characters")
         memory = self._memories.setdefault(batch.pipeline, _Memory(self._max_bytes, self._clock))
         while True:
             entry, mine = memory.get(batch.key), False
@@ -221,7 +221,7 @@ class Replays:
         return Found(known, False)
 
 
-def _not_acknowledged(batch: Batch) -> Refused:
+def _not_acknowledged(batch: Batch) -> Problem:
     detail = (
         "Kafka has not acknowledged the events in time, though it may yet; send them again later, with the same key"
     )

@@ -27,11 +27,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from tidemill_chassis.health import Dependency
+from tidemill_chassis.problems import Problem, unavailable
 from tidemill_chassis.resilience import BreakerOpen, Deadline, Guard
 from tidemill_contract import names
 from tidemill_ingest.idempotency.known import Known, lost
 from tidemill_ingest.idempotency.scripts import PUT
-from tidemill_ingest.problems import Refused, unavailable
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ class SharedKeys:
             deadline: of the request.
 
         Raises:
-            Refused: 422, the key was used for another request; 503, another process is at it still.
+            Problem: 422, the key was used for another request; 503, another process is at it still.
         """
         if self._client is None:
             return Claim(before)
@@ -294,13 +294,13 @@ class SharedKeys:
         return names.ingest_owner(self._namespace, owner)
 
 
-def reused() -> Refused:
+def reused() -> Problem:
     """422: another request came under the key before."""
     detail = "Idempotency-Key: the key came with another request before; use a new key for each batch"
-    return Refused(422, "idempotency_key_reused", detail)
+    return Problem(422, "idempotency_key_reused", detail)
 
 
-def under_way(why: str) -> Refused:
+def under_way(why: str) -> Problem:
     """503: the first request under the key has not come to its end."""
     detail = (
         f"the batch of this Idempotency-Key is under way to Kafka already ({why}): send it again later, with the key"

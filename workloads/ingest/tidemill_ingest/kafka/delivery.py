@@ -8,10 +8,10 @@ from functools import partial
 
 from confluent_kafka import KafkaError
 
+from tidemill_chassis.problems import Problem, retry_after, unavailable
 from tidemill_chassis.resilience import BreakerOpen, Deadline
 from tidemill_contract.events.decoder import InvalidEvent, Reason
 from tidemill_ingest.kafka.sink import Delivery, KafkaDownError, Pending, QueueFullError, Sink, TopicFullError
-from tidemill_ingest.problems import Refused, retry_after, unavailable
 from tidemill_ingest.records import Records
 
 DOWN_SECONDS, FULL_SECONDS = 3.0, 1.0
@@ -26,7 +26,7 @@ def begin(
     """Queue the records.
 
     Raises:
-        Refused: nothing was sent: Kafka is unavailable, or the queue to it is full (503); or the pipeline's share of it
+        Problem: nothing was sent: Kafka is unavailable, or the queue to it is full (503); or the pipeline's share of it
             is (429).
     """
     nothing = {"accepted": 0, "quarantined": 0, "retry": len(records.values), "results": []}
@@ -44,7 +44,7 @@ def begin(
         ) from None
     except TopicFullError as error:
         detail = f"{error}, and no more may be: nothing was sent; send again later"
-        raise Refused(429, "in_flight_exceeded", detail, headers=retry_after(FULL_SECONDS), **nothing) from None
+        raise Problem(429, "in_flight_exceeded", detail, headers=retry_after(FULL_SECONDS), **nothing) from None
 
 
 async def finish(

@@ -1,4 +1,4 @@
-"""A connection to Postgres that never waits longer than it was told to, however silent the server is.
+"""Connections to Postgres that never wait longer than they were told to, however silent the server is.
 
 The server's own statement timeout ends nothing while the server is frozen or its packets are lost.
 """
@@ -18,12 +18,52 @@ from psycopg.pq import TransactionStatus
 T = TypeVar("T")
 MARGIN_SECONDS = 2.0
 """Beyond the statement timeout: while the server lives, its own answer comes first."""
+KEEPALIVE: dict[str, Any] = {
+    "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000,
+}  # fmt: skip
+"""For `connect`: a lost node is noticed within about 10 s."""
 CANCEL_SECONDS = 5.0
+_ANSWER_SECONDS = 10.0 + MARGIN_SECONDS
 _INTERVAL_SECONDS = 0.1
 _cancelling: set[asyncio.Task[None]] = set()
 
 
-class ReaderConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
+class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
+    """A connection that is closed when an answer does not come in time.
+
+    Attributes:
+        answer_seconds: how long one answer of the server may take.
+        heard_at: when a wait for the server last ended, with an answer or without (monotonic seconds).
+    """
+
+    answer_seconds = _ANSWER_SECONDS
+    heard_at = 0.0
+
+    def wait(self, gen: PQGen[T], interval: float = _INTERVAL_SECONDS, timeout: float | None = None) -> T:
+        """Called by psycopg for each statement.
+
+        Raises:
+            psycopg.errors.ConnectionTimeout: no answer in time; the connection is closed.
+        """
+        limit = self.answer_seconds if timeout is None else timeout
+        began = time.monotonic()
+        try:
+            return super().wait(gen, interval, limit)
+        except psycopg.OperationalError as error:
+            if error.sqlstate or time.monotonic() - began < limit:
+                raise
+            self.pgconn.finish()
+            raise _no_answer(limit) from None
+        finally:
+            self.heard_at = time.monotonic()
+
+    def hurry(self, seconds: float) -> None:
+        """Let no statement from now on take longer, by the server or, if that is silent, by this end."""
+        self.answer_seconds = seconds + MARGIN_SECONDS
+        self.execute(f"SET statement_timeout = '{int(seconds * 1000)}ms'")
+
+
+class BoundedAsyncConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
     """A connection that is closed at once when an answer does not come in time, or when its task is cancelled.
 
     The client's own way is to ask the server to cancel the statement and to wait for that, up to ten seconds more. Here
@@ -34,7 +74,7 @@ class ReaderConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
         asked_at: when the latest statement was sent (`time.monotonic()`).
     """
 
-    answer_seconds = 10.0 + MARGIN_SECONDS
+    answer_seconds = _ANSWER_SECONDS
     asked_at = 0.0
 
     async def wait(
@@ -55,7 +95,7 @@ class ReaderConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
                 return await waiting.wait_async(gen, self.pgconn.socket, interval=interval)
         except TimeoutError:
             self._leave()
-            raise psycopg.errors.ConnectionTimeout(f"no answer from Postgres within {limit:g} s") from None
+            raise _no_answer(limit) from None
         except asyncio.CancelledError:
             self._leave()
             raise
@@ -68,6 +108,10 @@ class ReaderConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
                 _cancelling.add(task)
                 task.add_done_callback(_cancelling.discard)
         self.pgconn.finish()
+
+
+def _no_answer(seconds: float) -> psycopg.errors.ConnectionTimeout:
+    return psycopg.errors.ConnectionTimeout(f"no answer from Postgres within {seconds:g} s")
 
 
 async def _cancel(request: Any) -> None:

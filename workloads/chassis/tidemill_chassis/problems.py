@@ -1,0 +1,77 @@
+"""What a request is refused with: raised anywhere, answered as RFC 9457 problem details at the edge."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tidemill_chassis.asgi import PROBLEM_TYPE, problem
+from tidemill_chassis.auth import Forbidden, Unauthorized
+
+
+class Problem(Exception):
+    """A request is not served.
+
+    Attributes:
+        status: HTTP status code.
+        code: stable identifier of the kind of problem, in snake case; clients branch on it.
+        detail: this occurrence, and what to do about it.
+        headers: further headers of the answer.
+        extra: further members of the body, e.g. `parameter`.
+    """
+
+    def __init__(
+        self, status: int, code: str, detail: str, *, headers: dict[str, str] | None = None, **extra: Any
+    ) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.status, self.code, self.detail = status, code, detail
+        self.headers, self.extra = headers or {}, extra
+
+    @property
+    def body(self) -> bytes:
+        """The problem details."""
+        return problem(self.status, self.code, self.detail, **self.extra)
+
+    def response(self) -> Response:
+        """The HTTP answer."""
+        headers = {"cache-control": "no-store", **self.headers}
+        return Response(self.body, self.status, headers, media_type=PROBLEM_TYPE)
+
+
+def bad_parameter(name: str, detail: str, *, code: str = "invalid_parameter") -> Problem:
+    """400: a parameter is unknown or wrong; `detail` says what to write instead."""
+    return Problem(400, code, f"{name}: {detail}", parameter=name)
+
+
+def denied(error: Unauthorized | Forbidden, scope: str) -> Problem:
+    """401 without a good key; 403 with one that lacks the scope."""
+    if isinstance(error, Unauthorized):
+        return Problem(401, "unauthorized", str(error), headers={"www-authenticate": "Bearer"})
+    challenge = f'Bearer error="insufficient_scope", scope="{scope}"'
+    return Problem(403, "forbidden", str(error), headers={"www-authenticate": challenge})
+
+
+def not_found(code: str, detail: str) -> Problem:
+    """404."""
+    return Problem(404, code, detail)
+
+
+def unavailable(code: str, detail: str, retry_after_seconds: float, **extra: Any) -> Problem:
+    """503 with a Retry-After header."""
+    return Problem(503, code, detail, headers=retry_after(retry_after_seconds), **extra)
+
+
+def retry_after(seconds: float) -> dict[str, str]:
+    """A Retry-After header no sooner than `seconds`, jittered so that clients do not come back all at once."""
+    wait = seconds * random.uniform(1.0, 1.2) + random.uniform(0.0, 2.0)  # noqa: S311 - spreads load, no secret
+    return {"retry-after": str(max(1, math.ceil(wait)))}
+
+
+async def answer_problem(request: Request, error: Exception) -> Response:
+    """The application's exception handler for `Problem`."""
+    assert isinstance(error, Problem)  # noqa: S101 - registered for this class alone
+    return error.response()
