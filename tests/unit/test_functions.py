@@ -57,7 +57,7 @@ def rows(pipeline: PipelineSpec, *members: str) -> pl.DataFrame:
     return aggregate.aggregate(frame, plan, closed_until=None, epochs={0: 0}).rows
 
 
-@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=str)
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=list(FUNCTIONS))
 def test_a_function_answers_for_all_that_is_asked_of_it(function: Function) -> None:
     """Its page, its parameters, its columns, and an answer for each type of field that it takes."""
     assert function.value
