@@ -14,7 +14,7 @@ from tidemill_api.query import aggregate as aggregate_query
 from tidemill_api.query import listings
 from tidemill_api.query.parameters import MAX_FIELDS
 from tidemill_api.query.selection import MAX_IN, OPERATORS, Column
-from tidemill_contract.duration import PATTERN as DURATION
+from tidemill_contract.duration import MAX_MS, UNITS_MS
 from tidemill_contract.events.details import SECONDS_FROM, SECONDS_TO
 from tidemill_contract.functions.registry import ZERO_FILLED
 from tidemill_contract.functions.registry import listed as joined
@@ -24,6 +24,24 @@ _FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999
 _TIMES = "RFC 3339, a date alone (its midnight in UTC), or epoch milliseconds"
 _COLUMN = "[a-z][a-z0-9_]{0,40}"
 _FILTER = f"^{_COLUMN}(__({'|'.join(OPERATORS)}))?$"
+
+
+def _durations() -> str:
+    """Pattern of durations that are not too long."""
+    units = (f"{_up_to(min(MAX_MS // length, 999_999_999))}{unit}" for unit, length in UNITS_MS.items())
+    return f"0({'|'.join(UNITS_MS)})|{'|'.join(units)}"
+
+
+def _up_to(most: int) -> str:
+    """Pattern of the numbers from 1 to `most`."""
+    digits = str(most)
+    found = [digits, *([f"[1-9][0-9]{{0,{len(digits) - 2}}}"] if len(digits) > 1 else [])]
+    for at, digit in enumerate(digits):
+        least = 0 if at else 1
+        if int(digit) > least:
+            found.append(f"{digits[:at]}[{least}-{int(digit) - 1}][0-9]{{{len(digits) - at - 1}}}")
+    return f"({'|'.join(found)})"
+
 
 MOMENT: Schema = {
     "description": f"A time of the years 1 to 9999: {_TIMES}, but none that looks like seconds.",
@@ -36,7 +54,7 @@ MOMENT: Schema = {
 }
 TEXT: Schema = {"type": "string", "pattern": r"^[^\x00]*$"}
 CURSOR: Schema = {"type": "string", "pattern": "^[A-Za-z0-9_-]*$"}
-GRANULARITY: Schema = {"type": "string", "pattern": f"{DURATION}|^all$"}
+GRANULARITY: Schema = {"type": "string", "pattern": f"^({_durations()}|all)$"}
 ZONE: Schema = {"type": "string", "maxLength": 64, "pattern": r"^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}$"}
 FILL: Schema = {"enum": ["none", "null", "zero"]}
 NAME: Schema = {"type": "string", "pattern": f"^{_COLUMN}$"}
