@@ -34,7 +34,8 @@ UNREAD = (
 
 def read_by_processors(config: PipelineConfig) -> str:
     """That part of a config as stable text, the generation left out."""
-    told = config.model_dump(mode="json", by_alias=True, exclude={"generation"})
+    # A member that is not set says nothing, so that one which a later version knows makes no other text.
+    told = config.model_dump(mode="json", by_alias=True, exclude={"generation"}, exclude_none=True)
     for path in UNREAD:
         _take(told["spec"], path.split("."))
     return json.dumps(told, sort_keys=True)
