@@ -51,7 +51,7 @@ lock: setup ## Write the hashed requirement files anew (ARGS=--upgrade takes the
 
 .PHONY: test
 test: setup ## Unit, golden and integration tests, on real Kafka, Postgres, Redis
-	$(PYTEST) $(PARALLEL) -m "not e2e and not load and not exhaustive and not comparison" $(ARGS)
+	$(PYTEST) $(PARALLEL) -m "not e2e and not load and not exhaustive and not comparison and not matrix" $(ARGS)
 
 .PHONY: unit
 unit: setup ## Tests that need no server
@@ -59,7 +59,7 @@ unit: setup ## Tests that need no server
 
 .PHONY: integration
 integration: setup ## Tests on real Kafka, Postgres and Redis, which the test session starts
-	$(PYTEST) $(PARALLEL) -m "integration and not load" $(ARGS)
+	$(PYTEST) $(PARALLEL) -m "integration and not load and not matrix" $(ARGS)
 
 .PHONY: test-load
 test-load: setup ## Scaling under ten times the load on real servers (minutes; its figures depend on the machine)
@@ -104,7 +104,7 @@ fuzz-resources: setup ## Drawn edits of a resource, good and bad, on a world in 
 
 .PHONY: fuzz-resources-k8s
 fuzz-resources-k8s: kube ## The same on a real API server, with the operator's own process (MINUTES=60 SEED=the first one)
-	FUZZ_RESOURCES=1 MINUTES=$(MINUTES) SEED=$(SEED) $(PYTEST) tests/kubernetes/pipelines/test_drawn_edits.py -q -s $(ARGS)
+	FUZZ_RESOURCES=1 MINUTES=$(MINUTES) SEED=$(SEED) $(PYTEST) tests/kubernetes/pipelines/test_drawn_edits.py -m matrix -q -s $(ARGS)
 
 .PHONY: demo
 demo: setup ## A year of departures through the whole platform, compared with a batch recomputation (KEEP=1: keep it running)

@@ -26,7 +26,7 @@ from tidemill_operator.actuators.kubernetes.api import PIPELINE, Document
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.keys import Key
 
-pytestmark = [pytest.mark.kubernetes, pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.kubernetes, pytest.mark.integration, pytest.mark.matrix]
 
 SAMPLE, FIRST = 24, 1
 # What a rule of the API server refuses because of what was before, which `check` does not know.

@@ -23,7 +23,7 @@ from tidemill_operator.actuators.kubernetes.api import DEPLOYMENT, POD, Document
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.keys import Key
 
-pytestmark = [pytest.mark.kubernetes, pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.kubernetes, pytest.mark.integration, pytest.mark.matrix]
 
 TOLD_SECONDS, WELL_SECONDS = 30.0, 10.0
 # A machine that is busy with other things answers late; then the figure tells, and the test goes on.
