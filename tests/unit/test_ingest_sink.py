@@ -30,7 +30,7 @@ from tidemill_ingest.kafka.sink import (
     Sink,
     TopicFullError,
 )
-from tidemill_ingest.kafka.watch import FAILURES, Watch
+from tidemill_ingest.kafka.watch import FAILURES, STUCK_SECONDS, Watch
 from tidemill_ingest.records import KEPT_BYTES, Judge, Records
 
 NOWHERE = WorkloadSettings(kafka_brokers="127.0.0.1:1")
@@ -286,6 +286,29 @@ def test_a_watch_without_kafka_says_so() -> None:
         assert (sink.down, watch.dependency().up, watch.dependency().required) == ("connection refused", False, True)
         watch._answered()
         assert (sink.down, watch.up, watch.dependency().up) == ("", True, True)
+
+    run(scenario())
+
+
+def test_records_that_wait_long_are_told_though_brokers_answer_questions() -> None:
+    """Unhealthy if none is acknowledged meanwhile, degraded if others are; ready for requests all along."""
+
+    async def scenario() -> None:
+        guard = producer_guard()
+        sink = Sink(NOWHERE, guard, request_seconds=30)
+        sink.start()
+        watch = Watch(sink, guard)
+        watch._answered()
+        pending = sink.submit("t", records(b"1"), places=False)
+        assert watch.dependency().up
+        sink._began[0] -= STUCK_SECONDS
+        told = watch.dependency()
+        assert (told.up, told.required, watch.up) == (False, True, True)
+        assert told.detail == "records have waited for 10 s to be acknowledged"
+        sink.acknowledged_at = time.monotonic()
+        assert (watch.dependency().up, watch.dependency().required) == (False, False)
+        await pending.future
+        assert (sink.waited, watch.dependency().up) == (0.0, True)
 
     run(scenario())
 

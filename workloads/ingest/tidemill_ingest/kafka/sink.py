@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count as numbers
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -161,6 +162,9 @@ class Sink:
         self.asked_at = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
         self._requests = 0
+        self._numbers = numbers()
+        self._began: dict[int, float] = {}
+        """When the requests that wait for acknowledgements came, by number, so the oldest first (monotonic seconds)."""
         self._idle = asyncio.Event()
         self._idle.set()
         self._records = self._bytes = 0
@@ -220,6 +224,11 @@ class Sink:
         """Whether the queue is so full that a request is better refused at once."""
         return self._records > BUSY_SHARE * QUEUE_MESSAGES or self._bytes > BUSY_SHARE * QUEUE_BYTES
 
+    @property
+    def waited(self) -> float:
+        """Seconds for which the oldest unacknowledged records have waited; 0: there are none."""
+        return time.monotonic() - next(iter(self._began.values())) if self._began else 0.0
+
     def submit(self, topic: str, records: Records, *, places: bool, sure: bool = False, waited: bool = True) -> Pending:
         """Queue records; the future of what is returned tells when each is acknowledged by Kafka, or has failed.
 
@@ -247,8 +256,11 @@ class Sink:
             self._guard.settle(ticket, KafkaException(KafkaError(KafkaError._ALL_BROKERS_DOWN)) if down else error)
             raise
         settle = _Ticket(self._guard, ticket)
+        number = next(self._numbers)
+        self._began[number] = self.asked_at
 
         def done(delivery: Delivery) -> None:
+            del self._began[number]
             self._release(topic, count, size)
             if len(delivery.failed) < count:
                 self.acknowledged_at = time.monotonic()

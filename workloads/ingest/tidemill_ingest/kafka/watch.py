@@ -20,6 +20,8 @@ FRESH_SECONDS = 2.0
 ASK_SECONDS = 3.0
 FAILURES = 2
 """So many failures in a row, within some 8 s, mean that Kafka is down."""
+STUCK_SECONDS = 10.0
+"""Records are acknowledged within milliseconds; after so long without, /health says so."""
 IDLE_SECONDS = 10.0
 """After so long without requests an answer about topics is the trial of an open breaker."""
 
@@ -52,7 +54,13 @@ class Watch:
     def dependency(self) -> Dependency:
         """What /health says of Kafka."""
         detail = self._sink.down or ("" if self._seen else self.error)
-        return Dependency("kafka", self.up, True, detail, self._guard.state, self._latency_ms)
+        waited = self._sink.waited
+        if not self.up or waited < STUCK_SECONDS:
+            return Dependency("kafka", self.up, True, detail, self._guard.state, self._latency_ms)
+        # Brokers may answer questions and take no records. Where others are acknowledged meanwhile, a part is away.
+        partly = time.monotonic() - self._sink.acknowledged_at < waited
+        detail = f"records have waited for {waited:.0f} s to be acknowledged"
+        return Dependency("kafka", False, not partly, detail, self._guard.state, self._latency_ms)
 
     async def run(self) -> None:
         """Ask until cancelled."""
