@@ -13,10 +13,10 @@ from confluent_kafka import KafkaError, KafkaException
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill_chassis.breaker import BreakerOpen
-from tidemill_chassis.guard import Deadline, Guard
-from tidemill_chassis.problems import Problem
-from tidemill_chassis.resilience import ResilienceConfig
+from tidemill_chassis.resilience.breaker import BreakerOpen
+from tidemill_chassis.resilience.config import ResilienceConfig
+from tidemill_chassis.resilience.guard import Deadline, Guard
+from tidemill_chassis.web.problems import Problem
 from tidemill_contract.events.decoder import QUARANTINE_PREFIX, InvalidEvent, Reason
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings

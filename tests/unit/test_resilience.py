@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
-from tidemill_chassis import failures
-from tidemill_chassis.guard import Guard, Policy
-from tidemill_chassis.resilience import BreakerOpen, ConfigError, Deadline, DeadlineExceeded, ResilienceConfig
+from tidemill_chassis.resilience import failures
+from tidemill_chassis.resilience.config import BreakerOpen, ConfigError, Deadline, DeadlineExceeded, ResilienceConfig
+from tidemill_chassis.resilience.guard import Guard, Policy
 
 ROOT = Path(__file__).resolve().parents[2]
 _names = (f"test_guard_{n}" for n in itertools.count())

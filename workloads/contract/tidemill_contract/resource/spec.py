@@ -41,7 +41,7 @@ class TopicSpec(Model):
     managed: bool = Field(True, description="False: an existing topic is used as it is and never altered.")
     partitions: int | None = Field(None, ge=1, le=1024, description="May grow, never shrink; default: the platform's.")
     replication_factor: int | None = Field(
-        None, ge=1, le=15, description="Copies of each partition; default: the platform's."
+        None, ge=1, le=15, description="Copies of a partition; default: the platform's."
     )
     start_from: Annotated[str, StringConstraints(max_length=40)] = Field(
         "earliest", description="earliest, latest or an RFC 3339 time: where a first start begins on an existing topic."

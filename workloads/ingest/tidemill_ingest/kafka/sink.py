@@ -18,7 +18,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from tidemill_chassis.resilience import Guard
+from tidemill_chassis.resilience.config import Guard
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest import metrics
 from tidemill_ingest.kafka import producers
