@@ -125,7 +125,7 @@ def reconcile(
         return status(previous, replace(report, watched=watched, standing=standing() if standing else None), now)
 
     if (metadata.get("annotations") or {}).get(PAUSE) == "true":
-        return told(_paused(document, generation, platform, actuators, previous or {}))
+        return told(_paused(document, generation, platform, actuators))
     try:
         with _turn(document, actuators) as confirm:
             live, choice = _choose(document, platform, actuators, scaled)
@@ -167,21 +167,12 @@ def reconcile(
         return told(Report(generation, _beside(unseen, document, platform, actuators), judged=False))
 
 
-def _paused(
-    document: Mapping[str, Any],
-    generation: int,
-    platform: Platform,
-    actuators: Actuators,
-    previous: Mapping[str, Any],
-) -> Report:
+def _paused(document: Mapping[str, Any], generation: int, platform: Platform, actuators: Actuators) -> Report:
     """What is, while nothing is to be changed."""
     seen = look(document, platform, actuators)
     if seen is None:
         return Report(generation, paused=True, judged=False)
     report = reported(seen.pipeline, seen.plan, seen.live, seen.outcomes, platform, actuators)
-    if seen.plan.schema.switched:  # a pass would switch to what a replay has filled; until then the former is in force
-        kept = {name: previous[name] for name in ("aggregations", "replay") if name in previous}
-        report = replace(report, **kept)
     return replace(report, generation=generation, paused=True, judged=False)
 
 
