@@ -161,7 +161,6 @@ class Sink:
         self._away: asyncio.Future[None] | None = None
         self.asked_at = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
-        self._requests = 0
         self._numbers = numbers()
         self._began: dict[int, float] = {}
         """When the requests that wait for acknowledgements came, by number, so the oldest first (monotonic seconds)."""
@@ -270,7 +269,7 @@ class Sink:
         if sure:
             settle.expire_after(self.publish_seconds)
         self._produce(self._line(sure=sure, waited=waited), topic, records, pending, places=places)
-        if self._timer is not None and self._requests == 1:
+        if self._timer is not None and len(self._began) == 1:
             self._timer.cancel()
             self._tick()
         return pending
@@ -294,7 +293,6 @@ class Sink:
         if held and (held + count > IN_FLIGHT_MESSAGES or held_bytes + size > self._topic_bytes):
             raise TopicFullError(f"{held} events ({held_bytes} bytes) of the pipeline are on their way to Kafka")
         self._topics[topic] = held + count, held_bytes + size
-        self._requests += 1
         self._records += count
         self._bytes += size
         self._idle.clear()
@@ -305,10 +303,9 @@ class Sink:
             self._topics[topic] = held - count, held_bytes - size
         else:
             del self._topics[topic]
-        self._requests -= 1
         self._records -= count
         self._bytes -= size
-        if not self._requests:
+        if not self._began:
             self._idle.set()
 
     def _produce(self, line: producers.Line, topic: str, records: Records, pending: Pending, *, places: bool) -> None:
@@ -335,7 +332,7 @@ class Sink:
             if line.poll():
                 self.down = "the producer was made anew and has not reached Kafka yet"
         metrics.PRODUCER_QUEUE.set(self._records)
-        pause = _POLL_SECONDS if self._requests else _IDLE_SECONDS
+        pause = _POLL_SECONDS if self._began else _IDLE_SECONDS
         self._timer = asyncio.get_running_loop().call_later(pause, self._tick)
 
 
