@@ -297,10 +297,14 @@ def _count_sessions(version: Version, rows: Sequence[tuple[Event, Mapping[str, A
     done = [session for session in version.sessions if session.end <= shut]
     covered = [s for s in own if s.end <= shut and any(d.meets(s) and d.start <= s.start for d in done)]
     hidden = {id(session) for session in covered}
-    pieces = [s for s in version.sessions if s.end > shut] + [s for s in own if id(s) not in hidden]
-    pieces = _joined(pieces)
+    fresh = _joined([s for s in own if id(s) not in hidden])
+    # Sessions that an earlier late policy has kept apart stay so, unless an event touches both.
+    touched = [s for s in version.sessions if s.end > shut and any(s.meets(piece) for piece in fresh)]
+    taken = {id(session) for session in touched}
+    left = [session for session in version.sessions if id(session) not in taken]
+    pieces = _joined(fresh + touched)
     late = [piece for piece in pieces if piece.end <= shut]
-    version.sessions = done + [piece for piece in pieces if piece.end > shut]
+    version.sessions = left + [piece for piece in pieces if piece.end > shut]
     return [entry.event for piece in [*covered, *late] for entry in piece.entries]
 
 
