@@ -14,7 +14,7 @@ from pathlib import Path
 
 from kube import probe
 from kube.kubeconfig import write_kubeconfig
-from kube.pki import Authority, Pair, service_account_keys
+from kube.pki import Authority, Pair
 from tidemill_operator.processes.child import Command
 
 SERVICE_RANGE = "198.19.0.0/24"
@@ -59,8 +59,8 @@ class Api:
 
     @cached_property
     def service_accounts(self) -> Pair:
-        """What signs service accounts' tokens."""
-        return service_account_keys(self.folder / "pki")
+        """What signs service accounts' tokens, and verifies them."""
+        return self.authority.issue("service-accounts", common_name="service-accounts")
 
     @cached_property
     def _etcd_pair(self) -> Pair:
