@@ -19,7 +19,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kafka_records import KafkaRecord
@@ -286,6 +286,8 @@ POOLS = st.fixed_dictionaries(
         "at": pool(TIMES),
     }
 )
+# More than the largest double by so little that it is their sum.
+JUST_BEYOND = {"v": [LARGEST, 1.0], "i": [1], "b": [True], "s": [""], "at": [0]}
 PLACE = st.integers(0, 2**16)
 EVENT = st.tuples(st.integers(0, 300), st.sampled_from(["a", "b", None]), *(PLACE for _ in FUNCTIONS))
 BATCH = st.tuples(st.lists(EVENT, min_size=1, max_size=12), st.none() | st.integers(1, 5))
@@ -381,6 +383,7 @@ def stage(make_schema: Callable[[PipelineConfig], Any], monkeypatch: pytest.Monk
 
 @settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(POOLS, st.lists(BATCH, min_size=1, max_size=5))
+@example(JUST_BEYOND, [([(0, "a", 0, 0, 0, 0, 0), (1, "a", 1, 0, 0, 0, 0)], None)])
 def test_any_finite_values_are_counted_and_answered(
     stage: Stage, pools: dict[str, list[Any]], batches: list[tuple[list[Any], int | None]]
 ) -> None:

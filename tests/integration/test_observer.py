@@ -154,8 +154,6 @@ def test_the_age_of_the_oldest_event_that_is_not_counted(calm: World, eventually
 
 
 @pytest.mark.slow
-# kafka-python, which describes the scaler's group, leaves the socket of a broker that goes to the garbage collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_brokers_are_restarted_one_after_another(world: World, eventually: Eventually) -> None:
     """Figures are never older than they may be, and right soon after each restart; so are the scaler's."""
     world.send(600)

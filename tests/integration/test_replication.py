@@ -319,8 +319,6 @@ def test_killed_after_every_single_write(cluster: Servers, eventually: Eventuall
     pytest.fail("it never came to an end by itself")
 
 
-# kafka-python leaves sockets to the garbage collector when a broker dies under it.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_broker_dies_while_replicas_go_to_it(
     world: World, cluster: Servers, until_done: Callable[..., list[Outcome]], eventually: Eventually
 ) -> None:

@@ -60,19 +60,30 @@ def exact(value: Any) -> Cell:
 
 
 def near(value: Fraction, *, slack: Fraction = Fraction(0)) -> Cell:
-    """A double within 1e-9 of this, or `slack`; null if no double holds it."""
-    if abs(value) > _LARGEST:
-        return null()
+    """A double within 1e-9 of this, or `slack`; null if none is, and perhaps if it is as near to the largest."""
     limit = RELATIVE * abs(value) + slack
-    return Cell(
-        f"{float(value)!r} ± {float(limit):.2g}",
+    if _is_beyond(value):
+        return null()
+    shown = max(-_LARGEST, min(_LARGEST, value))
+    cell = Cell(
+        f"{float(shown)!r} ± {float(limit):.2g}",
         lambda answer: _is_number(answer) and math.isfinite(answer) and abs(Fraction(answer) - value) <= limit,
     )
+    return cell if abs(value) * (1 + RELATIVE) <= _LARGEST else _or_null(cell)
+
+
+def _is_beyond(value: Fraction) -> bool:
+    """Whether a double is too small for it, also one that is 1e-9 off."""
+    return abs(value) * (1 - RELATIVE) > _LARGEST
 
 
 def one_of(check: Fits, shown: str) -> Cell:
     """Any value that fits."""
     return Cell(shown, check)
+
+
+def _or_null(cell: Cell) -> Cell:
+    return one_of(lambda answer: answer is None or cell.fits(answer), f"{cell.shown}, or null")
 
 
 def _is_number(answer: Any) -> bool:
@@ -158,16 +169,14 @@ def _sum(numbers: Sequence[Fraction], kind: str, *, share: Fraction | None) -> C
     total = sum(numbers, Fraction(0))
     if kind != "number" and share is None:
         return exact(int(total))
-    if kind == "number" and abs(total) > _LARGEST:
-        return null()
     size = sum((abs(number) for number in numbers), Fraction(0))
     # What cancels out leaves the error of what was added.
     slack = _EPS * len(numbers) * size if kind == "number" else Fraction(0)
+    if kind == "number" and _is_beyond(total):
+        return null()
     share = share or Fraction(1)
     cell = near(total * share, slack=slack * share + _TINIEST)
-    if kind != "number" or size < _LARGEST / 16:
-        return cell
-    return one_of(lambda answer: answer is None or cell.fits(answer), f"{cell.shown}, or null")
+    return cell if kind != "number" or size < _LARGEST / 16 else _or_null(cell)
 
 
 def _spread(numbers: Sequence[Fraction], *, root: bool) -> Cell:
@@ -176,11 +185,13 @@ def _spread(numbers: Sequence[Fraction], *, root: bool) -> Cell:
     if not variance:
         return Cell("0.0", lambda answer: _is_number(answer) and answer == 0)
     largest = max(abs(number) for number in numbers)
+    told = near(variance, slack=(64 * _EPS * largest) ** 2)
     if not root:
-        return near(variance, slack=(64 * _EPS * largest) ** 2)
-    if variance > _LARGEST:
+        return told
+    if _is_beyond(variance):
         return null()
-    return near(Fraction(math.sqrt(variance)), slack=64 * _EPS * largest)
+    cell = near(Fraction(math.sqrt(min(variance, _LARGEST))), slack=64 * _EPS * largest)
+    return _or_null(cell) if told.fits(None) else cell
 
 
 def _quantile(values: Sequence[Any], q: float) -> Cell:

@@ -38,7 +38,8 @@ def connected(config: Mapping[str, Any], timeout_seconds: float, doing: str) -> 
         TidemillError: Kafka does not answer.
     """
     import kafka
-    from kafka.net.compat import KafkaNetClient
+
+    from tidemill_operator.actuators.kafka.python_connections import Connections
 
     # It tells of every connection that fails; what matters is raised.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
@@ -48,7 +49,7 @@ def connected(config: Mapping[str, Any], timeout_seconds: float, doing: str) -> 
 
         def connections(**settings: Any) -> Any:
             """Closed also if no broker answers: the library would leave their thread running."""
-            made = KafkaNetClient(**settings)
+            made = Connections(**settings)
             closing.callback(made.close)
             return made
 
