@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.keys import Key
+from tidemill_operator.observer.controllers import Controllers
 from tidemill_operator.observer.progress import Look, Progress, Standing
 
 AWAY = TidemillError(Reason.UNREACHABLE, "no broker tells")
@@ -22,11 +24,17 @@ class Watch:
 
     def __init__(self, document: Mapping[str, Any] | None = None) -> None:
         self.now, self.news = 0.0, list[tuple[float, str]]()
-        self.standing = Standing(self._changed, clock=lambda: self.now)
+        self.unled, self.asked = 0.0, 0
+        self.standing = Standing(self._changed, unled=self._silent, clock=lambda: self.now)
         self.standing.watch(KEY, document or {}, STATUS)
 
     def _changed(self, _: Key, error: TidemillError | None) -> None:
         self.news.append((self.now, error.reason if error else ""))
+
+    def _silent(self, topic: str) -> float:
+        assert topic == TOPIC
+        self.asked += 1
+        return self.unled
 
     def sees(self, *looks: Look) -> list[tuple[float, str]]:
         """Look so often; what was told of it, and when."""
@@ -91,6 +99,55 @@ def test_some_leaders_are_silent_and_nothing_else_moves() -> None:
 
 def test_some_leaders_are_silent_and_the_others_move() -> None:
     assert Watch().sees(at((0, 7), (0, 7)), *[at((0, 7 + n)) for n in range(20)]) == []
+
+
+def test_controllers_are_silent_and_nothing_is_counted() -> None:
+    """All leaders are on brokers that are left and may acknowledge no record: nothing waits, as they see it."""
+    watch = Watch()
+    watch.unled = 10.0
+    assert watch.sees(*[at((0, 7), confirmed=n) for n in range(6)]) == [(20.0, "Unreachable")]
+    assert str(watch.standing.error(KEY)) == (
+        "Kafka's controllers do not answer, and no event is counted: its brokers may take none;"
+        " see whether a majority of the controllers runs"
+    )
+    assert watch.sees(at((0, 9)))[1:] == [(30.0, "")]
+
+
+def test_controllers_are_not_asked_for_while_events_are_counted() -> None:
+    watch = Watch()
+    watch.unled = 60.0
+    assert (watch.sees(*[at((0, 7 + n)) for n in range(20)]), watch.asked) == ([], 0)
+    watch.unled = 5.0
+    assert watch.sees(*[at((0, 27))] * 20) == []
+    assert watch.asked > 0
+
+
+def test_controllers_are_asked_beside_the_looks_and_now_and_then() -> None:
+    now, asked, answers, gate = [0.0], list[float](), [False], threading.Event()
+
+    def ask(topic: str) -> bool:
+        asked.append(now[0])
+        gate.wait(10)
+        return answers[0]
+
+    def told() -> float:
+        """After the last question."""
+        silent = controllers.silent_seconds(TOPIC)
+        gate.set()
+        for thread in [thread for thread in threading.enumerate() if thread.name == "controllers"]:
+            thread.join(10)
+        return silent
+
+    controllers = Controllers(ask, clock=lambda: now[0])
+    assert (controllers.silent_seconds(TOPIC), controllers.silent_seconds(TOPIC)) == (0.0, 0.0)
+    assert told() == 0.0
+    for now[0] in (5.0, 10.0):
+        assert told() == now[0]
+    answers[0] = True
+    assert (told(), told()) == (10.0, 0.0)
+    for now[0] in (15.0, 20.0, 25.0):
+        assert told() == 0.0
+    assert asked == [0.0, 5.0, 10.0, 10.0, 25.0]
 
 
 def test_nobody_tells() -> None:

@@ -36,6 +36,7 @@ from tidemill_operator.cluster.world import World
 from tidemill_operator.cluster_settings import ClusterSettings
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.keys import Key
+from tidemill_operator.observer.controllers import Controllers
 from tidemill_operator.observer.observer import KAFKA_SECONDS, Observer
 from tidemill_operator.observer.progress import Standing
 from tidemill_operator.observer.scaling_figures import FiguresReader
@@ -69,9 +70,10 @@ class Operator:
             wake=lambda key: self._queue.add(key),
         )
         self._observed = ObservedStatus(self._api, self._recorder)
-        self._standing = Standing(self._stands)
+        kafka_log = KafkaLog(platform.kafka_brokers, config=settings.kafka, timeout_seconds=KAFKA_SECONDS)
+        self._standing = Standing(self._stands, unled=Controllers(kafka_log.led).silent_seconds)
         self._observer = Observer(
-            KafkaLog(platform.kafka_brokers, config=settings.kafka, timeout_seconds=KAFKA_SECONDS),
+            kafka_log,
             platform.postgres,
             self._observed.show,
             progress=self._standing.take,

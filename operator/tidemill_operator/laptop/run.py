@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tidemill_operator.actuators.base import Actuators
+from tidemill_operator.actuators.kafka.log import KafkaLog
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.actuators.local.runtime import LocalRuntime
 from tidemill_operator.actuators.local.secrets import FileSecrets
@@ -26,6 +27,8 @@ from tidemill_operator.laptop.session import Session
 from tidemill_operator.laptop.sources import Reading
 from tidemill_operator.laptop.store import Store, Stored
 from tidemill_operator.observer.condition_metrics import Conditions
+from tidemill_operator.observer.controllers import Controllers
+from tidemill_operator.observer.observer import KAFKA_SECONDS
 from tidemill_operator.observer.progress import Standing
 from tidemill_operator.observer.scaling_figures import FiguresReader
 from tidemill_operator.processes.child import start_time
@@ -111,7 +114,8 @@ class Run:
             runtime=self._runtime,
             say=say,
         )
-        self._standing = Standing()
+        kafka = KafkaLog(servers.kafka, timeout_seconds=KAFKA_SECONDS)
+        self._standing = Standing(unled=Controllers(kafka.led).silent_seconds)
         self._figures = LocalFigures(
             servers.kafka, servers.postgres, host=options.host, say=say, progress=self._standing.take
         )
