@@ -28,6 +28,7 @@ class Seen:
         lasted: how long the fault was there.
         told: until each that had to had told of it; None: not while it lasted.
         missing: who did not.
+        tells: the same by who has to tell.
         moved: from the end of the fault until events were counted again.
         well: from then until all was well and stayed so.
         still: the longest time in which nothing was counted while it lasted.
@@ -49,6 +50,7 @@ class Seen:
     lies: Mapping[str, float] = field(default_factory=dict)
     alarms: Mapping[str, float] = field(default_factory=dict)
     restarted: tuple[str, ...] = ()
+    tells: Mapping[str, float | None] = field(default_factory=dict)
 
 
 def _is_well(on: Bench) -> bool:
@@ -113,6 +115,7 @@ def play(row: Row, on: Bench, *, events: int, seconds: float) -> Seen:
         lies={} if row.asked or row.quiet else _lies(on, begin, end),
         alarms=_alarms(on, begin, ended, mended) if row.moves else {},
         restarted=tuple(name for name, count in after.items() if count != (restarts or {}).get(name, 0)),
+        tells=told,
     )
 
 
@@ -190,8 +193,8 @@ def holds(row: Row, seen: Seen, verdict: Verdict) -> list[str]:
     found = []
     if seen.told is None and seen.lasted >= TELLS_SECONDS:
         found.append(f"{' and '.join(seen.missing)} did not tell")
-    if seen.told is not None and seen.told > TELLS_SECONDS:
-        found.append(f"told after {seen.told:.0f} s")
+    late = {who: at for who, at in seen.tells.items() if at is not None and at > TELLS_SECONDS}
+    found += [f"{who} told after {at:.0f} s" for who, at in late.items()]
     found += [f"{who} said well for {at:.0f} s" for who, at in seen.lies.items() if at > TELLS_SECONDS]
     found += [f"{who} said ill for {at:.0f} s" for who, at in seen.alarms.items() if at > RECOVERS_SECONDS]
     if seen.well > RECOVERS_SECONDS:

@@ -22,6 +22,7 @@ from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_ingest.kafka.delivery import begin, finish
 from tidemill_ingest.kafka.sink import (
+    LATELY_SECONDS,
     QUEUE_MESSAGES,
     Delivery,
     KafkaDownError,
@@ -309,6 +310,33 @@ def test_records_that_wait_long_are_told_though_brokers_answer_questions() -> No
         assert (watch.dependency().up, watch.dependency().required) == (False, False)
         await pending.future
         assert (sink.waited, watch.dependency().up) == (0.0, True)
+
+    run(scenario())
+
+
+def test_a_kafka_that_answers_questions_and_takes_no_record_is_told_until_it_does() -> None:
+    """Though requests are given up again and again; once nobody sends any more, nothing is known against it."""
+
+    async def scenario() -> None:
+        guard = producer_guard()
+        sink = Sink(NOWHERE, guard, request_seconds=30)
+        watch = Watch(sink, guard)
+        watch._answered()
+        assert sink.unheard == 0.0
+        sink.down = "no answer"
+        with pytest.raises(KafkaDownError):
+            sink.submit("t", records(b"1"), places=False)
+        watch._answered()
+        assert watch.dependency().up
+        sink._unheard_since = time.monotonic() - STUCK_SECONDS
+        assert (watch.dependency().up, watch.dependency().required, watch.up) == (False, True, True)
+        sink.asked_at -= LATELY_SECONDS
+        assert (sink.unheard, watch.dependency().up) == (0.0, True)
+        sink.down = "no answer"
+        with pytest.raises(KafkaDownError):
+            sink.submit("t", records(b"1"), places=False)
+        watch._answered()
+        assert watch.dependency().up
 
     run(scenario())
 

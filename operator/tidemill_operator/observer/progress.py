@@ -24,7 +24,7 @@ _FLUSHES = 3
 # Nobody could tell for so long.
 SILENT_SECONDS = 10.0
 # Some leaders did not tell for so long, and nothing of the others moved: longer than it takes to choose new ones.
-UNTOLD_SECONDS = 15.0
+UNTOLD_SECONDS = 12.0
 # Nothing was counted for so long: it is time to ask for Kafka's controllers.
 _IDLE_SECONDS = 5.0
 # Not even a look came back for so long.

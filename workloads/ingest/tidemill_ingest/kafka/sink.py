@@ -33,6 +33,8 @@ IN_FLIGHT_MESSAGES = QUEUE_MESSAGES // 2
 """Of one topic: an outage of one partition does not take the queue from the other pipelines."""
 BUSY_SHARE = 0.8
 """Above this share of the queue new requests are refused before they are decoded."""
+LATELY_SECONDS = 5.0
+"""A request that came longer ago says nothing of Kafka any more."""
 _POLL_SECONDS, _IDLE_SECONDS = 0.002, 0.1
 _ANSWER_SECONDS = 1.0
 """How long before the end of a request its records are given up by Kafka's client, so that there is an answer."""
@@ -160,6 +162,8 @@ class Sink:
         """Made when it is needed: few senders do not wait."""
         self._away: asyncio.Future[None] | None = None
         self.asked_at = float("-inf")
+        self._unheard_since: float | None = None
+        """Since when requests have come, and Kafka has acknowledged none; None: it has."""
         self._timer: asyncio.TimerHandle | None = None
         self._requests = 0
         self._numbers = numbers()
@@ -229,6 +233,14 @@ class Sink:
         """Seconds for which the oldest unacknowledged records have waited; 0: there are none."""
         return time.monotonic() - next(iter(self._began.values())) if self._began else 0.0
 
+    @property
+    def unheard(self) -> float:
+        """Seconds for which requests have come and Kafka has acknowledged none; 0: it has, or none came lately."""
+        now = time.monotonic()
+        if self._unheard_since is None or now - self.asked_at > LATELY_SECONDS:
+            return 0.0
+        return now - self._unheard_since
+
     def submit(self, topic: str, records: Records, *, places: bool, sure: bool = False, waited: bool = True) -> Pending:
         """Queue records; the future of what is returned tells when each is acknowledged by Kafka, or has failed.
 
@@ -245,7 +257,10 @@ class Sink:
             QueueFullError: there is no room for all of them; nothing was sent.
             TopicFullError: there is no room for all of them among those of their topic; nothing was sent.
         """
-        self.asked_at = time.monotonic()
+        now = time.monotonic()
+        if self._unheard_since is None or now - self.asked_at > LATELY_SECONDS:
+            self._unheard_since = now
+        self.asked_at = now
         ticket = self._guard.admit()
         count, size = len(records.values), sum(map(len, records.values))
         try:
@@ -257,14 +272,16 @@ class Sink:
             raise
         settle = _Ticket(self._guard, ticket)
         number = next(self._numbers)
-        self._began[number] = self.asked_at
+        self._began[number] = now
 
         def done(delivery: Delivery) -> None:
             del self._began[number]
             self._release(topic, count, size)
+            blamed = settle.done(delivery)
             if len(delivery.failed) < count:
                 self.acknowledged_at = time.monotonic()
-            settle.done(delivery)
+            if len(delivery.failed) < count or not blamed:
+                self._unheard_since = None
 
         pending = Pending(records, done)
         if sure:
@@ -351,12 +368,14 @@ class _Ticket:
         late = KafkaException(KafkaError(KafkaError._MSG_TIMED_OUT))
         self._timer = asyncio.get_running_loop().call_later(seconds, self._settle, late)
 
-    def done(self, delivery: Delivery) -> None:
+    def done(self, delivery: Delivery) -> bool:
+        """Settle it; whether Kafka is to blame."""
         if self._timer is not None:
             self._timer.cancel()
         errors = [KafkaException(error) for error in delivery.failed.values()]
         blamed = next((error for error in errors if self._guard.policy.is_failure(error)), None)
         self._settle(blamed or (errors[0] if errors else None))
+        return blamed is not None
 
     def _settle(self, error: Exception | None) -> None:
         if not self._settled:

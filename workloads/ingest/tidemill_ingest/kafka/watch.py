@@ -54,7 +54,8 @@ class Watch:
     def dependency(self) -> Dependency:
         """What /health says of Kafka."""
         detail = self._sink.down or ("" if self._seen else self.error)
-        waited = self._sink.waited
+        # Who gave up waiting counts, too: after each outage a question is answered, and records may not be.
+        waited = max(self._sink.waited, self._sink.unheard)
         if not self.up or waited < STUCK_SECONDS:
             return Dependency("kafka", self.up, True, detail, self._guard.state, self._latency_ms)
         # Brokers may answer questions and take no records. Where others are acknowledged meanwhile, a part is away.
