@@ -26,9 +26,7 @@ class Seen:
 
     Attributes:
         lasted: how long the fault was there.
-        told: until each that had to had told of it; None: not while it lasted.
-        missing: who did not.
-        tells: the same by who has to tell.
+        tells: until it was told of, by who has to; None: not while it lasted.
         moved: from the end of the fault until events were counted again.
         well: from then until all was well and stayed so.
         still: the longest time in which nothing was counted while it lasted.
@@ -40,8 +38,7 @@ class Seen:
     """
 
     lasted: float
-    told: float | None
-    missing: tuple[str, ...]
+    tells: Mapping[str, float | None]
     moved: float
     well: float
     still: float
@@ -50,7 +47,12 @@ class Seen:
     lies: Mapping[str, float] = field(default_factory=dict)
     alarms: Mapping[str, float] = field(default_factory=dict)
     restarted: tuple[str, ...] = ()
-    tells: Mapping[str, float | None] = field(default_factory=dict)
+
+    @property
+    def told(self) -> float | None:
+        """Until the last of those that have to had told of it; None: not all have."""
+        known = [at for at in self.tells.values() if at is not None]
+        return max(known, default=0.0) if len(known) == len(self.tells) else None
 
 
 def _is_well(on: Bench) -> bool:
@@ -105,8 +107,7 @@ def play(row: Row, on: Bench, *, events: int, seconds: float) -> Seen:
     inside = truth.stalls(counted, begin, end)
     return Seen(
         lasted=end - begin,
-        told=None if None in told.values() else max((at for at in told.values() if at is not None), default=0.0),
-        missing=tuple(who for who, at in told.items() if at is None),
+        tells=told,
         moved=max(0.0, moved - mended),
         well=max(0.0, well - max(moved, mended)),
         still=max((other - one for one, other in inside), default=0.0),
@@ -115,7 +116,6 @@ def play(row: Row, on: Bench, *, events: int, seconds: float) -> Seen:
         lies={} if row.asked or row.quiet else _lies(on, begin, end),
         alarms=_alarms(on, begin, ended, mended) if row.moves else {},
         restarted=tuple(name for name, count in after.items() if count != (restarts or {}).get(name, 0)),
-        tells=told,
     )
 
 
@@ -192,7 +192,7 @@ def holds(row: Row, seen: Seen, verdict: Verdict) -> list[str]:
     """What does not hold; nothing: all does."""
     found = []
     if seen.told is None and seen.lasted >= TELLS_SECONDS:
-        found.append(f"{' and '.join(seen.missing)} did not tell")
+        found.append(f"{' and '.join(who for who, at in seen.tells.items() if at is None)} did not tell")
     late = {who: at for who, at in seen.tells.items() if at is not None and at > TELLS_SECONDS}
     found += [f"{who} told after {at:.0f} s" for who, at in late.items()]
     found += [f"{who} said well for {at:.0f} s" for who, at in seen.lies.items() if at > TELLS_SECONDS]
