@@ -330,7 +330,10 @@ def test_a_kafka_that_answers_questions_and_takes_no_record_is_told_until_it_doe
         assert watch.dependency().up
         sink._unheard_since = time.monotonic() - STUCK_SECONDS
         assert (watch.dependency().up, watch.dependency().required, watch.up) == (False, True, True)
-        sink.asked_at -= LATELY_SECONDS
+        sink._tried_at -= LATELY_SECONDS
+        sink._requests = 1
+        assert not watch.dependency().up
+        sink._requests = 0
         assert (sink.unheard, watch.dependency().up) == (0.0, True)
         sink.down = "no answer"
         with pytest.raises(KafkaDownError):

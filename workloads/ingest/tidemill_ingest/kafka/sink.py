@@ -34,7 +34,7 @@ IN_FLIGHT_MESSAGES = QUEUE_MESSAGES // 2
 BUSY_SHARE = 0.8
 """Above this share of the queue new requests are refused before they are decoded."""
 LATELY_SECONDS = 5.0
-"""A request that came longer ago says nothing of Kafka any more."""
+"""A request that came, or ended, longer ago says nothing of Kafka any more."""
 _POLL_SECONDS, _IDLE_SECONDS = 0.002, 0.1
 _ANSWER_SECONDS = 1.0
 """How long before the end of a request its records are given up by Kafka's client, so that there is an answer."""
@@ -164,6 +164,8 @@ class Sink:
         self.asked_at = float("-inf")
         self._unheard_since: float | None = None
         """Since when requests have come, and Kafka has acknowledged none; None: it has."""
+        self._tried_at = float("-inf")
+        """When a request came or ended last."""
         self._timer: asyncio.TimerHandle | None = None
         self._requests = 0
         self._numbers = numbers()
@@ -236,10 +238,12 @@ class Sink:
     @property
     def unheard(self) -> float:
         """Seconds for which requests have come and Kafka has acknowledged none; 0: it has, or none came lately."""
-        now = time.monotonic()
-        if self._unheard_since is None or now - self.asked_at > LATELY_SECONDS:
-            return 0.0
-        return now - self._unheard_since
+        return 0.0 if self._unheard_since is None or self._idles else time.monotonic() - self._unheard_since
+
+    @property
+    def _idles(self) -> bool:
+        """Whether no request waits, and none did lately."""
+        return not self._requests and time.monotonic() - self._tried_at > LATELY_SECONDS
 
     def submit(self, topic: str, records: Records, *, places: bool, sure: bool = False, waited: bool = True) -> Pending:
         """Queue records; the future of what is returned tells when each is acknowledged by Kafka, or has failed.
@@ -258,9 +262,9 @@ class Sink:
             TopicFullError: there is no room for all of them among those of their topic; nothing was sent.
         """
         now = time.monotonic()
-        if self._unheard_since is None or now - self.asked_at > LATELY_SECONDS:
+        if self._unheard_since is None or self._idles:
             self._unheard_since = now
-        self.asked_at = now
+        self.asked_at = self._tried_at = now
         ticket = self._guard.admit()
         count, size = len(records.values), sum(map(len, records.values))
         try:
@@ -277,9 +281,9 @@ class Sink:
         def done(delivery: Delivery) -> None:
             del self._began[number]
             self._release(topic, count, size)
-            blamed = settle.done(delivery)
+            blamed, self._tried_at = settle.done(delivery), time.monotonic()
             if len(delivery.failed) < count:
-                self.acknowledged_at = time.monotonic()
+                self.acknowledged_at = self._tried_at
             if len(delivery.failed) < count or not blamed:
                 self._unheard_since = None
 
