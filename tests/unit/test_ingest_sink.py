@@ -31,7 +31,7 @@ from tidemill_ingest.kafka.sink import (
     Sink,
     TopicFullError,
 )
-from tidemill_ingest.kafka.watch import FAILURES, STUCK_SECONDS, Watch
+from tidemill_ingest.kafka.watch import FAILURES, PAUSE_SECONDS, REPLACE_SECONDS, STUCK_SECONDS, Watch
 from tidemill_ingest.records import KEPT_BYTES, Judge, Records
 
 NOWHERE = WorkloadSettings(kafka_brokers="127.0.0.1:1")
@@ -340,6 +340,36 @@ def test_a_kafka_that_answers_questions_and_takes_no_record_is_told_until_it_doe
             sink.submit("t", records(b"1"), places=False)
         watch._answered()
         assert watch.dependency().up
+
+    run(scenario())
+
+
+def test_other_producers_are_tried_where_records_wait_though_kafka_answers() -> None:
+    """What waits goes on, but records without a key are given up once Kafka acknowledges later ones."""
+
+    async def scenario() -> None:
+        guard = producer_guard()
+        sink = Sink(NOWHERE, guard, request_seconds=30)
+        sink.start()
+        watch, first = Watch(sink, guard), sink.producer
+        watch._answered()
+        stuck = sink.submit("t", records(b"1"), places=False)
+        sure = sink.submit("t", records(b"2"), places=False, sure=True)
+        watch._see_to_stuck()
+        assert sink.producer is first
+        sink._began[0] -= REPLACE_SECONDS
+        watch._see_to_stuck()
+        watch._see_to_stuck()
+        assert sink.producer is not first
+        assert len(first) == 1
+        assert not stuck.future.done()
+        assert watch._replaced_at is not None
+        sink.acknowledged_at = watch._replaced_at + 2 * PAUSE_SECONDS
+        watch._see_to_stuck()
+        delivery = await asyncio.wait_for(stuck.future, 10)
+        assert list(delivery.failed) == [0]
+        assert not sure.future.done()
+        await sink.close(0.0)
 
     run(scenario())
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from confluent_kafka import KafkaError, TopicPartition
 
+from tidemill_processor.loop import Loop
 from tidemill_processor.source.consumer import Source
 
 AWAY, FATAL = KafkaError(KafkaError._ALL_BROKERS_DOWN), KafkaError(KafkaError._FATAL, "fenced")
@@ -59,3 +61,16 @@ def test_what_ends_the_consumer_is_told_though_partitions_are_lost_with_it() -> 
 def test_what_ends_the_consumer_counts_more_than_other_errors() -> None:
     polled = source([Message(AWAY), Message(FATAL), Message(AWAY)]).poll(10, 0.0)
     assert polled.failed == FATAL
+
+
+def test_a_topic_that_was_made_anew_is_read_by_another_consumer() -> None:
+    """The one of now believes in the former topic's leaders. The first topic that is seen is no other one."""
+    renewed, loop = list[str](), Loop.__new__(Loop)
+    ids = iter(["a", "a", "b", "b"])
+    loop._topic_id, loop.kafka = "", SimpleNamespace(answered=lambda _: None)  # type: ignore[assignment]
+    loop._source = SimpleNamespace(  # type: ignore[assignment]
+        topic_id=lambda: next(ids), renew=lambda: renewed.append(loop._topic_id)
+    )
+    for _ in range(4):
+        loop._check_topic()
+    assert (renewed, loop._topic_id) == (["a"], "b")

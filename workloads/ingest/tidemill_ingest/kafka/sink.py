@@ -215,6 +215,17 @@ class Sink:
         if not self.away.done():
             self.away.set_result(None)
 
+    def replace(self) -> None:
+        """Have what comes from now on sent by producers that ask anew who leads: a client believes what it heard."""
+        for line in self._lines():
+            line.replace()
+
+    def give_up_retired(self) -> None:
+        """Producers that were replaced give up records without a key; their senders send them again."""
+        for line in self._lines():
+            if line is not self._sure:
+                line.give_up_retired()
+
     @property
     def producer(self) -> Producer:
         """The producer of records without a key; another one after a fatal error."""
