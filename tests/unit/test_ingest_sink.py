@@ -366,8 +366,10 @@ def test_other_producers_are_tried_where_records_wait_though_kafka_answers() -> 
         assert watch._replaced_at is not None
         sink.acknowledged_at = watch._replaced_at + 2 * PAUSE_SECONDS
         watch._see_to_stuck()
+        since = sink._unheard_since
         delivery = await asyncio.wait_for(stuck.future, 10)
         assert list(delivery.failed) == [0]
+        assert sink._unheard_since == since
         assert not sure.future.done()
         await sink.close(0.0)
 

@@ -105,7 +105,7 @@ def test_controllers_are_silent_and_nothing_is_counted() -> None:
     """All leaders are on brokers that are left and may acknowledge no record: nothing waits, as they see it."""
     watch = Watch()
     watch.unled = 10.0
-    assert watch.sees(*[at((0, 7), confirmed=n) for n in range(6)]) == [(20.0, "Unreachable")]
+    assert watch.sees(*[at((0, 7), confirmed=n) for n in range(6)]) == [(15.0, "Unreachable")]
     assert str(watch.standing.error(KEY)) == (
         "Kafka's controllers do not answer, and no event is counted: its brokers may take none;"
         " see whether a majority of the controllers runs"

@@ -91,7 +91,7 @@ class _Watched:
             self.error = self.error if _is(self.error, Reason.NOT_MOVING) else _still(waiting)
         elif self.untold_since is not None and now - self.untold_since >= UNTOLD_SECONDS:
             self.error = self.error if _is(self.error, Reason.UNREACHABLE) else _untold(untold)
-        elif silent >= SILENT_SECONDS and now - self.counted_at >= self.patience:
+        elif silent >= SILENT_SECONDS and now - self.counted_at >= max(UNTOLD_SECONDS, self.patience - STILL_SECONDS):
             self.error = self.error if _is(self.error, Reason.UNREACHABLE) else _unled()
         else:
             self.error = None

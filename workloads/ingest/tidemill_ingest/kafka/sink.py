@@ -292,10 +292,10 @@ class Sink:
         def done(delivery: Delivery) -> None:
             del self._began[number]
             self._release(topic, count, size)
-            blamed, self._tried_at = settle.done(delivery), time.monotonic()
+            heard, self._tried_at = settle.done(delivery), time.monotonic()
             if len(delivery.failed) < count:
                 self.acknowledged_at = self._tried_at
-            if len(delivery.failed) < count or not blamed:
+            if len(delivery.failed) < count or heard:
                 self._unheard_since = None
 
         pending = Pending(records, done)
@@ -384,13 +384,13 @@ class _Ticket:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._settle, late)
 
     def done(self, delivery: Delivery) -> bool:
-        """Settle it; whether Kafka is to blame."""
+        """Settle it; whether a broker has refused records for what they are. Those that were given up tell nothing."""
         if self._timer is not None:
             self._timer.cancel()
         errors = [KafkaException(error) for error in delivery.failed.values()]
         blamed = next((error for error in errors if self._guard.policy.is_failure(error)), None)
         self._settle(blamed or (errors[0] if errors else None))
-        return blamed is not None
+        return blamed is None and any(error.code() > 0 for error in delivery.failed.values())
 
     def _settle(self, error: Exception | None) -> None:
         if not self._settled:
