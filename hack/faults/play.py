@@ -114,7 +114,7 @@ def play(row: Row, on: Bench, *, events: int, seconds: float) -> Seen:
         counted=_counted(counted, begin, end),
         said=said,
         lies={} if row.asked or row.quiet else _lies(on, begin, end),
-        alarms=_alarms(on, begin, ended, mended) if row.moves else {},
+        alarms=_alarms(on, _back(row, on, begin), ended) if row.moves else {},
         restarted=tuple(name for name, count in after.items() if count != (restarts or {}).get(name, 0)),
     )
 
@@ -165,7 +165,13 @@ def _lies(on: Bench, begin: float, end: float) -> dict[str, float]:
     }
 
 
-def _alarms(on: Bench, begin: float, ended: float, mended: float) -> dict[str, float]:
+def _back(row: Row, on: Bench, begin: float) -> float:
+    """When what may be started anew serves again: until then it is no false alarm that nobody does."""
+    ill = [at for name in row.restarts for at, said in on.watch.since(name, begin) if said != "healthy"]
+    return max(ill, default=begin)
+
+
+def _alarms(on: Bench, begin: float, ended: float) -> dict[str, float]:
     moving = truth.moving(on.watch.since("counted", begin - 2), begin, ended)
     found = {"ready": truth.longest(on.watch.since("ready", begin), moving, lambda said: said != "True")}
     return found | {"gauge": truth.longest(on.watch.since("gauge", begin), moving, lambda said: said is None)}
