@@ -28,7 +28,7 @@ class Seen:
         lasted: how long the fault was there.
         tells: until it was told of, by who has to; None: not while it lasted.
         moved: from the end of the fault until events were counted again.
-        well: from then until all was well and stayed so.
+        well: from then until all was well and stayed so; of a process that was killed, from when it serves again.
         still: the longest time in which nothing was counted while it lasted.
         counted: events that were counted while it lasted.
         said: what each said last while it lasted.
@@ -99,7 +99,7 @@ def play(row: Row, on: Bench, *, events: int, seconds: float) -> Seen:
         on.bulk.begin(events, 10.0)
     moved = until(lambda: _moved(on, mended), seconds=_GIVEN_UP_SECONDS, what=f"{row.name}: events are counted again")
     until(lambda: _all_well(on, mended), seconds=_GIVEN_UP_SECONDS, what=f"{row.name}: all is well ({_state(on)})")
-    well = _well_since(on, mended)
+    well, back = _well_since(on, mended), _back(row, on, begin)
     ended = time.monotonic()
     told = {who: truth.first(watch.since(who, begin), begin, end, _has(part)) for who, part in row.told.items()}
     after = watch.latest("restarts") or {}
@@ -109,12 +109,12 @@ def play(row: Row, on: Bench, *, events: int, seconds: float) -> Seen:
         lasted=end - begin,
         tells=told,
         moved=max(0.0, moved - mended),
-        well=max(0.0, well - max(moved, mended)),
+        well=max(0.0, well - max(moved, mended, back)),
         still=max((other - one for one, other in inside), default=0.0),
         counted=_counted(counted, begin, end),
         said=said,
         lies={} if row.asked or row.quiet else _lies(on, begin, end),
-        alarms=_alarms(on, _back(row, on, begin), ended) if row.moves else {},
+        alarms=_alarms(on, back, ended) if row.moves else {},
         restarted=tuple(name for name, count in after.items() if count != (restarts or {}).get(name, 0)),
     )
 
