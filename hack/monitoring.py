@@ -29,7 +29,7 @@ process take (`python_…`, `process_…`). (The functions of a pipeline's `metr
 """
 WORKLOADS = {
     "Every workload": "tidemill_chassis.metrics",
-    "Ingest and API": "tidemill_chassis.http_metrics",
+    "Ingest and API": "tidemill_chassis.web.metrics",
     "Ingest": "tidemill_ingest.metrics",
     "Processor": "tidemill_processor.metrics",
     "API": "tidemill_api.metrics",

@@ -81,10 +81,12 @@ build_environment() {
     "$python" -m venv --clear .venv
   fi
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r hack/requirements/bootstrap.txt
-  local uv=(.venv/bin/python -m uv pip install --quiet --python .venv/bin/python)
+  local uv=(.venv/bin/python -m uv pip)
+  local quietly=(--quiet --python .venv/bin/python)
+  # `sync` also removes what is no longer locked: what works here works in a new clone.
   # Compiled once, for every process that imports it, whatever PYTHONDONTWRITEBYTECODE says.
-  "${uv[@]}" --compile-bytecode --require-hashes -r hack/requirements/dev.txt
-  "${uv[@]}" --no-deps --no-build-isolation -e workloads/contract -e workloads/chassis -e workloads/ingest -e workloads/processor -e workloads/api -e operator
+  "${uv[@]}" sync "${quietly[@]}" --compile-bytecode --require-hashes hack/requirements/dev.txt
+  "${uv[@]}" install "${quietly[@]}" --no-deps --no-build-isolation -e workloads/contract -e workloads/chassis -e workloads/ingest -e workloads/processor -e workloads/api -e operator
 }
 
 fetch_kafka() {

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +15,7 @@ from rich.console import Console
 
 from compose.checks import watch_faults
 from compose.run import Running, running
-from demo.course import command, judge, send
+from demo.course import command, in_folder, judge, send
 from demo.data import ROOT, load_departures
 from demo.runtime import DemoError, topic_ends
 
@@ -80,26 +78,12 @@ def _told(seconds: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
 
 
-def _in_folder(arguments: argparse.Namespace, console: Console) -> int:
-    folder = Path(tempfile.mkdtemp(prefix="tidemill-compose-"))
-    folder.chmod(0o755)  # started by root, Postgres runs as another user and has to enter
-    code = 1
-    try:
-        code = _run(arguments, console, folder)
-        return code
-    finally:
-        if code == 0:
-            shutil.rmtree(folder, ignore_errors=True)
-        else:
-            console.print(f"logs and data are kept in {folder}")
-
-
 def main() -> int:
     """Entry point; the exit code."""
     parser = argparse.ArgumentParser(prog="compose", description=__doc__)
     parser.add_argument("--events", type=int, help="send only the first so many departures")
     arguments = parser.parse_args()
-    return command(lambda console: _in_folder(arguments, console))
+    return command(lambda console: in_folder("compose", lambda folder: _run(arguments, console, folder)))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import secrets
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from demo.chaos import KILLS, SESSION_TIMEOUT_MS, Chaos
-from demo.course import command, judge, send
+from demo.course import command, in_folder, judge, send
 from demo.data import ROOT, load_departures
 from demo.runtime import Runtime
 
@@ -32,26 +30,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--events", type=int, help="send only the first so many")
     parser.add_argument("--seconds", type=float, default=140.0, help="least length of a replay with chaos")
     return parser.parse_args()
-
-
-def _in_folder(run: Callable[[Path], int]) -> int:
-    """Run in a folder of its own, which stays with logs and data after any failure; the exit code."""
-    folder = Path(tempfile.mkdtemp(prefix="tidemill-demo-"))
-    # Started by root, Postgres runs as another user and has to enter.
-    folder.chmod(0o755)
-    keep = True
-    try:
-        code = run(folder)
-        keep = code != 0
-        return code
-    except KeyboardInterrupt:
-        keep = False
-        raise
-    finally:
-        if keep:
-            print(f"logs and data are kept in {folder}", file=sys.stderr)
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _gate(total: int, chaos: Chaos, seconds: float) -> Callable[[int], None]:
@@ -117,7 +95,7 @@ def _start_chaos(arguments: argparse.Namespace, runtime: Runtime, console: Conso
 def main() -> int:
     """Entry point; the exit code."""
     arguments = _arguments()
-    return command(lambda console: _in_folder(lambda folder: _run(arguments, console, folder)))
+    return command(lambda console: in_folder("demo", lambda folder: _run(arguments, console, folder)))
 
 
 if __name__ == "__main__":

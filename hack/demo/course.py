@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import polars as pl
@@ -35,6 +38,31 @@ def command(run: Callable[[Console], int]) -> int:
     except (DemoError, RuntimeError, httpx.HTTPError) as error:
         console.print(f"[red]demo failed:[/red] {error}", highlight=False)
         return 1
+
+
+def in_folder(name: str, run: Callable[[Path], int]) -> int:
+    """Run in a folder of its own, which stays with logs and data after any failure; the exit code.
+
+    Args:
+        name: of the program, for the folder's.
+        run: gets the folder.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=f"tidemill-{name}-"))
+    # Started by root, Postgres runs as another user and has to enter.
+    folder.chmod(0o755)
+    keep = True
+    try:
+        code = run(folder)
+        keep = code != 0
+        return code
+    except KeyboardInterrupt:
+        keep = False
+        raise
+    finally:
+        if keep:
+            print(f"logs and data are kept in {folder}", file=sys.stderr)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def send(

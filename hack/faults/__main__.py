@@ -6,16 +6,14 @@ import argparse
 import datetime as dt
 import random
 import secrets
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 
-from demo.course import command
+from demo.course import command, in_folder
 from demo.runtime import DemoError
 from faults import table
 from faults.bench import Bench, bench
@@ -72,20 +70,6 @@ def _run(arguments: argparse.Namespace, console: Console, folder: Path) -> int:
     return 1 if wrong else 0
 
 
-def _in_folder(arguments: argparse.Namespace, console: Console) -> int:
-    folder = Path(tempfile.mkdtemp(prefix="tidemill-faults-"))
-    folder.chmod(0o755)  # started by root, Postgres runs as another user and has to enter
-    code = 1
-    try:
-        code = _run(arguments, console, folder)
-        return code
-    finally:
-        if code == 0:
-            shutil.rmtree(folder, ignore_errors=True)
-        else:
-            console.print(f"logs and data are kept in {folder}")
-
-
 def main() -> int:
     """Entry point; the exit code."""
     parser = argparse.ArgumentParser(prog="faults", description=__doc__)
@@ -102,7 +86,7 @@ def main() -> int:
     unknown = set(filter(None, arguments.rows.split(","))) - set(ROWS)
     if unknown:
         raise SystemExit(f"--rows: there is no row {', '.join(sorted(unknown))}; rows are {', '.join(ROWS)}")
-    return command(lambda console: _in_folder(arguments, console))
+    return command(lambda console: in_folder("faults", lambda folder: _run(arguments, console, folder)))
 
 
 if __name__ == "__main__":

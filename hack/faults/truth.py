@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 Sample = tuple[float, Any]
-Samples = Mapping[str, Sequence[Sample]]
 Span = tuple[float, float]
 # Between two commits that counted.
 _GAP_SECONDS = 4.0

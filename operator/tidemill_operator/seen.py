@@ -80,7 +80,7 @@ def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) 
     with _told(outcomes, Component.TOPICS):
         wanted = [topic.name for topic in build_plan(pipeline, platform, 1, live).topics]
         live = LiveFacts(actuators.kafka.observe(wanted), actuators.kafka.brokers(), schema)
-    plan = build_plan(pipeline, platform, schema.generation if schema else 1, live)
+    plan = build_plan(pipeline, platform, schema.generation if schema else 1, live, switch=False)
     if live.brokers is not None:
         outcomes += [_topic(topic, live.topics.get(topic.name)) for topic in plan.topics]
     if schema is not None:

@@ -12,7 +12,7 @@ import yaml
 
 from charts.__main__ import undocumented
 from kube import binaries
-from tidemill_chassis.resilience import ResilienceConfig
+from tidemill_chassis.resilience.config import ResilienceConfig
 from tidemill_operator.cluster import rbac
 
 pytestmark = pytest.mark.kubernetes

@@ -205,8 +205,8 @@ def compare_further(got: dict[Any, dict[str, Any]], want: Windows, how: str) -> 
     for key, records in want.items():
         row = got[key]
         events = [dict(r.members) for r in sorted(records, key=lambda r: (r.members["ts"], r.o))]
-        for members in events:  # 1 is a number, too
-            members["v"] = None if members.get("v") is None else float(members["v"])
+        for members in events:  # 1 is a number, too, and zero has no sign
+            members["v"] = None if members.get("v") is None else float(members["v"]) + 0.0
         start, end = (dt.datetime.fromisoformat(row[name]) for name in ("window_start", "window_end"))
         for metric in FURTHER:
             cell = metric_cell(metric, TYPES, events, (end - start) // dt.timedelta(milliseconds=1))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from schema_run import run_checks
+from tidemill_api.formats.registry import FORMATS
 from tidemill_contract.functions.partials import Partial
 from tidemill_contract.functions.sketches import build
 from tidemill_contract.resource.spec import PipelineSpec
@@ -87,10 +88,10 @@ def base(make_shared_bench: Callable[..., Any]) -> str:
 
 def test_every_answer_is_as_described(base: str, tmp_path: Path) -> None:
     """All checks; each operation is asked something that it answers. For forms of lists the names are drawn."""
-    suffixed = r".*\.(json|ndjson|csv)"
+    suffixed = rf".*\.({'|'.join(FORMATS)})"
     found = run_checks(base, tmp_path, examples=6, known=NAMES, paths=rf"(?!{suffixed}$).*")
     assert found.phases == {"examples", "coverage", "fuzzing", "stateful"}
-    assert len(found.statuses) == 23
+    assert len(found.statuses) == 11 + 4 * len(FORMATS)
     plain = {label: statuses for label, statuses in found.statuses.items() if not re.fullmatch(suffixed, label)}
     assert [label for label, statuses in plain.items() if not statuses[200]] == []
     asked = sum(found.statuses.values(), Counter())

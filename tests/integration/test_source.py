@@ -10,7 +10,7 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 
 from kafka_admin import KafkaAdmin
-from tidemill_chassis.failures import kafka_fatal
+from tidemill_chassis.resilience.failures import kafka_fatal
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig, WorkloadSettings
 from tidemill_processor.source.consumer import Source

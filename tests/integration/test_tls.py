@@ -84,8 +84,9 @@ class Secured:
 
     def _postgres(self, pair: Pair) -> dict[str, str]:
         if user := postgres.server_user():
-            for folder in (pair.key.parent, *pair.key.parent.parents[:3]):
-                folder.chmod(folder.stat().st_mode | 0o011)
+            for folder in (pair.key.parent, *pair.key.parent.parents):  # a worker's folder is one level deeper
+                if folder.stat().st_mode & 0o011 != 0o011:
+                    folder.chmod(folder.stat().st_mode | 0o011)
             key = Path(shutil.copy(pair.key, pair.key.with_name("postgres.key")))
             shutil.chown(key, user)
         return {"ssl": "on", "ssl_cert_file": str(pair.certificate), "ssl_key_file": str(key if user else pair.key)}

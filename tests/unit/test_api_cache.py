@@ -12,7 +12,7 @@ import redis.asyncio
 
 from tidemill_api import cache as cache_module
 from tidemill_api.cache import Answer, AnswerCache, Slot
-from tidemill_chassis.resilience import BreakerOpen, ResilienceConfig
+from tidemill_chassis.resilience.config import BreakerOpen, ResilienceConfig
 
 NOBODY = "redis://127.0.0.1:1"
 

@@ -31,7 +31,7 @@ from tidemill_api.query.listings import DEAD_LETTERS
 from tidemill_api.query.parameters import Parameters
 from tidemill_api.query.selection import Column
 from tidemill_api.query.values import cast, encoder, parse_time, parse_value, to_text
-from tidemill_chassis.problems import Problem
+from tidemill_chassis.web.problems import Problem
 
 T = dt.datetime(2013, 1, 1, 5, tzinfo=dt.UTC)
 TIMES = [

@@ -24,7 +24,7 @@ from tidemill_api.http import openapi
 from tidemill_api.query import answers
 from tidemill_api.query.listings import DEAD_LETTERS
 from tidemill_api.query.selection import Column
-from tidemill_chassis.problems import Problem
+from tidemill_chassis.web.problems import Problem
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 

@@ -16,7 +16,7 @@ from tidemill_api.formats.ndjson import FORMAT
 from tidemill_api.http import replies
 from tidemill_api.http.replies import PiecesReply
 from tidemill_api.pipeline_guards import PipelineGuards
-from tidemill_chassis.resilience import BreakerOpen, Guard, ResilienceConfig
+from tidemill_chassis.resilience.config import BreakerOpen, Guard, ResilienceConfig
 
 
 class Export:

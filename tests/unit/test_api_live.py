@@ -25,7 +25,7 @@ from tidemill_api.live.upstream import STOPPING, Ending, of_another_version
 from tidemill_api.query.parameters import Parameters
 from tidemill_api.query.selection import Column, Filter
 from tidemill_api.query.values import parse_value
-from tidemill_chassis.problems import Problem
+from tidemill_chassis.web.problems import Problem
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 

@@ -18,7 +18,7 @@ from tidemill_api.query.aggregate import AggregateQuery, take_query
 from tidemill_api.query.parameters import Parameters
 from tidemill_api.query.selection import Binder, Column, condition, take_filters, take_page
 from tidemill_api.query.sql import horizon_sql, narrowed, statement, within
-from tidemill_chassis.problems import Problem
+from tidemill_chassis.web.problems import Problem
 from tidemill_contract.functions.partials import layout
 from tidemill_contract.resource.spec import AggregationSpec
 

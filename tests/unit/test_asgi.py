@@ -11,7 +11,8 @@ from fastapi.responses import StreamingResponse
 from prometheus_client import REGISTRY
 from starlette.staticfiles import StaticFiles
 
-from tidemill_chassis.asgi import (
+from tidemill_chassis.resilience.guard import Deadline
+from tidemill_chassis.web.asgi import (
     HttpMetrics,
     Message,
     Receive,
@@ -22,7 +23,6 @@ from tidemill_chassis.asgi import (
     problem,
     send_problem,
 )
-from tidemill_chassis.guard import Deadline
 
 
 def build(tmp_path: Any) -> FastAPI:

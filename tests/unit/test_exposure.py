@@ -19,11 +19,11 @@ from tidemill_api.formats.ndjson import NdjsonWriter
 from tidemill_api.live.places import Places
 from tidemill_api.query.selection import Column
 from tidemill_api.services import make_services
-from tidemill_chassis.asgi import HostGuard
 from tidemill_chassis.health import Dependency, public, report
-from tidemill_chassis.hosts import Hosts
-from tidemill_chassis.problems import Problem
-from tidemill_chassis.resilience import ResilienceConfig
+from tidemill_chassis.resilience.config import ResilienceConfig
+from tidemill_chassis.web.asgi import HostGuard
+from tidemill_chassis.web.hosts import Hosts
+from tidemill_chassis.web.problems import Problem
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig, WorkloadSettings
 from tidemill_ingest.app import Ingest

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -25,7 +26,7 @@ DISTRIBUTIONS = (
 )
 LOCKS = sorted([*ROOT.glob("hack/requirements/*.txt"), *(ROOT / name / "requirements.txt" for name in DISTRIBUTIONS)])
 LOADED_BY_NAME = {
-    "httptools": "uvicorn's parser of HTTP, which tidemill_chassis.http_limits derives from",
+    "httptools": "uvicorn's parser of HTTP, which tidemill_chassis.web.limits derives from",
     "uvloop": "uvicorn's event loop, which the services ask for by name",
     "websockets": "uvicorn's WebSockets, which tidemill_api.live.protocol derives from",
 }
@@ -161,3 +162,12 @@ def test_librdkafka_is_asked_nothing_of_coordinators() -> None:
     asked = r"\.(?:(?:describe|delete)_consumer_groups|(?:list|alter|delete)_consumer_group_offsets)\("
     sources = [path for folder in ("operator", "workloads") for path in (ROOT / folder).glob("**/*.py")]
     assert [_name(path) for path in sources if re.search(asked, path.read_text())] == []
+
+
+@pytest.mark.parametrize("folder", DISTRIBUTIONS)
+def test_modules_and_rooms_can_be_looked_through(folder: str) -> None:
+    """No module has more than 400 lines, no room more than 15 modules."""
+    modules = [path for path in (ROOT / folder).rglob("*.py") if path.name != "__init__.py"]
+    assert [str(path.relative_to(ROOT)) for path in modules if len(path.read_text().splitlines()) > 400] == []
+    rooms = Counter(path.parent for path in modules)
+    assert [str(room.relative_to(ROOT)) for room, number in rooms.items() if number > 15] == []

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import websockets
 
-from tidemill_chassis.http_limits import HttpLimits, bounded
+from tidemill_chassis.web.limits import HttpLimits, bounded
 from uvicorn_up import uvicorn_up
 
 LIMITS = HttpLimits(connections=3, headers=20, header_bytes=4_096, header_seconds=0.3)

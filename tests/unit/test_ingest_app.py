@@ -15,8 +15,8 @@ import jsonschema
 import pytest
 from confluent_kafka import KafkaError
 
-from tidemill_chassis.problems import Problem, retry_after
-from tidemill_chassis.resilience import ResilienceConfig
+from tidemill_chassis.resilience.config import ResilienceConfig
+from tidemill_chassis.web.problems import Problem, retry_after
 from tidemill_contract.events.decoder import InvalidEvent, Reason
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest.app import Ingest

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect, Request
 
-from tidemill_chassis.problems import Problem
+from tidemill_chassis.web.problems import Problem
 from tidemill_ingest.body import MAX_BODY_BYTES, MAX_EVENTS, Events, decompress, split
 from tidemill_ingest.reading import Memory, read_body
 

@@ -13,8 +13,8 @@ from confluent_kafka import KafkaError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidemill_chassis.problems import Problem
-from tidemill_chassis.resilience import Deadline, ResilienceConfig
+from tidemill_chassis.resilience.config import Deadline, ResilienceConfig
+from tidemill_chassis.web.problems import Problem
 from tidemill_contract.events.decoder import InvalidEvent, Reason
 from tidemill_ingest.idempotency.known import MAX_BYTES, Known, bounded, lost, merge
 from tidemill_ingest.idempotency.requests import Attempt, Found, Replays, fingerprint

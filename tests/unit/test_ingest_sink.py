@@ -13,10 +13,10 @@ from confluent_kafka import KafkaError, KafkaException
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill_chassis.breaker import BreakerOpen
-from tidemill_chassis.guard import Deadline, Guard
-from tidemill_chassis.problems import Problem
-from tidemill_chassis.resilience import ResilienceConfig
+from tidemill_chassis.resilience.breaker import BreakerOpen
+from tidemill_chassis.resilience.config import ResilienceConfig
+from tidemill_chassis.resilience.guard import Deadline, Guard
+from tidemill_chassis.web.problems import Problem
 from tidemill_contract.events.decoder import QUARANTINE_PREFIX, InvalidEvent, Reason
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
@@ -331,9 +331,9 @@ def test_a_kafka_that_answers_questions_and_takes_no_record_is_told_until_it_doe
         sink._unheard_since = time.monotonic() - STUCK_SECONDS
         assert (watch.dependency().up, watch.dependency().required, watch.up) == (False, True, True)
         sink._tried_at -= LATELY_SECONDS
-        sink._requests = 1
+        sink._began[0] = time.monotonic()
         assert not watch.dependency().up
-        sink._requests = 0
+        sink._began.clear()
         assert (sink.unheard, watch.dependency().up) == (0.0, True)
         sink.down = "no answer"
         with pytest.raises(KafkaDownError):

@@ -116,7 +116,6 @@ def test_a_workload_gets_its_settings_and_no_administrator_login(runtime: LocalR
         "TIDEMILL_CONFIG_DIR": str(tmp_path / "data" / "pipelines" / "ns"),
         "TIDEMILL_HOST": "127.0.0.1",
         "TIDEMILL_INGEST_EVENTS_PER_SECOND": "5",
-        "TIDEMILL_INSTANCE": "ns.p-processor-0",
         "TIDEMILL_LOG_LEVEL": "DEBUG",
         "TIDEMILL_NAMESPACE": "ns",
         "TIDEMILL_PIPELINE": "p",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from tidemill_chassis.guard import Guards
+from tidemill_chassis.resilience.guard import Guards
 from tidemill_processor import lookout as module
 from tidemill_processor.lookout import Lookout
 

@@ -11,8 +11,9 @@ import pytest
 from prometheus_client import Counter, Gauge, Histogram
 
 from tidemill_api import metrics as api
-from tidemill_chassis import http_metrics, metrics
+from tidemill_chassis import metrics
 from tidemill_chassis.exposition import exposition
+from tidemill_chassis.web import metrics as http_metrics
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_ingest import metrics as ingest

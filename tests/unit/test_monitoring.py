@@ -14,7 +14,8 @@ from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 
 from tidemill_api import metrics as api
-from tidemill_chassis import http_metrics, metrics
+from tidemill_chassis import metrics
+from tidemill_chassis.web import metrics as http_metrics
 from tidemill_ingest import metrics as ingest
 from tidemill_operator.cluster import telemetry as measures
 from tidemill_operator.observer import condition_metrics as condition_measures

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-import psycopg_pool
 import pytest
 import redis
 import yaml
@@ -19,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
-from tidemill_chassis import failures
-from tidemill_chassis.guard import Guard, Policy
-from tidemill_chassis.resilience import BreakerOpen, ConfigError, Deadline, DeadlineExceeded, ResilienceConfig
+from tidemill_chassis.resilience import failures
+from tidemill_chassis.resilience.config import BreakerOpen, ConfigError, Deadline, DeadlineExceeded, ResilienceConfig
+from tidemill_chassis.resilience.guard import Guard, Policy
 
 ROOT = Path(__file__).resolve().parents[2]
 _names = (f"test_guard_{n}" for n in itertools.count())
@@ -697,9 +696,6 @@ def _kafka(code: int, *, fatal: bool = False, retriable: bool = False) -> KafkaE
         ("database", psycopg.errors.UniqueViolation(), False, False),
         ("database", psycopg.ProgrammingError("the query has 2 placeholders"), False, False),
         ("database", psycopg.DataError("NUL"), False, False),
-        ("database", psycopg_pool.PoolTimeout(), True, True),
-        ("database", psycopg_pool.TooManyRequests(), False, False),
-        ("database", psycopg_pool.PoolClosed(), False, False),
         ("database", TimeoutError(), True, True),
         ("database", ConnectionResetError(), True, True),
         ("database", KeyError("our own bug"), False, False),

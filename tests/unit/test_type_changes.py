@@ -9,8 +9,8 @@ from typing import Any, get_args
 import pytest
 
 from metric_draws import parameters_for
-from tidemill_contract.functions.registry import TAKES as _TAKES
-from tidemill_contract.resource.spec import AnalyticsPipeline, FieldType, Function
+from tidemill_contract.functions.registry import FUNCTIONS
+from tidemill_contract.resource.spec import AnalyticsPipeline, FieldType
 from tidemill_operator.plan.build import build_plan
 from tidemill_operator.plan.changes import changes
 from tidemill_operator.plan.model import LiveFacts, LiveSchema, Plan
@@ -18,13 +18,12 @@ from tidemill_operator.plan.postgres.noted import as_noted_today, with_types_of
 from tidemill_operator.plan.postgres.schema import column_type
 from tidemill_operator.settings import Platform
 
-FUNCTIONS: tuple[str, ...] = get_args(Function)
 TYPES: tuple[str, ...] = get_args(FieldType)
 PAIRS = [
     (function, before, after)
     for function in FUNCTIONS
-    for before in _TAKES.get(function, TYPES)
-    for after in _TAKES.get(function, TYPES)
+    for before in FUNCTIONS[function].takes
+    for after in FUNCTIONS[function].takes
 ]
 SKETCHED = ("distinct", "topk", "variance", "count")
 

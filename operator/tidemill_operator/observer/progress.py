@@ -100,7 +100,7 @@ class _Watched:
         return self.looked_at if before is None else before
 
 
-class Standing:
+class ProgressWatch:
     """Whether events of pipelines are counted, by what an observer sees. Safe to share between threads.
 
     Args:

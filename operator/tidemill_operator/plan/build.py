@@ -25,7 +25,14 @@ from tidemill_operator.settings import Platform
 RECREATE = "tidemill.dev/recreate-topics"
 
 
-def build_plan(pipeline: AnalyticsPipeline, platform: Platform, generation: int, live: LiveFacts | None = None) -> Plan:
+def build_plan(
+    pipeline: AnalyticsPipeline,
+    platform: Platform,
+    generation: int,
+    live: LiveFacts | None = None,
+    *,
+    switch: bool = True,
+) -> Plan:
     """The plan of a valid resource.
 
     Args:
@@ -33,6 +40,8 @@ def build_plan(pipeline: AnalyticsPipeline, platform: Platform, generation: int,
         platform: defaults for what the spec leaves out.
         generation: of the spec.
         live: what is there; a topic's partitions never count less than they are.
+        switch: whether versions that a replay has filled come into force. Where the plan only tells what runs, they do
+            not.
 
     Returns:
         The plan. Workloads and `_generation` get the generation that told processors something new last: those of
@@ -44,7 +53,7 @@ def build_plan(pipeline: AnalyticsPipeline, platform: Platform, generation: int,
         config = config.model_copy(update={"generation": kept})
     replay = planned_replay(pipeline, config, facts.schema)
     switched = ""
-    if replay and replay.handed and replay.handed >= (config.spec.source.topic.partitions or 1):
+    if switch and replay and replay.handed and replay.handed >= (config.spec.source.topic.partitions or 1):
         # Every partition's events count for it already, whoever runs: naming it is all that is left to do.
         config, switched, replay = _switch(config, replay.versions), replay.reader, None
     written = pipeline.spec.model_dump(mode="json", by_alias=True, exclude_unset=True)

@@ -381,11 +381,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "spec.aggregations[]": _AGGREGATION,
     "spec.aggregations[].metrics[]": _METRIC,
     "spec.anomalies[]": _ANOMALY,
-    "spec.anomalies[].detector": (
-        _of_detector("weight", "ewma"),
-        _of_detector("span", "mad"),
-        _of_detector("period", "seasonal"),
-    ),
+    "spec.anomalies[].detector": tuple(map(_of_detector, ("weight", "span", "period"), ("ewma", "mad", "seasonal"))),
     "spec.processor": (
         Rule(
             "!has(self.scaling) || !has(oldSelf.scaling) || self.replicas == oldSelf.replicas",

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from confluent_kafka import KafkaError
 
-from tidemill_chassis.resilience import Deadline, ResilienceConfig
+from tidemill_chassis.resilience.config import Deadline, ResilienceConfig
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest.kafka.delivery import begin, finish
 from tidemill_ingest.kafka.sink import Sink

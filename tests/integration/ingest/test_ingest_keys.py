@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import redis
 
-from tidemill_chassis.problems import Problem
-from tidemill_chassis.resilience import Deadline, ResilienceConfig
+from tidemill_chassis.resilience.config import Deadline, ResilienceConfig
+from tidemill_chassis.web.problems import Problem
 from tidemill_ingest.idempotency import shared
 from tidemill_ingest.idempotency.known import Known
 from tidemill_ingest.idempotency.shared import Batch, Claim, SharedKeys, connect

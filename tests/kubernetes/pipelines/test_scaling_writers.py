@@ -159,7 +159,10 @@ def test_decisions_are_the_only_writes(scene: Any, loaded: Any) -> None:
     with found.others():
         refused = found.scale("analyticspipeline/orders", 2)
         assert refused.returncode == 1
-        assert "replicas cannot change while scaling is set; change scaling, or take it out first" in refused.stderr
+        assert (
+            "replicas cannot change while scaling is set; write 1 again and change scaling, or take scaling out first"
+            in refused.stderr
+        )
         load.send(150)
         found.until(4)
         assert found.scale("analyticspipeline/orders", 2).returncode == 1

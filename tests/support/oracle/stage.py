@@ -27,7 +27,7 @@ from tidemill_api.query import sql as aggregate_sql
 from tidemill_api.query.aggregate import take_query
 from tidemill_api.query.answers import read_state, read_windows
 from tidemill_api.query.parameters import Parameters
-from tidemill_chassis.problems import Problem
+from tidemill_chassis.web.problems import Problem
 from tidemill_contract.functions.partials import quote
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig, PostgresCredentials, WorkloadSettings

@@ -15,9 +15,9 @@ from tidemill_api.live.places import Places
 from tidemill_api.live.protocol import LiveProtocol
 from tidemill_api.services import Services, make_services
 from tidemill_api.upkeep import Upkeep
-from tidemill_chassis.hosts import Hosts
-from tidemill_chassis.http_limits import HttpLimits, bounded
-from tidemill_chassis.http_server import HttpServer, Status
+from tidemill_chassis.web.hosts import Hosts
+from tidemill_chassis.web.limits import HttpLimits, bounded
+from tidemill_chassis.web.server import HttpServer, Status
 from tidemill_contract.runtime import WorkloadSettings
 
 log = logging.getLogger("tidemill_api")

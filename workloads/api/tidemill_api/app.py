@@ -18,9 +18,9 @@ from tidemill_api.live.places import Places
 from tidemill_api.live.routes import live_router
 from tidemill_api.services import Services
 from tidemill_api.upkeep import Upkeep
-from tidemill_chassis.asgi import App, HttpMetrics, RequestTimeout, by_name
-from tidemill_chassis.hosts import Hosts
-from tidemill_chassis.problems import Problem, answer_problem
+from tidemill_chassis.web.asgi import App, HttpMetrics, RequestTimeout, by_name
+from tidemill_chassis.web.hosts import Hosts
+from tidemill_chassis.web.problems import Problem, answer_problem
 
 
 def create_app(

@@ -18,7 +18,7 @@ import redis.asyncio
 
 from tidemill_api import metrics
 from tidemill_api.database import outage
-from tidemill_chassis.resilience import BreakerOpen, Guard
+from tidemill_chassis.resilience.config import BreakerOpen, Guard
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tidemill_api.query.selection import Column
 from tidemill_chassis.pipelines import PipelineDirectory
-from tidemill_chassis.problems import not_found
+from tidemill_chassis.web.problems import not_found
 from tidemill_contract import names
 from tidemill_contract.expressions.compiler import derived_types
 from tidemill_contract.functions.feeds import Feeds, guarded

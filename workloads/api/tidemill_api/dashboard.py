@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tidemill_api.http.replies import matches
-from tidemill_chassis.problems import not_found
+from tidemill_chassis.web.problems import not_found
 
 STATIC = "/static"
 TYPES = {

@@ -12,10 +12,10 @@ import psycopg
 
 from tidemill_api import metrics
 from tidemill_api.pipeline_guards import PipelineGuards
-from tidemill_chassis.failures import database_failed, database_retryable
 from tidemill_chassis.postgres import KEEPALIVE, MARGIN_SECONDS, BoundedAsyncConnection
-from tidemill_chassis.problems import Problem, unavailable
-from tidemill_chassis.resilience import BreakerOpen, Deadline, DeadlineExceeded, Guard
+from tidemill_chassis.resilience.config import BreakerOpen, Deadline, DeadlineExceeded, Guard
+from tidemill_chassis.resilience.failures import database_failed, database_retryable
+from tidemill_chassis.web.problems import Problem, unavailable
 from tidemill_contract.runtime import WorkloadSettings
 
 T = TypeVar("T")

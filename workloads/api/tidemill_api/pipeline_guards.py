@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 
 from tidemill_chassis import metrics
-from tidemill_chassis.resilience import BreakerOpen, Guard
+from tidemill_chassis.resilience.config import BreakerOpen, Guard
 
 
 class PipelineGuards:

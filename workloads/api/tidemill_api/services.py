@@ -16,7 +16,7 @@ from tidemill_api.live.upstream import Upstreams
 from tidemill_api.query.answers import Answers
 from tidemill_chassis.auth import Authenticator
 from tidemill_chassis.pipelines import PipelineDirectory
-from tidemill_chassis.resilience import Guards, ResilienceConfig
+from tidemill_chassis.resilience.config import Guards, ResilienceConfig
 from tidemill_contract.runtime import WorkloadSettings
 
 MAX_REDIS_CONNECTIONS = 1_000

@@ -15,7 +15,7 @@ import redis.exceptions
 
 from tidemill_api.services import Services
 from tidemill_chassis.health import Dependency, report
-from tidemill_chassis.resilience import BreakerOpen
+from tidemill_chassis.resilience.config import BreakerOpen
 
 log = logging.getLogger(__name__)
 

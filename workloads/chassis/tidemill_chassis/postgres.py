@@ -24,7 +24,7 @@ KEEPALIVE: dict[str, Any] = {
 """For `connect`: a lost node is noticed within about 10 s."""
 CANCEL_SECONDS = 5.0
 _ANSWER_SECONDS = 10.0 + MARGIN_SECONDS
-_INTERVAL_SECONDS = 0.1
+INTERVAL_SECONDS = 0.1
 _cancelling: set[asyncio.Task[None]] = set()
 
 
@@ -39,7 +39,7 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
     answer_seconds = _ANSWER_SECONDS
     heard_at = 0.0
 
-    def wait(self, gen: PQGen[T], interval: float = _INTERVAL_SECONDS, timeout: float | None = None) -> T:
+    def wait(self, gen: PQGen[T], interval: float = INTERVAL_SECONDS, timeout: float | None = None) -> T:
         """Called by psycopg for each statement.
 
         Raises:
@@ -80,7 +80,7 @@ class BoundedAsyncConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
     async def wait(
         self,
         gen: PQGen[T],
-        interval: float = _INTERVAL_SECONDS,
+        interval: float = INTERVAL_SECONDS,
         timeout: float | None = None,  # noqa: ASYNC109 - psycopg's own
     ) -> T:
         """Called by psycopg for each statement.
@@ -119,5 +119,5 @@ async def _cancel(request: Any) -> None:
     with contextlib.suppress(psycopg.Error, OSError, TimeoutError):
         request.start()
         async with asyncio.timeout(CANCEL_SECONDS):
-            await waiting.wait_conn_async(generators.cancel(request), interval=_INTERVAL_SECONDS)
+            await waiting.wait_conn_async(generators.cancel(request), interval=INTERVAL_SECONDS)
     request.finish()

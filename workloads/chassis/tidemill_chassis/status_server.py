@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
 from tidemill_chassis.exposition import CONTENT_TYPE, exposition
-from tidemill_chassis.hosts import HOW, Hosts
+from tidemill_chassis.web.hosts import HOW, Hosts
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ import sys
 
 import uvicorn
 
-from tidemill_chassis.http_limits import HttpLimits, bounded
-from tidemill_chassis.http_server import HttpServer
-from tidemill_chassis.resilience import ResilienceConfig
+from tidemill_chassis.resilience.config import ResilienceConfig
+from tidemill_chassis.web.limits import HttpLimits, bounded
+from tidemill_chassis.web.server import HttpServer
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest.app import Ingest
 from tidemill_ingest.quota import Limits

@@ -18,12 +18,12 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from tidemill_chassis.asgi import App, HttpMetrics, RequestTimeout, by_name
 from tidemill_chassis.health import public, report
-from tidemill_chassis.hosts import Hosts
-from tidemill_chassis.http_server import Status
-from tidemill_chassis.problems import Problem, answer_problem
-from tidemill_chassis.resilience import ResilienceConfig
+from tidemill_chassis.resilience.config import ResilienceConfig
+from tidemill_chassis.web.asgi import App, HttpMetrics, RequestTimeout, by_name
+from tidemill_chassis.web.hosts import Hosts
+from tidemill_chassis.web.problems import Problem, answer_problem
+from tidemill_chassis.web.server import Status
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest.events import EventsHandler
 from tidemill_ingest.idempotency.requests import Replays

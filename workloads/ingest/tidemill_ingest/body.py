@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import zstandard
 
-from tidemill_chassis.problems import Problem
+from tidemill_chassis.web.problems import Problem
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
 MAX_EVENTS = 10_000

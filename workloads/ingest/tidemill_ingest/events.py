@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from tidemill_chassis.problems import Problem, bad_parameter, unavailable
-from tidemill_chassis.resilience import Deadline
+from tidemill_chassis.resilience.config import Deadline
+from tidemill_chassis.web.problems import Problem, bad_parameter, unavailable
 from tidemill_ingest import metrics, results
 from tidemill_ingest.body import Events, split
 from tidemill_ingest.idempotency.known import Known, merge

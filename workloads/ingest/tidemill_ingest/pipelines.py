@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tidemill_chassis.auth import EVENTS_APPEND, Authenticator, Forbidden, Unauthorized
 from tidemill_chassis.pipelines import PipelineDirectory
-from tidemill_chassis.problems import denied, not_found
+from tidemill_chassis.web.problems import denied, not_found
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_ingest import metrics
 from tidemill_ingest.records import Judge

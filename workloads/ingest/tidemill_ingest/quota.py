@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from tidemill_chassis.problems import Problem
+from tidemill_chassis.web.problems import Problem
 
 EVENTS_PER_SECOND = 250_000
 BYTES_PER_SECOND = 64 * 1024 * 1024

@@ -7,7 +7,7 @@ from types import TracebackType
 
 from starlette.requests import Request
 
-from tidemill_chassis.problems import Problem, unavailable
+from tidemill_chassis.web.problems import Problem, unavailable
 from tidemill_ingest.body import MAX_BODY_BYTES, decompress, too_large
 
 MEMORY_BYTES = 256 * 1024 * 1024

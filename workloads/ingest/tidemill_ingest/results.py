@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 from confluent_kafka import KafkaError
 
-from tidemill_chassis.asgi import PROBLEM_TYPE, problem
-from tidemill_chassis.problems import retry_after
+from tidemill_chassis.web.asgi import PROBLEM_TYPE, problem
+from tidemill_chassis.web.problems import retry_after
 from tidemill_ingest.kafka.sink import Delivery
 from tidemill_ingest.records import Records
 

@@ -14,9 +14,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tidemill_chassis.health import Dependency, report
-from tidemill_chassis.hosts import Hosts
-from tidemill_chassis.resilience import ResilienceConfig
+from tidemill_chassis.resilience.config import ResilienceConfig
 from tidemill_chassis.status_server import StatusServer
+from tidemill_chassis.web.hosts import Hosts
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_processor import metrics

@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 import redis
 
-from tidemill_chassis.resilience import BreakerOpen
+from tidemill_chassis.resilience.config import BreakerOpen
 from tidemill_processor.publish.producer import PublishFailed
 
 _OF_A_SERVER = frozenset({"08", "25", "28", "3D", "40", "53", "55", "57", "58", "F0"})

@@ -7,12 +7,11 @@ from typing import TypeVar
 
 from psycopg.abc import PQGen
 
-from tidemill_chassis.postgres import BoundedConnection
+from tidemill_chassis.postgres import INTERVAL_SECONDS, BoundedConnection
 
 T = TypeVar("T")
 SLOW_SECONDS = 15.0
 """What is stored at once takes far less, unless the server is slow."""
-_INTERVAL_SECONDS = 0.1
 
 
 class WriterConnection(BoundedConnection):
@@ -32,7 +31,7 @@ class WriterConnection(BoundedConnection):
         """What was begun is stored, or given up."""
         self._waited = 0.0
 
-    def wait(self, gen: PQGen[T], interval: float = _INTERVAL_SECONDS, timeout: float | None = None) -> T:
+    def wait(self, gen: PQGen[T], interval: float = INTERVAL_SECONDS, timeout: float | None = None) -> T:
         """Called by psycopg for each statement.
 
         Raises:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import psycopg
 
-from tidemill_chassis.failures import database_failed
-from tidemill_chassis.guard import Guard
+from tidemill_chassis.resilience.failures import database_failed
+from tidemill_chassis.resilience.guard import Guard
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_processor import metrics
 from tidemill_processor.connection import WriterConnection

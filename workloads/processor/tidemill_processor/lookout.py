@@ -15,7 +15,7 @@ import psycopg
 import redis
 from confluent_kafka import KafkaException
 
-from tidemill_chassis.resilience import BreakerOpen, Guards
+from tidemill_chassis.resilience.config import BreakerOpen, Guards
 from tidemill_processor.database import Database
 from tidemill_processor.keeper.keeper import Keeper
 from tidemill_processor.loop import Loop

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import psycopg
 from confluent_kafka import KafkaException
 
-from tidemill_chassis.resilience import Guards
+from tidemill_chassis.resilience.config import Guards
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_processor import metrics

@@ -32,8 +32,6 @@ _COMPONENTS = {
     "ingest": Component.INGEST,
     "api": Component.API,
 }
-# Who is in a consumer group.
-_MEMBERS = ("processor", "replay")
 _STOP_SECONDS = 10.0
 # What of our own environment the workloads get to see; the administrator's logins are not theirs.
 _PASSED_ON = (
@@ -268,8 +266,6 @@ class LocalRuntime:
             environment["TIDEMILL_STATUS_PORT"] = str(self._port(_status(name), workload.ports["status"]))
         if workload.pipeline is not None:
             environment["TIDEMILL_PIPELINE"] = workload.pipeline
-        if workload.component in _MEMBERS:  # one that is started again keeps the name, and so its partitions
-            environment["TIDEMILL_INSTANCE"] = name
         command = Command(
             name, (sys.executable, "-m", workload.module), environment=environment, grace_seconds=_STOP_SECONDS
         )

@@ -13,7 +13,7 @@ import polars as pl
 from tidemill_api.formats.base import Converters, Format, Row
 from tidemill_api.formats.rows import RowEncoder
 from tidemill_api.query.selection import Column
-from tidemill_chassis.problems import Problem
+from tidemill_chassis.web.problems import Problem
 from tidemill_contract.times import read_time
 
 _TIME = pl.Datetime("us", "UTC")

@@ -12,6 +12,7 @@ from functools import lru_cache
 from tidemill_api import formats
 from tidemill_api.formats.base import Format
 from tidemill_api.formats.json import FORMAT as JSON_FORMAT
+from tidemill_contract.functions.registry import listed
 
 DEFAULT = JSON_FORMAT
 
@@ -30,7 +31,7 @@ def _modules() -> list[pkgutil.ModuleInfo]:
 FORMATS = _registered()
 """By suffix; the default, JSON, is the first."""
 STREAMED = [found for found in FORMATS.values() if found.writer is not None]
-STREAMED_NAMES = " and ".join(", ".join(found.name for found in STREAMED).rsplit(", ", 1))
+STREAMED_NAMES = listed([found.name for found in STREAMED])
 """As a list in a sentence."""
 _BY_MEDIA_TYPE = {media: found for found in FORMATS.values() for media in (found.media_type, *found.aliases)}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tidemill_api.catalog import PipelineModel
 from tidemill_api.services import Services
 from tidemill_chassis.auth import QUERY_READ
-from tidemill_chassis.problems import not_found
+from tidemill_chassis.web.problems import not_found
 
 
 def wants_key(services: Services, name: str) -> bool:

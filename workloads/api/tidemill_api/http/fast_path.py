@@ -16,8 +16,8 @@ from tidemill_api.catalog import PipelineModel
 from tidemill_api.formats.registry import DEFAULT, negotiate
 from tidemill_api.http.replies import matches, slot_headers, validators
 from tidemill_api.services import Services
-from tidemill_chassis.asgi import App, Receive, Scope, Send
 from tidemill_chassis.auth import QUERY_READ, Forbidden, Unauthorized
+from tidemill_chassis.web.asgi import App, Receive, Scope, Send
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from tidemill_api.formats.base import Format
 from tidemill_api.formats.json import JSON
 from tidemill_api.formats.registry import STREAMED, STREAMED_NAMES
 from tidemill_api.http.openapi_schemas import STRING, Schema, ref
-from tidemill_chassis.asgi import PROBLEM_TYPE
+from tidemill_chassis.web.asgi import PROBLEM_TYPE
 
 _PROBLEMS = {
     400: "A parameter is unknown or wrong; `code` and `detail` say which and what to write.",

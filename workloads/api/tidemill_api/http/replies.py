@@ -13,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from tidemill_api import metrics
 from tidemill_api.cache import Answer, Slot
 from tidemill_api.formats.json import JSON
-from tidemill_chassis.asgi import Receive, Scope, Send
+from tidemill_chassis.web.asgi import Receive, Scope, Send
 
 log = logging.getLogger(__name__)
 

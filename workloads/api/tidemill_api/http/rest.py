@@ -29,8 +29,8 @@ from tidemill_api.query.listings import ANOMALIES, DEAD_LETTERS, Listing, events
 from tidemill_api.query.parameters import MAX_BODY_BYTES, Parameters
 from tidemill_api.services import Services
 from tidemill_chassis.auth import QUERY_READ, Forbidden, Unauthorized
-from tidemill_chassis.problems import Problem, denied, not_found
-from tidemill_chassis.resilience import Deadline
+from tidemill_chassis.resilience.config import Deadline
+from tidemill_chassis.web.problems import Problem, denied, not_found
 
 ANSWER_SECONDS, ANSWER_SHARE = 1.0, 0.1
 """How long before a request's deadline its queries are given up, and which share of it at most."""

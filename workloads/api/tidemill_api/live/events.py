@@ -12,7 +12,7 @@ from tidemill_api import metrics
 from tidemill_api.live.listener import Listener, Message
 from tidemill_api.live.pump import Left, Patience, count_ending, serve
 from tidemill_api.live.upstream import Ending, Upstream
-from tidemill_chassis.problems import Problem
+from tidemill_chassis.web.problems import Problem
 
 MEDIA = "text/event-stream"
 RETRY_MS = 2_000

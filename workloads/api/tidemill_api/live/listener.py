@@ -23,7 +23,7 @@ from tidemill_api.live.progress import Progress
 from tidemill_api.live.query import LiveQuery
 from tidemill_api.live.reading import read_changed, read_standings
 from tidemill_api.live.upstream import Ending, Upstream
-from tidemill_chassis.problems import Problem, unavailable
+from tidemill_chassis.web.problems import Problem, unavailable
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from tidemill_chassis.problems import Problem, unavailable
+from tidemill_chassis.web.problems import Problem, unavailable
 
 MOST, MOST_OF_ADDRESS = 500, 100
 

@@ -10,7 +10,7 @@ from tidemill_api.live.change import RowFilter
 from tidemill_api.live.progress import Mark, read_token
 from tidemill_api.query.parameters import Parameters
 from tidemill_api.query.selection import take_filters
-from tidemill_chassis.problems import bad_parameter
+from tidemill_chassis.web.problems import bad_parameter
 
 RESERVED = ("aggregations", "resume")
 

@@ -17,7 +17,7 @@ from tidemill_api.live.socket import SocketSession, refusal
 from tidemill_api.query.parameters import Parameters
 from tidemill_api.services import Services
 from tidemill_chassis.auth import QUERY_READ, Forbidden, Unauthorized
-from tidemill_chassis.problems import denied, unavailable
+from tidemill_chassis.web.problems import denied, unavailable
 
 PATH = "/v1/pipelines/{pipeline}/live"
 

@@ -13,7 +13,7 @@ from tidemill_api.database import Connection, Database
 from tidemill_api.describe import time_ms
 from tidemill_api.live.change import RowFilter, pieces, with_rows
 from tidemill_api.live.reading import read_latest, read_standings
-from tidemill_chassis.problems import unavailable
+from tidemill_chassis.web.problems import unavailable
 
 KEEP_SECONDS = 1.0
 Wanted = tuple[PipelineModel, str, RowFilter]

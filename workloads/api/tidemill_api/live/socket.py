@@ -22,7 +22,7 @@ from tidemill_api.live.upstream import STOPPING, Ending
 from tidemill_api.query.parameters import Parameters
 from tidemill_api.services import Services
 from tidemill_chassis.auth import QUERY_READ, Forbidden, Unauthorized
-from tidemill_chassis.problems import Problem
+from tidemill_chassis.web.problems import Problem
 
 _HOW = 'send the header Authorization, or {"type": "auth", "token": "tm_<id>_<secret>"} as the first message'
 

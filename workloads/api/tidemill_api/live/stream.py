@@ -10,7 +10,7 @@ import redis.asyncio
 import redis.exceptions
 
 from tidemill_api.live.change import Entry, read_entry
-from tidemill_chassis.resilience import BreakerOpen, Guard
+from tidemill_chassis.resilience.config import BreakerOpen, Guard
 from tidemill_contract import names
 
 log = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ from tidemill_api.live.progress import Progress
 from tidemill_api.live.reading import Standing, read_changed, read_standings
 from tidemill_api.live.snapshot import Snapshots
 from tidemill_api.live.stream import ChangeStream, Unreachable
-from tidemill_chassis.resilience import Guard
+from tidemill_chassis.resilience.config import Guard
 
 log = logging.getLogger(__name__)
 

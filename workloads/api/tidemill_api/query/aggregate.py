@@ -10,7 +10,7 @@ from tidemill_api.query.buckets import Bucket, take_bucket
 from tidemill_api.query.parameters import Member, Parameters
 from tidemill_api.query.selection import Column, Filter, Page, take_filters, take_page
 from tidemill_api.query.values import EPOCH, parse_time, parse_value
-from tidemill_chassis.problems import Problem, bad_parameter
+from tidemill_chassis.web.problems import Problem, bad_parameter
 
 DEFAULT_LIMIT, MAX_LIMIT, MAX_STREAM_ROWS = 1_000, 10_000, 10_000_000
 MAX_FILL_POINTS, MAX_FILL_ROWS = 100_000, 1_000_000

@@ -28,8 +28,8 @@ from tidemill_api.query.aggregate import MAX_FILL_ROWS, MAX_STREAM_ROWS, Aggrega
 from tidemill_api.query.listings import ListingQuery, shown_row
 from tidemill_api.query.selection import Binder
 from tidemill_api.query.values import EPOCH
-from tidemill_chassis.problems import unavailable
-from tidemill_chassis.resilience import Deadline
+from tidemill_chassis.resilience.config import Deadline
+from tidemill_chassis.web.problems import unavailable
 from tidemill_contract import names
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.functions.feeds import Feeds

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from tidemill_api.query.local_days import runs
 from tidemill_api.query.selection import Binder
-from tidemill_chassis.problems import bad_parameter
+from tidemill_chassis.web.problems import bad_parameter
 from tidemill_contract.duration import format_ms, parse_ms
 from tidemill_contract.functions.partials import AggregationLayout
 

@@ -13,7 +13,7 @@ from tidemill_api.catalog import PipelineModel
 from tidemill_api.query.parameters import Parameters
 from tidemill_api.query.selection import Binder, Column, Filter, Page, condition, take_filters, take_page
 from tidemill_api.query.values import parse_time
-from tidemill_chassis.problems import bad_parameter, not_found
+from tidemill_chassis.web.problems import bad_parameter, not_found
 from tidemill_contract.functions.partials import SQL_TYPES, quote
 from tidemill_contract.times import rfc3339_ms
 

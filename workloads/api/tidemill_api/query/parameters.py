@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from tidemill_chassis.problems import Problem, bad_parameter
+from tidemill_chassis.web.problems import Problem, bad_parameter
 
 T = TypeVar("T")
 MAX_FIELDS = 100

@@ -15,7 +15,7 @@ import msgspec
 
 from tidemill_api.query.parameters import Parameters
 from tidemill_api.query.values import cast, parse_value, to_text, whole
-from tidemill_chassis.problems import bad_parameter
+from tidemill_chassis.web.problems import bad_parameter
 from tidemill_contract.functions.partials import quote
 
 OPERATORS = ("eq", "ne", "in", "gte", "gt", "lte", "lt", "isnull")

@@ -62,7 +62,6 @@ def _parameters() -> Iterator[Parameter]:
 
 
 PARAMETERS: Mapping[str, Parameter] = {parameter.name: parameter for parameter in _parameters()}
-TAKES: Mapping[str, tuple[str, ...]] = {name: function.takes for name, function in FUNCTIONS.items()}
 ALONE: tuple[str, ...] = tuple(name for name, function in FUNCTIONS.items() if function.alone)
 ZERO_FILLED: tuple[str, ...] = tuple(name for name, function in FUNCTIONS.items() if function.zero_filled)
 

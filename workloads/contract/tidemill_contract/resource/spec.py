@@ -40,9 +40,7 @@ class TopicSpec(Model):
     name: TopicName | None = Field(None, description="Topic name; default <namespace>.<name>.events.")
     managed: bool = Field(True, description="False: an existing topic is used as it is and never altered.")
     partitions: int | None = Field(None, ge=1, le=1024, description="May grow, never shrink; default: the platform's.")
-    replication_factor: int | None = Field(
-        None, ge=1, le=15, description="Copies of each partition; default: the platform's."
-    )
+    replication_factor: int | None = Field(None, ge=1, le=15, description="Copies of a partition; or the platform's.")
     start_from: Annotated[str, StringConstraints(max_length=40)] = Field(
         "earliest", description="earliest, latest or an RFC 3339 time: where a first start begins on an existing topic."
     )

@@ -17,8 +17,8 @@ from typing import Any
 
 import msgspec
 
-from tidemill_chassis.problems import Problem, unavailable
-from tidemill_chassis.resilience import Deadline
+from tidemill_chassis.resilience.config import Deadline
+from tidemill_chassis.web.problems import Problem, unavailable
 from tidemill_ingest.idempotency.known import Known, bounded, lost
 from tidemill_ingest.idempotency.shared import KEPT_SECONDS, Batch, SharedKeys, reused, under_way
 

@@ -27,8 +27,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from tidemill_chassis.health import Dependency
-from tidemill_chassis.problems import Problem, unavailable
-from tidemill_chassis.resilience import BreakerOpen, Deadline, Guard
+from tidemill_chassis.resilience.config import BreakerOpen, Deadline, Guard
+from tidemill_chassis.web.problems import Problem, unavailable
 from tidemill_contract import names
 from tidemill_ingest.idempotency.known import Known, lost
 from tidemill_ingest.idempotency.scripts import PUT

@@ -8,8 +8,8 @@ from functools import partial
 
 from confluent_kafka import KafkaError
 
-from tidemill_chassis.problems import Problem, retry_after, unavailable
-from tidemill_chassis.resilience import BreakerOpen, Deadline
+from tidemill_chassis.resilience.config import BreakerOpen, Deadline
+from tidemill_chassis.web.problems import Problem, retry_after, unavailable
 from tidemill_contract.events.decoder import InvalidEvent, Reason
 from tidemill_ingest.kafka.sink import Delivery, KafkaDownError, Pending, QueueFullError, Sink, TopicFullError
 from tidemill_ingest.records import Records

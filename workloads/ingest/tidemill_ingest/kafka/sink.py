@@ -18,7 +18,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from tidemill_chassis.resilience import Guard
+from tidemill_chassis.resilience.config import Guard
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest import metrics
 from tidemill_ingest.kafka import producers
@@ -167,7 +167,6 @@ class Sink:
         self._tried_at = float("-inf")
         """When a request came or ended last."""
         self._timer: asyncio.TimerHandle | None = None
-        self._requests = 0
         self._numbers = numbers()
         self._began: dict[int, float] = {}
         """When the requests that wait for acknowledgements came, by number, so the oldest first (monotonic seconds)."""
@@ -254,7 +253,7 @@ class Sink:
     @property
     def _idles(self) -> bool:
         """Whether no request waits, and none did lately."""
-        return not self._requests and time.monotonic() - self._tried_at > LATELY_SECONDS
+        return not self._began and time.monotonic() - self._tried_at > LATELY_SECONDS
 
     def submit(self, topic: str, records: Records, *, places: bool, sure: bool = False, waited: bool = True) -> Pending:
         """Queue records; the future of what is returned tells when each is acknowledged by Kafka, or has failed.
@@ -302,7 +301,7 @@ class Sink:
         if sure:
             settle.expire_after(self.publish_seconds)
         self._produce(self._line(sure=sure, waited=waited), topic, records, pending, places=places)
-        if self._timer is not None and self._requests == 1:
+        if self._timer is not None and len(self._began) == 1:
             self._timer.cancel()
             self._tick()
         return pending
@@ -326,7 +325,6 @@ class Sink:
         if held and (held + count > IN_FLIGHT_MESSAGES or held_bytes + size > self._topic_bytes):
             raise TopicFullError(f"{held} events ({held_bytes} bytes) of the pipeline are on their way to Kafka")
         self._topics[topic] = held + count, held_bytes + size
-        self._requests += 1
         self._records += count
         self._bytes += size
         self._idle.clear()
@@ -337,10 +335,9 @@ class Sink:
             self._topics[topic] = held - count, held_bytes - size
         else:
             del self._topics[topic]
-        self._requests -= 1
         self._records -= count
         self._bytes -= size
-        if not self._requests:
+        if not self._began:
             self._idle.set()
 
     def _produce(self, line: producers.Line, topic: str, records: Records, pending: Pending, *, places: bool) -> None:
@@ -367,7 +364,7 @@ class Sink:
             if line.poll():
                 self.down = "the producer was made anew and has not reached Kafka yet"
         metrics.PRODUCER_QUEUE.set(self._records)
-        pause = _POLL_SECONDS if self._requests else _IDLE_SECONDS
+        pause = _POLL_SECONDS if self._began else _IDLE_SECONDS
         self._timer = asyncio.get_running_loop().call_later(pause, self._tick)
 
 

@@ -9,7 +9,7 @@ import time
 from confluent_kafka import KafkaException
 
 from tidemill_chassis.health import Dependency
-from tidemill_chassis.resilience import BreakerOpen, Guard
+from tidemill_chassis.resilience.config import BreakerOpen, Guard
 from tidemill_ingest.kafka.sink import Sink
 
 log = logging.getLogger(__name__)

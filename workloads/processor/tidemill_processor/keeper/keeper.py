@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 import redis
 
-from tidemill_chassis.resilience import BreakerOpen
+from tidemill_chassis.resilience.config import BreakerOpen
 from tidemill_processor import metrics
 from tidemill_processor.blame import reason
 from tidemill_processor.detect.scanning import Scanner

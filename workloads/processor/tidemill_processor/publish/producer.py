@@ -11,7 +11,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from tidemill_chassis.failures import kafka_fatal
+from tidemill_chassis.resilience.failures import kafka_fatal
 
 log = logging.getLogger(__name__)
 

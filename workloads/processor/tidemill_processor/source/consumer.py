@@ -20,7 +20,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from quixstreams import Application
 from quixstreams.kafka import ConnectionConfig
 
-from tidemill_chassis.failures import kafka_fatal
+from tidemill_chassis.resilience.failures import kafka_fatal
 from tidemill_contract import names
 from tidemill_contract.events.decoder import MAX_RECORD_BYTES
 from tidemill_contract.files import read_text

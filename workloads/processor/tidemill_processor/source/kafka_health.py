@@ -9,8 +9,8 @@ from typing import Any
 
 from confluent_kafka import KafkaError
 
-from tidemill_chassis.failures import kafka_fatal
-from tidemill_chassis.guard import Guard
+from tidemill_chassis.resilience.failures import kafka_fatal
+from tidemill_chassis.resilience.guard import Guard
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tidemill_chassis.asgi import PROBLEM_TYPE, problem
 from tidemill_chassis.auth import Forbidden, Unauthorized
+from tidemill_chassis.web.asgi import PROBLEM_TYPE, problem
 
 
 class Problem(Exception):

@@ -14,10 +14,10 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from tidemill_chassis import failures
-from tidemill_chassis.breaker import BreakerOpen, BreakerState
-from tidemill_chassis.failures import Predicate
-from tidemill_chassis.guard import Clock, Deadline, DeadlineExceeded, Guard, Guards, Policy
+from tidemill_chassis.resilience import failures
+from tidemill_chassis.resilience.breaker import BreakerOpen, BreakerState
+from tidemill_chassis.resilience.failures import Predicate
+from tidemill_chassis.resilience.guard import Clock, Deadline, DeadlineExceeded, Guard, Guards, Policy
 from tidemill_contract.files import read_bytes
 
 __all__ = [

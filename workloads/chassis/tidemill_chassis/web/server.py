@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import uvicorn
 
-from tidemill_chassis.hosts import Hosts
 from tidemill_chassis.status_server import StatusServer
+from tidemill_chassis.web.hosts import Hosts
 from tidemill_contract.runtime import WorkloadSettings
 
 T = TypeVar("T")

@@ -15,7 +15,6 @@ _FAILED_SQLSTATE_CLASSES = frozenset({"08", "28", "3D", "53", "57", "58", "F0", 
 _READ_ONLY = "25006"
 """What a primary that has become a standby answers to a write."""
 _SERIALIZATION, _DEADLOCK, _LOCK_NOT_AVAILABLE, _STATEMENT_TIMEOUT = "40001", "40P01", "55P03", "57014"
-_NOT_OUR_FAULT_POOL = frozenset({"TooManyRequests", "PoolClosed"})
 
 _KAFKA_ANSWERS = frozenset(
     {
@@ -65,8 +64,6 @@ def database_failed(error: BaseException) -> bool:
     if sqlstate:
         return sqlstate[:2] in _FAILED_SQLSTATE_CLASSES or sqlstate == _READ_ONLY
     names = _class_names(error)
-    if names[0] in _NOT_OUR_FAULT_POOL:
-        return False
     return _is_system(error) or "OperationalError" in names or "InterfaceError" in names
 
 

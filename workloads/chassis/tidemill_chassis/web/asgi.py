@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from tidemill_chassis import http_metrics
-from tidemill_chassis.guard import Deadline
-from tidemill_chassis.hosts import HOW, Hosts
+from tidemill_chassis.resilience.guard import Deadline
+from tidemill_chassis.web import metrics as http_metrics
+from tidemill_chassis.web.hosts import HOW, Hosts
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

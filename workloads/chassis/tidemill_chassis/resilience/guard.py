@@ -12,8 +12,8 @@ from typing import Any, NoReturn, TypeVar
 import tenacity
 
 from tidemill_chassis import metrics
-from tidemill_chassis.breaker import CLOSED, HALF_OPEN, OPEN, Breaker, BreakerOpen, BreakerState
-from tidemill_chassis.failures import Predicate
+from tidemill_chassis.resilience.breaker import CLOSED, HALF_OPEN, OPEN, Breaker, BreakerOpen, BreakerState
+from tidemill_chassis.resilience.failures import Predicate
 
 T = TypeVar("T")
 Clock = Callable[[], float]

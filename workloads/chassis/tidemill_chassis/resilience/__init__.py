@@ -1,0 +1,1 @@
+"""Circuit breakers, retries, timeouts and deadlines, and their settings."""

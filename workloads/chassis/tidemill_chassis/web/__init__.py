@@ -1,0 +1,1 @@
+"""The web server of ingest and API, and what stands before their routes."""
