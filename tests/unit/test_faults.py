@@ -5,13 +5,17 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from faults import __main__ as faults
 from faults import table, truth
 from faults.checker import Verdict
 from faults.play import Seen, holds
@@ -223,3 +227,32 @@ def test_a_page_keeps_rows_of_faults_that_were_not_played(tmp_path: Path) -> Non
     text = page.read_text()
     assert "1,205 events were sent, 1,205 counted, 2 became dead letters. here; there.\n" in text
     assert [line.split("`")[1] for line in text.splitlines() if "`" in line] == ["rebalanced", "poisoned"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "minutes", "expected"),
+    [
+        ("", 0.0, list(ROWS)),
+        ("redis-frozen,rebalanced", 0.0, ["redis-frozen", "rebalanced"]),
+        ("redis-frozen", 1e-9, ["redis-frozen"]),
+    ],
+)
+def test_rows_are_those_that_are_named_or_all(rows: str, minutes: float, expected: list[str]) -> None:
+    told = Namespace(rows=rows, minutes=minutes, seconds=7.0, seed=41)
+    assert [(row.name, seconds) for row, seconds in faults._plan(told, Console(quiet=True))] == [
+        (name, 7.0) for name in expected
+    ]
+
+
+def test_rows_are_drawn_after_those_that_are_named() -> None:
+    """The same ones with the same seed, for five seconds at the least."""
+
+    def first(count: int, rows: str) -> list[tuple[str, float]]:
+        told = Namespace(rows=rows, minutes=1.0, seconds=7.0, seed=41)
+        plan = islice(faults._plan(told, Console(quiet=True)), count)
+        return [(row.name, seconds) for row, seconds in plan]
+
+    drawn = first(20, "")
+    assert first(21, "poisoned") == [("poisoned", 7.0), *drawn]
+    assert len({name for name, _ in drawn}) > 5
+    assert all(5.0 <= seconds <= 7.0 for _, seconds in drawn)
