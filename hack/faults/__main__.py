@@ -1,4 +1,4 @@
-"""`make faults` and `make soak`: each fault by name, or drawn ones for some minutes; a table with a row for each."""
+"""`make faults` and `make soak`: faults by name, faults that are drawn for some minutes, or both; a table of all."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ def _counts(verdict: Verdict | None, on: Bench) -> tuple[int, ...]:
 
 
 def _plan(arguments: argparse.Namespace, console: Console) -> Iterator[tuple[Row, float]]:
+    """The rows that are named, or else all; with minutes those that are named, then drawn ones for so long."""
+    names = arguments.rows.split(",") if arguments.rows else [] if arguments.minutes else list(ROWS)
+    yield from ((ROWS[name], arguments.seconds) for name in names)
     if not arguments.minutes:
-        names = arguments.rows.split(",") if arguments.rows else list(ROWS)
-        yield from ((ROWS[name], arguments.seconds) for name in names)
         return
     seed = arguments.seed if arguments.seed is not None else secrets.randbelow(1_000_000)
     console.print(f"soak with SEED={seed}")
@@ -76,7 +77,7 @@ def main() -> int:
     parser.add_argument("--rows", default="", help=f"some of {','.join(ROWS)}")
     parser.add_argument("--events", type=int, default=20_000, help="events that a row writes to Kafka itself")
     parser.add_argument("--seconds", type=float, default=40.0, help="how long a fault lasts (soak: at the most)")
-    parser.add_argument("--minutes", type=float, default=0.0, help="draw faults for so long")
+    parser.add_argument("--minutes", type=float, default=0.0, help="draw faults for so long, after the named")
     parser.add_argument(
         "--output", type=Path, default=Path("build/faults"), help="folder of what was seen: JSON, by fault"
     )

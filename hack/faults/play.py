@@ -26,10 +26,9 @@ class Seen:
 
     Attributes:
         lasted: how long the fault was there.
-        told: until each that had to had told of it; None: not while it lasted.
-        missing: who did not.
+        tells: until it was told of, by who has to; None: not while it lasted.
         moved: from the end of the fault until events were counted again.
-        well: from then until all was well and stayed so.
+        well: from then until all was well and stayed so; of a process that was killed, from when it serves again.
         still: the longest time in which nothing was counted while it lasted.
         counted: events that were counted while it lasted.
         said: what each said last while it lasted.
@@ -39,8 +38,7 @@ class Seen:
     """
 
     lasted: float
-    told: float | None
-    missing: tuple[str, ...]
+    tells: Mapping[str, float | None]
     moved: float
     well: float
     still: float
@@ -49,6 +47,12 @@ class Seen:
     lies: Mapping[str, float] = field(default_factory=dict)
     alarms: Mapping[str, float] = field(default_factory=dict)
     restarted: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> float | None:
+        """Until the last of those that have to had told of it; None: not all have."""
+        known = [at for at in self.tells.values() if at is not None]
+        return max(known, default=0.0) if len(known) == len(self.tells) else None
 
 
 def _is_well(on: Bench) -> bool:
@@ -95,7 +99,7 @@ def play(row: Row, on: Bench, *, events: int, seconds: float) -> Seen:
         on.bulk.begin(events, 10.0)
     moved = until(lambda: _moved(on, mended), seconds=_GIVEN_UP_SECONDS, what=f"{row.name}: events are counted again")
     until(lambda: _all_well(on, mended), seconds=_GIVEN_UP_SECONDS, what=f"{row.name}: all is well ({_state(on)})")
-    well = _well_since(on, mended)
+    well, back = _well_since(on, mended), _back(row, on, begin)
     ended = time.monotonic()
     told = {who: truth.first(watch.since(who, begin), begin, end, _has(part)) for who, part in row.told.items()}
     after = watch.latest("restarts") or {}
@@ -103,15 +107,14 @@ def play(row: Row, on: Bench, *, events: int, seconds: float) -> Seen:
     inside = truth.stalls(counted, begin, end)
     return Seen(
         lasted=end - begin,
-        told=None if None in told.values() else max((at for at in told.values() if at is not None), default=0.0),
-        missing=tuple(who for who, at in told.items() if at is None),
+        tells=told,
         moved=max(0.0, moved - mended),
-        well=max(0.0, well - max(moved, mended)),
+        well=max(0.0, well - max(moved, mended, back)),
         still=max((other - one for one, other in inside), default=0.0),
         counted=_counted(counted, begin, end),
         said=said,
         lies={} if row.asked or row.quiet else _lies(on, begin, end),
-        alarms=_alarms(on, begin, ended, mended) if row.moves else {},
+        alarms=_alarms(on, back, ended) if row.moves else {},
         restarted=tuple(name for name, count in after.items() if count != (restarts or {}).get(name, 0)),
     )
 
@@ -162,7 +165,13 @@ def _lies(on: Bench, begin: float, end: float) -> dict[str, float]:
     }
 
 
-def _alarms(on: Bench, begin: float, ended: float, mended: float) -> dict[str, float]:
+def _back(row: Row, on: Bench, begin: float) -> float:
+    """When what may be started anew serves again: until then it is no false alarm that nobody does."""
+    ill = [at for name in row.restarts for at, said in on.watch.since(name, begin) if said != "healthy"]
+    return max(ill, default=begin)
+
+
+def _alarms(on: Bench, begin: float, ended: float) -> dict[str, float]:
     moving = truth.moving(on.watch.since("counted", begin - 2), begin, ended)
     found = {"ready": truth.longest(on.watch.since("ready", begin), moving, lambda said: said != "True")}
     return found | {"gauge": truth.longest(on.watch.since("gauge", begin), moving, lambda said: said is None)}
@@ -189,9 +198,9 @@ def holds(row: Row, seen: Seen, verdict: Verdict) -> list[str]:
     """What does not hold; nothing: all does."""
     found = []
     if seen.told is None and seen.lasted >= TELLS_SECONDS:
-        found.append(f"{' and '.join(seen.missing)} did not tell")
-    if seen.told is not None and seen.told > TELLS_SECONDS:
-        found.append(f"told after {seen.told:.0f} s")
+        found.append(f"{' and '.join(who for who, at in seen.tells.items() if at is None)} did not tell")
+    late = {who: at for who, at in seen.tells.items() if at is not None and at > TELLS_SECONDS}
+    found += [f"{who} told after {at:.0f} s" for who, at in late.items()]
     found += [f"{who} said well for {at:.0f} s" for who, at in seen.lies.items() if at > TELLS_SECONDS]
     found += [f"{who} said ill for {at:.0f} s" for who, at in seen.alarms.items() if at > RECOVERS_SECONDS]
     if seen.well > RECOVERS_SECONDS:

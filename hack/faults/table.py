@@ -20,6 +20,7 @@ HEAD = (
     *("fault", "expected", "seen", "told after", "stood still", "counts again after", "well after that"),
     *("sent", "acknowledged", "counted", "dead letters", "lost", "doubled", "wrong"),
 )
+_ABOUT = "became dead letters. "
 _BEGIN, _END = "<!-- written by make faults: begin -->", "<!-- end -->"
 
 
@@ -109,19 +110,29 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def put(page: Path, kept: Path) -> None:
-    """Write the table of all that is kept into a page, between its marks.
+    """Write the table of all that is kept into a page, between its marks. Rows of other faults stay as they are there.
 
     Raises:
         ValueError: the page has no such marks.
     """
     before, begin, rest = page.read_text().partition(_BEGIN)
-    _, end, after = rest.partition(_END)
+    shown, end, after = rest.partition(_END)
     if not begin or not end:
         raise ValueError(f"{page}: there is no `{_BEGIN}` … `{_END}`; add both where the table is to stand")
-    known = _read(kept)
-    rows = [known[name] for name in ROWS if name in known]
-    sums = {name: sum(row[name] for row in rows) for name in ("sent", "counted", "dead")}
-    about = f"{sums['sent']:,} events were sent, {sums['counted']:,} counted, {sums['dead']:,} became dead letters."
-    where = "; ".join(sorted({row["about"] for row in rows}))
-    table = "\n".join([head(), *(text(row["cells"]) for row in rows)])
-    page.write_text(f"{before}{_BEGIN}\n\n{about} {where}.\n\n{table}\n\n{_END}{after}")
+    new = _read(kept)
+    cells = {**_shown(shown), **{name: row["cells"] for name, row in new.items()}}
+    rows = [cells[name] for name in ROWS if name in cells]
+    sent, counted, dead = (
+        sum(int(row[HEAD.index(name)].replace(",", "")) for row in rows) for name in ("sent", "counted", "dead letters")
+    )
+    about = f"{sent:,} events were sent, {counted:,} counted, {dead:,} {_ABOUT}"
+    places = {place for place in shown.partition(_ABOUT)[2].partition(".\n")[0].split("; ") if place}
+    where = "; ".join(sorted(places | {row["about"] for row in new.values()}))
+    table = "\n".join([head(), *map(text, rows)])
+    page.write_text(f"{before}{_BEGIN}\n\n{about}{where}.\n\n{table}\n\n{_END}{after}")
+
+
+def _shown(page: str) -> dict[str, Sequence[str]]:
+    """Rows that a page has, by fault."""
+    lines = [line.strip().strip("|").split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    return {cells[0].strip(" `"): [cell.strip() for cell in cells] for cells in lines if len(cells) == len(HEAD)}

@@ -11,7 +11,9 @@ from typing import Any
 import psycopg
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
 
+from hanging import frozen
 from kafka_admin import KafkaAdmin
 from tidemill_operator.actuators.kafka.log import KafkaLog
 from tidemill_operator.errors import TidemillError
@@ -171,3 +173,17 @@ def test_brokers_are_restarted_one_after_another(world: World, eventually: Event
     assert world.old() == []
     blank = sum(seen.figures is None for _, seen in world.shown)
     assert blank < len(world.shown) / 10, "figures go on"
+
+
+@pytest.mark.slow
+def test_a_broker_without_controllers_tells_ends_but_not_that_it_is_led(world: World, eventually: Eventually) -> None:
+    """Asking changes nothing: the topic keeps its partitions, and none is made that is not there."""
+    kafka_log, handles = KafkaLog(world.servers.kafka, timeout_seconds=KAFKA_SECONDS), world.servers.handles
+    client, absent = AdminClient({"bootstrap.servers": world.servers.kafka}), f"{world.topic}.absent"
+    assert kafka_log.led(world.topic)
+    assert kafka_log.led(absent)
+    topics = client.list_topics(timeout=10).topics
+    assert (len(topics[world.topic].partitions), absent in topics) == (PARTITIONS, False)
+    with frozen(handles["kafka-2"]), frozen(handles["kafka-3"]):
+        eventually(lambda: not kafka_log.led(world.topic), seconds=SOON_SECONDS, what="no controller answers")
+    eventually(lambda: kafka_log.led(world.topic), seconds=SOON_SECONDS, what="controllers answer again")

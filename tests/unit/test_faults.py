@@ -5,13 +5,17 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from faults import __main__ as faults
 from faults import table, truth
 from faults.checker import Verdict
 from faults.play import Seen, holds
@@ -159,8 +163,7 @@ def test_a_proxy_of_nobody_closes(echo: int) -> None:
 
 WELL = Seen(
     lasted=40.0,
-    told=12.0,
-    missing=(),
+    tells={"processor": 9.0, "api": 12.0},
     moved=1.0,
     well=2.0,
     still=40.0,
@@ -174,9 +177,9 @@ EXACT = Verdict(counted=100, dead=3, lost=0, doubled=0, wrong=0)
     ("name", "seen", "verdict", "faults"),
     [
         ("postgres-frozen", {}, {}, []),
-        ("postgres-frozen", {"told": 31.0}, {}, ["told after 31 s"]),
-        ("postgres-frozen", {"told": None, "missing": ("api",)}, {}, ["api did not tell"]),
-        ("postgres-frozen", {"told": None, "missing": ("api",), "lasted": 20.0}, {}, []),
+        ("postgres-frozen", {"tells": {"api": 31.0, "ready": 30.0}}, {}, ["api told after 31 s"]),
+        ("postgres-frozen", {"tells": {"api": None, "ready": 9.0}}, {}, ["api did not tell"]),
+        ("postgres-frozen", {"tells": {"api": None}, "lasted": 20.0}, {}, []),
         ("postgres-frozen", {"lies": {"ready": 31.0, "gauge": 30.0}}, {}, ["ready said well for 31 s"]),
         ("postgres-frozen", {"well": 11.0}, {}, ["well 11 s after events moved"]),
         (
@@ -212,3 +215,44 @@ def test_a_run_adds_its_rows_to_those_of_before(tmp_path: Path) -> None:
     assert "16 events were sent, 14 counted, 2 became dead letters. here." in text
     assert [line.split("`")[1] for line in text.splitlines() if "`" in line] == ["postgres-frozen", "redis-killed"]
     assert "\nold\n" not in text
+
+
+def test_a_page_keeps_rows_of_faults_that_were_not_played(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- written by make faults: begin --><!-- end -->")
+    for name, sent, about in (("rebalanced", 5, "here"), ("poisoned", 7, "there"), ("poisoned", 1_200, "there")):
+        kept = tmp_path / f"{name}-{sent}.json"
+        table.keep(kept, table.Line(ROWS[name], WELL, EXACT, sent, sent, sent, 1, ()), about=about)
+        table.put(page, kept)
+    text = page.read_text()
+    assert "1,205 events were sent, 1,205 counted, 2 became dead letters. here; there.\n" in text
+    assert [line.split("`")[1] for line in text.splitlines() if "`" in line] == ["rebalanced", "poisoned"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "minutes", "expected"),
+    [
+        ("", 0.0, list(ROWS)),
+        ("redis-frozen,rebalanced", 0.0, ["redis-frozen", "rebalanced"]),
+        ("redis-frozen", 1e-9, ["redis-frozen"]),
+    ],
+)
+def test_rows_are_those_that_are_named_or_all(rows: str, minutes: float, expected: list[str]) -> None:
+    told = Namespace(rows=rows, minutes=minutes, seconds=7.0, seed=41)
+    assert [(row.name, seconds) for row, seconds in faults._plan(told, Console(quiet=True))] == [
+        (name, 7.0) for name in expected
+    ]
+
+
+def test_rows_are_drawn_after_those_that_are_named() -> None:
+    """The same ones with the same seed, for five seconds at the least."""
+
+    def first(count: int, rows: str) -> list[tuple[str, float]]:
+        told = Namespace(rows=rows, minutes=1.0, seconds=7.0, seed=41)
+        plan = islice(faults._plan(told, Console(quiet=True)), count)
+        return [(row.name, seconds) for row, seconds in plan]
+
+    drawn = first(20, "")
+    assert first(21, "poisoned") == [("poisoned", 7.0), *drawn]
+    assert len({name for name, _ in drawn}) > 5
+    assert all(5.0 <= seconds <= 7.0 for _, seconds in drawn)

@@ -22,6 +22,7 @@ from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_ingest.kafka.delivery import begin, finish
 from tidemill_ingest.kafka.sink import (
+    LATELY_SECONDS,
     QUEUE_MESSAGES,
     Delivery,
     KafkaDownError,
@@ -30,7 +31,7 @@ from tidemill_ingest.kafka.sink import (
     Sink,
     TopicFullError,
 )
-from tidemill_ingest.kafka.watch import FAILURES, STUCK_SECONDS, Watch
+from tidemill_ingest.kafka.watch import FAILURES, PAUSE_SECONDS, REPLACE_SECONDS, STUCK_SECONDS, Watch
 from tidemill_ingest.records import KEPT_BYTES, Judge, Records
 
 NOWHERE = WorkloadSettings(kafka_brokers="127.0.0.1:1")
@@ -309,6 +310,68 @@ def test_records_that_wait_long_are_told_though_brokers_answer_questions() -> No
         assert (watch.dependency().up, watch.dependency().required) == (False, False)
         await pending.future
         assert (sink.waited, watch.dependency().up) == (0.0, True)
+
+    run(scenario())
+
+
+def test_a_kafka_that_answers_questions_and_takes_no_record_is_told_until_it_does() -> None:
+    """Though requests are given up again and again; once nobody sends any more, nothing is known against it."""
+
+    async def scenario() -> None:
+        guard = producer_guard()
+        sink = Sink(NOWHERE, guard, request_seconds=30)
+        watch = Watch(sink, guard)
+        watch._answered()
+        assert sink.unheard == 0.0
+        sink.down = "no answer"
+        with pytest.raises(KafkaDownError):
+            sink.submit("t", records(b"1"), places=False)
+        watch._answered()
+        assert watch.dependency().up
+        sink._unheard_since = time.monotonic() - STUCK_SECONDS
+        assert (watch.dependency().up, watch.dependency().required, watch.up) == (False, True, True)
+        sink._tried_at -= LATELY_SECONDS
+        sink._began[0] = time.monotonic()
+        assert not watch.dependency().up
+        sink._began.clear()
+        assert (sink.unheard, watch.dependency().up) == (0.0, True)
+        sink.down = "no answer"
+        with pytest.raises(KafkaDownError):
+            sink.submit("t", records(b"1"), places=False)
+        watch._answered()
+        assert watch.dependency().up
+
+    run(scenario())
+
+
+def test_other_producers_are_tried_where_records_wait_though_kafka_answers() -> None:
+    """What waits goes on, but records without a key are given up once Kafka acknowledges later ones."""
+
+    async def scenario() -> None:
+        guard = producer_guard()
+        sink = Sink(NOWHERE, guard, request_seconds=30)
+        sink.start()
+        watch, first = Watch(sink, guard), sink.producer
+        watch._answered()
+        stuck = sink.submit("t", records(b"1"), places=False)
+        sure = sink.submit("t", records(b"2"), places=False, sure=True)
+        watch._see_to_stuck()
+        assert sink.producer is first
+        sink._began[0] -= REPLACE_SECONDS
+        watch._see_to_stuck()
+        watch._see_to_stuck()
+        assert sink.producer is not first
+        assert len(first) == 1
+        assert not stuck.future.done()
+        assert watch._replaced_at is not None
+        sink.acknowledged_at = watch._replaced_at + 2 * PAUSE_SECONDS
+        watch._see_to_stuck()
+        since = sink._unheard_since
+        delivery = await asyncio.wait_for(stuck.future, 10)
+        assert list(delivery.failed) == [0]
+        assert sink._unheard_since == since
+        assert not sure.future.done()
+        await sink.close(0.0)
 
     run(scenario())
 

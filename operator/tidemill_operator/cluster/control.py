@@ -19,7 +19,7 @@ from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.keys import Key
 from tidemill_operator.observer import figures
 from tidemill_operator.observer.observer import Observer
-from tidemill_operator.observer.progress import Standing
+from tidemill_operator.observer.progress import ProgressWatch
 from tidemill_operator.plan.replay import REPLAYING
 from tidemill_operator.reconcile import reconcile
 from tidemill_operator.status import PROGRESSING, interrupted
@@ -39,7 +39,7 @@ class Controller:
         observer: looks at how far pipelines are behind.
         measures: the operator's own figures.
         scaling: decides how many processors there are.
-        standing: sees all along whether events are counted; None: nobody does.
+        progress: sees all along whether events are counted; None: nobody does.
         now: the wall clock.
     """
 
@@ -51,11 +51,11 @@ class Controller:
         observer: Observer,
         measures: Measures,
         scaling: ClusterScaling,
-        standing: Standing | None = None,
+        progress: ProgressWatch | None = None,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
         self._world, self._recorder, self._observer = world, recorder, observer
-        self._measures, self._scaling, self._standing, self._now = measures, scaling, standing, now
+        self._measures, self._scaling, self._progress, self._now = measures, scaling, progress, now
         self._locks = NamespaceLocks()
         self._finalizing = Finalizing(world, recorder, self._locks)
 
@@ -91,7 +91,7 @@ class Controller:
         return self._reconcile(self._finalizing.prepared(document), key)
 
     def _reconcile(self, document: Document, key: Key) -> Result:
-        standing = self._standing
+        progress = self._progress
         # The observer's members are its own to write.
         previous = figures.others(document["status"]) if document.get("status") else None
         actuators, runtime = self._world.actuators(key, self._locks)
@@ -102,7 +102,7 @@ class Controller:
             previous=previous,
             now=self._now(),
             scaled=lambda running: self._scaling.replicas(key, running),
-            standing=(lambda: standing.error(key)) if standing else None,
+            standing=(lambda: progress.error(key)) if progress else None,
         )
         scaling = self._scaling.status(key, (previous or {}).get("scaling") or {})
         # Whoever scales by it reads it while a server is away too.
@@ -117,8 +117,8 @@ class Controller:
         self._recorder.repaired(document, _repairs(runtime, previous, status), at=self._now().isoformat())
         self._measures.state_of(key, status)
         self._scaling.watch(key, paused=is_paused(document))
-        if standing:
-            standing.watch(key, document, status)
+        if progress:
+            progress.watch(key, document, status)
         if status.get("schema") and status.get("topics"):
             self._observer.watch(key, status["schema"], status["topics"][0]["name"])
         return verdict(status)
@@ -165,8 +165,8 @@ class Controller:
         self._observer.forget(key)
         self._measures.forget(key)
         self._scaling.forget(key)
-        if self._standing:
-            self._standing.forget(key)
+        if self._progress:
+            self._progress.forget(key)
 
 
 def _repairs(runtime: KubernetesRuntime, previous: Document | None, status: Document) -> list[str]:

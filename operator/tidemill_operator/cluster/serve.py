@@ -36,8 +36,9 @@ from tidemill_operator.cluster.world import World
 from tidemill_operator.cluster_settings import ClusterSettings
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.keys import Key
+from tidemill_operator.observer.controllers import Controllers
 from tidemill_operator.observer.observer import KAFKA_SECONDS, Observer
-from tidemill_operator.observer.progress import Standing
+from tidemill_operator.observer.progress import ProgressWatch
 from tidemill_operator.observer.scaling_figures import FiguresReader
 from tidemill_operator.settings import Platform
 
@@ -69,12 +70,13 @@ class Operator:
             wake=lambda key: self._queue.add(key),
         )
         self._observed = ObservedStatus(self._api, self._recorder)
-        self._standing = Standing(self._stands)
+        kafka_log = KafkaLog(platform.kafka_brokers, config=settings.kafka, timeout_seconds=KAFKA_SECONDS)
+        self._progress = ProgressWatch(self._stands, unled=Controllers(kafka_log.led).silent_seconds)
         self._observer = Observer(
-            KafkaLog(platform.kafka_brokers, config=settings.kafka, timeout_seconds=KAFKA_SECONDS),
+            kafka_log,
             platform.postgres,
             self._observed.show,
-            progress=self._standing.take,
+            progress=self._progress.take,
         )
         self._passes = self._controller()
         self._queue = WorkQueue(self._passes.work, Delays(drift=settings.drift_seconds), workers=_WORKERS)
@@ -167,7 +169,7 @@ class Operator:
             observer=self._observer,
             measures=self._measures,
             scaling=self._scaling,
-            standing=self._standing,
+            progress=self._progress,
         )
 
     def _stands(self, key: Key, error: TidemillError | None) -> None:

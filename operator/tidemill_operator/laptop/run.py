@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tidemill_operator.actuators.base import Actuators
+from tidemill_operator.actuators.kafka.log import KafkaLog
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.actuators.local.runtime import LocalRuntime
 from tidemill_operator.actuators.local.secrets import FileSecrets
@@ -26,7 +27,9 @@ from tidemill_operator.laptop.session import Session
 from tidemill_operator.laptop.sources import Reading
 from tidemill_operator.laptop.store import Store, Stored
 from tidemill_operator.observer.condition_metrics import Conditions
-from tidemill_operator.observer.progress import Standing
+from tidemill_operator.observer.controllers import Controllers
+from tidemill_operator.observer.observer import KAFKA_SECONDS
+from tidemill_operator.observer.progress import ProgressWatch
 from tidemill_operator.observer.scaling_figures import FiguresReader
 from tidemill_operator.processes.child import start_time
 from tidemill_operator.processes.files import write_atomic
@@ -111,9 +114,10 @@ class Run:
             runtime=self._runtime,
             say=say,
         )
-        self._standing = Standing()
+        kafka = KafkaLog(servers.kafka, timeout_seconds=KAFKA_SECONDS)
+        self._progress = ProgressWatch(unled=Controllers(kafka.led).silent_seconds)
         self._figures = LocalFigures(
-            servers.kafka, servers.postgres, host=options.host, say=say, progress=self._standing.take
+            servers.kafka, servers.postgres, host=options.host, say=say, progress=self._progress.take
         )
         self._session = Session(self._store, apply=self._apply, release=self._release, say=say)
         self._passes = Passes(self._session.step)
@@ -187,7 +191,7 @@ class Run:
         """What matters to pipelines beside their specs: another pass is due when it is another."""
         ready = {name: state.ready for name, state in self._runtime.states().items()}
         asked = {key: self._requests.read(one.namespace, one.name) for key, one in self._session.pipelines.items()}
-        return ready, self._scaling.decisions(), asked, self._standing.errors()
+        return ready, self._scaling.decisions(), asked, self._progress.errors()
 
     def close(self) -> None:
         """End everything that was started: workloads first, so that they can still commit."""
@@ -238,7 +242,7 @@ class Run:
 
     def _conditions_of(self, stored: Stored) -> Sequence[Mapping[str, Any]]:
         """As the last pass told them, but for what was seen since: a pass may wait for a server for long."""
-        error = self._standing.error(key_of(stored))
+        error = self._progress.error(key_of(stored))
         if error is None:
             self._interrupted.pop(stored.key, None)
             return list(stored.status.get("conditions", ()))
@@ -300,9 +304,9 @@ class Run:
             previous=stored.status or None,
             now=datetime.now(UTC),
             scaled=lambda running: self._scaling.replicas(running.metadata.namespace, running.metadata.name),
-            standing=lambda: self._standing.error(key_of(stored)),
+            standing=lambda: self._progress.error(key_of(stored)),
         )
-        self._standing.watch(key_of(stored), stored.document, status)
+        self._progress.watch(key_of(stored), stored.document, status)
         scaling = self._scaling.status(stored.namespace, stored.name)
         return {**status, "scaling": scaling} if scaling else status
 
@@ -319,7 +323,7 @@ class Run:
     def _release(self, stored: Stored) -> None:
         release(stored.document, platform=self._platform, actuators=self._actuators)
         self._scaling.forget(stored.namespace, stored.name)
-        self._standing.forget(key_of(stored))
+        self._progress.forget(key_of(stored))
         self._requests.forget(stored.namespace, stored.name)
 
 

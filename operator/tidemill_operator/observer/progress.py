@@ -24,7 +24,9 @@ _FLUSHES = 3
 # Nobody could tell for so long.
 SILENT_SECONDS = 10.0
 # Some leaders did not tell for so long, and nothing of the others moved: longer than it takes to choose new ones.
-UNTOLD_SECONDS = 15.0
+UNTOLD_SECONDS = 12.0
+# Nothing was counted for so long: it is time to ask for Kafka's controllers.
+_IDLE_SECONDS = 5.0
 # Not even a look came back for so long.
 _BLIND_SECONDS = 25.0
 _MAX_PARTITIONS = 8
@@ -58,19 +60,21 @@ class _Watched:
         told_at: when its progress was last known.
         still_since: since when what waits has not moved; None: it moves, or nothing waits.
         untold_since: since when some partitions are not known, and none of the others has moved; None: it is not so.
+        counted_at: when a position moved last.
     """
 
     place: tuple[str, str]
     patience: float
     told_at: float
+    counted_at: float
     seen: dict[int, Progress] = field(default_factory=dict)
     still_since: float | None = None
     untold_since: float | None = None
     looked_at: float = 0.0
     error: TidemillError | None = None
 
-    def take(self, look: Look, now: float) -> None:
-        """Take in a look."""
+    def take(self, look: Look, now: float, unled: Callable[[], float]) -> None:
+        """Take in a look; `unled` tells for how many seconds Kafka's controllers have been silent."""
         if isinstance(look, TidemillError):
             if now - self.told_at >= SILENT_SECONDS:
                 self.error = look
@@ -79,11 +83,16 @@ class _Watched:
         untold = sorted(self.seen.keys() - look.keys())
         self.still_since = None if moved or not waiting else self._since(self.still_since)
         self.untold_since = None if moved or not untold else self._since(self.untold_since)
+        if not look or any(self.seen[part].read[0] != at.read[0] for part, at in look.items() if part in self.seen):
+            self.counted_at = now
         self.seen, self.told_at, self.looked_at = {**self.seen, **look}, now, now
+        silent = unled() if now - self.counted_at >= _IDLE_SECONDS else 0.0
         if self.still_since is not None and now - self.still_since >= self.patience:
             self.error = self.error if _is(self.error, Reason.NOT_MOVING) else _still(waiting)
         elif self.untold_since is not None and now - self.untold_since >= UNTOLD_SECONDS:
             self.error = self.error if _is(self.error, Reason.UNREACHABLE) else _untold(untold)
+        elif silent >= SILENT_SECONDS and now - self.counted_at >= max(UNTOLD_SECONDS, self.patience - STILL_SECONDS):
+            self.error = self.error if _is(self.error, Reason.UNREACHABLE) else _unled()
         else:
             self.error = None
 
@@ -91,12 +100,14 @@ class _Watched:
         return self.looked_at if before is None else before
 
 
-class Standing:
+class ProgressWatch:
     """Whether events of pipelines are counted, by what an observer sees. Safe to share between threads.
 
     Args:
         changed: is called, in the observer's thread, with a pipeline that stands still now, and why, or that moves
             again.
+        unled: for how many seconds Kafka's controllers have been silent; gets a topic to ask about, and is asked only
+            while nothing is counted.
         clock: seconds that only grow.
     """
 
@@ -104,9 +115,10 @@ class Standing:
         self,
         changed: Callable[[Key, TidemillError | None], None] = lambda *_: None,
         *,
+        unled: Callable[[str], float] = lambda _: 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._changed, self._clock = changed, clock
+        self._changed, self._unled, self._clock = changed, unled, clock
         self._watched: dict[Key, _Watched] = {}
         self._lock = threading.Lock()
 
@@ -121,7 +133,7 @@ class Standing:
         with self._lock:
             known = self._watched.get(key)
             if known is None or known.place != place:
-                self._watched[key] = _Watched(place, patience, self._clock())
+                self._watched[key] = _Watched(place, patience, self._clock(), self._clock())
             else:
                 known.patience = patience
 
@@ -151,7 +163,7 @@ class Standing:
             if known is None or known.place != (schema, topic):
                 return
             before = known.error
-            known.take(look, self._clock())
+            known.take(look, self._clock(), lambda: self._unled(topic))
             error = known.error
         if (before is None) != (error is None):
             log.info("%s: %s", key, f"not ready: {error}" if error else "events are counted again")
@@ -191,6 +203,14 @@ def _untold(partitions: list[int]) -> TidemillError:
         Reason.UNREACHABLE,
         f"leaders of partitions {_named(partitions)} do not answer, and no event of the others is counted",
         "see whether Kafka's brokers run",
+    )
+
+
+def _unled() -> TidemillError:
+    return TidemillError(
+        Reason.UNREACHABLE,
+        "Kafka's controllers do not answer, and no event is counted: its brokers may take none",
+        "see whether a majority of the controllers runs",
     )
 
 

@@ -247,7 +247,8 @@ class Loop:
         self.kafka.answered(self._topic_checked_at)
         if topic_id != self._topic_id:
             if self._topic_id:
-                self._read_again()
+                # A client believes what it heard of the former topic's leaders, and reads nothing of this one.
+                self._source.renew()
             self._topic_id = topic_id
 
     def _note(self, polled: Polled) -> None:

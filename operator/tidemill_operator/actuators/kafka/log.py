@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+
+from tidemill_operator.actuators.kafka.session import GONE
 
 EARLIEST, LATEST = OffsetSpec.earliest(), OffsetSpec.latest()
 _ATTEMPTS = 3
@@ -75,6 +77,24 @@ class KafkaLog:
             elif left:
                 time.sleep(_PAUSE_SECONDS)
         return found
+
+    def led(self, topic: str) -> bool:
+        """Whether Kafka's controllers answer, whatever they say.
+
+        They are asked whether a topic that is there could be made, which changes nothing; brokers pass that on.
+        """
+        client = self._admin()
+        asked = [NewTopic(topic, num_partitions=1)]
+        try:
+            made = client.create_topics(asked, request_timeout=self._timeout, validate_only=True)
+            made[topic].result(self._timeout + 5.0)
+        except FutureTimeout:
+            return False
+        except KafkaException as error:
+            if error.args[0].code() in GONE:
+                self._renew(client)
+                return False
+        return True
 
     def arrivals(self, places: Mapping[Place, int], *, seconds: float = 2.0) -> dict[Place, int | None]:
         """When the first record at or after an offset arrived, in epoch ms; None: there is none, only marks.

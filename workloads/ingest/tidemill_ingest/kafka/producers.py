@@ -89,13 +89,25 @@ class Line:
 
     def purge(self) -> None:
         """Give up what is queued and under way, and report it."""
-        self.producer.purge()
-        self.producer.poll(0)
+        for producer in (self.producer, *self._retired):
+            producer.purge()
+            producer.poll(0)
 
     def on_error(self, error: KafkaError) -> None:
         """Told by the client, or met when a record was queued."""
         if kafka_fatal(error):
             self._fatal = True
+
+    def replace(self) -> None:
+        """Another producer takes what comes from now on; this one goes on with what it has. One at a time."""
+        if len(self.producer) and not self._retired:
+            self._retired.append(self.producer)
+            self.producer = Producer(self._settings)
+
+    def give_up_retired(self) -> None:
+        """Producers that were replaced give up what they have."""
+        for old in self._retired:
+            old.purge()
 
     def renew(self) -> None:
         """The producer gives up what it has, tells so when it is polled, and makes way for a new one."""

@@ -33,6 +33,8 @@ IN_FLIGHT_MESSAGES = QUEUE_MESSAGES // 2
 """Of one topic: an outage of one partition does not take the queue from the other pipelines."""
 BUSY_SHARE = 0.8
 """Above this share of the queue new requests are refused before they are decoded."""
+LATELY_SECONDS = 5.0
+"""A request that came, or ended, longer ago says nothing of Kafka any more."""
 _POLL_SECONDS, _IDLE_SECONDS = 0.002, 0.1
 _ANSWER_SECONDS = 1.0
 """How long before the end of a request its records are given up by Kafka's client, so that there is an answer."""
@@ -160,6 +162,10 @@ class Sink:
         """Made when it is needed: few senders do not wait."""
         self._away: asyncio.Future[None] | None = None
         self.asked_at = float("-inf")
+        self._unheard_since: float | None = None
+        """Since when requests have come, and Kafka has acknowledged none; None: it has."""
+        self._tried_at = float("-inf")
+        """When a request came or ended last."""
         self._timer: asyncio.TimerHandle | None = None
         self._numbers = numbers()
         self._began: dict[int, float] = {}
@@ -208,6 +214,17 @@ class Sink:
         if not self.away.done():
             self.away.set_result(None)
 
+    def replace(self) -> None:
+        """Have what comes from now on sent by producers that ask anew who leads: a client believes what it heard."""
+        for line in self._lines():
+            line.replace()
+
+    def give_up_retired(self) -> None:
+        """Producers that were replaced give up records without a key; their senders send them again."""
+        for line in self._lines():
+            if line is not self._sure:
+                line.give_up_retired()
+
     @property
     def producer(self) -> Producer:
         """The producer of records without a key; another one after a fatal error."""
@@ -228,6 +245,16 @@ class Sink:
         """Seconds for which the oldest unacknowledged records have waited; 0: there are none."""
         return time.monotonic() - next(iter(self._began.values())) if self._began else 0.0
 
+    @property
+    def unheard(self) -> float:
+        """Seconds for which requests have come and Kafka has acknowledged none; 0: it has, or none came lately."""
+        return 0.0 if self._unheard_since is None or self._idles else time.monotonic() - self._unheard_since
+
+    @property
+    def _idles(self) -> bool:
+        """Whether no request waits, and none did lately."""
+        return not self._began and time.monotonic() - self._tried_at > LATELY_SECONDS
+
     def submit(self, topic: str, records: Records, *, places: bool, sure: bool = False, waited: bool = True) -> Pending:
         """Queue records; the future of what is returned tells when each is acknowledged by Kafka, or has failed.
 
@@ -244,7 +271,10 @@ class Sink:
             QueueFullError: there is no room for all of them; nothing was sent.
             TopicFullError: there is no room for all of them among those of their topic; nothing was sent.
         """
-        self.asked_at = time.monotonic()
+        now = time.monotonic()
+        if self._unheard_since is None or self._idles:
+            self._unheard_since = now
+        self.asked_at = self._tried_at = now
         ticket = self._guard.admit()
         count, size = len(records.values), sum(map(len, records.values))
         try:
@@ -256,14 +286,16 @@ class Sink:
             raise
         settle = _Ticket(self._guard, ticket)
         number = next(self._numbers)
-        self._began[number] = self.asked_at
+        self._began[number] = now
 
         def done(delivery: Delivery) -> None:
             del self._began[number]
             self._release(topic, count, size)
+            heard, self._tried_at = settle.done(delivery), time.monotonic()
             if len(delivery.failed) < count:
-                self.acknowledged_at = time.monotonic()
-            settle.done(delivery)
+                self.acknowledged_at = self._tried_at
+            if len(delivery.failed) < count or heard:
+                self._unheard_since = None
 
         pending = Pending(records, done)
         if sure:
@@ -348,12 +380,14 @@ class _Ticket:
         late = KafkaException(KafkaError(KafkaError._MSG_TIMED_OUT))
         self._timer = asyncio.get_running_loop().call_later(seconds, self._settle, late)
 
-    def done(self, delivery: Delivery) -> None:
+    def done(self, delivery: Delivery) -> bool:
+        """Settle it; whether a broker has refused records for what they are. Those that were given up tell nothing."""
         if self._timer is not None:
             self._timer.cancel()
         errors = [KafkaException(error) for error in delivery.failed.values()]
         blamed = next((error for error in errors if self._guard.policy.is_failure(error)), None)
         self._settle(blamed or (errors[0] if errors else None))
+        return blamed is None and any(error.code() > 0 for error in delivery.failed.values())
 
     def _settle(self, error: Exception | None) -> None:
         if not self._settled:

@@ -22,6 +22,9 @@ FAILURES = 2
 """So many failures in a row, within some 8 s, mean that Kafka is down."""
 STUCK_SECONDS = 10.0
 """Records are acknowledged within milliseconds; after so long without, /health says so."""
+REPLACE_SECONDS = 5.0
+"""After so long without, other producers are tried: those of now may believe in leaders of a topic that is gone."""
+_AGAIN_SECONDS = 60.0
 IDLE_SECONDS = 10.0
 """After so long without requests an answer about topics is the trial of an open breaker."""
 
@@ -38,6 +41,7 @@ class Watch:
         self._failures = 0
         self._seen = False
         self._was_away = False
+        self._replaced_at: float | None = None
         self._latency_ms: float | None = None
         self.error = "not asked yet"
 
@@ -54,7 +58,8 @@ class Watch:
     def dependency(self) -> Dependency:
         """What /health says of Kafka."""
         detail = self._sink.down or ("" if self._seen else self.error)
-        waited = self._sink.waited
+        # Who gave up waiting counts, too: after each outage a question is answered, and records may not be.
+        waited = max(self._sink.waited, self._sink.unheard)
         if not self.up or waited < STUCK_SECONDS:
             return Dependency("kafka", self.up, True, detail, self._guard.state, self._latency_ms)
         # Brokers may answer questions and take no records. Where others are acknowledged meanwhile, a part is away.
@@ -67,7 +72,19 @@ class Watch:
         while True:
             if self._needs_asking():
                 await self._ask()
+            self._see_to_stuck()
             await asyncio.sleep(PAUSE_SECONDS)
+
+    def _see_to_stuck(self) -> None:
+        """Try other producers if records wait though Kafka answers; give up the former ones' records if that helps."""
+        sink, now = self._sink, time.monotonic()
+        if not self.up or sink.waited < REPLACE_SECONDS:
+            self._replaced_at = None
+        elif self._replaced_at is None or now - self._replaced_at > _AGAIN_SECONDS:
+            self._replaced_at = now
+            sink.replace()
+        elif sink.acknowledged_at > self._replaced_at + PAUSE_SECONDS:
+            sink.give_up_retired()
 
     def _needs_asking(self) -> bool:
         fresh = time.monotonic() - self._sink.acknowledged_at < FRESH_SECONDS

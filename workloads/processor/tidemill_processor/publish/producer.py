@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 8.0
 """Less than a transaction may be idle."""
+RENEW_SECONDS = 5.0
+"""A producer is tried for so long at least."""
 _OF_THE_RECORD = frozenset({
     KafkaError.MSG_SIZE_TOO_LARGE,
     KafkaError.RECORD_LIST_TOO_LARGE,
@@ -46,14 +48,19 @@ class Refused:
 
 
 class Outlet:
-    """A producer that knows whether all it was given was acknowledged; one that met a fatal error is replaced.
+    """A producer that knows whether all it was given was acknowledged; one that did not deliver is replaced.
+
+    A client believes what it heard of leaders, and may miss that there are others: after an outage, or of a topic that
+    was made anew. It would go on like that for as long as it lives.
 
     Args:
         make: a new producer.
+        clock: seconds that only grow.
     """
 
-    def __init__(self, make: Callable[[], Producer]) -> None:
-        self._make, self._producer = make, make()
+    def __init__(self, make: Callable[[], Producer], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._make, self._clock = make, clock
+        self._producer, self._made_at = make(), clock()
         self._error: Any = None
         self._refused: list[Refused] = []
         self._plainly = partial(self._delivered, None)
@@ -81,12 +88,11 @@ class Outlet:
         except KafkaException as error:
             if error.args[0].code() in _OF_THE_RECORD:
                 raise RecordRefused(error.args[0].str()) from None
-            if kafka_fatal(error.args[0]):
-                self._producer = self._make()
+            self._renew(at_once=kafka_fatal(error.args[0]))
             raise PublishFailed(error.args[0].str()) from None
 
     def _delivered(self, headers: Any, error: Any, message: Any) -> None:
-        if error is None:
+        if error is None or error.code() == KafkaError._PURGE_QUEUE:  # what is given up is told of later at times
             return
         if error.code() in _OF_THE_RECORD:
             self._refused.append(Refused(message.topic(), message.key(), message.value(), headers, error.str()))
@@ -115,11 +121,17 @@ class Outlet:
         self._producer.poll(0)
         self._error, self._refused = None, []
 
+    def _renew(self, *, at_once: bool = False) -> None:
+        """Another producer, which asks anew who leads."""
+        if at_once or self._clock() - self._made_at >= RENEW_SECONDS:
+            self._producer, self._made_at = self._make(), self._clock()
+
     def _flush(self, seconds: float) -> None:
         left = self._producer.flush(seconds)
         error, self._error = self._error, None
         if error is not None or left:
             self.forget()
+            self._renew()
             raise PublishFailed(
                 str(error) if error is not None else f"{left} records not acknowledged in {FLUSH_SECONDS} s"
             )

@@ -20,6 +20,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from quixstreams import Application
 from quixstreams.kafka import ConnectionConfig
 
+from tidemill_chassis.resilience.failures import kafka_fatal
 from tidemill_contract import names
 from tidemill_contract.events.decoder import MAX_RECORD_BYTES
 from tidemill_contract.files import read_text
@@ -176,7 +177,9 @@ class Source:
             polled.failed = error.args[0]
             return polled
         if generation != self.generation:
-            return polled  # some of it may be of an assignment that is gone; all of it comes again
+            # Some of it may be of an assignment that is gone; all of it comes again, but for what ends the consumer.
+            polled.failed = next((found for message in messages if kafka_fatal(found := message.error())), None)
+            return polled
         if self._sought:
             self._prove(messages)
         # An error message's value is the error's text: it must never be taken for a record.
@@ -215,7 +218,7 @@ class Source:
                 self._ends_read[message.partition()] = message.offset()
         elif code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             polled.out_of_range.add(message.partition())
-        elif polled.failed is None:
+        elif polled.failed is None or kafka_fatal(error):
             polled.failed = error
 
     def start(self, positions: Mapping[int, int]) -> None:
@@ -296,7 +299,8 @@ class Source:
         Raises:
             KafkaException: it does not exist or Kafka is not reachable.
         """
-        described = self._admin.describe_topics(TopicCollection([self.topic]), request_timeout=ASK_SECONDS)
+        admin = self._admin  # a look at ends may put another in its place, and that would end this question
+        described = admin.describe_topics(TopicCollection([self.topic]), request_timeout=ASK_SECONDS)
         return str(_result(described[self.topic]).topic_id)
 
     def range_of(self, partition: int) -> tuple[int, int]:

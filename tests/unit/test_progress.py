@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.keys import Key
-from tidemill_operator.observer.progress import Look, Progress, Standing
+from tidemill_operator.observer.controllers import Controllers
+from tidemill_operator.observer.progress import Look, Progress, ProgressWatch
 
 AWAY = TidemillError(Reason.UNREACHABLE, "no broker tells")
 KEY = Key("shop", "orders", "u")
@@ -22,16 +24,22 @@ class Watch:
 
     def __init__(self, document: Mapping[str, Any] | None = None) -> None:
         self.now, self.news = 0.0, list[tuple[float, str]]()
-        self.standing = Standing(self._changed, clock=lambda: self.now)
-        self.standing.watch(KEY, document or {}, STATUS)
+        self.unled, self.asked = 0.0, 0
+        self.progress = ProgressWatch(self._changed, unled=self._silent, clock=lambda: self.now)
+        self.progress.watch(KEY, document or {}, STATUS)
 
     def _changed(self, _: Key, error: TidemillError | None) -> None:
         self.news.append((self.now, error.reason if error else ""))
 
+    def _silent(self, topic: str) -> float:
+        assert topic == TOPIC
+        self.asked += 1
+        return self.unled
+
     def sees(self, *looks: Look) -> list[tuple[float, str]]:
         """Look so often; what was told of it, and when."""
         for look in looks:
-            self.standing.take(KEY, SCHEMA, TOPIC, look)
+            self.progress.take(KEY, SCHEMA, TOPIC, look)
             self.now += 5.0
         return self.news
 
@@ -48,13 +56,13 @@ def test_nothing_waits_and_nothing_moves() -> None:
 def test_what_waits_for_twenty_seconds_is_told_once_and_when_it_moves() -> None:
     watch = Watch()
     assert watch.sees(at((0, 7)), *[at((3 + n, 7)) for n in range(10)]) == [(25.0, "EventsNotMoving")]
-    error = watch.standing.error(KEY)
+    error = watch.progress.error(KEY)
     assert str(error) == (
         "events wait in the topic (partitions 0) and none is counted; see the processors' pods and their /health,"
         " which names what they wait for"
     )
     assert watch.sees(at((5, 15))) == [(25.0, "EventsNotMoving"), (55.0, "")]
-    assert watch.standing.errors() == {}
+    assert watch.progress.errors() == {}
 
 
 MOVING: list[tuple[list[Look], str]] = [
@@ -82,7 +90,7 @@ def test_some_leaders_are_silent_and_nothing_else_moves() -> None:
     before, during = at((0, 7), (0, 7), (0, 7)), at((0, 7))
     assert watch.sees(before, during, during, before) == []
     assert watch.sees(*[during] * 4) == [(30.0, "Unreachable")]
-    assert str(watch.standing.error(KEY)) == (
+    assert str(watch.progress.error(KEY)) == (
         "leaders of partitions 1, 2 do not answer, and no event of the others is counted;"
         " see whether Kafka's brokers run"
     )
@@ -91,6 +99,55 @@ def test_some_leaders_are_silent_and_nothing_else_moves() -> None:
 
 def test_some_leaders_are_silent_and_the_others_move() -> None:
     assert Watch().sees(at((0, 7), (0, 7)), *[at((0, 7 + n)) for n in range(20)]) == []
+
+
+def test_controllers_are_silent_and_nothing_is_counted() -> None:
+    """All leaders are on brokers that are left and may acknowledge no record: nothing waits, as they see it."""
+    watch = Watch()
+    watch.unled = 10.0
+    assert watch.sees(*[at((0, 7), confirmed=n) for n in range(6)]) == [(15.0, "Unreachable")]
+    assert str(watch.progress.error(KEY)) == (
+        "Kafka's controllers do not answer, and no event is counted: its brokers may take none;"
+        " see whether a majority of the controllers runs"
+    )
+    assert watch.sees(at((0, 9)))[1:] == [(30.0, "")]
+
+
+def test_controllers_are_not_asked_for_while_events_are_counted() -> None:
+    watch = Watch()
+    watch.unled = 60.0
+    assert (watch.sees(*[at((0, 7 + n)) for n in range(20)]), watch.asked) == ([], 0)
+    watch.unled = 5.0
+    assert watch.sees(*[at((0, 27))] * 20) == []
+    assert watch.asked > 0
+
+
+def test_controllers_are_asked_beside_the_looks_and_now_and_then() -> None:
+    now, asked, answers, gate = [0.0], list[float](), [False], threading.Event()
+
+    def ask(topic: str) -> bool:
+        asked.append(now[0])
+        gate.wait(10)
+        return answers[0]
+
+    def told() -> float:
+        """After the last question."""
+        silent = controllers.silent_seconds(TOPIC)
+        gate.set()
+        for thread in [thread for thread in threading.enumerate() if thread.name == "controllers"]:
+            thread.join(10)
+        return silent
+
+    controllers = Controllers(ask, clock=lambda: now[0])
+    assert (controllers.silent_seconds(TOPIC), controllers.silent_seconds(TOPIC)) == (0.0, 0.0)
+    assert told() == 0.0
+    for now[0] in (5.0, 10.0):
+        assert told() == now[0]
+    answers[0] = True
+    assert (told(), told()) == (10.0, 0.0)
+    for now[0] in (15.0, 20.0, 25.0):
+        assert told() == 0.0
+    assert asked == [0.0, 5.0, 10.0, 10.0, 25.0]
 
 
 def test_nobody_tells() -> None:
@@ -103,12 +160,12 @@ def test_nobody_tells() -> None:
 
 def test_a_schema_that_is_not_there_is_told_by_others() -> None:
     watch = Watch()
-    assert (watch.sees(*[{}] * 10), watch.standing.error(KEY)) == ([], None)
+    assert (watch.sees(*[{}] * 10), watch.progress.error(KEY)) == ([], None)
 
 
 def test_a_look_at_the_place_of_before_is_no_news() -> None:
     watch = Watch()
-    watch.standing.watch(KEY, {}, {**STATUS, "topics": [{"name": "other"}]})
+    watch.progress.watch(KEY, {}, {**STATUS, "topics": [{"name": "other"}]})
     assert watch.sees(*[at((9, 7))] * 10) == []
 
 
@@ -116,7 +173,7 @@ def test_a_look_that_does_not_come_back() -> None:
     watch = Watch()
     watch.sees(at((0, 7)))
     watch.now += 30.0
-    error = watch.standing.error(KEY)
+    error = watch.progress.error(KEY)
     assert error is not None
     assert error.reason == Reason.UNREACHABLE
 
@@ -129,7 +186,7 @@ def test_a_look_that_does_not_come_back() -> None:
 def test_what_is_not_to_be_counted_is_not_watched(status: dict[str, Any]) -> None:
     watch = Watch()
     watch.sees(*[at((9, 7))] * 6)
-    watch.standing.watch(KEY, {}, status)
-    assert watch.standing.error(KEY) is None
+    watch.progress.watch(KEY, {}, status)
+    assert watch.progress.error(KEY) is None
     watch.sees(at((9, 7)))
-    assert watch.standing.errors() == {}
+    assert watch.progress.errors() == {}
