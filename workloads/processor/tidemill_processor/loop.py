@@ -10,6 +10,7 @@ import gc
 import logging
 import time
 from collections.abc import Callable
+from typing import Any
 
 import psycopg
 from confluent_kafka import KafkaException
@@ -25,6 +26,7 @@ from tidemill_processor.merge.culprits import without_culprits
 from tidemill_processor.replay import Course, Handover, Pace
 from tidemill_processor.source.backlog import Backlog
 from tidemill_processor.source.consumer import Polled, Source
+from tidemill_processor.source.coverage import Coverage
 from tidemill_processor.source.kafka_health import KafkaHealth
 from tidemill_processor.source.positions import Positions
 from tidemill_processor.transaction import Change, Committed, Fenced, Position, Superseded, is_refusal
@@ -97,6 +99,7 @@ class Loop:
         self._on_commit = on_commit
         self._reader = BatchReader(config.spec, offsets=database.reader != LIVE)
         self._lookup = Positions(database, config, source, start_from)
+        self._coverage = Coverage(source.subscribe)
         self._pace = Pace(rate)
         # To judge an event takes longer than all else that is done with it: Kafka must not wait for many rules.
         self._limit = BATCH_LIMIT // (1 + sum(rule.field is not None for rule in config.spec.anomalies))
@@ -196,7 +199,7 @@ class Loop:
             return
         try:
             if stale:
-                self._check_topic()
+                self._check_topic(connection)
                 waiting = source.assigned - source.ready
             if waiting and self._handover is not None:
                 waiting = self._course.readable(self._handover, connection, waiting)
@@ -241,15 +244,18 @@ class Loop:
         self._positions.clear()
         self.assigned = assigned
 
-    def _check_topic(self) -> None:
+    def _check_topic(self, connection: psycopg.Connection[Any]) -> None:
         self._topic_checked_at = time.monotonic()
-        topic_id = self._source.topic_id()
+        topic_id, partitions = self._source.describe()
         self.kafka.answered(self._topic_checked_at)
         if topic_id != self._topic_id:
             if self._topic_id:
                 # A client believes what it heard of the former topic's leaders, and reads nothing of this one.
                 self._source.renew()
             self._topic_id = topic_id
+        others = len(self._source.assigned) < partitions
+        untaken = self._lookup.untaken(connection, partitions, topic_id) if others else frozenset()
+        self._coverage.note(untaken - self._source.assigned)
 
     def _note(self, polled: Polled) -> None:
         if polled.out_of_range:

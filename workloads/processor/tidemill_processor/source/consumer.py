@@ -121,7 +121,7 @@ class Source:
         return Producer({**self._connection, **PRODUCER_TUNING})
 
     def subscribe(self) -> None:
-        """Join the consumer group."""
+        """Join the consumer group; a member joins again, and keeps its place in it."""
         self._consumer.subscribe(
             [self.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
@@ -293,15 +293,16 @@ class Source:
         """Where the consumer last met the partition's end, behind any transaction markers; -1: not yet."""
         return self._ends_read.get(partition, -1)
 
-    def topic_id(self) -> str:
-        """The topic's id, which changes when a topic is made anew.
+    def describe(self) -> tuple[str, int]:
+        """The topic's id, which changes when a topic is made anew, and the number of its partitions.
 
         Raises:
             KafkaException: it does not exist or Kafka is not reachable.
         """
         admin = self._admin  # a look at ends may put another in its place, and that would end this question
         described = admin.describe_topics(TopicCollection([self.topic]), request_timeout=ASK_SECONDS)
-        return str(_result(described[self.topic]).topic_id)
+        topic = _result(described[self.topic])
+        return str(topic.topic_id), len(topic.partitions)
 
     def range_of(self, partition: int) -> tuple[int, int]:
         """First offset held and end offset of a partition.

@@ -73,6 +73,18 @@ class Positions:
             log.info("partitions %s cannot be taken up yet", missing)
         return positions
 
+    def untaken(self, connection: psycopg.Connection[Any], count: int, topic_id: str) -> frozenset[int]:
+        """Of the topic's first `count` partitions those that nobody has taken up since it has this id.
+
+        Raises:
+            psycopg.Error: try again later.
+        """
+        query = (
+            f"SELECT partition FROM {self._schema}._offsets"
+            f" WHERE reader = '{self._reader}' AND partition < %s AND topic_id IS DISTINCT FROM %s"
+        )
+        return frozenset(partition for (partition,) in connection.execute(query, (count, topic_id)))
+
     def _position(
         self,
         connection: psycopg.Connection[Any],
