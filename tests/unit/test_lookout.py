@@ -22,7 +22,7 @@ class Kafka:
         self.lost_at: float | None = None
         monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
         nothing: Any = SimpleNamespace(
-            backlog=SimpleNamespace(measure=lambda *_: None, expire=lambda: None),
+            assignment=SimpleNamespace(backlog=SimpleNamespace(measure=lambda *_: None, expire=lambda: None)),
             kafka=SimpleNamespace(answered=lambda _: None),
         )
         self.lookout = Lookout(nothing, None, self, nothing, Guards(*[nothing] * 4), None)  # type: ignore[arg-type]

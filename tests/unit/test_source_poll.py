@@ -8,7 +8,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, TopicPartition
 
-from tidemill_processor.loop import Loop
+from tidemill_processor.assignment import Assignment
 from tidemill_processor.source.consumer import Source
 
 AWAY, FATAL = KafkaError(KafkaError._ALL_BROKERS_DOWN), KafkaError(KafkaError._FATAL, "fenced")
@@ -65,12 +65,13 @@ def test_what_ends_the_consumer_counts_more_than_other_errors() -> None:
 
 def test_a_topic_that_was_made_anew_is_read_by_another_consumer() -> None:
     """The one of now believes in the former topic's leaders. The first topic that is seen is no other one."""
-    renewed, loop = list[str](), Loop.__new__(Loop)
+    renewed, assignment = list[str](), Assignment.__new__(Assignment)
     ids = iter(["a", "a", "b", "b"])
-    loop._topic_id, loop.kafka = "", SimpleNamespace(answered=lambda _: None)  # type: ignore[assignment]
-    loop._source = SimpleNamespace(  # type: ignore[assignment]
-        topic_id=lambda: next(ids), renew=lambda: renewed.append(loop._topic_id)
+    nothing: Any = SimpleNamespace(answered=lambda _: None, note=lambda _: None, untaken=lambda *_: frozenset())
+    assignment._topic_id, assignment._kafka, assignment._coverage, assignment._lookup = "", nothing, nothing, nothing
+    assignment._source = SimpleNamespace(  # type: ignore[assignment]
+        assigned=frozenset({0}), describe=lambda: (next(ids), 1), renew=lambda: renewed.append(assignment._topic_id)
     )
     for _ in range(4):
-        loop._check_topic()
-    assert (renewed, loop._topic_id) == (["a"], "b")
+        assignment._check_topic(nothing)
+    assert (renewed, assignment._topic_id) == (["a"], "b")

@@ -122,8 +122,8 @@ class Processor:
             dependencies,
             {
                 "pipeline": f"{self._config.namespace}/{self._config.name}",
-                "partitions": sorted(loop.assigned),
-                "lag": loop.backlog.events,
+                "partitions": sorted(loop.assignment.partitions),
+                "lag": loop.assignment.backlog.events,
                 "watermark": clock.watermark if clock else None,
                 "superseded": loop.superseded,
                 "quotas": self._report.texts or "ok",

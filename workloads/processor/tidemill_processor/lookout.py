@@ -102,11 +102,11 @@ class Lookout:
         try:
             ends = self._source.ends()
         except KafkaException:
-            loop.backlog.expire()
+            loop.assignment.backlog.expire()
             self._note_untold(self._source.untold({}), asked_at)
             raise
         loop.kafka.answered(asked_at)
-        loop.backlog.measure(ends, asked_at)
+        loop.assignment.backlog.measure(ends, asked_at)
         self._note_untold(self._source.untold(ends), asked_at)
 
     def _note_untold(self, partitions: frozenset[int], asked_at: float) -> None:

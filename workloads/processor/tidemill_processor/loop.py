@@ -10,26 +10,22 @@ import gc
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
 
 import psycopg
-from confluent_kafka import KafkaException
 
 from tidemill_chassis.resilience.config import Guards
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_processor import metrics
+from tidemill_processor.assignment import Assignment
 from tidemill_processor.batch import Batch, BatchReader, Piece
 from tidemill_processor.database import LIVE, Database
 from tidemill_processor.database_link import DatabaseLink
 from tidemill_processor.merge.culprits import without_culprits
-from tidemill_processor.replay import Course, Handover, Pace
-from tidemill_processor.source.backlog import Backlog
+from tidemill_processor.replay import Pace
 from tidemill_processor.source.consumer import Polled, Source
-from tidemill_processor.source.coverage import Coverage
 from tidemill_processor.source.kafka_health import KafkaHealth
-from tidemill_processor.source.positions import Positions
-from tidemill_processor.transaction import Change, Committed, Fenced, Position, Superseded, is_refusal
+from tidemill_processor.transaction import Change, Committed, Fenced, Superseded, is_refusal
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +39,6 @@ COLLECT_SECONDS = 10.0
 PAUSED_POLL_SECONDS = 0.1
 # However long a flushInterval is: what one call brings is bounded by the time it takes, and a stop is noticed.
 POLL_SECONDS = 0.5
-TOPIC_CHECK_SECONDS = 10.0
-REPORT_SECONDS = 2.0
 
 
 def count_commit(pipeline: str, batch: Batch, committed: Committed, seconds: float) -> None:
@@ -77,8 +71,7 @@ class Loop:
     Attributes:
         kafka: whether Kafka answers.
         link: the connection to Postgres.
-        backlog: how far the assigned partitions are behind.
-        assigned: partitions of this process.
+        assignment: the partitions of this process, where they are read, and how far they are behind.
         superseded: why this process must be replaced; empty: it must not.
     """
 
@@ -94,29 +87,20 @@ class Loop:
         rate: int = 0,
     ) -> None:
         self._config = config
-        self._database = database
         self._source = source
         self._on_commit = on_commit
         self._reader = BatchReader(config.spec, offsets=database.reader != LIVE)
-        self._lookup = Positions(database, config, source, start_from)
-        self._coverage = Coverage(source.subscribe)
         self._pace = Pace(rate)
         # To judge an event takes longer than all else that is done with it: Kafka must not wait for many rules.
         self._limit = BATCH_LIMIT // (1 + sum(rule.field is not None for rule in config.spec.anomalies))
         self._flush_seconds = parse_ms(config.spec.processor.flush_interval) / 1000
-        self._positions: dict[int, Position] = {}
-        self.backlog = Backlog(source, self._positions)
-        self._course = Course()
         self.kafka = KafkaHealth(guards.kafka_consumer, source.renew)
-        self.link = DatabaseLink(config, database, guards.database, self._read_again)
-        self._topic_id = ""
-        self._topic_checked_at = -TOPIC_CHECK_SECONDS
-        self._reported_at = 0.0
+        self.link = DatabaseLink(config, database, guards.database, source.stop)
+        self.assignment = Assignment(config, database, source, self.kafka, self.link, start_from)
         self._collected_at = 0.0
         self._stopping = False
         self.superseded = ""
         self._turned_at = time.monotonic()
-        self.assigned: frozenset[int] = frozenset()
 
     @property
     def alive_at(self) -> float:
@@ -141,23 +125,24 @@ class Loop:
                 self._collect()
         finally:
             gc.enable()
-            self._report(force=True)
+            self.assignment.report(force=True)
             self._source.close()
             self.link.close()
 
     def _turn(self) -> None:
         if self._may_store():
-            self._take_up()
+            self.assignment.take_up()
         else:
-            self._read_again()
+            self._source.stop()
         pieces = self._gather(self._flush_seconds if self._source.ready else PAUSED_POLL_SECONDS)
-        self._see_assignment()
+        self.assignment.see_changes()
         if pieces:
             self._process(pieces)
             self._pace.rest(sum(len(piece.messages) for piece in pieces))
-        self._hand_over()
-        self._check_ends()
-        self._report()
+        if not self.superseded:
+            self.assignment.hand_over()
+        self.assignment.confirm_ends()
+        self.assignment.report()
 
     def _gather(self, seconds: float) -> list[Piece]:
         """Consume and decode for so long, or until a batch is full."""
@@ -185,78 +170,6 @@ class Loop:
     def _may_store(self) -> bool:
         return not self.superseded and self.kafka.allows() and self.link.is_open()
 
-    def _read_again(self) -> None:
-        """Forget what was read ahead: positions are read again before events are."""
-        self._source.stop(self._source.ready)
-
-    def _take_up(self) -> None:
-        """Seek and resume partitions that are ours but not read yet; look whether the topic is still the same one."""
-        connection, source = self.link.connection, self._source
-        assert connection is not None  # noqa: S101 - _may_store saw to it
-        waiting = source.assigned - source.ready
-        stale = time.monotonic() - self._topic_checked_at >= TOPIC_CHECK_SECONDS
-        if not (waiting or stale):
-            return
-        try:
-            if stale:
-                self._check_topic(connection)
-                waiting = source.assigned - source.ready
-            if waiting and self._handover is not None:
-                waiting = self._course.readable(self._handover, connection, waiting)
-            if waiting and self._topic_id:
-                positions = self._lookup.take_up(connection, waiting, self._topic_id)
-                self._positions.update(positions)
-                source.start({p: position.next_offset for p, position in positions.items()})
-        except KafkaException as error:
-            self.kafka.failed(error.args[0])
-        except psycopg.Error as error:
-            self.link.lose(error)
-
-    @property
-    def _handover(self) -> Handover | None:
-        return self.link.committer.handover if self.link.committer is not None else None
-
-    def _hand_over(self) -> None:
-        """Of a replay: leave partitions to live processors where nothing is left to read."""
-        handover, connection, ready = self._handover, self.link.connection, self._source.ready
-        if handover is None or connection is None or self.superseded:
-            return
-        try:
-            at = {p: position.next_offset for p, position in self._positions.items() if p in ready}
-            met = handover.meet(connection, at, {p: self._source.end_read(p) for p in at})
-        except psycopg.Error as error:
-            self.link.lose(error)
-            return
-        self._handed(met)
-
-    def _handed(self, partitions: frozenset[int]) -> None:
-        if partitions:
-            log.info("partitions %s are handed over to live processors", sorted(partitions))
-            self._source.stop(partitions)
-
-    def _see_assignment(self) -> None:
-        """Note a rebalance: forget the figures of partitions that are gone."""
-        assigned = self._source.assigned
-        if assigned == self.assigned:
-            return
-        metrics.REBALANCES.inc()
-        # Nothing of it is being read; where it was committed to meanwhile is not known before it is taken up.
-        self._positions.clear()
-        self.assigned = assigned
-
-    def _check_topic(self, connection: psycopg.Connection[Any]) -> None:
-        self._topic_checked_at = time.monotonic()
-        topic_id, partitions = self._source.describe()
-        self.kafka.answered(self._topic_checked_at)
-        if topic_id != self._topic_id:
-            if self._topic_id:
-                # A client believes what it heard of the former topic's leaders, and reads nothing of this one.
-                self._source.renew()
-            self._topic_id = topic_id
-        others = len(self._source.assigned) < partitions
-        untaken = self._lookup.untaken(connection, partitions, topic_id) if others else frozenset()
-        self._coverage.note(untaken - self._source.assigned)
-
     def _note(self, polled: Polled) -> None:
         if polled.out_of_range:
             self._source.stop(polled.out_of_range)
@@ -269,7 +182,7 @@ class Loop:
         batch = self._reader.join(pieces)
         while batch.next_offsets and self.link.committer is not None:
             try:
-                committed = self.link.committer.commit(batch, self._positions)
+                committed = self.link.committer.commit(batch, self.assignment.positions)
             except Fenced as fenced:
                 log.warning("%s; reading their positions again", fenced)
                 metrics.FENCED.inc()
@@ -303,7 +216,7 @@ class Loop:
     def _storable(self, batch: Batch) -> bool:
         assert self.link.committer is not None  # noqa: S101
         try:
-            self.link.committer.attempt(batch, self._positions)
+            self.link.committer.attempt(batch, self.assignment.positions)
         except Exception as error:
             if is_refusal(error):
                 return False
@@ -312,37 +225,11 @@ class Loop:
 
     def _committed(self, batch: Batch, committed: Committed, seconds: float) -> None:
         self.link.stored()
-        self._positions.update(committed.positions)
-        self._handed(committed.handed)
-        # What a replay read beyond live processors comes again, unless it is left to them. Not at once: they may be far
-        # behind where it begins, and to read the same again and again would keep them from coming nearer.
-        ahead = [p for p, at in committed.positions.items() if at.next_offset < batch.next_offsets[p]]
-        self._source.stop(ahead)
-        self._course.wait(ahead)
+        self.assignment.advance(batch, committed)
         self._on_commit(committed.changes)
         count_commit(self._config.name, batch, committed, seconds)
-
-    def _check_ends(self) -> None:
-        answer = self.backlog.news()
-        if answer is None or self.link.connection is None:
-            return
-        ends, asked_at = answer
-        at = {p: self._positions[p] for p in self._source.ready if p in self._positions and p in ends}
-        caught_up = {p: position for p, position in at.items() if self.backlog.reached(p, position) >= ends[p]}
-        try:
-            self._lookup.confirm_ends(self.link.connection, caught_up, time.monotonic() - asked_at)
-        except psycopg.Error as error:
-            self.link.lose(error)
 
     def _collect(self) -> None:
         if time.monotonic() - self._collected_at >= COLLECT_SECONDS:
             self._collected_at = time.monotonic()
             gc.collect()
-
-    def _report(self, *, force: bool = False) -> None:
-        if self._database.reader != LIVE:
-            return  # nobody watches its lag in Kafka, and a group without offsets goes once it is without members
-        if force or time.monotonic() - self._reported_at >= REPORT_SECONDS:
-            self._reported_at = time.monotonic()
-            ready = self._source.ready
-            self._source.report_offsets({p: at.next_offset for p, at in self._positions.items() if p in ready})

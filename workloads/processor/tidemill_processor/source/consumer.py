@@ -240,9 +240,9 @@ class Source:
             self._ready.add(partition)
             self._sought[partition] = offset
 
-    def stop(self, partitions: Iterable[int]) -> None:
-        """Pause partitions and drop what was fetched of them, until `start`."""
-        mine = [p for p in partitions if p in self.assigned]
+    def stop(self, partitions: Iterable[int] | None = None) -> None:
+        """Pause partitions, by default all that are read, and drop what was fetched of them, until `start`."""
+        mine = [p for p in (self.ready if partitions is None else partitions) if p in self.assigned]
         self._ready.difference_update(mine)
         for partition in mine:
             self._ends_read.pop(partition, None)

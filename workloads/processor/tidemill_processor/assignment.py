@@ -1,0 +1,173 @@
+"""The partitions that the consumer group gave this process: which ones are read, from where, and until when.
+
+A partition that was assigned is taken up once its stored position is known. It is read until it is assigned to another
+process, or until a replay leaves it to live processors.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import psycopg
+from confluent_kafka import KafkaException
+
+from tidemill_contract.runtime import PipelineConfig
+from tidemill_processor import metrics
+from tidemill_processor.batch import Batch
+from tidemill_processor.database import LIVE, Database
+from tidemill_processor.database_link import DatabaseLink
+from tidemill_processor.replay import Course, Handover
+from tidemill_processor.source.backlog import Backlog
+from tidemill_processor.source.consumer import Source
+from tidemill_processor.source.coverage import Coverage
+from tidemill_processor.source.kafka_health import KafkaHealth
+from tidemill_processor.source.positions import Positions
+from tidemill_processor.transaction import Committed, Position
+
+log = logging.getLogger(__name__)
+
+TOPIC_CHECK_SECONDS = 10.0
+REPORT_SECONDS = 2.0
+
+
+class Assignment:
+    """The partitions of one process. A server that fails in here is noted with its health; nothing is raised.
+
+    Args:
+        config: the pipeline.
+        database: its schema.
+        source: its topic.
+        kafka: whether Kafka answers.
+        link: the connection to Postgres.
+        start_from: where a replay begins; empty: as the spec says.
+
+    Attributes:
+        partitions: what was assigned when the loop looked last.
+        positions: of partitions that were taken up, as they were committed last.
+        backlog: how far the partitions are behind.
+    """
+
+    def __init__(
+        self,
+        config: PipelineConfig,
+        database: Database,
+        source: Source,
+        kafka: KafkaHealth,
+        link: DatabaseLink,
+        start_from: str = "",
+    ) -> None:
+        self._source, self._kafka, self._link = source, kafka, link
+        self._lookup = Positions(database, config, source, start_from)
+        self._coverage = Coverage(source.subscribe)
+        self._course = Course()
+        # Nobody watches a replay's lag in Kafka, and a group without offsets goes once it is without members.
+        self._reports = database.reader == LIVE
+        self._topic_id = ""
+        self._topic_checked_at = -TOPIC_CHECK_SECONDS
+        self._reported_at = 0.0
+        self.partitions: frozenset[int] = frozenset()
+        self.positions: dict[int, Position] = {}
+        self.backlog = Backlog(source, self.positions)
+
+    @property
+    def _handover(self) -> Handover | None:
+        return self._link.committer.handover if self._link.committer is not None else None
+
+    def take_up(self) -> None:
+        """Seek and resume partitions that are ours but not read yet; look whether the topic is still the same one.
+
+        The connection to Postgres must be open.
+        """
+        connection, source = self._link.connection, self._source
+        assert connection is not None  # noqa: S101 - the caller saw to it
+        waiting = source.assigned - source.ready
+        stale = time.monotonic() - self._topic_checked_at >= TOPIC_CHECK_SECONDS
+        if not (waiting or stale):
+            return
+        try:
+            if stale:
+                self._check_topic(connection)
+                waiting = source.assigned - source.ready
+            if waiting and self._handover is not None:
+                waiting = self._course.readable(self._handover, connection, waiting)
+            if waiting and self._topic_id:
+                positions = self._lookup.take_up(connection, waiting, self._topic_id)
+                self.positions.update(positions)
+                source.start({p: position.next_offset for p, position in positions.items()})
+        except KafkaException as error:
+            self._kafka.failed(error.args[0])
+        except psycopg.Error as error:
+            self._link.lose(error)
+
+    def _check_topic(self, connection: psycopg.Connection[Any]) -> None:
+        self._topic_checked_at = time.monotonic()
+        topic_id, partitions = self._source.describe()
+        self._kafka.answered(self._topic_checked_at)
+        if topic_id != self._topic_id:
+            if self._topic_id:
+                # A client believes what it heard of the former topic's leaders, and reads nothing of this one.
+                self._source.renew()
+            self._topic_id = topic_id
+        others = len(self._source.assigned) < partitions
+        untaken = self._lookup.untaken(connection, partitions, topic_id) if others else frozenset()
+        self._coverage.note(untaken - self._source.assigned)
+
+    def see_changes(self) -> None:
+        """Note a rebalance: forget the positions of partitions that are gone."""
+        assigned = self._source.assigned
+        if assigned == self.partitions:
+            return
+        metrics.REBALANCES.inc()
+        # Nothing of it is being read; where it was committed to meanwhile is not known before it is taken up.
+        self.positions.clear()
+        self.partitions = assigned
+
+    def advance(self, batch: Batch, committed: Committed) -> None:
+        """Note where the partitions stand after a commit, and read on from there."""
+        self.positions.update(committed.positions)
+        self._leave(committed.handed)
+        # What a replay read beyond live processors comes again, unless it is left to them. Not at once: they may be far
+        # behind where it begins, and to read the same again and again would keep them from coming nearer.
+        ahead = [p for p, at in committed.positions.items() if at.next_offset < batch.next_offsets[p]]
+        self._source.stop(ahead)
+        self._course.wait(ahead)
+
+    def hand_over(self) -> None:
+        """Of a replay: leave partitions to live processors where nothing is left to read."""
+        handover, connection, ready = self._handover, self._link.connection, self._source.ready
+        if handover is None or connection is None:
+            return
+        try:
+            at = {p: position.next_offset for p, position in self.positions.items() if p in ready}
+            met = handover.meet(connection, at, {p: self._source.end_read(p) for p in at})
+        except psycopg.Error as error:
+            self._link.lose(error)
+            return
+        self._leave(met)
+
+    def _leave(self, partitions: frozenset[int]) -> None:
+        if partitions:
+            log.info("partitions %s are handed over to live processors", sorted(partitions))
+            self._source.stop(partitions)
+
+    def confirm_ends(self) -> None:
+        """Record which partitions were read to their ends, as Kafka has told them since the last call."""
+        answer = self.backlog.news()
+        if answer is None or self._link.connection is None:
+            return
+        ends, asked_at = answer
+        at = {p: self.positions[p] for p in self._source.ready if p in self.positions and p in ends}
+        caught_up = {p: position for p, position in at.items() if self.backlog.reached(p, position) >= ends[p]}
+        try:
+            self._lookup.confirm_ends(self._link.connection, caught_up, time.monotonic() - asked_at)
+        except psycopg.Error as error:
+            self._link.lose(error)
+
+    def report(self, *, force: bool = False) -> None:
+        """Tell Kafka how far we are, every now and then or, with `force`, at once."""
+        if self._reports and (force or time.monotonic() - self._reported_at >= REPORT_SECONDS):
+            self._reported_at = time.monotonic()
+            ready = self._source.ready
+            self._source.report_offsets({p: at.next_offset for p, at in self.positions.items() if p in ready})
