@@ -35,11 +35,14 @@ def later() -> Deadline:
 
 
 @contextlib.asynccontextmanager
-async def process(url: str, namespace: str, owner: str, *, lives: bool = True) -> AsyncIterator[SharedKeys]:
+async def process(
+    url: str, namespace: str, owner: str, *, lives: bool = True, lease_seconds: int = 60
+) -> AsyncIterator[SharedKeys]:
     """The keys as an ingest process sees them; one that does not live says so only when it claims."""
     breaker = {"failures": 2, "open_seconds": 0.2}
     config = ResilienceConfig.model_validate({"breakers": {"redis": breaker}, "timeouts": {"redis_seconds": 1.0}})
-    keys = SharedKeys(connect(url, 1.0), config.guards().redis, namespace=namespace, owner=owner, lease_seconds=1)
+    guard = config.guards().redis
+    keys = SharedKeys(connect(url, 1.0), guard, namespace=namespace, owner=owner, lease_seconds=lease_seconds)
     task = asyncio.create_task(keys.run()) if lives else None
     try:
         yield keys
@@ -103,7 +106,7 @@ def test_a_process_that_is_gone_loses_its_keys_and_that_is_told(servers: Any) ->
 
     async def scenario() -> None:
         async with process(servers.redis, "gone", "b") as b:
-            async with process(servers.redis, "gone", "a", lives=False) as a:
+            async with process(servers.redis, "gone", "a", lives=False, lease_seconds=1) as a:
                 await a.claim(batch("k"), None, soon())
                 a.settle(batch("l"), PART)
                 await a.claim(batch("l"), PART, soon())
@@ -151,6 +154,65 @@ def test_keys_are_bounded_by_number_and_by_bytes(servers: Any, monkeypatch: pyte
     client.close()
 
 
+def test_a_request_that_the_client_repeats_finds_its_own_claim(servers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first answer was lost; nobody has ended in the middle of a batch."""
+
+    async def scenario() -> None:
+        async with process(servers.redis, "twice", "a") as a, process(servers.redis, "twice", "b") as b:
+            script = a._put_script
+
+            async def twice(*arguments: Any) -> Any:
+                await script(*arguments)
+                return await script(*arguments)
+
+            monkeypatch.setattr(a, "_put_script", twice)
+            assert await a.claim(batch("k"), None, later()) == Claim()
+            with pytest.raises(Problem, match="batch_under_way"):
+                await b.claim(batch("k"), None, soon())
+
+    run(scenario())
+
+
+def test_what_is_owed_of_an_attempt_does_not_end_the_next(servers: Any) -> None:
+    async def scenario() -> None:
+        async with process(servers.redis, "owed", "b") as b, process(servers.redis, "owed", "a", lives=False) as a:
+            await a.claim(batch("k"), None, later())
+            a.error = "away"
+            a.settle(batch("k"), PART)
+            await asyncio.gather(*a._writing.values())
+            assert list(a._owed) == [batch("k").place]
+            a.error = ""
+            assert await a.claim(batch("k"), PART, later()) == Claim(PART)
+            assert not a._owed
+            with pytest.raises(Problem, match="batch_under_way"):
+                await b.claim(batch("k"), None, soon())
+
+    run(scenario())
+
+
+def test_redis_that_comes_back_empty_between_two_looks(servers: Any) -> None:
+    """Also if a claim was the first to see it: that says nothing of the others."""
+    client = redis.Redis.from_url(servers.redis)
+
+    async def scenario() -> None:
+        async with process(servers.redis, "empty", "b") as b, process(servers.redis, "empty", "a", lives=False) as a:
+            await a._beat()
+            await a.claim(batch("before"), None, later())
+            client.delete(*client.scan_iter("tidemill/empty/*"))
+            await a.claim(batch("after"), None, later())
+            await a._beat()
+            assert list(a._owed) == [batch("before").place, batch("after").place]
+            await asyncio.gather(*(a._write(place) for place in list(a._owed)))
+            await a._beat()
+            assert not a._owed
+            for key in ("before", "after"):
+                with pytest.raises(Problem, match="batch_under_way"):
+                    await b.claim(batch(key), None, soon())
+
+    run(scenario())
+    client.close()
+
+
 def test_redis_that_goes_and_comes_back_empty(own_servers: Callable[..., Any]) -> None:
     """Meanwhile a process goes on by itself and says so; then it writes what it is at, and what it has done."""
     own = own_servers(needs=("redis",))
@@ -168,7 +230,7 @@ def test_redis_that_goes_and_comes_back_empty(own_servers: Callable[..., Any]) -
             assert not a.dependency()[0].required
             server.start()
             async with asyncio.timeout(20):
-                while a._owed or not a.dependency()[0].up:  # noqa: ASYNC110 - what is watched has no event
+                while a._owed or not all(one.dependency()[0].up for one in (a, b)):  # noqa: ASYNC110 - it has no event
                     await asyncio.sleep(0.05)
             assert await b.claim(batch("done"), None, later()) == Claim(DONE, done=True)
             for key in ("open", "before"):

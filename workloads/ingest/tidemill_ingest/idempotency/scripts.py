@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+REMEMBERED = b"1"
+"""What a process's own key holds once all that it is at is there, or about to be written."""
 PUT = """
 -- Sets KEYS[1] to ARGV[2] (empty: deletes it) if it is ARGV[1] or absent, or if ARGV[8] is 1; otherwise returns it.
 -- KEYS[2] and KEYS[3], an index by time and a count of bytes, bound the keys of a pipeline; KEYS[4]: the caller lives.
-redis.call('SET', KEYS[4], '1', 'EX', ARGV[7])
+if redis.call('EXPIRE', KEYS[4], ARGV[7]) == 0 then
+  redis.call('SET', KEYS[4], '0', 'EX', ARGV[7])
+end
 local current = redis.call('GET', KEYS[1])
 if current and current ~= ARGV[1] and ARGV[8] ~= '1' then
   return current

@@ -31,7 +31,7 @@ from tidemill_chassis.resilience.config import BreakerOpen, Deadline, Guard
 from tidemill_chassis.web.problems import Problem, unavailable
 from tidemill_contract import names
 from tidemill_ingest.idempotency.known import Known, lost
-from tidemill_ingest.idempotency.scripts import PUT
+from tidemill_ingest.idempotency.scripts import PUT, REMEMBERED
 
 log = logging.getLogger(__name__)
 
@@ -157,8 +157,8 @@ class SharedKeys:
         if self._client is None:
             return Claim(before)
         place = batch.place
-        if place in self._writing:
-            await asyncio.wait([self._writing[place]])
+        if place in self._owed:  # written later, it would take the key away again
+            await asyncio.wait([self._writing.get(place) or self._write(place)])
         return await self._claim(batch, before, deadline)
 
     async def _claim(self, batch: Batch, known: Known | None, deadline: Deadline) -> Claim:
@@ -167,7 +167,8 @@ class SharedKeys:
             mine = msgspec.msgpack.encode(_Value(batch.fingerprint, self._owner, known))
             try:
                 current = await self._call(partial(self._put, batch.place, expected, mine))
-                if current is None:
+                # It is there already if the client asked twice, because the first answer was lost.
+                if current is None or (current == mine and batch.place not in self._own):
                     self._own[batch.place] = mine
                     return Claim(known)
                 value, seen = _decode(current), True
@@ -206,8 +207,7 @@ class SharedKeys:
         place = batch.place
         self._own.pop(place, None)
         self._owe(place, msgspec.msgpack.encode(_Value(batch.fingerprint, "", known)) if known is not None else b"")
-        self._writing[place] = task = asyncio.ensure_future(self._pay(place))
-        task.add_done_callback(lambda _: self._writing.pop(place, None) if self._writing.get(place) is task else None)
+        self._write(place)
 
     async def run(self) -> None:
         """Say that this process lives, and write what is owed, until cancelled."""
@@ -216,13 +216,10 @@ class SharedKeys:
         while self._client is not None and not (me is not None and me.cancelling()):
             pause = BEAT_SECONDS
             try:
-                if not await self._call(self._beat, look=True):
-                    # Redis has forgotten us, and so perhaps what we are at.
-                    for place, value in list(self._own.items()):
-                        self._owe(place, value)
+                await self._call(self._beat, look=True)
                 for place in list(self._owed):
                     if place not in self._writing:
-                        await self._pay(place)
+                        await self._write(place)
             except _AWAY:
                 log.debug("Redis is away: %s", self.error)
                 pause = AGAIN_SECONDS
@@ -240,6 +237,12 @@ class SharedKeys:
         self._owed.move_to_end(place)
         while len(self._owed) > MAX_OWED:
             self._owed.popitem(last=False)
+
+    def _write(self, place: Place) -> asyncio.Task[None]:
+        """Pay what is owed of a key; who claims it meanwhile waits for that."""
+        self._writing[place] = task = asyncio.ensure_future(self._pay(place))
+        task.add_done_callback(lambda _: self._writing.pop(place, None) if self._writing.get(place) is task else None)
+        return task
 
     async def _pay(self, place: Place) -> None:
         value = self._owed.get(place)
@@ -283,12 +286,18 @@ class SharedKeys:
         assert self._client is not None  # noqa: S101 - nobody comes here without a client
         return bool(await self._client.exists(self._owner_key(owner)))
 
-    async def _beat(self) -> bool:
-        """Whether Redis still knew of this process."""
+    async def _beat(self) -> None:
+        """Say that this process lives. If Redis has forgotten it, so it has what the process is at: that is owed then.
+
+        A key that was set beside a batch (scripts.py) says nothing of other batches. It may be asked more than once.
+        """
         assert self._client is not None  # noqa: S101 - nobody comes here without a client
-        known = await self._client.getset(self._owner_key(self._owner), b"1")
-        await self._client.expire(self._owner_key(self._owner), self._lease)
-        return known is not None
+        key = self._owner_key(self._owner)
+        if await self._client.get(key) == REMEMBERED and await self._client.expire(key, self._lease):
+            return
+        for place, value in list(self._own.items()):
+            self._owe(place, value)
+        await self._client.set(key, REMEMBERED, ex=self._lease)
 
     def _owner_key(self, owner: str) -> str:
         return names.ingest_owner(self._namespace, owner)
