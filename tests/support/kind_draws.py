@@ -219,12 +219,12 @@ def _misplaced(spec: Members) -> Iterator[str]:
 
 def _broken(item: Members, schema: Mapping[str, Any], path: str) -> Iterator[str]:
     for rule in schema.get("x-kubernetes-validations", ()):
-        if re.search(r"self\.(window\.type|function|type)\b", rule["rule"]) and not _rule(rule["rule"])(item):
+        if re.search(r"self\.(window\.type|function|type)\b", rule["rule"]) and not rule_of(rule["rule"])(item):
             yield f"{path}{rule['fieldPath']}"
 
 
 @cache
-def _rule(text: str) -> Callable[[Members], bool]:
+def rule_of(text: str) -> Callable[[Members], bool]:
     """A rule of CEL that only asks what is there and what it is, as Python."""
     code = re.sub(r"\((\S+) \? (\S+) : (\S+)\)", r"(\2 if \1 else \3)", text)
     code = re.sub(r"has\(self\.([\w.]+)\)", r"(get('\1') is not None)", code)

@@ -14,6 +14,7 @@ from tidemill_contract.resource.name_rules import SYSTEM_COLUMNS
 from tidemill_contract.resource.rules import RESERVED
 from tidemill_contract.resource.spec import DetectorSpec
 from tidemill_operator.resource.cel import Rule, first, known, say
+from tidemill_operator.resource.kinds import window_rules
 
 _DERIVES = "(has(self.transform) && has(self.transform.derive) ? self.transform.derive : [])"
 _FIELDS = "self.fields.map(f, f.name)"
@@ -225,19 +226,6 @@ _SOURCE = (
 )
 
 
-def _of_window(member: str, belongs: str, message: str, example: str) -> Rule:
-    """A member that some windows need and others do not take."""
-    return Rule(
-        f"has(self.window.{member}) == ({belongs})",
-        message,
-        f"has(self.window.{member}) ? "
-        + say(f"aggregation %s: a %s window takes no {member}; take it out", "self.name", "self.window.type")
-        + " : "
-        + say(f"aggregation %s: a %s window needs {member}; add {member}: {example}", "self.name", "self.window.type"),
-        f"window.{member}",
-    )
-
-
 _AGGREGATION = (
     Rule(
         "!has(self.groupBy) || self.metrics.all(m, !(m.name in self.groupBy))",
@@ -260,15 +248,7 @@ _AGGREGATION = (
         ),
         "groupBy",
     ),
-    _of_window("size", "self.window.type != 'session'", "size belongs to all windows but sessions; they need it", "1m"),
-    _of_window("hop", "self.window.type == 'hopping'", "hop belongs to hopping windows, and they need it", "10s"),
-    _of_window("gap", "self.window.type == 'session'", "gap belongs to session windows, and they need it", "5m"),
-    Rule(
-        "!has(self.window.maxLength) || self.window.type == 'session'",
-        "maxLength belongs to session windows",
-        say("aggregation %s: a %s window takes no maxLength; take it out", "self.name", "self.window.type"),
-        "window.maxLength",
-    ),
+    *window_rules(),
 )
 
 

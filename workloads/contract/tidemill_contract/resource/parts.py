@@ -11,6 +11,8 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from tidemill_contract.resource.kinds.base import Model
+from tidemill_contract.resource.kinds.windows import WINDOWS
 from tidemill_contract.resource.spec import (
     AggregationSpec,
     AnomalyHistorySpec,
@@ -22,7 +24,6 @@ from tidemill_contract.resource.spec import (
     MetricSpec,
     ProcessorSpec,
     TopicSpec,
-    WindowSpec,
 )
 
 M = TypeVar("M", bound=BaseModel)
@@ -39,12 +40,11 @@ class Part(Generic[M]):
 
 @dataclass(frozen=True)
 class AggregationPart:
-    """An aggregation, its members apart."""
+    """An aggregation, its members apart; the window as it is written, of whichever kind."""
 
     path: str
     name: str | None
-    model: AggregationSpec | None
-    window: WindowSpec | None
+    window: Model | None
     group_by: tuple[tuple[str, str], ...]
     metrics: tuple[Part[MetricSpec], ...]
     retention: str | None
@@ -99,8 +99,7 @@ def _aggregation(raw: Any, path: str) -> AggregationPart:
     return AggregationPart(
         path=path,
         name=_text(item.get("name")),
-        model=_read(AggregationSpec, raw),
-        window=_read(WindowSpec, item.get("window")),
+        window=_read(WINDOWS.written, item.get("window")),
         group_by=tuple((f"{path}.groupBy[{i}]", name) for i, name in groups if isinstance(name, str)),
         metrics=_parts(MetricSpec, item.get("metrics"), f"{path}.metrics"),
         retention=_text(item.get("retention", AggregationSpec.model_fields["retention"].default)),

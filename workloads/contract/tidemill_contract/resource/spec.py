@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model
-from pydantic.alias_generators import to_camel
 
-from tidemill_contract.duration import Duration, parse_ms
+from tidemill_contract.duration import Duration
 from tidemill_contract.functions.base import FieldType as FieldType
 from tidemill_contract.functions.base import Name as Name
 from tidemill_contract.functions.registry import ALONE, FUNCTIONS, PARAMETERS, listed
 from tidemill_contract.resource.amounts import Bytes
+from tidemill_contract.resource.kinds.base import Model
+from tidemill_contract.resource.kinds.windows import WINDOWS, Window
 
 API_VERSION = "tidemill.dev/v1alpha1"
 KIND = "AnalyticsPipeline"
@@ -26,12 +27,6 @@ if TYPE_CHECKING:
     Function = str
 else:
     Function = Literal[tuple(FUNCTIONS)]
-
-
-class Model(BaseModel):
-    """Base of all spec classes: camelCase outside, unknown fields refused, immutable."""
-
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, strict=True)
 
 
 class TopicSpec(Model):
@@ -102,33 +97,6 @@ class TransformSpec(Model):
     )
 
 
-DEFAULT_MAX_LENGTH = "1d"
-
-
-class WindowSpec(Model):
-    """How event time is cut into windows."""
-
-    type: Literal["tumbling", "hopping", "session"] = Field(description="tumbling, hopping or session.")
-    size: Duration | None = Field(None, description="Window length (tumbling, hopping).")
-    hop: Duration | None = Field(None, description="Distance between window starts (hopping); divides size.")
-    gap: Duration | None = Field(None, description="Silence that ends a session (session).")
-    max_length: Duration | None = Field(
-        None,
-        description="Longest session (session): sessions are cut at its multiples since the epoch. Default: 1d, or gap"
-        " if that is longer.",
-    )
-    grace: Duration = Field("0s", description="How long after its end a window still takes events.")
-
-    @property
-    def longest(self) -> str | None:
-        """How long a window may be."""
-        if self.type != "session":
-            return self.size
-        if self.max_length is not None or self.gap is None:
-            return self.max_length
-        return max(DEFAULT_MAX_LENGTH, self.gap, key=parse_ms)
-
-
 class _Metric(Model):
     """One number (or value) computed per group and window."""
 
@@ -155,7 +123,7 @@ class AggregationSpec(Model):
 
     name: Name = Field(description="Name of the aggregation.")
     group_by: list[Name] = Field(default_factory=list, max_length=8, description="Group columns; empty: one group.")
-    window: WindowSpec = Field(description="The window.")
+    window: Annotated[Window, WINDOWS] = Field(description="The window.")
     late_policy: Literal["deadLetter", "drop", "reopen"] = Field(
         "deadLetter", description="What happens to an event whose window is closed."
     )

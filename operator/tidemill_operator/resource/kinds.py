@@ -1,0 +1,73 @@
+"""The rules of the API server (CEL) about members of kinds: what belongs to which, made from the kinds themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tidemill_contract.functions.registry import listed
+from tidemill_contract.resource.kinds.base import Kinds, Member
+from tidemill_contract.resource.kinds.windows import WINDOWS
+from tidemill_operator.resource.cel import Rule, say
+
+
+def is_one_of(tag: str, names: Sequence[str], known: Iterable[str]) -> str:
+    """CEL: a kind is one of these.
+
+    Args:
+        tag: CEL of the kind's name.
+        names: these, at least one.
+        known: all there are.
+    """
+    rest = [name for name in known if name not in names]
+    if len(names) == 1:
+        return f"{tag} == '{names[0]}'"
+    if len(rest) == 1:
+        return f"{tag} != '{rest[0]}'"
+    return f"{tag} in [{', '.join(repr(name) for name in names)}]"
+
+
+def in_its_place(kinds: Kinds[Any], member: Member, *, place: str, tag: str) -> str:
+    """CEL: a member is there where a kind needs it, and only where a kind has it.
+
+    Args:
+        kinds: the kinds.
+        member: one that not all treat alike.
+        place: CEL of what has the member.
+        tag: CEL of the kind's name.
+    """
+    there, known = f"has({place}.{member.alias})", list(kinds.by_name)
+    if member.needing == member.kinds:
+        return f"{there} == ({is_one_of(tag, member.kinds, known)})"
+    without = [name for name in known if name not in member.needing]
+    needed = f"{is_one_of(tag, without, known)} || {there}"
+    allowed = f"!{there} || {is_one_of(tag, member.kinds, known)}"
+    if len(member.kinds) == len(known):
+        return needed
+    return f"({needed}) && ({allowed})" if member.needing else allowed
+
+
+def window_rules() -> list[Rule]:
+    """The rules of an aggregation about its window."""
+    return [_of_window(member) for member in WINDOWS.members]
+
+
+def _of_window(member: Member) -> Rule:
+    name, kind = member.alias, "self.window.type"
+    foreign = say(f"aggregation %s: a %s window takes no {name}; take it out", "self.name", kind)
+    missing = say(f"aggregation %s: a %s window needs {name}; add {name}: {member.example}", "self.name", kind)
+    return Rule(
+        in_its_place(WINDOWS, member, place="self.window", tag=kind),
+        _belongs_to_windows(member),
+        f"has(self.window.{name}) ? {foreign} : {missing}" if member.needing else foreign,
+        f"window.{name}",
+    )
+
+
+def _belongs_to_windows(member: Member) -> str:
+    others = [name for name in WINDOWS.by_name if name not in member.kinds]
+    if len(others) == 1 < len(member.kinds):
+        windows, joint = f"all windows but {others[0]}s", ";"
+    else:
+        windows, joint = f"{listed(member.kinds)} windows", ", and"
+    return f"{member.alias} belongs to {windows}" + (f"{joint} they need it" if member.needing else "")

@@ -1,0 +1,120 @@
+"""Kinds as types: what is read as which, what is dumped again, and what is made of the kinds."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+from pydantic import BaseModel, Field, ValidationError
+
+from kind_draws import rule_of
+from tidemill_contract.resource.kinds.base import Kinds, Member, Model, Words
+from tidemill_contract.resource.kinds.windows import WINDOWS, HoppingWindow, SessionWindow, TumblingWindow
+from tidemill_contract.resource.spec import AggregationSpec
+from tidemill_operator.resource.kinds import in_its_place
+
+HOPPING = {"type": "hopping", "size": "1h", "hop": "15m"}
+
+
+def aggregation(window: Any) -> AggregationSpec:
+    return AggregationSpec.model_validate(
+        {"name": "a", "window": window, "metrics": [{"name": "n", "function": "count"}]}
+    )
+
+
+@pytest.mark.parametrize(
+    ("members", "kind"),
+    [
+        ({"type": "tumbling", "size": "1h"}, TumblingWindow),
+        (HOPPING, HoppingWindow),
+        ({"type": "session", "gap": "5m", "maxLength": "1h"}, SessionWindow),
+    ],
+)
+def test_a_window_is_read_as_its_kind_and_dumped_as_it_was_written(members: dict[str, str], kind: type[Model]) -> None:
+    """A member of another kind is none of its attributes; what was not written is not dumped."""
+    window = aggregation(members).window
+    assert type(window) is kind
+    assert window.model_dump(by_alias=True, exclude_unset=True) == members
+    assert aggregation(members).model_dump(by_alias=True)["window"].keys() == {
+        field.alias for field in kind.model_fields.values()
+    }
+    assert AggregationSpec.model_validate_json(aggregation(members).model_dump_json(by_alias=True)).window == window
+    assert aggregation(window).window == window
+
+
+@pytest.mark.parametrize(
+    ("members", "places"),
+    [
+        ({"type": "tumbling", "size": "1h", "hop": "15m"}, [("window", "hop")]),
+        ({"type": "hopping", "gap": "1h"}, [("window", "size"), ("window", "hop"), ("window", "gap")]),
+        ({"type": "hopping", "size": "x", "gap": "1h"}, [("window", "size")]),
+        ({"type": "sliding"}, [("window", "type")]),
+        ({}, [("window", "type")]),
+    ],
+)
+def test_errors_of_a_kind_are_at_its_members(members: dict[str, str], places: list[tuple[str, str]]) -> None:
+    """Not below the name of the kind, as pydantic's own unions have it."""
+    with pytest.raises(ValidationError) as caught:
+        aggregation(members)
+    assert [error["loc"] for error in caught.value.errors()] == places
+
+
+def test_as_written_all_kinds_have_all_members() -> None:
+    names = ["type", "size", "hop", "gap", "max_length", "grace"]
+    assert list(WINDOWS.written.model_fields) == names
+    assert list(dict(WINDOWS.spread(WINDOWS.make(**HOPPING)))) == names
+    assert WINDOWS.written.model_fields["size"].description == "Window length (tumbling, hopping)."
+
+
+def test_a_kind_that_lacks_what_it_needs_is_none() -> None:
+    assert WINDOWS.narrow(WINDOWS.written(type="hopping", size="1h")) is None
+    assert WINDOWS.narrow(WINDOWS.written(type="tumbling", size="1h", gap="1m")) == WINDOWS.make(
+        type="tumbling", size="1h"
+    )
+
+
+def words(kind: str, member: Member) -> tuple[str, str]:
+    return kind, member.alias
+
+
+def kinds_of(*models: type[BaseModel]) -> Kinds[Any]:
+    kinds: Any = models
+    return Kinds(kinds, tag="type", title="T", doc="D.", tag_says="S.", words=Words(missing=words, foreign=words))
+
+
+class First(Model):
+    type: Literal["first"] = "first"
+    needed: int = Field(ge=0, description="N.")
+    shared: int = Field(ge=0, description="S.")
+
+
+class Second(Model):
+    type: Literal["second"]
+    shared: int | None = Field(None, description="S.")
+
+
+class Third(Model):
+    type: Literal["third"]
+
+
+def test_a_member_means_the_same_in_every_kind() -> None:
+    """The CRD can say only one type and one range of it."""
+    with pytest.raises(TypeError, match="shared is not the same in all kinds that have it: first, second"):
+        kinds_of(First, Second)
+
+
+class Fourth(Model):
+    type: Literal["fourth"]
+    shared: int = Field(0, ge=0, description="S.")
+
+
+@pytest.mark.parametrize("kind", ["first", "fourth", "third"])
+@pytest.mark.parametrize("given", [(), ("needed",), ("shared",), ("needed", "shared")])
+def test_model_and_crd_agree_on_where_a_member_belongs(kind: str, given: tuple[str, ...]) -> None:
+    """Some kinds need it, some may have it, others have it not."""
+    kinds = kinds_of(First, Fourth, Third)
+    item = {"type": kind, **dict.fromkeys(given, 1)}
+    written = kinds.written.model_validate(item)
+    for member in kinds.members:
+        rule = in_its_place(kinds, member, place="self", tag="self.type")
+        assert rule_of(rule)(item) == (kinds.fault(written, member, "") is None), rule
