@@ -9,8 +9,9 @@ from pydantic import BaseModel, Field, ValidationError
 
 from kind_draws import rule_of
 from tidemill_contract.resource.kinds.base import Kinds, Member, Model, Words
+from tidemill_contract.resource.kinds.detectors import DETECTORS, AutoDetector
 from tidemill_contract.resource.kinds.windows import WINDOWS, HoppingWindow, SessionWindow, TumblingWindow
-from tidemill_contract.resource.spec import AggregationSpec
+from tidemill_contract.resource.spec import AggregationSpec, AnomalySpec
 from tidemill_operator.resource.kinds import in_its_place
 
 HOPPING = {"type": "hopping", "size": "1h", "hop": "15m"}
@@ -71,6 +72,33 @@ def test_a_kind_that_lacks_what_it_needs_is_none() -> None:
     assert WINDOWS.narrow(WINDOWS.written(type="tumbling", size="1h", gap="1m")) == WINDOWS.make(
         type="tumbling", size="1h"
     )
+
+
+def test_a_detector_is_auto_unless_it_says_otherwise() -> None:
+    """What is written stays what is dumped; what is described has the settings of all kinds, as it always had."""
+    rule = {"name": "r", "aggregation": "a", "metric": "n"}
+    assert type(AnomalySpec.model_validate(rule).detector) is AutoDetector
+    detector = AnomalySpec.model_validate(rule | {"detector": {"warmup": 9}}).detector
+    assert type(detector) is AutoDetector
+    assert detector.model_dump(exclude_unset=True) == {"warmup": 9}
+    assert DETECTORS.spread(DETECTORS.make(type="ewma", weight=0.5)).model_dump(by_alias=True) == {
+        "type": "ewma", "threshold": None, "warmup": 24, "cooldown": None, "weight": 0.5, "span": None, "period": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("members", "signature"),
+    [
+        ({"type": "auto", "warmup": 9, "threshold": 5}, "auto"),
+        ({"type": "ewma"}, "ewma"),
+        ({"type": "ewma", "weight": 0.5}, "ewma 0.5"),
+        ({"type": "mad", "span": 50}, "mad 50"),
+        ({"type": "seasonal", "period": "week"}, "seasonal week"),
+    ],
+)
+def test_states_are_of_the_settings_that_they_depend_on(members: dict[str, Any], signature: str) -> None:
+    """It is stored with each state: under another text, all detectors would start anew."""
+    assert DETECTORS.make(**members).signature == signature
 
 
 def words(kind: str, member: Member) -> tuple[str, str]:

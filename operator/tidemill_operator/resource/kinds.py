@@ -7,6 +7,7 @@ from typing import Any
 
 from tidemill_contract.functions.registry import listed
 from tidemill_contract.resource.kinds.base import Kinds, Member
+from tidemill_contract.resource.kinds.detectors import DETECTORS
 from tidemill_contract.resource.kinds.windows import WINDOWS
 from tidemill_operator.resource.cel import Rule, say
 
@@ -71,3 +72,23 @@ def _belongs_to_windows(member: Member) -> str:
     else:
         windows, joint = f"{listed(member.kinds)} windows", ", and"
     return f"{member.alias} belongs to {windows}" + (f"{joint} they need it" if member.needing else "")
+
+
+def detector_rules() -> list[Rule]:
+    """The rules of a detector."""
+    return [_of_detector(member) for member in DETECTORS.members]
+
+
+def _of_detector(member: Member) -> Rule:
+    name, kinds = member.alias, listed(member.kinds, "or")
+    types = "that type" if len(member.kinds) == 1 else "one of these"
+    # Members of lists have no defaults here.
+    kind = f"(has(self.type) ? self.type : '{DETECTORS.written.model_fields['type'].default}')"
+    foreign = say(f"%s takes no {name}; take it out, or use {kinds}", kind)
+    missing = say(f"%s needs {name}; add it", kind)
+    return Rule(
+        in_its_place(DETECTORS, member, place="self", tag=kind),
+        f"{name} belongs to {listed(member.kinds)}; take it out, or use {types}",
+        f"has(self.{name}) ? {foreign} : {missing}" if member.needing else foreign,
+        name,
+    )

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from tidemill_contract.functions.registry import ALONE, PARAMETERS, Parameter, listed
 from tidemill_contract.resource.name_rules import SYSTEM_COLUMNS
 from tidemill_contract.resource.rules import RESERVED
-from tidemill_contract.resource.spec import DetectorSpec
 from tidemill_operator.resource.cel import Rule, first, known, say
-from tidemill_operator.resource.kinds import window_rules
+from tidemill_operator.resource.kinds import detector_rules, window_rules
 
 _DERIVES = "(has(self.transform) && has(self.transform.derive) ? self.transform.derive : [])"
 _FIELDS = "self.fields.map(f, f.name)"
@@ -22,8 +21,6 @@ _RESERVED = "[" + ", ".join(f"'{name}'" for name in RESERVED) + "]"
 _SYSTEM_COLUMNS = "[" + ", ".join(f"'{name}'" for name in SYSTEM_COLUMNS) + "]"
 _PARTITIONS = "self.source.topic.partitions"
 _UNKNOWN = "is neither in source.fields nor in transform.derive"
-# Members of lists have no defaults here.
-_DETECTOR = f"(has(self.type) ? self.type : '{DetectorSpec.model_fields['type'].default}')"
 _METRIC_IS_THERE = "self.aggregations.exists(a, a.name == i.aggregation && a.metrics.exists(m, m.name == i.metric))"
 
 
@@ -326,16 +323,6 @@ _ANOMALY = (
 )
 
 
-def _of_detector(member: str, kind: str) -> Rule:
-    """A member that one kind of detector takes."""
-    return Rule(
-        f"!has(self.{member}) || {_DETECTOR} == '{kind}'",
-        f"{member} belongs to {kind}; take it out, or use that type",
-        say(f"%s takes no {member}; take it out, or use {kind}", _DETECTOR),
-        member,
-    )
-
-
 _SCALING = (
     Rule(
         "!has(self.minReplicas) || !has(self.maxReplicas) || self.minReplicas <= self.maxReplicas",
@@ -361,7 +348,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "spec.aggregations[]": _AGGREGATION,
     "spec.aggregations[].metrics[]": _METRIC,
     "spec.anomalies[]": _ANOMALY,
-    "spec.anomalies[].detector": tuple(map(_of_detector, ("weight", "span", "period"), ("ewma", "mad", "seasonal"))),
+    "spec.anomalies[].detector": tuple(detector_rules()),
     "spec.processor": (
         Rule(
             "!has(self.scaling) || !has(oldSelf.scaling) || self.replicas == oldSelf.replicas",

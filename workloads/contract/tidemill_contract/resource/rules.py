@@ -15,12 +15,13 @@ from tidemill_contract.expressions import compiler as expressions
 from tidemill_contract.resource.faults import ABSENT, Fault, did_you_mean
 from tidemill_contract.resource.kept_rules import kept_faults
 from tidemill_contract.resource.kinds.base import Model
+from tidemill_contract.resource.kinds.detectors import DETECTORS
 from tidemill_contract.resource.kinds.windows import MIN_WINDOW_MS, WINDOWS, Window
 from tidemill_contract.resource.metric_rules import Columns, metric_faults
 from tidemill_contract.resource.name_rules import system_columns
 from tidemill_contract.resource.parts import AggregationPart, Parts
 from tidemill_contract.resource.scaling_rules import scaling_faults
-from tidemill_contract.resource.spec import AnomalySpec, DetectorSpec
+from tidemill_contract.resource.spec import AnomalySpec
 from tidemill_contract.times import read_start
 from tidemill_contract.windows import answer_type
 
@@ -33,7 +34,6 @@ _OWNED_CONFIGS = {
     "message.timestamp.difference.max.ms": "leave it out; use spec.source.eventTime.maxFuture",
     "cleanup.policy": "leave it out; compaction would take events away",
 }
-_DETECTOR_MEMBERS = {"weight": "ewma", "span": "mad", "period": "seasonal"}
 
 
 @dataclass(frozen=True)
@@ -221,9 +221,9 @@ def _anomalies(parts: Parts, columns: Columns, _limits: Limits) -> Iterator[Faul
     all_named = bool(parts.aggregations) and all(a.name is not None for a in parts.aggregations)
     for anomaly in parts.anomalies:
         rule, path = anomaly.model, anomaly.path
-        if rule is None:
+        if rule is None or anomaly.detector is None:
             continue
-        yield from _detector(rule.detector, f"{path}.detector")
+        yield from DETECTORS.faults(anomaly.detector, f"{path}.detector")
         shape = list(_one_watched(rule, path))
         yield from shape
         if shape:
@@ -268,14 +268,6 @@ def _watched_field(rule: AnomalySpec, path: str, columns: Columns) -> Iterator[F
     if kind not in (None, "integer", "number"):
         message = f"is of type {kind}, not a number"
         yield Fault(f"{path}.field", rule.watched, message, "watch a number, or derive one from it")
-
-
-def _detector(detector: DetectorSpec, path: str) -> Iterator[Fault]:
-    for member, owner in _DETECTOR_MEMBERS.items():
-        value = getattr(detector, member)
-        if value is not None and detector.type != owner:
-            message = f"{detector.type} takes no {member}"
-            yield Fault(f"{path}.{member}", value, message, f"take it out, or use type: {owner}")
 
 
 def _watched(name: str, path: str, aggregation: AggregationPart, columns: Columns) -> Iterator[Fault]:

@@ -15,6 +15,7 @@ from tidemill_contract.functions.base import Name as Name
 from tidemill_contract.functions.registry import ALONE, FUNCTIONS, PARAMETERS, listed
 from tidemill_contract.resource.amounts import Bytes
 from tidemill_contract.resource.kinds.base import Model
+from tidemill_contract.resource.kinds.detectors import DETECTORS, AutoDetector, DetectorSpec
 from tidemill_contract.resource.kinds.windows import WINDOWS, Window
 
 API_VERSION = "tidemill.dev/v1alpha1"
@@ -131,42 +132,6 @@ class AggregationSpec(Model):
     retention: Duration = Field("90d", description="How long windows are kept, counted back from the watermark.")
 
 
-DEFAULT_THRESHOLDS = {
-    "auto": 4.0, "zscore": 6.0, "ewma": 6.0, "mad": 8.0, "seasonal": 6.0, "changepoint": 2.0, "isolation": 2.75,
-}  # fmt: skip
-
-
-class DetectorSpec(Model):
-    """How an anomaly is told."""
-
-    type: Literal["auto", "zscore", "ewma", "mad", "seasonal", "changepoint", "isolation"] = Field(
-        "auto", description="Detector; auto needs no tuning."
-    )
-    threshold: float | None = Field(
-        None,
-        gt=0,
-        le=1000,
-        description="Score at and above which a window or event is anomalous; default: the detector's own.",
-    )
-    warmup: int = Field(
-        24, ge=2, le=100_000, description="Windows or events per group seen before anything is reported."
-    )
-    cooldown: Duration | None = Field(
-        None,
-        description="How long after an anomaly no further one of its group is reported; default: 24 windows or events.",
-    )
-    weight: float | None = Field(None, gt=0, lt=1, description="Weight of the newest value (ewma); default: 0.01.")
-    span: int | None = Field(None, ge=5, le=500, description="How many values are remembered (mad); default: 300.")
-    period: Literal["day", "week"] | None = Field(
-        None, description="Whether hours of the day or of the week are compared (seasonal); default: day."
-    )
-
-    @property
-    def limit(self) -> float:
-        """The threshold that applies."""
-        return DEFAULT_THRESHOLDS[self.type] if self.threshold is None else self.threshold
-
-
 class AnomalySpec(Model):
     """A detector on a metric of closed windows, or on a field of single events."""
 
@@ -177,7 +142,9 @@ class AnomalySpec(Model):
     group_by: list[Name] = Field(
         default_factory=list, max_length=8, description="Groups of events, each judged by itself (field); empty: one."
     )
-    detector: DetectorSpec = Field(default_factory=DetectorSpec, description="The detector and its settings.")
+    detector: Annotated[DetectorSpec, DETECTORS] = Field(
+        default_factory=AutoDetector, description="The detector and its settings."
+    )
 
     @property
     def watched(self) -> str:
