@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill_contract.resource.kinds.detectors import DETECTORS, DetectorSpec
-from tidemill_contract.resource.spec import MetricSpec
+from tidemill_contract.resource.kinds.metrics import METRICS
 from tidemill_contract.windows import answer_range
 from tidemill_processor.detect.anomalies import parse_state
 from tidemill_processor.detect.detectors import COOLDOWN_WINDOWS, State, Verdict, judge, number, observe, severity
@@ -427,7 +427,7 @@ def test_an_integer_beyond_all_floats_is_the_greatest_of_them() -> None:
 def test_nothing_is_expected_that_a_metric_cannot_be(
     function: Any, field_type: str | None, expected: tuple[float, float, float]
 ) -> None:
-    metric = MetricSpec(name="m", function=function, field=None if function == "count" else "f")
+    metric = METRICS.make(name="m", function=function, field=None if function == "count" else "f")
     verdict = Verdict(0.9, 7.0, "warning", -0.5, -0.75, 1.25).within(*answer_range(metric, field_type))
     assert (verdict.expected, verdict.lower, verdict.upper) == expected
     unknown = Verdict(0.9, 7.0, "warning", None, None, None)

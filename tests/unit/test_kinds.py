@@ -8,8 +8,12 @@ import pytest
 from pydantic import BaseModel, Field, ValidationError
 
 from kind_draws import rule_of
+from metric_draws import parameters_for
+from tidemill_contract.functions.base import Function
+from tidemill_contract.functions.registry import FUNCTIONS
 from tidemill_contract.resource.kinds.base import Kinds, Member, Model, Words
 from tidemill_contract.resource.kinds.detectors import DETECTORS, AutoDetector
+from tidemill_contract.resource.kinds.metrics import METRICS
 from tidemill_contract.resource.kinds.windows import WINDOWS, HoppingWindow, SessionWindow, TumblingWindow
 from tidemill_contract.resource.spec import AggregationSpec, AnomalySpec
 from tidemill_operator.resource.kinds import in_its_place
@@ -101,6 +105,24 @@ def test_states_are_of_the_settings_that_they_depend_on(members: dict[str, Any],
     assert DETECTORS.make(**members).signature == signature
 
 
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=list(FUNCTIONS))
+def test_a_metric_has_its_functions_parameters_and_no_others(function: Function) -> None:
+    """A parameter that is left out stays so: the default is the function's."""
+    kind = METRICS.by_name[function.name]
+    assert set(kind.model_fields) == {"name", "function", "field", *function.parameters.model_fields}
+    assert kind.model_fields["field"].is_required() is not function.alone
+    written = {"name": "m", "function": function.name, "field": "v", **parameters_for(function.name, {"w": "integer"})}
+    made = METRICS.make(**written)
+    assert type(made) is kind
+    assert made.model_dump(by_alias=True, exclude_none=True) == written
+
+
+def test_topk_lists_ten_values_where_nothing_is_said() -> None:
+    metric = METRICS.make(name="m", function="topk", field="v")
+    assert metric.model_dump(exclude_none=True).keys() == {"name", "function", "field"}
+    assert FUNCTIONS["topk"].parameters.of(metric).model_dump() == {"k": 10}
+
+
 def words(kind: str, member: Member) -> tuple[str, str]:
     return kind, member.alias
 
@@ -143,6 +165,6 @@ def test_model_and_crd_agree_on_where_a_member_belongs(kind: str, given: tuple[s
     kinds = kinds_of(First, Fourth, Third)
     item = {"type": kind, **dict.fromkeys(given, 1)}
     written = kinds.written.model_validate(item)
-    for member in kinds.members:
+    for member in kinds.members.values():
         rule = in_its_place(kinds, member, place="self", tag="self.type")
         assert rule_of(rule)(item) == (kinds.fault(written, member, "") is None), rule

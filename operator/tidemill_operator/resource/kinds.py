@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tidemill_contract.functions.registry import listed
+from tidemill_contract.functions.registry import PARAMETERS, listed
 from tidemill_contract.resource.kinds.base import Kinds, Member
 from tidemill_contract.resource.kinds.detectors import DETECTORS
+from tidemill_contract.resource.kinds.metrics import METRICS
 from tidemill_contract.resource.kinds.windows import WINDOWS
 from tidemill_operator.resource.cel import Rule, say
 
@@ -50,7 +51,7 @@ def in_its_place(kinds: Kinds[Any], member: Member, *, place: str, tag: str) -> 
 
 def window_rules() -> list[Rule]:
     """The rules of an aggregation about its window."""
-    return [_of_window(member) for member in WINDOWS.members]
+    return [_of_window(member) for member in WINDOWS.members.values()]
 
 
 def _of_window(member: Member) -> Rule:
@@ -76,7 +77,7 @@ def _belongs_to_windows(member: Member) -> str:
 
 def detector_rules() -> list[Rule]:
     """The rules of a detector."""
-    return [_of_detector(member) for member in DETECTORS.members]
+    return [_of_detector(member) for member in DETECTORS.members.values()]
 
 
 def _of_detector(member: Member) -> Rule:
@@ -90,5 +91,38 @@ def _of_detector(member: Member) -> Rule:
         in_its_place(DETECTORS, member, place="self", tag=kind),
         f"{name} belongs to {listed(member.kinds)}; take it out, or use {types}",
         f"has(self.{name}) ? {foreign} : {missing}" if member.needing else foreign,
+        name,
+    )
+
+
+def metric_rules() -> list[Rule]:
+    """The rules of a metric about its function: the field, and the parameters."""
+    return [_field() if name == "field" else _of_function(member) for name, member in METRICS.members.items()]
+
+
+def _field() -> Rule:
+    member = METRICS.members["field"]
+    alone = [name for name in member.kinds if name not in member.needing]
+    return Rule(
+        in_its_place(METRICS, member, place="self", tag="self.function"),
+        f"every function but {listed(alone)} needs a field",
+        say("metric %s: %s needs a field; add field: NAME", "self.name", "self.function"),
+        "field",
+    )
+
+
+def _of_function(member: Member) -> Rule:
+    """A member that a metric has only where its function takes it, and surely where it needs it."""
+    name, functions, several = member.alias, member.kinds, len(member.kinds) > 1
+    foreign = f"metric %s: %s takes no {name}; take it out, or use {listed(functions, 'or')}"
+    missing = f"metric %s: %s needs {name}; {PARAMETERS[member.name].remedy}"
+    taken, needed = (say(text, "self.name", "self.function") for text in (foreign, missing))
+    more = f"; take it out, or use {'one of these' if several else 'it'}"
+    if member.needing:
+        more = f", and {'they need' if several else f'{functions[0]} needs'} it"
+    return Rule(
+        in_its_place(METRICS, member, place="self", tag="self.function"),
+        f"{name} belongs to {listed(functions)}{more}",
+        f"has(self.{name}) ? {taken} : {needed}" if member.needing else taken,
         name,
     )

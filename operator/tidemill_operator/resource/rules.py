@@ -7,13 +7,11 @@ are checked by `tidemill validate`, the webhook and at reconcile.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from tidemill_contract.functions.registry import ALONE, PARAMETERS, Parameter, listed
+from tidemill_contract.functions.registry import PARAMETERS
 from tidemill_contract.resource.name_rules import SYSTEM_COLUMNS
 from tidemill_contract.resource.rules import RESERVED
 from tidemill_operator.resource.cel import Rule, first, known, say
-from tidemill_operator.resource.kinds import detector_rules, window_rules
+from tidemill_operator.resource.kinds import detector_rules, metric_rules, window_rules
 
 _DERIVES = "(has(self.transform) && has(self.transform.derive) ? self.transform.derive : [])"
 _FIELDS = "self.fields.map(f, f.name)"
@@ -249,41 +247,9 @@ _AGGREGATION = (
 )
 
 
-def _function_in(functions: Sequence[str]) -> str:
-    """CEL: a metric has one of these functions."""
-    if len(functions) == 1:
-        return f"self.function == '{functions[0]}'"
-    return f"self.function in [{', '.join(repr(name) for name in functions)}]"
-
-
-def _of_function(parameter: Parameter) -> Rule:
-    """A member that a metric has only where its function takes it, and surely where it needs it."""
-    name, functions, several = parameter.alias, parameter.functions, len(parameter.functions) > 1
-    taken = say(
-        f"metric %s: %s takes no {name}; take it out, or use {listed(functions, 'or')}", "self.name", "self.function"
-    )
-    if not parameter.needed:
-        message = f"{name} belongs to {listed(functions)}; take it out, or use {'one of these' if several else 'it'}"
-        return Rule(f"!has(self.{name}) || {_function_in(functions)}", message, taken, name)
-    needs = "they need it" if several else f"{functions[0]} needs it"
-    missing = say(f"metric %s: %s needs {name}; {parameter.remedy}", "self.name", "self.function")
-    return Rule(
-        f"has(self.{name}) == ({_function_in(functions)})",
-        f"{name} belongs to {listed(functions)}, and {needs}",
-        f"has(self.{name}) ? {taken} : {missing}",
-        name,
-    )
-
-
 _METRIC = (
     _NOT_RESERVED,
-    Rule(
-        f"{_function_in(ALONE)} || has(self.field)",
-        f"every function but {listed(ALONE)} needs a field",
-        say("metric %s: %s needs a field; add field: NAME", "self.name", "self.function"),
-        "field",
-    ),
-    *map(_of_function, PARAMETERS.values()),
+    *metric_rules(),
 )
 
 _ANOMALY = (

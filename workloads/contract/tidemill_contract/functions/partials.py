@@ -18,8 +18,9 @@ from tidemill_contract.functions import spread
 from tidemill_contract.functions.base import EXACT_INTEGERS, SQL_TYPES, Metric, Need
 from tidemill_contract.functions.bookkeeping import REVISION
 from tidemill_contract.functions.registry import FUNCTIONS, KINDS
+from tidemill_contract.resource.kinds.metrics import MetricSpec
 from tidemill_contract.resource.kinds.windows import HoppingWindow, SessionWindow
-from tidemill_contract.resource.spec import AggregationSpec, MetricSpec, PipelineSpec
+from tidemill_contract.resource.spec import AggregationSpec, PipelineSpec
 
 __all__ = [
     "EXACT_INTEGERS",

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from tidemill_contract.resource.kinds.base import Model
 from tidemill_contract.resource.kinds.detectors import DETECTORS
+from tidemill_contract.resource.kinds.metrics import METRICS
 from tidemill_contract.resource.kinds.windows import WINDOWS
 from tidemill_contract.resource.spec import (
     AggregationSpec,
@@ -22,7 +23,6 @@ from tidemill_contract.resource.spec import (
     DeriveSpec,
     EventTimeSpec,
     FieldSpec,
-    MetricSpec,
     ProcessorSpec,
     TopicSpec,
 )
@@ -41,13 +41,13 @@ class Part(Generic[M]):
 
 @dataclass(frozen=True)
 class AggregationPart:
-    """An aggregation, its members apart; the window as it is written, of whichever kind."""
+    """An aggregation, its members apart; the window and the metrics as they are written, of whichever kind."""
 
     path: str
     name: str | None
     window: Model | None
     group_by: tuple[tuple[str, str], ...]
-    metrics: tuple[Part[MetricSpec], ...]
+    metrics: tuple[Part[Any], ...]
     retention: str | None
 
 
@@ -115,7 +115,7 @@ def _aggregation(raw: Any, path: str) -> AggregationPart:
         name=_text(item.get("name")),
         window=_read(WINDOWS.written, item.get("window")),
         group_by=tuple((f"{path}.groupBy[{i}]", name) for i, name in groups if isinstance(name, str)),
-        metrics=_parts(MetricSpec, item.get("metrics"), f"{path}.metrics"),
+        metrics=_parts(METRICS.written, item.get("metrics"), f"{path}.metrics"),
         retention=_text(item.get("retention", AggregationSpec.model_fields["retention"].default)),
     )
 

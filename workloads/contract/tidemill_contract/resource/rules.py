@@ -196,7 +196,7 @@ def _windows(parts: Parts, _columns: Columns, _limits: Limits) -> Iterator[Fault
 
 
 def _window_members(written: Model, path: str) -> Iterator[Fault]:
-    for member in WINDOWS.members:
+    for member in WINDOWS.members.values():
         fault, text = WINDOWS.fault(written, member, path), getattr(written, member.name)
         if fault:
             yield fault

@@ -5,17 +5,17 @@ Cross-field rules live in `rules.py`, faults as texts in `validate.py`. The CRD 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from tidemill_contract.duration import Duration
 from tidemill_contract.functions.base import FieldType as FieldType
 from tidemill_contract.functions.base import Name as Name
-from tidemill_contract.functions.registry import ALONE, FUNCTIONS, PARAMETERS, listed
 from tidemill_contract.resource.amounts import Bytes
 from tidemill_contract.resource.kinds.base import Model
 from tidemill_contract.resource.kinds.detectors import DETECTORS, AutoDetector, DetectorSpec
+from tidemill_contract.resource.kinds.metrics import METRICS, MetricSpec
 from tidemill_contract.resource.kinds.windows import WINDOWS, Window
 
 API_VERSION = "tidemill.dev/v1alpha1"
@@ -24,10 +24,6 @@ KIND = "AnalyticsPipeline"
 Expression = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 TopicName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9._-]{1,249}$", max_length=249)]
 ConfigValue = Annotated[str, StringConstraints(max_length=256)]
-if TYPE_CHECKING:
-    Function = str
-else:
-    Function = Literal[tuple(FUNCTIONS)]
 
 
 class TopicSpec(Model):
@@ -98,27 +94,6 @@ class TransformSpec(Model):
     )
 
 
-class _Metric(Model):
-    """One number (or value) computed per group and window."""
-
-    name: Name = Field(description="Name of the metric in answers.")
-    function: Function = Field(description="Aggregate function.")
-    field: Name | None = Field(None, description=f"Field or derive it runs over; {listed(ALONE)} may do without.")
-
-
-if TYPE_CHECKING:
-    MetricSpec = _Metric
-else:
-    # With the parameters of all functions as further members; the rules say which belong to which.
-    MetricSpec = create_model(
-        "MetricSpec",
-        __base__=_Metric,
-        __module__=__name__,
-        __doc__=_Metric.__doc__,
-        **{name: parameter.optional for name, parameter in PARAMETERS.items()},
-    )
-
-
 class AggregationSpec(Model):
     """Metrics per group and window."""
 
@@ -128,7 +103,7 @@ class AggregationSpec(Model):
     late_policy: Literal["deadLetter", "drop", "reopen"] = Field(
         "deadLetter", description="What happens to an event whose window is closed."
     )
-    metrics: list[MetricSpec] = Field(min_length=1, max_length=32, description="The metrics.")
+    metrics: list[Annotated[MetricSpec, METRICS]] = Field(min_length=1, max_length=32, description="The metrics.")
     retention: Duration = Field("90d", description="How long windows are kept, counted back from the watermark.")
 
 

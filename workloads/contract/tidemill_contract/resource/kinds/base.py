@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, Generic, Literal, TypeVar, Union, cast, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Generic, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, ValidationError, create_model
 from pydantic.alias_generators import to_camel
@@ -66,7 +67,7 @@ class Kinds(Generic[K]):
         tag: name of the member that tells them apart.
         by_name: the kinds by its values.
         written: the class of what is written, with the members of all kinds.
-        members: those that not all kinds treat alike, in the order of `written`.
+        members: those that not all kinds treat alike, by name in the order of `written`.
     """
 
     def __init__(
@@ -88,7 +89,8 @@ class Kinds(Generic[K]):
         self.tag, self._words = tag, words
         self.by_name: Mapping[str, type[K]] = {_value(kind, tag): kind for kind in kinds}
         self.written = self._flattened(title, doc, tag_says)
-        self.members = tuple(member for member in map(self._member, self.written.model_fields) if member is not None)
+        found = {name: self._member(name) for name in self.written.model_fields}
+        self.members: Mapping[str, Member] = {name: member for name, member in found.items() if member is not None}
 
     def make(self, **members: Any) -> K:
         """The kind that these members are of.
@@ -126,7 +128,7 @@ class Kinds(Generic[K]):
 
     def faults(self, written: Model, path: str) -> Iterator[Fault]:
         """What is wrong with which members are there."""
-        for member in self.members:
+        for member in self.members.values():
             fault = self.fault(written, member, path)
             if fault:
                 yield fault
@@ -143,8 +145,9 @@ class Kinds(Generic[K]):
         return self.spread(cast(K, value)) if isinstance(value, tuple(self.by_name.values())) else value
 
     def _read(self, written: Model) -> K:
-        if faults := [(member, fault) for member in self.members if (fault := self.fault(written, member, ""))]:
-            raise ValidationError.from_exception_data(self.written.__name__, [_details(*found) for found in faults])
+        placed = [(member, self.fault(written, member, "")) for member in self.members.values()]
+        if wrong := [_details(member, fault) for member, fault in placed if fault is not None]:
+            raise ValidationError.from_exception_data(self.written.__name__, wrong)
         found = self.narrow(written)
         assert found is not None  # noqa: S101 - what is needed was looked for
         return found
@@ -161,14 +164,13 @@ class Kinds(Generic[K]):
         if name == self.tag:
             default = next((info.default for info in having.values() if not info.is_required()), ...)
             return Literal[tuple(self.by_name)], Field(default, description=tag_says)
-        if any((info.annotation, info.metadata) != (first.annotation, first.metadata) for info in others):
+        if any(type_of(info) != type_of(first) for info in others):
             raise TypeError(f"{name} is not the same in all kinds that have it: {', '.join(having)}")
         everywhere = len(having) == len(self.by_name)
         if everywhere and not self._is_of_some(having):
             return first.annotation, copy(first)
-        kind: Any = Annotated[(first.annotation, *first.metadata)] if first.metadata else first.annotation
         says = first.description or ""
-        return kind | None, Field(None, description=says if everywhere else _naming(having, says))
+        return type_of(first) | None, Field(None, description=says if everywhere else _naming(having, says))
 
     def _having(self, name: str) -> dict[str, FieldInfo]:
         """The member in each kind that has it, by the kind's name."""
@@ -186,6 +188,14 @@ class Kinds(Generic[K]):
         needing = tuple(value for value, info in having.items() if info.is_required())
         first = next(iter(having.values()))
         return Member(name, str(first.alias), tuple(having), needing, str((first.examples or [""])[0]))
+
+
+def type_of(info: FieldInfo) -> Any:
+    """The type of a member's values with their bounds, whether it may be None or not."""
+    kind: Any = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
+    if get_origin(kind) in (Union, UnionType):
+        return Union[tuple(part for part in get_args(kind) if part is not NoneType)]  # noqa: UP007 - of a tuple
+    return kind
 
 
 def _value(kind: type[Model], tag: str) -> str:
