@@ -1,6 +1,7 @@
 """The AnalyticsPipeline resource as a model: shape, defaults and bounds of every field.
 
-Cross-field rules live in `rules.py`, faults as texts in `validate.py`. The CRD is generated from these classes.
+Windows, detectors and metrics are in `kinds/`. Cross-field rules live in `rules.py`, faults as texts in `validate.py`.
+The CRD is generated from these classes.
 """
 
 from __future__ import annotations

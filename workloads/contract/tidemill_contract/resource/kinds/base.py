@@ -134,12 +134,11 @@ class Kinds(Generic[K]):
                 yield fault
 
     def __get_pydantic_core_schema__(self, _source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """As written first, then the kind; JSON schema is made of the first, and what is dumped of the second."""
-        kinds: Any = Union[tuple(self.by_name.values())]  # noqa: UP007 - of a tuple
+        """As written first, which JSON schema is made of too, and then the kind, which is dumped as what it is."""
         # Not one function around: pydantic forgets there whether members go by their alias.
         taken = core_schema.no_info_before_validator_function(self._taken, handler.generate_schema(self.written))
-        read = core_schema.no_info_after_validator_function(self._read, taken)
-        return core_schema.chain_schema([read, handler.generate_schema(kinds)])
+        as_it_is = core_schema.simple_ser_schema("any")
+        return core_schema.no_info_after_validator_function(self._read, taken, serialization=as_it_is)
 
     def _taken(self, value: Any) -> Any:
         return self.spread(cast(K, value)) if isinstance(value, tuple(self.by_name.values())) else value
