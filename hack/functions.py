@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tidemill_contract.functions.base import ANY, NUMERIC, Function
 from tidemill_contract.functions.registry import FUNCTIONS, ZERO_FILLED, listed
-from tidemill_contract.resource.spec import MetricSpec
+from tidemill_contract.resource.kinds.metrics import METRICS
 from tidemill_contract.windows import evaluator
 
 BEGIN, END = "<!-- Generated from the functions; do not edit. -->", "<!-- End of what is generated. -->"
@@ -35,7 +35,8 @@ def _decoded() -> list[str]:
     """Functions whose values SQL does not give."""
     found = []
     for name, function in FUNCTIONS.items():
-        metric = MetricSpec(name="m", function=name, field="f", **function.example)
+        parameters = {**function.example, **dict.fromkeys(function.parameters.fields, "f")}
+        metric = METRICS.make(name="m", function=name, field="f", **parameters)
         found += [name] if evaluator(metric, "number") is not None else []
     return found
 

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from nab.scoring import Result, probation, score_at, score_best
 from nab.series import Series, load
-from tidemill_contract.resource.spec import DEFAULT_THRESHOLDS, DetectorSpec
+from tidemill_contract.resource.kinds.detectors import DETECTORS, DetectorSpec
 from tidemill_processor.detect.detectors import COOLDOWN_WINDOWS, State, decide, observe
 
 TARGET_DEFAULT = 55.0
@@ -60,7 +60,7 @@ class Figures:
 
 def measure(kind: str, corpus: list[Series]) -> Figures:
     """Run a detector over all series, each with a state of its own."""
-    spec = DetectorSpec(type=kind)  # type: ignore[arg-type]  # one of the literal's values
+    spec = DETECTORS.make(type=kind)
     verdicts, readings, largest = [], [], 0
     seconds = 0.0
     for series in corpus:
@@ -70,7 +70,7 @@ def measure(kind: str, corpus: list[Series]) -> Figures:
         largest = max(largest, len(json.dumps(state)))
         verdicts.append((series, fired))
         readings.append((series, scores))
-    default = DEFAULT_THRESHOLDS[kind]
+    default = spec.limit
     if any(
         told(scores, default, spec.warmup) != fired for (_, fired), (_, scores) in zip(verdicts, readings, strict=True)
     ):
@@ -159,7 +159,7 @@ def table(figures: list[Figures], rows: int) -> Table:
 def main() -> int:
     """Entry point; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=DEFAULT_THRESHOLDS, action="append", help="this detector; may be repeated")
+    parser.add_argument("--only", choices=DETECTORS.by_name, action="append", help="this detector; may be repeated")
     parser.add_argument("--output", type=Path, default=Path("build/bench-nab.json"))
     options = parser.parse_args()
     folder = os.environ.get("NAB_DIR")
@@ -182,7 +182,7 @@ def main() -> int:
         f" ({known['random, least']:.1f} to {known['random, most']:.1f}; 11.0 is published for all 58 series)",
         highlight=False,
     )
-    kinds = options.only or list(DEFAULT_THRESHOLDS)
+    kinds = options.only or list(DETECTORS.by_name)
     with ProcessPoolExecutor(min(len(kinds), os.cpu_count() or 1)) as pool:
         figures = list(pool.map(measure, kinds, [corpus] * len(kinds)))
     console.print(table(figures, scored))

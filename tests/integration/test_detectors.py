@@ -6,11 +6,12 @@ import json
 import math
 import random
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
-from tidemill_contract.resource.spec import DetectorSpec, PipelineSpec
+from tidemill_contract.resource.kinds.detectors import DETECTORS
+from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_processor.detect.detectors import State, Verdict, judge
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.integration
 
 MINUTE = 60_000
 BASE = 1_700_000_000_000 // MINUTE * MINUTE
-TYPES = get_args(DetectorSpec.model_fields["type"].annotation)
+TYPES = tuple(DETECTORS.by_name)
 WINDOWS = 600
 
 
@@ -68,7 +69,7 @@ def expected(kind: str, levels: list[float]) -> dict[int, Verdict]:
     """What a detector finds that nothing ever interrupts, by window."""
     state: State = {}
     found = {}
-    spec = DetectorSpec(type=kind, cooldown="5m")  # type: ignore[arg-type]
+    spec = DETECTORS.make(type=kind, cooldown="5m")
     for index, value in enumerate(levels):
         verdict, state = judge(spec, state, BASE + index * MINUTE, value)
         if verdict is not None:

@@ -8,13 +8,14 @@ import math
 import random
 import sys
 from decimal import Decimal
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidemill_contract.resource.spec import DEFAULT_THRESHOLDS, DetectorSpec, MetricSpec
+from tidemill_contract.resource.kinds.detectors import DETECTORS, DetectorSpec
+from tidemill_contract.resource.kinds.metrics import METRICS
 from tidemill_contract.windows import answer_range
 from tidemill_processor.detect.anomalies import parse_state
 from tidemill_processor.detect.detectors import COOLDOWN_WINDOWS, State, Verdict, judge, number, observe, severity
@@ -22,7 +23,7 @@ from tidemill_processor.detect.detectors import moments as running
 from tidemill_processor.detect.detectors import rhythm as hours
 from tidemill_processor.detect.detectors import tail as tails
 
-TYPES = get_args(DetectorSpec.model_fields["type"].annotation)
+TYPES = tuple(DETECTORS.by_name)
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 BASE = 1_700_000_000_000 // DAY * DAY
 LARGEST_STATE_BYTES = 8_000
@@ -51,13 +52,13 @@ def daily(number: int, *, seed: int = 1) -> list[float]:
 
 
 def test_every_type_has_a_threshold() -> None:
-    assert set(DEFAULT_THRESHOLDS) == set(TYPES)
+    assert all(DETECTORS.make(type=kind).limit > 0 for kind in TYPES)
 
 
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("value", [0.0, 1e-12, 45.0, -1e15, 0.1])
 def test_a_constant_series_never_fires(kind: str, value: float) -> None:
-    assert run(DetectorSpec(type=kind), [value] * 1_200)[0] == {}
+    assert run(DETECTORS.make(type=kind), [value] * 1_200)[0] == {}
 
 
 @pytest.mark.parametrize("kind", [kind for kind in TYPES if kind != "changepoint"])
@@ -65,15 +66,15 @@ def test_a_spike_is_found_where_it_is(kind: str) -> None:
     """Far above all that was, in noise; changepoint wants more than one value."""
     values = noise(1_500)
     values[1_200] += 100
-    found = run(DetectorSpec(type=kind), values)[0]
+    found = run(DETECTORS.make(type=kind), values)[0]
     assert 1_200 in found
-    assert (found[1_200].value, found[1_200].score >= DEFAULT_THRESHOLDS[kind]) == (values[1_200], True)
+    assert (found[1_200].value, found[1_200].score >= DETECTORS.by_name[kind].standard) == (values[1_200], True)
 
 
 @pytest.mark.parametrize("kind", ["auto", "changepoint"])
 def test_a_shifted_level_is_found_soon(kind: str) -> None:
     values = [*noise(1_500), *noise(100, level=118.0, seed=2)]
-    found = run(DetectorSpec(type=kind), values)[0]
+    found = run(DETECTORS.make(type=kind), values)[0]
     assert any(1_500 <= index < 1_530 for index in found), sorted(found)
 
 
@@ -84,9 +85,9 @@ def test_a_value_usual_at_another_hour_is_found(kind: str) -> None:
     night = 288 * 12 + 216
     assert max(values) > 140 > 70 > values[night]
     values[night : night + 12] = [140.0] * 12
-    found = run(DetectorSpec(type=kind), values)[0]
+    found = run(DETECTORS.make(type=kind), values)[0]
     assert any(night <= index < night + 12 for index in found), sorted(found)
-    assert not any(night <= index < night + 12 for index in run(DetectorSpec(type="zscore"), values)[0])
+    assert not any(night <= index < night + 12 for index in run(DETECTORS.make(type="zscore"), values)[0])
 
 
 def test_hours_of_the_week() -> None:
@@ -94,9 +95,9 @@ def test_hours_of_the_week() -> None:
     values = [10.0 + (i % 7) * 1e-3 if i // 24 % 7 == 6 else 100.0 + (i % 5) * 1e-3 for i in range(24 * 7 * 6)]
     sunday = 24 * (7 * 5 + 6) + 12
     values[sunday] = 100.0
-    weekly = DetectorSpec(type="seasonal", period="week", warmup=24 * 7 * 3)
+    weekly = DETECTORS.make(type="seasonal", period="week", warmup=24 * 7 * 3)
     assert list(run(weekly, values, every_ms=HOUR)[0]) == [sunday]
-    by_day = run(DetectorSpec(type="seasonal", warmup=24 * 7 * 3), values, every_ms=HOUR)[0]
+    by_day = run(DETECTORS.make(type="seasonal", warmup=24 * 7 * 3), values, every_ms=HOUR)[0]
     assert sunday not in by_day
 
 
@@ -106,7 +107,7 @@ def test_hours_of_the_week() -> None:
 )
 def test_false_alarms_on_noise_are_few(kind: str, most: int) -> None:
     """At the default threshold, in 5,000 windows of plain noise."""
-    assert len(run(DetectorSpec(type=kind), noise(5_000, seed=3))[0]) <= most
+    assert len(run(DETECTORS.make(type=kind), noise(5_000, seed=3))[0]) <= most
 
 
 REGULAR = [100.0, 102.0, 104.0, 101.0, 103.0]
@@ -121,7 +122,7 @@ def test_an_outlier_does_not_hide_a_lesser_one_after_it(kind: str, before: float
     values[400] = 5_000.0
     if before is not None:
         values[300] = before
-    found = run(DetectorSpec(type=kind, cooldown="0s"), values, every_ms=MINUTE)[0]
+    found = run(DETECTORS.make(type=kind, cooldown="0s"), values, every_ms=MINUTE)[0]
     assert 400 in found
     assert (300 in found) is (before is not None)
 
@@ -137,7 +138,7 @@ def test_a_few_outliers_move_the_bounds_of_mad_by_no_more_than_a_factor(
     dirty = list(values)
     for outlier in outliers[: math.ceil(0.02 * number)]:
         dirty[rnd.randrange(number)] = outlier
-    spec = DetectorSpec(type="mad", cooldown="0s")
+    spec = DETECTORS.make(type="mad", cooldown="0s")
     bounds = []
     for series in (values, dirty):
         verdict = run(spec, [*series, 1e6])[0][number]
@@ -156,7 +157,7 @@ def test_a_few_outliers_leave_auto_its_idea_of_what_is_usual(outliers: list[floa
     values = [rnd.gauss(100.0, 2.0) for _ in range(400)]
     for outlier, place in zip(outliers, rnd.sample(range(60, 300), len(outliers)), strict=False):
         values[place] = outlier
-    found, state = run(DetectorSpec(type="auto", cooldown="0s"), [*values, 5_000.0], every_ms=MINUTE)
+    found, state = run(DETECTORS.make(type="auto", cooldown="0s"), [*values, 5_000.0], every_ms=MINUTE)
     assert 400 in found
     assert 80 < state["views"][0][0][1] < 160
     expected = found[400].expected
@@ -167,7 +168,7 @@ def test_a_few_outliers_leave_auto_its_idea_of_what_is_usual(outliers: list[floa
 @pytest.mark.parametrize("kind", ["mad", "auto"])
 def test_a_level_that_shifts_far_is_followed(kind: str) -> None:
     """Though values are learnt as no further than what was known reaches: a thousandfold step, from a flat series."""
-    found = run(DetectorSpec(type=kind), [*[1.0] * 500, *noise(2_500, level=1_000.0)])[0]
+    found = run(DETECTORS.make(type=kind), [*[1.0] * 500, *noise(2_500, level=1_000.0)])[0]
     assert 500 in found
     assert not [index for index in found if index > 1_500]
 
@@ -187,7 +188,7 @@ VALUES = st.lists(
 @given(values=VALUES, seed=st.integers(0, 9), cut=st.integers(0, 400))
 def test_a_restart_changes_nothing(kind: str, values: list[float], seed: int, cut: int) -> None:
     """Whatever comes: figures are finite, the state is JSON, and when stored and read it gives the same verdicts."""
-    spec = DetectorSpec(type=kind, cooldown="0s", warmup=2)
+    spec = DETECTORS.make(type=kind, cooldown="0s", warmup=2)
     series = [*noise(300, seed=seed), *values]
     state: State = {}
     stored: State = {}
@@ -216,21 +217,21 @@ LONGEST: dict[str, dict[str, Any]] = {"mad": {"span": 500}, "seasonal": {"period
 def test_states_stay_small(kind: str) -> None:
     """After three weeks of values with many digits, and the settings that remember most."""
     values = [value * 1.234567890123e-17 for value in noise(24 * 7 * 3 + 500)]
-    state = run(DetectorSpec(type=kind, **LONGEST.get(kind, {})), values, every_ms=HOUR)[1]
+    state = run(DETECTORS.make(type=kind, **LONGEST.get(kind, {})), values, every_ms=HOUR)[1]
     assert len(json.dumps(state)) < LARGEST_STATE_BYTES
 
 
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_is_no_number_is_passed_over(kind: str, value: float) -> None:
-    state = run(DetectorSpec(type=kind), noise(50))[1]
-    assert judge(DetectorSpec(type=kind), state, BASE, value) == (None, state)
+    state = run(DETECTORS.make(type=kind), noise(50))[1]
+    assert judge(DETECTORS.make(type=kind), state, BASE, value) == (None, state)
 
 
 @pytest.mark.parametrize("kind", ["auto", "zscore", "ewma", "mad", "seasonal"])
 def test_bounds_tell_what_would_have_passed(kind: str) -> None:
     """Just inside the bounds is no anomaly, just outside is one."""
-    spec = DetectorSpec(type=kind)
+    spec = DETECTORS.make(type=kind)
     values = noise(1_500)
     values[1_200] += 100
     found, _ = run(spec, values)
@@ -244,7 +245,7 @@ def test_bounds_tell_what_would_have_passed(kind: str) -> None:
 
 
 def test_severity_goes_by_how_far_over_the_threshold() -> None:
-    spec = DetectorSpec(type="zscore", threshold=4)
+    spec = DETECTORS.make(type="zscore", threshold=4)
     assert [severity(score, spec) for score in (4.0, 5.9, 6.0, 11.9, 12.0)] == [
         "info", "info", "warning", "warning", "critical",
     ]  # fmt: skip
@@ -255,8 +256,8 @@ def test_severity_goes_by_how_far_over_the_threshold() -> None:
 
 def test_nothing_before_the_warmup() -> None:
     values = [*noise(40), 1_000.0]
-    assert list(run(DetectorSpec(type="zscore", warmup=40), values)[0]) == [40]
-    assert list(run(DetectorSpec(type="zscore", warmup=41), values)[0]) == []
+    assert list(run(DETECTORS.make(type="zscore", warmup=40), values)[0]) == [40]
+    assert list(run(DETECTORS.make(type="zscore", warmup=41), values)[0]) == []
 
 
 def outage(length: int) -> list[float]:
@@ -266,7 +267,7 @@ def outage(length: int) -> list[float]:
 def test_cooldown() -> None:
     """No repeat within it; the first window after it counts again. Without one: a number of windows."""
     values = outage(100)[:440]
-    spec = DetectorSpec(type="zscore", warmup=390, threshold=3)
+    spec = DETECTORS.make(type="zscore", warmup=390, threshold=3)
 
     def told(cooldown: str | None) -> list[int]:
         return list(run(spec.model_copy(update={"cooldown": cooldown}), values)[0])
@@ -278,21 +279,21 @@ def test_cooldown() -> None:
 
 def test_other_settings_start_anew() -> None:
     """What another detector has learnt is not read; its cooldown does not last either."""
-    state = run(DetectorSpec(type="zscore"), outage(1))[1]
+    state = run(DETECTORS.make(type="zscore"), outage(1))[1]
     for kind in TYPES:
-        fresh = judge(DetectorSpec(type=kind), {}, BASE, 1.0)[1]
+        fresh = judge(DETECTORS.make(type=kind), {}, BASE, 1.0)[1]
         if kind != "zscore":
-            assert judge(DetectorSpec(type=kind), state, BASE, 1.0) == (None, fresh)
-    before = run(DetectorSpec(type="seasonal"), noise(50))[1]
-    weekly = DetectorSpec(type="seasonal", period="week")
+            assert judge(DETECTORS.make(type=kind), state, BASE, 1.0) == (None, fresh)
+    before = run(DETECTORS.make(type="seasonal"), noise(50))[1]
+    weekly = DETECTORS.make(type="seasonal", period="week")
     assert judge(weekly, before, BASE, 1.0)[1] == judge(weekly, {}, BASE, 1.0)[1]
     # A state from before this was written down.
     assert judge(weekly, {"n": 3, "mean": 1.0, "m2": 0.0, "var": 0.0}, BASE, 1.0)[1]["n"] == 1
 
 
 def test_a_threshold_can_change_without_forgetting() -> None:
-    state = run(DetectorSpec(type="zscore"), noise(100))[1]
-    assert judge(DetectorSpec(type="zscore", threshold=2), state, BASE, 100.0)[1]["n"] == 101
+    state = run(DETECTORS.make(type="zscore"), noise(100))[1]
+    assert judge(DETECTORS.make(type="zscore", threshold=2), state, BASE, 100.0)[1]["n"] == 101
 
 
 def test_moments_without_forgetting_are_the_values_own() -> None:
@@ -373,7 +374,7 @@ def test_any_finite_values_are_judged_and_learnt(
     detector: dict[str, Any], series: list[tuple[float, int]], step: int
 ) -> None:
     """However large, small or often repeated: no error, only finite figures, and a state that jsonb takes as it is."""
-    spec, state, at = DetectorSpec.model_validate({"warmup": 2, **detector}), dict[str, Any](), BASE
+    spec, state, at = DETECTORS.make(**{"warmup": 2, **detector}), dict[str, Any](), BASE
     for value, times in series:
         for _ in range(times):
             before, at = state.get("n", 0), at + step
@@ -390,7 +391,7 @@ def test_any_finite_values_are_judged_and_learnt(
 def test_one_value_beyond_all_others_does_not_end_the_watch(kind: str) -> None:
     """Learning goes on after it."""
     values = [*noise(400), GREAT, *noise(400, seed=2)]
-    found, state = run(DetectorSpec(type=kind), values)
+    found, state = run(DETECTORS.make(type=kind), values)
     assert state["n"] == len(values)
     if kind not in ("changepoint", "seasonal"):  # which want more values, and the hours of two days
         assert 400 in found
@@ -399,7 +400,7 @@ def test_one_value_beyond_all_others_does_not_end_the_watch(kind: str) -> None:
 @pytest.mark.parametrize("kind", TYPES)
 def test_a_state_that_is_none_begins_anew(kind: str) -> None:
     """What was stored is damaged: the group is watched on."""
-    spec = DetectorSpec(type=kind)
+    spec = DETECTORS.make(type=kind)
     _, state = run(spec, noise(50))
     damaged = {name: value if name in ("of", "n") else 5 for name, value in state.items()}
     verdict, following = judge(spec, damaged, BASE, 1.0)
@@ -426,7 +427,7 @@ def test_an_integer_beyond_all_floats_is_the_greatest_of_them() -> None:
 def test_nothing_is_expected_that_a_metric_cannot_be(
     function: Any, field_type: str | None, expected: tuple[float, float, float]
 ) -> None:
-    metric = MetricSpec(name="m", function=function, field=None if function == "count" else "f")
+    metric = METRICS.make(name="m", function=function, field=None if function == "count" else "f")
     verdict = Verdict(0.9, 7.0, "warning", -0.5, -0.75, 1.25).within(*answer_range(metric, field_type))
     assert (verdict.expected, verdict.lower, verdict.upper) == expected
     unknown = Verdict(0.9, 7.0, "warning", None, None, None)

@@ -15,7 +15,8 @@ from tidemill_contract.expressions.compiler import derived_types
 from tidemill_contract.functions.base import ANY, Function
 from tidemill_contract.functions.partials import field_types, layout
 from tidemill_contract.functions.registry import FUNCTIONS, KINDS, PARAMETERS
-from tidemill_contract.resource.spec import MetricSpec, PipelineSpec
+from tidemill_contract.resource.kinds.metrics import METRICS
+from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.windows import answer_columns, answer_range, evaluator
 from tidemill_processor.batch import BatchReader
 from tidemill_processor.merge import aggregate
@@ -64,16 +65,16 @@ def test_a_function_answers_for_all_that_is_asked_of_it(function: Function) -> N
     assert function.error
     assert set(function.takes) <= set(ANY)
     found = metric(function.name)
-    MetricSpec.model_validate(found)
+    METRICS.make(**found)
     mine = [p for p in PARAMETERS.values() if function.name in p.functions]
     assert {p.alias for p in mine if p.needed} <= set(found)
     for kind in function.takes:
-        low, high = answer_range(MetricSpec.model_validate(found), kind)
+        low, high = answer_range(METRICS.make(**found), kind)
         assert low < high
     plan = layout(spec(found).aggregations[0], TYPES)
     ((_, answered, sql),) = answer_columns(plan)
     assert answered in (*ANY, "array")
-    assert {need.kind.name for need in function.needs(MetricSpec.model_validate(found))} <= set(KINDS)
+    assert {need.kind.name for need in function.needs(METRICS.make(**found))} <= set(KINDS)
     assert all(p.quoted in sql or len(plan.partials) > 2 for p in plan.partials[1:])
     assert columns_of(found), "the model that drawn pipelines are held to knows it"
 
@@ -106,7 +107,7 @@ def test_a_histogram_counts_values_from_each_bound_to_the_next() -> None:
     (row,) = rows(spec(wanted), *EVENTS).rows(named=True)
     (counts,) = (value for name, value in row.items() if name.startswith("_histogram_v."))
     assert counts == "{0,1,2,1}"
-    decode = evaluator(MetricSpec.model_validate(wanted), "number")
+    decode = evaluator(METRICS.make(**wanted), "number")
     assert decode is not None
     assert decode(None) is None
     assert metric_cell(wanted, TYPES, [{"v": v} for v in (5.0, 1.5, -0.5, 7.0)], 60_000).fits(decode([0, 1, 2, 1]))
@@ -140,4 +141,4 @@ def test_long_names_of_two_fields_have_columns_of_their_own() -> None:
 @pytest.mark.parametrize("bounds", [[1, 1], [2, 1], [], [0] * 65, [True], ["1"], [float("nan"), 1]])
 def test_bounds_that_are_refused(bounds: list[Any]) -> None:
     with pytest.raises(ValueError):
-        MetricSpec.model_validate({"name": "m", "function": "histogram", "field": "v", "bounds": bounds})
+        METRICS.make(**{"name": "m", "function": "histogram", "field": "v", "bounds": bounds})

@@ -18,7 +18,8 @@ from functions import table
 from metric_draws import functions_for
 from oracle.cells import metric_cell
 from tidemill_contract.functions.partials import layout
-from tidemill_contract.resource.spec import AggregationSpec, MetricSpec
+from tidemill_contract.resource.kinds.metrics import METRICS
+from tidemill_contract.resource.spec import AggregationSpec
 from tidemill_contract.windows import answer_columns, answer_range
 from tidemill_operator.resource.crd import render
 
@@ -26,7 +27,7 @@ metric = {"name": "m", "function": "filled", "field": "v"}
 plan = layout(AggregationSpec.model_validate(
     {"name": "a", "window": {"type": "hopping", "size": "1m", "hop": "10s"}, "metrics": [metric]}), {"v": "string"})
 print(json.dumps({
-    "range": answer_range(MetricSpec.model_validate(metric), "string"),
+    "range": answer_range(METRICS.make(**metric), "string"),
     "columns": [partial.column for partial in plan.partials],
     "answers": answer_columns(plan),
     "crd": "- filled" in render(),

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from tidemill_contract.functions.partials import Partial
 from tidemill_contract.functions.sketches import VALUE_BYTES, build, compact, slots_lg
-from tidemill_contract.resource.spec import MetricSpec
+from tidemill_contract.resource.kinds.metrics import METRICS
 from tidemill_contract.windows import evaluator
 
 QUANTILES, UNIQUES, FREQUENT = (Partial(kind, "v", "bytea", 10) for kind in ("quantiles", "uniques", "frequent"))
-MEDIAN = evaluator(MetricSpec(name="m", function="quantile", field="v", q=0.5), "number")
-DISTINCT = evaluator(MetricSpec(name="d", function="distinct", field="v"), "string")
+MEDIAN = evaluator(METRICS.make(name="m", function="quantile", field="v", q=0.5), "number")
+DISTINCT = evaluator(METRICS.make(name="d", function="distinct", field="v"), "string")
 
 
 def rank(values: list[float], value: float | int | None) -> float:
@@ -52,7 +52,7 @@ def test_large_quantiles_are_within_one_percent_of_rank(q: float) -> None:
         stored += build(QUANTILES, values[start : start + 500]) or b""
         if start % 5_000 == 0:
             stored = compact(QUANTILES, stored)
-    value = evaluator(MetricSpec(name="m", function="quantile", field="v", q=q), "number")(stored)
+    value = evaluator(METRICS.make(name="m", function="quantile", field="v", q=q), "number")(stored)
     assert abs(rank(values, value) - q) < 0.01
     assert len(compact(QUANTILES, stored)) < 12_000
 
@@ -80,7 +80,7 @@ def test_an_empty_text_is_a_value() -> None:
 
 def top(stored: bytes | None, kind: str = "string", k: int = 10) -> list[tuple[Any, int, int]] | None:
     """Value, count and error of each value that is listed."""
-    found = evaluator(MetricSpec(name="t", function="topk", field="v", k=k), kind)(stored)
+    found = evaluator(METRICS.make(name="t", function="topk", field="v", k=k), kind)(stored)
     return None if found is None else [(item["value"], item["count"], item["error"]) for item in found]
 
 
@@ -225,7 +225,7 @@ BIG = st.sampled_from([0, 2**53, -(2**53), 2**63 - 5, -(2**63) + 5]).flatmap(
 @given(st.lists(BIG, min_size=1, max_size=200), st.integers(1, 5), st.floats(0.000001, 0.999999))
 def test_quantiles_of_integers_that_are_no_doubles_are_exact(values: list[int], pieces: int, q: float) -> None:
     """However they fall into batches, some of which are as doubles: an answer is one of the values."""
-    quantile = evaluator(MetricSpec(name="m", function="quantile", field="v", q=q), "integer")
+    quantile = evaluator(METRICS.make(name="m", function="quantile", field="v", q=q), "integer")
     stored = b"".join(build(QUANTILES, values[i::pieces]) or b"" for i in range(pieces))
     expected = sorted(values)[math.ceil(q * len(values)) - 1]
     assert quantile(stored) == quantile(compact(QUANTILES, stored)) == expected
@@ -237,7 +237,7 @@ def test_many_integers_that_are_no_doubles_are_within_one_percent_of_rank() -> N
     for start in range(0, len(values), 500):
         stored = compact(QUANTILES, stored + (build(QUANTILES, values[start : start + 500]) or b""))
         stored = compact(QUANTILES, stored + (build(QUANTILES, [float(start)]) or b""))
-    found = evaluator(MetricSpec(name="m", function="quantile", field="v", q=0.9), "integer")(stored)
+    found = evaluator(METRICS.make(name="m", function="quantile", field="v", q=0.9), "integer")(stored)
     assert found in values
     assert abs(rank(values, found) - 0.9) < 0.01
     assert len(stored) < 24_000

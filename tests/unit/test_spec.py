@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from tidemill_contract.resource.documents import load_documents
-from tidemill_contract.resource.spec import AnalyticsPipeline, MetricSpec, PipelineSpec
+from tidemill_contract.resource.kinds.metrics import METRICS
+from tidemill_contract.resource.spec import AnalyticsPipeline, PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "crds" / "examples").glob("*.yaml"))
@@ -75,7 +76,7 @@ def test_strictness(member: str, value: object, reason: str) -> None:
 def test_a_quantile_lies_between_min_and_max(q: float, taken: bool) -> None:
     document = {"name": "p", "function": "quantile", "field": "v", "q": q}
     if taken:
-        assert MetricSpec.model_validate(document).q == q
+        assert METRICS.make(**document).q == q
     else:
         with pytest.raises(ValidationError, match="q"):
-            MetricSpec.model_validate(document)
+            METRICS.make(**document)

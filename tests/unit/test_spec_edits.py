@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import pytest
 from pydantic import BaseModel
@@ -21,6 +21,7 @@ from pydantic import BaseModel
 import tidemill_processor
 from metric_draws import parameters_for
 from tidemill_contract.functions.registry import PARAMETERS
+from tidemill_contract.resource.kinds.base import Kinds
 from tidemill_contract.resource.spec import AnalyticsPipeline, PipelineSpec
 from tidemill_operator.plan.build import build_plan
 from tidemill_operator.plan.changes import Change, changes
@@ -381,7 +382,9 @@ def leaves(model: type[BaseModel], path: str = "") -> Iterator[str]:
     """Every field that holds no further model, by its path; items of lists stand at the list's."""
     for name, field in model.model_fields.items():
         at = f"{path}{field.alias or name}"
-        inner = [kind for kind in _kinds(field.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        parts = (field.annotation, *field.metadata)
+        inner = [found for part in parts for found in _kinds(part) if isinstance(found, type)]
+        inner = [model for model in inner if issubclass(model, BaseModel)]
         for kind in inner:
             yield from leaves(kind, f"{at}.")
         if not inner:
@@ -389,7 +392,9 @@ def leaves(model: type[BaseModel], path: str = "") -> Iterator[str]:
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:
-    if get_origin(annotation) in (Union, UnionType, list):
+    if isinstance(annotation, Kinds):
+        yield annotation.written
+    elif get_origin(annotation) in (Union, UnionType, list, Annotated):
         for part in get_args(annotation):
             yield from _kinds(part)
     else:

@@ -7,13 +7,11 @@ are checked by `tidemill validate`, the webhook and at reconcile.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from tidemill_contract.functions.registry import ALONE, PARAMETERS, Parameter, listed
+from tidemill_contract.functions.registry import PARAMETERS
 from tidemill_contract.resource.name_rules import SYSTEM_COLUMNS
 from tidemill_contract.resource.rules import RESERVED
-from tidemill_contract.resource.spec import DetectorSpec
 from tidemill_operator.resource.cel import Rule, first, known, say
+from tidemill_operator.resource.kinds import detector_rules, metric_rules, window_rules
 
 _DERIVES = "(has(self.transform) && has(self.transform.derive) ? self.transform.derive : [])"
 _FIELDS = "self.fields.map(f, f.name)"
@@ -21,8 +19,6 @@ _RESERVED = "[" + ", ".join(f"'{name}'" for name in RESERVED) + "]"
 _SYSTEM_COLUMNS = "[" + ", ".join(f"'{name}'" for name in SYSTEM_COLUMNS) + "]"
 _PARTITIONS = "self.source.topic.partitions"
 _UNKNOWN = "is neither in source.fields nor in transform.derive"
-# Members of lists have no defaults here.
-_DETECTOR = f"(has(self.type) ? self.type : '{DetectorSpec.model_fields['type'].default}')"
 _METRIC_IS_THERE = "self.aggregations.exists(a, a.name == i.aggregation && a.metrics.exists(m, m.name == i.metric))"
 
 
@@ -225,19 +221,6 @@ _SOURCE = (
 )
 
 
-def _of_window(member: str, belongs: str, message: str, example: str) -> Rule:
-    """A member that some windows need and others do not take."""
-    return Rule(
-        f"has(self.window.{member}) == ({belongs})",
-        message,
-        f"has(self.window.{member}) ? "
-        + say(f"aggregation %s: a %s window takes no {member}; take it out", "self.name", "self.window.type")
-        + " : "
-        + say(f"aggregation %s: a %s window needs {member}; add {member}: {example}", "self.name", "self.window.type"),
-        f"window.{member}",
-    )
-
-
 _AGGREGATION = (
     Rule(
         "!has(self.groupBy) || self.metrics.all(m, !(m.name in self.groupBy))",
@@ -260,53 +243,13 @@ _AGGREGATION = (
         ),
         "groupBy",
     ),
-    _of_window("size", "self.window.type != 'session'", "size belongs to all windows but sessions; they need it", "1m"),
-    _of_window("hop", "self.window.type == 'hopping'", "hop belongs to hopping windows, and they need it", "10s"),
-    _of_window("gap", "self.window.type == 'session'", "gap belongs to session windows, and they need it", "5m"),
-    Rule(
-        "!has(self.window.maxLength) || self.window.type == 'session'",
-        "maxLength belongs to session windows",
-        say("aggregation %s: a %s window takes no maxLength; take it out", "self.name", "self.window.type"),
-        "window.maxLength",
-    ),
+    *window_rules(),
 )
-
-
-def _function_in(functions: Sequence[str]) -> str:
-    """CEL: a metric has one of these functions."""
-    if len(functions) == 1:
-        return f"self.function == '{functions[0]}'"
-    return f"self.function in [{', '.join(repr(name) for name in functions)}]"
-
-
-def _of_function(parameter: Parameter) -> Rule:
-    """A member that a metric has only where its function takes it, and surely where it needs it."""
-    name, functions, several = parameter.alias, parameter.functions, len(parameter.functions) > 1
-    taken = say(
-        f"metric %s: %s takes no {name}; take it out, or use {listed(functions, 'or')}", "self.name", "self.function"
-    )
-    if not parameter.needed:
-        message = f"{name} belongs to {listed(functions)}; take it out, or use {'one of these' if several else 'it'}"
-        return Rule(f"!has(self.{name}) || {_function_in(functions)}", message, taken, name)
-    needs = "they need it" if several else f"{functions[0]} needs it"
-    missing = say(f"metric %s: %s needs {name}; {parameter.remedy}", "self.name", "self.function")
-    return Rule(
-        f"has(self.{name}) == ({_function_in(functions)})",
-        f"{name} belongs to {listed(functions)}, and {needs}",
-        f"has(self.{name}) ? {taken} : {missing}",
-        name,
-    )
 
 
 _METRIC = (
     _NOT_RESERVED,
-    Rule(
-        f"{_function_in(ALONE)} || has(self.field)",
-        f"every function but {listed(ALONE)} needs a field",
-        say("metric %s: %s needs a field; add field: NAME", "self.name", "self.function"),
-        "field",
-    ),
-    *map(_of_function, PARAMETERS.values()),
+    *metric_rules(),
 )
 
 _ANOMALY = (
@@ -346,16 +289,6 @@ _ANOMALY = (
 )
 
 
-def _of_detector(member: str, kind: str) -> Rule:
-    """A member that one kind of detector takes."""
-    return Rule(
-        f"!has(self.{member}) || {_DETECTOR} == '{kind}'",
-        f"{member} belongs to {kind}; take it out, or use that type",
-        say(f"%s takes no {member}; take it out, or use {kind}", _DETECTOR),
-        member,
-    )
-
-
 _SCALING = (
     Rule(
         "!has(self.minReplicas) || !has(self.maxReplicas) || self.minReplicas <= self.maxReplicas",
@@ -381,7 +314,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "spec.aggregations[]": _AGGREGATION,
     "spec.aggregations[].metrics[]": _METRIC,
     "spec.anomalies[]": _ANOMALY,
-    "spec.anomalies[].detector": tuple(map(_of_detector, ("weight", "span", "period"), ("ewma", "mad", "seasonal"))),
+    "spec.anomalies[].detector": tuple(detector_rules()),
     "spec.processor": (
         Rule(
             "!has(self.scaling) || !has(oldSelf.scaling) || self.replicas == oldSelf.replicas",

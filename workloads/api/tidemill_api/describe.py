@@ -7,6 +7,8 @@ from typing import Any
 
 from tidemill_api.catalog import AggregationModel, PipelineModel
 from tidemill_api.database import Connection
+from tidemill_contract.resource.kinds.detectors import DETECTORS
+from tidemill_contract.resource.spec import AnomalySpec
 from tidemill_contract.times import rfc3339, rfc3339_ms
 
 READER = "live"
@@ -79,7 +81,7 @@ async def describe(connection: Connection, model: PipelineModel) -> dict[str, An
         **summary(model),
         "watermark": time_ms(watermark[0]) if watermark else None,
         "aggregations": aggregations,
-        "anomalies": [rule.model_dump(by_alias=True) for rule in config.spec.anomalies],
+        "anomalies": [_anomaly_rule(rule) for rule in config.spec.anomalies],
         "events": {"store": config.spec.events.store, "retention": config.spec.events.retention},
         "fields": [{"name": f.name, "type": f.type, "required": f.required} for f in config.spec.source.fields],
         "progress": progress,
@@ -88,6 +90,11 @@ async def describe(connection: Connection, model: PipelineModel) -> dict[str, An
             "dead_letters": progress["invalid"] + sum(a["late_dead"] or 0 for a in aggregations),
         },
     }
+
+
+def _anomaly_rule(rule: AnomalySpec) -> dict[str, Any]:
+    """A rule; its detector has the settings of all, null where they are not set or not its own."""
+    return {**rule.model_dump(by_alias=True), "detector": DETECTORS.spread(rule.detector).model_dump(by_alias=True)}
 
 
 async def _progress(connection: Connection, schema: str) -> dict[str, Any]:

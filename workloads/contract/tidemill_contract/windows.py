@@ -18,7 +18,7 @@ from tidemill_contract.functions.partials import (
     whole_partial,
 )
 from tidemill_contract.functions.registry import FUNCTIONS
-from tidemill_contract.resource.spec import MetricSpec
+from tidemill_contract.resource.kinds.metrics import MetricSpec
 
 Decoder = Callable[[Any], Any]
 

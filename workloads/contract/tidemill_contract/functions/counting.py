@@ -95,7 +95,7 @@ class HistogramParameters(Parameters):
     remedies: ClassVar[Mapping[str, str]] = {"bounds": "add some in ascending order, such as bounds: [10, 100, 1000]"}
 
     bounds: Annotated[list[float], AfterValidator(_ascending)] = Field(
-        min_length=1, max_length=64, description="Ascending numbers between which values are counted (histogram)."
+        min_length=1, max_length=64, description="Ascending numbers between which values are counted."
     )
 
 

@@ -118,7 +118,7 @@ class RankedParameters(Parameters):
     fields: ClassVar[Mapping[str, tuple[str, ...]]] = {"by": ORDERED}
     remedies: ClassVar[Mapping[str, str]] = {"by": "name the field or derive that is to be least or greatest"}
 
-    by: Name = Field(description="Field or derive that is least or greatest where the value is taken (min_by, max_by).")
+    by: Name = Field(description="Field or derive that is least or greatest where the value is taken.")
 
 
 class MinBy(Function):

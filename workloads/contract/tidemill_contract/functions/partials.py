@@ -18,7 +18,9 @@ from tidemill_contract.functions import spread
 from tidemill_contract.functions.base import EXACT_INTEGERS, SQL_TYPES, Metric, Need
 from tidemill_contract.functions.bookkeeping import REVISION
 from tidemill_contract.functions.registry import FUNCTIONS, KINDS
-from tidemill_contract.resource.spec import AggregationSpec, MetricSpec, PipelineSpec
+from tidemill_contract.resource.kinds.metrics import MetricSpec
+from tidemill_contract.resource.kinds.windows import HoppingWindow, SessionWindow
+from tidemill_contract.resource.spec import AggregationSpec, PipelineSpec
 
 __all__ = [
     "EXACT_INTEGERS",
@@ -229,13 +231,13 @@ def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> Aggregatio
     reopens = aggregation.late_policy == "reopen"
     if reopens:
         partials[REVISION] = Partial("revision", None, "bigint")
-    window = aggregation.window
-    gap = parse_ms(window.gap) if window.type == "session" and window.gap else None
-    if gap is None:
-        size = parse_ms(window.size or "0ms")
-        pane = parse_ms(window.hop) if window.type == "hopping" and window.hop else size
-    else:
-        size, pane = parse_ms(window.longest or "0ms"), SESSION_STEP_MS
+    window, gap = aggregation.window, None
+    size = pane = parse_ms(window.longest)
+    match window:
+        case HoppingWindow():
+            pane = parse_ms(window.hop)
+        case SessionWindow():
+            gap, pane = parse_ms(window.gap), SESSION_STEP_MS
     return AggregationLayout(
         name=aggregation.name,
         group_by=tuple((name, types[name]) for name in aggregation.group_by),

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from copy import copy
 from dataclasses import dataclass
-from typing import Any, cast
-
-from pydantic.fields import FieldInfo
 
 from tidemill_contract.functions import bookkeeping, counting, deviations, extremes, ordered, sketched, sums
 from tidemill_contract.functions.base import Function, PartialKind
@@ -31,18 +27,10 @@ class Parameter:
 
     name: str
     alias: str
-    info: FieldInfo
     functions: tuple[str, ...]
     needed: bool
     takes: tuple[str, ...] | None
     remedy: str
-
-    @property
-    def optional(self) -> tuple[Any, FieldInfo]:
-        """The member as one of every metric, which may lack it: type and field."""
-        found, kind = copy(self.info), cast(Any, self.info.annotation)
-        found.annotation, found.default = kind | None, None
-        return found.annotation, found
 
 
 def _parameters() -> Iterator[Parameter]:
@@ -53,7 +41,6 @@ def _parameters() -> Iterator[Parameter]:
             yield Parameter(
                 name=name,
                 alias=str(info.alias),
-                info=info,
                 functions=functions,
                 needed=info.is_required(),
                 takes=model.fields.get(name),

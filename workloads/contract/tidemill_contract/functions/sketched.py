@@ -49,9 +49,7 @@ class QuantileParameters(Parameters):
 
     remedies: ClassVar[Mapping[str, str]] = {"q": "add one between 0 and 1, such as q: 0.95"}
 
-    q: float = Field(
-        gt=0, lt=1, description="The quantile, above 0 and below 1; for these there are min and max (quantile)."
-    )
+    q: float = Field(gt=0, lt=1, description="The quantile, above 0 and below 1; for these there are min and max.")
 
 
 class Quantile(Function):
@@ -128,9 +126,7 @@ class Distinct(Function):
 class TopKParameters(Parameters):
     """How many values are listed."""
 
-    k: int = Field(
-        DEFAULT_K, ge=1, le=100, description=f"How many of the most frequent values (topk); default: {DEFAULT_K}."
-    )
+    k: int = Field(DEFAULT_K, ge=1, le=100, description=f"How many of the most frequent values; default: {DEFAULT_K}.")
 
 
 class TopK(Function):

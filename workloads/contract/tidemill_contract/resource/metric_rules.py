@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tidemill_contract.functions.base import ANY
 from tidemill_contract.functions.registry import FUNCTIONS, PARAMETERS, listed
-from tidemill_contract.resource.faults import ABSENT, Fault, did_you_mean
+from tidemill_contract.resource.faults import Fault, did_you_mean
+from tidemill_contract.resource.kinds.metrics import METRICS
 from tidemill_contract.resource.parts import Parts
-from tidemill_contract.resource.spec import MetricSpec
 
 _FOR_ANY = [
     name
@@ -48,31 +49,25 @@ def metric_faults(parts: Parts, columns: Columns, _limits: object) -> Iterator[F
                 yield from _metric(metric.model, metric.path, columns)
 
 
-def _metric(metric: MetricSpec, path: str, columns: Columns) -> Iterator[Fault]:
-    yield from _parameters(metric, path, columns)
-    if metric.field is None:
-        if not FUNCTIONS[metric.function].alone:
-            remedy = "name the field or derive it runs over"
-            yield Fault(f"{path}.field", ABSENT, f"{metric.function} needs a field", remedy)
-        return
-    takes = FUNCTIONS[metric.function].takes
-    remedy = f"use {listed(_FOR_ANY, 'or')}, or derive a number from it"
-    yield from _column(f"{path}.field", metric.field, columns, takes, (f"{metric.function} takes", remedy))
-
-
-def _parameters(metric: MetricSpec, path: str, columns: Columns) -> Iterator[Fault]:
-    for parameter in PARAMETERS.values():
-        name, value, where = parameter.alias, getattr(metric, parameter.name), f"{path}.{parameter.alias}"
-        if metric.function not in parameter.functions:
-            if value is not None:
-                remedy = f"take it out, or use function: {listed(parameter.functions, 'or')}"
-                yield Fault(where, value, f"{metric.function} takes no {name}", remedy)
-        elif value is None:
-            if parameter.needed:
-                yield Fault(where, ABSENT, f"{metric.function} needs {name}", parameter.remedy)
-        elif parameter.takes is not None:
-            told = f"{name} of {metric.function} is one of", "name another field, or derive one"
-            yield from _column(where, value, columns, parameter.takes, told)
+def _metric(metric: Any, path: str, columns: Columns) -> Iterator[Fault]:
+    """The faults of a metric as it is written, its parameters first."""
+    members = dict(METRICS.members)
+    field, function = members.pop("field"), metric.function
+    for name, member in members.items():
+        value, takes = getattr(metric, name), PARAMETERS[name].takes
+        fault = METRICS.fault(metric, member, path)
+        if fault:
+            yield fault
+        elif value is not None and takes is not None:
+            told = f"{member.alias} of {function} is one of", "name another field, or derive one"
+            yield from _column(f"{path}.{member.alias}", value, columns, takes, told)
+    fault = METRICS.fault(metric, field, path)
+    if fault:
+        yield fault
+    elif metric.field is not None:
+        remedy = f"use {listed(_FOR_ANY, 'or')}, or derive a number from it"
+        told = f"{function} takes", remedy
+        yield from _column(f"{path}.field", metric.field, columns, FUNCTIONS[function].takes, told)
 
 
 def _column(path: str, name: str, columns: Columns, takes: Sequence[str], told: tuple[str, str]) -> Iterator[Fault]:

@@ -11,6 +11,10 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from tidemill_contract.resource.kinds.base import Model
+from tidemill_contract.resource.kinds.detectors import DETECTORS
+from tidemill_contract.resource.kinds.metrics import METRICS
+from tidemill_contract.resource.kinds.windows import WINDOWS
 from tidemill_contract.resource.spec import (
     AggregationSpec,
     AnomalyHistorySpec,
@@ -19,10 +23,8 @@ from tidemill_contract.resource.spec import (
     DeriveSpec,
     EventTimeSpec,
     FieldSpec,
-    MetricSpec,
     ProcessorSpec,
     TopicSpec,
-    WindowSpec,
 )
 
 M = TypeVar("M", bound=BaseModel)
@@ -39,15 +41,27 @@ class Part(Generic[M]):
 
 @dataclass(frozen=True)
 class AggregationPart:
-    """An aggregation, its members apart."""
+    """An aggregation, its members apart; the window and the metrics as they are written, of whichever kind."""
 
     path: str
     name: str | None
-    model: AggregationSpec | None
-    window: WindowSpec | None
+    window: Model | None
     group_by: tuple[tuple[str, str], ...]
-    metrics: tuple[Part[MetricSpec], ...]
+    metrics: tuple[Part[Any], ...]
     retention: str | None
+
+
+@dataclass(frozen=True)
+class AnomalyPart:
+    """An anomaly rule and its detector as it is written, of whichever kind; both None if either is broken.
+
+    Of `model` the detector says nothing.
+    """
+
+    path: str
+    name: str | None
+    model: AnomalySpec | None
+    detector: Model | None
 
 
 @dataclass(frozen=True)
@@ -63,7 +77,7 @@ class Parts:
     derives: tuple[Part[DeriveSpec], ...]
     filter: str | None
     aggregations: tuple[AggregationPart, ...]
-    anomalies: tuple[Part[AnomalySpec], ...]
+    anomalies: tuple[AnomalyPart, ...]
     dead_letters: DeadLettersSpec | None
     anomaly_history: AnomalyHistorySpec | None
     processor: ProcessorSpec | None
@@ -86,7 +100,7 @@ def cut(document: Mapping[str, Any]) -> Parts:
         aggregations=tuple(
             _aggregation(raw, f"spec.aggregations[{i}]") for i, raw in enumerate(_items(spec.get("aggregations")))
         ),
-        anomalies=_parts(AnomalySpec, spec.get("anomalies"), "spec.anomalies"),
+        anomalies=tuple(_anomaly(raw, f"spec.anomalies[{i}]") for i, raw in enumerate(_items(spec.get("anomalies")))),
         dead_letters=_read(DeadLettersSpec, spec.get("deadLetters", {})),
         anomaly_history=_read(AnomalyHistorySpec, spec.get("anomalyHistory", {})),
         processor=_read(ProcessorSpec, spec.get("processor", {})),
@@ -99,12 +113,19 @@ def _aggregation(raw: Any, path: str) -> AggregationPart:
     return AggregationPart(
         path=path,
         name=_text(item.get("name")),
-        model=_read(AggregationSpec, raw),
-        window=_read(WindowSpec, item.get("window")),
+        window=_read(WINDOWS.written, item.get("window")),
         group_by=tuple((f"{path}.groupBy[{i}]", name) for i, name in groups if isinstance(name, str)),
-        metrics=_parts(MetricSpec, item.get("metrics"), f"{path}.metrics"),
+        metrics=_parts(METRICS.written, item.get("metrics"), f"{path}.metrics"),
         retention=_text(item.get("retention", AggregationSpec.model_fields["retention"].default)),
     )
+
+
+def _anomaly(raw: Any, path: str) -> AnomalyPart:
+    item = _mapping(raw)
+    detector = _read(DETECTORS.written, item.get("detector", {}))
+    model = _read(AnomalySpec, {name: member for name, member in item.items() if name != "detector"})
+    readable = detector is not None and model is not None
+    return AnomalyPart(path, _text(item.get("name")), model if readable else None, detector if readable else None)
 
 
 def _parts(model: type[M], raw: Any, path: str) -> tuple[Part[M], ...]:

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.expressions import compiler as expressions
 from tidemill_contract.resource.faults import ABSENT, Fault, did_you_mean
 from tidemill_contract.resource.kept_rules import kept_faults
+from tidemill_contract.resource.kinds.base import Model
+from tidemill_contract.resource.kinds.detectors import DETECTORS
+from tidemill_contract.resource.kinds.windows import MIN_WINDOW_MS, WINDOWS, Window
 from tidemill_contract.resource.metric_rules import Columns, metric_faults
 from tidemill_contract.resource.name_rules import system_columns
 from tidemill_contract.resource.parts import AggregationPart, Parts
 from tidemill_contract.resource.scaling_rules import scaling_faults
-from tidemill_contract.resource.spec import AnomalySpec, DetectorSpec, WindowSpec
+from tidemill_contract.resource.spec import AnomalySpec
 from tidemill_contract.times import read_start
 from tidemill_contract.windows import answer_type
 
 RESERVED = ("window_start", "window_end", "closed")
-MAX_PANES = 3600
-MIN_WINDOW_MS = 1000
 _OWNED_CONFIGS = {
     "retention.ms": "set spec.source.topic.retention",
     "message.timestamp.type": "leave it out: old events would be deleted at once under CreateTime",
@@ -32,8 +34,6 @@ _OWNED_CONFIGS = {
     "message.timestamp.difference.max.ms": "leave it out; use spec.source.eventTime.maxFuture",
     "cleanup.policy": "leave it out; compaction would take events away",
 }
-_WINDOW_MEMBERS = {"tumbling": ("size",), "hopping": ("size", "hop"), "session": ("gap", "max_length")}
-_DETECTOR_MEMBERS = {"weight": "ewma", "span": "mad", "period": "seasonal"}
 
 
 @dataclass(frozen=True)
@@ -188,47 +188,30 @@ def _source(parts: Parts, columns: Columns, _limits: Limits) -> Iterator[Fault]:
 def _windows(parts: Parts, _columns: Columns, _limits: Limits) -> Iterator[Fault]:
     for aggregation in parts.aggregations:
         if aggregation.window is not None:
-            yield from _window(aggregation.window, f"{aggregation.path}.window")
-            yield from _window_retention(aggregation, aggregation.window)
+            path, window = f"{aggregation.path}.window", WINDOWS.narrow(aggregation.window)
+            yield from _window_members(aggregation.window, path)
+            if window is not None:
+                yield from window.faults(path)
+            yield from _window_retention(aggregation, aggregation.window, window)
 
 
-def _window(window: WindowSpec, path: str) -> Iterator[Fault]:
-    durations = {
-        member: None if (text := getattr(window, member)) is None else parse_ms(text)
-        for member in ("size", "hop", "gap", "max_length")
-    }
-    shown = {"max_length": "maxLength"}
-    allowed = _WINDOW_MEMBERS[window.type]
-    for member, duration in durations.items():
-        where = f"{path}.{shown.get(member, member)}"
-        if duration is None and member in allowed and member != "max_length":
-            yield Fault(where, ABSENT, f"a {window.type} window needs a {member}", f"add one, such as {member}: 1h")
-        elif duration is not None and member not in allowed:
-            yield Fault(where, getattr(window, member), f"does not belong to a {window.type} window", "take it out")
-        elif duration is not None and duration < MIN_WINDOW_MS:
-            yield Fault(where, getattr(window, member), "is shorter than a second", "write 1s or more")
-    size, hop = durations["size"], durations["hop"]
-    if window.type == "hopping" and size and hop and min(size, hop) >= MIN_WINDOW_MS:
-        if size % hop:
-            yield Fault(f"{path}.hop", window.hop, f"does not divide size {window.size}", "choose a hop that does")
-        elif size // hop > MAX_PANES:
-            remedy = f"at most {MAX_PANES}: make hop longer or size shorter"
-            yield Fault(f"{path}.hop", window.hop, f"an event would be in {size // hop} windows", remedy)
-    gap, longest = durations["gap"], durations["max_length"]
-    if window.type == "session" and gap and longest and longest < gap:
-        yield Fault(
-            f"{path}.maxLength", window.max_length, f"is shorter than gap {window.gap}", "make it longer than gap"
-        )
+def _window_members(written: Model, path: str) -> Iterator[Fault]:
+    for member in WINDOWS.members.values():
+        fault, text = WINDOWS.fault(written, member, path), getattr(written, member.name)
+        if fault:
+            yield fault
+        elif text is not None and parse_ms(text) < MIN_WINDOW_MS:
+            yield Fault(f"{path}.{member.alias}", text, "is shorter than a second", "write 1s or more")
 
 
-def _window_retention(aggregation: AggregationPart, window: WindowSpec) -> Iterator[Fault]:
-    length = window.longest
+def _window_retention(aggregation: AggregationPart, written: Any, window: Window | None) -> Iterator[Fault]:
+    length = window.longest if window else getattr(written, WINDOWS.by_name[written.type].length)
     try:
         kept = parse_ms(aggregation.retention or "")
     except ValueError:
         return
-    if length is not None and parse_ms(length) + parse_ms(window.grace) > kept:
-        remedy = f"keep windows for at least {length} + {window.grace}"
+    if length is not None and parse_ms(length) + parse_ms(written.grace) > kept:
+        remedy = f"keep windows for at least {length} + {written.grace}"
         where = f"{aggregation.path}.retention"
         yield Fault(where, aggregation.retention, "is shorter than a window and its grace", remedy)
 
@@ -238,9 +221,9 @@ def _anomalies(parts: Parts, columns: Columns, _limits: Limits) -> Iterator[Faul
     all_named = bool(parts.aggregations) and all(a.name is not None for a in parts.aggregations)
     for anomaly in parts.anomalies:
         rule, path = anomaly.model, anomaly.path
-        if rule is None:
+        if rule is None or anomaly.detector is None:
             continue
-        yield from _detector(rule.detector, f"{path}.detector")
+        yield from DETECTORS.faults(anomaly.detector, f"{path}.detector")
         shape = list(_one_watched(rule, path))
         yield from shape
         if shape:
@@ -285,14 +268,6 @@ def _watched_field(rule: AnomalySpec, path: str, columns: Columns) -> Iterator[F
     if kind not in (None, "integer", "number"):
         message = f"is of type {kind}, not a number"
         yield Fault(f"{path}.field", rule.watched, message, "watch a number, or derive one from it")
-
-
-def _detector(detector: DetectorSpec, path: str) -> Iterator[Fault]:
-    for member, owner in _DETECTOR_MEMBERS.items():
-        value = getattr(detector, member)
-        if value is not None and detector.type != owner:
-            message = f"{detector.type} takes no {member}"
-            yield Fault(f"{path}.{member}", value, message, f"take it out, or use type: {owner}")
 
 
 def _watched(name: str, path: str, aggregation: AggregationPart, columns: Columns) -> Iterator[Fault]:

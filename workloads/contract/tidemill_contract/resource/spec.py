@@ -1,20 +1,23 @@
 """The AnalyticsPipeline resource as a model: shape, defaults and bounds of every field.
 
-Cross-field rules live in `rules.py`, faults as texts in `validate.py`. The CRD is generated from these classes.
+Windows, detectors and metrics are in `kinds/`. Cross-field rules live in `rules.py`, faults as texts in `validate.py`.
+The CRD is generated from these classes.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model
-from pydantic.alias_generators import to_camel
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from tidemill_contract.duration import Duration, parse_ms
+from tidemill_contract.duration import Duration
 from tidemill_contract.functions.base import FieldType as FieldType
 from tidemill_contract.functions.base import Name as Name
-from tidemill_contract.functions.registry import ALONE, FUNCTIONS, PARAMETERS, listed
 from tidemill_contract.resource.amounts import Bytes
+from tidemill_contract.resource.kinds.base import Model
+from tidemill_contract.resource.kinds.detectors import DETECTORS, AutoDetector, DetectorSpec
+from tidemill_contract.resource.kinds.metrics import METRICS, MetricSpec
+from tidemill_contract.resource.kinds.windows import WINDOWS, Window
 
 API_VERSION = "tidemill.dev/v1alpha1"
 KIND = "AnalyticsPipeline"
@@ -22,16 +25,6 @@ KIND = "AnalyticsPipeline"
 Expression = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 TopicName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9._-]{1,249}$", max_length=249)]
 ConfigValue = Annotated[str, StringConstraints(max_length=256)]
-if TYPE_CHECKING:
-    Function = str
-else:
-    Function = Literal[tuple(FUNCTIONS)]
-
-
-class Model(BaseModel):
-    """Base of all spec classes: camelCase outside, unknown fields refused, immutable."""
-
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, strict=True)
 
 
 class TopicSpec(Model):
@@ -102,101 +95,17 @@ class TransformSpec(Model):
     )
 
 
-DEFAULT_MAX_LENGTH = "1d"
-
-
-class WindowSpec(Model):
-    """How event time is cut into windows."""
-
-    type: Literal["tumbling", "hopping", "session"] = Field(description="tumbling, hopping or session.")
-    size: Duration | None = Field(None, description="Window length (tumbling, hopping).")
-    hop: Duration | None = Field(None, description="Distance between window starts (hopping); divides size.")
-    gap: Duration | None = Field(None, description="Silence that ends a session (session).")
-    max_length: Duration | None = Field(
-        None,
-        description="Longest session (session): sessions are cut at its multiples since the epoch. Default: 1d, or gap"
-        " if that is longer.",
-    )
-    grace: Duration = Field("0s", description="How long after its end a window still takes events.")
-
-    @property
-    def longest(self) -> str | None:
-        """How long a window may be."""
-        if self.type != "session":
-            return self.size
-        if self.max_length is not None or self.gap is None:
-            return self.max_length
-        return max(DEFAULT_MAX_LENGTH, self.gap, key=parse_ms)
-
-
-class _Metric(Model):
-    """One number (or value) computed per group and window."""
-
-    name: Name = Field(description="Name of the metric in answers.")
-    function: Function = Field(description="Aggregate function.")
-    field: Name | None = Field(None, description=f"Field or derive it runs over; {listed(ALONE)} may do without.")
-
-
-if TYPE_CHECKING:
-    MetricSpec = _Metric
-else:
-    # With the parameters of all functions as further members; the rules say which belong to which.
-    MetricSpec = create_model(
-        "MetricSpec",
-        __base__=_Metric,
-        __module__=__name__,
-        __doc__=_Metric.__doc__,
-        **{name: parameter.optional for name, parameter in PARAMETERS.items()},
-    )
-
-
 class AggregationSpec(Model):
     """Metrics per group and window."""
 
     name: Name = Field(description="Name of the aggregation.")
     group_by: list[Name] = Field(default_factory=list, max_length=8, description="Group columns; empty: one group.")
-    window: WindowSpec = Field(description="The window.")
+    window: Annotated[Window, WINDOWS] = Field(description="The window.")
     late_policy: Literal["deadLetter", "drop", "reopen"] = Field(
         "deadLetter", description="What happens to an event whose window is closed."
     )
-    metrics: list[MetricSpec] = Field(min_length=1, max_length=32, description="The metrics.")
+    metrics: list[Annotated[MetricSpec, METRICS]] = Field(min_length=1, max_length=32, description="The metrics.")
     retention: Duration = Field("90d", description="How long windows are kept, counted back from the watermark.")
-
-
-DEFAULT_THRESHOLDS = {
-    "auto": 4.0, "zscore": 6.0, "ewma": 6.0, "mad": 8.0, "seasonal": 6.0, "changepoint": 2.0, "isolation": 2.75,
-}  # fmt: skip
-
-
-class DetectorSpec(Model):
-    """How an anomaly is told."""
-
-    type: Literal["auto", "zscore", "ewma", "mad", "seasonal", "changepoint", "isolation"] = Field(
-        "auto", description="Detector; auto needs no tuning."
-    )
-    threshold: float | None = Field(
-        None,
-        gt=0,
-        le=1000,
-        description="Score at and above which a window or event is anomalous; default: the detector's own.",
-    )
-    warmup: int = Field(
-        24, ge=2, le=100_000, description="Windows or events per group seen before anything is reported."
-    )
-    cooldown: Duration | None = Field(
-        None,
-        description="How long after an anomaly no further one of its group is reported; default: 24 windows or events.",
-    )
-    weight: float | None = Field(None, gt=0, lt=1, description="Weight of the newest value (ewma); default: 0.01.")
-    span: int | None = Field(None, ge=5, le=500, description="How many values are remembered (mad); default: 300.")
-    period: Literal["day", "week"] | None = Field(
-        None, description="Whether hours of the day or of the week are compared (seasonal); default: day."
-    )
-
-    @property
-    def limit(self) -> float:
-        """The threshold that applies."""
-        return DEFAULT_THRESHOLDS[self.type] if self.threshold is None else self.threshold
 
 
 class AnomalySpec(Model):
@@ -209,7 +118,9 @@ class AnomalySpec(Model):
     group_by: list[Name] = Field(
         default_factory=list, max_length=8, description="Groups of events, each judged by itself (field); empty: one."
     )
-    detector: DetectorSpec = Field(default_factory=DetectorSpec, description="The detector and its settings.")
+    detector: Annotated[DetectorSpec, DETECTORS] = Field(
+        default_factory=AutoDetector, description="The detector and its settings."
+    )
 
     @property
     def watched(self) -> str:

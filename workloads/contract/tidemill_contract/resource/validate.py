@@ -6,11 +6,13 @@ import re
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from tidemill_contract.functions.registry import PARAMETERS
 from tidemill_contract.resource.documents import DocumentError, load_documents
 from tidemill_contract.resource.faults import ABSENT, Fault, did_you_mean
+from tidemill_contract.resource.kinds.base import MISPLACED, Kinds
 from tidemill_contract.resource.parts import cut
 from tidemill_contract.resource.rules import Limits, check_rules
 from tidemill_contract.resource.spec import AnalyticsPipeline
@@ -48,7 +50,8 @@ def check(document: Any, limits: Limits | None = None) -> tuple[AnalyticsPipelin
     try:
         pipeline = AnalyticsPipeline.model_validate(document, by_alias=True, by_name=False)
     except ValidationError as error:
-        faults = [_translate(details) for details in error.errors(include_url=False)]
+        # Which members belong to which kind is a rule, told below with those of the other parts.
+        faults = [_translate(d) for d in error.errors(include_url=False) if d["type"] != MISPLACED]
     except RecursionError:
         return None, [Fault("", ABSENT, "is nested too deeply", "write it flatter")]
     told = {fault.path for fault in faults}
@@ -175,19 +178,26 @@ def _model_at(loc: tuple[int | str, ...]) -> type[BaseModel] | None:
         if isinstance(step, int) or model is None:
             continue
         field = next((f for name, f in model.model_fields.items() if (f.alias or name) == step), None)
-        model = None if field is None else _model_in(field.annotation)
+        model = None if field is None else _model_of(field)
     return model
 
 
+def _model_of(field: FieldInfo) -> type[BaseModel] | None:
+    """The model of a member or of its items, of kinds as they are written."""
+    return next((found for part in (*field.metadata, field.annotation) if (found := _model_in(part))), None)
+
+
 def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, Kinds):
+        return annotation.written
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for argument in get_args(annotation) if (found := _model_in(argument))), None)
+    return next((found for argument in reversed(get_args(annotation)) if (found := _model_in(argument))), None)
 
 
 def _members(model: type[BaseModel]) -> frozenset[str]:
     found = {str(field.alias or name) for name, field in model.model_fields.items()}
-    inner = (_model_in(field.annotation) for field in model.model_fields.values())
+    inner = map(_model_of, model.model_fields.values())
     return frozenset(found).union(*(_members(m) for m in inner if m is not None))
 
 

@@ -11,9 +11,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from typing import Any
 
 from tidemill_contract.duration import parse_ms
-from tidemill_contract.resource.spec import DetectorSpec
+from tidemill_contract.resource.kinds.detectors import DetectorSpec
 from tidemill_processor.detect.detectors import auto, changepoint, isolation, seasonal, spread
 from tidemill_processor.detect.detectors.reading import Reading, State
 
@@ -24,7 +25,8 @@ COOLDOWN_WINDOWS = 24
 GREATEST = 1e140
 """Larger values are taken as this: their squares, summed, must stay finite."""
 
-Detector = Callable[[DetectorSpec, State, int, float], tuple[Reading | None, State]]
+Detector = Callable[[Any, State, int, float], tuple[Reading | None, State]]
+"""Of a detector's own class of settings."""
 _DETECTORS: dict[str, Detector] = {
     "auto": auto.step,
     "zscore": spread.zscore,
@@ -112,7 +114,7 @@ def decide(
 
 def observe(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:
     """The reading of a value whatever its score, without warm-up and cooldown; the next state."""
-    of = _signature(spec)
+    of = spec.signature
     # Settings were changed: what another detector has learnt means nothing to this one.
     known = state if state.get("of") == of else {}
     reading, learnt = _DETECTORS[spec.type](spec, known, at_ms, max(-GREATEST, min(GREATEST, value)))
@@ -133,8 +135,3 @@ def _is_quiet(spec: DetectorSpec, quiet: State, n: int, at_ms: int) -> bool:
     if spec.cooldown is None:
         return bool(n - quiet["n"] <= COOLDOWN_WINDOWS)
     return bool(at_ms - quiet["at"] < parse_ms(spec.cooldown))
-
-
-def _signature(spec: DetectorSpec) -> str:
-    settings = [spec.type, spec.weight, spec.span, spec.period]
-    return " ".join(str(setting) for setting in settings if setting is not None)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tidemill_contract.resource.spec import DetectorSpec
+from tidemill_contract.resource.kinds.detectors import DetectorSpec
 from tidemill_processor.detect.detectors import moments, rhythm, tail
 from tidemill_processor.detect.detectors.reading import Reading, State, around
 

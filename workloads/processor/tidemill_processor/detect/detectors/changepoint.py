@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from tidemill_contract.resource.spec import DetectorSpec
+from tidemill_contract.resource.kinds.detectors import DetectorSpec
 from tidemill_processor.detect.detectors import moments, tail
 from tidemill_processor.detect.detectors.reading import Reading, State
 

@@ -13,7 +13,7 @@ import math
 import random
 from functools import cache
 
-from tidemill_contract.resource.spec import DetectorSpec
+from tidemill_contract.resource.kinds.detectors import DetectorSpec
 from tidemill_processor.detect.detectors import moments, tail
 from tidemill_processor.detect.detectors.reading import Reading, State
 

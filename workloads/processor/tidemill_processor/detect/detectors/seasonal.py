@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tidemill_contract.resource.spec import DetectorSpec
+from tidemill_contract.resource.kinds.detectors import SeasonalDetector
 from tidemill_processor.detect.detectors import moments, rhythm
 from tidemill_processor.detect.detectors.reading import Reading, State, around
 
@@ -11,7 +11,7 @@ MEMORY = 2_000.0
 _LEAST = 10
 
 
-def step(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:
+def step(spec: SeasonalDetector, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:
     """|r - mean r| / standard deviation of r, r = x - usual; no reading in an hour that is not known yet."""
     known = state.get("rhythm") or rhythm.start(spec.period or "day")
     distances = state.get("distances", [])

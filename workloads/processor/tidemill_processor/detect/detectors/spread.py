@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import statistics
 
-from tidemill_contract.resource.spec import DetectorSpec
+from tidemill_contract.resource.kinds.detectors import DetectorSpec, EwmaDetector, MadDetector
 from tidemill_processor.detect.detectors import moments
 from tidemill_processor.detect.detectors.reading import Reading, State, around
 
@@ -32,7 +32,7 @@ def zscore(spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple
     return _by_moments(spec, state, value, math.inf)
 
 
-def ewma(spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:
+def ewma(spec: EwmaDetector, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:
     """|x - weighted mean| / weighted standard deviation."""
     return _by_moments(spec, state, value, 1 / (spec.weight or EWMA_WEIGHT))
 
@@ -46,7 +46,7 @@ def _by_moments(spec: DetectorSpec, state: State, value: float, memory: float) -
     return reading, {"moments": moments.learn(known, value, memory)}
 
 
-def mad(spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:
+def mad(spec: MadDetector, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:
     """|x - median| / max(1.4826 · median of |x - median|, 1.2533 · winsorised mean of it)."""
     recent = state.get("recent", [])
     reading = None

@@ -1,0 +1,128 @@
+"""The rules of the API server (CEL) about members of kinds: what belongs to which, made from the kinds themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tidemill_contract.functions.registry import PARAMETERS, listed
+from tidemill_contract.resource.kinds.base import Kinds, Member
+from tidemill_contract.resource.kinds.detectors import DETECTORS
+from tidemill_contract.resource.kinds.metrics import METRICS
+from tidemill_contract.resource.kinds.windows import WINDOWS
+from tidemill_operator.resource.cel import Rule, say
+
+
+def is_one_of(tag: str, names: Sequence[str], known: Iterable[str]) -> str:
+    """CEL: a kind is one of these.
+
+    Args:
+        tag: CEL of the kind's name.
+        names: these, at least one.
+        known: all there are.
+    """
+    rest = [name for name in known if name not in names]
+    if len(names) == 1:
+        return f"{tag} == '{names[0]}'"
+    if len(rest) == 1:
+        return f"{tag} != '{rest[0]}'"
+    return f"{tag} in [{', '.join(repr(name) for name in names)}]"
+
+
+def in_its_place(kinds: Kinds[Any], member: Member, *, place: str, tag: str) -> str:
+    """CEL: a member is there where a kind needs it, and only where a kind has it.
+
+    Args:
+        kinds: the kinds.
+        member: one that not all treat alike.
+        place: CEL of what has the member.
+        tag: CEL of the kind's name.
+    """
+    there, known = f"has({place}.{member.alias})", list(kinds.by_name)
+    if member.needing == member.kinds:
+        return f"{there} == ({is_one_of(tag, member.kinds, known)})"
+    without = [name for name in known if name not in member.needing]
+    needed = f"{is_one_of(tag, without, known)} || {there}"
+    allowed = f"!{there} || {is_one_of(tag, member.kinds, known)}"
+    if len(member.kinds) == len(known):
+        return needed
+    return f"({needed}) && ({allowed})" if member.needing else allowed
+
+
+def window_rules() -> list[Rule]:
+    """The rules of an aggregation about its window."""
+    return [_of_window(member) for member in WINDOWS.members.values()]
+
+
+def _of_window(member: Member) -> Rule:
+    name, kind = member.alias, "self.window.type"
+    foreign = say(f"aggregation %s: a %s window takes no {name}; take it out", "self.name", kind)
+    missing = say(f"aggregation %s: a %s window needs {name}; add {name}: {member.example}", "self.name", kind)
+    return Rule(
+        in_its_place(WINDOWS, member, place="self.window", tag=kind),
+        _belongs_to_windows(member),
+        f"has(self.window.{name}) ? {foreign} : {missing}" if member.needing else foreign,
+        f"window.{name}",
+    )
+
+
+def _belongs_to_windows(member: Member) -> str:
+    others = [name for name in WINDOWS.by_name if name not in member.kinds]
+    if len(others) == 1 < len(member.kinds):
+        windows, joint = f"all windows but {others[0]}s", ";"
+    else:
+        windows, joint = f"{listed(member.kinds)} windows", ", and"
+    return f"{member.alias} belongs to {windows}" + (f"{joint} they need it" if member.needing else "")
+
+
+def detector_rules() -> list[Rule]:
+    """The rules of a detector."""
+    return [_of_detector(member) for member in DETECTORS.members.values()]
+
+
+def _of_detector(member: Member) -> Rule:
+    name, kinds = member.alias, listed(member.kinds, "or")
+    types = "that type" if len(member.kinds) == 1 else "one of these"
+    # Members of lists have no defaults here.
+    kind = f"(has(self.type) ? self.type : '{DETECTORS.written.model_fields['type'].default}')"
+    foreign = say(f"%s takes no {name}; take it out, or use {kinds}", kind)
+    missing = say(f"%s needs {name}; add it", kind)
+    return Rule(
+        in_its_place(DETECTORS, member, place="self", tag=kind),
+        f"{name} belongs to {listed(member.kinds)}; take it out, or use {types}",
+        f"has(self.{name}) ? {foreign} : {missing}" if member.needing else foreign,
+        name,
+    )
+
+
+def metric_rules() -> list[Rule]:
+    """The rules of a metric about its function: the field, and the parameters."""
+    return [_field() if name == "field" else _of_function(member) for name, member in METRICS.members.items()]
+
+
+def _field() -> Rule:
+    member = METRICS.members["field"]
+    alone = [name for name in member.kinds if name not in member.needing]
+    return Rule(
+        in_its_place(METRICS, member, place="self", tag="self.function"),
+        f"every function but {listed(alone)} needs a field",
+        say("metric %s: %s needs a field; add field: NAME", "self.name", "self.function"),
+        "field",
+    )
+
+
+def _of_function(member: Member) -> Rule:
+    """A member that a metric has only where its function takes it, and surely where it needs it."""
+    name, functions, several = member.alias, member.kinds, len(member.kinds) > 1
+    foreign = f"metric %s: %s takes no {name}; take it out, or use {listed(functions, 'or')}"
+    missing = f"metric %s: %s needs {name}; {PARAMETERS[member.name].remedy}"
+    taken, needed = (say(text, "self.name", "self.function") for text in (foreign, missing))
+    more = f"; take it out, or use {'one of these' if several else 'it'}"
+    if member.needing:
+        more = f", and {'they need' if several else f'{functions[0]} needs'} it"
+    return Rule(
+        in_its_place(METRICS, member, place="self", tag="self.function"),
+        f"{name} belongs to {listed(functions)}{more}",
+        f"has(self.{name}) ? {taken} : {needed}" if member.needing else taken,
+        name,
+    )

@@ -1,0 +1,1 @@
+"""Windows, detectors and metrics: a class a kind, with the members that it has and no others."""

@@ -1,0 +1,226 @@
+"""What kinds have in common: a member says which kind is meant, and the kind which other members there are.
+
+Kinds are written flat in YAML, and the CRD can only say all members of all kinds. So a document is read *as written*
+first, with every member optional that not every kind has, and then as its kind. The flat class, what belongs where and
+the CRD's schema and rules are made from the kinds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
+from dataclasses import dataclass
+from functools import cached_property
+from types import NoneType, UnionType
+from typing import Annotated, Any, Generic, Literal, TypeVar, Union, cast, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, ValidationError, create_model
+from pydantic.alias_generators import to_camel
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
+
+from tidemill_contract.resource.faults import ABSENT, Fault
+
+MISPLACED = "misplaced_member"
+"""Type of pydantic's error about a member of another kind, or one that the kind needs."""
+
+
+class Model(BaseModel):
+    """Base of all spec classes: camelCase outside, unknown fields refused, immutable."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, strict=True)
+
+
+K = TypeVar("K", bound=Model)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member that not all kinds treat alike.
+
+    Attributes:
+        alias: its name in YAML.
+        kinds: names of the kinds that have it; `needing`: of those that need it.
+        example: a value, as YAML has it.
+    """
+
+    name: str
+    alias: str
+    kinds: tuple[str, ...]
+    needing: tuple[str, ...]
+    example: str
+
+
+@dataclass(frozen=True)
+class Words:
+    """What is said of a member in the wrong place, by the kind's name and the member: message and remedy."""
+
+    missing: Callable[[str, Member], tuple[str, str]]
+    foreign: Callable[[str, Member], tuple[str, str]]
+
+
+class Kinds(Generic[K]):
+    """Kinds of one thing, told apart by a member; as an annotation it makes pydantic read any of them.
+
+    Attributes:
+        tag: name of the member that tells them apart.
+        by_name: the kinds by its values.
+        written: the class of what is written, with the members of all kinds.
+        members: those that not all kinds treat alike, by name in the order of `written`.
+    """
+
+    def __init__(
+        self, kinds: Iterable[type[K]], *, tag: str, title: str, doc: str, tag_says: str, words: Words
+    ) -> None:
+        """Flatten the kinds.
+
+        Args:
+            kinds: each with a `tag` of one value.
+            tag: name of the member that tells them apart.
+            title: of the class of what is written.
+            doc: its description.
+            tag_says: the tag's description.
+            words: what is said of a member in the wrong place.
+
+        Raises:
+            TypeError: a member has another type or other bounds in another kind.
+        """
+        self.tag, self._words = tag, words
+        self.by_name: Mapping[str, type[K]] = {_value(kind, tag): kind for kind in kinds}
+        self.written = self._flattened(title, doc, tag_says)
+        found = {name: self._member(name) for name in self.written.model_fields}
+        self.members: Mapping[str, Member] = {name: member for name, member in found.items() if member is not None}
+
+    def make(self, **members: Any) -> K:
+        """The kind that these members are of.
+
+        Raises:
+            pydantic.ValidationError: they are of none.
+        """
+        return self._adapter.validate_python(members)
+
+    @cached_property
+    def _adapter(self) -> TypeAdapter[K]:
+        return TypeAdapter(Annotated[Any, self])
+
+    def narrow(self, written: Model) -> K | None:
+        """The kind with what is written of its members; None: one that it needs is absent."""
+        kind: type[K] = self.by_name[getattr(written, self.tag)]
+        given = {name: getattr(written, name) for name in kind.model_fields if name in written.model_fields_set}
+        if any(given.get(name) is None for name, info in kind.model_fields.items() if info.is_required()):
+            return None
+        return cast(K, kind.model_construct(set(given), **given))
+
+    def spread(self, found: K) -> Model:
+        """A kind as it may be written, with the members of all kinds."""
+        return self.written.model_construct(found.model_fields_set, **dict(found))
+
+    def fault(self, written: Model, member: Member, path: str) -> Fault | None:
+        """What is wrong with a member's being there, or not."""
+        kind, value = getattr(written, self.tag), getattr(written, member.name)
+        if value is None:
+            missing = kind in member.needing
+            return Fault(f"{path}.{member.alias}", ABSENT, *self._words.missing(kind, member)) if missing else None
+        if kind in member.kinds:
+            return None
+        return Fault(f"{path}.{member.alias}", value, *self._words.foreign(kind, member))
+
+    def faults(self, written: Model, path: str) -> Iterator[Fault]:
+        """What is wrong with which members are there."""
+        for member in self.members.values():
+            fault = self.fault(written, member, path)
+            if fault:
+                yield fault
+
+    def __get_pydantic_core_schema__(self, _source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """As written first, which JSON schema is made of too, and then the kind, which is dumped as what it is."""
+        # Not one function around: pydantic forgets there whether members go by their alias.
+        taken = core_schema.no_info_before_validator_function(self._taken, handler.generate_schema(self.written))
+        as_it_is = core_schema.simple_ser_schema("any")
+        return core_schema.no_info_after_validator_function(self._read, taken, serialization=as_it_is)
+
+    def _taken(self, value: Any) -> Any:
+        return self.spread(cast(K, value)) if isinstance(value, tuple(self.by_name.values())) else value
+
+    def _read(self, written: Model) -> K:
+        placed = [(member, self.fault(written, member, "")) for member in self.members.values()]
+        if wrong := [_details(member, fault) for member, fault in placed if fault is not None]:
+            raise ValidationError.from_exception_data(self.written.__name__, wrong)
+        found = self.narrow(written)
+        assert found is not None  # noqa: S101 - what is needed was looked for
+        return found
+
+    def _flattened(self, title: str, doc: str, tag_says: str) -> type[Model]:
+        """The class of what is written."""
+        made: dict[str, Any] = {name: self._as_written(name, tag_says) for name in _in_order(self.by_name.values())}
+        return create_model(title, __base__=Model, __module__=__name__, __doc__=doc, **made)
+
+    def _as_written(self, name: str, tag_says: str) -> tuple[Any, Any]:
+        """A member of what is written: type and field."""
+        having = self._having(name)
+        first, *others = having.values()
+        if name == self.tag:
+            default = next((info.default for info in having.values() if not info.is_required()), ...)
+            return Literal[tuple(self.by_name)], Field(default, description=tag_says)
+        if any(type_of(info) != type_of(first) for info in others):
+            raise TypeError(f"{name} is not the same in all kinds that have it: {', '.join(having)}")
+        everywhere = len(having) == len(self.by_name)
+        if everywhere and not self._is_of_some(having):
+            return first.annotation, copy(first)
+        says = first.description or ""
+        return type_of(first) | None, Field(None, description=says if everywhere else _naming(having, says))
+
+    def _having(self, name: str) -> dict[str, FieldInfo]:
+        """The member in each kind that has it, by the kind's name."""
+        kinds = self.by_name.items()
+        return {value: kind.model_fields[name] for value, kind in kinds if name in kind.model_fields}
+
+    def _is_of_some(self, having: Mapping[str, FieldInfo]) -> bool:
+        """Whether not all kinds treat a member alike."""
+        return len(having) < len(self.by_name) or len({info.is_required() for info in having.values()}) > 1
+
+    def _member(self, name: str) -> Member | None:
+        having = self._having(name)
+        if name == self.tag or not self._is_of_some(having):
+            return None
+        needing = tuple(value for value, info in having.items() if info.is_required())
+        first = next(iter(having.values()))
+        return Member(name, str(first.alias), tuple(having), needing, str((first.examples or [""])[0]))
+
+
+def type_of(info: FieldInfo) -> Any:
+    """The type of a member's values with their bounds, whether it may be None or not."""
+    kind: Any = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
+    if get_origin(kind) in (Union, UnionType):
+        return Union[tuple(part for part in get_args(kind) if part is not NoneType)]  # noqa: UP007 - of a tuple
+    return kind
+
+
+def _value(kind: type[Model], tag: str) -> str:
+    (value,) = get_args(kind.model_fields[tag].annotation)
+    return str(value)
+
+
+def _in_order(kinds: Iterable[type[Model]]) -> list[str]:
+    """Members of all kinds; those of one kind stand before what follows them there."""
+    names: list[str] = []
+    for kind in kinds:
+        at = len(names)
+        for name in reversed(kind.model_fields):
+            if name in names:
+                at = names.index(name)
+            else:
+                names.insert(at, name)
+    return names
+
+
+def _naming(kinds: Iterable[str], description: str) -> str:
+    """A description that names the kinds, at the end of its first clause."""
+    return re.sub(r"(?=[.;:])", f" ({', '.join(kinds)})", description, count=1)
+
+
+def _details(member: Member, fault: Fault) -> InitErrorDetails:
+    """A fault as pydantic has it."""
+    told = PydanticCustomError(MISPLACED, "{told}", {"told": f"{fault.message}; {fault.remedy}"})
+    return InitErrorDetails(type=told, loc=(member.alias,), input=None if fault.value is ABSENT else fault.value)
