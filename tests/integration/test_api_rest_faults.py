@@ -39,6 +39,8 @@ LONG_PAUSES = {
 }
 """An outage longer than the first pauses: only who looks in the background ends it soon."""
 IN_TIME_SECONDS = 3.0
+SOON_SECONDS = 20.0
+"""Long before any of these pauses is over."""
 
 
 def config(name: str, *, auth: bool = False, ttl: str = "200ms") -> PipelineConfig:
@@ -145,7 +147,7 @@ def test_postgres_goes_and_comes_back(fragile: Any, ready_bench: Callable[..., A
         )
         started = time.monotonic()
         assert client.get(PATH).json()["stale"] is True
-        assert time.monotonic() - started < 1, "an open breaker is not waited for"
+        assert time.monotonic() - started < IN_TIME_SECONDS, "an open breaker is not waited for"
         fragile.handles["postgres"].start()
         bench.eventually(lambda: bench.health()["status"] == "healthy", seconds=60, what="/health recovers by itself")
         again = client.get(PATH)
@@ -170,7 +172,7 @@ def test_a_frozen_postgres_keeps_nobody_waiting_long(fragile: Any, ready_bench: 
             bench.eventually(lambda: bench.health()["status"] == "unhealthy", seconds=30, what="/health tells")
             bench.eventually(lambda: dependency(bench, "postgres")["breaker"] == "open", what="the breaker opens")
             assert of_process(client, "/livez").status_code == 200
-        bench.eventually(lambda: bench.health()["status"] == "healthy", seconds=5, what="/health recovers by itself")
+        bench.eventually(lambda: bench.health()["status"] == "healthy", seconds=SOON_SECONDS, what="/health recovers")
         assert "stale" not in client.get(PATH).json(), "answers are fresh again"
 
 
@@ -186,7 +188,7 @@ def test_a_frozen_redis_is_waited_for_once(fragile: Any, ready_bench: Callable[.
                 assert taken < (5 + IN_TIME_SECONDS if number == 1 else IN_TIME_SECONDS), number
             bench.eventually(lambda: dependency(bench, "redis")["breaker"] == "open", what="the breaker opens")
             assert bench.health()["status"] == "degraded"
-        bench.eventually(lambda: bench.health()["status"] == "healthy", seconds=5, what="/health recovers by itself")
+        bench.eventually(lambda: bench.health()["status"] == "healthy", seconds=SOON_SECONDS, what="/health recovers")
 
 
 @pytest.mark.slow
@@ -206,7 +208,7 @@ def test_a_postgres_behind_a_black_hole_keeps_nobody_waiting_long(
             assert time.monotonic() - started < 10 + IN_TIME_SECONDS
             assert client.get(PATH).json()["stale"] is True
             bench.eventually(lambda: bench.health()["status"] == "unhealthy", seconds=30, what="/health tells")
-        bench.eventually(lambda: bench.health()["status"] == "healthy", seconds=5, what="/health recovers by itself")
+        bench.eventually(lambda: bench.health()["status"] == "healthy", seconds=SOON_SECONDS, what="/health recovers")
         assert client.get(PATH, params={"limit": 7}).status_code == 200
 
 

@@ -59,7 +59,7 @@ def test_up_runs_survives_kills_and_goes_on_where_it_stopped(folder: Path) -> No
         killed = before["default.flights-processor-0"]
         os.kill(killed, signal.SIGKILL)
         wait_until(
-            lambda: first.pids().get("default.flights-processor-0") not in (None, killed), seconds=5, what="restart"
+            lambda: first.pids().get("default.flights-processor-0") not in (None, killed), seconds=20, what="restart"
         )
         first.wait_ready()
 

@@ -183,7 +183,7 @@ def test_kafka_freezes_and_comes_back_without_traffic(own_kafka: Any, make_inges
         assert ingest.health()["dependencies"]["kafka"]["breaker"] != "closed"
     finally:
         os.kill(pid, signal.SIGCONT)
-    ingest.eventually(lambda: ingest.health().get("status") == "healthy", seconds=5, what="/health recovers")
+    ingest.eventually(lambda: ingest.health().get("status") == "healthy", seconds=20, what="/health recovers")
     assert ingest.health()["dependencies"]["kafka"]["breaker"] == "closed"
     assert ingest.post(config.name, GOOD).status_code == 200
 

@@ -40,9 +40,9 @@ async def process(
 ) -> AsyncIterator[SharedKeys]:
     """The keys as an ingest process sees them; one that does not live says so only when it claims."""
     breaker = {"failures": 2, "open_seconds": 0.2}
-    config = ResilienceConfig.model_validate({"breakers": {"redis": breaker}, "timeouts": {"redis_seconds": 1.0}})
+    config = ResilienceConfig.model_validate({"breakers": {"redis": breaker}, "timeouts": {"redis_seconds": 10.0}})
     guard = config.guards().redis
-    keys = SharedKeys(connect(url, 1.0), guard, namespace=namespace, owner=owner, lease_seconds=lease_seconds)
+    keys = SharedKeys(connect(url, 10.0), guard, namespace=namespace, owner=owner, lease_seconds=lease_seconds)
     task = asyncio.create_task(keys.run()) if lives else None
     try:
         yield keys
