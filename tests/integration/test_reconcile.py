@@ -226,10 +226,10 @@ def test_a_refused_edit_is_planned_and_then_stalled(bench: Bench, capsys: pytest
     bench.edit(source={**bench.spec["source"], "topic": {"partitions": 2}, "key": "shop"})
     code, shown = bench.plan(capsys)
     lines = shown.splitlines()
-    assert (code, lines[-1]) == (1, "refused; the spec accepted before runs on")
+    assert (code, lines[-1]) == (1, "refused; the accepted spec stays in force")
     assert bench.apply() == {**WELL, "Stalled": "NotSupported"}
     told = "; ".join(line.removeprefix("! ") for line in lines[3:-1])
-    assert bench.message("Stalled") == f"{told}; the spec accepted before runs on"
+    assert bench.message("Stalled") == f"{told}; the accepted spec stays in force"
     assert "spec.source.topic.partitions: 2 is less than the 3 partitions" in told
     assert "spec.source.key: changed from none to shop" in told
     assert bench.kafka.observe(TOPICS)[TOPICS[0]].partitions == 3
@@ -496,7 +496,7 @@ def test_what_is_retained_is_listed_and_removed(bench: Bench, capsys: pytest.Cap
     release(bench.document, platform=Platform(), actuators=bench.actuators)
     arguments = ["status", "--retained", "--data-dir", str(bench.folder)]
     assert main(arguments) == 1
-    assert "which pipelines there are is not known" in capsys.readouterr().err
+    assert "the existing pipelines are unknown" in capsys.readouterr().err
     running = {"pid": os.getpid(), "started": start_time(os.getpid()), "servers": {}}
     addresses = {"kafka": bench.servers.kafka, "postgres": bench.servers.postgres.public_url}
     (bench.folder / "status.json").write_text(json.dumps({**running, "addresses": addresses}))
@@ -507,4 +507,4 @@ def test_what_is_retained_is_listed_and_removed(bench: Bench, capsys: pytest.Cap
     assert main([*arguments, "--remove", "rectest/orders"]) == 0
     assert bench.there() == (set(), False)
     assert main([*arguments, "--remove", "rectest/orders"]) == 1
-    assert "nothing is retained of it" in capsys.readouterr().err
+    assert "there is no retained data" in capsys.readouterr().err

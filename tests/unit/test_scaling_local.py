@@ -227,7 +227,7 @@ def test_explain_tells_the_decision_and_those_before(state: Path, capsys: pytest
         "a/flights: 4 replicas: Stabilizing",
         "why",
         "",
-        "decisions, the latest first:",
+        "decisions, latest first:",
         "  1970-01-01 00:01:00Z  stays at 4  Stabilizing",
         "  1970-01-01 00:00:00Z  1 → 4  ScaledUp, limited by partitions, needed 5",
     ]
