@@ -215,7 +215,7 @@ def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, C
     if report.stalled:
         text = _joined(report.stalled)
         if report.accepted:
-            text += "; the spec accepted before runs on"
+            text += "; the accepted spec stays in force"
         found.append(_condition("Stalled", "True", report.stalled[0].reason, text))
     elif stuck:
         text = "; ".join(part.get("message", "") for part in stuck)
