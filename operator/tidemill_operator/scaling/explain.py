@@ -1,4 +1,4 @@
-"""A decision for people: why so many replicas, and what would change it; and the same as `status.scaling`."""
+"""Explains a decision in words and as `status.scaling`: the number of replicas, the reason, what would change it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ADVICE: dict[Reason, str] = {
 
 
 def explain(decision: Decision) -> str:
-    """Why this many, the reckoning, and what would change it."""
+    """Return the reason, the calculation, and what would change it."""
     if decision.desired != decision.current:
         what = f"{decision.current} → {decision.desired} replicas"
     else:
@@ -44,7 +44,7 @@ def explain(decision: Decision) -> str:
 
 
 def scaling_status(settings: Settings, decision: Decision, state: State) -> dict[str, Any]:
-    """`status.scaling`: bounded, with figures rounded so that it does not change for nothing."""
+    """Return `status.scaling`: bounded, with rounded figures so that it rarely changes."""
     status: dict[str, Any] = {
         "mode": settings.mode,
         "current": decision.current,
@@ -68,7 +68,7 @@ def scaling_status(settings: Settings, decision: Decision, state: State) -> dict
 
 
 def _rounded(number: float) -> int:
-    """Two significant digits."""
+    """Round to two significant digits."""
     whole = round(number)
     return int(float(f"{whole:.1e}")) if whole >= 100 else whole
 
@@ -87,7 +87,7 @@ def reckoning(
     wait_seconds: float = 0.0,
     patience: int = 1,
 ) -> tuple[str, ...]:
-    """The lines of a decision: what was seen, what it asks for, and what bounds make of it."""
+    """Return the lines of the calculation: the figures, the need, and the effect of bounds."""
     if load is None or wanted is None:
         return ("mode is external: replicas are set by somebody else",)
     rate = load.rate_per_replica
