@@ -73,7 +73,7 @@ def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) 
         schema = actuators.postgres.observe(name)
     pipeline = accepted(document, schema)
     if pipeline is None and outcomes:
-        pipeline, _ = check({**document, "status": None})  # the accepted spec is unknown now, but names are the same
+        pipeline, _ = check({**document, "status": None})  # the accepted spec is unknown; this one has the same names
     if pipeline is None:
         return None
     live = LiveFacts(schema=schema)

@@ -77,7 +77,7 @@ def place(topic: str, current: Assignment, factor: int, brokers: Brokers, *, reb
         rebalance: also move replicas to make shares equal; otherwise only as the factor requires.
 
     Returns:
-        Brokers by partition, the preferred leader first. Partitions that need no change are unchanged.
+        Brokers by partition, the preferred leader first. Other partitions keep their brokers.
 
     Raises:
         ValueError: there are too few brokers; `at_most` returns the possible number.
