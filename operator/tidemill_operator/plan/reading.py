@@ -42,7 +42,7 @@ def read_by_processors(config: PipelineConfig) -> str:
 
 
 def revision(config: PipelineConfig) -> str:
-    """Return a hash of what processors read and of their generation. A changed one needs new processes."""
+    """Return a hash of what processors read and of their generation. If the hash changes, processes are replaced."""
     text = f"{config.generation}\n{read_by_processors(config)}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
