@@ -12,22 +12,22 @@ from tidemill_operator.scaling.state import State
 
 MAX_MESSAGE = 1024
 _ADVICE: dict[Reason, str] = {
-    Reason.SCALED_UP: "They go again once no more are needed for the whole of scaleDownStabilization.",
-    Reason.SCALED_DOWN: "More lag or more arrivals bring them back.",
-    Reason.STEP_LIMITED: "The rest follows after the pause; {limit} allows larger steps.",
+    Reason.SCALED_UP: "They are removed when they were not needed for the whole scaleDownStabilization.",
+    Reason.SCALED_DOWN: "More lag or more arrivals add replicas again.",
+    Reason.STEP_LIMITED: "The rest follows after the cooldown; a larger {limit} allows larger steps.",
     Reason.WITHIN_TARGET: "More lag, more arrivals or a slower replica would add some.",
     Reason.AT_MAXIMUM: "Raise maxReplicas to allow more.",
     Reason.LIMITED_BY_PARTITIONS: "A replica reads whole partitions: raise source.topic.partitions, or spread keys.",
     Reason.AT_MINIMUM: "Lower minReplicas to allow fewer.",
-    Reason.COOLDOWN: "They come when scaleUpCooldown is over, if they are needed then.",
-    Reason.STABILIZING: "They go when no more were needed for that long; scaleDownStabilization sets it.",
-    Reason.REBALANCING: "The change comes when the consumer group has settled.",
-    Reason.ROLLOUT_IN_PROGRESS: "The change comes when all replicas work.",
+    Reason.COOLDOWN: "Replicas are added when scaleUpCooldown is over, if they are still needed.",
+    Reason.STABILIZING: "Replicas are removed when they were not needed for that time; scaleDownStabilization sets it.",
+    Reason.REBALANCING: "The change is made when the rebalance is over.",
+    Reason.ROLLOUT_IN_PROGRESS: "The change is made when all replicas are ready.",
     Reason.DATABASE_SATURATED: "More replicas would wait too: give Postgres more room, or group by fewer columns.",
-    Reason.FIGURES_MISSING: "Scaling goes on when Kafka and Postgres answer.",
-    Reason.SCALED_TO_ZERO: "The next event brings one back; windows do not close meanwhile.",
-    Reason.WOKEN_BY_ARRIVAL: "Without events they go again after scaleToZeroAfter.",
-    Reason.DRY_RUN: "Take out dryRun to let it happen.",
+    Reason.FIGURES_MISSING: "Scaling continues when Kafka and Postgres answer.",
+    Reason.SCALED_TO_ZERO: "The next event starts a replica; windows do not close until then.",
+    Reason.WOKEN_BY_ARRIVAL: "Without events, replicas stop again after scaleToZeroAfter.",
+    Reason.DRY_RUN: "Remove dryRun to make the change.",
     Reason.EXTERNAL: "Set mode: lag to let Tidemill decide.",
 }
 
