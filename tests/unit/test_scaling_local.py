@@ -239,7 +239,7 @@ def test_explain_tells_the_decision_and_those_before(state: Path, capsys: pytest
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("twice", "write one of a/twice, b/twice"), ("nobody", "there is a/calm, a/flights, a/twice, b/twice")],
+    [("twice", "write one of a/twice, b/twice"), ("nobody", "known are a/calm, a/flights, a/twice, b/twice")],
 )
 def test_explain_of_a_name_that_is_not_one(state: Path, name: str, expected: str) -> None:
     with pytest.raises(CommandError, match=expected):

@@ -21,7 +21,7 @@ _MAX_TOLD = 300
 def rollout(workload: Workload, live: Mapping[str, Any], *, changed: int) -> Outcome:
     """Return Done if the newest template runs in all replicas and no other pod is left, else Waiting.
 
-    During a rollout it serves if any pod is available, of any template. A replay never serves.
+    During a rollout it serves if any pod is available, of any template. A replay has no users, so it counts as serving.
 
     Args:
         workload: the plan's.

@@ -73,7 +73,7 @@ class Pass:
         """
         children, alive = Children(api, namespace, owner), api.alive(namespace)
         if not children.sharing() <= {*alive, owner.uid}:
-            alive = api.alive(namespace, sure=True)  # live: a pipeline missing in a cache would lose its files
+            alive = api.alive(namespace, sure=True)  # a pipeline that is missing in a cache would lose its files
         return cls(api, placement, owner, namespace, children, alive, shown)
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:

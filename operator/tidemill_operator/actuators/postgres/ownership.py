@@ -25,7 +25,7 @@ HELD_MS = 30_000
 
 
 class Leadership(Protocol):
-    """The leader election, as ownership needs it."""
+    """The part of leader election that ownership uses: epochs."""
 
     @property
     def epoch(self) -> int:

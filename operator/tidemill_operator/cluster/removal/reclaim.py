@@ -1,4 +1,4 @@
-"""Deletes topics and schemas of pipelines that are being deleted while no operator runs.
+"""While no operator runs, deletes the topics and schemas of pipelines that are being deleted.
 
 The chart's CronJob starts it, so that no namespace stays Terminating. It ends at once if an operator holds the Lease or
 no pipeline is waiting. It holds the Lease while it works, so that no operator works beside it. It reconciles nothing.

@@ -1,4 +1,4 @@
-"""Pure: what processors could not do for an aggregation: the tables that they note it in, and how it is told."""
+"""Pure: failing duties and skipped data of processors: the tables that record them, and the messages."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.model import Column, Failing, LiveSchema, Owner, Table
 
-# The latest of what could not be read, judged or published and was passed over: of windows that start in [window_start,
-# last_start] these metrics, or all if none are named; of the group, or all if it is null. Of dead letters and anomalies
-# there is no window, and the aggregation is ''.
+# The latest skipped data: `metrics` (empty: all) of the windows that start in [window_start, last_start], for the group
+# (null: all). Dead letters and anomalies have no window, and the aggregation ''.
 SKIPPED = Table(
     "_skipped",
     (
@@ -27,7 +26,7 @@ SKIPPED = Table(
     writer="SELECT, INSERT, DELETE",
 )
 
-# What processors cannot do now for an aggregation ('': for the pipeline), and try again: the row goes when it is done.
+# Duties that currently fail for an aggregation ('': for the pipeline) and are retried. Success deletes the row.
 HELD_UP = Table(
     "_held_up",
     (
@@ -66,7 +65,7 @@ _REMEDY = {
 
 
 def failing(schema: LiveSchema | None, owner: Owner) -> list[TidemillError]:
-    """What processors try in vain and what they passed over, the gravest first; nothing of another owner's."""
+    """Return failing duties and skipped data, the most severe first; empty for a schema of another owner."""
     told: list[TidemillError] = []
     if schema is None or schema.owner != owner:
         return told

@@ -1,7 +1,7 @@
-"""The Postgres schema of a pipeline: tables, columns, functions, as text. Nothing here talks to a database.
+"""The Postgres schema of a pipeline: tables, columns, functions, as text. No database access here.
 
-What each table is for stands at its definition. Times that are decided on are epoch milliseconds (bigint), so that no
-session's time zone matters; times that people read are timestamptz.
+The definition of each table says what it is for. Times for decisions are epoch milliseconds (bigint), so that no
+session's time zone matters. Times for people are timestamptz.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _columns(*pairs: tuple[str, str]) -> tuple[Column, ...]:
 
 
 # The spec generation that may write: a processor with an older config stops before it commits. `accepted` is that spec
-# as it was written: it runs on when a newer one has to be refused.
+# as written; it stays in force when a newer one is refused.
 GENERATION = Table(
     "_generation",
     _columns(
@@ -43,10 +43,9 @@ GENERATION = Table(
     writer="SELECT",
 )
 
-# Every version of every aggregation. `closed_until`: windows that end by it take no more events. `rev` counts the
-# batches merged. `scanned_until` / `published_until`: how far detectors and the results topic have come. `layout`
-# numbers the sets of partial columns that were fed one after another; `fed` says since which one a column is fed, if
-# not all along.
+# Every version of every aggregation. `closed_until`: windows that end by then take no more events. `rev` counts the
+# merged batches. `scanned_until` / `published_until`: progress of detectors and of the results topic. `layout` is the
+# number of the current set of columns with values; `fed` has, for each later added column, the layout that added it.
 AGGREGATIONS = Table(
     "_aggregations",
     _columns(
@@ -73,8 +72,8 @@ AGGREGATIONS = Table(
     writer="SELECT, UPDATE (closed_until, rev, scanned_until, published_until, late_dead, late_dropped)",
 )
 
-# A reader is one consumer group's way through the source topic: `live`, or a replay. Its event-time clock is here (a
-# replay has none: nothing is late for it). `switched_at`: since when what a replay has filled is in force.
+# A reader is a consumer group that reads the source topic: `live`, or a replay. The row has its event-time clock; a
+# replay has none, because nothing is late for it. `switched_at`: when a replay's versions came into force.
 READERS = Table(
     "_readers",
     _columns(
@@ -91,10 +90,10 @@ READERS = Table(
     writer="SELECT, UPDATE",
 )
 
-# One row a source partition, made before Kafka's partition. `next_offset` moves only in the transaction that stores
-# the rows of the events before it. `suspects` are event times that jumped too far to be believed yet. `feeds` (of
-# `live`) are versions, by id, that its events count for besides those of the spec: a replay has filled them so far.
-# `former_topic_ids` are those of topics of the name that were deleted: a broker that lags may still answer with one.
+# One row per source partition, created before Kafka's partition. `next_offset` only changes in the transaction that
+# stores the results of the events before it. `suspects` are event times that jumped too far and are not confirmed yet.
+# `feeds` (of `live`) are ids of additional versions that its events count for, because a replay has handed them over.
+# `former_topic_ids` are ids of deleted topics of the same name: a broker with old metadata may still answer with one.
 OFFSETS = Table(
     "_offsets",
     _columns(
@@ -108,7 +107,7 @@ OFFSETS = Table(
         ("suspects", "bigint[] NOT NULL DEFAULT '{}'"),
         ("last_event_at", "timestamptz"),
         ("end_confirmed_at", "timestamptz"),
-        # Of the last batch: from its oldest record's arrival in Kafka to its commit.
+        # Freshness of the last batch: from its oldest record's arrival in Kafka to its commit.
         ("freshness_ms", "bigint"),
         ("consumed", "bigint NOT NULL DEFAULT 0"),
         ("filtered", "bigint NOT NULL DEFAULT 0"),
@@ -120,7 +119,7 @@ OFFSETS = Table(
     writer="SELECT, UPDATE",
 )
 
-# Ranges of offsets that Kafka had thrown away before they were read.
+# Ranges of offsets that Kafka deleted before they were read.
 LOST = Table(
     "_lost",
     _columns(
@@ -136,7 +135,7 @@ LOST = Table(
     writer="SELECT, INSERT",
 )
 
-# Events that count nowhere, or were late for one aggregation (its name; '' otherwise). Feeds the dead-letter topic.
+# Dead letters: events that count nowhere (''), or were late for one aggregation (its name). Feeds the topic.
 DEAD_LETTERS = Table(
     "_dead_letters",
     _columns(
@@ -154,7 +153,7 @@ DEAD_LETTERS = Table(
         ("windows", "bigint[]"),
         ("created_at", "timestamptz NOT NULL DEFAULT now()"),
         ("published", "boolean NOT NULL DEFAULT false"),
-        # What it counts in `_kept`.
+        # Bytes that the row is charged in `_kept`.
         ("bytes", "bigint"),
     ),
     ('PRIMARY KEY (epoch, partition, "offset", aggregation)',),
@@ -165,9 +164,9 @@ DEAD_LETTERS = Table(
     writer="SELECT, INSERT, UPDATE (published)",
 )
 
-# One row per detector and group: its bounded state. That of an aggregation's windows moves only together with
-# `scanned_until`. That of single events is kept for each partition, in place of an aggregation as -1 less its number;
-# it moves only together with `next_offset`, and `seen` is the (epoch, offset) of the group's last event.
+# The bounded state of each detector and group. For windows, it only changes together with `scanned_until`. For single
+# events there is one per partition, whose `aggregation_id` is -1 less the partition's number; it only changes together
+# with `next_offset`, and `seen` is the (epoch, offset) of the group's last event.
 DETECTORS = Table(
     "_detectors",
     _columns(
@@ -182,7 +181,7 @@ DETECTORS = Table(
     writer="SELECT, INSERT, UPDATE, DELETE",
 )
 
-# What detectors knew before each of the latest windows, where late events can reopen these: they are judged anew by it.
+# Detector states from before each of the latest windows, if late events can reopen these and they are judged again.
 DETECTOR_HISTORY = Table(
     "_detector_history",
     _columns(
@@ -197,8 +196,8 @@ DETECTOR_HISTORY = Table(
     writer="SELECT, INSERT, UPDATE, DELETE",
 )
 
-# Batches that changed closed windows: those that carry `rev` and start in [first_start, last_start] (epoch ms). These
-# windows are published and judged once more; the row goes when both is done.
+# Batches that changed closed windows: the windows with this `rev` that start in [first_start, last_start] (epoch ms).
+# They are published and judged again; then the row is deleted.
 CORRECTIONS = Table(
     "_corrections",
     _columns(
@@ -213,8 +212,8 @@ CORRECTIONS = Table(
     writer="SELECT, INSERT, UPDATE, DELETE",
 )
 
-# Anomalies found. `group_key` is a JSON object of the group columns. One of a single event has no aggregation (''), its
-# field as `metric`, its time as both ends of the window, and says which record it is of. Feeds the anomalies topic.
+# Anomalies. `group_key` is a JSON object of the group columns. An anomaly of a single event has no aggregation (''),
+# the field as `metric`, its time as both ends of the window, and its record's position. Feeds the anomalies topic.
 ANOMALIES = Table(
     "_anomalies",
     _columns(
@@ -238,7 +237,7 @@ ANOMALIES = Table(
         ("epoch", "integer"),
         ("partition", "integer"),
         ("offset", "bigint"),
-        # What it counts in `_kept`.
+        # Bytes that the row is charged in `_kept`.
         ("bytes", "bigint"),
     ),
     (
@@ -252,7 +251,7 @@ ANOMALIES = Table(
     writer="SELECT, INSERT, UPDATE (published)",
 )
 
-# Raw events, where the spec keeps them. `data` is the event as decoded.
+# Raw events, if the spec stores them. `data` is the decoded event.
 EVENTS = Table(
     "_events",
     _columns(
@@ -286,21 +285,21 @@ SYSTEM_TABLES = (
 
 
 def window_table(name: str, plan: AggregationLayout) -> Table:
-    """The table of an aggregation's windows (or panes, for hopping windows)."""
+    """Return the table of an aggregation's windows (or panes, for hopping windows)."""
     columns = [Column(group, SQL_TYPES[kind]) for group, kind in plan.group_by]
     columns.append(Column("window_start", "timestamptz NOT NULL"))
     if plan.sessions:
         columns.append(Column("window_end", "timestamptz NOT NULL"))
     if plan.hopping:
         columns.append(Column("_after", "timestamptz NOT NULL DEFAULT '-infinity'"))
-    # A row that is older than this column counts as written before any other was added.
+    # A row from before this column counts as older than every added column.
     columns += [Column("_rev", "bigint NOT NULL"), Column(SINCE, "bigint NOT NULL DEFAULT 0")]
     columns += [Column(p.column, p.sql_type) for p in plan.partials]
-    # Group columns may be null, and a null is a group like any other.
+    # Group columns may be null, and null is a group.
     unique = ", ".join(quote(column) for column in plan.key_columns)
     indexes = [(f"{name}_by_time"[:63], '("window_start")')]
     if plan.sessions:
-        # Closing reads what ended last; merging asks for a group's sessions that end after an event.
+        # Closing reads the latest ends; merging reads a group's sessions that end after an event.
         ends = ", ".join(quote(column) for column in (*(group for group, _ in plan.group_by), "window_end"))
         indexes += [(f"{name}_by_end"[:63], '("window_end")'), (f"{name}_open"[:63], f"({ends})")]
     return Table(
@@ -310,15 +309,15 @@ def window_table(name: str, plan: AggregationLayout) -> Table:
         partition_by='RANGE ("window_start")',
         storage="fillfactor = 80",
         indexes=tuple(indexes if not plan.sessions or plan.group_by else indexes[:2]),
-        # Sessions that grow together become one row.
+        # Joined sessions become one row.
         writer="SELECT, INSERT, UPDATE, DELETE" if plan.sessions else "SELECT, INSERT, UPDATE",
     )
 
 
 def shape_of(aggregation: AggregationSpec, plan: AggregationLayout) -> str:
-    """What `_aggregations` notes of a version: its groups, its window, its partial columns.
+    """Return the shape of a version for `_aggregations`: its groups, its window, its columns.
 
-    `types` has the field behind each column with its type: sketches of numbers and of integers are all bytes.
+    `types` has the field behind each column and its type, because sketches of numbers and of integers are both bytes.
     """
     shape = {
         "groupBy": [list(pair) for pair in plan.group_by],
@@ -330,17 +329,17 @@ def shape_of(aggregation: AggregationSpec, plan: AggregationLayout) -> str:
 
 
 def column_type(definition: str) -> str:
-    """The type in a column's definition, as Postgres spells it."""
+    """Return the type of a column's definition, as Postgres spells it."""
     name = re.split(r" (?:COLLATE|NOT NULL|DEFAULT|PRIMARY KEY|GENERATED|CHECK)\b", definition, maxsplit=1)[0]
     return _SPELLINGS.get(name, name)
 
 
 def desired_schema(config: PipelineConfig, replay: Replay | None = None) -> Schema:
-    """The schema that a pipeline's config asks for.
+    """Return the desired schema of a pipeline.
 
     Args:
-        config: resolved.
-        replay: versions that are filled besides those of the config.
+        config: the resolved config.
+        replay: the current replay, whose versions are created as well.
     """
     spec = config.spec
     schema_name = config.schema_name
