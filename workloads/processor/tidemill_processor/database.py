@@ -23,19 +23,6 @@ LIVE = "live"
 """The reader (see `_readers`) of processors that follow the topic; a replay has another."""
 
 CONNECT_SECONDS = 5.0
-CLOCK_MS = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
-
-
-def to_ms(column: str) -> str:
-    """SQL: a timestamptz as epoch milliseconds."""
-    return f"(extract(epoch FROM {column}) * 1000)::bigint"
-
-
-def from_ms(expression: str) -> str:
-    """SQL: epoch milliseconds as timestamptz, exact for the years 1 to 9999 (a float of seconds is not)."""
-    day = 86_400_000
-    days, rest = f"({expression}) / {day} * interval '1 day'", f"mod({expression}, {day}) * interval '1 ms'"
-    return f"(timestamptz 'epoch' + {days} + {rest})"
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,32 @@ from dataclasses import dataclass
 from typing import Any
 
 from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.tables.definition import Table, columns
 
 DEAD_LETTERS, ANOMALIES = "_dead_letters", "_anomalies"
+TABLE = Table(
+    "_kept",
+    columns(
+        ("kind", "text NOT NULL"),
+        ("place", "integer NOT NULL"),
+        ("rows", "bigint NOT NULL DEFAULT 0"),
+        ("bytes", "bigint NOT NULL DEFAULT 0"),
+        ("bare", "bigint NOT NULL DEFAULT 0"),
+        ("counted", "bigint NOT NULL DEFAULT 0"),
+        ("expired", "bigint NOT NULL DEFAULT 0"),
+        ("evicted", "bigint NOT NULL DEFAULT 0"),
+        ("full_at", "timestamptz"),
+    ),
+    ("PRIMARY KEY (kind, place)",),
+    storage="fillfactor = 50",
+    writer="SELECT, INSERT, UPDATE",
+)
+"""What `_dead_letters` and `_anomalies` (`kind`) hold, and what is not in them any more or never was: sums over
+`place`. Whoever stores or removes has a row of its own, so that nobody waits: the batches of a partition, the
+scanner of an aggregation (-1 less its id), the operator (-1). `bare` were stored without their value, `counted`
+not at all; `expired` went by retention, `evicted` by quota. `full_at`: when the quota last took something.
+"""
+
 QUERY = (
     "SELECT kind, sum(bytes)::bigint, sum(bare)::bigint, sum(counted)::bigint, sum(expired)::bigint,"
     " sum(evicted)::bigint, coalesce(max(full_at) > now() - interval '1 day', false) FROM {} GROUP BY kind"

@@ -16,8 +16,9 @@ from typing import Any
 import psycopg
 
 from tidemill_contract.resource.spec import AnomalySpec
+from tidemill_contract.tables.definition import to_ms
 from tidemill_contract.windows import answer_range
-from tidemill_processor.database import AggregationStore, Database, to_ms
+from tidemill_processor.database import AggregationStore, Database
 from tidemill_processor.detect.anomalies import CLEARED, Anomaly, insert_anomalies, parse_state, scanner_place
 from tidemill_processor.detect.detectors import State, Verdict, judge, number
 from tidemill_processor.keeper.duties import Duty

@@ -14,7 +14,8 @@ import psycopg
 
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.runtime import PipelineConfig
-from tidemill_processor.database import CLOCK_MS, AggregationStore, Database, from_ms, to_ms
+from tidemill_contract.tables.definition import CLOCK_MS, from_ms, to_ms
+from tidemill_processor.database import AggregationStore, Database
 from tidemill_processor.keeper.duties import Attempt, Duty, at_once
 from tidemill_processor.time.watermark import PartitionTime, ReaderTime, advance, closed_until
 

@@ -1,0 +1,22 @@
+"""`_events`: raw events, where the spec keeps them.
+
+Raw events, where the spec keeps them. `data` is the event as decoded.
+"""
+
+from __future__ import annotations
+
+from tidemill_contract.tables.definition import Table, columns
+
+TABLE = Table(
+    "_events",
+    columns(
+        ("event_time", "timestamptz NOT NULL"),
+        ("epoch", "integer NOT NULL"),
+        ("partition", "integer NOT NULL"),
+        ("offset", "bigint NOT NULL"),
+        ("data", "jsonb NOT NULL"),
+    ),
+    ('PRIMARY KEY (event_time, epoch, partition, "offset")',),
+    partition_by="RANGE (event_time)",
+    writer="SELECT, INSERT",
+)
