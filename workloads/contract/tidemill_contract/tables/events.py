@@ -20,3 +20,13 @@ TABLE = Table(
     partition_by="RANGE (event_time)",
     writer="SELECT, INSERT",
 )
+
+
+def copy(schema: str) -> str:
+    """Take in events: time, epoch, partition, offset, data."""
+    return f'COPY {schema}."_events" (event_time, epoch, partition, "offset", data) FROM STDIN'
+
+
+def listing(schema: str, further: str) -> str:
+    """A relation of all events; `further` are columns out of `data`, each after a comma."""
+    return f'SELECT event_time, epoch, partition, "offset", data{further} FROM {schema}._events'

@@ -40,3 +40,31 @@ HELD_UP = Table(
 )
 """What processors cannot do now for an aggregation ('': for the pipeline), and try again: the row goes when it is done.
 """
+
+
+def skip(schema: str) -> str:
+    """Parameters: aggregation, version, duty, first and last start, group, list of metrics, reason."""
+    return (
+        f"INSERT INTO {schema}._skipped"
+        " (aggregation, version, duty, window_start, last_start, group_key, metrics, reason)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s)"
+    )
+
+
+def trim(schema: str, kept: int) -> str:
+    """Remove all but about so many of the latest that were passed over."""
+    return f"DELETE FROM {schema}._skipped WHERE id <= (SELECT max(id) FROM {schema}._skipped) - {kept}"
+
+
+def hold_up(schema: str) -> str:
+    """Parameters: aggregation, version, duty, reason."""
+    return (
+        f"INSERT INTO {schema}._held_up (aggregation, version, duty, reason) VALUES (%s, %s, %s, %s)"
+        " ON CONFLICT (aggregation, version, duty)"
+        " DO UPDATE SET reason = EXCLUDED.reason, tried_at = now()"
+    )
+
+
+def go_on(schema: str) -> str:
+    """Parameters: aggregation, version, duty."""
+    return f"DELETE FROM {schema}._held_up WHERE aggregation = %s AND version = %s AND duty = %s"

@@ -17,3 +17,8 @@ TABLE = Table(
     ),
     writer="SELECT",
 )
+
+
+def read(schema: str) -> str:
+    """Row: the generation."""
+    return f"SELECT generation FROM {schema}._generation"

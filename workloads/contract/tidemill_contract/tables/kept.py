@@ -72,6 +72,21 @@ class Kept:
     full: bool
 
 
+def held(schema: str) -> str:
+    """Row: bytes that are held. Parameter: kind."""
+    return f"SELECT coalesce(sum(bytes), 0)::bigint FROM {schema}._kept WHERE kind = %s"
+
+
+def add(schema: str) -> str:
+    """Add to a row. Parameters: kind, place, rows, bytes, bare, counted, whether the quota took something."""
+    return (
+        f"INSERT INTO {schema}._kept AS k (kind, place, rows, bytes, bare, counted, full_at)"
+        " VALUES (%s, %s, %s, %s, %s, %s, CASE WHEN %s THEN now() END) ON CONFLICT (kind, place) DO UPDATE SET"
+        " rows = k.rows + EXCLUDED.rows, bytes = k.bytes + EXCLUDED.bytes, bare = k.bare + EXCLUDED.bare,"
+        " counted = k.counted + EXCLUDED.counted, full_at = coalesce(EXCLUDED.full_at, k.full_at)"
+    )
+
+
 def quota_of(spec: PipelineSpec, kind: str) -> str:
     """The quota of a table, as the spec writes it."""
     return spec.dead_letters.quota if kind == DEAD_LETTERS else spec.anomaly_history.quota
