@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tidemill_contract.functions.feeds import Feeds
+from tidemill_contract.tables.definition import Table
 from tidemill_contract.tables.kept import Kept
 
 Component = Literal["processor", "replay", "ingest", "api"]
@@ -30,36 +31,6 @@ class Topic:
     managed: bool = True
     replicated: bool = True
     lost: str = ""
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column; `definition` is its SQL type with constraints and default."""
-
-    name: str
-    definition: str
-
-
-@dataclass(frozen=True)
-class Table:
-    """A desired table. Columns may be added later, never dropped or altered.
-
-    Attributes:
-        constraints: table constraints, verbatim SQL, created with the table.
-        partition_by: verbatim, e.g. `RANGE ("window_start")`; None: not partitioned.
-        storage: verbatim storage parameters, e.g. `fillfactor = 70`.
-        indexes: (name, verbatim `ON …` definition after the table's name, e.g. `("published") WHERE NOT published`).
-        writer / reader: privileges granted to the two roles, e.g. `SELECT, INSERT, UPDATE`; empty: none.
-    """
-
-    name: str
-    columns: tuple[Column, ...]
-    constraints: tuple[str, ...] = ()
-    partition_by: str | None = None
-    storage: str = ""
-    indexes: tuple[tuple[str, str], ...] = ()
-    writer: str = ""
-    reader: str = "SELECT"
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from typing import Any
 
 from tidemill_contract import names
 from tidemill_contract.resource.spec import AnalyticsPipeline
+from tidemill_contract.tables.definition import Table
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.kafka.claims import written_by_pipelines
-from tidemill_operator.plan.model import LiveFacts, LiveSchema, Owner, Plan, Table, Topic
+from tidemill_operator.plan.model import LiveFacts, LiveSchema, Owner, Plan, Topic
 from tidemill_operator.plan.replay import asked, finished
 from tidemill_operator.plan.versions import retyped
 

@@ -14,8 +14,10 @@ from tidemill_contract import names
 from tidemill_contract.expressions.compiler import derived_types
 from tidemill_contract.functions.partials import field_types, layout
 from tidemill_contract.resource.spec import AggregationSpec, PipelineSpec
-from tidemill_operator.plan.model import Column, LiveSchema
-from tidemill_operator.plan.postgres.schema import column_type, shape_of, window_table
+from tidemill_contract.tables.definition import Column
+from tidemill_contract.tables.windows import window_table
+from tidemill_operator.plan.model import LiveSchema
+from tidemill_operator.plan.postgres.schema import column_type, shape_of
 
 LIVE = "live"
 

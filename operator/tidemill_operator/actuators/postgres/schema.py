@@ -14,6 +14,7 @@ import psycopg
 from psycopg import errors, sql
 
 from tidemill_contract.functions.feeds import Feeds
+from tidemill_contract.tables.definition import Table
 from tidemill_contract.tables.kept import QUERY, Kept, read
 from tidemill_operator import outcome
 from tidemill_operator.actuators.base import Exists, PipelineSecrets, Reclaim
@@ -31,7 +32,7 @@ from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome
 from tidemill_operator.plan.kafka.claims import TOPICS
-from tidemill_operator.plan.model import Failing, LiveSchema, Loss, Owner, Schema, Table
+from tidemill_operator.plan.model import Failing, LiveSchema, Loss, Owner, Schema
 from tidemill_operator.plan.postgres.damage import damaged
 from tidemill_operator.plan.postgres.noted import as_noted_today
 from tidemill_operator.plan.postgres.sql import add_column, create_index, create_table, rename_column

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tidemill_contract import names
+from tidemill_contract.tables.definition import Column, Table
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.plan.model import Column, LiveFacts, LiveSchema, Owner, Schema, Table, Topic
+from tidemill_operator.plan.model import LiveFacts, LiveSchema, Owner, Schema, Topic
 
 _NAME = "spec.source.topic.name"
 

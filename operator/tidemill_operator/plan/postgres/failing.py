@@ -1,45 +1,11 @@
-"""Pure: failing duties and skipped data of processors: the tables that record them, and the messages."""
+"""Pure: the messages about failing duties and skipped data of processors."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.plan.model import Column, Failing, LiveSchema, Owner, Table
-
-# The latest skipped data: `metrics` (empty: all) of the windows that start in [window_start, last_start], for the group
-# (null: all). Dead letters and anomalies have no window, and the aggregation ''.
-SKIPPED = Table(
-    "_skipped",
-    (
-        Column("id", "bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY"),
-        Column("aggregation", "text NOT NULL"),
-        Column("version", "integer NOT NULL"),
-        Column("duty", "text NOT NULL"),
-        Column("window_start", "timestamptz"),
-        Column("last_start", "timestamptz"),
-        Column("group_key", "jsonb"),
-        Column("metrics", "text[] NOT NULL DEFAULT '{}'"),
-        Column("reason", "text NOT NULL"),
-        Column("skipped_at", "timestamptz NOT NULL DEFAULT now()"),
-    ),
-    writer="SELECT, INSERT, DELETE",
-)
-
-# Duties that currently fail for an aggregation ('': for the pipeline) and are retried. Success deletes the row.
-HELD_UP = Table(
-    "_held_up",
-    (
-        Column("aggregation", "text NOT NULL"),
-        Column("version", "integer NOT NULL"),
-        Column("duty", "text NOT NULL"),
-        Column("reason", "text NOT NULL"),
-        Column("since", "timestamptz NOT NULL DEFAULT now()"),
-        Column("tried_at", "timestamptz NOT NULL DEFAULT now()"),
-    ),
-    ("PRIMARY KEY (aggregation, version, duty)",),
-    writer="SELECT, INSERT, UPDATE, DELETE",
-)
+from tidemill_operator.plan.model import Failing, LiveSchema, Owner
 
 _MOST = 8
 _DOING = {

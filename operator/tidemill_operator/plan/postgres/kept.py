@@ -1,4 +1,4 @@
-"""Retention and quotas of system tables, and the table `_kept` that counts their rows and bytes."""
+"""Retention and quotas of system tables."""
 
 from __future__ import annotations
 
@@ -7,29 +7,7 @@ from tidemill_contract.resource.amounts import parse_bytes
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.tables.kept import quota_of, told
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.plan.model import Column, KeptRows, LiveSchema, Owner, Table
-
-# Counts the rows of `_dead_letters` and `_anomalies` (`kind`), and those that are not stored. Totals are sums over
-# `place`. Each writer has its own place, so that none waits: the batches of a partition (its number), the scanner of an
-# aggregation (-1 less its id), the operator (-1). `bare` rows were stored without their value, `counted` ones not at
-# all; `expired` ones were deleted by retention, `evicted` ones by quota. `full_at`: when the quota last took effect.
-KEPT = Table(
-    "_kept",
-    (
-        Column("kind", "text NOT NULL"),
-        Column("place", "integer NOT NULL"),
-        Column("rows", "bigint NOT NULL DEFAULT 0"),
-        Column("bytes", "bigint NOT NULL DEFAULT 0"),
-        Column("bare", "bigint NOT NULL DEFAULT 0"),
-        Column("counted", "bigint NOT NULL DEFAULT 0"),
-        Column("expired", "bigint NOT NULL DEFAULT 0"),
-        Column("evicted", "bigint NOT NULL DEFAULT 0"),
-        Column("full_at", "timestamptz"),
-    ),
-    ("PRIMARY KEY (kind, place)",),
-    storage="fillfactor = 50",
-    writer="SELECT, INSERT, UPDATE",
-)
+from tidemill_operator.plan.model import KeptRows, LiveSchema, Owner
 
 
 def kept_rows(spec: PipelineSpec) -> tuple[KeptRows, ...]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tidemill_contract.functions.partials import quote
-from tidemill_operator.plan.model import AggregationRow, Column, Schema, Table
+from tidemill_contract.tables.definition import Column, Table
+from tidemill_operator.plan.model import AggregationRow, Schema
 
 
 def create_table(schema: str, table: Table) -> str:
