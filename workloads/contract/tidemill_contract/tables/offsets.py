@@ -30,7 +30,8 @@ TABLE = Table(
     writer="SELECT, UPDATE",
 )
 """One row for each source partition, created before Kafka's partition. `next_offset` only changes in the transaction
-that stores the results of the events before it. `suspects` are event times that jumped too far and are not confirmed yet.
+that stores the results of the events before it. `suspects` are event times that jumped too far and are not confirmed
+yet.
 `feeds` (of `live`) are ids of additional versions that its events count for, because a replay has handed them over.
 `former_topic_ids` are ids of deleted topics of the same name: a broker with old metadata may still answer with one.
 """
