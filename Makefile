@@ -29,12 +29,13 @@ setup: ## Install what is missing: system packages, virtual environment, Kafka's
 	@hack/setup.sh
 
 .PHONY: check
-check: setup ## Lint, formatting, types, layers, generated files
+check: setup ## Lint, formatting, types, layers, generated files; whether all tests can be imported
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
 	.venv/bin/lint-imports
 	hack/generate.sh --check
+	$(PYTEST) --collect-only --quiet -m "" >.cache/collected.txt || { grep -v :: .cache/collected.txt; exit 1; }
 
 .PHONY: format
 format: setup ## Format the code and fix what can be fixed by itself
