@@ -64,7 +64,7 @@ def test_an_operator_that_runs_is_left_alone(
     other = start_operator(TIDEMILL_WATCH_NAMESPACES="default")
     eventually(other.leads, what="it leads")
     cluster.api.delete(PIPELINE, namespace, "orders")
-    assert "an operator is at work" in stand_in(start_operator)
+    assert "an operator is running" in stand_in(start_operator)
     assert cluster.get(key)
     assert other.leads()
 
