@@ -111,6 +111,8 @@ def test_all_that_can_die(faulty: Faulty, make_load: Callable[..., Any], counted
     """Kafka, Postgres and Redis are away for a while; the replay, a processor and `up` are killed."""
     load = make_load(faulty.own.kafka, "evolve.orders.events", ARRIVE_A_SECOND)
     load.send(EVENTS)
+    # A replay that begins where live processors are has nothing to read.
+    until(lambda: faulty.consumed("live") == EVENTS, seconds=60, what="live processors have counted what is there")
     load.start()
     asked = faulty.tidemill("replay", "orders", "--rate", str(REPLAYED_A_SECOND), "--no-wait")
     assert asked.returncode == 0, asked.stderr
