@@ -16,7 +16,7 @@ from tidemill_api.query.values import parse_time
 from tidemill_chassis.web.problems import bad_parameter, not_found
 from tidemill_contract.functions.partials import SQL_TYPES, quote
 from tidemill_contract.tables import anomalies, dead_letters, events
-from tidemill_contract.tables.definition import moment
+from tidemill_contract.tables.definition import from_ms
 from tidemill_contract.times import rfc3339_ms
 
 DEFAULT_LIMIT, MAX_LIMIT, MAX_STREAM_ROWS = 100, 1_000, 10_000_000
@@ -168,7 +168,7 @@ def events_listing(model: PipelineModel) -> Listing:
 def _field_sql(name: str, kind: str) -> str:
     text = f"(data ->> '{name}')"
     if kind == "timestamp":
-        return moment(f"{text}::bigint")
+        return from_ms(f"{text}::bigint")
     return f'{text} COLLATE "C"' if kind == "string" else f"{text}::{SQL_TYPES[kind]}"
 
 

@@ -6,7 +6,7 @@ topic of dead letters.
 
 from __future__ import annotations
 
-from tidemill_contract.tables.definition import Table, columns, moment
+from tidemill_contract.tables.definition import Table, columns, from_ms
 
 TABLE = Table(
     "_dead_letters",
@@ -90,5 +90,5 @@ def listing(schema: str, *, key_bytes: int, value_bytes: int) -> str:
         f" substr(key, 1, {key_bytes}) AS key,"
         f" substr(value, 1, {value_bytes}) AS value, substr(value, 1, {value_bytes}) AS value_encoding, value_bytes,"
         " CASE WHEN event_time BETWEEN -62135596800000 AND 253402300799999"
-        f" THEN {moment('event_time')} END AS event_time, windows, created_at FROM {schema}._dead_letters"
+        f" THEN {from_ms('event_time')} END AS event_time, windows, created_at FROM {schema}._dead_letters"
     )

@@ -49,14 +49,7 @@ def to_ms(column: str) -> str:
 
 
 def from_ms(expression: str) -> str:
-    """SQL: epoch milliseconds as timestamptz, exact for the years 1 to 9999 (a float of seconds is not)."""
+    """SQL: epoch milliseconds as timestamptz, exact for the years 1 to 9999 (`to_timestamp` takes float seconds)."""
     day = 86_400_000
     days, rest = f"({expression}) / {day} * interval '1 day'", f"mod({expression}, {day}) * interval '1 ms'"
-    return f"(timestamptz 'epoch' + {days} + {rest})"
-
-
-def moment(expression: str) -> str:
-    """SQL: epoch milliseconds as timestamptz, exactly: `to_timestamp` counts in floats of seconds."""
-    days = f"({expression} / 86400000) * interval '1 day'"
-    rest = f"mod({expression}, 86400000) * interval '1 millisecond'"
     return f"(timestamptz 'epoch' + {days} + {rest})"
