@@ -46,6 +46,12 @@ TABLE = Table(
 )
 
 
+_CONTENT = (
+    "anomaly, aggregation, version, metric, group_key, window_start, window_end, value, score, expected, lower, upper,"
+    ' severity, revision, epoch, partition, "offset"'
+)
+
+
 def insert(schema: str) -> str:
     """Store an anomaly that is not there yet.
 
@@ -54,8 +60,7 @@ def insert(schema: str) -> str:
     these bytes.
     """
     return (
-        f"INSERT INTO {schema}._anomalies (anomaly, aggregation, version, metric, group_key, window_start, window_end,"
-        ' value, score, expected, lower, upper, severity, revision, epoch, partition, "offset", bytes)'
+        f"INSERT INTO {schema}._anomalies ({_CONTENT}, bytes)"
         " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
         " RETURNING bytes"
     )
@@ -82,9 +87,7 @@ def unpublished(schema: str, limit: int) -> str:
     upper, severity, revision, epoch, partition, offset.
     """
     return (
-        "SELECT id, anomaly, aggregation, version, metric, group_key, window_start, window_end, value, score,"
-        ' expected, lower, upper, severity, revision, epoch, partition, "offset"'
-        f" FROM {schema}._anomalies WHERE NOT published ORDER BY id LIMIT {limit}"
+        f"SELECT id, {_CONTENT} FROM {schema}._anomalies WHERE NOT published ORDER BY id LIMIT {limit}"
         " FOR UPDATE SKIP LOCKED"
     )
 
