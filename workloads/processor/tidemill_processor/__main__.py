@@ -19,8 +19,9 @@ from tidemill_chassis.status_server import StatusServer
 from tidemill_chassis.web.hosts import Hosts
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.runtime import WorkloadSettings
+from tidemill_contract.tables.readers import LIVE
 from tidemill_processor import metrics
-from tidemill_processor.database import LIVE, Database
+from tidemill_processor.database import Database
 from tidemill_processor.detect.scanning import Scanner
 from tidemill_processor.keeper.duties import Trials
 from tidemill_processor.keeper.health import standing

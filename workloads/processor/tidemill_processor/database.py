@@ -16,11 +16,11 @@ from tidemill_contract.functions.partials import AggregationLayout, field_types,
 from tidemill_contract.resource.amounts import parse_bytes
 from tidemill_contract.resource.spec import AggregationSpec
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
-from tidemill_contract.tables import aggregations, generation, readers
+from tidemill_contract.tables import aggregations, generation
 from tidemill_contract.tables.kept import ANOMALIES, DEAD_LETTERS, quota_of
+from tidemill_contract.tables.readers import LIVE
 from tidemill_processor.connection import WriterConnection
 
-LIVE = readers.LIVE
 CONNECT_SECONDS = 5.0
 
 

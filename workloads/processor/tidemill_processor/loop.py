@@ -16,10 +16,11 @@ import psycopg
 from tidemill_chassis.resilience.config import Guards
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.runtime import PipelineConfig
+from tidemill_contract.tables.readers import LIVE
 from tidemill_processor import metrics
 from tidemill_processor.assignment import Assignment
 from tidemill_processor.batch import Batch, BatchReader, Piece
-from tidemill_processor.database import LIVE, Database
+from tidemill_processor.database import Database
 from tidemill_processor.database_link import DatabaseLink
 from tidemill_processor.merge.culprits import without_culprits
 from tidemill_processor.replay import Pace

@@ -11,10 +11,11 @@ import psycopg
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.tables import events, readers
+from tidemill_contract.tables.readers import LIVE
 from tidemill_contract.tables.storage import DAY_MS, new_partitions, partition_days
 from tidemill_contract.times import rfc3339_ms
 from tidemill_processor.batch import DATA, OFFSET, PARTITION, TIME, Batch
-from tidemill_processor.database import LIVE, Database
+from tidemill_processor.database import Database
 
 MADE_AT_ONCE = 20
 """So many tables are made in one transaction: each takes some locks, of which Postgres has a few thousand."""
