@@ -51,8 +51,8 @@ def take(session: Session, schema: Schema, owner: Owner, *, gone: Callable[[Owne
 
 
 def rivals(session: Session, schema: Schema, owner: Owner) -> Iterator[tuple[Claim, TidemillError]]:
-    """Yield the claims of other pipelines on a pipeline's topics; none if it owns its topics already, or names none."""
-    if not schema.source or _settled(session, schema):
+    """Yield the claims of other pipelines on a pipeline's topics; none if it owns its topics already."""
+    if _settled(session, schema):
         return
     known = {text: (topic, managed) for topic in (schema.source, *schema.outputs) for text, managed in _marks(topic)}
     claims = []
@@ -64,7 +64,7 @@ def rivals(session: Session, schema: Schema, owner: Owner) -> Iterator[tuple[Cla
 
 def claim(session: Session, schema: Schema) -> None:
     """Write the claim on the source topic into the comment of the table of positions."""
-    wanted = _mark(schema) if schema.source else ""
+    wanted = _mark(schema)
     if _marked(session, schema) != wanted:
         session.write("COMMENT ON TABLE {} IS {}", sql.Identifier(schema.name, _TABLE), sql.Literal(wanted))
 
@@ -97,6 +97,9 @@ def _marks(topic: str) -> tuple[tuple[str, bool], tuple[str, bool]]:
 
 
 def _mark(schema: Schema) -> str:
+    """The comment of a pipeline's table; empty: it names no source topic, and claims none."""
+    if not schema.source:
+        return ""
     return next(text for text, managed in _marks(schema.source) if managed == schema.managed)
 
 
