@@ -12,14 +12,14 @@ from tidemill_operator.keys import Key
 from tidemill_operator.laptop.store import Stored
 from tidemill_operator.observer import figures
 from tidemill_operator.observer.figures import Seen
-from tidemill_operator.observer.observer import KAFKA_SECONDS, Observer, Tell
+from tidemill_operator.observer.observer import Observer, Tell
 
 
 class LocalFigures:
     """The figures of one run; `start` begins to measure.
 
     Args:
-        kafka: bootstrap brokers.
+        log: reads the topics of the pipelines.
         postgres: the database and its administrator's login.
         host: listen address of the metrics.
         say: prints when figures become unknown, and when they are known again.
@@ -28,14 +28,13 @@ class LocalFigures:
 
     def __init__(
         self,
-        kafka: str,
+        log: KafkaLog,
         postgres: PostgresAddress,
         *,
         host: str,
         say: Callable[[str], None],
         progress: Tell = lambda *_: None,
     ) -> None:
-        log = KafkaLog(kafka, timeout_seconds=KAFKA_SECONDS)
         self._observer = Observer(log, postgres, self._show, progress=progress)
         self._server = StatusServer(host, 0, lambda: (200, {"status": "healthy"}), lambda: True, lambda: True)
         self._say = say

@@ -114,10 +114,10 @@ class Run:
             runtime=self._runtime,
             say=say,
         )
-        kafka = KafkaLog(servers.kafka, timeout_seconds=KAFKA_SECONDS)
-        self._progress = ProgressWatch(unled=Controllers(kafka.led).silent_seconds)
+        kafka_log = KafkaLog(servers.kafka, timeout_seconds=KAFKA_SECONDS)
+        self._progress = ProgressWatch(unled=Controllers(kafka_log.led).silent_seconds)
         self._figures = LocalFigures(
-            servers.kafka, servers.postgres, host=options.host, say=say, progress=self._progress.take
+            kafka_log, servers.postgres, host=options.host, say=say, progress=self._progress.take
         )
         self._session = Session(self._store, apply=self._apply, release=self._release, say=say)
         self._passes = Passes(self._session.step)
