@@ -441,7 +441,8 @@ def test_a_key_is_needed_by_header_or_first_message(make_bench: Any) -> None:
             assert closing(live) == (4401, ["unauthorized"]), why
     assert httpx.get(api.url).status_code == 401
     key_file(bench, "events:append")
-    bench.eventually(lambda: httpx.get(api.url, headers={"authorization": f"Bearer {key}"}).status_code == 403)
+    headers = {"authorization": f"Bearer {key}"}
+    bench.eventually(lambda: httpx.get(api.url, headers=headers).status_code == 403, what="the new rights are known")
     with api.listening(additional_headers={"Authorization": f"Bearer {key}"}) as live:
         assert closing(live) == (4403, ["forbidden"])
 
@@ -616,14 +617,14 @@ def test_an_aggregation_that_cannot_be_read_is_left_out(make_bench: Any) -> None
 def test_connections_are_counted(shop: Shop) -> None:
     """The gauge follows connections; one that we ended is counted with its reason."""
 
-    def figure(text: str) -> bool:
-        return text in shop.bench.metrics()
+    def await_figure(text: str) -> None:
+        shop.bench.eventually(lambda: text in shop.bench.metrics(), what=text)
 
     with shop.listening(), httpx.stream("GET", shop.url, timeout=30):
-        shop.bench.eventually(lambda: figure('tidemill_live_connections{transport="websocket"} 1.0'))
-        shop.bench.eventually(lambda: figure('tidemill_live_connections{transport="sse"} 1.0'))
-    shop.bench.eventually(lambda: figure('tidemill_live_connections{transport="websocket"} 0.0'))
-    shop.bench.eventually(lambda: figure('tidemill_live_connections{transport="sse"} 0.0'))
+        await_figure('tidemill_live_connections{transport="websocket"} 1.0')
+        await_figure('tidemill_live_connections{transport="sse"} 1.0')
+    await_figure('tidemill_live_connections{transport="websocket"} 0.0')
+    await_figure('tidemill_live_connections{transport="sse"} 0.0')
     with shop.listening("?day=today") as live:
         closing(live)
-    shop.bench.eventually(lambda: figure('tidemill_live_dropped_total{reason="unknown_parameter"}'))
+    await_figure('tidemill_live_dropped_total{reason="unknown_parameter"}')

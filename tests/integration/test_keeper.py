@@ -22,6 +22,7 @@ from tidemill_operator.plan.model import Owner
 from tidemill_operator.plan.postgres.failing import failing
 from tidemill_processor.publish.producer import Outlet
 from tidemill_processor.source.consumer import PRODUCER_TUNING
+from waiting import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -199,7 +200,7 @@ def test_only_what_cannot_be_read_is_passed_over(make_bench: Callable[..., Any])
     assert metric(bench, 'tidemill_held_up{duty="publish"}') == 0
 
 
-def test_one_record_that_a_broker_refuses_is_found_among_others(servers: Any, eventually: Callable[..., Any]) -> None:
+def test_one_record_that_a_broker_refuses_is_found_among_others(servers: Any) -> None:
     """A broker refuses the whole batch that the record is in; the others are sent again without it."""
     kafka, topic = AdminClient({"bootstrap.servers": servers.kafka}), "tests.keeper.small"
     wanted = NewTopic(topic, 1, 1, config={"max.message.bytes": "3000"})

@@ -56,7 +56,7 @@ DOCUMENT: dict[str, Any] = {
 }
 
 
-class Bench:
+class OwnedSchema:
     """One pipeline's schema, and hands to look at it and to damage it."""
 
     def __init__(self, servers: Servers, folder: Path, document: dict[str, Any]) -> None:
@@ -114,19 +114,19 @@ class Bench:
 
 
 @pytest.fixture
-def bench(servers: Servers, tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(servers, tmp_path, copy.deepcopy(DOCUMENT))
+def bench(servers: Servers, tmp_path: Path) -> Iterator[OwnedSchema]:
+    made = OwnedSchema(servers, tmp_path, copy.deepcopy(DOCUMENT))
     yield made
     made.clean()
 
 
-def next_transaction(bench: Bench) -> int:
+def next_transaction(bench: OwnedSchema) -> int:
     """The first transaction id that was not given away yet."""
     ((number,),) = bench.query("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
     return int(number)
 
 
-def test_a_second_ensure_writes_nothing(bench: Bench) -> None:
+def test_a_second_ensure_writes_nothing(bench: OwnedSchema) -> None:
     """Everything is made by the first call, and the second finds nothing to do."""
     first = bench.ensure()
     assert first.rank == Rank.DONE, first
@@ -141,7 +141,7 @@ def test_a_second_ensure_writes_nothing(bench: Bench) -> None:
     assert min(transactions) == 0
 
 
-def test_the_schema_is_what_the_processor_needs(bench: Bench) -> None:
+def test_the_schema_is_what_the_processor_needs(bench: OwnedSchema) -> None:
     """Rows of offsets, reader, aggregations and generation are there, and partitions of windows can be made."""
     bench.ensure()
     assert bench.query("SELECT reader, partition FROM {s}._offsets ORDER BY partition") == [
@@ -198,7 +198,7 @@ DRIFT = [
 
 
 @pytest.mark.parametrize(("damage", "reason"), DRIFT, ids=[reason for _, reason in DRIFT])
-def test_drift_is_repaired_once(bench: Bench, damage: str, reason: str) -> None:
+def test_drift_is_repaired_once(bench: OwnedSchema, damage: str, reason: str) -> None:
     """What somebody damaged is as it was after the next call, and then there is nothing left to do."""
     bench.ensure()
     bench.run(damage)
@@ -208,7 +208,7 @@ def test_drift_is_repaired_once(bench: Bench, damage: str, reason: str) -> None:
     assert bench.ensure().changed == 0, reason
 
 
-def test_what_others_were_granted_stays(bench: Bench) -> None:
+def test_what_others_were_granted_stays(bench: OwnedSchema) -> None:
     """A dashboard's own role keeps what an administrator gave it."""
     bench.ensure()
     bench.admin.execute("DROP ROLE IF EXISTS tidemill_guest")
@@ -221,7 +221,7 @@ def test_what_others_were_granted_stays(bench: Bench) -> None:
         bench.admin.execute("DROP OWNED BY tidemill_guest; DROP ROLE tidemill_guest")
 
 
-def test_a_new_metric_only_adds_columns(bench: Bench) -> None:
+def test_a_new_metric_only_adds_columns(bench: OwnedSchema) -> None:
     """Windows already stored stay as they are; the new partial is null for them, and its metric will be."""
     bench.ensure()
     bench.run("SELECT {s}.ensure_partition('by_shop_v1', 19000, 1)")
@@ -239,7 +239,7 @@ def test_a_new_metric_only_adds_columns(bench: Bench) -> None:
     assert bench.ensure().changed == 0
 
 
-def test_a_column_that_somebody_dropped_comes_back_empty(bench: Bench) -> None:
+def test_a_column_that_somebody_dropped_comes_back_empty(bench: OwnedSchema) -> None:
     """What it held is lost, so its metric is null for all windows until then; the others are as they were."""
     bench.document["spec"]["aggregations"][0]["metrics"].append({"name": "sales", "function": "sum", "field": "amount"})
     bench.ensure()
@@ -250,7 +250,7 @@ def test_a_column_that_somebody_dropped_comes_back_empty(bench: Bench) -> None:
     assert bench.ensure().changed == 0
 
 
-def test_more_partitions_get_their_rows(bench: Bench) -> None:
+def test_more_partitions_get_their_rows(bench: OwnedSchema) -> None:
     """Growing adds rows for the new partitions, read from 0, and leaves the positions of the old ones alone."""
     bench.ensure()
     bench.run("UPDATE {s}._offsets SET next_offset = 42")
@@ -265,7 +265,7 @@ def test_more_partitions_get_their_rows(bench: Bench) -> None:
     ]
 
 
-def test_another_column_type_is_refused(bench: Bench) -> None:
+def test_another_column_type_is_refused(bench: OwnedSchema) -> None:
     """A group column cannot turn from text into a number; nothing is changed then."""
     bench.ensure()
     bench.document["spec"]["source"]["fields"][1]["type"] = "integer"
@@ -276,7 +276,7 @@ def test_another_column_type_is_refused(bench: Bench) -> None:
     assert bench.query("SELECT generation FROM {s}._generation") == [(1,)]
 
 
-def test_a_foreign_owner_is_a_conflict_until_adopted(bench: Bench) -> None:
+def test_a_foreign_owner_is_a_conflict_until_adopted(bench: OwnedSchema) -> None:
     """Another resource of the same name does not get the schema unless it says so; generations then count anew."""
     bench.document["metadata"]["generation"] = 7
     bench.ensure()
@@ -289,7 +289,7 @@ def test_a_foreign_owner_is_a_conflict_until_adopted(bench: Bench) -> None:
     assert bench.ensure().changed == 0
 
 
-def test_a_schema_of_somebody_else_is_a_conflict(bench: Bench) -> None:
+def test_a_schema_of_somebody_else_is_a_conflict(bench: OwnedSchema) -> None:
     """A schema that does not say whose it is was not made by us."""
     bench.run("CREATE SCHEMA {s}")
     refused = bench.ensure()
@@ -315,13 +315,13 @@ DENIED: list[tuple[str, str, str]] = [
 
 
 @pytest.fixture(scope="module")
-def pair(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+def pair(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnedSchema]:
     """Two pipelines side by side; the first one's bench."""
     benches = []
     for name in ("orders", "other"):
         document = copy.deepcopy(DOCUMENT)
         document["metadata"]["name"] = name
-        benches.append(Bench(servers, tmp_path_factory.mktemp(name), document))
+        benches.append(OwnedSchema(servers, tmp_path_factory.mktemp(name), document))
         assert benches[-1].ensure().rank == Rank.DONE
     yield benches[0]
     for made in benches:
@@ -329,7 +329,7 @@ def pair(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.mark.parametrize(("role", "statement", "reason"), DENIED, ids=[f"{row[0]}: {row[1]}" for row in DENIED])
-def test_roles_have_the_least_rights(pair: Bench, role: str, statement: str, reason: str) -> None:
+def test_roles_have_the_least_rights(pair: OwnedSchema, role: str, statement: str, reason: str) -> None:
     """Each role is refused what it does not need."""
     text = sql.SQL(statement).format(s=sql.Identifier(pair.plan.schema.name))
     with pair.login(role) as connection:
@@ -340,7 +340,7 @@ def test_roles_have_the_least_rights(pair: Bench, role: str, statement: str, rea
     pytest.fail(f"allowed, although {reason}")
 
 
-def test_public_has_nothing(pair: Bench) -> None:
+def test_public_has_nothing(pair: OwnedSchema) -> None:
     """A role without grants sees no table and calls no function of the schema."""
     rows = pair.query(
         "SELECT has_schema_privilege('public', 'pgtest__orders', 'USAGE'),"
@@ -352,14 +352,14 @@ def test_public_has_nothing(pair: Bench) -> None:
     assert rows == [(False, False, 0)]
 
 
-def test_writers_lose_their_locks_soon(pair: Bench) -> None:
+def test_writers_lose_their_locks_soon(pair: OwnedSchema) -> None:
     """A writer's session ends idle transactions after ten seconds, whatever its client asks for or not."""
     with pair.login("writer") as writer:
         assert writer.execute("SHOW idle_in_transaction_session_timeout").fetchone() == ("10s",)
         assert writer.execute("SHOW tcp_keepalives_idle").fetchone() == ("5",)
 
 
-def test_release_follows_the_reclaim_policy(bench: Bench) -> None:
+def test_release_follows_the_reclaim_policy(bench: OwnedSchema) -> None:
     """Retain leaves all; Delete drops schema and roles, also with many partitions; a second time is nothing."""
     bench.ensure()
     for day in range(19_000, 19_060):
@@ -379,7 +379,7 @@ def test_release_follows_the_reclaim_policy(bench: Bench) -> None:
     assert (again.rank, again.changed) == (Rank.DONE, 0)
 
 
-def _partitions(bench: Bench) -> list[str]:
+def _partitions(bench: OwnedSchema) -> list[str]:
     rows = bench.query(
         "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
         " WHERE i.inhparent = '{s}.by_shop_v1'::regclass ORDER BY 1"
@@ -401,7 +401,7 @@ WIDTHS: list[tuple[list[tuple[int, int]], tuple[int, int], list[tuple[int, int]]
 
 @pytest.mark.parametrize(("there", "asked", "made", "reason"), WIDTHS, ids=[row[-1] for row in WIDTHS])
 def test_partitions_of_another_width(
-    bench: Bench, there: list[tuple[int, int]], asked: tuple[int, int], made: list[tuple[int, int]], reason: str
+    bench: OwnedSchema, there: list[tuple[int, int]], asked: tuple[int, int], made: list[tuple[int, int]], reason: str
 ) -> None:
     """A changed retention changes the width: what is there is used, and only the days that nobody holds are made."""
     bench.ensure()
@@ -431,7 +431,7 @@ def test_partitions_of_another_width(
         bench.run(f"INSERT INTO {{s}}.by_shop_v1 (window_start, _rev) VALUES ({moment}, 1)")
 
 
-def test_kept_events_go_like_windows(bench: Bench) -> None:
+def test_kept_events_go_like_windows(bench: OwnedSchema) -> None:
     """By their own retention; without kept events there is nothing to look for."""
     bench.document["spec"]["events"] = {"store": True, "retention": "2d"}
     bench.ensure()
@@ -453,7 +453,7 @@ def test_kept_events_go_like_windows(bench: Bench) -> None:
     assert kept.changed == 0
 
 
-def test_old_windows_go_a_day_after_the_watermark_passed(bench: Bench) -> None:
+def test_old_windows_go_a_day_after_the_watermark_passed(bench: OwnedSchema) -> None:
     """A partition past its retention is marked first; a day later it is dropped, at most a few in one pass."""
     bench.ensure()
     for day in range(6):
@@ -480,12 +480,12 @@ LETTER = (
 )
 
 
-def _kept(bench: Bench, kind: str) -> tuple[Any, ...]:
+def _kept(bench: OwnedSchema, kind: str) -> tuple[Any, ...]:
     sums = ", ".join(f"coalesce(sum({name}), 0)::int" for name in ("rows", "bytes", "expired", "evicted"))
     return bench.query(f"SELECT {sums} FROM {{s}}._kept WHERE kind = '{kind}'")[0]
 
 
-def test_old_dead_letters_go_and_are_counted(bench: Bench) -> None:
+def test_old_dead_letters_go_and_are_counted(bench: OwnedSchema) -> None:
     """By the wall clock, once they are published; rows of before the upgrade, which count no bytes, as well."""
     bench.document["spec"]["deadLetters"] = {"retention": "2d"}
     bench.ensure()
@@ -500,7 +500,7 @@ def test_old_dead_letters_go_and_are_counted(bench: Bench) -> None:
     assert bench.actuator.expire(bench.plan.schema)[0].changed == 0
 
 
-def test_the_oldest_make_room_where_the_quota_is_used_up(bench: Bench) -> None:
+def test_the_oldest_make_room_where_the_quota_is_used_up(bench: OwnedSchema) -> None:
     """As far as an eighth below it, and only what is published; the pipeline's condition has its numbers."""
     bench.document["spec"]["deadLetters"] = {"quota": "1Mi"}
     bench.ensure()
@@ -518,7 +518,7 @@ def test_the_oldest_make_room_where_the_quota_is_used_up(bench: Bench) -> None:
     assert [(k.kind, k.evicted, k.full) for k in live.kept] == [("_dead_letters", 128, True)]
 
 
-def test_old_anomalies_go_and_are_counted(bench: Bench) -> None:
+def test_old_anomalies_go_and_are_counted(bench: OwnedSchema) -> None:
     """By when they were found, not by their window: those of a replayed history stay as long as others."""
     bench.document["spec"]["anomalyHistory"] = {"retention": "30d", "quota": "1Mi"}
     bench.ensure()
@@ -533,7 +533,7 @@ def test_old_anomalies_go_and_are_counted(bench: Bench) -> None:
     assert _kept(bench, "_anomalies") == (-1, -500, 1, 0)
 
 
-def test_what_detectors_know_of_groups_long_gone_goes(bench: Bench) -> None:
+def test_what_detectors_know_of_groups_long_gone_goes(bench: OwnedSchema) -> None:
     """Of those whose last window is past retention and 90 days; rows of before the upgrade count as of now."""
     bench.ensure()
     now = 20_000 * 86_400_000
@@ -549,7 +549,7 @@ def test_what_detectors_know_of_groups_long_gone_goes(bench: Bench) -> None:
     assert bench.query(known) == [("single", "old", 1), ("spike", "new", now), ("spike", "unsaid", now)]
 
 
-def test_a_longer_retention_takes_marks_back(bench: Bench) -> None:
+def test_a_longer_retention_takes_marks_back(bench: OwnedSchema) -> None:
     """A window that is kept after all is held for a whole day again when it becomes due the next time."""
     bench.ensure()
     bench.run("SELECT {s}.ensure_partition('by_shop_v1', 19000, 1)")
@@ -569,7 +569,7 @@ def test_a_longer_retention_takes_marks_back(bench: Bench) -> None:
     assert _partitions(bench) == ["by_shop_v1_p20220108"]
 
 
-def test_what_was_detached_and_not_dropped_goes_next_time(bench: Bench) -> None:
+def test_what_was_detached_and_not_dropped_goes_next_time(bench: OwnedSchema) -> None:
     """The operator may be killed between the two."""
     bench.ensure()
     bench.run("SELECT {s}.ensure_partition('by_shop_v1', 19000, 1)")
@@ -580,7 +580,7 @@ def test_what_was_detached_and_not_dropped_goes_next_time(bench: Bench) -> None:
     assert bench.actuator.expire(bench.plan.schema)[0].changed == 0
 
 
-def test_a_partition_in_use_is_left_for_later(bench: Bench) -> None:
+def test_a_partition_in_use_is_left_for_later(bench: OwnedSchema) -> None:
     """A reader in a long transaction is not waited for beyond the lock timeout; the next pass finishes the job."""
     bench.ensure()
     bench.run("SELECT {s}.ensure_partition('by_shop_v1', 19000, 1)")
@@ -594,7 +594,7 @@ def test_a_partition_in_use_is_left_for_later(bench: Bench) -> None:
     assert bench.query("SELECT count(*) FROM pg_class WHERE relname = 'by_shop_v1_p20220108'") == [(0,)]
 
 
-def test_a_busy_table_means_waiting(bench: Bench) -> None:
+def test_a_busy_table_means_waiting(bench: OwnedSchema) -> None:
     """DDL gives up after its lock timeout and says so; nothing of the pass remains."""
     bench.ensure()
     bench.document["spec"]["aggregations"][0]["metrics"].append({"name": "top", "function": "max", "field": "amount"})
@@ -606,7 +606,7 @@ def test_a_busy_table_means_waiting(bench: Bench) -> None:
     assert bench.ensure().rank == Rank.DONE
 
 
-def test_nobody_answers(bench: Bench, unused_port: Callable[[], int]) -> None:
+def test_nobody_answers(bench: OwnedSchema, unused_port: Callable[[], int]) -> None:
     """An address without a server is Unreachable, and the message names it without the password."""
     nowhere = PostgresAddress("127.0.0.1", unused_port(), "tidemill", "admin", "s3cret")
     with pytest.raises(TidemillError) as raised:
@@ -649,7 +649,7 @@ def test_only_looking_makes_no_database(servers: Servers) -> None:
     assert rows == [(0,)]
 
 
-def test_only_looking_sees_the_same_and_cannot_write(bench: Bench) -> None:
+def test_only_looking_sees_the_same_and_cannot_write(bench: OwnedSchema) -> None:
     """Postgres itself refuses what such an actuator would write."""
     bench.ensure()
     looking = PostgresSchemas(bench.servers.postgres, read_only=True)
@@ -669,7 +669,7 @@ def test_the_script_of_a_schema_is_what_ensure_makes(servers: Servers, tmp_path:
     """The SQL that golden files show runs as it stands; what is left for ensure is to say whose the schema is."""
     (document,) = load_documents(example.read_text())
     document["metadata"] |= {"uid": "uid-1", "generation": 1}
-    made = Bench(servers, tmp_path, document)
+    made = OwnedSchema(servers, tmp_path, document)
     try:
         assert made.ensure().rank == Rank.DONE
         by_ensure = made.actuator.observe(made.plan.schema.name)
@@ -696,7 +696,7 @@ def test_an_administrator_without_superuser_is_enough(servers: Servers, tmp_path
         )
         document = copy.deepcopy(DOCUMENT)
         document["metadata"]["name"] = "modest"
-        made = Bench(servers, tmp_path, document)
+        made = OwnedSchema(servers, tmp_path, document)
         made.actuator = PostgresSchemas(PostgresAddress(at.host, at.port, at.database, "tidemill_operator", "operator"))
         try:
             first = made.ensure()

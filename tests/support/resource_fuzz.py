@@ -38,7 +38,7 @@ SPEC: Schema = crd.definition()["spec"]["versions"][0]["schema"]["openAPIV3Schem
 _DEFAULTS: Schema = structural(PipelineSpec, list_defaults=True)
 _DURATIONS = ("250ms", "1s", "10s", "5m", "1h", "7d", "30d", "365d")
 _TEXTS = ("a", "country", "amount", "ts", "by_country", "orders", "earliest", "1Gi", "500m", "count", "true")
-_WRONG = (
+_WRONG: tuple[Any, ...] = (
     None,
     True,
     0,

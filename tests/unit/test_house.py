@@ -66,6 +66,14 @@ def test_folders_that_must_not_be_packages(folder: str) -> None:
     assert not (ROOT / folder / "__init__.py").exists()
 
 
+def test_types_of_all_that_tests_share_are_checked() -> None:
+    """Mypy takes no folder beside packages: each module of tests/support is named in pyproject.toml."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
+    support = ROOT / "tests" / "support"
+    assert {path.stem for path in support.glob("*.py")} == set(settings["modules"])
+    assert {path.name for path in support.iterdir() if any(path.glob("*.py"))} <= set(settings["packages"])
+
+
 @pytest.mark.parametrize("lock", LOCKS, ids=_name)
 def test_locks_carry_hashes_and_no_address(lock: Path) -> None:
     """The same bytes everywhere, from whichever index a machine is set up with."""

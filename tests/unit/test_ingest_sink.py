@@ -33,6 +33,7 @@ from tidemill_ingest.kafka.sink import (
 )
 from tidemill_ingest.kafka.watch import FAILURES, PAUSE_SECONDS, REPLACE_SECONDS, STUCK_SECONDS, Watch
 from tidemill_ingest.records import KEPT_BYTES, Judge, Records
+from waiting import eventually_async
 
 NOWHERE = WorkloadSettings(kafka_brokers="127.0.0.1:1")
 TIMED_OUT = KafkaError(KafkaError._MSG_TIMED_OUT)
@@ -219,9 +220,7 @@ def test_records_of_a_key_are_not_given_up_but_the_breaker_hears_of_them() -> No
         sink = Sink(NOWHERE, guard, request_seconds=30)
         sink.start()
         pending = sink.submit("t", records(b"1", b"2"), places=False, sure=True)
-        async with asyncio.timeout(10):
-            while guard.state != "open":  # noqa: ASYNC110 - a breaker has no event
-                await asyncio.sleep(0.02)
+        await eventually_async(lambda: guard.state == "open", what="the breaker opens", seconds=10)
         assert not pending.future.done()
         assert await sink.close(0) == 2
         delivery = await asyncio.wait_for(pending.future, 5)

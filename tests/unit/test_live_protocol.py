@@ -12,6 +12,7 @@ from websockets.asyncio.client import connect
 from tidemill_api.live import protocol as live_protocol
 from tidemill_api.live.protocol import LiveProtocol
 from uvicorn_up import uvicorn_up
+from waiting import eventually_async
 
 PIECE = "x" * 100_000
 
@@ -53,8 +54,7 @@ def test_who_does_not_read_is_closed_with_1013(reads_on: bool, monkeypatch: pyte
             await talker.closed.wait()
             got = 0
             if not reads_on:
-                while server.server_state.connections:  # noqa: ASYNC110 - likewise
-                    await asyncio.sleep(0.01)
+                await eventually_async(lambda: not server.server_state.connections, what="the connection is closed")
             try:
                 while True:
                     await client.recv()

@@ -7,9 +7,8 @@ import os
 import signal
 import socket
 import textwrap
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from tidemill_operator.actuators.local.runtime import LocalRuntime
 from tidemill_operator.outcome import Component, Rank
 from tidemill_operator.plan.model import Workload
 from tidemill_operator.processes.child import start_time
+from waiting import eventually
 
 ECHO = textwrap.dedent("""
     import http.server, json, os
@@ -34,13 +34,6 @@ ECHO = textwrap.dedent("""
     http.server.HTTPServer((os.environ["TIDEMILL_HOST"], int(os.environ["TIDEMILL_PORT"])), Handler).serve_forever()
 """)
 ADDRESSES = {"TIDEMILL_KAFKA_BROKERS": "127.0.0.1:1", "TIDEMILL_POSTGRES_HOST": "127.0.0.1"}
-
-
-def wait_until(condition: Callable[[], bool], *, seconds: float = 20.0, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -94,7 +87,7 @@ def run(runtime: LocalRuntime, *workloads: Workload, pipeline: str = "p") -> Non
     """Apply and wait until ready."""
     for workload in workloads:
         runtime.apply(workload, {pipeline})
-    wait_until(lambda: all(runtime.is_ready(workload) for workload in workloads), what="ready")
+    eventually(lambda: all(runtime.is_ready(workload) for workload in workloads), what="ready")
 
 
 def settings(port: int) -> dict[str, Any]:
@@ -167,8 +160,8 @@ def test_a_killed_replica_is_not_ready_until_it_is_back(runtime: LocalRuntime) -
     before = runtime.states()["ns.tidemill-ingest-0"]
     assert before.pid is not None
     os.kill(before.pid, signal.SIGKILL)
-    wait_until(lambda: not runtime.is_ready(shared()), what="noticed")
-    wait_until(lambda: runtime.is_ready(shared()), what="back")
+    eventually(lambda: not runtime.is_ready(shared()), what="noticed")
+    eventually(lambda: runtime.is_ready(shared()), what="back")
     after = runtime.states()["ns.tidemill-ingest-0"]
     assert (after.port, after.restarts) == (before.port, 1)
     assert after.pid != before.pid
@@ -198,17 +191,17 @@ def test_a_workload_that_a_pipeline_no_longer_needs_ends(runtime: LocalRuntime) 
     """As when `ingest.enabled` is switched off: what is not in the list ends."""
     run(runtime, processor(), shared())
     runtime.ensure([processor()])
-    wait_until(lambda: list(runtime.states()) == ["ns.p-processor-0"], what="ingest ends")
+    eventually(lambda: list(runtime.states()) == ["ns.p-processor-0"], what="ingest ends")
 
 
 def test_a_crashing_workload_is_waited_for_and_its_log_is_named(runtime: LocalRuntime) -> None:
     """The outcome says how it ended and where to look."""
     broken = replace(processor(), module="no_such_module")
-    wait_until(lambda: "exit status 1, see" in runtime.ensure([broken])[0].message, what="the crash is reported")
+    eventually(lambda: "exit status 1, see" in runtime.ensure([broken])[0].message, what="the crash is reported")
     outcome = runtime.ensure([broken])[0]
     assert (outcome.rank, outcome.component) == (Rank.WAITING, Component.PROCESSORS)
     log = Path(outcome.message.rpartition("see ")[2])
-    wait_until(lambda: "no_such_module" in log.read_text() if log.exists() else False, what="the log tells why")
+    eventually(lambda: "no_such_module" in log.read_text() if log.exists() else False, what="the log tells why")
 
 
 def test_closing_ends_every_process(runtime: LocalRuntime, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import signal
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from tidemill_operator.processes.child import Command, start_time
 from tidemill_operator.processes.ports import Ports
 from tidemill_operator.processes.replica import ReplicaSpec
 from tidemill_operator.processes.supervisor import ReplicaState, Supervisor
+from waiting import eventually
 
 SERVING = textwrap.dedent("""
     import http.server, os, sys
@@ -29,13 +30,6 @@ SERVING = textwrap.dedent("""
     http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """)
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
-
-
-def wait_until(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -63,7 +57,7 @@ def state(supervisor: Supervisor) -> ReplicaState:
 
 def ready_pid(supervisor: Supervisor, *, not_pid: int | None = None) -> int:
     """The pid of the ready replica, once there is one (another one than `not_pid`)."""
-    wait_until(
+    eventually(
         lambda: state(supervisor).ready and state(supervisor).pid not in (None, not_pid), seconds=20, what="ready"
     )
     pid = state(supervisor).pid
@@ -77,7 +71,7 @@ def test_a_killed_process_is_started_again_at_once(supervisor: Supervisor, port:
     pid = ready_pid(supervisor)
     for _ in range(3):
         os.kill(pid, signal.SIGKILL)
-        wait_until(
+        eventually(
             lambda killed=pid: state(supervisor).pid not in (None, killed),  # type: ignore[misc]
             seconds=0.5,
             what="restart",
@@ -91,7 +85,7 @@ def test_a_process_that_never_gets_ready_is_started_ever_more_slowly(supervisor:
     """A crash loop backs off: 0.2 + 0.4 + 0.8 s pass before the fourth start."""
     supervisor.want("ns.w-0", spec(port, script="raise SystemExit(3)"))
     began = time.monotonic()
-    wait_until(lambda: state(supervisor).restarts >= 4, seconds=20, what="four ends")
+    eventually(lambda: state(supervisor).restarts >= 4, seconds=20, what="four ends")
     assert time.monotonic() - began >= 1.4
     assert state(supervisor).last_exit == 3
     assert not state(supervisor).ready
@@ -102,10 +96,10 @@ def test_a_frozen_process_is_left_alone(supervisor: Supervisor, port: int) -> No
     supervisor.want("ns.w-0", spec(port))
     pid = ready_pid(supervisor)
     os.kill(pid, signal.SIGSTOP)
-    wait_until(lambda: not state(supervisor).ready, seconds=10, what="seen as unready")
+    eventually(lambda: not state(supervisor).ready, seconds=10, what="seen as unready")
     assert state(supervisor).pid == pid
     os.kill(pid, signal.SIGCONT)
-    wait_until(lambda: state(supervisor).ready, seconds=10, what="ready again")
+    eventually(lambda: state(supervisor).ready, seconds=10, what="ready again")
     assert (state(supervisor).pid, state(supervisor).restarts) == (pid, 0)
 
 
@@ -122,11 +116,11 @@ def test_wanting_the_same_twice_changes_nothing(supervisor: Supervisor, port: in
 def test_an_unwanted_process_ends_even_if_it_ignores_sigterm(supervisor: Supervisor, port: int, tmp_path: Path) -> None:
     """SIGKILL follows after the grace; nothing stays, neither process nor pid file."""
     supervisor.want("ns.w-0", spec(port, script=DEAF, grace_seconds=0.3))
-    wait_until(lambda: state(supervisor).pid is not None, seconds=10, what="started")
+    eventually(lambda: state(supervisor).pid is not None, seconds=10, what="started")
     pid = state(supervisor).pid
     assert pid is not None
     supervisor.want("ns.w-0", None)
-    wait_until(lambda: not supervisor.states(), seconds=10, what="gone")
+    eventually(lambda: not supervisor.states(), seconds=10, what="gone")
     assert start_time(pid) is None
     assert list((tmp_path / "run").glob("*.pid")) == []
 

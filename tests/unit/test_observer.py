@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from tidemill_operator.observer.backlog import NotThere, Position, Standing, fre
 from tidemill_operator.observer.figures import Figures, Seen
 from tidemill_operator.observer.observer import Observer
 from tidemill_operator.observer.progress import Look, Progress
+from waiting import eventually
 
 KEY = Key("shop", "orders", "u")
 TOPIC, SCHEMA = "shop.orders.events", "shop__orders"
@@ -268,10 +268,4 @@ def test_a_server_that_hangs_is_waited_for_once(world: World, monkeypatch: pytes
     assert world.seen().fault == "Postgres does not answer in time"
     assert len(asked) == 1
     answering.set()
-    _until(lambda: (seen := world.look(0.01)) is not None and seen.figures is not None)
-
-
-def _until(check: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10.0
-    while not check():
-        assert time.monotonic() < deadline
+    eventually(lambda: (seen := world.look(0.01)) is not None and seen.figures is not None, what="figures")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,16 +26,10 @@ from tidemill_operator.processes.child import start_time
 from tidemill_operator.processes.supervisor import ReplicaState
 from tidemill_operator.scaling import Figures, PartitionFigures
 from tidemill_operator.settings import Platform
+from waiting import eventually
 
 EXAMPLE = Path(__file__).parents[2] / "crds" / "examples" / "flights.yaml"
 KEY = ("analytics", "flights")
-
-
-def eventually(check: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 15.0
-    while not check():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def pipeline(scaling: dict[str, Any] | None, **spec: Any) -> AnalyticsPipeline:
@@ -89,7 +82,7 @@ class Reader:
 
 
 @dataclass
-class Bench:
+class ScaledPipeline:
     scaling: LocalScaling
     reader: Reader
     runtime: Runtime
@@ -102,21 +95,21 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
+def bench(tmp_path: Path) -> Iterator[ScaledPipeline]:
     reader, runtime, said = Reader(), Runtime(tmp_path / "pipelines"), []  # type: ignore[var-annotated]
     scaling = LocalScaling(tmp_path / "scaling", reader=reader, runtime=runtime, say=said.append)
     runtime.asked = lambda: scaling.replicas(*KEY) or 1
     scaling.start()
-    yield Bench(scaling, reader, runtime, said, tmp_path / "scaling")
+    yield ScaledPipeline(scaling, reader, runtime, said, tmp_path / "scaling")
     scaling.close()
 
 
-def test_lag_brings_processors_and_a_restart_keeps_them(bench: Bench) -> None:
+def test_lag_brings_processors_and_a_restart_keeps_them(bench: ScaledPipeline) -> None:
     """Decided, told, and remembered."""
     bench.reader.lag = 100_000
     bench.runtime.write(pipeline({"pollInterval": "1s", "lookback": "2s"}))
     bench.scaling.watch([KEY])
-    eventually(lambda: bench.said)
+    eventually(lambda: bench.said, what="a decision is told")
     assert bench.said == ["analytics/flights: 1 → 4 processors (ScaledUp)"]
     assert bench.scaling.replicas(*KEY) == 4
     assert bench.scaling.status(*KEY)["reason"] == "ScaledUp"
@@ -135,23 +128,23 @@ def test_lag_brings_processors_and_a_restart_keeps_them(bench: Bench) -> None:
     assert bench.again().replicas(*KEY) is None
 
 
-def test_processes_that_are_still_starting_are_a_rollout(bench: Bench) -> None:
+def test_processes_that_are_still_starting_are_a_rollout(bench: ScaledPipeline) -> None:
     """So nothing is changed on top."""
     bench.reader.lag = 100_000
     bench.runtime.asked = lambda: 0
     bench.runtime.write(pipeline({"pollInterval": "1s", "lookback": "2s"}))
     bench.scaling.watch([KEY])
-    eventually(lambda: bench.scaling.status(*KEY).get("reason") == "RolloutInProgress")
+    eventually(lambda: bench.scaling.status(*KEY).get("reason") == "RolloutInProgress", what="the rollout is told")
     assert bench.scaling.replicas(*KEY) == 1
     assert set(bench.reader.held) == {True}
 
 
-def test_a_server_that_is_away_changes_nothing(bench: Bench) -> None:
+def test_a_server_that_is_away_changes_nothing(bench: ScaledPipeline) -> None:
     """It is told, and tried again."""
     bench.reader.broken = True
     bench.runtime.write(pipeline({"pollInterval": "1s", "lookback": "2s"}))
     bench.scaling.watch([KEY])
-    eventually(lambda: bench.reader.polls >= 2)
+    eventually(lambda: bench.reader.polls >= 2, what="two polls")
     assert bench.scaling.status(*KEY)["reason"] == "FiguresMissing"
     assert bench.scaling.replicas(*KEY) == 1
 
@@ -161,22 +154,22 @@ def test_a_server_that_is_away_changes_nothing(bench: Bench) -> None:
     [pipeline(None), pipeline({"pollInterval": "1s"}, suspend=True)],
     ids=["without scaling", "suspended"],
 )
-def test_who_does_not_scale_is_not_polled(bench: Bench, spec: AnalyticsPipeline) -> None:
+def test_who_does_not_scale_is_not_polled(bench: ScaledPipeline, spec: AnalyticsPipeline) -> None:
     """Neither figures nor a decision."""
     bench.runtime.write(spec)
     bench.scaling.watch([KEY])
-    eventually(lambda: bench.scaling.decisions() == {KEY: None})
+    eventually(lambda: bench.scaling.decisions() == {KEY: None}, what="no decision is left")
     bench.runtime.write(pipeline({"pollInterval": "1s", "lookback": "2s"}))
-    eventually(lambda: bench.reader.polls == 1)
+    eventually(lambda: bench.reader.polls == 1, what="one poll")
     bench.scaling.watch([])
     assert bench.scaling.decisions() == {}
 
 
-def test_mode_external_decides_nothing(bench: Bench) -> None:
+def test_mode_external_decides_nothing(bench: ScaledPipeline) -> None:
     """It is told so."""
     bench.runtime.write(pipeline({"mode": "external", "pollInterval": "1s", "lookback": "2s"}))
     bench.scaling.watch([KEY])
-    eventually(lambda: bench.scaling.status(*KEY).get("reason") == "External")
+    eventually(lambda: bench.scaling.status(*KEY).get("reason") == "External", what="another writer is told")
     assert bench.scaling.replicas(*KEY) is None
 
 

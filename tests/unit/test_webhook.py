@@ -7,8 +7,7 @@ import http.client
 import json
 import socket
 import ssl
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +18,7 @@ from tidemill_contract.resource.validate import Limits, check
 from tidemill_operator.actuators.kubernetes.api import Api
 from tidemill_operator.cluster.admission.certificates import CertificateKeeper, Certificates, renewed
 from tidemill_operator.cluster.admission.webhook import Webhook, load, review
+from waiting import eventually
 
 EXAMPLES = Path(__file__).parents[2] / "crds" / "examples"
 FLIGHTS = yaml.safe_load((EXAMPLES / "flights.yaml").read_text())
@@ -90,13 +90,6 @@ class Keeper:
         return self.certificates
 
 
-def wait_until(condition: Callable[[], bool], *, what: str) -> None:
-    deadline = time.monotonic() + 20.0
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def keeper() -> Keeper:
     return Keeper()
@@ -106,7 +99,7 @@ def keeper() -> Keeper:
 def webhook(keeper: Keeper) -> Iterator[Webhook]:
     made = Webhook(cast(Api, None), cast(CertificateKeeper, keeper), port=0, configuration="tidemill", limits=Limits())
     made.start()
-    wait_until(lambda: made.ready, what="the webhook is ready")
+    eventually(lambda: made.ready, what="the webhook is ready")
     yield made
     made.stop()
 
