@@ -13,13 +13,16 @@ import pytest
 from tidemill_operator.plan.model import LiveSchema
 from tidemill_operator.reconcile import reconcile
 from tidemill_operator.settings import Platform
+from tidemill_operator.testing import MemoryWorld
 
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 SCHEMA = "shop__orders"
 REMEDY = "; put it back from a backup, or make it anew, empty, with the annotation tidemill.dev/recreate-topics: 'true'"
 
 
-def apply(document: dict[str, Any], world: Any, previous: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+def apply(
+    document: dict[str, Any], world: MemoryWorld, previous: dict[str, Any] | None = None, **more: Any
+) -> dict[str, Any]:
     return reconcile(document, platform=Platform(**more), actuators=world.actuators, previous=previous, now=NOON)
 
 
@@ -75,7 +78,7 @@ HARM: list[tuple[Callable[[LiveSchema], LiveSchema], str]] = [
 
 @pytest.mark.parametrize(("harm", "text"), HARM, ids=[text[:40] for _, text in HARM])
 def test_it_is_told_and_not_made_anew(
-    document: dict[str, Any], world: Any, harm: Callable[[LiveSchema], LiveSchema], text: str
+    document: dict[str, Any], world: MemoryWorld, harm: Callable[[LiveSchema], LiveSchema], text: str
 ) -> None:
     """As a topic that is gone: not ready, stalled, processors left alone; paused, it is told as well."""
     before = apply(document, world)
@@ -95,7 +98,7 @@ def test_it_is_told_and_not_made_anew(
     assert world.postgres.schemas[SCHEMA].columns.keys() >= {"by_country_v1", "_offsets", "_aggregations"}
 
 
-def test_a_replay_of_it_is_an_answer(document: dict[str, Any], world: Any) -> None:
+def test_a_replay_of_it_is_an_answer(document: dict[str, Any], world: MemoryWorld) -> None:
     """The next version is filled; the table that is fed meanwhile is made again."""
     before = apply(document, world)
     world.postgres.schemas[SCHEMA] = without("by_country_v1")(world.postgres.schemas[SCHEMA])
@@ -106,7 +109,7 @@ def test_a_replay_of_it_is_an_answer(document: dict[str, Any], world: Any) -> No
     assert {"by_country_v1", "by_country_v2"} <= world.postgres.schemas[SCHEMA].columns.keys()
 
 
-def test_what_was_never_there_is_no_loss(document: dict[str, Any], world: Any) -> None:
+def test_what_was_never_there_is_no_loss(document: dict[str, Any], world: MemoryWorld) -> None:
     """A schema that no spec was accepted for, and tables and columns that a newer Tidemill has in addition."""
     before = apply(document, world)
     known = world.postgres.schemas[SCHEMA]

@@ -20,6 +20,7 @@ from tidemill_operator.plan.postgres.failing import failing
 from tidemill_operator.plan.postgres.losses import losses
 from tidemill_operator.reconcile import reconcile
 from tidemill_operator.settings import Platform
+from tidemill_operator.testing import MemoryWorld
 
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 EVENTS, SCHEMA = "shop.orders.events", "shop__orders"
@@ -29,11 +30,13 @@ LOSS = (
 )
 
 
-def apply(document: dict[str, Any], world: Any, platform: Platform | None = None, **more: Any) -> dict[str, Any]:
+def apply(
+    document: dict[str, Any], world: MemoryWorld, platform: Platform | None = None, **more: Any
+) -> dict[str, Any]:
     return reconcile(document, platform=platform or Platform(), actuators=world.actuators, now=NOON, **more)
 
 
-def deleted(document: dict[str, Any], world: Any, *, read: bool = True) -> dict[str, Any]:
+def deleted(document: dict[str, Any], world: MemoryWorld, *, read: bool = True) -> dict[str, Any]:
     """The pipeline ran, and then its topic is gone; the last status."""
     told = apply(document, world, previous=None)
     if read:
@@ -48,7 +51,7 @@ def conditions(told: dict[str, Any]) -> dict[str, tuple[str, str]]:
     return {c["type"]: (c["status"], c["reason"]) for c in told["conditions"]}
 
 
-def test_the_loss_is_told_and_nothing_is_made(document: dict[str, Any], world: Any) -> None:
+def test_the_loss_is_told_and_nothing_is_made(document: dict[str, Any], world: MemoryWorld) -> None:
     """The condition says which offsets are counted; processors stay as they are."""
     told = apply(document, world, previous=deleted(document, world))
     assert conditions(told)["TopicsReady"] == ("False", "DataLoss")
@@ -60,7 +63,7 @@ def test_the_loss_is_told_and_nothing_is_made(document: dict[str, Any], world: A
     assert EVENTS not in world.kafka.topics
 
 
-def test_the_annotation_makes_it_anew(document: dict[str, Any], world: Any) -> None:
+def test_the_annotation_makes_it_anew(document: dict[str, Any], world: MemoryWorld) -> None:
     lost = apply(document, world, previous=deleted(document, world))
     document["metadata"]["annotations"] = {"tidemill.dev/recreate-topics": "true"}
     told = apply(document, world, previous=lost)
@@ -68,19 +71,19 @@ def test_the_annotation_makes_it_anew(document: dict[str, Any], world: Any) -> N
     assert world.take_writes() == [f"create {EVENTS}"]
 
 
-def test_the_platform_may_allow_it(document: dict[str, Any], world: Any) -> None:
+def test_the_platform_may_allow_it(document: dict[str, Any], world: MemoryWorld) -> None:
     platform = replace(Platform(), recreate_topics=True)
     told = apply(document, world, platform, previous=deleted(document, world))
     assert conditions(told)["Ready"] == ("True", "Applied")
 
 
-def test_a_topic_that_nobody_has_read_is_made(document: dict[str, Any], world: Any) -> None:
+def test_a_topic_that_nobody_has_read_is_made(document: dict[str, Any], world: MemoryWorld) -> None:
     """There is no position in it, so nothing tells that it has been there."""
     told = apply(document, world, previous=deleted(document, world, read=False))
     assert conditions(told)["Ready"] == ("True", "Applied")
 
 
-def test_topics_of_results_are_made_again(document: dict[str, Any], world: Any) -> None:
+def test_topics_of_results_are_made_again(document: dict[str, Any], world: MemoryWorld) -> None:
     """What they hold is in Postgres."""
     before = apply(document, world, previous=None)
     known = world.postgres.schemas[SCHEMA]
@@ -95,7 +98,7 @@ REMADE = (
 )
 
 
-def remade(document: dict[str, Any], world: Any, *losses: Loss, read_from: str = "A1") -> dict[str, Any]:
+def remade(document: dict[str, Any], world: MemoryWorld, *losses: Loss, read_from: str = "A1") -> dict[str, Any]:
     """Somebody deleted the topic and made it again, and processors have noted so much; the status before that."""
     before = apply(document, world, previous=None)
     known = world.postgres.schemas[SCHEMA]
@@ -105,7 +108,7 @@ def remade(document: dict[str, Any], world: Any, *losses: Loss, read_from: str =
     return before
 
 
-def test_a_topic_that_somebody_made_anew_is_told(document: dict[str, Any], world: Any) -> None:
+def test_a_topic_that_somebody_made_anew_is_told(document: dict[str, Any], world: MemoryWorld) -> None:
     """By its id, before any processor has taken it up; the pipeline is ready, and one Event tells of it."""
     before = remade(document, world)
     told = apply(document, world, previous=before)
@@ -116,7 +119,7 @@ def test_a_topic_that_somebody_made_anew_is_told(document: dict[str, Any], world
     ]
 
 
-def test_it_is_told_once_when_processors_have_noted_it(document: dict[str, Any], world: Any) -> None:
+def test_it_is_told_once_when_processors_have_noted_it(document: dict[str, Any], world: MemoryWorld) -> None:
     """Their notes say the same as the ids did; a day later it is told no more."""
     told = apply(document, world, previous=remade(document, world))
     known = world.postgres.schemas[SCHEMA]
@@ -131,7 +134,7 @@ def test_it_is_told_once_when_processors_have_noted_it(document: dict[str, Any],
     assert [(c["type"], c["status"]) for c in changed(again, calm)] == [("EventsLost", "False")]
 
 
-def test_more_that_is_lost_is_another_event(document: dict[str, Any], world: Any) -> None:
+def test_more_that_is_lost_is_another_event(document: dict[str, Any], world: MemoryWorld) -> None:
     told = apply(document, world, previous=remade(document, world, read_from="B2"))
     assert "EventsLost" not in conditions(told)
     for first in (5, 9):
@@ -142,20 +145,20 @@ def test_more_that_is_lost_is_another_event(document: dict[str, Any], world: Any
         assert [c["reason"] for c in changed(before, told)] == ["EventsExpired"]
 
 
-def test_what_is_not_seen_is_not_taken_back(document: dict[str, Any], world: Any) -> None:
+def test_what_is_not_seen_is_not_taken_back(document: dict[str, Any], world: MemoryWorld) -> None:
     """Postgres does not answer: what was told of events stands."""
     told = apply(document, world, previous=remade(document, world))
     world.postgres.unreachable("Postgres")
     assert conditions(apply(document, world, previous=told))["EventsLost"] == ("True", "TopicRecreated")
 
 
-def test_the_losses_of_another_pipelines_schema_are_its_own(document: dict[str, Any], world: Any) -> None:
+def test_the_losses_of_another_pipelines_schema_are_its_own(document: dict[str, Any], world: MemoryWorld) -> None:
     remade(document, world)
     document["metadata"]["uid"] = "uid-of-another"
     assert "EventsLost" not in conditions(apply(document, world, previous=None))
 
 
-def test_a_quota_that_is_used_up_is_a_condition(document: dict[str, Any], world: Any) -> None:
+def test_a_quota_that_is_used_up_is_a_condition(document: dict[str, Any], world: MemoryWorld) -> None:
     """While it took something within a day; the pipeline is ready all the same."""
     before = apply(document, world, previous=None)
     kept = Kept("_dead_letters", 10, bare=0, counted=12, expired=0, evicted=0, full=True)
@@ -227,7 +230,7 @@ HELD = Failing("visits", "publish", 'column "_max_v" does not exist')
 SKIPPED = Failing("sales", "publish", "out of range", "2026-03-01T11:58:00Z", '{"k": "a"}', ("total",), True)
 
 
-def test_what_processors_cannot_do_is_told(document: dict[str, Any], world: Any) -> None:
+def test_what_processors_cannot_do_is_told(document: dict[str, Any], world: MemoryWorld) -> None:
     """By aggregation, window and reason, as long as it is so; the pipeline is ready nevertheless."""
     before = apply(document, world, previous=None)
     known = world.postgres.schemas[SCHEMA]
@@ -249,7 +252,7 @@ def test_what_processors_cannot_do_is_told(document: dict[str, Any], world: Any)
     assert conditions(apply(document, world, previous=again))["WindowsFailing"] == ("True", "WindowsSkipped")
 
 
-def test_nothing_is_told_while_nothing_fails(document: dict[str, Any], world: Any) -> None:
+def test_nothing_is_told_while_nothing_fails(document: dict[str, Any], world: MemoryWorld) -> None:
     told = apply(document, world, previous=None)
     assert "WindowsFailing" not in conditions(apply(document, world, previous=told))
     assert failing(LiveSchema(held_up=(HELD,)), Owner("a", "b", "c", "d")) == []  # it is somebody else's

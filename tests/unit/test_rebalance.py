@@ -8,11 +8,12 @@ from typing import Any
 from tidemill_operator.plan.kafka.replication import Spread
 from tidemill_operator.reconcile import reconcile
 from tidemill_operator.settings import Platform
+from tidemill_operator.testing import MemoryWorld
 
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 
 
-def apply(document: dict[str, Any], world: Any, previous: dict[str, Any] | None = None) -> dict[str, Any]:
+def apply(document: dict[str, Any], world: MemoryWorld, previous: dict[str, Any] | None = None) -> dict[str, Any]:
     return reconcile(document, platform=Platform(), actuators=world.actuators, previous=previous, now=NOON)
 
 
@@ -20,13 +21,13 @@ def asking(document: dict[str, Any], text: str) -> dict[str, Any]:
     return {**document, "metadata": {**document["metadata"], "annotations": {"tidemill.dev/rebalance-at": text}}}
 
 
-def test_nobody_asks(document: dict[str, Any], world: Any) -> None:
+def test_nobody_asks(document: dict[str, Any], world: MemoryWorld) -> None:
     told = apply(document, world)
     assert world.kafka.spreads == [None]
     assert "rebalancedAt" not in told
 
 
-def test_each_value_asks_once(document: dict[str, Any], world: Any) -> None:
+def test_each_value_asks_once(document: dict[str, Any], world: MemoryWorld) -> None:
     """Done once, it is done; the note stays when the annotation goes, and another value asks again."""
     told = apply(document, world)
     told = apply(asking(document, "first"), world, told)
@@ -40,7 +41,7 @@ def test_each_value_asks_once(document: dict[str, Any], world: Any) -> None:
     assert last["rebalancedAt"] == "second without 3"
 
 
-def test_it_is_asked_until_all_is_done(document: dict[str, Any], world: Any) -> None:
+def test_it_is_asked_until_all_is_done(document: dict[str, Any], world: MemoryWorld) -> None:
     """While replicas move the status says so, and the next pass asks again."""
     told = apply(document, world)
     world.kafka.moving = "spreading 1 replica of each partition anew: 0 of 3 partitions done, 3 under way"

@@ -15,6 +15,7 @@ from tidemill_operator.outcome import Rank
 from tidemill_operator.plan.model import Owner
 from tidemill_operator.reconcile import reconcile, release
 from tidemill_operator.settings import Platform
+from tidemill_operator.testing import MemoryWorld
 
 Document = dict[str, Any]
 Status = dict[str, Any]
@@ -24,7 +25,7 @@ PLATFORM = Platform()
 EVENTS, SCHEMA = "shop.orders.events", "shop__orders"
 
 
-def apply(document: Document, world: Any, previous: Status | None = None, now: dt.datetime = NOON) -> Status:
+def apply(document: Document, world: MemoryWorld, previous: Status | None = None, now: dt.datetime = NOON) -> Status:
     return reconcile(document, platform=PLATFORM, actuators=world.actuators, previous=previous, now=now)
 
 
@@ -55,7 +56,7 @@ def true(told: Status) -> set[str]:
 ALL = {"Ready", "TopicsReady", "SchemaReady", "ProcessorsReady", "IngestReady", "APIReady"}
 
 
-def test_everything_is_made_in_order(document: Document, world: Any) -> None:
+def test_everything_is_made_in_order(document: Document, world: MemoryWorld) -> None:
     """Topics, schema, secrets and processes are there, and the status tells where."""
     told = apply(document, world)
     assert true(told) == ALL
@@ -82,7 +83,7 @@ def test_everything_is_made_in_order(document: Document, world: Any) -> None:
     assert told["aggregations"] == [{"name": "by_country", "version": 1}]
 
 
-def test_a_second_pass_writes_nothing(document: Document, world: Any) -> None:
+def test_a_second_pass_writes_nothing(document: Document, world: MemoryWorld) -> None:
     """The status is equal too, times included, although an hour has passed."""
     first = apply(document, world)
     world.take_writes()
@@ -90,7 +91,7 @@ def test_a_second_pass_writes_nothing(document: Document, world: Any) -> None:
     assert world.take_writes() == []
 
 
-def test_the_input_is_left_alone(document: Document, world: Any) -> None:
+def test_the_input_is_left_alone(document: Document, world: MemoryWorld) -> None:
     before = copy.deepcopy(document)
     first = apply(document, world)
     kept = copy.deepcopy(first)
@@ -130,7 +131,7 @@ EDITS: list[tuple[Callable[[Document], Document], set[str], str]] = [
 
 @pytest.mark.parametrize(("edit", "writes", "what"), EDITS, ids=[row[2] for row in EDITS])
 def test_an_edit_writes_what_it_is_about(
-    document: Document, world: Any, edit: Callable[[Document], Document], writes: set[str], what: str
+    document: Document, world: MemoryWorld, edit: Callable[[Document], Document], writes: set[str], what: str
 ) -> None:
     """Nothing else is touched, the status is about the new generation, and a further pass has nothing to do."""
     first = apply(document, world)
@@ -144,7 +145,7 @@ def test_an_edit_writes_what_it_is_about(
     assert world.take_writes() == []
 
 
-def test_positions_come_before_partitions(document: Document, world: Any) -> None:
+def test_positions_come_before_partitions(document: Document, world: MemoryWorld) -> None:
     """If the schema cannot be changed now, Kafka's topic does not grow either."""
     first = apply(document, world)
     world.postgres.busy = True
@@ -155,7 +156,7 @@ def test_positions_come_before_partitions(document: Document, world: Any) -> Non
     assert conditions(told)["TopicsReady"] == ("True", "Applied")
 
 
-def test_starting_processes_are_waited_for(document: Document, world: Any) -> None:
+def test_starting_processes_are_waited_for(document: Document, world: MemoryWorld) -> None:
     world.runtime.starting = {"orders-processor"}
     told = apply(document, world)
     assert conditions(told)["ProcessorsReady"] == ("False", "Waiting")
@@ -213,7 +214,7 @@ REFUSED: list[tuple[Callable[[Document], Document], str, str, str]] = [
 
 @pytest.mark.parametrize(("edit", "reason", "text", "what"), REFUSED, ids=[row[3] for row in REFUSED])
 def test_a_refused_edit_leaves_the_accepted_spec_running(
-    document: Document, world: Any, edit: Callable[[Document], Document], reason: str, text: str, what: str
+    document: Document, world: MemoryWorld, edit: Callable[[Document], Document], reason: str, text: str, what: str
 ) -> None:
     """Ready stays true, Stalled says why, nothing is written, and drift of what runs is still repaired."""
     first = apply(document, world)
@@ -232,7 +233,7 @@ def test_a_refused_edit_leaves_the_accepted_spec_running(
 
 @pytest.mark.parametrize(("edit", "reason", "text", "what"), REFUSED[3:], ids=[row[3] for row in REFUSED[3:]])
 def test_a_first_spec_that_is_refused_makes_nothing(
-    document: Document, world: Any, edit: Callable[[Document], Document], reason: str, text: str, what: str
+    document: Document, world: MemoryWorld, edit: Callable[[Document], Document], reason: str, text: str, what: str
 ) -> None:
     told = apply(edit(document), world)
     assert world.take_writes() == [], what
@@ -241,7 +242,7 @@ def test_a_first_spec_that_is_refused_makes_nothing(
     assert message(told, "Ready").startswith(text)
 
 
-def test_an_edit_that_takes_the_refusal_back(document: Document, world: Any) -> None:
+def test_an_edit_that_takes_the_refusal_back(document: Document, world: MemoryWorld) -> None:
     """What runs is again the newest spec, and no process noticed anything."""
     first = apply(document, world)
     world.take_writes()
@@ -255,7 +256,7 @@ def test_an_edit_that_takes_the_refusal_back(document: Document, world: Any) -> 
     assert world.take_writes() == []
 
 
-def test_more_replicas_than_brokers(document: Document, world: Any) -> None:
+def test_more_replicas_than_brokers(document: Document, world: MemoryWorld) -> None:
     told = apply(with_topic(document, partitions=3, replicationFactor=3), world)
     assert message(told, "Ready").startswith("spec.source.topic.replicationFactor: 3 needs as many brokers")
     assert world.take_writes() == []
@@ -272,7 +273,7 @@ DOCUMENTS: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("broken", "what"), DOCUMENTS, ids=[what for _, what in DOCUMENTS])
-def test_a_broken_document_is_a_status_too(world: Any, broken: Any, what: str) -> None:
+def test_a_broken_document_is_a_status_too(world: MemoryWorld, broken: Any, what: str) -> None:
     """No resource makes reconcile raise."""
     told = apply(broken, world)
     assert conditions(told)["Ready"] == ("False", "InvalidSpec"), what
@@ -286,7 +287,7 @@ PARTS = [
 
 
 @pytest.mark.parametrize(("part", "kind", "others"), PARTS, ids=["postgres", "kafka"])
-def test_a_server_that_is_away(document: Document, world: Any, part: str, kind: str, others: set[str]) -> None:
+def test_a_server_that_is_away(document: Document, world: MemoryWorld, part: str, kind: str, others: set[str]) -> None:
     """Its condition says so, what was seen before stays, and nothing is written; then it is as before."""
     first = apply(document, world)
     world.take_writes()
@@ -301,7 +302,7 @@ def test_a_server_that_is_away(document: Document, world: Any, part: str, kind: 
     assert true(apply(document, world, told, LATER)) == ALL
 
 
-def test_processes_are_looked_at_while_a_server_is_away(document: Document, world: Any) -> None:
+def test_processes_are_looked_at_while_a_server_is_away(document: Document, world: MemoryWorld) -> None:
     """What does not need the server is told as it is."""
     first = apply(document, world)
     world.kafka.unreachable("kafka")
@@ -312,7 +313,7 @@ def test_processes_are_looked_at_while_a_server_is_away(document: Document, worl
 
 
 @pytest.mark.parametrize("part", ["postgres", "kafka"])
-def test_a_server_that_was_never_there(document: Document, world: Any, part: str) -> None:
+def test_a_server_that_was_never_there(document: Document, world: MemoryWorld, part: str) -> None:
     getattr(world, part).unreachable(part)
     told = apply(document, world)
     assert true(told) == {"Progressing", "Reconciling"}
@@ -320,7 +321,7 @@ def test_a_server_that_was_never_there(document: Document, world: Any, part: str
     assert {state for state, reason in conditions(told).values() if reason == "Blocked"} == {"Unknown"}
 
 
-def test_a_defect_is_told_and_stops_nobody(document: Document, world: Any) -> None:
+def test_a_defect_is_told_and_stops_nobody(document: Document, world: MemoryWorld) -> None:
     """An unexpected error becomes the condition of what it happened to."""
     world.runtime.failure = RuntimeError("fork:\nno memory")
     told = apply(document, world)
@@ -329,7 +330,7 @@ def test_a_defect_is_told_and_stops_nobody(document: Document, world: Any) -> No
     assert conditions(told)["TopicsReady"] == ("True", "Applied")
 
 
-def test_secrets_that_cannot_be_made_stop_before_the_schema(document: Document, world: Any) -> None:
+def test_secrets_that_cannot_be_made_stop_before_the_schema(document: Document, world: MemoryWorld) -> None:
     world.secrets.failure = TidemillError(Reason.REFUSED, "the disk is full", "make room")
     told = apply(document, world)
     assert conditions(told)["SchemaReady"] == ("False", "Refused")
@@ -337,7 +338,7 @@ def test_secrets_that_cannot_be_made_stop_before_the_schema(document: Document, 
     assert (world.postgres.schemas, world.kafka.topics) == ({}, {})
 
 
-def test_suspend_keeps_everything_but_the_processors(document: Document, world: Any) -> None:
+def test_suspend_keeps_everything_but_the_processors(document: Document, world: MemoryWorld) -> None:
     first = apply(document, world)
     told = apply(edited(document, suspend=True), world, first)
     assert true(told) == {*ALL, "Suspended"}
@@ -350,7 +351,7 @@ def test_suspend_keeps_everything_but_the_processors(document: Document, world: 
     assert world.runtime.running["shop", "orders"]["orders-processor"].replicas == 1
 
 
-def test_paused_means_hands_off(document: Document, world: Any) -> None:
+def test_paused_means_hands_off(document: Document, world: MemoryWorld) -> None:
     """Nothing is written, and what is seen is told all the same; the edit is applied when the annotation goes."""
     first = apply(document, world)
     world.take_writes()
@@ -376,7 +377,7 @@ def test_paused_means_hands_off(document: Document, world: Any) -> None:
     assert "run orders-processor" in world.take_writes()
 
 
-def test_a_foreign_schema_is_a_conflict_until_adopted(document: Document, world: Any) -> None:
+def test_a_foreign_schema_is_a_conflict_until_adopted(document: Document, world: MemoryWorld) -> None:
     """Nothing is made beside somebody else's schema."""
     apply(document, world)
     stranger = copy.deepcopy(document)
@@ -392,7 +393,7 @@ def test_a_foreign_schema_is_a_conflict_until_adopted(document: Document, world:
     assert world.postgres.schemas[SCHEMA].owner == Owner("shop", "orders", "uid-2", "local")
 
 
-def test_an_unmanaged_topic_has_to_be_there(document: Document, world: Any) -> None:
+def test_an_unmanaged_topic_has_to_be_there(document: Document, world: MemoryWorld) -> None:
     """Told as the topic's fault; it is taken up when somebody makes it, and is never altered."""
     unmanaged = with_topic(document, managed=False, name="shop.legacy")
     told = apply(unmanaged, world)
@@ -404,7 +405,7 @@ def test_an_unmanaged_topic_has_to_be_there(document: Document, world: Any) -> N
     assert world.kafka.configs["shop.legacy"] == {"retention.ms": "5"}
 
 
-def test_closed_windows_are_told(document: Document, world: Any) -> None:
+def test_closed_windows_are_told(document: Document, world: MemoryWorld) -> None:
     first = apply(document, world)
     live = world.postgres.schemas[SCHEMA]
     world.postgres.schemas[SCHEMA] = replace(live, closed_until={("by_country", 1): 1_772_366_400_000})
@@ -413,7 +414,7 @@ def test_closed_windows_are_told(document: Document, world: Any) -> None:
 
 
 def test_old_windows_that_cannot_go_now_are_no_reason_to_be_unready(
-    document: Document, world: Any, monkeypatch: pytest.MonkeyPatch
+    document: Document, world: MemoryWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def busy(_schema: object) -> None:
         raise TidemillError(Reason.WAITING, "a lock was not free")
@@ -422,12 +423,12 @@ def test_old_windows_that_cannot_go_now_are_no_reason_to_be_unready(
     assert true(apply(document, world)) == ALL
 
 
-def let_go(document: Document, world: Any) -> list[tuple[Rank, str]]:
+def let_go(document: Document, world: MemoryWorld) -> list[tuple[Rank, str]]:
     outcomes = release(document, platform=PLATFORM, actuators=world.actuators)
     return [(outcome.rank, outcome.name) for outcome in outcomes]
 
 
-def test_release_retains_by_default(document: Document, world: Any) -> None:
+def test_release_retains_by_default(document: Document, world: MemoryWorld) -> None:
     """Processes end; topics, schema and passwords stay for the next resource of that name."""
     apply(document, world)
     world.take_writes()
@@ -439,7 +440,7 @@ def test_release_retains_by_default(document: Document, world: Any) -> None:
     assert true(apply(document, world)) == ALL
 
 
-def test_release_deletes_if_asked_to(document: Document, world: Any) -> None:
+def test_release_deletes_if_asked_to(document: Document, world: MemoryWorld) -> None:
     deleted = edited(document, reclaimPolicy="Delete")
     apply(deleted, world)
     let_go(deleted, world)
@@ -447,7 +448,7 @@ def test_release_deletes_if_asked_to(document: Document, world: Any) -> None:
     assert let_go(deleted, world) == [(Rank.SKIPPED, SCHEMA)]
 
 
-def test_release_never_deletes_an_unmanaged_topic(document: Document, world: Any) -> None:
+def test_release_never_deletes_an_unmanaged_topic(document: Document, world: MemoryWorld) -> None:
     world.kafka.put("shop.legacy", 4)
     deleted = edited(with_topic(document, managed=False, name="shop.legacy"), reclaimPolicy="Delete")
     apply(deleted, world)
@@ -455,7 +456,7 @@ def test_release_never_deletes_an_unmanaged_topic(document: Document, world: Any
     assert set(world.kafka.topics) == {"shop.legacy"}
 
 
-def test_release_leaves_what_is_somebody_elses(document: Document, world: Any) -> None:
+def test_release_leaves_what_is_somebody_elses(document: Document, world: MemoryWorld) -> None:
     apply(document, world)
     stranger = edited(document, reclaimPolicy="Delete")
     stranger["metadata"]["uid"] = "uid-2"
@@ -463,7 +464,7 @@ def test_release_leaves_what_is_somebody_elses(document: Document, world: Any) -
     assert (set(world.postgres.schemas), EVENTS in world.kafka.topics) == ({SCHEMA}, True)
 
 
-def test_release_of_a_refused_edit_lets_go_of_what_ran(document: Document, world: Any) -> None:
+def test_release_of_a_refused_edit_lets_go_of_what_ran(document: Document, world: MemoryWorld) -> None:
     """The last policy counts, and the topics are those of the spec that ran."""
     first = apply(document, world)
     broken = edited(with_topic(document, partitions=2), reclaimPolicy="Delete")
@@ -472,7 +473,7 @@ def test_release_of_a_refused_edit_lets_go_of_what_ran(document: Document, world
     assert (world.postgres.schemas, world.kafka.topics) == ({}, {})
 
 
-def test_release_of_a_broken_resource_keeps_what_the_accepted_spec_kept(document: Document, world: Any) -> None:
+def test_release_of_a_broken_resource_keeps_what_the_accepted_spec_kept(document: Document, world: MemoryWorld) -> None:
     first = apply(document, world)
     broken = edited(document, aggregations=[], reclaimPolicy="Delete")
     apply(broken, world, first)
@@ -480,7 +481,7 @@ def test_release_of_a_broken_resource_keeps_what_the_accepted_spec_kept(document
     assert (set(world.postgres.schemas), EVENTS in world.kafka.topics) == ({SCHEMA}, True)
 
 
-def test_release_lets_go_of_topics_that_are_not_asked_for_any_more(document: Document, world: Any) -> None:
+def test_release_lets_go_of_topics_that_are_not_asked_for_any_more(document: Document, world: MemoryWorld) -> None:
     """A results topic that an earlier spec had goes too."""
     first = apply(document, world)
     assert "shop.orders.results" in world.kafka.topics
@@ -490,7 +491,7 @@ def test_release_lets_go_of_topics_that_are_not_asked_for_any_more(document: Doc
     assert world.kafka.topics == {}
 
 
-def test_release_is_tried_again_while_postgres_is_busy(document: Document, world: Any) -> None:
+def test_release_is_tried_again_while_postgres_is_busy(document: Document, world: MemoryWorld) -> None:
     """Passwords are only forgotten once the schema is gone."""
     deleted = edited(document, reclaimPolicy="Delete")
     apply(deleted, world)
@@ -504,7 +505,7 @@ def test_release_is_tried_again_while_postgres_is_busy(document: Document, world
 
 
 @pytest.mark.parametrize("part", ["postgres", "kafka"])
-def test_release_is_tried_again_while_a_server_is_away(document: Document, world: Any, part: str) -> None:
+def test_release_is_tried_again_while_a_server_is_away(document: Document, world: MemoryWorld, part: str) -> None:
     deleted = edited(document, reclaimPolicy="Delete")
     apply(deleted, world)
     getattr(world, part).unreachable(part)

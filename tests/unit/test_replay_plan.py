@@ -17,6 +17,7 @@ from tidemill_operator.plan.model import LiveFacts, LiveReplay, LiveSchema, Loss
 from tidemill_operator.plan.replay import REPLAY
 from tidemill_operator.reconcile import reconcile
 from tidemill_operator.settings import Platform
+from tidemill_operator.testing import MemoryWorld
 
 Document = dict[str, Any]
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
@@ -26,7 +27,7 @@ SCHEMA = "shop__orders"
 class Pipeline:
     """A resource that is reconciled, edited, and asked for replays."""
 
-    def __init__(self, document: Document, world: Any) -> None:
+    def __init__(self, document: Document, world: MemoryWorld) -> None:
         self.document, self.world = document, world
         self.status: Document | None = None
         self.reconcile()
@@ -67,7 +68,7 @@ class Pipeline:
 
 
 @pytest.fixture
-def pipeline(document: Document, world: Any) -> Pipeline:
+def pipeline(document: Document, world: MemoryWorld) -> Pipeline:
     """One that runs, of three partitions."""
     return Pipeline(document, world)
 
@@ -134,11 +135,11 @@ def killed_before(pipeline: Pipeline, call: int) -> bool:
     return False
 
 
-def test_an_operator_killed_at_the_switch(document: Document, make_world: Any) -> None:
+def test_an_operator_killed_at_the_switch(document: Document) -> None:
     """Wherever it dies, the next one comes to the same end."""
     call, killed = 0, True
     while killed:
-        pipeline = Pipeline(copy.deepcopy(document), make_world())
+        pipeline = Pipeline(copy.deepcopy(document), MemoryWorld())
         reader = pipeline.ask({})["replay"]["reader"]
         pipeline.is_at(reader, handed=3)
         killed = killed_before(pipeline, call)

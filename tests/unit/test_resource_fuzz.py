@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -24,7 +22,7 @@ def test_every_part_of_the_spec_can_be_drawn() -> None:
     assert drawn == set(SPEC["properties"])
 
 
-def test_drawn_edits_hold(make_world: Callable[[], Any]) -> None:
+def test_drawn_edits_hold() -> None:
     """Refused edits change nothing, accepted ones can be taken back, whatever is drawn."""
     minutes = os.environ.get("MINUTES") if "FUZZ_RESOURCES" in os.environ else None
     first = int(os.environ.get("SEED") or (1 if minutes is None else random.SystemRandom().randrange(10**6)))
@@ -33,7 +31,7 @@ def test_drawn_edits_hold(make_world: Callable[[], Any]) -> None:
     seed = first
     while seed < first + ROUNDS or time.monotonic() < deadline:
         edit = draw(random.Random(seed), base())
-        wrong += [f"SEED={seed} {edit}: {problem}" for problem in problems(edit, base(), make_world)]
+        wrong += [f"SEED={seed} {edit}: {problem}" for problem in problems(edit, base())]
         seed += 1
     print(f"{seed - first} edits from SEED={first}, {len(wrong)} problems")
     assert not wrong, "\n".join(wrong[:20])
@@ -44,6 +42,6 @@ def test_drawn_edits_hold(make_world: Callable[[], Any]) -> None:
     [Edit(("source", "topic", "partitions"), 2), Edit(("source", "key"), absent=True), Edit(("unheardOf",), 1)],
     ids=str,
 )
-def test_what_is_refused_changes_nothing(edit: Edit, make_world: Callable[[], Any]) -> None:
+def test_what_is_refused_changes_nothing(edit: Edit) -> None:
     """Edits that are known to be bad, for the fuzz to be believed."""
-    assert problems(edit, base(), make_world) == []
+    assert problems(edit, base()) == []

@@ -16,6 +16,7 @@ from tidemill_operator.actuators.local.secrets import FileSecrets
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.reconcile import reconcile
 from tidemill_operator.settings import Platform
+from tidemill_operator.testing import MemoryWorld
 
 Document = dict[str, Any]
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
@@ -146,7 +147,7 @@ def test_files_are_switched_however_often_it_is_begun(tmp_path: Path) -> None:
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
 
 
-def apply(document: Document, world: Any, previous: Document | None, now: dt.datetime) -> Document:
+def apply(document: Document, world: MemoryWorld, previous: Document | None, now: dt.datetime) -> Document:
     return reconcile(document, platform=Platform(), actuators=world.actuators, previous=previous, now=now)
 
 
@@ -156,7 +157,7 @@ def asking(document: Document, nonce: str) -> Document:
     return found
 
 
-def test_the_former_login_is_kept_until_everything_runs_with_the_new(document: Document, world: Any) -> None:
+def test_the_former_login_is_kept_until_everything_runs_with_the_new(document: Document, world: MemoryWorld) -> None:
     status = apply(document, world, None, NOON)
     assert "credentials" not in status
     (first,) = world.postgres.logins["shop__orders"]
@@ -179,7 +180,7 @@ def test_the_former_login_is_kept_until_everything_runs_with_the_new(document: D
     assert world.take_writes() == []
 
 
-def test_workloads_have_time_to_see_the_new_login(document: Document, world: Any) -> None:
+def test_workloads_have_time_to_see_the_new_login(document: Document, world: MemoryWorld) -> None:
     """All are ready at once, but a node may not have renewed its files."""
     status = apply(document, world, None, NOON)
     wish = asking(document, "1")
@@ -190,7 +191,7 @@ def test_workloads_have_time_to_see_the_new_login(document: Document, world: Any
     assert world.postgres.logins["shop__orders"] == {"_b"}
 
 
-def test_a_login_that_postgres_does_not_know_is_not_put_in_force(document: Document, world: Any) -> None:
+def test_a_login_that_postgres_does_not_know_is_not_put_in_force(document: Document, world: MemoryWorld) -> None:
     status = apply(document, world, None, NOON)
     world.postgres.busy = True
     status = apply(asking(document, "1"), world, status, later(1))
@@ -201,7 +202,7 @@ def test_a_login_that_postgres_does_not_know_is_not_put_in_force(document: Docum
     assert users(told(world.secrets.files["shop", "orders"])) == ("_b", "_b")
 
 
-def test_passwords_are_rotated_while_an_edit_is_refused(document: Document, world: Any) -> None:
+def test_passwords_are_rotated_while_an_edit_is_refused(document: Document, world: MemoryWorld) -> None:
     status = apply(document, world, None, NOON)
     wish = asking(document, "1")
     wish["spec"]["source"]["key"] = "amount"

@@ -29,6 +29,7 @@ from tidemill_operator.plan.model import LiveFacts, Plan
 from tidemill_operator.plan.reading import UNREAD
 from tidemill_operator.reconcile import reconcile
 from tidemill_operator.settings import Platform
+from tidemill_operator.testing import MemoryWorld
 
 Document = dict[str, Any]
 PLATFORM = Platform(partitions=3)
@@ -432,7 +433,7 @@ def documents(case: Case) -> tuple[Document, Document]:
     return before, after
 
 
-def apply(document: Document, world: Any, previous: Document | None = None) -> Document:
+def apply(document: Document, world: MemoryWorld, previous: Document | None = None) -> Document:
     return reconcile(document, platform=PLATFORM, actuators=world.actuators, previous=previous, now=NOON)
 
 
@@ -440,14 +441,14 @@ def true(status: Document) -> dict[str, str]:
     return {item["type"]: item["reason"] for item in status["conditions"] if item["status"] == "True"}
 
 
-def state(world: Any) -> Any:
+def state(world: MemoryWorld) -> Any:
     """Everything that there is, without the writes that led to it."""
     running = {name: dict(workloads) for name, workloads in world.runtime.running.items()}
     return copy.deepcopy((world.kafka.topics, world.kafka.configs, world.postgres.schemas, running))
 
 
 @pytest.mark.parametrize(("path", "number", "case"), ROWS, ids=IDS)
-def test_an_edit_changes_what_it_should(world: Any, path: str, number: int, case: Case) -> None:
+def test_an_edit_changes_what_it_should(world: MemoryWorld, path: str, number: int, case: Case) -> None:
     """What `tidemill plan` tells before it happens is all that differs; what cannot be done is refused."""
     before, after = documents(case)
     first = apply(before, world)
@@ -473,7 +474,7 @@ def test_an_edit_changes_what_it_should(world: Any, path: str, number: int, case
 
 
 @pytest.mark.parametrize(("path", "number", "case"), ROWS, ids=IDS)
-def test_taking_an_edit_back_leads_to_where_it_was(world: Any, path: str, number: int, case: Case) -> None:
+def test_taking_an_edit_back_leads_to_where_it_was(world: MemoryWorld, path: str, number: int, case: Case) -> None:
     """The same workloads with the same settings; what was only added stays: partitions, columns, tables, topics."""
     before, after = documents(case)
     first = apply(before, world)
@@ -501,7 +502,7 @@ def test_taking_an_edit_back_leads_to_where_it_was(world: Any, path: str, number
     assert (apply(back, world, third), world.take_writes()) == (third, [])
 
 
-def planned(before: Document, after: Document, world: Any) -> tuple[Change, ...]:
+def planned(before: Document, after: Document, world: MemoryWorld) -> tuple[Change, ...]:
     """As `tidemill plan` sees it."""
     schema = world.postgres.observe("shop__orders")
     live = LiveFacts(dict(world.kafka.topics), world.kafka.brokers(), schema)

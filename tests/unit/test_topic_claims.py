@@ -11,6 +11,7 @@ import pytest
 from tidemill_operator.plan.kafka.claims import TOPICS
 from tidemill_operator.reconcile import reconcile, release
 from tidemill_operator.settings import Platform
+from tidemill_operator.testing import MemoryWorld
 
 Document = dict[str, Any]
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
@@ -18,11 +19,11 @@ PLATFORM = Platform(partitions=3)
 ALL = {"shop.orders.events", "shop.orders.results", "shop.orders.dead-letters"}
 
 
-def apply(document: Document, world: Any, previous: Document | None = None) -> Document:
+def apply(document: Document, world: MemoryWorld, previous: Document | None = None) -> Document:
     return reconcile(document, platform=PLATFORM, actuators=world.actuators, previous=previous, now=NOON)
 
 
-def let_go(document: Document, world: Any) -> None:
+def let_go(document: Document, world: MemoryWorld) -> None:
     release(document, platform=PLATFORM, actuators=world.actuators)
 
 
@@ -46,7 +47,7 @@ def ready(status: Document) -> tuple[str, str, str]:
 @pytest.mark.parametrize("managed", [True, False], ids=["managed", "read"])
 @pytest.mark.parametrize("kind", ["events", "results", "anomalies", "dead-letters"])
 def test_anothers_topic_is_refused_for_any_use(
-    document: Document, world: Any, kind: str, managed: bool, adopt: bool
+    document: Document, world: MemoryWorld, kind: str, managed: bool, adopt: bool
 ) -> None:
     """Neither its configs nor its records change; and it does not go with the pipeline that asked for it."""
     apply(document, world)
@@ -64,7 +65,7 @@ def test_anothers_topic_is_refused_for_any_use(
     assert {*ALL, "shop.orders.anomalies"} == set(world.kafka.topics)
 
 
-def test_a_name_is_kept_for_whom_it_belongs_to(document: Document, world: Any) -> None:
+def test_a_name_is_kept_for_whom_it_belongs_to(document: Document, world: MemoryWorld) -> None:
     """Before there is such a pipeline."""
     state = ready(apply(other(document, name="shop.orders.results"), world))
     assert state == (
@@ -76,13 +77,13 @@ def test_a_name_is_kept_for_whom_it_belongs_to(document: Document, world: Any) -
     assert (world.kafka.topics, world.postgres.schemas) == ({}, {})
 
 
-def test_no_pipeline_reads_what_it_writes(document: Document, world: Any) -> None:
+def test_no_pipeline_reads_what_it_writes(document: Document, world: MemoryWorld) -> None:
     document["spec"]["source"]["topic"] = {"name": "shop.orders.dead-letters"}
     state, reason, message = ready(apply(document, world))
     assert (state, reason, "of this pipeline itself" in message) == ("False", "ResourceConflict", True)
 
 
-def test_what_was_accepted_before_that_was_a_rule_stands_still(document: Document, world: Any) -> None:
+def test_what_was_accepted_before_that_was_a_rule_stands_still(document: Document, world: MemoryWorld) -> None:
     """Its topic is not altered any more and does not go with it."""
     apply(document, world)
     evil = other(document, name="shop.evil.events", retention="1m")
@@ -96,7 +97,7 @@ def test_what_was_accepted_before_that_was_a_rule_stands_still(document: Documen
     assert set(world.kafka.topics) >= ALL
 
 
-def test_a_topic_is_taken_over_from_a_pipeline_that_is_gone(document: Document, world: Any) -> None:
+def test_a_topic_is_taken_over_from_a_pipeline_that_is_gone(document: Document, world: MemoryWorld) -> None:
     """Whose data were kept; it was not made for the new one, so it does not go with it."""
     document["spec"]["source"]["topic"]["name"] = "shop.shared"
     apply(document, world)
@@ -108,7 +109,7 @@ def test_a_topic_is_taken_over_from_a_pipeline_that_is_gone(document: Document, 
     assert "shop.shared" in world.kafka.topics
 
 
-def test_what_was_there_before_does_not_go(document: Document, world: Any) -> None:
+def test_what_was_there_before_does_not_go(document: Document, world: MemoryWorld) -> None:
     """A topic that somebody made, though the pipeline manages it, and though it bears the pipeline's name."""
     world.kafka.put("shop.orders.events", 3)
     document["spec"]["reclaimPolicy"] = "Delete"
@@ -118,7 +119,7 @@ def test_what_was_there_before_does_not_go(document: Document, world: Any) -> No
     assert set(world.kafka.topics) == {"shop.orders.events"}
 
 
-def test_a_pipeline_of_an_earlier_version_has_the_topics_of_its_name(document: Document, world: Any) -> None:
+def test_a_pipeline_of_an_earlier_version_has_the_topics_of_its_name(document: Document, world: MemoryWorld) -> None:
     """Its schema does not tell which were made; one of another name may be anybody's."""
     document["spec"]["reclaimPolicy"] = "Delete"
     apply(document, world)

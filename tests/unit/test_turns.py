@@ -12,19 +12,20 @@ from tidemill_operator.errors import NotOurTurn, Reason
 from tidemill_operator.plan.model import Owner
 from tidemill_operator.reconcile import reconcile, release
 from tidemill_operator.settings import Platform
+from tidemill_operator.testing import MemoryWorld
 
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 OWNER = Owner(cluster="c", namespace="shop", name="orders", uid="uid-1")
 
 
-def test_a_pass_out_of_turn_writes_nothing_and_has_no_status(world: Any, document: dict[str, Any]) -> None:
+def test_a_pass_out_of_turn_writes_nothing_and_has_no_status(world: MemoryWorld, document: dict[str, Any]) -> None:
     world.postgres.taken = NotOurTurn(Reason.WAITING, "another is at it")
     with pytest.raises(NotOurTurn):
         reconcile(document, platform=Platform(), actuators=world.actuators, previous=None, now=NOON)
     assert world.take_writes() == []
 
 
-def test_a_release_out_of_turn_deletes_no_data(world: Any, document: dict[str, Any]) -> None:
+def test_a_release_out_of_turn_deletes_no_data(world: MemoryWorld, document: dict[str, Any]) -> None:
     document["spec"]["reclaimPolicy"] = "Delete"
     reconcile(document, platform=Platform(), actuators=world.actuators, previous=None, now=NOON)
     world.take_writes()
@@ -34,7 +35,7 @@ def test_a_release_out_of_turn_deletes_no_data(world: Any, document: dict[str, A
     assert world.take_writes() == []
 
 
-def test_a_server_that_does_not_answer_is_told_as_ever(world: Any, document: dict[str, Any]) -> None:
+def test_a_server_that_does_not_answer_is_told_as_ever(world: MemoryWorld, document: dict[str, Any]) -> None:
     """The lock is Postgres', so without it nothing is looked at."""
     world.postgres.unreachable("Postgres")
     status = reconcile(document, platform=Platform(), actuators=world.actuators, previous=None, now=NOON)
