@@ -317,7 +317,7 @@ def test_roll_ups_over_time(api: Api, aggregation: str, length: int, granularity
 
 
 @pytest.mark.parametrize("group_by", ["country", "store", ""])
-def test_fewer_dimensions(api: Api, group_by: str) -> None:
+def test_grouping_by_fewer_dimensions_merges_the_rows_of_the_others(api: Api, group_by: str) -> None:
     groups = [group_by] if group_by else []
     rows = api.rows("by_store", group_by=group_by, limit=400)
     assert_rows(rows, grouped(lambda e: [(*(e[g] for g in groups), hour_of(e))]), groups)
@@ -592,7 +592,7 @@ def test_kept_events(api: Api) -> None:
     assert len(late["data"]) == len([e for e in EVENTS if e["ts"] >= START + 4 * DAY])
 
 
-def test_description(api: Api) -> None:
+def test_the_description_lists_what_a_pipeline_has_and_how_far_it_is(api: Api) -> None:
     listed = api.client.get("/v1/pipelines").json()["pipelines"]
     assert [(p["name"], p["aggregations"], p["events_kept"]) for p in listed] == [
         ("shop", ["by_store", "hops", "total"], True)
@@ -670,12 +670,12 @@ def test_a_cursor_belongs_to_its_query(api: Api) -> None:
         (b'{"closed": false, "group_by": []}', 200), (b"[" * 20_000, 400), (b'{"\xff": 1}', 400),
     ],
 )  # fmt: skip
-def test_bodies(api: Api, body: bytes, status: int) -> None:
+def test_a_querys_body_is_an_object_of_parameters(api: Api, body: bytes, status: int) -> None:
     answer = api.client.post("/v1/pipelines/shop/aggregates/total/query", content=body)
     assert answer.status_code == status, answer.text
 
 
-def test_other_methods(api: Api) -> None:
+def test_a_method_that_a_path_lacks_is_405_with_those_it_has(api: Api) -> None:
     answer = api.client.delete("/v1/pipelines/shop/aggregates/total")
     assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
     assert "GET" in answer.headers["allow"]

@@ -47,7 +47,7 @@ TIMES = [
 
 
 @pytest.mark.parametrize(("text", "moment"), TIMES)
-def test_times(text: str, moment: dt.datetime) -> None:
+def test_a_time_is_read_in_each_notation(text: str, moment: dt.datetime) -> None:
     assert parse_time(text) == moment
 
 
@@ -74,7 +74,7 @@ VALUES: list[tuple[str, str, Any]] = [
 
 
 @pytest.mark.parametrize(("text", "kind", "value"), VALUES)
-def test_values(text: str, kind: str, value: Any) -> None:
+def test_a_value_is_read_as_the_type_of_its_column(text: str, kind: str, value: Any) -> None:
     assert parse_value(text, kind) == value
 
 
@@ -122,7 +122,7 @@ QUERIES: list[tuple[bytes, dict[str, list[str]]]] = [
 
 
 @pytest.mark.parametrize(("query", "given_values"), QUERIES)
-def test_query_strings(query: bytes, given_values: dict[str, list[str]]) -> None:
+def test_query_strings_are_decoded_and_repeats_are_kept(query: bytes, given_values: dict[str, list[str]]) -> None:
     assert Parameters.from_query(query).given == given_values
 
 
@@ -180,7 +180,7 @@ ROWS: list[tuple[Any, ...]] = [
 ]
 
 
-def test_rows_as_ndjson() -> None:
+def test_ndjson_has_one_row_a_line_and_null_for_what_json_lacks() -> None:
     lines = NdjsonWriter(COLUMNS).batch(ROWS).splitlines()
     assert [json.loads(line) for line in lines] == [
         {"k": "a", "i": 1, "v": 1.5, "b": True, "t": "2013-01-01T05:00:00Z", "o": {"x": [1]}},
@@ -213,7 +213,7 @@ def test_any_text_survives_csv(texts: list[str]) -> None:
     assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) for cell in row)
 
 
-def test_a_page() -> None:
+def test_a_page_has_its_columns_rows_and_cursor() -> None:
     page = json.loads(page_body(COLUMNS[:1], [{"k": "a"}], "next", stats={"rows": 1}))
     assert page == {
         "meta": [{"name": "k", "type": "string"}], "data": [{"k": "a"}], "next_cursor": "next", "truncated": True,

@@ -220,7 +220,9 @@ def test_an_event_names_its_message_and_where_it_leads() -> None:
         ("https://b.example", None, (), False),
     ],
 )
-def test_origins(origin: str | None, host: str | None, allowed: tuple[str, ...], *, expected: bool) -> None:
+def test_only_pages_of_an_allowed_origin_may_listen(
+    origin: str | None, host: str | None, allowed: tuple[str, ...], *, expected: bool
+) -> None:
     assert origin_allowed(origin, host, allowed) is expected
 
 

@@ -116,7 +116,7 @@ def test_what_sessions_can_be_asked() -> None:
     assert "interval" not in text.replace("interval '0 milliseconds'", "")
 
 
-def test_defaults() -> None:
+def test_a_query_without_parameters_has_all_columns_in_the_natural_order() -> None:
     found = query("")
     assert [c.name for c in found.columns] == ["k", "i", "window_start", "window_end", "closed", "n", "mean", "top"]
     assert [(o.column.name, o.descending) for o in found.page.order] == [
@@ -278,7 +278,7 @@ CONDITIONS = [
 
 
 @pytest.mark.parametrize(("text", "sql"), CONDITIONS)
-def test_filters_as_sql(text: str, sql: str) -> None:
+def test_each_filter_becomes_a_condition_with_a_parameter(text: str, sql: str) -> None:
     (found,) = take_filters(Parameters.from_query(text.encode()), COLUMNS, ())
     assert condition(found, Binder()) == sql
 

@@ -159,7 +159,7 @@ async def _swallow(message: Message) -> None:
         ({"route": type("Route", (), {"path": 3})}, "unmatched"),
     ],
 )
-def test_endpoint(scope: dict[str, Any], expected: str) -> None:
+def test_an_endpoint_is_named_by_its_routes_template(scope: dict[str, Any], expected: str) -> None:
     assert endpoint(scope) == expected
 
 
@@ -242,7 +242,7 @@ def test_handlers_are_given_the_deadline() -> None:
 # Problems
 
 
-def test_problem_body() -> None:
+def test_a_problem_has_its_code_detail_and_members() -> None:
     body = json.loads(problem(422, "bad_parameter", "limit: 0 is below 1", field="limit"))
     assert body == {
         "type": "urn:tidemill:problem:bad_parameter",

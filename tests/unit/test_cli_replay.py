@@ -73,7 +73,7 @@ def run(up: Up, *arguments: str) -> int:
     return main(["replay", *arguments, "--data-dir", str(up.folder)])
 
 
-def test_to_the_end(up: Up, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_replay_is_followed_until_it_is_done(up: Up, capsys: pytest.CaptureFixture[str]) -> None:
     thread = up.answers(
         lambda family: up.says(replay={**RUNNING, "reader": f"{family}1"}),
         lambda family: up.says(version=2, replay={"reader": f"{family}1", "phase": "Done"}),
@@ -102,7 +102,7 @@ def test_what_it_missed(up: Up, capsys: pytest.CaptureFixture[str]) -> None:
     assert done == f"air/flights: done; in force: by_carrier version 2; but {missed['missed']}"
 
 
-def test_given_up(up: Up, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_replay_that_is_given_up_is_exit_code_1(up: Up, capsys: pytest.CaptureFixture[str]) -> None:
     thread = up.answers(lambda family: up.says(replay={**RUNNING, "reader": f"{family}1"}), lambda _: up.says())
     assert run(up, "flights") == 1
     thread.join()

@@ -229,6 +229,6 @@ def test_a_ready_pipeline_whose_reconcile_fails_is_ready_still(world: World, mon
         ),
     ],
 )
-def test_description(status: dict[str, Any], expected: str, reason: str) -> None:
+def test_a_pipelines_state_is_told_in_one_line(status: dict[str, Any], expected: str, reason: str) -> None:
     stored = Stored({"metadata": {"name": "a", "namespace": "default", "generation": 1}}, status)
     assert describe(stored) == expected, reason

@@ -102,7 +102,7 @@ def test_replicas_are_always_set() -> None:
     assert {"replicas", "selector"} <= SCHEMA["properties"]["status"]["properties"].keys()
 
 
-def test_columns_for_people() -> None:
+def test_kubectl_get_shows_these_columns_in_this_order() -> None:
     columns = [(column["name"], column["priority"]) for column in VERSION["additionalPrinterColumns"]]
     assert columns == [
         ("READY", 0),

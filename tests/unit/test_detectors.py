@@ -318,7 +318,7 @@ def test_a_tail_knows_how_rare_a_size_is() -> None:
     assert len(known[1]) == tails.KEPT
 
 
-def test_a_tail_forgets() -> None:
+def test_a_tail_forgets_a_surprise_after_its_memory() -> None:
     known: tails.Tail = []
     for size in (1_000.0, *(1 + (i % 97) / 97 for i in range(3 * tails.MEMORY))):
         known = tails.learn(known, size)

@@ -21,7 +21,7 @@ from tidemill_contract.duration import MAX_MS, format_ms, parse_ms
         ("3650d", MAX_MS),
     ],
 )
-def test_reading(text: str, expected: int) -> None:
+def test_a_duration_is_read_as_milliseconds(text: str, expected: int) -> None:
     assert parse_ms(text) == expected
 
 
@@ -42,7 +42,7 @@ def test_reading(text: str, expected: int) -> None:
         ("9" * 12 + "d", "too many digits"),
     ],
 )
-def test_refusals(text: str, reason: str) -> None:
+def test_what_is_no_duration_is_refused(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match="duration"):
         parse_ms(text)
 

@@ -144,7 +144,7 @@ def value(expression: str, **row: Any) -> Any:
         ("TRY_CAST(TRY_CAST(t AS integer) AS timestamp) = t", True),
     ],
 )
-def test_values(expression: str, expected: Any) -> None:
+def test_an_expression_has_this_value_of_this_type(expression: str, expected: Any) -> None:
     actual = value(expression)
     assert (type(actual), actual) == (
         type(expected),

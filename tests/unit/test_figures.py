@@ -108,7 +108,9 @@ NEWS: list[tuple[str, dict[str, Any], dict[str, Any], float, bool]] = [
 
 
 @pytest.mark.parametrize(("reason", "shown", "found", "seconds", "expected"), NEWS, ids=[row[0] for row in NEWS])
-def test_is_news(reason: str, shown: dict[str, Any], found: dict[str, Any], seconds: float, expected: bool) -> None:
+def test_figures_are_written_if_they_changed_enough_for_their_age(
+    reason: str, shown: dict[str, Any], found: dict[str, Any], seconds: float, expected: bool
+) -> None:
     assert is_news(shown, found, seconds) is expected
 
 

@@ -32,7 +32,7 @@ KAFKA, POSTGRES = Dependency("kafka", True, True), Dependency("postgres", True, 
         "the trial is under way, the last contact was good",
     ],
 )
-def test_status(dependencies: list[Dependency], code: int, status: str) -> None:
+def test_the_worst_dependency_decides_the_status(dependencies: list[Dependency], code: int, status: str) -> None:
     found, body = report("api", dependencies)
     assert (found, body["status"], body["component"]) == (code, status, "api")
 

@@ -18,7 +18,7 @@ AMOUNTS = [
 
 
 @pytest.mark.parametrize(("text", "number"), AMOUNTS)
-def test_amounts(text: str, number: int) -> None:
+def test_an_amount_is_read_as_bytes(text: str, number: int) -> None:
     assert parse_bytes(text) == number
 
 

@@ -47,7 +47,7 @@ CONTAINER = {"name": "processor", "image": "p:1", "env": [{"name": "A", "value":
         ),
     ],
 )
-def test_difference(reason: str, wanted: Any, live: Any, expected: str | None) -> None:
+def test_the_first_member_that_differs_is_named(reason: str, wanted: Any, live: Any, expected: str | None) -> None:
     assert difference(wanted, live) == expected, reason
 
 
@@ -77,7 +77,7 @@ RESTART = {"f:template": {"f:metadata": {"f:annotations": {".": {}, "f:kubectl.k
         ("a restart and a sidecar", managed("both", {"f:spec": {**RESTART, **SIDECAR}}), ["both"]),
     ],
 )
-def test_strangers(reason: str, entry: dict[str, Any], expected: list[str]) -> None:
+def test_managers_that_own_fields_of_ours_are_named(reason: str, entry: dict[str, Any], expected: list[str]) -> None:
     assert strangers({"metadata": {"managedFields": [entry]}}) == expected, reason
 
 

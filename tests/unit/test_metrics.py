@@ -57,7 +57,7 @@ def test_the_documented_names_and_labels() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(ALL))
-def test_conventions(name: str) -> None:
+def test_metrics_follow_the_conventions_of_prometheus(name: str) -> None:
     metric = ALL[name]
     assert metric._documentation.endswith("."), "a help text is a sentence"
     if isinstance(metric, Histogram):

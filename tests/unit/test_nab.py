@@ -30,12 +30,12 @@ def fired(rows: int, *at: int) -> list[float]:
         (3.0, -1.0, "far behind"),
     ],
 )
-def test_reward(position: float, expected: float, reason: str) -> None:
+def test_a_detection_counts_by_its_position_in_the_window(position: float, expected: float, reason: str) -> None:
     assert reward(position) == pytest.approx(expected, abs=1e-5), reason
 
 
 @pytest.mark.parametrize(("rows", "expected"), [(0, 0), (100, 15), (1_127, 169), (5_000, 750), (22_000, 750)])
-def test_probation(rows: int, expected: int) -> None:
+def test_the_probation_is_15_percent_and_750_rows_at_most(rows: int, expected: int) -> None:
     assert probation(rows) == expected
 
 
@@ -63,7 +63,9 @@ CASES = [
 
 
 @pytest.mark.parametrize(("at", "expected", "reason"), CASES)
-def test_one_window(at: tuple[int, ...], expected: float, reason: str) -> None:
+def test_a_window_is_scored_by_its_first_detection_and_false_alarms_cost(
+    at: tuple[int, ...], expected: float, reason: str
+) -> None:
     made = series(1_000, (500, 599))
     assert score_at([(made, fired(1_000, *at))], 1.0).score == pytest.approx(expected), reason
 
@@ -83,7 +85,7 @@ def test_one_threshold_for_all() -> None:
     assert score_at([(first, scores[0]), (second, scores[1])], math.inf).score == 0.0
 
 
-def test_loading(tmp_path: Path) -> None:
+def test_a_series_is_loaded_with_its_labelled_windows(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     lines = [f"2014-04-01 00:{minute:02}:00,{minute}.5" for minute in range(0, 60, 5)]
     (tmp_path / "real" / "a.csv").write_text("\n".join(["timestamp,value", *lines]))

@@ -62,7 +62,7 @@ ROWS: list[tuple[list[Outcome], Outcome, str]] = [
 
 
 @pytest.mark.parametrize(("outcomes", "expected", "why"), ROWS, ids=[row[2] for row in ROWS])
-def test_combine(outcomes: list[Outcome], expected: Outcome, why: str) -> None:
+def test_the_heaviest_outcome_of_a_component_counts(outcomes: list[Outcome], expected: Outcome, why: str) -> None:
     assert combine(outcomes, TOPICS) == expected, why
 
 

@@ -193,5 +193,5 @@ FLAT: list[tuple[Any, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("value", "expected", "reason"), FLAT, ids=[reason for *_, reason in FLAT])
-def test_flatten(value: Any, expected: dict[str, Any], reason: str) -> None:
+def test_members_are_flattened_to_paths(value: Any, expected: dict[str, Any], reason: str) -> None:
     assert flatten(value) == expected, reason

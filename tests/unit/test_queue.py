@@ -96,7 +96,7 @@ def test_an_event_during_a_pass_that_fails_does_not_shorten_the_delay() -> None:
     assert found.next_at() == 1.0
 
 
-def test_success_forgets_failures() -> None:
+def test_after_a_success_failures_are_counted_anew() -> None:
     found = schedule()
     found.add(A, 0.0)
     due = fail(found, A, 0.0)

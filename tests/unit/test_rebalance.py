@@ -21,7 +21,7 @@ def asking(document: dict[str, Any], text: str) -> dict[str, Any]:
     return {**document, "metadata": {**document["metadata"], "annotations": {"tidemill.dev/rebalance-at": text}}}
 
 
-def test_nobody_asks(document: dict[str, Any], world: MemoryWorld) -> None:
+def test_without_the_annotation_no_replica_moves(document: dict[str, Any], world: MemoryWorld) -> None:
     told = apply(document, world)
     assert world.kafka.spreads == [None]
     assert "rebalancedAt" not in told

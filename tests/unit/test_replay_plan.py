@@ -173,7 +173,7 @@ PROCESSES: list[tuple[dict[str, Any], dict[str, Any], int, str]] = [
 
 
 @pytest.mark.parametrize(("spec", "request_", "replicas", "why"), PROCESSES)
-def test_so_many_processes(
+def test_a_replay_has_as_many_processes_as_it_needs(
     pipeline: Pipeline, spec: dict[str, Any], request_: dict[str, Any], replicas: int, why: str
 ) -> None:
     pipeline.edit(**spec)
@@ -235,7 +235,7 @@ def test_it_goes_on_while_an_edit_is_refused(pipeline: Pipeline) -> None:
     assert status["replay"] == first["replay"]
 
 
-def test_taken_back(pipeline: Pipeline) -> None:
+def test_a_replay_that_is_taken_back_leaves_nothing_behind(pipeline: Pipeline) -> None:
     before = pipeline.schema
     pipeline.ask({})
     status = pipeline.ask(None)

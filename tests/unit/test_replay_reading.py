@@ -48,7 +48,7 @@ def places(found: Batch) -> list[tuple[int, int]]:
     return sorted(found.frame.select(PARTITION, OFFSET).iter_rows())
 
 
-def test_all_of_it() -> None:
+def test_a_batch_that_ends_before_the_limits_is_left_whole() -> None:
     whole = batch()
     assert whole.until({0: 16, 1: 16}) is whole
     assert places(whole) == [(0, 12), (0, 15), (1, 12), (1, 15)]

@@ -159,7 +159,7 @@ def test_a_user_error_between_failures_proves_nothing(mode: str) -> None:
     ],
     ids=["answered: closes", "failed: opens again", "the caller's mistake: another trial"],
 )
-def test_the_trial_decides(mode: str, outcome: Callable[[], Any], after: str) -> None:
+def test_the_trials_outcome_decides_the_breakers_state(mode: str, outcome: Callable[[], Any], after: str) -> None:
     time = Time()
     guard = make(time)
     break_open(guard)
@@ -428,7 +428,9 @@ def test_two_tasks_of_one_thread_are_two_loops() -> None:
     ],
     ids=["once", "all", "one too many", "other start", "factor and maximum", "none wanted"],
 )
-def test_backoff(mode: str, fails: int, policy: dict[str, Any], sleeps: list[float], raises: type | None) -> None:
+def test_retries_wait_longer_each_time_up_to_the_maximum(
+    mode: str, fails: int, policy: dict[str, Any], sleeps: list[float], raises: type | None
+) -> None:
     time = Time()
     guard = make(time, failures=100, **policy)
     attempts = iter([raising(Broken())] * fails)
@@ -764,7 +766,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
     ("name", "waits"),
     [("kafka_producer", [1, 2, 4]), ("kafka_consumer", [1, 2, 4]), ("database", [1, 2, 4]), ("redis", [0.5, 1])],
 )
-def test_the_default_waits(name: str, waits: list[float]) -> None:
+def test_the_default_retries_wait_as_documented(name: str, waits: list[float]) -> None:
     policy = getattr(ResilienceConfig().guards(), name).policy
     time = Time()
     guard = Guard(

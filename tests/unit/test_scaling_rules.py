@@ -58,7 +58,9 @@ def faults(raw: dict[str, Any], *, partitions: int | None = 6, flush_ms: int = 5
         ),
     ],
 )
-def test_faults(raw: dict[str, Any], expected: list[str], reason: str) -> None:
+def test_settings_that_cannot_work_are_named_with_a_remedy(
+    raw: dict[str, Any], expected: list[str], reason: str
+) -> None:
     assert faults(raw) == expected, reason
 
 

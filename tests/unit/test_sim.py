@@ -92,7 +92,7 @@ def view(*lags: int, replicas: int = 1, now: float = 0.0, busy: float = 1.0, con
         (5000, 10, 12, "no more than partitions"),
     ],
 )
-def test_kedas_formula(lag: int, replicas: int, expected: int, reason: str) -> None:
+def test_keda_asks_for_lag_over_threshold(lag: int, replicas: int, expected: int, reason: str) -> None:
     lags = (lag, *(0,) * 11)
     assert Keda(threshold=100).decide(view(*lags, replicas=replicas))[0] == expected, reason
 
@@ -123,7 +123,9 @@ def flink(lag: int, *, processed: float, busy: float, replicas: int = 2) -> int:
         (0, 400.0, 0.2, 2, "down only after a while"),
     ],
 )
-def test_flinks_formula(lag: int, processed: float, busy: float, expected: int, reason: str) -> None:
+def test_flink_asks_for_what_the_true_rate_needs(
+    lag: int, processed: float, busy: float, expected: int, reason: str
+) -> None:
     assert flink(lag, processed=processed, busy=busy) == expected, reason
 
 

@@ -24,7 +24,7 @@ def test_the_examples_are_found() -> None:
     assert [file.stem for file in EXAMPLES] == ["flights", "server-metrics", "web-traffic"]
 
 
-def test_defaults() -> None:
+def test_what_a_spec_leaves_out_has_its_default() -> None:
     spec = example("flights").spec
     assert spec.reclaim_policy == "Retain"
     assert spec.source.topic.replication_factor is None, "the platform's"
@@ -45,7 +45,7 @@ def test_through_a_config_file_and_back(file: Path) -> None:
     assert PipelineConfig.from_json(config.to_json()).to_json() == config.to_json()
 
 
-def test_an_unknown_aggregation() -> None:
+def test_an_unknown_aggregation_is_a_key_error() -> None:
     with pytest.raises(KeyError):
         example("flights").spec.aggregation("by_moon")
 
@@ -66,7 +66,7 @@ def test_a_spec_cannot_be_altered() -> None:
         ("reclaim_policy", "Retain", "YAML has camel case only, once read by alias"),
     ],
 )
-def test_strictness(member: str, value: object, reason: str) -> None:
+def test_values_of_another_type_and_unknown_members_are_refused(member: str, value: object, reason: str) -> None:
     raw = example("flights").spec.model_dump(by_alias=True) | {member: value}
     with pytest.raises(ValidationError):
         PipelineSpec.model_validate(raw, by_alias=True, by_name=False)

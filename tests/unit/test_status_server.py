@@ -55,7 +55,9 @@ def request(server: StatusServer, path: str, method: str = "GET") -> tuple[int, 
         ("/livez", {"live": lambda: False}, 503, {"ok": False}),
     ],
 )
-def test_answers(path: str, callbacks: dict[str, Any], code: int, body: dict[str, Any]) -> None:
+def test_each_path_answers_what_its_callback_tells(
+    path: str, callbacks: dict[str, Any], code: int, body: dict[str, Any]
+) -> None:
     with serving(**callbacks) as server:
         found, kind, text = request(server, path)
     assert (found, kind, json.loads(text)) == (code, "application/json", body)
@@ -107,7 +109,7 @@ def test_metrics_are_prometheus_text() -> None:
     ("method", "path", "code"),
     [("GET", "/", 404), ("GET", "/health/x", 404), ("POST", "/health", 501), ("HEAD", "/health", 200)],
 )
-def test_other_requests(method: str, path: str, code: int) -> None:
+def test_unknown_paths_and_methods_are_errors_and_head_has_no_body(method: str, path: str, code: int) -> None:
     with serving() as server:
         found, _, text = request(server, path, method)
     assert found == code
@@ -127,8 +129,11 @@ def test_stop_frees_the_port_and_may_be_repeated() -> None:
         socket.create_connection(("127.0.0.1", port), timeout=5)
 
 
-def test_stop_without_start() -> None:
-    StatusServer("127.0.0.1", 0, lambda: (200, {}), lambda: True, lambda: True).stop()
+def test_stop_without_a_start_frees_the_port() -> None:
+    server = StatusServer("127.0.0.1", 0, lambda: (200, {}), lambda: True, lambda: True)
+    server.stop()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", server.port), timeout=5)
 
 
 def test_a_taken_port_is_told_at_once() -> None:

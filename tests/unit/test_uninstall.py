@@ -39,7 +39,7 @@ INSTALLATIONS: list[tuple[dict[str, str], list[str], str]] = [
 
 
 @pytest.mark.parametrize(("environ", "deleted", "what"), INSTALLATIONS, ids=[what for *_, what in INSTALLATIONS])
-def test_own_objects_go(environ: dict[str, str], deleted: list[str], what: str) -> None:
+def test_the_operators_own_objects_are_deleted(environ: dict[str, str], deleted: list[str], what: str) -> None:
     api: Any = Api()
     remove_own(api, Installation.from_env(environ))
     assert api.deleted == deleted, what

@@ -50,7 +50,7 @@ OBSERVATIONS = [
 @pytest.mark.parametrize(
     ("reason", "before", "times", "maximum", "suspects"), OBSERVATIONS, ids=[o[0] for o in OBSERVATIONS]
 )
-def test_observe(
+def test_observed_times_move_the_maximum_but_for_suspects(
     reason: str, before: int | None, times: list[int], maximum: int | None, suspects: tuple[int, ...]
 ) -> None:
     after = observe(PartitionTime(0, before), *times)
@@ -105,7 +105,9 @@ IDLE_ROWS = [
 
 
 @pytest.mark.parametrize(("reason", "confirmed", "silent", "expected"), IDLE_ROWS, ids=[r[0] for r in IDLE_ROWS])
-def test_idle(reason: str, confirmed: int | None, silent: int, expected: bool) -> None:
+def test_a_partition_is_idle_if_read_to_its_end_and_silent(
+    reason: str, confirmed: int | None, silent: int, expected: bool
+) -> None:
     now = T0 + silent
     partition = seen(0, 1, last=T0, confirmed=None if confirmed is None else now + confirmed)
     assert expected is is_idle(partition, ReaderTime(active_since=T0 - 1), idle_timeout_ms=IDLE, now_ms=now)
@@ -198,7 +200,9 @@ CLOSINGS = [
 
 
 @pytest.mark.parametrize(("reason", "watermark", "grace", "expected"), CLOSINGS, ids=[c[0] for c in CLOSINGS])
-def test_closed_until(reason: str, watermark: int, grace: int, expected: int) -> None:
+def test_windows_are_closed_up_to_the_watermark_less_grace(
+    reason: str, watermark: int, grace: int, expected: int
+) -> None:
     assert expected == closed_until(watermark, grace_ms=grace, pane_ms=60_000)
 
 

@@ -18,7 +18,9 @@ ROTATE = "tidemill.dev/rotate-credentials"
 
 
 @pytest.mark.fault("secrets-rotated", "rolling restart; former logins end once nobody uses them")
-def test_a_rotation(cluster: Any, passes: Any, servers: Any, namespace: str, make: Any, eventually: Any) -> None:
+def test_a_rotation_puts_new_logins_in_force_and_retires_the_former(
+    cluster: Any, passes: Any, servers: Any, namespace: str, make: Any, eventually: Any
+) -> None:
     orders = make("orders", namespace)
     passes.until(orders, Result.SETTLED)
     clock = [dt.datetime.now(dt.UTC)]
