@@ -20,7 +20,7 @@ from tidemill_operator.cluster.admission.certificates import CertificateKeeper, 
 from tidemill_operator.cluster.admission.webhook import Webhook, load, review
 from waiting import eventually
 
-EXAMPLES = Path(__file__).parents[2] / "crds" / "examples"
+EXAMPLES = Path(__file__).parents[4] / "crds" / "examples"
 FLIGHTS = yaml.safe_load((EXAMPLES / "flights.yaml").read_text())
 HOST = "tidemill-webhook.system.svc"
 

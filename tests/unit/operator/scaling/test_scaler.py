@@ -20,7 +20,7 @@ from tidemill_operator.observer.scaling_figures import Watched
 from tidemill_operator.scaler import Memory, Scaler, Seen
 from tidemill_operator.scaling import Decision, Figures, PartitionFigures, State
 
-EXAMPLE = Path(__file__).parents[2] / "crds" / "examples" / "flights.yaml"
+EXAMPLE = Path(__file__).parents[4] / "crds" / "examples" / "flights.yaml"
 LAG = {"scaleUpCooldown": "1s", "lagThreshold": 100}
 
 

@@ -22,7 +22,7 @@ from tidemill_operator.observer import condition_metrics as condition_measures
 from tidemill_operator.observer import metrics as pipeline_measures
 from tidemill_processor import metrics as processor
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 GROUPS = yaml.safe_load((ROOT / "charts/tidemill/files/alerts.yaml").read_text())["groups"]
 ALERTS = [rule for group in GROUPS for rule in group["rules"]]
 DASHBOARDS = sorted((ROOT / "charts/tidemill/dashboards").glob("*.json"))

@@ -20,7 +20,7 @@ from tidemill_contract.resource.rules import Limits
 from tidemill_contract.resource.validate import check
 from tidemill_operator.cli import validate
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FOLDER = Path(__file__).parent / "broken"
 EXAMPLES = sorted((ROOT / "crds" / "examples").glob("*.yaml"))
 FLIGHTS = load_documents((ROOT / "crds" / "examples" / "flights.yaml").read_text())[0]

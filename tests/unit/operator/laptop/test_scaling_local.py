@@ -28,7 +28,7 @@ from tidemill_operator.scaling import Figures, PartitionFigures
 from tidemill_operator.settings import Platform
 from waiting import eventually
 
-EXAMPLE = Path(__file__).parents[2] / "crds" / "examples" / "flights.yaml"
+EXAMPLE = Path(__file__).parents[4] / "crds" / "examples" / "flights.yaml"
 KEY = ("analytics", "flights")
 
 

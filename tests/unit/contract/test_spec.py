@@ -12,7 +12,7 @@ from tidemill_contract.resource.kinds.metrics import METRICS
 from tidemill_contract.resource.spec import AnalyticsPipeline, PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "crds" / "examples").glob("*.yaml"))
+EXAMPLES = sorted((Path(__file__).parents[3] / "crds" / "examples").glob("*.yaml"))
 
 
 def example(name: str) -> AnalyticsPipeline:

@@ -9,7 +9,7 @@ from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest import quota
 from tidemill_operator.resource import environment, reference
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SOURCES = [
     path
     for folder in ("operator/tidemill_operator", "workloads", "charts/tidemill/templates")

@@ -16,7 +16,7 @@ from tidemill_operator.resource import crd
 from tidemill_operator.resource.rules import RULES
 from tidemill_operator.resource.schema import structural
 
-FILE = Path(__file__).parents[2] / "crds" / "analyticspipelines.yaml"
+FILE = Path(__file__).parents[4] / "crds" / "analyticspipelines.yaml"
 VERSION: Any = crd.definition()["spec"]["versions"][0]
 SCHEMA = VERSION["schema"]["openAPIV3Schema"]
 

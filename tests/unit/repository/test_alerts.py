@@ -13,7 +13,7 @@ import yaml
 
 from running_prometheus import program
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FILE = ROOT / "charts/tidemill/files/alerts.yaml"
 RULES = [rule for group in yaml.safe_load(FILE.read_text())["groups"] for rule in group["rules"]]
 TESTS = sorted((ROOT / "tests/alerts").glob("*.yaml"))

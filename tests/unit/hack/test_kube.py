@@ -23,7 +23,7 @@ from kube.kubeconfig import write_kubeconfig
 from kube.layout import Layout
 from kube.pki import Authority
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_certificates_are_of_the_authority(tmp_path: Path) -> None:

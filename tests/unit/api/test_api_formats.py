@@ -28,7 +28,7 @@ from tidemill_chassis.web.problems import Problem
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 T = dt.datetime(2013, 1, 1, 5, tzinfo=dt.UTC)
 TOPK = [{"value": "2013-01-01T05:00:00Z", "count": 3, "error": 1}]
 MEMBERS = (Column("value", "timestamp"), Column("count", "integer"), Column("error", "integer"))

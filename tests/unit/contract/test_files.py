@@ -16,7 +16,7 @@ from tidemill_contract.files import FileTooLarge, read_bytes
 from tidemill_contract.resource.documents import MAX_BYTES
 from tidemill_operator.laptop.sources import Sources
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 HOMES = [ROOT / "operator" / "tidemill_operator", *sorted(ROOT.glob("workloads/*/tidemill_*"))]
 VALID = (ROOT / "crds" / "examples" / "flights.yaml").read_bytes()
 HOLDS = f"more than {MAX_BYTES:,} bytes are too many: at most {MAX_BYTES:,} are read of it"

@@ -22,7 +22,7 @@ from tidemill_chassis.resilience import failures
 from tidemill_chassis.resilience.config import BreakerOpen, ConfigError, Deadline, DeadlineExceeded, ResilienceConfig
 from tidemill_chassis.resilience.guard import Guard, Policy
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 _names = (f"test_guard_{n}" for n in itertools.count())
 
 

@@ -21,7 +21,7 @@ from tidemill_operator.processes.child import start_time
 from tidemill_operator.settings import Platform
 
 Document = dict[str, Any]
-EXAMPLE = Path(__file__).parents[2] / "crds" / "examples" / "flights.yaml"
+EXAMPLE = Path(__file__).parents[4] / "crds" / "examples" / "flights.yaml"
 
 
 @pytest.fixture(autouse=True)

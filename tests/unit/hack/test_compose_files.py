@@ -11,7 +11,7 @@ import pytest
 from compose.files import Mount, load
 from compose.stage import Stage
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FILES = ("docker-compose.yaml", "docker-compose.dev.yaml")
 PROGRAMS = (["docker-compose"], ["docker", "compose"])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tidemill_contract.expressions.compiler import check
 from tidemill_operator.resource import reference
 
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "pipeline.md"
+PAGE = Path(__file__).parents[4] / "docs" / "reference" / "pipeline.md"
 
 
 def test_the_page_is_what_the_generator_prints() -> None:
