@@ -132,22 +132,20 @@ def damage(bench: Any) -> None:
         admin.execute(f"UPDATE {bench.schema}._aggregations SET published_until = NULL, scanned_until = NULL")
 
 
-def test_only_what_cannot_be_read_is_passed_over(make_bench: Callable[..., Any]) -> None:
-    """The window is published with null for that metric; a table that cannot be read waits, and goes on once it can."""
-    bench = make_bench(config())
-    stored(bench)
+def check_long_record(bench: Any) -> None:
+    """Four texts of 700 kB are more than a record holds: one goes, the rest is published."""
     texts = {
         (row["group"]["k"], row["window_start"]): row["metrics"]
         for row in bench.records("results")
         if row["aggregation"] == "long"
     }
     assert len(texts) == 2 * (WINDOWS - 1)
-    # Four texts of 700 kB are more than a record holds: one goes, the rest is published.
     (long,) = [values for values in texts.values() if None in values.values()]
     assert sorted(len(value or "") for value in long.values()) == [0, LONG, LONG, LONG]
 
-    damage(bench)
-    bench.start()
+
+def check_published(bench: Any) -> None:
+    """All aggregations but the broken one go on; what cannot be read is null, in both windows of its pane."""
     bench.eventually(
         lambda: reached(bench, "published_until") == {"good": 5, "bad": 5, "long": 5, "broken": None},
         seconds=60, what="others published",
@@ -162,12 +160,15 @@ def test_only_what_cannot_be_read_is_passed_over(make_bench: Callable[..., Any])
         if row["aggregation"] == "bad"
     }
     wrong = {key: names for key, names in rows.items() if names}
-    # Each pane is in two windows.
     assert wrong == {
         ("a", rfc3339_ms(BASE + 1 * MINUTE)): {"latest"}, ("a", rfc3339_ms(BASE + 2 * MINUTE)): {"latest"},
         ("b", rfc3339_ms(BASE + 3 * MINUTE)): {"people"},
     }  # fmt: skip
     assert len(rows) == 2 * WINDOWS - 2
+
+
+def check_noted(bench: Any) -> None:
+    """The table names each window, group and metric that was passed over, for publishing and for scanning."""
     skipped = bench.query(
         "SELECT DISTINCT duty, group_key ->> 'k', (extract(epoch FROM window_start) * 1000)::bigint, metrics"
         " FROM {s}._skipped WHERE aggregation = 'bad'"
@@ -177,13 +178,15 @@ def test_only_what_cannot_be_read_is_passed_over(make_bench: Callable[..., Any])
     }  # fmt: skip
     assert {duty for duty, *_ in skipped} == {"publish", "scan"}
 
+
+def check_told(bench: Any) -> None:
+    """Health, metrics and the operator's conditions name what is held up and what was passed over."""
     health = bench.health()
     assert (health["status"], health["keeper"], health["scanning"]) == ("degraded", "ok", "ok")
     assert health["publishing"].startswith("broken: ")
     assert "_max_v" in health["publishing"]
     assert metric(bench, 'tidemill_held_up{duty="publish"}') == 1
-    # Of these three windows, and of the long one.
-    assert metric(bench, 'tidemill_windows_skipped_total{duty="publish"}') == 4
+    assert metric(bench, 'tidemill_windows_skipped_total{duty="publish"}') == 4, "three windows and the long one"
     found = told(bench)
     assert list(found) == [Reason.HELD_UP, Reason.WINDOWS_SKIPPED]
     assert "aggregation broken: closed windows cannot be published: " in found[Reason.HELD_UP]
@@ -192,12 +195,28 @@ def test_only_what_cannot_be_read_is_passed_over(make_bench: Callable[..., Any])
         in found[Reason.WINDOWS_SKIPPED]
     )
 
+
+def check_mended(bench: Any) -> None:
+    """With its column back, the broken aggregation goes on, and nothing is held up."""
     with connect_admin(bench.servers) as admin:
         admin.execute(f"ALTER TABLE {bench.schema}.broken_v1 ADD COLUMN _max_v double precision")
     bench.eventually(lambda: reached(bench, "published_until")["broken"] == 5, seconds=60, what="it goes on")
     bench.eventually(lambda: bench.health()["status"] == "healthy", what="health")
     assert bench.query("SELECT * FROM {s}._held_up") == []
     assert metric(bench, 'tidemill_held_up{duty="publish"}') == 0
+
+
+def test_only_what_cannot_be_read_is_passed_over(make_bench: Callable[..., Any]) -> None:
+    """The window is published with null for that metric; a table that cannot be read waits, and goes on once it can."""
+    bench = make_bench(config())
+    stored(bench)
+    check_long_record(bench)
+    damage(bench)
+    bench.start()
+    check_published(bench)
+    check_noted(bench)
+    check_told(bench)
+    check_mended(bench)
 
 
 def test_one_record_that_a_broker_refuses_is_found_among_others(servers: Any) -> None:
