@@ -1,1 +1,1 @@
-"""Reconciles AnalyticsPipeline resources, on Kubernetes and on one machine, by the same code."""
+"""Reconciles AnalyticsPipeline resources with the same code on Kubernetes and on one machine."""

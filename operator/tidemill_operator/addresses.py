@@ -1,4 +1,4 @@
-"""Where Kafka, Postgres and Redis are."""
+"""The addresses of Kafka, Postgres and Redis."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tidemill_contract import trust
 _VARIABLE, _CA = "TIDEMILL_POSTGRES_URL", "TIDEMILL_POSTGRES_CA"
 _CHECKING = ("require", "verify-ca", "verify-full")
 _MODES = ("disable", "allow", "prefer", *_CHECKING)
-# Parameters of which nothing depends; ours are in their place.
+# Parameters that may be ignored, because we set our own values.
 _LEFT_OUT = ("application_name", "connect_timeout", "fallback_application_name", "keepalives", "tcp_user_timeout")
 
 
@@ -21,8 +21,8 @@ class PostgresAddress:
     """A Postgres database and the login that administers it.
 
     Attributes:
-        sslmode: libpq's: whether connections are encrypted, and what is asked of the server's certificate.
-        sslrootcert: PEM file of the authorities that may have signed it; empty: libpq's own place.
+        sslmode: libpq's mode of encryption and of certificate checks.
+        sslrootcert: PEM file of the trusted authorities; empty: libpq's default file.
     """
 
     host: str
@@ -35,7 +35,7 @@ class PostgresAddress:
 
     @property
     def url(self) -> str:
-        """As a URL, password included: for clients, never for logs."""
+        """The URL with the password: for clients, never for logs."""
         login = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}"
         trusted = f"&sslrootcert={quote(self.sslrootcert, safe='')}" if self.sslrootcert else ""
         database = quote(self.database, safe="")
@@ -43,17 +43,17 @@ class PostgresAddress:
 
     @property
     def tls(self) -> dict[str, Any]:
-        """Settings of libpq: whether connections are encrypted, and whose certificates are trusted."""
+        """The TLS settings of libpq."""
         return {"sslmode": self.sslmode, **({"sslrootcert": self.sslrootcert} if self.sslrootcert else {})}
 
     @property
     def public_url(self) -> str:
-        """As a URL without the login."""
+        """The URL without the login."""
         return f"postgresql://{self.host}:{self.port}/{quote(self.database, safe='')}"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> PostgresAddress | None:
-        """Read TIDEMILL_POSTGRES_URL and TIDEMILL_POSTGRES_CA; None if there is no such URL.
+        """Read TIDEMILL_POSTGRES_URL and TIDEMILL_POSTGRES_CA; None if the URL is not set.
 
         Raises:
             ValueError: a value is wrong; the message names the variable.
@@ -63,14 +63,14 @@ class PostgresAddress:
 
     @classmethod
     def from_url(cls, url: str, *, ca: str = "") -> PostgresAddress:
-        """Read `postgresql://user:password@host:port/database?sslmode=…&sslrootcert=…`.
+        """Parse `postgresql://user:password@host:port/database?sslmode=…&sslrootcert=…`.
 
         Args:
-            url: as libpq writes it.
-            ca: PEM file of the authorities that are trusted; goes before `sslrootcert`.
+            url: in libpq's format.
+            ca: PEM file of the trusted authorities; overrides `sslrootcert`.
 
         Raises:
-            ValueError: it is not such a URL, or says something that we could not follow.
+            ValueError: the URL is invalid, or has an unsupported parameter.
         """
         parts = urlsplit(url)
         if parts.scheme not in ("postgresql", "postgres") or not parts.hostname or not parts.username:
@@ -91,7 +91,7 @@ class PostgresAddress:
 def _trusted(said: Mapping[str, str], ca: str) -> str:
     for name in said:
         if name not in ("sslmode", "sslrootcert") and not name.startswith(_LEFT_OUT):
-            # Left out in silence, a connection would be another than the one that was asked for.
+            # Ignoring the parameter silently would make a connection with other properties than requested.
             raise ValueError(
                 f"{_VARIABLE}: the parameter {name} is not supported; remove it (sslmode, sslrootcert are)"
             )
@@ -106,7 +106,7 @@ def _mode(said: Mapping[str, str], trusted: str) -> str:
         raise ValueError(f"{_VARIABLE}: sslmode {mode!r} is none of {', '.join(_MODES)}")
     if trusted and mode not in _CHECKING:
         raise ValueError(
-            f"{_VARIABLE}: sslmode={mode} does not look at the server's certificate, so the authority in {trusted}"
-            " would be for nothing: write sslmode=verify-full"
+            f"{_VARIABLE}: sslmode={mode} does not check the server's certificate, so the authority in {trusted}"
+            " would have no effect: write sslmode=verify-full"
         )
     return mode

@@ -1,4 +1,4 @@
-"""What the operator is told about its cluster: where it runs, what it watches, and what every workload gets there."""
+"""The operator's settings in a cluster: where it runs, what it watches, and settings of every workload."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0
 
 @dataclass(frozen=True)
 class Exposure:
-    """How pipelines are reached from outside the cluster: an Ingress each.
+    """The Ingress of each pipeline.
 
     Attributes:
         domain: hosts are `<pipeline>-<ingest or api>.<namespace>.<domain>`.
-        class_name: of the IngressClass; empty: the cluster's default.
+        class_name: name of the IngressClass; empty: the cluster's default.
         tls_secret: name of a Secret in the pipelines' namespaces; empty: no TLS.
         annotations: of every Ingress.
     """
@@ -49,22 +49,22 @@ class Exposure:
 
 @dataclass(frozen=True)
 class Placement:
-    """What every workload gets in a cluster.
+    """Settings of every workload in a cluster.
 
     Attributes:
         images: by component.
         pull_policy: of all images.
         pull_secrets: names of Secrets that must exist in the pipelines' namespaces.
-        environment: addresses common to all; no secrets.
-        ingest: limits of ingest, as its variables.
-        api: limits of the API, likewise.
-        called: settings of what clients call: ingest and API.
+        environment: variables of all workloads, such as addresses; no secrets.
+        ingest: variables with the limits of ingest.
+        api: variables with the limits of the API.
+        called: variables of both ingest and API.
         connections: files and values that may hold passwords: `redis-url`, `kafka.json`, `postgres-ca.crt`,
             `redis-ca.crt`; they go into a Secret.
-        resilience: text of the policies' file; empty: the workloads' defaults.
+        resilience: text of the resilience file; empty: the workloads' defaults.
         egress_ports: ports that workloads may connect to.
         network_policies: whether to make NetworkPolicies.
-        exposure: how pipelines are reached from outside; None: they are not.
+        exposure: the Ingress of pipelines; None: there is none.
     """
 
     images: Mapping[str, str]
@@ -83,21 +83,21 @@ class Placement:
 
 @dataclass(frozen=True)
 class ClusterSettings:
-    """One operator in a cluster.
+    """Settings of one operator in a cluster.
 
     Attributes:
-        namespaces: those watched; empty: all.
-        operator_namespace: where the Lease, the certificate and the watchdog's object are.
-        pod_name: tells this replica from others.
+        namespaces: the watched ones; empty: all.
+        operator_namespace: of the Lease, the certificate and the watchdog's object.
+        pod_name: identifies this replica.
         placement: of workloads.
-        kafka: the operator's own client settings besides the brokers.
+        kafka: the operator's own Kafka client settings, without the brokers.
         webhook_port: of the admission webhook; 0: none is served.
-        webhook_service, webhook_configuration, webhook_secret: names of the objects around it.
-        status_port: /livez, /readyz, /health, /metrics.
-        lease_name: of the leader's Lease.
-        drift_seconds: how often a settled pipeline is looked at.
+        webhook_service, webhook_configuration, webhook_secret: names of the webhook's objects.
+        status_port: port of /livez, /readyz, /health, /metrics.
+        lease_name: name of the leader's Lease.
+        drift_seconds: interval between checks of a settled pipeline.
         log_level: of the operator.
-        shared_kafka_login: whether pods of pipelines get the operator's own.
+        shared_kafka_login: whether pods of pipelines get the operator's own Kafka login.
     """
 
     namespaces: tuple[str, ...]
@@ -120,7 +120,7 @@ class ClusterSettings:
         """Read `TIDEMILL_…` variables; docs/reference/environment.md lists them.
 
         Raises:
-            ValueError: a value is not of its kind or missing; the message names the variable.
+            ValueError: a value is invalid or missing; the message names the variable.
         """
         pod = environ.get("TIDEMILL_POD_NAME") or environ.get("HOSTNAME", "")
         if not pod:
@@ -144,13 +144,13 @@ class ClusterSettings:
         )
 
     def warnings(self) -> list[str]:
-        """What should not be so in production, with what to do about it."""
+        """Return warnings about settings that are unsafe in production, with the remedy."""
         if not self.shared_kafka_login:
             return []
         return [
-            "TIDEMILL_WORKLOAD_KAFKA_CONFIG: pods of pipelines get the operator's own Kafka login, and so does whoever"
-            " may read Secrets there; give them a login that makes, alters and deletes no topics (in the chart:"
-            " kafka.workloadKey)"
+            "TIDEMILL_WORKLOAD_KAFKA_CONFIG: pods of pipelines get the operator's own Kafka login, and so does"
+            " everybody who may read Secrets there; give them a login that cannot create, alter or delete topics (in"
+            " the chart: kafka.workloadKey)"
         ]
 
 
@@ -215,7 +215,7 @@ def _exposure(environ: Mapping[str, str]) -> Exposure | None:
 
 
 def _egress(platform: Platform, environ: Mapping[str, str]) -> tuple[int, ...]:
-    """The servers' ports, and those that TIDEMILL_EGRESS_PORTS adds (behind a Service a pod's port may differ)."""
+    """Return the servers' ports and those of TIDEMILL_EGRESS_PORTS (a pod's port may differ from its Service's)."""
     brokers = [int(broker.rpartition(":")[2]) for broker in platform.kafka_brokers.split(",") if ":" in broker]
     redis = [urlsplit(platform.redis_url).port or _REDIS_PORT] if platform.redis_url else []
     more = []
@@ -225,7 +225,7 @@ def _egress(platform: Platform, environ: Mapping[str, str]) -> tuple[int, ...]:
 
 
 def _redis_authority(platform: Platform) -> str:
-    """The file that is trusted; the URL may name one as well, which is where the operator is and no pod."""
+    """Return the file of trusted authorities. A file named in the URL is refused, because pods do not have it."""
     for name, value in parse_qsl(urlsplit(platform.redis_url).query):
         if name in _REDIS_FILES:
             raise ValueError(
@@ -236,7 +236,7 @@ def _redis_authority(platform: Platform) -> str:
 
 
 def _certificates(variable: str, path: str) -> str:
-    """The text of a file with certificates, which pods get as a file of their own."""
+    """Return the text of a certificate file, which pods get as a file."""
     text = read_text(Path(path)) if path else ""
     if path and "-----BEGIN CERTIFICATE-----" not in text:
         raise ValueError(f"{variable}: {path} holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)")
@@ -244,7 +244,7 @@ def _certificates(variable: str, path: str) -> str:
 
 
 def _text(environ: Mapping[str, str], name: str) -> str:
-    """The text of the file that a variable names, which must be a JSON object."""
+    """Return the text of the file that a variable names; it must be a JSON object."""
     path = environ.get(name)
     if not path:
         return ""

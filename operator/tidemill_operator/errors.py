@@ -1,6 +1,6 @@
-"""The closed set of reasons why things are as they are, and the error that carries one.
+"""The closed set of reasons of conditions and outcomes, and the error that carries one.
 
-Reasons end up in conditions and events, so users and alerts rely on their spelling.
+Reasons appear in conditions and events, so users and alerts rely on their spelling.
 """
 
 from __future__ import annotations
@@ -9,57 +9,57 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why an outcome or a condition is what it is."""
+    """The reason of an outcome or a condition."""
 
     APPLIED = "Applied"
-    """All is as the spec asks."""
+    """Everything is as specified."""
     NOT_NEEDED = "NotNeeded"
-    """The spec asks for nothing here."""
+    """The spec needs nothing here."""
     SUSPENDED = "Suspended"
-    """The spec asks for it to stand still."""
+    """The spec suspends it."""
     WAITING = "Waiting"
-    """It was asked for and is not there yet; it comes without anybody doing anything."""
+    """A change is under way and will complete without help."""
     BLOCKED = "Blocked"
-    """Not looked at, because something before it failed."""
+    """Not checked, because an earlier step failed."""
     INVALID_SPEC = "InvalidSpec"
     """The resource breaks a rule; somebody has to correct it."""
     NOT_SUPPORTED = "NotSupported"
-    """The resource is valid but cannot be run, or such a change of it cannot be made."""
+    """The resource is valid but cannot be run, or this change of it is not possible."""
     RESOURCE_CONFLICT = "ResourceConflict"
-    """What is needed belongs to somebody else."""
+    """A needed object has another owner."""
     UNREACHABLE = "Unreachable"
-    """A server does not answer; it is tried again."""
+    """A server does not answer; the operator retries."""
     REFUSED = "Refused"
-    """A server answers and says no: a missing right, a quota, a full disk."""
+    """A server refuses: a missing permission, a quota, a full disk."""
     STUCK = "Stuck"
-    """It was asked for and does not come by itself: no room for pods, an image that is not there, a crash at start."""
+    """A change will not complete without help: no room for pods, a missing image, a crash at start."""
     NOT_MOVING = "EventsNotMoving"
     """Events wait in the topic and none is counted."""
     DATA_LOSS = "DataLoss"
-    """Events that were acknowledged, or what was counted of them, are gone; somebody has to decide how to go on."""
+    """Acknowledged events, or their results, are gone; somebody has to decide how to continue."""
     TOPIC_RECREATED = "TopicRecreated"
-    """A source topic was deleted and made anew by somebody; what was not counted is gone."""
+    """Somebody deleted the source topic and created it again; events that were not counted are gone."""
     LOG_TRUNCATED = "LogTruncated"
-    """Kafka ends before what was read: it lost events that are counted."""
+    """The topic ends before the last read offset: Kafka has lost counted events."""
     EVENTS_EXPIRED = "EventsExpired"
-    """Events were past the topic's retention before they were read."""
+    """The topic's retention deleted events before they were read."""
     QUOTA_USED_UP = "QuotaUsedUp"
-    """What refused events or anomalies may take in Postgres is used up: they are only counted."""
+    """The quota of dead letters or anomalies in Postgres is used up; further ones are only counted."""
     HELD_UP = "HeldUp"
-    """Windows of an aggregation cannot be closed, scanned or published; it is tried again, others are not held up."""
+    """Windows of an aggregation cannot be closed, scanned or published; this is retried, others are not affected."""
     WINDOWS_SKIPPED = "WindowsSkipped"
-    """Windows, or values of them, could not be read or published and were passed over."""
+    """Windows, or values in them, could not be read or published and were skipped."""
     INTERNAL = "Internal"
     """A defect of Tidemill itself."""
 
 
 class TidemillError(Exception):
-    """Something cannot be done; the message says what, the remedy what to do about it.
+    """An operation failed; the message says what is wrong, the remedy what to do.
 
     Attributes:
         reason: from the closed set.
-        message: what is wrong, naming the thing and its value.
-        remedy: what the user should change; may be empty when nothing but waiting helps.
+        message: what is wrong, with the object and its value.
+        remedy: what the user should change; empty if only waiting helps.
     """
 
     def __init__(self, reason: Reason, message: str, remedy: str = "") -> None:
@@ -68,4 +68,4 @@ class TidemillError(Exception):
 
 
 class NotOurTurn(TidemillError):
-    """Another operator works on this pipeline, or has taken over: all is left as it is, and nothing is told of it."""
+    """Another operator works on this pipeline, or has taken over; nothing is changed and no status is written."""

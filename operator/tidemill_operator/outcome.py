@@ -1,6 +1,6 @@
-"""What became of each thing that was to be ensured, and how many such outcomes fold into one.
+"""The outcome of ensuring one object, and how several outcomes combine into one.
 
-Ranks are ordered: the worst one speaks for all. Folding is commutative and associative, so order never shows.
+Ranks are ordered, and the worst one decides. Combining is commutative and associative, so the order has no effect.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tidemill_operator.errors import Reason, TidemillError
 
 
 class Rank(IntEnum):
-    """How far something came; a higher rank weighs more."""
+    """The result of an attempt; a higher rank is worse."""
 
     SKIPPED = 0
     DONE = 1
@@ -23,7 +23,7 @@ class Rank(IntEnum):
 
 
 class Component(StrEnum):
-    """The parts of a pipeline that have a condition each."""
+    """The parts of a pipeline; each has a condition."""
 
     TOPICS = "topics"
     SCHEMA = "schema"
@@ -34,17 +34,17 @@ class Component(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one thing.
+    """The outcome of ensuring one object.
 
     Attributes:
-        rank: how far it came.
-        component: which part of the pipeline it belongs to.
-        name: the thing's own name, e.g. a topic's.
-        reason: why, from the closed set.
-        message: one line for people; names the value and what to do where something is wrong.
-        changed: writes made; zero if all was as it should be.
-        serving: whether it does its work meanwhile, as it was before; only of what is waited for.
-        observed: facts for the status as it spells them, e.g. `partitions`.
+        rank: the result.
+        component: the part of the pipeline.
+        name: of the object, e.g. of a topic.
+        reason: from the closed set.
+        message: one line for people; in case of a failure with the value and the remedy.
+        changed: number of writes; zero if nothing differed.
+        serving: whether it still works as before while it is Waiting.
+        observed: facts with the names of the status, e.g. `partitions`.
     """
 
     rank: Rank
@@ -58,7 +58,7 @@ class Outcome:
 
 
 def skipped(component: Component, name: str, reason: Reason = Reason.NOT_NEEDED, message: str = "") -> Outcome:
-    """Nothing was to be done."""
+    """Return an outcome with nothing to do."""
     return Outcome(Rank.SKIPPED, component, name, reason, message)
 
 
@@ -70,7 +70,7 @@ def done(
     observed: Mapping[str, Any] | None = None,
     message: str = "",
 ) -> Outcome:
-    """It is as it should be."""
+    """Return an outcome for an object in its desired state."""
     return Outcome(Rank.DONE, component, name, Reason.APPLIED, message, changed, observed or {})
 
 
@@ -84,12 +84,12 @@ def waiting(
     serving: bool = False,
     reason: Reason = Reason.WAITING,
 ) -> Outcome:
-    """It was asked for and will come."""
+    """Return an outcome for a change that is under way."""
     return Outcome(Rank.WAITING, component, name, reason, message, changed, observed or {}, serving)
 
 
 def failed(component: Component, name: str, error: TidemillError, *, changed: int = 0) -> Outcome:
-    """It cannot be made so."""
+    """Return an outcome for a failed change."""
     return Outcome(Rank.FAILED, component, name, error.reason, str(error), changed)
 
 
@@ -102,9 +102,9 @@ def _weight(outcome: Outcome) -> tuple[int, bool, int, str, str, str]:
 
 
 def combine(outcomes: Iterable[Outcome], component: Component) -> Outcome:
-    """The outcome of a component as a whole: the worst of its parts, with all writes counted.
+    """Return the outcome of a whole component: the worst of its outcomes, with the sum of all writes.
 
-    Parts of other components are left out. Without any part it is Skipped.
+    Outcomes of other components are ignored. Without any outcome the result is Skipped.
     """
     own = [outcome for outcome in outcomes if outcome.component == component]
     if not own:

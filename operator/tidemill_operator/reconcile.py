@@ -1,7 +1,7 @@
-"""The story of one pass: judge the spec, look at the world, plan, ensure in order, and tell it all in one status.
+"""One reconcile pass: validate the spec, observe, plan, ensure in order, and return the new status.
 
 Secrets come first, then the schema (`_offsets` must have a row for every partition before Kafka has the partition),
-then topics, then what runs. Whatever fails ends up in a condition; nothing is written that is as it should be.
+then topics, then workloads. Each failure becomes a condition. Only differences are written.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _MAX_FAULTS = 8
 
 @dataclass(frozen=True)
 class _Choice:
-    """The spec that is to run, and why it is not the newest."""
+    """The spec to run, and why it is not the newest."""
 
     pipeline: AnalyticsPipeline | None
     plan: Plan | None
@@ -49,7 +49,7 @@ class _Choice:
 
 
 class _UnseenError(Exception):
-    """A server did not answer when it was looked at."""
+    """A server did not answer while the live state was read."""
 
     def __init__(self, component: Component, error: TidemillError) -> None:
         super().__init__(str(error))
@@ -58,15 +58,15 @@ class _UnseenError(Exception):
 
 @dataclass
 class _Pass:
-    """What has been done so far."""
+    """The progress of a pass."""
 
     outcomes: list[Outcome] = field(default_factory=list)
 
     def step(self, *components: Component, act: Callable[[], list[Outcome]]) -> bool:
-        """Do one thing for some components; a failure becomes their outcome.
+        """Run one step for some components; a failure becomes their outcome.
 
         Returns:
-            Whether all of it is done.
+            Whether the whole step is done.
         """
         try:
             outcomes = act()
@@ -85,7 +85,7 @@ class _Pass:
         return all(outcome.rank <= Rank.DONE for outcome in outcomes)
 
     def block(self, *components: Component, by: str) -> None:
-        """Note that these were not looked at."""
+        """Note that these components were not checked."""
         self.outcomes += [blocked(part, by) for part in components]
 
 
@@ -99,23 +99,23 @@ def reconcile(
     scaled: Scaled | None = None,
     standing: Callable[[], TidemillError | None] | None = None,
 ) -> dict[str, Any]:
-    """Bring the world to what a resource says, as far as it goes in one pass.
+    """Make the live state match a resource, as far as possible in one pass.
 
     Args:
         document: the resource, with metadata.generation and uid.
         platform: addresses and defaults.
-        actuators: the world.
+        actuators: of Kafka, Postgres and the runtime.
         previous: the status that the last pass returned.
         now: the wall clock, with a zone.
-        scaled: tells how many processors scaling has decided on for the spec that is to run; None: it has not yet,
-            or is not asked for.
-        standing: tells at the end why no event is counted, as somebody sees who watches all along; None: nobody does.
+        scaled: returns the number of processors that scaling has decided on for the spec to run; None: there is no
+            decision, or scaling is not used.
+        standing: returns, at the end, why no event is counted, from continuous observation; None: nothing observes it.
 
     Returns:
-        The resource's new status; never raises for anything that a server or the spec does.
+        The resource's new status. Errors of servers and of the spec are in the status, not raised.
 
     Raises:
-        NotOurTurn: another operator is at this pipeline, or has taken over.
+        NotOurTurn: another operator works on this pipeline, or has taken over.
     """
     metadata = document.get("metadata", {})
     generation = int(metadata.get("generation", 1))
@@ -151,7 +151,7 @@ def reconcile(
                 confirm=confirm,
                 spread=_asked(metadata, previous),
             )
-            confirm()  # who was overtaken tells nothing either
+            confirm()  # never report after losing the lock
             report = reported(choice.pipeline, choice.plan, live, outcomes, platform, actuators)
             rebalanced = _rebalanced(metadata, outcomes)
             return told(
@@ -168,7 +168,7 @@ def reconcile(
 
 
 def _paused(document: Mapping[str, Any], generation: int, platform: Platform, actuators: Actuators) -> Report:
-    """What is, while nothing is to be changed."""
+    """Report the live state of a paused pipeline."""
     seen = look(document, platform, actuators)
     if seen is None:
         return Report(generation, paused=True, judged=False)
@@ -179,7 +179,7 @@ def _paused(document: Mapping[str, Any], generation: int, platform: Platform, ac
 def _beside(
     unseen: _UnseenError, document: Mapping[str, Any], platform: Platform, actuators: Actuators
 ) -> list[Outcome]:
-    """What is to be said while a server does not answer: what runs can be looked at all the same."""
+    """Return outcomes while a server does not answer: workloads can still be checked."""
     by = unseen.component.value
     outcomes = [failed(unseen.component, by, unseen.error)]
     pipeline, _ = check({**document, "status": None}, Limits(platform.topic_prefixes))
@@ -190,10 +190,10 @@ def _beside(
 
 
 def release(document: Mapping[str, Any], *, platform: Platform, actuators: Actuators) -> list[Outcome]:
-    """Let go of a removed resource: end what runs, then topics and schema by its reclaim policy.
+    """Release a deleted resource: end its workloads, then keep or delete topics and schema by its reclaim policy.
 
     Raises:
-        TidemillError: a server does not answer or is busy; try again later.
+        TidemillError: a server does not answer or is busy; retry later.
     """
     metadata = document["metadata"]
     namespace, name = metadata.get("namespace", "default"), metadata["name"]
@@ -210,13 +210,13 @@ def _release(
     pipeline, _ = check({**document, "status": None}, Limits(platform.topic_prefixes))
     live = actuators.postgres.observe(names.schema(namespace, name))
     ran = accepted(document, live) or pipeline
-    # Who does not own the schema made no topics either.
+    # A pipeline that does not own the schema has created no topics.
     if ran is None or live is None or live.owner != owner_of(ran, platform):
         return [skipped(Component.SCHEMA, names.schema(namespace, name), message="not this pipeline's")]
     facts = LiveFacts(schema=live)
     plan = build_plan(ran, platform, live.generation, facts)
     policy = (pipeline or ran).spec.reclaim_policy
-    # An earlier spec may have published to topics that this one does not ask for.
+    # An earlier spec may have enabled output topics that this one does not.
     topics = desired_topics(resolve(ran, platform, live.generation, facts), platform, facts, all_kinds=True)
     topics = tuple(only_made(topics, live, namespace=namespace, name=name))
     confirm()
@@ -233,12 +233,12 @@ def _release(
 
 @contextmanager
 def _turn(document: Mapping[str, Any], actuators: Actuators) -> Iterator[Callable[[], None]]:
-    """No other operator works on the pipeline meanwhile; gives what asks whether that still is so."""
+    """Lock the pipeline; yields a check that raises NotOurTurn once the lock is lost."""
     metadata = document.get("metadata", {})
     try:
         schema = names.schema(metadata.get("namespace", "default"), metadata["name"])
     except (KeyError, TypeError, AttributeError):
-        yield lambda: None  # without a name it has nothing either
+        yield lambda: None  # a resource without a valid name has no objects
         return
     with ExitStack() as held:
         with _looking_at(Component.SCHEMA):
@@ -254,7 +254,7 @@ def _turn(document: Mapping[str, Any], actuators: Actuators) -> Iterator[Callabl
 def _choose(
     document: Mapping[str, Any], platform: Platform, actuators: Actuators, scaled: Scaled | None
 ) -> tuple[LiveFacts, _Choice]:
-    """The newest spec if it can be applied, else the one accepted before, if there is one."""
+    """Choose the newest spec if it can be applied, else the accepted one, if any."""
     pipeline, faults = check({**document, "status": None}, Limits(platform.topic_prefixes))
     live, stalled = LiveFacts(), [TidemillError(Reason.INVALID_SPEC, str(fault)) for fault in faults[:_MAX_FAULTS]]
     if pipeline is not None:
@@ -276,7 +276,9 @@ def _choose(
     live = _look(earlier, platform, actuators, scaled)
     generation = live.schema.generation if live.schema else 1
     plan = build_plan(earlier, platform, generation, live)
-    if any(written_by_pipelines(plan.namespace, plan.name, plan.schema.source)):  # accepted before that was a rule
+    if any(
+        written_by_pipelines(plan.namespace, plan.name, plan.schema.source)
+    ):  # accepted by an earlier version without this rule
         return live, _Choice(None, None, stalled)
     return live, _Choice(earlier, plan, stalled)
 
@@ -329,7 +331,7 @@ def _ensure(
 
 
 def _expire(plan: Plan, actuators: Actuators) -> None:
-    """Old windows: what does not go now goes next time, and is no reason to be unready."""
+    """Delete expired data. A failure is retried in the next pass and does not affect readiness."""
     try:
         actuators.postgres.expire(plan.schema)
     except TidemillError as error:
@@ -337,7 +339,7 @@ def _expire(plan: Plan, actuators: Actuators) -> None:
 
 
 def _asked(metadata: Mapping[str, Any], previous: Mapping[str, Any] | None) -> Spread | None:
-    """Whether replicas are to be spread anew: each value of the annotation asks once."""
+    """Return the request to spread replicas, if the annotation has a new value."""
     text = _request(metadata)
     return Spread.asked(text) if text and text != (previous or {}).get("rebalancedAt") else None
 

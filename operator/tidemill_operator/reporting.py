@@ -1,4 +1,4 @@
-"""What a pass tells of a spec that runs, besides how far each part is."""
+"""Builds the report of a pass about the running spec, besides the outcomes of its parts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def reported(
     platform: Platform,
     actuators: Actuators,
 ) -> Report:
-    """What is told of a spec that runs, whatever was asked for besides."""
+    """Return the report about the running spec."""
     owner = owner_of(pipeline, platform)
     managed = {topic.name: topic.managed for topic in plan.topics}
     observed = [outcome for outcome in outcomes if outcome.component == Component.TOPICS and outcome.observed]
@@ -57,7 +57,7 @@ def reported(
 
 
 def _replayed(pipeline: AnalyticsPipeline, plan: Plan, live: LiveSchema | None) -> dict[str, Any]:
-    """How far a replay is; nothing if none is asked for."""
+    """Return the progress of a replay; empty if none is requested."""
     reader = plan.replay.reader if plan.replay else plan.schema.switched or finished(pipeline, live)
     known = live.replays.get(reader, LiveReplay()) if live else LiveReplay()
     told: dict[str, Any] = {"missed": text[:_MAX_MISSED]} if (text := missed(known.losses)) else {}
@@ -75,7 +75,7 @@ def _replayed(pipeline: AnalyticsPipeline, plan: Plan, live: LiveSchema | None) 
 
 
 def _lost(plan: Plan, live: LiveFacts, owner: Owner) -> list[TidemillError]:
-    """What events are gone, as seen when the pass began."""
+    """Return the lost events, as of the beginning of the pass."""
     if live.schema is None or live.schema.owner != owner:
         return []
     source = plan.topics[0].name

@@ -1,6 +1,6 @@
-"""The logins of one pass: made before anything uses them, switched once Postgres knows them, retired once nobody does.
+"""Rotates logins: creates them, switches once Postgres has them, retires the former ones once nothing uses them.
 
-Each step is one write that the next pass finds, so a pass that ends anywhere is gone on with.
+Each step is one write, so the next pass can continue after an interruption.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ ROTATE = "tidemill.dev/rotate-credentials"
 
 @dataclass
 class Logins:
-    """What one pass does about them.
+    """The logins of a pipeline during one pass.
 
     Attributes:
-        rotate: what asks for a rotation: another text than the last time, or empty.
+        rotate: the requested rotation; a changed text requests one. Empty: none.
         now: the wall clock, with a zone.
         confirm: raises if another operator has taken over.
     """
@@ -37,10 +37,10 @@ class Logins:
     _known: PipelineSecrets | None = field(default=None, repr=False)
 
     def ensure(self) -> list[Outcome]:
-        """The schema and its roles; new logins are put in force as soon as Postgres takes them.
+        """Ensure the schema and its roles; new logins come into force as soon as Postgres has them.
 
         Raises:
-            TidemillError: a server does not answer, or a secret does not hold what it should.
+            TidemillError: a server does not answer, or a secret has invalid content.
         """
         schema, secrets = self.plan.schema, self.actuators.secrets
         self._known = secrets.ensure(
@@ -55,10 +55,10 @@ class Logins:
         return [replace(outcome, changed=outcome.changed + changed) for outcome in outcomes]
 
     def retire(self, running: Iterable[Outcome]) -> list[Outcome]:
-        """Take their login from those that were in force before, if all that runs has had the time to see the new ones.
+        """Retire the former logins, once all workloads have had the time to notice the new ones.
 
         Args:
-            running: what became of the workloads.
+            running: the outcomes of the workloads.
 
         Raises:
             TidemillError: as `ensure`.
@@ -73,7 +73,7 @@ class Logins:
         return self._tell(self._known)
 
     def status(self) -> dict[str, Any]:
-        """For people: what asked for the last rotation, and how far it is; nothing if there has been none."""
+        """Return the last rotation's request and phase for the status; empty if there was none."""
         known = self._known
         if known is None or not (known.rotated or known.following or known.retire_at):
             return {}

@@ -1,7 +1,7 @@
-"""Scaling as both runtimes do it: poll a pipeline, decide, remember, and know how many processors there are to be.
+"""Scaling for both runtimes: polls a pipeline, decides, and stores the decision.
 
-Says how many; making them so is left to the next reconcile. What runs where, and where decisions are remembered, is a
-`Site`'s. Who polls, and in which thread, is the runtime's.
+The next reconcile pass applies the decided number. A `Site` knows where processors run and where decisions are stored.
+The runtime decides when and in which thread to poll.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ class Reader(Protocol):
     """Reads figures."""
 
     def read(self, watched: Watched, *, ready: int, rolling_out: bool) -> Figures:
-        """The figures of now."""
+        """Return the current figures."""
         ...
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A pipeline as it runs.
+    """A running pipeline.
 
     Attributes:
-        config: what it was started with: a refused edit does not count.
-        ready: processors that work.
-        settled: processors there are to be, if these and no others run and all work; None: some come or go.
+        config: that it was started with; a refused edit has no effect.
+        ready: number of ready processors.
+        settled: desired number of processors, if exactly these run and are ready; None: some start or stop.
     """
 
     config: PipelineConfig
@@ -50,23 +50,23 @@ class Seen:
 
 @dataclass(frozen=True)
 class Memory:
-    """What is remembered of a pipeline.
+    """The stored state of a pipeline.
 
     Attributes:
         state: of the decision.
-        replicas: decided on; None: nothing is yet.
+        replicas: the decided number; None: there is no decision yet.
     """
 
     state: State = field(default_factory=State)
     replicas: int | None = None
 
     def to_json(self) -> str:
-        """As text; the same for equal memories."""
+        """Return it as text; equal states give equal texts."""
         return json.dumps({"replicas": self.replicas, "state": json.loads(self.state.to_json())})
 
     @classmethod
     def from_json(cls, text: str) -> Memory:
-        """What `to_json` wrote; an empty memory if it is broken."""
+        """Read the text of `to_json`; returns an empty state if it is invalid."""
         try:
             record = json.loads(text)
             replicas = record["replicas"]
@@ -76,28 +76,28 @@ class Memory:
 
 
 class Site(Protocol[_K]):
-    """Where pipelines run and decisions are remembered."""
+    """Knows where pipelines run and where decisions are stored."""
 
     def look(self, key: _K) -> Seen | None:
-        """A pipeline as it runs; None: it does not yet, or no more."""
+        """Return a running pipeline; None: it does not run."""
         ...
 
     def remembered(self, key: _K) -> Memory:
-        """What was remembered last; its replicas are those that run, if none were decided on and that can be seen."""
+        """Return the stored state. Without a decision, its replicas are the running ones, if known."""
         ...
 
     def remember(self, key: _K, memory: Memory, *, changed: bool) -> None:
-        """Keep it.
+        """Store the state.
 
         Args:
-            key: of which pipeline.
-            memory: what is to be kept.
-            changed: whether replicas are to be changed.
+            key: of the pipeline.
+            memory: the state.
+            changed: whether the decision changes the replicas.
         """
         ...
 
     def tell(self, key: _K, decision: Decision) -> None:
-        """Tell the user of a decision that changes replicas, once it is remembered."""
+        """Report a decision that changes replicas, after it was stored."""
         ...
 
 
@@ -107,7 +107,7 @@ class _Scaled:
 
     Attributes:
         told: the status of the last decision.
-        due: when it is polled next, monotonic seconds.
+        due: time of the next poll, in monotonic seconds.
     """
 
     memory: Memory
@@ -116,10 +116,10 @@ class _Scaled:
 
 
 class Scaler(Generic[K]):
-    """Decisions about pipelines. Safe to call from several threads; each pipeline is polled by one at a time.
+    """Makes scaling decisions. Safe to call from several threads; each pipeline is polled by one at a time.
 
     Args:
-        site: where they run.
+        site: of the pipelines.
         reader: reads figures.
         now: epoch seconds.
     """
@@ -130,7 +130,7 @@ class Scaler(Generic[K]):
         self._lock = threading.Lock()
 
     def poll(self, key: K) -> float | None:
-        """Decide.
+        """Poll a pipeline and decide.
 
         Returns:
             Seconds until the next poll; None: the pipeline does not scale, or does not run.
@@ -155,16 +155,16 @@ class Scaler(Generic[K]):
         return settings.poll_seconds
 
     def rest(self, key: K) -> float:
-        """Seconds until a pipeline is to be polled; 0: now."""
+        """Return the seconds until the next poll of a pipeline; 0: it is due."""
         with self._lock:
             scaled = self._scaled.get(key)
             return max(0.0, scaled.due - time.monotonic()) if scaled else 0.0
 
     def replicas(self, key: K) -> int | None:
-        """Processors decided on, or else those that run as far as the site sees them; None: neither.
+        """Return the decided number of processors, else the running number; None: both are unknown.
 
         Raises:
-            TidemillError: what is remembered cannot be read.
+            TidemillError: the stored state cannot be read.
         """
         scaled = self._entry(key)
         if scaled.memory.replicas is None:
@@ -178,7 +178,7 @@ class Scaler(Generic[K]):
             return dict(scaled.told) if scaled else {}
 
     def decisions(self) -> Mapping[K, int | None]:
-        """Processors decided on, of all pipelines: differs when one changes."""
+        """Return the decided numbers of all pipelines, to notice a change."""
         with self._lock:
             return {key: scaled.memory.replicas for key, scaled in self._scaled.items()}
 
@@ -200,12 +200,12 @@ class Scaler(Generic[K]):
         ]
 
     def forget(self, key: K) -> None:
-        """A pipeline is of no interest any more; what the site remembers stays."""
+        """Stop handling a pipeline; the stored state is kept."""
         with self._lock:
             self._scaled.pop(key, None)
 
     def _entry(self, key: K) -> _Scaled:
-        """What is known of a pipeline; read from the site once."""
+        """Return the entry of a pipeline; its stored state is read once."""
         with self._lock:
             known = self._scaled.get(key)
         if known is not None:
@@ -215,7 +215,7 @@ class Scaler(Generic[K]):
             return self._scaled.setdefault(key, _Scaled(memory))
 
     def _leave(self, key: K, *, for_good: bool) -> None:
-        """Nothing is decided now; what was decided is kept unless it is for good."""
+        """Stop deciding; the stored state is kept unless `for_good`."""
         with self._lock:
             scaled = self._scaled.get(key)
             if scaled is None:

@@ -1,4 +1,4 @@
-"""What runs of a resource, as it is: only looked at, while it is paused or a server does not answer."""
+"""Observes a resource without changing it, while it is paused or a server does not answer."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _COMPONENTS: Mapping[str, Component] = {
 
 @dataclass(frozen=True)
 class Seen:
-    """A look.
+    """The result of an observation.
 
     Attributes:
-        pipeline: with the spec that runs.
-        plan: of it.
-        live: what is there; parts that did not answer are unknown.
-        outcomes: of everything, as a pass would tell that has nothing to do.
+        pipeline: with the accepted spec.
+        plan: of that spec.
+        live: the live facts; parts that did not answer are unknown.
+        outcomes: of all parts, as a pass without changes would return.
     """
 
     pipeline: AnalyticsPipeline
@@ -47,12 +47,12 @@ class Seen:
 
 
 def accepted(document: Mapping[str, Any], live: LiveSchema | None) -> AnalyticsPipeline | None:
-    """The resource with the spec that was accepted last, if its schema is this resource's and tells one."""
+    """Return the resource with its accepted spec; None if its schema has none or another owner."""
     if live is None or live.accepted is None or live.owner is None:
         return None
     metadata = {key: document["metadata"][key] for key in ("name", "namespace", "uid") if document["metadata"].get(key)}
     if replayed := (document["metadata"].get("annotations") or {}).get(REPLAY):
-        metadata["annotations"] = {REPLAY: replayed}  # a replay goes on while a newer spec is refused
+        metadata["annotations"] = {REPLAY: replayed}  # a replay continues while a newer spec is refused
     if live.owner.uid != (metadata.get("uid") or ""):
         return None
     known = {key: document.get(key) for key in ("apiVersion", "kind")}
@@ -61,7 +61,7 @@ def accepted(document: Mapping[str, Any], live: LiveSchema | None) -> AnalyticsP
 
 
 def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) -> Seen | None:
-    """Look at what runs of a resource; None: nothing of it ever ran, as far as is known."""
+    """Observe a resource; None: it never ran, as far as is known."""
     outcomes: list[Outcome] = []
     metadata = document.get("metadata", {})
     try:
@@ -73,7 +73,7 @@ def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) 
         schema = actuators.postgres.observe(name)
     pipeline = accepted(document, schema)
     if pipeline is None and outcomes:
-        pipeline, _ = check({**document, "status": None})  # what was accepted is not known now; names are the same
+        pipeline, _ = check({**document, "status": None})  # the accepted spec is unknown; this one has the same names
     if pipeline is None:
         return None
     live = LiveFacts(schema=schema)
@@ -92,12 +92,12 @@ def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) 
 
 
 def running(plan: Plan, actuators: Actuators, absent: Callable[[Component], Outcome]) -> list[Outcome]:
-    """How far the workloads of a plan are.
+    """Return the outcomes of a plan's workloads.
 
     Args:
-        plan: what is asked for.
-        actuators: the world.
-        absent: what is told of a part of which nothing is there.
+        plan: the plan.
+        actuators: of the runtime.
+        absent: returns the outcome of a part that does not exist.
     """
     outcomes: list[Outcome] = []
     with _told(outcomes, *RUNNING):
@@ -109,13 +109,13 @@ def running(plan: Plan, actuators: Actuators, absent: Callable[[Component], Outc
 
 
 def blocked(component: Component, by: str) -> Outcome:
-    """It was not looked at."""
+    """Return the outcome of a part that was not checked."""
     return skipped(component, component.value, Reason.BLOCKED, f"waits for {by}")
 
 
 @contextmanager
 def _told(outcomes: list[Outcome], *components: Component) -> Iterator[None]:
-    """An error of a server becomes the outcome of the parts that it concerns."""
+    """Turn an error of a server into outcomes of the affected parts."""
     try:
         yield
     except TidemillError as error:

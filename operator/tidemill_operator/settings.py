@@ -1,4 +1,4 @@
-"""What the platform gives to every pipeline: addresses, defaults for what a spec leaves out, and what it allows."""
+"""The platform's settings for every pipeline: addresses, defaults of the spec, and limits."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ class Platform:
     """The platform of one operator, or of one `tidemill up`.
 
     Attributes:
-        runtime: what runs the workloads.
-        cluster_id: written on what outlives a resource, so that another cluster's operator leaves it alone.
-        kafka_brokers: bootstrap brokers; empty: unknown (plans can be made, nothing applied).
+        runtime: local or kubernetes.
+        cluster_id: written on objects that outlive a resource, so that operators of other clusters leave them alone.
+        kafka_brokers: bootstrap brokers; empty: unknown (plans can be made, but not applied).
         postgres: the database and the login that administers it.
-        redis_url: empty: none.
+        redis_url: URL of Redis; empty: there is none.
         redis_ca: PEM file of the authorities that sign Redis' certificate; empty: those of the system.
-        partitions: of a source topic that names no number.
-        replication_factor: of topics that name none.
-        auth_required: whether pipelines that do not say so want API keys.
-        topic_prefixes: prefixes of source topics allowed besides `<namespace>.`.
+        partitions: default number of a source topic.
+        replication_factor: default of topics.
+        auth_required: whether pipelines require API keys by default.
+        topic_prefixes: allowed prefixes of source topics besides `<namespace>.`.
         ports: wanted port of each component; 0: any.
-        resilience_file: the policies of workloads.
-        output_retention_ms: how long results, anomalies and dead letters stay in their topics.
-        replication_throttle: bytes a second that each broker sends and receives for replicas that move; 0: no limit.
-        recreate_topics: whether a source topic that was deleted behind our back is made anew; its events are lost.
-        offsets_replication: replicas that Kafka's own `__consumer_offsets` is brought to; 0: it is left alone.
+        resilience_file: the workloads' breakers, retries and timeouts.
+        output_retention_ms: retention of the topics of results, anomalies and dead letters.
+        replication_throttle: bytes per second that each broker may send and receive for moving replicas; 0: no limit.
+        recreate_topics: whether a deleted source topic is created again without its events.
+        offsets_replication: replication factor of Kafka's own `__consumer_offsets`; 0: it is left alone.
     """
 
     runtime: Runtime = "local"
@@ -66,7 +66,7 @@ class Platform:
         TIDEMILL_OFFSETS_REPLICATION_FACTOR, TIDEMILL_RECREATE_TOPICS.
 
         Raises:
-            ValueError: a value is not of its kind; the message names the variable.
+            ValueError: a value is invalid; the message names the variable.
         """
         runtime = environ.get("TIDEMILL_RUNTIME", "local")
         if runtime not in ("local", "kubernetes"):
@@ -94,10 +94,10 @@ class Platform:
 
 
 def number(environ: Mapping[str, str], name: str, default: int, *, most: int, least: int = 1) -> int:
-    """A whole number.
+    """Read a whole number.
 
     Raises:
-        ValueError: the variable holds something else.
+        ValueError: the variable has another value.
     """
     text = environ.get(name) or str(default)
     if not text.isascii() or not text.isdigit() or not least <= int(text[:15]) <= most:
@@ -106,10 +106,10 @@ def number(environ: Mapping[str, str], name: str, default: int, *, most: int, le
 
 
 def flag(environ: Mapping[str, str], name: str, default: bool) -> bool:
-    """Whether a variable says true.
+    """Read a boolean.
 
     Raises:
-        ValueError: it says neither true nor false.
+        ValueError: the value is neither true nor false.
     """
     text = environ.get(name) or str(default)
     if text.lower() not in ("true", "false"):
@@ -118,5 +118,5 @@ def flag(environ: Mapping[str, str], name: str, default: bool) -> bool:
 
 
 def listed(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
-    """The items of a comma-separated variable, without blanks."""
+    """Read the items of a comma-separated variable, without blanks."""
     return tuple(item.strip() for item in environ.get(name, "").split(",") if item.strip())

@@ -1,4 +1,4 @@
-"""Pure: what became of everything → the resource's status, bounded, and stable while nothing changes."""
+"""Pure: builds the resource's status from outcomes; bounded, and unchanged while nothing changes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONDITIONS: Mapping[Component, str] = {
     Component.API: "APIReady",
 }
 FAILING, PAUSED, PROGRESSING = "WindowsFailing", "ReconciliationPaused", "Progressing"
-# Reasons of a part that is as it is asked for.
+# Reasons of a part in its desired state.
 _SETTLED = frozenset({Reason.APPLIED, Reason.NOT_NEEDED, Reason.SUSPENDED})
 _NEEDS_SOMEBODY = frozenset({
     Reason.INVALID_SPEC,
@@ -36,25 +36,25 @@ Condition = dict[str, Any]
 
 @dataclass(frozen=True)
 class Report:
-    """One pass over a resource.
+    """The report of one pass over a resource.
 
     Attributes:
-        generation: of the spec that was looked at.
-        outcomes: of everything.
-        lost: what events are gone, the gravest first; None: not looked at.
-        full: what quotas took of what is kept, likewise.
-        failing: what processors could not do with windows, likewise.
-        stalled: why this spec is not the one that runs.
-        judged: whether the spec was judged; otherwise what was told of that stands.
-        standing: why no event is counted, as somebody sees who watches all along; None: events are, or none waits.
-        watched: whether somebody watches: then a server that does not answer this pass is not yet away.
-        accepted: whether a spec runs at all, this one or an earlier one.
-        suspended: whether the spec that runs asks to stand still.
-        paused: whether the resource asks not to be reconciled: it was only looked at. Without outcomes not even that.
-        rebalanced: the request to spread replicas anew that is done; empty: none was, or it is not done yet.
-        credentials: how far a rotation of the logins is; empty: there has been none.
+        generation: of the observed spec.
+        outcomes: of all parts.
+        lost: lost events, the most severe first; None: not checked.
+        full: effects of quotas, the most severe first; None: not checked.
+        failing: failures of processors with windows, the most severe first; None: not checked.
+        stalled: why this spec is not in force.
+        judged: whether the spec was validated; otherwise the former verdict is kept.
+        standing: why no event is counted, from continuous observation; None: events are counted, or none waits.
+        watched: whether there is continuous observation; then one unanswered request does not make a server away.
+        accepted: whether any spec is in force, this one or an earlier one.
+        suspended: whether the spec in force suspends the pipeline.
+        paused: whether reconciliation is paused, so that the pipeline was only observed, if at all.
+        rebalanced: the completed request to spread replicas; empty: there is none.
+        credentials: state of the last rotation of the logins; empty: there was none.
         topics, aggregations: items of the status' lists.
-        replay: how far a replay is; empty: none runs; None: not looked at.
+        replay: progress of a replay; empty: none runs; None: not checked.
     """
 
     generation: int
@@ -79,18 +79,18 @@ class Report:
 
 
 def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime) -> dict[str, Any]:
-    """The new status.
+    """Return the new status.
 
     Args:
-        previous: the last one; conditions that did not change keep their time, parts not looked at their state.
-        report: this pass.
+        previous: the last one; unchanged conditions keep their time, unchecked parts their state.
+        report: of this pass.
         now: the wall clock, with a zone.
 
     Returns:
         Equal to `previous` if nothing changed.
     """
     before = {condition["type"]: condition for condition in (previous or {}).get("conditions", ())}
-    paused = _condition(PAUSED, "True", "Paused", "nothing is changed until the annotation is gone")
+    paused = _condition(PAUSED, "True", "Paused", "nothing is changed until the annotation is removed")
     if report.paused and not report.outcomes:
         kept = [condition for name, condition in before.items() if name != PAUSED]
         return {**(previous or {}), "conditions": [*kept, _dated(paused, before, report.generation, now)]}
@@ -126,11 +126,11 @@ def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime)
 
 
 def new_versions(previous: Mapping[str, Any] | None, status: Mapping[str, Any], pipeline: str) -> Iterator[str]:
-    """What is to be told of aggregations whose answers come from another table than before.
+    """Yield messages about aggregations that have a new version in force.
 
     Args:
-        previous: the status before.
-        status: the status now.
+        previous: the former status.
+        status: the new status.
         pipeline: its name.
     """
     before = {item["name"]: item["version"] for item in (previous or {}).get("aggregations", ())}
@@ -148,10 +148,10 @@ def new_versions(previous: Mapping[str, Any] | None, status: Mapping[str, Any], 
 
 
 def interrupted(previous: Mapping[str, Any], error: TidemillError, now: dt.datetime) -> dict[str, Any]:
-    """The status when events stand still between two passes: only Ready is another, and only if it was true.
+    """Return the status when events stop moving between two passes: a true Ready becomes false.
 
     Args:
-        previous: the status as it stands.
+        previous: the current status.
         error: why no event is counted.
         now: the wall clock, with a zone.
     """
@@ -172,7 +172,7 @@ def _component(component: Component, report: Report, before: Mapping[str, Condit
         case Rank.WAITING if whole.serving:
             return _condition(kind, "True", whole.reason, whole.message)
         case Rank.FAILED if whole.reason == Reason.UNREACHABLE and served and report.watched and not report.standing:
-            # One request without an answer: whether events are counted is seen by somebody else, all along.
+            # One unanswered request is not enough: continuous observation decides whether events are counted.
             return _condition(kind, "True", whole.reason, whole.message)
         case Rank.DONE:
             return _condition(kind, "True", whole.reason, whole.message)
@@ -199,7 +199,7 @@ def _ready(parts: Sequence[Condition], report: Report) -> Condition:
 
 
 def _progressing(abnormal: Sequence[Condition]) -> Condition:
-    """Whether something is on its way to what is asked for; if not, the reason tells whether it is there."""
+    """Return Progressing: true while a change is under way; otherwise the reason says whether it is complete."""
     by_kind = {condition["type"]: condition for condition in abnormal}
     for kind, state in (("Reconciling", "True"), ("Stalled", "False")):
         if kind in by_kind:
@@ -208,21 +208,21 @@ def _progressing(abnormal: Sequence[Condition]) -> Condition:
 
 
 def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, Condition]) -> list[Condition]:
-    """Conditions that are there only while true."""
+    """Return the conditions that only exist while true."""
     found = []
     bad = [part for part in parts if part["status"] != "True" or part["reason"] not in _SETTLED]
     stuck = [part for part in bad if part["reason"] in _NEEDS_SOMEBODY]
     if report.stalled:
         text = _joined(report.stalled)
         if report.accepted:
-            text += "; the spec accepted before runs on"
+            text += "; the accepted spec stays in force"
         found.append(_condition("Stalled", "True", report.stalled[0].reason, text))
     elif stuck:
         text = "; ".join(part.get("message", "") for part in stuck)
         found.append(_condition("Stalled", "True", stuck[0]["reason"], text))
     elif not report.judged and "Stalled" in before:
         found.append(before["Stalled"])
-    # What waits for a part that is stuck does not come by itself either.
+    # A part that waits for a stuck part will not complete by itself either.
     waiting = [part for part in bad if part not in stuck and not (stuck and part["reason"] == Reason.BLOCKED)]
     if report.accepted and waiting:
         found.append(_condition("Reconciling", "True", *_told(waiting)))
@@ -234,7 +234,7 @@ def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, C
 
 
 def _told_while(kind: str, errors: Sequence[TidemillError] | None, before: Mapping[str, Condition]) -> list[Condition]:
-    """What is told for a while, whatever runs; None: it was not looked at, and stands."""
+    """Return a condition that is reported for a day; without a check (None), the former one is kept."""
     if errors is None:
         return [before[kind]] if kind in before else []
     if not errors:
@@ -243,7 +243,7 @@ def _told_while(kind: str, errors: Sequence[TidemillError] | None, before: Mappi
 
 
 def _told(parts: Sequence[Condition]) -> tuple[str, str]:
-    """The reason and the message of several: what others wait for speaks before them."""
+    """Return the reason and message of several conditions; those that others wait for come first."""
     worst = next((part for part in parts if part["reason"] not in (Reason.WAITING, Reason.BLOCKED)), None)
     worst = worst or next((part for part in parts if part["reason"] == Reason.WAITING), parts[0])
     return worst["reason"], "; ".join(f"{part['type']}: {part.get('message') or part['reason']}" for part in parts)

@@ -1,7 +1,7 @@
-"""A world in memory for tests: the actuators' four protocols, kept as Kafka, Postgres and a runtime keep them.
+"""An in-memory platform for tests: the four protocols of the actuators without Kafka, Postgres or a cluster.
 
-`reconcile(document, platform=Platform(), actuators=MemoryWorld().actuators, previous=None, now=now)` is a whole pass
-without any server. Tests look at what is there, change it as others would, and count the writes.
+`reconcile(document, platform=Platform(), actuators=MemoryWorld().actuators, previous=None, now=now)` runs a whole pass.
+A test reads the topics, schemas, secrets and workloads, changes them as somebody else would, and counts the writes.
 """
 
 from __future__ import annotations

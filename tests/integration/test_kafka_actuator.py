@@ -115,7 +115,7 @@ def test_partitions_grow_and_keep_their_events(kafka: KafkaTopics, topic: Topic,
 
 
 REFUSED: list[tuple[dict[str, int], Reason, str]] = [
-    ({"partitions": 2}, Reason.NOT_SUPPORTED, "has 3 partitions and 2 are asked for"),
+    ({"partitions": 2}, Reason.NOT_SUPPORTED, "has 3 partitions and 2 are requested"),
 ]
 
 

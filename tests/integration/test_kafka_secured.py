@@ -160,7 +160,7 @@ def test_the_operator_tells_why_it_is_not(secured: Secured, shown: str, why: str
     with pytest.raises(TidemillError, match=f"describing the cluster: Kafka at localhost:[0-9]+ {why}") as told:
         KafkaTopics(settings["bootstrap.servers"], config=settings, timeout_seconds=3.0).brokers()
     assert told.value.reason is Reason.UNREACHABLE
-    assert ("check the client settings of TLS and SASL" in str(told.value)) == ("refuses us" in str(told.value))
+    assert ("client settings for TLS and SASL" in str(told.value)) == ("refuses us" in str(told.value))
     # In a process of its own: kafka-python leaves sockets that were refused to the garbage collector.
     asked = subprocess.run(
         [sys.executable, "-c", ASKING, json.dumps(settings)], capture_output=True, text=True, timeout=60, check=True

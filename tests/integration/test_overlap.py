@@ -176,7 +176,7 @@ def test_a_pass_waits_for_another_and_is_told_if_it_takes_long(
 ) -> None:
     first, second = (Operator(servers.kafka, servers.postgres, tmp_path / "secrets") for _ in range(2))
     schema = first.apply(document(namespace))["schema"]
-    with first.schemas.exclusive(schema), pytest.raises(NotOurTurn, match="another operator is at schema"):
+    with first.schemas.exclusive(schema), pytest.raises(NotOurTurn, match="another operator has held schema"):
         second.apply(document(namespace))
     assert second.status is None
     with first.schemas.exclusive(schema):
@@ -244,7 +244,7 @@ def test_a_holder_that_is_silent_loses_its_turn(
         time.sleep(2.0)
         monkeypatch.setattr(postgres_turn, "HELD_MS", 30_000)
         confirm()
-        with pytest.raises(NotOurTurn, match="another operator is at"):
+        with pytest.raises(NotOurTurn, match="another operator has held"):
             new.apply(document(namespace))
     monkeypatch.setattr(postgres_turn, "HELD_MS", 500)
     with frozen.schemas.exclusive(schema) as confirm:

@@ -226,10 +226,10 @@ def test_a_refused_edit_is_planned_and_then_stalled(bench: Applied, capsys: pyte
     bench.edit(source={**bench.spec["source"], "topic": {"partitions": 2}, "key": "shop"})
     code, shown = bench.plan(capsys)
     lines = shown.splitlines()
-    assert (code, lines[-1]) == (1, "refused; the spec accepted before runs on")
+    assert (code, lines[-1]) == (1, "refused; the accepted spec stays in force")
     assert bench.apply() == {**WELL, "Stalled": "NotSupported"}
     told = "; ".join(line.removeprefix("! ") for line in lines[3:-1])
-    assert bench.message("Stalled") == f"{told}; the spec accepted before runs on"
+    assert bench.message("Stalled") == f"{told}; the accepted spec stays in force"
     assert "spec.source.topic.partitions: 2 is less than the 3 partitions" in told
     assert "spec.source.key: changed from none to shop" in told
     assert bench.kafka.observe(TOPICS)[TOPICS[0]].partitions == 3
@@ -331,8 +331,8 @@ def test_a_topic_that_was_read_and_is_gone(bench: Applied, capsys: pytest.Captur
     bench.kafka.release([topic for topic in _planned(bench) if topic.name == TOPICS[0]], "Delete")
     told = (
         f"topic rectest.orders.events is gone, and with it every event that was not counted (id {was}; counted up to"
-        " offsets 0: 5, 1: 6, 2: 7); make it anew with the annotation tidemill.dev/recreate-topics: 'true'; what is"
-        " counted stays"
+        " offsets 0: 5, 1: 6, 2: 7); create it again with the annotation tidemill.dev/recreate-topics: 'true'; counted"
+        " events stay counted"
     )
     code, shown = bench.plan(capsys)
     assert (code, f"! {told}" in shown.splitlines()) == (1, True)
@@ -389,16 +389,20 @@ GONE: list[tuple[str, str, str]] = [
         "table by_shop_v1 has lost its column _count, and with it values of aggregation by_shop",
         "a column that was dropped",
     ),
-    ("DROP TABLE {s}._offsets", "table _offsets is gone, and with it up to where events are counted", "positions"),
+    ("DROP TABLE {s}._offsets", "table _offsets is gone, and with it the positions up to which events", "positions"),
     ("TRUNCATE {s}._offsets", "rows of table _offsets are gone (partitions 0), and with them", "positions emptied"),
     (
         "DELETE FROM {s}._offsets WHERE partition = 1",
         "rows of table _offsets are gone (partitions 1), and with them",
         "one position",
     ),
-    ("DROP TABLE {s}._aggregations", "table _aggregations is gone, and with it which windows are final", "versions"),
-    ("TRUNCATE {s}._aggregations", "rows of table _aggregations are gone, and with them which windows", "no versions"),
-    ("DROP TABLE {s}._dead_letters", "table _dead_letters is gone, and with it the events", "dead letters"),
+    (
+        "DROP TABLE {s}._aggregations",
+        "table _aggregations is gone, and with it the versions of aggregations",
+        "versions",
+    ),
+    ("TRUNCATE {s}._aggregations", "rows of table _aggregations are gone, and with them the versions", "no versions"),
+    ("DROP TABLE {s}._dead_letters", "table _dead_letters is gone, and with it the dead letters", "dead letters"),
 ]
 
 
@@ -414,7 +418,7 @@ def test_tables_that_somebody_takes_away_are_lost_data(
         found = bench.apply()
         assert (found["Stalled"], "Ready" in found) == ("DataLoss", False), what
     assert bench.message("SchemaReady").startswith(f"schema {SCHEMA}: {told}"), what
-    assert "make it anew, empty, with the annotation tidemill.dev/recreate-topics: 'true'" in bench.message("Ready")
+    assert "create it again, empty, with the annotation tidemill.dev/recreate-topics: 'true'" in bench.message("Ready")
     code, shown = bench.plan(capsys)
     assert (code, f"! {bench.message('SchemaReady')}" in shown.splitlines()) == (1, True), what
     bench.document["metadata"]["annotations"] = {"tidemill.dev/recreate-topics": "true"}
@@ -446,7 +450,7 @@ def test_a_replay_fills_what_somebody_dropped(bench: Applied) -> None:
     with psycopg.connect(bench.servers.postgres.url, autocommit=True) as connection:
         connection.execute(f'DROP TABLE "{SCHEMA}".by_shop_v1')
     assert bench.apply()["Stalled"] == "DataLoss"
-    assert "or have its windows counted anew from the topic by `tidemill replay`" in bench.message("Ready")
+    assert "or count its windows again from the topic with `tidemill replay`" in bench.message("Ready")
     bench.document["metadata"]["annotations"] = {"tidemill.dev/replay": json.dumps({"aggregations": ["by_shop"]})}
     assert "Stalled" not in bench.apply()
     live = bench.actuators.postgres.observe(SCHEMA)
@@ -498,7 +502,7 @@ def test_what_is_retained_is_listed_and_removed(bench: Applied, capsys: pytest.C
     release(bench.document, platform=Platform(), actuators=bench.actuators)
     arguments = ["status", "--retained", "--data-dir", str(bench.folder)]
     assert main(arguments) == 1
-    assert "which pipelines there are is not known" in capsys.readouterr().err
+    assert "the existing pipelines are unknown" in capsys.readouterr().err
     running = {"pid": os.getpid(), "started": start_time(os.getpid()), "servers": {}}
     addresses = {"kafka": bench.servers.kafka, "postgres": bench.servers.postgres.public_url}
     (bench.folder / "status.json").write_text(json.dumps({**running, "addresses": addresses}))
@@ -509,4 +513,4 @@ def test_what_is_retained_is_listed_and_removed(bench: Applied, capsys: pytest.C
     assert main([*arguments, "--remove", "rectest/orders"]) == 0
     assert bench.there() == (set(), False)
     assert main([*arguments, "--remove", "rectest/orders"]) == 1
-    assert "nothing is retained of it" in capsys.readouterr().err
+    assert "there is no retained data" in capsys.readouterr().err

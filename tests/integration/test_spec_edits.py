@@ -181,7 +181,7 @@ def test_good_bad_good(running: Edited) -> None:
         assert (set(found), found["Stalled"]) == ({*WELL, "Stalled"}, "NotSupported"), member
         message = running.local.message("Stalled")
         assert message.startswith(text)
-        assert message.endswith("; the spec accepted before runs on")
+        assert message.endswith("; the accepted spec stays in force")
         assert running.local.pids() == before
         running.send(10)
         generation = running.local.document["metadata"]["generation"] + 1

@@ -157,7 +157,7 @@ def test_a_plan_tells_it_before(ensure: Ensure, shown: Shown) -> None:
     ensure("first", name=SHARED)
     assert shown("first", name=SHARED)[0] == 0
     code, lines = shown("second", name=SHARED)
-    assert (code, lines[-2:]) == (1, [f"! {TOLD}", "refused; nothing is made"])
+    assert (code, lines[-2:]) == (1, [f"! {TOLD}", "refused; nothing is created"])
     assert shown("second", name=SHARED, adopt=True)[0] == 0
     assert shown("third", name="owntest.third")[0] == 0
 

@@ -1,1 +1,1 @@
-"""The only code of the operator that touches the world: observe, compare, act, report."""
+"""The only code of the operator that reads and changes external systems."""

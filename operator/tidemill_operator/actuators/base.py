@@ -1,8 +1,8 @@
-"""What reconcile asks of the world: one protocol for topics, schema, secrets and workloads each.
+"""The protocols through which reconcile changes the world: topics, schemas, secrets, workloads.
 
-Every `ensure` observes first and writes only what differs: called twice, the second call writes nothing and its
-outcomes say `changed=0`. All calls are synchronous and end by a hard timeout. Servers that do not answer raise
-TidemillError(UNREACHABLE); what concerns one thing only is an outcome.
+Every `ensure` observes first and writes only what differs. A second call writes nothing, and its outcomes say
+`changed=0`. All calls are synchronous and have a hard timeout. A server that does not answer raises
+TidemillError(UNREACHABLE). A failure of a single object is an outcome.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tidemill_operator.plan.model import LiveSchema, LiveTopic, Owner, Schema, T
 
 Reclaim = Literal["Retain", "Delete"]
 Exists = Callable[[str, str], bool]
-"""Whether there is a pipeline of a namespace and a name."""
+"""Whether the pipeline with this namespace and name exists."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class PipelineSecrets:
     """A pipeline's logins.
 
     Attributes:
-        writer, reader: in force.
-        changed: counts the secrets that had to be written.
-        following: staged: to be made, and then put in force.
-        retire_at: when those that were in force before may be retired at the earliest; None: they have been.
-        rotated: what asked for the last rotation that was switched.
+        writer, reader: the logins in force.
+        changed: number of secrets that were written.
+        following: the staged logins, which are created first and then put in force.
+        retire_at: earliest time to retire the former logins; None: they are retired.
+        rotated: the request of the last rotation that was switched.
     """
 
     writer: PostgresCredentials = field(repr=False)
@@ -47,19 +47,22 @@ class Topics(Protocol):
     """Kafka topics."""
 
     def brokers(self) -> int:
-        """How many brokers there are."""
+        """The number of brokers."""
         ...
 
     def observe(self, names: Sequence[str]) -> Mapping[str, LiveTopic]:
-        """Those of the topics that exist."""
+        """Return the topics that exist, by name."""
         ...
 
     def ensure(self, topics: Sequence[Topic], *, spread: Spread | None = None) -> list[Outcome]:
-        """Make the topics so, replicas spread anew if asked for; one outcome (component topics) each."""
+        """Make the topics match the plan, and spread their replicas if `spread` is given.
+
+        Returns one outcome (component topics) for each topic.
+        """
         ...
 
     def release(self, topics: Sequence[Topic], reclaim: Reclaim) -> list[Outcome]:
-        """Let go of a removed pipeline's topics; unmanaged ones are never deleted."""
+        """Delete or keep the topics of a removed pipeline, as `reclaim` says. Unmanaged topics are never deleted."""
         ...
 
 
@@ -67,14 +70,14 @@ class Schemas(Protocol):
     """Postgres schemas."""
 
     def exclusive(self, schema: str) -> AbstractContextManager[Callable[[], None]]:
-        """Keep other operators off the pipeline of a schema, its topics included.
+        """Lock the pipeline of a schema, including its topics, against other operators.
 
-        Gives what is to be called before each thing that is done: it raises NotOurTurn if it is our turn no more.
+        Yields a check to call before each action. It raises NotOurTurn once the lock is lost.
         """
         ...
 
     def observe(self, schema: str) -> LiveSchema | None:
-        """What is there of a schema; None: nothing."""
+        """The live schema; None if it does not exist."""
         ...
 
     def ensure(
@@ -86,18 +89,18 @@ class Schemas(Protocol):
         adopt: bool = False,
         exists: Exists | None = None,
     ) -> list[Outcome]:
-        """Make schema, roles, tables, grants and rows so.
+        """Reconcile schema, roles, tables, grants and rows.
 
-        `adopt` takes over what is somebody else's; a topic only of a pipeline that `exists` does not know any more.
+        `adopt` takes over objects of another owner; a topic only if `exists` says that its pipeline is gone.
         """
         ...
 
     def release(self, schema: Schema, *, owner: Owner, reclaim: Reclaim) -> list[Outcome]:
-        """Let go of a removed pipeline's schema and roles."""
+        """Drop or keep the schema and roles of a removed pipeline, as `reclaim` says."""
         ...
 
     def expire(self, schema: Schema) -> list[Outcome]:
-        """Drop window partitions that are past their retention, a few at a time."""
+        """Drop window partitions that are past their retention, a few per call."""
         ...
 
 
@@ -105,39 +108,39 @@ class Secrets(Protocol):
     """Passwords and API keys."""
 
     def ensure(self, namespace: str, pipeline: str, *, writer: str, reader: str, rotate: str = "") -> PipelineSecrets:
-        """The logins of the two roles; API keys likewise. A rotation that `rotate` asks for anew is staged."""
+        """Make sure that both logins and the API keys exist. A new value of `rotate` stages a rotation."""
         ...
 
     def switch(self, namespace: str, pipeline: str, *, now: dt.datetime) -> PipelineSecrets:
-        """Put the staged logins in force; the former may log in until they are retired."""
+        """Put the staged logins in force. The former logins keep working until they are retired."""
         ...
 
     def retire(self, namespace: str, pipeline: str) -> PipelineSecrets:
-        """Let go of the logins that were in force before."""
+        """Retire the former logins."""
         ...
 
     def remove(self, namespace: str, pipeline: str) -> None:
-        """Forget a pipeline's secrets."""
+        """Remove a pipeline's secrets."""
         ...
 
 
 class Runtime(Protocol):
-    """Whatever runs workloads: child processes here, Deployments in a cluster."""
+    """Runs workloads: as child processes on a laptop, as Deployments in a cluster."""
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Make a pipeline's workloads so, and end those of the pipeline that are not listed.
+        """Make a pipeline's workloads match the plan, and end its workloads that are not listed.
 
-        One outcome a workload (component processors, ingest or api): Done when ready, Waiting while not. Shared
-        workloads (pipeline None) carry only this pipeline's config; the runtime adds it to the others'.
+        Returns one outcome per workload (component processors, ingest or api): Done if it is ready, else Waiting.
+        Shared workloads (pipeline None) carry only this pipeline's config; the runtime adds it to those of others.
         """
         ...
 
     def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """How far those of the workloads are that run, as `ensure` would tell; nothing is changed."""
+        """Return the outcomes of the running workloads, as `ensure` would. Changes nothing."""
         ...
 
     def remove(self, namespace: str, pipeline: str) -> None:
-        """End a pipeline's workloads and take its config from the shared ones."""
+        """End a pipeline's workloads, and remove its config from the shared ones."""
         ...
 
     def endpoints(self, namespace: str, pipeline: str) -> Mapping[str, str]:
@@ -145,13 +148,13 @@ class Runtime(Protocol):
         ...
 
     def exists(self, namespace: str, pipeline: str) -> bool:
-        """Whether a pipeline is there, whatever became of it; where that cannot be told, it is."""
+        """Whether a pipeline exists, in any state. True if it cannot be determined."""
         ...
 
 
 @dataclass(frozen=True)
 class Actuators:
-    """All of them."""
+    """The actuators of one pass."""
 
     kafka: Topics
     postgres: Schemas

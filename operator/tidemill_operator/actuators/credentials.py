@@ -1,11 +1,11 @@
-"""A pipeline's passwords and API keys as texts by file name: which there must be, and how a rotation changes them.
+"""A pipeline's passwords and API keys, as texts by file name, and the steps of their rotation.
 
-Where the files lie is others' affair. Each function (writer, reader) has two logins, A and B, of which one is in force.
-A rotation is three writes, and whoever comes next sees how far it is:
+The callers store the files. Writer and reader have two logins each, A and B, one of which is in force. A rotation
+is three writes, so that the next pass can see how far it is:
 
-- staged: `rotation.json` holds passwords of the other logins, so that Postgres can be told;
-- switched: those are in `writer.json` and `reader.json`, and the former may log in until everything runs with the new;
-- retired: the former may not log in any more.
+- staged: `rotation.json` holds the passwords of the other logins, which are then set in Postgres;
+- switched: these are in `writer.json` and `reader.json`; the former keep working until all processes use the new;
+- retired: the former can no longer log in.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ Files = Mapping[str, str]
 
 
 class Rotation(BaseModel):
-    """How far the last rotation is.
+    """The state of the last rotation.
 
     Attributes:
-        done: what asked for the one that was switched last; empty: nothing ever did.
-        wanted: what asks for the one that is staged.
-        following: its logins by file; empty: none is staged.
-        switched_at: when logins were switched, while the former may still log in.
+        done: the request of the last switched rotation; empty: there was none.
+        wanted: the request of the staged rotation.
+        following: the staged logins by file; empty: none is staged.
+        switched_at: when logins were switched; None once the former are retired.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -55,13 +55,13 @@ class Rotation(BaseModel):
 
 
 def due(files: Files, *, writer: str, reader: str, rotate: str) -> dict[str, str]:
-    """The files that have to be written.
+    """Return the files that have to be written.
 
     Args:
-        files: those that are there.
-        writer: the role whose rights the writer's logins have.
-        reader: likewise.
-        rotate: what asks for a rotation: another text than the last one, or empty.
+        files: the existing files.
+        writer: the role of the writer's logins.
+        reader: the role of the reader's logins.
+        rotate: the requested rotation; a changed text requests one. Empty: none.
 
     Raises:
         TidemillError: a file does not hold what it should.
@@ -93,7 +93,7 @@ def _staged(
     asked = bool(rotate) and rotate != known.done
     if asked and fresh:
         return Rotation(done=rotate)
-    # A role that has the rights itself is of a version that had one login each.
+    # A login that is the role itself was made by a version with a single login per role.
     outdated = any(login.user == roles[file] for file, login in in_force.items())
     if known.switched_at is not None or not (asked or outdated):
         return known
@@ -107,7 +107,7 @@ def _other(user: str, role: str) -> str:
 
 
 def switched(files: Files, now: dt.datetime) -> dict[str, str]:
-    """The files that put the staged logins in force, the one that says so last; none if none is staged."""
+    """The files that put the staged logins in force, the rotation's file last. Empty if none is staged."""
     known = _rotation(files)
     if not known.following:
         return {}
@@ -119,7 +119,7 @@ def switched(files: Files, now: dt.datetime) -> dict[str, str]:
 
 
 def retired(files: Files) -> dict[str, str]:
-    """The file that lets go of the former logins; none if that has been done."""
+    """The file that retires the former logins. Empty if they are retired."""
     known = _rotation(files)
     if known.switched_at is None:
         return {}
@@ -127,12 +127,12 @@ def retired(files: Files) -> dict[str, str]:
 
 
 def told(files: Files, *, patience_seconds: float, changed: int) -> PipelineSecrets:
-    """The logins in files that are complete.
+    """Return the logins of a complete set of files.
 
     Args:
         files: all of them.
-        patience_seconds: how long after a switch workloads may not have seen it.
-        changed: how many had to be written.
+        patience_seconds: how long workloads may take to notice a switch.
+        changed: number of files that were written.
 
     Raises:
         TidemillError: a file does not hold what it should.
@@ -150,13 +150,13 @@ def told(files: Files, *, patience_seconds: float, changed: int) -> PipelineSecr
 
 
 def new_login(user: str) -> PostgresCredentials:
-    """A login with a password that nobody has had before."""
+    """Return a login with a new random password."""
     return PostgresCredentials(user=user, password=secrets.token_urlsafe(_PASSWORD_BYTES))
 
 
 def new_api_key() -> tuple[ApiKeys, str]:
-    """One API key with both scopes: what the workloads read, and the key as its holder sends it."""
-    # Letters and digits only: `_` parts the key, and `-` stops a double click.
+    """Return a new API key with both scopes: the file of hashes that workloads read, and the key itself."""
+    # Letters and digits only: `_` separates the parts of a key, and `-` would end a double-click selection.
     key_id, secret = secrets.token_hex(4), secrets.token_hex(_PASSWORD_BYTES)
     digest = hashlib.sha256(secret.encode()).hexdigest()
     keys = ApiKeys(keys=(ApiKey(id=key_id, sha256=digest, scopes=(EVENTS_APPEND, QUERY_READ)),))
@@ -166,9 +166,9 @@ def new_api_key() -> tuple[ApiKeys, str]:
 def _login(files: Files, file: str) -> PostgresCredentials:
     try:
         return PostgresCredentials.model_validate_json(files[file])
-    except ValidationError:  # whose message would show the text
+    except ValidationError:  # its message would show the secret text
         raise TidemillError(
-            Reason.REFUSED, f"{file} does not hold a login", "delete it; a new password is made then"
+            Reason.REFUSED, f"{file} does not hold a login", "delete it; a new password is then generated"
         ) from None
 
 
@@ -177,5 +177,5 @@ def _rotation(files: Files) -> Rotation:
         return Rotation.model_validate_json(files.get(ROTATION, "{}"))
     except ValidationError:
         raise TidemillError(
-            Reason.REFUSED, f"{ROTATION} does not tell of a rotation", "delete it; the logins in force stay"
+            Reason.REFUSED, f"{ROTATION} does not describe a rotation", "delete it; the logins in force are kept"
         ) from None

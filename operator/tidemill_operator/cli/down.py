@@ -1,4 +1,4 @@
-"""`tidemill down`: stops the `up` of a data folder, and deletes the folder's data if asked to."""
+"""`tidemill down`: stops the `up` of a data folder, and optionally deletes the folder's data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tidemill_operator.laptop.servers.postgres import remove_data
 from tidemill_operator.processes.files import LockTaken, locked
 
 _STOP_SECONDS = 60.0
-# All that `up` makes in its folder; anything else there is somebody else's and stays.
+# Everything that `up` creates in its folder. Other files there are kept.
 _OURS = ("kafka", "redis", "pipelines", "secrets", "state", "logs", "run")
 _OUR_FILES = ("ports.json", "status.json", "postgres-admin.password", "lock")
 
@@ -26,7 +26,7 @@ def add_parser(subparsers: Any) -> None:
     """Declare the subcommand."""
     parser = subparsers.add_parser(
         "down",
-        help="stop what `up` runs",
+        help="stop a running `up`",
         description="Stop the `tidemill up` of a data folder. Data stays unless --delete-data is given.",
         epilog="example:\n  tidemill down --delete-data",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -40,7 +40,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Stop, and delete if asked to.
+    """Stop `up`, and delete the data if requested.
 
     Raises:
         CommandError: `up` does not end, or the folder is in use.
@@ -79,6 +79,6 @@ def _delete(data_dir: Path) -> None:
                 (data_dir / name).unlink(missing_ok=True)
     except LockTaken as error:
         raise CommandError(f"{error}; stop that process first") from error
-    with contextlib.suppress(OSError):  # other people's files are in there
+    with contextlib.suppress(OSError):  # the folder has other files
         data_dir.rmdir()
     print(f"deleted the data in {data_dir}")

@@ -1,4 +1,4 @@
-"""`tidemill explain`: why a pipeline has so many processors: the last decision of `up`, and those before it."""
+"""`tidemill explain`: explains a pipeline's number of processors, with the last scaling decisions of `up`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def add_parser(subparsers: Any) -> None:
     """Declare the subcommand."""
     parser = subparsers.add_parser(
         "explain",
-        help="say why a pipeline has so many processors",
-        description="Tell the last decision about a pipeline's processors: why so many, and what would change it.",
+        help="explain a pipeline's number of processors",
+        description="Show a pipeline's last scaling decision: how many processors, why, and what would change it.",
         epilog="examples:\n  tidemill explain flights\n  tidemill explain analytics/flights --output json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the decision.
 
     Raises:
-        CommandError: nothing runs on the folder, or no such pipeline.
+        CommandError: no `up` runs with the data folder, or there is no such pipeline.
     """
     state = read_state(args.data_dir)
     if state is None or not is_running(state):
@@ -43,26 +43,26 @@ def run(args: argparse.Namespace) -> int:
     elif scaling:
         print("\n".join([f"{key}: {scaling['message']}", *_history(decisions)]))
     else:
-        print(f"{key}: nothing was decided: spec.processor.scaling is not set, it is suspended, or just starting")
+        print(f"{key}: no decision yet: spec.processor.scaling is not set, or it is suspended or just starting")
     return 0
 
 
 def find_pipeline(pipelines: Mapping[str, Mapping[str, Any]], wanted: str) -> tuple[str, Mapping[str, Any]]:
-    """The pipeline of a running `up` that a name means, with its key.
+    """Find a pipeline of a running `up` by its name or key, and return both.
 
     Raises:
-        CommandError: none or several are of that name.
+        CommandError: no pipeline, or several, have that name.
     """
     found = [key for key in pipelines if wanted in (key, key.partition("/")[2])]
     if len(found) == 1:
         return found[0], pipelines[found[0]]
     if found:
         raise CommandError(f"'{wanted}' is the name of several pipelines: write one of {', '.join(sorted(found))}")
-    raise CommandError(f"no pipeline '{wanted}' runs here: there is {', '.join(sorted(pipelines)) or 'none'}")
+    raise CommandError(f"no pipeline '{wanted}' runs here; known are {', '.join(sorted(pipelines)) or 'none'}")
 
 
 def _history(decisions: list[dict[str, Any]]) -> list[str]:
-    lines = ["", "decisions, the latest first:"] if decisions else []
+    lines = ["", "decisions, latest first:"] if decisions else []
     for record in reversed(decisions):
         at = dt.datetime.fromtimestamp(record["at"], dt.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
         changes = record["current"] != record["desired"]

@@ -1,4 +1,4 @@
-"""Entry point of `tidemill`: puts the subcommands together and turns errors into messages and exit codes."""
+"""Entry point of `tidemill`: combines the subcommands, and turns errors into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ examples:
 
 
 class CommandError(Exception):
-    """A command cannot do what it was asked to; the message says why and what to do."""
+    """A command failed; the message gives the reason and the remedy."""
 
     def __init__(self, message: str, *, code: int = EXIT_ERROR) -> None:
         super().__init__(message)
@@ -34,7 +34,7 @@ class CommandError(Exception):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all subcommands; each leaves its function in `run`."""
+    """Return the parser of all subcommands; each stores its function as `run`."""
     parser = argparse.ArgumentParser(
         prog="tidemill",
         description="Streaming analytics from a YAML resource: Kafka events in, exact windowed answers out.",
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        The exit code: 0 done, 1 failed, 2 wrong use or an invalid file.
+        The exit code: 0 success, 1 failure, 2 wrong usage or an invalid file.
     """
     parsed = build_parser().parse_args(arguments)
     try:

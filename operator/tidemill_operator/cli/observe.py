@@ -1,6 +1,6 @@
-"""Looking at the servers that pipelines run on, or would run on, without writing anything to them.
+"""Reads the servers that pipelines run on, or would run on, without writing to them.
 
-They are those of the environment, else those of a running `tidemill up`; those that neither names stay unknown.
+The addresses come from the environment, else from a running `tidemill up`. A server named by neither is unknown.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ ANSWER_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class World:
-    """What can be looked at.
+    """The servers that can be read.
 
     Attributes:
-        platform: with the addresses found.
-        uids: of the running `up`'s pipelines, by `namespace/name`; None: no `up` runs, so uids are not known.
+        platform: the platform with the addresses.
+        uids: of the pipelines of a running `up`, by `namespace/name`; None: no `up` runs.
     """
 
     platform: Platform
@@ -40,16 +40,16 @@ class World:
 
     @property
     def kafka(self) -> str | None:
-        """Where Kafka is looked at."""
+        """The address of Kafka."""
         return self.platform.kafka_brokers or None
 
     @property
     def postgres(self) -> str | None:
-        """Where Postgres is looked at, without the login."""
+        """The address of Postgres, without the login."""
         return self.platform.postgres.public_url if self.platform.postgres.host else None
 
     def schema(self, name: str) -> LiveSchema | None:
-        """A schema as it is; None: there is none, or it is not known.
+        """Return a live schema; None if it does not exist or Postgres is unknown.
 
         Raises:
             TidemillError: Postgres does not answer.
@@ -59,7 +59,7 @@ class World:
         return PostgresSchemas(self.platform.postgres, read_only=True).observe(name)
 
     def conflicts(self, schema: Schema, owner: Owner) -> list[TidemillError]:
-        """What of a schema's topic and roles belongs to somebody else.
+        """Return the conflicts with other owners of a schema's topic and roles.
 
         Raises:
             TidemillError: Postgres does not answer.
@@ -69,7 +69,7 @@ class World:
         return PostgresSchemas(self.platform.postgres, read_only=True).conflicts(schema, owner)
 
     def facts(self, plan: Plan, schema: LiveSchema | None) -> tuple[LiveFacts, Configs]:
-        """What is there of a plan's topics, and their configs.
+        """Return the live facts about a plan's topics, and their configs.
 
         Raises:
             TidemillError: Kafka does not answer.
@@ -82,14 +82,14 @@ class World:
 
 
 def find_world(data_dir: Path, environ: Mapping[str, str]) -> World:
-    """Where to look.
+    """Find the servers to read.
 
     Args:
-        data_dir: the folder of an `up` that may run.
-        environ: TIDEMILL_ variables; addresses in it come first.
+        data_dir: the data folder of a possibly running `up`.
+        environ: TIDEMILL_ variables; their addresses take precedence.
 
     Raises:
-        CommandError: the running `up` uses a Postgres whose login is not known here.
+        CommandError: the login of the Postgres that the running `up` uses is unknown.
         ValueError: a variable has a wrong value.
     """
     platform = Platform.from_env(environ)
@@ -106,7 +106,7 @@ def find_world(data_dir: Path, environ: Mapping[str, str]) -> World:
 def _postgres(data_dir: Path, state: Mapping[str, Any]) -> PostgresAddress:
     if "postgres" not in state["servers"]:
         raise CommandError(
-            f"the running `up` uses {state['addresses']['postgres']}, whose login it does not tell;"
+            f"the running `up` uses {state['addresses']['postgres']}, whose login it does not publish;"
             " set TIDEMILL_POSTGRES_URL"
         )
     return administrator(data_dir, int(state["servers"]["postgres"]["port"]))

@@ -1,4 +1,4 @@
-"""`tidemill plan`: what applying a file would create or change, told before anything is touched."""
+"""`tidemill plan`: shows what applying a file would create or change, without changing anything."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from tidemill_operator.seen import accepted
 
 _SIGNS: Mapping[Action, str] = {"create": "+", "change": "~", "remove": "-"}
 _DESCRIPTION = """\
-Show what applying a file would create or change; nothing is written anywhere. It is compared with the servers named by
-TIDEMILL_KAFKA_BROKERS and TIDEMILL_POSTGRES_URL, or with those of a running `tidemill up`; without any, all is new.
-Exit code 0: can be applied, 1: refused, 2: the file is invalid.
+Show what applying a file would create or change. Nothing is written. The file is compared with the servers named by
+TIDEMILL_KAFKA_BROKERS and TIDEMILL_POSTGRES_URL, or with those of a running `tidemill up`. Without any server,
+everything is shown as new. Exit code 0: the file can be applied, 1: it is refused, 2: it is invalid.
 """
 _EPILOG = """\
 examples:
@@ -45,11 +45,11 @@ examples:
 
 @dataclass(frozen=True)
 class Planned:
-    """One pipeline's plan against the world.
+    """One pipeline's plan, compared with the servers.
 
     Attributes:
-        refused: why it cannot be applied; then nothing is changed.
-        runs_on: whether a spec that was accepted before runs on then.
+        refused: why it cannot be applied; nothing is changed then.
+        runs_on: whether an accepted spec stays in force then.
     """
 
     plan: Plan
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def plan_documents(documents: Iterable[Mapping[str, Any]], world: World) -> list[Planned]:
-    """The plans of all pipelines of a file; of two that would manage one topic the first one does.
+    """Plan all pipelines of a file. If two would manage the same topic, the first one does.
 
     Raises:
         TidemillError: a server does not answer.
@@ -110,12 +110,12 @@ def plan_documents(documents: Iterable[Mapping[str, Any]], world: World) -> list
 
 
 def plan_document(document: Mapping[str, Any], world: World, taken: Iterable[Claim] = ()) -> Planned:
-    """One pipeline's plan against the world.
+    """Plan one pipeline and compare it with the servers.
 
     Args:
         document: the resource.
-        world: the servers, as far as they are known.
-        taken: topics that pipelines applied before it will have.
+        world: the known servers.
+        taken: topics of pipelines that are applied before this one.
 
     Raises:
         TidemillError: a server does not answer.
@@ -136,7 +136,7 @@ def plan_document(document: Mapping[str, Any], world: World, taken: Iterable[Cla
 
 
 def _uid(metadata: Mapping[str, Any], world: World, schema: LiveSchema | None) -> str | None:
-    """The resource's uid, as far as it is known; a file seldom tells, and then the schema's owner is taken for it."""
+    """Return the resource's uid. Files rarely have one; then the schema's owner is used."""
     if metadata.get("uid"):
         return str(metadata["uid"])
     if world.uids is not None:
@@ -158,7 +158,7 @@ def _refused(
     yield from (error for _, error in disputes(plan.schema, owner, taken))
     if (pipeline.metadata.annotations or {}).get(ADOPT) != "true":
         strange = list(foreign(plan.schema.name, live.schema.owner, owner)) if live.schema is not None else []
-        # Topic and roles go with the schema: told once.
+        # Topic and roles have the schema's owner, so one message is enough.
         yield from strange or world.conflicts(plan.schema, owner)
     yield from refusals(pipeline, plan, live)
     if world.kafka is not None:
@@ -192,7 +192,7 @@ def _yaml(planned: list[Planned], world: World) -> str:
 
 def _diff(planned: list[Planned], world: World) -> str:
     seen = [f"{name} {at}" for name, at in (("Kafka", world.kafka), ("Postgres", world.postgres)) if at]
-    lines = [f"compared with {' and '.join(seen)}" if seen else "no servers are known: all is new"]
+    lines = [f"compared with {' and '.join(seen)}" if seen else "no servers are known, so everything is shown as new"]
     for one in planned:
         lines += ["", f"{one.plan.namespace}/{one.plan.name}, generation {one.plan.schema.generation}"]
         lines += _refusal(one) if one.refused else _changes(one)
@@ -200,7 +200,7 @@ def _diff(planned: list[Planned], world: World) -> str:
 
 
 def _refusal(one: Planned) -> list[str]:
-    stays = "the spec accepted before runs on" if one.runs_on else "nothing is made"
+    stays = "the accepted spec stays in force" if one.runs_on else "nothing is created"
     return [*(f"! {error}" for error in one.refused), f"refused; {stays}"]
 
 
@@ -216,7 +216,7 @@ def _changes(one: Planned) -> list[str]:
 
 
 def _summary(item: Change) -> str:
-    """What is new in one line; all its members are in the other outputs."""
+    """Describe a new object in one line; the other output formats have all its members."""
     if item.action != "create":
         return ""
     told = {difference.member: _value(difference.after) for difference in item.differences}

@@ -1,4 +1,4 @@
-"""`tidemill replay`: fill the next version of aggregations from the topic, beside live traffic, and switch to it."""
+"""`tidemill replay`: fills the next version of aggregations from the topic, and switches to it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tidemill_operator.plan.replay import DONE, REPLAY, family_of, read_request
 EXIT_MISSED = 3
 _LOOK_SECONDS = 0.5
 _TELL_SECONDS = 5.0
-# A pass comes at once when something is asked for; it may wait for another one to end.
+# A request starts a pass at once, but the pass may have to wait for another one.
 _BEGIN_SECONDS = 60.0
 _DESCRIPTION = """\
-Fill the next version of aggregations from the events that the topic still holds, by the spec as it is now, and switch
-to it when it has caught up. Live traffic goes on meanwhile: the present version counts and answers until the switch.
-Events that were late the first time count as well. Progress is printed; Ctrl-C ends the printing, not the replay.
-Exit code 0: done, 1: not, 3: done, but without events that the topic ceased to hold before they were read.
+Fill the next version of aggregations from the events that the topic still holds, with the current spec, and switch to
+it when it has caught up. Live traffic continues: the current version counts and answers until the switch. Events that
+were late the first time count as well. Progress is printed; Ctrl-C ends the printing, not the replay.
+Exit code 0: done, 1: not done, 3: done, but without events that the topic no longer held.
 """
 _EPILOG = """\
 examples:
@@ -40,7 +40,7 @@ def add_parser(subparsers: Any) -> None:
     """Declare the subcommand."""
     parser = subparsers.add_parser(
         "replay",
-        help="fill aggregations from the topic anew",
+        help="fill aggregations again from the topic",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -51,38 +51,38 @@ def add_parser(subparsers: Any) -> None:
         dest="aggregations",
         action="append",
         metavar="NAME",
-        help="may be repeated; default: all of the pipeline's",
+        help="may be repeated; default: all aggregations of the pipeline",
     )
     parser.add_argument(
         "--from",
         dest="start",
         default="earliest",
         metavar="WHERE",
-        help="earliest, or a time (RFC 3339): events that came to Kafka since; default: earliest",
+        help="earliest, or a time (RFC 3339): events that arrived in Kafka since then; default: earliest",
     )
     parser.add_argument(
-        "--rate", type=int, default=0, metavar="N", help="at most so many events a second; default: no limit"
+        "--rate", type=int, default=0, metavar="N", help="at most N events per second; default: no limit"
     )
-    parser.add_argument("--cancel", action="store_true", help="give up the replay that runs")
-    parser.add_argument("--no-wait", action="store_true", help="ask for it and return")
+    parser.add_argument("--cancel", action="store_true", help="cancel the running replay")
+    parser.add_argument("--no-wait", action="store_true", help="request the replay and return")
     parser.add_argument("--data-dir", type=Path, default=Path(".tidemill"), metavar="DIR", help="default: .tidemill")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask the running `up` for a replay and tell how it goes.
+    """Request a replay from the running `up`, and print its progress.
 
     Raises:
-        CommandError: nothing runs on the folder, no such pipeline or aggregation, or the replay was given up.
+        CommandError: no `up` runs, there is no such pipeline or aggregation, or the replay was cancelled.
     """
     key, pipeline = _pipeline(args.data_dir, args.pipeline)
     requests, (namespace, _, name) = Requests(args.data_dir / "requests"), key.partition("/")
     if args.cancel:
         requests.write(namespace, name, REPLAY, None)
-        print(f"{key}: no replay is asked for any more")
+        print(f"{key}: no replay is requested any more")
         return 0
     running = pipeline["replay"]
     if running and running["phase"] != DONE:
-        raise CommandError(f"{key} is being replayed: {how_far(running)}; wait for it, or give it up with --cancel")
+        raise CommandError(f"{key} is being replayed: {how_far(running)}; wait for it, or cancel it with --cancel")
     request = {"from": args.start, "rate": args.rate, "at": dt.datetime.now(dt.UTC).isoformat()}
     if args.aggregations:
         request["aggregations"] = args.aggregations
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(str(error)) from error
     requests.write(namespace, name, REPLAY, text)
     if args.no_wait:
-        print(f"{key}: asked for; `tidemill status` tells how it goes")
+        print(f"{key}: requested; `tidemill status` shows the progress")
         return 0
     return _follow(key, family_of(text), lambda: _pipeline(args.data_dir, key)[1])
 
@@ -106,7 +106,7 @@ def _pipeline(data_dir: Path, wanted: str) -> tuple[str, Mapping[str, Any]]:
 
 
 def _follow(key: str, family: str, look: Callable[[], Mapping[str, Any]]) -> int:
-    """Print how far it is until it is done or taken back."""
+    """Print the progress until the replay is done or cancelled."""
     began, said, text, seen = time.monotonic(), -_TELL_SECONDS, "", False
     while True:
         pipeline = look()
@@ -121,6 +121,6 @@ def _follow(key: str, family: str, look: Callable[[], Mapping[str, Any]]) -> int
             print(f"{key}: {text}", flush=True)
         seen = seen or bool(replay)
         if not replay and (seen or time.monotonic() - began > _BEGIN_SECONDS):
-            print(f"{key}: {'given up' if seen else 'not begun: see `tidemill status`'}", flush=True)
+            print(f"{key}: {'cancelled' if seen else 'not begun: see `tidemill status`'}", flush=True)
             return EXIT_ERROR
         time.sleep(_LOOK_SECONDS)

@@ -1,4 +1,4 @@
-"""`tidemill status --retained`: what pipelines that are gone have left in Kafka and Postgres, and its removal."""
+"""`tidemill status --retained`: lists and removes what deleted pipelines have left in Kafka and Postgres."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FUNCTIONS = ("owner", "writer", "reader")
 
 @dataclass(frozen=True)
 class Retained:
-    """What one pipeline has left."""
+    """What one deleted pipeline has left."""
 
     owner: Owner
     schema: str
@@ -44,7 +44,7 @@ class Retained:
 
 
 class _NothingRuns:
-    """The runtime of a pipeline that is gone."""
+    """The runtime of a deleted pipeline: it has no workloads."""
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
         return []
@@ -63,16 +63,16 @@ class _NothingRuns:
 
 
 def run(args: argparse.Namespace) -> int:
-    """List what is retained, or remove what one pipeline has left.
+    """List retained data, or remove that of one pipeline.
 
     Raises:
-        CommandError: it is not known which pipelines there are, or a server does not answer.
+        CommandError: the existing pipelines are unknown, or a server does not answer.
     """
     try:
         world = find_world(args.data_dir, os.environ)
         if not world.postgres or not world.kafka:
             raise CommandError(
-                "no Kafka and no Postgres are known: ask while `tidemill up` runs, or set TIDEMILL_KAFKA_BROKERS and"
+                "Kafka and Postgres are unknown: run this while `tidemill up` runs, or set TIDEMILL_KAFKA_BROKERS and"
                 " TIDEMILL_POSTGRES_URL"
             )
         found = list(retained(world, _living(world, os.environ)))
@@ -85,11 +85,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def retained(world: World, living: Mapping[str, str]) -> Iterator[Retained]:
-    """What is there of pipelines of this cluster that are not.
+    """Yield the retained data of pipelines of this cluster that no longer exist.
 
     Args:
         world: the servers.
-        living: uids of the pipelines that there are, by `namespace/name`.
+        living: uids of the existing pipelines, by `namespace/name`.
 
     Raises:
         TidemillError: a server does not answer.
@@ -104,14 +104,14 @@ def retained(world: World, living: Mapping[str, str]) -> Iterator[Retained]:
 
 def _living(world: World, environ: Mapping[str, str]) -> Mapping[str, str]:
     if "KUBERNETES_SERVICE_HOST" in environ:
-        # The client of the API takes a while to load.
+        # Importing the API client takes a while.
         from tidemill_operator.actuators.kubernetes.api import PIPELINE, Api
 
         metadata = [item["metadata"] for item in Api().list(PIPELINE, None, metadata_only=True)]
         return {f"{one['namespace']}/{one['name']}": one["uid"] for one in metadata}
     if world.uids is None:
         raise CommandError(
-            "which pipelines there are is not known: ask while `tidemill up` runs, or in the operator's pod"
+            "the existing pipelines are unknown: run this while `tidemill up` runs, or in the operator's pod"
         )
     return world.uids
 
@@ -119,7 +119,7 @@ def _living(world: World, environ: Mapping[str, str]) -> Mapping[str, str]:
 def _remove(world: World, found: Sequence[Retained], key: str, data_dir: Path) -> int:
     one = next((one for one in found if one.key == key), None)
     if one is None:
-        raise CommandError(f"--remove {key}: nothing is retained of it; see `tidemill status --retained`")
+        raise CommandError(f"--remove {key}: there is no retained data; see `tidemill status --retained`")
     postgres = PostgresSchemas(world.platform.postgres)
     live = postgres.observe(one.schema)
     spec = {**(dict(live.accepted) if live and live.accepted else {}), "reclaimPolicy": "Delete"}
@@ -136,7 +136,7 @@ def _remove(world: World, found: Sequence[Retained], key: str, data_dir: Path) -
     if failures:
         raise CommandError("; ".join(failures))
     gone = [outcome.name for outcome in outcomes if outcome.changed]
-    print(f"{key}: removed {', '.join(gone)}" if gone else f"{key}: nothing was removed")
+    print(f"{key}: removed {', '.join(gone)}" if gone else f"{key}: nothing had to be removed")
     return 0
 
 

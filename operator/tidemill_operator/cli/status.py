@@ -1,4 +1,4 @@
-"""`tidemill status`: what an `up` on a data folder runs, as its `status.json` tells, and what its processes say."""
+"""`tidemill status`: shows what an `up` runs, from its `status.json` and from its processes."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def add_parser(subparsers: Any) -> None:
     """Declare the subcommand."""
     parser = subparsers.add_parser(
         "status",
-        help="show what runs locally",
-        description="Show the pipelines, processes and servers of `tidemill up`. Exit code 0: all ready, 1: not.",
+        help="show the pipelines of a running `up`",
+        description="Show the pipelines, processes and servers of `tidemill up`. Exit code 0: all are ready, 1: not.",
         epilog="example:\n  tidemill status --output json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--data-dir", type=Path, default=Path(".tidemill"), metavar="DIR", help="default: .tidemill")
     parser.add_argument("--output", choices=("text", "json"), default="text", help="default: text")
     parser.add_argument(
-        "--retained", action="store_true", help="show what pipelines that are gone have left in Kafka and Postgres"
+        "--retained", action="store_true", help="show what deleted pipelines have left in Kafka and Postgres"
     )
     parser.add_argument(
-        "--remove", metavar="NAMESPACE/NAME", help="with --retained: delete what that pipeline has left"
+        "--remove", metavar="NAMESPACE/NAME", help="with --retained: delete what this pipeline has left"
     )
 
 
@@ -42,12 +42,12 @@ def run(args: argparse.Namespace) -> int:
     """Print the state.
 
     Raises:
-        CommandError: nothing runs on the folder.
+        CommandError: no `up` runs with the data folder.
     """
     if args.remove and not args.retained:
-        raise CommandError("--remove: takes away what is retained; write --retained as well")
+        raise CommandError("--remove deletes retained data; write --retained as well")
     if args.retained:
-        from tidemill_operator.cli import retained  # it knows what is told here
+        from tidemill_operator.cli import retained  # imported here because it imports this module
 
         return retained.run(args)
     state = read_state(args.data_dir)
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_state(data_dir: Path) -> dict[str, Any] | None:
-    """What the last `up` on a folder reported; None: nothing."""
+    """The last report of an `up` on a folder; None: there is none."""
     try:
         state = json.loads(read_text(data_dir / "status.json", STATE_FILE))
     except FileNotFoundError:
@@ -71,12 +71,12 @@ def read_state(data_dir: Path) -> dict[str, Any] | None:
 
 
 def is_running(state: Mapping[str, Any]) -> bool:
-    """Whether the `up` that reported is still there."""
+    """Whether the `up` of the report still runs."""
     return start_time(int(state["pid"])) == str(state["started"])
 
 
 def _add_telemetry(state: dict[str, Any]) -> None:
-    """Ask each process how it is; what it says of lag and freshness goes to its pipeline."""
+    """Add the health of each process, and its lag and freshness to its pipeline."""
     with httpx.Client(timeout=2.0, trust_env=False) as client:
         for process in state["workloads"].values():
             try:
@@ -89,7 +89,7 @@ def _add_telemetry(state: dict[str, Any]) -> None:
 
 
 def how_far(replay: Mapping[str, Any]) -> str:
-    """A replay that is not done, in one line."""
+    """Describe a replay in progress in one line."""
     done, left = replay["processed"], replay["left"]
     share = f"{100 * done // (done + left)} %" if done + left else "0 %"
     versions = ", ".join(f"{name} version {version}" for name, version in replay["versions"].items())

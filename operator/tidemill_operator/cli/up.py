@@ -1,7 +1,7 @@
-"""`tidemill up`: runs pipelines on this machine until it is told to stop.
+"""`tidemill up`: runs pipelines on this machine until it is stopped.
 
-Starts what is missing of Kafka, Postgres and Redis, reconciles each pipeline of the given files through the same
-`reconcile()` that serves Kubernetes, follows edits of the files, and ends everything it started.
+Starts Kafka, Postgres and Redis unless the environment names them, and reconciles each pipeline of the given files with
+the same `reconcile()` as in Kubernetes. Applies edits of the files, and at the end stops everything that it started.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from tidemill_operator.settings import Platform
 
 _TICK_SECONDS = 0.2
 _DESCRIPTION = """\
-Run pipelines on this machine. Kafka, Postgres and Redis are those named by TIDEMILL_KAFKA_BROKERS,
-TIDEMILL_POSTGRES_URL (with an administrator's login) and TIDEMILL_REDIS_URL; what is not named is started, on free
-loopback ports, with its data below --data-dir. Edits of the files are applied while it runs. Ctrl-C or SIGTERM stops
-everything; the data stays, and the next `up` goes on from there.
+Run pipelines on this machine. TIDEMILL_KAFKA_BROKERS, TIDEMILL_POSTGRES_URL (with an administrator's login) and
+TIDEMILL_REDIS_URL name the servers. A server that is not named is started on a free loopback port, with its data below
+--data-dir. Edits of the files are applied while it runs. Ctrl-C or SIGTERM stops everything. The data is kept, and the
+next `up` continues from there.
 """
 _EPILOG = """\
 examples:
@@ -50,7 +50,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--data-dir", type=Path, default=Path(".tidemill"), metavar="DIR", help="default: .tidemill")
     parser.add_argument(
-        "--ready-file", type=Path, metavar="PATH", help="write the endpoints here when all is ready that can be"
+        "--ready-file", type=Path, metavar="PATH", help="write the endpoints here when each pipeline is ready or failed"
     )
     parser.add_argument(
         "--port-ingest", type=int, default=8080, metavar="N", help="default: 8080, or the next free one"
@@ -60,16 +60,14 @@ def add_parser(subparsers: Any) -> None:
         "--host",
         default="127.0.0.1",
         metavar="ADDRESS",
-        help="where the processes listen; default: 127.0.0.1 (in a container 0.0.0.0, with spec.auth.required)",
+        help="address where the processes listen; default: 127.0.0.1 (in containers 0.0.0.0, with auth.required)",
     )
-    parser.add_argument("--targets-file", type=Path, metavar="PATH", help="write all processes here, for Prometheus")
-    parser.add_argument(
-        "--resilience", type=Path, metavar="FILE", help="default: config/resilience.yaml if it is there"
-    )
+    parser.add_argument("--targets-file", type=Path, metavar="PATH", help="write Prometheus' scrape targets here")
+    parser.add_argument("--resilience", type=Path, metavar="FILE", help="default: config/resilience.yaml if it exists")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run until a signal comes.
+    """Run until a signal arrives.
 
     Raises:
         CommandError: a file is invalid, the data folder is in use, or a server cannot be started.
@@ -93,11 +91,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 class _Stopped(BaseException):
-    """A signal asked us to end while we were still starting."""
+    """A signal arrived while `up` was still starting."""
 
 
 class _Stopping:
-    """Turns SIGINT and SIGTERM into a clean end: by `_Stopped` while starting, by a flag from then on."""
+    """Turns SIGINT and SIGTERM into a clean end: raises `_Stopped` while starting, sets a flag afterwards."""
 
     def __init__(self) -> None:
         self._asked = threading.Event()
@@ -114,11 +112,11 @@ class _Stopping:
         return kind is _Stopped
 
     def started(self) -> None:
-        """From now on the flag is looked at."""
+        """From now on, signals set the flag instead of raising."""
         self._starting = False
 
     def wait(self, seconds: float) -> bool:
-        """Wait; whether it is time to end."""
+        """Wait, and return whether a signal has arrived."""
         return self._asked.wait(seconds)
 
     def _handle(self, _number: int, _frame: object) -> None:
@@ -129,12 +127,12 @@ class _Stopping:
 
 
 def _run(options: Options, sources: Sources, reading: Reading, stopping: _Stopping) -> None:
-    """From the first server's start to the last one's end."""
+    """Start the servers, run the pipelines, and stop the servers."""
     _remove(options.ready_file)
     current = Run.start(options, environ=os.environ, say=_say)
     try:
         stopping.started()
-        _say("API keys are asked for only where spec.auth.required is true (locally the default is off)")
+        _say("requests need an API key only if spec.auth.required is true (on a laptop the default is false)")
         current.take(reading)
         _loop(current, sources, stopping)
     finally:

@@ -1,4 +1,4 @@
-"""`tidemill validate`: judge resource files, one line a fault."""
+"""`tidemill validate`: validates resource files, and prints one line per fault."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from tidemill_contract.resource.validate import DocumentError, Fault, Limits, ch
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
-    parser = subparsers.add_parser("validate", help="check AnalyticsPipeline files; exit 2 and one line a fault")
+    parser = subparsers.add_parser("validate", help="check AnalyticsPipeline files; one line per fault, exit code 2")
     parser.add_argument("files", nargs="+", metavar="FILE", help="YAML or JSON file; - for standard input")
     parser.add_argument(
         "--allow-topic-prefix",
         action="append",
         default=[],
         metavar="PREFIX",
-        help="allow source topics that start so, besides '<namespace>.'",
+        help="allow source topics with this prefix, besides '<namespace>.'",
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Judge every file. Returns 0, or 2 if any has a fault; what is valid but not yet runnable is a warning."""
+    """Validate every file. Returns 0, or 2 if one has a fault. Valid but unsupported specs cause a warning."""
     limits = Limits(topic_prefixes=tuple(args.allow_topic_prefix))
     results = [_file(name, limits) for name in args.files]
     return 0 if all(results) else 2
@@ -38,7 +38,7 @@ def _file(name: str, limits: Limits) -> bool:
     try:
         documents = load_documents(_read(name))
     except FileTooLarge as error:
-        faults = [Fault("", ABSENT, str(error.strerror), "split it, or see that it is the right file")]
+        faults = [Fault("", ABSENT, str(error.strerror), "split it, or check that it is the right file")]
         documents = []
     except OSError as error:
         faults = [Fault("", ABSENT, f"cannot be read: {error.strerror or error}", "check the path")]

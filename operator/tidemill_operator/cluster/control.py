@@ -1,4 +1,4 @@
-"""One pass over one resource of a cluster: fetched, reconciled or let go; its status is written once, if it changed."""
+"""One pass over one resource of a cluster: reads it, reconciles or releases it, and writes a changed status once."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ Document = dict[str, Any]
 
 
 class Controller:
-    """Does passes; safe to call from several threads, for a different resource each.
+    """Runs passes. Safe to call from several threads, if each has a different resource.
 
     Args:
-        world: what there is.
+        world: the cluster, Kafka and Postgres.
         recorder: writes Events.
-        observer: looks at how far pipelines are behind.
-        measures: the operator's own figures.
-        scaling: decides how many processors there are.
-        progress: sees all along whether events are counted; None: nobody does.
+        observer: measures how far pipelines are behind.
+        measures: the operator's own metrics.
+        scaling: decides on the number of processors.
+        progress: watches continuously whether events are counted; None: nothing watches.
         now: the wall clock.
     """
 
@@ -60,10 +60,10 @@ class Controller:
         self._finalizing = Finalizing(world, recorder, self._locks)
 
     def work(self, key: Key) -> Result:
-        """Look at a resource and do what is to be done.
+        """Run a pass over a resource.
 
         Raises:
-            TidemillError: the cluster's API does not answer, or somebody else was faster.
+            TidemillError: the cluster's API does not answer, or somebody else wrote first.
         """
         with self._measures.pass_of(key) as doing:
             try:
@@ -92,7 +92,7 @@ class Controller:
 
     def _reconcile(self, document: Document, key: Key) -> Result:
         progress = self._progress
-        # The observer's members are its own to write.
+        # The observer writes its own members of the status.
         previous = figures.others(document["status"]) if document.get("status") else None
         actuators, runtime = self._world.actuators(key, self._locks)
         status = reconcile(
@@ -105,7 +105,7 @@ class Controller:
             standing=(lambda: progress.error(key)) if progress else None,
         )
         scaling = self._scaling.status(key, (previous or {}).get("scaling") or {})
-        # Whoever scales by it reads it while a server is away too.
+        # Autoscalers read it, also while a server is away.
         scale = {name: known for name, known in (previous or {}).items() if name in ("replicas", "selector")}
         if runtime.scale:
             scale = {"replicas": runtime.scale.replicas, "selector": runtime.scale.selector}
@@ -124,7 +124,7 @@ class Controller:
         return verdict(status)
 
     def interrupt(self, key: Key, error: TidemillError) -> None:
-        """Events of a pipeline stand still: told at once, not when a pass that waits for a server has ended."""
+        """Report at once that a pipeline's events do not move, without waiting for a running pass."""
         try:
             document = self._world.api.get(PIPELINE, key.namespace, key.name)
             if document is None or document["metadata"]["uid"] != key.uid or not document.get("status"):
@@ -136,10 +136,10 @@ class Controller:
                 self._recorder.changes(document, previous, status)
                 self._measures.state_of(key, status)
         except TidemillError as failure:
-            log.info("%s: the next pass tells it: %s", key, failure)
+            log.info("%s: the next pass reports it: %s", key, failure)
 
     def _write(self, document: Document, status: Document) -> None:
-        """One apply of the whole status, of the resource as it was looked at: nobody has told a newer one."""
+        """Apply the whole status, unless the resource has changed since it was read."""
         metadata = {name: document["metadata"][name] for name in ("name", "namespace", "uid", "resourceVersion")}
         body = {"apiVersion": document["apiVersion"], "kind": document["kind"], "metadata": metadata, "status": status}
         try:
@@ -148,14 +148,14 @@ class Controller:
             now = self._world.api.get(PIPELINE, metadata["namespace"], metadata["name"], sure=True)
             if now is None or _essence(now) != _essence(document):
                 raise
-            # Only figures were written meanwhile.
+            # Only the observer's figures were written meanwhile.
             metadata["resourceVersion"] = now["metadata"]["resourceVersion"]
             self._world.api.apply(body, subresource="status")
         except NotFound:
-            log.info("%s/%s went while it was looked at", metadata["namespace"], metadata["name"])
+            log.info("%s/%s was deleted during its pass", metadata["namespace"], metadata["name"])
 
     def _forget(self, key: Key) -> None:
-        """A resource that is gone: its part of what it shared goes too, its own objects by their owner reference."""
+        """Withdraw a deleted resource from shared objects. Kubernetes deletes its own objects by owner reference."""
         _, runtime = self._world.actuators(key, self._locks)
         try:
             runtime.remove(key.namespace, key.name)
@@ -170,7 +170,7 @@ class Controller:
 
 
 def _repairs(runtime: KubernetesRuntime, previous: Document | None, status: Document) -> list[str]:
-    """What was put back; what had to be made although all was there, and nobody has asked for anything new, as well."""
+    """Return the reverted changes, and the objects created again although neither spec nor Tidemill has changed."""
     before = {condition["type"]: condition for condition in (previous or {}).get("conditions", ())}
     settled = before.get(PROGRESSING, {}).get("reason") == Reason.APPLIED
     same = (previous or {}).get("observedGeneration") == status["observedGeneration"]
@@ -179,14 +179,14 @@ def _repairs(runtime: KubernetesRuntime, previous: Document | None, status: Docu
 
 
 def _essence(document: Document) -> tuple[Any, ...]:
-    """What of a resource a pass looks at, or writes."""
+    """The parts of a resource that a pass reads or writes."""
     metadata = document["metadata"]
     looked_at = (metadata.get(member) for member in ("uid", "generation", "annotations", "deletionTimestamp"))
     return (*looked_at, figures.others(document.get("status") or {}))
 
 
 def verdict(status: Mapping[str, Any]) -> Result:
-    """How a pass ended, as its conditions tell."""
+    """The result of a pass, from its conditions."""
     conditions = {condition["type"]: condition for condition in status.get("conditions", ())}
     if "ReconciliationPaused" in conditions:
         return Result.SETTLED

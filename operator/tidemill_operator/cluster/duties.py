@@ -1,4 +1,4 @@
-"""What the leader does beside passes, every half a minute: proves that watching works, and finds what events missed."""
+"""The leader's periodic tasks, every 30 seconds: checks that watching works, and finds changes that events missed."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ CANARY = "tidemill-watchdog"
 
 
 class Duties:
-    """Repeats itself in a thread until it is stopped.
+    """Runs the tasks in a thread until it is stopped.
 
     Args:
         api: the cluster.
-        queue: gets resources that nobody has told of.
-        watchdog: is told what there is.
-        namespaces: those watched; empty: all.
+        queue: gets resources that no event has announced.
+        watchdog: gets the existing versions.
+        namespaces: the watched ones; empty: all.
         home: the operator's own namespace.
-        more: further things to do each time.
+        more: additional tasks.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Duties:
     ) -> None:
         self._api, self._queue, self._watchdog, self._more = api, queue, watchdog, more
         self._namespaces = tuple(namespaces)
-        # Only what is in a watched namespace comes back.
+        # Only objects in watched namespaces come back as events.
         self._canary_namespace = home if not namespaces or home in namespaces else namespaces[0]
         self._interval = interval_seconds
         self._known: set[Key] = set()
@@ -52,11 +52,11 @@ class Duties:
         self._thread = threading.Thread(target=self._run, name="duties", daemon=True)
 
     def start(self) -> None:
-        """Do them from now on."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Do them no more."""
+        """Stop the thread."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(20.0)
@@ -73,7 +73,7 @@ class Duties:
             self._stopping.wait(self._interval)
 
     def touch(self) -> None:
-        """Write the canary; the event about it has to come."""
+        """Write the canary object, whose event has to arrive."""
         moment = dt.datetime.now(dt.UTC).isoformat()
         written = self._api.apply({
             "apiVersion": "v1",
@@ -89,13 +89,13 @@ class Duties:
         self._watchdog.exists("canary", {metadata["uid"]: metadata["resourceVersion"]})
 
     def list(self) -> None:
-        """Read all resources: their versions have to be seen, and new ones are looked at whether they are or not."""
+        """List all resources: events of their versions have to arrive, and unknown resources are queued."""
         found: list[Document] = []
         for namespace in self._namespaces or (None,):
             found += self._api.list(PIPELINE, namespace, metadata_only=True)
         metadata = [item["metadata"] for item in found]
         self._watchdog.exists("pipelines", {item["uid"]: item["resourceVersion"] for item in metadata})
         keys = {Key.of(item) for item in metadata}
-        for key in keys ^ self._known:  # new ones, and those that went
+        for key in keys ^ self._known:  # new and deleted ones
             self._queue.add(key)
         self._known = keys

@@ -1,4 +1,4 @@
-"""Core v1 Events for people: a condition has changed, with a reason from the closed set."""
+"""Writes core v1 Events for changed conditions, with a reason from the closed set."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tidemill_operator.status import CONDITIONS, PROGRESSING, new_versions
 log = logging.getLogger(__name__)
 _COMPONENT = "tidemill-operator"
 _MAX_MESSAGE = 1024
-# On the way, and no reason to worry.
+# Reasons of normal progress, which are no warning.
 _CALM = frozenset({Reason.APPLIED, Reason.WAITING, Reason.BLOCKED, Reason.SUSPENDED, Reason.NOT_NEEDED, "Paused"})
-# Of these one speaks for all that say the same: the first that has changed.
+# Several of these change together; only the first changed one gets an Event.
 _ONE_OF = ("Ready", "Stalled", PROGRESSING, *CONDITIONS.values())
 _ABNORMAL = frozenset({
     "Stalled",
@@ -33,7 +33,7 @@ Document = Mapping[str, Any]
 
 
 class Recorder:
-    """Writes Events beside the resources that they are about. An event that cannot be written is only logged.
+    """Writes Events of resources. A failure to write one is only logged.
 
     Args:
         api: the cluster.
@@ -44,7 +44,7 @@ class Recorder:
         self._api, self._instance = api, instance
 
     def changes(self, document: Document, previous: Document | None, status: Document) -> None:
-        """Tell what a new status says that the one before it did not."""
+        """Write Events for the differences between two statuses."""
         for condition in changed(previous, status):
             reason = condition["reason"]
             kind = "Normal" if reason in _CALM else "Warning"
@@ -57,12 +57,12 @@ class Recorder:
             self.tell(document, "Normal", "NewVersion", text)
 
     def repaired(self, document: Document, repairs: Iterable[str], *, at: str) -> None:
-        """Tell what somebody else had changed and is put back.
+        """Write Events for reverted foreign changes.
 
         Args:
-            document: the resource whose it is.
-            repairs: in words.
-            at: when: each repair is told once, and told again when it is needed again.
+            document: the resource.
+            repairs: descriptions of the reverted changes.
+            at: time of the repair; a later repair of the same kind is reported again.
         """
         for text in repairs:
             _log_of(document, text)
@@ -72,11 +72,11 @@ class Recorder:
         """Write an Event.
 
         Args:
-            document: the resource that it is about.
+            document: the resource.
             kind: Normal or Warning.
             reason: one CamelCase word.
             message: for people.
-            at: what tells it from an equal one that was written before; written once for each.
+            at: distinguishes it from earlier equal Events; each value is written once.
         """
         metadata = document["metadata"]
         now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -104,7 +104,7 @@ class Recorder:
                 "count": 1,
             })  # fmt: skip
         except (Conflict, Terminating):
-            pass  # told before, or nobody is left to be told
+            pass  # already written, or the namespace is gone
         except TidemillError as error:
             log.warning("event of %s/%s: %s", metadata["namespace"], metadata["name"], error)
 
@@ -114,7 +114,7 @@ def _log_of(document: Document, text: str) -> None:
 
 
 def changed(previous: Document | None, status: Document) -> Iterator[dict[str, Any]]:
-    """What is news: a transition is told once, although several conditions show it."""
+    """Yield the conditions to report: a transition that several conditions show is reported once."""
     found = list(_changed(previous, status))
     speaks = min((_ONE_OF.index(one["type"]) for one in found if one["type"] in _ONE_OF), default=None)
     for condition in found:
@@ -123,14 +123,14 @@ def changed(previous: Document | None, status: Document) -> Iterator[dict[str, A
 
 
 def _changed(previous: Document | None, status: Document) -> Iterator[dict[str, Any]]:
-    """Conditions that have another status than before; those that are gone are told as False."""
+    """Yield the conditions whose status has changed; removed ones are reported as False."""
     before = {condition["type"]: condition for condition in (previous or {}).get("conditions", ())}
     now = {condition["type"]: condition for condition in status.get("conditions", ())}
     for kind, condition in now.items():
         if kind == "Reconciling":
             continue  # as Progressing
         known = before.get(kind)
-        # Of a first status only what is out of the ordinary is news.
+        # Of a first status, only unusual conditions are reported.
         if known is None and condition["status"] != "True" and condition["reason"] in _CALM:
             continue
         if known is None or known["status"] != condition["status"] or _graver(known, condition):
@@ -140,7 +140,7 @@ def _changed(previous: Document | None, status: Document) -> Iterator[dict[str, 
 
 
 def _graver(known: Document, condition: Document) -> bool:
-    """Whether a part that is not ready has got a graver reason, or more was lost."""
+    """Whether a part that is not ready now has a more severe reason, or more was lost."""
     if condition["type"] == "EventsLost":
         return bool(condition["message"] != known["message"])
     return condition["status"] == "False" and known["reason"] in _CALM and condition["reason"] not in _CALM

@@ -1,7 +1,7 @@
-"""What kopf is for: watching. Every event only puts the pipeline that it concerns into the queue.
+"""Watches the cluster with kopf. Every event only puts the key of its pipeline into the queue.
 
-kopf's own handling of changes is not used: its handlers overlap for one object, and its retries, timers and annotations
-are not ours. So it writes nothing.
+kopf's handling of changes is not used: its handlers of one object may overlap, and it has its own retries, timers and
+annotations. So kopf writes nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tidemill_operator.keys import Key
 from tidemill_operator.plan.render import marks
 from tidemill_operator.resource.crd import GROUP, PLURAL, VERSION
 
-# An apply of ours, and what controllers make of it, come as several events.
+# One apply, and the controllers' reactions to it, cause several events.
 _SETTLE_SECONDS = 0.3
 _REQUEST_SECONDS = 30.0
 _CONNECT_SECONDS = 10.0
@@ -32,11 +32,11 @@ Body = Mapping[str, Any]
 
 
 def settings() -> kopf.OperatorSettings:
-    """Kopf's settings: it only watches, keeps nothing in objects and posts nothing."""
+    """Kopf's settings: it only watches, stores nothing in objects and posts no events."""
     found = kopf.OperatorSettings()
     found.posting.enabled = False
     found.peering.standalone = True
-    # Neither CRDs nor namespaces are watched, so that no right to them is needed.
+    # Neither CRDs nor namespaces are watched, so that no permission for them is needed.
     found.scanning.disabled = True
     found.networking.request_timeout = _REQUEST_SECONDS
     found.networking.connect_timeout = _CONNECT_SECONDS
@@ -49,13 +49,13 @@ def settings() -> kopf.OperatorSettings:
 def registry(
     queue: WorkQueue, watchdog: Watchdog, mirror: Mirror, configuration: client.Configuration
 ) -> kopf.OperatorRegistry:
-    """The handlers.
+    """Return the handlers.
 
     Args:
         queue: gets the keys.
-        watchdog: is told of every event.
-        mirror: gets every object, before the pass that it asks for.
-        configuration: how the cluster is reached.
+        watchdog: gets every event.
+        mirror: gets every object before its pass is queued.
+        configuration: address and credentials of the cluster.
     """
     found = kopf.OperatorRegistry()
     known: dict[str, str] = {}
@@ -84,7 +84,7 @@ def registry(
             watchdog.saw(body["metadata"]["uid"], body["metadata"]["resourceVersion"])
             mirror.saw(kind, event["object"], gone=type == "DELETED")
             if body["metadata"].get("labels", {}).get(marks.COMPONENT) == marks.SCALING:
-                return  # a memory: no pass depends on it
+                return  # scaling's stored state: no pass depends on it
             for key in owners(body):
                 queue.add(key, delay=_SETTLE_SECONDS)
 
@@ -94,20 +94,20 @@ def registry(
 
 
 def _place(kind: Kind) -> tuple[str, str, str]:
-    """Group, version and plural."""
+    """Return group, version and plural of a kind."""
     group, _, version = kind.api_version.rpartition("/")
     return group, version, kind.plural
 
 
 def fingerprint(body: Body) -> str:
-    """What of a resource a pass depends on: not its status, which passes write themselves."""
+    """Return a hash of the parts of a resource that a pass depends on, without the status."""
     metadata = body["metadata"]
     members = ("generation", "annotations", "finalizers", "deletionTimestamp")
     return json.dumps([metadata.get(member) for member in members], sort_keys=True, default=dict)
 
 
 def owners(body: Body) -> Iterator[Key]:
-    """The pipelines that an object belongs to."""
+    """Yield the pipelines that own an object."""
     metadata = body["metadata"]
     for reference in metadata.get("ownerReferences", ()):
         if reference.get("kind") == KIND and str(reference.get("apiVersion", "")).startswith(f"{GROUP}/"):
@@ -115,7 +115,7 @@ def owners(body: Body) -> Iterator[Key]:
 
 
 def connection(configuration: client.Configuration) -> kopf.ConnectionInfo:
-    """How kopf reaches the cluster: as everything else here does."""
+    """Return kopf's connection, made from the operator's own configuration."""
     header = configuration.get_api_key_with_prefix("BearerToken") or ""
     scheme, _, token = header.partition(" ")
     return kopf.ConnectionInfo(

@@ -1,7 +1,7 @@
-"""One replica leads: who holds the Lease works, the others wait. Who cannot renew it in time ends its process.
+"""Leader election: the replica that holds the Lease works. A leader that cannot renew it in time ends its process.
 
-`Term` is pure: what to do, given the Lease and the moment. Others' clocks are not believed: a Lease has expired when it
-was not changed for its duration by our own clock.
+`Term` is pure: it decides from the Lease and the time. It does not trust other clocks: a Lease has expired if it did
+not change for its duration by our own clock.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _TIMEOUT_SECONDS = 4.0
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds.
+    """Times in seconds.
 
     Attributes:
-        duration: how long a Lease is respected without a sign of its holder.
-        deadline: how long a holder may fail to renew it; less than `duration`: it has ended before another begins.
-        retry: between two looks.
+        duration: how long a Lease without renewal is respected.
+        deadline: how long a holder may fail to renew it. Less than `duration`, so that it ends before another begins.
+        retry: interval between two attempts.
     """
 
     duration: float = 15.0
@@ -41,7 +41,7 @@ class Timing:
 
 
 class Term:
-    """What one replica knows of the Lease. For one thread.
+    """One replica's view of the Lease. For one thread.
 
     Args:
         identity: of this replica.
@@ -56,19 +56,19 @@ class Term:
 
     @property
     def leading(self) -> bool:
-        """Whether the Lease was won."""
+        """Whether this replica holds the Lease."""
         return self._renewed_at is not None
 
     def lost(self, now: float) -> bool:
-        """Whether a leader must end: it has not renewed for too long."""
+        """Whether a leader must end, because it has not renewed the Lease for too long."""
         return self._renewed_at is not None and now - self._renewed_at >= self._timing.deadline
 
     def may_take(self, lease: Document | None, now: float) -> bool:
-        """Whether the Lease is free, ours, or given up without a word.
+        """Whether the Lease is free, ours, or expired.
 
         Args:
-            lease: as it is; None: there is none.
-            now: seconds that only grow.
+            lease: the live Lease; None: it does not exist.
+            now: monotonic seconds.
         """
         spec = (lease or {}).get("spec") or {}
         sign = (spec.get("holderIdentity"), spec.get("renewTime"), spec.get("leaseTransitions"))
@@ -79,19 +79,19 @@ class Term:
         return now - self._seen_at >= float(spec.get("leaseDurationSeconds") or self._timing.duration)
 
     def renewed(self, asked_at: float) -> None:
-        """The Lease is ours, as of the moment at which it was asked for."""
+        """Note that the Lease is ours, from the time of the request on."""
         self._renewed_at = asked_at
 
 
 class Elector:
-    """Keeps trying for the Lease, and keeps it, in a thread of its own.
+    """Acquires and renews the Lease in its own thread.
 
     Args:
         api: the cluster; its timeout must be less than the deadline.
         namespace: of the Lease.
         name: of the Lease.
-        identity: of this replica; another one after each start.
-        end: ends the process at once; never returns in earnest.
+        identity: of this replica; a new one for each start.
+        end: ends the process at once; returns in tests only.
         timing: of the Lease.
     """
 
@@ -116,7 +116,7 @@ class Elector:
 
     @classmethod
     def of(cls, settings: ClusterSettings) -> Self:
-        """One of this process, with a client of its own whose calls are short."""
+        """Return the elector of this process, with its own API client and short timeouts."""
         return cls(
             Api(timeout_seconds=_TIMEOUT_SECONDS),
             namespace=settings.operator_namespace,
@@ -125,7 +125,7 @@ class Elector:
         )
 
     def start(self) -> None:
-        """Try from now on."""
+        """Start trying."""
         self._thread.start()
         self._guard.start()
 
@@ -136,14 +136,14 @@ class Elector:
 
     @property
     def epoch(self) -> int:
-        """Which of the Lease's holders this replica is; each one's is greater than those before."""
+        """The epoch of this leader, which is greater than that of every earlier leader."""
         return self._epoch
 
     def outbid(self, seen: int) -> int:
-        """A greater epoch was seen: another leads, or the Lease was deleted and counts from anew; then it is raised.
+        """React to a greater epoch: raise ours if the Lease was deleted and its count was reset.
 
         Raises:
-            NotOurTurn: another leads.
+            NotOurTurn: another operator leads.
             TidemillError: the API does not answer.
         """
         for _ in range(_ATTEMPTS):
@@ -157,14 +157,14 @@ class Elector:
                 continue  # it was renewed just now
             self._epoch = max(self._epoch, seen + 1)
             return self._epoch
-        raise NotOurTurn(Reason.WAITING, f"a leader after this one is at work (epoch {seen}, ours is {self._epoch})")
+        raise NotOurTurn(Reason.WAITING, f"a later leader is at work (epoch {seen}, ours is {self._epoch})")
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the Lease; whether it was won."""
+        """Wait for the Lease, and return whether it was acquired."""
         return self._won.wait(seconds)
 
     def stop(self) -> None:
-        """Try no more, and give the Lease back so that another need not wait for its end."""
+        """Stop, and release the Lease so that another replica need not wait until it expires."""
         self._stopping.set()
         self._thread.join(self._timing.deadline)
         if self.leading:
@@ -173,21 +173,21 @@ class Elector:
                 if lease is not None and lease["spec"].get("holderIdentity") == self._identity:
                     self._api.replace({**lease, "spec": {**lease["spec"], "holderIdentity": ""}})
             except TidemillError as error:
-                log.info("the lease was not given back: %s", error)
+                log.info("the lease was not released: %s", error)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
                 self._try()
             except Conflict:
-                log.info("somebody else was faster at the lease")
+                log.info("another replica wrote the lease first")
             except TidemillError as error:
-                log.warning("the lease cannot be %s: %s", "renewed" if self._term.leading else "had", error)
+                log.warning("the lease cannot be %s: %s", "renewed" if self._term.leading else "acquired", error)
             self._stopping.wait(self._timing.retry)
 
     def _try(self) -> None:
         if self._held is not None:
-            # As we wrote it last, or the write is refused: only then is there something to look at.
+            # Write over our last version; the Lease only has to be read if that fails.
             held, self._held, asked_at = self._held, None, time.monotonic()
             self._hold(self._api.replace(self._wanted(held)))
             self._term.renewed(asked_at)
@@ -226,7 +226,7 @@ class Elector:
         return {"apiVersion": LEASE.api_version, "kind": LEASE.kind, "metadata": metadata, "spec": spec}
 
     def _watch(self) -> None:
-        """End the process at the deadline even if a call to the API hangs, or the process itself was frozen."""
+        """End the process at the deadline, even if an API call hangs or the process was frozen."""
         while not self._stopping.wait(min(0.5, self._timing.retry)):
             if self._term.lost(time.monotonic()):
                 log.critical("the lease was not renewed for %g s: this process ends", self._timing.deadline)

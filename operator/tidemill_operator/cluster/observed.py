@@ -1,6 +1,6 @@
-"""Figures in the status of a cluster's resources: members of their own, beside those that passes write.
+"""Writes the observer's figures into the status of resources, in members that passes do not write.
 
-So they go on while passes wait for a server, or are paused. Written when they say something else, not at every look.
+So the figures stay current while passes wait for a server or are paused. They are only written if they have changed.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ OBSERVER = "tidemill-observer"
 
 
 class ObservedStatus:
-    """Writes what an observer sees. For one thread.
+    """Writes the figures of an observer. For one thread.
 
     Args:
         api: the cluster.
-        recorder: tells when figures are not known, and when they are again.
-        clock: seconds that only grow.
+        recorder: writes an Event when figures become unknown, and when they are known again.
+        clock: monotonic seconds.
     """
 
     def __init__(self, api: Api, recorder: Recorder, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -37,7 +37,7 @@ class ObservedStatus:
         self._shown: set[Key] = set()
 
     def show(self, key: Key, seen: Seen) -> None:
-        """Write it, if it is news.
+        """Write the figures if they have changed.
 
         Raises:
             TidemillError: the cluster's API does not answer.
@@ -59,7 +59,7 @@ class ObservedStatus:
             self._tell(document, shown, found)
 
     def blank(self, *, seconds: float = 5.0) -> None:
-        """Take figures out that nobody looks after from now on, as far as that can be done in the time."""
+        """Remove the figures from all statuses, within the given time, because nothing updates them from now on."""
         deadline = self._clock() + seconds
         try:
             for key in sorted(self._shown, key=str):
@@ -73,7 +73,7 @@ class ObservedStatus:
                 ):
                     self._write(document, {})
         except TidemillError as error:
-            log.warning("figures stay in statuses that nobody looks after: %s", error)
+            log.warning("outdated figures stay in statuses: %s", error)
 
     def _write(self, document: Mapping[str, Any], found: Mapping[str, Any]) -> None:
         metadata = {name: document["metadata"][name] for name in ("name", "namespace", "uid")}
@@ -81,7 +81,7 @@ class ObservedStatus:
         try:
             self._api.apply(body, subresource="status", manager=OBSERVER)
         except (Conflict, NotFound):
-            log.info("%s/%s went while it was looked at", metadata["namespace"], metadata["name"])
+            log.info("%s/%s was deleted meanwhile", metadata["namespace"], metadata["name"])
 
     def _tell(self, document: Mapping[str, Any], shown: Mapping[str, Any], found: Mapping[str, Any]) -> None:
         (condition,) = found.get("conditions") or shown["conditions"]

@@ -1,6 +1,6 @@
-"""Which pipelines are to be looked at and when: one pass at a time for each, wishes merged, failures delayed.
+"""The queue of passes: one pass at a time per pipeline; requests are merged, failed passes are delayed.
 
-`Schedule` is pure, its clock is passed in; `WorkQueue` adds threads. Neither knows what a pass does.
+`Schedule` is pure and gets the time as an argument; `WorkQueue` adds threads. Neither knows what a pass does.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ class Result(Enum):
     """How a pass ended."""
 
     SETTLED = "settled"
-    """All is as it should be, or waits for a person."""
+    """Everything is as specified, or a person has to act."""
     WAITING = "waiting"
-    """It comes by itself; an event will tell, most likely."""
+    """The change is under way; usually an event announces its end."""
     FAILED = "failed"
-    """Something is away or refuses."""
+    """A server is away or refuses."""
     GONE = "gone"
-    """There is nothing to look at any more."""
+    """The resource no longer exists."""
 
 
 @dataclass(frozen=True)
 class Delays:
-    """Seconds until the next look.
+    """Seconds until the next pass.
 
     Attributes:
-        drift: at what is settled; spread by a tenth, so that not all come at once.
-        waiting: at what is on its way.
-        first, most: after the first failure and at the most; doubled each time.
+        drift: for a settled pipeline; varied by a tenth to spread the passes.
+        waiting: for a pipeline with a change under way.
+        first, most: after the first failure, and at most; doubled with each failure.
     """
 
     drift: float = 90.0
@@ -47,7 +47,7 @@ class Delays:
     most: float = 60.0
 
     def after(self, result: Result, failures: int, *, chance: float) -> float:
-        """The delay after a pass; `chance` is between 0 and 1."""
+        """Return the delay after a pass; `chance` is a random number between 0 and 1."""
         match result:
             case Result.FAILED:
                 return min(self.most, self.first * 2.0 ** min(failures - 1, 16)) * (0.9 + 0.2 * chance)
@@ -58,11 +58,11 @@ class Delays:
 
 
 class Schedule:
-    """When each key is due. For one thread at a time.
+    """Tracks when each key is due. For one thread at a time.
 
     Args:
-        delays: between looks.
-        chance: numbers between 0 and 1.
+        delays: between passes.
+        chance: returns random numbers between 0 and 1.
     """
 
     def __init__(self, delays: Delays, *, chance: Callable[[], float] = random.random) -> None:
@@ -78,12 +78,12 @@ class Schedule:
         return len(self._due.keys() | self._running)
 
     def add(self, key: Key, at: float, *, fresh: bool = False) -> None:
-        """Wish for a look.
+        """Request a pass.
 
         Args:
-            key: at what.
-            at: not before this moment.
-            fresh: somebody changed the resource itself, so a delay after failures counts no more.
+            key: of the pipeline.
+            at: earliest time.
+            fresh: the resource itself has changed, so a delay after failures is dropped.
         """
         if fresh:
             self._failures.pop(key, None)
@@ -93,10 +93,10 @@ class Schedule:
             self._due[key] = min(at, self._due.get(key, at))
 
     def take(self, now: float) -> Key | None:
-        """The key that has been due longest and is not in work; it is in work then.
+        """Take the key that has been due longest and is not in work, and mark it as in work.
 
-        What is on its way and what is not begun are taken in turn: of hundreds that are made at once the first are
-        ready early, and many that never come hold up nobody.
+        New pipelines and those with a change under way are taken in turn. So of hundreds that are created at once, the
+        first become ready early, and pipelines that never become ready do not delay others.
         """
         ready = [(key not in self._begun, at, key) for key, at in self._due.items() if at <= now]
         if not ready:
@@ -110,11 +110,11 @@ class Schedule:
         return key
 
     def next_at(self) -> float | None:
-        """When the next key is due; None: none ever."""
+        """The time when the next key is due; None: no key is waiting."""
         return min(self._due.values(), default=None)
 
     def done(self, key: Key, result: Result, now: float) -> None:
-        """A pass has ended."""
+        """Note the end of a pass."""
         self._running.discard(key)
         again = self._again.pop(key, None)
         if result is Result.FAILED:
@@ -132,12 +132,12 @@ class Schedule:
 
 
 class WorkQueue:
-    """A schedule worked off by a few threads.
+    """A schedule with a few worker threads.
 
     Args:
-        work: does one pass; what it raises counts as a failure.
-        delays: between looks.
-        workers: how many passes may run at a time.
+        work: runs one pass; an exception counts as a failure.
+        delays: between passes.
+        workers: maximum number of concurrent passes.
     """
 
     def __init__(self, work: Callable[[Key], Result], delays: Delays, *, workers: int = 4) -> None:
@@ -150,12 +150,12 @@ class WorkQueue:
         ]
 
     def start(self) -> None:
-        """Work from now on."""
+        """Start the workers."""
         for thread in self._threads:
             thread.start()
 
     def stop(self, *, seconds: float = 20.0) -> None:
-        """Begin no other pass; wait for those that run, but not for ever."""
+        """Begin no more passes, and wait up to `seconds` for the running ones."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -165,7 +165,7 @@ class WorkQueue:
                 thread.join(max(0.0, deadline - time.monotonic()))
 
     def add(self, key: Key, *, delay: float = 0.0, fresh: bool = False) -> None:
-        """Wish for a look at a key; returns at once."""
+        """Request a pass; returns at once."""
         with self._changed:
             self._schedule.add(key, time.monotonic() + delay, fresh=fresh)
             self._changed.notify()

@@ -1,6 +1,6 @@
-"""Scaling in a cluster: pipelines are polled from a queue of their own, decisions remembered in a ConfigMap each.
+"""Scaling in a cluster: polls pipelines from a separate queue, and stores each one's decisions in a ConfigMap.
 
-A poll never writes a Deployment or a status: it wishes for a pass, which does.
+A poll never writes a Deployment or a status. It requests a pass, which writes them.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ log = logging.getLogger(__name__)
 INTERVAL_SECONDS = 60.0
 _FILE = "memory.json"
 _WORKERS = 4
-# What polls by itself wishes for its next look; this one only catches what is lost.
+# A poll schedules the next one itself; this delay only catches lost ones.
 _DELAYS = Delays(drift=3600.0, most=15.0)
 _SAID = ("mode", "desired", "reason")
 
 
 class ClusterSite:
-    """Deployments of a cluster, and decisions in the ConfigMap `<pipeline>-scaling`, which goes with the resource.
+    """Reads Deployments, and stores decisions in the ConfigMap `<pipeline>-scaling`, which its resource owns.
 
     Args:
         api: the cluster.
-        decided: is called with a decision that changes replicas.
-        clock: seconds that only grow.
+        decided: called with each decision that changes replicas.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ClusterSite:
         self._lock = threading.Lock()
 
     def look(self, key: Key) -> Seen | None:
-        """The config that pods were given, and how far their Deployment is."""
+        """Return the config of the running pods, and the state of their Deployment."""
         config = self._config(key)
         live = self._own(DEPLOYMENT, key, f"{key.name}-processor") if config else None
         if config is None or live is None:
@@ -61,7 +61,7 @@ class ClusterSite:
         return Seen(config, ready, settled=int(live["spec"].get("replicas", 1)) if rolled_out(live) else None)
 
     def remembered(self, key: Key) -> Memory:
-        """What was written last. Without it, as many processors as run: none is taken away because scaling begins."""
+        """Return the stored state; without one, the running number of processors, so that scaling starts from it."""
         kept = self._own(CONFIG_MAP, key, marks.scaling(key.name))
         memory = Memory.from_json((kept.get("data") or {}).get(_FILE, "")) if kept else Memory()
         if memory.replicas is None:
@@ -70,9 +70,9 @@ class ClusterSite:
         return memory
 
     def remember(self, key: Key, memory: Memory, *, changed: bool) -> None:
-        """Write it if it says something else, and not at every poll. What cannot be written now is the next time."""
+        """Write a changed state, but not at every poll. A failed write is repeated at the next poll."""
         if memory.replicas is None:
-            self.forget(key)  # a pass takes the ConfigMap away
+            self.forget(key)  # a pass deletes the ConfigMap
             return
         with self._lock:
             at, written = self._written.get(key, (-INTERVAL_SECONDS, Memory()))
@@ -91,11 +91,11 @@ class ClusterSite:
             self._written[key] = (self._clock(), memory)
 
     def tell(self, key: Key, decision: Decision) -> None:
-        """Hand on a change."""
+        """Report a change of replicas."""
         self._decided(key, decision)
 
     def forget(self, key: Key) -> None:
-        """Nothing is kept of a pipeline any more."""
+        """Forget a pipeline."""
         with self._lock:
             self._written.pop(key, None)
 
@@ -107,7 +107,7 @@ class ClusterSite:
             return None
 
     def _own(self, kind: Kind, key: Key, name: str) -> Document | None:
-        """An object of this pipeline, not of an earlier one of its name."""
+        """Return an object of this pipeline, not of an earlier one with the same name."""
         found = self._api.get(kind, key.namespace, name)
         return found if found and found["metadata"].get("labels", {}).get(marks.OWNER_UID) == key.uid else None
 
@@ -117,7 +117,7 @@ class ClusterSite:
 
 
 def manifest(key: Key, memory: Memory) -> Document:
-    """The ConfigMap of a memory."""
+    """Return the ConfigMap that stores a state."""
     owner = OwnerReference(key.uid, key.name)
     metadata = marks.own_metadata(
         marks.scaling(key.name), key.namespace, pipeline=key.name, component=marks.SCALING, owner=owner
@@ -126,19 +126,19 @@ def manifest(key: Key, memory: Memory) -> Document:
 
 
 def essence(memory: Memory) -> Memory:
-    """What of a memory is worth a write: not that time went by."""
+    """Return the parts of a state that are worth a write, without the times."""
     state = memory.state
     wanted = tuple((0.0, replicas) for _, replicas in state.wanted)
     return replace(memory, state=replace(state, polled_at=None, samples=(), wanted=wanted, failed_polls=0))
 
 
 def is_news(told: Mapping[str, Any] | None, found: Mapping[str, Any], seconds: float) -> bool:
-    """Whether the status is to tell of a decision: of another one at once, of other figures now and then.
+    """Whether to write a decision to the status: a new decision at once, changed figures after a while.
 
     Args:
-        told: what it tells.
-        found: what it could tell.
-        seconds: since it was told.
+        told: the written one.
+        found: the current one.
+        seconds: since it was written.
     """
     if told is None or any(found.get(name) != told.get(name) for name in _SAID):
         return True
@@ -147,13 +147,13 @@ def is_news(told: Mapping[str, Any] | None, found: Mapping[str, Any], seconds: f
 
 @dataclass
 class _Pipeline:
-    """What a pass and the polls tell each other of a pipeline.
+    """The state of a pipeline that passes and polls share.
 
     Attributes:
-        scales: whether the spec that runs asks for decisions.
-        paused: whether the resource asks to be left alone.
-        told: `status.scaling` as passes tell it.
-        told_at: since when.
+        scales: whether the accepted spec uses scaling.
+        paused: whether the resource is paused.
+        told: `status.scaling` as passes write it.
+        told_at: when it last changed.
     """
 
     scales: bool = False
@@ -163,15 +163,15 @@ class _Pipeline:
 
 
 class ClusterScaling:
-    """Scaling of all pipelines; `start` begins to poll. Safe to share between threads.
+    """Scales all pipelines; `start` begins to poll. Safe to share between threads.
 
     Args:
         api: the cluster.
         reader: reads figures.
-        recorder: tells of changes.
-        measures: the operator's own figures.
-        wake: wishes for a pass over a pipeline.
-        clock: seconds that only grow.
+        recorder: writes Events of changes.
+        measures: the operator's own metrics.
+        wake: requests a pass over a pipeline.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -192,18 +192,18 @@ class ClusterScaling:
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Poll from now on."""
+        """Start polling."""
         self._queue.start()
 
     def stop(self) -> None:
-        """Begin no other poll."""
+        """Stop polling."""
         self._queue.stop()
 
     def replicas(self, key: Key, running: AnalyticsPipeline) -> int | None:
-        """Processors decided on, for the spec that is to run; None: none is, or that is not asked for.
+        """Return the decided number of processors for a spec; None: there is no decision, or it does not use scaling.
 
         Raises:
-            TidemillError: what is remembered cannot be read.
+            TidemillError: the stored state cannot be read.
         """
         scaling = running.spec.processor.scaling
         with self._lock:
@@ -212,7 +212,7 @@ class ClusterScaling:
         return self._scaler.replicas(key) if scaling is not None and scaling.mode == "lag" else None
 
     def watch(self, key: Key, *, paused: bool = False) -> None:
-        """A pass has ended: poll if the pipeline asks for it, when it is time to; not while it is paused."""
+        """Note the end of a pass: the pipeline is polled when due, if it uses scaling and is not paused."""
         with self._lock:
             known = self._known.get(key)
             if known is None:
@@ -223,22 +223,22 @@ class ClusterScaling:
             self._queue.add(key, delay=self._scaler.rest(key))
 
     def status(self, key: Key, previous: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What the status is to say: what it said before, unless that says something else or is a minute old.
+        """Return `status.scaling`: the previous one, unless the decision has changed or it is a minute old.
 
         Args:
-            key: of which pipeline.
-            previous: `status.scaling` as it stands in the cluster.
+            key: of the pipeline.
+            previous: `status.scaling` in the cluster.
         """
         found = self._scaler.status(key)
         with self._lock:
             known = self._known.get(key)
             if known is None:
-                return previous  # not looked at yet
+                return previous  # not polled yet
             if not known.scales:
                 known.told = None
                 return {}
             if known.told is None and previous:
-                known.told, known.told_at = dict(previous), self._clock()  # of an operator before this one
+                known.told, known.told_at = dict(previous), self._clock()  # written by an earlier operator
             if not found:
                 return previous
             if self._is_news(known, found):
@@ -246,7 +246,7 @@ class ClusterScaling:
             return known.told or previous
 
     def poll(self, key: Key) -> Result:
-        """Decide about a pipeline if it is time to, and wish for a pass if that has something to do."""
+        """Decide about a pipeline that is due, and request a pass if it has to write something."""
         with self._lock:
             known = self._known.get(key)
         if known is None or known.paused:
@@ -266,7 +266,7 @@ class ClusterScaling:
         return Result.SETTLED
 
     def forget(self, key: Key) -> None:
-        """A pipeline is gone; its ConfigMap goes with it."""
+        """Forget a deleted pipeline; Kubernetes deletes its ConfigMap."""
         with self._lock:
             self._known.pop(key, None)
         self._scaler.forget(key)
@@ -274,7 +274,7 @@ class ClusterScaling:
         self._measures.unscaled(key)
 
     def _decided(self, key: Key, known: _Pipeline) -> None:
-        """Show a decision, in the status by a pass if it is news."""
+        """Update the metrics with a decision, and request a pass if the status has to change."""
         found = self._scaler.status(key)
         with self._lock:
             gone, news = key not in self._known, self._is_news(known, found)
@@ -289,7 +289,7 @@ class ClusterScaling:
         return is_news(known.told, found, self._clock() - known.told_at)
 
     def _changed(self, key: Key, decision: Decision) -> None:
-        """Tell of a change, and have it made."""
+        """Write an Event for a change, and request the pass that makes it."""
         metadata = {"namespace": key.namespace, "name": key.name, "uid": key.uid}
         limit = f", limited by {decision.limited_by}" if decision.limited_by else ""
         text = f"{decision.current} → {decision.replicas} processors{limit}"

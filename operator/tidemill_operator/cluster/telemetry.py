@@ -1,4 +1,4 @@
-"""The operator's own figures for Prometheus: passes, failures, how long each phase takes, states and conditions."""
+"""The operator's own Prometheus metrics: passes, failures, durations of phases, states and conditions."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ _STATES = ("ready", "progressing", "stalled", "suspended", "paused")
 RECONCILIATIONS = Counter("tidemill_operator_reconciliations_total", "Passes over a resource.", ["result"])
 _PIPELINE = ("namespace", "pipeline")
 FAILED = Counter(
-    "tidemill_operator_reconciliations_failed_total", "Passes after which something was away or refused.", _PIPELINE
+    "tidemill_operator_reconciliations_failed_total", "Passes that ended with a server away or refusing.", _PIPELINE
 )
 DURATION = Histogram(
-    "tidemill_operator_reconciliation_duration_seconds", "Duration of passes and of their parts.", ["phase"],
+    "tidemill_operator_reconciliation_duration_seconds", "Duration of passes and of their phases.", ["phase"],
     buckets=_BUCKETS,
 )  # fmt: skip
-CHANGES = Counter("tidemill_operator_changes_total", "Things written because they were not as wanted.", ["phase"])
+CHANGES = Counter("tidemill_operator_changes_total", "Writes that corrected a difference.", ["phase"])
 PIPELINES = Gauge("tidemill_operator_pipelines", "Pipelines by state.", ["state"])
-LEADER = Gauge("tidemill_operator_leader", "Whether this replica leads.")
-DESIRED = Gauge("tidemill_operator_scaling_desired_replicas", "Processors that scaling asks for.", _PIPELINE)
-CURRENT = Gauge("tidemill_operator_scaling_current_replicas", "Processors set when scaling last decided.", _PIPELINE)
-DECISIONS = Counter("tidemill_operator_scaling_decisions_total", "Decisions of scaling, one a poll.", ["reason"])
+LEADER = Gauge("tidemill_operator_leader", "1 if this replica leads, else 0.")
+DESIRED = Gauge("tidemill_operator_scaling_desired_replicas", "Processors that scaling has decided on.", _PIPELINE)
+CURRENT = Gauge("tidemill_operator_scaling_current_replicas", "Processors at the last scaling decision.", _PIPELINE)
+DECISIONS = Counter("tidemill_operator_scaling_decisions_total", "Scaling decisions, one per poll.", ["reason"])
 
 T = TypeVar("T")
 
 
 @dataclass
 class Doing:
-    """A pass under way."""
+    """A running pass."""
 
     result: Result = Result.FAILED
 
 
 class Measures:
-    """Counts what happens; safe to share between threads."""
+    """Updates the metrics. Safe to share between threads."""
 
     def __init__(self) -> None:
         self._states: dict[Key, str] = {}
@@ -69,24 +69,24 @@ class Measures:
                 failed.inc()
 
     def state_of(self, key: Key, status: Mapping[str, Any]) -> None:
-        """Note what a pipeline's status says."""
+        """Update the metrics of a pipeline's state and conditions."""
         self._note(key, state(status))
         self._conditions.tell(key, key.namespace, key.name, status.get("conditions", ()))
 
     def scaled(self, key: Key, decided: Mapping[str, Any]) -> None:
-        """Note a decision, as `status.scaling` tells it."""
+        """Update the metrics with a decision, in the form of `status.scaling`."""
         DECISIONS.labels(decided["reason"]).inc()
         DESIRED.labels(key.namespace, key.name).set(decided["desired"])
         CURRENT.labels(key.namespace, key.name).set(decided["current"])
 
     def unscaled(self, key: Key) -> None:
-        """Nothing is decided about a pipeline any more."""
+        """Remove the scaling metrics of a pipeline."""
         for gauge in (DESIRED, CURRENT):
             with suppress(KeyError):
                 gauge.remove(key.namespace, key.name)
 
     def forget(self, key: Key) -> None:
-        """A pipeline is gone."""
+        """Remove the metrics of a deleted pipeline."""
         self._note(key, None)
         self._conditions.tell(key, key.namespace, key.name, ())
         with suppress(KeyError):
@@ -103,7 +103,7 @@ class Measures:
 
 
 def state(status: Mapping[str, Any]) -> str:
-    """A pipeline's state in a word."""
+    """Return a pipeline's state in one word."""
     conditions = {condition["type"]: condition["status"] for condition in status.get("conditions", ())}
     for condition, word in (("ReconciliationPaused", "paused"), ("Stalled", "stalled"), ("Suspended", "suspended")):
         if conditions.get(condition) == "True":
@@ -112,7 +112,7 @@ def state(status: Mapping[str, Any]) -> str:
 
 
 class _Timed:
-    """An actuator whose calls are timed, and what they changed counted."""
+    """Wraps an actuator: times its calls and counts its changes."""
 
     def __init__(self, inner: Any, phase: str) -> None:
         self._inner, self._phase = inner, phase
@@ -131,5 +131,5 @@ class _Timed:
 
 
 def timed(actuator: T, phase: str) -> T:
-    """The same actuator, its calls timed as a phase."""
+    """Return the actuator, wrapped so that its calls are timed as a phase."""
     return cast(T, _Timed(actuator, phase))

@@ -1,7 +1,7 @@
-"""Whether watching works: what was written has to come back as an event, or the process is no use and is ended.
+"""Checks that watching works: each write has to come back as an event; otherwise the process is ended.
 
-Two proofs: an object of our own is touched now and then, and the versions of all resources, read by a list, must have
-been seen by the watch. Either one missing for two minutes means that the operator is blind.
+There are two checks: a canary object is written regularly, and the watch must have seen the listed versions of all
+resources. If either fails for two minutes, the operator no longer gets events.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ LIMIT_SECONDS = 120.0
 
 
 class Watchdog:
-    """Compares what is with what was seen; safe to share between threads.
+    """Compares the existing versions with those seen in events. Safe to share between threads.
 
     Args:
-        clock: seconds that only grow.
+        clock: monotonic seconds.
         limit_seconds: how long something may stay unseen.
     """
 
@@ -30,7 +30,7 @@ class Watchdog:
         self._lock = threading.Lock()
 
     def saw(self, uid: str, version: str, *, gone: bool = False) -> None:
-        """An event about an object has come."""
+        """Note an event of an object."""
         number = _number(version)
         with self._lock:
             if gone:
@@ -43,11 +43,11 @@ class Watchdog:
                 del self._missing[uid]
 
     def exists(self, source: str, versions: Mapping[str, str]) -> None:
-        """These objects exist, at these versions by UID: events about them have to come, if they have not.
+        """Note existing objects: events of these versions have to arrive, unless they were seen.
 
         Args:
-            source: who tells; what it told before and does not tell now is there no more.
-            versions: as the API tells them now.
+            source: of the list; an object that it no longer lists is gone.
+            versions: by UID, from the API.
         """
         with self._lock:
             now = self._clock()
@@ -61,7 +61,7 @@ class Watchdog:
 
     @property
     def alive(self) -> bool:
-        """Whether everything came in time."""
+        """Whether all events arrived in time."""
         with self._lock:
             oldest = min((since for _, _, since in self._missing.values()), default=None)
             silent = 0.0 if oldest is None else self._clock() - oldest
@@ -71,5 +71,5 @@ class Watchdog:
 
 
 def _number(version: str) -> int:
-    """Versions of one kind of object are numbers that grow; others count as never seen."""
+    """Return a resource version as a number; 0 if it is none, so that it counts as never seen."""
     return int(version) if version.isascii() and version.isdigit() else 0

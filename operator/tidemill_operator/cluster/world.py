@@ -21,11 +21,11 @@ from tidemill_operator.settings import Platform
 
 @dataclass(frozen=True)
 class World:
-    """What passes work with; safe to share between threads.
+    """The servers and settings of passes. Safe to share between threads.
 
     Attributes:
         platform: addresses and defaults.
-        placement: what every workload gets in the cluster.
+        placement: settings of every workload in the cluster.
     """
 
     api: Api
@@ -36,7 +36,7 @@ class World:
 
     @classmethod
     def of(cls, platform: Platform, settings: ClusterSettings, *, api: Api, elector: Elector) -> Self:
-        """The one that settings tell of; it is written to as long as the elector leads."""
+        """Create it from settings; actuators only write while the elector leads."""
         kafka = KafkaTopics(
             platform.kafka_brokers,
             config=settings.kafka,
@@ -47,7 +47,7 @@ class World:
         return cls(api=api, kafka=kafka, postgres=postgres, platform=platform, placement=settings.placement)
 
     def actuators(self, key: Key, locks: NamespaceLocks) -> tuple[Actuators, KubernetesRuntime]:
-        """Those of one resource; the second is the runtime among them, for what only a cluster has."""
+        """Return the actuators of one resource, and its Kubernetes runtime."""
         owner = OwnerReference(key.uid, key.name)
         runtime = KubernetesRuntime(self.api, self.placement, owner, locks)
         return (

@@ -1,1 +1,1 @@
-"""What `tidemill up` is: pipelines on one machine."""
+"""`tidemill up`: runs pipelines on one machine."""

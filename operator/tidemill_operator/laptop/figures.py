@@ -1,4 +1,4 @@
-"""How far the pipelines of a run of `up` are behind: looked at in a thread, told by `status.json` and to Prometheus."""
+"""Measures in a thread how far the pipelines of `up` are behind, for `status.json` and Prometheus."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tidemill_operator.observer.observer import KAFKA_SECONDS, Observer, Tell
 
 
 class LocalFigures:
-    """Figures of one run; `start` begins to look.
+    """The figures of one run; `start` begins to measure.
 
     Args:
         kafka: bootstrap brokers.
         postgres: the database and its administrator's login.
-        host: address to tell Prometheus at.
-        say: tells the user when figures are not known, and when they are again.
-        progress: gets how far each pipeline is at each look.
+        host: listen address of the metrics.
+        say: prints when figures become unknown, and when they are known again.
+        progress: gets the progress of each pipeline at each measurement.
     """
 
     def __init__(
@@ -44,21 +44,21 @@ class LocalFigures:
 
     @property
     def port(self) -> int:
-        """Where Prometheus is told."""
+        """The port of the metrics."""
         return self._server.port
 
     def start(self) -> None:
-        """Look and tell from now on."""
+        """Start measuring and serving metrics."""
         self._server.start()
         self._observer.start()
 
     def close(self) -> None:
-        """Look and tell no more."""
+        """Stop measuring and serving metrics."""
         self._observer.stop()
         self._server.stop()
 
     def watch(self, pipelines: Iterable[Stored]) -> None:
-        """Look at these, as far as they have a schema and a topic, and at no others."""
+        """Measure exactly these pipelines, if they have a schema and a topic."""
         wanted = {key_of(stored): stored.status for stored in pipelines}
         for key, status in wanted.items():
             if status.get("schema") and status.get("topics"):
@@ -69,11 +69,11 @@ class LocalFigures:
         self._watched = set(wanted)
 
     def status(self, stored: Stored) -> Mapping[str, Any]:
-        """What a pipeline's status says of it; empty: it was not looked at yet."""
+        """Return a pipeline's figures for its status; empty: it was not measured yet."""
         return self._told.get(key_of(stored), {})
 
     def target(self, host: str) -> dict[str, object]:
-        """Where Prometheus finds it; as the operator, whose figures these are in a cluster."""
+        """Return the scrape target, with the component `operator`, as in a cluster."""
         return {"targets": [f"{host}:{self.port}"], "labels": {"component": "operator"}}
 
     def _show(self, key: Key, seen: Seen) -> None:
@@ -84,5 +84,5 @@ class LocalFigures:
 
 
 def key_of(stored: Stored) -> Key:
-    """What the observer calls a pipeline."""
+    """Return the observer's key of a pipeline."""
     return Key(stored.namespace, stored.name, str(stored.document["metadata"].get("uid", "")))

@@ -1,4 +1,4 @@
-"""Passes of `up` in a thread of their own: while one waits for a server, others go on telling what is."""
+"""Runs the passes of `up` in a separate thread, so that the status stays current while a pass waits for a server."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _END_SECONDS = 20.0
 
 
 class Passes:
-    """One at a time.
+    """Runs one pass at a time.
 
     Args:
-        act: makes a pass; what it raises is raised by the next `start`.
+        act: runs a pass; the next `start` raises its exception.
     """
 
     def __init__(self, act: Callable[[], None]) -> None:
@@ -22,11 +22,11 @@ class Passes:
 
     @property
     def idle(self) -> bool:
-        """Whether none is under way."""
+        """Whether no pass is running."""
         return self._thread is None or not self._thread.is_alive()
 
     def start(self) -> None:
-        """Begin one; none may be under way."""
+        """Begin a pass; none may be running."""
         error, self._error = self._error, None
         if error is not None:
             raise error
@@ -34,7 +34,7 @@ class Passes:
         self._thread.start()
 
     def wait(self, seconds: float = _END_SECONDS) -> None:
-        """Let the one under way come to its end, if it does in time."""
+        """Wait up to `seconds` for the end of the running pass."""
         if self._thread is not None:
             self._thread.join(seconds)
 

@@ -1,4 +1,4 @@
-"""What commands ask of a running `up`: annotations of its pipelines that no file of the user's has, a file each."""
+"""Requests of commands to a running `up`: annotations of its pipelines, stored in one file per pipeline."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ class Requests:
         self._folder = folder
 
     def read(self, namespace: str, name: str) -> Mapping[str, str]:
-        """What is asked of a pipeline."""
+        """Return the annotations requested for a pipeline."""
         with contextlib.suppress(FileNotFoundError, ValueError):
             found = json.loads(read_text(self._path(namespace, name)))
             return {str(key): str(value) for key, value in found.items()}
         return {}
 
     def write(self, namespace: str, name: str, annotation: str, value: str | None) -> None:
-        """Ask for something in place of what was asked before; None: take it back."""
+        """Set a requested annotation; None removes it."""
         asked = {key: known for key, known in self.read(namespace, name).items() if key != annotation}
         if value is not None:
             asked[annotation] = value
         write_atomic(self._path(namespace, name), json.dumps(asked, indent=1))
 
     def forget(self, namespace: str, name: str) -> None:
-        """A pipeline is gone, and with it what was asked of it."""
+        """Remove the requests of a deleted pipeline."""
         self._path(namespace, name).unlink(missing_ok=True)
 
     def _path(self, namespace: str, name: str) -> Path:

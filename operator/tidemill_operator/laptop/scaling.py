@@ -1,4 +1,4 @@
-"""Scaling in a run of `up`: polls pipelines in a thread of its own and remembers decisions in files between runs."""
+"""Scaling in `up`: polls pipelines in a separate thread, and keeps decisions in files between runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _Key = tuple[str, str]
 
 
 class Runtime(Protocol):
-    """Where the processors run."""
+    """The runtime of the processors, as scaling needs it."""
 
     config_root: Path
 
@@ -35,7 +35,7 @@ class Runtime(Protocol):
 
 
 class _Files:
-    """Processes of this machine, and decisions in `<namespace>/<name>.json`."""
+    """Reads processes of this machine, and keeps decisions in `<namespace>/<name>.json`."""
 
     def __init__(self, folder: Path, runtime: Runtime, say: Callable[[str], None]) -> None:
         self._folder, self._runtime, self._say = folder, runtime, say
@@ -69,13 +69,13 @@ class _Files:
 
 
 class LocalScaling:
-    """Decisions of one run; `start` begins to poll. Its methods may be called from any thread.
+    """The decisions of one run; `start` begins to poll. Its methods may be called from any thread.
 
     Args:
-        folder: where decisions are remembered.
+        folder: of the stored decisions.
         reader: reads figures.
-        runtime: where the processors run; its config files say what scaling is asked for.
-        say: tells the user of changes.
+        runtime: of the processors; its config files have the scaling settings.
+        say: prints changes.
     """
 
     def __init__(self, folder: Path, *, reader: Reader, runtime: Runtime, say: Callable[[str], None]) -> None:
@@ -91,13 +91,13 @@ class LocalScaling:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop polling; decisions stay remembered."""
+        """Stop polling; decisions are kept."""
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def watch(self, pipelines: Iterable[_Key]) -> None:
-        """These pipelines, by namespace and name, and no others, are polled if they ask for it."""
+        """Poll exactly these pipelines (namespace, name), if they use scaling."""
         wanted = set(pipelines)
         with self._lock:
             gone, new = self._due.keys() - wanted, wanted - self._due.keys()
@@ -108,11 +108,11 @@ class LocalScaling:
             self._scaler.replicas(key)
 
     def forget(self, namespace: str, name: str) -> None:
-        """A pipeline is released: what was remembered goes."""
+        """Delete the stored decisions of a released pipeline."""
         self._files.path((namespace, name)).unlink(missing_ok=True)
 
     def replicas(self, namespace: str, name: str) -> int | None:
-        """Processors decided on; None: nothing is yet."""
+        """Return the decided number of processors; None: there is no decision yet."""
         return self._scaler.replicas((namespace, name))
 
     def status(self, namespace: str, name: str) -> Mapping[str, Any]:
@@ -120,7 +120,7 @@ class LocalScaling:
         return self._scaler.status((namespace, name))
 
     def decisions(self) -> Mapping[_Key, int | None]:
-        """Processors decided on, of all pipelines: differs when one changes."""
+        """Return the decided numbers of processors of all pipelines, to notice a change."""
         return self._scaler.decisions()
 
     def history(self, namespace: str, name: str) -> list[dict[str, Any]]:
@@ -137,7 +137,7 @@ class LocalScaling:
                 self._again(key, self._poll(key))
 
     def _poll(self, key: _Key) -> float:
-        """Decide; seconds until the next time."""
+        """Decide, and return the seconds until the next poll."""
         try:
             seconds = self._scaler.poll(key)
         except Exception:  # scaling must outlive a full disk and a file that is just being written
@@ -150,5 +150,5 @@ class LocalScaling:
             watched = key in self._due
             if watched:
                 self._due[key] = time.monotonic() + seconds
-        if not watched:  # let go of meanwhile
+        if not watched:  # released meanwhile
             self._scaler.forget(key)

@@ -1,6 +1,6 @@
-"""The local control loop of `up`: what the files say is accepted, reconciled until ready, and again now and then.
+"""The control loop of `up`: accepts the files' pipelines, reconciles them until they are ready, and then regularly.
 
-Knows neither servers nor processes: applying and releasing a pipeline are given to it as functions.
+Knows neither servers nor processes: it gets functions that apply and release a pipeline.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from tidemill_operator.status import PROGRESSING, new_versions
 _log = logging.getLogger(__name__)
 WAITING_SECONDS = 0.5
 DRIFT_SECONDS = 30.0
-# How far a replay is, and whether it can be switched to, is looked at so often.
+# How often a replay's progress is checked, and whether it can be switched to.
 REPLAY_SECONDS = 2.0
 MAX_BACKOFF_SECONDS = 30.0
-# Others are told of without a pipeline that has failed for so long.
+# After this time, the ready file is written without a failing pipeline.
 FAILED_SECONDS = 10.0
 _COMES_BY_ITSELF = (Reason.WAITING, Reason.BLOCKED, Reason.UNREACHABLE)
 
@@ -31,7 +31,7 @@ Release = Callable[[Stored], None]
 
 
 class Session:
-    """Pipelines of one run, by `namespace/name`. For one thread."""
+    """The pipelines of one run, by `namespace/name`. For one thread."""
 
     def __init__(self, store: Store, *, apply: Apply, release: Release, say: Callable[[str], None]) -> None:
         self._store = store
@@ -44,7 +44,7 @@ class Session:
         self._backoff: dict[str, float] = {}
         self._told: dict[str, str] = {}
         self._failing: dict[str, tuple[float, str]] = {}
-        # A status of an earlier run says nothing about this one.
+        # The status of an earlier run does not apply to this one.
         self._looked_at: set[str] = set()
 
     @property
@@ -54,12 +54,12 @@ class Session:
 
     @property
     def ready(self) -> bool:
-        """Whether all are ready and none is still to be released."""
+        """Whether all pipelines are ready and none has to be released."""
         return self._all_ready(self._pipelines)
 
     @property
     def failed(self) -> dict[str, str]:
-        """Pipelines that are not ready and have failed for a while, and why; what comes by itself is none of them."""
+        """Return the pipelines that have failed for a while, with the reason. Changes under way are no failure."""
         before = time.monotonic() - FAILED_SECONDS
         return {
             key: text
@@ -69,7 +69,7 @@ class Session:
 
     @property
     def settled(self) -> bool:
-        """Whether some are ready, and all that are not have failed."""
+        """Whether some pipelines are ready, and all others have failed."""
         waited_for = self._pipelines.keys() - self.failed.keys()
         return self._all_ready(waited_for) and (bool(waited_for) or not self._pipelines)
 
@@ -80,11 +80,11 @@ class Session:
         return self._pipelines[key].ready and key in self._looked_at
 
     def take(self, reading: Reading) -> None:
-        """Accept what the files say now: new and changed pipelines are due at once, those not there any more leave."""
+        """Accept the files' current content: new and changed pipelines are due at once, missing ones are released."""
         for fault in reading.faults:
             self._say(f"error: {fault}")
         if reading.faults and self._pipelines:
-            self._say("the last good version of these pipelines runs on")
+            self._say("the last valid version of these pipelines stays in force")
         for key, document in reading.documents.items():
             known = self._pipelines.get(key)
             stored = self._store.accept(document)
@@ -95,19 +95,19 @@ class Session:
                 if known is not None:
                     self._say(f"{key}: changed, generation {stored.document['metadata']['generation']}")
         for key in [key for key in self._pipelines if key not in reading.documents]:
-            self._say(f"{key}: not in the files any more, it is released")
+            self._say(f"{key}: no longer in the files, so it is released")
             self._leaving[key] = self._pipelines.pop(key)
             self._looked_at.discard(key)
             self._due[key] = 0.0
 
     def nudge(self) -> None:
-        """Something changed underneath: look at everything again at once (what fails keeps its delay)."""
+        """Make all pipelines due, because something has changed; failing ones keep their delay."""
         for key in self._pipelines:
             if key not in self._backoff:
                 self._due[key] = 0.0
 
     def step(self) -> None:
-        """Reconcile and release whatever is due."""
+        """Reconcile and release the pipelines that are due."""
         for key, stored in [*self._pipelines.items(), *self._leaving.items()]:
             if time.monotonic() < self._due.get(key, 0.0):
                 continue
@@ -120,7 +120,7 @@ class Session:
             except NotOurTurn as error:
                 _log.info("%s: %s", key, error)
                 self._due[key] = time.monotonic() + WAITING_SECONDS
-            except Exception as error:  # a dependency is down; the loop must outlive it
+            except Exception as error:  # a dependency may be down; the loop must continue
                 _log.debug("reconciling %s failed", key, exc_info=True)
                 text = " ".join(str(error).split()) or type(error).__name__
                 self._note_failure(key, text)
@@ -148,20 +148,20 @@ class Session:
         self._tell(key, "released")
 
     def _note_failure(self, key: str, text: str) -> None:
-        """Note why a pipeline fails, and since when; an empty text: it does not."""
+        """Note why a pipeline fails, and since when; an empty text clears it."""
         since, _ = self._failing.pop(key, (time.monotonic(), ""))
         if text:
             self._failing[key] = since, text
 
     def _tell(self, key: str, text: str) -> None:
-        """Say something about a pipeline unless it was the last thing said."""
+        """Print a line about a pipeline, unless it equals the last one."""
         if self._told.get(key) != text:
             self._told[key] = text
             self._say(f"{key}: {text}")
 
 
 def _failure(stored: Stored) -> str:
-    """What somebody has to do something about; empty: it is ready, or comes by itself."""
+    """Return why somebody has to act; empty: the pipeline is ready, or a change is under way."""
     for condition in stored.status.get("conditions", ()):
         if condition["type"] == "Ready" and condition["status"] != "True":
             return "" if condition.get("reason") in _COMES_BY_ITSELF else str(condition.get("message", ""))
@@ -169,7 +169,7 @@ def _failure(stored: Stored) -> str:
 
 
 def describe(stored: Stored) -> str:
-    """A pipeline's state in one line: ready, or the first conditions that say why not."""
+    """Describe a pipeline's state in one line: ready, or the first conditions that give the reason."""
     if stored.ready:
         refused = [c.get("message", "") for c in stored.status["conditions"] if c["type"] == "Stalled"]
         return "ready" + (f", but {refused[0]}" if refused else "")

@@ -1,4 +1,4 @@
-"""The YAML files given to `up`: read, checked, watched. A bad or vanished file keeps its last good documents."""
+"""Reads, validates and watches the YAML files of `up`. Of an invalid or missing file, the last valid content counts."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Document = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Reading:
-    """What the files say.
+    """The content of the files.
 
     Attributes:
-        documents: by `namespace/name`; of a faulty file those that were last good.
+        documents: by `namespace/name`; of an invalid file its last valid ones.
         faults: `file: fault` lines.
     """
 
@@ -41,8 +41,8 @@ class Sources:
     """A fixed list of files.
 
     Args:
-        paths: the files; one given twice counts once.
-        topic_prefixes: prefixes of source topics that the platform allows besides `<namespace>.`.
+        paths: the files; duplicates count once.
+        topic_prefixes: allowed prefixes of source topics besides `<namespace>.`.
     """
 
     def __init__(self, paths: Iterable[Path], *, topic_prefixes: tuple[str, ...] = ()) -> None:
@@ -50,10 +50,10 @@ class Sources:
         self._files = [_File(path) for path in dict.fromkeys(path.absolute() for path in paths)]
 
     def poll(self) -> Reading | None:
-        """Read what changed since the last call.
+        """Read the files that have changed since the last call.
 
         Returns:
-            What all files say now; None if none of them has new content.
+            The content of all files; None if none has changed.
         """
         changed = [file for file in self._files if _refresh(file, self._limits)]
         if not changed:
@@ -69,7 +69,7 @@ class Sources:
 
 
 def _refresh(file: _File, limits: Limits) -> bool:
-    """Read a file if it was touched; whether its content is new."""
+    """Read a modified file, and return whether its content is new."""
     try:
         status = file.path.stat()
         seen = (status.st_mtime_ns, status.st_size, status.st_ino)
@@ -97,7 +97,7 @@ def _why(error: OSError | UnicodeDecodeError) -> str:
 
 
 def parse(text: str, limits: Limits | None = None) -> tuple[dict[str, Document], tuple[str, ...]]:
-    """The valid documents of a YAML text by `namespace/name`, and every fault of the others."""
+    """Return the valid documents of a YAML text by `namespace/name`, and all faults of the others."""
     try:
         loaded = load_documents(text)
     except DocumentError as error:

@@ -1,4 +1,4 @@
-"""What `up` remembers of its pipelines between runs: the last accepted document, its generation and its status."""
+"""Stores the pipelines of `up` between runs: the last accepted document, its generation and its status."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tidemill_operator.processes.files import write_atomic
 
 @dataclass(frozen=True)
 class Stored:
-    """A pipeline as it was last accepted.
+    """The last accepted version of a pipeline.
 
     Attributes:
         document: the resource, with `metadata.namespace`, `uid` and `generation` filled in.
@@ -43,14 +43,14 @@ class Stored:
 
     @property
     def ready(self) -> bool:
-        """Whether its status says so, for this generation, and nothing is on its way any more."""
+        """Whether its status is Ready for this generation, and no change is under way."""
         on = {c["type"] for c in self.status.get("conditions", ()) if c["status"] == "True"}
         current = self.status.get("observedGeneration") == self.document["metadata"]["generation"]
         return current and "Ready" in on and "Progressing" not in on
 
 
 class Store:
-    """Stored pipelines, a file each: `<folder>/<namespace>/<name>.json`."""
+    """The stored pipelines, one file each: `<folder>/<namespace>/<name>.json`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -61,7 +61,7 @@ class Store:
                 yield stored
 
     def accept(self, document: Mapping[str, Any]) -> Stored:
-        """Keep a valid document; its generation is one more than before if its spec differs."""
+        """Store a valid document; a changed spec increases the generation by one."""
         metadata = {"namespace": "default", **document["metadata"]}
         path = self._path(metadata["namespace"], metadata["name"])
         known = self._read(path)
@@ -77,7 +77,7 @@ class Store:
         return stored
 
     def update(self, stored: Stored, status: Mapping[str, Any]) -> Stored:
-        """Keep a pipeline's new status."""
+        """Store a pipeline's new status."""
         updated = replace(stored, status=status)
         self._write(updated)
         return updated

@@ -1,4 +1,4 @@
-"""From (resource, platform, what is live) to everything the pipeline needs: the one place that resolves defaults."""
+"""Builds the plan from the resource, the platform and the live facts. The only place that resolves defaults."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def build_plan(
     *,
     switch: bool = True,
 ) -> Plan:
-    """The plan of a valid resource.
+    """Return the plan of a valid resource.
 
     Args:
         pipeline: the resource.
         platform: defaults for what the spec leaves out.
         generation: of the spec.
-        live: what is there; a topic's partitions never count less than they are.
-        switch: whether versions that a replay has filled come into force. Where the plan only tells what runs, they do
-            not.
+        live: the live facts; the plan never has fewer partitions than a live topic.
+        switch: whether versions that a replay has filled come into force. False for a plan that only describes what
+            runs.
 
     Returns:
-        The plan. Workloads and `_generation` get the generation that told processors something new last: those of
-        before need not stop for what they do not read.
+        The plan. Workloads and `_generation` get the last generation that changed what processors read, so that
+        processors need not stop for other changes.
     """
     facts = live or LiveFacts()
     config = resolve(pipeline, platform, generation, facts)
@@ -54,7 +54,7 @@ def build_plan(
     replay = planned_replay(pipeline, config, facts.schema)
     switched = ""
     if switch and replay and replay.handed and replay.handed >= (config.spec.source.topic.partitions or 1):
-        # Every partition's events count for it already, whoever runs: naming it is all that is left to do.
+        # The events of all partitions already count for it in every processor; only its name has to be switched.
         config, switched, replay = _switch(config, replay.versions), replay.reader, None
     written = pipeline.spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
     schema = replace(
@@ -90,13 +90,13 @@ def build_plan(
 
 
 def _switch(config: PipelineConfig, versions: Mapping[str, int]) -> PipelineConfig:
-    """The config with these versions in force."""
+    """Return the config with these versions in force."""
     refs = tuple(ref.model_copy(update={"version": versions.get(ref.name, ref.version)}) for ref in config.aggregations)
     return config.model_copy(update={"aggregations": refs})
 
 
 def resolve(pipeline: AnalyticsPipeline, platform: Platform, generation: int, live: LiveFacts) -> PipelineConfig:
-    """The workloads' config: the spec with every default filled in."""
+    """Return the workloads' config: the spec with every default filled in."""
     namespace, name, spec = pipeline.metadata.namespace, pipeline.metadata.name, pipeline.spec
     topic = _topic(spec.source.topic, names.topic(namespace, name, "events"), platform, live)
     required = platform.auth_required if spec.auth.required is None else spec.auth.required
@@ -113,20 +113,20 @@ def resolve(pipeline: AnalyticsPipeline, platform: Platform, generation: int, li
 
 
 def _kept(config: PipelineConfig, pipeline: AnalyticsPipeline, platform: Platform, live: LiveFacts) -> int | None:
-    """The generation of the spec that was accepted last, if processors read the same in this one; None: they do not."""
+    """Return the last accepted generation, if processors read the same config in this one; else None."""
     schema = live.schema
     if schema is None or schema.accepted is None or schema.owner != owner_of(pipeline, platform):
         return None
     try:
         accepted = PipelineSpec.model_validate(schema.accepted)
-    except ValidationError:  # of a version with other rules
+    except ValidationError:  # accepted by a version with other rules
         return None
     before = resolve(pipeline.model_copy(update={"spec": accepted}), platform, schema.generation, live)
     return schema.generation if read_by_processors(before) == read_by_processors(config) else None
 
 
 def owner_of(pipeline: AnalyticsPipeline, platform: Platform) -> Owner:
-    """The mark that goes on what outlives the resource."""
+    """Return the owner that is written on objects that outlive the resource."""
     metadata = pipeline.metadata
     return Owner(metadata.namespace, metadata.name, metadata.uid or "", platform.cluster_id)
 
@@ -135,13 +135,13 @@ def _topic(topic: TopicSpec, default_name: str, platform: Platform, live: LiveFa
     name = topic.name or default_name
     known = live.topics.get(name)
     default = known.partitions if known else platform.partitions
-    # A position without its partition would hold the watermark for ever, so a topic made anew gets as many as before.
+    # A position without a partition would hold the watermark for ever, so a new topic gets as many as before.
     kept = live.schema.partitions if live.schema else 0
     partitions = max(topic.partitions or default, known.partitions if known else 0, kept)
     replicas = topic.replication_factor or (known.replication_factor if known else platform.replication_factor)
     if not topic.managed and known:
         partitions, replicas = known.partitions, known.replication_factor
-    # In one order, so that the same resource is the same text.
+    # Sorted, so that the same resource always gives the same text.
     config = dict(sorted(topic.config.items()))
     update = {"name": name, "partitions": partitions, "replication_factor": replicas, "config": config}
     return topic.model_copy(update=update)

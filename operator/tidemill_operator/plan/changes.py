@@ -1,4 +1,4 @@
-"""Pure: what a plan would create, change or remove, given what is there. Told like a diff, never applied here."""
+"""Pure: what a plan would create, change or remove, compared with the live state, as a diff."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Action = Literal["create", "change", "remove"]
 
 @dataclass(frozen=True)
 class Difference:
-    """One member that differs; `before` or `after` is None where there is none."""
+    """One member that differs; `before` or `after` is None if the member is missing."""
 
     member: str
     before: Any
@@ -25,12 +25,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class Change:
-    """What would be done to one thing.
+    """The change of one object.
 
     Attributes:
         kind: topic, schema, table, aggregation, config or workload.
-        name: the thing's own.
-        differences: of what exists; all members of what is new.
+        name: of the object.
+        differences: from the existing object; of a new object all members.
     """
 
     action: Action
@@ -42,13 +42,13 @@ class Change:
 def changes(
     plan: Plan, live: LiveFacts, *, before: Plan | None, configs: Mapping[str, Mapping[str, str]]
 ) -> tuple[Change, ...]:
-    """Everything that applying a plan would do.
+    """Return all changes that applying a plan would make.
 
     Args:
-        plan: what is wanted.
-        live: what is there.
-        before: the plan of the spec that was accepted last; None: nothing runs.
-        configs: config values of existing topics; topics left out are not compared.
+        plan: the desired state.
+        live: the live facts.
+        before: the plan of the accepted spec; None: there is none.
+        configs: config values of existing topics; other topics are not compared.
     """
     return (
         *_topics(plan, live, configs),
@@ -102,18 +102,18 @@ def _schema(schema: Schema, live: LiveSchema | None) -> Iterator[Change]:
 
 
 def _counting(plan: Plan) -> Any:
-    """What decides how an event counts, whatever the aggregation."""
+    """Return the part of a plan that decides how an event counts in every aggregation."""
     spec = json.loads(plan.config)["spec"]
     return spec.get("transform"), spec["source"].get("eventTime", {}).get("field")
 
 
 def _aggregations(plan: Plan, live: LiveSchema | None, *, recounted: bool) -> Iterator[Change]:
-    """Versions that come in force, what makes them, and what becomes of those before.
+    """Yield new versions, the reasons for them, and what happens to the earlier ones.
 
     Args:
-        plan: what is wanted.
-        live: what is there.
-        recounted: whether events count otherwise than before.
+        plan: the desired state.
+        live: the live schema.
+        recounted: whether events count differently from now on.
     """
     for row in plan.schema.aggregations if live else ():
         before = current_version(row.name, live)
@@ -142,7 +142,7 @@ def _aggregations(plan: Plan, live: LiveSchema | None, *, recounted: bool) -> It
 
 
 def _config(plan: Plan, before: Plan | None) -> Iterator[Change]:
-    """The config that all workloads of the pipeline read: told once."""
+    """Yield the change of the config, which all workloads of the pipeline share."""
     if before is None:
         yield Change("create", "config", f"{plan.name}.json")
     elif before.config != plan.config:
@@ -192,7 +192,7 @@ def _compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Di
 
 
 def flatten(value: Any, path: str = "") -> dict[str, Any]:
-    """Leaves by path, without those that are null; items of lists by their `name` where they have one.
+    """Return the leaves by path, without nulls; items of lists are named by their `name` if they have one.
 
     `{"a": [{"name": "x", "size": 1}]}` → `{"a[x].size": 1}`.
     """

@@ -1,4 +1,4 @@
-"""A plan as plain data: stable, complete and without secrets, for YAML, JSON and golden files."""
+"""Describes a plan as plain data, for YAML, JSON and golden files: stable, complete, without secrets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tidemill_operator.plan.model import Plan, Schema, Topic, Workload
 
 
 def describe(plan: Plan) -> dict[str, Any]:
-    """Everything that a plan asks for."""
+    """Describe a whole plan."""
     return {
         "namespace": plan.namespace,
         "name": plan.name,
@@ -24,7 +24,7 @@ def describe(plan: Plan) -> dict[str, Any]:
 
 
 def topic(item: Topic) -> dict[str, Any]:
-    """A topic."""
+    """Describe a topic."""
     return {
         "name": item.name,
         "managed": item.managed,
@@ -35,7 +35,7 @@ def topic(item: Topic) -> dict[str, Any]:
 
 
 def schema(item: Schema) -> dict[str, Any]:
-    """A schema, its tables by their columns; the statements themselves are `plan.sql`'s."""
+    """Describe a schema, with the columns of its tables; `plan.postgres.sql` has the statements."""
     return {
         "name": item.name,
         "roles": {"owner": item.owner, "writer": item.writer, "reader": item.reader},
@@ -68,7 +68,7 @@ def schema(item: Schema) -> dict[str, Any]:
 
 
 def workload(item: Workload) -> dict[str, Any]:
-    """A workload; of its configs the names only, as the text is the plan's."""
+    """Describe a workload; of its configs only the names, because the plan has their text."""
     return {
         "name": item.name,
         "component": item.component,
@@ -87,7 +87,7 @@ def workload(item: Workload) -> dict[str, Any]:
 
 
 def change(item: Change) -> dict[str, Any]:
-    """A change; `before` is left out of what is new, `after` of what goes."""
+    """Describe a change; `before` is left out for new members, `after` for removed ones."""
     differences = []
     for difference in item.differences:
         told = {"member": difference.member, "before": difference.before, "after": difference.after}

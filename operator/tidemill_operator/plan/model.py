@@ -1,4 +1,4 @@
-"""What `plan` yields: neutral descriptions of topics, Postgres objects and workloads. Frozen, no I/O, no clock."""
+"""The data model of plans: topics, Postgres objects and workloads, for any runtime. Frozen, no I/O, no clock."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tidemill_contract.functions.feeds import Feeds
+from tidemill_contract.tables.definition import Table
 from tidemill_contract.tables.kept import Kept
 
 Component = Literal["processor", "replay", "ingest", "api"]
@@ -14,12 +15,13 @@ Component = Literal["processor", "replay", "ingest", "api"]
 
 @dataclass(frozen=True)
 class Topic:
-    """A Kafka topic as it should be.
+    """A desired Kafka topic.
 
     Attributes:
-        managed: otherwise it must exist and is never altered.
-        replicated: whether the spec asks for the replication factor; otherwise a topic that exists keeps its own.
-        lost: what went with the topic that was here: it is not made anew unasked. Empty: none was, or it is allowed.
+        managed: False: the topic must exist and is never altered.
+        replicated: whether the spec sets the replication factor; otherwise an existing topic keeps its own.
+        lost: what was lost with a deleted topic, which is not created again without a request. Empty: nothing was
+            lost, or creating it is allowed.
     """
 
     name: str
@@ -29,36 +31,6 @@ class Topic:
     managed: bool = True
     replicated: bool = True
     lost: str = ""
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column; `definition` is its SQL type with constraints and default."""
-
-    name: str
-    definition: str
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table as it should be. Columns may be added later, never dropped or altered.
-
-    Attributes:
-        constraints: table constraints, verbatim SQL, made with the table.
-        partition_by: verbatim, e.g. `RANGE ("window_start")`; None: not partitioned.
-        storage: verbatim storage parameters, e.g. `fillfactor = 70`.
-        indexes: (name, verbatim `ON …` definition after the table's name, e.g. `("published") WHERE NOT published`).
-        writer / reader: privileges granted to the two roles, e.g. `SELECT, INSERT, UPDATE`; empty: none.
-    """
-
-    name: str
-    columns: tuple[Column, ...]
-    constraints: tuple[str, ...] = ()
-    partition_by: str | None = None
-    storage: str = ""
-    indexes: tuple[tuple[str, str], ...] = ()
-    writer: str = ""
-    reader: str = "SELECT"
 
 
 @dataclass(frozen=True)
@@ -76,7 +48,7 @@ class AggregationRow:
 
 @dataclass(frozen=True)
 class KeptRows:
-    """How long and how much (bytes) the rows of a system table are kept."""
+    """The retention (ms) and quota (bytes) of a system table."""
 
     table: str
     retention_ms: int
@@ -85,23 +57,24 @@ class KeptRows:
 
 @dataclass(frozen=True)
 class Schema:
-    """A pipeline's Postgres schema as it should be.
+    """A pipeline's desired Postgres schema.
 
     Attributes:
-        partitions: rows that `_offsets` must have (made before Kafka's partitions grow).
+        partitions: number of rows in `_offsets` (created before Kafka's partitions).
         functions: (name, `CREATE OR REPLACE FUNCTION …` text with the schema quoted inside); owner-owned.
-        generation: what `_generation` must hold: of the last spec that told processors something new.
-        accepted: the spec as it was written, as stable JSON; kept beside the generation.
-        events_retention_ms: how long kept events stay; None: none are kept.
-        kept: bounds of system tables whose rows go again.
-        source: the topic of its events.
-        managed: whether that one is made and altered for it, and so nobody else's.
-        outputs: the topics that it writes to.
-        made: topics that are noted as made for it.
-        replay: the reader that fills versions from the topic; empty: none does.
-        switched: the reader whose versions are in force from now on; empty: none's are.
-        abandoned: readers of replays that are wanted no more; what they filled goes.
-        lost: what of it somebody else took away: it is not made anew unasked. Empty: nothing, or it is allowed.
+        generation: value of `_generation`: of the last spec that changed what processors read.
+        accepted: the spec as written, as stable JSON; stored beside the generation.
+        events_retention_ms: how long raw events are kept; None: they are not stored.
+        kept: retention and quota of system tables.
+        source: the source topic.
+        managed: whether the pipeline manages the source topic, so that no other may use it.
+        outputs: the output topics.
+        made: topics to record as created for it.
+        replay: the reader of the current replay; empty: there is none.
+        switched: the reader whose versions come into force now; empty: none.
+        abandoned: readers of cancelled replays, whose versions are deleted.
+        lost: parts that somebody else removed, which are not created again without a request. Empty: nothing was
+            lost, or creating it is allowed.
     """
 
     name: str
@@ -137,19 +110,20 @@ class Probe:
 
 @dataclass(frozen=True)
 class Workload:
-    """Processes to run, described alike for both runtimes.
+    """Processes to run, in a description for both runtimes.
 
     Attributes:
         name: unique in the namespace, e.g. `flights-processor`, `tidemill-ingest`.
         pipeline: the pipeline that owns it; None: shared by all pipelines of the namespace.
         module: Python module to run (`python -m …`).
-        environment: plain settings (TIDEMILL_…), the same in both runtimes; the runtime adds addresses and paths.
-        configs: pipeline config files this workload reads, file name → text.
+        environment: plain TIDEMILL_… variables, the same in both runtimes; the runtime adds addresses and paths.
+        configs: config files that it reads, file name → text.
         secrets: pipelines whose secret folders it reads, with the file names it may see.
-        ports: name → wanted port (0: any): `http` is for clients, `status` for probes and figures.
-        scaled_elsewhere: whether somebody else decides how many replicas run; where nobody can, `replicas` counts.
-        scaled: whether it is scaled by lag, which remembers its decisions.
-        revision: of what its processes read once: another one needs new processes. Empty: they see changes themselves.
+        ports: name → wanted port (0: any): `http` is for clients, `status` for probes and metrics.
+        scaled_elsewhere: whether an autoscaler sets the number of replicas; without one, `replicas` applies.
+        scaled: whether Tidemill scales it by lag, and stores its decisions.
+        revision: hash of what its processes only read at their start; a change needs new processes. Empty: they
+            follow changes themselves.
     """
 
     name: str
@@ -172,14 +146,14 @@ class Workload:
 
 @dataclass(frozen=True)
 class Replay:
-    """Versions that are filled from the topic beside live traffic.
+    """A replay, which fills versions from the topic beside live traffic.
 
     Attributes:
-        reader: its name in `_readers`, which its consumer group bears too.
+        reader: its name in `_readers`, which is also part of its consumer group's name.
         versions: by aggregation.
         start_from: earliest, or a time in RFC 3339.
-        rate: events a second at most; 0: as fast as it can.
-        handed: partitions whose events live processors count for these versions by now.
+        rate: maximum number of events per second; 0: no limit.
+        handed: partitions that live processors already count for these versions.
     """
 
     reader: str
@@ -194,7 +168,7 @@ class Plan:
     """Everything that one pipeline needs.
 
     Attributes:
-        replay: what is being filled; None: nothing.
+        replay: the current replay; None: there is none.
     """
 
     namespace: str
@@ -209,7 +183,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Owner:
-    """The resource that something belongs to; `cluster` tells apart clusters that share a Postgres."""
+    """The resource that owns an object; `cluster` distinguishes clusters that share a Postgres."""
 
     namespace: str
     name: str
@@ -219,12 +193,12 @@ class Owner:
 
 @dataclass(frozen=True)
 class LiveTopic:
-    """A topic as it is.
+    """A live topic.
 
     Attributes:
-        replication_factor: of the partition that has the fewest replicas.
-        id: Kafka's own, another one after the topic was made anew.
-        holders: brokers that hold its replicas, or are about to, whether they answer or not.
+        replication_factor: of the partition with the fewest replicas.
+        id: Kafka's topic id, which changes if the topic is created again.
+        holders: brokers with current or future replicas, whether they answer or not.
     """
 
     partitions: int
@@ -235,14 +209,14 @@ class LiveTopic:
 
 @dataclass(frozen=True)
 class LiveReplay:
-    """A replay as it is.
+    """The live state of a replay.
 
     Attributes:
         switched: whether its versions are in force.
-        handed: partitions whose events live processors count for its versions.
-        processed: events that it has counted.
-        left: events that it has still to count.
-        losses: what the topic held no longer when it was to be read.
+        handed: partitions that live processors count for its versions.
+        processed: number of counted events.
+        left: number of events that it still has to count.
+        losses: events that were no longer in the topic.
     """
 
     switched: bool = False
@@ -254,12 +228,12 @@ class LiveReplay:
 
 @dataclass(frozen=True)
 class Loss:
-    """Offsets of a partition that Kafka had no longer when they were to be read, or has lost after that.
+    """Offsets of a partition that Kafka lost before they were read, or after they were counted.
 
     Attributes:
-        reason: as processors note it: topic_recreated, expired or truncated.
-        epoch: of the positions then.
-        first, end: offsets, the end excluded; None: nobody knows.
+        reason: from the processors: topic_recreated, expired or truncated.
+        epoch: of the positions.
+        first, end: offsets, the end excluded; None: unknown.
     """
 
     reason: str
@@ -271,14 +245,14 @@ class Loss:
 
 @dataclass(frozen=True)
 class Failing:
-    """Something that processors cannot do for an aggregation, or passed over, the first of its kind within a day.
+    """A failing duty of an aggregation, or data that was skipped in it; the first of its kind within a day.
 
     Attributes:
-        aggregation: its name; empty: of the whole pipeline.
-        duty: as processors name it: publish, scan, …
-        reason: what they were told.
-        window: of what was passed over the window, if it is of one; `group` its group, `metrics` what is missing.
-        more: whether more of the kind was passed over.
+        aggregation: its name; empty: the whole pipeline.
+        duty: name of the duty in processors: publish, scan, …
+        reason: the error.
+        window: of skipped data the window, if any; `group` is its group, `metrics` the missing metrics.
+        more: whether more of the same kind was skipped.
     """
 
     aggregation: str
@@ -292,30 +266,30 @@ class Failing:
 
 @dataclass(frozen=True)
 class LiveSchema:
-    """A pipeline's schema as it is.
+    """A pipeline's live schema.
 
     Attributes:
-        owner: who it says it belongs to; None: it does not say.
+        owner: from the schema's comment; None: it names none.
         shapes: of every aggregation version, by (name, version).
-        feeds: which columns their tables are fed with, likewise.
-        readers: who fills them, likewise.
+        feeds: the columns that get values, by (name, version).
+        readers: the readers that fill versions, by (name, version).
         replays: by reader.
         columns: SQL types as Postgres spells them, by table and column.
-        generation: what `_generation` holds.
-        accepted: the resource's spec that was last accepted, as it was written; None: none yet.
+        generation: value of `_generation`.
+        accepted: the last accepted spec, as written; None: there is none yet.
         closed_until: epoch milliseconds by (name, version); None: nothing is closed.
-        partitions: source partitions whose positions are kept.
-        missing_positions: partitions whose positions were kept and are not any more.
-        emptied: versions, by (name, version), that batches were merged into and whose tables hold nothing.
-        read_from: Kafka's id of the topic that was read; empty: none was.
-        read_before: ids of topics of the name that were read before that one.
+        partitions: number of source partitions with positions.
+        missing_positions: partitions whose positions were deleted.
+        emptied: versions, as (name, version), that batches were merged into, but whose tables are empty.
+        read_from: Kafka's id of the read topic; empty: none was read.
+        read_before: ids of earlier topics of the same name.
         read_to: next offset by partition.
-        losses: what processors noted last, if that was within a day.
-        kept: what is kept of dead letters and anomalies.
-        held_up: what they try in vain now.
-        skipped: what they passed over within a day.
-        renames: by table, columns that have another name still than they are told with here: their names and these.
-        made: topics that the operator made for it.
+        losses: losses that processors recorded within a day.
+        kept: totals of dead letters and anomalies.
+        held_up: duties that currently fail.
+        skipped: data that was skipped within a day.
+        renames: by table, columns that still have a former name: the former names and the names used here.
+        made: topics that the operator created for it.
     """
 
     owner: Owner | None = None
@@ -343,13 +317,13 @@ class LiveSchema:
 
 @dataclass(frozen=True)
 class LiveFacts:
-    """What a plan has to know of the world; all unknown by default.
+    """The live facts that a plan depends on; unknown by default.
 
     Attributes:
-        topics: those that exist, by name.
-        brokers: how many there are; None: unknown.
-        schema: the pipeline's schema; None: there is none, or it is unknown.
-        replicas: processors that scaling has decided on; None: it has not yet.
+        topics: the existing topics, by name.
+        brokers: number of brokers; None: unknown.
+        schema: the pipeline's schema; None: it does not exist, or is unknown.
+        replicas: number of processors that scaling has decided on; None: there is no decision.
     """
 
     topics: Mapping[str, LiveTopic] = field(default_factory=dict)

@@ -1,6 +1,6 @@
-"""What of a pipeline's config its processors read, at their start and never again. Pure.
+"""Pure: the part of a pipeline's config that processors read, once, at their start.
 
-Everything counts as read but what is listed here, so a new field restarts processors until somebody knows better.
+Everything counts as read unless it is listed here, so a new field restarts processors by default.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 
 from tidemill_contract.runtime import PipelineConfig
 
-# Other parts' settings, and what Kafka, Postgres or the runtime is told in place of the processors. A topic's
-# partitions are read: a consumer that runs would find new ones only minutes later.
+# Settings of other parts, and settings for Kafka, Postgres or the runtime. A topic's partitions count as read, because
+# a running consumer would find new ones only minutes later.
 UNREAD = (
     "suspend",
     "reclaimPolicy",
@@ -33,8 +33,8 @@ UNREAD = (
 
 
 def read_by_processors(config: PipelineConfig) -> str:
-    """That part of a config as stable text, the generation left out."""
-    # A member that is not set says nothing, so that one which a later version knows makes no other text.
+    """Return that part of a config as stable text, without the generation."""
+    # Unset members are left out, so that a member added by a later version does not change the text.
     told = config.model_dump(mode="json", by_alias=True, exclude={"generation"}, exclude_none=True)
     for path in UNREAD:
         _take(told["spec"], path.split("."))
@@ -42,13 +42,13 @@ def read_by_processors(config: PipelineConfig) -> str:
 
 
 def revision(config: PipelineConfig) -> str:
-    """A mark of what processors read and of the generation under which they write: another one needs new processes."""
+    """Return a hash of what processors read and of their generation. If the hash changes, processes are replaced."""
     text = f"{config.generation}\n{read_by_processors(config)}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _take(value: Any, path: list[str]) -> None:
-    """Take a member out, of each item where there is a list on the way."""
+    """Remove a member; if the path leads through a list, from each of its items."""
     for item in value if isinstance(value, list) else [value]:
         if len(path) > 1:
             _take(item[path[0]], path[1:])

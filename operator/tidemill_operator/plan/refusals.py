@@ -1,6 +1,6 @@
-"""Which valid specs cannot be applied to what is there.
+"""Finds the reasons why a valid spec cannot be applied to the live state.
 
-Told before anything is touched, so that the spec accepted before runs on.
+They are found before anything is changed, so that the accepted spec stays in force.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ from typing import Any
 
 from tidemill_contract import names
 from tidemill_contract.resource.spec import AnalyticsPipeline
+from tidemill_contract.tables.definition import Table
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.kafka.claims import written_by_pipelines
-from tidemill_operator.plan.model import LiveFacts, LiveSchema, Owner, Plan, Table, Topic
+from tidemill_operator.plan.model import LiveFacts, LiveSchema, Owner, Plan, Topic
 from tidemill_operator.plan.replay import asked, finished
 from tidemill_operator.plan.versions import retyped
 
 
 def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[TidemillError]:
-    """Everything that stands against applying a plan; the field comes first in each message.
+    """Return all reasons against applying a plan; each message begins with the field.
 
     Args:
         pipeline: the valid resource.
-        plan: made of it and of `live`.
-        live: what is there.
+        plan: of the resource and `live`.
+        live: the live facts.
     """
     strange = written_by_pipelines(plan.namespace, plan.name, plan.schema.source)
     found = [*strange, *_topic(pipeline, plan, live), *_replay(pipeline, live.schema)]
@@ -36,7 +37,7 @@ def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[T
 
 def _replay(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> Iterator[TidemillError]:
     if finished(pipeline, live):
-        return  # what is asked for may be gone since
+        return  # the requested aggregations may no longer exist
     try:
         asked(pipeline)
     except TidemillError as error:
@@ -52,13 +53,13 @@ def _topic(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Iterator
     if asked is not None and asked < kept and (known is None or known.partitions < kept):
         yield TidemillError(
             Reason.NOT_SUPPORTED,
-            f"{path}.partitions: topic {source.name} would have {asked} partitions, and positions of {kept} are kept;"
-            " time would wait for the missing ones for ever",
+            f"{path}.partitions: topic {source.name} would have {asked} partitions, but {kept} have positions;"
+            " the watermark would never advance past the missing ones",
             f"give the topic {kept} partitions or more",
         )
     if not topic.managed:
         return
-    # Where the spec is as it was, somebody else has made them more: it runs on with all there are.
+    # With an unchanged spec, somebody else has added partitions: the pipeline uses all of them.
     before = _topic_before(live.schema) or {}
     if known and asked is not None and asked < known.partitions and asked != before.get("partitions"):
         yield TidemillError(
@@ -68,7 +69,7 @@ def _topic(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Iterator
             f"write {known.partitions} or more",
         )
     if live.brokers is not None and (source.replicated or not known):
-        # One that holds replicas and does not answer now is a broker still.
+        # A silent broker that holds replicas still counts.
         most = max(live.brokers, len(known.holders) if known else 0)
         if source.replication_factor > most:
             told = "" if topic.replication_factor else " (the platform's default)"
@@ -95,19 +96,19 @@ def _key(pipeline: AnalyticsPipeline, live: LiveSchema) -> Iterator[TidemillErro
     if before != after:
         yield TidemillError(
             Reason.NOT_SUPPORTED,
-            f"spec.source.key: changed from {before or 'none'} to {after or 'none'}; events of one key would lie in two"
+            f"spec.source.key: changed from {before or 'none'} to {after or 'none'}; events of one key would be in two"
             " partitions and lose their order",
-            "change it back, or make a pipeline of another name",
+            "change it back, or create a pipeline with another name",
         )
 
 
 def topics_concerned(plan: Plan, live: LiveSchema | None) -> list[str]:
-    """The topics that have to be looked at before a plan is judged: its own, and the one that was read before."""
+    """Return the topics to observe before a plan is judged: its own, and the source topic of the accepted spec."""
     return list(dict.fromkeys([*(topic.name for topic in plan.topics), *_read_before(plan, live)]))
 
 
 def _topic_before(live: LiveSchema | None) -> Mapping[str, Any] | None:
-    """The source topic as the spec had it that was accepted last; None: none was."""
+    """Return the source topic of the accepted spec; None: there is none."""
     if live is None or live.accepted is None:
         return None
     topic: Mapping[str, Any] = live.accepted.get("source", {}).get("topic", {})
@@ -124,21 +125,21 @@ def _read_before(plan: Plan, live: LiveSchema | None) -> list[str]:
 def _moved(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
     after = plan.topics[0].name
     for before in _read_before(plan, live.schema):
-        if before == after or before not in live.topics:  # a name that was misspelt may be put right
+        if before == after or before not in live.topics:  # a topic that never existed may be renamed
             continue
         yield TidemillError(
             Reason.NOT_SUPPORTED,
-            f"spec.source.topic.name: changed from {before} to {after}; events that lie in {before} unread would never"
+            f"spec.source.topic.name: changed from {before} to {after}; unread events in {before} would never"
             " be counted",
-            "change it back, or make a pipeline of another name",
+            "change it back, or create a pipeline with another name",
         )
 
 
 def foreign(schema: str, live: Owner | None, owner: Owner) -> Iterator[TidemillError]:
-    """Why a schema that exists is not the owner's, if it is not."""
+    """Yield the error if an existing schema has another owner."""
     if live == owner:
         return
-    whose = "does not say whose it is"
+    whose = "names no owner"
     if live is not None:
         whose = f"belongs to {live.namespace}/{live.name} (uid {live.uid or 'none'}, cluster {live.cluster})"
     yield TidemillError(
@@ -149,25 +150,25 @@ def foreign(schema: str, live: Owner | None, owner: Owner) -> Iterator[TidemillE
 
 
 def missing(topic: Topic) -> TidemillError:
-    """The refusal of an unmanaged topic that is not there."""
+    """Return the error for an unmanaged topic that does not exist."""
     return TidemillError(
         Reason.INVALID_SPEC,
-        f"spec.source.topic.name: topic {topic.name} does not exist, and managed: false forbids making it",
+        f"spec.source.topic.name: topic {topic.name} does not exist, and managed: false forbids creating it",
         "create it, or set managed: true",
     )
 
 
 def gone(topic: Topic) -> TidemillError:
-    """Why a topic that was deleted behind our back is not made anew."""
+    """Return the error for a deleted source topic, which is not created again without a request."""
     return TidemillError(
         Reason.DATA_LOSS,
         f"topic {topic.name} is gone, and with it every event that was not counted ({topic.lost})",
-        "make it anew with the annotation tidemill.dev/recreate-topics: 'true'; what is counted stays",
+        "create it again with the annotation tidemill.dev/recreate-topics: 'true'; counted events stay counted",
     )
 
 
 def column_changes(table: Table, live: LiveSchema) -> Iterator[TidemillError]:
-    """Columns that exist with another type than the plan's."""
+    """Yield errors for existing columns whose type differs from the plan's."""
     for name, before, after in retyped(table.columns, live.columns.get(table.name, {})):
         yield TidemillError(
             Reason.NOT_SUPPORTED,

@@ -1,7 +1,7 @@
-"""A replay: the next version of aggregations, filled from the topic by a reader of its own beside live traffic. Pure.
+"""Pure: plans a replay, in which a separate reader fills the next version of aggregations from the topic.
 
-It is asked for by an annotation, each text of which asks once. It belongs to the generation that it began with:
-another one begins anew, since live processors hand over by the same spec or not at all.
+An annotation requests it; each new text requests one replay. A replay belongs to the generation that it began with. A
+new generation starts it again, because a handover needs the same spec on both sides.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ _MEMBERS = {"aggregations", "from", "rate", "at"}
 
 
 def asked(pipeline: AnalyticsPipeline) -> dict[str, Any] | None:
-    """What a resource asks to be replayed; None: nothing.
+    """Return the requested replay of a resource; None: there is no request.
 
     Raises:
-        TidemillError: it cannot be done so.
+        TidemillError: the request is invalid.
     """
     text = (pipeline.metadata.annotations or {}).get(REPLAY)
     return read_request(text, [aggregation.name for aggregation in pipeline.spec.aggregations]) if text else None
 
 
 def read_request(text: str, known: Sequence[str]) -> dict[str, Any]:
-    """A request as it is meant, with its defaults.
+    """Parse a request, and fill in its defaults.
 
     Args:
         text: of the annotation.
         known: the pipeline's aggregations.
 
     Raises:
-        TidemillError: it cannot be done so.
+        TidemillError: the request is invalid.
     """
     try:
         request = json.loads(text)
@@ -64,12 +64,12 @@ def read_request(text: str, known: Sequence[str]) -> dict[str, Any]:
 
 
 def planned_replay(pipeline: AnalyticsPipeline, config: PipelineConfig, live: LiveSchema | None) -> Replay | None:
-    """The replay that is to run or to be switched to; None: none is asked for, or it is done.
+    """Return the replay to run or to switch to; None: none is requested, or it is complete.
 
     Args:
         pipeline: the resource.
-        config: that live processors get; its versions may be as new as the replay's.
-        live: the schema; replays begin when there is one, so that there is something to follow.
+        config: of the live processors; its versions may be as new as the replay's.
+        live: the live schema; without one, no replay begins.
     """
     try:
         request = asked(pipeline)
@@ -86,7 +86,7 @@ def planned_replay(pipeline: AnalyticsPipeline, config: PipelineConfig, live: Li
 
 
 def finished(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> str:
-    """The reader that has done what a resource asks for; empty: none has."""
+    """Return the reader that has completed the requested replay; empty: none has."""
     text = (pipeline.metadata.annotations or {}).get(REPLAY)
     if not text or live is None:
         return ""
@@ -95,7 +95,7 @@ def finished(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> str:
 
 
 def family_of(text: str) -> str:
-    """What the readers of a request are called, but for the generation.
+    """Return the common prefix of the readers of a request, without the generation.
 
     Args:
         text: of the annotation.
@@ -104,7 +104,7 @@ def family_of(text: str) -> str:
 
 
 def abandoned(replay: str, live: LiveSchema | None) -> tuple[str, ...]:
-    """Readers of replays that were begun and are wanted no more: all but `replay`."""
+    """Return the readers of cancelled replays: all except `replay`."""
     known: Mapping[str, Any] = live.replays if live else {}
     return tuple(sorted(reader for reader, found in known.items() if reader != replay and not found.switched))
 

@@ -1,7 +1,7 @@
-"""Which version of each aggregation is in force, and which are being filled by a replay. Pure.
+"""Pure: which version of each aggregation is in force, and which a replay is filling.
 
-A version is a table of its own. Another window, other groups or another type of a field that is measured make the next
-one: windows that are stored cannot be turned into others.
+A version is a separate table. Changing an aggregation's window, its groups or the type of a measured field creates the
+next one, because stored windows cannot be converted.
 """
 
 from __future__ import annotations
@@ -14,31 +14,33 @@ from tidemill_contract import names
 from tidemill_contract.expressions.compiler import derived_types
 from tidemill_contract.functions.partials import field_types, layout
 from tidemill_contract.resource.spec import AggregationSpec, PipelineSpec
-from tidemill_operator.plan.model import Column, LiveSchema
-from tidemill_operator.plan.postgres.schema import column_type, shape_of, window_table
+from tidemill_contract.tables.definition import Column
+from tidemill_contract.tables.windows import window_table
+from tidemill_operator.plan.model import LiveSchema
+from tidemill_operator.plan.postgres.schema import column_type, shape_of
 
 LIVE = "live"
 
 
 def current_version(name: str, live: LiveSchema | None) -> int | None:
-    """The version that processors feed and the API answers from; None: there is none yet."""
+    """Return the version that processors fill and the API answers from; None: there is none yet."""
     found = [v for (known, v) in live.shapes if known == name and _reader(live, name, v) == LIVE] if live else []
     return max(found, default=None)
 
 
 def next_version(name: str, live: LiveSchema | None) -> int:
-    """A number that no version has."""
+    """Return the next unused version number."""
     return max((version for known, version in live.shapes if known == name), default=0) + 1 if live else 1
 
 
 def versions_filled(reader: str, live: LiveSchema | None) -> dict[str, int]:
-    """The versions that a replay fills, by aggregation."""
+    """Return the versions that a replay fills, by aggregation."""
     found = live.shapes if live else {}
     return {name: version for name, version in found if live and _reader(live, name, version) == reader}
 
 
 def live_versions(spec: PipelineSpec, live: LiveSchema | None) -> dict[str, int]:
-    """The version of each aggregation that a spec asks for: the present one while it has the spec's shape."""
+    """Return the version of each aggregation: the current one if it has the spec's shape, else the next."""
     types = field_types(spec, derived_types(spec))
     found = {}
     for aggregation in spec.aggregations:
@@ -50,13 +52,13 @@ def live_versions(spec: PipelineSpec, live: LiveSchema | None) -> dict[str, int]
 
 
 def shape_changes(before: str, after: str) -> Iterator[tuple[str, str, str]]:
-    """What makes another version of two shapes: member, before, after, as people read them."""
+    """Yield the differences of two shapes that create a new version: member, before, after."""
     shapes = json.loads(before), json.loads(after)
     old, new = map(_layout, shapes)
     for member in old:
         if old[member] != new[member]:
             yield member, _show(old[member]), _show(new[member])
-    # A column that the table has from a field of another type: its values would not be merged, or not rightly.
+    # An existing column of a field with another type: its values could not be merged correctly.
     was, now = (shape.get("types", {}) for shape in shapes)
     changed = {tuple(now[name]): was[name][1] for name in now if name in was and was[name][1] != now[name][1]}
     for (field, kind), earlier in changed.items():
@@ -64,7 +66,7 @@ def shape_changes(before: str, after: str) -> Iterator[tuple[str, str, str]]:
 
 
 def retyped(columns: tuple[Column, ...], known: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """Columns that exist with another type: name, before, after."""
+    """Return the existing columns of another type: name, before, after."""
     types = [(column.name, column_type(column.definition)) for column in columns]
     return [(name, known[name], kind) for name, kind in types if known.get(name, kind) != kind]
 

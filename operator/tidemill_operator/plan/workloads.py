@@ -1,6 +1,6 @@
-"""The processes of a pipeline as they should be, the same for both runtimes.
+"""The desired workloads of a pipeline, the same for both runtimes.
 
-Only what is neutral stands here: addresses, paths and host ports are the runtime's.
+The runtime adds addresses, paths and host ports.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _SECRETS: dict[Component, tuple[str, ...]] = {
 def desired_workloads(
     config: PipelineConfig, platform: Platform, scaled: int | None = None, replay: Replay | None = None
 ) -> tuple[Workload, ...]:
-    """The pipeline's processor, and the ingest and API it shares with its namespace or has of its own.
+    """Return the pipeline's processors, and its dedicated or shared ingest and API.
 
     Args:
-        config: the pipeline, resolved.
-        platform: ports.
-        scaled: processors that scaling has decided on; None: it has not yet.
-        replay: what is filled from the topic, by processors of its own.
+        config: the resolved config.
+        platform: has the ports.
+        scaled: number of processors that scaling has decided on; None: there is no decision.
+        replay: the current replay, which has its own processors.
     """
     spec = config.spec
     found = [
@@ -64,7 +64,7 @@ def desired_workloads(
 
 
 def _replaying(config: PipelineConfig, scaled: int | None, replay: Replay) -> int:
-    """As many processors as live traffic has; a rate is one's, which alone can hold to it."""
+    """Return the number of a replay's processors: as for live traffic; with a rate only one, which enforces it."""
     if config.spec.suspend:
         return 0
     if replay.rate:
@@ -144,7 +144,7 @@ def _workload(
 
 
 def _ports(component: Component, wanted: int) -> dict[str, int]:
-    """Clients call ingest and API; probes and figures have a port of their own."""
+    """Return the ports: one for clients of ingest and API, and a separate one for probes and metrics."""
     return {"http": wanted, "status": 0} if component in _CALLED else {"status": wanted}
 
 

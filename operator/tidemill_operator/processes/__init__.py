@@ -1,1 +1,1 @@
-"""What running on one machine needs: child processes, locks, free ports and atomic files."""
+"""Processes on one machine: child processes, locks, free ports and atomic file writes."""

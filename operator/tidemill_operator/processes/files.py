@@ -1,4 +1,4 @@
-"""Files that other processes read while they change: atomic writes, advisory locks."""
+"""Atomic file writes and advisory locks, for files that several processes use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def write_atomic(path: Path, text: str, *, mode: int = 0o644) -> bool:
-    """Replace a file in one step; a file that already holds the text is left alone.
+    """Replace a file atomically, unless it already has the text.
 
     Returns:
         Whether the file was written.
@@ -37,10 +37,10 @@ class LockTaken(RuntimeError):
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
-    """Hold an exclusive lock on a file (made if missing) while the block runs; it dies with the process.
+    """Hold an exclusive lock on a file (created if missing) during the block. The end of the process releases it.
 
     Raises:
-        LockTaken: somebody else holds it after `wait_seconds`; the message names the holder's pid.
+        LockTaken: another process still holds it after `wait_seconds`; the message names its pid.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + wait_seconds

@@ -1,4 +1,4 @@
-"""Free loopback ports, remembered so that a second start listens where the first did."""
+"""Free loopback ports, stored so that a second start uses the same ones."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 from tidemill_contract.files import read_text
 from tidemill_operator.processes.files import write_atomic
 
-# Below Linux' ephemeral range (32768 to 60999): no outgoing connection can take a port between our choice and its use.
+# Below Linux' ephemeral range (32768 to 60999), so that no outgoing connection takes a port before we use it.
 _LOWEST, _HIGHEST = 20_000, 32_000
 
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether a server could listen on the port now."""
+    """Whether a server could listen on the port."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -38,7 +38,7 @@ class Ports:
             self._ports = {str(name): int(port) for name, port in json.loads(read_text(path)).items()}
 
     def get(self, name: str, *, wanted: int = 0) -> int:
-        """The remembered port of a name if it is still free, else the first free one from `wanted` on (0: any).
+        """Return the stored port of a name if it is free, else the first free one from `wanted` on (0: any).
 
         Raises:
             RuntimeError: no port is free.
@@ -59,7 +59,7 @@ class Ports:
             return port
 
     def forget(self, name: str) -> None:
-        """Give a name's port back."""
+        """Forget the port of a name."""
         with self._lock:
             if self._ports.pop(name, None) is not None:
                 write_atomic(self._path, json.dumps(self._ports, indent=1, sort_keys=True))

@@ -1,7 +1,7 @@
-"""One supervised process: wanted or not, running or not, ready or not; when it is started again after it ended.
+"""One supervised process: its desired and current state, and its restarts.
 
-A process that died is started again after a delay that doubles each time and falls back once it has been of use. One
-that was frozen from outside (SIGSTOP) is only reported as not ready: it may wake.
+A process that ended is restarted after a delay. The delay doubles each time, and is reset once the process was ready
+for a while. A frozen process (SIGSTOP) is only reported as not ready, because it may be resumed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tidemill_operator.processes.child import Child, Command
 
 FIRST_DELAY_SECONDS = 0.2
 MAX_DELAY_SECONDS = 30.0
-# Ready for this long, it counts as healthy and the next restart is a first one again.
+# After being ready for this long, it counts as healthy, and the restart delay is reset.
 HEALTHY_SECONDS = 5.0
 _PROBE_TIMEOUT_SECONDS = 1.5
 _READY_PERIOD_SECONDS = 2.0
@@ -25,10 +25,10 @@ _UNREADY_PERIOD_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class ReplicaSpec:
-    """How a replica should run; another spec means a new process.
+    """The desired state of a replica; a changed spec means a new process.
 
     Attributes:
-        revision: grows out of whatever the process reads only at its start.
+        revision: hash of what the process only reads at its start.
     """
 
     command: Command
@@ -38,7 +38,7 @@ class ReplicaSpec:
 
 
 class Replica:
-    """Not thread-safe: `tick` and `want` belong to the supervisor's lock, `probe` may run beside them."""
+    """A replica. Call `tick` and `want` under the supervisor's lock; `probe` may run concurrently."""
 
     def __init__(self, child: Child, spec: ReplicaSpec) -> None:
         self._child = child
@@ -61,33 +61,33 @@ class Replica:
 
     @property
     def gone(self) -> bool:
-        """Not wanted any more, and ended."""
+        """Whether it is no longer wanted and has ended."""
         return self._wanted is None and not self._child.running and not self._seen_running
 
     @property
     def current(self) -> bool:
-        """Runs as it was last wanted."""
+        """Whether it runs with its latest spec."""
         return self._child.running and self._kill_at is None and self._wanted == self.spec
 
     @property
     def log_file(self) -> str:
-        """Where it prints."""
+        """The path of its log."""
         return str(self._child.log_file)
 
     def want(self, spec: ReplicaSpec | None) -> bool:
-        """Say how it should run; None: not at all.
+        """Set how it should run; None: not at all.
 
         Returns:
-            Whether that is news.
+            Whether this is a change.
         """
         news = spec != self._wanted
         self._wanted = spec
-        if news:  # what made the former one fail may be gone
+        if news:  # the cause of earlier failures may be gone
             self._start_at, self._delay = 0.0, FIRST_DELAY_SECONDS
         return news
 
     def tick(self, now: float) -> None:
-        """Do the next step towards what is wanted; never blocks for longer than a process takes to start."""
+        """Do the next step towards the desired state. Blocks at most for the start of a process."""
         if self._child.running:
             if self._kill_at is not None:
                 if now >= self._kill_at:
@@ -107,7 +107,7 @@ class Replica:
             self._next_probe = 0.0
 
     def probe(self, now: float) -> None:
-        """Ask it whether it is ready, if it is time."""
+        """Probe its readiness, if a probe is due."""
         if not self._child.running or self._kill_at is not None or now < self._next_probe:
             return
         pid = self._child.pid
@@ -120,18 +120,18 @@ class Replica:
         self._next_probe = time.monotonic() + (_READY_PERIOD_SECONDS if ready else _UNREADY_PERIOD_SECONDS)
 
     def close(self) -> None:
-        """Stop it now, waiting."""
+        """Stop it, and wait for its end."""
         self._wanted = None
         self._child.stop()
         self.ready = False
 
     def terminate(self) -> None:
-        """Ask it to end for good, without waiting."""
+        """Ask it to end without a restart, and do not wait."""
         self._wanted = None
         self._child.terminate()
 
     def _ended(self, now: float) -> None:
-        """Take note of the end of a process and set the time of the next start."""
+        """Note the end of the process, and schedule the next start."""
         asked = self._kill_at is not None
         self.last_exit = self._child.exit_code
         useful = self._ready_since is not None and (

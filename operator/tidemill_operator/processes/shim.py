@@ -1,7 +1,7 @@
-"""Runs in a child before its own program: changes the user, ties the child's life to its parent, then execs.
+"""Runs in a child before its program: changes the user, sets the death signal, then execs.
 
-A file of its own, run with `python -I -S`, because code between fork and exec of a threaded parent can deadlock, and
-because Linux clears the death signal when credentials change: the user must be changed first.
+It is a separate file, run with `python -I -S`, because code between fork and exec of a threaded parent can deadlock. It
+changes the user first, because Linux clears the death signal when credentials change.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: list[str]) -> None:
-    """Exec a command: PARENT_PID DEATH_SIGNAL USER-or-empty COMMAND…."""
+    """Exec a command. The arguments are PARENT_PID DEATH_SIGNAL USER-or-empty COMMAND…."""
     parent, death_signal, user, *command = arguments
     if user:
         entry = pwd.getpwnam(user)
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
     if os.getppid() != int(parent):  # the parent died before the line above could take effect
         sys.exit(1)
-    for name in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and exec hands that on
+    for name in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these signals, and exec would inherit that
         signal.signal(name, signal.SIG_DFL)
     os.execvp(command[0], command)  # noqa: S606
 

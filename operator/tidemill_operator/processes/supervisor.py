@@ -1,4 +1,4 @@
-"""Keeps a set of replicas as they are wanted: one thread starts and ends them, another asks whether they are ready."""
+"""Keeps replicas in their desired state: one thread starts and ends them, another probes their readiness."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _TICK_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class ReplicaState:
-    """What can be said about a replica.
+    """The state of a replica.
 
     Attributes:
-        current: runs as it was last wanted (not an older revision on its way out).
-        last_exit: how its last process ended: exit status, or minus a signal's number.
+        current: whether it runs with its latest spec.
+        last_exit: exit status of its last process, or minus a signal's number.
     """
 
     name: str
@@ -49,17 +49,17 @@ class Supervisor:
         ]
 
     def start(self) -> None:
-        """Begin to supervise. Replicas that a killed run left behind are ended."""
+        """Start supervising. Ends replicas that a killed run left behind."""
         for pid_file in (self._data_dir / "run").glob("*.*-*.pid"):
             end_leftover(pid_file)
         for thread in self._threads:
             thread.start()
 
     def want(self, name: str, spec: ReplicaSpec | None) -> bool:
-        """Say how a replica should run; None: not at all.
+        """Set how a replica should run; None: not at all.
 
         Returns:
-            Whether that is news.
+            Whether this is a change.
         """
         with self._lock:
             replica = self._replicas.get(name)
@@ -71,7 +71,7 @@ class Supervisor:
             return spec is not None
 
     def states(self) -> Mapping[str, ReplicaState]:
-        """All replicas as they are."""
+        """Return the state of every replica."""
         with self._lock:
             return {
                 name: ReplicaState(
@@ -88,7 +88,7 @@ class Supervisor:
             }
 
     def close(self) -> None:
-        """End all replicas, at the same time, and stop supervising."""
+        """End all replicas concurrently, and stop supervising."""
         self._closing.set()
         for thread in self._threads:
             if thread.is_alive():
@@ -104,7 +104,7 @@ class Supervisor:
         while not self._closing.wait(_TICK_SECONDS):
             try:
                 step()
-            except Exception:  # supervision must outlive a full disk or a failed fork
+            except Exception:  # supervision must continue after a full disk or a failed fork
                 _log.exception("supervising failed; trying again")
                 self._closing.wait(1.0)
 

@@ -1,1 +1,1 @@
-"""The resource as Kubernetes knows it: its definition, made from the model, and the reference pages."""
+"""Generates the CRD and the reference pages from the model."""

@@ -1,7 +1,7 @@
-"""Rules of the API server (CEL), and the texts that it makes of what was written.
+"""Builds CEL rules for the API server, with messages that contain the written values.
 
-The server refuses what it thinks too dear: it bounds lists and strings by the schema, but forgets the bounds of what
-`+`, `join` and `filter` make. `format` and `map` with a condition are taken.
+The server refuses rules whose estimated cost is too high. It knows the bounds of lists and strings from the schema, but
+not those of the results of `+`, `join` and `filter`. `format`, and `map` with a condition, are accepted.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ _MOST_LISTED = 16
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule of a place.
+    """One rule of a place in the resource.
 
     Attributes:
-        rule: what has to hold.
-        message: what it asks for, of any resource.
-        text: a CEL expression that says what is wrong with this one, and what to do.
-        at: the member that is at fault, below the place; empty: the place itself.
+        rule: the CEL condition.
+        message: a general description of the rule.
+        text: a CEL expression for the message about a specific resource, with the remedy.
+        at: the faulty member, below the place; empty: the place itself.
     """
 
     rule: str
@@ -29,22 +29,22 @@ class Rule:
     at: str = ""
 
     def rendered(self) -> dict[str, Any]:
-        """As the CRD has it."""
+        """Return the rule in the CRD's format."""
         made = {"rule": self.rule, "message": self.message, "messageExpression": self.text}
         return made | ({"fieldPath": f".{self.at}"} if self.at else {})
 
 
 def say(template: str, *values: str) -> str:
-    """CEL: a text with values; joined with `+`, the server would think it too dear."""
-    # Lists take values of one type only, unless they are said to be of any.
+    """Return CEL for a text with values. Uses `format`, because `+` has a too high estimated cost."""
+    # A CEL list has one type, unless its items are declared dynamic.
     return f"'{template}'.format([{', '.join(f'dyn({value})' for value in values)}])"
 
 
 def known(names: str) -> str:
-    """CEL: which names are known, if they are not too many to be read; for a `%s` right after a text."""
+    """Return CEL that lists the known names, if they are not too many; for a `%s` right after a text."""
     return f"({names} != [] && size({names}) <= {_MOST_LISTED} ? {say('; known are %s', names)} : '')"
 
 
 def first(items: str, wrong: str, text: str) -> str:
-    """CEL: the text of the first wrong item, called `i`, of a list."""
+    """Return CEL for the text of the first wrong item (named `i`) of a list."""
     return f"{items}.map(i, {wrong}, {text})[0]"

@@ -1,8 +1,8 @@
-"""The rules that the API server checks itself, by place, and what it says of a resource that breaks one.
+"""The CEL rules that the API server checks, by place, with the messages about resources that break them.
 
-A rule's text is made of what was written; where that would be too long for the server, it says the rule's `message`,
-which is in the reference as well. Durations cannot be compared here (CEL knows no days), nor expressions typed: those
-are checked by `tidemill validate`, the webhook and at reconcile.
+A message contains the written values. If it would be too long for the server, it is the rule's `message`, which is also
+in the reference. Durations cannot be compared here (CEL has no days), and expressions cannot be typed. `tidemill
+validate`, the webhook and reconcile check those.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _METRIC_IS_THERE = "self.aggregations.exists(a, a.name == i.aggregation && a.met
 
 
 def _with_names(quantifier: str, expression: str) -> str:
-    """CEL: an expression that looks through all columns, called `names`.
+    """Return a CEL expression over the names of all columns, called `names`.
 
-    Put together once and looked through with `in`: comparing one by one costs the server more than it allows.
+    The list is built once and searched with `in`; comparing items one by one exceeds the server's cost limit.
     """
     return f"[self.source.fields.map(f, f.name) + {_DERIVES}.map(d, d.name)].{quantifier}(names, {expression})"
 
 
 def _first_unknown(items: str, wrong: str, template: str, *values: str) -> str:
-    """CEL: the text of the first item that names a column which is not there, and what columns there are."""
+    """Return CEL for a message about the first unknown column, with the known columns."""
     text = say(f"{template} {_UNKNOWN}%s", *values, known("names"))
     return _with_names("map", first(items, wrong, text)) + "[0]"
 
@@ -42,7 +42,7 @@ _FIELDS_ARE_THERE = " && ".join(f"(!has(m.{name}) || m.{name} in names)" for nam
 
 
 def _wrong_field() -> str:
-    """CEL: which member of metric m names a column that is not there."""
+    """Return CEL that names the member of metric m with an unknown column."""
     texts = [say(f"{name} %s of metric %s", f"m.{name}", "m.name") for name in _NAMING]
     tests = [f"has(m.{name}) && !(m.{name} in names) ? {text} : " for name, text in zip(_NAMING, texts, strict=True)]
     return "".join(tests[:-1]) + texts[-1]

@@ -1,7 +1,7 @@
-"""Structural OpenAPI schemas, as Kubernetes wants them, from pydantic models.
+"""Converts pydantic models to structural OpenAPI schemas for Kubernetes.
 
-What Kubernetes refuses is written out: no `$ref`, no `anyOf` for optional members, no numeric exclusive bounds.
-Defaults inside lists are left out: they make appliers see drift that nobody made.
+Replaces what Kubernetes refuses: `$ref`, `anyOf` for optional members, numeric exclusive bounds. Drops defaults inside
+lists, because GitOps tools would see them as drift.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NAMED = "name"
 
 
 def structural(model: type[BaseModel], *, list_defaults: bool = False) -> dict[str, Any]:
-    """The schema of a model's YAML form.
+    """Return the schema of a model in its YAML form.
 
     Lists of objects with a `name` become maps by that name, lists of strings become sets: their items are unique.
 
@@ -40,13 +40,13 @@ def structural(model: type[BaseModel], *, list_defaults: bool = False) -> dict[s
         list_defaults: keep defaults inside lists, for documentation.
 
     Raises:
-        ValueError: a list, map or string without a bound, or a union: the API server would refuse it.
+        ValueError: a list, map or string without a bound, or a union, which the API server would refuse.
     """
     raw = model.model_json_schema(by_alias=True)
     return _convert(raw, raw.get("$defs", {}), "spec", drop=None if list_defaults else False)
 
 
-# `drop`: whether defaults are dropped from here on: False until a list begins; None: never.
+# `drop`: whether defaults are dropped from here on. False until a list begins; None: never.
 def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, drop: bool | None) -> dict[str, Any]:
     raw = _resolve(raw, defs)
     out: dict[str, Any] = {key: raw[key] for key in _KEPT if key in raw}
@@ -89,7 +89,7 @@ def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, drop
 
 
 def _resolve(raw: Mapping[str, Any], defs: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema with its reference and its `or null` written out; a description at the place of use wins."""
+    """Return the schema without its reference and `or null`; a description at the place of use takes precedence."""
     if "$ref" in raw:
         target = _resolve(defs[raw["$ref"].rsplit("/", 1)[-1]], defs)
         return target | {key: value for key, value in raw.items() if key != "$ref"}

@@ -37,82 +37,84 @@ CONDITION = _object(
     "One aspect of the pipeline's state.",
     {
         "type": _text(
-            "Ready (it serves), Progressing (something is on its way), TopicsReady, SchemaReady, ProcessorsReady, "
-            "IngestReady, APIReady; when true only: "
+            "Ready (it serves), Progressing (a change is under way), TopicsReady, SchemaReady, ProcessorsReady, "
+            "IngestReady, APIReady; only while true: "
             "Reconciling, Stalled, Suspended, ReconciliationPaused, EventsLost, QuotaUsedUp, WindowsFailing, "
             "FiguresUnavailable.",
             64,
         ),
         "status": {"type": "string", "description": "True, False or Unknown.", "enum": ["True", "False", "Unknown"]},
-        "reason": _text("Why, in one CamelCase word.", 128),
+        "reason": _text("The reason, as one CamelCase word.", 128),
         "message": _text("Why, for people.", 4096),
         "lastTransitionTime": _time("When status last changed."),
-        "observedGeneration": _whole("The generation of the spec that this is about."),
+        "observedGeneration": _whole("The generation of the spec that the condition is about."),
     },
     ("type", "status", "reason", "lastTransitionTime"),
 )
 
 STATUS = _object(
-    "What is; written by the operator only.",
+    "Observed state; only written by the operator.",
     {
         "observedGeneration": _whole("The generation of the spec that was last reconciled."),
         "conditions": _by("type", "Aspects of the state.", 16, CONDITION),
         "endpoints": _object(
             "Base addresses.",
-            {"ingest": _text("Where events are sent.", 512), "api": _text("Where answers are read.", 512)},
+            {"ingest": _text("URL for sending events.", 512), "api": _text("URL for queries.", 512)},
         ),
         "topics": _by(
             "name",
-            "Kafka topics, as they are.",
+            "Kafka topics, as observed.",
             16,
             _object(
                 "A topic.",
                 {
                     "name": _text("The topic's name.", 249),
-                    "id": _text("Kafka's id of the topic: another one means that it was made anew.", 64),
+                    "id": _text("Kafka's id of the topic; it changes if the topic is created again.", 64),
                     "partitions": _whole("Partitions."),
                     "replicationFactor": _whole("Copies of each partition."),
                     "managed": {"type": "boolean", "description": "Whether the operator may alter it."},
                     "replicasChange": _object(
-                        "A change of its replicas that is not complete.",
+                        "A change of its replicas that is under way.",
                         {
                             "targetReplicas": _whole("Copies that each partition will have."),
                             "state": _text("pending: it cannot begin yet; ongoing: replicas move.", 16),
-                            "message": _text("How far it is, and what it waits for.", 1024),
+                            "message": _text("Its progress, and what it waits for.", 1024),
                         },
                     ),
                 },
                 ("name",),
             ),
         ),
-        "rebalancedAt": _text("The last value of the annotation tidemill.dev/rebalance-at that was done.", 256),
+        "rebalancedAt": _text("The last completed value of the annotation tidemill.dev/rebalance-at.", 256),
         "credentials": _object(
             "The last rotation of the pipeline's passwords.",
             {
-                "phase": _text("Staged, RollingOut or Complete: then the former passwords are of no use.", 32),
-                "rotated": _text("The value of the annotation tidemill.dev/rotate-credentials that asked for it.", 256),
+                "phase": _text(
+                    "Staged, RollingOut or Complete; when it is Complete, the former passwords are disabled.", 32
+                ),
+                "rotated": _text("The value of the annotation tidemill.dev/rotate-credentials that requested it.", 256),
             },
         ),
         "schema": _text("The Postgres schema.", 63),
         "aggregations": _by(
             "name",
-            "Aggregations, as they run.",
+            "Aggregations in force.",
             32,
             _object(
                 "An aggregation.",
                 {
                     "name": _text("Its name.", 41),
                     "version": _whole("The version of its table that answers."),
-                    "closedUntil": _time("Windows that end by then are final."),
+                    "closedUntil": _time("Windows that end by this time are final."),
                 },
                 ("name",),
             ),
         ),
         "replay": _object(
-            "The replay that was asked for last.",
+            "The last requested replay.",
             {
                 "reader": _text("Its name.", 64),
-                "phase": _text("Replaying or Done: then its versions are in force.", 32),
+                "phase": _text("Replaying or Done; when it is Done, its versions are in force.", 32),
                 "versions": {
                     "type": "object",
                     "description": "The versions that it fills, by aggregation.",
@@ -120,41 +122,43 @@ STATUS = _object(
                     "additionalProperties": {"type": "integer", "format": "int64"},
                 },
                 "processed": _whole("Events that it has counted."),
-                "left": _whole("Events that it has still to count."),
-                "partitionsHandedOver": _whole("Partitions whose events live processors count for it by now."),
-                "missed": _text("What it was to count and the topic held no longer; nothing if it found all.", 1024),
+                "left": _whole("Events that it still has to count."),
+                "partitionsHandedOver": _whole("Partitions that live processors already count for it."),
+                "missed": _text("Events that the topic no longer held; absent if it found all.", 1024),
             },
         ),
         "scaling": _object(
             "The last decision about replicas.",
             {
                 "mode": _text("lag or external.", 16),
-                "current": _whole("Replicas that were set when it was made."),
+                "current": _whole("Replicas at the time of the decision."),
                 "desired": _whole("Replicas that are wanted."),
-                "need": _whole("Replicas that the figures ask for, before any limit."),
+                "need": _whole("Replicas that the figures require, before any limit."),
                 "lag": _whole("Events not yet processed."),
-                "rate": {"type": "number", "description": "Events that arrive a second."},
-                "ratePerReplica": {"type": "number", "description": "Events a second of one busy replica, as seen."},
-                "reason": _text("Why, in one CamelCase word.", 64),
-                "limitedBy": _text("What keeps replicas from what is needed.", 64),
+                "rate": {"type": "number", "description": "Arriving events per second."},
+                "ratePerReplica": {"type": "number", "description": "Measured events per second of one busy replica."},
+                "reason": _text("The reason, as one CamelCase word.", 64),
+                "limitedBy": _text("The limit that keeps replicas from the required number.", 64),
                 "message": _text("Why, for people.", 1024),
                 "lastScaleTime": _time("When replicas were last changed."),
             },
         ),
-        "replicas": _whole("Processors that run; read by the scale subresource."),
+        "replicas": _whole("Running processors; read by the scale subresource."),
         "selector": _text("Label selector of the processors; read by the scale subresource.", 512),
-        "lag": _whole("Events in the topic that are not counted yet, to two digits."),
+        "lag": _whole("Events in the topic that are not counted yet, rounded to two digits."),
         "lagSeconds": _whole("Seconds since the oldest of them arrived, rounded up to 1, 2, 5, 10, 20, …."),
         "freshness": _text(
             "From an event's arrival in Kafka to the commit that counts it, rounded up, e.g. 10s, 4m, 2h; "
-            "not there while nothing arrives.",
+            "absent while nothing arrives.",
             16,
         ),
         "freshnessSeconds": {"type": "number", "description": "The same in seconds."},
-        "watermarkAgeSeconds": _whole("Seconds that the watermark is behind the wall clock, rounded up likewise."),
+        "watermarkAgeSeconds": _whole(
+            "Seconds that the watermark is behind the wall clock, rounded up in the same way."
+        ),
         "figuresAt": _time(
-            "There while Postgres does not answer: when it last told how far processors are; "
-            "lag and freshness are that against what the topic holds now."
+            "Only while Postgres does not answer: the time of the last known positions, "
+            "with which lag and freshness are computed."
         ),
     },
 )

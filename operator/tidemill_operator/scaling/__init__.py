@@ -1,7 +1,7 @@
-"""Scaling as a pure decision: figures and what was seen before → how many replicas, and why.
+"""Pure: computes the number of replicas, and the reason, from the current figures and earlier ones.
 
-Knows no server, no cluster and no clock: `now` is passed in, and all that is remembered is in `State`, which can be
-written as JSON. Reading figures is `scaling_figures`; making replicas so is the runtime's.
+Uses no server, no cluster and no clock: `now` is an argument. All memory is in `State`, which can be written as JSON.
+`scaling_figures` reads the figures, and the runtime applies the result.
 """
 
 from tidemill_operator.scaling.decide import decide

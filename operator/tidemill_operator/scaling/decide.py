@@ -1,4 +1,4 @@
-"""The decision of one poll, as a story: bounds, zero, then up or down, each as far as holds, pauses and steps allow."""
+"""The decision of one poll: bounds, zero, then up or down, as far as holds, cooldowns and steps allow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_PATIENCE = 4
 
 @dataclass(frozen=True)
 class _Poll:
-    """All that one decision looks at; `target` is the aligned number that is right now, bounds applied."""
+    """The inputs of one decision; `target` is the needed number, aligned to partitions and within bounds."""
 
     settings: Settings
     state: State
@@ -35,12 +35,16 @@ class _Poll:
 
     @property
     def cap(self) -> str:
-        """What sets the ceiling."""
+        """The name of the setting or fact that sets the ceiling."""
         return "maxReplicas" if self.ceiling < self.partitions else "partitions"
 
     @cached_property
     def spareable(self) -> tuple[int, float]:
-        """(Fewest replicas that were enough for as long as they wait, that wait in seconds); else all, least wait."""
+        """The lowest sufficient number of replicas and its waiting time in seconds.
+
+        A number is sufficient if no more were needed during its waiting time. If there is none: the current number and
+        the shortest waiting time.
+        """
         waits = [
             _wait(self.settings, self.state, current=self.current, spared=spared)
             for spared in range(self.current - self.target, 0, -1)
@@ -62,7 +66,7 @@ class _Choice:
 def decide(
     settings: Settings, state: State, figures: Figures | None, *, current: int, now: float
 ) -> tuple[Decision, State]:
-    """How many replicas there are to be.
+    """Decide on the number of replicas.
 
     Args:
         settings: of the pipeline.
@@ -87,11 +91,11 @@ def decide(
     if target > current >= floor and fits(wanted, current):
         target = current
     elif target > current:
-        # Else a rise would be followed replica by replica; what rises is no reason of its own, only of the length.
+        # Otherwise a rise would be followed replica by replica. A rise only extends a step, and never causes one.
         risen = need(settings, load.risen(rise_seconds(settings)), current=current)
         target = max(target, aligned(risen, floor=floor, ceiling=ceiling, partitions=partitions))
     elif target < current:
-        # Where those left would be as full as is just allowed, the least noise would bring back who went.
+        # If the remaining replicas were filled up to the limit, small variations would add the removed ones again.
         roomy = aligned(wanted, floor=floor, ceiling=ceiling, partitions=partitions, band=ROOMY_BAND)
         target = max(target, min(roomy, current))
     state = _recommend(settings, state, target, current=current, now=now)
@@ -100,7 +104,7 @@ def decide(
 
 
 def _blind(settings: Settings, state: State, *, current: int, now: float) -> tuple[Decision, State]:
-    """Without figures replicas stay, but for a lower maximum: no minimum, for partitions might be fewer."""
+    """Without figures, replicas stay, except above maxReplicas. Partitions may be fewer than minReplicas."""
     failed = state.failed_polls + 1
     state = replace(state, failed_polls=failed)
     desired = min(current, settings.max_replicas or current)
@@ -116,7 +120,7 @@ def _blind(settings: Settings, state: State, *, current: int, now: float) -> tup
 
 
 def _recommend(settings: Settings, state: State, target: int, *, current: int, now: float) -> State:
-    """Keep the most that was wanted: of each number when it was last wanted, unless more was wanted after that."""
+    """Store a target with its time, and drop earlier ones that are not greater or too old."""
     longest = _wait(settings, state, current=current, spared=1)
     oldest = now - longest - settings.scale_down_stabilization_seconds
     kept = tuple((at, replicas) for at, replicas in state.wanted if at > oldest and replicas > target)
@@ -124,7 +128,7 @@ def _recommend(settings: Settings, state: State, target: int, *, current: int, n
 
 
 def _most(poll: _Poll, seconds: float) -> int:
-    """The most that was wanted in so many seconds."""
+    """Return the highest target within the last `seconds`."""
     return next((replicas for at, replicas in poll.state.wanted if at > poll.now - seconds), poll.target)
 
 
@@ -188,22 +192,22 @@ def _down(poll: _Poll) -> _Choice:
 
 
 def _goes_on_falling(poll: _Poll, most: int, wait: float) -> bool:
-    """Whether waiting for another stabilisation, and no longer, makes one change of two.
+    """Whether waiting for one more stabilisation would replace two changes by one.
 
-    A load that falls slowly would else be followed through every number of replicas, each a rebalance.
+    Otherwise a slowly falling load would cause a rebalance at every number of replicas.
     """
     further = poll.settings.scale_down_stabilization_seconds
     return _most(poll, wait - further) < most and _most(poll, wait + further) >= poll.current
 
 
 def _settled(poll: _Poll) -> bool:
-    """Whether the figures of the lookback all belong to the present number of replicas."""
+    """Whether the whole lookback has the current number of replicas."""
     changed = poll.state.changed_at
     return changed is None or poll.now - changed >= poll.settings.lookback_seconds
 
 
 def _held(poll: _Poll) -> _Choice | None:
-    """Every change is a rebalance; one on top of another helps nobody."""
+    """Hold the change during a rollout or a rebalance, because it would cause another rebalance."""
     if poll.figures.rolling_out:
         return _Choice(poll.current, Reason.ROLLOUT_IN_PROGRESS, "rollout")
     if poll.figures.rebalancing:
@@ -228,7 +232,7 @@ def _stay(poll: _Poll) -> _Choice:
 
 
 def _limit(poll: _Poll) -> str:
-    """What keeps the aligned number from what is needed."""
+    """Return the limit that keeps the aligned number below the needed one."""
     if poll.need.useful > poll.ceiling:
         return "maxReplicas"
     return "partitions" if poll.need.hot else ""
@@ -265,17 +269,17 @@ def _finish(poll: _Poll, choice: _Choice) -> tuple[Decision, State]:
 
 
 def _stabilization(settings: Settings, state: State) -> float:
-    """Seconds, with the patience that was learnt."""
+    """Return the stabilisation in seconds, times the learnt patience."""
     return settings.scale_down_stabilization_seconds * state.patience
 
 
 def _wait(settings: Settings, state: State, *, current: int, spared: int) -> float:
-    """Seconds before so many replicas go: a change stops all, so the fewer go of those that could, the longer."""
+    """Return the seconds before `spared` replicas are removed. Smaller reductions wait longer: each stops all."""
     return _stabilization(settings, state) * max(1.0, (current - settings.floor) / spared)
 
 
 def _changed(poll: _Poll, decision: Decision) -> State:
-    """Remember a change. If those who went are soon wanted back, the wait was too short: it doubles, for a while."""
+    """Store a change. If removed replicas are soon needed again, the wait doubles; later it shrinks again."""
     state = replace(poll.state, changed_at=poll.now)
     if decision.replicas < decision.current:
         return replace(state, lowered_at=poll.now)
@@ -288,7 +292,7 @@ def _changed(poll: _Poll, decision: Decision) -> State:
 
 
 def _noted(state: State, decision: Decision) -> State:
-    """Remember a decision unless it says what the last one said."""
+    """Store a decision unless it equals the last one."""
     record = Record(
         decision.at, decision.current, decision.desired, decision.reason, decision.need, decision.limited_by
     )

@@ -1,4 +1,4 @@
-"""A decision for people: why so many replicas, and what would change it; and the same as `status.scaling`."""
+"""Explains a decision in words and as `status.scaling`: the number of replicas, the reason, what would change it."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from tidemill_operator.scaling.state import State
 
 MAX_MESSAGE = 1024
 _ADVICE: dict[Reason, str] = {
-    Reason.SCALED_UP: "They go again once no more are needed for the whole of scaleDownStabilization.",
-    Reason.SCALED_DOWN: "More lag or more arrivals bring them back.",
-    Reason.STEP_LIMITED: "The rest follows after the pause; {limit} allows larger steps.",
+    Reason.SCALED_UP: "They are removed when they were not needed for the whole scaleDownStabilization.",
+    Reason.SCALED_DOWN: "More lag or more arrivals add replicas again.",
+    Reason.STEP_LIMITED: "The rest follows after the cooldown; a larger {limit} allows larger steps.",
     Reason.WITHIN_TARGET: "More lag, more arrivals or a slower replica would add some.",
     Reason.AT_MAXIMUM: "Raise maxReplicas to allow more.",
     Reason.LIMITED_BY_PARTITIONS: "A replica reads whole partitions: raise source.topic.partitions, or spread keys.",
     Reason.AT_MINIMUM: "Lower minReplicas to allow fewer.",
-    Reason.COOLDOWN: "They come when scaleUpCooldown is over, if they are needed then.",
-    Reason.STABILIZING: "They go when no more were needed for that long; scaleDownStabilization sets it.",
-    Reason.REBALANCING: "The change comes when the consumer group has settled.",
-    Reason.ROLLOUT_IN_PROGRESS: "The change comes when all replicas work.",
+    Reason.COOLDOWN: "Replicas are added when scaleUpCooldown is over, if they are still needed.",
+    Reason.STABILIZING: "Replicas are removed when they were not needed for that time; scaleDownStabilization sets it.",
+    Reason.REBALANCING: "The change is made when the rebalance is over.",
+    Reason.ROLLOUT_IN_PROGRESS: "The change is made when all replicas are ready.",
     Reason.DATABASE_SATURATED: "More replicas would wait too: give Postgres more room, or group by fewer columns.",
-    Reason.FIGURES_MISSING: "Scaling goes on when Kafka and Postgres answer.",
-    Reason.SCALED_TO_ZERO: "The next event brings one back; windows do not close meanwhile.",
-    Reason.WOKEN_BY_ARRIVAL: "Without events they go again after scaleToZeroAfter.",
-    Reason.DRY_RUN: "Take out dryRun to let it happen.",
+    Reason.FIGURES_MISSING: "Scaling continues when Kafka and Postgres answer.",
+    Reason.SCALED_TO_ZERO: "The next event starts a replica; windows do not close until then.",
+    Reason.WOKEN_BY_ARRIVAL: "Without events, replicas stop again after scaleToZeroAfter.",
+    Reason.DRY_RUN: "Remove dryRun to make the change.",
     Reason.EXTERNAL: "Set mode: lag to let Tidemill decide.",
 }
 
 
 def explain(decision: Decision) -> str:
-    """Why this many, the reckoning, and what would change it."""
+    """Return the reason, the calculation, and what would change it."""
     if decision.desired != decision.current:
         what = f"{decision.current} → {decision.desired} replicas"
     else:
@@ -44,7 +44,7 @@ def explain(decision: Decision) -> str:
 
 
 def scaling_status(settings: Settings, decision: Decision, state: State) -> dict[str, Any]:
-    """`status.scaling`: bounded, with figures rounded so that it does not change for nothing."""
+    """Return `status.scaling`: bounded, with rounded figures so that it rarely changes."""
     status: dict[str, Any] = {
         "mode": settings.mode,
         "current": decision.current,
@@ -68,7 +68,7 @@ def scaling_status(settings: Settings, decision: Decision, state: State) -> dict
 
 
 def _rounded(number: float) -> int:
-    """Two significant digits."""
+    """Round to two significant digits."""
     whole = round(number)
     return int(float(f"{whole:.1e}")) if whole >= 100 else whole
 
@@ -87,7 +87,7 @@ def reckoning(
     wait_seconds: float = 0.0,
     patience: int = 1,
 ) -> tuple[str, ...]:
-    """The lines of a decision: what was seen, what it asks for, and what bounds make of it."""
+    """Return the lines of the calculation: the figures, the need, and the effect of bounds."""
     if load is None or wanted is None:
         return ("mode is external: replicas are set by somebody else",)
     rate = load.rate_per_replica

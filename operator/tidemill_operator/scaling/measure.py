@@ -1,8 +1,9 @@
-"""From the figures of two polls to what happened between them: arrivals, speed of a busy replica, stuck partitions.
+"""Computes from two polls what happened between them: arrivals, speed of a busy replica, stuck partitions.
 
-A replica's speed shows only while it has more to do than it can: an idle one is as fast as its events come, which says
-nothing and would ask for more replicas the fewer events there are. So an interval counts only if lag stood at both its
-ends. Each is a lower bound (a pause for a rebalance, a share that ran dry), hence an upper quantile of the lookback.
+A replica's speed can only be measured while it has lag. An idle replica is as fast as its events arrive; if that
+counted, fewer events would ask for more replicas. So an interval only counts if there was lag at both ends. Each
+measurement is a lower bound (a rebalance may pause the replica, or it may run out of events), so an upper quantile is
+used.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from tidemill_operator.scaling.need import shares
 from tidemill_operator.scaling.state import MAX_SAMPLES, Sample, State
 
 RATE_QUANTILE = 0.8
-# Lag that a replica works off in less is only what is under way between two commits.
+# Lag below this many seconds of work is only what is between two commits.
 BUSY_SECONDS = 2.0
 _FLUSHES = 4
-# So many polls without figures, and what happened meanwhile was not seen.
+# After this many polls without figures, the time between them counts as not observed.
 MISSED_POLLS = 3
 _RECENT_POLLS = 3
 _STANDING_POLLS = 2
@@ -30,10 +31,10 @@ _RISING_POLLS = 3
 
 
 def observe(settings: Settings, state: State, figures: Figures, *, current: int, now: float) -> tuple[State, Load]:
-    """Take in a poll.
+    """Add a poll to the state.
 
     Returns:
-        The state with this poll in it, and what is known of the load.
+        The new state, and the load.
     """
     seconds = now - state.polled_at if state.polled_at is not None else 0.0
     if state.polled_at is None or seconds > (MISSED_POLLS + 0.5) * settings.poll_seconds:
@@ -74,11 +75,11 @@ def _taken_in(
     current: int,
     now: float,
 ) -> State:
-    """What the interval since the last poll adds to samples, speeds and partitions that stand still."""
+    """Return the state with the samples, speeds and stuck partitions of the interval since the last poll."""
     if seconds <= 0:
         return state
     changed = state.changed_at is not None and state.changed_at > now - seconds
-    # A pause that ended within the interval was under way at its beginning.
+    # A pause that ended within the interval was already visible at its beginning.
     moving = figures.rebalancing or figures.rolling_out or state.moving
     steady = not (changed or moving) and 0 < current == figures.ready
     arrived, consumed = (sum(pair[i] for pair in moved.values()) / seconds for i in (0, 1))
@@ -98,7 +99,7 @@ def _taken_in(
 
 
 def _moved(state: State, figures: Figures) -> dict[int, tuple[int, int]]:
-    """(arrived, consumed) since the last poll by partition; a topic made anew or a position set back counts nothing."""
+    """Return (arrived, consumed) since the last poll by partition. A new topic or a lower position counts nothing."""
     moved = {}
     for partition, at in figures.partitions.items():
         end, consumed, _ = state.seen.get(partition, (at.end, at.consumed, 0))
@@ -115,10 +116,10 @@ def _busy_rate(
     seconds: float,
     replicas: int,
 ) -> float | None:
-    """Events a second of a replica that was busy, the mean of those that were; None: none was."""
+    """Return the mean events per second of the busy replicas; None: none was busy."""
     least = max(BUSY_SECONDS, _FLUSHES * settings.flush_seconds)
     busy = []
-    # One that stands still has lag and keeps nobody busy.
+    # A stuck partition has lag, but does not keep its replica busy.
     going = [p for p in sorted(figures.partitions) if moved[p][1] > 0]
     for share in shares(sorted(figures.partitions), replicas):
         block = [p for p in share if p in going]
@@ -138,12 +139,12 @@ def _rate_per_replica(samples: Sequence[Sample], before: float | None, *, done: 
         # A single slow interval is more likely a pause than a slower replica.
         if before is None or seen > before or len(rates) >= _SLOWER_SAMPLES:
             estimate = seen
-    # Whoever does more without lag can do more.
+    # A higher speed without lag proves a higher capacity.
     return None if estimate is None else max(estimate, done)
 
 
 def _standing(state: State, figures: Figures, moved: Mapping[int, tuple[int, int]], *, now: float) -> dict[int, float]:
-    """Since when partitions with lag stand still. Nobody stands still alone while all do: that is an outage."""
+    """Return since when partitions with lag are stuck. If all are stuck, it is an outage, and none is counted."""
     going = any(consumed for _, consumed in moved.values())
     kept = {}
     for partition, at in figures.partitions.items():
@@ -154,9 +155,9 @@ def _standing(state: State, figures: Figures, moved: Mapping[int, tuple[int, int
 
 
 def _arriving(samples: Sequence[Sample], moved: Mapping[int, tuple[int, int]]) -> dict[int, float]:
-    """Arrivals by partition: in total the mean of the lookback, or the median of the last polls if that is more.
+    """Return arrivals by partition, whose sum is the mean of the lookback, or the median of the last polls if higher.
 
-    The median sees a step at the second poll and no single spike; the mean sees what comes in bursts.
+    The median reacts to a step at the second poll, but not to a single spike. The mean covers bursts.
     """
     if not samples:
         return dict.fromkeys(moved, 0.0)
@@ -169,7 +170,7 @@ def _arriving(samples: Sequence[Sample], moved: Mapping[int, tuple[int, int]]) -
 
 
 def _rising(samples: Sequence[Sample]) -> float:
-    """Events/s that arrivals grow by each second: the least of the last polls, so a step or noise shows none."""
+    """Return the growth of arrivals in events/s per second: the least of the last polls, so a step counts as none."""
     last = samples[-_RISING_POLLS - 1 :]
     if len(last) <= _RISING_POLLS:
         return 0.0
@@ -177,7 +178,7 @@ def _rising(samples: Sequence[Sample]) -> float:
 
 
 def _freshness(figures: Figures, samples: Sequence[Sample]) -> float | None:
-    """As measured, else the time that working off the lag takes at the present speed."""
+    """Return the measured freshness, else the time to process the lag at the current speed."""
     if figures.freshness_seconds is not None:
         return figures.freshness_seconds
     if figures.lag == 0:

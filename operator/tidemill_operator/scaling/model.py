@@ -1,4 +1,4 @@
-"""What a decision is made from and what it is: settings, figures, reasons. Frozen, no behaviour of its own."""
+"""The data of scaling decisions: settings, figures, load, need, reasons. Frozen, without behaviour."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tidemill_contract.resource.spec import ProcessorSpec
 
 
 class Reason(StrEnum):
-    """Why replicas are to be what they are. Users and alerts rely on the spelling."""
+    """The reason of a decision. Users and alerts rely on the spelling."""
 
     SCALED_UP = "ScaledUp"
     """More replicas, as many as are needed."""
@@ -21,7 +21,7 @@ class Reason(StrEnum):
     STEP_LIMITED = "StepLimited"
     """A change towards what is needed, cut to maxStepUp or maxStepDown; the rest follows."""
     WITHIN_TARGET = "WithinTarget"
-    """Replicas are as many as are needed."""
+    """The number of replicas is as needed."""
     AT_MAXIMUM = "AtMaximum"
     """More are needed than maxReplicas allows."""
     LIMITED_BY_PARTITIONS = "LimitedByPartitions"
@@ -33,9 +33,9 @@ class Reason(StrEnum):
     STABILIZING = "Stabilizing"
     """Fewer would do, but not yet for the whole stabilisation."""
     REBALANCING = "Rebalancing"
-    """A change is needed; the consumer group is just sharing out partitions."""
+    """A change is needed, but the consumer group is rebalancing."""
     ROLLOUT_IN_PROGRESS = "RolloutInProgress"
-    """A change is needed; replicas are just being started, stopped or replaced."""
+    """A change is needed, but replicas are being started, stopped or replaced."""
     DATABASE_SATURATED = "DatabaseSaturated"
     """More are needed, but all wait for Postgres: further replicas would only wait too."""
     FIGURES_MISSING = "FiguresMissing"
@@ -45,9 +45,9 @@ class Reason(StrEnum):
     WOKEN_BY_ARRIVAL = "WokenByArrival"
     """There were no replicas and events arrived."""
     DRY_RUN = "DryRun"
-    """A change is needed and only told, as dryRun asks."""
+    """A change is needed; dryRun only reports it."""
     EXTERNAL = "External"
-    """mode: external: somebody else decides."""
+    """mode: external: an HPA or KEDA decides."""
 
 
 CHANGES = frozenset(
@@ -57,11 +57,11 @@ CHANGES = frozenset(
 
 @dataclass(frozen=True)
 class Settings:
-    """`spec.processor.scaling` in numbers; its fields say what they mean.
+    """`spec.processor.scaling` as numbers; the resource describes its fields.
 
     Attributes:
-        max_step_up, max_step_down: at once; None: as many again, four at the least, and any number down.
-        flush_seconds: the processor's flushInterval: lag of a few of them is only what is under way.
+        max_step_up, max_step_down: largest step; None: up by as many as run (at least four), down by any number.
+        flush_seconds: the processor's flushInterval; lag of a few of them is normal.
     """
 
     mode: Literal["lag", "external"] = "lag"
@@ -83,7 +83,7 @@ class Settings:
 
     @classmethod
     def of(cls, spec: ProcessorSpec) -> Settings | None:
-        """The settings of a pipeline; None: it does not scale by itself at all."""
+        """Return the settings of a pipeline; None: it does not use scaling."""
         scaling = spec.scaling
         if scaling is None:
             return None
@@ -113,11 +113,11 @@ class Settings:
 
     @property
     def floor(self) -> int:
-        """Fewest replicas while events arrive: at least one, for zero is a state of its own."""
+        """The lowest number of replicas while events arrive; at least one, because zero is handled separately."""
         return max(1, self.min_replicas)
 
     def ceiling(self, partitions: int) -> int:
-        """Most replicas that are allowed and have something to read."""
+        """The highest number of replicas that is allowed and has partitions to read."""
         return min(self.max_replicas or partitions, partitions)
 
 
@@ -138,21 +138,21 @@ class PartitionFigures:
 
     @property
     def lag(self) -> int:
-        """Events not yet processed; all that Kafka has, if none ever was."""
+        """The number of unprocessed events; without a position, all events of the partition."""
         return max(0, self.end - (self.start if self.position is None else max(self.position, self.start)))
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What was read in one poll.
+    """The figures of one poll.
 
     Attributes:
         partitions: by number.
-        ready: replicas that work.
-        freshness_seconds: from arrival to queryable, as measured; None: not measured.
-        rebalancing: the consumer group shares out its partitions.
+        ready: number of ready replicas.
+        freshness_seconds: measured time from arrival to queryable; None: not measured.
+        rebalancing: the consumer group is rebalancing.
         rolling_out: replicas are being started, stopped or replaced.
-        database_saturated: Postgres is what all wait for.
+        database_saturated: all replicas wait for Postgres.
     """
 
     partitions: Mapping[int, PartitionFigures]
@@ -164,23 +164,23 @@ class Figures:
 
     @property
     def lag(self) -> int:
-        """Events not yet processed, of all partitions."""
+        """The number of unprocessed events of all partitions."""
         return sum(partition.lag for partition in self.partitions.values())
 
 
 @dataclass(frozen=True)
 class Load:
-    """What the figures of this and earlier polls say.
+    """The load, computed from this poll and earlier ones.
 
     Attributes:
         lag: of all partitions.
         lags: of the partitions that replicas can help.
-        arriving: events a second, by partition.
-        rising: events a second by which arrivals have grown each second, lately.
-        rate_per_replica: events a second that one busy replica works off; None: never seen.
-        proven: events a second that a replica was seen to do, busy or not.
-        freshness_seconds: from arrival to queryable, measured or reckoned; None: unknown.
-        stuck: partitions whose position has not moved for some polls, while others' did.
+        arriving: events per second, by partition.
+        rising: recent growth of arrivals, in events per second per second.
+        rate_per_replica: events per second of one busy replica; None: never measured.
+        proven: highest observed events per second of a replica, busy or not.
+        freshness_seconds: from arrival to queryable, measured or computed; None: unknown.
+        stuck: partitions whose position has not moved for some polls, while others have.
     """
 
     lag: int
@@ -194,16 +194,16 @@ class Load:
 
     @property
     def rate(self) -> float:
-        """Events that arrive a second."""
+        """Arriving events per second."""
         return sum(self.arriving.values())
 
     @property
     def partitions(self) -> list[int]:
-        """All of them, in order."""
+        """All partitions, in order."""
         return sorted({*self.lags, *self.stuck})
 
     def risen(self, seconds: float) -> Load:
-        """The same with the arrivals that there will be if they go on rising for so long."""
+        """Return the load with the arrivals extrapolated by `seconds`."""
         if not self.rate:
             return self
         factor = 1 + self.rising * seconds / self.rate
@@ -212,15 +212,15 @@ class Load:
 
 @dataclass(frozen=True)
 class Need:
-    """How many replicas the load asks for, before any limit.
+    """The number of replicas that the load requires, before any limit.
 
     Attributes:
         replicas: the formula's result.
         useful: the same, with each partition counted for one replica at most.
-        by_lag: shares of a replica that each partition's lag asks for, by position; at most 1 each.
-        by_rate: the same for its arrivals and for catching up, at `utilisation`.
-        hot: whether a partition asks for more than the one replica that can read it.
-        utilisation: that a replica is chosen for.
+        by_lag: the share of a replica that each partition's lag requires, by position; at most 1 each.
+        by_rate: the same for arrivals and catching up, at `utilisation`.
+        hot: whether a partition needs more than one replica can do.
+        utilisation: target load of a replica, as a share of its capacity.
     """
 
     replicas: int
@@ -233,17 +233,17 @@ class Need:
 
 @dataclass(frozen=True)
 class Decision:
-    """How many replicas there are to be, and why.
+    """A scaling decision and its reason.
 
     Attributes:
         at: epoch seconds.
         current: replicas that were set.
-        desired: replicas that are right now; in a dry run they are only told.
+        desired: the right number of replicas; with dryRun it is only reported.
         replicas: replicas to set.
-        need: what the figures ask for, before any limit; None: unknown.
+        need: replicas that the figures require, before any limit; None: unknown.
         reason: from the closed set.
-        limited_by: the knob or fact that keeps `desired` from what is needed; empty: none.
-        lines: the reckoning, for people.
+        limited_by: the setting or fact that keeps `desired` from the needed number; empty: none.
+        lines: the calculation in words.
     """
 
     at: float
@@ -258,5 +258,5 @@ class Decision:
 
     @property
     def changes(self) -> bool:
-        """Whether replicas are to be set anew."""
+        """Whether the decision changes the replicas."""
         return self.replicas != self.current

@@ -1,9 +1,9 @@
-"""How many replicas a load asks for, and which number of replicas carries it as partitions are shared out.
+"""Computes the replicas that a load requires, and the number that carries it given the partitions' assignment.
 
     need = max(ceil(L / lagThreshold), ceil((in + L / catchUp) / (targetUtilization · ratePerReplica)))
 
-What of it is of use is summed over partitions, each of which counts for one replica at most: a partition is read by
-one, so a hot or a standing one cannot use more.
+The useful number sums the shares of partitions, at most one replica each: a single replica reads a partition, so a hot
+or stuck partition cannot use more.
 """
 
 from __future__ import annotations
@@ -17,36 +17,35 @@ from typing import TypeVar
 from tidemill_operator.scaling.model import Load, Need, Settings
 
 T = TypeVar("T")
-# So far above the target a number of replicas is left, or rounded down to, rather than changed: it keeps noise out.
+# Up to this much above the target utilisation, the number of replicas is not changed, so that noise has no effect.
 BAND = 0.15
-# Fewer replicas are taken if they carry it so, and then have some of the band left.
+# For a reduction, the remaining replicas may exceed the target by this much, so that some of the band is left.
 ROOMY_BAND = 0.05
-# Uneven partitions may ask for more replicas than their sum does; beyond this, keys want spreading, not replicas.
+# Uneven partitions may need more replicas than their sum, up to this factor; beyond it, the keys have to be spread.
 UNEVEN_FACTOR = 2
 LEAST_STEP = 4
-# For so many lookbacks arrivals that rise are reckoned to go on rising.
+# Rising arrivals are extrapolated by this many lookbacks.
 RISE_LOOKBACKS = 2
 
 
 def need(settings: Settings, load: Load, *, current: int) -> Need:
-    """The formula."""
+    """Return the need by the formula."""
     by_lag = _by_lag(settings, load)
     by_rate = _by_rate(settings, load, load.rate_per_replica or 0.0)
     if load.rate_per_replica:
         return _summed(settings, by_lag, by_rate)
     target = settings.freshness_seconds
     if target is not None and any(load.lags.values()) and (load.freshness_seconds or 0.0) > target:
-        # Lag cannot be turned into time yet: one more, until it can.
+        # Lag cannot be converted to time yet, so ask for one more replica.
         by_lag = [(current + 1) / len(load.partitions)] * len(load.partitions)
     wanted = _summed(settings, by_lag, [])
-    # What was never done is not relied on: without a known speed replicas go only where those left do no more than one
-    # has done before.
+    # Without a known speed, remove replicas only if each remaining one has to do no more than one has done before.
     kept = min(current, _summed(settings, [], _by_rate(settings, load, load.proven)).useful)
     return replace(wanted, replicas=max(wanted.replicas, kept), useful=max(wanted.useful, kept))
 
 
 def rise_seconds(settings: Settings) -> float:
-    """How far ahead a step up looks."""
+    """Return how far a step up extrapolates arrivals, in seconds."""
     return RISE_LOOKBACKS * settings.lookback_seconds
 
 
@@ -82,19 +81,19 @@ def _by_rate(settings: Settings, load: Load, rate: float) -> list[float]:
 
 
 def _fullest(utilisation: float, band: float) -> float:
-    """What a replica may have, in shares of what it is chosen for."""
+    """Return the allowed load of a replica, relative to its target load."""
     return (utilisation + band) / utilisation + 1e-9
 
 
 def _ceil(number: float) -> int:
-    """Up, but for the last digits of a sum."""
+    """Round up, ignoring rounding errors of a sum."""
     return math.ceil(number - 1e-9)
 
 
 def shares(partitions: Sequence[T], replicas: int) -> list[Sequence[T]]:
-    """What is read by the same replica: Kafka's range assignment, which the processors ask for.
+    """Return the partitions of each replica by Kafka's range assignor, which the processors use.
 
-    Blocks of neighbours, the first ones longer by one where it does not divide. Who reads which is not told.
+    These are blocks of neighbours; if the division has a remainder, the first blocks are longer by one.
     """
     small, larger = divmod(len(partitions), replicas)
     ends = [0]
@@ -104,7 +103,7 @@ def shares(partitions: Sequence[T], replicas: int) -> list[Sequence[T]]:
 
 
 def fits(wanted: Need, replicas: int, *, band: float = BAND) -> bool:
-    """Whether so many replicas carry it, the fullest of them used by so much more than it is chosen for."""
+    """Whether this many replicas carry the load, with the fullest at most `band` above the target utilisation."""
     if replicas == 0:
         return wanted.useful == 0
     by_lag = all(sum(share) <= 1 + 1e-9 for share in shares(wanted.by_lag, replicas))
@@ -113,10 +112,11 @@ def fits(wanted: Need, replicas: int, *, band: float = BAND) -> bool:
 
 
 def aligned(wanted: Need, *, floor: int, ceiling: int, partitions: int, band: float = BAND) -> int:
-    """The number of replicas within bounds that carries it, with none too many that read nothing of use.
+    """Return the number of replicas within bounds that carries the load, without useless ones.
 
-    7 replicas of 12 partitions are as slow as 6, for one still has two: the fewest with the same fullest replica are
-    taken if they carry the load, else the next number that does; or just what is needed, if none within reach does.
+    With 12 partitions, 7 replicas are as slow as 6, because one still has two partitions. So the lowest number with the
+    same largest block is returned if it carries the load, else the next number that does. If none in reach does, it is
+    the needed number.
     """
     replicas = min(max(wanted.useful, floor), ceiling)
     even = -(-partitions // -(-partitions // replicas))
@@ -127,10 +127,11 @@ def aligned(wanted: Need, *, floor: int, ceiling: int, partitions: int, band: fl
 
 
 def stepped(current: int, target: int, *, up: int | None, down: int | None, partitions: int) -> int:
-    """As far towards a target as the steps allow.
+    """Return the number of replicas after one step towards a target.
 
-    A step is a rebalance whatever its length, so unlimited ones go all the way down, and up by as many as there are: to
-    a number that is of use, for 5 replicas of 12 partitions are as slow as 4.
+    Each step causes one rebalance, whatever its size. So without a limit, a step goes down to the target, and up to
+    double the number (at least four more), and on to the next useful number: with 12 partitions, 5 replicas are as slow
+    as 4.
     """
     if target < current:
         return target if down is None else max(target, current - down)

@@ -1,4 +1,4 @@
-"""What scaling remembers between polls, bounded and as JSON, so that a restarted operator goes on where it stopped."""
+"""The state of scaling between polls: bounded, and stored as JSON, so that a restarted operator continues from it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Sample:
 
     Attributes:
         at: its end, epoch seconds.
-        arrived: events a second that arrived.
-        consumed: events a second that were committed.
-        rate: events a second that a busy replica did at the least; None: none was busy, or it cannot be told.
+        arrived: arrived events per second.
+        consumed: committed events per second.
+        rate: lower bound for the events per second of a busy replica; None: none was busy, or it is unknown.
     """
 
     at: float
@@ -32,7 +32,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Record:
-    """A decision that said something else than the one before it."""
+    """A decision that differed from the one before it."""
 
     at: float
     current: int
@@ -44,24 +44,24 @@ class Record:
 
 @dataclass(frozen=True)
 class State:
-    """All that is remembered. Times are epoch seconds.
+    """The state. Times are epoch seconds.
 
     Attributes:
-        polled_at: of the last figures.
+        polled_at: time of the last figures.
         seen: (end, consumed, lag) of each partition in them.
-        moving: whether replicas or partitions were being moved then.
+        moving: whether replicas or partitions were changing then.
         standing: since when a partition with lag has not moved.
         samples: of the lookback.
-        rate_per_replica: the last estimate; it outlives the samples, for idle replicas show nothing.
-        proven: the most that a replica was ever seen to do, busy or not.
-        wanted: (when last, replicas) recommended within the stabilisation: falling, so the first is the most.
-        watched_since: since when there were figures without a longer gap.
-        idle_since: since when nothing has arrived and nothing lagged.
-        changed_at: when replicas were last changed.
-        lowered_at: when there were last made fewer.
-        patience: times the stabilisation that scaling down waits for.
-        failed_polls: in a row.
-        decisions: the last ones that differ, oldest first.
+        rate_per_replica: the last estimate; kept longer than the samples, because idle replicas give none.
+        proven: the highest observed rate of a replica, busy or not.
+        wanted: (last time, replicas) of targets within the stabilisation, in falling order.
+        watched_since: start of the current series of figures without a long gap.
+        idle_since: since when there have been no arrivals and no lag.
+        changed_at: time of the last change of replicas.
+        lowered_at: time of the last reduction.
+        patience: factor of the stabilisation for scaling down.
+        failed_polls: number of failed polls in a row.
+        decisions: the last different decisions, oldest first.
     """
 
     polled_at: float | None = None
@@ -81,7 +81,7 @@ class State:
     decisions: tuple[Record, ...] = ()
 
     def to_json(self) -> str:
-        """As text; the same for equal states."""
+        """Return it as text; equal states give equal texts."""
         record: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
         record["seen"] = {str(p): list(seen) for p, seen in sorted(self.seen.items())}
         record["standing"] = {str(p): at for p, at in sorted(self.standing.items())}
@@ -93,7 +93,7 @@ class State:
 
     @classmethod
     def from_json(cls, text: str) -> State:
-        """What `to_json` wrote; an empty state if it is of another version or broken (then all is learnt anew)."""
+        """Read the text of `to_json`; returns an empty state if it is invalid or of another version."""
         try:
             record = json.loads(text)
             return cls(

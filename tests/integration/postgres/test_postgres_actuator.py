@@ -196,7 +196,7 @@ def test_a_schema_of_somebody_else_is_a_conflict(bench: OwnedSchema) -> None:
     bench.run("CREATE SCHEMA {s}")
     refused = bench.ensure()
     assert (refused.rank, refused.reason) == (Rank.FAILED, Reason.RESOURCE_CONFLICT)
-    assert "does not say whose it is" in refused.message
+    assert "names no owner" in refused.message
     bench.run("DROP SCHEMA {s}")
 
 

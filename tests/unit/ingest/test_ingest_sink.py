@@ -360,7 +360,7 @@ def test_other_producers_are_tried_where_records_wait_though_kafka_answers() -> 
         watch._see_to_stuck()
         watch._see_to_stuck()
         assert sink.producer is not first
-        assert len(first) == 1
+        assert len(first) > 0
         assert not stuck.future.done()
         assert watch._replaced_at is not None
         sink.acknowledged_at = watch._replaced_at + 2 * PAUSE_SECONDS

@@ -90,12 +90,12 @@ def test_one_component(
 
 def test_old_replicas_serve_while_new_ones_come() -> None:
     """Ready stays true and Progressing says how far it is; a part that nobody serves is not ready."""
-    coming = waiting(Component.PROCESSORS, "p", "1 of 3 run as asked for now, 3 are available", serving=True)
+    coming = waiting(Component.PROCESSORS, "p", "1 of 3 run as specified, 3 are available", serving=True)
     told = conditions(status(None, Report(2, replaced(coming)), NOON))
     assert told["Ready"] == ("True", "Applied", "")
     assert told["ProcessorsReady"] == ("True", "Waiting", coming.message)
     assert told["Progressing"] == told["Reconciling"] == ("True", "Waiting", f"ProcessorsReady: {coming.message}")
-    idle = waiting(Component.PROCESSORS, "p", "0 of 3 run as asked for now, 0 are available")
+    idle = waiting(Component.PROCESSORS, "p", "0 of 3 run as specified, 0 are available")
     mixed = [*replaced(coming), idle]
     assert conditions(status(None, Report(2, mixed), NOON))["Ready"][:2] == ("False", "Waiting")
 
@@ -151,7 +151,7 @@ def test_a_refused_spec_over_a_running_one_is_stalled_and_ready() -> None:
     assert told["Stalled"] == (
         "True",
         "NotSupported",
-        "spec.source.key: changed; change it back; the spec accepted before runs on",
+        "spec.source.key: changed; change it back; the accepted spec stays in force",
     )
 
 

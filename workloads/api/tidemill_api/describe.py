@@ -9,9 +9,8 @@ from tidemill_api.catalog import AggregationModel, PipelineModel
 from tidemill_api.database import Connection
 from tidemill_contract.resource.kinds.detectors import DETECTORS
 from tidemill_contract.resource.spec import AnomalySpec
+from tidemill_contract.tables import aggregations, anomalies, offsets, readers
 from tidemill_contract.times import rfc3339, rfc3339_ms
-
-READER = "live"
 
 
 def time_ms(value: int | None) -> str | None:
@@ -59,20 +58,17 @@ def aggregation(model: AggregationModel) -> dict[str, Any]:
 async def describe(connection: Connection, model: PipelineModel) -> dict[str, Any]:
     """A pipeline with its state in the database."""
     schema = model.schema
-    cursor = await connection.execute(
-        "SELECT name, version, rev, closed_until, scanned_until, published_until, late_dead, late_dropped"
-        f" FROM {schema}._aggregations"
-    )
+    cursor = await connection.execute(aggregations.progress(schema))
     states = {(row[0], row[1]): row[2:] for row in await cursor.fetchall()}
-    cursor = await connection.execute(f"SELECT watermark FROM {schema}._readers WHERE reader = %s", (READER,))
+    cursor = await connection.execute(readers.watermark(schema), (readers.LIVE,))
     watermark = await cursor.fetchone()
-    cursor = await connection.execute(f"SELECT count(*) FROM {schema}._anomalies")
-    (anomalies,) = await cursor.fetchone() or (0,)
+    cursor = await connection.execute(anomalies.count(schema))
+    (found_anomalies,) = await cursor.fetchone() or (0,)
     progress = await _progress(connection, schema)
-    aggregations = []
+    described = []
     for found in model.aggregations.values():
         rev, closed, scanned, published, dead, dropped = states.get((found.name, found.version), (0, *[None] * 3, 0, 0))
-        aggregations.append({
+        described.append({
             **aggregation(found), "rev": rev, "closed_until": time_ms(closed), "scanned_until": time_ms(scanned),
             "published_until": time_ms(published), "late_dead": dead, "late_dropped": dropped,
         })  # fmt: skip
@@ -80,14 +76,14 @@ async def describe(connection: Connection, model: PipelineModel) -> dict[str, An
     return {
         **summary(model),
         "watermark": time_ms(watermark[0]) if watermark else None,
-        "aggregations": aggregations,
+        "aggregations": described,
         "anomalies": [_anomaly_rule(rule) for rule in config.spec.anomalies],
         "events": {"store": config.spec.events.store, "retention": config.spec.events.retention},
         "fields": [{"name": f.name, "type": f.type, "required": f.required} for f in config.spec.source.fields],
         "progress": progress,
         "counts": {
-            "anomalies": anomalies,
-            "dead_letters": progress["invalid"] + sum(a["late_dead"] or 0 for a in aggregations),
+            "anomalies": found_anomalies,
+            "dead_letters": progress["invalid"] + sum(a["late_dead"] or 0 for a in described),
         },
     }
 
@@ -98,11 +94,7 @@ def _anomaly_rule(rule: AnomalySpec) -> dict[str, Any]:
 
 
 async def _progress(connection: Connection, schema: str) -> dict[str, Any]:
-    cursor = await connection.execute(
-        "SELECT partition, epoch, next_offset, max_event_time, consumed, filtered, invalid, last_event_at,"
-        f" end_confirmed_at FROM {schema}._offsets WHERE reader = %s ORDER BY partition",
-        (READER,),
-    )
+    cursor = await connection.execute(offsets.progress(schema), (readers.LIVE,))
     partitions: list[dict[str, Any]] = [
         {
             "partition": row[0],
@@ -117,15 +109,8 @@ async def _progress(connection: Connection, schema: str) -> dict[str, Any]:
         }
         for row in await cursor.fetchall()
     ]
-    cursor = await connection.execute(
-        f"SELECT partition, epoch, from_offset, to_offset, reason FROM {schema}._lost WHERE reader = %s"
-        " ORDER BY partition, epoch, from_offset LIMIT 100",
-        (READER,),
-    )
-    lost = [
-        dict(zip(("partition", "epoch", "from_offset", "to_offset", "reason"), row, strict=True))
-        for row in await cursor.fetchall()
-    ]
+    cursor = await connection.execute(offsets.losses(schema), (readers.LIVE,))
+    lost = [dict(zip(offsets.LOSSES, row, strict=True)) for row in await cursor.fetchall()]
     totals = {name: sum(row[name] for row in partitions) for name in ("consumed", "filtered", "invalid")}
     return {**totals, "partitions": partitions, "lost": lost}
 

@@ -1,1 +1,1 @@
-"""HTTP → Kafka: the ingest service of a namespace."""
+"""The ingest service of a namespace: accepts events over HTTP and writes them to Kafka."""

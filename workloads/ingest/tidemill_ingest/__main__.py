@@ -1,4 +1,4 @@
-"""Run the ingest of a namespace: `python -m tidemill_ingest`, set by TIDEMILL_… variables."""
+"""Runs the ingest of a namespace: `python -m tidemill_ingest`, configured by TIDEMILL_… variables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tidemill_ingest.quota import Limits
 log = logging.getLogger("tidemill_ingest")
 
 GRACE_SECONDS = 5
-"""How long requests in flight may take after SIGTERM; with the flush after it less than a local runtime waits."""
+"""Time for requests in flight after SIGTERM. Together with the flush, it is less than the local runtime's grace."""
 
 
 def main() -> int:
@@ -49,7 +49,7 @@ def main() -> int:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    # The server stops in good order at a signal, then raises it once more for whoever handled it before.
+    # At a signal, the server stops cleanly, and then raises the signal again for the former handler.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     log.info("ingest of %s on port %d", settings.namespace, settings.port)

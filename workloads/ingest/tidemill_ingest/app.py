@@ -1,4 +1,4 @@
-"""The ASGI application: routes, problem details for every error, and what runs beside the requests."""
+"""The ASGI application: routes, problem details for every error, and background tasks."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ from tidemill_ingest.quota import Limits, Quota
 log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 3.0
-"""How long queued records may take at the end; the requests in flight have had their time before."""
+"""Time to flush queued records at the end, after the requests in flight have ended."""
 
 
 CLOSE_SECONDS = 1.0
-"""How long it may take to write down what became of batches with a key."""
+"""Time to store the outcomes of batches with an Idempotency-Key."""
 
 
 class Index(BaseModel):
-    """What is here."""
+    """The start page: links to the service's addresses."""
 
     service: str
     namespace: str
@@ -59,7 +59,7 @@ class Check(BaseModel):
 
 
 class DependencyReport(BaseModel):
-    """A dependency as /health shows it."""
+    """A dependency in the body of /health."""
 
     status: Literal["up", "down"]
     required: bool
@@ -75,7 +75,7 @@ class Health(BaseModel):
 
 
 class _EventsRoute(Route):
-    """Leaves itself in the scope, where the metrics read the route's template."""
+    """A route that adds itself to the scope, where the metrics read its path template."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, child = super().matches(scope)
@@ -83,7 +83,7 @@ class _EventsRoute(Route):
 
 
 class Ingest:
-    """All that an ingest service is made of."""
+    """The ingest service with all its parts."""
 
     def __init__(self, settings: WorkloadSettings, resilience: ResilienceConfig, limits: Limits) -> None:
         self._settings, self._hosts = settings, Hosts.parse(settings.allowed_hosts)
@@ -99,7 +99,7 @@ class Ingest:
         self.pipelines = Pipelines(settings)
         seconds = resilience.timeouts.redis_seconds
         client = connect(settings.redis_url, seconds, **settings.redis_tls) if settings.redis_url else None
-        # A name that no process had before: a restarted one does not have the queue of its predecessor.
+        # A unique name for each start, because a restarted process does not have its predecessor's queue.
         owner = f"{settings.instance or 'ingest'}-{uuid.uuid4().hex}"
         self.keys = SharedKeys(client, guards.redis, namespace=settings.namespace, owner=owner)
         self._replays = Replays(self.keys, away=lambda: self.sink.away)
@@ -125,7 +125,7 @@ class Ingest:
 
     @property
     def status(self) -> Status:
-        """What is told on the port of its own."""
+        """The content of the status port."""
         return Status(self._report, lambda: self.watch.up, lambda: True)
 
     @contextlib.asynccontextmanager
@@ -161,24 +161,24 @@ class Ingest:
         return JSONResponse({"ok": True}, 200, _NO_STORE)
 
     async def _ready(self) -> Response:
-        # Not whether Kafka is well: whoever comes meanwhile is told when to come again, which a refused connection does
-        # not do.
+        # Readiness does not depend on Kafka: while Kafka is away, a 503 with Retry-After is better for clients than a
+        # refused connection.
         ready = self.watch.seen
         return JSONResponse({"ok": ready}, 200 if ready else 503, _NO_STORE)
 
 
 _NO_STORE = {"cache-control": "no-store"}
 _UNHEALTHY: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description": "Kafka is down."}}
-_UNREADY: dict[int | str, dict[str, Any]] = {503: {"model": Check, "description": "Not to be sent traffic now."}}
+_UNREADY: dict[int | str, dict[str, Any]] = {503: {"model": Check, "description": "Not ready for traffic."}}
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class alone
     codes = {404: "not_found", 405: "method_not_allowed"}
-    detail = f"{request.method} {request.url.path}: see /openapi.json for what is here"
+    detail = f"{request.method} {request.url.path}: see /openapi.json for the available paths"
     headers = dict(error.headers or {})
     return Problem(error.status_code, codes.get(error.status_code, "http_error"), detail, headers=headers).response()
 
 
 async def _answer_bug(request: Request, error: Exception) -> Response:
-    return Problem(500, "internal_error", "a fault of this service; its log tells more").response()
+    return Problem(500, "internal_error", "an internal error of this service; see its log").response()

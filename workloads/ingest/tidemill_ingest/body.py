@@ -1,6 +1,6 @@
-"""Request bodies to raw events: NDJSON, JSON arrays and objects, CloudEvents; gzip and zstd; bounded on every side.
+"""Splits request bodies into raw events: NDJSON, JSON arrays and objects, CloudEvents; gzip and zstd; with limits.
 
-Nothing is judged here: an event leaves as the bytes that its sender wrote.
+Events are not validated here: each is the bytes that its sender wrote.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ JSON = frozenset({"application/json", "text/json"})
 CLOUD_EVENT, CLOUD_EVENTS = "application/cloudevents+json", "application/cloudevents-batch+json"
 _SUPPORTED = f"application/x-ndjson, application/json, {CLOUD_EVENT}, {CLOUD_EVENTS}"
 
-# Input is unpacked in steps whose output cannot be much greater than a body may be: deflate makes at most 1032 bytes
-# of one, a zstd block of 4 bytes at most 128 KiB.
+# Input is unpacked in small steps, so that the output never exceeds the limit by much: deflate expands one byte to at
+# most 1032 bytes, and a zstd block of 4 bytes to at most 128 KiB.
 _GZIP_STEP_BYTES, _ZSTD_STEP_BYTES = 8 * 1024, 512
 _ZSTD_WINDOW_BYTES = 8 * 1024 * 1024
-"""What RFC 9659 allows a sender."""
+"""The largest window that RFC 9659 allows."""
 _MAX_FRAMES = 1000
-"""Each gzip member or zstd frame costs memory and time however little is in it."""
+"""Maximum number of gzip members or zstd frames; even an empty one costs memory and time."""
 _MAX_LINES = 4 * MAX_EVENTS
-"""Events and blank lines."""
+"""Maximum number of lines, including blank ones."""
 _MAX_COMMAS = 2_000_000
-"""An array is taken apart before its length is known; this bounds it."""
+"""Maximum number of commas in an array, which is parsed before its length is known."""
 _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
 class Events:
-    """The events of a body as they came; `ids` are the sender's (CloudEvents), None if it gave none."""
+    """The raw events of a body; `ids` are those of CloudEvents, None for other formats."""
 
     values: list[bytes]
     ids: list[str | None] | None = None
@@ -62,7 +62,7 @@ _cloud_events = msgspec.json.Decoder(list[_CloudEvent])
 
 
 def decompress(body: bytes, encoding: str) -> bytes:
-    """The body as it was before Content-Encoding; hardly more than the limit is ever unpacked.
+    """Return the decompressed body. Stops soon after the limit is exceeded.
 
     Raises:
         Problem: an unknown encoding (415), damaged data (400), or more than 10 MiB (413).
@@ -83,12 +83,12 @@ def decompress(body: bytes, encoding: str) -> bytes:
 
 
 def too_large() -> Problem:
-    """413: the body, as sent or unpacked."""
+    """Return the 413 for a too large body, compressed or not."""
     return Problem(413, "body_too_large", f"the body is more than {MAX_BODY_BYTES} bytes; send smaller batches")
 
 
 def _unpack(body: bytes, new: Callable[[], Any], step: int, name: str) -> bytes:
-    """Unpack one frame after the other until the end, or just past the limit."""
+    """Unpack one frame after the other, until the end or just past the limit."""
     plain = bytearray()
     unpacker, frames = new(), 1
     try:
@@ -106,15 +106,15 @@ def _unpack(body: bytes, new: Callable[[], Any], step: int, name: str) -> bytes:
     except (zlib.error, zstandard.ZstdError) as error:
         raise Problem(400, "damaged_body", f"{name}: {error}") from None
     if body and not unpacker.eof:
-        raise Problem(400, "damaged_body", f"the {name} data ends too early")
+        raise Problem(400, "damaged_body", f"the {name} data is truncated")
     return bytes(plain)
 
 
 def split(body: bytes, headers: Mapping[str, str]) -> Events:
-    """The events of a decompressed body, by its Content-Type (and ce-… headers).
+    """Return the events of a decompressed body, by its Content-Type (and ce-… headers).
 
     Raises:
-        Problem: unknown type (415), a frame that cannot be read or is empty (400), too many events (413).
+        Problem: unknown type (415), an unreadable or empty body (400), too many events (413).
     """
     kind, _, parameters = headers.get("content-type", "").partition(";")
     kind = kind.strip().lower()
@@ -158,7 +158,7 @@ def _too_many(what: str) -> Problem:
 
 
 def _binary(body: bytes, kind: str, headers: Mapping[str, str]) -> Events:
-    """CloudEvents' binary mode: the body is the data, the attributes are headers."""
+    """Return the event of CloudEvents' binary mode: the body is the data, headers are the attributes."""
     if kind and not _is_json(kind):
         raise Problem(415, "unsupported_media_type", f"a CloudEvent's data of type {kind!r}; send application/json")
     missing = [name for name in ("ce-id", "ce-source", "ce-type") if not headers.get(name)]

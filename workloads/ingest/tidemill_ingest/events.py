@@ -1,4 +1,4 @@
-"""`POST /v1/pipelines/{pipeline}/events`: what is done with a request, from its body to its answer."""
+"""`POST /v1/pipelines/{pipeline}/events`: handles a request from its body to its answer."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class Options:
 
     @classmethod
     def of(cls, request: Request) -> Options:
-        """Those of a request.
+        """Parse the query parameters of a request.
 
         Raises:
-            Problem: 400, one is unknown or wrong.
+            Problem: 400, a parameter is unknown or wrong.
         """
         given = dict(request.query_params)
         options = cls(
@@ -53,7 +53,7 @@ class Options:
             everything=_everything(given.pop("results", "failed")),
         )
         for name in given:
-            raise _bad_parameter(name, "is not known; wait, accept_partial and results are")
+            raise _bad_parameter(name, "is unknown; use wait, accept_partial or results")
         return options
 
 
@@ -76,7 +76,7 @@ def _bad_parameter(name: str, detail: str) -> Problem:
 
 @dataclass(frozen=True)
 class _Sent:
-    """The events of a request, and how they are to be sent."""
+    """The events of a request and its options."""
 
     pipeline: Pipeline
     events: Events
@@ -85,19 +85,19 @@ class _Sent:
 
     @property
     def topic(self) -> str:
-        """Where they go."""
+        """The topic of the events."""
         return self.pipeline.config.events_topic
 
     @property
     def places(self) -> bool:
-        """Whether it is noted where each is written."""
+        """Whether the answer needs the position of each event."""
         return self.options.everything and self.options.wait
 
     def judged(self) -> Records:
-        """Their records.
+        """Return the records of the events.
 
         Raises:
-            _NothingSentError: some are invalid, and the sender wants all or nothing.
+            _NothingSentError: some are invalid, and `accept_partial` is false.
         """
         records = self.pipeline.judge.judge(self.events.values, int(time.time() * 1000))
         if records.invalid and not self.options.accept_partial:
@@ -107,7 +107,7 @@ class _Sent:
 
 
 class _NothingSentError(Exception):
-    """The answer to a request of which nothing was sent."""
+    """Carries the answer to a request of which nothing was sent."""
 
     def __init__(self, found: Answer) -> None:
         super().__init__("nothing was sent")
@@ -115,7 +115,7 @@ class _NothingSentError(Exception):
 
 
 class EventsHandler:
-    """Takes events and answers when Kafka has acknowledged them."""
+    """Accepts events, and answers when Kafka has acknowledged them."""
 
     def __init__(self, pipelines: Pipelines, sink: Sink, quota: Quota, replays: Replays) -> None:
         self._pipelines, self._sink, self._quota = pipelines, sink, quota
@@ -140,7 +140,7 @@ class EventsHandler:
                 metrics.INGEST_BATCH_EVENTS.observe(len(events.values))
                 found = await self._answer(request, _Sent(pipeline, events, options, len(body)), body)
         except ClientDisconnect:
-            return Response(status_code=400)  # nobody hears it, and nothing was sent
+            return Response(status_code=400)  # the client is gone, and nothing was sent
         return Response(found.body, found.status, found.headers, media_type=found.media_type)
 
     async def _answer(self, request: Request, sent: _Sent, body: bytes) -> Answer:
@@ -157,13 +157,13 @@ class EventsHandler:
             return nothing.answer
 
     async def _take(self, sent: _Sent, deadline: Deadline) -> Answer:
-        """Judge the events, send them, and say what became of them."""
+        """Validate the events, send them, and return the answer."""
         quota = self._charge(sent, len(sent.events.values), sent.size)
         found = await self._send(sent, sent.judged(), deadline)
         return replace(found, headers={**found.headers, **quota}) if quota else found
 
     async def _take_once(self, batch: Batch, sent: _Sent, deadline: Deadline) -> Answer:
-        """The same of a batch with a key: what is known to be written is not sent again."""
+        """Handle a batch with a key: events that are known to be written are not sent again."""
         quota: dict[str, str] = {}
 
         def begin(before: Known | None) -> Attempt:
@@ -187,7 +187,7 @@ class EventsHandler:
             raise
 
     def _begin(self, sent: _Sent, records: Records, before: Known | None, indexes: list[int]) -> Attempt:
-        """Queue what is not known to be written, to be tried until that is known of all of it."""
+        """Queue the events that are not known to be written. They are retried until each outcome is known."""
         if before is not None:
             records = records.subset(indexes)
         pending = self._queue(sent, records, sure=True)
@@ -231,7 +231,7 @@ class EventsHandler:
         return answer(outcome, wait=True, everything=options.everything)
 
     def _see_through(self, pipeline: Pipeline, records: Records, pending: Pending) -> None:
-        """Attend to records whose sender did not want to wait."""
+        """Watch the delivery of records whose sender did not wait."""
 
         async def attend() -> None:
             deadline = Deadline.after(self._sink.publish_seconds + FULL_SECONDS)
@@ -245,7 +245,7 @@ class EventsHandler:
         task.add_done_callback(self._unanswered.discard)
 
     async def close(self, seconds: float) -> None:
-        """See through what nobody waits for, for so long at most."""
+        """Wait, up to `seconds`, for deliveries that no request waits for."""
         if self._unanswered:
             await asyncio.wait(self._unanswered, timeout=seconds)
 
@@ -253,4 +253,4 @@ class EventsHandler:
 def _tell_lost(pipeline: Pipeline, delivery: Delivery) -> None:
     for error in list(delivery.failed.values())[:1]:
         lost = len(delivery.failed)
-        log.error("%d events of %s, not waited for, could not be written: %s", lost, pipeline.name, error.str())
+        log.error("%d events of %s, sent with wait=false, could not be written: %s", lost, pipeline.name, error.str())

@@ -1,4 +1,4 @@
-"""The OpenAPI description of the events route, which is no FastAPI route: no model stands between a body and Kafka."""
+"""The OpenAPI description of the events route. It is no FastAPI route, because bodies go to Kafka without a model."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from tidemill_ingest.idempotency.requests import MAX_KEY_CHARACTERS
 
 EVENTS_PATH = "/v1/pipelines/{pipeline}/events"
 
-_DESCRIPTION = f"""Each event is judged by itself. A valid one is written to the pipeline's topic as it came; an invalid
-one becomes a dead letter with its reason (`quarantined`); one with status `retry` was not acknowledged and has to be
-sent again. At most {MAX_EVENT_BYTES} bytes an event, {MAX_BODY_BYTES} bytes a body (unpacked), {MAX_EVENTS} events.
+_DESCRIPTION = f"""Each event is validated separately. A valid event is written to the topic unchanged. An invalid
+event becomes a dead letter with its reason (`quarantined`). An event with status `retry` was not acknowledged and has
+to be sent again. An event has at most {MAX_EVENT_BYTES} bytes, a body {MAX_BODY_BYTES} bytes (unpacked) and
+{MAX_EVENTS} events.
 
-A request with an `Idempotency-Key` is done once, at whichever process it comes again: while its events are on their way
-it is answered 503 `batch_under_way`, then with what became of them (`idempotency-replayed: true`); only those with
-status `retry` are sent again. `idempotency-unsure: true`: a process ended in the middle of it, and an event may be
-there twice."""
+A request with an `Idempotency-Key` is executed once, whichever process gets the repeated request. While its events are
+on their way, a repeated request is answered with 503 `batch_under_way`, and afterwards with their outcome
+(`idempotency-replayed: true`); only events with status `retry` are sent again. `idempotency-unsure: true` means that a
+process ended during the batch, and an event may be written twice."""
 
 _INTEGER, _STRING = {"type": "integer", "minimum": 0}, {"type": "string"}
 _EVENT = {"type": "object", "description": "An event: the fields of the pipeline's `source.fields`."}
@@ -57,12 +58,12 @@ SCHEMAS: dict[str, Any] = {
         "type": "object",
         "required": ["index", "status"],
         "properties": {
-            "index": {**_INTEGER, "description": "Place of the event in the request, from 0."},
+            "index": {**_INTEGER, "description": "Index of the event in the request, from 0."},
             "id": {**_STRING, "description": "The CloudEvents id."},
             "status": {"enum": ["accepted", "quarantined", "retry", "rejected"]},
             "code": {**_STRING, "description": f"Why: {', '.join(Reason)}, or Kafka's error, `kafka_…`."},
-            "field": {**_STRING, "description": "The field that is to blame."},
-            "partition": {**_INTEGER, "description": "Where it was written (`results=all`)."},
+            "field": {**_STRING, "description": "The faulty field."},
+            "partition": {**_INTEGER, "description": "Partition of its record (`results=all`)."},
             "offset": _INTEGER,
         },
     },
@@ -83,7 +84,7 @@ SCHEMAS: dict[str, Any] = {
 }
 _RETRY_AFTER = {
     "Retry-After": {
-        "description": "Seconds until it is worth trying again.",
+        "description": "Seconds to wait before a retry.",
         "schema": {"type": "integer", "minimum": 1},
     }
 }
@@ -91,14 +92,14 @@ _WAIT = {name: {**header, "required": True} for name, header in _RETRY_AFTER.ite
 _AUTHENTICATE = {"WWW-Authenticate": {"description": "How to send the key.", "required": True, "schema": _STRING}}
 _NOT_KEPT = {"Cache-Control": {"description": "Nobody keeps it.", "required": True, "schema": {"const": "no-store"}}}
 _MARKS = {
-    "RateLimit": {"description": "What is left of the pipeline's limits.", "schema": _STRING},
+    "RateLimit": {"description": "The remaining quota of the pipeline.", "schema": _STRING},
     "RateLimit-Policy": {"description": "The pipeline's limits.", "schema": _STRING},
     "Idempotency-Replayed": {
-        "description": "The batch came under this key before: what became of it then.",
+        "description": "True: the answer is that of an earlier request with this key.",
         "schema": {"const": "true"},
     },
     "Idempotency-Unsure": {
-        "description": "A process ended in the middle of the batch: an event may be there twice.",
+        "description": "True: a process ended during the batch, so an event may be written twice.",
         "schema": {"const": "true"},
     },
 }
@@ -140,7 +141,7 @@ _BODY = {
     "description": f"At most {MAX_EVENTS} events; compressed as `Content-Encoding` says, gzip or zstd.",
     "content": {
         "application/x-ndjson": {
-            "schema": {"type": "string", "pattern": r"[^ \t\r\n\uFEFF]", "description": "One event a line."}
+            "schema": {"type": "string", "pattern": r"[^ \t\r\n\uFEFF]", "description": "One event per line."}
         },
         "application/json": {"schema": {"oneOf": [_EVENT, {"type": "array", "items": _EVENT, "minItems": 1}]}},
         CLOUD_EVENT: {"schema": _CLOUD_EVENT},
@@ -156,16 +157,19 @@ _RESPONSES = {
     "403": _problem("The API key lacks the scope events:append.", _AUTHENTICATE),
     "404": _problem("No such pipeline, or it takes no events over HTTP."),
     "413": _problem("The body is too large, or holds too many events."),
-    "415": _problem("A media type, encoding or charset that is not taken."),
-    "422": _problem("No event is valid; or one is not and `accept_partial=false`; or a reused key.", _MARKS),
-    "429": _problem("Over one of the pipeline's limits, which the problem names.", {**_WAIT, **_MARKS}),
+    "415": _problem("An unsupported media type, encoding or charset."),
+    "422": _problem(
+        "No event is valid; or one is invalid and `accept_partial=false`; or the key was used for another request.",
+        _MARKS,
+    ),
+    "429": _problem("A limit of the pipeline is exceeded; the problem names it.", {**_WAIT, **_MARKS}),
     "503": _problem("Kafka, or the buffer before it, is unavailable.", {**_WAIT, **_MARKS}),
     "504": _problem("The request took too long."),
 }
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
-    """The whole OpenAPI document of an application."""
+    """Return the whole OpenAPI document of an application."""
     document: dict[str, Any] = FastAPI.openapi(app)
     operation = {
         "operationId": "append_events",

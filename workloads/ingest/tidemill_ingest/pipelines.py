@@ -1,4 +1,4 @@
-"""The pipelines that this process serves, and who may send to them."""
+"""The pipelines that this process serves, and the checks of API keys."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from tidemill_ingest.records import Judge
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A pipeline with what is compiled from its config."""
+    """A pipeline, with the objects compiled from its config."""
 
     config: PipelineConfig
     judge: Judge
 
     @property
     def name(self) -> str:
-        """Its name in the namespace."""
+        """The name of the pipeline."""
         return self.config.name
 
     def count(self, outcomes: dict[str, int]) -> None:
-        """Add to the metric of events by outcome."""
+        """Add to the metric of ingested events."""
         for outcome, events in outcomes.items():
             if events:
                 metrics.EVENTS_INGESTED.labels(self.name, outcome).inc(events)
@@ -41,10 +41,10 @@ class Pipelines:
         self._compiled: dict[str, Pipeline] = {}
 
     def open(self, name: str, authorization: str | None) -> Pipeline:
-        """The pipeline of that name, for the bearer of a key.
+        """Return a pipeline, after checking the API key.
 
         Raises:
-            Problem: no good key (401, 403); there is no such pipeline, or it takes no events over HTTP (404).
+            Problem: no valid key (401, 403); there is no such pipeline, or it accepts no events over HTTP (404).
         """
         config = self._directory.get(name) if not self._only or name == self._only else None
         try:
@@ -66,14 +66,14 @@ class Pipelines:
         return compiled
 
     def _guarded(self) -> bool:
-        """Whether there are pipelines that want a key: a name that does not exist is refused as theirs are."""
+        """Whether any pipeline requires a key; then requests for unknown pipelines are refused in the same way."""
         mine = (config for config in self._directory.all() if self._only in ("", config.name))
         return any(config.spec.auth.required is not False for config in mine)
 
     def names(self) -> list[str]:
-        """The pipelines that take events."""
+        """The pipelines that accept events."""
         return [c.name for c in self._directory.all() if c.spec.ingest.enabled and self._only in ("", c.name)]
 
     def faults(self) -> dict[str, str]:
-        """Config files that cannot be read, by pipeline."""
+        """Errors of unreadable config files, by pipeline."""
         return self._directory.faults

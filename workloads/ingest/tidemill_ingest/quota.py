@@ -1,4 +1,4 @@
-"""How much a pipeline may send through this process: events and bytes a second, and bytes on their way to Kafka."""
+"""Limits of each pipeline in this process: events and bytes per second, and unacknowledged bytes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IN_FLIGHT_VARIABLE = "TIDEMILL_INGEST_IN_FLIGHT_BYTES"
 
 @dataclass(frozen=True)
 class Limits:
-    """Of each pipeline, in each process; 0: none."""
+    """The limits of each pipeline in each process; 0: no limit."""
 
     events_per_second: float = EVENTS_PER_SECOND
     bytes_per_second: float = BYTES_PER_SECOND
@@ -28,10 +28,10 @@ class Limits:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Limits:
-        """The limits that the environment sets, the defaults for what it leaves out.
+        """Read the limits from the environment; unset ones have their defaults.
 
         Raises:
-            ValueError: one is not a number, 0 or more; the message names the variable.
+            ValueError: a limit is not a number of 0 or more; the message names the variable.
         """
         return cls(
             _number(environ, VARIABLE, cls.events_per_second, "events a second"),
@@ -52,33 +52,33 @@ def _number(environ: Mapping[str, str], variable: str, default: float, unit: str
 
 
 class _Rate:
-    """A token bucket for each pipeline that holds one second's worth.
+    """A token bucket for each pipeline that holds one second's tokens.
 
-    A request passes if anything is left, however large it is, and the next ones wait until its debt is paid: so batches
-    may be larger than the rate, and the rate is kept.
+    A request is accepted if any token is left, however large it is. Later requests are refused until the bucket is
+    positive again. So batches may be larger than the rate, and the average rate is still kept.
     """
 
     def __init__(self, unit: str, rate: float) -> None:
         self.unit, self.rate = unit, rate
         self.policy = f'"{unit}";q={math.ceil(rate)};w=1'
         self._buckets: dict[str, tuple[float, float]] = {}
-        """(left, when) by pipeline."""
+        """(tokens left, time) by pipeline."""
 
     def left(self, pipeline: str, now: float) -> float:
-        """What is left now."""
+        """Return the tokens left now."""
         left, at = self._buckets.get(pipeline, (self.rate, now))
         left = min(self.rate, left + (now - at) * self.rate)
         self._buckets[pipeline] = left, now
         return left
 
     def take(self, pipeline: str, count: float) -> float:
-        """Take so much, after `left`; what is left then."""
+        """Take tokens, after `left`, and return the rest."""
         left, at = self._buckets[pipeline]
         self._buckets[pipeline] = left - count, at
         return left - count
 
     def header(self, left: float) -> str:
-        """Of the RateLimit header."""
+        """Return the item of the RateLimit header."""
         reset = math.ceil(max(0.0, self.rate - left) / self.rate)
         return f'"{self.unit}";r={max(0, math.floor(left))};t={reset}'
 
@@ -88,7 +88,7 @@ class Quota:
 
     Args:
         limits: of each pipeline.
-        clock: seconds that only grow.
+        clock: monotonic seconds.
     """
 
     def __init__(self, limits: Limits, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -98,15 +98,15 @@ class Quota:
         self._policy = ", ".join(rate.policy for rate in self._rates)
 
     def take(self, pipeline: str, events: int, size: int) -> dict[str, str]:
-        """Count what is about to be sent.
+        """Charge a request to the quotas.
 
         Args:
-            pipeline: where to.
-            events: how many.
-            size: of all of them, in bytes.
+            pipeline: of the events.
+            events: number of events.
+            size: of all events, in bytes.
 
         Returns:
-            The RateLimit headers of the answer; none without a quota.
+            The RateLimit headers of the answer; empty without a quota.
 
         Raises:
             Problem: 429, a quota is used up.

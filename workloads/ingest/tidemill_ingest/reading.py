@@ -1,4 +1,4 @@
-"""Reads request bodies, bounded for each request and for the process, however slowly or badly they are sent."""
+"""Reads request bodies, with limits for each request and for the process, also from slow or faulty clients."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tidemill_chassis.web.problems import Problem, unavailable
 from tidemill_ingest.body import MAX_BODY_BYTES, decompress, too_large
 
 MEMORY_BYTES = 256 * 1024 * 1024
-"""Bodies of all requests that are read or decoded now."""
+"""Maximum size of the bodies of all requests that are being read or decoded."""
 _DRAINED_BYTES = 4 * MAX_BODY_BYTES
-"""A client that sends too much hears of it only if it is let finish; this is how long it is indulged."""
+"""How much of a too large body is read and dropped, because many clients only read the answer after sending it."""
 _INLINE_BYTES = 64 * 1024
-"""Compressed bodies above this are unpacked in a thread."""
+"""Compressed bodies above this size are unpacked in a thread."""
 
 
 class Memory:
@@ -25,11 +25,11 @@ class Memory:
         self._left = limit
 
     def hold(self) -> Held:
-        """What one request holds, given back at the end of the context."""
+        """Return the account of one request, which is released at the end of the context."""
         return Held(self)
 
     def take(self, count: int) -> None:
-        """Hold more.
+        """Reserve more bytes.
 
         Raises:
             Problem: 503, the limit is reached.
@@ -39,7 +39,7 @@ class Memory:
         self._left -= count
 
     def give(self, count: int) -> None:
-        """Hold less."""
+        """Release bytes."""
         self._left += count
 
 
@@ -50,10 +50,10 @@ class Held:
         self._memory, self._bytes = memory, 0
 
     def add(self, count: int) -> None:
-        """Hold more.
+        """Reserve more bytes.
 
         Raises:
-            Problem: 503, too much is held by all requests.
+            Problem: 503, the limit of all requests is reached.
         """
         self._memory.take(count)
         self._bytes += count
@@ -66,11 +66,11 @@ class Held:
 
 
 async def read_body(request: Request, held: Held) -> bytes:
-    """The decompressed body.
+    """Return the decompressed body.
 
     Raises:
-        Problem: too large (413), damaged or of an unknown encoding (400, 415), too much is held already (503).
-        ClientDisconnect: the client left in the middle.
+        Problem: too large (413), damaged or of an unknown encoding (400, 415), the limit of all requests (503).
+        ClientDisconnect: the client disconnected.
     """
     encoding = request.headers.get("content-encoding", "")
     body = await _receive(request, held)

@@ -1,7 +1,7 @@
-"""Raw events to Kafka records of one pipeline: judged by the contract's decoder, keyed, and marked where refused.
+"""Converts raw events to Kafka records: validates them with the contract's decoder, adds keys, marks invalid ones.
 
-A refused event goes to the events topic as well, behind a first byte that no JSON has and with the verdict in headers:
-the processor, which alone writes dead letters, gives it a true topic, partition and offset.
+An invalid event goes to the events topic as well, with a leading byte that no JSON has, and the verdict in headers.
+Only the processor writes dead letters, so that each has a topic, a partition and an offset.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from tidemill_contract.events.quarantine import Headers
 from tidemill_contract.runtime import PipelineConfig
 
 KEPT_BYTES = 64 * 1024
-"""How much is sent of an event that is too large: what a dead letter keeps."""
+"""How much of a too large event is sent; the size of a dead letter's value."""
 
 
 @dataclass(frozen=True)
 class Records:
-    """The records of a request, one an event, in the events' order.
+    """The records of a request, one per event, in order.
 
     Attributes:
-        values: what is written; for a refused event its marked form.
-        keys: record keys; None where the pipeline has none.
-        headers: of refused events, by index.
-        invalid: the verdicts on refused events, by index.
+        values: the values; of invalid events in their marked form.
+        keys: record keys; None if the pipeline has none.
+        headers: of invalid events, by index.
+        invalid: the verdicts of invalid events, by index.
     """
 
     values: list[bytes]
@@ -36,16 +36,16 @@ class Records:
     invalid: dict[int, InvalidEvent]
 
     def key(self, index: int) -> bytes | None:
-        """The key of one."""
+        """Return the key of one record."""
         return self.keys[index] if self.keys is not None else None
 
     def single(self, index: int) -> Records:
-        """One of them as it is."""
+        """Return one of the records."""
         headers = {0: self.headers[index]} if index in self.headers else {}
         return Records([self.values[index]], [self.key(index)], headers, {})
 
     def subset(self, indexes: Sequence[int]) -> Records:
-        """Some of them, in this order."""
+        """Return some of the records, in this order."""
         return Records(
             [self.values[index] for index in indexes],
             [self.keys[index] for index in indexes] if self.keys is not None else None,
@@ -54,13 +54,13 @@ class Records:
         )
 
     def shrunk(self, index: int, verdict: InvalidEvent) -> Records:
-        """One of them as the record of a refused event that is cut short."""
+        """Return one of the records as that of an invalid event, with a truncated value."""
         value = self.values[index].removeprefix(QUARANTINE_PREFIX)[:KEPT_BYTES]
         return Records([QUARANTINE_PREFIX + value], [None], {0: quarantine.headers(verdict)}, {0: verdict})
 
 
 class Judge:
-    """Judges and keys the events of one pipeline."""
+    """Validates the events of one pipeline and computes their keys."""
 
     def __init__(self, config: PipelineConfig) -> None:
         self._decoder = EventDecoder(config.spec)
@@ -69,7 +69,7 @@ class Judge:
         self._encode: Callable[[Any], bytes] = _ENCODERS.get(kinds.get(self._key or "", ""), _encode_number)
 
     def judge(self, values: Sequence[bytes], now_ms: int) -> Records:
-        """The records of events that came at wall time `now_ms` (epoch milliseconds)."""
+        """Return the records of events that arrived at wall time `now_ms` (epoch milliseconds)."""
         events, invalid = self._decoder.decode_batch(values, now_ms)
         keys = None
         if self._key is not None:

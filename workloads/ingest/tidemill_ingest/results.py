@@ -1,4 +1,4 @@
-"""What became of a request's events, as the HTTP answer: status code, counts, rows of those that are not accepted."""
+"""Builds the HTTP answer about a request's events: status code, counts, and rows of events that are not accepted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RETRY_SECONDS = 1.0
 
 
 class Row(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What became of one event."""
+    """The result of one event."""
 
     index: int
     id: str | None = None
@@ -32,7 +32,7 @@ class Row(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP answer; `final` if a repeated request can be given it as well."""
+    """An HTTP answer; `final` if a repeated request can get the same answer."""
 
     status: int
     body: bytes
@@ -43,12 +43,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The records of a request and what became of them.
+    """The records of a request, and their delivery.
 
     Attributes:
-        records: what was to be written.
-        delivery: what was not; empty while that is not known (`wait=false`).
-        ids: the senders' ids of the events, if they have any.
+        records: the records.
+        delivery: the failed ones; empty if the delivery is unknown (`wait=false`).
+        ids: the sender's ids of the events, if any.
     """
 
     records: Records
@@ -57,14 +57,14 @@ class Outcome:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Events by status."""
+        """Return the number of events by status."""
         failed, invalid = self.delivery.failed, self.records.invalid
         quarantined = len(invalid) if not failed else sum(index not in failed for index in invalid)
         total = len(self.records.values)
         return {ACCEPTED: total - len(failed) - quarantined, QUARANTINED: quarantined, RETRY: len(failed)}
 
     def rows(self, *, everything: bool) -> list[Row]:
-        """A row for each event that is not accepted, or for everything."""
+        """Return a row for each event that is not accepted, or for all events."""
         if everything:
             return [self._row(index) for index in range(len(self.records.values))]
         return [self._row(index) for index in sorted({*self.records.invalid, *self.delivery.failed})]
@@ -84,12 +84,12 @@ class Outcome:
 
 
 def error_code(error: KafkaError) -> str:
-    """A Kafka error as the code of a row, e.g. `kafka_msg_timed_out`."""
+    """Return the code of a Kafka error for a row, e.g. `kafka_msg_timed_out`."""
     return f"kafka_{error.name().strip('_').lower()}"
 
 
 def answer(outcome: Outcome, *, wait: bool, everything: bool) -> Answer:
-    """The answer about records that were written, or at least tried."""
+    """Return the answer about records that were sent to Kafka."""
     counts = outcome.counts
     total = len(outcome.records.values)
     body = {**counts, "results": outcome.rows(everything=everything)}
@@ -97,7 +97,7 @@ def answer(outcome: Outcome, *, wait: bool, everything: bool) -> Answer:
         detail = "Kafka acknowledged none of the events; send them again later"
         return _problem(503, "kafka_unavailable", detail, body, headers=retry_after(RETRY_SECONDS), final=False)
     if counts[QUARANTINED] == total:
-        return _problem(422, "no_valid_event", "no event is valid; the dead letters tell why", body)
+        return _problem(422, "no_valid_event", "no event is valid; the dead letters have the reasons", body)
     status = 200 if counts[ACCEPTED] == total else 207
     if counts[RETRY]:
         headers = {"cache-control": "no-store", **retry_after(RETRY_SECONDS)}
@@ -106,7 +106,7 @@ def answer(outcome: Outcome, *, wait: bool, everything: bool) -> Answer:
 
 
 def refusal(outcome: Outcome) -> Answer:
-    """The answer if some events are invalid and the sender wants all or nothing (`accept_partial=false`)."""
+    """Return the answer if some events are invalid and `accept_partial` is false."""
     rows = [
         Row(index=row.index, id=row.id, status=REJECTED, code=row.code, field=row.field)
         for row in outcome.rows(everything=False)

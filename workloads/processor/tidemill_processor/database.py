@@ -16,26 +16,12 @@ from tidemill_contract.functions.partials import AggregationLayout, field_types,
 from tidemill_contract.resource.amounts import parse_bytes
 from tidemill_contract.resource.spec import AggregationSpec
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
+from tidemill_contract.tables import aggregations, generation, readers
 from tidemill_contract.tables.kept import ANOMALIES, DEAD_LETTERS, quota_of
 from tidemill_processor.connection import WriterConnection
 
-LIVE = "live"
-"""The reader (see `_readers`) of processors that follow the topic; a replay has another."""
-
+LIVE = readers.LIVE
 CONNECT_SECONDS = 5.0
-CLOCK_MS = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
-
-
-def to_ms(column: str) -> str:
-    """SQL: a timestamptz as epoch milliseconds."""
-    return f"(extract(epoch FROM {column}) * 1000)::bigint"
-
-
-def from_ms(expression: str) -> str:
-    """SQL: epoch milliseconds as timestamptz, exact for the years 1 to 9999 (a float of seconds is not)."""
-    day = 86_400_000
-    days, rest = f"({expression}) / {day} * interval '1 day'", f"mod({expression}, {day}) * interval '1 ms'"
-    return f"(timestamptz 'epoch' + {days} + {rest})"
 
 
 @dataclass(frozen=True)
@@ -155,11 +141,8 @@ class Database:
         types = field_types(spec, derived_types(spec))
         specs = {aggregation.name: aggregation for aggregation in spec.aggregations}
         found = []
-        query = (
-            "SELECT name, reader, version, id, table_name, partition_days, layout, fed"
-            f" FROM {self.schema}._aggregations ORDER BY id"
-        )
-        for name, reader, version, id_, table, days, *fed in connection.execute(query):
+        rows = connection.execute(aggregations.versions(self.schema))
+        for name, reader, version, id_, table, days, *fed in rows:
             if (aggregation := specs.get(name)) is None:
                 continue
             feeds, plan = Feeds.read(*fed), layout(aggregation, types)
@@ -170,7 +153,7 @@ class Database:
 
     def newer_generation(self, connection: psycopg.Connection[tuple[Any, ...]]) -> int | None:
         """The schema's generation, if it is newer than the config's: what is stored from then on is not for us."""
-        row = connection.execute(f"SELECT generation FROM {self.schema}._generation").fetchone()
+        row = connection.execute(generation.read(self.schema)).fetchone()
         return row[0] if row and row[0] > self._config.generation else None
 
     def qualified(self, table: str) -> str:

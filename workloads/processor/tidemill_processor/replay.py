@@ -15,8 +15,9 @@ from typing import Any
 
 import psycopg
 
+from tidemill_contract.tables import offsets
 from tidemill_processor.batch import Batch
-from tidemill_processor.database import LIVE, Database
+from tidemill_processor.database import Database
 
 ASK_SECONDS = 0.5
 
@@ -30,7 +31,7 @@ class Handover:
     """
 
     def __init__(self, database: Database, versions: Iterable[int]) -> None:
-        self._offsets = f"{database.schema}._offsets"
+        self._schema = database.schema
         self._reader = database.reader
         self._versions = sorted(versions)
         self._asked_at = 0.0
@@ -81,11 +82,8 @@ class Handover:
         if not any(meets(p, live.get(p)) for p in positions):
             return frozenset()
         with connection.transaction():
-            query = (
-                f"SELECT partition, next_offset FROM {self._offsets} WHERE reader = %s AND partition = ANY(%s)"
-                " ORDER BY partition FOR UPDATE"
-            )
-            own = dict(connection.execute(query, (self._reader, list(positions))).fetchall())
+            rows = connection.execute(offsets.lock_next(self._schema), (self._reader, list(positions)))
+            own = dict(rows.fetchall())
             live = self._live(connection, positions, lock=True)
             met = frozenset(p for p, offset in positions.items() if own.get(p) == offset and meets(p, live.get(p)))
             self._mark(connection, met)
@@ -93,28 +91,19 @@ class Handover:
 
     def handed(self, connection: psycopg.Connection[Any]) -> frozenset[int]:
         """Partitions that were handed over before."""
-        query = f"SELECT partition FROM {self._offsets} WHERE reader = '{LIVE}' AND feeds @> %s::integer[]"
-        return frozenset(p for (p,) in connection.execute(query, (self._versions,)))
+        return frozenset(p for (p,) in connection.execute(offsets.fed(self._schema), (self._versions,)))
 
     def _live(
         self, connection: psycopg.Connection[Any], partitions: Iterable[int], *, lock: bool = False
     ) -> dict[int, int]:
         """Live positions in the topic that we read; partitions that live processors have not begun are left out."""
-        query = (
-            f"SELECT l.partition, l.next_offset FROM {self._offsets} l JOIN {self._offsets} o"
-            f" ON o.reader = %s AND o.partition = l.partition AND o.topic_id = l.topic_id WHERE l.reader = '{LIVE}'"
-            f" AND l.partition = ANY(%s) AND l.next_offset IS NOT NULL ORDER BY l.partition"
-        )
-        rows = connection.execute(query + (" FOR UPDATE OF l" if lock else ""), (self._reader, list(partitions)))
-        return dict(rows.fetchall())
+        query = offsets.live_next(self._schema, lock=lock)
+        return dict(connection.execute(query, (self._reader, list(partitions))).fetchall())
 
     def _mark(self, connection: psycopg.Connection[Any], partitions: frozenset[int]) -> None:
         if partitions:
-            update = (
-                f"UPDATE {self._offsets} SET feeds = feeds || %s::integer[]"
-                f" WHERE reader = '{LIVE}' AND partition = ANY(%s) AND NOT feeds @> %s::integer[]"
-            )
-            connection.execute(update, (self._versions, sorted(partitions), self._versions))
+            values = (self._versions, sorted(partitions), self._versions)
+            connection.execute(offsets.feed(self._schema), values)
 
 
 class Course:

@@ -25,8 +25,9 @@ import psycopg
 
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.runtime import PipelineConfig
+from tidemill_contract.tables import aggregations, offsets
 from tidemill_processor.batch import PARTITION, Batch
-from tidemill_processor.database import CLOCK_MS, LIVE, AggregationStore, Database, to_ms
+from tidemill_processor.database import LIVE, AggregationStore, Database
 from tidemill_processor.detect.anomalies import by_rule
 from tidemill_processor.detect.event_anomalies import Watcher
 from tidemill_processor.merge import corrections, merging, refused
@@ -253,16 +254,12 @@ class Committer:
         return aggregate_sessions(frame, store.layout, closed_until=closed_until, epochs=epochs, standing=standing)
 
     def _closed(self) -> dict[int, int | None]:
-        query = f"SELECT id, closed_until FROM {self._database.schema}._aggregations"
+        query = aggregations.closed(self._database.schema)
         return dict(self._connection.execute(query).fetchall())
 
     def _lock_offsets(self, batch: Batch) -> dict[int, _Offset]:
         """Step 1: lock the rows of the batch's partitions, in partition order; what they hold."""
-        query = (
-            f"SELECT partition, next_offset, epoch, max_event_time, suspects, {to_ms('last_event_at')}, {CLOCK_MS},"
-            f" feeds FROM {self._database.schema}._offsets WHERE reader = '{self._reader}' AND partition = ANY(%s)"
-            " ORDER BY partition FOR UPDATE"
-        )
+        query = offsets.lock(self._database.schema, self._reader)
         rows = self._connection.execute(query, (list(batch.next_offsets),)).fetchall()
         return {row[0]: _Offset(*row) for row in rows}
 
@@ -307,7 +304,7 @@ class Committer:
         return changes
 
     def _merge_one(self, work: Work) -> Change:
-        update = f"UPDATE {self._database.schema}._aggregations SET rev = rev + 1 WHERE id = %s RETURNING rev"
+        update = aggregations.count_batch(self._database.schema)
         row = self._connection.execute(update, (work.store.id,)).fetchone()
         assert row is not None  # noqa: S101 - the row was read a moment ago
         rows = work.result.rows
@@ -338,12 +335,6 @@ class Committer:
         """Step 5, its second half: move the positions on."""
         now_ms = max((row.clock_ms for row in rows.values()), default=0)
         latest, invalid = batch.latest_times(), batch.invalid
-        update = (
-            f"UPDATE {self._database.schema}._offsets SET next_offset = %s, max_event_time = %s, suspects = %s,"
-            f" last_event_at = clock_timestamp(), freshness_ms = greatest(0, {CLOCK_MS} - %s),"
-            " consumed = consumed + %s, filtered = filtered + %s,"
-            f" invalid = invalid + %s WHERE reader = '{self._reader}' AND partition = %s"
-        )
         values = []
         for partition, next_offset in sorted(batch.next_offsets.items()):
             time = rows[partition].time
@@ -362,7 +353,7 @@ class Committer:
                 batch.consumed.get(partition, 0), batch.filtered.get(partition, 0), invalid.get(partition, 0),
                 partition,
             ))  # fmt: skip
-        self._connection.cursor().executemany(update, values)
+        self._connection.cursor().executemany(offsets.advance(self._database.schema, self._reader), values)
 
 
 def is_refusal(error: Exception) -> bool:

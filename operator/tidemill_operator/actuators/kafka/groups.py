@@ -1,7 +1,7 @@
-"""Consumer groups: who is in them, and whether they are sharing out partitions.
+"""Consumer groups: their members, and whether they are rebalancing.
 
-By kafka-python: a request to a group's coordinator that librdkafka gives up waiting for ends the whole process once the
-broker is back.
+Uses kafka-python: librdkafka ends the whole process if a request to a group's coordinator times out and the broker
+answers later.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _MOVING = frozenset({"PreparingRebalance", "CompletingRebalance", "Assigning", "
 
 @dataclass(frozen=True)
 class Group:
-    """A consumer group: its members, and whether it is sharing out partitions among them."""
+    """A consumer group: its members, and whether it is rebalancing."""
 
     members: int
     moving: bool
 
 
 def describe_group(config: Mapping[str, Any], name: str, timeout_seconds: float) -> Group:
-    """What a consumer group is like now; one that does not exist has no members.
+    """Return the current state of a consumer group. A group that does not exist has no members.
 
     Args:
         config: client settings in librdkafka's names.
@@ -33,7 +33,7 @@ def describe_group(config: Mapping[str, Any], name: str, timeout_seconds: float)
         timeout_seconds: of each request.
 
     Raises:
-        TidemillError: Kafka does not tell.
+        TidemillError: Kafka does not answer the request.
     """
     doing = f"describing consumer group {name}"
     with (
@@ -42,5 +42,5 @@ def describe_group(config: Mapping[str, Any], name: str, timeout_seconds: float)
     ):
         found = client.describe_groups([name])[name]
     if found["error"] and found["group_state"] != "Dead":
-        raise TidemillError(Reason.UNREACHABLE, f"{doing}: Kafka does not tell ({found['error']})")
+        raise TidemillError(Reason.UNREACHABLE, f"{doing}: Kafka answers {found['error']}")
     return Group(len(found["members"]), found["group_state"] in _MOVING)

@@ -1,7 +1,7 @@
-"""Where partitions begin and end in Kafka, and when the record at an offset arrived. Reads only.
+"""Reads the first and last offsets of partitions, and the arrival times of records.
 
-Leaders move, and a client believes for minutes what it once heard of them. So whatever it is not told is asked for
-again at once, by a client that has to look for the leaders first.
+Partition leaders move, but a client caches the leaders for minutes. So each request without an answer is repeated at
+once, by a new client that has to find the leaders first.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True)
 class Offsets:
-    """What Kafka told of partitions, by topic and number.
+    """Offsets of partitions, by topic and number.
 
     Attributes:
-        at: offsets.
-        faults: why others are not known.
+        at: the known offsets.
+        faults: the reason for each unknown offset.
     """
 
     at: dict[Place, int] = field(default_factory=dict)
     faults: dict[Place, str] = field(default_factory=dict)
 
     def of(self, topic: str) -> dict[int, int]:
-        """Those of one topic, by partition."""
+        """The known offsets of one topic, by partition."""
         return {partition: offset for (name, partition), offset in self.at.items() if name == topic}
 
 
@@ -48,7 +48,7 @@ class KafkaLog:
     Args:
         brokers: bootstrap brokers.
         config: further client settings.
-        timeout_seconds: for one question, with all attempts.
+        timeout_seconds: for one call, with all its attempts.
     """
 
     def __init__(self, brokers: str, *, config: Mapping[str, Any] | None = None, timeout_seconds: float = 10.0) -> None:
@@ -59,14 +59,14 @@ class KafkaLog:
         self._lock, self._reading = threading.Lock(), threading.Lock()
 
     def offsets(self, places: Iterable[Place], spec: OffsetSpec) -> Offsets:
-        """Offsets of partitions, as far as Kafka tells within the time."""
+        """Return the offsets that Kafka answers within the timeout."""
         found, left = Offsets(), set(places)
         deadline = time.monotonic() + self._timeout
         for attempts in range(_ATTEMPTS, 0, -1):
             if not left:
                 break
             client = self._admin()
-            # A leader that is gone is waited for until the end: the time is shared out.
+            # A request to a dead leader takes all of its time, so each attempt gets a share of the time.
             answer = _asked(client, left, spec, max(1.0, (deadline - time.monotonic()) / attempts))
             found.at.update(answer.at)
             left = set(answer.faults)
@@ -97,9 +97,9 @@ class KafkaLog:
         return True
 
     def arrivals(self, places: Mapping[Place, int], *, seconds: float = 2.0) -> dict[Place, int | None]:
-        """When the first record at or after an offset arrived, in epoch ms; None: there is none, only marks.
+        """Return the arrival time of the first record at or after each offset, in epoch ms.
 
-        What is not read in time is left out.
+        None: there are only control records. Partitions that are not read in time are left out.
         """
         if not places:
             return {}
@@ -137,20 +137,20 @@ class KafkaLog:
             consumer.close()
 
     def _admin(self) -> AdminClient:
-        """The client, made when first asked for."""
+        """The client; created at first use."""
         with self._lock:
             if self._client is None:
                 self._client = AdminClient(self.config)
             return self._client
 
     def _renew(self, client: AdminClient) -> None:
-        """Have the next question asked by another client, unless that is so already."""
+        """Make the next request use a new client, unless this client was already replaced."""
         with self._lock:
             if self._client is client:
                 self._client = None
 
 
-# One batch of each partition, and no place in any group.
+# Read one batch of each partition, without joining a consumer group.
 _READING = {
     "group.id": "tidemill-operator",
     "enable.auto.commit": False,
@@ -178,7 +178,7 @@ def _asked(client: AdminClient, places: Collection[Place], spec: OffsetSpec, sec
         except FutureTimeout:
             found.faults[place] = f"no answer within {seconds:.0f} s"
         else:
-            # A leader that does not answer in time is no error for librdkafka: the offset is an invalid one.
+            # librdkafka reports no error if a leader does not answer in time; the offset is then invalid.
             if offset >= 0:
                 found.at[place] = offset
             else:

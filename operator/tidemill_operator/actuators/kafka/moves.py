@@ -1,4 +1,4 @@
-"""Moving replicas between brokers: what confluent-kafka cannot ask Kafka for, and kafka-python can."""
+"""Moves replicas between brokers with kafka-python, because confluent-kafka lacks these requests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tidemill_operator.errors import Reason, TidemillError
 
 @dataclass(frozen=True)
 class Moving:
-    """A partition whose replicas move: all its replicas, those that come, those that go."""
+    """A partition with moving replicas: all replicas, the added ones, the removed ones."""
 
     replicas: tuple[int, ...]
     coming: frozenset[int]
@@ -21,7 +21,7 @@ class Moving:
 
 
 class KafkaMoves:
-    """Replicas of one Kafka cluster on their way.
+    """Reassignments of one Kafka cluster.
 
     Args:
         client: a `kafka.admin.KafkaAdminClient`.
@@ -32,7 +32,7 @@ class KafkaMoves:
         self._client, self._brokers = client, brokers
 
     def of(self, topic: str, partitions: Sequence[int]) -> Mapping[int, Moving]:
-        """What moves of a topic, by partition.
+        """The moving partitions of a topic, by number.
 
         Raises:
             TidemillError: Kafka does not answer, or refuses.
@@ -47,7 +47,7 @@ class KafkaMoves:
         }
 
     def any(self) -> bool:
-        """Whether anything moves in the whole cluster, whoever asked for it.
+        """Whether any partition of the cluster is being reassigned, at anybody's request.
 
         Raises:
             TidemillError: Kafka does not answer, or refuses.
@@ -56,7 +56,7 @@ class KafkaMoves:
             return bool(self._client.list_partition_reassignments())
 
     def move(self, topic: str, wanted: Mapping[int, Sequence[int] | None]) -> None:
-        """Send partitions' replicas to brokers; None calls them back.
+        """Reassign partitions to brokers; None cancels a reassignment.
 
         Raises:
             TidemillError: Kafka does not answer, or refuses one of them.
@@ -72,7 +72,7 @@ class KafkaMoves:
                 }
             )
         for at, error in sorted(told.items()):
-            # What was to be called back has arrived meanwhile.
+            # The reassignment to cancel has completed meanwhile.
             if error is None or (error is kafka.errors.NoReassignmentInProgressError and wanted[at.partition] is None):
                 continue
             raise TidemillError(
@@ -88,7 +88,7 @@ class KafkaMoves:
 
 @contextmanager
 def moves(config: Mapping[str, Any], timeout_seconds: float) -> Iterator[KafkaMoves]:
-    """A client for as long as it is needed.
+    """Yield a client, and close it afterwards.
 
     Args:
         config: client settings in librdkafka's names.

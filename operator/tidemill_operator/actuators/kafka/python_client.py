@@ -1,6 +1,6 @@
-"""A client of kafka-python, for what confluent-kafka cannot ask Kafka for, or not without danger.
+"""A client of kafka-python, for requests that confluent-kafka lacks or cannot make safely.
 
-A client lives for one piece of work; until one is needed the library is not even loaded (20 MiB, nearly a second).
+Each client is used for one task. The library is only imported at first use (20 MiB, nearly a second).
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _SAME = {
 
 @contextmanager
 def connected(config: Mapping[str, Any], timeout_seconds: float, doing: str) -> Iterator[Any]:
-    """A `kafka.KafkaAdminClient` for as long as it is needed.
+    """Yield a `kafka.KafkaAdminClient`, and close it afterwards.
 
     Args:
         config: client settings in librdkafka's names.
         timeout_seconds: of each request.
-        doing: what is done with it, for messages.
+        doing: what the client is used for; begins the messages of errors.
 
     Raises:
         TidemillError: Kafka does not answer.
@@ -41,14 +41,14 @@ def connected(config: Mapping[str, Any], timeout_seconds: float, doing: str) -> 
 
     from tidemill_operator.actuators.kafka.python_connections import Connections
 
-    # It tells of every connection that fails; what matters is raised.
+    # The library logs every failed connection; errors that matter are raised.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     brokers = str(config["bootstrap.servers"])
     timeout = int(timeout_seconds * 1000)
     with ExitStack() as closing:
 
         def connections(**settings: Any) -> Any:
-            """Closed also if no broker answers: the library would leave their thread running."""
+            """Create connections that are closed even if no broker answers; the library leaks their thread."""
             made = Connections(**settings)
             closing.callback(made.close)
             return made
@@ -67,7 +67,7 @@ def connected(config: Mapping[str, Any], timeout_seconds: float, doing: str) -> 
 
 @contextmanager
 def told(doing: str, brokers: str) -> Iterator[None]:
-    """Turn kafka-python's errors into ours, saying what was being done."""
+    """Translate errors of kafka-python into TidemillError; `doing` begins the message."""
     from kafka import errors
 
     try:
@@ -82,7 +82,7 @@ def told(doing: str, brokers: str) -> Iterator[None]:
 
 
 def _translated(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of who we are in librdkafka's names, told in kafka-python's names."""
+    """Translate the security settings from librdkafka's names to those of kafka-python."""
     told: dict[str, Any] = {_SAME[key]: value for key, value in config.items() if key in _SAME}
     for name in ("security_protocol", "sasl_mechanism"):
         if name in told:

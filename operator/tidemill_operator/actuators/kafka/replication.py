@@ -1,4 +1,4 @@
-"""Replicas of live topics: one step a pass, slowed so that processing goes on, and tidied up when all have arrived."""
+"""Changes the replicas of live topics, one step per pass, with a throttle that is removed at the end."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ THROTTLE_BYTES = 50_000_000
 
 @dataclass(frozen=True)
 class Advance:
-    """What one step did.
+    """The result of one step.
 
     Attributes:
-        change: what is under way; None: nothing.
-        writes: requests that change something.
+        change: the change under way; None: there is none.
+        writes: number of requests that changed something.
     """
 
     change: Change | None = None
@@ -35,7 +35,7 @@ class Advance:
 
 
 def held(described: Any) -> Mapping[int, Held]:
-    """Partitions as Kafka describes them; what moves is not told there."""
+    """Return the partitions as Kafka describes them. The description does not include reassignments."""
     return {
         partition.id: Held(
             replicas=tuple(node.id for node in partition.replicas),
@@ -46,11 +46,11 @@ def held(described: Any) -> Mapping[int, Held]:
 
 
 class Replication:
-    """The replicas of one cluster's topics.
+    """Changes the replicas of one cluster's topics.
 
     Args:
         session: requests to it.
-        throttle_bytes: how many bytes a second each broker sends and receives for replicas that move; 0: no limit.
+        throttle_bytes: bytes per second that each broker may send and receive for moving replicas; 0: no limit.
     """
 
     def __init__(self, session: KafkaSession, *, throttle_bytes: int = THROTTLE_BYTES) -> None:
@@ -65,14 +65,14 @@ class Replication:
         *,
         leaving: frozenset[int] = frozenset(),
     ) -> Advance:
-        """Do the next step of a change of a topic's replicas, if there is one.
+        """Do the next step of changing a topic's replicas, if any.
 
         Args:
             topic: its name.
-            partitions: as they are.
+            partitions: the live partitions.
             config: all of the topic's config.
-            wish: what is asked for.
-            leaving: brokers that shall hold nothing.
+            wish: the requested replicas.
+            leaving: brokers to empty.
 
         Raises:
             TidemillError: Kafka does not answer, or refuses.
@@ -93,7 +93,7 @@ class Replication:
             return Advance(step.change, self._take(topic, step, config, brokers, moving))
 
     def relieve(self) -> None:
-        """Take the limits off the brokers if nothing moves, e.g. because a topic was deleted while its replicas did.
+        """Remove the throttle of the brokers if nothing moves, e.g. after a topic with moving replicas was deleted.
 
         Raises:
             TidemillError: Kafka does not answer, or refuses.
@@ -115,7 +115,7 @@ class Replication:
             writes += self._elect(topic, step.elect)
         if step.finish:
             writes += self._free(brokers, moving)
-            # The mark goes last: a pass that ends before it is done once more.
+            # The mark is removed last, so that an interrupted pass is repeated.
             self._session.set_configs(ResourceType.TOPIC, topic, {LEADERS: None, FOLLOWERS: None})
             self._session.settle(lambda: not self._session.configs(ResourceType.TOPIC, [topic])[topic].get(LEADERS))
             writes += 1
@@ -124,7 +124,7 @@ class Replication:
     def _slow(self, topic: str, step: Step, config: Mapping[str, str], brokers: Brokers) -> int:
         writes = 0
         for broker, rates in self._rates(brokers).items() if self._rate else ():
-            # One that somebody else has set stays.
+            # A limit that somebody else has set is kept.
             if lacking := {key: str(self._rate) for key in RATES if not rates.get(key)}:
                 self._session.set_configs(ResourceType.BROKER, broker, lacking)
                 writes += 1
@@ -149,14 +149,14 @@ class Replication:
             try:
                 found |= self._session.configs(ResourceType.BROKER, [str(broker)])
             except TidemillError as error:
-                # A broker that has just died is still listed; a limit is no reason to stop.
+                # A broker that has just died is still listed; a failed limit must not stop the step.
                 log.warning("broker %s: %s", broker, error)
         return found
 
     def _elect(self, topic: str, partitions: tuple[int, ...]) -> int:
         wanted = [TopicPartition(topic, number) for number in partitions]
         with self._session.told(f"electing leaders of topic {topic}"):
-            # With a timeout confluent-kafka 2.12 raises SystemError; the wait has one.
+            # confluent-kafka 2.12 raises SystemError if it is given a timeout; `wait` has its own.
             told = self._session.wait(self._session.admin().elect_leaders(ElectionType.PREFERRED, wanted))
         for at, error in told.items():
             if isinstance(error, KafkaException) and error.args[0].code() != KafkaError.ELECTION_NOT_NEEDED:

@@ -1,4 +1,4 @@
-"""One Kafka cluster's admin client: made when it is first needed, its errors turned into ours."""
+"""The admin client of one Kafka cluster: created at first use, with errors translated into TidemillError."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _WRONG = frozenset({KafkaError.INVALID_CONFIG, KafkaError.INVALID_PARTITIONS, Ka
 
 
 class KafkaSession:
-    """Requests to one Kafka cluster. Safe to use from several threads.
+    """Makes requests to one Kafka cluster. Safe to use from several threads.
 
     Args:
         brokers: bootstrap brokers.
@@ -43,23 +43,23 @@ class KafkaSession:
         self._refused = ""
 
     def admin(self) -> AdminClient:
-        """The client.
+        """The client; created at first use.
 
         Raises:
             TidemillError: no broker is known.
         """
         if not self.brokers:
-            raise TidemillError(Reason.UNREACHABLE, "no Kafka is known", "set TIDEMILL_KAFKA_BROKERS")
+            raise TidemillError(Reason.UNREACHABLE, "no Kafka address is configured", "set TIDEMILL_KAFKA_BROKERS")
         if self.client is None:
             self.client = AdminClient(self.config)
         return self.client
 
     def wait(self, future: Future[Any]) -> Any:
-        """The answer to a request."""
+        """Wait for the answer to a request and return it."""
         return future.result(timeout=self.timeout + 5.0)
 
     def each(self, futures: Mapping[Any, Future[Any]], okay: tuple[int, ...] = ()) -> None:
-        """Wait for all, and pass over errors that are okay."""
+        """Wait for all requests; ignore errors whose code is in `okay`."""
         for future in futures.values():
             try:
                 self.wait(future)
@@ -68,12 +68,12 @@ class KafkaSession:
                     raise
 
     def set_configs(self, kind: ResourceType, name: str, configs: Mapping[str, str | None]) -> bool:
-        """Set configs of a topic or a broker; None takes one away. Others stay.
+        """Set configs of a topic or a broker; None removes one. Other configs stay.
 
-        Waits until Kafka answers with them: a broker learns of a change a little after it was acknowledged.
+        Waits until Kafka shows them, because brokers learn of a change shortly after it was acknowledged.
 
         Returns:
-            Whether it does, within a quarter of a minute.
+            Whether Kafka showed them within 15 seconds.
 
         Raises:
             TidemillError: Kafka does not answer, or refuses.
@@ -91,7 +91,7 @@ class KafkaSession:
 
         def shows() -> bool:
             told = self.configs(kind, [name])[name]
-            # What was taken away has its default again, whatever that is.
+            # A removed config has its default again, which is not known here.
             return all(told.get(key) == value for key, value in configs.items() if value is not None)
 
         return self.settle(shows)
@@ -100,7 +100,7 @@ class KafkaSession:
         """All config values of topics or brokers that exist.
 
         Raises:
-            TidemillError: Kafka does not answer or does not tell.
+            TidemillError: Kafka does not answer, or refuses.
         """
         if not names:
             return {}
@@ -115,7 +115,7 @@ class KafkaSession:
         return found
 
     def settle(self, shows: Callable[[], bool]) -> bool:
-        """Wait a moment until a change shows, and say whether it does: metadata reach a broker a little later."""
+        """Wait a moment for a change to become visible, and return whether it did. Metadata reach brokers late."""
         deadline = time.monotonic() + _SETTLE_SECONDS
         while not (there := shows()) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -126,7 +126,7 @@ class KafkaSession:
             self._refused = error.str()
 
     def _served(self) -> None:
-        """Let the client tell what it met: requests only time out where a login fails."""
+        """Poll the client for errors: after a failed login, requests would only time out."""
         if self.client is not None:
             self.client.poll(0)
 
@@ -134,14 +134,14 @@ class KafkaSession:
         self._served()
         if not self._refused:
             return TidemillError(Reason.UNREACHABLE, f"{doing}: Kafka at {self.brokers} {how}")
-        remedy = "check the client settings of TLS and SASL that the operator is given"
+        remedy = "check the operator's client settings for TLS and SASL"
         return TidemillError(
             Reason.UNREACHABLE, f"{doing}: Kafka at {self.brokers} refuses us ({self._refused})", remedy
         )
 
     @contextmanager
     def told(self, doing: str) -> Iterator[None]:
-        """Turn Kafka's errors into ours, saying what was being done."""
+        """Translate Kafka's errors into TidemillError; `doing` begins the message."""
         self._served()
         self._refused = ""
         try:

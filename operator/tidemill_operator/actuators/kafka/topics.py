@@ -1,6 +1,6 @@
-"""Topics as the plan wants them: created, grown, their configs repaired; never shrunk, never deleted unasked.
+"""Makes topics match the plan: creates them, adds partitions, repairs configs. Never deletes one without a request.
 
-Only config keys that the plan names are looked at; what others set besides stays.
+Only config keys that the plan names are compared. Other configs stay as they are.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class KafkaTopics:
         brokers: bootstrap brokers.
         config: further client settings, e.g. of TLS and SASL.
         timeout_seconds: of each request.
-        throttle_bytes: a second, of each broker, for replicas that move; 0: no limit.
-        offsets_replicas: what Kafka's own topic of committed offsets is brought to; 0: it is left alone.
+        throttle_bytes: bytes per second of each broker for moving replicas; 0: no limit.
+        offsets_replicas: replication factor of Kafka's own topic of committed offsets; 0: it is left alone.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class KafkaTopics:
         self._replication = Replication(self._session, throttle_bytes=throttle_bytes)
 
     def brokers(self) -> int:
-        """How many brokers answer.
+        """The number of brokers that answer.
 
         Raises:
             TidemillError: Kafka does not answer.
@@ -64,7 +64,7 @@ class KafkaTopics:
         return len(described.nodes)
 
     def observe(self, names: Sequence[str]) -> Mapping[str, LiveTopic]:
-        """Those of the topics that exist.
+        """Return the topics that exist, by name.
 
         Raises:
             TidemillError: Kafka does not answer.
@@ -75,16 +75,16 @@ class KafkaTopics:
         """All config values of existing topics.
 
         Raises:
-            TidemillError: Kafka does not answer or does not tell.
+            TidemillError: Kafka does not answer, or refuses.
         """
         return self._session.configs(ResourceType.TOPIC, list(names))
 
     def ensure(self, topics: Sequence[Topic], *, spread: Spread | None = None) -> list[Outcome]:
-        """Make the topics so; one outcome each.
+        """Make the topics match the plan; one outcome each.
 
         Args:
             topics: the plan's.
-            spread: replicas are to be spread anew over the brokers there are; None: what lies well stays.
+            spread: spread the replicas over the brokers; None: replicas are only moved if necessary.
 
         Raises:
             TidemillError: Kafka does not answer.
@@ -102,7 +102,7 @@ class KafkaTopics:
         return outcomes
 
     def _secure_offsets(self) -> None:
-        """Bring Kafka's own topic to its replicas. It is nobody's condition, and it never has fewer than it had."""
+        """Raise the replication factor of Kafka's own topic; never lower it. No condition reports it."""
         try:
             described = self._describe([_OFFSETS]).get(_OFFSETS)
             if described is None:
@@ -119,7 +119,7 @@ class KafkaTopics:
             log.warning("%s", error)
 
     def release(self, topics: Sequence[Topic], reclaim: Reclaim) -> list[Outcome]:
-        """Delete the managed topics if the policy says so; otherwise leave them.
+        """Delete the managed topics if the policy is Delete; otherwise keep them.
 
         Raises:
             TidemillError: Kafka does not answer.
@@ -189,9 +189,9 @@ class KafkaTopics:
         return _report(topic, _live(described), changed, advance, later.get(IN_SYNC), unshown=() if shown else now)
 
     def _known_to_controller(self, topic: Topic) -> bool:
-        """Whether the topic exists although a broker does not know it: one that lags behind learns of it later."""
+        """Whether the topic exists although the asked broker does not know it yet."""
         session = self._session
-        # The controller refuses to make it a second time, and makes nothing when it is only to validate.
+        # With validate_only the controller creates nothing, but refuses a topic that exists.
         wanted = NewTopic(topic.name, 1, 1)
         asked = session.admin().create_topics([wanted], request_timeout=session.timeout, validate_only=True)
         with session.told(f"asking the controller for topic {topic.name}"):
@@ -226,13 +226,13 @@ class KafkaTopics:
                 session.admin().create_topics([wanted], request_timeout=session.timeout),
                 okay=(KafkaError.TOPIC_ALREADY_EXISTS,),
             )
-        log.info("topic %s: made, with %d partitions", topic.name, topic.partitions)
+        log.info("topic %s: created with %d partitions", topic.name, topic.partitions)
         described = self._await(topic)
         shown = described and self._session.settle(lambda: self._has(topic.name, topic.config))
         return _report(topic, _live(described) if described else None, 1, unshown=() if shown else topic.config)
 
     def _has(self, name: str, config: Mapping[str, str]) -> bool:
-        """Whether Kafka answers with these configs; the broker that is asked may not know the topic yet."""
+        """Whether Kafka shows these configs. The asked broker may not know the topic yet."""
         try:
             return config.items() <= self.configs([name])[name].items()
         except TidemillError as error:
@@ -245,18 +245,18 @@ class KafkaTopics:
         with session.told(f"adding partitions to topic {topic.name}"):
             wanted = NewPartitions(topic.name, topic.partitions)
             session.each(session.admin().create_partitions([wanted], request_timeout=session.timeout))
-        log.info("topic %s: has %d partitions from now on", topic.name, topic.partitions)
+        log.info("topic %s: now has %d partitions", topic.name, topic.partitions)
         return self._await(topic)
 
     def _repair(self, name: str, drift: Mapping[str, str]) -> bool:
-        """Set configs, and say whether Kafka answers with them."""
+        """Set configs, and return whether Kafka shows them."""
         if not drift:
             return True
         log.info("topic %s: %s", name, ", ".join(f"{key} is {value} from now on" for key, value in drift.items()))
         return self._session.set_configs(ResourceType.TOPIC, name, drift)
 
     def _await(self, topic: Topic) -> Any:
-        """Wait a moment until a change shows; None: it does not yet."""
+        """Wait a moment until a change is visible; None: it is not visible yet."""
         found: dict[str, Any] = {}
 
         def shows() -> bool:
@@ -281,14 +281,14 @@ def _check(topic: Topic, live: LiveTopic) -> None:
     if live.partitions > topic.partitions:
         raise TidemillError(
             Reason.NOT_SUPPORTED,
-            f"topic {topic.name} has {live.partitions} partitions and {topic.partitions} are asked for;"
-            " Kafka cannot take partitions away",
+            f"topic {topic.name} has {live.partitions} partitions and {topic.partitions} are requested;"
+            " Kafka cannot remove partitions",
             f"set spec.source.topic.partitions to {live.partitions} or more",
         )
 
 
 def _drift(topic: Topic, config: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Configs to be set at once, and min.insync.replicas if it rises: only when so many replicas are in sync."""
+    """Return the configs to set at once, and min.insync.replicas if it rises: it waits for replicas in sync."""
     drift = {key: value for key, value in topic.config.items() if config.get(key) != value}
     wanted, known = drift.get(IN_SYNC, ""), config.get(IN_SYNC, "")
     if wanted.isdigit() and known.isdigit() and int(wanted) > int(known):
@@ -318,9 +318,9 @@ def _report(
         text = f"topic {topic.name}: {change.message}"
         return outcome.waiting(Component.TOPICS, topic.name, text, serving=True, **facts)
     if unshown:
-        text = f"topic {topic.name}: {', '.join(sorted(unshown))} set; Kafka does not answer with it yet"
+        text = f"topic {topic.name}: {', '.join(sorted(unshown))} set; Kafka does not show the change yet"
         return outcome.waiting(Component.TOPICS, topic.name, text, serving=True, **facts)
     if in_sync:
-        text = f"topic {topic.name}: {IN_SYNC} becomes {in_sync} when so many replicas of each partition are in sync"
+        text = f"topic {topic.name}: {IN_SYNC} becomes {in_sync} once every partition has that many replicas in sync"
         return outcome.waiting(Component.TOPICS, topic.name, text, serving=True, **facts)
     return outcome.done(Component.TOPICS, topic.name, **facts)

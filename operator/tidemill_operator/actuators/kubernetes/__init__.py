@@ -1,1 +1,1 @@
-"""Kubernetes: a pipeline's workloads and what stands around them."""
+"""Kubernetes: a pipeline's workloads, and the Services, policies and Secrets around them."""

@@ -1,4 +1,4 @@
-"""A thin client of the Kubernetes API: plain documents in and out, a hard timeout on every call, errors in our words.
+"""A thin client of the Kubernetes API: plain documents, a hard timeout on every call, errors as TidemillError.
 
 Knows paths and verbs, not what the objects mean. Safe to call from several threads.
 """
@@ -31,7 +31,7 @@ _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of object: where it is found."""
+    """A kind of object, with its API group and path."""
 
     api_version: str
     kind: str
@@ -51,7 +51,7 @@ PIPELINE = Kind("tidemill.dev/v1alpha1", "AnalyticsPipeline", "analyticspipeline
 POD = Kind("v1", "Pod", "pods")
 EVENT = Kind("v1", "Event", "events")
 LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases")
-# Asked before the API server judges a resource itself, and after it.
+# The mutating webhook is called before the API server's own validation, the validating one after it.
 WEBHOOKS = tuple(
     Kind("admissionregistration.k8s.io/v1", kind, f"{kind.lower()}s", namespaced=False)
     for kind in ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
@@ -81,11 +81,11 @@ class NotFound(TidemillError):
 
 
 class Conflict(TidemillError):
-    """Somebody else was faster: look again and try again."""
+    """Somebody else wrote the object first: read it again and retry."""
 
 
 class Terminating(TidemillError):
-    """The namespace is being deleted; nothing can be made in it, and nothing needs to be."""
+    """The namespace is being deleted; nothing can be created in it."""
 
 
 class Api:
@@ -101,18 +101,18 @@ class Api:
 
     def __init__(self, configuration: client.Configuration | None = None, *, timeout_seconds: float = _SECONDS) -> None:
         self.configuration = configuration or load()
-        self.configuration.retries = False  # our queue retries, with a delay
+        self.configuration.retries = False  # the operator's queue retries, with a delay
         self._client = client.ApiClient(self.configuration)
         self._timeout = timeout_seconds
 
     def get(self, kind: Kind, namespace: str | None, name: str, *, sure: bool = False) -> Document | None:
-        """An object; None: there is none.
+        """Return an object; None if it does not exist.
 
         Args:
             kind: its kind.
             namespace: its namespace.
             name: its name.
-            sure: as it is, even where a copy is kept.
+            sure: read the live object, even if a cached copy exists.
 
         Raises:
             TidemillError: the API does not answer or refuses.
@@ -125,7 +125,7 @@ class Api:
     def list(
         self, kind: Kind, namespace: str | None = None, *, selector: str = "", metadata_only: bool = False
     ) -> list[Document]:
-        """The objects of a kind, in one namespace or in all.
+        """Return the objects of a kind, in one namespace or in all.
 
         Raises:
             TidemillError: the API does not answer or refuses.
@@ -133,13 +133,13 @@ class Api:
         return self._pages(kind, namespace, selector=selector, metadata_only=metadata_only)[0]
 
     def _pages(self, kind: Kind, namespace: str | None, *, selector: str, metadata_only: bool) -> tuple[Documents, str]:
-        """Objects, and the version as of which they are all."""
+        """Return all objects, and the resource version of the list."""
         found: list[Document] = []
         query = {"limit": str(_PAGE), **({"labelSelector": selector} if selector else {})}
         accept = _METADATA_ONLY if metadata_only else _JSON
         while True:
             page = self._call("GET", _path(kind, namespace), query=query, accept=accept)
-            # Items of a list do not say what they are.
+            # Items of a list have no kind and apiVersion.
             known = {} if metadata_only else {"apiVersion": kind.api_version, "kind": kind.kind}
             found += [{**known, **item} for item in page.get("items") or ()]
             metadata = page.get("metadata") or {}
@@ -148,7 +148,7 @@ class Api:
             query["continue"] = metadata["continue"]
 
     def recent(self, kind: Kind, namespace: str, name: str) -> Document | None:
-        """An object that nobody else has any business to change, as it was a while ago at the most.
+        """Return a possibly cached object. For objects that only the operator changes.
 
         Raises:
             TidemillError: the API does not answer or refuses.
@@ -156,7 +156,7 @@ class Api:
         return self.get(kind, namespace, name)
 
     def owned(self, kind: Kind, namespace: str, uids: Sequence[str]) -> Sequence[Document]:
-        """A namespace's objects that have one of these owners in their label.
+        """Return the objects of a namespace whose owner label has one of these UIDs.
 
         Raises:
             TidemillError: the API does not answer or refuses.
@@ -164,11 +164,11 @@ class Api:
         return self.list(kind, namespace, selector=f"{marks.OWNER_UID} in ({','.join(uids)})")
 
     def alive(self, namespace: str, *, sure: bool = False) -> dict[str, str]:
-        """Names of a namespace's pipelines by UID.
+        """Return the names of a namespace's pipelines by UID.
 
         Args:
-            namespace: theirs.
-            sure: that none is missing.
+            namespace: of the pipelines.
+            sure: read the live list, so that none is missing.
 
         Raises:
             TidemillError: the API does not answer or refuses.
@@ -177,17 +177,17 @@ class Api:
         return {item["metadata"]["uid"]: item["metadata"]["name"] for item in found}
 
     def create(self, body: Document) -> Document:
-        """Make an object.
+        """Create an object.
 
         Raises:
-            Conflict: it is there already.
+            Conflict: the object already exists.
             TidemillError: the API does not answer or refuses.
         """
         path = _path(_kind(body), body["metadata"].get("namespace"))
         return self._call("POST", path, body=body, query={"fieldManager": MANAGER})
 
     def apply(self, body: Document, *, subresource: str = "", manager: str = MANAGER) -> Document:
-        """Server-side apply, taking over whatever fields others hold.
+        """Apply an object server-side, taking over the fields of other managers.
 
         Raises:
             Conflict: `metadata.resourceVersion` or `uid` was given and is not the object's.
@@ -197,7 +197,7 @@ class Api:
         return self._call("PATCH", _of(body, subresource), body=body, query=query, content=_APPLY)
 
     def replace(self, body: Document) -> Document:
-        """Write a whole object, `metadata.resourceVersion` included.
+        """Replace a whole object, including `metadata.resourceVersion`.
 
         Raises:
             Conflict: it has changed meanwhile.
@@ -206,7 +206,7 @@ class Api:
         return self._call("PUT", _of(body), body=body, query={"fieldManager": MANAGER})
 
     def merge(self, kind: Kind, namespace: str | None, name: str, patch: Mapping[str, Any]) -> Document:
-        """Change the given members of an object.
+        """Merge members into an object.
 
         Raises:
             NotFound: there is no such object.
@@ -217,16 +217,16 @@ class Api:
         return self._call("PATCH", _path(kind, namespace, name), body=patch, query=query, content=_MERGE)
 
     def delete(self, kind: Kind, namespace: str | None, name: str, *, uid: str = "") -> bool:
-        """Delete an object, and in the background what belongs to it.
+        """Delete an object, and in the background its dependents.
 
         Args:
             kind: its kind.
             namespace: its namespace.
             name: its name.
-            uid: only if it still is this one.
+            uid: delete it only if it still has this UID.
 
         Returns:
-            Whether it was there.
+            Whether it existed.
 
         Raises:
             TidemillError: the API does not answer or refuses.
@@ -277,7 +277,7 @@ class Api:
 
 
 def load(environ: Mapping[str, str] = os.environ) -> client.Configuration:
-    """Address and credentials: of the pod's own account, else of the file that KUBECONFIG names.
+    """Return address and credentials from the pod's own account, else from the file that KUBECONFIG names.
 
     Raises:
         TidemillError: there is neither.
@@ -291,7 +291,7 @@ def load(environ: Mapping[str, str] = os.environ) -> client.Configuration:
             config.load_kube_config(path, client_configuration=configuration)  # type: ignore[no-untyped-call]
     except config.ConfigException as error:
         raise TidemillError(
-            Reason.UNREACHABLE, f"no Kubernetes cluster is known: {error}", "run in a pod, or set KUBECONFIG"
+            Reason.UNREACHABLE, f"no Kubernetes cluster is configured: {error}", "run in a pod, or set KUBECONFIG"
         ) from error
     return configuration
 
@@ -315,7 +315,7 @@ def _path(kind: Kind, namespace: str | None = None, name: str = "", subresource:
 
 
 def _told(doing: str, code: int, data: bytes) -> TidemillError:
-    """An API error as ours."""
+    """Translate an API error into TidemillError."""
     try:
         status = json.loads(data)
         message = str(status.get("message") or "")
@@ -331,5 +331,5 @@ def _told(doing: str, code: int, data: bytes) -> TidemillError:
         return Terminating(Reason.WAITING, text)
     if code == 429 or code >= 500:
         return TidemillError(Reason.UNREACHABLE, text)
-    remedy = "grant the operator this right; the chart's roles have it" if code in (401, 403) else ""
+    remedy = "grant the operator this permission; the chart's roles include it" if code in (401, 403) else ""
     return TidemillError(Reason.REFUSED, text, remedy)

@@ -1,4 +1,4 @@
-"""The objects that a pipeline has in its namespace: seen once at a pass' start, written only where they differ."""
+"""A pipeline's objects in its namespace: read once at the start of a pass, written only if they differ."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from tidemill_operator.plan.render import marks
 from tidemill_operator.plan.render.marks import OwnerReference
 
 log = logging.getLogger(__name__)
-# Secrets are missing: they are looked at by name, so the operator needs no right to list them.
+# Secrets are not in this list: they are read by name, so the operator needs no permission to list them.
 LISTED = (DEPLOYMENT, SERVICE, CONFIG_MAP, SERVICE_ACCOUNT, DISRUPTION_BUDGET, NETWORK_POLICY, INGRESS)
 _SCALED = f"{MANAGER}-replicas"
 
 
 class Children:
-    """One pass over a pipeline's own objects and those it shares with its namespace.
+    """The objects of one pipeline, and those that it shares with its namespace, during one pass.
 
     Args:
         api: the cluster.
@@ -41,8 +41,8 @@ class Children:
 
     Attributes:
         changed: writes made so far.
-        repairs: what somebody else had changed and was put back, in words.
-        made: objects that were not there.
+        repairs: descriptions of foreign changes that were reverted.
+        made: objects that were created.
     """
 
     def __init__(self, api: Api, namespace: str, owner: OwnerReference) -> None:
@@ -56,11 +56,11 @@ class Children:
                 self._live[kind.kind, item["metadata"]["name"]] = item
 
     def known(self, kind: str, name: str) -> Document | None:
-        """An object as it was seen; None: it was not."""
+        """The object as it was at the start of the pass; None: it did not exist."""
         return self._live.get((kind, name))
 
     def get(self, kind: Kind, name: str) -> Document | None:
-        """An object as it is; None: there is none.
+        """Read a live object; None: it does not exist.
 
         Raises:
             TidemillError: the API does not answer.
@@ -73,13 +73,13 @@ class Children:
         return known
 
     def ensure(self, manifest: Document) -> Document:
-        """Make an object so.
+        """Make an object match its manifest.
 
         Returns:
-            The object as it is now.
+            The live object.
 
         Raises:
-            TidemillError: it is somebody else's, or the API does not answer or refuses.
+            TidemillError: the object has another owner, or the API does not answer or refuses.
         """
         kind, name = KINDS[manifest["kind"]], manifest["metadata"]["name"]
         wanted = _marked(manifest)
@@ -103,7 +103,7 @@ class Children:
         return written
 
     def _restore(self, wanted: Document, live: Document) -> Document:
-        """Take out what others have put in: an apply takes our fields back, so that the write then only removes."""
+        """Remove foreign changes: an apply first restores our fields, then a replace removes the fields of others."""
         applied = self._api.apply(_guarded(wanted, live))
         body = dict(applied)
         for part in ("spec", "data"):
@@ -115,7 +115,7 @@ class Children:
         return self._api.replace(body)
 
     def _hand_over_replicas(self, wanted: Document, live: Document) -> None:
-        """Before we stop saying how many replicas there are, somebody has to hold the number, or it falls to one."""
+        """Let another field manager own the replicas before we drop the field, or Kubernetes resets it to one."""
         if wanted["kind"] != DEPLOYMENT.kind or "replicas" in wanted["spec"]:
             return
         if holds(live, MANAGER, "f:spec", "f:replicas"):
@@ -125,12 +125,12 @@ class Children:
             live["metadata"].pop("resourceVersion", None)
 
     def sharing(self) -> set[str]:
-        """UIDs of the pipelines that own what the namespace shares, as it was seen."""
+        """UIDs of the pipelines that own the shared objects, as of the start of the pass."""
         shared = [item for item in self._live.values() if _label(item) == marks.SHARED]
         return {ref.get("uid", "") for item in shared for ref in item["metadata"].get("ownerReferences", ())}
 
     def prune(self, keep: Collection[tuple[str, str]]) -> None:
-        """Delete own objects that are not in `keep`, and leave shared ones that are not, as (kind, name)."""
+        """Delete own objects that are not in `keep`, as (kind, name), and withdraw from such shared ones."""
         for (kind, name), live in list(self._live.items()):
             if (kind, name) in keep or KINDS[kind] not in LISTED:
                 continue
@@ -143,12 +143,12 @@ class Children:
                 self.leave(KINDS[kind], name)
 
     def leave(self, kind: Kind, name: str, *, files: Iterable[str] = ()) -> None:
-        """Need a shared object no more: it goes with the last that needs it.
+        """Withdraw from a shared object. Without other owners it is deleted.
 
         Args:
             kind: its kind.
             name: its name.
-            files: keys of its data that were this pipeline's.
+            files: keys of its data that belong to this pipeline.
         """
         live = self.get(kind, name)
         if live is None or _label(live) != marks.SHARED:
@@ -172,7 +172,7 @@ class Children:
 
 
 def owners(live: Document | None, alive: Mapping[str, str], owner: OwnerReference) -> list[OwnerReference]:
-    """Who needs a shared object: those that did and still exist, and this pipeline.
+    """Return the owners of a shared object: its former owners that still exist, and this pipeline.
 
     Args:
         live: the object.
@@ -189,7 +189,10 @@ def _label(item: Document) -> str:
 
 
 def _marked(manifest: Document) -> Document:
-    """With a mark of all that we say: what we stop saying changes it. Owners and data are compared as they are."""
+    """Return the manifest with a hash of its content, so that removed fields are noticed too.
+
+    Owners and data are compared directly instead.
+    """
     said = {
         **{name: value for name, value in manifest.items() if name != "data"},
         "metadata": {name: value for name, value in manifest["metadata"].items() if name != "ownerReferences"},
@@ -209,7 +212,7 @@ def _is_so(wanted: Document, live: Document) -> bool:
 
 
 def _guarded(wanted: Document, live: Document) -> Document:
-    """A shared object is written only if nobody else has written it since: its owners and data were read from it."""
+    """Return the manifest of a shared object with the resource version that it was computed from."""
     version = live["metadata"].get("resourceVersion")
     if wanted["metadata"]["labels"][marks.OWNER_UID] != marks.SHARED or not version:
         return wanted
@@ -217,7 +220,7 @@ def _guarded(wanted: Document, live: Document) -> Document:
 
 
 def _check_owner(wanted: Document, live: Document) -> None:
-    """Raises TidemillError if an object of that name was not made by us, or for another purpose."""
+    """Raise TidemillError if the object was not made by Tidemill, or for another purpose."""
     labels = live["metadata"].get("labels", {})
     ours = any(entry.get("manager") == MANAGER for entry in live["metadata"].get("managedFields", ()))
     shared = wanted["metadata"]["labels"][marks.OWNER_UID] == marks.SHARED

@@ -1,6 +1,6 @@
-"""Pure: whether a live object is as it was applied, and whether somebody else has put something into it.
+"""Pure: compares a live object with the applied one, and finds fields that other managers have added.
 
-A forced server-side apply takes back fields that others changed, and keeps those that they added: both are looked for.
+A forced server-side apply reverts fields that others changed, but keeps fields that they added. So both are checked.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from tidemill_operator.actuators.kubernetes.api import MANAGER
 from tidemill_operator.plan.render import marks
 from tidemill_operator.plan.render.pods import quantity
 
-# Lists that are maps: their items are told apart by these members; the first set that all items have counts.
+# Lists that are maps: the members that identify an item; the first set that all items have is used.
 _KEYS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "containers": (("name",),),
     "env": (("name",),),
@@ -25,7 +25,7 @@ _KEYS: Mapping[str, tuple[tuple[str, ...], ...]] = {
 }
 _AMOUNTS = frozenset({"cpu", "memory", "sizeLimit"})
 _CONTENT = ("f:spec", "f:data", "f:binaryData")
-# Scaling is others' business, and so is `kubectl rollout restart`.
+# Others may scale, and may run `kubectl rollout restart`.
 _ALLOWED = (
     ("f:spec", "f:replicas"),
     ("f:spec", "f:template", "f:metadata", "f:annotations", "f:kubectl.kubernetes.io/restartedAt"),
@@ -33,12 +33,15 @@ _ALLOWED = (
 
 
 def difference(wanted: Any, live: Any, path: str = "") -> str | None:
-    """Where a live object is not as wanted; None: it is. What it has besides is not looked at.
+    """Return the first path where a live object differs from the wanted one; None: it does not.
+
+    Additional fields of the live object are ignored.
+
 
     Args:
-        wanted: what was or would be applied.
-        live: what the API server tells.
-        path: of both, for the answer.
+        wanted: the applied manifest.
+        live: the object from the API server.
+        path: of both, for the returned path.
     """
     if isinstance(wanted, Mapping):
         if not wanted and live is None:
@@ -84,7 +87,7 @@ def _same_amount(path: str, wanted: Any, live: Any) -> bool:
 
 
 def strangers(live: Mapping[str, Any]) -> list[str]:
-    """Who besides us holds something in an object's spec or data, which is nobody else's business."""
+    """Return the other field managers that own fields in an object's spec or data."""
     found = set()
     for entry in live.get("metadata", {}).get("managedFields", ()):
         if entry.get("manager") == MANAGER or entry.get("subresource") in ("status", "scale"):
@@ -101,7 +104,7 @@ def _allowed(place: tuple[str, ...]) -> bool:
 
 
 def holds(live: Mapping[str, Any], manager: str, *place: str) -> bool:
-    """Whether a manager's applied fields include a place, e.g. `"f:spec", "f:replicas"`."""
+    """Whether a manager's applied fields include a field, e.g. `"f:spec", "f:replicas"`."""
     for entry in live.get("metadata", {}).get("managedFields", ()):
         if entry.get("manager") == manager and entry.get("operation") == "Apply" and not entry.get("subresource"):
             fields: Any = entry.get("fieldsV1", {})
@@ -113,7 +116,7 @@ def holds(live: Mapping[str, Any], manager: str, *place: str) -> bool:
 
 
 def _leaves(fields: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The places at which something is held; `.` stands for the item itself."""
+    """Yield the paths of the owned fields; `.` stands for the item itself."""
     for name, below in fields.items():
         place = path if name == "." else (*path, name)
         if isinstance(below, Mapping) and below:
@@ -123,11 +126,11 @@ def _leaves(fields: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[t
 
 
 def repair(wanted: Mapping[str, Any], live: Mapping[str, Any]) -> str:
-    """What is put back of an object that somebody else has changed, in words; empty: it is we who want it otherwise.
+    """Describe the foreign change that is reverted; empty: the difference comes from a new manifest.
 
     Args:
-        wanted: what is applied, with the mark of all that we say.
-        live: what the API server tells.
+        wanted: the applied manifest, with the hash of its content.
+        live: the object from the API server.
     """
     others, name = strangers(live), f"{live['kind']} {live['metadata']['name']}"
     by = f", which {', '.join(others)} had put there" if others else ""
@@ -147,7 +150,7 @@ def _containers(of: Mapping[str, Any]) -> set[str]:
 
 
 def _held(live: Mapping[str, Any]) -> str:
-    """The first place that somebody else holds, as people write it."""
+    """Return the first field that another manager owns, in readable form."""
     for entry in live["metadata"].get("managedFields", ()):
         if entry.get("manager") == MANAGER or entry.get("subresource") in ("status", "scale"):
             continue

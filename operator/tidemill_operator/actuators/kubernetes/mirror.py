@@ -1,7 +1,7 @@
-"""What watches tell of the cluster, kept, so that a pass over a quiet pipeline asks the API server for its Secret only.
+"""A cache of watched objects, so that a pass over a settled pipeline only reads its Secret from the API server.
 
-A copy is never older than what this process has written or read itself, and otherwise as old as the watch is late.
-What a write finds to be out of date is asked for anew, and so is, now and then, what watches may have missed.
+A copy is never older than what this process wrote or read itself; otherwise it is as old as the delay of the watch.
+A copy is read again when a write finds it outdated. All objects are listed regularly, in case a watch missed one.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from tidemill_operator.actuators.kubernetes.api import (
 from tidemill_operator.plan.render import marks
 
 SHARED_SECONDS = 600.0
-"""How long a Secret that a namespace shares is believed to be as it was; Secrets are not watched."""
+"""How long the copy of a shared Secret is used; Secrets are not watched."""
 _OURS = f"{marks.MANAGED_BY}={marks.MANAGER}"
 
 
 @dataclass(frozen=True)
 class _Copy:
-    """An object as it was seen.
+    """The copy of an object.
 
     Attributes:
-        version: a later one is greater.
-        uid: its own.
-        owner: the UID in its label of that name.
+        version: the resource version; later ones are greater.
+        uid: of the object.
+        owner: the UID in its owner label.
         packed: the object; None: only its version is known.
-        at: when it was seen, seconds that only grow.
+        at: when it was seen, in monotonic seconds.
     """
 
     version: int
@@ -59,8 +59,8 @@ class Mirror:
     """Copies of objects by kind, namespace and name. Safe to share between threads.
 
     Args:
-        kinds: that are watched.
-        clock: seconds that only grow.
+        kinds: the watched kinds.
+        clock: monotonic seconds.
     """
 
     def __init__(self, kinds: Collection[Kind], *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -70,7 +70,7 @@ class Mirror:
         self._lock = threading.Lock()
 
     def saw(self, kind: Kind, document: Mapping[str, Any], *, gone: bool = False) -> None:
-        """Note an object, unless something newer is known."""
+        """Store an object, unless a newer version is known."""
         metadata, now = document["metadata"], self._clock()
         version = _number(metadata.get("resourceVersion"))
         packed = None if gone else _packed(document)
@@ -85,12 +85,12 @@ class Mirror:
                 copies[metadata["name"]] = _Copy(version, metadata["uid"], _owner(metadata), packed, now)
 
     def doubt(self, kind: Kind, namespace: str, name: str) -> None:
-        """What is known of an object is out of date."""
+        """Discard the copy of an object, because it is outdated."""
         with self._lock:
             self._copies[kind.kind, namespace].pop(name, None)
 
     def get(self, kind: Kind, namespace: str, name: str, *, seconds: float | None = None) -> Document | None:
-        """An object; None: it is not known, or was not seen within so many seconds."""
+        """Return the copy of an object; None: it is unknown, or was last seen more than `seconds` ago."""
         with self._lock:
             found = self._copies[kind.kind, namespace].get(name)
         if found is None or found.packed is None or (seconds is not None and self._clock() - found.at > seconds):
@@ -98,29 +98,29 @@ class Mirror:
         return _unpacked(found.packed)
 
     def owned(self, kind: Kind, namespace: str, uids: Collection[str]) -> tuple[list[Document], list[str]]:
-        """Objects with such owners in their label, and the names of those of which only the version is known."""
+        """Return the objects with these owner labels, and the names of those whose content is not known."""
         with self._lock:
             found = [(n, copy) for n, copy in self._copies[kind.kind, namespace].items() if copy.owner in uids]
         whole = [_unpacked(copy.packed) for _, copy in found if copy.packed is not None]
         return whole, [name for name, copy in found if copy.packed is None]
 
     def names(self, kind: Kind, namespace: str) -> dict[str, str]:
-        """Names by UID of all that is known of a kind in a namespace."""
+        """Return the names of the known objects of a kind in a namespace, by UID."""
         with self._lock:
             return {copy.uid: name for name, copy in self._copies[kind.kind, namespace].items()}
 
     def is_whole(self, kind: Kind, scope: str | None, *, seconds: float) -> bool:
-        """Whether all objects of a kind in a namespace, or in all, were listed within so many seconds."""
+        """Whether all objects of a kind, in one namespace or in all, were listed within the last `seconds`."""
         with self._lock:
             return self._clock() - self._whole.get((kind.kind, scope), -seconds) < seconds
 
     def listed(self, kind: Kind, scope: str | None, items: Sequence[Document], version: str) -> None:
-        """All objects of a kind in a scope are these, as of a version: others are gone, and changed ones are doubted.
+        """Store the result of a list: other objects are gone, and copies of other versions are discarded.
 
         Args:
-            kind: theirs.
+            kind: of the objects.
             scope: a namespace; None: all.
-            items: at least their metadata.
+            items: the objects, at least their metadata.
             version: of the list.
         """
         at, now = _number(version), self._clock()
@@ -139,12 +139,12 @@ class Mirror:
 
 
 class MirroredApi(Api):
-    """An API whose reads of watched kinds come from a mirror, as far as it knows.
+    """An API client that reads watched kinds from the mirror if it knows them.
 
     Args:
-        mirror: what watches tell.
+        mirror: the cache.
         everywhere: whether all namespaces are watched, or single ones.
-        listed_seconds: how often all objects are listed, to find what watches have missed.
+        listed_seconds: how often all objects are listed, to find changes that watches have missed.
         configuration: address and credentials.
     """
 
@@ -161,7 +161,7 @@ class MirroredApi(Api):
         self._listing = threading.Lock()
 
     def get(self, kind: Kind, namespace: str | None, name: str, *, sure: bool = False) -> Document | None:
-        """An object; what is not known is asked for."""
+        """Return an object from the mirror, or from the API if it is not known."""
         if namespace and kind in self._mirror.kinds and not sure:
             known = self._mirror.get(kind, namespace, name)
             if known is not None:
@@ -169,12 +169,12 @@ class MirroredApi(Api):
         return self._asked(kind, namespace, name)
 
     def recent(self, kind: Kind, namespace: str, name: str) -> Document | None:
-        """An object as it was at most ten minutes ago."""
+        """Return an object from a copy that is at most ten minutes old."""
         known = self._mirror.get(kind, namespace, name, seconds=SHARED_SECONDS)
         return self._asked(kind, namespace, name) if known is None else known
 
     def owned(self, kind: Kind, namespace: str, uids: Sequence[str]) -> list[Document]:
-        """A namespace's objects that have one of these owners in their label."""
+        """Return the objects of a namespace whose owner label has one of these UIDs."""
         self._list(kind, namespace)
         found, unknown = self._mirror.owned(kind, namespace, uids)
         asked = (self._asked(kind, namespace, name) for name in unknown)
@@ -190,7 +190,7 @@ class MirroredApi(Api):
     def list(
         self, kind: Kind, namespace: str | None = None, *, selector: str = "", metadata_only: bool = False
     ) -> list[Document]:
-        """The objects of a kind; the mirror learns which there are."""
+        """Return the objects of a kind, and update the mirror."""
         if selector or kind != PIPELINE:
             return super().list(kind, namespace, selector=selector, metadata_only=metadata_only)
         items, version = self._pages(kind, namespace, selector="", metadata_only=metadata_only)
@@ -213,7 +213,7 @@ class MirroredApi(Api):
             return self._told(super().replace(body))
 
     def merge(self, kind: Kind, namespace: str | None, name: str, patch: Mapping[str, Any]) -> Document:
-        """Change members of an object."""
+        """Merge members into an object."""
         with self._writing(kind, namespace, name):
             return self._told(super().merge(kind, namespace, name, patch))
 
@@ -237,7 +237,7 @@ class MirroredApi(Api):
 
     @contextmanager
     def _writing(self, kind: Kind, namespace: str | None, name: str) -> Iterator[None]:
-        """What cannot be written because it is another than was thought is not known."""
+        """Discard the copy of an object if writing it fails with a conflict or because it is gone."""
         try:
             yield
         except (Conflict, NotFound):
@@ -245,7 +245,7 @@ class MirroredApi(Api):
             raise
 
     def _list(self, kind: Kind, namespace: str) -> None:
-        """Have all objects known, those that no watch has told of at least by name."""
+        """List all objects, so that the mirror knows at least the name of each."""
         scope = None if self._everywhere else namespace
         with self._listing:
             if not self._mirror.is_whole(kind, scope, seconds=self._seconds):

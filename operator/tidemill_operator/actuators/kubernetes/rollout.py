@@ -1,4 +1,4 @@
-"""Pure: how far a Deployment is, as an outcome."""
+"""Pure: turns the rollout state of a Deployment into an outcome."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _MAX_TOLD = 300
 
 
 def rollout(workload: Workload, live: Mapping[str, Any], *, changed: int) -> Outcome:
-    """Done when the newest template runs in all replicas and in no other pod, else Waiting.
+    """Return Done if the newest template runs in all replicas and no other pod is left, else Waiting.
 
-    Meanwhile it serves if any pod is available, of whichever template. A replay serves nobody.
+    During a rollout it serves if any pod is available, of any template. A replay has no users, so it counts as serving.
 
     Args:
         workload: the plan's.
         live: its Deployment.
-        changed: writes that were made for it.
+        changed: number of writes made for it.
     """
     component = COMPONENTS[workload.component]
     if rolled_out(live):
@@ -34,9 +34,9 @@ def rollout(workload: Workload, live: Mapping[str, Any], *, changed: int) -> Out
     wanted, status = int(live["spec"].get("replicas", 1)), live.get("status", {})
     running, available = (int(status.get(name, 0)) for name in ("replicas", "availableReplicas"))
     updated = int(status.get("updatedReplicas", 0)) if _is_seen(live) else 0
-    message = f"{updated} of {wanted} replicas of {workload.name} run as asked for now, {available} are available"
+    message = f"{updated} of {wanted} replicas of {workload.name} run as specified, {available} are available"
     if updated == wanted == available:
-        message = f"{running - updated} replicas of {workload.name} from before are still ending"
+        message = f"{running - updated} former replicas of {workload.name} are still terminating"
     serving = available > 0 or wanted == 0 or workload.component == "replay"
     trouble = _trouble(status)
     reason = Reason.STUCK if trouble else Reason.WAITING
@@ -44,24 +44,24 @@ def rollout(workload: Workload, live: Mapping[str, Any], *, changed: int) -> Out
 
 
 def rolled_out(live: Mapping[str, Any]) -> bool:
-    """Whether a Deployment's newest template runs in all replicas and in no other pod."""
+    """Whether a Deployment's newest template runs in all replicas, and no other pod is left."""
     wanted, status = int(live["spec"].get("replicas", 1)), live.get("status", {})
     counts = [int(status.get(name, 0)) for name in ("replicas", "updatedReplicas", "availableReplicas")]
     return _is_seen(live) and all(count == wanted for count in counts)
 
 
 def _is_seen(live: Mapping[str, Any]) -> bool:
-    """Whether the Deployment's status is about its newest spec."""
+    """Whether the Deployment's status is for its newest spec."""
     observed = int(live.get("status", {}).get("observedGeneration", 0))
     return observed >= int(live["metadata"].get("generation", 1))
 
 
 def _trouble(status: Mapping[str, Any]) -> str:
-    """Why it does not come by itself, as far as the Deployment tells."""
+    """Return why the rollout cannot complete, from the Deployment's conditions; empty: it can."""
     conditions = {condition.get("type"): condition for condition in status.get("conditions", ())}
     failure = conditions.get("ReplicaFailure", {})
     if failure.get("status") == "True":
-        return f"; pods cannot be made: {str(failure.get('message', ''))[:_MAX_TOLD]}"
+        return f"; pods cannot be created: {str(failure.get('message', ''))[:_MAX_TOLD]}"
     progress = conditions.get("Progressing", {})
     if progress.get("status") == "False":
         return f"; no progress ({progress.get('reason')}): look at the events of its pods"

@@ -1,7 +1,7 @@
-"""The Kubernetes runtime: a pipeline's workloads as Deployments, with what stands around them.
+"""The Kubernetes runtime: a pipeline's workloads as Deployments, with their Services, policies and files.
 
-Ingest and API are shared by the pipelines of a namespace: their pods see a pipeline's config and keys appear, change
-and go in files, so no pipeline restarts another's. What is shared names all its pipelines as owners and goes with the
+The pipelines of a namespace share ingest and API. Their pods read configs and keys from files that change while they
+run, so no pipeline restarts another's pods. A shared object has all its pipelines as owners, and is deleted with the
 last of them.
 """
 
@@ -28,10 +28,10 @@ _ATTEMPTS = 3
 
 
 class NamespaceLocks:
-    """One lock a namespace: what its pipelines share is read and then written.
+    """One lock per namespace, because its shared objects are read and then written.
 
     Attributes:
-        shown: marks of the files that pods were told of, by namespace and workload.
+        shown: hashes of the files that pods were last made to reload, by namespace and workload.
     """
 
     def __init__(self) -> None:
@@ -47,25 +47,25 @@ class NamespaceLocks:
 
 @dataclass(frozen=True)
 class Scale:
-    """What the scale subresource tells of a pipeline's processors."""
+    """The values of the scale subresource of a pipeline."""
 
     replicas: int
     selector: str
 
 
 class KubernetesRuntime:
-    """Runs the workloads of one pipeline in a cluster; made anew for each pass.
+    """Runs the workloads of one pipeline in a cluster; one object per pass.
 
     Args:
         api: the cluster.
-        placement: what every workload gets.
-        owner: the pipeline that this pass is about.
-        locks: common to all passes.
+        placement: settings of every workload.
+        owner: the pipeline of this pass.
+        locks: shared by all passes.
 
     Attributes:
         scale: of the processors, as the last `ensure` or `observe` saw them.
-        repairs: what somebody else had changed and was put back, in words.
-        made: objects that were not there.
+        repairs: descriptions of foreign changes that were reverted.
+        made: objects that were created.
     """
 
     def __init__(self, api: Api, placement: Placement, owner: OwnerReference, locks: NamespaceLocks) -> None:
@@ -76,10 +76,10 @@ class KubernetesRuntime:
         self.made: list[str] = []
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Make a pipeline's workloads so and take away those of the pipeline that are not listed.
+        """Make a pipeline's workloads match the plan, and remove its workloads that are not listed.
 
         Returns:
-            An outcome a workload: Done when it is rolled out, Waiting while it is not.
+            One outcome per workload: Done if it is rolled out, else Waiting.
 
         Raises:
             TidemillError: the API does not answer.
@@ -100,7 +100,7 @@ class KubernetesRuntime:
         return self._retried(workloads[0].namespace, act)
 
     def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """How far the Deployments of those of the workloads are that have one; nothing is written.
+        """Return the outcomes of the workloads that have a Deployment. Writes nothing.
 
         Raises:
             TidemillError: the API does not answer.
@@ -120,10 +120,10 @@ class KubernetesRuntime:
             self.scale = Scale(int(live.get("status", {}).get("replicas", 0)), told)
 
     def remove(self, namespace: str, pipeline: str) -> None:
-        """Take away a pipeline's workloads and its part of the shared ones.
+        """Remove a pipeline's workloads, and withdraw it from the shared ones.
 
         Raises:
-            TidemillError: the API does not answer, or pods are still ending (reason Waiting).
+            TidemillError: the API does not answer, or pods are still terminating (reason Waiting).
         """
 
         def act(doing: Pass) -> list[Outcome]:
@@ -149,7 +149,7 @@ class KubernetesRuntime:
         }
 
     def exists(self, namespace: str, pipeline: str) -> bool:
-        """Whether there is such a resource; one that we may not see is there.
+        """Whether the resource exists. True if the operator has no permission to see it.
 
         Raises:
             TidemillError: the API does not answer.
@@ -162,7 +162,7 @@ class KubernetesRuntime:
             return True
 
     def _retried(self, namespace: str, act: Callable[[Pass], list[Outcome]]) -> list[Outcome]:
-        """Look and act; again if another operator has written meanwhile."""
+        """Read the namespace and act; repeat it if another operator has written meanwhile."""
         with self._locks.of(namespace):
             for _ in range(_ATTEMPTS - 1):
                 try:

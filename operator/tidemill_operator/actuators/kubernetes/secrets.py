@@ -1,4 +1,4 @@
-"""A pipeline's passwords and API keys as a Secret of its own; keys are changed by their holders only."""
+"""Stores a pipeline's passwords and API keys in its Secret. Only users change the keys."""
 
 from __future__ import annotations
 
@@ -16,31 +16,30 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.render import marks, objects
 from tidemill_operator.plan.render.marks import OwnerReference
 
-# A node renews the files of its pods when it is told, else once a minute or so.
+# A node updates the files of its pods when a pod's annotation changes, else about once a minute.
 PATIENCE_SECONDS = 120.0
 
 
 class KubernetesSecrets:
     """The Secret `<pipeline>-credentials`.
 
-    `writer.json` and `reader.json` hold logins, `api-keys.json` the hashes of API keys, `api-key.txt` the one key that
-    is made at first, with both scopes, and `rotation.json` how far a rotation of the logins is. It goes with the
-    resource.
+    `writer.json` and `reader.json` hold logins, `api-keys.json` the hashes of API keys, `api-key.txt` the first key
+    (with both scopes), and `rotation.json` the state of a rotation. The Secret is deleted with the resource.
 
     Args:
         api: the cluster.
-        owner: the pipeline that this pass is about.
-        patience_seconds: how long after a switch pods may not have seen it.
+        owner: the pipeline of this pass.
+        patience_seconds: how long pods may take to notice a switch.
     """
 
     def __init__(self, api: Api, owner: OwnerReference, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self._api, self._owner, self._patience = api, owner, patience_seconds
 
     def ensure(self, namespace: str, pipeline: str, *, writer: str, reader: str, rotate: str = "") -> PipelineSecrets:
-        """The logins of the two roles; API keys likewise. A rotation that is asked for is staged.
+        """Make sure that both logins and the API keys exist. A requested rotation is staged.
 
         Raises:
-            TidemillError: the Secret is somebody else's or does not hold what it should, or the API does not answer.
+            TidemillError: the Secret has another owner or invalid content, or the API does not answer.
         """
         return self._rewritten(
             namespace,
@@ -57,7 +56,7 @@ class KubernetesSecrets:
         return self._rewritten(namespace, pipeline, lambda files: credentials.switched(files, now))
 
     def retire(self, namespace: str, pipeline: str) -> PipelineSecrets:
-        """Let go of the logins that were in force before.
+        """Retire the former logins.
 
         Raises:
             TidemillError: as `ensure`.
@@ -65,7 +64,7 @@ class KubernetesSecrets:
         return self._rewritten(namespace, pipeline, credentials.retired)
 
     def remove(self, namespace: str, pipeline: str) -> None:
-        """Forget a pipeline's secrets."""
+        """Delete the Secret if it belongs to this pipeline."""
         live = self._api.get(SECRET, namespace, marks.credentials(pipeline))
         if live is not None and _ours(live) and _owned(live, self._owner):
             self._api.delete(SECRET, namespace, marks.credentials(pipeline), uid=live["metadata"]["uid"])
@@ -91,10 +90,10 @@ class KubernetesSecrets:
             metadata = marks.own_metadata(
                 name, namespace, pipeline=pipeline, component="credentials", owner=self._owner
             )
-            # Created, not applied: of two that make it at once one fails, and reads the other's passwords next time.
+            # Create, not apply: of two operators, one fails and reads the other's passwords next time.
             self._api.create(objects.secret(metadata, made))
         elif made or not _owned(live, self._owner):
-            # Tied to what was read, so that no password is lost to somebody else's.
+            # Write only if it is unchanged since it was read, so that no other operator's password is overwritten.
             metadata = {
                 "resourceVersion": live["metadata"]["resourceVersion"],
                 "labels": {marks.OWNER_UID: self._owner.uid},

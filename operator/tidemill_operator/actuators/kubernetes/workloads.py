@@ -1,4 +1,4 @@
-"""One pass over everything that one pipeline has in its namespace: what to make, what to share, what to leave."""
+"""One pass over the objects of one pipeline in its namespace: create, share, withdraw."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ _FILES = "tidemill.dev/files"
 
 @dataclass
 class Pass:
-    """What a pass knows of a namespace.
+    """The state of a namespace during one pass.
 
     Attributes:
         alive: names of the namespace's pipelines by UID.
-        shown: marks of the files that the pods of a namespace's workload were told of, kept from pass to pass.
-        kept: (kind, name) of what the pipeline needs.
+        shown: hashes of the files that the pods of a workload were last made to reload, kept between passes.
+        kept: (kind, name) of the objects that the pipeline needs.
     """
 
     api: Api
@@ -66,18 +66,18 @@ class Pass:
         namespace: str,
         shown: dict[tuple[str, str], str],
     ) -> Pass:
-        """Look at everything.
+        """Read all objects of the namespace.
 
         Raises:
             TidemillError: the API does not answer.
         """
         children, alive = Children(api, namespace, owner), api.alive(namespace)
         if not children.sharing() <= {*alive, owner.uid}:
-            alive = api.alive(namespace, sure=True)  # nobody loses a part for want of a look
+            alive = api.alive(namespace, sure=True)  # a pipeline that is missing in a cache would lose its files
         return cls(api, placement, owner, namespace, children, alive, shown)
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Make the workloads so, and take away what the pipeline has besides.
+        """Make the workloads match the plan, and remove the pipeline's other objects.
 
         Raises:
             TidemillError: the API does not answer.
@@ -95,15 +95,15 @@ class Pass:
         return outcomes
 
     def leave(self, components: Iterable[Component], *, configs: bool, all_of_it: bool = False) -> None:
-        """Take away what is not kept, and the pipeline's part of what is shared.
+        """Remove objects that are not kept, and withdraw the pipeline from shared ones.
 
         Args:
-            components: shared ones that are not needed.
-            configs: whether its config is not needed by any of them.
-            all_of_it: whether the pipeline needs nothing at all.
+            components: shared components that the pipeline does not need.
+            configs: whether no shared component needs its config.
+            all_of_it: whether the pipeline needs no object at all.
         """
         name = self.owner.name
-        # A later pipeline of the same name has its files at the same place.
+        # A later pipeline of the same name uses the same file names.
         replaced = any(other == name and uid != self.owner.uid for uid, other in self.alive.items())
         if configs:
             files = [] if replaced else [f"{name}.json"]
@@ -117,7 +117,7 @@ class Pass:
         self.children.prune(self.kept)
 
     def _workload(self, workload: Workload, revisions: Revisions, files: dict[str, str]) -> Outcome:
-        """Make one workload so; what concerns it alone is its outcome."""
+        """Make one workload match the plan; an error of this workload becomes its outcome."""
         component, before = COMPONENTS[workload.component], self.children.changed
         shared = workload.pipeline is None
         rendering = render(
@@ -151,7 +151,7 @@ class Pass:
         return rollout(workload, live, changed=self.children.changed - before)
 
     def _share(self, workload: Workload, files: dict[str, str]) -> None:
-        """Put the pipeline's config and secrets among those of its namespace."""
+        """Add the pipeline's config and secrets to the shared files of its namespace."""
         config = marks.shared_config(self.owner.name)
         known = (self.children.get(CONFIG_MAP, config) or {}).get("data") or {}
         data = {**self._of_the_living(known), **workload.configs}
@@ -163,12 +163,12 @@ class Pass:
         self.children.ensure(objects.secret(self._shared(SECRET.kind, secret, workload.component), data))
 
     def _show(self, workload: Workload) -> None:
-        """Have the pods' files renewed now: a node does so when it looks at a pod, else only about once a minute."""
+        """Make nodes update the pods' files now, by changing the pods; otherwise it takes about a minute."""
         names = [(CONFIG_MAP.kind, name) for name in marks.shared_configs()]
         names.append((SECRET.kind, marks.shared_secret(workload.component)))
         seen = [(self.children.known(*name) or {}).get("metadata", {}).get("resourceVersion", "") for name in names]
         mark, all_told = marks.digest(",".join(seen)), True
-        # A pod that comes later is given the files as they are then.
+        # A pod that starts later gets the current files anyway.
         if self.shown.get((self.namespace, workload.name)) == mark:
             return
         selector = f"{marks.MANAGED_BY}={marks.MANAGER},{marks.WORKLOAD}={workload.name}"
@@ -181,17 +181,17 @@ class Pass:
                     self.children.changed += 1
                 except NotFound:
                     continue
-                except TidemillError as error:  # only later, then
+                except TidemillError as error:  # the node updates the files later
                     log.warning("files of pod %s/%s: %s", self.namespace, metadata["name"], error)
                     all_told = False
         if all_told:
             self.shown[self.namespace, workload.name] = mark
 
     def _common(self) -> str:
-        """Make what all workloads of the namespace read so.
+        """Make the files that all workloads of the namespace read match the settings.
 
         Returns:
-            A mark of the connections. It is salted: a password cannot be guessed from it.
+            A hash of the connections. It is salted, so that no password can be guessed from it.
         """
         for manifest in common(
             self.namespace, sharing=self._owners(CONFIG_MAP.kind, marks.RESILIENCE), placement=self.placement
@@ -209,7 +209,7 @@ class Pass:
         return marks.digest(json.dumps(data, sort_keys=True))
 
     def _of_the_living(self, data: dict[str, str]) -> dict[str, str]:
-        """The files of pipelines that still exist and are others'; files are called `<pipeline>.…`."""
+        """Return the files of the other existing pipelines; files are named `<pipeline>.…`."""
         others = set(self.alive.values()) - {self.owner.name}
         return {file: text for file, text in data.items() if file.partition(".")[0] in others}
 

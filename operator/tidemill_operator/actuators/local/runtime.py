@@ -1,7 +1,7 @@
 """The local runtime: workloads as child processes of this one, their configs as files below the data folder.
 
-Ingest and API are shared by the pipelines of a namespace: they run as long as one of them needs them and see its config
-file appear, change and go. A processor reads its config once: where that says something new to it, it is started anew.
+The pipelines of a namespace share ingest and API. These run as long as a pipeline needs them, and follow changes of the
+config files. A processor reads its config once, so it is restarted when the config changes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _COMPONENTS = {
     "api": Component.API,
 }
 _STOP_SECONDS = 10.0
-# What of our own environment the workloads get to see; the administrator's logins are not theirs.
+# The variables that workloads inherit from our environment; they must not see the administrator's login.
 _PASSED_ON = (
     "TIDEMILL_RESILIENCE_", "TIDEMILL_KAFKA_CONFIG", "TIDEMILL_LOG_LEVEL", "TIDEMILL_INGEST_", "TIDEMILL_API_",
     "TIDEMILL_HTTP_", "TIDEMILL_SESSION_TIMEOUT_MS",
@@ -42,7 +42,7 @@ _PASSED_ON = (
 
 @dataclass
 class _Running:
-    """A workload as it was last ensured, and the pipelines that need it."""
+    """The last specification of a workload, and the pipelines that need it."""
 
     workload: Workload
     pipelines: set[str] = field(default_factory=set)
@@ -65,13 +65,13 @@ class LocalRuntime:
         ports: Mapping[str, int] | None = None,
         host: str = HOST,
     ) -> None:
-        """Prepare; nothing runs before `start`.
+        """Prepare the runtime; no process runs before `start`.
 
         Args:
             data_dir: the folder of configs, secrets, logs and pid files.
-            environ: what the processes inherit (Tidemill's own settings only as far as they are the workloads').
-            addresses: TIDEMILL_ settings common to all: brokers, Postgres, Redis.
-            ports: wanted ports by component, instead of the plan's.
+            environ: the processes' environment; of Tidemill's own variables only those of workloads are passed on.
+            addresses: TIDEMILL_ variables for all processes: brokers, Postgres, Redis.
+            ports: wanted ports by component; they override the plan's.
             host: address at which the processes listen.
         """
         self._host = host
@@ -83,7 +83,7 @@ class LocalRuntime:
             if not name.startswith("TIDEMILL_") or name.startswith(_PASSED_ON)
         }
         self._addresses = dict(addresses)
-        # A page elsewhere whose name is made to lead to this machine reads no open pipeline.
+        # Protects open pipelines from web pages that use DNS rebinding.
         names = ["localhost", socket.gethostname(), *environ.get("TIDEMILL_ALLOWED_HOSTS", "").split(",")]
         self._allowed_hosts = ",".join(name for name in (*names, host) if name and ":" not in name)
         self._wanted_ports = dict(ports or {})
@@ -94,15 +94,15 @@ class LocalRuntime:
         self._lock = threading.RLock()
 
     def start(self) -> None:
-        """Begin to supervise."""
+        """Start supervising."""
         self._supervisor.start()
 
     def close(self) -> None:
-        """End every process; configs and secrets stay."""
+        """End every process; configs and secrets are kept."""
         self._supervisor.close()
 
     def states(self) -> Mapping[str, ReplicaState]:
-        """Every process as it is, by `<namespace>.<workload>-<n>`."""
+        """The state of every process, by `<namespace>.<workload>-<n>`."""
         return self._supervisor.states()
 
     def replicas(self, namespace: str, workload: str) -> list[ReplicaState]:
@@ -110,10 +110,10 @@ class LocalRuntime:
         return [state for name, state in self.states().items() if name.rpartition("-")[0] == f"{namespace}.{workload}"]
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Make a pipeline's workloads so and end those of the pipeline that are not listed, without waiting for them.
+        """Make a pipeline's workloads match the plan, and end its workloads that are not listed. Does not wait.
 
         Returns:
-            An outcome a workload: Done when it is ready, Waiting while it is not.
+            One outcome per workload: Done if it is ready, else Waiting.
         """
         pipelines = pipelines_of(workloads)
         changes = {workload.name: self.apply(workload, pipelines) for workload in workloads}
@@ -128,9 +128,7 @@ class LocalRuntime:
             return done(component, workload.name, changed=changed)
         states = self.replicas(workload.namespace, workload.name)
         updated, ready = sum(state.ready and state.current for state in states), sum(state.ready for state in states)
-        message = (
-            f"{updated} of {workload.replicas} processes of {workload.name} run as asked for now, {ready} are ready"
-        )
+        message = f"{updated} of {workload.replicas} processes of {workload.name} run as specified, {ready} are ready"
         ended = [state for state in states if state.pid is None and state.last_exit is not None]
         if ended:
             message += f"; {ended[0].name} ended with exit status {ended[0].last_exit}, see {ended[0].log}"
@@ -138,20 +136,20 @@ class LocalRuntime:
         return waiting(component, workload.name, message, changed=changed, serving=serving)
 
     def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """How far those of the workloads are that run; nothing is changed."""
+        """Return the outcomes of the running workloads. Changes nothing."""
         with self._lock:
             known = [self._workloads.get((workload.namespace, workload.name)) for workload in workloads]
         return [self._outcome(running.workload, 0) for running in known if running is not None]
 
     def apply(self, workload: Workload, pipelines: Iterable[str]) -> int:
-        """Make a workload run as described, without waiting for it.
+        """Start or update a workload, without waiting for it.
 
         Args:
-            workload: what to run.
-            pipelines: who needs it, besides those that did before.
+            workload: the workload.
+            pipelines: the pipelines that need it, in addition to those before.
 
         Returns:
-            How many files and processes had to be changed.
+            Number of changed files and processes.
         """
         with self._lock:
             folder = self.config_root / workload.namespace
@@ -167,15 +165,15 @@ class LocalRuntime:
             return changed + self._trim(workload.namespace, workload.name, workload.replicas)
 
     def is_ready(self, workload: Workload) -> bool:
-        """Whether all its replicas run as wanted and answer their readiness probe, and no other does."""
+        """Whether all its replicas run as specified and are ready, and no other replica runs."""
         states = self.replicas(workload.namespace, workload.name)
         return len(states) == workload.replicas and all(state.ready and state.current for state in states)
 
     def release(self, namespace: str, pipeline: str, *, keep: Iterable[str] = ()) -> bool:
-        """End what only this pipeline needs, but for the workloads named in `keep`.
+        """End the workloads that only this pipeline needs, except those named in `keep`.
 
         Returns:
-            Whether anything had to be changed.
+            Whether anything changed.
         """
         kept = set(keep)
         changed = False
@@ -191,7 +189,7 @@ class LocalRuntime:
         return changed
 
     def remove(self, namespace: str, pipeline: str) -> None:
-        """End a pipeline's own processes, wait until they are gone, and take its config from the shared ones."""
+        """End a pipeline's own processes, wait for their end, and remove its config from the shared ones."""
         with self._lock:
             own = [
                 name
@@ -205,7 +203,7 @@ class LocalRuntime:
         (self.config_root / namespace / f"{pipeline}.json").unlink(missing_ok=True)
 
     def endpoints(self, namespace: str, pipeline: str) -> Mapping[str, str]:
-        """Base URLs of the pipeline's ingest and API, as far as they run."""
+        """Base URLs of the pipeline's running ingest and API."""
         found: dict[str, str] = {}
         with self._lock:
             candidates = [
@@ -215,7 +213,7 @@ class LocalRuntime:
                 and pipeline in running.pipelines
                 and running.workload.component in ("ingest", "api")
             ]
-        for workload in sorted(candidates, key=lambda workload: workload.pipeline is not None):  # its own ones win
+        for workload in sorted(candidates, key=lambda workload: workload.pipeline is not None):  # its own win
             states = self.replicas(namespace, workload.name)
             if states:
                 found[workload.component] = f"http://{HOST}:{states[0].port}"
@@ -223,15 +221,15 @@ class LocalRuntime:
 
     @property
     def target_host(self) -> str:
-        """Where Prometheus finds this machine."""
+        """The address at which Prometheus reaches this machine."""
         return HOST if self._host == HOST else socket.gethostname()
 
     def exists(self, namespace: str, pipeline: str) -> bool:
-        """Whether the pipeline runs here, or is off and has its data still."""
+        """Whether the pipeline runs here, or still has its data."""
         return (self.config_root / namespace / f"{pipeline}.json").exists()
 
     def targets(self) -> list[dict[str, object]]:
-        """Where every process tells its figures, as Prometheus reads it from a file."""
+        """The scrape targets of all processes, in the format of Prometheus' file discovery."""
         host = self.target_host
         with self._lock:
             workloads = [(owner, running.workload) for (owner, _), running in self._workloads.items()]
@@ -269,7 +267,7 @@ class LocalRuntime:
         command = Command(
             name, (sys.executable, "-m", workload.module), environment=environment, grace_seconds=_STOP_SECONDS
         )
-        # Who reads its config once reads its login once.
+        # A process that reads its config once also reads its login once.
         revision = f"{workload.revision}{self._mark_of_secrets(workload)}" if workload.revision else ""
         return ReplicaSpec(command=command, port=port, ready_path=workload.readiness.path, revision=revision)
 
@@ -287,7 +285,7 @@ class LocalRuntime:
         return f".{digest.hexdigest()[:16]}"
 
     def _trim(self, namespace: str, workload: str, replicas: int) -> int:
-        """Give up the replicas from a number on; how many there were."""
+        """End the replicas from this number on, and return how many were ended."""
         changed = 0
         for state in self.replicas(namespace, workload):
             if int(state.name.rpartition("-")[2]) >= replicas:
@@ -298,11 +296,11 @@ class LocalRuntime:
 
 
 def _status(name: str) -> str:
-    """What the port for figures of a replica is remembered by."""
+    """The name under which the status port of a replica is remembered."""
     return f"{name}/status"
 
 
 def pipelines_of(workloads: Sequence[Workload]) -> set[str]:
-    """The pipelines that a list of workloads belongs to."""
+    """The pipelines to which the workloads belong."""
     named = {workload.pipeline for workload in workloads if workload.pipeline is not None}
     return named or {name.removesuffix(".json") for workload in workloads for name in workload.configs}

@@ -14,25 +14,25 @@ from tidemill_operator.actuators.base import PipelineSecrets
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.processes.files import write_atomic
 
-# Files are read when a connection is made; a request that has one from before is soon answered.
+# Processes read the files when they connect; requests on older connections end soon.
 PATIENCE_SECONDS = 5.0
 
 
 class FileSecrets:
     """Secrets below a folder, `<root>/<namespace>/<pipeline>/`.
 
-    `writer.json` and `reader.json` hold logins, `api-keys.json` the hashes of API keys, `api-key.txt` the one key that
-    is made at first, with both scopes, and `rotation.json` how far a rotation of the logins is.
+    `writer.json` and `reader.json` hold logins, `api-keys.json` the hashes of API keys, `api-key.txt` the first key
+    (with both scopes), and `rotation.json` the state of a rotation.
     """
 
     def __init__(self, root: Path, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self._root, self._patience = root, patience_seconds
 
     def ensure(self, namespace: str, pipeline: str, *, writer: str, reader: str, rotate: str = "") -> PipelineSecrets:
-        """The logins of the two roles; API keys likewise. A rotation that is asked for is staged.
+        """Make sure that both logins and the API keys exist. A requested rotation is staged.
 
         Raises:
-            TidemillError: a file cannot be written, or does not hold what it should.
+            TidemillError: a file cannot be written, or has invalid content.
         """
         return self._rewritten(
             namespace,
@@ -44,20 +44,20 @@ class FileSecrets:
         """Put the staged logins in force.
 
         Raises:
-            TidemillError: a file cannot be written, or does not hold what it should.
+            TidemillError: a file cannot be written, or has invalid content.
         """
         return self._rewritten(namespace, pipeline, lambda files: credentials.switched(files, now))
 
     def retire(self, namespace: str, pipeline: str) -> PipelineSecrets:
-        """Let go of the logins that were in force before.
+        """Retire the former logins.
 
         Raises:
-            TidemillError: a file cannot be written, or does not hold what it should.
+            TidemillError: a file cannot be written, or has invalid content.
         """
         return self._rewritten(namespace, pipeline, credentials.retired)
 
     def remove(self, namespace: str, pipeline: str) -> None:
-        """Forget a pipeline's secrets."""
+        """Remove a pipeline's secrets."""
         shutil.rmtree(self._root / namespace / pipeline, ignore_errors=True)
 
     def _rewritten(

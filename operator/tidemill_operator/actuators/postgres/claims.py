@@ -1,4 +1,4 @@
-"""Whose topic a topic is: written on the schema of the pipeline that was first, so that others can ask for it."""
+"""Records which pipeline owns a topic, in the schema of that pipeline, where other pipelines look it up."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tidemill_operator.plan.model import Owner, Schema
 _TABLE = "_offsets"
 _LET_GO = "positions of before; the topic was let go"
 _MARK = "SELECT coalesce(obj_description(oid, 'pg_class'), '') FROM pg_class WHERE oid = to_regclass(%s)"
-# A pipeline's table of positions tells which topic they are positions of.
+# The comment of a pipeline's table of positions names its topic.
 _CLAIMS = """
 SELECT n.nspname, obj_description(n.oid, 'pg_namespace'), d.description
   FROM pg_description d
@@ -29,16 +29,16 @@ _WRITER = "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE n
 
 
 def take(session: Session, schema: Schema, owner: Owner, *, gone: Callable[[Owner], bool] | None) -> None:
-    """Make sure that a pipeline's topics are nobody else's; nobody can begin to have them until the transaction ends.
+    """Make sure that no other pipeline owns a pipeline's topics. Others cannot claim them until the transaction ends.
 
     Args:
         session: in a transaction.
         schema: the plan's.
         owner: the pipeline.
-        gone: whether another pipeline is there no more, so that its claim may be taken over; None: none may be.
+        gone: whether another pipeline no longer exists, so that its claim may be taken over; None: never.
 
     Raises:
-        TidemillError: another pipeline has one of them.
+        TidemillError: another pipeline owns one of them.
     """
     if _settled(session, schema):
         return
@@ -51,8 +51,8 @@ def take(session: Session, schema: Schema, owner: Owner, *, gone: Callable[[Owne
 
 
 def rivals(session: Session, schema: Schema, owner: Owner) -> Iterator[tuple[Claim, TidemillError]]:
-    """What other pipelines have of a pipeline's topics. One that has its own already goes on."""
-    if _settled(session, schema):
+    """Yield the claims of other pipelines on a pipeline's topics; none if it owns its topics already, or names none."""
+    if not schema.source or _settled(session, schema):
         return
     known = {text: (topic, managed) for topic in (schema.source, *schema.outputs) for text, managed in _marks(topic)}
     claims = []
@@ -63,20 +63,20 @@ def rivals(session: Session, schema: Schema, owner: Owner) -> Iterator[tuple[Cla
 
 
 def claim(session: Session, schema: Schema) -> None:
-    """Write on the schema's table of positions whose topic they are of."""
-    wanted = _mark(schema)
+    """Write the claim on the source topic into the comment of the table of positions."""
+    wanted = _mark(schema) if schema.source else ""
     if _marked(session, schema) != wanted:
         session.write("COMMENT ON TABLE {} IS {}", sql.Identifier(schema.name, _TABLE), sql.Literal(wanted))
 
 
 def made(session: Session, schema: str) -> frozenset[str]:
-    """The topics that the operator made for a pipeline."""
+    """The topics that the operator created for a pipeline."""
     query = sql.SQL("SELECT name FROM {}").format(sql.Identifier(schema, TOPICS.name))
     return frozenset(name for (name,) in session.connection.execute(query))
 
 
 def _written(session: Session, schema: Schema) -> Iterator[Claim]:
-    """The claim of a pipeline of another namespace that writes to the topic, by its name."""
+    """Yield the claims of pipelines whose output topic is this topic."""
     derived = names.derived_topic(schema.source)
     if derived is None or derived[2] not in names.OUTPUT_TOPICS:
         return
@@ -87,7 +87,7 @@ def _written(session: Session, schema: Schema) -> Iterator[Claim]:
 
 
 def _settled(session: Session, schema: Schema) -> bool:
-    """Whether the pipeline has its topic already; one that reads it from before this was noted has."""
+    """Whether the pipeline owns its topic already. True if it read the topic before claims were recorded."""
     marked = _marked(session, schema)
     return marked == _mark(schema) or (marked == "" and not schema.managed)
 
@@ -101,7 +101,7 @@ def _mark(schema: Schema) -> str:
 
 
 def _marked(session: Session, schema: Schema) -> str | None:
-    """What the table says; nothing: empty; None: there is no table."""
+    """The comment of the table; empty: it has none; None: there is no table."""
     table = f'"{schema.name}"."{_TABLE}"'
     rows = session.rows(_MARK, (table,))
     return rows[0][0] if rows else None

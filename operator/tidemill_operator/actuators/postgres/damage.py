@@ -1,4 +1,4 @@
-"""What of a schema's rows somebody else has taken away, as far as it can be seen cheaply. Reads only."""
+"""Detects rows of a schema that somebody else deleted, with cheap queries. Reads only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from psycopg import sql
 
 from tidemill_operator.actuators.postgres.session import Session
 
-# The first partition that holds anything ends the look at a table.
+# The check of a table ends at the first partition with a row.
 _EMPTIED = """
 SELECT a.name, a.version FROM {} a
   JOIN pg_class c ON c.relname = a.table_name JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = %s
@@ -17,11 +17,11 @@ SELECT a.name, a.version FROM {} a
 
 
 def emptied(session: Session, schema: str, columns: Mapping[str, Collection[str]]) -> frozenset[tuple[str, int]]:
-    """Versions that batches were merged into, and whose partitions hold nothing at all.
+    """Return the versions that batches were merged into, but whose partitions are all empty.
 
     Args:
-        session: any.
-        schema: its name.
+        session: an open session.
+        schema: name of the schema.
         columns: of its tables.
     """
     if "rev" not in columns.get("_aggregations", ()):
@@ -31,5 +31,5 @@ def emptied(session: Session, schema: str, columns: Mapping[str, Collection[str]
 
 
 def missing_positions(there: Collection[int]) -> tuple[int, ...]:
-    """Partitions without a position: they are made in order from 0 on, and never taken away."""
+    """Return the partitions without a position. Positions are created in order from 0 on and never deleted."""
     return tuple(sorted(set(range(max(there, default=0) + 1)) - set(there)))

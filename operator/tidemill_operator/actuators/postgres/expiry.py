@@ -1,7 +1,7 @@
-"""Retention: partitions of windows and kept events that the watermark left behind long ago are detached and dropped.
+"""Retention: detaches and drops partitions of windows and kept events that the watermark has passed.
 
-A partition is due when its end lies before watermark - retention. It is marked then, and dropped only when that was
-still so a day of wall time later: one odd timestamp must not throw history away. A longer retention takes marks back.
+A partition is due when its end is before watermark - retention. It is then marked, and dropped only if it is still due
+a day of wall-clock time later, so that a wrong timestamp does not delete history. A longer retention removes marks.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class _Partition:
     """A partition.
 
     Attributes:
-        since: when it was marked; None: it is not.
-        pending: detaching it has begun and was interrupted.
-        due: it is past its retention, or was when detaching it began.
+        since: when it was marked; None: it is not marked.
+        pending: detaching it was interrupted.
+        due: it is past its retention, or was when detaching began.
     """
 
     parent: str
@@ -43,7 +43,7 @@ class _Partition:
 
 
 def expire(session: Session, schema: Schema) -> None:
-    """Mark what became due, drop at most a few that are due for long, take back the marks of what is due no more."""
+    """Mark partitions that became due, drop a few that have been due for a day, unmark those no longer due."""
     session.connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(schema.owner)))
     try:
         dropped = _drop_detached(session, schema.name)
@@ -92,7 +92,7 @@ def _mark(session: Session, schema: str, part: _Partition, mark: str | None) -> 
 
 
 def _drop_detached(session: Session, schema: str) -> int:
-    """Drop what was detached by a pass that ended before it could drop it; how many."""
+    """Drop partitions that an interrupted pass has detached, and return their number."""
     rows = session.rows(
         "SELECT c.relname, obj_description(c.oid, 'pg_class') FROM pg_class c JOIN pg_namespace n"
         " ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relkind = 'r' AND NOT c.relispartition ORDER BY 1",

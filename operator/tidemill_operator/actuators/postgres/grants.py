@@ -1,4 +1,4 @@
-"""Who may do what in a schema: what the plan grants is granted, what else the roles or PUBLIC have is taken back."""
+"""Makes privileges in a schema match the plan: grants those of the plan, revokes all others of its roles and PUBLIC."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def wanted_grants(schema: Schema) -> set[Grant]:
 
 
 def ensure_grants(session: Session, schema: Schema) -> None:
-    """Make the privileges on the plan's objects so; other roles' are left alone."""
+    """Make the privileges on the plan's objects match the plan. Other roles are left alone."""
     wanted, live = wanted_grants(schema), _observe(session, schema)
     for grant in sorted(wanted - live):
         session.write(f"GRANT {{}} ON {grant.kind} {{}} TO {{}}", *_parts(schema, grant))
@@ -86,7 +86,7 @@ def _observe(session: Session, schema: Schema) -> set[Grant]:
             "oid": oid,
             "tables": [table.name for table in schema.tables],
             "functions": [name for name, _ in schema.functions],
-            # Logins have nothing of their own.
+            # Logins have no privileges of their own.
             "roles": [role for group in (schema.writer, schema.reader) for role in (group, *names.logins(group))],
         },
     )

@@ -1,7 +1,7 @@
-"""Dead letters, anomalies and what detectors know: rows past their retention go, and the oldest beyond a quota.
+"""Deletes dead letters, anomalies and detector states past their retention, and the oldest rows beyond a quota.
 
-What waits to be published is left alone: processors store nothing more where that alone fills the quota. A pass takes a
-few seconds at most, whatever is due; the rest goes with the next ones.
+Unpublished rows are not deleted; if they fill the quota, processors store no more. A pass takes a few seconds at
+most; the next passes delete the rest.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from tidemill_operator.plan.model import KeptRows, Schema
 PASS_SECONDS = 5.0
 CHUNK_ROWS = 5_000
 OPERATOR = -1
-"""Our place in `_kept`."""
+"""The operator's `place` in the table `_kept`."""
 NEARLY_FULL, MADE_FREE = 64, 8
-"""Where less than a 64th of the quota is left, an eighth of it is made free."""
+"""If less than a 64th of the quota is free, rows are deleted until an eighth is free."""
 DETECTORS_EVERY = "1 hour"
 DETECTORS_KEPT_MS = 90 * 86_400_000
-"""What a detector knows of a group whose windows are gone stays for so long at least."""
+"""How long a detector's state of a group is kept at least, after the group's last window."""
 
 _ORDER = {
     "_dead_letters": ("created_at", 'created_at, epoch, partition, "offset"'),
@@ -30,7 +30,7 @@ _ORDER = {
 
 
 def expire_rows(session: Session, schema: Schema) -> None:
-    """Remove what is due, at most for a few seconds. The session acts as the schema's owner."""
+    """Delete rows that are due, for a few seconds at most. The session acts as the schema's owner."""
     until = time.monotonic() + PASS_SECONDS
     for kept in schema.kept:
         while time.monotonic() < until and _expire(session, schema.name, kept):
@@ -44,7 +44,7 @@ def expire_rows(session: Session, schema: Schema) -> None:
 
 
 def _expire(session: Session, schema: str, kept: KeptRows) -> bool:
-    """Remove some of the oldest rows that are past their retention; whether there may be more."""
+    """Delete some of the oldest rows past their retention, and return whether there may be more."""
     time_column, order = _ORDER[kept.table]
     due = sql.SQL(
         "SELECT ctid FROM (SELECT ctid, published, {} AS at FROM {} ORDER BY " + order + " LIMIT %(chunk)s) o"
@@ -55,7 +55,7 @@ def _expire(session: Session, schema: str, kept: KeptRows) -> bool:
 
 
 def _evict(session: Session, schema: str, kept: KeptRows, excess: int) -> int:
-    """Remove some of the oldest rows, but not many more bytes than `excess`; how many bytes."""
+    """Delete some of the oldest rows, but not many more bytes than `excess`, and return the bytes."""
     _, order = _ORDER[kept.table]
     due = sql.SQL(
         "SELECT ctid FROM (SELECT ctid, sum(bytes) OVER (ORDER BY " + order + ") - bytes AS before"
@@ -63,13 +63,13 @@ def _evict(session: Session, schema: str, kept: KeptRows, excess: int) -> int:
         " WHERE coalesce(before, 0) < %(excess)s"
     ).format(sql.Identifier(schema, kept.table))
     rows, size = _delete(session, schema, kept.table, due, "evicted", {"chunk": CHUNK_ROWS, "excess": excess})
-    return max(size, 1) if rows else 0  # rows of earlier versions count nothing
+    return max(size, 1) if rows else 0  # rows of earlier versions count no bytes
 
 
 def _delete(
     session: Session, schema: str, table: str, due: sql.Composed, column: str, parameters: dict[str, int]
 ) -> tuple[int, int]:
-    """Delete what `due` selects and count it; rows and bytes."""
+    """Delete and count the rows that `due` selects, and return their number and bytes."""
     full = sql.SQL("now()" if column == "evicted" else "NULL::timestamptz")
     statement = sql.SQL(
         "WITH due AS ({due}), gone AS (DELETE FROM {table} t USING due WHERE t.ctid = due.ctid RETURNING t.bytes),"
@@ -102,7 +102,7 @@ def _size(session: Session, schema: str, kept: KeptRows) -> int:
 
 
 def _forget_groups(session: Session, schema: str) -> None:
-    """What detectors of windows know of groups whose windows are gone; now and then, as no index serves it."""
+    """Delete detector states of groups without windows. Runs rarely, because no index serves the query."""
     parts = {
         "kept": sql.Identifier(schema, "_kept"),
         "detectors": sql.Identifier(schema, "_detectors"),
@@ -112,7 +112,7 @@ def _forget_groups(session: Session, schema: str) -> None:
         "SELECT NOT EXISTS (SELECT FROM {kept} WHERE kind = '_detectors' AND place = %s"
         f" AND full_at >= now() - interval '{DETECTORS_EVERY}')"
     ).format(**parts)
-    # Looked at first: an upsert that changes nothing is a write all the same.
+    # Read first: an upsert that changes nothing is still a write.
     if session.connection.execute(due, (OPERATOR,)).fetchone() != (True,):
         return
     turn = sql.SQL(
@@ -121,7 +121,7 @@ def _forget_groups(session: Session, schema: str) -> None:
     ).format(**parts)
     if not session.connection.execute(turn, (OPERATOR,)).rowcount:
         return
-    # Rows of earlier versions do not say when their group was last there: they count as of now.
+    # Rows of earlier versions lack the time of their group's last window; they get the current time.
     session.write_rows(
         sql.SQL(
             "UPDATE {detectors} d SET seen = ARRAY[0, a.scanned_until] FROM {aggregations} a"

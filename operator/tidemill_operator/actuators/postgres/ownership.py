@@ -1,8 +1,8 @@
-"""Whose turn it is: of several operators one at a time works on a pipeline, and one that was replaced not at all.
+"""Lets only one operator at a time work on a pipeline, and never one that was replaced.
 
-An advisory lock keeps passes over one pipeline apart, whatever they write and wherever. The schema's comment names the
-epoch of the operator that wrote last: one of an earlier epoch, which was frozen and has woken, finds a later one there
-and writes nothing. Where nobody is elected (on a laptop) there are no epochs, and the lock is all.
+An advisory lock separates passes over the same pipeline, in any system. The schema's comment names the epoch of the
+operator that wrote last. An operator of an earlier epoch, which was frozen and resumes, finds the later epoch there and
+writes nothing. On a laptop there is no leader election and no epoch, only the lock.
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ from tidemill_operator.errors import NotOurTurn, Reason
 from tidemill_operator.plan.model import Owner
 
 HELD_MS = 30_000
-"""How long a holder may be silent; it confirms before each thing it does. A frozen one is in nobody's way then."""
+"""How long a silent (e.g. frozen) holder keeps the lock. A holder confirms before each action."""
 
 
 class Leadership(Protocol):
-    """What makes this operator the one that works."""
+    """The part of leader election that ownership uses: epochs."""
 
     @property
     def epoch(self) -> int:
-        """Greater than that of every leader before."""
+        """This leader's epoch; greater than that of every earlier leader."""
         ...
 
     def outbid(self, seen: int) -> int:
-        """A greater epoch was seen: another leads, or counting has begun anew.
+        """React to a greater epoch: another operator leads, or the count of epochs was reset.
 
         Returns:
-            Our epoch, greater than that.
+            This operator's new epoch, which is greater.
 
         Raises:
-            NotOurTurn: another leads.
+            NotOurTurn: another operator leads.
         """
         ...
 
 
 @contextmanager
 def exclusive(address: PostgresAddress, schema: str, leadership: Leadership | None) -> Iterator[Callable[[], None]]:
-    """Keep other operators off a pipeline.
+    """Lock a pipeline against other operators.
 
     Yields:
-        What asks whether it still is our turn, and raises what this does if it is not.
+        A check that raises the errors below once the lock is lost.
 
     Raises:
-        NotOurTurn: another operator is at it, or leads.
+        NotOurTurn: another operator holds the lock, or leads.
         TidemillError: Postgres does not answer.
     """
     with ExitStack() as stack:
@@ -63,7 +63,7 @@ def exclusive(address: PostgresAddress, schema: str, leadership: Leadership | No
             try:
                 check_epoch(session, schema, leadership)
             except psycopg.Error:
-                # We were slow or frozen. Who came meanwhile has left its epoch, or wanted the same.
+                # This process was slow or frozen. Another operator has left its epoch, or wanted the same state.
                 session = stack.enter_context(_locked(address, schema, leadership))
 
         yield confirm
@@ -73,28 +73,28 @@ def exclusive(address: PostgresAddress, schema: str, leadership: Leadership | No
 def _locked(address: PostgresAddress, schema: str, leadership: Leadership | None) -> Iterator[Session]:
     with connected(address, f"waiting for other operators at schema {schema}") as session:
         try:
-            # In a transaction: its lock goes when it ends, and Postgres ends it when its holder is silent.
+            # The lock belongs to a transaction, which Postgres ends if its holder is silent for too long.
             session.connection.execute("BEGIN")
             session.connection.execute(f"SET LOCAL idle_in_transaction_session_timeout = {HELD_MS}")
             session.rows("SELECT pg_advisory_xact_lock(hashtext('tidemill-pipeline'), hashtext(%s))", (schema,))
         except psycopg.errors.LockNotAvailable as error:
             raise NotOurTurn(
-                Reason.WAITING, f"another operator is at schema {schema} for more than {LOCK_MS / 1000:g} s"
+                Reason.WAITING, f"another operator has held schema {schema} for more than {LOCK_MS / 1000:g} s"
             ) from error
         check_epoch(session, schema, leadership)
         try:
             yield session
         finally:
-            # If it has ended meanwhile, there is nothing to give back.
+            # If the connection has ended meanwhile, there is no lock to release.
             with suppress(psycopg.Error):
                 session.connection.execute("ROLLBACK")
 
 
 def check_epoch(session: Session, schema: str, leadership: Leadership | None) -> int | None:
-    """Whether this operator may write a schema.
+    """Check that this operator may write a schema.
 
     Returns:
-        The epoch that the schema's comment names; None: it names none.
+        The epoch in the schema's comment; None: it has none.
 
     Raises:
         NotOurTurn: a later leader has written it.
@@ -107,13 +107,13 @@ def check_epoch(session: Session, schema: str, leadership: Leadership | None) ->
 
 
 def epoch_of(comment: str | None) -> int | None:
-    """The epoch that a schema's comment names."""
+    """The epoch in a schema's comment; None: it has none."""
     with suppress(ValueError, KeyError, TypeError):
         return int(json.loads(comment or "")["epoch"])
     return None
 
 
 def comment(owner: Owner, epoch: int | None) -> str:
-    """What a schema's comment is to say."""
+    """Return the comment of a schema with this owner and epoch."""
     mark: dict[str, object] = {"tidemill": asdict(owner)}
     return json.dumps(mark if epoch is None else {**mark, "epoch": epoch}, sort_keys=True)

@@ -1,4 +1,4 @@
-"""What of replays is in a pipeline's schema: how far they are, their end, and what is left of those given up."""
+"""Replays in a pipeline's schema: reads their progress, completes them, and removes cancelled ones."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from tidemill_operator.plan.model import LiveReplay, Loss, Schema
 
 
 def observe_replays(session: Session, schema: str, columns: Mapping[str, Collection[str]]) -> dict[str, LiveReplay]:
-    """Every replay that the schema knows of, by reader.
+    """Return the replays of a schema, by reader.
 
     Args:
-        session: any.
-        schema: its name.
-        columns: of its tables. What somebody dropped comes again with the next `ensure`, and says nothing until then.
+        session: an open session.
+        schema: name of the schema.
+        columns: of its tables. A column that somebody dropped counts as empty until the next `ensure` adds it.
     """
     if not {"_readers", "_aggregations"} <= columns.keys() or "feeds" not in columns.get("_offsets", ()):
         return {}
-    # What live processors count already is not left to the replay.
+    # Partitions that live processors already count are not left to the replay.
     query = sql.SQL(
         "SELECT r.reader, r.switched_at IS NOT NULL, count(*) FILTER (WHERE l.feeds @> v.ids),"
         " coalesce(sum(o.consumed), 0)::bigint, coalesce(sum(greatest(l.next_offset - o.next_offset, 0))"
@@ -53,10 +53,10 @@ def _losses(session: Session, schema: str) -> dict[str, list[Loss]]:
 
 
 def end_replays(session: Session, schema: Schema) -> None:
-    """Take away what replays that are wanted no more have filled: nothing of it was ever answered."""
+    """Delete the versions of cancelled replays. The API has never answered from them."""
     aggregations, offsets = sql.Identifier(schema.name, "_aggregations"), sql.Identifier(schema.name, "_offsets")
     for reader in schema.abandoned:
-        # Live processors first: while they count for a version, its table stays.
+        # Live processors first: while they count for a version, its table is kept.
         session.write_rows(
             sql.SQL(
                 "UPDATE {} o SET feeds = (SELECT coalesce(array_agg(f), '{{}}') FROM unnest(o.feeds) f"
@@ -75,7 +75,7 @@ def end_replays(session: Session, schema: Schema) -> None:
 
 
 def switch(session: Session, schema: Schema) -> None:
-    """Note that a replay has ended well; and that live processors need not count for versions that were given up."""
+    """Record that a replay is complete, and that live processors need not count for abandoned versions."""
     offsets = sql.Identifier(schema.name, "_offsets")
     if schema.switched:
         readers = sql.Identifier(schema.name, "_readers")
@@ -84,7 +84,7 @@ def switch(session: Session, schema: Schema) -> None:
             (schema.switched,),
         )
         session.write_rows(sql.SQL("DELETE FROM {} WHERE reader = %s").format(offsets), (schema.switched,))
-    # Processors of before a switch count for its versions by these marks, so they stay until the next one.
+    # Processors from before a switch need these marks to count for the new versions, so they are kept until the next.
     session.write_rows(
         sql.SQL(
             "UPDATE {} o SET feeds = (SELECT coalesce(array_agg(f), '{{}}') FROM unnest(o.feeds) f"

@@ -1,4 +1,4 @@
-"""Which schemas of a database are Tidemill's, and whose. Reads only."""
+"""Lists Tidemill's schemas in a database, with their owners. Reads only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tidemill_operator.plan.model import Owner
 
 
 def owned_schemas(address: PostgresAddress) -> dict[str, Owner]:
-    """Whose each schema is that says so.
+    """Return the owner of each of Tidemill's schemas.
 
     Raises:
         TidemillError: Postgres does not answer.
@@ -25,7 +25,7 @@ def owned_schemas(address: PostgresAddress) -> dict[str, Owner]:
 
 
 def noted_owner(comment: str | None) -> Owner | None:
-    """The owner that a schema's comment tells; None: it tells none."""
+    """The owner in a schema's comment; None: it names none."""
     try:
         return Owner(**json.loads(comment or "")["tidemill"])
     except (ValueError, KeyError, TypeError):

@@ -1,6 +1,6 @@
-"""The roles of a schema: owner, writer and reader, which have the rights, and logins that have them by membership.
+"""The roles of a schema: owner, writer and reader have the privileges; logins are members of them.
 
-Writer and reader have two logins each, A and B. Mostly one of them may log in; both while passwords are rotated.
+Writer and reader have two logins each, A and B. Usually one of them may log in; during a rotation both may.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tidemill_operator.actuators.postgres.session import Session
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.model import Owner, Schema
 
-# A lost node's locks go within about ten seconds.
+# The locks of a lost node are released within about ten seconds.
 _LOST_NODE = {
     "idle_in_transaction_session_timeout": "10s",
     "tcp_keepalives_count": "3",
@@ -41,7 +41,7 @@ _ATTRIBUTES = ("rolsuper", "rolcreatedb", "rolcreaterole", "rolreplication", "ro
 
 
 def ensure_roles(session: Session, schema: Schema, *, owner: Owner, secrets: PipelineSecrets, adopt: bool) -> None:
-    """Make the roles so: those in force and those that follow may log in, no others unless they are still needed.
+    """Make the roles match the plan. Only current, staged and not yet retired logins may log in.
 
     Raises:
         TidemillError: a role of that name belongs to somebody else.
@@ -67,7 +67,7 @@ def ensure_roles(session: Session, schema: Schema, *, owner: Owner, secrets: Pip
 
 
 def strangers(session: Session, schema: Schema, owner: Owner) -> Iterator[TidemillError]:
-    """Roles that exist and are not the owner's: `ensure_roles` would not take them."""
+    """Yield the roles that exist with another owner, which `ensure_roles` would refuse."""
     ours = _mark(session, owner)
     for role, live in sorted(_observe(session, (schema.owner, schema.writer, schema.reader)).items()):
         if not _is_ours(live["mark"], ours):
@@ -75,7 +75,7 @@ def strangers(session: Session, schema: Schema, owner: Owner) -> Iterator[Tidemi
 
 
 def end_sessions(session: Session, schema: Schema) -> None:
-    """End the sessions of roles that may not log in any more. Outside the transaction that took their login away."""
+    """End the sessions of roles that may no longer log in. Call it after the transaction that disabled them."""
     rows = session.rows(
         "SELECT a.pid, a.usename, pg_has_role(current_user, r.oid, 'USAGE') FROM pg_stat_activity a"
         " JOIN pg_roles r ON r.oid = a.usesysid WHERE r.rolname = ANY(%s) AND NOT r.rolcanlogin",
@@ -136,7 +136,7 @@ def _ensure(
         if password is not None and not live["login"]:
             session.write("ALTER ROLE {} LOGIN", role)
     if password is not None and not (live and _knows_password(session, role, password, live["mark"])):
-        # Encrypted here, so that no server log ever holds it.
+        # The password is hashed here, so that no server log contains it.
         verifier = session.connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256")
         session.write("ALTER ROLE {} PASSWORD {}", role, sql.Literal(verifier.decode()))
     text = json.dumps(mark, sort_keys=True)
@@ -145,7 +145,7 @@ def _ensure(
 
 
 def _ensure_settings(session: Session, role: str, live: dict[str, Any] | None, settings: Mapping[str, str]) -> None:
-    """Settings are not inherited by members."""
+    """Set a login's parameters, because members do not inherit those of a role."""
     configured = dict(setting.split("=", 1) for setting in (live or {}).get("config") or ())
     for name, value in settings.items():
         if configured.get(name) != value:
@@ -195,7 +195,7 @@ def verifies(password: str, verifier: str) -> bool:
 
 
 def _ensure_membership(session: Session, owner: str) -> None:
-    """An administrator that is no superuser has to be a member of the owner to act as it."""
+    """Make the administrator a member of the owner; without superuser rights it could not act as the owner."""
     privilege = "SET" if session.connection.info.server_version >= 160_000 else "MEMBER"
     ((member,),) = session.rows("SELECT pg_has_role(current_user, %s, %s)", (owner, privilege))
     if not member:
@@ -208,7 +208,7 @@ def _ensure_connect(session: Session, schema: Schema) -> None:
     missing = wanted - _database_grants(session, schema)
     if not missing:
         return
-    # All pipelines' grants are in one row of the catalog, which two transactions cannot write at once.
+    # The grants of all pipelines are in one catalog row, which two transactions cannot write at once.
     session.rows("SELECT pg_advisory_xact_lock(hashtext('tidemill-ddl'), 0)")
     for role, privilege in sorted(missing):
         session.write("GRANT {} ON DATABASE {} TO {}", sql.SQL(privilege), database, role)

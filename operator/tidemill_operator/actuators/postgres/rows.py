@@ -1,4 +1,4 @@
-"""The rows of a pipeline's schema that must exist, and what only the operator writes in them."""
+"""Writes the rows that must exist in a pipeline's schema, and their columns that only the operator changes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tidemill_operator.plan.postgres.noted import with_types_of
 
 
 def ensure_rows(session: Session, schema: Schema, live: LiveSchema | None, *, regress: bool) -> None:
-    """Make them so.
+    """Make these rows match the plan.
 
     Args:
         session: inside the transaction that made the tables.
         schema: the plan's.
-        live: what was there before that; None: nothing.
-        regress: another resource's generations count from anew.
+        live: the schema before that transaction; None: it did not exist.
+        regress: accept a lower generation, because a new resource counts its generations from the start.
     """
     _ensure_positions(session, schema)
     _ensure_aggregations(session, schema, live or LiveSchema())
@@ -49,8 +49,8 @@ def _ensure_positions(session: Session, schema: Schema) -> None:
                 ),
                 (reader, reader),
             )
-    # A replay counts epochs like the live reader, so that both mean the same record by (epoch, partition, offset).
-    # A partition that came later has no event from before the pipeline: it is read from 0, wherever the others began.
+    # A replay uses the epochs of the live reader, so that (epoch, partition, offset) means the same record for both.
+    # An added partition has no events from before the pipeline, so it is read from 0, whatever `startFrom` says.
     session.write_rows(
         sql.SQL(
             "INSERT INTO {} (reader, partition, epoch, next_offset) SELECT r.reader, p, coalesce(l.epoch, 0),"

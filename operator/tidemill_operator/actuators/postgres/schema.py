@@ -1,8 +1,7 @@
-"""A pipeline's Postgres schema as the plan wants it: roles, tables, functions, grants, and the rows that must exist.
+"""Makes a pipeline's Postgres schema match the plan: roles, tables, functions, grants, and required rows.
 
-All DDL of one `ensure` is one transaction under the pipeline's own lock: it happens whole or not at all. Tables and
-columns are only ever added, and columns renamed that have a name of before. Text from the plan is SQL of our own; every
-name goes through an identifier.
+All DDL of one `ensure` is one transaction under the pipeline's lock. Tables and columns are only added; columns with a
+former name are renamed. SQL text from the plan is our own; every name is quoted as an identifier.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import psycopg
 from psycopg import errors, sql
 
 from tidemill_contract.functions.feeds import Feeds
+from tidemill_contract.tables.definition import Table
 from tidemill_contract.tables.kept import QUERY, Kept, read
 from tidemill_operator import outcome
 from tidemill_operator.actuators.base import Exists, PipelineSecrets, Reclaim
@@ -32,24 +32,24 @@ from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome
 from tidemill_operator.plan.kafka.claims import TOPICS
-from tidemill_operator.plan.model import Failing, LiveSchema, Loss, Owner, Schema, Table
+from tidemill_operator.plan.model import Failing, LiveSchema, Loss, Owner, Schema
 from tidemill_operator.plan.postgres.damage import damaged
 from tidemill_operator.plan.postgres.noted import as_noted_today
 from tidemill_operator.plan.postgres.sql import add_column, create_index, create_table, rename_column
 from tidemill_operator.plan.refusals import column_changes, foreign
 
 _DROP_AT_ONCE = 50
-# Replicas note the same thing within moments of each other. It is told for a day, all of it or nothing.
+# Replicas record the same loss within moments. All these records are reported for a day, and then none.
 _LOST = """
 WITH lately AS (SELECT max(noticed_at) AS at FROM {0} WHERE reader = 'live')
 SELECT reason, partition, epoch, from_offset, to_offset FROM {0}, lately
  WHERE reader = 'live' AND noticed_at > lately.at - interval '5 minutes' AND lately.at > now() - interval '1 day'
 """
-# A row of a processor that ended meanwhile is not tried again.
+# An old row belongs to a processor that has ended, so it is no longer retried.
 _HELD_UP = """
 SELECT aggregation, duty, reason FROM {} WHERE tried_at > now() - interval '5 minutes' ORDER BY since, aggregation, duty
 """
-# The first of a day, not the last: what is told of stays the same while more comes.
+# Report the first failure of a day, so that the message stays the same while more follow.
 _SKIPPED = """
 SELECT DISTINCT ON (aggregation, duty) aggregation, duty, reason,
  coalesce(to_char(window_start, 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), ''), coalesce(group_key::text, ''), metrics,
@@ -59,12 +59,12 @@ SELECT DISTINCT ON (aggregation, duty) aggregation, duty, reason,
 
 
 class PostgresSchemas:
-    """The schemas of one database. Each call makes a connection of its own; safe to call from several threads.
+    """The schemas of one database. Each call opens a connection; safe to call from several threads.
 
     Args:
-        address: the database (made if missing) and a login with CREATEROLE and CREATE on it, or a superuser's.
-        read_only: only look, for plans; a missing database is not made and holds nothing.
-        leadership: of the operator that writes; None: nobody is elected here.
+        address: the database (created if missing) and a login with CREATEROLE and CREATE on it, or a superuser's.
+        read_only: write nothing, for plans; a missing database counts as empty.
+        leadership: of the operator that writes; None: there is no leader election.
     """
 
     def __init__(
@@ -73,16 +73,16 @@ class PostgresSchemas:
         self._address, self._read_only, self._leadership = address, read_only, leadership
 
     def exclusive(self, schema: str) -> AbstractContextManager[Callable[[], None]]:
-        """Keep other operators off a pipeline; gives what asks whether it still is our turn.
+        """Lock a pipeline against other operators; yields a check that raises NotOurTurn once the lock is lost.
 
         Raises:
-            NotOurTurn: another operator is at it, or leads.
+            NotOurTurn: another operator holds the lock, or leads.
             TidemillError: Postgres does not answer.
         """
         return exclusive(self._address, schema, self._leadership)
 
     def observe(self, schema: str) -> LiveSchema | None:
-        """What is there of a schema; None: nothing.
+        """Return the live schema; None if it does not exist.
 
         Raises:
             TidemillError: Postgres does not answer.
@@ -98,7 +98,7 @@ class PostgresSchemas:
             return None
 
     def conflicts(self, schema: Schema, owner: Owner) -> list[TidemillError]:
-        """What of a schema's topic and roles belongs to somebody else, as `ensure` would say; nothing is locked.
+        """Return the conflicts with other owners of the topic and roles that `ensure` would report. Takes no locks.
 
         Raises:
             TidemillError: Postgres does not answer.
@@ -119,18 +119,18 @@ class PostgresSchemas:
         adopt: bool = False,
         exists: Exists | None = None,
     ) -> list[Outcome]:
-        """Make the schema so.
+        """Make the schema match the plan.
 
         Args:
             schema: the plan's.
             owner: the resource it belongs to.
             secrets: the logins of writer and reader.
-            adopt: take over a schema and roles that are somebody else's, and a topic if its pipeline is gone.
-            exists: tells whether that one is there; None: nobody knows, and none is.
+            adopt: take over a schema and roles of another owner, and a topic if its pipeline is gone.
+            exists: tells whether a pipeline exists; None: no other pipeline does.
 
         Returns:
-            One outcome: Done; Waiting when a lock was busy; Failed when it belongs to somebody else, or cannot be
-            changed so.
+            One outcome: Done; Waiting if a lock was busy; Failed if it has another owner, or cannot be changed as
+            planned.
 
         Raises:
             TidemillError: Postgres does not answer.
@@ -162,7 +162,7 @@ class PostgresSchemas:
         return [self._guarded(schema.name, "making", act, afterwards=lambda session: end_sessions(session, schema))]
 
     def release(self, schema: Schema, *, owner: Owner, reclaim: Reclaim) -> list[Outcome]:
-        """Drop schema and roles if the policy says so; otherwise leave them.
+        """Drop schema and roles if the policy is Delete; otherwise keep them.
 
         Raises:
             TidemillError: Postgres does not answer.
@@ -188,7 +188,7 @@ class PostgresSchemas:
         return [self._guarded(schema.name, "dropping", act)]
 
     def expire(self, schema: Schema) -> list[Outcome]:
-        """Drop window partitions and remove rows that are past their retention, a few at a time.
+        """Drop window partitions and delete rows that are past their retention, a few at a time.
 
         Raises:
             TidemillError: Postgres does not answer.
@@ -218,7 +218,7 @@ class PostgresSchemas:
             return outcome.failed(Component.SCHEMA, schema, error)
 
     def _drop_some(self, session: Session, schema: str) -> bool:
-        """Drop a few partitions: a transaction that drops hundreds would run out of locks."""
+        """Drop a few partitions, because a transaction that drops hundreds would run out of locks."""
         rows = session.rows(
             "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
             " WHERE n.nspname = %s AND c.relispartition AND c.relkind = 'r' LIMIT %s",
@@ -261,7 +261,7 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
         partitions, missing = max(there, default=-1) + 1, missing_positions(there)
         read_before = frozenset(former for *_, ids in positions for former in ids or ())
         current = {topic_id for _, topic_id, _, _ in positions if topic_id}
-        # Partitions are taken up one after the other: some may stand in the topic of before.
+        # Processors move partitions to a new topic one by one, so some may still have the former topic's id.
         read_from = max(current - read_before or current, default="")
         read_to = {partition: offset for partition, topic_id, offset, _ in sorted(positions) if topic_id}
     if "_lost" in columns:
@@ -300,7 +300,7 @@ def _observe(session: Session, schema: str) -> LiveSchema | None:
 def _failing(
     session: Session, schema: str, columns: Collection[str]
 ) -> tuple[tuple[Failing, ...], tuple[Failing, ...]]:
-    """What processors try in vain, and what they passed over. A schema from before them has neither table."""
+    """Return what processors currently fail to do, and what they have skipped. Old schemas have neither table."""
     held_up, skipped = tuple[Failing, ...](), tuple[Failing, ...]()
     if "_held_up" in columns:
         query = sql.SQL(_HELD_UP).format(sql.Identifier(schema, "_held_up"))
@@ -370,7 +370,7 @@ def _ensure_tables(session: Session, schema: Schema, live: LiveSchema | None) ->
 
 @contextmanager
 def _told_of(table: Table, schema: Schema) -> Iterator[None]:
-    """What Postgres has against a table is told with the aggregation that it is of."""
+    """Report an error of Postgres about a table with the name of its aggregation."""
     try:
         yield
     except errors.InsufficientPrivilege:
@@ -379,7 +379,7 @@ def _told_of(table: Table, schema: Schema) -> Iterator[None]:
         whose = next((row.name for row in schema.aggregations if row.table_name == table.name), "")
         raise TidemillError(
             Reason.NOT_SUPPORTED,
-            f"spec.aggregations[{whose}]: Postgres does not take its table {table.name}:"
+            f"spec.aggregations[{whose}]: Postgres refuses its table {table.name}:"
             f" {error.diag.message_primary or error}",
             "derive the column that it names under another name, and group by that",
         ) from error

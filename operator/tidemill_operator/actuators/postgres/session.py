@@ -1,4 +1,4 @@
-"""One conversation with Postgres as its administrator: writes are counted, errors told in our words."""
+"""A connection to Postgres as its administrator: counts writes, and translates errors into TidemillError."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from tidemill_operator.errors import Reason, TidemillError
 Row = tuple[Any, ...]
 LOCK_MS = 5_000
 STATEMENT_MS = 60_000
-# A transaction of ours never waits for anything but Postgres: one that does is of a frozen process.
+# Our transactions are never idle for long, so an idle one belongs to a frozen process.
 IDLE_MS = 20_000
 
 
 class LockBusy(TidemillError):
-    """A lock was not free in time; nothing was changed, and the next try may have it."""
+    """A lock was not free in time; nothing was changed, and a retry may succeed."""
 
 
 class NoDatabase(TidemillError):
-    """The database is not there, and only looking was allowed."""
+    """The database does not exist, and the session is read-only."""
 
 
 class Session:
-    """A connection on which only what differs is written.
+    """A connection that counts its writes.
 
     Attributes:
-        changed: writes made so far.
+        changed: number of writes so far.
     """
 
     def __init__(self, connection: BoundedConnection) -> None:
@@ -45,25 +45,25 @@ class Session:
         return self.connection.execute(sql.SQL(query), parameters).fetchall()
 
     def write(self, text: str, *names: str | sql.Composable, parameters: Sequence[Any] = ()) -> None:
-        """Run a statement that changes something; each `{}` takes an identifier or a composed part."""
+        """Run a statement that writes; each `{}` takes an identifier or a composed part."""
         parts = [sql.Identifier(name) if isinstance(name, str) else name for name in names]
         self.connection.execute(sql.SQL(text).format(*parts), parameters or None)
         self.changed += 1
 
     def write_rows(self, statement: sql.SQL | sql.Composed, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> None:
-        """Run a statement that changes as many rows as have to be."""
+        """Run a statement on rows, and count the changed rows as writes."""
         self.changed += max(0, self.connection.execute(statement, parameters).rowcount)
 
     @contextmanager
     def transaction(self, schema: str) -> Iterator[None]:
-        """A transaction that nobody else's on the same schema overlaps."""
+        """A transaction that excludes other transactions on the same schema."""
         with self.connection.transaction():
             self.rows("SELECT pg_advisory_xact_lock(hashtext('tidemill-ddl'), hashtext(%s))", (schema,))
             yield
 
     @contextmanager
     def acting_as(self, role: str) -> Iterator[None]:
-        """Own what is made inside by a role. A block that raises is rolled back, and the role with it."""
+        """Act as a role within the block, so that it owns new objects. An error rolls both back."""
         self.connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(role)))
         yield
         self.connection.execute("RESET ROLE")
@@ -77,17 +77,17 @@ def connected(
 
     Args:
         address: the database and the administrator's login.
-        doing: what it is for; starts the messages of errors.
+        doing: what the session is for; begins the messages of errors.
         timeout_seconds: of connecting.
-        read_only: let Postgres refuse every write, and do not make a database that is missing.
+        read_only: let Postgres refuse every write, and do not create a missing database.
 
     Raises:
-        LockBusy: somebody holds a lock.
-        NoDatabase: it is missing and was not to be made.
+        LockBusy: another session holds a lock.
+        NoDatabase: the database is missing and `read_only` is set.
         TidemillError: Postgres does not answer, or refuses.
     """
     if not address.host:
-        raise TidemillError(Reason.UNREACHABLE, "no Postgres is known", "set TIDEMILL_POSTGRES_URL")
+        raise TidemillError(Reason.UNREACHABLE, "no Postgres address is configured", "set TIDEMILL_POSTGRES_URL")
     try:
         with _connect(address, timeout_seconds, read_only=read_only) as connection:
             yield Session(connection)

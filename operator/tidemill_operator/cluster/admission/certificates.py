@@ -1,6 +1,6 @@
-"""The webhook's certificate and the authority that it is trusted by, kept in one Secret; renewed long before their end.
+"""The webhook's certificate and its authority, kept in one Secret and renewed long before they expire.
 
-Whoever finds none makes them; a second one that tries at the same time loses and takes those.
+The first replica creates them. A replica that tries at the same time gets a conflict and uses the existing ones.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Pair:
 
 @dataclass(frozen=True)
 class Certificates:
-    """What the Secret holds.
+    """The content of the Secret.
 
     Attributes:
-        bundle: the authorities to trust, the newest first; an earlier one stays until it has ended.
-        authority: signs the server's.
-        server: what the webhook shows.
+        bundle: the trusted authorities, newest first; earlier ones stay until they expire.
+        authority: signs the server's certificate.
+        server: the webhook's certificate.
     """
 
     bundle: str
@@ -50,7 +50,7 @@ class Certificates:
     server: Pair
 
     def files(self) -> dict[str, str]:
-        """As files of a Secret."""
+        """Return them as files of a Secret."""
         return {
             CA: self.bundle,
             CA_KEY: self.authority.key,
@@ -60,13 +60,13 @@ class Certificates:
 
 
 class CertificateKeeper:
-    """Keeps the Secret; every replica may.
+    """Maintains the Secret; every replica may do it.
 
     Args:
         api: the cluster.
         namespace: of the Secret.
         name: of the Secret.
-        hosts: names under which the webhook is called.
+        hosts: host names of the webhook.
         now: the wall clock, with a zone.
     """
 
@@ -83,10 +83,10 @@ class CertificateKeeper:
         self._hosts, self._now = tuple(hosts), now
 
     def ensure(self) -> Certificates:
-        """The certificates, made or renewed if need be.
+        """Return the certificates, created or renewed if necessary.
 
         Raises:
-            Conflict: another replica has been faster again and again.
+            Conflict: another replica wrote first at every attempt.
             TidemillError: the API does not answer or refuses.
         """
         for _ in range(_ATTEMPTS - 1):
@@ -103,7 +103,7 @@ class CertificateKeeper:
         if wanted == known and known is not None:
             return known
         self._write(live, wanted)
-        log.info("the webhook's certificate was %s", "renewed" if live else "made")
+        log.info("the webhook's certificate was %s", "renewed" if live else "created")
         return wanted
 
     def _write(self, live: Document | None, wanted: Certificates) -> None:
@@ -120,11 +120,11 @@ class CertificateKeeper:
 
 
 def renewed(known: Certificates | None, *, hosts: Sequence[str], now: dt.datetime) -> Certificates:
-    """The same, or with new ones in place of those that end in less than a third of their time or are for other hosts.
+    """Return certificates, with new ones for those that are in the last third of their lifetime or for other hosts.
 
     Args:
-        known: what there is; None: nothing that can be used.
-        hosts: names under which the server is called.
+        known: the existing ones; None: there are none that can be used.
+        hosts: host names of the server.
         now: the wall clock.
     """
     if known is None or _is_due(known.authority, now):
@@ -137,7 +137,7 @@ def renewed(known: Certificates | None, *, hosts: Sequence[str], now: dt.datetim
 
 
 def new_authority(now: dt.datetime) -> Pair:
-    """A new authority."""
+    """Create a new authority."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tidemill-webhook-ca")])
     built = (
@@ -150,11 +150,11 @@ def new_authority(now: dt.datetime) -> Pair:
 
 
 def issue(authority: Pair, hosts: Sequence[str], now: dt.datetime) -> Pair:
-    """A server's certificate."""
+    """Create a server's certificate."""
     parent = x509.load_pem_x509_certificate(authority.certificate.encode())
     parent_key = serialization.load_pem_private_key(authority.key.encode(), None)
     if not isinstance(parent_key, ec.EllipticCurvePrivateKey):
-        raise ValueError("the authority's key is not of the kind that is made here")
+        raise ValueError("the authority's key has another type than those made here")
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0][:64])])
     names = x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts])
@@ -205,7 +205,7 @@ def _pem(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Pair
 
 
 def _read(live: Document) -> Certificates | None:
-    """What a Secret holds; None if it cannot be used."""
+    """Return the content of a Secret; None if it cannot be used."""
     try:
         files = decoded(live)
         authorities = x509.load_pem_x509_certificates(files[CA].encode())
@@ -218,10 +218,10 @@ def _read(live: Document) -> Certificates | None:
                 raise ValueError("a key is another certificate's")
         x509.load_pem_x509_certificate(found.server.certificate.encode()).verify_directly_issued_by(authorities[0])
     except (KeyError, IndexError, ValueError, TypeError, TidemillError):
-        log.warning("the webhook's Secret does not hold what it should; it is written anew")
+        log.warning("the webhook's Secret has invalid content; it is written anew")
         return None
-    except Exception as error:  # a wrong signature has an exception of its own
-        log.warning("the webhook's Secret does not hold what it should (%s); it is written anew", type(error).__name__)
+    except Exception as error:  # a wrong signature raises yet another exception
+        log.warning("the webhook's Secret has invalid content (%s); it is written anew", type(error).__name__)
         return None
     return found
 
@@ -239,7 +239,7 @@ def _hosts(pair: Pair) -> set[str]:
 
 
 def _unexpired(bundle: str, now: dt.datetime) -> str:
-    """The authorities of a bundle that have not ended: what they signed may still be shown by another replica."""
+    """Return the unexpired authorities of a bundle: another replica may still use certificates that they signed."""
     found = x509.load_pem_x509_certificates(bundle.encode()) if bundle else []
     kept = [one for one in found if one.not_valid_after_utc > now]
     return "".join(one.public_bytes(serialization.Encoding.PEM).decode() for one in kept)

@@ -1,10 +1,10 @@
-"""The admission webhook: refuses an AnalyticsPipeline with the words of `tidemill validate`. On every replica.
+"""The admission webhook: refuses invalid AnalyticsPipelines with the messages of `tidemill validate`. On every replica.
 
-The API server asks it twice. First as a mutating webhook, which changes nothing: the server has not judged the resource
-itself then, whose words on a boolean in a name's place help nobody. And as a validating one, when nobody changes the
-resource any more.
+The API server calls it twice. The first call is as a mutating webhook that changes nothing. It comes before the API
+server's own validation, whose messages are less helpful, e.g. for a boolean in place of a name. The second call is as a
+validating webhook, after all mutations.
 
-Served over HTTPS in threads of its own; what it says depends on the resource and the platform's limits alone.
+It serves HTTPS in its own threads. The verdict only depends on the resource and the platform's limits.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ _RETRY_SECONDS = 2.0
 
 
 def review(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
-    """The response to an admission request.
+    """Return the response to an admission request.
 
     Args:
         request: of an AdmissionReview.
-        limits: what the platform allows.
+        limits: of the platform.
     """
     document, before = request.get("object") or {}, request.get("oldObject") or {}
     response: dict[str, Any] = {"uid": request["uid"], "allowed": True}
     metadata = document.get("metadata") or {}
-    # A resource that broke a rule made later must still get its finalizers, labels and annotations changed.
+    # If a later rule forbids an existing resource, its finalizers, labels and annotations must still be changeable.
     if metadata.get("deletionTimestamp") or (before and before.get("spec") == document.get("spec")):
         return response
     named = {**metadata, "namespace": metadata.get("namespace") or request.get("namespace") or "default"}
@@ -61,14 +61,14 @@ def review(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
 
 
 class Webhook:
-    """The server and its certificate.
+    """The webhook's server and its certificate.
 
     Args:
         api: the cluster.
         keeper: of the certificate.
-        port: to listen at; 0: a free one.
+        port: listening port; 0: a free one.
         configuration: name of the webhook's configurations.
-        limits: what the platform allows.
+        limits: of the platform.
     """
 
     def __init__(self, api: Api, keeper: CertificateKeeper, *, port: int, configuration: str, limits: Limits) -> None:
@@ -87,7 +87,7 @@ class Webhook:
 
     @property
     def port(self) -> int:
-        """The port that is listened at."""
+        """The listening port."""
         return int(self._server.server_address[1])
 
     @property
@@ -96,12 +96,12 @@ class Webhook:
         return self._serving.is_set()
 
     def start(self) -> None:
-        """Get a certificate and serve, as soon as the cluster lets us."""
+        """Get a certificate and start serving, as soon as the cluster answers."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Serve no more."""
+        """Stop serving."""
         self._stopping.set()
         if self._serving.is_set():
             self._server.shutdown()
@@ -109,7 +109,7 @@ class Webhook:
         self._server.server_close()
 
     def publish(self) -> None:
-        """Tell the API server whom to trust: the leader's duty.
+        """Write the authority into the webhook's configurations. Only the leader does this.
 
         Raises:
             TidemillError: the API does not answer or refuses.
@@ -131,7 +131,7 @@ class Webhook:
             log.info("the webhook's authority was published in %s %s", kind.kind, self._configuration)
 
     def _keep(self) -> None:
-        """Load the certificate, and again when it was renewed, by us or by another replica."""
+        """Load the certificate, and load it again whenever a replica has renewed it."""
         while not self._stopping.is_set():
             try:
                 found = self._keeper.ensure()
@@ -153,7 +153,7 @@ class Webhook:
 
 
 def load(context: ssl.SSLContext, certificates: Certificates) -> None:
-    """Show this certificate to whoever connects from now on."""
+    """Use this certificate for new connections."""
     with tempfile.TemporaryDirectory(prefix="tidemill-webhook-") as folder:  # only its owner may enter
         path = Path(folder) / "pair.pem"
         path.touch(mode=0o600)
@@ -162,7 +162,7 @@ def load(context: ssl.SSLContext, certificates: Certificates) -> None:
 
 
 class _Server(ThreadingHTTPServer):
-    """Greets clients in their own thread: a silent one holds up nobody."""
+    """Does the TLS handshake in the client's own thread, so that a silent client does not block others."""
 
     daemon_threads, block_on_close = True, False
 
@@ -177,7 +177,7 @@ class _Server(ThreadingHTTPServer):
         try:
             secured = self._context.wrap_socket(request, server_side=True)
         except (OSError, ssl.SSLError) as error:
-            log.debug("a client was not greeted: %s", error)
+            log.debug("a TLS handshake failed: %s", error)
             self.shutdown_request(request)
             return
         super().process_request_thread(secured, client_address)
@@ -188,7 +188,7 @@ class _Server(ThreadingHTTPServer):
         request.close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        log.debug("a client's request ended badly", exc_info=True)
+        log.debug("a client's request failed", exc_info=True)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -207,10 +207,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> tuple[int, dict[str, Any]]:
         if self.path.partition("?")[0] != PATH:
-            return 404, {"detail": f"{self.path} is not here; try {PATH}"}
+            return 404, {"detail": f"{self.path} does not exist; use {PATH}"}
         length = self.headers.get("Content-Length", "")
         if not length.isdigit() or int(length) > _MAX_BYTES:
-            return 413, {"detail": f"a body of at most {_MAX_BYTES} bytes, with its length, is taken"}
+            return 413, {"detail": f"send a body of at most {_MAX_BYTES} bytes, with its length"}
         try:
             asked = json.loads(self.rfile.read(int(length)))
             response = review(asked["request"], self.limits)
@@ -219,4 +219,4 @@ class _Handler(BaseHTTPRequestHandler):
         return 200, {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}
 
     def log_message(self, format: str, *args: Any) -> None:
-        """A line a request is too much."""
+        """Log nothing for each request."""

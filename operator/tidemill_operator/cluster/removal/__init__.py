@@ -1,1 +1,1 @@
-"""What happens when a pipeline or the operator is removed."""
+"""Removes pipelines' data, and the operator itself."""

@@ -1,6 +1,6 @@
-"""Our finalizer: there only while topics and schema are to be deleted with the resource, and taken off once they are.
+"""The operator's finalizer, on resources whose topics and schema have to be deleted with them.
 
-Kubernetes' own objects go by their owner references.
+Kubernetes deletes the objects of a pipeline by their owner references.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ Document = dict[str, Any]
 
 
 class Finalizing:
-    """Sets our finalizer, and does what it stands for; safe to call from several threads.
+    """Sets the finalizer, and deletes topics and schema before it is removed. Safe to call from several threads.
 
     Args:
-        world: what there is.
+        world: the cluster, Kafka and Postgres.
         recorder: writes Events.
-        locks: those of whoever else works in the same namespaces.
+        locks: of the namespaces, shared with passes.
     """
 
     def __init__(self, world: World, recorder: Recorder, locks: NamespaceLocks) -> None:
         self._world, self._recorder, self._locks = world, recorder, locks
 
     def prepared(self, document: Document) -> Document:
-        """The resource, with our finalizer if and only if its data are to be deleted with it.
+        """Return the resource, with the finalizer if and only if its data must be deleted with it.
 
         Raises:
-            Conflict: somebody else has written it meanwhile.
+            Conflict: somebody else has written the resource meanwhile.
             TidemillError: the API refuses or does not answer.
         """
         if is_paused(document):
@@ -48,16 +48,16 @@ class Finalizing:
         return document if wanted == held(document) else self._finalize(document, wanted)
 
     def let_go(self, document: Document) -> Result:
-        """A resource that is being deleted: its topics and schema go first, if they are to go.
+        """Delete the topics and schema of a resource that is being deleted, then remove the finalizer.
 
         Raises:
-            Conflict, TidemillError: as above.
+            Conflict, TidemillError: as `prepared`.
         """
         key = Key.of(document["metadata"])
         if not held(document):
-            return Result.WAITING  # somebody else's finalizer holds it
+            return Result.WAITING  # another finalizer blocks the deletion
         if is_paused(document):
-            text = f"it is paused; take the annotation {PAUSE} away to have its topics and schema deleted"
+            text = f"it is paused; remove the annotation {PAUSE} to have its topics and schema deleted"
             self._recorder.tell(document, "Warning", "Paused", text)
             return Result.WAITING
         actuators, _ = self._world.actuators(key, self._locks)
@@ -80,10 +80,10 @@ class Finalizing:
 
 
 def held(document: Document) -> bool:
-    """Whether our finalizer is on the resource."""
+    """Whether the resource has the operator's finalizer."""
     return FINALIZER in document["metadata"].get("finalizers", ())
 
 
 def is_paused(document: Document) -> bool:
-    """Whether the resource is to be left as it is."""
+    """Whether reconciliation of the resource is paused."""
     return bool((document["metadata"].get("annotations") or {}).get(PAUSE) == "true")

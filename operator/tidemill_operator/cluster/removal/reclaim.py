@@ -1,7 +1,7 @@
-"""While no operator runs: topics and schemas of pipelines that are being deleted go, so that nothing stays Terminating.
+"""While no operator runs, deletes the topics and schemas of pipelines that are being deleted.
 
-The chart's CronJob starts it. Where an operator holds the Lease, or nothing waits to be deleted, it ends at once.
-It leads while it works, so no operator begins beside it; it reconciles nothing.
+The chart's CronJob starts it, so that no namespace stays Terminating. It ends at once if an operator holds the Lease or
+no pipeline is waiting. It holds the Lease while it works, so that no operator works beside it. It reconciles nothing.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from tidemill_operator.keys import Key
 from tidemill_operator.settings import Platform
 
 log = logging.getLogger("tidemill_operator.cluster.removal.reclaim")
-# Longer than a Lease whose holder is gone; one who is there renews it every other second.
+# Longer than the Lease of a dead holder lasts; a live holder renews it every two seconds.
 _ELECTION_SECONDS = 25.0
 _WORK_SECONDS = 240.0
 _PAUSE_SECONDS = 2.0
 
 
 def waiting(api: Api, namespaces: tuple[str, ...]) -> list[Document]:
-    """Pipelines that are being deleted and bear our finalizer; those that somebody has paused are waited for.
+    """Return the pipelines that are being deleted and have the finalizer, except paused ones.
 
     Args:
         api: the cluster.
-        namespaces: where to look; empty: everywhere.
+        namespaces: to search; empty: all.
 
     Raises:
         TidemillError: the API refuses or does not answer.
@@ -48,18 +48,18 @@ def waiting(api: Api, namespaces: tuple[str, ...]) -> list[Document]:
 def reclaim(
     find: Callable[[], list[Document]], let_go: Callable[[Document], object], *, seconds: float = _WORK_SECONDS
 ) -> list[str]:
-    """Let go whatever waits, again and again until nothing does or the time is over.
+    """Release the waiting pipelines repeatedly, until none is left or the time is over.
 
     Args:
-        find: what waits, as it is now.
-        let_go: does what can be done for one of them now.
-        seconds: how long at the most.
+        find: returns the waiting pipelines.
+        let_go: releases one of them as far as possible.
+        seconds: maximum duration.
 
     Returns:
         Those still waiting, as `namespace/name`.
 
     Raises:
-        TidemillError: what waits cannot be found.
+        TidemillError: the waiting pipelines cannot be listed.
     """
     deadline = time.monotonic() + seconds
     while left := find():
@@ -81,7 +81,7 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
     """Entry point.
 
     Returns:
-        The exit code: 1 if something still waits that no operator looks after.
+        The exit code: 1 if a pipeline is still waiting and no operator runs.
     """
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     try:
@@ -101,7 +101,7 @@ def _stand_in(platform: Platform, settings: ClusterSettings) -> int:
     elector.start()
     try:
         if not elector.wait(_ELECTION_SECONDS):
-            log.info("an operator is at work")
+            log.info("an operator is running")
             return 0
         world = World.of(platform, settings, api=api, elector=elector)
         finalizing = Finalizing(world, Recorder(api, settings.pod_name), NamespaceLocks())

@@ -1,7 +1,7 @@
-"""Before the operator is removed: it ends, its finalizers leave the pipelines, its webhook and its own objects go.
+"""Uninstalls the operator: stops it, removes its finalizers from pipelines, its webhook and its own objects.
 
-A finalizer that nobody serves any more would keep pipelines, and their namespaces, from ever being deleted. Topics,
-schemas and workloads stay: whoever wants them gone deletes the pipelines first. Knows nothing of reconciling.
+Without an operator, a finalizer would block the deletion of pipelines and their namespaces for ever. Topics, schemas
+and workloads are kept; to remove them, delete the pipelines first. Knows nothing of reconciling.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _ATTEMPTS = 5
 
 @dataclass(frozen=True)
 class Installation:
-    """What is to be removed.
+    """The installation to remove.
 
     Attributes:
         namespace: of the operator.
-        deployment: its name.
+        deployment: name of its Deployment.
         webhook: name of the webhook's configurations; empty: there are none.
-        namespaces: those whose pipelines it served; empty: all.
-        lease, secret: that it made for itself in its namespace; empty: none.
+        namespaces: the watched ones; empty: all.
+        lease, secret: names of the objects that it created in its namespace; empty: none.
     """
 
     namespace: str
@@ -66,7 +66,7 @@ class Installation:
         needed = {name: environ.get(f"TIDEMILL_OPERATOR_{name}", "") for name in ("NAMESPACE", "DEPLOYMENT")}
         for name, value in needed.items():
             if not value:
-                raise ValueError(f"TIDEMILL_OPERATOR_{name}: is not set, and tells what is to be removed")
+                raise ValueError(f"TIDEMILL_OPERATOR_{name}: is not set; it names what to remove")
         return cls(
             namespace=needed["NAMESPACE"],
             deployment=needed["DEPLOYMENT"],
@@ -78,11 +78,11 @@ class Installation:
 
 
 def uninstall(api: Api, installation: Installation, *, end_seconds: float = _END_SECONDS) -> list[str]:
-    """Do it, in an order that may be cut short and begun again.
+    """Remove an installation. An interrupted removal can be repeated.
 
     Args:
         api: the cluster.
-        installation: what is to be removed.
+        installation: the installation to remove.
         end_seconds: how long the operator's pods may take to end.
 
     Returns:
@@ -101,7 +101,7 @@ def uninstall(api: Api, installation: Installation, *, end_seconds: float = _END
 
 
 def remove_own(api: Api, installation: Installation) -> None:
-    """Remove what the operator made for itself: the chart does not know it.
+    """Remove the objects that the operator created for itself, which the chart does not know.
 
     Raises:
         TidemillError: the API refuses or does not answer.
@@ -115,10 +115,10 @@ def remove_own(api: Api, installation: Installation) -> None:
 
 
 def stop_operator(api: Api, installation: Installation, *, seconds: float) -> None:
-    """Scale it to zero and wait until no pod is left: a running one would set its finalizers again.
+    """Scale the operator to zero and wait until no pod is left. A running pod would set finalizers again.
 
     Raises:
-        TidemillError: pods are there after so many seconds.
+        TidemillError: pods are left after `seconds`.
     """
     try:
         deployment = api.merge(DEPLOYMENT, installation.namespace, installation.deployment, {"spec": {"replicas": 0}})
@@ -138,7 +138,7 @@ def stop_operator(api: Api, installation: Installation, *, seconds: float) -> No
 
 
 def free_pipelines(api: Api, namespace: str | None) -> list[str]:
-    """Take our finalizers off the pipelines of a namespace, or of all; those of others stay.
+    """Remove the operator's finalizers from the pipelines of one namespace or of all. Other finalizers are kept.
 
     Raises:
         TidemillError: the API refuses or does not answer.
@@ -146,7 +146,7 @@ def free_pipelines(api: Api, namespace: str | None) -> list[str]:
     try:
         pipelines = api.list(PIPELINE, namespace, metadata_only=True)
     except NotFound:
-        return []  # the definition has gone, and all pipelines with it
+        return []  # the CRD is deleted, and all pipelines with it
     freed = []
     for pipeline in pipelines:
         metadata = pipeline["metadata"]
@@ -154,12 +154,12 @@ def free_pipelines(api: Api, namespace: str | None) -> list[str]:
             _free(api, metadata["namespace"], metadata["name"])
             freed.append(f"{metadata['namespace']}/{metadata['name']}")
             kept = "; its topics and schema are kept" if metadata.get("deletionTimestamp") else ""
-            log.info("pipeline %s is free of our finalizer%s", freed[-1], kept)
+            log.info("pipeline %s: the finalizer is removed%s", freed[-1], kept)
     return freed
 
 
 def _free(api: Api, namespace: str, name: str) -> None:
-    """Somebody else may write at the same time: look again then."""
+    """Remove the finalizer; read the resource again if somebody else writes at the same time."""
     for attempt in range(_ATTEMPTS):
         live = api.get(PIPELINE, namespace, name)
         if live is None:
@@ -187,7 +187,7 @@ def main() -> int:
     except (TidemillError, ValueError) as error:
         log.error("%s", error)
         return 1
-    log.info("done: %d pipelines freed; the CRD, topics and schemas are kept", len(freed))
+    log.info("done: finalizers of %d pipelines removed; the CRD, topics and schemas are kept", len(freed))
     return 0
 
 

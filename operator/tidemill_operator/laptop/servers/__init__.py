@@ -1,4 +1,4 @@
-"""Kafka, Postgres and Redis for one machine: those the environment names, else real ones started as child processes."""
+"""Kafka, Postgres and Redis on one machine: named by the environment, or started as child processes."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ NEEDS = ("kafka", "postgres", "redis")
 
 @dataclass
 class Servers:
-    """Addresses of the three servers, and handles of those that we started.
+    """Addresses of the three servers, and handles of the started ones.
 
     Attributes:
-        kafka: bootstrap brokers, `host:port,…`; empty if not asked for.
-        postgres: the administrator's address; None if not asked for.
-        redis: URL; empty if not asked for.
+        kafka: bootstrap brokers, `host:port,…`; empty if not needed.
+        postgres: the administrator's address; None if not needed.
+        redis: URL; empty if not needed.
         redis_ca: PEM file of the authorities that sign its certificate; empty: those of the system.
-        handles: `kafka` (and `kafka-2`, …), `postgres`, `redis`, as far as they are ours.
+        handles: the started servers: `kafka` (and `kafka-2`, …), `postgres`, `redis`.
     """
 
     kafka: str = ""
@@ -44,7 +44,7 @@ class Servers:
     handles: dict[str, Server] = field(default_factory=dict)
 
     def stop(self) -> None:
-        """Stop all that we started, at the same time; brokers of one cluster wait for each other otherwise."""
+        """Stop all started servers at the same time, because brokers of one cluster wait for each other."""
         for server in self.handles.values():
             server.terminate()
         for server in self.handles.values():
@@ -60,20 +60,20 @@ def start_servers(
     brokers: int = 1,
     on_progress: Progress | None = None,
 ) -> Servers:
-    """Start what is asked for and not given by TIDEMILL_KAFKA_BROKERS, TIDEMILL_POSTGRES_URL or TIDEMILL_REDIS_URL.
+    """Start the needed servers that TIDEMILL_KAFKA_BROKERS, TIDEMILL_POSTGRES_URL or TIDEMILL_REDIS_URL do not name.
 
-    Returns when each of them answers. Data, ports and logs are below `data_dir` and used again by a second start.
+    Returns when each of them answers. Data, ports and logs are below `data_dir`; a second start uses them again.
 
     Args:
-        data_dir: the folder of data, ports and logs; made if missing.
-        environ: where addresses and PATH are read, and what the servers inherit.
-        needs: some of kafka, postgres, redis.
+        data_dir: the folder of data, ports and logs; created if missing.
+        environ: has the addresses and PATH; the servers inherit it.
+        needs: the needed servers, of kafka, postgres, redis.
         durable: False: Postgres does not wait for the disk (for tests).
         brokers: number of Kafka brokers.
-        on_progress: told what happens, a line at a time.
+        on_progress: called with lines of progress.
 
     Raises:
-        ServerError: one cannot be started; those that were are stopped again.
+        ServerError: a server cannot be started; the others are stopped again.
         ValueError: an address in the environment is wrong.
     """
     data_dir = data_dir.absolute()
@@ -108,7 +108,7 @@ def start_servers(
 
 
 class _Start:
-    """One call of `start_servers`: what it has started so far."""
+    """One call of `start_servers`, with the servers that it has started so far."""
 
     def __init__(self, data_dir: Path, environ: Mapping[str, str], on_progress: Progress | None) -> None:
         self.servers = Servers()
@@ -148,7 +148,7 @@ class _Start:
 
 
 def _run(jobs: Sequence[Callable[[], None]], start: _Start) -> None:
-    """Run the jobs at the same time; the first failure ends what the others wait for."""
+    """Run the jobs concurrently; the first failure stops the servers that the others wait for."""
     with ThreadPoolExecutor(max_workers=len(NEEDS)) as pool:
         try:
             for future in [pool.submit(job) for job in jobs]:
@@ -159,7 +159,7 @@ def _run(jobs: Sequence[Callable[[], None]], start: _Start) -> None:
 
 
 def _await_given(servers: Servers, *, ours: Sequence[Server], seconds: float = 30.0) -> None:
-    """Wait for the Postgres and Redis that the environment names; Kafka's own clients wait and say so."""
+    """Wait for the Postgres and Redis that the environment names. Kafka's clients wait by themselves."""
     names = {server.name for server in ours}
     checks = {}
     if servers.postgres.host and "postgres" not in names:
@@ -173,7 +173,7 @@ def _await_given(servers: Servers, *, ours: Sequence[Server], seconds: float = 3
                 raise ServerError(f"{what}: {trouble}: {remedy}")
             if time.monotonic() > deadline:
                 raise ServerError(
-                    f"{what} does not answer within {seconds:.0f} s ({trouble}): is it up, and are address and password"
-                    " right?"
+                    f"{what} does not answer within {seconds:.0f} s ({trouble}): check that it runs, and its address"
+                    " and password"
                 )
             time.sleep(0.2)

@@ -1,7 +1,7 @@
-"""Why a local server cannot run; the message says what to do about it."""
+"""The error of a local server that cannot run."""
 
 from __future__ import annotations
 
 
 class ServerError(RuntimeError):
-    """A local server is missing, did not start or did not become ready."""
+    """A local server is missing, did not start or did not become ready. The message has the remedy."""

@@ -1,4 +1,4 @@
-"""Real Kafka brokers on loopback: KRaft, combined role, one process each, data and ports kept between starts."""
+"""Starts real Kafka brokers on loopback: KRaft, combined role, one process each; data and ports are kept."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ appender.out.layout.pattern = %d{ISO8601} %p %c{1} %m%n
 logger.server.name = kafka.server.KafkaRaftServer
 logger.server.level = INFO
 """
-# Started often and short-lived: the serial collector has the smallest start-up and the class archive is shared.
+# For a fast start: the serial garbage collector, and a shared class archive.
 _JVM = ("-XX:+UseSerialGC", "-Xshare:auto", "-Djava.awt.headless=true")
 _HEAP, _HEAP_OF_MANY = ("-Xms256m", "-Xmx512m"), ("-Xms128m", "-Xmx384m")
 _FORMAT_SECONDS = 120.0
@@ -49,17 +49,17 @@ def kafka_brokers(
     advertised: Sequence[int] = (),
     on_progress: Progress | None = None,
 ) -> list[Server]:
-    """Brokers, formatted and ready to be spawned; the first is called `kafka`, further ones `kafka-2`, `kafka-3`, ….
+    """Return formatted brokers, ready to be spawned; the first is named `kafka`, others `kafka-2`, `kafka-3`, ….
 
-    All share `<data_dir>/kafka`. The number of brokers of a folder is fixed by its first use.
+    All use `<data_dir>/kafka`. The first use of a folder fixes its number of brokers.
 
     Args:
         data_dir: the folder of data and logs.
-        ports: where they listen.
-        environ: where programs are looked for, and what the brokers inherit.
-        count: how many.
-        advertised: loopback ports at which others are to find them, such as a proxy's; none: where they listen.
-        on_progress: told what happens, a line at a time.
+        ports: their listening ports.
+        environ: has PATH; the brokers inherit it.
+        count: number of brokers.
+        advertised: advertised loopback ports, such as a proxy's; empty: the listening ports.
+        on_progress: called with lines of progress.
 
     Raises:
         ServerError: Java, Maven or the jars are missing, or formatting failed.
@@ -112,7 +112,7 @@ def _cluster(home: Path, count: int) -> str:
     path = home / "cluster.json"
     if not path.exists():
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        # StorageTool takes a leading hyphen for an option.
+        # StorageTool would read an id with a leading hyphen as an option.
         write_atomic(path, json.dumps({"id": "A" + cluster[1:], "brokers": count}))
     record = json.loads(read_text(path))
     if record["brokers"] != count:
@@ -148,7 +148,7 @@ def _properties(node: int, data: Path, voters: str, *, client: int, controller: 
         "share.coordinator.state.topic.replication.factor": replicas,
         "share.coordinator.state.topic.min.isr": in_sync,
         "group.initial.rebalance.delay.ms": "0",
-        # A broker that was killed may register again only when its former session is over (9 s by default).
+        # A killed broker can only register again when its former session has expired (9 s by default).
         "broker.session.timeout.ms": "4000",
         "broker.heartbeat.interval.ms": "1000",
         "log.segment.delete.delay.ms": "1000",
@@ -163,7 +163,7 @@ def _format(base: list[str], folder: Path, cluster: str) -> None:
     done = folder / "formatted"
     if done.exists():
         return
-    shutil.rmtree(data, ignore_errors=True)  # half-formatted by a start that was cut short; never held a record
+    shutil.rmtree(data, ignore_errors=True)  # half-formatted by an interrupted start; it never held a record
     command = [*base, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(folder / "server.properties")]
     result = subprocess.run(command, capture_output=True, text=True, timeout=_FORMAT_SECONDS, check=False)
     if result.returncode != 0:
@@ -172,7 +172,7 @@ def _format(base: list[str], folder: Path, cluster: str) -> None:
 
 
 def _answers(port: int, bootstrap: str, count: int) -> bool:
-    if is_free(port):  # asking earlier would only fill the log with refused connections
+    if is_free(port):  # connecting earlier would only log refused connections
         return False
     try:
         admin = AdminClient(

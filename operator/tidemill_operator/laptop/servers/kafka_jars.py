@@ -1,4 +1,4 @@
-"""The broker's jars: KAFKA_HOME, an installation on the path, or fetched once from Maven Central into the cache."""
+"""Finds the broker's jars: KAFKA_HOME, an installation on the PATH, or a download from Maven Central (cached)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _FETCH_SECONDS = 600.0
 
 
 def find_java(environ: Mapping[str, str]) -> str:
-    """The Java launcher.
+    """Return the path of the Java launcher.
 
     Raises:
-        ServerError: there is none.
+        ServerError: Java is not on the PATH.
     """
     home = environ.get("JAVA_HOME")
     if home and (Path(home) / "bin" / "java").exists():
@@ -37,10 +37,10 @@ def find_java(environ: Mapping[str, str]) -> str:
 
 
 def find_jars(environ: Mapping[str, str] = os.environ, on_progress: Progress | None = None) -> Path:
-    """The folder of the broker's jars, fetched if it must be. Safe to call from many processes at once.
+    """Return the folder of the broker's jars, downloaded if necessary. Safe to call from many processes at once.
 
     Raises:
-        ServerError: they are nowhere and cannot be fetched.
+        ServerError: the jars are missing and cannot be downloaded.
     """
     home = environ.get("KAFKA_HOME")
     if home:

@@ -1,4 +1,4 @@
-"""A real Postgres on loopback: initialised once, scram passwords, no socket file; as root it runs as another user."""
+"""Starts a real Postgres on loopback, with SCRAM passwords and no socket file. For root, it runs as another user."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tidemill_operator.processes.ports import Ports
 
 _ADMIN = "postgres"
 _DATABASE = "tidemill"
-# Where root's Postgres keeps its data when its user may not enter the data folder (as in root's own home).
+# The data folder of root's Postgres if its user may not enter the given one (such as root's home).
 _ROOT_HOME = Path("/var/lib/tidemill")
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -54,10 +54,10 @@ def postgres_server(
     durable: bool = True,
     on_progress: Progress | None = None,
 ) -> tuple[Server, PostgresAddress]:
-    """A Postgres server with its database, ready to be spawned, and the address of its administrator.
+    """Return a Postgres server, ready to be spawned, and the address of its administrator.
 
     Raises:
-        ServerError: the programs are missing or the data folder cannot be made.
+        ServerError: the programs are missing, or the data folder cannot be created.
     """
     programs = find_programs(environ)
     user = server_user()
@@ -83,12 +83,12 @@ def postgres_server(
 
 
 def administrator(data_dir: Path, port: int) -> PostgresAddress:
-    """The administrator's address of a server that runs on a data folder."""
+    """Return the administrator's address of the server of a data folder."""
     return PostgresAddress("127.0.0.1", port, _DATABASE, _ADMIN, _password(data_dir / "postgres-admin.password"))
 
 
 def remove_data(data_dir: Path) -> None:
-    """Delete what `postgres_server` keeps for a data folder, wherever that is."""
+    """Delete the files that `postgres_server` keeps for a data folder."""
     link = data_dir / "postgres"
     target = link.resolve()
     if link.is_symlink():
@@ -97,12 +97,12 @@ def remove_data(data_dir: Path) -> None:
 
 
 def answers(address: PostgresAddress) -> bool:
-    """Whether the database accepts the login now."""
+    """Whether the database currently accepts the login."""
     return not trouble(address)
 
 
 def trouble(address: PostgresAddress) -> str:
-    """Why the database does not accept the login now; empty if it does."""
+    """Return why the database does not accept the login; empty if it does."""
     try:
         with psycopg.connect(address.url, connect_timeout=2):
             return ""
@@ -111,7 +111,7 @@ def trouble(address: PostgresAddress) -> str:
 
 
 def _serves(address: PostgresAddress) -> bool:
-    """Whether it answers; the database is made the first time it does."""
+    """Whether the server answers; creates the database at its first answer."""
     if answers(address):
         return True
     maintenance = PostgresAddress(address.host, address.port, "postgres", address.user, address.password)
@@ -124,10 +124,10 @@ def _serves(address: PostgresAddress) -> bool:
 
 
 def find_programs(environ: Mapping[str, str]) -> Path:
-    """The folder of `initdb` and `postgres`: on the PATH, told by pg_config, or Debian's newest.
+    """Return the folder of `initdb` and `postgres`: from the PATH, from pg_config, or Debian's newest version.
 
     Raises:
-        ServerError: they are nowhere.
+        ServerError: they are not installed.
     """
     folders: list[Path] = []
     path = environ.get("PATH")
@@ -147,10 +147,10 @@ def find_programs(environ: Mapping[str, str]) -> Path:
 
 
 def server_user() -> str | None:
-    """Who runs the server; None: we ourselves. Postgres refuses root, so it gets a user that exists everywhere.
+    """Return the user that runs the server; None: the current one. Postgres refuses root, so root needs another user.
 
     Raises:
-        ServerError: there is no such user.
+        ServerError: there is no suitable user.
     """
     if os.geteuid() != 0:
         return None
@@ -163,7 +163,7 @@ def server_user() -> str | None:
 
 
 def _home(data_dir: Path, user: str | None) -> Path:
-    """The folder of the server's own files, owned by the user that runs it."""
+    """Return the folder of the server's files, owned by the user that runs it."""
     link = data_dir / "postgres"
     home = link
     if link.is_symlink():
@@ -195,7 +195,7 @@ def _password(path: Path) -> str:
 
 
 def _initialise(programs: Path, home: Path, password: str, *, user: str | None) -> None:
-    """Run initdb once; a folder that a cut-short start left half made is made anew."""
+    """Run initdb once; the incomplete folder of an interrupted start is created again."""
     data, partial, password_file = home / "data", home / "data.partial", home / "initdb.password"
     if data.exists():
         return

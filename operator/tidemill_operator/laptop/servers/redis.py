@@ -1,4 +1,4 @@
-"""A real Redis on loopback. It holds only what can be lost (caches, live changes), so nothing is written to disk."""
+"""Starts a real Redis on loopback. Its data may be lost (caches, live changes), so nothing is written to disk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tidemill_operator.processes.ports import Ports
 def redis_server(
     data_dir: Path, ports: Ports, *, environ: Mapping[str, str] = os.environ, on_progress: Progress | None = None
 ) -> Server:
-    """A Redis server, ready to be spawned.
+    """Return a Redis server, ready to be spawned.
 
     Raises:
         ServerError: `redis-server` is not on the PATH.
@@ -58,10 +58,10 @@ def answers(url: str) -> bool:
 
 
 def trouble(url: str, ca: str = "") -> str:
-    """Why no Redis answers at the URL; empty if one does.
+    """Return why no Redis answers at the URL; empty if one does.
 
     Raises:
-        ValueError: there is a file of authorities, and the URL is without TLS.
+        ValueError: a file of authorities is given, but the URL does not use TLS.
     """
     options = trust.redis_options(url, ca)
     client = redis.Redis.from_url(url, socket_connect_timeout=1.0, socket_timeout=1.0, **options)

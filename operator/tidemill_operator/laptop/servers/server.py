@@ -1,4 +1,4 @@
-"""A server process with readiness: start waits until it answers; stop, kill and restart keep its port and data."""
+"""A server process with a readiness check. `start` waits until it answers; restarts keep its port and data."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _POLL_SECONDS = 0.1
 
 
 class Server:
-    """One server.
+    """One server process.
 
     Attributes:
-        port: where clients reach it.
-        log_file: what it printed.
+        port: for clients.
+        log_file: with its output.
     """
 
     def __init__(
@@ -41,35 +41,35 @@ class Server:
 
     @property
     def pid(self) -> int | None:
-        """Its process id while it runs."""
+        """The process id; None if it does not run."""
         return self._child.pid
 
     @property
     def running(self) -> bool:
-        """Whether its process lives."""
+        """Whether the process is alive."""
         return self._child.running
 
     @property
     def exit_code(self) -> int | None:
-        """How its process ended; None while it lives."""
+        """The exit code of the process; None while it is alive."""
         return self._child.exit_code
 
     def start(self) -> None:
-        """Start it, if it does not run, and wait until it answers.
+        """Start the server if it does not run, and wait until it answers.
 
         Raises:
-            ServerError: it ended, or did not answer in time; the end of its log is in the message.
+            ServerError: it ended, or did not answer in time; the message has the end of its log.
         """
         if not self._child.running:
             self.spawn()
         self.wait_ready()
 
     def spawn(self) -> None:
-        """Start its process without waiting until it answers."""
+        """Start the process without waiting until it answers."""
         self._child.spawn()
 
     def wait_ready(self) -> None:
-        """Wait until it answers.
+        """Wait until the server answers.
 
         Raises:
             ServerError: it ended, or did not answer in time.
@@ -85,26 +85,26 @@ class Server:
             self._on_progress(f"{self.name} is ready on 127.0.0.1:{self.port} ({time.monotonic() - began:.1f} s)")
 
     def is_ready(self) -> bool:
-        """Whether it answers now."""
+        """Whether the server answers now."""
         return self._ready()
 
     def terminate(self) -> None:
-        """Ask it to end, without waiting."""
+        """Ask the process to end, without waiting."""
         self._child.terminate()
 
     def stop(self) -> None:
-        """Ask it to end; SIGKILL after its grace."""
+        """Ask the process to end, and SIGKILL it after its grace period."""
         self._child.stop()
 
     def kill(self) -> None:
-        """SIGKILL, children included; the data stays as a crash leaves it."""
+        """SIGKILL the process and its children; the data is as after a crash."""
         self._child.kill()
 
     def restart(self) -> None:
-        """Stop it (if it runs) and start it on the same port and data.
+        """Stop the server (if it runs), and start it with the same port and data.
 
         Raises:
-            ServerError: it did not come back.
+            ServerError: it did not become ready.
         """
         self.stop()
         self.start()

@@ -1,1 +1,1 @@
-"""Pure: the topics of a pipeline, whose they are, and where their replicas lie."""
+"""Pure: the topics of a pipeline, their owners, and the placement of their replicas."""

@@ -1,6 +1,6 @@
-"""Pure: which topics a pipeline has, why another one may not use them, and which of them go with it.
+"""Pure: which topics a pipeline owns, why another may not use them, and which are deleted with it.
 
-The operator and `tidemill plan` ask here alike.
+Both the operator and `tidemill plan` use this.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tidemill_contract import names
+from tidemill_contract.tables.definition import Column, Table
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.plan.model import Column, LiveFacts, LiveSchema, Owner, Schema, Table, Topic
+from tidemill_operator.plan.model import LiveFacts, LiveSchema, Owner, Schema, Topic
 
 _NAME = "spec.source.topic.name"
 
-# Topics that were not there and that the operator made for the pipeline; only these are ever deleted.
+# Topics that the operator created for the pipeline; only these are ever deleted.
 TOPICS = Table(
     "_topics",
     (Column("name", "text PRIMARY KEY"), Column("made_at", "timestamptz NOT NULL DEFAULT now()")),
@@ -24,11 +25,11 @@ TOPICS = Table(
 
 @dataclass(frozen=True)
 class Claim:
-    """A topic that a pipeline has.
+    """A topic that a pipeline uses.
 
     Attributes:
-        managed: whether it makes and alters it; otherwise it only reads it.
-        schema: the pipeline's.
+        managed: whether the pipeline creates and alters it; otherwise it only reads it.
+        schema: of the pipeline.
     """
 
     topic: str
@@ -38,9 +39,9 @@ class Claim:
 
 
 def written_by_pipelines(namespace: str, name: str, source: str) -> Iterator[TidemillError]:
-    """Why a topic is no source: pipelines of the namespace write results, anomalies or dead letters to it.
+    """Yield why a topic cannot be a source: a pipeline's results, anomalies or dead letters are written to it.
 
-    This depends on the names alone, so nobody takes a name before the pipeline is there that it belongs to.
+    This depends on names only, so nobody can take a topic's name before the pipeline that it belongs to exists.
     """
     derived = names.derived_topic(source)
     if derived is None or derived[0] != namespace or derived[2] not in names.OUTPUT_TOPICS:
@@ -50,15 +51,15 @@ def written_by_pipelines(namespace: str, name: str, source: str) -> Iterator[Tid
     kind = derived[2].replace("-", " ")
     yield TidemillError(
         Reason.RESOURCE_CONFLICT,
-        f"{_NAME}: topic {source} is that of the {kind} of {whose}, whether it is managed here or not",
+        f"{_NAME}: topic {source} is reserved for the {kind} of {whose}, also with managed: false",
         f"name another topic; the API answers {kind}",
     )
 
 
 def disputes(schema: Schema, owner: Owner, claims: Iterable[Claim]) -> Iterator[tuple[Claim, TidemillError]]:
-    """The claims of other pipelines that a pipeline's topics run into, and what is told of each.
+    """Yield the conflicting claims of other pipelines, each with its error.
 
-    What one pipeline manages is no other's in any way; what is only read may be read by many.
+    A topic that one pipeline manages cannot be used by another. An unmanaged topic may be read by many.
     """
     for claim in claims:
         if claim.schema == schema.name or claim.owner.cluster != owner.cluster:
@@ -98,9 +99,9 @@ def _taken(claim: Claim) -> TidemillError:
 
 
 def made(topics: Sequence[Topic], live: LiveFacts, *, namespace: str, name: str) -> tuple[str, ...]:
-    """The topics that are noted as made by the operator from now on.
+    """Return the topics to record as created by the operator.
 
-    Those that are managed and not there. Of a pipeline from before such notes also those that bear its name.
+    These are the managed topics that do not exist. For a pipeline from before such records, also those with its name.
     """
     if live.brokers is None:
         return ()
@@ -110,7 +111,7 @@ def made(topics: Sequence[Topic], live: LiveFacts, *, namespace: str, name: str)
 
 
 def only_made(topics: Sequence[Topic], live: LiveSchema, *, namespace: str, name: str) -> list[Topic]:
-    """The topics of a pipeline that goes; what the operator did not make is not its own to delete."""
+    """Return the topics of a deleted pipeline that the operator created, and so may delete."""
     unnoted = TOPICS.name not in live.columns
     kept = [t for t in topics if t.name not in live.made and not (unnoted and _derived(t, namespace, name))]
     return [replace(topic, managed=topic.managed and topic not in kept) for topic in topics]

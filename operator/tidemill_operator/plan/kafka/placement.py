@@ -1,6 +1,6 @@
-"""Pure: which brokers hold which partition. As few replicas as possible move; racks, brokers and leaders are spread.
+"""Pure: places replicas on brokers. Spreads them over racks, brokers and leaders with as few moves as possible.
 
-Replicas that may stay do stay. A rebalance moves more: as many as make the brokers' shares equal, and not one besides.
+Without a rebalance, replicas in an allowed place stay. A rebalance also moves replicas to make brokers' shares equal.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ Assignment = Mapping[int, Replicas]
 
 @dataclass(frozen=True)
 class Brokers:
-    """The brokers of a cluster, as a placement sees them.
+    """The brokers of a cluster.
 
     Attributes:
-        racks: of those that answer, by id; None or empty: not told.
-        leaving: those that shall hold nothing.
+        racks: of the brokers that answer, by id; None or empty: unknown.
+        leaving: brokers to empty.
     """
 
     racks: Mapping[int, str | None]
@@ -28,7 +28,7 @@ class Brokers:
 
     @property
     def hosts(self) -> frozenset[int]:
-        """Those that may be given replicas."""
+        """The brokers that may get replicas."""
         return frozenset(self.racks) - self.leaving
 
 
@@ -42,22 +42,22 @@ class _Layout:
     load: Counter[int] = field(default_factory=Counter)
 
     def rack(self, broker: int) -> str:
-        # A broker that tells no rack stands in one of its own.
+        # A broker without a rack counts as a separate rack.
         return self.brokers.racks.get(broker) or f"broker {broker}"
 
     def crowd(self, partition: int, broker: int, besides: int | None = None) -> int:
-        """How many other replicas of the partition stand in the broker's rack."""
+        """Return the number of the partition's other replicas in the broker's rack."""
         others = (held for held in self.replicas[partition] if held not in (broker, besides))
         return sum(self.rack(held) == self.rack(broker) for held in others)
 
     def turn(self, broker: int) -> int:
-        """An order of brokers that is another one for each topic, so that small topics do not meet on the first."""
+        """Return a broker's place in an order that differs per topic, so that small topics use different brokers."""
         return zlib.crc32(f"{self.topic}/{broker}".encode())
 
 
 @dataclass
 class _Choice:
-    """Replicas of a partition that may be exchanged, and brokers that may come in their place."""
+    """Replicas of a partition that may be replaced, and the brokers that may replace them."""
 
     movable: set[int]
     into: set[int]
@@ -67,20 +67,20 @@ Choices = dict[int, _Choice]
 
 
 def place(topic: str, current: Assignment, factor: int, brokers: Brokers, *, rebalance: bool = False) -> Assignment:
-    """Where a topic's partitions are to be.
+    """Return the placement of a topic's partitions.
 
     Args:
         topic: its name.
         current: brokers by partition, the preferred leader first.
-        factor: replicas each partition shall have.
-        brokers: those there are. One that holds replicas and does not answer keeps them and is given no others.
-        rebalance: also move replicas for the sake of equal shares; otherwise only what the factor asks for is touched.
+        factor: replicas of each partition.
+        brokers: of the cluster. A silent broker keeps its replicas and gets no others.
+        rebalance: also move replicas to make shares equal; otherwise only as the factor requires.
 
     Returns:
-        Brokers by partition, the preferred leader first. Partitions that need no change are as they were.
+        Brokers by partition, the preferred leader first. Other partitions keep their brokers.
 
     Raises:
-        ValueError: a partition cannot have as many replicas; `at_most` tells how many it can.
+        ValueError: there are too few brokers; `at_most` returns the possible number.
     """
     layout = _Layout(topic, brokers, {partition: list(held) for partition, held in sorted(current.items())})
     if factor > at_most(current, brokers):
@@ -90,7 +90,7 @@ def place(topic: str, current: Assignment, factor: int, brokers: Brokers, *, reb
     for partition in layout.replicas:
         _leave(layout, partition)
     hosts = brokers.hosts
-    # Which replicas may be exchanged for which others: new ones, and those that others could have stayed in place of.
+    # Exchangeable replicas: new ones, and kept ones in place of which another could have been kept.
     choices: Choices = {}
     for partition, held in layout.replicas.items():
         before = set(held)
@@ -109,7 +109,7 @@ def place(topic: str, current: Assignment, factor: int, brokers: Brokers, *, reb
 
 
 def at_most(current: Assignment, brokers: Brokers) -> int:
-    """How many replicas every partition can have: brokers that may host, and silent ones that hold it already."""
+    """Return the possible number of replicas: brokers that may get them, and silent ones that have them already."""
     hosts = brokers.hosts
     return min((len(hosts | (set(held) - brokers.leaving)) for held in current.values()), default=len(hosts))
 
@@ -123,7 +123,7 @@ def _leave(layout: _Layout, partition: int) -> None:
 def _shrink(layout: _Layout, partition: int, factor: int) -> None:
     held = layout.replicas[partition]
     while len(held) > factor:
-        # A replica that does not answer goes first, then one whose rack has another; the leader goes last.
+        # Remove silent replicas first, then those whose rack has another one; the leader last.
         gone = max(
             held,
             key=lambda b: (
@@ -151,7 +151,7 @@ def _grow(layout: _Layout, partition: int, factor: int) -> set[int]:
 
 
 def _part_racks(layout: _Layout, choices: Choices) -> None:
-    """Replicas that share a rack while another rack has none go there."""
+    """Move replicas that share a rack to racks without one."""
     for partition, held in layout.replicas.items():
         for broker in sorted(choices[partition].movable, key=lambda b: (-layout.load[b], layout.turn(b))):
             free = layout.brokers.hosts - set(held)
@@ -163,9 +163,9 @@ def _part_racks(layout: _Layout, choices: Choices) -> None:
 
 
 def _even(layout: _Layout, choices: Choices) -> None:
-    """Exchange replicas on full brokers for ones on empty ones until no single exchange makes shares more equal.
+    """Move replicas from full to empty brokers until no single move makes shares more equal.
 
-    The fullest gives to the emptiest, a leader if need be: any other would have to hand on what it got.
+    Moves go from the fullest to the emptiest broker, because others would have to pass the replica on.
     """
     while True:
         hosts = sorted(layout.brokers.hosts, key=lambda b: (layout.load[b], layout.turn(b)))
@@ -173,7 +173,7 @@ def _even(layout: _Layout, choices: Choices) -> None:
         for full, empty in pairs:
             if layout.load[full] - layout.load[empty] < 2:
                 continue
-            # Leaders stay if anything else can go.
+            # Prefer to move replicas that are not leaders.
             movers = list(_movers(layout, choices, full, empty))
             partition = min(movers, key=lambda p: layout.replicas[p][0] == full, default=None)
             if partition is not None:
@@ -184,7 +184,7 @@ def _even(layout: _Layout, choices: Choices) -> None:
 
 
 def _movers(layout: _Layout, choices: Choices, full: int, empty: int) -> Iterator[int]:
-    """Partitions that can go from one broker to the other without racks coming closer."""
+    """Yield partitions that can move between two brokers without more replicas sharing a rack."""
     for partition, held in layout.replicas.items():
         choice = choices[partition]
         if full not in choice.movable or empty in held or empty not in choice.into:
@@ -203,9 +203,10 @@ def _swap(layout: _Layout, choices: Choices, partition: int, old: int, new: int)
 
 
 def _spread_leaders(layout: _Layout, changed: set[int]) -> None:
-    """Choose who leads: hand leadership along the shortest chain from who leads most to who leads two fewer.
+    """Balance leaders: repeat the shortest chain of handovers that helps, until there is none.
 
-    When no such chain is left, no choice is more equal (optimal semi-matching; Harvey and others, 2006).
+    A chain takes one leadership from a broker and gives one to a broker that leads at least two fewer. Without such a
+    chain, the choice is optimal (optimal semi-matching; Harvey and others, 2006).
     """
     leads = Counter({broker: 0 for broker in layout.brokers.hosts})
     leads.update(held[0] for held in layout.replicas.values() if held)
@@ -219,7 +220,7 @@ def _spread_leaders(layout: _Layout, changed: set[int]) -> None:
 
 
 def _chain(layout: _Layout, changed: set[int], leads: Counter[int]) -> Sequence[tuple[int, int]]:
-    """Handovers (partition, new leader) that take one leadership from a broker to one with at least two fewer."""
+    """Return handovers (partition, new leader) from one broker to one that leads at least two fewer."""
     for start in sorted(leads, key=lambda b: (-leads[b], layout.turn(b))):
         reached: dict[int, tuple[int, int] | None] = {start: None}
         queue = deque([start])

@@ -1,7 +1,7 @@
-"""Pure: the next step of a change of replicas, told from what Kafka says and nothing else.
+"""Pure: computes the next step of a change of replicas from Kafka's state alone.
 
-Nothing is remembered but in Kafka: a topic whose replicas we move carries the list of throttled replicas, and that is
-taken off last. So a pass that is killed anywhere is continued by the next one, whoever makes it.
+All state is in Kafka: a topic whose replicas we move has a list of throttled replicas, which is removed last. So any
+operator can continue after a pass that was killed at any point.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ LEADERS, FOLLOWERS = "leader.replication.throttled.replicas", "follower.replicat
 
 @dataclass(frozen=True)
 class Held:
-    """A partition as it is.
+    """The replicas of a live partition.
 
     Attributes:
-        replicas: brokers, the preferred leader first; those that are coming and going included.
-        in_sync: brokers whose replica has all that is acknowledged.
-        coming / going: as far as replicas are moving.
+        replicas: brokers, the preferred leader first, including added and removed ones.
+        in_sync: brokers whose replica is in sync.
+        coming / going: brokers that a reassignment adds and removes.
     """
 
     replicas: Replicas
@@ -35,23 +35,23 @@ class Held:
 
     @property
     def moving(self) -> bool:
-        """Whether replicas are under way."""
+        """Whether a reassignment is under way."""
         return bool(self.coming or self.going)
 
     @property
     def after(self) -> Replicas:
-        """What will be when what moves has arrived."""
+        """The replicas after the reassignment."""
         return tuple(broker for broker in self.replicas if broker not in self.going)
 
     @property
     def before(self) -> Replicas:
-        """What would be if what moves were called back."""
+        """The replicas if the reassignment were cancelled."""
         return tuple(broker for broker in self.replicas if broker not in self.coming)
 
 
 @dataclass(frozen=True)
 class Change:
-    """A change that is not complete; for the status."""
+    """A change under way, for the status."""
 
     target: int
     state: Literal["pending", "ongoing"]
@@ -60,15 +60,15 @@ class Change:
 
 @dataclass(frozen=True)
 class Step:
-    """What is to be done now. Empty: nothing.
+    """The next actions. Empty: there is nothing to do.
 
     Attributes:
-        cancel: partitions whose replicas are called back.
-        start: partitions whose replicas are sent to where they are to be.
-        throttled: the two configs of the topic that say which replicas are slowed; set before anything moves.
-        elect: partitions whose preferred leaders are to lead, once all is done.
-        finish: all is done: the throttle goes.
-        change: what is told; None: no change is under way.
+        cancel: partitions whose reassignment is cancelled.
+        start: partitions to reassign, with their new replicas.
+        throttled: the topic's two configs of throttled replicas; set before any reassignment.
+        elect: partitions whose preferred leader is elected, once all have moved.
+        finish: the change is complete, and the throttle is removed.
+        change: for the status; None: no change is under way.
     """
 
     cancel: tuple[int, ...] = ()
@@ -81,11 +81,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Wish:
-    """What is asked of a topic's replicas.
+    """The requested replicas of a topic.
 
     Attributes:
-        factor: how many; None: as many as there are.
-        rebalance: whether they are also to be spread anew.
+        factor: replication factor; None: the current one.
+        rebalance: whether to spread the replicas as well.
     """
 
     factor: int | None
@@ -94,17 +94,17 @@ class Wish:
 
 @dataclass(frozen=True)
 class Spread:
-    """Replicas are to be spread anew over the brokers there are.
+    """A request to spread replicas over the brokers.
 
     Attributes:
-        leaving: brokers that shall hold nothing afterwards.
+        leaving: brokers to empty.
     """
 
     leaving: frozenset[int] = frozenset()
 
     @classmethod
     def asked(cls, text: str) -> Spread:
-        """Of a request as people write it: anything that is new, and at its end `without 2, 3` for brokers that leave.
+        """Parse a request: any new text, optionally with `without 2, 3` at its end for brokers to empty.
 
         `2026-03-01` → all brokers; `2026-03-01 without 3` → broker 3 is emptied.
         """
@@ -113,7 +113,7 @@ class Spread:
 
 
 def is_calm(partitions: Mapping[int, Held], wish: Wish, *, ours: bool) -> bool:
-    """Whether nothing is to be done that can be told without asking what moves."""
+    """Whether it is clear, without asking Kafka for reassignments, that there is nothing to do."""
     if ours or wish.rebalance:
         return False
     return wish.factor is None or all(len(held.replicas) == wish.factor for held in partitions.values())
@@ -122,15 +122,15 @@ def is_calm(partitions: Mapping[int, Held], wish: Wish, *, ours: bool) -> bool:
 def next_step(
     topic: str, partitions: Mapping[int, Held], wish: Wish, brokers: Brokers, *, ours: bool, batch: int = BATCH
 ) -> Step:
-    """What to do now for a topic's replicas.
+    """Return the next step for a topic's replicas.
 
     Args:
         topic: its name.
-        partitions: as they are, with what moves.
-        wish: what is asked for.
+        partitions: the live ones, with their reassignments.
+        wish: the requested replicas.
         brokers: of the cluster.
-        ours: whether the topic carries our mark, i.e. a change of ours is not complete.
-        batch: partitions that move at once.
+        ours: whether the topic has our mark, i.e. our change is not complete.
+        batch: maximum number of partitions that move at a time.
     """
     moving = {number: held for number, held in partitions.items() if held.moving}
     after = {number: held.after for number, held in partitions.items()}
@@ -146,7 +146,7 @@ def next_step(
     wanted = place(topic, after, factor, brokers, rebalance=wish.rebalance)
     todo = {number: wanted[number] for number in wanted if wanted[number] != after[number] and number not in moving}
     if not todo and not (moving and ours):
-        # All of them: who leads was told by a broker that may not know yet that the last replica has arrived.
+        # Elect for all partitions: the asked broker may not yet know the current leaders.
         return Step(elect=tuple(sorted(partitions)) if ours else (), finish=ours)
     start = dict(list(todo.items())[: max(0, batch - len(moving))])
     done = len(partitions) - len(todo) - len(moving)
@@ -157,12 +157,12 @@ def next_step(
 
 
 def replicas_in_sync(partitions: Mapping[int, Held]) -> int:
-    """How many in-sync replicas can be demanded without refusing writes: of the partition that has the fewest."""
+    """Return the smallest number of in-sync replicas of any partition: a higher minimum would refuse writes."""
     return min((len(held.in_sync & set(held.after)) for held in partitions.values()), default=0)
 
 
 def _stale(moving: Mapping[int, Held], factor: int, brokers: Brokers) -> tuple[int, ...]:
-    """Partitions on their way to where they are not wanted, or to a broker that is silent while another could do."""
+    """Return partitions that move to an unwanted broker, or to a silent one while another broker is available."""
 
     def unwanted(held: Held) -> bool:
         if len(held.after) != factor or brokers.leaving & set(held.after):
@@ -173,13 +173,13 @@ def _stale(moving: Mapping[int, Held], factor: int, brokers: Brokers) -> tuple[i
 
 
 def _throttled(partitions: Mapping[int, Held], moves: Assignment) -> Mapping[str, str]:
-    """Kafka's own tool does it so: the replicas there are send slowly, those to come fetch slowly."""
+    """Return the throttle configs as Kafka's own tool sets them: for current leaders and for new followers."""
     senders, fetchers = [], []
     for number, wanted in sorted(moves.items()):
         there = partitions[number].before
         senders += [f"{number}:{broker}" for broker in there]
         fetchers += [f"{number}:{broker}" for broker in wanted if broker not in there]
-    # An empty list would be no mark.
+    # An empty list would not mark the topic.
     return {LEADERS: ",".join(senders), FOLLOWERS: ",".join(fetchers or senders)}
 
 

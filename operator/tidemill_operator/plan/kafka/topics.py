@@ -1,4 +1,4 @@
-"""The Kafka topics of a pipeline as they should be."""
+"""The desired Kafka topics of a pipeline."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tidemill_operator.settings import Platform
 def desired_topics(
     config: PipelineConfig, platform: Platform, live: LiveFacts, *, replicated: bool = False, all_kinds: bool = False
 ) -> tuple[Topic, ...]:
-    """The source topic first, then those that the processor publishes to.
+    """Return the source topic and the output topics.
 
     Args:
-        config: with partitions and replication factor resolved.
+        config: the config, with partitions and replication factor resolved.
         platform: defaults of the output topics.
-        live: output topics keep more partitions that they have, and their replication factor unless it is asked for.
-        replicated: whether the spec asks for the source topic's replication factor; output topics follow it then.
-        all_kinds: also outputs that the spec does not ask for, but may have asked for once (to let go of them).
+        live: output topics keep their partitions if they have more, and their replication factor if the spec has none.
+        replicated: whether the spec sets the replication factor, which then also applies to output topics.
+        all_kinds: include outputs that only an earlier spec may have enabled, to release them.
     """
     spec = config.spec
     wanted = [
@@ -36,9 +36,9 @@ def desired_topics(
 
 
 def bereave(topics: tuple[Topic, ...], live: LiveFacts) -> tuple[Topic, ...]:
-    """Note what is lost if the source topic was read before and is not there any more.
+    """Mark the source topic as lost if it was read before and no longer exists.
 
-    Its results are in Postgres, and topics of results can be filled again; only events are nowhere else.
+    Only events are stored nowhere else: results are in Postgres, and output topics can be created again.
     """
     source, *outputs = topics
     schema, looked = live.schema, live.brokers is not None

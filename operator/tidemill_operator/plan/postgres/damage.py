@@ -1,6 +1,6 @@
-"""Pure: what of a pipeline's tables somebody else has taken away, as the rest of its schema tells.
+"""Pure: detects tables, columns and rows of a pipeline that somebody else removed.
 
-It is told like a source topic that is gone, and made anew, empty, only on request: by the same annotation.
+It is reported like a deleted source topic. The same annotation requests that it is created again, empty.
 """
 
 from __future__ import annotations
@@ -13,26 +13,24 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.model import LiveSchema, Schema
 
 _MOST = 8
-# What each schema has had from the first version on, with what goes if it is dropped.
+# Tables that every schema has had from the first version on, and what is lost if they are dropped.
 _SYSTEM = {
-    "_aggregations": "which windows are final, and which versions there are",
-    "_offsets": "up to where events are counted",
-    "_readers": "how far time has come",
-    "_dead_letters": "the events that were refused",
-    "_anomalies": "the anomalies that were found",
-    "_detectors": "what detectors have learned",
+    "_aggregations": "the versions of aggregations, and which windows are final",
+    "_offsets": "the positions up to which events are counted",
+    "_readers": "the watermark",
+    "_dead_letters": "the dead letters",
+    "_anomalies": "the anomalies",
+    "_detectors": "the detectors' states",
 }
-_POSITIONS = (
-    "; events that the topic still holds are then counted once more: `tidemill replay` after it counts all windows anew"
-)
+_POSITIONS = "; events that the topic still holds are then counted a second time: run `tidemill replay` afterwards"
 
 
 def damage(schema: Schema, live: LiveSchema | None) -> tuple[str, ...]:
-    """What is gone, in words; nothing of a schema that no spec was accepted for.
+    """Describe what is gone; empty for a schema without an accepted spec.
 
     Args:
         schema: the plan's.
-        live: what is there.
+        live: the live schema.
     """
     if live is None or not live.accepted:
         return ()
@@ -40,20 +38,20 @@ def damage(schema: Schema, live: LiveSchema | None) -> tuple[str, ...]:
 
 
 def bereaved(schema: Schema, live: LiveSchema | None) -> Schema:
-    """The schema, with a note of what is gone: it is not made anew unasked."""
+    """Return the schema, marked with what is gone, so that it is not created again without a request."""
     return replace(schema, lost=damage(schema, live))
 
 
 def damaged(schema: Schema) -> TidemillError:
-    """Why tables that were taken away behind our back are not made anew."""
+    """Return the error for removed tables, which are not created again without a request."""
     told = "; ".join(schema.lost[:_MOST]) + ("; and more" if len(schema.lost) > _MOST else "")
     windows = not any(text.startswith(("table _", "rows of table _")) for text in schema.lost)
-    replay = ", or have its windows counted anew from the topic by `tidemill replay`" if windows else ""
+    replay = ", or count its windows again from the topic with `tidemill replay`" if windows else ""
     positions = _POSITIONS if any("table _offsets" in text for text in schema.lost) else ""
     return TidemillError(
         Reason.DATA_LOSS,
         f"schema {schema.name}: {told}",
-        "put it back from a backup, or make it anew, empty, with the annotation tidemill.dev/recreate-topics: 'true'"
+        "restore it from a backup, or create it again, empty, with the annotation tidemill.dev/recreate-topics: 'true'"
         f"{replay}{positions}",
     )
 
@@ -72,7 +70,7 @@ def _system(live: LiveSchema) -> Iterator[str]:
 
 
 def _windows(schema: Schema, live: LiveSchema) -> Iterator[str]:
-    """Of the versions that are in force; one that is filled anew by a replay can be spared."""
+    """Yield lost windows of the versions in force. A version that a replay fills again does not count."""
     spared = {row.name for row in schema.aggregations if schema.replay and row.reader == schema.replay}
     for row in schema.aggregations:
         shape = live.shapes.get((row.name, row.version))

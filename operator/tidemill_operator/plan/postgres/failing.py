@@ -1,46 +1,11 @@
-"""Pure: what processors could not do for an aggregation: the tables that they note it in, and how it is told."""
+"""Pure: the messages about failing duties and skipped data of processors."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.plan.model import Column, Failing, LiveSchema, Owner, Table
-
-# The latest of what could not be read, judged or published and was passed over: of windows that start in [window_start,
-# last_start] these metrics, or all if none are named; of the group, or all if it is null. Of dead letters and anomalies
-# there is no window, and the aggregation is ''.
-SKIPPED = Table(
-    "_skipped",
-    (
-        Column("id", "bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY"),
-        Column("aggregation", "text NOT NULL"),
-        Column("version", "integer NOT NULL"),
-        Column("duty", "text NOT NULL"),
-        Column("window_start", "timestamptz"),
-        Column("last_start", "timestamptz"),
-        Column("group_key", "jsonb"),
-        Column("metrics", "text[] NOT NULL DEFAULT '{}'"),
-        Column("reason", "text NOT NULL"),
-        Column("skipped_at", "timestamptz NOT NULL DEFAULT now()"),
-    ),
-    writer="SELECT, INSERT, DELETE",
-)
-
-# What processors cannot do now for an aggregation ('': for the pipeline), and try again: the row goes when it is done.
-HELD_UP = Table(
-    "_held_up",
-    (
-        Column("aggregation", "text NOT NULL"),
-        Column("version", "integer NOT NULL"),
-        Column("duty", "text NOT NULL"),
-        Column("reason", "text NOT NULL"),
-        Column("since", "timestamptz NOT NULL DEFAULT now()"),
-        Column("tried_at", "timestamptz NOT NULL DEFAULT now()"),
-    ),
-    ("PRIMARY KEY (aggregation, version, duty)",),
-    writer="SELECT, INSERT, UPDATE, DELETE",
-)
+from tidemill_operator.plan.model import Failing, LiveSchema, Owner
 
 _MOST = 8
 _DOING = {
@@ -66,7 +31,7 @@ _REMEDY = {
 
 
 def failing(schema: LiveSchema | None, owner: Owner) -> list[TidemillError]:
-    """What processors try in vain and what they passed over, the gravest first; nothing of another owner's."""
+    """Return failing duties and skipped data, the most severe first; empty for a schema of another owner."""
     told: list[TidemillError] = []
     if schema is None or schema.owner != owner:
         return told

@@ -1,6 +1,6 @@
-"""Pure: what is known of events that Kafka had no longer when they were to be read, in words.
+"""Pure: messages about events that Kafka no longer had when they should have been read.
 
-Processors go on by themselves and note each loss; a topic that was made anew shows in its id before they have.
+Processors continue and record each loss. A topic that was created again is detected earlier, by its id.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _REASONS: Mapping[str, Reason] = {
 
 
 def losses(topic: str, known: LiveTopic | None, schema: LiveSchema) -> list[TidemillError]:
-    """What was lost lately, one for each way it was, the gravest first.
+    """Return the recent losses, one error per reason, the most severe first.
 
     Args:
         topic: the source topic's name.
-        known: the topic as it is; None: it is not there, which is told elsewhere.
-        schema: with what processors have noted.
+        known: the live topic; None: it does not exist, which is reported elsewhere.
+        schema: the live schema, with the recorded losses.
     """
     latest: dict[tuple[Reason, int], Loss] = {}
     for loss in sorted([*schema.losses, *_unnoted(known, schema)], key=lambda loss: loss.epoch):
@@ -39,17 +39,17 @@ def losses(topic: str, known: LiveTopic | None, schema: LiveSchema) -> list[Tide
 
 
 def missed(found: Collection[Loss]) -> str:
-    """What a replay did not find in the topic any more, in words; empty: it found all."""
+    """Describe the events that a replay no longer found in the topic; empty: it found all."""
     if not found:
         return ""
-    return f"events that the topic holds no longer were to be counted and are not, offsets {_ranges(found)}"
+    return f"events that the topic no longer holds are not counted, offsets {_ranges(found)}"
 
 
 def _unnoted(known: LiveTopic | None, schema: LiveSchema) -> Iterator[Loss]:
-    """Positions in another topic of the name than the one that is there: no processor has taken these up again."""
+    """Yield losses by positions that still belong to a deleted topic of the same name."""
     if known is None or not known.id or not schema.read_from or schema.read_from == known.id:
         return
-    # A broker that lags behind may still answer with the id of a topic that is deleted.
+    # A broker with old metadata may still answer with the id of a deleted topic.
     if known.id in schema.read_before:
         return
     for partition, offset in schema.read_to.items():
@@ -68,8 +68,8 @@ def _ranges(found: Iterable[Loss]) -> str:
 def _recreated(topic: str, known: LiveTopic | None, ranges: str) -> str:
     now = f" (id {known.id} now)" if known is not None and known.id else ""
     return (
-        f"topic {topic} was deleted and made anew{now}; events of the one before that were not counted are gone, from"
-        f" offsets {ranges}"
+        f"topic {topic} was deleted and created again{now}; events of the former topic that were not counted are gone,"
+        f" from offsets {ranges}"
     )
 
 
@@ -89,5 +89,5 @@ _TELL: Mapping[Reason, Callable[[str, LiveTopic | None, str], str]] = {
 _REMEDY: Mapping[Reason, str] = {
     Reason.TOPIC_RECREATED: "what is counted stays; send again what is missing, and see who may delete topics",
     Reason.LOG_TRUNCATED: "what is counted stays; see why a replica that was behind became leader",
-    Reason.EVENTS_EXPIRED: "lengthen spec.source.topic.retention, or let more processors run",
+    Reason.EVENTS_EXPIRED: "increase spec.source.topic.retention, or run more processors",
 }

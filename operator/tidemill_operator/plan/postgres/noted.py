@@ -1,10 +1,9 @@
-"""What a schema notes of its window tables, as it is noted today: an earlier Tidemill wrote some of it otherwise. Pure.
+"""Pure: translates a schema's records about window tables from the format of earlier versions.
 
-- A column of `first` or `last` of a field `at_x` was named like the column that orders `first` or `last` of `x`. Their
-  types tell them apart: no field is an array. Where both were wanted, only the one that came first in the spec was
-  there, with right values; the other one is added like any column that comes later.
-- The shape of a version did not say of which type the fields behind its columns are. The spec that was accepted last
-  does.
+- The column of `first` or `last` of a field `at_x` had the same name as the column that orders `first` or `last` of
+  `x`. Their types differ, because no field is an array. If a spec had both, the table had only the first one, with
+  right values; the other is added like any new column.
+- The shape of a version lacked the types of the fields behind its columns. They are taken from the accepted spec.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _ORDER = "bigint[]"
 
 
 def as_noted_today(live: LiveSchema) -> LiveSchema:
-    """The schema as it will be once its columns have the names of today; `renames` tells which have another."""
+    """Return the schema with the current column names; `renames` lists those that still have a former name."""
     renames = {}
     columns, shapes, feeds = dict(live.columns), dict(live.shapes), dict(live.feeds)
     types = _accepted_types(live.accepted) if any("types" not in json.loads(text) for text in shapes.values()) else {}
@@ -51,7 +50,7 @@ def as_noted_today(live: LiveSchema) -> LiveSchema:
 
 
 def with_types_of(shape: str, before: str | None) -> str:
-    """A shape that also tells the types behind columns that are fed no more: they may be fed again."""
+    """Return a shape that also has the types of columns without values, because they may get values again."""
     if before is None:
         return shape
     told = json.loads(shape)
@@ -72,7 +71,7 @@ def _renames(columns: Mapping[str, str]) -> dict[str, str]:
 
 
 def _types_of(columns: Mapping[str, str], types: Mapping[str, str]) -> dict[str, list[str]]:
-    """By column of a table, the field behind it and its type."""
+    """Return the field and type of each column."""
     wanted = {column_of(kind, field): [field, told] for field, told in types.items() for kind in get_args(Kind)}
     return {name: wanted[name] for name in columns if name in wanted}
 
@@ -83,5 +82,5 @@ def _accepted_types(accepted: Mapping[str, Any] | None) -> Mapping[str, str]:
     try:
         spec = PipelineSpec.model_validate(accepted)
         return field_types(spec, derived_types(spec))
-    except (ValidationError, ExpressionError):  # of a version with other rules
+    except (ValidationError, ExpressionError):  # accepted by a version with other rules
         return {}

@@ -1,4 +1,4 @@
-"""The functions by which writers make time partitions, as text. Nothing here talks to a database."""
+"""The SQL functions by which writers create time partitions, as text. No database access here."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from tidemill_contract.functions.partials import quote
 
 
 def ensure_partitions_sql(schema_name: str) -> str:
-    """`ensure_partitions(table_name, days, widths)`: makes time partitions of a window or event table, where absent.
+    """Return the SQL of `ensure_partitions(table_name, days, widths)`, which creates missing time partitions.
 
-    `days` are days since the epoch; each partition holds what of [day, day + width) no other one holds: a changed
-    retention may have changed the width, and another replica may have been faster. The number of tables made. They are
-    made as tables of their own and attached, because ATTACH makes nobody wait, and together, because a look at all that
-    there are takes long. SECURITY DEFINER: writers own no table. It touches partitioned tables of this schema only.
+    `days` are days since the epoch. Each partition covers the part of [day, day + width) that no other one covers: the
+    width may have changed with the retention, and another replica may have been faster. The SQL function returns the
+    number of new tables. It creates tables and attaches them, because ATTACH blocks nobody. It creates all in one call,
+    because listing the existing ones is slow. It is SECURITY DEFINER, because writers own no table, and only touches
+    partitioned tables of this schema.
     """
     schema = quote(schema_name)
     return f"""
@@ -72,9 +73,9 @@ END $body$
 
 
 def ensure_partition_sql(schema_name: str) -> str:
-    """`ensure_partition(table_name, day, days)`: one such partition. True: something was missing.
+    """Return the SQL of `ensure_partition(table_name, day, days)`, for one partition. True: it was missing.
 
-    For processors of versions that make them one by one, while they are being replaced.
+    Processors of earlier versions use it until they are replaced.
     """
     schema = quote(schema_name)
     return f"""

@@ -1,15 +1,16 @@
-"""A planned schema as SQL text: the statements that the actuator runs one by one, and the whole for reading."""
+"""A planned schema as SQL: the single statements for the actuator, and a whole script for readers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from tidemill_contract.functions.partials import quote
-from tidemill_operator.plan.model import AggregationRow, Column, Schema, Table
+from tidemill_contract.tables.definition import Column, Table
+from tidemill_operator.plan.model import AggregationRow, Schema
 
 
 def create_table(schema: str, table: Table) -> str:
-    """The statement that makes a table."""
+    """Return the statement that creates a table."""
     parts = [*(f"{quote(column.name)} {column.definition}" for column in table.columns), *table.constraints]
     more = ""
     if table.partition_by:
@@ -21,22 +22,22 @@ def create_table(schema: str, table: Table) -> str:
 
 
 def add_column(schema: str, table: Table, column: Column) -> str:
-    """The statement that adds a column to a table that exists."""
+    """Return the statement that adds a column to an existing table."""
     return f"ALTER TABLE {_name(schema, table)} ADD COLUMN {quote(column.name)} {column.definition}"
 
 
 def rename_column(schema: str, table: str, before: str, after: str) -> str:
-    """The statement that gives a column another name."""
+    """Return the statement that renames a column."""
     return f"ALTER TABLE {quote(schema)}.{quote(table)} RENAME COLUMN {quote(before)} TO {quote(after)}"
 
 
 def create_index(schema: str, table: Table, index: str, definition: str) -> str:
-    """The statement that makes an index of a table."""
+    """Return the statement that creates an index."""
     return f"CREATE INDEX {quote(index)} ON {_name(schema, table)} {definition}"
 
 
 def script(schema: Schema) -> str:
-    """Everything that a schema is made of, in order, as one readable text; the roles are there already."""
+    """Return a script that creates a schema; its roles must exist."""
     return "".join(f"{statement.rstrip()};\n" for statement in _statements(schema))
 
 
@@ -60,7 +61,7 @@ def _statements(schema: Schema) -> Iterator[str]:
 
 
 def _rows(schema: Schema) -> Iterator[str]:
-    """The rows that workloads only ever update."""
+    """Yield the inserts of rows that workloads only update."""
     yield f"\nINSERT INTO {quote(schema.name)}._generation (generation) VALUES ({schema.generation})"
     yield f"INSERT INTO {quote(schema.name)}._readers (reader) VALUES ('live')"
     partitions = f"SELECT 'live', generate_series(0, {schema.partitions - 1})"

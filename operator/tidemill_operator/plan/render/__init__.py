@@ -1,1 +1,1 @@
-"""From neutral workloads to what a cluster is told: pure functions, no client, no clock."""
+"""Pure: renders workloads as Kubernetes manifests. No client, no clock."""

@@ -1,4 +1,4 @@
-"""A workload as the manifests of a cluster, in the order in which they are to be made."""
+"""Renders a workload as manifests, in the order of their creation."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tidemill_operator.plan.render.pods import PORTS, Revisions
 
 @dataclass(frozen=True)
 class Rendering:
-    """What a workload needs in a cluster.
+    """The manifests of a workload.
 
     Attributes:
-        workload: its Deployment and what stands around it; owned by the pipeline, or by all that share it.
-        own: what is the pipeline's alone in any case: its config, its Service, its Ingress.
+        workload: its Deployment and related objects; owned by the pipeline, or by all that share the workload.
+        own: objects of this pipeline only: its config, its Service, its Ingress.
     """
 
     workload: tuple[Manifest, ...]
@@ -35,15 +35,15 @@ def render(
     placement: Placement,
     revisions: Revisions,
 ) -> Rendering:
-    """The manifests of one workload.
+    """Render one workload.
 
     Args:
         workload: the plan's.
-        pipeline: the name of the pipeline that it was planned for.
-        owner: that pipeline.
-        sharing: the pipelines that need a shared workload, this one among them.
+        pipeline: name of its pipeline.
+        owner: its pipeline.
+        sharing: the pipelines that share a shared workload, including this one.
         placement: the cluster's settings.
-        revisions: of what pods do not notice by themselves.
+        revisions: hashes of inputs whose changes need new pods.
     """
     component = workload.component
 
@@ -72,7 +72,7 @@ def render(
 
 
 def common(namespace: str, *, sharing: Iterable[OwnerReference], placement: Placement) -> tuple[Manifest, ...]:
-    """What all workloads of a namespace read besides configs and secrets of pipelines."""
+    """Render the files that all workloads of a namespace read, besides configs and secrets of pipelines."""
     if not placement.resilience:
         return ()
     metadata = marks.shared_metadata(marks.RESILIENCE, namespace, component="common", owners=sharing)

@@ -1,4 +1,4 @@
-"""The objects around a workload's pods: Deployment, Service, account, disruption budget, network policy, configs."""
+"""Renders the objects around pods: Deployment, Service, account, disruption budget, network policy, configs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HISTORY = 3
 def deployment(
     workload: Workload, metadata: Manifest, placement: Placement, revisions: Revisions, *, replicas: int | None
 ) -> Manifest:
-    """The Deployment. Without `replicas` their number is left to whoever scales."""
+    """Return the Deployment. Without `replicas`, an autoscaler sets their number."""
     spec: dict[str, Any] = {
         "revisionHistoryLimit": _HISTORY,
         "progressDeadlineSeconds": _ROLLOUT_SECONDS,
@@ -33,14 +33,14 @@ def deployment(
 
 
 def service(workload: Workload, metadata: Manifest, port: int) -> Manifest:
-    """A Service in front of a workload's pods."""
+    """Return a Service for a workload's pods."""
     ports = [{"name": "http", "port": port, "targetPort": "http", "protocol": "TCP"}]
     spec = {"type": "ClusterIP", "selector": selector(workload), "ports": ports}
     return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
 
 
 def ingress(workload: Workload, metadata: Manifest, exposure: Exposure, port: int, *, pipeline: str) -> Manifest:
-    """A host of its own for a pipeline's ingest or API: both have the same paths."""
+    """Return the Ingress of a pipeline's ingest or API. Each has its own host, because both have the same paths."""
     host = f"{pipeline}-{workload.component}.{workload.namespace}.{exposure.domain}"
     backend = {"service": {"name": metadata["name"], "port": {"number": port}}}
     spec: dict[str, Any] = {
@@ -56,7 +56,7 @@ def ingress(workload: Workload, metadata: Manifest, exposure: Exposure, port: in
 
 
 def service_account(metadata: Manifest) -> Manifest:
-    """An account of the workload's own, without a token."""
+    """Return the workload's own service account, without a token."""
     return {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
@@ -66,15 +66,15 @@ def service_account(metadata: Manifest) -> Manifest:
 
 
 def disruption_budget(workload: Workload, metadata: Manifest) -> Manifest:
-    """One pod at a time may be taken away; with minAvailable a single replica would block a node's drain."""
+    """Return a disruption budget of one pod. With minAvailable, a single replica would block a node's drain."""
     spec = {"maxUnavailable": 1, "selector": {"matchLabels": selector(workload)}}
     return {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata, "spec": spec}
 
 
 def network_policy(workload: Workload, metadata: Manifest, placement: Placement) -> Manifest:
-    """Who may reach the pods and whom they may reach: everything else is denied.
+    """Return the NetworkPolicy of a workload's pods.
 
-    Ingest and API take requests from everywhere, figures are for the cluster's own pods.
+    Ingest and API accept requests from everywhere. Only the cluster's own pods reach the status port.
     """
     inbound: list[dict[str, Any]] = [
         {"ports": [{"port": "status", "protocol": "TCP"}], "from": [{"namespaceSelector": {}}]}
@@ -93,11 +93,11 @@ def network_policy(workload: Workload, metadata: Manifest, placement: Placement)
 
 
 def config_map(metadata: Manifest, files: Mapping[str, str]) -> Manifest:
-    """A ConfigMap."""
+    """Return a ConfigMap."""
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": dict(sorted(files.items()))}
 
 
 def secret(metadata: Manifest, files: Mapping[str, str]) -> Manifest:
-    """A Secret."""
+    """Return a Secret."""
     data = {name: base64.b64encode(text.encode()).decode() for name, text in sorted(files.items())}
     return {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata, "data": data}

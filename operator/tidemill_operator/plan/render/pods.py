@@ -1,4 +1,4 @@
-"""The pod of a workload: Pod Security `restricted`, its files as volumes, its settings as environment."""
+"""Renders the pod of a workload: Pod Security `restricted`, files as volumes, settings as environment."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tidemill_operator.plan.model import Component, Probe, Workload
 from tidemill_operator.plan.render import marks
 
 PORTS: Mapping[Component, int] = {"ingest": 8080, "api": 8081}
-"""Where clients call. A port of its own is for probes and figures, which are no client's affair."""
+"""Ports for clients. Probes and metrics have a separate port."""
 STATUS_PORTS: Mapping[Component, int] = {"processor": 8080, "replay": 8080, "ingest": 8082, "api": 8082}
 CONFIG_DIR, SECRETS_DIR = "/etc/tidemill/pipelines", "/etc/tidemill/secrets"
-# Files of the Secret with connections, and the variables that name them.
+# Files of the Secret with connections, and the variables that name these files.
 _FILES = {
     "kafka.json": "TIDEMILL_KAFKA_CONFIG",
     "postgres-ca.crt": "TIDEMILL_POSTGRES_CA",
@@ -23,9 +23,9 @@ _FILES = {
 _RESILIENCE_DIR, _CONNECTIONS_DIR = "/etc/tidemill/resilience", "/etc/tidemill/connections"
 _USER = 10_001
 _SECRET_MODE = 0o440
-# A processor commits its batch, a service answers what it has taken.
+# Time to commit the last batch, or to answer accepted requests.
 _GRACE_SECONDS: Mapping[Component, int] = {"processor": 60, "replay": 60, "ingest": 45, "api": 45}
-# Start-up is imports: long on a small share of a core.
+# Start-up mainly imports modules, which takes long with a small share of a core.
 _START_SECONDS, _START_PERIOD = 120, 2
 _PROCESSOR: Mapping[str, Mapping[str, str]] = {
     "requests": {"cpu": "100m", "memory": "256Mi"},
@@ -42,11 +42,11 @@ _DIVISOR: Mapping[str, int] = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 
 
 @dataclass(frozen=True)
 class Revisions:
-    """What a running pod does not notice by itself: another value starts other pods.
+    """Hashes of inputs that a pod only reads at its start; a changed hash replaces the pods.
 
     Attributes:
-        credentials: of the login that a processor reads once.
-        connections: of the Secret with addresses and client settings.
+        credentials: hash of the login of a processor.
+        connections: hash of the Secret with addresses and client settings.
     """
 
     credentials: str = ""
@@ -54,7 +54,7 @@ class Revisions:
 
 
 def pod_template(workload: Workload, placement: Placement, revisions: Revisions) -> dict[str, Any]:
-    """The template of a workload's pods."""
+    """Return the template of a workload's pods."""
     labels = {**marks.OURS, marks.COMPONENT: workload.component, marks.WORKLOAD: workload.name}
     if workload.pipeline is not None:
         labels |= {marks.INSTANCE: workload.pipeline, marks.PIPELINE: workload.pipeline}
@@ -87,12 +87,12 @@ def pod_template(workload: Workload, placement: Placement, revisions: Revisions)
 
 
 def selector(workload: Workload) -> dict[str, str]:
-    """The labels that only this workload's pods have."""
+    """Return the labels that only this workload's pods have."""
     return {marks.NAME: "tidemill", marks.WORKLOAD: workload.name}
 
 
 def _annotations(workload: Workload, placement: Placement, revisions: Revisions) -> dict[str, str]:
-    """Marks of what a pod reads only once; ingest and API see changed configs and keys by themselves."""
+    """Return hashes of what a pod only reads at its start. Ingest and API follow changed configs and keys."""
     found = {
         "prometheus.io/scrape": "true",
         "prometheus.io/port": str(STATUS_PORTS[workload.component]),
@@ -160,7 +160,7 @@ def _environment(workload: Workload, placement: Placement) -> list[dict[str, Any
         plain["TIDEMILL_RESILIENCE_FILE"] = f"{_RESILIENCE_DIR}/resilience.yaml"
     plain |= {_FILES[name]: f"{_CONNECTIONS_DIR}/{name}" for name in _files(placement)}
     found: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in sorted(plain.items()) if value]
-    # A container that is started again in its pod keeps the name, and so its partitions.
+    # A restarted container keeps the pod's name, and so its partitions.
     found.append({"name": "TIDEMILL_INSTANCE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}})
     if "redis-url" in placement.connections:
         reference = {"name": marks.CONNECTIONS, "key": "redis-url"}
@@ -190,7 +190,7 @@ def _volumes(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
 def _pipelines(workload: Workload) -> dict[str, Any]:
     if workload.pipeline is not None:
         return {"configMap": {"name": marks.config_map(workload.pipeline)}}
-    # The same whatever pipelines there are: a new one restarts nobody's ingest.
+    # Independent of pipelines, so that a new one does not restart the shared ingest.
     sources = [{"configMap": {"name": name, "optional": True}} for name in marks.shared_configs()]
     return {"projected": {"sources": sources}}
 
@@ -215,7 +215,7 @@ def _probe(probe: Probe, *, failures: int, period: int | None = None) -> dict[st
 
 
 def _resources(workload: Workload) -> dict[str, dict[str, str]]:
-    """The component's defaults under what the spec asks for; a request never exceeds its limit."""
+    """Return the spec's resources over the component's defaults; a request never exceeds its limit."""
     found = {kind: dict(amounts) for kind, amounts in _RESOURCES[workload.component].items()}
     asked = workload.resources
     for kind, amounts in asked.items():
@@ -232,10 +232,10 @@ def _resources(workload: Workload) -> dict[str, dict[str, str]]:
 
 
 def quantity(text: str) -> float:
-    """A Kubernetes amount as a number, e.g. 0.5 of `500m`.
+    """Parse a Kubernetes quantity, e.g. `500m` as 0.5.
 
     Raises:
-        ValueError: it is not an amount of the kinds that a resource may hold.
+        ValueError: it is not a valid quantity.
     """
     number = text.rstrip("kmGMKi")
     unit = text[len(number) :]

@@ -13,12 +13,12 @@ from tidemill_operator.plan.model import Workload
 
 ROLLOUTS: list[tuple[str, tuple[int, int, int], dict[str, Any], str, str]] = [
     ("is as it should be", (3, 3, 3), {}, "", "done"),
-    ("an old one serves", (2, 0, 1), {}, "0 of 1 replicas of p run as asked for now, 1 are available", "serving"),
-    ("two of three serve", (3, 3, 2), {}, "3 of 3 replicas of p run as asked for now, 2 are available", "serving"),
-    ("none serves", (1, 1, 0), {}, "1 of 1 replicas of p run as asked for now, 0 are available", "idle"),
-    ("old ones end", (2, 1, 1), {}, "1 replicas of p from before are still ending", "serving"),
-    ("not seen yet", (1, 1, 1), {"seen": 1}, "0 of 1 replicas of p run as asked for now, 1 are available", "serving"),
-    ("stands still", (0, 0, 0), {}, "0 of 0 replicas of p run as asked for now, 0 are available", "done"),
+    ("an old one serves", (2, 0, 1), {}, "0 of 1 replicas of p run as specified, 1 are available", "serving"),
+    ("two of three serve", (3, 3, 2), {}, "3 of 3 replicas of p run as specified, 2 are available", "serving"),
+    ("none serves", (1, 1, 0), {}, "1 of 1 replicas of p run as specified, 0 are available", "idle"),
+    ("old ones end", (2, 1, 1), {}, "1 former replicas of p are still terminating", "serving"),
+    ("not seen yet", (1, 1, 1), {"seen": 1}, "0 of 1 replicas of p run as specified, 1 are available", "serving"),
+    ("stands still", (0, 0, 0), {}, "0 of 0 replicas of p run as specified, 0 are available", "done"),
 ]
 
 
@@ -34,7 +34,7 @@ def workload(component: Any = "processor") -> Workload:
 
 @pytest.mark.parametrize(("what", "counts", "more", "message", "state"), ROLLOUTS, ids=[row[0] for row in ROLLOUTS])
 def test_how_far_it_is(what: str, counts: tuple[int, int, int], more: dict[str, Any], message: str, state: str) -> None:
-    wanted = 1 if "of 1 " in message or "from before" in message else counts[0]
+    wanted = 1 if "of 1 " in message or "former" in message else counts[0]
     told = rollout(workload(), deployment(counts, wanted, **more), changed=0)
     if state == "done":
         assert told.rank is Rank.DONE, what

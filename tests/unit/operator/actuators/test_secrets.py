@@ -76,7 +76,9 @@ def test_a_file_that_is_no_login_is_refused_and_not_overwritten(tmp_path: Path) 
     ensure(tmp_path)
     path = tmp_path / "shop" / "orders" / "writer.json"
     path.write_text("{")
-    with pytest.raises(TidemillError, match=r"does not hold a login; delete it; a new password is made then") as raised:
+    with pytest.raises(
+        TidemillError, match=r"does not hold a login; delete it; a new password is then generated"
+    ) as raised:
         ensure(tmp_path)
     assert raised.value.reason == Reason.REFUSED
     assert path.read_text() == "{"

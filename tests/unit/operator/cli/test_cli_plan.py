@@ -42,7 +42,7 @@ def test_everything_is_new(capsys: pytest.CaptureFixture[str]) -> None:
     """Each topic, table and workload has its line, and the last line counts them."""
     assert main(["plan", str(EXAMPLE)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "no servers are known: all is new"
+    assert lines[0] == "no servers are known, so everything is shown as new"
     assert lines[2] == "analytics/flights, generation 1"
     assert "+ topic analytics.flights.events (partitions 6, replicationFactor 1)" in lines
     assert "+ table overall_v1 (window_start, _rev, _since, _count, " in "\n".join(lines)
@@ -105,7 +105,7 @@ def test_what_cannot_be_applied_is_refused(
         "shop/orders, generation 1",
         "! spec.source.topic.config.min.insync.replicas: 2 is more than the replication factor 1: nothing could be"
         " written; write at most 1",
-        "refused; nothing is made",
+        "refused; nothing is created",
     ]
     assert main(["plan", file, "--output", "json"]) == 1
     (pipeline,) = json.loads(capsys.readouterr().out)["pipelines"]
@@ -279,7 +279,7 @@ def test_one_topic_for_two_pipelines_of_a_file(
         " name another topic; several pipelines can read one that none of them manages (managed: false in each)"
     )
     shown = capsys.readouterr().out
-    assert shown.splitlines()[-3:] == ["shop/returns, generation 1", told, "refused; nothing is made"]
+    assert shown.splitlines()[-3:] == ["shop/returns, generation 1", told, "refused; nothing is created"]
     assert "+ topic shop.orders.events" in shown
     other["spec"]["source"]["topic"] = {"name": "shop.orders.events", "managed": False}
     assert main(["plan", written(tmp_path, document, other)]) == 1

@@ -13,7 +13,7 @@ from tidemill_operator.status import Report, new_versions, status
 
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 READY = [done(component, component.value) for component in Component]
-COMING = waiting(Component.PROCESSORS, "p", "1 of 3 run as asked for now", serving=True)
+COMING = waiting(Component.PROCESSORS, "p", "1 of 3 run as specified", serving=True)
 STARTING = waiting(Component.PROCESSORS, "p", "0 of 1 are available")
 AWAY = failed(Component.TOPICS, "t", TidemillError(Reason.UNREACHABLE, "Kafka does not answer"))
 LOST = failed(Component.TOPICS, "t", TidemillError(Reason.DATA_LOSS, "topic t is gone"))

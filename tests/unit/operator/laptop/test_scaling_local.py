@@ -220,7 +220,7 @@ def test_explain_tells_the_decision_and_those_before(state: Path, capsys: pytest
         "a/flights: 4 replicas: Stabilizing",
         "why",
         "",
-        "decisions, the latest first:",
+        "decisions, latest first:",
         "  1970-01-01 00:01:00Z  stays at 4  Stabilizing",
         "  1970-01-01 00:00:00Z  1 → 4  ScaledUp, limited by partitions, needed 5",
     ]
@@ -232,7 +232,7 @@ def test_explain_tells_the_decision_and_those_before(state: Path, capsys: pytest
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("twice", "write one of a/twice, b/twice"), ("nobody", "there is a/calm, a/flights, a/twice, b/twice")],
+    [("twice", "write one of a/twice, b/twice"), ("nobody", "known are a/calm, a/flights, a/twice, b/twice")],
 )
 def test_explain_of_a_name_that_is_not_one(state: Path, name: str, expected: str) -> None:
     with pytest.raises(CommandError, match=expected):

@@ -17,7 +17,9 @@ from tidemill_operator.testing import MemoryWorld
 
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 SCHEMA = "shop__orders"
-REMEDY = "; put it back from a backup, or make it anew, empty, with the annotation tidemill.dev/recreate-topics: 'true'"
+REMEDY = (
+    "; restore it from a backup, or create it again, empty, with the annotation tidemill.dev/recreate-topics: 'true'"
+)
 
 
 def apply(
@@ -46,33 +48,33 @@ HARM: list[tuple[Callable[[LiveSchema], LiveSchema], str]] = [
     (
         without("by_country_v1"),
         "table by_country_v1 is gone, and with it the windows of aggregation by_country" + REMEDY
-        + ", or have its windows counted anew from the topic by `tidemill replay`",
+        + ", or count its windows again from the topic with `tidemill replay`",
     ),
     (
         without("by_country_v1", "_count", "country"),
         "table by_country_v1 has lost its columns country, _count, and with it values of aggregation by_country"
         + REMEDY
-        + ", or have its windows counted anew from the topic by `tidemill replay`",
+        + ", or count its windows again from the topic with `tidemill replay`",
     ),
     (
         lambda live: replace(live, emptied=frozenset({("by_country", 1)})),
         "table by_country_v1 was emptied, and the windows of aggregation by_country are gone" + REMEDY
-        + ", or have its windows counted anew from the topic by `tidemill replay`",
+        + ", or count its windows again from the topic with `tidemill replay`",
     ),
     (
         without("_offsets"),
-        "table _offsets is gone, and with it up to where events are counted"
+        "table _offsets is gone, and with it the positions up to which events are counted"
         + REMEDY
-        + "; events that the topic still holds are then counted once more: `tidemill replay` after it counts all"
-        " windows anew",
+        + "; events that the topic still holds are then counted a second time: run `tidemill replay` afterwards",
     ),
-    (without("_aggregations"), "table _aggregations is gone, and with it which windows are final, and which versions"),
+    (without("_aggregations"), "table _aggregations is gone, and with it the versions of aggregations"),
     (
         lambda live: replace(live, missing_positions=(0, 2)),
-        "rows of table _offsets are gone (partitions 0, 2), and with them up to where events are counted" + REMEDY,
+        "rows of table _offsets are gone (partitions 0, 2), and with them the positions up to which events are"
+        " counted" + REMEDY,
     ),
-    (lambda live: replace(live, shapes={}), "rows of table _aggregations are gone, and with them which windows"),
-    (without("_anomalies"), "table _anomalies is gone, and with it the anomalies that were found" + REMEDY),
+    (lambda live: replace(live, shapes={}), "rows of table _aggregations are gone, and with them the versions"),
+    (without("_anomalies"), "table _anomalies is gone, and with it the anomalies" + REMEDY),
 ]  # fmt: skip
 
 

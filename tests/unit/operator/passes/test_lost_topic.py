@@ -26,7 +26,7 @@ NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 EVENTS, SCHEMA = "shop.orders.events", "shop__orders"
 LOSS = (
     "topic shop.orders.events is gone, and with it every event that was not counted (id A1; counted up to offsets 0: 12"
-    ", 1: 7); make it anew with the annotation tidemill.dev/recreate-topics: 'true'; what is counted stays"
+    ", 1: 7); create it again with the annotation tidemill.dev/recreate-topics: 'true'; counted events stay counted"
 )
 
 
@@ -93,7 +93,8 @@ def test_topics_of_results_are_made_again(document: dict[str, Any], world: Memor
 
 
 REMADE = (
-    "topic shop.orders.events was deleted and made anew (id B2 now); events of the one before that were not counted are"
+    "topic shop.orders.events was deleted and created again (id B2 now); events of the former topic that were"
+    " not counted are"
     " gone, from offsets 0: 12, 1: 7; what is counted stays; send again what is missing, and see who may delete topics"
 )
 
@@ -179,8 +180,8 @@ WAYS: list[tuple[tuple[Loss, ...], list[str], str]] = [
     (
         (Loss("expired", 1, 0, 3, 9), Loss("expired", 0, 0, 5, 6)),
         [
-            "events of topic t were past its retention before they were read, offsets 0: 5 to 6, 1: 3 to 9; lengthen"
-            " spec.source.topic.retention, or let more processors run"
+            "events of topic t were past its retention before they were read, offsets 0: 5 to 6, 1: 3 to 9; increase"
+            " spec.source.topic.retention, or run more processors"
         ],
         "ranges by partition",
     ),
@@ -189,16 +190,17 @@ WAYS: list[tuple[tuple[Loss, ...], list[str], str]] = [
         [
             "topic t ends before what was read of it: Kafka has lost events that are counted, offsets 0: 7 to 9; what"
             " is counted stays; see why a replica that was behind became leader",
-            "events of topic t were past its retention before they were read, offsets 0: 5 to 6; lengthen"
-            " spec.source.topic.retention, or let more processors run",
+            "events of topic t were past its retention before they were read, offsets 0: 5 to 6; increase"
+            " spec.source.topic.retention, or run more processors",
         ],
         "the gravest first",
     ),
     (
         (Loss("topic_recreated", 0, 1, 4, None), Loss("topic_recreated", 0, 0, 12, None)),
         [
-            "topic t was deleted and made anew (id B2 now); events of the one before that were not counted are gone,"
-            " from offsets 0: 4; what is counted stays; send again what is missing, and see who may delete topics"
+            "topic t was deleted and created again (id B2 now); events of the former topic that were not"
+            " counted are gone, from offsets 0: 4; what"
+            " is counted stays; send again what is missing, and see who may delete topics"
         ],
         "twice: the last time counts",
     ),

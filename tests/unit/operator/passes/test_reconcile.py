@@ -223,7 +223,7 @@ def test_a_refused_edit_leaves_the_accepted_spec_running(
     assert true(told) == {*ALL, "Stalled"}, what
     assert conditions(told)["Stalled"] == ("True", reason)
     assert message(told, "Stalled").startswith(text)
-    assert message(told, "Stalled").endswith("; the spec accepted before runs on")
+    assert message(told, "Stalled").endswith("; the accepted spec stays in force")
     assert told["observedGeneration"] == 2
     assert world.take_writes() == []
     world.kafka.configs[EVENTS]["retention.ms"] = "1"

@@ -462,7 +462,7 @@ def test_an_edit_changes_what_it_should(world: MemoryWorld, path: str, number: i
     if case.changes is None:
         message = next(item["message"] for item in second["conditions"] if item["type"] == "Stalled")
         assert message.startswith(case.refused)
-        assert message.endswith("; the spec accepted before runs on")
+        assert message.endswith("; the accepted spec stays in force")
         assert true(second) == {**true(first), "Stalled": true(second)["Stalled"]}
         assert true(second)["Stalled"] in case.reason
         assert (state(world), world.take_writes()) == (ran, [])

@@ -77,8 +77,8 @@ EDITS: list[tuple[str, dict[str, Any], Reason, str]] = [
         "source.topic",
         {"name": "shop.other"},
         Reason.NOT_SUPPORTED,
-        "spec.source.topic.name: changed from shop.orders.events to shop.other; events that lie in shop.orders.events"
-        " unread would never be counted; change it back, or make a pipeline of another name",
+        "spec.source.topic.name: changed from shop.orders.events to shop.other; unread events in"
+        " shop.orders.events would never be counted; change it back, or create a pipeline with another name",
     ),
     (
         "source.topic",
@@ -104,15 +104,15 @@ EDITS: list[tuple[str, dict[str, Any], Reason, str]] = [
         "source",
         {"key": "amount"},
         Reason.NOT_SUPPORTED,
-        "spec.source.key: changed from country to amount; events of one key would lie in two partitions and lose their"
-        " order; change it back, or make a pipeline of another name",
+        "spec.source.key: changed from country to amount; events of one key would be in two partitions and lose their"
+        " order; change it back, or create a pipeline with another name",
     ),
     (
         "source",
         {"key": None},
         Reason.NOT_SUPPORTED,
-        "spec.source.key: changed from country to none; events of one key would lie in two partitions and lose their"
-        " order; change it back, or make a pipeline of another name",
+        "spec.source.key: changed from country to none; events of one key would be in two partitions and lose their"
+        " order; change it back, or create a pipeline with another name",
     ),
 ]
 
@@ -214,8 +214,8 @@ def test_fewer_partitions_than_positions(document: Document) -> None:
     assert refused(document, live) == [
         (
             Reason.NOT_SUPPORTED,
-            "spec.source.topic.partitions: topic shop.orders.events would have 2 partitions, and positions of 3 are"
-            " kept; time would wait for the missing ones for ever; give the topic 3 partitions or more",
+            "spec.source.topic.partitions: topic shop.orders.events would have 2 partitions, but 3 have"
+            " positions; the watermark would never advance past the missing ones; give the topic 3 partitions or more",
         )
     ]
 
@@ -226,7 +226,7 @@ def test_an_unmanaged_topic_with_fewer_partitions_than_positions(document: Docum
     live = replace(live, topics={"shop.small": LiveTopic(1, 1)})
     ((reason, text),) = refused(document, live)
     assert reason == Reason.NOT_SUPPORTED
-    assert text.startswith("spec.source.topic.partitions: topic shop.small would have 1 partitions, and positions of 3")
+    assert text.startswith("spec.source.topic.partitions: topic shop.small would have 1 partitions, but 3 have pos")
 
 
 RULES: list[tuple[str, dict[str, Any], str]] = [
@@ -276,7 +276,7 @@ def test_a_topic_prefix_that_the_platform_grants(document: Document) -> None:
 
 OURS = Owner("shop", "orders", "uid-1", "west")
 OWNERS: list[tuple[Owner | None, str]] = [
-    (None, "does not say whose it is"),
+    (None, "names no owner"),
     (replace(OURS, uid="uid-0"), "belongs to shop/orders (uid uid-0, cluster west)"),
     (replace(OURS, cluster="east"), "belongs to shop/orders (uid uid-1, cluster east)"),
     (replace(OURS, namespace="bank", uid=""), "belongs to bank/orders (uid none, cluster west)"),
@@ -302,6 +302,7 @@ def test_an_unmanaged_topic_that_is_not_there() -> None:
     error = missing(Topic("shop.legacy", 1, 1, managed=False))
     assert (error.reason, str(error)) == (
         Reason.INVALID_SPEC,
-        "spec.source.topic.name: topic shop.legacy does not exist, and managed: false forbids making it; create it, or"
+        "spec.source.topic.name: topic shop.legacy does not exist, and managed: false forbids creating it;"
+        " create it, or"
         " set managed: true",
     )

@@ -14,12 +14,13 @@ from tidemill_api.formats.rows import RowEncoder
 from tidemill_api.live.change import Row
 from tidemill_api.live.progress import Mark
 from tidemill_api.query.aggregate import AggregateQuery, take_query
-from tidemill_api.query.answers import FEEDS, READ_LIMIT, State, read_windows
+from tidemill_api.query.answers import READ_LIMIT, State, read_windows
 from tidemill_api.query.parameters import Parameters
 from tidemill_api.query.selection import Binder, Filter, condition
 from tidemill_api.query.values import EPOCH
 from tidemill_contract.functions.feeds import Feeds
 from tidemill_contract.functions.partials import quote
+from tidemill_contract.tables import aggregations
 from tidemill_contract.windows import answer_columns, window_source
 
 SNAPSHOT_ROWS = 1_000
@@ -36,12 +37,7 @@ class Standing:
 
 async def read_standings(connection: Connection, model: PipelineModel) -> dict[str, Standing]:
     """How far each aggregation is; those that are not set up yet are absent."""
-    cursor = await connection.execute(
-        "SELECT a.name, a.version, to_regclass(format('%%I.%%I', %s::text, a.table_name))::oid::bigint,"
-        f" a.id, a.rev, a.closed_until, r.watermark, {FEEDS} FROM {model.schema}._aggregations AS a"
-        f" LEFT JOIN {model.schema}._readers AS r ON r.reader = a.reader",
-        (model.config.schema_name,),
-    )
+    cursor = await connection.execute(aggregations.standings(model.schema), (model.config.schema_name,))
     found = {
         (name, version): Standing(State(str(id_), rev, closed_until, watermark, Feeds.read(*fed)), table or 0)
         for name, version, table, id_, rev, closed_until, watermark, *fed in await cursor.fetchall()

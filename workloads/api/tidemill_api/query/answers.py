@@ -33,14 +33,13 @@ from tidemill_chassis.web.problems import unavailable
 from tidemill_contract import names
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.functions.feeds import Feeds
+from tidemill_contract.tables import aggregations
 
 T = TypeVar("T")
 FETCH_ROWS = 2_000
 READ_LIMIT = 5_000
 QUICK_SECONDS = 1.0
 """How long descriptions and lists may be reused."""
-FEEDS = "to_jsonb(a) -> 'layout', to_jsonb(a) -> 'fed'"
-"""What `Feeds.read` takes, from `_aggregations AS a`; null in a schema from before these columns."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +70,7 @@ async def read_state(connection: Connection, model: PipelineModel, aggregation: 
     Raises:
         Problem: its tables are not there yet.
     """
-    cursor = await connection.execute(
-        f"SELECT a.id || '@' || extract(epoch FROM a.created_at), a.rev, a.closed_until, r.watermark, {FEEDS}"
-        f" FROM {model.schema}._aggregations AS a LEFT JOIN {model.schema}._readers AS r ON r.reader = a.reader"
-        " WHERE a.name = %s AND a.version = %s",
-        (aggregation, version),
-    )
+    cursor = await connection.execute(aggregations.state(model.schema), (aggregation, version))
     row = await cursor.fetchone()
     if row is None:
         raise unavailable("pipeline_not_ready", f"{aggregation} is not set up yet; try again in a moment", 5)

@@ -15,6 +15,8 @@ from tidemill_api.query.selection import Binder, Column, Filter, Page, condition
 from tidemill_api.query.values import parse_time
 from tidemill_chassis.web.problems import bad_parameter, not_found
 from tidemill_contract.functions.partials import SQL_TYPES, quote
+from tidemill_contract.tables import anomalies, dead_letters, events
+from tidemill_contract.tables.definition import moment
 from tidemill_contract.times import rfc3339_ms
 
 DEFAULT_LIMIT, MAX_LIMIT, MAX_STREAM_ROWS = 100, 1_000, 10_000_000
@@ -78,20 +80,9 @@ def _time(value: int) -> str:
         return str(value)
 
 
-def _moment_sql(epoch_ms: str) -> str:
-    """SQL of the time of epoch milliseconds, exactly: `to_timestamp` counts in floats of seconds."""
-    days, rest = f"({epoch_ms} / 86400000) * interval '1 day'", f"mod({epoch_ms}, 86400000) * interval '1 millisecond'"
-    return f"(timestamptz 'epoch' + {days} + {rest})"
-
-
 ANOMALIES = Listing(
     kind="anomalies",
-    # Of a window that late events changed the newest verdict holds, and it may be that there is no anomaly any more.
-    relation='SELECT id, anomaly, aggregation, version, metric, group_key AS "group", window_start, window_end, value,'
-    ' score, severity, expected, lower, upper, revision, partition, "offset", detected_at FROM {schema}._anomalies AS a'
-    " WHERE severity <> 'cleared' AND NOT EXISTS (SELECT FROM {schema}._anomalies AS later"
-    " WHERE later.anomaly = a.anomaly AND later.aggregation = a.aggregation AND later.version = a.version"
-    " AND later.group_key = a.group_key AND later.window_start = a.window_start AND later.revision > a.revision)",
+    relation=anomalies.listing("{schema}"),
     columns=(
         Column("id", "integer", nullable=False),
         Column("anomaly", "string", nullable=False),
@@ -119,11 +110,7 @@ ANOMALIES = Listing(
 # A record that Kafka holds can be 1 MiB: the list shows its beginning, `value_bytes` its length.
 DEAD_LETTERS = Listing(
     kind="dead_letters",
-    relation='SELECT epoch, partition, "offset", aggregation, reason, field, detail,'
-    f" substr(key, 1, {SHOWN_KEY_BYTES}) AS key,"
-    f" substr(value, 1, {SHOWN_BYTES}) AS value, substr(value, 1, {SHOWN_BYTES}) AS value_encoding, value_bytes,"
-    " CASE WHEN event_time BETWEEN -62135596800000 AND 253402300799999"
-    f" THEN {_moment_sql('event_time')} END AS event_time, windows, created_at FROM {{schema}}._dead_letters",
+    relation=dead_letters.listing("{schema}", key_bytes=SHOWN_KEY_BYTES, value_bytes=SHOWN_BYTES),
     columns=(
         Column("epoch", "integer", nullable=False),
         Column("partition", "integer", nullable=False),
@@ -170,7 +157,7 @@ def events_listing(model: PipelineModel) -> Listing:
     typed = "".join(f", {_field_sql(f.name, f.type)} AS {quote(f.name)}" for f in fields)
     return Listing(
         kind="events",
-        relation=f'SELECT event_time, epoch, partition, "offset", data{typed} FROM {{schema}}._events',
+        relation=events.listing("{schema}", typed),
         columns=EVENT_COLUMNS,
         time="event_time",
         unique=("event_time", "epoch", "partition", "offset"),
@@ -181,7 +168,7 @@ def events_listing(model: PipelineModel) -> Listing:
 def _field_sql(name: str, kind: str) -> str:
     text = f"(data ->> '{name}')"
     if kind == "timestamp":
-        return _moment_sql(f"{text}::bigint")
+        return moment(f"{text}::bigint")
     return f'{text} COLLATE "C"' if kind == "string" else f"{text}::{SQL_TYPES[kind]}"
 
 

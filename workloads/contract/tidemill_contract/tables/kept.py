@@ -1,4 +1,4 @@
-"""What is kept of dead letters and anomalies, as the table `_kept` counts it: read and told alike by all who look."""
+"""`_kept`: counts of stored dead letters and anomalies, with the sentences that report them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,32 @@ from dataclasses import dataclass
 from typing import Any
 
 from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.tables.definition import Table, columns
 
 DEAD_LETTERS, ANOMALIES = "_dead_letters", "_anomalies"
+TABLE = Table(
+    "_kept",
+    columns(
+        ("kind", "text NOT NULL"),
+        ("place", "integer NOT NULL"),
+        ("rows", "bigint NOT NULL DEFAULT 0"),
+        ("bytes", "bigint NOT NULL DEFAULT 0"),
+        ("bare", "bigint NOT NULL DEFAULT 0"),
+        ("counted", "bigint NOT NULL DEFAULT 0"),
+        ("expired", "bigint NOT NULL DEFAULT 0"),
+        ("evicted", "bigint NOT NULL DEFAULT 0"),
+        ("full_at", "timestamptz"),
+    ),
+    ("PRIMARY KEY (kind, place)",),
+    storage="fillfactor = 50",
+    writer="SELECT, INSERT, UPDATE",
+)
+"""Counts the rows of `_dead_letters` and `_anomalies` (`kind`), and those that are not stored. Totals are sums over
+`place`. Each writer has its own place, so that none waits: the batches of a partition (its number), the scanner of an
+aggregation (-1 less its id), the operator (-1). `bare` rows were stored without their value, `counted` ones not at all;
+`expired` ones were deleted by retention, `evicted` ones by quota. `full_at`: when the quota last took effect.
+"""
+
 QUERY = (
     "SELECT kind, sum(bytes)::bigint, sum(bare)::bigint, sum(counted)::bigint, sum(expired)::bigint,"
     " sum(evicted)::bigint, coalesce(max(full_at) > now() - interval '1 day', false) FROM {} GROUP BY kind"
@@ -46,6 +70,21 @@ class Kept:
     expired: int
     evicted: int
     full: bool
+
+
+def held(schema: str) -> str:
+    """Row: bytes that are held. Parameter: kind."""
+    return f"SELECT coalesce(sum(bytes), 0)::bigint FROM {schema}._kept WHERE kind = %s"
+
+
+def add(schema: str) -> str:
+    """Add to a row. Parameters: kind, place, rows, bytes, bare, counted, whether the quota took something."""
+    return (
+        f"INSERT INTO {schema}._kept AS k (kind, place, rows, bytes, bare, counted, full_at)"
+        " VALUES (%s, %s, %s, %s, %s, %s, CASE WHEN %s THEN now() END) ON CONFLICT (kind, place) DO UPDATE SET"
+        " rows = k.rows + EXCLUDED.rows, bytes = k.bytes + EXCLUDED.bytes, bare = k.bare + EXCLUDED.bare,"
+        " counted = k.counted + EXCLUDED.counted, full_at = coalesce(EXCLUDED.full_at, k.full_at)"
+    )
 
 
 def quota_of(spec: PipelineSpec, kind: str) -> str:

@@ -1,4 +1,4 @@
-"""What is known of a batch that came with an Idempotency-Key: enough to answer again, and to go on where it failed."""
+"""The known outcome of a batch with an Idempotency-Key: enough to repeat the answer and to send failed events again."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from tidemill_ingest.records import Records
 from tidemill_ingest.results import Outcome
 
 MAX_BYTES = 64 * 1024
-"""Of one batch, encoded; beyond it places and details are left out."""
+"""Maximum size of one encoded outcome; above it, positions and details are left out."""
 _FIELD_CHARACTERS = 64
 
 
 class Known(msgspec.Struct, frozen=True, array_like=True):
-    """What became of a batch.
+    """The outcome of a batch.
 
     Attributes:
-        total: its events.
-        invalid: [reason, field, detail] of refused events, by index.
-        failed: Kafka's error codes of events that are not acknowledged, by index; they are to be sent again.
-        places: [partition, offset] where they were asked for, by index.
-        unsure: an event may have been written more often than once, or will be if the failed ones are sent again.
+        total: number of its events.
+        invalid: [reason, field, detail] of invalid events, by index.
+        failed: Kafka's error codes of unacknowledged events, by index; they have to be sent again.
+        places: [partition, offset] by index, if they were requested.
+        unsure: an event may have been written twice, or may be if the failed ones are sent again.
     """
 
     total: int
@@ -34,11 +34,11 @@ class Known(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def nothing(self) -> bool:
-        """Whether no event was written, for sure: the batch may as well never have come."""
+        """Whether certainly no event was written, so that the batch can be treated as new."""
         return len(self.failed) == self.total and not self.unsure
 
     def outcome(self, ids: list[str | None] | None) -> Outcome:
-        """The outcome to answer with."""
+        """Return the outcome for the answer."""
         records = Records([b""] * self.total, None, {}, {i: _verdict(*row) for i, row in self.invalid.items()})
         failed = {index: KafkaError(code) for index, code in self.failed.items()}
         return Outcome(records, Delivery(failed, dict(self.places)), ids)
@@ -49,13 +49,13 @@ def _verdict(reason: str, field: str | None, detail: str) -> InvalidEvent:
 
 
 def merge(before: Known | None, indexes: list[int], records: Records, delivery: Delivery) -> Known:
-    """What is known after an attempt.
+    """Return the known outcome after an attempt.
 
     Args:
-        before: what was known before it; None at the first.
-        indexes: places in the batch of the records that were sent in this attempt.
+        before: the known outcome before it; None at the first attempt.
+        indexes: indexes in the batch of the records sent in this attempt.
         records: these records.
-        delivery: what became of them.
+        delivery: their outcome.
     """
     invalid = {} if before is None else {i: row for i, row in before.invalid.items() if i not in before.failed}
     places = {} if before is None else dict(before.places)
@@ -71,14 +71,14 @@ def merge(before: Known | None, indexes: list[int], records: Records, delivery: 
 
 
 def lost(before: Known | None, total: int) -> Known:
-    """What is known of a batch whose process ended: all that was not acknowledged before may have been written."""
+    """Return the outcome of a batch whose process ended: every unacknowledged event may have been written."""
     if before is not None:
         return msgspec.structs.replace(before, unsure=True)
     return Known(total, failed=dict.fromkeys(range(total), KafkaError._PURGE_INFLIGHT), unsure=True)
 
 
 def bounded(known: Known) -> Known:
-    """The same without what is not needed, if it is large."""
+    """Return the outcome, without positions and details if it is too large."""
     if len(msgspec.msgpack.encode(known)) <= MAX_BYTES:
         return known
     invalid = {i: (reason, field and field[:_FIELD_CHARACTERS], "") for i, (reason, field, _) in known.invalid.items()}

@@ -1,8 +1,8 @@
-"""Requests with an Idempotency-Key: each of their events is written once, however often they come.
+"""Requests with an Idempotency-Key: each of their events is written once, however often a request is repeated.
 
-An attempt, once begun, goes on until it is known what became of each of its events, also if nobody waits for it any
-more. A request under the same key waits for that. Then it is answered from what is known, and only events that surely
-were not written are sent again. Keys are known to all processes through Redis (shared.py).
+An attempt continues until the outcome of each of its events is known, even if no client waits any more. A repeated
+request with the same key waits for that. It is then answered from the known outcome, and only events that certainly
+were not written are sent again. All processes share the keys through Redis (shared.py).
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from tidemill_ingest.idempotency.known import Known, bounded, lost
 from tidemill_ingest.idempotency.shared import KEPT_SECONDS, Batch, SharedKeys, reused, under_way
 
 MAX_BYTES = 8 * 1024 * 1024
-"""Of what is known in this process, for each pipeline; the oldest goes first."""
+"""Maximum size of the outcomes in this process, for each pipeline; the oldest are dropped first."""
 _ENTRY_BYTES = 512
 _ANSWER_SECONDS = 0.3
-"""How long before the end of a request it is answered."""
+"""How long before its deadline a request is answered."""
 MAX_KEY_CHARACTERS = 255
 
 
 def fingerprint(body: bytes, *parts: str) -> bytes:
-    """What tells one request from another under the same key."""
+    """Return a hash that distinguishes different requests with the same key."""
     return hashlib.blake2b(
         body, digest_size=16, person=hashlib.blake2b("\n".join(parts).encode(), digest_size=16).digest()
     ).digest()
@@ -39,11 +39,11 @@ def fingerprint(body: bytes, *parts: str) -> bytes:
 
 @dataclass(frozen=True)
 class Attempt:
-    """Events that were queued.
+    """A delivery attempt.
 
     Attributes:
-        queued: what is known at once.
-        end: what is known in the end.
+        queued: the outcome that is known at once.
+        end: the final outcome.
     """
 
     queued: Known
@@ -51,16 +51,16 @@ class Attempt:
 
 
 Begin = Callable[[Known | None], Attempt]
-"""Queues the events that are not known to be written; raises if none was."""
+"""Queues the events that are not known to be written; raises if none could be queued."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What to answer.
+    """The result of a request.
 
     Attributes:
-        known: of the events.
-        replayed: whether an earlier request had it done.
+        known: the outcome of the events.
+        replayed: whether it comes from an earlier request.
     """
 
     known: Known
@@ -98,7 +98,7 @@ class _Memory:
         self._entries[key] = entry
 
     def end(self, key: str, entry: _Entry, known: Known | None) -> None:
-        """Keep what is known, at the expense of the oldest."""
+        """Store an outcome, and drop the oldest ones if necessary."""
         self._drop(key)
         if known is None:
             return
@@ -115,13 +115,13 @@ class _Memory:
 
 
 class Replays:
-    """The batches of all pipelines.
+    """The batches with keys of all pipelines.
 
     Args:
         shared: the keys of all processes.
-        max_bytes: of what is known here, for each pipeline.
-        clock: seconds that only grow.
-        away: a future that is done once Kafka is known not to answer: nobody waits for it then.
+        max_bytes: maximum size of stored outcomes, for each pipeline.
+        clock: monotonic seconds.
+        away: returns a future that is done once Kafka is known to be away; then no request waits for it.
     """
 
     def __init__(
@@ -137,17 +137,17 @@ class Replays:
         self._tasks: set[asyncio.Task[Found]] = set()
 
     async def answer(self, batch: Batch, begin: Begin, deadline: Deadline, *, wait: bool = True) -> Found:
-        """What became of a batch, now or before.
+        """Return the outcome of a batch, from this request or an earlier one.
 
         Args:
             batch: the request.
             begin: queues its events.
-            deadline: of the request; what was begun goes on after it.
-            wait: until the end is known; otherwise until the events are queued.
+            deadline: of the request; a begun attempt continues after it.
+            wait: wait for the final outcome; otherwise only until the events are queued.
 
         Raises:
             Problem: 422, the key was used for another request; 400, the key is too long; 503, the batch is under way.
-            Exception: what `begin` raises.
+            Exception: the one that `begin` raises.
         """
         if not 0 < len(batch.key) <= MAX_KEY_CHARACTERS:
             raise Problem(400, "invalid_idempotency_key", f"Idempotency-Key takes 1 to {MAX_KEY_CHARACTERS} characters")
@@ -169,10 +169,10 @@ class Replays:
                 raise _not_acknowledged(batch) if mine else under_way("Kafka has not acknowledged all of it yet")
             if mine:
                 return task.result()
-            await asyncio.sleep(0)  # its callback, which keeps what is known, runs first
+            await asyncio.sleep(0)  # lets its callback, which stores the outcome, run first
 
     async def _until(self, entry: _Entry, task: asyncio.Task[Found], deadline: Deadline, *, wait: bool) -> None:
-        """Until what is waited for, the deadline, or Kafka is known to be away."""
+        """Wait for the task's result, the deadline, or the news that Kafka is away."""
 
         async def first(*awaited: asyncio.Future[Any]) -> None:
             seconds = max(0.0, deadline.remaining() - _ANSWER_SECONDS)
@@ -183,7 +183,7 @@ class Replays:
             await first(task, *([self._away()] if self._away is not None else []))
 
     async def close(self, seconds: float) -> None:
-        """Write down what is known, for so long at most."""
+        """Store the known outcomes in Redis, within `seconds`."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
         await self._shared.close(seconds)
@@ -215,7 +215,7 @@ class Replays:
             self._shared.settle(batch, claim.known)
             raise
         entry.queued.set_result(attempt.queued)
-        # If this process ends meanwhile the key stays its own: what became of the events is known to nobody.
+        # If this process ends meanwhile, the key stays its own, because the outcome is unknown.
         known = await attempt.end
         self._shared.settle(batch, None if known.nothing else bounded(known))
         return Found(known, False)

@@ -1,4 +1,4 @@
-"""What Redis does in one step."""
+"""The Lua script that Redis runs atomically."""
 
 from __future__ import annotations
 

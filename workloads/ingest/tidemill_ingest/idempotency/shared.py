@@ -1,11 +1,11 @@
-"""The keys of all ingest processes of a namespace, in Redis: who is at a batch now, and what became of it.
+"""The keys of all ingest processes of a namespace, in Redis: the owner of each running batch, or its outcome.
 
-A key holds either its owner, the process whose attempt is under way, or what is known at the end of the attempt. It is
-set only over what was read before (compare and set), so two processes never begin the same batch. An owner says now and
-then that it lives; one that was silent for `LEASE_SECONDS` has lost its queue, and its keys may be taken over: what it
-had under way may be in Kafka or not, so the batch is marked as unsure.
+A key holds either its owner (the process of a running attempt), or the outcome of the last attempt. It is written by
+compare-and-set, so two processes never begin the same batch. Owners send heartbeats. An owner that was silent for
+`LEASE_SECONDS` has lost its queue, and others may take over its keys. Its events may be in Kafka or not, so the batch
+is then marked as unsure.
 
-While Redis is away each process knows its own keys alone; what it could not write it writes when Redis is back.
+While Redis is away, each process only knows its own keys. It writes missing values when Redis is back.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ log = logging.getLogger(__name__)
 
 KEPT_SECONDS = 24 * 3600
 MAX_KEYS, MAX_BYTES = 50_000, 16 * 1024 * 1024
-"""Of each pipeline; the oldest go first."""
+"""Limits of each pipeline; the oldest keys are dropped first."""
 BEAT_SECONDS, LEASE_SECONDS = 5.0, 30
 AGAIN_SECONDS = 1.0
-"""Between looks at Redis while it does not answer."""
+"""Interval between probes of Redis while it does not answer."""
 _LOOK_SECONDS = 0.2
-"""Between two looks at a key that another process is at."""
+"""Interval between reads of a key that another process owns."""
 _ANSWER_SECONDS = 0.5
 MAX_OWED = 10_000
 _MAX_CONNECTIONS = 100
@@ -54,7 +54,7 @@ Place = tuple[str, str]
 
 
 class _Value(msgspec.Struct, frozen=True, array_like=True):
-    """What Redis holds under a key; `owner` is empty once an attempt has ended."""
+    """The value of a key; `owner` is empty once the attempt has ended."""
 
     fingerprint: bytes
     owner: str
@@ -66,10 +66,10 @@ class Batch:
     """A request with an Idempotency-Key.
 
     Attributes:
-        pipeline: where it goes.
-        key: as its sender wrote it.
-        fingerprint: tells it from another request under the same key.
-        total: its events.
+        pipeline: of the events.
+        key: from the request's header.
+        fingerprint: distinguishes different requests with the same key.
+        total: number of its events.
     """
 
     pipeline: str
@@ -79,16 +79,16 @@ class Batch:
 
     @property
     def place(self) -> Place:
-        """What stands for its key."""
+        """The pipeline, and the hash of the key."""
         return self.pipeline, hashlib.blake2b(self.key.encode(), digest_size=16).hexdigest()
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """What was found under a key.
+    """The result of claiming a key.
 
     Attributes:
-        known: of earlier attempts.
-        done: nothing is left to be sent, and the key is nobody's.
+        known: the outcome of earlier attempts.
+        done: no event is left to send, and the key has no owner.
     """
 
     known: Known | None = None
@@ -96,7 +96,7 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 def connect(url: str, timeout_seconds: float, **tls: Any) -> redis.asyncio.Redis:
-    """A client; nothing is connected yet. One repeat, at once, for a connection that died unnoticed."""
+    """Return a client, not yet connected. It retries once, at once, because a connection may have died unnoticed."""
     return redis.asyncio.Redis.from_url(
         url,
         **tls,
@@ -108,13 +108,13 @@ def connect(url: str, timeout_seconds: float, **tls: Any) -> redis.asyncio.Redis
 
 
 class SharedKeys:
-    """This process's view of them.
+    """This process's access to the shared keys.
 
     Args:
-        client: Redis; None: there is none, and every key is this process's own.
+        client: Redis; None: there is none, and keys are not shared.
         guard: of Redis.
         namespace: of the pipelines.
-        owner: a name that no other process has, nor had.
+        owner: a unique name of this process.
         lease_seconds: how long an owner may be silent.
     """
 
@@ -131,28 +131,28 @@ class SharedKeys:
         self._namespace, self._owner, self._lease = namespace, owner, lease_seconds
         self._put_script = client.register_script(PUT) if client is not None else None
         self._own: dict[Place, bytes] = {}
-        """Keys that this process is at, by (pipeline, hash), with the value that says so."""
+        """Keys that this process owns, by (pipeline, hash), with their values."""
         self._owed: OrderedDict[Place, bytes] = OrderedDict()
-        """Values that are still to be written."""
+        """Values that still have to be written."""
         self._writing: dict[Place, asyncio.Task[None]] = {}
         self.error = ""
 
     def dependency(self) -> list[Dependency]:
-        """What /health says of Redis; nothing if there is none."""
+        """The dependency for /health; empty without Redis."""
         if self._client is None:
             return []
         return [Dependency("redis", not self.error, False, self.error, self._guard.state)]
 
     async def claim(self, batch: Batch, before: Known | None, deadline: Deadline) -> Claim:
-        """Become the owner of a batch's key; waits while another process is at it.
+        """Become the owner of a batch's key; waits while another process owns it.
 
         Args:
-            batch: whose key it is.
-            before: what this process knows of it.
+            batch: the batch.
+            before: the outcome that this process knows.
             deadline: of the request.
 
         Raises:
-            Problem: 422, the key was used for another request; 503, another process is at it still.
+            Problem: 422, the key was used for another request; 503, another process still owns it.
         """
         if self._client is None:
             return Claim(before)
@@ -189,10 +189,10 @@ class SharedKeys:
                 continue
             expected = current
             if value is None:
-                continue  # of another version of ours: it says nothing here
+                continue  # written by another version of ingest
             known = value.known
             if value.owner:
-                log.warning("%s: %s ended in the middle of a batch, which is sent again", batch.pipeline, value.owner)
+                log.warning("%s: %s ended during a batch, which is sent again", batch.pipeline, value.owner)
                 known = lost(known, batch.total)
             elif known is not None and not known.failed:
                 return Claim(known, done=True)
@@ -201,7 +201,7 @@ class SharedKeys:
         return bool(owner) and owner != self._owner and await self._call(partial(self._lives, owner))
 
     def settle(self, batch: Batch, known: Known | None) -> None:
-        """An attempt has ended; None: nothing was written, the key is free again. Written without being waited for."""
+        """Store the outcome of an attempt in the background. None: nothing was written, and the key becomes free."""
         if self._client is None:
             return
         place = batch.place
@@ -210,9 +210,9 @@ class SharedKeys:
         self._write(place)
 
     async def run(self) -> None:
-        """Say that this process lives, and write what is owed, until cancelled."""
+        """Send heartbeats and write missing values, until cancelled."""
         me = asyncio.current_task()
-        # The client loses a cancellation that comes while it reads, now and then.
+        # The client sometimes loses a cancellation during a read.
         while self._client is not None and not (me is not None and me.cancelling()):
             pause = BEAT_SECONDS
             try:
@@ -226,7 +226,7 @@ class SharedKeys:
             await asyncio.sleep(pause)
 
     async def close(self, seconds: float) -> None:
-        """Finish what is being written, for so long at most, and part with Redis."""
+        """Finish pending writes within `seconds`, and disconnect from Redis."""
         if self._writing:
             await asyncio.wait(self._writing.values(), timeout=seconds)
         if self._client is not None:
@@ -249,7 +249,7 @@ class SharedKeys:
         if value is None:
             return
         try:
-            # An attempt that is under way does not displace what another process has written meanwhile.
+            # The claim of a running attempt must not overwrite a newer value of another process.
             await self._call(partial(self._put, place, b"", value, force=self._own.get(place) != value))
         except _AWAY:
             return
@@ -257,7 +257,7 @@ class SharedKeys:
             del self._owed[place]
 
     async def _call(self, make: Callable[[], Awaitable[T]], *, look: bool = False) -> T:
-        """Ask Redis. After a failure only who looks in the background does, until there is an answer."""
+        """Send a request to Redis. After a failure, only background probes do so, until Redis answers."""
         if self.error and not look:
             raise BreakerOpen(self._guard.name, AGAIN_SECONDS)
         try:
@@ -270,7 +270,7 @@ class SharedKeys:
         return found
 
     async def _put(self, place: Place, expected: bytes, value: bytes, *, force: bool = False) -> bytes | None:
-        """Set a key if it is as expected (empty: absent); otherwise what it is."""
+        """Set a key if it has the expected value (empty: absent); otherwise return its value."""
         pipeline, name = place
         prefix = names.ingest_keys(self._namespace, pipeline)
         keys = [f"{prefix}/{name}", f"{prefix}-index", f"{prefix}-bytes", self._owner_key(self._owner)]
@@ -304,13 +304,13 @@ class SharedKeys:
 
 
 def reused() -> Problem:
-    """422: another request came under the key before."""
-    detail = "Idempotency-Key: the key came with another request before; use a new key for each batch"
+    """Return the 422 for a key that was used for another request."""
+    detail = "Idempotency-Key: the key was used for another request; use a new key for each batch"
     return Problem(422, "idempotency_key_reused", detail)
 
 
 def under_way(why: str) -> Problem:
-    """503: the first request under the key has not come to its end."""
+    """Return the 503 for a key whose first request is still running."""
     detail = (
         f"the batch of this Idempotency-Key is under way to Kafka already ({why}): send it again later, with the key"
     )

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import psycopg
 
+from tidemill_contract.tables import anomalies, detectors
 from tidemill_contract.tables.kept import ANOMALIES
 from tidemill_processor.database import Database
 from tidemill_processor.detect.detectors import State, Verdict
@@ -94,10 +95,7 @@ def _insert(connection: psycopg.Connection[Any], schema: str, found: Sequence[An
     """Rows and bytes stored."""
     cursor = connection.cursor()
     cursor.executemany(
-        f"INSERT INTO {schema}._anomalies (anomaly, aggregation, version, metric, group_key, window_start, window_end,"
-        ' value, score, expected, lower, upper, severity, revision, epoch, partition, "offset", bytes)'
-        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
-        " RETURNING bytes",
+        anomalies.insert(schema),
         [
             (
                 a.rule, a.aggregation, a.version, a.watched, a.group, a.start, a.end, a.verdict.value, a.verdict.score,
@@ -119,26 +117,20 @@ def read_states(
     connection: psycopg.Connection[Any], schema: str, rules: Collection[str], place: int, groups: Collection[str]
 ) -> dict[tuple[str, str], State]:
     """What detectors know, by rule and group, as far as they know anything."""
-    query = (
-        f"SELECT anomaly, group_key, state::text FROM {schema}._detectors"
-        " WHERE anomaly = ANY(%s) AND aggregation_id = %s AND group_key = ANY(%s)"
-    )
-    rows = connection.execute(query, (list(rules), place, list(groups)))
+    rows = connection.execute(detectors.read(schema), (list(rules), place, list(groups)))
     return {(rule, group): parse_state(text) for rule, group, text in rows}
 
 
 def known_groups(connection: psycopg.Connection[Any], schema: str, rule: str, place: int) -> list[str]:
     """The groups that a rule's detectors know something of, the one that came last at the end."""
-    query = f"SELECT group_key FROM {schema}._detectors WHERE anomaly = %s AND aggregation_id = %s ORDER BY seen"
-    return [group for (group,) in connection.execute(query, (rule, place))]
+    return [group for (group,) in connection.execute(detectors.groups(schema), (rule, place))]
 
 
 def forget_states(
     connection: psycopg.Connection[Any], schema: str, rule: str, place: int, groups: Collection[str]
 ) -> None:
     """Remove what a rule's detectors know of groups."""
-    delete = f"DELETE FROM {schema}._detectors WHERE anomaly = %s AND aggregation_id = %s AND group_key = ANY(%s)"
-    connection.execute(delete, (rule, place, list(groups)))
+    connection.execute(detectors.forget(schema), (rule, place, list(groups)))
 
 
 def parse_state(text: str) -> State:
@@ -157,8 +149,4 @@ def save_states(connection: psycopg.Connection[Any], schema: str, known: Sequenc
         (k.rule, k.place, k.group, msgspec.json.encode(k.state).decode(), None if k.seen is None else list(k.seen))
         for k in known
     ]
-    connection.cursor().executemany(
-        f"INSERT INTO {schema}._detectors (anomaly, aggregation_id, group_key, state, seen) VALUES (%s, %s, %s, %s, %s)"
-        " ON CONFLICT (anomaly, aggregation_id, group_key) DO UPDATE SET state = EXCLUDED.state, seen = EXCLUDED.seen",
-        rows,
-    )
+    connection.cursor().executemany(detectors.save(schema), rows)

@@ -16,8 +16,9 @@ from typing import Any
 import psycopg
 
 from tidemill_contract.resource.spec import AnomalySpec
+from tidemill_contract.tables import anomalies, detectors
 from tidemill_contract.windows import answer_range
-from tidemill_processor.database import AggregationStore, Database, to_ms
+from tidemill_processor.database import AggregationStore, Database
 from tidemill_processor.detect.anomalies import CLEARED, Anomaly, insert_anomalies, parse_state, scanner_place
 from tidemill_processor.detect.detectors import State, Verdict, judge, number
 from tidemill_processor.keeper.duties import Duty
@@ -83,8 +84,7 @@ class Rescorer:
         if self._store.layout.reopen_ms is None:
             return
         connection.cursor().executemany(
-            f"INSERT INTO {self._schema}._detector_history (anomaly, aggregation_id, group_key, window_start, state)"
-            " VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+            detectors.remember(self._schema),
             [
                 (rule, self._store.id, window.group, window.start_ms, json.dumps(state))
                 for rule, window, state in before
@@ -96,8 +96,7 @@ class Rescorer:
         plan = self._store.layout
         if plan.reopen_ms is not None:
             kept = plan.size_ms + KEPT_WINDOWS * (plan.gap_ms or plan.pane_ms)
-            delete = f"DELETE FROM {self._schema}._detector_history WHERE aggregation_id = %s AND window_start < %s"
-            connection.execute(delete, (self._store.id, scanned_until - kept))
+            connection.execute(detectors.forget_before(self._schema), (self._store.id, scanned_until - kept))
 
     def run(
         self, connection: psycopg.Connection[Any], scanned_until: int, *, careful: bool = False
@@ -135,22 +134,12 @@ class Rescorer:
         return found
 
     def _history(self, connection: psycopg.Connection[Any], starts: list[int]) -> dict[tuple[str, str, int], State]:
-        query = (
-            f"SELECT anomaly, group_key, window_start, state::text FROM {self._schema}._detector_history"
-            " WHERE aggregation_id = %s AND window_start = ANY(%s)"
-        )
-        rows = connection.execute(query, (self._store.id, starts))
+        rows = connection.execute(detectors.remembered(self._schema), (self._store.id, starts))
         return {(rule, group, start): parse_state(text) for rule, group, start, text in rows}
 
     def _told(self, connection: psycopg.Connection[Any], starts: list[int]) -> dict[tuple[str, str, int], float]:
         """Values of the anomalies that hold in these windows, by rule, group and start."""
-        query = (
-            f"SELECT DISTINCT ON (anomaly, group_key, window_start) anomaly, group_key, {to_ms('window_start')}, value,"
-            f" severity FROM {self._schema}._anomalies WHERE aggregation = %s AND version = %s"
-            " AND window_start = ANY(SELECT to_timestamp(s / 1000.0) FROM unnest(%s::bigint[]) AS s)"
-            " ORDER BY anomaly, group_key, window_start, revision DESC"
-        )
-        rows = connection.execute(query, (self._store.name, self._store.version, starts))
+        rows = connection.execute(anomalies.of_windows(self._schema), (self._store.name, self._store.version, starts))
         return {
             (rule, json.dumps(group, sort_keys=True), start): value
             for rule, group, start, value, severity in rows

@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 
 from tidemill_contract.resource.spec import AnomalySpec
+from tidemill_contract.tables import aggregations
 from tidemill_processor import metrics
 from tidemill_processor.blame import is_fault, reason
 from tidemill_processor.database import AggregationStore, Database
@@ -100,8 +101,7 @@ class Scanner:
     def _turn(self, connection: psycopg.Connection[Any]) -> tuple[bool, int | None]:
         """Whether this process alone scans, in this transaction, and how far scanning has come."""
         row = connection.execute(
-            f"SELECT scanned_until, pg_try_advisory_xact_lock(hashtext(%s), id) FROM {self._schema}._aggregations"
-            " WHERE id = %s",
+            aggregations.scanned(self._schema),
             (f"{self._schema}/scan", self._store.id),
         ).fetchone()
         # From that generation on other columns may be fed: windows closed since then are its processors' to read.
@@ -120,8 +120,7 @@ class Scanner:
             until, found = closed_until, Counter[str]()
             if span is not None:
                 until, found = span.last_ms, self._scan(connection, span, careful=self._panes == 0)
-            update = f"UPDATE {self._schema}._aggregations SET scanned_until = %s WHERE id = %s"
-            connection.execute(update, (until, self._store.id))
+            connection.execute(aggregations.set_scanned(self._schema), (until, self._store.id))
             self._again.forget(connection, until)
         return found
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import psycopg
 
+from tidemill_contract.tables import failing
 from tidemill_processor import metrics
 from tidemill_processor.blame import is_fault, reason
 from tidemill_processor.publish.producer import PublishFailed
@@ -63,7 +64,7 @@ class Trials:
     """Tries duties over the keeper's connection, and remembers which of them fail. Others may look at `troubles`."""
 
     def __init__(self, schema: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._table, self._clock = f"{schema}._held_up", clock
+        self._schema, self._clock = schema, clock
         self._lock = threading.Lock()
         self._troubles: dict[Duty, Trouble] = {}
         self._cleared: set[Duty] = set()
@@ -120,12 +121,7 @@ class Trials:
         self._count(duty)
         metrics.KEEPER_FAILURES.labels(duty=duty.kind).inc()
         if told:
-            upsert = (
-                f"INSERT INTO {self._table} (aggregation, version, duty, reason) VALUES (%s, %s, %s, %s)"
-                " ON CONFLICT (aggregation, version, duty)"
-                " DO UPDATE SET reason = EXCLUDED.reason, tried_at = now()"
-            )
-            self._write(connection, upsert, (duty.aggregation, duty.version, duty.kind, text))
+            self._write(connection, failing.hold_up(self._schema), (duty.aggregation, duty.version, duty.kind, text))
 
     def _works(self, connection: psycopg.Connection[Any], duty: Duty) -> None:
         with self._lock:
@@ -134,8 +130,7 @@ class Trials:
             self._count(duty)
             log.info("%s of %s goes on", duty.kind, duty.aggregation or "the pipeline")
         self._cleared.add(duty)
-        delete = f"DELETE FROM {self._table} WHERE aggregation = %s AND version = %s AND duty = %s"
-        self._write(connection, delete, (duty.aggregation, duty.version, duty.kind))
+        self._write(connection, failing.go_on(self._schema), (duty.aggregation, duty.version, duty.kind))
 
     def _count(self, duty: Duty) -> None:
         failing = sum(other.kind == duty.kind for other in self._troubles)
@@ -148,4 +143,4 @@ class Trials:
         except psycopg.Error as error:
             if connection.closed:
                 raise
-            log.warning("%s: %s", self._table, reason(error))
+            log.warning("%s.%s: %s", self._schema, failing.HELD_UP.name, reason(error))

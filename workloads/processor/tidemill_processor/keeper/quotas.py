@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 
 from tidemill_contract.runtime import PipelineConfig
+from tidemill_contract.tables import kept as kept_rows
 from tidemill_contract.tables.kept import QUERY, quota_of, read, told
 from tidemill_processor import metrics
 from tidemill_processor.batch import DeadLetter
@@ -79,8 +80,7 @@ def _bare(letter: DeadLetter, *, by_quota: bool) -> DeadLetter:
 
 def left(connection: psycopg.Connection[Any], database: Database, kind: str) -> int:
     """Bytes that are left of a table's quota; negative: it takes more."""
-    query = f"SELECT coalesce(sum(bytes), 0)::bigint FROM {database.schema}._kept WHERE kind = %s"
-    row = connection.execute(query, (kind,)).fetchone()
+    row = connection.execute(kept_rows.held(database.schema), (kind,)).fetchone()
     return database.quotas[kind] - (row[0] if row else 0)
 
 
@@ -98,10 +98,7 @@ class Kept:
 def note(connection: psycopg.Connection[Any], database: Database, kind: str, place: int, kept: Kept) -> None:
     """Count it, in the transaction that stores."""
     connection.execute(
-        f"INSERT INTO {database.schema}._kept AS k (kind, place, rows, bytes, bare, counted, full_at)"
-        " VALUES (%s, %s, %s, %s, %s, %s, CASE WHEN %s THEN now() END) ON CONFLICT (kind, place) DO UPDATE SET"
-        " rows = k.rows + EXCLUDED.rows, bytes = k.bytes + EXCLUDED.bytes, bare = k.bare + EXCLUDED.bare,"
-        " counted = k.counted + EXCLUDED.counted, full_at = coalesce(EXCLUDED.full_at, k.full_at)",
+        kept_rows.add(database.schema),
         (kind, place, kept.rows, kept.bytes, kept.bare, kept.counted, kept.full),
     )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import psycopg
 
+from tidemill_contract.tables import failing
 from tidemill_processor import metrics
 from tidemill_processor.keeper.duties import Duty
 
@@ -46,14 +47,8 @@ def record(connection: psycopg.Connection[object], schema: str, duty: Duty, skip
         (duty.aggregation, duty.version, duty.kind, s.start, s.last, s.group, list(s.metrics), s.reason)
         for s in skips[:NAMED]
     ]
-    connection.cursor().executemany(
-        f"INSERT INTO {schema}._skipped"
-        " (aggregation, version, duty, window_start, last_start, group_key, metrics, reason)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
-        rows,
-    )
-    delete = f"DELETE FROM {schema}._skipped WHERE id <= (SELECT max(id) FROM {schema}._skipped) - {KEPT}"
-    connection.execute(delete)
+    connection.cursor().executemany(failing.skip(schema), rows)
+    connection.execute(failing.trim(schema, KEPT))
     first = skips[0]
     log.warning(
         "%s of %s passes over %d value(s) or window(s), such as %s of window %s, group %s: %s",

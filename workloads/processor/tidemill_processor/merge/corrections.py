@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import psycopg
 
+from tidemill_contract.tables import corrections
 from tidemill_processor.database import AggregationStore, Database
 
 MOST = 50
@@ -32,10 +33,7 @@ def note(
     judge: bool,
 ) -> None:
     """Remember what a batch corrected, in the batch's transaction."""
-    insert = (
-        f"INSERT INTO {database.schema}._corrections"
-        " (aggregation_id, rev, first_start, last_start, published, scanned) VALUES (%s, %s, %s, %s, %s, %s)"
-    )
+    insert = corrections.insert(database.schema)
     if publish or judge:
         for rev in corrected.revs:
             row = (store.id, rev, corrected.first_ms, corrected.last_ms, not publish, not judge)
@@ -45,19 +43,15 @@ def note(
 class Corrections:
     """What is noted of one aggregation, seen by one of those who have to do with it."""
 
-    def __init__(self, database: Database, store: AggregationStore, duty: Literal["published", "scanned"]) -> None:
-        self._table, self._store, self._duty = f"{database.schema}._corrections", store, duty
-        self._other = "scanned" if duty == "published" else "published"
+    def __init__(self, database: Database, store: AggregationStore, duty: corrections.Duty) -> None:
+        self._schema, self._store, self._duty = database.schema, store, duty
+        self._other: corrections.Duty = "scanned" if duty == "published" else "published"
 
     def due(self, connection: psycopg.Connection[Any]) -> Corrected | None:
         """The oldest that are not done; the caller holds a lock that only one holds."""
         if self._store.layout.reopen_ms is None:
             return None
-        rows = connection.execute(
-            f"SELECT rev, first_start, last_start FROM {self._table} WHERE aggregation_id = %s AND NOT {self._duty}"
-            f" ORDER BY rev LIMIT {MOST}",
-            (self._store.id,),
-        ).fetchall()
+        rows = connection.execute(corrections.due(self._schema, self._duty, MOST), (self._store.id,)).fetchall()
         if not rows:
             return None
         revs, firsts, lasts = zip(*rows, strict=True)
@@ -66,6 +60,5 @@ class Corrections:
     def done(self, connection: psycopg.Connection[Any], corrected: Corrected) -> None:
         """Mark them, and remove those that nobody waits for."""
         these = (self._store.id, corrected.revs)
-        where = "aggregation_id = %s AND rev = ANY(%s)"
-        connection.execute(f"UPDATE {self._table} SET {self._duty} = true WHERE {where}", these)
-        connection.execute(f"DELETE FROM {self._table} WHERE {where} AND {self._other}", these)
+        connection.execute(corrections.set_done(self._schema, self._duty), these)
+        connection.execute(corrections.remove_done(self._schema, self._other), these)

@@ -10,7 +10,8 @@ import psycopg
 
 from tidemill_contract.functions.feeds import SINCE
 from tidemill_contract.functions.partials import SKETCHES, SQL_TYPES, Partial, merge_expression, quote
-from tidemill_processor.database import AggregationStore, Database, from_ms
+from tidemill_contract.tables.definition import from_ms
+from tidemill_processor.database import AggregationStore, Database
 from tidemill_processor.merge import sessions
 from tidemill_processor.merge.aggregate import AFTER, END, NO_CUT, PANE, Aggregated
 

@@ -10,6 +10,7 @@ import psycopg
 
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.runtime import PipelineConfig
+from tidemill_contract.tables import events, readers
 from tidemill_contract.tables.storage import DAY_MS, new_partitions, partition_days
 from tidemill_contract.times import rfc3339_ms
 from tidemill_processor.batch import DATA, OFFSET, PARTITION, TIME, Batch
@@ -75,20 +76,17 @@ class KeptEvents:
         """
         if not self._wanted or DATA not in batch.frame.columns or not batch.frame.height:
             return None
-        query = f"SELECT watermark FROM {self._database.schema}._readers WHERE reader = %s"
-        row = connection.execute(query, (LIVE,)).fetchone()
+        row = connection.execute(readers.watermark(self._database.schema), (LIVE,)).fetchone()
         kept = batch.frame.select(TIME, PARTITION, OFFSET, DATA)
         if row is not None and row[0] is not None:
             kept = kept.filter(pl.col(TIME) >= row[0] - self._retention_ms)
-        self._partitions.ensure(connection, "_events", partition_days(self._retention_ms), kept[TIME])
+        self._partitions.ensure(connection, events.TABLE.name, partition_days(self._retention_ms), kept[TIME])
         return kept
 
     def store(self, connection: psycopg.Connection[Any], kept: pl.DataFrame | None, epochs: Mapping[int, int]) -> None:
         """Keep it, in the batch's transaction."""
         if kept is None or not kept.height:
             return
-        table = self._database.qualified("_events")
-        columns = '(event_time, epoch, partition, "offset", data)'
-        with connection.cursor().copy(f"COPY {table} {columns} FROM STDIN") as copy:
+        with connection.cursor().copy(events.copy(self._database.schema)) as copy:
             for time, partition, offset, data in kept.iter_rows():
                 copy.write_row((rfc3339_ms(time), epochs[partition], partition, offset, data))

@@ -9,6 +9,7 @@ import psycopg
 
 from tidemill_contract.duration import format_ms
 from tidemill_contract.events.decoder import InvalidEvent, Reason
+from tidemill_contract.tables import aggregations, dead_letters
 from tidemill_contract.tables.kept import DEAD_LETTERS
 from tidemill_contract.times import rfc3339_ms
 from tidemill_processor.batch import INDEX, TIME, Batch, DeadLetter, dead_letter
@@ -33,10 +34,9 @@ def late(
         if policy == "reopen":
             policy = "deadLetter"  # what comes too late even for that
         found[name, policy] = number
-        column = "late_dropped" if policy == "drop" else "late_dead"
-        update = f"UPDATE {database.schema}._aggregations SET {column} = {column} + %s WHERE id = %s"
-        # An edit of it restarts no processor.
-        row = connection.execute(f"{update} RETURNING retention_ms", (number, work.store.id)).fetchone()
+        update = aggregations.count_late(database.schema, "late_dropped" if policy == "drop" else "late_dead")
+        # An edit of the retention restarts no processor.
+        row = connection.execute(update, (number, work.store.id)).fetchone()
         if policy != "drop":
             letters += _letters(batch, work, retention_ms=row[0] if row else 0)
     return letters, found
@@ -68,14 +68,6 @@ def _verdict(work: Work, time: int, missed: int, retention_ms: int) -> InvalidEv
     return InvalidEvent(Reason.TOO_OLD, None, detail)
 
 
-_COLUMNS = {
-    "epoch": "integer", "partition": "integer", '"offset"': "bigint", "aggregation": "text", "reason": "text",
-    "field": "text", "detail": "text", "key": "bytea", "value": "bytea", "value_bytes": "bigint",
-    "event_time": "bigint", "windows": "text", "bytes": "bigint",
-}  # fmt: skip
-"""Types in which they travel; an array of arrays has to be even, so `windows` go as texts."""
-
-
 def write(
     connection: psycopg.Connection[Any], database: Database, letters: Sequence[DeadLetter], epochs: Mapping[int, int]
 ) -> None:
@@ -104,13 +96,6 @@ def _store(
         )
         for d, size in letters
     ]  # fmt: skip
-    names = ", ".join(_COLUMNS)
-    arrays = ", ".join(f"%s::{kind}[]" for kind in _COLUMNS.values())
-    found = connection.execute(
-        f"WITH stored AS (INSERT INTO {database.schema}._dead_letters ({names})"
-        f" SELECT {names.replace('windows', 'windows::bigint[]')} FROM unnest({arrays}) AS new ({names})"
-        " ON CONFLICT DO NOTHING RETURNING partition, bytes)"
-        " SELECT partition, count(*), sum(bytes)::bigint FROM stored GROUP BY 1",
-        [list(column) for column in zip(*rows, strict=True)],
-    )
+    values = [list(column) for column in zip(*rows, strict=True)]
+    found = connection.execute(dead_letters.insert(database.schema), values)
     return {partition: (number, size) for partition, number, size in found}

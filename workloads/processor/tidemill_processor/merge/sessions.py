@@ -23,8 +23,9 @@ from tidemill_contract.functions.partials import (
     quote,
     rollup_select,
 )
+from tidemill_contract.tables.definition import from_ms, to_ms
 from tidemill_processor.batch import INDEX, TIME
-from tidemill_processor.database import AggregationStore, Database, from_ms, to_ms
+from tidemill_processor.database import AggregationStore, Database
 from tidemill_processor.merge.aggregate import END, PANE, Aggregated, partials, reopening, revised
 
 _START, _LAST = own_partial("min", "start", "bigint"), own_partial("max", "end", "bigint")

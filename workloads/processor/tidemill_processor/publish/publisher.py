@@ -18,6 +18,7 @@ import msgspec
 import psycopg
 
 from tidemill_contract.runtime import PipelineConfig
+from tidemill_contract.tables import aggregations, anomalies, dead_letters
 from tidemill_contract.times import rfc3339, rfc3339_ms
 from tidemill_processor import metrics
 from tidemill_processor.blame import is_fault, reason
@@ -138,9 +139,7 @@ class Publisher:
         with connection.transaction():
             if not self._locked(connection, store):
                 return 0
-            row = connection.execute(
-                f"SELECT published_until FROM {self._schema}._aggregations WHERE id = %s", (store.id,)
-            ).fetchone()
+            row = connection.execute(aggregations.published(self._schema), (store.id,)).fetchone()
             if row is None or (row[0] is not None and row[0] >= closed_until):
                 return 0
             # From that generation on other columns may be fed: windows closed since then are its processors' to read.
@@ -151,9 +150,7 @@ class Publisher:
             if span is not None:
                 until = span.last_ms
                 count = self._send(connection, store, duty, partial(reader.of_closed, span), careful=panes == 0)
-            connection.execute(
-                f"UPDATE {self._schema}._aggregations SET published_until = %s WHERE id = %s", (until, store.id)
-            )
+            connection.execute(aggregations.set_published(self._schema), (until, store.id))
         if span is not None and count < _FEW:
             self._spans[store.id] = min(100_000, max(1, panes * 2))
         elif count > _MANY:
@@ -235,12 +232,7 @@ class Publisher:
     def _anomalies(self, connection: psycopg.Connection[Any], duty: Duty) -> int:
         outbox = _Outbox(self._outlet)
         with connection.transaction():
-            rows = connection.execute(
-                "SELECT id, anomaly, aggregation, version, metric, group_key, window_start, window_end, value, score,"
-                ' expected, lower, upper, severity, revision, epoch, partition, "offset"'
-                f" FROM {self._schema}._anomalies WHERE NOT published ORDER BY id LIMIT {MARKED_ROWS}"
-                " FOR UPDATE SKIP LOCKED"
-            ).fetchall()
+            rows = connection.execute(anomalies.unpublished(self._schema, MARKED_ROWS)).fetchall()
             for (
                 _,
                 rule,
@@ -276,18 +268,13 @@ class Publisher:
             if rows:
                 record(connection, self._schema, duty, outbox.settle())
                 ids = [row[0] for row in rows]
-                connection.execute(f"UPDATE {self._schema}._anomalies SET published = true WHERE id = ANY(%s)", (ids,))
+                connection.execute(anomalies.set_published(self._schema), (ids,))
         return len(rows)
 
     def _dead_letters(self, connection: psycopg.Connection[Any], duty: Duty) -> int:
         outbox = _Outbox(self._outlet)
         with connection.transaction():
-            rows = connection.execute(
-                'SELECT epoch, partition, "offset", aggregation, reason, field, detail, key, value, event_time, windows'
-                f" FROM {self._schema}._dead_letters WHERE NOT published"
-                f' ORDER BY epoch, partition, "offset" LIMIT {MARKED_ROWS}'
-                " FOR UPDATE SKIP LOCKED"
-            ).fetchall()
+            rows = connection.execute(dead_letters.unpublished(self._schema, MARKED_ROWS)).fetchall()
             for row in rows:
                 try:
                     outbox.send(self._config.topic("dead-letters"), *self._letter(row))
@@ -295,11 +282,7 @@ class Publisher:
                     outbox.skip(f"{row[0]}/{row[1]}/{row[2]}/{row[3]}", error)
             if rows:
                 record(connection, self._schema, duty, outbox.settle())
-                connection.cursor().executemany(
-                    f"UPDATE {self._schema}._dead_letters SET published = true"
-                    ' WHERE epoch = %s AND partition = %s AND "offset" = %s AND aggregation = %s',
-                    [row[:4] for row in rows],
-                )
+                connection.cursor().executemany(dead_letters.set_published(self._schema), [row[:4] for row in rows])
         return len(rows)
 
     def _letter(self, row: tuple[Any, ...]) -> tuple[bytes | None, bytes | None, dict[str, str]]:

@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 
 from tidemill_contract.runtime import PipelineConfig
+from tidemill_contract.tables import offsets
 from tidemill_contract.times import epoch_ms, read_start
 from tidemill_processor.database import Database
 from tidemill_processor.source.consumer import Source
@@ -53,10 +54,7 @@ class Positions:
         Raises:
             KafkaException, psycopg.Error: try again later.
         """
-        query = (
-            f"SELECT partition, topic_id, epoch, next_offset, former_topic_ids FROM {self._schema}._offsets"
-            f" WHERE reader = '{self._reader}' AND partition = ANY(%s)"
-        )
+        query = offsets.read(self._schema, self._reader)
         wanted = list(partitions)
         # What was given away meanwhile is doubted anew.
         self._short_since = {p: since for p, since in self._short_since.items() if p in wanted}
@@ -79,10 +77,7 @@ class Positions:
         Raises:
             psycopg.Error: try again later.
         """
-        query = (
-            f"SELECT partition FROM {self._schema}._offsets"
-            f" WHERE reader = '{self._reader}' AND partition < %s AND topic_id IS DISTINCT FROM %s"
-        )
+        query = offsets.untaken(self._schema, self._reader)
         return frozenset(partition for (partition,) in connection.execute(query, (count, topic_id)))
 
     def _position(
@@ -141,23 +136,14 @@ class Positions:
         offset: int,
     ) -> Position | None:
         """Compare and set; None if somebody else was faster (the next try reads what they wrote)."""
-        update = (
-            f"UPDATE {self._schema}._offsets SET former_topic_ids = CASE WHEN topic_id <> %s"
-            " THEN former_topic_ids || topic_id ELSE former_topic_ids END, topic_id = %s, epoch = %s, next_offset = %s"
-            f" WHERE reader = '{self._reader}' AND partition = %s AND topic_id IS NOT DISTINCT FROM %s AND epoch = %s"
-            " AND next_offset IS NOT DISTINCT FROM %s"
-        )
+        update = offsets.move(self._schema, self._reader)
         moved = connection.execute(update, (topic_id, topic_id, epoch, offset, partition, *before)).rowcount
         return Position(offset, epoch) if moved else None
 
     def _record_loss(
         self, connection: psycopg.Connection[Any], partition: int, epoch: int, first: int, end: int | None, reason: str
     ) -> None:
-        insert = (
-            f"INSERT INTO {self._schema}._lost (reader, partition, epoch, from_offset, to_offset, reason)"
-            f" VALUES ('{self._reader}', %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
-        )
-        connection.execute(insert, (partition, epoch, first, end, reason))
+        connection.execute(offsets.lose(self._schema, self._reader), (partition, epoch, first, end, reason))
 
     def confirm_ends(
         self, connection: psycopg.Connection[Any], caught_up: dict[int, Position], age_seconds: float
@@ -165,14 +151,8 @@ class Positions:
         """Record that these partitions were read to what was their end `age_seconds` ago, if they still stand there."""
         if not caught_up:
             return
-        update = (
-            f"UPDATE {self._schema}._offsets AS o SET end_confirmed_at = clock_timestamp() - %s * interval '1 second'"
-            " FROM unnest(%s::integer[], %s::bigint[], %s::integer[]) AS c (partition, next_offset, epoch)"
-            f" WHERE o.reader = '{self._reader}' AND o.partition = c.partition AND o.next_offset = c.next_offset"
-            " AND o.epoch = c.epoch"
-        )
         connection.execute(
-            update,
+            offsets.confirm_ends(self._schema, self._reader),
             (
                 age_seconds,
                 list(caught_up),

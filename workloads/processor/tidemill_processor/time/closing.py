@@ -14,7 +14,8 @@ import psycopg
 
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.runtime import PipelineConfig
-from tidemill_processor.database import CLOCK_MS, AggregationStore, Database, from_ms, to_ms
+from tidemill_contract.tables import aggregations, offsets, readers
+from tidemill_processor.database import AggregationStore, Database
 from tidemill_processor.keeper.duties import Attempt, Duty, at_once
 from tidemill_processor.time.watermark import PartitionTime, ReaderTime, advance, closed_until
 
@@ -42,7 +43,7 @@ class Closer:
     def run(self, connection: psycopg.Connection[Any], attempt: Attempt = at_once) -> Clock:
         """One pass; each aggregation is closed by an attempt of its own."""
         watermark = self._advance(connection)
-        until = dict(connection.execute(f"SELECT id, closed_until FROM {self._schema}._aggregations").fetchall())
+        until = dict(connection.execute(aggregations.closed(self._schema)).fetchall())
         closed: dict[str, int | None] = {store.name: until[store.id] for store in self._stores}
         newly: dict[str, int] = {}
         if watermark is not None:
@@ -66,26 +67,16 @@ class Closer:
             return 0
         with connection.transaction():
             connection.execute(self._database.lock(store.id))
-            update = (
-                f"UPDATE {self._schema}._aggregations SET closed_until = %s"
-                " WHERE id = %s AND (closed_until IS NULL OR closed_until < %s)"
-            )
-            if connection.execute(update, (until, store.id, until)).rowcount:
+            if connection.execute(aggregations.close(self._schema), (until, store.id, until)).rowcount:
                 newly[store.name] = until
         closed[store.name] = until
         return 1
 
     def _advance(self, connection: psycopg.Connection[Any]) -> int | None:
         with connection.transaction():
-            row = connection.execute(
-                f"SELECT watermark, candidate, {to_ms('candidate_at')}, {to_ms('active_since')}, {to_ms('idle_since')},"
-                f" idle_base, {CLOCK_MS} FROM {self._schema}._readers WHERE reader = '{self._reader}'"
-                " FOR UPDATE SKIP LOCKED"
-            ).fetchone()
+            row = connection.execute(readers.lock(self._schema, self._reader)).fetchone()
             if row is None:
-                found = connection.execute(
-                    f"SELECT watermark FROM {self._schema}._readers WHERE reader = '{self._reader}'"
-                ).fetchone()
+                found = connection.execute(readers.watermark(self._schema), (self._reader,)).fetchone()
                 return found[0] if found else None
             before, now_ms = ReaderTime(*row[:6]), row[6]
             after = advance(
@@ -96,10 +87,8 @@ class Closer:
                 now_ms=now_ms,
             )
             if after != before:
-                at = from_ms("%s::bigint")
                 connection.execute(
-                    f"UPDATE {self._schema}._readers SET watermark = %s, candidate = %s, candidate_at = {at},"
-                    f" active_since = {at}, idle_since = {at}, idle_base = %s WHERE reader = '{self._reader}'",
+                    readers.move(self._schema, self._reader),
                     (
                         after.watermark, after.candidate, *[after.candidate_at] * 2, *[after.active_since] * 2,
                         *[after.idle_since] * 2, after.idle_base,
@@ -108,8 +97,5 @@ class Closer:
             return after.watermark
 
     def _partitions(self, connection: psycopg.Connection[Any]) -> list[PartitionTime]:
-        query = (
-            f"SELECT partition, max_event_time, suspects, {to_ms('last_event_at')}, {to_ms('end_confirmed_at')}"
-            f" FROM {self._schema}._offsets WHERE reader = '{self._reader}'"
-        )
+        query = offsets.times(self._schema, self._reader)
         return [PartitionTime(p, latest, tuple(s), last, end) for p, latest, s, last, end in connection.execute(query)]

@@ -11,10 +11,11 @@ from typing import Any
 import psycopg
 
 from tidemill_contract.functions.partials import REVISION, quote
+from tidemill_contract.tables.definition import from_ms, to_ms
 from tidemill_contract.times import rfc3339
 from tidemill_contract.windows import answer_columns, decoders, window_source
 from tidemill_processor.blame import reason
-from tidemill_processor.database import AggregationStore, Database, from_ms, to_ms
+from tidemill_processor.database import AggregationStore, Database
 
 FETCH_ROWS = 5_000
 

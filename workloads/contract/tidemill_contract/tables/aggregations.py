@@ -1,0 +1,138 @@
+"""`_aggregations`: every version of every aggregation.
+
+`closed_until`: windows that end by then take no more events. `rev` counts the merged batches. `scanned_until` and
+`published_until` are the progress of detectors and of the results topic. `layout` is the number of the current set of
+columns with values. `fed` has, for each column that was added later, the layout that added it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tidemill_contract.tables.definition import Table, columns
+
+TABLE = Table(
+    "_aggregations",
+    columns(
+        ("id", "integer PRIMARY KEY GENERATED ALWAYS AS IDENTITY"),
+        ("name", "text NOT NULL"),
+        ("version", "integer NOT NULL"),
+        ("table_name", "text NOT NULL"),
+        ("reader", "text NOT NULL"),
+        ("shape", "jsonb NOT NULL"),
+        ("partition_days", "integer NOT NULL"),
+        ("retention_ms", "bigint NOT NULL"),
+        ("closed_until", "bigint"),
+        ("rev", "bigint NOT NULL DEFAULT 0"),
+        ("scanned_until", "bigint"),
+        ("published_until", "bigint"),
+        ("late_dead", "bigint NOT NULL DEFAULT 0"),
+        ("late_dropped", "bigint NOT NULL DEFAULT 0"),
+        ("created_at", "timestamptz NOT NULL DEFAULT now()"),
+        ("layout", "bigint NOT NULL DEFAULT 0"),
+        ("fed", "jsonb NOT NULL DEFAULT '{}'"),
+    ),
+    ("UNIQUE (name, version)",),
+    storage="fillfactor = 50",
+    writer="SELECT, UPDATE (closed_until, rev, scanned_until, published_until, late_dead, late_dropped)",
+)
+
+
+def versions(schema: str) -> str:
+    """All versions, in the order of their ids.
+
+    Rows: name, reader, version, id, table, days of a partition, layout, fed.
+    """
+    return (
+        "SELECT name, reader, version, id, table_name, partition_days, layout, fed"
+        f" FROM {schema}._aggregations ORDER BY id"
+    )
+
+
+def closed(schema: str) -> str:
+    """Until when windows are closed. Rows: id, time (epoch ms)."""
+    return f"SELECT id, closed_until FROM {schema}._aggregations"
+
+
+def close(schema: str) -> str:
+    """Close windows, if they are not closed so far. Parameters: until when (epoch ms), id, until when."""
+    return (
+        f"UPDATE {schema}._aggregations SET closed_until = %s"
+        " WHERE id = %s AND (closed_until IS NULL OR closed_until < %s)"
+    )
+
+
+def count_batch(schema: str) -> str:
+    """Count a batch that is merged. Parameter: id. Row: the new `rev`."""
+    return f"UPDATE {schema}._aggregations SET rev = rev + 1 WHERE id = %s RETURNING rev"
+
+
+def count_late(schema: str, column: Literal["late_dead", "late_dropped"]) -> str:
+    """Count late events. Parameters: number, id. Row: the version's retention."""
+    return f"UPDATE {schema}._aggregations SET {column} = {column} + %s WHERE id = %s RETURNING retention_ms"
+
+
+def scanned(schema: str) -> str:
+    """Try to be the only one who scans, in this transaction.
+
+    Parameters: name of the lock, id. Row: until when windows were scanned (epoch ms), whether the lock is ours.
+    """
+    return (
+        f"SELECT scanned_until, pg_try_advisory_xact_lock(hashtext(%s), id) FROM {schema}._aggregations WHERE id = %s"
+    )
+
+
+def set_scanned(schema: str) -> str:
+    """Parameters: until when windows were scanned (epoch ms), id."""
+    return f"UPDATE {schema}._aggregations SET scanned_until = %s WHERE id = %s"
+
+
+def published(schema: str) -> str:
+    """Row: until when results were published (epoch ms). Parameter: id."""
+    return f"SELECT published_until FROM {schema}._aggregations WHERE id = %s"
+
+
+def set_published(schema: str) -> str:
+    """Parameters: until when results were published (epoch ms), id."""
+    return f"UPDATE {schema}._aggregations SET published_until = %s WHERE id = %s"
+
+
+def progress(schema: str) -> str:
+    """How far all versions are.
+
+    Rows: name, version, rev, closed, scanned and published until (epoch ms), numbers of late events dead and dropped.
+    """
+    return (
+        "SELECT name, version, rev, closed_until, scanned_until, published_until, late_dead, late_dropped"
+        f" FROM {schema}._aggregations"
+    )
+
+
+# A schema from before these columns has none.
+_FEEDS = "to_jsonb(a) -> 'layout', to_jsonb(a) -> 'fed'"
+
+
+def state(schema: str) -> str:
+    """What the answers of a version depend on.
+
+    Parameters: name, version. Row: an identity that changes if the version is made anew, rev, closed until, watermark,
+    layout, fed.
+    """
+    return (
+        f"SELECT a.id || '@' || extract(epoch FROM a.created_at), a.rev, a.closed_until, r.watermark, {_FEEDS}"
+        f" FROM {schema}._aggregations AS a LEFT JOIN {schema}._readers AS r ON r.reader = a.reader"
+        " WHERE a.name = %s AND a.version = %s"
+    )
+
+
+def standings(schema: str) -> str:
+    """The same of all versions, to listen to them.
+
+    Parameter: the schema's name, without quotes. Rows: name, version, the table's oid, id, rev, closed until,
+    watermark, layout, fed.
+    """
+    return (
+        "SELECT a.name, a.version, to_regclass(format('%%I.%%I', %s::text, a.table_name))::oid::bigint,"
+        f" a.id, a.rev, a.closed_until, r.watermark, {_FEEDS} FROM {schema}._aggregations AS a"
+        f" LEFT JOIN {schema}._readers AS r ON r.reader = a.reader"
+    )

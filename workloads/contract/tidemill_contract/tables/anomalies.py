@@ -1,0 +1,111 @@
+"""`_anomalies`: what detectors found.
+
+`group_key` is a JSON object of the group columns. An anomaly of a single event has no aggregation (''), the field as
+`metric`, its time as both ends of the window, and its record's position. Feeds the anomalies topic.
+"""
+
+from __future__ import annotations
+
+from tidemill_contract.tables.definition import Table, columns, to_ms
+
+TABLE = Table(
+    "_anomalies",
+    columns(
+        ("id", "bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY"),
+        ("anomaly", "text NOT NULL"),
+        ("aggregation", "text NOT NULL"),
+        ("version", "integer NOT NULL"),
+        ("metric", "text NOT NULL"),
+        ("group_key", "jsonb NOT NULL"),
+        ("window_start", "timestamptz NOT NULL"),
+        ("window_end", "timestamptz NOT NULL"),
+        ("value", "double precision NOT NULL"),
+        ("score", "double precision NOT NULL"),
+        ("expected", "double precision"),
+        ("lower", "double precision"),
+        ("upper", "double precision"),
+        ("severity", "text NOT NULL DEFAULT 'warning'"),
+        ("revision", "integer NOT NULL DEFAULT 0"),
+        ("detected_at", "timestamptz NOT NULL DEFAULT now()"),
+        ("published", "boolean NOT NULL DEFAULT false"),
+        ("epoch", "integer"),
+        ("partition", "integer"),
+        ("offset", "bigint"),
+        # What it counts in `_kept`.
+        ("bytes", "bigint"),
+    ),
+    (
+        "UNIQUE NULLS NOT DISTINCT (anomaly, aggregation, version, group_key, window_start, revision, epoch, partition,"
+        ' "offset")',
+    ),
+    indexes=(
+        ("_anomalies_unpublished", "(id) WHERE NOT published"),
+        ("_anomalies_by_time", "(window_start, id)"),
+    ),
+    writer="SELECT, INSERT, UPDATE (published)",
+)
+
+
+def insert(schema: str) -> str:
+    """Store an anomaly that is not there yet.
+
+    Parameters: anomaly, aggregation, version, metric, group, start and end of the window, value, score,
+    expected, lower, upper, severity, revision, epoch, partition, offset, bytes that it counts in `_kept`. Row:
+    these bytes.
+    """
+    return (
+        f"INSERT INTO {schema}._anomalies (anomaly, aggregation, version, metric, group_key, window_start, window_end,"
+        ' value, score, expected, lower, upper, severity, revision, epoch, partition, "offset", bytes)'
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
+        " RETURNING bytes"
+    )
+
+
+def of_windows(schema: str) -> str:
+    """The newest verdict on each window.
+
+    Parameters: aggregation, version, list of starts (epoch ms). Rows: anomaly, group, start (epoch ms), value,
+    severity.
+    """
+    return (
+        f"SELECT DISTINCT ON (anomaly, group_key, window_start) anomaly, group_key, {to_ms('window_start')}, value,"
+        f" severity FROM {schema}._anomalies WHERE aggregation = %s AND version = %s"
+        " AND window_start = ANY(SELECT to_timestamp(s / 1000.0) FROM unnest(%s::bigint[]) AS s)"
+        " ORDER BY anomaly, group_key, window_start, revision DESC"
+    )
+
+
+def unpublished(schema: str, limit: int) -> str:
+    """Lock the next ones to publish.
+
+    Rows: id, anomaly, aggregation, version, metric, group, start and end of the window, value, score, expected, lower,
+    upper, severity, revision, epoch, partition, offset.
+    """
+    return (
+        "SELECT id, anomaly, aggregation, version, metric, group_key, window_start, window_end, value, score,"
+        ' expected, lower, upper, severity, revision, epoch, partition, "offset"'
+        f" FROM {schema}._anomalies WHERE NOT published ORDER BY id LIMIT {limit}"
+        " FOR UPDATE SKIP LOCKED"
+    )
+
+
+def set_published(schema: str) -> str:
+    """Parameter: list of ids."""
+    return f"UPDATE {schema}._anomalies SET published = true WHERE id = ANY(%s)"
+
+
+def count(schema: str) -> str:
+    """Row: how many there are."""
+    return f"SELECT count(*) FROM {schema}._anomalies"
+
+
+def listing(schema: str) -> str:
+    """A relation of those that hold: of a window that late events changed the newest verdict, unless it clears it."""
+    return (
+        'SELECT id, anomaly, aggregation, version, metric, group_key AS "group", window_start, window_end, value,'
+        ' score, severity, expected, lower, upper, revision, partition, "offset", detected_at'
+        f" FROM {schema}._anomalies AS a"
+        f" WHERE severity <> 'cleared' AND NOT EXISTS (SELECT FROM {schema}._anomalies AS later"
+        " WHERE later.anomaly = a.anomaly AND later.aggregation = a.aggregation AND later.version = a.version"
+        " AND later.group_key = a.group_key AND later.window_start = a.window_start AND later.revision > a.revision)"
+    )

@@ -1,0 +1,68 @@
+"""`_skipped` and `_held_up`: data that processors skipped, and duties that currently fail."""
+
+from __future__ import annotations
+
+from tidemill_contract.tables.definition import Table, columns
+
+SKIPPED = Table(
+    "_skipped",
+    columns(
+        ("id", "bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY"),
+        ("aggregation", "text NOT NULL"),
+        ("version", "integer NOT NULL"),
+        ("duty", "text NOT NULL"),
+        ("window_start", "timestamptz"),
+        ("last_start", "timestamptz"),
+        ("group_key", "jsonb"),
+        ("metrics", "text[] NOT NULL DEFAULT '{}'"),
+        ("reason", "text NOT NULL"),
+        ("skipped_at", "timestamptz NOT NULL DEFAULT now()"),
+    ),
+    writer="SELECT, INSERT, DELETE",
+)
+"""The latest skipped data: `metrics` (empty: all) of the windows that start in [window_start, last_start], for the
+group (null: all). Dead letters and anomalies have no window, and the aggregation ''.
+"""
+
+HELD_UP = Table(
+    "_held_up",
+    columns(
+        ("aggregation", "text NOT NULL"),
+        ("version", "integer NOT NULL"),
+        ("duty", "text NOT NULL"),
+        ("reason", "text NOT NULL"),
+        ("since", "timestamptz NOT NULL DEFAULT now()"),
+        ("tried_at", "timestamptz NOT NULL DEFAULT now()"),
+    ),
+    ("PRIMARY KEY (aggregation, version, duty)",),
+    writer="SELECT, INSERT, UPDATE, DELETE",
+)
+"""Duties that currently fail for an aggregation ('': for the pipeline) and are retried. Success deletes the row."""
+
+
+def skip(schema: str) -> str:
+    """Parameters: aggregation, version, duty, first and last start, group, list of metrics, reason."""
+    return (
+        f"INSERT INTO {schema}._skipped"
+        " (aggregation, version, duty, window_start, last_start, group_key, metrics, reason)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s)"
+    )
+
+
+def trim(schema: str, kept: int) -> str:
+    """Remove all but about so many of the latest that were passed over."""
+    return f"DELETE FROM {schema}._skipped WHERE id <= (SELECT max(id) FROM {schema}._skipped) - {kept}"
+
+
+def hold_up(schema: str) -> str:
+    """Parameters: aggregation, version, duty, reason."""
+    return (
+        f"INSERT INTO {schema}._held_up (aggregation, version, duty, reason) VALUES (%s, %s, %s, %s)"
+        " ON CONFLICT (aggregation, version, duty)"
+        " DO UPDATE SET reason = EXCLUDED.reason, tried_at = now()"
+    )
+
+
+def go_on(schema: str) -> str:
+    """Parameters: aggregation, version, duty."""
+    return f"DELETE FROM {schema}._held_up WHERE aggregation = %s AND version = %s AND duty = %s"
