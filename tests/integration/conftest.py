@@ -14,7 +14,7 @@ import jsonschema
 import psycopg
 import pytest
 
-from bench import Bench, benches
+from bench import MakeBench, benches
 from local_pipeline import LocalPipeline
 from pipeline_schema import connect_admin, create_schema
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
@@ -64,21 +64,21 @@ def make_schema(admin: psycopg.Connection[Any]) -> Callable[[PipelineConfig], Pi
 
 
 @pytest.fixture
-def make_bench(servers: Any, tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+def make_bench(servers: Any, tmp_path: Path) -> Iterator[MakeBench]:
     """Makes a pipeline with topics and schema; its processors are started by the test and ended after it."""
     with benches(servers, tmp_path) as make:
         yield make
 
 
 @pytest.fixture(scope="module")
-def make_shared_bench(servers: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Bench]]:
+def make_shared_bench(servers: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeBench]:
     """The same for benches that all tests of a module share."""
     with benches(servers, tmp_path_factory.mktemp("bench")) as make:
         yield make
 
 
 @pytest.fixture(scope="module")
-def make_bench_at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Bench]]:
+def make_bench_at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeBench]:
     """The same on servers that the module names: `make_bench_at(config, at=…)`; without Kafka there are no topics."""
     with benches(None, tmp_path_factory.mktemp("bench")) as make:
         yield make

@@ -16,6 +16,7 @@ import redis
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from bench import MakeBench
 from live_view import Api, Shop, View, closing, config, events, execute, follow, key_file, orders, same_as_rest
 from tidemill_api.live.progress import Mark, read_token, write_token
 from tidemill_contract import names
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def shop(make_shared_bench: Any) -> Shop:
+def shop(make_shared_bench: MakeBench) -> Shop:
     """One processor and one API for the tests that break nothing."""
     bench = make_shared_bench(config("live-shop"))
     bench.start()
@@ -86,7 +87,7 @@ def test_a_token_that_leads_nowhere_is_a_reset(shop: Shop) -> None:
         assert other.count() == shop.sent
 
 
-def test_a_slow_reader_gets_the_newest_in_few_messages(make_bench: Any) -> None:
+def test_a_slow_reader_gets_the_newest_in_few_messages(make_bench: MakeBench) -> None:
     """A client that reads a third of the time is sent the newest of each window: fewer messages, the same rows."""
     groups, rounds, every = 600, 36, 3
     bench = make_bench(config("live-slow"))
@@ -124,7 +125,7 @@ def small_socket(port: int) -> Iterator[socket.socket]:
         yield sock
 
 
-def test_redis_may_go_and_come_back(make_bench: Any, own_servers: Any) -> None:
+def test_redis_may_go_and_come_back(make_bench: MakeBench, own_servers: Any) -> None:
     """Without Redis changes are polled for and marked degraded; with it again they are not; none is lost."""
     servers = own_servers(needs=("redis",))
     quick = {"TIDEMILL_RESILIENCE__BREAKERS__REDIS__OPEN_SECONDS": "1"}
@@ -153,7 +154,7 @@ def test_redis_may_go_and_come_back(make_bench: Any, own_servers: Any) -> None:
     assert "reading live changes" not in api.log()
 
 
-def test_what_a_killed_processor_did_not_publish_is_found(make_bench: Any) -> None:
+def test_what_a_killed_processor_did_not_publish_is_found(make_bench: MakeBench) -> None:
     """Revisions that were committed and never published reach listeners out of the tables."""
     bench = make_bench(config("live-killed"))
     processor = bench.start()
@@ -176,7 +177,7 @@ def test_what_a_killed_processor_did_not_publish_is_found(make_bench: Any) -> No
     assert "reset" not in view.kinds
 
 
-def test_a_key_is_needed_by_header_or_first_message(make_bench: Any) -> None:
+def test_a_key_is_needed_by_header_or_first_message(make_bench: MakeBench) -> None:
     """Good keys listen; none, wrong ones and those without the scope are sent away with a code that says why."""
     bench = make_bench(config("live-auth", auth=True))
     api = Api(bench)
@@ -206,7 +207,7 @@ def test_a_key_is_needed_by_header_or_first_message(make_bench: Any) -> None:
         assert closing(live) == (4403, ["forbidden"])
 
 
-def test_a_key_that_is_taken_back_ends_the_connection(make_bench: Any) -> None:
+def test_a_key_that_is_taken_back_ends_the_connection(make_bench: MakeBench) -> None:
     """Who listens already is looked at again."""
     bench = make_bench(config("live-revoked", auth=True))
     api = Api(bench)
@@ -217,7 +218,7 @@ def test_a_key_that_is_taken_back_ends_the_connection(make_bench: Any) -> None:
         assert closing(live) == (4403, ["forbidden"])
 
 
-def test_pages_of_other_origins_are_refused(make_bench: Any) -> None:
+def test_pages_of_other_origins_are_refused(make_bench: MakeBench) -> None:
     """A browser tells the page's origin: the same host and listed origins may listen."""
     bench = make_bench(config("live-origin"))
     api = Api(bench, TIDEMILL_API_CORS_ORIGINS="https://good.example, https://other.example")
@@ -277,7 +278,7 @@ def test_filters_choose_groups(shop: Shop) -> None:
     assert httpx.get(f"{shop.url}?device=x").status_code == 400
 
 
-def test_unknown_and_removed_pipelines(make_bench: Any) -> None:
+def test_unknown_and_removed_pipelines(make_bench: MakeBench) -> None:
     """No such pipeline: told at once. One that goes while somebody listens: told, then closed."""
     bench = make_bench(config("live-gone"))
     bench.start()
@@ -295,7 +296,7 @@ def test_unknown_and_removed_pipelines(make_bench: Any) -> None:
         assert closing(live) == (4404, ["pipeline_removed"])
 
 
-def test_another_definition_ends_connections(make_bench: Any) -> None:
+def test_another_definition_ends_connections(make_bench: MakeBench) -> None:
     """Clients learn anew what can be asked by connecting again; what does not concern them passes unnoticed."""
     bench = make_bench(config("live-changed"))
     bench.start()
@@ -317,7 +318,7 @@ def test_another_definition_ends_connections(make_bench: Any) -> None:
         assert closing(live) == (1012, ["pipeline_changed"])
 
 
-def test_stopping_sends_everybody_away(make_bench: Any) -> None:
+def test_stopping_sends_everybody_away(make_bench: MakeBench) -> None:
     """SIGTERM closes WebSockets with 1001 and ends event streams; a client that does not read holds nothing up."""
     bench = make_bench(config("live-stop"))
     api = Api(bench)
@@ -341,7 +342,7 @@ def test_stopping_sends_everybody_away(make_bench: Any) -> None:
     assert ended[-1] == "error"
 
 
-def test_an_aggregation_that_cannot_be_read_is_left_out(make_bench: Any) -> None:
+def test_an_aggregation_that_cannot_be_read_is_left_out(make_bench: MakeBench) -> None:
     """The others' rows go on over the same connection; it is told once, and comes back once it can be read."""
     aggregations = [
         {"name": name, "groupBy": ["country"], "window": {"type": "tumbling", "size": "1m"}, "metrics": metrics}

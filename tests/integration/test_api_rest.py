@@ -16,6 +16,7 @@ import polars
 import pyarrow.ipc
 import pytest
 
+from bench import MakeBench
 from shop_recomputed import (
     BROKEN,
     COUNTRIES,
@@ -39,7 +40,7 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def api(make_shared_bench: Callable[..., Any]) -> Iterator[Api]:
+def api(make_shared_bench: MakeBench) -> Iterator[Api]:
     bench = make_shared_bench(config())
     bench.start()
     shuffled = [json.dumps(event).encode() for event in EVENTS]

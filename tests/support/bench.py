@@ -190,6 +190,10 @@ class Bench:
                 process.wait()
 
 
+MakeBench = Callable[..., Bench]
+"""`make(config, at=…, **environment)`: a bench on the session's servers, or on those of `at`."""
+
+
 def _create_topics(servers: Any, config: PipelineConfig) -> None:
     kafka = AdminClient({"bootstrap.servers": servers.kafka})
     topics = [config.events_topic, *(config.topic(kind) for kind in get_args(Output))]
@@ -203,8 +207,8 @@ def _create_topics(servers: Any, config: PipelineConfig) -> None:
 
 
 @contextmanager
-def benches(servers: Any, folder: Path) -> Iterator[Callable[..., Bench]]:
-    """Make benches as long as the block runs: `make(config, at=…, **environment)`; `at` are other servers."""
+def benches(servers: Any, folder: Path) -> Iterator[MakeBench]:
+    """Make benches as long as the block runs."""
     made: list[Bench] = []
 
     def make(config: PipelineConfig, *, at: Any = None, **environment: str) -> Bench:

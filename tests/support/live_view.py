@@ -15,6 +15,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from bench import Bench
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, ApiKey, ApiKeys, PipelineConfig
 
@@ -140,7 +141,7 @@ def in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 class Api:
     """The API process of a bench."""
 
-    def __init__(self, bench: Any, **environment: str) -> None:
+    def __init__(self, bench: Bench, **environment: Any) -> None:
         self.bench = bench
         self.process = bench.start(module="tidemill_api", **environment)
         self.port = bench.ports[-1]
@@ -182,7 +183,7 @@ class Api:
 class Shop(Api):
     """An API that tests share; each takes event times of its own, after those before."""
 
-    def __init__(self, bench: Any) -> None:
+    def __init__(self, bench: Bench) -> None:
         super().__init__(bench)
         self.taken = self.sent = 0
 
@@ -230,7 +231,7 @@ def events(response: httpx.Response) -> Iterator[tuple[dict[str, Any], str]]:
             data, identity = "", ""
 
 
-def execute(bench: Any, text: str) -> None:
+def execute(bench: Bench, text: str) -> None:
     """Run a statement as the administrator."""
     at = bench.servers.postgres
     with psycopg.connect(
@@ -239,7 +240,7 @@ def execute(bench: Any, text: str) -> None:
         connection.execute(text.replace("{s}", bench.schema))
 
 
-def key_file(bench: Any, *scopes: str) -> str:
+def key_file(bench: Bench, *scopes: str) -> str:
     """Give the pipeline one API key; as its holder sends it."""
     keys = ApiKeys(keys=(ApiKey(id="k1", sha256=hashlib.sha256(b"secret").hexdigest(), scopes=scopes),))
     (bench.folder / "secrets" / bench.config.name / "api-keys.json").write_text(keys.model_dump_json())

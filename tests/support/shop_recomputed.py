@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 
+from bench import Bench
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 
@@ -113,7 +114,7 @@ EVENTS = make_events()
 class Api:
     """The process under test."""
 
-    bench: Any
+    bench: Bench
     client: httpx.Client
 
     def get(self, path: str, **parameters: Any) -> httpx.Response:
