@@ -18,12 +18,12 @@ import pytest
 
 from bench import Bench, MakeBench
 from tidemill_api.query.buckets import Cut
-from tidemill_api.query.listings import _moment_sql
 from tidemill_api.query.local_days import bucket_starts, runs
 from tidemill_contract.functions.partials import Partial
 from tidemill_contract.functions.sketches import build
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
+from tidemill_contract.tables import definition
 
 pytestmark = pytest.mark.integration
 
@@ -311,5 +311,5 @@ def test_values_at_the_edge_of_what_there_is_are_answered_whole(api: Api, aggreg
 
 def test_listed_times_are_exact_to_the_millisecond_in_all_years(admin: psycopg.Connection[Any]) -> None:
     for ms in (253_402_300_799_999, 9_000_000_000_123, 1_762_000_000_123, 0, -1, -62_135_596_799_999, -999):
-        ((found,),) = admin.execute(f"SELECT {_moment_sql(f'{ms}::bigint')}").fetchall()
+        ((found,),) = admin.execute(f"SELECT {definition.moment(f'{ms}::bigint')}").fetchall()
         assert found == dt.datetime(1970, 1, 1, tzinfo=UTC) + dt.timedelta(milliseconds=ms)
