@@ -114,7 +114,7 @@ def test_what_processors_do_not_read_ends_none(running: Edited) -> None:
     running.edit(put("auth.required", True))
     running.local.settle()
     url = f"{running.local.url('ingest')}/events"
-    running.eventually(
+    running.local.eventually(
         lambda: httpx.post(url, json=[], timeout=30, trust_env=False).status_code == 401, what="keys are asked for"
     )
     assert running.local.pids() == before
