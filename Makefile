@@ -101,7 +101,7 @@ fuzz: setup ## Drawn pipelines, events, edits, kills and replays against a naive
 
 .PHONY: fuzz-resources
 fuzz-resources: setup ## Drawn edits of a resource, good and bad, on a world in memory (MINUTES=60 SEED=the first one)
-	FUZZ_RESOURCES=1 MINUTES=$(MINUTES) SEED=$(SEED) $(PYTEST) tests/unit/test_resource_fuzz.py -k drawn -q -s $(ARGS)
+	FUZZ_RESOURCES=1 MINUTES=$(MINUTES) SEED=$(SEED) $(PYTEST) tests/unit/operator/passes/test_resource_fuzz.py -k drawn -q -s $(ARGS)
 
 .PHONY: fuzz-resources-k8s
 fuzz-resources-k8s: kube ## The same on a real API server, with the operator's own process (MINUTES=60 SEED=the first one)

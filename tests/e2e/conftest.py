@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import secrets
@@ -24,6 +25,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
+import waiting
 from demo.answers import check_accounts, wait_settled
 from demo.cluster import OPERATOR_NAMESPACE, ClusterPlatform, Kubectl
 from demo.compare import compare_all
@@ -69,6 +71,11 @@ while left:
     left -= 1
 """
 
+# What cannot be asked yet is asked again.
+eventually = functools.partial(
+    waiting.eventually, seconds=120.0, pause_seconds=1.0, retry_on=(DemoError, httpx.TransportError)
+)
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Figures are gathered by tests and told at the end."""
@@ -93,23 +100,6 @@ def _recorded(request: pytest.FixtureRequest, record_property: Callable[[str, ob
     for what, figure in figures.items():
         if before.get(what) != figure:
             record_property(what, figure)
-
-
-def eventually(check: Callable[[], Any], *, what: str, seconds: float = 120.0) -> Any:
-    """The first true value of `check`. What cannot be asked yet is asked again."""
-    deadline, found = time.monotonic() + seconds, None
-    while True:
-        try:
-            found = check()
-        except (DemoError, httpx.TransportError) as error:
-            found, failed = None, error
-        else:
-            failed = None
-        if found:
-            return found
-        if time.monotonic() > deadline:
-            pytest.fail(f"{what}: not within {seconds:g} s; last seen: {failed or found!r}")
-        time.sleep(1.0)
 
 
 def orders(name: str, namespace: str, **spec: Any) -> dict[str, Any]:

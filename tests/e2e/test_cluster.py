@@ -9,8 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import pytest
 from kube import archive, binaries, network
 from kube.build import find_go
 from tidemill_operator.processes.ports import is_free
+from waiting import eventually
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -169,13 +169,6 @@ def kubectl(cluster: Cluster) -> Kubectl:
     return kubectl
 
 
-def eventually(happens: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + _DEADLINE_SECONDS
-    while not happens():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
-
-
 def pods(kubectl: Kubectl) -> set[str]:
     return set(kubectl("get", "pods", "-o", "jsonpath={.items[*].metadata.name}").split())
 
@@ -192,7 +185,7 @@ def test_a_component_that_ended_is_started_again(cluster: Cluster, kubectl: Kube
     before = pods(kubectl)
     records = cluster.records()
     os.kill(records["kube-scheduler"]["pid"], signal.SIGKILL)
-    eventually(lambda: cluster.health()["kube-scheduler"] != "ok", "status does not tell")
+    eventually(lambda: cluster.health()["kube-scheduler"] != "ok", what="status tells it", seconds=_DEADLINE_SECONDS)
     cluster("up")
     after = cluster.records()
     assert {name for name in after if after[name] != records[name]} == {"kube-scheduler"}
@@ -208,7 +201,7 @@ def test_pods_reach_services_by_name(kubectl: Kubectl) -> None:
             seen.add(kubectl("exec", "deployment/probe", "--", "/probe", "get", url).strip())
             return seen == pods(kubectl)
 
-        eventually(both, f"{name} leads to {seen} only")
+        eventually(both, what=f"{name} leads to both", seconds=_DEADLINE_SECONDS)
 
 
 def test_the_host_reaches_services_by_address(kubectl: Kubectl) -> None:
@@ -235,10 +228,10 @@ def test_network_policies_are_enforced(kubectl: Kubectl) -> None:
 
     assert asks().returncode == 0
     kubectl("apply", "-f", "-", stdin=json.dumps(policy))
-    eventually(lambda: asks().returncode != 0, "the policy changes nothing")
+    eventually(lambda: asks().returncode != 0, what="the policy keeps it away", seconds=_DEADLINE_SECONDS)
     assert "no such host" not in asks().stderr
     kubectl("delete", "networkpolicy", "names-only")
-    eventually(lambda: asks().returncode == 0, "the policy's end changes nothing")
+    eventually(lambda: asks().returncode == 0, what="without the policy it comes through", seconds=_DEADLINE_SECONDS)
 
 
 def test_logs(kubectl: Kubectl) -> None:
@@ -257,7 +250,7 @@ def test_port_forward(kubectl: Kubectl) -> None:
         stderr=subprocess.DEVNULL,
     )
     try:
-        eventually(lambda: not is_free(port), "nothing listens")
+        eventually(lambda: not is_free(port), what="something listens", seconds=_DEADLINE_SECONDS)
         assert httpx.get(f"http://127.0.0.1:{port}/", trust_env=False).text.strip() in pods(kubectl)
     finally:
         forward.terminate()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from websockets.sync.client import connect
 
+from bench import Bench, MakeBench
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig, PostgresCredentials
 from tidemill_contract.times import rfc3339_ms
@@ -59,7 +60,7 @@ def config(generation: int, by_k: list[dict[str, Any]], hops: list[dict[str, Any
 class Rollout:
     """The pipeline and what is done to it; windows are told by the minute that they start at."""
 
-    def __init__(self, bench: Any, client: httpx.Client) -> None:
+    def __init__(self, bench: Bench, client: httpx.Client) -> None:
         self.bench, self.client, self.sent = bench, client, 0
         self._ensure(bench.config)
         bench.start()
@@ -155,7 +156,7 @@ def told(rows: list[dict[str, Any]], metric: str) -> dict[Any, Any]:
 
 
 @pytest.fixture
-def rollout(make_bench: Callable[..., Any], admin: psycopg.Connection[Any]) -> Iterator[Rollout]:
+def rollout(make_bench: MakeBench, admin: psycopg.Connection[Any]) -> Iterator[Rollout]:
     bench = make_bench(config(1, [], []))
     admin.execute(f"DROP SCHEMA {bench.schema} CASCADE".encode())
     with httpx.Client(timeout=20) as client:

@@ -2,246 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import signal
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import httpx
-import psycopg
 import pytest
 import redis
-from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
+from bench import MakeBench
+from live_view import Api, Shop, View, closing, config, events, execute, follow, key_file, orders, same_as_rest
 from tidemill_api.live.progress import Mark, read_token, write_token
 from tidemill_contract import names
-from tidemill_contract.resource.spec import PipelineSpec
-from tidemill_contract.runtime import AggregationRef, ApiKey, ApiKeys, PipelineConfig
 
 pytestmark = pytest.mark.integration
 
-BASE = 1_700_000_000_000 // 60_000 * 60_000
-
-
-def config(name: str, *, auth: bool = False, **spec: Any) -> PipelineConfig:
-    """A pipeline with tumbling windows by country and device, and hopping ones by nothing."""
-    parsed = PipelineSpec.model_validate(
-        {
-            "source": {
-                "topic": {"partitions": 2},
-                "fields": [
-                    {"name": "ts", "type": "timestamp", "required": True},
-                    {"name": "country", "type": "string"},
-                    {"name": "device", "type": "integer"},
-                    {"name": "amount", "type": "number"},
-                ],
-                "eventTime": {"field": "ts", "idleTimeout": "2s", "maxDisorder": "1s"},
-            },
-            "aggregations": [
-                {
-                    "name": "by_country",
-                    "groupBy": ["country"],
-                    "window": {"type": "tumbling", "size": "1m"},
-                    "metrics": [
-                        {"name": "orders", "function": "count"},
-                        {"name": "revenue", "function": "sum", "field": "amount"},
-                        {"name": "mean", "function": "avg", "field": "amount"},
-                        {"name": "common", "function": "topk", "field": "device", "k": 3},
-                    ],
-                },
-                {
-                    "name": "by_device",
-                    "groupBy": ["device"],
-                    "window": {"type": "tumbling", "size": "1m"},
-                    "metrics": [{"name": "orders", "function": "count"}],
-                },
-                {
-                    "name": "all",
-                    "window": {"type": "hopping", "size": "3m", "hop": "1m"},
-                    "metrics": [
-                        {"name": "orders", "function": "count"},
-                        {"name": "common", "function": "topk", "field": "country"},
-                    ],
-                },
-            ],
-            "processor": {"flushInterval": "100ms"},
-            "auth": {"required": auth},
-            "api": {"cacheTtl": "0s"},
-            **spec,
-        }
-    )
-    return PipelineConfig(
-        namespace="live",
-        name=name,
-        generation=1,
-        spec=parsed,
-        aggregations=tuple(AggregationRef(name=a.name) for a in parsed.aggregations),
-    )
-
-
-def orders(number: int, *, at: int = 0, countries: str = "NO SE DK", devices: int = 5) -> list[bytes]:
-    """Events, each a millisecond after the one before."""
-    names = countries.split()
-    return [
-        json.dumps(
-            {"ts": BASE + at + i, "country": names[i % len(names)], "device": i % devices, "amount": float(i % 7)}
-        ).encode()
-        for i in range(number)
-    ]
-
-
-class View:
-    """What a client makes of the messages, by the rules that the API states."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, dict[tuple[Any, ...], tuple[int, dict[str, Any]]]] = {}
-        self.groups: dict[str, list[str]] = {}
-        self.closed_until: dict[str, str | None] = {}
-        self.kinds: list[str] = []
-        self.resume = ""
-        self.degraded = False
-        self.errors: list[str] = []
-
-    def take(self, message: dict[str, Any]) -> None:
-        """Apply a message."""
-        kind, name = message["type"], message.get("aggregation", "")
-        self.kinds.append(kind)
-        if kind == "hello":
-            for aggregation in message["aggregations"]:
-                self.groups[aggregation["name"]] = [d["name"] for d in aggregation["dimensions"]]
-                self.rows[aggregation["name"]] = {}
-        elif kind == "reset":
-            self.rows[name] = {}
-        elif kind in ("snapshot", "upsert"):
-            for row in message["rows"]:
-                key = (*(row[group] for group in self.groups[name]), row["window_start"])
-                if self.rows[name].get(key, (0, {}))[0] <= message["rev"]:
-                    self.rows[name][key] = (message["rev"], row)
-        elif kind == "progress":
-            self.closed_until, self.resume = message["closed_until"], message["resume"]
-            self.degraded = message["degraded"]
-        elif kind == "error":
-            self.errors.append(message["code"])
-
-    def table(self, name: str) -> list[dict[str, Any]]:
-        """The rows of an aggregation, in a fixed order."""
-        until = self.closed_until.get(name)
-        rows = [row for _, row in self.rows[name].values()]
-        closed = [{**row, "closed": until is not None and row["window_end"] <= until} for row in rows]
-        return in_order(closed)
-
-    def count(self, name: str = "by_country") -> int:
-        """All events that the rows tell of."""
-        return sum(row["orders"] for _, row in self.rows.get(name, {}).values())
-
-
-def in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted(rows, key=lambda row: json.dumps(row, sort_keys=True))
-
-
-class Api:
-    """The API process of a bench."""
-
-    def __init__(self, bench: Any, **environment: str) -> None:
-        self.bench = bench
-        self.process = bench.start(module="tidemill_api", **environment)
-        self.port = bench.ports[-1]
-        bench.eventually(lambda: self._status("/readyz") == 200, what="the API is ready")
-
-    @property
-    def path(self) -> str:
-        return f"/v1/pipelines/{self.bench.config.name}/live"
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}{self.path}"
-
-    def _status(self, path: str) -> int:
-        try:
-            return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=10).status_code
-        except httpx.TransportError:
-            return 0
-
-    @contextmanager
-    def listening(self, query: str = "", **options: Any) -> Iterator[ClientConnection]:
-        """A WebSocket."""
-        with connect(f"ws://127.0.0.1:{self.port}{self.path}{query}", **options) as live:
-            yield live
-
-    def windows(self, name: str) -> list[dict[str, Any]]:
-        """What REST says of an aggregation."""
-        url = f"http://127.0.0.1:{self.port}/v1/pipelines/{self.bench.config.name}/aggregates/{name}"
-        answer = httpx.get(url, params={"limit": 10_000}, timeout=20)
-        assert answer.status_code == 200, answer.text
-        return in_order(answer.json()["data"])
-
-    def log(self) -> str:
-        return (self.bench.folder / f"tidemill_api-{self.bench.processes.index(self.process)}.log").read_text()
-
-
-class Shop(Api):
-    """An API that tests share; each takes event times of its own, after those before."""
-
-    def __init__(self, bench: Any) -> None:
-        super().__init__(bench)
-        self.taken = self.sent = 0
-
-    def times(self) -> int:
-        """An offset for `orders` that no test has used."""
-        self.taken += 600_000
-        return self.taken
-
-    def produce(self, events: list[bytes]) -> None:
-        """Produce events and wait until they are counted."""
-        self.sent += len(events)
-        self.bench.produce(events)
-        self.bench.await_consumed(self.sent)
-
 
 @pytest.fixture(scope="module")
-def shop(make_shared_bench: Any) -> Shop:
+def shop(make_shared_bench: MakeBench) -> Shop:
     """One processor and one API for the tests that break nothing."""
     bench = make_shared_bench(config("live-shop"))
     bench.start()
     return Shop(bench)
-
-
-def follow(live: ClientConnection, view: View, until: Callable[[], Any], *, seconds: float = 90.0) -> None:
-    """Take messages until a condition holds."""
-    deadline = time.monotonic() + seconds
-    while not until():
-        left = deadline - time.monotonic()
-        if left <= 0:
-            pytest.fail(f"not within {seconds} s; {view.count()} events seen, messages: {view.kinds[-20:]}")
-        try:
-            view.take(json.loads(live.recv(timeout=left)))
-        except TimeoutError:
-            continue
-
-
-def same_as_rest(api: Api, view: View, name: str) -> Callable[[], bool]:
-    """Whether a view is what REST answers."""
-    return lambda: view.rows.get(name) is not None and view.table(name) == api.windows(name)
-
-
-def events(response: httpx.Response) -> Iterator[tuple[dict[str, Any], str]]:
-    """Messages of an event stream with their ids."""
-    data, identity = "", ""
-    for line in response.iter_lines():
-        field, _, value = line.partition(": ")
-        if field == "data":
-            data = value
-        elif field == "id":
-            identity = value
-        elif not line and data:
-            yield json.loads(data), identity
-            data, identity = "", ""
 
 
 def test_a_snapshot_and_changes_make_what_rest_answers(shop: Shop) -> None:
@@ -299,7 +87,7 @@ def test_a_token_that_leads_nowhere_is_a_reset(shop: Shop) -> None:
         assert other.count() == shop.sent
 
 
-def test_a_slow_reader_gets_the_newest_in_few_messages(make_bench: Any) -> None:
+def test_a_slow_reader_gets_the_newest_in_few_messages(make_bench: MakeBench) -> None:
     """A client that reads a third of the time is sent the newest of each window: fewer messages, the same rows."""
     groups, rounds, every = 600, 36, 3
     bench = make_bench(config("live-slow"))
@@ -337,7 +125,7 @@ def small_socket(port: int) -> Iterator[socket.socket]:
         yield sock
 
 
-def test_redis_may_go_and_come_back(make_bench: Any, own_servers: Any) -> None:
+def test_redis_may_go_and_come_back(make_bench: MakeBench, own_servers: Any) -> None:
     """Without Redis changes are polled for and marked degraded; with it again they are not; none is lost."""
     servers = own_servers(needs=("redis",))
     quick = {"TIDEMILL_RESILIENCE__BREAKERS__REDIS__OPEN_SECONDS": "1"}
@@ -366,7 +154,7 @@ def test_redis_may_go_and_come_back(make_bench: Any, own_servers: Any) -> None:
     assert "reading live changes" not in api.log()
 
 
-def test_what_a_killed_processor_did_not_publish_is_found(make_bench: Any) -> None:
+def test_what_a_killed_processor_did_not_publish_is_found(make_bench: MakeBench) -> None:
     """Revisions that were committed and never published reach listeners out of the tables."""
     bench = make_bench(config("live-killed"))
     processor = bench.start()
@@ -389,35 +177,7 @@ def test_what_a_killed_processor_did_not_publish_is_found(make_bench: Any) -> No
     assert "reset" not in view.kinds
 
 
-def execute(bench: Any, text: str) -> None:
-    """Run a statement as the administrator."""
-    at = bench.servers.postgres
-    with psycopg.connect(
-        host=at.host, port=at.port, dbname=at.database, user=at.user, password=at.password
-    ) as connection:
-        connection.execute(text.replace("{s}", bench.schema))
-
-
-def key_file(bench: Any, *scopes: str) -> str:
-    """Give the pipeline one API key; as its holder sends it."""
-    keys = ApiKeys(keys=(ApiKey(id="k1", sha256=hashlib.sha256(b"secret").hexdigest(), scopes=scopes),))
-    (bench.folder / "secrets" / bench.config.name / "api-keys.json").write_text(keys.model_dump_json())
-    return "tm_k1_secret"
-
-
-def closing(live: ClientConnection) -> tuple[int, list[str]]:
-    """The close code of a connection and the error codes told before."""
-    codes = []
-    while True:
-        try:
-            message = json.loads(live.recv(timeout=15))
-            if message["type"] == "error":
-                codes.append(message["code"])
-        except ConnectionClosed as closed:
-            return (closed.rcvd.code if closed.rcvd else 0), codes
-
-
-def test_a_key_is_needed_by_header_or_first_message(make_bench: Any) -> None:
+def test_a_key_is_needed_by_header_or_first_message(make_bench: MakeBench) -> None:
     """Good keys listen; none, wrong ones and those without the scope are sent away with a code that says why."""
     bench = make_bench(config("live-auth", auth=True))
     api = Api(bench)
@@ -441,12 +201,13 @@ def test_a_key_is_needed_by_header_or_first_message(make_bench: Any) -> None:
             assert closing(live) == (4401, ["unauthorized"]), why
     assert httpx.get(api.url).status_code == 401
     key_file(bench, "events:append")
-    bench.eventually(lambda: httpx.get(api.url, headers={"authorization": f"Bearer {key}"}).status_code == 403)
+    headers = {"authorization": f"Bearer {key}"}
+    bench.eventually(lambda: httpx.get(api.url, headers=headers).status_code == 403, what="the new rights are known")
     with api.listening(additional_headers={"Authorization": f"Bearer {key}"}) as live:
         assert closing(live) == (4403, ["forbidden"])
 
 
-def test_a_key_that_is_taken_back_ends_the_connection(make_bench: Any) -> None:
+def test_a_key_that_is_taken_back_ends_the_connection(make_bench: MakeBench) -> None:
     """Who listens already is looked at again."""
     bench = make_bench(config("live-revoked", auth=True))
     api = Api(bench)
@@ -457,7 +218,7 @@ def test_a_key_that_is_taken_back_ends_the_connection(make_bench: Any) -> None:
         assert closing(live) == (4403, ["forbidden"])
 
 
-def test_pages_of_other_origins_are_refused(make_bench: Any) -> None:
+def test_pages_of_other_origins_are_refused(make_bench: MakeBench) -> None:
     """A browser tells the page's origin: the same host and listed origins may listen."""
     bench = make_bench(config("live-origin"))
     api = Api(bench, TIDEMILL_API_CORS_ORIGINS="https://good.example, https://other.example")
@@ -517,7 +278,7 @@ def test_filters_choose_groups(shop: Shop) -> None:
     assert httpx.get(f"{shop.url}?device=x").status_code == 400
 
 
-def test_unknown_and_removed_pipelines(make_bench: Any) -> None:
+def test_unknown_and_removed_pipelines(make_bench: MakeBench) -> None:
     """No such pipeline: told at once. One that goes while somebody listens: told, then closed."""
     bench = make_bench(config("live-gone"))
     bench.start()
@@ -535,7 +296,7 @@ def test_unknown_and_removed_pipelines(make_bench: Any) -> None:
         assert closing(live) == (4404, ["pipeline_removed"])
 
 
-def test_another_definition_ends_connections(make_bench: Any) -> None:
+def test_another_definition_ends_connections(make_bench: MakeBench) -> None:
     """Clients learn anew what can be asked by connecting again; what does not concern them passes unnoticed."""
     bench = make_bench(config("live-changed"))
     bench.start()
@@ -557,7 +318,7 @@ def test_another_definition_ends_connections(make_bench: Any) -> None:
         assert closing(live) == (1012, ["pipeline_changed"])
 
 
-def test_stopping_sends_everybody_away(make_bench: Any) -> None:
+def test_stopping_sends_everybody_away(make_bench: MakeBench) -> None:
     """SIGTERM closes WebSockets with 1001 and ends event streams; a client that does not read holds nothing up."""
     bench = make_bench(config("live-stop"))
     api = Api(bench)
@@ -581,7 +342,7 @@ def test_stopping_sends_everybody_away(make_bench: Any) -> None:
     assert ended[-1] == "error"
 
 
-def test_an_aggregation_that_cannot_be_read_is_left_out(make_bench: Any) -> None:
+def test_an_aggregation_that_cannot_be_read_is_left_out(make_bench: MakeBench) -> None:
     """The others' rows go on over the same connection; it is told once, and comes back once it can be read."""
     aggregations = [
         {"name": name, "groupBy": ["country"], "window": {"type": "tumbling", "size": "1m"}, "metrics": metrics}
@@ -616,14 +377,14 @@ def test_an_aggregation_that_cannot_be_read_is_left_out(make_bench: Any) -> None
 def test_connections_are_counted(shop: Shop) -> None:
     """The gauge follows connections; one that we ended is counted with its reason."""
 
-    def figure(text: str) -> bool:
-        return text in shop.bench.metrics()
+    def await_figure(text: str) -> None:
+        shop.bench.eventually(lambda: text in shop.bench.metrics(), what=text)
 
     with shop.listening(), httpx.stream("GET", shop.url, timeout=30):
-        shop.bench.eventually(lambda: figure('tidemill_live_connections{transport="websocket"} 1.0'))
-        shop.bench.eventually(lambda: figure('tidemill_live_connections{transport="sse"} 1.0'))
-    shop.bench.eventually(lambda: figure('tidemill_live_connections{transport="websocket"} 0.0'))
-    shop.bench.eventually(lambda: figure('tidemill_live_connections{transport="sse"} 0.0'))
+        await_figure('tidemill_live_connections{transport="websocket"} 1.0')
+        await_figure('tidemill_live_connections{transport="sse"} 1.0')
+    await_figure('tidemill_live_connections{transport="websocket"} 0.0')
+    await_figure('tidemill_live_connections{transport="sse"} 0.0')
     with shop.listening("?day=today") as live:
         closing(live)
-    shop.bench.eventually(lambda: figure('tidemill_live_dropped_total{reason="unknown_parameter"}'))
+    await_figure('tidemill_live_dropped_total{reason="unknown_parameter"}')

@@ -6,13 +6,9 @@ import csv
 import datetime as dt
 import io
 import json
-import math
 import random
-import statistics
 import zoneinfo
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -20,131 +16,31 @@ import polars
 import pyarrow.ipc
 import pytest
 
-from tidemill_contract.resource.spec import PipelineSpec
-from tidemill_contract.runtime import AggregationRef, PipelineConfig
+from bench import MakeBench
+from shop_recomputed import (
+    BROKEN,
+    COUNTRIES,
+    DAY,
+    EVENTS,
+    HOP_METRICS,
+    HOUR,
+    METRICS,
+    START,
+    Api,
+    assert_rows,
+    config,
+    grouped,
+    hour_of,
+    moment,
+    same,
+)
 from tidemill_contract.times import rfc3339
 
 pytestmark = pytest.mark.integration
 
-# Europe/Berlin moves its clocks on 2026-03-29: one local day has 23 hours.
-START = int(dt.datetime(2026, 3, 27, tzinfo=dt.UTC).timestamp() * 1000)
-HOUR, DAY = 3_600_000, 86_400_000
-DAYS = 5
-COUNTRIES = ["NO", "SE", "", 'a,b\n"c"', "Å", None]
-BROKEN = [b"\xde\xad\xbe\xef", b"{", b'{"ts": 1774569600000, "amount": "?"}', "ü".encode() * 3_000]
-METRICS: list[dict[str, Any]] = [
-    {"name": "n", "function": "count"},
-    {"name": "amounts", "function": "count", "field": "amount"},
-    {"name": "revenue", "function": "sum", "field": "amount"},
-    {"name": "items", "function": "sum", "field": "qty"},
-    {"name": "mean", "function": "avg", "field": "amount"},
-    {"name": "low", "function": "min", "field": "amount"},
-    {"name": "high", "function": "max", "field": "qty"},
-    {"name": "opening", "function": "first", "field": "qty"},
-    {"name": "closing", "function": "last", "field": "qty"},
-    {"name": "spread", "function": "variance", "field": "amount"},
-    {"name": "sd", "function": "stddev", "field": "amount"},
-    {"name": "share", "function": "avg", "field": "vip"},
-    {"name": "latest", "function": "max", "field": "ts"},
-    {"name": "p90", "function": "quantile", "field": "amount", "q": 0.9},
-    {"name": "sizes", "function": "distinct", "field": "qty"},
-    {"name": "places", "function": "distinct", "field": "country"},
-    {"name": "common", "function": "topk", "field": "country", "k": 3},
-    {"name": "often", "function": "topk", "field": "qty"},
-]
-HOP_METRICS = [*METRICS[:4], *METRICS[-5:]]
-
-
-def config() -> PipelineConfig:
-    spec = PipelineSpec.model_validate(
-        {
-            "source": {
-                "topic": {"partitions": 2},
-                "fields": [
-                    {"name": "ts", "type": "timestamp", "required": True},
-                    {"name": "country", "type": "string"},
-                    {"name": "store", "type": "integer"},
-                    {"name": "amount", "type": "number"},
-                    {"name": "qty", "type": "integer"},
-                    {"name": "vip", "type": "boolean"},
-                ],
-                "eventTime": {"field": "ts", "idleTimeout": "1s", "maxDisorder": "30d", "maxAdvance": "365d"},
-            },
-            "aggregations": [
-                {
-                    "name": "by_store",
-                    "groupBy": ["country", "store"],
-                    "window": {"type": "tumbling", "size": "1h"},
-                    "metrics": METRICS,
-                },
-                {
-                    "name": "hops",
-                    "groupBy": ["country"],
-                    "window": {"type": "hopping", "size": "3h", "hop": "1h"},
-                    "metrics": HOP_METRICS,
-                },
-                {"name": "total", "window": {"type": "tumbling", "size": "15m"}, "metrics": METRICS[:3]},
-            ],
-            "events": {"store": True, "retention": "3000d"},
-            "api": {"cacheTtl": "200ms"},
-            "auth": {"required": False},
-            "processor": {"flushInterval": "100ms"},
-        }
-    )
-    return PipelineConfig(
-        namespace="tests",
-        name="shop",
-        generation=1,
-        spec=spec,
-        aggregations=tuple(AggregationRef(name=a.name) for a in spec.aggregations),
-    )
-
-
-def make_events() -> list[dict[str, Any]]:
-    """Events in the order of their times, which all differ."""
-    rnd = random.Random(7)
-    found: list[dict[str, Any]] = []
-    for t in sorted(rnd.sample(range(DAYS * DAY // 1000), 4_000)):
-        found.append({
-            "ts": START + t * 1000,
-            "country": rnd.choice(COUNTRIES),
-            "store": rnd.choice([1, 2, 3, None]),
-            "amount": None if rnd.random() < 0.1 else round(rnd.uniform(-5, 500), 2),
-            "qty": None if rnd.random() < 0.1 else rnd.randrange(-3, rnd.choice([3, 2**40])),
-            "vip": rnd.choice([True, False, None]),
-        })  # fmt: skip
-    return found
-
-
-EVENTS = make_events()
-
-
-@dataclass
-class Api:
-    """The process under test."""
-
-    bench: Any
-    client: httpx.Client
-
-    def get(self, path: str, **parameters: Any) -> httpx.Response:
-        return self.client.get(f"/v1/pipelines/shop{path}", params=parameters)
-
-    def rows(self, aggregation: str, **parameters: Any) -> list[dict[str, Any]]:
-        """All rows of a query, page by page."""
-        found: list[dict[str, Any]] = []
-        while True:
-            answer = self.get(f"/aggregates/{aggregation}", **parameters)
-            assert answer.status_code == 200, answer.text
-            page = answer.json()
-            found += page["data"]
-            assert page["truncated"] == (page["next_cursor"] is not None)
-            if page["next_cursor"] is None:
-                return found
-            parameters["cursor"] = page["next_cursor"]
-
 
 @pytest.fixture(scope="module")
-def api(make_shared_bench: Callable[..., Any]) -> Iterator[Api]:
+def api(make_shared_bench: MakeBench) -> Iterator[Api]:
     bench = make_shared_bench(config())
     bench.start()
     shuffled = [json.dumps(event).encode() for event in EVENTS]
@@ -157,104 +53,6 @@ def api(make_shared_bench: Callable[..., Any]) -> Iterator[Api]:
         yield Api(bench, client)
     process.terminate()
     assert process.wait(20) == 0, "SIGTERM ends it with 0"
-
-
-def moment(ms: int) -> str:
-    return dt.datetime.fromtimestamp(ms / 1000, dt.UTC).isoformat().replace("+00:00", "Z")
-
-
-@dataclass(frozen=True)
-class Sketched:
-    """What an answer of a sketch has to lie within: ranks within 1 %, counts within 2 %, a few values exactly."""
-
-    values: tuple[Any, ...]
-    metric: dict[str, Any]
-
-    def holds(self, actual: Any) -> bool:
-        if self.metric["function"] == "topk":
-            return self._lists(actual, self.metric.get("k", 10))
-        if self.metric["function"] == "distinct":
-            count = len(set(self.values))
-            return abs(actual - count) <= (0.02 * count if count > 100 else 0)
-        q = self.metric["q"]
-        if len(self.values) <= 400:
-            return bool(actual == sorted(self.values)[math.ceil(q * len(self.values)) - 1])
-        return abs(sum(v <= actual for v in self.values) / len(self.values) - q) <= 0.01
-
-    def _lists(self, actual: list[dict[str, Any]], k: int) -> bool:
-        """Up to 384 different values exactly, else counts within 0.7 % of all values."""
-        true = Counter(self.values)
-        if len(true) <= 384:
-            ranked = sorted((-count, value) for value, count in true.items())[:k]
-            return actual == [{"value": value, "count": -count, "error": 0} for count, value in ranked]
-        listed = {item["value"] for item in actual}
-        return (
-            all(item["count"] - item["error"] <= true[item["value"]] <= item["count"] for item in actual)
-            and all(item["error"] <= 3.5 / 512 * len(self.values) for item in actual)
-            and all(count <= actual[-1]["count"] for value, count in true.items() if value not in listed)
-            and len(actual) == k
-        )
-
-
-def summarised(events: list[dict[str, Any]], metrics: Iterable[dict[str, Any]] = METRICS) -> dict[str, Any]:
-    """What the metrics are over events in the order of their times."""
-    answer: dict[str, Any] = {}
-    for metric in metrics:
-        values = [e[metric["field"]] for e in events if e[metric["field"]] is not None] if "field" in metric else events
-        function = metric["function"]
-        if function == "count":
-            answer[metric["name"]] = len(values)
-        elif not values:
-            answer[metric["name"]] = None
-        elif function in ("quantile", "distinct", "topk"):
-            answer[metric["name"]] = Sketched(tuple(values), metric)
-        elif metric.get("field") == "ts":
-            answer[metric["name"]] = moment(max(values))
-        else:
-            answer[metric["name"]] = {
-                "sum": math.fsum if isinstance(values[0], float) else sum,
-                "avg": lambda v: math.fsum(v) / len(v), "min": min, "max": max,
-                "first": lambda v: v[0], "last": lambda v: v[-1],
-                "variance": statistics.pvariance, "stddev": statistics.pstdev,
-            }[function](values)  # fmt: skip
-    return answer
-
-
-def grouped(key: Callable[[dict[str, Any]], Iterable[tuple[Any, ...]]]) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
-    """Events by the keys (groups and window start) that they belong to."""
-    found: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
-    for event in EVENTS:
-        for one in key(event):
-            found[one].append(event)
-    return found
-
-
-def same(expected: Any, actual: Any) -> bool:
-    if isinstance(expected, Sketched):
-        return actual is not None and expected.holds(actual)
-    if isinstance(expected, float):
-        return actual is not None and math.isclose(expected, actual, rel_tol=1e-9, abs_tol=1e-7)
-    return bool(expected == actual)
-
-
-def assert_rows(
-    rows: list[dict[str, Any]],
-    expected: dict[tuple[Any, ...], list[dict[str, Any]]],
-    groups: list[str],
-    metrics: list[dict[str, Any]] = METRICS,
-) -> None:
-    """Rows are the expected keys, each once, with the recomputed metrics."""
-    keys = [(*(row[name] for name in groups), row["window_start"]) for row in rows]
-    assert len(set(keys)) == len(keys)
-    assert set(keys) == set(expected)
-    for key, row in zip(keys, rows, strict=True):
-        wanted = summarised(expected[key], metrics)
-        different = {n: (v, row[n]) for n, v in wanted.items() if not same(v, row[n])}
-        assert different == {}, key
-
-
-def hour_of(event: dict[str, Any]) -> str:
-    return moment(event["ts"] // HOUR * HOUR)
 
 
 def test_all_windows_equal_a_recomputation(api: Api) -> None:
@@ -317,7 +115,7 @@ def test_roll_ups_over_time(api: Api, aggregation: str, length: int, granularity
 
 
 @pytest.mark.parametrize("group_by", ["country", "store", ""])
-def test_fewer_dimensions(api: Api, group_by: str) -> None:
+def test_grouping_by_fewer_dimensions_merges_the_rows_of_the_others(api: Api, group_by: str) -> None:
     groups = [group_by] if group_by else []
     rows = api.rows("by_store", group_by=group_by, limit=400)
     assert_rows(rows, grouped(lambda e: [(*(e[g] for g in groups), hour_of(e))]), groups)
@@ -592,7 +390,7 @@ def test_kept_events(api: Api) -> None:
     assert len(late["data"]) == len([e for e in EVENTS if e["ts"] >= START + 4 * DAY])
 
 
-def test_description(api: Api) -> None:
+def test_the_description_lists_what_a_pipeline_has_and_how_far_it_is(api: Api) -> None:
     listed = api.client.get("/v1/pipelines").json()["pipelines"]
     assert [(p["name"], p["aggregations"], p["events_kept"]) for p in listed] == [
         ("shop", ["by_store", "hops", "total"], True)
@@ -670,12 +468,12 @@ def test_a_cursor_belongs_to_its_query(api: Api) -> None:
         (b'{"closed": false, "group_by": []}', 200), (b"[" * 20_000, 400), (b'{"\xff": 1}', 400),
     ],
 )  # fmt: skip
-def test_bodies(api: Api, body: bytes, status: int) -> None:
+def test_a_querys_body_is_an_object_of_parameters(api: Api, body: bytes, status: int) -> None:
     answer = api.client.post("/v1/pipelines/shop/aggregates/total/query", content=body)
     assert answer.status_code == status, answer.text
 
 
-def test_other_methods(api: Api) -> None:
+def test_a_method_that_a_path_lacks_is_405_with_those_it_has(api: Api) -> None:
     answer = api.client.delete("/v1/pipelines/shop/aggregates/total")
     assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
     assert "GET" in answer.headers["allow"]

@@ -17,6 +17,7 @@ import httpx
 import psycopg
 import pytest
 
+from bench import Bench, MakeBench
 from hanging import BlackHole, frozen
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
@@ -68,7 +69,7 @@ def config(name: str, *, auth: bool = False, ttl: str = "200ms") -> PipelineConf
     )
 
 
-def fill(bench: Any, groups: int = 20) -> None:
+def fill(bench: Bench, groups: int = 20) -> None:
     """Windows straight into the table."""
     bench.query("SELECT {s}.ensure_partition('by_k_v1', %s, 30)", (BASE // 86_400_000,))
     bench.query(
@@ -79,7 +80,7 @@ def fill(bench: Any, groups: int = 20) -> None:
 
 
 @contextlib.contextmanager
-def serving(bench: Any, **environment: str) -> Iterator[httpx.Client]:
+def serving(bench: Bench, **environment: str) -> Iterator[httpx.Client]:
     """An API process of a bench; a client that asks for paths below the pipeline."""
     process = bench.start(module="tidemill_api", **{**QUICK, **environment})
     bench.eventually(lambda: bench.health().get("status") == "healthy", seconds=60, what="the API is healthy")
@@ -91,7 +92,7 @@ def serving(bench: Any, **environment: str) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def ready_bench(make_bench: Callable[..., Any]) -> Callable[..., Any]:
+def ready_bench(make_bench: MakeBench) -> Callable[..., Any]:
     """Makes a pipeline with windows in its table."""
 
     def make(*arguments: Any, at: Any = None, **options: Any) -> Any:
@@ -113,7 +114,7 @@ def of_process(client: httpx.Client, path: str) -> httpx.Response:
     return httpx.get(client.base_url.copy_with(path=path))
 
 
-def dependency(bench: Any, name: str) -> dict[str, Any]:
+def dependency(bench: Bench, name: str) -> dict[str, Any]:
     found: dict[str, Any] = bench.health()["dependencies"][name]
     return found
 
@@ -258,7 +259,7 @@ def test_a_schema_made_anew_is_not_answered_from_the_cache(ready_bench: Callable
         bench.eventually(lambda: client.get(PATH, params=query).json()["data"] == [], what="the new table's answer")
 
 
-def test_a_pipeline_that_is_not_set_up_yet(make_bench: Callable[..., Any]) -> None:
+def test_a_pipeline_that_is_not_set_up_yet(make_bench: MakeBench) -> None:
     """Its tables or its login are not there: 503 that says so; Postgres is not blamed for it."""
     bench = make_bench(config("early"))
     with serving(bench) as client:
@@ -378,7 +379,7 @@ def test_config_changes_are_followed(ready_bench: Callable[..., Any]) -> None:
 
 
 @contextlib.contextmanager
-def locked(bench: Any) -> Iterator[None]:
+def locked(bench: Bench) -> Iterator[None]:
     """Nobody can read the windows meanwhile."""
     at = bench.servers.postgres
     with psycopg.connect(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench import MakeBench
 from schema_run import run_checks
 from tidemill_api.formats.registry import FORMATS
 from tidemill_contract.functions.partials import Partial
@@ -50,7 +50,7 @@ NAMES = {"path.pipeline": "hostile", "path.aggregation": "all_kinds"}
 
 
 @pytest.fixture(scope="module")
-def base(make_shared_bench: Callable[..., Any]) -> str:
+def base(make_shared_bench: MakeBench) -> str:
     """The address of an API over one pipeline with a few rows of each kind."""
     spec = PipelineSpec.model_validate(SPEC)
     bench = make_shared_bench(

@@ -7,7 +7,7 @@ import json
 import zoneinfo
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -16,6 +16,7 @@ import httpx
 import psycopg
 import pytest
 
+from bench import Bench, MakeBench
 from tidemill_api.query.buckets import Cut
 from tidemill_api.query.local_days import bucket_starts, runs
 from tidemill_contract.functions.partials import Partial
@@ -83,7 +84,7 @@ class Api:
     """The process under test."""
 
     client: httpx.Client
-    bench: Any
+    bench: Bench
 
     def rows(self, aggregation: str, **parameters: Any) -> list[dict[str, Any]]:
         """All rows of a query, page by page."""
@@ -99,7 +100,7 @@ class Api:
 
 
 @pytest.fixture(scope="module")
-def api(make_shared_bench: Callable[..., Any]) -> Iterator[Api]:
+def api(make_shared_bench: MakeBench) -> Iterator[Api]:
     spec = PipelineSpec.model_validate(SPEC)
     aggregations = tuple(AggregationRef(name=a.name) for a in spec.aggregations)
     bench = make_shared_bench(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -12,6 +11,7 @@ import pytest
 
 from hanging import BlackHole
 from tidemill_chassis.postgres import KEEPALIVE, BoundedAsyncConnection, BoundedConnection
+from waiting import eventually, eventually_async
 
 pytestmark = pytest.mark.integration
 SECONDS = 0.5
@@ -57,7 +57,7 @@ def test_in_a_hurry_the_server_ends_a_statement_itself(servers: Any) -> None:
 
 @pytest.mark.parametrize("cancelled", [False, True])
 def test_a_wait_that_is_given_up_leaves_no_statement_behind(
-    servers: Any, admin: psycopg.Connection[Any], eventually: Callable[..., Any], *, cancelled: bool
+    servers: Any, admin: psycopg.Connection[Any], *, cancelled: bool
 ) -> None:
     """By its deadline or with its task; the server is asked to cancel in the background."""
 
@@ -68,8 +68,7 @@ def test_a_wait_that_is_given_up_leaves_no_statement_behind(
             async with asyncio.timeout(SECONDS if cancelled else None):
                 await connection.execute("SELECT pg_sleep(60)")
         closed = connection.closed
-        while len(asyncio.all_tasks()) > 1:  # noqa: ASYNC110 - the request to cancel has no event
-            await asyncio.sleep(0.01)
+        await eventually_async(lambda: len(asyncio.all_tasks()) == 1, what="the request to cancel is sent")
         return closed
 
     assert asyncio.run(work())

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from bench import Bench, MakeBench
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.tables.storage import DAY_MS
@@ -42,7 +42,7 @@ def config(name: str, **spec: Any) -> PipelineConfig:
     return PipelineConfig(namespace="tests", name=name, generation=1, spec=wanted, aggregations=refs)
 
 
-def tables(bench: Any, parent: str) -> int:
+def tables(bench: Bench, parent: str) -> int:
     query = f"SELECT count(*) FROM pg_inherits WHERE inhparent = '{{s}}.{parent}'::regclass"
     return int(bench.query(query)[0][0])
 
@@ -51,7 +51,7 @@ def event(at: int) -> bytes:
     return json.dumps({"ts": at, "k": "a"}).encode()
 
 
-def test_events_of_thousands_of_days_make_few_tables(make_bench: Callable[..., Any]) -> None:
+def test_events_of_thousands_of_days_make_few_tables(make_bench: MakeBench) -> None:
     """History in order, every second day since 1971, as one batch: each event counts, in seconds, in few tables."""
     bench = make_bench(config("centuries", events={"store": True}))
     bench.produce([event((366 + 2 * number) * DAY_MS) for number in range(9_000)])
@@ -67,7 +67,7 @@ def test_events_of_thousands_of_days_make_few_tables(make_bench: Callable[..., A
     assert tables(bench, "_events") <= 450
 
 
-def test_events_past_their_retention_make_no_tables(make_bench: Callable[..., Any]) -> None:
+def test_events_past_their_retention_make_no_tables(make_bench: MakeBench) -> None:
     """What comes long after its windows are gone is set aside with the reason, and no table is made for it."""
     bench = make_bench(config("bygone", events={"store": True, "retention": "2d"}))
     bench.start()
@@ -88,7 +88,7 @@ def test_events_past_their_retention_make_no_tables(make_bench: Callable[..., An
     assert "lengthen its retention" in detail
 
 
-def test_a_flood_of_refused_events_stays_within_its_quota(make_bench: Callable[..., Any]) -> None:
+def test_a_flood_of_refused_events_stays_within_its_quota(make_bench: MakeBench) -> None:
     """All are counted; Postgres keeps what the quota allows, the topic gets that, and /health says so."""
     bench = make_bench(config("flood", deadLetters={"quota": "2Mi"}))
     bench.produce([b"no JSON " + b"x" * 2_000 for _ in range(10_000)] + [event(TODAY)])

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from confluent_kafka import Consumer
@@ -16,6 +15,7 @@ from confluent_kafka import Consumer
 from kafka_admin import KafkaAdmin
 from tidemill_operator.actuators.kafka.groups import Group, describe_group
 from tidemill_operator.laptop.servers import Servers
+from waiting import eventually
 
 pytestmark = pytest.mark.integration
 # Asks once a moment until it is stopped, and gives up soon.
@@ -69,7 +69,7 @@ def member(brokers: str, group: str, topic: str) -> Iterator[None]:
 
 
 def test_a_group_is_described_before_and_after_kafka_was_away(
-    own_servers: Callable[..., Servers], eventually: Callable[..., Any], tmp_path: Path
+    own_servers: Callable[..., Servers], tmp_path: Path
 ) -> None:
     """Requests that were given up meanwhile leave nothing behind: no thread, nothing that ends the process later."""
     servers = own_servers(needs=("kafka",))

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
+from bench import Bench, MakeBench
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 
@@ -78,7 +79,7 @@ def views(user: int, window: int) -> int:
 LARGEST = sorted(range(USERS), key=lambda user: -sum(views(user, w) for w in range(WINDOWS)))[:8]
 
 
-def fill(bench: Any) -> None:
+def fill(bench: Bench) -> None:
     """Windows straight into the tables."""
     for table in ("by_country_v1", "by_user_v1", "visits_v1"):
         bench.query("SELECT {s}.ensure_partition(%s, %s, 30)", (table, NEWEST // 86_400_000))
@@ -118,7 +119,7 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(own_servers: Callable[..., Any], make_bench_at: Callable[..., Any]) -> Site:
+def site(own_servers: Callable[..., Any], make_bench_at: MakeBench) -> Site:
     servers = own_servers(needs=("postgres",), durable=True)
     shop = make_bench_at(config("shop"), at=servers)
     make_bench_at(config("fresh"), at=servers)

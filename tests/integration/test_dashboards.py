@@ -17,8 +17,9 @@ import pytest
 import yaml
 
 from running_prometheus import Prometheus, prometheus
-from running_up import Up, up, wait_until
+from running_up import Up, up
 from tidemill_operator.laptop.servers import Servers
+from waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -162,7 +163,7 @@ def test_every_panel_shows_something(watched: tuple[Prometheus, Traffic]) -> Non
         return not empty
 
     try:
-        wait_until(filled, seconds=60, what="panels have data")
+        eventually(filled, seconds=60, what="panels have data")
     except AssertionError:
         pytest.fail(f"no data: {json.dumps(empty, indent=1)}")
 
@@ -185,7 +186,7 @@ def test_alerts_are_loaded_and_find_the_labels_that_they_name(watched: tuple[Pro
         groups = (asked.ask("rules") or {"groups": []})["groups"]
         return [rule for group in groups for rule in group["rules"]]
 
-    wait_until(lambda: bool(rules()) and all(rule["health"] == "ok" for rule in rules()), seconds=30, what="evaluated")
+    eventually(lambda: bool(rules()) and all(rule["health"] == "ok" for rule in rules()), seconds=30, what="evaluated")
     for series in (
         "tidemill_events_consumed_total{%s}",
         'tidemill_freshness_seconds_bucket{%s, le="30.0"}',
@@ -195,5 +196,5 @@ def test_alerts_are_loaded_and_find_the_labels_that_they_name(watched: tuple[Pro
         'tidemill_operator_reconciliations_failed_total{%s, component="operator"}',
     ):
         text = series % 'job="tidemill", namespace="default", pipeline="watched"'
-        wait_until(lambda text=text: has_data(asked.ask("query", query=text)), seconds=20, what=text)
+        eventually(lambda text=text: has_data(asked.ask("query", query=text)), seconds=20, what=text)
     assert asked.ask("label/__name__/values", **{"match[]": '{__name__=~".*_created"}'}) == []

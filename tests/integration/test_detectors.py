@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
+from bench import MakeBench
 from tidemill_contract.resource.kinds.detectors import DETECTORS
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
@@ -77,7 +76,7 @@ def expected(kind: str, levels: list[float]) -> dict[int, Verdict]:
     return found
 
 
-def test_what_is_learnt_survives_kills_and_moves(make_bench: Callable[..., Any]) -> None:
+def test_what_is_learnt_survives_kills_and_moves(make_bench: MakeBench) -> None:
     """Every detector finds exactly what one uninterrupted run over the same values finds, with the same figures."""
     bench = make_bench(config())
     levels = {"a": values(1), "b": values(2)}

@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 from documented import ROOT, blocks, commands
-from running_up import ENVIRON, Up, tidemill, up, wait_until
+from running_up import ENVIRON, Up, tidemill, up
+from waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -82,7 +83,7 @@ def test_events_are_sent_and_asked_for(type_in: Callable[[str], str]) -> None:
         asked.update(json.loads(type_in("curl -s 'localhost:8081")))
         return bool(asked["data"])
 
-    wait_until(counted, seconds=30, what="the event is counted")
+    eventually(counted, seconds=30, what="the event is counted")
     assert asked["data"] == ANSWERS[1]["data"]
     assert asked["watermark"] == ANSWERS[1]["watermark"]
     assert set(ANSWERS[1]) <= set(asked)

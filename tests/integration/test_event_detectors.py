@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bench import Bench, MakeBench
 from kafka_records import KafkaRecord
 from tidemill_contract.resource.spec import AnomalySpec, PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig, WorkloadSettings
@@ -299,9 +300,7 @@ def readings(rnd: random.Random, p: int, first: int, number: int) -> list[Record
 
 
 @pytest.mark.slow
-def test_what_is_learnt_survives_kills_and_moves(
-    make_bench: Callable[..., Any], documented: Callable[..., None]
-) -> None:
+def test_what_is_learnt_survives_kills_and_moves(make_bench: MakeBench, documented: Callable[..., None]) -> None:
     """Two replicas, one killed with events on the way and replaced: rows, records and answers are the naive model's."""
     running = make_bench(LIVE)
     rnd = random.Random(5)
@@ -353,7 +352,7 @@ def test_what_is_learnt_survives_kills_and_moves(
     }
 
 
-def read_by_id(bench: Any, number: int) -> dict[str, Any]:
+def read_by_id(bench: Bench, number: int) -> dict[str, Any]:
     """Records of the anomalies topic by id, until there are so many; repeats have the same id."""
     found: dict[str, Any] = {}
     deadline = time.monotonic() + 60

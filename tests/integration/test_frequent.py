@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from bench import MakeBench
 from kafka_records import KafkaRecord
 from tidemill_contract.functions import sketches
 from tidemill_contract.functions.partials import Partial
@@ -117,7 +118,7 @@ def test_rows_are_bounded_and_frequent_values_are_found(
             assert item["error"] <= 3.5 / 512 * true.total()
 
 
-def test_results_of_more_than_a_megabyte_are_published(make_bench: Callable[..., Any]) -> None:
+def test_results_of_more_than_a_megabyte_are_published(make_bench: MakeBench) -> None:
     """Kafka's clients refuse such records unless they are told what the topics take."""
     fields = [f"f{number}" for number in range(8)]
     metrics = [{"name": f"top_{field}", "function": "topk", "field": field, "k": 100} for field in fields]

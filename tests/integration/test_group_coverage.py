@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from bench import MakeBench
 from kafka_admin import KafkaAdmin
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig, WorkloadSettings
@@ -104,9 +105,7 @@ def test_a_partition_is_untaken_until_it_was_taken_up_in_this_topic(make_schema:
     assert lookup.untaken(connection, 1, "x") == frozenset()
 
 
-def test_a_processor_that_was_killed_reads_what_its_topic_got_meanwhile(
-    make_bench: Callable[..., Any], servers: Any
-) -> None:
+def test_a_processor_that_was_killed_reads_what_its_topic_got_meanwhile(make_bench: MakeBench, servers: Any) -> None:
     bench = make_bench(config("killed"), TIDEMILL_SESSION_TIMEOUT_MS=str(SESSION_MS))
     events = [json.dumps({"ts": BASE + n}).encode() for n in range(10)]
     process = bench.start()

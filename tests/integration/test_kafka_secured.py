@@ -27,6 +27,7 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.laptop.servers import Servers, kafka
 from tidemill_operator.plan.model import Topic
 from tidemill_operator.processes.ports import Ports
+from waiting import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -128,7 +129,7 @@ def secured(own_servers: Callable[..., Servers], tmp_path_factory: pytest.TempPa
 
 
 @pytest.mark.parametrize("shown", ["plain", "scram", "certificate-files", "certificate-texts"])
-def test_both_clients_are_let_in(secured: Secured, shown: str, eventually: Callable[..., Any]) -> None:
+def test_both_clients_are_let_in(secured: Secured, shown: str) -> None:
     settings = secured.settings[shown]
     topic = Topic(f"secured.{shown}.events", 2, 1, {})
     topics = KafkaTopics(settings["bootstrap.servers"], config=settings)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import urllib.request
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from bench import Bench, MakeBench
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.times import rfc3339_ms
@@ -22,6 +22,7 @@ from tidemill_operator.plan.model import Owner
 from tidemill_operator.plan.postgres.failing import failing
 from tidemill_processor.publish.producer import Outlet
 from tidemill_processor.source.consumer import PRODUCER_TUNING
+from waiting import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -89,27 +90,27 @@ def event(minute: int, k: str) -> bytes:
     return json.dumps(found).encode()
 
 
-def reached(bench: Any, column: str) -> dict[str, int | None]:
+def reached(bench: Bench, column: str) -> dict[str, int | None]:
     """How far each aggregation is, in windows."""
     rows = bench.query(f"SELECT name, {column} FROM {{s}}._aggregations")
     return {name: None if until is None else (until - BASE) // MINUTE for name, until in rows}
 
 
-def metric(bench: Any, name: str) -> float:
+def metric(bench: Bench, name: str) -> float:
     """A value of the latest processor's /metrics."""
     with urllib.request.urlopen(f"http://127.0.0.1:{bench.ports[-1]}/metrics", timeout=5) as answer:
         lines = answer.read().decode().splitlines()
     return float(next(line.split()[-1] for line in lines if line.startswith(name)))
 
 
-def told(bench: Any) -> dict[Reason, str]:
+def told(bench: Bench) -> dict[Reason, str]:
     """What the operator reads in the tables and tells in the condition."""
     found = PostgresSchemas(bench.servers.postgres).observe(bench.config.schema_name)
     assert found is not None
     return {error.reason: str(error) for error in failing(replace(found, owner=OWNER), OWNER)}
 
 
-def stored(bench: Any) -> None:
+def stored(bench: Bench) -> None:
     """All windows but the last are closed and published by a processor that then ends."""
     first = bench.start()
     bench.produce([event(minute, k) for minute in range(WINDOWS) for k in "ab"], partition=0)
@@ -120,7 +121,7 @@ def stored(bench: Any) -> None:
     first.wait()
 
 
-def damage(bench: Any) -> None:
+def damage(bench: Bench) -> None:
     """A time beyond all of Python's, bytes that are no sketch, a missing column; and all is to be done anew."""
     pane = "WHERE window_start = to_timestamp(%s) AND k = %s"
     at = (BASE // 1_000 + 120, "a"), (BASE // 1_000 + 240, "b")
@@ -131,22 +132,20 @@ def damage(bench: Any) -> None:
         admin.execute(f"UPDATE {bench.schema}._aggregations SET published_until = NULL, scanned_until = NULL")
 
 
-def test_only_what_cannot_be_read_is_passed_over(make_bench: Callable[..., Any]) -> None:
-    """The window is published with null for that metric; a table that cannot be read waits, and goes on once it can."""
-    bench = make_bench(config())
-    stored(bench)
+def check_long_record(bench: Bench) -> None:
+    """Four texts of 700 kB are more than a record holds: one goes, the rest is published."""
     texts = {
         (row["group"]["k"], row["window_start"]): row["metrics"]
         for row in bench.records("results")
         if row["aggregation"] == "long"
     }
     assert len(texts) == 2 * (WINDOWS - 1)
-    # Four texts of 700 kB are more than a record holds: one goes, the rest is published.
     (long,) = [values for values in texts.values() if None in values.values()]
     assert sorted(len(value or "") for value in long.values()) == [0, LONG, LONG, LONG]
 
-    damage(bench)
-    bench.start()
+
+def check_published(bench: Bench) -> None:
+    """All aggregations but the broken one go on; what cannot be read is null, in both windows of its pane."""
     bench.eventually(
         lambda: reached(bench, "published_until") == {"good": 5, "bad": 5, "long": 5, "broken": None},
         seconds=60, what="others published",
@@ -161,12 +160,15 @@ def test_only_what_cannot_be_read_is_passed_over(make_bench: Callable[..., Any])
         if row["aggregation"] == "bad"
     }
     wrong = {key: names for key, names in rows.items() if names}
-    # Each pane is in two windows.
     assert wrong == {
         ("a", rfc3339_ms(BASE + 1 * MINUTE)): {"latest"}, ("a", rfc3339_ms(BASE + 2 * MINUTE)): {"latest"},
         ("b", rfc3339_ms(BASE + 3 * MINUTE)): {"people"},
     }  # fmt: skip
     assert len(rows) == 2 * WINDOWS - 2
+
+
+def check_noted(bench: Bench) -> None:
+    """The table names each window, group and metric that was passed over, for publishing and for scanning."""
     skipped = bench.query(
         "SELECT DISTINCT duty, group_key ->> 'k', (extract(epoch FROM window_start) * 1000)::bigint, metrics"
         " FROM {s}._skipped WHERE aggregation = 'bad'"
@@ -176,13 +178,15 @@ def test_only_what_cannot_be_read_is_passed_over(make_bench: Callable[..., Any])
     }  # fmt: skip
     assert {duty for duty, *_ in skipped} == {"publish", "scan"}
 
+
+def check_told(bench: Bench) -> None:
+    """Health, metrics and the operator's conditions name what is held up and what was passed over."""
     health = bench.health()
     assert (health["status"], health["keeper"], health["scanning"]) == ("degraded", "ok", "ok")
     assert health["publishing"].startswith("broken: ")
     assert "_max_v" in health["publishing"]
     assert metric(bench, 'tidemill_held_up{duty="publish"}') == 1
-    # Of these three windows, and of the long one.
-    assert metric(bench, 'tidemill_windows_skipped_total{duty="publish"}') == 4
+    assert metric(bench, 'tidemill_windows_skipped_total{duty="publish"}') == 4, "three windows and the long one"
     found = told(bench)
     assert list(found) == [Reason.HELD_UP, Reason.WINDOWS_SKIPPED]
     assert "aggregation broken: closed windows cannot be published: " in found[Reason.HELD_UP]
@@ -191,6 +195,9 @@ def test_only_what_cannot_be_read_is_passed_over(make_bench: Callable[..., Any])
         in found[Reason.WINDOWS_SKIPPED]
     )
 
+
+def check_mended(bench: Bench) -> None:
+    """With its column back, the broken aggregation goes on, and nothing is held up."""
     with connect_admin(bench.servers) as admin:
         admin.execute(f"ALTER TABLE {bench.schema}.broken_v1 ADD COLUMN _max_v double precision")
     bench.eventually(lambda: reached(bench, "published_until")["broken"] == 5, seconds=60, what="it goes on")
@@ -199,7 +206,20 @@ def test_only_what_cannot_be_read_is_passed_over(make_bench: Callable[..., Any])
     assert metric(bench, 'tidemill_held_up{duty="publish"}') == 0
 
 
-def test_one_record_that_a_broker_refuses_is_found_among_others(servers: Any, eventually: Callable[..., Any]) -> None:
+def test_only_what_cannot_be_read_is_passed_over(make_bench: MakeBench) -> None:
+    """The window is published with null for that metric; a table that cannot be read waits, and goes on once it can."""
+    bench = make_bench(config())
+    stored(bench)
+    check_long_record(bench)
+    damage(bench)
+    bench.start()
+    check_published(bench)
+    check_noted(bench)
+    check_told(bench)
+    check_mended(bench)
+
+
+def test_one_record_that_a_broker_refuses_is_found_among_others(servers: Any) -> None:
     """A broker refuses the whole batch that the record is in; the others are sent again without it."""
     kafka, topic = AdminClient({"bootstrap.servers": servers.kafka}), "tests.keeper.small"
     wanted = NewTopic(topic, 1, 1, config={"max.message.bytes": "3000"})

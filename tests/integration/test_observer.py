@@ -6,7 +6,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import psycopg
 import pytest
@@ -22,10 +21,10 @@ from tidemill_operator.laptop.servers import Servers
 from tidemill_operator.observer.figures import FRESH_SECONDS, Figures, Seen
 from tidemill_operator.observer.observer import KAFKA_SECONDS, Observer
 from tidemill_operator.observer.scaling_figures import FiguresReader, Watched
+from waiting import eventually
 
 pytestmark = pytest.mark.integration
 
-Eventually = Callable[..., Any]
 KEY, SCHEMA = Key("shop", "watched", "u"), "shop__watched"
 PARTITIONS = 6
 # From the end of a fault to figures that are right: a round that has begun, and one more.
@@ -134,7 +133,7 @@ class Scaler:
         self._thread.join()
 
 
-def test_the_age_of_the_oldest_event_that_is_not_counted(calm: World, eventually: Eventually) -> None:
+def test_the_age_of_the_oldest_event_that_is_not_counted(calm: World) -> None:
     """By its record's time, and not by when it was noticed; freshness is that age, then what the last batch took."""
     begun = time.monotonic()
     calm.send(60)
@@ -157,7 +156,7 @@ def test_the_age_of_the_oldest_event_that_is_not_counted(calm: World, eventually
 
 
 @pytest.mark.slow
-def test_brokers_are_restarted_one_after_another(world: World, eventually: Eventually) -> None:
+def test_brokers_are_restarted_one_after_another(world: World) -> None:
     """Figures are never older than they may be, and right soon after each restart; so are the scaler's."""
     world.send(600)
     eventually(lambda: world.lag() == 600, what="the lag is seen")
@@ -177,7 +176,7 @@ def test_brokers_are_restarted_one_after_another(world: World, eventually: Event
 
 
 @pytest.mark.slow
-def test_a_broker_without_controllers_tells_ends_but_not_that_it_is_led(world: World, eventually: Eventually) -> None:
+def test_a_broker_without_controllers_tells_ends_but_not_that_it_is_led(world: World) -> None:
     """Asking changes nothing: the topic keeps its partitions, and none is made that is not there."""
     kafka_log, handles = KafkaLog(world.servers.kafka, timeout_seconds=KAFKA_SECONDS), world.servers.handles
     client, absent = AdminClient({"bootstrap.servers": world.servers.kafka}), f"{world.topic}.absent"

@@ -21,6 +21,7 @@ import yaml
 from confluent_kafka import Consumer, TopicPartition
 
 from demo.runtime import Runtime, until
+from waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -139,10 +140,14 @@ def healths(runtime: Runtime) -> dict[str, str]:
 
 def await_healths(runtime: Runtime, wanted: dict[str, str], *, seconds: float, why: str) -> None:
     """Wait until each process says what it should; they are asked at the same time."""
-    deadline = time.monotonic() + seconds
-    while (found := healths(runtime)) != wanted:
-        assert time.monotonic() < deadline, f"{found}, not {wanted} within {seconds} s after {why}"
-        time.sleep(0.2)
+    found: dict[str, str] = {}
+
+    def as_wanted() -> bool:
+        nonlocal found
+        found = healths(runtime)
+        return found == wanted
+
+    eventually(as_wanted, what=lambda: f"{wanted} after {why}, found {found}", seconds=seconds, pause_seconds=0.2)
 
 
 def in_topic(brokers: str) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from bench import Bench, MakeBench, Output
 from kafka_admin import KafkaAdmin
 from tidemill_contract.events.decoder import QUARANTINE_PREFIX
 from tidemill_contract.resource.spec import PipelineSpec
@@ -82,11 +83,11 @@ def event(t: int, **members: Any) -> bytes:
     return json.dumps({"ts": BASE + t, **members}).encode()
 
 
-def counts(bench: Any) -> dict[str, int]:
+def counts(bench: Bench) -> dict[str, int]:
     return {k: int(n) for k, n in bench.query("SELECT coalesce(k, '<null>'), sum(_count) FROM {s}.by_k_v1 GROUP BY 1")}
 
 
-def read_all(bench: Any, kind: str, number: int, seconds: float = 90.0) -> list[Any]:
+def read_all(bench: Bench, kind: Output, number: int, seconds: float = 90.0) -> list[Any]:
     """That many records of an output topic, from its beginning."""
     found: list[Any] = []
     deadline = time.monotonic() + seconds
@@ -128,7 +129,7 @@ HOSTILE = [
 ]
 
 
-def test_hostile_events_are_counted_or_dead_lettered_and_stop_nothing(make_bench: Callable[..., Any]) -> None:
+def test_hostile_events_are_counted_or_dead_lettered_and_stop_nothing(make_bench: MakeBench) -> None:
     bench = make_bench(config("hostile"))
     bench.start()
     bench.produce([value for _, value, _ in HOSTILE], partition=0)
@@ -166,7 +167,7 @@ def test_hostile_events_are_counted_or_dead_lettered_and_stop_nothing(make_bench
     assert bench.health()["status"] == "healthy"
 
 
-def test_hostile_names_of_fields_and_hostile_headers_stop_nothing(make_bench: Callable[..., Any]) -> None:
+def test_hostile_names_of_fields_and_hostile_headers_stop_nothing(make_bench: MakeBench) -> None:
     """What an event calls its fields ends in the dead letter as text that Postgres takes; a reason is one of ours."""
     plain = config("names")
     source = plain.spec.source.model_copy(update={"strict": True})
@@ -185,7 +186,7 @@ def test_hostile_names_of_fields_and_hostile_headers_stop_nothing(make_bench: Ca
     read_all(bench, "dead-letters", 3)
 
 
-def test_events_that_postgres_refuses_are_found_and_put_aside(make_bench: Callable[..., Any]) -> None:
+def test_events_that_postgres_refuses_are_found_and_put_aside(make_bench: MakeBench) -> None:
     """Three incompressible keys of 1 KiB each are more than an index row can hold: only Postgres knows."""
     wide = config("wide-keys")
     spec = wide.spec.model_dump(by_alias=True)
@@ -208,7 +209,7 @@ def test_events_that_postgres_refuses_are_found_and_put_aside(make_bench: Callab
     assert {f"k{i}": 40 for i in range(5)} == counts(bench)
 
 
-def test_large_events_do_not_wait_for_a_long_flush_interval(make_bench: Callable[..., Any]) -> None:
+def test_large_events_do_not_wait_for_a_long_flush_interval(make_bench: MakeBench) -> None:
     """A batch is full by its bytes too, so memory is bounded; a stop is heeded meanwhile, and stores what was read."""
     patient = config("large")
     spec = patient.spec.model_copy(
@@ -230,21 +231,21 @@ def expected_counts(sent: list[tuple[str, int]]) -> dict[str, int]:
     return totals
 
 
-def send(bench: Any, rnd: random.Random, number: int, start: int) -> list[tuple[str, int]]:
+def send(bench: Bench, rnd: random.Random, number: int, start: int) -> list[tuple[str, int]]:
     """Events in time order, 10 ms apart, over all partitions."""
     sent = [(f"k{rnd.randrange(20)}", start + i) for i in range(number)]
     bench.produce([event(10 * t, k=k, i=t, v=float(t)) for k, t in sent])
     return sent
 
 
-def verify(bench: Any, sent: list[tuple[str, int]]) -> None:
+def verify(bench: Bench, sent: list[tuple[str, int]]) -> None:
     bench.await_consumed(len(sent), seconds=90)
     assert expected_counts(sent) == counts(bench)
     assert [(sum(t for _, t in sent),)] == bench.query("SELECT sum(_sum_i)::bigint FROM {s}.by_k_v1")
     assert bench.query("SELECT count(*) FROM {s}._dead_letters") == [(0,)]
 
 
-def test_killed_at_random_moments_nothing_is_lost_or_doubled(make_bench: Callable[..., Any]) -> None:
+def test_killed_at_random_moments_nothing_is_lost_or_doubled(make_bench: MakeBench) -> None:
     bench = make_bench(config("killed"))
     rnd, sent = random.Random(11), []
     for _ in range(6):
@@ -257,7 +258,7 @@ def test_killed_at_random_moments_nothing_is_lost_or_doubled(make_bench: Callabl
     verify(bench, sent)
 
 
-def test_a_frozen_owner_that_wakes_is_fenced(make_bench: Callable[..., Any]) -> None:
+def test_a_frozen_owner_that_wakes_is_fenced(make_bench: MakeBench) -> None:
     """Frozen past its session timeout, its partitions go to another; woken, it must not count anything again."""
     bench = make_bench(config("frozen"))
     rnd = random.Random(5)
@@ -273,7 +274,7 @@ def test_a_frozen_owner_that_wakes_is_fenced(make_bench: Callable[..., Any]) -> 
     verify(bench, sent)
 
 
-def test_three_replicas_that_come_and_go(make_bench: Callable[..., Any]) -> None:
+def test_three_replicas_that_come_and_go(make_bench: MakeBench) -> None:
     bench = make_bench(config("replicas"))
     rnd = random.Random(3)
     sent: list[tuple[str, int]] = []
@@ -292,7 +293,7 @@ def test_three_replicas_that_come_and_go(make_bench: Callable[..., Any]) -> None
     verify(bench, sent)
 
 
-def test_resetting_the_consumer_group_changes_nothing(make_bench: Callable[..., Any]) -> None:
+def test_resetting_the_consumer_group_changes_nothing(make_bench: MakeBench) -> None:
     bench = make_bench(config("reset"))
     sent = send(bench, random.Random(1), 2_000, 0)
     process = bench.start()
@@ -316,9 +317,7 @@ def test_resetting_the_consumer_group_changes_nothing(make_bench: Callable[..., 
     verify(bench, sent)
 
 
-def test_windows_close_and_are_published_with_anomalies(
-    make_bench: Callable[..., Any], documented: Callable[..., None]
-) -> None:
+def test_windows_close_and_are_published_with_anomalies(make_bench: MakeBench, documented: Callable[..., None]) -> None:
     """Closed windows go to the results topic once each under their id, late events to the dead letters."""
     bench = make_bench(config("closing", eventTime={"field": "ts", "idleTimeout": "2s", "maxDisorder": "1s"}))
     bench.start()
@@ -356,7 +355,7 @@ def test_windows_close_and_are_published_with_anomalies(
     documented("anomalies", anomaly)
 
 
-def test_raw_events_are_kept_where_asked(make_bench: Callable[..., Any]) -> None:
+def test_raw_events_are_kept_where_asked(make_bench: MakeBench) -> None:
     plain = config("kept")
     spec = plain.spec.model_copy(update={"events": plain.spec.events.model_copy(update={"store": True})})
     bench = make_bench(plain.model_copy(update={"spec": spec}))
@@ -366,7 +365,7 @@ def test_raw_events_are_kept_where_asked(make_bench: Callable[..., Any]) -> None
     assert bench.query("SELECT count(*), sum((data ->> 'i')::int) FROM {s}._events") == [(50, 1225)]
 
 
-def test_a_topic_made_anew_starts_an_epoch_and_says_so(make_bench: Callable[..., Any]) -> None:
+def test_a_topic_made_anew_starts_an_epoch_and_says_so(make_bench: MakeBench) -> None:
     bench = make_bench(config("anew"))
     process = bench.start()
     bench.produce([event(i, k="a") for i in range(30)])
@@ -384,7 +383,7 @@ def test_a_topic_made_anew_starts_an_epoch_and_says_so(make_bench: Callable[...,
     assert bench.query("SELECT DISTINCT epoch FROM {s}._offsets") == [(1,)]
 
 
-def test_of_a_partition_added_later_what_expired_unread_is_told(make_bench: Callable[..., Any]) -> None:
+def test_of_a_partition_added_later_what_expired_unread_is_told(make_bench: MakeBench) -> None:
     """Such a one has been given an offset by the operator: events come before a processor takes it up."""
     bench = make_bench(config("added"))
     bench.query("UPDATE {s}._offsets SET next_offset = 0 WHERE partition = 2 RETURNING partition")

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
+from bench import Bench, MakeBench
 from hanging import BlackHole, frozen
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
@@ -97,7 +98,7 @@ class Flow:
             time.sleep(0.01)
 
 
-def status(bench: Any, name: str) -> tuple[str, str]:
+def status(bench: Bench, name: str) -> tuple[str, str]:
     """(overall status, that dependency's status)."""
     health = bench.health()
     found = (
@@ -108,7 +109,7 @@ def status(bench: Any, name: str) -> tuple[str, str]:
     return health.get("status", ""), found.get(name, "")
 
 
-def counted(bench: Any) -> int:
+def counted(bench: Bench) -> int:
     return int(bench.query("SELECT coalesce(sum(_count), 0) FROM {s}.by_k_v1")[0][0])
 
 
@@ -116,7 +117,7 @@ def counted(bench: Any) -> int:
     ("server", "meanwhile"), [("postgres", "unhealthy"), ("kafka", "unhealthy"), ("redis", "degraded")]
 )
 def test_a_server_that_goes_away_and_comes_back(
-    server: str, meanwhile: str, own_servers: Callable[..., Any], make_bench: Callable[..., Any]
+    server: str, meanwhile: str, own_servers: Callable[..., Any], make_bench: MakeBench
 ) -> None:
     servers = own_servers(durable=True)
     bench = make_bench(config(f"no-{server}"), at=servers, **QUICK)
@@ -147,7 +148,7 @@ def test_a_server_that_goes_away_and_comes_back(
     assert process.poll() is None, "the process that was there at the start is still there"
 
 
-def asked(bench: Any, path: str) -> tuple[int, str]:
+def asked(bench: Bench, path: str) -> tuple[int, str]:
     """Status code and text of a path of the processor."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{bench.ports[-1]}{path}", timeout=10) as answer:
@@ -175,9 +176,7 @@ def lasting(own_servers: Callable[..., Any]) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("hang", ["postgres frozen", "postgres in a black hole", "kafka frozen"])
-def test_a_server_that_hangs_is_named_and_the_lag_is_told(
-    hang: str, lasting: Any, make_bench: Callable[..., Any]
-) -> None:
+def test_a_server_that_hangs_is_named_and_the_lag_is_told(hang: str, lasting: Any, make_bench: MakeBench) -> None:
     """Nobody restarts or unreadies the processor for it; soon after the server is back all is well and exact."""
     servers, server = lasting, hang.split()[0]
     other = {"postgres": "kafka", "kafka": "postgres"}[server]

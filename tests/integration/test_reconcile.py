@@ -92,7 +92,7 @@ class NoProcesses:
         return {}
 
 
-class Bench:
+class Applied:
     """One resource, its file, and the world that it is applied to."""
 
     def __init__(self, servers: Servers, folder: Path) -> None:
@@ -148,12 +148,12 @@ class Bench:
 
 
 @pytest.fixture
-def bench(servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def bench(servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Applied]:
     for name in [name for name in os.environ if name.startswith("TIDEMILL_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("TIDEMILL_KAFKA_BROKERS", servers.kafka)
     monkeypatch.setenv("TIDEMILL_POSTGRES_URL", servers.postgres.url)
-    made = Bench(servers, tmp_path)
+    made = Applied(servers, tmp_path)
     yield made
     made.document["spec"]["reclaimPolicy"] = "Delete"
     release(made.document, platform=Platform(), actuators=made.actuators)
@@ -163,7 +163,7 @@ def bench(servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 WELL = dict.fromkeys(("Ready", "TopicsReady", "SchemaReady", "ProcessorsReady", "IngestReady", "APIReady"), "Applied")
 
 
-def test_a_plan_makes_nothing(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_makes_nothing(bench: Applied, capsys: pytest.CaptureFixture[str]) -> None:
     """Before anything is applied all is new, and after the plan still nothing is there."""
     code, shown = bench.plan(capsys)
     assert code == 0
@@ -173,7 +173,7 @@ def test_a_plan_makes_nothing(bench: Bench, capsys: pytest.CaptureFixture[str]) 
     assert bench.there() == (set(), False)
 
 
-def test_what_was_applied_is_no_change(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_applied_is_no_change(bench: Applied, capsys: pytest.CaptureFixture[str]) -> None:
     """Everything is made, a second pass has an equal status, and the plan has nothing to tell."""
     assert bench.apply() == WELL
     assert bench.there() == (set(TOPICS), True)
@@ -184,7 +184,7 @@ def test_what_was_applied_is_no_change(bench: Bench, capsys: pytest.CaptureFixtu
     assert (code, shown.splitlines()[-1]) == (0, "no changes")
 
 
-def test_an_edit_is_planned_and_then_done(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_edit_is_planned_and_then_done(bench: Applied, capsys: pytest.CaptureFixture[str]) -> None:
     """More partitions, a column, a drifted config: each with both values; then none is left."""
     bench.apply()
     bench.alter_topic(retention_ms="1000")
@@ -220,7 +220,7 @@ def test_an_edit_is_planned_and_then_done(bench: Bench, capsys: pytest.CaptureFi
     assert bench.plan(capsys)[1].splitlines()[-1] == "no changes"
 
 
-def test_a_refused_edit_is_planned_and_then_stalled(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refused_edit_is_planned_and_then_stalled(bench: Applied, capsys: pytest.CaptureFixture[str]) -> None:
     """The plan and the status say the same; what runs stays as it is."""
     bench.apply()
     bench.edit(source={**bench.spec["source"], "topic": {"partitions": 2}, "key": "shop"})
@@ -235,7 +235,7 @@ def test_a_refused_edit_is_planned_and_then_stalled(bench: Bench, capsys: pytest
     assert bench.kafka.observe(TOPICS)[TOPICS[0]].partitions == 3
 
 
-def test_the_plan_as_data_names_what_was_looked_at(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_plan_as_data_names_what_was_looked_at(bench: Applied, capsys: pytest.CaptureFixture[str]) -> None:
     """Without the administrator's password."""
     bench.apply()
     code, shown = bench.plan(capsys, "--output", "json")
@@ -245,7 +245,7 @@ def test_the_plan_as_data_names_what_was_looked_at(bench: Bench, capsys: pytest.
     assert bench.servers.postgres.password not in shown
 
 
-def test_a_plan_takes_no_transaction_id(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_takes_no_transaction_id(bench: Applied, capsys: pytest.CaptureFixture[str]) -> None:
     """Postgres gives one to whatever writes; housekeeping may take one now and then, but not each time."""
 
     def next_transaction() -> int:
@@ -264,7 +264,7 @@ def test_a_plan_takes_no_transaction_id(bench: Bench, capsys: pytest.CaptureFixt
     assert min(taken) == 0
 
 
-def test_another_resource_of_the_same_name(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_resource_of_the_same_name(bench: Applied, capsys: pytest.CaptureFixture[str]) -> None:
     """A conflict until it is adopted; then the topics and windows of before go on."""
     bench.apply()
     first = copy.deepcopy(bench.document)
@@ -280,7 +280,7 @@ def test_another_resource_of_the_same_name(bench: Bench, capsys: pytest.CaptureF
     assert release(first, platform=Platform(), actuators=bench.actuators)[0].message == "not this pipeline's"
 
 
-def test_anothers_results_are_not_taken_and_not_deleted(bench: Bench) -> None:
+def test_anothers_results_are_not_taken_and_not_deleted(bench: Applied) -> None:
     """Neither as a topic that is managed, nor by adopting; a topic that was there before its pipeline stays as well."""
     KafkaAdmin(bench.servers.kafka).create("rectest.before", 1)
     bench.apply()
@@ -300,7 +300,9 @@ def test_anothers_results_are_not_taken_and_not_deleted(bench: Bench) -> None:
     assert set(bench.kafka.observe([*TOPICS, "rectest.before", "rectest.evil.results"])) == {*TOPICS, "rectest.before"}
 
 
-def test_a_topic_made_anew_gets_the_partitions_that_were_read(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_topic_made_anew_gets_the_partitions_that_were_read(
+    bench: Applied, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Although the spec names no number and the platform's default is smaller than what the topic had grown to."""
     bench.document["spec"]["source"]["topic"] = {}
     bench.apply()
@@ -313,14 +315,14 @@ def test_a_topic_made_anew_gets_the_partitions_that_were_read(bench: Bench, caps
     assert bench.kafka.observe(TOPICS)[TOPICS[0]].partitions == 7
 
 
-def _planned(bench: Bench) -> Sequence[Any]:
+def _planned(bench: Applied) -> Sequence[Any]:
     from tidemill_contract.resource.spec import AnalyticsPipeline
     from tidemill_operator.plan.build import build_plan
 
     return build_plan(AnalyticsPipeline.model_validate(bench.document), Platform(), 1).topics
 
 
-def test_a_topic_that_was_read_and_is_gone(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_topic_that_was_read_and_is_gone(bench: Applied, capsys: pytest.CaptureFixture[str]) -> None:
     """Plan and status tell what is lost; it is made anew when the annotation says so."""
     bench.apply()
     was = bench.kafka.observe(TOPICS)[TOPICS[0]].id
@@ -342,7 +344,7 @@ def test_a_topic_that_was_read_and_is_gone(bench: Bench, capsys: pytest.CaptureF
     assert bench.kafka.observe(TOPICS)[TOPICS[0]].id not in ("", was)
 
 
-def test_a_topic_that_somebody_made_anew_between_two_passes(bench: Bench) -> None:
+def test_a_topic_that_somebody_made_anew_between_two_passes(bench: Applied) -> None:
     """Its id tells; then what processors note does, for a day."""
     bench.apply()
     was = bench.kafka.observe(TOPICS)[TOPICS[0]].id
@@ -367,7 +369,7 @@ def test_a_topic_that_somebody_made_anew_between_two_passes(bench: Bench) -> Non
         assert bench.apply() == WELL
 
 
-def test_retained_topics_and_schema_outlive_their_resource(bench: Bench) -> None:
+def test_retained_topics_and_schema_outlive_their_resource(bench: Applied) -> None:
     """And are taken up again by the same resource."""
     bench.edit(reclaimPolicy="Retain")
     bench.apply()
@@ -406,7 +408,7 @@ GONE: list[tuple[str, str, str]] = [
 
 @pytest.mark.parametrize(("harm", "told", "what"), GONE, ids=[what for *_, what in GONE])
 def test_tables_that_somebody_takes_away_are_lost_data(
-    bench: Bench, capsys: pytest.CaptureFixture[str], harm: str, told: str, what: str
+    bench: Applied, capsys: pytest.CaptureFixture[str], harm: str, told: str, what: str
 ) -> None:
     """Told by status and plan, never ready over it, not made anew until the annotation says so."""
     bench.apply()
@@ -425,7 +427,7 @@ def test_tables_that_somebody_takes_away_are_lost_data(
     assert bench.apply() == WELL, what
 
 
-def test_a_window_table_that_was_emptied_is_lost_data(bench: Bench) -> None:
+def test_a_window_table_that_was_emptied_is_lost_data(bench: Applied) -> None:
     """As long as it is empty: batches were merged into it. What expired, or never came, is no loss."""
     bench.apply()
     table = f'"{SCHEMA}".by_shop_v1'
@@ -442,7 +444,7 @@ def test_a_window_table_that_was_emptied_is_lost_data(bench: Bench) -> None:
         assert "table by_shop_v1 was emptied, and the windows of aggregation by_shop are gone" in bench.message("Ready")
 
 
-def test_a_replay_fills_what_somebody_dropped(bench: Bench) -> None:
+def test_a_replay_fills_what_somebody_dropped(bench: Applied) -> None:
     """The next version is made, and the table that is fed until then."""
     bench.apply()
     with psycopg.connect(bench.servers.postgres.url, autocommit=True) as connection:
@@ -456,7 +458,7 @@ def test_a_replay_fills_what_somebody_dropped(bench: Bench) -> None:
     assert {"by_shop_v1", "by_shop_v2"} <= live.columns.keys()
 
 
-def test_how_far_partitions_are_is_told_at_each_look(bench: Bench) -> None:
+def test_how_far_partitions_are_is_told_at_each_look(bench: Applied) -> None:
     """Nothing waits in a schema that is not there; servers that do not answer are told for each pipeline."""
     bench.apply()
     found = _looked(bench.servers.kafka, bench.servers.postgres)
@@ -493,7 +495,7 @@ def _looked(kafka: str, postgres: PostgresAddress) -> dict[str, Look]:
     return found
 
 
-def test_what_is_retained_is_listed_and_removed(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_retained_is_listed_and_removed(bench: Applied, capsys: pytest.CaptureFixture[str]) -> None:
     """Of pipelines that are not there; topics, schema and roles go on request."""
     bench.edit(reclaimPolicy="Retain")
     bench.apply()

@@ -6,13 +6,13 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tidemill_operator.processes.child import start_time
+from waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -68,11 +68,9 @@ def up(server_folder: Path) -> Iterator[subprocess.Popen[bytes]]:
             stderr=log,
         )
     try:
-        deadline = time.monotonic() + 120.0
-        while not (server_folder / "ready.json").exists():
-            assert process.poll() is None, (server_folder / "up.log").read_text()
-            assert time.monotonic() < deadline, (server_folder / "up.log").read_text()
-            time.sleep(0.1)
+        ready, log_file = server_folder / "ready.json", server_folder / "up.log"
+        eventually(lambda: ready.exists() or process.poll() is not None, what=log_file.read_text, seconds=120.0)
+        assert process.poll() is None, log_file.read_text()
         yield process
     finally:
         process.terminate()

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from bench import Bench, MakeBench, Output
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.times import rfc3339_ms
@@ -54,7 +55,7 @@ SPEC = PipelineSpec.model_validate(
 class Stand:
     """The pipeline: two processors and an API."""
 
-    def __init__(self, bench: Any, client: httpx.Client, documented: Callable[..., None]) -> None:
+    def __init__(self, bench: Bench, client: httpx.Client, documented: Callable[..., None]) -> None:
         self.bench, self.client, self.documented, self.sent = bench, client, documented, 0
         bench.start(0)
         bench.start(1)
@@ -103,7 +104,7 @@ class Stand:
         rows = self.client.get(f"{self.at}/anomalies").json()["data"]
         return [(row["group"]["k"], row["window_start"], row["value"]) for row in rows]
 
-    def topic(self, kind: str) -> list[dict[str, Any]]:
+    def topic(self, kind: Output) -> list[dict[str, Any]]:
         """All records of an output topic, less those that repeat an id."""
         found = self.bench.records(kind)
         for record in found:
@@ -125,7 +126,7 @@ class Stand:
 
 
 @pytest.fixture
-def stand(make_bench: Callable[..., Any], documented: Callable[..., None]) -> Iterator[Stand]:
+def stand(make_bench: MakeBench, documented: Callable[..., None]) -> Iterator[Stand]:
     refs = tuple(AggregationRef(name=a.name) for a in SPEC.aggregations)
     bench = make_bench(PipelineConfig(namespace="tests", name="stand", generation=1, spec=SPEC, aggregations=refs))
     with httpx.Client(timeout=20) as client:

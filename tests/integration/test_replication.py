@@ -22,10 +22,10 @@ from tidemill_operator.laptop.servers import Servers
 from tidemill_operator.outcome import Outcome, Rank
 from tidemill_operator.plan.kafka.replication import IN_SYNC, LEADERS, Spread
 from tidemill_operator.plan.model import Topic
+from waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-Eventually = Callable[..., Any]
 THROTTLE, SLOW = 20_000_000, 50_000
 
 
@@ -37,8 +37,8 @@ def cluster(own_servers: Callable[..., Servers]) -> Servers:
 class World:
     """A topic on three brokers, and the operator's hand on it."""
 
-    def __init__(self, cluster: Servers, eventually: Eventually) -> None:
-        self.cluster, self.eventually = cluster, eventually
+    def __init__(self, cluster: Servers) -> None:
+        self.cluster = cluster
         self.admin = AdminClient({"bootstrap.servers": cluster.kafka, "log_level": 0})
         self.each = [AdminClient({"bootstrap.servers": at, "log_level": 0}) for at in cluster.kafka.split(",")]
         self.config = {"bootstrap.servers": cluster.kafka, "log_level": 0}
@@ -52,9 +52,9 @@ class World:
         config = {IN_SYNC: str(max(1, factor - 1)), "retention.ms": "86400000"}
         how = {"replica_assignment": brokers} if brokers else {"replication_factor": factor}
         self.admin.create_topics([NewTopic(self.name, partitions, config=config, **how)])[self.name].result(30)
-        self.eventually(lambda: len(self.replicas()) == partitions, what="every broker knows the topic")
+        eventually(lambda: len(self.replicas()) == partitions, what="every broker knows the topic")
         # A broker answers with the defaults until it has heard of what was set; which one answers is left to chance.
-        self.eventually(lambda: all(self.heard(client, config) for client in 3 * self.each), what="and its settings")
+        eventually(lambda: all(self.heard(client, config) for client in 3 * self.each), what="and its settings")
 
     def heard(self, client: AdminClient, config: Mapping[str, str]) -> bool:
         asked = ConfigResource(ResourceType.TOPIC, self.name)
@@ -89,7 +89,7 @@ class World:
                     return None
             return found[0]
 
-        return self.eventually(known, what="the topic is known")
+        return eventually(known, what="the topic is known")
 
     def replicas(self) -> dict[int, tuple[int, ...]]:
         return {p.id: tuple(node.id for node in p.replicas) for p in self.described().partitions}
@@ -119,15 +119,15 @@ class World:
 
 
 @pytest.fixture
-def world(cluster: Servers, eventually: Eventually) -> Iterator[World]:
-    made = World(cluster, eventually)
+def world(cluster: Servers) -> Iterator[World]:
+    made = World(cluster)
     yield made
     made.kafka().release([made.topic(1)], "Delete")
     eventually(lambda: made.limits() == {}, what="no limit is left on any broker")
 
 
 @pytest.fixture
-def until_done(world: World, eventually: Eventually) -> Callable[..., list[Outcome]]:
+def until_done(world: World) -> Callable[..., list[Outcome]]:
     """Pass after pass until all is as it should be; what each told."""
 
     def run(topic: Topic, **more: Any) -> list[Outcome]:
@@ -155,21 +155,19 @@ def test_one_to_three_to_two(world: World, until_done: Callable[..., list[Outcom
     }
     assert told[0].rank == Rank.WAITING
     assert {tuple(sorted(held)) for held in world.replicas().values()} == {(1, 2, 3)}
-    world.eventually(lambda: world.leaders() == {1: 2, 2: 2, 3: 2}, what="each leads two")
+    eventually(lambda: world.leaders() == {1: 2, 2: 2, 3: 2}, what="each leads two")
     assert (world.settings()[IN_SYNC], world.settings()[LEADERS], world.limits()) == ("2", "", {})
     assert "replicasChange" not in told[-1].observed
     assert world.a_pass(world.topic(3)).changed == 0
     until_done(world.topic(2))
     assert {len(held) for held in world.replicas().values()} == {2}
     assert Counter(broker for held in world.replicas().values() for broker in held) == {1: 4, 2: 4, 3: 4}
-    world.eventually(lambda: world.leaders() == {1: 2, 2: 2, 3: 2}, what="each leads two")
+    eventually(lambda: world.leaders() == {1: 2, 2: 2, 3: 2}, what="each leads two")
     assert (world.settings()[IN_SYNC], world.settings()[LEADERS], world.limits()) == ("1", "", {})
     assert world.a_pass(world.topic(2)).changed == 0
 
 
-def test_a_spec_that_goes_back_calls_back_what_moves(
-    world: World, until_done: Callable[..., list[Outcome]], eventually: Eventually
-) -> None:
+def test_a_spec_that_goes_back_calls_back_what_moves(world: World, until_done: Callable[..., list[Outcome]]) -> None:
     """Slowed so far that nothing can have arrived; then all is as before, and no limit is left."""
     world.make(1)
     world.fill(6)
@@ -221,13 +219,13 @@ def test_replicas_are_spread_over_a_new_broker_and_off_a_leaving_one(
     assert world.a_pass(world.topic(2)).changed == 0
     until_done(world.topic(2), spread=Spread())
     assert Counter(broker for held in world.replicas().values() for broker in held) == {1: 4, 2: 4, 3: 4}
-    world.eventually(lambda: world.leaders() == {1: 2, 2: 2, 3: 2}, what="each leads two")
+    eventually(lambda: world.leaders() == {1: 2, 2: 2, 3: 2}, what="each leads two")
     until_done(world.topic(2), spread=Spread(frozenset({3})))
     assert {broker for held in world.replicas().values() for broker in held} == {1, 2}
     assert world.limits() == {}
 
 
-def test_kafkas_own_topic_follows_only_if_the_platform_says_so(world: World, eventually: Eventually) -> None:
+def test_kafkas_own_topic_follows_only_if_the_platform_says_so(world: World) -> None:
     """It is brought to the platform's number, and never given fewer replicas than it has."""
     consumer = Consumer({**world.config, "group.id": world.name})
     world.make(1)
@@ -290,10 +288,10 @@ def killed_after(writes: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return made
 
 
-def test_killed_after_every_single_write(cluster: Servers, eventually: Eventually) -> None:
+def test_killed_after_every_single_write(cluster: Servers) -> None:
     """Whichever write was the last one, the next operator comes to the same end, and leaves nothing behind."""
     for writes in range(1, 100):
-        world = World(cluster, eventually)
+        world = World(cluster)
         world.make(1, 2, [[1], [1]])
         with pytest.MonkeyPatch.context() as monkeypatch:
             made = killed_after(writes, monkeypatch)
@@ -320,7 +318,7 @@ def test_killed_after_every_single_write(cluster: Servers, eventually: Eventuall
 
 
 def test_a_broker_dies_while_replicas_go_to_it(
-    world: World, cluster: Servers, until_done: Callable[..., list[Outcome]], eventually: Eventually
+    world: World, cluster: Servers, until_done: Callable[..., list[Outcome]]
 ) -> None:
     """The passes go on and name it; when it is back, the change is completed."""
     world.make(1, 6, [[1]] * 6)

@@ -24,10 +24,10 @@ from tidemill_operator.errors import TidemillError
 from tidemill_operator.laptop.servers import Servers
 from tidemill_operator.plan.kafka.replication import LEADERS
 from tidemill_operator.processes.child import start_time
+from waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-Eventually = Callable[..., Any]
 BASE, MINUTE = 1_760_000_040_000, 60_000
 # So slow that what lies in the topic takes a while to be copied, and so fast that it keeps up with the load.
 THROTTLE = "500000"
@@ -60,8 +60,8 @@ SPEC: dict[str, Any] = {
 class Up:
     """`tidemill up` on given servers, edited and killed."""
 
-    def __init__(self, folder: Path, servers: Servers, name: str, eventually: Eventually) -> None:
-        self.folder, self.servers, self.name, self.eventually = folder, servers, name, eventually
+    def __init__(self, folder: Path, servers: Servers, name: str) -> None:
+        self.folder, self.servers, self.name = folder, servers, name
         self.topics = [f"default.{name}.{kind}" for kind in ("events", "results", "dead-letters")]
         self.kafka = KafkaTopics(servers.kafka)
         self.process: subprocess.Popen[bytes] | None = None
@@ -95,7 +95,7 @@ class Up:
         assert self.process is not None
         self.process.kill()
         self.process.wait()
-        self.eventually(lambda: not any(start_time(pid) for pid in pids), what="its children are gone")
+        eventually(lambda: not any(start_time(pid) for pid in pids), what="its children are gone")
 
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -214,9 +214,9 @@ def servers(own_servers: Callable[..., Servers]) -> Servers:
 
 
 @pytest.fixture
-def up(server_folder: Path, servers: Servers, eventually: Eventually, request: pytest.FixtureRequest) -> Iterator[Up]:
+def up(server_folder: Path, servers: Servers, request: pytest.FixtureRequest) -> Iterator[Up]:
     SPEC["source"]["topic"] = {"partitions": 3, "replicationFactor": 1}
-    made = Up(server_folder, servers, request.node.name.split("_")[1], eventually)
+    made = Up(server_folder, servers, request.node.name.split("_")[1])
     made.edit()
     made.start()
     try:
@@ -236,7 +236,7 @@ def load(up: Up, servers: Servers) -> Iterator[Load]:
     made.stop()
 
 
-def all_counted(up: Up, load: Load, eventually: Eventually) -> None:
+def all_counted(up: Up, load: Load) -> None:
     """Every acknowledged event once, in its window, and none late or a dead letter."""
     load.stop()
     assert (load.acknowledged, load.refused) == (load.sent, [])
@@ -246,7 +246,7 @@ def all_counted(up: Up, load: Load, eventually: Eventually) -> None:
     assert up.query("SELECT count(*) FROM {s}._dead_letters") == [(0,)]
 
 
-def test_replicas_change_under_load(up: Up, load: Load, servers: Servers, eventually: Eventually) -> None:
+def test_replicas_change_under_load(up: Up, load: Load, servers: Servers) -> None:
     """One to three to two; the operator is killed in the midst, and then a broker that holds and gets replicas."""
     load.send(12_000, pad=500)
     load.flush()
@@ -266,10 +266,10 @@ def test_replicas_change_under_load(up: Up, load: Load, servers: Servers, eventu
     eventually(lambda: up.settled(replicas=3, in_sync=2), seconds=300.0, what="3 replicas of each partition")
     up.edit(replicationFactor=2)
     eventually(lambda: up.settled(replicas=2, in_sync=1), seconds=180.0, what="2 replicas of each partition")
-    all_counted(up, load, eventually)
+    all_counted(up, load)
 
 
-def test_partitions_grow_under_load(up: Up, load: Load, eventually: Eventually) -> None:
+def test_partitions_grow_under_load(up: Up, load: Load) -> None:
     """Three to twelve; the processor is killed as it happens. No position is lost, no event is late because of it."""
     load.start()
     eventually(lambda: up.consumed() > 200, seconds=120.0, what="events are counted")
@@ -283,5 +283,5 @@ def test_partitions_grow_under_load(up: Up, load: Load, eventually: Eventually) 
         return rows == [(12,)]
 
     eventually(all_read, seconds=180.0, what="events of all 12 partitions are counted")
-    all_counted(up, load, eventually)
+    all_counted(up, load)
     assert up.query("SELECT count(*) FROM {s}._offsets WHERE reader = 'live'") == [(12,)]

@@ -12,8 +12,9 @@ import httpx
 import psycopg
 import pytest
 
-from running_up import Up, tidemill, up, wait_until
+from running_up import Up, tidemill, up
 from tidemill_contract import names
+from waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -162,7 +163,7 @@ class Platform:
         return int(consumed)
 
     def until_taken(self, name: str, number: int) -> None:
-        wait_until(lambda: self.taken(name) == number, seconds=SECONDS, what=f"{name} has taken {number} records")
+        eventually(lambda: self.taken(name) == number, seconds=SECONDS, what=f"{name} has taken {number} records")
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +192,7 @@ def test_one_huge_number_stops_nothing(platform: Platform) -> None:
         assert platform.send("overflow", *events)["accepted"] == 3
         platform.until_taken("overflow", 3 * number)
     cursors = "SELECT DISTINCT published_until = closed_until AND scanned_until = closed_until FROM {s}._aggregations"
-    wait_until(
+    eventually(
         lambda: platform.query("overflow", cursors) == [(True,)], seconds=SECONDS, what="all closed windows are out"
     )
     moving = {
@@ -276,7 +277,7 @@ def test_another_type_makes_another_version(platform: Platform) -> None:
     edited = pipeline("retyped", RETYPED, eventTime={"maxDisorder": "1h"})
     running = platform.running
     (running.folder / "retyped.yaml").write_text(json.dumps(edited))
-    wait_until(
+    eventually(
         lambda: running.status["pipelines"]["default/retyped"]["generation"] == 2 and running.status["ready"],
         seconds=SECONDS,
         what="the edit is applied",
@@ -302,7 +303,7 @@ def test_a_sender_that_buffers_loses_nothing(platform: Platform) -> None:
         earlier = "- interval '15 minutes'"
         platform.query("uploads", f"UPDATE {{s}}._offsets SET last_event_at = last_event_at {earlier}")
         platform.query("uploads", f"UPDATE {{s}}._readers SET active_since = active_since {earlier}")
-        wait_until(lambda: platform.query("uploads", confirmed) == [(True,)], seconds=SECONDS, what="it is silent")
+        eventually(lambda: platform.query("uploads", confirmed) == [(True,)], seconds=SECONDS, what="it is silent")
     assert platform.rows("uploads/dead-letters") == []
     rows = platform.rows("uploads/aggregates/m")
     assert (len(rows), sum(row["events"] for row in rows)) == (36, 180)
@@ -331,7 +332,7 @@ def test_an_outlier_does_not_hide_the_next_one(platform: Platform) -> None:
     platform.until_taken("outlier", 1000)
     found = "SELECT anomaly, group_key ->> 'k' FROM {s}._anomalies WHERE value = 5000 ORDER BY 1, 2"
     expected = [("robust", "with"), ("robust", "without"), ("untuned", "with"), ("untuned", "without")]
-    wait_until(lambda: platform.query("outlier", found) == expected, seconds=SECONDS, what="5000 is told four times")
+    eventually(lambda: platform.query("outlier", found) == expected, seconds=SECONDS, what="5000 is told four times")
 
 
 def test_a_group_column_that_cannot_be_made_is_refused(tmp_path: Path) -> None:

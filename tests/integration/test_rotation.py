@@ -6,7 +6,6 @@ import copy
 import datetime as dt
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from tidemill_operator.outcome import Component, Outcome, done
 from tidemill_operator.plan.model import Workload
 from tidemill_operator.reconcile import reconcile, release
 from tidemill_operator.settings import Platform
+from waiting import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -114,7 +114,7 @@ class Killer:
             raise KilledError
 
 
-class Bench:
+class RotatedPipeline:
     """A pipeline without processes, and who may log in to its schema."""
 
     def __init__(self, servers: Servers, folder: Path) -> None:
@@ -195,8 +195,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(servers: Servers, tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(servers, tmp_path)
+def bench(servers: Servers, tmp_path: Path) -> Iterator[RotatedPipeline]:
+    made = RotatedPipeline(servers, tmp_path)
     made.apply()
     yield made
     made.document["spec"]["reclaimPolicy"] = "Delete"
@@ -207,7 +207,7 @@ def bench(servers: Servers, tmp_path: Path) -> Iterator[Bench]:
 NOBODY = {"owner": False, "writer": False, "reader": False}
 
 
-def test_old_and_new_logins(bench: Bench) -> None:
+def test_old_and_new_logins(bench: RotatedPipeline) -> None:
     """Connections live until the former login is retired; then they end, and it opens none any more."""
     bench.works()
     assert bench.roles() == {**NOBODY, "writer_a": True, "reader_a": True}
@@ -231,7 +231,7 @@ def test_old_and_new_logins(bench: Bench) -> None:
     assert bench.status["credentials"] == {"phase": "Complete", "rotated": "1"}
 
 
-def test_the_way_back_to_the_first_login(bench: Bench) -> None:
+def test_the_way_back_to_the_first_login(bench: RotatedPipeline) -> None:
     """With another password: the one it had is of no use."""
     first = bench.login()
     for number in (1, 2):
@@ -251,7 +251,7 @@ def test_the_way_back_to_the_first_login(bench: Bench) -> None:
     assert bench.files() == before
 
 
-def test_a_schema_with_single_logins_goes_over(bench: Bench) -> None:
+def test_a_schema_with_single_logins_goes_over(bench: RotatedPipeline) -> None:
     """As an earlier version left it: the roles that have the rights log in themselves."""
     folder = bench.folder / "rotated" / "orders"
     logins = {role: {"user": f"{SCHEMA}_{role}", "password": f"{role}'s"} for role in ("writer", "reader")}
@@ -273,7 +273,7 @@ def test_a_schema_with_single_logins_goes_over(bench: Bench) -> None:
     assert bench.roles() == {**NOBODY, "writer_a": True, "reader_a": True}
 
 
-def test_killed_before_and_after_every_step(bench: Bench) -> None:
+def test_killed_before_and_after_every_step(bench: RotatedPipeline) -> None:
     """Whatever is in force then works; the passes after it come to the same end."""
     steps = 0
     for number in range(1, 100):
@@ -368,10 +368,8 @@ class Load:
 
     def await_more(self, number: int) -> None:
         """Wait until so many more events are taken."""
-        deadline, wanted = time.monotonic() + 60.0, self.sent + number
-        while self.sent < wanted:
-            assert time.monotonic() < deadline, self.failures
-            time.sleep(0.1)
+        wanted = self.sent + number
+        eventually(lambda: self.sent >= wanted, what=lambda: f"{number} more are taken: {self.failures}", seconds=60.0)
 
     def stop(self) -> None:
         """End both threads."""

@@ -27,10 +27,10 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Pro
 from tidemill_contract import names
 from tidemill_operator.laptop.servers import Servers
 from tidemill_operator.observer.scaling_figures import FiguresReader, Watched
+from waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.load]
 
-Eventually = Callable[..., Any]
 BASE, MINUTE = 1_760_000_040_000, 60_000
 CORES = 0.1
 PARTITIONS, CARRIERS, AIRPORTS = 12, 20, 50
@@ -361,7 +361,7 @@ class Watch:
         return max(lag for _, _, lag in self.seen)
 
 
-def speed(up: Up, load: Load, eventually: Eventually) -> float:
+def speed(up: Up, load: Load) -> float:
     """Events a second that one processor does of many that are there at once, in its best two seconds.
 
     It is not disturbed then by what else runs; a mean would make a load that one is enough for.
@@ -381,11 +381,11 @@ def speed(up: Up, load: Load, eventually: Eventually) -> float:
     return max((after[1] - before[1]) / (after[0] - before[0]) for before, after in pairs)
 
 
-def test_ten_times_the_load_is_followed_and_nothing_is_lost(up: Up, servers: Servers, eventually: Eventually) -> None:
+def test_ten_times_the_load_is_followed_and_nothing_is_lost(up: Up, servers: Servers) -> None:
     eventually(lambda: up.processors() == 1, seconds=90.0, what="one processor")
     load = Load(servers, up.topic)
     try:
-        rate = speed(up, load, eventually)
+        rate = speed(up, load)
         up.allow(4)
         eventually(lambda: "allowed 1 to 4" in up.scaling["message"], seconds=30.0, what="more are allowed")
         base = round(rate / 5)

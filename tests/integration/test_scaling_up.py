@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from confluent_kafka import Producer
 from tidemill_contract import names
 from tidemill_operator.laptop.servers import Servers
 from tidemill_operator.observer.scaling_figures import FiguresReader, Watched
+from waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -52,14 +52,6 @@ spec:
       scaleUpCooldown: 3s
       scaleDownStabilization: 5s
 """
-
-
-def eventually(check: Callable[[], Any], *, seconds: float, what: Callable[[], str]) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := check()):
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what()}"
-        time.sleep(0.05)
-    return value
 
 
 class Up:

@@ -19,15 +19,9 @@ from confluent_kafka import Consumer, Producer
 from kafka_admin import KafkaAdmin
 from tidemill_operator.laptop.servers import Servers, start_servers
 from tidemill_operator.processes.child import start_time
+from waiting import eventually
 
 pytestmark = pytest.mark.integration
-
-
-def wait_until(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.05)
 
 
 def produce(brokers: str, topic: str, value: bytes) -> None:
@@ -118,7 +112,7 @@ def test_servers_die_with_a_killed_parent(server_folder: Path) -> None:
         time.sleep(0.3)  # longer than the threads of start_servers live
         assert all(start_time(pid) for pid in pids)
         parent.send_signal(signal.SIGKILL)
-        wait_until(lambda: not any(start_time(pid) for pid in pids), seconds=10, what="servers end with their parent")
+        eventually(lambda: not any(start_time(pid) for pid in pids), seconds=10, what="servers end with their parent")
     finally:
         parent.kill()
         parent.wait()

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
+from bench import Bench, MakeBench
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.times import rfc3339_ms
@@ -62,7 +63,7 @@ DOCUMENT: dict[str, Any] = {
 class Site:
     """The pipeline, and what is asked of it; times are seconds after `BASE`."""
 
-    def __init__(self, bench: Any, client: httpx.Client, disorder_seconds: int) -> None:
+    def __init__(self, bench: Bench, client: httpx.Client, disorder_seconds: int) -> None:
         self.bench, self.client, self.disorder, self.sent = bench, client, disorder_seconds, 0
         bench.start(0)
         bench.start(1)
@@ -137,7 +138,7 @@ class Live:
 
 
 @pytest.fixture
-def site(make_bench: Callable[..., Any], request: pytest.FixtureRequest) -> Any:
+def site(make_bench: MakeBench, request: pytest.FixtureRequest) -> Any:
     """The pipeline; its parameter is `maxDisorder`, in seconds."""
     disorder = getattr(request, "param", 1)
     document = copy.deepcopy(DOCUMENT)

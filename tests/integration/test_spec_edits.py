@@ -42,7 +42,7 @@ class Edited:
     """A pipeline that runs, is sent events, and is edited."""
 
     def __init__(self, local: Any) -> None:
-        self.local, self.eventually = local, local.eventually
+        self.local = local
         self.sent = 0
 
     def edit(self, change: Callable[[dict[str, Any]], Any]) -> None:
@@ -58,7 +58,7 @@ class Edited:
         answer = httpx.post(f"{self.local.url('ingest')}/events", json=events, timeout=30, trust_env=False)
         assert answer.json()["accepted"] == number
         self.sent += number
-        self.eventually(lambda: self.local.consumed() == self.sent, what=f"{self.sent} events are counted")
+        self.local.eventually(lambda: self.local.consumed() == self.sent, what=f"{self.sent} events are counted")
 
     def topic_config(self, key: str) -> str:
         """A config of the source topic as Kafka has it."""
@@ -114,7 +114,7 @@ def test_what_processors_do_not_read_ends_none(running: Edited) -> None:
     running.edit(put("auth.required", True))
     running.local.settle()
     url = f"{running.local.url('ingest')}/events"
-    running.eventually(
+    running.local.eventually(
         lambda: httpx.post(url, json=[], timeout=30, trust_env=False).status_code == 401, what="keys are asked for"
     )
     assert running.local.pids() == before

@@ -17,6 +17,7 @@ import httpx
 import pytest
 import redis
 
+from bench import Bench, MakeBench
 from kube.pki import Authority, Pair
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
@@ -127,14 +128,14 @@ def secured(
     made.redis.stop()
 
 
-def start_all(bench: Any) -> dict[str, int]:
+def start_all(bench: Bench) -> dict[str, int]:
     """One process of each workload; their indices."""
     for module in WORKLOADS:
         bench.start(module=module)
     return {module: index for index, module in enumerate(WORKLOADS)}
 
 
-def test_all_of_it_works_over_tls(secured: Secured, make_bench: Callable[..., Any]) -> None:
+def test_all_of_it_works_over_tls(secured: Secured, make_bench: MakeBench) -> None:
     """An event over HTTP comes out of the API, and every connection is an encrypted one."""
     with connected(secured.servers.postgres, "looking") as session:
         assert session.rows("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()") == [(True,)]
@@ -162,7 +163,7 @@ def test_all_of_it_works_over_tls(secured: Secured, make_bench: Callable[..., An
     client.close()
 
 
-def test_each_names_a_server_whose_authority_it_does_not_know(secured: Secured, make_bench: Callable[..., Any]) -> None:
+def test_each_names_a_server_whose_authority_it_does_not_know(secured: Secured, make_bench: MakeBench) -> None:
     """And says what to do, in /health."""
     bench = make_bench(config("tls-wrong"), at=secured.servers, **secured.environment(secured.other))
     ports = {"postgres": secured.servers.postgres.port, "redis": secured.redis.port}

@@ -10,7 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from running_up import gone, tidemill, up, wait_until
+from running_up import gone, tidemill, up
+from waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -58,7 +59,7 @@ def test_up_runs_survives_kills_and_goes_on_where_it_stopped(folder: Path) -> No
 
         killed = before["default.flights-processor-0"]
         os.kill(killed, signal.SIGKILL)
-        wait_until(
+        eventually(
             lambda: first.pids().get("default.flights-processor-0") not in (None, killed), seconds=20, what="restart"
         )
         first.wait_ready()
@@ -93,7 +94,7 @@ def test_nothing_outlives_a_killed_up(folder: Path) -> None:
         ready, running = first.ready_file, first.pids()
         assert len(running) >= 5
         first.end(signal.SIGKILL)
-        wait_until(lambda: gone(running) == [], seconds=10, what=f"children end; left: {gone(running)}")
+        eventually(lambda: gone(running) == [], seconds=10, what=f"children end; left: {gone(running)}")
     with up(folder, ports=PORTS) as second:
         (folder / "ready.json").unlink(missing_ok=True)
         second.wait_ready()
@@ -105,23 +106,23 @@ def test_edits_are_followed_while_it_runs(folder: Path) -> None:
     with up(folder, ports=PORTS) as running:
         running.wait_ready()
         (folder / "a.yaml").write_text(pipeline(partitions=2))
-        wait_until(
+        eventually(
             lambda: running.status["pipelines"]["default/flights"]["generation"] == 2 and running.status["ready"],
             seconds=60,
             what="generation 2 is ready",
         )
         (folder / "a.yaml").write_text(pipeline(partitions="many"))
-        wait_until(lambda: "spec.source.topic.partitions" in running.output, seconds=10, what="the fault is told")
+        eventually(lambda: "spec.source.topic.partitions" in running.output, seconds=10, what="the fault is told")
         assert running.status["pipelines"]["default/flights"]["generation"] == 2
         assert running.status["ready"]
 
         (folder / "a.yaml").write_text(pipeline(partitions=2) + "---\n" + pipeline("traffic"))
-        wait_until(lambda: "traffic" in running.ready_file["pipelines"], seconds=60, what="the second pipeline")
+        eventually(lambda: "traffic" in running.ready_file["pipelines"], seconds=60, what="the second pipeline")
         urls = running.ready_file["pipelines"]
         assert urls["traffic"] == urls["flights"]
 
         (folder / "a.yaml").write_text(pipeline("traffic"))
-        wait_until(lambda: list(running.ready_file["pipelines"]) == ["traffic"], seconds=60, what="flights is released")
+        eventually(lambda: list(running.ready_file["pipelines"]) == ["traffic"], seconds=60, what="flights is released")
         assert "default.flights-processor-0" not in running.pids()
 
 
@@ -149,14 +150,14 @@ def test_a_killed_server_is_started_again(folder: Path) -> None:
         before = running.pids()
         for name in ("postgres", "redis", "kafka"):
             os.kill(before[name], signal.SIGKILL)
-        wait_until(
+        eventually(
             lambda: all(
                 running.pids().get(name) not in (None, before[name]) for name in ("postgres", "redis", "kafka")
             ),
             seconds=30,
             what="servers are back",
         )
-        wait_until(lambda: bool(running.status["ready"]), seconds=120, what=f"ready again:\n{running.output}")
+        eventually(lambda: bool(running.status["ready"]), seconds=120, what=f"ready again:\n{running.output}")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from kube.controlplane import ControlPlane
 from tidemill_operator.actuators.kubernetes.api import Api, load
 from tidemill_operator.cluster.removal import uninstall
 from tidemill_operator.errors import TidemillError
+from waiting import eventually
 
 pytestmark = pytest.mark.kubernetes
 
@@ -72,13 +72,6 @@ def _pods(run: Run) -> list[str]:
     return sorted(run("kubectl", "get", "pods", "--namespace", HOME, "--selector", lasting, "--output", "name").split())
 
 
-def _eventually(check: Callable[[], Any], *, what: str, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
-        time.sleep(0.2)
-
-
 def _account(run: Run, control_plane: ControlPlane) -> Api:
     """The API as the operator's pods reach it: with their account's rights alone."""
     token = run("kubectl", "create", "token", "tidemill", "--namespace", HOME).strip()
@@ -107,7 +100,7 @@ def test_every_pod_is_admitted_as_restricted(installed: Run) -> None:
             name.startswith(wanted) for name, wanted in zip(names, expected, strict=True)
         )
 
-    _eventually(all_there, what=f"pods {expected}")
+    eventually(all_there, what=f"pods {expected}")
 
 
 def test_an_upgrade_keeps_the_password_and_the_webhooks_certificate(installed: Run) -> None:
@@ -147,7 +140,7 @@ def test_users_of_a_namespace_may_do_with_pipelines_what_their_role_says(role: s
         answer = installed("kubectl", "create", "--filename", "-", "--output", "json", stdin=json.dumps(review))
         return bool(json.loads(answer)["status"]["allowed"])
 
-    _eventually(lambda: may("get"), what="the role includes pipelines")
+    eventually(lambda: may("get"), what="the role includes pipelines")
     assert [may(verb) for verb in ("create", "patch", "delete")] == [role == "edit"] * 3
     assert not may("patch", "status")
 

@@ -6,7 +6,6 @@ import json
 import secrets
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ import yaml
 from kube import binaries
 from kube.controlplane import ControlPlane
 from tidemill_operator.processes.child import start_time
+from waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 CRD = ROOT / "crds" / "analyticspipelines.yaml"
@@ -120,7 +120,8 @@ def test_it_ends_with_its_parent(tmp_path: Path) -> None:
     assert parent.returncode == -9
     records = [json.loads(path.read_text()) for path in (tmp_path / "run").glob("*.pid")]
     assert len(records) == 2
-    deadline = time.monotonic() + _DEADLINE_SECONDS
-    while any(start_time(record["pid"]) == record["started"] for record in records):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    eventually(
+        lambda: not any(start_time(record["pid"]) == record["started"] for record in records),
+        what="both processes have ended",
+        seconds=_DEADLINE_SECONDS,
+    )

@@ -6,7 +6,6 @@ reads at once sees what was before.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +19,8 @@ from confluent_kafka.admin import (
     NewTopic,
     ResourceType,
 )
+
+from waiting import eventually
 
 SECONDS = 60.0
 
@@ -64,10 +65,7 @@ class KafkaAdmin:
         self._until(lambda at: _partitions(at, name) == 0, f"topic {name} is gone")
 
     def _until(self, shows: Callable[[AdminClient], bool], what: str) -> None:
-        deadline = time.monotonic() + SECONDS
-        while not all(shows(broker) for broker in self._brokers):
-            assert time.monotonic() < deadline, f"not within {SECONDS} s: {what}"
-            time.sleep(0.05)
+        eventually(lambda: all(shows(broker) for broker in self._brokers), what=what, seconds=SECONDS)
 
 
 def _partitions(admin: AdminClient, name: str) -> int:

@@ -15,7 +15,7 @@ import copy
 import datetime as dt
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from tidemill_operator.reconcile import reconcile
 from tidemill_operator.resource import crd
 from tidemill_operator.resource.schema import structural
 from tidemill_operator.settings import Platform
+from tidemill_operator.testing import MemoryWorld
 
 Document = dict[str, Any]
 Schema = Mapping[str, Any]
@@ -38,7 +39,7 @@ SPEC: Schema = crd.definition()["spec"]["versions"][0]["schema"]["openAPIV3Schem
 _DEFAULTS: Schema = structural(PipelineSpec, list_defaults=True)
 _DURATIONS = ("250ms", "1s", "10s", "5m", "1h", "7d", "30d", "365d")
 _TEXTS = ("a", "country", "amount", "ts", "by_country", "orders", "earliest", "1Gi", "500m", "count", "true")
-_WRONG = (
+_WRONG: tuple[Any, ...] = (
     None,
     True,
     0,
@@ -193,8 +194,8 @@ def _good(rng: random.Random, schema: Schema) -> Any:
 class Subject:
     """One resource in a world of its own."""
 
-    def __init__(self, make_world: Callable[[], Any]) -> None:
-        self.world = make_world()
+    def __init__(self) -> None:
+        self.world = MemoryWorld()
         self.status: Document | None = None
 
     def apply(self, document: Document) -> None:
@@ -249,9 +250,9 @@ def _workload(workload: Any) -> Document:
     return {"configs": configs, "facts": facts, "scaled": (workload.scaled, workload.scaled_elsewhere)}
 
 
-def problems(edit: Edit, document: Document, make_world: Callable[[], Any]) -> list[str]:
+def problems(edit: Edit, document: Document) -> list[str]:
     """What does not hold of an edit of a good resource; nothing, if all does."""
-    edited, subject = edit.applied(document), Subject(make_world)
+    edited, subject = edit.applied(document), Subject()
     subject.apply(document)
     before, well = subject.state(), subject.conditions
     found = [] if well["Ready"][0] == "True" else [f"the resource itself is not ready: {subject.message}"]
@@ -269,7 +270,7 @@ def problems(edit: Edit, document: Document, make_world: Callable[[], Any]) -> l
     if refused:
         found += _refused(edit, subject, faults, before == after)
     elif edited["spec"] != document["spec"]:
-        found += _accepted(edit, edited, subject, before, make_world)
+        found += _accepted(edit, edited, subject, before)
     again = {**copy.deepcopy(document), "metadata": {**document["metadata"], "generation": 3}}
     subject.apply(again)
     if "Stalled" in subject.conditions and "partitions" in subject.message and not refused:
@@ -290,11 +291,9 @@ def _refused(edit: Edit, subject: Subject, faults: list[Any], same: bool) -> Ite
         yield f"refused without naming a place: {subject.message[:300]}"
 
 
-def _accepted(
-    edit: Edit, edited: Document, subject: Subject, before: Document, make_world: Callable[[], Any]
-) -> Iterator[str]:
+def _accepted(edit: Edit, edited: Document, subject: Subject, before: Document) -> Iterator[str]:
     after = subject.state()
-    fresh = Subject(make_world)
+    fresh = Subject()
     fresh.apply(edited)
     if fresh.conditions["Ready"][0] == "True" and not _covers(after, fresh.state()):
         yield f"made so, it is another than edited so: {_differing(after, fresh.state())}"

@@ -7,23 +7,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tidemill_operator.processes.child import start_time
+from waiting import eventually
 
 READY_SECONDS = 90.0
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
-
-
-def wait_until(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.05)
 
 
 def tidemill(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -55,7 +48,7 @@ class Up:
             assert self.process.poll() is None, self.output
             return (self.folder / "ready.json").exists() and bool(self.status["ready"])
 
-        wait_until(ready, seconds=READY_SECONDS, what=f"ready; so far:\n{self.output}")
+        eventually(ready, seconds=READY_SECONDS, what=f"ready; so far:\n{self.output}")
 
     def pids(self) -> dict[str, int]:
         processes = {**self.status["workloads"], **self.status["servers"]}

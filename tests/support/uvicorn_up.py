@@ -9,15 +9,22 @@ from typing import Any
 
 import uvicorn
 
+from waiting import eventually_async
+
 
 @asynccontextmanager
 async def uvicorn_up(app: Any, **options: Any) -> AsyncIterator[tuple[uvicorn.Server, int]]:
     """Serve an application as long as the block runs: the server and its port. `options` are uvicorn's."""
-    fixed = {"host": "127.0.0.1", "port": 0, "lifespan": "off", "log_config": None, "timeout_graceful_shutdown": 1}
+    fixed: dict[str, Any] = {
+        "host": "127.0.0.1",
+        "port": 0,
+        "lifespan": "off",
+        "log_config": None,
+        "timeout_graceful_shutdown": 1,
+    }
     server = uvicorn.Server(uvicorn.Config(app, **fixed, **options))
     serving = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-        await asyncio.sleep(0.01)
+    await eventually_async(lambda: server.started or serving.done(), what="the server has started")
     try:
         yield server, server.servers[0].sockets[0].getsockname()[1]
     finally:

@@ -6,7 +6,6 @@ import copy
 import json
 import random
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 from confluent_kafka import KafkaError, Message, Producer
 
 from tidemill_operator.plan.replay import REPLAY, REPLAYING
+from waiting import eventually
 
 MINUTE = 60_000
 BASE = 1_700_000_000_000 // (60 * MINUTE) * 60 * MINUTE
@@ -95,10 +95,12 @@ class Load(threading.Thread):
 
     def spread_over(self, partitions: int) -> None:
         """Send to so many partitions, once they can be sent to."""
-        deadline = time.monotonic() + 30
-        while len(self._producer.list_topics(self._topic, timeout=10).topics[self._topic].partitions) < partitions:
-            assert time.monotonic() < deadline, f"{self._topic} has no {partitions} partitions"
-            time.sleep(0.1)
+
+        def there() -> bool:
+            metadata = self._producer.list_topics(self._topic, timeout=10)
+            return len(metadata.topics[self._topic].partitions) >= partitions
+
+        eventually(there, what=f"{self._topic} has {partitions} partitions", seconds=30)
         self._partitions = partitions
 
     def run(self) -> None:

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from confluent_kafka import Consumer, TopicPartition
 from kafka_admin import KafkaAdmin
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
+from waiting import eventually
 
 NAMESPACE = "tests"
 
@@ -45,15 +45,6 @@ def pipeline_config(name: str, **spec: Any) -> PipelineConfig:
         spec=PipelineSpec.model_validate({**document, **spec}),
         aggregations=(AggregationRef(name="by_country"),),
     )
-
-
-def eventually(check: Callable[[], Any], *, seconds: float, what: str) -> Any:
-    """The first true value of `check`, asked for until a deadline."""
-    deadline = time.monotonic() + seconds
-    while not (value := check()):
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} s; last seen: {value!r}"
-        time.sleep(0.05)
-    return value
 
 
 @dataclass

@@ -22,6 +22,7 @@ from tidemill_ingest.kafka.delivery import begin, finish
 from tidemill_ingest.kafka.sink import Sink
 from tidemill_ingest.kafka.watch import Watch
 from tidemill_ingest.records import Records
+from waiting import eventually_async
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -275,9 +276,7 @@ def test_a_fatal_error_makes_a_new_producer(servers: Any, make_ingest: Callable[
         assert sink.producer is not first
         assert not watch.up
         watching = asyncio.create_task(watch.run())
-        async with asyncio.timeout(30):
-            while not watch.up:  # noqa: ASYNC110 - what is watched has no event
-                await asyncio.sleep(0.05)
+        await eventually_async(lambda: watch.up, what="the producer is well")
         after = begin(sink, config.events_topic, records, places=True)
         delivery = await finish(sink, config.events_topic, records, after, places=True, deadline=deadline)
         assert delivery.failed == {}

@@ -15,6 +15,7 @@ from tidemill_chassis.web.problems import Problem
 from tidemill_ingest.idempotency import shared
 from tidemill_ingest.idempotency.known import Known
 from tidemill_ingest.idempotency.shared import Batch, Claim, SharedKeys, connect
+from waiting import eventually_async
 
 pytestmark = pytest.mark.integration
 
@@ -229,9 +230,9 @@ def test_redis_that_goes_and_comes_back_empty(own_servers: Callable[..., Any]) -
             assert not a.dependency()[0].up
             assert not a.dependency()[0].required
             server.start()
-            async with asyncio.timeout(20):
-                while a._owed or not all(one.dependency()[0].up for one in (a, b)):  # noqa: ASYNC110 - it has no event
-                    await asyncio.sleep(0.05)
+            await eventually_async(
+                lambda: not a._owed and all(one.dependency()[0].up for one in (a, b)), what="Redis is back", seconds=20
+            )
             assert await b.claim(batch("done"), None, later()) == Claim(DONE, done=True)
             for key in ("open", "before"):
                 with pytest.raises(Problem, match="batch_under_way"):

@@ -5,6 +5,7 @@ No node runs pods: a thread says that each pod is ready, so that Deployments rol
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 import signal
@@ -12,7 +13,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -26,6 +26,7 @@ from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
 from psycopg import sql
 
+import waiting
 from kube import standin
 from kube.controlplane import ControlPlane
 from kube.standin import IMAGES, NAMESPACE
@@ -49,23 +50,9 @@ from tidemill_operator.observer.scaling_figures import FiguresReader
 from tidemill_operator.plan.render import marks
 from tidemill_operator.settings import Platform
 
+# A server that is away is asked again.
+eventually = functools.partial(waiting.eventually, seconds=60.0, retry_on=(TidemillError,))
 CHILDREN = ("Deployment", "Service", "ConfigMap", "ServiceAccount", "PodDisruptionBudget", "NetworkPolicy", "Secret")
-
-
-def eventually(check: Callable[[], Any], *, seconds: float = 60.0, what: str) -> Any:
-    """The first true value of `check`, asked for until a deadline. A server that is away is asked again."""
-    deadline, found = time.monotonic() + seconds, None
-    while True:
-        try:
-            found = check()
-        except TidemillError as error:
-            found = error
-        else:
-            if found:
-                return found
-        if time.monotonic() > deadline:
-            pytest.fail(f"{what}: not within {seconds:g} s; last seen: {found!r}")
-        time.sleep(0.1)
 
 
 def pipeline(name: str, namespace: str, **spec: Any) -> Document:

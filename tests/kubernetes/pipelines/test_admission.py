@@ -325,7 +325,7 @@ def test_changes_that_break_a_rule_are_refused(
     assert f'spec.{path}: Invalid value: "object": {message}' in refusal(lambda: cluster.api.replace(changed))
 
 
-def test_partitions_may_grow(cluster: Any, namespace: str) -> None:
+def test_more_partitions_are_admitted(cluster: Any, namespace: str) -> None:
     live = cluster.api.create(resource(base(), namespace))
     grown = {**live, "spec": put(live["spec"], "source.topic.partitions", 8)}
     assert refusal(lambda: cluster.api.replace(grown)) == ""

@@ -18,7 +18,9 @@ ROTATE = "tidemill.dev/rotate-credentials"
 
 
 @pytest.mark.fault("secrets-rotated", "rolling restart; former logins end once nobody uses them")
-def test_a_rotation(cluster: Any, passes: Any, servers: Any, namespace: str, make: Any, eventually: Any) -> None:
+def test_a_rotation_puts_new_logins_in_force_and_retires_the_former(
+    cluster: Any, passes: Any, servers: Any, namespace: str, make: Any, eventually: Any
+) -> None:
     orders = make("orders", namespace)
     passes.until(orders, Result.SETTLED)
     clock = [dt.datetime.now(dt.UTC)]
@@ -53,13 +55,15 @@ def test_a_rotation(cluster: Any, passes: Any, servers: Any, namespace: str, mak
 
     former = {file: secret("orders-credentials", file) for file in ("writer.json", "reader.json")}
     processor, api = deployment("orders-processor"), deployment("tidemill-api")
+
+    # Staged and in force: both logins may log in.
     cluster.patch(orders, metadata={"annotations": {ROTATE: "first"}})
     once()
     fresh = {file: secret("orders-credentials", file) for file in former}
     for file, login in fresh.items():
         assert (former[file]["user"][-2:], login["user"][-2:]) == ("_a", "_b")
         assert login["password"] != former[file]["password"]
-        assert (may_log_in(former[file]), may_log_in(login)) == (True, True)
+        assert (may_log_in(former[file]), may_log_in(login)) == (True, True), file
     # The API reads its file again; a processor is started with the new one.
     assert secret("tidemill-api-secrets", "orders.reader.json") == fresh["reader.json"]
     assert deployment("tidemill-api") == api
@@ -68,14 +72,15 @@ def test_a_rotation(cluster: Any, passes: Any, servers: Any, namespace: str, mak
     told = json.dumps(cluster.get(orders))
     assert not any(login["password"] in told for login in (*former.values(), *fresh.values()))
 
+    # The former are retired two minutes after all runs with the new ones.
     eventually(lambda: once() is Result.SETTLED, what="the processors have rolled out")
-    assert all(may_log_in(login) for login in former.values())
+    assert all(may_log_in(login) for login in former.values()), "at once"
     clock[0] += dt.timedelta(seconds=119)
     once()
-    assert all(may_log_in(login) for login in former.values())
+    assert all(may_log_in(login) for login in former.values()), "after 119 s"
     clock[0] += dt.timedelta(seconds=2)
     once()
-    assert not any(may_log_in(login) for login in former.values())
+    assert not any(may_log_in(login) for login in former.values()), "after 121 s"
     assert all(may_log_in(login) for login in fresh.values())
     assert phase() == {"phase": "Complete", "rotated": "first"}
 

@@ -31,20 +31,11 @@ from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.plan.replay import DONE, REPLAY
 from tidemill_operator.reconcile import reconcile, release
 from tidemill_operator.settings import Platform
+from waiting import NotInTime, eventually
 
 
 class Stuck(AssertionError):
-    """What had to happen did not happen in time."""
-
-
-def until(check: Callable[[], Any], what: str, *, seconds: float = 60.0) -> Any:
-    """The first true value, asked for until a deadline."""
-    deadline = time.monotonic() + seconds
-    while not (found := check()):
-        if time.monotonic() > deadline:
-            raise Stuck(f"{what}: not within {seconds:.0f} s; last seen: {found!r}")
-        time.sleep(0.03)
-    return found
+    """The round cannot go on."""
 
 
 class Running:
@@ -111,7 +102,7 @@ class Running:
         # Not the resource's: an edit that tells processes nothing new leaves them as they are.
         config = next(self._runtime.config_root.rglob(f"{self.name}.json"))
         generation = json.loads(config.read_text())["generation"]
-        until(lambda: self._get("").get("generation") == generation, f"the API has generation {generation}")
+        eventually(lambda: self._get("").get("generation") == generation, what=f"the API has generation {generation}")
 
     def settle(self) -> None:
         """Reconcile until the pipeline is ready."""
@@ -121,8 +112,8 @@ class Running:
             return "Ready" in found and "Progressing" not in found
 
         try:
-            until(settled, "the pipeline is ready", seconds=90)
-        except Stuck as error:
+            eventually(settled, what="the pipeline is ready", seconds=90)
+        except NotInTime as error:
             told = [(c["type"], c["status"], c["message"]) for c in (self._status or {}).get("conditions", ())]
             raise Stuck(f"{error}; {told}") from error
 
@@ -151,14 +142,14 @@ class Running:
             self._reconcile()
             return bool((self._status or {}).get("replay", {}).get("phase") == DONE)
 
-        until(done, "the replay is done", seconds=120)
+        eventually(done, what="the replay is done", seconds=120)
         self.settle()
         wanted = self.versions()
 
         def switched() -> bool:
             return {item["name"]: item["version"] for item in self._get("")["aggregations"]} == wanted
 
-        until(switched, f"the API answers from {wanted}")
+        eventually(switched, what=f"the API answers from {wanted}")
 
     def send(self, events: Sequence[Event]) -> None:
         """Produce records, each where it belongs, until all are acknowledged at their offsets."""
@@ -182,7 +173,7 @@ class Running:
     def await_counted(self, number: int) -> None:
         """Wait until so many records are accounted for."""
         query = "SELECT coalesce(sum(consumed), 0)::bigint FROM {s}._offsets WHERE reader = 'live'"
-        until(lambda: self.sql(query)[0][0] >= number, f"{number} records are counted", seconds=90)
+        eventually(lambda: self.sql(query)[0][0] >= number, what=f"{number} records are counted", seconds=90)
 
     def await_closed(self, closed: Mapping[tuple[str, int], int | None]) -> None:
         """Wait until windows are closed up to these times, by aggregation and version."""
@@ -191,7 +182,7 @@ class Running:
             rows = self.sql("SELECT name, version, closed_until FROM {s}._aggregations")
             return {(name, version): until for name, version, until in rows if (name, version) in closed}
 
-        until(lambda: found() == dict(closed), f"closed until {closed}, now {found()}")
+        eventually(lambda: found() == dict(closed), what=f"closed until {closed}, now {found()}")
 
     def kill(self, rnd: random.Random) -> bool:
         """End a processor at once; the runtime starts another."""
@@ -217,7 +208,7 @@ class Running:
                 return False
             return all(partition.error is None for partition in answer.topic_partitions)
 
-        until(reset, "the group's offsets are reset")
+        eventually(reset, what="the group's offsets are reset")
         self._suspended(False)
 
     def _suspended(self, suspend: bool) -> None:
@@ -232,7 +223,7 @@ class Running:
             self._reconcile()
             return not any(s.pid for name, s in self._runtime.states().items() if name.startswith(prefix))
 
-        until(ended, "no processor runs")
+        eventually(ended, what="no processor runs")
 
     def rows(self, aggregation: str, query: Query) -> list[dict[str, Any]]:
         """All rows of a query, page by page."""

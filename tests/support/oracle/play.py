@@ -23,6 +23,7 @@ from oracle.model import Model, Version
 from oracle.platform import Running, Stuck
 from oracle.queries import answered, draw_queries
 from oracle.stage import Stage
+from waiting import NotInTime
 
 BASE = 1_773_100_800_000  # 2026-03-10T00:00:00Z
 _MOST_PAGES, _MOST_FILLED = 12, 3_000
@@ -80,7 +81,8 @@ class Round:
 
         Raises:
             Difference: what is answered is not what the model has; the text says how to see it again.
-            Stuck: something did not happen in time.
+            NotInTime: something did not happen in time.
+            Stuck: what was drawn cannot go on.
         """
         try:
             self._begin()
@@ -93,7 +95,7 @@ class Round:
                 self._advance()
                 self._compare(few=self._rnd.random() < 0.7)
             self._compare(few=False)
-        except (Difference, Stuck) as error:
+        except (Difference, Stuck, NotInTime) as error:
             self._keep(error)
             after = "; ".join(self._did)
             raise type(error)(f"seed {self._seed}: {error}\n  after: {after}\n  see {self._folder}") from error
@@ -272,7 +274,7 @@ def play_until(
         try:
             Round(servers, seed, folder / str(seed), tally, avoid, made).play()
             say(f"seed {seed}: right, {time.monotonic() - started:.1f} s; {tally}")
-        except (Difference, Stuck) as error:
+        except (Difference, Stuck, NotInTime) as error:
             wrong.append(str(error))
             say(f"WRONG {error}")
         seed += 1

@@ -1,0 +1,377 @@
+"""An in-memory platform for tests: the four protocols of the actuators without Kafka, Postgres or a cluster.
+
+`reconcile(document, platform=Platform(), actuators=MemoryWorld().actuators, previous=None, now=now)` runs a whole pass.
+A test reads the topics, schemas, secrets and workloads, changes them as somebody else would, and counts the writes.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from tidemill_operator.actuators import credentials
+from tidemill_operator.actuators.base import Actuators, Exists, PipelineSecrets, Reclaim
+from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
+from tidemill_operator.outcome import Component, Outcome, done, failed, skipped, waiting
+from tidemill_operator.plan.kafka.claims import Claim, disputes
+from tidemill_operator.plan.kafka.replication import Spread
+from tidemill_operator.plan.model import LiveReplay, LiveSchema, LiveTopic, Owner, Schema, Topic, Workload
+from tidemill_operator.plan.postgres.damage import damaged
+from tidemill_operator.plan.postgres.noted import with_types_of
+from tidemill_operator.plan.postgres.schema import column_type
+from tidemill_operator.plan.refusals import column_changes, foreign, gone, missing
+
+_COMPONENTS = {
+    "processor": Component.PROCESSORS,
+    "replay": Component.PROCESSORS,
+    "ingest": Component.INGEST,
+    "api": Component.API,
+}
+
+
+class MemoryPart:
+    """What all four have in common.
+
+    Attributes:
+        writes: what was written, in words, in order.
+        calls: the methods that were called, in order.
+        failure: is raised by each call; None: calls succeed.
+    """
+
+    def __init__(self) -> None:
+        self.writes: list[str] = []
+        self.calls: list[str] = []
+        self.failure: Exception | None = None
+
+    def unreachable(self, who: str) -> None:
+        """Let each call fail as if the server did not answer."""
+        self.failure = TidemillError(Reason.UNREACHABLE, f"{who} does not answer")
+
+    def _called(self, what: str) -> None:
+        self.calls.append(what)
+        if self.failure is not None:
+            raise self.failure
+
+
+class MemoryTopics(MemoryPart):
+    """Topics by name, with their configs.
+
+    Attributes:
+        nodes: how many brokers there are.
+        spreads: the spread that each `ensure` was asked for.
+        moving: why `ensure` waits, as while replicas move; empty: it does not.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.topics: dict[str, LiveTopic] = {}
+        self.configs: dict[str, dict[str, str]] = {}
+        self.nodes = 1
+        self.made = 0
+        self.spreads: list[Spread | None] = []
+        self.moving = ""
+
+    def put(self, name: str, partitions: int, replication_factor: int = 1, **config: str) -> None:
+        """Create a topic, or create it anew, as somebody else would."""
+        self.made += 1
+        self.topics[name] = LiveTopic(partitions, replication_factor, f"id-{self.made}")
+        self.configs[name] = dict(config)
+
+    def brokers(self) -> int:
+        """Return `nodes`."""
+        self._called("brokers")
+        return self.nodes
+
+    def observe(self, names: Sequence[str]) -> Mapping[str, LiveTopic]:
+        """Return those of the topics that exist."""
+        self._called("observe")
+        return {name: self.topics[name] for name in names if name in self.topics}
+
+    def ensure(self, topics: Sequence[Topic], *, spread: Spread | None = None) -> list[Outcome]:
+        """Make the topics so, and count the changes."""
+        self._called("ensure")
+        self.spreads.append(spread)
+        if self.moving:
+            return [waiting(Component.TOPICS, topic.name, self.moving) for topic in topics]
+        return [self._ensure(topic) for topic in topics]
+
+    def _ensure(self, topic: Topic) -> Outcome:
+        changed, live = 0, self.topics.get(topic.name)
+        if live is None and not topic.managed:
+            return failed(Component.TOPICS, topic.name, missing(topic))
+        if live is None and topic.lost:
+            return failed(Component.TOPICS, topic.name, gone(topic))
+        if live is None:
+            self.put(topic.name, topic.partitions, topic.replication_factor, **topic.config)
+            changed = self._wrote(f"create {topic.name}")
+        elif topic.managed:
+            if live.partitions < topic.partitions:
+                self.topics[topic.name] = replace(live, partitions=topic.partitions)
+                changed += self._wrote(f"grow {topic.name}")
+            for key, value in topic.config.items():
+                if self.configs[topic.name].get(key) != value:
+                    self.configs[topic.name][key] = value
+                    changed += self._wrote(f"set {key} of {topic.name}")
+        now = self.topics[topic.name]
+        facts = {"id": now.id, "partitions": now.partitions, "replicationFactor": now.replication_factor}
+        return done(Component.TOPICS, topic.name, changed=changed, observed=facts)
+
+    def _wrote(self, what: str) -> int:
+        self.writes.append(what)
+        return 1
+
+    def release(self, topics: Sequence[Topic], reclaim: Reclaim) -> list[Outcome]:
+        """Delete managed topics, or keep them."""
+        self._called("release")
+        outcomes = []
+        for topic in topics:
+            if reclaim == "Retain" or not topic.managed:
+                outcomes.append(skipped(Component.TOPICS, topic.name, message="kept"))
+            elif self.topics.pop(topic.name, None) is not None:
+                outcomes.append(done(Component.TOPICS, topic.name, changed=self._wrote(f"delete {topic.name}")))
+            else:
+                outcomes.append(done(Component.TOPICS, topic.name))
+        return outcomes
+
+
+class MemorySchemas(MemoryPart):
+    """Schemas by name.
+
+    Attributes:
+        logins: the endings of the writers that may log in, by schema.
+        busy: whether `ensure` and `release` find a lock taken, and wait.
+        taken: is raised by `exclusive`; None: the turn is ours.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.schemas: dict[str, LiveSchema] = {}
+        self.logins: dict[str, set[str]] = {}
+        self.claims: dict[str, Claim] = {}
+        self.busy = False
+        self.taken: NotOurTurn | None = None
+
+    @contextmanager
+    def exclusive(self, schema: str) -> Iterator[Callable[[], None]]:
+        """Raise `taken`, or yield a check that never raises."""
+        self._called("exclusive")
+        if self.taken is not None:
+            raise self.taken
+        yield lambda: None
+
+    def observe(self, schema: str) -> LiveSchema | None:
+        """Return what is there of a schema."""
+        self._called("observe")
+        return self.schemas.get(schema)
+
+    def ensure(
+        self,
+        schema: Schema,
+        *,
+        owner: Owner,
+        secrets: PipelineSecrets,
+        adopt: bool = False,
+        exists: Exists | None = None,
+    ) -> list[Outcome]:
+        """Make a schema so; refuse what the real one refuses: foreign owners, changed columns, taken topics."""
+        self._called("ensure")
+        live = self.schemas.get(schema.name)
+        if self.busy:
+            return [waiting(Component.SCHEMA, schema.name, "a lock was not free")]
+        if live is not None:
+            errors = [] if adopt else list(foreign(schema.name, live.owner, owner))
+            errors += [error for table in schema.tables for error in column_changes(table, live)]
+            errors += [damaged(schema)] if schema.lost else []
+            if errors:
+                return [failed(Component.SCHEMA, schema.name, errors[0])]
+        for claim, error in disputes(schema, owner, list(self.claims.values())):
+            if not adopt or (exists and exists(claim.owner.namespace, claim.owner.name)):
+                return [failed(Component.SCHEMA, schema.name, error)]
+            del self.claims[claim.schema]
+        self.claims[schema.name] = Claim(schema.source, schema.managed, owner, schema.name)
+        logins = {login.user for login in (secrets.writer, *secrets.following) if login.user.startswith(schema.writer)}
+        known = self.logins.setdefault(schema.name, set()) if secrets.retire_at is not None else set()
+        self.logins[schema.name] = known | {login.removeprefix(schema.writer) for login in logins}
+        wanted = self._wanted(schema, owner, live or LiveSchema())
+        if wanted != live:
+            self.writes.append(f"schema {schema.name}")
+        self.schemas[schema.name] = wanted
+        return [done(Component.SCHEMA, schema.name, changed=int(wanted != live))]
+
+    def _wanted(self, schema: Schema, owner: Owner, live: LiveSchema) -> LiveSchema:
+        columns = {
+            table.name: {
+                **{c.name: column_type(c.definition) for c in table.columns},
+                **live.columns.get(table.name, {}),
+            }
+            for table in schema.tables
+        }
+        newer = schema.generation >= live.generation or live.owner != owner
+        gone = {key for key, reader in live.readers.items() if reader in schema.abandoned}
+        kept = {key: shape for key, shape in live.shapes.items() if key not in gone}
+        readers = {key: reader for key, reader in live.readers.items() if key not in gone}
+        replays = {reader: found for reader, found in live.replays.items() if reader not in schema.abandoned}
+        if schema.replay:
+            replays.setdefault(schema.replay, LiveReplay())
+        if schema.switched:
+            replays[schema.switched] = replace(replays[schema.switched], switched=True)
+        return LiveSchema(
+            owner=owner,
+            shapes={
+                **kept,
+                **{
+                    (row.name, row.version): with_types_of(row.shape, kept.get((row.name, row.version)))
+                    for row in schema.aggregations
+                },
+            },
+            readers={**readers, **{(row.name, row.version): row.reader for row in schema.aggregations}},
+            replays=replays,
+            columns={**live.columns, **columns},
+            generation=schema.generation if newer else live.generation,
+            accepted=json.loads(schema.accepted) if newer else live.accepted,
+            closed_until=live.closed_until,
+            partitions=max(schema.partitions, live.partitions),
+            read_from=live.read_from,
+            read_to=live.read_to,
+            losses=live.losses,
+            held_up=live.held_up,
+            skipped=live.skipped,
+            made=live.made | frozenset(schema.made),
+        )
+
+    def release(self, schema: Schema, *, owner: Owner, reclaim: Reclaim) -> list[Outcome]:
+        """Delete a schema, or keep it."""
+        self._called("release")
+        if reclaim == "Retain":
+            return [skipped(Component.SCHEMA, schema.name, message="kept")]
+        if self.busy:
+            return [waiting(Component.SCHEMA, schema.name, "a lock was not free")]
+        gone = self.schemas.pop(schema.name, None)
+        self.claims.pop(schema.name, None)
+        if gone is not None:
+            self.writes.append(f"drop {schema.name}")
+        return [done(Component.SCHEMA, schema.name, changed=int(gone is not None))]
+
+    def expire(self, schema: Schema) -> list[Outcome]:
+        """Do nothing: no partition is past its retention."""
+        self._called("expire")
+        return [done(Component.SCHEMA, schema.name)]
+
+
+class MemorySecrets(MemoryPart):
+    """Secrets by namespace and pipeline, as files by their names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.files: dict[tuple[str, str], dict[str, str]] = {}
+        self.patience_seconds = 60.0
+
+    def ensure(self, namespace: str, pipeline: str, *, writer: str, reader: str, rotate: str = "") -> PipelineSecrets:
+        """Make the logins, or stage new ones."""
+        self._called("ensure")
+        files = self.files.setdefault((namespace, pipeline), {})
+        made = credentials.due(files, writer=writer, reader=reader, rotate=rotate)
+        return self._wrote("stage" if files else "secrets of", namespace, pipeline, made)
+
+    def switch(self, namespace: str, pipeline: str, *, now: dt.datetime) -> PipelineSecrets:
+        """Put the staged logins in force."""
+        self._called("switch")
+        made = credentials.switched(self.files[namespace, pipeline], now)
+        return self._wrote("switch", namespace, pipeline, made)
+
+    def retire(self, namespace: str, pipeline: str) -> PipelineSecrets:
+        """Let go of the former logins."""
+        self._called("retire")
+        return self._wrote("retire", namespace, pipeline, credentials.retired(self.files[namespace, pipeline]))
+
+    def remove(self, namespace: str, pipeline: str) -> None:
+        """Forget what a pipeline has here."""
+        self._called("remove")
+        self.files.pop((namespace, pipeline), None)
+
+    def _wrote(self, what: str, namespace: str, pipeline: str, made: dict[str, str]) -> PipelineSecrets:
+        files = self.files[namespace, pipeline]
+        files |= made
+        if made:
+            self.writes.append(f"{what} {namespace}/{pipeline}")
+        return credentials.told(files, patience_seconds=self.patience_seconds, changed=len(made))
+
+
+class MemoryRuntime(MemoryPart):
+    """Workloads by pipeline.
+
+    Attributes:
+        starting, changing: names of workloads that are not ready; those that are changing serve meanwhile.
+        whose: the pipeline that `observe` takes a shared workload to be of.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.running: dict[tuple[str, str], dict[str, Workload]] = {}
+        self.starting: set[str] = set()
+        self.changing: set[str] = set()
+        self.whose = "orders"
+
+    def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
+        """Run these workloads of a pipeline and no others."""
+        self._called("ensure")
+        processor = next(workload for workload in workloads if workload.component == "processor")
+        before = self.running.get((processor.namespace, str(processor.pipeline)), {})
+        after = {workload.name: workload for workload in workloads}
+        self.running[processor.namespace, str(processor.pipeline)] = after
+        self.writes += [f"run {name}" for name in after if before.get(name) != after[name]]
+        self.writes += [f"end {name}" for name in before if name not in after]
+        return [self._outcome(workload, changed=before.get(name) != workload) for name, workload in after.items()]
+
+    def _outcome(self, workload: Workload, *, changed: bool) -> Outcome:
+        component = _COMPONENTS[workload.component]
+        if workload.name in self.starting | self.changing:
+            serving, text = workload.name in self.changing, f"{workload.name} starts"
+            return waiting(component, workload.name, text, changed=changed, serving=serving)
+        return done(component, workload.name, changed=changed)
+
+    def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
+        """Return how far those of the workloads are that run."""
+        self._called("observe")
+        known = [self.running.get((w.namespace, str(w.pipeline or self.whose)), {}).get(w.name) for w in workloads]
+        return [self._outcome(workload, changed=False) for workload in known if workload is not None]
+
+    def remove(self, namespace: str, pipeline: str) -> None:
+        """Forget what a pipeline has here."""
+        self._called("remove")
+        self.running.pop((namespace, pipeline), None)
+
+    def exists(self, namespace: str, pipeline: str) -> bool:
+        """Return whether the pipeline has workloads."""
+        return (namespace, pipeline) in self.running
+
+    def endpoints(self, namespace: str, pipeline: str) -> Mapping[str, str]:
+        """Return a made-up base URL for each service of the pipeline."""
+        parts = [workload.component for workload in self.running.get((namespace, pipeline), {}).values()]
+        return {part: f"http://{part}.{namespace}" for part in parts if part != "processor"}
+
+
+@dataclass
+class MemoryWorld:
+    """The four together, empty and with one broker."""
+
+    kafka: MemoryTopics = field(default_factory=MemoryTopics)
+    postgres: MemorySchemas = field(default_factory=MemorySchemas)
+    secrets: MemorySecrets = field(default_factory=MemorySecrets)
+    runtime: MemoryRuntime = field(default_factory=MemoryRuntime)
+
+    @property
+    def actuators(self) -> Actuators:
+        """The four as `reconcile` takes them."""
+        return Actuators(kafka=self.kafka, postgres=self.postgres, secrets=self.secrets, runtime=self.runtime)
+
+    def take_writes(self) -> list[str]:
+        """Return what was written since the last call."""
+        parts: tuple[MemoryPart, ...] = (self.kafka, self.postgres, self.secrets, self.runtime)
+        found = [what for part in parts for what in part.writes]
+        for part in parts:
+            part.writes.clear()
+        return found

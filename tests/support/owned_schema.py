@@ -1,0 +1,103 @@
+"""One pipeline's schema on a real Postgres, made by the actuator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from tidemill_contract import names
+from tidemill_contract.resource.spec import AnalyticsPipeline
+from tidemill_operator.actuators.base import PipelineSecrets
+from tidemill_operator.actuators.local.secrets import FileSecrets
+from tidemill_operator.actuators.postgres.schema import PostgresSchemas
+from tidemill_operator.laptop.servers import Servers
+from tidemill_operator.outcome import Outcome, Rank
+from tidemill_operator.plan.build import build_plan, owner_of
+from tidemill_operator.plan.model import Owner, Plan
+from tidemill_operator.settings import Platform
+
+DOCUMENT: dict[str, Any] = {
+    "apiVersion": "tidemill.dev/v1alpha1",
+    "kind": "AnalyticsPipeline",
+    "metadata": {"name": "orders", "namespace": "pgtest", "uid": "uid-1", "generation": 1},
+    "spec": {
+        "source": {
+            "topic": {"partitions": 3},
+            "fields": [
+                {"name": "ts", "type": "timestamp", "required": True},
+                {"name": "shop", "type": "string"},
+                {"name": "amount", "type": "number"},
+            ],
+            "eventTime": {"field": "ts"},
+        },
+        "aggregations": [
+            {
+                "name": "by_shop",
+                "groupBy": ["shop"],
+                "window": {"type": "tumbling", "size": "1h"},
+                "metrics": [{"name": "orders", "function": "count"}],
+                "retention": "10d",
+            }
+        ],
+    },
+}
+
+
+class OwnedSchema:
+    """One pipeline's schema, and hands to look at it and to damage it."""
+
+    def __init__(self, servers: Servers, folder: Path, document: dict[str, Any]) -> None:
+        self.servers, self.document = servers, document
+        self.actuator = PostgresSchemas(servers.postgres)
+        self.secrets = FileSecrets(folder / "secrets")
+        self.admin = psycopg.connect(servers.postgres.url, autocommit=True, options="-c TimeZone=UTC")
+
+    @property
+    def pipeline(self) -> AnalyticsPipeline:
+        return AnalyticsPipeline.model_validate(self.document)
+
+    @property
+    def plan(self) -> Plan:
+        return build_plan(self.pipeline, Platform(), self.document["metadata"]["generation"])
+
+    @property
+    def owner(self) -> Owner:
+        return owner_of(self.pipeline, Platform())
+
+    def logins(self) -> PipelineSecrets:
+        schema = self.plan.schema
+        return self.secrets.ensure(self.plan.namespace, self.plan.name, writer=schema.writer, reader=schema.reader)
+
+    def ensure(self, *, adopt: bool = False) -> Outcome:
+        (found,) = self.actuator.ensure(self.plan.schema, owner=self.owner, secrets=self.logins(), adopt=adopt)
+        return found
+
+    def run(self, statement: str) -> None:
+        schema = sql.Identifier(self.plan.schema.name)
+        roles = {name: sql.Identifier(getattr(self.plan.schema, name)) for name in ("owner", "writer", "reader")}
+        for name in ("writer", "reader"):
+            for letter, login in zip("ab", names.logins(getattr(self.plan.schema, name)), strict=True):
+                roles[f"{name}_{letter}"] = sql.Identifier(login)
+        self.admin.execute(sql.SQL(statement).format(s=schema, **roles))
+
+    def query(self, statement: str) -> list[tuple[Any, ...]]:
+        return self.admin.execute(sql.SQL(statement).format(s=sql.Identifier(self.plan.schema.name))).fetchall()
+
+    def login(self, role: str) -> psycopg.Connection[Any]:
+        """A connection with a role's own password."""
+        login = getattr(self.logins(), role)
+        at = self.servers.postgres
+        return psycopg.connect(
+            host=at.host, port=at.port, dbname=at.database, user=login.user, password=login.password, autocommit=True
+        )
+
+    def clean(self) -> None:
+        plan = self.plan
+        live = self.actuator.observe(plan.schema.name)
+        owner = live.owner if live and live.owner else self.owner
+        (outcome,) = self.actuator.release(plan.schema, owner=owner, reclaim="Delete")
+        assert outcome.rank == Rank.DONE, outcome
+        self.admin.close()

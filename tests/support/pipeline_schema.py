@@ -1,0 +1,62 @@
+"""A pipeline's tables, made by the test instead of by the operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+
+from tidemill_contract.functions.partials import quote
+from tidemill_contract.runtime import PipelineConfig
+from tidemill_operator.plan.postgres.schema import desired_schema
+
+
+def connect_admin(servers: Any) -> psycopg.Connection[Any]:
+    """The administrator's connection, in UTC."""
+    at = servers.postgres
+    return psycopg.connect(
+        host=at.host,
+        port=at.port,
+        dbname=at.database,
+        user=at.user,
+        password=at.password,
+        autocommit=True,
+        options="-c TimeZone=UTC",
+    )
+
+
+def create_schema(admin: psycopg.Connection[Any], config: PipelineConfig, *, started: bool) -> None:
+    """A pipeline's tables; `started`: with positions at zero, as if partitions had been taken up."""
+    wanted = desired_schema(config)
+    schema = quote(wanted.name)
+    admin.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+    admin.execute(f"CREATE SCHEMA {schema}")
+    for table in wanted.tables:
+        columns = ", ".join([*(f"{quote(c.name)} {c.definition}" for c in table.columns), *table.constraints])
+        kind = (
+            f" PARTITION BY {table.partition_by}"
+            if table.partition_by
+            else f" WITH ({table.storage})"
+            if table.storage
+            else ""
+        )
+        admin.execute(f"CREATE TABLE {schema}.{quote(table.name)} ({columns}){kind}")
+        for name, definition in table.indexes:
+            admin.execute(f"CREATE INDEX {quote(name)} ON {schema}.{quote(table.name)} {definition}")
+    for _, text in wanted.functions:
+        admin.execute(text)
+    for row in wanted.aggregations:
+        admin.execute(
+            f"INSERT INTO {schema}._aggregations"
+            " (name, version, table_name, reader, shape, partition_days, retention_ms)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s)",
+            (row.name, row.version, row.table_name, row.reader, row.shape, row.partition_days, row.retention_ms),
+        )
+    admin.execute(f"INSERT INTO {schema}._readers (reader) VALUES ('live')")
+    admin.execute(f"INSERT INTO {schema}._generation (generation) VALUES (%s)", (wanted.generation,))
+    at = ("x", 0) if started else (None, None)
+    for partition in range(wanted.partitions):
+        admin.execute(
+            f"INSERT INTO {schema}._offsets (reader, partition, topic_id, next_offset) VALUES ('live', %s, %s, %s)",
+            (partition, *at),
+        )

@@ -1,0 +1,180 @@
+"""The registry of formats, and Arrow streams as pyarrow and polars read them."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import io
+from collections.abc import AsyncGenerator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill_api.catalog import PipelineModel
+from tidemill_api.formats import reference
+from tidemill_api.formats.arrow import ArrowWriter
+from tidemill_api.formats.registry import FORMATS
+from tidemill_api.http import openapi
+from tidemill_api.query import answers
+from tidemill_api.query.listings import DEAD_LETTERS
+from tidemill_api.query.selection import Column
+from tidemill_chassis.web.problems import Problem
+from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
+
+ROOT = Path(__file__).resolve().parents[3]
+T = dt.datetime(2013, 1, 1, 5, tzinfo=dt.UTC)
+TOPK = [{"value": "2013-01-01T05:00:00Z", "count": 3, "error": 1}]
+MEMBERS = (Column("value", "timestamp"), Column("count", "integer"), Column("error", "integer"))
+COLUMNS = [
+    Column("k", "string"), Column("i", "integer"), Column("v", "number"), Column("b", "boolean"),
+    Column("t", "timestamp"), Column("o", "object"), Column("often", "array", members=MEMBERS),
+    Column("windows", "array"),
+]  # fmt: skip
+ROWS: list[tuple[Any, ...]] = [
+    ("a", 1, 1.5, True, T, {"x": [1]}, TOPK, ["b", {"c": 1}]),
+    ("", Decimal(2**63 - 1), float("inf"), False, T.replace(microsecond=250_001), "text", [], []),
+    (None,) * 8,
+    ("ä\0", -(2**63), 2, True, T, [1, "ä"], TOPK * 2, None),
+]
+READ = [
+    {
+        "k": "a", "i": 1, "v": 1.5, "b": True, "t": T, "o": '{"x":[1]}',
+        "often": [{"value": T, "count": 3, "error": 1}], "windows": ["b", '{"c":1}'],
+    },
+    {
+        "k": "", "i": 2**63 - 1, "v": float("inf"), "b": False, "t": T.replace(microsecond=250_001), "o": "text",
+        "often": [], "windows": [],
+    },
+    dict.fromkeys(["k", "i", "v", "b", "t", "o", "often", "windows"]),
+    {
+        "k": "ä\0", "i": -(2**63), "v": 2.0, "b": True, "t": T, "o": '[1,"ä"]',
+        "often": [{"value": T, "count": 3, "error": 1}] * 2, "windows": None,
+    },
+]  # fmt: skip
+
+
+def stream(columns: list[Column], *batches: list[tuple[Any, ...]]) -> bytes:
+    """What an answer with these batches of rows is."""
+
+    async def rows() -> AsyncGenerator[list[tuple[Any, ...]], None]:
+        for batch in batches:
+            yield batch
+
+    async def work() -> bytes:
+        return b"".join([piece async for piece in answers._pieces(rows(), ArrowWriter(columns), "x")])
+
+    return asyncio.run(work())
+
+
+def test_pyarrow_and_polars_read_an_arrow_stream() -> None:
+    """Each type of column, nulls, and a record batch for each batch of rows."""
+    written = stream(COLUMNS, ROWS[:2], ROWS[2:])
+    table = pa.ipc.open_stream(written).read_all()
+    assert [batch.num_rows for batch in table.to_batches()] == [2, 2]
+    struct = pa.struct([("value", pa.timestamp("us", "UTC")), ("count", pa.int64()), ("error", pa.int64())])
+    assert list(zip(table.schema.names, table.schema.types, strict=True)) == [
+        ("k", pa.large_string()), ("i", pa.int64()), ("v", pa.float64()), ("b", pa.bool_()),
+        ("t", pa.timestamp("us", "UTC")), ("o", pa.large_string()), ("often", pa.large_list(struct)),
+        ("windows", pa.large_list(pa.large_string())),
+    ]  # fmt: skip
+    assert table.to_pylist() == READ
+    assert pl.read_ipc_stream(io.BytesIO(written)).to_dicts() == READ
+
+
+def test_an_arrow_stream_without_rows_has_its_columns() -> None:
+    written = stream(COLUMNS)
+    table = pa.ipc.open_stream(written).read_all()
+    assert (table.num_rows, table.schema.names) == (0, [column.name for column in COLUMNS])
+    assert pl.read_ipc_stream(io.BytesIO(written)).shape == (0, len(COLUMNS))
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.none() | st.text(), st.none() | st.floats(), st.none() | st.booleans()), min_size=1),
+        max_size=4,
+    )
+)
+def test_any_batches_make_one_arrow_stream(batches: list[list[tuple[Any, ...]]]) -> None:
+    columns = [Column("s", "string"), Column("v", "number"), Column("b", "boolean")]
+    table = pa.ipc.open_stream(stream(columns, *batches)).read_all()
+    assert [batch.num_rows for batch in table.to_batches()] == [len(batch) for batch in batches]
+    assert repr([tuple(row.values()) for row in table.to_pylist()]) == repr([row for batch in batches for row in batch])
+
+
+def test_arrow_refuses_an_integer_beyond_64_bits() -> None:
+    """Rather than null or a rounded one; other formats have it."""
+    with pytest.raises(
+        Problem, match="i: Arrow's integers have 64 bits, which 9223372036854775808 is beyond"
+    ) as caught:
+        stream(COLUMNS[:2], [("a", Decimal(2**63))])
+    assert (caught.value.status, caught.value.code) == (400, "value_too_large")
+
+
+def test_a_damaged_value_is_null_in_arrow_too() -> None:
+    def broken(value: Any) -> Any:
+        raise ValueError(value)
+
+    written = stream([Column("k", "string"), Column("n", "integer", decode=broken)], [("a", b"?")])
+    assert pa.ipc.open_stream(written).read_all().to_pylist() == [{"k": "a", "n": None}]
+
+
+def test_dead_letters_as_arrow() -> None:
+    """Keys and values that are no text are base64, as in all formats."""
+    columns = list(DEAD_LETTERS.columns)
+    row = (0, 1, 2, "", "not_json", None, None, b"k", b"\xff", b"\xff", 1, T, [0, 2**60], T)
+    (read,) = (
+        pa.ipc.open_stream(ArrowWriter(columns, DEAD_LETTERS.converters).head() + _rest(columns, row))
+        .read_all()
+        .to_pylist()
+    )
+    assert (read["key"], read["value"], read["value_encoding"]) == ("k", "/w==", "base64")
+    assert (read["event_time"], read["windows"]) == (T, ["1970-01-01T00:00:00Z", str(2**60)])
+
+
+def _rest(columns: list[Column], row: tuple[Any, ...]) -> bytes:
+    writer = ArrowWriter(columns, DEAD_LETTERS.converters)
+    return writer.batch([row]) + writer.tail()
+
+
+@pytest.mark.parametrize("kind", ["string", "integer", "number", "boolean", "timestamp"])
+def test_frequent_values_have_their_fields_type(kind: str) -> None:
+    spec = PipelineSpec.model_validate({
+        "source": {
+            "topic": {"partitions": 1},
+            "fields": [{"name": "ts", "type": "timestamp", "required": True}, {"name": "f", "type": kind}],
+            "eventTime": {"field": "ts"},
+        },
+        "aggregations": [{
+            "name": "a", "window": {"type": "tumbling", "size": "1h"},
+            "metrics": [{"name": "often", "function": "topk", "field": "f"}, {"name": "n", "function": "count"}],
+        }],
+    })  # fmt: skip
+    model = PipelineModel(
+        PipelineConfig(namespace="n", name="p", generation=1, spec=spec, aggregations=(AggregationRef(name="a"),))
+    )
+    metrics = model.aggregations["a"].metrics
+    assert [(member.name, member.kind) for member in metrics["often"][0].members] == [
+        ("value", kind), ("count", "integer"), ("error", "integer"),
+    ]  # fmt: skip
+    assert metrics["n"][0].members == ()
+
+
+def test_the_page_of_formats_is_what_the_generator_prints() -> None:
+    assert reference.render() == (ROOT / "docs" / "reference" / "formats.md").read_text(), "run: make generate"
+
+
+def test_every_format_is_described_by_openapi() -> None:
+    path = "/v1/pipelines/{pipeline}/aggregates/{aggregation}"
+    paths = openapi.document()["paths"]
+    content = paths[path]["get"]["responses"]["200"]["content"]
+    assert set(content) == {found.media_type for found in FORMATS.values()}
+    for suffix, wanted in FORMATS.items():
+        (media_type,) = paths[f"{path}.{suffix}"]["get"]["responses"]["200"]["content"]
+        assert media_type == wanted.media_type

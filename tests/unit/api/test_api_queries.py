@@ -1,0 +1,302 @@
+"""Queries of the API: filters, orders, pages and cursors, roll-ups; what is refused and why; what the SQL holds."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import random
+import re
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill_api.catalog import AggregationModel
+from tidemill_api.query.aggregate import AggregateQuery, take_query
+from tidemill_api.query.parameters import Parameters
+from tidemill_api.query.selection import Binder, Column, condition, take_filters, take_page
+from tidemill_api.query.sql import horizon_sql, narrowed, statement, within
+from tidemill_chassis.web.problems import Problem
+from tidemill_contract.functions.partials import layout
+from tidemill_contract.resource.spec import AggregationSpec
+
+TYPES = {"k": "string", "i": "integer", "v": "number", "b": "boolean", "t": "timestamp"}
+DAY = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
+
+
+def model(window: dict[str, Any] | None = None, **fields: Any) -> AggregationModel:
+    spec = AggregationSpec.model_validate(
+        {
+            "name": "agg",
+            "groupBy": ["k", "i"],
+            "window": window or {"type": "tumbling", "size": "1h"},
+            "metrics": [
+                {"name": "n", "function": "count"},
+                {"name": "mean", "function": "avg", "field": "v"},
+                {"name": "top", "function": "max", "field": "i"},
+            ],
+            **fields,
+        }
+    )
+    return AggregationModel(spec, 1, layout(spec, TYPES), '"s"."agg_v1"')
+
+
+HOPPING = {"type": "hopping", "size": "3h", "hop": "1h"}
+
+
+def query(text: str, of: AggregationModel | None = None) -> AggregateQuery:
+    return take_query(of or model(), Parameters.from_query(text.encode()))
+
+
+REFUSED = [
+    ("limit=0", "limit", "whole number from 1 to 10000"),
+    ("limit=%2B5", "limit", "whole number"),
+    ("limit=٣", "", "percent-encoded"),
+    ("from=2026-03-02T00:00:00Z&to=2026-03-01T00:00:00Z", "to", "later than from"),
+    ("from=a", "from", "no time"),
+    ("granularity=90m", "granularity", "not a multiple of the window size 1h"),
+    ("granularity=0s", "granularity", "not a multiple"),
+    ("granularity=1", "granularity", "not a duration"),
+    ("tz=Europe/Berlin", "tz", "granularity=1d"),
+    ("granularity=2h&tz=Europe/Berlin", "tz", "whole days"),
+    ("granularity=all&tz=Europe/Berlin", "tz", "no meaning"),
+    ("granularity=1d&tz=Asia/Kathmandu", "tz", "cannot be made of stored pieces of 1h"),
+    ("granularity=1d&tz=../../etc/passwd", "tz", "no time zone"),
+    ("granularity=1d&tz=x'", "tz", "no time zone"),
+    ("group_by=v", "group_by", "no dimension of agg; its dimensions: k, i"),
+    ("metrics=k", "metrics", "no metric of agg; its metrics: n, mean, top"),
+    ("order=b", "order", "no column to order by"),
+    ("group_by=k&order=i", "order", "no column to order by"),
+    ("order=k,-k", "order", "named twice"),
+    ("k__like=a", "k__like", "no such parameter"),
+    ("v=1", "v", "no such parameter"),
+    ("i=x", "i", "no integer"),
+    ("i__in=1,x", "i__in", "no integer"),
+    ("k__isnull=maybe", "k__isnull", "no boolean"),
+    ("n__in=" + ",".join(["1"] * 1001), "n__in", "at most 1000"),
+    ("closed=yes", "closed", "no boolean"),
+    ("fill=some", "fill", "not one of none, null, zero"),
+    ("fill=null&from=0", "fill", "needs both from and to"),
+    ("fill=null&from=0&to=3600000&n=1", "fill", "neither filters on metrics"),
+    ("fill=null&from=0&to=3600000&granularity=all", "fill", "granularity=all"),
+    ("fill=null&from=0&to=999999999999", "fill", "277778 windows between"),
+    ("cursor=%F0%9F%8C%8A", "cursor", "not a cursor"),
+    ("cursor=AAAA", "cursor", "not a cursor"),
+]
+
+
+@pytest.mark.parametrize(("text", "parameter", "reason"), REFUSED, ids=[case[0][:40] for case in REFUSED])
+def test_what_is_refused_names_the_parameter_and_the_remedy(text: str, parameter: str, reason: str) -> None:
+    with pytest.raises(Problem) as caught:
+        query(text)
+    assert caught.value.status == 400
+    assert reason in caught.value.detail
+    assert caught.value.extra.get("parameter", "") == parameter
+
+
+SESSIONS = {"type": "session", "gap": "5m"}
+
+
+@pytest.mark.parametrize(
+    "text", ["granularity=1d", "granularity=all", "tz=UTC", "group_by=k", "group_by=", "fill=null"]
+)
+def test_sessions_are_not_put_together(text: str) -> None:
+    with pytest.raises(Problem) as caught:
+        query(text, model(SESSIONS))
+    assert caught.value.extra["parameter"] == text.split("=")[0]
+    assert "session windows, which lie differently in each group" in caught.value.detail
+
+
+def test_what_sessions_can_be_asked() -> None:
+    found = query("k=a&n__gte=2&order=-window_end&group_by=k,i&fill=none&closed=true", model(SESSIONS))
+    text = statement(found, Binder(), DAY)
+    assert "window_end > window_start" in text
+    assert "interval" not in text.replace("interval '0 milliseconds'", "")
+
+
+def test_a_query_without_parameters_has_all_columns_in_the_natural_order() -> None:
+    found = query("")
+    assert [c.name for c in found.columns] == ["k", "i", "window_start", "window_end", "closed", "n", "mean", "top"]
+    assert [(o.column.name, o.descending) for o in found.page.order] == [
+        ("window_start", False),
+        ("k", False),
+        ("i", False),
+    ]
+    assert (found.page.limit, found.natural) == (1_000, True)
+
+
+def test_what_makes_an_order_total_runs_the_way_of_its_last_column() -> None:
+    found = query("order=n,-window_start")
+    assert [(o.column.name, o.descending) for o in found.page.order] == [
+        ("n", False), ("window_start", True), ("k", True), ("i", True),
+    ]  # fmt: skip
+    assert "NULLS LAST" in found.page.order[2].sql
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["order=-window_start", "k=a", "metrics=n", "group_by=k", "granularity=1d", "closed=true", "from=0",
+     "fill=null&from=0&to=9999999"],
+)  # fmt: skip
+def test_a_cursor_is_good_for_its_own_query_only(change: str) -> None:
+    """The limit may differ; whatever decides which rows there are, and in which order, may not."""
+    first = query("limit=5")
+    cursor = first.page.cursor({"window_start": DAY, "k": None, "i": 7})
+    again = query(f"cursor={cursor}&limit=9")
+    assert again.page.after == (DAY, None, 7)
+    assert again.page.fingerprint == first.page.fingerprint
+    with pytest.raises(Problem, match="another query"):
+        query(f"cursor={cursor}&{change}")
+
+
+def test_a_forged_cursor_is_refused_or_harmless() -> None:
+    """Cursors are not secret: whoever makes one up gets a 400, or rows that he could have asked for."""
+    page = query("").page
+    for values in ([], ["x", "a", "1"], ["9999-12-31T23:59:59.999999+00:00", "a", "b"], ["1", "2", "3", "4"]):
+        packed = msgspec.msgpack.encode([1, page.fingerprint, values])
+        with pytest.raises(Problem, match="bad_cursor"):
+            query("cursor=" + base64.urlsafe_b64encode(packed).decode().rstrip("="))
+    for order in ("", "order=-window_start&"):
+        edge = query(order).page.cursor({"window_start": dt.datetime.max.replace(tzinfo=dt.UTC), "k": "a", "i": 1})
+        narrowed(query(f"{order}cursor={edge}"))
+
+
+def test_values_never_become_sql() -> None:
+    evil = "'; DROP TABLE x; --"
+    found = query("k=%27%3B+DROP+TABLE+x%3B+--&k__in=%25s&order=-n&n__gte=5&n__lt=9&closed=true&from=0")
+    binder = Binder()
+    text = statement(found, binder, DAY)
+    assert "DROP" not in text
+    assert evil in binder.values.values()
+    assert re.sub(r"%\(p\d+\)s", "", text).count("%") == 0
+    assert text.count("_having_n") == 3, "selected once, compared twice"
+
+
+def test_only_what_is_needed_is_read() -> None:
+    """A later page starts at its cursor; a page of hopping windows stops where it is surely full."""
+    hops = model(HOPPING)
+    plain = query("limit=10", hops)
+    horizon = horizon_sql(plain, Binder())
+    assert horizon is not None
+    assert "OFFSET 11 LIMIT 1" in horizon
+    assert within(plain, DAY).until == DAY + dt.timedelta(milliseconds=1)
+    assert within(query("order=-window_start", hops), DAY).since == DAY
+    for text in ("order=n", "n__gte=1", "closed=true", "fill=null&from=0&to=3600000", "group_by=k"):
+        assert horizon_sql(query(text, hops), Binder()) is None, text
+    later = query(f"cursor={plain.page.cursor({'window_start': DAY, 'k': 'a', 'i': 1})}", hops)
+    assert narrowed(later).since == DAY
+    assert narrowed(plain) is plain
+
+
+HOUR_MS = 3_600_000
+DAY_MS = int(DAY.timestamp() * 1000)
+FINAL = [
+    ("to=2026-03-01T00:00:00Z", None, DAY_MS + HOUR_MS, "the last window ends an hour after its start"),
+    ("to=2026-03-01T00:00:00Z&granularity=1d", None, DAY_MS + 25 * HOUR_MS, "the last day may begin just before `to`"),
+    ("to=2026-03-01T00:00:00Z", HOPPING, DAY_MS + 3 * HOUR_MS, "a window lasts three hours"),
+]
+
+
+@pytest.mark.parametrize(("text", "window", "closed_until", "reason"), FINAL, ids=[case[3] for case in FINAL])
+def test_when_no_event_can_change_an_answer(
+    text: str, window: dict[str, Any] | None, closed_until: int, reason: str
+) -> None:
+    found = query(text, model(window))
+    assert found.final_by(closed_until), reason
+    assert not found.final_by(closed_until - 1)
+    assert not found.final_by(None)
+    assert not query("").final_by(closed_until * 2), "without `to` new windows come"
+    reopened = query(text, model(window, latePolicy="reopen"))
+    assert not reopened.final_by(closed_until * 2), "closed windows may be opened again"
+
+
+COLUMNS = {"a": Column("a", "integer"), "b": Column("b", "integer"), "id": Column("id", "integer", nullable=False)}
+Row = dict[str, Any]
+
+
+def _after(row: Row, order: list[tuple[str, bool]], other: Row) -> bool:
+    """Whether `row` comes after `other`; nulls last either way."""
+    for name, descending in order:
+        mine, theirs = row[name], other[name]
+        if mine == theirs:
+            continue
+        if mine is None or theirs is None:
+            return mine is None
+        return bool(mine < theirs) if descending else bool(mine > theirs)
+    return False
+
+
+@given(
+    st.lists(st.tuples(st.none() | st.integers(0, 2), st.none() | st.integers(0, 2)), max_size=12),
+    st.lists(st.tuples(st.sampled_from(["a", "b"]), st.booleans()), max_size=2, unique_by=lambda pair: pair[0]),
+    st.integers(0, 11),
+)
+def test_the_keyset_condition_is_the_order(
+    pairs: list[tuple[int | None, int | None]], wanted: list[tuple[str, bool]], at: int
+) -> None:
+    """Evaluated over rows, it holds for exactly those after the cursor's row."""
+    rows = [{"a": a, "b": b, "id": n} for n, (a, b) in enumerate(pairs)]
+    if not rows:
+        return
+    text = ",".join(f"-{name}" if down else name for name, down in wanted) or "id"
+    parameters = Parameters({"order": [text]}, split=True)
+    options: dict[str, Any] = {"unique": ["id"], "default_limit": 5, "max_limit": 10, "fingerprint": "x"}
+    page = take_page(parameters, COLUMNS, default_order=[], **options)
+    last = rows[at % len(rows)]
+    parameters = Parameters({"order": [text], "cursor": [page.cursor(last)]}, split=True)
+    page = take_page(parameters, COLUMNS, default_order=[], **options)
+    binder = Binder()
+    sql = page.keyset(binder)
+    order = [(o.column.name, o.descending) for o in page.order]
+    for row in rows:
+        assert _holds(sql, row, binder.values) == _after(row, order, last), sql
+
+
+def _holds(sql: str, row: Row, values: dict[str, str]) -> bool:
+    """Evaluate a keyset condition: comparisons with null are false, as a WHERE takes them."""
+    text = re.sub(r"%\((p\d+)\)s::\w+", lambda m: values[m.group(1)], sql)
+    text = re.sub(r'"(\w+)" IS NULL', lambda m: str(row[m.group(1)] is None), text)
+
+    def compared(match: re.Match[str]) -> str:
+        mine, operator, theirs = row[match.group(1)], match.group(2), int(match.group(3))
+        return str(mine is not None and {"<": mine < theirs, ">": mine > theirs, "=": mine == theirs}[operator])
+
+    text = re.sub(r'"(\w+)" ([<>=]) (-?\d+)', compared, text)
+    return bool(eval(text.replace("AND", "and").replace("OR", "or").replace("false", "False")))  # noqa: S307
+
+
+CONDITIONS = [
+    ("a=1", '"a" = %(p0)s::bigint'),
+    ("a__ne=1", '"a" IS DISTINCT FROM %(p0)s::bigint'),
+    ("a__in=1,2", '"a" IN (%(p0)s::bigint, %(p1)s::bigint)'),
+    ("a__gte=99999999999999999999", '"a" >= %(p0)s::numeric'),
+    ("a__isnull=true", '"a" IS NULL'),
+    ("a__isnull=false", '"a" IS NOT NULL'),
+]
+
+
+@pytest.mark.parametrize(("text", "sql"), CONDITIONS)
+def test_each_filter_becomes_a_condition_with_a_parameter(text: str, sql: str) -> None:
+    (found,) = take_filters(Parameters.from_query(text.encode()), COLUMNS, ())
+    assert condition(found, Binder()) == sql
+
+
+def test_a_column_called_like_a_filter_is_taken_by_its_name() -> None:
+    columns = {**COLUMNS, "a__in": Column("a__in", "string")}
+    (found,) = take_filters(Parameters.from_query(b"a__in=1,2"), columns, ())
+    assert (found.column, found.operator, found.values) == ("a__in", "eq", ("1,2",))
+
+
+def test_equal_queries_share_an_answer_and_others_do_not() -> None:
+    """Keys differ exactly when something that matters differs; the order of parameters does not."""
+    texts = [
+        "", "limit=5", "k=a", "k=b", "k__ne=a", "i=1", "granularity=1d", "granularity=1d&tz=Europe/Berlin", "group_by=",
+        "group_by=k", "metrics=n", "order=-window_start", "closed=true", "closed=false", "from=0", "to=0",
+    ]  # fmt: skip
+    assert len({query(text).key for text in texts}) == len(texts)
+    parts = ["k=a", "limit=7", "order=n", "from=5", "closed=true"]
+    shuffled = parts.copy()
+    random.Random(3).shuffle(shuffled)
+    assert query("&".join(parts)).key == query("&".join(shuffled)).key

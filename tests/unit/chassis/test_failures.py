@@ -1,0 +1,90 @@
+"""Which errors count against a dependency, and which calls are repeated."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+import redis
+from confluent_kafka import KafkaError, KafkaException
+
+from tidemill_chassis.resilience import failures
+
+
+def _kafka(code: int, *, fatal: bool = False, retriable: bool = False) -> KafkaException:
+    return KafkaException(KafkaError(code, "x", fatal, retriable))
+
+
+@pytest.mark.parametrize(
+    ("judge", "error", "failed", "repeat"),
+    [
+        ("database", psycopg.OperationalError("connection refused"), True, True),
+        ("database", psycopg.InterfaceError("connection is closed"), True, True),
+        ("database", psycopg.errors.AdminShutdown(), True, True),
+        ("database", psycopg.errors.ConnectionFailure(), True, True),
+        ("database", psycopg.errors.TooManyConnections(), True, True),
+        ("database", psycopg.errors.DiskFull(), True, True),
+        ("database", psycopg.errors.ReadOnlySqlTransaction(), True, True),
+        ("database", psycopg.errors.QueryCanceled(), True, False),
+        ("database", psycopg.errors.InvalidPassword(), True, False),
+        ("database", psycopg.errors.SerializationFailure(), False, True),
+        ("database", psycopg.errors.DeadlockDetected(), False, True),
+        ("database", psycopg.errors.LockNotAvailable(), False, True),
+        ("database", psycopg.errors.SyntaxError(), False, False),
+        ("database", psycopg.errors.UndefinedTable(), False, False),
+        ("database", psycopg.errors.InsufficientPrivilege(), False, False),
+        ("database", psycopg.errors.NumericValueOutOfRange(), False, False),
+        ("database", psycopg.errors.UniqueViolation(), False, False),
+        ("database", psycopg.ProgrammingError("the query has 2 placeholders"), False, False),
+        ("database", psycopg.DataError("NUL"), False, False),
+        ("database", TimeoutError(), True, True),
+        ("database", ConnectionResetError(), True, True),
+        ("database", KeyError("our own bug"), False, False),
+        ("redis", redis.ConnectionError(), True, True),
+        ("redis", redis.TimeoutError(), True, True),
+        ("redis", redis.exceptions.BusyLoadingError(), True, True),
+        ("redis", redis.exceptions.ReadOnlyError(), True, True),
+        ("redis", redis.exceptions.OutOfMemoryError(), True, False),
+        ("redis", redis.AuthenticationError(), True, False),
+        ("redis", redis.ResponseError("WRONGTYPE"), False, False),
+        ("redis", redis.DataError(), False, False),
+        ("redis", OSError(), True, True),
+        ("redis", ValueError(), False, False),
+        ("kafka", _kafka(KafkaError._ALL_BROKERS_DOWN), True, True),
+        ("kafka", _kafka(KafkaError._TRANSPORT), True, True),
+        ("kafka", _kafka(KafkaError._MSG_TIMED_OUT), True, True),
+        ("kafka", _kafka(KafkaError.NOT_ENOUGH_REPLICAS, retriable=True), True, True),
+        ("kafka", _kafka(KafkaError._FATAL, fatal=True), True, False),
+        ("kafka", _kafka(KafkaError.MSG_SIZE_TOO_LARGE), False, False),
+        ("kafka", _kafka(KafkaError.UNKNOWN_TOPIC_OR_PART), False, False),
+        ("kafka", _kafka(KafkaError._UNKNOWN_TOPIC), False, False),
+        ("kafka", _kafka(KafkaError.TOPIC_AUTHORIZATION_FAILED), False, False),
+        ("kafka", _kafka(KafkaError.OFFSET_OUT_OF_RANGE), False, False),
+        ("kafka", _kafka(KafkaError._PARTITION_EOF), False, False),
+        ("kafka", BufferError("Local: Queue full"), False, False),
+        ("kafka", TimeoutError(), True, True),
+        ("kafka", UnicodeDecodeError("utf-8", b"\xff", 0, 1, "x"), False, False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
+)
+def test_what_counts_and_what_is_repeated(judge: str, error: Exception, failed: bool, repeat: bool) -> None:
+    assert getattr(failures, f"{judge}_failed")(error) is failed
+    assert getattr(failures, f"{judge}_retryable")(error) is repeat
+
+
+@pytest.mark.parametrize("code", [KafkaError._TRANSPORT, KafkaError.MSG_SIZE_TOO_LARGE])
+def test_a_delivery_callbacks_error_is_judged_like_the_exception(code: int) -> None:
+    """Delivery callbacks are handed a KafkaError, which is no exception: it is wrapped to be told."""
+    assert failures.kafka_failed(KafkaException(KafkaError(code))) is (code == KafkaError._TRANSPORT)
+
+
+@pytest.mark.parametrize(
+    ("error", "fatal", "reason"),
+    [
+        (KafkaError(KafkaError.FENCED_INSTANCE_ID, "", True), True, "told as it happens"),
+        (KafkaError(KafkaError._FATAL), True, "all later calls name it, without the mark"),
+        (KafkaError(KafkaError._TRANSPORT), False, "comes back by itself"),
+        (ValueError("no client's"), False, "says nothing of a client"),
+    ],
+)
+def test_what_ends_a_kafka_client(error: object, fatal: bool, reason: str) -> None:
+    assert failures.kafka_fatal(error) is fatal, reason

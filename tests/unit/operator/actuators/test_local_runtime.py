@@ -1,0 +1,248 @@
+"""The local runtime: workloads of a plan as processes, with a tiny real workload."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import textwrap
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tidemill_operator.actuators.local.runtime import LocalRuntime
+from tidemill_operator.outcome import Component, Rank
+from tidemill_operator.plan.model import Workload
+from tidemill_operator.processes.child import start_time
+from waiting import eventually
+
+ECHO = textwrap.dedent("""
+    import http.server, json, os
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            settings = {name: value for name, value in os.environ.items() if name.startswith("TIDEMILL_")}
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(settings).encode())
+        def log_message(self, *arguments):
+            pass
+    http.server.HTTPServer((os.environ["TIDEMILL_HOST"], int(os.environ["TIDEMILL_PORT"])), Handler).serve_forever()
+""")
+ADDRESSES = {"TIDEMILL_KAFKA_BROKERS": "127.0.0.1:1", "TIDEMILL_POSTGRES_HOST": "127.0.0.1"}
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Iterator[LocalRuntime]:
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "echo_workload.py").write_text(ECHO)
+    environ = {
+        **os.environ,
+        "PYTHONPATH": str(tmp_path / "modules"),
+        "TIDEMILL_POSTGRES_URL": "postgresql://admin:secret@127.0.0.1/x",
+        "TIDEMILL_RESILIENCE__REDIS__TIMEOUT": "1",
+        "TIDEMILL_INGEST_EVENTS_PER_SECOND": "5",
+        "TIDEMILL_ALLOWED_HOSTS": "shop.example",
+        "TIDEMILL_SESSION_TIMEOUT_MS": "6000",
+    }
+    local = LocalRuntime(tmp_path / "data", environ=environ, addresses=ADDRESSES, ports={"ingest": 21000, "api": 21100})
+    local.start()
+    yield local
+    local.close()
+
+
+def processor(pipeline: str = "p", *, config: str = "{}", replicas: int = 1, revision: str = "1") -> Workload:
+    return Workload(
+        name=f"{pipeline}-processor",
+        namespace="ns",
+        component="processor",
+        pipeline=pipeline,
+        module="echo_workload",
+        replicas=replicas,
+        environment={"TIDEMILL_LOG_LEVEL": "DEBUG"},
+        configs={f"{pipeline}.json": config},
+        ports={"status": 0},
+        revision=revision,
+    )
+
+
+def shared(pipeline: str = "p", *, config: str = "{}") -> Workload:
+    return Workload(
+        name="tidemill-ingest",
+        namespace="ns",
+        component="ingest",
+        pipeline=None,
+        module="echo_workload",
+        replicas=1,
+        configs={f"{pipeline}.json": config},
+        ports={"http": 8080, "status": 0},
+    )
+
+
+def run(runtime: LocalRuntime, *workloads: Workload, pipeline: str = "p") -> None:
+    """Apply and wait until ready."""
+    for workload in workloads:
+        runtime.apply(workload, {pipeline})
+    eventually(lambda: all(runtime.is_ready(workload) for workload in workloads), what="ready")
+
+
+def settings(port: int) -> dict[str, Any]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+        return dict(json.load(answer))
+
+
+def pids(runtime: LocalRuntime) -> dict[str, int | None]:
+    return {name: state.pid for name, state in runtime.states().items()}
+
+
+def test_a_workload_gets_its_settings_and_no_administrator_login(runtime: LocalRuntime, tmp_path: Path) -> None:
+    """Plan, addresses, paths and resilience overrides reach it; the administrator's URL does not."""
+    run(runtime, processor())
+    state = runtime.states()["ns.p-processor-0"]
+    assert settings(state.port) == {
+        **ADDRESSES,
+        "TIDEMILL_ALLOWED_HOSTS": f"localhost,{socket.gethostname()},shop.example,127.0.0.1",
+        "TIDEMILL_CONFIG_DIR": str(tmp_path / "data" / "pipelines" / "ns"),
+        "TIDEMILL_HOST": "127.0.0.1",
+        "TIDEMILL_INGEST_EVENTS_PER_SECOND": "5",
+        "TIDEMILL_LOG_LEVEL": "DEBUG",
+        "TIDEMILL_NAMESPACE": "ns",
+        "TIDEMILL_PIPELINE": "p",
+        "TIDEMILL_PORT": str(state.port),
+        "TIDEMILL_RESILIENCE__REDIS__TIMEOUT": "1",
+        "TIDEMILL_SECRETS_DIR": str(tmp_path / "data" / "secrets" / "ns"),
+        "TIDEMILL_SESSION_TIMEOUT_MS": "6000",
+    }
+
+
+def test_applying_twice_writes_and_starts_nothing(runtime: LocalRuntime, tmp_path: Path) -> None:
+    """The second time says that nothing changed, and it is so: same file, same processes."""
+    first = runtime.ensure([processor(), shared()])
+    assert [(outcome.rank, outcome.changed) for outcome in first] == [(Rank.WAITING, 2), (Rank.WAITING, 1)]
+    run(runtime, processor(), shared())
+    config = tmp_path / "data" / "pipelines" / "ns" / "p.json"
+    before = (config.stat().st_ino, config.stat().st_mtime_ns, pids(runtime))
+    second = runtime.ensure([processor(), shared()])
+    assert [(outcome.rank, outcome.changed) for outcome in second] == [(Rank.DONE, 0), (Rank.DONE, 0)]
+    assert (config.stat().st_ino, config.stat().st_mtime_ns, pids(runtime)) == before
+
+
+def test_another_config_restarts_the_processor_only(runtime: LocalRuntime) -> None:
+    """And only if it says something new to it; ingest reads configs again by itself."""
+    run(runtime, processor(), shared())
+    before = pids(runtime)
+    run(runtime, processor(config='{"auth": 1}'), shared(config='{"auth": 1}'))
+    assert pids(runtime) == before
+    run(runtime, processor(config='{"generation": 2}', revision="2"), shared(config='{"generation": 2}'))
+    after = pids(runtime)
+    assert after["ns.p-processor-0"] != before["ns.p-processor-0"]
+    assert after["ns.tidemill-ingest-0"] == before["ns.tidemill-ingest-0"]
+
+
+def test_replicas_come_and_go(runtime: LocalRuntime) -> None:
+    """Scaling up leaves the first process alone, each has its own port; at zero (suspended) it is ready with none."""
+    run(runtime, processor())
+    first = pids(runtime)["ns.p-processor-0"]
+    run(runtime, processor(replicas=3))
+    assert pids(runtime)["ns.p-processor-0"] == first
+    assert len({state.port for state in runtime.states().values()}) == 3
+    run(runtime, processor(replicas=0))
+    assert runtime.states() == {}
+
+
+def test_a_killed_replica_is_not_ready_until_it_is_back(runtime: LocalRuntime) -> None:
+    """It keeps its port, so endpoints stay."""
+    run(runtime, shared())
+    before = runtime.states()["ns.tidemill-ingest-0"]
+    assert before.pid is not None
+    os.kill(before.pid, signal.SIGKILL)
+    eventually(lambda: not runtime.is_ready(shared()), what="noticed")
+    eventually(lambda: runtime.is_ready(shared()), what="back")
+    after = runtime.states()["ns.tidemill-ingest-0"]
+    assert (after.port, after.restarts) == (before.port, 1)
+    assert after.pid != before.pid
+
+
+def test_shared_workloads_serve_every_pipeline_of_the_namespace(runtime: LocalRuntime, tmp_path: Path) -> None:
+    """One process for two pipelines; it ends with the last of them, and each takes its config file along."""
+    run(runtime, processor("p"), shared("p"), pipeline="p")
+    run(runtime, processor("q"), shared("q"), pipeline="q")
+    folder = tmp_path / "data" / "pipelines" / "ns"
+    assert sorted(path.name for path in folder.iterdir()) == ["p.json", "q.json"]
+    endpoint = runtime.endpoints("ns", "p")
+    assert endpoint == runtime.endpoints("ns", "q") == {"ingest": "http://127.0.0.1:21000"}
+    before = pids(runtime)
+
+    runtime.remove("ns", "p")
+    assert pids(runtime) == {name: pid for name, pid in before.items() if name != "ns.p-processor-0"}
+    assert [path.name for path in folder.iterdir()] == ["q.json"]
+    assert runtime.endpoints("ns", "p") == {}
+
+    runtime.remove("ns", "q")
+    assert runtime.states() == {}
+    assert all(pid is None or start_time(pid) is None for pid in before.values())
+
+
+def test_a_workload_that_a_pipeline_no_longer_needs_ends(runtime: LocalRuntime) -> None:
+    """As when `ingest.enabled` is switched off: what is not in the list ends."""
+    run(runtime, processor(), shared())
+    runtime.ensure([processor()])
+    eventually(lambda: list(runtime.states()) == ["ns.p-processor-0"], what="ingest ends")
+
+
+def test_a_crashing_workload_is_waited_for_and_its_log_is_named(runtime: LocalRuntime) -> None:
+    """The outcome says how it ended and where to look."""
+    broken = replace(processor(), module="no_such_module")
+    eventually(lambda: "exit status 1, see" in runtime.ensure([broken])[0].message, what="the crash is reported")
+    outcome = runtime.ensure([broken])[0]
+    assert (outcome.rank, outcome.component) == (Rank.WAITING, Component.PROCESSORS)
+    log = Path(outcome.message.rpartition("see ")[2])
+    eventually(lambda: "no_such_module" in log.read_text() if log.exists() else False, what="the log tells why")
+
+
+def test_closing_ends_every_process(runtime: LocalRuntime, tmp_path: Path) -> None:
+    """No process and no pid file stays; the configs do."""
+    run(runtime, processor(replicas=2), shared())
+    running = [pid for pid in pids(runtime).values() if pid is not None]
+    assert len(running) == 3
+    runtime.close()
+    assert [pid for pid in running if start_time(pid)] == []
+    assert list((tmp_path / "data" / "run").iterdir()) == []
+    assert (tmp_path / "data" / "pipelines" / "ns" / "p.json").exists()
+
+
+def test_a_dedicated_api_wins_over_the_shared_one(runtime: LocalRuntime) -> None:
+    """Its endpoint is the pipeline's own."""
+    api = replace(shared(), name="tidemill-api", component="api")
+    own = replace(api, name="p-api", pipeline="p")
+    run(runtime, api, own)
+    own_port = runtime.states()["ns.p-api-0"].port
+    assert runtime.endpoints("ns", "p") == {"api": f"http://127.0.0.1:{own_port}"}
+
+
+def test_prometheus_is_told_of_every_process(runtime: LocalRuntime) -> None:
+    """Replicas of one workload are targets of one group; what is shared belongs to no pipeline.
+
+    Whom clients call tells its figures at a port of their own.
+    """
+    run(runtime, processor(replicas=2), shared())
+    figures = settings(21000)["TIDEMILL_STATUS_PORT"]
+    assert figures != "21000"
+    ports = {name: state.port for name, state in runtime.states().items()}
+    processors = [f"127.0.0.1:{ports[f'ns.p-processor-{number}']}" for number in range(2)]
+    assert runtime.targets() == [
+        {"targets": processors, "labels": {"namespace": "ns", "component": "processor", "pipeline": "p"}},
+        {"targets": [f"127.0.0.1:{figures}"], "labels": {"namespace": "ns", "component": "ingest"}},
+    ]
+
+
+def test_in_a_container_all_listen_where_others_reach_them(tmp_path: Path) -> None:
+    """Ingest, API and processors alike."""
+    local = LocalRuntime(tmp_path, environ={}, addresses={}, host="192.0.2.1")
+    specs = [local._spec(workload, workload.name) for workload in (processor(), shared())]
+    local.close()
+    assert {spec.command.environment["TIDEMILL_HOST"] for spec in specs} == {"192.0.2.1"}

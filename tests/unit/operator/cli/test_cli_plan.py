@@ -1,0 +1,301 @@
+"""`tidemill plan` where no server is known: everything is new, and what can never be applied is said."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tidemill_operator.cli import plan as command
+from tidemill_operator.cli.main import CommandError, main
+from tidemill_operator.cli.observe import World, find_world
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.plan.model import LiveSchema, Owner
+from tidemill_operator.processes.child import start_time
+from tidemill_operator.settings import Platform
+
+Document = dict[str, Any]
+EXAMPLE = Path(__file__).parents[4] / "crds" / "examples" / "flights.yaml"
+
+
+@pytest.fixture(autouse=True)
+def no_servers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither the environment nor a running `up` names servers."""
+    for name in [name for name in os.environ if name.startswith("TIDEMILL_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def written(folder: Path, *documents: Document) -> str:
+    path = folder / "pipelines.yaml"
+    path.write_text(yaml.safe_dump_all(documents))
+    return str(path)
+
+
+def test_everything_is_new(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each topic, table and workload has its line, and the last line counts them."""
+    assert main(["plan", str(EXAMPLE)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "no servers are known, so everything is shown as new"
+    assert lines[2] == "analytics/flights, generation 1"
+    assert "+ topic analytics.flights.events (partitions 6, replicationFactor 1)" in lines
+    assert "+ table overall_v1 (window_start, _rev, _since, _count, " in "\n".join(lines)
+    assert "+ workload flights-processor (replicas 1)" in lines
+    assert lines[-1] == f"{len(lines) - 4} to create, 0 to change, 0 to remove"
+
+
+@pytest.mark.parametrize("output", ["yaml", "json"])
+def test_the_whole_plan_as_data(output: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both outputs say the same, twice the same, and hold no password."""
+    assert main(["plan", str(EXAMPLE), "--output", output]) == 0
+    text = capsys.readouterr().out
+    assert main(["plan", str(EXAMPLE), "--output", output]) == 0
+    assert capsys.readouterr().out == text
+    told = yaml.safe_load(text)
+    assert told["observed"] == {"kafka": None, "postgres": None}
+    (pipeline,) = told["pipelines"]
+    assert [topic["partitions"] for topic in pipeline["topics"]] == [6, 4, 4, 4]
+    assert [row["name"] for row in pipeline["schema"]["aggregations"]] == [
+        "by_carrier",
+        "by_origin",
+        "by_route",
+        "overall",
+    ]
+    assert [workload["name"] for workload in pipeline["workloads"]] == [
+        "flights-processor",
+        "tidemill-ingest",
+        "tidemill-api",
+    ]
+    assert pipeline["config"]["spec"]["source"]["topic"]["name"] == "analytics.flights.events"
+    assert pipeline["refused"] == []
+    assert {change["action"] for change in pipeline["changes"]} == {"create"}
+    assert "password" not in text.lower()
+
+
+def test_yaml_and_json_are_the_same_data(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["plan", str(EXAMPLE), "--output", "yaml"])
+    told = yaml.safe_load(capsys.readouterr().out)
+    main(["plan", str(EXAMPLE), "--output", "json"])
+    assert json.loads(capsys.readouterr().out) == told
+
+
+def test_several_pipelines_of_one_file(tmp_path: Path, document: Document, capsys: pytest.CaptureFixture[str]) -> None:
+    other = copy.deepcopy(document)
+    other["metadata"]["name"] = "returns"
+    assert main(["plan", written(tmp_path, document, other)]) == 0
+    shown = capsys.readouterr().out
+    assert "shop/orders, generation 1\n+ topic shop.orders.events" in shown
+    assert "shop/returns, generation 1\n+ topic shop.returns.events" in shown
+
+
+def test_what_cannot_be_applied_is_refused(
+    tmp_path: Path, document: Document, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 1, the refusal, and no change; the other outputs carry it too."""
+    document["spec"]["source"]["topic"] = {"config": {"min.insync.replicas": "2"}}
+    file = written(tmp_path, document)
+    assert main(["plan", file]) == 1
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "shop/orders, generation 1",
+        "! spec.source.topic.config.min.insync.replicas: 2 is more than the replication factor 1: nothing could be"
+        " written; write at most 1",
+        "refused; nothing is created",
+    ]
+    assert main(["plan", file, "--output", "json"]) == 1
+    (pipeline,) = json.loads(capsys.readouterr().out)["pipelines"]
+    assert (pipeline["changes"], [refused["reason"] for refused in pipeline["refused"]]) == ([], ["InvalidSpec"])
+
+
+INVALID: list[tuple[str, str]] = [
+    ("a: [", "not valid YAML"),
+    ("kind: AnalyticsPipeline", "metadata: is missing"),
+    ("", "the file is empty"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), INVALID, ids=["not YAML", "no pipeline", "empty"])
+def test_an_invalid_file_is_exit_code_2(
+    tmp_path: Path, text: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Faults go to stderr with the file's name, and nothing is printed as a plan."""
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    assert main(["plan", str(path)]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert str(path) in shown.err
+    assert message in shown.err
+
+
+def test_a_file_that_is_not_there_is_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(tmp_path / "none.yaml")]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_the_platform_defaults_come_from_the_environment(
+    tmp_path: Path, document: Document, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document["spec"]["source"]["topic"] = {"name": "bank.payments"}
+    file = written(tmp_path, document)
+    assert main(["plan", file]) == 2
+    capsys.readouterr()
+    monkeypatch.setenv("TIDEMILL_TOPIC_PREFIXES", "bank.")
+    monkeypatch.setenv("TIDEMILL_DEFAULT_PARTITIONS", "9")
+    assert main(["plan", file]) == 0
+    assert "+ topic bank.payments (partitions 9, replicationFactor 1)" in capsys.readouterr().out
+
+
+def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("TIDEMILL_POSTGRES_URL", "mysql://x")
+    assert main(["plan", str(EXAMPLE)]) == 1
+    assert "TIDEMILL_POSTGRES_URL" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("TIDEMILL_POSTGRES_URL", "postgresql://me:s3cret@127.0.0.1:9/x"), ("TIDEMILL_KAFKA_BROKERS", "127.0.0.1:9")],
+)
+def test_a_server_that_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    """A plan against what cannot be seen would be a guess: exit code 1 and the address, without the password."""
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr("tidemill_operator.cli.observe.ANSWER_SECONDS", 0.5)
+    assert main(["plan", str(EXAMPLE)]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "127.0.0.1:9" in shown.err
+    assert "s3cret" not in shown.err
+
+
+def running(folder: Path, **servers: Any) -> None:
+    """What a running `up` would have left in its folder (this process stands for it)."""
+    report = {
+        "pid": os.getpid(),
+        "started": start_time(os.getpid()),
+        "addresses": {"kafka": "127.0.0.1:9092", "postgres": "postgresql://db:5432/tidemill", "redis": ""},
+        "servers": servers,
+    }
+    (folder / "status.json").write_text(json.dumps(report))
+
+
+def test_the_servers_of_a_running_up_are_taken(tmp_path: Path) -> None:
+    """With the administrator's login from the folder, and the uids of its pipelines."""
+    running(tmp_path, postgres={"port": 5544})
+    (tmp_path / "postgres-admin.password").write_text("s3cret")
+    state = tmp_path / "state" / "shop"
+    state.mkdir(parents=True)
+    stored = {"document": {"metadata": {"namespace": "shop", "name": "orders", "uid": "u-1"}}, "status": {}}
+    (state / "orders.json").write_text(json.dumps(stored))
+    world = find_world(tmp_path, {})
+    assert (world.kafka, world.postgres) == ("127.0.0.1:9092", "postgresql://127.0.0.1:5544/tidemill")
+    assert world.platform.postgres.password == "s3cret"
+    assert world.uids == {"shop/orders": "u-1"}
+
+
+def test_the_environment_comes_before_a_running_up(tmp_path: Path) -> None:
+    running(tmp_path, postgres={"port": 5544})
+    environ = {"TIDEMILL_KAFKA_BROKERS": "k:1", "TIDEMILL_POSTGRES_URL": "postgresql://me:pw@other:1/x"}
+    world = find_world(tmp_path, environ)
+    assert (world.kafka, world.postgres) == ("k:1", "postgresql://other:1/x")
+
+
+def test_a_postgres_that_up_was_given_has_to_be_given_again(tmp_path: Path) -> None:
+    """Its login is kept nowhere."""
+    running(tmp_path)
+    with pytest.raises(CommandError, match=r"postgresql://db:5432/tidemill, whose login .* set TIDEMILL_POSTGRES_URL"):
+        find_world(tmp_path, {})
+
+
+def test_the_report_of_an_up_that_ended_counts_for_nothing(tmp_path: Path) -> None:
+    running(tmp_path)
+    report = json.loads((tmp_path / "status.json").read_text())
+    (tmp_path / "status.json").write_text(json.dumps({**report, "started": "long ago"}))
+    assert find_world(tmp_path, {}) == World(Platform())
+
+
+@dataclass(frozen=True)
+class SeenWorld(World):
+    """A world in which there is this one schema."""
+
+    live: LiveSchema | None = None
+
+    def schema(self, name: str) -> LiveSchema | None:
+        return self.live
+
+
+def seen(live: LiveSchema | None, uids: dict[str, str] | None = None) -> SeenWorld:
+    return SeenWorld(Platform(), uids, live)
+
+
+def planned_errors(document: Document, world: World) -> list[TidemillError]:
+    return list(command.plan_document(document, world).refused)
+
+
+OWNED = LiveSchema(owner=Owner("shop", "orders", "uid-1", "local"))
+UIDS: list[tuple[str | None, dict[str, str] | None, Owner, bool, str]] = [
+    (None, None, Owner("shop", "orders", "uid-1", "local"), False, "the file has no uid, so the schema's is believed"),
+    ("uid-1", None, Owner("shop", "orders", "uid-1", "local"), False, "the file has it"),
+    ("uid-2", None, Owner("shop", "orders", "uid-1", "local"), True, "the file has another"),
+    (None, {"shop/orders": "uid-1"}, Owner("shop", "orders", "uid-1", "local"), False, "the running up has it"),
+    (None, {"shop/orders": "uid-2"}, Owner("shop", "orders", "uid-1", "local"), True, "the running up has another"),
+    (None, {}, Owner("shop", "orders", "uid-1", "local"), True, "the running up would make a new one"),
+    (None, None, Owner("shop", "orders", "uid-1", "east"), True, "another cluster's"),
+    (None, None, Owner("bank", "orders", "uid-1", "local"), True, "another namespace's"),
+]
+
+
+@pytest.mark.parametrize(("uid", "uids", "owner", "conflict", "why"), UIDS, ids=[row[4] for row in UIDS])
+def test_whose_the_schema_is(
+    document: Document, uid: str | None, uids: dict[str, str] | None, owner: Owner, conflict: bool, why: str
+) -> None:
+    """A schema of somebody else is a refusal, unless the annotation adopts it."""
+    del document["metadata"]["uid"]
+    if uid is not None:
+        document["metadata"]["uid"] = uid
+    world = seen(LiveSchema(owner=owner), uids)
+    reasons = [error.reason for error in planned_errors(document, world)]
+    assert reasons == ([Reason.RESOURCE_CONFLICT] if conflict else []), why
+    document["metadata"]["annotations"] = {"tidemill.dev/adopt": "true"}
+    assert planned_errors(document, world) == []
+
+
+def test_one_topic_for_two_pipelines_of_a_file(
+    tmp_path: Path, document: Document, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first manages it, the second is refused, as it would be when both are applied; to read it as well."""
+    other = copy.deepcopy(document)
+    other["metadata"] |= {"name": "returns", "uid": "uid-2"}
+    other["spec"]["source"]["topic"] = {"name": "shop.orders.events", "partitions": 6}
+    assert main(["plan", written(tmp_path, document, other)]) == 1
+    told = (
+        "! spec.source.topic.name: topic shop.orders.events is managed by the pipeline shop/orders, which was first;"
+        " name another topic; several pipelines can read one that none of them manages (managed: false in each)"
+    )
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[-3:] == ["shop/returns, generation 1", told, "refused; nothing is created"]
+    assert "+ topic shop.orders.events" in shown
+    other["spec"]["source"]["topic"] = {"name": "shop.orders.events", "managed": False}
+    assert main(["plan", written(tmp_path, document, other)]) == 1
+    document["spec"]["source"]["topic"] = other["spec"]["source"]["topic"] = {"name": "shop.all", "managed": False}
+    assert main(["plan", written(tmp_path, document, other)]) == 0
+
+
+def test_the_generation_follows_the_accepted_spec(document: Document) -> None:
+    """One more when processors are told something new, else the same; a document from a cluster brings its own."""
+    generation = document["metadata"].pop("generation")
+    assert generation == 1
+    live = LiveSchema(owner=OWNED.owner, generation=4, accepted=copy.deepcopy(document["spec"]))
+    assert command.plan_document(document, seen(live)).plan.schema.generation == 4
+    document["spec"]["suspend"] = True
+    assert command.plan_document(document, seen(live)).plan.schema.generation == 4
+    document["spec"]["transform"] = {"filter": "amount > 0"}
+    assert command.plan_document(document, seen(live)).plan.schema.generation == 5
+    document["metadata"]["generation"] = 9
+    assert command.plan_document(document, seen(live)).plan.schema.generation == 9

@@ -1,0 +1,133 @@
+"""`tidemill replay`: what it asks of a running `up`, what it tells, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tidemill_operator.cli import replay as command
+from tidemill_operator.cli.main import main
+from tidemill_operator.laptop.requests import Requests
+from tidemill_operator.plan.replay import REPLAY, family_of
+from tidemill_operator.processes.child import start_time
+
+RUNNING = {
+    "reader": "replay-x-1",
+    "phase": "Replaying",
+    "versions": {"by_carrier": 2},
+    "processed": 1_500,
+    "left": 500,
+    "partitionsHandedOver": 1,
+}
+
+
+class Up:
+    """What a running `up` writes, for one pipeline."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.requests = folder, Requests(folder / "requests")
+        self.says()
+
+    def says(self, *, version: int = 1, replay: dict[str, Any] | None = None) -> None:
+        pipeline = {"aggregations": [{"name": "by_carrier", "version": version}], "replay": replay or {}}
+        state = {"pid": os.getpid(), "started": start_time(os.getpid()), "pipelines": {"air/flights": pipeline}}
+        fresh = self.folder / "fresh"
+        fresh.write_text(json.dumps(state))
+        fresh.replace(self.folder / "status.json")
+
+    @property
+    def asked(self) -> str:
+        return self.requests.read("air", "flights").get(REPLAY, "")
+
+    def answers(self, *steps: Callable[[str], None]) -> threading.Thread:
+        """Once something is asked for, these steps, a look apart each; they get the request's family."""
+
+        def act() -> None:
+            while not self.asked:
+                time.sleep(0.01)
+            for step in steps:
+                step(family_of(self.asked))
+                time.sleep(0.1)
+
+        thread = threading.Thread(target=act, daemon=True)
+        thread.start()
+        return thread
+
+
+@pytest.fixture
+def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Up:
+    """One that runs."""
+    monkeypatch.setattr(command, "_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(command, "_TELL_SECONDS", 0.0)
+    return Up(tmp_path)
+
+
+def run(up: Up, *arguments: str) -> int:
+    return main(["replay", *arguments, "--data-dir", str(up.folder)])
+
+
+def test_a_replay_is_followed_until_it_is_done(up: Up, capsys: pytest.CaptureFixture[str]) -> None:
+    thread = up.answers(
+        lambda family: up.says(replay={**RUNNING, "reader": f"{family}1"}),
+        lambda family: up.says(version=2, replay={"reader": f"{family}1", "phase": "Done"}),
+    )
+    assert run(up, "flights", "--aggregation", "by_carrier", "--rate", "300") == 0
+    thread.join()
+    asked = json.loads(up.asked)
+    assert (asked["aggregations"], asked["from"], asked["rate"]) == (["by_carrier"], "earliest", 300)
+    assert capsys.readouterr().out.splitlines() == [
+        "air/flights: by_carrier version 2: 75 %, 1,500 events counted, 500 left, partitions handed over: 1",
+        "air/flights: done; in force: by_carrier version 2",
+    ]
+
+
+def test_what_it_missed(up: Up, capsys: pytest.CaptureFixture[str]) -> None:
+    """Events that were gone before they were read are told on the way and at the end, which is another exit code."""
+    missed = {"missed": "events that the topic no longer holds are not counted, offsets 0: 7 to 9"}
+    thread = up.answers(
+        lambda family: up.says(replay={**RUNNING, "reader": f"{family}1", **missed}),
+        lambda family: up.says(version=2, replay={"reader": f"{family}1", "phase": "Done", **missed}),
+    )
+    assert run(up, "flights") == 3
+    thread.join()
+    under_way, done = capsys.readouterr().out.splitlines()
+    assert under_way.endswith(f"partitions handed over: 1; {missed['missed']}")
+    assert done == f"air/flights: done; in force: by_carrier version 2; but {missed['missed']}"
+
+
+def test_a_replay_that_is_given_up_is_exit_code_1(up: Up, capsys: pytest.CaptureFixture[str]) -> None:
+    thread = up.answers(lambda family: up.says(replay={**RUNNING, "reader": f"{family}1"}), lambda _: up.says())
+    assert run(up, "flights") == 1
+    thread.join()
+    assert capsys.readouterr().out.endswith("air/flights: cancelled\n")
+
+
+def test_asked_for_and_taken_back(up: Up) -> None:
+    """Two requests are never the same one."""
+    assert run(up, "air/flights", "--no-wait") == 0
+    first = up.asked
+    assert run(up, "flights", "--no-wait") == 0
+    assert first != up.asked
+    assert run(up, "flights", "--cancel") == 0
+    assert up.asked == ""
+
+
+def test_what_it_cannot_do(up: Up, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(up, "trains") == 1
+    assert run(up, "flights", "--aggregation", "by_tail") == 1
+    assert run(up, "flights", "--rate", "-1") == 1
+    up.says(replay=RUNNING)
+    assert run(up, "flights") == 1
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith("tidemill replay: no pipeline 'trains' runs here")
+    assert told[1].endswith("['by_tail'] are not all there; name some of by_carrier, or leave it out")
+    assert told[2].endswith("rate -1 is no number of events a second; write a whole number, or leave it out")
+    assert told[3].startswith("tidemill replay: air/flights is being replayed: by_carrier version 2: 75 %")
+    assert up.asked == ""

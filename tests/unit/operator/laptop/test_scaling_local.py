@@ -1,0 +1,244 @@
+"""Scaling in a run of `up`: when pipelines are polled, what is remembered between runs, and how it is explained."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tidemill_contract.resource.documents import load_documents
+from tidemill_contract.resource.spec import AnalyticsPipeline
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
+from tidemill_operator.cli import explain
+from tidemill_operator.cli.main import CommandError
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.laptop.scaling import LocalScaling
+from tidemill_operator.observer.scaling_figures import Watched
+from tidemill_operator.plan.build import build_plan
+from tidemill_operator.plan.model import LiveFacts
+from tidemill_operator.processes.child import start_time
+from tidemill_operator.processes.supervisor import ReplicaState
+from tidemill_operator.scaling import Figures, PartitionFigures
+from tidemill_operator.settings import Platform
+from waiting import eventually
+
+EXAMPLE = Path(__file__).parents[4] / "crds" / "examples" / "flights.yaml"
+KEY = ("analytics", "flights")
+
+
+def pipeline(scaling: dict[str, Any] | None, **spec: Any) -> AnalyticsPipeline:
+    document = load_documents(EXAMPLE.read_text())[0]
+    document["spec"]["processor"] = {"scaling": scaling} if scaling is not None else {"replicas": 2}
+    document["spec"] |= spec
+    return AnalyticsPipeline.model_validate(document)
+
+
+@dataclass
+class Runtime:
+    """Processes that are ready at once, as many as were decided on."""
+
+    config_root: Path
+    asked: Callable[[], int] = lambda: 1
+
+    def write(self, spec: AnalyticsPipeline) -> None:
+        refs = tuple(AggregationRef(name=a.name) for a in spec.spec.aggregations)
+        config = PipelineConfig(namespace=KEY[0], name=KEY[1], generation=1, spec=spec.spec, aggregations=refs)
+        path = self.config_root / KEY[0] / f"{KEY[1]}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(config.to_json())
+
+    def replicas(self, namespace: str, workload: str) -> list[ReplicaState]:
+        assert (namespace, workload) == (KEY[0], f"{KEY[1]}-processor")
+        return [
+            ReplicaState(name=str(n), pid=1, port=1, ready=True, current=True, restarts=0, last_exit=None, log="")
+            for n in range(self.asked())
+        ]
+
+
+@dataclass
+class Reader:
+    """A lag that a test sets."""
+
+    lag: int = 0
+    broken: bool = False
+    polls: int = 0
+    watched: Watched | None = None
+    held: list[bool] = field(default_factory=list)
+
+    def read(self, watched: Watched, *, ready: int, rolling_out: bool) -> Figures:
+        self.polls += 1
+        self.watched = watched
+        self.held.append(rolling_out)
+        if self.broken:
+            raise TidemillError(Reason.UNREACHABLE, "Kafka does not answer")
+        parts = {p: PartitionFigures(0, self.lag, 0, 0) for p in range(4)}
+        return Figures(parts, ready, rolling_out=rolling_out)
+
+
+@dataclass
+class ScaledPipeline:
+    scaling: LocalScaling
+    reader: Reader
+    runtime: Runtime
+    said: list[str]
+    folder: Path
+
+    def again(self) -> LocalScaling:
+        """Scaling of another run on the same folder."""
+        return LocalScaling(self.folder, reader=self.reader, runtime=self.runtime, say=self.said.append)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[ScaledPipeline]:
+    reader, runtime, said = Reader(), Runtime(tmp_path / "pipelines"), []  # type: ignore[var-annotated]
+    scaling = LocalScaling(tmp_path / "scaling", reader=reader, runtime=runtime, say=said.append)
+    runtime.asked = lambda: scaling.replicas(*KEY) or 1
+    scaling.start()
+    yield ScaledPipeline(scaling, reader, runtime, said, tmp_path / "scaling")
+    scaling.close()
+
+
+def test_lag_brings_processors_and_a_restart_keeps_them(bench: ScaledPipeline) -> None:
+    """Decided, told, and remembered."""
+    bench.reader.lag = 100_000
+    bench.runtime.write(pipeline({"pollInterval": "1s", "lookback": "2s"}))
+    bench.scaling.watch([KEY])
+    eventually(lambda: bench.said, what="a decision is told")
+    assert bench.said == ["analytics/flights: 1 → 4 processors (ScaledUp)"]
+    assert bench.scaling.replicas(*KEY) == 4
+    assert bench.scaling.status(*KEY)["reason"] == "ScaledUp"
+    assert bench.scaling.history(*KEY)[-1]["desired"] == 4
+    assert bench.reader.watched == Watched(
+        "analytics__flights",
+        "analytics.flights.events",
+        "tidemill.analytics.flights",
+        "analytics__flights_writer",
+    )
+    later = bench.again()
+    later.watch([KEY])
+    assert later.replicas(*KEY) == 4
+    assert later.history(*KEY) == bench.scaling.history(*KEY)
+    later.forget(*KEY)
+    assert bench.again().replicas(*KEY) is None
+
+
+def test_processes_that_are_still_starting_are_a_rollout(bench: ScaledPipeline) -> None:
+    """So nothing is changed on top."""
+    bench.reader.lag = 100_000
+    bench.runtime.asked = lambda: 0
+    bench.runtime.write(pipeline({"pollInterval": "1s", "lookback": "2s"}))
+    bench.scaling.watch([KEY])
+    eventually(lambda: bench.scaling.status(*KEY).get("reason") == "RolloutInProgress", what="the rollout is told")
+    assert bench.scaling.replicas(*KEY) == 1
+    assert set(bench.reader.held) == {True}
+
+
+def test_a_server_that_is_away_changes_nothing(bench: ScaledPipeline) -> None:
+    """It is told, and tried again."""
+    bench.reader.broken = True
+    bench.runtime.write(pipeline({"pollInterval": "1s", "lookback": "2s"}))
+    bench.scaling.watch([KEY])
+    eventually(lambda: bench.reader.polls >= 2, what="two polls")
+    assert bench.scaling.status(*KEY)["reason"] == "FiguresMissing"
+    assert bench.scaling.replicas(*KEY) == 1
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [pipeline(None), pipeline({"pollInterval": "1s"}, suspend=True)],
+    ids=["without scaling", "suspended"],
+)
+def test_who_does_not_scale_is_not_polled(bench: ScaledPipeline, spec: AnalyticsPipeline) -> None:
+    """Neither figures nor a decision."""
+    bench.runtime.write(spec)
+    bench.scaling.watch([KEY])
+    eventually(lambda: bench.scaling.decisions() == {KEY: None}, what="no decision is left")
+    bench.runtime.write(pipeline({"pollInterval": "1s", "lookback": "2s"}))
+    eventually(lambda: bench.reader.polls == 1, what="one poll")
+    bench.scaling.watch([])
+    assert bench.scaling.decisions() == {}
+
+
+def test_mode_external_decides_nothing(bench: ScaledPipeline) -> None:
+    """It is told so."""
+    bench.runtime.write(pipeline({"mode": "external", "pollInterval": "1s", "lookback": "2s"}))
+    bench.scaling.watch([KEY])
+    eventually(lambda: bench.scaling.status(*KEY).get("reason") == "External", what="another writer is told")
+    assert bench.scaling.replicas(*KEY) is None
+
+
+@pytest.mark.parametrize(
+    ("scaling", "suspend", "scaled", "expected", "reason"),
+    [
+        (None, False, 5, 2, "spec.processor.replicas"),
+        ({"minReplicas": 2}, False, None, 2, "nothing is decided yet: the minimum"),
+        ({}, False, 3, 3, "as decided"),
+        ({"scaleToZeroAfter": "1h"}, False, 0, 0, "none is a decision too"),
+        ({"mode": "external"}, False, 3, 1, "not ours to decide"),
+        ({}, True, 3, 0, "suspended"),
+    ],
+)
+def test_the_plan_follows_the_decision(
+    scaling: dict[str, Any] | None, suspend: bool, scaled: int | None, expected: int, reason: str
+) -> None:
+    plan = build_plan(pipeline(scaling, suspend=suspend), Platform(), 1, LiveFacts(replicas=scaled))
+    (processor,) = [workload for workload in plan.workloads if workload.component == "processor"]
+    assert processor.replicas == expected, reason
+
+
+def told(folder: Path, *arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    explain.add_parser(parser.add_subparsers())
+    return explain.run(parser.parse_args(["explain", "--data-dir", str(folder), *arguments]))
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """What a running `up` reports."""
+    record = {"at": 0.0, "current": 1, "desired": 4, "reason": "ScaledUp", "need": 5, "limitedBy": "partitions"}
+    stays = {"at": 60.0, "current": 4, "desired": 4, "reason": "Stabilizing", "need": None, "limitedBy": ""}
+    pipelines = {
+        "a/flights": {"scaling": {"message": "4 replicas: Stabilizing\nwhy"}, "decisions": [record, stays]},
+        "a/calm": {"scaling": {}, "decisions": []},
+        "a/twice": {},
+        "b/twice": {},
+    }
+    report = {"pid": os.getpid(), "started": start_time(os.getpid()), "pipelines": pipelines}
+    (tmp_path / "status.json").write_text(json.dumps(report))
+    return tmp_path
+
+
+def test_explain_tells_the_decision_and_those_before(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert told(state, "flights") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "a/flights: 4 replicas: Stabilizing",
+        "why",
+        "",
+        "decisions, latest first:",
+        "  1970-01-01 00:01:00Z  stays at 4  Stabilizing",
+        "  1970-01-01 00:00:00Z  1 → 4  ScaledUp, limited by partitions, needed 5",
+    ]
+    assert told(state, "a/flights", "--output", "json") == 0
+    assert [d["desired"] for d in json.loads(capsys.readouterr().out)["decisions"]] == [4, 4]
+    assert told(state, "calm") == 0
+    assert "spec.processor.scaling is not set" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("twice", "write one of a/twice, b/twice"), ("nobody", "known are a/calm, a/flights, a/twice, b/twice")],
+)
+def test_explain_of_a_name_that_is_not_one(state: Path, name: str, expected: str) -> None:
+    with pytest.raises(CommandError, match=expected):
+        told(state, name)
+
+
+def test_explain_without_a_run(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="tidemill up -f FILE"):
+        told(tmp_path, "flights")

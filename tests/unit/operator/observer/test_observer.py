@@ -1,0 +1,271 @@
+"""What an observer makes of servers that answer, that do not, and that answer again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
+
+from tidemill_operator.actuators.kafka.log import EARLIEST, Offsets, Place
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.keys import Key
+from tidemill_operator.observer import observer
+from tidemill_operator.observer.backlog import NotThere, Position, Standing, freshness_seconds
+from tidemill_operator.observer.figures import Figures, Seen
+from tidemill_operator.observer.observer import Observer
+from tidemill_operator.observer.progress import Look, Progress
+from waiting import eventually
+
+KEY = Key("shop", "orders", "u")
+TOPIC, SCHEMA = "shop.orders.events", "shop__orders"
+NOW = 1_800_000_000.0
+
+
+class Log:
+    """Kafka: two partitions, ends that a test sets, records that arrived a second after each other."""
+
+    def __init__(self) -> None:
+        self.ends: dict[Place, int] = {(TOPIC, 0): 10, (TOPIC, 1): 10}
+        self.away, self.without = False, set[int]()
+        self.read: list[Mapping[Place, int]] = []
+        self.unreadable = False
+        self.marks: set[int] = set()
+
+    def offsets(self, places: Collection[Place], spec: Any) -> Offsets:
+        if self.away:
+            return Offsets({}, dict.fromkeys(places, "its leader does not answer"))
+        told = {place: 0 if spec is EARLIEST else self.ends[place] for place in places if place[1] not in self.without}
+        return Offsets(told, {place: "no leader" for place in places if place[1] in self.without})
+
+    def arrivals(self, places: Mapping[Place, int]) -> dict[Place, int | None]:
+        self.read.append(dict(places))
+        found = {place: int(NOW * 1000) - 60_000 + 1000 * at for place, at in places.items()}
+        return {} if self.unreadable else {place: None if place[1] in self.marks else at for place, at in found.items()}
+
+
+class World:
+    """An observer, and what it is told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.log, self.at, self.shown = Log(), 0.0, dict[Key, Seen]()
+        self.looks: list[Look] = []
+        self.position, self.watermark = 10, int(NOW * 1000) - 5_000
+        self.fault: Exception | str | None = None
+        monkeypatch.setattr(observer, "read_standings", self._standings)
+        self.observer = Observer(
+            self.log,  # type: ignore[arg-type]
+            None,  # type: ignore[arg-type]
+            self.shown.__setitem__,
+            progress=lambda *told: self.looks.append(told[3]),
+            now=lambda: NOW + self.at,
+            clock=lambda: self.at,
+        )
+        self.observer.watch(KEY, SCHEMA, TOPIC)
+
+    def _standings(self, _: Any, schemas: Collection[str]) -> dict[str, Standing | str]:
+        if isinstance(self.fault, Exception):
+            raise self.fault
+        positions = {number: Position(self.position, self.position, 300, 0) for number in (0, 1)}
+        return {schema: self.fault or Standing(positions, self.watermark, self.at) for schema in schemas}
+
+    def look(self, seconds: float = 5.0) -> Seen | None:
+        self.at += seconds
+        self.observer.look()
+        return self.shown.get(KEY)
+
+    def seen(self) -> Seen:
+        seen = self.look()
+        assert seen is not None
+        return seen
+
+    def figures(self) -> Figures:
+        seen = self.seen()
+        assert seen.figures is not None, seen.fault
+        return seen.figures
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(monkeypatch)
+
+
+def metric(name: str) -> float | None:
+    return REGISTRY.get_sample_value(f"tidemill_pipeline_{name}", {"namespace": "shop", "pipeline": "orders"})
+
+
+def test_a_pipeline_that_keeps_up(world: World) -> None:
+    assert world.figures() == Figures(0, 0.0, 0.3, 10.0, positions_at=NOW + 5.0)
+    assert (metric("lag_events"), metric("freshness_seconds"), metric("figures_available")) == (0.0, 0.3, 1.0)
+    assert world.log.read == []
+
+
+def test_the_oldest_event_that_is_not_counted_gets_older(world: World) -> None:
+    """It is read once; freshness is at least its age."""
+    world.log.ends[TOPIC, 1] = 30
+    first, second = world.figures(), world.figures()
+    assert (first.lag, first.lag_seconds, first.freshness_seconds) == (20, 55.0, 55.0)
+    assert (second.lag, second.lag_seconds, second.freshness_seconds) == (20, 60.0, 60.0)
+    assert world.log.read == [{(TOPIC, 1): 10}]
+    assert metric("lag_seconds") == 60.0
+
+
+def test_an_event_whose_time_cannot_be_read_is_as_old_as_it_is_known(world: World) -> None:
+    world.log.ends[TOPIC, 1], world.log.unreadable = 30, True
+    assert [world.figures().lag_seconds for _ in range(3)] == [0.0, 5.0, 10.0]
+    world.log.unreadable = False
+    assert world.figures().lag_seconds == 70.0
+
+
+def test_marks_of_transactions_are_no_events(world: World) -> None:
+    """They stand behind the last position for good. What comes after them counts."""
+    world.log.ends[TOPIC, 1], world.log.marks = 12, {1}
+    assert [world.figures().lag for _ in range(3)] == [0, 0, 0]
+    assert len(world.log.read) == 1
+    world.log.ends[TOPIC, 1], world.log.marks = 14, set()
+    assert world.figures().lag == 4
+
+
+@pytest.mark.parametrize(
+    "fault", [TidemillError(Reason.UNREACHABLE, "away"), "positions of schema shop__orders: a lock"], ids=str
+)
+def test_without_postgres_the_last_positions_stand_against_the_ends_of_now(
+    world: World, fault: Exception | str
+) -> None:
+    """Everything grows, and the time of the positions is told."""
+    world.figures()
+    world.fault = fault
+    for round in range(1, 10):
+        world.log.ends[TOPIC, 0] += 100
+        figures = world.figures()
+        assert figures.lag == 100 * round
+        assert figures.lag_seconds == 50.0 + 5.0 * (round + 1)
+        assert figures.watermark_age_seconds == 5.0 + 5.0 * (round + 1)
+        assert figures.positions_at == NOW + 5.0
+
+
+def test_positions_that_were_never_read_are_a_fault(world: World) -> None:
+    """After the time that any figures may take."""
+    world.fault = TidemillError(Reason.UNREACHABLE, "Postgres is away")
+    assert [world.look() for _ in range(3)] == [None, None, None]
+    assert world.look() == Seen(None, "Postgres is away", NOW + 20.0)
+    assert (metric("figures_available"), metric("lag_events")) == (0.0, None)
+
+
+def test_without_ends_figures_are_blank_once_they_are_old(world: World) -> None:
+    """And are there again with the first look that succeeds."""
+    before = world.figures()
+    world.log.away = True
+    for _ in range(3):
+        assert world.seen().figures == before
+    seen = world.seen()
+    assert seen.figures is None
+    assert "its leader does not answer" in seen.fault
+    assert (metric("figures_available"), metric("lag_events"), metric("lag_seconds")) == (0.0, None, None)
+    world.log.away = False
+    assert world.figures().lag == 0
+
+
+def test_how_far_partitions_are_is_told_at_each_look_before_anything_is_shown(world: World) -> None:
+    """A partition without a leader is left out; servers that do not answer are told, positions of before are not."""
+    world.log.ends[TOPIC, 1] = 30
+
+    def show(*_: Any) -> None:
+        raise TidemillError(Reason.UNREACHABLE, "the API is away")
+
+    world.observer._show = show
+    with pytest.raises(TidemillError):
+        world.look()
+    world.observer._show = world.shown.__setitem__
+    assert world.looks.pop() == {0: Progress(0, (10, None)), 1: Progress(20, (10, None))}
+    world.log.without = {0}
+    world.look()
+    assert world.looks.pop() == {1: Progress(20, (10, None))}
+    world.log.without, world.log.away = set(), True
+    world.look()
+    assert "its leader does not answer" in str(world.looks.pop())
+    world.log.away, world.fault = False, "positions of schema shop__orders: a lock"
+    world.look()
+    assert str(world.looks.pop()) == "positions of schema shop__orders: a lock; see whether Postgres runs"
+    world.fault = NotThere("positions of schema shop__orders: there is no table _offsets")
+    world.look()
+    assert world.looks.pop() == {}
+
+
+def test_who_is_gone_is_not_told_of(world: World) -> None:
+    world.figures()
+    world.observer.forget(KEY)
+    world.shown.clear()
+    assert world.look() is None
+    assert metric("figures_available") is None
+
+
+def test_two_pipelines_on_one_topic_are_dated_each_by_its_own_record(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Key("shop", "other", "v")
+    world.observer.watch(other, "shop__other", TOPIC)
+    places = {SCHEMA: 10, "shop__other": 20}
+
+    def standings(_: Any, schemas: Collection[str]) -> Mapping[str, Standing | str]:
+        return {s: Standing({0: Position(places[s], 0, None, 0)}, None, world.at) for s in schemas}
+
+    monkeypatch.setattr(observer, "read_standings", standings)
+    world.log.ends[TOPIC, 0] = 30
+    world.look()
+    ages = {key.name: seen.figures.lag_seconds for key, seen in world.shown.items() if seen.figures}
+    assert ages == {"orders": 55.0, "other": 45.0}
+
+
+def test_who_cannot_be_shown_ends_the_round_when_all_metrics_are_told(world: World) -> None:
+    world.observer.watch(Key("shop", "another", "v"), SCHEMA, TOPIC)
+
+    def show(*_: Any) -> None:
+        raise TidemillError(Reason.UNREACHABLE, "the API is away")
+
+    world.observer._show = show
+    with pytest.raises(TidemillError):
+        world.look()
+    labels = {"namespace": "shop", "pipeline": "another"}
+    assert metric("lag_events") == 0.0
+    assert REGISTRY.get_sample_value("tidemill_pipeline_lag_events", labels) == 0.0
+    world.observer.forget(Key("shop", "another", "v"))
+
+
+FRESHNESS: list[tuple[str, dict[int, Position], dict[int, float], float | None]] = [
+    ("no partition", {}, {}, None),
+    ("nothing read", {0: Position(None, 0, None, 0)}, {}, None),
+    ("read to the end", {0: Position(5, 5, 300, 59_999)}, {}, 0.3),
+    ("nothing arrives", {0: Position(5, 5, 300, 60_000)}, {}, None),
+    ("an event after an hour", {0: Position(5, 5, 300, 3_600_000)}, {0: 0.2}, 0.2),
+    ("standing still", {0: Position(5, 5, 300, 60_000)}, {0: 61.0}, 61.0),
+    ("the worst counts", {0: Position(5, 5, 300, 0), 1: Position(9, 9, 2_500, 0)}, {0: 1.0}, 2.5),
+]
+
+
+@pytest.mark.parametrize(("reason", "positions", "ages", "expected"), FRESHNESS, ids=[row[0] for row in FRESHNESS])
+def test_freshness_is_the_worst_partitions(
+    reason: str, positions: dict[int, Position], ages: dict[int, float], expected: float | None
+) -> None:
+    assert freshness_seconds(positions, ages) == expected
+
+
+def test_a_server_that_hangs_is_waited_for_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Later rounds go on without it at once; what it tells in the end counts."""
+    answering, asked = threading.Event(), []
+
+    def hang(_: Any, schemas: Collection[str]) -> Mapping[str, Standing | str]:
+        asked.append(schemas)
+        at = world.at
+        answering.wait(30)
+        return {SCHEMA: Standing({0: Position(10, 10, 300, 0), 1: Position(10, 10, 300, 0)}, None, at)}
+
+    monkeypatch.setattr(observer, "read_standings", hang)
+    monkeypatch.setattr(observer, "_POSTGRES_SECONDS", 0.05)
+    assert [world.look() for _ in range(3)] == [None, None, None]
+    assert world.seen().fault == "Postgres does not answer in time"
+    assert len(asked) == 1
+    answering.set()
+    eventually(lambda: (seen := world.look(0.01)) is not None and seen.figures is not None, what="figures")

@@ -1,0 +1,58 @@
+"""Whose turn it is not writes nothing and tells nothing, and what a schema's comment says of it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+
+from tidemill_operator.actuators.postgres.ownership import comment, epoch_of
+from tidemill_operator.errors import NotOurTurn, Reason
+from tidemill_operator.plan.model import Owner
+from tidemill_operator.reconcile import reconcile, release
+from tidemill_operator.settings import Platform
+from tidemill_operator.testing import MemoryWorld
+
+NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+OWNER = Owner(cluster="c", namespace="shop", name="orders", uid="uid-1")
+
+
+def test_a_pass_out_of_turn_writes_nothing_and_has_no_status(world: MemoryWorld, document: dict[str, Any]) -> None:
+    world.postgres.taken = NotOurTurn(Reason.WAITING, "another is at it")
+    with pytest.raises(NotOurTurn):
+        reconcile(document, platform=Platform(), actuators=world.actuators, previous=None, now=NOON)
+    assert world.take_writes() == []
+
+
+def test_a_release_out_of_turn_deletes_no_data(world: MemoryWorld, document: dict[str, Any]) -> None:
+    document["spec"]["reclaimPolicy"] = "Delete"
+    reconcile(document, platform=Platform(), actuators=world.actuators, previous=None, now=NOON)
+    world.take_writes()
+    world.postgres.taken = NotOurTurn(Reason.WAITING, "another is at it")
+    with pytest.raises(NotOurTurn):
+        release(document, platform=Platform(), actuators=world.actuators)
+    assert world.take_writes() == []
+
+
+def test_a_server_that_does_not_answer_is_told_as_ever(world: MemoryWorld, document: dict[str, Any]) -> None:
+    """The lock is Postgres', so without it nothing is looked at."""
+    world.postgres.unreachable("Postgres")
+    status = reconcile(document, platform=Platform(), actuators=world.actuators, previous=None, now=NOON)
+    conditions = {item["type"]: item["reason"] for item in status["conditions"]}
+    assert conditions["SchemaReady"] == "Unreachable"
+    assert conditions["TopicsReady"] == "Blocked"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (comment(OWNER, 7), 7),
+        (comment(OWNER, None), None),  # nobody is elected
+        ('{"tidemill": {}, "epoch": "x"}', None),
+        ("somebody's own words", None),
+        (None, None),
+    ],
+)
+def test_the_epoch_of_a_comment(text: str | None, expected: int | None) -> None:
+    assert epoch_of(text) == expected

@@ -1,0 +1,152 @@
+"""Supervision of child processes: restarts, readiness, changes, clean ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tidemill_operator.processes.child import Command, start_time
+from tidemill_operator.processes.ports import Ports
+from tidemill_operator.processes.replica import ReplicaSpec
+from tidemill_operator.processes.supervisor import ReplicaState, Supervisor
+from waiting import eventually
+
+SERVING = textwrap.dedent("""
+    import http.server, os, sys
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+        def log_message(self, *arguments):
+            pass
+    print("serving", os.environ.get("TIDEMILL_MARK", ""), flush=True)
+    http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+""")
+DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
+    supervised = Supervisor(tmp_path)
+    supervised.start()
+    yield supervised
+    supervised.close()
+
+
+@pytest.fixture
+def port(tmp_path: Path) -> int:
+    return Ports(tmp_path / "ports.json").get("test")
+
+
+def spec(port: int, *, script: str = SERVING, revision: str = "", grace_seconds: float = 5.0) -> ReplicaSpec:
+    arguments = [sys.executable, "-c", script, str(port)]
+    command = Command("ns.w-0", arguments, environment=dict(os.environ), grace_seconds=grace_seconds)
+    return ReplicaSpec(command=command, port=port, ready_path="/readyz", revision=revision)
+
+
+def state(supervisor: Supervisor) -> ReplicaState:
+    return supervisor.states()["ns.w-0"]
+
+
+def ready_pid(supervisor: Supervisor, *, not_pid: int | None = None) -> int:
+    """The pid of the ready replica, once there is one (another one than `not_pid`)."""
+    eventually(
+        lambda: state(supervisor).ready and state(supervisor).pid not in (None, not_pid), seconds=20, what="ready"
+    )
+    pid = state(supervisor).pid
+    assert pid is not None
+    return pid
+
+
+def test_a_killed_process_is_started_again_at_once(supervisor: Supervisor, port: int) -> None:
+    """After SIGKILL another process runs within half a second, however often it happens."""
+    supervisor.want("ns.w-0", spec(port))
+    pid = ready_pid(supervisor)
+    for _ in range(3):
+        os.kill(pid, signal.SIGKILL)
+        eventually(
+            lambda killed=pid: state(supervisor).pid not in (None, killed),  # type: ignore[misc]
+            seconds=0.5,
+            what="restart",
+        )
+        pid = ready_pid(supervisor, not_pid=pid)
+    assert state(supervisor).restarts == 3
+    assert state(supervisor).last_exit == -signal.SIGKILL
+
+
+def test_a_process_that_never_gets_ready_is_started_ever_more_slowly(supervisor: Supervisor, port: int) -> None:
+    """A crash loop backs off: 0.2 + 0.4 + 0.8 s pass before the fourth start."""
+    supervisor.want("ns.w-0", spec(port, script="raise SystemExit(3)"))
+    began = time.monotonic()
+    eventually(lambda: state(supervisor).restarts >= 4, seconds=20, what="four ends")
+    assert time.monotonic() - began >= 1.4
+    assert state(supervisor).last_exit == 3
+    assert not state(supervisor).ready
+
+
+def test_a_frozen_process_is_left_alone(supervisor: Supervisor, port: int) -> None:
+    """SIGSTOP makes it unready, not replaced; SIGCONT makes the same process ready again."""
+    supervisor.want("ns.w-0", spec(port))
+    pid = ready_pid(supervisor)
+    os.kill(pid, signal.SIGSTOP)
+    eventually(lambda: not state(supervisor).ready, seconds=10, what="seen as unready")
+    assert state(supervisor).pid == pid
+    os.kill(pid, signal.SIGCONT)
+    eventually(lambda: state(supervisor).ready, seconds=10, what="ready again")
+    assert (state(supervisor).pid, state(supervisor).restarts) == (pid, 0)
+
+
+def test_wanting_the_same_twice_changes_nothing(supervisor: Supervisor, port: int) -> None:
+    """An equal spec is no news and leaves the process."""
+    assert supervisor.want("ns.w-0", spec(port)) is True
+    pid = ready_pid(supervisor)
+    assert supervisor.want("ns.w-0", spec(port)) is False
+    assert supervisor.want("ns.w-0", spec(port, revision="2")) is True
+    assert ready_pid(supervisor, not_pid=pid) != pid
+    assert state(supervisor).restarts == 0
+
+
+def test_an_unwanted_process_ends_even_if_it_ignores_sigterm(supervisor: Supervisor, port: int, tmp_path: Path) -> None:
+    """SIGKILL follows after the grace; nothing stays, neither process nor pid file."""
+    supervisor.want("ns.w-0", spec(port, script=DEAF, grace_seconds=0.3))
+    eventually(lambda: state(supervisor).pid is not None, seconds=10, what="started")
+    pid = state(supervisor).pid
+    assert pid is not None
+    supervisor.want("ns.w-0", None)
+    eventually(lambda: not supervisor.states(), seconds=10, what="gone")
+    assert start_time(pid) is None
+    assert list((tmp_path / "run").glob("*.pid")) == []
+
+
+def test_a_left_over_process_is_ended_before_supervision_begins(tmp_path: Path, port: int) -> None:
+    """The pid file of a killed run names a process that still lives: it must not run beside a new one."""
+    first = Supervisor(tmp_path)
+    first.start()
+    first.want("ns.w-0", spec(port))
+    pid = ready_pid(first)
+    second = Supervisor(tmp_path)
+    first._closing.set()  # as if the first supervisor were dead
+    second.start()
+    try:
+        assert start_time(pid) is None
+    finally:
+        first.close()
+        second.close()
+
+
+def test_logs_are_kept_over_restarts(supervisor: Supervisor, port: int, tmp_path: Path) -> None:
+    """Each start has a log of its own; the former ones stay beside it."""
+    supervisor.want("ns.w-0", spec(port))
+    pid = ready_pid(supervisor)
+    os.kill(pid, signal.SIGKILL)
+    ready_pid(supervisor, not_pid=pid)
+    logs = sorted(path.name for path in (tmp_path / "logs").iterdir())
+    assert logs == ["ns.w-0.log", "ns.w-0.log.1"]
+    assert (tmp_path / "logs" / "ns.w-0.log.1").read_text().startswith("serving")

@@ -1,0 +1,434 @@
+"""Detectors: what they find, what they leave alone, and what holds of every one of them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import random
+import sys
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tidemill_contract.resource.kinds.detectors import DETECTORS, DetectorSpec
+from tidemill_contract.resource.kinds.metrics import METRICS
+from tidemill_contract.windows import answer_range
+from tidemill_processor.detect.anomalies import parse_state
+from tidemill_processor.detect.detectors import COOLDOWN_WINDOWS, State, Verdict, judge, number, observe, severity
+from tidemill_processor.detect.detectors import moments as running
+from tidemill_processor.detect.detectors import rhythm as hours
+from tidemill_processor.detect.detectors import tail as tails
+
+TYPES = tuple(DETECTORS.by_name)
+MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
+BASE = 1_700_000_000_000 // DAY * DAY
+LARGEST_STATE_BYTES = 8_000
+
+
+def run(spec: DetectorSpec, values: list[float], *, every_ms: int = 5 * MINUTE) -> tuple[dict[int, Verdict], State]:
+    """Verdicts by index, and the last state."""
+    state: State = {}
+    found = {}
+    for index, value in enumerate(values):
+        verdict, state = judge(spec, state, BASE + index * every_ms, value)
+        if verdict is not None:
+            found[index] = verdict
+    return found, state
+
+
+def noise(number: int, *, seed: int = 1, level: float = 100.0) -> list[float]:
+    generator = random.Random(seed)
+    return [generator.gauss(level, 5.0) for _ in range(number)]
+
+
+def daily(number: int, *, seed: int = 1) -> list[float]:
+    """A day's rise and fall in five-minute windows, and noise."""
+    wave = (50 * math.sin(2 * math.pi * i / 288) for i in range(number))
+    return [100 + w + n for w, n in zip(wave, noise(number, seed=seed, level=0.0), strict=True)]
+
+
+def test_every_type_has_a_threshold() -> None:
+    assert all(DETECTORS.make(type=kind).limit > 0 for kind in TYPES)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("value", [0.0, 1e-12, 45.0, -1e15, 0.1])
+def test_a_constant_series_never_fires(kind: str, value: float) -> None:
+    assert run(DETECTORS.make(type=kind), [value] * 1_200)[0] == {}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TYPES if kind != "changepoint"])
+def test_a_spike_is_found_where_it_is(kind: str) -> None:
+    """Far above all that was, in noise; changepoint wants more than one value."""
+    values = noise(1_500)
+    values[1_200] += 100
+    found = run(DETECTORS.make(type=kind), values)[0]
+    assert 1_200 in found
+    assert (found[1_200].value, found[1_200].score >= DETECTORS.by_name[kind].standard) == (values[1_200], True)
+
+
+@pytest.mark.parametrize("kind", ["auto", "changepoint"])
+def test_a_shifted_level_is_found_soon(kind: str) -> None:
+    values = [*noise(1_500), *noise(100, level=118.0, seed=2)]
+    found = run(DETECTORS.make(type=kind), values)[0]
+    assert any(1_500 <= index < 1_530 for index in found), sorted(found)
+
+
+@pytest.mark.parametrize("kind", ["auto", "seasonal"])
+def test_a_value_usual_at_another_hour_is_found(kind: str) -> None:
+    """The day's greatest value at the hour of its least: no plain threshold on values sees it."""
+    values = daily(288 * 14)
+    night = 288 * 12 + 216
+    assert max(values) > 140 > 70 > values[night]
+    values[night : night + 12] = [140.0] * 12
+    found = run(DETECTORS.make(type=kind), values)[0]
+    assert any(night <= index < night + 12 for index in found), sorted(found)
+    assert not any(night <= index < night + 12 for index in run(DETECTORS.make(type="zscore"), values)[0])
+
+
+def test_hours_of_the_week() -> None:
+    """Quiet Sundays are no anomaly to `period: week`, a busy one is."""
+    values = [10.0 + (i % 7) * 1e-3 if i // 24 % 7 == 6 else 100.0 + (i % 5) * 1e-3 for i in range(24 * 7 * 6)]
+    sunday = 24 * (7 * 5 + 6) + 12
+    values[sunday] = 100.0
+    weekly = DETECTORS.make(type="seasonal", period="week", warmup=24 * 7 * 3)
+    assert list(run(weekly, values, every_ms=HOUR)[0]) == [sunday]
+    by_day = run(DETECTORS.make(type="seasonal", warmup=24 * 7 * 3), values, every_ms=HOUR)[0]
+    assert sunday not in by_day
+
+
+@pytest.mark.parametrize(
+    ("kind", "most"),
+    [("auto", 10), ("zscore", 0), ("ewma", 0), ("mad", 0), ("seasonal", 0), ("changepoint", 20), ("isolation", 20)],
+)
+def test_false_alarms_on_noise_are_few(kind: str, most: int) -> None:
+    """At the default threshold, in 5,000 windows of plain noise."""
+    assert len(run(DETECTORS.make(type=kind), noise(5_000, seed=3))[0]) <= most
+
+
+REGULAR = [100.0, 102.0, 104.0, 101.0, 103.0]
+OUTLIERS = st.tuples(st.floats(1e4, 1e300), st.sampled_from([1.0, -1.0])).map(math.prod)
+
+
+@pytest.mark.parametrize("kind", ["mad", "auto"])
+@pytest.mark.parametrize("before", [None, 1e6, -1e6, 1e15, 1e300])
+def test_an_outlier_does_not_hide_a_lesser_one_after_it(kind: str, before: float | None) -> None:
+    """A million a hundred minutes before: 5000 among values around 100 is still found."""
+    values = [REGULAR[i % 5] for i in range(500)]
+    values[400] = 5_000.0
+    if before is not None:
+        values[300] = before
+    found = run(DETECTORS.make(type=kind, cooldown="0s"), values, every_ms=MINUTE)[0]
+    assert 400 in found
+    assert (300 in found) is (before is not None)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(50, 300), st.lists(OUTLIERS, max_size=6), st.integers(0, 10**6))
+def test_a_few_outliers_move_the_bounds_of_mad_by_no_more_than_a_factor(
+    number: int, outliers: list[float], seed: int
+) -> None:
+    """However large they are, as long as they are no more than one in fifty of the values remembered."""
+    rnd = random.Random(seed)
+    values = [rnd.gauss(100.0, 5.0) for _ in range(number)]
+    dirty = list(values)
+    for outlier in outliers[: math.ceil(0.02 * number)]:
+        dirty[rnd.randrange(number)] = outlier
+    spec = DETECTORS.make(type="mad", cooldown="0s")
+    bounds = []
+    for series in (values, dirty):
+        verdict = run(spec, [*series, 1e6])[0][number]
+        assert verdict.lower is not None
+        assert verdict.upper is not None
+        assert verdict.lower < 100 < verdict.upper
+        bounds.append(verdict.upper - verdict.lower)
+    assert 1 / 2.5 <= bounds[1] / bounds[0] <= 2.5
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(OUTLIERS, min_size=1, max_size=3), st.integers(0, 10**6))
+def test_a_few_outliers_leave_auto_its_idea_of_what_is_usual(outliers: list[float], seed: int) -> None:
+    """Up to one in a hundred, however large: the level stays, and a value that is far off is still found."""
+    rnd = random.Random(seed)
+    values = [rnd.gauss(100.0, 2.0) for _ in range(400)]
+    for outlier, place in zip(outliers, rnd.sample(range(60, 300), len(outliers)), strict=False):
+        values[place] = outlier
+    found, state = run(DETECTORS.make(type="auto", cooldown="0s"), [*values, 5_000.0], every_ms=MINUTE)
+    assert 400 in found
+    assert 80 < state["views"][0][0][1] < 160
+    expected = found[400].expected
+    assert expected is not None
+    assert 50 < expected < 150
+
+
+@pytest.mark.parametrize("kind", ["mad", "auto"])
+def test_a_level_that_shifts_far_is_followed(kind: str) -> None:
+    """Though values are learnt as no further than what was known reaches: a thousandfold step, from a flat series."""
+    found = run(DETECTORS.make(type=kind), [*[1.0] * 500, *noise(2_500, level=1_000.0)])[0]
+    assert 500 in found
+    assert not [index for index in found if index > 1_500]
+
+
+VALUES = st.lists(
+    st.one_of(
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.floats(-100, 100),
+        st.sampled_from([0.0, 1.0, 5e-324, -1.7e308]),
+    ),
+    max_size=60,
+)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@settings(max_examples=12, deadline=None)
+@given(values=VALUES, seed=st.integers(0, 9), cut=st.integers(0, 400))
+def test_a_restart_changes_nothing(kind: str, values: list[float], seed: int, cut: int) -> None:
+    """Whatever comes: figures are finite, the state is JSON, and when stored and read it gives the same verdicts."""
+    spec = DETECTORS.make(type=kind, cooldown="0s", warmup=2)
+    series = [*noise(300, seed=seed), *values]
+    state: State = {}
+    stored: State = {}
+    for index, value in enumerate(series):
+        at = BASE + index * 7 * MINUTE
+        given_state = copy.deepcopy(state) if index == cut else None
+        verdict, following = judge(spec, state, at, value)
+        assert given_state is None or given_state == state, "the state given was changed"
+        if index >= cut:
+            stored = json.loads(json.dumps(stored if index > cut else state, allow_nan=False))
+            again, stored = judge(spec, stored, at, value)
+            assert (again, stored) == (verdict, following)
+        if verdict is not None:
+            figures = [verdict.score, verdict.expected, verdict.lower, verdict.upper]
+            assert all(figure is None or math.isfinite(figure) for figure in figures)
+            if verdict.lower is not None and verdict.upper is not None:
+                assert verdict.lower <= verdict.upper
+        state = following
+    assert len(json.dumps(state, allow_nan=False)) < LARGEST_STATE_BYTES
+
+
+LONGEST: dict[str, dict[str, Any]] = {"mad": {"span": 500}, "seasonal": {"period": "week"}}
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_states_stay_small(kind: str) -> None:
+    """After three weeks of values with many digits, and the settings that remember most."""
+    values = [value * 1.234567890123e-17 for value in noise(24 * 7 * 3 + 500)]
+    state = run(DETECTORS.make(type=kind, **LONGEST.get(kind, {})), values, every_ms=HOUR)[1]
+    assert len(json.dumps(state)) < LARGEST_STATE_BYTES
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_passed_over(kind: str, value: float) -> None:
+    state = run(DETECTORS.make(type=kind), noise(50))[1]
+    assert judge(DETECTORS.make(type=kind), state, BASE, value) == (None, state)
+
+
+@pytest.mark.parametrize("kind", ["auto", "zscore", "ewma", "mad", "seasonal"])
+def test_bounds_tell_what_would_have_passed(kind: str) -> None:
+    """Just inside the bounds is no anomaly, just outside is one."""
+    spec = DETECTORS.make(type=kind)
+    values = noise(1_500)
+    values[1_200] += 100
+    found, _ = run(spec, values)
+    verdict = found[1_200]
+    assert verdict.expected is not None
+    assert verdict.lower is not None
+    assert verdict.upper is not None
+    reach = verdict.upper - verdict.expected
+    for value, told in ((verdict.upper - reach / 100, False), (verdict.upper + reach / 100, True)):
+        assert (1_200 in run(spec, [*values[:1_200], value])[0]) is told
+
+
+def test_severity_goes_by_how_far_over_the_threshold() -> None:
+    spec = DETECTORS.make(type="zscore", threshold=4)
+    assert [severity(score, spec) for score in (4.0, 5.9, 6.0, 11.9, 12.0)] == [
+        "info", "info", "warning", "warning", "critical",
+    ]  # fmt: skip
+    values = noise(300)
+    values[250] += 1_000
+    assert run(spec, values)[0][250].severity == "critical"
+
+
+def test_nothing_before_the_warmup() -> None:
+    values = [*noise(40), 1_000.0]
+    assert list(run(DETECTORS.make(type="zscore", warmup=40), values)[0]) == [40]
+    assert list(run(DETECTORS.make(type="zscore", warmup=41), values)[0]) == []
+
+
+def outage(length: int) -> list[float]:
+    return [*noise(400), *[1e6 * 10**i for i in range(length)]]
+
+
+def test_cooldown() -> None:
+    """No repeat within it; the first window after it counts again. Without one: a number of windows."""
+    values = outage(100)[:440]
+    spec = DETECTORS.make(type="zscore", warmup=390, threshold=3)
+
+    def told(cooldown: str | None) -> list[int]:
+        return list(run(spec.model_copy(update={"cooldown": cooldown}), values)[0])
+
+    assert told("0s") == list(range(400, 440))
+    assert told("1h") == [400, 412, 424, 436]
+    assert told(None) == [400, 400 + COOLDOWN_WINDOWS + 1]
+
+
+def test_other_settings_start_anew() -> None:
+    """What another detector has learnt is not read; its cooldown does not last either."""
+    state = run(DETECTORS.make(type="zscore"), outage(1))[1]
+    for kind in TYPES:
+        fresh = judge(DETECTORS.make(type=kind), {}, BASE, 1.0)[1]
+        if kind != "zscore":
+            assert judge(DETECTORS.make(type=kind), state, BASE, 1.0) == (None, fresh)
+    before = run(DETECTORS.make(type="seasonal"), noise(50))[1]
+    weekly = DETECTORS.make(type="seasonal", period="week")
+    assert judge(weekly, before, BASE, 1.0)[1] == judge(weekly, {}, BASE, 1.0)[1]
+    # A state from before this was written down.
+    assert judge(weekly, {"n": 3, "mean": 1.0, "m2": 0.0, "var": 0.0}, BASE, 1.0)[1]["n"] == 1
+
+
+def test_a_threshold_can_change_without_forgetting() -> None:
+    state = run(DETECTORS.make(type="zscore"), noise(100))[1]
+    assert judge(DETECTORS.make(type="zscore", threshold=2), state, BASE, 100.0)[1]["n"] == 101
+
+
+def test_moments_without_forgetting_are_the_values_own() -> None:
+    values = noise(50)
+    known: running.Moments = []
+    for value in values:
+        known = running.learn(known, value)
+    mean = sum(values) / 50
+    assert known == [50, pytest.approx(mean), pytest.approx(sum((v - mean) ** 2 for v in values) / 50)]
+
+
+def test_a_tail_knows_how_rare_a_size_is() -> None:
+    """On sizes of which one in ten is ten times as large, the estimate at the next power of ten."""
+    generator = random.Random(7)
+    known: tails.Tail = []
+    for _ in range(4_000):
+        known = tails.learn(known, 1 / (1 - generator.random()))
+    assert [tails.surprise(known, 10**power) for power in (2, 3, 4)] == [
+        pytest.approx(power, rel=0.2) for power in (2, 3, 4)
+    ]
+    assert tails.surprise(known, 1.0) == 0.0
+    assert len(known[1]) == tails.KEPT
+
+
+def test_a_tail_forgets_a_surprise_after_its_memory() -> None:
+    known: tails.Tail = []
+    for size in (1_000.0, *(1 + (i % 97) / 97 for i in range(3 * tails.MEMORY))):
+        known = tails.learn(known, size)
+    assert known[1][-1] < 3
+    assert tails.surprise(known, 1_000.0) > 4
+
+
+def test_a_rhythm_knows_an_hour_after_two_days() -> None:
+    known = hours.start("day")
+    usual = []
+    for index in range(24 * 12 * 3):
+        at = BASE + index * 5 * MINUTE
+        if index % (24 * 12) == 12 * 6:
+            usual.append(hours.usual(known, at))
+        known = hours.learn(known, at, float(index // 12 % 24))
+    assert usual == [None, None, 6.0]
+
+
+def test_an_hour_is_one_occurrence_however_late_some_of_its_values_come() -> None:
+    """Events come out of order: at the turn of the hour, and a day's worth of them after a clock went wrong."""
+    in_order = out_of_order = hours.start("day")
+    for index in range(20):
+        at = BASE + index * HOUR
+        for known in range(3):
+            in_order = hours.learn(in_order, at + known * MINUTE, float(index))
+            out_of_order = hours.learn(out_of_order, at + known * MINUTE, float(index))
+            out_of_order = hours.learn(out_of_order, at - (1 + known * 7) * HOUR, 1e6)
+    assert out_of_order == in_order
+    future = hours.learn(in_order, BASE + 400 * DAY, 5.0)
+    assert hours.learn(future, BASE + 20 * HOUR, 7.0)["sum"] == 7.0
+
+
+GREAT = sys.float_info.max
+_numbers = st.one_of(
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from([0.0, -0.0, 1.0, GREAT, -GREAT, 5e-324, -5e-324, 2.2250738585072014e-308, 1e154, 1e-154]),
+)
+_settings = st.sampled_from([
+    *({"type": kind} for kind in TYPES),
+    {"type": "zscore", "threshold": 1e-300}, {"type": "zscore", "threshold": 1000, "cooldown": "0s"},
+    {"type": "ewma", "weight": 1e-320}, {"type": "ewma", "weight": 0.999999}, {"type": "mad", "span": 5},
+    {"type": "seasonal", "period": "week"},
+])  # fmt: skip
+
+
+@settings(max_examples=150)
+@given(
+    _settings,
+    st.lists(st.tuples(_numbers, st.integers(1, 30)), min_size=1, max_size=12),
+    st.sampled_from([1, 5 * MINUTE, HOUR, DAY]),
+)
+def test_any_finite_values_are_judged_and_learnt(
+    detector: dict[str, Any], series: list[tuple[float, int]], step: int
+) -> None:
+    """However large, small or often repeated: no error, only finite figures, and a state that jsonb takes as it is."""
+    spec, state, at = DETECTORS.make(**{"warmup": 2, **detector}), dict[str, Any](), BASE
+    for value, times in series:
+        for _ in range(times):
+            before, at = state.get("n", 0), at + step
+            observe(spec, state, at, value)  # `judge` would begin anew where this fails
+            verdict, state = judge(spec, state, at, value)
+            assert state["n"] == before + 1
+            state = parse_state(json.dumps(state, allow_nan=False))
+            if verdict is not None:
+                figures = (verdict.value, verdict.score, verdict.expected, verdict.lower, verdict.upper)
+                assert all(figure is None or math.isfinite(figure) for figure in figures), verdict
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_one_value_beyond_all_others_does_not_end_the_watch(kind: str) -> None:
+    """Learning goes on after it."""
+    values = [*noise(400), GREAT, *noise(400, seed=2)]
+    found, state = run(DETECTORS.make(type=kind), values)
+    assert state["n"] == len(values)
+    if kind not in ("changepoint", "seasonal"):  # which want more values, and the hours of two days
+        assert 400 in found
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_state_that_is_none_begins_anew(kind: str) -> None:
+    """What was stored is damaged: the group is watched on."""
+    spec = DETECTORS.make(type=kind)
+    _, state = run(spec, noise(50))
+    damaged = {name: value if name in ("of", "n") else 5 for name, value in state.items()}
+    verdict, following = judge(spec, damaged, BASE, 1.0)
+    assert (verdict, following["n"]) == (None, 1)
+
+
+def test_an_integer_beyond_all_floats_is_the_greatest_of_them() -> None:
+    """Sums of integers have no bound."""
+    assert [number(10**400), number(-(10**400)), number(Decimal("2.5")), number(3)] == [GREAT, -GREAT, 2.5, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("function", "field_type", "expected"),
+    [
+        ("count", None, (0.0, 0.0, 1.25)),  # there are no fewer than none
+        ("distinct", "string", (0.0, 0.0, 1.25)),
+        ("stddev", "number", (0.0, 0.0, 1.25)),
+        ("avg", "boolean", (0.0, 0.0, 1.0)),  # a share of all is at most all
+        ("sum", "boolean", (0.0, 0.0, 1.25)),
+        ("avg", "number", (-0.5, -0.75, 1.25)),  # may be anything
+        ("min", "number", (-0.5, -0.75, 1.25)),
+    ],
+)
+def test_nothing_is_expected_that_a_metric_cannot_be(
+    function: Any, field_type: str | None, expected: tuple[float, float, float]
+) -> None:
+    metric = METRICS.make(name="m", function=function, field=None if function == "count" else "f")
+    verdict = Verdict(0.9, 7.0, "warning", -0.5, -0.75, 1.25).within(*answer_range(metric, field_type))
+    assert (verdict.expected, verdict.lower, verdict.upper) == expected
+    unknown = Verdict(0.9, 7.0, "warning", None, None, None)
+    assert unknown.within(0.0, 1.0) == unknown

@@ -1,0 +1,95 @@
+"""What is kept of dead letters: chosen within a room, all accounted for; and what quotas took is told in words."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill_contract.resource.amounts import parse_bytes
+from tidemill_contract.tables.kept import ANOMALIES, DEAD_LETTERS, Kept, told
+from tidemill_processor.batch import DeadLetter
+from tidemill_processor.keeper.quotas import LETTER_BYTES, MAX_BATCH_VALUES, fit
+
+AMOUNTS = [
+    ("0", 0), ("512", 512), ("1k", 1_000), ("1Ki", 1_024), ("1.5Mi", 1_572_864), ("2G", 2_000_000_000),
+    ("1Gi", 1_073_741_824),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "number"), AMOUNTS)
+def test_an_amount_is_read_as_bytes(text: str, number: int) -> None:
+    assert parse_bytes(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1GB", "Gi", "1 Gi", "1e3", "1Ti", "\u0661k"])
+def test_what_is_no_amount(text: str) -> None:
+    with pytest.raises(ValueError, match="such as 512Mi or 1Gi"):
+        parse_bytes(text)
+
+
+def letter(offset: int, value: bytes | None, *, partition: int = 0, key: bytes | None = None) -> DeadLetter:
+    size = len(value or b"")
+    return DeadLetter(partition, offset, "not_json", detail="bad", key=key, value=value, value_bytes=size)
+
+
+def test_everything_is_kept_as_it_is_while_there_is_room() -> None:
+    letters = [letter(number, b"x" * number) for number in range(10)]
+    found = fit(letters, room=1_000_000, spare=0)
+    assert [kept for kept, _ in found.stored] == letters
+    assert (found.bare, found.counted, found.full) == ({}, {}, False)
+
+
+def test_values_go_first_and_then_the_rest_is_counted() -> None:
+    letters = [letter(number, b"x" * 1_000, key=b"k" * 2_000) for number in range(9)]
+    found = fit(letters, room=2 * LETTER_BYTES + 7_000, spare=600)
+    assert [len(kept.value or b"") for kept, _ in found.stored] == [1_000, 1_000, 0, 0, 0, 0]
+    assert {kept.detail for kept, _ in found.stored[2:]} == {"bad (value left out: spec.deadLetters.quota is used up)"}
+    assert [(kept.key, kept.value_bytes) for kept, _ in found.stored[2:]] == [(None, 1_000)] * 4
+    assert (found.bare, found.counted, found.full) == ({0: 4}, {0: 3}, True)
+
+
+def test_a_batch_keeps_so_many_bytes_of_values_whatever_the_quota() -> None:
+    """A small body may unpack to thousands of refused events."""
+    number = MAX_BATCH_VALUES // 65_536
+    found = fit([letter(at, b"x" * 65_536) for at in range(number + 5)], room=10**12, spare=0)
+    assert sum(len(kept.value or b"") for kept, _ in found.stored) == MAX_BATCH_VALUES
+    assert (found.bare, found.counted, found.full) == ({0: 5}, {}, False)
+    assert found.stored[-1][0].detail == f"bad (value left out: a batch keeps {MAX_BATCH_VALUES} bytes of values)"
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5_000), st.integers(0, 3_000)), max_size=60),
+    st.integers(-10_000, 100_000),
+    st.integers(0, 20_000),
+)
+def test_each_is_kept_or_counted_and_the_room_suffices(
+    drawn: list[tuple[int, int, int]], room: int, spare: int
+) -> None:
+    letters = [
+        letter(at, b"v" * value, partition=partition, key=b"k" * key)
+        for at, (partition, value, key) in enumerate(drawn)
+    ]
+    found = fit(letters, room, spare)
+    assert len(found.stored) + found.counted.total() == len(letters)
+    assert found.bare.total() == sum(kept.value is None for kept, _ in found.stored)
+    assert sum(size for _, size in found.stored) <= max(0, room + spare)
+    assert found.full == bool(found.bare or found.counted)
+    for partition in range(4):
+        of_it = [kept for kept, _ in found.stored if kept.partition == partition]
+        assert len(of_it) + found.counted[partition] == sum(p == partition for p, _, _ in drawn)
+
+
+def test_what_a_quota_took_is_told_with_the_remedy() -> None:
+    kept = Kept(DEAD_LETTERS, 10, bare=5, counted=12_345, expired=3, evicted=0, full=True)
+    assert told(kept, "1Gi") == (
+        "spec.deadLetters.quota of 1Gi is used up: of the dead letters so far 12,345 were only counted, 5 kept without"
+        " value",
+        "see who sends what is refused, or raise the quota",
+    )
+    text, _ = told(Kept(ANOMALIES, 10, bare=0, counted=0, expired=3, evicted=7, full=True), "2Mi")
+    assert text == "spec.anomalyHistory.quota of 2Mi is used up: of the anomalies so far 7 removed early"
+
+
+def test_nothing_is_told_a_day_later() -> None:
+    assert told(Kept(DEAD_LETTERS, 10, bare=5, counted=1, expired=3, evicted=0, full=False), "1Gi") == ("", "")

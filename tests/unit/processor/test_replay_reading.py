@@ -1,0 +1,84 @@
+"""What of a batch a replay may store, and at which pace it reads."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import pytest
+
+from kafka_records import KafkaRecord
+from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_processor.batch import OFFSET, PARTITION, Batch, BatchReader
+from tidemill_processor.replay import Pace
+
+NOW = 1_700_000_000_000
+SPEC = PipelineSpec.model_validate({
+    "source": {
+        "fields": [{"name": "ts", "type": "timestamp", "required": True}, {"name": "n", "type": "integer"}],
+        "eventTime": {"field": "ts"},
+    },
+    "transform": {"filter": "n >= 0"},
+    "aggregations": [
+        {"name": "all", "window": {"type": "tumbling", "size": "1m"}, "metrics": [{"name": "c", "function": "count"}]}
+    ],
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Record(KafkaRecord):
+    """A record of this pipeline."""
+
+    p: int
+    o: int
+    body: bytes
+
+    def value(self) -> bytes:
+        return self.body
+
+
+def batch() -> Batch:
+    """Offsets 10 to 15 of two partitions: counted, filtered and invalid ones in turn."""
+    bodies = [b'{"ts": %d, "n": 1}' % NOW, b'{"ts": %d, "n": -1}' % NOW, b"no JSON"]
+    records = [Record(p, offset, bodies[offset % 3]) for offset in range(10, 16) for p in (0, 1)]
+    return BatchReader(SPEC, offsets=True).read(records, NOW)
+
+
+def places(found: Batch) -> list[tuple[int, int]]:
+    return sorted(found.frame.select(PARTITION, OFFSET).iter_rows())
+
+
+def test_a_batch_that_ends_before_the_limits_is_left_whole() -> None:
+    whole = batch()
+    assert whole.until({0: 16, 1: 16}) is whole
+    assert places(whole) == [(0, 12), (0, 15), (1, 12), (1, 15)]
+
+
+CUTS: list[tuple[int, list[int], int, int, int]] = [
+    (16, [12, 15], 6, 2, 2),
+    (15, [12], 5, 2, 2),
+    (12, [], 2, 1, 1),
+    (10, [], 0, 0, 0),
+]
+
+
+@pytest.mark.parametrize(("end", "kept", "consumed", "filtered", "invalid"), CUTS)
+def test_what_lies_beyond_is_as_if_never_read(
+    end: int, kept: list[int], consumed: int, filtered: int, invalid: int
+) -> None:
+    """Of one partition; the other is whole."""
+    cut = batch().until({0: end, 1: 16})
+    assert places(cut) == [(0, offset) for offset in kept] + [(1, 12), (1, 15)]
+    assert cut.next_offsets == {0: end, 1: 16}
+    assert (cut.consumed, cut.filtered) == ({0: consumed, 1: 6}, {0: filtered, 1: 2})
+    assert dict(cut.invalid) == {p: n for p, n in ((0, invalid), (1, 2)) if n}
+
+
+def test_a_pace() -> None:
+    """Half a second's events at once, and a rest after them; without a rate neither."""
+    pace = Pace(1_000)
+    assert (pace.limit(50_000), Pace(1).limit(50_000), Pace(0).limit(50_000)) == (500, 1, 50_000)
+    began = time.monotonic()
+    for _ in range(3):
+        pace.rest(100)
+    assert time.monotonic() - began >= 0.28
