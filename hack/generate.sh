@@ -27,6 +27,7 @@ generated docs/reference/pipeline.md "$python" -m tidemill_operator.resource.ref
 generated docs/reference/environment.md "$python" -m tidemill_operator.resource.environment
 generated docs/reference/formats.md "$python" -m tidemill_api.formats.reference
 generated docs/monitoring.md env PYTHONPATH=hack "$python" -m monitoring
+generated docs/runbooks/README.md env PYTHONPATH=hack "$python" -m runbooks
 for file in docs/metrics.md workloads/api/tidemill_api/static/functions.js; do
   generated "$file" env PYTHONPATH=hack "$python" -m functions "$file"
 done

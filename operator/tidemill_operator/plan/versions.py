@@ -13,6 +13,7 @@ from typing import Any
 from tidemill_contract import names
 from tidemill_contract.expressions.compiler import derived_types
 from tidemill_contract.functions.partials import field_types, layout
+from tidemill_contract.resource.kinds.windows import WINDOWS
 from tidemill_contract.resource.spec import AggregationSpec, PipelineSpec
 from tidemill_contract.tables.definition import Column
 from tidemill_contract.tables.windows import window_table
@@ -20,6 +21,8 @@ from tidemill_operator.plan.model import LiveSchema
 from tidemill_operator.plan.postgres.schema import column_type, shape_of
 
 LIVE = "live"
+_CUTTING = [str(field.alias) for name, field in WINDOWS.written.model_fields.items() if name != "grace"]
+"""Members of a window that say which rows there are."""
 
 
 def current_version(name: str, live: LiveSchema | None) -> int | None:
@@ -87,7 +90,7 @@ def _layout(shape: dict[str, Any]) -> dict[str, Any]:
     window = shape["window"]
     return {
         "groupBy": shape["groupBy"],
-        "window": {member: window.get(member) for member in ("type", "size", "hop", "gap", "maxLength")},
+        "window": {member: window.get(member) for member in _CUTTING},
     }
 
 

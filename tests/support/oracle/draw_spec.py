@@ -10,6 +10,7 @@ from typing import Any
 from metric_draws import functions_for, parameters_for
 from oracle.draw_expressions import TAME, Drawer
 from oracle.expressions import compiled
+from oracle.windows import draw_window
 
 FIELDS = {
     "ts": "timestamp", "k": "string", "s": "string", "i": "integer", "j": "integer", "big": "integer", "f": "number",
@@ -82,7 +83,7 @@ class SpecDrawer:
                         metric["q"] = self._q()
                 return f"{name}: other quantiles", spec
             case "window":
-                aggregation["window"] = self._window()
+                aggregation["window"] = draw_window(self._rnd)
                 return f"{name}: another window", spec
             case "groups":
                 aggregation["groupBy"] = self._groups(types_of(spec))
@@ -121,26 +122,12 @@ class SpecDrawer:
         metrics = [{"name": self._name("m"), "function": "count"}]
         metrics += [self._metric(types) for _ in range(self._rnd.randint(1, 7))]
         self._rnd.shuffle(metrics)
-        groups, window = self._groups(types), self._window()
+        groups, window = self._groups(types), draw_window(self._rnd)
         return {"name": name, "groupBy": groups, "window": window, "metrics": metrics, **self._policy(window)}
 
     def _groups(self, types: Mapping[str, str]) -> list[str]:
         known = [*_GROUPS, *(name for name in types if name not in FIELDS)]
         return self._rnd.sample(known, self._rnd.choice([0, 1, 1, 2]))
-
-    def _window(self) -> dict[str, Any]:
-        rnd = self._rnd
-        window: dict[str, Any] = {"grace": rnd.choice(["0s", "0s", "5s", "1m"])}
-        match rnd.choice(["tumbling", "hopping", "session"]):
-            case "tumbling":
-                return {"type": "tumbling", "size": rnd.choice(["10s", "1m", "5m", "1h"]), **window}
-            case "hopping":
-                hop = rnd.choice([10, 30, 60])
-                return {"type": "hopping", "size": f"{hop * rnd.choice([2, 3, 5])}s", "hop": f"{hop}s", **window}
-        gap = rnd.choice([2, 10, 45])
-        if rnd.random() < 0.6:
-            window["maxLength"] = f"{gap * rnd.choice([2, 7])}s"
-        return {"type": "session", "gap": f"{gap}s", **window}
 
     def _policy(self, window: Mapping[str, Any]) -> dict[str, str]:
         policy = self._rnd.choice(["deadLetter", "deadLetter", "drop", "reopen"])

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 from oracle.cells import columns_of
 from oracle.events import Event
 from oracle.expressions import compiled
-from tidemill_contract import duration
+from oracle.windows import pane_of, parse_ms, size_of
 
 NO_CUT = -(2**63)
-parse_ms = lru_cache(duration.parse_ms)
-_STEP_MS = 1_000
 
 
 @dataclass(frozen=True)
@@ -96,14 +94,12 @@ class Version:
     @cached_property
     def size(self) -> int:
         """Length of a window, of a session the most."""
-        window = self.spec["window"]
-        return parse_ms(window["size"] if "size" in window else window.get("maxLength", "1d"))
+        return size_of(self.spec["window"])
 
     @cached_property
     def pane(self) -> int:
         """Distance between the starts of windows; of sessions how finely they close."""
-        window = self.spec["window"]
-        return _STEP_MS if self.has_sessions else parse_ms(window.get("hop", window.get("size")))
+        return pane_of(self.spec["window"])
 
     @cached_property
     def gap(self) -> int:

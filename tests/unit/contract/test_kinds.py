@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -9,6 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from kind_draws import rule_of
 from metric_draws import parameters_for
+from oracle.windows import DRAWN
 from tidemill_contract.functions.base import Function
 from tidemill_contract.functions.registry import FUNCTIONS
 from tidemill_contract.resource.kinds.base import Kinds, Member, Model, Words
@@ -18,6 +21,7 @@ from tidemill_contract.resource.kinds.windows import WINDOWS, HoppingWindow, Ses
 from tidemill_contract.resource.spec import AggregationSpec, AnomalySpec
 from tidemill_operator.resource.kinds import in_its_place
 
+FORMAT = Path(__file__).parents[2] / "workloads/api/tidemill_api/static/format.js"
 HOPPING = {"type": "hopping", "size": "1h", "hop": "15m"}
 
 
@@ -68,7 +72,16 @@ def test_as_written_all_kinds_have_all_members() -> None:
     names = ["type", "size", "hop", "gap", "max_length", "grace"]
     assert list(WINDOWS.written.model_fields) == names
     assert list(dict(WINDOWS.spread(WINDOWS.make(**HOPPING)))) == names
-    assert WINDOWS.written.model_fields["size"].description == "Window length (tumbling, hopping)."
+    having = ", ".join(WINDOWS.members["size"].kinds)
+    assert WINDOWS.written.model_fields["size"].description == f"Window length ({having})."
+    assert having.startswith("tumbling, hopping")
+
+
+def test_every_kind_of_window_is_drawn_and_has_words_on_the_dashboard() -> None:
+    words = re.search(r"^const KINDS = \{\n(.*?)^\};$", FORMAT.read_text(), re.MULTILINE | re.DOTALL)
+    assert words is not None
+    assert re.findall(r"^  (\w+): \{", words[1], re.MULTILINE) == list(WINDOWS.by_name)
+    assert list(DRAWN) == list(WINDOWS.by_name)
 
 
 def test_a_kind_that_lacks_what_it_needs_is_none() -> None:

@@ -2,94 +2,84 @@
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import shutil
-import subprocess
-import sys
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[3]
-FOLDERS = ("operator", "workloads", "hack", "tests/support", "docs")
-FOLLOWED = """
-import json, sys
-from functions import table
-from metric_draws import functions_for
-from oracle.cells import metric_cell
-from tidemill_contract.functions.partials import layout
-from tidemill_contract.resource.kinds.metrics import METRICS
-from tidemill_contract.resource.spec import AggregationSpec
-from tidemill_contract.windows import answer_columns, answer_range
-from tidemill_operator.resource.crd import render
+import pytest
 
-metric = {"name": "m", "function": "filled", "field": "v"}
-plan = layout(AggregationSpec.model_validate(
-    {"name": "a", "window": {"type": "hopping", "size": "1m", "hop": "10s"}, "metrics": [metric]}), {"v": "string"})
-print(json.dumps({
-    "range": answer_range(METRICS.make(**metric), "string"),
-    "columns": [partial.column for partial in plan.partials],
-    "answers": answer_columns(plan),
-    "crd": "- filled" in render(),
-    "page": "| `filled` | the share of events" in table(),
-    "drawn": "filled" in functions_for("timestamp"),
-    "right": metric_cell(metric, {"v": "string"}, [{"v": "x"}, {"v": None}], 1000).fits(0.5),
-    "from": sys.modules["tidemill_contract"].__file__,
-}))
-"""
+import recipes
 
-
-def section(title: str) -> str:
-    """A recipe."""
-    _, *parts = re.split(r"^## ", (ROOT / "docs" / "recipes.md").read_text(), flags=re.MULTILINE)
-    return next(part for part in parts if part.startswith(f"{title}\n"))
-
-
-def applied(recipe: str, folder: Path) -> list[str]:
-    """Apply a recipe's example to a copy of the code; the files that it touches.
-
-    Of a hunk only its text counts: its lines may have moved.
-    """
-    (diff,) = re.findall(r"^```diff\n(.*?)^```$", recipe, re.MULTILINE | re.DOTALL)
-    for name in FOLDERS:
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    touched = []
-    for part in re.split(r"^--- a/.*\n", diff, flags=re.MULTILINE)[1:]:
-        header, *hunks = re.split(r"^@@.*\n", part, flags=re.MULTILINE)
-        path = header.strip().removeprefix("+++ b/")
-        text = (folder / path).read_text()
-        for hunk in hunks:
-            lines = hunk.splitlines(keepends=True)
-            before = "".join(line[1:] or "\n" for line in lines if line[0] in " -")
-            after = "".join(line[1:] or "\n" for line in lines if line[0] in " +")
-            assert text.count(before) == 1, f"{path} has changed; write the example of docs/recipes.md anew"
-            text = text.replace(before, after)
-        (folder / path).write_text(text)
-        touched.append(path)
-    return touched
+LIMITS = {
+    "Add a function": 3,
+    "Add a window kind": 4,
+    "Add a detector": 3,
+    "Add a spec field that processors read": 6,
+    "Add an alert": 3,
+    "Add a format of the API": 2,
+    "Add a command": 3,
+}
+"""How many files a change may take: product, tests and pages, without those that are generated."""
+EXAMPLES = {
+    "Add a function": "filled",
+    "Add a window kind": "overlapping",
+    "Add a detector": "jump",
+    "Add a spec field that processors read": "batchevents",
+    "Add an alert": "slowreaders",
+    "Add a format of the API": "tsv",
+    "Add a command": "topics",
+}
+"""The word in the names of all tests of an example."""
+FILES = (
+    "repository/followed_recipes.py",
+    "repository/test_alerts.py",
+    "api/test_api_formats.py",
+    "processor/test_batches.py",
+    "operator/cli/test_cli_main.py",
+    "operator/cli/test_cli_topics.py",
+    "processor/test_detectors.py",
+    "contract/test_kinds.py",
+    "operator/passes/test_spec_edits.py",
+)
+"""Where there are tests of examples, and of everything that there is of a sort."""
 
 
-def test_a_function_is_added_in_three_files(tmp_path: Path) -> None:
-    """The rest follows: the enum, the CRD, the page, what is drawn, an answer."""
-    assert len(applied(section("Add a function"), tmp_path)) <= 3
-    packages = [
-        tmp_path / "operator",
-        *(tmp_path / "workloads").iterdir(),
-        tmp_path / "hack",
-        tmp_path / "tests/support",
-    ]
-    # The copy is not measured: its lines would count as code that no test runs.
-    unmeasured = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
-    environment = unmeasured | {"PYTHONPATH": os.pathsep.join(map(str, packages))}
-    run = subprocess.run(
-        [sys.executable, "-c", FOLLOWED], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    found = json.loads(run.stdout)
-    assert str(tmp_path) in found.pop("from")
-    assert found == {
-        "range": [0.0, 1.0],
-        "columns": ["_count", "_n_v"],
-        "answers": [["m", "number", '"_n_v"::double precision / nullif("_count", 0)']],
-        **dict.fromkeys(("crd", "page", "drawn", "right"), True),
-    }
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What became of each test of the examples in a copy of the code that has all of them: empty, or what is wrong."""
+    copy = recipes.Copy(tmp_path_factory.mktemp("recipes"))
+    for title in LIMITS:
+        for edit in recipes.edits(title):
+            edit.apply(copy.folder)
+    words = " or ".join([*EXAMPLES.values(), "every_", "kind"])
+    tests = [f"tests/unit/{name}" for name in FILES]
+    report = copy.folder / "report.xml"
+    copy.python("-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", "-k", words, *tests)
+    cases = ElementTree.parse(report).iter("testcase")  # noqa: S314 - written by pytest just now
+    return {f"{case.get('classname')}::{case.get('name')}": " ".join(part.tag for part in case) for case in cases}
+
+
+def test_the_page_promises_what_a_change_may_take() -> None:
+    assert recipes.promised() == LIMITS
+
+
+@pytest.mark.parametrize("title", LIMITS)
+def test_an_example_touches_few_files(title: str) -> None:
+    """As many as are promised at most, and none that is generated."""
+    touched = {edit.path for edit in recipes.edits(title)}
+    assert 0 < len(touched) <= LIMITS[title]
+    assert touched & recipes.GENERATED == set()
+
+
+@pytest.mark.parametrize("title", LIMITS)
+def test_an_example_works(title: str, outcomes: dict[str, str]) -> None:
+    """Its own tests pass where it is applied, and those that the repository has of everything of its sort."""
+    found = {name: outcome for name, outcome in outcomes.items() if EXAMPLES[title] in name.lower()}
+    assert any("followed_recipes" in name for name in found)
+    assert {name: outcome for name, outcome in found.items() if outcome} == {}
+
+
+def test_a_hunk_that_no_longer_fits_is_told(tmp_path: Path) -> None:
+    (tmp_path / "module.py").write_text("ONE = 1\n")
+    edit = recipes.Edit("module.py", (("TWO = 2\n", "TWO = 3\n"),))
+    with pytest.raises(AssertionError, match=r"module\.py is not as the example of docs/recipes\.md takes it"):
+        edit.apply(tmp_path)

@@ -32,11 +32,18 @@ export function milliseconds(text) {
   return Number(amount) * LENGTHS[unit];
 }
 
+/** By kind of window: how it is called, and how many milliseconds there are from one start to the next; null: any. */
+const KINDS = {
+  tumbling: { words: ({ size }) => `windows of ${size}`, step: ({ size }) => milliseconds(size) },
+  hopping: { words: ({ size, hop }) => `windows of ${size}, one every ${hop}`, step: ({ hop }) => milliseconds(hop) },
+  session: { words: ({ gap }) => `sessions that ${gap} of silence ends`, step: () => null },
+};
+
 /** What windows an aggregation has. */
-export function windows({ type, size, hop, gap }) {
-  if (type === "session") return `sessions that ${gap} of silence ends`;
-  return type === "hopping" ? `windows of ${size}, one every ${hop}` : `windows of ${size}`;
-}
+export const windows = (window) => KINDS[window.type].words(window);
+
+/** The milliseconds from the start of one window to that of the next; null: they start when events come. */
+export const step = (window) => KINDS[window.type].step(window);
 
 /** The same without milliseconds. */
 export const moment = (text) => time(Math.floor(Date.parse(text) / 1000) * 1000);

@@ -2,7 +2,7 @@
 // of those that happen to be at hand.
 
 import { get, paths, together } from "./api.js";
-import { milliseconds } from "./format.js";
+import { step } from "./format.js";
 import { UNORDERED } from "./functions.js";
 import { keyOf } from "./store.js";
 
@@ -39,8 +39,7 @@ export async function leaders({ pipeline, aggregation, metric, span, filters, ke
     return together([newest], { rows: [], ranked: [], groups: 0, more: false, newest: -Infinity, closedUntil });
   }
   const last = Date.parse(newest.body.data[0].window_start);
-  const step = milliseconds(window.hop ?? window.size);
-  const from = new Date(last - (span - 1) * step).toISOString();
+  const from = new Date(last - (span - 1) * step(window)).toISOString();
   // The API cannot order by what it makes of sketches, so all groups are asked for.
   const ordered = !UNORDERED.has(measures.find(({ name }) => name === metric).function);
   const ranking = await ask({ from, granularity: "all", ...(ordered ? { order: `-${metric}`, limit: COUNTED } : { limit: MOST }) });

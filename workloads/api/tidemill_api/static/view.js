@@ -112,19 +112,16 @@ export class View {
     const filters = entries.length ? [] : this.filters;
     const empty = entries.length ? `No window here has a value of ${metric}.` : NONE;
     tell(this.$("chart-state"), feed, { count: lines.length, empty, filters, notes: this.#leftOut(feed.body, entries, lines) });
-    const { type, hop, size } = aggregation.window;
-    const step = type === "session" ? null : format.milliseconds(hop ?? size);
     this.#paint(shown);
-    this.chart.show({ series: shown.filter(({ key }) => !this.hidden.has(key)), step, name: metric,
-      newest: feed.body?.newest ?? -Infinity });
+    this.chart.show({ series: shown.filter(({ key }) => !this.hidden.has(key)), step: format.step(aggregation.window),
+      name: metric, newest: feed.body?.newest ?? -Infinity });
     this.#legend(shown);
   }
 
   #spanned() {
     const entries = this.lines.entries();
     if (!comparable(this.aggregation)) return entries.slice(-this.span);
-    const { hop, size } = this.aggregation.window;
-    const first = (entries.at(-1)?.start ?? 0) - (this.span - 1) * format.milliseconds(hop ?? size);
+    const first = (entries.at(-1)?.start ?? 0) - (this.span - 1) * format.step(this.aggregation.window);
     return entries.filter(({ start }) => start >= first);
   }
 

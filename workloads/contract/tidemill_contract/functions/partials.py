@@ -19,14 +19,12 @@ from tidemill_contract.functions.base import EXACT_INTEGERS, SQL_TYPES, Metric, 
 from tidemill_contract.functions.bookkeeping import REVISION
 from tidemill_contract.functions.registry import FUNCTIONS, KINDS
 from tidemill_contract.resource.kinds.metrics import MetricSpec
-from tidemill_contract.resource.kinds.windows import HoppingWindow, SessionWindow
 from tidemill_contract.resource.spec import AggregationSpec, PipelineSpec
 
 __all__ = [
     "EXACT_INTEGERS",
     "ORDERED_KINDS",
     "REVISION",
-    "SESSION_STEP_MS",
     "SKETCHES",
     "SQL_TYPES",
     "AggregationLayout",
@@ -55,8 +53,6 @@ else:
 
 _MAX_LABEL = 46
 """Bytes of a column's name beside its kind: Postgres takes 63 in all."""
-SESSION_STEP_MS = 1000
-"""Sessions end at any millisecond, but are closed a second at a time: each step is a write."""
 _NUMBERS: Mapping[str, str] = defaultdict(lambda: "number")
 """Types of fields where only names are asked for."""
 SKETCHES = frozenset(name for name, kind in KINDS.items() if kind.sketch)
@@ -231,22 +227,16 @@ def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> Aggregatio
     reopens = aggregation.late_policy == "reopen"
     if reopens:
         partials[REVISION] = Partial("revision", None, "bigint")
-    window, gap = aggregation.window, None
-    size = pane = parse_ms(window.longest)
-    match window:
-        case HoppingWindow():
-            pane = parse_ms(window.hop)
-        case SessionWindow():
-            gap, pane = parse_ms(window.gap), SESSION_STEP_MS
+    cut = aggregation.window.cut
     return AggregationLayout(
         name=aggregation.name,
         group_by=tuple((name, types[name]) for name in aggregation.group_by),
         partials=tuple(partials.values()),
         metrics=tuple(metrics),
-        size_ms=size,
-        pane_ms=pane,
-        grace_ms=parse_ms(window.grace),
-        gap_ms=gap,
+        size_ms=cut.size_ms,
+        pane_ms=cut.pane_ms,
+        grace_ms=parse_ms(aggregation.window.grace),
+        gap_ms=cut.gap_ms,
         reopen_ms=parse_ms(aggregation.retention) if reopens else None,
     )
 

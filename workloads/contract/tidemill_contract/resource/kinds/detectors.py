@@ -1,7 +1,7 @@
 """How an anomaly is told: a class a detector, with what it can be set to.
 
 Of each kind `standard` is the threshold that applies where none is set. A setting that is None is the detector's own
-default (`tidemill_processor.detect.detectors`).
+default. How a detector judges is in `tidemill_processor.detect.detectors`, in a module that registers it by its type.
 """
 
 from __future__ import annotations

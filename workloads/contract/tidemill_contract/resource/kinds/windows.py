@@ -1,11 +1,12 @@
 """How event time is cut into windows: tumbling, hopping, session.
 
-Of each kind `length` is the member that says how long a window is.
+Of each kind `length` is the member that says how long a window is, and `cut` says how its windows are stored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -17,9 +18,26 @@ from tidemill_contract.resource.kinds.base import Kinds, Member, Model, Words
 DEFAULT_MAX_LENGTH = "1d"
 MAX_PANES = 3600
 MIN_WINDOW_MS = 1000
+SESSION_STEP_MS = 1000
+"""Sessions end at any millisecond, but are closed a second at a time: each step is a write."""
 
 Size = Annotated[Duration, Field(description="Window length.", examples=["1m"])]
 Grace = Annotated[Duration, Field(description="How long after its end a window still takes events.")]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How the windows of an aggregation are stored.
+
+    Attributes:
+        size_ms: how long a window is, of sessions the longest.
+        pane_ms: how long a stored row is; a window consists of whole ones. Of sessions, how finely they close.
+        gap_ms: the silence that ends a session; None: windows are cut by the clock.
+    """
+
+    size_ms: int
+    pane_ms: int
+    gap_ms: int | None = None
 
 
 class TumblingWindow(Model):
@@ -35,6 +53,11 @@ class TumblingWindow(Model):
     def longest(self) -> str:
         """How long a window may be."""
         return self.size
+
+    @property
+    def cut(self) -> Cut:
+        """A window is a row."""
+        return Cut(parse_ms(self.size), parse_ms(self.size))
 
     def faults(self, _path: str) -> Iterator[Fault]:
         """What is wrong between members; `_path` is the window's."""
@@ -55,6 +78,11 @@ class HoppingWindow(Model):
     def longest(self) -> str:
         """How long a window may be."""
         return self.size
+
+    @property
+    def cut(self) -> Cut:
+        """A row lasts from one start of a window to the next."""
+        return Cut(parse_ms(self.size), parse_ms(self.hop))
 
     def faults(self, path: str) -> Iterator[Fault]:
         """A window consists of whole panes, and not of too many."""
@@ -86,6 +114,11 @@ class SessionWindow(Model):
     def longest(self) -> str:
         """How long a window may be."""
         return self.max_length or max(DEFAULT_MAX_LENGTH, self.gap, key=parse_ms)
+
+    @property
+    def cut(self) -> Cut:
+        """A session is a row, as long as it comes to be."""
+        return Cut(parse_ms(self.longest), SESSION_STEP_MS, parse_ms(self.gap))
 
     def faults(self, path: str) -> Iterator[Fault]:
         """A session outlasts a silence."""

@@ -6,16 +6,17 @@ whatever restart. A value is judged before it is learnt. docs/detectors.md has f
 
 from __future__ import annotations
 
+import importlib
 import math
+import pkgutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.resource.kinds.detectors import DetectorSpec
-from tidemill_processor.detect.detectors import auto, changepoint, isolation, seasonal, spread
 from tidemill_processor.detect.detectors.reading import Reading, State
 
 __all__ = ["COOLDOWN_WINDOWS", "Reading", "State", "Verdict", "decide", "judge", "number", "observe", "severity"]
@@ -27,15 +28,17 @@ GREATEST = 1e140
 
 Detector = Callable[[Any, State, int, float], tuple[Reading | None, State]]
 """Of a detector's own class of settings."""
-_DETECTORS: dict[str, Detector] = {
-    "auto": auto.step,
-    "zscore": spread.zscore,
-    "ewma": spread.ewma,
-    "mad": spread.mad,
-    "seasonal": seasonal.step,
-    "changepoint": changepoint.step,
-    "isolation": isolation.step,
-}
+
+
+def _registered() -> Mapping[str, Detector]:
+    """The detectors by type: those of every module of this package that has `DETECTORS`."""
+    found: dict[str, Detector] = {}
+    for module in pkgutil.iter_modules(__path__):
+        found |= getattr(importlib.import_module(f"{__name__}.{module.name}"), "DETECTORS", {})
+    return found
+
+
+_DETECTORS = _registered()
 
 
 @dataclass(frozen=True)

@@ -108,3 +108,6 @@ def _size(known: moments.Moments, error: float, level: float) -> float:
 
 def _learn(view: View, error: float, size: float) -> View:
     return [moments.learn(view[0], error, MEMORY), tail.learn(view[1], size)]
+
+
+DETECTORS = {"auto": step}

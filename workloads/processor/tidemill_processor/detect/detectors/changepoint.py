@@ -34,3 +34,6 @@ def step(_spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[
         reading = Reading(tail.surprise(distances, distance), earlier)
         distances = tail.learn(distances, distance)
     return reading, {"recent": recent, "distances": distances}
+
+
+DETECTORS = {"changepoint": step}

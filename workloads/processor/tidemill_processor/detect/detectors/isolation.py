@@ -110,3 +110,6 @@ def _mass(counts: list[int], leaf: int) -> float:
         low, high = (low, middle) if leaf < middle else (middle, high)
         mass, scale = sum(counts[low:high]), scale * 2
     return float(mass * scale)
+
+
+DETECTORS = {"isolation": step}

@@ -25,3 +25,6 @@ def step(spec: SeasonalDetector, state: State, at_ms: int, value: float) -> tupl
             reading = around(expected, spec.limit * unit, abs(value - expected) / unit)
         distances = moments.learn(distances, distance, MEMORY)
     return reading, {"rhythm": rhythm.learn(known, at_ms, value), "distances": distances}
+
+
+DETECTORS = {"seasonal": step}

@@ -66,3 +66,6 @@ def _mean(distances: list[float]) -> float:
     usual = max(1, len(distances) - math.ceil(OUTLIERS * len(distances)))
     most = _MOST * distances[usual - 1]
     return (math.fsum(distances[:usual]) + sum(min(x, most) for x in distances[usual:])) / len(distances)
+
+
+DETECTORS = {"zscore": zscore, "ewma": ewma, "mad": mad}
