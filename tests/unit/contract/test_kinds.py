@@ -21,7 +21,7 @@ from tidemill_contract.resource.kinds.windows import WINDOWS, HoppingWindow, Ses
 from tidemill_contract.resource.spec import AggregationSpec, AnomalySpec
 from tidemill_operator.resource.kinds import in_its_place
 
-FORMAT = Path(__file__).parents[2] / "workloads/api/tidemill_api/static/format.js"
+FORMAT = Path(__file__).parents[3] / "workloads/api/tidemill_api/static/format.js"
 HOPPING = {"type": "hopping", "size": "1h", "hop": "15m"}
 
 

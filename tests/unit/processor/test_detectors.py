@@ -29,7 +29,7 @@ TYPES = tuple(DETECTORS.by_name)
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 BASE = 1_700_000_000_000 // DAY * DAY
 LARGEST_STATE_BYTES = 8_000
-PAGE = Path(__file__).parents[2] / "docs" / "detectors.md"
+PAGE = Path(__file__).parents[3] / "docs" / "detectors.md"
 
 
 def run(spec: DetectorSpec, values: list[float], *, every_ms: int = 5 * MINUTE) -> tuple[dict[int, Verdict], State]:
