@@ -71,6 +71,7 @@ def delete_namespace(world: Any, namespace: str) -> None:
     world.kubectl("delete", "namespace", namespace, "--timeout=240s")
 
 
+@pytest.mark.matrix
 @pytest.mark.fault("namespace-deleted-in-cluster", "nothing is stuck; data go or stay as specified")
 def test_a_namespace_is_deleted(world: Any, pair: Pair) -> None:
     delete_namespace(world, pair.namespace)
@@ -86,7 +87,7 @@ def test_a_namespace_is_deleted_while_no_operator_runs(world: Any, pair: Pair) -
     assert pair.have_data() == {"keeping"}
 
 
-@pytest.mark.parametrize("replicas", [2, 0])
+@pytest.mark.parametrize("replicas", [pytest.param(2, marks=pytest.mark.matrix), 0])
 @pytest.mark.fault("chart-uninstalled", "pipelines run on; data stay; nothing of the operator is left")
 def test_the_operator_is_uninstalled(
     replicas: int, world: Any, pair: Pair, some_orders: Callable[..., Any], eventually: Callable[..., Any]
