@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import redis
 
+from tidemill_chassis.redis_clients import async_client
 from tidemill_chassis.resilience.config import Deadline, ResilienceConfig
 from tidemill_chassis.web.problems import Problem
+from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest.idempotency import shared
 from tidemill_ingest.idempotency.known import Known
-from tidemill_ingest.idempotency.shared import Batch, Claim, SharedKeys, connect
+from tidemill_ingest.idempotency.shared import Batch, Claim, SharedKeys
 from waiting import eventually_async
 
 pytestmark = pytest.mark.integration
@@ -43,7 +45,8 @@ async def process(
     breaker = {"failures": 2, "open_seconds": 0.2}
     config = ResilienceConfig.model_validate({"breakers": {"redis": breaker}, "timeouts": {"redis_seconds": 10.0}})
     guard = config.guards().redis
-    keys = SharedKeys(connect(url, 10.0), guard, namespace=namespace, owner=owner, lease_seconds=lease_seconds)
+    client = async_client(WorkloadSettings(redis_url=url), 10.0, max_connections=100)
+    keys = SharedKeys(client, guard, namespace=namespace, owner=owner, lease_seconds=lease_seconds)
     task = asyncio.create_task(keys.run()) if lives else None
     try:
         yield keys

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import redis.asyncio
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from tidemill_api.cache import AnswerCache
 from tidemill_api.catalog import Catalog
@@ -16,6 +14,7 @@ from tidemill_api.live.upstream import Upstreams
 from tidemill_api.query.answers import Answers
 from tidemill_chassis.auth import Authenticator
 from tidemill_chassis.pipelines import PipelineDirectory
+from tidemill_chassis.redis_clients import async_client
 from tidemill_chassis.resilience.config import Guards, ResilienceConfig
 from tidemill_contract.runtime import WorkloadSettings
 
@@ -61,7 +60,9 @@ def make_services(settings: WorkloadSettings, environ: Mapping[str, str]) -> Ser
     fallbacks = resilience.fallbacks
     catalog = Catalog(PipelineDirectory(settings.config_dir), settings.pipeline)
     database = Database(settings, guards.database)
-    client = _redis(settings, resilience.timeouts.redis_seconds) if settings.redis_url else None
+    client = None
+    if settings.redis_url:
+        client = async_client(settings, resilience.timeouts.redis_seconds, max_connections=MAX_REDIS_CONNECTIONS)
     cache = AnswerCache(
         client,
         guards.redis,
@@ -79,16 +80,4 @@ def make_services(settings: WorkloadSettings, environ: Mapping[str, str]) -> Ser
         cache=cache,
         answers=Answers(database, cache),
         upstreams=Upstreams(catalog, database, client, guards.redis),
-    )
-
-
-def _redis(settings: WorkloadSettings, timeout_seconds: float) -> redis.asyncio.Redis:
-    # One repeat, at once: a kept connection may have died with its server long ago. All other repeats are the guard's.
-    return redis.asyncio.Redis.from_url(
-        settings.redis_url,
-        **settings.redis_tls,
-        socket_timeout=timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
-        retry=Retry(NoBackoff(), 1),
-        max_connections=MAX_REDIS_CONNECTIONS,
     )

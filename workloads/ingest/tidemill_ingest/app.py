@@ -19,6 +19,7 @@ from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from tidemill_chassis.health import public, report
+from tidemill_chassis.redis_clients import async_client
 from tidemill_chassis.resilience.config import ResilienceConfig
 from tidemill_chassis.web.asgi import App, HttpMetrics, RequestTimeout, by_name
 from tidemill_chassis.web.hosts import Hosts
@@ -27,7 +28,7 @@ from tidemill_chassis.web.server import Status
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest.events import EventsHandler
 from tidemill_ingest.idempotency.requests import Replays
-from tidemill_ingest.idempotency.shared import SharedKeys, connect
+from tidemill_ingest.idempotency.shared import SharedKeys
 from tidemill_ingest.kafka.sink import Sink
 from tidemill_ingest.kafka.watch import Watch
 from tidemill_ingest.openapi import EVENTS_PATH, describe
@@ -39,9 +40,10 @@ log = logging.getLogger(__name__)
 FLUSH_SECONDS = 3.0
 """Time to flush queued records at the end, after the requests in flight have ended."""
 
-
 CLOSE_SECONDS = 1.0
 """Time to store the outcomes of batches with an Idempotency-Key."""
+
+MAX_REDIS_CONNECTIONS = 100
 
 
 class Index(BaseModel):
@@ -98,7 +100,9 @@ class Ingest:
         self.watch = Watch(self.sink, guards.kafka_producer)
         self.pipelines = Pipelines(settings)
         seconds = resilience.timeouts.redis_seconds
-        client = connect(settings.redis_url, seconds, **settings.redis_tls) if settings.redis_url else None
+        client = None
+        if settings.redis_url:
+            client = async_client(settings, seconds, max_connections=MAX_REDIS_CONNECTIONS)
         # A unique name for each start, because a restarted process does not have its predecessor's queue.
         owner = f"{settings.instance or 'ingest'}-{uuid.uuid4().hex}"
         self.keys = SharedKeys(client, guards.redis, namespace=settings.namespace, owner=owner)

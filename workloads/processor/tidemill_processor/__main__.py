@@ -10,10 +10,9 @@ import time
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from tidemill_chassis.health import Dependency, report
+from tidemill_chassis.redis_clients import sync_client
 from tidemill_chassis.resilience.config import ResilienceConfig
 from tidemill_chassis.status_server import StatusServer
 from tidemill_chassis.web.hosts import Hosts
@@ -55,8 +54,8 @@ class Processor:
         self._redis: redis.Redis | None = None
         ping = None
         if settings.redis_url:
-            self._redis = _redis(settings, self._guards.redis.timeout_seconds)
-            ping = _redis(settings, self._guards.redis.look_seconds).ping
+            self._redis = sync_client(settings, self._guards.redis.timeout_seconds)
+            ping = sync_client(settings, self._guards.redis.look_seconds).ping
         self._live: Live | None = None
         self._report = Report(self._database, config)
         self.loop = Loop(
@@ -154,18 +153,6 @@ class Processor:
             self._lookout.stop()
             if self.keeper is not None:
                 self.keeper.stop()
-
-
-def _redis(settings: WorkloadSettings, timeout_seconds: float) -> redis.Redis:
-    # One repeat, at once: a kept connection may have died with its server long ago. Silence is not waited for twice.
-    retry = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
-    return redis.Redis.from_url(
-        settings.redis_url,
-        socket_timeout=timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
-        retry=retry,
-        **settings.redis_tls,
-    )
 
 
 def main() -> int:

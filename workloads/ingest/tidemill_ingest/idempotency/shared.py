@@ -23,8 +23,6 @@ from typing import Any, TypeVar
 import msgspec
 import redis.asyncio
 import redis.exceptions
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from tidemill_chassis.health import Dependency
 from tidemill_chassis.resilience.config import BreakerOpen, Deadline, Guard
@@ -45,7 +43,6 @@ _LOOK_SECONDS = 0.2
 """Interval between reads of a key that another process owns."""
 _ANSWER_SECONDS = 0.5
 MAX_OWED = 10_000
-_MAX_CONNECTIONS = 100
 _AWAY = (redis.exceptions.RedisError, BreakerOpen, OSError)
 
 T = TypeVar("T")
@@ -93,18 +90,6 @@ class Claim(msgspec.Struct, frozen=True):
 
     known: Known | None = None
     done: bool = False
-
-
-def connect(url: str, timeout_seconds: float, **tls: Any) -> redis.asyncio.Redis:
-    """Return a client, not yet connected. It retries once, at once, because a connection may have died unnoticed."""
-    return redis.asyncio.Redis.from_url(
-        url,
-        **tls,
-        socket_timeout=timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
-        retry=Retry(NoBackoff(), 1),
-        max_connections=_MAX_CONNECTIONS,
-    )
 
 
 class SharedKeys:
