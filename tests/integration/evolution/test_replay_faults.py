@@ -71,12 +71,15 @@ class Faulty:
     def goes_on(self, what: str, *, seconds: float = 90.0) -> None:
         """Wait until both the replay and live traffic have counted more; the replay must not be done by then."""
         reader = self.replay()["reader"]
-        before = {who: self.consumed(who) for who in (reader, "live")}
-        until(
-            lambda: all(self.consumed(who) > number for who, number in before.items()),
-            seconds=seconds,
-            what=f"both go on after {what}",
-        )
+        waiting = {who: self.consumed(who) for who in (reader, "live")}
+
+        def both() -> bool:
+            # Who has counted more need not be asked again: the replay may be done before live traffic goes on.
+            for who in [who for who, number in waiting.items() if self.consumed(who) > number]:
+                del waiting[who]
+            return not waiting
+
+        until(both, seconds=seconds, what=f"both go on after {what}")
         assert self.replay()["phase"] == REPLAYING, f"too short a replay for {what}"
 
     def kill(self, process: str) -> None:
