@@ -21,7 +21,11 @@ def shell(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def stand_in(stage: Stage, service: Service) -> Command:
         environment = standins.environment(stage, service)
-        return Command(service.name, ["/bin/sh", "-c", *service.command], environment=environment)
+        return Command(
+            service.name,
+            ["/bin/sh", "-c", *(stage.text(service, part) for part in service.command)],
+            environment=environment,
+        )
 
     monkeypatch.setattr(standins, "_STAND_INS", {"shell": stand_in, "nothing": None})
 
@@ -38,8 +42,9 @@ x-check: &check {{interval: {interval}, timeout: 5s, retries: 20}}
 services:
   second:
     image: shell:1
-    command: ["test -e /data/there && exec sleep 60"]
-    volumes: [data:/data:ro]
+    command: ["test -e /data/there && touch /own/begun && exec sleep 60"]
+    volumes: [data:/data:ro, own:/own]
+    healthcheck: {{<<: *check, test: [CMD-SHELL, test -e /own/begun]}}
     depends_on: {{first: {{condition: service_healthy}}}}
   first:
     image: shell:1
@@ -49,7 +54,7 @@ services:
     stop_grace_period: 0.3s
     healthcheck: {{<<: *check, test: [CMD-SHELL, "test -e $$WHERE || {{ echo not yet; exit 1; }}"]}}
   seen: {{image: "nothing:1", depends_on: [first]}}
-volumes: {{data: {{}}}}
+volumes: {{data: {{}}, own: {{}}}}
 """
 
 
