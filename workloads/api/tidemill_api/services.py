@@ -1,4 +1,4 @@
-"""Everything that a process shares, made once and put together."""
+"""The services that all requests of a process share. They are created once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_REDIS_CONNECTIONS = 1_000
 
 @dataclass(frozen=True)
 class Services:
-    """What requests, live connections and upkeep work with."""
+    """The services that requests, live connections and background tasks share."""
 
     settings: WorkloadSettings
     resilience: ResilienceConfig
@@ -38,7 +38,7 @@ class Services:
     upstreams: Upstreams
 
     async def close(self) -> None:
-        """End what is under way and close all connections."""
+        """Stop all background work and close all connections."""
         await self.upstreams.stop()
         await self.cache.close()
         await self.database.close()
@@ -47,11 +47,11 @@ class Services:
 
 
 def make_services(settings: WorkloadSettings, environ: Mapping[str, str]) -> Services:
-    """The services of a process; nothing is connected yet.
+    """Create the services of a process, without connecting to servers.
 
     Args:
-        settings: where servers, configs and secrets are.
-        environ: where resilience settings can be overridden.
+        settings: the addresses of servers, and the directories of configs and secrets.
+        environ: the environment, which can override resilience settings.
 
     Raises:
         ConfigError: the resilience settings are wrong.
@@ -83,7 +83,7 @@ def make_services(settings: WorkloadSettings, environ: Mapping[str, str]) -> Ser
 
 
 def _redis(settings: WorkloadSettings, timeout_seconds: float) -> redis.asyncio.Redis:
-    # One repeat, at once: a kept connection may have died with its server long ago. All other repeats are the guard's.
+    # There is one immediate retry, because a kept connection may have broken long ago. The guard makes all others.
     return redis.asyncio.Redis.from_url(
         settings.redis_url,
         **settings.redis_tls,

@@ -44,7 +44,7 @@ def event(**members: Any) -> bytes:
 CHANGE = {"before": None, "after": {"k": "a"}, "op": "c", "source": {"table": "t"}}
 ENVELOPE = {"schema": {"type": "struct"}, "payload": {"k": "a"}}
 TOLD = [
-    (event(amount="12,5"), Reason.MISTYPED, "amount", 'amount: expected number, got string "12,5"; JSON has numbers'),
+    (event(amount="12,5"), Reason.MISTYPED, "amount", 'amount: expected number, got string "12,5"; send a number'),
     (event(amount="12.5"), Reason.MISTYPED, "amount", 'got string "12.5"; send it without quotes'),
     (event(amount="lots"), Reason.MISTYPED, "amount", "send a number, or declare the field as string"),
     (event(amount=True), Reason.MISTYPED, "amount", "expected number, got boolean true; send a number"),

@@ -193,7 +193,7 @@ class Breaker:
             self._opened_at, self._pause = self._clock(), self._pause_after(self._openings)
         elif state == CLOSED:
             self._openings = 0
-        # After a failed trial, later trials are shown as open, so that an outage looks like one on dashboards.
+        # After a failed trial, later trials are shown as open, so that dashboards show one outage and not many.
         shown = OPEN if state == HALF_OPEN and self._openings > 1 else state
         metrics.BREAKER_STATE.labels(name=self.name).set(_GAUGE[shown])
         metrics.BREAKER_TRANSITIONS.labels(name=self.name, state=state).inc()

@@ -273,7 +273,7 @@ def _known(path: tuple[str, ...]) -> str:
 
 
 def _nearest(path: tuple[str, ...]) -> str:
-    """Name the keys that are known in the deepest existing section of a wrong path."""
+    """Return a hint for a path that does not exist: the keys of the last section of the path that exists."""
     known = path
     while known and _settings(known) is None:
         known = known[:-1]

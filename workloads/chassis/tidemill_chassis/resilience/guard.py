@@ -337,7 +337,8 @@ def _raise(error: Exception) -> NoReturn:
 def _after_first(first: Exception, attempt: Callable[[], T]) -> Callable[[], T]:
     """Return a function that raises the first attempt's error when it is first called, and then makes attempts.
 
-    The first attempt is made without tenacity, which costs more than a call. This tells tenacity its outcome.
+    The first attempt is made without tenacity, because tenacity takes longer than a typical call. If it fails, its
+    error has to be passed to tenacity, which makes the retries.
     """
     pending = [first]
     return lambda: _raise(pending.pop()) if pending else attempt()

@@ -1,4 +1,4 @@
-"""Limits of a web server before a request is complete: the connections, and the number, size and time of headers.
+"""Limits the number of connections, and the number, size and time of the headers of a request.
 
 uvicorn's own `limit_concurrency` limits requests, but not connections. Its parser accepts any number and size of
 headers and waits for them without a limit. Only packages that depend on uvicorn can import this module.
