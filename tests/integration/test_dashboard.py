@@ -302,7 +302,7 @@ def test_a_key_that_is_taken_back(site: Site, page: Page) -> None:
     page.fill("#key", KEY)
     page.click("text=Use this key")
     state(page, "chart", "fresh")
-    refusal = {"code": "unauthorized", "detail": "the API key is not one of this pipeline's"}
+    refusal = {"code": "unauthorized", "detail": "this pipeline has no such API key"}
     page.route("**/v1/pipelines/vault**", lambda route: route.fulfill(status=401, json=refusal))
     expect(page.locator("#key-title")).to_have_text("vault does not accept the key any more.")
     expect(page.locator("#content")).to_be_hidden()

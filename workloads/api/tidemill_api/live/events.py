@@ -50,7 +50,7 @@ class EventStream(Response):
         self._place = place
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the client, or answer the problem if the limit of connections is reached."""
+        """Serve the client, or answer with the problem if the limit of connections is reached."""
         with ExitStack() as held:
             try:
                 held.enter_context(self._place)

@@ -1,4 +1,6 @@
-"""Tracks which revisions of an aggregation were sent to listeners, so that none is missed and no newer row overwritten.
+"""Tracks which revisions of an aggregation were sent to listeners.
+
+So no change is lost, and no row is sent after a newer row of the same window.
 
 Each commit increments the revision by one. So if a number never arrives, no processor has published that commit, for
 example because the processor was killed or could not reach Redis.

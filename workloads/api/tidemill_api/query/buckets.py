@@ -128,7 +128,7 @@ def take_bucket(granularity: str | None, tz: str | None, plan: AggregationLayout
     if length % DAY_MS:
         raise bad_parameter("tz", f"it needs a granularity in whole days, not {granularity}; write e.g. 1d")
     if any(offset % plan.pane_ms for offset in _offsets_ms(zone)):
-        text = f"days of {zone} cannot be combined from a {what} of {format_ms(plan.pane_ms)}"
+        text = f"days of {zone} do not start at multiples of the {what} {format_ms(plan.pane_ms)}"
         raise bad_parameter("tz", f"{text}; use UTC, or an aggregation with a shorter {what}")
     return Bucket(length, zone)
 

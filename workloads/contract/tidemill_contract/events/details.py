@@ -37,7 +37,7 @@ _STARTS = (
     (b"\x1f\x8b", "is compressed with gzip", "let Kafka's client compress (compression.type), or do not compress"),
     (b"\x28\xb5\x2f\xfd", "is compressed with zstd", "let Kafka's client compress (compression.type)"),
     (b"\x04\x22\x4d\x18", "is compressed with LZ4", "let Kafka's client compress (compression.type)"),
-    (b"Obj\x01", "is an Avro file", "send one JSON object a record"),
+    (b"Obj\x01", "is an Avro file", "send one JSON object per record"),
     (b"\xef\xbb\xbf", "begins with a byte order mark", "write UTF-8 without one"),
     (b"\xff\xfe", "is UTF-16", "write UTF-8"),
     (b"\xfe\xff", "is UTF-16", "write UTF-8"),
@@ -68,7 +68,7 @@ def _looks_like(raw: bytes) -> str:
         return "JSON has no NaN and no Infinity; send null"
     if _CONTROL.search(raw[:256]) or not _is_text(raw):
         return "is binary, such as Avro, Protobuf or MessagePack, or holds bytes that are not UTF-8; send JSON in UTF-8"
-    return "is not JSON; send one JSON object a record"
+    return "is not JSON; send one JSON object per record"
 
 
 def _is_text(raw: bytes) -> bool:

@@ -32,7 +32,7 @@ from tidemill_contract.expressions.values import (
 
 _MIN_TIMESTAMP_MS, _MAX_TIMESTAMP_MS = -62_135_596_800_000, 253_402_300_799_999
 _AGGREGATES = frozenset(
-    (  # noqa: SIM905 - one line a name would hide the table below
+    (  # noqa: SIM905 - one line for each name would hide the table below
         "SUM AVG MEAN COUNT MIN MAX FIRST LAST STDDEV VARIANCE VAR MEDIAN QUANTILE MODE ARRAY_AGG STRING_AGG"
         " FIRST_VALUE LAST_VALUE ROW_NUMBER RANK DENSE_RANK LAG LEAD NTILE CUME_DIST APPROX_COUNT_DISTINCT"
     ).split()

@@ -33,7 +33,8 @@ TABLE = Table(
 
 - `next_offset`: the position. It only changes in the transaction that stores the results of the events before it.
 - `suspects`: event times that jumped ahead too far and are not confirmed yet.
-- `feeds`: for the reader `live`, ids of further versions for which its events count, because their replay has ended.
+- `feeds`: for the reader `live`, ids of further versions for which its events count, because a replay of these versions
+  has caught up.
 - `former_topic_ids`: ids of deleted topics with the same name. A broker with old metadata may still answer with one.
 """
 
