@@ -194,7 +194,7 @@ def test_sessions(site: Site, page: Page) -> None:
     page.goto(site.at(pipeline="shop", aggregation="by_country", metric="views"))
     state(page, "chart", "fresh")
     page.select_option("#aggregation", "visits")
-    expect(page.locator("#chart-title")).to_have_text("views in sessions that 30m of silence ends")
+    expect(page.locator("#chart-title")).to_have_text("views in sessions that end after 30m without events")
     told = state(page, "chart", "truncated")
     assert told == "The 8 of 12 groups with the largest views in one of the latest 12 sessions."
     assert lines(page) == [str(user) for user in range(12, 4, -1)]
@@ -220,7 +220,7 @@ def test_a_filter_that_fits_nothing(site: Site, page: Page) -> None:
     page.fill("#filter-country", "XX")
     page.keyboard.press("Enter")
     for panel in ("chart", "windows"):
-        assert state(page, panel, "filtered") == "Nothing fits the filter country = XX."
+        assert state(page, panel, "filtered") == "No row matches the filter country = XX."
     assert (lines(page), page.locator("#windows tr").count()) == ([], 0)
     page.fill("#filter-country", "null")
     page.keyboard.press("Enter")
@@ -265,7 +265,7 @@ def test_one_panel_fails_alone(site: Site, page: Page) -> None:
     page.route("**/dead-letters?*", lambda route: route.fulfill(status=500, json={"code": "x", "detail": "a defect"}))
     page.goto(site.at(pipeline="shop", aggregation="by_country", metric="views"))
     assert state(page, "anomalies", "broken").startswith("This panel cannot be drawn")
-    assert state(page, "dead-letters", "unavailable") == "Nothing is known yet: a defect."
+    assert state(page, "dead-letters", "unavailable") == "There is no data yet: a defect."
     state(page, "chart", "fresh")
     assert state(page, "figures", "fresh") == ""
     assert page.locator("#windows tbody tr").count() == 60
@@ -291,7 +291,7 @@ def test_a_pipeline_that_asks_for_a_key(site: Site, page: Page) -> None:
     expect(page.locator("#keys")).to_contain_text("tm_abc_… opens vault")
     assert "s3cret" not in page.content()
     page.click("text=Forget")
-    expect(page.locator("#key-title")).to_have_text(re.compile("No pipeline vault is open to you here"))
+    expect(page.locator("#key-title")).to_have_text(re.compile("There is no pipeline vault here"))
     expect(page.locator("#content")).to_be_hidden()
     expect(listed).to_have_text(["fresh", "shop"])
 
@@ -302,18 +302,18 @@ def test_a_key_that_is_taken_back(site: Site, page: Page) -> None:
     page.fill("#key", KEY)
     page.click("text=Use this key")
     state(page, "chart", "fresh")
-    refusal = {"code": "unauthorized", "detail": "the API key is not one of this pipeline's"}
+    refusal = {"code": "unauthorized", "detail": "this pipeline has no such API key"}
     page.route("**/v1/pipelines/vault**", lambda route: route.fulfill(status=401, json=refusal))
-    expect(page.locator("#key-title")).to_have_text("vault does not take the key any more.")
+    expect(page.locator("#key-title")).to_have_text("vault does not accept the key any more.")
     expect(page.locator("#content")).to_be_hidden()
 
 
 def test_what_the_address_names_and_is_not_there(site: Site, page: Page) -> None:
     """Nothing else is shown under another's name without a word."""
     page.goto(site.at(pipeline="shop", aggregation="gone", metric="views"))
-    expect(page.locator("#message")).to_have_text("There is no aggregation gone: by_country is shown.")
+    expect(page.locator("#message")).to_have_text("There is no aggregation gone; by_country is shown.")
     page.goto(site.at(pipeline="shop", aggregation="visits", metric="landing"))
-    expect(page.locator("#message")).to_have_text("visits has no number landing: views is shown.")
+    expect(page.locator("#message")).to_have_text("visits has no numeric metric landing; views is shown.")
 
 
 def test_a_phone(site: Site, page: Page) -> None:
@@ -348,7 +348,7 @@ def test_postgres_is_away(site: Site, page: Page) -> None:
         page.fill("#filter-country", "QQ")
         page.keyboard.press("Enter")
         for panel in ("chart", "windows"):
-            assert state(page, panel, "unavailable").startswith("Nothing is known yet: ")
+            assert state(page, panel, "unavailable").startswith("There is no data yet: ")
         assert (lines(page), page.locator("#windows tr").count()) == ([], 0)
     finally:
         site.postgres.start()

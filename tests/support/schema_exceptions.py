@@ -57,7 +57,7 @@ EXCEPTED = (
     _bad(_ROWS, "to: it must be later than from", "a bound against another parameter"),
     _bad(
         _ROWS,
-        "cursor: (not a cursor|it belongs to another query)",
+        "cursor: it (is no cursor|belongs to another query)",
         "a cursor is opaque, and bound to its query",
         code="bad_cursor",
     ),
@@ -67,7 +67,11 @@ EXCEPTED = (
     _bad(_WINDOWS, "order: .* is no column to order by", "columns are a pipeline's"),
     _bad(_WINDOWS, "granularity: .* is not a multiple of", "the stored length is a pipeline's"),
     _bad(_WINDOWS, "tz: .* is no time zone", "zones are the machine's"),
-    _bad(_WINDOWS, "tz: it (shifts buckets of whole days|has no meaning with granularity=all)", "against granularity"),
+    _bad(
+        _WINDOWS,
+        "tz: it (needs a granularity in whole days|has no meaning with granularity=all)",
+        "against granularity",
+    ),
     _bad(_WINDOWS, "fill: ", "against from, to, granularity and filters on metrics"),
     _bad(f"{_WINDOWS}|{_EVENTS}|{_LIVE}", "", "columns are a pipeline's", code="unknown_parameter"),
     _bad(f"{_WINDOWS}|{_EVENTS}|{_LIVE}", r"\w+: .* is no (integer|number|boolean|time)", "types are a pipeline's"),

@@ -110,9 +110,7 @@ def test_any_batches_make_one_arrow_stream(batches: list[list[tuple[Any, ...]]])
 
 def test_arrow_refuses_an_integer_beyond_64_bits() -> None:
     """Rather than null or a rounded one; other formats have it."""
-    with pytest.raises(
-        Problem, match="i: Arrow's integers have 64 bits, which 9223372036854775808 is beyond"
-    ) as caught:
+    with pytest.raises(Problem, match="i: 9223372036854775808 does not fit Arrow's integers of 64 bits") as caught:
         stream(COLUMNS[:2], [("a", Decimal(2**63))])
     assert (caught.value.status, caught.value.code) == (400, "value_too_large")
 

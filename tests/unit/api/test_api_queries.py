@@ -62,11 +62,11 @@ REFUSED = [
     ("tz=Europe/Berlin", "tz", "granularity=1d"),
     ("granularity=2h&tz=Europe/Berlin", "tz", "whole days"),
     ("granularity=all&tz=Europe/Berlin", "tz", "no meaning"),
-    ("granularity=1d&tz=Asia/Kathmandu", "tz", "cannot be made of stored pieces of 1h"),
+    ("granularity=1d&tz=Asia/Kathmandu", "tz", "do not start at multiples of the window size 1h"),
     ("granularity=1d&tz=../../etc/passwd", "tz", "no time zone"),
     ("granularity=1d&tz=x'", "tz", "no time zone"),
-    ("group_by=v", "group_by", "no dimension of agg; its dimensions: k, i"),
-    ("metrics=k", "metrics", "no metric of agg; its metrics: n, mean, top"),
+    ("group_by=v", "group_by", "no dimension of agg; the dimensions are: k, i"),
+    ("metrics=k", "metrics", "no metric of agg; the metrics are: n, mean, top"),
     ("order=b", "order", "no column to order by"),
     ("group_by=k&order=i", "order", "no column to order by"),
     ("order=k,-k", "order", "named twice"),
@@ -78,12 +78,12 @@ REFUSED = [
     ("n__in=" + ",".join(["1"] * 1001), "n__in", "at most 1000"),
     ("closed=yes", "closed", "no boolean"),
     ("fill=some", "fill", "not one of none, null, zero"),
-    ("fill=null&from=0", "fill", "needs both from and to"),
-    ("fill=null&from=0&to=3600000&n=1", "fill", "neither filters on metrics"),
+    ("fill=null&from=0", "fill", "needs from and to"),
+    ("fill=null&from=0&to=3600000&n=1", "fill", "cannot be combined with filters on metrics"),
     ("fill=null&from=0&to=3600000&granularity=all", "fill", "granularity=all"),
     ("fill=null&from=0&to=999999999999", "fill", "277778 windows between"),
-    ("cursor=%F0%9F%8C%8A", "cursor", "not a cursor"),
-    ("cursor=AAAA", "cursor", "not a cursor"),
+    ("cursor=%F0%9F%8C%8A", "cursor", "no cursor"),
+    ("cursor=AAAA", "cursor", "no cursor"),
 ]
 
 
@@ -106,7 +106,7 @@ def test_sessions_are_not_put_together(text: str) -> None:
     with pytest.raises(Problem) as caught:
         query(text, model(SESSIONS))
     assert caught.value.extra["parameter"] == text.split("=")[0]
-    assert "session windows, which lie differently in each group" in caught.value.detail
+    assert "session windows, whose times differ in each group" in caught.value.detail
 
 
 def test_what_sessions_can_be_asked() -> None:

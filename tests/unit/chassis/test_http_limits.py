@@ -182,5 +182,5 @@ def test_connections_are_bounded() -> None:
 
 def test_the_number_of_connections_is_a_setting() -> None:
     assert HttpLimits.from_env({"TIDEMILL_HTTP_CONNECTIONS": "7"}).connections == 7
-    with pytest.raises(ValueError, match="TIDEMILL_HTTP_CONNECTIONS: 'all' is no whole number from 1 on"):
+    with pytest.raises(ValueError, match="TIDEMILL_HTTP_CONNECTIONS: 'all'; write a whole number"):
         HttpLimits.from_env({"TIDEMILL_HTTP_CONNECTIONS": "all"})

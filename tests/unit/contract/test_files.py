@@ -19,7 +19,7 @@ from tidemill_operator.laptop.sources import Sources
 ROOT = Path(__file__).resolve().parents[3]
 HOMES = [ROOT / "operator" / "tidemill_operator", *sorted(ROOT.glob("workloads/*/tidemill_*"))]
 VALID = (ROOT / "crds" / "examples" / "flights.yaml").read_bytes()
-HOLDS = f"more than {MAX_BYTES:,} bytes are too many: at most {MAX_BYTES:,} are read of it"
+HOLDS = f"has more than {MAX_BYTES:,} bytes; at most {MAX_BYTES:,} are allowed"
 # Of the process that is asked, so that a read without an end is a failure and not the end of this machine.
 _MEMORY = 2 * 1024**3
 # Devices of the kernel, and files that the distribution itself carries.
@@ -54,7 +54,7 @@ def test_a_large_file_is_not_read_at_all(tmp_path: Path) -> None:
         file.truncate(1 << 40)
     code, told = tidemill("validate", str(path))
     assert code == 2
-    assert f"huge.yaml: {1 << 40:,} bytes are too many: at most {MAX_BYTES:,} are read of it; split it" in told
+    assert f"huge.yaml: has {1 << 40:,} bytes; at most {MAX_BYTES:,} are allowed; split it" in told
 
 
 def test_a_pipe_is_read_up_to_the_bound(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_the_limit_itself_is_allowed(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"#" * 100)
     assert len(read_bytes(path, 100)) == 100
-    with pytest.raises(FileTooLarge, match=r"100 bytes are too many: at most 99 are read of it"):
+    with pytest.raises(FileTooLarge, match=r"has 100 bytes; at most 99 are allowed"):
         read_bytes(path, 99)
 
 
@@ -84,7 +84,7 @@ def test_a_file_that_grows_keeps_its_last_good_documents(tmp_path: Path) -> None
     path.write_bytes(VALID + b"#" * MAX_BYTES)
     found = sources.poll()
     assert found is not None
-    assert (list(found.documents), "are too many" in found.faults[0]) == (["analytics/flights"], True)
+    assert (list(found.documents), "at most" in found.faults[0]) == (["analytics/flights"], True)
 
 
 @pytest.mark.parametrize("home", HOMES, ids=lambda home: home.name)

@@ -105,13 +105,13 @@ def test_what_pods_could_not_read_is_refused(tmp_path: Path) -> None:
 
 ERRORS = [
     ("postgres", 'at "db", port 5432 failed: SSL error: certificate verify failed', "TIDEMILL_POSTGRES_CA"),
-    ("postgres", 'server certificate for "db" does not match host name "10.0.0.1"', "by a name that the server's"),
+    ("postgres", 'server certificate for "db" does not match host name "10.0.0.1"', "by a host name that is in"),
     (
         "redis",
         "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed (_ssl.c:1006)",
         "redis.caSecret",
     ),
-    ("redis", "certificate verify failed: IP address mismatch, certificate is not valid for '127.0.0.1'", "by a name"),
+    ("redis", "certificate verify failed: IP address mismatch, certificate is not valid for '127.0.0.1'", "by a host"),
     ("kafka", "SSL handshake failed: error:0A000086:SSL routines::certificate verify failed", "ssl.ca.pem"),
     ("postgres", "connection refused", ""),
 ]

@@ -85,7 +85,7 @@ def test_what_a_quota_took_is_told_with_the_remedy() -> None:
     assert told(kept, "1Gi") == (
         "spec.deadLetters.quota of 1Gi is used up: of the dead letters so far 12,345 were only counted, 5 kept without"
         " value",
-        "see who sends what is refused, or raise the quota",
+        "correct the senders of the refused events, or raise the quota",
     )
     text, _ = told(Kept(ANOMALIES, 10, bare=0, counted=0, expired=3, evicted=7, full=True), "2Mi")
     assert text == "spec.anomalyHistory.quota of 2Mi is used up: of the anomalies so far 7 removed early"

@@ -1,1 +1,1 @@
-"""Postgres and Redis → REST, WebSocket, SSE and the dashboard."""
+"""The query API: answers from Postgres over REST, live changes over WebSocket and SSE, and the dashboard."""

@@ -1,4 +1,4 @@
-"""Run the API: `python -m tidemill_api`, set by TIDEMILL_… variables."""
+"""Runs the API: `python -m tidemill_api`. The variables TIDEMILL_… configure it."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ log = logging.getLogger("tidemill_api")
 
 DEFAULT_PORT = 8081
 GRACE_SECONDS = 10
-"""How long requests under way may take to end after SIGTERM; a cluster kills after 30 s."""
+"""Maximum time for current requests to finish after SIGTERM. Kubernetes kills the process after 30 s."""
 
 MAX_CLIENT_MESSAGE_BYTES = 64 * 1024
-"""Clients of a WebSocket say who they are, and nothing else."""
+"""Maximum size of a message from a WebSocket client, which only sends its key."""
 
 
 class Server(HttpServer):
-    """Sends live listeners away before it waits for its connections to end."""
+    """Disconnects live listeners before it waits for its connections to end."""
 
     def __init__(self, config: uvicorn.Config, services: Services, upkeep: Upkeep) -> None:
         super().__init__(config, services.settings, Status(upkeep.health, upkeep.ready, upkeep.alive))
@@ -43,8 +43,13 @@ class Server(HttpServer):
         await super().shutdown(sockets)
 
 
+def _origins() -> list[str]:
+    texts = os.environ.get("TIDEMILL_API_CORS_ORIGINS", "").split(",")
+    return [text.strip() for text in texts if text.strip()]
+
+
 def main() -> int:
-    """Entry point; the exit code."""
+    """Run the API and return the exit code."""
     settings = WorkloadSettings.from_env()
     if "port" not in settings.model_fields_set:
         settings = settings.model_copy(update={"port": DEFAULT_PORT})
@@ -58,12 +63,9 @@ def main() -> int:
     except ValueError as error:
         log.error("%s", error)
         return 2
-    origins = [
-        origin.strip() for origin in os.environ.get("TIDEMILL_API_CORS_ORIGINS", "").split(",") if origin.strip()
-    ]
     upkeep = Upkeep(services)
     config = uvicorn.Config(
-        create_app(services, cors_origins=origins, hosts=hosts, upkeep=upkeep, places=places),
+        create_app(services, cors_origins=_origins(), hosts=hosts, upkeep=upkeep, places=places),
         host=settings.host,
         port=settings.port,
         loop="uvloop",
@@ -76,10 +78,10 @@ def main() -> int:
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
         ws_max_size=MAX_CLIENT_MESSAGE_BYTES,
-        ws_per_message_deflate=False,  # it would pack every change anew for every listener
+        ws_per_message_deflate=False,  # it would compress every change again for every listener
     )
-    # Uvicorn raises a signal that ended it once more, for the handlers from before: an end that was asked for is no
-    # failure.
+    # Uvicorn raises the signal that stopped it again, for the handlers that were set before. These do nothing, so that
+    # a requested stop does not look like a failure.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     server = Server(config, services, upkeep)

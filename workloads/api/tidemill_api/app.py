@@ -1,4 +1,4 @@
-"""The application: routes, middleware and what runs beside requests."""
+"""The application: routes, middleware and background tasks."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def create_app(
     upkeep: Upkeep | None = None,
     places: Places | None = None,
 ) -> App:
-    """The ASGI application of a process.
+    """Return the ASGI application of a process.
 
     Args:
-        services: what everything works with; closed when the application ends.
-        cors_origins: origins whose pages may read answers and open WebSockets; none: only the own one.
-        hosts: names that it may be called by; None: all.
-        upkeep: what is told of it elsewhere too.
-        places: for live connections without a key; None: the usual ones.
+        services: the shared services, which are closed when the application ends.
+        cors_origins: origins whose pages can read answers and open WebSockets, besides the API's own origin.
+        hosts: host names that clients can use; None: all.
+        upkeep: the background tasks, if the caller uses them too; None: new ones.
+        places: limits of live connections without a key; None: the defaults.
     """
     upkeep, front = upkeep or Upkeep(services), Front(services)
 

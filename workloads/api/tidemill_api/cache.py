@@ -1,6 +1,7 @@
-"""Answers that were given before: in this process, then in Redis; kept past their time for when the database is away.
+"""A cache of answers in the process' memory and in Redis.
 
-An answer is computed once however many ask for it at the same time. Redis down: this process' memory alone serves.
+Concurrent requests for the same answer share one computation. Old answers are kept for the time when the database is
+down. While Redis is down, only the memory is used.
 """
 
 from __future__ import annotations
@@ -25,16 +26,19 @@ log = logging.getLogger(__name__)
 MAX_MEMORY_BYTES = 128 * 1024 * 1024
 MAX_SHARED_BYTES = 1024 * 1024
 SLOW_SECONDS = 3.0
-"""How long a request waits for the database while an older answer is at hand."""
+"""Maximum wait for the database if there is an older answer."""
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True):
-    """A JSON answer, encoded.
+    """An encoded JSON answer.
 
     Attributes:
-        version: of the data it shows; equal versions, equal answers.
-        final: no event can change it any more.
-        computed_at: Unix time at which it was known to be right.
+        body: the body.
+        etag: the ETag header.
+        version: version of the data; answers with the same key and version are equal.
+        rows: number of rows.
+        final: whether no event can change the answer any more.
+        computed_at: Unix time at which the answer was last known to be current.
     """
 
     body: bytes
@@ -46,21 +50,23 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def age_seconds(self) -> float:
-        """Time since it was known to be right."""
+        """Seconds since the answer was last known to be current."""
         return max(0.0, time.time() - self.computed_at)
 
 
 Compute = Callable[[Answer | None], Awaitable[Answer | None]]
-"""Given the answer known so far, a new one, or None if that is still right."""
+"""Returns a new answer, or None if the known answer, which is its argument, is still current."""
 
 
 @dataclass
 class Slot:
-    """Where the latest answer to one query is; the same object as long as it is remembered.
+    """The cache entry of one query. It stays the same object as long as the cache keeps it.
 
     Attributes:
-        fresh_until: on the monotonic clock.
-        headers: of the HTTP answer, encoded once; made by whoever serves it.
+        key: the key of the query.
+        answer: the latest answer.
+        fresh_until: time up to which the answer is used without asking the database (monotonic clock).
+        headers: encoded HTTP headers, which are added when the answer is first sent.
     """
 
     key: str
@@ -70,16 +76,16 @@ class Slot:
 
 
 class AnswerCache:
-    """The two caches and the single flight.
+    """The cache in memory and in Redis.
 
     Args:
-        client: Redis; None: there is none.
-        guard: of Redis.
-        max_entries: answers kept in memory; 0: none.
-        stale_seconds: how old an answer may be that is given while the database is away; 0: none is given.
+        client: the Redis client; None: Redis is not used.
+        guard: the guard of Redis.
+        max_entries: maximum number of answers in memory; 0: none are kept.
+        stale_seconds: maximum age of an answer that is used while the database is down; 0: none is used.
 
     Attributes:
-        redis_error: why Redis failed. Until who looks at Redis in the background empties it, Redis is not asked.
+        redis_error: the last error of Redis. Redis is not used until the background probe of Redis clears it.
     """
 
     def __init__(
@@ -94,7 +100,7 @@ class AnswerCache:
         self.redis_error = ""
 
     def fresh(self, key: str) -> Slot | None:
-        """The remembered answer, if it is fresh."""
+        """Return the entry of a key if its answer is in memory and fresh."""
         slot = self._slots.get(key)
         if slot is None or slot.fresh_until <= time.monotonic():
             return None
@@ -102,16 +108,16 @@ class AnswerCache:
         return slot
 
     async def get(self, key: str, operation: str, ttl_seconds: float, compute: Compute) -> tuple[Slot, bool]:
-        """The answer to a query, and whether it is stale.
+        """Return the answer to a query, and whether it is stale.
 
         Args:
-            key: tells queries apart, pipeline included.
+            key: identifies the pipeline and the query.
             operation: label of the cache metrics.
-            ttl_seconds: how long an answer is used without asking the database whether it is still right.
+            ttl_seconds: how long an answer is used without asking the database.
             compute: asks the database.
 
         Raises:
-            Exception: what `compute` raised, when no older answer is at hand.
+            Exception: the error of `compute`, if there is no older answer.
         """
         slot = self.fresh(key)
         if slot is not None:
@@ -127,13 +133,13 @@ class AnswerCache:
             await asyncio.wait({flight}, timeout=SLOW_SECONDS)
             if not flight.done():
                 return old, True
-        # Whoever gives up waiting does not take the answer from the others.
+        # Shielded, so that a request that is cancelled does not cancel the computation for the others.
         return await asyncio.shield(flight)
 
     def _landed(self, key: str, flight: asyncio.Task[tuple[Slot, bool]]) -> None:
         self._flights.pop(key, None)
         if not flight.cancelled():
-            flight.exception()  # told to those who wait; nobody may be waiting
+            flight.exception()  # waiting requests have seen it; without any, asyncio would log it as never retrieved
 
     def _old(self, key: str) -> Slot | None:
         slot = self._slots.get(key)
@@ -194,7 +200,7 @@ class AnswerCache:
             self.redis_error = ""
             return msgspec.msgpack.decode(found, type=Answer) if isinstance(found, bytes) else None
         except msgspec.DecodeError:
-            return None  # of another version of ours
+            return None  # written by another version of the API
         except (redis.RedisError, BreakerOpen, OSError) as error:
             self.note(error)
             return None
@@ -210,12 +216,12 @@ class AnswerCache:
             self.note(error)
 
     def note(self, error: Exception) -> None:
-        """Redis did not answer; a breaker that is open has told why before."""
+        """Store an error of Redis, unless the breaker is open, because then the cause is stored already."""
         if not isinstance(error, BreakerOpen):
             self.redis_error = str(error) or type(error).__name__
 
     async def close(self) -> None:
-        """End what is under way."""
+        """Cancel the computations and writes that are running."""
         tasks = [*self._flights.values(), *self._background]
         for task in tasks:
             task.cancel()
@@ -223,11 +229,11 @@ class AnswerCache:
 
 
 def replace_time(answer: Answer, computed_at: float) -> Answer:
-    """The same answer, known to be right at a later time."""
+    """Return the answer with a later time at which it was known to be current."""
     return msgspec.structs.replace(answer, computed_at=computed_at)
 
 
 def _redis_key(key: str) -> str:
-    """`<prefix of the pipeline>/cache/<hash>`; keys start with that prefix and a line break."""
+    """Return the Redis key `<prefix of the pipeline>/cache/<hash>`. `key` is this prefix, a line break, and more."""
     prefix, _, rest = key.partition("\n")
     return f"{prefix}/cache/{hashlib.sha256(rest.encode()).hexdigest()[:40]}"

@@ -1,4 +1,4 @@
-"""Pipelines as the API reads them: what their aggregations can be asked, compiled once per config."""
+"""The pipelines of the API: the columns and SQL of their aggregations, compiled once for each config."""
 
 from __future__ import annotations
 
@@ -22,7 +22,14 @@ from tidemill_contract.windows import answer_columns, decoders
 
 @dataclass(frozen=True)
 class AggregationModel:
-    """One aggregation: its layout and where its rows are."""
+    """An aggregation.
+
+    Attributes:
+        spec: the aggregation in the spec.
+        version: its current version.
+        layout: the columns of its table.
+        table: the quoted name of its table, with the schema.
+    """
 
     spec: AggregationSpec
     version: int
@@ -31,17 +38,17 @@ class AggregationModel:
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The aggregation's name."""
         return self.spec.name
 
     @cached_property
     def groups(self) -> dict[str, Column]:
-        """Group columns by name."""
+        """The group columns by name."""
         return {name: Column(name, kind) for name, kind in self.layout.group_by}
 
     @cached_property
     def metrics(self) -> dict[str, tuple[Column, str]]:
-        """Metrics by name: the answer's column, and its SQL over merged partials."""
+        """The metrics by name: the column of the answer, and its SQL over merged partials."""
         decode = decoders(self.layout)
         members = {metric.name: _members(metric.function, kind) for metric, kind in self.layout.metrics}
         return {
@@ -51,17 +58,21 @@ class AggregationModel:
 
     @cached_property
     def functions(self) -> dict[str, str]:
-        """The metrics' functions by name."""
+        """The function of each metric, by the metric's name."""
         return {metric.name: metric.function for metric, _ in self.layout.metrics}
 
     def fed(self, feeds: Feeds) -> AggregationModel:
-        """The same over rows that were fed so: metrics are null where rows lack some of their events."""
+        """Return the aggregation with metrics that are null in windows where they lack events.
+
+        Args:
+            feeds: since when each value column has been filled.
+        """
         plan = guarded(self.layout, feeds)
         return self if plan is self.layout else replace(self, layout=plan)
 
 
 def _members(function: str, field_type: str | None) -> tuple[Column, ...]:
-    """What the objects in a metric's list hold; no members: the answer is no list of objects."""
+    """Return the members of the objects in a metric's list; empty if the value is no list of objects."""
     item = FUNCTIONS[function].item
     if item is None:
         return ()
@@ -69,13 +80,13 @@ def _members(function: str, field_type: str | None) -> tuple[Column, ...]:
 
 
 def _kind(schema: Mapping[str, Any]) -> str | None:
-    """The type that a schema names; None: it leaves that to the metric's field."""
+    """Return the type that a schema names; None if the type is that of the metric's field."""
     kinds = [one["type"] for one in schema.get("anyOf", [schema]) if "type" in one]
     return kinds[0] if kinds else None
 
 
 class PipelineModel:
-    """One pipeline's config, compiled."""
+    """A pipeline, with the objects compiled from its config."""
 
     def __init__(self, config: PipelineConfig) -> None:
         self.config = config
@@ -93,10 +104,10 @@ class PipelineModel:
         return self.config.name
 
     def aggregation(self, name: str) -> AggregationModel:
-        """An aggregation by name.
+        """Return an aggregation.
 
         Raises:
-            Problem: there is none (404).
+            Problem: there is no aggregation of this name (404).
         """
         found = self.aggregations.get(name)
         if found is None:
@@ -110,7 +121,7 @@ class Catalog:
 
     Args:
         directory: the config files.
-        only: the one pipeline of a dedicated API; empty: all.
+        only: the pipeline of an API that serves a single one; empty: all.
     """
 
     def __init__(self, directory: PipelineDirectory, only: str = "") -> None:
@@ -118,7 +129,7 @@ class Catalog:
         self._models: dict[str, PipelineModel] = {}
 
     def find(self, name: str) -> PipelineModel | None:
-        """A pipeline by name; the same object until its config changes."""
+        """Return a pipeline, or None if it is not served. It is the same object until the config changes."""
         config = self._directory.get(name)
         if config is None or not config.spec.api.enabled or (self._only and name != self._only):
             self._models.pop(name, None)
@@ -129,21 +140,21 @@ class Catalog:
         return model
 
     def config(self, name: str) -> PipelineConfig | None:
-        """The config of a pipeline, whether it is served or not."""
+        """Return the config of a pipeline, also if its API is disabled."""
         return None if self._only and name != self._only else self._directory.get(name)
 
     @property
     def guarded(self) -> bool:
-        """Whether there are pipelines that want a key."""
+        """Whether any pipeline requires a key."""
         mine = (config for config in self._directory.all() if self._only in ("", config.name))
         return any(config.spec.auth.required is not False for config in mine)
 
     def all(self) -> list[PipelineModel]:
-        """All pipelines, by name."""
+        """Return all pipelines, sorted by name."""
         found = (self.find(config.name) for config in self._directory.all())
         return [model for model in found if model is not None]
 
     @property
     def faults(self) -> dict[str, str]:
-        """What is wrong with which config file."""
+        """Errors of invalid config files, by pipeline."""
         return self._directory.faults

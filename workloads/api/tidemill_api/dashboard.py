@@ -1,4 +1,4 @@
-"""The dashboard: one page of static files in this package, which asks the API like any other client."""
+"""Serves the dashboard, a page of static files in this package. It uses the API like any other client."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TYPES = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-# No inline code, nothing from elsewhere: what a pipeline's data holds can only ever be text.
+# No inline code and nothing from other hosts is allowed, so that code in a pipeline's data can never run.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none';"
     " form-action 'none'; frame-ancestors 'none'"
@@ -45,7 +45,7 @@ class Asset:
 
 
 def load_assets() -> dict[str, Asset]:
-    """The static files by name."""
+    """Return the static files by name."""
     assets = {}
     for file in (resources.files("tidemill_api") / "static").iterdir():
         media = TYPES.get(file.name.rpartition(".")[2])
@@ -56,7 +56,7 @@ def load_assets() -> dict[str, Asset]:
 
 
 def dashboard_router() -> APIRouter:
-    """`/` and the files that it loads. They hold no data, so they need no key."""
+    """Return the routes of the page `/` and of its files. They need no key, because they hold no data."""
     router, assets = APIRouter(), load_assets()
 
     async def page(request: Request) -> Response:

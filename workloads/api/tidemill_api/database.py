@@ -1,4 +1,4 @@
-"""Postgres for readers: a few direct connections a pipeline, one read-only snapshot a request, behind guards."""
+"""Reads from Postgres, with a few connections for each pipeline, guards, and one read-only snapshot per request."""
 
 from __future__ import annotations
 
@@ -25,30 +25,32 @@ MAX_CONNECTIONS = 4
 IDLE_SECONDS = 60.0
 CONNECT_SECONDS = 5
 MAX_STREAMS, SLOT_SECONDS = 2, 10.0
-"""Long answers of a pipeline at the same time, which take no connection from short ones; how long a request queues."""
+"""Maximum number of concurrent streams of a pipeline, which have their own connections; and the maximum wait of a
+request for a connection."""
 QUERY_SHARE = 0.8
-"""Of the time that the guard gives: after it a query is ended. What is not answered even then is Postgres' fault."""
+"""The part of the guard's timeout after which a query is ended. The rest shows whether Postgres itself is silent."""
 DATABASE_UNAVAILABLE = "database_unavailable"
-"""The code of the problem that is told while Postgres does not answer."""
+"""The code of the problem while Postgres does not answer."""
 _STATEMENT_TIMEOUT = "57014"
 _NOT_READY = frozenset({"28000", "28P01", "3D000", "3F000", "42P01", "42703", "42501"})
-"""No such role, database, schema, table, column, or no right to it: the operator is not done with this pipeline."""
+"""Errors of a pipeline that the operator is still setting up: no such role, database, schema, table or column, or no
+right to it."""
 
 
 def _not_ready(error: BaseException) -> bool:
-    """Whether a pipeline's login, schema or tables are not there; a refused connection carries no SQLSTATE."""
+    """Whether a pipeline's login, schema or tables do not exist yet."""
     if getattr(error, "sqlstate", None) in _NOT_READY or isinstance(error, FileNotFoundError):
         return True
-    text = str(error)
+    text = str(error)  # a refused connection has no SQLSTATE
     refused = "authentication failed" in text or ("FATAL:" in text and "does not exist" in text)
     return isinstance(error, psycopg.OperationalError) and refused
 
 
 class QueryTooLong(Exception):
-    """Postgres works, but a query took longer than one may; it was ended."""
+    """A query took too long and was ended, although Postgres works."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"not answered within {seconds:g} s")
+        super().__init__(f"the query was not answered within {seconds:g} s")
 
 
 def _too_long(error: BaseException) -> bool:
@@ -56,27 +58,30 @@ def _too_long(error: BaseException) -> bool:
 
 
 def failed(error: BaseException) -> bool:
-    """Whether Postgres is broken.
+    """Whether the error means that Postgres is broken.
 
-    A schema or login that is not there yet says nothing of it, and a query that takes too long is to blame itself.
+    A missing schema or login, or a query that takes too long, does not mean that.
     """
     return not _not_ready(error) and not _too_long(error) and database_failed(error)
 
 
 def retryable(error: BaseException) -> bool:
-    """Whether the same work may well succeed a moment later; a silent server would be waited for as long again."""
+    """Whether the work is likely to succeed if it is retried soon.
+
+    False for a silent server, because the retry would wait for it as long again.
+    """
     silent = isinstance(error, TimeoutError | psycopg.errors.ConnectionTimeout)
     return not silent and not _not_ready(error) and not _too_long(error) and database_retryable(error)
 
 
 def _of_server(error: BaseException) -> bool:
-    """Whether all pipelines are concerned: not by a damaged table, a lack of resources or the limit of one role."""
+    """Whether an error concerns all pipelines. Damaged tables, resources and limits of a role concern a single one."""
     own = (getattr(error, "sqlstate", None) or "")[:2] in ("53", "58", "XX") or "too many connections for" in str(error)
     return failed(error) and not own
 
 
 class Pool:
-    """The connections of one pipeline's reader."""
+    """The connections of one pipeline, with its reader's login."""
 
     def __init__(self, settings: WorkloadSettings, pipeline: str, query_seconds: float) -> None:
         self._settings, self._pipeline, self._query_seconds = settings, pipeline, query_seconds
@@ -85,16 +90,16 @@ class Pool:
         self._closed = False
 
     async def run(self, work: Work[T]) -> T:
-        """`work` in a read-only transaction that sees one state of the database.
+        """Run `work` in a read-only transaction with one snapshot of the database, and return its result.
 
         Raises:
-            psycopg.Error: Postgres is not there, or refuses.
+            psycopg.Error: Postgres cannot be reached, or refuses.
         """
         connection, used = await self._take()
         try:
             return await self._work(connection, work)
         except psycopg.OperationalError:
-            # A kept connection may have died with its server long ago: that says nothing of the server now.
+            # A kept connection may have broken long ago, so its error does not show that the server is down now.
             if not used or not connection.closed:
                 raise
             await self.drop_idle()
@@ -111,29 +116,30 @@ class Pool:
             healthy = not connection.closed
             raise
         finally:
-            # Interrupted in the middle of a statement: nobody knows what the next answer would belong to.
+            # After an interrupted statement, the next answer could belong to either statement: such a connection is
+            # not healthy.
             await self._give_back(connection, healthy)
 
     async def _in_time(self, connection: BoundedAsyncConnection, work: Work[T]) -> T:
-        """`work`, whose statements together may take as long as one may.
+        """Run `work`, with a limit on the total time of its statements.
 
         Raises:
-            QueryTooLong: they took longer, though Postgres answers.
-            TimeoutError: Postgres has left one unanswered.
+            QueryTooLong: the statements took too long, although Postgres answers.
+            TimeoutError: Postgres did not answer a statement.
         """
         timer = asyncio.timeout(self._query_seconds + MARGIN_SECONDS / 2)
         try:
             async with timer:
                 return await work(connection)
         except TimeoutError:
-            # Postgres ends a single statement by itself. One that it did not end was not heard.
+            # Postgres ends a single slow statement by its statement timeout. If it has not, it is silent.
             if not timer.expired() or time.monotonic() - connection.asked_at >= self._query_seconds:
                 raise
             raise QueryTooLong(self._query_seconds) from None
 
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[Connection]:
-        """A connection of its own inside a transaction, for answers that are read bit by bit."""
+        """Yield a connection inside a transaction, for an answer that is read in batches."""
         connection, _ = await self._take()
         healthy = False
         try:
@@ -183,13 +189,13 @@ class Pool:
         await connection.close()
 
     async def drop_idle(self) -> None:
-        """Close the connections that nobody uses."""
+        """Close the idle connections."""
         idle, self._idle = self._idle, []
         for connection, _ in idle:
             await self._close(connection)
 
     async def drop_old(self) -> None:
-        """Close the connections that nobody has used for a while."""
+        """Close the connections that have been idle for IDLE_SECONDS."""
         now = time.monotonic()
         old = [entry for entry in self._idle if now - entry[1] >= IDLE_SECONDS]
         self._idle = [entry for entry in self._idle if now - entry[1] < IDLE_SECONDS]
@@ -197,16 +203,16 @@ class Pool:
             await self._close(connection)
 
     async def close(self) -> None:
-        """Close all that is idle now and whatever is given back later."""
+        """Close the idle connections now, and the others when they are returned."""
         self._closed = True
         await self.drop_idle()
 
 
 class Database:
-    """All pools, and the guards that every statement passes.
+    """The connections to Postgres of all pipelines, with their guards.
 
     Attributes:
-        guard: of the server.
+        guard: the guard of the server.
         error: the latest failure of Postgres; empty after a success.
         seen: whether Postgres has ever answered.
     """
@@ -219,20 +225,20 @@ class Database:
         self.seen = False
 
     def pool(self, pipeline: str) -> Pool:
-        """The connections of a pipeline."""
+        """Return the connections of a pipeline."""
         found = self._pools.get(pipeline)
         if found is None:
             found = self._pools[pipeline] = Pool(self._settings, pipeline, self.guard.timeout_seconds * QUERY_SHARE)
         return found
 
     async def run(self, pipeline: str, work: Work[T], *, deadline: Deadline | None = None, retry: bool = True) -> T:
-        """`work` on a connection of a pipeline's reader, guarded.
+        """Run `work` on a connection of a pipeline, through its guard, and return its result.
 
         Raises:
-            BreakerOpen, DeadlineExceeded, TimeoutError, psycopg.Error: as the guard says.
-            QueryTooLong: it took longer than a query may.
-            OSError: the pipeline's credentials are not there.
-            Problem: too much is asked at the same time (503).
+            BreakerOpen, DeadlineExceeded, TimeoutError, psycopg.Error: see `Guard.acall`.
+            QueryTooLong: the query took too long.
+            OSError: the pipeline's credentials do not exist.
+            Problem: there are too many concurrent queries (503).
         """
         pool = self.pool(pipeline)
         async with _slot(pool.slots, deadline):
@@ -241,17 +247,17 @@ class Database:
             except Exception as error:
                 self._note(error)
                 raise
-        self._well()
+        self._succeeded()
         return result
 
     @asynccontextmanager
     async def stream(self, pipeline: str, deadline: Deadline | None = None) -> AsyncIterator[Connection]:
-        """A connection of its own for an answer that is read bit by bit; its failures are the guard's as well.
+        """Yield a connection for an answer that is read in batches, and report its outcome to the guard.
 
         Raises:
-            BreakerOpen, psycopg.Error: Postgres is not there, or refuses.
-            OSError: the pipeline's credentials are not there.
-            Problem: too much is asked at the same time (503).
+            BreakerOpen, psycopg.Error: Postgres cannot be reached, or refuses.
+            OSError: the pipeline's credentials do not exist.
+            Problem: there are too many concurrent queries (503).
         """
         pool = self.pool(pipeline)
         async with _slot(pool.stream_slots, deadline):
@@ -265,16 +271,17 @@ class Database:
                 guard.settle(ticket, error)
                 raise
             guard.settle(ticket)
-            self._well()
+            self._succeeded()
 
     async def answers(self, pipelines: Sequence[str]) -> bool:
-        """Whether Postgres answers; asked with the logins of these pipelines, one after another, until one is good.
+        """Whether Postgres answers.
 
-        A refusal is an answer too: a pipeline may not be set up yet. Without pipelines only the port is looked at.
+        The logins of these pipelines are tried in turn, because some pipelines may not be set up yet. If there are no
+        pipelines, or all of them are refused for this reason, it is enough that the port is open.
         """
         for pipeline in pipelines:
             try:
-                # Not one of the slots: those who wait for silent servers have them.
+                # No slot is taken, because requests that wait for a silent server may hold all of them.
                 await self.guard.alook(self.pool(pipeline).run, _nothing)
                 self._answered()
                 return True
@@ -298,7 +305,7 @@ class Database:
             self._guards.clear()
         self.error, self.seen = "", True
 
-    def _well(self) -> None:
+    def _succeeded(self) -> None:
         self.guard.success()
         self._answered()
 
@@ -308,7 +315,7 @@ class Database:
             self.error = str(error) or type(error).__name__
 
     async def tidy(self, pipelines: set[str]) -> None:
-        """Close what is idle for long, and the pools of pipelines that are gone."""
+        """Close connections that have been idle for long, and those of other pipelines than these."""
         for name, pool in list(self._pools.items()):
             if name in pipelines:
                 await pool.drop_old()
@@ -328,13 +335,17 @@ async def _nothing(connection: Connection) -> None:
 
 @asynccontextmanager
 async def _slot(slots: asyncio.Semaphore, deadline: Deadline | None) -> AsyncIterator[None]:
-    """One of a few places. Waiting is not the guard's affair: a queue of ours says nothing of Postgres."""
+    """Hold one of a few slots. The wait is outside of the guard, because it says nothing about Postgres.
+
+    Raises:
+        Problem: no slot became free in time (503).
+    """
     seconds = SLOT_SECONDS if deadline is None else min(SLOT_SECONDS, deadline.remaining())
     try:
         async with asyncio.timeout(seconds):
             await slots.acquire()
     except TimeoutError:
-        raise unavailable("busy", "too many queries of this pipeline at the same time; try again later", 2) from None
+        raise unavailable("busy", "too many concurrent queries of this pipeline; try again later", 2) from None
     try:
         yield
     finally:
@@ -342,19 +353,19 @@ async def _slot(slots: asyncio.Semaphore, deadline: Deadline | None) -> AsyncIte
 
 
 def outage(error: BaseException) -> bool:
-    """Whether the last known answer should be given in place of this error."""
+    """Whether an older answer should be sent in place of this error."""
     if isinstance(error, BreakerOpen | DeadlineExceeded | OSError) or _not_ready(error):
         return True
     return _too_long(error) or failed(error)
 
 
 def of_one_table(error: BaseException) -> bool:
-    """Whether an error of reading one table says nothing of others: a value, a damaged page, a missing column."""
+    """Whether an error concerns only the table that was read, such as a value, a damaged page or a missing column."""
     return (getattr(error, "sqlstate", None) or "")[:2] in ("42", "XX") or not outage(error)
 
 
 def as_problem(error: BaseException, pipeline: str) -> Problem | None:
-    """What a client is told of a database error; None: it is a defect of ours."""
+    """Return the HTTP problem for a database error; None if the error is a defect of the API."""
     if isinstance(error, BreakerOpen):
         detail = "the database does not answer; try again later"
         return unavailable(DATABASE_UNAVAILABLE, detail, error.retry_after_seconds)
@@ -362,8 +373,8 @@ def as_problem(error: BaseException, pipeline: str) -> Problem | None:
         return Problem(
             504,
             "query_timeout",
-            "the query takes the database longer than one may; ask for a shorter range, fewer groups or metrics, or a"
-            " longer granularity",
+            "the query takes the database too long; ask for a shorter range, fewer groups or metrics, or a longer"
+            " granularity",
         )
     if isinstance(error, DeadlineExceeded | TimeoutError):
         return unavailable(DATABASE_UNAVAILABLE, "the database did not answer in time; try again later", 5)
@@ -375,7 +386,7 @@ def as_problem(error: BaseException, pipeline: str) -> Problem | None:
         return Problem(
             400,
             "query_too_large",
-            "an answer is made of more stored data than the database takes at once; ask for a shorter range, a finer"
+            "a row combines more stored data than the database can process at once; ask for a shorter range, a finer"
             " granularity, or fewer metrics",
         )
     if isinstance(error, psycopg.DataError):

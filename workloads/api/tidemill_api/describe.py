@@ -1,4 +1,4 @@
-"""What a pipeline is and how far it has come: measures, dimensions, windows, watermark, progress."""
+"""Descriptions of pipelines: measures, dimensions, windows, watermark and progress."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tidemill_contract.times import rfc3339, rfc3339_ms
 
 
 def time_ms(value: int | None) -> str | None:
-    """Epoch milliseconds as RFC 3339."""
+    """Return epoch milliseconds as RFC 3339."""
     return None if value is None else rfc3339_ms(value)
 
 
 def summary(model: PipelineModel) -> dict[str, Any]:
-    """A pipeline in a list, from its config alone."""
+    """Return a pipeline's entry in the list of pipelines. It only uses the config."""
     config = model.config
     return {
         "name": config.name,
@@ -34,7 +34,7 @@ def summary(model: PipelineModel) -> dict[str, Any]:
 
 
 def aggregation(model: AggregationModel) -> dict[str, Any]:
-    """What can be asked of an aggregation, from the config alone."""
+    """Return the description of an aggregation. It only uses the config."""
     window = model.spec.window.model_dump(by_alias=True, exclude_none=True)
     return {
         "name": model.name,
@@ -56,7 +56,7 @@ def aggregation(model: AggregationModel) -> dict[str, Any]:
 
 
 async def describe(connection: Connection, model: PipelineModel) -> dict[str, Any]:
-    """A pipeline with its state in the database."""
+    """Return the description of a pipeline, with its state from the database."""
     schema = model.schema
     cursor = await connection.execute(aggregations.progress(schema))
     states = {(row[0], row[1]): row[2:] for row in await cursor.fetchall()}
@@ -89,7 +89,7 @@ async def describe(connection: Connection, model: PipelineModel) -> dict[str, An
 
 
 def _anomaly_rule(rule: AnomalySpec) -> dict[str, Any]:
-    """A rule; its detector has the settings of all, null where they are not set or not its own."""
+    """Return an anomaly rule. Its detector has the settings of all detectors; those that it does not use are null."""
     return {**rule.model_dump(by_alias=True), "detector": DETECTORS.spread(rule.detector).model_dump(by_alias=True)}
 
 

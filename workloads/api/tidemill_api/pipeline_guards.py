@@ -1,6 +1,6 @@
-"""A guard for each pipeline beside that of the server: what one pipeline's queries do closes the way to no other.
+"""A guard for each pipeline, besides the guard of the server, so that failures of one pipeline block no other.
 
-The server's guard is told of what concerns all; while its breaker is open nobody tries.
+Failures that concern all pipelines are reported to the server's guard. While its breaker is open, no calls are made.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from tidemill_chassis.resilience.config import BreakerOpen, Guard
 
 
 class PipelineGuards:
-    """The guards by pipeline.
+    """The guards of all pipelines.
 
     Args:
-        server: the guard of the server; the others have its policy.
+        server: the guard of the server. The guards of pipelines have the same policy.
     """
 
     def __init__(self, server: Guard) -> None:
@@ -23,10 +23,10 @@ class PipelineGuards:
         self._guards: dict[str, Guard] = {}
 
     def of(self, pipeline: str) -> Guard:
-        """The guard of what is done for a pipeline.
+        """Return the guard of a pipeline.
 
         Raises:
-            BreakerOpen: the server is known not to answer.
+            BreakerOpen: the server's breaker is open.
         """
         if self._server.state == "open" and (wait := self._server.retry_after_seconds) > 0:
             raise BreakerOpen(self._server.name, wait)
@@ -36,7 +36,7 @@ class PipelineGuards:
         return found
 
     def forget(self, pipeline: str) -> None:
-        """Forget what was learnt of a pipeline."""
+        """Remove the guard of a pipeline, and its metrics."""
         guard = self._guards.pop(pipeline, None)
         if guard is not None:
             for family in (metrics.BREAKER_STATE, metrics.RETRIES):
@@ -44,6 +44,6 @@ class PipelineGuards:
                     family.remove(guard.name)
 
     def clear(self) -> None:
-        """Forget all: what they learnt while the server was away says nothing once it is back."""
+        """Remove all guards, because their failures are out of date after an outage of the server."""
         for pipeline in list(self._guards):
             self.forget(pipeline)

@@ -1,4 +1,4 @@
-"""Everything that a process shares, made once and put together."""
+"""The services that all requests of a process share. They are created once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_REDIS_CONNECTIONS = 1_000
 
 @dataclass(frozen=True)
 class Services:
-    """What requests, live connections and upkeep work with."""
+    """The services that requests, live connections and background tasks share."""
 
     settings: WorkloadSettings
     resilience: ResilienceConfig
@@ -37,7 +37,7 @@ class Services:
     upstreams: Upstreams
 
     async def close(self) -> None:
-        """End what is under way and close all connections."""
+        """Stop all background work and close all connections."""
         await self.upstreams.stop()
         await self.cache.close()
         await self.database.close()
@@ -46,11 +46,11 @@ class Services:
 
 
 def make_services(settings: WorkloadSettings, environ: Mapping[str, str]) -> Services:
-    """The services of a process; nothing is connected yet.
+    """Create the services of a process, without connecting to servers.
 
     Args:
-        settings: where servers, configs and secrets are.
-        environ: where resilience settings can be overridden.
+        settings: the addresses of servers, and the directories of configs and secrets.
+        environ: the environment, which can override resilience settings.
 
     Raises:
         ConfigError: the resilience settings are wrong.

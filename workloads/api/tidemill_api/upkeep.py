@@ -1,6 +1,7 @@
-"""What a process does unasked (looks whether Postgres and Redis answer, closes idle connections) and says of itself.
+"""Background tasks of a process, which probe Postgres and Redis and close idle connections; and its health.
 
-/health is told from these looks and from traffic, so it is true with no traffic at all. They close open breakers, too.
+/health uses the results of probes and of requests, so it is right even without requests. Successful probes also close
+open breakers.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 5.0
 AGAIN_SECONDS = 1.0
-"""Between looks at a server that did not answer the last one, or whose breaker is open."""
+"""Interval of probes of a server that did not answer the last probe, or whose breaker is open."""
 PROBED_PIPELINES = 5
-"""How many logins are tried until one is answered: the first ones may not be set up yet."""
+"""Maximum number of logins to try in a probe, because some pipelines may not be set up yet."""
 
 
 class Upkeep:
-    """Runs from start to stop beside the requests."""
+    """The background tasks and the health of a process."""
 
     def __init__(self, services: Services, every_seconds: float = EVERY_SECONDS) -> None:
         self._services, self._every = services, every_seconds
@@ -37,41 +38,41 @@ class Upkeep:
         self.stopping = False
 
     def start(self) -> None:
-        """Look now and then from now on."""
-        # Each on its own: a server that hangs does not keep the look at the other waiting.
-        looks = (self._look_at_postgres, self._look_at_redis, self._tidy)
-        self._tasks = [asyncio.create_task(self._repeat(look)) for look in looks]
+        """Start the background tasks."""
+        # Each server has its own task, so that a server that hangs does not delay the probes of the other.
+        works = (self._probe_postgres, self._probe_redis, self._tidy)
+        self._tasks = [asyncio.create_task(self._repeat(work)) for work in works]
 
     async def stop(self) -> None:
-        """Look no more."""
+        """Stop the background tasks."""
         self.stopping = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _repeat(self, look: Callable[[], Awaitable[bool]]) -> None:
+    async def _repeat(self, work: Callable[[], Awaitable[bool]]) -> None:
         while True:
-            well = True
+            succeeded = True
             try:
-                well = await look()
+                succeeded = await work()
             except Exception:
-                log.exception("upkeep")
-            await asyncio.sleep(self._every if well else min(AGAIN_SECONDS, self._every))
+                log.exception("a background task failed; it is repeated")
+            await asyncio.sleep(self._every if succeeded else min(AGAIN_SECONDS, self._every))
 
     async def _tidy(self) -> bool:
         await self._services.database.tidy({model.name for model in self._services.catalog.all()})
         return True
 
-    async def _look_at_postgres(self) -> bool:
+    async def _probe_postgres(self) -> bool:
         database, started = self._services.database, time.monotonic()
         names = [model.name for model in self._services.catalog.all()][:PROBED_PIPELINES]
         self._postgres_ms = None
-        well = await database.answers(names)
-        if well:
+        answered = await database.answers(names)
+        if answered:
             self._postgres_ms = (time.monotonic() - started) * 1000
-        return well and database.guard.state == "closed"
+        return answered and database.guard.state == "closed"
 
-    async def _look_at_redis(self) -> bool:
+    async def _probe_redis(self) -> bool:
         client, cache, started = self._services.redis, self._services.cache, time.monotonic()
         if client is None:
             return True
@@ -85,9 +86,9 @@ class Upkeep:
         return True
 
     def health(self) -> tuple[int, dict[str, Any]]:
-        """Status code and body of /health.
+        """Return the status code and the body of /health.
 
-        Postgres is required: without it only what was asked before is answered, marked stale. Redis is not.
+        Postgres is required, because without it the API can only repeat older answers. Redis is optional.
         """
         services, guards = self._services, self._services.guards
         database, cache = services.database, services.cache
@@ -103,9 +104,9 @@ class Upkeep:
         return report("api", found, extra)
 
     def ready(self) -> bool:
-        """Whether requests may come: also while Postgres is away, for what was asked before is answered still."""
+        """Whether the process can take requests. It can while Postgres is down, because it repeats older answers."""
         return self._services.database.seen and not self.stopping
 
     def alive(self) -> bool:
-        """Whether the event loop turns and the looks go on; that this is asked and answered says the most of it."""
+        """Whether the background tasks run. As this is called on the event loop, an answer proves that it runs."""
         return bool(self._tasks) and not any(task.done() for task in self._tasks)

@@ -1,1 +1,1 @@
-"""What every service is made of: web server, authorisation, breakers, health, metrics."""
+"""The parts that all services share: web server, authorisation, circuit breakers, health and metrics."""

@@ -1,4 +1,4 @@
-"""Who may call: scoped API keys, `tm_<id>_<secret>`, checked against the pipeline's key file.
+"""Checks API keys, `tm_<id>_<secret>`, and their scopes against the pipeline's key file.
 
 Keys can be rotated while workloads run: a changed file is read again within a second.
 """
@@ -25,52 +25,56 @@ _NOBODY = ApiKey(id="", sha256="0" * 64, scopes=())
 _HOW = "send the header 'Authorization: Bearer tm_<id>_<secret>'"
 
 _NEEDED = f"an API key is needed: {_HOW}"
-_UNKNOWN = f"the API key is not one of this pipeline's, or there is no such pipeline: {_HOW}"
+_UNKNOWN = f"this pipeline has no such API key, or there is no such pipeline: {_HOW}"
 
 
 class Unauthorized(Exception):
-    """No key, or not one of the pipeline's (401); the message says what to send, never what was wrong with a key."""
+    """The request has no key, or an unknown one (401).
+
+    The message says what to send. It never says what is wrong with a key, because that would help to guess keys.
+    """
 
 
 class Forbidden(Exception):
-    """The key is good, but not for this (403)."""
+    """The key is valid, but lacks the scope (403)."""
 
 
 @dataclass
-class _Known:
+class _KeyFile:
     stamp: tuple[int, int, int] | None
-    looked_at: float
+    checked_at: float
     keys: dict[str, ApiKey]
 
 
 class Authenticator:
-    """Checks API keys; safe to share between threads and tasks.
+    """Checks API keys. Threads and tasks may share one.
 
     Args:
-        settings: where the key files are.
-        poll_seconds: how often at most a file is looked at.
-        clock: seconds that only grow.
+        settings: name the directory of the key files.
+        poll_seconds: minimum time between two checks of the same file.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(
         self, settings: WorkloadSettings, *, poll_seconds: float = 1.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._settings, self._poll, self._clock = settings, poll_seconds, clock
-        self._known: dict[str, _Known] = {}
+        self._files: dict[str, _KeyFile] = {}
         self._lock = threading.Lock()
 
     def check(self, pipeline: PipelineConfig, authorization_header: str | None, scope: str) -> None:
-        """Let the bearer of a key pass.
+        """Return if the key in the header allows access to the pipeline, and raise otherwise.
 
-        Open to everybody if the pipeline's `auth.required` is false. Unset counts as true: nothing is open by accident.
+        A pipeline whose `auth.required` is false is open to everybody. If `auth.required` is unset, a key is required,
+        so that no pipeline is open by mistake.
 
         Args:
-            pipeline: what is asked for.
+            pipeline: the pipeline that the request names.
             authorization_header: the value of the Authorization header, `Bearer tm_<id>_<secret>`.
             scope: `events:append` or `query:read`.
 
         Raises:
-            Unauthorized: no key, a malformed or an unknown one.
+            Unauthorized: the key is missing, malformed or unknown.
             Forbidden: the key lacks the scope.
         """
         if pipeline.spec.auth.required is False:
@@ -79,7 +83,7 @@ class Authenticator:
             raise Unauthorized(_NEEDED)
         key_id, secret = _parse(authorization_header)
         key = self._keys(pipeline.name).get(key_id, _NOBODY)
-        # Unknown ids are compared as well: the time taken does not tell which ids exist.
+        # The hash is compared for unknown ids too, so that the response time does not reveal which ids exist.
         same = hmac.compare_digest(hashlib.sha256(secret.encode()).hexdigest(), key.sha256.lower())
         if not same or key is _NOBODY:
             raise Unauthorized(_UNKNOWN)
@@ -87,7 +91,9 @@ class Authenticator:
             raise Forbidden(f"the API key {key_id} lacks the scope {scope}; it has {', '.join(key.scopes) or 'none'}")
 
     def refuse(self, authorization_header: str | None) -> NoReturn:
-        """What is said of a pipeline that does not exist, as of one that wants another key: nobody learns names.
+        """Refuse a request for a pipeline that does not exist.
+
+        The answer is the same as for a wrong key, so that nobody can find out the names of pipelines.
 
         Raises:
             Unauthorized: always.
@@ -101,32 +107,32 @@ class Authenticator:
     def _keys(self, pipeline: str) -> dict[str, ApiKey]:
         now = self._clock()
         with self._lock:
-            known = self._known.get(pipeline)
-            if known is None or now - known.looked_at >= self._poll:
-                known = self._known[pipeline] = self._look(pipeline, now, known)
-            return known.keys
+            file = self._files.get(pipeline)
+            if file is None or now - file.checked_at >= self._poll:
+                file = self._files[pipeline] = self._read(pipeline, now, file)
+            return file.keys
 
-    def _look(self, pipeline: str, now: float, known: _Known | None) -> _Known:
+    def _read(self, pipeline: str, now: float, before: _KeyFile | None) -> _KeyFile:
         path = self._settings.secret_file(pipeline, "api-keys.json")
         try:
             status = path.stat()
         except FileNotFoundError:
-            return _Known(None, now, {})
+            return _KeyFile(None, now, {})
         except OSError as error:
             log.warning("%s: %s", path, error.strerror)
-            return _Known(None, now, known.keys if known else {})
+            return _KeyFile(None, now, before.keys if before else {})
         stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
-        if known is not None and known.stamp == stamp:
-            return _Known(stamp, now, known.keys)
+        if before is not None and before.stamp == stamp:
+            return _KeyFile(stamp, now, before.keys)
         try:
             keys = ApiKeys.model_validate_json(read_bytes(path)).keys
         except (OSError, ValueError) as error:
-            # pydantic's message would show the file's text: say only where.
+            # pydantic's message would quote the file, and thereby keys: log only the path and the kind of error.
             log.warning(
                 "%s is not a file of API keys (%s); the keys read before stay in use", path, type(error).__name__
             )
-            return _Known(stamp, now, known.keys if known else {})
-        return _Known(stamp, now, {key.id: key for key in keys})
+            return _KeyFile(stamp, now, before.keys if before else {})
+        return _KeyFile(stamp, now, {key.id: key for key in keys})
 
 
 def _parse(header: str) -> tuple[str, str]:
@@ -134,5 +140,5 @@ def _parse(header: str) -> tuple[str, str]:
     parts = key.strip().split("_", 2)
     well_formed = len(parts) == 3 and parts[0] == "tm" and parts[1] and parts[2]
     if scheme.lower() != "bearer" or not well_formed or len(key) > _MAX_KEY_LENGTH or not key.isascii():
-        raise Unauthorized(f"the Authorization header is not of the form that is taken: {_HOW}")
+        raise Unauthorized(f"the Authorization header is malformed: {_HOW}")
     return parts[1], parts[2]

@@ -1,15 +1,15 @@
-"""What a process answers at /metrics."""
+"""The body of /metrics."""
 
 from __future__ import annotations
 
 from prometheus_client import CONTENT_TYPE_LATEST, disable_created_metrics, generate_latest
 
-# A counter's birth as a time series of its own doubles what is stored and says nothing that its reset does not.
+# A time series for the creation time of each counter would double the storage. Prometheus detects resets without it.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
 def exposition() -> bytes:
-    """All metrics that this process has declared, as Prometheus reads them."""
+    """Return all metrics of this process in the text format of Prometheus."""
     return generate_latest()

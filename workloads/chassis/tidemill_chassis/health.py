@@ -16,15 +16,15 @@ _RESERVED = frozenset({"status", "component", "dependencies"})
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
-    """What a component knows of something it needs.
+    """The state of a server that a component uses.
 
     Attributes:
         name: kafka, postgres, redis, …
-        ok: the latest contact went well.
-        required: the component is of no use without it.
-        detail: the latest error; credentials in it are not shown.
+        ok: whether the latest call succeeded.
+        required: whether the component is useless without the server.
+        detail: the latest error. `report` removes credentials from it.
         breaker: state of its circuit breaker: closed, half_open or open. While open, the dependency counts as down.
-        latency_ms: time of the latest contact, if it was measured.
+        latency_ms: duration of the latest call, if it was measured.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Dependency:
 
     @property
     def up(self) -> bool:
-        """Whether calls are made and answered."""
+        """Whether the dependency can be used: the latest call succeeded, and the breaker is not open."""
         return self.ok and self.breaker != "open"
 
 
@@ -47,10 +47,16 @@ def report(
     *,
     degraded: bool = False,
 ) -> tuple[int, dict[str, Any]]:
-    """Status code and body of /health.
+    """Return the status code and the body of /health.
 
-    200 `healthy`; 200 `degraded` while only optional dependencies are down, or as the component itself says; 503
-    `unhealthy` otherwise.
+    The status is `unhealthy` (503) while a required dependency is down. It is `degraded` (200) while only optional
+    ones are down, or if `degraded` is set. Otherwise it is `healthy` (200).
+
+    Args:
+        component: the name of the component.
+        dependencies: the servers that it uses.
+        extra: further members of the body.
+        degraded: the component's own finding that it works with restrictions.
 
     Raises:
         ValueError: `extra` would replace status, component or dependencies.
@@ -70,7 +76,7 @@ def report(
 
 
 def public(body: Mapping[str, Any]) -> dict[str, Any]:
-    """A report for anybody: statuses, and no names, counts or texts of errors."""
+    """Return the part of a report that everybody may see: statuses, without names, counts and error texts."""
     rows = {
         name: {member: row[member] for member in ("status", "required", "breaker")}
         for name, row in body["dependencies"].items()
@@ -89,9 +95,9 @@ def _row(dependency: Dependency) -> dict[str, Any]:
         detail = "circuit breaker open" if dependency.breaker == "open" else "no answer"
     if detail:
         remedy = trust.remedy(dependency.name, detail)
-        told = f"; {remedy}" if remedy else ""
-        most = _MAX_DETAIL - len(told)
-        row["detail"] = (detail if len(detail) <= most else detail[: most - 1] + "…") + told
+        ending = f"; {remedy}" if remedy else ""
+        most = _MAX_DETAIL - len(ending)
+        row["detail"] = (detail if len(detail) <= most else detail[: most - 1] + "…") + ending
     if dependency.latency_ms is not None:
         row["latency_ms"] = round(dependency.latency_ms, 1)
     return row

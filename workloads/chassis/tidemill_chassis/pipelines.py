@@ -1,4 +1,4 @@
-"""The pipelines of a runtime, as their config files say; files that come, change or go are noticed on access."""
+"""Reads the config files of pipelines. New, changed and deleted files are noticed on access."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class _Entry:
 
 
 class PipelineDirectory:
-    """All `<name>.json` of a directory; safe to share between threads and tasks.
+    """The configs in the files `<name>.json` of a directory. Threads and tasks may share one.
 
-    An unchanged file keeps its PipelineConfig object, so what is compiled from one can be cached by identity. A broken
-    file leaves the last good one in force and is told in `faults`.
+    While a file is unchanged, the same PipelineConfig object is returned, so that callers can cache by identity what
+    they compile from it. If a file becomes invalid, its last valid config stays in force, and `faults` holds the error.
 
     Args:
         config_dir: the directory.
-        poll_seconds: how often at most it is looked at.
-        clock: seconds that only grow.
+        poll_seconds: minimum time between two looks at the directory.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(
@@ -53,19 +53,19 @@ class PipelineDirectory:
         self._faults: dict[str, str] = {}
 
     def get(self, name: str) -> PipelineConfig | None:
-        """The pipeline of that name; None if there is none."""
+        """Return the config of a pipeline, or None if there is no such pipeline."""
         self._refresh()
         return self._configs.get(name)
 
     def all(self) -> tuple[PipelineConfig, ...]:
-        """All pipelines, by name."""
+        """Return the configs of all pipelines, sorted by name."""
         self._refresh()
         configs = self._configs
         return tuple(configs[name] for name in sorted(configs))
 
     @property
     def faults(self) -> dict[str, str]:
-        """What is wrong with which file; the directory itself is `.`."""
+        """Errors by pipeline name. An error of the directory itself has the name `.`."""
         self._refresh()
         return dict(self._faults)
 
@@ -82,7 +82,7 @@ class PipelineDirectory:
     def _scan(self) -> None:
         try:
             found = dict(self._stamps())
-            # A listing may miss a file that is replaced at that moment: what was there is looked at by its name.
+            # A listing may miss a file that is being replaced, so files known before are also looked up by name.
             for name in self._entries.keys() - found.keys():
                 with contextlib.suppress(FileNotFoundError):
                     found[name] = _stamp((self._dir / f"{name}{_SUFFIX}").stat())
@@ -113,7 +113,7 @@ class PipelineDirectory:
             for file in found:
                 if file.name.startswith(".") or not file.name.endswith(_SUFFIX):
                     continue
-                with contextlib.suppress(FileNotFoundError):  # removed while we looked
+                with contextlib.suppress(FileNotFoundError):  # removed since it was listed
                     stamps.append((file.name.removesuffix(_SUFFIX), _stamp(file.stat())))
         return stamps
 
@@ -124,10 +124,10 @@ class PipelineDirectory:
         try:
             config = PipelineConfig.from_json(read_bytes(self._dir / f"{name}{_SUFFIX}"))
             if config.name != name:
-                raise ValueError(f"holds the pipeline {config.name!r}; a file is named like its pipeline")
+                raise ValueError(f"holds the pipeline {config.name!r}; name the file like its pipeline")
         except (OSError, ValueError) as error:
             fault = _first_line(error)
-            log.warning("%s%s: %s%s", name, _SUFFIX, fault, "; the last good one stays in force" if last else "")
+            log.warning("%s%s: %s%s", name, _SUFFIX, fault, "; the last valid config stays in force" if last else "")
             return _Entry(stamp, last, fault)
         log.info("pipeline %s, generation %d", name, config.generation)
         return _Entry(stamp, config, None)

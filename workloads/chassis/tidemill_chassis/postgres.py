@@ -1,6 +1,6 @@
-"""Connections to Postgres that never wait longer than they were told to, however silent the server is.
+"""Connections to Postgres with a timeout on the client's side.
 
-The server's own statement timeout ends nothing while the server is frozen or its packets are lost.
+The server's statement timeout has no effect while the server is frozen or its packets are lost.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from psycopg.pq import TransactionStatus
 
 T = TypeVar("T")
 MARGIN_SECONDS = 2.0
-"""Beyond the statement timeout: while the server lives, its own answer comes first."""
+"""Added to the statement timeout, so that a working server reports its timeout before the client gives up."""
 KEEPALIVE: dict[str, Any] = {
     "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000,
 }  # fmt: skip
-"""For `connect`: a lost node is noticed within about 10 s."""
+"""Arguments of `connect`, by which the loss of the server's machine is noticed within about 10 s."""
 CANCEL_SECONDS = 5.0
 _ANSWER_SECONDS = 10.0 + MARGIN_SECONDS
 INTERVAL_SECONDS = 0.1
@@ -29,10 +29,10 @@ _cancelling: set[asyncio.Task[None]] = set()
 
 
 class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
-    """A connection that is closed when an answer does not come in time.
+    """A connection that closes itself if the server does not answer in time.
 
     Attributes:
-        answer_seconds: how long one answer of the server may take.
+        answer_seconds: maximum time for one answer of the server.
         heard_at: when a wait for the server last ended, with an answer or without (monotonic seconds).
     """
 
@@ -40,10 +40,10 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
     heard_at = 0.0
 
     def wait(self, gen: PQGen[T], interval: float = INTERVAL_SECONDS, timeout: float | None = None) -> T:
-        """Called by psycopg for each statement.
+        """Wait for an answer. psycopg calls this for each statement.
 
         Raises:
-            psycopg.errors.ConnectionTimeout: no answer in time; the connection is closed.
+            psycopg.errors.ConnectionTimeout: no answer came in time; the connection is closed.
         """
         limit = self.answer_seconds if timeout is None else timeout
         began = time.monotonic()
@@ -58,19 +58,19 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
             self.heard_at = time.monotonic()
 
     def hurry(self, seconds: float) -> None:
-        """Let no statement from now on take longer, by the server or, if that is silent, by this end."""
+        """Limit the duration of all further statements, on the server and, in case it is silent, on the client."""
         self.answer_seconds = seconds + MARGIN_SECONDS
         self.execute(f"SET statement_timeout = '{int(seconds * 1000)}ms'")
 
 
 class BoundedAsyncConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
-    """A connection that is closed at once when an answer does not come in time, or when its task is cancelled.
+    """A connection that closes itself if the server does not answer in time, or when its task is cancelled.
 
-    The client's own way is to ask the server to cancel the statement and to wait for that, up to ten seconds more. Here
-    nobody waits for it: the server is asked in the background.
+    psycopg would ask the server to cancel the statement, and wait up to ten more seconds for that. This class sends
+    the request in the background instead, so that nobody waits for it.
 
     Attributes:
-        answer_seconds: how long one answer of the server may take.
+        answer_seconds: maximum time for one answer of the server.
         asked_at: when the latest statement was sent (`time.monotonic()`).
     """
 
@@ -83,10 +83,10 @@ class BoundedAsyncConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
         interval: float = INTERVAL_SECONDS,
         timeout: float | None = None,  # noqa: ASYNC109 - psycopg's own
     ) -> T:
-        """Called by psycopg for each statement.
+        """Wait for an answer. psycopg calls this for each statement.
 
         Raises:
-            psycopg.errors.ConnectionTimeout: no answer in time; the connection is closed.
+            psycopg.errors.ConnectionTimeout: no answer came in time; the connection is closed.
         """
         limit = self.answer_seconds if timeout is None else timeout
         self.asked_at = time.monotonic()
@@ -94,14 +94,14 @@ class BoundedAsyncConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
             async with asyncio.timeout(limit):
                 return await waiting.wait_async(gen, self.pgconn.socket, interval=interval)
         except TimeoutError:
-            self._leave()
+            self._close_now()
             raise _no_answer(limit) from None
         except asyncio.CancelledError:
-            self._leave()
+            self._close_now()
             raise
 
-    def _leave(self) -> None:
-        """Close the connection; a statement that runs is cancelled in the background."""
+    def _close_now(self) -> None:
+        """Close the connection, and cancel a running statement in the background."""
         if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
             with contextlib.suppress(psycopg.Error):
                 task = asyncio.get_running_loop().create_task(_cancel(self.pgconn.cancel_conn()))
@@ -115,7 +115,7 @@ def _no_answer(seconds: float) -> psycopg.errors.ConnectionTimeout:
 
 
 async def _cancel(request: Any) -> None:
-    """Ask the server to end a statement; one that does not hear it ends it by its timeout."""
+    """Ask the server to end a statement. If the request is lost, the server's statement timeout ends it."""
     with contextlib.suppress(psycopg.Error, OSError, TimeoutError):
         request.start()
         async with asyncio.timeout(CANCEL_SECONDS):

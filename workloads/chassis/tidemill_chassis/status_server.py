@@ -1,4 +1,4 @@
-"""/health, /livez, /readyz and /metrics for a workload that is no web service itself: a small server in a thread."""
+"""A small HTTP server in a thread, for /health, /livez, /readyz and /metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _JSON = "application/json"
 
 
 class _Probe:
-    """Asks a callback, for at most `limit_seconds`; one that hangs is not asked again before it returns."""
+    """Calls a callback in a thread and waits at most `limit_seconds`. While a call hangs, no second one is made."""
 
     def __init__(self, callback: Callable[[], Any], limit_seconds: float) -> None:
         self._callback, self._limit = callback, limit_seconds
@@ -32,7 +32,7 @@ class _Probe:
         with self._lock:
             if self._pending is None or self._pending.done():
                 self._pending = concurrent.futures.Future()
-                # A daemon thread: an executor's threads would hold up the exit of the process.
+                # A daemon thread, because the threads of an executor would delay the exit of the process.
                 threading.Thread(target=self._run, args=(self._pending,), name="status-probe", daemon=True).start()
             pending = self._pending
         try:
@@ -40,7 +40,7 @@ class _Probe:
         except concurrent.futures.TimeoutError:
             if pending.done():
                 raise
-            raise TimeoutError(f"no answer from within the process after {self._limit:g} s") from None
+            raise TimeoutError(f"the process did not answer its own health check within {self._limit:g} s") from None
 
     def _run(self, future: concurrent.futures.Future[Any]) -> None:
         try:
@@ -55,11 +55,11 @@ class StatusServer:
     Args:
         host: address to listen on.
         port: port to listen on; 0 takes a free one.
-        health: status code and body of /health.
-        ready: whether /readyz says yes.
-        live: whether /livez says yes.
-        limit_seconds: how long a callback may take before the answer is 503.
-        hosts: names that it may be called by; None: all.
+        health: returns the status code and the body of /health.
+        ready: whether /readyz answers 200, or else 503.
+        live: whether /livez answers 200, or else 503.
+        limit_seconds: maximum time of a callback; after it the answer is 503.
+        hosts: host names that clients may use; None: all.
     """
 
     def __init__(
@@ -93,22 +93,22 @@ class StatusServer:
 
     @property
     def port(self) -> int:
-        """The port that is listened on."""
+        """The port that the server listens on."""
         return int(self._server.server_address[1])
 
     def start(self) -> None:
-        """Serve from now on."""
+        """Start serving."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Serve no more; safe to call twice, or without start."""
+        """Stop serving. It may be called twice, or without `start`."""
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()
         self._server.server_close()
 
     def answer(self, path: str) -> Answer:
-        """Status code, content type and body for a path."""
+        """Return status code, content type and body for a path."""
         if path == "/metrics":
             return 200, CONTENT_TYPE, exposition()
         probe = self._probes.get(path)
@@ -118,7 +118,7 @@ class StatusServer:
                 {
                     "title": "Not Found",
                     "status": 404,
-                    "detail": f"{path} is not here; try /health, /livez, /readyz or /metrics",
+                    "detail": f"there is no path {path}; try /health, /livez, /readyz or /metrics",
                 },
             )
         try:
@@ -139,7 +139,7 @@ def _json(code: int, body: Any) -> Answer:
 class _Handler(BaseHTTPRequestHandler):
     owner: ClassVar[StatusServer]
     timeout = 5
-    """Seconds that a silent client may hold its thread."""
+    """Seconds after which a silent client is disconnected."""
     server_version, sys_version = "tidemill", ""
 
     def do_GET(self) -> None:
@@ -164,4 +164,4 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Probes and scrapes come every few seconds: they are not logged."""
+        """Log nothing, because probes and scrapes come every few seconds."""

@@ -1,1 +1,1 @@
-"""What the operator writes and the workloads read: the resource model, names, configs, events, resilience."""
+"""The code that operator and workloads share: resource model, names, configs, tables, events and expressions."""

@@ -1,4 +1,4 @@
-"""Durations as the resource writes them: `250ms`, `10s`, `5m`, `1h`, `7d`."""
+"""Durations in the notation of the resource: `250ms`, `10s`, `5m`, `1h`, `7d`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ MAX_MS = 10 * 365 * 86_400_000
 
 
 def parse_ms(text: str) -> int:
-    """Milliseconds of a duration such as `5m`.
+    """Return the milliseconds of a duration such as `5m`.
 
     Raises:
-        ValueError: no unit, an unknown unit, a sign or fraction, or more than ten years.
+        ValueError: the unit is missing or unknown, there is a sign or a fraction, or it is more than 3650 days.
     """
     if not re.fullmatch(PATTERN, text, re.ASCII) or text.endswith("\n"):
         raise ValueError(f"'{text}' is not a duration: write a whole number and a unit, such as 250ms, 10s, 5m, 1h, 7d")
@@ -29,7 +29,7 @@ def parse_ms(text: str) -> int:
 
 
 def format_ms(value_ms: int) -> str:
-    """The shortest exact spelling of a number of milliseconds, e.g. 90000 → `90s`."""
+    """Return the shortest exact notation of a number of milliseconds, e.g. `90s` for 90000."""
     for unit in ("d", "h", "m", "s"):
         if value_ms and value_ms % UNITS_MS[unit] == 0:
             return f"{value_ms // UNITS_MS[unit]}{unit}"

@@ -1,4 +1,4 @@
-"""Reading files whose size somebody else decides on: never more than a limit, whatever the name stands for."""
+"""Reads files with a limit on their size, also if the path is a pipe or a device."""
 
 from __future__ import annotations
 
@@ -9,62 +9,63 @@ from pathlib import Path
 from typing import BinaryIO
 
 OWN_FILE = 16 * 1024 * 1024
-"""Of files that Tidemill writes itself, or that a Secret or a ConfigMap holds (1 MiB at most there)."""
+"""The limit for files that Tidemill writes, and for those of Secrets and ConfigMaps, which have at most 1 MiB."""
 STATE_FILE = 64 * 1024 * 1024
-"""Of the local runtime's memory, which grows with what runs."""
+"""The limit for the state file of the local runtime, which grows with the number of pipelines."""
 
 
 class FileTooLarge(OSError, ValueError):
-    """A file holds more than is read of it."""
+    """A file is larger than the limit."""
 
 
 def read_bytes(path: Path, limit: int = OWN_FILE) -> bytes:
-    """The content of a file, a pipe or a device, if it ends within the limit.
+    """Return the content of a file, a pipe or a device.
 
     Args:
-        path: of the file.
-        limit: bytes.
+        path: the path of the file.
+        limit: maximum size in bytes.
 
     Raises:
-        FileTooLarge: it does not; nothing beyond the limit was read.
-        OSError: it cannot be read.
+        FileTooLarge: the content is larger than the limit. Nothing beyond the limit was read.
+        OSError: the file cannot be read.
     """
     with open(path, "rb") as file:
         status = os.fstat(file.fileno())
         if stat.S_ISREG(status.st_mode) and status.st_size > limit:
-            raise _too_large(str(path), f"{status.st_size:,} bytes are", limit)
+            raise _too_large(str(path), f"has {status.st_size:,} bytes", limit)
         return read_stream(file, str(path), limit)
 
 
 def read_text(path: Path, limit: int = OWN_FILE) -> str:
-    """The same as UTF-8 text.
+    """Return the content of a file as in `read_bytes`, decoded as UTF-8.
 
     Raises:
-        FileTooLarge, OSError: as above.
-        UnicodeDecodeError: it is none.
+        FileTooLarge: the content is larger than the limit.
+        OSError: the file cannot be read.
+        UnicodeDecodeError: the content is not UTF-8.
     """
     return read_bytes(path, limit).decode()
 
 
 def read_stream(stream: BinaryIO, name: str, limit: int) -> bytes:
-    """What comes from a stream until its end, if that is within the limit.
+    """Return the content of a stream, up to its end.
 
     Args:
-        stream: as it is.
-        name: for the message.
-        limit: bytes.
+        stream: the stream.
+        name: its name, for the message.
+        limit: maximum size in bytes.
 
     Raises:
-        FileTooLarge: it is not.
+        FileTooLarge: the stream is longer than the limit.
     """
     parts, left = [], limit + 1
     while left > 0 and (part := stream.read(min(left, 1024 * 1024))):
         parts.append(part)
         left -= len(part)
     if left <= 0:
-        raise _too_large(name, f"more than {limit:,} bytes are", limit)
+        raise _too_large(name, f"has more than {limit:,} bytes", limit)
     return b"".join(parts)
 
 
 def _too_large(name: str, size: str, limit: int) -> FileTooLarge:
-    return FileTooLarge(errno.EFBIG, f"{size} too many: at most {limit:,} are read of it", name)
+    return FileTooLarge(errno.EFBIG, f"{size}; at most {limit:,} are allowed", name)

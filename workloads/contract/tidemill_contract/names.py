@@ -1,7 +1,7 @@
-"""Every name derived from a pipeline: topics, schema, roles, consumer groups, services, Redis keys.
+"""Derives names from a pipeline: topics, schema, roles, consumer groups, services and Redis keys.
 
-A derived name is injective (two pipelines never share one) and never longer than its system allows; what would be
-ambiguous or too long carries a hash.
+Two pipelines never share a derived name, and no name is longer than its system allows. A name that would be ambiguous
+or too long gets a hash.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ def _digest(*parts: str) -> str:
 
 
 def schema(namespace: str, name: str) -> str:
-    """The Postgres schema: `<namespace>__<name>` with hyphens as underscores.
+    """Return the name of the Postgres schema: `<namespace>__<name>` with hyphens as underscores.
 
-    `--` in either part could be read two ways, so such names, and long ones, end in `___<hash>`; a plain one never
-    holds three underscores in a row. A schema never starts with a digit or `pg_`: those are hashed as well, and
-    prefixed.
+    If a part has `--`, the name would be ambiguous; it then ends in `___<hash>`, as do names that would be too long.
+    Names without a hash never have three underscores in a row. A name that would start with a digit or `pg_` gets the
+    prefix `t_` and a hash.
     """
     plain = f"{namespace}__{name}".replace("-", "_")
     if plain[0].isdigit() or plain.startswith("pg_"):
@@ -36,25 +36,23 @@ def schema(namespace: str, name: str) -> str:
 
 
 def role(schema_name: str, function: str) -> str:
-    """A Postgres role of a schema; function is owner, writer or reader."""
+    """Return the name of a schema's Postgres role; `function` is owner, writer or reader."""
     return f"{schema_name}_{function}"
 
 
 def logins(role_name: str) -> tuple[str, str]:
-    """The two login roles that have a role's rights: one is in force, the other is for the next password."""
+    """Return the names of a role's two login roles: one is in force, the other is for the next password."""
     return f"{role_name}_a", f"{role_name}_b"
 
 
 def topic(namespace: str, name: str, kind: str) -> str:
-    """A topic of a pipeline; kind is events, results, anomalies or dead-letters."""
+    """Return the name of a pipeline's topic; `kind` is events, results, anomalies or dead-letters."""
     return f"{namespace}.{name}.{kind}"
 
 
 def derived_topic(topic_name: str) -> tuple[str, str, str] | None:
-    """Namespace, pipeline and kind of a topic that has the name of a pipeline's; None: it has not.
-
-    Neither a namespace nor a pipeline's name holds a dot.
-    """
+    """Return namespace, pipeline and kind of a name made by `topic`; None if it is another name."""
+    # Neither namespaces nor names of pipelines have dots.
     parts = topic_name.split(".")
     if len(parts) != 3 or not all(parts) or parts[2] not in ("events", *OUTPUT_TOPICS):
         return None
@@ -62,41 +60,41 @@ def derived_topic(topic_name: str) -> tuple[str, str, str] | None:
 
 
 def consumer_group(namespace: str, name: str, reader: str = "live") -> str:
-    """The consumer group of a pipeline's processors; a replay reads under a reader name of its own."""
+    """Return the consumer group of a pipeline's processors. Each replay has its own `reader`."""
     suffix = "" if reader == "live" else f".{reader}"
     return f"tidemill.{namespace}.{name}{suffix}"
 
 
 def window_table(aggregation: str, version: int) -> str:
-    """The table that holds an aggregation version's windows."""
+    """Return the name of the table with the windows of an aggregation's version."""
     return f"{aggregation}_v{version}"
 
 
 def service(name: str, component: str) -> str:
-    """The Service in front of a component of a pipeline; component is ingest or api."""
+    """Return the name of a pipeline's Kubernetes Service; `component` is ingest or api."""
     return f"{name}-{component}"
 
 
 def redis_prefix(namespace: str, name: str) -> str:
-    """What every Redis key of a pipeline starts with. Neither part can hold a slash."""
+    """Return the prefix of all Redis keys of a pipeline. It is unambiguous, because neither part can have a slash."""
     return f"tidemill/{namespace}/{name}"
 
 
 def live_stream(namespace: str, name: str) -> str:
-    """The Redis stream of a pipeline's live changes."""
+    """Return the Redis key of the stream with a pipeline's live changes."""
     return f"{redis_prefix(namespace, name)}/live"
 
 
 def live_listeners(namespace: str, name: str) -> str:
-    """The Redis key that exists while somebody listens to a pipeline's live changes."""
+    """Return the Redis key that exists while a client listens to a pipeline's live changes."""
     return f"{redis_prefix(namespace, name)}/listeners"
 
 
 def ingest_keys(namespace: str, name: str) -> str:
-    """What the Redis keys of a pipeline's batches with an Idempotency-Key start with."""
+    """Return the prefix of the Redis keys for a pipeline's requests with an Idempotency-Key."""
     return f"{redis_prefix(namespace, name)}/batches"
 
 
 def ingest_owner(namespace: str, process: str) -> str:
-    """The Redis key that exists while an ingest process lives; no pipeline's name begins with a tilde."""
+    """Return the Redis key that exists while an ingest process runs. Names of pipelines never begin with a tilde."""
     return f"tidemill/{namespace}/~ingest/{process}"

@@ -1,8 +1,8 @@
-"""The configs that the operator writes and the workloads read: files of pipelines and secrets, and the environment.
+"""The configuration that the operator writes and the workloads read: files of pipelines, secrets, and the environment.
 
-Config files: `<config dir>/<pipeline>.json`, one PipelineConfig each. Secrets: `<secrets dir>/<pipeline>/<file>`, or
-flat `<pipeline>.<file>`: writer.json and reader.json (PostgresCredentials), api-keys.json (ApiKeys). Both are replaced
-atomically, so a reader polls them.
+Each pipeline has a config file `<config dir>/<pipeline>.json` (PipelineConfig). Its secrets are `writer.json` and
+`reader.json` (PostgresCredentials) and `api-keys.json` (ApiKeys), in the files `<secrets dir>/<pipeline>/<file>` or
+`<secrets dir>/<pipeline>.<file>`. All files are replaced atomically, and the workloads poll them.
 """
 
 from __future__ import annotations
@@ -24,17 +24,21 @@ class _Config(BaseModel):
 
 
 class AggregationRef(_Config):
-    """Which version of an aggregation's table is live."""
+    """The current version of an aggregation."""
 
     name: str
     version: int = 1
 
 
 class PipelineConfig(_Config):
-    """One pipeline as its workloads see it. `spec` has every default resolved (topic name, partitions, auth, …).
+    """The config of one pipeline for its workloads.
 
-    `generation` is that of the last spec that told processors something new; a writer older than the schema's
-    `_generation` row stops.
+    Attributes:
+        namespace, name: of the pipeline.
+        generation: generation of the last spec with a change that processors have to know. A processor stops if its
+            generation is older than the one in the table `_generation`.
+        spec: the spec with all defaults resolved (topic name, partitions, auth, …).
+        aggregations: the current versions.
     """
 
     namespace: str
@@ -45,24 +49,24 @@ class PipelineConfig(_Config):
 
     @property
     def events_topic(self) -> str:
-        """The source topic."""
+        """The name of the source topic."""
         return self.spec.source.topic.name or names.topic(self.namespace, self.name, "events")
 
     @property
     def schema_name(self) -> str:
-        """The Postgres schema."""
+        """The name of the Postgres schema."""
         return names.schema(self.namespace, self.name)
 
     def topic(self, kind: Literal["results", "anomalies", "dead-letters"]) -> str:
-        """An output topic."""
+        """Return the name of an output topic."""
         return names.topic(self.namespace, self.name, kind)
 
     def version(self, aggregation: str) -> int:
-        """The live table version of an aggregation."""
+        """Return the current version of an aggregation."""
         return next(ref.version for ref in self.aggregations if ref.name == aggregation)
 
     def to_json(self) -> str:
-        """The config file's text; stable, so that an unchanged config makes no write."""
+        """Return the text of the config file. Equal configs have equal texts, so that nothing is written needlessly."""
         return self.model_dump_json(by_alias=True, indent=1, exclude_none=True)
 
     @classmethod
@@ -70,22 +74,25 @@ class PipelineConfig(_Config):
         """Parse a config file.
 
         Raises:
-            pydantic.ValidationError: the text is not such a file.
+            pydantic.ValidationError: the text is no valid config.
         """
         return cls.model_validate_json(text)
 
 
 class PostgresCredentials(_Config):
-    """A login role."""
+    """The user and the password of a login role."""
 
     user: str
     password: str
 
 
 class ApiKey(_Config):
-    """One API key: its public id, the SHA-256 (hex) of its secret and what it may do.
+    """An API key without its secret. Clients send the key as `tm_<id>_<secret>`.
 
-    The key as its holder sends it is `tm_<id>_<secret>`. Scopes: `events:append`, `query:read`.
+    Attributes:
+        id: the public id.
+        sha256: the SHA-256 of the secret, in hex.
+        scopes: the permissions, `events:append` or `query:read`.
     """
 
     id: str
@@ -100,15 +107,15 @@ class ApiKeys(_Config):
 
 
 class WorkloadSettings(_Config):
-    """What the environment tells every workload."""
+    """The settings that every workload reads from the environment."""
 
     namespace: str = "default"
     host: str = "127.0.0.1"
     port: int = 8080
     status_port: int = 0
-    """Where ingest and API tell figures, full health and probes, apart from their clients' port; 0: nowhere."""
+    """The port on which ingest and API serve metrics, full health and probes, apart from clients; 0: there is none."""
     allowed_hosts: str = ""
-    """Names that they may be called by, between commas; addresses always pass. Empty: all."""
+    """The host names that clients may use, separated by commas. IP addresses are always allowed. Empty: all names."""
     kafka_brokers: str = ""
     kafka_config: Path | None = None
     postgres_host: str = "127.0.0.1"
@@ -116,31 +123,31 @@ class WorkloadSettings(_Config):
     postgres_database: str = "tidemill"
     postgres_sslmode: str = "prefer"
     postgres_ca: str = ""
-    """PEM file of the authorities that sign Postgres' certificate; empty: libpq's own place."""
+    """PEM file of the authorities that sign Postgres' certificate; empty: the default of libpq."""
     redis_url: str = ""
     redis_ca: str = ""
-    """The same for Redis; empty: the system's authorities."""
+    """PEM file of the authorities that sign Redis' certificate; empty: the system's authorities."""
     config_dir: Path = Path("/etc/tidemill/pipelines")
     pipeline: str = ""
     secrets_dir: Path = Path("/etc/tidemill/secrets")
     resilience_file: Path | None = None
     log_level: str = "INFO"
     instance: str = ""
-    """A name that a restarted process keeps: it then takes its partitions back at once, without a session timeout."""
+    """A name that a process keeps when it restarts, so that it gets its partitions back at once, without a timeout."""
     session_timeout_ms: int = 30_000
     reader: str = "live"
-    """Whose positions a processor moves: those of live traffic, or those of a replay."""
+    """The reader whose positions a processor moves: `live`, or the name of a replay."""
     start_from: str = ""
-    """Where a replay begins: earliest, or a time in RFC 3339."""
+    """The start of a replay: `earliest`, or a time in RFC 3339."""
     rate: int = 0
-    """Events a second at most of a replay; 0: as many as there are."""
+    """Maximum events per second of a replay; 0: no limit."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> WorkloadSettings:
-        """Read `TIDEMILL_<FIELD>` variables, e.g. TIDEMILL_KAFKA_BROKERS.
+        """Read the settings from the variables `TIDEMILL_<FIELD>`, e.g. TIDEMILL_KAFKA_BROKERS.
 
         Raises:
-            pydantic.ValidationError: a value is not of its field's type.
+            pydantic.ValidationError: a value is not valid.
         """
         found = {
             key: environ[f"TIDEMILL_{key.upper()}"]
@@ -158,33 +165,48 @@ class WorkloadSettings(_Config):
 
     @property
     def postgres_tls(self) -> dict[str, Any]:
-        """Settings of libpq: whether connections are encrypted, and whose certificates are trusted."""
+        """The TLS settings of libpq."""
         trusted = {"sslrootcert": self.postgres_ca} if self.postgres_ca else {}
         return {"sslmode": self.postgres_sslmode, **trusted}
 
     @property
     def redis_tls(self) -> dict[str, Any]:
-        """Settings of a Redis client besides the URL."""
+        """The TLS settings of a Redis client, besides the URL."""
         return trust.redis_options(self.redis_url, self.redis_ca)
 
     def load_pipeline(self, name: str) -> PipelineConfig:
-        """The config of one pipeline."""
+        """Read the config of one pipeline.
+
+        Raises:
+            OSError: the file cannot be read.
+            pydantic.ValidationError: the file is no valid config.
+        """
         return PipelineConfig.from_json(read_bytes(self.config_dir / f"{name}.json"))
 
     def secret_file(self, pipeline: str, name: str) -> Path:
-        """Where a pipeline's secret is: `<pipeline>.<name>` if there is such a file, else `<pipeline>/<name>`.
+        """Return the path of a pipeline's secret: `<pipeline>.<name>` if that file exists, else `<pipeline>/<name>`.
 
-        The flat form is for a Kubernetes Secret of many pipelines, whose keys take no slash; a pipeline's name holds no
-        dot.
+        The first form is for a Kubernetes Secret with the files of many pipelines, because its keys cannot have
+        slashes. It is unambiguous, because names of pipelines have no dots.
         """
         flat = self.secrets_dir / f"{pipeline}.{name}"
         return flat if flat.exists() else self.secrets_dir / pipeline / name
 
     def credentials(self, pipeline: str, role: Literal["writer", "reader"]) -> PostgresCredentials:
-        """A pipeline's Postgres login."""
+        """Read a pipeline's Postgres login.
+
+        Raises:
+            OSError: the file cannot be read.
+            pydantic.ValidationError: the file holds no login.
+        """
         return PostgresCredentials.model_validate_json(read_bytes(self.secret_file(pipeline, f"{role}.json")))
 
     def api_keys(self, pipeline: str) -> ApiKeys:
-        """The API keys of a pipeline; none if there is no such file."""
+        """Read the API keys of a pipeline. If there is no file, there are no keys.
+
+        Raises:
+            OSError: the file cannot be read.
+            pydantic.ValidationError: the file holds no API keys.
+        """
         path = self.secret_file(pipeline, "api-keys.json")
         return ApiKeys.model_validate_json(read_bytes(path)) if path.exists() else ApiKeys()

@@ -1,6 +1,7 @@
-"""Times as texts: as Tidemill's answers and records write them, and as specs and requests may.
+"""Writes and reads times as texts.
 
-Written: RFC 3339, UTC, milliseconds only where there are any. Read: as the decoder of events does.
+Answers and records have times in RFC 3339, in UTC, with milliseconds only if they are not 0. Times in specs and
+requests are read by the same rules as times in events.
 """
 
 from __future__ import annotations
@@ -16,24 +17,24 @@ _TIME = re.compile(
 
 
 def rfc3339(moment: dt.datetime) -> str:
-    """`2013-01-01T05:00:00Z`, or with milliseconds `…:00.250Z`."""
+    """Return a time as `2013-01-01T05:00:00Z`, or with milliseconds as `2013-01-01T05:00:00.250Z`."""
     moment = moment.astimezone(dt.UTC)
     text = moment.isoformat(timespec="milliseconds" if moment.microsecond else "seconds")
     return text.replace("+00:00", "Z")
 
 
 def rfc3339_ms(epoch_ms: int) -> str:
-    """The same of epoch milliseconds."""
+    """Return epoch milliseconds as a text like that of `rfc3339`."""
     return rfc3339(_EPOCH + dt.timedelta(milliseconds=epoch_ms))
 
 
 def read_time(text: str) -> dt.datetime:
-    """A moment (UTC) from RFC 3339 with a zone, or from a date alone, which is its midnight in UTC.
+    """Return the time (UTC) of an RFC 3339 text with a zone, or midnight UTC of a date.
 
-    Fractions are cut after the microsecond, never rounded: a time lies in no later window than its text says.
+    Fractions are truncated to microseconds and never rounded, so that no time moves into a later window.
 
     Raises:
-        ValueError: it is neither, or lies outside the years 1 to 9999.
+        ValueError: the text has neither form, or the time is outside the years 1 to 9999.
     """
     match = _TIME.fullmatch(text)
     if match is None:
@@ -44,14 +45,14 @@ def read_time(text: str) -> dt.datetime:
         moment = dt.datetime.fromisoformat(f"{day}T{time or '00:00:00'}.{digits}{hours or '+00'}:{minutes or '00'}")
         return moment.astimezone(dt.UTC)
     except OverflowError:
-        raise ValueError("it lies outside the years 1 to 9999") from None
+        raise ValueError("it is outside the years 1 to 9999") from None
 
 
 def read_start(text: str) -> dt.datetime:
-    """The same from a spec, which may have it in other forms of ISO 8601 too, with a zone.
+    """Return the time of a text in a spec, which may also be in other forms of ISO 8601 with a zone.
 
     Raises:
-        ValueError: it is no time, or has no zone.
+        ValueError: the text is no time, or has no zone.
     """
     try:
         return read_time(text)
@@ -63,5 +64,5 @@ def read_start(text: str) -> dt.datetime:
 
 
 def epoch_ms(moment: dt.datetime) -> int:
-    """Epoch milliseconds of a moment, cut."""
+    """Return the epoch milliseconds of a time, rounded down."""
     return (moment - _EPOCH) // _MILLISECOND

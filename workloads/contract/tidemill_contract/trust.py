@@ -1,4 +1,4 @@
-"""TLS to Postgres and Redis: which certificates are trusted, and what to do where a server's is not."""
+"""TLS to servers: the settings of trusted authorities, and the remedies for refused certificates."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ _UNKNOWN = re.compile(r"certificate[ _]verify[ _]failed|unknown ca\b", re.IGNORE
 
 
 def remedy(server: str, error: str) -> str:
-    """What to do about a certificate that was refused; empty if the error is of another kind.
+    """Return the remedy for a refused certificate; empty if the error is of another kind.
 
     Args:
         server: postgres, redis or kafka.
-        error: what its client says.
+        error: the client's error message.
     """
     if server not in AUTHORITIES:
         return ""
     if _OTHER_NAME.search(error):
-        return "connect by a name that the server's certificate has"
+        return "connect by a host name that is in the server's certificate"
     if _UNKNOWN.search(error):
-        return f"give the certificate of the authority that signed the server's by {AUTHORITIES[server]}"
+        return f"set the certificate of the authority that signed the server's certificate: {AUTHORITIES[server]}"
     return ""
 
 
 def redis_options(url: str, ca: str) -> dict[str, Any]:
-    """What a Redis client needs besides the URL.
+    """Return the TLS options of a Redis client, besides the URL.
 
     Args:
-        url: redis:// or rediss://.
-        ca: PEM file of the authorities that are trusted; empty: those of the system.
+        url: a URL with redis:// or rediss://.
+        ca: PEM file of the trusted authorities; empty: those of the system.
 
     Raises:
-        ValueError: there is an authority, and the URL is of a connection without TLS.
+        ValueError: there is a PEM file, but the URL is without TLS.
     """
     if not ca or not url:
         return {}
@@ -50,10 +50,14 @@ def redis_options(url: str, ca: str) -> dict[str, Any]:
 
 
 def authority(variable: str, path: str) -> str:
-    """The absolute path of a file with certificates; empty stays empty.
+    """Return the absolute path of a PEM file with certificates. An empty path stays empty.
+
+    Args:
+        variable: the environment variable that names the file, for the message.
+        path: the path.
 
     Raises:
-        ValueError: it is not there.
+        ValueError: the file does not exist.
     """
     if not path:
         return ""

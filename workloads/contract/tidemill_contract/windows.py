@@ -1,6 +1,6 @@
-"""Windows out of stored rows: which rows make one, and what is answered of the partials that they are merged to.
+"""Writes the SQL that combines stored rows to windows, and computes the values of metrics from their partials.
 
-SQL text only, like `partials`; what answers sketches decodes bytes.
+Values of sketches are not computed in SQL: their bytes are decoded after the query.
 """
 
 from __future__ import annotations
@@ -24,35 +24,36 @@ Decoder = Callable[[Any], Any]
 
 
 def answer_expression(metric: MetricSpec, field_type: str | None, seconds: str) -> str:
-    """SQL for a metric's value over merged partial columns; of what has a decoder, what that reads.
+    """Return the SQL of a metric's value over merged partial columns.
 
-    A value beyond a double is null.
+    If the metric has a decoder (`evaluator`), the SQL gives the bytes for it. A value that a double cannot hold is
+    null.
 
     Args:
-        metric: of the layout.
-        field_type: the spec type of its field; None: it has none.
-        seconds: SQL of the window's length in seconds, a double.
+        metric: a metric of the layout.
+        field_type: the spec type of its field; None: it has no field.
+        seconds: SQL of the window's length in seconds, as a double.
     """
     return FUNCTIONS[metric.function].answer(Merged(columns_by_kind(metric), field_type, seconds))
 
 
 def answer_type(metric: MetricSpec, field_type: str | None) -> str:
-    """The spec type (string, integer, number, boolean, timestamp) of a metric's value, or array."""
+    """Return the spec type (string, integer, number, boolean, timestamp) of a metric's value, or `array`."""
     return FUNCTIONS[metric.function].answer_type(field_type)
 
 
 def answer_range(metric: MetricSpec, field_type: str | None) -> tuple[float, float]:
-    """The least and the greatest that a metric's value can be."""
+    """Return the least and the greatest possible value of a metric."""
     return FUNCTIONS[metric.function].answer_range(field_type)
 
 
 def evaluator(metric: MetricSpec, field_type: str | None) -> Decoder | None:
-    """What turns stored bytes into the metric's value; None: SQL gives the value itself."""
+    """Return the function that decodes stored bytes to the metric's value; None if SQL gives the value itself."""
     return FUNCTIONS[metric.function].decoder(metric, field_type)
 
 
 def decoders(plan: AggregationLayout) -> dict[str, Decoder]:
-    """By metric, what makes its value of what SQL answers, where that is a sketch."""
+    """Return the functions that decode stored bytes to values, by metric, for the metrics that need one."""
     found = {metric.name: evaluator(metric, kind) for metric, kind in plan.metrics}
     return {name: decode for name, decode in found.items() if decode is not None}
 
@@ -66,20 +67,21 @@ def window_source(
     last: str | None = None,
     vanished: bool = False,
 ) -> str:
-    """A parenthesised query of whole windows' partials: `table` itself, or windows composed of its panes.
+    """Return a subquery for the partials of whole windows, which are the rows of `table`, or combined from its panes.
 
     Args:
-        table: quoted, schema-qualified window table.
+        table: the window table, quoted and with its schema.
         plan: the aggregation's layout.
-        where: an SQL condition over stored rows, applied before composing; for hopping windows its bounds on
-            window_start must reach `size - hop` beyond the last window wanted.
-        first: SQL of where the first window wanted starts: hardly any before it is composed.
-        last: the same of the last one, and those after it.
-        vanished: also sessions that have joined an earlier one: what is left of them is empty and ends where it starts.
+        where: an SQL condition on stored rows. For hopping windows, its bounds on window_start have to include the
+            panes up to `size - hop` after the start of the last wanted window.
+        first: SQL of the start of the first wanted window. Only few earlier windows are combined needlessly.
+        last: SQL of the start of the last wanted window. Later windows are not combined.
+        vanished: whether to include sessions that were joined to an earlier one. They are empty, and end at their
+            start.
 
     Returns:
-        `(SELECT group columns, window_start, _rev, what is merged …) AS w`, of sessions with `window_end`. Windows
-        that hold no event are absent.
+        `(SELECT group columns, window_start, _rev, merged partials …) AS w`, for sessions also with `window_end`.
+        Windows without events are absent.
     """
     columns = [quote(name) for name, _ in plan.group_by]
     if plan.sessions:
@@ -90,8 +92,9 @@ def window_source(
         listed = ", ".join([*columns, "window_start", "_rev", *plan.stored])
         return f"(SELECT {listed} FROM {table} WHERE {where}) AS w"
     hop, size = f"interval '{plan.pane_ms} milliseconds'", f"interval '{plan.size_ms} milliseconds'"
-    # A pane belongs to every window that starts up to size - hop before it. What came late for some of them carries
-    # `_after`, the end of the last window that was closed then, and counts only for windows that end later.
+    # A pane belongs to every window that starts up to size - hop before it. Events that were late for some of these
+    # windows have a row with `_after`, the end of the last window that was closed then. The row only counts for windows
+    # that end later.
     low, high = f"p.window_start - interval '{plan.spread_ms} milliseconds'", "p.window_start"
     if first is not None:
         low = f"greatest({low}, date_bin({hop}, {first}, timestamptz 'epoch'))"
@@ -111,11 +114,11 @@ def window_source(
 
 
 def answer_columns(plan: AggregationLayout, end: str | None = None) -> list[tuple[str, str, str]]:
-    """(output name, spec type, SQL expression over what is merged) of each metric.
+    """Return the output name, the spec type, and the SQL expression over merged partials, of each metric.
 
     Args:
         plan: the aggregation's layout.
-        end: SQL of where the windows that are answered end; None: they are those of the layout.
+        end: SQL of the end of the answered windows; None: the answered windows are those of the layout.
     """
     found, guarded = [], dict(plan.whole)
     seconds = f"extract(epoch FROM {end or plan.end_sql} - window_start)::double precision"

@@ -44,7 +44,7 @@ def event(**members: Any) -> bytes:
 CHANGE = {"before": None, "after": {"k": "a"}, "op": "c", "source": {"table": "t"}}
 ENVELOPE = {"schema": {"type": "struct"}, "payload": {"k": "a"}}
 TOLD = [
-    (event(amount="12,5"), Reason.MISTYPED, "amount", 'amount: expected number, got string "12,5"; JSON has numbers'),
+    (event(amount="12,5"), Reason.MISTYPED, "amount", 'amount: expected number, got string "12,5"; send a number'),
     (event(amount="12.5"), Reason.MISTYPED, "amount", 'got string "12.5"; send it without quotes'),
     (event(amount="lots"), Reason.MISTYPED, "amount", "send a number, or declare the field as string"),
     (event(amount=True), Reason.MISTYPED, "amount", "expected number, got boolean true; send a number"),
@@ -63,8 +63,8 @@ TOLD = [
     (json.dumps('{"k": "a"}').encode(), Reason.NOT_AN_OBJECT, None, "encoded twice; encode it once"),
     (b"12", Reason.NOT_AN_OBJECT, None, "expected an object, got 12"),
     (b"", Reason.NOT_JSON, None, "the record is empty"),
-    (b"hello", Reason.NOT_JSON, None, "is not JSON; send one JSON object a record"),
-    (event() + b"\n" + event(), Reason.NOT_JSON, None, "send one JSON object a record"),
+    (b"hello", Reason.NOT_JSON, None, "is not JSON; send one JSON object per record"),
+    (event() + b"\n" + event(), Reason.NOT_JSON, None, "send one JSON object per record"),
     (b'{"ts": 1, "amount": NaN}', Reason.NOT_JSON, None, "no NaN and no Infinity; send null"),
     (b'{"ts": 1, "amount": -Infinity}', Reason.NOT_JSON, None, "no NaN and no Infinity; send null"),
     (b"\x00\x00\x00\x00\x2a" + event(), Reason.NOT_JSON, None, "(schema 42, then JSON); send plain JSON"),

@@ -168,8 +168,8 @@ def test_a_quota_that_is_used_up_is_a_condition(document: dict[str, Any], world:
     assert conditions(full)["QuotaUsedUp"] == ("True", "QuotaUsedUp")
     assert conditions(full)["Ready"] == ("True", "Applied")
     assert [c["message"] for c in changed(before, full)] == [
-        "spec.deadLetters.quota of 1Gi is used up: of the dead letters so far 12 were only counted; see who sends what"
-        " is refused, or raise the quota"
+        "spec.deadLetters.quota of 1Gi is used up: of the dead letters so far 12 were only counted; correct the senders"
+        " of the refused events, or raise the quota"
     ]
     world.postgres.schemas[SCHEMA] = replace(world.postgres.schemas[SCHEMA], kept=(replace(kept, full=False),))
     assert "QuotaUsedUp" not in conditions(apply(document, world, previous=full))

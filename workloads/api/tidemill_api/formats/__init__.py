@@ -1,1 +1,1 @@
-"""Formats of answers, a module each; `registry` finds them."""
+"""The formats of answers. Each has its own module, and `registry` finds them."""

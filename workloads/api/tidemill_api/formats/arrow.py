@@ -22,29 +22,29 @@ _TYPES: dict[str, Any] = {
     "object": pl.String,
 }  # fmt: skip
 _LEAST, _GREATEST = -(2**63), 2**63 - 1
-# A stream is a sequence of messages, the schema first, then two words that end it. A message begins with four bytes of
-# ones and the length of its description (Arrow's "encapsulated message format").
+# A stream is a sequence of messages, of which the first is the schema, and an end mark of eight bytes. A message begins
+# with four bytes 0xff and the length of its metadata (Arrow's "encapsulated message format").
 _MARK_BYTES = 4
 _END = b"\xff\xff\xff\xff\0\0\0\0"
 
 
 class ArrowWriter:
-    """Writes one stream: its schema, a record batch for each batch of rows, its end."""
+    """Writes one stream: the schema, a record batch for each batch of rows, and the end mark."""
 
     def __init__(self, columns: Sequence[Column], converters: Converters | None = None) -> None:
         self.columns = columns
-        self._encoder = RowEncoder(columns, converters, of_kind=_as_it_is)
+        self._encoder = RowEncoder(columns, converters, of_kind=_no_converter)
         self._series = [(column.name, _data_type(column), _shaper(column)) for column in columns]
         empty = _stream(pl.DataFrame(schema={name: kind for name, kind, _ in self._series}))
         described = int.from_bytes(empty[_MARK_BYTES : 2 * _MARK_BYTES], "little")
         self._schema = empty[: 2 * _MARK_BYTES + described]
 
     def head(self) -> bytes:
-        """The schema."""
+        """Return the schema message."""
         return self._schema
 
     def batch(self, rows: Sequence[Row]) -> bytes:
-        """A record batch.
+        """Return a record batch.
 
         Raises:
             Problem: an integer has more than 64 bits.
@@ -57,19 +57,19 @@ class ArrowWriter:
         return _stream(frame)[len(self._schema) : -len(_END)]
 
     def tail(self) -> bytes:
-        """The end of the stream."""
+        """Return the end mark of the stream."""
         return _END
 
 
 def _stream(frame: pl.DataFrame) -> bytes:
-    """A whole stream, with types that old readers know."""
+    """Return a complete stream, with types that old readers know."""
     written = io.BytesIO()
     frame.write_ipc_stream(written, compat_level=pl.CompatLevel.oldest())
     return written.getvalue()
 
 
-def _as_it_is(kind: str) -> None:
-    """Values are typed here, not written as text."""
+def _no_converter(kind: str) -> None:
+    """Return None for all types: Arrow needs the values themselves, not their JSON texts."""
 
 
 def _data_type(column: Column) -> Any:
@@ -81,7 +81,7 @@ def _data_type(column: Column) -> Any:
 
 
 def _shaper(column: Column) -> Callable[[Sequence[Any]], Sequence[Any]]:
-    """What makes a column's values such as its data type takes."""
+    """Return the function that converts a column's values for its data type."""
     match column.kind:
         case "integer":
             return lambda values: [None if value is None else _integer(column, value) for value in values]
@@ -101,13 +101,13 @@ def _integer(column: Column, value: int | Decimal) -> int:
     raise Problem(
         400,
         "value_too_large",
-        f"{column.name}: Arrow's integers have 64 bits, which {int(value)} is beyond; leave the column out with"
-        " `metrics`, or ask for JSON, NDJSON or CSV",
+        f"{column.name}: {int(value)} does not fit Arrow's integers of 64 bits; leave the column out with `metrics`,"
+        " or ask for JSON, NDJSON or CSV",
     )
 
 
 def _text(value: Any) -> str | None:
-    """Texts are themselves, objects and lists are JSON."""
+    """Return texts unchanged, and objects and lists as JSON."""
     return value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
@@ -118,7 +118,7 @@ def _items(column: Column, items: Sequence[Any]) -> list[Any]:
 
 
 def _member(member: Column, value: Any) -> Any:
-    """A member of an object in a list, where times are written as texts."""
+    """Convert a member of an object in a list. Stored lists hold times as texts."""
     return read_time(value) if member.kind == "timestamp" and isinstance(value, str) else value
 
 
@@ -126,8 +126,8 @@ FORMAT = Format(
     "Arrow", "arrow", "application/vnd.apache.arrow.stream",
     "An Arrow IPC stream (`pyarrow.ipc.open_stream`, `polars.read_ipc_stream`), uncompressed, in record batches of"
     " at most 2,000 rows. Timestamps are microseconds in UTC, integers have 64 bits, numbers are doubles, lists of"
-    " frequent values are lists of structs, objects are texts of JSON. An integer beyond 64 bits, such as a large sum,"
-    " is refused with 400 `value_too_large`; where rows were sent before it, the answer breaks off.",
+    " frequent values are lists of structs, objects are texts of JSON. An integer of more than 64 bits, such as a large"
+    " sum, is refused with 400 `value_too_large`. If rows were sent before it, the answer ends without its end mark.",
     ArrowWriter,
     schema={"type": "string", "format": "binary"},
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a format of answers is: a suffix, a media type, and a writer that streams rows."""
+"""The definition of a format of answers: a suffix, a media type, and a writer that streams rows."""
 
 from __future__ import annotations
 
@@ -18,21 +18,24 @@ class Writer(Protocol):
     columns: Sequence[Column]
 
     def head(self) -> bytes:
-        """What comes before the first row."""
+        """Return the bytes before the first row."""
 
     def batch(self, rows: Sequence[Row]) -> bytes:
-        """Some rows, as psycopg gives them, in the order of `columns`.
+        """Return the bytes of some rows.
+
+        Args:
+            rows: rows of psycopg, with their values in the order of `columns`.
 
         Raises:
-            Problem: the format has no way to write a value.
+            Problem: the format cannot express a value.
         """
 
     def tail(self) -> bytes:
-        """What comes after the last row."""
+        """Return the bytes after the last row."""
 
 
 WriterOf = Callable[[Sequence[Column], Converters], Writer]
-"""Makes a writer of columns; converters, by column name, are used in place of the format's own."""
+"""Creates the writer for some columns. Converters, by column name, replace those of the format."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +43,15 @@ class Format:
     """A format of answers.
 
     Attributes:
-        name: what people call it.
-        suffix: the end of a path that asks for it, without the dot.
-        media_type: asks for it in an Accept header.
-        description: for the reference page and the OpenAPI document; Markdown, whole sentences.
-        writer: makes what streams an answer of any length; None: answers come in pages.
-        aliases: further media types that ask for it.
-        content_type: the header of answers; empty: the media type.
-        schema: of the body, for the OpenAPI document.
-        of_items: the body is one row after another, each with the schema of a row.
+        name: its name, for people.
+        suffix: the suffix of paths in this format, without the dot.
+        media_type: the media type in Accept headers.
+        description: sentences in Markdown, for the reference page and the OpenAPI document.
+        writer: creates the writer of a streamed answer; None: answers come in pages.
+        aliases: further media types of the format.
+        content_type: the Content-Type header of answers; empty: the media type.
+        schema: schema of the body, for the OpenAPI document.
+        of_items: whether the body is a sequence of rows, each with the schema of a row.
     """
 
     name: str
@@ -63,5 +66,5 @@ class Format:
 
     @property
     def header(self) -> str:
-        """The Content-Type of answers."""
+        """The Content-Type header of answers."""
         return self.content_type or self.media_type

@@ -1,4 +1,4 @@
-"""CSV as in RFC 4180, safe to be opened in spreadsheets."""
+"""CSV as in RFC 4180, which is safe to open in spreadsheets."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from tidemill_api.formats.rows import RowEncoder
 from tidemill_api.query.selection import Column
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""A text that begins so is run as a formula by spreadsheets, also with the wide forms of these characters."""
+"""Spreadsheets run a text with such a beginning as a formula, also with the full-width forms of these characters."""
 
 
 class CsvWriter:
-    """Writes a line of column names, then a line a row; a null is empty, an empty text is quoted.
+    """Writes a line of column names, and then one line for each row.
 
-    A text that a spreadsheet would run as a formula is set off by an apostrophe.
+    A null is an empty cell, and an empty text is quoted. A text that a spreadsheet would run as a formula gets a
+    leading apostrophe.
     """
 
     def __init__(self, columns: Sequence[Column], converters: Converters | None = None) -> None:
@@ -26,15 +27,15 @@ class CsvWriter:
         self._encoder = RowEncoder(columns, converters)
 
     def head(self) -> bytes:
-        """The names of the columns."""
+        """Return the line of column names."""
         return _lines([self._encoder.names])
 
     def batch(self, rows: Sequence[Row]) -> bytes:
-        """A line a row."""
+        """Return one line for each row."""
         return _lines(map(self._encoder.values, rows))
 
     def tail(self) -> bytes:
-        """Nothing."""
+        """Return nothing."""
         return b""
 
 
@@ -64,8 +65,8 @@ def _csv_text(value: Any) -> str:
 
 FORMAT = Format(
     "CSV", "csv", "text/csv",
-    'A line of column names, then a line a row (RFC 4180). A null is empty, an empty text is `""`; lists and objects'
-    " are JSON in a cell. A text that a spreadsheet would run as a formula has an apostrophe before it.",
+    'A line of column names, then one line for each row (RFC 4180). A null is an empty cell, an empty text is `""`.'
+    " Lists and objects are JSON in a cell. A text that a spreadsheet would run as a formula has a leading apostrophe.",
     CsvWriter,
     content_type="text/csv; charset=utf-8; header=present",
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""JSON: pages with names and types of the columns, the rows as objects, and where they go on."""
+"""JSON: pages with the names and types of the columns, the rows as objects, and the cursor of the next page."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from tidemill_api.query.selection import Column
 JSON = "application/json"
 FORMAT = Format(
     "JSON", "json", JSON,
-    "The default. It comes in pages of at most `limit` rows: names and types of the columns as `meta`, the rows as"
-    " objects in `data`, and `next_cursor`. Integers of any size are written with all their digits.",
+    "The default. An answer is a page of at most `limit` rows: `meta` has the names and types of the columns, `data`"
+    " has the rows as objects, and `next_cursor` leads to the next page. Integers of any size have all their digits.",
 )  # fmt: skip
 
 
 def meta(columns: Sequence[Column]) -> list[dict[str, str]]:
-    """Names and types of the columns."""
+    """Return the names and types of columns."""
     return [{"name": column.name, "type": column.kind} for column in columns]
 
 
 def page_body(
     columns: Sequence[Column], records: Sequence[dict[str, Any]], next_cursor: str | None, **further: Any
 ) -> bytes:
-    """The body of a page."""
+    """Return the body of a page; `further` are more members."""
     return msgspec.json.encode({
         "meta": meta(columns),
         "data": records,

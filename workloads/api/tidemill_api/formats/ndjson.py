@@ -1,4 +1,4 @@
-"""NDJSON: a line of JSON a row."""
+"""NDJSON: one line of JSON for each row."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from tidemill_api.query.selection import Column
 
 
 class NdjsonWriter:
-    """Writes rows as lines of JSON, each an object as in `data` of a page."""
+    """Writes rows as lines of JSON. Each is an object like those in `data` of a JSON page."""
 
     def __init__(self, columns: Sequence[Column], converters: Converters | None = None) -> None:
         self.columns = columns
         self._encoder = RowEncoder(columns, converters)
 
     def head(self) -> bytes:
-        """Nothing."""
+        """Return nothing."""
         return b""
 
     def batch(self, rows: Sequence[Row]) -> bytes:
-        """A line a row."""
+        """Return one line for each row."""
         return b"".join(msgspec.json.encode(self._encoder.record(row)) + b"\n" for row in rows)
 
     def tail(self) -> bytes:
-        """Nothing."""
+        """Return nothing."""
         return b""
 
 
 FORMAT = Format(
     "NDJSON", "ndjson", "application/x-ndjson",
-    "A line a row, each an object as in `data` of JSON.",
+    "One line for each row. A line is an object like those in `data` of JSON.",
     NdjsonWriter,
     aliases=("application/ndjson",),
     of_items=True,

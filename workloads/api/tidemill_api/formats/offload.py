@@ -1,6 +1,7 @@
-"""Rows become JSON on threads of their own where that takes long: decoding sketches, and many rows.
+"""Encodes rows in separate threads if that takes long: for many rows, and for sketches.
 
-Threads take turns with the event loop every few milliseconds. They are few, so that they leave it its turns.
+Python switches between threads every few milliseconds. There are only a few threads, so that the event loop keeps
+running.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from tidemill_api.query.selection import Column
 
 T = TypeVar("T")
 QUICK_ROWS = 200
-"""So many rows without sketches are encoded faster than a thread is woken and heard."""
+"""Up to this number, encoding rows without sketches is faster than using a thread."""
 _WORKERS = ThreadPoolExecutor(2, thread_name_prefix="encode")
 
 
 async def encoded(columns: Sequence[Column], rows: Sequence[Any], encode: Callable[[], T]) -> T:
-    """What `encode` makes of rows with these columns; the event loop goes on meanwhile."""
+    """Return the result of `encode`, which encodes these rows, without blocking the event loop for long."""
     if len(rows) <= QUICK_ROWS and not any(column.decode for column in columns):
         return encode()
     return await asyncio.get_running_loop().run_in_executor(_WORKERS, encode)

@@ -1,4 +1,4 @@
-"""The reference page of the formats of answers: `python -m tidemill_api.formats.reference`."""
+"""Writes the reference page of the formats: `python -m tidemill_api.formats.reference`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ suffix the Accept header decides, and without either the answer is JSON:
     curl -s localhost:8081/v1/pipelines/flights/aggregates/by_carrier.csv
     curl -s localhost:8081/v1/pipelines/flights/aggregates/by_carrier -H 'Accept: text/csv'
 
-All formats take the same parameters. {streamed} are streamed: one answer holds all rows, or as many as `limit`
-says. A stream that `limit` has cut has the header `{header}`: send it as `cursor` for the rows that follow.
+All formats take the same parameters. {streamed} are streamed: one answer holds all rows, or at most `limit` rows. If
+`limit` cuts off rows, the answer has the header `{header}`. Send its value as `cursor` to get the rows that follow.
 
 | Format | Suffix | Media type |
 |---|---|---|
@@ -41,7 +41,7 @@ def _sections() -> Iterator[str]:
 
 
 def render() -> str:
-    """The page; the same text each time."""
+    """Return the text of the page."""
     rows = "\n".join(map(_row, FORMATS.values()))
     header = NEXT_CURSOR.title()
     return _PAGE.format(streamed=STREAMED_NAMES, header=header, rows=rows, sections="\n".join(_sections()))

@@ -1,6 +1,6 @@
-"""The formats of answers: every module of this package that has a `FORMAT`.
+"""Finds the formats of answers, which are the modules of this package with a `FORMAT`.
 
-A new format is a new module. Suffixes, media types, the OpenAPI document and docs/reference/formats.md follow from it.
+A new format is a new module. Suffixes, media types, the OpenAPI document and docs/reference/formats.md use all of them.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ def _registered() -> dict[str, Format]:
 
 
 def _modules() -> list[pkgutil.ModuleInfo]:
-    # The two that are made from the others.
+    # These two modules import the formats.
     return [found for found in pkgutil.iter_modules(formats.__path__) if found.name not in ("registry", "reference")]
 
 
 FORMATS = _registered()
-"""By suffix; the default, JSON, is the first."""
+"""The formats by suffix. The first is the default, JSON."""
 STREAMED = [found for found in FORMATS.values() if found.writer is not None]
 STREAMED_NAMES = listed([found.name for found in STREAMED])
-"""As a list in a sentence."""
+"""The names of the streamed formats, as a list for sentences."""
 _BY_MEDIA_TYPE = {media: found for found in FORMATS.values() for media in (found.media_type, *found.aliases)}
 
 
 @lru_cache(maxsize=1024)
 def negotiate(suffix: str | None, accept: str | None) -> Format:
-    """The format to answer in: that of the path's suffix, else of the Accept header, else JSON."""
+    """Return the format of an answer: that of the path's suffix, else that of the Accept header, else JSON."""
     if suffix is not None:
         return FORMATS[suffix]
     ranked: list[tuple[float, Format]] = []

@@ -1,4 +1,4 @@
-"""Rows of psycopg become values that a format can write."""
+"""Converts rows of psycopg to values that a format can write."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ log = logging.getLogger(__name__)
 
 
 class RowEncoder:
-    """Turns rows of psycopg into what answers hold.
+    """Converts rows of psycopg to the values of answers.
 
     Args:
         columns: the columns, in the order of the rows' values.
-        converters: by column name, in place of the usual one of its kind.
-        of_kind: the usual one of a kind; None: its values stay as psycopg gives them.
+        converters: converters by column name. They replace the default converters.
+        of_kind: returns the default converter of a type; None: values of this type stay unchanged.
     """
 
     def __init__(
@@ -35,17 +35,17 @@ class RowEncoder:
         self._converters = [(index, convert) for index, convert in found if convert is not None]
 
     def values(self, row: Row) -> list[Any]:
-        """A row's values."""
+        """Return the converted values of a row. A value that cannot be converted is null."""
         values = list(row)
         for index, convert in self._converters:
             try:
                 values[index] = convert(values[index])
             except Exception as error:
-                # A damaged sketch, say: one value that cannot be read is null, all others are answered.
+                # One damaged value, such as a sketch, must not prevent the answer.
                 log.warning("%s of a row cannot be read: %s: %s", self.names[index], type(error).__name__, error)
                 values[index] = None
         return values
 
     def record(self, row: Row) -> dict[str, Any]:
-        """A row as an object, ready for JSON."""
+        """Return a row as an object for JSON."""
         return dict(zip(self.names, self.values(row), strict=True))

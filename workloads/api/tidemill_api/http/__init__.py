@@ -1,1 +1,1 @@
-"""The REST routes, their description, and answers as HTTP."""
+"""The REST routes, their OpenAPI description, and HTTP answers."""

@@ -1,4 +1,8 @@
-"""Who may ask a pipeline. Beside pipelines that want keys, a name that does not exist is refused as theirs are."""
+"""Checks the access to pipelines.
+
+If any pipeline requires a key, a request for an unknown pipeline gets the same answer as one with a wrong key, so that
+nobody can find out the names of pipelines.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,17 @@ from tidemill_chassis.web.problems import not_found
 
 
 def wants_key(services: Services, name: str) -> bool:
-    """Whether who asks for this name has to send a key."""
+    """Whether a request for a pipeline of this name has to send a key."""
     config = services.catalog.config(name)
     return services.catalog.guarded if config is None else config.spec.auth.required is not False
 
 
 def open_pipeline(services: Services, name: str, authorization: str | None) -> PipelineModel:
-    """The pipeline of that name, for the bearer of a key.
+    """Return a pipeline, after checking the API key.
 
     Raises:
-        Unauthorized: no good key; the same where there is no such pipeline, but others that want keys.
-        Forbidden: the key is good, but not for this.
+        Unauthorized: the key is missing or wrong, or there is no such pipeline while other pipelines require keys.
+        Forbidden: the key is valid, but lacks the scope.
         Problem: there is no such pipeline (404).
     """
     config = services.catalog.config(name)

@@ -1,6 +1,7 @@
-"""The short way for answers that are fresh: no routing, no parsing, no encoding.
+"""Sends fresh answers from the cache, without routing, parsing and encoding.
 
-The first answer to a request line goes the long way and is learnt here. Who may ask is checked every time.
+The application answers the first request with a request line, and registers it here. API keys are checked for every
+request.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ MAX_LINE_BYTES = 4_096
 
 @dataclass
 class Known:
-    """What a request line asks for.
+    """The query of a request line.
 
     Attributes:
-        model: the pipeline as it was; another object means another config.
-        key: of the answer in the cache.
+        model: the pipeline. If the catalog has a different object for it, its config has changed.
+        key: key of the answer in the cache.
         operation: label of metrics.
-        shared: whether everybody may see the answer.
-        route: the route that answers it the long way, for the request's metrics.
+        shared: whether everybody may see the answer, so that shared caches may store it.
+        route: the route of the request, for its metrics.
     """
 
     model: PipelineModel
@@ -45,17 +46,17 @@ class Known:
 
     @cached_property
     def hits(self) -> Any:
-        """Counter of answers from the cache."""
+        """The counter of answers from the cache."""
         return metrics.CACHE_HITS.labels(self.operation)
 
     @cached_property
     def rows(self) -> Any:
-        """Counter of rows given."""
+        """The counter of returned rows."""
         return metrics.EVENTS_QUERIED.labels(self.operation)
 
 
 class Front:
-    """ASGI middleware in front of the application; knows request lines by path and query string."""
+    """ASGI middleware before the application. It identifies request lines by path and query string."""
 
     def __init__(self, services: Services) -> None:
         self._catalog, self._authenticator, self._cache = services.catalog, services.authenticator, services.cache
@@ -63,7 +64,7 @@ class Front:
         self.app: App | None = None
 
     def learn(self, scope: Scope, known: Known) -> None:
-        """Answer this request line from the cache from now on, while the answer is fresh."""
+        """Register a request line, so that it is answered from the cache while the answer is fresh."""
         line = (scope["path"], scope["query_string"])
         if len(line[0]) + len(line[1]) > MAX_LINE_BYTES:
             return
@@ -78,7 +79,7 @@ class Front:
             known = self._known.get((scope["path"], scope["query_string"]))
             if known is not None and await self._answered(scope, send, known):
                 return
-        assert self.app is not None  # noqa: S101 - set where the application is put together
+        assert self.app is not None  # noqa: S101 - create_app sets it
         await self.app(scope, receive, send)
 
     async def _answered(self, scope: Scope, send: Send, known: Known) -> bool:
@@ -110,7 +111,7 @@ class Front:
 
 
 async def _send(send: Send, slot: Slot, if_none_match: str | None, *, shared: bool) -> None:
-    # The answer may be replaced while it is sent: headers and body are taken at the same moment.
+    # The cache may replace the answer while it is sent, so headers and body are read before the first await.
     answer, headers = slot.answer, slot_headers(slot, shared=shared)
     status, body = 200, answer.body
     if if_none_match is not None and matches(if_none_match, answer.etag):

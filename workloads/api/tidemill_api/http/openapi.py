@@ -1,4 +1,4 @@
-"""The OpenAPI document: every path of the REST routes, the live ones and those of health."""
+"""The OpenAPI document, with all REST routes, live routes and status routes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Operation = dict[str, Any]
 
 
 def document() -> dict[str, Any]:
-    """The document. 3.2 is the first version that can tell what a stream's items are."""
+    """Return the document. OpenAPI 3.2 is the first version that can describe the items of a stream."""
     return {
         "openapi": "3.2.0",
         "info": {
             "title": TITLE,
             "version": VERSION,
-            "description": "Windows, anomalies, dead letters and kept events of pipelines, by REST and live.",
+            "description": "Windows, anomalies, dead letters and kept events of pipelines, and live changes.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "security": [{"key": []}, {}],
@@ -48,7 +48,7 @@ def _rest_paths() -> dict[str, Any]:
     aggregation = [*pipeline, path("aggregation", "Name of an aggregation.")]
     base = "/v1/pipelines/{pipeline}"
     aggregate = f"{base}/aggregates/{{aggregation}}"
-    described = _get("pipeline", "A pipeline and how far it has come", pipeline, fresh("Pipeline"))
+    described = _get("pipeline", "A pipeline and its progress", pipeline, fresh("Pipeline"))
     paths: dict[str, Any] = {
         "/v1/pipelines": {"get": _pipelines()},
         base: {"get": described},
@@ -60,8 +60,8 @@ def _rest_paths() -> dict[str, Any]:
     ])  # fmt: skip
     lists = {
         "anomalies": ("Anomalies, newest windows first", "Anomaly", listings.ANOMALIES),
-        "dead-letters": ("Events that count nowhere, and why; newest first", "DeadLetter", listings.DEAD_LETTERS),
-        "events": ("Kept raw events, newest first; where the pipeline keeps them", "Event", None),
+        "dead-letters": ("Dead letters, newest first", "DeadLetter", listings.DEAD_LETTERS),
+        "events": ("Kept events, newest first, if the pipeline keeps them", "Event", None),
     }
     for name, (summary, row, listing) in lists.items():
         parameters = [pipeline + listing_parameters(listing, stream=stream) for stream in (False, True)]
@@ -70,7 +70,15 @@ def _rest_paths() -> dict[str, Any]:
 
 
 def _forms(at: str, name: str, summary: str, row: str, parameters: list[list[Any]]) -> dict[str, Any]:
-    """A path, and once more with each form as its suffix; parameters for pages, and for streams."""
+    """Return a path, and the same path with the suffix of each format.
+
+    Args:
+        at: the path.
+        name: the operation's id.
+        summary: the operation's summary.
+        row: the schema of a row.
+        parameters: the parameters for pages, and those for streams.
+    """
     page = f"{row}Page"
     found = {at: {"get": _get(name, summary, parameters[0], fresh(page, row))}}
     for suffix, wanted in FORMATS.items():
@@ -87,16 +95,16 @@ def _forms(at: str, name: str, summary: str, row: str, parameters: list[list[Any
 
 
 def _pipelines() -> Operation:
-    summary = "Pipelines that the caller may ask"
+    summary = "Pipelines that the caller may query"
     responses = {"200": plain("PipelineList", f"{summary}."), **problems(400, 401, 403, 504)}
     return {"operationId": "pipelines", "summary": summary, "responses": responses}
 
 
 def _get(name: str, summary: str, parameters: list[Any], answer: Any, *, cached: bool = True) -> Operation:
-    """An operation; `cached`: it can be asked whether an earlier answer is right still."""
+    """Return a GET operation. If `cached`, it takes If-None-Match and can answer 304."""
     condition = {
         "name": "If-None-Match", "in": "header", "schema": STRING,
-        "description": "The ETag of an answer: 304 if it is right still.",
+        "description": "The ETag of an earlier answer. If that answer is still current, the status is 304.",
     }  # fmt: skip
     return {
         "operationId": name,
@@ -113,7 +121,7 @@ def _get(name: str, summary: str, parameters: list[Any], answer: Any, *, cached:
 def _post(parameters: list[Any]) -> Operation:
     return {
         "operationId": "query",
-        "summary": "Windows of an aggregation, asked for in a body",
+        "summary": "Windows of an aggregation, with the parameters in the body",
         "parameters": parameters,
         "requestBody": {"required": True, "content": {JSON: {"schema": ref("Query")}}},
         "responses": {
@@ -125,9 +133,9 @@ def _post(parameters: list[Any]) -> Operation:
 
 def _status_paths() -> dict[str, Any]:
     operations = {
-        "health": ("The service and what it needs", "Health", "Unhealthy."),
-        "livez": ("Whether the process works", "Flag", "It does not."),
-        "readyz": ("Whether requests may come", "Flag", "They may not."),
+        "health": ("The state of the service and of its dependencies", "Health", "The service is unhealthy."),
+        "livez": ("Whether the process works", "Flag", "The process does not work."),
+        "readyz": ("Whether the process can take requests", "Flag", "The process cannot take requests."),
     }
     return {
         f"/{name}": {

@@ -1,4 +1,4 @@
-"""The live routes in the OpenAPI document: server-sent events, and in words the WebSocket on the same path."""
+"""The live routes in the OpenAPI document: server-sent events, and a description of the WebSocket on the same path."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ from tidemill_api.live.events import MEDIA
 from tidemill_api.live.query import RESERVED
 
 _DESCRIPTION = """
-Server-sent events; the same path takes a WebSocket, whose text messages are the `data` of these events.
+Server-sent events. The same path takes a WebSocket, whose text messages are the `data` of these events.
 
 | Message | When | Members |
 |---|---|---|
 | `hello` | first | `protocol`, `namespace`, `pipeline`, `aggregations` (as in the pipeline's description), `heartbeat_seconds` |
-| `snapshot` | without `resume`, and after a `reset` | `aggregation`, `rev`, `rows` (the latest 1000 windows, oldest first), `truncated` (there are older ones), `watermark`, `closed_until` |
-| `upsert` | windows have changed | `aggregation`, `rev`, `rows`: replace those with the same group columns and `window_start` |
-| `progress` | after changes, and every 15 s | `watermark`, `closed_until` by aggregation, `resume`, `degraded` (changes are polled for and come later) |
-| `reset` | changes were missed | `aggregation`, `reason`; forget its rows, a `snapshot` follows |
-| `error` | before the end, or after a message that is not understood; with `aggregation` only this one cannot be read, and the others go on | `code`, `detail`, `aggregation` |
+| `snapshot` | without `resume`, and after a `reset` | `aggregation`, `rev`, `rows` (the latest 1000 windows, oldest first), `truncated` (whether there are older windows), `watermark`, `closed_until` |
+| `upsert` | windows have changed | `aggregation`, `rev`, `rows`: replace the rows with the same group columns and `window_start` |
+| `progress` | after changes, and every 15 s | `watermark`, `closed_until` by aggregation, `resume`, `degraded` (whether changes come later than usual, by polling) |
+| `reset` | changes were missed | `aggregation`, `reason`; forget the rows of the aggregation, a `snapshot` follows |
+| `error` | before the connection ends, or after a client's message that is not valid; with `aggregation`: only this aggregation cannot be read, and the connection goes on | `code`, `detail`, `aggregation` |
 
-Rows are those of the aggregates route. A row with a `rev` below one already seen of its window is older: keep the other.
-A window is closed once its `window_end` is not after `closed_until`; a window that closes without a new event is not
-sent again. A session that has joined an earlier one is sent once more, empty: its `window_end` is its `window_start`;
-forget it. Changes that come faster than they are read are conflated: the newest of each window is sent.
+Rows are those of the aggregates route. Ignore a row if its `rev` is lower than that of a row already received for the
+same window. A window is closed if its `window_end` is not after `closed_until`. A window that closes without new events
+is not sent again. A session that was joined to an earlier one is sent again, empty, with its `window_end` equal to its
+`window_start`: forget it. If changes come faster than the client reads, only the newest row of each window is sent.
 
-`resume` of the latest `progress` (for server-sent events its `id`) continues after a break, with the same parameters:
-only what has changed since is sent, and a `reset` where that cannot be told.
+To continue after a break, send the `resume` of the latest `progress` (for server-sent events: its `id`), with the same
+parameters. Then only later changes are sent, or a `reset` if these are unknown.
 
-WebSocket: the key is sent in the header `Authorization` or as the first message `{"type": "auth", "token": "tm_…"}`
-within 5 s. A page may connect from the same host or from an origin in `TIDEMILL_API_CORS_ORIGINS`. Close codes: 1001
-the server stops, 1012 the pipeline has changed, 1013 the client was too slow or the database is away, 4400 bad
-parameter, 4401 no valid key, 4403 the key lacks `query:read`, 4404 no such pipeline. Connections that no key stands for
-are bounded, of an address (429 in place of the handshake) and in all (503).
+WebSocket: send the key in the header `Authorization`, or as the first message `{"type": "auth", "token": "tm_…"}`
+within 5 s. Pages can connect from the same host, or from an origin in `TIDEMILL_API_CORS_ORIGINS`. Close codes: 1001
+the server stops, 1012 the pipeline has changed, 1013 the client was too slow or the database is down, 4400 wrong
+parameter, 4401 no valid key, 4403 the key lacks `query:read`, 4404 no such pipeline. The number of connections without
+a key is limited, for each address (429 in place of the handshake) and in total (503).
 """  # noqa: E501 - a Markdown table
 _PROBLEMS = {
     400: "A parameter is unknown or wrong.",
-    401: "No valid key.",
-    403: "The key lacks the scope query:read.",
-    404: "No such pipeline.",
-    429: "Too many connections of one address without a key.",
+    401: "The API key is missing or wrong.",
+    403: "The API key lacks the scope query:read.",
+    404: "There is no such pipeline.",
+    429: "There are too many connections without a key from this address.",
     503: "The process stops, or has too many connections without a key; connect again.",
 }
 
@@ -70,7 +70,7 @@ LIVE_SCHEMAS: dict[str, Schema] = {
         "oneOf": [
             _message(
                 "hello",
-                "Which aggregations are told of.",
+                "The aggregations of this connection.",
                 {
                     "protocol": INTEGER, "namespace": STRING, "pipeline": STRING,
                     "aggregations": array(ref("Aggregation")), "heartbeat_seconds": NUMBER,
@@ -84,14 +84,14 @@ LIVE_SCHEMAS: dict[str, Schema] = {
             _message("upsert", "Windows that have changed.", _ROWS),
             _message(
                 "progress",
-                "How far what was sent goes.",
+                "The progress of the pipeline up to the changes that were sent.",
                 {
                     "watermark": maybe(TIME), "resume": STRING, "degraded": BOOLEAN,
                     "closed_until": {"type": "object", "additionalProperties": maybe(TIME)},
                 },
             ),
             _message("reset", "Changes were missed.", {"aggregation": STRING, "reason": STRING}),
-            _message("error", "What went wrong.", {"code": STRING, "detail": STRING}, {"aggregation": STRING}),
+            _message("error", "An error.", {"code": STRING, "detail": STRING}, {"aggregation": STRING}),
         ],
     },
     "LiveEvent": structure(
@@ -100,15 +100,15 @@ LIVE_SCHEMAS: dict[str, Schema] = {
             "event": {"enum": ["hello", "snapshot", "upsert", "progress", "reset", "error"]},
             "data": {"type": "string", "contentMediaType": JSON, "contentSchema": ref("LiveMessage")},
         },
-        {"id": {"type": "string", "description": "Of `progress`: its `resume`."}, "retry": INTEGER},
+        {"id": {"type": "string", "description": "For `progress`: its `resume`."}, "retry": INTEGER},
     ),
 }  # fmt: skip
 
 
 def live_paths() -> dict[str, Any]:
-    """The path."""
+    """Return the path of the live routes."""
     answer = {
-        "description": "Events until either side leaves.",
+        "description": "Events until the client or the server ends the connection.",
         "headers": headers(required=["Cache-Control"]),
         "content": {MEDIA: {"itemSchema": ref("LiveEvent")}},
     }

@@ -1,6 +1,6 @@
-"""Parameters of the OpenAPI document, in query strings and in the body of a query: their forms, exactly.
+"""The parameters in the OpenAPI document, for query strings and for the body of a query.
 
-Which columns there are is a pipeline's affair: of names and values of columns only the form can be told.
+The columns depend on the pipeline, so the document only has patterns for their names and values.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from tidemill_contract.functions.registry import ZERO_FILLED
 from tidemill_contract.functions.registry import listed as joined
 
 _FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999
-"""Of the years 1 to 9999, epoch milliseconds."""
-_TIMES = "RFC 3339, a date alone (its midnight in UTC), or epoch milliseconds"
+"""The years 1 to 9999 in epoch milliseconds."""
+_TIMES = "RFC 3339, a date (midnight in UTC), or epoch milliseconds"
 _COLUMN = "[a-z][a-z0-9_]{0,40}"
 _FILTER = f"^{_COLUMN}(__({'|'.join(OPERATORS)}))?$"
 
 
 def _durations() -> str:
-    """Pattern of durations that are not too long."""
+    """Return a pattern of durations up to the longest one allowed."""
     units = (f"{_up_to(min(MAX_MS // length, 999_999_999))}{unit}" for unit, length in UNITS_MS.items())
     return f"0({'|'.join(UNITS_MS)})|{'|'.join(units)}"
 
 
 def _up_to(most: int) -> str:
-    """Pattern of the numbers from 1 to `most`."""
+    """Return a pattern of the numbers from 1 to `most`."""
     digits = str(most)
     found = [digits, *([f"[1-9][0-9]{{0,{len(digits) - 2}}}"] if len(digits) > 1 else [])]
     for at, digit in enumerate(digits):
@@ -44,7 +44,7 @@ def _up_to(most: int) -> str:
 
 
 MOMENT: Schema = {
-    "description": f"A time of the years 1 to 9999: {_TIMES}, but none that looks like seconds.",
+    "description": f"A time of the years 1 to 9999: {_TIMES}. Numbers that look like epoch seconds are refused.",
     "anyOf": [
         {"type": "string", "format": "date-time"},
         {"type": "string", "format": "date"},
@@ -73,34 +73,35 @@ _SCALARS: Schema = {"anyOf": [_SCALAR, {"type": "array", "items": _SCALAR, "maxI
 
 
 def path(name: str, description: str) -> Any:
-    """A parameter of the path."""
+    """Return a parameter of the path."""
     return {"name": name, "in": "path", "required": True, "description": description, "schema": STRING}
 
 
 def query(name: str, description: str, schema: Schema = STRING, *, example: Any = None) -> Any:
-    """A parameter of the query string; lists stand between commas."""
+    """Return a parameter of the query string. The values of a list are separated by commas."""
     found = {"name": name, "in": "query", "description": description, "schema": schema}
     listed = {"style": "form", "explode": False} if schema.get("type") == "array" else {}
     return {**found, **listed, **({} if example is None else {"example": example})}
 
 
 def filters(what: str, schema: Schema) -> Any:
-    """Filters: each a parameter of its own, named by a column and an operator."""
+    """Return the filters. Each filter is a parameter whose name has a column and an operator."""
     operators = ", ".join(f"`__{name}`" for name in OPERATORS if name != "eq")
+    how = f"`column=value`, or with an operator: {operators}. The values of `__in` are separated by commas."
     return {
         "name": "filters", "in": "query", "style": "form", "explode": True, "schema": schema,
-        "description": f"{what}: `column=value`, or with an operator: {operators}. `__in` takes values between commas.",
+        "description": f"{what}: {how}",
     }  # fmt: skip
 
 
 def any_filters(reserved: Iterable[str]) -> Schema:
-    """Filters on columns that only the pipeline knows."""
+    """Return the schema of filters on columns that depend on the pipeline."""
     names = {"pattern": _FILTER, "not": {"enum": list(reserved)}}
     return {"type": "object", "propertyNames": names, "additionalProperties": TEXT}
 
 
 def column_filters(columns: Iterable[Column]) -> Schema:
-    """Filters on these columns, and on no others."""
+    """Return the schema of filters on these columns only."""
     kinds: dict[str, list[str]] = {}
     for column in columns:
         if column.comparable:
@@ -114,7 +115,7 @@ def column_filters(columns: Iterable[Column]) -> Schema:
 
 
 def _listed(kind: str) -> Schema:
-    """Values between commas."""
+    """Return the schema of values of a type, separated by commas."""
     one = {"integer": "[+-]?[0-9]{1,40}", "number": r"[+-]?[0-9]{1,40}(\.[0-9]+)?", "boolean": "(true|false)"}.get(kind)
     if kind == "timestamp":
         one = r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])(T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]+)?Z)?"
@@ -127,24 +128,33 @@ def _limit(usual: int, most: int) -> Schema:
 
 def _common(limit: Schema, most: int, order: str, columns: Schema) -> list[Any]:
     return [
-        query("from", f"Earliest time, inclusive; {_TIMES}.", ref("Moment"), example="2013-01-01T05:00:00Z"),
-        query("to", f"Latest time, exclusive; {_TIMES}; later than `from`.", ref("Moment")),
+        query("from", f"Earliest time, inclusive: {_TIMES}.", ref("Moment"), example="2013-01-01T05:00:00Z"),
+        query("to", f"Latest time, exclusive, later than `from`: {_TIMES}.", ref("Moment")),
         query(
             "order",
-            f"Columns, most significant first, each once; `-` descending. Default: {order}.",
+            f"Columns to sort by, most significant first, each once; `-` before a column sorts it in descending order."
+            f" Default: {order}.",
             columns,
             example=[order],
         ),
-        query("limit", f"JSON: rows a page; {STREAMED_NAMES}: rows at all, {most} by default and at most.", limit),
-        query("cursor", "`next_cursor` of an answer; all other parameters but `limit` stay as they were.", CURSOR),
+        query(
+            "limit",
+            f"JSON: maximum rows of a page. {STREAMED_NAMES}: maximum rows of the answer; default and maximum: {most}.",
+            limit,
+        ),
+        query(
+            "cursor",
+            "The `next_cursor` of an earlier answer. All other parameters except `limit` must stay the same.",
+            CURSOR,
+        ),
     ]
 
 
 def window_parameters(*, stream: bool = False) -> list[Any]:
-    """Of an aggregation's windows.
+    """Return the parameters for windows of an aggregation.
 
     Args:
-        stream: the answer is surely streamed.
+        stream: whether the path's suffix is that of a streamed format.
     """
     most = aggregate_query.MAX_STREAM_ROWS
     limit = _limit(most, most) if stream else _limit(aggregate_query.DEFAULT_LIMIT, aggregate_query.MAX_LIMIT)
@@ -152,27 +162,27 @@ def window_parameters(*, stream: bool = False) -> list[Any]:
         *_common(limit, most, "window_start", _ORDER),
         query(
             "granularity",
-            "Longer windows: a multiple of the stored length, such as `1d`; `all`: one for everything.",
+            "Length of combined windows: a multiple of the stored length, such as `1d`; `all`: one window for all.",
             GRANULARITY,
         ),
         query(
             "tz",
-            "Time zone whose days are meant, such as America/New_York; with granularity in days. A day starts at the"
-            " first instant of its date.",
+            "Time zone of the days, such as America/New_York, if the granularity is in days. A day starts at the first"
+            " instant of its date.",
             ZONE,
         ),
         query(
             "fill",
-            "What stands for windows without events; needs from and to. `zero`: 0 for metrics of"
-            f" {joined(sorted(ZERO_FILLED))}, null for all others.",
+            "Whether to add windows without events between `from` and `to`, and with which values. `zero`: 0 for the"
+            f" functions {joined(sorted(ZERO_FILLED))}, null for all others.",
             FILL,
         ),
-        query("group_by", "Fewer dimensions, between commas; empty: one group.", _NAMES),
-        query("metrics", "Only these metrics, between commas.", _names(NAME, least=1)),
+        query("group_by", "Only these dimensions, separated by commas; empty: one group.", _NAMES),
+        query("metrics", "Only these metrics, separated by commas.", _names(NAME, least=1)),
         query(
             "closed",
-            "Only closed windows, or only open ones. A longer window is closed when all stored windows are that share"
-            " events with it.",
+            "Only closed windows (true), or only open windows (false). A combined window is closed when all stored"
+            " windows that share events with it are closed.",
             BOOLEAN,
         ),
         filters("Filters on dimensions and metrics", any_filters(aggregate_query.RESERVED)),
@@ -180,7 +190,7 @@ def window_parameters(*, stream: bool = False) -> list[Any]:
 
 
 def listing_parameters(listing: listings.Listing | None, *, stream: bool = False) -> list[Any]:
-    """Of a listing; None: of kept events."""
+    """Return the parameters of a listing; None: those of kept events."""
     time = listing.time if listing else "event_time"
     columns = listing.columns if listing else listings.EVENT_COLUMNS
     names = [column.name for column in columns if column.comparable]
@@ -193,14 +203,15 @@ def listing_parameters(listing: listings.Listing | None, *, stream: bool = False
 
 
 def live_parameters(reserved: Collection[str]) -> list[Any]:
-    """Of a live connection."""
-    found = filters("Filters on group columns, each for the aggregations that have the column", any_filters(reserved))
+    """Return the parameters of a live connection."""
+    what = "Filters on group columns. A filter applies to the aggregations that have its column"
+    found = filters(what, any_filters(reserved))
     return [
-        query("aggregations", "Names, separated by commas; all if left out.", _names(NAME, least=1)),
-        query("resume", "The token of the latest `progress`."),
+        query("aggregations", "Names of aggregations, separated by commas. Default: all.", _names(NAME, least=1)),
+        query("resume", "The `resume` of the latest `progress`."),
         {
             "name": "Last-Event-ID", "in": "header", "schema": STRING,
-            "description": "The same, as a reconnecting event source sends it.",
+            "description": "The same as `resume`; browsers send it when an event source reconnects.",
         },
         found,
     ]  # fmt: skip
@@ -208,7 +219,7 @@ def live_parameters(reserved: Collection[str]) -> list[Any]:
 
 QUERY: Schema = {
     "type": "object",
-    "description": 'The parameters of the GET; filters as further members, e.g. `"carrier": "AA"`.',
+    "description": 'The parameters of the GET. Filters are further members, e.g. `"carrier": "AA"`.',
     "properties": {
         "from": ref("Moment"),
         "to": ref("Moment"),

@@ -1,4 +1,4 @@
-"""Schemas of the OpenAPI document: what answers hold."""
+"""The schemas of answers in the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TYPES = ("string", "integer", "number", "boolean", "timestamp")
 
 
 def structure(description: str, required: dict[str, Schema], optional: dict[str, Schema] | None = None) -> Schema:
-    """An object with these members."""
+    """Return the schema of an object with these members."""
     return {
         "type": "object",
         "description": description,
@@ -24,12 +24,12 @@ def structure(description: str, required: dict[str, Schema], optional: dict[str,
 
 
 def array(items: Schema) -> Schema:
-    """A list."""
+    """Return the schema of a list."""
     return {"type": "array", "items": items}
 
 
 def ref(name: str) -> Schema:
-    """A reference to one of SCHEMAS."""
+    """Return a reference to a schema by its name."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
@@ -42,14 +42,14 @@ OBJECT: Schema = {"type": "object", "additionalProperties": True}
 
 
 def maybe(schema: Schema) -> Schema:
-    """The same or null."""
+    """Return a schema that also allows null."""
     return {"anyOf": [schema, {"type": "null"}]}
 
 
 _COLUMN = structure("A column.", {"name": STRING, "type": {"enum": [*TYPES, "object", "array"]}})
 _STALE: Schema = {
     "type": "boolean",
-    "description": "True: the database does not answer; this is the last answer known. Absent otherwise.",
+    "description": "True if the database does not answer and this is an older answer. Absent otherwise.",
 }
 _CELL: dict[str, Schema] = {
     "string": STRING, "integer": INTEGER, "number": maybe(NUMBER), "boolean": BOOLEAN, "timestamp": TIME,
@@ -58,7 +58,7 @@ _CELL: dict[str, Schema] = {
 
 
 def _row(description: str, columns: Iterable[Column]) -> Schema:
-    """An object by column names; a number that JSON does not have is null."""
+    """Return the schema of a row as an object. Numbers that JSON cannot express, such as infinity, are null."""
     cells = {c.name: maybe(_CELL[c.kind]) if c.nullable and _CELL[c.kind] else _CELL[c.kind] for c in columns}
     return structure(description, cells)
 
@@ -69,9 +69,9 @@ def _page(what: str, row: str, required: dict[str, Schema] | None = None) -> Sch
 
 _PAGE = {
     "meta": array(ref("Column")),
-    "next_cursor": {**maybe(STRING), "description": "Send it as `cursor` for the next page; null: there is none."},
+    "next_cursor": {**maybe(STRING), "description": "The `cursor` of the next page; null: this is the last page."},
     "truncated": {"type": "boolean", "description": "Whether there are more rows."},
-    "stats": structure("Figures of this answer.", {"rows": INTEGER}, {"elapsed_ms": NUMBER}),
+    "stats": structure("Statistics of this answer.", {"rows": INTEGER}, {"elapsed_ms": NUMBER}),
 }
 _SUMMARY = {
     "name": STRING,
@@ -82,7 +82,7 @@ _SUMMARY = {
     "auth_required": BOOLEAN,
 }
 _PARTITION = structure(
-    "How far a partition has been read.",
+    "The progress of a partition.",
     {"partition": INTEGER, "epoch": INTEGER, "consumed": INTEGER, "filtered": INTEGER, "invalid": INTEGER},
     {
         "next_offset": maybe(INTEGER),
@@ -92,7 +92,7 @@ _PARTITION = structure(
     },
 )
 _AGGREGATION = structure(
-    "An aggregation: what can be asked of it, and how far it has come.",
+    "An aggregation, with its dimensions, its measures and its progress.",
     {
         "name": STRING,
         "version": INTEGER,
@@ -103,7 +103,7 @@ _AGGREGATION = structure(
                 {"name": STRING, "function": STRING, "field": maybe(STRING), "type": {"enum": [*TYPES, "array"]}},
             )
         ),
-        "window": {**OBJECT, "description": "As the resource has it: type, size, hop, grace."},
+        "window": {**OBJECT, "description": "The window as in the resource: type, size, hop, grace."},
         "late_policy": {"enum": ["deadLetter", "drop", "reopen"]},
         "retention": STRING,
     },
@@ -122,17 +122,17 @@ _DESCRIPTION = structure(
         **_SUMMARY,
         "watermark": maybe(TIME),
         "aggregations": array(ref("Aggregation")),
-        "anomalies": array({**OBJECT, "description": "A rule, as the resource has it."}),
-        "events": structure("Whether raw events are kept, and how long.", {"store": BOOLEAN, "retention": STRING}),
+        "anomalies": array({**OBJECT, "description": "An anomaly rule as in the resource."}),
+        "events": structure("Whether events are kept, and how long.", {"store": BOOLEAN, "retention": STRING}),
         "fields": array(structure("A field of events.", {"name": STRING, "type": STRING, "required": BOOLEAN})),
         "progress": structure(
-            "What has been read.",
+            "The progress of reading the source topic.",
             {
                 "consumed": INTEGER,
                 "filtered": INTEGER,
                 "invalid": INTEGER,
                 "partitions": array(_PARTITION),
-                "lost": array({**OBJECT, "description": "Offsets that Kafka had thrown away before they were read."}),
+                "lost": array({**OBJECT, "description": "A range of offsets that Kafka deleted before it was read."}),
             },
         ),
         "counts": structure("Totals.", {"anomalies": INTEGER, "dead_letters": INTEGER}),
@@ -152,7 +152,7 @@ SCHEMAS: dict[str, Schema] = {
             "type": STRING,
             "title": STRING,
             "status": INTEGER,
-            "code": {"type": "string", "description": "Stable: branch on it."},
+            "code": {"type": "string", "description": "The kind of problem. It is stable, so clients can test it."},
         },
         {"detail": STRING, "parameter": STRING},
     ),
@@ -168,18 +168,18 @@ SCHEMAS: dict[str, Schema] = {
     **_ITEMS,
     "Anomaly": _row("An anomaly.", listings.ANOMALIES.columns),
     "AnomalyPage": _page("Anomalies.", "Anomaly"),
-    "DeadLetter": _row("An event that counts nowhere, and why.", listings.DEAD_LETTERS.columns),
+    "DeadLetter": _row("An event that could not be counted, and why.", listings.DEAD_LETTERS.columns),
     "DeadLetterPage": _page("Dead letters.", "DeadLetter"),
-    "Event": _row("An event as it was kept.", listings.EVENT_COLUMNS),
+    "Event": _row("A kept event.", listings.EVENT_COLUMNS),
     "EventPage": _page("Kept events.", "Event"),
     "Aggregation": _AGGREGATION,
     "PipelineSummary": structure(
         "A pipeline in a list.", {**_SUMMARY, "aggregations": array(STRING), "anomalies": array(STRING)}
     ),
-    "PipelineList": structure("Pipelines that the caller may ask.", {"pipelines": array(ref("PipelineSummary"))}),
+    "PipelineList": structure("Pipelines that the caller may query.", {"pipelines": array(ref("PipelineSummary"))}),
     "Pipeline": _DESCRIPTION,
     "Health": structure(
-        "What the service and what it needs are like.",
+        "The state of the service and of its dependencies.",
         {
             "status": {"enum": ["healthy", "degraded", "unhealthy"]},
             "component": STRING,
@@ -196,5 +196,5 @@ SCHEMAS: dict[str, Schema] = {
             },
         },
     ),
-    "Flag": structure("Yes or no.", {"ok": BOOLEAN}),
+    "Flag": structure("The result of a check.", {"ok": BOOLEAN}),
 }

@@ -1,4 +1,4 @@
-"""/openapi.json and /docs: a page of our own that shows the document and needs nothing from elsewhere."""
+"""Serves /openapi.json, and /docs, a page that shows the document and loads nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _HEADERS = {
 
 
 def reference_routes() -> list[TemplateRoute]:
-    """The routes."""
+    """Return the routes."""
     encoded = msgspec.json.encode(document())
 
     async def openapi(_: Request) -> Response:

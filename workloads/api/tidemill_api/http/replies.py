@@ -1,4 +1,4 @@
-"""Answers as HTTP: headers, conditional requests, how long clients may keep them, how a stale one is marked."""
+"""HTTP answers: headers, conditional requests, cache times, stale answers and streams."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from tidemill_chassis.web.asgi import Receive, Scope, Send
 log = logging.getLogger(__name__)
 
 Headers = list[tuple[bytes, bytes]]
-# A replay may put another version in force, so that even these change: for a minute nobody notices.
+# Even final answers are cached for a minute only, because they change when a replay puts a new version in force.
 FINAL = "max-age=60"
 OPEN = "max-age=1, stale-while-revalidate=5"
 PART_BYTES = 64 * 1024
 PATIENCE_SECONDS, SLOWEST_BYTES_PER_SECOND = 8.0, 64 * 1024
-"""A place for an export is waited for a little longer than a client may keep one without reading."""
+"""The client of a stream must read at this rate, and may pause for this time. Another request waits a little longer for
+a free stream (`database.SLOT_SECONDS`), so that it does not fail because of a client that does not read."""
 NEXT_CURSOR = "tidemill-next-cursor"
-"""Of a stream that `limit` has cut: what `next_cursor` is in JSON."""
+"""The header of a stream that `limit` has cut. Its value is the same as `next_cursor` in JSON."""
 STALE_WARNING = '110 - "Response is Stale"'
 
 
 def slot_headers(slot: Slot, *, shared: bool) -> Headers:
-    """The headers of a fresh answer, made once.
+    """Return the headers of a fresh answer. They are encoded once and stored in the slot.
 
     Args:
-        slot: where the answer is; keeps the headers.
-        shared: whether everybody may see the answer, caches on the way included.
+        slot: the cache entry of the answer.
+        shared: whether everybody may see the answer, so that shared caches may store it.
     """
     if not slot.headers:
         answer = slot.answer
@@ -47,13 +48,13 @@ def slot_headers(slot: Slot, *, shared: bool) -> Headers:
 
 
 def validators(answer: Answer, *, shared: bool) -> Headers:
-    """What a 304 repeats of an answer's headers."""
+    """Return the headers of an answer that a 304 repeats."""
     control = f"{'public' if shared else 'private'}, {FINAL if answer.final else OPEN}"
     return [(b"etag", answer.etag.encode()), (b"cache-control", control.encode()), (b"vary", b"accept")]
 
 
 def matches(if_none_match: str | None, etag: str) -> bool:
-    """Whether the client has this answer already (weak comparison)."""
+    """Whether the client already has the answer with this ETag (weak comparison)."""
     if not if_none_match:
         return False
     if if_none_match.strip() == "*":
@@ -65,13 +66,13 @@ def matches(if_none_match: str | None, etag: str) -> bool:
 def json_reply(
     found: tuple[Slot, bool], if_none_match: str | None, *, shared: bool, cacheable: bool = True
 ) -> Response:
-    """The HTTP answer to a query answered as JSON.
+    """Return the HTTP response with a JSON answer.
 
     Args:
-        found: the answer, and whether it is stale.
-        if_none_match: that header of the request.
-        shared: whether everybody may see the answer.
-        cacheable: false for answers to POST.
+        found: the cache entry, and whether its answer is stale.
+        if_none_match: the header If-None-Match of the request.
+        shared: whether everybody may see the answer, so that shared caches may store it.
+        cacheable: whether the answer can be cached; false for answers to POST.
     """
     slot, stale = found
     if stale:
@@ -101,23 +102,24 @@ def _stale_reply(answer: Answer) -> Response:
 
 
 class Slow(Exception):
-    """A client reads too slowly."""
+    """The client of a stream reads too slowly."""
 
 
 class Allowance:
-    """How long a client may keep us waiting: what it reads earns time, and so much is given at first.
+    """The time that a client has for reading.
 
-    Never more than that is saved up: what the network's buffers take at once says nothing of the client.
+    It starts with PATIENCE_SECONDS, and every byte that the client reads adds time, at the slowest allowed rate. It
+    never exceeds PATIENCE_SECONDS, because the network's buffers take some data at once even if the client reads none.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._left = clock, PATIENCE_SECONDS
 
     async def take(self, send: Awaitable[None], size: int) -> None:
-        """Wait until a client takes so many bytes.
+        """Await `send`, which sends `size` bytes to the client.
 
         Raises:
-            Slow: it did not in the time that is left.
+            Slow: the client did not read them in the time that is left.
         """
         started = self._clock()
         try:
@@ -130,7 +132,7 @@ class Allowance:
 
 
 class PiecesReply(StreamingResponse):
-    """A stream, piece by piece; whoever leaves early, or reads too slowly, gives its place back at once."""
+    """A streamed answer. If the client disconnects or reads too slowly, its connection to Postgres is freed at once."""
 
     def __init__(self, pieces: AsyncGenerator[bytes, None], content_type: str, headers: Mapping[str, str]) -> None:
         super().__init__(pieces, headers={"cache-control": "no-store", "vary": "accept", **headers})
@@ -138,7 +140,7 @@ class PiecesReply(StreamingResponse):
         self._pieces = pieces
 
     async def stream_response(self, send: Send) -> None:
-        """Send it in small parts. A client that is too slow sees a chunked body that does not end."""
+        """Send the answer in small parts. A client that reads too slowly gets a chunked body without its end."""
         allowance = Allowance()
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
@@ -150,11 +152,11 @@ class PiecesReply(StreamingResponse):
                     )
         except Slow:
             metrics.SLOW_READERS.inc()
-            log.warning("an export was ended: its client took less than %d bytes a second", SLOWEST_BYTES_PER_SECOND)
+            log.warning("a stream was ended: its client read less than %d bytes per second", SLOWEST_BYTES_PER_SECOND)
             return
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send the answer."""
         async with aclosing(self._pieces):
             await super().__call__(scope, receive, send)

@@ -1,6 +1,6 @@
-"""The REST routes: who asks for what, and in which form it is answered.
+"""The REST routes: access, queries, and the formats of answers.
 
-Query strings are read by the routes themselves: what may be filtered by is a pipeline's affair, known only then.
+The routes parse query strings themselves instead of declaring parameters, because the filters depend on the pipeline.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tidemill_chassis.resilience.config import Deadline
 from tidemill_chassis.web.problems import Problem, denied, not_found
 
 ANSWER_SECONDS, ANSWER_SHARE = 1.0, 0.1
-"""How long before a request's deadline its queries are given up, and which share of it at most."""
+"""How long before a request's deadline its queries are ended; at most this share of the time that is left."""
 PIPELINES = "/v1/pipelines"
 PIPELINE = f"{PIPELINES}/{{pipeline}}"
 AGGREGATE = f"{PIPELINE}/aggregates/{{aggregation}}"
@@ -45,18 +45,18 @@ _LISTINGS: dict[str, Callable[[PipelineModel], Listing]] = {
 
 
 class Rest:
-    """The handlers.
+    """The handlers of the REST routes.
 
     Args:
-        services: what they work with.
-        front: learns which answers it can give itself from now on.
+        services: the shared services.
+        front: the middleware with which answers are registered, so that it can repeat them.
     """
 
     def __init__(self, services: Services, front: Front) -> None:
         self._services, self._front = services, front
 
     def routes(self) -> list[TemplateRoute]:
-        """All routes; a path with a suffix comes before the one without."""
+        """Return all routes. A path with a suffix comes before the same path without one."""
         found = [
             TemplateRoute(PIPELINES, self.pipelines, methods=["GET"]),
             TemplateRoute(PIPELINE, self.pipeline, methods=["GET"]),
@@ -68,7 +68,7 @@ class Rest:
         return found
 
     async def pipelines(self, request: Request) -> Response:
-        """Pipelines that the caller may ask."""
+        """Answer with the pipelines that the caller may query."""
         Parameters.from_query(request.scope["query_string"]).refuse_rest([])
         visible, refused = [], None
         for model in self._services.catalog.all():
@@ -83,19 +83,19 @@ class Rest:
         return Response(body, media_type=JSON, headers={"cache-control": "no-store"})
 
     async def pipeline(self, request: Request) -> Response:
-        """A pipeline: measures, dimensions, windows, watermark, progress."""
+        """Answer with the description of a pipeline."""
         model = self._model(request)
         Parameters.from_query(request.scope["query_string"]).refuse_rest([])
         found = await self._services.answers.describe(model, _deadline(request))
         return self._reply(request, model, found, "pipelines")
 
     async def aggregate(self, request: Request) -> Response:
-        """Windows of an aggregation."""
+        """Answer with windows of an aggregation."""
         parameters = Parameters.from_query(request.scope["query_string"])
         return await self._windows(request, parameters, _format(request))
 
     async def query(self, request: Request) -> Response:
-        """Windows of an aggregation, asked for in a body."""
+        """Answer with windows of an aggregation, for parameters in the body."""
         Parameters.from_query(request.scope["query_string"]).refuse_rest([])
         self._model(request)
         return await self._windows(request, Parameters.from_json(await _body(request), MEMBERS), _format(request))
@@ -126,10 +126,10 @@ class Rest:
         return listing
 
     def _model(self, request: Request) -> PipelineModel:
-        """The pipeline of the path, if the caller may ask it.
+        """Return the pipeline of the path, if the caller may query it.
 
         Raises:
-            Problem: there is none (404), no key (401), or a key that is not good for this (403).
+            Problem: there is no such pipeline (404), no valid key (401), or the key lacks the scope (403).
         """
         try:
             return open_pipeline(self._services, request.path_params["pipeline"], request.headers.get("authorization"))
@@ -160,7 +160,7 @@ def _format(request: Request) -> Format:
 
 
 def _deadline(request: Request) -> Deadline | None:
-    """The request's deadline, less the time that it takes to tell that there is no answer."""
+    """Return the request's deadline, minus the time for sending an error or an older answer."""
     found: Any = getattr(request.state, "deadline", None)
     if not isinstance(found, Deadline):
         return None
@@ -173,7 +173,7 @@ def _stream_reply(request: Request, stream: Stream, wanted: Format, name: str) -
 
 
 def _disposition(request: Request, name: str) -> dict[str, str]:
-    """A browser that follows a link with a suffix saves a file of that name."""
+    """Return the header by which browsers save the answer of a path with a suffix as a file."""
     suffix = request.scope["path"].rpartition(".")[2]
     return {"content-disposition": f'attachment; filename="{name}.{suffix}"'} if suffix in FORMATS else {}
 
@@ -183,12 +183,12 @@ async def _body(request: Request) -> bytes:
     async for piece in request.stream():
         read += piece
         if len(read) > MAX_BODY_BYTES:
-            raise Problem(413, "body_too_large", f"a query takes at most {MAX_BODY_BYTES} bytes")
+            raise Problem(413, "body_too_large", f"the body has more than {MAX_BODY_BYTES} bytes; send fewer filters")
     return bytes(read)
 
 
 async def answer_unmatched(request: Request, error: Exception) -> Response:
-    """404, 405 and the like of the framework, as problems."""
+    """Answer the framework's own errors, such as 404 and 405, as problems."""
     status = getattr(error, "status_code", 404)
     headers = dict(getattr(error, "headers", None) or {})
     if status == 405:
@@ -202,5 +202,5 @@ async def answer_unmatched(request: Request, error: Exception) -> Response:
 
 
 async def answer_defect(request: Request, error: Exception) -> Response:
-    """A defect of ours; the server logs it with its traceback."""
-    return Problem(500, "internal_error", "this is a defect of the service; its log tells more").response()
+    """Answer an unexpected error. The server logs it with its traceback."""
+    return Problem(500, "internal_error", "this is a defect of the service; see its log").response()

@@ -1,4 +1,4 @@
-"""A plain route that leaves itself in the scope, where the request's metrics look for its template."""
+"""A route that stores itself in the scope, where the request's metrics find its template."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from starlette.types import Scope
 
 
 class TemplateRoute(Route):
-    """FastAPI's router notes only its own kind of route; this one notes itself."""
+    """A route that stores itself in the scope. FastAPI's router does this for its own class of routes only."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Whether, and with which parameters, a request is this route's."""
+        """Return whether the route matches a request, and the scope with the path's parameters."""
         match, child = super().matches(scope)
         return match, child if match is Match.NONE else {**child, "route": self}

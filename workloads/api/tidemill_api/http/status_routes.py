@@ -1,4 +1,4 @@
-"""/health, /livez and /readyz as everybody may see them; what they hold back is on the port of its own."""
+"""The public routes /health, /livez and /readyz. The full /health is on the status port only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NO_STORE = {"cache-control": "no-store"}
 
 
 def status_routes(upkeep: Upkeep) -> list[TemplateRoute]:
-    """The routes; they need no key."""
+    """Return the routes. They need no key."""
 
     async def health(_: Request) -> Response:
         status, body = upkeep.health()

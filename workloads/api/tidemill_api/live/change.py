@@ -1,4 +1,4 @@
-"""A change of an aggregation, as live listeners get it: encoded once, whoever and however many listen."""
+"""Changes of aggregations for live listeners. A change is encoded once for all listeners with the same filters."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from tidemill_api.query.selection import Filter
 Key = bytes
 Row = dict[str, Any]
 MESSAGE_BYTES = 256 * 1024
-"""Rows are spread over several messages beyond that: common clients refuse messages over 1 MiB."""
+"""Maximum size of the rows in a message, unless a single row is larger. Common clients refuse messages over 1 MiB."""
 
 _WAITING = 16
-"""Entries of so many processors may come in parts at the same time."""
+"""Maximum number of entries whose parts are collected at the same time."""
 
 
 @dataclass(frozen=True)
 class RowFilter:
-    """Filters on group columns, for rows as JSON has them. Equal filters share their encoded messages."""
+    """Filters on group columns, for rows with JSON values. Listeners with equal filters share encoded messages."""
 
     filters: tuple[Filter, ...] = ()
 
     def fits(self, row: Mapping[str, Any]) -> bool:
-        """Whether a row is wanted."""
+        """Whether a row passes the filters."""
         return all(_fits(wanted, row.get(wanted.column)) for wanted in self.filters)
 
 
 def _fits(wanted: Filter, value: Any) -> bool:
-    """As the SQL of a filter decides it (`selection.condition`)."""
+    """Whether a value passes a filter, by the same rules as in SQL (`selection.condition`)."""
     if wanted.operator == "isnull":
         return bool((value is None) == wanted.values[0])
     if value is None:
@@ -55,15 +55,20 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """What a processor writes to the stream after commits and closings.
+    """An entry of the Redis stream. Processors write one after they have committed a batch or closed windows.
 
     Attributes:
-        revs: revisions that the rows are of, each row's latest.
-        truncated: rows were left out.
-        begin: the processor publishes from here on; what it committed before was not published.
-        version: of the aggregation's table; None: a processor that does not tell.
-        part_of: the rows are the first ones of a later entry of this aggregation and `rev`.
-        parts: so many entries came before with rows of this one, which is `truncated` without them.
+        aggregation: the aggregation.
+        rev: the newest revision of the rows.
+        revs: the latest revisions of the rows.
+        rows: the changed windows.
+        watermark: the watermark (epoch ms).
+        closed_until: time up to which windows are closed (epoch ms).
+        version: version of the aggregation; None: an old processor, which does not send it.
+        truncated: whether rows were left out.
+        begin: whether the processor starts to publish here, so that its earlier commits were not published.
+        part_of: if not empty, the rows belong to a later entry of this aggregation and `rev`.
+        parts: number of earlier entries with rows of this one. Without them, this entry is `truncated`.
     """
 
     aggregation: str = ""
@@ -83,10 +88,10 @@ _entry = msgspec.json.Decoder(Entry)
 
 
 def read_entry(data: bytes) -> Entry:
-    """An entry of the stream.
+    """Decode an entry of the stream.
 
     Raises:
-        ValueError: it is none, or a row is not of a window.
+        ValueError: the data is no entry, or a row has no window.
     """
     entry = _entry.decode(data)
     if not all("window_start" in row for row in entry.rows):
@@ -97,13 +102,16 @@ def read_entry(data: bytes) -> Entry:
 
 
 class Parts:
-    """Puts the rows of entries together that were too many for one."""
+    """Joins entries that were split into parts because they have too many rows."""
 
     def __init__(self) -> None:
         self._waiting: dict[tuple[str, int | None, int], list[tuple[Row, ...]]] = {}
 
     def take(self, entry: Entry) -> Entry | None:
-        """A whole entry; None: more of it comes. One whose parts were missed stays truncated."""
+        """Take an entry of the stream, and return it with the rows of its parts.
+
+        Returns None if the entry is a part. If parts were missed, the returned entry is truncated.
+        """
         if entry.part_of:
             key = (entry.part_of, entry.version, entry.rev)
             self._waiting.setdefault(key, []).append(entry.rows)
@@ -120,7 +128,7 @@ class Parts:
 
 
 def keyed(rows: Sequence[Row]) -> dict[Key, Row]:
-    """Rows of one aggregation by group and window."""
+    """Return rows of one aggregation by group and window."""
     if not rows:
         return {}
     # Group columns come first, then window_start.
@@ -130,18 +138,20 @@ def keyed(rows: Sequence[Row]) -> dict[Key, Row]:
 
 
 def _plain(value: Any) -> Any:
-    """The value that stands for all that equal it: of both zeros, which are one group, the positive."""
+    """Return 0.0 for -0.0, because both are the same group, and other values unchanged."""
     return value + 0.0 if value.__class__ is float else value
 
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """Rows of one aggregation that changed, newest versions.
+    """The changed rows of one aggregation.
 
     Attributes:
-        rev: the newest revision among the rows.
-        label: the revision that listeners are told; within an aggregation it never falls, while entries of several
-            processors may come in another order than they were committed in.
+        aggregation: the aggregation.
+        rev: the newest revision of the rows.
+        label: the revision that is sent to listeners. It never decreases within an aggregation, although entries of
+            several processors may arrive in a different order than they were committed.
+        rows: the rows by group and window.
     """
 
     aggregation: str
@@ -153,7 +163,7 @@ class Change:
     _messages: dict[RowFilter, list[bytes]] = field(default_factory=dict, init=False, repr=False)
 
     def chosen(self, wanted: RowFilter) -> dict[Key, bytes]:
-        """Encoded rows that fit a filter."""
+        """Return the encoded rows that pass a filter."""
         found = self._chosen.get(wanted)
         if found is None:
             found = {key: self._text(key, row) for key, row in self.rows.items() if wanted.fits(row)}
@@ -167,7 +177,7 @@ class Change:
         return text
 
     def messages(self, wanted: RowFilter) -> list[bytes]:
-        """The `upsert` messages with the rows that fit a filter."""
+        """Return the `upsert` messages with the rows that pass a filter."""
         found = self._messages.get(wanted)
         if found is None:
             found = self._messages[wanted] = upserts(self.aggregation, self.label, self.chosen(wanted).values())
@@ -175,13 +185,13 @@ class Change:
 
 
 def upserts(aggregation: str, rev: int, rows: Iterable[bytes]) -> list[bytes]:
-    """`upsert` messages of encoded rows; none without rows."""
+    """Return the `upsert` messages for encoded rows; none if there are no rows."""
     head = {"type": "upsert", "aggregation": aggregation, "rev": rev}
     return [with_rows(head, piece) for piece in pieces(rows)]
 
 
 def pieces(rows: Iterable[bytes]) -> list[list[bytes]]:
-    """Encoded rows, by what one message holds."""
+    """Split encoded rows into the rows of single messages."""
     found: list[list[bytes]] = []
     room = 0
     for row in rows:
@@ -194,5 +204,5 @@ def pieces(rows: Iterable[bytes]) -> list[list[bytes]]:
 
 
 def with_rows(head: Mapping[str, Any], rows: Sequence[bytes]) -> bytes:
-    """A message with encoded rows."""
+    """Return a message with encoded rows; `head` has its other members."""
     return msgspec.json.encode(head)[:-1] + b',"rows":[' + b",".join(rows) + b"]}"

@@ -1,4 +1,4 @@
-"""The server-sent events of a live connection."""
+"""Live connections by server-sent events."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no", "content-typ
 
 
 def event(message: Message) -> bytes:
-    """A message as an event; its id is what a reconnecting client sends as Last-Event-ID."""
+    """Return a message as an event. A client that reconnects sends the event's id as Last-Event-ID."""
     identity = f"id: {message.resume}\n" if message.resume else ""
     return f"event: {message.kind}\n{identity}data: ".encode() + message.data + b"\n\n"
 
 
 class EventStream(Response):
-    """Serves a listener as long as the client reads.
+    """Serves a listener until the client disconnects or is disconnected.
 
     Args:
-        upstream: what the listener is subscribed to.
-        listener: of this client.
-        allowed: why the client may listen no more; None: it may.
-        patience: with the client.
-        place: held while it is served.
+        upstream: the source of changes, to which the listener is subscribed.
+        listener: the listener of this client.
+        allowed: returns why the client must be disconnected; None: it can go on.
+        patience: the maximum waits for the client.
+        place: a context manager that is held while the client is served.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class EventStream(Response):
         self._place = place
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve, if there is a place."""
+        """Serve the client, or answer with the problem if the limit of connections is reached."""
         with ExitStack() as held:
             try:
                 held.enter_context(self._place)
@@ -68,7 +68,7 @@ class EventStream(Response):
             with self._upstream.subscribed(self._listener):
                 carrier = _Carrier(receive, send)
                 ending = await serve(self._listener, carrier, self._allowed, self._patience)
-                # Whoever does not read cannot be told of the end; the server then cuts the connection.
+                # A client that does not read would never take the last part, so its connection is closed without it.
                 if ending is not None and ending.code != "slow_client":
                     await send({"type": "http.response.body", "body": b""})
         finally:
@@ -81,13 +81,13 @@ class _Carrier:
         self._receive, self._send = receive, send
 
     async def put(self, message: Message) -> None:
-        """Hand a message over."""
+        """Send a message."""
         try:
             await self._send({"type": "http.response.body", "body": event(message), "more_body": True})
         except OSError:
             raise Left from None
 
     async def left(self) -> None:
-        """Wait until the client leaves."""
+        """Wait until the client disconnects."""
         while (await self._receive())["type"] != "http.disconnect":
             pass

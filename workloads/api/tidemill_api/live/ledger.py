@@ -1,7 +1,9 @@
-"""Which revisions of an aggregation have been handed to listeners: nothing is missed, nothing newer is overwritten.
+"""Tracks which revisions of an aggregation were sent to listeners.
 
-Revisions are counted by the commits themselves (1, 2, 3, …), so a number that never comes is a change that no processor
-published: one that was killed after its commit, or could not reach Redis.
+So no change is lost, and no row is sent after a newer row of the same window.
+
+Each commit increments the revision by one. So if a number never arrives, no processor has published that commit, for
+example because the processor was killed or could not reach Redis.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ class Ledger:
     """The revisions of one aggregation.
 
     Attributes:
-        complete: every revision up to this one has been handed on.
-        label: the highest revision that listeners were told.
-        expected: by the next look, all revisions up to this one should have come.
+        complete: all revisions up to this one were sent.
+        label: the highest revision that was sent.
+        expected: all revisions up to this one should have arrived before the next look at the database.
     """
 
     def __init__(self, aggregation: str, table: int, rev: int, closed_until_ms: int | None) -> None:
@@ -30,20 +32,20 @@ class Ledger:
 
     @property
     def seen(self) -> list[int]:
-        """Revisions beyond `complete` that have been handed on."""
+        """The revisions after `complete` that were sent."""
         return sorted(self._seen)
 
     @property
     def mark(self) -> Mark:
-        """Where a listener resumes that has got everything handed on so far."""
+        """The mark from which a listener can resume if it has received everything so far."""
         return Mark(self.table, self.complete, self._closed_until_ms)
 
     def take(self, revs: Iterable[int], rows: dict[Key, Row]) -> Change | None:
-        """Published rows as a change; None: they are known already.
+        """Return published rows as a change; None if all their revisions were sent already.
 
         Args:
-            revs: the revisions that they are of.
-            rows: each as it was when the newest of these had been committed, or later.
+            revs: the revisions of the rows.
+            rows: the rows, as they were after the newest of these commits, or later.
         """
         fresh = {rev for rev in revs if rev > self.complete}
         if not fresh:
@@ -61,7 +63,7 @@ class Ledger:
         return self._change(rev, rows)
 
     def fill(self, rev: int, rows: dict[Key, Row]) -> Change | None:
-        """Rows read from the database at a revision as a change: all that was missing up to it."""
+        """Return rows as a change. They were read from the database, and are all that was missing up to `rev`."""
         self.complete = max(self.complete, rev)
         self._seen = {seen for seen in self._seen if seen > self.complete}
         if not self._seen:
@@ -69,10 +71,10 @@ class Ledger:
         return self._change(rev, rows)
 
     def look(self, rev: int, closed_until_ms: int | None) -> None:
-        """Note how far the database is."""
+        """Store the revision and the closed time that the database has reached."""
         self.expected = rev
         if self.complete >= rev:
-            # What is committed after this found these windows closed.
+            # Later commits cannot change the windows that were closed at this revision.
             self._closed_until_ms = closed_until_ms
 
     def _change(self, rev: int, rows: dict[Key, Row]) -> Change | None:

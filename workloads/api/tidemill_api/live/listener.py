@@ -1,7 +1,7 @@
-"""One live connection, whatever it is carried by: what it is to be sent next.
+"""The state of one live connection: the messages that it is sent next. It is the same for WebSockets and events.
 
-Changes that come while it is busy are conflated by group and window, so what it gets is always the newest, and what it
-costs is bounded.
+Changes that arrive while the client is busy are conflated: only the newest row of each group and window is kept. So the
+client always gets the newest rows, and the memory for it is bounded.
 """
 
 from __future__ import annotations
@@ -31,12 +31,18 @@ PROTOCOL = 1
 HEARTBEAT_SECONDS = 15.0
 MAX_PENDING_ROWS = 10_000
 UNREAD_SECONDS = 5.0
-"""After so long an aggregation that could not be read is tried again."""
+"""Time after which an aggregation that could not be read is tried again."""
 _UNAVAILABLE = 1013
 
 
 class Message(NamedTuple):
-    """A message: its type, its JSON, and the token that it brings the listener up to."""
+    """A message.
+
+    Attributes:
+        kind: its type.
+        data: its JSON.
+        resume: the token with which a client that has received it can resume; empty if it changes nothing.
+    """
 
     kind: str
     data: bytes
@@ -44,18 +50,19 @@ class Message(NamedTuple):
 
 
 def error_message(code: str, detail: str, aggregation: str = "") -> Message:
-    """An `error`; with an aggregation it is about this one only, and no end."""
+    """Return an `error` message. With an aggregation, it concerns only that one, and the connection goes on."""
     about = {"aggregation": aggregation} if aggregation else {}
     return Message("error", msgspec.json.encode({"type": "error", "code": code, "detail": detail, **about}))
 
 
 @dataclass
 class Pending:
-    """Changes of one aggregation that wait to be sent.
+    """The changes of one aggregation that wait to be sent.
 
     Attributes:
-        only: the only change so far; its message is made once for all listeners.
-        rows: else (revision, encoded row) by key.
+        label: the highest revision of the changes.
+        only: the change, if it is the only one. Its messages are encoded once for all listeners.
+        rows: if there are several changes, revision and encoded row by key.
     """
 
     label: int = 0
@@ -63,7 +70,7 @@ class Pending:
     rows: dict[Key, tuple[int, bytes]] = field(default_factory=dict)
 
     def add(self, change: Change, wanted: RowFilter) -> None:
-        """Conflate with a change."""
+        """Add a change. Its rows replace older rows of the same windows."""
         self.label = max(self.label, change.label)
         if not self.rows and self.only is None:
             self.only = change
@@ -72,12 +79,12 @@ class Pending:
         self._merge(change, wanted)
 
     def drop(self, rev: int, wanted: RowFilter) -> None:
-        """Forget what a snapshot of a revision holds."""
+        """Drop the rows up to a revision, because a snapshot of that revision has them."""
         self._spread(wanted)
         self.rows = {key: row for key, row in self.rows.items() if row[0] > rev}
 
     def messages(self, aggregation: str, wanted: RowFilter) -> list[bytes]:
-        """The `upsert` messages."""
+        """Return the `upsert` messages."""
         if self.only is not None:
             return self.only.messages(wanted)
         return upserts(aggregation, self.label, (text for _, text in self.rows.values()))
@@ -94,13 +101,13 @@ class Pending:
 
 
 class Listener:
-    """What one connection has been sent, and what waits for it.
+    """The state of one live connection.
 
     Args:
-        upstream: where changes come from; the listener is subscribed to it while it is used.
-        database: for snapshots and what is resumed.
+        upstream: the source of changes, to which the caller subscribes the listener.
+        database: the database, for snapshots and for the changes since a token.
         model: the pipeline.
-        query: what the client wants.
+        query: the client's query.
     """
 
     def __init__(self, upstream: Upstream, database: Database, model: PipelineModel, query: LiveQuery) -> None:
@@ -108,9 +115,9 @@ class Listener:
         self._pending: dict[str, Pending] = {}
         self._lost: dict[str, str] = {}
         self._floors: dict[str, int] = {}
-        # By aggregation: why it cannot be read, as the client was told, and when it is tried again.
+        # Aggregations that cannot be read: the detail that the client was sent, and the time of the next attempt.
         self._unread: dict[str, tuple[str, float]] = {}
-        self._told: Progress | None = None
+        self._sent: Progress | None = None
         self._fault: Message | None = None
         self._begun = False
         self._wake = asyncio.Event()
@@ -118,7 +125,7 @@ class Listener:
         self.ending: Ending | None = None
 
     def offer(self, change: Change) -> None:
-        """Take a change."""
+        """Take a change that the client may need."""
         wanted = self._query.wanted.get(change.aggregation)
         if wanted is None or change.rev <= self._floors.get(change.aggregation, 0):
             return
@@ -129,7 +136,7 @@ class Listener:
         self._wake.set()
 
     def lose(self, aggregation: str, reason: str = "too much has changed at once") -> None:
-        """Changes of an aggregation are not told one by one: a snapshot is needed."""
+        """Drop the waiting changes of an aggregation. The client gets a snapshot instead."""
         if aggregation in self._query.wanted:
             self._pending.pop(aggregation, None)
             self._floors.pop(aggregation, None)
@@ -137,24 +144,25 @@ class Listener:
             self._wake.set()
 
     def advance(self, progress: Progress) -> None:
-        """Everything up to here has been offered."""
+        """Wake the listener, because all changes up to this progress have been offered."""
         self._wake.set()
 
     def end(self, ending: Ending) -> None:
-        """There will be no more."""
+        """End the connection."""
         self.ending = self.ending or ending
         self.ended.set()
         self._wake.set()
 
     def object_to(self, detail: str) -> None:
-        """Tell the client that a message of its own is not understood."""
+        """Send the client an error about a message that it has sent."""
         self._fault = error_message("unexpected_message", detail)
         self._wake.set()
 
     async def next(self) -> list[Message]:
-        """What is to be sent next, waited for; a `progress` if there is nothing for long.
+        """Wait for the next messages and return them.
 
-        After an `ending` is set, the last messages have been given.
+        If nothing changes within HEARTBEAT_SECONDS, the message is a `progress`. If `ending` is set afterwards, these
+        were the last messages.
         """
         if self._begun:
             with contextlib.suppress(TimeoutError):
@@ -180,7 +188,7 @@ class Listener:
         resume, lost = self._query.resume, dict.fromkeys(self._query.wanted, "")
         if resume is not None:
             changed = await self._resumed()
-            lost = {name: "what came after the token is not known any more" for name in lost if name not in changed}
+            lost = {name: "the changes since the token are not known any more" for name in lost if name not in changed}
             messages += [message for found in changed.values() for message in found]
         self._lost = {**lost, **self._lost}
         return messages + await self._catch_up()
@@ -198,7 +206,7 @@ class Listener:
         return Message("hello", msgspec.json.encode(hello))
 
     async def _resumed(self) -> dict[str, list[Message]]:
-        """What came after the token, by aggregation; those with a gap are absent."""
+        """Read the changes since the token, by aggregation. Aggregations whose changes are unknown are absent."""
         marks, model = self._query.resume or {}, self._model
 
         async def work(connection: Connection) -> dict[str, tuple[int, list[Message]]]:
@@ -215,21 +223,21 @@ class Listener:
                 except Exception as error:
                     if not of_one_table(error):
                         raise
-                    continue  # the snapshot in its place tells why, if it cannot be read either
+                    continue  # a snapshot is tried instead; if that fails too, its error is sent
                 if rows is not None:
                     rev = standing.state.rev
                     texts = Change(name, rev, rev, keyed(rows)).messages(RowFilter())
                     found[name] = (rev, [Message("upsert", text) for text in texts])
             return found
 
-        # What was handed out before the reading began must be in it: each is a revision that was committed before.
+        # The rows read here contain all changes that were offered before, because those were committed before.
         read = await self._database.run(model.name, work)
         for name, (rev, _) in read.items():
             self._settle(name, rev)
         return {name: messages for name, (_, messages) in read.items()}
 
     def _settle(self, name: str, rev: int) -> None:
-        """What the client has is of this revision."""
+        """Note that the client has the rows of this revision, so that earlier changes are not sent."""
         self._floors[name] = rev
         if name in self._pending:
             self._pending[name].drop(rev, self._query.wanted[name])
@@ -251,37 +259,37 @@ class Listener:
                 messages += self._leave_out(name, error)
                 continue
             if self._unread.pop(name, None):
-                self._told = None  # its mark is in the token again
+                self._sent = None  # the next token has the aggregation's mark again, so a new progress is needed
             if name in self._lost:
-                continue  # lost again meanwhile: the next one will do
+                continue  # its changes were dropped again while the snapshot was read; the next snapshot has them
             self._settle(name, snapshot.rev)
             if reason:
                 reset = {"type": "reset", "aggregation": name, "reason": reason}
                 messages.append(Message("reset", msgspec.json.encode(reset)))
             messages += [Message(kind, data) for kind, data in snapshot.messages]
-        # From here on nothing is awaited: the progress is exactly of what is sent before it.
+        # Nothing is awaited from here on, so that the progress fits exactly the changes that are sent before it.
         pending, self._pending = self._pending, {}
         for name, waiting in pending.items():
             messages += [Message("upsert", data) for data in waiting.messages(name, self._query.wanted[name])]
         progress = self._upstream.progress
-        if not self._lost and (progress is not self._told or not messages):
-            self._told = progress
+        if not self._lost and (progress is not self._sent or not messages):
+            self._sent = progress
             if self._unread:
-                # Whoever resumes has nothing of these yet.
+                # The client has no rows of these aggregations yet, so the token must not have marks of them.
                 marks = {name: mark for name, mark in progress.marks.items() if name not in self._unread}
                 progress = replace(progress, marks=marks)
             messages.append(Message("progress", progress.message, progress.resume))
         return messages
 
     def _leave_out(self, name: str, error: Exception) -> list[Message]:
-        """Go on without an aggregation that cannot be read; the client is told once."""
+        """Continue without an aggregation that cannot be read. Return an error message, unless it was sent before."""
         problem = as_problem(error, self._model.name)
         code = problem.code if problem else "unreadable"
         text = f"{type(error).__name__}: {error}" if problem is None else problem.detail
         detail = f"{name} cannot be read now, other aggregations can; it is tried again: {text}"
-        told = self._unread.get(name, ("", 0.0))[0]
-        self._unread[name], self._told = (detail, time.monotonic() + UNREAD_SECONDS), None
-        if detail == told:
+        before = self._unread.get(name, ("", 0.0))[0]
+        self._unread[name], self._sent = (detail, time.monotonic() + UNREAD_SECONDS), None
+        if detail == before:
             return []
         log.warning("%s: %s", self._model.name, detail)
         return [error_message(code, detail, name)]

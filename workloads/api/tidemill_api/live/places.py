@@ -1,6 +1,6 @@
-"""How many live connections may be open that no key stands for: of one address, and in all.
+"""Limits the number of live connections without a key, for each address and in total.
 
-A key can be taken back; without one an address is all that is known of a client.
+A client with a key can be stopped by removing the key. Of a client without a key, only the address is known.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ MOST, MOST_OF_ADDRESS = 500, 100
 
 
 class Places:
-    """The places of a process.
+    """Counts the live connections without a key of a process.
 
     Args:
-        most: in all.
-        most_of_address: of one address. Behind a proxy that is the proxy's, unless uvicorn is told to trust it.
+        most: maximum in total.
+        most_of_address: maximum for one address. Behind a proxy, all clients have the proxy's address, unless uvicorn
+            is configured to trust the proxy.
     """
 
     def __init__(self, most: int = MOST, most_of_address: int = MOST_OF_ADDRESS) -> None:
@@ -30,33 +31,36 @@ class Places:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Places:
-        """TIDEMILL_API_KEYLESS_CONNECTIONS and TIDEMILL_API_KEYLESS_PER_ADDRESS.
+        """Read the limits from TIDEMILL_API_KEYLESS_CONNECTIONS and TIDEMILL_API_KEYLESS_PER_ADDRESS.
 
         Raises:
-            ValueError: one is no whole number from 0 on.
+            ValueError: a variable is no whole number of at least 0.
         """
         found = []
         for name, usual in (("CONNECTIONS", MOST), ("PER_ADDRESS", MOST_OF_ADDRESS)):
             text = environ.get(f"TIDEMILL_API_KEYLESS_{name}") or str(usual)
             if not (text.isascii() and text.isdigit()):
-                raise ValueError(f"TIDEMILL_API_KEYLESS_{name}: {text!r} is no whole number from 0 on")
+                raise ValueError(f"TIDEMILL_API_KEYLESS_{name}: {text!r}; write a whole number of at least 0")
             found.append(int(text))
         return cls(*found)
 
     @contextmanager
     def taken(self, client: tuple[str, int] | None) -> Iterator[None]:
-        """Have a place meanwhile.
+        """Count a connection while the context lasts.
+
+        Args:
+            client: address and port of the client; None: unknown.
 
         Raises:
-            Problem: there is none for this address (429), or none at all (503).
+            Problem: the limit for the address (429) or the total limit (503) is reached.
         """
         address = client[0] if client else ""
         if self._taken[address] >= self._most_of_address:
             raise Problem(
                 429,
                 "too_many_connections",
-                f"{self._most_of_address} live connections without a key from one address; close some, or use a key"
-                " (limit: TIDEMILL_API_KEYLESS_PER_ADDRESS)",
+                f"{self._most_of_address} live connections without a key are open from this address; close some, or"
+                " use a key (limit: TIDEMILL_API_KEYLESS_PER_ADDRESS)",
             )
         if self._all >= self._most:
             raise unavailable(

@@ -1,4 +1,4 @@
-"""How far a pipeline is, as live listeners are told it, and the token that they resume with."""
+"""The progress of a pipeline for live listeners, and the token with which they resume."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _MAX_TOKEN = 8_192
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True):
-    """Up to where changes of an aggregation are known.
+    """The changes of an aggregation that a listener has received.
 
     Attributes:
-        table: identity of its table (the OID); another table, another history.
-        rev: every revision up to this one is known.
-        closed_until: revisions after `rev` changed no window that ends by this (epoch ms); None: any window.
+        table: OID of the aggregation's table. With a different table, the mark is not valid.
+        rev: all revisions up to this one were received.
+        closed_until: later revisions changed only windows that end after this time (epoch ms); None: any windows.
     """
 
     table: int
@@ -33,13 +33,13 @@ Marks = Mapping[str, Mark]
 
 
 def write_token(marks: Marks) -> str:
-    """The resume token of marks by aggregation."""
+    """Return the resume token for marks by aggregation."""
     packed = msgspec.msgpack.encode([_VERSION, dict(marks)])
     return base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
 
 
 def read_token(text: str) -> dict[str, Mark]:
-    """The marks in a token; empty, hence a gap everywhere, if it is none of ours."""
+    """Return the marks in a token. An invalid token has no marks, so all aggregations start with a snapshot."""
     if len(text) > _MAX_TOKEN:
         return {}
     try:
@@ -52,11 +52,13 @@ def read_token(text: str) -> dict[str, Mark]:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a `progress` says; its text is made once.
+    """The content of a `progress` message, which is encoded once for all listeners.
 
     Attributes:
-        closed_until_ms: by aggregation.
-        degraded: changes are polled for, and come later than usual.
+        watermark_ms: the watermark (epoch ms).
+        closed_until_ms: times up to which windows are closed (epoch ms), by aggregation.
+        marks: the changes that were offered to listeners, by aggregation.
+        degraded: whether changes are found by polling, and so come later than usual.
     """
 
     watermark_ms: int | None = None
@@ -66,12 +68,12 @@ class Progress:
 
     @cached_property
     def resume(self) -> str:
-        """The token of a listener that has got everything up to here."""
+        """The token for a listener that has received everything up to here."""
         return write_token(self.marks)
 
     @cached_property
     def message(self) -> bytes:
-        """The `progress`."""
+        """The `progress` message."""
         return msgspec.json.encode({
             "type": "progress",
             "watermark": time_ms(self.watermark_ms),

@@ -1,4 +1,4 @@
-"""uvicorn's WebSocket for clients that do not read: they are told why they are sent away, and their connection ends."""
+"""uvicorn's WebSocket protocol, changed so that clients that do not read can be disconnected with a reason."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 LINGER_SECONDS = 30.0
-"""How long a client may take to read what was on its way when it was sent away."""
+"""Maximum time for a client to read the messages that were sent before the close frame."""
 
 
 class LiveProtocol(WebSocketsSansIOProtocol):
-    """Its close frame waits for no room in the buffer: who reads on gets it after what was sent before."""
+    """A WebSocket whose close frame is sent even if the buffer is full. The client gets it after earlier messages."""
 
     async def send(self, message: Any) -> None:
-        """Hand a message to the client."""
+        """Send a message to the client."""
         if message["type"] != "websocket.close":
             await super().send(message)
             return

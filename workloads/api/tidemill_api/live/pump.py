@@ -1,4 +1,4 @@
-"""Carries a listener's messages to its client, until either goes; knows neither WebSockets nor server-sent events."""
+"""Sends a listener's messages to its client, until one of them ends. It is the same for WebSockets and events."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tidemill_api.live.upstream import Ending
 
 @dataclass(frozen=True)
 class Patience:
-    """How long is waited for a client, in seconds.
+    """The times for a client, in seconds.
 
     Attributes:
-        slow: until a message is taken; then the client is sent away.
-        last: until the last message is taken.
-        auth: until the first message with a key.
-        allowed: between looks whether the client's key is still good.
+        slow: maximum time to read a message; then the client is disconnected.
+        last: maximum time to read the last message.
+        auth: maximum time until the first message, with a key, arrives.
+        allowed: interval between the checks whether the client's key is still valid.
     """
 
     slow: float = 20.0
@@ -30,29 +30,36 @@ class Patience:
 
 
 class Left(Exception):
-    """The client is not there any more."""
+    """The client has disconnected."""
 
 
 class Carrier(Protocol):
-    """One client's connection."""
+    """The connection of a client."""
 
     async def put(self, message: Message) -> None:
-        """Hand a message over; waits while the client does not read. Raises `Left`."""
+        """Send a message, and wait until the client reads it.
+
+        Raises:
+            Left: the client has disconnected.
+        """
 
     async def left(self) -> None:
-        """Wait until the client leaves."""
+        """Wait until the client disconnects."""
 
 
 async def serve(
     listener: Listener, carrier: Carrier, allowed: Callable[[], Ending | None], patience: Patience
 ) -> Ending | None:
-    """Send messages until the client leaves (None), or is sent away.
+    """Send messages until the client disconnects or is disconnected.
 
     Args:
-        listener: subscribed already.
+        listener: the listener, which is subscribed already.
         carrier: the connection.
-        allowed: why the client may listen no more; None: it may.
-        patience: with the client.
+        allowed: returns why the client must be disconnected; None: it can go on.
+        patience: the times for the client.
+
+    Returns:
+        Why the client has to be disconnected; None: it has disconnected itself.
     """
     sending = asyncio.create_task(_send(listener, carrier, patience))
     leaving, ended = asyncio.create_task(carrier.left()), asyncio.create_task(listener.ended.wait())
@@ -61,7 +68,7 @@ async def serve(
     try:
         await asyncio.wait({sending, leaving, ended}, return_when=asyncio.FIRST_COMPLETED)
         if not (sending.done() or leaving.done()):
-            # The message under way, and the one that says why.
+            # Time for the current message, and for the last one, which has the reason.
             await asyncio.wait({sending, leaving}, timeout=patience.last, return_when=asyncio.FIRST_COMPLETED)
         if not sending.done():
             return None if leaving.done() else listener.ending
@@ -99,6 +106,6 @@ async def _watch(listener: Listener, allowed: Callable[[], Ending | None], patie
 
 
 def count_ending(ending: Ending | None) -> None:
-    """Count a connection that we ended."""
+    """Count a connection that the server has ended; None: the client has ended it."""
     if ending is not None:
         metrics.LIVE_DROPPED.labels(ending.code).inc()

@@ -1,4 +1,4 @@
-"""What a live connection asks for: aggregations, filters on their groups, and where to resume."""
+"""The query of a live connection: aggregations, filters on group columns, and the token to resume from."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ RESERVED = ("aggregations", "resume")
 
 @dataclass(frozen=True)
 class LiveQuery:
-    """What a listener wants.
+    """The query of a live connection.
 
     Attributes:
-        wanted: filters by aggregation.
-        resume: marks by aggregation; None: from a snapshot on.
+        wanted: the filters by aggregation.
+        resume: the marks to resume from, by aggregation; None: start with snapshots.
     """
 
     wanted: Mapping[str, RowFilter]
@@ -29,15 +29,15 @@ class LiveQuery:
 
 
 def take_live(model: PipelineModel, parameters: Parameters, last_event_id: str | None = None) -> LiveQuery:
-    """The wish in a request's parameters.
+    """Return the live query of a request.
 
-    A filter goes for the aggregations that have its column. A token that cannot be read means a gap, not a fault: a
-    client that reconnects by itself would repeat it for ever.
+    A filter applies to the aggregations that have its column. An invalid token is no error, but leads to snapshots,
+    because a client that reconnects automatically would repeat the token for ever.
 
     Args:
         model: the pipeline.
-        parameters: of the request.
-        last_event_id: the token of a reconnecting event source; it is newer than the one in its address.
+        parameters: the parameters of the request.
+        last_event_id: the token of an event source that reconnects. It is newer than the token in its URL.
 
     Raises:
         Problem: an aggregation or a column is unknown, or a value is wrong.

@@ -1,4 +1,4 @@
-"""What live listeners are told from the database: snapshots, and the windows that revisions changed."""
+"""Reads the rows for live listeners from the database: the latest windows, and the windows changed since a revision."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _MS = dt.timedelta(milliseconds=1)
 
 @dataclass(frozen=True)
 class Standing:
-    """How far an aggregation is, and the identity of its table."""
+    """The state of an aggregation, and the OID of its table."""
 
     state: State
     table: int
 
 
 async def read_standings(connection: Connection, model: PipelineModel) -> dict[str, Standing]:
-    """How far each aggregation is; those that are not set up yet are absent."""
+    """Read the states of all aggregations. Aggregations that are not set up yet are absent."""
     cursor = await connection.execute(aggregations.standings(model.schema), (model.config.schema_name,))
     found = {
         (name, version): Standing(State(str(id_), rev, closed_until, watermark, Feeds.read(*fed)), table or 0)
@@ -47,7 +47,7 @@ async def read_standings(connection: Connection, model: PipelineModel) -> dict[s
 
 
 def _latest(model: AggregationModel, filters: tuple[Filter, ...], limit: int) -> AggregateQuery:
-    """The query of an aggregation's latest windows."""
+    """Return the query for the latest windows of an aggregation."""
     query = take_query(model, Parameters({"order": ["-window_start"], "limit": [str(limit)]}, split=True))
     return replace(query, filters=filters)
 
@@ -55,7 +55,7 @@ def _latest(model: AggregationModel, filters: tuple[Filter, ...], limit: int) ->
 async def read_latest(
     connection: Connection, aggregation: AggregationModel, filters: tuple[Filter, ...], state: State
 ) -> tuple[list[Row], bool]:
-    """The latest windows, oldest first, and whether there are older ones."""
+    """Read the latest windows, oldest first, and whether there are older ones."""
     query = _latest(aggregation, filters, SNAPSHOT_ROWS)
     rows, _ = await read_windows(connection, query, state)
     return await _records(query, rows[:SNAPSHOT_ROWS][::-1]), len(rows) > SNAPSHOT_ROWS
@@ -70,15 +70,15 @@ async def read_changed(
     but: Sequence[int] = (),
     filters: tuple[Filter, ...] = (),
 ) -> list[Row] | None:
-    """Windows whose latest revision is after a mark, oldest first; None: more than a message may hold.
+    """Read the windows that have changed since a mark, oldest first; None: there are more than READ_LIMIT.
 
     Args:
-        connection: in a transaction that `state` was read in.
-        aggregation: whose windows.
-        state: how far it is.
-        mark: revisions up to it are left out.
+        connection: a connection in the transaction in which `state` was read.
+        aggregation: the aggregation.
+        state: its state.
+        mark: the mark. Revisions up to it are left out.
         but: further revisions to leave out.
-        filters: on group columns.
+        filters: filters on group columns.
     """
     aggregation = aggregation.fed(state.feeds)
     plan, table = aggregation.layout, aggregation.table
@@ -89,7 +89,8 @@ async def read_changed(
         changed += f" AND _rev NOT IN ({listed})"
     stored = changed
     if mark.closed_until is not None and aggregation.spec.late_policy != "reopen":
-        # A pane takes events until the last window that holds it is closed: later ones are in few partitions.
+        # A pane takes events until the last window with this pane is closed. So only panes that were open at the mark
+        # can have changed since, and they are in few time partitions.
         reach = EPOCH + (mark.closed_until - plan.size_ms) * _MS
         stored += f" AND window_start > {binder.bind(reach, 'timestamp')}"
     edges = f"SELECT min(window_start), max(window_start) FROM {table} WHERE {stored}"

@@ -1,4 +1,4 @@
-"""The live routes: the same messages over a WebSocket and as server-sent events, on the same path."""
+"""The live routes. A WebSocket and server-sent events are on the same path and have the same messages."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def live_router(
     patience: Patience | None = None,
     places: Places | None = None,
 ) -> APIRouter:
-    """The live routes.
+    """Return the live routes.
 
     Args:
-        services: what they work with.
-        origins: whose pages may open a WebSocket, besides the same host's.
-        patience: with clients; None: the usual one.
-        places: for connections without a key; None: the usual ones.
+        services: the shared services.
+        origins: origins whose pages can open a WebSocket, besides those of the same host.
+        patience: the times for clients; None: the defaults.
+        places: limits of connections without a key; None: the defaults.
     """
     router, patience, places = APIRouter(), patience or Patience(), places or Places()
 
@@ -43,7 +43,7 @@ def live_router(
         await SocketSession(services, origins, websocket, patience, places).run(pipeline)
 
     async def events(request: Request, pipeline: str) -> Response:
-        """Live changes of a pipeline."""
+        """Answer with the live changes of a pipeline, as server-sent events."""
         if services.upstreams.stopping:
             raise unavailable("going_away", "this process stops; connect again", 1)
         authorization = request.headers.get("authorization")

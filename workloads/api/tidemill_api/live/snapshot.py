@@ -1,4 +1,4 @@
-"""Snapshots for live listeners: the latest windows of an aggregation, read once however many ask at the same time."""
+"""Snapshots of the latest windows for live listeners. Concurrent requests for the same snapshot share one query."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Wanted = tuple[PipelineModel, str, RowFilter]
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The messages of a snapshot, and the revision that it is of."""
+    """The messages of a snapshot, and its revision."""
 
     rev: int
     messages: list[tuple[str, bytes]]
@@ -41,11 +41,11 @@ class Snapshots:
         self._flights: dict[Wanted, _Flight] = {}
 
     async def get(self, model: PipelineModel, aggregation: str, wanted: RowFilter, *, rev: int) -> Snapshot:
-        """The latest windows at a revision or later.
+        """Return the latest windows, at a revision or later.
 
         Raises:
-            Exception: what the database raises.
-            Problem: the aggregation's tables are not there yet.
+            Exception: the error of the database.
+            Problem: the aggregation's tables do not exist yet.
         """
         now = time.monotonic()
         self._flights = {key: f for key, f in self._flights.items() if now - f.started_at < KEEP_SECONDS}
@@ -53,7 +53,7 @@ class Snapshots:
         flight = self._flights.get(key)
         if flight is not None:
             found = await asyncio.shield(flight.task)
-            # One that was read before the latest changes were handed out would lack them.
+            # An older snapshot may lack changes that were already offered to the listener.
             if found.rev >= rev:
                 return found
         task = asyncio.create_task(self._read(model, model.aggregations[aggregation], wanted))
@@ -81,6 +81,6 @@ class Snapshots:
 
 
 def _heard(task: asyncio.Task[Snapshot]) -> None:
-    # Told to those who wait; nobody may be waiting.
+    # Waiting requests have seen the error. Without any, asyncio would log it as never retrieved.
     if not task.cancelled():
         task.exception()

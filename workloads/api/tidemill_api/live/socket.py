@@ -1,4 +1,4 @@
-"""The WebSocket of a live connection: who may listen, and what the client may say."""
+"""Live connections by WebSocket: the checks of origin and key, and the messages from the client."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _HOW = 'send the header Authorization, or {"type": "auth", "token": "tm_<id>_<se
 
 
 class Refused(Exception):
-    """The client is sent away."""
+    """The client has to be disconnected."""
 
     def __init__(self, ending: Ending) -> None:
         super().__init__(ending.code)
@@ -42,14 +42,14 @@ class _Auth(msgspec.Struct, tag="auth", tag_field="type"):
 
 
 def origin_allowed(origin: str | None, host: str | None, allowed: Collection[str]) -> bool:
-    """Whether a page of an origin may listen: one of this host, or one that is listed. No origin: no page."""
+    """Whether a page of this origin can connect: it is from the same host or in the list. No origin: it is no page."""
     if origin is None or origin in allowed or "*" in allowed:
         return True
     return bool(host) and urlsplit(origin).netloc.lower() == (host or "").lower()
 
 
 def refusal(services: Services, model: PipelineModel, authorization: str | None) -> Ending | None:
-    """Why the bearer of a key may not listen; None: it may."""
+    """Return why a client with this key must be disconnected; None: the key is valid."""
     try:
         services.authenticator.check(model.config, authorization, QUERY_READ)
     except Unauthorized as error:
@@ -60,7 +60,7 @@ def refusal(services: Services, model: PipelineModel, authorization: str | None)
 
 
 class SocketSession:
-    """One WebSocket, from its handshake to its end."""
+    """A WebSocket, from its handshake to its end."""
 
     def __init__(
         self, services: Services, origins: Collection[str], socket: WebSocket, patience: Patience, places: Places
@@ -103,7 +103,7 @@ class SocketSession:
         count_ending(ending)
 
     def _has_key(self, pipeline: str) -> bool:
-        """Whether the handshake brings a key that is needed, and is good."""
+        """Whether the pipeline requires a key, and the handshake has a valid one."""
         if self._authorization is None or not wants_key(self._services, pipeline):
             return False
         try:
@@ -124,7 +124,7 @@ class SocketSession:
         listener = self._listener = Listener(upstream, services.database, model, query)
         with upstream.subscribed(listener):
             ending = await serve(listener, self, lambda: refusal(services, model, self._authorization), self._patience)
-            # Before it counts as gone: a process that stops waits for that.
+            # Closed while it is subscribed, because a process that stops waits until nobody is subscribed.
             await self._close(ending)
             return ending
 
@@ -162,29 +162,29 @@ class SocketSession:
         return text.encode() if text is not None else message.get("bytes") or b""
 
     async def put(self, message: Message) -> None:
-        """Hand a message over."""
+        """Send a message."""
         try:
             await self._socket.send_text(message.data.decode())
         except (WebSocketDisconnect, RuntimeError, OSError):
             raise Left from None
 
     async def left(self) -> None:
-        """Wait until the client leaves; nothing that it says is asked for."""
+        """Wait until the client disconnects. Its messages are answered with an error, except for a repeated key."""
         with contextlib.suppress(Left):
             while True:
                 text = await self._receive()
                 try:
-                    msgspec.json.decode(text, type=_Auth)  # sent to be sure, where no key is needed
+                    msgspec.json.decode(text, type=_Auth)  # clients may send a key that is not required
                 except msgspec.DecodeError:
-                    assert self._listener is not None  # noqa: S101 - served by now
-                    self._listener.object_to("nothing is taken here; ask by the parameters of the address")
+                    assert self._listener is not None  # noqa: S101 - set before the client is served
+                    self._listener.object_to("messages are not accepted here; use the parameters of the URL")
 
     async def _close(self, ending: Ending | None) -> None:
         if ending is not None:
-            # A close reason holds 123 bytes.
+            # The reason is the code without the detail, because it can have at most 123 bytes.
             await self._last(self._socket.close(ending.close_code, ending.code))
 
     async def _last(self, saying: object) -> None:
-        """Say a last thing to a client that may not be reading."""
+        """Send a last message, without waiting long for a client that does not read."""
         with contextlib.suppress(TimeoutError, Left, WebSocketDisconnect, RuntimeError, OSError):
             await asyncio.wait_for(saying, self._patience.last)  # type: ignore[arg-type]

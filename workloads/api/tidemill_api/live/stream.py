@@ -1,4 +1,4 @@
-"""The Redis stream of a pipeline's changes, and the key that asks processors to write to it."""
+"""Reads the Redis stream of a pipeline's changes, and keeps the key that makes processors write to it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ BATCH_ENTRIES = 100
 
 
 class Unreachable(Exception):
-    """Redis does not answer, or there is none."""
+    """Redis does not answer, or is not configured."""
 
 
 class ChangeStream:
-    """Reads the stream from its present end on, however often Redis goes away.
+    """Reads the stream from its current end. After an outage of Redis it starts at the end again.
 
     Args:
-        client: Redis; None: there is none.
-        guard: of Redis.
-        namespace: of the pipeline.
-        pipeline: its name.
+        client: the Redis client; None: Redis is not configured.
+        guard: the guard of Redis.
+        namespace: namespace of the pipeline.
+        pipeline: name of the pipeline.
     """
 
     def __init__(self, client: redis.asyncio.Redis | None, guard: Guard, namespace: str, pipeline: str) -> None:
@@ -42,7 +42,7 @@ class ChangeStream:
         self._listened_at = 0.0
 
     async def read(self) -> tuple[list[Entry], bool]:
-        """The next entries, waited for a moment, and whether earlier ones may have been missed.
+        """Wait for the next entries for at most BLOCK_MS. Return them, and whether earlier ones may have been missed.
 
         Raises:
             Unreachable: Redis does not answer.
@@ -69,7 +69,7 @@ class ChangeStream:
         return self._taken(_rows(found)), False
 
     async def _listen(self, client: redis.asyncio.Redis) -> None:
-        """Tell processors that somebody listens."""
+        """Set the key by which processors know that changes are read."""
         await self._guard.acall(lambda: client.set(self._listeners, b"1", ex=LISTEN_SECONDS), retry=False)
         self._listened_at = time.monotonic()
 
@@ -80,18 +80,18 @@ class ChangeStream:
             try:
                 entries.append(read_entry(fields.get(b"d", b"")))
             except ValueError as error:
-                # What it told is found by the next look at the database.
-                log.warning("%s: entry %s is no change: %s", self._stream, position.decode(), error)
+                # The next look at the database finds the changes of this entry.
+                log.warning("%s: entry %s cannot be read: %s", self._stream, position.decode(), error)
         return entries
 
 
 def _rows(found: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    """Entries of an XREAD answer, in either protocol version."""
+    """Return the entries of an XREAD answer, in protocol version 2 or 3."""
     if not found:
         return []
     streams = found.items() if isinstance(found, dict) else found
     rows: list[tuple[bytes, dict[bytes, bytes]]] = []
     for _, listed in streams:
-        # Protocol 3 wraps the entries of a stream once more.
+        # In protocol 3, the entries of a stream are in a further list.
         rows += listed[0] if listed and isinstance(listed[0], list) else listed
     return rows

@@ -1,7 +1,7 @@
-"""The one reader a process and pipeline: changes from the Redis stream, by polling Postgres while Redis is away.
+"""Reads the changes of a pipeline, once in each process, and offers them to all its live listeners.
 
-The stream makes changes quick, the database makes them complete: a revision that the stream does not bring is read
-from the tables. The reader runs while somebody listens.
+Changes come quickly from the Redis stream. Revisions that are missing in the stream are read from Postgres, and while
+Redis is down, Postgres is polled. The reader runs while there are listeners.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 LOOK_SECONDS = 5.0
-"""How often the database is asked what the stream left out. What has been committed two looks ago is never missing."""
+"""Interval of the looks at the database for changes that the stream lacks. Two looks after its commit, a change is
+certainly found."""
 LINGER_SECONDS = 10.0
 READY_SECONDS = 5.0
 LEAVE_SECONDS = 3.0
@@ -39,39 +40,48 @@ LEAVE_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Ending:
-    """Why listeners are sent away: an error's code and detail, and the close code of a WebSocket."""
+    """Why listeners are disconnected.
+
+    Attributes:
+        code: code of the error.
+        detail: description and remedy.
+        close_code: close code of a WebSocket.
+    """
 
     code: str
     detail: str
     close_code: int
 
 
-REMOVED = Ending("pipeline_removed", "the pipeline is gone, or its API was disabled", 4404)
-CHANGED = Ending("pipeline_changed", "what can be asked of the pipeline has changed; connect again", 1012)
+REMOVED = Ending("pipeline_removed", "the pipeline was deleted, or its API was disabled", 4404)
+CHANGED = Ending("pipeline_changed", "the pipeline's aggregations or its access have changed; connect again", 1012)
 STOPPING = Ending("going_away", "this process stops; connect again", 1001)
 
 
 class Subscriber(Protocol):
-    """Who gets changes; must not block."""
+    """A receiver of changes. Its methods must not block."""
 
     def offer(self, change: Change) -> None:
         """Take a change."""
 
     def lose(self, aggregation: str) -> None:
-        """Changes of an aggregation are not told one by one: a snapshot is needed."""
+        """Read a snapshot of an aggregation, because some of its changes are not offered."""
 
     def advance(self, progress: Progress) -> None:
-        """Everything up to here has been offered."""
+        """Take the progress, after all changes up to it have been offered."""
 
     def end(self, ending: Ending) -> None:
-        """There will be no more."""
+        """End, because no more changes are offered."""
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What a look found of an aggregation: the windows that the stream did not bring.
+    """The result of a look at the database for one aggregation.
 
-    `rows` is None if they are too many, or cannot be read.
+    Attributes:
+        standing: its state.
+        asked: whether missing changes were read.
+        rows: the changed windows that the stream lacks; None: they are too many, or cannot be read.
     """
 
     standing: Standing
@@ -80,7 +90,7 @@ class _Found:
 
 
 class Upstream:
-    """Reads one pipeline's changes and hands them to all its subscribers."""
+    """Reads the changes of one pipeline, and offers them to all its subscribers."""
 
     def __init__(
         self, catalog: Catalog, database: Database, client: redis.asyncio.Redis | None, guard: Guard, pipeline: str
@@ -101,7 +111,7 @@ class Upstream:
 
     @contextmanager
     def subscribed(self, subscriber: Subscriber) -> Iterator[None]:
-        """Hand changes to a subscriber meanwhile."""
+        """Offer changes to a subscriber while the context lasts."""
         self._subscribers.add(subscriber)
         self._deserted.clear()
         if self._task is None or self._task.done():
@@ -116,18 +126,18 @@ class Upstream:
                 self._deserted.set()
 
     async def ready(self) -> bool:
-        """Whether the reader is at work; waited for a moment."""
+        """Wait until the reader works, for at most READY_SECONDS. Return whether it does."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._ready.wait(), READY_SECONDS)
         return self._ready.is_set()
 
     def delivered(self, aggregation: str) -> int:
-        """The newest revision of an aggregation that subscribers were handed."""
+        """Return the newest revision of an aggregation that was offered to subscribers."""
         ledger = self._ledgers.get(aggregation)
         return ledger.label if ledger else 0
 
     def leave(self, ending: Ending) -> None:
-        """Send all subscribers away."""
+        """Disconnect all subscribers."""
         for subscriber in list(self._subscribers):
             subscriber.end(ending)
 
@@ -136,7 +146,7 @@ class Upstream:
         await self._deserted.wait()
 
     async def stop(self) -> None:
-        """End the reader."""
+        """Stop the reader."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -151,7 +161,7 @@ class Upstream:
                 try:
                     await self._step(stream, model)
                 except Exception:
-                    log.exception("%s: reading live changes", self._pipeline)
+                    log.exception("%s: live changes could not be read; it is tried again", self._pipeline)
                     await asyncio.sleep(POLL_SECONDS)
                 latest = self._catalog.find(self._pipeline)
                 if latest is None or _differ(model, latest):
@@ -176,26 +186,26 @@ class Upstream:
                 self._take(whole)
         except Unreachable as error:
             if not self._stream_error:
-                log.warning("%s: live changes by polling; Redis: %s", self._pipeline, error)
+                log.warning("%s: live changes are polled from Postgres; Redis: %s", self._pipeline, error)
             self._stream_error, self._urgent = str(error), True
             await asyncio.sleep(POLL_SECONDS if self._ready.is_set() else 0)
-        # However urgent it is: a stream that leaves much out must not become a load on the database.
+        # Even urgent looks have an interval, so that a stream with many gaps does not overload the database.
         if time.monotonic() - self._looked_at >= (POLL_SECONDS if self._urgent else LOOK_SECONDS):
             await self._look(model)
-        self._tell(None, {})
+        self._advance(None, {})
 
     def _take(self, entry: Entry) -> None:
-        """Hand on what an entry holds."""
+        """Offer the changes of an entry."""
         self._urgent |= entry.begin or entry.truncated
         ledger = self._ledgers.get(entry.aggregation)
         if ledger is None or entry.begin:
             return
         if not entry.truncated:
             self._offer(ledger.take(entry.revs, keyed(entry.rows)))
-        self._tell(entry.watermark, {entry.aggregation: entry.closed_until})
+        self._advance(entry.watermark, {entry.aggregation: entry.closed_until})
 
     async def _look(self, model: PipelineModel) -> None:
-        """Find in the database what the stream did not bring."""
+        """Read the changes that the stream lacks from the database."""
         self._looked_at = time.monotonic()
 
         async def work(connection: Connection) -> dict[str, _Found]:
@@ -214,15 +224,15 @@ class Upstream:
             self._settle(name, known)
         states = {name: known.standing.state for name, known in found.items()}
         for state in states.values():
-            self._tell(state.watermark_ms, {})
-        self._tell(None, {name: state.closed_until_ms for name, state in states.items()})
+            self._advance(state.watermark_ms, {})
+        self._advance(None, {name: state.closed_until_ms for name, state in states.items()})
         self._ready.set()
 
     async def _missing(self, connection: Connection, model: PipelineModel, name: str, standing: Standing) -> _Found:
         ledger = self._ledgers.get(name)
         if ledger is None or _replaced(ledger, standing):
             return _Found(standing)
-        # In no hurry, the stream has until the next look to bring what is committed now.
+        # Unless it is urgent, changes of now have until the next look to arrive by the stream.
         until = standing.state.rev if self._urgent else ledger.expected
         if ledger.complete >= until:
             return _Found(standing)
@@ -233,7 +243,7 @@ class Upstream:
         except Exception as error:
             if not of_one_table(error):
                 raise
-            # The others go on. Its listeners are told by the snapshot that they then ask for.
+            # Other aggregations go on. The listeners of this one read a snapshot, which fails and sends them the error.
             log.warning("%s: changes of %s cannot be read: %s", self._pipeline, name, error)
             return _Found(standing, True)
         return _Found(standing, True, rows)
@@ -262,8 +272,8 @@ class Upstream:
         for subscriber in self._subscribers:
             subscriber.lose(name)
 
-    def _tell(self, watermark_ms: int | None, closed_until_ms: dict[str, int | None]) -> None:
-        """Tell how far the pipeline is; neither time ever falls."""
+    def _advance(self, watermark_ms: int | None, closed_until_ms: dict[str, int | None]) -> None:
+        """Pass the progress to subscribers. Neither watermark nor closed times ever decrease."""
         before = self.progress
         closed = dict(before.closed_until_ms)
         for name, value in closed_until_ms.items():
@@ -285,18 +295,21 @@ def _later(one: int | None, other: int | None) -> int | None:
 
 
 def _replaced(ledger: Ledger, standing: Standing) -> bool:
-    """Whether the tables were made anew, or an older state of them has come back."""
+    """Whether the tables were created again, or restored from an older state."""
     return standing.table != ledger.table or standing.state.rev < ledger.complete
 
 
 def of_another_version(entry: Entry, model: PipelineModel) -> bool:
-    """Whether it tells of a table that does not answer: processors of before and after a switch run side by side."""
+    """Whether an entry is of another version than the current one.
+
+    This happens after a switch of versions, when old and new processors run at the same time.
+    """
     aggregation = model.aggregations.get(entry.aggregation)
     return aggregation is not None and entry.version not in (None, aggregation.version)
 
 
 def _differ(before: PipelineModel, after: PipelineModel) -> bool:
-    """Whether listeners have to learn anew what can be asked, or who may ask."""
+    """Whether listeners have to connect again, because aggregations or access have changed."""
     one, other = before.config, after.config
     return (one.aggregations, one.spec.aggregations, one.spec.auth) != (
         other.aggregations,
@@ -306,7 +319,7 @@ def _differ(before: PipelineModel, after: PipelineModel) -> bool:
 
 
 class Upstreams:
-    """One upstream a pipeline, made when first needed."""
+    """The upstreams of all pipelines. Each is created on its first use."""
 
     def __init__(self, catalog: Catalog, database: Database, client: redis.asyncio.Redis | None, guard: Guard) -> None:
         self._parts = (catalog, database, client, guard)
@@ -314,15 +327,15 @@ class Upstreams:
         self.stopping = False
 
     def get(self, pipeline: str) -> Upstream:
-        """The upstream of a pipeline."""
+        """Return the upstream of a pipeline."""
         if pipeline not in self._upstreams:
             self._upstreams[pipeline] = Upstream(*self._parts, pipeline)
         return self._upstreams[pipeline]
 
     async def leave(self) -> None:
-        """Send all listeners away, those that come later too, and wait a moment until they are gone.
+        """Disconnect all listeners, and wait at most LEAVE_SECONDS for that. Later listeners are refused.
 
-        A server waits for its connections before it ends, so this comes before.
+        The server calls this before it waits for its connections to end.
         """
         self.stopping = True
         for upstream in self._upstreams.values():
@@ -333,7 +346,7 @@ class Upstreams:
                     await upstream.deserted()
 
     async def stop(self) -> None:
-        """Send all listeners away and end all readers."""
+        """Disconnect all listeners and stop all readers."""
         await self.leave()
         for upstream in self._upstreams.values():
             await upstream.stop()

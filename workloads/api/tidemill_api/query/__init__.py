@@ -1,1 +1,1 @@
-"""Queries over stored windows and listings: parameters, SQL, answers."""
+"""Queries over windows, anomalies, dead letters and kept events: parameters, SQL and answers."""

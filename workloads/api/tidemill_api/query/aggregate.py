@@ -1,4 +1,4 @@
-"""A query over an aggregation: what it may ask. Its SQL is made in aggregate_sql.py."""
+"""Queries over windows of an aggregation, and their parameters. Their SQL is in sql.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tidemill_chassis.web.problems import Problem, bad_parameter
 
 DEFAULT_LIMIT, MAX_LIMIT, MAX_STREAM_ROWS = 1_000, 10_000, 10_000_000
 MAX_FILL_POINTS, MAX_FILL_ROWS = 100_000, 1_000_000
-"""Windows between `from` and `to` that `fill` puts in for one group, and for all groups together."""
+"""Maximum number of windows between `from` and `to` with `fill`, for one group and for all groups together."""
 RESERVED = (
     "from", "to", "granularity", "tz", "fill", "group_by", "metrics", "closed", "order", "limit", "cursor",
 )  # fmt: skip
@@ -27,19 +27,25 @@ MEMBERS = {
     "closed": Member((bool,), "true or false"),
     "limit": Member((int,), "a whole number"),
 }
-"""What the parameters are in a JSON body."""
+"""The types of the parameters in a JSON body."""
 _TIMES = {name: Column(name, "timestamp", nullable=False) for name in ("window_start", "window_end")}
 
 
 @dataclass(frozen=True)
 class AggregateQuery:
-    """What a request asks of an aggregation.
+    """A query over windows of an aggregation.
 
     Attributes:
-        since / until: window_start lies in [since, until).
-        bucket: roll-up over time; None: the windows as they are.
-        filters: on group columns; having: on metrics.
+        model: the aggregation.
+        group_by: the group columns of the answer.
+        metrics: the metrics of the answer.
+        since, until: window_start is in [since, until).
+        bucket: the roll-up to longer windows; None: the stored windows.
+        fill: the values of windows without events: `null`, `zero`, or `none` if they are not added.
         closed: only closed (true) or open (false) windows; None: both.
+        filters: filters on group columns.
+        having: filters on metrics.
+        page: order, limit and cursor.
     """
 
     model: AggregationModel
@@ -56,19 +62,19 @@ class AggregateQuery:
 
     @property
     def columns(self) -> list[Column]:
-        """The answer's columns, in their order."""
+        """The columns of the answer, in their order."""
         groups = [self.model.groups[name] for name in self.group_by]
         metrics = [self.model.metrics[name][0] for name in self.metrics]
         return [*groups, *_TIMES.values(), Column("closed", "boolean", nullable=False), *metrics]
 
     @property
     def key(self) -> str:
-        """Tells queries apart: equal keys, equal answers."""
+        """Identifies the query: queries with the same key have the same answer."""
         return repr((self.page.fingerprint, self.page.limit, self.page.after))
 
     @property
     def fill_points(self) -> int:
-        """How many windows begin between `from` and `to`, as `fill` makes them for each group."""
+        """The number of windows that `fill` adds or finds between `from` and `to`, for each group."""
         if self.since is None or self.until is None:
             return 0
         step = self.model.layout.pane_ms if self.bucket is None else self.bucket.length_ms or 1
@@ -76,22 +82,28 @@ class AggregateQuery:
 
     @property
     def natural(self) -> bool:
-        """Whether the rows are the stored windows, one to one with groups."""
+        """Whether the rows are the stored windows, without a roll-up over time or groups."""
         return self.bucket is None and self.group_by == tuple(self.model.groups)
 
     def final_by(self, closed_until_ms: int | None) -> bool:
-        """Whether no event can change the answer any more: all its windows are closed and stay so."""
+        """Whether no event can change the answer any more, because all its windows are closed for good."""
         if closed_until_ms is None or self.until is None or self.model.spec.late_policy == "reopen":
             return False
         plan = self.model.layout
-        # The last window starts before `until`; the last pane in the last bucket is final a window's length later.
+        # The last window or bucket starts before `until`. The last pane of a bucket is final one window's length after
+        # the bucket's end.
         reach = 0 if self.bucket is None else self.bucket.reach_ms
         last = (self.until - EPOCH) // dt.timedelta(milliseconds=1) + reach + plan.size_ms
         return last <= closed_until_ms
 
 
 def take_query(model: AggregationModel, parameters: Parameters, *, stream: bool = False) -> AggregateQuery:
-    """The query in a request's parameters.
+    """Return the query of a request.
+
+    Args:
+        model: the aggregation.
+        parameters: the parameters of the request.
+        stream: whether the answer is streamed, so that it can have more rows.
 
     Raises:
         Problem: a parameter is unknown or wrong.
@@ -106,7 +118,8 @@ def take_query(model: AggregationModel, parameters: Parameters, *, stream: bool 
     bucket = take_bucket(parameters.one("granularity"), parameters.one("tz"), model.layout)
     fill = parameters.choice("fill", ("none", "null", "zero")) or "none"
     closed = parameters.parsed("closed", lambda text: bool(parse_value(text, "boolean")))
-    # Taken together: a parameter that is a column's own name is not a filter with an operator on another column.
+    # Group columns and metrics are matched together: `a__lt` is a filter on the metric `a__lt` if there is one, and
+    # else a filter on the column `a`.
     answered = model.groups | {name: column for name, (column, _) in model.metrics.items()}
     given_filters = take_filters(parameters, answered, RESERVED)
     filters = [wanted for wanted in given_filters if wanted.column in model.groups]
@@ -143,7 +156,7 @@ def _take_group_by(model: AggregationModel, parameters: Parameters) -> tuple[str
     for name in names:
         if name not in model.groups:
             known = ", ".join(model.groups) or "none"
-            raise bad_parameter("group_by", f"{name!r} is no dimension of {model.name}; its dimensions: {known}")
+            raise bad_parameter("group_by", f"{name!r} is no dimension of {model.name}; the dimensions are: {known}")
     return tuple(name for name in model.groups if name in names)
 
 
@@ -154,7 +167,7 @@ def _take_metrics(model: AggregationModel, parameters: Parameters) -> tuple[str,
     for name in wanted:
         if name not in model.metrics:
             raise bad_parameter(
-                "metrics", f"{name!r} is no metric of {model.name}; its metrics: {', '.join(model.metrics)}"
+                "metrics", f"{name!r} is no metric of {model.name}; the metrics are: {', '.join(model.metrics)}"
             )
     return tuple(dict.fromkeys(wanted))
 
@@ -162,35 +175,39 @@ def _take_metrics(model: AggregationModel, parameters: Parameters) -> tuple[str,
 def _refuse_session_roll_up(model: AggregationModel, parameters: Parameters, group_by: tuple[str, ...]) -> None:
     if not model.layout.sessions:
         return
-    why = f"{model.name} has session windows, which lie differently in each group: they cannot be put together"
+    why = f"{model.name} has session windows, whose times differ in each group, so that they cannot be combined"
     for name in ("granularity", "tz"):
         if parameters.given.get(name):
             raise bad_parameter(name, f"{why}; leave it out, or ask an aggregation with tumbling windows")
     if group_by != tuple(model.groups):
         raise bad_parameter("group_by", f"{why}; leave it out, or filter by a dimension")
     if parameters.given.get("fill", ["none"]) != ["none"]:
-        raise bad_parameter("fill", f"{why}; no window is missing between two sessions: leave it out")
+        raise bad_parameter("fill", f"{why} or filled; leave it out")
 
 
 def _check_fill(query: AggregateQuery) -> None:
     if query.fill == "none":
         return
     if query.since is None or query.until is None:
-        raise bad_parameter("fill", "it needs both from and to: between them missing windows are filled in")
+        raise bad_parameter("fill", "it needs from and to, between which windows are added; give both")
     if query.having or (query.bucket is not None and query.bucket.length_ms is None):
-        raise bad_parameter("fill", "it goes with neither filters on metrics nor granularity=all; leave one out")
+        raise bad_parameter(
+            "fill", "it cannot be combined with filters on metrics or with granularity=all; leave one of them out"
+        )
     if query.fill_points > MAX_FILL_POINTS:
         raise bad_parameter(
-            "fill", f"{query.fill_points} windows between from and to; at most {MAX_FILL_POINTS}: narrow the range"
+            "fill",
+            f"there are {query.fill_points} windows between from and to; at most {MAX_FILL_POINTS} are allowed:"
+            " narrow the range",
         )
 
 
 def too_filled(query: AggregateQuery, groups: int) -> Problem:
-    """400: `fill` would make more rows than are put together; how many groups there are is known only to Postgres."""
+    """Return the 400 for a `fill` with too many rows. `groups` is only known after a query to Postgres."""
     rows = groups * query.fill_points
     return bad_parameter(
         "fill",
         f"{groups} groups and {query.fill_points} windows between from and to make {rows} rows; at most"
-        f" {MAX_FILL_ROWS}: narrow from and to, filter by a dimension, give fewer dimensions as group_by, or a longer"
-        " granularity",
+        f" {MAX_FILL_ROWS} are allowed: narrow from and to, filter by a dimension, give fewer dimensions as group_by,"
+        " or a longer granularity",
     )

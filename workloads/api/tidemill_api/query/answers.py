@@ -1,4 +1,4 @@
-"""Answers to queries: from the cache, else from one snapshot of the database, encoded once."""
+"""Answers queries from the cache, or from one snapshot of the database. Each answer is encoded once."""
 
 from __future__ import annotations
 
@@ -39,17 +39,19 @@ T = TypeVar("T")
 FETCH_ROWS = 2_000
 READ_LIMIT = 5_000
 QUICK_SECONDS = 1.0
-"""How long descriptions and lists may be reused."""
+"""How long descriptions and listings are used without asking the database."""
 
 
 @dataclass(frozen=True)
 class State:
-    """What the database says of an aggregation, in the snapshot that its rows are read in.
+    """The state of an aggregation, read in the same snapshot as its rows.
 
     Attributes:
-        identity: tells it from another that bears or bore its name, that of a schema dropped and made anew included.
-        rev: grows with each batch.
-        feeds: which columns its rows are fed with, and since when.
+        identity: identifies the table. It changes if the table or the schema is created again, or the spec changes.
+        rev: number of merged batches.
+        closed_until_ms: time up to which windows are closed (epoch ms).
+        watermark_ms: the watermark (epoch ms).
+        feeds: since when each value column has been filled.
     """
 
     identity: str
@@ -60,15 +62,15 @@ class State:
 
     @property
     def closed_until(self) -> dt.datetime | None:
-        """As a time."""
+        """The time up to which windows are closed."""
         return None if self.closed_until_ms is None else EPOCH + dt.timedelta(milliseconds=self.closed_until_ms)
 
 
 async def read_state(connection: Connection, model: PipelineModel, aggregation: str, version: int) -> State:
-    """The state of an aggregation.
+    """Read the state of an aggregation.
 
     Raises:
-        Problem: its tables are not there yet.
+        Problem: its tables do not exist yet.
     """
     cursor = await connection.execute(aggregations.state(model.schema), (aggregation, version))
     row = await cursor.fetchone()
@@ -76,14 +78,14 @@ async def read_state(connection: Connection, model: PipelineModel, aggregation: 
         raise unavailable("pipeline_not_ready", f"{aggregation} is not set up yet; try again in a moment", 5)
     identity, rev, closed_until, watermark, *fed = row
     feeds = Feeds.read(*fed)
-    # Another spec may mean something else by the same names.
+    # The generation is included, because a changed spec can give the same names another meaning.
     return State(f"{identity}/{model.config.generation}/{feeds.layout}", rev, closed_until, watermark, feeds)
 
 
 async def read_windows(
     connection: Connection, query: AggregateQuery, state: State
 ) -> tuple[list[tuple[Any, ...]], str]:
-    """The rows of a query (one more than its limit, if there are more), and its statement."""
+    """Read the rows of a query, and one row more than its limit if there is one. Return them and the statement."""
     reduced = sql.narrowed(_over(query, state))
     binder = Binder()
     horizon = sql.horizon_sql(reduced, binder)
@@ -101,10 +103,10 @@ async def read_windows(
 
 
 async def _check_fill(connection: Connection, query: AggregateQuery) -> None:
-    """Tell a fill that was too large from one with nothing in it.
+    """Check whether a query with `fill` has no rows because there would be too many.
 
     Raises:
-        Problem: there are too many groups for that many windows.
+        Problem: there would be too many rows.
     """
     if query.fill == "none":
         return
@@ -122,10 +124,11 @@ def _over(query: AggregateQuery, state: State) -> AggregateQuery:
 
 @dataclass(frozen=True)
 class Stream:
-    """An answer bit by bit.
+    """A streamed answer.
 
     Attributes:
-        cursor: where the rows go on that `limit` cut off; empty: there are no more.
+        pieces: the body, in pieces.
+        cursor: cursor of the rows that `limit` cut off; empty: there are none.
     """
 
     pieces: AsyncGenerator[bytes, None]
@@ -133,7 +136,7 @@ class Stream:
 
 
 class Answers:
-    """Answers every kind of query, through the cache."""
+    """Answers all kinds of queries, from the cache or the database."""
 
     def __init__(self, database: Database, cache: AnswerCache) -> None:
         self._database, self._cache = database, cache
@@ -141,10 +144,10 @@ class Answers:
     async def aggregates(
         self, model: PipelineModel, query: AggregateQuery, deadline: Deadline | None
     ) -> tuple[Slot, bool]:
-        """A page of windows as JSON, and whether it is stale.
+        """Return a page of windows as JSON, and whether it is stale.
 
         Raises:
-            Problem: the database is away and no earlier answer is known.
+            Problem: the database does not answer, and there is no older answer.
         """
 
         async def compute(known: Answer | None) -> Answer | None:
@@ -153,8 +156,8 @@ class Answers:
             async def work(connection: Connection) -> tuple[list[tuple[Any, ...]], State, str, bool] | None:
                 state = await read_state(connection, model, query.model.name, query.model.version)
                 final = query.final_by(state.closed_until_ms)
-                # A final answer changes with nothing but retention; another watermark alone is worth no query, but
-                # is told.
+                # A final answer only changes by retention, so its version has no watermark, although the answer shows
+                # the watermark: a new watermark alone is not worth a query.
                 version = (
                     f"{state.identity}/final"
                     if final
@@ -176,12 +179,16 @@ class Answers:
             )
 
         ttl = parse_ms(model.config.spec.api.cache_ttl) / 1000
-        # Another version is another question: it comes in force without another spec.
+        # The key has the version, because a new version can come into force without a change of the spec.
         what = f"aggregates\n{query.model.name}\n{query.model.version}\n{query.key}"
         return await self._get(model, what, "aggregates", ttl, compute)
 
     async def listing(self, model: PipelineModel, query: ListingQuery, deadline: Deadline | None) -> tuple[Slot, bool]:
-        """A page of anomalies, events or dead letters as JSON, and whether it is stale."""
+        """Return a page of anomalies, events or dead letters as JSON, and whether it is stale.
+
+        Raises:
+            Problem: the database does not answer, and there is no older answer.
+        """
 
         async def compute(known: Answer | None) -> Answer | None:
             started = time.time()
@@ -199,7 +206,11 @@ class Answers:
         return await self._get(model, query.key, kind, ttl, compute)
 
     async def describe(self, model: PipelineModel, deadline: Deadline | None) -> tuple[Slot, bool]:
-        """A pipeline's description as JSON, and whether it is stale."""
+        """Return a pipeline's description as JSON, and whether it is stale.
+
+        Raises:
+            Problem: the database does not answer, and there is no older answer.
+        """
 
         async def compute(known: Answer | None) -> Answer | None:
             started = time.time()
@@ -229,10 +240,10 @@ class Answers:
     async def stream_windows(
         self, model: PipelineModel, query: AggregateQuery, writer_of: WriterOf, deadline: Deadline | None
     ) -> Stream:
-        """Windows in a streamed format, from a server-side cursor; the first piece is there already.
+        """Return windows in a streamed format, from a server-side cursor. The first piece has already been read.
 
         Raises:
-            Problem: the database is away, or busy.
+            Problem: the database does not answer, or is busy.
         """
         cursors: list[str] = []
 
@@ -245,7 +256,9 @@ class Answers:
                     last, ends = replace(sql.narrowed(fed), page=replace(query.page, limit=1)), Binder()
                     cut = await _ends(connection, sql.statement(last, ends, state.closed_until), ends, query.page.limit)
                     cursors.extend([query.page.cursor(sql.row_of(query, cut))] if cut else [])
-                rows = _or(self._rows(connection, text, binder, query.page.limit), lambda: _check_fill(connection, fed))
+                rows = _check_empty(
+                    self._rows(connection, text, binder, query.page.limit), lambda: _check_fill(connection, fed)
+                )
                 async for piece in _pieces(rows, writer_of(query.columns, {}), "aggregates"):
                     yield piece
 
@@ -254,7 +267,11 @@ class Answers:
     async def stream_listing(
         self, model: PipelineModel, query: ListingQuery, writer_of: WriterOf, deadline: Deadline | None
     ) -> Stream:
-        """A listing, likewise."""
+        """Return a listing in a streamed format, in the same way as `stream_windows`.
+
+        Raises:
+            Problem: the database does not answer, or is busy.
+        """
         listing = query.listing
         cursors: list[str] = []
 
@@ -289,26 +306,26 @@ class Answers:
 
 
 async def _ends(connection: Connection, text: str, binder: Binder, limit: int) -> tuple[Any, ...] | None:
-    """The last row of a page whose rows are not read yet, if others follow; of the same snapshot."""
+    """Return the last row within the limit, if more rows follow. It is read before the rows, in the same snapshot."""
     cursor = await connection.execute(f"{text} OFFSET {limit - 1}", binder.values)
     rows = await cursor.fetchall()
     return rows[0] if len(rows) > 1 else None
 
 
-async def _or(batches: AsyncIterator[T], look: Callable[[], Awaitable[None]]) -> AsyncGenerator[T, None]:
-    """The same batches; where there is none, it is looked why."""
-    none = True
+async def _check_empty(batches: AsyncIterator[T], check: Callable[[], Awaitable[None]]) -> AsyncGenerator[T, None]:
+    """Yield the batches. If there are none, call `check`, which can raise the reason."""
+    empty = True
     async for batch in batches:
-        none = False
+        empty = False
         yield batch
-    if none:
-        await look()
+    if empty:
+        await check()
 
 
 async def _pieces(
     batches: AsyncIterator[list[tuple[Any, ...]]], writer: Writer, kind: str
 ) -> AsyncGenerator[bytes, None]:
-    # The head waits for the first rows: what fails before them is told with a status code.
+    # The head is sent together with the first rows, so that an error before them can have its own status code.
     counter, head = metrics.EVENTS_QUERIED.labels(kind), writer.head()
     async for rows in batches:
         counter.inc(len(rows))
@@ -318,7 +335,11 @@ async def _pieces(
 
 
 async def _begun(pieces: AsyncGenerator[bytes, None], pipeline: str) -> AsyncGenerator[bytes, None]:
-    """The same pieces once the first is there: what fails before it is told with a status code."""
+    """Read the first piece, and return all pieces. So an error before the first piece can have its own status code.
+
+    Raises:
+        Problem: the database has failed.
+    """
     try:
         first = await anext(pieces, b"")
     except Exception as error:
@@ -362,7 +383,7 @@ def _listing_answer(query: ListingQuery, rows: Sequence[tuple[Any, ...]], starte
     cursor = query.page.cursor(shown_row(listing, shown[-1])) if len(rows) > len(shown) else None
     encoder = RowEncoder(listing.columns, listing.converters)
     records = [encoder.record(row) for row in shown]
-    # The time taken is no part of what an ETag stands for.
+    # The version leaves out `elapsed_ms`, so that the same rows have the same ETag.
     version = hashlib.sha256(msgspec.json.encode(records)).hexdigest()
     stats = {"rows": len(shown), "elapsed_ms": round((time.time() - started) * 1000, 1)}
     body = page_body(listing.columns, records, cursor, stats=stats)

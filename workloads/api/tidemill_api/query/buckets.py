@@ -1,4 +1,4 @@
-"""Coarser time: buckets that stored windows or panes are rolled up into."""
+"""Roll-ups over time: the buckets to which stored windows or panes are combined."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Bucket:
     """A roll-up over time.
 
     Attributes:
-        length_ms: bucket length, aligned to the epoch; None: everything in one bucket.
-        zone: buckets of whole days that start at this time zone's midnight.
+        length_ms: length of the buckets, which are aligned to the epoch; None: there is one bucket for everything.
+        zone: time zone at whose midnights the buckets start; None: UTC.
     """
 
     length_ms: int | None
@@ -32,16 +32,16 @@ class Bucket:
 
     @property
     def reach_ms(self) -> int:
-        """The longest that a bucket may last; a local day may have an hour more."""
+        """The maximum length of a bucket. Days of a time zone can be longer than 24 hours."""
         return 0 if self.length_ms is None else self.length_ms + (DAY_MS if self.zone else 0)
 
     def cut(self, binder: Binder, first_year: int, last_year: int) -> Cut:
-        """SQL of its buckets.
+        """Return the SQL of the buckets.
 
         Args:
-            binder: takes the parameters.
-            first_year: no time looked for is earlier.
-            last_year: no time looked for is later.
+            binder: collects the SQL parameters.
+            first_year: first year with times of the query.
+            last_year: last year with times of the query.
         """
         length = self.length_ms or DAY_MS
         if self.zone is None:
@@ -52,12 +52,12 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Cut:
-    """SQL that finds the buckets of times.
+    """The SQL that finds the buckets of times.
 
     Attributes:
         length_ms: usual length of a bucket.
-        firsts: SQL arrays of `local_days.Runs`; None: all are of the usual length, aligned to the epoch.
-        lasts: likewise.
+        firsts, lasts: SQL arrays of `local_days.Runs`; None: all buckets have the usual length and are aligned to the
+            epoch.
     """
 
     length_ms: int
@@ -65,14 +65,14 @@ class Cut:
     lasts: str | None = None
 
     def start(self, time: str) -> str:
-        """The start of the bucket that a time (SQL expression) is in."""
+        """Return the SQL of the start of the bucket with a time (an SQL expression)."""
         if self.firsts is None:
             return f"date_bin({self._length}, {time}, timestamptz 'epoch')"
         run = f"width_bucket({time}, {self.firsts})"
         return f"least(date_bin({self._length}, {time}, ({self.firsts})[{run}]), ({self.lasts})[{run}])"
 
     def end(self, start: str) -> str:
-        """The end of the bucket that starts at a time (SQL expression)."""
+        """Return the SQL of the end of the bucket that starts at a time (an SQL expression)."""
         usual = f"{start} + {self._length}"
         if self.firsts is None:
             return f"({usual})"
@@ -81,7 +81,7 @@ class Cut:
         return f"(CASE WHEN {start} = ({self.lasts})[{run}] THEN {following} ELSE {usual} END)"
 
     def series(self, since: str, until: str) -> str:
-        """A SELECT of the starts (`start`) of all buckets that start in [since, until), SQL expressions both."""
+        """Return a SELECT of the starts (`start`) of all buckets that start in [since, until), two SQL expressions."""
         if self.firsts is None:
             series = f"generate_series({self.start(since)}, {until}, {self._length}) AS start"
         else:
@@ -101,15 +101,15 @@ def _bind_times(binder: Binder, times: tuple[dt.datetime, ...]) -> str:
 
 
 def take_bucket(granularity: str | None, tz: str | None, plan: AggregationLayout) -> Bucket | None:
-    """The roll-up that a request asks for; None: the windows as they are.
+    """Return the roll-up of a request; None: the stored windows.
 
     Raises:
-        Problem: not a multiple of what is stored, or an unknown or unfitting time zone.
+        Problem: the granularity is no multiple of the stored length, or the time zone is unknown or does not fit.
     """
     zone = None if tz in (None, "UTC", "Etc/UTC") else _zone(str(tz))
     if granularity is None:
         if zone:
-            raise bad_parameter("tz", "it shifts buckets of whole days: give granularity=1d (or 7d, …) as well")
+            raise bad_parameter("tz", "it needs a granularity in whole days; give granularity=1d (or 7d, …) as well")
         return None
     if granularity == "all":
         if zone:
@@ -126,9 +126,9 @@ def take_bucket(granularity: str | None, tz: str | None, plan: AggregationLayout
     if zone is None:
         return Bucket(length)
     if length % DAY_MS:
-        raise bad_parameter("tz", f"it shifts buckets of whole days only; granularity is {granularity}")
+        raise bad_parameter("tz", f"it needs a granularity in whole days, not {granularity}; write e.g. 1d")
     if any(offset % plan.pane_ms for offset in _offsets_ms(zone)):
-        text = f"days of {zone} cannot be made of stored pieces of {format_ms(plan.pane_ms)}"
+        text = f"days of {zone} do not start at multiples of the {what} {format_ms(plan.pane_ms)}"
         raise bad_parameter("tz", f"{text}; use UTC, or an aggregation with a shorter {what}")
     return Bucket(length, zone)
 
@@ -145,7 +145,7 @@ def _zone(name: str) -> str:
 
 @lru_cache(maxsize=512)
 def _offsets_ms(zone: str) -> frozenset[int]:
-    """Offsets from UTC that a zone has had since 1970, in milliseconds."""
+    """Return the offsets from UTC of a time zone from 1970 to 2050, in milliseconds."""
     info = zoneinfo.ZoneInfo(zone)
     moments = (dt.datetime(year, month, 1, tzinfo=dt.UTC) for year in range(1970, 2051) for month in (1, 4, 7, 10))
     return frozenset(int((m.astimezone(info).utcoffset() or dt.timedelta()).total_seconds() * 1000) for m in moments)

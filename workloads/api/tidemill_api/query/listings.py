@@ -1,4 +1,4 @@
-"""Anomalies, dead letters and kept events as relations with a page: columns, SQL and how values are shown."""
+"""The listings of anomalies, dead letters and kept events: their columns, SQL, parameters and conversions."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ class Listing:
     """A table that can be listed.
 
     Attributes:
-        kind: its name in paths and metrics.
-        relation: SELECT whose columns are `columns` and `hidden`; {schema} is the quoted schema.
-        time: the column that `from` and `to` bound.
-        unique: columns that make every order total.
-        hidden: columns that can be filtered by but are not shown.
-        converters: how values are shown, by column.
+        kind: name of the listing in cache keys and metrics.
+        relation: a SELECT of `columns` and `hidden`; {schema} stands for the quoted schema.
+        columns: the columns of answers.
+        time: the column to which `from` and `to` apply.
+        unique: columns that identify a row. They are appended to every order, so that it is total.
+        hidden: columns for filters, which are not in answers.
+        converters: converters of values, by column.
     """
 
     kind: str
@@ -47,7 +48,7 @@ class Listing:
 
 
 def _text(value: bytes | None) -> str | None:
-    """Bytes as they came in, if they are UTF-8, else base64; see `value_encoding`."""
+    """Return bytes as text if they are UTF-8, else as base64. The column `value_encoding` says which."""
     if value is None:
         return None
     text = _decoded(value)
@@ -61,7 +62,10 @@ def _encoding(value: bytes | None) -> str | None:
 
 
 def _decoded(value: bytes) -> str | None:
-    """The text of UTF-8 bytes; what was cut to be shown may end inside a character, which is left out."""
+    """Return the text of UTF-8 bytes; None if they are not UTF-8.
+
+    Truncated bytes can end with a part of a character, which is left out.
+    """
     whole = len(value) not in (SHOWN_BYTES, SHOWN_KEY_BYTES)
     try:
         return codecs.getincrementaldecoder("utf-8")().decode(value, final=whole)
@@ -107,7 +111,7 @@ ANOMALIES = Listing(
     unique=("window_start", "id"),
 )
 
-# A record that Kafka holds can be 1 MiB: the list shows its beginning, `value_bytes` its length.
+# A record can be larger than 1 MiB, so answers have only its beginning, and its size in `value_bytes`.
 DEAD_LETTERS = Listing(
     kind="dead_letters",
     relation=dead_letters.listing("{schema}", key_bytes=SHOWN_KEY_BYTES, value_bytes=SHOWN_BYTES),
@@ -143,14 +147,14 @@ EVENT_COLUMNS = (
 
 
 def events_listing(model: PipelineModel) -> Listing:
-    """The kept events of a pipeline; their fields can be filtered by.
+    """Return the listing of a pipeline's kept events, with filters on their fields.
 
     Raises:
-        Problem: the pipeline keeps none (404).
+        Problem: the pipeline keeps no events (404).
     """
     if not model.config.spec.events.store:
         raise not_found(
-            "events_not_kept", f"{model.name} keeps no raw events; set events.store: true in its spec to keep them"
+            "events_not_kept", f"{model.name} keeps no events; set events.store: true in its spec to keep them"
         )
     own = {"event_time", "epoch", "partition", "offset", "data"}
     fields = [f for f in model.config.spec.source.fields if f.name not in own]
@@ -174,7 +178,14 @@ def _field_sql(name: str, kind: str) -> str:
 
 @dataclass(frozen=True)
 class ListingQuery:
-    """What a request asks of a listing."""
+    """A query over a listing.
+
+    Attributes:
+        listing: the listing.
+        since, until: its time is in [since, until).
+        filters: filters on columns.
+        page: order, limit and cursor.
+    """
 
     listing: Listing
     since: dt.datetime | None
@@ -184,11 +195,11 @@ class ListingQuery:
 
     @property
     def key(self) -> str:
-        """Tells queries apart."""
+        """Identifies the query: queries with the same key have the same answer."""
         return repr((self.listing.kind, self.page.fingerprint, self.page.limit, self.page.after))
 
     def statement(self, schema: str, binder: Binder) -> str:
-        """The SELECT; its columns are the listing's, in their order."""
+        """Return the SELECT. Its columns are those of the listing, in their order."""
         wanted = [condition(found, binder) for found in self.filters]
         time = quote(self.listing.time)
         if self.since is not None:
@@ -202,7 +213,12 @@ class ListingQuery:
 
 
 def take_listing(listing: Listing, parameters: Parameters, *, stream: bool = False) -> ListingQuery:
-    """The query in a request's parameters; newest first unless `order` says otherwise.
+    """Return the query of a request. The default order is the newest first.
+
+    Args:
+        listing: the listing.
+        parameters: the parameters of the request.
+        stream: whether the answer is streamed, so that it can have more rows.
 
     Raises:
         Problem: a parameter is unknown or wrong.
@@ -228,5 +244,5 @@ def take_listing(listing: Listing, parameters: Parameters, *, stream: bool = Fal
 
 
 def shown_row(listing: Listing, row: Sequence[Any]) -> dict[str, Any]:
-    """A row's values by column name, as psycopg gives them."""
+    """Return the unconverted values of a row by column name."""
     return dict(zip((column.name for column in listing.columns), row, strict=True))

@@ -1,7 +1,7 @@
-"""Days of a time zone: where buckets of them start, by the zone's rules, as arrays that SQL finds a time's bucket in.
+"""Computes the starts of buckets of whole days in a time zone, as arrays in which SQL finds the bucket of a time.
 
-Postgres is not asked for local times: of two midnights it takes the later one, it shifts a skipped one, and its rules
-may be of another edition than Python's.
+Postgres is not used to compute local times. It takes the later one of two midnights, it shifts a midnight that does not
+exist, and its version of the time zone rules can differ from Python's.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ UTC = dt.UTC
 DAY, _SECOND, _NONE = dt.timedelta(days=1), dt.timedelta(seconds=1), dt.timedelta()
 _DAY_ZERO = dt.date(1970, 1, 1)
 FIRST_YEAR, LAST_YEAR = 32, 9968
-"""Years whose buckets, ten years long at most, Python can tell the starts of; later days are as the last ones are."""
+"""The years for which Python can compute buckets of at most ten years. Later days follow the rules of the last year."""
 
 
 @dataclass(frozen=True)
 class Runs:
-    """Starts of buckets, as runs of buckets of the usual length: a few times stand for very many.
+    """The starts of buckets in a compact form. A run is a sequence of buckets of the usual length.
 
     Attributes:
-        firsts: where the first bucket of each run starts, ascending; as `lasts` in UTC, without a zone.
-        lasts: where the last bucket of each run but the last starts. It ends where the next run starts, so it may be
-            shorter or longer than usual. The last run has no end.
+        firsts: starts of the first buckets of the runs, ascending, in UTC without a zone.
+        lasts: starts of the last buckets of the runs, likewise. Such a bucket ends where the next run starts, so it can
+            be shorter or longer than usual. The last run has no end, and no entry here.
     """
 
     firsts: tuple[dt.datetime, ...]
@@ -34,14 +34,17 @@ class Runs:
 
 
 def _first_instant(midnight: dt.datetime) -> dt.datetime:
-    """Where a midnight's day starts (UTC, without a zone): the first instant whose date is this day or later."""
+    """Return the start of the day of a midnight: the first instant whose date is this day or later.
+
+    The result is in UTC, without a zone.
+    """
     before, after = midnight.utcoffset() or _NONE, midnight.replace(fold=1).utcoffset() or _NONE
     wall = midnight.replace(tzinfo=None)
     earliest = wall - before
     if before >= after:
-        # Midnight comes once, or twice: without `fold` the first is meant.
+        # Midnight occurs once or twice. `before` is its offset for `fold` 0, which means the first.
         return earliest
-    # Midnight is skipped: the day starts where the clocks are put forward.
+    # Midnight is skipped: the day starts when the clocks are put forward.
     low, high = wall - after, earliest
     while high - low > _SECOND:
         middle = low + (high - low) // _SECOND // 2 * _SECOND
@@ -53,18 +56,18 @@ def _first_instant(midnight: dt.datetime) -> dt.datetime:
 
 
 def bucket_starts(zone: zoneinfo.ZoneInfo, days: int, since: dt.datetime, until: dt.datetime) -> Iterator[dt.datetime]:
-    """Starts of buckets of so many days each, counted from 1970-01-01; of skipped days alone there is no bucket.
+    """Yield the starts of buckets, counted from 1970-01-01. Buckets that have only skipped days are left out.
 
     Args:
-        zone: whose days.
-        days: length of a bucket.
-        since: the first bucket starts before it.
-        until: the last bucket, and no other, starts after it.
+        zone: the time zone.
+        days: length of a bucket in days.
+        since: the first bucket starts before this time.
+        until: the last bucket, and no other, starts after this time.
 
     Yields:
         Times in UTC, without a zone, ascending.
     """
-    # A date in the zone is at most a day away from the date in UTC.
+    # The date in the zone differs from the date in UTC by at most one day.
     day = _DAY_ZERO + ((since.date() - DAY - _DAY_ZERO).days // days) * days * DAY
     midnight, length, end = (
         dt.datetime(day.year, day.month, day.day, tzinfo=zone),
@@ -81,11 +84,11 @@ def bucket_starts(zone: zoneinfo.ZoneInfo, days: int, since: dt.datetime, until:
 
 @lru_cache(maxsize=256)
 def runs(zone: str, days: int, first_year: int, last_year: int) -> Runs:
-    """The buckets of a zone that hold the times of some years.
+    """Return the buckets of a time zone for all times of some years.
 
     Args:
-        zone: an IANA name.
-        days: length of a bucket, at most ten years.
+        zone: IANA name of the time zone.
+        days: length of a bucket in days, at most ten years.
         first_year: the first year.
         last_year: the last year, included.
     """

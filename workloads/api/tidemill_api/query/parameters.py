@@ -1,4 +1,4 @@
-"""The parameters of a request, from a query string or a JSON body: each is taken once, what is left is refused."""
+"""The parameters of a request, from a query string or a JSON body. Each is used once, and unknown ones are refused."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ T = TypeVar("T")
 MAX_FIELDS = 100
 MAX_BODY_BYTES = 64 * 1024
 _EXACT = 2**53
-"""Up to here a whole number in floating point is exactly what was written."""
+"""Up to this number, floating point represents every whole number exactly."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """What a member of a JSON body may be.
+    """The allowed values of a member in a JSON body.
 
     Attributes:
-        types: JSON types, as msgspec decodes them.
-        listed: it is a list of these.
-        how: what to write.
+        types: the Python types of the decoded JSON values.
+        how: remedy of the error message: what to write.
+        listed: whether the value is a list of these types.
     """
 
     types: tuple[type, ...]
@@ -33,10 +33,10 @@ class Member:
     listed: bool = False
 
     def texts(self, name: str, value: Any) -> list[str]:
-        """The values, as a query string has them.
+        """Return the values as texts of a query string.
 
         Raises:
-            Problem: it is something else.
+            Problem: the value has another type.
         """
         if isinstance(value, list) is not self.listed:
             raise bad_parameter(name, f"write {self.how}")
@@ -44,7 +44,7 @@ class Member:
 
     def _text(self, name: str, value: Any) -> str:
         if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT:
-            value = int(value)  # JSON makes no difference
+            value = int(value)  # in JSON, 2 and 2.0 are the same number
         if type(value) not in self.types:
             raise bad_parameter(name, f"write {self.how}")
         if isinstance(value, bool):
@@ -57,10 +57,10 @@ _SCALARS = Member(_SCALAR.types, "a list of texts, numbers, true or false; for n
 
 
 class Parameters:
-    """Names with their values, as text.
+    """The parameters of a request that are not used yet.
 
     Attributes:
-        given: values by name. A list from a JSON body is never split at commas.
+        given: the values, as texts, by name. Values of a JSON body are never split at commas.
     """
 
     def __init__(self, given: dict[str, list[str]], *, split: bool) -> None:
@@ -69,10 +69,10 @@ class Parameters:
 
     @classmethod
     def from_query(cls, query: bytes) -> Parameters:
-        """Read a raw query string.
+        """Parse a raw query string.
 
         Raises:
-            Problem: it is not UTF-8, or has too many parameters.
+            Problem: the query string is not UTF-8, or has too many parameters.
         """
         try:
             pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, max_num_fields=MAX_FIELDS, errors="strict")
@@ -87,14 +87,14 @@ class Parameters:
 
     @classmethod
     def from_json(cls, body: bytes, members: Mapping[str, Member]) -> Parameters:
-        """Read a JSON object with the same names; lists where a query string has commas.
+        """Parse a JSON object. It has the same names as a query string, and lists in place of commas.
 
         Args:
             body: the JSON.
-            members: what the ones known are; all others are filters.
+            members: the types of the known members. All other members are filters.
 
         Raises:
-            Problem: it is not such an object.
+            Problem: the body is no such object.
         """
         try:
             document = msgspec.json.decode(body)
@@ -103,7 +103,7 @@ class Parameters:
         if not isinstance(document, dict):
             raise Problem(400, "invalid_body", 'write a JSON object of parameters, e.g. {"limit": 10}')
         if len(document) > MAX_FIELDS:
-            raise Problem(400, "invalid_body", f"more than {MAX_FIELDS} parameters")
+            raise Problem(400, "invalid_body", f"the body has more than {MAX_FIELDS} parameters; send fewer filters")
         given = {}
         for name, value in document.items():
             several = isinstance(value, list) and name.endswith("__in")
@@ -111,10 +111,10 @@ class Parameters:
         return cls(given, split=False)
 
     def one(self, name: str) -> str | None:
-        """The value of a parameter that may be given once; None: it was not given.
+        """Return the value of a parameter that can be given once; None if it is not given.
 
         Raises:
-            Problem: it was given more than once.
+            Problem: the parameter is given more than once.
         """
         values = self.given.pop(name, None)
         if values is None:
@@ -124,14 +124,18 @@ class Parameters:
         return values[0]
 
     def many(self, name: str) -> list[str] | None:
-        """The values of a parameter that is a list: repeated, or separated by commas; None: it was not given."""
+        """Return the values of a list, which is repeated or separated by commas; None if it is not given."""
         values = self.given.pop(name, None)
         if values is None:
             return None
         return [part for value in values for part in (value.split(",") if self._split else [value])]
 
     def parsed(self, name: str, parse: Callable[[str], T]) -> T | None:
-        """A single value, parsed; a ValueError's text becomes the problem's detail."""
+        """Return the parsed value of a parameter; None if it is not given.
+
+        Raises:
+            Problem: the parameter is given more than once, or `parse` raised a ValueError, whose text is the detail.
+        """
         text = self.one(name)
         if text is None:
             return None
@@ -141,17 +145,21 @@ class Parameters:
             raise bad_parameter(name, str(error)) from None
 
     def choice(self, name: str, choices: Collection[str]) -> str | None:
-        """A single value out of a few."""
+        """Return the value of a parameter that must be one of `choices`; None if it is not given.
+
+        Raises:
+            Problem: the parameter is given more than once, or is none of the choices.
+        """
         text = self.one(name)
         if text is not None and text not in choices:
             raise bad_parameter(name, f"{text!r} is not one of {', '.join(choices)}")
         return text
 
     def refuse_rest(self, known: Collection[str]) -> None:
-        """Refuse what nobody took.
+        """Refuse parameters that were not used.
 
         Raises:
-            Problem: a parameter is unknown; the detail lists the known ones.
+            Problem: a parameter is unknown. The detail lists the known ones.
         """
         for name in self.given:
             shown = name if len(name) <= 60 else name[:59] + "…"

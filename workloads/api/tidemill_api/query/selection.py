@@ -1,6 +1,6 @@
-"""Which rows of a relation a request wants, in which order, from where on: filters, order, limit, cursor.
+"""Filters, order, limit and cursor of a request, as SQL over a relation, which is any SELECT with known columns.
 
-A relation is any SELECT with known columns. Names come from the relation's columns only, values are parameters.
+Names in the SQL are always columns of the relation, and values are always SQL parameters.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ MAX_IN = 1_000
 
 @dataclass(frozen=True)
 class Column:
-    """An output column.
+    """A column of an answer.
 
     Attributes:
-        kind: its spec type; `object` and `array` can be neither compared nor ordered by.
-        nullable: whether it may be null.
-        decode: what makes its value of what SQL answers, where that is more than a cast; SQL cannot compare it then.
-        members: of an array of objects: what each object holds. Other arrays hold texts.
+        name: its name.
+        kind: its spec type, `object` or `array`.
+        nullable: whether it can be null.
+        decode: decodes the value of the query, e.g. a sketch; None: the query has the value itself.
+        members: for an array of objects, the members of each object. Other arrays hold texts.
     """
 
     name: str
@@ -42,13 +43,13 @@ class Column:
 
     @property
     def comparable(self) -> bool:
-        """Whether it can be filtered and ordered by."""
+        """Whether filters and orders can use the column: SQL cannot compare objects, arrays and sketches."""
         return self.kind not in ("object", "array") and self.decode is None
 
 
 @dataclass(frozen=True)
 class Filter:
-    """`column operator values`; `values` are parsed, one but for `in`."""
+    """A filter `column operator values`. The values are parsed; only `in` has several or none."""
 
     column: str
     kind: str
@@ -63,21 +64,26 @@ class Binder:
         self.values: dict[str, str] = {}
 
     def bind(self, value: Any, kind: str) -> str:
-        """The SQL that stands for a value."""
+        """Add a value of a spec type, and return its SQL."""
         return self.bind_as(to_text(value), cast(value, kind))
 
     def bind_as(self, text: str, sql_type: str) -> str:
-        """The SQL that stands for a text cast to an SQL type."""
+        """Add a text that is cast to an SQL type, and return its SQL."""
         name = f"p{len(self.values)}"
         self.values[name] = text
         return f"%({name})s::{sql_type}"
 
 
 def take_filters(parameters: Parameters, columns: Mapping[str, Column], reserved: Collection[str]) -> list[Filter]:
-    """The filters among the parameters, such as `column=` and `column__gte=`.
+    """Return the filters among the parameters, such as `column=` and `column__gte=`.
+
+    Args:
+        parameters: the parameters of the request.
+        columns: the columns by name.
+        reserved: names of parameters that are no filters.
 
     Raises:
-        Problem: a value is not of its column's type.
+        Problem: a value is not of its column's type, or the column cannot be filtered by.
     """
     found = []
     for name in list(parameters.given):
@@ -105,7 +111,7 @@ def _filter(parameters: Parameters, name: str, column: Column, operator: str) ->
 
 
 def condition(wanted: Filter, binder: Binder, expression: str | None = None) -> str:
-    """SQL of a filter. A null is unequal to everything but fits no other comparison."""
+    """Return the SQL of a filter. A null passes `ne` and `isnull`, and no other operator."""
     column = expression or quote(wanted.column)
     if wanted.operator == "isnull":
         return f"{column} IS {'' if wanted.values[0] else 'NOT '}NULL"
@@ -119,26 +125,27 @@ def condition(wanted: Filter, binder: Binder, expression: str | None = None) -> 
 
 @dataclass(frozen=True)
 class Order:
-    """One column to sort by; nulls come last either way."""
+    """A column to sort by. Nulls come last in both directions."""
 
     column: Column
     descending: bool = False
 
     @property
     def sql(self) -> str:
-        """For ORDER BY."""
+        """The SQL for ORDER BY."""
         nulls = " NULLS LAST" if self.column.nullable and self.descending else ""
         return f"{quote(self.column.name)}{' DESC' if self.descending else ''}{nulls}"
 
 
 @dataclass(frozen=True)
 class Page:
-    """A piece of an ordered relation.
+    """A page of an ordered relation.
 
     Attributes:
-        order: a total order: the wanted columns, then what makes it unique.
-        after: values of the order's columns in the last row already given; None: from the start.
-        fingerprint: of the query that a cursor belongs to.
+        order: a total order: the wanted columns, and then the columns that identify a row.
+        limit: maximum number of rows.
+        after: values of the order's columns in the last row of the page before; None: this is the first page.
+        fingerprint: identifies the query to which a cursor belongs.
     """
 
     order: tuple[Order, ...]
@@ -147,7 +154,7 @@ class Page:
     fingerprint: str
 
     def keyset(self, binder: Binder) -> str:
-        """SQL condition: rows that come after the cursor."""
+        """Return the SQL condition for the rows after the cursor."""
         if self.after is None:
             return "true"
         branches, equal = [], []
@@ -165,11 +172,11 @@ class Page:
         return f"({' OR '.join(f'({branch})' for branch in branches)})" if branches else "false"
 
     def sql(self) -> str:
-        """ORDER BY and LIMIT; one row more than wanted tells whether there are more."""
+        """Return ORDER BY and LIMIT. The limit is one row higher, to find out whether there are more rows."""
         return f"ORDER BY {', '.join(order.sql for order in self.order)} LIMIT {self.limit + 1}"
 
     def cursor(self, row: Mapping[str, Any]) -> str:
-        """The cursor after a row (values as psycopg gives them)."""
+        """Return the cursor of the rows after a row, given with unconverted values."""
         values = [None if row[o.column.name] is None else to_text(row[o.column.name]) for o in self.order]
         packed = msgspec.msgpack.encode([1, self.fingerprint, values])
         return base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
@@ -185,10 +192,19 @@ def take_page(
     max_limit: int,
     fingerprint: str,
 ) -> Page:
-    """The order, limit and cursor of a request; `fingerprint` names the rest of the query.
+    """Return the page of a request.
+
+    Args:
+        parameters: the parameters of the request.
+        columns: the columns that can be sorted by, by name.
+        default_order: columns, and whether they descend, if the request has no order.
+        unique: columns that identify a row.
+        default_limit: the limit if the request has none.
+        max_limit: the highest limit.
+        fingerprint: identifies the rest of the query.
 
     Raises:
-        Problem: a column is unknown, the limit out of bounds, or the cursor of another query.
+        Problem: a column is unknown, the limit is too high or too low, or the cursor belongs to another query.
     """
     order = _take_order(parameters, columns, default_order, unique)
     limit = parameters.parsed("limit", lambda text: _limit(text, max_limit)) or default_limit
@@ -213,9 +229,9 @@ def _take_order(
             known = ", ".join(c.name for c in columns.values() if c.comparable)
             raise bad_parameter("order", f"{name!r} is no column to order by; known are {known}; -column: descending")
     if len({name for name, _ in wanted}) != len(wanted):
-        raise bad_parameter("order", "a column is named twice")
+        raise bad_parameter("order", "a column is named twice; name each column once")
     named = {name for name, _ in wanted}
-    # What makes the order total runs the way of the last column, so that one index serves both.
+    # The identifying columns sort in the direction of the last wanted column, so that one index serves all of them.
     down = wanted[-1][1] if wanted else False
     wanted += [(name, down) for name in unique if name not in named]
     return [Order(columns[name], descending) for name, descending in wanted]
@@ -233,15 +249,15 @@ def _read_cursor(text: str, order: Sequence[Order], fingerprint: str) -> tuple[A
         packed = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         version, bound_to, texts = msgspec.msgpack.decode(packed, type=tuple[int, str, list[str | None]])
         if version != 1:
-            raise ValueError("another version")
+            raise ValueError("the cursor has another version")
     except (ValueError, msgspec.DecodeError):
         raise bad_parameter(
-            "cursor", "not a cursor; send next_cursor of an answer as it is", code="bad_cursor"
+            "cursor", "it is no cursor; send the next_cursor of an answer unchanged", code="bad_cursor"
         ) from None
     if bound_to != fingerprint or len(texts) != len(order):
         raise bad_parameter(
             "cursor",
-            "it belongs to another query; keep all parameters but limit as they were, or leave the cursor out",
+            "it belongs to another query; keep all parameters except limit unchanged, or leave the cursor out",
             code="bad_cursor",
         )
     try:
@@ -250,7 +266,7 @@ def _read_cursor(text: str, order: Sequence[Order], fingerprint: str) -> tuple[A
         )
     except ValueError:
         raise bad_parameter(
-            "cursor", "not a cursor; send next_cursor of an answer as it is", code="bad_cursor"
+            "cursor", "it is no cursor; send the next_cursor of an answer unchanged", code="bad_cursor"
         ) from None
 
 

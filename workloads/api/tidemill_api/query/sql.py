@@ -1,6 +1,7 @@
-"""The SQL of a query over an aggregation.
+"""The SQL of a query over windows of an aggregation.
 
-Stored rows → windows (or buckets of panes) → fewer groups → answers → filters, order, page.
+Stored rows are combined to windows or buckets, and to fewer groups. Then metrics are computed from the merged partials,
+and filters, order and limit are applied.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from tidemill_contract.windows import window_source
 _MILLISECOND = dt.timedelta(milliseconds=1)
 _LATEST = dt.datetime.max.replace(tzinfo=dt.UTC) - _MILLISECOND
 _EARLIEST_YEAR, _YEARS_AHEAD = 1970, 11
-"""Earlier no event counts, nor later: `maxFuture` is ten years at most."""
+"""All counted events are in this range, because `maxFuture` is at most ten years."""
 _LAST_END = "timestamptz '9999-12-31T23:59:59.999999Z'"
-"""No later time can be told in RFC 3339."""
+"""The last time that RFC 3339 can express."""
 _STAND_INS = {"string": "''", "integer": "0", "number": "0", "boolean": "false", "timestamp": "'epoch'"}
 
 
 def narrowed(query: AggregateQuery) -> AggregateQuery:
-    """The query with the range that its cursor leaves, so that a later page reads less."""
+    """Return the query with the range of times that its cursor leaves, so that later pages read fewer rows."""
     page = query.page
     if page.after is None or page.order[0].column.name != "window_start" or query.fill != "none":
         return query
@@ -41,10 +42,10 @@ def narrowed(query: AggregateQuery) -> AggregateQuery:
 
 
 def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
-    """SQL that gives the start of the pane up to which a page of hopping windows is surely full; None: not needed.
+    """Return SQL for the start of the pane up to which a page of hopping windows is certainly full; None: not needed.
 
-    Each (group, pane) stored is also a window that starts there, so the page needs no window beyond the pane of its
-    last row, and nothing beyond that is composed.
+    Each stored pane of a group is also the start of a window of that group. So the first `limit` panes give at least
+    `limit` windows, and later windows need not be combined.
     """
     page, plan = query.page, query.model.layout
     first = page.order[0]
@@ -53,7 +54,7 @@ def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
     if query.having or query.closed is not None or query.fill != "none":
         return None
     stored = [*_bounds(query, binder, reach_ms=0), *_dimension_filters(query, binder), "_after = '-infinity'"]
-    # Rows at the cursor's own window_start may all lie before the cursor: skip them.
+    # Rows with the cursor's own window_start are skipped, because all of them may be before the cursor.
     if page.after is not None:
         stored.append(f"window_start {'<' if first.descending else '>'} {binder.bind(page.after[0], 'timestamp')}")
     direction = " DESC" if first.descending else ""
@@ -64,7 +65,7 @@ def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
 
 
 def within(query: AggregateQuery, horizon: dt.datetime | None) -> AggregateQuery:
-    """The query that stops at its horizon."""
+    """Return the query limited to its horizon, the time of `horizon_sql`; None: there is none."""
     if horizon is None:
         return query
     if query.page.order[0].descending:
@@ -73,7 +74,7 @@ def within(query: AggregateQuery, horizon: dt.datetime | None) -> AggregateQuery
 
 
 def _bounds(query: AggregateQuery, binder: Binder, *, reach_ms: int) -> list[str]:
-    """Conditions on window_start; the upper one `reach_ms` later."""
+    """Return the conditions on window_start. The upper bound is `reach_ms` later."""
     found = []
     if query.since is not None:
         found.append(f"window_start >= {binder.bind(query.since, 'timestamp')}")
@@ -92,7 +93,7 @@ def _all(conditions: Sequence[str]) -> str:
 
 
 def statement(query: AggregateQuery, binder: Binder, closed_until: dt.datetime | None) -> str:
-    """The SELECT of a query; its columns are `query.columns`, in their order."""
+    """Return the SELECT of a query. Its columns are `query.columns`, in their order."""
     cut = _cut(query, binder)
     merged = _merged(query, binder, cut)
     metrics = [f"{query.model.metrics[name][1]} AS {quote(name)}" for name in query.metrics]
@@ -118,14 +119,14 @@ def _closed_sql(query: AggregateQuery, binder: Binder, closed_until: dt.datetime
     if closed_until is None:
         return "false"
     plan = query.model.layout
-    # A pane takes events until the last window that holds it is closed.
+    # A pane takes events until the last window with this pane is closed.
     slack = 0 if query.bucket is None else plan.spread_ms
     until = binder.bind(closed_until, "timestamp")
     return f"(window_end + interval '{slack} milliseconds' <= {until})"
 
 
 def _cut(query: AggregateQuery, binder: Binder) -> Cut | None:
-    """The buckets of a query; None: there are none, or it is one."""
+    """Return the buckets of a query; None: there are none, or there is one for everything."""
     if query.bucket is None or query.bucket.length_ms is None:
         return None
     first = _EARLIEST_YEAR if query.since is None else query.since.year
@@ -138,7 +139,7 @@ def _cut(query: AggregateQuery, binder: Binder) -> Cut | None:
 
 
 def _merged(query: AggregateQuery, binder: Binder, cut: Cut | None) -> str:
-    """A SELECT of groups, window_start, window_end and merged partials."""
+    """Return a SELECT of group columns, window_start, window_end and merged partials."""
     model, plan = query.model, query.model.layout
     columns = ", ".join([*(quote(name) for name in query.group_by), "window_start"])
     partials = ", ".join(quote(partial.column) for partial in plan.merged)
@@ -157,7 +158,7 @@ def _merged(query: AggregateQuery, binder: Binder, cut: Cut | None) -> str:
 
 
 def _bucketed(query: AggregateQuery, binder: Binder, bucket: Bucket, cut: Cut | None, partials: str) -> str:
-    """Stored rows rolled up over time; for hopping windows these are panes, which overlap nowhere."""
+    """Return a SELECT that combines stored rows to buckets. Panes of hopping windows do not overlap."""
     model, plan = query.model, query.model.layout
     groups = [quote(name) for name in query.group_by]
     stored = _all([*_bounds(query, binder, reach_ms=bucket.reach_ms), *_dimension_filters(query, binder)])
@@ -176,12 +177,12 @@ def _bucketed(query: AggregateQuery, binder: Binder, bucket: Bucket, cut: Cut | 
     start = binder.bind(query.since, "timestamp") if query.since else quote(edges[0].column)
     end = binder.bind(query.until, "timestamp") if query.until else f"{quote(edges[1].column)} + {pane}"
     listed = ", ".join([*groups, f"{start} AS window_start", f"{end} AS window_end", partials])
-    # Without keys an aggregate over nothing is one row of nulls: no window at all.
+    # Without keys, an SQL aggregate over no rows gives one row of nulls, which is no window.
     return f'SELECT {listed} FROM ({rolled}) AS g WHERE "_count" IS NOT NULL'
 
 
 def _filled(query: AggregateQuery, binder: Binder, relation: str, cut: Cut) -> str:
-    """The relation with a row for every group that it has and every window between `from` and `to`."""
+    """Return the relation with a row for each of its groups and each window between `from` and `to`."""
     since, until = binder.bind(query.since, "timestamp"), binder.bind(query.until, "timestamp")
     size = query.model.layout.size_ms
     end = cut.end("start") if query.bucket else f"start + interval '{size} milliseconds'"
@@ -194,13 +195,13 @@ def _filled(query: AggregateQuery, binder: Binder, relation: str, cut: Cut) -> s
     return (
         f"WITH d AS MATERIALIZED ({relation}), t AS ({times}), g AS ({distinct})"
         f" SELECT {', '.join(listed)} FROM g CROSS JOIN t LEFT JOIN d ON d.window_start = t.start{''.join(same)}"
-        # More than may be is no row at all; whoever gets none asks `filled_groups_sql`.
+        # If there are too many groups, there are no rows. The caller then finds the reason with `filled_groups_sql`.
         f" WHERE (SELECT count(*) FROM g) <= {MAX_FILL_ROWS // max(1, query.fill_points)}"
     )
 
 
 def filled_groups_sql(query: AggregateQuery, binder: Binder) -> str:
-    """A SELECT of how many groups `fill` puts windows in for."""
+    """Return a SELECT of the number of groups to which `fill` adds windows."""
     merged = _merged(query, binder, _cut(query, binder))
     return f"WITH d AS ({merged}), g AS ({_distinct(query)}) SELECT count(*) FROM g"
 
@@ -210,16 +211,16 @@ def _distinct(query: AggregateQuery) -> str:
 
 
 def _same(one: str, other: str, kind: str) -> str:
-    """Null-safe equality of group columns that can be hashed, which IS NOT DISTINCT FROM cannot.
+    """Return a null-safe equality of group columns. Postgres can hash it, unlike IS NOT DISTINCT FROM.
 
-    It is the type's own: -0.0 and 0.0 differ as texts, and are one group.
+    Values are compared by their type, not as texts, because -0.0 and 0.0 are the same group.
     """
     stand_in = f"{_STAND_INS[kind]}::{SQL_TYPES[kind]}"
     return f"({one} IS NULL) = ({other} IS NULL) AND coalesce({one}, {stand_in}) = coalesce({other}, {stand_in})"
 
 
 def _filling(query: AggregateQuery, name: str) -> str:
-    """A metric of a window that may be missing. Over no values only what counts or adds up is zero."""
+    """Return the SQL of a metric of a window that may be missing. Only counts and sums of no events are zero."""
     column, (metric, _) = quote(name), query.model.metrics[name]
     if query.fill != "zero" or query.model.functions[name] not in ZERO_FILLED:
         return f"d.{column}"
@@ -228,5 +229,5 @@ def _filling(query: AggregateQuery, name: str) -> str:
 
 
 def row_of(query: AggregateQuery, values: Sequence[Any]) -> dict[str, Any]:
-    """A row's values by column name."""
+    """Return the values of a row by column name."""
     return dict(zip((column.name for column in query.columns), values, strict=True))

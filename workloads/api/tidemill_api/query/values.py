@@ -1,6 +1,6 @@
-"""Values at the edge: what a client writes → SQL parameters, what Postgres answers → JSON.
+"""Converts texts of requests to values, values to SQL parameters, and values of Postgres to JSON.
 
-Parameters travel as text with a cast, so that a value never becomes part of a statement.
+SQL parameters are texts with a cast, so that a value never becomes part of a statement.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ UTC = dt.UTC
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_64 = 2**63 - 1
 _INTEGER = re.compile(r"([+-]?[0-9]{1,40})(\.0{1,20})?", re.ASCII)
-"""JSON makes no difference between 2 and 2.0."""
+"""An integer can be written as 2 or 2.0, which are the same number in JSON."""
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", re.ASCII)
 _BLANK = re.compile(r"(:\d{2}(?:\.\d+)?) (\d{2}:?\d{2})$", re.ASCII)
 _HOW = {
@@ -35,12 +35,12 @@ _HOW = {
 
 
 def parse_time(text: str) -> dt.datetime:
-    """A moment from RFC 3339, a date alone (its midnight in UTC) or epoch milliseconds.
+    """Parse a time in RFC 3339, a date (midnight in UTC) or epoch milliseconds.
 
-    A `+` that a URL turned into a blank is taken as what it was.
+    A blank in place of the `+` of an offset is accepted, because `+` means a blank in URLs.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: the text has none of these forms.
     """
     if (number := whole(text)) is not None:
         if SECONDS_FROM <= number <= SECONDS_TO:
@@ -48,7 +48,7 @@ def parse_time(text: str) -> dt.datetime:
         try:
             return EPOCH + dt.timedelta(milliseconds=number)
         except OverflowError:
-            raise ValueError(f"{text!r} lies outside the years 1 to 9999") from None
+            raise ValueError(f"{text!r} is outside the years 1 to 9999; {_HOW['timestamp']}") from None
     try:
         return read_time(_BLANK.sub(r"\1+\2", text))
     except ValueError as error:
@@ -56,16 +56,16 @@ def parse_time(text: str) -> dt.datetime:
 
 
 def whole(text: str) -> int | None:
-    """The whole number that a text is; None: it is none."""
+    """Return the whole number in a text; None if the text is no whole number."""
     found = _INTEGER.fullmatch(text)
     return int(found[1]) if found else None
 
 
 def parse_value(text: str, kind: str) -> Any:
-    """A value of a spec type from text.
+    """Parse a value of a spec type.
 
     Raises:
-        ValueError: it is not of that type; the message says what to write.
+        ValueError: the text is no value of this type. The message says what to write.
     """
     if kind == "timestamp":
         return parse_time(text)
@@ -85,7 +85,7 @@ def _shown(text: str) -> str:
 
 
 def to_text(value: Any) -> str:
-    """A value as Postgres reads it in text form; the inverse of `parse_value` for values that it gave."""
+    """Return a value in the text form of Postgres. For parsed values, it is the inverse of `parse_value`."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, dt.datetime):
@@ -94,15 +94,15 @@ def to_text(value: Any) -> str:
 
 
 def cast(value: Any, kind: str) -> str:
-    """The SQL type that a parameter of a spec type is cast to."""
+    """Return the SQL type to which a parameter of a spec type is cast."""
     if kind == "integer":
-        # Stored integers are bigint (an index fits) unless they are sums.
+        # Stored integers are bigint, except sums. Indexes are only used if the types are the same.
         return "bigint" if -_MAX_64 - 1 <= value <= _MAX_64 else "numeric"
     return SQL_TYPES[kind].partition(" ")[0] if kind == "string" else SQL_TYPES[kind]
 
 
 def encoder(kind: str) -> Callable[[Any], Any] | None:
-    """What turns a column's values from psycopg into what msgspec encodes; None: nothing to do."""
+    """Return the function that converts a type's values of psycopg for msgspec; None: no conversion is needed."""
     return {"integer": _integer, "timestamp": _timestamp}.get(kind)
 
 

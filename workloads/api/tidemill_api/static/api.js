@@ -1,9 +1,9 @@
-// The API as this page asks it: REST with the keys of this tab, and the live WebSocket, which finds its way back.
+// The client of the API: REST with the keys of this tab, and the live WebSocket, which reconnects by itself.
 
 const KEYS = "tidemill-keys";
 const PATIENCE_MS = 15_000;
 
-/** The keys that were entered, and which pipeline each opens. They live in this tab alone. */
+/** The keys that were entered, and the pipelines that each opens. They are stored for this tab only. */
 export const keys = {
   all: () => JSON.parse(sessionStorage.getItem(KEYS) ?? "[]"),
   add: (key) => sessionStorage.setItem(KEYS, JSON.stringify([...new Set([...keys.all(), key])])),
@@ -30,11 +30,11 @@ export const paths = {
   live: (name) => `${pipelinePath(name)}/live`,
 };
 
-// A whole number that JavaScript would round stays the text that it was.
+// A whole number that JavaScript would round is kept as text.
 const exact = (_, value, context) =>
   (typeof value === "number" && !Number.isSafeInteger(value) && /^-?\d+$/.test(context?.source ?? "") ? context.source : value);
 
-/** An answer: {body, stale, at}; `at` is when it was known to be right. */
+/** Request an answer: {body, stale, at}; `at` is when the answer was last known to be current. */
 export async function get(path, { parameters = {}, key = "", signal = undefined } = {}) {
   const query = new URLSearchParams(parameters).toString();
   const headers = key ? { authorization: `Bearer ${key}` } : {};
@@ -52,7 +52,7 @@ export async function get(path, { parameters = {}, key = "", signal = undefined 
   }
 }
 
-/** Several answers as one: as old as the oldest. */
+/** Combine several answers to one, which is as old as the oldest of them. */
 export function together(answers, body) {
   return { body, stale: answers.some(({ stale }) => stale), at: Math.min(...answers.map(({ at }) => at)) };
 }
@@ -60,7 +60,7 @@ export function together(answers, body) {
 const FINAL = new Set([4400, 4401, 4403, 4404]);
 const SILENCE_MS = 45_000;
 
-/** One aggregation's changes. `on` is told {state, detail, code} and messages, in their order. */
+/** The live changes of one aggregation. Calls `on.state(state, detail, code)` and `on.message(message)`. */
 export class Live {
   constructor(pipeline, parameters, on) {
     this.pipeline = pipeline;
@@ -94,7 +94,7 @@ export class Live {
     socket.onclose = (event) => this.#ended(event.code);
   }
 
-  // A connection can die without a word: the server speaks at least every heartbeat.
+  // A connection can break without an event. The server sends a message at least every heartbeat, so silence shows it.
   #listen() {
     clearTimeout(this.watchdog);
     this.watchdog = setTimeout(() => this.socket.close(), SILENCE_MS);

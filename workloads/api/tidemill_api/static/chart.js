@@ -1,5 +1,5 @@
-// A chart as SVG: one line a group by window start, or a bar from start to end for each session; what may still change is
-// dashed and hollow.
+// A chart as SVG. Each group has a line over the starts of its windows, or a bar from start to end for each session.
+// Values of open windows, which may still change, are dashed and hollow.
 
 import { clock, day, number, short, time } from "./format.js";
 
@@ -17,7 +17,7 @@ function draw(name, attributes, parent, text = undefined) {
   return node;
 }
 
-/** Round values that span [low, high]. */
+/** Return round values within [low, high], and the step between them. */
 export function ticks(low, high, count) {
   const raw = (high - low) / count;
   const power = 10 ** Math.floor(Math.log10(raw));
@@ -27,7 +27,7 @@ export function ticks(low, high, count) {
   return { found, step };
 }
 
-/** The range of the vertical axis; zero belongs to it unless all values are far from it. */
+/** Return the range of the vertical axis. It includes zero, unless all values are far from zero. */
 export function range(values) {
   let low = Math.min(...values), high = Math.max(...values);
   if (low > 0 && low < high * 0.7) low = 0;
@@ -55,12 +55,12 @@ export class Chart {
   }
 
   /**
-   * series: [{label, color, points: [{start, end, value, closed}]}], each in the order of time; step: ms from window to
-   * window, null for sessions; newest: where the axis ends at the earliest.
+   * series: [{label, color, points: [{start, end, value, closed}]}], with points in the order of time; step: ms from the
+   * start of a window to that of the next, null for sessions; newest: a time that the axis includes at least.
    */
   show({ series, step, name, newest = -Infinity }) {
     Object.assign(this, { series, step, name, newest });
-    this.host.setAttribute("aria-label", series.length ? `Chart of ${name}; the arrow keys go through the windows` : "Chart, empty");
+    this.host.setAttribute("aria-label", series.length ? `Chart of ${name}; use the arrow keys to go through the windows` : "Chart, empty");
     this.starts = [...new Set(series.flatMap(({ points }) => points.map((point) => point.start)))].sort((a, b) => a - b);
     if (this.at !== null && !this.starts.includes(this.at)) this.at = null;
     this.render();
@@ -116,7 +116,7 @@ export class Chart {
     const paths = { closed: "", open: "" };
     points.forEach((point, index) => {
       const before = points[index - 1];
-      // A window without events is absent: no line over it, as nothing was measured.
+      // A window without events is absent. No line is drawn over it, because it has no value.
       if (!before || point.start - before.start > this.step * 1.5) return;
       const part = `M${this.x(before.start)} ${this.y(before.value)}L${this.x(point.start)} ${this.y(point.value)}`;
       paths[point.closed && before.closed ? "closed" : "open"] += part;
@@ -156,7 +156,7 @@ export class Chart {
     this.#mark(event.key === "Escape" ? null : this.starts[Math.max(0, Math.min(last, next))]);
   }
 
-  /** Show the values at a window. */
+  /** Show the values of the windows that start at a time; null: hide them. */
   #mark(at) {
     this.at = at;
     this.cursor?.replaceChildren();

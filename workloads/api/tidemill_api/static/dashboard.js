@@ -1,4 +1,4 @@
-// The dashboard: what is chosen, and what is asked for because of it. What is chosen is kept in the address.
+// The dashboard: the user's choices, and the requests that they need. The choices are stored in the page's URL.
 
 import { ApiError, get, keys, paths } from "./api.js";
 import { Chart } from "./chart.js";
@@ -43,7 +43,7 @@ function say(text) {
   $("message").textContent = text;
 }
 
-/** How good what is shown is, in two words: what the figures' answers say comes before the live connection. */
+/** Show the state of the connection in a few words. Errors of the figures come before the state of the live changes. */
 function connection() {
   const [state, text] = {
     stale: ["waiting", "stale"], unavailable: ["waiting", "stale"], unreachable: ["failed", "no answer"],
@@ -55,18 +55,18 @@ function connection() {
 function liveState(state, text, code) {
   live = [state, state === "failed" ? "not connected" : text];
   connection();
-  // What is wrong with the question, the panels tell.
+  // 4400 means a wrong parameter. The panels show that error themselves.
   if (state === "failed" && code !== 4400) refused(new ApiError(code - 4000, code === 4404 ? "pipeline_not_found" : "", text));
 }
 
-/** Whether an error says that this pipeline may not be asked; then nothing of it stays on the page. */
+/** Whether an error means that the pipeline cannot be queried with this key. If so, its data is removed from the page. */
 function refused(error) {
   const gone = error.code === "pipeline_not_found";
   if (error.status !== 401 && error.status !== 403 && !gone) return false;
   const name = chosen.pipeline;
-  if (gone) locked(`No pipeline ${name} is open to you here: there is none, or it asks for a key.`);
+  if (gone) locked(`There is no pipeline ${name} here, or it requires a key.`);
   else if (error.status === 403) locked(`${name}: ${error.message}.`);
-  else locked(keys.of(name) ? `${name} does not take the key any more.` : `${name} asks for a key.`);
+  else locked(keys.of(name) ? `${name} does not accept the key any more.` : `${name} requires a key.`);
   return true;
 }
 
@@ -94,7 +94,7 @@ function options(select, values, current) {
   return select.value;
 }
 
-/** Ask which pipelines there are, and show the chosen one. */
+/** Request the list of pipelines, and show the chosen one. */
 async function start() {
   stop();
   say("");
@@ -108,7 +108,7 @@ async function start() {
     $("content").hidden = true;
     live = ["failed", "no answer"];
     connection();
-    say(`The API does not answer (${error.message}). It is asked again and again.`);
+    say(`The API does not answer (${error.message}). The page keeps trying.`);
     return again();
   }
   showKeys($, start);
@@ -116,11 +116,11 @@ async function start() {
     $("content").hidden = true;
     live = ["waiting", "nothing to show"];
     connection();
-    say("No pipeline is served here yet. Apply an AnalyticsPipeline; it appears by itself.");
+    say("There is no pipeline here yet. Apply an AnalyticsPipeline; it then appears on this page.");
     return again();
   }
   offer(found.names);
-  if (!found.names.length) return locked("Every pipeline here asks for a key.");
+  if (!found.names.length) return locked("All pipelines here require a key.");
   chosen.pipeline ||= found.names[0];
   $("pipeline").value = chosen.pipeline;
   if (!found.names.includes(chosen.pipeline)) return refused(new ApiError(404, "pipeline_not_found", ""));
@@ -135,7 +135,7 @@ function offer(names) {
   list.value = chosen.pipeline;
 }
 
-/** Pipelines come and go while the page is open. */
+/** Update the list of pipelines, which can change while the page is open. */
 async function relist() {
   if (!document.hidden) await listPipelines().then(({ names }) => offer(names), () => {});
   setTimeout(relist, PIPELINES_MS);
@@ -162,7 +162,7 @@ function drawFigures(feed) {
   const before = $("figures-state").dataset.state;
   const shown = tell($("figures-state"), feed);
   connection();
-  // What one panel was told the others will be told: they need not wait for their turn.
+  // When the state of one panel changes, the others are likely to change too, so they are refreshed at once.
   if (description && before !== "loading" && before !== $("figures-state").dataset.state) {
     for (const other of [anomalies, deadLetters, ...view.feeds]) other.refresh();
   }
@@ -170,7 +170,7 @@ function drawFigures(feed) {
   if (!shown) return $("figures").replaceChildren();
   description = feed.body;
   showFigures($("figures"), description, feed.state === "fresh" ? rate() : null);
-  // Another definition: names and types may have changed.
+  // If the pipeline was edited, names and types of columns may have changed.
   const now = JSON.stringify(description.aggregations.map(({ name, version, dimensions, measures, window }) =>
     ({ name, version, dimensions, measures, window })));
   if (now === shape) return;
@@ -179,7 +179,7 @@ function drawFigures(feed) {
   chooseAggregation();
 }
 
-/** Events a second over several looks, as answers come from a cache. */
+/** Events per second. It is computed over several answers, because they come from a cache. */
 function rate() {
   const now = { at: performance.now(), events: description.progress.consumed };
   if (consumed.length && now.events < consumed[0].events) consumed = [];
@@ -211,13 +211,13 @@ function chooseAggregation() {
   chosen.aggregation = options($("aggregation"), names, wished);
   const aggregation = description.aggregations.find(({ name }) => name === chosen.aggregation);
   $("aggregates").hidden = !aggregation;
-  if (!aggregation) return say("This pipeline has no aggregation: there is nothing to draw.");
+  if (!aggregation) return say("This pipeline has no aggregation, so there is nothing to draw.");
   const numeric = aggregation.measures.filter(({ type }) => type === "integer" || type === "number").map(({ name }) => name);
   const metric = chosen.metric;
   chosen.metric = options($("metric"), numeric, metric);
-  if (wished && wished !== chosen.aggregation) say(`There is no aggregation ${wished}: ${chosen.aggregation} is shown.`);
+  if (wished && wished !== chosen.aggregation) say(`There is no aggregation ${wished}; ${chosen.aggregation} is shown.`);
   else if (metric && metric !== chosen.metric && wished) {
-    say(`${aggregation.name} has no number ${metric}${chosen.metric ? `: ${chosen.metric} is shown` : ""}.`);
+    say(`${aggregation.name} has no numeric metric ${metric}${chosen.metric ? `; ${chosen.metric} is shown` : ""}.`);
   }
   const known = new Set(aggregation.dimensions.map(({ name }) => name));
   chosen.filters = Object.fromEntries(Object.entries(chosen.filters).filter(([name]) => known.has(name)));

@@ -1,10 +1,10 @@
-// What one panel shows: the latest answer to its question, how good that answer is, and when it is asked for again.
-// A feed knows nothing of the others, so the failure of one blanks no other.
+// The data of one panel: its latest answer, the state of that answer, and the timer of the next request.
+// Feeds do not depend on each other, so a failure in one panel does not affect the others.
 
 import { ApiError } from "./api.js";
 
 export class Feed {
-  /** `show(feed)` draws: called at once, after each answer, and after each failure. */
+  /** `show(feed)` draws the panel. It is called at once, after each answer, and after each failure. */
   constructor(show, everyMs) {
     this.show = show;
     this.everyMs = everyMs;
@@ -12,7 +12,7 @@ export class Feed {
     this.stop();
   }
 
-  /** Ask another question; what is known of the one before is forgotten. `ask(signal)` gives {body, stale, at}. */
+  /** Start a new request and drop the earlier answer. `ask(signal)` returns {body, stale, at}. */
   start(ask) {
     this.stop();
     this.ask = ask;
@@ -26,13 +26,13 @@ export class Feed {
     Object.assign(this, { ask: null, state: "loading", body: null, at: null, detail: "", turn: null });
   }
 
-  /** Stop, and take what was shown from the page. */
+  /** Stop, and remove the data from the page. */
   clear() {
     this.stop();
     this.#draw();
   }
 
-  /** Ask now. An answer that comes after another question was asked is dropped. */
+  /** Send the request now. Its answer is dropped if another request was started meanwhile. */
   async refresh() {
     if (!this.ask) return;
     this.turn?.abort();
@@ -52,13 +52,13 @@ export class Feed {
     this.#draw();
   }
 
-  /** Draw what is known once more. */
+  /** Draw the latest answer again. */
   redraw() {
     if (this.ask) this.#draw();
   }
 
   #again() {
-    // Nobody looks: the question waits until somebody does.
+    // While the page is hidden, the request waits.
     if (document.hidden) this.timer = setTimeout(() => this.#again(), 1_000);
     else this.refresh();
   }
@@ -70,7 +70,7 @@ export class Feed {
     } else if (!this.refused(error)) {
       const state = error.status === 0 ? "unreachable" : error.status >= 500 ? "unavailable" : "wrong";
       Object.assign(this, { state, detail: error.message });
-      // The question cannot be answered: an earlier answer was to another one.
+      // The request is wrong, so an earlier answer was to a different request.
       if (state === "wrong") this.body = null;
     }
   }

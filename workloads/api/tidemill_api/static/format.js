@@ -1,4 +1,4 @@
-// Texts out of values: numbers, times, durations, groups.
+// Formats values as texts: numbers, times, durations and groups.
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const precise = new Intl.NumberFormat("en", { maximumSignificantDigits: 5 });
@@ -18,7 +18,7 @@ export function short(value) {
 
 const iso = (ms) => new Date(ms).toISOString();
 
-/** `2013-01-01 05:00`, with seconds where there are any. */
+/** Format a time as `2013-01-01 05:00`, with seconds if they are not 0. */
 export function time(ms) {
   const text = iso(ms);
   return `${text.slice(0, 10)} ${clock(ms)}`;
@@ -26,29 +26,29 @@ export function time(ms) {
 
 const LENGTHS = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 };
 
-/** The milliseconds of a duration as specs have it: `5m`. */
+/** Return the milliseconds of a duration in the notation of specs, such as `5m`. */
 export function milliseconds(text) {
   const [, amount, unit] = /^(\d+)(ms|s|m|h|d)$/.exec(text);
   return Number(amount) * LENGTHS[unit];
 }
 
-/** By kind of window: how it is called, and how many milliseconds there are from one start to the next; null: any. */
+/** For each kind of window: its name in sentences, and the milliseconds from one start to the next; null: any number. */
 const KINDS = {
   tumbling: { words: ({ size }) => `windows of ${size}`, step: ({ size }) => milliseconds(size) },
   hopping: { words: ({ size, hop }) => `windows of ${size}, one every ${hop}`, step: ({ hop }) => milliseconds(hop) },
-  session: { words: ({ gap }) => `sessions that ${gap} of silence ends`, step: () => null },
+  session: { words: ({ gap }) => `sessions that end after ${gap} without events`, step: () => null },
 };
 
-/** What windows an aggregation has. */
+/** Describe the windows of an aggregation. */
 export const windows = (window) => KINDS[window.type].words(window);
 
-/** The milliseconds from the start of one window to that of the next; null: they start when events come. */
+/** Return the milliseconds from the start of one window to that of the next; null for sessions. */
 export const step = (window) => KINDS[window.type].step(window);
 
-/** The same without milliseconds. */
+/** Format an RFC 3339 time like `time`, without milliseconds. */
 export const moment = (text) => time(Math.floor(Date.parse(text) / 1000) * 1000);
 
-/** `05:00`, with seconds where there are any. */
+/** Format the time of day as `05:00`, with seconds if they are not 0. */
 export function clock(ms) {
   const text = iso(ms);
   if (ms % 1000) return text.slice(11, 23);
@@ -59,7 +59,7 @@ export const day = (ms) => iso(ms).slice(0, 10);
 
 const UNITS = [["y", 31_557_600], ["d", 86_400], ["h", 3_600], ["min", 60], ["s", 1]];
 
-/** The two largest units of a duration: `2 min 5 s`. */
+/** Format a duration with its two largest units, such as `2 min 5 s`. */
 export function duration(ms) {
   let seconds = Math.max(0, Math.round(ms / 1000));
   const parts = [];
@@ -82,7 +82,7 @@ export function value(cell, type) {
 
 const LISTED = 5;
 
-/** What a metric lists: values, or bounds between which they are, with how often they occurred, or at most. */
+/** Format the list of a metric: values, or lower and upper bounds, with their counts. `≤` marks an upper bound. */
 function counted(cell) {
   const texts = cell.slice(0, LISTED).map(({ count, error, ...what }) =>
     `${Object.values(what).map((part) => part ?? "…").join(" to ")}: ${error ? "≤ " : ""}${number(count)}`);
@@ -90,10 +90,10 @@ function counted(cell) {
   return (texts.join(", ") || "–") + (more ? ` and ${more} more` : "");
 }
 
-/** A group's values as one text. */
+/** Format the values of a group as one text. */
 export function group(row, dimensions) {
   if (!dimensions.length) return "all";
-  // A code or a year is no quantity: no thousands separators.
+  // Numbers in groups are often codes or years, so they have no thousands separators.
   return dimensions.map(({ name, type }) => (typeof row[name] === "number" ? String(row[name]) : value(row[name], type)))
     .join(" · ");
 }

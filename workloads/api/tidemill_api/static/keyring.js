@@ -1,11 +1,11 @@
-// The keys of this tab: which pipelines they open, and the place to enter and forget them.
+// The keys of this tab: the pipelines that they open, and the form to enter and forget them.
 
 import { get, keys, paths } from "./api.js";
 import { element } from "./panels.js";
 
 const ask = (key) => get(paths.pipelines(), { key });
 
-/** The pipelines that are open to whoever asks, or to one of the keys: {names, locked}; `locked`: some need a key. */
+/** Request {names, locked}: the pipelines that are open without a key or with a key of this tab, and whether others are not. */
 export async function listPipelines() {
   const opens = new Map();
   let locked = false;
@@ -22,14 +22,14 @@ export async function listPipelines() {
   return { names: [...opens.keys()].sort(), locked };
 }
 
-/** Show the form, with what asks for a key. */
+/** Show the form, with a text that says why a key is required. */
 export function askKey($, text) {
   $("key-form").hidden = false;
   $("key-title").textContent = text;
   $("key").focus();
 }
 
-/** The keys that are known; `changed` is called after one was added or forgotten. */
+/** Show the entered keys. `changed` is called after a key was added or forgotten. */
 export function showKeys($, changed) {
   $("keys-button").onclick = () => {
     $("key-form").hidden = !$("key-form").hidden;
@@ -56,20 +56,20 @@ export function showKeys($, changed) {
       keys.forget(key);
       changed();
     });
-    const what = opened.length ? `opens ${opened.join(", ")}` : "opens nothing here any more";
+    const what = opened.length ? `opens ${opened.join(", ")}` : "opens no pipeline here any more";
     return element("li", {}, element("code", {}, `tm_${key.split("_")[1] ?? "?"}_…`), ` ${what} `, button);
   }));
 }
 
-/** Why a key is of no use; empty: it opens something. */
+/** Return why a key is of no use; empty if it opens a pipeline. */
 async function fault(key) {
   try {
     const { body } = await ask(key);
     if (body.pipelines.some(({ auth_required }) => auth_required)) return "";
-    return "This key opens no pipeline here. Is it whole, and does it have the scope query:read?";
+    return "This key opens no pipeline here. Is it complete, and does it have the scope query:read?";
   } catch (error) {
     if (error.status === 403) return `${error.message}.`;
-    if (error.status === 401) return "No pipeline here takes this key. Is it whole?";
-    return `The key could not be tried: ${error.message}.`;
+    if (error.status === 401) return "No pipeline here accepts this key. Is it complete?";
+    return `The key could not be checked: ${error.message}.`;
   }
 }

@@ -1,5 +1,5 @@
-// Which windows the chart has, asked of the API: those of the groups with the largest values of all that there are, not
-// of those that happen to be at hand.
+// Requests the windows for the chart: those of the groups with the largest values. All groups are compared, not only
+// those of windows that the page has already.
 
 import { get, paths, together } from "./api.js";
 import { step } from "./format.js";
@@ -9,19 +9,21 @@ import { keyOf } from "./store.js";
 export const LINES = 8;
 const COUNTED = 1_000, MOST = 10_000;
 
-/** Conditions on group columns as parameters; with `__eq`, so that a column may be called `limit`. */
+/** Return conditions on group columns as parameters. They have `__eq`, because a column can be called `limit`. */
 export function conditions(values) {
   return Object.fromEntries(Object.entries(values).map(([name, value]) =>
     (value === null ? [`${name}__isnull`, "true"] : [`${name}__eq`, String(value)])));
 }
 
-/** Whether windows of groups can be put together, and so the groups compared as a whole. */
+/** Whether the windows of a group can be combined, so that groups can be compared over the whole time. */
 export const comparable = ({ window, dimensions }) => window.type !== "session" && dimensions.length > 0;
 
 /**
- * {rows, ranked, groups, more, newest, closedUntil}: `ranked` are the keys of the groups, the largest first, or null where
- * the rows are just the latest; `groups` how many there are, `more` if that is not all of them; `newest` is the start of
- * the newest window of any group.
+ * Request {rows, ranked, groups, more, newest, closedUntil}.
+ *
+ * `ranked`: the keys of the shown groups, the largest first; null if the rows are simply the latest windows.
+ * `groups`: the number of groups; `more`: whether there are more groups than that.
+ * `newest`: the start of the newest window of any group.
  */
 export async function leaders({ pipeline, aggregation, metric, span, filters, key }, signal) {
   const path = paths.aggregate(pipeline, aggregation.name);
@@ -40,7 +42,7 @@ export async function leaders({ pipeline, aggregation, metric, span, filters, ke
   }
   const last = Date.parse(newest.body.data[0].window_start);
   const from = new Date(last - (span - 1) * step(window)).toISOString();
-  // The API cannot order by what it makes of sketches, so all groups are asked for.
+  // The API cannot order by values of sketches, so all groups are requested.
   const ordered = !UNORDERED.has(measures.find(({ name }) => name === metric).function);
   const ranking = await ask({ from, granularity: "all", ...(ordered ? { order: `-${metric}`, limit: COUNTED } : { limit: MOST }) });
   const value = (row) => Number(row[metric] ?? -Infinity);

@@ -1,4 +1,5 @@
-// What stands around the chart: figures, the table of windows, anomalies, dead letters. Texts are only ever text.
+// The panels around the chart: figures, the table of windows, anomalies and dead letters.
+// Data is only added as text nodes, never as HTML.
 
 import * as format from "./format.js";
 
@@ -25,7 +26,7 @@ export function showFigures(host, description, rate) {
     ["Consumed", format.number(progress.consumed), rate === null ? format.count(progress.partitions.length, "partition")
       : `${format.short(Math.round(rate))} events/s`],
     ["Filtered out", format.number(progress.filtered), "by the transform"],
-    ["Dead letters", format.number(counts.dead_letters), lost ? `${format.count(lost, "range")} of offsets lost` : "events that count nowhere",
+    ["Dead letters", format.number(counts.dead_letters), lost ? `${format.count(lost, "range")} of offsets lost` : "events not counted",
       counts.dead_letters || lost ? "warn" : ""],
     ["Last event", latest === -Infinity ? "–" : `${format.duration(Date.now() - latest)} ago`, "when it was counted"],
   ];
@@ -34,7 +35,7 @@ export function showFigures(host, description, rate) {
       element("dd", { class: "note" }, note))));
 }
 
-/** The table of windows: `entries` of the store, the newest first. */
+/** Show the table of windows, with `entries` of the store, the newest first. */
 export function showWindows(table, store, aggregation, entries) {
   const { dimensions, measures, window } = aggregation;
   if (!entries.length) return table.replaceChildren();
@@ -94,7 +95,7 @@ export function showDeadLetters(list, letters) {
   }));
 }
 
-/** One field a group column; `change` is told when any was edited. */
+/** Show one input for each group column. `change(name, text)` is called when one was edited. */
 export function showFilters(host, dimensions, chosen, change) {
   host.replaceChildren(...dimensions.map(({ name }) => {
     const id = `filter-${name}`;

@@ -1,13 +1,13 @@
-// Rows of one aggregation: those that the API answered, and over them what the live messages told since, by their rules:
-// the highest revision of each window stays.
+// The rows of one aggregation: those of the latest answer, updated by live messages. For each window, the row with the
+// highest revision is kept.
 
 const MAX_ROWS = 2_000;
 
-/** A group's identity; its text may be that of another group too. */
+/** Return the key of a row's group. Its display text is not unique, for example for `1` and "1". */
 export const keyOf = (row, dimensions) => JSON.stringify(dimensions.map(({ name }) => row[name]));
 
 export class Store {
-  /** `accepts(row)`: whether a row of a live message belongs here; all do, if it is left out. */
+  /** `accepts(row)`: whether to store a row of a live message; by default all are stored. */
   constructor(aggregation, accepts = () => true) {
     this.dimensions = aggregation.dimensions;
     this.accepts = accepts;
@@ -15,18 +15,18 @@ export class Store {
     this.closedUntil = null;
   }
 
-  /** The API's answer: what live messages have not told is as it says, and what neither tells is gone. */
+  /** Replace the rows by those of an answer, except for rows of live messages. */
   base(rows, closedUntil) {
-    const told = [...this.rows].filter(([, { rev }]) => rev > 0);
+    const live = [...this.rows].filter(([, { rev }]) => rev > 0);
     this.rows = new Map();
     for (const row of rows) this.#put(row, 0);
-    for (const [key, entry] of told) if (this.accepts(entry.row)) this.rows.set(key, entry);
+    for (const [key, entry] of live) if (this.accepts(entry.row)) this.rows.set(key, entry);
     this.close(closedUntil);
     this.#trim();
   }
 
   take(message) {
-    // Changes were missed: the rows are as good as any answer of before.
+    // Changes were missed, so the rows are not newer than those of an answer any more.
     if (message.type === "reset") for (const entry of this.rows.values()) entry.rev = 0;
     if (message.type === "snapshot") this.close(message.closed_until);
     if (message.type === "snapshot" || message.type === "upsert") {
@@ -45,7 +45,7 @@ export class Store {
     const key = `${group} ${row.window_start}`;
     const known = this.rows.get(key);
     if (known && known.rev > rev) return;
-    // A session that has joined an earlier one.
+    // This session was joined to an earlier one.
     if (row.window_start === row.window_end) {
       this.rows.delete(key);
       return;
@@ -53,7 +53,7 @@ export class Store {
     this.rows.set(key, { row, rev, group, start: Date.parse(row.window_start), end: Date.parse(row.window_end) });
   }
 
-  // Oldest windows go first; a page that is left open for days stays small.
+  // Drop the oldest windows, so that a page that is open for days does not grow.
   #trim() {
     if (this.rows.size <= MAX_ROWS * 2) return;
     const entries = [...this.rows].sort(([, a], [, b]) => b.start - a.start).slice(0, MAX_ROWS);
@@ -64,12 +64,12 @@ export class Store {
     return this.closedUntil !== null && entry.end <= this.closedUntil;
   }
 
-  /** All entries, oldest first. */
+  /** Return all entries, the oldest first. */
   entries() {
     return [...this.rows.values()].sort((a, b) => a.start - b.start);
   }
 
-  /** Values of a dimension that were seen, for suggestions. */
+  /** Return the values of a dimension in the rows, for suggestions. */
   values(name, most = 200) {
     const found = new Set();
     for (const { row } of this.rows.values()) {

@@ -1,5 +1,4 @@
-// One aggregation: its chart and its table of windows, each with a feed of its own, and the live changes that go over
-// what both were answered.
+// The view of one aggregation: its chart and its table of windows. Each has its own feed, and live changes update both.
 
 import { Live, get, keys, paths } from "./api.js";
 import * as format from "./format.js";
@@ -10,11 +9,11 @@ import { Store, keyOf } from "./store.js";
 import { tell } from "./words.js";
 
 const TABLE_ROWS = 60;
-const NONE = "No windows yet: they appear as soon as events are counted.";
+const NONE = "No windows yet. They appear as soon as events are counted.";
 const LIVE_MS = 10_000, POLL_MS = 5_000, DRAW_MS = 250;
 
 export class View {
-  /** `$` finds an element by its id; `onState(state, text, code)` is told how the live connection is. */
+  /** `$` finds an element by its id. `onState(state, text, code)` is called when the live connection changes. */
   constructor({ $, chart, onState }) {
     Object.assign(this, { $, chart, onState, liveState: "", drawing: 0, hidden: new Set(), colors: new Map() });
     const every = () => (this.liveState === "live" ? LIVE_MS : POLL_MS);
@@ -23,7 +22,7 @@ export class View {
     this.feeds = [this.charted, this.listed];
   }
 
-  /** Show an aggregation; `filters` are texts by column, `null` for no value. */
+  /** Show an aggregation. `filters` are texts by column; the text `null` means no value. */
   open(pipeline, aggregation, filters) {
     this.close();
     this.pipeline = pipeline;
@@ -42,14 +41,14 @@ export class View {
       return answer;
     });
     this.live = new Live(pipeline, { aggregations: aggregation.name, ...this.conditions },
-      { state: (...told) => this.#connected(...told), message: (message) => this.#take(message) });
+      { state: (...state) => this.#connected(...state), message: (message) => this.#take(message) });
   }
 
-  /** Draw another metric, or another span of windows. */
+  /** Draw a metric over the latest `span` windows. */
   draw(metric, span) {
     const { pipeline, aggregation } = this;
     Object.assign(this, { metric, span, hidden: new Set(), colors: new Map() });
-    const title = metric ? `${metric} in ${format.windows(aggregation.window)}` : "No metric that is a number";
+    const title = metric ? `${metric} in ${format.windows(aggregation.window)}` : "No numeric metric";
     this.$("chart-title").textContent = title;
     let ranked = null;
     const chosen = (row) => ranked === null || ranked.includes(keyOf(row, aggregation.dimensions));
@@ -58,7 +57,7 @@ export class View {
     if (!metric) {
       this.chart.show({ series: [], step: null, name: "" });
       this.#legend([]);
-      const empty = "No metric of this aggregation is a number; its windows are in the table.";
+      const empty = "This aggregation has no numeric metric. Its windows are in the table.";
       tell(this.$("chart-state"), { state: "fresh", body: null }, { count: 0, empty });
       return;
     }
@@ -95,7 +94,7 @@ export class View {
       else store?.take(message);
     }
     if (message.type === "reset") this.refresh();
-    // The first windows: which groups are the largest is asked at once.
+    // When the first windows appear, the largest groups are requested at once.
     else if (message.type === "upsert" && !this.lines?.rows.size && !this.charted.turn) this.charted.refresh();
     this.drawing ||= setTimeout(() => {
       this.drawing = 0;
@@ -133,7 +132,7 @@ export class View {
     return of(body.groups, body.more ? "more than " : "", "over this time");
   }
 
-  /** Lines by group, the largest first. */
+  /** Return the lines of the groups, the largest first. */
   #group(entries, ranked) {
     const { dimensions } = this.aggregation;
     const lines = new Map();
@@ -150,7 +149,7 @@ export class View {
     return [...lines.values()].sort((a, b) => rank(a) - rank(b) || a.label.localeCompare(b.label));
   }
 
-  /** A group keeps its colour while it is shown, whatever its rank. */
+  /** Assign colours. A group keeps its colour while it is shown, even if its rank changes. */
   #paint(lines) {
     const shown = new Set(lines.map(({ key }) => key));
     for (const key of [...this.colors.keys()]) if (!shown.has(key)) this.colors.delete(key);

@@ -1,7 +1,8 @@
-"""One circuit breaker, by pybreaker, driven from threads and from asyncio alike.
+"""A circuit breaker for threads and asyncio, based on pybreaker.
 
-pybreaker's own `call` holds its lock while the guarded function runs, knows no asyncio, and measures with the wall
-clock. So pybreaker keeps the state and the counters, and is told outcomes after the fact; admission is decided here.
+pybreaker's own `call` holds its lock while the guarded function runs, does not support asyncio, and uses the wall
+clock. Therefore this module decides which calls are made, and reports their outcomes to pybreaker afterwards.
+pybreaker keeps the state and the counters.
 """
 
 from __future__ import annotations
@@ -30,22 +31,20 @@ _MAX_STEP = 60
 
 
 class BreakerOpen(Exception):
-    """A call was not made, because its dependency failed repeatedly a short while ago.
+    """A call was not made, because the dependency has recently failed several times in a row.
 
     Attributes:
         name: the guard's name.
-        retry_after_seconds: when the next call may be let through.
+        retry_after_seconds: time until the next call is allowed.
     """
 
     def __init__(self, name: str, retry_after_seconds: float) -> None:
-        super().__init__(
-            f"{name}: circuit breaker open; the next attempt is let through in {retry_after_seconds:.0f} s"
-        )
+        super().__init__(f"{name}: circuit breaker open; the next attempt is allowed in {retry_after_seconds:.0f} s")
         self.name, self.retry_after_seconds = name, retry_after_seconds
 
 
 class _Failure(Exception):
-    """Stands for any failure when pybreaker is told; the caller's own exception keeps its traceback clean."""
+    """Represents any failure to pybreaker, so that it adds nothing to the traceback of the caller's exception."""
 
 
 def _fail() -> None:
@@ -57,13 +56,16 @@ def _succeed() -> None:
 
 
 class Breaker:
-    """Closed → open after consecutive failures → half open after a pause, with one trial at a time → closed or open.
+    """A circuit breaker.
 
-    A call asks `admit` for a ticket and hands it back with its outcome. The outcome of a call that began before the
-    latest change of state says nothing about now, and is ignored.
+    It is closed until several calls in a row fail; then it is open. After a pause it is half open and allows one trial
+    call at a time. A trial's success closes it, and a failure opens it again.
 
-    The pauses of one outage grow about twofold each, as 2, 5, 10, 20, 50, … do; none is longer than `open_seconds`.
-    Without a first one each is `open_seconds`.
+    A caller gets a ticket from `admit` and passes it on with the outcome of the call. Outcomes of calls that began
+    before the latest change of state are ignored, because they are out of date.
+
+    During an outage each pause is about twice as long as the one before, for example 2, 5, 10, 20, 50, … seconds, at
+    most `open_seconds`. Without `first_pause_seconds`, every pause takes `open_seconds`.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class Breaker:
         self._open_seconds = open_seconds
         self._first_pause = open_seconds if first_pause_seconds is None else first_pause_seconds
         self._openings = 0
-        """Since the breaker was closed last."""
+        """How often the breaker has opened since it was last closed."""
         self._pause = open_seconds
         self._clock = clock
         self._lock = threading.RLock()
@@ -87,7 +89,7 @@ class Breaker:
         self._ticket = 0
         self._opened_at = 0.0
         self._trial_ends: float | None = None
-        """When the trial under way may be given up as lost; None: there is no trial. Infinite for calls."""
+        """When the current trial counts as lost. None: there is no trial. Infinite: a call always reports its end."""
         self._circuit = pybreaker.CircuitBreaker(
             fail_max=failures,
             reset_timeout=open_seconds,
@@ -101,12 +103,12 @@ class Breaker:
 
     @property
     def state(self) -> BreakerState:
-        """The state now; `open` lasts until somebody's call makes it half open."""
+        """The current state. An open breaker becomes half open only when a call is made after the pause."""
         return self._state
 
     @property
     def retry_after_seconds(self) -> float:
-        """Seconds until a call may be let through; 0 when it may be now."""
+        """Seconds until the next call is allowed; 0 if it is allowed now."""
         with self._lock:
             if self._state == OPEN:
                 return max(0.0, self._opened_at + self._pause - self._clock())
@@ -115,10 +117,11 @@ class Breaker:
             return 0.0
 
     def admit(self, trial_seconds: float = float("inf")) -> int:
-        """A ticket for one call.
+        """Return a ticket for one call.
 
         Args:
-            trial_seconds: should this be the trial of a half-open breaker, how long others wait for its outcome.
+            trial_seconds: how long other callers wait for the outcome, if this call is the trial of a half-open
+                breaker.
 
         Raises:
             BreakerOpen: the call must not be made.
@@ -138,20 +141,20 @@ class Breaker:
             return self._ticket
 
     def succeeded(self, ticket: int) -> None:
-        """The call of this ticket was answered."""
+        """Report that the call of this ticket was answered."""
         if self._state == CLOSED and not self._circuit.fail_counter:
             return
-        self._tell(ticket, _succeed)
+        self._report(ticket, _succeed)
 
     def failed(self, ticket: int) -> None:
-        """The call of this ticket failed as calls to a broken dependency do."""
-        self._tell(ticket, _fail)
+        """Report that the call of this ticket failed, and that the dependency is to blame."""
+        self._report(ticket, _fail)
 
     def recovered(self, asked_at: float) -> None:
-        """The dependency answered a question that was put then, beside the calls: whatever the pause, it is over.
+        """Close the breaker, because the dependency has answered a probe made outside of the guarded calls.
 
         Args:
-            asked_at: by the breaker's clock. An answer to what was asked before the breaker opened says nothing.
+            asked_at: when the probe was sent, by the breaker's clock. If the breaker opened later, nothing changes.
         """
         if self._state == CLOSED:
             return
@@ -163,16 +166,16 @@ class Breaker:
             self._circuit.call(_succeed)
 
     def abandoned(self, ticket: int) -> None:
-        """The call of this ticket ended in a way that tells nothing; another trial may be made."""
+        """Report that the call of this ticket ended without a finding on the dependency. Another trial is allowed."""
         with self._lock:
             if ticket == self._ticket:
                 self._trial_ends = None
 
     def current_ticket(self) -> int:
-        """The ticket of calls made now by a caller who was not asked to take one."""
+        """Return the ticket for the calls of a loop, which does not use `admit` for each call."""
         return self._ticket
 
-    def _tell(self, ticket: int, outcome: Callable[[], None]) -> None:
+    def _report(self, ticket: int, outcome: Callable[[], None]) -> None:
         with self._lock:
             if ticket != self._ticket or self._state == OPEN:
                 return
@@ -181,7 +184,7 @@ class Breaker:
                 self._circuit.call(outcome)
 
     def changed(self, state: BreakerState) -> None:
-        """Take over the state that pybreaker has just changed to, under our lock."""
+        """Copy pybreaker's new state. The caller holds the breaker's lock."""
         before, self._state = self._state, state
         self._ticket += 1
         self._trial_ends = None
@@ -190,11 +193,11 @@ class Breaker:
             self._opened_at, self._pause = self._clock(), self._pause_after(self._openings)
         elif state == CLOSED:
             self._openings = 0
-        # A trial that follows one that failed is no news: who watches sees one outage, not many.
+        # After a failed trial, later trials are shown as open, so that dashboards show one outage and not many.
         shown = OPEN if state == HALF_OPEN and self._openings > 1 else state
         metrics.BREAKER_STATE.labels(name=self.name).set(_GAUGE[shown])
         metrics.BREAKER_TRANSITIONS.labels(name=self.name, state=state).inc()
-        # Likewise: one warning an outage.
+        # For the same reason there is one warning for each outage.
         level = logging.WARNING if state == OPEN and self._openings == 1 else logging.INFO
         log.log(level, "circuit breaker %s: %s, was %s", self.name, state, before)
 
@@ -208,5 +211,5 @@ class _Listener(pybreaker.CircuitBreakerListener):
         self._breaker = breaker
 
     def state_change(self, cb: Any, old_state: Any, new_state: Any) -> None:
-        """Called by pybreaker."""
+        """Pass pybreaker's new state to the breaker."""
         self._breaker.changed(_STATES[new_state.name])

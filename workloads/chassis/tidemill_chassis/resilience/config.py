@@ -1,7 +1,7 @@
-"""Resilience settings: `config/resilience.yaml`, overridden by the environment; and the guards made of them.
+"""Reads the resilience settings from `config/resilience.yaml` and the environment, and creates the guards from them.
 
-`TIDEMILL_RESILIENCE__BREAKERS__DATABASE__FAILURES=7` overrides `breakers.database.failures`. How guards behave is in
-guard.py, what counts as a failure in failures.py.
+Environment variables override the file: `TIDEMILL_RESILIENCE__BREAKERS__DATABASE__FAILURES=7` sets
+`breakers.database.failures`. See guard.py for the behaviour of guards, and failures.py for what counts as a failure.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ WaitSeconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 
 
 class ConfigError(ValueError):
-    """The resilience settings are wrong; the message has one line a fault: where, what, and what to do."""
+    """The resilience settings are wrong. The message has one line for each fault: place, fault and remedy."""
 
 
 class _Section(BaseModel):
@@ -47,7 +47,7 @@ class _Section(BaseModel):
 
 
 class BreakerSettings(_Section):
-    """When a circuit breaker opens, and for how long: pauses that grow from the first one to `open_seconds`."""
+    """After how many failures in a row a circuit breaker opens, and its shortest and longest pause."""
 
     failures: int = Field(5, ge=1, le=1_000_000)
     open_seconds: Seconds = 60.0
@@ -55,7 +55,7 @@ class BreakerSettings(_Section):
 
 
 class BreakersSettings(_Section):
-    """One breaker a dependency."""
+    """The breakers, one for each dependency."""
 
     kafka_producer: BreakerSettings = BreakerSettings()
     kafka_consumer: BreakerSettings = BreakerSettings()
@@ -64,7 +64,7 @@ class BreakersSettings(_Section):
 
 
 class RetrySettings(_Section):
-    """Exponential backoff: repeat n waits initial_seconds * factor ** (n - 1), at most max_seconds, plus jitter."""
+    """Exponential backoff: retry n waits initial_seconds * factor ** (n - 1), at most max_seconds, plus jitter."""
 
     retries: int = Field(3, ge=0, le=100)
     initial_seconds: WaitSeconds = 1.0
@@ -82,7 +82,7 @@ class RetrySettings(_Section):
 
 
 class RetriesSettings(_Section):
-    """Repeats by kind of dependency."""
+    """The retries by kind of dependency."""
 
     kafka: RetrySettings = RetrySettings()
     database: RetrySettings = RetrySettings()
@@ -90,7 +90,7 @@ class RetriesSettings(_Section):
 
 
 class TimeoutSettings(_Section):
-    """The longest that one attempt, or one API request with all its attempts, may take."""
+    """Maximum durations of one attempt by dependency, and of one API request with all its attempts."""
 
     kafka_publish_seconds: Seconds = 30.0
     kafka_consume_seconds: Seconds = 60.0
@@ -100,28 +100,28 @@ class TimeoutSettings(_Section):
 
 
 class MemoryCacheSettings(_Section):
-    """The in-process cache that stands in while Redis is away."""
+    """The cache in memory, which is used while Redis is down."""
 
     enabled: bool = True
     max_entries: int = Field(10_000, ge=1, le=10_000_000)
 
 
 class StaleResultsSettings(_Section):
-    """Answering from the cache, marked stale, while the database is away."""
+    """Answers from the cache, marked stale, while the database is down."""
 
     enabled: bool = True
     max_age_seconds: Seconds = 3_600.0
 
 
 class FallbackSettings(_Section):
-    """What is done instead while a dependency is away."""
+    """The replacements for a dependency that is down."""
 
     memory_cache: MemoryCacheSettings = MemoryCacheSettings()
     stale_results: StaleResultsSettings = StaleResultsSettings()
 
 
 class ResilienceConfig(_Section):
-    """All settings of resilience."""
+    """All resilience settings."""
 
     breakers: BreakersSettings = BreakersSettings()
     retries: RetriesSettings = RetriesSettings()
@@ -130,12 +130,12 @@ class ResilienceConfig(_Section):
 
     @classmethod
     def load(cls, path: Path | None, environ: Mapping[str, str]) -> ResilienceConfig:
-        """The settings in a YAML file (None: the defaults), overridden by the environment.
+        """Return the settings of a YAML file (None: the defaults), overridden by the environment.
 
         Raises:
             ConfigError: the file cannot be read, or a key or value of the file or the environment is wrong.
         """
-        # Laid over the defaults: a key left out has the default of its own section, not of its class.
+        # The file is merged into the defaults, because sections of one class have different defaults (see redis).
         document = _merged(cls().model_dump(), _read(path) if path is not None else {})
         variables, faults = _override(document, environ)
         try:
@@ -153,12 +153,12 @@ class ResilienceConfig(_Section):
         is_retryable: Mapping[str, Predicate] | None = None,
         clock: Clock = time.monotonic,
     ) -> Guards:
-        """The guards of a process; make them once.
+        """Create the guards of a process. Each process calls this once.
 
         Args:
-            is_failure: by guard name, in place of the predicates of failures.py.
+            is_failure: predicates by guard name, which replace those of failures.py.
             is_retryable: likewise.
-            clock: seconds that only grow.
+            clock: a monotonic clock, in seconds.
         """
         kinds = {
             "kafka_producer": (
@@ -217,14 +217,18 @@ def _merged(base: dict[str, Any], over: dict[Any, Any]) -> dict[str, Any]:
     for key, value in over.items():
         below = base.get(key)
         if isinstance(below, dict):
-            # An empty section says nothing; what is no section is left for validation to refuse.
+            # An empty section changes nothing. A value that is no section is kept, and refused by the validation.
             value = below if value is None else _merged(below, value) if isinstance(value, dict) else value
         result[str(key)] = value
     return result
 
 
 def _override(document: dict[str, Any], environ: Mapping[str, str]) -> tuple[dict[tuple[str, ...], str], list[str]]:
-    """Lay the environment's values over the document; the variables by the path they set, and what sets nothing."""
+    """Write the environment's values into the document.
+
+    Returns:
+        The variables by the path of keys that they set, and one fault for each variable that sets nothing.
+    """
     variables, faults = {}, []
     for variable, text in sorted(environ.items()):
         if not variable.startswith(ENV_PREFIX):
@@ -251,7 +255,7 @@ def _scalar(text: str) -> Any:
 
 
 def _settings(path: tuple[str, ...]) -> type[BaseModel] | None:
-    """The settings class at a path of keys; None where there is a plain value or nothing."""
+    """Return the settings class at a path of keys; None if there is a plain value, or nothing."""
     model: Any = ResilienceConfig
     for name in path:
         field = model.model_fields.get(name) if isinstance(model, type) and issubclass(model, BaseModel) else None
@@ -269,7 +273,7 @@ def _known(path: tuple[str, ...]) -> str:
 
 
 def _nearest(path: tuple[str, ...]) -> str:
-    """What could be written where a path leaves the known keys."""
+    """Return a hint for a path that does not exist: the keys of the last section of the path that exists."""
     known = path
     while known and _settings(known) is None:
         known = known[:-1]

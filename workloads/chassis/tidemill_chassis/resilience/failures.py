@@ -1,7 +1,7 @@
-"""Which exceptions say that a dependency is broken, and which calls are worth repeating.
+"""Decides which exceptions mean that a dependency is broken, and which calls can be retried.
 
-The client libraries are told by the shape of their exceptions (SQLSTATE, Kafka error names, class names), not imported.
-A user's mistake (bad SQL, a record too large, a wrong type in Redis) is an answer from a dependency that works.
+Exceptions are recognised by SQLSTATE, Kafka error name or class name, so that no client library is imported.
+A caller's mistake (bad SQL, a too large record, a wrong type in Redis) is no failure: the dependency works.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections.abc import Callable
 Predicate = Callable[[BaseException], bool]
 
 _FAILED_SQLSTATE_CLASSES = frozenset({"08", "28", "3D", "53", "57", "58", "F0", "XX"})
-"""Connection, login, no such database, resources, operator intervention, system, config file, internal error."""
+"""In this order: connection, login, no such database, resources, operator intervention, system, config file,
+internal error."""
 _READ_ONLY = "25006"
-"""What a primary that has become a standby answers to a write."""
+"""The error of a write to a standby, for example after a failover."""
 _SERIALIZATION, _DEADLOCK, _LOCK_NOT_AVAILABLE, _STATEMENT_TIMEOUT = "40001", "40P01", "55P03", "57014"
 
 _KAFKA_ANSWERS = frozenset(
@@ -59,7 +60,7 @@ def _is_system(error: BaseException) -> bool:
 
 
 def database_failed(error: BaseException) -> bool:
-    """Whether Postgres, or the way to it, is broken; statement timeouts count."""
+    """Whether Postgres or the connection to it is broken. Statement timeouts count as broken."""
     sqlstate = getattr(error, "sqlstate", None)
     if sqlstate:
         return sqlstate[:2] in _FAILED_SQLSTATE_CLASSES or sqlstate == _READ_ONLY
@@ -68,9 +69,9 @@ def database_failed(error: BaseException) -> bool:
 
 
 def database_retryable(error: BaseException) -> bool:
-    """Whether the same statement may well succeed a little later.
+    """Whether the statement is likely to succeed if it is retried soon.
 
-    Not after a statement timeout (it would double the load) nor after a refused login.
+    False after a statement timeout, because a retry would double the load, and after a refused login.
     """
     sqlstate = getattr(error, "sqlstate", None)
     if sqlstate in (_SERIALIZATION, _DEADLOCK, _LOCK_NOT_AVAILABLE):
@@ -86,9 +87,10 @@ def _kafka_error(error: BaseException) -> object:
 
 
 def kafka_failed(error: BaseException) -> bool:
-    """Whether the Kafka cluster, or the way to it, is broken.
+    """Whether the Kafka cluster or the connection to it is broken.
 
-    A full local queue (BufferError) is backpressure; a missing or forbidden topic is one pipeline's affair.
+    A full local queue (BufferError) is backpressure and no failure. A missing or forbidden topic is no failure either,
+    because it concerns one pipeline only.
     """
     inner = _kafka_error(error)
     name = getattr(inner, "name", None)
@@ -98,18 +100,18 @@ def kafka_failed(error: BaseException) -> bool:
 
 
 def kafka_retryable(error: BaseException) -> bool:
-    """Whether the same request may well succeed a little later; a fatal client never does."""
+    """Whether the request is likely to succeed if it is retried soon. After a fatal error no request does."""
     return not kafka_fatal(_kafka_error(error)) and kafka_failed(error)
 
 
 def kafka_fatal(error: object) -> bool:
-    """Whether a Kafka client that tells this error can do no more; it may only name a fatal one that it had before."""
+    """Whether the error makes its Kafka client unusable: it is fatal itself, or reports an earlier fatal error."""
     fatal, name = getattr(error, "fatal", None), getattr(error, "name", None)
     return bool((callable(fatal) and fatal()) or (callable(name) and name() == "_FATAL"))
 
 
 def redis_failed(error: BaseException) -> bool:
-    """Whether Redis, or the way to it, is broken; out of memory and read-only count."""
+    """Whether Redis or the connection to it is broken. Out of memory and read-only count as broken."""
     names = set(_class_names(error))
     if names & _REDIS_FAILURES:
         return True
@@ -119,7 +121,10 @@ def redis_failed(error: BaseException) -> bool:
 
 
 def redis_retryable(error: BaseException) -> bool:
-    """Whether the same command may well succeed a little later; not after a refused login, nor while memory is full."""
+    """Whether the command is likely to succeed if it is retried soon.
+
+    False after a refused login, and while the memory or the number of connections is exhausted.
+    """
     names = set(_class_names(error))
     if names & {"AuthenticationError", "AuthorizationError", "MaxConnectionsError", "OutOfMemoryError"}:
         return False

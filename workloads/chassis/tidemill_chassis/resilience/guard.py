@@ -1,4 +1,4 @@
-"""The way every workload calls Kafka, Postgres and Redis: breaker, retries, timeout and deadline in one object."""
+"""Guards, through which all workloads call Kafka, Postgres and Redis: breaker, retries, timeout and deadline."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ Clock = Callable[[], float]
 
 
 LOOK_SECONDS = 2.0
-"""How long a look at a dependency whose breaker is open may take: it comes again soon."""
+"""Maximum duration of a probe while the breaker is open. It is short, because probes are repeated soon."""
 
 
 class DeadlineExceeded(TimeoutError):
-    """The time that a request may take was over before its call was answered."""
+    """The deadline of a request passed before its call was answered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A moment by which a request is answered, whatever happens."""
+    """The latest time at which a request must be answered."""
 
     at: float
     clock: Clock = time.monotonic
 
     @classmethod
     def after(cls, seconds: float, clock: Clock = time.monotonic) -> Deadline:
-        """The deadline that many seconds from now."""
+        """Return the deadline that is `seconds` from now."""
         return cls(clock() + seconds, clock)
 
     def remaining(self) -> float:
-        """Seconds left; never negative."""
+        """Return the seconds that are left, at least 0."""
         return max(0.0, self.at - self.clock())
 
 
@@ -48,7 +48,7 @@ class Deadline:
 class Policy:
     """The settings of one guard.
 
-    Repeat n (from 1) waits `initial_seconds * factor ** (n - 1)`, at most `max_seconds`, plus up to `jitter_seconds`.
+    Retry n (from 1) waits `initial_seconds * factor ** (n - 1)`, at most `max_seconds`, plus up to `jitter_seconds`.
     """
 
     failures: int
@@ -65,14 +65,17 @@ class Policy:
 
 
 class Guard:
-    """Guards the calls to one dependency; shared by all threads and tasks of a process.
+    """Guards the calls to one dependency. All threads and tasks of a process share it.
 
-    `call` and `acall` serve what is shaped like a call. What begins here and ends in a callback takes a ticket from
-    `admit` and hands it to `settle`. A loop asks `allow`, does its work, and tells `success` or `failure`; the thread
-    or task that was let through as a trial is let through until it has told.
+    There are three ways to use it:
 
-    Somebody looks at the dependency in the background, with `look` or `alook`, or says `recovered`: so the breaker
-    closes soon after an outage, and no request has to try.
+    - `call` and `acall` make one call.
+    - Work that ends in a callback gets a ticket from `admit`, and the callback passes it to `settle`.
+    - A loop asks `allow`, does its work, and reports `success` or `failure`. If its work is the trial of a half-open
+      breaker, its thread or task is allowed to go on until it has reported.
+
+    A background task should probe the dependency with `look` or `alook`, or report answers with `recovered`. Then
+    the breaker closes soon after an outage, without a request that has to be the trial.
     """
 
     def __init__(
@@ -99,36 +102,36 @@ class Guard:
         metrics.RETRIES.labels(name=name)
         self._sleep, self._async_sleep = sleep, async_sleep
         self._holder: tuple[object, int] | None = None
-        """(thread or task, ticket) of a loop that makes the trial."""
+        """Thread or task, and ticket, of the loop that makes the trial."""
         self._wait = tenacity.wait_exponential(
             multiplier=policy.initial_seconds, exp_base=policy.factor, max=policy.max_seconds
         )
 
     @property
     def state(self) -> BreakerState:
-        """closed, open or half_open."""
+        """The state of the breaker: closed, open or half_open."""
         return self._breaker.state
 
     @property
     def retry_after_seconds(self) -> float:
-        """Seconds until a call may be let through; 0 when it may be now."""
+        """Seconds until the next call is allowed; 0 if it is allowed now."""
         return self._breaker.retry_after_seconds
 
     def call(self, fn: Callable[..., T], *args: Any, deadline: Deadline | None = None, retry: bool = True) -> T:
-        """`fn(*args)`, repeated by policy.
+        """Return `fn(*args)`, with retries by the policy.
 
         A thread cannot be interrupted: give `fn` its own timeout, e.g. `timeout_seconds`.
 
         Args:
-            fn: what to call; unless `retry` is false it may be called more than once.
+            fn: the function to call. It may be called several times, unless `retry` is false.
             args: its arguments.
-            deadline: no repeat begins after it, and no wait reaches beyond it.
-            retry: false for what must not be done twice.
+            deadline: no retry begins after it, and no wait reaches beyond it.
+            retry: whether the call may be repeated.
 
         Raises:
-            BreakerOpen: the call was not made, or not repeated.
-            DeadlineExceeded: the deadline was over before the first attempt.
-            Exception: what the last attempt raised.
+            BreakerOpen: the breaker refused the first attempt or a retry.
+            DeadlineExceeded: the deadline passed before the first attempt.
+            Exception: the error of the last attempt.
         """
         try:
             return self._attempt(fn, args, deadline)
@@ -137,22 +140,23 @@ class Guard:
                 raise
             first = error
         result: T = self._retrying(tenacity.Retrying, deadline, self._sleep)(
-            _replay(first, lambda: self._attempt(fn, args, deadline))
+            _after_first(first, lambda: self._attempt(fn, args, deadline))
         )
         return result
 
     async def acall(
         self, fn: Callable[..., Awaitable[T]], *args: Any, deadline: Deadline | None = None, retry: bool = True
     ) -> T:
-        """`await fn(*args)`, repeated by policy; an attempt is cancelled after `timeout_seconds`, or at the deadline.
+        """Return `await fn(*args)`, with retries by the policy.
 
-        An attempt cut by the deadline or cancelled from outside does not count as a failure of the dependency.
+        An attempt is cancelled after `timeout_seconds`, or at the deadline. An attempt that the deadline or a
+        cancellation ends does not count as a failure of the dependency.
 
         Raises:
-            BreakerOpen: the call was not made, or not repeated.
-            DeadlineExceeded: the deadline came before an answer.
+            BreakerOpen: the breaker refused the first attempt or a retry.
+            DeadlineExceeded: the deadline passed before an answer came.
             TimeoutError: the last attempt took longer than `timeout_seconds`.
-            Exception: what the last attempt raised.
+            Exception: the error of the last attempt.
         """
         try:
             return await self._aattempt(fn, args, deadline)
@@ -160,12 +164,12 @@ class Guard:
             if not retry or not self._may_repeat(error):
                 raise
             first = error
-        repeat = _areplay(first, lambda: self._aattempt(fn, args, deadline))
+        repeat = _after_first_async(first, lambda: self._aattempt(fn, args, deadline))
         result: T = await self._retrying(tenacity.AsyncRetrying, deadline, self._async_sleep)(repeat)
         return result
 
     def allow(self) -> bool:
-        """Whether a loop may go on now. True is followed by `success` or `failure` sooner or later."""
+        """Whether a loop may do its work now. If so, the loop must report `success` or `failure` afterwards."""
         if self._breaker.state == CLOSED:
             return True
         me = _current()
@@ -179,12 +183,12 @@ class Guard:
         return True
 
     def success(self) -> None:
-        """A loop's work was done."""
+        """Report that a loop's work succeeded."""
         if (ticket := self._loop_ticket()) is not None:
             self._breaker.succeeded(ticket)
 
     def failure(self, error: BaseException | None = None) -> None:
-        """A loop's work failed; given the error, only if `is_failure` says that the dependency is to blame."""
+        """Report that a loop's work failed. If an error is given, it counts only if `is_failure` accepts it."""
         if (ticket := self._loop_ticket()) is None:
             return
         if error is None:
@@ -193,9 +197,12 @@ class Guard:
             self._judge(ticket, error)
 
     def look(self, fn: Callable[..., T], *args: Any) -> T:
-        """`fn(*args)`, which asks the dependency for a sign of life: a call, but made while the breaker is open, too.
+        """Return `fn(*args)`, which probes the dependency, even while the breaker is open.
 
-        An answer closes it; a failure changes nothing. Give `fn` its own timeout: `look_seconds`.
+        An answer closes an open breaker; a failure leaves it open. Give `fn` its own timeout: `look_seconds`.
+
+        Raises:
+            Exception: the error of `fn`.
         """
         if self._breaker.state == CLOSED:
             return self.call(fn, *args, retry=False)
@@ -205,11 +212,13 @@ class Guard:
         return result
 
     async def alook(self, fn: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """`await fn(*args)`, likewise; if the breaker is open, cancelled after `look_seconds`.
+        """Return `await fn(*args)`, which probes the dependency as in `look`.
+
+        If the breaker is open, the probe is cancelled after `look_seconds`.
 
         Raises:
-            TimeoutError: no answer in time.
-            Exception: what `fn` raised.
+            TimeoutError: no answer came in time.
+            Exception: the error of `fn`.
         """
         if self._breaker.state == CLOSED:
             return await self.acall(fn, *args, retry=False)
@@ -220,11 +229,13 @@ class Guard:
         return result
 
     def recovered(self, asked_at: float) -> None:
-        """The dependency has answered what it was asked then (`time.monotonic()`), beside the calls of this guard."""
+        """Close the breaker: the dependency answered a probe that was sent at `asked_at` (`time.monotonic()`)."""
         self._breaker.recovered(asked_at)
 
     def admit(self) -> int:
-        """A ticket for work whose end is told by `settle`, from any thread; a trial is lost after `timeout_seconds`.
+        """Return a ticket for work whose end is reported to `settle`, from any thread.
+
+        If the work is a trial and is not settled within `timeout_seconds`, another trial is allowed.
 
         Raises:
             BreakerOpen: the work must not begin.
@@ -232,7 +243,7 @@ class Guard:
         return self._breaker.admit(self.timeout_seconds)
 
     def settle(self, ticket: int, error: BaseException | None = None) -> None:
-        """The work of this ticket is done, or ended with an error, which counts if `is_failure` says so."""
+        """Report that the work of this ticket succeeded, or its error. An error counts if `is_failure` accepts it."""
         if error is None:
             self._breaker.succeeded(ticket)
         else:
@@ -246,7 +257,7 @@ class Guard:
 
     def _attempt(self, fn: Callable[..., T], args: tuple[Any, ...], deadline: Deadline | None) -> T:
         if deadline is not None and deadline.remaining() <= 0:
-            raise DeadlineExceeded(f"{self.name}: no time was left to call it")
+            raise DeadlineExceeded(f"{self.name}: the request's deadline passed before the call")
         ticket = self._breaker.admit()
         try:
             result = fn(*args)
@@ -260,7 +271,7 @@ class Guard:
         limit = self.timeout_seconds
         left = deadline.remaining() if deadline is not None else limit
         if left <= 0:
-            raise DeadlineExceeded(f"{self.name}: no time was left to call it")
+            raise DeadlineExceeded(f"{self.name}: the request's deadline passed before the call")
         ticket = self._breaker.admit()
         timer = asyncio.timeout(min(limit, left))
         try:
@@ -278,7 +289,7 @@ class Guard:
         return result
 
     def _judge(self, ticket: int, error: BaseException) -> None:
-        # Cancellation and interpreter exits are no Exception: they tell nothing about the dependency.
+        # Cancellation and SystemExit are not of the class Exception. They say nothing about the dependency.
         if isinstance(error, Exception) and self.policy.is_failure(error):
             self._breaker.failed(ticket)
         else:
@@ -312,7 +323,7 @@ class Guard:
 
 
 def _current() -> object:
-    """The task that runs, or the thread where there is no event loop."""
+    """Return the current task, or the current thread if there is no event loop."""
     try:
         return asyncio.current_task() or threading.get_ident()
     except RuntimeError:
@@ -323,21 +334,26 @@ def _raise(error: Exception) -> NoReturn:
     raise error
 
 
-def _replay(first: Exception, attempt: Callable[[], T]) -> Callable[[], T]:
-    """The first attempt was made without tenacity, which costs more than a call; tenacity hears of it here."""
+def _after_first(first: Exception, attempt: Callable[[], T]) -> Callable[[], T]:
+    """Return a function that raises the first attempt's error when it is first called, and then makes attempts.
+
+    The first attempt is made without tenacity, because tenacity takes longer than a typical call. If it fails, its
+    error has to be passed to tenacity, which makes the retries.
+    """
     pending = [first]
     return lambda: _raise(pending.pop()) if pending else attempt()
 
 
-def _areplay(first: Exception, attempt: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
+def _after_first_async(first: Exception, attempt: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
+    """Return the same as `_after_first`, for coroutines."""
     pending = [first]
 
-    async def replay() -> T:
+    async def next_attempt() -> T:
         if pending:
             raise pending.pop()
         return await attempt()
 
-    return replay
+    return next_attempt
 
 
 @dataclass(frozen=True)
@@ -353,5 +369,5 @@ class Guards:
         return (getattr(self, field.name) for field in fields(self))
 
     def states(self) -> dict[str, BreakerState]:
-        """The state of each breaker by its guard's name."""
+        """Return the states of the breakers by guard name."""
         return {guard.name: guard.state for guard in self}

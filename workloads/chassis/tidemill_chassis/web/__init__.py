@@ -1,1 +1,1 @@
-"""The web server of ingest and API, and what stands before their routes."""
+"""The web server of ingest and API, and the middleware before their routes."""

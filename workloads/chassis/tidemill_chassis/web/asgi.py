@@ -1,6 +1,6 @@
-"""Pure ASGI middleware of ingest and API: request metrics, timeout, host names, and problem details (RFC 9457).
+"""ASGI middleware of ingest and API: request metrics, timeout, host names, and problem details (RFC 9457).
 
-Knows no web framework; the route template is read from the scope, where Starlette and FastAPI leave it.
+It uses no web framework. It reads the route template from the scope, where Starlette and FastAPI put it.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ UNMATCHED = "unmatched"
 _KNOWN_HOSTS = 1_000
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT_LEFT = "499"
-"""Status of a request that its client gave up before an answer began (as nginx logs it)."""
+"""Status of a request whose client disconnected before the answer began; nginx uses the same number."""
 
 
 def problem(status: int, code: str, detail: str = "", **extra: Any) -> bytes:
-    """A problem details body; its title is the code in words.
+    """Return a body of problem details. Its title is made of the code.
 
     Args:
         status: HTTP status code.
-        code: stable identifier of the kind of problem, in snake case; clients branch on it.
-        detail: this occurrence, and what to do about it.
+        code: stable identifier of the kind of problem, in snake case, for clients to test.
+        detail: description and remedy of this occurrence.
         extra: further members, e.g. `field="from"`.
     """
     title = code.replace("_", " ").title()
@@ -61,7 +61,7 @@ async def send_problem(
         send: the ASGI send of the request.
         status: HTTP status code.
         code: stable identifier of the kind of problem.
-        detail: this occurrence.
+        detail: description and remedy of this occurrence.
         headers: further headers, names in lower case, e.g. `(b"retry-after", b"3")`.
         extra: further members of the body.
     """
@@ -76,11 +76,11 @@ async def send_problem(
 
 
 def endpoint(scope: Scope) -> str:
-    """The template of the route that took the request, e.g. `/v1/pipelines/{pipeline}`; `unmatched` if none did."""
+    """Return the template of the request's route, e.g. `/v1/pipelines/{pipeline}`; `unmatched` if it has no route."""
     route = scope.get("route")
     if route is None:
         return UNMATCHED
-    # A route of an included FastAPI router: its own path may lack the prefix it was included under.
+    # The own path of a route in an included FastAPI router may lack the prefix of the inclusion.
     included = scope.get("fastapi")
     context = included.get("effective_route_context") if isinstance(included, dict) else None
     template = (
@@ -111,7 +111,7 @@ class HttpMetrics:
             if message["type"] == "http.response.start":
                 status = str(message["status"])
                 if _is_event_stream(message):
-                    ended = self._clock()  # the rest lasts as long as somebody listens
+                    ended = self._clock()  # the stream itself lasts as long as its client listens
             await send(message)
 
         try:
@@ -147,10 +147,10 @@ def _is_event_stream(message: Message) -> bool:
 
 
 class RequestTimeout:
-    """Ends HTTP requests whose answer has not begun in time with a 504 problem.
+    """Answers HTTP requests with a 504 problem if their answer has not begun in time.
 
-    What has begun to answer (streams, server-sent events) and WebSockets are left alone. The request's deadline is in
-    `scope["state"]["deadline"]` (Starlette: `request.state.deadline`), to be given to guards.
+    Answers that have begun (streams, server-sent events) and WebSockets are not limited. Handlers find the request's
+    deadline in `scope["state"]["deadline"]` (Starlette: `request.state.deadline`) and pass it to guards.
     """
 
     def __init__(self, app: App, seconds: float) -> None:
@@ -169,7 +169,7 @@ class RequestTimeout:
             nonlocal started
             if not started and message["type"] == "http.response.start":
                 if timer.expired():
-                    return  # an app that answers its own cancellation: the problem below is the answer
+                    return  # the app answers although it was cancelled; the 504 below is sent in its place
                 started = True
                 timer.reschedule(None)
             elif not started:
@@ -184,18 +184,18 @@ class RequestTimeout:
                 raise
         if timer.expired() and not started:
             detail = f"no answer within {self._seconds:g} s; ask for less, or try again later"
-            # Closed: what is left of a body that comes too slowly would keep the connection.
+            # The connection is closed, because the rest of a slow request body would keep it busy.
             close = [(b"connection", b"close")]
             await send_problem(send, 504, "request_timeout", detail, headers=close)
 
 
 def by_name(app: App, hosts: Hosts) -> App:
-    """An application that answers to these names."""
+    """Return an application that answers only requests with these host names."""
     return app if hosts.any else HostGuard(app, hosts)
 
 
 class HostGuard:
-    """ASGI middleware: other names are 421."""
+    """ASGI middleware that answers 421 to requests with other host names."""
 
     def __init__(self, app: App, hosts: Hosts) -> None:
         self._app, self._hosts = app, hosts
@@ -206,16 +206,16 @@ class HostGuard:
         if scope["type"] == "lifespan" or self._allow(scope):
             await self._app(scope, receive, send)
             return
-        detail = f"the Host header names none of this service's hosts; {HOW}"
+        detail = f"the Host header is none of this service's names; {HOW}"
         await send_problem(_denial(scope, send), 421, "host_refused", detail)
 
     def _allow(self, scope: Scope) -> bool:
         for name, value in scope["headers"]:
             if name == b"host":
-                return value in self._known or self._look(value)
+                return value in self._known or self._check(value)
         return True
 
-    def _look(self, header: bytes) -> bool:
+    def _check(self, header: bytes) -> bool:
         if not self._hosts.allow(header.decode("latin-1")):
             return False
         if len(self._known) >= _KNOWN_HOSTS:
@@ -225,7 +225,7 @@ class HostGuard:
 
 
 def _denial(scope: Scope, send: Send) -> Send:
-    """Where an HTTP answer goes: for a WebSocket, in place of its handshake."""
+    """Return a send for an HTTP answer. To a WebSocket request it is sent in place of the handshake."""
     if scope["type"] == "http":
         return send
 

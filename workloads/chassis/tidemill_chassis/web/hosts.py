@@ -1,7 +1,7 @@
-"""The names that a service may be called by.
+"""The host names that clients of a service may use, as a protection against DNS rebinding.
 
-A page elsewhere, whose own name is made to lead here (DNS rebinding), is not answered. An address always is: there is
-no name that could have been made to lead here.
+In that attack, a foreign page makes its own host name point to this service. Its requests carry that name in the
+Host header and are refused. IP addresses are always allowed, because they cannot be pointed elsewhere.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ HOW = "call it by another name, or add this one to TIDEMILL_ALLOWED_HOSTS"
 
 
 class Hosts:
-    """A list of names.
+    """The allowed host names.
 
     Attributes:
-        any: every name is taken.
+        any: whether all names are allowed.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        """Read names such as `api.example.com`, `*.example.com` (what is below it) and `*` (all); empty: all.
+        """Parse names such as `api.example.com`, `*.example.com` (its subdomains) and `*` (all). No names: all.
 
         Raises:
-            ValueError: one is no such name.
+            ValueError: a name is not valid.
         """
         found = {name.strip().lower().rstrip(".") for name in names} - {""}
         for name in found:
@@ -37,11 +37,11 @@ class Hosts:
 
     @classmethod
     def parse(cls, text: str) -> Hosts:
-        """Names between commas."""
+        """Parse names that are separated by commas."""
         return cls(text.split(","))
 
     def allow(self, header: str | None) -> bool:
-        """Whether a request with this Host header is answered; one without it comes from no browser."""
+        """Whether a request with this Host header is allowed. One without it is, as it cannot come from a browser."""
         if self.any or not header:
             return True
         name = _without_port(header.strip().lower()).rstrip(".")

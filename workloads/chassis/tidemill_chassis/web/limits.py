@@ -1,7 +1,7 @@
-"""What a client may cost a web server before its request is one: connections, headers, and the time they take.
+"""Limits the number of connections, and the number, size and time of the headers of a request.
 
-uvicorn's own `limit_concurrency` refuses requests and keeps connections; its parser takes headers of any number and
-size, for as long as they come. For packages that have uvicorn.
+uvicorn's own `limit_concurrency` limits requests, but not connections. Its parser accepts any number and size of
+headers and waits for them without a limit. Only packages that depend on uvicorn can import this module.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class HttpLimits:
     """The limits of a process.
 
     Attributes:
-        connections: open at the same time, WebSockets among them.
-        headers: of a request, by number.
-        header_bytes: of a request, its line included.
-        header_seconds: until a request's headers are there.
+        connections: maximum number of open connections, including WebSockets.
+        headers: maximum number of headers in a request.
+        header_bytes: maximum size of a request's headers, including the request line.
+        header_seconds: maximum time until a request's headers are complete.
     """
 
     connections: int = 2_000
@@ -41,37 +41,42 @@ class HttpLimits:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> HttpLimits:
-        """TIDEMILL_HTTP_CONNECTIONS, or as many as the process may have files open; the others are as they are.
+        """Return the limits with the connections of TIDEMILL_HTTP_CONNECTIONS, and the defaults of the others.
+
+        There are never more connections than the process can have open files.
 
         Raises:
-            ValueError: it is no whole number from 1 on.
+            ValueError: the variable is no whole number of at least 1.
         """
         text = environ.get("TIDEMILL_HTTP_CONNECTIONS") or str(cls.connections)
         if not (text.isascii() and text.isdigit() and int(text)):
-            raise ValueError(f"TIDEMILL_HTTP_CONNECTIONS: {text!r} is no whole number from 1 on")
-        # Servers behind us, logs and files need descriptors too.
+            raise ValueError(f"TIDEMILL_HTTP_CONNECTIONS: {text!r}; write a whole number of at least 1")
+        # Connections to Kafka, Postgres and Redis, logs and files need descriptors too.
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = max(1, descriptors - _OTHER_DESCRIPTORS) if descriptors != resource.RLIM_INFINITY else int(text)
         return cls(connections=min(int(text), most))
 
 
 class _TooLarge(Exception):
-    """The headers of a request; the parser hands it on as an error of its own."""
+    """The headers of a request exceed a limit. The parser reports it as an error of its own."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol within limits. A request whose headers come at once costs it a few comparisons more."""
+    """uvicorn's protocol, with limits. "Head" means the request line and the headers.
+
+    If a head arrives in one piece, the limits cost only a few comparisons.
+    """
 
     limits: ClassVar[HttpLimits] = HttpLimits()
     _timer: asyncio.TimerHandle | None = None
     _waited_for = 0
-    """Bytes of a head that is not whole yet."""
+    """Bytes received of an incomplete head."""
     _large = False
-    """Whether what has come may be more than a head may be: then it is measured."""
+    """Whether the head may be too large, so that its exact size has to be checked."""
     _too_large = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a connection, if there are not too many."""
+        """Accept a connection, or answer 503 if there are too many."""
         super().connection_made(transport)
         if len(self.connections) > self.limits.connections:
             self.transport.write(_BUSY)
@@ -80,23 +85,23 @@ class BoundedProtocol(HttpToolsProtocol):
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
+        """Stop the timer of the connection."""
         self._head_came()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse; what is not yet a whole head is bounded in size and time."""
+        """Parse the data, and limit the size and the time of an incomplete head."""
         before = self.cycle
         self._large = len(data) + self._waited_for > self.limits.header_bytes
         HttpToolsProtocol.data_received(self, data)
         cycle = self.cycle
         if cycle is not None and cycle.scope is self.scope:
             if cycle is before and cycle.response_complete and self._timer is None:
-                self._await_head()  # empty lines, which end the wait of a kept connection and are no request
+                self._await_head()  # only empty lines came, which stop uvicorn's keep-alive timer without a request
             return
         if self.transport.is_closing() or self not in self.connections:
-            return  # or it is a WebSocket now
-        # After a body that has just ended it is not known how much of this is head.
+            return  # the connection is closed, or became a WebSocket
+        # If a body ended within this data, the number of bytes that belong to the next head is unknown.
         if cycle is before and (before is None or before.response_complete):
             self._waited_for += len(data)
         if self._waited_for > self.limits.header_bytes:
@@ -105,7 +110,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._await_head()
 
     def on_headers_complete(self) -> None:
-        """The headers of a request are there."""
+        """Check the number and the size of a request's headers."""
         if len(self.headers) > self.limits.headers or (self._large and self._head_bytes() > self.limits.header_bytes):
             self._too_large = True
             raise _TooLarge
@@ -114,7 +119,7 @@ class BoundedProtocol(HttpToolsProtocol):
         HttpToolsProtocol.on_headers_complete(self)
 
     def send_400_response(self, msg: str) -> None:
-        """Say what was wrong with a head."""
+        """Answer 431 if the head was too large, else uvicorn's own 400."""
         if not self._too_large:
             super().send_400_response(msg)
         elif not self.transport.is_closing():
@@ -146,5 +151,5 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 def bounded(limits: HttpLimits) -> type[Any]:
-    """The protocol within these limits, for uvicorn's `http`."""
+    """Return the protocol class with these limits, for uvicorn's setting `http`."""
     return type("_Bounded", (BoundedProtocol,), {"limits": limits})

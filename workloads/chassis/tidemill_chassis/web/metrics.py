@@ -9,7 +9,7 @@ _REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 
 HTTP_REQUESTS = Counter("http_requests_total", "HTTP requests.", ("method", "endpoint", "status_code"))
 HTTP_REQUEST_SECONDS = Histogram(
     "http_request_duration_seconds",
-    "Time until the last byte of an answer was handed over.",
+    "Time until the last byte of the answer was passed to the connection.",
     ("method", "endpoint"),
     buckets=_REQUEST_SECONDS,
 )

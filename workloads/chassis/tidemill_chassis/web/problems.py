@@ -1,4 +1,4 @@
-"""What a request is refused with: raised anywhere, answered as RFC 9457 problem details at the edge."""
+"""Errors of HTTP requests. Any code can raise a `Problem`; the application answers it as RFC 9457 problem details."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tidemill_chassis.web.asgi import PROBLEM_TYPE, problem
 
 
 class Problem(Exception):
-    """A request is not served.
+    """A request is refused.
 
     Attributes:
         status: HTTP status code.
-        code: stable identifier of the kind of problem, in snake case; clients branch on it.
-        detail: this occurrence, and what to do about it.
+        code: stable identifier of the kind of problem, in snake case, for clients to test.
+        detail: description and remedy of this occurrence.
         headers: further headers of the answer.
         extra: further members of the body, e.g. `parameter`.
     """
@@ -33,22 +33,22 @@ class Problem(Exception):
 
     @property
     def body(self) -> bytes:
-        """The problem details."""
+        """The problem details as JSON."""
         return problem(self.status, self.code, self.detail, **self.extra)
 
     def response(self) -> Response:
-        """The HTTP answer."""
+        """Return the HTTP answer."""
         headers = {"cache-control": "no-store", **self.headers}
         return Response(self.body, self.status, headers, media_type=PROBLEM_TYPE)
 
 
 def bad_parameter(name: str, detail: str, *, code: str = "invalid_parameter") -> Problem:
-    """400: a parameter is unknown or wrong; `detail` says what to write instead."""
+    """Return the 400 for an unknown or wrong parameter; `detail` says what to write instead."""
     return Problem(400, code, f"{name}: {detail}", parameter=name)
 
 
 def denied(error: Unauthorized | Forbidden, scope: str) -> Problem:
-    """401 without a good key; 403 with one that lacks the scope."""
+    """Return the 401 for a missing or wrong key, or the 403 for a key that lacks the scope."""
     if isinstance(error, Unauthorized):
         return Problem(401, "unauthorized", str(error), headers={"www-authenticate": "Bearer"})
     challenge = f'Bearer error="insufficient_scope", scope="{scope}"'
@@ -56,22 +56,22 @@ def denied(error: Unauthorized | Forbidden, scope: str) -> Problem:
 
 
 def not_found(code: str, detail: str) -> Problem:
-    """404."""
+    """Return a 404."""
     return Problem(404, code, detail)
 
 
 def unavailable(code: str, detail: str, retry_after_seconds: float, **extra: Any) -> Problem:
-    """503 with a Retry-After header."""
+    """Return a 503 with a Retry-After header."""
     return Problem(503, code, detail, headers=retry_after(retry_after_seconds), **extra)
 
 
 def retry_after(seconds: float) -> dict[str, str]:
-    """A Retry-After header no sooner than `seconds`, jittered so that clients do not come back all at once."""
+    """Return a Retry-After header of at least `seconds`, with jitter so that clients do not all retry at once."""
     wait = seconds * random.uniform(1.0, 1.2) + random.uniform(0.0, 2.0)  # noqa: S311 - spreads load, no secret
     return {"retry-after": str(max(1, math.ceil(wait)))}
 
 
 async def answer_problem(request: Request, error: Exception) -> Response:
-    """The application's exception handler for `Problem`."""
+    """Answer a `Problem`; this is the application's exception handler."""
     assert isinstance(error, Problem)  # noqa: S101 - registered for this class alone
     return error.response()

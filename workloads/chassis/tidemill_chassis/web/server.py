@@ -1,6 +1,6 @@
-"""The web server of ingest and API: uvicorn, and beside its port one for figures and probes that no client reaches.
+"""The web server of ingest and API: uvicorn, and a second port for metrics and probes that clients cannot reach.
 
-For packages that have uvicorn; the contract itself does without it.
+Only packages that depend on uvicorn can import this module.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ ASK_SECONDS = 4.0
 
 @dataclass(frozen=True)
 class Status:
-    """What a service says of itself; asked on its event loop, so that an answer means that the loop turns.
+    """Callbacks about the state of a service. They run on its event loop, so an answer proves that the loop runs.
 
     Attributes:
-        health: status code and body of /health, with all it knows.
-        ready: whether requests may come.
-        live: whether it works.
+        health: returns the status code and the full body of /health.
+        ready: whether the service can take requests.
+        live: whether the service works; if not, it has to be restarted.
     """
 
     health: Callable[[], tuple[int, dict[str, Any]]]
@@ -37,7 +37,7 @@ class Status:
 
 
 class HttpServer(uvicorn.Server):
-    """Serves an application, and its status on `status_port`, if there is one."""
+    """Serves an application, and its status on the port `status_port`, if that is set."""
 
     def __init__(self, config: uvicorn.Config, settings: WorkloadSettings, status: Status) -> None:
         super().__init__(config)
@@ -45,7 +45,7 @@ class HttpServer(uvicorn.Server):
         self._status_server: StatusServer | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to serve: the status last, so that who is called ready is."""
+        """Start serving. The status port starts last, so that the service is ready when it says so."""
         await super().startup(sockets)
         if self._settings.status_port:
             loop, status = asyncio.get_running_loop(), self._status
@@ -60,7 +60,7 @@ class HttpServer(uvicorn.Server):
             self._status_server.start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop serving; figures are told to the end."""
+        """Stop serving. The status port stops last, so that metrics can be read until then."""
         await super().shutdown(sockets)
         if self._status_server is not None:
             await asyncio.to_thread(self._status_server.stop)

@@ -1,1 +1,1 @@
-"""Events: which bytes are valid, and why others are not."""
+"""Decodes events, and gives the reason why an event is not valid."""

@@ -1,8 +1,8 @@
-"""The one decoder: which bytes are a valid event of a pipeline, for ingest and processor alike.
+"""Decodes and validates events. Ingest and processor use the same decoder, so that they always agree.
 
-Valid means that nothing later can refuse the event: Postgres takes every value. An invalid one is told by a closed set
-of reasons, the field and a detail. Reading is msgspec only (a vectorised reader disagrees with it on hostile values);
-what it refuses, or may have rounded, is mended where only one reading is possible, and read once more.
+Nothing refuses a valid event later: Postgres can store all its values. An invalid event gets a verdict with a reason,
+the field and a detail. msgspec reads every event, because a vectorised reader disagrees with it on hostile values.
+Some values that msgspec refuses or rounds have only one possible meaning. They are rewritten and read again.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ __all__ = [
 
 MAX_EVENT_BYTES = 1024 * 1024
 MAX_KEY_BYTES = 1024
-# A key is a field of the event, so a record may hold an event's bytes twice; the rest is for headers.
+# The key is a field of the event, so a record may hold almost twice an event's bytes. The rest is for headers.
 MAX_RECORD_BYTES = 2 * MAX_EVENT_BYTES + 128 * 1024
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MILLISECOND = dt.timedelta(milliseconds=1)
@@ -63,12 +63,13 @@ _TYPES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Decoded:
-    """A batch of events that were decoded.
+    """A decoded batch of events.
 
     Attributes:
-        events: in the order they came; None where invalid.
-        invalid: the verdicts by index.
-        micros: microseconds of the event times beyond their milliseconds, in order; None: there are none.
+        events: the events in the order of the records; None for an invalid event.
+        invalid: the verdicts on invalid events, by index.
+        micros: the microseconds within the millisecond of each event time, in order; None: all are 0, or the decoder
+            is not `exact`.
     """
 
     events: list[Any]
@@ -77,18 +78,18 @@ class Decoded:
 
 
 class EventDecoder:
-    """Decodes and judges the events of one pipeline.
+    """Decodes and validates the events of one pipeline.
 
-    `decode` returns a msgspec Struct with one attribute a field, in the spec's order; timestamps are epoch
-    milliseconds, absent optional fields None.
+    An event is a msgspec Struct with one attribute for each field, in the spec's order. Timestamps are epoch
+    milliseconds. Absent optional fields are None.
     """
 
     def __init__(self, spec: PipelineSpec, *, exact: bool = False) -> None:
-        """Prepare.
+        """Create the decoder of a pipeline.
 
         Args:
-            spec: the pipeline's.
-            exact: whether `Decoded` tells the microseconds of event times.
+            spec: the pipeline's spec.
+            exact: whether `Decoded` has the microseconds of event times.
         """
         fields = spec.source.fields
         self.names = tuple(f.name for f in fields)
@@ -110,15 +111,15 @@ class EventDecoder:
         self._decode = msgspec.json.Decoder(self.type).decode
 
     def decode(self, raw: bytes, now_ms: int) -> Any:
-        """The event in `raw`, judged at wall time `now_ms` (epoch milliseconds).
+        """Return the event in `raw`, validated at wall time `now_ms` (epoch milliseconds).
 
         Raises:
-            InvalidEvent: it is not a valid event.
+            InvalidEvent: the bytes are not a valid event.
         """
         return self._judged(raw, now_ms)[0]
 
     def refusal(self, raw: bytes, now_ms: int) -> InvalidEvent | None:
-        """The verdict on `raw` at wall time `now_ms` if it is not a valid event."""
+        """Return the verdict on `raw` at wall time `now_ms` (epoch milliseconds); None if the event is valid."""
         try:
             self._judged(raw, now_ms)
         except InvalidEvent as verdict:
@@ -128,20 +129,21 @@ class EventDecoder:
     def decode_batch(
         self, raws: Sequence[bytes], now_ms: int, *, largest: int | None = None
     ) -> tuple[list[Any], dict[int, InvalidEvent]]:
-        """Decode many: the events in order (None where invalid) and the verdicts by index; see `decode_all`."""
+        """Decode a batch as in `decode_all`, and return the events and the verdicts of the result."""
         decoded = self.decode_all(raws, now_ms, largest=largest)
         return decoded.events, decoded.invalid
 
     def decode_all(self, raws: Sequence[bytes], now_ms: int, *, largest: int | None = None) -> Decoded:
-        """Decode many.
+        """Decode a batch. The events and verdicts are the same as those of `decode`.
 
-        The same verdicts as `decode`, event by event. Events that are seen together to hold nothing unusual skip the
-        checks that only unusual bytes need: the whole batch, or else groups of it; the others go through `decode`.
+        A first look at the bytes of all events shows whether they hold anything unusual. If not, the checks of single
+        events are skipped. Otherwise this is tried for groups of events, and the events of the remaining groups are
+        decoded one by one.
 
         Args:
             raws: the records' bytes.
             now_ms: wall time, epoch milliseconds.
-            largest: bytes of the largest record, if the caller has looked.
+            largest: size of the largest record in bytes; None: it is computed.
         """
         largest = max(map(len, raws), default=0) if largest is None else largest
         plain = self._decode_plain(raws, now_ms, largest)
@@ -174,7 +176,7 @@ class EventDecoder:
         rounded: bool | None = None
         try:
             events = [decode(raw) for raw in raws]
-            # Some at a time: they stay in the processor's cache, and memory for all at once would come from the system.
+            # Events are joined in small parts, which fit the CPU's cache and need no new memory from the system.
             parts = [b"\n".join(raws[i : i + _TOGETHER]) for i in range(0, len(raws), _TOGETHER)]
             if self._unusual(events, parts, largest):
                 return None
@@ -184,7 +186,7 @@ class EventDecoder:
                 kinds = set(map(type, values))
                 if kinds != {int}:
                     if rounded is None and dt.datetime in kinds:
-                        # No time before this field's is a text, so events can be read again.
+                        # No earlier field has times as text, so reading the events again loses no conversion.
                         rounded = any(map(may_be_rounded, parts))
                         if rounded:
                             events = [self._cut(raw, event) for raw, event in zip(raws, events, strict=True)]
@@ -202,8 +204,8 @@ class EventDecoder:
         return Decoded(events, {}, micros)
 
     def _unusual(self, events: list[Any], parts: list[bytes], largest: int) -> bool:
-        """Whether there may be a NUL, a key that is too long or an envelope."""
-        # One byte is found much faster than six, and most events escape nothing.
+        """Whether an event may hold a NUL or a too long key, or may be an envelope."""
+        # A search for one byte is much faster than for six, and most events have no backslash.
         if any(b"\\" in part and b"\\u0000" in part for part in parts):
             return True
         if self._takes_any and any(b'"payload"' in part or b'"op"' in part for part in parts):
@@ -214,7 +216,7 @@ class EventDecoder:
         return any(len(key) > MAX_KEY_BYTES // 4 for key in keys if key is not None)
 
     def _plain_times(self, values: list[int], *, own: bool, now_ms: int) -> bool:
-        """Whether a field's times are seen at once to be valid."""
+        """Whether all times of a field are certainly valid. If not, they have to be checked one by one."""
         low, high = min(values), max(values)
         if own:
             return low > SECONDS_TO and high <= now_ms + self._max_future_ms
@@ -223,9 +225,9 @@ class EventDecoder:
         return low > SECONDS_TO or not any(SECONDS_FROM <= value <= SECONDS_TO for value in values)
 
     def _judged(self, raw: bytes, now_ms: int) -> tuple[Any, int]:
-        """The event in `raw`, and the microseconds of its time beyond milliseconds."""
+        """Return the event in `raw`, and the microseconds within the millisecond of its event time."""
         if len(raw) > MAX_EVENT_BYTES:
-            raise InvalidEvent(Reason.TOO_LARGE, None, f"{len(raw)} bytes; at most {MAX_EVENT_BYTES} are taken")
+            raise InvalidEvent(Reason.TOO_LARGE, None, f"{len(raw)} bytes; at most {MAX_EVENT_BYTES} are allowed")
         event = self._read(raw)
         micros = 0
         for name in self._timestamps:
@@ -241,7 +243,7 @@ class EventDecoder:
                 raise counts_seconds(name, value)
             if not _MIN_TIMESTAMP_MS <= value <= _MAX_TIMESTAMP_MS:
                 raise beyond_years(name, came)
-        # Only an escape can bring a NUL; raw control characters are not JSON.
+        # JSON can only hold a NUL as an escape.
         if b"\\u0000" in raw:
             self._check_nul(event)
         if len(raw) > MAX_KEY_BYTES:
@@ -262,7 +264,7 @@ class EventDecoder:
         if self._takes_any and all(getattr(event, name) is None for name in self.names):
             envelope = envelope_of(members(raw), self._kinds)
             if envelope is not None:
-                raise InvalidEvent(Reason.MISSING_FIELD, None, f"no field is there; {envelope}")
+                raise InvalidEvent(Reason.MISSING_FIELD, None, f"the event has no field of the spec; {envelope}")
         return event
 
     def _read_mended(self, raw: bytes, error: msgspec.ValidationError) -> Any:
@@ -273,13 +275,13 @@ class EventDecoder:
         except msgspec.ValidationError as still:
             error = still
         except _BROKEN:
-            pass  # is told as what it is
+            pass  # the error of the first attempt is reported
         raise refused(raw, error, self._kinds) from None
 
     def _cut(self, raw: bytes, event: Any) -> Any:
-        """The event, read again with fractions that are cut where the decoder may have rounded one up."""
-        # What is rounded up into the next millisecond lies at its begin; microseconds only count where events are
-        # ordered by them.
+        """Return the event with times that are truncated to microseconds, where msgspec may have rounded one up."""
+        # Rounding up into the next millisecond gives exactly its start. Rounding within a millisecond only matters if
+        # the decoder is exact.
         for name in self._timestamps:
             moment = getattr(event, name)
             if moment.__class__ is dt.datetime and (self._exact or moment.microsecond % 1000 == 0):
@@ -290,23 +292,23 @@ class EventDecoder:
         return event
 
     def check_record_time(self, record_time_ms: int, now_ms: int) -> None:
-        """Judge a record's own time (epoch milliseconds) as the event's.
+        """Check the timestamp of a record (epoch milliseconds) that is used as event time.
 
         Raises:
-            InvalidEvent: it counts seconds, is before 1970, or further ahead of `now_ms` than maxFuture.
+            InvalidEvent: the time is in seconds, before 1970, or later than `now_ms` plus maxFuture.
         """
         if SECONDS_FROM <= record_time_ms <= SECONDS_TO:
             raise counts_seconds(None, record_time_ms)
         self.check_time(record_time_ms, now_ms)
 
     def check_time(self, event_time_ms: int, now_ms: int) -> None:
-        """Judge an event time (epoch milliseconds).
+        """Check an event time (epoch milliseconds).
 
         Raises:
-            InvalidEvent: before 1970, or further ahead of `now_ms` than maxFuture.
+            InvalidEvent: the time is before 1970, or later than `now_ms` plus maxFuture.
         """
         if event_time_ms < 0:
-            detail = f"{event_time_ms} ms is before 1970; event times begin there"
+            detail = f"{event_time_ms} ms is before 1970; send a time from 1970 on"
             raise InvalidEvent(Reason.TOO_OLD, self.event_time_field, detail)
         if event_time_ms > now_ms + self._max_future_ms:
             ahead = event_time_ms - now_ms
@@ -327,7 +329,7 @@ class EventDecoder:
             length = len((getattr(event, name) or "").encode())
             if length > MAX_KEY_BYTES:
                 raise InvalidEvent(
-                    Reason.KEY_TOO_LONG, name, f"{length} bytes; a group column takes at most {MAX_KEY_BYTES}"
+                    Reason.KEY_TOO_LONG, name, f"{length} bytes; a group column can hold at most {MAX_KEY_BYTES}"
                 )
 
 

@@ -1,4 +1,4 @@
-"""What dead letters say: what came, what was expected and what to do about it."""
+"""Writes the details of dead letters: the value received, the value expected, and the remedy."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tidemill_contract.events.members import Members, members
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
 
 SECONDS_FROM, SECONDS_TO = 631_152_000, 4_102_444_800
-"""From 1990 to 2100 in seconds. In milliseconds these are days of January and February 1970, so an integer timestamp
-between them counts seconds."""
+"""The years 1990 to 2100 in epoch seconds. As milliseconds, these numbers would be days of early 1970, so an integer
+timestamp in this range is assumed to be in seconds, and refused."""
 TOMBSTONE = (
-    "the record has no value: a tombstone, by which compacted topics delete a key; events need a value, so keep"
+    "the record has no value: it is a tombstone, which deletes a key in compacted topics; events need a value, so keep"
     " tombstones out of this topic (Debezium: tombstones.on.delete=false)"
 )
 
@@ -34,10 +34,10 @@ _TIME_REMEDIES = (
     (re.compile(r".*[+-]\d\d", re.ASCII), "write the offset with minutes, such as +01:00"),
 )
 _STARTS = (
-    (b"\x1f\x8b", "is compressed with gzip", "let Kafka's client compress (compression.type), or send it as it is"),
+    (b"\x1f\x8b", "is compressed with gzip", "let Kafka's client compress (compression.type), or do not compress"),
     (b"\x28\xb5\x2f\xfd", "is compressed with zstd", "let Kafka's client compress (compression.type)"),
     (b"\x04\x22\x4d\x18", "is compressed with LZ4", "let Kafka's client compress (compression.type)"),
-    (b"Obj\x01", "is an Avro file", "send one JSON object a record"),
+    (b"Obj\x01", "is an Avro file", "send one JSON object per record"),
     (b"\xef\xbb\xbf", "begins with a byte order mark", "write UTF-8 without one"),
     (b"\xff\xfe", "is UTF-16", "write UTF-8"),
     (b"\xfe\xff", "is UTF-16", "write UTF-8"),
@@ -47,7 +47,7 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 def not_json(raw: bytes, error: Exception) -> InvalidEvent:
-    """The verdict on bytes that are not JSON, with what they look like."""
+    """Return the verdict on bytes that are not JSON. Its detail names the probable format."""
     return InvalidEvent(Reason.NOT_JSON, None, f"{_looks_like(raw)} ({error})")
 
 
@@ -68,7 +68,7 @@ def _looks_like(raw: bytes) -> str:
         return "JSON has no NaN and no Infinity; send null"
     if _CONTROL.search(raw[:256]) or not _is_text(raw):
         return "is binary, such as Avro, Protobuf or MessagePack, or holds bytes that are not UTF-8; send JSON in UTF-8"
-    return "is not JSON; send one JSON object a record"
+    return "is not JSON; send one JSON object per record"
 
 
 def _is_text(raw: bytes) -> bool:
@@ -80,11 +80,11 @@ def _is_text(raw: bytes) -> bool:
 
 
 def refused(raw: bytes, error: msgspec.ValidationError, kinds: Mapping[str, str]) -> InvalidEvent:
-    """The verdict on an event that the typed decoder has refused.
+    """Return the verdict on an event that the typed decoder has refused.
 
     Args:
         raw: the event.
-        error: what the decoder said.
+        error: the decoder's error.
         kinds: the spec types of the fields by name.
     """
     text = str(error)
@@ -94,7 +94,7 @@ def refused(raw: bytes, error: msgspec.ValidationError, kinds: Mapping[str, str]
     try:
         found = members(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as broken:
-        return not_json(raw, broken)  # the decoder had not come to where it breaks off
+        return not_json(raw, broken)  # the typed decoder had stopped before the place where the JSON is broken
     envelope = envelope_of(found, kinds)
     hint = f"; {envelope}" if envelope else ""
     if named is not None:
@@ -103,14 +103,14 @@ def refused(raw: bytes, error: msgspec.ValidationError, kinds: Mapping[str, str]
             return InvalidEvent(Reason.MISSING_FIELD, name, f"{name} is missing; send it{hint}")
         known = ", ".join(list(kinds)[:12])
         return InvalidEvent(Reason.UNKNOWN_FIELD, name, f"{_shortened(name)} is not declared; fields are {known}{hint}")
-    assert at is not None  # noqa: S101 - told to the type checker
+    assert at is not None  # noqa: S101 - for the type checker
     name = at.group(1)
     reason, detail = _misfit(name, found.get(name, b""), kinds.get(name, ""), text)
     return InvalidEvent(reason, name, f"{detail}{hint}")
 
 
 def envelope_of(found: Members, kinds: Mapping[str, str]) -> str | None:
-    """What an event is, and what to do, if it is an envelope around what is meant."""
+    """Return a detail if the event is the envelope of Kafka Connect or Debezium around the actual event, else None."""
     if {"schema", "payload"} <= found.keys() and "payload" not in kinds:
         return (
             "this is a Kafka Connect envelope (schema, payload): set value.converter.schemas.enable=false, and unwrap"
@@ -122,7 +122,10 @@ def envelope_of(found: Members, kinds: Mapping[str, str]) -> str | None:
 
 
 def unit_hint(value: int | float) -> str | None:
-    """What a timestamp is in another unit than milliseconds, if that is near our time; else None."""
+    """Return a detail if a timestamp is probably in another unit than milliseconds, else None.
+
+    This is so if the timestamp, in the other unit, is a time between 1990 and 2100.
+    """
     for unit, scale in _UNITS:
         seconds = value / scale
         if SECONDS_FROM <= seconds <= SECONDS_TO:
@@ -132,13 +135,13 @@ def unit_hint(value: int | float) -> str | None:
 
 
 def counts_seconds(name: str | None, value: int) -> InvalidEvent:
-    """The verdict on a timestamp that is meant to be seconds; `name`: its field, None: the record's own time."""
+    """Return the verdict on a timestamp in seconds. `name` is its field; None: it is the record's own timestamp."""
     detail = f"{name or 'record time'}: {value} reads as {_day(value)} in milliseconds; {unit_hint(value)}"
     return InvalidEvent(Reason.OUT_OF_RANGE, name, detail)
 
 
 def beyond_years(name: str, value: int | dt.datetime) -> InvalidEvent:
-    """The verdict on a timestamp (milliseconds, or a text's moment) outside the years 1 to 9999."""
+    """Return the verdict on a timestamp outside the years 1 to 9999; `value` is in milliseconds, or a parsed time."""
     if isinstance(value, dt.datetime):
         detail = f"{name}: {value.isoformat()} is outside the years 1 to 9999 in UTC"
         return InvalidEvent(Reason.OUT_OF_RANGE, name, f"{detail}; send a time between them")
@@ -161,7 +164,7 @@ def _not_an_object(raw: bytes, text: str) -> str:
 
 
 def _misfit(name: str, value: bytes, kind: str, text: str) -> tuple[Reason, str]:
-    """Reason and detail of a value that its field does not take; `text` is what the decoder said."""
+    """Return the reason and the detail for a value that does not fit its field; `text` is the decoder's error."""
     got = _KINDS.get(value[:1], "number")
     came = f"{name}: expected {kind}, got {got}"
     if got == "null":
@@ -186,7 +189,7 @@ def _mistimed(came: str, value: bytes, got: str) -> tuple[Reason, str]:
     text = _unquoted(value)
     remedy = next((remedy for pattern, remedy in _TIME_REMEDIES if pattern.fullmatch(text)), _TIME)
     if _WELL_FORMED.fullmatch(text):
-        return Reason.OUT_OF_RANGE, f"{came}, which is no moment of the years 1 to 9999; {remedy}"
+        return Reason.OUT_OF_RANGE, f"{came}, which is no valid time in the years 1 to 9999; {remedy}"
     return Reason.MISTYPED, f"{came}; {remedy}"
 
 
@@ -198,7 +201,7 @@ def _remedy(value: bytes, kind: str, got: str) -> str:
     if got == "string":
         text = _unquoted(value)
         if re.fullmatch(r"[+-]?\d+,\d+", text, re.ASCII):
-            return "JSON has numbers with a point and without quotes, such as 12.5"
+            return "send a number with a decimal point and without quotes, such as 12.5"
         if re.fullmatch(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", text, re.ASCII):
             return "send it without quotes"
         return f"send {'a whole number' if kind == 'integer' else 'a number'}, or declare the field as string"
@@ -208,7 +211,7 @@ def _remedy(value: bytes, kind: str, got: str) -> str:
 
 
 def shown(value: bytes) -> str:
-    """A JSON value, shortened."""
+    """Return the text of a JSON value, shortened if it is long."""
     text = value[: 4 * _SHOWN].decode("utf-8", "replace")
     return _shortened(text)
 

@@ -1,8 +1,11 @@
-"""Events read member by member: what the typed decoder refuses is mended where only one reading is possible.
+"""Reads events member by member, and rewrites values that the typed decoder refuses although their meaning is clear.
 
-An integer may be written as `200.0` or `2e2`, as data frames write it, and a time as a date alone, which is midnight
-UTC. Fractions of seconds are cut at the microsecond, where the typed decoder rounds: a time never lies in a later
-window than its text says. The typed decoder reads what was mended, so it judges every event.
+- An integer may be written as `200.0` or `2e2`, as data frames do.
+- A time may be a date alone, which means midnight UTC.
+- Fractions of seconds are truncated to microseconds. The typed decoder would round them, and so could move an event
+  into the next window.
+
+The typed decoder then reads the rewritten event, so that it validates every event.
 """
 
 from __future__ import annotations
@@ -14,11 +17,12 @@ from decimal import Decimal, InvalidOperation
 import msgspec
 
 Members = dict[str, bytes]
-"""The JSON text of each member of an event; of those that are there twice, the last."""
+"""The JSON text of each member of an event. If a name occurs twice, the last member counts."""
 
-# The typed decoder rounds at the seventh digit. There are fewer dots than colons in JSON, so the search begins at them.
+# The typed decoder rounds at the seventh digit. The pattern begins with the dot, because JSON has fewer dots than
+# colons.
 _LONG_FRACTION = re.compile(rb"\.(?<=:..:..\.)\d{6}[5-9]")
-# A dot, a digit or a colon that is written as an escape may hide such a fraction.
+# If a dot, a digit or a colon is written as an escape, the pattern above does not find the fraction.
 _ESCAPED = re.compile(rb"\\u00(?:2[eE]|3[0-9aA])")
 _CUT = re.compile(r"(.*:\d\d:\d\d\.\d{6})\d+([^\d].*)", re.ASCII | re.DOTALL)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
@@ -30,21 +34,21 @@ _text = msgspec.json.Decoder(str).decode
 
 
 def members(raw: bytes) -> Members:
-    """The members of an event.
+    """Return the members of an event.
 
     Raises:
-        msgspec.MsgspecError, UnicodeDecodeError, RecursionError: it is not a JSON object.
+        msgspec.MsgspecError, UnicodeDecodeError, RecursionError: the bytes are not a JSON object.
     """
     return {name: bytes(value) for name, value in _read(raw).items()}
 
 
 def may_be_rounded(raw: bytes) -> bool:
-    """Whether a time in an event (or in several, one after the other) may have been rounded up to a microsecond."""
+    """Whether the typed decoder may have rounded up a time in these bytes, which are one or more events."""
     return bool(_LONG_FRACTION.search(raw)) or (b"\\u00" in raw and bool(_ESCAPED.search(raw)))
 
 
 def mended(found: Members, kinds: Mapping[str, str]) -> bytes | None:
-    """The event with its members written as the typed decoder takes them; None: there is nothing to mend.
+    """Return the event with its values rewritten for the typed decoder; None if there is nothing to rewrite.
 
     Args:
         found: the event's members.
@@ -67,9 +71,9 @@ def mended(found: Members, kinds: Mapping[str, str]) -> bytes | None:
 
 
 def whole_number(text: str) -> int | None:
-    """The integer that a JSON number stands for, exactly as written; None: it has a fraction, or is no number.
+    """Return the exact integer of a JSON number such as `2e2`; None if it has a fraction, or is no number.
 
-    What is far beyond 64 bits is some integer beyond them.
+    For a number far outside 64 bits, some other integer outside of 64 bits is returned, to bound time and memory.
     """
     try:
         number = Decimal(text)

@@ -1,8 +1,8 @@
-"""The mark of an event that ingest has refused: how ingest writes it, and when the processor believes it.
+"""Writes and reads the mark of events that ingest has refused.
 
-Who may write to the events topic may also write the mark. It gives nobody power over another's events: a record that
-begins with it is a dead letter in any case. What the headers say is believed only where the decoder refuses the event
-as well, and only reasons that a decoder gives.
+Everybody who can write to the events topic can also write the mark. This does no harm to other events, because a
+marked record always becomes a dead letter. The headers are only trusted if the decoder refuses the event too, and if
+their reason is one that a decoder can give.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _GIVEN = frozenset(Reason) - {Reason.EXPRESSION_FAILED, Reason.REFUSED_BY_DATABA
 
 
 def headers(verdict: InvalidEvent) -> Headers:
-    """The headers of a refused event's record."""
+    """Return the headers for the record of a refused event."""
     made = [(REASON_HEADER, str(verdict.reason).encode())]
-    # A sender chooses the names of unknown fields: bounded, and without what Postgres cannot store.
+    # Senders choose the names of unknown fields. So texts are truncated, and NUL, which Postgres refuses, is escaped.
     for name, text, characters in (
         (FIELD_HEADER, verdict.field, _FIELD_CHARACTERS),
         (DETAIL_HEADER, verdict.detail, _DETAIL_CHARACTERS),
@@ -40,23 +40,23 @@ def headers(verdict: InvalidEvent) -> Headers:
 def verdict_of(
     value: bytes, found: Sequence[tuple[str, bytes | None]], refusal: Callable[[bytes], InvalidEvent | None]
 ) -> InvalidEvent | None:
-    """Ingest's verdict on a marked record; None: ingest has not made it.
+    """Return the verdict on a marked record; None if ingest cannot have written the record.
 
     Args:
         value: the record's bytes, with the mark.
         found: the record's headers.
-        refusal: the decoder's own verdict on an event's bytes; None: they are a valid event.
+        refusal: returns the decoder's own verdict on an event's bytes; None: the event is valid.
     """
     texts = {name: raw.decode("utf-8", "replace") for name, raw in found if raw is not None}
     if texts.get(REASON_HEADER) not in _GIVEN:
         return None
     reason = Reason(texts[REASON_HEADER])
     own = refusal(value[len(QUARANTINE_PREFIX) :])
-    # What was too far ahead of the clock when ingest had it may no longer be so.
+    # An event that was too far in the future for ingest may be valid by now.
     if own is None and reason is not Reason.TOO_FAR_IN_THE_FUTURE:
         detail = (
-            f"begins with a zero byte, as what ingest refuses ({reason}), but a valid event follows; if ingest has not"
-            " written it, send it without that byte"
+            f"begins with a zero byte, which marks events that ingest has refused ({reason}), but a valid event"
+            " follows; if another sender has written it, send it without that byte"
         )
         return InvalidEvent(Reason.NOT_JSON, None, detail)
     known = own.detail if own is not None and own.reason is reason else "refused by ingest"

@@ -1,11 +1,11 @@
-"""Why an event is not counted: the closed set of reasons, the verdict on one event, and how a record carries it."""
+"""The reasons why an event is not counted, the verdict on one event, and the headers that carry it in a record."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
 QUARANTINE_PREFIX = b"\x00"
-"""First byte of a record that ingest has refused: no JSON text starts with it, so no decoder counts such a record."""
+"""First byte of an event that ingest has refused. No JSON text starts with it, so no decoder accepts such a record."""
 REASON_HEADER, FIELD_HEADER, DETAIL_HEADER = "reason", "field", "detail"
 
 
@@ -29,7 +29,13 @@ class Reason(StrEnum):
 
 
 class InvalidEvent(Exception):
-    """An event is not valid."""
+    """The verdict on an invalid event.
+
+    Attributes:
+        reason: why it is invalid.
+        field: the field at fault; None: the fault concerns the whole event.
+        detail: the value received, the value expected, and the remedy.
+    """
 
     def __init__(self, reason: Reason, field: str | None = None, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}")

@@ -1,7 +1,7 @@
-"""Filter and derive expressions: their types and their compilation to vectorised polars expressions.
+"""Checks the types of filter and derive expressions, and compiles them to vectorised polars expressions.
 
-Every function is total: what SQL leaves to an error (overflow, division by zero, text that is no number) gives NULL,
-so no event can stop a batch. None looks at other rows, so an event's result does not depend on its batch.
+Where SQL would fail (overflow, division by zero, text that is no number), the result is NULL, so that no event can
+stop a batch. No function uses other rows, so the result of an event does not depend on its batch.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ class Transform:
     condition: pl.Expr | None
 
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """`frame` with the derived columns added, and only the rows for which the filter is true.
+        """Return `frame` with the derived columns, and only with the rows for which the filter is true.
 
-        Fields must have their canonical dtypes (POLARS_TYPES); derives get theirs. A derived string of more than
-        1,024 bytes is null: it could be a group column, and a chain of them could fill the memory.
+        The columns of `frame` must have the dtypes of POLARS_TYPES, and the derived columns get them. A derived string
+        of more than 1,024 bytes is null, because a group column cannot hold it, and a chain of derives could otherwise
+        fill the memory.
         """
         for _, _, expression in self.derives:
             frame = _with_column(frame, expression)
@@ -43,10 +44,11 @@ class Transform:
 
 
 def _with_column(frame: pl.DataFrame, expression: pl.Expr) -> pl.DataFrame:
-    """The frame and a derived column.
+    """Return the frame with a derived column.
 
-    Polars may compute one value where the rows of a batch happen to be equal, and then miss the others. Expressions
-    look at one row each, so that the value stands for all: better than to look for an event that is to blame.
+    If all rows of a batch happen to be equal, polars may compute only one value, and then raise an error because the
+    lengths differ. As an expression uses one row only, this value is right for all rows. Without this handling, the
+    processor would search the batch for an event that causes the error.
     """
     try:
         return frame.with_columns(expression)
@@ -61,7 +63,7 @@ def compile_transform(spec: PipelineSpec) -> Transform:
     """Compile a pipeline's transform.
 
     Raises:
-        ExpressionError: an expression is not valid; the text starts with the derive's name, or `filter`.
+        ExpressionError: an expression is not valid; the message names the derive or the filter.
     """
     types: dict[str, str] = {f.name: f.type for f in spec.source.fields}
     derives = []
@@ -82,7 +84,7 @@ def compile_transform(spec: PipelineSpec) -> Transform:
 
 
 def derived_types(spec: PipelineSpec) -> dict[str, str]:
-    """The spec type of each derive, by name.
+    """Return the spec types of the derives, by name.
 
     Raises:
         ExpressionError: an expression is not valid.
@@ -91,10 +93,15 @@ def derived_types(spec: PipelineSpec) -> dict[str, str]:
 
 
 def check(text: str, types: Mapping[str, str], *, as_filter: bool = False) -> str:
-    """The spec type of an expression over columns of these spec types.
+    """Return the spec type of an expression.
+
+    Args:
+        text: the expression.
+        types: the spec types of the columns that it can use, by name.
+        as_filter: whether the expression has to be a condition.
 
     Raises:
-        ExpressionError: it is not valid, or not a condition where `as_filter` asks for one.
+        ExpressionError: the expression is not valid, or is no condition although it has to be one.
     """
     if as_filter:
         _filter(text, types)
@@ -103,10 +110,10 @@ def check(text: str, types: Mapping[str, str], *, as_filter: bool = False) -> st
 
 
 def columns(text: str) -> frozenset[str]:
-    """The names of all columns in an expression.
+    """Return the names of all columns in an expression.
 
     Raises:
-        ExpressionError: it cannot be read.
+        ExpressionError: the expression cannot be parsed.
     """
     found: set[str] = set()
     stack: list[Node] = [parse(text)]
@@ -153,7 +160,7 @@ def _compile(node: Node, types: Mapping[str, str]) -> Typed:
             typed = case_of(branches, _compile(node.default, types))
         case Call():
             typed = apply_function(node.name, [_compile(argument, types) for argument in node.args])
-    # Some functions use an argument twice in the polars tree, so nesting them multiplies.
+    # Some functions use an argument twice in the polars expression, so its size grows exponentially with nesting.
     if typed.size > MAX_SIZE:
         raise ExpressionError("is too large when written out; split it over several derives")
     return typed
@@ -163,7 +170,7 @@ def _lookup(name: str, types: Mapping[str, str]) -> Typed:
     if name in types:
         return column(name, types[name])
     if name.upper() in UNSTABLE:
-        raise ExpressionError(f"{name.upper()} gives another value each time; use the event's own fields")
+        raise ExpressionError(f"{name.upper()} gives a different value each time; use the event's own fields")
     close = difflib.get_close_matches(name, types, n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(list(types)[:12]) or 'none'}"
     raise ExpressionError(f"unknown column '{name}'; {hint} (a text is written in single quotes)")

@@ -1,6 +1,6 @@
-"""The functions of filter and derive expressions: what they take, what they give, how polars computes them.
+"""The functions of filter and derive expressions: their arguments, their result types and their polars expressions.
 
-A closed set. Each is a function of one event's values, total (NULL where SQL would fail) and of a spec type.
+A function uses the values of one event. Its result has a spec type, and is NULL where SQL would fail.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tidemill_contract.expressions.values import (
 
 _MIN_TIMESTAMP_MS, _MAX_TIMESTAMP_MS = -62_135_596_800_000, 253_402_300_799_999
 _AGGREGATES = frozenset(
-    (  # noqa: SIM905 - one line a name would hide the table below
+    (  # noqa: SIM905 - one line for each name would hide the table below
         "SUM AVG MEAN COUNT MIN MAX FIRST LAST STDDEV VARIANCE VAR MEDIAN QUANTILE MODE ARRAY_AGG STRING_AGG"
         " FIRST_VALUE LAST_VALUE ROW_NUMBER RANK DENSE_RANK LAG LEAD NTILE CUME_DIST APPROX_COUNT_DISTINCT"
     ).split()
@@ -64,14 +64,14 @@ def apply_function(name: str, args: Sequence[Typed]) -> Typed:
     """Apply an operator or a function.
 
     Raises:
-        ExpressionError: there is no such function, or it does not take these arguments.
+        ExpressionError: there is no such function, or the arguments are wrong.
     """
     if name in _AGGREGATES:
         raise ExpressionError(
             f"{name} looks at other events; aggregate under aggregations[].metrics (of two values: GREATEST, LEAST)"
         )
     if name in UNSTABLE:
-        raise ExpressionError(f"{name} gives another value each time; use the event's own fields")
+        raise ExpressionError(f"{name} gives a different value each time; use the event's own fields")
     entry = _FUNCTIONS.get(name)
     if entry is None:
         close = difflib.get_close_matches(name, FUNCTION_NAMES, n=1)
@@ -88,10 +88,10 @@ def apply_function(name: str, args: Sequence[Typed]) -> Typed:
 
 
 def case(branches: Sequence[tuple[Typed, Typed]], default: Typed) -> Typed:
-    """`CASE WHEN`: the value of the first branch whose condition is true.
+    """Return a `CASE WHEN`: the value of the first branch whose condition is true, else the default.
 
     Raises:
-        ExpressionError: a condition is no condition, or the values are of several types.
+        ExpressionError: a condition is not boolean, or the values are of different types.
     """
     for condition, _ in branches:
         as_boolean("CASE WHEN", condition)
@@ -112,7 +112,7 @@ def _arithmetic(name: str, args: Sequence[Typed]) -> _Built:
     if name == "/":
         return "number", quotient(*floats)
     if all(argument.kind == "integer" for argument in args):
-        # 128 bits hold every result of one step; what does not fit 64 bits is NULL instead of a wrapped value.
+        # 128 bits hold the result of any one operation. If it does not fit 64 bits, it becomes NULL and never wraps.
         a, b = (argument.expression.cast(WIDE) for argument in args)
         return "integer", narrow({"+": a + b, "-": a - b, "*": a * b}[name])
     a, b = floats
@@ -123,7 +123,7 @@ def _mod(name: str, args: Sequence[Typed]) -> _Built:
     for argument in args:
         if argument.kind != "integer":
             raise ExpressionError(f"{name} takes integers, not a {argument.kind}; convert with TRY_CAST(… AS integer)")
-    # SQL's remainder has the sign of the dividend; polars' that of the divisor.
+    # The remainder has the sign of the dividend in SQL, but the sign of the divisor in polars.
     a, b = (argument.expression.cast(WIDE) for argument in args)
     return "integer", narrow(a.sign() * (a.abs() % b.abs()))
 
@@ -163,7 +163,7 @@ def _in(name: str, args: Sequence[Typed]) -> _Built:
     if not all(argument.is_constant and argument.kind != "null" for argument in args[1:]):
         raise ExpressionError("IN takes constants, and no NULL; write = … OR … for other values")
     kind, values = unify(name, args)
-    # A horizontal OR of equalities, not is_in: it treats NULL as SQL does and takes every type.
+    # A horizontal OR of equalities is used instead of is_in, because it treats NULL as SQL does and takes every type.
     return "boolean", pl.any_horizontal([values[0] == value for value in values[1:]]) if kind != "null" else args[
         0
     ].expression
@@ -180,7 +180,7 @@ def _like(name: str, args: Sequence[Typed]) -> _Built:
             meant = next(characters, "")
             if meant not in ("%", "_", escape):
                 raise ExpressionError(
-                    f"{name}: '{escape}{meant}' in the pattern means nothing; after the escape comes %, _ or '{escape}'"
+                    f"{name}: '{escape}{meant}' in the pattern is not valid; after the escape, write %, _ or '{escape}'"
                 )
             regex += re.escape(meant)
         else:

@@ -1,7 +1,7 @@
-"""The grammar of filter and derive expressions: a closed part of SQL, read into a tree of plain nodes.
+"""Parses filter and derive expressions, which are a small part of SQL, into a tree of nodes.
 
-Knows nothing of types or polars. Everything outside the grammar is refused with the place and a remedy. Own parser,
-because what is checked must be what runs: a general SQL reader accepts far more than can be computed event by event.
+The parser does not use types or polars. Its errors name the place and a remedy. A general SQL parser is not used,
+because it accepts far more than can be computed for single events.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _INT64 = range(-(2**63), 2**63)
 
 
 class ExpressionError(ValueError):
-    """An expression cannot be used; the text says why and what to do."""
+    """An expression is not valid; the message has the reason and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +41,14 @@ class Literal:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A field or an earlier derive."""
+    """A field, or a derive that is listed earlier in the spec."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """An operator or a function over arguments; `name` in upper case, e.g. `+`, `AND`, `IS NULL`, `ROUND`."""
+    """An operator or a function with arguments; `name` is in upper case, e.g. `+`, `AND`, `IS NULL`, `ROUND`."""
 
     name: str
     args: tuple[Node, ...]
@@ -56,7 +56,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`CASE WHEN … THEN … ELSE … END`; the form with an operand is written out as comparisons."""
+    """`CASE WHEN … THEN … ELSE … END`. The form with an operand is parsed into comparisons with the operand."""
 
     branches: tuple[tuple[Node, Node], ...]
     default: Node
@@ -78,34 +78,34 @@ def tokenize(text: str) -> list[Token]:
     """Split an expression into tokens, with an `end` token last.
 
     Raises:
-        ExpressionError: a character or comment that does not belong here.
+        ExpressionError: the text has an unknown character or a comment.
     """
     tokens, position, end = [], 0, len(text.rstrip())
     while position < end:
         match = _TOKEN.match(text, position)
         if match is None:
             at = position + len(text[position:]) - len(text[position:].lstrip())
-            what = "a text that is not closed with a quote" if text[at] in "'\"" else f"{text[at]!r}"
+            what = "a text without a closing quote" if text[at] in "'\"" else f"{text[at]!r}"
             raise ExpressionError(f"cannot read {what} at character {at + 1}; write one SQL expression over the fields")
         kind = str(match.lastgroup)
         if kind == "comment":
-            raise ExpressionError("comments are not allowed; take the comment out")
+            raise ExpressionError("comments are not allowed; remove the comment")
         tokens.append(Token(kind, match.group(kind), match.start(kind)))
         position = match.end()
     return [*tokens, Token("end", "the end", end)]
 
 
 def parse(text: str) -> Node:
-    """Read an expression.
+    """Parse an expression.
 
     Raises:
-        ExpressionError: it is not one expression of the grammar.
+        ExpressionError: the text is not exactly one expression of the grammar.
     """
     return _Parser(tokenize(text)).whole()
 
 
 class _Parser:
-    """Precedence climbing: OR, AND, NOT, comparison, ||, + -, * / %, sign, then primaries."""
+    """A parser by precedence climbing. From weak to strong: OR, AND, NOT, comparison, ||, + -, * / %, sign, primary."""
 
     def __init__(self, tokens: list[Token]) -> None:
         self._tokens, self._next, self._depth = tokens, 0, 0
@@ -115,7 +115,7 @@ class _Parser:
         return self._tokens[self._next]
 
     def _word(self, *words: str) -> bool:
-        """Whether the next token is one of these keywords; if so, it is taken."""
+        """Whether the next token is one of these keywords. If so, the parser moves past it."""
         if self._token.kind == "word" and self._token.text.lower() in words:
             self._next += 1
             return True
@@ -145,9 +145,9 @@ class _Parser:
         if self._sign("::"):
             raise ExpressionError("'::' fails on text it cannot convert; write TRY_CAST(… AS type), which gives NULL")
         if self._word("over"):
-            raise ExpressionError("OVER looks at other events; an expression sees one event, so take it out")
+            raise ExpressionError("OVER looks at other events; an expression sees one event only, so remove it")
         if self._token.kind != "end":
-            self._fail("an operator or nothing more")
+            self._fail("an operator or the end")
         return node
 
     def _chain(self, operand: Callable[[], Node], take: Callable[[], str | None]) -> Node:
@@ -226,7 +226,7 @@ class _Parser:
         return Call("IN", (node, *self._list()))
 
     def _list(self) -> tuple[Node, ...]:
-        """Expressions up to the closing bracket."""
+        """Parse expressions up to the closing bracket."""
         if self._sign(")"):
             return ()
         items = [self._or()]
@@ -350,5 +350,5 @@ def _number(text: str, minus: bool) -> Literal:
 
 def _string(text: str) -> str:
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise ExpressionError("a text holds a NUL or half a surrogate pair, which no event can hold; take it out")
+        raise ExpressionError("a text holds a NUL or half a surrogate pair, which no event can hold; remove it")
     return text

@@ -1,4 +1,4 @@
-"""Values of filter and derive expressions: polars expressions with a spec type, and what a function may ask of them."""
+"""Values of filter and derive expressions: polars expressions with a spec type, and their checks and conversions."""
 
 from __future__ import annotations
 
@@ -24,9 +24,15 @@ NUMERIC = ("integer", "number")
 
 @dataclass(frozen=True)
 class Typed:
-    """A polars expression with its spec type (or `null`), its size, and its value if it is a constant.
+    """A polars expression with its type.
 
-    `fixed`: it reads no column, so that it is one value however many rows there are.
+    Attributes:
+        expression: the polars expression.
+        kind: its spec type, or `null` for the constant NULL.
+        size: the number of nodes in the polars expression.
+        constant: the value of a constant.
+        is_constant: whether it is a constant.
+        fixed: whether it uses no column, so that its value is the same for all rows.
     """
 
     expression: pl.Expr
@@ -38,12 +44,12 @@ class Typed:
 
 
 def column(name: str, kind: str) -> Typed:
-    """A column of a spec type."""
+    """Return a column of a spec type."""
     return Typed(pl.col(name), kind)
 
 
 def literal(value: str | int | float | bool | None) -> Typed:
-    """A constant."""
+    """Return a constant."""
     kinds = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
     kind = kinds[type(value)]
     dtype = pl.Boolean() if kind == "null" else POLARS_TYPES[kind]
@@ -56,28 +62,52 @@ def _refuse(name: str, argument: Typed, wanted: str) -> ExpressionError:
 
 
 def as_boolean(name: str, argument: Typed) -> pl.Expr:
-    """The argument as a condition, for the function `name`, or an ExpressionError."""
+    """Return the argument of the function `name` as a condition.
+
+    Raises:
+        ExpressionError: the argument is not boolean.
+    """
     if argument.kind not in ("boolean", "null"):
         raise ExpressionError(f"{name} takes a condition, not a {argument.kind}; compare it with something")
     return argument.expression
 
 
 def as_string(name: str, argument: Typed) -> pl.Expr:
-    """The argument as a string, or an ExpressionError."""
+    """Return the argument of the function `name` as a string.
+
+    Raises:
+        ExpressionError: the argument is no string.
+    """
     if argument.kind not in ("string", "null"):
         raise _refuse(name, argument, "a string")
     return argument.expression.cast(pl.String())
 
 
 def as_number(name: str, argument: Typed) -> pl.Expr:
-    """The argument as a 64-bit float, or an ExpressionError."""
+    """Return the argument of the function `name` as a 64-bit float.
+
+    Raises:
+        ExpressionError: the argument is no number.
+    """
     if argument.kind not in (*NUMERIC, "null"):
         raise _refuse(name, argument, "numbers")
     return argument.expression.cast(pl.Float64())
 
 
 def constant(name: str, argument: Typed, what: str, kind: str, low: int = 0, high: int = 2**31) -> Any:
-    """The argument's value, which must be a constant of this type (an integer: within low and high)."""
+    """Return the value of a constant argument of the function `name`.
+
+    Args:
+        name: the function.
+        argument: the argument.
+        what: the argument's meaning, for the message.
+        kind: the spec type that the constant must have.
+        low: the least value of an integer.
+        high: the greatest value of an integer.
+
+    Raises:
+        ExpressionError: the argument is no such constant.
+    """
     value = argument.constant
     if not argument.is_constant or argument.kind != kind or (kind == "integer" and not low <= value <= high):
         bounds = f" from {low} to {high}" if kind == "integer" else ""
@@ -86,7 +116,11 @@ def constant(name: str, argument: Typed, what: str, kind: str, low: int = 0, hig
 
 
 def unify(name: str, args: Sequence[Typed]) -> tuple[str, list[pl.Expr]]:
-    """The one type of all arguments, and the arguments in it."""
+    """Return the common type of the arguments of `name`, and the arguments converted to it.
+
+    Raises:
+        ExpressionError: the arguments have no common type.
+    """
     kinds = {argument.kind for argument in args} - {"null"}
     if "timestamp" in kinds and "string" in kinds:
         args = [_timestamp(argument) for argument in args]
@@ -98,12 +132,12 @@ def unify(name: str, args: Sequence[Typed]) -> tuple[str, list[pl.Expr]]:
         raise ExpressionError(f"{name} mixes {found}; convert one with TRY_CAST(… AS {_common(kinds)})")
     kind = kinds.pop() if kinds else "null"
     dtype = POLARS_TYPES.get(kind, pl.Boolean())
-    # A NULL constant is typed boolean until its neighbours tell its type.
+    # A NULL constant is of type boolean at first, and gets its type from the other arguments here.
     return kind, [pl.lit(None, dtype=dtype) if a.kind == "null" else a.expression.cast(dtype) for a in args]
 
 
 def _common(kinds: set[str]) -> str:
-    """A type that one of these becomes by TRY_CAST, so that they go together."""
+    """Return a type to which TRY_CAST can convert the values of all these types."""
     if "timestamp" not in kinds:
         return min(kinds)
     return "integer" if kinds <= {"timestamp", *NUMERIC} else "string"
@@ -123,21 +157,21 @@ def _timestamp(argument: Typed) -> Typed:
 
 
 def varying_first(a: Typed, b: Typed) -> bool:
-    """Whether the two can be compared in this order: what varies by row stands before what is fixed.
+    """Whether the two can be compared in this order, with the value that varies by row before the fixed value.
 
-    Polars computes `fixed < varying` as one value where the varying side happens to be equal in all rows of a batch.
+    Polars computes `fixed < varying` as a single value if the varying side happens to be equal in all rows of a batch.
     """
     return b.fixed or not a.fixed
 
 
 def one_zero(numbers: pl.Series) -> pl.Series:
-    """The floats with 0.0 in place of -0.0: they are equal, so they must be one group and look the same."""
-    zeros = numbers == 0.0  # adding 0.0 does nothing in polars
+    """Return the floats with 0.0 in place of -0.0. The two are equal, so they have to be one group and look alike."""
+    zeros = numbers == 0.0  # adding 0.0 to all numbers has no effect in polars
     return numbers.set(zeros, 0.0) if zeros.any() else numbers
 
 
 def unsigned_zero(expression: pl.Expr) -> pl.Expr:
-    """The same of an expression of numbers."""
+    """Return an expression of numbers with 0.0 in place of -0.0, as in `one_zero`."""
     return expression.map_batches(one_zero, return_dtype=pl.Float64(), is_elementwise=True)
 
 
@@ -147,23 +181,24 @@ def _nullify(series: pl.Series) -> pl.Series:
 
 
 def finite(expression: pl.Expr) -> pl.Expr:
-    """NULL in place of NaN and the infinities."""
-    # A Python callback over the whole column, because when(x.is_finite()).then(x) would write x out twice at each step.
+    """Return the expression with NULL in place of NaN and infinities."""
+    # The callback gets the whole column. `when(x.is_finite()).then(x)` would contain x twice, so that an expression
+    # would double in size with each nested function.
     return expression.map_batches(_nullify, return_dtype=pl.Float64(), is_elementwise=True)
 
 
 def _divide(numbers: Sequence[pl.Series]) -> pl.Series:
     dividend, divisor = numbers
-    # As a whole column: polars multiplies by the reciprocal of what is constant, and 5 / 3 would end in …665, but in a
-    # batch of one event in …667.
+    # The divisor is made a whole column, because polars multiplies by the reciprocal of a constant. Then 5 / 3 would
+    # end in …665, but in a batch of one event in …667.
     return _nullify(dividend / (dividend * 0.0 + divisor))
 
 
 def quotient(dividend: pl.Expr, divisor: pl.Expr) -> pl.Expr:
-    """The quotient of finite numbers, rightly rounded whatever the batch; NULL in place of NaN and the infinities."""
+    """Return the correctly rounded quotient of finite numbers, with NULL in place of NaN and infinities."""
     return pl.map_batches([dividend, divisor], _divide, return_dtype=pl.Float64(), is_elementwise=True)
 
 
 def narrow(expression: pl.Expr) -> pl.Expr:
-    """As a 64-bit integer; NULL where it does not fit."""
+    """Return the expression as a 64-bit integer, with NULL in place of values that do not fit."""
     return expression.cast(pl.Int64(), strict=False)

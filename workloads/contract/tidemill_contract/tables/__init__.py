@@ -1,5 +1,5 @@
-"""The tables that operator, processor and API share. Each module has a table's columns and its statements.
+"""The tables that operator, processor and API share. Each module has the columns and the SQL statements of a table.
 
-Times for decisions are epoch milliseconds (bigint), so that no session's time zone matters. Times for people are
-timestamptz.
+Times that the program compares are epoch milliseconds (bigint), so that they do not depend on a session's time zone.
+Times for people are timestamptz.
 """

@@ -1,8 +1,10 @@
-"""`_aggregations`: every version of every aggregation.
+"""`_aggregations`: all versions of all aggregations.
 
-`closed_until`: windows that end by then take no more events. `rev` counts the merged batches. `scanned_until` and
-`published_until` are the progress of detectors and of the results topic. `layout` is the number of the current set of
-columns with values. `fed` has, for each column that was added later, the layout that added it.
+- `closed_until`: the event time up to which windows are closed.
+- `rev`: the number of merged batches.
+- `scanned_until`, `published_until`: the event times up to which windows were scanned and published.
+- `layout`: the number of the current set of value columns.
+- `fed`: for each value column that was added later, the layout that added it.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ TABLE = Table(
 
 
 def versions(schema: str) -> str:
-    """All versions, in the order of their ids.
+    """Select all versions, in the order of their ids.
 
     Rows: name, reader, version, id, table, days of a partition, layout, fed.
     """
@@ -50,12 +52,12 @@ def versions(schema: str) -> str:
 
 
 def closed(schema: str) -> str:
-    """Until when windows are closed. Rows: id, time (epoch ms)."""
+    """Select the time up to which windows are closed. Rows: id, time (epoch ms)."""
     return f"SELECT id, closed_until FROM {schema}._aggregations"
 
 
 def close(schema: str) -> str:
-    """Close windows, if they are not closed so far. Parameters: until when (epoch ms), id, until when."""
+    """Close windows up to a time, unless they are closed further. Parameters: time (epoch ms), id, time again."""
     return (
         f"UPDATE {schema}._aggregations SET closed_until = %s"
         " WHERE id = %s AND (closed_until IS NULL OR closed_until < %s)"
@@ -63,7 +65,7 @@ def close(schema: str) -> str:
 
 
 def count_batch(schema: str) -> str:
-    """Count a batch that is merged. Parameter: id. Row: the new `rev`."""
+    """Count a merged batch. Parameter: id. Row: the new `rev`."""
     return f"UPDATE {schema}._aggregations SET rev = rev + 1 WHERE id = %s RETURNING rev"
 
 
@@ -73,9 +75,9 @@ def count_late(schema: str, column: Literal["late_dead", "late_dropped"]) -> str
 
 
 def scanned(schema: str) -> str:
-    """Try to be the only one who scans, in this transaction.
+    """Try to get the lock for scanning, until the end of the transaction.
 
-    Parameters: name of the lock, id. Row: until when windows were scanned (epoch ms), whether the lock is ours.
+    Parameters: name of the lock, id. Row: time up to which windows were scanned (epoch ms), whether the lock was free.
     """
     return (
         f"SELECT scanned_until, pg_try_advisory_xact_lock(hashtext(%s), id) FROM {schema}._aggregations WHERE id = %s"
@@ -83,24 +85,25 @@ def scanned(schema: str) -> str:
 
 
 def set_scanned(schema: str) -> str:
-    """Parameters: until when windows were scanned (epoch ms), id."""
+    """Store the time up to which windows were scanned. Parameters: time (epoch ms), id."""
     return f"UPDATE {schema}._aggregations SET scanned_until = %s WHERE id = %s"
 
 
 def published(schema: str) -> str:
-    """Row: until when results were published (epoch ms). Parameter: id."""
+    """Select the time up to which windows were published. Parameter: id. Row: time (epoch ms)."""
     return f"SELECT published_until FROM {schema}._aggregations WHERE id = %s"
 
 
 def set_published(schema: str) -> str:
-    """Parameters: until when results were published (epoch ms), id."""
+    """Store the time up to which windows were published. Parameters: time (epoch ms), id."""
     return f"UPDATE {schema}._aggregations SET published_until = %s WHERE id = %s"
 
 
 def progress(schema: str) -> str:
-    """How far all versions are.
+    """Select the progress of all versions.
 
-    Rows: name, version, rev, closed, scanned and published until (epoch ms), numbers of late events dead and dropped.
+    Rows: name, version, rev, times up to which windows are closed, scanned and published (epoch ms), numbers of late
+    events that became dead letters and that were dropped.
     """
     return (
         "SELECT name, version, rev, closed_until, scanned_until, published_until, late_dead, late_dropped"
@@ -108,15 +111,15 @@ def progress(schema: str) -> str:
     )
 
 
-# A schema from before these columns has none.
+# The JSON form gives null in old schemas, where the columns do not exist yet.
 _FEEDS = "to_jsonb(a) -> 'layout', to_jsonb(a) -> 'fed'"
 
 
 def state(schema: str) -> str:
-    """What the answers of a version depend on.
+    """Select the state of a version. Answers from the same state are the same.
 
-    Parameters: name, version. Row: an identity that changes if the version is made anew, rev, closed until, watermark,
-    layout, fed.
+    Parameters: name, version. Row: an identity that changes if the version is created again, rev, closed until,
+    watermark, layout, fed.
     """
     return (
         f"SELECT a.id || '@' || extract(epoch FROM a.created_at), a.rev, a.closed_until, r.watermark, {_FEEDS}"
@@ -126,7 +129,7 @@ def state(schema: str) -> str:
 
 
 def standings(schema: str) -> str:
-    """The same of all versions, to listen to them.
+    """Select the states of all versions, for live changes.
 
     Parameter: the schema's name, without quotes. Rows: name, version, the table's oid, id, rev, closed until,
     watermark, layout, fed.

@@ -1,7 +1,7 @@
-"""`_anomalies`: what detectors found.
+"""`_anomalies`: the anomalies that detectors found. It is the outbox of the anomalies topic.
 
-`group_key` is a JSON object of the group columns. An anomaly of a single event has no aggregation (''), the field as
-`metric`, its time as both ends of the window, and its record's position. Feeds the anomalies topic.
+`group_key` is a JSON object of the group columns. An anomaly of a single event has the aggregation '' and the field as
+`metric`. Its window starts and ends at the event time, and it has the position of its record.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TABLE = Table(
         ("epoch", "integer"),
         ("partition", "integer"),
         ("offset", "bigint"),
-        # What it counts in `_kept`.
+        # The size of the row, as counted in `_kept`.
         ("bytes", "bigint"),
     ),
     (
@@ -53,11 +53,10 @@ _CONTENT = (
 
 
 def insert(schema: str) -> str:
-    """Store an anomaly that is not there yet.
+    """Store an anomaly, unless it is stored already.
 
     Parameters: anomaly, aggregation, version, metric, group, start and end of the window, value, score,
-    expected, lower, upper, severity, revision, epoch, partition, offset, bytes that it counts in `_kept`. Row:
-    these bytes.
+    expected, lower, upper, severity, revision, epoch, partition, offset, bytes. Row: the bytes, if it was stored.
     """
     return (
         f"INSERT INTO {schema}._anomalies ({_CONTENT}, bytes)"
@@ -67,7 +66,7 @@ def insert(schema: str) -> str:
 
 
 def of_windows(schema: str) -> str:
-    """The newest verdict on each window.
+    """Select the newest anomaly of each window.
 
     Parameters: aggregation, version, list of starts (epoch ms). Rows: anomaly, group, start (epoch ms), value,
     severity.
@@ -81,7 +80,7 @@ def of_windows(schema: str) -> str:
 
 
 def unpublished(schema: str, limit: int) -> str:
-    """Lock the next ones to publish.
+    """Select and lock the next anomalies to publish.
 
     Rows: id, anomaly, aggregation, version, metric, group, start and end of the window, value, score, expected, lower,
     upper, severity, revision, epoch, partition, offset.
@@ -93,17 +92,20 @@ def unpublished(schema: str, limit: int) -> str:
 
 
 def set_published(schema: str) -> str:
-    """Parameter: list of ids."""
+    """Mark anomalies as published. Parameter: list of ids."""
     return f"UPDATE {schema}._anomalies SET published = true WHERE id = ANY(%s)"
 
 
 def count(schema: str) -> str:
-    """Row: how many there are."""
+    """Count the anomalies. Row: their number."""
     return f"SELECT count(*) FROM {schema}._anomalies"
 
 
 def listing(schema: str) -> str:
-    """A relation of those that hold: of a window that late events changed the newest verdict, unless it clears it."""
+    """Select the anomalies that are valid.
+
+    If late events have changed a window, only its newest revision counts. If that one is no anomaly, none is selected.
+    """
     return (
         'SELECT id, anomaly, aggregation, version, metric, group_key AS "group", window_start, window_end, value,'
         ' score, severity, expected, lower, upper, revision, partition, "offset", detected_at'

@@ -1,7 +1,7 @@
 """`_corrections`: batches that changed closed windows.
 
 A row stands for the windows with this `rev` that start in [first_start, last_start] (epoch ms). They are published and
-judged again; then the row is deleted.
+scanned again; then the row is deleted.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Literal
 from tidemill_contract.tables.definition import Table, columns
 
 Duty = Literal["published", "scanned"]
-"""What is done for each; the column that says so."""
+"""The two duties for each correction. They are also the columns that say whether the duty is done."""
 
 TABLE = Table(
     "_corrections",
@@ -29,7 +29,10 @@ TABLE = Table(
 
 
 def insert(schema: str) -> str:
-    """Parameters: aggregation's id, rev, first and last start (epoch ms), whether published and scanned."""
+    """Store a correction.
+
+    Parameters: aggregation's id, rev, first and last start (epoch ms), whether it is published, whether it is scanned.
+    """
     return (
         f"INSERT INTO {schema}._corrections"
         " (aggregation_id, rev, first_start, last_start, published, scanned) VALUES (%s, %s, %s, %s, %s, %s)"
@@ -37,9 +40,9 @@ def insert(schema: str) -> str:
 
 
 def due(schema: str, duty: Duty, limit: int) -> str:
-    """The oldest that a duty is not done for. Parameter: aggregation's id.
+    """Select the oldest corrections for which a duty is not done.
 
-    Rows: rev, first and last start (epoch ms).
+    Parameter: aggregation's id. Rows: rev, first and last start (epoch ms).
     """
     return (
         f"SELECT rev, first_start, last_start FROM {schema}._corrections WHERE aggregation_id = %s AND NOT {duty}"
@@ -48,10 +51,10 @@ def due(schema: str, duty: Duty, limit: int) -> str:
 
 
 def set_done(schema: str, duty: Duty) -> str:
-    """Parameters: aggregation's id, list of revs."""
+    """Mark a duty as done. Parameters: aggregation's id, list of revs."""
     return f"UPDATE {schema}._corrections SET {duty} = true WHERE aggregation_id = %s AND rev = ANY(%s)"
 
 
 def remove_done(schema: str, other: Duty) -> str:
-    """Remove those that are done, if the other duty is done as well. Parameters: aggregation's id, list of revs."""
+    """Delete corrections for which the other duty is done too. Parameters: aggregation's id, list of revs."""
     return f"DELETE FROM {schema}._corrections WHERE aggregation_id = %s AND rev = ANY(%s) AND {other}"

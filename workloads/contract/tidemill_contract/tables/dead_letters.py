@@ -1,7 +1,6 @@
-"""`_dead_letters`: events that could not be counted.
+"""`_dead_letters`: events that could not be counted. It is the outbox of the topic of dead letters.
 
-An event that counts nowhere has the aggregation ''. One that was late for an aggregation has its name. Feeds the
-topic of dead letters.
+`aggregation` is the aggregation for which the event was late, or '' if no aggregation counts the event.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ TABLE = Table(
         ("windows", "bigint[]"),
         ("created_at", "timestamptz NOT NULL DEFAULT now()"),
         ("published", "boolean NOT NULL DEFAULT false"),
-        # What it counts in `_kept`.
+        # The size of the row, as counted in `_kept`.
         ("bytes", "bigint"),
     ),
     ('PRIMARY KEY (epoch, partition, "offset", aggregation)',),
@@ -42,15 +41,16 @@ _TRAVEL = {
     "field": "text", "detail": "text", "key": "bytea", "value": "bytea", "value_bytes": "bigint",
     "event_time": "bigint", "windows": "text", "bytes": "bigint",
 }  # fmt: skip
-"""Columns that are stored, and their types on the way; an array of arrays has to be even, so `windows` go as texts."""
+"""The stored columns, and the types in which they are sent. `windows` are sent as texts, because Postgres has no
+arrays of arrays with different lengths."""
 
 
 def insert(schema: str) -> str:
-    """Store dead letters that are not there yet.
+    """Store dead letters, unless they are stored already.
 
-    Parameters, a list each: epoch, partition, offset, aggregation, reason, field, detail, key, value, bytes of
-    the value, event time (epoch ms), windows (an array as text), bytes that it counts in `_kept`. Rows:
-    partition, number and bytes of what was stored.
+    Parameters, each a list: epoch, partition, offset, aggregation, reason, field, detail, key, value, bytes of
+    the value, event time (epoch ms), windows (an array as text), bytes. Rows: partition, number and bytes of the
+    dead letters that were stored.
     """
     names = ", ".join(_TRAVEL)
     arrays = ", ".join(f"%s::{kind}[]" for kind in _TRAVEL.values())
@@ -63,7 +63,7 @@ def insert(schema: str) -> str:
 
 
 def unpublished(schema: str, limit: int) -> str:
-    """Lock the next ones to publish.
+    """Select and lock the next dead letters to publish.
 
     Rows: epoch, partition, offset, aggregation, reason, field, detail, key, value, event time (epoch ms), windows.
     """
@@ -76,7 +76,7 @@ def unpublished(schema: str, limit: int) -> str:
 
 
 def set_published(schema: str) -> str:
-    """Parameters: epoch, partition, offset, aggregation."""
+    """Mark a dead letter as published. Parameters: epoch, partition, offset, aggregation."""
     return (
         f"UPDATE {schema}._dead_letters SET published = true"
         ' WHERE epoch = %s AND partition = %s AND "offset" = %s AND aggregation = %s'
@@ -84,7 +84,10 @@ def set_published(schema: str) -> str:
 
 
 def listing(schema: str, *, key_bytes: int, value_bytes: int) -> str:
-    """A relation of all of them, with the beginnings of keys and values, and event times that are times."""
+    """Select all dead letters, with truncated keys and values.
+
+    An event time that timestamptz cannot hold is null.
+    """
     return (
         'SELECT epoch, partition, "offset", aggregation, reason, field, detail,'
         f" substr(key, 1, {key_bytes}) AS key,"

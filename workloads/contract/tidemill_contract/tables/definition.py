@@ -1,11 +1,11 @@
-"""What a table is: its columns, constraints, indexes and privileges, as text; and how times are read and written."""
+"""The definition of a table: its columns, constraints, indexes and privileges as SQL; and conversions of times."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 CLOCK_MS = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
-"""SQL: the server's clock, epoch milliseconds."""
+"""SQL of the server's clock, in epoch milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table as it should be. Columns may be added later, never dropped or altered.
+    """The desired state of a table. Columns can be added later, but never dropped or altered.
 
     Attributes:
-        constraints: table constraints, verbatim SQL, made with the table.
-        partition_by: verbatim, e.g. `RANGE ("window_start")`; None: not partitioned.
-        storage: verbatim storage parameters, e.g. `fillfactor = 70`.
-        indexes: (name, verbatim `ON …` definition after the table's name, e.g. `("published") WHERE NOT published`).
-        writer / reader: privileges granted to the two roles, e.g. `SELECT, INSERT, UPDATE`; empty: none.
+        name: the table's name.
+        columns: the columns.
+        constraints: SQL of the table constraints, which are created with the table.
+        partition_by: SQL of the partitioning, e.g. `RANGE ("window_start")`; None: the table is not partitioned.
+        storage: SQL of the storage parameters, e.g. `fillfactor = 70`.
+        indexes: names, and the SQL that follows `ON <table>`, e.g. `("published") WHERE NOT published`.
+        writer, reader: privileges of the two roles, e.g. `SELECT, INSERT, UPDATE`; empty: none.
     """
 
     name: str
@@ -39,17 +41,20 @@ class Table:
 
 
 def columns(*pairs: tuple[str, str]) -> tuple[Column, ...]:
-    """Columns out of names and definitions."""
+    """Return columns from pairs of name and definition."""
     return tuple(Column(name, definition) for name, definition in pairs)
 
 
 def to_ms(column: str) -> str:
-    """SQL: a timestamptz as epoch milliseconds."""
+    """Return SQL that converts a timestamptz to epoch milliseconds."""
     return f"(extract(epoch FROM {column}) * 1000)::bigint"
 
 
 def from_ms(expression: str) -> str:
-    """SQL: epoch milliseconds as timestamptz, exact for the years 1 to 9999 (`to_timestamp` takes float seconds)."""
+    """Return SQL that converts epoch milliseconds to timestamptz, exactly for the years 1 to 9999.
+
+    `to_timestamp` is not exact, because it takes seconds as a float.
+    """
     day = 86_400_000
     days, rest = f"({expression}) / {day} * interval '1 day'", f"mod({expression}, {day}) * interval '1 ms'"
     return f"(timestamptz 'epoch' + {days} + {rest})"

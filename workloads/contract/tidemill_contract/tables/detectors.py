@@ -17,9 +17,10 @@ TABLE = Table(
     storage="fillfactor = 70",
     writer="SELECT, INSERT, UPDATE, DELETE",
 )
-"""The bounded state of each detector and group. For windows, it only changes together with `scanned_until`. For single
-events there is one state for each partition, whose `aggregation_id` is -1 less the partition's number; it only changes
-together with `next_offset`, and `seen` is the (epoch, offset) of the group's last event.
+"""The state of each detector and group. Its size is bounded. The state of a detector for windows only changes together
+with `scanned_until`. A detector for single events has one state for each partition, with -1 - partition as
+`aggregation_id`. It only changes together with `next_offset`, and `seen` is the (epoch, offset) of the group's last
+event.
 """
 
 HISTORY = Table(
@@ -35,13 +36,14 @@ HISTORY = Table(
     indexes=(("_detector_history_by_time", "(aggregation_id, window_start)"),),
     writer="SELECT, INSERT, UPDATE, DELETE",
 )
-"""Detector states from before each of the latest windows, if late events can reopen these and they are judged again."""
+"""The states of detectors before each of the latest windows. They are needed if late events can change these windows,
+because the windows are then scanned again."""
 
 
 def read(schema: str) -> str:
-    """What detectors know.
+    """Select states.
 
-    Parameters: list of anomalies, aggregation's id or place, list of groups. Rows: anomaly, group, state as text.
+    Parameters: list of anomalies, `aggregation_id`, list of groups. Rows: anomaly, group, state as text.
     """
     return (
         f"SELECT anomaly, group_key, state::text FROM {schema}._detectors"
@@ -50,17 +52,20 @@ def read(schema: str) -> str:
 
 
 def groups(schema: str) -> str:
-    """Groups that something is known of, the one that came last at the end. Parameters: anomaly, place."""
+    """Select the groups with a state, the latest seen last. Parameters: anomaly, `aggregation_id`. Rows: group."""
     return f"SELECT group_key FROM {schema}._detectors WHERE anomaly = %s AND aggregation_id = %s ORDER BY seen"
 
 
 def forget(schema: str) -> str:
-    """Parameters: anomaly, place, list of groups."""
+    """Delete states. Parameters: anomaly, `aggregation_id`, list of groups."""
     return f"DELETE FROM {schema}._detectors WHERE anomaly = %s AND aggregation_id = %s AND group_key = ANY(%s)"
 
 
 def save(schema: str) -> str:
-    """Parameters: anomaly, place, group, state, (epoch, offset) of the last event or null."""
+    """Store a state.
+
+    Parameters: anomaly, `aggregation_id`, group, state, (epoch, offset) of the group's last event or null.
+    """
     return (
         f"INSERT INTO {schema}._detectors (anomaly, aggregation_id, group_key, state, seen) VALUES (%s, %s, %s, %s, %s)"
         " ON CONFLICT (anomaly, aggregation_id, group_key) DO UPDATE SET state = EXCLUDED.state, seen = EXCLUDED.seen"
@@ -68,7 +73,7 @@ def save(schema: str) -> str:
 
 
 def remember(schema: str) -> str:
-    """Keep what was known before a window, once.
+    """Store the state before a window in the history, unless it is there already.
 
     Parameters: anomaly, aggregation's id, group, start of the window (epoch ms), state.
     """
@@ -79,12 +84,12 @@ def remember(schema: str) -> str:
 
 
 def forget_before(schema: str) -> str:
-    """Drop what was known before old windows. Parameters: aggregation's id, the first start that stays (epoch ms)."""
+    """Delete the history of old windows. Parameters: aggregation's id, first start that is kept (epoch ms)."""
     return f"DELETE FROM {schema}._detector_history WHERE aggregation_id = %s AND window_start < %s"
 
 
 def remembered(schema: str) -> str:
-    """What was known before windows.
+    """Select the states before windows from the history.
 
     Parameters: aggregation's id, list of starts (epoch ms). Rows: anomaly, group, start, state as text.
     """

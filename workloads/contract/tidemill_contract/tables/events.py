@@ -1,7 +1,4 @@
-"""`_events`: raw events, if the spec stores them.
-
-`data` is the decoded event.
-"""
+"""`_events`: the events themselves, if the spec stores them. `data` is the decoded event."""
 
 from __future__ import annotations
 
@@ -23,10 +20,10 @@ TABLE = Table(
 
 
 def copy(schema: str) -> str:
-    """Take in events: time, epoch, partition, offset, data."""
+    """Copy events into the table. Columns: event time, epoch, partition, offset, data."""
     return f'COPY {schema}."_events" (event_time, epoch, partition, "offset", data) FROM STDIN'
 
 
 def listing(schema: str, further: str) -> str:
-    """A relation of all events; `further` are columns out of `data`, each after a comma."""
+    """Select all events; `further` is SQL of more columns, each with a comma before it."""
     return f'SELECT event_time, epoch, partition, "offset", data{further} FROM {schema}._events'

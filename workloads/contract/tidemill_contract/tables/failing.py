@@ -41,7 +41,7 @@ HELD_UP = Table(
 
 
 def skip(schema: str) -> str:
-    """Parameters: aggregation, version, duty, first and last start, group, list of metrics, reason."""
+    """Store skipped data. Parameters: aggregation, version, duty, first and last start, group, metrics, reason."""
     return (
         f"INSERT INTO {schema}._skipped"
         " (aggregation, version, duty, window_start, last_start, group_key, metrics, reason)"
@@ -50,12 +50,12 @@ def skip(schema: str) -> str:
 
 
 def trim(schema: str, kept: int) -> str:
-    """Remove all but about so many of the latest that were passed over."""
+    """Delete old rows of skipped data, so that about `kept` rows remain."""
     return f"DELETE FROM {schema}._skipped WHERE id <= (SELECT max(id) FROM {schema}._skipped) - {kept}"
 
 
 def hold_up(schema: str) -> str:
-    """Parameters: aggregation, version, duty, reason."""
+    """Store that a duty fails. Parameters: aggregation, version, duty, reason."""
     return (
         f"INSERT INTO {schema}._held_up (aggregation, version, duty, reason) VALUES (%s, %s, %s, %s)"
         " ON CONFLICT (aggregation, version, duty)"
@@ -64,5 +64,5 @@ def hold_up(schema: str) -> str:
 
 
 def go_on(schema: str) -> str:
-    """Parameters: aggregation, version, duty."""
+    """Store that a duty no longer fails. Parameters: aggregation, version, duty."""
     return f"DELETE FROM {schema}._held_up WHERE aggregation = %s AND version = %s AND duty = %s"

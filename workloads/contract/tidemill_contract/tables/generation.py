@@ -1,7 +1,7 @@
-"""`_generation`: the generation of the spec that may write.
+"""`_generation`: the generation of the accepted spec.
 
-A processor with an older config stops before it commits. `accepted` is that spec as written. It stays in force when a
-newer one is refused.
+A processor with an older config stops before it commits. `accepted` is the accepted spec as the user wrote it. It stays
+in force when a newer one is refused.
 """
 
 from __future__ import annotations
@@ -20,5 +20,5 @@ TABLE = Table(
 
 
 def read(schema: str) -> str:
-    """Row: the generation."""
+    """Select the generation. Row: generation."""
     return f"SELECT generation FROM {schema}._generation"

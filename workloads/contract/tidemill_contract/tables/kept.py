@@ -1,4 +1,4 @@
-"""`_kept`: counts of stored dead letters and anomalies, with the sentences that report them."""
+"""`_kept`: the sizes of dead letters and anomalies against their quotas, with the sentences that report them."""
 
 from __future__ import annotations
 
@@ -27,40 +27,46 @@ TABLE = Table(
     storage="fillfactor = 50",
     writer="SELECT, INSERT, UPDATE",
 )
-"""Counts the rows of `_dead_letters` and `_anomalies` (`kind`), and those that are not stored. Totals are sums over
-`place`. Each writer has its own place, so that none waits: the batches of a partition (its number), the scanner of an
-aggregation (-1 less its id), the operator (-1). `bare` rows were stored without their value, `counted` ones not at all;
-`expired` ones were deleted by retention, `evicted` ones by quota. `full_at`: when the quota last took effect.
+"""The numbers of rows of `_dead_letters` and `_anomalies`. Totals are sums over `place`.
+
+- `kind`: the table.
+- `place`: the writer. Each has its own row, so that none waits for another: the batches of a partition (its number),
+  the scanner of an aggregation (-1 - id), the operator (-1).
+- `rows`, `bytes`: number and size of the stored rows.
+- `bare`: number of rows that were stored without their value.
+- `counted`: number of rows that were not stored.
+- `expired`, `evicted`: number of rows that were deleted by retention, and by quota.
+- `full_at`: when the quota last took effect.
 """
 
 QUERY = (
     "SELECT kind, sum(bytes)::bigint, sum(bare)::bigint, sum(counted)::bigint, sum(expired)::bigint,"
     " sum(evicted)::bigint, coalesce(max(full_at) > now() - interval '1 day', false) FROM {} GROUP BY kind"
 )
-"""Rows of `Kept`, out of `_kept`."""
+"""Selects the totals of each kind from `_kept`. Rows: the attributes of `Kept`."""
 
 _WORDS: Mapping[str, tuple[str, str]] = {
     DEAD_LETTERS: ("dead letters", "spec.deadLetters.quota"),
     ANOMALIES: ("anomalies", "spec.anomalyHistory.quota"),
 }
 _REMEDIES = {
-    DEAD_LETTERS: "see who sends what is refused, or raise the quota",
+    DEAD_LETTERS: "correct the senders of the refused events, or raise the quota",
     ANOMALIES: "raise the rules' thresholds or cooldowns, or the quota",
 }
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Sums of one table.
+    """The totals of one table.
 
     Attributes:
         kind: the table.
-        bytes: that its rows count.
-        bare: stored without their value.
-        counted: not stored at all.
-        expired: gone by retention.
-        evicted: gone by quota.
-        full: whether the quota took something within a day.
+        bytes: size of the stored rows.
+        bare: number of rows that were stored without their value.
+        counted: number of rows that were not stored.
+        expired: number of rows that were deleted by retention.
+        evicted: number of rows that were deleted by quota.
+        full: whether the quota took effect within the last day.
     """
 
     kind: str
@@ -73,12 +79,12 @@ class Kept:
 
 
 def held(schema: str) -> str:
-    """Row: bytes that are held. Parameter: kind."""
+    """Select the size of the stored rows. Parameter: kind. Row: bytes."""
     return f"SELECT coalesce(sum(bytes), 0)::bigint FROM {schema}._kept WHERE kind = %s"
 
 
 def add(schema: str) -> str:
-    """Add to a row. Parameters: kind, place, rows, bytes, bare, counted, whether the quota took something."""
+    """Add to the numbers. Parameters: kind, place, rows, bytes, bare, counted, whether the quota took effect."""
     return (
         f"INSERT INTO {schema}._kept AS k (kind, place, rows, bytes, bare, counted, full_at)"
         " VALUES (%s, %s, %s, %s, %s, %s, CASE WHEN %s THEN now() END) ON CONFLICT (kind, place) DO UPDATE SET"
@@ -88,12 +94,15 @@ def add(schema: str) -> str:
 
 
 def quota_of(spec: PipelineSpec, kind: str) -> str:
-    """The quota of a table, as the spec writes it."""
+    """Return the quota of a table as the spec has it, e.g. `1Gi`."""
     return spec.dead_letters.quota if kind == DEAD_LETTERS else spec.anomaly_history.quota
 
 
 def told(kept: Kept, quota: str) -> tuple[str, str]:
-    """What a quota took so far, and what to do about it, in words; nothing if it took nothing lately."""
+    """Return a sentence about the effect of a quota, and the remedy.
+
+    Both are empty if the quota had no effect within the last day.
+    """
     if not kept.full or kept.kind not in _WORDS:
         return "", ""
     what, field = _WORDS[kept.kind]
@@ -103,5 +112,5 @@ def told(kept: Kept, quota: str) -> tuple[str, str]:
 
 
 def read(rows: list[tuple[Any, ...]]) -> tuple[Kept, ...]:
-    """What `QUERY` gave."""
+    """Return the totals from the rows of `QUERY`."""
     return tuple(Kept(*row) for row in sorted(rows) if row[0] in _WORDS)

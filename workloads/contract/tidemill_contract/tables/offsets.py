@@ -1,4 +1,4 @@
-"""`_offsets` and `_lost`: the positions of readers in the source topic, and ranges that they could not read."""
+"""`_offsets` and `_lost`: the positions of readers in the source topic, and the ranges that they could not read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TABLE = Table(
         ("suspects", "bigint[] NOT NULL DEFAULT '{}'"),
         ("last_event_at", "timestamptz"),
         ("end_confirmed_at", "timestamptz"),
-        # Of the last batch: from its oldest record's arrival in Kafka to its commit.
+        # The time from the arrival of the last batch's oldest record in Kafka to the batch's commit.
         ("freshness_ms", "bigint"),
         ("consumed", "bigint NOT NULL DEFAULT 0"),
         ("filtered", "bigint NOT NULL DEFAULT 0"),
@@ -29,11 +29,13 @@ TABLE = Table(
     storage="fillfactor = 50",
     writer="SELECT, UPDATE",
 )
-"""One row for each source partition, created before Kafka's partition. `next_offset` only changes in the transaction
-that stores the results of the events before it. `suspects` are event times that jumped too far and are not confirmed
-yet.
-`feeds` (of `live`) are ids of additional versions that its events count for, because a replay has handed them over.
-`former_topic_ids` are ids of deleted topics of the same name: a broker with old metadata may still answer with one.
+"""One row for each reader and partition. It is created before the partition in Kafka.
+
+- `next_offset`: the position. It only changes in the transaction that stores the results of the events before it.
+- `suspects`: event times that jumped ahead too far and are not confirmed yet.
+- `feeds`: for the reader `live`, ids of further versions for which its events count, because a replay of these versions
+  has caught up.
+- `former_topic_ids`: ids of deleted topics with the same name. A broker with old metadata may still answer with one.
 """
 
 LOST = Table(
@@ -54,7 +56,10 @@ LOST = Table(
 
 
 def read(schema: str, reader: str) -> str:
-    """Rows: partition, topic id, epoch, next offset, former topic ids. Parameter: list of partitions."""
+    """Select positions.
+
+    Parameter: list of partitions. Rows: partition, topic id, epoch, next offset, former topic ids.
+    """
     return (
         f"SELECT partition, topic_id, epoch, next_offset, former_topic_ids FROM {schema}._offsets"
         f" WHERE reader = '{reader}' AND partition = ANY(%s)"
@@ -62,7 +67,7 @@ def read(schema: str, reader: str) -> str:
 
 
 def untaken(schema: str, reader: str) -> str:
-    """Partitions below a number that were not read in the topic with this id.
+    """Select the partitions, below a number, whose position is not in the topic with this id.
 
     Parameters: number, topic id. Rows: partition.
     """
@@ -73,9 +78,9 @@ def untaken(schema: str, reader: str) -> str:
 
 
 def move(schema: str, reader: str) -> str:
-    """Set where a partition is read, if it stands where it was.
+    """Set the position of a partition, if it is still the expected one.
 
-    Parameters: topic id twice, epoch, next offset, partition; what it was: topic id, epoch, next offset.
+    Parameters: new topic id twice, new epoch, new offset, partition, expected topic id, epoch and offset.
     """
     return (
         f"UPDATE {schema}._offsets SET former_topic_ids = CASE WHEN topic_id <> %s"
@@ -86,7 +91,7 @@ def move(schema: str, reader: str) -> str:
 
 
 def confirm_ends(schema: str, reader: str) -> str:
-    """Note that partitions were read to their ends so many seconds ago, where they still stand there.
+    """Store that partitions were read to their ends some seconds ago, unless their positions have changed.
 
     Parameters: seconds, and lists of partitions, next offsets and epochs.
     """
@@ -99,10 +104,10 @@ def confirm_ends(schema: str, reader: str) -> str:
 
 
 def lock(schema: str, reader: str) -> str:
-    """Lock partitions, in their order.
+    """Select and lock positions, in the order of the partitions.
 
-    Parameter: list of partitions. Rows: partition, next offset, epoch, newest event time, suspects, when the last event
-    came (epoch ms), the server's clock (epoch ms), versions that it feeds.
+    Parameter: list of partitions. Rows: partition, next offset, epoch, newest event time, suspects, arrival of the last
+    event (epoch ms), the server's clock (epoch ms), feeds.
     """
     return (
         f"SELECT partition, next_offset, epoch, max_event_time, suspects, {to_ms('last_event_at')}, {CLOCK_MS},"
@@ -112,7 +117,7 @@ def lock(schema: str, reader: str) -> str:
 
 
 def advance(schema: str, reader: str) -> str:
-    """Move a partition on by a batch.
+    """Move the position of a partition past a batch.
 
     Parameters: next offset, newest event time, suspects, arrival of the oldest record (epoch ms), numbers of records
     consumed, filtered and invalid, partition.
@@ -126,9 +131,10 @@ def advance(schema: str, reader: str) -> str:
 
 
 def times(schema: str, reader: str) -> str:
-    """How far event time has come in each partition.
+    """Select the event time that each partition has reached.
 
-    Rows: partition, newest event time, suspects, when the last event came and when the end was met (epoch ms).
+    Rows: partition, newest event time, suspects, arrival of the last event (epoch ms), time at which the partition was
+    last read to its end (epoch ms).
     """
     return (
         f"SELECT partition, max_event_time, suspects, {to_ms('last_event_at')}, {to_ms('end_confirmed_at')}"
@@ -137,7 +143,7 @@ def times(schema: str, reader: str) -> str:
 
 
 def lock_next(schema: str) -> str:
-    """Lock partitions of a reader, in their order.
+    """Select and lock the positions of a reader, in the order of the partitions.
 
     Parameters: reader, list of partitions. Rows: partition, next offset.
     """
@@ -148,10 +154,10 @@ def lock_next(schema: str) -> str:
 
 
 def live_next(schema: str, *, lock: bool = False) -> str:
-    """Where live processors are in the topic that a replay reads; locked, if asked for.
+    """Select the positions of the live processors in the topic that a replay reads; `lock` locks them too.
 
-    Parameters: the replay's reader, list of partitions. Rows: partition, next offset; none of partitions that live
-    processors have not begun.
+    Parameters: the replay's reader, list of partitions. Rows: partition, next offset. Partitions that the live
+    processors have not begun are absent.
     """
     query = (
         f"SELECT l.partition, l.next_offset FROM {schema}._offsets l JOIN {schema}._offsets o"
@@ -162,12 +168,12 @@ def live_next(schema: str, *, lock: bool = False) -> str:
 
 
 def fed(schema: str) -> str:
-    """Partitions whose live events count for all these versions. Parameter: list of ids. Rows: partition."""
+    """Select partitions whose live events count for all these versions. Parameter: list of ids. Rows: partition."""
     return f"SELECT partition FROM {schema}._offsets WHERE reader = '{LIVE}' AND feeds @> %s::integer[]"
 
 
 def feed(schema: str) -> str:
-    """Let live events count for versions, too. Parameters: list of ids, list of partitions, list of ids."""
+    """Let live events also count for versions. Parameters: list of version ids, list of partitions, version ids."""
     return (
         f"UPDATE {schema}._offsets SET feeds = feeds || %s::integer[]"
         f" WHERE reader = '{LIVE}' AND partition = ANY(%s) AND NOT feeds @> %s::integer[]"
@@ -175,10 +181,10 @@ def feed(schema: str) -> str:
 
 
 def progress(schema: str) -> str:
-    """What a reader has counted, in the order of partitions.
+    """Select the progress of a reader, in the order of the partitions.
 
     Parameter: reader. Rows: partition, epoch, next offset, newest event time, numbers of records consumed, filtered and
-    invalid, when the last event came and when the end was met.
+    invalid, arrival of the last event, time at which the partition was last read to its end.
     """
     return (
         "SELECT partition, epoch, next_offset, max_event_time, consumed, filtered, invalid, last_event_at,"
@@ -187,7 +193,7 @@ def progress(schema: str) -> str:
 
 
 def lose(schema: str, reader: str) -> str:
-    """Note a loss once. Parameters: partition, epoch, first offset, end (null: not known), reason."""
+    """Store a lost range once. Parameters: partition, epoch, first offset, end (null: unknown), reason."""
     return (
         f"INSERT INTO {schema}._lost (reader, partition, epoch, from_offset, to_offset, reason)"
         f" VALUES ('{reader}', %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
@@ -199,7 +205,7 @@ LOSSES = ("partition", "epoch", "from_offset", "to_offset", "reason")
 
 
 def losses(schema: str) -> str:
-    """The first 100 losses of a reader. Parameter: reader. Rows: `LOSSES`."""
+    """Select the first 100 lost ranges of a reader. Parameter: reader. Rows: the columns `LOSSES`."""
     return (
         f"SELECT {', '.join(LOSSES)} FROM {schema}._lost WHERE reader = %s"
         " ORDER BY partition, epoch, from_offset LIMIT 100"

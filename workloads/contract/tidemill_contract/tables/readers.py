@@ -1,7 +1,7 @@
-"""`_readers`: the consumer groups that read the source topic.
+"""`_readers`: the readers of the source topic, which are `live` and one for each replay.
 
-A reader is `live`, or a replay. Its row has its event-time clock; a replay has none, because nothing is late for it.
-`switched_at`: when a replay's versions came into force.
+A row has the watermark and the state from which it is computed. A replay has no watermark, because no event is late
+for it. `switched_at` is the time at which the versions of a replay came into force.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from tidemill_contract.tables.definition import CLOCK_MS, Table, columns, from_ms, to_ms
 
 LIVE = "live"
-"""The reader of processors that follow the topic; a replay has another."""
+"""The reader of the processors that follow the topic. Each replay has its own reader."""
 
 TABLE = Table(
     "_readers",
@@ -29,10 +29,10 @@ TABLE = Table(
 
 
 def lock(schema: str, reader: str) -> str:
-    """Lock a reader's row, unless somebody else has.
+    """Select and lock a reader's row. If it is locked already, nothing is returned.
 
-    Row: watermark, candidate, since when (epoch ms) it is one, the reader is active and is idle, idle base, the
-    server's clock (epoch ms).
+    Row: watermark, candidate, candidate_at, active_since, idle_since, idle base, the server's clock. All times are in
+    epoch milliseconds.
     """
     return (
         f"SELECT watermark, candidate, {to_ms('candidate_at')}, {to_ms('active_since')}, {to_ms('idle_since')},"
@@ -42,15 +42,15 @@ def lock(schema: str, reader: str) -> str:
 
 
 def watermark(schema: str) -> str:
-    """Row: the watermark (epoch ms). Parameter: reader."""
+    """Select the watermark. Parameter: reader. Row: watermark (epoch ms)."""
     return f"SELECT watermark FROM {schema}._readers WHERE reader = %s"
 
 
 def move(schema: str, reader: str) -> str:
-    """Set a reader's clock.
+    """Store the watermark of a reader.
 
-    Parameters: watermark, candidate, twice each since when (epoch ms) it is one, the reader is active and is idle, idle
-    base.
+    Parameters: watermark, candidate, candidate_at twice, active_since twice, idle_since twice, idle base. All times are
+    in epoch milliseconds.
     """
     at = from_ms("%s::bigint")
     return (

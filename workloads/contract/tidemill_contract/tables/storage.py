@@ -1,4 +1,4 @@
-"""How the time-partitioned tables of a pipeline are cut; operator and processor must agree on it."""
+"""Computes the time partitions of a pipeline's tables. Operator and processor have to use the same rules."""
 
 from __future__ import annotations
 
@@ -9,30 +9,33 @@ from itertools import chain
 DAY_MS = 86_400_000
 MAX_PARTITION_TABLES = 400
 WIDEN_EVERY = 50
-"""Beyond that many tables new ones are twice as wide, and twice as wide again after so many more."""
+"""Beyond MAX_PARTITION_TABLES, new partitions are twice as wide, and after each further 50 twice as wide again."""
 MAX_NEW_TABLES = 100
-"""So many are made for one batch at most, and fewer where that would be too many together."""
+"""The maximum number of new partitions for one batch. It is lower if the table has many partitions already."""
 
 Span = tuple[int, int]
-"""Days since the epoch, the end excluded."""
+"""First day and end (excluded) of a partition, as days since the epoch."""
 
 
 def partition_days(retention_ms: int) -> int:
-    """Width of a time partition in days: at least one, and few enough tables for the whole retention."""
+    """Return the width of a time partition in days.
+
+    It is at least one day, and so large that the retention takes fewer than twice MAX_PARTITION_TABLES partitions.
+    """
     return max(1, -(-retention_ms // DAY_MS) // MAX_PARTITION_TABLES)
 
 
 def new_partitions(days: Collection[int], width: int, held: Sequence[Span]) -> list[Span]:
-    """Partitions to make, so that each of these days is in one; ascending, apart from each other and from `held`.
+    """Return the partitions to create so that each day is in a partition.
 
-    The newest days get partitions of `width`. Where the table has many already, all new ones are wider; where a batch
-    needs many, older days share some. So history of any length is stored, in a bounded number of tables: `days` without
-    an end make a number that grows with their logarithm.
+    They are in ascending order, and overlap neither each other nor `held`. The newest days get partitions of `width`.
+    If the table has many partitions already, all new ones are wider. If a batch needs many, its older days share wider
+    ones. So history of any length can be stored: the number of partitions grows with the logarithm of the days.
 
     Args:
         days: days since the epoch.
-        width: of a partition, in days, where nothing speaks for another one.
-        held: what the partitions of the table hold.
+        width: the usual width of a partition, in days.
+        held: the spans of the existing partitions.
     """
     held = sorted(held)
     lows = [low for low, _ in held]
@@ -58,7 +61,14 @@ def _holds(held: Sequence[Span], lows: Sequence[int], day: int) -> bool:
 
 
 def _gaps(missing: Sequence[int], width: int, held: Sequence[Span], lows: Sequence[int]) -> Iterator[Span]:
-    """What lies free around these days (ascending, none of them held) within multiples of `width`."""
+    """Yield the free spans around these days, in ascending order. Each is within a multiple of `width`.
+
+    Args:
+        missing: days, ascending. None of them is in a held span.
+        width: width of a partition in days.
+        held: the spans of the existing partitions, ascending.
+        lows: the first days of these spans.
+    """
     done = None
     for day in missing:
         if done is not None and day < done:

@@ -1,4 +1,4 @@
-"""The table of an aggregation version: a row for each group and window, or pane of hopping windows."""
+"""The table of an aggregation's version, with a row for each group and window, or for each group and pane."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from tidemill_contract.tables.definition import Column, Table
 
 
 def window_table(name: str, plan: AggregationLayout) -> Table:
-    """The table of an aggregation's windows (or panes, for hopping windows)."""
+    """Return the definition of a version's table; `plan` is the version's layout."""
     columns = [Column(group, SQL_TYPES[kind]) for group, kind in plan.group_by]
     columns.append(Column("window_start", "timestamptz NOT NULL"))
     if plan.sessions:
         columns.append(Column("window_end", "timestamptz NOT NULL"))
     if plan.hopping:
         columns.append(Column("_after", "timestamptz NOT NULL DEFAULT '-infinity'"))
-    # A row that is older than this column counts as written before any other was added.
+    # Rows from before the column SINCE existed get 0, which means: written before any value column was added.
     columns += [Column("_rev", "bigint NOT NULL"), Column(SINCE, "bigint NOT NULL DEFAULT 0")]
     columns += [Column(p.column, p.sql_type) for p in plan.partials]
-    # Group columns may be null, and a null is a group like any other.
+    # Group columns can be null, and null is a group like any other.
     unique = ", ".join(quote(column) for column in plan.key_columns)
     indexes = [(f"{name}_by_time"[:63], '("window_start")')]
     if plan.sessions:
-        # Closing reads what ended last; merging asks for a group's sessions that end after an event.
+        # One index is for closing, which reads the sessions that ended last. The other is for merging, which looks for
+        # the sessions of a group that end after an event.
         ends = ", ".join(quote(column) for column in (*(group for group, _ in plan.group_by), "window_end"))
         indexes += [(f"{name}_by_end"[:63], '("window_end")'), (f"{name}_open"[:63], f"({ends})")]
     return Table(
@@ -32,6 +33,6 @@ def window_table(name: str, plan: AggregationLayout) -> Table:
         partition_by='RANGE ("window_start")',
         storage="fillfactor = 80",
         indexes=tuple(indexes if not plan.sessions or plan.group_by else indexes[:2]),
-        # Sessions that grow together become one row.
+        # Sessions need DELETE, because two rows become one when an event joins two sessions.
         writer="SELECT, INSERT, UPDATE, DELETE" if plan.sessions else "SELECT, INSERT, UPDATE",
     )

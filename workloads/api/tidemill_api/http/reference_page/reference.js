@@ -1,5 +1,5 @@
 "use strict";
-// Shows /openapi.json: every path with its parameters, answers and schemas, and asks the service on request.
+// Shows /openapi.json: all paths with their parameters, answers and schemas. A button sends a request to the service.
 
 const VERBS = ["get", "post", "put", "patch", "delete"];
 
@@ -10,7 +10,7 @@ function make(tag, attributes = {}, ...children) {
   return node;
 }
 
-// Text with `code` in it.
+// Return an element for a text with `code` in backticks.
 function prose(text) {
   const parts = String(text || "").trim().split("`");
   return make("span", { class: "prose" }, ...parts.map((part, n) => (n % 2 ? make("code", {}, part) : part)));
