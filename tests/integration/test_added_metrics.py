@@ -30,6 +30,7 @@ TOTAL = {"name": "total", "function": "sum", "field": "i"}
 TOP = {"name": "top", "function": "max", "field": "i"}
 N = {"name": "n", "function": "count"}
 OFTEN = {"name": "often", "function": "topk", "field": "k", "k": 1}
+OF_A = {"name": "of_a", "function": "count", "where": "k = 'a'"}
 
 
 def config(generation: int, by_k: list[dict[str, Any]], hops: list[dict[str, Any]]) -> PipelineConfig:
@@ -234,3 +235,26 @@ def test_a_list_comes_and_grows_longer(rollout: Rollout) -> None:
     rollout.closed(8)
     published = rollout.results(6 + 7)
     assert {key[1]: metrics["often"] for key, metrics in published.items() if key[0] == "hops"} == longer
+
+
+def test_an_edited_condition_counts_from_then_on(rollout: Rollout) -> None:
+    """Its windows so far have no value: they were counted by another condition. Blanks and brackets change nothing."""
+    rollout.produce((0, "a"), (1, "b"))
+    rollout.apply(config(2, [], [OF_A]))
+    rollout.produce((2, "a"), (2, "b"), (3, "b"))
+    known = {-2: None, -1: None, 0: None, 1: None, 2: 2, 3: 0}
+    assert rollout.answers("hops", "of_a") == rollout.snapshot("hops", "of_a") == known
+    assert rollout.answers("hops", "of_a", of_a__gte=1) == {2: 2}
+
+    rollout.apply(config(3, [], [{**OF_A, "where": "(K='a')"}]))
+    assert rollout.answers("hops", "of_a") == known
+    rollout.apply(config(4, [], [{**OF_A, "where": "k <> 'a'"}]))
+    rollout.produce((4, "a"), (5, "b"), (5, "c"))
+    edited = dict.fromkeys(range(-2, 4)) | {4: 4, 5: 4}
+    assert rollout.answers("hops", "of_a") == rollout.snapshot("hops", "of_a") == edited
+    assert rollout.answers("hops", "of_a", granularity="4m") == {0: None, 4: 4}
+
+    rollout.produce((9, "d"))
+    rollout.closed(9)
+    published = rollout.results(6 + 8)
+    assert {key[1]: metrics["of_a"] for key, metrics in published.items() if key[0] == "hops"} == edited

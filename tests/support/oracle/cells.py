@@ -15,6 +15,9 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
+from oracle.expressions import compiled
+from tidemill_contract.expressions.syntax import parse
+
 RELATIVE = Fraction(1, 10**9)
 _EPS = Fraction(1, 2**52)
 _EXACT_QUANTILES, _EXACT_DISTINCT, _EXACT_TOPK = 400, 190, 350
@@ -100,10 +103,11 @@ def _time(answer: Any) -> dt.datetime | None:
 def columns_of(metric: Mapping[str, Any]) -> list[str]:
     """What is stored for a metric: it is null of windows with events from before one of these was."""
     function, name, by = metric["function"], metric.get("field"), metric.get("by")
+    where = f" where {parse(metric['where'])}" if "where" in metric else ""
     if name is None:
-        return ["count"]
+        return [f"count{where}"]
     told = name if by is None and "bounds" not in metric else f"{name} {by} {metric.get('bounds')}"
-    return [f"{kind} {told}" for kind in _COLUMNS.get(function, (function,))]
+    return [f"{kind} {told}{where}" for kind in _COLUMNS.get(function, (function,))]
 
 
 def metric_cell(
@@ -118,6 +122,9 @@ def metric_cell(
         length_ms: how long the window is.
     """
     function, name = metric["function"], metric.get("field")
+    if "where" in metric:
+        fulfils = compiled(metric["where"], types)[1]
+        events = [event for event in events if fulfils(event) is True]
     if name is None:
         share = Fraction(1000, length_ms) if function == "rate" else None
         return exact(len(events)) if share is None else near(len(events) * share)

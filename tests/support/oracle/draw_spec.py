@@ -11,6 +11,7 @@ from metric_draws import functions_for, parameters_for
 from oracle.draw_expressions import TAME, Drawer
 from oracle.expressions import compiled
 from oracle.windows import draw_window
+from tidemill_contract.functions.registry import ALONE
 
 FIELDS = {
     "ts": "timestamp", "k": "string", "s": "string", "i": "integer", "j": "integer", "big": "integer", "f": "number",
@@ -147,6 +148,10 @@ class SpecDrawer:
             if "big" in self._avoid and wide and function in _BEYOND_DOUBLES:
                 continue
             metric: dict[str, Any] = {"name": self._name("m"), "function": function, "field": field}
+            if function in ALONE and rnd.random() < 0.5:
+                del metric["field"]
+            if rnd.random() < 0.3:
+                metric["where"] = Drawer(rnd, dict(types), TAME).draw("boolean", 2)
             metric |= parameters_for(function, types, rnd.choice)
             if function == "quantile":
                 metric["q"] = self._q()

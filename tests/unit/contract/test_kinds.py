@@ -122,7 +122,7 @@ def test_states_are_of_the_settings_that_they_depend_on(members: dict[str, Any],
 def test_a_metric_has_its_functions_parameters_and_no_others(function: Function) -> None:
     """A parameter that is left out stays so: the default is the function's."""
     kind = METRICS.by_name[function.name]
-    assert set(kind.model_fields) == {"name", "function", "field", *function.parameters.model_fields}
+    assert set(kind.model_fields) == {"name", "function", "field", "where", *function.parameters.model_fields}
     assert kind.model_fields["field"].is_required() is not function.alone
     written = {"name": "m", "function": function.name, "field": "v", **parameters_for(function.name, {"w": "integer"})}
     made = METRICS.make(**written)

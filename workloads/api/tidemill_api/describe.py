@@ -45,6 +45,7 @@ def aggregation(model: AggregationModel) -> dict[str, Any]:
                 "name": metric.name,
                 "function": metric.function,
                 "field": metric.field,
+                "where": metric.where,
                 "type": model.metrics[metric.name][0].kind,
             }
             for metric in model.spec.metrics

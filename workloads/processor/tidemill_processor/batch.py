@@ -18,8 +18,9 @@ from tidemill_contract.events.decoder import MAX_KEY_BYTES, QUARANTINE_PREFIX, E
 from tidemill_contract.events.details import TOMBSTONE
 from tidemill_contract.expressions.compiler import POLARS_TYPES, compile_transform, derived_types
 from tidemill_contract.expressions.values import one_zero
-from tidemill_contract.functions.partials import fields_of, kept_in_order
+from tidemill_contract.functions.partials import field_types, fields_of, kept_in_order
 from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_processor.conditions import condition_fields, conditional_columns
 
 TIME, PARTITION, OFFSET, INDEX, DATA, MICROS = "_t", "_p", "_o", "_i", "_data", "_us"
 """Frame columns beside the fields: event time (epoch ms), Kafka partition and offset, place in the batch; where raw
@@ -220,19 +221,21 @@ class BatchReader:
         """
         self._ordered = any(kept_in_order(m) for a in spec.aggregations for m in a.metrics)
         self._decoder = EventDecoder(spec, exact=self._ordered)
-        self._transform = compile_transform(spec)
+        derived = derived_types(spec)
+        conditional = conditional_columns(spec, field_types(spec, derived))
+        self._transform = replace(compile_transform(spec), further=conditional)
         self._time_field = spec.source.event_time.field
-        self._plain = spec.transform.filter is None and not spec.transform.derive
+        plain = spec.transform.filter is None and not spec.transform.derive
+        self._transforms = not plain or bool(conditional)
         self._filters = spec.transform.filter is not None
         self._keeps_events = spec.events.store
         self._needs_offsets = offsets or self._ordered or self._keeps_events
-        derived = derived_types(spec)
         self._derived_keys = [name for name in derived if name in spec.group_columns and derived[name] == "string"]
         read: set[str | None] = {field for a in spec.aggregations for m in a.metrics for field in fields_of(m)}
         read |= {rule.field for rule in spec.anomalies}
-        read |= spec.group_columns
+        read |= spec.group_columns | condition_fields(spec)
         # Expressions may read any field. Without them only what is grouped by, measured or watched is needed.
-        self._columns = {f.name: POLARS_TYPES[f.type] for f in spec.source.fields if f.name in read or not self._plain}
+        self._columns = {f.name: POLARS_TYPES[f.type] for f in spec.source.fields if f.name in read or not plain}
 
     def read(self, messages: Sequence[Message], now_ms: int) -> Batch:
         """Decode records (of one or several partitions, in consume order) at wall time `now_ms`."""
@@ -312,7 +315,7 @@ class BatchReader:
             filtered={},
             arrived=arrived,
         )
-        return batch if self._plain else self._transformed(batch)
+        return self._transformed(batch) if self._transforms else batch
 
     def _event_times(
         self, messages: Sequence[Message], events: list[Any], invalid: dict[int, InvalidEvent], now_ms: int

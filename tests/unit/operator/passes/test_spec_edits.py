@@ -270,6 +270,15 @@ CASES: dict[str, list[Case]] = {
         Case(put(f"{FIRST}.metrics[1].function", "distinct"), (TABLE, RESTART)),
     ],
     "aggregations.metrics.field": [Case(put(f"{FIRST}.metrics[1].field", "weight"), (TABLE, RESTART))],
+    "aggregations.metrics.where": [
+        Case(put(f"{FIRST}.metrics[1].where", "weight > 1"), (TABLE, RESTART)),
+        Case(
+            put(f"{FIRST}.metrics[1].where", "( WEIGHT>1 )"),
+            (RESTART,),
+            before=put(f"{FIRST}.metrics[1].where", "weight > 1"),
+        ),
+        invalid(f"{FIRST}.metrics[1].where", "weight", "spec.aggregations[0].metrics[1].where: is of type number, not"),
+    ],
     "aggregations.metrics.q": [
         invalid(f"{FIRST}.metrics[1].q", 0.5, "spec.aggregations[0].metrics[1].q: sum takes no q"),
         Case(

@@ -100,7 +100,13 @@ _AGGREGATION = structure(
         "measures": array(
             structure(
                 "A metric.",
-                {"name": STRING, "function": STRING, "field": maybe(STRING), "type": {"enum": [*TYPES, "array"]}},
+                {
+                    "name": STRING,
+                    "function": STRING,
+                    "field": maybe(STRING),
+                    "where": maybe(STRING),
+                    "type": {"enum": [*TYPES, "array"]},
+                },
             )
         ),
         "window": {**OBJECT, "description": "The window as in the resource: type, size, hop, grace."},

@@ -18,7 +18,16 @@ from tidemill_contract.expressions.syntax import Call, Case, Column, ExpressionE
 from tidemill_contract.expressions.values import POLARS_TYPES, Typed, column, literal, unsigned_zero
 from tidemill_contract.resource.spec import PipelineSpec
 
-__all__ = ["POLARS_TYPES", "ExpressionError", "Transform", "check", "columns", "compile_transform", "derived_types"]
+__all__ = [
+    "POLARS_TYPES",
+    "ExpressionError",
+    "Transform",
+    "check",
+    "columns",
+    "compile_condition",
+    "compile_transform",
+    "derived_types",
+]
 
 MAX_SIZE = 2_000
 MAX_DERIVED_BYTES = 1_024
@@ -26,10 +35,17 @@ MAX_DERIVED_BYTES = 1_024
 
 @dataclass(frozen=True)
 class Transform:
-    """A pipeline's derives (name, spec type, polars expression) in order, and its filter."""
+    """What is computed of events before they are aggregated.
+
+    Attributes:
+        derives: (name, spec type, polars expression) in order.
+        condition: the filter.
+        further: columns that are added to what passes the filter, in order.
+    """
 
     derives: tuple[tuple[str, str, pl.Expr], ...]
     condition: pl.Expr | None
+    further: tuple[pl.Expr, ...] = ()
 
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Return `frame` with the derived columns, and only with the rows for which the filter is true.
@@ -40,7 +56,10 @@ class Transform:
         """
         for _, _, expression in self.derives:
             frame = _with_column(frame, expression)
-        return frame if self.condition is None else frame.filter(self.condition)
+        frame = frame if self.condition is None else frame.filter(self.condition)
+        for expression in self.further:
+            frame = _with_column(frame, expression)
+        return frame
 
 
 def _with_column(frame: pl.DataFrame, expression: pl.Expr) -> pl.DataFrame:
@@ -107,6 +126,15 @@ def check(text: str, types: Mapping[str, str], *, as_filter: bool = False) -> st
         _filter(text, types)
         return "boolean"
     return _derive(text, types)[1]
+
+
+def compile_condition(text: str, types: Mapping[str, str]) -> pl.Expr:
+    """Compile a condition over columns of these spec types; it gives true, false or null.
+
+    Raises:
+        ExpressionError: it is not a valid condition.
+    """
+    return _filter(text, types)
 
 
 def columns(text: str) -> frozenset[str]:

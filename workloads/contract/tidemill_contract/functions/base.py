@@ -17,6 +17,7 @@ from pydantic.alias_generators import to_camel
 
 FieldType = Literal["string", "integer", "number", "boolean", "timestamp"]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,40}$", max_length=41)]
+Expression = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
 ANY: tuple[str, ...] = get_args(FieldType)
 NUMERIC: tuple[str, ...] = ("integer", "number", "boolean")
@@ -48,6 +49,10 @@ class Metric(Protocol):
     @property
     def field(self) -> str | None:
         """Field that it runs over."""
+
+    @property
+    def where(self) -> str | None:
+        """Condition that events must fulfil to count; None: all count."""
 
 
 class StoredColumn(Protocol):
@@ -120,6 +125,7 @@ class Need:
         source: the field whose values the column holds; None: `field`.
         listed: how many values are asked of it at most.
         bounds: of counts between bounds, these.
+        where: the metric's condition, normalised. `needed_partials` sets it; functions need not.
     """
 
     kind: PartialKind
@@ -128,6 +134,7 @@ class Need:
     source: str | None = None
     listed: int = 0
     bounds: tuple[float, ...] = ()
+    where: str | None = None
 
 
 @dataclass(frozen=True)

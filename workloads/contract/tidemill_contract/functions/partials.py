@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from tidemill_contract.duration import parse_ms
+from tidemill_contract.expressions.normal import normal_form
 from tidemill_contract.functions import spread
 from tidemill_contract.functions.base import EXACT_INTEGERS, SQL_TYPES, Metric, Need
 from tidemill_contract.functions.bookkeeping import REVISION
@@ -28,10 +29,12 @@ __all__ = [
     "SKETCHES",
     "SQL_TYPES",
     "AggregationLayout",
+    "Conditional",
     "Kind",
     "Partial",
     "column_of",
     "columns_by_kind",
+    "conditionals",
     "field_types",
     "fields_of",
     "kept_in_order",
@@ -79,6 +82,29 @@ def column_of(kind: Kind, field: str) -> str:
 
 
 @dataclass(frozen=True)
+class Conditional:
+    """The values of a field in the events that fulfil a condition, as a column of frames.
+
+    Attributes:
+        where: the condition, normalised.
+        field: None: the events themselves.
+    """
+
+    where: str
+    field: str | None
+
+    @property
+    def condition(self) -> str:
+        """Name of the frame's column that is true where the condition is, else null. No field has a `?` in its name."""
+        return f"?{hashlib.sha256(self.where.encode()).hexdigest()[:16]}"
+
+    @property
+    def column(self) -> str:
+        """Name of the frame's column that has the field's values there, else null."""
+        return f"{self.field or ''}{self.condition}"
+
+
+@dataclass(frozen=True)
 class Partial:
     """One stored column of partial results: what it holds (`kind`) of which field.
 
@@ -87,6 +113,7 @@ class Partial:
         by: a second field that the column is told apart by.
         bounds: of counts between bounds, these.
         noted: the field whose values it holds, and its spec type; None: values of no field.
+        where: the normalised condition of the events that it is of; None: all events.
     """
 
     kind: Kind
@@ -96,21 +123,29 @@ class Partial:
     noted: tuple[str, str] | None = None
     by: str | None = None
     bounds: tuple[float, ...] = ()
+    where: str | None = None
 
     @property
     def column(self) -> str:
         """The column's name; spec names cannot start with an underscore, so it collides with none."""
-        return f"_{self.kind}" if self.field is None else column_of(self.kind, self._label)
+        plain = self.field is None and self.where is None
+        return f"_{self.kind}" if plain else column_of(self.kind, self._label)
+
+    @property
+    def source(self) -> str:
+        """The column of frames that it is computed from, unless it is of all events."""
+        return str(self.field) if self.where is None else Conditional(self.where, self.field).column
 
     @property
     def _label(self) -> str:
         """What the column is told apart by within its kind: no field has a dot in its name."""
-        field = str(self.field)
-        if self.by is None and not self.bounds:
+        field = self.field or ""
+        if self.by is None and not self.bounds and self.where is None:
             return field
         told = f"{field}.{self.by}"
-        if self.bounds or len(told) > _MAX_LABEL:
-            digest = hashlib.sha256(repr((field, self.by, self.bounds)).encode()).hexdigest()
+        if self.bounds or self.where is not None or len(told) > _MAX_LABEL:
+            parts = (field, self.by, self.bounds) if self.where is None else (field, self.by, self.bounds, self.where)
+            digest = hashlib.sha256(repr(parts).encode()).hexdigest()
             told = f"{field[: _MAX_LABEL - 17]}.{digest[:16]}"
         return told
 
@@ -248,14 +283,22 @@ def needed_partials(metric: Metric, types: Mapping[str, str]) -> list[Partial]:
         metric: of a validated spec.
         types: the spec type of each field.
     """
-    return [_partial(need, types) for need in FUNCTIONS[metric.function].needs(metric)]
+    return [_partial(need, types) for need in _needs(metric)]
+
+
+def _needs(metric: Metric) -> tuple[Need, ...]:
+    needs = FUNCTIONS[metric.function].needs(metric)
+    if metric.where is None:
+        return needs
+    where = normal_form(metric.where)
+    return tuple(replace(need, where=where) for need in needs)
 
 
 def _partial(need: Need, types: Mapping[str, str]) -> Partial:
     source = need.source or need.field
     noted = None if source is None else (source, types[source])
     sql_type = need.kind.sql_type(noted[1] if noted else "")
-    return Partial(need.kind.name, need.field, sql_type, need.listed, noted, need.by, need.bounds)
+    return Partial(need.kind.name, need.field, sql_type, need.listed, noted, need.by, need.bounds, need.where)
 
 
 def needed_columns(metric: Metric) -> list[str]:
@@ -272,6 +315,11 @@ def fields_of(metric: Metric) -> set[str]:
     """The fields that a metric is made of."""
     needs = FUNCTIONS[metric.function].needs(metric)
     return {field for need in needs for field in (need.field, need.by) if field is not None}
+
+
+def conditionals(metric: Metric) -> set[Conditional]:
+    """The conditional columns of frames that a metric is computed from; none if it has no condition."""
+    return {Conditional(need.where, need.field) for need in _needs(metric) if need.where is not None}
 
 
 def columns_by_kind(metric: Metric) -> dict[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tidemill_contract.expressions import compiler as expressions
 from tidemill_contract.functions.base import ANY
 from tidemill_contract.functions.registry import FUNCTIONS, PARAMETERS, listed
 from tidemill_contract.resource.faults import Fault, did_you_mean
@@ -35,6 +36,22 @@ class Columns:
         if name in self.types or not self.complete:
             return None
         return Fault(path, name, f"there is no {what} of this name", did_you_mean(name, self.types))
+
+
+def expression_type(path: str, text: str, columns: Columns, *, as_filter: bool) -> tuple[str | None, Fault | None]:
+    """Return the type of an expression over columns, or its fault.
+
+    Both are None if that depends on a column that is broken.
+    """
+    known = {name: kind for name, kind in columns.types.items() if kind is not None}
+    try:
+        used = expressions.columns(text)
+        if any(name not in known and (name in columns.types or not columns.complete) for name in used):
+            return None, None  # a column is broken, or may be one that is: judging this would blame the wrong place
+        return expressions.check(text, known, as_filter=as_filter), None
+    except expressions.ExpressionError as error:
+        message, _, remedy = str(error).partition("; ")
+        return None, Fault(path, text, message, remedy or "correct the expression")
 
 
 def metric_faults(parts: Parts, columns: Columns, _limits: object) -> Iterator[Fault]:
@@ -68,6 +85,10 @@ def _metric(metric: Any, path: str, columns: Columns) -> Iterator[Fault]:
         remedy = f"use {listed(_FOR_ANY, 'or')}, or derive a number from it"
         told = f"{function} takes", remedy
         yield from _column(f"{path}.field", metric.field, columns, FUNCTIONS[function].takes, told)
+    if metric.where is not None:
+        _, fault = expression_type(f"{path}.where", metric.where, columns, as_filter=True)
+        if fault:
+            yield fault
 
 
 def _column(path: str, name: str, columns: Columns, takes: Sequence[str], told: tuple[str, str]) -> Iterator[Fault]:

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from tidemill_contract.duration import parse_ms
-from tidemill_contract.expressions import compiler as expressions
 from tidemill_contract.resource.faults import ABSENT, Fault, did_you_mean
 from tidemill_contract.resource.kept_rules import kept_faults
 from tidemill_contract.resource.kinds.base import Model
 from tidemill_contract.resource.kinds.detectors import DETECTORS
 from tidemill_contract.resource.kinds.windows import MIN_WINDOW_MS, WINDOWS, Window
-from tidemill_contract.resource.metric_rules import Columns, metric_faults
+from tidemill_contract.resource.metric_rules import Columns, expression_type, metric_faults
 from tidemill_contract.resource.name_rules import system_columns
 from tidemill_contract.resource.parts import AggregationPart, Parts
 from tidemill_contract.resource.scaling_rules import scaling_faults
@@ -63,7 +62,7 @@ def _columns(parts: Parts) -> tuple[Columns, list[Fault]]:
         kind: str | None = None
         if derive.model is not None:
             path = f"{derive.path}.expression"
-            kind, fault = _expression(path, derive.model.expression, Columns(types, names_known), as_filter=False)
+            kind, fault = expression_type(path, derive.model.expression, Columns(types, names_known), as_filter=False)
             faults += [fault] if fault else []
         if derive.name is not None:
             types.setdefault(derive.name, kind)
@@ -71,21 +70,9 @@ def _columns(parts: Parts) -> tuple[Columns, list[Fault]]:
             names_known = False
     columns = Columns(types, names_known)
     if parts.filter is not None and 0 < len(parts.filter) <= 1024:
-        _, fault = _expression("spec.transform.filter", parts.filter, columns, as_filter=True)
+        _, fault = expression_type("spec.transform.filter", parts.filter, columns, as_filter=True)
         faults += [fault] if fault else []
     return columns, faults
-
-
-def _expression(path: str, text: str, columns: Columns, *, as_filter: bool) -> tuple[str | None, Fault | None]:
-    known = {name: kind for name, kind in columns.types.items() if kind is not None}
-    try:
-        used = expressions.columns(text)
-        if any(name not in known and (name in columns.types or not columns.complete) for name in used):
-            return None, None  # a column is broken, or may be one that is: judging this would blame the wrong place
-        return expressions.check(text, known, as_filter=as_filter), None
-    except expressions.ExpressionError as error:
-        message, _, remedy = str(error).partition("; ")
-        return None, Fault(path, text, message, remedy or "correct the expression")
 
 
 def _unique(items: Sequence[tuple[str, str | None]], what: str) -> Iterator[Fault]:

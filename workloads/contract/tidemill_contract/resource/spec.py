@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from tidemill_contract.duration import Duration
+from tidemill_contract.functions.base import Expression as Expression
 from tidemill_contract.functions.base import FieldType as FieldType
 from tidemill_contract.functions.base import Name as Name
 from tidemill_contract.resource.amounts import Bytes
@@ -22,7 +23,6 @@ from tidemill_contract.resource.kinds.windows import WINDOWS, Window
 API_VERSION = "tidemill.dev/v1alpha1"
 KIND = "AnalyticsPipeline"
 
-Expression = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 TopicName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9._-]{1,249}$", max_length=249)]
 ConfigValue = Annotated[str, StringConstraints(max_length=256)]
 

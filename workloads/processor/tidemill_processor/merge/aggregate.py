@@ -123,7 +123,8 @@ def _ordered(frame: pl.DataFrame, epochs: dict[int, int]) -> pl.DataFrame:
 
 def _expression(partial: Partial, frame: pl.DataFrame) -> pl.Expr:
     if partial.field is None:
-        return pl.len().cast(pl.Int64).alias(partial.column)
+        number = pl.len() if partial.where is None else pl.col(partial.source).count()
+        return number.cast(pl.Int64).alias(partial.column)
     return _KINDS[partial.kind](_Field(partial, frame)).alias(partial.column)
 
 
@@ -131,7 +132,7 @@ class _Field:
     """The field of a partial in a frame."""
 
     def __init__(self, partial: Partial, frame: pl.DataFrame) -> None:
-        self.partial, self.frame, self.name = partial, frame, str(partial.field)
+        self.partial, self.frame, self.name = partial, frame, partial.source
         self.column, self.value = pl.col(self.name), spread.numeric(self.name, frame)
 
     def beyond(self, bound: int, *, rows: int = 1) -> bool:

@@ -14,7 +14,7 @@ import polars as pl
 from tidemill_contract.functions.partials import AggregationLayout, Partial
 
 DEVIATION = "_deviation_"
-"""What a field's column of deviations is called, before the field's name."""
+"""What the deviations of a column are called, before its name."""
 _DOWN, _LOW_BITS = 2.0**-64, 2**32 - 1
 
 
@@ -30,7 +30,7 @@ def widest(name: str, frame: pl.DataFrame) -> int:
 
 
 def _spread(plan: AggregationLayout) -> list[str]:
-    return [str(p.field) for p in plan.partials if p.kind == "mean"]
+    return [p.source for p in plan.partials if p.kind == "mean"]
 
 
 def deviating(frame: pl.DataFrame, plan: AggregationLayout, keys: Sequence[str]) -> pl.DataFrame:
@@ -55,8 +55,8 @@ def settled(rows: pl.DataFrame, frame: pl.DataFrame, plan: AggregationLayout, ke
 
     Sums that are infinite only because of the order in which they were taken are taken anew.
     """
-    means = {p.field: p.column for p in plan.partials if p.kind == "mean"}
-    lows = {p.field: p.column for p in plan.partials if p.kind == "low"}
+    means = {p.source: p.column for p in plan.partials if p.kind == "mean"}
+    lows = {p.source: p.column for p in plan.partials if p.kind == "low"}
     exact = [part for field, mean in means.items() for part in _mean(rows, mean, lows[field])]
     rows = rows.with_columns(exact) if exact else rows
     for partial in plan.partials:
@@ -88,7 +88,7 @@ def _two_sum(a: pl.Expr, b: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
 
 
 def _summed_anew(rows: pl.DataFrame, frame: pl.DataFrame, partial: Partial, keys: Sequence[str]) -> pl.DataFrame:
-    scaled = frame.group_by(keys).agg((pl.col(str(partial.field)) * _DOWN).sum().alias("_scaled"))
+    scaled = frame.group_by(keys).agg((pl.col(partial.source) * _DOWN).sum().alias("_scaled"))
     rows = rows.join(scaled, on=keys, how="left", nulls_equal=True)
     known = pl.col(partial.column)
     kept = pl.when(known.is_null() | known.is_finite()).then(known).otherwise(pl.col("_scaled") / _DOWN)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, create_model
 from pydantic.fields import FieldInfo
 
-from tidemill_contract.functions.base import Function, Name
+from tidemill_contract.functions.base import Expression, Function, Name
 from tidemill_contract.functions.registry import ALONE, FUNCTIONS, PARAMETERS, listed
 from tidemill_contract.resource.kinds.base import Kinds, Member, Model, Words, type_of
 
@@ -21,6 +21,9 @@ class MetricSpec(Model):
     name: Name = Field(description="Name of the metric in answers.")
     function: str
     field: Name | None = Field(None, description=_FIELD)
+    where: Expression | None = Field(
+        None, description="SQL condition; only events for which it is true count in this metric. Default: all events."
+    )
 
 
 def _kind(function: Function) -> type[MetricSpec]:

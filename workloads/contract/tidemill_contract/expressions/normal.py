@@ -1,0 +1,45 @@
+"""The normal form of an expression: one text for all ways to write the same tree.
+
+Names of stored columns are made from it, so it never changes for an expression that exists.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from tidemill_contract.expressions.syntax import Call, Case, Column, Literal, Node, parse
+
+
+@lru_cache(maxsize=1024)
+def normal_form(text: str) -> str:
+    """Return an expression without its blanks, its letter case and its needless brackets.
+
+    `status>=500` and `(STATUS >= 500)` have the same normal form, `>=("status",500)`.
+
+    Raises:
+        ExpressionError: it cannot be read.
+    """
+    return _written(parse(text))
+
+
+def _written(node: Node) -> str:
+    match node:
+        case Column(name):
+            return f'"{name}"'
+        case Literal(value):
+            return _constant(value)
+        case Call(name, args):
+            return f"{name}({','.join(map(_written, args))})"
+        case Case(branches, default):
+            whens = "".join(f"{_written(condition)}:{_written(value)};" for condition, value in branches)
+            return f"CASE({whens}{_written(default)})"
+
+
+def _constant(value: str | int | float | bool | None) -> str:
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool):
+        return str(value).upper()
+    return repr(value)

@@ -1,0 +1,39 @@
+"""Columns of frames for metrics with a condition (`where`): a field's values in the events that fulfil it.
+
+Functions skip nulls. So the values of all other events are null in such a column, and every function then counts what
+its condition lets through, like any other field. A pipeline without conditions has no such columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import polars as pl
+
+from tidemill_contract.expressions.compiler import columns, compile_condition
+from tidemill_contract.functions.partials import conditionals
+from tidemill_contract.resource.spec import PipelineSpec
+
+
+def conditional_columns(spec: PipelineSpec, types: Mapping[str, str]) -> tuple[pl.Expr, ...]:
+    """Return the columns of a pipeline's conditions, each once; later ones read earlier ones.
+
+    Args:
+        spec: of a valid pipeline.
+        types: spec types of fields and derives by name.
+    """
+    found: dict[str, pl.Expr] = {}
+    for metric in (metric for aggregation in spec.aggregations for metric in aggregation.metrics):
+        for column in conditionals(metric):
+            if metric.where is not None and column.condition not in found:
+                fulfilled = pl.when(compile_condition(metric.where, types)).then(pl.lit(True))
+                found[column.condition] = fulfilled.alias(column.condition)
+            if column.field is not None:
+                found[column.column] = pl.when(pl.col(column.condition)).then(pl.col(column.field)).alias(column.column)
+    return tuple(found.values())
+
+
+def condition_fields(spec: PipelineSpec) -> set[str]:
+    """Return the fields and derives that conditions of metrics read."""
+    wheres = {metric.where for aggregation in spec.aggregations for metric in aggregation.metrics if metric.where}
+    return {name for where in wheres for name in columns(where)}
