@@ -59,7 +59,8 @@ letter with the reason `missing_field`. If a member occurs twice, the last one c
 
 `transform.derive[].expression`, `transform.filter` and `where` of metrics are SQL expressions on the fields of one
 event and on earlier derives. The operators are `+ - * / %`, `= <> < <= > >=`, `AND OR NOT`,
-`IS [NOT] NULL | TRUE | FALSE`, `[NOT] IN (constants)`, `[NOT] BETWEEN`, `[NOT] LIKE | ILIKE`, `||`, `CASE`, and the functions {functions}.
+`IS [NOT] NULL | TRUE | FALSE`, `[NOT] IN (constants)`, `[NOT] BETWEEN`, `[NOT] LIKE | ILIKE`, `||`, `CASE`, and the
+functions {functions}.
 
 - No expression fails because of data. Division by zero, 64-bit overflow, the root of a negative number, a text without
   a number in `TRY_CAST`, and every number that is not finite, give NULL. `CAST` is refused, because it can fail.
