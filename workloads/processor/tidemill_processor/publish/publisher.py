@@ -233,38 +233,8 @@ class Publisher:
         outbox = _Outbox(self._outlet)
         with connection.transaction():
             rows = connection.execute(anomalies.unpublished(self._schema, MARKED_ROWS)).fetchall()
-            for (
-                _,
-                rule,
-                aggregation,
-                version,
-                metric,
-                group,
-                start,
-                end,
-                value,
-                score,
-                expected,
-                low,
-                high,
-                severity,
-                revision,
-                epoch,
-                partition,
-                offset,
-            ) in rows:
-                key = msgspec.json.encode(group)
-                told = {
-                    "anomaly": rule, "aggregation": aggregation, "version": version, "metric": metric, "group": group,
-                    "window_start": rfc3339(start), "window_end": rfc3339(end), "value": value, "score": score,
-                    "expected": expected, "lower": low, "upper": high, "severity": severity,
-                    "revision": revision, "partition": partition, "offset": offset,
-                }  # fmt: skip
-                if offset is None:
-                    id_ = f"{rule}/{version}/{rfc3339(start)}/{revision}/{key.decode()}"
-                else:
-                    id_ = f"{rule}/{epoch}/{partition}/{offset}"
-                outbox.send(self._config.topic("anomalies"), key, _encode(told), {"id": id_, "anomaly": rule})
+            for row in rows:
+                outbox.send(self._config.topic("anomalies"), *_anomaly(row))
             if rows:
                 record(connection, self._schema, duty, outbox.settle())
                 ids = [row[0] for row in rows]
@@ -299,6 +269,26 @@ class Publisher:
         if windows:
             headers["windows"] = ",".join(rfc3339_ms(start) for start in windows)
         return key, value, headers
+
+
+def _anomaly(row: tuple[Any, ...]) -> tuple[bytes, bytes, dict[str, str]]:
+    """Return key, value and headers of an anomaly."""
+    (
+        _, rule, aggregation, version, metric, group, start, end, value, score, expected, low, high, severity, revision,
+        epoch, partition, offset,
+    ) = row  # fmt: skip
+    key = _encode(group)
+    value = _encode({
+        "anomaly": rule, "aggregation": aggregation, "version": version, "metric": metric, "group": group,
+        "window_start": rfc3339(start), "window_end": rfc3339(end), "value": value, "score": score,
+        "expected": expected, "lower": low, "upper": high, "severity": severity,
+        "revision": revision, "partition": partition, "offset": offset,
+    })  # fmt: skip
+    if offset is None:
+        id_ = f"{rule}/{version}/{rfc3339(start)}/{revision}/{key.decode()}"
+    else:
+        id_ = f"{rule}/{epoch}/{partition}/{offset}"
+    return key, value, {"id": id_, "anomaly": rule}
 
 
 class _Outbox:
