@@ -20,8 +20,8 @@ def find_tools(jars: Path, environ: Mapping[str, str]) -> Path:
     """Return the jar of the tools.
 
     Args:
-        jars: the folder of the broker's.
-        environ: its PATH has Maven.
+        jars: the folder with the jars of the broker.
+        environ: environment variables; the PATH must have Maven.
 
     Raises:
         RuntimeError: it is not there and cannot be fetched.

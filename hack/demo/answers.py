@@ -103,7 +103,7 @@ def print_answers(client: httpx.Client, platform: Platform, console: Console) ->
 
 def _print_rows(title: str, rows: Sequence[dict[str, Any]], console: Console) -> None:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    # All windows end at the same distance from their start.
+    # All windows have the same length.
     names = [name for name in (rows[0] if rows else ()) if name != "window_end"]
     for name in names:
         table.add_column(name, justify="right" if _is_number(rows[0][name]) else "left", no_wrap=True)

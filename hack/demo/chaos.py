@@ -51,7 +51,7 @@ class Chaos:
     Args:
         runtime: the platform under attack.
         seed: of all random choices.
-        say: told each action.
+        say: prints each action.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from faults.rows import Row
 from faults.watch import COMPONENTS
 
 TELLS_SECONDS, RECOVERS_SECONDS = 30.0, 10.0
-# If it takes longer, the row fails, and the next one does not start on top of it.
+# If recovery takes longer, the row fails, and no further row is played.
 _GIVEN_UP_SECONDS = 180.0
 _STAYS_SECONDS = 3.0
 

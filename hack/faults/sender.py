@@ -14,7 +14,7 @@ BASE_MS = 1_700_000_000_000 // 60_000 * 60_000
 # Event time runs faster than the clock, so that there are several windows.
 _PACE = 10
 _BATCH, _PIECE = 100, 1_000
-# One of so many events to ingest is one that cannot be counted.
+# One of this many events to ingest is invalid.
 _POISON_EVERY = 97
 _ANSWER_SECONDS = 40.0
 # Then even the oldest unacknowledged event is far from being late.

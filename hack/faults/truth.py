@@ -16,8 +16,8 @@ def stalls(counted: Sequence[Sample], begin: float, end: float) -> list[Span]:
 
     Args:
         counted: events that were counted until then; None: not known.
-        begin: seconds; from here on.
-        end: until here.
+        begin: begin of the observed time, seconds.
+        end: its end, seconds.
     """
     moves = [begin]
     known = None

@@ -142,7 +142,7 @@ class Api:
             "secure-port": port,
             "tls-cert-file": serving.certificate,
             "tls-private-key-file": serving.key,
-            # There is one of each.
+            # There is only one replica of each program.
             "leader-elect": "false",
             "profiling": "false",
         }

@@ -46,7 +46,7 @@ class ControlPlane:
             folder: of its own.
             controllers: whether the controller manager is to be there.
             audited: whether every request is to be noted, a JSON line each, in `audit.log` of the folder.
-            on_progress: is told what is being done.
+            on_progress: called with lines of progress.
 
         Raises:
             NotBuilt: the cluster's programs are not there.
@@ -138,7 +138,7 @@ class ControlPlane:
             "shutdown-delay-duration": "0s",
         }
         if not controllers:
-            # It refuses pods whose service account was not made yet, and nothing makes it.
+            # The plugin refuses pods without a service account, and nothing creates service accounts here.
             flags["disable-admission-plugins"] = "ServiceAccount"
         return flags
 

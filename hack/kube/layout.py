@@ -39,7 +39,7 @@ class Ports:
     proxy_health: int = 10256
     controllers: int = 10257
     scheduler: int = 10259
-    # The usual one: a NetworkPolicy sees a packet when its service has been resolved to this.
+    # The usual port of DNS, because a NetworkPolicy sees packets after the address of the Service was replaced.
     dns: int = 53
     dns_health: int = 10054
     dns_ready: int = 10055

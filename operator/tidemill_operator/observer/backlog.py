@@ -1,6 +1,6 @@
 """Computes how far a pipeline is behind, from its positions in Postgres and the ends of its partitions in Kafka.
 
-Only reads.
+It writes nothing.
 """
 
 from __future__ import annotations

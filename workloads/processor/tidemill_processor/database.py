@@ -117,7 +117,7 @@ class Database:
         if self.reader != LIVE:
             filled = [store for reader, store in found if reader == self.reader]
             if not filled:
-                raise LookupError(f"{self.schema}._aggregations has nothing for {self.reader} to fill")
+                raise LookupError(f"{self.schema}._aggregations has no version that {self.reader} fills")
             return filled
         stores = {(store.name, store.version): store for _, store in found}
         for aggregation in self._config.spec.aggregations:
