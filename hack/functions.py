@@ -1,6 +1,6 @@
-"""What pages tell of the aggregate functions, made from the registry: `python -m functions FILE` prints a file anew.
+"""Generates the parts of pages about aggregate functions from the registry: `python -m functions FILE` prints a file.
 
-Of `docs/metrics.md` the part between the marks; of `functions.js` of the dashboard the whole.
+In `docs/metrics.md`, it is the part between the marks; `functions.js` of the dashboard is generated as a whole.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ export const UNORDERED = new Set({names});
 
 
 def _decoded() -> list[str]:
-    """Functions whose values SQL does not give."""
+    """Return the functions whose values are not computed by SQL."""
     found = []
     for name, function in FUNCTIONS.items():
         parameters = {**function.example, **dict.fromkeys(function.parameters.fields, "f")}
@@ -47,7 +47,7 @@ def _fields(function: Function) -> str:
 
 
 def table() -> str:
-    """The functions as a table, with what their answers have in common."""
+    """Return the table of functions, with the rules for their answers."""
     rows = [f"| `{name}` | {f.value} | {_fields(f)} | {f.error} |" for name, f in FUNCTIONS.items()]
     quoted = [[f"`{name}`" for name in names] for names in (_decoded(), ZERO_FILLED)]
     return _TABLE.format(
@@ -56,7 +56,7 @@ def table() -> str:
 
 
 def render(path: Path) -> str:
-    """A file as it is to be."""
+    """Return the new content of a file."""
     if path.suffix == ".js":
         return _SCRIPT.format(names=json.dumps(sorted(_decoded())))
     return re.sub(f"{BEGIN}.*{END}", lambda _: table(), path.read_text(), flags=re.DOTALL)

@@ -1,6 +1,6 @@
-"""Write the hashed requirement files: for development, for benchmarks, and next to each distribution for its image.
+"""Writes the hashed requirement files: for development, for benchmarks, and next to each distribution for its image.
 
-Versions stay as they are locked; `--upgrade` takes the newest that fit. The files hold no address of any index.
+Locked versions are kept; `--upgrade` takes the newest compatible ones. The files have no addresses of indexes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BACKEND = "hatchling>=1.27"
 
 
 def third_party(folder: str) -> list[str]:
-    """What a distribution needs from others, its own siblings' needs included."""
+    """Return a distribution's requirements from other projects, including those of its siblings here."""
     needs: list[str] = []
     for requirement in tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]["dependencies"]:
         if requirement.startswith("tidemill-"):
@@ -37,7 +37,7 @@ def third_party(folder: str) -> list[str]:
 
 
 def compile_lock(needs: list[str], output: Path, *, constraints: list[Path], upgrade: bool) -> None:
-    """Resolve requirements into a hashed file.
+    """Resolve requirements into a file with hashes.
 
     Raises:
         subprocess.CalledProcessError: they do not fit together; uv has said why.
@@ -50,14 +50,14 @@ def compile_lock(needs: list[str], output: Path, *, constraints: list[Path], upg
     if upgrade:
         command.append("--upgrade")
     text = "\n".join([*needs, ""])
-    # The index's address is no part of a lock: what pip and uv are set up with decides where files come from.
+    # A lock has no address of an index: the settings of pip and uv decide where files come from.
     subprocess.run([*command, "-"], input=text, text=True, check=True, cwd=ROOT)
 
 
 def main() -> int:
-    """Entry point; the exit code."""
+    """Entry point; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--upgrade", action="store_true", help="take the newest versions that fit")
+    parser.add_argument("--upgrade", action="store_true", help="take the newest compatible versions")
     upgrade = parser.parse_args().upgrade
     tools = (REQUIREMENTS / "dev.in").read_text().splitlines()
     needs = {need for folder in DISTRIBUTIONS for need in third_party(folder)}

@@ -1,4 +1,4 @@
-"""Prints docs/monitoring.md: what processes tell Prometheus, from the modules that declare it."""
+"""Prints docs/monitoring.md: the exported metrics, from the modules that declare them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from prometheus_client.metrics import MetricWrapperBase
 INTRO = """\
 # Monitoring
 
-Every process answers `/metrics` for Prometheus. It tells the families below that are its own, and what Python and the
-process take (`python_…`, `process_…`). (The functions of a pipeline's `metrics` are [another page](metrics.md).)
+Every process serves `/metrics` for Prometheus. It exports its own metrics, listed below, and those of Python and of the
+process (`python_…`, `process_…`). (For the functions of a pipeline's `metrics`, see [another page](metrics.md).)
 
-- `tidemill up --targets-file targets.json` writes where its processes are, for
-  [config/prometheus](../config/prometheus/prometheus.yaml); in a cluster the chart makes a ServiceMonitor and a
+- `tidemill up --targets-file targets.json` writes the addresses of its processes, for
+  [config/prometheus](../config/prometheus/prometheus.yaml). In a cluster, the chart creates a ServiceMonitor and a
   PodMonitor.
 - Targets have the labels `job="tidemill"`, `namespace`, `component` (`ingest`, `processor`, `api`, `operator`) and,
-  where a process serves one pipeline, `pipeline`. Scrape configurations of your own have to set them, and to keep
-  labels that figures bring (`honor_labels: true`), as some are about several pipelines.
-- Where the labels are known before, a counter is there at 0, so that `increase()` sees the first event.
-- [Alerts](runbooks/README.md) and the chart's dashboards ask for this job only. The same
-  [rules](../charts/tidemill/files/alerts.yaml) serve a cluster and Docker Compose.
-- `tidemill_pipeline_…` come from the operator, or from `tidemill up`: they go on when a pipeline's own processes do
-  not.
+  if a process serves one pipeline, `pipeline`. Your own scrape configuration has to set these labels, and to keep
+  labels of the metrics themselves (`honor_labels: true`), because some metrics have labels of several pipelines.
+- A counter whose labels are known in advance is exported at 0, so that `increase()` sees the first event.
+- [Alerts](runbooks/README.md) and the chart's dashboards only select this job. The same
+  [rules](../charts/tidemill/files/alerts.yaml) are used in a cluster and with Docker Compose.
+- The operator, or `tidemill up`, exports `tidemill_pipeline_…`, so these metrics remain when a pipeline's processes
+  end.
 """
 WORKLOADS = {
     "Every workload": "tidemill_chassis.metrics",
@@ -42,14 +42,14 @@ OPERATOR = (
 
 
 def sections() -> Iterator[tuple[str, list[ModuleType]]]:
-    """Titles, and the modules that declare what is told there."""
+    """Return the titles, and the modules that declare the metrics of each section."""
     for title, module in WORKLOADS.items():
         yield title, [importlib.import_module(module)]
     yield "Operator", [importlib.import_module(module) for module in OPERATOR]
 
 
 def row(metric: MetricWrapperBase) -> str:
-    """A family's line of the table."""
+    """Return a metric's line of the table."""
     name = metric._name + ("_total" if isinstance(metric, Counter) else "")
     labels = ", ".join(f"`{label}`" for label in metric._labelnames)
     return f"| `{name}` | {labels} | {metric._documentation} |"

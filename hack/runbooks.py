@@ -1,4 +1,4 @@
-"""Prints docs/runbooks/README.md: the alerts in their order, each with the first paragraph of its runbook."""
+"""Prints docs/runbooks/README.md: all alerts in the order of their file, with the first paragraph of each runbook."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ One page for each alert in [alerts.yaml](../../charts/tidemill/files/alerts.yaml
 
 
 def alerts() -> list[str]:
-    """Names of all alerts, in the order of their file."""
+    """Return the names of all alerts, in the order of their file."""
     groups = yaml.safe_load((ROOT / "charts/tidemill/files/alerts.yaml").read_text())["groups"]
     return list(dict.fromkeys(rule["alert"] for group in groups for rule in group["rules"]))
 
 
 def row(alert: str) -> str:
-    """An alert's line of the table."""
+    """Return an alert's line of the table."""
     page = f"{alert.lower()}.md"
     when = (RUNBOOKS / page).read_text().split("\n\n")[1]
     return f"| [{alert}]({page}) | {' '.join(when.split())} |\n"
 
 
 def render() -> str:
-    """The page; the same text each time."""
+    """Return the page."""
     return INTRO + "".join(map(row, alerts()))
 
 

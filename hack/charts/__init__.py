@@ -1,1 +1,1 @@
-"""Files of the charts that are generated: each chart's README."""
+"""Generates files of the charts: the README of each chart."""

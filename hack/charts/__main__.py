@@ -1,6 +1,6 @@
-"""Print a chart's README: its values with their defaults and the comments that begin with two hyphens.
+"""Prints a chart's README: its values with their defaults, and the comments that begin with two hyphens.
 
-`python -m charts tidemill`. Which values may hold what is in the chart's values.schema.json.
+Run `python -m charts tidemill`. The types and limits of values are in the chart's values.schema.json.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _STEP = 2
 
 @dataclass(frozen=True)
 class Value:
-    """One documented value; `path` has its dots."""
+    """One documented value; `path` joins the keys with dots."""
 
     path: str
     default: Any
@@ -31,7 +31,7 @@ class Value:
 
 
 def documented(text: str) -> Iterator[Value]:
-    """The values of a file whose key follows a comment that begins with two hyphens."""
+    """Return the values of a file whose key follows a comment that begins with two hyphens."""
     values = yaml.safe_load(text)
     path: list[str] = []
     comment = ""
@@ -46,7 +46,7 @@ def documented(text: str) -> Iterator[Value]:
 
 
 def undocumented(text: str) -> list[str]:
-    """Leaves that no comment describes, neither at them nor above."""
+    """Return the leaves without a comment, at themselves or at a parent."""
     described = {value.path for value in documented(text)}
     return [path for path in _leaves(yaml.safe_load(text)) if not any(_within(path, known) for known in described)]
 
@@ -70,7 +70,7 @@ def _within(path: str, known: str) -> bool:
 
 
 def readme(folder: Path) -> str:
-    """The README of the chart in a folder."""
+    """Return the README of the chart in a folder."""
     chart = yaml.safe_load((folder / "Chart.yaml").read_text())
     intro = (folder / "README.intro.md").read_text().rstrip()
     rows = [
@@ -83,7 +83,7 @@ def readme(folder: Path) -> str:
 
 
 def main() -> int:
-    """Entry point; the exit code."""
+    """Entry point; returns the exit code."""
     sys.stdout.write(readme(CHARTS / sys.argv[1]))
     return 0
 

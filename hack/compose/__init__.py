@@ -1,1 +1,1 @@
-"""The compose files run on this machine without containers: programs that are here stand in for the images."""
+"""Runs the compose files on this machine without containers: installed programs stand in for the images."""

@@ -1,4 +1,4 @@
-"""`make compose-check`: docker-compose.yaml without containers. Healthy, demo exact, targets up, panels full."""
+"""`make compose-check`: runs docker-compose.yaml without containers, and checks health, demo, targets and panels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WATCH_SECONDS = 60.0
 
 
 class Composed:
-    """The demo's pipeline, as the compose file runs it."""
+    """The demo's pipeline, as it runs in the compose file's services."""
 
     def __init__(self, found: Running) -> None:
         self._found = found
@@ -38,7 +38,7 @@ class Composed:
         return str(self._found.stage.folder)
 
     def url(self, component: str) -> str:
-        """Base URL of `ingest` or `api`: the published port."""
+        """Return the base URL of `ingest` or `api`: the published port."""
         return self._found.url("tidemill", _PORTS[component])
 
     def check_alive(self) -> None:
@@ -48,7 +48,7 @@ class Composed:
                 raise DemoError(f"{name} ended with exit status {child.exit_code}:\n{child.log_tail()}")
 
     def topic_ends(self) -> dict[int, int]:
-        """End offset of each partition of the events topic, as Kafka tells."""
+        """Return the end offset of each partition of the events topic."""
         brokers = f"{self._found.stage.addresses['kafka-1']}:9092"
         return topic_ends(brokers, f"{self.namespace}.{self.name}.events")
 
@@ -79,9 +79,9 @@ def _told(seconds: Mapping[str, float]) -> str:
 
 
 def main() -> int:
-    """Entry point; the exit code."""
+    """Entry point; returns the exit code."""
     parser = argparse.ArgumentParser(prog="compose", description=__doc__)
-    parser.add_argument("--events", type=int, help="send only the first so many departures")
+    parser.add_argument("--events", type=int, help="send only the first N departures")
     arguments = parser.parse_args()
     return command(lambda console: in_folder("compose", lambda folder: _run(arguments, console, folder)))
 

@@ -1,4 +1,4 @@
-"""What is asked of services that run: Prometheus' targets and rules, and the queries of Grafana's panels."""
+"""Checks of running services: Prometheus' targets and rules, and the queries of Grafana's panels."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import yaml
 
 from compose.run import Running
 
-# A variable of a dashboard; what stands for it: all of its values.
+# A variable of a dashboard, and the value used for it: everything.
 _VARIABLE = re.compile(r"\$\{?(?P<name>\w+)(?::\w+)?\}?")
 _TIMES = {"__rate_interval": "1m", "__interval": "30s", "__range": "15m"}
-# Of the operator in a cluster; `tidemill up` has neither passes nor scaling.
+# Only the operator in a cluster has these metrics; `tidemill up` has neither passes nor scaling.
 _OF_CLUSTERS = "tidemill_operator_"
 _PAUSE_SECONDS = 2.0
 _RANGE_SECONDS = 3_600.0
@@ -30,9 +30,9 @@ class Panel:
     """A panel's query.
 
     Attributes:
-        dashboard: whose.
-        title: its own.
-        query: with values in the place of variables.
+        dashboard: name of its dashboard.
+        title: of the panel.
+        query: with values in place of variables.
     """
 
     dashboard: str
@@ -41,21 +41,21 @@ class Panel:
 
     @property
     def of_clusters(self) -> bool:
-        """Whether only the operator in a cluster has such figures."""
+        """Whether only the operator in a cluster has such metrics."""
         return _OF_CLUSTERS in self.query
 
 
 class Prometheus:
-    """The one of the file, at an address."""
+    """A client of the Prometheus at an address."""
 
     def __init__(self, url: str) -> None:
         self._url = f"{url}/api/v1/"
 
     def ask(self, path: str, **parameters: str) -> Any:
-        """`data` of an answer.
+        """Return `data` of an answer.
 
         Raises:
-            ValueError: it is refused.
+            ValueError: Prometheus refuses the request.
         """
         answer = httpx.get(self._url + path, params=parameters, timeout=20, trust_env=False).json()
         if answer["status"] != "success":
@@ -63,19 +63,19 @@ class Prometheus:
         return answer["data"]
 
     def has_data(self, query: str) -> bool:
-        """Whether a query has had a number, in the time that the dashboards show."""
+        """Whether a query has a number, within the time range of the dashboards."""
         now = time.time()
         told = self.ask("query_range", query=query, start=str(now - _RANGE_SECONDS), end=str(now), step="15")
         return any(not math.isnan(float(value)) for series in told["result"] for _, value in series["values"])
 
 
 def watch_faults(running: Running, say: Callable[[str], None], *, seconds: float) -> list[str]:
-    """What Prometheus does not see, which alerts fire, and which panels stay empty.
+    """Return faults: targets that are down, alerts that fire, and panels without data.
 
     Args:
         running: the services of docker-compose.yaml.
-        say: told what was found.
-        seconds: how long figures may take to come: some are asked for every 10 seconds, rates need two answers.
+        say: prints the results.
+        seconds: how long figures may take to appear: some are scraped every 10 seconds, and rates need two scrapes.
     """
     prometheus = Prometheus(running.url("prometheus", 9090))
     at_grafana, every = _panels(running)
@@ -98,7 +98,7 @@ def watch_faults(running: Running, say: Callable[[str], None], *, seconds: float
 
 
 def _targets(prometheus: Prometheus) -> tuple[int, list[str]]:
-    """How many there are, and what is wrong with some."""
+    """Return the number of targets, and what is wrong with them."""
     told = prometheus.ask("targets")["activeTargets"]
     components = {target["labels"].get("component") for target in told}
     wrong = [
@@ -113,7 +113,7 @@ def _targets(prometheus: Prometheus) -> tuple[int, list[str]]:
 
 
 def _rules(prometheus: Prometheus) -> tuple[int, list[str]]:
-    """How many there are, and which fail or fire; whether somebody takes the alerts."""
+    """Return the number of rules, the ones that fail or fire, and whether an Alertmanager receives alerts."""
     rules = [rule for group in prometheus.ask("rules")["groups"] for rule in group["rules"]]
     wrong = [f"{rule['name']}: {rule['lastError']}" for rule in rules if rule["health"] != "ok"]
     wrong += [
@@ -128,7 +128,7 @@ def _rules(prometheus: Prometheus) -> tuple[int, list[str]]:
 
 
 def _panels(running: Running) -> tuple[Prometheus, list[Panel]]:
-    """The data source that Grafana is provisioned with, and all panels of its dashboards.
+    """Return Grafana's provisioned data source, and all panels of its dashboards.
 
     Raises:
         ValueError: Grafana would find no dashboard.
@@ -150,7 +150,7 @@ def _panels(running: Running) -> tuple[Prometheus, list[Panel]]:
 
 
 def queries(dashboard: dict[str, Any], source: str) -> Iterator[tuple[str, str]]:
-    """Titles and queries of a dashboard's panels, of rows too.
+    """Yield titles and queries of a dashboard's panels, also those within rows.
 
     Raises:
         ValueError: a panel asks another source than this one.

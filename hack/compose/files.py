@@ -1,4 +1,4 @@
-"""Compose files as Compose reads them, as far as ours go; what is not known here is refused and not passed over."""
+"""Reads compose files, as far as ours need it. Anything unknown is refused, never ignored."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-# Compose 1 (Debian's docker-compose) knows no others; `name:` is what it refuses first.
+# Compose 1 (Debian's docker-compose) refuses all other keys, `name:` first.
 TOP_LEVEL = frozenset({"version", "services", "networks", "volumes", "secrets", "configs"})
-# Restarting, rights and networks are the containers' affair.
+# Restart policies, rights and networks only concern containers.
 _OF_CONTAINERS = frozenset(
     {"restart", "networks", "init", "hostname", "read_only", "cap_drop", "security_opt", "build"}
 )
@@ -25,7 +25,7 @@ _VARIABLE = re.compile(r"\$(?:\$|(?P<name>\w+)|\{(?P<braced>\w+)(?:(?P<kind>:?-)
 
 @dataclass(frozen=True)
 class Mount:
-    """What a container sees at a path.
+    """A path of a container, and what is mounted there.
 
     Attributes:
         source: the name of a volume, or a path of this machine.
@@ -39,19 +39,19 @@ class Mount:
 
     @property
     def is_volume(self) -> bool:
-        """Whether it is a volume and not a folder or file of this machine."""
+        """Whether it is a volume, not a folder or file of this machine."""
         return not self.source.startswith((".", "/", "~"))
 
 
 @dataclass(frozen=True)
 class Health:
-    """How it is found out whether a service is well.
+    """The health check of a service.
 
     Attributes:
-        test: as Compose writes it, begun by CMD or CMD-SHELL.
-        seconds: how long it may take until the first time.
-        timeout: seconds that one test may take.
-        retries: so many failures in a row make it unhealthy.
+        test: in Compose's form, beginning with CMD or CMD-SHELL.
+        seconds: how long the service may take to become healthy.
+        timeout: maximum seconds of one test.
+        retries: number of failures in a row that make the service unhealthy.
     """
 
     test: tuple[str, ...]
@@ -65,15 +65,15 @@ class Service:
     """One service of a file.
 
     Attributes:
-        name: its own, which is its host name.
-        image: what it runs.
-        command: instead of, or after, what the image runs.
+        name: of the service; also its host name.
+        image: its image.
+        command: replaces the image's command, or is appended to its entry point.
         environment: its variables.
         mounts: volumes, folders and files.
-        ports: ports that are published.
+        ports: the published ports.
         health: None: there is no test.
-        after: services that have to be there before it, and `service_healthy` or `service_started`.
-        grace: seconds that it has to end when it is asked to; then it is killed.
+        after: services to wait for, with `service_healthy` or `service_started`.
+        grace: seconds to end after SIGTERM; then it is killed.
     """
 
     name: str
@@ -88,14 +88,14 @@ class Service:
 
 
 def load(path: Path, environ: Mapping[str, str]) -> dict[str, Service]:
-    """The services of a file, by name.
+    """Return the services of a file, by name.
 
     Args:
         path: of the file.
-        environ: for its variables.
+        environ: values of its variables.
 
     Raises:
-        ValueError: it says something that Compose 1 or this program does not know; the message names it.
+        ValueError: the file has a key that Compose 1 or this program does not know; the message names it.
     """
     document = yaml.safe_load(path.read_text())
     unknown = [key for key in document if key not in TOP_LEVEL and not key.startswith("x-")]
@@ -114,7 +114,7 @@ def load(path: Path, environ: Mapping[str, str]) -> dict[str, Service]:
 
 
 def _resolved(value: Any, environ: Mapping[str, str]) -> Any:
-    """With variables in the place of `${NAME:-default}`."""
+    """Replace each `${NAME:-default}` with the value of the variable."""
     if isinstance(value, str):
         return _VARIABLE.sub(lambda found: _variable(found, environ), value)
     if isinstance(value, Mapping):

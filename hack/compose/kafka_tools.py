@@ -1,4 +1,4 @@
-"""Kafka's command-line tools, which a broker does without: of KAFKA_HOME, or fetched once from Maven Central."""
+"""Finds Kafka's command-line tools, which a broker does not need: in KAFKA_HOME, or fetched once from Maven Central."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 from tidemill_operator.laptop.servers.kafka_jars import KAFKA_VERSION
 from tidemill_operator.processes.files import locked
 
-# What the scripts of bin/ run.
+# The classes that the scripts in bin/ run.
 TOOLS = {"kafka-broker-api-versions.sh": "org.apache.kafka.tools.BrokerApiVersionsCommand"}
 _PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy"
 _FETCH_SECONDS = 300.0
 
 
 def find_tools(jars: Path, environ: Mapping[str, str]) -> Path:
-    """The jar of the tools.
+    """Return the jar of the tools.
 
     Args:
-        jars: the folder of the broker's.
-        environ: its PATH has Maven.
+        jars: the folder with the jars of the broker.
+        environ: environment variables; the PATH must have Maven.
 
     Raises:
         RuntimeError: it is not there and cannot be fetched.

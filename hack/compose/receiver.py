@@ -1,4 +1,4 @@
-"""Takes alerts as Alertmanager does, where that is not installed: `python receiver.py ADDRESS PORT`."""
+"""Receives alerts in place of an Alertmanager that is not installed: `python receiver.py ADDRESS PORT`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Receiver(BaseHTTPRequestHandler):
-    """Takes all and sends nothing on."""
+    """Accepts all alerts and sends nothing on."""
 
     def do_POST(self) -> None:
-        """Alerts, as Prometheus sends them."""
+        """Accept alerts from Prometheus."""
         self.rfile.read(int(self.headers["content-length"]))
         self.send_response(200)
         self.end_headers()

@@ -1,4 +1,4 @@
-"""The services of a file, started in order, asked by their own health checks and ended again."""
+"""Starts the services of a file in order, runs their health checks, and ends them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _PAUSE_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Ended:
-    """How a service ended when it was asked to.
+    """The result of ending a service.
 
     Attributes:
-        seconds: that it took.
-        killed: whether it took longer than it may.
+        seconds: time until it ended.
+        killed: whether it exceeded its grace period.
     """
 
     seconds: float
@@ -39,9 +39,9 @@ class Running:
 
     Attributes:
         services: by name.
-        stage: where they are.
-        children: their processes, of those that have one.
-        seconds: until each was healthy.
+        stage: their folder and addresses.
+        children: their processes.
+        seconds: time until each was healthy.
         ended: how each ended.
     """
 
@@ -53,13 +53,13 @@ class Running:
         self._waves: list[list[str]] = []
 
     def url(self, service: str, port: int) -> str:
-        """Where a published port of a service is."""
+        """Return the URL of a published port of a service."""
         if port not in self.services[service].ports:
             raise ValueError(f"services.{service}.ports: {port} is not published")
         return f"http://{self.stage.addresses[service]}:{self.stage.ports.get(port, port)}"
 
     def start(self) -> None:
-        """Start all, each after those that it waits for.
+        """Start all services, each after those that it waits for.
 
         Raises:
             RuntimeError: one is not healthy in the time that its check allows, or has ended.
@@ -103,7 +103,7 @@ class Running:
         self.seconds[service.name] = time.monotonic() - child.started_at
 
     def trouble(self, service: Service) -> str:
-        """What the service's own check complains of now; empty: it is healthy, or has no check."""
+        """Return why a service's health check fails; empty: it is healthy, or has no check."""
         if service.health is None:
             return ""
         kind, *given = (self.stage.text(service, part) for part in service.health.test)
@@ -122,7 +122,7 @@ class Running:
         return "" if done.returncode == 0 else f"status {done.returncode} {(done.stdout + done.stderr)[-500:].strip()}"
 
     def troubles(self) -> dict[str, str]:
-        """What is wrong now with services that have been healthy: ended, or all retries of their check failed."""
+        """Return what is wrong with services that were healthy: ended, or all retries of their check failed."""
         found = {name: self._lasting_trouble(name) for name in self.children}
         return {name: trouble for name, trouble in found.items() if trouble}
 
@@ -135,7 +135,7 @@ class Running:
         return trouble
 
     def stop(self) -> None:
-        """End all, those that started last first; those that started together at the same time."""
+        """End all services, in reverse order of their start; those that started together end together."""
         for wave in reversed(self._waves):
             with ThreadPoolExecutor(len(wave) or 1) as pool:
                 list(pool.map(self._stop_one, wave))
@@ -149,11 +149,11 @@ class Running:
 
 @contextmanager
 def running(file: Path, folder: Path, environ: Mapping[str, str]) -> Iterator[Running]:
-    """The services of a file while the block runs.
+    """Run the services of a file while the block runs.
 
     Args:
         file: the compose file.
-        folder: for everything that they write; every user may enter it.
+        folder: of all their files; every user may enter it.
         environ: for the file's variables.
     """
     services = load(file, environ)

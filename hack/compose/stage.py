@@ -1,6 +1,6 @@
-"""Where the services of a file are on this machine: an address, a folder, and what containers would see in both.
+"""Maps the services of a file to this machine: addresses, folders, and the paths that containers would see.
 
-Each service has a loopback address of its own, so it keeps the ports of the file. Host names become addresses and
+Each service has its own loopback address, so that it keeps the ports of the file. Host names become addresses, and
 paths of containers become paths below a folder, in commands, variables and files that are mounted read-only.
 """
 
@@ -26,10 +26,10 @@ class Stage:
     """The folder and the addresses of one run.
 
     Attributes:
-        root: of the compose file; what its relative paths begin at.
+        root: the folder of the compose file, to which its paths are relative.
         folder: of all files of the run.
         addresses: by the service's name.
-        ports: of servers that listen on all addresses, where the file's own may be somebody else's.
+        ports: replacements for ports of servers that listen on all addresses, because others may use the file's.
     """
 
     root: Path
@@ -39,7 +39,7 @@ class Stage:
 
     @classmethod
     def of(cls, services: Mapping[str, Service], root: Path, folder: Path) -> Stage:
-        """With addresses that no other run is likely to have."""
+        """Create it with addresses that other runs are unlikely to use."""
         net = f"127.{random.randrange(16, 250)}.{random.randrange(1, 250)}"
         addresses = {name: f"{net}.{number}" for number, name in enumerate(services, 2)}
         free = Ports(folder / "ports.json")
@@ -47,11 +47,11 @@ class Stage:
         return cls(root, folder, addresses, ports)
 
     def home(self, service: Service) -> Path:
-        """Where files are that only this service has."""
+        """Return the folder of the files that only this service has."""
         return self.folder / service.name
 
     def path(self, service: Service, target: str) -> Path:
-        """Where a path of the container is."""
+        """Return the path on this machine for a path of the container."""
         for mount in sorted(service.mounts, key=lambda mount: -len(mount.target)):
             inside = os.path.relpath(target, mount.target)
             if not inside.startswith(".."):
@@ -64,7 +64,7 @@ class Stage:
         return self.folder / "volumes" / source if named else self.home(service) / target.lstrip("/")
 
     def text(self, service: Service, text: str) -> str:
-        """What a text that the container would read says here."""
+        """Replace host names and paths of the container in a text."""
         own = self.addresses[service.name]
         text = _ANY_ADDRESS.sub(own, _ITSELF.sub(own, text))
         for name, address in self.addresses.items():
@@ -77,16 +77,16 @@ class Stage:
         return text
 
     def _seen(self, service: Service) -> set[str]:
-        """Paths at which the container sees what is mounted; of a file its folder too, which a pattern may name."""
+        """Return the container's paths of mounts; for a file also its folder, because a pattern may name that."""
         targets = {mount.target for mount in service.mounts}
         files = {mount.target for mount in service.mounts if (self.root / mount.source).is_file()}
         return targets | {str(PurePosixPath(target).parent) for target in files}
 
     def prepare(self, service: Service) -> None:
-        """Make the folders of volumes, and copies of what is mounted, in this machine's words.
+        """Create the folders of volumes, and adapted copies of mounted files.
 
         Raises:
-            FileNotFoundError: what is to be mounted is not there; Docker would make an empty folder in its place.
+            FileNotFoundError: a mounted path does not exist; Docker would create an empty folder instead.
         """
         self.home(service).mkdir(parents=True, exist_ok=True)
         for mount in service.mounts:

@@ -1,4 +1,4 @@
-"""What runs in the place of an image: the programs of this machine, started as the image would start its own."""
+"""Runs installed programs in place of images, started as the images would start them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tidemill_operator.processes.child import Command
 
 ROOT = Path(__file__).resolve().parents[2]
 StandIn = Callable[[Stage, Service], Command]
-# Of the image's scripts, and nothing that the broker is told.
+# Variables of the image's scripts, which are not settings of the broker.
 _NO_PROPERTIES = ("KAFKA_HEAP_OPTS", "KAFKA_OPTS", "KAFKA_JVM_PERFORMANCE_OPTS")
 _JVM = ("-XX:+UseSerialGC", "-Xshare:auto", "-Dlog4j2.level=WARN")
 _VERSIONS = "kafka-broker-api-versions.sh"
 
 
 def command(stage: Stage, service: Service) -> Command | None:
-    """What to run for a service; None: nothing here does (Grafana).
+    """Return the command for a service; None: nothing stands in for it (Grafana).
 
     Raises:
         ValueError: there is no stand-in for the image.
@@ -43,7 +43,7 @@ def command(stage: Stage, service: Service) -> Command | None:
 
 
 def environment(stage: Stage, service: Service) -> dict[str, str]:
-    """The variables of the service's processes: its own, and of ours those that programs need."""
+    """Return the variables of the service's processes: its own, and for Tidemill's images those that programs need."""
     kept = {
         name: os.environ[name] for name in ("PATH", "HOME", "LANG", "JAVA_HOME", "KAFKA_HOME") if name in os.environ
     }
@@ -53,7 +53,7 @@ def environment(stage: Stage, service: Service) -> dict[str, str]:
 
 
 def _kafka(stage: Stage, service: Service) -> Command:
-    """As apache/kafka does it: KAFKA_A_B is a.b, the storage is formatted once."""
+    """Like apache/kafka: KAFKA_A_B sets a.b, and the storage is formatted once."""
     told = environment(stage, service)
     properties = {
         name.removeprefix("KAFKA_").lower().replace("_", "."): value
@@ -75,7 +75,7 @@ def _kafka(stage: Stage, service: Service) -> Command:
 
 
 def _postgres(stage: Stage, service: Service) -> Command:
-    """As postgres does it: a cluster of POSTGRES_USER with POSTGRES_PASSWORD, and POSTGRES_DB in it."""
+    """Like postgres: a cluster of POSTGRES_USER with POSTGRES_PASSWORD, and the database POSTGRES_DB."""
     told, user, programs = environment(stage, service), server_user(), find_programs(os.environ)
     data = stage.path(service, "/var/lib/postgresql/data")
     data.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def _postgres(stage: Stage, service: Service) -> Command:
         environment=told,
         user=user,
         working_dir=data,
-        stop_signal=signal.SIGINT,  # what the image says: a fast shutdown
+        stop_signal=signal.SIGINT,  # the image's stop signal: a fast shutdown
     )
 
 
@@ -117,7 +117,7 @@ def _redis(stage: Stage, service: Service) -> Command:
 
 
 def _tidemill(stage: Stage, service: Service) -> Command:
-    """The entry point of hack/images/local, and the file that it is built with."""
+    """Run the entry point of hack/images/local, with the file that is built into the image."""
     told = environment(stage, service)
     if told.get("TIDEMILL_RESILIENCE_FILE") == "/etc/tidemill/resilience.yaml":
         told["TIDEMILL_RESILIENCE_FILE"] = str(ROOT / "config" / "resilience.yaml")
@@ -128,7 +128,7 @@ def _tidemill(stage: Stage, service: Service) -> Command:
 
 
 def _prometheus(stage: Stage, service: Service) -> Command:
-    """As somebody who owns nothing but the volume: what others write for it has to be readable."""
+    """Run Prometheus as a user who only owns the volume, so files that others write for it must be readable."""
     given = [stage.text(service, part) for part in service.command]
     listen = f"--web.listen-address={stage.addresses[service.name]}:9090"
     user, data = "nobody" if os.geteuid() == 0 else None, stage.path(service, "/prometheus")
@@ -139,7 +139,7 @@ def _prometheus(stage: Stage, service: Service) -> Command:
 
 
 def _alertmanager(stage: Stage, service: Service) -> Command:
-    """Itself where it is installed; else what takes alerts likewise."""
+    """Run Alertmanager if it is installed, otherwise `receiver.py`."""
     address, told = stage.addresses[service.name], environment(stage, service)
     found = shutil.which("alertmanager") or shutil.which("prometheus-alertmanager")
     if found is None:
@@ -158,7 +158,7 @@ def _found(program: str) -> str:
 
 
 def _run(arguments: list[str], *, user: str | None = None, folder: Path | None = None, stdin: str = "") -> None:
-    """Run what an image runs before its server.
+    """Run a command that the image runs before its server.
 
     Raises:
         RuntimeError: it fails.
@@ -182,7 +182,7 @@ def _run(arguments: list[str], *, user: str | None = None, folder: Path | None =
 
 
 def program(path: Path, arguments: list[str]) -> None:
-    """A program of a container, which is another one here."""
+    """Write a program of the container that is a different command on this machine."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f'#!/bin/sh\nexec {shlex.join(arguments)} "$@"\n')
     path.chmod(0o755)

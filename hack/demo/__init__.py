@@ -1,1 +1,1 @@
-"""The demo: a real data set through the whole platform over HTTP, compared with a batch recomputation."""
+"""The demo: sends a real data set through the whole platform over HTTP, and compares it with a batch recomputation."""

@@ -1,4 +1,4 @@
-"""`make demo` and `make demo-chaos`: replay, wait, show, compare. Exit code 0: every window is what it must be."""
+"""`make demo` and `make demo-chaos`: replay, wait, show, compare. Exit code 0: every window is correct."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from demo.data import ROOT, load_departures
 from demo.runtime import Runtime
 
 EXAMPLE = ROOT / "crds" / "examples" / "flights.yaml"
-# The last events wait for the end of the chaos, so that all of it happens while events flow.
+# The last events are held back until the chaos ends, so that all of it happens while events flow.
 _HELD_BACK = 0.98
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="demo", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
-    parser.add_argument("--chaos", action="store_true", help="kill, freeze, scale and reset meanwhile")
-    parser.add_argument("--seed", type=int, help="of the chaos (default: a new one, printed)")
-    parser.add_argument("--events", type=int, help="send only the first so many")
-    parser.add_argument("--seconds", type=float, default=140.0, help="least length of a replay with chaos")
+    parser.add_argument("--chaos", action="store_true", help="kill, freeze, scale and reset processors meanwhile")
+    parser.add_argument("--seed", type=int, help="seed of the chaos (default: a random one, printed)")
+    parser.add_argument("--events", type=int, help="send only the first N departures")
+    parser.add_argument("--seconds", type=float, default=140.0, help="minimum duration of a replay with chaos")
     return parser.parse_args()
 
 
@@ -93,7 +93,7 @@ def _start_chaos(arguments: argparse.Namespace, runtime: Runtime, console: Conso
 
 
 def main() -> int:
-    """Entry point; the exit code."""
+    """Entry point; returns the exit code."""
     arguments = _arguments()
     return command(lambda console: in_folder("demo", lambda folder: _run(arguments, console, folder)))
 

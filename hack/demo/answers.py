@@ -1,4 +1,4 @@
-"""What the demo asks the API besides the windows: whether all is processed, the accounts, some answers to look at."""
+"""Queries of the demo besides the windows: whether everything is processed, the totals, and some answers to print."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _CHANGE_SECONDS = 30.0
 
 
 def wait_settled(client: httpx.Client, platform: Platform, acknowledged: int) -> None:
-    """Wait until everything in the topic is accounted for in the results: until lag is zero.
+    """Wait until all events of the topic are processed, so that the lag is zero.
 
     Raises:
-        DemoError: it is not within minutes, or Kafka holds fewer events than were acknowledged.
+        DemoError: it takes more than some minutes, or the topic has fewer events than were acknowledged.
     """
     ends = platform.topic_ends()
     if sum(ends.values()) < acknowledged:
@@ -39,10 +39,10 @@ def wait_settled(client: httpx.Client, platform: Platform, acknowledged: int) ->
 
 
 def wait_closed(client: httpx.Client, platform: Platform, newest: datetime) -> None:
-    """Wait until time has moved on as far as the newest event allows, and windows are closed up to there.
+    """Wait until the watermark is as far as the newest event allows, and windows are closed up to there.
 
     Raises:
-        DemoError: it has not within minutes.
+        DemoError: it takes more than some minutes.
     """
     disorder = milliseconds(platform.document["spec"]["source"]["eventTime"]["maxDisorder"])
     wanted = newest - timedelta(milliseconds=disorder)
@@ -57,7 +57,7 @@ def wait_closed(client: httpx.Client, platform: Platform, newest: datetime) -> N
 
 
 def positions(client: httpx.Client, platform: Platform) -> dict[int, int]:
-    """Next offset of each partition, as committed with the results."""
+    """Return the next offset of each partition, as committed with the results."""
     progress = describe(client, platform)["progress"]
     return {row["partition"]: row["next_offset"] or 0 for row in progress["partitions"]}
 
@@ -69,14 +69,14 @@ def positions(client: httpx.Client, platform: Platform) -> dict[int, int]:
     reraise=True,
 )
 def describe(client: httpx.Client, platform: Platform) -> dict[str, Any]:
-    """The pipeline as the API describes it; asked again if the pod that was to answer is being replaced."""
+    """Return the pipeline as the API describes it. Asks again if the answering pod is just being replaced."""
     response = client.get(f"{platform.url('api')}/v1/pipelines/{platform.name}")
     response.raise_for_status()
     return dict(response.json())
 
 
 def check_accounts(client: httpx.Client, platform: Platform, totals: Totals, *, sent: int) -> list[str]:
-    """Every event acknowledged once and processed once, no dead letter; what is wrong."""
+    """Check that every event was acknowledged and processed once, without dead letters. Returns what is wrong."""
     faults = []
     if (totals.accepted, totals.quarantined) != (sent, 0):
         faults.append(f"{sent} events sent: {totals.accepted} accepted, {totals.quarantined} quarantined")
@@ -93,7 +93,7 @@ def check_accounts(client: httpx.Client, platform: Platform, totals: Totals, *, 
 
 
 def print_answers(client: httpx.Client, platform: Platform, console: Console) -> None:
-    """The first days of every aggregation that has daily windows, as the API answers."""
+    """Print the first days of every aggregation with daily windows, as the API answers them."""
     for aggregation in platform.document["spec"]["aggregations"]:
         url = f"{platform.url('api')}/v1/pipelines/{platform.name}/aggregates/{aggregation['name']}"
         response = client.get(url, params={"limit": 5})
@@ -103,7 +103,7 @@ def print_answers(client: httpx.Client, platform: Platform, console: Console) ->
 
 def _print_rows(title: str, rows: Sequence[dict[str, Any]], console: Console) -> None:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    # Where a window ends is the same distance off everywhere.
+    # All windows have the same length.
     names = [name for name in (rows[0] if rows else ()) if name != "window_end"]
     for name in names:
         table.add_column(name, justify="right" if _is_number(rows[0][name]) else "left", no_wrap=True)
@@ -130,7 +130,7 @@ def _shown(value: object) -> str:
 
 
 def print_comparisons(comparisons: Sequence[Comparison], console: Console, *, seconds: float) -> None:
-    """What was compared, as a table."""
+    """Print a table of the comparisons."""
     title = f"compared with a batch recomputation, in {seconds:.1f} s"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("aggregation", "windows", "of them open", "values compared", "differences"):

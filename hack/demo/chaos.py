@@ -1,4 +1,4 @@
-"""What is done to the processors while events flow: kills, freezes, replicas that come and go, a reset of the group.
+"""Attacks processors while events flow: kills, freezes, changing numbers of replicas, a reset of the group.
 
 Every choice comes from one seed, so that a run can be repeated (the machine's own timing cannot).
 """
@@ -26,7 +26,7 @@ KILLS = 22
 _PAUSE_SECONDS = (0.5, 4.0)
 _SCALE_SECONDS = 60.0
 _RESET_SECONDS = 60.0
-# Kills surround every other fault; two freezes, one of them with others there to take the partitions over.
+# Kills surround every other fault. Of the two freezes, one happens while others can take over the partitions.
 SCRIPT: Sequence[str] = (
     *["kill"] * 5,
     "freeze",
@@ -46,19 +46,19 @@ SCRIPT: Sequence[str] = (
 
 
 class Chaos:
-    """Runs the script in a thread of its own.
+    """Runs the script in a separate thread.
 
     Args:
         runtime: the platform under attack.
         seed: of all random choices.
-        say: told each action.
+        say: prints each action.
     """
 
     def __init__(
         self, runtime: Runtime, *, seed: int, say: Callable[[str], None], script: Sequence[str] = SCRIPT
     ) -> None:
         self._runtime = runtime
-        # Reproducible on purpose.
+        # A fixed seed is intended.
         self._random = random.Random(seed)
         self._say = say
         self._script = script
@@ -68,11 +68,11 @@ class Chaos:
         self.counts: Counter[str] = Counter()
 
     def start(self) -> None:
-        """Begin."""
+        """Start the script."""
         self._thread.start()
 
     def join(self) -> None:
-        """Wait for the end.
+        """Wait for its end.
 
         Raises:
             DemoError: an action could not be carried out.
@@ -86,7 +86,7 @@ class Chaos:
             for action in self._script:
                 time.sleep(self._random.uniform(*_PAUSE_SECONDS))
                 self._do(action)
-        except BaseException as error:  # told to the main thread by join()
+        except BaseException as error:  # join() raises it in the main thread
             self._error = error
         finally:
             self.done.set()
@@ -111,7 +111,7 @@ class Chaos:
         return self._random.choice(sorted(running.items()))
 
     def _alive(self) -> dict[str, int]:
-        """Running processors; the report may lag behind a kill, so the process itself is looked at."""
+        """Return the running processors. The report may lag behind a kill, so the process itself is checked."""
         with suppress(FileNotFoundError):
             return {name: pid for name, pid in self._runtime.processors().items() if _is_processor(pid)}
         return {}
@@ -147,7 +147,7 @@ class Chaos:
         self._say("suspend, consumer group back to the beginning, resume")
         self._runtime.edit(lambda spec: spec.update(suspend=True))
         until(lambda: not self._alive(), seconds=_SCALE_SECONDS, what="no processor runs")
-        # Members that left by dying stay in the group until their session is over.
+        # Killed members stay in the group until their session expires.
         until(
             lambda: reset_group(self._runtime),
             seconds=_RESET_SECONDS,
@@ -159,7 +159,7 @@ class Chaos:
 
 
 def reset_group(runtime: Runtime) -> bool:
-    """Set the consumer group's offsets of all partitions to 0; False: the group still has members."""
+    """Set the group's offsets of all partitions to 0. Returns False if the group still has members."""
     admin = AdminClient({"bootstrap.servers": runtime.kafka})
     topic = f"{runtime.namespace}.{runtime.name}.events"
     group = f"tidemill.{runtime.namespace}.{runtime.name}"
@@ -173,7 +173,7 @@ def reset_group(runtime: Runtime) -> bool:
 
 
 def _is_processor(pid: int) -> bool:
-    """Whether a process lives (a zombie has no command line) and is a processor."""
+    """Whether a process is alive and a processor. A zombie has no command line."""
     try:
         return b"tidemill_processor" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

@@ -1,4 +1,4 @@
-"""The demo's pipeline in a Kubernetes cluster: applied, asked and deleted with kubectl, as a user would."""
+"""The demo's pipeline in a Kubernetes cluster: applied, queried and deleted with kubectl, as a user would do it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _REACH_SECONDS = 60.0
 _CONNECT_SECONDS = 5.0
 _RENEW_SECONDS = 0.5
 _MARK = "tidemill.dev/demo"
-# Brokers' names are the cluster's own: Kafka is asked from within, where the operator is.
+# Broker names only resolve inside the cluster, so Kafka is asked from the operator's pod.
 _ENDS = """\
 import json, os, sys
 from confluent_kafka.admin import AdminClient
@@ -41,7 +41,7 @@ class Kubectl:
         self._command = [str(program), "--kubeconfig", str(kubeconfig)]
 
     def __call__(self, *arguments: str, stdin: str | None = None) -> str:
-        """Run it; what it printed.
+        """Run kubectl and return its output.
 
         Raises:
             DemoError: it fails.
@@ -52,15 +52,15 @@ class Kubectl:
         return done.stdout
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start it; what it prints is nobody's."""
+        """Start kubectl and ignore its output."""
         return subprocess.Popen([*self._command, *arguments], stdout=subprocess.DEVNULL, text=True)
 
 
 class Forward:
-    """A port of this machine that leads to a Service, whichever pods come and go behind it.
+    """A local port that is forwarded to a Service, also when its pods are replaced.
 
-    `kubectl port-forward` itself ends with the pod that it has chosen: another one takes its place. What was under way
-    then is cut off.
+    `kubectl port-forward` ends together with the pod that it has chosen. It is then started again; open requests are
+    interrupted.
     """
 
     def __init__(self, kubectl: Kubectl, namespace: str, service: str, port: int) -> None:
@@ -81,7 +81,7 @@ class Forward:
             self._process = self._kubectl.start(*self._command)
 
     def close(self) -> None:
-        """End it."""
+        """Close the port."""
         self._over.set()
         while self._keeper.is_alive():
             self._process.terminate()
@@ -101,11 +101,11 @@ class ClusterPlatform:
 
     @property
     def logs(self) -> str:
-        """How to see the pods' logs."""
+        """A command that shows the pods' logs."""
         return f"kubectl logs --namespace {self.namespace} --all-containers --selector app.kubernetes.io/name=tidemill"
 
     def start(self) -> None:
-        """Apply the pipeline in a restricted namespace of its own and wait until it is ready.
+        """Apply the pipeline in its own restricted namespace, and wait until it is ready.
 
         Raises:
             DemoError: it is refused, or not ready in time; or the namespace is somebody else's.
@@ -117,7 +117,7 @@ class ClusterPlatform:
         self.apply()
 
     def apply(self) -> None:
-        """Apply the pipeline as its document is now, in a namespace that is there, and wait until it is ready.
+        """Apply the current document of the pipeline in an existing namespace, and wait until it is ready.
 
         Raises:
             DemoError: it is refused, or not ready in time.
@@ -127,7 +127,7 @@ class ClusterPlatform:
         self.reach()
 
     def reach(self) -> None:
-        """Find the ways to its services.
+        """Determine the addresses of its services.
 
         Raises:
             DemoError: there is none.
@@ -137,7 +137,7 @@ class ClusterPlatform:
                 self._urls[component] = self._reach(component)
 
     def _make_way(self) -> None:
-        """Remove what an earlier demo has left; anybody else's namespace is left alone."""
+        """Remove what an earlier demo has left. A namespace of anybody else is left alone."""
         found = json.loads(self._kubectl("get", "namespaces", "--output", "json"))["items"]
         for namespace in found:
             if namespace["metadata"]["name"] != self.namespace:
@@ -156,7 +156,7 @@ class ClusterPlatform:
         if stalled and stalled["status"] == "True":
             raise DemoError(f"{self.namespace}/{self.name} is stalled: {stalled['reason']}: {stalled['message']}")
         ready = conditions.get("Ready", {})
-        # Old processes serve while new ones start: what is asked for has to run.
+        # Old processes serve while new ones start, so wait for the new ones.
         settled = conditions.get("Progressing", {}).get("status") != "True"
         current = ready.get("observedGeneration") == found["metadata"]["generation"]
         return bool(ready.get("status") == "True" and settled and current)
@@ -166,7 +166,7 @@ class ClusterPlatform:
         return dict(json.loads(answer))
 
     def _reach(self, component: str) -> str:
-        """The Service's own address where this machine is a node of the cluster, else a forwarded port."""
+        """Return the Service's own address if this machine is a node of the cluster, otherwise a forwarded port."""
         service, port = f"{self.name}-{component}", PORTS[component]
         if _answers(self._address("kubernetes", "default"), 443):
             host = self._address(service, self.namespace)
@@ -174,7 +174,7 @@ class ClusterPlatform:
             forward = Forward(self._kubectl, self.namespace, service, port)
             self._forwards.append(forward)
             host, port = "127.0.0.1", forward.port
-        # Nodes hear of a Service's pods a moment after the pipeline is ready.
+        # Nodes learn the pods of a Service a moment after the pipeline is ready.
         until(lambda: _answers(host, port), seconds=_REACH_SECONDS, what=f"{service} can be reached at {host}:{port}")
         return f"http://{host}:{port}"
 
@@ -184,14 +184,14 @@ class ClusterPlatform:
         )
 
     def url(self, component: str) -> str:
-        """Base URL of `ingest` or `api`."""
+        """Return the base URL of `ingest` or `api`."""
         return self._urls[component]
 
     def check_alive(self) -> None:
-        """Nothing to look at: that its pods run is the cluster's own work."""
+        """Do nothing: the cluster keeps the pods running."""
 
     def topic_ends(self) -> dict[int, int]:
-        """End offset of each partition of the events topic, as Kafka tells."""
+        """Return the end offset of each partition of the events topic."""
         topic = f"{self.namespace}.{self.name}.events"
 
         def told() -> Ends:
@@ -201,11 +201,11 @@ class ClusterPlatform:
         return all_ends(told, topic)
 
     def run_in_operator(self, *command: str) -> str:
-        """Run a command where the operator runs; what it printed."""
+        """Run a command in the operator's pod, and return its output."""
         return self._kubectl("exec", "deployment/tidemill", "--namespace", OPERATOR_NAMESPACE, "--", *command)
 
     def table(self) -> str:
-        """What `kubectl get` shows of the pipeline."""
+        """Return the output of `kubectl get` for the pipeline."""
         return self._kubectl("get", "analyticspipeline", self.name, "--namespace", self.namespace, "--output", "wide")
 
     def stop(self) -> None:
@@ -219,7 +219,7 @@ class ClusterPlatform:
         self._kubectl("delete", "--ignore-not-found", timeout, "namespace", self.namespace)
 
     def leave(self) -> None:
-        """End the ways to its services; the pipeline stays."""
+        """Close forwarded ports; the pipeline stays."""
         for forward in self._forwards:
             forward.close()
         self._forwards.clear()

@@ -1,4 +1,4 @@
-"""Answers of the REST API against the batch recomputation: exact where exactness is promised, else within 1e-9."""
+"""Compares answers of the REST API with the batch recomputation: exactly where that is promised, else within 1e-9."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import polars as pl
 from demo.expected import expected_windows
 
 RELATIVE = 1e-9
-# A variance that is zero in one and rounding noise in the other; far below any unit of the data.
+# Variance may be zero in one and rounding noise in the other; this is far below any unit of the data.
 ABSOLUTE = 1e-9
 PAGE_ROWS = 10_000
 _SHOWN = 5
@@ -20,7 +20,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Page:
-    """One answer: its rows, and up to when windows were closed in the same state of the database (RFC 3339)."""
+    """One answer: its rows, and `closed_until` in the same state of the database (RFC 3339)."""
 
     rows: list[dict[str, Any]]
     closed_until: str | None
@@ -28,16 +28,16 @@ class Page:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One aggregation, compared.
+    """The comparison of one aggregation.
 
     Attributes:
         aggregation: its name.
         windows: number of windows that were expected.
-        answered: number of windows that the API gave.
+        answered: number of windows that the API returned.
         open_windows: how many of these were not closed yet.
         values: number of metric values that were compared.
-        wrong: number of values that differ, and of windows that only one side has.
-        differences: the first few, readable.
+        wrong: number of different values, plus the number of windows that only one side has.
+        differences: the first few differences as text.
     """
 
     aggregation: str
@@ -52,14 +52,14 @@ class Comparison:
 def compare_all(
     client: httpx.Client, base: str, pipeline: str, spec: Mapping[str, Any], raw: pl.DataFrame
 ) -> Iterator[Comparison]:
-    """Compare all aggregations of a pipeline, one by one."""
+    """Compare all aggregations of a pipeline, one after another."""
     for aggregation in spec["aggregations"]:
         answered = fetch_windows(client, base, pipeline, aggregation["name"])
         yield compare(aggregation, expected_windows(spec, aggregation, raw), answered)
 
 
 def fetch_windows(client: httpx.Client, base: str, pipeline: str, aggregation: str) -> list[Page]:
-    """All windows of an aggregation, page by page.
+    """Return all windows of an aggregation, page by page.
 
     Raises:
         httpx.HTTPError: the API refuses or does not answer.
@@ -77,11 +77,11 @@ def fetch_windows(client: httpx.Client, base: str, pipeline: str, aggregation: s
 
 
 def compare(aggregation: Mapping[str, Any], expected: pl.DataFrame, pages: list[Page]) -> Comparison:
-    """Compare one aggregation's windows with what they must be.
+    """Compare one aggregation's windows with the expected ones.
 
     Args:
         aggregation: its part of the spec.
-        expected: as `expected_windows` gives it.
+        expected: the result of `expected_windows`.
         pages: the API's answers, in their order.
     """
     rows = [row for page in pages for row in page.rows]
@@ -127,7 +127,7 @@ def compare(aggregation: Mapping[str, Any], expected: pl.DataFrame, pages: list[
 
 
 def _typed(rows: list[dict[str, Any]], wanted: pl.Schema) -> pl.DataFrame:
-    """The API's rows as a frame of the expected types; strict, so that 1.0 is no integer and "1" no number."""
+    """Return the API's rows as a frame with the expected types. Strict: 1.0 is no integer, and "1" is no number."""
     columns: dict[str, pl.Series] = {"closed": pl.Series([row["closed"] for row in rows], dtype=pl.Boolean)}
     for name, kind in wanted.items():
         values = [row[name] for row in rows]
@@ -143,14 +143,14 @@ def _typed(rows: list[dict[str, Any]], wanted: pl.Schema) -> pl.DataFrame:
 
 
 def _candidates(kind: pl.List) -> bool:
-    """Whether any of a list is right, as for `first` and `last`; the list of a `topk` is the value itself."""
+    """Whether a value is one of several correct ones, as for `first` and `last`. For `topk`, the list is the value."""
     return not isinstance(kind.inner, pl.Struct)
 
 
 def _differs(name: str, function: str, kind: pl.DataType) -> pl.Expr:
     want, got = pl.col(name), pl.col(f"{name} answered")
     if isinstance(kind, pl.List) and _candidates(kind):
-        # No value at all is an empty list of candidates.
+        # An empty list of candidates means that there is no value.
         return pl.when(got.is_null()).then(want.list.len() > 0).otherwise(~want.list.contains(got))
     if kind == pl.Float64 and function not in ("min", "max"):
         slack = RELATIVE * pl.max_horizontal(want.abs(), got.abs())
@@ -161,7 +161,7 @@ def _differs(name: str, function: str, kind: pl.DataType) -> pl.Expr:
 
 
 def _closed_flags(pages: list[Page]) -> list[str]:
-    """Every row says closed exactly if its window ended by its page's `closed_until`, which never goes back."""
+    """Check that exactly the windows that end by their page's `closed_until` are closed, and that it only increases."""
     found, before = [], ""
     for page in pages:
         until = page.closed_until or ""

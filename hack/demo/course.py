@@ -1,4 +1,4 @@
-"""The course of a demo on any platform: send the departures, wait until all is processed, compare, show."""
+"""The steps of a demo on any platform: send the departures, wait until all are processed, compare, show."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ BATCH_EVENTS = 500
 
 
 def command(run: Callable[[Console], int]) -> int:
-    """Run a demo as a program: told what stops it, and stopping what it started; the exit code."""
+    """Run a demo as a program, and stop what it started when the program is stopped. Returns the exit code."""
     console = Console(width=None if sys.stdout.isatty() else 140, soft_wrap=True)
-    # A stop of ours has to stop what we started as well.
+    # A signal to this process must also stop what it started.
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
         return run(console)
@@ -41,14 +41,14 @@ def command(run: Callable[[Console], int]) -> int:
 
 
 def in_folder(name: str, run: Callable[[Path], int]) -> int:
-    """Run in a folder of its own, which stays with logs and data after any failure; the exit code.
+    """Run in a new folder, which is kept with logs and data after a failure. Returns the exit code.
 
     Args:
-        name: of the program, for the folder's.
+        name: of the program; part of the folder's name.
         run: gets the folder.
     """
     folder = Path(tempfile.mkdtemp(prefix=f"tidemill-{name}-"))
-    # Started by root, Postgres runs as another user and has to enter.
+    # If root started this, Postgres runs as another user, who has to enter the folder.
     folder.chmod(0o755)
     keep = True
     try:
@@ -68,11 +68,11 @@ def in_folder(name: str, run: Callable[[Path], int]) -> int:
 def send(
     platform: Platform, departures: pl.DataFrame, console: Console, *, gate: Callable[[int], None] = lambda _: None
 ) -> Totals:
-    """Send everything through ingest and tell how fast it was.
+    """Send everything through ingest, and print the speed.
 
     Args:
-        platform: where to.
-        departures: in the order in which they are sent.
+        platform: receives the events.
+        departures: in the order of sending.
         console: where progress is shown.
         gate: as `Replay` takes it.
     """
@@ -99,7 +99,7 @@ def send(
 
 
 def judge(platform: Platform, departures: pl.DataFrame, totals: Totals, console: Console) -> int:
-    """Wait until all is processed, show answers, compare; the exit code."""
+    """Wait until everything is processed, show answers, and compare. Returns the exit code."""
     faults = []
     with httpx.Client(timeout=60.0, trust_env=False) as client:
         begun = time.monotonic()

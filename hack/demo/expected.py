@@ -1,4 +1,4 @@
-"""What the answers must be: every window of every aggregation, recomputed in one batch from the raw rows.
+"""The expected answers: every window of every aggregation, recomputed in one batch from the raw rows.
 
 Shares no code with the platform: it reads the YAML and knows polars. Functions are those whose value is defined exactly
 or within float error; `topk` is so for fields of few values.
@@ -25,7 +25,7 @@ _TYPES: Mapping[str, pl.DataType] = {
 
 
 def milliseconds(duration: str) -> int:
-    """`90s` → 90000."""
+    """Parse a duration, e.g. `90s` → 90000."""
     matched = re.fullmatch(r"(\d+)(ms|s|m|h|d)", duration)
     if matched is None:
         raise ValueError(f"{duration!r} is no duration")
@@ -33,7 +33,7 @@ def milliseconds(duration: str) -> int:
 
 
 def transformed(spec: Mapping[str, Any], raw: pl.DataFrame) -> pl.DataFrame:
-    """The raw rows with the declared types and derived columns, without those that the filter drops."""
+    """Return the raw rows with declared types and derived columns, without rows that the filter drops."""
     fields = spec["source"]["fields"]
     frame = raw.select(pl.col(field["name"]).cast(_TYPES[field["type"]]) for field in fields)
     transform = spec.get("transform", {})
@@ -49,7 +49,7 @@ def transformed(spec: Mapping[str, Any], raw: pl.DataFrame) -> pl.DataFrame:
 
 
 def expected_windows(spec: Mapping[str, Any], aggregation: Mapping[str, Any], raw: pl.DataFrame) -> pl.DataFrame:
-    """All windows of one aggregation.
+    """Return all windows of one aggregation.
 
     Returns:
         The group columns, `window_start`, `window_end` (Datetime) and the metrics. A `first` or `last` is the list of
@@ -74,7 +74,7 @@ def expected_windows(spec: Mapping[str, Any], aggregation: Mapping[str, Any], ra
 
 
 def _sessions(spec: Mapping[str, Any], aggregation: Mapping[str, Any], raw: pl.DataFrame) -> pl.DataFrame:
-    """The same of session windows: events of a group less than `gap` apart, cut at multiples of `maxLength`."""
+    """Return the session windows: events of a group less than `gap` apart, cut at multiples of `maxLength`."""
     window = aggregation["window"]
     gap, longest = milliseconds(window["gap"]), milliseconds(window.get("maxLength", "1d"))
     frame = transformed(spec, raw).with_columns(_ms=pl.col(spec["source"]["eventTime"]["field"]).dt.epoch("ms"))
@@ -92,7 +92,7 @@ def _sessions(spec: Mapping[str, Any], aggregation: Mapping[str, Any], raw: pl.D
 
 
 def _listed(aggregation: Mapping[str, Any], windows: pl.DataFrame) -> pl.DataFrame:
-    """The windows with the values of each `topk` counted: the most frequent first, equally frequent ones in order."""
+    """Return the windows with the counted values of each `topk`: the most frequent first, equal counts by value."""
     for metric in aggregation["metrics"]:
         if metric["function"] == "topk":
             name, k = metric["name"], metric.get("k", 10)

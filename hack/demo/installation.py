@@ -1,4 +1,4 @@
-"""A cluster of this machine with both charts in it: what the demo and the tests of the whole run on."""
+"""A cluster on this machine with both charts, for the demo and the tests of the whole platform."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _INSTALL_TIMEOUT = "8m"
 
 
 class Steps:
-    """Runs the programs of the repository one after the other, telling what takes how long."""
+    """Runs programs of the repository one after another, and prints how long each takes."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._began = time.monotonic()
 
     def run(self, title: str, command: Sequence[str | Path], **environment: str) -> str:
-        """Run a program; what it printed.
+        """Run a program and return its output.
 
         Raises:
             DemoError: it fails.
@@ -57,16 +57,16 @@ class Steps:
         return done.stdout
 
     def tell(self, title: str, begun: float) -> None:
-        """Say that something is done."""
+        """Print that a step is done."""
         self._console.print(f"{title} ({time.monotonic() - begun:.0f} s)", highlight=False)
 
     def total(self) -> float:
-        """Seconds since the first step."""
+        """Return the seconds since the first step."""
         return time.monotonic() - self._began
 
 
 def program(name: str) -> Path:
-    """Helm or kubectl: those built with the cluster's programs, else those on the path.
+    """Return the path of Helm or kubectl: the one built with the cluster's programs, else the one on the PATH.
 
     Raises:
         DemoError: neither is there.
@@ -79,7 +79,7 @@ def program(name: str) -> Path:
 
 
 def start_cluster(steps: Steps, provider: str) -> tuple[Path, bool]:
-    """Start the cluster unless it is there.
+    """Start the cluster unless it is running.
 
     Returns:
         Its kubeconfig, and whether it was started.
@@ -92,7 +92,7 @@ def start_cluster(steps: Steps, provider: str) -> tuple[Path, bool]:
 
 @contextlib.contextmanager
 def building_images(steps: Steps) -> Iterator[Callable[[], list[str]]]:
-    """Build images while the block does something else; ended with it.
+    """Build images while the block does something else; the build ends with the block.
 
     Yields:
         A function that waits for the build. It gives the images' references, without the servers' where official images
@@ -120,7 +120,7 @@ def building_images(steps: Steps) -> Iterator[Callable[[], list[str]]]:
 
 
 def load_images(steps: Steps, kubectl: Kubectl, images: Sequence[str]) -> None:
-    """Bring images that were built into the cluster where it lacks them.
+    """Load the built images that the cluster does not have yet.
 
     Raises:
         DemoError: the cluster refuses them.
@@ -151,7 +151,7 @@ class Place:
 
 
 def prepare(steps: Steps, provider: str) -> Place:
-    """Start the cluster unless it is there, and bring the images into it. If that fails, what was started is removed.
+    """Start the cluster if necessary, and load the images. After a failure, what was started is removed.
 
     Raises:
         DemoError: it fails.
@@ -170,7 +170,7 @@ def prepare(steps: Steps, provider: str) -> Place:
 
 
 def remove_cluster() -> None:
-    """Remove the cluster and all that belongs to it."""
+    """Remove the cluster and everything that belongs to it."""
     subprocess.run([CLUSTER, "down"], cwd=ROOT, capture_output=True, check=False)
 
 

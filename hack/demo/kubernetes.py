@@ -1,7 +1,7 @@
 """`make demo-k8s`: the demo's pipeline as one `kubectl apply` in a real cluster, compared with a batch recomputation.
 
-Cluster, images, both charts, the resource; then the same replay and comparison as `make demo`. What it starts it
-removes again (--keep leaves it); a cluster that was there before stays, with the charts.
+Cluster, images, both charts, the resource; then the same replay and comparison as `make demo`. It removes what it
+has started (unless --keep); a cluster that existed before stays, with the charts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="demo-k8s", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave everything running")
     parser.add_argument("--provider", choices=("auto", "kind", "local"), default="auto", help="of the cluster")
-    parser.add_argument("--events", type=int, help="send only the first so many")
+    parser.add_argument("--events", type=int, help="send only the first N departures")
     return parser.parse_args()
 
 
@@ -63,7 +63,7 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
     steps = Steps(console)
     place = prepare(steps, arguments.provider)
     document = yaml.safe_load(EXAMPLE.read_text())
-    # Nothing of a demo stays behind, and the next one finds nothing of another owner's.
+    # The demo leaves nothing behind that a later demo would find with another owner.
     document["spec"]["reclaimPolicy"] = "Delete"
     platform = ClusterPlatform(document, place.kubectl)
     code = 1
@@ -89,7 +89,7 @@ def _or_none(platform: ClusterPlatform, component: str) -> str:
 
 
 def main() -> int:
-    """Entry point; the exit code."""
+    """Entry point; returns the exit code."""
     arguments = _arguments()
     return command(lambda console: _run(arguments, console))
 

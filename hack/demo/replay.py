@@ -1,7 +1,7 @@
-"""Sends events through the HTTP ingest: batches on several connections, in an order within the declared disorder.
+"""Sends events to ingest over HTTP: batches on several connections, within the declared disorder.
 
-Only what was not acknowledged is sent again. A batch waits until no unacknowledged one before it is older than the
-pipeline's `maxDisorder` allows: so however answers overtake each other, no event is late.
+Only unacknowledged events are sent again. A batch waits as long as an unacknowledged earlier batch is older than the
+pipeline's `maxDisorder` allows. So no event is late, whatever the order of the answers.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Batch:
 
 
 def to_batches(events: Sequence[bytes], times_ms: Sequence[int], size: int) -> list[Batch]:
-    """Cut events that are in time order into batches."""
+    """Divide events, which are in order of time, into batches."""
     return [
         Batch(events[at : at + size], times_ms[at], times_ms[min(at + size, len(events)) - 1])
         for at in range(0, len(events), size)
@@ -49,11 +49,11 @@ def to_batches(events: Sequence[bytes], times_ms: Sequence[int], size: int) -> l
 
 @dataclass
 class Totals:
-    """What ingest has answered so far.
+    """The answers of ingest so far.
 
     Attributes:
-        retried: events that were sent again as ingest asked for it.
-        unanswered: events of requests without an answer, sent again under the same key.
+        retried: number of events that were sent again because ingest asked for it.
+        unanswered: number of events in requests without an answer, sent again with the same key.
     """
 
     accepted: int = 0
@@ -63,12 +63,12 @@ class Totals:
 
     @property
     def acknowledged(self) -> int:
-        """Events that are in Kafka."""
+        """Number of events that are in Kafka."""
         return self.accepted + self.quarantined
 
     @property
     def uncertain(self) -> int:
-        """Events that may have come to Kafka more than once: an acknowledgement was lost, or came too late."""
+        """Number of events that may be in Kafka twice, because an acknowledgement was lost or late."""
         return self.retried + self.unanswered
 
 
@@ -78,7 +78,7 @@ class Replay:
     Args:
         url: base URL of ingest.
         pipeline: its name.
-        disorder_ms: how much older than the newest an event may be.
+        disorder_ms: maximum age of an event relative to the newest one.
         gate: called before a batch is sent with the number of events before it; may block to slow the replay down.
         on_progress: called with the number of events acknowledged.
     """
@@ -149,7 +149,7 @@ class Replay:
                 self._turn.notify_all()
 
     def _send(self, client: httpx.Client, events: Sequence[bytes]) -> None:
-        """Send until every event is acknowledged."""
+        """Send a batch until every event is acknowledged."""
         deadline = time.monotonic() + _BATCH_SECONDS
         key = uuid.uuid4().hex
         while events:
@@ -158,7 +158,7 @@ class Replay:
             try:
                 response = client.post(self._target, content=b"\n".join(events) + b"\n", headers=headers)
             except httpx.TransportError as error:
-                # Whether it arrived is not known: the same key, so that ingest can tell.
+                # It is unknown whether the request arrived. With the same key, ingest writes it only once.
                 problem = f"{type(error).__name__}: {error}"
                 with self._turn:
                     self.totals.unanswered += len(events)
@@ -176,7 +176,7 @@ class Replay:
                 time.sleep(max(pause, 0.05))
 
     def _take(self, answer: dict[str, object], events: Sequence[bytes]) -> list[bytes]:
-        """Count what was acknowledged; what is to be sent again."""
+        """Count the acknowledged events, and return those to send again."""
         results = answer.get("results", [])
         assert isinstance(results, list)  # noqa: S101
         again = [events[row["index"]] for row in results if row["status"] == "retry"]

@@ -1,4 +1,4 @@
-"""A `tidemill up` of the demo's own: started, asked and stopped as a user would, through its command line and files."""
+"""A `tidemill up` for the demo, which uses it like a user: through its command line and files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from demo.data import ROOT
 from tidemill_operator.actuators.kafka.log import LATEST, KafkaLog
 
 T = TypeVar("T")
-# What Kafka told by partition, and why it did not tell others.
+# The ends of partitions that Kafka reported, and why others are unknown.
 Ends = tuple[dict[int, int], list[str]]
 _START_SECONDS = 150.0
 _STOP_SECONDS = 60.0
@@ -27,14 +27,14 @@ _ENDS_SECONDS, _ENDS_PAUSE_SECONDS = 30.0, 0.5
 
 
 class DemoError(RuntimeError):
-    """The demo cannot go on; the message says what happened and where to look."""
+    """The demo cannot continue; the message says what happened and where to look."""
 
 
 def until(check: Callable[[], T | None], *, seconds: float, what: str, pause_seconds: float = 0.2) -> T:
-    """The first value of `check` that is true.
+    """Call `check` until its value is true, and return that.
 
     Raises:
-        DemoError: there is none within the time.
+        DemoError: it is not true within the time limit.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -47,14 +47,14 @@ def until(check: Callable[[], T | None], *, seconds: float, what: str, pause_sec
 
 
 def all_ends(ask: Callable[[], Ends], topic: str) -> dict[int, int]:
-    """End offset of each partition of a topic, once Kafka tells all of them: leaders may be on their way.
+    """Return the end offset of each partition of a topic, once Kafka reports all: leaders may just be moving.
 
     Args:
-        ask: what is known of them now.
+        ask: returns the ends that are known now.
         topic: for the message.
 
     Raises:
-        DemoError: some are not told within the time; the message says why.
+        DemoError: some are still unknown after the time limit; the message says why.
     """
     deadline = time.monotonic() + _ENDS_SECONDS
     while True:
@@ -62,12 +62,12 @@ def all_ends(ask: Callable[[], Ends], topic: str) -> dict[int, int]:
         if not faults:
             return ends
         if time.monotonic() > deadline:
-            raise DemoError(f"Kafka does not tell where {topic} ends: {'; '.join(faults)}")
+            raise DemoError(f"Kafka does not report the ends of {topic}: {'; '.join(faults)}")
         time.sleep(_ENDS_PAUSE_SECONDS)
 
 
 def topic_ends(brokers: str, topic: str) -> dict[int, int]:
-    """The same of a topic of brokers that can be reached from here."""
+    """Return the end offsets of a topic, from brokers that are reachable from here."""
     partitions = AdminClient({"bootstrap.servers": brokers}).list_topics(topic, timeout=10).topics[topic].partitions
     log = KafkaLog(brokers)
 
@@ -79,7 +79,7 @@ def topic_ends(brokers: str, topic: str) -> dict[int, int]:
 
 
 class Platform(Protocol):
-    """Where a demo's pipeline runs.
+    """The place where a demo's pipeline runs.
 
     Attributes:
         name: of the pipeline.
@@ -93,20 +93,20 @@ class Platform(Protocol):
 
     @property
     def logs(self) -> str:
-        """Where to look when something is wrong."""
+        """Where to look for the cause of a failure."""
 
     def url(self, component: str) -> str:
-        """Base URL of `ingest` or `api`."""
+        """Return the base URL of `ingest` or `api`."""
 
     def check_alive(self) -> None:
         """Raise DemoError if the platform has ended."""
 
     def topic_ends(self) -> dict[int, int]:
-        """End offset of each partition of the events topic, as Kafka tells."""
+        """Return the end offset of each partition of the events topic."""
 
 
 class Runtime:
-    """One `up` on a data folder, over a copy of a pipeline's YAML that may be edited.
+    """An `up` with its own data folder, and a copy of a pipeline's YAML that may be edited.
 
     Args:
         example: the pipeline's YAML.
@@ -142,11 +142,11 @@ class Runtime:
 
     @property
     def log(self) -> Path:
-        """What `up` prints."""
+        """The file with the output of `up`."""
         return self.folder / "up.log"
 
     def start(self) -> None:
-        """Start, and wait until all is ready.
+        """Start it, and wait until everything is ready.
 
         Raises:
             DemoError: it ends or is not ready in time.
@@ -168,7 +168,7 @@ class Runtime:
         self._ready = json.loads(ready_file.read_text())
 
     def check_alive(self) -> None:
-        """Raise if `up` has ended.
+        """Raise an error if `up` has ended.
 
         Raises:
             DemoError: it has.
@@ -178,7 +178,7 @@ class Runtime:
             raise DemoError(f"`tidemill up` ended with exit status {self._process.returncode}:\n{tail}")
 
     def url(self, component: str) -> str:
-        """Base URL of `ingest` or `api`."""
+        """Return the base URL of `ingest` or `api`."""
         return str(self._ready["pipelines"][self.name][component])
 
     @property
@@ -188,19 +188,19 @@ class Runtime:
 
     @property
     def logs(self) -> str:
-        """The folder of all processes' logs."""
+        """The folder with the logs of all processes."""
         return str(self.data_dir / "logs")
 
     def topic_ends(self) -> dict[int, int]:
-        """End offset of each partition of the events topic, as Kafka tells."""
+        """Return the end offset of each partition of the events topic."""
         return topic_ends(self.kafka, f"{self.namespace}.{self.name}.events")
 
     def status(self) -> dict[str, Any]:
-        """What `up` last reported of its processes; written several times a second."""
+        """Return the last status file of `up`, which writes it several times a second."""
         return dict(json.loads((self.data_dir / "status.json").read_text()))
 
     def processors(self) -> dict[str, int]:
-        """Process ids of the running processors by their replica's name."""
+        """Return the process ids of the running processors, by replica."""
         workloads = self.status()["workloads"]
         return {name: state["pid"] for name, state in workloads.items() if "processor" in name and state["pid"]}
 
@@ -216,12 +216,12 @@ class Runtime:
         partial.replace(self.file)
 
     def wait(self) -> None:
-        """Block until `up` ends by itself."""
+        """Block until `up` ends."""
         if self._process is not None:
             self._process.wait()
 
     def stop(self) -> int:
-        """Stop cleanly; kill what does not end.
+        """Stop it cleanly; kill what does not end.
 
         Returns:
             The exit status of `up`.

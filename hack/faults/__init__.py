@@ -1,1 +1,1 @@
-"""Faults, one after the other, on a local platform with three brokers: what each process says, and what is counted."""
+"""Causes faults one after another on a local platform with three brokers; records health, conditions and counts."""

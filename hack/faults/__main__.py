@@ -1,4 +1,4 @@
-"""`make faults` and `make soak`: faults by name, faults that are drawn for some minutes, or both; a table of all."""
+"""`make faults` and `make soak`: named faults, random faults for some minutes, or both; prints a table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from faults.rows import ROWS, Row
 
 
 def _line(row: Row, seen: Seen, before: tuple[int, ...], verdict: Verdict, on: Bench) -> table.Line:
-    """A row by what it added."""
+    """Return the table's line of a row."""
     now = _counts(verdict, on)
     sent, acknowledged, counted, dead = (after - earlier for after, earlier in zip(now, before, strict=True))
     return table.Line(row, seen, verdict, sent, acknowledged, counted, dead, holds(row, seen, verdict))
@@ -35,7 +35,7 @@ def _counts(verdict: Verdict | None, on: Bench) -> tuple[int, ...]:
 
 
 def _plan(arguments: argparse.Namespace, console: Console) -> Iterator[tuple[Row, float]]:
-    """The rows that are named, or else all; with minutes those that are named, then drawn ones for so long."""
+    """Yield the named rows, or all; with minutes, the named rows and then random ones."""
     names = arguments.rows.split(",") if arguments.rows else [] if arguments.minutes else list(ROWS)
     yield from ((ROWS[name], arguments.seconds) for name in names)
     if not arguments.minutes:
@@ -72,17 +72,19 @@ def _run(arguments: argparse.Namespace, console: Console, folder: Path) -> int:
 
 
 def main() -> int:
-    """Entry point; the exit code."""
+    """Entry point; returns the exit code."""
     parser = argparse.ArgumentParser(prog="faults", description=__doc__)
     parser.add_argument("--rows", default="", help=f"some of {','.join(ROWS)}")
     parser.add_argument("--events", type=int, default=20_000, help="events that a row writes to Kafka itself")
-    parser.add_argument("--seconds", type=float, default=40.0, help="how long a fault lasts (soak: at the most)")
-    parser.add_argument("--minutes", type=float, default=0.0, help="draw faults for so long, after the named")
+    parser.add_argument("--seconds", type=float, default=40.0, help="how long a fault lasts (soak: at most)")
     parser.add_argument(
-        "--output", type=Path, default=Path("build/faults"), help="folder of what was seen: JSON, by fault"
+        "--minutes", type=float, default=0.0, help="after the named faults, play random ones for so many minutes"
     )
-    parser.add_argument("--page", type=Path, help="Markdown page that gets the table between its marks")
-    parser.add_argument("--seed", type=int, help="of what is drawn; default: any, printed")
+    parser.add_argument(
+        "--output", type=Path, default=Path("build/faults"), help="folder for the observations as JSON, by fault"
+    )
+    parser.add_argument("--page", type=Path, help="Markdown page whose table is replaced")
+    parser.add_argument("--seed", type=int, help="seed of random faults (default: a random one, printed)")
     arguments = parser.parse_args()
     unknown = set(filter(None, arguments.rows.split(","))) - set(ROWS)
     if unknown:

@@ -1,4 +1,4 @@
-"""The platform under attack: three brokers, Postgres and Redis, each behind a proxy, and `tidemill up`."""
+"""The platform under test: three brokers, Postgres and Redis, each behind a proxy, and `tidemill up`."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ _SESSION_MS = 6_000
 
 
 class Bench:
-    """What rows act on.
+    """The parts that rows act on.
 
     Attributes:
         servers: by name.
         proxies: of each server.
         runtime: the platform.
-        postgres: the administrator's address, beside the proxy.
-        ingest, bulk: who sends.
-        noted: what was acknowledged.
-        checker: of what became of it.
-        watch: of what is said.
-        leader: the broker that led the first partition when it was asked for.
+        postgres: the administrator's address, not through the proxy.
+        ingest, bulk: the senders.
+        noted: the acknowledged events.
+        checker: compares them with the results.
+        watch: records health, figures and conditions.
+        leader: the broker that led the first partition at the last check.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Bench:
         self.leader = BROKERS[0]
 
     def close(self) -> None:
-        """Nobody sends or watches any more; every server goes on."""
+        """Stop sending and watching, and wake all servers."""
         self.ingest.flow(on=False)
         self.watch.close()
         for name in self.servers:
@@ -74,21 +74,21 @@ class Bench:
         self.ingest.close()
 
     def find_leader(self) -> None:
-        """See which broker leads the first partition."""
+        """Find the broker that leads the first partition."""
         client = AdminClient({"bootstrap.servers": self.runtime.kafka})
         number = client.list_topics(self.topic, timeout=20).topics[self.topic].partitions[0].leader
         self.leader = BROKERS[number - 1]
 
     def named(self, servers: Sequence[str]) -> Sequence[str]:
-        """Names of servers, LEADER resolved."""
+        """Return the names of servers, with the broker's name in place of LEADER."""
         return [self.leader if name == LEADER else name for name in servers]
 
     def freeze(self, server: str) -> None:
-        """Stop all processes of a server, so that connections stay and nothing answers."""
+        """Stop all processes of a server with SIGSTOP: connections stay open, and nothing answers."""
         self._signal(server, signal.SIGSTOP)
 
     def wake(self, server: str) -> None:
-        """Let them go on."""
+        """Continue the processes with SIGCONT."""
         self._signal(server, signal.SIGCONT)
 
     def _signal(self, server: str, number: int) -> None:
@@ -98,7 +98,7 @@ class Bench:
                 os.kill(process, number)
 
     def pid(self, component: str) -> int:
-        """The process id of a component's first replica.
+        """Return the process id of a component's first replica.
 
         Raises:
             RuntimeError: none runs.
@@ -109,14 +109,14 @@ class Bench:
         raise RuntimeError(f"no {component} runs")
 
     def sql(self, statement: str, *arguments: object) -> list[tuple[Any, ...]]:
-        """Run a statement of the administrator's; `{schema}` is the pipeline's."""
+        """Run a statement as the administrator; `{schema}` is the pipeline's schema."""
         text = statement.replace("{schema}", f'"{self.schema}"')
         with psycopg.connect(self.postgres.url, connect_timeout=5, autocommit=True) as connection:
             cursor = connection.execute(text.encode(), arguments or None)
             return cursor.fetchall() if cursor.description else []
 
     def annotate(self, **annotations: str) -> None:
-        """Put annotations into the file that `up` watches; an empty one is taken out."""
+        """Set annotations in the file that `up` watches; an empty value removes one."""
 
         def change(_: dict[str, Any]) -> None:
             known = self.runtime.document["metadata"].setdefault("annotations", {})
@@ -152,7 +152,7 @@ def _servers(folder: Path, environ: Mapping[str, str], proxies: Proxies) -> Iter
 
 @contextmanager
 def bench(folder: Path, *, environ: Mapping[str, str] = os.environ) -> Iterator[Bench]:
-    """The platform while the block runs; all that was started is ended.
+    """Run the platform while the block runs, and end everything afterwards.
 
     Args:
         folder: of all files; every user may enter it.

@@ -1,4 +1,4 @@
-"""What must have become of the events: each record of the topic is read once, and its windows are computed anew."""
+"""Checks the outcome of all events: reads each record of the topic once, and recomputes its windows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PIPELINE: dict[str, Any] = {
                 {"name": "ts", "type": "timestamp", "required": True},
             ],
             "key": "k",
-            # Late is nothing here: how long a fault lasts is not what is looked at.
+            # No event is late, however long a fault lasts: lateness is not tested here.
             "eventTime": {"field": "ts", "maxDisorder": "2h"},
         },
         "aggregations": [
@@ -57,14 +57,14 @@ Window = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of the events.
+    """The outcome of the events; numbers.
 
     Attributes:
         counted: in windows.
         dead: dead letters.
-        lost: acknowledged, and not in the topic.
+        lost: acknowledged, but not in the topic.
         doubled: more than once in the topic.
-        wrong: windows that differ from the recomputation, and dead letters too few or too many.
+        wrong: windows that differ from the recomputation, and missing or surplus dead letters.
     """
 
     counted: int
@@ -75,12 +75,12 @@ class Verdict:
 
     @property
     def holds(self) -> bool:
-        """Whether every acknowledged event became something once."""
+        """Whether every acknowledged event was counted or became a dead letter exactly once."""
         return self.lost == self.doubled == self.wrong == 0
 
 
 class Checker:
-    """Judges one pipeline's events; what was read once is not read again."""
+    """Checks one pipeline's events. Records that were read once are not read again."""
 
     def __init__(self, runtime: Runtime, noted: Acknowledged) -> None:
         self._runtime, self._noted = runtime, noted
@@ -91,11 +91,11 @@ class Checker:
         self._bad = 0
 
     def anew(self) -> None:
-        """The topic was made anew: what is in it was not read yet."""
+        """Note that the topic was created again, so that it is read from its beginning."""
         self._next = dict.fromkeys(self._next, 0)
 
     def judge(self) -> Verdict:
-        """What became of all events so far; they have been processed, and nobody sends."""
+        """Return the outcome of all events so far. They must be processed, and nobody may send."""
         self._read()
         expected, answered = self._expected(), _answered(self._runtime)
         marks, times = self._noted.marks(), self._times
@@ -114,7 +114,7 @@ class Checker:
         return {(row[0], row[1]): (row[2], row[3], row[4], row[5]) for row in self._windows.iter_rows()}
 
     def _read(self) -> None:
-        """Take in what came into the topic since the last time.
+        """Read the records that are new in the topic.
 
         Raises:
             RuntimeError: it cannot be read in time.
@@ -162,12 +162,12 @@ _METRICS = ("events", "ids", "least", "most")
 
 
 def _set(marks: bytes) -> list[tuple[int, int]]:
-    """Places that are not 0, and what is there."""
+    """Return the indexes of values that are not 0, and the values."""
     return [(match.start(), marks[match.start()]) for match in re.finditer(rb"[^\x00]", marks, re.DOTALL)]
 
 
 def _answered(runtime: Runtime) -> dict[tuple[str, int], Window]:
-    """All windows as the API answers them, by group and start in epoch ms."""
+    """Return all windows of the API, by group and start (epoch ms)."""
     rows = _rows(runtime, "aggregates/by_k")
     starts = pl.Series([row["window_start"] for row in rows], dtype=pl.String).str.to_datetime(time_zone="UTC")
     return {
@@ -177,7 +177,7 @@ def _answered(runtime: Runtime) -> dict[tuple[str, int], Window]:
 
 
 def _rows(runtime: Runtime, what: str) -> list[dict[str, Any]]:
-    """All rows of an answer, page by page."""
+    """Return all rows of an answer, page by page."""
     rows: list[dict[str, Any]] = []
     parameters: dict[str, Any] = {"limit": 1000}
     url = f"{runtime.url('api')}/v1/pipelines/{runtime.name}/{what}"

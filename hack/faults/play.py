@@ -1,4 +1,4 @@
-"""One row: events flow, the fault strikes and is mended, all is counted; what was said meanwhile is held against it."""
+"""Plays one row: events flow, the fault begins and ends, everything is counted; then checks what was reported."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from faults.rows import Row
 from faults.watch import COMPONENTS
 
 TELLS_SECONDS, RECOVERS_SECONDS = 30.0, 10.0
-# Longer, and the row does not hold; the next is not begun on what it left.
+# If recovery takes longer, the row fails, and no further row is played.
 _GIVEN_UP_SECONDS = 180.0
 _STAYS_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a row showed; seconds all.
+    """The observations of a row; times in seconds.
 
     Attributes:
-        lasted: how long the fault was there.
-        tells: until it was told of, by who has to; None: not while it lasted.
-        moved: from the end of the fault until events were counted again.
-        well: from then until all was well and stayed so; of a process that was killed, from when it serves again.
-        still: the longest time in which nothing was counted while it lasted.
-        counted: events that were counted while it lasted.
-        said: what each said last while it lasted.
-        lies: who called it well, or showed an old figure, for how long while nothing was counted.
-        alarms: who called it ill for how long while events were counted.
-        restarted: processes that were started anew.
+        lasted: duration of the fault.
+        tells: time until a component reported the fault, by component; None: it did not while the fault lasted.
+        moved: time from the end of the fault until events were counted again.
+        well: time from then until everything stayed healthy; of a killed process, from when it serves again.
+        still: the longest time without counting while the fault lasted.
+        counted: number of events that were counted while the fault lasted.
+        said: each component's last report while the fault lasted.
+        lies: for how long a component reported health, or an old figure, while nothing was counted.
+        alarms: for how long a component reported a fault while events were counted.
+        restarted: processes that were restarted.
     """
 
     lasted: float
@@ -50,7 +50,7 @@ class Seen:
 
     @property
     def told(self) -> float | None:
-        """Until the last of those that have to had told of it; None: not all have."""
+        """Time until the last required component had reported the fault; None: one never did."""
         known = [at for at in self.tells.values() if at is not None]
         return max(known, default=0.0) if len(known) == len(self.tells) else None
 
@@ -62,7 +62,7 @@ def _is_well(on: Bench) -> bool:
 
 
 def _all_well(on: Bench, since: float) -> bool:
-    """Whether all was well in all that was said lately."""
+    """Whether the latest reports of all components were healthy."""
     watch = on.watch
     said = {name: watch.since(name, max(since, time.monotonic() - _STAYS_SECONDS)) for name in (*COMPONENTS, "ready")}
     return (
@@ -74,10 +74,10 @@ def _all_well(on: Bench, since: float) -> bool:
 
 
 def play(row: Row, on: Bench, *, events: int, seconds: float) -> Seen:
-    """Strike, watch, mend, and wait until all is well.
+    """Begin the fault, watch, end it, and wait until everything is healthy.
 
     Raises:
-        DemoError: it never is.
+        DemoError: it takes too long.
     """
     lasts = row.seconds if row.seconds is not None else seconds
     watch = on.watch
@@ -128,7 +128,7 @@ def _state(on: Bench) -> str:
 
 
 def _moved(on: Bench, since: float) -> float | None:
-    """When events were counted first."""
+    """Return when events were first counted."""
     known: int | None = None
     for at, count in on.watch.since("counted", since - 1.0):
         if count is None:
@@ -140,7 +140,7 @@ def _moved(on: Bench, since: float) -> float | None:
 
 
 def _well_since(on: Bench, mended: float) -> float:
-    """Since when all is well."""
+    """Return since when everything is healthy."""
     ill = [at for name in COMPONENTS for at, said in on.watch.since(name, mended) if said != "healthy"]
     ill += [at for at, said in on.watch.since("ready", mended) if said != "True"]
     ill += [at for at, said in on.watch.since("gauge", mended) if said is None]
@@ -154,7 +154,7 @@ def _counted(counted: list[tuple[float, Any]], begin: float, end: float) -> int:
 
 
 def _lies(on: Bench, begin: float, end: float) -> dict[str, float]:
-    """For how long it was called well while nothing was counted, and the same figure shown."""
+    """Return for how long each component reported health, or an old figure, while nothing was counted."""
     still = truth.stalls(on.watch.since("counted", begin - 2), begin, end)
     since = {name: on.watch.since(name, begin) for name in ("processor", "ready", "gauge", "status")}
     return {
@@ -166,7 +166,7 @@ def _lies(on: Bench, begin: float, end: float) -> dict[str, float]:
 
 
 def _back(row: Row, on: Bench, begin: float) -> float:
-    """When what may be started anew serves again: until then it is no false alarm that nobody does."""
+    """Return when processes that may restart serve again. Until then, their reports are no false alarms."""
     ill = [at for name in row.restarts for at, said in on.watch.since(name, begin) if said != "healthy"]
     return max(ill, default=begin)
 
@@ -178,10 +178,10 @@ def _alarms(on: Bench, begin: float, ended: float) -> dict[str, float]:
 
 
 def settle(on: Bench) -> Verdict:
-    """Nobody sends until all is counted; what became of it.
+    """Stop sending until everything is counted, and return the outcome.
 
     Raises:
-        DemoError: it never is.
+        DemoError: it takes too long.
     """
     on.ingest.flow(on=False)
     until(lambda: on.ingest.idle and on.bulk.idle, seconds=_GIVEN_UP_SECONDS, what="all that is sent is answered")
@@ -195,7 +195,7 @@ def settle(on: Bench) -> Verdict:
 
 
 def holds(row: Row, seen: Seen, verdict: Verdict) -> list[str]:
-    """What does not hold; nothing: all does."""
+    """Return the broken expectations; empty: the row holds."""
     found = []
     if seen.told is None and seen.lasted >= TELLS_SECONDS:
         found.append(f"{' and '.join(who for who, at in seen.tells.items() if at is None)} did not tell")

@@ -1,6 +1,6 @@
-"""What stands between the platform and a server, so that bytes can be lost or held up on their way.
+"""Proxies between the platform and its servers that can lose or delay bytes.
 
-All proxies share one thread; a peer that does not read holds up its own connection alone.
+All proxies share one thread. A peer that does not read only blocks its own connection.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class Proxies:
         self._thread.start()
 
     def open(self, target: int) -> Proxy:
-        """A proxy of a port."""
+        """Create a proxy of a port."""
         proxy = Proxy(target)
         self._await(proxy.listen())
         self._open.append(proxy)
         return proxy
 
     def close(self) -> None:
-        """End them, with all their connections."""
+        """End all proxies with their connections."""
         self._await(_end(self._open))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -43,12 +43,12 @@ class Proxies:
 
 
 class Proxy:
-    """Passes on what is sent to a port.
+    """Forwards what is sent to a port.
 
     Attributes:
         port: where it listens.
-        swallows: every byte is lost, and a connection that lost one stays silent for good; nobody is refused.
-        delay_seconds: how long each piece is held up, in both directions.
+        swallows: lose all bytes. Connections are accepted, and one that has lost a byte stays silent for ever.
+        delay_seconds: delay of each piece, in both directions.
     """
 
     def __init__(self, target: int) -> None:
@@ -59,12 +59,12 @@ class Proxy:
         self.delay_seconds = 0.0
 
     async def listen(self) -> None:
-        """Begin."""
+        """Start listening."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port = int(self._server.sockets[0].getsockname()[1])
 
     def end(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         if self._server is not None:
             self._server.close()
 
@@ -84,7 +84,7 @@ class Proxy:
             to_client.close()
 
     async def _join(self, *ways: _Way) -> None:
-        """Pass on in both directions, until one of them ends."""
+        """Forward in both directions until one of them ends."""
         lost = asyncio.Event()
         reading = [asyncio.create_task(self._read(way, lost)) for way in ways]
         sending = [asyncio.create_task(_send(way)) for way in ways]
@@ -108,7 +108,7 @@ class Proxy:
 
 
 class _Way:
-    """One direction of a connection, with what is on its way."""
+    """One direction of a connection, with the bytes under way."""
 
     def __init__(self, source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
         self.source, self.to = source, to

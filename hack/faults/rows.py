@@ -1,4 +1,4 @@
-"""The faults by name: what is done, how it is undone, who has to tell of it, and what is expected."""
+"""The faults by name: how each begins and ends, which components have to report it, and the expectation."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Row:
     Attributes:
         name: of the row.
         expected: in words.
-        strike, mend: what is done and undone.
-        told: a part of what a component's health, or `ready`, has to say meanwhile; none: nobody has to.
-        moves: whether events have to be counted meanwhile; None: they may.
-        restarts: components that may be started anew.
-        asked: it is no fault that nothing moves, as somebody asked for it.
+        strike, mend: begin and end the fault.
+        told: by component, or `ready`, a text that its report must contain meanwhile; empty: none must.
+        moves: whether events must be counted meanwhile; None: they may.
+        restarts: components that may restart.
+        asked: somebody requested that nothing is counted, so it must not be reported as a fault.
         quiet: nobody sends meanwhile.
-        seconds: how long it lasts; None: as asked for.
+        seconds: duration of the fault; None: the one of the command line.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Row:
 
 
 def _nothing(_: Bench) -> None:
-    """It mends itself."""
+    """Do nothing: the fault ends by itself."""
 
 
 def _kill(*servers: str) -> Act:
@@ -114,7 +114,7 @@ def _signal(component: str, number: int) -> Act:
 
 
 def _bounce(bench: Bench) -> None:
-    """Kill the broker that led and start it, five times."""
+    """Kill and start the leading broker, five times."""
     for _ in range(5):
         server = bench.servers[bench.leader]
         server.kill()
@@ -131,7 +131,7 @@ def _replicas(count: int) -> Act:
 
 
 def _suspend(bench: Bench) -> None:
-    """Nobody processes, and the group is set back to the beginning."""
+    """Stop all processors, and set the consumer group's offsets back to the beginning."""
     bench.runtime.edit(lambda spec: spec.update(suspend=True))
     until(lambda: not bench.runtime.processors(), seconds=_CHANGE_SECONDS, what="no processor runs")
     until(lambda: reset_group(bench.runtime), seconds=_CHANGE_SECONDS, what="the group's offsets are set back")
@@ -157,7 +157,7 @@ POISON: Sequence[tuple[bytes | None, bytes | None]] = (
     (None, b'{"id":1.5,"k":"k1","ts":1700000000000}'),
     (b"x" * 3_000, b'{"id":true,"k":"k1","ts":1700000000000}'),
 )
-"""Keys and values of records of which none can be counted."""
+"""Keys and values of records that cannot be counted."""
 
 
 def _poison(bench: Bench) -> None:
@@ -244,7 +244,7 @@ def _process(component: str, expected: str, **named: Any) -> Sequence[Row]:
 def _server(
     name: str, servers: Sequence[str], expected: str, *, slow: str, hole: str = _BY_DEADLINES, **named: Any
 ) -> Sequence[Row]:
-    """A server killed, frozen, behind a black hole, and slow."""
+    """Return the faults of one server: killed, frozen, behind a black hole, slow."""
     swallowed = named if hole == _BY_DEADLINES else {}
     return (
         Row(f"{name}-killed", expected, _kill(*servers), _start(*servers), **named),

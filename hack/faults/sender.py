@@ -1,4 +1,4 @@
-"""Who sends events, and remembers which of them were acknowledged: through ingest, and in bulk straight to Kafka."""
+"""Sends events, through ingest and directly to Kafka, and remembers which of them were acknowledged."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import httpx
 from confluent_kafka import KafkaError, Message, Producer
 
 BASE_MS = 1_700_000_000_000 // 60_000 * 60_000
-# Event time runs faster than the clock, so that there are windows to count into.
+# Event time runs faster than the clock, so that there are several windows.
 _PACE = 10
 _BATCH, _PIECE = 100, 1_000
-# One in so many that ingest gets cannot be counted.
+# One of this many events to ingest is invalid.
 _POISON_EVERY = 97
 _ANSWER_SECONDS = 40.0
-# The oldest that is under way is far from late then.
+# Then even the oldest unacknowledged event is far from being late.
 _DELIVERY_SECONDS = 240
 
 
 class Acknowledged:
-    """Ids that were acknowledged. Ingest's are even, those that went straight to Kafka odd.
+    """Ids of acknowledged events: even ones through ingest, odd ones directly to Kafka.
 
     Attributes:
-        sent: events.
-        poisoned: events that were acknowledged as ones that cannot be counted.
+        sent: number of sent events.
+        poisoned: acknowledged events that cannot be counted.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Acknowledged:
         self.poisoned = 0
 
     def add(self, number: int) -> None:
-        """Note one."""
+        """Note an acknowledged event."""
         with self._lock:
             if number >= len(self._marks):
                 self._marks.extend(bytes(number - len(self._marks) + 1_000_000))
@@ -45,19 +45,19 @@ class Acknowledged:
             self._marks[number] = 1
 
     def marks(self) -> bytes:
-        """1 at each id."""
+        """Return an array with 1 at each id."""
         with self._lock:
             return bytes(self._marks)
 
 
 def event_bytes(number: int, began: float) -> bytes:
-    """An event that counts."""
+    """Return a valid event."""
     at = BASE_MS + int((time.monotonic() - began) * 1000) * _PACE
     return b'{"id":%d,"k":"k%d","ts":%d}' % (number, number % 7, at)
 
 
 class ThroughIngest:
-    """Posts batches, each once."""
+    """Posts batches to ingest, each once."""
 
     def __init__(self, url: str, pipeline: str, noted: Acknowledged, *, rate: float, began: float) -> None:
         self._url = f"{url}/v1/pipelines/{pipeline}/events"
@@ -70,16 +70,16 @@ class ThroughIngest:
         self._thread.start()
 
     def flow(self, on: bool) -> None:
-        """Begin to send, or pause."""
+        """Start or pause sending."""
         (self._wanted.set if on else self._wanted.clear)()
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is under way."""
+        """Whether no request is open."""
         return not (self._posting or self._wanted.is_set())
 
     def close(self) -> None:
-        """End."""
+        """Stop sending."""
         self._ended.set()
         self._wanted.set()
         self._thread.join(_ANSWER_SECONDS + 5)
@@ -121,7 +121,7 @@ class ThroughIngest:
 
 
 class Bulk:
-    """Writes to Kafka itself, evenly over a time; what Kafka does not take is tried until it does."""
+    """Writes to Kafka directly, evenly over a time. Records that Kafka does not accept are sent again."""
 
     def __init__(self, brokers: str, topic: str, noted: Acknowledged, *, began: float) -> None:
         self._topic, self._noted, self._began = topic, noted, began
@@ -144,17 +144,17 @@ class Bulk:
         self._thread.start()
 
     def begin(self, events: int, seconds: float) -> None:
-        """Write so many more, over so many seconds."""
+        """Write so many more records, over so many seconds."""
         self._rate = max(1.0, events / seconds)
         self._left += events
 
     @property
     def idle(self) -> bool:
-        """Whether all is written and answered."""
+        """Whether all records are acknowledged."""
         return self._left == 0 and len(self._producer) == 0
 
     def close(self) -> None:
-        """End."""
+        """Stop writing."""
         self._ended.set()
         self._thread.join(10)
         self._producer.purge()

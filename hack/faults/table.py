@@ -1,4 +1,4 @@
-"""The rows of a run as a table: printed, kept as JSON, put into a page."""
+"""The rows of a run as a table: printed, stored as JSON, and written into a page."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Line:
     """One row of a run.
 
     Attributes:
-        sent, acknowledged, counted, dead: events of this row alone.
-        faults: what does not hold.
+        sent, acknowledged, counted, dead: numbers of events in this row.
+        faults: the broken expectations.
     """
 
     row: Row
@@ -43,7 +43,7 @@ class Line:
     faults: Sequence[str]
 
     def cells(self) -> tuple[str, ...]:
-        """As the table has it."""
+        """Return the cells of the table."""
         seen, verdict = self.seen, self.verdict
         told = "-" if not self.row.told else "not yet" if seen.told is None else _seconds(seen.told)
         return (
@@ -59,7 +59,7 @@ class Line:
         )
 
     def document(self, about: str) -> Mapping[str, Any]:
-        """All of it, for programs."""
+        """Return everything for JSON."""
         seen, verdict = dataclasses.asdict(self.seen), dataclasses.asdict(self.verdict)
         counts = {"sent": self.sent, "acknowledged": self.acknowledged, "counted": self.counted, "dead": self.dead}
         told = {"fault": self.row.name, "about": about, "cells": self.cells(), "faults": list(self.faults)}
@@ -78,24 +78,24 @@ def _seconds(seconds: float) -> str:
 
 
 def text(cells: Sequence[str]) -> str:
-    """A line of Markdown."""
+    """Return a line of Markdown."""
     return f"| {' | '.join(cells)} |"
 
 
 def head() -> str:
-    """The table's first lines."""
+    """Return the first lines of the table."""
     return f"{text(HEAD)}\n|{'---|' * len(HEAD)}"
 
 
 def machine(now: dt.datetime) -> str:
-    """Where and when it ran."""
+    """Return where and when the run took place."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     where = f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.machine()}"
     return f"{now:%Y-%m-%d}, {where}, Python {platform.python_version()}"
 
 
 def keep(path: Path, line: Line, *, about: str) -> None:
-    """Write what was seen into a file of JSON, instead of what was seen of that fault before."""
+    """Write the observations of a fault into a JSON file, in place of earlier ones."""
     known = _read(path)
     known[line.row.name] = line.document(about)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def put(page: Path, kept: Path) -> None:
-    """Write the table of all that is kept into a page, between its marks. Rows of other faults stay as they are there.
+    """Write the table of all stored observations into a page, between its marks. Rows of other faults are kept.
 
     Raises:
         ValueError: the page has no such marks.
@@ -118,7 +118,7 @@ def put(page: Path, kept: Path) -> None:
     before, begin, rest = page.read_text().partition(_BEGIN)
     shown, end, after = rest.partition(_END)
     if not begin or not end:
-        raise ValueError(f"{page}: there is no `{_BEGIN}` … `{_END}`; add both where the table is to stand")
+        raise ValueError(f"{page}: there is no `{_BEGIN}` … `{_END}`; add both marks where the table belongs")
     new = _read(kept)
     cells = {**_shown(shown), **{name: row["cells"] for name, row in new.items()}}
     rows = [cells[name] for name in ROWS if name in cells]
@@ -133,6 +133,6 @@ def put(page: Path, kept: Path) -> None:
 
 
 def _shown(page: str) -> dict[str, Sequence[str]]:
-    """Rows that a page has, by fault."""
+    """Return the rows of a page, by fault."""
     lines = [line.strip().strip("|").split(" | ") for line in page.splitlines() if line.startswith("| `")]
     return {cells[0].strip(" `"): [cell.strip() for cell in cells] for cells in lines if len(cells) == len(HEAD)}

@@ -1,4 +1,4 @@
-"""Pure: samples of what was said against whether events moved: how long somebody said what was not so."""
+"""Pure: compares reports with the truth about counting: for how long somebody reported what was not true."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 Sample = tuple[float, Any]
 Span = tuple[float, float]
-# Between two commits that counted.
+# The usual time between two commits.
 _GAP_SECONDS = 4.0
 
 
 def stalls(counted: Sequence[Sample], begin: float, end: float) -> list[Span]:
-    """Spans in which nothing was counted, or it could not be seen that something was.
+    """Return the spans in which nothing was counted, or in which this was unknown.
 
     Args:
         counted: events that were counted until then; None: not known.
-        begin: seconds; from here on.
-        end: until here.
+        begin: begin of the observed time, seconds.
+        end: its end, seconds.
     """
     moves = [begin]
     known = None
@@ -31,13 +31,13 @@ def stalls(counted: Sequence[Sample], begin: float, end: float) -> list[Span]:
 
 
 def moving(counted: Sequence[Sample], begin: float, end: float) -> list[Span]:
-    """The spans between stalls."""
+    """Return the spans between stalls."""
     edges = [begin, *(moment for span in stalls(counted, begin, end) for moment in span), end]
     return [(one, other) for one, other in zip(edges[::2], edges[1::2], strict=True) if other > one]
 
 
 def longest(said: Sequence[Sample], spans: Sequence[Span], holds: Callable[[Any], bool]) -> float:
-    """Seconds of the longest stretch within one of the spans in which all that was said is such."""
+    """Return the seconds of the longest stretch within a span in which all reports satisfy a condition."""
     most = 0.0
     for begin, end in spans:
         since: float | None = None
@@ -53,7 +53,7 @@ def longest(said: Sequence[Sample], spans: Sequence[Span], holds: Callable[[Any]
 
 
 def unchanged(said: Sequence[Sample], spans: Sequence[Span], is_old: Callable[[Any], bool]) -> float:
-    """Seconds of the longest stretch in which the same figure was shown, as if it were of now."""
+    """Return the seconds of the longest stretch in which the same figure was shown as a current one."""
     most = 0.0
     for begin, end in spans:
         since, last = 0.0, None
@@ -68,5 +68,5 @@ def unchanged(said: Sequence[Sample], spans: Sequence[Span], is_old: Callable[[A
 
 
 def first(said: Sequence[Sample], begin: float, end: float, holds: Callable[[Any], bool]) -> float | None:
-    """Seconds from the beginning until such a thing was said; None: it was not."""
+    """Return the seconds from the beginning to the first such report; None: there was none."""
     return next((at - begin for at, what in said if begin <= at <= end and holds(what)), None)

@@ -1,4 +1,4 @@
-"""What everybody says while a fault lasts, twice a second: health, figures, conditions; and the truth about it."""
+"""Records twice a second what components report during a fault (health, figures, conditions), and the truth."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ EVERY_SECONDS = 0.5
 _LAG = "tidemill_pipeline_lag_events"
 
 Sample = tuple[float, Any]
-"""When it was said, monotonic seconds, and what."""
+"""Time of the report (monotonic seconds), and its content."""
 
 
 class Watch:
-    """Asks until it is closed.
+    """Asks all components until it is closed.
 
     Attributes:
-        samples: by who was asked: `processor`, `ingest`, `api` (what `/health` says, with what is down), `ready` (the
-            condition, with its reason), `gauge` (the lag that Prometheus gets), `status` (that of `tidemill status`),
-            `restarts`, and `counted`, the truth: what positions in Postgres say; None: they cannot be read.
+        samples: by source: `processor`, `ingest`, `api` (`/health`, with the failing dependencies), `ready` (the
+            condition, with its reason), `gauge` (the lag in Prometheus), `status` (the lag of `tidemill status`),
+            `restarts`, and `counted`, the truth according to positions in Postgres; None: these cannot be read.
     """
 
     def __init__(self, runtime: Runtime, postgres: str) -> None:
@@ -52,15 +52,15 @@ class Watch:
             thread.start()
 
     def close(self) -> None:
-        """Ask no more."""
+        """Stop asking."""
         self._ended.set()
 
     def latest(self, name: str) -> Any:
-        """What was said last; None: nothing yet."""
+        """Return the latest report; None: there is none yet."""
         return self.samples[name][-1][1] if self.samples[name] else None
 
     def since(self, name: str, moment: float) -> list[Sample]:
-        """What was said from a moment on."""
+        """Return the reports since a time."""
         return [sample for sample in list(self.samples[name]) if sample[0] >= moment]
 
     def _ask(self, name: str, what: Callable[[], Any]) -> None:
@@ -72,7 +72,7 @@ class Watch:
             self._ended.wait(EVERY_SECONDS)
 
     def _health(self, component: str) -> str:
-        """What a component says; `silent`: nothing; `absent`: there is none. Of several, the one that is worst."""
+        """Return a component's worst report; `silent`: no answer; `absent`: there is no process."""
         workloads: Mapping[str, Any] = self._runtime.status()["workloads"]
         said = [_told(int(of["port"])) for name, of in workloads.items() if component in name]
         return max(said, key=lambda text: text != "healthy", default="absent")
@@ -87,7 +87,7 @@ class Watch:
         return "True" if ready["status"] == "True" else f"{ready['status']} {ready['reason']}"
 
     def _status(self) -> Any:
-        """The figures, or None; those that say how old they are with their age."""
+        """Return the figures, or None; old figures with their age."""
         figures = self._pipeline()["figures"]
         return (figures["lag"], figures.get("lagSeconds"), figures.get("figuresAt")) if figures else None
 

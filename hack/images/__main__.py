@@ -1,7 +1,7 @@
-"""Build Tidemill's images, and with --dev those of Kafka, Postgres, Redis and Prometheus for a development cluster.
+"""Builds Tidemill's images, and with --dev those of Kafka, Postgres, Redis and Prometheus for a development cluster.
 
-With a running Docker engine the base image and the dependencies are pulled. Without one an engine is started for the
-time of the build, and base image, wheels and jars are made or fetched on this machine (--local; needs Debian and root).
+With a running Docker engine, base image and dependencies are pulled. Without one, an engine is started for the
+time of the build, and base image, wheels and jars are built or fetched here (--local; needs Debian and root).
 """
 
 from __future__ import annotations
@@ -43,19 +43,21 @@ def _arguments() -> argparse.Namespace:
         "--only",
         nargs="+",
         metavar="NAME",
-        help="of these only, e.g. ingest kafka; local: `tidemill up` in one container",
+        help="build only these, e.g. ingest kafka; local: `tidemill up` in one container",
     )
     parser.add_argument("--archive", type=Path, metavar="FILE", help="write all images into one archive")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--local", action="store_true", help="make base image, wheels and jars here")
+    source.add_argument(
+        "--local", action="store_true", help="build or fetch base image, wheels and jars on this machine"
+    )
     source.add_argument("--pull", action="store_true", help="pull the base image and let the builds fetch packages")
-    parser.add_argument("--force", action="store_true", help="build what is there already as well")
+    parser.add_argument("--force", action="store_true", help="also build images that exist already")
     return parser.parse_args()
 
 
 @contextlib.contextmanager
 def _engine() -> Iterator[tuple[Engine, bool]]:
-    """The engine, and whether it is one of our own."""
+    """Yield the Docker engine, and whether this program has started it."""
     running = Engine()
     if running.answers():
         yield running, False
@@ -73,13 +75,13 @@ def _orders(arguments: argparse.Namespace, base: str, development_base: str) -> 
         tag = arguments.tag or content_tag((LOCAL,), also=base)
         found.append(_Order(LOCAL, f"{LOCAL.name}:{tag}", {"BASE_IMAGE": base, **labels}))
     for image in DEVELOPMENT if arguments.dev else ():
-        # Each by itself: a change of one is no reason to start the other servers anew.
+        # Each image has its own tag, so that a change of one does not restart the other servers.
         tag = arguments.tag or content_tag((image,), also=development_base)
         found.append(_Order(image, f"{image.name}:{tag}", {"BASE_IMAGE": development_base}))
     if arguments.only:
         found = [order for order in found if order.image.name.partition("/")[2] in arguments.only]
     if not found:
-        raise BuildError(f"--only {' '.join(arguments.only)}: no such image (those of --dev need --dev)")
+        raise BuildError(f"--only {' '.join(arguments.only)}: no such image (images of servers need --dev)")
     return found
 
 
@@ -113,7 +115,7 @@ def _build(arguments: argparse.Namespace) -> None:
         for order in orders:
             begun = time.monotonic()
             if engine.has(order.reference) and not arguments.force:
-                _say(f"{order.reference}  there already")
+                _say(f"{order.reference}  exists already")
                 continue
             log = CACHE / "logs" / f"{order.image.name.replace('/', '-')}.log"
             engine.build(order.image, order.reference, order.arguments, log)
@@ -129,7 +131,7 @@ def _build(arguments: argparse.Namespace) -> None:
 
 
 def _leave(engine: Engine, references: list[str], *, prune: bool) -> list[Path]:
-    """Archive what our own engine has built: nobody can ask it when it has ended.
+    """Archive the images of an engine that this program has started, because it ends with the build.
 
     Two archives, as the servers for development seldom change.
     """
@@ -162,9 +164,9 @@ def _say(text: str) -> None:
 
 
 def main() -> int:
-    """Entry point; the exit code."""
+    """Entry point; returns the exit code."""
     arguments = _arguments()
-    # Ended by a signal, our own engine has to end as well.
+    # A signal must also end an engine that this program has started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         _build(arguments)

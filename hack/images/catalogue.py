@@ -1,4 +1,4 @@
-"""Which images there are, what each is built from, and the tag that tells one state of these files from another."""
+"""The images, the files that each is built from, and the tag that identifies a state of these files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Image:
     Attributes:
         name: repository, e.g. `tidemill/ingest`.
         dockerfile: below the repository's root.
-        sources: files and folders that decide what is in it, below the repository's root.
+        sources: files and folders that determine its content, below the repository's root.
     """
 
     name: str
@@ -56,22 +56,22 @@ DEVELOPMENT = (
 
 
 def version() -> str:
-    """The version of the platform."""
+    """Return the version of the platform."""
     return str(tomllib.loads((ROOT / "operator" / "pyproject.toml").read_text())["project"]["version"])
 
 
 def revision() -> str:
-    """The commit, for the image's label."""
+    """Return the commit, for the image's label."""
     done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
 
 
 def content_tag(images: tuple[Image, ...], *, also: str = "") -> str:
-    """`<version>-<hash>` of all that these images are built from: an unchanged tree keeps its tag.
+    """Return `<version>-<hash>` of everything that these images are built from: an unchanged tree keeps its tag.
 
     Args:
         images: those that share the tag.
-        also: what else decides, e.g. the base image.
+        also: other inputs, e.g. the base image.
     """
     digest = hashlib.sha256(also.encode())
     for source in sorted({source for image in images for source in image.sources}):

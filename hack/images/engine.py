@@ -1,4 +1,4 @@
-"""The Docker engine that builds: one that runs, else one of our own that is ended with the build."""
+"""The Docker engine that builds: a running one, or one that is started for the time of the build."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STOP_SECONDS = 30.0
 
 
 class BuildError(RuntimeError):
-    """An image cannot be built; the message tells why."""
+    """An image cannot be built; the message says why."""
 
 
 class Engine:
@@ -33,21 +33,21 @@ class Engine:
         self._environment = {**os.environ, **({"DOCKER_HOST": host} if host else {})}
 
     def answers(self) -> bool:
-        """Whether it does."""
+        """Whether it answers."""
         if shutil.which("docker") is None:
             return False
         return self._run(["version", "--format", "{{.Server.Version}}"]).returncode == 0
 
     def has(self, reference: str) -> bool:
-        """Whether an image is there already."""
+        """Whether an image exists."""
         return self._run(["image", "inspect", reference]).returncode == 0
 
     def size_bytes(self, reference: str) -> int:
-        """An image's size, shared layers included."""
+        """Return an image's size, including shared layers."""
         return int(self._must(["image", "inspect", "--format", "{{.Size}}", reference]))
 
     def import_tar(self, archive: Path, reference: str) -> None:
-        """Make an image of a root file system."""
+        """Create an image from a root file system."""
         environment = "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8"
         self._must(["import", "--change", environment, str(archive), reference])
 
@@ -70,13 +70,13 @@ class Engine:
             raise BuildError(f"{reference}: docker build failed; the end of {log}:\n{log.read_text()[-3000:]}")
 
     def save(self, references: Sequence[str], archive: Path) -> None:
-        """Write images into one archive; layers that they share are in it once."""
+        """Write images into one archive, with shared layers only once."""
         partial = archive.with_suffix(".partial")
         self._must(["save", "--output", str(partial), *references])
         partial.replace(archive)
 
     def forget_others(self, references: Sequence[str]) -> None:
-        """Remove the other tags of these images' repositories, and steps of builds that are older than a day."""
+        """Remove the other tags of these images' repositories, and build steps that are older than a day."""
         names = {reference.rpartition(":")[0] for reference in references}
         listed = self._must(["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]).splitlines()
         former = [found for found in listed if found.rpartition(":")[0] in names and found not in references]
@@ -98,7 +98,7 @@ class Engine:
 
 @contextlib.contextmanager
 def own_engine() -> Iterator[Engine]:
-    """Start an engine with data of its own below the cache; ended when the block is left.
+    """Start an engine with its own data below the cache; it ends with the block.
 
     It makes no network and no firewall rule: builds use the host's network.
 
@@ -106,7 +106,7 @@ def own_engine() -> Iterator[Engine]:
         BuildError: it does not start, or we are not root.
     """
     if os.geteuid() != 0:
-        raise BuildError("no Docker engine answers, and one of our own needs root: start Docker, or run this as root")
+        raise BuildError("no Docker engine answers, and starting one needs root: start Docker, or run this as root")
     install_missing({"dockerd": "docker.io"})
     # Sockets' paths are limited to 107 characters, which a folder of the repository may exceed.
     run = Path(tempfile.mkdtemp(prefix="tidemill-docker-", dir="/run"))

@@ -1,7 +1,7 @@
 """Runs in an image's build stage: installs hashed requirements into a folder, then compiles them.
 
-Wheels beside this file are all that is used if there are any; else the package index is. What an earlier layer holds
-(`--without` its requirements) is left out: the locks agree on versions.
+If there are wheels beside this file, only these are used; otherwise the package index. Packages of an earlier layer
+(`--without` its requirements) are left out: all locks have the same versions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BUILD = Path(__file__).resolve().parent
 
 
 def read_blocks(path: Path) -> dict[str, list[str]]:
-    """`name==version` → its lines, hashes included."""
+    """Return the lines of each `name==version`, including hashes."""
     blocks: dict[str, list[str]] = {}
     current: list[str] = []
     for line in path.read_text().splitlines():
@@ -32,7 +32,7 @@ def read_blocks(path: Path) -> dict[str, list[str]]:
 
 
 def find_uv(wheels: list[Path], folder: Path) -> list[str]:
-    """The installer's command: out of its own wheel, or installed from the index by its hash."""
+    """Return the installer's command: from its own wheel, or installed from the index by its hash."""
     for wheel in wheels:
         if wheel.name.startswith("uv-"):
             with zipfile.ZipFile(wheel) as files:
@@ -46,7 +46,7 @@ def find_uv(wheels: list[Path], folder: Path) -> list[str]:
 
 
 def main() -> int:
-    """Entry point; the exit code."""
+    """Entry point; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("target", type=Path)
     parser.add_argument("requirements", type=Path, nargs="+")
@@ -66,7 +66,7 @@ def main() -> int:
             command += ["--no-index", "--find-links", str(BUILD)]
         subprocess.run(command, check=True)
     shutil.rmtree(arguments.target / "bin", ignore_errors=True)
-    # The root file system is read-only at run time: what is not compiled now is compiled at every start.
+    # The root file system is read-only at run time, so uncompiled modules would be compiled at every start.
     compileall.compile_dir(str(arguments.target), quiet=2, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
     return 0
 

@@ -1,4 +1,4 @@
-"""What local builds are made of, fetched on the host by its own clients: base image, wheels, Kafka's jars.
+"""The material of local builds, fetched on the host: base image, wheels, Kafka's jars.
 
 Builds then need no network of their own, and no certificate that only the host trusts.
 """
@@ -33,19 +33,19 @@ _LOCKS = (
 
 
 def base_reference() -> str:
-    """The local base image; its tag changes with what is in it."""
+    """Return the reference of the local base image; its tag depends on its content."""
     digest = hashlib.sha256("\n".join((_SUITE, *BASE_PACKAGES, *_PATTERNS)).encode()).hexdigest()[:12]
     return f"tidemill-dev/base:{_SUITE}-{digest}"
 
 
 def ensure_base(engine: Engine) -> str:
-    """Make the base image of Debian's packages if the engine has none.
+    """Build the base image from Debian's packages if the engine has none.
 
     Returns:
         Its reference.
 
     Raises:
-        BuildError: Debian's packages cannot be had.
+        BuildError: Debian's packages cannot be fetched.
     """
     reference = base_reference()
     if engine.has(reference):
@@ -82,12 +82,12 @@ def fetch_wheels() -> Path:
         return folder
     partial = CACHE / "wheels.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    # All locks at once: they agree on versions, and most of one is in another.
+    # All locks together: they have the same versions, and most packages are in several.
     blocks = {name: lines for lock in _LOCKS for name, lines in read_blocks(ROOT / lock).items()}
     wanted = CACHE / "wheels.txt"
     wanted.parent.mkdir(parents=True, exist_ok=True)
     wanted.write_text("\n".join(line for lines in blocks.values() for line in lines) + "\n")
-    # What the last fetch left serves again; pip checks its hash like any other file's.
+    # Earlier wheels are used again; pip checks their hashes, too.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
     command += ["--only-binary=:all:", "--disable-pip-version-check", "--dest", str(partial)]
     command += ["--find-links", str(folder)] if folder.is_dir() else []
@@ -101,7 +101,7 @@ def fetch_wheels() -> Path:
 
 
 def gather_jars() -> Path:
-    """Kafka's jars, below the folder that builds see.
+    """Copy Kafka's jars into a folder that builds can read.
 
     Raises:
         tidemill_operator.laptop.servers.errors.ServerError: they cannot be had.

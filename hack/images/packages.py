@@ -1,4 +1,4 @@
-"""System packages that building needs, installed when they are missing (Debian, as root)."""
+"""Installs missing system packages that building needs (Debian, as root)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 from tidemill_operator.processes.files import locked
 
-# Debian's own locks are not waited for by all of its commands; images and a cluster are made at the same time.
+# Not all commands of Debian wait for its own locks, and images and a cluster may be built at the same time.
 _LOCK = Path("/run/tidemill-packages.lock")
 _LOCK_SECONDS = 900.0
 
 
 def install_missing(programs: Mapping[str, str]) -> None:
-    """Install the packages of those programs that are not on the path.
+    """Install the packages of those programs that are not on the PATH.
 
     Args:
         programs: program → Debian package.

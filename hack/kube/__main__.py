@@ -25,7 +25,7 @@ from tidemill_operator.processes.files import LockTaken
 
 _EXAMPLES = """\
 examples:
-  hack/cluster up                                  choose the provider, tell why, start; does nothing when all runs
+  hack/cluster up                                  choose the provider, say why, start; does nothing if all runs
   hack/cluster up --provider local
   export KUBECONFIG=$(hack/cluster kubeconfig)     then kubectl (also at .cache/kube/bin/kubectl), helm, …
   hack/cluster load-images tidemill/api:dev        images of the Docker engine
@@ -47,20 +47,22 @@ def _arguments() -> argparse.Namespace:
     )
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--provider", choices=("auto", "kind", "local"), default="auto", help="default: auto")
-    common.add_argument("--dir", type=Path, default=DEFAULT_FOLDER, help="of the local provider's files and data")
+    common.add_argument(
+        "--dir", type=Path, default=DEFAULT_FOLDER, help="folder of the local provider's files and data"
+    )
     actions = parser.add_subparsers(dest="action", required=True, metavar="COMMAND")
     actions.add_parser("up", parents=[common], help="start the cluster and wait until pods can run")
-    actions.add_parser("down", parents=[common], help="remove the cluster and all that belongs to it")
-    actions.add_parser("check", parents=[common], help="tell whether a cluster can run here; exit status 1: it cannot")
-    actions.add_parser("status", parents=[common], help="tell how each component is")
-    load = actions.add_parser("load-images", parents=[common], help="bring images into the cluster")
-    load.add_argument("images", nargs="+", metavar="IMAGE", help="name in the Docker engine, or archive's path")
+    actions.add_parser("down", parents=[common], help="remove the cluster and everything that belongs to it")
+    actions.add_parser("check", parents=[common], help="check whether a cluster can run here; exit status 1: it cannot")
+    actions.add_parser("status", parents=[common], help="print the state of each component")
+    load = actions.add_parser("load-images", parents=[common], help="load images into the cluster")
+    load.add_argument("images", nargs="+", metavar="IMAGE", help="name in the Docker engine, or path of an archive")
     actions.add_parser("kubeconfig", parents=[common], help="print the path of the administrator's kubeconfig")
     return parser.parse_args()
 
 
 def _choose(arguments: argparse.Namespace) -> Cluster:
-    """The cluster that is meant; with `auto` the one that is there, else the one that this machine can run."""
+    """Return the requested cluster. `auto` is the existing one, or else one that this machine can run."""
     local = LocalCluster(arguments.dir)
     if arguments.provider == "local":
         return local
@@ -146,7 +148,7 @@ def _say(text: str) -> None:
 
 
 def main() -> int:
-    """Entry point; the exit code."""
+    """Entry point; returns the exit code."""
     try:
         return _run(_arguments())
     except KeyboardInterrupt:

@@ -6,7 +6,7 @@ from kube import kind, local
 
 
 def why_not(provider: str) -> str:
-    """Why no cluster can run here; empty: one can.
+    """Return why no cluster can run here; empty: one can.
 
     Args:
         provider: kind, local, or auto for either.

@@ -1,4 +1,4 @@
-"""The control plane's programs: their certificates, their command lines, and how one sees that they are ready.
+"""The control plane's programs: certificates, command lines and readiness checks.
 
 Used by the control plane of tests and by the cluster of this machine, which differ in a few flags only.
 """
@@ -25,7 +25,7 @@ _API_GRACE_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Api:
-    """One etcd, the one API server in front of it, and the components beside it.
+    """One etcd, its API server, and the other components.
 
     Attributes:
         programs: the folder with the cluster's programs.
@@ -44,22 +44,22 @@ class Api:
 
     @property
     def url(self) -> str:
-        """Where clients reach the API server."""
+        """The API server's URL."""
         return f"https://{self.host}:{self.port}"
 
     @cached_property
     def authority(self) -> Authority:
-        """What signs every certificate of the cluster."""
+        """The authority that signs every certificate of the cluster."""
         return Authority(self.folder / "pki")
 
     @cached_property
     def admin(self) -> Pair:
-        """Who may do everything."""
+        """The certificate of a user with all rights."""
         return self.authority.issue("admin", common_name="admin", organization="system:masters")
 
     @cached_property
     def service_accounts(self) -> Pair:
-        """What signs service accounts' tokens, and verifies them."""
+        """The keys that sign and verify service accounts' tokens."""
         return self.authority.issue("service-accounts", common_name="service-accounts")
 
     @cached_property
@@ -67,7 +67,7 @@ class Api:
         return self.authority.issue("etcd", common_name="etcd", addresses=sorted({"127.0.0.1", self.host}))
 
     def etcd_command(self, *, durable: bool) -> Command:
-        """Run etcd; without `durable` it never waits for the disk."""
+        """Return the command of etcd; without `durable`, it never waits for the disk."""
         pair, trust = self._etcd_pair, self.authority.certificate
         client, peer = f"https://{self.host}:{self.etcd_port}", f"https://{self.host}:{self.peer_port}"
         flags = {
@@ -92,7 +92,7 @@ class Api:
         return self._command("etcd", flags, grace_seconds=_GRACE_SECONDS)
 
     def server_command(self, further: Mapping[str, object]) -> Command:
-        """Run the API server with these flags beside those that every cluster has."""
+        """Return the command of the API server, with these flags in addition to the common ones."""
         pki, accounts = self.authority, self.service_accounts
         serving = pki.issue(
             "kube-apiserver",
@@ -124,7 +124,7 @@ class Api:
         return self._command("kube-apiserver", flags, grace_seconds=_API_GRACE_SECONDS)
 
     def controllers_command(self, *, port: int, further: Mapping[str, object] | None = None) -> Command:
-        """Run the controller manager."""
+        """Return the command of the controller manager."""
         flags = {
             "use-service-account-credentials": "true",
             "service-account-private-key-file": self.service_accounts.key,
@@ -134,7 +134,7 @@ class Api:
         return self.component_command("kube-controller-manager", port=port, flags=flags)
 
     def component_command(self, name: str, *, port: int, flags: Mapping[str, object]) -> Command:
-        """Run a component of the control plane that is a client of the API server and tells its health at a port."""
+        """Return the command of a component that is a client of the API server and serves its health at a port."""
         serving = self.authority.issue(name, common_name=f"system:{name}", addresses=[self.host])
         common = {
             "kubeconfig": self.client_config(name, user=serving),
@@ -142,20 +142,20 @@ class Api:
             "secure-port": port,
             "tls-cert-file": serving.certificate,
             "tls-private-key-file": serving.key,
-            # There is one of each.
+            # There is only one replica of each program.
             "leader-elect": "false",
             "profiling": "false",
         }
         return self._command(name, {**common, **flags}, grace_seconds=_GRACE_SECONDS)
 
     def client_config(self, name: str, *, user: Pair) -> Path:
-        """A client's configuration with its certificate."""
+        """Return a client's configuration with its certificate."""
         return write_kubeconfig(
             self.folder / f"{name}.kubeconfig", server=self.url, authority=self.authority, user=user
         )
 
     def component_ready(self, port: int) -> bool:
-        """Whether the component that tells its health at this port is well."""
+        """Whether the component with this health port is healthy."""
         return probe.answers(f"https://{self.host}:{port}/healthz", trust=self.authority.certificate)
 
     def etcd_ready(self) -> bool:
@@ -164,14 +164,14 @@ class Api:
         return probe.answers(url, trust=self.authority.certificate, client=self._etcd_pair)
 
     def server_ready(self) -> bool:
-        """Whether the API server answers and has done what it does at its start."""
+        """Whether the API server answers and has completed its start."""
         return probe.answers(f"{self.url}/readyz", trust=self.authority.certificate, client=self.admin)
 
     def _command(self, name: str, flags: Mapping[str, object], *, grace_seconds: float) -> Command:
         return Command(
             name,
             [str(self.programs / name), *to_arguments(flags)],
-            # Not ours as it is: a proxy's address in it would be used for the cluster's own calls.
+            # Not the unchanged environment: a proxy in it would be used for the cluster's own requests.
             environment={"PATH": os.defpath, "HOME": str(self.folder)},
             death_signal=self.death_signal,
             stop_signal=signal.SIGTERM,
@@ -180,5 +180,5 @@ class Api:
 
 
 def to_arguments(flags: Mapping[str, object]) -> list[str]:
-    """`--name=value` for each flag."""
+    """Return `--name=value` for each flag."""
     return [f"--{name}={value}" for name, value in flags.items()]

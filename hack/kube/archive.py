@@ -1,4 +1,4 @@
-"""Image archives: one made of a few files without any engine, and the loading of archives into containerd."""
+"""Image archives: writes one from a few files without an engine, and loads archives into containerd."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def load(archive: Path, *, socket: Path) -> list[str]:
         Their names.
 
     Raises:
-        RuntimeError: containerd refuses it; its words are in the message.
+        RuntimeError: containerd refuses it; the message has its output.
     """
     command = ["ctr", "--address", str(socket), "--namespace", "k8s.io", "images", "import", str(archive)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""The cluster's programs: what there is, where they are built to, and which sources they are of."""
+"""The cluster's programs: their list, the folder of their builds, and the sources they were built from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CACHE = ROOT / ".cache" / "kube"
 FOLDER = CACHE / "bin"
 MODULE = Path(__file__).resolve().parent / "go"
 
-# The names by which hack/kube/go/main.go knows itself; each is a link to the one binary.
+# The names by which hack/kube/go/main.go selects its program; each is a link to the one binary.
 MULTI_CALL = "kube"
 LINKS = (
     "kube-apiserver",
@@ -30,20 +30,20 @@ NOT_BUILT = "the cluster's programs are not built: run `make kube` (about ten mi
 
 
 class NotBuilt(RuntimeError):
-    """The cluster's programs are not there, or are of other sources than these."""
+    """The cluster's programs are missing, or were built from other sources."""
 
     def __init__(self) -> None:
         super().__init__(NOT_BUILT)
 
 
 def find() -> Path | None:
-    """The folder with the programs; None if they are not built, or from other sources than the present ones."""
+    """Return the folder of the programs; None: they are not built, or from other sources."""
     there = all((FOLDER / name).is_file() for name in (MULTI_CALL, *LINKS, HELM, PAUSE))
     return FOLDER if there and built_from() == fingerprint() else None
 
 
 def require() -> Path:
-    """The folder with the programs.
+    """Return the folder of the programs.
 
     Raises:
         NotBuilt: they are not there.
@@ -55,7 +55,7 @@ def require() -> Path:
 
 
 def kubernetes_version() -> str:
-    """Kubernetes' version with its `v`, as go.mod names it."""
+    """Return Kubernetes' version with its `v`, from go.mod."""
     found = re.search(r"^\tk8s\.io/kubernetes (v\S+)$", (MODULE / "go.mod").read_text(), re.MULTILINE)
     if found is None:
         raise ValueError(f"{MODULE / 'go.mod'} requires no k8s.io/kubernetes")
@@ -63,7 +63,7 @@ def kubernetes_version() -> str:
 
 
 def fingerprint() -> str:
-    """What tells these sources from others."""
+    """Return a hash of the sources."""
     digest = hashlib.sha256()
     for path in [MODULE / "go.mod", MODULE / "go.sum", *sorted(MODULE.rglob("*.go"))]:
         digest.update(f"{path.relative_to(MODULE)}\0".encode() + path.read_bytes() + b"\0")
@@ -71,11 +71,11 @@ def fingerprint() -> str:
 
 
 def built_from() -> str:
-    """The fingerprint of the sources that the programs were built from; empty: none were built."""
+    """Return the fingerprint of the sources that the programs were built from; empty: there are none."""
     stamp = stamp_file()
     return stamp.read_text().strip() if stamp.is_file() else ""
 
 
 def stamp_file() -> Path:
-    """Where a finished build notes its sources."""
+    """Return the file where a completed build notes its sources."""
     return FOLDER / ".built-from"

@@ -30,11 +30,11 @@ Say = Callable[[str], None]
 
 
 class BuildError(RuntimeError):
-    """The programs cannot be built; the message tells why."""
+    """The programs cannot be built; the message says why."""
 
 
 def build(*, force: bool = False, say: Say = print) -> Path:
-    """Build what is not up to date.
+    """Build what is outdated.
 
     Returns:
         The folder with the programs.
@@ -62,7 +62,7 @@ def build(*, force: bool = False, say: Say = print) -> Path:
 
 
 def find_go() -> str:
-    """The Go command.
+    """Return the Go command.
 
     Raises:
         BuildError: there is none, or it is older than go.mod asks for.
@@ -93,7 +93,7 @@ def _compile(go: str, package: str, name: str, *, linker_flags: str = "", say: S
     say(f"building {name}")
     began = time.monotonic()
     _run(command, on_progress=lambda count: say(f"building {name}: {count} packages, {time.monotonic() - began:.0f} s"))
-    partial.replace(target)  # a program that runs keeps its own file
+    partial.replace(target)  # a running program keeps its own file
     say(f"built {name} ({target.stat().st_size / 1e6:.0f} MB, {time.monotonic() - began:.0f} s)")
 
 
@@ -133,11 +133,11 @@ def _link(link: Path) -> None:
 
 
 def main() -> int:
-    """Entry point; the exit code."""
+    """Entry point; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="kube.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--force", action="store_true", help="build even what is up to date")
+    parser.add_argument("--force", action="store_true", help="also build what is up to date")
     arguments = parser.parse_args()
     try:
         folder = build(force=arguments.force, say=lambda text: print(text, flush=True))

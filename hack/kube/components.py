@@ -1,4 +1,4 @@
-"""The programs of the cluster of this machine, in the stages in which they are started."""
+"""The programs of the cluster on this machine, in the stages of their start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kube.api import Api
 from kube.layout import NODE_ADDRESS, PORTS, Layout
 from tidemill_operator.processes.child import Command
 
-# The order in which programs are ended: nothing is to start a container while the others go.
+# The order of ending: nothing may start a container while the others end.
 ENDING = (
     "kubelet",
     "kube-proxy",
@@ -30,7 +30,7 @@ _CONFIGURATION = {".yaml", ".toml", ".kubeconfig", ".crt"}
 
 @dataclass(frozen=True)
 class Component:
-    """One program.
+    """One program of the cluster.
 
     Attributes:
         ready: whether it does what it is for.
@@ -41,11 +41,11 @@ class Component:
 
     @property
     def name(self) -> str:
-        """Its name, also of its log and its process' record."""
+        """Its name, which is also the name of its log and its process' record."""
         return self.command.name
 
     def inputs(self) -> str:
-        """What tells one way to run it from another: programs, arguments, and the files that these name."""
+        """Return what determines a run: programs, arguments, and the files that these name."""
         digest = hashlib.sha256(binaries.built_from().encode())
         for argument in self.command.arguments:
             path = Path(argument.rpartition("=")[2])
@@ -55,7 +55,7 @@ class Component:
 
 
 def stages(place: Layout, api: Api) -> tuple[list[Component], list[Component], list[Component]]:
-    """What is started first, what needs that, and the rest; within a stage all at once.
+    """Return the stages of the start; the components of a stage start together.
 
     Certificates and configuration files are written where they are missing.
     """
@@ -83,7 +83,7 @@ def _api_server(api: Api) -> Component:
         "kubelet-certificate-authority": api.authority.certificate,
         "kubelet-client-certificate": kubelet_client.certificate,
         "kubelet-client-key": kubelet_client.key,
-        # By default the node's name would be looked up in DNS for logs, exec and port-forward.
+        # By default, the node's name would be resolved by DNS for logs, exec and port-forward.
         "kubelet-preferred-address-types": "InternalIP",
     }
     return Component(api.server_command(flags), api.server_ready)
@@ -108,7 +108,7 @@ def _node(place: Layout, api: Api) -> list[Component]:
 
     return [
         Component(node.kubelet_command(place, api), answers(PORTS.kubelet_health, "/healthz")),
-        # These two wait for the node's object, which the kubelet makes.
+        # These two wait for the node's object, which the kubelet creates.
         Component(node.proxy_command(place, api), answers(PORTS.proxy_health, "/livez")),
         Component(policies.policies_command(api), answers(PORTS.policies_health, "/healthz")),
         Component(dns.dns_command(place, api), answers(PORTS.dns_ready, "/ready")),

@@ -46,7 +46,7 @@ class ControlPlane:
             folder: of its own.
             controllers: whether the controller manager is to be there.
             audited: whether every request is to be noted, a JSON line each, in `audit.log` of the folder.
-            on_progress: is told what is being done.
+            on_progress: called with lines of progress.
 
         Raises:
             NotBuilt: the cluster's programs are not there.
@@ -76,7 +76,7 @@ class ControlPlane:
         self._controllers = self._controller_manager(ports.get("kube-controller-manager")) if controllers else None
 
     def start(self) -> None:
-        """Start everything and wait until it is ready.
+        """Start everything, and wait until it is ready.
 
         Raises:
             ServerError: a program ended or did not become ready; the end of its log is in the message.
@@ -130,15 +130,15 @@ class ControlPlane:
     def _flags(controllers: bool) -> dict[str, object]:
         flags: dict[str, object] = {
             "authorization-mode": "RBAC",
-            # The address of a service may not be a loopback one, and nobody here asks for that service.
+            # The address of a service may not be a loopback one, and nobody here uses that service.
             "endpoint-reconciler-type": "none",
-            # Room for the Services of hundreds of pipelines; the first address is the same.
+            # Large enough for the Services of hundreds of pipelines; the first address is the same.
             "service-cluster-ip-range": "198.19.0.0/20",
-            # A test's last words need not wait for watches to end.
+            # The end of a test need not wait for watches to end.
             "shutdown-delay-duration": "0s",
         }
         if not controllers:
-            # It refuses pods whose service account was not made yet, and nothing makes it.
+            # The plugin refuses pods without a service account, and nothing creates service accounts here.
             flags["disable-admission-plugins"] = "ServiceAccount"
         return flags
 

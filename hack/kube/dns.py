@@ -1,4 +1,4 @@
-"""Names of services: CoreDNS on the machine itself, reached by pods through a Service that points at the node."""
+"""Resolves names of services: CoreDNS on the machine itself, which pods reach through a Service."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kube.rbac import LABELS, may_watch
 from tidemill_operator.processes.child import Command
 from tidemill_operator.processes.files import write_atomic
 
-# Names of the cluster only: whatever else is asked for does not exist, at once.
+# Only names of the cluster; all others do not exist, without a delay.
 _COREFILE = """\
 .:{ports.dns} {{
     bind {address}
@@ -36,7 +36,7 @@ _LABELS = {"k8s-app": "kube-dns", **LABELS}
 
 
 def dns_command(place: Layout, api: Api) -> Command:
-    """Run CoreDNS."""
+    """Return the command of CoreDNS."""
     reader = api.authority.issue("coredns", common_name=_USER)
     config = api.client_config("coredns", user=reader)
     text = _COREFILE.format(ports=PORTS, address=NODE_ADDRESS, domain=CLUSTER_DOMAIN, api=api, config=config)
@@ -47,12 +47,12 @@ def dns_command(place: Layout, api: Api) -> Command:
         [str(api.programs / "coredns"), "-conf", str(path)],
         environment={"PATH": os.defpath},
         death_signal=0,
-        stop_signal=signal.SIGKILL,  # it keeps nothing, and would drain for seconds
+        stop_signal=signal.SIGKILL,  # it stores nothing, and would take seconds to drain
     )
 
 
 def manifests() -> list[dict[str, object]]:
-    """What pods reach CoreDNS by, and what CoreDNS may read."""
+    """Return the manifests of the Service for CoreDNS, and of its rights."""
     service: dict[str, object] = {
         "apiVersion": "v1",
         "kind": "Service",

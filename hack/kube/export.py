@@ -1,4 +1,4 @@
-"""Images of a Docker engine as an archive, for a cluster that has containerd only."""
+"""Exports images of a Docker engine as an archive, for a cluster that only has containerd."""
 
 from __future__ import annotations
 

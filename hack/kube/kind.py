@@ -18,7 +18,7 @@ _PROBE_SECONDS = 300.0
 
 
 class KindError(RuntimeError):
-    """kind cannot do what is asked; the message tells why."""
+    """The request to kind failed; the message says why."""
 
 
 class KindCluster:
@@ -34,7 +34,7 @@ class KindCluster:
         self.kubeconfig = CACHE / "kind.kubeconfig"
 
     def up(self, say: Say) -> None:
-        """Make the cluster, if it is not there, and wait until its nodes are ready.
+        """Create the cluster if it does not exist, and wait until its nodes are ready.
 
         Raises:
             KindError: kind fails; its words are in the message.
@@ -61,7 +61,7 @@ class KindCluster:
         say("the cluster is removed")
 
     def health(self) -> list[Health]:
-        """How each node's container is; empty: there is no cluster.
+        """Return the state of each node's container; empty: there is no cluster.
 
         Raises:
             KindError: kind or Docker fails.
@@ -99,9 +99,9 @@ class KindCluster:
 
 
 def why_not() -> str:
-    """Why kind cannot run on this machine; empty: it can.
+    """Return why kind cannot run on this machine; empty: it can.
 
-    What is tried is what kind needs: a privileged container of its node's image.
+    It tries what kind needs: a privileged container of the node's image.
     """
     for program in ("kind", "docker"):
         if shutil.which(program) is None:

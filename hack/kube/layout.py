@@ -28,7 +28,7 @@ _LONGEST_FOLDER = 60
 
 @dataclass(frozen=True)
 class Ports:
-    """Where the components listen, all at the node's address."""
+    """The ports of the components, all at the node's address."""
 
     etcd: int = 2379
     etcd_peer: int = 2380
@@ -39,7 +39,7 @@ class Ports:
     proxy_health: int = 10256
     controllers: int = 10257
     scheduler: int = 10259
-    # The usual one: a NetworkPolicy sees a packet when its service has been resolved to this.
+    # The usual port of DNS, because a NetworkPolicy sees packets after the address of the Service was replaced.
     dns: int = 53
     dns_health: int = 10054
     dns_ready: int = 10055
@@ -56,7 +56,7 @@ class Layout:
     folder: Path
 
     def check(self) -> None:
-        """Refuse a folder below which sockets could not be made.
+        """Refuse a folder whose sockets would have too long a path.
 
         Raises:
             ValueError: its path is too long.
@@ -70,30 +70,30 @@ class Layout:
 
     @property
     def kubeconfig(self) -> Path:
-        """The administrator's."""
+        """The administrator's kubeconfig."""
         return self.folder / "admin.kubeconfig"
 
     @property
     def containerd(self) -> Path:
-        """Where containerd keeps images, containers and state."""
+        """The folder with containerd's images, containers and state."""
         return self.folder / "containerd"
 
     @property
     def socket(self) -> Path:
-        """Where containerd listens."""
+        """The socket of containerd."""
         return self.folder / "containerd.sock"
 
     @property
     def kubelet(self) -> Path:
-        """Pods' volumes."""
+        """The folder with the pods' volumes."""
         return self.folder / "kubelet"
 
     @property
     def pod_logs(self) -> Path:
-        """What containers print."""
+        """The folder with the containers' output."""
         return self.folder / "pods"
 
     @property
     def state(self) -> Path:
-        """What `down` has to know of the machine before `up`."""
+        """The file with the machine's state before `up`, which `down` needs."""
         return self.folder / "machine.json"

@@ -1,4 +1,4 @@
-"""The cluster of this machine: Kubernetes' own programs as processes of root; nothing to pull, no container engine.
+"""The cluster on this machine: Kubernetes' own programs as processes of root; pulls nothing, needs no container engine.
 
 `up` starts what does not run, in order, and leaves it running; `down` removes every trace. Both may be repeated.
 """
@@ -27,7 +27,7 @@ from tidemill_operator.processes.files import locked, write_atomic
 
 Say = Callable[[str], None]
 _READY_SECONDS = 120.0
-# A machine has one cluster at a time, wherever its folder is.
+# A machine has one cluster at a time, whatever its folder.
 _LOCK = Path("/run/tidemill-cluster.lock")
 _LOCK_SECONDS = 300.0
 _PACKAGES = {
@@ -43,7 +43,7 @@ _PACKAGES = {
 
 
 class ClusterError(RuntimeError):
-    """The cluster cannot do what is asked; the message tells why."""
+    """The cluster cannot do what was requested; the message says why."""
 
 
 class LocalCluster:
@@ -58,11 +58,11 @@ class LocalCluster:
         self.kubeconfig = self._place.kubeconfig
 
     def there(self) -> bool:
-        """Whether this cluster is on the machine, well or not."""
+        """Whether this cluster exists on the machine, healthy or not."""
         return network.owner() == self._place.folder
 
     def up(self, say: Say) -> None:
-        """Start what does not run and wait until pods can run.
+        """Start what does not run, and wait until pods can run.
 
         Raises:
             ClusterError: we are not root.
@@ -121,7 +121,7 @@ class LocalCluster:
         say("the cluster is removed")
 
     def health(self) -> list[Health]:
-        """How each component is; empty: there is no cluster."""
+        """Return the state of each component; empty: there is no cluster."""
         if not self.there():
             return []
         parts = itertools.chain(*stages(self._place, self._api(binaries.FOLDER)))
@@ -152,7 +152,7 @@ class LocalCluster:
         )
 
     def _ensure(self, components: Sequence[Component], say: Say) -> None:
-        """Start those that do not run, are not well or were started otherwise, and wait until all are ready."""
+        """Start components that do not run, are unhealthy or have changed, and wait until all are ready."""
         servers = [
             Server(
                 component.command,
@@ -227,12 +227,12 @@ class LocalCluster:
 
 
 def why_not() -> str:
-    """Why this machine cannot run such a cluster; empty: nothing speaks against it.
+    """Return why this machine cannot run such a cluster; empty: it probably can.
 
-    What is tried is what containers need: namespaces and a mount of their own, and cgroups that can be made.
+    It tries what containers need: own namespaces, own mounts, and new cgroups.
     """
     if os.geteuid() != 0:
-        return "a cluster of this machine's processes needs root"
+        return "a cluster of local processes needs root"
     if binaries.find() is None:
         try:
             find_go()
@@ -243,5 +243,5 @@ def why_not() -> str:
     probe = ["unshare", "--mount", "--net", "--pid", "--fork", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
     done = subprocess.run(probe, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        return f"no container can be made here: {done.stderr.strip()}"
+        return f"no container can be created here: {done.stderr.strip()}"
     return removal.why_no_cgroups()

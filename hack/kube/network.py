@@ -60,7 +60,7 @@ def set_up(place: Layout) -> None:
             f"the cluster in {present} uses this machine; remove it with `hack/cluster down --dir {present}`"
         )
     _run(["ip", "address", "replace", f"{layout.NODE_ADDRESS}/32", "dev", BRIDGE])
-    # Where kube-proxy does not send a packet elsewhere it ends here, and not at the machine's router.
+    # Packets that kube-proxy does not forward end here; they must not go to the machine's router.
     _run(["ip", "route", "replace", layout.WHOLE_RANGE, "dev", BRIDGE, "src", layout.NODE_ADDRESS])
     _run(["nft", "-f", "-"], text=f"table ip {layout.NFT_TABLE}\ndelete table ip {layout.NFT_TABLE}\n{_RULES}")
     forward("1")

@@ -49,7 +49,7 @@ class Authority:
         addresses: Sequence[str] = (),
         names: Sequence[str] = (),
     ) -> Pair:
-        """A certificate for a client, and for a server if it has addresses or names.
+        """Issue a certificate for a client, and for a server if it has addresses or names.
 
         Args:
             file_name: of the two files, without extension.

@@ -1,4 +1,4 @@
-"""NetworkPolicies are enforced: the program that does it, what it may read, and the removal of its rules."""
+"""Enforces NetworkPolicies: the command of the program that does it, its rights, and the removal of its rules."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SET = re.compile(r"KUBE-(?:SRC|DST)-\S+")
 
 
 def policies_command(api: Api) -> Command:
-    """Run it."""
+    """Return the command of kube-router."""
     user = api.authority.issue("kube-netpol", common_name=_USER)
     flags = {
         "kubeconfig": api.client_config("kube-netpol", user=user),
@@ -30,13 +30,13 @@ def policies_command(api: Api) -> Command:
 
 
 def permissions() -> list[dict[str, object]]:
-    """What it may read."""
+    """Return the manifests of its rights."""
     resources = {"": ["nodes", "pods", "namespaces"], "networking.k8s.io": ["networkpolicies"]}
     return may_watch(_USER, resources, verbs=["get", "list", "watch"])
 
 
 def remove_rules() -> None:
-    """Remove the rules and sets that are left when it has ended."""
+    """Remove the rules and sets that are left after its end."""
     saved = _output(["iptables-save", "-t", "filter"]).splitlines()
     chains = [line[1:].split()[0] for line in saved if line.startswith(":")]
     ours = [name for name in chains if _CHAIN.fullmatch(name)]
@@ -52,12 +52,12 @@ def remove_rules() -> None:
 
 
 def rules() -> list[str]:
-    """All rules of the table that ours are in, others' included."""
+    """Return all rules of the table, including those of others."""
     return [line for line in _output(["iptables-save", "-t", "filter"]).splitlines() if line.startswith("-A")]
 
 
 def _output(command: list[str]) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    except FileNotFoundError:  # never installed, so nothing is left
+    except FileNotFoundError:  # never installed, so no rules are left
         return ""

@@ -1,4 +1,4 @@
-"""Whether a program of the cluster answers."""
+"""Checks whether a program of the cluster answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SECONDS = 3.0
 
 
 def answers(url: str, *, trust: Path | None = None, client: Pair | None = None) -> bool:
-    """Whether a GET of the URL is answered with success.
+    """Whether a GET request succeeds.
 
     Args:
         url: http or https.

@@ -1,4 +1,4 @@
-"""What a program of the cluster may read, as manifests."""
+"""The read rights of a program of the cluster, as manifests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _GROUP = "rbac.authorization.k8s.io"
 
 
 def may_watch(user: str, resources: Mapping[str, Sequence[str]], *, verbs: Sequence[str]) -> list[dict[str, object]]:
-    """A role and its binding to one user.
+    """Return a role and its binding to one user.
 
     Args:
         user: also the name of both.

@@ -1,4 +1,4 @@
-"""What a cluster leaves on its machine when its programs have ended: containers' processes, mounts, cgroups, sockets.
+"""Removes what a cluster leaves on its machine after its programs have ended: processes, mounts, cgroups, sockets.
 
 Only what is this cluster's: processes in its cgroups, shims that name its socket, mounts below its folder.
 """
@@ -24,7 +24,7 @@ _DEADLINE_SECONDS = 20.0
 
 
 def end_containers(place: Layout) -> None:
-    """Kill every process of every pod, and what watches over them."""
+    """Kill every process of every pod, and their shims."""
     deadline = time.monotonic() + _DEADLINE_SECONDS
     sockets = [
         path.read_text().strip().removeprefix("unix://") for path in place.containerd.glob("state/*/*/*/address")
@@ -41,14 +41,14 @@ def end_containers(place: Layout) -> None:
 
 
 def remove_files(place: Layout) -> None:
-    """Unmount what is mounted below the cluster's folder, and remove the folder."""
+    """Unmount everything below the cluster's folder, and remove the folder."""
     for mounted in reversed(_mounts(place.folder)):
         subprocess.run(["umount", "--lazy", str(mounted)], capture_output=True, check=False)
     shutil.rmtree(place.folder, ignore_errors=True)
 
 
 def unlink_outside(place: Layout) -> None:
-    """Remove what the node's programs wrote outside the folder, at places that cannot be chosen."""
+    """Remove what the node's programs wrote to fixed places outside the folder."""
     for link in _POD_LOG_LINKS.glob("*"):
         if link.is_symlink() and place.folder in Path(os.readlink(link)).parents:
             link.unlink()
@@ -58,15 +58,15 @@ def unlink_outside(place: Layout) -> None:
 
 
 def remove_cgroups() -> None:
-    """Remove the pods' cgroups, in which no process is left."""
+    """Remove the empty cgroups of the pods."""
     for folder in _cgroups():
         for path, _, _ in os.walk(folder, topdown=False):
-            with contextlib.suppress(OSError):  # the kernel may not have noticed the last process' end
+            with contextlib.suppress(OSError):  # the kernel may not have noticed the end of the last process
                 os.rmdir(path)
 
 
 def make_cgroups() -> None:
-    """Make the cgroup below which the kubelet puts pods, in every hierarchy."""
+    """Create the cgroup below which the kubelet puts pods, in every hierarchy."""
     for root in _hierarchies():
         folder = root / CGROUP
         folder.mkdir(exist_ok=True)
@@ -76,7 +76,7 @@ def make_cgroups() -> None:
 
 
 def why_no_cgroups() -> str:
-    """Why cgroups for pods cannot be made; empty: they can."""
+    """Return why cgroups for pods cannot be created; empty: they can."""
     roots = _hierarchies()
     if not roots:
         return f"no cgroups are mounted at {_CGROUPS}"
@@ -117,7 +117,7 @@ def _shims(place: Layout) -> Iterator[int]:
 
 
 def _mounts(folder: Path) -> list[Path]:
-    """In the order in which they were made."""
+    """Return the mounts in the order of their creation."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     points = (re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split()[4]) for line in lines)
     return [path for path in map(Path, points) if path.is_relative_to(folder)]

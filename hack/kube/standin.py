@@ -1,6 +1,6 @@
-"""What stands in for the chart and the nodes where an operator runs against a control plane without them.
+"""Stands in for the chart and the nodes where an operator runs against a control plane without them.
 
-The operator's account has the rights that `rbac` names, and no others; of each pod it is said that it is ready.
+The operator's account has exactly the rights of `rbac`. Each pod is marked as ready.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SERVED_SECONDS = 60.0
 
 
 def install(plane: ControlPlane) -> Api:
-    """Make the CRD, the operator's namespace, account and rights.
+    """Create the CRD, and the operator's namespace, account and rights.
 
     Returns:
         The cluster as its administrator sees it.
@@ -51,7 +51,7 @@ def install(plane: ControlPlane) -> Api:
     api.apply(definition())
     for document in _installation():
         api.apply(document)
-    # The definition is there at once; what it defines is served a little later.
+    # The definition exists at once, but the defined resource is served a little later.
     deadline = time.monotonic() + _SERVED_SECONDS
     while True:
         try:
@@ -84,7 +84,7 @@ def _installation() -> Iterator[Document]:
 
 
 def account(plane: ControlPlane, api: Api, folder: Path) -> Path:
-    """A kubeconfig of the operator's account, good for two hours."""
+    """Return a kubeconfig of the operator's account, valid for two hours."""
     path = f"/api/v1/namespaces/{HOME}/serviceaccounts/{ACCOUNT}/token"
     asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 7200}}
     token = api._call("POST", path, body=asked)["status"]["token"]
@@ -96,7 +96,7 @@ def account(plane: ControlPlane, api: Api, folder: Path) -> Path:
 
 
 def environment(kubeconfig: Path, servers_of: dict[str, str], *, pod: str, ports: tuple[int, int]) -> dict[str, str]:
-    """What the chart tells an operator, which runs as a process here.
+    """Return the variables that the chart would set, for an operator that runs as a process.
 
     Args:
         kubeconfig: of its account.
@@ -120,7 +120,7 @@ def environment(kubeconfig: Path, servers_of: dict[str, str], *, pod: str, ports
 
 
 def run_pods(api: Api, stopping: threading.Event, *, interval_seconds: float = 0.2, held: Collection[str] = ()) -> None:
-    """Say of each pod that it is ready, as a kubelet would, until told to stop. Held namespaces have no node."""
+    """Mark each pod as ready, as a kubelet would, until stopped. Pods in held namespaces stay pending."""
     ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
     while not stopping.wait(interval_seconds):
         try:
@@ -131,4 +131,4 @@ def run_pods(api: Api, stopping: threading.Event, *, interval_seconds: float = 0
                     body = {"apiVersion": "v1", "kind": "Pod", "metadata": named, "status": ready}
                     api.apply(body, subresource="status", manager="kubelet")
         except TidemillError:
-            continue  # the API server is being restarted, or the pod has gone
+            continue  # the API server is being restarted, or the pod is gone

@@ -1,4 +1,4 @@
-"""What is told about one part of a cluster."""
+"""The state of one part of a cluster."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Health:
-    """One component's.
+    """The state of one component.
 
     Attributes:
         well: whether it does what it is for.

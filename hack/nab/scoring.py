@@ -18,12 +18,12 @@ from nab.series import Series
 PROBATION_SHARE = 0.15
 PROBATION_ROWS = 750
 FAR_BEHIND = 3.0
-"""From so many window lengths behind a window on an alarm is as wrong as anywhere."""
+"""From this many window lengths after a window, an alarm counts as fully wrong."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What detections, false alarms and misses weigh."""
+    """Weights of detections, false alarms and misses."""
 
     true_positive: float = 1.0
     false_positive: float = 0.11
@@ -35,7 +35,7 @@ STANDARD = Profile()
 
 @dataclass(frozen=True)
 class Result:
-    """How a detector did at one threshold.
+    """The result of a detector at one threshold.
 
     Attributes:
         score: 0 as if it never fired, 100 as if it fired once at the start of each window and never else.
@@ -61,7 +61,7 @@ class _Row:
 
 
 def reward(position: float) -> float:
-    """The paper's scaled sigmoid: near 1 at a window's start (-1), 0 at its end (0), near -1 far behind it.
+    """Return the paper's scaled sigmoid: near 1 at a window's start (-1), 0 at its end (0), near -1 far after it.
 
     Args:
         position: rows from the window's end in lengths of the window.
@@ -70,18 +70,18 @@ def reward(position: float) -> float:
 
 
 def probation(rows: int) -> int:
-    """Rows at a series' beginning which are not scored."""
+    """Return the number of rows at a series' beginning that are not scored."""
     return min(math.floor(PROBATION_SHARE * rows), PROBATION_ROWS)
 
 
 def score_at(corpus: Sequence[tuple[Series, Sequence[float]]], threshold: float, profile: Profile = STANDARD) -> Result:
-    """The result at a threshold; each series comes with a score for each of its rows."""
+    """Return the result at a threshold. Each series comes with a score for each row."""
     rows, windows = _rows(corpus, profile, threshold)
     return _sweep(rows, windows, profile)[-1].at(threshold)
 
 
 def score_best(corpus: Sequence[tuple[Series, Sequence[float]]], profile: Profile = STANDARD) -> Result:
-    """The best result that any one threshold reaches, as the benchmark reports it (the highest such threshold)."""
+    """Return the best result of any single threshold, as the benchmark reports it (the highest such threshold)."""
     rows, windows = _rows(corpus, profile)
     sums = _sweep(rows, windows, profile)
     best = max(sums, key=lambda tried: tried.raw)
@@ -106,7 +106,7 @@ class _Sum:
 
 
 def _sweep(rows: list[_Row], windows: int, profile: Profile) -> list[_Sum]:
-    """The sums at every threshold, from above all scores down to the lowest."""
+    """Yield the sums at every threshold, from above all scores down to the lowest."""
     best: dict[int, float] = {}
     raw, alarms, false_alarms = -windows * profile.false_negative, 0, 0
     sums = [_Sum(math.inf, raw, 0, windows, 0, 0, profile)]
@@ -145,7 +145,7 @@ def _rows(
 
 @lru_cache(maxsize=256)
 def _weights(series: Series, profile: Profile) -> tuple[tuple[float, int | None], ...]:
-    """What an alarm on each row weighs, and the window it is in."""
+    """Return the weight of an alarm on each row, and its window."""
     inside = {row: w for w, (start, end) in enumerate(series.windows) for row in range(start, end + 1)}
     rows = range(len(series.values))
     return tuple((_weight(row, inside.get(row), series.windows, profile), inside.get(row)) for row in rows)
@@ -154,7 +154,7 @@ def _weights(series: Series, profile: Profile) -> tuple[tuple[float, int | None]
 def _weight(row: int, inside: int | None, windows: tuple[tuple[int, int], ...], profile: Profile) -> float:
     if inside is not None:
         start, end = windows[inside]
-        # A detection in a window's first row is worth all of A_TP.
+        # A detection in a window's first row gets all of A_TP.
         return profile.true_positive * reward(-(end - row + 1) / (end - start + 1)) / reward(-1.0)
     before = [(start, end) for start, end in windows if end < row]
     if not before:

@@ -1,4 +1,4 @@
-"""Series of the Numenta Anomaly Benchmark as they lie in a folder: CSV files, and `windows.json` with the labels."""
+"""Reads series of the Numenta Anomaly Benchmark from a folder: CSV files, and `windows.json` with the labels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Series:
 
 
 def load(folder: Path) -> list[Series]:
-    """Every labelled series of a folder, by name. The layout of the benchmark's own repository is understood too.
+    """Return every labelled series of a folder, by name. Also reads the layout of the benchmark's own repository.
 
     Raises:
         FileNotFoundError: the folder has no labels, or not a series that they name.
@@ -49,7 +49,7 @@ def _series(path: Path, name: str, windows: list[list[str]]) -> Series:
 
 
 def _rows(times: tuple[int, ...], first: str, last: str) -> tuple[int, int]:
-    """The first and last row of a window. A time may repeat where clocks were changed: its first row counts."""
+    """Return the first and last row of a window. If a time repeats (clock change), its first row counts."""
     return times.index(_ms(first)), times.index(_ms(last))
 
 

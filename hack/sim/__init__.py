@@ -1,1 +1,1 @@
-"""Scaling tried out: a seeded model of partitions and replicas under load shapes, and policies side by side."""
+"""Simulates scaling: a seeded model of partitions and replicas under load, with several policies side by side."""

@@ -21,12 +21,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def main() -> int:
-    """Entry point; the exit code."""
-    parser = argparse.ArgumentParser(prog="sim", description="Try out scaling policies on load shapes.")
-    parser.add_argument("--seed", type=int, default=1, help="of the noise (default: 1)")
-    parser.add_argument("--skip", type=float, default=0.0, help="hours of the recordings to leave out (default: 0)")
-    parser.add_argument("--only", metavar="TEXT", help="shapes with this in their name")
-    parser.add_argument("--build", type=Path, default=ROOT / "build", help="where JSON and pictures go")
+    """Entry point; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="sim", description="Compare scaling policies on load shapes.")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the noise (default: 1)")
+    parser.add_argument(
+        "--skip", type=float, default=0.0, help="hours to skip at the beginning of recordings (default: 0)"
+    )
+    parser.add_argument("--only", metavar="TEXT", help="only shapes with this text in their name")
+    parser.add_argument("--build", type=Path, default=ROOT / "build", help="folder for JSON and pictures")
     arguments = parser.parse_args()
     folder = os.environ.get("NAB_DIR")
     chosen = [*shapes(arguments.seed), *(recorded(Path(folder), skip=arguments.skip) if folder else ())]

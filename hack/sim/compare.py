@@ -1,4 +1,4 @@
-"""Fair comparisons: at equal service, who pays less, and who changes less?
+"""Compares policies fairly: which one uses fewer replicas or changes less often, for the same service?
 
 The service is the time with more lag than is allowed. A policy with knobs can buy service with replicas, so the others
 are run with all combinations of theirs, and Tidemill with its defaults. Three questions are asked:
@@ -26,7 +26,7 @@ KEDA_THRESHOLDS = (5_000, 10_000, 25_000, 50_000, 100_000, 200_000)
 # Of the HPA: its default, Tidemill's stabilisation, and three times that.
 KEDA_MINUTES = (5, 10, 30)
 FLINK_UTILISATIONS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-# metrics.window, and scale-down.interval; as delivered they are 15 and 60.
+# metrics.window and scale-down.interval; their defaults are 15 and 60.
 FLINK_MINUTES = tuple(product((1, 5), (10, 30)))
 TIDEMILL_UTILISATIONS = (0.6, 0.7, 0.8)
 TIDEMILL_MINUTES = (4, 8, 10, 30)
@@ -66,7 +66,7 @@ FAMILIES: dict[str, tuple[Make, ...]] = {
 
 @dataclass(frozen=True)
 class Rival:
-    """The cheapest setting of a family that serves as well as Tidemill, and what Tidemill says to it.
+    """The cheapest setting of a family that serves as well as Tidemill, and Tidemill's answer.
 
     Attributes:
         result: None: no setting serves as well.
@@ -81,7 +81,7 @@ class Rival:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A shape, worked through by all.
+    """The comparison of all policies for one shape.
 
     Attributes:
         own: Tidemill's result.
@@ -117,7 +117,7 @@ def compare(shape: Shape, make: Make = Tidemill) -> Comparison:
 
 
 def is_better(other: Result, own: Result) -> bool:
-    """Whether another is cheaper by more than 2 %, or changes less."""
+    """Whether another result is cheaper by more than 2 %, or has fewer changes."""
     return own.replica_hours > other.replica_hours * EQUAL or own.changes > other.changes
 
 
@@ -138,7 +138,7 @@ class Total:
 
 
 def totals(comparisons: Sequence[Comparison]) -> tuple[Total, list[Total]]:
-    """Tidemill over all shapes, and those settings that serve as well in all, the cheapest first."""
+    """Return Tidemill over all shapes, and the settings that serve as well in all of them, the cheapest first."""
     own = _total([comparison.own for comparison in comparisons])
     settings = zip(*(comparison.others for comparison in comparisons), strict=True)
     found = [_total(results) for results in settings]
@@ -158,7 +158,7 @@ def _total(results: Sequence[Result]) -> Total:
 
 
 def shortfalls(comparison: Comparison) -> Iterator[str]:
-    """Where another serves as well and is better, and what Tidemill does there when it is tuned too."""
+    """Return where another policy serves as well and is better, and Tidemill's result if it is tuned, too."""
     own = comparison.own
     for rival in comparison.rivals:
         other = rival.result
@@ -169,5 +169,5 @@ def shortfalls(comparison: Comparison) -> Iterator[str]:
 
 
 def told(result: Result) -> str:
-    """The policy, its replica-hours and changes."""
+    """Return a policy with its replica-hours and changes as text."""
     return f"{result.policy} ({result.replica_hours:.2f} h, {result.changes} changes)"

@@ -1,4 +1,4 @@
-"""What nobody can reach without knowing the future: the fewest replica-hours for a load, by the number of changes.
+"""Computes a bound that needs knowledge of the future: the fewest replica-hours for a load, by the number of changes.
 
 The oracle has replicas ready when they are needed, fills them to the brim, and loses no time by a change. It lets
 no lag grow, so it serves better than any policy; it knows nothing of stuck partitions and slow databases.
@@ -39,7 +39,7 @@ def fewest_hours(shape: Shape, changes: int, setup: Setup | None = None) -> floa
 
 
 def _needed(shape: Shape, setup: Setup) -> list[int]:
-    """The fewest replicas that keep up, for each poll's interval."""
+    """Return the fewest replicas that keep up, for the interval of each poll."""
     total, partitions = sum(shape.weights), setup.partitions
     fullest = [max(sum(share) / total for share in shares(shape.weights, n)) for n in range(1, partitions + 1)]
     polls, steps = int(shape.seconds / POLL_SECONDS), round(POLL_SECONDS / STEP_SECONDS)

@@ -16,7 +16,7 @@ from tidemill_operator.scaling import Figures, Settings, State, decide
 
 @dataclass(frozen=True)
 class View:
-    """What a policy sees at a poll.
+    """The figures that a policy gets at a poll.
 
     Attributes:
         figures: None while they are missing.
@@ -31,17 +31,17 @@ class View:
 
 
 class Policy(Protocol):
-    """Says how many replicas there are to be."""
+    """Decides on the number of replicas."""
 
     name: str
 
     def decide(self, view: View) -> tuple[int, str]:
-        """Replicas to set, and a word why."""
+        """Return the number of replicas, and the reason in a word."""
         ...
 
 
 class Tidemill:
-    """The decision as the operator makes it, its state written and read again at each poll."""
+    """The operator's decision; its state is serialised and read again at each poll."""
 
     def __init__(self, settings: Settings | None = None, *, name: str = "tidemill") -> None:
         self.name = name

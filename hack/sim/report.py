@@ -1,4 +1,4 @@
-"""What the simulation found: a table for each shape, one over all, JSON and pictures."""
+"""The results of the simulation: a table for each shape, one for all, JSON and pictures."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def tell(comparisons: Sequence[Comparison], console: Console) -> None:
 
 
 def _shown(comparison: Comparison) -> list[tuple[str, Result]]:
-    """Tidemill's result, those of some settings, and the rivals'."""
+    """Return Tidemill's result, those of some settings, and the rivals'."""
     rows = [("tidemill", comparison.own)]
     rows += [(other.policy, other) for other in comparison.others if other.policy in _SHOWN]
     for rival in comparison.rivals:
@@ -101,7 +101,7 @@ def _cell(result: Result | None) -> str:
 
 
 def to_json(comparisons: Sequence[Comparison], *, seed: int) -> str:
-    """Everything but the traces."""
+    """Return everything except the traces."""
     own, as_good = totals(comparisons)
     record: dict[str, Any] = {
         "seed": seed,
@@ -128,7 +128,7 @@ def to_json(comparisons: Sequence[Comparison], *, seed: int) -> str:
 
 
 def write(comparisons: Sequence[Comparison], folder: Path, *, seed: int) -> list[Path]:
-    """Write `sim-scaling.json` and a picture for each shape below a folder; the paths."""
+    """Write `sim-scaling.json` and a picture for each shape into a folder. Returns the paths."""
     pictures = folder / "sim-scaling"
     pictures.mkdir(parents=True, exist_ok=True)
     written = [folder / "sim-scaling.json"]

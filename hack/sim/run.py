@@ -1,4 +1,4 @@
-"""One policy in one shape: the trace, and what it cost and gave."""
+"""Runs one policy on one shape: records the trace, its costs and its service."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sim.shapes import Shape
 from sim.world import STEP_SECONDS, Setup, World
 
 POLL_SECONDS = 15.0
-# The service: so much lag is allowed in all. Time above it is what policies are compared by.
+# The allowed total lag. Policies are compared by the time above it.
 ALLOWED_LAG = 100_000.0
 _FLAP_SECONDS = 600.0
 
@@ -31,7 +31,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Result:
-    """What a policy did with a shape.
+    """The result of a policy on a shape.
 
     Attributes:
         replica_hours: paid for, starting ones too.
@@ -57,14 +57,14 @@ class Result:
     trace: tuple[Point, ...]
 
     def summary(self) -> dict[str, Any]:
-        """Without the trace."""
+        """Return everything except the trace."""
         record = asdict(self)
         del record["trace"]
         return record
 
 
 def run(shape: Shape, policy: Policy, setup: Setup | None = None) -> Result:
-    """Let a policy work through a shape, from one replica on."""
+    """Run a policy on a shape, beginning with one replica."""
     setup = setup or Setup()
     world = World(setup, shape.weights)
     trace: list[Point] = []

@@ -1,4 +1,4 @@
-"""Load shapes: what arrives, how it is spread over partitions, and what goes wrong meanwhile. Seeded, in events/s."""
+"""Load shapes: arrivals, their distribution over partitions, and faults. Seeded; rates in events per second."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _noisy(seed: int) -> Callable[[float], float]:
 
 
 def shapes(seed: int = 1) -> list[Shape]:
-    """All made-up shapes."""
+    """Return all artificial shapes."""
     step = _between(10 * MINUTE, 70 * MINUTE, 30_000, 3_000)
     return [
         Shape("tenfold step", 2.5 * HOUR, step),

@@ -17,7 +17,7 @@ STEP_SECONDS = 2.5
 
 @dataclass(frozen=True)
 class Setup:
-    """The machine room.
+    """The parameters of the model.
 
     Attributes:
         partitions: of the topic.
@@ -33,7 +33,7 @@ class Setup:
 
 
 class World:
-    """Where a policy's replicas work off a shape's events."""
+    """Where a policy's replicas process a shape's events."""
 
     def __init__(self, setup: Setup, weights: Sequence[float], *, replicas: int = 1) -> None:
         self.setup = setup
@@ -51,16 +51,16 @@ class World:
 
     @property
     def replicas(self) -> int:
-        """Replicas that are set, working or not: those that are paid for."""
+        """Number of replicas that are set, working or not: all of them cost."""
         return self.joined + len(self._starting)
 
     @property
     def lag(self) -> float:
-        """Events not yet processed."""
+        """Number of events that are not processed yet."""
         return sum(self._end) - sum(self._consumed)
 
     def scale(self, replicas: int) -> None:
-        """Set the number of replicas; those that have not started yet go first."""
+        """Set the number of replicas; replicas that have not started yet are removed first."""
         while self.replicas > replicas and self._starting:
             self._starting.pop()
         if replicas < self.joined:
@@ -102,7 +102,7 @@ class World:
             self._consumed[partition] += events * share
 
     def _wanted(self, stuck: frozenset[int]) -> tuple[list[float], float]:
-        """What each partition's reader would do by its own strength, and how busy the busiest is."""
+        """Return each partition's possible rate, and how busy the busiest replica is."""
         most, partitions = self.setup.capacity * STEP_SECONDS, self.setup.partitions
         done, fullest, first = [0.0] * partitions, 0.0, 0
         small, larger = divmod(partitions, self.joined)
@@ -117,7 +117,7 @@ class World:
         return done, fullest
 
     def figures(self) -> Figures:
-        """What Tidemill would read now."""
+        """Return the figures that Tidemill would read now."""
         partitions = {
             p: PartitionFigures(0, int(self._end[p]), int(self._consumed[p]), int(self._consumed[p]))
             for p in range(self.setup.partitions)
@@ -132,9 +132,9 @@ class World:
         )
 
     def busy(self) -> float:
-        """How busy the busiest replica was since the last poll, 0 to 1."""
+        """Return how busy the busiest replica was since the last poll, from 0 to 1."""
         return self._busy_sum / self._steps if self._steps else 0.0
 
     def polled(self) -> None:
-        """Begin a new poll's averages."""
+        """Begin new averages, for the next poll."""
         self._limited_steps, self._steps, self._busy_sum = 0, 0, 0.0

@@ -133,38 +133,44 @@ def reconcile(
                 doing = _Pass()
                 doing.block(*Component, by="a spec that can be applied")
                 return told(Report(generation, doing.outcomes, choice.stalled, accepted=False))
-            annotations = metadata.get("annotations") or {}
-            logins = Logins(
-                actuators,
-                choice.plan,
-                owner_of(choice.pipeline, platform),
-                rotate=str(annotations.get(ROTATE) or ""),
-                adopt=annotations.get(ADOPT) == "true",
-                now=now,
-                confirm=confirm,
-            )
-            outcomes = _ensure(
-                choice.plan,
-                live,
-                actuators,
-                logins,
-                confirm=confirm,
-                spread=_asked(metadata, previous),
-            )
+            logins = _logins(choice.pipeline, choice.plan, metadata, platform, actuators, now=now, confirm=confirm)
+            spread = _asked(metadata, previous)
+            outcomes = _ensure(choice.plan, live, actuators, logins, confirm=confirm, spread=spread)
             confirm()  # never report after losing the lock
             report = reported(choice.pipeline, choice.plan, live, outcomes, platform, actuators)
-            rebalanced = _rebalanced(metadata, outcomes)
             return told(
                 replace(
                     report,
                     generation=generation,
                     stalled=choice.stalled,
                     credentials=logins.status(),
-                    rebalanced=rebalanced,
+                    rebalanced=_rebalanced(metadata, outcomes),
                 )
             )
     except _UnseenError as unseen:
         return told(Report(generation, _beside(unseen, document, platform, actuators), judged=False))
+
+
+def _logins(
+    pipeline: AnalyticsPipeline,
+    plan: Plan,
+    metadata: Mapping[str, Any],
+    platform: Platform,
+    actuators: Actuators,
+    *,
+    now: dt.datetime,
+    confirm: Callable[[], None],
+) -> Logins:
+    annotations = metadata.get("annotations") or {}
+    return Logins(
+        actuators,
+        plan,
+        owner_of(pipeline, platform),
+        rotate=str(annotations.get(ROTATE) or ""),
+        adopt=annotations.get(ADOPT) == "true",
+        now=now,
+        confirm=confirm,
+    )
 
 
 def _paused(document: Mapping[str, Any], generation: int, platform: Platform, actuators: Actuators) -> Report:

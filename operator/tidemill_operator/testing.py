@@ -1,7 +1,7 @@
 """An in-memory platform for tests: the four protocols of the actuators without Kafka, Postgres or a cluster.
 
 `reconcile(document, platform=Platform(), actuators=MemoryWorld().actuators, previous=None, now=now)` runs a whole pass.
-A test reads the topics, schemas, secrets and workloads, changes them as somebody else would, and counts the writes.
+A test reads the topics, schemas, secrets and workloads, changes them behind the operator's back, and counts the writes.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _COMPONENTS = {
 
 
 class MemoryPart:
-    """What all four have in common.
+    """The common base of the four actuators.
 
     Attributes:
-        writes: what was written, in words, in order.
+        writes: descriptions of all writes, in order.
         calls: the methods that were called, in order.
         failure: is raised by each call; None: calls succeed.
     """
@@ -47,7 +47,7 @@ class MemoryPart:
         self.failure: Exception | None = None
 
     def unreachable(self, who: str) -> None:
-        """Let each call fail as if the server did not answer."""
+        """Make each call fail as if the server did not answer."""
         self.failure = TidemillError(Reason.UNREACHABLE, f"{who} does not answer")
 
     def _called(self, what: str) -> None:
@@ -60,9 +60,9 @@ class MemoryTopics(MemoryPart):
     """Topics by name, with their configs.
 
     Attributes:
-        nodes: how many brokers there are.
-        spreads: the spread that each `ensure` was asked for.
-        moving: why `ensure` waits, as while replicas move; empty: it does not.
+        nodes: number of brokers.
+        spreads: the argument `spread` of each call of `ensure`.
+        moving: why `ensure` waits, e.g. for moving replicas; empty: it does not wait.
     """
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class MemoryTopics(MemoryPart):
         self.moving = ""
 
     def put(self, name: str, partitions: int, replication_factor: int = 1, **config: str) -> None:
-        """Create a topic, or create it anew, as somebody else would."""
+        """Create a topic, or create it again, as another client would."""
         self.made += 1
         self.topics[name] = LiveTopic(partitions, replication_factor, f"id-{self.made}")
         self.configs[name] = dict(config)
@@ -86,12 +86,12 @@ class MemoryTopics(MemoryPart):
         return self.nodes
 
     def observe(self, names: Sequence[str]) -> Mapping[str, LiveTopic]:
-        """Return those of the topics that exist."""
+        """Return the topics that exist."""
         self._called("observe")
         return {name: self.topics[name] for name in names if name in self.topics}
 
     def ensure(self, topics: Sequence[Topic], *, spread: Spread | None = None) -> list[Outcome]:
-        """Make the topics so, and count the changes."""
+        """Create and change the topics, and count the changes."""
         self._called("ensure")
         self.spreads.append(spread)
         if self.moving:
@@ -141,9 +141,9 @@ class MemorySchemas(MemoryPart):
     """Schemas by name.
 
     Attributes:
-        logins: the endings of the writers that may log in, by schema.
-        busy: whether `ensure` and `release` find a lock taken, and wait.
-        taken: is raised by `exclusive`; None: the turn is ours.
+        logins: suffixes of the writers that may log in, by schema.
+        busy: whether a lock is taken, so that `ensure` and `release` raise an error.
+        taken: raised by `exclusive`; None: it gets the lock.
     """
 
     def __init__(self) -> None:
@@ -163,7 +163,7 @@ class MemorySchemas(MemoryPart):
         yield lambda: None
 
     def observe(self, schema: str) -> LiveSchema | None:
-        """Return what is there of a schema."""
+        """Return the live facts of a schema."""
         self._called("observe")
         return self.schemas.get(schema)
 
@@ -176,7 +176,7 @@ class MemorySchemas(MemoryPart):
         adopt: bool = False,
         exists: Exists | None = None,
     ) -> list[Outcome]:
-        """Make a schema so; refuse what the real one refuses: foreign owners, changed columns, taken topics."""
+        """Create or change a schema. Refuses foreign owners, changed columns and taken topics, as the real one does."""
         self._called("ensure")
         live = self.schemas.get(schema.name)
         if self.busy:
@@ -270,7 +270,7 @@ class MemorySecrets(MemoryPart):
         self.patience_seconds = 60.0
 
     def ensure(self, namespace: str, pipeline: str, *, writer: str, reader: str, rotate: str = "") -> PipelineSecrets:
-        """Make the logins, or stage new ones."""
+        """Create the logins, or stage new ones."""
         self._called("ensure")
         files = self.files.setdefault((namespace, pipeline), {})
         made = credentials.due(files, writer=writer, reader=reader, rotate=rotate)
@@ -283,7 +283,7 @@ class MemorySecrets(MemoryPart):
         return self._wrote("switch", namespace, pipeline, made)
 
     def retire(self, namespace: str, pipeline: str) -> PipelineSecrets:
-        """Let go of the former logins."""
+        """Remove the former logins."""
         self._called("retire")
         return self._wrote("retire", namespace, pipeline, credentials.retired(self.files[namespace, pipeline]))
 
@@ -304,8 +304,8 @@ class MemoryRuntime(MemoryPart):
     """Workloads by pipeline.
 
     Attributes:
-        starting, changing: names of workloads that are not ready; those that are changing serve meanwhile.
-        whose: the pipeline that `observe` takes a shared workload to be of.
+        starting, changing: names of workloads that are not ready; the changing ones still serve.
+        whose: the pipeline to which `observe` attributes shared workloads.
     """
 
     def __init__(self) -> None:
@@ -334,7 +334,7 @@ class MemoryRuntime(MemoryPart):
         return done(component, workload.name, changed=changed)
 
     def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Return how far those of the workloads are that run."""
+        """Return the outcomes of the running workloads."""
         self._called("observe")
         known = [self.running.get((w.namespace, str(w.pipeline or self.whose)), {}).get(w.name) for w in workloads]
         return [self._outcome(workload, changed=False) for workload in known if workload is not None]
@@ -349,14 +349,14 @@ class MemoryRuntime(MemoryPart):
         return (namespace, pipeline) in self.running
 
     def endpoints(self, namespace: str, pipeline: str) -> Mapping[str, str]:
-        """Return a made-up base URL for each service of the pipeline."""
+        """Return an invented base URL for each service of the pipeline."""
         parts = [workload.component for workload in self.running.get((namespace, pipeline), {}).values()]
         return {part: f"http://{part}.{namespace}" for part in parts if part != "processor"}
 
 
 @dataclass
 class MemoryWorld:
-    """The four together, empty and with one broker."""
+    """The four actuators together; empty, with one broker."""
 
     kafka: MemoryTopics = field(default_factory=MemoryTopics)
     postgres: MemorySchemas = field(default_factory=MemorySchemas)
@@ -365,11 +365,11 @@ class MemoryWorld:
 
     @property
     def actuators(self) -> Actuators:
-        """The four as `reconcile` takes them."""
+        """The four actuators as an argument of `reconcile`."""
         return Actuators(kafka=self.kafka, postgres=self.postgres, secrets=self.secrets, runtime=self.runtime)
 
     def take_writes(self) -> list[str]:
-        """Return what was written since the last call."""
+        """Return the writes since the last call."""
         parts: tuple[MemoryPart, ...] = (self.kafka, self.postgres, self.secrets, self.runtime)
         found = [what for part in parts for what in part.writes]
         for part in parts:

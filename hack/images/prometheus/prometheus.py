@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Starts Prometheus where its own discovery of pods is missing: Debian builds it without Kubernetes' client.
+"""Starts a Prometheus that lacks discovery of pods, because Debian builds it without Kubernetes' client.
 
 `kubernetes_sd_configs` of role pod become files with the same labels, written from the API every few seconds; all else
 is handed on. So one configuration serves this image and the official one.
@@ -29,12 +29,12 @@ PREFIX = "__meta_kubernetes_"
 
 
 def label_name(name: str) -> str:
-    """As Prometheus writes the names of labels and annotations."""
+    """Convert a name like Prometheus does for labels and annotations."""
     return "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in name)
 
 
 def targets(pod: dict[str, Any]) -> list[dict[str, Any]]:
-    """A pod's targets: one a container port, as the real discovery has them."""
+    """Return a pod's targets: one for each container port, as the real discovery does."""
     metadata, address = pod["metadata"], pod["status"].get("podIP")
     common = {
         f"{PREFIX}namespace": metadata["namespace"],
@@ -58,7 +58,7 @@ def targets(pod: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def write(path: Path, text: str) -> None:
-    """Replace a file at once."""
+    """Replace a file atomically."""
     partial = path.with_suffix(".partial")
     partial.write_text(text)
     partial.replace(path)
@@ -76,7 +76,7 @@ def discover() -> None:
 
 
 def translate(path: str) -> bool:
-    """Write the configuration with files in place of pods; whether there are any."""
+    """Write the configuration with files in place of pods. Returns whether it has any."""
     config = yaml.safe_load(Path(path).read_text())
     jobs = [job for job in config.get("scrape_configs", ()) if job.pop("kubernetes_sd_configs", None)]
     for job in jobs:

@@ -1,4 +1,4 @@
-"""The operator's process: status and webhook on every replica, passes on the one that leads."""
+"""The operator's process. Every replica serves its status and the webhook; only the leader runs passes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _WORKERS = 4
 
 
 class Operator:
-    """One replica, from its start to its end.
+    """One replica of the operator; `run` runs it until SIGTERM.
 
     Args:
         platform: addresses and defaults of pipelines.
@@ -134,7 +134,7 @@ class Operator:
         asyncio.run(self._watch())
 
     async def _watch(self) -> None:
-        """Watch until SIGTERM, which kopf takes for itself once it runs; one that came before it is told."""
+        """Watch until SIGTERM. Once kopf runs, it handles the signal itself; an earlier SIGTERM is passed on to it."""
         namespaces, stopping = self._settings.namespaces, asyncio.Event()
         where: dict[str, Any] = {"namespaces": list(namespaces)} if namespaces else {"clusterwide": True}
 
@@ -156,7 +156,7 @@ class Operator:
             relaying.cancel()
 
     def _require_resource(self) -> None:
-        """Raises TidemillError if the CRD is not there."""
+        """Raise NotFound if the CRD does not exist, and TidemillError if the API does not answer or refuses."""
         namespaces = self._settings.namespaces or (None,)
         self._api.list(PIPELINE, namespaces[0], metadata_only=True)
 
@@ -173,7 +173,7 @@ class Operator:
         )
 
     def _stands(self, key: Key, error: TidemillError | None) -> None:
-        """Events of a pipeline stand still now, or move again: that is no time to wait for the next look."""
+        """Update a pipeline's status at once when its events stop moving, or move again (`error` is None)."""
         if error is not None:
             self._passes.interrupt(key, error)
         self._queue.add(key, fresh=True)
@@ -192,7 +192,7 @@ class Operator:
         )
 
     def _ready(self) -> bool:
-        """Whether requests can be answered; leading is no part of it."""
+        """Whether requests can be answered. It does not depend on leading."""
         return not self._stopping.is_set() and (self._webhook is None or self._webhook.ready)
 
     def _live(self) -> bool:
@@ -218,11 +218,11 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
         return 1
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.Formatter.converter = time.gmtime
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # a line an event
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # otherwise it logs a line for each event
     try:
         return Operator(platform, settings).run()
     except NotFound as error:
-        log.critical("the resource AnalyticsPipeline is not known here: apply the chart's CRD first (%s)", error)
+        log.critical("the cluster has no resource AnalyticsPipeline: apply the chart's CRD first (%s)", error)
     except TidemillError as error:
         log.critical("%s", error)
     return 1

@@ -22,7 +22,9 @@ _STATES = ("ready", "progressing", "stalled", "suspended", "paused")
 RECONCILIATIONS = Counter("tidemill_operator_reconciliations_total", "Passes over a resource.", ["result"])
 _PIPELINE = ("namespace", "pipeline")
 FAILED = Counter(
-    "tidemill_operator_reconciliations_failed_total", "Passes that ended with a server away or refusing.", _PIPELINE
+    "tidemill_operator_reconciliations_failed_total",
+    "Passes that failed because a server was away or refused.",
+    _PIPELINE,
 )
 DURATION = Histogram(
     "tidemill_operator_reconciliation_duration_seconds", "Duration of passes and of their phases.", ["phase"],

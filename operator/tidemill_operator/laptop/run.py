@@ -1,4 +1,4 @@
-"""One run of `up`: servers, workloads and the session over them, and what is told about them in files."""
+"""One run of `up`: starts servers, workloads and the session, and reports their state in files."""
 
 from __future__ import annotations
 
@@ -45,14 +45,15 @@ _RESILIENCE_FILE = Path("config/resilience.yaml")
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asked for.
+    """The options of the command line.
 
     Attributes:
-        ready_file: where the endpoints go when all is ready that can be; None: nowhere.
+        data_dir: the folder of data, state and logs.
+        ready_file: gets the endpoints when each pipeline is ready or has failed; None: no such file.
         ports: wanted ports by component.
         host: address at which the processes listen.
-        targets_file: where Prometheus reads what to scrape; None: nowhere.
-        resilience_file: policies of the workloads; None: those in the environment or in `config/`, if there.
+        targets_file: gets the scrape targets for Prometheus; None: no such file.
+        resilience_file: policies of the workloads; None: the file in the environment, or in `config/` if it exists.
     """
 
     data_dir: Path
@@ -64,7 +65,7 @@ class Options:
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Options:
-        """From the command line."""
+        """Create them from parsed arguments."""
         return cls(
             data_dir=args.data_dir.absolute(),
             ready_file=args.ready_file.absolute() if args.ready_file else None,
@@ -76,7 +77,14 @@ class Options:
 
 
 class Run:
-    """What `up` holds between its start and its end, its servers running. For one thread."""
+    """The parts of a running `up`. For one thread.
+
+    Args:
+        options: of the command line.
+        servers: the running servers.
+        environ: environment variables; processes inherit them.
+        say: prints a line of progress.
+    """
 
     def __init__(self, options: Options, servers: Servers, *, environ: Mapping[str, str], say: Say) -> None:
         self._options = options
@@ -96,16 +104,7 @@ class Run:
             redis_url=servers.redis,
             ports={"processor": 0, **options.ports},
         )
-        self._actuators = Actuators(
-            kafka=KafkaTopics(
-                servers.kafka,
-                throttle_bytes=self._platform.replication_throttle,
-                offsets_replicas=self._platform.offsets_replication,
-            ),
-            postgres=PostgresSchemas(servers.postgres),
-            secrets=FileSecrets(self._runtime.secrets_root),
-            runtime=self._runtime,
-        )
+        self._actuators = _actuators(self._platform, servers, self._runtime)
         self._store = Store(options.data_dir / "state")
         self._requests = Requests(options.data_dir / "requests")
         self._scaling = LocalScaling(
@@ -137,7 +136,7 @@ class Run:
             ServerError: a server cannot be started.
             ValueError: a TIDEMILL_ variable has a wrong value.
         """
-        Platform.from_env(environ)  # complains before anything is started
+        Platform.from_env(environ)  # raises errors of the settings before anything is started
         servers = start_servers(options.data_dir, environ=environ, on_progress=say)
         try:
             run = cls(options, servers, environ=environ, say=say)
@@ -150,7 +149,7 @@ class Run:
         return run
 
     def take(self, reading: Reading) -> None:
-        """Accept what the files say, as soon as no pass is under way."""
+        """Accept the files' content as soon as no pass is running."""
         self._reading = reading
 
     def _take(self, reading: Reading) -> None:
@@ -158,13 +157,13 @@ class Run:
             for stored in self._store:
                 if stored.key not in reading.documents:
                     self._say(
-                        f"{stored.key}: ran here before and is in none of the files; it stays off, its data stays"
+                        f"{stored.key}: ran here before, is not in these files; it stays stopped, its data is kept"
                     )
         self._session.take(reading)
         self._scaling.watch((stored.namespace, stored.name) for stored in self._session.pipelines.values())
 
     def step(self) -> None:
-        """One round: servers that died are started again, due pipelines are reconciled, readers are told."""
+        """Run one round: restart servers that ended, reconcile due pipelines, and report the state."""
         self._revive_servers()
         seen = self._sees()
         if self._passes.idle:
@@ -176,19 +175,19 @@ class Run:
                 self._seen = seen
                 self._session.nudge()
             self._passes.start()
-            # Most are over at once, and what they tell is to be told now.
+            # Most passes end quickly; waiting for a moment lets this round report their result.
             self._passes.wait(_PASS_SECONDS)
             self._passed = self._seen if self._passes.idle else self._passed
         self._figures.watch(self._session.pipelines.values())
         self._tell_conditions()
-        # Of something else than the last pass has seen it says nothing.
+        # The result of the last pass only counts if nothing has changed since it began.
         current = self._passed == seen
         self._report(current=current)
         if current and self._passes.idle and self._session.settled:
             self._announce()
 
     def _sees(self) -> object:
-        """What matters to pipelines beside their specs: another pass is due when it is another."""
+        """Return the facts besides the specs that passes depend on. A pass is due when they have changed."""
         ready = {name: state.ready for name, state in self._runtime.states().items()}
         asked = {key: self._requests.read(one.namespace, one.name) for key, one in self._session.pipelines.items()}
         return ready, self._scaling.decisions(), asked, self._progress.errors()
@@ -206,12 +205,12 @@ class Run:
         for name, server in self._servers.handles.items():
             if server.running or time.monotonic() - self._revived.get(name, 0.0) < _SERVER_RESTART_SECONDS:
                 continue
-            self._say(f"{name} ended (exit status {server.exit_code}); it is started again; log: {server.log_file}")
+            self._say(f"{name} ended (exit status {server.exit_code}) and is started again; log: {server.log_file}")
             self._revived[name] = time.monotonic()
             server.spawn()
 
     def _announce(self) -> None:
-        """Print the endpoints and write the ready file, if they are news; and what has failed, with its reason."""
+        """Print the endpoints and failures, and write the ready file, if they have changed."""
         pipelines = list(self._session.pipelines.values())
         names = [stored.name for stored in pipelines]
         called = {stored.key: stored.name if names.count(stored.name) == 1 else stored.key for stored in pipelines}
@@ -231,17 +230,17 @@ class Run:
             write_atomic(self._options.ready_file, told, mode=0o600)  # it holds a password
         for name, urls in endpoints.items():
             print(f"{name}:", *(f"{component} {url}" for component, url in urls.items()), sep="  ", flush=True)
-        print("ready" if not failed else f"ready, but for {', '.join(failed)}", flush=True)
+        print("ready" if not failed else f"ready, except for {', '.join(failed)}", flush=True)
 
     def _tell_conditions(self) -> None:
-        """To Prometheus."""
+        """Export the conditions of all pipelines to Prometheus."""
         pipelines = self._session.pipelines
         self._conditions.keep(pipelines)
         for key, stored in pipelines.items():
             self._conditions.tell(key, stored.namespace, stored.name, self._conditions_of(stored))
 
     def _conditions_of(self, stored: Stored) -> Sequence[Mapping[str, Any]]:
-        """As the last pass told them, but for what was seen since: a pass may wait for a server for long."""
+        """Return the conditions of the last pass, with Ready false if events have stopped moving since."""
         error = self._progress.error(key_of(stored))
         if error is None:
             self._interrupted.pop(stored.key, None)
@@ -250,7 +249,7 @@ class Run:
         return list(interrupted(stored.status, error, since).get("conditions", ()))
 
     def _report(self, *, current: bool) -> None:
-        """Write `status.json`: what `tidemill status` and tests read; and what Prometheus is to scrape."""
+        """Write `status.json`, which `tidemill status` and tests read, and the scrape targets of Prometheus."""
         if self._options.targets_file is not None:
             targets = [*self._runtime.targets(), self._figures.target(self._runtime.target_host)]
             write_atomic(self._options.targets_file, json.dumps(targets, indent=1))
@@ -266,19 +265,7 @@ class Run:
             for name, state in self._runtime.states().items()
         }
         pipelines = {
-            stored.key: {
-                "generation": stored.document["metadata"]["generation"],
-                "ready": current and stored.ready and stored.key not in self._interrupted,
-                "endpoints": dict(self._runtime.endpoints(stored.namespace, stored.name)),
-                "conditions": [*conditions, *figures.get("conditions", [])],
-                "figures": {name: value for name, value in figures.items() if name != "conditions"},
-                "aggregations": stored.status.get("aggregations", []),
-                "replay": stored.status.get("replay", {}),
-                "scaling": dict(self._scaling.status(stored.namespace, stored.name)),
-                "decisions": self._scaling.history(stored.namespace, stored.name),
-            }
-            for stored in self._session.pipelines.values()
-            for figures, conditions in [(self._figures.status(stored), self._conditions_of(stored))]
+            stored.key: self._described(stored, current=current) for stored in self._session.pipelines.values()
         }
         servers = {
             name: {"pid": server.pid, "port": server.port, "ready": server.running}
@@ -296,6 +283,21 @@ class Run:
         }
         write_atomic(self._options.data_dir / "status.json", json.dumps(report, indent=1, default=str))
 
+    def _described(self, stored: Stored, *, current: bool) -> dict[str, Any]:
+        """Return a pipeline's part of `status.json`."""
+        figures, conditions = self._figures.status(stored), self._conditions_of(stored)
+        return {
+            "generation": stored.document["metadata"]["generation"],
+            "ready": current and stored.ready and stored.key not in self._interrupted,
+            "endpoints": dict(self._runtime.endpoints(stored.namespace, stored.name)),
+            "conditions": [*conditions, *figures.get("conditions", [])],
+            "figures": {name: value for name, value in figures.items() if name != "conditions"},
+            "aggregations": stored.status.get("aggregations", []),
+            "replay": stored.status.get("replay", {}),
+            "scaling": dict(self._scaling.status(stored.namespace, stored.name)),
+            "decisions": self._scaling.history(stored.namespace, stored.name),
+        }
+
     def _apply(self, stored: Stored) -> Mapping[str, Any]:
         status = reconcile(
             self._asked(stored),
@@ -311,7 +313,7 @@ class Run:
         return {**status, "scaling": scaling} if scaling else status
 
     def _asked(self, stored: Stored) -> Mapping[str, Any]:
-        """The document with what commands ask for beside it."""
+        """Return the document with the annotations that commands have requested."""
         metadata = stored.document["metadata"]
         annotations = {**(metadata.get("annotations") or {}), **self._requests.read(stored.namespace, stored.name)}
         return (
@@ -327,6 +329,19 @@ class Run:
         self._requests.forget(stored.namespace, stored.name)
 
 
+def _actuators(platform: Platform, servers: Servers, runtime: LocalRuntime) -> Actuators:
+    return Actuators(
+        kafka=KafkaTopics(
+            servers.kafka,
+            throttle_bytes=platform.replication_throttle,
+            offsets_replicas=platform.offsets_replication,
+        ),
+        postgres=PostgresSchemas(servers.postgres),
+        secrets=FileSecrets(runtime.secrets_root),
+        runtime=runtime,
+    )
+
+
 def _resilience_file(options: Options, environ: Mapping[str, str]) -> Path | None:
     named = options.resilience_file or environ.get("TIDEMILL_RESILIENCE_FILE")
     if named:
@@ -335,7 +350,7 @@ def _resilience_file(options: Options, environ: Mapping[str, str]) -> Path | Non
 
 
 def _addresses(servers: Servers, resilience_file: Path | None) -> dict[str, str]:
-    """What every workload is told about the servers: no administrator's login."""
+    """Return the variables of every workload with the servers' addresses, without the administrator's login."""
     postgres = servers.postgres
     addresses = {
         "TIDEMILL_KAFKA_BROKERS": servers.kafka,

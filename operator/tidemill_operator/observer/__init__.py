@@ -1,1 +1,1 @@
-"""How far pipelines are behind, seen by a process that is not one of their processors."""
+"""Measures how far pipelines are behind, independently of their processors."""

@@ -1,4 +1,7 @@
-"""How far a pipeline is behind: positions in Postgres against the ends of its partitions in Kafka. Reads only."""
+"""Computes how far a pipeline is behind, from its positions in Postgres and the ends of its partitions in Kafka.
+
+It writes nothing.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,10 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.scaling import PartitionFigures
 
 RECENT_MS = 60_000
-"""How long the time that a batch took says how fresh answers are; then nothing has arrived."""
+"""For how long the freshness of a partition's last batch counts. Without a newer batch, nothing has arrived since."""
 
 _CONNECT_SECONDS = 3.0
-# One pipeline whose tables are locked or gone holds up no other's figures.
+# Tables of one pipeline that are locked or deleted must not delay the figures of others.
 _HURRY_SECONDS = 3.0
 
 Partitions = dict[int, PartitionFigures]
@@ -32,12 +35,12 @@ class Position:
     """How far a partition has been read.
 
     Attributes:
-        next_offset: of the record that is to be read next; None: nothing was read yet.
-        consumed: records accounted for.
-        freshness_ms: from the arrival of the last batch's oldest record to its commit; None: not known.
-        silent_ms: since that commit.
-        confirmed_ms: when a processor last met the end, in epoch ms: past the last record there may be markers of
-            transactions, which nobody counts; None: never.
+        next_offset: offset of the next record to read; None: nothing was read yet.
+        consumed: number of records in committed batches.
+        freshness_ms: time from the arrival of the last batch's oldest record to its commit; None: unknown.
+        silent_ms: time since that commit.
+        confirmed_ms: when a processor last reached the end, in epoch ms; None: never. It is needed because transaction
+            markers may follow the last record, so that the position never equals the end.
     """
 
     next_offset: int | None
@@ -48,7 +51,7 @@ class Position:
 
 
 def read_positions(session: Session, schema: str) -> dict[int, Position]:
-    """Positions by partition."""
+    """Return the live positions by partition."""
     query = sql.SQL(
         "SELECT partition, next_offset, consumed, freshness_ms,"
         " (extract(epoch FROM clock_timestamp() - last_event_at) * 1000)::bigint,"
@@ -63,7 +66,7 @@ def read_positions(session: Session, schema: str) -> dict[int, Position]:
 
 
 def read_watermark(session: Session, schema: str) -> int | None:
-    """The watermark in epoch ms; None: there is none yet."""
+    """Return the watermark in epoch ms; None: there is none yet."""
     query = sql.SQL("SELECT watermark FROM {} WHERE reader = 'live'").format(sql.Identifier(schema, "_readers"))
     row = session.connection.execute(query).fetchone()
     return None if row is None else row[0]
@@ -71,11 +74,11 @@ def read_watermark(session: Session, schema: str) -> int | None:
 
 @dataclass(frozen=True)
 class Compared:
-    """Positions against what Kafka holds.
+    """A pipeline's positions, compared with the ends of its partitions.
 
     Attributes:
-        partitions: as far as Kafka tells.
-        fault: why others are not known; empty: all are.
+        partitions: those whose ends Kafka reported.
+        fault: why others are unknown; empty: all are known.
     """
 
     partitions: Partitions
@@ -83,18 +86,18 @@ class Compared:
 
 
 def against(log: KafkaLog, wanted: Mapping[K, tuple[str, Mapping[int, Position]]]) -> dict[K, Compared]:
-    """Positions against what Kafka holds, of many pipelines at once.
+    """Compare the positions of many pipelines with the ends of their partitions.
 
     Args:
         log: Kafka.
-        wanted: of each pipeline the topic, and its positions by partition.
+        wanted: the topic of each pipeline, and its positions by partition.
 
     Returns:
-        What is known of each pipeline.
+        The comparison for each pipeline.
     """
     places = {(topic, partition): at for topic, positions in wanted.values() for partition, at in positions.items()}
     ends = log.offsets(places, LATEST)
-    # Where a partition begins matters to what is behind only: old events are gone from there.
+    # The first offset only matters where records are not counted yet: some of them may have been deleted.
     behind = {
         (topic, partition)
         for topic, positions in wanted.values()
@@ -116,16 +119,16 @@ def against(log: KafkaLog, wanted: Mapping[K, tuple[str, Mapping[int, Position]]
             for partition, at in positions.items()
             if (topic, partition) not in faults
         }
-        text = "" if fault is None else f"offsets of topic {topic}: Kafka does not tell ({fault})"
+        text = "" if fault is None else f"offsets of topic {topic}: Kafka does not report them ({fault})"
         found[key] = Compared(partitions, text)
     return found
 
 
 def partitions_of(log: KafkaLog, topic: str, positions: Mapping[int, Position]) -> Partitions:
-    """Positions against what Kafka holds, of one pipeline.
+    """Compare the positions of one pipeline with the ends of its partitions.
 
     Raises:
-        TidemillError: Kafka does not tell.
+        TidemillError: Kafka does not report an end.
     """
     found = against(log, {"": (topic, positions)})[""]
     if found.fault:
@@ -134,19 +137,19 @@ def partitions_of(log: KafkaLog, topic: str, positions: Mapping[int, Position]) 
 
 
 def oldest(partitions: Partitions) -> dict[int, int]:
-    """Offsets of the oldest records that are not counted yet, of partitions that have any."""
+    """Return the offset of the oldest record that is not counted, for each partition that has one."""
     return {number: at.end - at.lag for number, at in partitions.items() if at.lag}
 
 
 def freshness_seconds(positions: Mapping[int, Position], ages: Mapping[int, float]) -> float | None:
-    """From an event's arrival in Kafka to the commit that counts it, of the partition that is worst.
+    """Return the time from an event's arrival in Kafka to the commit that counts it, for the worst partition.
 
     Args:
         positions: by partition.
-        ages: seconds since the arrival of the oldest event that is not counted, of partitions that have one.
+        ages: seconds since the arrival of the oldest event that is not counted, for partitions that have one.
 
     Returns:
-        None: nothing arrives.
+        Seconds; None: no events arrive.
     """
     done = [
         at.freshness_ms / 1000 for at in positions.values() if at.freshness_ms is not None and at.silent_ms < RECENT_MS
@@ -156,12 +159,12 @@ def freshness_seconds(positions: Mapping[int, Position], ages: Mapping[int, floa
 
 @dataclass(frozen=True)
 class Standing:
-    """How far a pipeline's processors are, as Postgres tells.
+    """A pipeline's progress according to Postgres.
 
     Attributes:
         positions: by partition.
         watermark_ms: in epoch ms; None: there is none yet.
-        at: when it was read, `time.monotonic()`.
+        at: when they were read, `time.monotonic()`.
     """
 
     positions: Mapping[int, Position]
@@ -169,17 +172,17 @@ class Standing:
     at: float
 
     def as_of(self, now: float) -> dict[int, Position]:
-        """Its positions, if none has moved since."""
+        """Return the positions at `now`, if none has changed since they were read."""
         silent = int(max(0.0, now - self.at) * 1000)
         return {number: replace(at, silent_ms=at.silent_ms + silent) for number, at in self.positions.items()}
 
 
 class NotThere(str):
-    """Why the positions of a schema are not known: Postgres answers, and there are none."""
+    """Why the positions of a schema are unknown, although Postgres answers: it has none."""
 
 
 def read_standings(postgres: PostgresAddress, schemas: Collection[str]) -> dict[str, Standing | str]:
-    """How far processors are, of each schema, or why that is not known.
+    """Return the progress of each schema's processors, or why it is unknown.
 
     Raises:
         TidemillError: Postgres does not answer.

@@ -1,4 +1,4 @@
-"""What Prometheus is told of the conditions of pipelines: a series for each that is there."""
+"""Exports the conditions of pipelines to Prometheus: one series for each existing condition."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from prometheus_client import Gauge
 
 CONDITION = Gauge(
     "tidemill_pipeline_condition",
-    "1 for each condition that a pipeline's status has.",
+    "1 for each condition in the status of a pipeline.",
     ("namespace", "pipeline", "condition", "status", "reason"),
 )
 
 
 class Conditions:
-    """Tells those of several pipelines; safe to share between threads."""
+    """The exported conditions of several pipelines. Safe to share between threads."""
 
     def __init__(self) -> None:
         self._told: dict[Hashable, frozenset[tuple[str, ...]]] = {}
         self._lock = threading.Lock()
 
     def tell(self, key: Hashable, namespace: str, name: str, conditions: Iterable[Mapping[str, Any]]) -> None:
-        """Of a pipeline (by its key) these, and no longer what was told before, unless it is true of a namesake."""
+        """Export a pipeline's conditions in place of its former ones. Series that a namesake also has are kept."""
         found = frozenset((namespace, name, c["type"], c["status"], c["reason"]) for c in conditions)
         with self._lock:
             before = self._told.pop(key, frozenset())
@@ -35,7 +35,7 @@ class Conditions:
                 CONDITION.labels(*labels).set(1)
 
     def keep(self, keys: Iterable[Hashable]) -> None:
-        """Forget all other pipelines."""
+        """Remove the conditions of all other pipelines."""
         with self._lock:
             gone = self._told.keys() - set(keys)
         for key in gone:

@@ -1,7 +1,7 @@
-"""Whether Kafka's controllers answer: asked only while nothing is counted, in a thread that nobody waits for.
+"""Checks whether Kafka's controllers answer, in a separate thread, and only while no events are counted.
 
-A broker without controllers goes on telling where partitions end. It may take no records all the same: those whose
-replicas are away are never acknowledged, and only controllers can say that others are enough.
+Without controllers, brokers still report the ends of partitions, but may not accept records: if replicas are away, the
+rest is only enough after a controller has removed them from the in-sync replicas.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import time
 from collections.abc import Callable
 
 log = logging.getLogger(__name__)
-# Each question leaves a line in the controller's log.
+# Each check writes a line to the controller's log.
 EVERY_SECONDS = 15.0
 
 
 class Controllers:
-    """What is known of Kafka's controllers. `silent_seconds` never waits.
+    """The state of Kafka's controllers. `silent_seconds` never waits.
 
     Args:
-        ask: whether they answer a question about a topic; may take as long as a client waits.
-        clock: seconds that only grow.
+        ask: returns whether they answer a request about a topic; may take as long as a client's timeout.
+        clock: monotonic seconds.
     """
 
     def __init__(self, ask: Callable[[str], bool], *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -30,7 +30,7 @@ class Controllers:
         self._silent_since: float | None = None
 
     def silent_seconds(self, topic: str) -> float:
-        """For how long they have not answered, as far as that is known; has them asked again if it is time."""
+        """Return for how long they have not answered; 0: they answer, or it is unknown. Starts a check if due."""
         now, since = self._clock(), self._silent_since
         if not self._asking and (since is not None or now - self._asked_at >= EVERY_SECONDS):
             self._asked_at, self._asking = now, True
@@ -42,7 +42,7 @@ class Controllers:
         try:
             answers = self._ask(topic)
         except Exception:
-            log.exception("whether Kafka's controllers answer is not known")
+            log.exception("checking Kafka's controllers failed")
         finally:
             before = self._silent_since
             self._silent_since = None if answers else asked_at if before is None else before

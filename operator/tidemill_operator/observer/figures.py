@@ -1,6 +1,6 @@
-"""A pipeline's figures and how a status tells them: in coarse steps, as each change is a write. Pure.
+"""A pipeline's figures and their form in the status: rounded to coarse steps, to write the status rarely. Pure.
 
-Exact values are metrics.
+The metrics have the exact values.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from tidemill_operator.errors import Reason
 
 UNAVAILABLE = "FiguresUnavailable"
 FRESH_SECONDS = 15.0
-"""Figures that are older are not shown."""
+"""Older figures are not shown."""
 _SOON_SECONDS, _LATE_SECONDS = 10.0, 60.0
 _MEMBERS = ("lag", "lagSeconds", "freshness", "freshnessSeconds", "watermarkAgeSeconds", "figuresAt")
 _STEPS = (1.0, 2.0, 5.0, 10.0)
-# What is under way between two commits.
+# Smaller values are normal between two commits.
 _LITTLE_EVENTS, _LITTLE_SECONDS = 10, 5.0
 _MAX_MESSAGE = 1024
 
@@ -28,14 +28,14 @@ Status = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Figures:
-    """What a pipeline has not done yet.
+    """How far a pipeline is behind.
 
     Attributes:
-        lag: events in the topic that are not counted.
-        lag_seconds: since the arrival of the oldest of them; 0: there is none.
-        freshness_seconds: from an event's arrival to the commit that counts it; None: nothing arrives.
-        watermark_age_seconds: how far the watermark is behind the wall clock; None: there is none yet.
-        positions_at: when Postgres told how far processors are, epoch seconds; long ago if it does not answer.
+        lag: number of events in the topic that are not counted.
+        lag_seconds: age of the oldest of them since its arrival; 0: there is none.
+        freshness_seconds: time from an event's arrival to the commit that counts it; None: no events arrive.
+        watermark_age_seconds: how far the watermark is behind the wall clock; None: there is no watermark yet.
+        positions_at: when the positions were read from Postgres, epoch seconds. It gets old if Postgres is away.
     """
 
     lag: int
@@ -47,12 +47,12 @@ class Figures:
 
 @dataclass(frozen=True)
 class Seen:
-    """What an observer knows of a pipeline.
+    """The result of an observation.
 
     Attributes:
-        figures: None: there are none that are fresh.
-        fault: why there are none.
-        at: epoch seconds.
+        figures: None: no recent figures are known.
+        fault: why none are known.
+        at: time of the observation, epoch seconds.
     """
 
     figures: Figures | None
@@ -61,12 +61,12 @@ class Seen:
 
 
 def told(seen: Seen, shown: Status, generation: int) -> dict[str, Any]:
-    """What a status is to say.
+    """Return the members of the status for an observation.
 
     Args:
-        seen: what is known.
-        shown: what it says now, of these members.
-        generation: of the spec that runs.
+        seen: the observation.
+        shown: the current values of these members.
+        generation: of the running spec.
     """
     if seen.figures is None:
         return {"conditions": [_unavailable(seen, shown, generation)]}
@@ -86,14 +86,14 @@ def told(seen: Seen, shown: Status, generation: int) -> dict[str, Any]:
 
 
 def shown_by(status: Status) -> dict[str, Any]:
-    """What of a status is told here."""
+    """Return the members of a status that the observer writes."""
     found = {name: status[name] for name in _MEMBERS if name in status}
     conditions = [dict(item) for item in status.get("conditions", ()) if item["type"] == UNAVAILABLE]
     return found | ({"conditions": conditions} if conditions else {})
 
 
 def others(status: Status) -> dict[str, Any]:
-    """What of a status is not told here."""
+    """Return the members of a status that the observer does not write."""
     found = {name: value for name, value in status.items() if name not in _MEMBERS}
     if "conditions" in found:
         found["conditions"] = [item for item in found["conditions"] if item["type"] != UNAVAILABLE]
@@ -101,12 +101,14 @@ def others(status: Status) -> dict[str, Any]:
 
 
 def is_news(shown: Status, found: Status, seconds: float) -> bool:
-    """Whether a status is to be written: much that changed at once, little now and then, nothing never.
+    """Whether to write figures to the status: rarely for small changes, sooner for large ones.
+
+    If figures become known or unknown, they are written at once.
 
     Args:
-        shown: what it says.
-        found: what it could say.
-        seconds: since it was written last.
+        shown: the written members.
+        found: the current members.
+        seconds: since the last write.
     """
     if shown == found:
         return False
@@ -116,12 +118,12 @@ def is_news(shown: Status, found: Status, seconds: float) -> bool:
 
 
 def changed(shown: Status, found: Status) -> bool:
-    """Whether figures have become known, or are not known any more."""
+    """Whether figures have become known or unknown."""
     return ("conditions" in shown) != ("conditions" in found)
 
 
 def _differ_much(shown: Status, found: Status) -> bool:
-    """Any step of an age that grows while nothing moves, more than one of what comes and goes."""
+    """Whether figures differ much: by a step for `lagSeconds`, which grows while nothing moves; by two for others."""
 
     def steps(name: str, little: float) -> int:
         return abs(_step(shown.get(name, 0), little) - _step(found.get(name, 0), little))
@@ -135,7 +137,7 @@ def _differ_much(shown: Status, found: Status) -> bool:
 
 
 def _step(value: float, little: float) -> int:
-    """Its place among 1, 2, 5, 10, 20, 50, …; all that is little has one."""
+    """Return the index of a value in the series 1, 2, 5, 10, 20, 50, …; values up to `little` have the same index."""
     top = coarse_seconds(max(value, little))
     power = math.floor(math.log10(top) + 1e-9)
     return 3 * power + (1, 2, 5).index(round(top / 10.0**power))
@@ -158,12 +160,12 @@ def _time(seconds: float) -> str:
 
 
 def coarse_count(count: int) -> int:
-    """A count to two digits, e.g. 12,345 → 12,000."""
+    """Round a count to two digits, e.g. 12,345 → 12,000."""
     return int(float(f"{count:.1e}")) if count > 99 else count
 
 
 def coarse_seconds(seconds: float) -> float:
-    """A duration rounded up to 1, 2 or 5 times a power of ten, at least a second."""
+    """Round seconds up to 1, 2 or 5 times a power of ten, at least a second."""
     if seconds <= 1.0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(seconds))
@@ -171,7 +173,7 @@ def coarse_seconds(seconds: float) -> float:
 
 
 def duration(seconds: float) -> str:
-    """For people, rounded up: 50s, 4m, 3h, 2d."""
+    """Format seconds for people, rounded up: 50s, 4m, 3h, 2d."""
     for unit, length, most in (("s", 1, 120), ("m", 60, 120), ("h", 3600, 48)):
         if (number := math.ceil(seconds / length)) <= most:
             return f"{number}{unit}"

@@ -1,4 +1,4 @@
-"""What an observer tells Prometheus of pipelines. A figure that is not known is not there."""
+"""Exports the figures of pipelines to Prometheus. An unknown figure has no series."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ LAG_SECONDS = Gauge(
 )
 FRESHNESS_SECONDS = Gauge(
     "tidemill_pipeline_freshness_seconds",
-    "From an event's arrival to the commit that counts it; not there while nothing arrives.",
+    "Time from an event's arrival to the commit that counts it; no series while no events arrive.",
     _LABELS,
 )
 WATERMARK_AGE_SECONDS = Gauge(
     "tidemill_pipeline_watermark_age_seconds", "How far the watermark is behind the wall clock.", _LABELS
 )
 AVAILABLE = Gauge(
-    "tidemill_pipeline_figures_available", "Whether the figures above are known: 0 while they are not.", _LABELS
+    "tidemill_pipeline_figures_available", "1 if lag, freshness and age of the watermark are known, else 0.", _LABELS
 )
 
 
 def show(key: Key, figures: Figures | None) -> None:
-    """Tell of a pipeline; None: its figures are not known."""
+    """Export a pipeline's figures; None: they are unknown."""
     _set(AVAILABLE, key, float(figures is not None))
     _set(LAG_EVENTS, key, figures.lag if figures else None)
     _set(LAG_SECONDS, key, figures.lag_seconds if figures else None)
@@ -38,7 +38,7 @@ def show(key: Key, figures: Figures | None) -> None:
 
 
 def forget(key: Key) -> None:
-    """A pipeline is gone."""
+    """Remove the figures of a deleted pipeline."""
     for gauge in (AVAILABLE, LAG_EVENTS, LAG_SECONDS, FRESHNESS_SECONDS, WATERMARK_AGE_SECONDS):
         _set(gauge, key, None)
 

@@ -1,7 +1,8 @@
-"""How far pipelines are behind, as somebody sees it who is not one of their processors, every few seconds.
+"""Measures every few seconds how far pipelines are behind, independently of their processors.
 
-The same for a cluster and a laptop. Positions are Postgres' (`_offsets`), ends are Kafka's. While Postgres does not
-answer, the last known positions stand against the ends of now, so lag and age grow; without ends there are no figures.
+It is the same in a cluster and on a laptop. Positions come from Postgres (`_offsets`), ends from Kafka. While Postgres
+does not answer, the last known positions are compared with the current ends, so that lag and age grow. Without ends,
+there are no figures.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from tidemill_operator.observer.progress import Look, Progress
 
 log = logging.getLogger(__name__)
 INTERVAL_SECONDS = 5.0
-# Of each round, so that it is over well before figures are too old.
+# Timeouts of each round, so that it ends well before figures are too old.
 _POSTGRES_SECONDS, KAFKA_SECONDS = 3.0, 4.0
 _PAUSE_SECONDS = 0.5
 
@@ -46,17 +47,17 @@ Arrivals = dict[int, tuple[int, float]]
 
 @dataclass
 class _Pipeline:
-    """What is known of a pipeline.
+    """The state of an observed pipeline.
 
     Attributes:
-        standing: what Postgres told last; None: nothing yet.
-        fault: why that is not newer.
-        look: how far each partition is, or why that is not known, at the last look.
-        arrivals: offset and epoch seconds of the oldest record not counted, by partition.
-        noticed: the same of those whose time cannot be read: since when they are known to be there.
-        voids: offset and end of partitions that hold no record between them, only marks of transactions.
-        figures: the last ones.
-        figures_at: since when there are no others, monotonic seconds.
+        standing: its last known progress according to Postgres; None: not known yet.
+        fault: why `standing` is not up to date; empty: it is.
+        look: the progress of each partition in the last round, or why it is unknown.
+        arrivals: offset and arrival (epoch seconds) of the oldest record that is not counted, by partition.
+        noticed: the same with the time when the record was first seen; used if its arrival cannot be read.
+        voids: offset and end, by partition, where only transaction markers are between them and no record.
+        figures: the last figures.
+        figures_at: when they were measured, monotonic seconds.
     """
 
     schema: str
@@ -72,16 +73,16 @@ class _Pipeline:
 
 
 class Observer:
-    """Looks at pipelines until it is stopped. `watch` and `forget` may be called from any thread.
+    """Measures pipelines until it is stopped. Any thread may call `watch` and `forget`.
 
     Args:
         kafka: reads partitions.
         postgres: the database and its administrator's login.
-        show: gets what is known of a pipeline, after each look; what it raises ends that round.
-        progress: gets a pipeline's schema, its topic and how far it is, at each look and before `show`.
-        interval_seconds: from one look to the next.
+        show: gets the observation of each pipeline in each round; its errors end that round.
+        progress: gets a pipeline's schema, topic and progress in each round, before `show`.
+        interval_seconds: from the begin of one round to that of the next.
         now: epoch seconds.
-        clock: seconds that only grow.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -104,30 +105,30 @@ class Observer:
         self._thread = threading.Thread(target=self._run, name="tidemill-observer", daemon=True)
 
     def start(self) -> None:
-        """Look from now on."""
+        """Start measuring."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop measuring."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(_POSTGRES_SECONDS + 2 * KAFKA_SECONDS)
 
     def watch(self, key: Key, schema: str, topic: str) -> None:
-        """Look at a pipeline from now on."""
+        """Measure a pipeline from now on."""
         with self._lock:
             known = self._known.get(key)
             if known is None or (known.schema, known.topic) != (schema, topic):
                 self._known[key] = _Pipeline(schema, topic, self._clock())
 
     def forget(self, key: Key) -> None:
-        """A pipeline is gone."""
+        """Stop measuring a pipeline, and remove its metrics."""
         with self._lock:
             self._known.pop(key, None)
             pipeline_measures.forget(key)
 
     def look(self) -> None:
-        """One round over all pipelines."""
+        """Run one round over all pipelines."""
         with self._lock:
             known = dict(self._known)
         if not known:
@@ -137,7 +138,7 @@ class Observer:
         for key, pipeline in known.items():
             self._progress(key, pipeline.schema, pipeline.topic, pipeline.look)
         told = {key: self._seen(pipeline, faults.get(key, "")) for key, pipeline in known.items()}
-        # Of one that was never looked at with success there is nothing to tell while there is time yet.
+        # Nothing is shown yet of new pipelines that may still be measured in time.
         told = {key: seen for key, seen in told.items() if seen.figures is not None or seen.fault}
         with self._lock:
             told = {key: seen for key, seen in told.items() if self._known.get(key) is known[key]}
@@ -154,11 +155,11 @@ class Observer:
                 self.look()
             except TidemillError as error:
                 log.warning("figures are not shown: %s", error)
-            except Exception:  # it has to outlive whatever a server does
-                log.exception("a look at pipelines failed; trying again")
+            except Exception:  # the thread must survive every failure of a server
+                log.exception("measuring pipelines failed; trying again")
 
     def _read_standings(self, known: Mapping[Key, _Pipeline]) -> None:
-        """Positions as they are, as far as Postgres tells in time; others stay as they were."""
+        """Update the positions that Postgres returns in time; keep the others."""
         try:
             found = self._standings.ask({pipeline.schema for pipeline in known.values()}, _POSTGRES_SECONDS)
         except TidemillError as error:
@@ -171,7 +172,7 @@ class Observer:
                 pipeline.fault = told
 
     def _compare(self, known: Mapping[Key, _Pipeline]) -> dict[Key, str]:
-        """Take in the ends of now; why there are no figures, by pipeline."""
+        """Compare positions with current ends, update figures and progress, and return faults by pipeline."""
         now = self._clock()
         positions = {key: pipeline.standing.as_of(now) for key, pipeline in known.items() if pipeline.standing}
         found = against(self._kafka, {key: (known[key].topic, at) for key, at in positions.items()})
@@ -188,7 +189,7 @@ class Observer:
 
     def _figures(self, pipeline: _Pipeline, positions: Mapping[int, Position], partitions: Partitions) -> Figures:
         standing, now = pipeline.standing, self._now()
-        assert standing is not None  # noqa: S101 - positions are its
+        assert standing is not None  # noqa: S101 - it has the positions
         watermark = standing.watermark_ms
         dated = {**pipeline.noticed, **pipeline.arrivals}
         ages = {number: max(0.0, now - dated[number][1]) for number in oldest(partitions)}
@@ -201,7 +202,7 @@ class Observer:
         )
 
     def _date(self, known: Mapping[Key, _Pipeline], partitions: Mapping[Key, Partitions]) -> None:
-        """Find when the oldest records arrived that are not counted; one that is known is not read again."""
+        """Read when the oldest uncounted records arrived. Each record is read only once."""
         asked: list[dict[Place, int]] = []
         for key, at in partitions.items():
             pipeline, wanted = known[key], oldest(at)
@@ -227,17 +228,17 @@ class Observer:
                         known[key].arrivals[number] = (offset, moment / 1000)
 
     def _seen(self, pipeline: _Pipeline, fault: str) -> Seen:
-        """What may be shown: a look that failed is no news while the one before it is fresh."""
+        """Return the observation to show. After a failed round, earlier figures are shown while they are recent."""
         if self._clock() - pipeline.figures_at > FRESH_SECONDS:
             pipeline.figures = None
-            return Seen(None, fault or "they were not read in time", self._now())
+            return Seen(None, fault or "the figures were not read in time", self._now())
         return Seen(pipeline.figures, "", self._now())
 
 
 def _look(pipeline: _Pipeline, compared: Compared | None) -> Look:
-    """How far partitions are whose leaders answer; positions of before are no news."""
+    """Return the progress of the partitions whose leaders answer. Outdated positions give no progress."""
     if isinstance(pipeline.fault, NotThere):
-        return {}  # nothing is to be counted into it, and others tell why
+        return {}  # nothing can be counted there; a pass reports why
     if pipeline.fault or pipeline.standing is None or compared is None:
         return TidemillError(Reason.UNREACHABLE, pipeline.fault, "see whether Postgres runs")
     if compared.fault and not compared.partitions:
@@ -252,12 +253,12 @@ def _look(pipeline: _Pipeline, compared: Compared | None) -> Look:
 
 
 def _still(dated: Arrivals, wanted: Mapping[int, int]) -> Arrivals:
-    """Of records that are still the oldest."""
+    """Return the entries whose record is still the oldest of its partition."""
     return {number: (offset, at) for number, (offset, at) in dated.items() if wanted.get(number) == offset}
 
 
 def _put(asked: list[dict[Place, int]], place: Place, offset: int) -> None:
-    """Ask for a record; two pipelines may be at different places of one partition."""
+    """Add a record to the requests. Each request has one offset per partition; pipelines may need several."""
     for places in asked:
         if places.setdefault(place, offset) == offset:
             return
@@ -265,14 +266,14 @@ def _put(asked: list[dict[Place, int]], place: Place, offset: int) -> None:
 
 
 class _Patient:
-    """Asks in a thread of its own, and waits only so long. While an answer is due it does not ask again."""
+    """Asks in a separate thread, with a limited wait. It does not ask again while an answer is pending."""
 
     def __init__(self, ask: Callable[[set[str]], dict[str, Standing | str]]) -> None:
         self._ask = ask
         self._pending: Future[dict[str, Standing | str]] | None = None
 
     def ask(self, schemas: set[str], seconds: float) -> dict[str, Standing | str]:
-        """What is told in time; nothing if that is nothing, and at once if it was so before.
+        """Return the answer; empty if it does not arrive in time. If one is already late, it does not wait at all.
 
         Raises:
             TidemillError: Postgres does not answer.

@@ -1,7 +1,7 @@
-"""Whether events of pipelines are counted: looked at all along, whatever passes do and however long they take.
+"""Decides whether the events of pipelines are counted, continuously and independently of passes.
 
-Ready means serving. That a server does not answer once, or that one partition waits, is no outage; that nothing moves
-for a while, or that nobody can tell for a while, is one.
+A pipeline is not ready if no position moves for a while although events wait, or if this is unknown for a while. A
+single unanswered request, or a single waiting partition, is not enough.
 """
 
 from __future__ import annotations
@@ -18,49 +18,49 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.keys import Key
 
 log = logging.getLogger(__name__)
-# Nothing moved for so long while events waited; at least a few of a processor's commits.
+# For how long no position may move while events wait; at least a few flush intervals of a processor.
 STILL_SECONDS = 20.0
 _FLUSHES = 3
-# Nobody could tell for so long.
+# For how long progress may be unknown.
 SILENT_SECONDS = 10.0
-# Some leaders did not tell for so long, and nothing of the others moved: longer than it takes to choose new ones.
+# For how long some leaders may not answer while no other partition moves. Electing new leaders takes less.
 UNTOLD_SECONDS = 12.0
-# Nothing was counted for so long: it is time to ask for Kafka's controllers.
+# If nothing was counted for so long, Kafka's controllers are checked.
 _IDLE_SECONDS = 5.0
-# Not even a look came back for so long.
+# For how long no observation may arrive at all.
 _BLIND_SECONDS = 25.0
 _MAX_PARTITIONS = 8
 
 
 @dataclass(frozen=True)
 class Progress:
-    """One partition.
+    """The progress of one partition.
 
     Attributes:
-        lag: records from the position to the end.
-        read: the position, and when a processor last met the end: past the last record there may be markers of
-            transactions, which nobody counts. It changes whenever something moves.
+        lag: offsets from the position to the end.
+        read: the position, and when a processor last reached the end. It changes whenever the processor makes progress,
+            also when it reads only transaction markers, which do not move the position.
     """
 
     lag: int
     read: tuple[int | None, int | None]
 
 
-# By partition, as far as its leader answers.
+# The progress of partitions whose leaders answer, or why nothing is known.
 Look = Mapping[int, Progress] | TidemillError
 
 
 @dataclass
 class _Watched:
-    """What is known of a pipeline.
+    """The state of a watched pipeline; times are monotonic seconds.
 
     Attributes:
         place: its schema and its source topic.
-        patience: seconds in which something has to move.
+        patience: seconds in which a position has to move while events wait.
         told_at: when its progress was last known.
-        still_since: since when what waits has not moved; None: it moves, or nothing waits.
-        untold_since: since when some partitions are not known, and none of the others has moved; None: it is not so.
-        counted_at: when a position moved last.
+        still_since: since when events wait and no position has moved; None: one moves, or no event waits.
+        untold_since: since when some partitions are unknown and no other has moved; None: all are known, or one moves.
+        counted_at: when a position last moved.
     """
 
     place: tuple[str, str]
@@ -74,7 +74,7 @@ class _Watched:
     error: TidemillError | None = None
 
     def take(self, look: Look, now: float, unled: Callable[[], float]) -> None:
-        """Take in a look; `unled` tells for how many seconds Kafka's controllers have been silent."""
+        """Update the state with an observation. `unled`: for how many seconds Kafka's controllers have been silent."""
         if isinstance(look, TidemillError):
             if now - self.told_at >= SILENT_SECONDS:
                 self.error = look
@@ -101,14 +101,13 @@ class _Watched:
 
 
 class ProgressWatch:
-    """Whether events of pipelines are counted, by what an observer sees. Safe to share between threads.
+    """Decides from an observer's results whether events of pipelines are counted. Safe to share between threads.
 
     Args:
-        changed: is called, in the observer's thread, with a pipeline that stands still now, and why, or that moves
-            again.
-        unled: for how many seconds Kafka's controllers have been silent; gets a topic to ask about, and is asked only
-            while nothing is counted.
-        clock: seconds that only grow.
+        changed: called in the observer's thread when a pipeline stops moving, with the reason, or moves again (None).
+        unled: returns for how many seconds Kafka's controllers have been silent. It gets a topic to ask about, and is
+            only called while nothing is counted.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -123,7 +122,7 @@ class ProgressWatch:
         self._lock = threading.Lock()
 
     def watch(self, key: Key, document: Mapping[str, Any], status: Mapping[str, Any]) -> None:
-        """Look at a pipeline as its status tells of it: where its events are, and whether they are to be counted."""
+        """Watch a pipeline's schema and topic according to its status; stop if its events need not be counted."""
         on = {condition["type"] for condition in status.get("conditions", ()) if condition["status"] == "True"}
         topics, schema = status.get("topics"), status.get("schema")
         if not topics or not schema or "Suspended" in on:
@@ -138,26 +137,26 @@ class ProgressWatch:
                 known.patience = patience
 
     def forget(self, key: Key) -> None:
-        """A pipeline is gone, or nothing of it is to be counted."""
+        """Stop watching a pipeline, because it is gone or its events need not be counted."""
         with self._lock:
             self._watched.pop(key, None)
 
     def error(self, key: Key) -> TidemillError | None:
-        """Why no event of a pipeline is counted; None: they are, or none waits."""
+        """Return why no event of a pipeline is counted; None: events are counted, or none waits."""
         with self._lock:
             known = self._watched.get(key)
             if known is None or known.error is not None or self._clock() - known.told_at < _BLIND_SECONDS:
                 return known.error if known else None
-        text = "whether events are counted cannot be seen: Postgres and Kafka do not answer in time"
+        text = "it is unknown whether events are counted: Postgres and Kafka do not answer in time"
         return TidemillError(Reason.UNREACHABLE, text)
 
     def errors(self) -> dict[Key, str]:
-        """All that stand still, with the reason."""
+        """Return the reasons of all pipelines that do not count events."""
         with self._lock:
             return {key: str(known.error) for key, known in self._watched.items() if known.error}
 
     def take(self, key: Key, schema: str, topic: str, look: Look) -> None:
-        """Take in a look at a pipeline, at where its events were then."""
+        """Update a pipeline's state with an observation of this schema and topic."""
         with self._lock:
             known = self._watched.get(key)
             if known is None or known.place != (schema, topic):
@@ -171,7 +170,7 @@ class ProgressWatch:
 
 
 def _flush_seconds(document: Mapping[str, Any]) -> float:
-    """Between two commits of a processor."""
+    """Return a processor's longest time between two commits."""
     try:
         return parse_ms(document["spec"]["processor"]["flushInterval"]) / 1000
     except (KeyError, TypeError, ValueError):
@@ -179,7 +178,11 @@ def _flush_seconds(document: Mapping[str, Any]) -> float:
 
 
 def _compared(before: Mapping[int, Progress], now: Mapping[int, Progress]) -> tuple[list[int], bool]:
-    """Partitions that waited at both looks and stand where they stood, and whether any partition moved."""
+    """Compare two observations.
+
+    Returns:
+        Partitions with waiting events in both that have not moved; whether any partition moved.
+    """
     waiting = [
         partition
         for partition, at in now.items()
@@ -201,7 +204,7 @@ def _named(partitions: list[int]) -> str:
 def _untold(partitions: list[int]) -> TidemillError:
     return TidemillError(
         Reason.UNREACHABLE,
-        f"leaders of partitions {_named(partitions)} do not answer, and no event of the others is counted",
+        f"leaders of partitions {_named(partitions)} do not answer, and no event of other partitions is counted",
         "see whether Kafka's brokers run",
     )
 
@@ -209,7 +212,7 @@ def _untold(partitions: list[int]) -> TidemillError:
 def _unled() -> TidemillError:
     return TidemillError(
         Reason.UNREACHABLE,
-        "Kafka's controllers do not answer, and no event is counted: its brokers may take none",
+        "Kafka's controllers do not answer, and no event is counted: its brokers may not accept events",
         "see whether a majority of the controllers runs",
     )
 

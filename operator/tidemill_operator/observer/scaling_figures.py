@@ -1,6 +1,6 @@
-"""Reading what scaling decides on: partitions in Kafka and Postgres, the consumer group, and what Postgres waits for.
+"""Reads the figures for scaling: partitions in Kafka and Postgres, the consumer group, and waits in Postgres.
 
-Positions are those of `_offsets`, which move with the results; Kafka's own committed offsets are for displays only.
+Positions are those of `_offsets`, which change together with the results. Offsets committed to Kafka are not used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tidemill_operator.observer.backlog import freshness_seconds, oldest, partit
 from tidemill_operator.scaling import Figures
 
 _SECONDS = 10.0
-# One look at what sessions wait for says little; nearly all of several looks do.
+# A single sample of what sessions wait for says little, so several are taken, and nearly all have to show waits.
 _LOOKS, _LOOK_SECONDS, _WAITING_LOOKS = 5, 0.1, 4
 _FULL_SHARE = 0.9
 _WAITS = """
@@ -33,13 +33,13 @@ SELECT count(*) FILTER (WHERE starts_with(usename, %s) AND state = 'active'
 
 @dataclass(frozen=True)
 class Watched:
-    """Where a pipeline's figures are.
+    """The objects from which a pipeline's figures are read.
 
     Attributes:
         schema: in Postgres.
-        topic: that is read.
+        topic: the source topic.
         group: the processors' consumer group.
-        writer: the role, or the start of the roles, that they write as.
+        writer: the processors' role in Postgres, or the common prefix of their roles.
     """
 
     schema: str
@@ -49,7 +49,7 @@ class Watched:
 
     @classmethod
     def of(cls, config: PipelineConfig) -> Watched:
-        """Of a pipeline as it runs."""
+        """Return those of a running pipeline."""
         group = names.consumer_group(config.namespace, config.name)
         return cls(config.schema_name, config.events_topic, group, names.role(config.schema_name, "writer"))
 
@@ -68,11 +68,11 @@ class FiguresReader:
         self._log = KafkaLog(brokers, config=config)
 
     def read(self, watched: Watched, *, ready: int, rolling_out: bool) -> Figures:
-        """The figures of now; takes half a second, in which Postgres is looked at several times.
+        """Return the current figures. It takes half a second, because Postgres is sampled several times.
 
         Args:
-            watched: where they are.
-            ready: replicas that work.
+            watched: the pipeline's objects.
+            ready: number of ready replicas.
             rolling_out: whether replicas are being started, stopped or replaced.
 
         Raises:
@@ -81,8 +81,8 @@ class FiguresReader:
         with connected(self._postgres, f"reading figures of schema {watched.schema}") as session:
             session.connection.hurry(_SECONDS)
             saturated = _saturated(session, watched.writer, replicas=ready)
-            # Positions before ends: what is committed between is lag once more, and lag is never less than none. Close
-            # to each other: what arrives between is lag that nobody has, and makes idle replicas look busy.
+            # Positions are read before ends, so that the lag is never negative. Little time must pass between the two:
+            # events that arrive meanwhile count as lag, and make idle replicas look busy.
             positions = read_positions(session, watched.schema)
         partitions = partitions_of(self._log, watched.topic, positions)
         arrived = self._log.arrivals({(watched.topic, number): at for number, at in oldest(partitions).items()})
@@ -99,9 +99,9 @@ class FiguresReader:
 
 
 def _saturated(session: Session, writer: str, *, replicas: int) -> bool:
-    """Whether more replicas would only wait: half of them do already, each time one looks, or no session is left.
+    """Whether more replicas would only wait: half of the replicas wait in nearly every sample, or sessions run out.
 
-    What they wait for is a lock (batches of one aggregation are merged one after another) or the disk.
+    They wait for locks (batches of one aggregation are merged one after another) or for the disk.
     """
     looks = 0
     for look in range(_LOOKS):

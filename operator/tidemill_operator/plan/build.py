@@ -13,7 +13,7 @@ from tidemill_contract.resource.spec import AnalyticsPipeline, PipelineSpec, Top
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_operator.plan.kafka.claims import made
 from tidemill_operator.plan.kafka.topics import bereave, desired_topics
-from tidemill_operator.plan.model import LiveFacts, Owner, Plan
+from tidemill_operator.plan.model import LiveFacts, Owner, Plan, Schema, Topic
 from tidemill_operator.plan.postgres.damage import bereaved
 from tidemill_operator.plan.postgres.schema import desired_schema
 from tidemill_operator.plan.reading import read_by_processors
@@ -69,23 +69,27 @@ def build_plan(
     if (pipeline.metadata.annotations or {}).get(RECREATE) != "true":
         schema = bereaved(schema, facts.schema)
         topics = topics if platform.recreate_topics else bereave(topics, facts)
-    source, *outputs = topics
-    schema = replace(
-        schema,
-        source=source.name,
-        managed=source.managed,
-        outputs=tuple(topic.name for topic in outputs),
-        made=made(topics, facts, namespace=config.namespace, name=config.name),
-    )
     return Plan(
         namespace=config.namespace,
         name=config.name,
         config=config.to_json(),
         topics=topics,
-        schema=schema,
+        schema=_with_topics(schema, topics, config, facts),
         workloads=desired_workloads(config, platform, facts.replicas, replay),
         reclaim=pipeline.spec.reclaim_policy,
         replay=replay,
+    )
+
+
+def _with_topics(schema: Schema, topics: tuple[Topic, ...], config: PipelineConfig, facts: LiveFacts) -> Schema:
+    """Return the schema with the names of the pipeline's topics."""
+    source, *outputs = topics
+    return replace(
+        schema,
+        source=source.name,
+        managed=source.managed,
+        outputs=tuple(topic.name for topic in outputs),
+        made=made(topics, facts, namespace=config.namespace, name=config.name),
     )
 
 

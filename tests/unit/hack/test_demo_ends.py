@@ -23,5 +23,5 @@ def test_a_leader_that_is_on_its_way_is_waited_for() -> None:
 
 def test_what_is_never_told_is_said_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "_ENDS_SECONDS", 0.0)
-    with pytest.raises(DemoError, match=r"Kafka does not tell where a\.b\.events ends: its leader does not answer"):
+    with pytest.raises(DemoError, match=r"Kafka does not report the ends of a\.b\.events: its leader does not answer"):
         all_ends(lambda: ({0: 5}, ["its leader does not answer"]), "a.b.events")

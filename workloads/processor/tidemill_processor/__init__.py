@@ -1,7 +1,7 @@
-"""Kafka → windows → Postgres: the stream processor of one pipeline."""
+"""The stream processor of one pipeline: reads events from Kafka, and merges them into windows in Postgres."""
 
 import os
 
-# Polars works on pieces of a few thousand rows: handing them to threads costs more CPU than it saves time, and a
-# container would get a thread for each core of its node. Read when polars is first imported.
+# Polars works on a few thousand rows at a time. Distributing these to threads would cost more CPU than it saves time,
+# and a container would get a thread for each core of its node. Polars reads the variable when it is first imported.
 os.environ.setdefault("POLARS_MAX_THREADS", "1")

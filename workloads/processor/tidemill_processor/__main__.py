@@ -1,4 +1,4 @@
-"""Run the processor of one pipeline: `python -m tidemill_processor`, set by TIDEMILL_… variables."""
+"""Runs the processor of one pipeline: `python -m tidemill_processor`, configured by TIDEMILL_… variables."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ STUCK_SECONDS = 120.0
 
 
 class Processor:
-    """The loop, the keeper and what they say of themselves."""
+    """The loop, the keeper, the checks of servers, and their state for `/health`."""
 
     def __init__(self, settings: WorkloadSettings) -> None:
         config = settings.load_pipeline(settings.pipeline)
@@ -68,7 +68,7 @@ class Processor:
             rate=settings.rate,
         )
         interval = min(1.0, parse_ms(config.spec.processor.flush_interval) / 1000)
-        # What a replay fills is closed, scanned and published once it is live.
+        # A replay's windows are closed, scanned and published after it has become live.
         replaying = self._database.reader != LIVE
         trials = Trials(self._database.schema)
         self.keeper = None if replaying else Keeper(self._database.connect, self._duties, trials, interval)
@@ -97,18 +97,18 @@ class Processor:
         )
 
     def _call_redis(self, call: Any, *args: Any, **kwargs: Any) -> Any:
-        # A pass comes again in a moment anyway: no retries inside one.
+        # No retries within a pass: the next pass begins in a moment anyway.
         return self._guards.redis.call(lambda: call(*args, **kwargs), retry=False)
 
     def health(self) -> tuple[int, dict[str, Any]]:
-        """The status code and body of /health."""
+        """Return the status code and body of /health."""
         loop, keeper, guards = self.loop, self.keeper, self._guards
         kafka_ok = not loop.kafka.error and time.monotonic() - loop.kafka.answered_at < KAFKA_SILENCE_SECONDS
         silent = "" if kafka_ok else loop.kafka.error or f"no answer for {KAFKA_SILENCE_SECONDS:.0f} s"
         partly = self._lookout.kafka_partly if kafka_ok else ""
         silent_database = loop.link.error or (keeper.database_error if keeper is not None else "") or loop.link.slow
         dependencies = [
-            # While some of it answers, what that leads is counted.
+            # If only some brokers answer, the partitions that they lead are still counted.
             Dependency("kafka", kafka_ok and not partly, not partly, silent or partly, guards.kafka_consumer.state),
             Dependency("postgres", not silent_database, True, silent_database, guards.database.state),
         ]
@@ -133,12 +133,12 @@ class Processor:
         )
 
     def ready(self) -> bool:
-        """Whether it could store events once (having partitions or not): a server that is away makes it no worse."""
+        """Whether this process has been healthy once and is not superseded. Later outages of servers do not matter."""
         self._was_well = self._was_well or self.health()[0] == 200
         return self._was_well and not self.loop.superseded
 
     def live(self) -> bool:
-        """Whether both threads come a step further now and then, waiting for servers or not."""
+        """Whether both threads make progress; waiting for a server within its timeout counts as progress."""
         alive = [self.loop.alive_at, *([self.keeper.alive_at] if self.keeper is not None else [])]
         return time.monotonic() - min(alive) < STUCK_SECONDS
 
@@ -156,7 +156,7 @@ class Processor:
 
 
 def main() -> int:
-    """Entry point; the exit code."""
+    """Entry point; returns the exit code."""
     settings = WorkloadSettings.from_env()
     logging.basicConfig(
         level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"

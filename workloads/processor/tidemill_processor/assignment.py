@@ -1,7 +1,7 @@
-"""The partitions that the consumer group gave this process: which ones are read, from where, and until when.
+"""The partitions that the consumer group assigned to this process: which ones are read, from where, and until when.
 
-A partition that was assigned is taken up once its stored position is known. It is read until it is assigned to another
-process, or until a replay leaves it to live processors.
+Reading an assigned partition begins when its stored position is known. It ends when the partition is assigned to
+another process, or when a replay hands it over to live processors.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ REPORT_SECONDS = 2.0
 
 
 class Assignment:
-    """The partitions of one process. A server that fails in here is noted with its health; nothing is raised.
+    """The partitions of one process. Failures of Kafka and Postgres are noted in `kafka` and `link`, not raised.
 
     Args:
         config: the pipeline.
@@ -42,11 +42,11 @@ class Assignment:
         source: its topic.
         kafka: whether Kafka answers.
         link: the connection to Postgres.
-        start_from: where a replay begins; empty: as the spec says.
+        start_from: where a replay begins; empty: at the spec's `startFrom`.
 
     Attributes:
-        partitions: what was assigned when the loop looked last.
-        positions: of partitions that were taken up, as they were committed last.
+        partitions: the assigned partitions when the loop last checked.
+        positions: the last committed positions of the partitions that are read.
         backlog: how far the partitions are behind.
     """
 
@@ -63,7 +63,7 @@ class Assignment:
         self._lookup = Positions(database, config, source, start_from)
         self._coverage = Coverage(source.subscribe)
         self._course = Course()
-        # Nobody watches a replay's lag in Kafka, and a group without offsets goes once it is without members.
+        # Nobody watches a replay's lag in Kafka, and Kafka removes an empty group at once if it has no offsets.
         self._reports = database.reader == LIVE
         self._topic_id = ""
         self._topic_checked_at = -TOPIC_CHECK_SECONDS
@@ -77,7 +77,7 @@ class Assignment:
         return self._link.committer.handover if self._link.committer is not None else None
 
     def take_up(self) -> None:
-        """Seek and resume partitions that are ours but not read yet; look whether the topic is still the same one.
+        """Begin to read assigned partitions, and check regularly whether the topic was created again.
 
         The connection to Postgres must be open.
         """
@@ -108,7 +108,7 @@ class Assignment:
         self._kafka.answered(self._topic_checked_at)
         if topic_id != self._topic_id:
             if self._topic_id:
-                # A client believes what it heard of the former topic's leaders, and reads nothing of this one.
+                # The client still knows the leaders of the deleted topic, and would read nothing of the new one.
                 self._source.renew()
             self._topic_id = topic_id
         others = len(self._source.assigned) < partitions
@@ -116,27 +116,27 @@ class Assignment:
         self._coverage.note(untaken - self._source.assigned)
 
     def see_changes(self) -> None:
-        """Note a rebalance: forget the positions of partitions that are gone."""
+        """Note a rebalance: forget all positions if the assigned partitions have changed."""
         assigned = self._source.assigned
         if assigned == self.partitions:
             return
         metrics.REBALANCES.inc()
-        # Nothing of it is being read; where it was committed to meanwhile is not known before it is taken up.
+        # No partition is read now. Others may have moved the positions, so they are read from Postgres again.
         self.positions.clear()
         self.partitions = assigned
 
     def advance(self, batch: Batch, committed: Committed) -> None:
-        """Note where the partitions stand after a commit, and read on from there."""
+        """Note the positions after a commit, and continue to read from there."""
         self.positions.update(committed.positions)
         self._leave(committed.handed)
-        # What a replay read beyond live processors comes again, unless it is left to them. Not at once: they may be far
-        # behind where it begins, and to read the same again and again would keep them from coming nearer.
+        # A replay reads the records beyond the live position again later, unless the partition was handed over. It
+        # waits first: live processors may be far behind, and repeated reading would slow them down.
         ahead = [p for p, at in committed.positions.items() if at.next_offset < batch.next_offsets[p]]
         self._source.stop(ahead)
         self._course.wait(ahead)
 
     def hand_over(self) -> None:
-        """Of a replay: leave partitions to live processors where nothing is left to read."""
+        """Hand over a replay's partitions to live processors where nothing is left to read."""
         handover, connection, ready = self._handover, self._link.connection, self._source.ready
         if handover is None or connection is None:
             return
@@ -154,7 +154,7 @@ class Assignment:
             self._source.stop(partitions)
 
     def confirm_ends(self) -> None:
-        """Record which partitions were read to their ends, as Kafka has told them since the last call."""
+        """Record which partitions were read to their ends, if Kafka has reported new ends since the last call."""
         answer = self.backlog.news()
         if answer is None or self._link.connection is None:
             return
@@ -167,7 +167,7 @@ class Assignment:
             self._link.lose(error)
 
     def report(self, *, force: bool = False) -> None:
-        """Tell Kafka how far we are, every now and then or, with `force`, at once."""
+        """Report the positions to Kafka: every two seconds, or at once with `force`."""
         if self._reports and (force or time.monotonic() - self._reported_at >= REPORT_SECONDS):
             self._reported_at = time.monotonic()
             ready = self._source.ready

@@ -1,4 +1,4 @@
-"""A micro-batch: Kafka records in; a typed frame of valid events, and the verdicts on the others, out."""
+"""A micro-batch: turns Kafka records into a typed frame of valid events, and dead letters for invalid ones."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_processor.conditions import condition_fields, conditional_columns
 
 TIME, PARTITION, OFFSET, INDEX, DATA, MICROS = "_t", "_p", "_o", "_i", "_data", "_us"
-"""Frame columns beside the fields: event time (epoch ms), Kafka partition and offset, place in the batch; where raw
-events are kept, the event as JSON; where events are ordered, the microseconds of the event time beyond `_t`."""
+"""Frame columns besides the fields: event time (epoch ms), Kafka partition and offset, and index in the batch. If raw
+events are kept, the event as JSON. If events are ordered, the microseconds of the event time beyond `_t`."""
 
 STORED_VALUE_BYTES = 64 * 1024
-"""How much of a refused record is kept in its dead letter."""
+"""Maximum length of a refused record's value in its dead letter."""
 
 
 class Message(Protocol):
-    """A Kafka record as confluent-kafka hands it over."""
+    """A Kafka record, with the methods of confluent-kafka's `Message`."""
 
     def key(self) -> bytes | None: ...  # noqa: D102
     def value(self) -> bytes | None: ...  # noqa: D102
@@ -43,7 +43,7 @@ class Message(Protocol):
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One row of `_dead_letters`, less the epoch. `windows` are the starts (epoch ms) of the windows missed."""
+    """One row of `_dead_letters`, without the epoch. `windows` are the starts (epoch ms) of the closed windows."""
 
     partition: int
     offset: int
@@ -60,15 +60,15 @@ class DeadLetter:
 
 @dataclass(frozen=True)
 class Batch:
-    """Records that are stored together, decoded.
+    """Decoded records that are stored together.
 
     Attributes:
-        frame: valid events that passed the filter: needed fields, derives, `_t`, `_p`, `_i`, where needed `_o`.
-        times: `_t` and `_p` of all valid events, filtered ones too, in the order they came.
-        messages: the records; `_i` points here.
-        dead: verdicts on the invalid ones.
-        next_offsets, consumed, filtered: by partition.
-        arrived: when the first record of each partition came to Kafka, epoch ms.
+        frame: valid events that passed the filter: needed fields, derived fields, `_t`, `_p`, `_i`, `_o` if needed.
+        times: `_t` and `_p` of all valid events, including filtered ones, in consume order.
+        messages: the records; `_i` is the index into them.
+        dead: dead letters of the invalid records.
+        next_offsets, consumed, filtered: by partition; the latter two are numbers of records.
+        arrived: when Kafka got the first record of each partition, epoch ms.
     """
 
     frame: pl.DataFrame
@@ -82,20 +82,20 @@ class Batch:
 
     @property
     def invalid(self) -> Counter[int]:
-        """Invalid records by partition."""
+        """Number of invalid records by partition."""
         return Counter(letter.partition for letter in self.dead)
 
     def latest_times(self) -> dict[int, int]:
-        """Greatest event time by partition."""
+        """Return the greatest event time (epoch ms) by partition."""
         latest = self.times.group_by(PARTITION).agg(pl.col(TIME).max())
         return dict(latest.iter_rows())
 
     def times_of(self, partition: int) -> list[int]:
-        """A partition's event times in offset order."""
+        """Return a partition's event times (epoch ms) in offset order."""
         return self.times.filter(pl.col(PARTITION) == partition)[TIME].to_list()
 
     def without(self, partitions: Collection[int]) -> Batch:
-        """The batch less some partitions: what is left when a newer owner has those."""
+        """Return the batch without some partitions, which have a newer owner."""
         gone = list(partitions)
 
         def keep(values: dict[int, int]) -> dict[int, int]:
@@ -113,7 +113,7 @@ class Batch:
         )
 
     def until(self, ends: Mapping[int, int]) -> Batch:
-        """The batch less what lies at these offsets (by partition, each partition's) and beyond; its frame has `_o`."""
+        """Return the records before these offsets. `ends` has one for each partition; the frame must have `_o`."""
         cut = {p: end for p, end in ends.items() if end < self.next_offsets[p]}
         if not cut:
             return self
@@ -133,17 +133,17 @@ class Batch:
         )
 
     def refuse(self, indexes: Collection[int], reason: Reason, detail: str) -> Batch:
-        """The batch with some valid events turned into dead letters."""
+        """Return the batch with these valid events as dead letters instead."""
         letters = tuple(dead_letter(self.messages[i], InvalidEvent(reason, None, detail)) for i in indexes)
         return replace(self, frame=self.frame.filter(~pl.col(INDEX).is_in(list(indexes))), dead=self.dead + letters)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Records of one consume call, decoded but not transformed; fields as those of `Batch`.
+    """Records of one consume call, decoded but not transformed. The other fields are those of `Batch`.
 
     Attributes:
-        size: bytes of the records; 0 if all are so small that their number bounds it.
+        size: bytes of the records; 0 if all records are so small that their number is limit enough.
     """
 
     size: int
@@ -163,7 +163,7 @@ def dead_letter(
     event_time: int | None = None,
     windows: tuple[int, ...] | None = None,
 ) -> DeadLetter:
-    """The dead letter of a record."""
+    """Return the dead letter of a record."""
     return _letter(message, message.value() or b"", verdict, aggregation, event_time, windows)
 
 
@@ -191,14 +191,14 @@ def _letter(
 
 
 def _storable(text: str | None, characters: int) -> str | None:
-    """A text that Postgres takes, whatever an event or a header made of it; None if there is none."""
+    """Return a text of an event or a header with the characters replaced that Postgres refuses; None if it is empty."""
     if not text:
         return None
     return text[:characters].replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
 
 
 def _spans(partitions: list[int]) -> dict[int, tuple[int, int, int]]:
-    """Of each partition how many records there are, and where the first and the last are; its offsets ascend."""
+    """Return each partition's number of records, and the indexes of its first and last record. Its offsets ascend."""
     place = pl.col(INDEX)
     found = pl.DataFrame({PARTITION: partitions}).with_row_index(INDEX).group_by(PARTITION)
     rows = found.agg(pl.len(), place.min().alias("first"), place.max().alias("last")).iter_rows()
@@ -206,10 +206,10 @@ def _spans(partitions: list[int]) -> dict[int, tuple[int, int, int]]:
 
 
 class BatchReader:
-    """Decodes, judges and transforms micro-batches of one pipeline.
+    """Decodes, validates and transforms micro-batches of one pipeline.
 
-    A batch is decoded in pieces: objects of a few thousand events are still in the processor's cache when the next step
-    reads them, those of fifty thousand are not, which more than doubles the time of every step.
+    A batch is decoded in pieces. The objects of a few thousand events are still in the CPU's cache when the next step
+    reads them; those of fifty thousand are not, which more than doubles the time of every step.
     """
 
     def __init__(self, spec: PipelineSpec, *, offsets: bool = False) -> None:
@@ -217,7 +217,7 @@ class BatchReader:
 
         Args:
             spec: the pipeline's.
-            offsets: whether frames have `_o` in any case.
+            offsets: whether frames always have `_o`.
         """
         self._ordered = any(kept_in_order(m) for a in spec.aggregations for m in a.metrics)
         self._decoder = EventDecoder(spec, exact=self._ordered)
@@ -234,15 +234,15 @@ class BatchReader:
         read: set[str | None] = {field for a in spec.aggregations for m in a.metrics for field in fields_of(m)}
         read |= {rule.field for rule in spec.anomalies}
         read |= spec.group_columns | condition_fields(spec)
-        # Expressions may read any field. Without them only what is grouped by, measured or watched is needed.
+        # Expressions may read any field. Without expressions, only fields of groups, metrics and rules are needed.
         self._columns = {f.name: POLARS_TYPES[f.type] for f in spec.source.fields if f.name in read or not plain}
 
     def read(self, messages: Sequence[Message], now_ms: int) -> Batch:
-        """Decode records (of one or several partitions, in consume order) at wall time `now_ms`."""
+        """Decode records of one or several partitions, in consume order, at wall time `now_ms`."""
         return self.join([self.decode(messages, now_ms)])
 
     def decode(self, messages: Sequence[Message], now_ms: int, first: int = 0) -> Piece:
-        """Decode some records of a batch, `first` of which have been decoded before."""
+        """Decode the next records of a batch; `first` is the number of its records that are decoded already."""
         raws = [m.value() or b"" for m in messages]
         largest = max(map(len, raws), default=0)
         decoded = self._decoder.decode_all(raws, now_ms, largest=largest)
@@ -282,12 +282,12 @@ class BatchReader:
         return Piece(size, pl.DataFrame(columns), messages, dead, ends, consumed, arrived)
 
     def _refused(self, message: Message, verdict: InvalidEvent, now_ms: int) -> DeadLetter:
-        """The dead letter of a record that is no valid event. What ingest has refused loses its mark."""
+        """Return the dead letter of an invalid record. The mark of a record that ingest quarantined is removed."""
         value = message.value()
         if value is None:
             return _letter(message, b"", InvalidEvent(verdict.reason, None, TOMBSTONE))
         if value.startswith(QUARANTINE_PREFIX):
-            # Ingest judged it when Kafka got it: by then it was too far in the future, say.
+            # Ingest validated it when Kafka got it. Its time may have been too far in the future then, but not now.
             when = message.timestamp()[1]
             refusal = partial(self._decoder.refusal, now_ms=when if when > 0 else now_ms)
             ingests = quarantine.verdict_of(value, message.headers() or (), refusal)
@@ -296,7 +296,7 @@ class BatchReader:
         return _letter(message, value, verdict)
 
     def join(self, pieces: Sequence[Piece]) -> Batch:
-        """The batch of what was decoded one after the other; at least one piece."""
+        """Join decoded pieces, of which there must be at least one, into a batch."""
         frame = pl.concat([piece.frame for piece in pieces])
         next_offsets: dict[int, int] = {}
         arrived: dict[int, int] = {}
@@ -351,7 +351,7 @@ class BatchReader:
         return replace(batch, frame=frame, filtered=filtered)
 
     def _apply(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, list[tuple[int, str]]]:
-        """The transformed frame and (index, error) of events that the expressions fail on, found by bisection."""
+        """Return the transformed frame, and (index, error) of events whose expressions fail, found by bisection."""
         try:
             return self._transform.apply(frame), []
         except pl.exceptions.PolarsError as error:

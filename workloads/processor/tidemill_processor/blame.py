@@ -1,4 +1,4 @@
-"""Whose fault an error is: a server's, which is waited for, or that of what was read, written or reckoned with."""
+"""Classifies errors: a server is away, so retrying helps; or data or code is at fault, so retrying fails again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MAX_REASON = 500
 
 
 def is_fault(error: BaseException) -> bool:
-    """Whether trying again would fail again: a value, a row, a table or our own code is to blame, and no server."""
+    """Whether a retry would fail again, because a value, a row, a table or our own code is at fault, not a server."""
     if isinstance(error, PublishFailed | redis.RedisError | BreakerOpen | OSError):
         return False
     if isinstance(error, psycopg.Error):
@@ -26,9 +26,9 @@ def is_fault(error: BaseException) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """An error in one line."""
+    """Return an error as one line of text."""
     text = " ".join(str(error).split()) or type(error).__name__
-    # The text of a KeyError or an OverflowError says little by itself.
+    # The text of e.g. a KeyError or an OverflowError says little without the name of the type.
     if not isinstance(error, psycopg.Error | PublishFailed | redis.RedisError | OSError):
         text = f"{type(error).__name__}: {text}" if str(error).strip() else text
     return text if len(text) <= _MAX_REASON else text[: _MAX_REASON - 1] + "…"

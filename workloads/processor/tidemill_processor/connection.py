@@ -1,4 +1,4 @@
-"""The connection that batches are written over: how long it has waited for the server is known."""
+"""The connection that batches are written over. It knows how long it has waited for the server."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from tidemill_chassis.postgres import INTERVAL_SECONDS, BoundedConnection
 
 T = TypeVar("T")
 SLOW_SECONDS = 15.0
-"""What is stored at once takes far less, unless the server is slow."""
+"""Storing a batch takes far less than this, unless the server is slow."""
 
 
 class WriterConnection(BoundedConnection):
-    """A bounded connection that adds up its waits until what was begun is stored."""
+    """A bounded connection that adds up the waits for the server while a batch is stored."""
 
     _waited = 0.0
     _waits_since: float | None = None
 
     @property
     def slow(self) -> str:
-        """What is to be told of a server that answers in time, but so slowly that nothing gets done; empty: nothing."""
+        """A message if the server answers each statement in time, but a batch takes too long; empty: it does not."""
         since = self._waits_since
         waited = self._waited + (time.monotonic() - since if since is not None else 0.0)
         return f"answers slowly: waited for {waited:.0f} s, and not done yet" if waited >= SLOW_SECONDS else ""
 
     def done(self) -> None:
-        """What was begun is stored, or given up."""
+        """Note that the batch was stored or given up, and count the waits from zero again."""
         self._waited = 0.0
 
     def wait(self, gen: PQGen[T], interval: float = INTERVAL_SECONDS, timeout: float | None = None) -> T:
-        """Called by psycopg for each statement.
+        """Wait for the answer to a statement. psycopg calls this.
 
         Raises:
-            psycopg.errors.ConnectionTimeout: no answer in time; the connection is closed.
+            psycopg.errors.ConnectionTimeout: there was no answer in time; the connection is closed.
         """
         began = self._waits_since = time.monotonic()
         try:

@@ -1,4 +1,4 @@
-"""Connections of a processor to its pipeline's schema, and what it knows of the tables there."""
+"""Connects a processor to its pipeline's schema, and reads which tables are there."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ CONNECT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class AggregationStore:
-    """An aggregation's row in `_aggregations`, its table and layout.
+    """An aggregation version's row in `_aggregations`, with its table and layout.
 
     Attributes:
-        since: what the rows that this process writes carry in `_since`.
+        since: the value of `_since` in rows that this process writes.
     """
 
     id: int
@@ -47,18 +47,18 @@ class AggregationStore:
 
 
 class Database:
-    """Makes connections with the writer's login; holds none itself.
+    """Opens connections with the writer's login; keeps none open itself.
 
     Args:
-        settings: where Postgres is.
-        config: whose schema it is.
-        timeout_seconds: of each statement; kept by the server, and a little later by the connection.
+        settings: the address of Postgres.
+        config: the pipeline, whose schema is used.
+        timeout_seconds: of each statement. The server enforces it; a little later, the connection does.
 
     Attributes:
         pipeline: its name.
-        reader: whose positions this process moves.
-        schema: quoted.
-        quotas: bytes that the rows of a table may take.
+        reader: name of the reader whose positions this process moves: the live one, or a replay.
+        schema: the quoted name.
+        quotas: maximum bytes of the rows of a table.
     """
 
     def __init__(self, settings: WorkloadSettings, config: PipelineConfig, timeout_seconds: float) -> None:
@@ -71,7 +71,7 @@ class Database:
         self.quotas = {kind: parse_bytes(quota_of(config.spec, kind)) for kind in (DEAD_LETTERS, ANOMALIES)}
 
     def look(self, seconds: float) -> None:
-        """See whether Postgres answers, in so long at most.
+        """Check whether Postgres answers within so many seconds.
 
         Raises:
             psycopg.OperationalError: Postgres is not there or refuses the login.
@@ -81,7 +81,7 @@ class Database:
             connection.execute("SELECT 1")
 
     def connect(self, seconds: float | None = None) -> WriterConnection:
-        """A new connection in autocommit mode, in UTC, whose locks do not outlive a lost node by more than 10 s.
+        """Open a connection in autocommit mode and UTC. If its node is lost, its locks end within 10 s.
 
         Raises:
             psycopg.OperationalError: Postgres is not there or refuses the login.
@@ -99,7 +99,7 @@ class Database:
             connect_timeout=max(2, int(seconds or min(self._timeout, CONNECT_SECONDS))),
             **KEEPALIVE,
             application_name=f"tidemill-processor/{self._config.name}",
-            # Compiling the long expressions that merge partials would take longer than to interpret them.
+            # Compiling the long expressions that merge partials would take longer than interpreting them.
             options=f"-c TimeZone=UTC -c jit=off -c statement_timeout={statement_ms}"
             f" -c idle_in_transaction_session_timeout=10000 -c lock_timeout={statement_ms}"
             " -c client_min_messages=warning",
@@ -108,16 +108,16 @@ class Database:
         return connection
 
     def aggregations(self, connection: psycopg.Connection[tuple[Any, ...]]) -> list[AggregationStore]:
-        """The aggregations that this process feeds, in id order: the order in which their locks are taken.
+        """Return the aggregation versions that this process writes, by id, which is the order of their locks.
 
         Raises:
-            LookupError: the schema has no row for one; the operator has not come so far yet.
+            LookupError: the schema has no row for one of them; the operator has not written it yet.
         """
         found = self._versions(connection)
         if self.reader != LIVE:
             filled = [store for reader, store in found if reader == self.reader]
             if not filled:
-                raise LookupError(f"{self.schema}._aggregations has nothing for {self.reader} to fill")
+                raise LookupError(f"{self.schema}._aggregations has no version that {self.reader} fills")
             return filled
         stores = {(store.name, store.version): store for _, store in found}
         for aggregation in self._config.spec.aggregations:
@@ -132,11 +132,11 @@ class Database:
     def others(
         self, connection: psycopg.Connection[tuple[Any, ...]], wanted: Collection[int]
     ) -> dict[int, AggregationStore]:
-        """Further versions by id, of those that there are: what a replay has handed over to us."""
+        """Return those of the wanted versions that exist, by id. A replay has handed them over to this process."""
         return {store.id: store for _, store in self._versions(connection) if store.id in wanted}
 
     def _versions(self, connection: psycopg.Connection[tuple[Any, ...]]) -> list[tuple[str, AggregationStore]]:
-        """Every version of the spec's aggregations with its reader, in id order, laid out as the spec says."""
+        """Return every version of the spec's aggregations with its reader, by id, with the layout of the spec."""
         spec = self._config.spec
         types = field_types(spec, derived_types(spec))
         specs = {aggregation.name: aggregation for aggregation in spec.aggregations}
@@ -152,22 +152,22 @@ class Database:
         return found
 
     def newer_generation(self, connection: psycopg.Connection[tuple[Any, ...]]) -> int | None:
-        """The schema's generation, if it is newer than the config's: what is stored from then on is not for us."""
+        """Return the schema's generation if it is newer than the config's. This process must then stop storing."""
         row = connection.execute(generation.read(self.schema)).fetchone()
         return row[0] if row and row[0] > self._config.generation else None
 
     def qualified(self, table: str) -> str:
-        """A table of the schema, quoted."""
+        """Return the quoted name of a table, with the schema."""
         return f"{self.schema}.{quote(table)}"
 
     def lock(self, aggregation_id: int) -> sql.SQL:
-        """The statement that takes an aggregation version's lock for the transaction; writers and closer share it."""
+        """Return the statement that locks an aggregation version for the transaction. Writers and closer use it."""
         schema = names_literal(self._config.schema_name)
         return sql.SQL(f"SELECT pg_advisory_xact_lock(hashtext('{schema}'), {int(aggregation_id)})")
 
 
 def names_literal(name: str) -> str:
-    """A name inside an SQL string literal; names are validated, so a quote in one is a defect."""
+    """Return a name for use inside an SQL string literal. Names are validated, so a quote in one is a defect."""
     if "'" in name or "\\" in name:
         raise ValueError(f"not a name: {name!r}")
     return name

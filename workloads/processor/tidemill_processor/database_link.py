@@ -1,4 +1,4 @@
-"""The loop's connection to Postgres: opened when it may be, dropped when it fails, reopened after growing pauses."""
+"""The loop's connection to Postgres: closed after a failure, and opened again after a pause that grows."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class DatabaseLink:
         config: the pipeline.
         database: its schema.
         guard: of Postgres.
-        on_change: called after the connection was opened or lost; what was read ahead is to be read again.
+        on_change: called after the connection was opened or lost; records that were read ahead must be read again.
 
     Attributes:
         connection, committer: None while there is no connection.
-        error: why there is none; empty: there is one.
-        silent: the server does not answer at all. Then it is looked at from elsewhere, and not connected to here.
+        error: why there is no connection; empty: there is one.
+        silent: the server does not answer at all. Then `Lookout` checks it, and no connection is attempted here.
     """
 
     def __init__(self, config: PipelineConfig, database: Database, guard: Guard, on_change: Callable[[], None]) -> None:
@@ -56,16 +56,16 @@ class DatabaseLink:
 
     @property
     def slow(self) -> str:
-        """What is to be told of a server that answers, but slowly; empty: nothing."""
+        """A message if the server answers, but too slowly; empty: it does not."""
         return self.connection.slow if self.connection is not None else ""
 
     def turned(self) -> None:
-        """Note that the loop has come round: what it waited for is stored or given up."""
+        """Note the end of one round of the loop: its batch was stored or given up."""
         if self.connection is not None:
             self.connection.done()
 
     def is_open(self) -> bool:
-        """Whether there is a connection, or one could be opened now."""
+        """Whether there is a connection. Opens one if there is none and it is time."""
         if self.connection is not None and not self.connection.closed:
             return True
         if self.silent or time.monotonic() < self._connect_at or not self._guard.allow():
@@ -95,7 +95,7 @@ class DatabaseLink:
         self._guard.success()
 
     def answers(self) -> None:
-        """Note that the server answers somebody else: a connection may be opened at once. From any thread."""
+        """Note that the server answers again: a connection may be opened at once. Any thread may call this."""
         self.silent, self._connect_at = False, 0.0
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""Looks at Kafka, Postgres and Redis beside the loop and the keeper, each in a thread of its own.
+"""Checks Kafka, Postgres and Redis regularly, each in its own thread, independently of the loop and the keeper.
 
-So /health names the server that hangs, whoever waits for it meanwhile; how far the partitions are behind is told while
-nothing can be stored; and an open breaker closes at the first answer.
+So /health names a server that hangs even while the loop or the keeper waits for it. The lag is reported while nothing
+can be stored. And an open breaker closes at the first answer.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _FAILED = (psycopg.Error, KafkaException, redis.RedisError, BreakerOpen, OSError
 
 
 class Lookout:
-    """The looks of one processor.
+    """The checks of one processor.
 
     Args:
-        loop: told of what is seen.
-        keeper: whose trouble is looked after, too; None: there is none.
+        loop: gets the results.
+        keeper: its failures are taken into account; None: there is none.
         source: the topic.
-        database: where connections come from.
+        database: opens connections.
         guards: circuit breakers.
-        ping: asks Redis for a sign of life; None: there is no Redis.
+        ping: sends a PING to Redis; None: there is no Redis.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Lookout:
 
     @property
     def kafka_partly(self) -> str:
-        """What of Kafka is away for a while although some of it answers; empty: nothing."""
+        """Which part of Kafka has not answered for a while, although other brokers do; empty: none."""
         before = time.monotonic() - PARTLY_SECONDS
         if self._untold is not None and self._untold[0] <= before:
             return f"leaders of partitions {', '.join(map(str, sorted(self._untold[1])))} do not answer"
@@ -68,23 +68,23 @@ class Lookout:
 
     @property
     def redis_error(self) -> str:
-        """Why Redis does not answer; empty if it does, or nobody needs it."""
+        """Why Redis does not answer; empty if it does, or if this process does not use it."""
         if self._keeper is None:
             return ""
         return self._redis_error if self._keeper_waits else self._keeper.redis_error
 
     @property
     def _keeper_waits(self) -> bool:
-        """Whether the keeper waits for Postgres, and so does not come to Redis."""
+        """Whether the keeper waits for Postgres, so that it does not use Redis meanwhile."""
         return bool(self._loop.link.silent or (self._keeper and self._keeper.database_error))
 
     def start(self) -> None:
-        """Look from now on. The threads are daemons: a look that hangs does not hold up the end."""
+        """Start the threads. They are daemons, so that a check that hangs does not delay the end of the process."""
         for look in (self._look_at_kafka, self._look_at_postgres, self._look_at_redis):
             threading.Thread(target=self._repeat, args=(look,), name=look.__name__.strip("_"), daemon=True).start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop checking."""
         self._stopping.set()
 
     def _repeat(self, look: Callable[[], None]) -> None:

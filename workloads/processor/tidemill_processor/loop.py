@@ -1,7 +1,7 @@
-"""The loop: consume a micro-batch, store it, move on; or keep polling, paused, until that is possible again.
+"""The loop: consumes a micro-batch, stores it, and repeats. While that is impossible, it polls with paused partitions.
 
-Whatever goes wrong in storing a batch has one answer: forget it, read the positions again, read the events again. The
-positions in Postgres moved only if the rows did.
+Every failure to store a batch is handled alike: the batch is dropped, and the positions and then the events are read
+again. That is safe, because the positions in Postgres only change together with the rows.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from tidemill_processor.transaction import Change, Committed, Fenced, Superseded
 log = logging.getLogger(__name__)
 
 BATCH_LIMIT = 50_000
-# Events may be of a megabyte each, and a batch is held in memory.
+# An event may have a megabyte, and a batch is kept in memory.
 BATCH_BYTES = 32 * 1024 * 1024
-# Consumed and decoded at once: few enough that the events' objects stay in the processor's cache (see BatchReader).
+# Records that are consumed and decoded together: few enough for their objects to stay in the CPU's cache (BatchReader).
 PIECE_LIMIT = 4_000
-# Records and events make no cycles, but their number would set off a collection every few hundred of them.
+# Records and events form no reference cycles, but their number would trigger a garbage collection all the time.
 COLLECT_SECONDS = 10.0
 PAUSED_POLL_SECONDS = 0.1
-# However long a flushInterval is: what one call brings is bounded by the time it takes, and a stop is noticed.
+# One consume call waits no longer, however long flushInterval is. So a call returns few records, and stopping is fast.
 POLL_SECONDS = 0.5
 
 
@@ -66,14 +66,14 @@ class Loop:
         source: its topic.
         guards: circuit breakers.
         on_commit: called with the changes of every commit.
-        start_from: where a replay begins; empty: as the spec says.
-        rate: events a second at most; 0: as many as there are.
+        start_from: where a replay begins; empty: at the spec's `startFrom`.
+        rate: maximum events per second; 0: no limit.
 
     Attributes:
         kafka: whether Kafka answers.
         link: the connection to Postgres.
-        assignment: the partitions of this process, where they are read, and how far they are behind.
-        superseded: why this process must be replaced; empty: it must not.
+        assignment: the partitions of this process, their positions and their lag.
+        superseded: why this process must be replaced; empty: it need not.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Loop:
         self._on_commit = on_commit
         self._reader = BatchReader(config.spec, offsets=database.reader != LIVE)
         self._pace = Pace(rate)
-        # To judge an event takes longer than all else that is done with it: Kafka must not wait for many rules.
+        # Rules over single events take the most time. With rules, batches are smaller, so that Kafka is polled in time.
         self._limit = BATCH_LIMIT // (1 + sum(rule.field is not None for rule in config.spec.anomalies))
         self._flush_seconds = parse_ms(config.spec.processor.flush_interval) / 1000
         self.kafka = KafkaHealth(guards.kafka_consumer, source.renew)
@@ -105,15 +105,15 @@ class Loop:
 
     @property
     def alive_at(self) -> float:
-        """When the loop last came a step further. To be kept waiting by a server, and give up, is a step, too."""
+        """When the loop last made progress (monotonic seconds). Giving up after a server's timeout is progress, too."""
         return max(self._turned_at, self._source.heard_at, self.link.heard_at)
 
     def stop(self) -> None:
-        """End after the present turn."""
+        """End after the current round."""
         self._stopping = True
 
     def run(self) -> None:
-        """Turn until stopped, then leave the group. Meanwhile garbage is collected between turns only."""
+        """Repeat rounds until stopped, then leave the group. Garbage is only collected between rounds."""
         self._source.subscribe()
         gc.collect()
         gc.freeze()
@@ -146,7 +146,7 @@ class Loop:
         self.assignment.report()
 
     def _gather(self, seconds: float) -> list[Piece]:
-        """Consume and decode for so long, or until a batch is full."""
+        """Consume and decode records for so many seconds, or until the batch is full."""
         pieces: list[Piece] = []
         count, size, generation, deadline = 0, 0, self._source.generation, time.monotonic() + seconds
         limit = self._pace.limit(self._limit)
@@ -157,7 +157,7 @@ class Loop:
             polled = self._source.poll(min(PIECE_LIMIT, limit), min(max(0.0, left), POLL_SECONDS))
             self._note(polled)
             if generation != self._source.generation:
-                # Partitions were assigned anew: all are read from their stored positions again, these events too.
+                # After a rebalance, all partitions are read again from their stored positions, so these events too.
                 pieces.clear()
                 break
             if polled.messages:
@@ -174,7 +174,7 @@ class Loop:
     def _note(self, polled: Polled) -> None:
         if polled.out_of_range:
             self._source.stop(polled.out_of_range)
-        # Records say nothing of Kafka: they may have been fetched before it went away. Ends are asked for every second.
+        # Records do not prove that Kafka answers: they may have been prefetched. `Lookout` checks it every second.
         if polled.failed is not None:
             self.kafka.failed(polled.failed)
 
@@ -203,7 +203,7 @@ class Loop:
                 return
 
     def _after_error(self, batch: Batch, error: Exception) -> Batch | None:
-        """What to try next after a failed commit: the batch less the events that Postgres refuses, or nothing now."""
+        """Return the batch to try after a failed commit: without the events that Postgres refuses. None: wait first."""
         try:
             if is_refusal(error):
                 return without_culprits(batch, error, self._storable)

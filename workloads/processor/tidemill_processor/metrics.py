@@ -1,4 +1,4 @@
-"""Prometheus metrics of a processor. It serves one pipeline: the scrape target tells which."""
+"""Prometheus metrics of a processor. It serves one pipeline, whose name is a label of the scrape target."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _BATCH_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _FRESHNESS_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1_800, 3_600)
 _BATCH_EVENTS = (1, 10, 100, 500, 1_000, 5_000, 10_000, 25_000, 50_000, 100_000)
 
-EVENTS_CONSUMED = Counter("tidemill_events_consumed_total", "Kafka records whose batch was committed.")
-EVENTS_FILTERED = Counter("tidemill_events_filtered_total", "Events that the transform's filter left out.")
+EVENTS_CONSUMED = Counter("tidemill_events_consumed_total", "Kafka records in committed batches.")
+EVENTS_FILTERED = Counter("tidemill_events_filtered_total", "Events that the transform's filter removed.")
 EVENTS_LATE = Counter("tidemill_events_late_total", "Events whose window was closed.", ("aggregation", "policy"))
 DEAD_LETTERS = Counter("tidemill_dead_letters_total", "Dead letters.", ("reason",))
-KEPT_BYTES = Gauge("tidemill_kept_bytes", "What dead letters or anomalies take in Postgres.", ("table",))
+KEPT_BYTES = Gauge("tidemill_kept_bytes", "Bytes of dead letters or anomalies in Postgres.", ("table",))
 NOT_KEPT = Gauge(
     "tidemill_not_kept_records",
-    "Dead letters or anomalies that Postgres does not hold: bare (their value), counted, expired, evicted by quota.",
+    "Dead letters or anomalies not stored in full: bare (no value), counted (no row), expired, evicted by the quota.",
     ("table", "why"),
 )
 LAG = Gauge("tidemill_lag_events", "Records in a partition that are not committed yet.", ("partition",))
@@ -32,16 +32,14 @@ FRESHNESS_SECONDS = Histogram(
 WATERMARK_TIMESTAMP = Gauge("tidemill_watermark_timestamp_seconds", "The watermark, as a Unix time.")
 KEEPER_PASSED = Gauge(
     "tidemill_keeper_pass_timestamp_seconds",
-    "When the keeper last got through closing, scanning and publishing, as a Unix time; before that, when it began.",
+    "When the keeper last completed a pass (close, scan, publish), as a Unix time; before the first, when it started.",
 )
-BATCH_EVENTS = Histogram("tidemill_batch_events", "Events a batch.", buckets=_BATCH_EVENTS)
+BATCH_EVENTS = Histogram("tidemill_batch_events", "Events per batch.", buckets=_BATCH_EVENTS)
 BATCH_SECONDS = Histogram(
     "tidemill_batch_seconds", "Time to decode, aggregate and commit a batch.", buckets=_BATCH_SECONDS
 )
-CLOSINGS = Counter("tidemill_closings_total", "Times that closed_until of an aggregation was advanced.")
-FENCED = Counter(
-    "tidemill_fenced_batches_total", "Batches rolled back, because another processor had moved the position."
-)
+CLOSINGS = Counter("tidemill_closings_total", "How often closed_until of an aggregation was advanced.")
+FENCED = Counter("tidemill_fenced_batches_total", "Batches rolled back because another processor had moved a position.")
 ROLLED_BACK = Counter("tidemill_rolled_back_batches_total", "Batches rolled back for another reason.", ("reason",))
 REBALANCES = Counter("tidemill_rebalances_total", "Changes of the assigned partitions.")
 RESULTS_PUBLISHED = Counter("tidemill_results_published_total", "Records written to the output topics.")
@@ -49,11 +47,11 @@ KEEPER_FAILURES = Counter(
     "tidemill_keeper_failures_total", "Failed attempts to close, scan or publish windows of an aggregation.", ("duty",)
 )
 HELD_UP = Gauge(
-    "tidemill_held_up", "Aggregations of which windows cannot be closed, scanned or published for now.", ("duty",)
+    "tidemill_held_up", "Aggregations whose windows currently cannot be closed, scanned or published.", ("duty",)
 )
 WINDOWS_SKIPPED = Counter(
     "tidemill_windows_skipped_total",
-    "Values, windows or records that could not be read or published and were passed over.",
+    "Values, windows or records that could not be read or published and were skipped.",
     ("duty",),
 )
 LIVE_PUBLISHED = Counter("tidemill_live_published_total", "Changed rows published to live listeners.")
@@ -67,7 +65,7 @@ def count_anomalies(pipeline: str, by_rule: Mapping[str, int]) -> None:
 
 
 def begin_at_zero(config: PipelineConfig) -> None:
-    """Tell what can be counted of a pipeline before it occurs: an increase is seen only from a figure that is there."""
+    """Export each counter at 0 before the first occurrence. Prometheus only sees an increase of an existing series."""
     for rule in config.spec.anomalies:
         ANOMALIES_DETECTED.labels(config.name, rule.name)
     for aggregation in config.spec.aggregations:

@@ -1,10 +1,10 @@
-"""A replay's way to the live reader: it never passes it, and where they meet, live processors take the partition over.
+"""How a replay catches up with live processors. It never passes them; where it meets them, they take over.
 
-1. A replay stores no event that live processors have not counted: its batch is cut at their position.
-2. A batch that reaches that position is stored with the live position locked, so that both stand at the same record.
-3. In that transaction the live position is marked: whoever moves it on from there counts for the replay's versions too.
+1. A replay stores no event that live processors have not counted: its batch is cut at the live position.
+2. A batch that reaches the live position is stored with that position locked, so that both positions are equal.
+3. The same transaction marks the live position. Live processors count later records for the replay's versions, too.
 
-So every record is counted for these versions once: before the mark by the replay, after it by live processors.
+So every record is counted once for these versions: before the mark by the replay, after it by live processors.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ ASK_SECONDS = 0.5
 
 
 class Handover:
-    """Compares a replay's positions with the live ones.
+    """Compares a replay's positions with the live ones, and hands over partitions where they are equal.
 
     Args:
         database: of the replay's processor.
-        versions: what it fills, by id.
+        versions: ids of the aggregation versions that the replay fills.
     """
 
     def __init__(self, database: Database, versions: Iterable[int]) -> None:
@@ -39,16 +39,20 @@ class Handover:
     def cut(
         self, connection: psycopg.Connection[Any], batch: Batch, starts: Mapping[int, int]
     ) -> tuple[Batch, frozenset[int]]:
-        """What of a batch may be stored, and the partitions that are handed over with it. In its transaction.
+        """Cut a batch at the live positions, and mark the partitions that it hands over.
+
+        Call it in the batch's transaction, when the replay's own positions are locked and the aggregations are not.
+        Live processors lock in the same order.
 
         Args:
             connection: of the transaction.
-            batch: what was read.
-            starts: where it begins, by partition.
+            batch: the records that were read.
+            starts: the batch's first offsets, by partition.
 
-        The replay's own positions are locked by then, the aggregations are not: live processors lock in this order.
+        Returns:
+            The part of the batch to store; the partitions that are handed over.
         """
-        # Another process of this replay may have handed over what we are reading, without a step of its position.
+        # Another process of this replay may have handed over a partition without moving its position.
         left = self.handed(connection) & set(batch.next_offsets)
         live = self._live(connection, set(batch.next_offsets) - left)
         reached = {p for p, at in live.items() if batch.next_offsets[p] >= at}
@@ -62,13 +66,13 @@ class Handover:
     def meet(
         self, connection: psycopg.Connection[Any], positions: Mapping[int, int], ends: Mapping[int, int]
     ) -> frozenset[int]:
-        """Partitions, handed over now, where nothing is left to read, at most every half second.
+        """Hand over partitions where nothing is left to read, and return them. Checks at most every half second.
 
         Args:
             connection: outside a transaction.
-            positions: next offset by partition, as this process last stored it, with all that it has read.
-            ends: where it has met a partition's end. No record lies between its position and that, but there may be
-                offsets: of transactions' markers, which a reader that began at the end stands behind.
+            positions: next offset by partition, as this process last stored it; all that was read is stored.
+            ends: the end of each partition where the consumer has met it. Between position and end there are no
+                records, but there may be transaction markers. The live position may be beyond these.
         """
 
         def meets(partition: int, live: int | None) -> bool:
@@ -90,13 +94,13 @@ class Handover:
         return met
 
     def handed(self, connection: psycopg.Connection[Any]) -> frozenset[int]:
-        """Partitions that were handed over before."""
+        """Return the partitions that have been handed over."""
         return frozenset(p for (p,) in connection.execute(offsets.fed(self._schema), (self._versions,)))
 
     def _live(
         self, connection: psycopg.Connection[Any], partitions: Iterable[int], *, lock: bool = False
     ) -> dict[int, int]:
-        """Live positions in the topic that we read; partitions that live processors have not begun are left out."""
+        """Return the live positions by partition, without partitions that live processors have not begun to read."""
         query = offsets.live_next(self._schema, lock=lock)
         return dict(connection.execute(query, (self._reader, list(partitions))).fetchall())
 
@@ -107,10 +111,10 @@ class Handover:
 
 
 class Course:
-    """Which partitions a replay reads now.
+    """Decides which partitions a replay reads now.
 
-    Not those that live processors have taken over, nor those where it has come to them: it waits there for half a
-    second, as they may be far behind where it began.
+    It does not read partitions that live processors have taken over. Where it has reached the live position, it waits
+    for half a second.
     """
 
     def __init__(self) -> None:
@@ -119,21 +123,21 @@ class Course:
     def readable(
         self, handover: Handover, connection: psycopg.Connection[Any], partitions: frozenset[int]
     ) -> frozenset[int]:
-        """Those of the partitions that may be read now."""
+        """Return the partitions that may be read now."""
         now = time.monotonic()
         self._resume_at = {p: at for p, at in self._resume_at.items() if at > now}
         return partitions - handover.handed(connection) - self._resume_at.keys()
 
     def wait(self, partitions: Iterable[int]) -> None:
-        """Leave partitions alone for a while."""
+        """Do not read these partitions for half a second."""
         self._resume_at |= dict.fromkeys(partitions, time.monotonic() + ASK_SECONDS)
 
 
 class Pace:
-    """Holds a reader to so many events a second.
+    """Limits the rate at which a replay reads.
 
     Args:
-        rate: events a second; 0: as many as there are.
+        rate: maximum events per second; 0: no limit.
     """
 
     def __init__(self, rate: int) -> None:
@@ -141,11 +145,11 @@ class Pace:
         self._free_at = time.monotonic()
 
     def limit(self, most: int) -> int:
-        """How many events to take at once: about half a second's."""
+        """Return how many events to read at once: `most`, or about half a second's if that is less."""
         return min(most, max(1, self._rate // 2)) if self._rate else most
 
     def rest(self, events: int) -> None:
-        """Wait as long as these events should have taken."""
+        """Wait as long as reading these events should take at the maximum rate."""
         if self._rate:
             self._free_at = max(self._free_at, time.monotonic() - 1.0) + events / self._rate
             time.sleep(max(0.0, self._free_at - time.monotonic()))

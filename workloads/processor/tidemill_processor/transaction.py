@@ -1,17 +1,17 @@
-"""The transaction that makes each event count once: rows and offsets move together, or not at all.
+"""The transaction that counts each event exactly once: rows and offsets change together, or not at all.
 
 1. Lock the `_offsets` rows of the batch's partitions, in partition order.
-2. Each must still be where this process left it: else a newer owner has it (`Fenced`).
+2. Check that each still has the position that this process left; otherwise it has a newer owner (`Fenced`).
 3. COPY the partials into temporary tables, then take the aggregations' locks in id order.
-4. Read `closed_until` again under the locks; where it moved on, aggregate again with what is late now. So are sessions
-   of which something may be late: only now is it known which of them are open.
-5. Merge, write dead letters, kept events and what detectors of single events know and found, advance the offsets.
+4. Read `closed_until` again under the locks. Where it has changed, aggregate again, because more events are late now.
+   Aggregate sessions again if some may be late: only now it is certain which sessions are open.
+5. Merge. Write dead letters, kept events, and states and anomalies of detectors of single events. Advance the offsets.
    Commit.
 
-Partitions that a replay has handed over count for its versions too, from the position at which it marked them (see
-`replay`); the mark is read with the position.
+Where a replay has handed over a partition, later records also count for the replay's versions (see `replay`). The mark
+that says so is read together with the position.
 
-Whoever dies before 5 has changed nothing; whoever dies after it finds the new offsets when it comes back.
+A process that dies before the commit has changed nothing. After the commit, its successor finds the new offsets.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from tidemill_processor.time.watermark import PartitionTime
 
 
 class Fenced(Exception):
-    """Some partitions were moved on by another owner; nothing was written."""
+    """Another owner has moved the positions of some partitions; nothing was written."""
 
     def __init__(self, partitions: set[int]) -> None:
         super().__init__(f"partitions {sorted(partitions)} have a newer owner")
@@ -49,11 +49,11 @@ class Fenced(Exception):
 
 
 class Superseded(Exception):
-    """The schema is for a newer spec than this process has; it must stop."""
+    """The schema belongs to a newer spec than this process has; it must stop."""
 
 
 class _Marked(Exception):
-    """Partitions count for other versions than this process knew; nothing was written."""
+    """Partitions now count for versions that this process did not know; nothing was written."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Change:
-    """What a commit changed in one aggregation: rows that carry `rev`, within panes [first, last] (epoch ms)."""
+    """The rows that a commit changed in one aggregation: they have `rev`, and panes in [first, last] (epoch ms)."""
 
     aggregation: str
     rev: int
@@ -76,12 +76,12 @@ class Change:
 
 @dataclass(frozen=True)
 class Committed:
-    """The outcome of a commit.
+    """The result of a commit.
 
     Attributes:
-        late: late events by (aggregation, policy).
-        anomalies: found in single events, how many by rule.
-        handed: partitions that a replay leaves to live processors from now on.
+        late: number of late events by (aggregation, policy).
+        anomalies: number of anomalies found in single events, by rule.
+        handed: partitions that a replay has handed over to live processors.
     """
 
     positions: dict[int, Position]
@@ -94,12 +94,12 @@ class Committed:
 
 @dataclass(frozen=True)
 class _Offset:
-    """A row of `_offsets`, in the order in which it is read.
+    """A row of `_offsets`, in the order of the selected columns.
 
     Attributes:
         maximum, suspects, last_event_at: see `PartitionTime`.
         clock_ms: the server's clock, epoch milliseconds.
-        feeds: versions that the partition counts for besides the spec's.
+        feeds: versions that the partition counts for in addition to the spec's.
     """
 
     partition: int
@@ -113,12 +113,12 @@ class _Offset:
 
     @property
     def position(self) -> Position:
-        """As a process knows it."""
+        """The partition's position."""
         return Position(self.next_offset, self.epoch)
 
     @property
     def time(self) -> PartitionTime:
-        """How far event time has come in the partition."""
+        """The partition's progress in event time."""
         return PartitionTime(self.partition, self.maximum, tuple(self.suspects), self.last_event_at)
 
 
@@ -126,7 +126,7 @@ class Committer:
     """Writes batches of one pipeline over one connection.
 
     Attributes:
-        handover: of a replay; None: these are live events.
+        handover: of a replay; None: this process reads live events.
     """
 
     def __init__(
@@ -151,18 +151,18 @@ class Committer:
             self._prepare(store)
         self._reader = database.reader
         self.handover = Handover(database, [s.id for s in stores]) if self._reader != LIVE else None
-        # Versions by partition, as the marks were last read, and what is known of these versions.
+        # Marked versions by partition, as last read, and the stores of these versions.
         self._marks: dict[int, frozenset[int]] = {}
         self._others: dict[int, AggregationStore] = {}
 
     def commit(self, batch: Batch, positions: dict[int, Position]) -> Committed:
-        """Store a batch whose partitions stand at `positions`.
+        """Store a batch that begins at `positions`.
 
         Raises:
             Fenced: some partitions have a newer owner.
             Superseded: the spec has a newer generation.
-            psycopg.DataError, psycopg.IntegrityError: values are refused; find the event by halves.
-            psycopg.Error: anything else; whether it is committed is not known, so read the positions again.
+            psycopg.DataError, psycopg.IntegrityError: Postgres refuses values; find the event by bisection.
+            psycopg.Error: anything else. The batch may have been committed, so read the positions again.
         """
         while True:
             try:
@@ -198,7 +198,7 @@ class Committer:
         return Committed(moved, tuple(changes), late, rows_written, by_rule(judged.found), handed)
 
     def attempt(self, batch: Batch, positions: dict[int, Position]) -> None:
-        """Try whether a batch's rows can be stored, and undo it. Raises what `commit` raises."""
+        """Try to store a batch's rows, and roll back. Raises the same errors as `commit`."""
         epochs = {p: position.epoch for p, position in positions.items()}
         works = self._aggregate(batch, epochs)
         kept = self._kept_events.prepare(self._connection, batch)
@@ -221,7 +221,7 @@ class Committer:
         return works
 
     def _fed(self, frame: pl.DataFrame) -> list[tuple[AggregationStore, pl.DataFrame]]:
-        """What each version gets of a frame, in id order: those of the spec all, others what is marked for them."""
+        """Return each version's events, in id order: all for the spec's; for others, those of marked partitions."""
         fed = [(store, frame) for store in self._stores]
         for id_, store in self._others.items():
             marked = [p for p, ids in self._marks.items() if id_ in ids]
@@ -229,7 +229,7 @@ class Committer:
         return sorted(fed, key=lambda pair: pair[0].id)
 
     def _learn(self) -> None:
-        """Prepare for the versions that partitions are marked for, as far as they are not the spec's."""
+        """Prepare the versions that partitions are marked for and that are not the spec's."""
         own = {store.id for store in self._stores}
         wanted = set().union(*self._marks.values()) - own
         self._others = self._database.others(self._connection, wanted)
@@ -259,13 +259,13 @@ class Committer:
         return dict(self._connection.execute(query).fetchall())
 
     def _lock_offsets(self, batch: Batch) -> dict[int, _Offset]:
-        """Step 1: lock the rows of the batch's partitions, in partition order; what they hold."""
+        """Step 1: lock the rows of the batch's partitions, in partition order, and return them."""
         query = offsets.lock(self._database.schema, self._reader)
         rows = self._connection.execute(query, (list(batch.next_offsets),)).fetchall()
         return {row[0]: _Offset(*row) for row in rows}
 
     def _check_owner(self, batch: Batch, positions: dict[int, Position], rows: dict[int, _Offset]) -> None:
-        """Step 2: partitions are where this process left them, for the spec and the versions that it knows."""
+        """Step 2: check that positions, generation and marked versions are those that this process knows."""
         fenced = {p for p in batch.next_offsets if p not in rows or rows[p].position != positions.get(p)}
         if fenced:
             raise Fenced(fenced)
@@ -285,7 +285,7 @@ class Committer:
             self._connection.execute(self._database.lock(work.store.id))
 
     def _aggregate_late(self, works: list[Work], epochs: dict[int, int]) -> None:
-        """Step 4: where windows were closed meanwhile, aggregate again with what is late now."""
+        """Step 4: where windows were closed meanwhile, aggregate again, because more events are late now."""
         closed = self._closed()
         for work in works:
             if closed.get(work.store.id) != work.closed_until or work.result.doubtful:
@@ -295,12 +295,12 @@ class Committer:
                 merging.copy(self._connection, work.store, work.result.rows)
 
     def _merge(self, works: list[Work]) -> list[Change]:
-        """Step 5, its first half: merge the partials into the windows' rows."""
+        """Step 5, first half: merge the partials into the windows' rows."""
         changes = []
         for work in works:
             if work.result.rows.height:
                 change = self._merge_one(work)
-                if work.store.id not in self._others:  # nobody listens to those yet
+                if work.store.id not in self._others:  # these have no live listeners yet
                     changes.append(change)
         return changes
 
@@ -333,7 +333,7 @@ class Committer:
         return change
 
     def _advance(self, batch: Batch, rows: dict[int, _Offset]) -> None:
-        """Step 5, its second half: move the positions on."""
+        """Step 5, second half: advance the positions."""
         now_ms = max((row.clock_ms for row in rows.values()), default=0)
         latest, invalid = batch.latest_times(), batch.invalid
         values = []
@@ -348,7 +348,7 @@ class Committer:
                 times = [latest[partition]] if ordinary else batch.times_of(partition)
                 time = time.observe(times, max_advance_ms=self._max_advance_ms, now_ms=now_ms)
             else:
-                time = replace(time, last_event_at=now_ms)  # invalid events are no silence
+                time = replace(time, last_event_at=now_ms)  # invalid events count as activity
             values.append((
                 next_offset, time.maximum, list(time.suspects[-100:]), batch.arrived[partition],
                 batch.consumed.get(partition, 0), batch.filtered.get(partition, 0), invalid.get(partition, 0),

@@ -6,56 +6,34 @@ former name are renamed. SQL text from the plan is our own; every name is quoted
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
 import psycopg
 from psycopg import errors, sql
 
-from tidemill_contract.functions.feeds import Feeds
 from tidemill_contract.tables.definition import Table
-from tidemill_contract.tables.kept import QUERY, Kept, read
 from tidemill_operator import outcome
 from tidemill_operator.actuators.base import Exists, PipelineSecrets, Reclaim
-from tidemill_operator.actuators.postgres.claims import claim, made, rivals, take
-from tidemill_operator.actuators.postgres.damage import emptied, missing_positions
+from tidemill_operator.actuators.postgres.claims import claim, rivals, take
 from tidemill_operator.actuators.postgres.expiry import expire
 from tidemill_operator.actuators.postgres.grants import ensure_grants
+from tidemill_operator.actuators.postgres.observation import observe
 from tidemill_operator.actuators.postgres.ownership import Leadership, check_epoch, comment, exclusive
-from tidemill_operator.actuators.postgres.replays import end_replays, observe_replays, switch
-from tidemill_operator.actuators.postgres.retained import noted_owner
+from tidemill_operator.actuators.postgres.replays import end_replays, switch
 from tidemill_operator.actuators.postgres.roles import drop_roles, end_sessions, ensure_roles, strangers
 from tidemill_operator.actuators.postgres.rows import ensure_rows
 from tidemill_operator.actuators.postgres.session import LockBusy, NoDatabase, Session, connected
 from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome
-from tidemill_operator.plan.kafka.claims import TOPICS
-from tidemill_operator.plan.model import Failing, LiveSchema, Loss, Owner, Schema
+from tidemill_operator.plan.model import LiveSchema, Owner, Schema
 from tidemill_operator.plan.postgres.damage import damaged
-from tidemill_operator.plan.postgres.noted import as_noted_today
 from tidemill_operator.plan.postgres.sql import add_column, create_index, create_table, rename_column
 from tidemill_operator.plan.refusals import column_changes, foreign
 
 _DROP_AT_ONCE = 50
-# Replicas record the same loss within moments. All these records are reported for a day, and then none.
-_LOST = """
-WITH lately AS (SELECT max(noticed_at) AS at FROM {0} WHERE reader = 'live')
-SELECT reason, partition, epoch, from_offset, to_offset FROM {0}, lately
- WHERE reader = 'live' AND noticed_at > lately.at - interval '5 minutes' AND lately.at > now() - interval '1 day'
-"""
-# An old row belongs to a processor that has ended, so it is no longer retried.
-_HELD_UP = """
-SELECT aggregation, duty, reason FROM {} WHERE tried_at > now() - interval '5 minutes' ORDER BY since, aggregation, duty
-"""
-# Report the first failure of a day, so that the message stays the same while more follow.
-_SKIPPED = """
-SELECT DISTINCT ON (aggregation, duty) aggregation, duty, reason,
- coalesce(to_char(window_start, 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), ''), coalesce(group_key::text, ''), metrics,
- count(*) OVER (PARTITION BY aggregation, duty) > 1
- FROM {} WHERE skipped_at > now() - interval '1 day' ORDER BY aggregation, duty, id
-"""
 
 
 class PostgresSchemas:
@@ -93,7 +71,7 @@ class PostgresSchemas:
                 connected(self._address, doing, read_only=self._read_only) as session,
                 session.connection.transaction(),
             ):
-                return _observe(session, schema)
+                return observe(session, schema)
         except NoDatabase:
             return None
 
@@ -137,7 +115,7 @@ class PostgresSchemas:
         """
 
         def act(session: Session) -> Outcome:
-            live = _observe(session, schema.name)
+            live = observe(session, schema.name)
             if live is not None and not adopt:
                 _refuse(foreign(schema.name, live.owner, owner))
             if live is not None:
@@ -170,7 +148,7 @@ class PostgresSchemas:
         if reclaim == "Retain":
             return [outcome.skipped(Component.SCHEMA, schema.name, message="kept")]
         with connected(self._address, f"dropping schema {schema.name}") as session:
-            live = _observe(session, schema.name)
+            live = observe(session, schema.name)
             if live is not None:
                 for error in foreign(schema.name, live.owner, owner):
                     return [outcome.failed(Component.SCHEMA, schema.name, error)]
@@ -228,105 +206,6 @@ class PostgresSchemas:
             tables = sql.SQL(", ").join(sql.Identifier(schema, name) for (name,) in rows)
             session.write("DROP TABLE {}", tables)
         return bool(rows)
-
-
-def _observe(session: Session, schema: str) -> LiveSchema | None:
-    found = session.rows("SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s", (schema,))
-    if not found:
-        return None
-    columns = _columns(session, schema)
-    owner = noted_owner(found[0][0])
-    shapes, closed, feeds, readers, generation, accepted, partitions = {}, {}, {}, {}, 0, None, 0
-    read_from, read_before, read_to, losses = "", frozenset[str](), {}, tuple[Loss, ...]()
-    missing: tuple[int, ...] = ()
-    if "_aggregations" in columns:
-        # A schema from before `layout` and `fed` has neither.
-        query = sql.SQL(
-            "SELECT name, version, reader, shape::text, closed_until, to_jsonb(a) -> 'layout', to_jsonb(a) -> 'fed'"
-            " FROM {} a"
-        ).format(sql.Identifier(schema, "_aggregations"))
-        for name, version, reader, shape, until, *fed in session.connection.execute(query):
-            shapes[name, version], closed[name, version], feeds[name, version] = shape, until, Feeds.read(*fed)
-            readers[name, version] = reader
-    if "accepted" in columns.get("_generation", {}):
-        query = sql.SQL("SELECT generation, accepted FROM {}").format(sql.Identifier(schema, "_generation"))
-        generation, accepted = session.connection.execute(query).fetchone() or (0, None)
-    if "_offsets" in columns:
-        # A schema from before `former_topic_ids` has none.
-        query = sql.SQL(
-            "SELECT partition, topic_id, next_offset, to_jsonb(o) -> 'former_topic_ids' FROM {} o WHERE reader = 'live'"
-        ).format(sql.Identifier(schema, "_offsets"))
-        positions = session.connection.execute(query).fetchall()
-        there = {partition for partition, *_ in positions}
-        partitions, missing = max(there, default=-1) + 1, missing_positions(there)
-        read_before = frozenset(former for *_, ids in positions for former in ids or ())
-        current = {topic_id for _, topic_id, _, _ in positions if topic_id}
-        # Processors move partitions to a new topic one by one, so some may still have the former topic's id.
-        read_from = max(current - read_before or current, default="")
-        read_to = {partition: offset for partition, topic_id, offset, _ in sorted(positions) if topic_id}
-    if "_lost" in columns:
-        query = sql.SQL(_LOST).format(sql.Identifier(schema, "_lost"))
-        losses = tuple(Loss(*row) for row in session.connection.execute(query))
-    kept = tuple[Kept, ...]()
-    if "_kept" in columns:
-        name = sql.Identifier(schema, "_kept")
-        kept = read(session.connection.execute(sql.SQL(QUERY).format(name)).fetchall())
-    held_up, skipped = _failing(session, schema, columns)
-    found_schema = LiveSchema(
-        owner,
-        shapes,
-        columns,
-        generation,
-        accepted,
-        closed,
-        partitions,
-        feeds,
-        read_from=read_from,
-        read_before=read_before,
-        read_to=read_to,
-        readers=readers,
-        replays=observe_replays(session, schema, columns),
-        losses=losses,
-        kept=kept,
-        held_up=held_up,
-        skipped=skipped,
-        missing_positions=missing,
-        emptied=emptied(session, schema, columns),
-        made=made(session, schema) if TOPICS.name in columns else frozenset(),
-    )
-    return as_noted_today(found_schema)
-
-
-def _failing(
-    session: Session, schema: str, columns: Collection[str]
-) -> tuple[tuple[Failing, ...], tuple[Failing, ...]]:
-    """Return what processors currently fail to do, and what they have skipped. Old schemas have neither table."""
-    held_up, skipped = tuple[Failing, ...](), tuple[Failing, ...]()
-    if "_held_up" in columns:
-        query = sql.SQL(_HELD_UP).format(sql.Identifier(schema, "_held_up"))
-        held_up = tuple(Failing(*row) for row in session.connection.execute(query))
-    if "_skipped" in columns:
-        query = sql.SQL(_SKIPPED).format(sql.Identifier(schema, "_skipped"))
-        rows = session.connection.execute(query)
-        skipped = tuple(
-            Failing(name, duty, reason, window, group, tuple(missing), more)
-            for name, duty, reason, window, group, missing, more in rows
-        )
-    return held_up, skipped
-
-
-def _columns(session: Session, schema: str) -> dict[str, dict[str, str]]:
-    rows = session.rows(
-        "SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_class c"
-        " JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid"
-        " WHERE n.nspname = %s AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND a.attnum > 0"
-        " AND NOT a.attisdropped",
-        (schema,),
-    )
-    columns: dict[str, dict[str, str]] = {}
-    for table, column, kind in rows:
-        columns.setdefault(table, {})[column] = kind
-    return columns
 
 
 def _gone(exists: Exists | None) -> Callable[[Owner], bool]:

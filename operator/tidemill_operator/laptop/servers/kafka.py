@@ -76,25 +76,19 @@ def kafka_brokers(
     servers = []
     for node, name in enumerate(names, 1):
         folder = home / str(node)
-        write_atomic(folder / "log4j2.properties", _LOG_CONFIG)
         properties = _properties(
             node, folder / "data", voters, client=clients[node - 1], controller=controllers[node - 1], count=count
         )
         if advertised:
             properties["advertised.listeners"] = f"PLAINTEXT://127.0.0.1:{advertised[node - 1]}"
-        write_atomic(folder / "server.properties", "".join(f"{key}={value}\n" for key, value in properties.items()))
-        heap = _HEAP if count == 1 else _HEAP_OF_MANY
-        base = [
-            java,
-            *heap,
-            *_JVM,
-            f"-Dlog4j2.configurationFile=file:{folder / 'log4j2.properties'}",
-            "-cp",
-            f"{jars}/*",
-        ]
-        _format(base, folder, cluster)
+        _configure(folder, properties)
+        java_command = _java_command(java, jars, folder, count)
+        _format(java_command, folder, cluster)
         command = Command(
-            name, [*base, "kafka.Kafka", str(folder / "server.properties")], environment=environ, grace_seconds=15.0
+            name,
+            [*java_command, "kafka.Kafka", str(folder / "server.properties")],
+            environment=environ,
+            grace_seconds=15.0,
         )
         servers.append(
             Server(
@@ -158,13 +152,33 @@ def _properties(node: int, data: Path, voters: str, *, client: int, controller: 
     }
 
 
-def _format(base: list[str], folder: Path, cluster: str) -> None:
+def _configure(folder: Path, properties: Mapping[str, str]) -> None:
+    write_atomic(folder / "log4j2.properties", _LOG_CONFIG)
+    write_atomic(folder / "server.properties", "".join(f"{key}={value}\n" for key, value in properties.items()))
+
+
+def _java_command(java: str, jars: Path, folder: Path, count: int) -> list[str]:
+    """Return the command of a broker's JVM, without the class to run."""
+    heap = _HEAP if count == 1 else _HEAP_OF_MANY
+    logging = f"-Dlog4j2.configurationFile=file:{folder / 'log4j2.properties'}"
+    return [java, *heap, *_JVM, logging, "-cp", f"{jars}/*"]
+
+
+def _format(java_command: list[str], folder: Path, cluster: str) -> None:
     data = folder / "data"
     done = folder / "formatted"
     if done.exists():
         return
     shutil.rmtree(data, ignore_errors=True)  # half-formatted by an interrupted start; it never held a record
-    command = [*base, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(folder / "server.properties")]
+    command = [
+        *java_command,
+        "kafka.tools.StorageTool",
+        "format",
+        "-t",
+        cluster,
+        "-c",
+        str(folder / "server.properties"),
+    ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=_FORMAT_SECONDS, check=False)
     if result.returncode != 0:
         raise ServerError(f"formatting Kafka's storage in {data} failed:\n{(result.stdout + result.stderr)[-2000:]}")

@@ -15,6 +15,7 @@ def ensure_partitions_sql(schema_name: str) -> str:
     partitioned tables of this schema.
     """
     schema = quote(schema_name)
+    # Longer than other functions, because it is the text of one SQL function.
     return f"""
 CREATE OR REPLACE FUNCTION {schema}.ensure_partitions(table_name text, days integer[], widths integer[]) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' SET timezone = 'UTC'

@@ -267,4 +267,4 @@ def test_many_that_fail_are_not_all_named() -> None:
     assert "aggregation a7: " in str(error)
     assert "; and 12 more; other aggregations go on" in str(error)
     (record,) = failing(LiveSchema(owner, skipped=(Failing("", "anomalies", "record x: too large"),)), owner)
-    assert str(record).startswith("the pipeline: passed over in anomalies: record x: too large; ")
+    assert str(record).startswith("the pipeline: skipped in anomalies: record x: too large; ")

@@ -1,4 +1,4 @@
-"""What detectors know and what they found, as rows; whose transaction it is decides what these move together with."""
+"""Reads and writes the rows of detectors' states and of anomalies, in the caller's transaction."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tidemill_processor.detect.detectors import State, Verdict
 from tidemill_processor.keeper.quotas import Kept, left, note
 
 CLEARED = "cleared"
-"""Severity of an anomaly that is none any more."""
+"""Severity of an anomaly whose window, after late events, is no longer anomalous."""
 ANOMALY_BYTES = 500
-"""What a row costs with its place in the indexes, besides its group, which is in two of them."""
+"""Bytes of a row with its index entries, without its group, which is in two of the indexes."""
 _LONG = re.compile(r"(?<![.\d])\d{17}")
-"""What was a float: counts and hours have fewer digits, and a float has an exponent from there on."""
+"""A number that was a float in Python. Integers of states, such as counts and hours, have fewer digits."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Anomaly:
 
     Attributes:
         group: the group columns as stable JSON.
-        start, end: of the window, RFC 3339; of an event both are its time.
-        record: of an event its epoch, partition and offset.
+        start, end: of the window, RFC 3339; for an event, both are its event time.
+        record: epoch, partition and offset of an event; None for a window.
     """
 
     rule: str
@@ -52,7 +52,7 @@ class Anomaly:
 
 @dataclass(frozen=True)
 class Known:
-    """What a rule's detector knows of a group; `place` is where of (`aggregation_id`), `seen` see `_detectors`."""
+    """The state of a rule's detector for one group. `place` and `seen` are columns of `_detectors`, see there."""
 
     rule: str
     place: int
@@ -62,20 +62,20 @@ class Known:
 
 
 def by_rule(found: Iterable[Anomaly]) -> Counter[str]:
-    """How many were detected by each rule; an anomaly that holds no longer is none."""
+    """Return the number of anomalies by rule, without cleared ones."""
     return Counter(anomaly.rule for anomaly in found if anomaly.verdict.severity != CLEARED)
 
 
 def insert_anomalies(
     connection: psycopg.Connection[Any], database: Database, found: Sequence[Anomaly], place: int
 ) -> None:
-    """Store anomalies as far as their quota reaches, from where they are published; one that is there already stays.
+    """Store anomalies to be published, as far as the quota allows. Existing rows are kept.
 
     Args:
-        connection: in the transaction that found them.
+        connection: in the transaction that found the anomalies.
         database: the pipeline's.
-        found: some.
-        place: who counts them, see `_kept`.
+        found: the anomalies.
+        place: the row of `_kept` that counts them, see there.
     """
     if not found:
         return
@@ -87,12 +87,12 @@ def insert_anomalies(
 
 
 def scanner_place(aggregation_id: int) -> int:
-    """Where `_kept` counts the anomalies of an aggregation's windows."""
+    """Return the place in `_kept` that counts the anomalies of an aggregation's windows."""
     return -1 - aggregation_id
 
 
 def _insert(connection: psycopg.Connection[Any], schema: str, found: Sequence[Anomaly]) -> tuple[int, int]:
-    """Rows and bytes stored."""
+    """Insert anomalies, and return the number of rows and bytes that were stored."""
     cursor = connection.cursor()
     cursor.executemany(
         anomalies.insert(schema),
@@ -116,25 +116,25 @@ def _insert(connection: psycopg.Connection[Any], schema: str, found: Sequence[An
 def read_states(
     connection: psycopg.Connection[Any], schema: str, rules: Collection[str], place: int, groups: Collection[str]
 ) -> dict[tuple[str, str], State]:
-    """What detectors know, by rule and group, as far as they know anything."""
+    """Return the stored states of detectors, by rule and group."""
     rows = connection.execute(detectors.read(schema), (list(rules), place, list(groups)))
     return {(rule, group): parse_state(text) for rule, group, text in rows}
 
 
 def known_groups(connection: psycopg.Connection[Any], schema: str, rule: str, place: int) -> list[str]:
-    """The groups that a rule's detectors know something of, the one that came last at the end."""
+    """Return the groups with a stored state of a rule, the most recent group last."""
     return [group for (group,) in connection.execute(detectors.groups(schema), (rule, place))]
 
 
 def forget_states(
     connection: psycopg.Connection[Any], schema: str, rule: str, place: int, groups: Collection[str]
 ) -> None:
-    """Remove what a rule's detectors know of groups."""
+    """Remove a rule's stored states of these groups."""
     connection.execute(detectors.forget(schema), (rule, place, list(groups)))
 
 
 def parse_state(text: str) -> State:
-    """A state as it was before Postgres had it, which writes 1e+16 as an integer: those are not reckoned with alike."""
+    """Parse a stored state. Postgres writes the float 1e+16 as an integer; such numbers become floats again."""
     state: State = json.loads(text, parse_int=_number if _LONG.search(text) else int)
     return state
 
@@ -144,7 +144,7 @@ def _number(digits: str) -> int | float:
 
 
 def save_states(connection: psycopg.Connection[Any], schema: str, known: Sequence[Known]) -> None:
-    """Store what detectors know now."""
+    """Store states of detectors."""
     rows = [
         (k.rule, k.place, k.group, msgspec.json.encode(k.state).decode(), None if k.seen is None else list(k.seen))
         for k in known

@@ -1,8 +1,8 @@
-"""Anomaly rules over single events: each that passes the filter is judged, in the order of its partition.
+"""Anomaly rules over single events: each event that passes the filter is judged, in the order of its partition.
 
-A rule's detectors are the partition's own: what they know moves in the transaction that moves its position. A batch is
-judged before that transaction, by what was known at the positions where the batch begins; the fence in it says whether
-those still hold. So verdicts do not depend on batches, replicas or restarts, and no further lock is taken.
+Each partition has its own detectors. Their states are stored in the transaction that advances the partition's position.
+A batch is judged before that transaction, with the states at the positions where the batch begins. The transaction then
+checks that these positions still hold. So verdicts do not depend on batches, replicas or restarts, without a lock.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ from tidemill_processor.detect.anomalies import (
 from tidemill_processor.detect.detectors import State, judge
 
 MOST_GROUPS = 10_000
-"""A rule has detectors of so many groups of a partition: those that came last. One that was left out starts anew."""
+"""Maximum number of groups with a state, per rule and partition. The least recent group is forgotten first."""
 HELD_STATES = 5_000
-"""So many states stay in memory between batches; others are read when their group comes."""
+"""Maximum number of states in memory between batches; others are read when an event of their group comes."""
 
 Groups = OrderedDict[str, State | None]
-"""A rule's groups in a partition, the one that came last at the end; None: what is known of it is in Postgres only."""
+"""The states of a rule in a partition by group, the most recent group last; None: the state is only in Postgres."""
 
 _VALUE = "_v"
 
 
 @dataclass
 class Judged:
-    """What a batch does to detectors.
+    """The effect of a batch on detectors.
 
     Attributes:
-        groups: by partition and rule, as they are once the batch is stored.
-        changed, gone: rows of `_detectors` to write, and those (rule, place, groups) to remove.
+        groups: the states after the batch, by partition and rule.
+        changed, gone: rows of `_detectors` to write, and (rule, place, groups) of rows to remove.
     """
 
     groups: dict[int, dict[str, Groups]] = field(default_factory=dict)
@@ -62,13 +62,13 @@ class Judged:
 
 
 class Watcher:
-    """Judges the events of one pipeline. A replay judges none: they were judged when they came."""
+    """Judges the events of one pipeline. A replay judges none: they were judged when they first arrived."""
 
     def __init__(self, database: Database, config: PipelineConfig) -> None:
         self._database, self._schema = database, database.schema
         live = database.reader == LIVE
         self._rules = [rule for rule in config.spec.anomalies if rule.field is not None and live]
-        # By partition: the position at which this is known.
+        # By partition: a position, and the states at that position.
         self._held: dict[int, tuple[object, dict[str, Groups]]] = {}
 
     def judge(
@@ -80,7 +80,7 @@ class Watcher:
     ) -> Judged:
         """Judge a batch that begins at these positions, outside its transaction.
 
-        Until `keep` says that it was stored, nothing is remembered of its partitions.
+        The states of its partitions are forgotten in memory until `keep` is called.
         """
         judged = Judged()
         if not self._rules:
@@ -96,7 +96,7 @@ class Watcher:
         return judged
 
     def store(self, connection: psycopg.Connection[Any], judged: Judged) -> None:
-        """Write it, in the batch's transaction, behind its fence."""
+        """Write states and anomalies, in the batch's transaction, after its positions were checked."""
         if judged.changed:
             save_states(connection, self._schema, judged.changed)
         for rule, place, groups in judged.gone:
@@ -106,7 +106,7 @@ class Watcher:
             insert_anomalies(connection, self._database, of_it, partition)
 
     def keep(self, judged: Judged, positions: Mapping[int, object]) -> None:
-        """Remember what is known now that the batch is stored and its partitions stand at these positions."""
+        """Keep the states in memory, after the batch was stored and its partitions are at these positions."""
         for partition, by_rule in judged.groups.items():
             self._held[partition] = (positions[partition], by_rule)
         share = HELD_STATES // max(1, sum(len(by_rule) for _, by_rule in self._held.values()))
@@ -123,7 +123,7 @@ class Watcher:
         by_rule: dict[str, Groups],
         wanted: Iterable[str],
     ) -> Groups:
-        """The groups of a rule, with the states of those that are wanted."""
+        """Return the groups of a rule, with the states of the wanted ones."""
         place = _place(partition)
         if (groups := by_rule.get(rule.name)) is None:
             known = known_groups(connection, self._schema, rule.name, place)
@@ -131,7 +131,7 @@ class Watcher:
         missing = [group for group in wanted if group in groups and groups[group] is None]
         if missing:
             states = read_states(connection, self._schema, [rule.name], place, missing)
-            # The rule was about another field: that says nothing about this one.
+            # If the rule watched another field before, its state does not apply.
             groups.update((g, s if s.get("field") == rule.field else {}) for (_, g), s in states.items())
         return groups
 
@@ -144,7 +144,7 @@ def _judge_events(
     source: tuple[int, Batch],
     judged: Judged,
 ) -> None:
-    """Judge and learn a partition's events one by one; `source`: the partition's epoch, and the batch they are of."""
+    """Judge and learn a partition's events one by one. `source` is the partition's epoch and the batch."""
     epoch, batch = source
     partition = int(events[PARTITION][0])
     place, last, gone = _place(partition), dict[str, int](), set[str]()
@@ -168,12 +168,12 @@ def _judge_events(
 
 
 def _place(partition: int) -> int:
-    """Where `_detectors` keeps what is known of a partition's events."""
+    """Return the place in `_detectors` of the states of a partition's events."""
     return -1 - partition
 
 
 def _valued(rule: AnomalySpec, frame: pl.DataFrame) -> pl.DataFrame:
-    """The events that have a value, with what is needed of them, in the order they came."""
+    """Return the events that have a value, with the needed columns, in consume order."""
     value = pl.col(rule.watched)
     return frame.filter(value.is_not_null()).select(
         PARTITION, TIME, INDEX, value.cast(pl.Float64).alias(_VALUE), *rule.group_by
@@ -181,7 +181,7 @@ def _valued(rule: AnomalySpec, frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _keys(rule: AnomalySpec, events: pl.DataFrame) -> list[str]:
-    """The group of each event, as stable JSON."""
+    """Return the group of each event, as stable JSON."""
     texts: dict[tuple[Any, ...], str] = {}
     rows: Iterable[tuple[Any, ...]] = repeat((), events.height)
     if rule.group_by:
@@ -196,7 +196,7 @@ def _keys(rule: AnomalySpec, events: pl.DataFrame) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    """A group column's value as JSON has it; -0.0 and 0.0 are one group."""
+    """Return a group column's value for JSON; -0.0 becomes 0.0, because they are the same group."""
     if isinstance(value, dt.datetime):
         return rfc3339(value)
     return value + 0.0 if isinstance(value, float) else value

@@ -1,7 +1,7 @@
-"""Closed windows that late events changed, judged once more by what their group's detector knew before them.
+"""Judges closed windows again that late events have changed, with the detector's state before the window.
 
-A detector is never rewound: what it learnt from the window's first state stays. What it knew before each of the latest
-windows is kept for this; a window that is older keeps its verdict.
+For this, the states before each of a group's latest windows are stored. An older window keeps its verdict. The current
+state of the detector does not change: it keeps what it learnt from the window's first values.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from tidemill_processor.windows.reading import WindowReader
 from tidemill_processor.windows.salvage import Salvage
 
 KEPT_WINDOWS = 24
-"""Of so many of a group's latest windows is kept what its detectors knew before them."""
+"""For so many of a group's latest windows, the detectors' states before the window are stored."""
 
 
 @dataclass(frozen=True)
 class ClosedWindow:
-    """A closed window, with its group as stable JSON. One that has joined another session has no `metrics`."""
+    """A closed window, with its group as stable JSON. A session that was merged into another one has no `metrics`."""
 
     group: str
     start: str
@@ -43,7 +43,7 @@ class ClosedWindow:
 
     @classmethod
     def of(cls, reader: WindowReader, row: list[Any]) -> ClosedWindow:
-        """From a row of `WindowReader.closed` or `corrected`."""
+        """Create it from a row of `WindowReader.closed` or `corrected`."""
         found = dict(zip(reader.columns, row, strict=False))
         group = json.dumps({name: found[name] for name in reader.groups}, sort_keys=True)
         start, end = found["window_start"], found["window_end"]
@@ -52,11 +52,11 @@ class ClosedWindow:
 
     @property
     def start_ms(self) -> int:
-        """Where it starts, epoch ms."""
+        """Start of the window, epoch ms."""
         return _epoch_ms(self.start)
 
     def anomaly(self, store: AggregationStore, rule: AnomalySpec, verdict: Verdict) -> Anomaly:
-        """A verdict on it, to be stored."""
+        """Return the anomaly to store for a verdict on this window."""
         at = (store.name, store.version, rule.watched, self.group, self.start, self.end)
         least, greatest = next(answer_range(*found) for found in store.layout.metrics if found[0].name == rule.watched)
         return Anomaly(rule.name, *at, verdict.within(least, greatest), self.revision)
@@ -64,12 +64,12 @@ class ClosedWindow:
 
 @lru_cache(maxsize=4096)
 def _epoch_ms(text: str) -> int:
-    """The windows of a span start at few different times."""
+    """Return an RFC 3339 time in epoch ms; cached, because the windows of a span have few different starts."""
     return round(dt.datetime.fromisoformat(text).timestamp() * 1000)
 
 
 class Rescorer:
-    """Judges the corrected windows of one aggregation. All in the scanner's transaction, under its lock."""
+    """Judges the corrected windows of one aggregation. All methods run in the scanner's transaction, under its lock."""
 
     def __init__(
         self, database: Database, store: AggregationStore, rules: list[AnomalySpec], reader: WindowReader
@@ -80,7 +80,7 @@ class Rescorer:
         self._duty = Duty("rescore", store.name, store.version)
 
     def remember(self, connection: psycopg.Connection[Any], before: Iterable[tuple[str, ClosedWindow, State]]) -> None:
-        """Keep what detectors (by rule) knew before windows, where windows can be reopened."""
+        """Store the detectors' states before these windows (by rule), if windows can be reopened."""
         if self._store.layout.reopen_ms is None:
             return
         connection.cursor().executemany(
@@ -92,7 +92,7 @@ class Rescorer:
         )
 
     def forget(self, connection: psycopg.Connection[Any], scanned_until: int) -> None:
-        """Remove what is kept of windows that are too old."""
+        """Remove the stored states before windows that are too old."""
         plan = self._store.layout
         if plan.reopen_ms is not None:
             kept = plan.size_ms + KEPT_WINDOWS * (plan.gap_ms or plan.pane_ms)
@@ -101,9 +101,9 @@ class Rescorer:
     def run(
         self, connection: psycopg.Connection[Any], scanned_until: int, *, careful: bool = False
     ) -> Sequence[Anomaly]:
-        """Judge some of what was corrected, of windows that were judged before; the anomalies written.
+        """Judge some corrected windows that were judged before, and return the written anomalies.
 
-        With `careful` what cannot be read or judged of it is passed over.
+        With `careful`, values that cannot be read are skipped.
         """
         corrected = self._noted.due(connection)
         if corrected is None:
@@ -138,7 +138,7 @@ class Rescorer:
         return {(rule, group, start): parse_state(text) for rule, group, start, text in rows}
 
     def _told(self, connection: psycopg.Connection[Any], starts: list[int]) -> dict[tuple[str, str, int], float]:
-        """Values of the anomalies that hold in these windows, by rule, group and start."""
+        """Return the values of these windows' anomalies that are not cleared, by rule, group and start."""
         rows = connection.execute(anomalies.of_windows(self._schema), (self._store.name, self._store.version, starts))
         return {
             (rule, json.dumps(group, sort_keys=True), start): value

@@ -1,4 +1,4 @@
-"""Anomaly rules over closed windows: detectors' states, anomalies and `scanned_until` move in one transaction."""
+"""Anomaly rules over closed windows: detectors' states, anomalies and `scanned_until` change in one transaction."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from tidemill_processor.windows.reading import Span, WindowReader
 from tidemill_processor.windows.salvage import Salvage
 
 SPAN_PANES = 64
-"""At most this many panes are scanned in a transaction."""
+"""Maximum number of panes that are scanned in a transaction."""
 PIECE_WINDOWS = 2_000
-"""At most this many windows, and the states of their groups, are held at a time."""
+"""Maximum number of windows that are in memory at a time, with the states of their groups."""
 _SHRINK = 8
-"""By so much the next span is shorter after one that failed."""
+"""After a span failed, the next one is shorter by this factor."""
 
 
 class Scanner:
@@ -56,9 +56,9 @@ class Scanner:
         self._duty = Duty("scan", store.name, store.version)
 
     def rescore(self, connection: psycopg.Connection[Any], closed_until: int) -> int:
-        """Judge once more windows that late events changed; the number of anomalies written. Skips like `run`.
+        """Judge windows again that late events have changed, and return the number of written anomalies.
 
-        What cannot be read of them is passed over.
+        Does nothing while another replica scans. Values that cannot be read are skipped.
         """
         if self._store.layout.reopen_ms is None:
             return 0
@@ -79,9 +79,10 @@ class Scanner:
         return len(found)
 
     def run(self, connection: psycopg.Connection[Any], closed_until: int) -> int:
-        """Scan windows closed since the last time; the number of anomalies found. Skips if another replica scans.
+        """Scan windows that were closed since the last scan, and return the number of anomalies found.
 
-        A span that cannot be read is tried shorter; of the shortest, what cannot be read is passed over.
+        Does nothing while another replica scans. If a span cannot be read, shorter spans are tried; in the shortest
+        one, values that cannot be read are skipped.
         """
         while True:
             try:
@@ -89,7 +90,7 @@ class Scanner:
             except Exception as error:
                 panes, fault = self._panes, is_fault(error)
                 if fault or isinstance(error, psycopg.Error):
-                    # A timeout is no row's fault, but less is read in less time.
+                    # After a timeout, a shorter span may be read in time.
                     self._panes = panes // _SHRINK if fault else max(1, panes // _SHRINK)
                 if not fault or panes == 0 or connection.closed:
                     raise
@@ -99,12 +100,12 @@ class Scanner:
                 return found.total()
 
     def _turn(self, connection: psycopg.Connection[Any]) -> tuple[bool, int | None]:
-        """Whether this process alone scans, in this transaction, and how far scanning has come."""
+        """Try to get the lock for scanning, for this transaction. Returns whether it was got, and `scanned_until`."""
         row = connection.execute(
             aggregations.scanned(self._schema),
             (f"{self._schema}/scan", self._store.id),
         ).fetchone()
-        # From that generation on other columns may be fed: windows closed since then are its processors' to read.
+        # A newer generation may write other columns, which only its own processors can read.
         if row is None or not row[1] or self._database.newer_generation(connection) is not None:
             return False, None
         return True, row[0]
@@ -114,7 +115,7 @@ class Scanner:
             may, scanned_until = self._turn(connection)
             if not may or (scanned_until is not None and scanned_until >= closed_until):
                 return Counter()
-            # Of a hopping window's panes the first is in a span for each window that it is in.
+            # Hopping windows overlap: a span of so many window ends reads more panes than it has ends.
             panes = self._panes + self._store.layout.spread_ms // self._store.layout.pane_ms if self._panes else 0
             span = self._reader.span(connection, scanned_until, closed_until, panes)
             until, found = closed_until, Counter[str]()
@@ -125,7 +126,7 @@ class Scanner:
         return found
 
     def _scan(self, connection: psycopg.Connection[Any], span: Span, *, careful: bool) -> Counter[str]:
-        """Judge the windows of a span, a piece at a time; the number of anomalies found, by rule."""
+        """Judge the windows of a span, some at a time, and return the number of anomalies by rule."""
         salvage = Salvage(connection, self._reader, partial(self._reader.of_closed, span))
         rows = salvage.rows() if careful else self._reader.closed(connection, span)
         count, skips = Counter[str](), list[Skip]()
@@ -160,7 +161,7 @@ class Scanner:
     def _judge(
         self, rule: AnomalySpec, known: State, window: ClosedWindow, skips: list[Skip]
     ) -> tuple[Verdict | None, State]:
-        """The verdict and the next state; a value that no detector can take is passed over."""
+        """Return the verdict and the next state. A value that the detector cannot judge is skipped."""
         value = window.metrics[rule.watched]
         try:
             return judge(rule.detector, known, window.start_ms, number(value))

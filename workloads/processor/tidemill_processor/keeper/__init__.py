@@ -1,1 +1,1 @@
-"""The keeper: a thread that closes, scans and publishes, duty by duty."""
+"""The keeper: a thread that closes windows, scans them for anomalies and publishes them."""

@@ -1,4 +1,4 @@
-"""Duties tried one by one: what fails holds up nothing else, is tried again more and more seldom, and is told."""
+"""Runs the keeper's duties separately. One that fails does not block others; it is reported and retried."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ KINDS: tuple[Kind, ...] = (
 )  # fmt: skip
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = {True: 30.0, False: 4.0}
-"""Of a fault, which waits for somebody, and of a server, which comes back."""
+"""By whether data or code is at fault (`is_fault`), which somebody has to mend; a server returns by itself."""
 TOLD_AFTER_SECONDS = 60.0
-"""What no row is to blame for (a lock, a server) is told of in the tables if it lasts so long."""
+"""A failure without a fault (a lock, a server) is only written to the table `_held_up` if it lasts so long."""
 
 
 @dataclass(frozen=True)
 class Duty:
-    """Something the keeper does again and again for one aggregation; of the whole pipeline without a name."""
+    """A repeated task of the keeper for one aggregation; an empty name: for the whole pipeline."""
 
     kind: Kind
     aggregation: str = ""
@@ -39,17 +39,17 @@ class Duty:
 
 
 Attempt = Callable[[psycopg.Connection[Any], Duty, Callable[[], int]], int]
-"""How a duty is done: `at_once`, or as `Trials.run` does it."""
+"""Runs a duty: `at_once` or `Trials.run`."""
 
 
 def at_once(connection: psycopg.Connection[Any], duty: Duty, work: Callable[[], int]) -> int:
-    """Just do it: what it raises is the caller's affair."""
+    """Run a duty, and let its errors pass."""
     return work()
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """A duty that fails: why, since when (monotonic), how often, and when it is tried next."""
+    """A failing duty: the reason, since when (monotonic), the number of failures, and when it is tried next."""
 
     reason: str
     fault: bool
@@ -61,7 +61,7 @@ class Trouble:
 
 
 class Trials:
-    """Tries duties over the keeper's connection, and remembers which of them fail. Others may look at `troubles`."""
+    """Runs duties over the keeper's connection, and remembers failures. Any thread may read `troubles`."""
 
     def __init__(self, schema: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._schema, self._clock = schema, clock
@@ -75,19 +75,19 @@ class Trials:
 
     @property
     def troubles(self) -> Mapping[Duty, Trouble]:
-        """What fails now."""
+        """The duties that fail now."""
         with self._lock:
             return dict(self._troubles)
 
     def trouble(self, duty: Duty) -> Trouble | None:
-        """Why a duty fails; None: it does not."""
+        """Return why a duty fails; None: it does not."""
         return self._troubles.get(duty)
 
     def run(self, connection: psycopg.Connection[Any], duty: Duty, work: Callable[[], int]) -> int:
-        """What a duty answers; 0 if it fails, or failed not long ago.
+        """Run a duty and return its result; 0 if it fails, or if it is not time yet to retry it.
 
         Raises:
-            psycopg.Error: the connection is gone.
+            psycopg.Error: the connection is closed.
         """
         known = self._troubles.get(duty)
         if known is not None and self._clock() < known.again_at:
@@ -110,7 +110,7 @@ class Trials:
         wait = min(MAX_BACKOFF_SECONDS[fault], FIRST_BACKOFF_SECONDS * 2 ** min(tries - 1, 10))
         told = fault or now - since >= TOLD_AFTER_SECONDS or (known is not None and known.told)
         if known is None or known.reason != text:
-            # Of our own errors the place says more than the text.
+            # For errors of our own code, the traceback says more than the text.
             log.warning(
                 "%s of %s: %s; again in %.1f s", duty.kind, duty.aggregation or "the pipeline", text, wait,
                 exc_info=fault and not isinstance(error, psycopg.Error),
@@ -128,7 +128,7 @@ class Trials:
             known = self._troubles.pop(duty, None)
         if known is not None:
             self._count(duty)
-            log.info("%s of %s goes on", duty.kind, duty.aggregation or "the pipeline")
+            log.info("%s of %s works again", duty.kind, duty.aggregation or "the pipeline")
         self._cleared.add(duty)
         self._write(connection, failing.go_on(self._schema), (duty.aggregation, duty.version, duty.kind))
 
@@ -137,7 +137,7 @@ class Trials:
         metrics.HELD_UP.labels(duty=duty.kind).set(failing)
 
     def _write(self, connection: psycopg.Connection[Any], text: str, values: tuple[Any, ...]) -> None:
-        """What is told must not hold up what is told of."""
+        """Write to the tables of failures. An error here must not block the duties."""
         try:
             connection.execute(text, values)
         except psycopg.Error as error:

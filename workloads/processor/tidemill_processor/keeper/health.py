@@ -1,4 +1,4 @@
-"""What /health says of the keeper: which duties of which aggregations fail, and why."""
+"""The keeper's part of /health: which duties of which aggregations fail, and why."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tidemill_processor.keeper.keeper import Keeper
 
 _MOST = 16
 _LASTING = 3
-"""A lock that was waited for in vain once or twice is nobody's concern."""
+"""Fewer failures in a row, e.g. timeouts of a lock, do not make the process `degraded`."""
 _WORDS = {
     "closing": ("close",),
     "scanning": ("scan", "rescore"),
@@ -28,12 +28,12 @@ class Standing:
 
 
 def standing(keeper: Keeper | None) -> Standing:
-    """How the keeper does; None: there is none, the process replays."""
+    """Return the keeper's state; for None: there is no keeper, because the process replays."""
     if keeper is None:
         return Standing({"publishing": "replaying"})
     error = keeper.error
     if keeper.ident is not None and not keeper.is_alive():
-        error = error or "its thread has ended; the process has to be started again"
+        error = error or "its thread has ended; restart the process"
     troubles = keeper.trials.troubles
     told: dict[str, Any] = {"keeper": error or "ok"}
     for word, kinds in _WORDS.items():

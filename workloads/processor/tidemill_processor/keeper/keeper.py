@@ -1,8 +1,8 @@
-"""The keeper: a thread that closes windows, scans them for anomalies, publishes and feeds live listeners.
+"""The keeper: a thread that closes windows, scans them for anomalies, publishes them and sends live changes.
 
-It has a connection of its own, so that the loop that commits events never waits for it. Every replica has one; the
-passes are idempotent or take a lock that only one holds. Each duty of each aggregation is tried by itself: one that
-fails holds up no other, and only a connection that is gone ends a pass.
+It has its own connection, so that the loop that commits events never waits for it. Every replica has a keeper. Its
+tasks are idempotent, or take a lock that only one replica gets. Each duty of each aggregation runs separately: one that
+fails does not block others. Only a lost connection ends a pass.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ HELD_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Duties:
-    """What a keeper does, made anew with each connection."""
+    """The parts of a keeper's pass. They are created again for each connection."""
 
     closer: Closer
     scanners: list[Scanner]
@@ -49,15 +49,15 @@ class Keeper(threading.Thread):
     """Runs the duties every `interval_seconds` until stopped.
 
     Args:
-        connect: a new connection; may raise psycopg.OperationalError.
-        duties: makes the duties over a connection.
+        connect: opens a connection; may raise psycopg.OperationalError.
+        duties: creates the duties for a connection.
         trials: of the pipeline's schema.
         interval_seconds: between passes.
 
     Attributes:
-        error: why no pass came to its end lately; empty after one that did.
-        database_error: the same, if Postgres is to blame.
-        held: whether Postgres is known not to answer, and looked after by somebody else.
+        error: why the last pass failed; empty: it was completed.
+        database_error: the same, if Postgres is the cause.
+        held: whether to wait, because Postgres is known not to answer; `Lookout` checks it.
     """
 
     def __init__(
@@ -83,16 +83,16 @@ class Keeper(threading.Thread):
 
     @property
     def alive_at(self) -> float:
-        """When it last came a step further, also in waiting for Postgres."""
+        """When it last made progress (monotonic seconds); an answer of Postgres counts."""
         return max(self._passed_at, getattr(self._serving, "heard_at", 0.0))
 
     def stop(self, timeout_seconds: float = 10.0) -> None:
-        """Finish the present pass and end."""
+        """Finish the current pass and end."""
         self._stopping.set()
         self.join(timeout_seconds)
 
     def run(self) -> None:  # noqa: D102
-        metrics.KEEPER_PASSED.set_to_current_time()  # a keeper that never gets through is found too
+        metrics.KEEPER_PASSED.set_to_current_time()  # so that alerts also find a keeper that never completes a pass
         while not self._stopping.is_set():
             if self.held():
                 self._passed_at = time.monotonic()
@@ -134,7 +134,7 @@ class Keeper(threading.Thread):
             self._try(connection, duty, work)
         published, results_fail = 0, False
         for duty, work in duties.publisher.duties(connection, clock.closed):
-            # All results go to one topic: if Kafka does not take those of one aggregation, the next is not waited for.
+            # All results go to one topic. If Kafka does not take those of one aggregation, others need not be tried.
             if results_fail and duty.aggregation:
                 continue
             published += self._try(connection, duty, work)

@@ -1,6 +1,6 @@
-"""Dead letters and anomalies are kept as far as their quota reaches; every one that is not is counted (see `_kept`).
+"""Keeps dead letters and anomalies within their quotas. Those that are not stored are counted in `_kept`.
 
-What there is room for is read in the transaction that stores, so no replica goes by what another one knew a while ago.
+The remaining quota is read in the transaction that stores, so that it is up to date with several replicas, too.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from tidemill_processor.batch import DeadLetter
 from tidemill_processor.database import Database
 
 MAX_BATCH_VALUES = 16 * 1024 * 1024
-"""Bytes of values that dead letters of one batch keep: a body of a kilobyte may unpack to ten thousand of them."""
+"""Maximum bytes of values in the dead letters of one batch. A compressed body of 1 kB may contain 10,000 of them."""
 SPARE_SHARE = 8
-"""Beyond the quota this part of it more is for dead letters without their value."""
+"""Dead letters without values may exceed the quota by this part of it (1/8)."""
 LETTER_BYTES = 300
-"""What a row costs with its place in three indexes, besides its value, key and texts."""
+"""Bytes of a row with its entries in three indexes, without its value, key and texts."""
 BARE_KEY_BYTES = 1024
 REPORT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What of some dead letters is kept.
+    """The dead letters of a batch that are stored, and the numbers of others.
 
     Attributes:
-        stored: (dead letter, its bytes), some of them without their value.
-        bare, counted: by partition, those without value and those that are not stored at all.
+        stored: (dead letter, its bytes), some without their value.
+        bare, counted: numbers by partition: stored without value, and not stored at all.
         full: whether the quota was the reason.
     """
 
@@ -47,7 +47,7 @@ class Fit:
 
 
 def fit(letters: Iterable[DeadLetter], room: int, spare: int) -> Fit:
-    """Choose what is kept where `room` bytes are left, and `spare` more for dead letters without their value."""
+    """Choose the dead letters that fit into `room` bytes, and into `spare` more bytes for those without value."""
     found = Fit()
     values, full = MAX_BATCH_VALUES, False
     for letter in letters:
@@ -79,14 +79,14 @@ def _bare(letter: DeadLetter, *, by_quota: bool) -> DeadLetter:
 
 
 def left(connection: psycopg.Connection[Any], database: Database, kind: str) -> int:
-    """Bytes that are left of a table's quota; negative: it takes more."""
+    """Return the remaining bytes of a table's quota; negative: it is exceeded."""
     row = connection.execute(kept_rows.held(database.schema), (kind,)).fetchone()
     return database.quotas[kind] - (row[0] if row else 0)
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What one transaction adds to a row of `_kept`; see there."""
+    """The numbers that one transaction adds to a row of `_kept`; see there."""
 
     rows: int = 0
     bytes: int = 0
@@ -96,7 +96,7 @@ class Kept:
 
 
 def note(connection: psycopg.Connection[Any], database: Database, kind: str, place: int, kept: Kept) -> None:
-    """Count it, in the transaction that stores."""
+    """Add numbers to a row of `_kept`, in the transaction that stores the rows."""
     connection.execute(
         kept_rows.add(database.schema),
         (kind, place, kept.rows, kept.bytes, kept.bare, kept.counted, kept.full),
@@ -104,10 +104,10 @@ def note(connection: psycopg.Connection[Any], database: Database, kind: str, pla
 
 
 class Report:
-    """Tells /metrics and /health what is kept and what is not.
+    """Reports to /metrics and /health what is stored and what is not.
 
     Attributes:
-        texts: by table, what its quota took lately; none: nothing.
+        texts: by table, what was recently not stored because of its quota; empty: nothing.
     """
 
     def __init__(self, database: Database, config: PipelineConfig) -> None:
@@ -117,7 +117,7 @@ class Report:
         self.texts: dict[str, str] = {}
 
     def run(self, connection: psycopg.Connection[Any]) -> None:
-        """Look again, if it is time."""
+        """Update metrics and texts every five seconds."""
         if time.monotonic() - self._told_at < REPORT_SECONDS:
             return
         self._told_at = time.monotonic()

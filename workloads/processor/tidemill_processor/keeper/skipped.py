@@ -1,4 +1,4 @@
-"""What could not be read, judged or published and was passed over: rows of `_skipped`, so that nothing is silent."""
+"""Records in the table `_skipped` what could not be read, judged or published, so that nothing is skipped silently."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from tidemill_processor.keeper.duties import Duty
 log = logging.getLogger(__name__)
 
 KEPT = 1_000
-"""The table keeps so many, the latest."""
+"""Maximum number of rows in the table; the latest are kept."""
 NAMED = 100
-"""So many are named each time; of more there is only the number."""
+"""Maximum number of rows that are written at once; the metric counts all."""
 
 
 @dataclass(frozen=True)
 class Skip:
-    """Something that was passed over.
+    """Values, windows or a record that were skipped.
 
     Attributes:
         reason: why.
-        start: of the window, RFC 3339; None: of no window.
-        last: of several windows the last one's start.
-        group: as stable JSON; None: not known, or of all groups.
-        metrics: whose values are missing; empty: everything is.
+        start: start of the window, RFC 3339; None: no window, or an unknown one.
+        last: start of the last window, if there are several.
+        group: as stable JSON; None: unknown, or several groups.
+        metrics: the metrics whose values were skipped; empty: everything was.
     """
 
     reason: str
@@ -40,7 +40,7 @@ class Skip:
 
 
 def record(connection: psycopg.Connection[object], schema: str, duty: Duty, skips: Sequence[Skip]) -> None:
-    """Store what a duty passed over, in the transaction in which it moves on."""
+    """Store what a duty skipped, in the transaction that stores its progress."""
     if not skips:
         return
     rows = [
@@ -51,7 +51,7 @@ def record(connection: psycopg.Connection[object], schema: str, duty: Duty, skip
     connection.execute(failing.trim(schema, KEPT))
     first = skips[0]
     log.warning(
-        "%s of %s passes over %d value(s) or window(s), such as %s of window %s, group %s: %s",
+        "%s of %s skips %d value(s) or window(s), such as %s of window %s, group %s: %s",
         duty.kind, duty.aggregation or "the pipeline", len(skips), ", ".join(first.metrics) or "all", first.start,
         first.group, first.reason,
     )  # fmt: skip

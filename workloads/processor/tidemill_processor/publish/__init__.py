@@ -1,1 +1,1 @@
-"""Results, anomalies, dead letters and live changes, to Kafka and Redis."""
+"""Publishes results, anomalies and dead letters to Kafka, and live changes to Redis."""

@@ -1,4 +1,4 @@
-"""Live changes to Redis, only while somebody listens. Redis down costs nothing but the liveliness."""
+"""Sends live changes to Redis while there are listeners. An outage of Redis only delays live changes."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ log = logging.getLogger(__name__)
 
 MAX_ROWS = 5_000
 ENTRY_BYTES = 256 * 1024
-"""An entry of the stream holds so much of rows at most; a change with more is cut into several."""
+"""Maximum bytes of rows in an entry of the stream. A larger change is divided into several entries."""
 CHANGE_BYTES = 4 * 1024 * 1024
-"""Listeners are told of a larger change only that there is one, and look for it in the tables."""
+"""Of a larger change, no rows are sent. Listeners read them from the tables."""
 STREAM_LENGTH = 10_000
 STREAM_BYTES = 16 * 1024 * 1024
-"""What a processor has written before its latest so many entries and bytes goes."""
+"""A processor's older entries, beyond so many entries or bytes, are removed from the stream."""
 ASK_SECONDS = 1.0
 
 Entry = dict[str, Any]
-"""What is written to the stream at once; see `Entry` of the API."""
+"""One entry of the stream; see `Entry` of the API."""
 
 
 class Live:
-    """Publishes what commits changed and what passes closed.
+    """Sends the rows that commits changed, and the closings.
 
-    `note` is called by the committing thread, `run` by the keeper's.
+    The thread that commits calls `note`; the keeper's thread calls `run`.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Live:
         self._bytes = 0
 
     def note(self, changes: Sequence[Change]) -> None:
-        """Remember what a commit changed, if somebody listens."""
+        """Remember the changes of a commit, if there are listeners."""
         if not self._listening:
             return
         with self._lock:
@@ -78,10 +78,11 @@ class Live:
                 self._changes.setdefault(change.aggregation, []).append(change)
 
     def run(self, connection: psycopg.Connection[Any], clock: Clock, attempt: Attempt = at_once) -> None:
-        """Publish what was noted; each aggregation's changes are read by an attempt of its own.
+        """Send the noted changes; each aggregation's changes are read in a separate attempt.
 
         Raises:
-            redis.RedisError, BreakerOpen: Redis is not there; what was noted is dropped, and the next start says so.
+            redis.RedisError, BreakerOpen: Redis does not answer. The noted changes are dropped. The next entry after
+                that (`begin`) makes listeners read the tables.
         """
         try:
             if not self._ask():
@@ -92,7 +93,7 @@ class Live:
                 entries: list[Entry] = []
                 duty = Duty("live", name, self._stores[name].version)
                 attempt(connection, duty, partial(self._read, connection, name, list_, clock, entries))
-                # What is not sent is missing in the revisions, and listeners look for it.
+                # If sending fails, listeners notice the gap in the revisions, and read the tables.
                 for entry in entries:
                     self._send(entry)
             for name, until in clock.newly_closed.items():
@@ -125,9 +126,9 @@ class Live:
         clock: Clock,
         entries: list[Entry],
     ) -> int:
-        """Put what is to be sent of some changes into `entries`; how many rows these are.
+        """Read the rows of some changes into `entries`, and return the number of rows.
 
-        If they cannot be read, it is sent that there are some, and the error raised.
+        If they cannot be read, an entry without rows says that there are changes, and the error is raised.
         """
         store, closed = self._stores[name], clock.closed.get(name)
         revs = [c.rev for c in changes]
@@ -139,8 +140,8 @@ class Live:
         }  # fmt: skip
         try:
             with connection.transaction():
-                # A newer processor may feed other columns than we read; listeners then find these revisions by
-                # themselves.
+                # A newer generation may write other columns, which this process cannot read. Listeners then notice the
+                # gap in the revisions.
                 if self._database.newer_generation(connection) is not None:
                     return 0
                 rows = list(self._readers[name].read(connection, first, last, revs=revs, limit=MAX_ROWS + 1))
@@ -173,7 +174,7 @@ class Live:
 
 
 def _pieces(rows: list[bytes]) -> list[list[msgspec.Raw]] | None:
-    """Encoded rows by what an entry holds, one piece at least; None: they are too much for the stream."""
+    """Divide encoded rows into pieces that fit into an entry, at least one; None: they are too large for the stream."""
     found: list[list[msgspec.Raw]] = [[]]
     room = ENTRY_BYTES
     if len(rows) > MAX_ROWS or sum(map(len, rows)) > CHANGE_BYTES:

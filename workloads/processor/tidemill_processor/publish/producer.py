@@ -1,4 +1,4 @@
-"""A Kafka producer that knows what became of all it was given: acknowledged, refused by itself, or not known yet."""
+"""A Kafka producer that knows the outcome of each record: acknowledged, refused because of itself, or still unknown."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from tidemill_chassis.resilience.failures import kafka_fatal
 log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 8.0
-"""Less than a transaction may be idle."""
+"""Must be less than `idle_in_transaction_session_timeout` of the connection."""
 RENEW_SECONDS = 5.0
-"""A producer is tried for so long at least."""
+"""Minimum age of a producer that is replaced after a failure."""
 _OF_THE_RECORD = frozenset({
     KafkaError.MSG_SIZE_TOO_LARGE,
     KafkaError.RECORD_LIST_TOO_LARGE,
     KafkaError.INVALID_MSG_SIZE,
     KafkaError.INVALID_RECORD,
 })  # fmt: skip
-"""What a broker says of records that it will not take, however often they come."""
+"""Errors of records that a broker refuses, however often they are sent."""
 
 
 class PublishFailed(Exception):
-    """Kafka did not acknowledge everything; the marks stay where they were."""
+    """Kafka did not acknowledge everything; the published marks must not change."""
 
 
 class RecordRefused(Exception):
-    """One record is larger than Kafka takes; nothing is said of others."""
+    """One record is larger than Kafka accepts; others may still be sent."""
 
 
 @dataclass(frozen=True)
 class Refused:
-    """A record that Kafka will not take, and what it says."""
+    """A record that Kafka refuses, with the reason."""
 
     topic: str
     key: bytes | None
@@ -48,14 +48,13 @@ class Refused:
 
 
 class Outlet:
-    """A producer that knows whether all it was given was acknowledged; one that did not deliver is replaced.
+    """Sends records, and waits for their acknowledgement. A producer that does not deliver is replaced.
 
-    A client believes what it heard of leaders, and may miss that there are others: after an outage, or of a topic that
-    was made anew. It would go on like that for as long as it lives.
+    A client may keep outdated leaders for ever: after an outage, or after the topic was created again.
 
     Args:
-        make: a new producer.
-        clock: seconds that only grow.
+        make: creates a producer.
+        clock: monotonic seconds.
     """
 
     def __init__(self, make: Callable[[], Producer], *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -66,17 +65,18 @@ class Outlet:
         self._plainly = partial(self._delivered, None)
 
     def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Any, *, keep: bool = True) -> None:
-        """Queue one record; waits while the queue is full.
+        """Queue one record; wait while the queue is full.
 
         Args:
-            topic: where to.
+            topic: where to send it.
             key: of the record.
             value: of the record.
-            headers: of the record. What Kafka gives back of a refused one has none.
-            keep: whether they are remembered for that; else `settle` has to make them again, which costs no memory.
+            headers: of the record. They are missing in the report of a refused record.
+            keep: whether to remember the headers for such a report. If not, `settle` has to create them again, which
+                saves memory.
 
         Raises:
-            PublishFailed: it stays full, or the producer does not work any more.
+            PublishFailed: the queue stays full, or the producer does not work any more.
             RecordRefused: the record is too large.
         """
         told = partial(self._delivered, headers) if keep else self._plainly
@@ -92,7 +92,7 @@ class Outlet:
             raise PublishFailed(error.args[0].str()) from None
 
     def _delivered(self, headers: Any, error: Any, message: Any) -> None:
-        if error is None or error.code() == KafkaError._PURGE_QUEUE:  # what is given up is told of later at times
+        if error is None or error.code() == KafkaError._PURGE_QUEUE:  # reported late for records that were given up
             return
         if error.code() in _OF_THE_RECORD:
             self._refused.append(Refused(message.topic(), message.key(), message.value(), headers, error.str()))
@@ -100,13 +100,13 @@ class Outlet:
             self._error = error
 
     def settle(self, headers_of: Callable[[Refused], Any] | None = None) -> list[Refused]:
-        """Wait until all is acknowledged but what Kafka will never take; those records.
+        """Wait until Kafka has acknowledged or finally refused all records, and return the refused ones.
 
         Args:
-            headers_of: makes a record's headers where they were not kept.
+            headers_of: creates a record's headers that were not kept.
 
         Raises:
-            PublishFailed: something was not, within a few seconds.
+            PublishFailed: a record was not acknowledged within a few seconds.
         """
         deadline = time.monotonic() + FLUSH_SECONDS
         self._flush(FLUSH_SECONDS)
@@ -116,13 +116,13 @@ class Outlet:
         return self._apart(refused, deadline)
 
     def forget(self) -> None:
-        """Drop what waits to be sent, and what is known of it: whoever gave it has given it up."""
+        """Give up the records that are not sent yet, and forget errors."""
         self._producer.purge(in_flight=False)
         self._producer.poll(0)
         self._error, self._refused = None, []
 
     def _renew(self, *, at_once: bool = False) -> None:
-        """Another producer, which asks anew who leads."""
+        """Replace the producer, so that it asks for the leaders again."""
         if at_once or self._clock() - self._made_at >= RENEW_SECONDS:
             self._producer, self._made_at = self._make(), self._clock()
 
@@ -137,7 +137,7 @@ class Outlet:
             )
 
     def _apart(self, records: Sequence[Refused], deadline: float) -> list[Refused]:
-        """Those of some records that are refused by themselves: a broker refuses a batch as a whole for one of it."""
+        """Return the records that are refused on their own. A broker refuses a whole batch because of one record."""
         culprits: list[Refused] = []
         parts = [records]
         while parts:
@@ -148,7 +148,7 @@ class Outlet:
             half = len(part) // 2
             for piece in (part[:half], part[half:]):
                 if time.monotonic() > deadline:
-                    raise PublishFailed(f"{len(part)} records that Kafka refuses together: {part[0].reason}")
+                    raise PublishFailed(f"Kafka refuses {len(part)} records together: {part[0].reason}")
                 for record in piece:
                     self.send(record.topic, record.key, record.value, record.headers)
                 self._flush(FLUSH_SECONDS)

@@ -1,1 +1,1 @@
-"""The source topic: its consumer, the positions read from, and the backlog."""
+"""The source topic: its consumer, the positions from which it is read, and the lag."""

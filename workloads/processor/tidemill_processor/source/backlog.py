@@ -1,6 +1,6 @@
-"""How far the partitions are behind: where they were committed to last, against where Kafka's log ends now.
+"""The lag of each partition: the difference between its end in Kafka and its last committed position.
 
-It is told by whoever looks at Kafka, also while the loop waits for Postgres. What is not known has no figure.
+The thread that checks Kafka updates it, even while the loop waits for Postgres. An unknown lag has no figure.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from tidemill_processor.source.consumer import Source
 from tidemill_processor.transaction import Position
 
 FRESH_SECONDS = 20.0
-"""After so long without the ends nobody knows how far they are away."""
+"""If the ends were last read longer ago, the lag is unknown."""
 
 
 class Backlog:
-    """The lag of one process's partitions. `measure` and `expire` are called by one thread, the rest by others.
+    """The lag of one process's partitions. One thread calls `measure` and `expire`; others call the rest.
 
     Args:
         source: the topic.
-        positions: of the partitions, as they were committed last; kept by the loop.
+        positions: the last committed positions of the partitions; the loop updates them.
     """
 
     def __init__(self, source: Source, positions: Mapping[int, Position]) -> None:
@@ -32,7 +32,7 @@ class Backlog:
         self._news: tuple[dict[int, int], float] | None = None
 
     def reached(self, partition: int, position: Position) -> int:
-        """Where the next record is expected: behind transaction markers, too, if the consumer met the end there."""
+        """Return the offset where the next record is expected: beyond transaction markers if the consumer read them."""
         read = self._source.end_read(partition)
         if read > position.next_offset:
             self._read_to[partition] = position, read
@@ -40,7 +40,7 @@ class Backlog:
         return at if known == position else position.next_offset
 
     def measure(self, ends: dict[int, int], asked_at: float) -> None:
-        """Kafka's log ended there, when it was asked (`time.monotonic()`)."""
+        """Update the lag with the ends that Kafka reported when asked at `asked_at` (`time.monotonic()`)."""
         positions, lag = dict(self._positions), {}
         for partition in self._source.assigned:
             position = positions.get(partition)
@@ -50,7 +50,7 @@ class Backlog:
         self._asked_at, self._news = asked_at, (ends, asked_at)
 
     def expire(self) -> None:
-        """Kafka did not say where its log ends: figures that are too old are no longer shown."""
+        """Note that Kafka did not report the ends: a lag that is too old becomes unknown."""
         if time.monotonic() - self._asked_at > FRESH_SECONDS:
             self._show(None)
 
@@ -62,12 +62,12 @@ class Backlog:
         self._lag = lag
 
     def news(self) -> tuple[dict[int, int], float] | None:
-        """The ends and when they were asked for; None: they were taken before."""
+        """Return new ends and when they were asked for; None: there are none since the last call."""
         news, self._news = self._news, None
         return news
 
     @property
     def events(self) -> int | None:
-        """Of all partitions; None: of some it is not known, or not which ones there are."""
+        """The lag of all assigned partitions; None: that of a partition is unknown."""
         lag = self._lag
         return sum(lag.values()) if lag is not None and self._source.assigned <= lag.keys() else None

@@ -1,7 +1,7 @@
-"""The source topic, through Quix Streams' consumer: which partitions we own, where we read, where they end.
+"""Reads the source topic with Quix Streams' consumer: assigned partitions, their records and their ends.
 
-The assign callback does no I/O and never raises: it assigns, pauses and bumps a generation. The loop then reads the
-positions, seeks and resumes; until then a partition is not `ready`, and what comes of it is dropped (it comes again).
+The assign callback does no I/O and never raises: it assigns, pauses and increments a generation. The loop then reads
+the positions, seeks and resumes. Until then a partition is not `ready`: its records are dropped, and are read again.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 log = logging.getLogger(__name__)
 
 CONSUMER_TUNING: Mapping[str, Any] = {
-    # The default of 1 s stalls a fast consumer whenever its queue was full.
+    # With the default of 1 s, a fast consumer stalls whenever its queue is full.
     "fetch.queue.backoff.ms": 5,
     "queued.min.messages": 200_000,
-    # Prefetch is memory: bound it.
+    # Limits the memory of prefetched records.
     "queued.max.messages.kbytes": 32_768,
     "fetch.message.max.bytes": 4 * 1024 * 1024,
     "enable.partition.eof": True,
@@ -46,10 +46,10 @@ PRODUCER_TUNING: Mapping[str, Any] = {
     "acks": "all",
     "enable.idempotence": True,
     "linger.ms": 20,
-    # A report a record costs as much as encoding it; what matters is whether one failed.
+    # A delivery report costs as much as encoding the record, and only failures matter.
     "delivery.report.only.error": True,
     "compression.type": "lz4",
-    # What the topics take: a window of long texts is a long record, and one that is refused holds up all after it.
+    # The limit of the topics. A window with long texts is a long record, and a refused record blocks all later ones.
     "message.max.bytes": MAX_RECORD_BYTES,
     "partitioner": "murmur2_random",
     "log_level": 3,
@@ -57,21 +57,21 @@ PRODUCER_TUNING: Mapping[str, Any] = {
 
 
 ASK_SECONDS = 5.0
-"""How long an answer of Kafka to a question may take."""
+"""How long Kafka may take to answer a request."""
 LEAVE_SECONDS = 3.0
 """How long leaving the group may take."""
 GAP_SIGHTINGS = 2
-"""How often the same gap behind a sought offset must be met before it is believed to be one."""
+"""How often the same gap after a seek must be seen before it is believed."""
 
 
 @dataclass
 class Polled:
-    """What one consume call brought.
+    """The result of one consume call.
 
     Attributes:
         messages: records of ready partitions.
-        out_of_range: partitions whose position Kafka no longer holds.
-        failed: the first error that is about the connection or the topic, if any.
+        out_of_range: partitions where Kafka no longer has the record at our position.
+        failed: the first error of the connection or the topic, if any.
     """
 
     messages: list[Any] = field(default_factory=list)
@@ -83,8 +83,8 @@ class Source:
     """Consumes one topic as a member of the pipeline's consumer group.
 
     Attributes:
-        heard_at: when a question about an offset was answered last (monotonic seconds).
-        lost_at: since when the group counts us out, as we did not reach its coordinator; None: it does not.
+        heard_at: when Kafka last answered a request about offsets (monotonic seconds).
+        lost_at: when the group removed this member, because it could not reach the coordinator; None: it is a member.
     """
 
     def __init__(self, settings: WorkloadSettings, config: PipelineConfig) -> None:
@@ -117,17 +117,17 @@ class Source:
         self._had: frozenset[int] = frozenset({0})
 
     def producer(self) -> Producer:
-        """A producer to the same cluster. Not Quix' own, which polls after every record: a fifth of all our CPU."""
+        """Create a producer for the same cluster. Quix Streams' own polls at each record, a fifth of all our CPU."""
         return Producer({**self._connection, **PRODUCER_TUNING})
 
     def subscribe(self) -> None:
-        """Join the consumer group; a member joins again, and keeps its place in it."""
+        """Join the consumer group. A member joins again, without leaving."""
         self._consumer.subscribe(
             [self.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
 
     def renew(self) -> None:
-        """Another consumer in place of one that can do no more; partitions are assigned anew."""
+        """Replace a consumer that can no longer be used. Its partitions are assigned again."""
         self._on_revoke(self._consumer, [])
         self._consumer.close()  # type: ignore[no-untyped-call]
         self._consumer = self._application.get_consumer(auto_commit_enable=False)
@@ -135,8 +135,8 @@ class Source:
 
     def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         for partition in partitions:
-            # Paused and sought before anything is read. An absolute offset: the answer to a question for the group's or
-            # the end's would come after the seek, and now and then win over it.
+            # The partition is paused, and sought before anything is read. The offset here is absolute: librdkafka would
+            # have to ask Kafka for a logical one, and the answer could arrive after the seek and override it.
             partition.offset = 0
         consumer.assign(partitions)
         consumer.pause(partitions)
@@ -161,13 +161,13 @@ class Source:
 
     @property
     def ready(self) -> frozenset[int]:
-        """Partitions that have been sought and resumed."""
+        """The partitions that are read: those that were sought and resumed."""
         return frozenset(self._ready)
 
     def poll(self, limit: int, timeout_seconds: float) -> Polled:
-        """At most `limit` records, waiting at most `timeout_seconds`. Callbacks run in here.
+        """Return at most `limit` records, after at most `timeout_seconds`. Rebalance callbacks run during the call.
 
-        A failed consume call is told in `failed`; it is never raised.
+        A failure of the call is returned in `failed`, never raised.
         """
         polled = Polled()
         generation = self.generation
@@ -177,12 +177,13 @@ class Source:
             polled.failed = error.args[0]
             return polled
         if generation != self.generation:
-            # Some of it may be of an assignment that is gone; all of it comes again, but for what ends the consumer.
+            # Some records may belong to an earlier assignment. All are read again, so they are dropped; only an error
+            # that makes the consumer unusable is kept.
             polled.failed = next((found for message in messages if kafka_fatal(found := message.error())), None)
             return polled
         if self._sought:
             self._prove(messages)
-        # An error message's value is the error's text: it must never be taken for a record.
+        # The value of a message with an error is the error's text. It must never be counted as a record.
         troubled = [message for message in messages if message.error() is not None]
         for message in troubled:
             self._note(message, message.error(), polled)
@@ -194,10 +195,10 @@ class Source:
         return polled
 
     def _prove(self, messages: list[Any]) -> None:
-        """Look whether partitions are read from where they were sought to; stop those that are not, to seek again.
+        """Check that the first record after a seek has the sought offset; if not, stop the partition to seek again.
 
-        Nothing may stand at that offset any more (compaction, transaction markers), so what is found every time is
-        believed in the end.
+        There may be no record at that offset (compaction, transaction markers). So a gap that is seen repeatedly is
+        believed.
         """
         for message in messages:
             partition, error = message.partition(), message.error()
@@ -207,7 +208,7 @@ class Source:
             del self._sought[partition]
             gaps, gap = self._gaps.setdefault(partition, []), (sought, message.offset())
             if gap[0] != gap[1] and (gap[1] < sought or gaps.count(gap) < GAP_SIGHTINGS):
-                log.info("partition %d was sought to %d and came from %d; seeking again", partition, *gap)
+                log.info("partition %d: sought offset %d, but got offset %d; seeking again", partition, *gap)
                 gaps.append(gap)
                 self.stop([partition])
 
@@ -222,9 +223,9 @@ class Source:
             polled.failed = error
 
     def start(self, positions: Mapping[int, int]) -> None:
-        """Read these (assigned, paused) partitions from these offsets on.
+        """Begin to read these assigned, paused partitions at these offsets.
 
-        A partition that librdkafka has not set up yet cannot be sought: it stays as it is, for the next try.
+        A partition that librdkafka has not set up yet stays paused; call `start` again for it.
 
         Raises:
             KafkaException: seeking failed for another reason.
@@ -241,7 +242,7 @@ class Source:
             self._sought[partition] = offset
 
     def stop(self, partitions: Iterable[int] | None = None) -> None:
-        """Pause partitions, by default all that are read, and drop what was fetched of them, until `start`."""
+        """Pause partitions until `start`, by default all, and drop their prefetched records."""
         mine = [p for p in (self.ready if partitions is None else partitions) if p in self.assigned]
         self._ready.difference_update(mine)
         for partition in mine:
@@ -254,7 +255,7 @@ class Source:
                 log.info("pausing %s: %s", mine, error)
 
     def report_offsets(self, offsets: Mapping[int, int]) -> None:
-        """Tell Kafka how far we are. For lag tools only: nothing here relies on it, so a failure is just logged."""
+        """Report offsets to Kafka, only for lag tools. Nothing here relies on them, so a failure is only logged."""
         mine = [TopicPartition(self.topic, p, offset) for p, offset in offsets.items() if p in self.assigned]
         if not mine:
             return
@@ -264,9 +265,9 @@ class Source:
             log.debug("offsets not reported: %s", error)
 
     def ends(self) -> dict[int, int]:
-        """End offsets of our partitions; while there are none, of those we had last. For a thread of its own.
+        """Return the end offsets of the assigned partitions; if there are none, of those assigned last.
 
-        Those that a broker does not tell in time are left out: it may be the only one that is away.
+        Call it in a separate thread. Ends that a broker does not report in time are missing from the result.
 
         Raises:
             KafkaException: none is known.
@@ -275,37 +276,37 @@ class Source:
         futures = self._admin.list_offsets(asked, request_timeout=ASK_SECONDS)
         done, _ = wait(futures.values(), ASK_SECONDS + 1)
         answers = {tp.partition: future for tp, future in futures.items() if future in done and not future.exception()}
-        # A leader that does not answer in time is no error for librdkafka: the offset is an invalid one.
+        # If a leader does not answer in time, librdkafka raises no error but returns an invalid offset.
         told = {partition: end for partition, future in answers.items() if (end := future.result().offset) >= 0}
         if len(told) < len(futures):
-            # The client believes for minutes what it heard of leaders that may be others by now.
+            # The leaders may have changed, and the client would use outdated metadata for minutes.
             self._admin = AdminClient(self._connection)
         if not told:
             _result(next(iter(futures.values())), 0.0)
-            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no leader told the end of its partition"))
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no leader reported the end of its partition"))
         return told
 
     def untold(self, ends: Mapping[int, int]) -> frozenset[int]:
-        """Partitions of which no end was told."""
+        """Return the partitions that are missing in `ends`."""
         return (self.assigned or self._had) - ends.keys()
 
     def end_read(self, partition: int) -> int:
-        """Where the consumer last met the partition's end, behind any transaction markers; -1: not yet."""
+        """Return where the consumer last reached the partition's end, beyond transaction markers; -1: not yet."""
         return self._ends_read.get(partition, -1)
 
     def describe(self) -> tuple[str, int]:
-        """The topic's id, which changes when a topic is made anew, and the number of its partitions.
+        """Return the topic's id, which changes when the topic is created again, and its number of partitions.
 
         Raises:
             KafkaException: it does not exist or Kafka is not reachable.
         """
-        admin = self._admin  # a look at ends may put another in its place, and that would end this question
+        admin = self._admin  # keeps the client alive: `ends` may replace it during this request
         described = admin.describe_topics(TopicCollection([self.topic]), request_timeout=ASK_SECONDS)
         topic = _result(described[self.topic])
         return str(topic.topic_id), len(topic.partitions)
 
     def range_of(self, partition: int) -> tuple[int, int]:
-        """First offset held and end offset of a partition.
+        """Return the first existing offset and the end offset of a partition.
 
         Raises:
             KafkaException: Kafka is not reachable.
@@ -315,7 +316,7 @@ class Source:
         return low, high
 
     def offset_at(self, partition: int, time_ms: int) -> int:
-        """The first offset at or after a wall time; the end if there is none.
+        """Return the offset of the first record at or after a wall time; the end if there is none.
 
         Raises:
             KafkaException: Kafka is not reachable.
@@ -325,7 +326,7 @@ class Source:
         return int(found) if found >= 0 else self.range_of(partition)[1]
 
     def close(self) -> None:
-        """Leave the group, so that others take over at once: who has a name of its own is waited for otherwise."""
+        """Leave the group, so that others take over at once. Otherwise Kafka waits for a static member to return."""
         with suppress(KafkaException):
             self._consumer.unsubscribe()  # type: ignore[no-untyped-call]
             deadline = time.monotonic() + LEAVE_SECONDS
@@ -335,10 +336,10 @@ class Source:
 
 
 def _result(future: Any, seconds: float = ASK_SECONDS + 1) -> Any:
-    """What the admin client answers.
+    """Return the answer of the admin client.
 
     Raises:
-        KafkaException: it has no answer, or does not say so in time.
+        KafkaException: the request failed, or there was no answer in time.
     """
     try:
         return future.result(timeout=seconds)

@@ -1,9 +1,9 @@
-"""Whether the consumer group reads all partitions of its topic, and what is done if it does not.
+"""Checks that the consumer group reads all partitions of its topic, and joins the group again if it does not.
 
-A group shares out partitions when a member comes or goes, or when its leader joins again. A member with a name of its
-own that was killed and is back in time neither comes nor goes: it gets its former partitions. If it leads the group and
-the topic grew meanwhile, nobody would ever get the new ones: its client has known them from the start, sees no change
-and does not join again; a member that does so without being the leader gets back what it has.
+A group distributes partitions when a member joins or leaves, or when its leader joins again. A static member that was
+killed and returns in time neither joins nor leaves: it gets its former partitions. If it leads the group and the topic
+has got more partitions meanwhile, the new ones would never be assigned: its new client sees no change of the topic, so
+it does not join again. Another member that joins again only gets its own partitions back.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 8.0
-"""Longer than a member that has just got a partition needs to take it up."""
+"""A member needs less time to begin to read a partition that it has just got."""
 MAX_PATIENCE_SECONDS = 600.0
 
 
 class Coverage:
-    """Joins the group again while partitions stay with nobody, after pauses that grow.
+    """Joins the group again while nobody reads some partitions, after pauses that grow.
 
-    Every member does so: which of them leads the group none of them knows. Only the leader's makes the group share out
-    its partitions anew; another member gets its own back at once.
+    Every member does so, because no member knows which one leads the group. The group only distributes its partitions
+    when the leader joins; other members get their own back at once.
 
     Args:
         join: joins the group again, without leaving it.
@@ -35,7 +35,7 @@ class Coverage:
         self._since: float | None = None
 
     def note(self, untaken: frozenset[int]) -> None:
-        """Note which partitions nobody has taken up, of those that are not ours.
+        """Note which partitions nobody reads, and join the group again if that lasts.
 
         Raises:
             KafkaException: joining failed.

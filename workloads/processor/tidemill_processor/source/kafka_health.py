@@ -1,4 +1,4 @@
-"""Whether Kafka answers, as the loop and the looks beside it find out."""
+"""Whether Kafka answers, according to the loop and the regular checks."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ log = logging.getLogger(__name__)
 
 
 class KafkaHealth:
-    """What is known of Kafka, and the breaker that keeps the loop from reading while it fails.
+    """The state of Kafka, and the breaker that keeps the loop from reading while Kafka fails.
 
     Args:
         guard: with the breaker.
         renew: replaces the consumer.
 
     Attributes:
-        error: why Kafka does not work; empty: it does.
-        answered_at: when the last question that was answered had been asked, monotonic seconds.
+        error: why Kafka fails; empty: it works.
+        answered_at: when the last answered request was sent, monotonic seconds.
     """
 
     def __init__(self, guard: Guard, renew: Callable[[], None]) -> None:
@@ -39,18 +39,18 @@ class KafkaHealth:
         return self._guard.allow()
 
     def failed(self, error: Any) -> None:
-        """Note a failure. A consumer that can do no more is replaced."""
+        """Note a failure. After a fatal one, the consumer is replaced."""
         text = error.str() if isinstance(error, KafkaError) else str(error)
         if self.error != text:
             log.warning("kafka: %s", text)
         self.error, self._failed_at = text, time.monotonic()
         self._guard.failure()
         if kafka_fatal(error):
-            # A member that was away may be fenced by what it asked for itself, just before, under its former id.
+            # E.g. a member that was away is fenced because of its own earlier request, under its former id.
             self._renew()
 
     def answered(self, asked_at: float) -> None:
-        """Note an answer to what was asked at `asked_at`. It says nothing against a later failure. From any thread."""
+        """Note an answer to a request of `asked_at`. It does not clear a later failure. Any thread may call this."""
         if asked_at < self._failed_at:
             return
         self.error, self.answered_at = "", asked_at

@@ -1,8 +1,8 @@
-"""Taking up partitions: where to read each from, by `_offsets`, Kafka's ranges and the spec's `startFrom`.
+"""Determines where to read each partition from: by `_offsets`, Kafka's ranges and the spec's `startFrom`.
 
-A topic that was made anew starts a new epoch; offsets that Kafka no longer holds are recorded in `_lost`, never skipped
-in silence. A broker that lags behind answers with how things were: an id that the topic had before, or an end before
-what was read. A new epoch would count events twice then, so neither is believed at once.
+A topic that was created again starts a new epoch. Offsets that Kafka no longer has are recorded in `_lost`, never
+skipped silently. A broker with outdated metadata may answer with the topic's former id, or with an end before our
+position. Starting a new epoch then would count events twice, so such an answer is not believed at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tidemill_processor.transaction import Position
 log = logging.getLogger(__name__)
 
 TRUNCATED_SECONDS = 10.0
-"""A partition that ends before what was read of it must be seen to for this long before it is believed."""
+"""For how long Kafka must report an end before our position until it is believed."""
 
 
 class Positions:
@@ -34,7 +34,7 @@ class Positions:
         database: its schema.
         config: the pipeline.
         source: its topic.
-        start_from: where a reader begins that has no position yet; empty: where the spec says.
+        start_from: where a reader without a position begins; empty: at the spec's `startFrom`.
     """
 
     def __init__(self, database: Database, config: PipelineConfig, source: Source, start_from: str = "") -> None:
@@ -46,17 +46,17 @@ class Positions:
     def take_up(
         self, connection: psycopg.Connection[Any], partitions: Iterable[int], topic_id: str
     ) -> dict[int, Position]:
-        """Where to read these partitions from.
+        """Return where to read these partitions from.
 
-        Left out are those without a row yet (the operator makes rows first), and those of which a broker says what may
-        be out of date.
+        The result lacks partitions whose row the operator has not written yet, and those with an answer of Kafka that
+        may be outdated.
 
         Raises:
             KafkaException, psycopg.Error: try again later.
         """
         query = offsets.read(self._schema, self._reader)
         wanted = list(partitions)
-        # What was given away meanwhile is doubted anew.
+        # Doubts about partitions that are no longer assigned are forgotten.
         self._short_since = {p: since for p, since in self._short_since.items() if p in wanted}
         positions = {}
         for partition, known_id, epoch, next_offset, former in connection.execute(query, (wanted,)).fetchall():
@@ -68,11 +68,11 @@ class Positions:
                 positions[partition] = position
         missing = sorted(set(wanted) - set(positions))
         if missing:
-            log.info("partitions %s cannot be taken up yet", missing)
+            log.info("partitions %s cannot be read yet", missing)
         return positions
 
     def untaken(self, connection: psycopg.Connection[Any], count: int, topic_id: str) -> frozenset[int]:
-        """Of the topic's first `count` partitions those that nobody has taken up since it has this id.
+        """Return the partitions, of the topic's first `count`, that nobody has read since the topic has this id.
 
         Raises:
             psycopg.Error: try again later.
@@ -94,11 +94,11 @@ class Positions:
         if next_offset is None:
             return self._move(connection, partition, before, topic_id, epoch, self._first(partition, low, high))
         if known_id is not None and known_id != topic_id:
-            log.error("topic %s was made anew; partition %d starts epoch %d", self._source.topic, partition, epoch + 1)
+            log.error("topic %s is a new one; partition %d starts epoch %d", self._source.topic, partition, epoch + 1)
             self._record_loss(connection, partition, epoch, next_offset, None, "topic_recreated")
             return self._move(connection, partition, before, topic_id, epoch + 1, low)
         if next_offset < low:
-            log.error("partition %d: offsets %d to %d are gone before they were read", partition, next_offset, low)
+            log.error("partition %d: offsets %d to %d were deleted before they were read", partition, next_offset, low)
             self._record_loss(connection, partition, epoch, next_offset, low, "expired")
             return self._move(connection, partition, before, topic_id, epoch, low)
         if next_offset <= high:
@@ -109,11 +109,11 @@ class Positions:
                 return None
             del self._short_since[partition]
             log.error(
-                "partition %d ends at %d, before %d that was read: Kafka lost records", partition, high, next_offset
+                "partition %d ends at %d, but was read up to %d: Kafka lost records", partition, high, next_offset
             )
             self._record_loss(connection, partition, epoch, high, next_offset, "truncated")
             return self._move(connection, partition, before, topic_id, epoch + 1, high)
-        if known_id is None:  # a partition added later: the operator gives it an offset, events may be there before us
+        if known_id is None:  # a partition was added: the operator wrote its row, and events may have arrived before us
             return self._move(connection, partition, before, topic_id, epoch, next_offset)
         return Position(next_offset, epoch)
 
@@ -135,7 +135,7 @@ class Positions:
         epoch: int,
         offset: int,
     ) -> Position | None:
-        """Compare and set; None if somebody else was faster (the next try reads what they wrote)."""
+        """Set a position if it is still `before`; None: another process has set it, so read it again later."""
         update = offsets.move(self._schema, self._reader)
         moved = connection.execute(update, (topic_id, topic_id, epoch, offset, partition, *before)).rowcount
         return Position(offset, epoch) if moved else None
@@ -148,7 +148,7 @@ class Positions:
     def confirm_ends(
         self, connection: psycopg.Connection[Any], caught_up: dict[int, Position], age_seconds: float
     ) -> None:
-        """Record that these partitions were read to what was their end `age_seconds` ago, if they still stand there."""
+        """Record that these partitions were read to their end of `age_seconds` ago, if their position is unchanged."""
         if not caught_up:
             return
         connection.execute(

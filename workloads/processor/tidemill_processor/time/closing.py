@@ -1,7 +1,7 @@
-"""The clock and the closing of windows: short transactions that any replica may run at any time.
+"""Advances the watermark and closes windows, in short transactions that any replica may run at any time.
 
-The watermark is stored and never falls; `closed_until` moves under the same lock that writers merge under, so a writer
-sees it either before its merge or after it, never in between.
+The watermark is stored and never decreases. `closed_until` changes under the lock that writers hold while they merge,
+so it never changes during a merge.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tidemill_processor.time.watermark import PartitionTime, ReaderTime, advance
 
 @dataclass(frozen=True)
 class Clock:
-    """What a pass found: the watermark and every aggregation's closed_until (epoch ms), and what it closed itself."""
+    """The result of a pass (epoch ms): the watermark, each aggregation's closed_until, and those this pass changed."""
 
     watermark: int | None
     closed: dict[str, int | None]
@@ -41,7 +41,7 @@ class Closer:
         self._idle_timeout_ms = parse_ms(times.idle_timeout)
 
     def run(self, connection: psycopg.Connection[Any], attempt: Attempt = at_once) -> Clock:
-        """One pass; each aggregation is closed by an attempt of its own."""
+        """Run one pass; each aggregation is a separate attempt."""
         watermark = self._advance(connection)
         until = dict(connection.execute(aggregations.closed(self._schema)).fetchall())
         closed: dict[str, int | None] = {store.name: until[store.id] for store in self._stores}
@@ -60,7 +60,7 @@ class Closer:
         closed: dict[str, int | None],
         newly: dict[str, int],
     ) -> int:
-        """Close an aggregation's windows by the watermark, noted in `closed` and, if it was us, in `newly`."""
+        """Close an aggregation's windows up to the watermark. Update `closed`, and `newly` if this pass closed them."""
         until = closed_until(watermark, grace_ms=store.layout.grace_ms, pane_ms=store.layout.pane_ms)
         before = closed[store.name]
         if before is not None and until <= before:

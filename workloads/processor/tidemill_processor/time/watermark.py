@@ -1,7 +1,7 @@
-"""Event time, purely: how far each partition has come, and how far the whole pipeline's watermark may go.
+"""Computes the greatest event time of each partition, and the watermark of the pipeline. Pure.
 
-All event times are epoch milliseconds; all wall times are milliseconds of the database's clock, the one clock that
-every replica shares. Nothing here reads a clock.
+All event times are epoch milliseconds. All wall times are milliseconds of the database's clock, which all replicas
+share. Nothing here reads a clock.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 CONFIRMATIONS = 3
-"""A jump beyond maxAdvance is believed once this many events in a row lie beyond it."""
+"""A jump beyond maxAdvance is believed after this many events in a row are beyond it."""
 
 STALE_MS = 10_000
-"""A confirmation that a partition was read to its end counts for this long; owners renew it about every second."""
+"""For how long a confirmation counts that a partition was read to its end. Owners renew it about every second."""
 
 
 @dataclass(frozen=True)
 class PartitionTime:
-    """What is known of one partition's time; a row of `_offsets`.
+    """One partition's progress in event time; a row of `_offsets`.
 
     Attributes:
-        maximum: greatest event time believed.
-        suspects: event times, in order of arrival, that jumped too far to be believed yet.
-        last_event_at: wall time when events last came.
-        end_confirmed_at: wall time at which everything then in the partition had been read.
+        maximum: greatest event time that is believed.
+        suspects: event times, in order of arrival, that are too far ahead to be believed yet.
+        last_event_at: wall time when events last arrived.
+        end_confirmed_at: the last wall time at which all records of the partition had been read.
     """
 
     partition: int
@@ -34,10 +34,10 @@ class PartitionTime:
     end_confirmed_at: int | None = None
 
     def observe(self, times: Sequence[int], *, max_advance_ms: int, now_ms: int) -> PartitionTime:
-        """The partition's time after events with these event times, in offset order, came at wall time `now_ms`.
+        """Return the progress after events with these event times, in offset order, arrived at wall time `now_ms`.
 
-        A time may lead the maximum by maxAdvance plus the wall time since events last came. One beyond that is a
-        suspect: an ordinary event after it clears it, further ones beyond confirm it.
+        A time may exceed the maximum by maxAdvance plus the wall time since events last arrived. A time beyond that is
+        a suspect. An ordinary event afterwards clears it; more events beyond the limit confirm it.
         """
         if not times:
             return self
@@ -64,10 +64,10 @@ class ReaderTime:
     """The pipeline's event-time clock; a row of `_readers`.
 
     Attributes:
-        watermark: no event before it is expected; never falls.
-        candidate / candidate_at: a watermark that idle partitions have yet to confirm, and since when it stands.
-        active_since: when the present spell of activity began; silence is counted from here at the earliest.
-        idle_since / idle_base: since when all partitions are idle, and the watermark that this began with.
+        watermark: no event before it is expected; never decreases.
+        candidate / candidate_at: a watermark that idle partitions still have to confirm, and when it was set.
+        active_since: when the current period of activity began; silence before it does not count.
+        idle_since / idle_base: since when all partitions are idle, and the watermark at that time.
     """
 
     watermark: int | None = None
@@ -79,7 +79,7 @@ class ReaderTime:
 
 
 def is_idle(partition: PartitionTime, reader: ReaderTime, *, idle_timeout_ms: int, now_ms: int) -> bool:
-    """Whether a partition, read to its end as of just now, has been silent for idleTimeout of the present activity."""
+    """Whether a partition is read to its end, and had no event for idleTimeout of the current period of activity."""
     confirmed = partition.end_confirmed_at
     if confirmed is None or now_ms - confirmed > STALE_MS or confirmed < (partition.last_event_at or 0):
         return False
@@ -90,13 +90,13 @@ def is_idle(partition: PartitionTime, reader: ReaderTime, *, idle_timeout_ms: in
 def advance(
     reader: ReaderTime, partitions: Iterable[PartitionTime], *, max_disorder_ms: int, idle_timeout_ms: int, now_ms: int
 ) -> ReaderTime:
-    """The clock at wall time `now_ms`.
+    """Advance the clock to wall time `now_ms`.
 
-    1. Any partition that is not idle holds the watermark at its maximum less maxDisorder; one that has brought nothing
-       believable yet holds it where it is.
-    2. Partitions left out as idle must first confirm, after the candidate was taken, that they still have nothing:
-       else a replay that fills partitions one after the other would outrun those that it comes to last.
-    3. When all are idle, the watermark goes on with the wall clock from the greatest time seen.
+    1. Every partition that is not idle limits the watermark to its maximum minus maxDisorder. A partition without a
+       believed event time stops the watermark.
+    2. Idle partitions do not limit it. But each must be found empty again after the candidate was set. Otherwise, if
+       the partitions are filled one after another, the watermark would pass the events of the last ones.
+    3. When all are idle, the watermark advances with the wall clock from the greatest time seen.
     """
     rows = list(partitions)
     latest = max((p.last_event_at for p in rows if p.last_event_at is not None), default=None)
@@ -129,7 +129,7 @@ def advance(
 
 def _all_idle(reader: ReaderTime, rows: Sequence[PartitionTime], *, max_disorder_ms: int, now_ms: int) -> ReaderTime:
     if reader.idle_since is None or reader.idle_base is None:
-        # Silence confirms a first event that had nothing to be measured against.
+        # With no maximum to compare them with, first events are suspects. If nothing follows, they are believed.
         times = [p.maximum if p.maximum is not None else min(p.suspects, default=None) for p in rows]
         base = max((t for t in times if t is not None), default=None)
         if base is None:
@@ -150,5 +150,5 @@ def _later(watermark: int | None, reached: int) -> int:
 
 
 def closed_until(watermark_ms: int, *, grace_ms: int, pane_ms: int) -> int:
-    """The end of the last window that a watermark closes: window ends are multiples of `pane_ms` since the epoch."""
+    """Return the end of the last window that a watermark closes. Window ends are multiples of `pane_ms`."""
     return (watermark_ms - grace_ms) // pane_ms * pane_ms

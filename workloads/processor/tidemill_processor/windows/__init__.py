@@ -1,1 +1,1 @@
-"""Whole windows, read out of the tables."""
+"""Reads whole windows from the tables."""

@@ -1,4 +1,4 @@
-"""Reading whole windows out of the tables: for detectors, the results topic and live changes."""
+"""Reads whole windows from the tables, for detectors, the results topic and live changes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tidemill_processor.database import AggregationStore, Database
 FETCH_ROWS = 5_000
 
 Query = tuple[str, tuple[Any, ...]]
-"""What is selected of windows, and its parameters."""
+"""SQL that selects windows, and its parameters."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """Closed windows that are read at once: those that ended in [first, last] (epoch ms)."""
+    """Closed windows that are read together: those that end in [first, last] (epoch ms)."""
 
     first_ms: int
     last_ms: int
@@ -33,12 +33,12 @@ class Span:
 
 @dataclass(frozen=True)
 class Cut:
-    """A part of some windows; without anything else it is all of them.
+    """Selects a part of some windows; by default all.
 
     Attributes:
-        first_ms, last_ms: where they start at least and at most (epoch ms); None: anywhere.
-        depth, bits: of their groups those whose hash ends in these bits, so many of them.
-        without: metrics that are not read, but null.
+        first_ms, last_ms: earliest and latest start (epoch ms); None: no limit.
+        depth, bits: only groups whose hash ends with these bits; `depth` is the number of bits.
+        without: metrics that are not read; they are null.
     """
 
     first_ms: int | None = None
@@ -52,7 +52,7 @@ WHOLE = Cut()
 
 
 class WindowReader:
-    """Reads the windows of one aggregation, composed and answered, as JSON-ready dicts."""
+    """Reads the windows of one aggregation, with their panes combined and their metrics computed."""
 
     def __init__(self, database: Database, store: AggregationStore) -> None:
         self._store = store
@@ -67,16 +67,16 @@ class WindowReader:
         self._keys = [*(quote(name) for name in self.groups), *times]
         self.columns = [*self.groups, "window_start", "window_end", *self.metrics]
         decode = decoders(plan)
-        # Most values are as JSON has them: only the others are touched, row by row.
+        # Most values need no conversion for JSON; only the others are converted, row by row.
         plain = [*(_PLAIN.get(kind) for _, kind in plan.group_by), *(_one_after_another(rfc3339) for _ in times)]
         plain += [decode.get(name) or _PLAIN.get(kind) for name, kind, _ in answer_columns(plan)]
         self._plain = [(index, convert) for index, convert in enumerate(plain) if convert is not None]
         self._end = _one_after_another(lambda start: rfc3339(start + size))
 
     def span(self, connection: psycopg.Connection[Any], after_ms: int | None, until_ms: int, panes: int) -> Span | None:
-        """The next windows that ended in (after, until], about `panes` panes of them; None: there are none.
+        """Return the next span of windows that end in (after, until], about `panes` panes; None: there are none.
 
-        It begins with the first that is stored, however long there was nothing.
+        It begins with the first stored window, also after a long gap.
         """
         plan = self._store.layout
         if plan.gap_ms is not None:
@@ -90,7 +90,7 @@ class WindowReader:
         )
         if pane is None:
             return None
-        # Windows that hold the first pane may start up to size - hop before it, but not before the cursor.
+        # Windows with the first pane may start up to size - hop before it. Windows up to `after` are done already.
         first = pane + plan.pane_ms
         if after_ms is not None:
             first = max(first, after_ms + plan.pane_ms)
@@ -101,17 +101,17 @@ class WindowReader:
         return row[0] if row else None
 
     def _may_start(self, first_end_ms: int | None) -> str:
-        """SQL: where sessions start that end after a time: only few partitions are looked at."""
+        """SQL condition: the earliest start of sessions that end after a time. It limits the partitions to read."""
         if first_end_ms is None:
             return ""
         return f" AND window_start >= {from_ms(str(first_end_ms - self._store.layout.size_ms))}"
 
     def closed(self, connection: psycopg.Connection[Any], span: Span) -> Iterator[list[Any]]:
-        """The windows of a span, in order of their end; see `rows`. With `revised` the revision comes last."""
+        """Yield the windows of a span by their end, as `rows`. If `revised`, the last value is the revision."""
         return self.rows(connection, self.of_closed(span))
 
     def of_closed(self, span: Span, cut: Cut = WHOLE) -> Query:
-        """What `closed` reads, or a part of it."""
+        """Return the query of `closed`, or of a part."""
         plan = self._store.layout
         if not plan.sessions:
             first, last = span.first_ms - plan.size_ms, span.last_ms - plan.size_ms
@@ -130,14 +130,14 @@ class WindowReader:
     def corrected(
         self, connection: psycopg.Connection[Any], first_ms: int, last_ms: int, revs: list[int], closed_until: int
     ) -> Iterator[list[Any]]:
-        """Closed windows that start in [first, last] and were changed by these revisions.
+        """Yield closed windows that start in [first, last] and were changed by these revisions.
 
-        Sessions that have joined another one are among them, empty.
+        This includes, as empty windows, sessions that were merged into another one.
         """
         return self.rows(connection, self.of_corrected(first_ms, last_ms, revs, closed_until))
 
     def of_corrected(self, first_ms: int, last_ms: int, revs: list[int], closed_until: int, cut: Cut = WHOLE) -> Query:
-        """What `corrected` reads, or a part of it."""
+        """Return the query of `corrected`, or of a part."""
         closed = f"{self._store.layout.end_sql} <= {from_ms(str(closed_until))}"
         return self._started(first_ms, last_ms, revs=revs, further=closed, revised=self.revised, cut=cut)
 
@@ -150,7 +150,7 @@ class WindowReader:
         revs: list[int] | None = None,
         limit: int | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """Windows that start in [first, last], as dicts by column; with `revs` only those changed by these."""
+        """Yield windows that start in [first, last], as dicts by column; with `revs`, only those changed by these."""
         for row in self.rows(connection, self._started(first_ms, last_ms, revs=revs, limit=limit)):
             yield dict(zip(self.columns, row, strict=True))
 
@@ -182,7 +182,7 @@ class WindowReader:
         return self._select(text, revised=revised, cut=cut), parameters
 
     def _grouped(self, cut: Cut) -> str:
-        """SQL: which groups are in a part."""
+        """SQL condition: the groups of a part."""
         if not cut.depth:
             return ""
         groups = ", ".join(quote(name) for name in self.groups)
@@ -194,25 +194,26 @@ class WindowReader:
         return f"SELECT {', '.join([*self._keys, *answers, *revision])} FROM {source}"
 
     def rows(self, connection: psycopg.Connection[Any], query: Query) -> Iterator[list[Any]]:
-        """Windows as lists of JSON-ready values: the groups, window start, window end, the metrics.
+        """Yield windows as lists of values for JSON: the groups, window start, window end, the metrics.
 
-        Must run inside a transaction: rows come through a server-side cursor, so memory is bounded.
+        Must run in a transaction, because it uses a server-side cursor to limit memory.
         """
         return map(self.window, self.fetch(connection, query))
 
     def fetch(self, connection: psycopg.Connection[Any], query: Query) -> Iterator[tuple[Any, ...]]:
-        """The same as Postgres has them, for `window`."""
+        """Yield the rows of a query as Postgres returns them; `window` converts them."""
         with connection.cursor(name="windows", binary=True) as cursor:
             cursor.itersize = FETCH_ROWS
             cursor.execute(*query)
             yield from cursor
 
     def window(self, row: tuple[Any, ...], unread: dict[str, str] | None = None) -> list[Any]:
-        """A fetched row as a list of JSON-ready values.
+        """Convert a row to a list of values for JSON.
 
         Args:
             row: of `fetch`.
-            unread: takes the metrics whose values cannot be read, with the reason; they are null. None: that raises.
+            unread: gets the metrics whose values cannot be converted, with the reason; these values become null. None:
+                an error is raised instead.
         """
         values, keys = list(row), len(self._keys)
         for index, plain in self._plain:
@@ -230,7 +231,7 @@ class WindowReader:
 
 
 def _one_after_another(convert: Callable[[dt.datetime], str]) -> Callable[[dt.datetime], str]:
-    """Converts times; of equal ones in a row only the first. Comparing them is cheap, hashing them is not."""
+    """Return a conversion of times that reuses its last result for an equal time. It is faster than a hash lookup."""
     last, text = None, ""
 
     def converted(moment: dt.datetime) -> str:
@@ -242,5 +243,5 @@ def _one_after_another(convert: Callable[[dt.datetime], str]) -> Callable[[dt.da
     return converted
 
 
-# An exact integer sum comes as a Decimal.
+# Postgres returns an exact integer sum as a Decimal.
 _PLAIN: dict[str, Callable[[Any], Any]] = {"integer": int, "timestamp": lru_cache(maxsize=4096)(rfc3339)}

@@ -1,7 +1,7 @@
-"""Windows that cannot be read as a whole: all of them that can be, with null for the metrics that cannot.
+"""Reads what can be read if a query of windows fails: all other windows, with null for unreadable metrics.
 
-What fails is found by halves: by time, then by group, then by metric. One bad row so costs a few dozen queries; where
-very many are bad, the search ends early and its last parts are passed over as they are.
+Bisection finds the bad rows: by time, then by group, then by metric. One bad row costs a few dozen queries. If there
+are very many, the search ends early, and the remaining bad parts are skipped as a whole.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from tidemill_processor.keeper.skipped import Skip
 from tidemill_processor.windows.reading import WHOLE, Cut, Query, WindowReader
 
 MOST_PROBES = 400
-"""Queries of one search, about; it takes seconds."""
+"""Approximate maximum number of queries of one search, which takes seconds."""
 MOST_HALVES = 40
-"""Groups whose hashes have so many bits in common are not told apart."""
+"""Groups whose hashes have this many bits in common are not separated."""
 _NOTHING = Cut(first_ms=1, last_ms=0)
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MS = dt.timedelta(milliseconds=1)
@@ -31,7 +31,7 @@ _MS = dt.timedelta(milliseconds=1)
 
 @dataclass(frozen=True)
 class _Keys:
-    """Which windows are in a part, and one of them as it was fetched."""
+    """The windows of a part: first and last start, whether there are several groups, and the first row."""
 
     first_ms: int
     last_ms: int
@@ -40,15 +40,15 @@ class _Keys:
 
 
 class Salvage:
-    """Reads what a query of windows can read.
+    """Reads all windows of a query that can be read.
 
     Args:
         connection: in a transaction.
         reader: of the aggregation.
-        query: of a part of the windows.
+        query: returns the query of a part of the windows.
 
     Attributes:
-        skips: what could not be read; complete once `rows` is exhausted.
+        skips: what could not be read; complete after all `rows` were yielded.
     """
 
     def __init__(
@@ -59,10 +59,10 @@ class Salvage:
         self.skips: list[Skip] = []
 
     def rows(self) -> Iterator[list[Any]]:
-        """The windows, as of `WindowReader.rows`, in no order but within a group by time.
+        """Yield the windows like `WindowReader.rows`; only the windows of one group are in order of time.
 
         Raises:
-            Exception: not even nothing can be read: a column is missing, say, and no window is to blame.
+            Exception: even an empty part cannot be read, so no row is at fault; e.g. a column is missing.
         """
         if (error := self._failure(_NOTHING)) is not None:
             raise error
@@ -78,7 +78,7 @@ class Salvage:
                 yield from self._without(part, error)
 
     def _failure(self, part: Cut) -> Exception | None:
-        """Why a part cannot be read."""
+        """Return why a part cannot be read; None: it can be read."""
         self._probes += 1
         try:
             with self._connection.transaction():
@@ -91,7 +91,7 @@ class Salvage:
         return None
 
     def _halves(self, part: Cut) -> list[Cut]:
-        """A part in two; none if it is one window, or enough was asked."""
+        """Divide a part into two; empty: it is one window, or there were too many queries."""
         if self._probes >= MOST_PROBES:
             return []
         keys = self._keys(part)
@@ -107,7 +107,7 @@ class Salvage:
         return []
 
     def _keys(self, part: Cut) -> _Keys | None:
-        """Which windows are in a part; None: not even that can be read."""
+        """Return the windows of a part, read without metrics; None: even that fails."""
         first, first_ms, last_ms, several = None, 0, 0, False
         at = len(self._reader.groups)
         bare = replace(part, without=frozenset(self._reader.metrics))
@@ -126,7 +126,7 @@ class Salvage:
         return _Keys(first_ms, last_ms, several, first)
 
     def _without(self, part: Cut, error: Exception) -> Iterator[list[Any]]:
-        """A part without the metrics that cannot be read of it; nothing if that is not enough."""
+        """Yield a part without its unreadable metrics; nothing if it still cannot be read."""
         names, bad = frozenset(self._reader.metrics), dict[str, str]()
         for name in self._reader.metrics:
             if (found := self._failure(replace(part, without=names - {name}))) is not None:
@@ -139,7 +139,7 @@ class Salvage:
             self.skips.append(self._named(part, failure))
 
     def _named(self, part: Cut, error: Exception) -> Skip:
-        """That a whole part is passed over."""
+        """Return the record of skipping a whole part."""
         keys = self._keys(part)
         if keys is None or keys.row is None:
             first, last = (None if ms is None else rfc3339_ms(ms) for ms in (part.first_ms, part.last_ms))
@@ -166,7 +166,7 @@ class Salvage:
             yield window
 
     def _clear(self, window: list[Any], unread: dict[str, str]) -> None:
-        """Null in place of values that JSON has no way to write."""
+        """Set values to null that JSON cannot represent."""
         at = len(self._reader.groups) + 2
         for index, name in enumerate(self._reader.metrics, at):
             try:

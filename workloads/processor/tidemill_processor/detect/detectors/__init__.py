@@ -1,7 +1,7 @@
-"""Anomaly detectors, purely: a state and a window's value in, a verdict and the next state out.
+"""Anomaly detectors. Pure: each maps a state and a window's value to a verdict and the next state.
 
-A state is a small JSON object of bounded size; the same states and values give the same verdicts, wherever and after
-whatever restart. A value is judged before it is learnt. docs/detectors.md has formulas, sources and measured scores.
+A state is a small JSON object of bounded size. Equal states and values always give equal verdicts, also after a
+restart. A value is judged before it is learnt. docs/detectors.md has formulas, sources and measured scores.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from tidemill_processor.detect.detectors.reading import Reading, State
 __all__ = ["COOLDOWN_WINDOWS", "Reading", "State", "Verdict", "decide", "judge", "number", "observe", "severity"]
 
 COOLDOWN_WINDOWS = 24
-"""Without `cooldown`, so many windows of a group after an anomaly are not reported."""
+"""Default of `cooldown`: after an anomaly, this many windows of the group are not reported."""
 GREATEST = 1e140
-"""Larger values are taken as this: their squares, summed, must stay finite."""
+"""Larger values are replaced by this one, so that sums of squares stay finite."""
 
 Detector = Callable[[Any, State, int, float], tuple[Reading | None, State]]
-"""Of a detector's own class of settings."""
+"""Takes settings (of the detector's own class), state, time (epoch ms) and value; returns a reading and the next state.
+"""
 
 
 def _registered() -> Mapping[str, Detector]:
-    """The detectors by type: those of every module of this package that has `DETECTORS`."""
+    """Return the detectors by type, from all modules of this package that define `DETECTORS`."""
     found: dict[str, Detector] = {}
     for module in pkgutil.iter_modules(__path__):
         found |= getattr(importlib.import_module(f"{__name__}.{module.name}"), "DETECTORS", {})
@@ -48,8 +49,8 @@ class Verdict:
     Attributes:
         score: in the detector's unit; at least the threshold.
         severity: info, warning (score ≥ 1.5 thresholds) or critical (≥ 3).
-        expected: the value that would have surprised least; None where a detector has no such idea.
-        lower, upper: values within would not have been reported; None likewise.
+        expected: the least surprising value; None: the detector computes none.
+        lower, upper: a value between them would not have been reported; None: the detector computes none.
     """
 
     value: float
@@ -60,7 +61,7 @@ class Verdict:
     upper: float | None
 
     def within(self, least: float, greatest: float) -> Verdict:
-        """The same, with nothing expected that a metric cannot be: a share is never below 0."""
+        """Return it with expected value and bounds limited to a metric's range, e.g. a share is never below 0."""
         expected, lower, upper = (
             None if bound is None else min(max(bound, least), greatest)
             for bound in (self.expected, self.lower, self.upper)
@@ -73,27 +74,27 @@ def judge(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[V
 
     Args:
         spec: the detector.
-        state: what was returned for the group's window before; {} at first.
+        state: the state that was returned for the group's previous window; {} at first.
         at_ms: start of the window, epoch ms.
-        value: the metric; one that is not finite is passed over.
+        value: of the metric; a value that is not finite is skipped.
 
     Returns:
         A verdict if the value is anomalous (score ≥ threshold, after `warmup` values, outside the cooldown), else
-        None; the next state. Neither changes what was given.
+        None; the next state. The given state is not modified.
     """
     if not math.isfinite(value):
         return None, state
     try:
         reading, following = observe(spec, state, at_ms, value)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-        # What is stored is not what this detector writes: it begins anew, and the group is watched on.
+        # This detector cannot have written the stored state. It starts again with an empty one.
         state = {}
         reading, following = observe(spec, state, at_ms, value)
     return decide(spec, state, following, reading, at_ms, value)
 
 
 def number(value: float | Decimal) -> float:
-    """A metric's value as detectors take it; an integer beyond all floats is the greatest of them."""
+    """Return a metric's value as a float; an integer that is too large becomes the greatest float."""
     try:
         return float(value)
     except OverflowError:
@@ -103,7 +104,7 @@ def number(value: float | Decimal) -> float:
 def decide(
     spec: DetectorSpec, state: State, following: State, reading: Reading | None, at_ms: int, value: float
 ) -> tuple[Verdict | None, State]:
-    """What is reported of a reading after threshold, warm-up and cooldown; `judge` is `observe` and this."""
+    """Apply threshold, warm-up and cooldown to a reading of `observe`. Returns verdict and next state."""
     n, quiet = following["n"], state.get("quiet", {}) if state.get("of") == following["of"] else {}
     if _is_quiet(spec, quiet, n, at_ms):
         return None, {**following, "quiet": quiet}
@@ -116,9 +117,9 @@ def decide(
 
 
 def observe(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """The reading of a value whatever its score, without warm-up and cooldown; the next state."""
+    """Return the reading of a value, regardless of threshold, warm-up and cooldown, and the next state."""
     of = spec.signature
-    # Settings were changed: what another detector has learnt means nothing to this one.
+    # After a change of settings, the state of the former detector does not apply.
     known = state if state.get("of") == of else {}
     reading, learnt = _DETECTORS[spec.type](spec, known, at_ms, max(-GREATEST, min(GREATEST, value)))
     if reading is not None and not math.isfinite(reading.score):
@@ -127,7 +128,7 @@ def observe(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple
 
 
 def severity(score: float, spec: DetectorSpec) -> str:
-    """How bad a score is, by how far it is above the threshold."""
+    """Return the severity of a score: info, warning or critical, by its ratio to the threshold."""
     excess = score / spec.limit
     return "critical" if excess >= 3 else "warning" if excess >= 1.5 else "info"
 

@@ -1,11 +1,11 @@
-"""auto: the detector that needs no tuning. How rare is the value, at once and for a while, by level and by hour?
+"""auto: the detector that needs no tuning. Scores how rare a value and its recent average are.
 
 After Lavin and Ahmad (2015, arXiv 1510.03336), who score the likelihood of recent prediction errors instead of the
-errors: the same error is nothing in a restless series and much in a calm one. Their memory network is replaced by two
-plain predictors, the long-run level and what is usual at this hour of the day; each predicts the value itself and its
-average over about twelve windows. Each of the four errors becomes a surprise, -log10 of its tail probability
-(tail.py). The score is half of their sum: 4 where all four say one in a hundred, or one pair alone one in ten thousand.
-A point must look odd in more than one way, which is what keeps false alarms few.
+errors: the same error is usual in a noisy series and unusual in a calm one. Their memory network is replaced by two
+simple predictors: the long-run level, and the usual value at this hour of the day. Each predicts the value and its
+average over about twelve windows. Each of the four errors gives a surprise, which is -log10 of its tail probability
+(tail.py). The score is half of their sum: 4 if each has a probability of 1 in 100, or one pair 1 in 10,000 and the
+others are usual. So a value must be unusual in more than one way, which keeps false alarms rare.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from tidemill_processor.detect.detectors import moments, rhythm, tail
 from tidemill_processor.detect.detectors.reading import Reading, State, around
 
 MEMORY = 2_000.0
-"""Windows over which the level and the errors' spread fade."""
+"""Number of windows after which old values and errors have faded from the level and the spreads."""
 SLOW = 12.0
-"""Windows that the average runs over."""
+"""Number of windows in the recent average."""
 REACH = 30.0
-"""Values are learnt as no further than so many standard deviations from what was expected (Huber 1964)."""
+"""Values are cut before learning to this many standard deviations from the expected value (Huber 1964)."""
 LARGEST = 1e4
-"""An error's size in standard deviations, at most: with a few larger ones in its tail nothing would be rare."""
+"""Maximum size of an error, in standard deviations. With a few larger ones in its tail, nothing else would be rare."""
 _LEAST = 10
 _STEPS = 30
 
@@ -33,7 +33,7 @@ View = list[Any]
 
 
 def step(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """Half the sum of four surprises, or a whole pair's while the hour is not known."""
+    """Score half the sum of the four surprises; while the hour is unknown, the sum of the level's two."""
     n = state.get("n", 0)
     before = state.get("slow", value)
     rhythms = state.get("rhythms") or [rhythm.start("day"), rhythm.start("day")]
@@ -43,7 +43,7 @@ def step(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Re
     weight = max(1 / (n + 1), 1 / SLOW)
 
     def errors(x: float) -> list[float | None]:
-        """The four errors if the value were x."""
+        """Return the four errors for a value x."""
         both = (x, before + weight * (x - before))
         return [*both, *(None if u is None else v - u for v, u in zip(both, usual, strict=True))]
 
@@ -70,10 +70,10 @@ def step(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Re
 
 
 def _learnable(views: list[View], usual: float | None, level: float, value: float) -> float:
-    """The value as level, hours and spreads learn it: cut at REACH standard deviations from what is expected.
+    """Return the value that is learnt: cut to REACH standard deviations from the expected value.
 
-    Of the two predictors the one that expects more of such a value decides. So one value, however large, moves what is
-    known no more than one of that size; a level that has shifted is followed, as each cut value widens the spread.
+    The limits are the wider ones of the two predictors on each side. So a single huge value has a limited effect, but
+    a shift of the level is still learnt, because each cut value widens the spread.
     """
     reach = REACH * moments.spread(views[0][0], level)
     lowest, highest = level - reach, level + reach
@@ -85,7 +85,7 @@ def _learnable(views: list[View], usual: float | None, level: float, value: floa
 
 
 def _read(value: float, expected: float, score: Callable[[float], float], limit: float) -> Reading:
-    """The reading. Bounds, which only an anomaly has: how far from the expected value the score reaches the limit."""
+    """Return the reading. Only an anomaly has bounds: the distance from the expected value that reaches the limit."""
     found = score(value)
     if found < limit:
         return Reading(found, expected)

@@ -1,7 +1,7 @@
-"""changepoint: a level that has shifted, told by the mean of the last windows against the mean of those before.
+"""changepoint: detects a shift of the level, by comparing the mean of the last windows with the mean of earlier ones.
 
-The distance of the two means in standard deviations of all these values (the two-sample statistic that CUSUM charts
-and their like go back to: Page 1954); how rare so large a distance is in this series (tail.py) is the score.
+The distance of the two means is measured in standard deviations of all these values (a two-sample statistic, as in
+CUSUM charts: Page 1954). The score says how rare such a distance is in this series (tail.py).
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from tidemill_processor.detect.detectors import moments, tail
 from tidemill_processor.detect.detectors.reading import Reading, State
 
 LATEST = 12
-"""Windows that may have another level."""
+"""Number of latest windows, which may have a new level."""
 BEFORE = 288
-"""Windows that they are compared with: a day of five-minute windows."""
+"""Number of earlier windows to compare with: a day of five-minute windows."""
 
 
 def step(_spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """-log10 of the tail probability of the distance; the expected value is the earlier mean."""
+    """Score -log10 of the tail probability of the distance; the expected value is the earlier mean."""
     distances = state.get("distances", [])
-    # Nine digits are more than enough to compare by, and keep the state small.
+    # Nine digits are precise enough, and keep the state small.
     recent = [*state.get("recent", [])[-(LATEST + BEFORE - 1) :], float(f"{value:.9g}")]
     reading = None
     if len(recent) >= 2 * LATEST:

@@ -1,10 +1,10 @@
-"""isolation: half-space trees, for values that are odd in combination: the value, its change, its recent average.
+"""isolation: half-space trees. Detects unusual combinations of the value, its change and its recent average.
 
 S. C. Tan, K. M. Ting, T. F. Liu: Fast Anomaly Detection for Streaming Data, IJCAI 2011. Random trees halve the space
-of features; few earlier points in the same corner mean an odd point. Masses of the last full window of points are
-compared with, those of the present one gathered. How rare so small a mass is (tail.py) is the score.
+of features repeatedly. A point in a region with few earlier points (a small mass) is unusual. It is compared with the
+last full window of points, while the current window is collected. The score says how rare such a mass is (tail.py).
 
-The trees come from a fixed seed and are not part of the state, which holds the masses of their leaves only.
+The trees are made from a fixed seed. They are not part of the state, which only has the masses of their leaves.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tidemill_processor.detect.detectors.reading import Reading, State
 TREES = 10
 DEPTH = 6
 WINDOW = 250
-"""Points in a window, as in the paper."""
+"""Number of points in a window, as in the paper."""
 SLOW = 12.0
 MEMORY = 2_000.0
 _FEATURES = 3
@@ -32,7 +32,7 @@ Tree = tuple[tuple[int, float], ...]
 
 @cache
 def trees() -> tuple[Tree, ...]:
-    """The trees: for each inner node (numbered as in a heap) the feature and where it is halved."""
+    """Return the trees: for each inner node (numbered as in a heap), the feature and the value that splits it."""
     generator = random.Random(2011)  # noqa: S311
     grown = []
     for _ in range(TREES):
@@ -55,7 +55,7 @@ def trees() -> tuple[Tree, ...]:
 
 
 def step(spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """-log10 of the tail probability of so small a mass."""
+    """Score -log10 of the tail probability of the mass."""
     n = state.get("n", 0)
     slow, last = state.get("slow", value), state.get("last", value)
     slow += max(1 / (n + 1), 1 / SLOW) * (value - slow)
@@ -88,7 +88,7 @@ def _counted(counts: list[int], leaf: int) -> list[int]:
 
 
 def _squeeze(deviation: float) -> float:
-    """Any deviation as a number from 0 to 1, the usual ones in its middle half."""
+    """Map a deviation to a number between 0 and 1, usual ones to the middle half."""
     return 0.5 + math.atan(deviation / 2) / math.pi
 
 
@@ -101,7 +101,7 @@ def _leaf(tree: Tree, point: list[float]) -> int:
 
 
 def _mass(counts: list[int], leaf: int) -> float:
-    """Points of the reference in the smallest node around a leaf that is not nearly empty, as if it were the space."""
+    """Return the mass of the smallest node above a leaf that has enough points, scaled to the whole space."""
     low, high = 0, 2**DEPTH
     mass = WINDOW
     scale = 1

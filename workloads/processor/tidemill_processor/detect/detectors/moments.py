@@ -9,10 +9,10 @@ Moments = list[Any]
 
 
 def learn(moments: Moments, value: float, memory: float = math.inf) -> Moments:
-    """Moments with one more value.
+    """Return the moments with one more value.
 
-    The first `memory` values weigh alike (Welford 1962); then the newest weighs 1 / memory and older ones fade
-    exponentially (Finch 2009, Incremental calculation of weighted mean and variance).
+    The first `memory` values have equal weights (Welford 1962). Then the newest has the weight 1 / memory, and older
+    ones fade exponentially (Finch 2009, Incremental calculation of weighted mean and variance).
     """
     count, mean, variance = moments or (0, 0.0, 0.0)
     weight = max(1 / (count + 1), 1 / memory)
@@ -21,11 +21,11 @@ def learn(moments: Moments, value: float, memory: float = math.inf) -> Moments:
 
 
 def spread(moments: Moments, level: float = 0.0) -> float:
-    """The standard deviation, floored so that a flat series does not fire at any wobble around its level."""
+    """Return the standard deviation, with a minimum, so that tiny changes of a flat series are no anomalies."""
     _, mean, variance = moments
     return floored(math.sqrt(max(0.0, variance)), max(abs(mean), abs(level)))
 
 
 def floored(deviation: float, level: float) -> float:
-    """A spread that is never nothing: a millionth of the level at least."""
+    """Return a spread of at least a millionth of the level, and never 0."""
     return max(deviation, abs(level) * 1e-6, 1e-9)

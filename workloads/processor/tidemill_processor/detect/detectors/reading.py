@@ -1,4 +1,4 @@
-"""What every detector gives back."""
+"""The result of every detector."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ State = dict[str, Any]
 
 @dataclass(frozen=True)
 class Reading:
-    """A value's score, and the expected value and bounds where a detector has them."""
+    """A value's score, and the expected value and bounds if the detector computes them."""
 
     score: float
     expected: float | None = None
@@ -19,5 +19,5 @@ class Reading:
 
 
 def around(expected: float, reach: float, score: float) -> Reading:
-    """A reading whose bounds lie `reach` on both sides of what was expected."""
+    """Return a reading with bounds at a distance of `reach` from the expected value."""
     return Reading(score, expected, expected - reach, expected + reach)

@@ -1,7 +1,7 @@
-"""What is usual at an hour of the day or week: the mean of each hour over its last occurrences.
+"""The usual value at an hour of the day or week: the mean of the hour over its last occurrences.
 
-A rhythm is {"hour", "count", "sum", "usual"}: the present hour since the epoch, its values so far, and for each hour
-[occurrences, mean] or null. An hour counts as one occurrence, however many values it has.
+A rhythm is {"hour", "count", "sum", "usual"}: the current hour since the epoch, count and sum of its values so far, and
+for each hour of the period [occurrences, mean] or null. An hour counts once, however many values it has.
 """
 
 from __future__ import annotations
@@ -11,35 +11,35 @@ from tidemill_processor.detect.detectors.reading import State
 HOUR_MS = 3_600_000
 HOURS = {"day": 24, "week": 168}
 OCCURRENCES = 7
-"""So many occurrences of an hour are remembered (older ones fade)."""
+"""Number of occurrences of an hour that are remembered; older ones fade."""
 ENOUGH = 2
-"""An hour is known once it has been there so often."""
+"""After so many occurrences, the usual value of an hour is known."""
 
 
 def start(period: str) -> State:
-    """A rhythm that knows nothing yet."""
+    """Return an empty rhythm."""
     return {"hour": -1, "count": 0, "sum": 0.0, "usual": [None] * HOURS[period]}
 
 
 def usual(rhythm: State, at_ms: int) -> float | None:
-    """What is usual at a time; None while it is not known."""
+    """Return the usual value at a time; None: it is not known yet."""
     known = rhythm["usual"][at_ms // HOUR_MS % len(rhythm["usual"])]
     return known[1] if known and known[0] >= ENOUGH else None
 
 
 def learn(rhythm: State, at_ms: int, value: float) -> State:
-    """The rhythm with one more value. One of an hour that is over by less than a day comes too late for it."""
+    """Return the rhythm with one more value. A value of an earlier hour, up to a day ago, is ignored."""
     hour = at_ms // HOUR_MS
     if hour == rhythm["hour"]:
         return {**rhythm, "count": rhythm["count"] + 1, "sum": rhythm["sum"] + value}
-    # A clock that was set back further goes on from there.
+    # If times jump back further than a day, they continue from there.
     if rhythm["count"] and 0 < rhythm["hour"] - hour < HOURS["day"]:
         return rhythm
     return {"hour": hour, "count": 1, "sum": value, "usual": _settled(rhythm) if rhythm["count"] else rhythm["usual"]}
 
 
 def _settled(rhythm: State) -> list[list[float] | None]:
-    """The hours' means once the present hour is over."""
+    """Return the hours' means at the end of the current hour."""
     mean = rhythm["sum"] / rhythm["count"]
     place = rhythm["hour"] % len(rhythm["usual"])
     times, before = rhythm["usual"][place] or (0, 0.0)

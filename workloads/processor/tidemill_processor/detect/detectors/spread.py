@@ -2,10 +2,10 @@
 
 zscore: mean and standard deviation of all values so far (Welford 1962).
 ewma: exponentially weighted mean and variance (Roberts 1959; Finch 2009).
-mad: median and median absolute deviation of the last values (Hampel 1974), scaled to a normal's standard deviation; or
-their mean absolute deviation, scaled likewise, where that is larger (Iglewicz and Hoaglin 1993 take it for series whose
-median deviation is nothing, as bursty ones have). One value could move it at will, so the largest fiftieth of the
-deviations count for no more than five times the largest of the others (winsorised: Tukey 1962).
+mad: median and median absolute deviation of the last values (Hampel 1974), scaled to a normal distribution's standard
+deviation. If the mean absolute deviation, scaled likewise, is larger, it is used instead (Iglewicz and Hoaglin 1993 do
+so if the median deviation is 0, as in bursty series). A single value could change that mean without limit. So the
+largest 2 % of the deviations are limited to five times the largest of the others (winsorised: Tukey 1962).
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ MAD_SPAN = 300
 _MEDIAN_TO_SIGMA = 1.4826
 _MEAN_TO_SIGMA = 1.2533
 OUTLIERS = 0.02
-"""The share of the last values that may be anything without moving the spread by more than a factor."""
+"""Share of the largest deviations whose effect on the spread is limited."""
 _MOST = 5.0
-"""What they count for: as many times the largest of the other deviations."""
+"""Their limit, as a multiple of the largest of the other deviations."""
 
 
 def zscore(spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """|x - mean| / standard deviation."""
+    """Score |x - mean| / standard deviation."""
     return _by_moments(spec, state, value, math.inf)
 
 
 def ewma(spec: EwmaDetector, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """|x - weighted mean| / weighted standard deviation."""
+    """Score |x - weighted mean| / weighted standard deviation."""
     return _by_moments(spec, state, value, 1 / (spec.weight or EWMA_WEIGHT))
 
 
@@ -47,7 +47,7 @@ def _by_moments(spec: DetectorSpec, state: State, value: float, memory: float) -
 
 
 def mad(spec: MadDetector, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """|x - median| / max(1.4826 · median of |x - median|, 1.2533 · winsorised mean of it)."""
+    """Score |x - median| / max(1.4826 · median of |x - median|, 1.2533 · winsorised mean of |x - median|)."""
     recent = state.get("recent", [])
     reading = None
     if recent:
@@ -56,13 +56,13 @@ def mad(spec: MadDetector, state: State, _at_ms: int, value: float) -> tuple[Rea
         unit = max(_MEDIAN_TO_SIGMA * statistics.median(distances), _MEAN_TO_SIGMA * _mean(distances))
         unit = moments.floored(unit, centre)
         reading = around(centre, spec.limit * unit, abs(value - centre) / unit)
-    # Nine digits are more than enough to compare by, and keep the state small.
+    # Nine digits are precise enough, and keep the state small.
     kept = [*recent, float(f"{value:.9g}")]
     return reading, {"recent": kept[-(spec.span or MAD_SPAN) :]}
 
 
 def _mean(distances: list[float]) -> float:
-    """The mean of sorted distances, the largest of them cut."""
+    """Return the mean of sorted distances, the largest of them limited."""
     usual = max(1, len(distances) - math.ceil(OUTLIERS * len(distances)))
     most = _MOST * distances[usual - 1]
     return (math.fsum(distances[:usual]) + sum(min(x, most) for x in distances[usual:])) / len(distances)

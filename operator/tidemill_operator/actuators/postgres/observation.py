@@ -1,0 +1,142 @@
+"""Reads the live facts of a pipeline's schema. Schemas of earlier versions lack some tables and columns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from psycopg import sql
+
+from tidemill_contract.functions.feeds import Feeds
+from tidemill_contract.tables.kept import QUERY, read
+from tidemill_operator.actuators.postgres.claims import made
+from tidemill_operator.actuators.postgres.damage import emptied, missing_positions
+from tidemill_operator.actuators.postgres.replays import observe_replays
+from tidemill_operator.actuators.postgres.retained import noted_owner
+from tidemill_operator.actuators.postgres.session import Session
+from tidemill_operator.plan.kafka.claims import TOPICS
+from tidemill_operator.plan.model import Failing, LiveSchema, Loss
+from tidemill_operator.plan.postgres.noted import as_noted_today
+
+# Replicas record the same loss within moments. All these records are reported for a day, and then none.
+_LOST = """
+WITH lately AS (SELECT max(noticed_at) AS at FROM {0} WHERE reader = 'live')
+SELECT reason, partition, epoch, from_offset, to_offset FROM {0}, lately
+ WHERE reader = 'live' AND noticed_at > lately.at - interval '5 minutes' AND lately.at > now() - interval '1 day'
+"""
+# An old row belongs to a processor that has ended, so it is no longer retried.
+_HELD_UP = """
+SELECT aggregation, duty, reason FROM {} WHERE tried_at > now() - interval '5 minutes' ORDER BY since, aggregation, duty
+"""
+# Report the first failure of a day, so that the message stays the same while more follow.
+_SKIPPED = """
+SELECT DISTINCT ON (aggregation, duty) aggregation, duty, reason,
+ coalesce(to_char(window_start, 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), ''), coalesce(group_key::text, ''), metrics,
+ count(*) OVER (PARTITION BY aggregation, duty) > 1
+ FROM {} WHERE skipped_at > now() - interval '1 day' ORDER BY aggregation, duty, id
+"""
+
+
+def observe(session: Session, schema: str) -> LiveSchema | None:
+    """Return the live facts of a schema; None: it does not exist."""
+    found = session.rows("SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s", (schema,))
+    if not found:
+        return None
+    columns = _columns(session, schema)
+    live = LiveSchema(noted_owner(found[0][0]), columns=columns)
+    for read_part in (_versions, _accepted, _positions, _losses, _kept, _failing):
+        live = read_part(session, schema, live)
+    live = replace(
+        live,
+        replays=observe_replays(session, schema, columns),
+        emptied=emptied(session, schema, columns),
+        made=made(session, schema) if TOPICS.name in columns else frozenset(),
+    )
+    return as_noted_today(live)
+
+
+def _columns(session: Session, schema: str) -> dict[str, dict[str, str]]:
+    rows = session.rows(
+        "SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_class c"
+        " JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid"
+        " WHERE n.nspname = %s AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND a.attnum > 0"
+        " AND NOT a.attisdropped",
+        (schema,),
+    )
+    columns: dict[str, dict[str, str]] = {}
+    for table, column, kind in rows:
+        columns.setdefault(table, {})[column] = kind
+    return columns
+
+
+def _versions(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
+    if "_aggregations" not in live.columns:
+        return live
+    # A schema from before `layout` and `fed` has neither.
+    query = sql.SQL(
+        "SELECT name, version, reader, shape::text, closed_until, to_jsonb(a) -> 'layout', to_jsonb(a) -> 'fed'"
+        " FROM {} a"
+    ).format(sql.Identifier(schema, "_aggregations"))
+    shapes, closed, feeds, readers = {}, {}, {}, {}
+    for name, version, reader, shape, until, *fed in session.connection.execute(query):
+        shapes[name, version], closed[name, version], feeds[name, version] = shape, until, Feeds.read(*fed)
+        readers[name, version] = reader
+    return replace(live, shapes=shapes, closed_until=closed, feeds=feeds, readers=readers)
+
+
+def _accepted(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
+    if "accepted" not in live.columns.get("_generation", {}):
+        return live
+    query = sql.SQL("SELECT generation, accepted FROM {}").format(sql.Identifier(schema, "_generation"))
+    generation, accepted = session.connection.execute(query).fetchone() or (0, None)
+    return replace(live, generation=generation, accepted=accepted)
+
+
+def _positions(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
+    if "_offsets" not in live.columns:
+        return live
+    # A schema from before `former_topic_ids` has none.
+    query = sql.SQL(
+        "SELECT partition, topic_id, next_offset, to_jsonb(o) -> 'former_topic_ids' FROM {} o WHERE reader = 'live'"
+    ).format(sql.Identifier(schema, "_offsets"))
+    positions = session.connection.execute(query).fetchall()
+    there = {partition for partition, *_ in positions}
+    before = frozenset(former for *_, ids in positions for former in ids or ())
+    current = {topic_id for _, topic_id, _, _ in positions if topic_id}
+    return replace(
+        live,
+        partitions=max(there, default=-1) + 1,
+        missing_positions=missing_positions(there),
+        read_before=before,
+        # Processors move partitions to a new topic one by one, so some may still have the former topic's id.
+        read_from=max(current - before or current, default=""),
+        read_to={partition: offset for partition, topic_id, offset, _ in sorted(positions) if topic_id},
+    )
+
+
+def _losses(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
+    if "_lost" not in live.columns:
+        return live
+    query = sql.SQL(_LOST).format(sql.Identifier(schema, "_lost"))
+    return replace(live, losses=tuple(Loss(*row) for row in session.connection.execute(query)))
+
+
+def _kept(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
+    if "_kept" not in live.columns:
+        return live
+    query = sql.SQL(QUERY).format(sql.Identifier(schema, "_kept"))
+    return replace(live, kept=read(session.connection.execute(query).fetchall()))
+
+
+def _failing(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
+    """Add what processors currently fail to do, and what they have skipped."""
+    if "_held_up" in live.columns:
+        query = sql.SQL(_HELD_UP).format(sql.Identifier(schema, "_held_up"))
+        live = replace(live, held_up=tuple(Failing(*row) for row in session.connection.execute(query)))
+    if "_skipped" in live.columns:
+        query = sql.SQL(_SKIPPED).format(sql.Identifier(schema, "_skipped"))
+        skipped = tuple(
+            Failing(name, duty, reason, window, group, tuple(missing), more)
+            for name, duty, reason, window, group, missing, more in session.connection.execute(query)
+        )
+        live = replace(live, skipped=skipped)
+    return live
