@@ -20,7 +20,7 @@ from tidemill_operator.plan.kafka.claims import Claim, disputes
 from tidemill_operator.plan.kafka.replication import Spread
 from tidemill_operator.plan.model import LiveReplay, LiveSchema, LiveTopic, Owner, Schema, Topic, Workload
 from tidemill_operator.plan.postgres.damage import damaged
-from tidemill_operator.plan.postgres.noted import with_types_of
+from tidemill_operator.plan.postgres.migration import with_types_of
 from tidemill_operator.plan.postgres.schema import column_type
 from tidemill_operator.plan.refusals import column_changes, foreign, gone, missing
 

@@ -39,7 +39,7 @@ from tidemill_processor.batch import BatchReader
 from tidemill_processor.database import Database
 from tidemill_processor.merge import merging
 from tidemill_processor.transaction import Committer, Position
-from tidemill_processor.windows.reading import WindowReader
+from tidemill_processor.windows.reader import WindowReader
 
 pytestmark = pytest.mark.integration
 

@@ -31,7 +31,7 @@ from tidemill_processor.batch import BatchReader
 from tidemill_processor.database import Database
 from tidemill_processor.merge import merging
 from tidemill_processor.transaction import Committer, Fenced, Position
-from tidemill_processor.windows.reading import WindowReader
+from tidemill_processor.windows.reader import WindowReader
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

@@ -38,7 +38,7 @@ from tidemill_processor.detect.scanning import Scanner
 from tidemill_processor.publish.producer import Outlet
 from tidemill_processor.publish.publisher import Publisher
 from tidemill_processor.transaction import Committer, Position, Superseded
-from tidemill_processor.windows.reading import WindowReader
+from tidemill_processor.windows.reader import WindowReader
 
 pytestmark = pytest.mark.integration
 

@@ -20,8 +20,8 @@ import pytest
 
 from kafka_records import KafkaRecord
 from tidemill_api.catalog import PipelineModel
+from tidemill_api.live.database_reads import _changed_sql, _latest
 from tidemill_api.live.query import RESERVED as LIVE_PARAMETERS
-from tidemill_api.live.reading import _changed_sql, _latest
 from tidemill_api.query.aggregate import RESERVED as PARAMETERS
 from tidemill_api.query.aggregate import take_query
 from tidemill_api.query.answers import State
@@ -45,7 +45,7 @@ from tidemill_operator.plan.postgres.schema import desired_schema
 from tidemill_processor.batch import BatchReader
 from tidemill_processor.database import Database
 from tidemill_processor.transaction import Committer, Position
-from tidemill_processor.windows.reading import WindowReader
+from tidemill_processor.windows.reader import WindowReader
 
 pytestmark = pytest.mark.integration
 

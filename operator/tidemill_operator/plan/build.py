@@ -16,8 +16,8 @@ from tidemill_operator.plan.kafka.topics import bereave, desired_topics
 from tidemill_operator.plan.model import LiveFacts, Owner, Plan, Schema, Topic
 from tidemill_operator.plan.postgres.damage import bereaved
 from tidemill_operator.plan.postgres.schema import desired_schema
-from tidemill_operator.plan.reading import read_by_processors
 from tidemill_operator.plan.replay import abandoned, planned_replay
+from tidemill_operator.plan.restarts import read_by_processors
 from tidemill_operator.plan.versions import live_versions
 from tidemill_operator.plan.workloads import desired_workloads
 from tidemill_operator.settings import Platform

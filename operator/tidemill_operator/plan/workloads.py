@@ -11,7 +11,7 @@ from dataclasses import replace
 from tidemill_contract.resource.spec import ResourcesSpec
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_operator.plan.model import Component, Replay, Workload
-from tidemill_operator.plan.reading import revision
+from tidemill_operator.plan.restarts import revision
 from tidemill_operator.settings import Platform
 
 SHARED_INGEST, SHARED_API = "tidemill-ingest", "tidemill-api"

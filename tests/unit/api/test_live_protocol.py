@@ -9,8 +9,8 @@ import pytest
 import websockets
 from websockets.asyncio.client import connect
 
-from tidemill_api.live import protocol as live_protocol
-from tidemill_api.live.protocol import LiveProtocol
+from tidemill_api.live import slow_clients as live_protocol
+from tidemill_api.live.slow_clients import LiveProtocol
 from uvicorn_up import uvicorn_up
 from waiting import eventually_async
 

@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from tidemill_chassis.web.problems import Problem
 from tidemill_ingest.body import MAX_BODY_BYTES, MAX_EVENTS, Events, decompress, split
-from tidemill_ingest.reading import Memory, read_body
+from tidemill_ingest.body_reader import Memory, read_body
 
 MIB = 1024 * 1024
 CHUNK = bytes(MIB)

@@ -35,7 +35,7 @@ from tidemill_processor.publish.live import (
     _pieces,
 )
 from tidemill_processor.publish.producer import PublishFailed
-from tidemill_processor.windows.reading import Cut, WindowReader
+from tidemill_processor.windows.reader import Cut, WindowReader
 from tidemill_processor.windows.salvage import Salvage
 
 SCAN, PUBLISH = Duty("scan", "sales", 1), Duty("publish", "visits", 2)

@@ -28,7 +28,7 @@ LOCKS = sorted([*ROOT.glob("hack/requirements/*.txt"), *(ROOT / name / "requirem
 LOADED_BY_NAME = {
     "httptools": "uvicorn's parser of HTTP, which tidemill_chassis.web.limits derives from",
     "uvloop": "uvicorn's event loop, which the services ask for by name",
-    "websockets": "uvicorn's WebSockets, which tidemill_api.live.protocol derives from",
+    "websockets": "uvicorn's WebSockets, which tidemill_api.live.slow_clients derives from",
 }
 """Dependencies that another library imports, and why they are declared."""
 SERVERS = ("confluent_kafka", "kafka", "psycopg", "redis", "kopf", "kubernetes", "httpx", "subprocess")

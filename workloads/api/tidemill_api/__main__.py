@@ -12,7 +12,7 @@ import uvicorn
 
 from tidemill_api.app import create_app
 from tidemill_api.live.places import Places
-from tidemill_api.live.protocol import LiveProtocol
+from tidemill_api.live.slow_clients import LiveProtocol
 from tidemill_api.services import Services, make_services
 from tidemill_api.upkeep import Upkeep
 from tidemill_chassis.web.hosts import Hosts

@@ -14,6 +14,7 @@ from tidemill_chassis.resilience.config import Deadline
 from tidemill_chassis.web.problems import Problem, bad_parameter, unavailable
 from tidemill_ingest import metrics, results
 from tidemill_ingest.body import Events, split
+from tidemill_ingest.body_reader import Memory, read_body
 from tidemill_ingest.idempotency.known import Known, merge
 from tidemill_ingest.idempotency.requests import Attempt, Replays, fingerprint
 from tidemill_ingest.idempotency.shared import Batch
@@ -22,7 +23,6 @@ from tidemill_ingest.kafka.producers import SURE_SECONDS
 from tidemill_ingest.kafka.sink import Delivery, Pending, Sink
 from tidemill_ingest.pipelines import Pipeline, Pipelines
 from tidemill_ingest.quota import Quota
-from tidemill_ingest.reading import Memory, read_body
 from tidemill_ingest.records import Records
 from tidemill_ingest.results import Answer, Outcome, answer, refusal
 

@@ -15,7 +15,7 @@ from tidemill_operator.actuators.postgres.retained import noted_owner
 from tidemill_operator.actuators.postgres.session import Session
 from tidemill_operator.plan.kafka.claims import TOPICS
 from tidemill_operator.plan.model import Failing, LiveSchema, Loss
-from tidemill_operator.plan.postgres.noted import as_noted_today
+from tidemill_operator.plan.postgres.migration import as_noted_today
 
 # Replicas record the same loss within moments. All these records are reported for a day, and then none.
 _LOST = """

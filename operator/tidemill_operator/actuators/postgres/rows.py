@@ -13,7 +13,7 @@ from tidemill_operator.actuators.postgres.session import Session
 from tidemill_operator.plan.kafka.claims import TOPICS
 from tidemill_operator.plan.model import LiveSchema, Schema
 from tidemill_operator.plan.postgres.feeding import feeds_after
-from tidemill_operator.plan.postgres.noted import with_types_of
+from tidemill_operator.plan.postgres.migration import with_types_of
 
 
 def ensure_rows(session: Session, schema: Schema, live: LiveSchema | None, *, regress: bool) -> None:

@@ -26,7 +26,7 @@ from tidemill_contract.resource.spec import AnalyticsPipeline, PipelineSpec
 from tidemill_operator.plan.build import build_plan
 from tidemill_operator.plan.changes import Change, changes
 from tidemill_operator.plan.model import LiveFacts, Plan
-from tidemill_operator.plan.reading import UNREAD
+from tidemill_operator.plan.restarts import UNREAD
 from tidemill_operator.reconcile import reconcile
 from tidemill_operator.settings import Platform
 from tidemill_operator.testing import MemoryWorld

@@ -19,9 +19,9 @@ from tidemill_api.catalog import PipelineModel
 from tidemill_api.database import DATABASE_UNAVAILABLE, Connection, Database, as_problem, of_one_table
 from tidemill_api.describe import aggregation as describe_aggregation
 from tidemill_api.live.change import Change, Key, RowFilter, keyed, upserts
+from tidemill_api.live.database_reads import read_changed, read_standings
 from tidemill_api.live.progress import Progress
 from tidemill_api.live.query import LiveQuery
-from tidemill_api.live.reading import read_changed, read_standings
 from tidemill_api.live.upstream import Ending, Upstream
 from tidemill_chassis.web.problems import Problem, unavailable
 

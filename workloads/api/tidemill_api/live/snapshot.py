@@ -12,7 +12,7 @@ from tidemill_api.catalog import AggregationModel, PipelineModel
 from tidemill_api.database import Connection, Database
 from tidemill_api.describe import time_ms
 from tidemill_api.live.change import RowFilter, pieces, with_rows
-from tidemill_api.live.reading import read_latest, read_standings
+from tidemill_api.live.database_reads import read_latest, read_standings
 from tidemill_chassis.web.problems import unavailable
 
 KEEP_SECONDS = 1.0

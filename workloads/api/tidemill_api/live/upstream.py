@@ -20,9 +20,9 @@ import redis.asyncio
 from tidemill_api.catalog import Catalog, PipelineModel
 from tidemill_api.database import Connection, Database, of_one_table, outage
 from tidemill_api.live.change import Change, Entry, Parts, Row, keyed
+from tidemill_api.live.database_reads import Standing, read_changed, read_standings
 from tidemill_api.live.ledger import Ledger
 from tidemill_api.live.progress import Progress
-from tidemill_api.live.reading import Standing, read_changed, read_standings
 from tidemill_api.live.snapshot import Snapshots
 from tidemill_api.live.stream import ChangeStream, Unreachable
 from tidemill_chassis.resilience.config import Guard

@@ -24,7 +24,7 @@ from tidemill_processor.detect.detectors import State, Verdict, judge, number
 from tidemill_processor.keeper.duties import Duty
 from tidemill_processor.keeper.skipped import record
 from tidemill_processor.merge.corrections import Corrections
-from tidemill_processor.windows.reading import WindowReader
+from tidemill_processor.windows.reader import WindowReader
 from tidemill_processor.windows.salvage import Salvage
 
 KEPT_WINDOWS = 24

@@ -28,7 +28,7 @@ from tidemill_processor.detect.detectors import State, Verdict, judge, number
 from tidemill_processor.detect.rescoring import ClosedWindow, Rescorer
 from tidemill_processor.keeper.duties import Duty
 from tidemill_processor.keeper.skipped import Skip, record
-from tidemill_processor.windows.reading import Span, WindowReader
+from tidemill_processor.windows.reader import Span, WindowReader
 from tidemill_processor.windows.salvage import Salvage
 
 SPAN_PANES = 64

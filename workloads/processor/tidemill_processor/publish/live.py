@@ -23,7 +23,7 @@ from tidemill_processor.database import AggregationStore, Database
 from tidemill_processor.keeper.duties import Attempt, Duty, at_once
 from tidemill_processor.time.closing import Clock
 from tidemill_processor.transaction import Change
-from tidemill_processor.windows.reading import WindowReader
+from tidemill_processor.windows.reader import WindowReader
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from tidemill_processor.keeper.duties import Duty
 from tidemill_processor.keeper.skipped import Skip, record
 from tidemill_processor.merge.corrections import Corrections
 from tidemill_processor.publish.producer import Outlet, RecordRefused, Refused
-from tidemill_processor.windows.reading import Query, WindowReader
+from tidemill_processor.windows.reader import Query, WindowReader
 from tidemill_processor.windows.salvage import Salvage
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ import psycopg
 from tidemill_contract.times import rfc3339_ms
 from tidemill_processor.blame import is_fault, reason
 from tidemill_processor.keeper.skipped import Skip
-from tidemill_processor.windows.reading import WHOLE, Cut, Query, WindowReader
+from tidemill_processor.windows.reader import WHOLE, Cut, Query, WindowReader
 
 MOST_PROBES = 400
 """Approximate maximum number of queries of one search, which takes seconds."""
