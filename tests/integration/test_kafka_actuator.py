@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -117,6 +117,21 @@ def test_partitions_grow_and_keep_their_events(kafka: KafkaTopics, topic: Topic,
 REFUSED: list[tuple[dict[str, int], Reason, str]] = [
     ({"partitions": 2}, Reason.NOT_SUPPORTED, "has 3 partitions and 2 are requested"),
 ]
+
+
+def test_a_topic_that_the_asked_broker_does_not_know_yet_is_treated_as_one_that_exists(
+    kafka: KafkaTopics, topic: Topic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker may answer that a topic is absent which another client has just created: it is compared, not made."""
+    kafka.ensure([topic])
+    behind, describe = [True], KafkaTopics._describe
+
+    def described(self: KafkaTopics, names: Sequence[str]) -> dict[str, Any]:
+        return {} if behind and behind.pop() else describe(self, names)
+
+    monkeypatch.setattr(KafkaTopics, "_describe", described)
+    grown = one(kafka.ensure([replace(topic, partitions=5)]))
+    assert (grown.rank, grown.changed, grown.observed["partitions"]) == (Rank.DONE, 1, 5)
 
 
 @pytest.mark.parametrize(("change", "reason", "text"), REFUSED, ids=["shrinking"])

@@ -170,7 +170,7 @@ class KafkaTopics:
                 raise missing(topic)
             if topic.lost:
                 raise gone(topic)
-            return self._create(topic)
+            return self._create(topic, spread)
         if not topic.managed:
             return _report(topic, _live(described), 0)
         live, changed = _live(described), 0
@@ -210,7 +210,7 @@ class KafkaTopics:
         leaving = spread.leaving if spread else frozenset()
         return self._replication.advance(topic.name, partitions, config, wish, leaving=leaving)
 
-    def _create(self, topic: Topic) -> Outcome:
+    def _create(self, topic: Topic, spread: Spread | None) -> Outcome:
         brokers = self.brokers()
         if topic.replication_factor > brokers:
             raise TidemillError(
@@ -221,13 +221,20 @@ class KafkaTopics:
             )
         wanted = NewTopic(topic.name, topic.partitions, topic.replication_factor, config=dict(topic.config))
         session = self._session
+        existed = False
         with session.told(f"creating topic {topic.name}"):
-            session.each(
-                session.admin().create_topics([wanted], request_timeout=session.timeout),
-                okay=(KafkaError.TOPIC_ALREADY_EXISTS,),
-            )
-        log.info("topic %s: created with %d partitions", topic.name, topic.partitions)
+            try:
+                session.each(session.admin().create_topics([wanted], request_timeout=session.timeout))
+            except KafkaException as error:
+                existed = error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS
+                if not existed:
+                    raise
         described = self._await(topic)
+        if existed:
+            # The broker that was asked before did not know the topic yet. It is a topic like any that exists.
+            known = self.configs([topic.name])[topic.name] if described else {}
+            return self._ensure(topic, described, known, spread) if described else _report(topic, None, 0)
+        log.info("topic %s: created with %d partitions", topic.name, topic.partitions)
         shown = described and self._session.settle(lambda: self._has(topic.name, topic.config))
         return _report(topic, _live(described) if described else None, 1, unshown=() if shown else topic.config)
 
