@@ -107,11 +107,14 @@ def _listed(aggregation: Mapping[str, Any], windows: pl.DataFrame) -> pl.DataFra
 
 def _metric(metric: Mapping[str, Any], schema: pl.Schema) -> pl.Expr:
     name, function, field = metric["name"], metric["function"], metric.get("field")
+    where = pl.sql_expr(metric["where"]).fill_null(value=False) if "where" in metric else None
     if field is None:
-        return pl.len().cast(pl.Int64).alias(name)
+        return (pl.len() if where is None else where.sum()).cast(pl.Int64).alias(name)
     column = pl.col(field)
     if schema[field] == pl.Boolean and function not in ("count", "first", "last", "topk"):
         column = column.cast(pl.Int64)
+    if where is not None:
+        column = pl.when(where).then(column)
     return _value(function, column).alias(name)
 
 

@@ -32,6 +32,8 @@ METRICS = [
     {"name": "spread", "function": "stddev", "field": "n"},
     {"name": "newest", "function": "last", "field": "n"},
     {"name": "common", "function": "topk", "field": "x", "k": 1},
+    {"name": "large", "function": "count", "where": "n > 2"},
+    {"name": "large_sum", "function": "sum", "field": "n", "where": "n > 2"},
 ]
 TUMBLING = {"name": "a", "groupBy": ["k"], "window": {"type": "tumbling", "size": "1m"}, "metrics": METRICS}
 
@@ -74,10 +76,34 @@ def answer() -> list[dict[str, Any]]:
     spread = 1.6329931618554521
     return [
         row(
-            "a", 0, events=3, total=9, mean=0.15000000000000002, ratio=0.1, spread=spread, newest=5, common=listed(0.1)
+            "a",
+            0,
+            events=3,
+            total=9,
+            mean=0.15000000000000002,
+            ratio=0.1,
+            spread=spread,
+            newest=5,
+            common=listed(0.1),
+            large=2,
+            large_sum=8,
         ),
-        row("b", 0, events=1, total=2, mean=None, ratio=None, spread=0.0, newest=2, common=None),
-        row(None, 60, events=1, total=0, mean=1, ratio=None, spread=0, newest=0, common=listed(1.0)),
+        row(
+            "b", 0, events=1, total=2, mean=None, ratio=None, spread=0.0, newest=2, common=None, large=0, large_sum=None
+        ),
+        row(
+            None,
+            60,
+            events=1,
+            total=0,
+            mean=1,
+            ratio=None,
+            spread=0,
+            newest=0,
+            common=listed(1.0),
+            large=0,
+            large_sum=None,
+        ),
     ]
 
 
