@@ -62,7 +62,7 @@ class AggregationModel:
 
 def _members(function: str, field_type: str | None) -> tuple[Column, ...]:
     """What the objects in a metric's list hold; no members: the answer is no list of objects."""
-    item = FUNCTIONS[function].item
+    item = FUNCTIONS[function].item if function in FUNCTIONS else None
     if item is None:
         return ()
     return tuple(Column(name, _kind(schema) or str(field_type)) for name, schema in item.members.items())
