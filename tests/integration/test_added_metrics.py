@@ -258,3 +258,31 @@ def test_an_edited_condition_counts_from_then_on(rollout: Rollout) -> None:
     rollout.closed(9)
     published = rollout.results(6 + 8)
     assert {key[1]: metrics["of_a"] for key, metrics in published.items() if key[0] == "hops"} == edited
+
+
+def test_an_expression_is_computed_from_merged_windows(rollout: Rollout) -> None:
+    """In hopping windows, roll-ups, snapshots and results; an edit of it holds for all windows that are answered."""
+    each, share = {"name": "each", "expression": "total / n"}, {"name": "share", "expression": "of_a / n"}
+    rollout.apply(config(2, [each, TOTAL], [share, OF_A]))
+    rollout.produce((0, "a"), (1, "a"), (1, "b"), (2, "b"))
+    shares = {-2: 1.0, -1: 4 / 6, 0: 0.5, 1: 2 / 6, 2: 0.0}
+    assert rollout.answers("hops", "share") == rollout.snapshot("hops", "share") == shares
+    assert rollout.answers("hops", "share", granularity="2m") == {0: 4 / 6, 2: 0.0}
+    assert rollout.answers("hops", "share", share__gt=0.6, metrics="share") == {-2: 1.0, -1: 4 / 6}
+    assert [row["share"] for row in rollout.rows("hops", order="-share")] == sorted(shares.values(), reverse=True)
+    assert set(rollout.answers("by_k", "each", group_by="").values()) == {10.0}
+    span = {"from": BASE + 5 * MINUTE, "to": BASE + 6 * MINUTE}
+    (empty,) = rollout.rows("hops", granularity="1m", fill="zero", **span)
+    assert (empty["n"], empty["of_a"], empty["share"]) == (0, 0, None)
+    rollout.closed(2)
+
+    rollout.apply(config(3, [each, TOTAL], [{**share, "expression": "1 - of_a / n"}, OF_A]))
+    edited = {minute: 1 - found for minute, found in shares.items()}
+    assert rollout.answers("hops", "share") == rollout.snapshot("hops", "share") == edited
+    rollout.produce((6, "c"))
+    rollout.closed(6)
+    published = rollout.results(4 + 5)
+    assert {key[1]: metrics["share"] for key, metrics in published.items() if key[0] == "hops"} == {
+        **edited, -2: 1.0, -1: 4 / 6,  # published before the edit
+    }  # fmt: skip
+    assert {metrics["each"] for key, metrics in published.items() if key[0] == "by_k"} == {10.0}
