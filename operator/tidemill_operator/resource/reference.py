@@ -92,8 +92,8 @@ event and on earlier derives. The operators are `+ - * / %`, `= <> < <= > >=`, `
 - `TO_TIMESTAMP(seconds)` is a time from seconds since 1970, with fractions. `TO_TIMESTAMP(text, pattern[, zone])`
   reads a text by a pattern: `TO_TIMESTAMP(day, '%d.%m.%Y %H:%M', 'Europe/Berlin')`. Without a zone and without `%z`
   it is in UTC. A time that the clock skips is NULL, of one that occurs twice the first is taken. A pattern needs a
-  whole date and may have `%Y %y %m %b %B %d %e %j %H %I %M %S %p %F %T %R %z`, `%.f` for a fraction with its point,
-  and `%%`.
+  whole date and may have `%Y %y %m %b %B %d %j %H %I %M %S %p %z`, `.%f` for a fraction with
+  its point, and `%%`.
 - All functions give NULL of NULL, except where this page says otherwise.
 - `TRIM` removes all surrounding white space. `CONCAT` skips NULL; with `||`, NULL gives NULL.
 - A derived string of more than 1,024 bytes is NULL.

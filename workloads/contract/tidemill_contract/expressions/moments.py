@@ -44,10 +44,11 @@ _TRUNCATED = {
 _UNITS_MS = {
     "MILLISECOND": 1, "SECOND": 1000, "MINUTE": 60_000, "HOUR": 3_600_000, "DAY": 86_400_000, "WEEK": 604_800_000,
 }  # fmt: skip
-_DIRECTIVE = re.compile(r"%(?:\.f|.)", re.DOTALL)
-_DIRECTIVES = frozenset("%Y %y %m %b %B %d %e %j %H %I %M %S %p %F %T %R %z %.f %%".split())  # noqa: SIM905
-_DATES = ({"%F"}, {"%Y", "%j"}, *({year, month, day} for year in ("%Y", "%y") for month in ("%m", "%b", "%B")
-                                  for day in ("%d", "%e")))  # fmt: skip
+_DIRECTIVE = re.compile(r"\.%f|%.", re.DOTALL)
+_DIRECTIVES = ("%Y", "%y", "%m", "%b", "%B", "%d", "%j", "%H", "%I", "%M", "%S", ".%f", "%p", "%z", "%%")
+_YEARS, _MONTHS = ("%Y", "%y"), ("%m", "%b", "%B")
+_DATES = ({"%Y", "%j"}, *({year, month, "%d"} for year in _YEARS for month in _MONTHS))
+"""Directives that make a whole date."""
 
 
 def _moment(name: str, argument: Typed) -> pl.Expr:
@@ -108,12 +109,14 @@ def _read(name: str, args: Sequence[Typed]) -> pl.Expr:
     """A text by a pattern; null if it does not fit."""
     value, form = as_string(name, args[0]), str(constant(name, args[1], "the pattern", "string"))
     used = set(_DIRECTIVE.findall(form))
-    if used - _DIRECTIVES or not any(date <= used for date in _DATES):
-        wrong = f"{', '.join(sorted(used - _DIRECTIVES))} is unknown" if used - _DIRECTIVES else "it has no whole date"
-        known = " ".join(sorted(_DIRECTIVES))
+    unknown = sorted(used - set(_DIRECTIVES))
+    if unknown or not any(date <= used for date in _DATES):
+        wrong = f"{', '.join(unknown)} is unknown" if unknown else "there is no whole date"
+        known = " ".join(_DIRECTIVES)
         raise ExpressionError(
             f"{name}: in the pattern '{form}' {wrong}; write one such as '%d.%m.%Y %H:%M:%S', of {known}"
         )
+    form = form.replace(".%f", "%.f")  # as polars writes a fraction
     if "%z" in used:
         if len(args) > 2:
             raise ExpressionError(f"{name}: the text has its own offset (%z); leave the zone out")
