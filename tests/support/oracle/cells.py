@@ -149,7 +149,7 @@ def computed_cell(
             kinds[found], values[found] = kind_of(metric, types), row.get(found)
             if kinds[found] == "number" and values[found] is not None:
                 values[found] = float(values[found])
-        elif found in row:
+        else:
             kinds[found], compute = compiled(metric["expression"], kinds)
             values[found] = compute(values)
         if found == name:

@@ -84,6 +84,8 @@ class SpecDrawer:
         match rnd.choice(_EDITS):
             case "metric":
                 aggregation["metrics"].append(self._metric(types_of(spec)))
+                if rnd.random() < 0.5:
+                    aggregation["metrics"].append(self._composed(aggregation["metrics"], types_of(spec)))
                 return f"{name}: one more metric", spec
             case "list":
                 for metric in aggregation["metrics"]:
