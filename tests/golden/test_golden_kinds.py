@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,3 +63,26 @@ def test_rules_of_the_crd_are_read_as_the_api_server_reads_them(members: dict[st
         "anomalies": [],
     }
     assert crd_faults(document) == sorted(wrong)
+
+
+@pytest.mark.parametrize(
+    ("members", "wrong"),
+    [
+        ({"expression": "n / 2"}, []),
+        ({"function": "expression", "expression": "n / 2"}, []),
+        ({"function": "sum", "field": "amount", "where": "ok"}, []),
+        ({}, ["expression"]),
+        ({"field": "amount"}, ["expression", "field"]),
+        ({"function": "sum", "field": "amount", "expression": "n"}, ["expression"]),
+        ({"expression": "n", "where": "ok"}, ["where"]),
+        ({"expression": "n", "q": 0.5}, ["q"]),
+    ],
+)
+def test_a_metric_has_a_function_or_an_expression(members: dict[str, Any], wrong: list[str]) -> None:
+    """Model and CRD find the same members at fault."""
+    document = Drawer(0).document()
+    metrics = [{"name": "n", "function": "count"}, {"name": "x", **members}]
+    window = {"type": "tumbling", "size": "1m"}
+    document["spec"] |= {"aggregations": [{"name": "a", "window": window, "metrics": metrics}], "anomalies": []}
+    assert model_faults(document) == [f"spec.aggregations[0].metrics[1].{name}" for name in wrong]
+    assert crd_faults(document) == [f"aggregations.0.metrics.1.{name}" for name in wrong]

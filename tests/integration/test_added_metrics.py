@@ -33,7 +33,7 @@ OFTEN = {"name": "often", "function": "topk", "field": "k", "k": 1}
 OF_A = {"name": "of_a", "function": "count", "where": "k = 'a'"}
 
 
-def config(generation: int, by_k: list[dict[str, Any]], hops: list[dict[str, Any]]) -> PipelineConfig:
+def config(generation: int, by_k: list[dict[str, Any]], hops: list[dict[str, Any]], *watched: str) -> PipelineConfig:
     spec = PipelineSpec.model_validate(
         {
             "source": {
@@ -49,6 +49,7 @@ def config(generation: int, by_k: list[dict[str, Any]], hops: list[dict[str, Any
                 {"name": "by_k", "groupBy": ["k"], "window": {"type": "tumbling", "size": "1m"}, "metrics": [N, *by_k]},
                 {"name": "hops", "window": {"type": "hopping", "size": "3m", "hop": "1m"}, "metrics": [N, *hops]},
             ],
+            "anomalies": [{"name": metric, "aggregation": "hops", "metric": metric} for metric in watched],
             "processor": {"flushInterval": "100ms"},
             "auth": {"required": False},
             "api": {"cacheTtl": "0s"},
@@ -258,3 +259,34 @@ def test_an_edited_condition_counts_from_then_on(rollout: Rollout) -> None:
     rollout.closed(9)
     published = rollout.results(6 + 8)
     assert {key[1]: metrics["of_a"] for key, metrics in published.items() if key[0] == "hops"} == edited
+
+
+def test_an_expression_is_computed_from_merged_windows(rollout: Rollout) -> None:
+    """In hopping windows, roll-ups, snapshots and results; an edit of it holds for all windows that are answered."""
+    each, share = {"name": "each", "expression": "total / n"}, {"name": "share", "expression": "of_a / n"}
+    rollout.apply(config(2, [each, TOTAL], [share, OF_A], "share"))
+    rollout.produce((0, "a"), (1, "a"), (1, "b"), (2, "b"))
+    shares = {-2: 1.0, -1: 4 / 6, 0: 0.5, 1: 2 / 6, 2: 0.0}
+    assert rollout.answers("hops", "share") == rollout.snapshot("hops", "share") == shares
+    assert rollout.answers("hops", "share", granularity="2m") == {0: 4 / 6, 2: 0.0}
+    assert rollout.answers("hops", "share", share__gt=0.6, metrics="share") == {-2: 1.0, -1: 4 / 6}
+    assert [row["share"] for row in rollout.rows("hops", order="-share")] == sorted(shares.values(), reverse=True)
+    assert set(rollout.answers("by_k", "each", group_by="").values()) == {10.0}
+    span = {"from": BASE + 5 * MINUTE, "to": BASE + 6 * MINUTE}
+    (empty,) = rollout.rows("hops", granularity="1m", fill="zero", **span)
+    assert (empty["n"], empty["of_a"], empty["share"]) == (0, 0, None)
+    rollout.closed(2)
+
+    rollout.apply(config(3, [each, TOTAL], [{**share, "expression": "1 - of_a / n"}, OF_A], "share"))
+    edited = {minute: 1 - found for minute, found in shares.items()}
+    assert rollout.answers("hops", "share") == rollout.snapshot("hops", "share") == edited
+    rollout.produce((6, "c"))
+    rollout.closed(6)
+    published = rollout.results(4 + 5)
+    assert {key[1]: metrics["share"] for key, metrics in published.items() if key[0] == "hops"} == {
+        **edited, -2: 1.0, -1: 4 / 6,  # published before the edit
+    }  # fmt: skip
+    judged = "SELECT state FROM {s}._detectors WHERE anomaly = 'share'"
+    rollout.bench.eventually(lambda: rollout.bench.query(judged) != [], what="a rule has judged the expression")
+    assert rollout.bench.query("SELECT * FROM {s}._skipped") == []
+    assert {metrics["each"] for key, metrics in published.items() if key[0] == "by_k"} == {10.0}

@@ -400,7 +400,7 @@ def test_the_description_lists_what_a_pipeline_has_and_how_far_it_is(api: Api) -
     assert found["counts"]["dead_letters"] == len(BROKEN)
     assert [m["name"] for m in found["aggregations"][0]["measures"]] == [m["name"] for m in METRICS]
     assert found["aggregations"][0]["measures"][-1] == {
-        "name": "often", "function": "topk", "field": "qty", "where": None, "type": "array",
+        "name": "often", "function": "topk", "field": "qty", "where": None, "expression": None, "type": "array",
     }  # fmt: skip
     assert found["aggregations"][0]["dimensions"] == [
         {"name": "country", "type": "string"}, {"name": "store", "type": "integer"},

@@ -226,7 +226,7 @@ def _broken(item: Members, schema: Mapping[str, Any], path: str) -> Iterator[str
 @cache
 def rule_of(text: str) -> Callable[[Members], bool]:
     """A rule of CEL that only asks what is there and what it is, as Python."""
-    code = re.sub(r"\((\S+) \? (\S+) : (\S+)\)", r"(\2 if \1 else \3)", text)
+    code = re.sub(r"\((has\(\S+\)) \? (\S+) : ([^\s)]+)\)", r"(\2 if \1 else \3)", text)
     code = re.sub(r"has\(self\.([\w.]+)\)", r"(get('\1') is not None)", code)
     code = re.sub(r"self\.([\w.]+)", r"get('\1')", code)
     code = re.sub(r"!(?!=)", " not ", code.replace("||", " or ").replace("&&", " and "))

@@ -95,19 +95,46 @@ def _of_detector(member: Member) -> Rule:
     )
 
 
+# Members of lists have no defaults here.
+_FUNCTION = f"(has(self.function) ? self.function : '{METRICS.written.model_fields['function'].default}')"
+
+
 def metric_rules() -> list[Rule]:
-    """The rules of a metric about its function: the field, and the parameters."""
-    return [_field() if name == "field" else _of_function(member) for name, member in METRICS.members.items()]
+    """The rules of a metric about its function: the field, the condition, the parameters; or its expression."""
+    own = {"field": _field, "where": _where, "expression": _expression}
+    return [own[name]() if name in own else _of_function(member) for name, member in METRICS.members.items()]
 
 
 def _field() -> Rule:
     member = METRICS.members["field"]
     alone = [name for name in member.kinds if name not in member.needing]
+    foreign = say("metric %s: a metric without a function takes no field; add a function, or take it out", "self.name")
+    missing = say("metric %s: %s needs a field; add field: NAME", "self.name", _FUNCTION)
     return Rule(
-        in_its_place(METRICS, member, place="self", tag="self.function"),
-        f"every function but {listed(alone)} needs a field",
-        say("metric %s: %s needs a field; add field: NAME", "self.name", "self.function"),
+        in_its_place(METRICS, member, place="self", tag=_FUNCTION),
+        f"every function but {listed(alone)} needs a field, and an expression takes none",
+        f"has(self.field) ? {foreign} : {missing}",
         "field",
+    )
+
+
+def _where() -> Rule:
+    return Rule(
+        in_its_place(METRICS, METRICS.members["where"], place="self", tag=_FUNCTION),
+        "where belongs to metrics with a function",
+        say("metric %s: an expression takes no where; give the metrics that it names one", "self.name"),
+        "where",
+    )
+
+
+def _expression() -> Rule:
+    foreign = say("metric %s: %s takes no expression; take function out, or expression", "self.name", _FUNCTION)
+    missing = say("metric %s needs a function or an expression; add one, such as function: count", "self.name")
+    return Rule(
+        in_its_place(METRICS, METRICS.members["expression"], place="self", tag=_FUNCTION),
+        "a metric has either a function or an expression",
+        f"has(self.expression) ? {foreign} : {missing}",
+        "expression",
     )
 
 
@@ -116,12 +143,12 @@ def _of_function(member: Member) -> Rule:
     name, functions, several = member.alias, member.kinds, len(member.kinds) > 1
     foreign = f"metric %s: %s takes no {name}; take it out, or use {listed(functions, 'or')}"
     missing = f"metric %s: %s needs {name}; {PARAMETERS[member.name].remedy}"
-    taken, needed = (say(text, "self.name", "self.function") for text in (foreign, missing))
+    taken, needed = (say(text, "self.name", _FUNCTION) for text in (foreign, missing))
     more = f"; take it out, or use {'one of these' if several else 'it'}"
     if member.needing:
         more = f", and {'they need' if several else f'{functions[0]} needs'} it"
     return Rule(
-        in_its_place(METRICS, member, place="self", tag="self.function"),
+        in_its_place(METRICS, member, place="self", tag=_FUNCTION),
         f"{name} belongs to {listed(functions)}{more}",
         f"has(self.{name}) ? {taken} : {needed}" if member.needing else taken,
         name,

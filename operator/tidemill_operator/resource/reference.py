@@ -76,6 +76,25 @@ functions {functions}.
     with a fraction.
 - In a `LIKE` pattern `%` is any text and `_` any character. After the character that `ESCAPE` names, they stand for
   themselves: `path LIKE '100!%' ESCAPE '!'`. Without `ESCAPE` there is no such character.
+- `REGEXP_LIKE(text, pattern)` is true if the pattern occurs in the text. `REGEXP_EXTRACT(text, pattern[, group])`
+  gives the first match, or its group, else NULL. The pattern is a constant in the syntax of Rust's `regex` crate,
+  which has neither look-around nor back-references, so no text makes it slow: `REGEXP_EXTRACT(path,
+  '/users/([0-9]+)', 1)`.
+- `SPLIT_PART(text, delimiter, n)` gives the n-th part from 1, with a negative n from the end, and an empty text if
+  there is none. `INITCAP` writes each word of letters and digits with a capital first.
+- `JSON_VALUE(text, '$.user.tags[0]')` gives the value at a path of a JSON text, as a text: `TRY_CAST` converts it. It
+  is NULL if the text is no JSON, or has null or nothing there. Objects and lists are JSON. Numbers are read as
+  doubles.
+- `MD5` and `SHA256` give the hash of a text's UTF-8 in hexadecimal digits.
+- `DATE_TRUNC(unit, ts)` cuts a timestamp, in UTC, to its `'second'`, `'minute'`, `'hour'`, `'day'`, `'week'` (from
+  Monday), `'month'`, `'quarter'` or `'year'`. `TIMESTAMPDIFF(unit, from, to)` is the number of whole units between,
+  cut towards zero, for `'millisecond'` to `'week'`: `TIMESTAMPDIFF('second', ordered_at, paid_at)`.
+- `TO_TIMESTAMP(seconds)` is a time from seconds since 1970, with fractions. `TO_TIMESTAMP(text, pattern[, zone])`
+  reads a text by a pattern: `TO_TIMESTAMP(day, '%d.%m.%Y %H:%M', 'Europe/Berlin')`. Without a zone and without `%z`
+  it is in UTC. A time that the clock skips is NULL, of one that occurs twice the first is taken. A pattern needs a
+  whole date and may have `%Y %y %m %b %B %d %j %H %I %M %S %p %z`, `.%f` for a fraction with
+  its point, and `%%`.
+- All functions give NULL of NULL, except where this page says otherwise.
 - `TRIM` removes all surrounding white space. `CONCAT` skips NULL; with `||`, NULL gives NULL.
 - A derived string of more than 1,024 bytes is NULL.
 - Names are folded to lower case. Put a name that is a keyword in double quotes.

@@ -238,6 +238,8 @@ CREATE TABLE "analytics__web_traffic"."by_section_v1" (
   "_sum_failed" numeric,
   "_n_slow" bigint,
   "_sum_slow" numeric,
+  "_count_.e19f046bfb2fc38b" bigint,
+  "_count_.845e3f4a22e96df0" bigint,
   "_sum_kibibytes" double precision,
   UNIQUE NULLS NOT DISTINCT ("section", "window_start")
 ) PARTITION BY RANGE ("window_start");
@@ -385,7 +387,7 @@ INSERT INTO "analytics__web_traffic"._generation (generation) VALUES (1);
 INSERT INTO "analytics__web_traffic"._readers (reader) VALUES ('live');
 INSERT INTO "analytics__web_traffic"._offsets (reader, partition) SELECT 'live', generate_series(0, 5);
 INSERT INTO "analytics__web_traffic"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
-  VALUES ('by_section', 1, 'by_section_v1', 'live', '{"groupBy": [["section", "string"]], "partials": ["_count", "_n_latency_ms", "_sum_latency_ms", "_max_latency_ms", "_n_failed", "_sum_failed", "_n_slow", "_sum_slow", "_sum_kibibytes"], "types": {"_max_latency_ms": ["latency_ms", "number"], "_n_failed": ["failed", "boolean"], "_n_latency_ms": ["latency_ms", "number"], "_n_slow": ["slow", "boolean"], "_sum_failed": ["failed", "boolean"], "_sum_kibibytes": ["kibibytes", "number"], "_sum_latency_ms": ["latency_ms", "number"], "_sum_slow": ["slow", "boolean"]}, "window": {"grace": "10s", "size": "1m", "type": "tumbling"}}', 1, 7776000000);
+  VALUES ('by_section', 1, 'by_section_v1', 'live', '{"groupBy": [["section", "string"]], "partials": ["_count", "_n_latency_ms", "_sum_latency_ms", "_max_latency_ms", "_n_failed", "_sum_failed", "_n_slow", "_sum_slow", "_count_.e19f046bfb2fc38b", "_count_.845e3f4a22e96df0", "_sum_kibibytes"], "types": {"_max_latency_ms": ["latency_ms", "number"], "_n_failed": ["failed", "boolean"], "_n_latency_ms": ["latency_ms", "number"], "_n_slow": ["slow", "boolean"], "_sum_failed": ["failed", "boolean"], "_sum_kibibytes": ["kibibytes", "number"], "_sum_latency_ms": ["latency_ms", "number"], "_sum_slow": ["slow", "boolean"]}, "window": {"grace": "10s", "size": "1m", "type": "tumbling"}}', 1, 7776000000);
 INSERT INTO "analytics__web_traffic"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)
   VALUES ('by_status', 1, 'by_status_v1', 'live', '{"groupBy": [["method", "string"], ["status", "integer"]], "partials": ["_count", "_count_.c58e21fae72f180f", "_sum_bytes.d959f4c1c16306b7", "_n_latency_ms", "_mean_latency_ms", "_low_latency_ms", "_m2_latency_ms"], "types": {"_low_latency_ms": ["latency_ms", "number"], "_m2_latency_ms": ["latency_ms", "number"], "_mean_latency_ms": ["latency_ms", "number"], "_n_latency_ms": ["latency_ms", "number"], "_sum_bytes.d959f4c1c16306b7": ["bytes", "integer"]}, "window": {"grace": "0s", "size": "5m", "type": "tumbling"}}', 1, 7776000000);
 INSERT INTO "analytics__web_traffic"._aggregations (name, version, table_name, reader, shape, partition_days, retention_ms)

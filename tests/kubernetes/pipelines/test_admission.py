@@ -124,6 +124,30 @@ REFUSED: list[tuple[str, Any, str, str]] = [
     ),
     (METRICS, [{"name": "closed", "function": "count"}], f"{METRICS_0}.name", "the name closed is reserved"),
     (METRICS, [{"name": "m", "function": "sum"}], f"{METRICS_0}.field", "metric m: sum needs a field; add field: NAME"),
+    (
+        METRICS,
+        [{"name": "m"}],
+        f"{METRICS_0}.expression",
+        "metric m needs a function or an expression; add one, such as function: count",
+    ),
+    (
+        METRICS,
+        [ADDS | {"expression": "m / 2"}],
+        f"{METRICS_0}.expression",
+        "metric m: sum takes no expression; take function out, or expression",
+    ),
+    (
+        METRICS,
+        [{"name": "m", "expression": "m / 2", "field": "amount"}],
+        f"{METRICS_0}.field",
+        "metric m: a metric without a function takes no field; add a function, or take it out",
+    ),
+    (
+        METRICS,
+        [{"name": "m", "expression": "m / 2", "where": "amount > 1"}],
+        f"{METRICS_0}.where",
+        "metric m: an expression takes no where; give the metrics that it names one",
+    ),
     *(
         (
             METRICS,

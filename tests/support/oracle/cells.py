@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 from oracle.expressions import compiled
+from tidemill_contract.expressions.compiler import columns
 from tidemill_contract.expressions.syntax import parse
 
 RELATIVE = Fraction(1, 10**9)
@@ -23,6 +24,7 @@ _EPS = Fraction(1, 2**52)
 _EXACT_QUANTILES, _EXACT_DISTINCT, _EXACT_TOPK = 400, 190, 350
 _LARGEST = Fraction(1.7976931348623157e308)
 _TINIEST = Fraction(5e-324)
+COMPUTED = "computed from the other metrics of the row"
 ZERO_OF_NOTHING = ("count", "sum", "distinct", "rate")
 """Functions that are zero in a window that is filled in with zeros."""
 _COLUMNS: Mapping[str, tuple[str, ...]] = {
@@ -103,11 +105,62 @@ def _time(answer: Any) -> dt.datetime | None:
 def columns_of(metric: Mapping[str, Any]) -> list[str]:
     """What is stored for a metric: it is null of windows with events from before one of these was."""
     function, name, by = metric["function"], metric.get("field"), metric.get("by")
+    if function == "expression":
+        return []
     where = f" where {parse(metric['where'])}" if "where" in metric else ""
     if name is None:
         return [f"count{where}"]
     told = name if by is None and "bounds" not in metric else f"{name} {by} {metric.get('bounds')}"
     return [f"{kind} {told}{where}" for kind in _COLUMNS.get(function, (function,))]
+
+
+def operands_of(metrics: Sequence[Mapping[str, Any]], name: str) -> list[Mapping[str, Any]]:
+    """The metrics with a function that a metric is computed from; itself if it has one."""
+    (metric,) = (found for found in metrics if found["name"] == name)
+    if metric["function"] != "expression":
+        return [metric]
+    return [found for operand in sorted(columns(metric["expression"])) for found in operands_of(metrics, operand)]
+
+
+def kind_of(metric: Mapping[str, Any], types: Mapping[str, str]) -> str:
+    """The type of a metric's answers, of one with a single value in SQL; `array`: others."""
+    kind = types.get(str(metric.get("field")), "")
+    match metric["function"]:
+        case "count":
+            return "integer"
+        case "sum":
+            return "number" if kind == "number" else "integer"
+        case "avg" | "rate" | "variance" | "stddev":
+            return "number"
+        case "min" | "max" | "first" | "last" | "min_by" | "max_by":
+            return kind
+    return "array"
+
+
+def computed_cell(
+    metrics: Sequence[Mapping[str, Any]], name: str, types: Mapping[str, str], row: Mapping[str, Any]
+) -> Cell:
+    """What a metric by expression is of the other metrics that the same row answers."""
+    kinds: dict[str, str] = {}
+    values: dict[str, Any] = {}
+    for metric in metrics:
+        found = metric["name"]
+        if metric["function"] != "expression":
+            kinds[found], values[found] = kind_of(metric, types), row.get(found)
+            if kinds[found] == "number" and values[found] is not None:
+                values[found] = float(values[found])
+        else:
+            kinds[found], compute = compiled(metric["expression"], kinds)
+            values[found] = compute(values)
+        if found == name:
+            break
+    expected = values[name]
+    large = any(isinstance(value, int) and abs(value) >= 2**31 for value in [*values.values(), row[name]])
+    if large and "integer" in kinds.values():
+        return one_of(lambda _: True, "beyond the integers of this model")
+    if isinstance(expected, float):
+        return near(Fraction(expected), slack=_TINIEST)
+    return exact(expected)
 
 
 def metric_cell(

@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from oracle.cells import exact
+from oracle.cells import COMPUTED, computed_cell, exact, operands_of
 from oracle.expressions import epoch_ms
 from oracle.model import Model, Version
 from oracle.queries import Query, Row
@@ -45,6 +45,7 @@ def differences(
         want, row = expected[key], got[key]
         cells += len(want.cells)
         found += _wrong(want, row)
+        found += _miscomputed(model, version, want, row)
     return cells, found
 
 
@@ -65,6 +66,18 @@ def _wrong(want: Row, row: Mapping[str, Any]) -> list[str]:
             found.append(f"{_shown(want)}: {name} is not there")
         elif not cell.fits(row[name]):
             found.append(f"{_shown(want)}: {name} is {row[name]!r}, expected {cell.shown}")
+    return found
+
+
+def _miscomputed(model: Model, version: Version, want: Row, row: Mapping[str, Any]) -> list[str]:
+    """Metrics by expression that are not what it gives of the metrics that the row answers."""
+    metrics, found = version.spec["metrics"], []
+    for name, cell in want.cells.items():
+        if cell.shown != COMPUTED or not {part["name"] for part in operands_of(metrics, name)} <= row.keys():
+            continue
+        expected = computed_cell(metrics, name, model.types, row)
+        if not expected.fits(row[name]):
+            found.append(f"{_shown(want)}: {name} is {row[name]!r}, of its operands it is {expected.shown}")
     return found
 
 

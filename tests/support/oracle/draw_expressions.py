@@ -102,6 +102,7 @@ Drawer._made = {
         lambda self, depth: self._arithmetic("integer", depth),
         _one("({} % {})", "integer", "integer"), _one("MOD({}, 3)", "integer"), _one("-({})", "integer"),
         _one("ABS({})", "integer"), _one("SIGN({})", "integer"), _one("LENGTH({})", "string"),
+        _one("TIMESTAMPDIFF('minute', {}, {})", "timestamp", "timestamp"),
         _one("ROUND({})", "integer"), *(_one(f"EXTRACT({part} FROM {{}})", "timestamp") for part in _PARTS),
     ],
     "number": [
@@ -121,6 +122,8 @@ Drawer._made = {
         _one("({} || {})", "string", "string"), _one("({} || {})", "string", "integer"),
         _one("CONCAT({}, {}, {})", "string", "integer", "boolean"), _one("SUBSTR({}, 2, 3)", "string"),
         _one("LEFT({}, 2)", "string"), _one("REPLACE({}, 'a', 'bb')", "string"),
+        _one("SPLIT_PART({}, ' ', 2)", "string"), _one("REGEXP_EXTRACT({}, '([A-Z]) ?(.)', 2)", "string"),
+        _one("INITCAP({})", "string"), _one("LEFT(MD5({}), 4)", "string"),
     ],
     "boolean": [
         *_shared("boolean"), *[Drawer._compared] * 4,
@@ -129,11 +132,14 @@ Drawer._made = {
         _one("({} IS NOT TRUE)", "boolean"), _one("({} IS FALSE)", "boolean"), _one("({} IN (1, -3, 7))", "integer"),
         _one("({} NOT IN (1, 2.5))", "number"), _one("({} IN ('a', ''))", "string"), _one("({} LIKE 'a%')", "string"),
         _one("({} ILIKE '%B_')", "string"), _one("STARTS_WITH({}, 'a')", "string"),
+        _one("REGEXP_LIKE({}, '^[a-zA-Z]+$')", "string"),
         _one("CONTAINS({}, 'b')", "string"), _one("ENDS_WITH({}, 's')", "string"),
         _one("({} BETWEEN {} AND {})", "number", "integer", "number"),
     ],
     "timestamp": [
         *_shared("timestamp"),
         lambda self, depth: self._extreme("timestamp", depth),
+        _one("DATE_TRUNC('week', {})", "timestamp"), _one("DATE_TRUNC('hour', {})", "timestamp"),
+        _one("TO_TIMESTAMP({})", "integer"), _one("TO_TIMESTAMP({})", "number"),
     ],
 }  # fmt: skip

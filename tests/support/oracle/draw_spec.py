@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from metric_draws import functions_for, parameters_for
-from oracle.draw_expressions import TAME, Drawer
+from oracle.cells import kind_of
+from oracle.draw_expressions import NUMERIC, TAME, Drawer
 from oracle.expressions import compiled
 from oracle.windows import draw_window
 from tidemill_contract.functions.registry import ALONE
@@ -21,6 +22,12 @@ NAMESPACE = "fuzz"
 _GROUPS = ("k", "s", "j", "z", "b", "t")
 _EDITS = ("metric", "metric", "list", "window", "groups", "filter", "derive", "grace", "policy", "new")
 _BEYOND_DOUBLES = ("quantile", "median", "variance", "stddev")
+
+_COMPOSED = (
+    "{a} / {b}", "({a} - {b}) / {b}", "COALESCE({a}, 0) + {b}", "ROUND({a} / {b}, 2)", "100.0 * {a}", "{a} * {b}",
+    "CASE WHEN {a} > {b} THEN {a} WHEN {b} IS NULL THEN -1.5 END", "SQRT(ABS({a} - {b}))", "GREATEST({a}, {b}) / 7",
+    "-({a})", "NULLIF({a}, 0) / {b} + 0.5",
+)  # fmt: skip
 
 Spec = dict[str, Any]
 
@@ -77,6 +84,8 @@ class SpecDrawer:
         match rnd.choice(_EDITS):
             case "metric":
                 aggregation["metrics"].append(self._metric(types_of(spec)))
+                if rnd.random() < 0.5:
+                    aggregation["metrics"].append(self._composed(aggregation["metrics"], types_of(spec)))
                 return f"{name}: one more metric", spec
             case "list":
                 for metric in aggregation["metrics"]:
@@ -123,6 +132,8 @@ class SpecDrawer:
         metrics = [{"name": self._name("m"), "function": "count"}]
         metrics += [self._metric(types) for _ in range(self._rnd.randint(1, 7))]
         self._rnd.shuffle(metrics)
+        for _ in range(self._rnd.choice([0, 0, 1, 2])):
+            metrics.append(self._composed(metrics, types))
         groups, window = self._groups(types), draw_window(self._rnd)
         return {"name": name, "groupBy": groups, "window": window, "metrics": metrics, **self._policy(window)}
 
@@ -160,6 +171,13 @@ class SpecDrawer:
                 if rnd.random() < 0.5:
                     del metric["k"]  # the default
             return metric
+
+    def _composed(self, metrics: Sequence[Mapping[str, Any]], types: Mapping[str, str]) -> dict[str, Any]:
+        """A metric by expression over numeric metrics."""
+        rnd = self._rnd
+        numeric = [m["name"] for m in metrics if m["function"] == "expression" or kind_of(m, types) in NUMERIC]
+        a, b = rnd.choice(numeric), rnd.choice(numeric)
+        return {"name": self._name("x"), "function": "expression", "expression": rnd.choice(_COMPOSED).format(a=a, b=b)}
 
     def _q(self) -> float:
         return self._rnd.choice([0.5, 0.9, 0.01, 0.25, 0.999])

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from oracle.expression_functions import FUNCTIONS
 from tidemill_contract.expressions.syntax import Call, Case, Column, Literal, Node, parse
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -299,4 +300,5 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Any], str | None]] = {
     "ENDS_WITH": (str.endswith, "boolean"),
     "CONTAINS": (lambda text, part: part in text, "boolean"),
     "REPLACE": (str.replace, "string"),
+    **FUNCTIONS,
 }

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from oracle.cells import ZERO_OF_NOTHING, Cell, columns_of, metric_cell, null
+from oracle.cells import COMPUTED, ZERO_OF_NOTHING, Cell, columns_of, metric_cell, null, one_of, operands_of
 from oracle.model import Entry, Model, Version
 from tidemill_contract.duration import format_ms
 from tidemill_contract.times import rfc3339_ms
@@ -98,9 +98,12 @@ def answered(model: Model, version: Version, query: Query) -> dict[tuple[Any, ..
 
 
 def _cell(model: Model, version: Version, metric: Mapping[str, Any], entries: Sequence[Entry], pile: Pile) -> Cell:
-    since = max(version.fed[column] for column in columns_of(metric))
+    operands = operands_of(version.spec["metrics"], metric["name"])
+    since = max(version.fed[column] for operand in operands for column in columns_of(operand))
     if any(entry.layout < since for entry in entries):
         return null()  # a column that came later lacks earlier events
+    if metric["function"] == "expression":
+        return one_of(lambda _: True, COMPUTED)
     return metric_cell(metric, model.types, [entry.values for entry in entries], pile.end - pile.start)
 
 

@@ -73,7 +73,7 @@ class AggregationModel:
 
 def _members(function: str, field_type: str | None) -> tuple[Column, ...]:
     """Return the members of the objects in a metric's list; empty if the value is no list of objects."""
-    item = FUNCTIONS[function].item
+    item = FUNCTIONS[function].item if function in FUNCTIONS else None
     if item is None:
         return ()
     return tuple(Column(name, _kind(schema) or str(field_type)) for name, schema in item.members.items())

@@ -46,6 +46,7 @@ def aggregation(model: AggregationModel) -> dict[str, Any]:
                 "function": metric.function,
                 "field": metric.field,
                 "where": metric.where,
+                "expression": getattr(metric, "expression", None),
                 "type": model.metrics[metric.name][0].kind,
             }
             for metric in model.spec.metrics

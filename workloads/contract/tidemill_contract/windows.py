@@ -5,10 +5,12 @@ Values of sketches are not computed in SQL: their bytes are decoded after the qu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 from tidemill_contract.functions.base import Merged
+from tidemill_contract.functions.composed import composed_sql, is_composed
 from tidemill_contract.functions.partials import (
     AggregationLayout,
     columns_by_kind,
@@ -30,7 +32,7 @@ def answer_expression(metric: MetricSpec, field_type: str | None, seconds: str) 
     null.
 
     Args:
-        metric: a metric of the layout.
+        metric: a metric of the layout, with a function.
         field_type: the spec type of its field; None: it has no field.
         seconds: SQL of the window's length in seconds, as a double.
     """
@@ -39,17 +41,21 @@ def answer_expression(metric: MetricSpec, field_type: str | None, seconds: str) 
 
 def answer_type(metric: MetricSpec, field_type: str | None) -> str:
     """Return the spec type (string, integer, number, boolean, timestamp) of a metric's value, or `array`."""
+    if is_composed(metric):
+        return str(field_type)
     return FUNCTIONS[metric.function].answer_type(field_type)
 
 
 def answer_range(metric: MetricSpec, field_type: str | None) -> tuple[float, float]:
     """Return the least and the greatest possible value of a metric."""
+    if is_composed(metric):
+        return -math.inf, math.inf
     return FUNCTIONS[metric.function].answer_range(field_type)
 
 
 def evaluator(metric: MetricSpec, field_type: str | None) -> Decoder | None:
     """Return the function that decodes stored bytes to the metric's value; None if SQL gives the value itself."""
-    return FUNCTIONS[metric.function].decoder(metric, field_type)
+    return None if is_composed(metric) else FUNCTIONS[metric.function].decoder(metric, field_type)
 
 
 def decoders(plan: AggregationLayout) -> dict[str, Decoder]:
@@ -120,11 +126,18 @@ def answer_columns(plan: AggregationLayout, end: str | None = None) -> list[tupl
         plan: the aggregation's layout.
         end: SQL of the end of the answered windows; None: the answered windows are those of the layout.
     """
-    found, guarded = [], dict(plan.whole)
     seconds = f"extract(epoch FROM {end or plan.end_sql} - window_start)::double precision"
+    metrics = {metric.name: metric for metric, _ in plan.metrics}
+    computed = {
+        metric.name: (answer_type(metric, field_type), answer_expression(metric, field_type, seconds))
+        for metric, field_type in plan.metrics
+        if not is_composed(metric)
+    }
+    found, guarded = [], dict(plan.whole)
     for metric, field_type in plan.metrics:
-        expression = answer_expression(metric, field_type, seconds)
-        if metric.name in guarded:
-            expression = f"CASE WHEN {quote(whole_partial(metric.name).column)} THEN {expression} END"
-        found.append((metric.name, answer_type(metric, field_type), expression))
+        name = metric.name
+        expression = computed[name][1] if name in computed else composed_sql(metrics, computed, name)
+        if name in guarded:
+            expression = f"CASE WHEN {quote(whole_partial(name).column)} THEN {expression} END"
+        found.append((name, answer_type(metric, field_type), expression))
     return found

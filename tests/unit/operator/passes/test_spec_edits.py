@@ -279,6 +279,21 @@ CASES: dict[str, list[Case]] = {
         ),
         invalid(f"{FIRST}.metrics[1].where", "weight", "spec.aggregations[0].metrics[1].where: is of type number, not"),
     ],
+    "aggregations.metrics.expression": [
+        Case(
+            put(f"{FIRST}.metrics[1].expression", "orders * 3"),
+            (RESTART,),
+            before=put(f"{FIRST}.metrics[1]", {"name": "revenue", "expression": "orders * 2"}),
+        ),
+        invalid(
+            f"{FIRST}.metrics[1].expression", "orders", "spec.aggregations[0].metrics[1].expression: sum takes no expr"
+        ),
+        invalid(
+            f"{FIRST}.metrics[1]",
+            {"name": "revenue", "expression": "order * 2"},
+            "spec.aggregations[0].metrics[1].expression: unknown metric 'order'",
+        ),
+    ],
     "aggregations.metrics.q": [
         invalid(f"{FIRST}.metrics[1].q", 0.5, "spec.aggregations[0].metrics[1].q: sum takes no q"),
         Case(

@@ -105,6 +105,7 @@ _AGGREGATION = structure(
                     "function": STRING,
                     "field": maybe(STRING),
                     "where": maybe(STRING),
+                    "expression": maybe(STRING),
                     "type": {"enum": [*TYPES, "array"]},
                 },
             )

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import polars as pl
 
+from tidemill_contract.expressions import moments, texts
 from tidemill_contract.expressions.syntax import ExpressionError
 from tidemill_contract.expressions.values import (
     NUMERIC,
     POLARS_TYPES,
     WIDE,
+    Builder,
+    Built,
+    Row,
     Typed,
     as_boolean,
     as_number,
@@ -30,7 +34,6 @@ from tidemill_contract.expressions.values import (
     varying_first,
 )
 
-_MIN_TIMESTAMP_MS, _MAX_TIMESTAMP_MS = -62_135_596_800_000, 253_402_300_799_999
 _AGGREGATES = frozenset(
     (  # noqa: SIM905 - one line for each name would hide the table below
         "SUM AVG MEAN COUNT MIN MAX FIRST LAST STDDEV VARIANCE VAR MEDIAN QUANTILE MODE ARRAY_AGG STRING_AGG"
@@ -44,19 +47,6 @@ _CAST_TYPES = {
     **dict.fromkeys(("STRING", "VARCHAR", "TEXT"), "string"),
     **dict.fromkeys(("BOOLEAN", "BOOL"), "boolean"),
     "TIMESTAMP": "timestamp",
-}
-_PARTS: dict[str, Callable[[pl.Expr], pl.Expr]] = {
-    "YEAR": lambda t: t.dt.year(),
-    "QUARTER": lambda t: t.dt.quarter(),
-    "MONTH": lambda t: t.dt.month(),
-    "WEEK": lambda t: t.dt.week(),
-    "DAY": lambda t: t.dt.day(),
-    "DOY": lambda t: t.dt.ordinal_day(),
-    "DOW": lambda t: t.dt.weekday() % 7,
-    "ISODOW": lambda t: t.dt.weekday(),
-    "HOUR": lambda t: t.dt.hour(),
-    "MINUTE": lambda t: t.dt.minute(),
-    "SECOND": lambda t: t.dt.second(),
 }
 
 
@@ -103,11 +93,7 @@ def case(branches: Sequence[tuple[Typed, Typed]], default: Typed) -> Typed:
     return Typed(expression, kind, 1 + sum(part.size for part in parts), fixed=all(part.fixed for part in parts))
 
 
-# Builders: (name, arguments) -> (spec type, expression).
-_Built = tuple[str, pl.Expr]
-
-
-def _arithmetic(name: str, args: Sequence[Typed]) -> _Built:
+def _arithmetic(name: str, args: Sequence[Typed]) -> Built:
     floats = [as_number(f"'{name}'", argument) for argument in args]
     if name == "/":
         return "number", quotient(*floats)
@@ -119,7 +105,7 @@ def _arithmetic(name: str, args: Sequence[Typed]) -> _Built:
     return "number", finite({"+": a + b, "-": a - b, "*": a * b}[name])
 
 
-def _mod(name: str, args: Sequence[Typed]) -> _Built:
+def _mod(name: str, args: Sequence[Typed]) -> Built:
     for argument in args:
         if argument.kind != "integer":
             raise ExpressionError(f"{name} takes integers, not a {argument.kind}; convert with TRY_CAST(… AS integer)")
@@ -128,14 +114,14 @@ def _mod(name: str, args: Sequence[Typed]) -> _Built:
     return "integer", narrow(a.sign() * (a.abs() % b.abs()))
 
 
-def _negate(_name: str, args: Sequence[Typed]) -> _Built:
+def _negate(_name: str, args: Sequence[Typed]) -> Built:
     return _arithmetic("-", [literal(0) if args[0].kind == "integer" else literal(0.0), args[0]])
 
 
 _MIRRORED = {"=": "=", "<>": "<>", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
-def _compare(name: str, args: Sequence[Typed]) -> _Built:
+def _compare(name: str, args: Sequence[Typed]) -> Built:
     kind, (a, b) = unify(f"'{name}'", args)
     if kind == "boolean" and name not in ("=", "<>"):
         raise ExpressionError(f"'{name}' does not order booleans; use = or <>")
@@ -147,19 +133,19 @@ def _compare(name: str, args: Sequence[Typed]) -> _Built:
     return "boolean", table[name]
 
 
-def _logic(name: str, args: Sequence[Typed]) -> _Built:
+def _logic(name: str, args: Sequence[Typed]) -> Built:
     terms = [as_boolean(name, argument) for argument in args]
     return "boolean", pl.all_horizontal(terms) if name == "AND" else pl.any_horizontal(terms)
 
 
-def _is(name: str, args: Sequence[Typed]) -> _Built:
+def _is(name: str, args: Sequence[Typed]) -> Built:
     if name == "IS NULL":
         return "boolean", args[0].expression.is_null()
     value = as_boolean(name, args[0])
     return "boolean", (value if name == "IS TRUE" else ~value).fill_null(False)
 
 
-def _in(name: str, args: Sequence[Typed]) -> _Built:
+def _in(name: str, args: Sequence[Typed]) -> Built:
     if not all(argument.is_constant and argument.kind != "null" for argument in args[1:]):
         raise ExpressionError("IN takes constants, and no NULL; write = … OR … for other values")
     kind, values = unify(name, args)
@@ -169,7 +155,7 @@ def _in(name: str, args: Sequence[Typed]) -> _Built:
     ].expression
 
 
-def _like(name: str, args: Sequence[Typed]) -> _Built:
+def _like(name: str, args: Sequence[Typed]) -> Built:
     pattern = constant(name, args[1], "the pattern", "string")
     escape = constant(name, args[2], "ESCAPE", "string") if len(args) > 2 else ""
     if len(args) > 2 and len(escape) != 1:
@@ -189,30 +175,30 @@ def _like(name: str, args: Sequence[Typed]) -> _Built:
     return "boolean", as_string(name, args[0]).str.contains(f"{flags}^{regex}$")
 
 
-def _coalesce(name: str, args: Sequence[Typed]) -> _Built:
+def _coalesce(name: str, args: Sequence[Typed]) -> Built:
     kind, values = unify(name, args)
     return kind, pl.coalesce(values)
 
 
-def _nullif(name: str, args: Sequence[Typed]) -> _Built:
+def _nullif(name: str, args: Sequence[Typed]) -> Built:
     kind, (a, b) = unify(name, args)
     differs = a.ne_missing(b) if varying_first(*args) else b.ne_missing(a)
     return kind, pl.when(differs | b.is_null()).then(a)
 
 
-def _if(_name: str, args: Sequence[Typed]) -> _Built:
+def _if(_name: str, args: Sequence[Typed]) -> Built:
     result = case([(args[0], args[1])], args[2])
     return result.kind, result.expression
 
 
-def _extreme(name: str, args: Sequence[Typed]) -> _Built:
+def _extreme(name: str, args: Sequence[Typed]) -> Built:
     kind, values = unify(name, args)
     if kind not in (*NUMERIC, "timestamp"):
         raise ExpressionError(f"{name} takes numbers or timestamps, not a {kind}")
     return kind, (pl.max_horizontal if name == "GREATEST" else pl.min_horizontal)(values)
 
 
-def _rounding(name: str, args: Sequence[Typed]) -> _Built:
+def _rounding(name: str, args: Sequence[Typed]) -> Built:
     digits = constant(name, args[1], "the number of digits", "integer", 0, 15) if len(args) > 1 else 0
     value = as_number(name, args[0])
     if args[0].kind == "integer":
@@ -225,7 +211,7 @@ def _rounding(name: str, args: Sequence[Typed]) -> _Built:
     return "number", value.ceil()
 
 
-def _abs(name: str, args: Sequence[Typed]) -> _Built:
+def _abs(name: str, args: Sequence[Typed]) -> Built:
     value = as_number(name, args[0])
     if args[0].kind == "integer":
         wide = args[0].expression.cast(WIDE)
@@ -233,7 +219,7 @@ def _abs(name: str, args: Sequence[Typed]) -> _Built:
     return "number", value.abs() if name == "ABS" else value.sign()
 
 
-def _real(name: str, args: Sequence[Typed]) -> _Built:
+def _real(name: str, args: Sequence[Typed]) -> Built:
     a, *rest = (as_number(name, argument) for argument in args)
     match name:
         case "SQRT":
@@ -249,7 +235,7 @@ def _real(name: str, args: Sequence[Typed]) -> _Built:
     return "number", finite(result)
 
 
-def _text(name: str, args: Sequence[Typed]) -> _Built:
+def _text(name: str, args: Sequence[Typed]) -> Built:
     value = as_string(name, args[0])
     match name:
         case "LENGTH":
@@ -265,7 +251,7 @@ def _text(name: str, args: Sequence[Typed]) -> _Built:
     return "string", value.str.strip_chars_end()
 
 
-def _substring(name: str, args: Sequence[Typed]) -> _Built:
+def _substring(name: str, args: Sequence[Typed]) -> Built:
     value = as_string(name, args[0])
     if name == "LEFT":
         return "string", value.str.slice(0, constant(name, args[1], "the length", "integer"))
@@ -274,7 +260,7 @@ def _substring(name: str, args: Sequence[Typed]) -> _Built:
     return "string", value.str.slice(start - 1, length)
 
 
-def _find(name: str, args: Sequence[Typed]) -> _Built:
+def _find(name: str, args: Sequence[Typed]) -> Built:
     value, part = as_string(name, args[0]), constant(name, args[1], "what to look for", "string")
     match name:
         case "STARTS_WITH":
@@ -289,27 +275,9 @@ def _find(name: str, args: Sequence[Typed]) -> _Built:
     return "string", value.str.replace_all(part, with_what, literal=True)
 
 
-def _concat(name: str, args: Sequence[Typed]) -> _Built:
+def _concat(name: str, args: Sequence[Typed]) -> Built:
     values = [_to_string(argument) for argument in args]
     return "string", pl.concat_str(values, ignore_nulls=name == "CONCAT")
-
-
-def _date_part(name: str, args: Sequence[Typed]) -> _Built:
-    part = str(constant(name, args[0], "the part", "string")).upper()
-    if args[1].kind not in ("timestamp", "null"):
-        raise ExpressionError(
-            f"{part} can only be taken from a timestamp, not a {args[1].kind}; declare the field as timestamp"
-        )
-    moment = (
-        args[1].expression.cast(POLARS_TYPES["timestamp"])
-        if args[1].kind == "timestamp"
-        else pl.lit(None, dtype=POLARS_TYPES["timestamp"])
-    )
-    if part == "EPOCH":
-        return "number", quotient(moment.dt.epoch("ms").cast(pl.Float64()), pl.lit(1000.0))
-    if part not in _PARTS:
-        raise ExpressionError(f"there is no part {part} of a timestamp; there are EPOCH, {', '.join(_PARTS)}")
-    return "integer", _PARTS[part](moment).cast(pl.Int64())
 
 
 def _to_string(argument: Typed) -> pl.Expr:
@@ -323,7 +291,7 @@ def _to_string(argument: Typed) -> pl.Expr:
     return argument.expression.cast(pl.String())
 
 
-def _try_cast(name: str, args: Sequence[Typed]) -> _Built:
+def _try_cast(name: str, args: Sequence[Typed]) -> Built:
     source, wanted = args[0], str(args[1].constant)
     kind = _CAST_TYPES.get(wanted)
     if kind is None:
@@ -337,9 +305,7 @@ def _try_cast(name: str, args: Sequence[Typed]) -> _Built:
         case "timestamp", "integer":
             return kind, value.dt.epoch("ms")
         case "integer", "timestamp":
-            return kind, pl.when(value.is_between(_MIN_TIMESTAMP_MS, _MAX_TIMESTAMP_MS)).then(value).cast(
-                POLARS_TYPES[kind]
-            )
+            return kind, pl.when(value.is_between(moments.MIN_MS, moments.MAX_MS)).then(value).cast(POLARS_TYPES[kind])
         case "string" | "integer" | "boolean", "number":
             return kind, finite(value.cast(pl.Float64(), strict=False))
         case "string" | "number" | "boolean", "integer":
@@ -353,10 +319,9 @@ def _try_cast(name: str, args: Sequence[Typed]) -> _Built:
 
 
 _MANY = 256
-_Builder = Callable[[str, Sequence[Typed]], _Built]
 
 
-def _table(*rows: tuple[str, int, int, _Builder]) -> dict[str, tuple[int, int, _Builder]]:
+def _table(*rows: Row) -> dict[str, tuple[int, int, Builder]]:
     return {name: (least, most, build) for names, least, most, build in rows for name in names.split(",")}
 
 
@@ -391,8 +356,9 @@ _NAMED_FUNCTIONS = _table(
     ("STARTS_WITH,ENDS_WITH,CONTAINS", 2, 2, _find),
     ("REPLACE", 3, 3, _find),
     ("CONCAT", 1, _MANY, _concat),
-    ("DATE_PART", 2, 2, _date_part),
+    *texts.ROWS,
+    *moments.ROWS,
 )
 _FUNCTIONS = _OPERATORS | _NAMED_FUNCTIONS
-_TWICE = frozenset(("%", "MOD", "NULLIF", "IN", "||", "CONCAT", "TRY_CAST"))
+_TWICE = frozenset(("%", "MOD", "NULLIF", "IN", "||", "CONCAT", "TRY_CAST", *texts.TWICE, *moments.TWICE))
 FUNCTION_NAMES = tuple(sorted([*_NAMED_FUNCTIONS, "EXTRACT", "TRY_CAST"]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,14 @@ class Typed:
     constant: Any = None
     is_constant: bool = False
     fixed: bool = False
+
+
+Built = tuple[str, pl.Expr]
+"""Spec type and expression of what a function gives."""
+Builder = Callable[[str, Sequence[Typed]], Built]
+"""Makes it of a function's name and its arguments."""
+Row = tuple[str, int, int, Builder]
+"""Functions: their names between commas, the fewest and the most arguments, what builds them."""
 
 
 def column(name: str, kind: str) -> Typed:
@@ -123,7 +131,7 @@ def unify(name: str, args: Sequence[Typed]) -> tuple[str, list[pl.Expr]]:
     """
     kinds = {argument.kind for argument in args} - {"null"}
     if "timestamp" in kinds and "string" in kinds:
-        args = [_timestamp(argument) for argument in args]
+        args = [timed(argument) for argument in args]
         kinds = {argument.kind for argument in args} - {"null"}
     if kinds == set(NUMERIC):
         kinds = {"number"}
@@ -143,7 +151,8 @@ def _common(kinds: set[str]) -> str:
     return "integer" if kinds <= {"timestamp", *NUMERIC} else "string"
 
 
-def _timestamp(argument: Typed) -> Typed:
+def timed(argument: Typed) -> Typed:
+    """The argument; a constant string as the time that it is, or an ExpressionError."""
     if argument.kind != "string" or not argument.is_constant:
         return argument
     try:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tidemill_contract.functions.composed import function_operands
 from tidemill_contract.functions.partials import AggregationLayout, needed_columns
 from tidemill_contract.times import rfc3339_ms
 
@@ -111,8 +112,10 @@ class Feeds:
 def guarded(plan: AggregationLayout, feeds: Feeds) -> AggregationLayout:
     """The layout as it is read: each metric is null where rows lack some of its events; the same if none can."""
     whole = []
-    for metric, _ in plan.metrics:
-        conditions = [feeds.of(column).condition(plan.end_sql) for column in needed_columns(metric)]
+    metrics = [metric for metric, _ in plan.metrics]
+    for metric in metrics:
+        columns = [c for operand in function_operands(metrics, metric.name) for c in needed_columns(operand)]
+        conditions = [feeds.of(column).condition(plan.end_sql) for column in columns]
         told = dict.fromkeys(condition for condition in conditions if condition is not None)
         if told:
             whole.append((metric.name, " AND ".join(told)))

@@ -18,6 +18,7 @@ from tidemill_contract.expressions.normal import normal_form
 from tidemill_contract.functions import spread
 from tidemill_contract.functions.base import EXACT_INTEGERS, SQL_TYPES, Metric, Need
 from tidemill_contract.functions.bookkeeping import REVISION
+from tidemill_contract.functions.composed import composed_type, is_composed
 from tidemill_contract.functions.registry import FUNCTIONS, KINDS
 from tidemill_contract.resource.kinds.metrics import MetricSpec
 from tidemill_contract.resource.spec import AggregationSpec, PipelineSpec
@@ -171,7 +172,7 @@ class AggregationLayout:
     Attributes:
         group_by: group columns with their field types, in the spec's order.
         partials: stored partial columns, without repeats; `_count` is always first.
-        metrics: the metrics as the spec has them, with the types of their fields.
+        metrics: the metrics as the spec has them, with the types of their fields; one by expression with its own type.
         size_ms: window length, of sessions the longest; pane_ms: stored row's length (hop for hopping windows, else
             size), of sessions how finely they close.
         gap_ms: the silence that ends a session; None: windows are cut by the clock.
@@ -252,9 +253,8 @@ def field_types(spec: PipelineSpec, derived: Mapping[str, str]) -> dict[str, str
 def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> AggregationLayout:
     """The layout of a (validated) aggregation."""
     partials: dict[str, Partial] = {"_count": Partial("count", None, "bigint")}
-    metrics = []
+    metrics = _typed(aggregation.metrics, types)
     for metric in aggregation.metrics:
-        metrics.append((metric, types[metric.field] if metric.field else None))
         for partial in needed_partials(metric, types):
             known = partials.setdefault(partial.column, partial)
             if known.listed < partial.listed:
@@ -276,6 +276,21 @@ def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> Aggregatio
     )
 
 
+def _typed(metrics: Sequence[MetricSpec], types: Mapping[str, str]) -> list[tuple[MetricSpec, str | None]]:
+    """The metrics with the types of their fields; one by expression with its own type."""
+    by_name = {metric.name: metric for metric in metrics}
+    fields = {metric.name: types[metric.field] if metric.field else None for metric in metrics}
+    answered = {
+        metric.name: FUNCTIONS[metric.function].answer_type(fields[metric.name])
+        for metric in metrics
+        if not is_composed(metric)
+    }
+    for metric in metrics:
+        if is_composed(metric):
+            fields[metric.name] = composed_type(by_name, answered, metric.name)
+    return [(metric, fields[metric.name]) for metric in metrics]
+
+
 def needed_partials(metric: Metric, types: Mapping[str, str]) -> list[Partial]:
     """The stored columns that a metric is made of.
 
@@ -287,6 +302,8 @@ def needed_partials(metric: Metric, types: Mapping[str, str]) -> list[Partial]:
 
 
 def _needs(metric: Metric) -> tuple[Need, ...]:
+    if is_composed(metric):
+        return ()
     needs = FUNCTIONS[metric.function].needs(metric)
     if metric.where is None:
         return needs
@@ -313,8 +330,7 @@ def kept_in_order(metric: Metric) -> bool:
 
 def fields_of(metric: Metric) -> set[str]:
     """The fields that a metric is made of."""
-    needs = FUNCTIONS[metric.function].needs(metric)
-    return {field for need in needs for field in (need.field, need.by) if field is not None}
+    return {field for need in _needs(metric) for field in (need.field, need.by) if field is not None}
 
 
 def conditionals(metric: Metric) -> set[Conditional]:

@@ -8,10 +8,11 @@ from typing import Any
 
 from tidemill_contract.expressions import compiler as expressions
 from tidemill_contract.functions.base import ANY
+from tidemill_contract.functions.composed import composed_type, in_order, is_composed, operands
 from tidemill_contract.functions.registry import FUNCTIONS, PARAMETERS, listed
 from tidemill_contract.resource.faults import Fault, did_you_mean
 from tidemill_contract.resource.kinds.metrics import METRICS
-from tidemill_contract.resource.parts import Parts
+from tidemill_contract.resource.parts import AggregationPart, Parts
 
 _FOR_ANY = [
     name
@@ -64,6 +65,42 @@ def metric_faults(parts: Parts, columns: Columns, _limits: object) -> Iterator[F
         for metric in aggregation.metrics:
             if metric.model is not None:
                 yield from _metric(metric.model, metric.path, columns)
+        yield from answer_types(aggregation, columns)[1]
+
+
+def answer_types(aggregation: AggregationPart, columns: Columns) -> tuple[dict[str, str | None], list[Fault]]:
+    """Return the types of the answers of an aggregation's metrics by name, and the faults of expressions over them.
+
+    A type is None if it depends on something broken.
+    """
+    models = {metric.name: metric.model for metric in aggregation.metrics if metric.name and metric.model is not None}
+    types = {name: None if is_composed(model) else _answer_type(model, columns) for name, model in models.items()}
+    faults = []
+    for metric in aggregation.metrics:
+        if metric.name not in models or not is_composed(models[metric.name]) or models[metric.name].expression is None:
+            continue
+        try:
+            needed = in_order(models, metric.name)
+            unread = {name for one in needed for name in operands(models[one])} - models.keys()
+            if len(models) < len(aggregation.metrics) and unread:
+                continue  # it may mean one that is broken
+            if any(types[name] is None for name in needed if not is_composed(models[name])):
+                continue
+            known = {name: kind for name, kind in types.items() if kind is not None}
+            types[metric.name] = composed_type(models, known, metric.name)
+        except expressions.ExpressionError as error:
+            message, _, remedy = str(error).partition("; ")
+            text = models[metric.name].expression
+            faults.append(Fault(f"{metric.path}.expression", text, message, remedy or "correct the expression"))
+    return types, faults
+
+
+def _answer_type(metric: Any, columns: Columns) -> str | None:
+    """The type of the answer of a metric with a function; None: its field is broken."""
+    kind = columns.types.get(metric.field) if metric.field else None
+    if metric.field and kind is None:
+        return None
+    return FUNCTIONS[metric.function].answer_type(kind)
 
 
 def _metric(metric: Any, path: str, columns: Columns) -> Iterator[Fault]:
@@ -71,7 +108,7 @@ def _metric(metric: Any, path: str, columns: Columns) -> Iterator[Fault]:
     members = dict(METRICS.members)
     field, function = members.pop("field"), metric.function
     for name, member in members.items():
-        value, takes = getattr(metric, name), PARAMETERS[name].takes
+        value, takes = getattr(metric, name), PARAMETERS[name].takes if name in PARAMETERS else None
         fault = METRICS.fault(metric, member, path)
         if fault:
             yield fault
@@ -81,11 +118,11 @@ def _metric(metric: Any, path: str, columns: Columns) -> Iterator[Fault]:
     fault = METRICS.fault(metric, field, path)
     if fault:
         yield fault
-    elif metric.field is not None:
+    elif metric.field is not None and not is_composed(metric):
         remedy = f"use {listed(_FOR_ANY, 'or')}, or derive a number from it"
         told = f"{function} takes", remedy
         yield from _column(f"{path}.field", metric.field, columns, FUNCTIONS[function].takes, told)
-    if metric.where is not None:
+    if metric.where is not None and not is_composed(metric):
         _, fault = expression_type(f"{path}.where", metric.where, columns, as_filter=True)
         if fault:
             yield fault

@@ -16,13 +16,12 @@ from tidemill_contract.resource.kept_rules import kept_faults
 from tidemill_contract.resource.kinds.base import Model
 from tidemill_contract.resource.kinds.detectors import DETECTORS
 from tidemill_contract.resource.kinds.windows import MIN_WINDOW_MS, WINDOWS, Window
-from tidemill_contract.resource.metric_rules import Columns, expression_type, metric_faults
+from tidemill_contract.resource.metric_rules import Columns, answer_types, expression_type, metric_faults
 from tidemill_contract.resource.name_rules import system_columns
 from tidemill_contract.resource.parts import AggregationPart, Parts
 from tidemill_contract.resource.scaling_rules import scaling_faults
 from tidemill_contract.resource.spec import AnomalySpec
 from tidemill_contract.times import read_start
-from tidemill_contract.windows import answer_type
 
 RESERVED = ("window_start", "window_end", "closed")
 _OWNED_CONFIGS = {
@@ -267,15 +266,14 @@ def _watched(name: str, path: str, aggregation: AggregationPart, columns: Column
         return
     if found.model is None:
         return
-    kind = columns.types.get(found.model.field) if found.model.field else None
-    if found.model.field and kind is None:
+    told = answer_types(aggregation, columns)[0].get(name)
+    if told is None:
         return
-    told = answer_type(found.model, kind)
     if told == "array":
         remedy = "watch a numeric metric, such as a count, with the field in groupBy"
         yield Fault(path, name, f"the metric is a list of values ({found.model.function}), not a number", remedy)
     elif told not in ("integer", "number"):
-        yield Fault(path, name, f"the metric is of type {kind}, not a number", "watch a numeric metric")
+        yield Fault(path, name, f"the metric is of type {told}, not a number", "watch a numeric metric")
 
 
 def _processor(parts: Parts, _columns: Columns, _limits: Limits) -> Iterator[Fault]:

@@ -169,7 +169,8 @@ class Kinds(Generic[K]):
         if everywhere and not self._is_of_some(having):
             return first.annotation, copy(first)
         says = first.description or ""
-        return type_of(first) | None, Field(None, description=says if everywhere else _naming(having, says))
+        says = says if everywhere else _naming(self.by_name, having, says)
+        return type_of(first) | None, Field(None, description=says)
 
     def _having(self, name: str) -> dict[str, FieldInfo]:
         """The member in each kind that has it, by the kind's name."""
@@ -215,9 +216,11 @@ def _in_order(kinds: Iterable[type[Model]]) -> list[str]:
     return names
 
 
-def _naming(kinds: Iterable[str], description: str) -> str:
-    """A description that names the kinds, at the end of its first clause."""
-    return re.sub(r"(?=[.;:])", f" ({', '.join(kinds)})", description, count=1)
+def _naming(known: Iterable[str], kinds: Iterable[str], description: str) -> str:
+    """A description that names the kinds, or the few others, at the end of its first clause."""
+    having, others = list(kinds), [name for name in known if name not in kinds]
+    listed = ", ".join(having) if len(having) <= 4 * len(others) else f"all but {', '.join(others)}"
+    return re.sub(r"(?=[.;:])", f" ({listed})", description, count=1)
 
 
 def _details(member: Member, fault: Fault) -> InitErrorDetails:

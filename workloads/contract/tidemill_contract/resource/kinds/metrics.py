@@ -1,9 +1,12 @@
-"""What is computed per group and window: a class a function, made from the registry, with its function's parameters."""
+"""What is computed per group and window: a class a function, made from the registry, with its function's parameters.
+
+One class more has no function: a metric by expression over other metrics.
+"""
 
 from __future__ import annotations
 
 from copy import copy
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, create_model
 from pydantic.fields import FieldInfo
@@ -20,9 +23,30 @@ class MetricSpec(Model):
 
     name: Name = Field(description="Name of the metric in answers.")
     function: str
+    if TYPE_CHECKING:
+        field: str | None
+        where: str | None
+
+
+class FunctionMetric(MetricSpec):
+    """A metric with a function."""
+
     field: Name | None = Field(None, description=_FIELD)
     where: Expression | None = Field(
         None, description="SQL condition; only events for which it is true count in this metric. Default: all events."
+    )
+
+
+class ExpressionMetric(MetricSpec):
+    """A metric computed from other metrics of the aggregation."""
+
+    field: ClassVar[None] = None  # type: ignore[misc]
+    where: ClassVar[None] = None  # type: ignore[misc]
+
+    function: Literal["expression"] = "expression"
+    expression: Expression = Field(
+        description="SQL expression over other metrics of the aggregation; it takes the place of a function and is"
+        " computed after windows are merged."
     )
 
 
@@ -33,7 +57,8 @@ def _kind(function: Function) -> type[MetricSpec]:
         members["field"] = (Name, Field(description=_FIELD))
     members |= {name: _parameter(info) for name, info in function.parameters.model_fields.items()}
     name = "".join(word.title() for word in function.name.split("_"))
-    return create_model(f"{name}Metric", __base__=MetricSpec, __module__=__name__, __doc__=function.__doc__, **members)
+    base, doc = FunctionMetric, function.__doc__
+    return create_model(f"{name}Metric", __base__=base, __module__=__name__, __doc__=doc, **members)
 
 
 def _parameter(info: FieldInfo) -> tuple[Any, Any]:
@@ -43,20 +68,26 @@ def _parameter(info: FieldInfo) -> tuple[Any, Any]:
 
 
 def _missing(function: str, member: Member) -> tuple[str, str]:
+    if member.name == "expression":
+        return "a metric needs a function or an expression", "add one, such as function: count"
     if member.name == "field":
         return f"{function} needs a field", "name the field or derive it runs over"
     return f"{function} needs {member.alias}", PARAMETERS[member.name].remedy
 
 
 def _foreign(function: str, member: Member) -> tuple[str, str]:
+    if member.name == "expression":
+        return f"{function} takes no expression", "take function out, or expression"
+    if function == "expression":
+        return f"a metric without a function takes no {member.alias}", "add a function, or take it out"
     return f"{function} takes no {member.alias}", f"take it out, or use function: {listed(member.kinds, 'or')}"
 
 
 METRICS: Kinds[MetricSpec] = Kinds(
-    map(_kind, FUNCTIONS.values()),
+    (*map(_kind, FUNCTIONS.values()), ExpressionMetric),
     tag="function",
     title="MetricSpec",
     doc="One number (or value) computed per group and window.",
-    tag_says="Aggregate function.",
+    tag_says="Aggregate function; without one there is an expression.",
     words=Words(missing=_missing, foreign=_foreign),
 )

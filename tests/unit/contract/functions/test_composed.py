@@ -1,0 +1,152 @@
+"""Metrics by expression: types, what they need, what is refused, and that they store nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tidemill_contract.functions.composed import function_operands, in_order
+from tidemill_contract.functions.feeds import Feed, Feeds, guarded
+from tidemill_contract.functions.partials import fields_of, kept_in_order, layout, needed_columns
+from tidemill_contract.resource.kinds.metrics import METRICS, ExpressionMetric
+from tidemill_contract.resource.spec import AggregationSpec
+from tidemill_contract.resource.validate import check
+from tidemill_contract.windows import answer_columns, answer_range, decoders
+
+TYPES = {"v": "number", "w": "integer", "s": "string"}
+ORDERS = {"name": "orders", "function": "count"}
+REVENUE = {"name": "revenue", "function": "sum", "field": "v"}
+ITEMS = {"name": "items", "function": "sum", "field": "w"}
+BASKET = {"name": "basket", "expression": "revenue / orders"}
+
+
+def aggregation(*metrics: dict[str, Any]) -> AggregationSpec:
+    window = {"type": "hopping", "size": "3m", "hop": "1m"}
+    return AggregationSpec.model_validate({"name": "a", "window": window, "metrics": list(metrics)})
+
+
+def faults(*metrics: dict[str, Any], **spec: Any) -> list[str]:
+    fields = [{"name": name, "type": kind} for name, kind in TYPES.items()]
+    window = {"type": "tumbling", "size": "1m"}
+    document = {
+        "apiVersion": "tidemill.dev/v1alpha1",
+        "kind": "AnalyticsPipeline",
+        "metadata": {"name": "orders", "namespace": "shop"},
+        "spec": {
+            "source": {"fields": fields},
+            "aggregations": [{"name": "a", "window": window, "metrics": list(metrics)}],
+            **spec,
+        },
+    }
+    return [str(fault).removeprefix("spec.aggregations[0].metrics") for fault in check(document)[1]]
+
+
+def test_it_is_read_without_a_function_and_dumped_as_it_was_written() -> None:
+    metric = METRICS.make(**BASKET)
+    assert type(metric) is ExpressionMetric
+    assert (metric.field, metric.where) == (None, None)
+    assert metric.model_dump(by_alias=True, exclude_unset=True) == BASKET
+    assert METRICS.make(**metric.model_dump()) == metric
+
+
+def test_it_stores_nothing_and_reads_nothing_of_events() -> None:
+    plan = layout(aggregation(BASKET, ORDERS, REVENUE), TYPES)
+    assert [p.column for p in plan.partials] == ["_count", "_sum_v"]
+    metric = plan.metrics[0][0]
+    assert (needed_columns(metric), fields_of(metric), kept_in_order(metric)) == ([], set(), False)
+    assert decoders(plan) == {}
+    assert answer_range(*plan.metrics[0])[0] == float("-inf")
+
+
+@pytest.mark.parametrize(
+    ("expression", "kind"),
+    [
+        ("revenue / orders", "number"),
+        ("items + orders", "integer"),
+        ("items / orders", "number"),
+        ("revenue > 2 * orders", "boolean"),
+        ("CASE WHEN orders > 5 THEN 'many' ELSE 'few' END", "string"),
+        ("COALESCE(items, 0)", "integer"),
+        ("GREATEST(items, revenue)", "number"),
+    ],
+)
+def test_the_type_is_that_of_the_expression(expression: str, kind: str) -> None:
+    plan = layout(aggregation({"name": "x", "expression": expression}, ORDERS, REVENUE, ITEMS), TYPES)
+    (name, found, _), *_ = answer_columns(plan)
+    assert (name, found) == ("x", kind)
+
+
+def test_expressions_over_expressions_grow_with_their_number_only() -> None:
+    """Each is computed once, however often others name it: written out, these would be a million terms."""
+    chain = [{"name": f"x{n}", "expression": f"x{n - 1} * x{n - 1}" if n else "revenue"} for n in range(20, -1, -1)]
+    plan = layout(aggregation(REVENUE, *chain), TYPES)
+    texts = {name: sql for name, _, sql in answer_columns(plan)}
+    assert len(texts["x20"]) < 40_000
+    assert in_order({m.name: m for m, _ in plan.metrics}, "x2") == ["revenue", "x0", "x1", "x2"]
+
+
+def test_it_is_null_where_an_operand_lacks_events() -> None:
+    """Also where the expression would answer something else for null."""
+    total = {"name": "total", "expression": "COALESCE(basket, 0)"}
+    plan = layout(aggregation(total, BASKET, ORDERS, REVENUE), TYPES)
+    found = guarded(plan, Feeds(1, {"_sum_v": Feed(1)}))
+    assert dict(found.whole) == dict.fromkeys(("total", "basket", "revenue"), "(_since >= 1)")
+    assert [m.name for m in function_operands([m for m, _ in plan.metrics], "total")] == ["orders", "revenue"]
+    assert '"_whole_total"' in answer_columns(found)[0][2]
+
+
+@pytest.mark.parametrize(
+    ("metric", "told"),
+    [
+        (
+            {"expression": "revenue / order"},
+            "[2].expression: unknown metric 'order' (got \"revenue / order\"); did you mean",
+        ),
+        ({"expression": "v / orders"}, "[2].expression: unknown metric 'v'"),
+        ({"expression": "x + 1"}, "[2].expression: the metric is computed from itself (x → x)"),
+        ({"expression": "1 + 2"}, "[2].expression: names no metric"),
+        ({"expression": "orders >"}, "[2].expression: "),
+        ({"expression": "POW(orders, 2)"}, "[2].expression: metrics cannot be combined with POW"),
+        ({"expression": "revenue + 'a'"}, "[2].expression: '+' takes numbers, not a string"),
+        ({"expression": "NULL"}, "[2].expression: names no metric"),
+        ({}, "[2].expression: a metric needs a function or an expression; add one"),
+        ({"expression": "orders", "where": "v > 1"}, "[2].where: a metric without a function takes no where"),
+        ({"expression": "orders", "field": "v"}, "[2].field: a metric without a function takes no field"),
+        ({"expression": "orders", "function": "sum", "field": "v"}, "[2].expression: sum takes no expression"),
+    ],
+)
+def test_what_is_refused_names_the_field_the_value_and_the_remedy(metric: dict[str, Any], told: str) -> None:
+    (fault,) = faults(ORDERS, REVENUE, {"name": "x", **metric})
+    assert fault.startswith(told)
+    assert "; " in fault
+
+
+def test_metrics_that_need_each_other_are_refused() -> None:
+    pair = [{"name": "x", "expression": "y + orders"}, {"name": "y", "expression": "x - 1"}]
+    assert [fault.partition(" (got")[0] for fault in faults(ORDERS, *pair)] == [
+        "[1].expression: the metric is computed from itself (x → y → x)",
+        "[2].expression: the metric is computed from itself (y → x → y)",
+    ]
+
+
+@pytest.mark.parametrize("metric", [{"function": "distinct"}, {"function": "topk"}, {"function": "quantile", "q": 0.5}])
+def test_values_that_are_decoded_after_the_query_are_refused(metric: dict[str, Any]) -> None:
+    (fault,) = faults(ORDERS, {"name": "d", "field": "v", **metric}, {"name": "x", "expression": "orders / d"})
+    assert fault.startswith(f"[2].expression: metric d ({metric['function']}) is decoded from a sketch or a list")
+
+
+def test_a_broken_operand_is_the_only_fault() -> None:
+    (fault,) = faults(
+        ORDERS, {"name": "t", "function": "sum", "field": "none"}, {"name": "x", "expression": "t / orders"}
+    )
+    assert fault.startswith("[1].field: ")
+    (fault,) = faults(ORDERS, {"name": "T"}, {"name": "x", "expression": "t / orders"})
+    assert fault.startswith("[1].name: ")
+
+
+def test_an_anomaly_rule_watches_it_if_it_is_a_number() -> None:
+    rule = {"name": "r", "aggregation": "a", "metric": "x"}
+    assert faults(ORDERS, REVENUE, {"name": "x", "expression": "revenue / orders"}, anomalies=[rule]) == []
+    (fault,) = faults(ORDERS, REVENUE, {"name": "x", "expression": "revenue > orders"}, anomalies=[rule])
+    assert fault.startswith("spec.anomalies[0].metric: the metric is of type boolean, not a number")

@@ -1,0 +1,147 @@
+"""Functions of timestamps in filter and derive expressions. All are in UTC, in milliseconds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import polars as pl
+
+from tidemill_contract.expressions.syntax import ExpressionError
+from tidemill_contract.expressions.values import (
+    POLARS_TYPES,
+    Built,
+    Row,
+    Typed,
+    as_number,
+    as_string,
+    constant,
+    quotient,
+    timed,
+)
+
+MIN_MS, MAX_MS = -62_135_596_800_000, 253_402_300_799_999
+"""The years 1 to 9999."""
+_TYPE = POLARS_TYPES["timestamp"]
+_PARTS: dict[str, Callable[[pl.Expr], pl.Expr]] = {
+    "YEAR": lambda t: t.dt.year(),
+    "QUARTER": lambda t: t.dt.quarter(),
+    "MONTH": lambda t: t.dt.month(),
+    "WEEK": lambda t: t.dt.week(),
+    "DAY": lambda t: t.dt.day(),
+    "DOY": lambda t: t.dt.ordinal_day(),
+    "DOW": lambda t: t.dt.weekday() % 7,
+    "ISODOW": lambda t: t.dt.weekday(),
+    "HOUR": lambda t: t.dt.hour(),
+    "MINUTE": lambda t: t.dt.minute(),
+    "SECOND": lambda t: t.dt.second(),
+}
+_TRUNCATED = {
+    "SECOND": "1s", "MINUTE": "1m", "HOUR": "1h", "DAY": "1d", "WEEK": "1w", "MONTH": "1mo", "QUARTER": "1q",
+    "YEAR": "1y",
+}  # fmt: skip
+_UNITS_MS = {
+    "MILLISECOND": 1, "SECOND": 1000, "MINUTE": 60_000, "HOUR": 3_600_000, "DAY": 86_400_000, "WEEK": 604_800_000,
+}  # fmt: skip
+_DIRECTIVE = re.compile(r"\.%f|%.", re.DOTALL)
+_DIRECTIVES = ("%Y", "%y", "%m", "%b", "%B", "%d", "%j", "%H", "%I", "%M", "%S", ".%f", "%p", "%z", "%%")
+_YEARS, _MONTHS = ("%Y", "%y"), ("%m", "%b", "%B")
+_DATES = ({"%Y", "%j"}, *({year, month, "%d"} for year in _YEARS for month in _MONTHS))
+"""Directives that make a whole date."""
+
+
+def _moment(name: str, argument: Typed) -> pl.Expr:
+    argument = timed(argument)
+    if argument.kind not in ("timestamp", "null"):
+        raise ExpressionError(
+            f"{name} takes a timestamp, not a {argument.kind}; declare the field as timestamp, or use TO_TIMESTAMP"
+        )
+    return argument.expression.cast(_TYPE) if argument.kind == "timestamp" else pl.lit(None, dtype=_TYPE)
+
+
+def _date_part(name: str, args: Sequence[Typed]) -> Built:
+    part = str(constant(name, args[0], "the part", "string")).upper()
+    if args[1].kind not in ("timestamp", "null"):
+        raise ExpressionError(
+            f"{part} can only be taken from a timestamp, not a {args[1].kind}; declare the field as timestamp"
+        )
+    moment = _moment(name, args[1])
+    if part == "EPOCH":
+        return "number", quotient(moment.dt.epoch("ms").cast(pl.Float64()), pl.lit(1000.0))
+    if part not in _PARTS:
+        raise ExpressionError(f"there is no part {part} of a timestamp; there are EPOCH, {', '.join(_PARTS)}")
+    return "integer", _PARTS[part](moment).cast(pl.Int64())
+
+
+def _unit(name: str, argument: Typed, known: dict[str, object]) -> str:
+    unit = str(constant(name, argument, "the unit", "string")).upper()
+    if unit not in known:
+        raise ExpressionError(f"{name} knows no unit '{unit}'; there are {', '.join(known)}")
+    return unit
+
+
+def _truncated(name: str, args: Sequence[Typed]) -> Built:
+    unit = _TRUNCATED[_unit(name, args[0], dict(_TRUNCATED))]
+    return "timestamp", _moment(name, args[1]).dt.truncate(unit)
+
+
+def _difference(name: str, args: Sequence[Typed]) -> Built:
+    unit_ms = _UNITS_MS[_unit(name, args[0], dict(_UNITS_MS))]
+    first, last = (_moment(name, argument).dt.epoch("ms") for argument in args[1:])
+    # Differences are exact as doubles, and their quotients are less than a whole number by more than rounding adds.
+    return "integer", ((last - first).cast(pl.Float64()) / float(unit_ms)).cast(pl.Int64())
+
+
+def _to_timestamp(name: str, args: Sequence[Typed]) -> Built:
+    if len(args) > 1:
+        return "timestamp", _read(name, args)
+    seconds = as_number(name, args[0])
+    micros = (seconds * 1e6).round().cast(pl.Int64(), strict=False)
+    return "timestamp", _within(micros.floordiv(1000)).cast(_TYPE)
+
+
+def _within(milliseconds: pl.Expr) -> pl.Expr:
+    return pl.when(milliseconds.is_between(MIN_MS, MAX_MS)).then(milliseconds)
+
+
+def _read(name: str, args: Sequence[Typed]) -> pl.Expr:
+    """A text by a pattern; null if it does not fit."""
+    value, form = as_string(name, args[0]), str(constant(name, args[1], "the pattern", "string"))
+    used = set(_DIRECTIVE.findall(form))
+    unknown = sorted(used - set(_DIRECTIVES))
+    if unknown or not any(date <= used for date in _DATES):
+        wrong = f"{', '.join(unknown)} is unknown" if unknown else "there is no whole date"
+        known = " ".join(_DIRECTIVES)
+        raise ExpressionError(
+            f"{name}: in the pattern '{form}' {wrong}; write one such as '%d.%m.%Y %H:%M:%S', of {known}"
+        )
+    form = form.replace(".%f", "%.f")  # as polars writes a fraction
+    if "%z" in used:
+        if len(args) > 2:
+            raise ExpressionError(f"{name}: the text has its own offset (%z); leave the zone out")
+        moment = value.str.to_datetime(form, time_unit="ms", time_zone="UTC", strict=False)
+    else:
+        zone = _zone(name, args[2]) if len(args) > 2 else "UTC"
+        local = value.str.to_datetime(form, time_unit="ms", strict=False)
+        moment = local.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
+    return _within(moment.dt.epoch("ms")).cast(_TYPE)
+
+
+def _zone(name: str, argument: Typed) -> str:
+    zone = str(constant(name, argument, "the zone", "string"))
+    try:
+        ZoneInfo(zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ExpressionError(f"{name}: '{zone}' is no time zone; write one such as 'Europe/Berlin'") from None
+    return zone
+
+
+ROWS: tuple[Row, ...] = (
+    ("DATE_PART", 2, 2, _date_part),
+    ("DATE_TRUNC", 2, 2, _truncated),
+    ("TIMESTAMPDIFF", 3, 3, _difference),
+    ("TO_TIMESTAMP", 1, 3, _to_timestamp),
+)
+TWICE = ("TO_TIMESTAMP",)
+"""Functions that use an argument twice."""

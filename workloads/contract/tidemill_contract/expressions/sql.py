@@ -1,0 +1,322 @@
+"""Expressions over merged metrics as SQL: the part of the grammar that computes ratios, differences and choices.
+
+The SQL never raises, whatever finite values come: division by zero, overflow and the root of a negative number give
+NULL. Integers are `numeric`, so that sums of any size stay exact; numbers are doubles (see `functions.doubles`). A
+composite operand that is needed twice is computed once, in a subselect (`_bound`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tidemill_contract.expressions.syntax import Call, Case, Column, ExpressionError, Literal, Node, parse
+from tidemill_contract.functions import doubles
+from tidemill_contract.functions.base import SQL_TYPES
+from tidemill_contract.times import read_start, rfc3339
+
+NUMERIC = ("integer", "number")
+_LARGEST_INTEGER = "1e38"
+"""An integer of this many digits is NULL, so that no product of metrics grows without bound."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """SQL with its spec type (or `null`).
+
+    Attributes:
+        simple: whether it is a column or a constant, which may be written several times.
+        constant: the text of a constant string, which may become a timestamp.
+    """
+
+    kind: str
+    sql: str
+    simple: bool = False
+    constant: str | None = None
+
+
+def compile_sql(text: str, columns: Mapping[str, Value]) -> Value:
+    """Compile an expression.
+
+    Args:
+        text: the expression.
+        columns: by name, the SQL of each column. It is written once for each use.
+
+    Raises:
+        ExpressionError: it is not valid; the text says why and what to do.
+    """
+    found = _compile(parse(text), columns)
+    match found.kind:
+        case "null":
+            raise ExpressionError("is always NULL, so it has no type; give one branch a value")
+        case "integer":
+            return Value("integer", _bound("CASE WHEN abs({0}) < " + _LARGEST_INTEGER + " THEN {0} END", found))
+        case "number":
+            return Value("number", f"({found.sql} + 0.0::double precision)")  # zero has no sign
+    return found
+
+
+def _compile(node: Node, columns: Mapping[str, Value]) -> Value:
+    match node:
+        case Literal(value):
+            return _literal(value)
+        case Column(name):
+            return _column(name, columns)
+        case Case(branches, default):
+            conditions = [_condition("CASE WHEN", _compile(condition, columns)) for condition, _ in branches]
+            return _case(conditions, [*(_compile(value, columns) for _, value in branches), _compile(default, columns)])
+        case Call(name, args):
+            return _call(name, [_compile(argument, columns) for argument in args])
+
+
+def _literal(value: str | int | float | bool | None) -> Value:
+    if value is None:
+        return Value("null", "NULL", simple=True)
+    if isinstance(value, str):
+        return Value("string", f'{_quoted(value)} COLLATE "C"', simple=True, constant=value)
+    if isinstance(value, bool):
+        return Value("boolean", str(value).lower(), simple=True)
+    if isinstance(value, int):
+        return Value("integer", f"{value}::numeric" if value >= 0 else f"({value}::numeric)", simple=True)
+    return Value("number", f"'{value!r}'::double precision", simple=True)
+
+
+def _quoted(text: str) -> str:
+    """A text constant without a per cent sign, which psycopg would read as a parameter's."""
+    plain = text.replace("'", "''")
+    return f"'{plain}'" if not set("%\\") & set(text) else "E'" + plain.replace("\\", r"\\").replace("%", r"\x25") + "'"
+
+
+def _column(name: str, columns: Mapping[str, Value]) -> Value:
+    if name in columns:
+        return columns[name]
+    close = difflib.get_close_matches(name, columns, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(columns) or 'none'}"
+    raise ExpressionError(f"unknown metric '{name}'; {hint} (a text is written in single quotes)")
+
+
+def _bound(template: str, *values: Value) -> str:
+    """SQL out of values (`{0}`, `{1}`, …) that it may repeat: each is computed once."""
+    if all(value.simple for value in values):
+        return f"({template.format(*(value.sql for value in values))})"
+    names = [f"o._{n}" for n in range(len(values))]
+    listed = ", ".join(f"{value.sql} AS _{n}" for n, value in enumerate(values))
+    # OFFSET keeps Postgres from writing each value out wherever its name stands.
+    return f"(SELECT {template.format(*names)} FROM (SELECT {listed} OFFSET 0) AS o)"
+
+
+def _condition(name: str, value: Value) -> str:
+    if value.kind not in ("boolean", "null"):
+        raise ExpressionError(f"{name} takes a condition, not a {value.kind}; compare it with something")
+    return value.sql if value.kind == "boolean" else "NULL::boolean"
+
+
+def _number(name: str, value: Value) -> Value:
+    """A value as a double."""
+    match value.kind:
+        case "number":
+            return value
+        case "integer" if value.simple:
+            return Value("number", f"{value.sql}::double precision", simple=True)
+        case "integer":
+            return Value("number", _bound("CASE WHEN abs({0}) < 1e300 THEN {0}::double precision END", value))
+        case "null":
+            return Value("number", "NULL::double precision", simple=True)
+    raise ExpressionError(f"{name} takes numbers, not a {value.kind}")
+
+
+def _united(name: str, values: Sequence[Value]) -> tuple[str, list[Value]]:
+    """The one type of all values, and the values in it."""
+    kinds = {value.kind for value in values} - {"null"}
+    if kinds == {"timestamp", "string"}:
+        values = [_moment(value) for value in values]
+        kinds = {value.kind for value in values} - {"null"}
+    if kinds == set(NUMERIC):
+        return "number", [_number(name, value) for value in values]
+    if len(kinds) > 1:
+        raise ExpressionError(f"{name} mixes {' and '.join(sorted(kinds))}; take metrics of one type")
+    kind = kinds.pop() if kinds else "null"
+    return kind, [_null(kind) if value.kind == "null" else value for value in values]
+
+
+def _null(kind: str) -> Value:
+    sql_type = {"null": "boolean", "integer": "numeric"}.get(kind) or SQL_TYPES[kind].split(" COLLATE")[0]
+    return Value(kind, f"NULL::{sql_type}", simple=True)
+
+
+def _moment(value: Value) -> Value:
+    if value.constant is None:
+        return value
+    try:
+        moment = rfc3339(read_start(value.constant))
+    except ValueError:
+        raise ExpressionError(
+            f"'{value.constant}' is not a time; write RFC 3339 with a zone, such as '2013-01-31T12:00:00Z'"
+        ) from None
+    return Value("timestamp", f"timestamptz '{moment}'", simple=True)
+
+
+def _case(conditions: Sequence[str], values: Sequence[Value]) -> Value:
+    kind, united = _united("CASE", values)
+    whens = " ".join(f"WHEN {c} THEN {v.sql}" for c, v in zip(conditions, united, strict=False))
+    return Value(kind, f"(CASE {whens} ELSE {united[-1].sql} END)")
+
+
+def _call(name: str, args: Sequence[Value]) -> Value:
+    entry = _FUNCTIONS.get(name)
+    if entry is None:
+        close = difflib.get_close_matches(name, FUNCTION_NAMES, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(FUNCTION_NAMES)}"
+        raise ExpressionError(f"metrics cannot be combined with {name}; {hint}")
+    least, most, build = entry
+    if not least <= len(args) <= most:
+        count = str(least) if least == most else f"{least} to {most}" if most < _MANY else f"at least {least}"
+        raise ExpressionError(f"{name} takes {count} argument{'' if count == '1' else 's'}, not {len(args)}")
+    return build(name, args)
+
+
+_PRODUCT = (
+    "CASE WHEN {0} IS NULL OR {1} IS NULL THEN NULL WHEN {0} = 0 OR {1} = 0 THEN 0.0::double precision"
+    f" WHEN abs({{0}}) > 1 AND abs({{1}}) > 1 AND abs({{0}}) >= {doubles.LARGEST} / abs({{1}}) THEN NULL"
+    f" WHEN abs({{0}}) < 1 AND abs({{1}}) < 1 AND abs({{0}}) <= {doubles.TINIEST} / abs({{1}}) THEN 0.0"
+    " ELSE {0} * {1} END"
+)
+_QUOTIENT = (
+    f"CASE WHEN {{1}} = 0 THEN NULL WHEN abs({{1}}) < 1 AND abs({{0}}) >= {doubles.LARGEST} * abs({{1}}) THEN NULL"
+    f" WHEN abs({{1}}) > 1 AND abs({{0}}) <= {doubles.TINIEST} * abs({{1}}) THEN 0.0::double precision"
+    " ELSE {0} / {1} END"
+)
+
+
+def _sum_of(sign: str) -> str:
+    """SQL of a sum or difference of doubles, NULL beyond a double."""
+    towards_zero = f"sign({{0}}) {'<>' if sign == '+' else '='} sign({{1}})"
+    return (
+        f"CASE WHEN greatest(abs({{0}}), abs({{1}})) < 8e307 OR {towards_zero} OR least(abs({{0}}), abs({{1}})) < 1e291"
+        f" OR abs({{0}}) < {doubles.LARGEST} - abs({{1}}) THEN {{0}} {sign} {{1}} END"
+    )
+
+
+def _arithmetic(name: str, args: Sequence[Value]) -> Value:
+    if name != "/" and all(value.kind == "integer" for value in args):
+        return Value("integer", f"({args[0].sql} {name} {args[1].sql})")
+    numbers = [_number(f"'{name}'", value) for value in args]
+    template = {"*": _PRODUCT, "/": _QUOTIENT}.get(name) or _sum_of(name)
+    return Value("number", _bound(template, *numbers))
+
+
+def _negate(_name: str, args: Sequence[Value]) -> Value:
+    if args[0].kind == "integer":
+        return Value("integer", f"(- {args[0].sql})")
+    return Value("number", f"(- {_number('-', args[0]).sql})")
+
+
+def _mod(name: str, args: Sequence[Value]) -> Value:
+    for value in args:
+        if value.kind != "integer":
+            raise ExpressionError(f"{name} takes integers, not a {value.kind}")
+    return Value("integer", f"mod({args[0].sql}, nullif({args[1].sql}, 0))")
+
+
+def _compare(name: str, args: Sequence[Value]) -> Value:
+    if any(value.kind == "null" for value in args):
+        raise ExpressionError(f"'{name} NULL' is never true; write IS NULL or IS NOT NULL")
+    kind, (a, b) = _united(f"'{name}'", args)
+    if kind == "boolean" and name not in ("=", "<>"):
+        raise ExpressionError(f"'{name}' does not order booleans; use = or <>")
+    return Value("boolean", f"({a.sql} {name} {b.sql})")
+
+
+def _logic(name: str, args: Sequence[Value]) -> Value:
+    return Value("boolean", "(" + f" {name} ".join(_condition(name, value) for value in args) + ")")
+
+
+def _not(name: str, args: Sequence[Value]) -> Value:
+    return Value("boolean", f"(NOT {_condition(name, args[0])})")
+
+
+def _is(name: str, args: Sequence[Value]) -> Value:
+    tested = args[0].sql if name == "IS NULL" else _condition(name, args[0])
+    return Value("boolean", f"({tested} {name})")
+
+
+def _in(name: str, args: Sequence[Value]) -> Value:
+    if any(not value.simple or value.kind == "null" for value in args[1:]):
+        raise ExpressionError("IN takes constants, and no NULL; write = … OR … for other values")
+    _, (tested, *listed) = _united(name, args)
+    return Value("boolean", f"({tested.sql} IN ({', '.join(value.sql for value in listed)}))")
+
+
+def _chosen(name: str, args: Sequence[Value]) -> Value:
+    kind, values = _united(name, args)
+    if name in ("GREATEST", "LEAST") and kind not in (*NUMERIC, "timestamp"):
+        raise ExpressionError(f"{name} takes numbers or timestamps, not a {kind}")
+    function = "COALESCE" if name == "IFNULL" else name
+    return Value(kind, f"{function}({', '.join(value.sql for value in values)})")
+
+
+def _if(_name: str, args: Sequence[Value]) -> Value:
+    return _case([_condition("IF", args[0])], args[1:])
+
+
+def _rounding(name: str, args: Sequence[Value]) -> Value:
+    if args[0].kind == "integer":
+        return args[0]
+    value = _number(name, args[0])
+    if name != "ROUND":
+        return Value("number", f"{'floor' if name == 'FLOOR' else 'ceil'}({value.sql})")
+    digits = 0
+    if len(args) > 1:
+        text = args[1].sql.removesuffix("::numeric")
+        if not (args[1].kind == "integer" and args[1].simple and text.isdigit() and int(text) <= 15):
+            raise ExpressionError("ROUND: the number of digits must be a constant integer from 0 to 15")
+        digits = int(text)
+    scaled = f"(abs({{0}}) * 1e{digits}::double precision)"
+    whole = f"(floor({scaled}) + ({scaled} - floor({scaled}) >= 0.5)::integer) / 1e{digits}::double precision"
+    # Doubles beyond 2^52 are whole.
+    return Value(
+        "number",
+        _bound(
+            f"CASE WHEN abs({{0}}) >= 4503599627370496 / 1e{digits} THEN {{0}} ELSE sign({{0}}) * {whole} END", value
+        ),
+    )
+
+
+def _absolute(name: str, args: Sequence[Value]) -> Value:
+    value = args[0] if args[0].kind == "integer" else _number(name, args[0])
+    return Value(value.kind, f"{name.lower()}({value.sql})")
+
+
+def _real(name: str, args: Sequence[Value]) -> Value:
+    value = _number(name, args[0])
+    if name == "SQRT":
+        return Value("number", _bound("CASE WHEN {0} >= 0 THEN sqrt({0}) END", value))
+    function = "ln" if name == "LN" else "log"
+    return Value("number", _bound(f"CASE WHEN {{0}} > 0 THEN {function}({{0}}) END", value))
+
+
+_MANY = 256
+_Builder = Callable[[str, Sequence[Value]], Value]
+_OPERATORS: dict[str, tuple[int, int, _Builder]] = {
+    **dict.fromkeys(("+", "-", "*", "/"), (2, 2, _arithmetic)),
+    **dict.fromkeys(("=", "<>", "<", "<=", ">", ">="), (2, 2, _compare)),
+    **dict.fromkeys(("AND", "OR"), (2, _MANY, _logic)),
+    **dict.fromkeys(("IS NULL", "IS TRUE", "IS FALSE"), (1, 1, _is)),
+    "NOT": (1, 1, _not),
+    "NEGATE": (1, 1, _negate),
+    "%": (2, 2, _mod),
+    "IN": (2, _MANY, _in),
+}
+_NAMED: dict[str, tuple[int, int, _Builder]] = {
+    **dict.fromkeys(("ABS", "SIGN"), (1, 1, _absolute)),
+    **dict.fromkeys(("FLOOR", "CEIL", "CEILING"), (1, 1, _rounding)),
+    **dict.fromkeys(("SQRT", "LN", "LOG10"), (1, 1, _real)),
+    **dict.fromkeys(("COALESCE", "GREATEST", "LEAST"), (1, _MANY, _chosen)),
+    **dict.fromkeys(("IFNULL", "NULLIF"), (2, 2, _chosen)),
+    "ROUND": (1, 2, _rounding),
+    "MOD": (2, 2, _mod),
+    "IF": (3, 3, _if),
+}
+_FUNCTIONS = _OPERATORS | _NAMED
+FUNCTION_NAMES = tuple(sorted(_NAMED))

@@ -1,0 +1,100 @@
+"""Functions of texts in filter and derive expressions: regular expressions, parts, JSON, hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+
+import polars as pl
+
+from tidemill_contract.expressions.syntax import ExpressionError
+from tidemill_contract.expressions.values import Built, Row, Typed, as_string, constant
+
+_JSON_PATH = re.compile(r"\$(?:\.[A-Za-z_]\w*|\[\d{1,6}\]|\['[^'\\]+'\])*", re.ASCII)
+_WORD = re.compile(r"[^\W_]+")
+_HASHES: dict[str, Callable[[bytes], str]] = {
+    "MD5": lambda value: hashlib.md5(value, usedforsecurity=False).hexdigest(),
+    "SHA256": lambda value: hashlib.sha256(value).hexdigest(),
+}
+
+
+def _pattern(name: str, argument: Typed) -> str:
+    """The argument as a regular expression that polars takes."""
+    pattern = str(constant(name, argument, "the pattern", "string"))
+    try:
+        pl.select(pl.lit("").str.contains(pattern))
+    except pl.exceptions.PolarsError as error:
+        reasons = [line.removeprefix("error: ") for line in str(error).splitlines() if line.startswith("error: ")]
+        raise ExpressionError(
+            f"{name}: '{pattern}' is no regular expression ({(reasons or ['too large'])[0]});"
+            " write one without look-around and back-references"
+        ) from None
+    return pattern
+
+
+def _regexp(name: str, args: Sequence[Typed]) -> Built:
+    value, pattern = as_string(name, args[0]), _pattern(name, args[1])
+    if name == "REGEXP_LIKE":
+        return "boolean", value.str.contains(pattern)
+    group = constant(name, args[2], "the group", "integer", 0, 99) if len(args) > 2 else 0
+    if group > _groups(pattern):
+        raise ExpressionError(f"{name}: '{pattern}' has no group {group}; count its brackets from 1, or write 0")
+    return "string", value.str.extract(pattern, group)
+
+
+def _groups(pattern: str) -> int:
+    """How many groups a valid pattern has."""
+    # One more, because polars refuses a pattern without any.
+    return len(pl.Series([""]).str.extract_groups(f"{pattern}|()").struct.fields) - 1
+
+
+def _split_part(name: str, args: Sequence[Typed]) -> Built:
+    value, delimiter = as_string(name, args[0]), constant(name, args[1], "the delimiter", "string")
+    place = constant(name, args[2], "the place", "integer", -10_000, 10_000)
+    if not delimiter or place == 0:
+        what = "the delimiter must not be empty" if not delimiter else "the first part is 1, the last is -1, none is 0"
+        raise ExpressionError(f"{name}: {what}")
+    part = value.str.split(delimiter).list.get(place - 1 if place > 0 else place, null_on_oob=True)
+    return "string", pl.when(value.is_not_null()).then(part.fill_null(""))
+
+
+def _by_value(argument: pl.Expr, function: Callable[[str], str]) -> pl.Expr:
+    """What a function gives of each text; polars has none of its own."""
+
+    def found(texts: pl.Series) -> pl.Series:
+        values = [None if text is None else function(text) for text in texts.to_list()]
+        return pl.Series(texts.name, values, dtype=pl.String)
+
+    return argument.map_batches(found, return_dtype=pl.String(), is_elementwise=True)
+
+
+def _title(name: str, args: Sequence[Typed]) -> Built:
+    # As Postgres does it: a word is of letters and digits, and "1st" stays.
+    return "string", _by_value(
+        as_string(name, args[0]), lambda text: _WORD.sub(lambda word: word[0].capitalize(), text)
+    )
+
+
+def _json(name: str, args: Sequence[Typed]) -> Built:
+    value, path = as_string(name, args[0]), str(constant(name, args[1], "the path", "string"))
+    if not _JSON_PATH.fullmatch(path):
+        raise ExpressionError(f"{name}: '{path}' is no path; write one such as '$.user.id' or '$.tags[0]'")
+    return "string", value.str.json_path_match(path)
+
+
+def _hash(name: str, args: Sequence[Typed]) -> Built:
+    digest = _HASHES[name]
+    return "string", _by_value(as_string(name, args[0]), lambda text: digest(text.encode()))
+
+
+ROWS: tuple[Row, ...] = (
+    ("REGEXP_LIKE", 2, 2, _regexp),
+    ("REGEXP_EXTRACT", 2, 3, _regexp),
+    ("SPLIT_PART", 3, 3, _split_part),
+    ("INITCAP", 1, 1, _title),
+    ("JSON_VALUE", 2, 2, _json),
+    ("MD5,SHA256", 1, 1, _hash),
+)
+TWICE = ("SPLIT_PART",)
+"""Functions that use an argument twice."""

@@ -1,0 +1,131 @@
+"""Metrics by `expression`: computed from the answers of other metrics of the aggregation, after merging.
+
+They store nothing. Roll-ups, hopping windows, live updates, the results topic and anomaly rules read answers from one
+SQL (`windows.answer_columns`), so a ratio is that of the merged metrics everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from tidemill_contract.expressions.compiler import columns
+from tidemill_contract.expressions.sql import Value, compile_sql
+from tidemill_contract.expressions.syntax import ExpressionError
+from tidemill_contract.functions.base import Function, Metric
+from tidemill_contract.functions.registry import FUNCTIONS
+
+EXPRESSION = "expression"
+"""What stands in place of a function's name."""
+
+
+def is_composed(metric: Metric) -> bool:
+    """Whether a metric is computed from other metrics."""
+    return metric.function == EXPRESSION
+
+
+def operands(metric: Metric) -> frozenset[str]:
+    """Return the names of the metrics that a metric is directly computed from; none if it has a function."""
+    text = getattr(metric, EXPRESSION) if is_composed(metric) else None
+    return columns(text) if text else frozenset()
+
+
+def in_order(metrics: Mapping[str, Metric], name: str) -> list[str]:
+    """Return a metric and all that it is computed from, each after what it needs itself.
+
+    Args:
+        metrics: those of the aggregation by name.
+        name: of one of them.
+
+    Raises:
+        ExpressionError: one is needed that is not there, or one needs itself.
+    """
+    found: dict[str, None] = {}
+    _visit(metrics, name, (), found)
+    return list(found)
+
+
+def _visit(metrics: Mapping[str, Metric], name: str, path: tuple[str, ...], found: dict[str, None]) -> None:
+    if name in path:
+        circle = " → ".join([*path[path.index(name) :], name])
+        raise ExpressionError(f"the metric is computed from itself ({circle}); take one of them out")
+    if name in found or name not in metrics:
+        return  # what is not there is told where its name is compiled
+    for operand in sorted(operands(metrics[name])):
+        _visit(metrics, operand, (*path, name), found)
+    found[name] = None
+
+
+def composed_type(metrics: Mapping[str, Metric], types: Mapping[str, str], name: str) -> str:
+    """Return the spec type of a metric by expression.
+
+    Args:
+        metrics: those of the aggregation by name.
+        types: the types of the answers of those with a function by name; those without one are left out.
+        name: of one of them.
+
+    Raises:
+        ExpressionError: its expression is not valid.
+    """
+    kinds = dict(types)
+    for needed in in_order(metrics, name):
+        if is_composed(metrics[needed]):
+            kinds[needed] = _compiled(metrics, metrics[needed], kinds).kind
+    return kinds[name]
+
+
+def composed_sql(metrics: Mapping[str, Metric], answers: Mapping[str, tuple[str, str]], name: str) -> str:
+    """Return the SQL of a metric by expression: a subselect that computes everything that it needs once.
+
+    Args:
+        metrics: those of the aggregation by name.
+        answers: type and SQL of the answers of those with a function by name.
+        name: of one of them; its expression is valid.
+    """
+    kinds = {needed: kind for needed, (kind, _) in answers.items()}
+    order = in_order(metrics, name)
+    found = ", ".join(f'{answers[needed][1]} AS "{needed}"' for needed in order if needed in answers)
+    rows = f"(SELECT {found or 'NULL'} OFFSET 0) AS v"
+    for needed in (needed for needed in order if is_composed(metrics[needed])):
+        value = _compiled(metrics, metrics[needed], kinds)
+        kinds[needed] = value.kind
+        if needed == name:
+            return f"(SELECT {value.sql} FROM {rows})"
+        rows = f'(SELECT v.*, {value.sql} AS "{needed}" FROM {rows} OFFSET 0) AS v'
+    raise KeyError(name)
+
+
+def _compiled(metrics: Mapping[str, Metric], metric: Metric, kinds: Mapping[str, str]) -> Value:
+    needed = operands(metric)
+    if not needed:
+        raise ExpressionError("names no metric; combine metrics of the aggregation, such as revenue / orders")
+    for name in sorted(needed):
+        _check_operand(metrics, name)
+    known = {name: _operand(name, kind) for name, kind in kinds.items()}
+    return compile_sql(str(getattr(metric, EXPRESSION)), known)
+
+
+def _check_operand(metrics: Mapping[str, Metric], name: str) -> None:
+    """Refuse what is no single value in SQL: lists, and what is read from a sketch.
+
+    Raises:
+        ExpressionError: the metric is such a one.
+    """
+    metric = metrics.get(name)
+    if metric is None or is_composed(metric):
+        return
+    if type(FUNCTIONS[metric.function]).decoder is not Function.decoder:
+        raise ExpressionError(
+            f"metric {name} ({metric.function}) is decoded from a sketch or a list, outside SQL; use other metrics"
+        )
+
+
+def _operand(name: str, kind: str) -> Value:
+    return Value(kind, f'v."{name}"::numeric' if kind == "integer" else f'v."{name}"', simple=True)
+
+
+def function_operands(metrics: Sequence[Metric], name: str) -> Iterator[Metric]:
+    """Yield the metrics with a function that a metric is computed from; itself if it has one."""
+    by_name = {metric.name: metric for metric in metrics}
+    for needed in in_order(by_name, name):
+        if not is_composed(by_name[needed]):
+            yield by_name[needed]
