@@ -86,7 +86,7 @@ def compare(aggregation: Mapping[str, Any], expected: pl.DataFrame, pages: list[
     """
     rows = [row for page in pages for row in page.rows]
     groups = list(aggregation.get("groupBy", ()))
-    metrics = {metric["name"]: metric["function"] for metric in aggregation["metrics"]}
+    metrics = {metric["name"]: metric.get("function", "expression") for metric in aggregation["metrics"]}
     answered = _typed(rows, expected.schema)
     keys = [*groups, "window_start"]
     found: list[str] = []

@@ -6,6 +6,7 @@ or within float error; `topk` is so for fields of few values.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -65,7 +66,7 @@ def expected_windows(spec: Mapping[str, Any], aggregation: Mapping[str, Any], ra
     newest = pl.col("_ms") - pl.col("_ms") % hop
     copies = [frame.with_columns(_start=newest - step * hop) for step in range(size // hop)]
     groups = list(aggregation.get("groupBy", ()))
-    metrics = [_metric(metric, frame.schema) for metric in aggregation["metrics"]]
+    metrics = [_metric(metric, frame.schema) for metric in aggregation["metrics"] if "expression" not in metric]
     windows = _listed(aggregation, pl.concat(copies).group_by([*groups, "_start"]).agg(metrics))
     start = pl.from_epoch("_start", time_unit="ms").dt.replace_time_zone("UTC")
     ends = (start + timedelta(milliseconds=size)).alias("window_end")
@@ -84,7 +85,7 @@ def _sessions(spec: Mapping[str, Any], aggregation: Mapping[str, Any], raw: pl.D
     frame = frame.with_columns(_session=pl.col("_fresh").cum_sum().over(groups or pl.lit(0)))
     cut = (pl.col("_ms").max() // longest + 1) * longest
     edges = [pl.col("_ms").min().alias("_start"), pl.min_horizontal(pl.col("_ms").max() + gap, cut).alias("_end")]
-    metrics = [_metric(metric, frame.schema) for metric in aggregation["metrics"]]
+    metrics = [_metric(metric, frame.schema) for metric in aggregation["metrics"] if "expression" not in metric]
     windows = _listed(aggregation, frame.group_by([*groups, "_session"]).agg([*edges, *metrics]))
     start, end = (pl.from_epoch(edge, time_unit="ms").dt.replace_time_zone("UTC") for edge in ("_start", "_end"))
     names = [metric["name"] for metric in aggregation["metrics"]]
@@ -94,7 +95,7 @@ def _sessions(spec: Mapping[str, Any], aggregation: Mapping[str, Any], raw: pl.D
 def _listed(aggregation: Mapping[str, Any], windows: pl.DataFrame) -> pl.DataFrame:
     """Return the windows with the counted values of each `topk`: the most frequent first, equal counts by value."""
     for metric in aggregation["metrics"]:
-        if metric["function"] == "topk":
+        if metric.get("function") == "topk":
             name, k = metric["name"], metric.get("k", 10)
             found = []
             for values in windows[name].to_list():
@@ -102,6 +103,22 @@ def _listed(aggregation: Mapping[str, Any], windows: pl.DataFrame) -> pl.DataFra
                 found.append([{"value": value, "count": -count, "error": 0} for count, value in counts] or None)
             members = {"value": windows.schema[name].inner, "count": pl.Int64(), "error": pl.Int64()}  # type: ignore[attr-defined]
             windows = windows.with_columns(pl.Series(name, found, dtype=pl.List(pl.Struct(members))))
+    return _composed(aggregation, windows)
+
+
+def _composed(aggregation: Mapping[str, Any], windows: pl.DataFrame) -> pl.DataFrame:
+    """Return the windows with the metrics that are expressions over other metrics, in whatever order they stand."""
+    waiting = {metric["name"]: metric["expression"] for metric in aggregation["metrics"] if "expression" in metric}
+    while waiting:
+        before = len(waiting)
+        for name, expression in list(waiting.items()):
+            with contextlib.suppress(pl.exceptions.ColumnNotFoundError):
+                windows = windows.with_columns(pl.sql_expr(expression).alias(name))
+                if windows.schema[name].is_float():
+                    windows = windows.with_columns(pl.when(pl.col(name).is_finite()).then(pl.col(name)).alias(name))
+                del waiting[name]
+        if len(waiting) == before:
+            raise ValueError(f"metrics that cannot be computed: {', '.join(waiting)}")
     return windows
 
 

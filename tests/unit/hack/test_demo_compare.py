@@ -34,6 +34,8 @@ METRICS = [
     {"name": "common", "function": "topk", "field": "x", "k": 1},
     {"name": "large", "function": "count", "where": "n > 2"},
     {"name": "large_sum", "function": "sum", "field": "n", "where": "n > 2"},
+    {"name": "twice", "expression": "2 * each"},
+    {"name": "each", "expression": "large_sum / large"},
 ]
 TUMBLING = {"name": "a", "groupBy": ["k"], "window": {"type": "tumbling", "size": "1m"}, "metrics": METRICS}
 
@@ -87,9 +89,23 @@ def answer() -> list[dict[str, Any]]:
             common=listed(0.1),
             large=2,
             large_sum=8,
+            each=4.0,
+            twice=8.0,
         ),
         row(
-            "b", 0, events=1, total=2, mean=None, ratio=None, spread=0.0, newest=2, common=None, large=0, large_sum=None
+            "b",
+            0,
+            events=1,
+            total=2,
+            mean=None,
+            ratio=None,
+            spread=0.0,
+            newest=2,
+            common=None,
+            large=0,
+            large_sum=None,
+            each=None,
+            twice=None,
         ),
         row(
             None,
@@ -103,6 +119,8 @@ def answer() -> list[dict[str, Any]]:
             common=listed(1.0),
             large=0,
             large_sum=None,
+            each=None,
+            twice=None,
         ),
     ]
 
