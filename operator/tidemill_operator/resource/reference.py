@@ -42,8 +42,9 @@ A duration is a whole number and a unit: `250ms`, `10s`, `5m`, `1h`, `7d`. Names
 | `boolean` | `true`, `false` | 0, 1, numbers and words in quotes |
 | `timestamp` | RFC 3339, a date alone, whole epoch milliseconds; the years 1 to 9999 in UTC | see below |
 
-A member that is absent or null has no value. For a `required` field, and for the event time, the event is then a dead
-letter with the reason `missing_field`. If a member occurs twice, the last one counts.
+A member that is absent or null has no value, or the field's `default`. For a `required` field, and for the event time,
+the event is then a dead letter with the reason `missing_field`. If a member occurs twice, the last one counts.
+[Fields of events](../fields.md) describes paths and defaults.
 
 - A time needs a zone: `Z`, `+01:00` or `+0100`. `t`, `z` and a blank for the `T` are accepted. Seconds are required.
   Leap seconds (`:60`), `24:00` and offsets without minutes (`+01`) are refused. A date alone, `2026-11-27`, is midnight
@@ -123,7 +124,7 @@ def _rows(schema: dict[str, Any], path: str = "", required: bool = False) -> Ite
 def _type(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
-    kind = str(schema["type"])
+    kind = str(schema.get("type", "see there"))
     match kind:
         case "array":
             return f"list of {schema['items']['type']}s, at most {schema['maxItems']}"

@@ -83,8 +83,9 @@ class Judge:
 
     def _keys(self, name: str, events: list[Any]) -> list[bytes | None]:
         encode = self._encode
-        found = [getattr(event, name, None) for event in events]
-        return [encode(value) if value is not None else None for value in found]
+        found = iter(self._decoder.values([event for event in events if event is not None], name))
+        values = (next(found) if event is not None else None for event in events)
+        return [encode(value) if value is not None else None for value in values]
 
 
 def _encode_number(value: float) -> bytes:

@@ -7,10 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
-from operator import attrgetter
 from typing import Any, Protocol
 
-import msgspec
 import polars as pl
 
 from tidemill_contract.events import quarantine
@@ -269,12 +267,12 @@ class BatchReader:
             columns.append(pl.Series(OFFSET, [messages[i].offset() for i in index], dtype=pl.Int64))
         for name, dtype in self._columns.items():
             stored = pl.Int64 if isinstance(dtype, pl.Datetime) else dtype
-            column = pl.Series(name, list(map(attrgetter(name), valid)), dtype=stored)
+            column = pl.Series(name, self._decoder.values(valid, name), dtype=stored)
             if dtype == pl.Float64:
                 column = one_zero(column)
             columns.append(column.cast(dtype) if stored != dtype else column)
         if self._keeps_events:
-            columns.append(pl.Series(DATA, [msgspec.json.encode(event).decode() for event in valid], dtype=pl.String))
+            columns.append(pl.Series(DATA, self._decoder.as_json(valid), dtype=pl.String))
         size = sum(map(len, raws)) if largest > MAX_KEY_BYTES else 0
         return Piece(size, pl.DataFrame(columns), messages, dead, ends, consumed, arrived)
 
@@ -318,10 +316,10 @@ class BatchReader:
         self, messages: Sequence[Message], events: list[Any], invalid: dict[int, InvalidEvent], now_ms: int
     ) -> list[int]:
         if self._time_field is not None:
-            read = attrgetter(self._time_field)
             if not invalid:
-                return list(map(read, events))
-            return [read(event) if event is not None else 0 for event in events]
+                return self._decoder.values(events, self._time_field)
+            found = iter(self._decoder.values([event for event in events if event is not None], self._time_field))
+            return [next(found) if event is not None else 0 for event in events]
         times = [m.timestamp()[1] for m in messages]
         for i, time in enumerate(times):
             if i in invalid:

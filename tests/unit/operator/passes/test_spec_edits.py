@@ -204,6 +204,11 @@ CASES: dict[str, list[Case]] = {
         Case(put("source.fields[2].type", "integer"), (RESTART, *NEXT_VERSION)),
     ],
     "source.fields.required": [Case(put("source.fields[5].required", True), (RESTART,))],
+    "source.fields.path": [
+        Case(put("source.fields[5].path", "details.note"), (RESTART,)),
+        invalid("source.fields[5].path", "details..note", "spec.source.fields[5].path: is no path of members"),
+    ],
+    "source.fields.default": [Case(put("source.fields[5].default", "none"), (RESTART,))],
     "source.strict": [Case(put("source.strict", True), (RESTART,))],
     "source.key": [refused("source.key", "note", "spec.source.key: changed from country to note")],
     "source.eventTime.field": [Case(put("source.eventTime.field", "sent"), (RESTART, RECOUNTED))],

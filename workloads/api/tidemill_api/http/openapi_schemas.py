@@ -124,7 +124,9 @@ _DESCRIPTION = structure(
         "aggregations": array(ref("Aggregation")),
         "anomalies": array({**OBJECT, "description": "A rule, as the resource has it."}),
         "events": structure("Whether raw events are kept, and how long.", {"store": BOOLEAN, "retention": STRING}),
-        "fields": array(structure("A field of events.", {"name": STRING, "type": STRING, "required": BOOLEAN})),
+        "fields": array(
+            structure("A field of events.", {"name": STRING, "type": STRING, "required": BOOLEAN, "path": STRING})
+        ),
         "progress": structure(
             "What has been read.",
             {

@@ -8,12 +8,11 @@ what it refuses, or may have rounded, is mended where only one reading is possib
 from __future__ import annotations
 
 import datetime as dt
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
-from operator import attrgetter, sub
-from typing import Annotated, Any
+from operator import sub
+from typing import Any
 
 import msgspec
 
@@ -27,8 +26,11 @@ from tidemill_contract.events.details import (
     not_json,
     refused,
     unit_hint,
+    with_path,
 )
-from tidemill_contract.events.members import may_be_rounded, members, mended
+from tidemill_contract.events.members import as_object, may_be_rounded, members, mended
+from tidemill_contract.events.shapes import Leaf, Shape
+from tidemill_contract.events.types import EPOCH, TYPES, default_of, epoch_ms
 from tidemill_contract.events.verdicts import FIELD_HEADER, QUARANTINE_PREFIX, REASON_HEADER, InvalidEvent, Reason
 from tidemill_contract.resource.spec import PipelineSpec
 
@@ -46,19 +48,9 @@ MAX_EVENT_BYTES = 1024 * 1024
 MAX_KEY_BYTES = 1024
 # A key is a field of the event, so a record may hold an event's bytes twice; the rest is for headers.
 MAX_RECORD_BYTES = 2 * MAX_EVENT_BYTES + 128 * 1024
-EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_MILLISECOND = dt.timedelta(milliseconds=1)
 _MIN_TIMESTAMP_MS, _MAX_TIMESTAMP_MS = -62_135_596_800_000, 253_402_300_799_999
 _TOGETHER, _GROUP = 512, 64
 _BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-
-_TYPES: dict[str, Any] = {
-    "string": str,
-    "integer": Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)],
-    "number": float,
-    "boolean": bool,
-    "timestamp": int | Annotated[dt.datetime, msgspec.Meta(tz=True)],
-}
 
 
 @dataclass(frozen=True)
@@ -79,8 +71,8 @@ class Decoded:
 class EventDecoder:
     """Decodes and judges the events of one pipeline.
 
-    `decode` returns a msgspec Struct with one attribute a field, in the spec's order; timestamps are epoch
-    milliseconds, absent optional fields None.
+    Events are msgspec structs whose fields `values` reads; without paths each is an attribute. Timestamps are epoch
+    milliseconds, absent optional fields None or their default.
     """
 
     def __init__(self, spec: PipelineSpec, *, exact: bool = False) -> None:
@@ -95,19 +87,27 @@ class EventDecoder:
         self.event_time_field = spec.source.event_time.field
         self._exact = exact and self.event_time_field is not None
         self._kinds: dict[str, str] = {f.name: f.type for f in fields}
+        self._steps = {f.name: f.steps for f in fields}
         self._timestamps = tuple(f.name for f in fields if f.type == "timestamp")
         self._strings = tuple(f.name for f in fields if f.type == "string")
         self._group_strings = tuple(name for name in self._strings if name in spec.group_columns)
         self._max_future_ms = parse_ms(spec.source.event_time.max_future)
-        required = [(f.name, _TYPES[f.type]) for f in fields if f.required or f.name == self.event_time_field]
-        optional = [
-            (f.name, _TYPES[f.type] | None, None) for f in fields if not f.required and f.name != self.event_time_field
+        leaves = [
+            Leaf(f.name, f.steps, TYPES[f.type], f.required or f.name == self.event_time_field, default_of(f))
+            for f in fields
         ]
-        self._takes_any = not required
-        self.type = msgspec.defstruct(
-            "Event", [*required, *optional], kw_only=True, forbid_unknown_fields=spec.source.strict, gc=False
-        )
+        self._takes_any = not any(leaf.required for leaf in leaves)
+        self._shape = Shape(leaves, strict=spec.source.strict)
+        self.type = self._shape.type
         self._decode = msgspec.json.Decoder(self.type).decode
+
+    def values(self, events: Sequence[Any], name: str) -> list[Any]:
+        """A field's value in each event."""
+        return self._shape.values(events, name)
+
+    def as_json(self, events: Sequence[Any]) -> list[str]:
+        """The fields of each event as a JSON object, by the fields' names."""
+        return [msgspec.json.encode(event).decode() for event in self._shape.flattened(events)]
 
     def decode(self, raw: bytes, now_ms: int) -> Any:
         """The event in `raw`, judged at wall time `now_ms` (epoch milliseconds).
@@ -179,7 +179,7 @@ class EventDecoder:
             if self._unusual(events, parts, largest):
                 return None
             for name in self._timestamps:
-                values = list(map(attrgetter(name), events))
+                values = self._shape.values(events, name)
                 own = name == self.event_time_field
                 kinds = set(map(type, values))
                 if kinds != {int}:
@@ -188,11 +188,11 @@ class EventDecoder:
                         rounded = any(map(may_be_rounded, parts))
                         if rounded:
                             events = [self._cut(raw, event) for raw, event in zip(raws, events, strict=True)]
-                            values = list(map(attrgetter(name), events))
+                            values = self._shape.values(events, name)
                     if own and self._exact:
                         micros = list(map(_micros, values))
                     values = _all_epoch_ms(values, kinds)
-                    deque(map(setattr, events, repeat(name), values), maxlen=0)
+                    self._shape.put(events, name, values)
                     if type(None) in kinds:
                         values = [value for value in values if value is not None]
                 if values and not self._plain_times(values, own=own, now_ms=now_ms):
@@ -210,7 +210,7 @@ class EventDecoder:
             return True
         if largest <= MAX_KEY_BYTES:
             return False
-        keys = chain.from_iterable(map(attrgetter(name), events) for name in self._group_strings)
+        keys = chain.from_iterable(self._shape.values(events, name) for name in self._group_strings)
         return any(len(key) > MAX_KEY_BYTES // 4 for key in keys if key is not None)
 
     def _plain_times(self, values: list[int], *, own: bool, now_ms: int) -> bool:
@@ -222,6 +222,9 @@ class EventDecoder:
             return False
         return low > SECONDS_TO or not any(SECONDS_FROM <= value <= SECONDS_TO for value in values)
 
+    def _value(self, event: Any, name: str) -> Any:
+        return self._shape.values((event,), name)[0]
+
     def _judged(self, raw: bytes, now_ms: int) -> tuple[Any, int]:
         """The event in `raw`, and the microseconds of its time beyond milliseconds."""
         if len(raw) > MAX_EVENT_BYTES:
@@ -229,14 +232,14 @@ class EventDecoder:
         event = self._read(raw)
         micros = 0
         for name in self._timestamps:
-            came = value = getattr(event, name)
+            came = value = self._value(event, name)
             if value is None:
                 continue
             if value.__class__ is not int:
                 if name == self.event_time_field:
                     micros = _micros(value)
-                value = _epoch_ms(value)
-                setattr(event, name, value)
+                value = epoch_ms(value)
+                self._shape.put([event], name, [value])
             elif SECONDS_FROM <= value <= SECONDS_TO:
                 raise counts_seconds(name, value)
             if not _MIN_TIMESTAMP_MS <= value <= _MAX_TIMESTAMP_MS:
@@ -247,7 +250,7 @@ class EventDecoder:
         if len(raw) > MAX_KEY_BYTES:
             self._check_keys(event)
         if self.event_time_field is not None:
-            self.check_time(getattr(event, self.event_time_field), now_ms)
+            self.check_time(self._value(event, self.event_time_field), now_ms)
         return event, micros
 
     def _read(self, raw: bytes) -> Any:
@@ -259,34 +262,53 @@ class EventDecoder:
             return self._read_mended(raw, error)
         except _BROKEN as error:
             raise not_json(raw, error) from None
-        if self._takes_any and all(getattr(event, name) is None for name in self.names):
-            envelope = envelope_of(members(raw), self._kinds)
+        if self._takes_any and all(self._value(event, name) is None for name in self.names):
+            envelope = envelope_of(members(raw), self._shape.tops)
             if envelope is not None:
                 raise InvalidEvent(Reason.MISSING_FIELD, None, f"no field is there; {envelope}")
         return event
 
     def _read_mended(self, raw: bytes, error: msgspec.ValidationError) -> Any:
+        if self._shape.nested:
+            return self._read_extracted(raw)
         try:
             better = mended(members(raw), self._kinds)
             if better is not None:
-                return self._decode(better)
+                return self._shape.read_flat(better)
         except msgspec.ValidationError as still:
             error = still
         except _BROKEN:
             pass  # is told as what it is
         raise refused(raw, error, self._kinds) from None
 
+    def _read_extracted(self, raw: bytes) -> Any:
+        """The event, of which each field is looked up on its path."""
+        try:
+            found = self._shape.extracted(raw)
+        except msgspec.ValidationError as error:
+            raise refused(raw, error, self._kinds) from None  # it is no object
+        except _BROKEN as error:
+            raise not_json(raw, error) from None
+        try:
+            return self._shape.read_flat(mended(found, self._kinds) or as_object(found))
+        except msgspec.ValidationError as error:
+            envelope = envelope_of(members(raw), self._shape.tops)
+            refusal = refused(as_object(found), error, self._kinds, envelope=envelope)
+            raise with_path(refusal, self._steps.get(refusal.field or "")) from None
+        except _BROKEN as error:
+            raise not_json(raw, error) from None
+
     def _cut(self, raw: bytes, event: Any) -> Any:
         """The event, read again with fractions that are cut where the decoder may have rounded one up."""
         # What is rounded up into the next millisecond lies at its begin; microseconds only count where events are
         # ordered by them.
         for name in self._timestamps:
-            moment = getattr(event, name)
+            moment = self._value(event, name)
             if moment.__class__ is dt.datetime and (self._exact or moment.microsecond % 1000 == 0):
                 if not may_be_rounded(raw):
                     return event
-                better = mended(members(raw), self._kinds)
-                return event if better is None else self._decode(better)
+                better = mended(self._shape.extracted(raw), self._kinds)
+                return event if better is None else self._shape.read_flat(better)
         return event
 
     def check_record_time(self, record_time_ms: int, now_ms: int) -> None:
@@ -319,12 +341,12 @@ class EventDecoder:
 
     def _check_nul(self, event: Any) -> None:
         for name in self._strings:
-            if "\0" in (getattr(event, name) or ""):
+            if "\0" in (self._value(event, name) or ""):
                 raise InvalidEvent(Reason.BAD_STRING, name, "holds a NUL character, which Postgres cannot store")
 
     def _check_keys(self, event: Any) -> None:
         for name in self._group_strings:
-            length = len((getattr(event, name) or "").encode())
+            length = len((self._value(event, name) or "").encode())
             if length > MAX_KEY_BYTES:
                 raise InvalidEvent(
                     Reason.KEY_TOO_LONG, name, f"{length} bytes; a group column takes at most {MAX_KEY_BYTES}"
@@ -333,13 +355,9 @@ class EventDecoder:
 
 def _all_epoch_ms(values: list[Any], kinds: set[type]) -> list[Any]:
     if kinds != {dt.datetime}:
-        return [value if value.__class__ is int or value is None else _epoch_ms(value) for value in values]
+        return [value if value.__class__ is int or value is None else epoch_ms(value) for value in values]
     spans = map(sub, values, repeat(EPOCH))
     return [s.days * 86_400_000 + s.seconds * 1000 + s.microseconds // 1000 for s in spans]
-
-
-def _epoch_ms(moment: dt.datetime) -> int:
-    return (moment - EPOCH) // _MILLISECOND
 
 
 def _micros(moment: dt.datetime | int | None) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 
 import msgspec
 
 from tidemill_contract.events.members import Members, members
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
+from tidemill_contract.resource.paths import Steps, show_path
 
 SECONDS_FROM, SECONDS_TO = 631_152_000, 4_102_444_800
 """From 1990 to 2100 in seconds. In milliseconds these are days of January and February 1970, so an integer timestamp
@@ -79,13 +80,16 @@ def _is_text(raw: bytes) -> bool:
     return True
 
 
-def refused(raw: bytes, error: msgspec.ValidationError, kinds: Mapping[str, str]) -> InvalidEvent:
+def refused(
+    raw: bytes, error: msgspec.ValidationError, kinds: Mapping[str, str], *, envelope: str | None = None
+) -> InvalidEvent:
     """The verdict on an event that the typed decoder has refused.
 
     Args:
         raw: the event.
         error: what the decoder said.
         kinds: the spec types of the fields by name.
+        envelope: what the event is an envelope of, if that is known already.
     """
     text = str(error)
     at, named = _AT.search(text), _NAMED.search(text)
@@ -95,7 +99,7 @@ def refused(raw: bytes, error: msgspec.ValidationError, kinds: Mapping[str, str]
         found = members(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as broken:
         return not_json(raw, broken)  # the decoder had not come to where it breaks off
-    envelope = envelope_of(found, kinds)
+    envelope = envelope or envelope_of(found, kinds)
     hint = f"; {envelope}" if envelope else ""
     if named is not None:
         name = named.group(1)
@@ -109,8 +113,38 @@ def refused(raw: bytes, error: msgspec.ValidationError, kinds: Mapping[str, str]
     return InvalidEvent(reason, name, f"{detail}{hint}")
 
 
-def envelope_of(found: Members, kinds: Mapping[str, str]) -> str | None:
-    """What an event is, and what to do, if it is an envelope around what is meant."""
+def misplaced(name: str, steps: Steps, value: bytes, *, array: bool) -> InvalidEvent:
+    """The verdict on an event whose member at `steps` should have members, or items, in which field `name` is."""
+    expected, got = "array" if array else "object", _KINDS.get(value[:1], "number")
+    came = f"{got} {shown(value)}" if got not in ("object", "array") else got
+    detail = f"{_shortened(show_path(steps))}: expected {expected}, got {came}; the path of {name} leads through it"
+    return InvalidEvent(Reason.MISTYPED, name, f"{detail}: correct the path, or what is sent")
+
+
+def undeclared(steps: Steps, known: Sequence[Steps]) -> InvalidEvent:
+    """The verdict on an event with a member that no field is read from; `known`: where fields are read from."""
+    listed = ", ".join(show_path(each) for each in known[:12])
+    name = show_path(steps)
+    detail = f"{_shortened(name)} is not declared; fields are read from {listed}"
+    return InvalidEvent(Reason.UNKNOWN_FIELD, name, detail)
+
+
+def with_path(verdict: InvalidEvent, steps: Steps | None) -> InvalidEvent:
+    """The verdict, saying also where the field is read from; None: the event says so itself."""
+    if steps is None or steps == (verdict.field,):
+        return verdict
+    return InvalidEvent(
+        verdict.reason, verdict.field, f"{verdict.detail}; it is read from {_shortened(show_path(steps))}"
+    )
+
+
+def envelope_of(found: Members, kinds: Container[str]) -> str | None:
+    """What an event is, and what to do, if it is an envelope around what is meant.
+
+    Args:
+        found: the event's members.
+        kinds: names of the members that are read.
+    """
     if {"schema", "payload"} <= found.keys() and "payload" not in kinds:
         return (
             "this is a Kafka Connect envelope (schema, payload): set value.converter.schemas.enable=false, and unwrap"

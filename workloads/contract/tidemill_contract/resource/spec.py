@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StringConstraints, WithJsonSchema
 
 from tidemill_contract.duration import Duration
 from tidemill_contract.functions.base import FieldType as FieldType
@@ -18,6 +18,7 @@ from tidemill_contract.resource.kinds.base import Model
 from tidemill_contract.resource.kinds.detectors import DETECTORS, AutoDetector, DetectorSpec
 from tidemill_contract.resource.kinds.metrics import METRICS, MetricSpec
 from tidemill_contract.resource.kinds.windows import WINDOWS, Window
+from tidemill_contract.resource.paths import Steps, read_path
 
 API_VERSION = "tidemill.dev/v1alpha1"
 KIND = "AnalyticsPipeline"
@@ -25,6 +26,25 @@ KIND = "AnalyticsPipeline"
 Expression = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 TopicName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9._-]{1,249}$", max_length=249)]
 ConfigValue = Annotated[str, StringConstraints(max_length=256)]
+
+
+def _path(written: Any) -> Any:
+    """The path as it is written, if it is one."""
+    read_path(written)
+    return written if isinstance(written, str) else tuple(written)
+
+
+def _scalar(written: Any) -> Any:
+    if not isinstance(written, str | bool | int | float):
+        raise ValueError("is not one value: write a text, a number, true or false")
+    return written
+
+
+# A structural schema has no unions, so the API server takes anything here; `tidemill validate`, the webhook and
+# reconcile judge it.
+_AnyJson = WithJsonSchema({"x-kubernetes-preserve-unknown-fields": True})
+Path = Annotated[Any, PlainValidator(_path), _AnyJson]
+Scalar = Annotated[Any, PlainValidator(_scalar), _AnyJson]
 
 
 class TopicSpec(Model):
@@ -46,9 +66,20 @@ class TopicSpec(Model):
 class FieldSpec(Model):
     """One field of the event."""
 
-    name: Name = Field(description="Name of the JSON member.")
+    name: Name = Field(description="Name of the field, and of the JSON member if there is no path.")
     type: FieldType = Field(description="JSON type; a timestamp is RFC 3339 or epoch milliseconds.")
     required: bool = Field(False, description="True: an event without it, or with null, is a dead letter.")
+    path: Path | None = Field(
+        None,
+        description="Where the value is: order.items[0].sku, or a list of names and places if a name has dots."
+        " Default: the member called like the field.",
+    )
+    default: Scalar | None = Field(None, description="The value of an event without the member, or with null.")
+
+    @property
+    def steps(self) -> Steps:
+        """Where its value is in an event."""
+        return (self.name,) if self.path is None else read_path(self.path)
 
 
 class EventTimeSpec(Model):
