@@ -7,6 +7,7 @@ turns, and the best of each shape counts, so that a busy machine disturbs all of
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ from tidemill_processor.merge.aggregate import aggregate
 
 BASE = 1_700_000_000_000
 BATCH, PIECE = 50_000, 4_000
+
+_PATTERN = "%d/%b/%Y:%H:%M:%S %z"
 
 Members = dict[str, Any]
 
@@ -40,6 +43,10 @@ def _nested(event: Members) -> Members:
     }
 
 
+def _text(time: int, pattern: str) -> str:
+    return dt.datetime.fromtimestamp(time / 1000, dt.UTC).strftime(pattern)
+
+
 SHAPES: dict[str, Shape] = {
     "flat": Shape({}, lambda event: event),
     "nested": Shape(
@@ -52,6 +59,11 @@ SHAPES: dict[str, Shape] = {
         _nested,
     ),
     "default": Shape({"country": {"default": "DE"}}, lambda event: event),
+    "rfc3339": Shape({}, lambda event: {**event, "ts": _text(event["ts"], "%Y-%m-%dT%H:%M:%S.%fZ")}),
+    "seconds": Shape({"ts": {"format": "s"}}, lambda event: {**event, "ts": event["ts"] // 1000}),
+    "fractions": Shape({"ts": {"format": "s"}}, lambda event: {**event, "ts": event["ts"] / 1000}),
+    "pattern": Shape({"ts": {"format": _PATTERN}}, lambda event: {**event, "ts": _text(event["ts"], _PATTERN)}),
+    "header": Shape({"country": {"from": "header"}}, lambda event: event),
 }
 
 
@@ -76,8 +88,8 @@ class Record:
     def timestamp(self) -> tuple[int, int]:
         return 1, BASE
 
-    def headers(self) -> None:
-        return None
+    def headers(self) -> list[tuple[str, bytes]]:
+        return [("country", b"DE")]
 
 
 def spec_of(shape: Shape) -> PipelineSpec:

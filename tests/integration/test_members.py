@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import urllib.error
-import urllib.request
 from typing import Any
 
+import httpx
 import pytest
 
 from bench import Bench, MakeBench
@@ -48,18 +47,16 @@ def config(name: str, fields: list[dict[str, Any]], **source: Any) -> PipelineCo
     return PipelineConfig(namespace="tests", name=name, generation=1, spec=spec, aggregations=aggregations)
 
 
-def ask(port: int, path: str, body: bytes | None = None, **headers: str) -> tuple[int, dict[str, Any]]:
-    """Status and answer of a request, which is repeated until the service is there."""
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, headers)
+def ask(port: int, path: str, body: bytes | None = None, **headers: str) -> dict[str, Any]:
+    """The answer to a request, which is repeated until the service is there."""
 
-    def answered() -> tuple[int, dict[str, Any]] | None:
+    def answered() -> dict[str, Any] | None:
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            return None if error.code == 503 else (error.code, json.load(error))
-        except OSError:
+            how = "GET" if body is None else "POST"
+            answer = httpx.request(how, f"http://127.0.0.1:{port}{path}", content=body, headers=headers, timeout=10)
+        except httpx.TransportError:
             return None
+        return None if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE else dict(answer.json())
 
     return Bench.eventually(answered, seconds=60, what=f"an answer of {path}")
 
@@ -68,7 +65,7 @@ def send(bench: Bench, port: int, events: list[Any], **headers: str) -> dict[str
     """What ingest answers about events."""
     body = b"\n".join(json.dumps(event).encode() for event in events)
     path = f"/v1/pipelines/{bench.config.name}/events?results=all"
-    return ask(port, path, body, **{"Content-Type": "application/x-ndjson", **headers})[1]
+    return ask(port, path, body, **{"Content-Type": "application/x-ndjson", **headers})
 
 
 FIELDS = [
@@ -112,13 +109,60 @@ def test_nested_events_count_as_they_are_accepted(make_bench: MakeBench) -> None
     assert [(reason, field) for reason, field, _ in letters] == expected * 2
     assert letters[0][2].endswith("it is read from user.id")
     path = f"/v1/pipelines/nested/aggregates/by_plan?from={BASE}&to={BASE + 60_000}"
-    rows = ask(api, path)[1]["data"]
+    rows = ask(api, path)["data"]
     assert [[row[name] for name in ("plan", "n", "total", "agents")] for row in rows] == [
         ["free", 4, None, 1], ["pro", 4, 5.0, 1],
     ]  # fmt: skip
-    kept = ask(api, "/v1/pipelines/nested/events?user_id=3&limit=1")[1]["data"][0]["data"]
+    kept = ask(api, "/v1/pipelines/nested/events?user_id=3&limit=1")["data"][0]["data"]
     assert kept == {"ts": BASE + 3, "user_id": 3, "plan": "free", "amount": None, "agent": "curl"}
-    fields = ask(api, "/v1/pipelines/nested")[1]["fields"]
+    fields = ask(api, "/v1/pipelines/nested")["fields"]
     assert [field["path"] for field in fields] == [
         "meta.createdAt", "user.id", "user.plan", "items[0].Amount", "headers.User-Agent",
+    ]  # fmt: skip
+
+
+ELSEWHERE = [
+    {"name": "ts", "type": "timestamp", "format": "%d.%m.%Y %H:%M:%S", "zone": "Europe/Berlin", "path": "Zeit"},
+    {"name": "seen", "type": "timestamp", "format": "s"},
+    {"name": "plan", "type": "string", "from": "header", "path": "X-Plan", "required": True},
+    {"name": "amount", "type": "integer", "from": "header", "path": "amount", "default": 1},
+    {"name": "agent", "type": "string", "from": "key"},
+    {"name": "at", "type": "integer", "from": "offset"},
+    {"name": "shop", "type": "string"},
+]
+
+
+def test_times_and_headers_count_as_they_are_accepted(make_bench: MakeBench) -> None:
+    """14.11.2023 23:13 in Berlin is 22:13 in UTC. A request's headers are those of its events."""
+    bench = make_bench(config("elsewhere", ELSEWHERE, key="shop"))
+    bench.start()
+    bench.start(1, module="tidemill_ingest")
+    bench.start(2, module="tidemill_api")
+    _, ingest, api = bench.ports
+    events = [
+        {"Zeit": "14.11.2023 23:13:20", "shop": "a", "seen": 1_700_000_000.5},
+        {"Zeit": "14.11.2023 23:13:21", "shop": "b", "seen": "1700000000"},
+        {"Zeit": "2023-11-14T23:13:20", "shop": "c"},
+    ]
+    accepted = send(bench, ingest, events, **{"X-Plan": "pro", "Amount": "5"})
+    assert [row.get("code", row["status"]) for row in accepted["results"]] == ["accepted", "accepted", "mistyped"]
+    refused = send(bench, ingest, events[:1])
+    assert [(row["code"], row["field"]) for row in refused["results"]] == [("missing_field", "plan")]
+    refused = send(bench, ingest, events[:1], **{"X-Plan": "pro", "Amount": "five"})
+    assert [(row["code"], row["field"]) for row in refused["results"]] == [("mistyped", "amount")]
+    bench.produce([json.dumps(events[0]).encode()], headers=[("X-Plan", b"pro"), ("x-plan", b"free")])
+    bench.await_consumed(6)
+    letters = bench.query('SELECT reason, field FROM {s}._dead_letters ORDER BY "offset"')
+    assert letters == [("mistyped", "ts"), ("missing_field", "plan"), ("mistyped", "amount")]
+    start = 1_700_000_000_000 // 60_000 * 60_000
+    path = f"/v1/pipelines/elsewhere/aggregates/by_plan?from={start}&to={start + 60_000}"
+    rows = ask(api, path)["data"]
+    assert [[row[name] for name in ("plan", "n", "total", "agents")] for row in rows] == [["pro", 3, 11, 2]]
+    kept = ask(api, "/v1/pipelines/elsewhere/events?shop=a&order=offset")["data"]
+    assert [row["data"] for row in kept] == [
+        {
+            "ts": 1_700_000_000_000, "seen": 1_700_000_000_500, "plan": "pro", "amount": amount, "agent": key,
+            "at": offset, "shop": "a",
+        }
+        for amount, key, offset in ((5, "a", 0), (1, None, 5))
     ]  # fmt: skip

@@ -221,6 +221,31 @@ _SOURCE = (
 )
 
 
+def _of_timestamps(member: str) -> Rule:
+    return Rule(
+        f"!has(self.{member}) || self.type == 'timestamp'",
+        f"only fields of type timestamp have a {member}",
+        say(f"field %s is of type %s, and only timestamps have a {member}; take it out", "self.name", "self.type"),
+        member,
+    )
+
+
+def _own(*origins: str, kind: str) -> Rule:
+    return Rule(
+        f"!has(self.from) || !(self.from in {list(origins)}) || self.type == '{kind}'",
+        f"fields from {' or '.join(origins)} are of type {kind}",
+        say(f"field %s is read from the record's %s; write type: {kind}", "self.name", "self.from"),
+        "type",
+    )
+
+
+_FIELD = (
+    _of_timestamps("format"),
+    _of_timestamps("zone"),
+    _own("timestamp", kind="timestamp"),
+    _own("partition", "offset", kind="integer"),
+)
+
 _AGGREGATION = (
     Rule(
         "!has(self.groupBy) || self.metrics.all(m, !(m.name in self.groupBy))",
@@ -309,7 +334,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "": _RESOURCE,
     "spec": (*_CHANGES, *_REFERENCES, *_ANOMALIES, _REPLICAS),
     "spec.source": _SOURCE,
-    "spec.source.fields[]": (_NOT_RESERVED,),
+    "spec.source.fields[]": (_NOT_RESERVED, *_FIELD),
     "spec.transform.derive[]": (_NOT_RESERVED,),
     "spec.aggregations[]": _AGGREGATION,
     "spec.aggregations[].metrics[]": _METRIC,

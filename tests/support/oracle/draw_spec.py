@@ -10,6 +10,7 @@ from typing import Any
 from metric_draws import functions_for, parameters_for
 from oracle.draw_expressions import TAME, Drawer
 from oracle.expressions import compiled
+from oracle.places import draw_place
 from oracle.windows import draw_window
 
 FIELDS = {
@@ -41,7 +42,10 @@ class SpecDrawer:
         spec: Spec = {
             "source": {
                 "topic": {"partitions": rnd.randint(1, 3)},
-                "fields": [{"name": n, "type": kind, "required": n == "ts"} for n, kind in FIELDS.items()],
+                "fields": [
+                    {"name": n, "type": kind, "required": n == "ts", **draw_place(rnd, n, kind)}
+                    for n, kind in FIELDS.items()
+                ],
                 "eventTime": {
                     "field": "ts", "maxDisorder": rnd.choice(["0s", "5s", "1m"]), "idleTimeout": "5h",
                     "maxAdvance": "90d",

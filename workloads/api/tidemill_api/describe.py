@@ -8,7 +8,6 @@ from typing import Any
 from tidemill_api.catalog import AggregationModel, PipelineModel
 from tidemill_api.database import Connection
 from tidemill_contract.resource.kinds.detectors import DETECTORS
-from tidemill_contract.resource.paths import show_path
 from tidemill_contract.resource.spec import AnomalySpec, FieldSpec
 from tidemill_contract.tables import aggregations, anomalies, offsets, readers
 from tidemill_contract.times import rfc3339, rfc3339_ms
@@ -90,8 +89,7 @@ async def describe(connection: Connection, model: PipelineModel) -> dict[str, An
 
 
 def _field(field: FieldSpec) -> dict[str, Any]:
-    path = show_path(field.steps)
-    return {"name": field.name, "type": field.type, "required": field.required, "path": path}
+    return {"name": field.name, "type": field.type, "required": field.required, "path": field.place}
 
 
 def _anomaly_rule(rule: AnomalySpec) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import polars as pl
 
 from tidemill_contract.events import quarantine
-from tidemill_contract.events.decoder import MAX_KEY_BYTES, QUARANTINE_PREFIX, EventDecoder, InvalidEvent, Reason
+from tidemill_contract.events.decoder import MAX_KEY_BYTES, QUARANTINE_PREFIX, InvalidEvent, Reason
 from tidemill_contract.events.details import TOMBSTONE
+from tidemill_contract.events.records import RecordDecoder
 from tidemill_contract.expressions.compiler import POLARS_TYPES, compile_transform, derived_types
 from tidemill_contract.expressions.values import one_zero
 from tidemill_contract.functions.partials import fields_of, kept_in_order
@@ -217,7 +218,7 @@ class BatchReader:
             offsets: whether frames have `_o` in any case.
         """
         self._ordered = any(kept_in_order(m) for a in spec.aggregations for m in a.metrics)
-        self._decoder = EventDecoder(spec, exact=self._ordered)
+        self._decoder = RecordDecoder(spec, exact=self._ordered)
         self._transform = compile_transform(spec)
         self._time_field = spec.source.event_time.field
         self._plain = spec.transform.filter is None and not spec.transform.derive
@@ -240,7 +241,7 @@ class BatchReader:
         """Decode some records of a batch, `first` of which have been decoded before."""
         raws = [m.value() or b"" for m in messages]
         largest = max(map(len, raws), default=0)
-        decoded = self._decoder.decode_all(raws, now_ms, largest=largest)
+        decoded = self._decoder.decode_all(raws, now_ms, largest=largest, records=messages)
         events, invalid, micros = decoded.events, decoded.invalid, decoded.micros
         times = self._event_times(messages, events, invalid, now_ms)
         partitions = [m.partition() for m in messages]
@@ -284,7 +285,7 @@ class BatchReader:
         if value.startswith(QUARANTINE_PREFIX):
             # Ingest judged it when Kafka got it: by then it was too far in the future, say.
             when = message.timestamp()[1]
-            refusal = partial(self._decoder.refusal, now_ms=when if when > 0 else now_ms)
+            refusal = partial(self._decoder.refusal, now_ms=when if when > 0 else now_ms, record=message)
             ingests = quarantine.verdict_of(value, message.headers() or (), refusal)
             if ingests is not None:
                 return _letter(message, value[len(QUARANTINE_PREFIX) :], ingests)

@@ -23,6 +23,7 @@ from tidemill_contract.events.details import (
     beyond_years,
     counts_seconds,
     envelope_of,
+    miswritten,
     not_json,
     refused,
     unit_hint,
@@ -30,7 +31,8 @@ from tidemill_contract.events.details import (
 )
 from tidemill_contract.events.members import as_object, may_be_rounded, members, mended
 from tidemill_contract.events.shapes import Leaf, Shape
-from tidemill_contract.events.types import EPOCH, TYPES, default_of, epoch_ms
+from tidemill_contract.events.timestamps import TimeFormat
+from tidemill_contract.events.types import EPOCH, default_of, epoch_ms, kind_of, type_of
 from tidemill_contract.events.verdicts import FIELD_HEADER, QUARANTINE_PREFIX, REASON_HEADER, InvalidEvent, Reason
 from tidemill_contract.resource.spec import PipelineSpec
 
@@ -82,21 +84,26 @@ class EventDecoder:
             spec: the pipeline's.
             exact: whether `Decoded` tells the microseconds of event times.
         """
-        fields = spec.source.fields
+        fields = [field for field in spec.source.fields if field.origin == "value"]
+        beside = [field for field in spec.source.fields if field.origin != "value"]
         self.names = tuple(f.name for f in fields)
-        self.event_time_field = spec.source.event_time.field
+        self.event_time_field = time if (time := spec.source.event_time.field) in self.names else None
         self._exact = exact and self.event_time_field is not None
-        self._kinds: dict[str, str] = {f.name: f.type for f in fields}
+        self._kinds = {f.name: kind_of(f) for f in fields}
         self._steps = {f.name: f.steps for f in fields}
-        self._timestamps = tuple(f.name for f in fields if f.type == "timestamp")
+        formats = {f.name: TimeFormat.of(f) for f in fields if f.type == "timestamp"}
+        # Those that the JSON reader reads itself come first: events with them may be read again.
+        self._timestamps = tuple(sorted(formats, key=lambda name: formats[name] is not None))
+        self._formats = {name: written for name, written in formats.items() if written is not None}
         self._strings = tuple(f.name for f in fields if f.type == "string")
         self._group_strings = tuple(name for name in self._strings if name in spec.group_columns)
         self._max_future_ms = parse_ms(spec.source.event_time.max_future)
         leaves = [
-            Leaf(f.name, f.steps, TYPES[f.type], f.required or f.name == self.event_time_field, default_of(f))
+            Leaf(f.name, f.steps, type_of(f), f.required or f.name == self.event_time_field, default_of(f))
             for f in fields
         ]
         self._takes_any = not any(leaf.required for leaf in leaves)
+        leaves += [Leaf(field.name, field.steps, Any, required=False, beside=True) for field in beside]
         self._shape = Shape(leaves, strict=spec.source.strict)
         self.type = self._shape.type
         self._decode = msgspec.json.Decoder(self.type).decode
@@ -104,6 +111,10 @@ class EventDecoder:
     def values(self, events: Sequence[Any], name: str) -> list[Any]:
         """A field's value in each event."""
         return self._shape.values(events, name)
+
+    def put(self, events: Sequence[Any], name: str, values: Sequence[Any]) -> None:
+        """Set a field that is no member of the events."""
+        self._shape.put(events, name, values)
 
     def as_json(self, events: Sequence[Any]) -> list[str]:
         """The fields of each event as a JSON object, by the fields' names."""
@@ -181,6 +192,16 @@ class EventDecoder:
             for name in self._timestamps:
                 values = self._shape.values(events, name)
                 own = name == self.event_time_field
+                if name in self._formats:
+                    exact = self._formats[name].all_micros(values)
+                    values = [None if each is None else each // 1000 for each in exact]
+                    if own and self._exact:
+                        micros = [(each or 0) % 1000 for each in exact]
+                    self._shape.put(events, name, values)
+                    known = [value for value in values if value is not None]
+                    if known and not self._plain_times(known, own=own, now_ms=now_ms):
+                        return None
+                    continue
                 kinds = set(map(type, values))
                 if kinds != {int}:
                     if rounded is None and dt.datetime in kinds:
@@ -197,7 +218,7 @@ class EventDecoder:
                         values = [value for value in values if value is not None]
                 if values and not self._plain_times(values, own=own, now_ms=now_ms):
                     return None
-        except _BROKEN:
+        except (*_BROKEN, ValueError, OverflowError):
             return None
         return Decoded(events, {}, micros)
 
@@ -232,18 +253,14 @@ class EventDecoder:
         event = self._read(raw)
         micros = 0
         for name in self._timestamps:
-            came = value = self._value(event, name)
+            value = self._value(event, name)
             if value is None:
                 continue
-            if value.__class__ is not int:
-                if name == self.event_time_field:
-                    micros = _micros(value)
-                value = epoch_ms(value)
-                self._shape.put([event], name, [value])
-            elif SECONDS_FROM <= value <= SECONDS_TO:
-                raise counts_seconds(name, value)
-            if not _MIN_TIMESTAMP_MS <= value <= _MAX_TIMESTAMP_MS:
-                raise beyond_years(name, came)
+            time, beyond = self._time(name, value)
+            if name == self.event_time_field:
+                micros = beyond
+            if time is not value:
+                self._shape.put([event], name, [time])
         # Only an escape can bring a NUL; raw control characters are not JSON.
         if b"\\u0000" in raw:
             self._check_nul(event)
@@ -252,6 +269,24 @@ class EventDecoder:
         if self.event_time_field is not None:
             self.check_time(self._value(event, self.event_time_field), now_ms)
         return event, micros
+
+    def _time(self, name: str, value: Any) -> tuple[int, int]:
+        """Milliseconds of a timestamp that the JSON reader has read, and its microseconds beyond them."""
+        written, hint = self._formats.get(name), None
+        is_number = value.__class__ is int
+        if is_number and (written is None or written.guesses) and SECONDS_FROM <= value <= SECONDS_TO:
+            raise counts_seconds(name, value)
+        if written is not None:
+            try:
+                exact = written.micros(value)
+            except ValueError:
+                raise miswritten(name, self._kinds[name], value) from None
+            time, micros, hint = exact // 1000, exact % 1000, written.hint(exact)
+        else:
+            time, micros = (value, 0) if is_number else (epoch_ms(value), _micros(value))
+        if not _MIN_TIMESTAMP_MS <= time <= _MAX_TIMESTAMP_MS:
+            raise beyond_years(name, value, hint)
+        return time, micros
 
     def _read(self, raw: bytes) -> Any:
         try:

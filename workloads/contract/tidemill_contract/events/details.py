@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import re
 from collections.abc import Container, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -20,6 +22,8 @@ TOMBSTONE = (
     " tombstones out of this topic (Debezium: tombstones.on.delete=false)"
 )
 
+AS_WRITTEN = "timestamp as "
+"""What the kind of a timestamp with a format begins with."""
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _UNITS = (("seconds", 1), ("microseconds", 10**6), ("nanoseconds", 10**9))
 _SHOWN = 60
@@ -171,14 +175,27 @@ def counts_seconds(name: str | None, value: int) -> InvalidEvent:
     return InvalidEvent(Reason.OUT_OF_RANGE, name, detail)
 
 
-def beyond_years(name: str, value: int | dt.datetime) -> InvalidEvent:
-    """The verdict on a timestamp (milliseconds, or a text's moment) outside the years 1 to 9999."""
+def miswritten(name: str, kind: str, value: Any) -> InvalidEvent:
+    """The verdict on a timestamp that is not written as its field says."""
+    came = f"string {json.dumps(value)}" if isinstance(value, str) else f"number {value}"
+    detail = f"{name}: expected {kind}, got {_shortened(came)}; send it so, or correct the field's format"
+    return InvalidEvent(Reason.MISTYPED, name, detail)
+
+
+def beyond_years(name: str, value: Any, hint: str | None = None) -> InvalidEvent:
+    """The verdict on a timestamp outside the years 1 to 9999.
+
+    Args:
+        name: the field.
+        value: as the JSON reader gives it: milliseconds, a moment, or what a format says.
+        hint: what to do; None: it is told from the value.
+    """
     if isinstance(value, dt.datetime):
         detail = f"{name}: {value.isoformat()} is outside the years 1 to 9999 in UTC"
         return InvalidEvent(Reason.OUT_OF_RANGE, name, f"{detail}; send a time between them")
-    hint = unit_hint(value) or "send a time between them"
-    detail = f"{name}: {shown(str(value).encode())} ms is outside the years 1 to 9999; {hint}"
-    return InvalidEvent(Reason.OUT_OF_RANGE, name, detail)
+    came = shown(str(value).encode()) + (" ms" if hint is None else "")
+    hint = hint or unit_hint(value) or "send a time between them"
+    return InvalidEvent(Reason.OUT_OF_RANGE, name, f"{name}: {came} is outside the years 1 to 9999; {hint}")
 
 
 def _day(milliseconds: float) -> str:
@@ -206,6 +223,8 @@ def _misfit(name: str, value: bytes, kind: str, text: str) -> tuple[Reason, str]
     if got == "number" and kind in ("integer", "number") and ("out of range" in text or "=" in text):
         wide = "64 bits" if kind == "integer" else "a 64-bit float, at most 1.7e308"
         return Reason.OUT_OF_RANGE, f"{name}: {shown(value)} does not fit {wide}; send a smaller number"
+    if kind.startswith(AS_WRITTEN):
+        return Reason.MISTYPED, f"{came}; send it so, or correct the field's format"
     if kind == "timestamp":
         return _mistimed(came, value, got)
     return Reason.MISTYPED, f"{came}; {_remedy(value, kind, got)}"

@@ -29,6 +29,7 @@ class Leaf:
     Attributes:
         kind: the type that the JSON reader takes, without null.
         default: the value of absent and null ones, as events have it.
+        beside: whether it is no member of the event; it is put there later (`put`).
     """
 
     name: str
@@ -36,6 +37,7 @@ class Leaf:
     kind: Any
     required: bool
     default: Any = None
+    beside: bool = False
 
 
 @dataclass
@@ -83,7 +85,8 @@ class Shape:
         self._root, self._inner = _Node(), list[_Node]()
         for leaf in leaves:
             self._place(leaf)
-        self.tops = frozenset(str(step) for step in self._root.children)
+        self._known = [leaf.steps for leaf in leaves if not leaf.beside]
+        self.tops = frozenset(str(steps[0]) for steps in self._known)
         self.nested = any(leaf.steps != (leaf.name,) for leaf in leaves)
         self.flat = _struct("Event", [_flat(leaf) for leaf in leaves], strict=strict)
         self.type = self._compiled(self._root, "Event", "") if self.nested else self.flat
@@ -198,13 +201,14 @@ class Shape:
         if self._strict and not node.is_array:
             unread = next((name for name in held if name not in node.children), None)
             if unread is not None:
-                raise undeclared((*node.steps, unread), [leaf.steps for leaf in self._root.leaves()])
+                raise undeclared((*node.steps, unread), self._known)
         for step, child in node.children.items():
             value = held.get(step)
             if value is None:
                 continue
             if isinstance(child, Leaf):
-                found[child.name] = value
+                if not child.beside:
+                    found[child.name] = value
             elif value != b"null":
                 if value[:1] != (b"[" if child.is_array else b"{"):
                     raise misplaced(child.leaves()[0].name, child.steps, value, array=child.is_array)

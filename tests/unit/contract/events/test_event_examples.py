@@ -1,0 +1,114 @@
+"""The examples of events from elsewhere read the events that they are about."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tidemill_contract.events.records import RecordDecoder
+from tidemill_contract.resource.documents import load_documents
+from tidemill_contract.resource.validate import check
+
+FOLDER = Path(__file__).parents[4] / "crds" / "examples" / "events"
+NOW = 1_790_000_000_000
+
+PUSH = {
+    "id": "22249084964",
+    "type": "PushEvent",
+    "actor": {"id": 583231, "login": "ada", "display_login": "ada", "avatar_url": "https://example.org/u/583231?"},
+    "repo": {"id": 1296269, "name": "ada/engine", "url": "https://example.org/repos/ada/engine"},
+    "payload": {
+        "push_id": 10115855396, "size": 2, "distinct_size": 1, "ref": "refs/heads/master",
+        "commits": [
+            {"sha": "7a8f3ac8", "author": {"email": "ada@example.org", "name": "Ada"}, "distinct": True},
+            {"sha": "8c2f1bd0", "author": {"email": "bob@example.org", "name": "Bob"}, "distinct": False},
+        ],
+    },
+    "public": True,
+    "created_at": "2022-06-09T12:47:28Z",
+}  # fmt: skip
+MERGE = {
+    **PUSH,
+    "type": "PullRequestEvent",
+    "org": {"id": 9919, "login": "engines"},
+    "payload": {"action": "closed", "number": 7, "pull_request": {"id": 1, "merged": True, "user": None}},
+}
+LOG = {
+    "timeUnixNano": "1654778848123456789",
+    "severityText": None,
+    "body": {"stringValue": "GET /cart"},
+    "attributes": {
+        "http.route": "/cart", "http.status_code": 503, "duration_s": 0.25, "time_local": "09/Jun/2022:14:47:28 +0200",
+    },
+    "resource": {"service.name": "shop", "k8s.pod.name": "shop-1"},
+}  # fmt: skip
+
+
+class _Record:
+    def __init__(self, headers: list[tuple[str, bytes | None]]) -> None:
+        self._headers = headers
+
+    def key(self) -> None:
+        return None
+
+    def headers(self) -> list[tuple[str, bytes | None]]:
+        return self._headers
+
+    def partition(self) -> int:
+        return 0
+
+    def offset(self) -> int:
+        return 0
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, NOW
+
+
+SAMPLES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    (
+        "repository-events",
+        PUSH,
+        {
+            "id": "22249084964", "kind": "PushEvent", "at": 1_654_778_848_000, "actor": "ada",
+            "repository": "ada/engine", "organisation": "none", "commits": 2, "first_author": "Ada",
+            "action": None, "merged": None,
+        },
+    ),
+    (
+        "repository-events",
+        MERGE,
+        {
+            "id": "22249084964", "kind": "PullRequestEvent", "at": 1_654_778_848_000, "actor": "ada",
+            "repository": "ada/engine", "organisation": "engines", "commits": 0, "first_author": None,
+            "action": "closed", "merged": True,
+        },
+    ),
+    (
+        "log-records",
+        LOG,
+        {
+            "at": 1_654_778_848_123, "logged": 1_654_778_848_000, "cluster": "north", "severity": "INFO",
+            "service": "shop", "route": "/cart", "status": 503, "seconds": 0.25,
+        },
+    ),
+]  # fmt: skip
+
+
+def test_each_example_has_a_sample() -> None:
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == {name for name, _, _ in SAMPLES}
+
+
+@pytest.mark.parametrize(("name", "event", "expected"), SAMPLES)
+def test_an_example_reads_its_events(name: str, event: dict[str, Any], expected: dict[str, Any]) -> None:
+    (document,) = load_documents((FOLDER / f"{name}.yaml").read_text())
+    pipeline, faults = check(document)
+    assert faults == []
+    assert pipeline is not None
+    decoder = RecordDecoder(pipeline.spec)
+    record = _Record([("x-cluster", b"north")])
+    decoded = decoder.decode_all([json.dumps(event).encode()], NOW, records=[record])
+    assert decoded.invalid == {}
+    assert json.loads(decoder.as_json(decoded.events)[0]) == expected
