@@ -129,6 +129,8 @@ ELSEWHERE = [
     {"name": "agent", "type": "string", "from": "key"},
     {"name": "at", "type": "integer", "from": "offset"},
     {"name": "shop", "type": "string"},
+    {"name": "details", "type": "json", "path": "more.details"},
+    {"name": "size", "type": "integer", "path": "more.details.size"},
 ]
 
 
@@ -140,7 +142,12 @@ def test_times_and_headers_count_as_they_are_accepted(make_bench: MakeBench) -> 
     bench.start(2, module="tidemill_api")
     _, ingest, api = bench.ports
     events = [
-        {"Zeit": "14.11.2023 23:13:20", "shop": "a", "seen": 1_700_000_000.5},
+        {
+            "Zeit": "14.11.2023 23:13:20",
+            "shop": "a",
+            "seen": 1_700_000_000.5,
+            "more": {"details": {"size": 3, "x": [1]}},
+        },
         {"Zeit": "14.11.2023 23:13:21", "shop": "b", "seen": "1700000000"},
         {"Zeit": "2023-11-14T23:13:20", "shop": "c"},
     ]
@@ -162,7 +169,7 @@ def test_times_and_headers_count_as_they_are_accepted(make_bench: MakeBench) -> 
     assert [row["data"] for row in kept] == [
         {
             "ts": 1_700_000_000_000, "seen": 1_700_000_000_500, "plan": "pro", "amount": amount, "agent": key,
-            "at": offset, "shop": "a",
+            "at": offset, "shop": "a", "details": {"size": 3, "x": [1]}, "size": 3,
         }
         for amount, key, offset in ((5, "a", 0), (1, None, 5))
     ]  # fmt: skip

@@ -102,6 +102,16 @@ _CHANGES = (
 
 _REFERENCES = (
     Rule(
+        "!self.source.fields.exists(f, f.type == 'json') || (has(self.events) && has(self.events.store) &&"
+        " self.events.store)",
+        "fields of type json need events.store: true",
+        say(
+            "field %s is of type json, which is only kept with raw events; set events.store: true, or take it out",
+            "self.source.fields.map(f, f.type == 'json', f.name)[0]",
+        ),
+        "source.fields",
+    ),
+    Rule(
         f"{_DERIVES}.all(d, !self.source.fields.exists(f, f.name == d.name))",
         "a derive is named like a field; rename the derive",
         first(

@@ -50,5 +50,7 @@ def written(field: Mapping[str, Any], moment: dt.datetime) -> Any:
         return None
     if text == _PATTERN:
         return moment.astimezone(ZoneInfo(field["zone"])).strftime(text)
-    count = round(moment.timestamp() * 1000) * _SCALES[text] / 1000
-    return int(count) if count == int(count) else count
+    milliseconds = round(moment.timestamp() * 1000)
+    if text == "s" and milliseconds % 1000:
+        return milliseconds / 1000
+    return milliseconds * _SCALES[text] // 1000

@@ -14,6 +14,7 @@ import polars as pl
 from tidemill_contract.events import quarantine
 from tidemill_contract.events.decoder import MAX_KEY_BYTES, QUARANTINE_PREFIX, InvalidEvent, Reason
 from tidemill_contract.events.details import TOMBSTONE
+from tidemill_contract.events.kept_json import JSON
 from tidemill_contract.events.records import RecordDecoder
 from tidemill_contract.expressions.compiler import POLARS_TYPES, compile_transform, derived_types
 from tidemill_contract.expressions.values import one_zero
@@ -231,7 +232,8 @@ class BatchReader:
         read |= {rule.field for rule in spec.anomalies}
         read |= spec.group_columns
         # Expressions may read any field. Without them only what is grouped by, measured or watched is needed.
-        self._columns = {f.name: POLARS_TYPES[f.type] for f in spec.source.fields if f.name in read or not self._plain}
+        needed = [f for f in spec.source.fields if f.type != JSON and (f.name in read or not self._plain)]
+        self._columns = {f.name: POLARS_TYPES[f.type] for f in needed}
 
     def read(self, messages: Sequence[Message], now_ms: int) -> Batch:
         """Decode records (of one or several partitions, in consume order) at wall time `now_ms`."""
@@ -273,7 +275,7 @@ class BatchReader:
                 column = one_zero(column)
             columns.append(column.cast(dtype) if stored != dtype else column)
         if self._keeps_events:
-            columns.append(pl.Series(DATA, self._decoder.as_json(valid), dtype=pl.String))
+            columns.append(pl.Series(DATA, self._decoder.as_json(valid, [raws[i] for i in index]), dtype=pl.String))
         size = sum(map(len, raws)) if largest > MAX_KEY_BYTES else 0
         return Piece(size, pl.DataFrame(columns), messages, dead, ends, consumed, arrived)
 

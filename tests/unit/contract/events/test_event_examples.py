@@ -109,6 +109,7 @@ def test_an_example_reads_its_events(name: str, event: dict[str, Any], expected:
     assert pipeline is not None
     decoder = RecordDecoder(pipeline.spec)
     record = _Record([("x-cluster", b"north")])
-    decoded = decoder.decode_all([json.dumps(event).encode()], NOW, records=[record])
+    raw = json.dumps(event).encode()
+    decoded = decoder.decode_all([raw], NOW, records=[record])
     assert decoded.invalid == {}
-    assert json.loads(decoder.as_json(decoded.events)[0]) == expected
+    assert json.loads(decoder.as_json(decoded.events, [raw])[0]) == expected

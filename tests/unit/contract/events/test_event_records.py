@@ -71,7 +71,7 @@ def read(record: Sent, raw: bytes = b'{"order": {"n": 5}}', of: RecordDecoder = 
         assert decoded.events == [None]
         return verdict
     assert decoded.invalid == {}
-    found = json.loads(of.as_json(decoded.events)[0])
+    found = json.loads(of.as_json(decoded.events, [raw])[0])
     assert {name: of.values(decoded.events, name)[0] for name in found} == found
     return found
 

@@ -26,9 +26,10 @@ from tidemill_contract.events.details import (
     miswritten,
     not_json,
     refused,
-    unit_hint,
     with_path,
 )
+from tidemill_contract.events.event_times import EventTimes
+from tidemill_contract.events.kept_json import JSON, KeptJson
 from tidemill_contract.events.members import as_object, may_be_rounded, members, mended
 from tidemill_contract.events.shapes import Leaf, Shape
 from tidemill_contract.events.timestamps import TimeFormat
@@ -84,8 +85,10 @@ class EventDecoder:
             spec: the pipeline's.
             exact: whether `Decoded` tells the microseconds of event times.
         """
-        fields = [field for field in spec.source.fields if field.origin == "value"]
+        fields = [field for field in spec.source.fields if field.origin == "value" and field.type != JSON]
         beside = [field for field in spec.source.fields if field.origin != "value"]
+        kept = {field.name: field.steps for field in spec.source.fields if field.type == JSON}
+        self._kept = KeptJson(kept) if kept else None
         self.names = tuple(f.name for f in fields)
         self.event_time_field = time if (time := spec.source.event_time.field) in self.names else None
         self._exact = exact and self.event_time_field is not None
@@ -97,13 +100,19 @@ class EventDecoder:
         self._formats = {name: written for name, written in formats.items() if written is not None}
         self._strings = tuple(f.name for f in fields if f.type == "string")
         self._group_strings = tuple(name for name in self._strings if name in spec.group_columns)
-        self._max_future_ms = parse_ms(spec.source.event_time.max_future)
+        self.times = EventTimes(self.event_time_field, parse_ms(spec.source.event_time.max_future))
         leaves = [
             Leaf(f.name, f.steps, type_of(f), f.required or f.name == self.event_time_field, default_of(f))
             for f in fields
         ]
         self._takes_any = not any(leaf.required for leaf in leaves)
         leaves += [Leaf(field.name, field.steps, Any, required=False, beside=True) for field in beside]
+        if spec.source.strict:
+            leaves += [
+                Leaf(name, steps, Any, required=False, unread=True)
+                for name, steps in kept.items()
+                if not any(one[: len(steps)] == steps[: len(one)] for one in self._steps.values())
+            ]
         self._shape = Shape(leaves, strict=spec.source.strict)
         self.type = self._shape.type
         self._decode = msgspec.json.Decoder(self.type).decode
@@ -116,9 +125,12 @@ class EventDecoder:
         """Set a field that is no member of the events."""
         self._shape.put(events, name, values)
 
-    def as_json(self, events: Sequence[Any]) -> list[str]:
-        """The fields of each event as a JSON object, by the fields' names."""
-        return [msgspec.json.encode(event).decode() for event in self._shape.flattened(events)]
+    def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
+        """The fields of each event as a JSON object, by the fields' names; `raws` are the events' bytes."""
+        texts = map(msgspec.json.encode, self._shape.flattened(events))
+        if self._kept is not None:
+            texts = map(self._kept.added, texts, raws)
+        return [text.decode() for text in texts]
 
     def decode(self, raw: bytes, now_ms: int) -> Any:
         """The event in `raw`, judged at wall time `now_ms` (epoch milliseconds).
@@ -227,6 +239,8 @@ class EventDecoder:
         # One byte is found much faster than six, and most events escape nothing.
         if any(b"\\" in part and b"\\u0000" in part for part in parts):
             return True
+        if self._kept is not None and self._kept.unusual(parts):
+            return True
         if self._takes_any and any(b'"payload"' in part or b'"op"' in part for part in parts):
             return True
         if largest <= MAX_KEY_BYTES:
@@ -238,7 +252,7 @@ class EventDecoder:
         """Whether a field's times are seen at once to be valid."""
         low, high = min(values), max(values)
         if own:
-            return low > SECONDS_TO and high <= now_ms + self._max_future_ms
+            return low > SECONDS_TO and high <= self.times.latest(now_ms)
         if low < _MIN_TIMESTAMP_MS or high > _MAX_TIMESTAMP_MS:
             return False
         return low > SECONDS_TO or not any(SECONDS_FROM <= value <= SECONDS_TO for value in values)
@@ -266,8 +280,10 @@ class EventDecoder:
             self._check_nul(event)
         if len(raw) > MAX_KEY_BYTES:
             self._check_keys(event)
+        if self._kept is not None:
+            self._kept.check(raw)
         if self.event_time_field is not None:
-            self.check_time(self._value(event, self.event_time_field), now_ms)
+            self.times.check(self._value(event, self.event_time_field), now_ms)
         return event, micros
 
     def _time(self, name: str, value: Any) -> tuple[int, int]:
@@ -345,34 +361,6 @@ class EventDecoder:
                 better = mended(self._shape.extracted(raw), self._kinds)
                 return event if better is None else self._shape.read_flat(better)
         return event
-
-    def check_record_time(self, record_time_ms: int, now_ms: int) -> None:
-        """Judge a record's own time (epoch milliseconds) as the event's.
-
-        Raises:
-            InvalidEvent: it counts seconds, is before 1970, or further ahead of `now_ms` than maxFuture.
-        """
-        if SECONDS_FROM <= record_time_ms <= SECONDS_TO:
-            raise counts_seconds(None, record_time_ms)
-        self.check_time(record_time_ms, now_ms)
-
-    def check_time(self, event_time_ms: int, now_ms: int) -> None:
-        """Judge an event time (epoch milliseconds).
-
-        Raises:
-            InvalidEvent: before 1970, or further ahead of `now_ms` than maxFuture.
-        """
-        if event_time_ms < 0:
-            detail = f"{event_time_ms} ms is before 1970; event times begin there"
-            raise InvalidEvent(Reason.TOO_OLD, self.event_time_field, detail)
-        if event_time_ms > now_ms + self._max_future_ms:
-            ahead = event_time_ms - now_ms
-            hint = unit_hint(event_time_ms) or "correct the sender's clock, or raise maxFuture"
-            raise InvalidEvent(
-                Reason.TOO_FAR_IN_THE_FUTURE,
-                self.event_time_field,
-                f"{ahead} ms ahead of the clock; maxFuture is {self._max_future_ms} ms; {hint}",
-            )
 
     def _check_nul(self, event: Any) -> None:
         for name in self._strings:

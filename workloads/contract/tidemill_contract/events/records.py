@@ -121,13 +121,13 @@ class RecordDecoder:
         """A field's value in each event."""
         return self._events.values(events, name)
 
-    def as_json(self, events: Sequence[Any]) -> list[str]:
-        """The fields of each event as a JSON object, by the fields' names."""
-        return self._events.as_json(events)
+    def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
+        """The fields of each event as a JSON object, see `EventDecoder.as_json`."""
+        return self._events.as_json(events, raws)
 
     def check_record_time(self, record_time_ms: int, now_ms: int) -> None:
-        """Judge a record's own time, see `EventDecoder.check_record_time`."""
-        self._events.check_record_time(record_time_ms, now_ms)
+        """Judge a record's own time, see `EventTimes.check_record`."""
+        self._events.times.check_record(record_time_ms, now_ms)
 
 
 def _of_texts(spec: PipelineSpec, fields: Sequence[FieldSpec]) -> PipelineSpec:

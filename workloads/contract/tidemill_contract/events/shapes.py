@@ -30,6 +30,7 @@ class Leaf:
         kind: the type that the JSON reader takes, without null.
         default: the value of absent and null ones, as events have it.
         beside: whether it is no member of the event; it is put there later (`put`).
+        unread: whether it is only there so that strict events may have it.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Leaf:
     required: bool
     default: Any = None
     beside: bool = False
+    unread: bool = False
 
 
 @dataclass
@@ -85,10 +87,11 @@ class Shape:
         self._root, self._inner = _Node(), list[_Node]()
         for leaf in leaves:
             self._place(leaf)
-        self._known = [leaf.steps for leaf in leaves if not leaf.beside]
+        read = [leaf for leaf in leaves if not leaf.unread]
+        self._known = [leaf.steps for leaf in read if not leaf.beside]
         self.tops = frozenset(str(steps[0]) for steps in self._known)
-        self.nested = any(leaf.steps != (leaf.name,) for leaf in leaves)
-        self.flat = _struct("Event", [_flat(leaf) for leaf in leaves], strict=strict)
+        self.nested = any(leaf.steps != (leaf.name,) or leaf.unread for leaf in leaves)
+        self.flat = _struct("Event", [_flat(leaf) for leaf in read], strict=strict)
         self.type = self._compiled(self._root, "Event", "") if self.nested else self.flat
         self._owners = {leaf.name: self._owner(leaf) for leaf in leaves}
         self._getters = {leaf.name: attrgetter(self._owners[leaf.name] + leaf.name) for leaf in leaves}
@@ -169,7 +172,7 @@ class Shape:
         values: dict[str, Any] = {}
         for child in node.children.values():
             if isinstance(child, Leaf):
-                values[child.name] = getattr(flat, child.name)
+                values[child.name] = getattr(flat, child.name, None)  # what is unread is nowhere else
             else:
                 values[child.owner[:-1].rpartition(".")[2]] = self._filled(child, flat)
         if not node.is_array:
@@ -207,7 +210,7 @@ class Shape:
             if value is None:
                 continue
             if isinstance(child, Leaf):
-                if not child.beside:
+                if not child.beside and not child.unread:
                     found[child.name] = value
             elif value != b"null":
                 if value[:1] != (b"[" if child.is_array else b"{"):

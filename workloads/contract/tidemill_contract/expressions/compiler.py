@@ -63,7 +63,7 @@ def compile_transform(spec: PipelineSpec) -> Transform:
     Raises:
         ExpressionError: an expression is not valid; the text starts with the derive's name, or `filter`.
     """
-    types: dict[str, str] = {f.name: f.type for f in spec.source.fields}
+    types: dict[str, str] = {f.name: f.type for f in spec.source.fields if f.type in POLARS_TYPES}
     derives = []
     for derive in spec.transform.derive:
         try:

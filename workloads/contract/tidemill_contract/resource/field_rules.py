@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tidemill_contract.events.kept_json import JSON
 from tidemill_contract.events.timestamps import UNITS, check_format, check_zone
 from tidemill_contract.events.types import default_of
 from tidemill_contract.events.verdicts import DETAIL_HEADER, FIELD_HEADER, REASON_HEADER
@@ -24,6 +25,9 @@ def field_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fa
     for part in parts.fields:
         if part.model is None:
             continue
+        if part.model.type == JSON:
+            yield from _kept(part.model, part.path, parts)
+            continue
         origin = list(_origin(part.model, part.path, parts))
         yield from origin
         if not origin and part.model.origin == "value":
@@ -31,6 +35,19 @@ def field_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fa
         if part.model.origin not in _OWN_TYPES:
             yield from _format(part.model, part.path)
         yield from _default(part.model, part.path, needed)
+
+
+def _kept(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
+    """Faults of a field that is only kept; other fields may be read from within it."""
+    if parts.events is not None and not parts.events.store:
+        message, remedy = "json is only kept with raw events", "set spec.events.store: true, or take the field out"
+        yield Fault(f"{path}.type", JSON, message, remedy)
+    if field.name == parts.key:
+        yield Fault("spec.source.key", field.name, "is of type json", "name a field with one value")
+    given = ("default", field.default), ("format", field.format), ("zone", field.zone)
+    for member, value in (*given, ("required", field.required or None), ("from", field.taken_from)):
+        if value is not None:
+            yield Fault(f"{path}.{member}", value, f"json is kept as it comes and has no {member}", "take it out")
 
 
 def _origin(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tidemill_contract.events.kept_json import JSON
 from tidemill_contract.functions.base import ANY
 from tidemill_contract.functions.registry import FUNCTIONS, PARAMETERS, listed
 from tidemill_contract.resource.faults import Fault, did_you_mean
@@ -36,12 +37,18 @@ class Columns:
             return None
         return Fault(path, name, f"there is no {what} of this name", did_you_mean(name, self.types))
 
+    def kept_only(self, path: str, name: str) -> Fault | None:
+        """The fault of a group column that is only kept."""
+        if self.types.get(name) != JSON:
+            return None
+        return Fault(path, name, "is of type json, which has no groups", "group by a field with a path into it")
+
 
 def metric_faults(parts: Parts, columns: Columns, _limits: object) -> Iterator[Fault]:
     """The faults of groups and metrics: fields that are not there or of another type, parameters of other functions."""
     for aggregation in parts.aggregations:
         for path, name in aggregation.group_by:
-            fault = columns.unknown(path, name, "field or derive")
+            fault = columns.unknown(path, name, "field or derive") or columns.kept_only(path, name)
             if fault:
                 yield fault
         for metric in aggregation.metrics:

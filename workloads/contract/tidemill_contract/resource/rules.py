@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tidemill_contract.duration import parse_ms
+from tidemill_contract.events.kept_json import JSON
 from tidemill_contract.expressions import compiler as expressions
 from tidemill_contract.resource.faults import ABSENT, Fault, did_you_mean
 from tidemill_contract.resource.field_rules import field_faults
@@ -83,6 +84,10 @@ def _expression(path: str, text: str, columns: Columns, *, as_filter: bool) -> t
         used = expressions.columns(text)
         if any(name not in known and (name in columns.types or not columns.complete) for name in used):
             return None, None  # a column is broken, or may be one that is: judging this would blame the wrong place
+        unread = next((name for name in used if known.get(name) == JSON), None)
+        if unread is not None:
+            remedy = "give what is in it a field with a path, and use that"
+            return None, Fault(path, text, f"{unread} is of type json, which expressions do not read", remedy)
         return expressions.check(text, known, as_filter=as_filter), None
     except expressions.ExpressionError as error:
         message, _, remedy = str(error).partition("; ")
@@ -261,7 +266,7 @@ def _one_watched(rule: AnomalySpec, path: str) -> Iterator[Fault]:
 def _watched_field(rule: AnomalySpec, path: str, columns: Columns) -> Iterator[Fault]:
     named = [(f"{path}.field", rule.watched), *((f"{path}.groupBy[{i}]", g) for i, g in enumerate(rule.group_by))]
     for where, name in named:
-        fault = columns.unknown(where, name, "field or derive")
+        fault = columns.unknown(where, name, "field or derive") or columns.kept_only(where, name)
         if fault:
             yield fault
     yield from _unique(named[1:], "group column")
