@@ -17,7 +17,7 @@ pytestmark = pytest.mark.integration
 BASE = 1_700_000_000_000 // 60_000 * 60_000
 
 
-def config(name: str, fields: list[dict[str, Any]], **source: Any) -> PipelineConfig:
+def config(name: str, fields: list[dict[str, Any]], *metrics: dict[str, Any], **source: Any) -> PipelineConfig:
     spec = PipelineSpec.model_validate(
         {
             "source": {
@@ -35,6 +35,7 @@ def config(name: str, fields: list[dict[str, Any]], **source: Any) -> PipelineCo
                         {"name": "n", "function": "count"},
                         {"name": "total", "function": "sum", "field": "amount"},
                         {"name": "agents", "function": "distinct", "field": "agent"},
+                        *metrics,
                     ],
                 }
             ],
@@ -74,18 +75,25 @@ FIELDS = [
     {"name": "plan", "type": "string", "path": "user.plan", "default": "free"},
     {"name": "amount", "type": "number", "path": "items[0].Amount"},
     {"name": "agent", "type": "string", "path": ["headers", "User-Agent"]},
+    {"name": "tags", "type": "strings"},
 ]
+TOP_TAGS = {"name": "top_tags", "function": "topk", "field": "tags", "k": 2}
 
 
 def event(at: int, user: Any, **further: Any) -> dict[str, Any]:
     return {"meta": {"createdAt": BASE + at}, "user": user, **further}
 
 
+CURL = {"User-Agent": "curl"}
 NESTED: list[tuple[Any, tuple[str, str | None]]] = [
-    (event(1, {"id": 1, "plan": "pro"}, items=[{"Amount": 2}], headers={"User-Agent": "curl"}), ("accepted", None)),
+    (
+        event(1, {"id": 1, "plan": "pro"}, items=[{"Amount": 2}], headers={"User-Agent": "curl"}, tags=["a", "b"]),
+        ("accepted", None),
+    ),
     (event(2, {"id": 2, "plan": "pro"}, items=[{"Amount": 0.5}, {"Amount": "x"}], headers=None), ("accepted", None)),
-    (event(3, {"id": 3, "plan": None}, items=[], headers={"User-Agent": "curl"}), ("accepted", None)),
-    (event(4, {"id": 4.0}, items=None), ("accepted", None)),
+    (event(3, {"id": 3, "plan": None}, items=[], headers=CURL), ("accepted", None)),
+    (event(4, {"id": 4.0}, items=None, tags=["a", "c", "c"]), ("accepted", None)),
+    (event(4, {"id": 4}, tags="a"), ("mistyped", "tags")),
     (event(5, {"id": "5"}), ("mistyped", "user_id")),
     (event(6, None), ("missing_field", "user_id")),
     (event(7, {"id": 7}, items={"Amount": 1}), ("mistyped", "amount")),
@@ -93,7 +101,7 @@ NESTED: list[tuple[Any, tuple[str, str | None]]] = [
 
 
 def test_nested_events_count_as_they_are_accepted(make_bench: MakeBench) -> None:
-    bench = make_bench(config("nested", FIELDS, key="user_id"))
+    bench = make_bench(config("nested", FIELDS, TOP_TAGS, key="user_id"))
     bench.start()
     bench.start(1, module="tidemill_ingest")
     bench.start(2, module="tidemill_api")
@@ -107,17 +115,20 @@ def test_nested_events_count_as_they_are_accepted(make_bench: MakeBench) -> None
     expected = [verdict for _, verdict in NESTED if verdict[0] != "accepted"]
     letters = bench.query('SELECT reason, field, detail FROM {s}._dead_letters ORDER BY "offset"')
     assert [(reason, field) for reason, field, _ in letters] == expected * 2
-    assert letters[0][2].endswith("it is read from user.id")
+    assert letters[1][2].endswith("it is read from user.id")
     path = f"/v1/pipelines/nested/aggregates/by_plan?from={BASE}&to={BASE + 60_000}"
     rows = ask(api, path)["data"]
     assert [[row[name] for name in ("plan", "n", "total", "agents")] for row in rows] == [
         ["free", 4, None, 1], ["pro", 4, 5.0, 1],
     ]  # fmt: skip
+    assert [[(found["value"], found["count"]) for found in row["top_tags"]] for row in rows] == [
+        [("c", 4), ("a", 2)], [("a", 2), ("b", 2)],
+    ]  # fmt: skip
     kept = ask(api, "/v1/pipelines/nested/events?user_id=3&limit=1")["data"][0]["data"]
-    assert kept == {"ts": BASE + 3, "user_id": 3, "plan": "free", "amount": None, "agent": "curl"}
+    assert kept == {"ts": BASE + 3, "user_id": 3, "plan": "free", "amount": None, "agent": "curl", "tags": None}
     fields = ask(api, "/v1/pipelines/nested")["fields"]
     assert [field["path"] for field in fields] == [
-        "meta.createdAt", "user.id", "user.plan", "items[0].Amount", "headers.User-Agent",
+        "meta.createdAt", "user.id", "user.plan", "items[0].Amount", "headers.User-Agent", "tags",
     ]  # fmt: skip
 
 

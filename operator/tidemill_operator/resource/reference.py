@@ -41,6 +41,7 @@ A duration is a whole number and a unit: `250ms`, `10s`, `5m`, `1h`, `7d`. Names
 | `number` | 64-bit floats, integers too | numbers in quotes, `NaN`, `Infinity`, beyond 1.7e308 |
 | `boolean` | `true`, `false` | 0, 1, numbers and words in quotes |
 | `timestamp` | RFC 3339, a date alone, whole epoch milliseconds; the years 1 to 9999 in UTC | see below |
+| `strings` | an array of strings, for [topk and distinct](../fields.md#arrays-of-strings) | one string, other items |
 | `json` | any value; only [kept](../fields.md#json-as-it-comes) with raw events | NUL characters |
 
 A member that is absent or null has no value, or the field's `default`. For a `required` field, and for the event time,

@@ -233,7 +233,7 @@ class BatchReader:
         read |= spec.group_columns
         # Expressions may read any field. Without them only what is grouped by, measured or watched is needed.
         needed = [f for f in spec.source.fields if f.type != JSON and (f.name in read or not self._plain)]
-        self._columns = {f.name: POLARS_TYPES[f.type] for f in needed}
+        self._columns = {f.name: POLARS_TYPES.get(f.type, pl.List(pl.String)) for f in needed}
 
     def read(self, messages: Sequence[Message], now_ms: int) -> Batch:
         """Decode records (of one or several partitions, in consume order) at wall time `now_ms`."""

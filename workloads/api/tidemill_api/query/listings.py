@@ -14,7 +14,6 @@ from tidemill_api.query.parameters import Parameters
 from tidemill_api.query.selection import Binder, Column, Filter, Page, condition, take_filters, take_page
 from tidemill_api.query.values import parse_time
 from tidemill_chassis.web.problems import bad_parameter, not_found
-from tidemill_contract.events.kept_json import JSON
 from tidemill_contract.functions.partials import SQL_TYPES, quote
 from tidemill_contract.tables import anomalies, dead_letters, events
 from tidemill_contract.tables.definition import from_ms
@@ -154,7 +153,7 @@ def events_listing(model: PipelineModel) -> Listing:
             "events_not_kept", f"{model.name} keeps no raw events; set events.store: true in its spec to keep them"
         )
     own = {"event_time", "epoch", "partition", "offset", "data"}
-    fields = [f for f in model.config.spec.source.fields if f.name not in own and f.type != JSON]
+    fields = [f for f in model.config.spec.source.fields if f.name not in own and f.type in SQL_TYPES]
     typed = "".join(f", {_field_sql(f.name, f.type)} AS {quote(f.name)}" for f in fields)
     return Listing(
         kind="events",

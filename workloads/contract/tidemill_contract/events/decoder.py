@@ -35,6 +35,7 @@ from tidemill_contract.events.shapes import Leaf, Shape
 from tidemill_contract.events.timestamps import TimeFormat
 from tidemill_contract.events.types import EPOCH, default_of, epoch_ms, kind_of, type_of
 from tidemill_contract.events.verdicts import FIELD_HEADER, QUARANTINE_PREFIX, REASON_HEADER, InvalidEvent, Reason
+from tidemill_contract.functions.base import STRINGS
 from tidemill_contract.resource.spec import PipelineSpec
 
 __all__ = [
@@ -99,6 +100,7 @@ class EventDecoder:
         self._timestamps = tuple(sorted(formats, key=lambda name: formats[name] is not None))
         self._formats = {name: written for name, written in formats.items() if written is not None}
         self._strings = tuple(f.name for f in fields if f.type == "string")
+        self._lists = tuple(f.name for f in fields if f.type == STRINGS)
         self._group_strings = tuple(name for name in self._strings if name in spec.group_columns)
         self.times = EventTimes(self.event_time_field, parse_ms(spec.source.event_time.max_future))
         leaves = [
@@ -363,8 +365,10 @@ class EventDecoder:
         return event
 
     def _check_nul(self, event: Any) -> None:
-        for name in self._strings:
-            if "\0" in (self._value(event, name) or ""):
+        texts = [(name, [self._value(event, name)]) for name in self._strings]
+        texts += [(name, self._value(event, name) or []) for name in self._lists]
+        for name, found in texts:
+            if any("\0" in (text or "") for text in found):
                 raise InvalidEvent(Reason.BAD_STRING, name, "holds a NUL character, which Postgres cannot store")
 
     def _check_keys(self, event: Any) -> None:

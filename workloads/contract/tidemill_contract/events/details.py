@@ -12,6 +12,7 @@ import msgspec
 
 from tidemill_contract.events.members import Members, members
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
+from tidemill_contract.functions.base import STRINGS
 from tidemill_contract.resource.paths import Steps, show_path
 
 SECONDS_FROM, SECONDS_TO = 631_152_000, 4_102_444_800
@@ -214,6 +215,9 @@ def _not_an_object(raw: bytes, text: str) -> str:
 def _misfit(name: str, value: bytes, kind: str, text: str) -> tuple[Reason, str]:
     """Reason and detail of a value that its field does not take; `text` is what the decoder said."""
     got = _KINDS.get(value[:1], "number")
+    if kind == STRINGS and got != "null":
+        detail = f"{name}: expected an array of strings, got {got} {shown(value)}"
+        return Reason.MISTYPED, f"{detail}; send an array of strings, or declare the field as what it is"
     came = f"{name}: expected {kind}, got {got}"
     if got == "null":
         return Reason.MISSING_FIELD, f"{name} is null, and it is required; send a value"

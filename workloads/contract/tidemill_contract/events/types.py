@@ -19,6 +19,7 @@ _DEFAULTS = {
     "integer": "write a whole number of 64 bits",
     "number": "write a number",
     "boolean": "write true or false",
+    "strings": "take it out: an event without the array counts no string",
     "timestamp": "write RFC 3339 in quotes, such as '2026-11-28T10:00:00Z', or epoch milliseconds",
 }
 
@@ -27,6 +28,7 @@ TYPES: dict[str, Any] = {
     "integer": Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)],
     "number": float,
     "boolean": bool,
+    "strings": list[str | None],
     "timestamp": int | Annotated[dt.datetime, msgspec.Meta(tz=True)],
 }
 

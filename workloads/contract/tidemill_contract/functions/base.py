@@ -20,6 +20,9 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,40}$", max_l
 
 ANY: tuple[str, ...] = get_args(FieldType)
 NUMERIC: tuple[str, ...] = ("integer", "number", "boolean")
+STRINGS = "strings"
+"""The type of a field that is an array of strings, of which each counts."""
+WITH_STRINGS: tuple[str, ...] = (*ANY, STRINGS)
 ORDERED: tuple[str, ...] = ("integer", "number", "timestamp", "string")
 
 EXACT_INTEGERS = 2**53

@@ -8,6 +8,7 @@ from tidemill_contract.events.kept_json import JSON
 from tidemill_contract.events.timestamps import UNITS, check_format, check_zone
 from tidemill_contract.events.types import default_of
 from tidemill_contract.events.verdicts import DETAIL_HEADER, FIELD_HEADER, REASON_HEADER
+from tidemill_contract.functions.base import STRINGS
 from tidemill_contract.resource.faults import Fault
 from tidemill_contract.resource.parts import Parts
 from tidemill_contract.resource.paths import Steps, show_path
@@ -28,6 +29,8 @@ def field_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fa
         if part.model.type == JSON:
             yield from _kept(part.model, part.path, parts)
             continue
+        if part.model.type == STRINGS:
+            yield from _strings(part.model, part.path, parts)
         origin = list(_origin(part.model, part.path, parts))
         yield from origin
         if not origin and part.model.origin == "value":
@@ -48,6 +51,15 @@ def _kept(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
     for member, value in (*given, ("required", field.required or None), ("from", field.taken_from)):
         if value is not None:
             yield Fault(f"{path}.{member}", value, f"json is kept as it comes and has no {member}", "take it out")
+
+
+def _strings(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
+    """Faults of an array of strings."""
+    if field.name == parts.key:
+        yield Fault("spec.source.key", field.name, "is of type strings", "name a field with one value")
+    if field.origin != "value":
+        message, remedy = f"{field.place} is one text", "write type: string, or take from out"
+        yield Fault(f"{path}.type", field.type, message, remedy)
 
 
 def _origin(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:

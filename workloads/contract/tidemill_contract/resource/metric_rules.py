@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tidemill_contract.events.kept_json import JSON
-from tidemill_contract.functions.base import ANY
+from tidemill_contract.functions.base import ANY, STRINGS
 from tidemill_contract.functions.registry import FUNCTIONS, PARAMETERS, listed
 from tidemill_contract.resource.faults import Fault, did_you_mean
 from tidemill_contract.resource.kinds.metrics import METRICS
@@ -16,7 +16,7 @@ from tidemill_contract.resource.parts import Parts
 _FOR_ANY = [
     name
     for name, function in FUNCTIONS.items()
-    if function.takes == ANY and not any(p.needed for p in PARAMETERS.values() if name in p.functions)
+    if set(function.takes) >= set(ANY) and not any(p.needed for p in PARAMETERS.values() if name in p.functions)
 ]
 """Functions that take a field of any type, and need nothing else."""
 
@@ -38,10 +38,11 @@ class Columns:
         return Fault(path, name, f"there is no {what} of this name", did_you_mean(name, self.types))
 
     def kept_only(self, path: str, name: str) -> Fault | None:
-        """The fault of a group column that is only kept."""
-        if self.types.get(name) != JSON:
+        """The fault of a group column that has no single value."""
+        kind = self.types.get(name)
+        if kind not in (JSON, STRINGS):
             return None
-        return Fault(path, name, "is of type json, which has no groups", "group by a field with a path into it")
+        return Fault(path, name, f"is of type {kind}, which has no groups", "group by a field with a path into it")
 
 
 def metric_faults(parts: Parts, columns: Columns, _limits: object) -> Iterator[Fault]:

@@ -13,6 +13,7 @@ from typing import Any
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.events.kept_json import JSON
 from tidemill_contract.expressions import compiler as expressions
+from tidemill_contract.functions.base import STRINGS
 from tidemill_contract.resource.faults import ABSENT, Fault, did_you_mean
 from tidemill_contract.resource.field_rules import field_faults
 from tidemill_contract.resource.kept_rules import kept_faults
@@ -84,10 +85,12 @@ def _expression(path: str, text: str, columns: Columns, *, as_filter: bool) -> t
         used = expressions.columns(text)
         if any(name not in known and (name in columns.types or not columns.complete) for name in used):
             return None, None  # a column is broken, or may be one that is: judging this would blame the wrong place
-        unread = next((name for name in used if known.get(name) == JSON), None)
+        unread = next((name for name in used if known.get(name) in (JSON, STRINGS)), None)
         if unread is not None:
             remedy = "give what is in it a field with a path, and use that"
-            return None, Fault(path, text, f"{unread} is of type json, which expressions do not read", remedy)
+            return None, Fault(
+                path, text, f"{unread} is of type {known[unread]}, which expressions do not read", remedy
+            )
         return expressions.check(text, known, as_filter=as_filter), None
     except expressions.ExpressionError as error:
         message, _, remedy = str(error).partition("; ")

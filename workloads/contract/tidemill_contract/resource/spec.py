@@ -68,9 +68,9 @@ class FieldSpec(Model):
     """One field of the event."""
 
     name: Name = Field(description="Name of the field, and of the JSON member if there is no path.")
-    type: Literal[FieldType, "json"] = Field(
-        description="JSON type; a timestamp is RFC 3339 or epoch milliseconds, or as format says; json is any value,"
-        " which is only kept with raw events."
+    type: Literal[FieldType, "strings", "json"] = Field(
+        description="JSON type; a timestamp is RFC 3339 or epoch milliseconds, or as format says; strings is an array"
+        " for topk and distinct; json is any value, which is only kept with raw events."
     )
     required: bool = Field(False, description="True: an event without it, or with null, is a dead letter.")
     path: Path | None = Field(
