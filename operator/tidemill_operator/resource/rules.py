@@ -244,7 +244,7 @@ def _own(*origins: str, kind: str) -> Rule:
     return Rule(
         f"!has(self.from) || !(self.from in {list(origins)}) || self.type == '{kind}'",
         f"fields from {' or '.join(origins)} are of type {kind}",
-        say(f"field %s is read from the record's %s; write type: {kind}", "self.name", "self.from"),
+        say(f"field %s is read from the %s of records; write type: {kind}", "self.name", "self.from"),
         "type",
     )
 
