@@ -17,6 +17,8 @@ from tidemill_contract.events.verdicts import InvalidEvent, Reason
 from tidemill_contract.resource.spec import FieldSpec, PipelineSpec
 
 _TEXTS = ("key", "header")
+_MOST_KNOWN, _KNOWN_BYTES = 4_096, 1_024
+"""So many different texts are remembered as JSON, as headers repeat; none that are longer."""
 _NUMBER = re.compile(rb"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
@@ -46,6 +48,8 @@ class RecordDecoder:
         self.event_time_field = spec.source.event_time.field
         self._own = [field for field in fields if field.origin in ("timestamp", "partition", "offset")]
         self._texts = {field.name: field for field in fields if field.origin in _TEXTS}
+        self._places = tuple(field.header if field.origin == "header" else None for field in self._texts.values())
+        self._known: dict[tuple[bytes | None, ...], bytes] = {}
         self.headers = tuple(field.header for field in self._texts.values() if field.origin == "header")
         self._beside = EventDecoder(_of_texts(spec, list(self._texts.values())), exact=exact) if self._texts else None
         self.beside = bool(self._own or self._texts)
@@ -98,12 +102,22 @@ class RecordDecoder:
         return found
 
     def _document(self, record: Record) -> bytes:
-        members: dict[str, msgspec.Raw] = {}
-        headers = dict(record.headers() or ())  # of several of one name the last counts, as for Kafka's clients
-        for name, field in self._texts.items():
-            text = record.key() if field.origin == "key" else headers.get(field.header)
-            if text is not None:
-                members[name] = msgspec.Raw(_as_json(text, field))
+        # Of several headers of one name the last counts, as for Kafka's clients. The key has no name.
+        held: dict[str | None, bytes | None] = dict(record.headers() or ())
+        held[None] = record.key()
+        texts = tuple(map(held.get, self._places))
+        document = self._known.get(texts)
+        if document is None:
+            document = self._written(texts)
+            if len(document) <= _KNOWN_BYTES:
+                if len(self._known) >= _MOST_KNOWN:
+                    self._known.clear()
+                self._known[texts] = document
+        return document
+
+    def _written(self, texts: Sequence[bytes | None]) -> bytes:
+        found = zip(self._texts.items(), texts, strict=True)
+        members = {name: msgspec.Raw(_as_json(text, field)) for (name, field), text in found if text is not None}
         return msgspec.json.encode(members)
 
     def _located(self, verdict: InvalidEvent) -> InvalidEvent:
