@@ -46,6 +46,38 @@ LOG = {
     "resource": {"service.name": "shop", "k8s.pod.name": "shop-1"},
 }  # fmt: skip
 
+PAYMENT: dict[str, Any] = {
+    "id": "evt_1NG8Du2eZvKYlo2CUI79vXWy",
+    "object": "event",
+    "created": 1686089970,
+    "livemode": True,
+    "pending_webhooks": 0,
+    "request": {"id": None, "idempotency_key": None},
+    "type": "charge.failed",
+    "data": {"object": {"id": "ch_1", "amount": 2000, "currency": "usd", "customer": None, "failure_code": "expired",
+                        "payment_method_details": {"card": {"brand": "visa", "checks": None}, "type": "card"}}},
+}  # fmt: skip
+TRACK = {
+    "type": "track",
+    "messageId": "ajs-f8ca1e4de5024d9430b3928bd8ac6b96",
+    "event": "Order Completed",
+    "anonymousId": "12091906-01011992",
+    "context": {"page": {"path": "/checkout/", "url": "https://example.org/checkout/"}, "campaign": None},
+    "properties": {"revenue": 25, "coupons": ["NEW", "MAY"], "products": [{"product_id": "507", "price": 19}, {}]},
+    "timestamp": "2015-02-23T22:28:55.111Z",
+}
+METRIC = {
+    "metric_stream_name": "all",
+    "account_id": "123456789012",
+    "region": "eu-north-1",
+    "namespace": "AWS/EC2",
+    "metric_name": "DiskWriteOps",
+    "dimensions": {"InstanceId": "i-123456789012"},
+    "timestamp": 1611929698000,
+    "value": {"max": 2.5, "min": 0.0, "sum": 10.0, "count": 5.0},
+    "unit": "Seconds",
+}
+
 
 class _Record:
     def __init__(self, headers: list[tuple[str, bytes | None]]) -> None:
@@ -92,6 +124,32 @@ SAMPLES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {
             "at": 1_654_778_848_123, "logged": 1_654_778_848_000, "cluster": "north", "severity": "INFO",
             "service": "shop", "route": "/cart", "status": 503, "seconds": 0.25,
+        },
+    ),
+    (
+        "payment-events",
+        PAYMENT,
+        {
+            "id": "evt_1NG8Du2eZvKYlo2CUI79vXWy", "kind": "charge.failed", "at": 1_686_089_970_000, "live": True,
+            "amount_minor": 2000, "currency": "usd", "customer": None, "brand": "visa", "failure": "expired",
+            "object": PAYMENT["data"]["object"],
+        },
+    ),
+    (
+        "customer-tracks",
+        TRACK,
+        {
+            "message": "ajs-f8ca1e4de5024d9430b3928bd8ac6b96", "event": "Order Completed", "at": 1_424_730_535_111,
+            "visitor": "12091906-01011992", "user_id": None, "page": "/checkout/", "campaign": "direct",
+            "revenue": 25.0, "first_product": "507", "coupons": ["NEW", "MAY"],
+        },
+    ),
+    (
+        "cloud-metrics",
+        METRIC,
+        {
+            "at": 1_611_929_698_000, "account": "123456789012", "region": "eu-north-1", "service": "AWS/EC2",
+            "metric": "DiskWriteOps", "instance": "i-123456789012", "total": 10.0, "samples": 5.0, "greatest": 2.5,
         },
     ),
 ]  # fmt: skip
