@@ -168,10 +168,13 @@ def test_times_and_headers_count_as_they_are_accepted(make_bench: MakeBench) -> 
     assert [(row["code"], row["field"]) for row in refused["results"]] == [("missing_field", "plan")]
     refused = send(bench, ingest, events[:1], **{"X-Plan": "pro", "Amount": "five"})
     assert [(row["code"], row["field"]) for row in refused["results"]] == [("mistyped", "amount")]
+    kept = {"X-Plan": "pro", "Idempotency-Key": "k1"}
+    assert send(bench, ingest, events[2:], **kept)["quarantined"] == 1
+    assert send(bench, ingest, events[2:], **{**kept, "X-Plan": "free"})["code"] == "idempotency_key_reused"
     bench.produce([json.dumps(events[0]).encode()], headers=[("X-Plan", b"pro"), ("x-plan", b"free")])
-    bench.await_consumed(6)
+    bench.await_consumed(7)
     letters = bench.query('SELECT reason, field FROM {s}._dead_letters ORDER BY "offset"')
-    assert letters == [("mistyped", "ts"), ("missing_field", "plan"), ("mistyped", "amount")]
+    assert letters == [("mistyped", "ts"), ("missing_field", "plan"), ("mistyped", "amount"), ("mistyped", "ts")]
     start = 1_700_000_000_000 // 60_000 * 60_000
     path = f"/v1/pipelines/elsewhere/aggregates/by_plan?from={start}&to={start + 60_000}"
     rows = ask(api, path)["data"]
@@ -182,5 +185,5 @@ def test_times_and_headers_count_as_they_are_accepted(make_bench: MakeBench) -> 
             "ts": 1_700_000_000_000, "seen": 1_700_000_000_500, "plan": "pro", "amount": amount, "agent": key,
             "at": offset, "shop": "a", "details": {"size": 3, "x": [1]}, "size": 3,
         }
-        for amount, key, offset in ((5, "a", 0), (1, None, 5))
+        for amount, key, offset in ((5, "a", 0), (1, None, 6))
     ]  # fmt: skip
