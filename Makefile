@@ -151,6 +151,10 @@ bench-processor: setup ## Events per CPU-second of the processor, next to Quix S
 bench-peers: setup ## The same beside Bytewax, Kafka Streams and Flink too; latencies and recovery (20 minutes)
 	$(PYTHON) tests/bench/bench_peers.py $(ARGS)
 
+.PHONY: bench-formats
+bench-formats: setup ## What an event costs the processor by how it is written: flat, nested, formats of times, headers
+	POLARS_MAX_THREADS=1 $(PYTHON) tests/bench/bench_formats.py $(ARGS)
+
 .PHONY: bench-latency
 bench-latency: setup ## Milliseconds from acknowledged event to queryable row at 50,000 events a second
 	$(PYTHON) tests/bench/bench_latency.py $(ARGS)

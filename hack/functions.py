@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-from tidemill_contract.functions.base import ANY, NUMERIC, Function
+from tidemill_contract.functions.base import ANY, NUMERIC, WITH_STRINGS, Function
 from tidemill_contract.functions.registry import FUNCTIONS, ZERO_FILLED, listed
 from tidemill_contract.resource.kinds.metrics import METRICS
 from tidemill_contract.windows import evaluator
@@ -42,7 +42,8 @@ def _decoded() -> list[str]:
 
 
 def _fields(function: Function) -> str:
-    kinds = {ANY: "any", NUMERIC: "numeric"}.get(function.takes, "all but boolean")
+    known = {ANY: "any", WITH_STRINGS: "any, arrays of strings", NUMERIC: "numeric"}
+    kinds = known.get(function.takes, "all but boolean")
     return f"{kinds}, or none" if function.alone else kinds
 
 

@@ -18,7 +18,7 @@ from waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 CRD = ROOT / "crds" / "analyticspipelines.yaml"
-EXAMPLES = sorted((ROOT / "crds" / "examples").glob("*.yaml"))
+EXAMPLES = sorted((ROOT / "crds" / "examples").rglob("*.yaml"))
 _DEADLINE_SECONDS = 60.0
 
 pytestmark = pytest.mark.kubernetes

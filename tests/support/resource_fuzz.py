@@ -173,6 +173,8 @@ def _good(rng: random.Random, schema: Schema) -> Any:
     """A value that the schema takes, at its bounds more often than not."""
     if "enum" in schema:
         return rng.choice(schema["enum"])
+    if "type" not in schema:  # a value of one of several types: a field's path or default
+        return rng.choice(("more.of.it[0]", ["a.b", "c"], "country", 1, True))
     match schema.get("type"):
         case "boolean":
             return rng.random() < 0.5

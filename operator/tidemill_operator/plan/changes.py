@@ -53,7 +53,7 @@ def changes(
     return (
         *_topics(plan, live, configs),
         *_schema(plan.schema, live.schema),
-        *_aggregations(plan, live.schema, recounted=before is not None and _counting(before) != _counting(plan)),
+        *_aggregations(plan, live.schema, recounted=before is not None and _recounted(before, plan)),
         *_config(plan, before),
         *_workloads(plan, before),
     )
@@ -101,10 +101,21 @@ def _schema(schema: Schema, live: LiveSchema | None) -> Iterator[Change]:
         yield Change("change", "table", name, tuple(Difference("column", *pair) for pair in renames.items()))
 
 
-def _counting(plan: Plan) -> Any:
-    """Return the part of a plan that decides how an event counts in every aggregation."""
-    spec = json.loads(plan.config)["spec"]
-    return spec.get("transform"), spec["source"].get("eventTime", {}).get("field")
+def _recounted(before: Plan, after: Plan) -> bool:
+    """Return whether the same event counts differently from now on in some aggregation."""
+    old, new = (json.loads(plan.config)["spec"] for plan in (before, after))
+    if old.get("transform") != new.get("transform"):
+        return True
+    sources = old["source"], new["source"]
+    if len({source.get("eventTime", {}).get("field") for source in sources}) > 1:
+        return True
+    read_before, read_after = ({f["name"]: _read_from(f) for f in source["fields"]} for source in sources)
+    return any(read_after.get(name, place) != place for name, place in read_before.items())
+
+
+def _read_from(field: Mapping[str, Any]) -> dict[str, Any]:
+    """Return where and how a field's values are read, apart from its type, which new versions follow."""
+    return {name: value for name, value in field.items() if name not in ("type", "required")}
 
 
 def _aggregations(plan: Plan, live: LiveSchema | None, *, recounted: bool) -> Iterator[Change]:

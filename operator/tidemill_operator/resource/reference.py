@@ -41,13 +41,16 @@ A duration is a whole number and a unit: `250ms`, `10s`, `5m`, `1h`, `7d`. Names
 | `number` | 64-bit floats, integers too | numbers in quotes, `NaN`, `Infinity`, beyond 1.7e308 |
 | `boolean` | `true`, `false` | 0, 1, numbers and words in quotes |
 | `timestamp` | RFC 3339, a date alone, whole epoch milliseconds; the years 1 to 9999 in UTC | see below |
+| `strings` | an array of strings, for [topk and distinct](../fields.md#arrays-of-strings) | one string, other items |
+| `json` | any value; only [kept](../fields.md#json-as-it-comes) with raw events | NUL characters |
 
-A member that is absent or null has no value. For a `required` field, and for the event time, the event is then a dead
-letter with the reason `missing_field`. If a member occurs twice, the last one counts.
+A member that is absent or null has no value, or the field's `default`. For a `required` field, and for the event time,
+the event is then a dead letter with the reason `missing_field`. If a member occurs twice, the last one counts.
+[Fields of events](../fields.md) describes paths, defaults, and formats of timestamps.
 
-- A time needs a zone: `Z`, `+01:00` or `+0100`. `t`, `z` and a blank for the `T` are accepted. Seconds are required.
-  Leap seconds (`:60`), `24:00` and offsets without minutes (`+01`) are refused. A date alone, `2026-11-27`, is midnight
-  UTC.
+- A time needs a zone, unless the field has one: `Z`, `+01:00` or `+0100`. `t`, `z` and a blank for `T` are accepted.
+  Seconds are required. Leap seconds (`:60`), `24:00` and offsets without minutes (`+01`) are refused. A date alone,
+  `2026-11-27`, is midnight UTC.
 - Fractions of seconds may have any number of digits. Timestamps are stored in milliseconds; further digits are cut, not
   rounded. `first` and `last` order events by the microsecond; further digits are cut there too.
 - An integer from 631152000 to 4102444800 is `out_of_range`: in milliseconds it would be a day of January or February
@@ -143,7 +146,7 @@ def _rows(schema: dict[str, Any], path: str = "", required: bool = False) -> Ite
 def _type(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
-    kind = str(schema["type"])
+    kind = str(schema.get("type", "see there"))
     match kind:
         case "array":
             return f"list of {schema['items']['type']}s, at most {schema['maxItems']}"

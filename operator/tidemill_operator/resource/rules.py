@@ -102,6 +102,16 @@ _CHANGES = (
 
 _REFERENCES = (
     Rule(
+        "!self.source.fields.exists(f, f.type == 'json') || (has(self.events) && has(self.events.store) &&"
+        " self.events.store)",
+        "fields of type json need events.store: true",
+        say(
+            "field %s is of type json, which is only kept with raw events; set events.store: true, or take it out",
+            "self.source.fields.map(f, f.type == 'json', f.name)[0]",
+        ),
+        "source.fields",
+    ),
+    Rule(
         f"{_DERIVES}.all(d, !self.source.fields.exists(f, f.name == d.name))",
         "a derive is named like a field; rename the derive",
         first(
@@ -221,6 +231,31 @@ _SOURCE = (
 )
 
 
+def _of_timestamps(member: str) -> Rule:
+    return Rule(
+        f"!has(self.{member}) || self.type == 'timestamp'",
+        f"only fields of type timestamp have a {member}",
+        say(f"field %s is of type %s, and only timestamps have a {member}; take it out", "self.name", "self.type"),
+        member,
+    )
+
+
+def _own(*origins: str, kind: str) -> Rule:
+    return Rule(
+        f"!has(self.from) || !(self.from in {list(origins)}) || self.type == '{kind}'",
+        f"fields from {' or '.join(origins)} are of type {kind}",
+        say(f"field %s is read from the %s of records; write type: {kind}", "self.name", "self.from"),
+        "type",
+    )
+
+
+_FIELD = (
+    _of_timestamps("format"),
+    _of_timestamps("zone"),
+    _own("timestamp", kind="timestamp"),
+    _own("partition", "offset", kind="integer"),
+)
+
 _AGGREGATION = (
     Rule(
         "!has(self.groupBy) || self.metrics.all(m, !(m.name in self.groupBy))",
@@ -309,7 +344,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "": _RESOURCE,
     "spec": (*_CHANGES, *_REFERENCES, *_ANOMALIES, _REPLICAS),
     "spec.source": _SOURCE,
-    "spec.source.fields[]": (_NOT_RESERVED,),
+    "spec.source.fields[]": (_NOT_RESERVED, *_FIELD),
     "spec.transform.derive[]": (_NOT_RESERVED,),
     "spec.aggregations[]": _AGGREGATION,
     "spec.aggregations[].metrics[]": _METRIC,

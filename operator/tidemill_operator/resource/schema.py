@@ -28,6 +28,8 @@ _KEPT = (
     "maxProperties",
 )
 _NAMED = "name"
+_ANY_VALUE = "x-kubernetes-preserve-unknown-fields"
+"""Marks a member that is a value of one of several types, which no structural schema can say."""
 
 
 def structural(model: type[BaseModel], *, list_defaults: bool = False) -> dict[str, Any]:
@@ -49,6 +51,8 @@ def structural(model: type[BaseModel], *, list_defaults: bool = False) -> dict[s
 # `drop`: whether defaults are dropped from here on. False until a list begins; None: never.
 def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, drop: bool | None) -> dict[str, Any]:
     raw = _resolve(raw, defs)
+    if _ANY_VALUE in raw:
+        return {"description": raw["description"], _ANY_VALUE: True}
     out: dict[str, Any] = {key: raw[key] for key in _KEPT if key in raw}
     if out.get("default", ...) is None or drop:
         out.pop("default", None)

@@ -91,6 +91,30 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         "source.fields[0].name",
         "the name window_start is reserved for what answers say of windows; choose another",
     ),
+    *(
+        (
+            f"source.fields.0.{member}",
+            value,
+            f"source.fields[0].{member}",
+            f"field country is of type string, and only timestamps have a {member}; take it out",
+        )
+        for member, value in (("format", "us"), ("zone", "Europe/Berlin"))
+    ),
+    *(
+        (
+            "source.fields.0.from",
+            part,
+            "source.fields[0].type",
+            f"field country is read from the {part} of records; write type: {kind}",
+        )
+        for part, kind in (("timestamp", "timestamp"), ("partition", "integer"), ("offset", "integer"))
+    ),
+    (
+        "source.fields.0.type",
+        "json",
+        "source.fields",
+        "field country is of type json, which is only kept with raw events; set events.store: true, or take it out",
+    ),
     ("transform.derive.0.name", "window_start", "transform.derive[0].name", "the name window_start is reserved"),
     (
         "transform.derive.0.name",

@@ -11,6 +11,7 @@ from metric_draws import functions_for, parameters_for
 from oracle.cells import kind_of
 from oracle.draw_expressions import NUMERIC, TAME, Drawer
 from oracle.expressions import compiled
+from oracle.places import draw_place
 from oracle.windows import draw_window
 from tidemill_contract.functions.registry import ALONE
 
@@ -49,7 +50,10 @@ class SpecDrawer:
         spec: Spec = {
             "source": {
                 "topic": {"partitions": rnd.randint(1, 3)},
-                "fields": [{"name": n, "type": kind, "required": n == "ts"} for n, kind in FIELDS.items()],
+                "fields": [
+                    {"name": n, "type": kind, "required": n == "ts", **draw_place(rnd, n, kind)}
+                    for n, kind in FIELDS.items()
+                ],
                 "eventTime": {
                     "field": "ts", "maxDisorder": rnd.choice(["0s", "5s", "1m"]), "idleTimeout": "5h",
                     "maxAdvance": "90d",

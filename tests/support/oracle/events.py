@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from oracle.expressions import moment_of
+from oracle.places import put, steps_of, written
 
-Fields = Mapping[str, str]
-"""Types by name; `ts` is the event's time."""
+Fields = Sequence[Mapping[str, Any]]
+"""As the spec has them; `ts` is the event's time."""
 
 BROKEN: tuple[tuple[bytes, str], ...] = (
     (b"{", "not_json"),
@@ -68,7 +69,8 @@ class EventDrawer:
 
     def draw(self, time: int, partition: int | None = None) -> Event:
         """A valid event of this time, or the same once more as one before, in a partition or any."""
-        values: dict[str, Any] = {name: self._value(name, kind) for name, kind in self.fields.items() if name != "ts"}
+        others = [(each["name"], each["type"]) for each in self.fields if each["name"] != "ts"]
+        values: dict[str, Any] = {name: self._value(name, kind) for name, kind in others}
         return self._put({**values, "ts": moment_of(time)}, time, self._place(partition))
 
     def broken(self) -> Event:
@@ -77,7 +79,7 @@ class EventDrawer:
         raw, reason = rnd.choice(BROKEN)
         if rnd.random() < 0.5:
             member, reason = rnd.choice(_WRONG)
-            raw = json.dumps({"ts": 1_770_000_000_000, **member}).encode()
+            raw = json.dumps(self._placed({"ts": 1_770_000_000_000, **member})).encode()
         return self._keep(Event(partition, self._next(partition), raw, reason=reason))
 
     def again(self, event: Event) -> Event:
@@ -99,12 +101,24 @@ class EventDrawer:
         return event
 
     def _put(self, values: dict[str, Any], time: int, partition: int) -> Event:
-        members = {name: self._written(value) for name, value in values.items() if value is not None or self._says()}
+        members = self._placed({name: value for name, value in values.items() if value is not None or self._says()})
         if self.rnd.random() < 0.1:
             members["unknown"] = [1, {"a": None}]
         raw = json.dumps(members, ensure_ascii=self._says()).encode()
         plain = {name: value + 0.0 if isinstance(value, float) else value for name, value in values.items()}
         return self._keep(Event(partition, self._next(partition), raw, time, plain))
+
+    def _placed(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The members of an event with these fields; an object that would be empty is maybe null."""
+        members: dict[str, Any] = {}
+        for each in self.fields:
+            if each["name"] in values:
+                value = values[each["name"]]
+                own = written(each, value) if isinstance(value, dt.datetime) else None
+                put(members, steps_of(each), self._written(value) if own is None else own)
+        if self._says() and any(len(steps_of(each)) > 1 for each in self.fields):
+            members.setdefault("in", None)
+        return members
 
     def _says(self) -> bool:
         return self.rnd.random() < 0.5

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from oracle.compare import differences, summary
-from oracle.draw_spec import FIELDS, SpecDrawer
+from oracle.draw_spec import SpecDrawer
 from oracle.events import Event, EventDrawer
 from oracle.model import Model, Version
 from oracle.platform import Running, Stuck
@@ -70,7 +70,8 @@ class Round:
         self._document = self._specs.document(f"f{seed}")
         self._spec = self._document["spec"]
         self._model = Model(self._spec)
-        self._events = EventDrawer(self._rnd, FIELDS, self._spec["source"]["topic"]["partitions"])
+        source = self._spec["source"]
+        self._events = EventDrawer(self._rnd, source["fields"], source["topic"]["partitions"])
         self._brake = BASE + self._rnd.randrange(3_600_000)
         self._did: list[str] = []
         self._started = time.monotonic()

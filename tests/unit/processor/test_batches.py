@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from kafka_records import KafkaRecord
 from tidemill_contract.functions.partials import field_types, layout
 from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.windows import decoders
 from tidemill_processor.batch import BatchReader
 from tidemill_processor.merge.aggregate import aggregate
 
@@ -38,6 +39,44 @@ class Record(KafkaRecord):
 
     def value(self) -> bytes:
         return json.dumps({"ts": 1_770_000_000_000, "z": self.z}).encode()
+
+
+@dataclass(frozen=True)
+class Tagged(KafkaRecord):
+    """An array of strings."""
+
+    tags: object
+    o: int
+    p: int = 0
+
+    def value(self) -> bytes:
+        return json.dumps({"ts": 1_770_000_000_000, "k": self.o % 2, "more": {"tags": self.tags}}).encode()
+
+
+def test_each_string_of_an_array_counts() -> None:
+    """Nulls and arrays without strings count nothing; an array of something else is no event."""
+    fields = [{"name": "ts", "type": "timestamp"}, {"name": "k", "type": "integer"}]
+    fields.append({"name": "tags", "type": "strings", "path": "more.tags"})
+    metrics: list[dict[str, object]] = [{"name": "n", "function": "count"}]
+    metrics += [{"name": name, "function": name, "field": "tags"} for name in ("topk", "distinct")]
+    by_key = {"name": "a", "groupBy": ["k"], "window": {"type": "tumbling", "size": "1h"}, "metrics": metrics}
+    spec = PipelineSpec.model_validate({"source": {"fields": fields}, "aggregations": [by_key]})
+    sent = [["a", "b"], ["x"], ["a", None], [], None, ["x", "y"], ["a", "b", "b"], None, 5, [1], "a", ["c\0"]]
+    batch = BatchReader(spec).read([Tagged(tags, o) for o, tags in enumerate(sent)], 1_770_000_000_000)
+    assert [(letter.offset, letter.reason) for letter in batch.dead] == [
+        (8, "mistyped"), (9, "mistyped"), (10, "mistyped"), (11, "bad_string"),
+    ]  # fmt: skip
+    assert batch.dead[1].detail is not None
+    assert batch.dead[1].detail.startswith("tags: expected an array of strings, got array [1]; send an array of str")
+    plan = layout(spec.aggregations[0], field_types(spec, {}))
+    rows = aggregate(batch.frame, plan, closed_until=None, epochs={0: 0}).rows.sort("k")
+    read = decoders(plan)
+    found = [
+        [(item["value"], item["count"]) for item in read["topk"](stored) or []] for stored in rows["_frequent_tags"]
+    ]
+    assert found == [[("a", 3), ("b", 3)], [("x", 2), ("y", 1)]]
+    assert [read["distinct"](stored) for stored in rows["_uniques_tags"]] == [2, 2]
+    assert rows["_count"].to_list() == [4, 4]
 
 
 def test_both_zeros_are_one_group_sent_or_derived() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from tidemill_api.catalog import AggregationModel, PipelineModel
 from tidemill_api.database import Connection
 from tidemill_contract.resource.kinds.detectors import DETECTORS
-from tidemill_contract.resource.spec import AnomalySpec
+from tidemill_contract.resource.spec import AnomalySpec, FieldSpec
 from tidemill_contract.tables import aggregations, anomalies, offsets, readers
 from tidemill_contract.times import rfc3339, rfc3339_ms
 
@@ -81,13 +81,17 @@ async def describe(connection: Connection, model: PipelineModel) -> dict[str, An
         "aggregations": described,
         "anomalies": [_anomaly_rule(rule) for rule in config.spec.anomalies],
         "events": {"store": config.spec.events.store, "retention": config.spec.events.retention},
-        "fields": [{"name": f.name, "type": f.type, "required": f.required} for f in config.spec.source.fields],
+        "fields": [_field(f) for f in config.spec.source.fields],
         "progress": progress,
         "counts": {
             "anomalies": found_anomalies,
             "dead_letters": progress["invalid"] + sum(a["late_dead"] or 0 for a in described),
         },
     }
+
+
+def _field(field: FieldSpec) -> dict[str, Any]:
+    return {"name": field.name, "type": field.type, "required": field.required, "path": field.place}
 
 
 def _anomaly_rule(rule: AnomalySpec) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import re
 
 _EPOCH, _MILLISECOND = dt.datetime(1970, 1, 1, tzinfo=dt.UTC), dt.timedelta(milliseconds=1)
 _MICROSECOND_DIGITS = 6
+_LOCAL = re.compile(r"(\d{4}-\d{2}-\d{2})(?:[Tt ](\d{2}:\d{2}:\d{2})(?:\.(\d+))?)?", re.ASCII)
 _TIME = re.compile(
     r"(\d{4}-\d{2}-\d{2})(?:[Tt ](\d{2}:\d{2}:\d{2})(?:\.(\d+))?(?:[Zz]|([+-]\d{2}):?(\d{2})))?", re.ASCII
 )
@@ -46,6 +47,27 @@ def read_time(text: str) -> dt.datetime:
         return moment.astimezone(dt.UTC)
     except OverflowError:
         raise ValueError("it is outside the years 1 to 9999") from None
+
+
+def read_local(text: str, zone: dt.tzinfo) -> dt.datetime:
+    """The same of texts that name no zone, which are of `zone`; a date alone is its midnight there.
+
+    Of two moments that a clock change gives the same text the first is meant; what it skips is read with the offset
+    before it.
+
+    Raises:
+        ValueError: it is no time, or lies outside the years 1 to 9999.
+    """
+    match = _LOCAL.fullmatch(text)
+    if match is None:
+        return read_time(text)
+    day, time, fraction = match.groups()
+    digits = (fraction or "")[:_MICROSECOND_DIGITS].ljust(_MICROSECOND_DIGITS, "0")
+    try:
+        moment = dt.datetime.fromisoformat(f"{day}T{time or '00:00:00'}.{digits}")
+        return moment.replace(tzinfo=zone).astimezone(dt.UTC)
+    except OverflowError:
+        raise ValueError("it lies outside the years 1 to 9999") from None
 
 
 def read_start(text: str) -> dt.datetime:

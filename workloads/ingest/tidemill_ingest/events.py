@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from tidemill_chassis.resilience.config import Deadline
 from tidemill_chassis.web.problems import Problem, bad_parameter, unavailable
+from tidemill_contract.events.quarantine import Headers
 from tidemill_ingest import metrics, results
 from tidemill_ingest.body import Events, split
 from tidemill_ingest.body_reader import Memory, read_body
@@ -82,6 +83,7 @@ class _Sent:
     events: Events
     options: Options
     size: int
+    headers: Headers
 
     @property
     def topic(self) -> str:
@@ -99,7 +101,7 @@ class _Sent:
         Raises:
             _NothingSentError: some are invalid, and `accept_partial` is false.
         """
-        records = self.pipeline.judge.judge(self.events.values, int(time.time() * 1000))
+        records = self.pipeline.judge.judge(self.events.values, int(time.time() * 1000), self.headers)
         if records.invalid and not self.options.accept_partial:
             self.pipeline.count({results.REJECTED: len(records.values)})
             raise _NothingSentError(refusal(Outcome(records, Delivery(), self.events.ids)))
@@ -138,7 +140,8 @@ class EventsHandler:
                 events = split(body, request.headers)
                 metrics.INGEST_BYTES.labels(pipeline.name).inc(len(body))
                 metrics.INGEST_BATCH_EVENTS.observe(len(events.values))
-                found = await self._answer(request, _Sent(pipeline, events, options, len(body)), body)
+                passed_on = pipeline.judge.passed_on(request.headers)
+                found = await self._answer(request, _Sent(pipeline, events, options, len(body), passed_on), body)
         except ClientDisconnect:
             return Response(status_code=400)  # the client is gone, and nothing was sent
         return Response(found.body, found.status, found.headers, media_type=found.media_type)
@@ -150,7 +153,8 @@ class EventsHandler:
             if key is None:
                 return await self._take(sent, deadline)
             query = "&".join(sorted(request.url.query.split("&")))
-            parts = (query, request.headers.get("content-type", ""), request.headers.get("ce-id", ""))
+            passed_on = (f"{name}: {value!r}" for name, value in sent.headers)
+            parts = (query, request.headers.get("content-type", ""), request.headers.get("ce-id", ""), *passed_on)
             batch = Batch(sent.pipeline.name, key, fingerprint(body, *parts), len(sent.events.values))
             return await self._take_once(batch, sent, deadline)
         except _NothingSentError as nothing:

@@ -23,7 +23,7 @@ on their way, a repeated request is answered with 503 `batch_under_way`, and aft
 process ended during the batch, and an event may be written twice."""
 
 _INTEGER, _STRING = {"type": "integer", "minimum": 0}, {"type": "string"}
-_EVENT = {"type": "object", "description": "An event: the fields of the pipeline's `source.fields`."}
+_EVENT = {"type": "object", "description": "An event: the members that `source.fields` are read from."}
 _CLOUD_EVENT = {
     "type": "object",
     "required": ["specversion", "id", "source", "type"],

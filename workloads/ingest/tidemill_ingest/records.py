@@ -6,13 +6,14 @@ Only the processor writes dead letters, so that each has a topic, a partition an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tidemill_contract.events import quarantine
-from tidemill_contract.events.decoder import QUARANTINE_PREFIX, EventDecoder, InvalidEvent, Reason
+from tidemill_contract.events.decoder import QUARANTINE_PREFIX, InvalidEvent, Reason
 from tidemill_contract.events.quarantine import Headers
+from tidemill_contract.events.records import RecordDecoder
 from tidemill_contract.runtime import PipelineConfig
 
 KEPT_BYTES = 64 * 1024
@@ -26,7 +27,7 @@ class Records:
     Attributes:
         values: the values; of invalid events in their marked form.
         keys: record keys; None if the pipeline has none.
-        headers: of invalid events, by index.
+        headers: of invalid events, and those that a request's headers are passed on to, by index.
         invalid: the verdicts of invalid events, by index.
     """
 
@@ -59,32 +60,75 @@ class Records:
         return Records([QUARANTINE_PREFIX + value], [None], {0: quarantine.headers(verdict)}, {0: verdict})
 
 
+@dataclass(frozen=True)
+class _Sent:
+    """A record as far as it is known before Kafka has it."""
+
+    own_key: bytes | None
+    own_headers: Headers
+
+    def key(self) -> bytes | None:
+        return self.own_key
+
+    def headers(self) -> Headers:
+        return self.own_headers
+
+    def partition(self) -> None:
+        return None
+
+    def offset(self) -> None:
+        return None
+
+    def timestamp(self) -> tuple[int, None]:
+        return 0, None
+
+
 class Judge:
-    """Validates the events of one pipeline and computes their keys."""
+    """Validates the events of one pipeline and computes their keys.
+
+    Attributes:
+        headers: the names of the headers that fields are read from.
+    """
 
     def __init__(self, config: PipelineConfig) -> None:
-        self._decoder = EventDecoder(config.spec)
+        self._decoder = RecordDecoder(config.spec)
+        self.headers = self._decoder.headers
         self._key = config.spec.source.key
         kinds = {field.name: field.type for field in config.spec.source.fields}
         self._encode: Callable[[Any], bytes] = _ENCODERS.get(kinds.get(self._key or "", ""), _encode_number)
 
-    def judge(self, values: Sequence[bytes], now_ms: int) -> Records:
-        """Return the records of events that arrived at wall time `now_ms` (epoch milliseconds)."""
-        events, invalid = self._decoder.decode_batch(values, now_ms)
-        keys = None
-        if self._key is not None:
-            keys = self._keys(self._key, events)
-        records = Records(list(values), keys, {}, invalid)
+    def passed_on(self, headers: Mapping[str, str]) -> Headers:
+        """The headers of a request that records get."""
+        # An ASGI server gives bytes as Latin-1.
+        return [(name, headers[name].encode("latin-1")) for name in self.headers if name in headers]
+
+    def judge(self, values: Sequence[bytes], now_ms: int, passed_on: Headers | None = None) -> Records:
+        """Return the records of events that arrived at wall time `now_ms` (epoch milliseconds).
+
+        Args:
+            values: the events.
+            now_ms: when they arrived.
+            passed_on: headers of each record.
+        """
+        decoded = self._decoder.decode_all(values, now_ms)
+        keys = self._keys(self._key, decoded.events) if self._key is not None else None
+        headers = passed_on or []
+        if self._decoder.beside:
+            sent = [_Sent(keys[index] if keys is not None else None, headers) for index in range(len(values))]
+            decoded = self._decoder.complete(decoded, sent, now_ms)
+        invalid = decoded.invalid
+        records = Records(list(values), keys, dict.fromkeys(range(len(values)), headers) if headers else {}, invalid)
         for index, verdict in invalid.items():
             value = values[index][:KEPT_BYTES] if verdict.reason is Reason.TOO_LARGE else values[index]
             records.values[index] = QUARANTINE_PREFIX + value
-            records.headers[index] = quarantine.headers(verdict)
+            records.headers[index] = [*headers, *quarantine.headers(verdict)]
         return records
 
     def _keys(self, name: str, events: list[Any]) -> list[bytes | None]:
         encode = self._encode
-        found = [getattr(event, name, None) for event in events]
-        return [encode(value) if value is not None else None for value in found]
+        found = iter(self._decoder.values([event for event in events if event is not None], name))
+        values = (next(found) if event is not None else None for event in events)
+        return [encode(value) if value is not None else None for value in values]
 
 
 def _encode_number(value: float) -> bytes:

@@ -7,15 +7,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
-from operator import attrgetter
 from typing import Any, Protocol
 
-import msgspec
 import polars as pl
 
 from tidemill_contract.events import quarantine
-from tidemill_contract.events.decoder import MAX_KEY_BYTES, QUARANTINE_PREFIX, EventDecoder, InvalidEvent, Reason
+from tidemill_contract.events.decoder import MAX_KEY_BYTES, QUARANTINE_PREFIX, InvalidEvent, Reason
 from tidemill_contract.events.details import TOMBSTONE
+from tidemill_contract.events.kept_json import JSON
+from tidemill_contract.events.records import RecordDecoder
 from tidemill_contract.expressions.compiler import POLARS_TYPES, compile_transform, derived_types
 from tidemill_contract.expressions.values import one_zero
 from tidemill_contract.functions.partials import field_types, fields_of, kept_in_order
@@ -220,7 +220,7 @@ class BatchReader:
             offsets: whether frames always have `_o`.
         """
         self._ordered = any(kept_in_order(m) for a in spec.aggregations for m in a.metrics)
-        self._decoder = EventDecoder(spec, exact=self._ordered)
+        self._decoder = RecordDecoder(spec, exact=self._ordered)
         derived = derived_types(spec)
         conditional = conditional_columns(spec, field_types(spec, derived))
         self._transform = replace(compile_transform(spec), further=conditional)
@@ -235,7 +235,8 @@ class BatchReader:
         read |= {rule.field for rule in spec.anomalies}
         read |= spec.group_columns | condition_fields(spec)
         # Expressions may read any field. Without expressions, only fields of groups, metrics and rules are needed.
-        self._columns = {f.name: POLARS_TYPES[f.type] for f in spec.source.fields if f.name in read or not plain}
+        needed = [f for f in spec.source.fields if f.type != JSON and (f.name in read or not plain)]
+        self._columns = {f.name: POLARS_TYPES.get(f.type, pl.List(pl.String)) for f in needed}
 
     def read(self, messages: Sequence[Message], now_ms: int) -> Batch:
         """Decode records of one or several partitions, in consume order, at wall time `now_ms`."""
@@ -245,7 +246,7 @@ class BatchReader:
         """Decode the next records of a batch; `first` is the number of its records that are decoded already."""
         raws = [m.value() or b"" for m in messages]
         largest = max(map(len, raws), default=0)
-        decoded = self._decoder.decode_all(raws, now_ms, largest=largest)
+        decoded = self._decoder.decode_all(raws, now_ms, largest=largest, records=messages)
         events, invalid, micros = decoded.events, decoded.invalid, decoded.micros
         times = self._event_times(messages, events, invalid, now_ms)
         partitions = [m.partition() for m in messages]
@@ -272,12 +273,12 @@ class BatchReader:
             columns.append(pl.Series(OFFSET, [messages[i].offset() for i in index], dtype=pl.Int64))
         for name, dtype in self._columns.items():
             stored = pl.Int64 if isinstance(dtype, pl.Datetime) else dtype
-            column = pl.Series(name, list(map(attrgetter(name), valid)), dtype=stored)
+            column = pl.Series(name, self._decoder.values(valid, name), dtype=stored)
             if dtype == pl.Float64:
                 column = one_zero(column)
             columns.append(column.cast(dtype) if stored != dtype else column)
         if self._keeps_events:
-            columns.append(pl.Series(DATA, [msgspec.json.encode(event).decode() for event in valid], dtype=pl.String))
+            columns.append(pl.Series(DATA, self._decoder.as_json(valid, [raws[i] for i in index]), dtype=pl.String))
         size = sum(map(len, raws)) if largest > MAX_KEY_BYTES else 0
         return Piece(size, pl.DataFrame(columns), messages, dead, ends, consumed, arrived)
 
@@ -289,7 +290,7 @@ class BatchReader:
         if value.startswith(QUARANTINE_PREFIX):
             # Ingest validated it when Kafka got it. Its time may have been too far in the future then, but not now.
             when = message.timestamp()[1]
-            refusal = partial(self._decoder.refusal, now_ms=when if when > 0 else now_ms)
+            refusal = partial(self._decoder.refusal, now_ms=when if when > 0 else now_ms, record=message)
             ingests = quarantine.verdict_of(value, message.headers() or (), refusal)
             if ingests is not None:
                 return _letter(message, value[len(QUARANTINE_PREFIX) :], ingests)
@@ -321,10 +322,10 @@ class BatchReader:
         self, messages: Sequence[Message], events: list[Any], invalid: dict[int, InvalidEvent], now_ms: int
     ) -> list[int]:
         if self._time_field is not None:
-            read = attrgetter(self._time_field)
             if not invalid:
-                return list(map(read, events))
-            return [read(event) if event is not None else 0 for event in events]
+                return self._decoder.values(events, self._time_field)
+            found = iter(self._decoder.values([event for event in events if event is not None], self._time_field))
+            return [next(found) if event is not None else 0 for event in events]
         times = [m.timestamp()[1] for m in messages]
         for i, time in enumerate(times):
             if i in invalid:

@@ -136,9 +136,9 @@ def test_a_time_is_refused_with_the_remedy(field: str, value: Any, reason: Reaso
 
 def test_a_records_own_time_is_told_in_its_unit_too() -> None:
     with pytest.raises(InvalidEvent, match="as microseconds it is 2026-11-27"):
-        DECODER.check_record_time(1_795_773_600_000_000, NOW)
+        DECODER.times.check_record(1_795_773_600_000_000, NOW)
     with pytest.raises(InvalidEvent, match="as seconds it is 2026-11-27"):
-        DECODER.check_record_time(1_795_773_600, NOW)
+        DECODER.times.check_record(1_795_773_600, NOW)
 
 
 MOMENTS = st.datetimes(dt.datetime(1970, 3, 1), dt.datetime(2026, 11, 27))

@@ -204,6 +204,28 @@ CASES: dict[str, list[Case]] = {
         Case(put("source.fields[2].type", "integer"), (RESTART, *NEXT_VERSION)),
     ],
     "source.fields.required": [Case(put("source.fields[5].required", True), (RESTART,))],
+    "source.fields.path": [
+        Case(put("source.fields[5].path", "details.note"), (RESTART, RECOUNTED)),
+        invalid("source.fields[5].path", "details..note", "spec.source.fields[5].path: is no path of members"),
+    ],
+    "source.fields.default": [Case(put("source.fields[5].default", "none"), (RESTART, RECOUNTED))],
+    "source.fields.format": [
+        Case(
+            put("source.fields[5].format", "us"), (RESTART, RECOUNTED), before=put("source.fields[5].type", "timestamp")
+        ),
+        invalid("source.fields[5].format", "us", "spec.source.fields[5].format: only timestamps have a format"),
+    ],
+    "source.fields.zone": [
+        Case(
+            put("source.fields[5].zone", "Europe/Berlin"),
+            (RESTART, RECOUNTED),
+            before=put("source.fields[5].type", "timestamp"),
+        ),
+    ],
+    "source.fields.from": [
+        Case(put("source.fields[5].from", "header"), (RESTART, RECOUNTED)),
+        invalid("source.fields[5].from", "offset", "spec.source.fields[5].type: the record's offset is of type"),
+    ],
     "source.strict": [Case(put("source.strict", True), (RESTART,))],
     "source.key": [refused("source.key", "note", "spec.source.key: changed from country to note")],
     "source.eventTime.field": [Case(put("source.eventTime.field", "sent"), (RESTART, RECOUNTED))],

@@ -131,7 +131,9 @@ _DESCRIPTION = structure(
         "aggregations": array(ref("Aggregation")),
         "anomalies": array({**OBJECT, "description": "An anomaly rule as in the resource."}),
         "events": structure("Whether events are kept, and how long.", {"store": BOOLEAN, "retention": STRING}),
-        "fields": array(structure("A field of events.", {"name": STRING, "type": STRING, "required": BOOLEAN})),
+        "fields": array(
+            structure("A field of events.", {"name": STRING, "type": STRING, "required": BOOLEAN, "path": STRING})
+        ),
         "progress": structure(
             "The progress of reading the source topic.",
             {

@@ -157,7 +157,7 @@ def events_listing(model: PipelineModel) -> Listing:
             "events_not_kept", f"{model.name} keeps no events; set events.store: true in its spec to keep them"
         )
     own = {"event_time", "epoch", "partition", "offset", "data"}
-    fields = [f for f in model.config.spec.source.fields if f.name not in own]
+    fields = [f for f in model.config.spec.source.fields if f.name not in own and f.type in SQL_TYPES]
     typed = "".join(f", {_field_sql(f.name, f.type)} AS {quote(f.name)}" for f in fields)
     return Listing(
         kind="events",

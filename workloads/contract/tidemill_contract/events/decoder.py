@@ -8,12 +8,11 @@ Some values that msgspec refuses or rounds have only one possible meaning. They 
 from __future__ import annotations
 
 import datetime as dt
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
-from operator import attrgetter, sub
-from typing import Annotated, Any
+from operator import sub
+from typing import Any
 
 import msgspec
 
@@ -24,12 +23,19 @@ from tidemill_contract.events.details import (
     beyond_years,
     counts_seconds,
     envelope_of,
+    miswritten,
     not_json,
     refused,
-    unit_hint,
+    with_path,
 )
-from tidemill_contract.events.members import may_be_rounded, members, mended
+from tidemill_contract.events.event_times import EventTimes
+from tidemill_contract.events.kept_json import JSON, KeptJson
+from tidemill_contract.events.members import as_object, may_be_rounded, members, mended
+from tidemill_contract.events.shapes import Leaf, Shape
+from tidemill_contract.events.timestamps import TimeFormat
+from tidemill_contract.events.types import EPOCH, default_of, epoch_ms, kind_of, type_of
 from tidemill_contract.events.verdicts import FIELD_HEADER, QUARANTINE_PREFIX, REASON_HEADER, InvalidEvent, Reason
+from tidemill_contract.functions.base import STRINGS
 from tidemill_contract.resource.spec import PipelineSpec
 
 __all__ = [
@@ -46,19 +52,9 @@ MAX_EVENT_BYTES = 1024 * 1024
 MAX_KEY_BYTES = 1024
 # The key is a field of the event, so a record may hold almost twice an event's bytes. The rest is for headers.
 MAX_RECORD_BYTES = 2 * MAX_EVENT_BYTES + 128 * 1024
-EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_MILLISECOND = dt.timedelta(milliseconds=1)
 _MIN_TIMESTAMP_MS, _MAX_TIMESTAMP_MS = -62_135_596_800_000, 253_402_300_799_999
 _TOGETHER, _GROUP = 512, 64
 _BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-
-_TYPES: dict[str, Any] = {
-    "string": str,
-    "integer": Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)],
-    "number": float,
-    "boolean": bool,
-    "timestamp": int | Annotated[dt.datetime, msgspec.Meta(tz=True)],
-}
 
 
 @dataclass(frozen=True)
@@ -80,8 +76,8 @@ class Decoded:
 class EventDecoder:
     """Decodes and validates the events of one pipeline.
 
-    An event is a msgspec Struct with one attribute for each field, in the spec's order. Timestamps are epoch
-    milliseconds. Absent optional fields are None.
+    An event is a msgspec Struct, whose fields `values` reads. Without paths, each field is an attribute. Timestamps are
+    epoch milliseconds. Absent optional fields are None, or their default.
     """
 
     def __init__(self, spec: PipelineSpec, *, exact: bool = False) -> None:
@@ -91,24 +87,53 @@ class EventDecoder:
             spec: the pipeline's spec.
             exact: whether `Decoded` has the microseconds of event times.
         """
-        fields = spec.source.fields
+        fields = [field for field in spec.source.fields if field.origin == "value" and field.type != JSON]
+        beside = [field for field in spec.source.fields if field.origin != "value"]
+        kept = {field.name: field.steps for field in spec.source.fields if field.type == JSON}
+        self._kept = KeptJson(kept) if kept else None
         self.names = tuple(f.name for f in fields)
-        self.event_time_field = spec.source.event_time.field
+        self.event_time_field = time if (time := spec.source.event_time.field) in self.names else None
         self._exact = exact and self.event_time_field is not None
-        self._kinds: dict[str, str] = {f.name: f.type for f in fields}
-        self._timestamps = tuple(f.name for f in fields if f.type == "timestamp")
+        self._kinds = {f.name: kind_of(f) for f in fields}
+        self._steps = {f.name: f.steps for f in fields}
+        formats = {f.name: TimeFormat.of(f) for f in fields if f.type == "timestamp"}
+        # Those that the JSON reader reads itself come first: events with them may be read again.
+        self._timestamps = tuple(sorted(formats, key=lambda name: formats[name] is not None))
+        self._formats = {name: written for name, written in formats.items() if written is not None}
         self._strings = tuple(f.name for f in fields if f.type == "string")
+        self._lists = tuple(f.name for f in fields if f.type == STRINGS)
         self._group_strings = tuple(name for name in self._strings if name in spec.group_columns)
-        self._max_future_ms = parse_ms(spec.source.event_time.max_future)
-        required = [(f.name, _TYPES[f.type]) for f in fields if f.required or f.name == self.event_time_field]
-        optional = [
-            (f.name, _TYPES[f.type] | None, None) for f in fields if not f.required and f.name != self.event_time_field
+        self.times = EventTimes(self.event_time_field, parse_ms(spec.source.event_time.max_future))
+        leaves = [
+            Leaf(f.name, f.steps, type_of(f), f.required or f.name == self.event_time_field, default_of(f))
+            for f in fields
         ]
-        self._takes_any = not required
-        self.type = msgspec.defstruct(
-            "Event", [*required, *optional], kw_only=True, forbid_unknown_fields=spec.source.strict, gc=False
-        )
+        self._takes_any = not any(leaf.required for leaf in leaves)
+        leaves += [Leaf(field.name, field.steps, Any, required=False, beside=True) for field in beside]
+        if spec.source.strict:
+            leaves += [
+                Leaf(name, steps, Any, required=False, unread=True)
+                for name, steps in kept.items()
+                if not any(one[: len(steps)] == steps[: len(one)] for one in self._steps.values())
+            ]
+        self._shape = Shape(leaves, strict=spec.source.strict)
+        self.type = self._shape.type
         self._decode = msgspec.json.Decoder(self.type).decode
+
+    def values(self, events: Sequence[Any], name: str) -> list[Any]:
+        """A field's value in each event."""
+        return self._shape.values(events, name)
+
+    def put(self, events: Sequence[Any], name: str, values: Sequence[Any]) -> None:
+        """Set a field that is no member of the events."""
+        self._shape.put(events, name, values)
+
+    def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
+        """The fields of each event as a JSON object, by the fields' names; `raws` are the events' bytes."""
+        texts = map(msgspec.json.encode, self._shape.flattened(events))
+        if self._kept is not None:
+            texts = map(self._kept.added, texts, raws)
+        return [text.decode() for text in texts]
 
     def decode(self, raw: bytes, now_ms: int) -> Any:
         """Return the event in `raw`, validated at wall time `now_ms` (epoch milliseconds).
@@ -181,8 +206,18 @@ class EventDecoder:
             if self._unusual(events, parts, largest):
                 return None
             for name in self._timestamps:
-                values = list(map(attrgetter(name), events))
+                values = self._shape.values(events, name)
                 own = name == self.event_time_field
+                if name in self._formats:
+                    exact = self._formats[name].all_micros(values)
+                    values = [None if each is None else each // 1000 for each in exact]
+                    if own and self._exact:
+                        micros = [(each or 0) % 1000 for each in exact]
+                    self._shape.put(events, name, values)
+                    known = [value for value in values if value is not None]
+                    if known and not self._plain_times(known, own=own, now_ms=now_ms):
+                        return None
+                    continue
                 kinds = set(map(type, values))
                 if kinds != {int}:
                     if rounded is None and dt.datetime in kinds:
@@ -190,16 +225,16 @@ class EventDecoder:
                         rounded = any(map(may_be_rounded, parts))
                         if rounded:
                             events = [self._cut(raw, event) for raw, event in zip(raws, events, strict=True)]
-                            values = list(map(attrgetter(name), events))
+                            values = self._shape.values(events, name)
                     if own and self._exact:
                         micros = list(map(_micros, values))
                     values = _all_epoch_ms(values, kinds)
-                    deque(map(setattr, events, repeat(name), values), maxlen=0)
+                    self._shape.put(events, name, values)
                     if type(None) in kinds:
                         values = [value for value in values if value is not None]
                 if values and not self._plain_times(values, own=own, now_ms=now_ms):
                     return None
-        except _BROKEN:
+        except (*_BROKEN, ValueError, OverflowError):
             return None
         return Decoded(events, {}, micros)
 
@@ -208,21 +243,26 @@ class EventDecoder:
         # A search for one byte is much faster than for six, and most events have no backslash.
         if any(b"\\" in part and b"\\u0000" in part for part in parts):
             return True
+        if self._kept is not None and self._kept.unusual(parts):
+            return True
         if self._takes_any and any(b'"payload"' in part or b'"op"' in part for part in parts):
             return True
         if largest <= MAX_KEY_BYTES:
             return False
-        keys = chain.from_iterable(map(attrgetter(name), events) for name in self._group_strings)
+        keys = chain.from_iterable(self._shape.values(events, name) for name in self._group_strings)
         return any(len(key) > MAX_KEY_BYTES // 4 for key in keys if key is not None)
 
     def _plain_times(self, values: list[int], *, own: bool, now_ms: int) -> bool:
         """Whether all times of a field are certainly valid. If not, they have to be checked one by one."""
         low, high = min(values), max(values)
         if own:
-            return low > SECONDS_TO and high <= now_ms + self._max_future_ms
+            return low > SECONDS_TO and high <= self.times.latest(now_ms)
         if low < _MIN_TIMESTAMP_MS or high > _MAX_TIMESTAMP_MS:
             return False
         return low > SECONDS_TO or not any(SECONDS_FROM <= value <= SECONDS_TO for value in values)
+
+    def _value(self, event: Any, name: str) -> Any:
+        return self._shape.values((event,), name)[0]
 
     def _judged(self, raw: bytes, now_ms: int) -> tuple[Any, int]:
         """Return the event in `raw`, and the microseconds within the millisecond of its event time."""
@@ -231,26 +271,42 @@ class EventDecoder:
         event = self._read(raw)
         micros = 0
         for name in self._timestamps:
-            came = value = getattr(event, name)
+            value = self._value(event, name)
             if value is None:
                 continue
-            if value.__class__ is not int:
-                if name == self.event_time_field:
-                    micros = _micros(value)
-                value = _epoch_ms(value)
-                setattr(event, name, value)
-            elif SECONDS_FROM <= value <= SECONDS_TO:
-                raise counts_seconds(name, value)
-            if not _MIN_TIMESTAMP_MS <= value <= _MAX_TIMESTAMP_MS:
-                raise beyond_years(name, came)
+            time, beyond = self._time(name, value)
+            if name == self.event_time_field:
+                micros = beyond
+            if time is not value:
+                self._shape.put([event], name, [time])
         # JSON can only hold a NUL as an escape.
         if b"\\u0000" in raw:
             self._check_nul(event)
         if len(raw) > MAX_KEY_BYTES:
             self._check_keys(event)
+        if self._kept is not None:
+            self._kept.check(raw)
         if self.event_time_field is not None:
-            self.check_time(getattr(event, self.event_time_field), now_ms)
+            self.times.check(self._value(event, self.event_time_field), now_ms)
         return event, micros
+
+    def _time(self, name: str, value: Any) -> tuple[int, int]:
+        """Milliseconds of a timestamp that the JSON reader has read, and its microseconds beyond them."""
+        written, hint = self._formats.get(name), None
+        is_number = value.__class__ is int
+        if is_number and (written is None or written.guesses) and SECONDS_FROM <= value <= SECONDS_TO:
+            raise counts_seconds(name, value)
+        if written is not None:
+            try:
+                exact = written.micros(value)
+            except ValueError:
+                raise miswritten(name, self._kinds[name], value) from None
+            time, micros, hint = exact // 1000, exact % 1000, written.hint(exact)
+        else:
+            time, micros = (value, 0) if is_number else (epoch_ms(value), _micros(value))
+        if not _MIN_TIMESTAMP_MS <= time <= _MAX_TIMESTAMP_MS:
+            raise beyond_years(name, value, hint)
+        return time, micros
 
     def _read(self, raw: bytes) -> Any:
         try:
@@ -261,72 +317,65 @@ class EventDecoder:
             return self._read_mended(raw, error)
         except _BROKEN as error:
             raise not_json(raw, error) from None
-        if self._takes_any and all(getattr(event, name) is None for name in self.names):
-            envelope = envelope_of(members(raw), self._kinds)
+        if self._takes_any and all(self._value(event, name) is None for name in self.names):
+            envelope = envelope_of(members(raw), self._shape.tops)
             if envelope is not None:
                 raise InvalidEvent(Reason.MISSING_FIELD, None, f"the event has no field of the spec; {envelope}")
         return event
 
     def _read_mended(self, raw: bytes, error: msgspec.ValidationError) -> Any:
+        if self._shape.nested:
+            return self._read_extracted(raw)
         try:
             better = mended(members(raw), self._kinds)
             if better is not None:
-                return self._decode(better)
+                return self._shape.read_flat(better)
         except msgspec.ValidationError as still:
             error = still
         except _BROKEN:
             pass  # the error of the first attempt is reported
         raise refused(raw, error, self._kinds) from None
 
+    def _read_extracted(self, raw: bytes) -> Any:
+        """The event, of which each field is looked up on its path."""
+        try:
+            found = self._shape.extracted(raw)
+        except msgspec.ValidationError as error:
+            raise refused(raw, error, self._kinds) from None  # it is no object
+        except _BROKEN as error:
+            raise not_json(raw, error) from None
+        try:
+            return self._shape.read_flat(mended(found, self._kinds) or as_object(found))
+        except msgspec.ValidationError as error:
+            envelope = envelope_of(members(raw), self._shape.tops)
+            refusal = refused(as_object(found), error, self._kinds, envelope=envelope)
+            raise with_path(refusal, self._steps.get(refusal.field or "")) from None
+        except _BROKEN as error:
+            raise not_json(raw, error) from None
+
     def _cut(self, raw: bytes, event: Any) -> Any:
         """Return the event with times that are truncated to microseconds, where msgspec may have rounded one up."""
         # Rounding up into the next millisecond gives exactly its start. Rounding within a millisecond only matters if
         # the decoder is exact.
         for name in self._timestamps:
-            moment = getattr(event, name)
+            moment = self._value(event, name)
             if moment.__class__ is dt.datetime and (self._exact or moment.microsecond % 1000 == 0):
                 if not may_be_rounded(raw):
                     return event
-                better = mended(members(raw), self._kinds)
-                return event if better is None else self._decode(better)
+                better = mended(self._shape.extracted(raw), self._kinds)
+                return event if better is None else self._shape.read_flat(better)
         return event
 
-    def check_record_time(self, record_time_ms: int, now_ms: int) -> None:
-        """Check the timestamp of a record (epoch milliseconds) that is used as event time.
-
-        Raises:
-            InvalidEvent: the time is in seconds, before 1970, or later than `now_ms` plus maxFuture.
-        """
-        if SECONDS_FROM <= record_time_ms <= SECONDS_TO:
-            raise counts_seconds(None, record_time_ms)
-        self.check_time(record_time_ms, now_ms)
-
-    def check_time(self, event_time_ms: int, now_ms: int) -> None:
-        """Check an event time (epoch milliseconds).
-
-        Raises:
-            InvalidEvent: the time is before 1970, or later than `now_ms` plus maxFuture.
-        """
-        if event_time_ms < 0:
-            detail = f"{event_time_ms} ms is before 1970; send a time from 1970 on"
-            raise InvalidEvent(Reason.TOO_OLD, self.event_time_field, detail)
-        if event_time_ms > now_ms + self._max_future_ms:
-            ahead = event_time_ms - now_ms
-            hint = unit_hint(event_time_ms) or "correct the sender's clock, or raise maxFuture"
-            raise InvalidEvent(
-                Reason.TOO_FAR_IN_THE_FUTURE,
-                self.event_time_field,
-                f"{ahead} ms ahead of the clock; maxFuture is {self._max_future_ms} ms; {hint}",
-            )
-
     def _check_nul(self, event: Any) -> None:
-        for name in self._strings:
-            if "\0" in (getattr(event, name) or ""):
+        texts = [(name, [self._value(event, name)]) for name in self._strings]
+        texts += [(name, self._value(event, name) or []) for name in self._lists]
+        for name, found in texts:
+            if any("\0" in (text or "") for text in found):
                 raise InvalidEvent(Reason.BAD_STRING, name, "holds a NUL character, which Postgres cannot store")
 
     def _check_keys(self, event: Any) -> None:
         for name in self._group_strings:
-            length = len((getattr(event, name) or "").encode())
+            length = len((self._value(event, name) or "").encode())
             if length > MAX_KEY_BYTES:
                 raise InvalidEvent(
                     Reason.KEY_TOO_LONG, name, f"{length} bytes; a group column can hold at most {MAX_KEY_BYTES}"
@@ -335,13 +384,9 @@ class EventDecoder:
 
 def _all_epoch_ms(values: list[Any], kinds: set[type]) -> list[Any]:
     if kinds != {dt.datetime}:
-        return [value if value.__class__ is int or value is None else _epoch_ms(value) for value in values]
+        return [value if value.__class__ is int or value is None else epoch_ms(value) for value in values]
     spans = map(sub, values, repeat(EPOCH))
     return [s.days * 86_400_000 + s.seconds * 1000 + s.microseconds // 1000 for s in spans]
-
-
-def _epoch_ms(moment: dt.datetime) -> int:
-    return (moment - EPOCH) // _MILLISECOND
 
 
 def _micros(moment: dt.datetime | int | None) -> int:

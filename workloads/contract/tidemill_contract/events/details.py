@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from tidemill_contract.events.members import Members, members
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
+from tidemill_contract.functions.base import STRINGS
+from tidemill_contract.resource.paths import Steps, show_path
 
 SECONDS_FROM, SECONDS_TO = 631_152_000, 4_102_444_800
 """The years 1990 to 2100 in epoch seconds. As milliseconds, these numbers would be days of early 1970, so an integer
@@ -19,6 +23,8 @@ TOMBSTONE = (
     " tombstones out of this topic (Debezium: tombstones.on.delete=false)"
 )
 
+AS_WRITTEN = "timestamp as "
+"""What the kind of a timestamp with a format begins with."""
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _UNITS = (("seconds", 1), ("microseconds", 10**6), ("nanoseconds", 10**9))
 _SHOWN = 60
@@ -79,13 +85,16 @@ def _is_text(raw: bytes) -> bool:
     return True
 
 
-def refused(raw: bytes, error: msgspec.ValidationError, kinds: Mapping[str, str]) -> InvalidEvent:
+def refused(
+    raw: bytes, error: msgspec.ValidationError, kinds: Mapping[str, str], *, envelope: str | None = None
+) -> InvalidEvent:
     """Return the verdict on an event that the typed decoder has refused.
 
     Args:
         raw: the event.
         error: the decoder's error.
         kinds: the spec types of the fields by name.
+        envelope: what the event is an envelope of, if that is known already.
     """
     text = str(error)
     at, named = _AT.search(text), _NAMED.search(text)
@@ -95,7 +104,7 @@ def refused(raw: bytes, error: msgspec.ValidationError, kinds: Mapping[str, str]
         found = members(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as broken:
         return not_json(raw, broken)  # the typed decoder had stopped before the place where the JSON is broken
-    envelope = envelope_of(found, kinds)
+    envelope = envelope or envelope_of(found, kinds)
     hint = f"; {envelope}" if envelope else ""
     if named is not None:
         name = named.group(1)
@@ -109,8 +118,38 @@ def refused(raw: bytes, error: msgspec.ValidationError, kinds: Mapping[str, str]
     return InvalidEvent(reason, name, f"{detail}{hint}")
 
 
-def envelope_of(found: Members, kinds: Mapping[str, str]) -> str | None:
-    """Return a detail if the event is the envelope of Kafka Connect or Debezium around the actual event, else None."""
+def misplaced(name: str, steps: Steps, value: bytes, *, array: bool) -> InvalidEvent:
+    """Return the verdict on an event whose member at `steps` is no object or array, but must contain field `name`."""
+    expected, got = "array" if array else "object", _KINDS.get(value[:1], "number")
+    came = f"{got} {shown(value)}" if got not in ("object", "array") else got
+    detail = f"{_shortened(show_path(steps))}: expected {expected}, got {came}; the path of {name} leads through it"
+    return InvalidEvent(Reason.MISTYPED, name, f"{detail}: correct the path, or what is sent")
+
+
+def undeclared(steps: Steps, known: Sequence[Steps]) -> InvalidEvent:
+    """Return the verdict on an event with a member that no field is read from; `known`: where fields are read from."""
+    listed = ", ".join(show_path(each) for each in known[:12])
+    name = show_path(steps)
+    detail = f"{_shortened(name)} is not declared; fields are read from {listed}"
+    return InvalidEvent(Reason.UNKNOWN_FIELD, name, detail)
+
+
+def with_path(verdict: InvalidEvent, steps: Steps | None) -> InvalidEvent:
+    """Return the verdict with the path of its field; `steps` None: the verdict stays as it is."""
+    if steps is None or steps == (verdict.field,):
+        return verdict
+    return InvalidEvent(
+        verdict.reason, verdict.field, f"{verdict.detail}; it is read from {_shortened(show_path(steps))}"
+    )
+
+
+def envelope_of(found: Members, kinds: Container[str]) -> str | None:
+    """Return a detail if the event is the envelope of Kafka Connect or Debezium around the actual event, else None.
+
+    Args:
+        found: the event's members.
+        kinds: names of the members that are read.
+    """
     if {"schema", "payload"} <= found.keys() and "payload" not in kinds:
         return (
             "this is a Kafka Connect envelope (schema, payload): set value.converter.schemas.enable=false, and unwrap"
@@ -140,14 +179,27 @@ def counts_seconds(name: str | None, value: int) -> InvalidEvent:
     return InvalidEvent(Reason.OUT_OF_RANGE, name, detail)
 
 
-def beyond_years(name: str, value: int | dt.datetime) -> InvalidEvent:
-    """Return the verdict on a timestamp outside the years 1 to 9999; `value` is in milliseconds, or a parsed time."""
+def miswritten(name: str, kind: str, value: Any) -> InvalidEvent:
+    """Return the verdict on a timestamp that is not in the format of its field."""
+    came = f"string {json.dumps(value)}" if isinstance(value, str) else f"number {value}"
+    detail = f"{name}: expected {kind}, got {_shortened(came)}; send it so, or correct the field's format"
+    return InvalidEvent(Reason.MISTYPED, name, detail)
+
+
+def beyond_years(name: str, value: Any, hint: str | None = None) -> InvalidEvent:
+    """Return the verdict on a timestamp outside the years 1 to 9999.
+
+    Args:
+        name: the field.
+        value: milliseconds, a parsed time, or the text or number of a format.
+        hint: the remedy; None: it is derived from the value.
+    """
     if isinstance(value, dt.datetime):
         detail = f"{name}: {value.isoformat()} is outside the years 1 to 9999 in UTC"
         return InvalidEvent(Reason.OUT_OF_RANGE, name, f"{detail}; send a time between them")
-    hint = unit_hint(value) or "send a time between them"
-    detail = f"{name}: {shown(str(value).encode())} ms is outside the years 1 to 9999; {hint}"
-    return InvalidEvent(Reason.OUT_OF_RANGE, name, detail)
+    came = shown(str(value).encode()) + (" ms" if hint is None else "")
+    hint = hint or unit_hint(value) or "send a time between them"
+    return InvalidEvent(Reason.OUT_OF_RANGE, name, f"{name}: {came} is outside the years 1 to 9999; {hint}")
 
 
 def _day(milliseconds: float) -> str:
@@ -166,6 +218,9 @@ def _not_an_object(raw: bytes, text: str) -> str:
 def _misfit(name: str, value: bytes, kind: str, text: str) -> tuple[Reason, str]:
     """Return the reason and the detail for a value that does not fit its field; `text` is the decoder's error."""
     got = _KINDS.get(value[:1], "number")
+    if kind == STRINGS and got != "null":
+        detail = f"{name}: expected an array of strings, got {got} {shown(value)}"
+        return Reason.MISTYPED, f"{detail}; send an array of strings, or declare the field as what it is"
     came = f"{name}: expected {kind}, got {got}"
     if got == "null":
         return Reason.MISSING_FIELD, f"{name} is null, and it is required; send a value"
@@ -175,6 +230,8 @@ def _misfit(name: str, value: bytes, kind: str, text: str) -> tuple[Reason, str]
     if got == "number" and kind in ("integer", "number") and ("out of range" in text or "=" in text):
         wide = "64 bits" if kind == "integer" else "a 64-bit float, at most 1.7e308"
         return Reason.OUT_OF_RANGE, f"{name}: {shown(value)} does not fit {wide}; send a smaller number"
+    if kind.startswith(AS_WRITTEN):
+        return Reason.MISTYPED, f"{came}; send it so, or correct the field's format"
     if kind == "timestamp":
         return _mistimed(came, value, got)
     return Reason.MISTYPED, f"{came}; {_remedy(value, kind, got)}"

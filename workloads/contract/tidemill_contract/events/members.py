@@ -30,6 +30,7 @@ _MOST_DIGITS = 19
 _TOO_LARGE = 10**20
 
 _read = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_read_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _text = msgspec.json.Decoder(str).decode
 
 
@@ -40,6 +41,15 @@ def members(raw: bytes) -> Members:
         msgspec.MsgspecError, UnicodeDecodeError, RecursionError: the bytes are not a JSON object.
     """
     return {name: bytes(value) for name, value in _read(raw).items()}
+
+
+def items(raw: bytes) -> list[bytes]:
+    """The JSON texts of the items of an array.
+
+    Raises:
+        msgspec.MsgspecError, UnicodeDecodeError, RecursionError: it is not a JSON array.
+    """
+    return [bytes(value) for value in _read_items(raw)]
 
 
 def may_be_rounded(raw: bytes) -> bool:
@@ -67,7 +77,12 @@ def mended(found: Members, kinds: Mapping[str, str]) -> bytes | None:
             changed[name] = better
     if not changed:
         return None
-    return msgspec.json.encode({name: msgspec.Raw(value) for name, value in (found | changed).items()})
+    return as_object(found | changed)
+
+
+def as_object(found: Members) -> bytes:
+    """The JSON object of these members."""
+    return msgspec.json.encode({name: msgspec.Raw(value) for name, value in found.items()})
 
 
 def whole_number(text: str) -> int | None:

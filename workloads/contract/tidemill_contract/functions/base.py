@@ -21,6 +21,9 @@ Expression = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
 ANY: tuple[str, ...] = get_args(FieldType)
 NUMERIC: tuple[str, ...] = ("integer", "number", "boolean")
+STRINGS = "strings"
+"""The type of a field that is an array of strings, of which each counts."""
+WITH_STRINGS: tuple[str, ...] = (*ANY, STRINGS)
 ORDERED: tuple[str, ...] = ("integer", "number", "timestamp", "string")
 
 EXACT_INTEGERS = 2**53

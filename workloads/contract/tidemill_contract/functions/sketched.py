@@ -13,6 +13,7 @@ from pydantic import Field
 
 from tidemill_contract.functions.base import (
     NUMERIC,
+    WITH_STRINGS,
     Function,
     Item,
     Merged,
@@ -101,6 +102,7 @@ class Distinct(Function):
     name = "distinct"
     value = "how many different values; a sketch"
     error = "2 % (two standard errors); exact for some hundred"
+    takes = WITH_STRINGS
     kinds = (UNIQUES,)
     zero_filled = True
 
@@ -135,6 +137,7 @@ class TopK(Function):
     name = "topk"
     value = f"with `k` (1 to 100, default {DEFAULT_K}): the most frequent values; a sketch"
     error = "0.7 % of the values counted; exact up to 384 different ones"
+    takes = WITH_STRINGS
     parameters = TopKParameters
     example: ClassVar[Mapping[str, Any]] = {"k": 5}
     kinds = (FREQUENT,)

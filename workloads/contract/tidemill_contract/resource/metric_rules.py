@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tidemill_contract.events.kept_json import JSON
 from tidemill_contract.expressions import compiler as expressions
-from tidemill_contract.functions.base import ANY
+from tidemill_contract.functions.base import ANY, STRINGS
 from tidemill_contract.functions.composed import composed_type, in_order, is_composed, operands
 from tidemill_contract.functions.registry import FUNCTIONS, PARAMETERS, listed
 from tidemill_contract.resource.faults import Fault, did_you_mean
@@ -17,7 +18,7 @@ from tidemill_contract.resource.parts import AggregationPart, Parts
 _FOR_ANY = [
     name
     for name, function in FUNCTIONS.items()
-    if function.takes == ANY and not any(p.needed for p in PARAMETERS.values() if name in p.functions)
+    if set(function.takes) >= set(ANY) and not any(p.needed for p in PARAMETERS.values() if name in p.functions)
 ]
 """Functions that take a field of any type, and need nothing else."""
 
@@ -38,6 +39,13 @@ class Columns:
             return None
         return Fault(path, name, f"there is no {what} of this name", did_you_mean(name, self.types))
 
+    def kept_only(self, path: str, name: str) -> Fault | None:
+        """The fault of a group column that has no single value."""
+        kind = self.types.get(name)
+        if kind not in (JSON, STRINGS):
+            return None
+        return Fault(path, name, f"is of type {kind}, which has no groups", "group by a field with a path into it")
+
 
 def expression_type(path: str, text: str, columns: Columns, *, as_filter: bool) -> tuple[str | None, Fault | None]:
     """Return the type of an expression over columns, or its fault.
@@ -49,6 +57,11 @@ def expression_type(path: str, text: str, columns: Columns, *, as_filter: bool) 
         used = expressions.columns(text)
         if any(name not in known and (name in columns.types or not columns.complete) for name in used):
             return None, None  # a column is broken, or may be one that is: judging this would blame the wrong place
+        unread = next((name for name in used if known.get(name) in (JSON, STRINGS)), None)
+        if unread is not None:
+            remedy = "give what is in it a field with a path, and use that"
+            message = f"{unread} is of type {known[unread]}, which expressions do not read"
+            return None, Fault(path, text, message, remedy)
         return expressions.check(text, known, as_filter=as_filter), None
     except expressions.ExpressionError as error:
         message, _, remedy = str(error).partition("; ")
@@ -59,7 +72,7 @@ def metric_faults(parts: Parts, columns: Columns, _limits: object) -> Iterator[F
     """The faults of groups and metrics: fields that are not there or of another type, parameters of other functions."""
     for aggregation in parts.aggregations:
         for path, name in aggregation.group_by:
-            fault = columns.unknown(path, name, "field or derive")
+            fault = columns.unknown(path, name, "field or derive") or columns.kept_only(path, name)
             if fault:
                 yield fault
         for metric in aggregation.metrics:

@@ -21,6 +21,7 @@ from tidemill_contract.resource.spec import (
     AnomalySpec,
     DeadLettersSpec,
     DeriveSpec,
+    EventsSpec,
     EventTimeSpec,
     FieldSpec,
     ProcessorSpec,
@@ -78,6 +79,7 @@ class Parts:
     filter: str | None
     aggregations: tuple[AggregationPart, ...]
     anomalies: tuple[AnomalyPart, ...]
+    events: EventsSpec | None
     dead_letters: DeadLettersSpec | None
     anomaly_history: AnomalyHistorySpec | None
     processor: ProcessorSpec | None
@@ -101,6 +103,7 @@ def cut(document: Mapping[str, Any]) -> Parts:
             _aggregation(raw, f"spec.aggregations[{i}]") for i, raw in enumerate(_items(spec.get("aggregations")))
         ),
         anomalies=tuple(_anomaly(raw, f"spec.anomalies[{i}]") for i, raw in enumerate(_items(spec.get("anomalies")))),
+        events=_read(EventsSpec, spec.get("events", {})),
         dead_letters=_read(DeadLettersSpec, spec.get("deadLetters", {})),
         anomaly_history=_read(AnomalyHistorySpec, spec.get("anomalyHistory", {})),
         processor=_read(ProcessorSpec, spec.get("processor", {})),

@@ -12,6 +12,7 @@ from typing import Any
 
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.resource.faults import ABSENT, Fault, did_you_mean
+from tidemill_contract.resource.field_rules import field_faults
 from tidemill_contract.resource.kept_rules import kept_faults
 from tidemill_contract.resource.kinds.base import Model
 from tidemill_contract.resource.kinds.detectors import DETECTORS
@@ -246,7 +247,7 @@ def _one_watched(rule: AnomalySpec, path: str) -> Iterator[Fault]:
 def _watched_field(rule: AnomalySpec, path: str, columns: Columns) -> Iterator[Fault]:
     named = [(f"{path}.field", rule.watched), *((f"{path}.groupBy[{i}]", g) for i, g in enumerate(rule.group_by))]
     for where, name in named:
-        fault = columns.unknown(where, name, "field or derive")
+        fault = columns.unknown(where, name, "field or derive") or columns.kept_only(where, name)
         if fault:
             yield fault
     yield from _unique(named[1:], "group column")
@@ -298,6 +299,7 @@ RULES: tuple[Callable[[Parts, Columns, Limits], Iterator[Fault]], ...] = (
     _names,
     _topic,
     _source,
+    field_faults,
     _windows,
     metric_faults,
     _anomalies,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StringConstraints, WithJsonSchema
 
 from tidemill_contract.duration import Duration
 from tidemill_contract.functions.base import Expression as Expression
@@ -19,12 +19,33 @@ from tidemill_contract.resource.kinds.base import Model
 from tidemill_contract.resource.kinds.detectors import DETECTORS, AutoDetector, DetectorSpec
 from tidemill_contract.resource.kinds.metrics import METRICS, MetricSpec
 from tidemill_contract.resource.kinds.windows import WINDOWS, Window
+from tidemill_contract.resource.paths import Steps, read_path, show_path
 
 API_VERSION = "tidemill.dev/v1alpha1"
 KIND = "AnalyticsPipeline"
 
 TopicName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9._-]{1,249}$", max_length=249)]
+Origin = Literal["value", "key", "header", "timestamp", "partition", "offset"]
 ConfigValue = Annotated[str, StringConstraints(max_length=256)]
+
+
+def _path(written: Any) -> Any:
+    """The path as it is written, if it is one."""
+    read_path(written)
+    return written if isinstance(written, str) else tuple(written)
+
+
+def _scalar(written: Any) -> Any:
+    if not isinstance(written, str | bool | int | float):
+        raise ValueError("is not one value: write a text, a number, true or false")
+    return written
+
+
+# A structural schema has no unions, so the API server takes anything here; `tidemill validate`, the webhook and
+# reconcile judge it.
+_AnyJson = WithJsonSchema({"x-kubernetes-preserve-unknown-fields": True})
+Path = Annotated[Any, PlainValidator(_path), _AnyJson]
+Scalar = Annotated[Any, PlainValidator(_scalar), _AnyJson]
 
 
 class TopicSpec(Model):
@@ -46,9 +67,57 @@ class TopicSpec(Model):
 class FieldSpec(Model):
     """One field of the event."""
 
-    name: Name = Field(description="Name of the JSON member.")
-    type: FieldType = Field(description="JSON type; a timestamp is RFC 3339 or epoch milliseconds.")
+    name: Name = Field(description="Name of the field, and of the JSON member if there is no path.")
+    type: Literal[FieldType, "strings", "json"] = Field(
+        description="JSON type; a timestamp is RFC 3339 or epoch milliseconds, or as format says; strings is an array"
+        " for topk and distinct; json is any value, which is only kept with raw events."
+    )
     required: bool = Field(False, description="True: an event without it, or with null, is a dead letter.")
+    path: Path | None = Field(
+        None,
+        description="Where the value is: order.items[0].sku, or a list of names and places if a name has dots."
+        " Default: the member called like the field. Of from: header the header's name.",
+    )
+    default: Scalar | None = Field(None, description="The value of an event without the member, or with null.")
+    format: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
+        None,
+        description="How a timestamp is written: rfc3339 (the default, epoch milliseconds too), s, ms, us or ns since"
+        " 1970, or a pattern of strptime, such as %d.%m.%Y %H:%M.",
+    )
+    zone: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
+        None, description="Time zone of timestamps that name none, such as Europe/Berlin; default: UTC for patterns."
+    )
+
+    taken_from: Origin | None = Field(
+        None,
+        alias="from",
+        description="The part of the Kafka record that has the value; default: value. With timestamp, partition or"
+        " offset it is the record's own.",
+    )
+
+    @property
+    def origin(self) -> Origin:
+        """The part of the record that has the value."""
+        return self.taken_from or "value"
+
+    @property
+    def steps(self) -> Steps:
+        """Where its value is in an event; of other parts of the record a name that no member has."""
+        if self.origin != "value":
+            return (f"<{self.origin}> {self.name}",)
+        return (self.name,) if self.path is None else read_path(self.path)
+
+    @property
+    def header(self) -> str:
+        """The header that it is read from."""
+        return self.path if isinstance(self.path, str) else self.name
+
+    @property
+    def place(self) -> str:
+        """Where its value is, for people."""
+        if self.origin == "value":
+            return show_path(self.steps)
+        return f"header {self.header}" if self.origin == "header" else f"the record's {self.origin}"
 
 
 class EventTimeSpec(Model):

@@ -147,6 +147,8 @@ def _sum(field: _Field) -> pl.Expr:
 
 
 def _values(field: _Field) -> pl.Expr:
+    if isinstance(field.frame.schema[field.name], pl.List):
+        return field.column.explode().drop_nulls()
     times = isinstance(field.frame.schema[field.name], pl.Datetime)
     return (field.column.cast(pl.Int64) if times else field.column).drop_nulls()
 

@@ -1,0 +1,170 @@
+"""What an event costs by how it is written: decoding and aggregating, in one process, without Kafka and Postgres.
+
+The same events in each shape, by the processor's own code, from a record's bytes to the rows of a batch. Rounds take
+turns, and the best of each shape counts, so that a busy machine disturbs all of them alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tidemill_contract.functions.partials import field_types, layout
+from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_processor.batch import BatchReader
+from tidemill_processor.merge.aggregate import aggregate
+
+BASE = 1_700_000_000_000
+BATCH, PIECE = 50_000, 4_000
+
+_PATTERN = "%d/%b/%Y:%H:%M:%S %z"
+
+Members = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How events are written: their fields, further than by name, and an event of plain members."""
+
+    fields: dict[str, Members]
+    write: Callable[[Members], Members]
+
+
+def _nested(event: Members) -> Members:
+    return {
+        "ts": event["ts"],
+        "request": {"page": event["page"], "latency_ms": event["latency_ms"]},
+        "user": {"id": event["user_id"], "country": event["country"]},
+    }
+
+
+def _text(time: int, pattern: str) -> str:
+    return dt.datetime.fromtimestamp(time / 1000, dt.UTC).strftime(pattern)
+
+
+SHAPES: dict[str, Shape] = {
+    "flat": Shape({}, lambda event: event),
+    "nested": Shape(
+        {
+            "page": {"path": "request.page"},
+            "latency_ms": {"path": "request.latency_ms"},
+            "user_id": {"path": "user.id"},
+            "country": {"path": "user.country"},
+        },
+        _nested,
+    ),
+    "default": Shape({"country": {"default": "DE"}}, lambda event: event),
+    "rfc3339": Shape({}, lambda event: {**event, "ts": _text(event["ts"], "%Y-%m-%dT%H:%M:%S.%fZ")}),
+    "seconds": Shape({"ts": {"format": "s"}}, lambda event: {**event, "ts": event["ts"] // 1000}),
+    "fractions": Shape({"ts": {"format": "s"}}, lambda event: {**event, "ts": event["ts"] / 1000}),
+    "pattern": Shape({"ts": {"format": _PATTERN}}, lambda event: {**event, "ts": _text(event["ts"], _PATTERN)}),
+    "header": Shape({"country": {"from": "header"}}, lambda event: event),
+}
+
+
+class Record:
+    """A Kafka record."""
+
+    def __init__(self, offset: int, raw: bytes) -> None:
+        self._offset, self._raw = offset, raw
+
+    def key(self) -> bytes | None:
+        return None
+
+    def value(self) -> bytes:
+        return self._raw
+
+    def partition(self) -> int:
+        return 0
+
+    def offset(self) -> int:
+        return self._offset
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, BASE
+
+    def headers(self) -> list[tuple[str, bytes]]:
+        return [("country", b"DE")]
+
+
+def spec_of(shape: Shape) -> PipelineSpec:
+    """The benchmarks' pipeline over events of a shape."""
+    kinds = {"ts": "timestamp", "page": "string", "user_id": "string", "latency_ms": "number", "country": "string"}
+    named = ("total", "sum"), ("low", "min"), ("high", "max")
+    metrics = [{"name": "n", "function": "count"}]
+    metrics += [{"name": name, "function": function, "field": "latency_ms"} for name, function in named]
+    return PipelineSpec.model_validate(
+        {
+            "source": {
+                "fields": [{"name": n, "type": kind} | shape.fields.get(n, {}) for n, kind in kinds.items()],
+                "eventTime": {"field": "ts"},
+            },
+            "aggregations": [
+                {
+                    "name": "by_page",
+                    "groupBy": ["page"],
+                    "window": {"type": "tumbling", "size": "1m"},
+                    "metrics": metrics,
+                }
+            ],
+        }
+    )
+
+
+def events_of(shape: Shape) -> list[Record]:
+    """A batch of records."""
+    plain = (
+        {"ts": BASE + i * 20, "page": f"/p{i % 100}", "user_id": f"u{i % 9_973}", "latency_ms": (i * 7 % 4_000) / 10,
+         "country": "DE"}
+        for i in range(BATCH)
+    )  # fmt: skip
+    return [Record(i, json.dumps(shape.write(event)).encode()) for i, event in enumerate(plain)]
+
+
+class Runner:
+    """Runs a batch of one shape, again and again."""
+
+    def __init__(self, shape: Shape) -> None:
+        spec = spec_of(shape)
+        self._records = events_of(shape)
+        self._reader = BatchReader(spec)
+        self._layout = layout(spec.aggregations[0], field_types(spec, {}))
+        self.best = float("inf")
+
+    def run(self) -> None:
+        """One round."""
+        begin = time.process_time()
+        starts = range(0, BATCH, PIECE)
+        pieces = [self._reader.decode(self._records[at : at + PIECE], BASE + 10**7, at) for at in starts]
+        batch = self._reader.join(pieces)
+        rows = aggregate(batch.frame, self._layout, closed_until=None, epochs={0: 0}).rows
+        self.best = min(self.best, time.process_time() - begin)
+        if batch.dead or rows["_count"].sum() != BATCH:
+            raise RuntimeError(f"{len(batch.dead)} dead letters, {rows['_count'].sum()} of {BATCH} events counted")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a table of all shapes, or of those that are named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shapes", default=",".join(SHAPES), help="which, between commas")
+    parser.add_argument("--rounds", type=int, default=30)
+    chosen = parser.parse_args(arguments)
+    runners = {name: Runner(SHAPES[name]) for name in chosen.shapes.split(",")}
+    for _ in range(chosen.rounds):
+        for runner in runners.values():
+            runner.run()
+    first = next(iter(runners.values())).best
+    print("| Events | Per CPU-second | Microseconds each | Cost beside the first |\n|---|---|---|---|")
+    for name, runner in runners.items():
+        each = runner.best / BATCH
+        print(f"| {name} | {1 / each:,.0f} | {each * 1e6:.2f} | {runner.best / first - 1:+.1%} |")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,173 @@
+"""The examples of events from elsewhere read the events that they are about."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tidemill_contract.events.records import RecordDecoder
+from tidemill_contract.resource.documents import load_documents
+from tidemill_contract.resource.validate import check
+
+FOLDER = Path(__file__).parents[4] / "crds" / "examples" / "events"
+NOW = 1_790_000_000_000
+
+PUSH = {
+    "id": "22249084964",
+    "type": "PushEvent",
+    "actor": {"id": 583231, "login": "ada", "display_login": "ada", "avatar_url": "https://example.org/u/583231?"},
+    "repo": {"id": 1296269, "name": "ada/engine", "url": "https://example.org/repos/ada/engine"},
+    "payload": {
+        "push_id": 10115855396, "size": 2, "distinct_size": 1, "ref": "refs/heads/master",
+        "commits": [
+            {"sha": "7a8f3ac8", "author": {"email": "ada@example.org", "name": "Ada"}, "distinct": True},
+            {"sha": "8c2f1bd0", "author": {"email": "bob@example.org", "name": "Bob"}, "distinct": False},
+        ],
+    },
+    "public": True,
+    "created_at": "2022-06-09T12:47:28Z",
+}  # fmt: skip
+MERGE = {
+    **PUSH,
+    "type": "PullRequestEvent",
+    "org": {"id": 9919, "login": "engines"},
+    "payload": {"action": "closed", "number": 7, "pull_request": {"id": 1, "merged": True, "user": None}},
+}
+LOG = {
+    "timeUnixNano": "1654778848123456789",
+    "severityText": None,
+    "body": {"stringValue": "GET /cart"},
+    "attributes": {
+        "http.route": "/cart", "http.status_code": 503, "duration_s": 0.25, "time_local": "09/Jun/2022:14:47:28 +0200",
+    },
+    "resource": {"service.name": "shop", "k8s.pod.name": "shop-1"},
+}  # fmt: skip
+
+PAYMENT: dict[str, Any] = {
+    "id": "evt_1NG8Du2eZvKYlo2CUI79vXWy",
+    "object": "event",
+    "created": 1686089970,
+    "livemode": True,
+    "pending_webhooks": 0,
+    "request": {"id": None, "idempotency_key": None},
+    "type": "charge.failed",
+    "data": {"object": {"id": "ch_1", "amount": 2000, "currency": "usd", "customer": None, "failure_code": "expired",
+                        "payment_method_details": {"card": {"brand": "visa", "checks": None}, "type": "card"}}},
+}  # fmt: skip
+TRACK = {
+    "type": "track",
+    "messageId": "ajs-f8ca1e4de5024d9430b3928bd8ac6b96",
+    "event": "Order Completed",
+    "anonymousId": "12091906-01011992",
+    "context": {"page": {"path": "/checkout/", "url": "https://example.org/checkout/"}, "campaign": None},
+    "properties": {"revenue": 25, "coupons": ["NEW", "MAY"], "products": [{"product_id": "507", "price": 19}, {}]},
+    "timestamp": "2015-02-23T22:28:55.111Z",
+}
+METRIC = {
+    "metric_stream_name": "all",
+    "account_id": "123456789012",
+    "region": "eu-north-1",
+    "namespace": "AWS/EC2",
+    "metric_name": "DiskWriteOps",
+    "dimensions": {"InstanceId": "i-123456789012"},
+    "timestamp": 1611929698000,
+    "value": {"max": 2.5, "min": 0.0, "sum": 10.0, "count": 5.0},
+    "unit": "Seconds",
+}
+
+
+class _Record:
+    def __init__(self, headers: list[tuple[str, bytes | None]]) -> None:
+        self._headers = headers
+
+    def key(self) -> None:
+        return None
+
+    def headers(self) -> list[tuple[str, bytes | None]]:
+        return self._headers
+
+    def partition(self) -> int:
+        return 0
+
+    def offset(self) -> int:
+        return 0
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, NOW
+
+
+SAMPLES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    (
+        "repository-events",
+        PUSH,
+        {
+            "id": "22249084964", "kind": "PushEvent", "at": 1_654_778_848_000, "actor": "ada",
+            "repository": "ada/engine", "organisation": "none", "commits": 2, "first_author": "Ada",
+            "action": None, "merged": None,
+        },
+    ),
+    (
+        "repository-events",
+        MERGE,
+        {
+            "id": "22249084964", "kind": "PullRequestEvent", "at": 1_654_778_848_000, "actor": "ada",
+            "repository": "ada/engine", "organisation": "engines", "commits": 0, "first_author": None,
+            "action": "closed", "merged": True,
+        },
+    ),
+    (
+        "log-records",
+        LOG,
+        {
+            "at": 1_654_778_848_123, "logged": 1_654_778_848_000, "cluster": "north", "severity": "INFO",
+            "service": "shop", "route": "/cart", "status": 503, "seconds": 0.25,
+        },
+    ),
+    (
+        "payment-events",
+        PAYMENT,
+        {
+            "id": "evt_1NG8Du2eZvKYlo2CUI79vXWy", "kind": "charge.failed", "at": 1_686_089_970_000, "live": True,
+            "amount_minor": 2000, "currency": "usd", "customer": None, "brand": "visa", "failure": "expired",
+            "object": PAYMENT["data"]["object"],
+        },
+    ),
+    (
+        "customer-tracks",
+        TRACK,
+        {
+            "message": "ajs-f8ca1e4de5024d9430b3928bd8ac6b96", "event": "Order Completed", "at": 1_424_730_535_111,
+            "visitor": "12091906-01011992", "user_id": None, "page": "/checkout/", "campaign": "direct",
+            "revenue": 25.0, "first_product": "507", "coupons": ["NEW", "MAY"],
+        },
+    ),
+    (
+        "cloud-metrics",
+        METRIC,
+        {
+            "at": 1_611_929_698_000, "account": "123456789012", "region": "eu-north-1", "service": "AWS/EC2",
+            "metric": "DiskWriteOps", "instance": "i-123456789012", "total": 10.0, "samples": 5.0, "greatest": 2.5,
+        },
+    ),
+]  # fmt: skip
+
+
+def test_each_example_has_a_sample() -> None:
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == {name for name, _, _ in SAMPLES}
+
+
+@pytest.mark.parametrize(("name", "event", "expected"), SAMPLES)
+def test_an_example_reads_its_events(name: str, event: dict[str, Any], expected: dict[str, Any]) -> None:
+    (document,) = load_documents((FOLDER / f"{name}.yaml").read_text())
+    pipeline, faults = check(document)
+    assert faults == []
+    assert pipeline is not None
+    decoder = RecordDecoder(pipeline.spec)
+    record = _Record([("x-cluster", b"north")])
+    raw = json.dumps(event).encode()
+    decoded = decoder.decode_all([raw], NOW, records=[record])
+    assert decoded.invalid == {}
+    assert json.loads(decoder.as_json(decoded.events, [raw])[0]) == expected

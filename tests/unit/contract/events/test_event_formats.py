@@ -1,0 +1,169 @@
+"""Timestamps as they are written elsewhere: counts of units, patterns, times of a zone."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tidemill_contract.events.decoder import EventDecoder, InvalidEvent, Reason
+from tidemill_contract.resource.spec import PipelineSpec
+
+NOW = 1_700_000_000_000
+BERLIN = "Europe/Berlin"
+
+
+def decoder(time: dict[str, Any], *, exact: bool = False, own: bool = False) -> EventDecoder:
+    fields = [{"name": "at", "type": "timestamp", **time}, {"name": "plain", "type": "timestamp"}]
+    source = {"fields": fields, "eventTime": {"field": "at"} if own else {}}
+    window = {"type": "tumbling", "size": "1m"}
+    metrics = [{"name": "n", "function": "count"}]
+    aggregations = [{"name": "a", "window": window, "metrics": metrics}]
+    return EventDecoder(PipelineSpec.model_validate({"source": source, "aggregations": aggregations}), exact=exact)
+
+
+def read(of: EventDecoder, text: str) -> int | InvalidEvent | None:
+    """What `at` is of this JSON text: alone, in a batch, and beside others."""
+    raw = b'{"at": ' + text.encode() + b', "plain": "2023-11-14T22:13:20Z"}'
+    batch = of.decode_all([raw], NOW)
+    verdict = of.refusal(raw, NOW)
+    if verdict is not None:
+        assert batch.invalid[0].detail == verdict.detail
+        return verdict
+    assert not batch.invalid
+    event = of.decode(raw, NOW)
+    found, plain = (of.values([event], name)[0] for name in ("at", "plain"))
+    assert [of.values(batch.events, name) for name in ("at", "plain")] == [[found], [plain]]
+    assert plain == NOW
+    return found
+
+
+def ms(text: str) -> int:
+    return round(dt.datetime.fromisoformat(text).timestamp() * 1000)
+
+
+READ: list[tuple[dict[str, Any], str, int | None]] = [
+    ({"format": "s"}, "1700000000", NOW),
+    ({"format": "s"}, "1700000000.25", NOW + 250),
+    ({"format": "s"}, "1.7e9", NOW),
+    ({"format": "s"}, '"1700000000"', NOW),
+    ({"format": "s"}, '"1700000000.9999999999"', NOW + 999),
+    ({"format": "s"}, "1700000000.99999999999999999999", NOW + 999),
+    ({"format": "s"}, "-1", -1000),
+    ({"format": "s"}, "-0.0001", -1),
+    ({"format": "s"}, "null", None),
+    ({"format": "s", "default": 1_700_000_000}, "null", NOW),
+    ({"format": "ms"}, "1700000000", 1_700_000_000),
+    ({"format": "ms"}, "1700000000000.9", NOW),
+    ({"format": "us"}, "1700000000000999", NOW),
+    ({"format": "us"}, "-1", -1),
+    ({"format": "ns"}, "1700000000000999999", NOW),
+    ({"format": "ns"}, '"1700000000000000000"', NOW),
+    ({"format": "%d.%m.%Y %H:%M"}, '"14.11.2023 22:13"', ms("2023-11-14T22:13:00Z")),
+    ({"format": "%d.%m.%Y %H:%M", "zone": BERLIN}, '"14.11.2023 23:13"', ms("2023-11-14T22:13:00Z")),
+    ({"format": "%d.%m.%Y %H:%M", "zone": BERLIN}, '"14.07.2023 23:13"', ms("2023-07-14T21:13:00Z")),
+    ({"format": "%d/%b/%Y:%H:%M:%S %z", "zone": BERLIN}, '"14/Nov/2023:22:13:20 +0000"', NOW),
+    ({"format": "%Y-%m-%d %H:%M:%S.%f"}, '"2023-11-14 22:13:20.1239"', NOW + 123),
+    ({"format": "%Y-%m-%d", "zone": BERLIN}, '"2023-11-14"', ms("2023-11-13T23:00:00Z")),
+    ({"format": "%Y%m%d"}, "20231114", ms("2023-11-14T00:00:00Z")),
+    ({"format": "%Y-%m-%d", "default": "2023-11-14"}, "null", ms("2023-11-14T00:00:00Z")),
+    ({"format": "rfc3339"}, '"2023-11-14T22:13:20Z"', NOW),
+    ({"zone": BERLIN}, '"2023-11-14T23:13:20"', NOW),
+    ({"zone": BERLIN}, '"2023-11-14 23:13:20.1239999999"', NOW + 123),
+    ({"zone": BERLIN}, '"2023-11-14T22:13:20Z"', NOW),
+    ({"zone": BERLIN}, '"2023-11-14T22:13:19.9999999Z"', NOW - 1),
+    ({"zone": BERLIN}, '"2023-11-14"', ms("2023-11-13T23:00:00Z")),
+    ({"zone": BERLIN}, "1700000000000", NOW),
+    # A clock change gives an hour twice: its first is meant. What it skips is read with the offset before it.
+    ({"zone": BERLIN}, '"2023-10-29T02:30:00"', ms("2023-10-29T00:30:00Z")),
+    ({"zone": BERLIN}, '"2023-03-26T02:30:00"', ms("2023-03-26T01:30:00Z")),
+]
+
+
+@pytest.mark.parametrize(("time", "text", "expected"), READ)
+def test_a_time_is_read_as_its_field_says(time: dict[str, Any], text: str, expected: int | None) -> None:
+    assert read(decoder(time), text) == expected
+
+
+REFUSED: list[tuple[dict[str, Any], str, Reason, str]] = [
+    ({"format": "s"}, '"soon"', Reason.MISTYPED, 'at: expected timestamp as s, got string "soon"; send it so, or'),
+    ({"format": "s"}, '"NaN"', Reason.MISTYPED, "at: expected timestamp as s, got number NaN"),
+    ({"format": "s"}, "true", Reason.MISTYPED, "at: expected timestamp as s, got boolean true"),
+    ({"format": "s"}, "{}", Reason.MISTYPED, "at: expected timestamp as s, got object; send one value"),
+    (
+        {"format": "s"}, "1700000000000", Reason.OUT_OF_RANGE,
+        "at: 1700000000000 is outside the years 1 to 9999; as milliseconds it is 2023-11-14: set the field's format to",
+    ),
+    ({"format": "s"}, "1e400", Reason.OUT_OF_RANGE, "at: 1E+400 is outside the years 1 to 9999; send a time between"),
+    ({"format": "s"}, "1e999999999", Reason.OUT_OF_RANGE, "at: "),
+    ({"format": "%d.%m.%Y"}, '"2023-11-14"', Reason.MISTYPED, "at: expected timestamp as %d.%m.%Y, got string"),
+    ({"format": "%d.%m.%Y"}, "1.5", Reason.MISTYPED, "at: expected timestamp as %d.%m.%Y, got number 1.5"),
+    ({"format": "%d.%m.%Y"}, '"31.02.2023"', Reason.MISTYPED, "at: expected timestamp as %d.%m.%Y, got string"),
+    ({"zone": BERLIN}, '"2023-11-14T24:00:00"', Reason.MISTYPED, f"at: expected timestamp as rfc3339 in {BERLIN}, got"),
+    ({"zone": BERLIN}, '"0001-01-01"', Reason.MISTYPED, f"at: expected timestamp as rfc3339 in {BERLIN}, got"),
+    ({"zone": BERLIN}, "1700000000", Reason.OUT_OF_RANGE, "at: 1700000000 reads as 1970-01-20 in milliseconds"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("time", "text", "reason", "detail"), REFUSED)
+def test_a_time_that_is_written_otherwise_is_refused(
+    time: dict[str, Any], text: str, reason: Reason, detail: str
+) -> None:
+    verdict = read(decoder(time), text)
+    assert isinstance(verdict, InvalidEvent)
+    assert (verdict.reason, verdict.field) == (reason, "at")
+    assert verdict.detail.startswith(detail)
+
+
+def test_an_event_time_has_a_format_too() -> None:
+    of = decoder({"format": "us"}, exact=True, own=True)
+    raws = [b'{"at": %d}' % (NOW * 1000 + 1234), b'{"at": "%d.7"}' % (NOW * 1000 + 5)]
+    batch = of.decode_all(raws, NOW)
+    assert of.values(batch.events, "at") == [NOW + 1, NOW]
+    assert batch.micros == [234, 5]
+    (verdict,) = of.decode_all([b'{"at": %d}' % (NOW * 10**6)], NOW).invalid.values()
+    assert verdict.reason is Reason.OUT_OF_RANGE
+    (verdict,) = of.decode_all([b'{"at": %d}' % (2 * NOW * 1000)], NOW).invalid.values()
+    assert verdict.reason is Reason.TOO_FAR_IN_THE_FUTURE
+    (verdict,) = of.decode_all([b'{"at": -5}'], NOW).invalid.values()
+    assert verdict.reason is Reason.TOO_OLD
+    (verdict,) = of.decode_all([b'{"at": null}'], NOW).invalid.values()
+    assert verdict.reason is Reason.MISSING_FIELD
+
+
+@settings(max_examples=300)
+@given(
+    st.sampled_from(["s", "ms", "us", "ns"]),
+    st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**12), max_value=10**12, places=12),
+)
+def test_a_fraction_is_cut_exactly(unit: str, number: Decimal) -> None:
+    """As it is written, however many digits it has."""
+    scale = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+    of = decoder({"format": unit})
+    expected = math.floor(Fraction(number) * 1000 / scale)
+    found = read(of, f"{number:f}")
+    if -62_135_596_800_000 <= expected <= 253_402_300_799_999:
+        assert found == expected
+    else:
+        assert isinstance(found, InvalidEvent)
+
+
+def test_many_times_are_read_as_each_alone() -> None:
+    of = decoder({"format": "%Y-%m-%dT%H:%M", "zone": BERLIN, "path": "meta.at"})
+    texts = [
+        f"2023-{month:02}-{day:02}T{hour:02}:30" for month in (3, 10) for day in range(20, 32) for hour in range(24)
+    ]
+    raws = [json.dumps({"meta": {"at": text}}).encode() for text in [*texts, "odd", None]]
+    batch = of.decode_all(raws, NOW)
+    alone = [of.decode_all([raw], NOW) for raw in raws]
+    assert of.values([e for e in batch.events if e is not None], "at") == [
+        of.values(one.events, "at")[0] for one in alone if not one.invalid
+    ]
+    assert list(batch.invalid) == [len(texts)]

@@ -1,0 +1,96 @@
+"""Fields of type json: kept with the event as they came."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tidemill_contract.events.decoder import EventDecoder, InvalidEvent, Reason
+from tidemill_contract.resource.spec import PipelineSpec
+
+NOW = 1_700_000_000_000
+FIELDS: list[dict[str, Any]] = [
+    {"name": "k", "type": "string"},
+    {"name": "size", "type": "integer", "path": "payload.size"},
+    {"name": "payload", "type": "json"},
+    {"name": "second", "type": "json", "path": "list[1].x"},
+]
+
+
+def decoder(fields: list[dict[str, Any]] = FIELDS, *, strict: bool = False) -> EventDecoder:
+    window, metrics = {"type": "tumbling", "size": "1m"}, [{"name": "n", "function": "count"}]
+    spec = {"source": {"fields": fields, "strict": strict}, "events": {"store": True}}
+    return EventDecoder(
+        PipelineSpec.model_validate({**spec, "aggregations": [{"name": "a", "window": window, "metrics": metrics}]})
+    )
+
+
+def kept(raw: bytes, of: EventDecoder | None = None) -> Any:
+    """The text that is kept of an event, or the verdict on it."""
+    of = of or decoder()
+    batch = of.decode_all([raw, b"{}"], NOW)
+    verdict = of.refusal(raw, NOW)
+    if verdict is not None:
+        assert batch.invalid[0].detail == verdict.detail
+        return verdict
+    assert not batch.invalid
+    alone = of.as_json([of.decode(raw, NOW)], [raw])
+    assert of.as_json(batch.events, [raw, b"{}"])[0] == alone[0]
+    return alone[0]
+
+
+KEPT: list[tuple[str, str, str]] = [
+    ("an object, of which a field is read too", '{"size": 3, "b": [1.50, 1e5]}', '{"size": 3, "b": [1.50, 1e5]}'),
+    ("digits that no float has", '{"n": 12345678901234567890.123456789}', '{"n": 12345678901234567890.123456789}'),
+    ("null", "null", "null"),
+    ("text beyond ASCII", '{"a": "Süd"}', '{"a": "Süd"}'),
+    ("escapes", '{"a": "\\ud83c\\udf0a \\\\u0000"}', '{"a": "\\ud83c\\udf0a \\\\u0000"}'),
+]
+
+
+@pytest.mark.parametrize(("reason", "sent", "found"), KEPT, ids=[row[0] for row in KEPT])
+def test_json_is_kept_as_it_came(reason: str, sent: str, found: str) -> None:
+    text = kept(b'{"k": "a", "payload": ' + sent.encode() + b', "list": [0, {"x": false}]}')
+    size = json.loads(sent)["size"] if "size" in sent else None
+    size_text = "null" if size is None else str(size)
+    assert text == f'{{"k":"a","size":{size_text},"payload":{found},"second":false}}'
+
+
+def test_what_is_not_there_is_null() -> None:
+    nothing = {"k": None, "size": None, "payload": None, "second": None}
+    for raw in (b"{}", b'{"list": [0]}', b'{"list": [0, 5]}', b'{"list": "x"}', b'{"list": {"x": 1}}'):
+        assert json.loads(kept(raw)) == nothing
+
+
+REFUSED = [
+    ("a NUL", b'{"payload": {"a": "x\\u0000"}}', Reason.BAD_STRING, "payload", "holds a NUL"),
+    ("no UTF-8", b'{"payload": {"a": "\xff"}}', Reason.BAD_STRING, "payload", "payload is not JSON in UTF-8"),
+    ("half a surrogate pair", b'{"payload": {"a": "\\ud83c"}}', Reason.NOT_JSON, None, "is not JSON"),
+]
+
+
+@pytest.mark.parametrize(("name", "raw", "reason", "field", "detail"), REFUSED, ids=[row[0] for row in REFUSED])
+def test_json_that_postgres_cannot_store_is_refused(
+    name: str, raw: bytes, reason: Reason, field: str | None, detail: str
+) -> None:
+    verdict = kept(raw)
+    assert isinstance(verdict, InvalidEvent)
+    assert (verdict.reason, verdict.field) == (reason, field)
+    assert verdict.detail.startswith(detail)
+
+
+def test_only_what_is_kept_has_to_be_storable() -> None:
+    assert json.loads(kept(b'{"k": "a", "other": ["\\u0000", "\xff"]}'))["k"] == "a"
+
+
+def test_only_json_fields() -> None:
+    of = decoder([{"name": "payload", "type": "json", "path": "a"}])
+    assert kept(b'{"a": [1, 2]}', of) == '{"payload":[1, 2]}'
+
+
+def test_strict_events_may_have_them() -> None:
+    of = decoder([{"name": "k", "type": "string"}, {"name": "payload", "type": "json", "path": "a.b"}], strict=True)
+    assert kept(b'{"k": "x", "a": {"b": {"c": 1}}}', of) == '{"k":"x","payload":{"c": 1}}'
+    assert kept(b'{"a": {"c": 1}}', of).reason is Reason.UNKNOWN_FIELD

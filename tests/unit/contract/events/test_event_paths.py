@@ -1,0 +1,297 @@
+"""Events as they come: members within members, in arrays and of any name, and defaults."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tidemill_contract.events.decoder import EventDecoder, InvalidEvent, Reason
+from tidemill_contract.resource.paths import show_path
+from tidemill_contract.resource.spec import FieldSpec, PipelineSpec
+
+NOW = 1_700_000_000_000
+FIELDS: list[dict[str, Any]] = [
+    {"name": "ts", "type": "timestamp", "path": "meta.createdAt"},
+    {"name": "user_id", "type": "integer", "path": "user.id", "required": True},
+    {"name": "login", "type": "string", "path": "user.login"},
+    {"name": "plan", "type": "string", "path": "user.account.plan", "default": "free"},
+    {"name": "seen", "type": "timestamp", "path": "user.account.seen", "default": "2023-11-14"},
+    {"name": "agent", "type": "string", "path": ["headers", "User-Agent", "a.b[c]"]},
+    {"name": "sku", "type": "string", "path": "order.items[1].sku"},
+    {"name": "first_tag", "type": "string", "path": "tags[0]"},
+    {"name": "third_tag", "type": "string", "path": "tags[2]"},
+    {"name": "city", "type": "string", "path": "Straße"},
+    {"name": "flag", "type": "boolean", "default": False},
+    {"name": "x", "type": "number", "default": 1},
+]
+NAMES = [field["name"] for field in FIELDS]
+WHOLE = {
+    "meta": {"createdAt": NOW, "id": "1"},
+    "user": {"id": 7, "login": "ada", "account": {"plan": "pro", "seen": "2023-11-14T22:13:20Z"}},
+    "headers": {"User-Agent": {"a.b[c]": "curl"}, "Accept": ["*"]},
+    "order": {"items": [{"sku": "one"}, {"sku": "two"}, {"sku": 3}]},
+    "tags": ["a", {"b": 1}, "c", 4],
+    "Straße": "Oslo",
+    "flag": True,
+    "x": 2.5,
+}
+NESTED = {
+    "ts": NOW, "user_id": 7, "login": "ada", "plan": "pro", "seen": NOW, "agent": "curl", "sku": "two",
+    "first_tag": "a", "third_tag": "c", "city": "Oslo", "flag": True, "x": 2.5,
+}  # fmt: skip
+LEAST = {"meta": {"createdAt": NOW}, "user": {"id": 7}}
+DEFAULTS = dict.fromkeys(NAMES) | {
+    "ts": NOW, "user_id": 7, "plan": "free", "seen": 1_699_920_000_000, "flag": False, "x": 1.0,
+}  # fmt: skip
+
+
+def decoder(
+    fields: list[dict[str, Any]] = FIELDS, *, strict: bool = False, group: str = "login", time: str | None = "ts"
+) -> EventDecoder:
+    source = {"fields": fields, "strict": strict, "eventTime": {"field": time} if time else {}}
+    window = {"type": "tumbling", "size": "1m"}
+    aggregation = {
+        "name": "a", "groupBy": [group], "window": window, "metrics": [{"name": "n", "function": "count"}],
+    }  # fmt: skip
+    return EventDecoder(PipelineSpec.model_validate({"source": source, "aggregations": [aggregation]}), exact=True)
+
+
+DECODER = decoder()
+
+
+def values(event: Any, of: EventDecoder = DECODER) -> dict[str, Any]:
+    return {name: of.values([event], name)[0] for name in of.names}
+
+
+def both(raw: bytes, of: EventDecoder = DECODER) -> Any:
+    """An event's values, or the verdict on it, decoded alone and in a batch, which are the same."""
+    batch = of.decode_all([raw], NOW)
+    verdict = of.refusal(raw, NOW)
+    if verdict is not None:
+        found = batch.invalid[0]
+        assert (found.reason, found.field, found.detail) == (verdict.reason, verdict.field, verdict.detail)
+        return verdict
+    assert not batch.invalid
+    alone = values(of.decode(raw, NOW), of)
+    assert values(batch.events[0], of) == alone
+    assert json.loads(of.as_json(batch.events, [raw])[0]) == alone
+    return alone
+
+
+def test_members_are_read_where_they_are() -> None:
+    assert both(json.dumps(WHOLE).encode()) == NESTED
+    assert both(json.dumps(WHOLE, ensure_ascii=False).encode()) == NESTED
+
+
+NULLS: list[tuple[str, dict[str, Any]]] = [
+    ("all that is optional is absent", LEAST),
+    ("objects on a path are null", {**LEAST, "headers": None, "order": None, "tags": None, "flag": None, "x": None}),
+    ("objects within them are null", {**LEAST, "user": {"id": 7, "account": None}, "headers": {"User-Agent": None}}),
+    ("values are null", {**LEAST, "user": {"id": 7, "account": {"plan": None, "seen": None}}, "order": {}}),
+    ("arrays are empty", {**LEAST, "order": {"items": []}, "tags": []}),
+    ("arrays are too short", {**LEAST, "order": {"items": [{"sku": 1}]}}),
+    ("items are null", {**LEAST, "order": {"items": [None, None]}, "tags": [None, None, None]}),
+]
+
+
+@pytest.mark.parametrize(("reason", "members"), NULLS, ids=[reason for reason, _ in NULLS])
+def test_what_is_not_there_is_null_or_the_default(reason: str, members: dict[str, Any]) -> None:
+    assert both(json.dumps(members).encode()) == DEFAULTS
+
+
+def test_defaults_of_some_events_are_not_those_of_others() -> None:
+    raws = [json.dumps(each).encode() for each in (LEAST, WHOLE, LEAST)]
+    assert [values(event) for event in DECODER.decode_all(raws, NOW).events] == [DEFAULTS, NESTED, DEFAULTS]
+
+
+def test_a_required_item_of_an_array() -> None:
+    fields = [
+        {"name": "login", "type": "string", "path": "row[2].login", "required": True},
+        {"name": "a", "type": "integer", "path": "row[1]"},
+        {"name": "b", "type": "integer", "path": "row[3]", "default": 5},
+    ]
+    of = decoder(fields, time=None)
+    assert both(b'{"row": [0, 1, {"login": "x"}]}', of) == {"login": "x", "a": 1, "b": 5}
+    assert both(b'{"row": [0, null, {"login": "x"}, null]}', of) == {"login": "x", "a": None, "b": 5}
+    for raw in (b'{"row": [0, 1]}', b'{"row": [0, 1, null]}', b'{"row": [0, 1, {}]}', b'{"row": null}', b"{}"):
+        verdict = both(raw, of)
+        assert (verdict.reason, verdict.field) == (Reason.MISSING_FIELD, "login")
+        assert "it is read from row[2].login" in verdict.detail
+
+
+REFUSED: list[tuple[str, bytes, Reason, str | None, str]] = [
+    (
+        "a value of another type",
+        json.dumps({**LEAST, "user": {"id": "x"}}).encode(),
+        Reason.MISTYPED, "user_id", 'user_id: expected integer, got string "x"; send a whole number, or declare the'
+        " field as string; it is read from user.id",
+    ),
+    (
+        "a required member is missing",
+        json.dumps({**LEAST, "user": {"login": "x"}}).encode(),
+        Reason.MISSING_FIELD, "user_id", "user_id is missing; send it; it is read from user.id",
+    ),
+    (
+        "the object of a required member is null",
+        json.dumps({**LEAST, "user": None}).encode(),
+        Reason.MISSING_FIELD, "user_id", "user_id is missing; send it; it is read from user.id",
+    ),
+    (
+        "no object where a path leads",
+        json.dumps({**LEAST, "headers": "none"}).encode(),
+        Reason.MISTYPED, "agent", 'headers: expected object, got string "none"; the path of agent leads through it:'
+        " correct the path, or what is sent",
+    ),
+    (
+        "no array where a path leads",
+        json.dumps({**LEAST, "tags": {"a": 1}}).encode(),
+        Reason.MISTYPED, "first_tag", "tags: expected array, got object; the path of first_tag leads through it:"
+        " correct the path, or what is sent",
+    ),
+    ("an array", b"[]", Reason.NOT_AN_OBJECT, None, "expected an object, got an array; send each event"),
+    ("no JSON", b'{"user": {"id": 1', Reason.NOT_JSON, None, "is not JSON"),
+    ("no JSON after a wrong value", b'{"user": {"id": "1"}, "meta": {', Reason.NOT_JSON, None, "is not JSON"),
+    (
+        "a NUL",
+        json.dumps({**LEAST, "user": {"id": 1, "login": "a\0"}}).encode(),
+        Reason.BAD_STRING, "login", "holds a NUL",
+    ),
+    (
+        "seconds",
+        json.dumps({**LEAST, "meta": {"createdAt": NOW // 1000}}).encode(),
+        Reason.OUT_OF_RANGE, "ts", "ts: 1700000000 reads as",
+    ),
+    (
+        "a long key",
+        json.dumps({**LEAST, "user": {"id": 1, "login": "x" * 2000}}).encode(),
+        Reason.KEY_TOO_LONG, "login", "2000 bytes",
+    ),
+    (
+        "an envelope",
+        json.dumps({"schema": {}, "payload": LEAST}).encode(),
+        Reason.MISSING_FIELD, "ts", "ts is missing; send it; this is a Kafka Connect envelope",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("reason", "raw", "code", "field", "detail"), REFUSED, ids=[row[0] for row in REFUSED])
+def test_a_refusal_names_the_field_and_where_it_is(
+    reason: str, raw: bytes, code: Reason, field: str | None, detail: str
+) -> None:
+    verdict = both(raw)
+    assert (verdict.reason, verdict.field) == (code, field)
+    assert verdict.detail.startswith(detail)
+
+
+MENDED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("a whole number with a point", {**LEAST, "user": {"id": 7.0}}, {}),
+    ("a date alone", {**LEAST, "meta": {"createdAt": "2023-11-14"}}, {"ts": 1_699_920_000_000}),
+    (
+        "more digits than microseconds",
+        {**LEAST, "meta": {"createdAt": "2023-11-14T22:13:20.1239999Z"}},
+        {"ts": NOW + 123},
+    ),
+    ("rounded up otherwise", {**LEAST, "meta": {"createdAt": "2023-11-14T22:13:19.9999999Z"}}, {"ts": NOW - 1}),
+]
+
+
+@pytest.mark.parametrize(("reason", "members", "changed"), MENDED, ids=[row[0] for row in MENDED])
+def test_values_are_mended_within_objects_too(reason: str, members: dict[str, Any], changed: dict[str, Any]) -> None:
+    assert both(json.dumps(members).encode()) == {**DEFAULTS, **changed}
+
+
+def test_strict_holds_within_objects() -> None:
+    fields = [
+        {"name": "login", "type": "string", "path": "user.login"},
+        {"name": "tag", "type": "string", "path": "tags[1]"},
+    ]
+    of = decoder(fields, strict=True, time=None)
+    assert both(b'{"user": {"login": "x"}, "tags": [{"any": 1}, "y", 3]}', of) == {"login": "x", "tag": "y"}
+    for raw, name in ((b'{"user": {"id": 1}}', "user.id"), (b'{"a.b": 1}', "'a.b'")):
+        verdict = both(raw, of)
+        assert (verdict.reason, verdict.field) == (Reason.UNKNOWN_FIELD, name)
+        assert verdict.detail == f"{name} is not declared; fields are read from user.login, tags[1]"
+
+
+def test_an_envelope_can_be_read_through() -> None:
+    fields = [
+        {"name": "login", "type": "string", "path": "payload.after.login"},
+        {"name": "op", "type": "string", "path": "payload.op"},
+    ]
+    of = decoder(fields, time=None)
+    raw = b'{"schema": {}, "payload": {"before": null, "after": {"login": "x"}, "op": "c"}}'
+    assert both(raw, of) == {"login": "x", "op": "c"}
+    assert both(b'{"schema": {}, "payload": {}}', of) == {"login": None, "op": None}
+
+
+def test_an_envelope_around_optional_members_is_told() -> None:
+    of = decoder([{"name": "login", "type": "string", "path": "user.login"}], time=None)
+    assert both(b'{"user": null}', of) == {"login": None}
+    verdict = both(b'{"schema": {}, "payload": {"user": {"login": "x"}}}', of)
+    assert verdict.reason is Reason.MISSING_FIELD
+    assert "Kafka Connect envelope" in verdict.detail
+
+
+def test_a_flat_event_is_one_struct() -> None:
+    """Without paths, events are laid out as their fields are: no object within another."""
+    of = decoder([{"name": "login", "type": "string"}, {"name": "n", "type": "integer", "default": 3}], time=None)
+    assert of.type.__struct_fields__ == ("login", "n")
+    assert both(b'{"login": "x"}', of) == {"login": "x", "n": 3}
+    assert both(b'{"login": "x", "n": null}', of) == {"login": "x", "n": 3}
+    assert both(b'{"login": "x", "n": 2e2}', of) == {"login": "x", "n": 200}
+    assert both(b'{"login": "x", "n": "2"}', of).detail.endswith("send it without quotes")
+
+
+@pytest.mark.parametrize(
+    ("path", "steps", "shown"),
+    [
+        ("a", ("a",), "a"),
+        ("User-Agent", ("User-Agent",), "User-Agent"),
+        ("a.b[0][12].c", ("a", "b", 0, 12, "c"), "a.b[0][12].c"),
+        (["a.b", 0, "c d"], ("a.b", 0, "c d"), "'a.b'[0].c d"),
+        (None, ("f",), "f"),
+    ],
+)
+def test_a_path_is_a_text_or_a_list(path: Any, steps: tuple[Any, ...], shown: str) -> None:
+    field = FieldSpec(name="f", type="string", path=path)
+    assert field.steps == steps
+    assert show_path(field.steps) == shown
+    assert FieldSpec.model_validate_json(field.model_dump_json(exclude_none=True)).steps == steps
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 2**64) | st.floats(allow_nan=False) | st.text("aü\0\\", max_size=3),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["sku", "id", "a"]), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@st.composite
+def disturbed(draw: st.DrawFn) -> bytes:
+    """The whole event with a part replaced, or taken out."""
+    event = json.loads(json.dumps(WHOLE))
+    holder, key = event, draw(st.sampled_from(list(event)))
+    while isinstance(holder[key], dict | list) and holder[key] and draw(st.booleans()):
+        holder = holder[key]
+        key = draw(st.sampled_from(list(range(len(holder))) if isinstance(holder, list) else list(holder)))
+    if draw(st.booleans()):
+        del holder[key]
+    else:
+        holder[key] = draw(JSON)
+    return json.dumps(event).encode()
+
+
+@settings(max_examples=300)
+@given(st.lists(disturbed(), min_size=1, max_size=4))
+def test_a_batch_has_the_verdicts_of_its_events_alone(raws: list[bytes]) -> None:
+    alone = [both(raw) for raw in raws]
+    batch = DECODER.decode_all(raws, NOW)
+    for index, expected in enumerate(alone):
+        if isinstance(expected, InvalidEvent):
+            assert batch.invalid[index].detail == expected.detail
+        else:
+            assert values(batch.events[index]) == expected

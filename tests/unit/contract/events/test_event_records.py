@@ -1,0 +1,172 @@
+"""Fields beside events: the record's key, headers, time and place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tidemill_contract.events.decoder import InvalidEvent, Reason
+from tidemill_contract.events.records import RecordDecoder
+from tidemill_contract.resource.spec import PipelineSpec
+
+NOW = 1_700_000_000_000
+FIELDS: list[dict[str, Any]] = [
+    {"name": "n", "type": "integer", "path": "order.n"},
+    {"name": "shop", "type": "string", "from": "key"},
+    {"name": "region", "type": "string", "from": "header", "path": "X-Region", "required": True},
+    {"name": "tries", "type": "integer", "from": "header", "default": 1},
+    {"name": "sent", "type": "timestamp", "from": "header", "path": "ce.time"},
+    {"name": "came", "type": "timestamp", "from": "timestamp"},
+    {"name": "part", "type": "integer", "from": "partition"},
+    {"name": "place", "type": "integer", "from": "offset"},
+]
+NAMES = [field["name"] for field in FIELDS]
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A record of a topic."""
+
+    own_key: bytes | None = None
+    own_headers: Sequence[tuple[str, bytes | None]] | None = (("X-Region", b"eu"),)
+    time: int = NOW
+
+    def key(self) -> bytes | None:
+        return self.own_key
+
+    def headers(self) -> Sequence[tuple[str, bytes | None]] | None:
+        return self.own_headers
+
+    def partition(self) -> int:
+        return 3
+
+    def offset(self) -> int:
+        return 70
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, self.time
+
+
+def decoder(fields: list[dict[str, Any]] = FIELDS, *, time: str | None = None, group: str = "n") -> RecordDecoder:
+    source = {"fields": fields, "eventTime": {"field": time} if time else {}}
+    window, metrics = {"type": "tumbling", "size": "1m"}, [{"name": "count", "function": "count"}]
+    aggregations = [{"name": "a", "groupBy": [group], "window": window, "metrics": metrics}]
+    spec = PipelineSpec.model_validate({"source": source, "aggregations": aggregations})
+    return RecordDecoder(PipelineSpec.model_validate_json(spec.model_dump_json(by_alias=True)), exact=True)
+
+
+DECODER = decoder()
+
+
+def read(record: Sent, raw: bytes = b'{"order": {"n": 5}}', of: RecordDecoder = DECODER) -> Any:
+    """A record's values by name, or the verdict on it."""
+    decoded = of.decode_all([raw], NOW, records=[record])
+    verdict = of.refusal(raw, NOW, record)
+    if verdict is not None:
+        assert decoded.invalid[0].detail == verdict.detail
+        assert decoded.events == [None]
+        return verdict
+    assert decoded.invalid == {}
+    found = json.loads(of.as_json(decoded.events, [raw])[0])
+    assert {name: of.values(decoded.events, name)[0] for name in found} == found
+    return found
+
+
+LEAST = {
+    "n": 5, "shop": None, "region": "eu", "tries": 1, "sent": None, "came": NOW, "part": 3, "place": 70,
+}  # fmt: skip
+READ: list[tuple[str, Sent, dict[str, Any]]] = [
+    ("what is optional is absent", Sent(), {}),
+    ("a key", Sent(b"S\xc3\xbcd"), {"shop": "Süd"}),
+    ("a key that looks like JSON", Sent(b'{"a": "b"}'), {"shop": '{"a": "b"}'}),
+    ("an empty key is no null", Sent(b""), {"shop": ""}),
+    ("a header's number", Sent(None, [("X-Region", b"eu"), ("tries", b"3")]), {"tries": 3}),
+    ("a whole number with a point", Sent(None, [("X-Region", b"eu"), ("tries", b"3.0")]), {"tries": 3}),
+    ("a header without a value", Sent(None, [("X-Region", b"eu"), ("tries", None)]), {}),
+    ("the last of several headers", Sent(None, [("X-Region", b"us"), ("X-Region", b"eu")]), {}),
+    (
+        "a time as text",
+        Sent(None, [("X-Region", b"eu"), ("ce.time", b"2023-11-14T22:13:20.5Z")]),
+        {"sent": NOW + 500},
+    ),
+    ("a time in milliseconds", Sent(None, [("X-Region", b"eu"), ("ce.time", b"1700000000000")]), {"sent": NOW}),
+    ("a record without a time", Sent(time=-1), {"came": None}),
+    ("other headers", Sent(None, [("x-region", b"us"), ("X-Region", b"eu"), ("b", b"\xff")]), {}),
+]
+
+
+@pytest.mark.parametrize(("reason", "record", "changed"), READ, ids=[row[0] for row in READ])
+def test_fields_are_read_beside_the_event(reason: str, record: Sent, changed: dict[str, Any]) -> None:
+    assert read(record) == {**LEAST, **changed}
+
+
+REFUSED: list[tuple[Sent, Reason, str, str]] = [
+    (Sent(None, None), Reason.MISSING_FIELD, "region", "region is missing; send it; it is read from header X-Region"),
+    (Sent(b"\xff"), Reason.MISTYPED, "shop", "the record's key is not UTF-8; send text"),
+    (Sent(b"a\0"), Reason.BAD_STRING, "shop", "holds a NUL character"),
+    (
+        Sent(None, [("X-Region", b"eu"), ("tries", b"two")]),
+        Reason.MISTYPED, "tries", 'tries: expected integer, got string "two"; send a whole number, or declare the field'
+        " as string; it is read from header tries",
+    ),
+    (Sent(None, [("X-Region", b"eu"), ("ce.time", b"1700000000")]), Reason.OUT_OF_RANGE, "sent", "sent: 1700000000"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("record", "reason", "field", "detail"), REFUSED)
+def test_a_refusal_names_the_part_of_the_record(record: Sent, reason: Reason, field: str, detail: str) -> None:
+    verdict = read(record)
+    assert isinstance(verdict, InvalidEvent)
+    assert (verdict.reason, verdict.field) == (reason, field)
+    assert verdict.detail.startswith(detail)
+
+
+def test_an_event_is_judged_before_what_is_beside_it() -> None:
+    verdict = read(Sent(None, None), b'{"order": 5}')
+    assert (verdict.reason, verdict.field) == (Reason.MISTYPED, "n")
+
+
+def test_a_member_cannot_stand_for_what_is_beside_events() -> None:
+    raw = json.dumps({"order": {"n": 5}, "region": "us", "part": 9, "<header> region": "us", "<key> shop": 1})
+    assert read(Sent(), raw.encode()) == LEAST
+
+
+def test_some_records_of_many_are_refused() -> None:
+    raws = [b'{"order": {"n": %d}}' % n for n in range(4)]
+    raws[1] = b"{"
+    records = [Sent(b"a"), Sent(b"b"), Sent(b"c", None), Sent(b"d")]
+    decoded = DECODER.decode_all(raws, NOW, records=records)
+    assert {index: verdict.reason for index, verdict in decoded.invalid.items()} == {
+        1: Reason.NOT_JSON, 2: Reason.MISSING_FIELD,
+    }  # fmt: skip
+    events = [event for event in decoded.events if event is not None]
+    assert (DECODER.values(events, "n"), DECODER.values(events, "shop")) == ([0, 3], ["a", "d"])
+
+
+def test_a_header_may_have_the_time_of_the_event() -> None:
+    of = decoder(time="sent")
+    sent = Sent(None, [("X-Region", b"eu"), ("ce.time", b"2023-11-14T22:13:19.123456Z")])
+    decoded = of.decode_all([b"{}", b"[]", b"{}"], NOW, records=[sent, sent, Sent()])
+    assert decoded.micros == [456, 0, 0]
+    assert of.values(decoded.events[:1], "sent") == [NOW - 877]
+    assert {index: verdict.reason for index, verdict in decoded.invalid.items()} == {
+        1: Reason.NOT_AN_OBJECT, 2: Reason.MISSING_FIELD,
+    }  # fmt: skip
+    future = Sent(None, [("X-Region", b"eu"), ("ce.time", b"%d" % (2 * NOW))])
+    assert read(future, b"{}", of).reason is Reason.TOO_FAR_IN_THE_FUTURE
+
+
+def test_a_long_group_key_beside_the_event_is_refused() -> None:
+    of = decoder(group="shop")
+    assert read(Sent(b"x" * 1024), of=of)["shop"] == "x" * 1024
+    assert read(Sent(b"x" * 1025), of=of).reason is Reason.KEY_TOO_LONG
+
+
+def test_without_such_fields_records_are_not_looked_at() -> None:
+    of = decoder([{"name": "n", "type": "integer"}])
+    decoded = of.decode_all([b'{"n": 1}'], NOW, records=[None])  # type: ignore[list-item]
+    assert (of.beside, of.values(decoded.events, "n")) == (False, [1])

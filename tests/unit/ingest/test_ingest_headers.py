@@ -1,0 +1,94 @@
+"""What ingest passes on of a request's headers, and how it judges fields beside events."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.datastructures import Headers
+
+from tidemill_contract.events import quarantine
+from tidemill_contract.events.records import RecordDecoder
+from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
+from tidemill_ingest.records import Judge
+
+NOW = 1_700_000_000_000
+FIELDS: list[dict[str, Any]] = [
+    {"name": "shop", "type": "string"},
+    {"name": "region", "type": "string", "from": "header", "path": "X-Region", "required": True},
+    {"name": "tries", "type": "integer", "from": "header", "default": 1},
+    {"name": "tenant", "type": "string", "from": "key"},
+    {"name": "place", "type": "integer", "from": "offset"},
+]
+
+
+def config(fields: list[dict[str, Any]], key: str | None = None) -> PipelineConfig:
+    window, metrics = {"type": "tumbling", "size": "1m"}, [{"name": "n", "function": "count"}]
+    source = {"fields": fields, **({"key": key} if key else {})}
+    aggregations = [{"name": "a", "window": window, "metrics": metrics}]
+    spec = PipelineSpec.model_validate({"source": source, "aggregations": aggregations})
+    return PipelineConfig(namespace="n", name="p", generation=1, spec=spec, aggregations=(AggregationRef(name="a"),))
+
+
+JUDGE = Judge(config(FIELDS, "shop"))
+
+
+def test_the_headers_that_fields_are_read_from_are_passed_on() -> None:
+    sent = Headers({"x-region": "Ã¶st", "tries": "2", "authorization": "Bearer x", "accept": "*/*"})
+    assert JUDGE.passed_on(sent) == [("X-Region", "öst".encode()), ("tries", b"2")]
+    assert JUDGE.passed_on(Headers({})) == []
+    assert Judge(config(FIELDS[:1])).passed_on(sent) == []
+
+
+def test_each_record_gets_them_and_an_invalid_one_its_verdict_too() -> None:
+    headers = [("X-Region", b"eu")]
+    made = JUDGE.judge([b'{"shop": "a"}', b"{", b'{"shop": null}'], NOW, headers)
+    assert list(made.invalid) == [1]
+    assert made.headers == {0: headers, 1: [*headers, *quarantine.headers(made.invalid[1])], 2: headers}
+    assert made.keys == [b"a", None, None]
+
+
+def test_a_header_that_is_missing_or_wrong_makes_events_invalid() -> None:
+    for headers, field in ((None, "region"), ([("X-Region", b"eu"), ("tries", b"two")], "tries")):
+        made = JUDGE.judge([b'{"shop": "a"}'], NOW, headers)
+        assert made.invalid[0].field == field
+        assert made.keys == [b"a"]
+
+
+def test_without_such_fields_records_have_no_headers() -> None:
+    made = Judge(config(FIELDS[:1])).judge([b'{"shop": "a"}'], NOW, [])
+    assert made.headers == {}
+
+
+class _Written:
+    """A record as the processor gets it."""
+
+    def __init__(self, key: bytes | None, headers: quarantine.Headers) -> None:
+        self._key, self._headers = key, headers
+
+    def key(self) -> bytes | None:
+        return self._key
+
+    def headers(self) -> quarantine.Headers:
+        return self._headers
+
+    def partition(self) -> int:
+        return 1
+
+    def offset(self) -> int:
+        return 2
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, NOW
+
+
+def test_the_processor_agrees() -> None:
+    """What ingest accepts is valid with the key and the headers that it wrote; its refusals are the processor's."""
+    decoder = RecordDecoder(config(FIELDS, "shop").spec)
+    for headers in ([], [("X-Region", b"eu")], [("X-Region", b"eu"), ("tries", b"x")], [("X-Region", b"\xff")]):
+        raw = b'{"shop": "a"}'
+        made = JUDGE.judge([raw], NOW, headers)
+        written = _Written(made.key(0), made.headers.get(0, []))
+        refusal = decoder.refusal(raw, NOW, written)
+        mine = made.invalid.get(0)
+        assert (refusal and refusal.detail) == (mine and mine.detail)

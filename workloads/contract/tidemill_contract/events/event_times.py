@@ -1,0 +1,46 @@
+"""Which times an event may have: from 1970 to a bound after the clock."""
+
+from __future__ import annotations
+
+from tidemill_contract.events.details import SECONDS_FROM, SECONDS_TO, counts_seconds, unit_hint
+from tidemill_contract.events.verdicts import InvalidEvent, Reason
+
+
+class EventTimes:
+    """Judges the event times of one pipeline, all in epoch milliseconds."""
+
+    def __init__(self, field: str | None, max_future_ms: int) -> None:
+        """Prepare; `field` has the event time, None: the record's own time counts."""
+        self._field, self._max_future_ms = field, max_future_ms
+
+    def latest(self, now_ms: int) -> int:
+        """The latest event time that is valid at wall time `now_ms`."""
+        return now_ms + self._max_future_ms
+
+    def check_record(self, record_time_ms: int, now_ms: int) -> None:
+        """Judge a record's own time as the event's.
+
+        Raises:
+            InvalidEvent: it counts seconds, is before 1970, or further ahead of `now_ms` than maxFuture.
+        """
+        if SECONDS_FROM <= record_time_ms <= SECONDS_TO:
+            raise counts_seconds(None, record_time_ms)
+        self.check(record_time_ms, now_ms)
+
+    def check(self, event_time_ms: int, now_ms: int) -> None:
+        """Judge an event time.
+
+        Raises:
+            InvalidEvent: before 1970, or further ahead of `now_ms` than maxFuture.
+        """
+        if event_time_ms < 0:
+            detail = f"{event_time_ms} ms is before 1970; send a time from 1970 on"
+            raise InvalidEvent(Reason.TOO_OLD, self._field, detail)
+        if event_time_ms > self.latest(now_ms):
+            ahead = event_time_ms - now_ms
+            hint = unit_hint(event_time_ms) or "correct the sender's clock, or raise maxFuture"
+            raise InvalidEvent(
+                Reason.TOO_FAR_IN_THE_FUTURE,
+                self._field,
+                f"{ahead} ms ahead of the clock; maxFuture is {self._max_future_ms} ms; {hint}",
+            )

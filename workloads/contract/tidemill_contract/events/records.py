@@ -1,0 +1,175 @@
+"""Records: an event with what is beside it, the record's key, headers, time and place.
+
+Texts of the key and of headers are written as the members of an event of their own, so that one decoder judges both
+and gives the same reasons.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from tidemill_contract.events.decoder import Decoded, EventDecoder
+from tidemill_contract.events.verdicts import InvalidEvent, Reason
+from tidemill_contract.resource.spec import FieldSpec, PipelineSpec
+
+_TEXTS = ("key", "header")
+_MOST_KNOWN, _KNOWN_BYTES = 4_096, 1_024
+"""So many different texts are remembered as JSON, as headers repeat; none that are longer."""
+_NUMBER = re.compile(rb"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+
+
+class Record(Protocol):
+    """A record, as far as fields are read from it."""
+
+    def key(self) -> bytes | None: ...  # noqa: D102
+    def headers(self) -> Sequence[tuple[str, bytes | None]] | None: ...  # noqa: D102
+    def partition(self) -> int | None: ...  # noqa: D102
+    def offset(self) -> int | None: ...  # noqa: D102
+    def timestamp(self) -> tuple[int, int | None]: ...  # noqa: D102
+
+
+class RecordDecoder:
+    """Decodes and judges the records of one pipeline: `EventDecoder`, and the fields beside events.
+
+    Attributes:
+        event_time_field: the field that has the event's time; None: the record's own timestamp counts.
+        headers: names of the headers that fields are read from.
+        beside: whether there are fields beside events.
+    """
+
+    def __init__(self, spec: PipelineSpec, *, exact: bool = False) -> None:
+        """Prepare; arguments as those of `EventDecoder`."""
+        fields = spec.source.fields
+        self._events = EventDecoder(spec, exact=exact)
+        self.event_time_field = spec.source.event_time.field
+        self._own = [field for field in fields if field.origin in ("timestamp", "partition", "offset")]
+        self._texts = {field.name: field for field in fields if field.origin in _TEXTS}
+        self._places = tuple(field.header if field.origin == "header" else None for field in self._texts.values())
+        self._known: dict[tuple[bytes | None, ...], bytes] = {}
+        self.headers = tuple(field.header for field in self._texts.values() if field.origin == "header")
+        self._beside = EventDecoder(_of_texts(spec, list(self._texts.values())), exact=exact) if self._texts else None
+        self.beside = bool(self._own or self._texts)
+
+    def decode_all(
+        self, raws: Sequence[bytes], now_ms: int, *, largest: int | None = None, records: Sequence[Record] = ()
+    ) -> Decoded:
+        """Decode many, see `EventDecoder.decode_all`; without records, fields beside events are null as yet."""
+        decoded = self._events.decode_all(raws, now_ms, largest=largest)
+        return self.complete(decoded, records, now_ms) if records and self.beside else decoded
+
+    def complete(self, decoded: Decoded, records: Sequence[Record], now_ms: int) -> Decoded:
+        """Set and judge the fields beside events, of which there is one a record."""
+        if not self.beside:
+            return decoded
+        events, invalid, micros = list(decoded.events), dict(decoded.invalid), decoded.micros
+        at = [index for index, event in enumerate(events) if event is not None]
+        if self._beside is not None:
+            found = self._read_texts(at, invalid, records, now_ms)
+            if found.micros is not None and self._beside.event_time_field is not None:
+                micros = [0] * len(events)
+                for index, each in zip(at, found.micros, strict=True):
+                    micros[index] = each
+            right = [index for index in at if index not in invalid]
+            texts = [event for index, event in zip(at, found.events, strict=True) if index not in invalid]
+            for name in self._texts:
+                self._events.put([events[index] for index in right], name, self._beside.values(texts, name))
+            events = [None if index in invalid else event for index, event in enumerate(events)]
+            at = right
+        for field in self._own:
+            values = [_own(records[index], field.origin) for index in at]
+            self._events.put([events[index] for index in at], field.name, values)
+        return Decoded(events, invalid, micros)
+
+    def _read_texts(
+        self, at: Sequence[int], invalid: dict[int, InvalidEvent], records: Sequence[Record], now_ms: int
+    ) -> Decoded:
+        """The texts of the records at these places as events; verdicts are added to `invalid`."""
+        assert self._beside is not None  # noqa: S101 - asked by the caller
+        documents = []
+        for index in at:
+            try:
+                documents.append(self._document(records[index]))
+            except InvalidEvent as verdict:
+                invalid[index] = verdict
+                documents.append(b"")  # is refused below as well, after this
+        found = self._beside.decode_all(documents, now_ms)
+        for place, refusal in found.invalid.items():
+            invalid.setdefault(at[place], self._located(refusal))
+        return found
+
+    def _document(self, record: Record) -> bytes:
+        # Of several headers of one name the last counts, as for Kafka's clients. The key has no name.
+        held: dict[str | None, bytes | None] = dict(record.headers() or ())
+        held[None] = record.key()
+        texts = tuple(map(held.get, self._places))
+        document = self._known.get(texts)
+        if document is None:
+            document = self._written(texts)
+            if len(document) <= _KNOWN_BYTES:
+                if len(self._known) >= _MOST_KNOWN:
+                    self._known.clear()
+                self._known[texts] = document
+        return document
+
+    def _written(self, texts: Sequence[bytes | None]) -> bytes:
+        found = zip(self._texts.items(), texts, strict=True)
+        members = {name: msgspec.Raw(_as_json(text, field)) for (name, field), text in found if text is not None}
+        return msgspec.json.encode(members)
+
+    def _located(self, verdict: InvalidEvent) -> InvalidEvent:
+        field = self._texts.get(verdict.field or "")
+        if field is None:
+            return verdict
+        return InvalidEvent(verdict.reason, verdict.field, f"{verdict.detail}; it is read from {field.place}")
+
+    def refusal(self, raw: bytes, now_ms: int, record: Record | None = None) -> InvalidEvent | None:
+        """The verdict on a record at wall time `now_ms` if it is not a valid event."""
+        decoded = self.decode_all([raw], now_ms, records=[] if record is None else [record])
+        return decoded.invalid.get(0)
+
+    def values(self, events: Sequence[Any], name: str) -> list[Any]:
+        """A field's value in each event."""
+        return self._events.values(events, name)
+
+    def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
+        """The fields of each event as a JSON object, see `EventDecoder.as_json`."""
+        return self._events.as_json(events, raws)
+
+    def check_record_time(self, record_time_ms: int, now_ms: int) -> None:
+        """Judge a record's own time, see `EventTimes.check_record`."""
+        self._events.times.check_record(record_time_ms, now_ms)
+
+
+def _of_texts(spec: PipelineSpec, fields: Sequence[FieldSpec]) -> PipelineSpec:
+    """The pipeline as if only these fields were its events, each a member of its own name."""
+    members = [field.model_copy(update={"taken_from": None, "path": None}) for field in fields]
+    time = spec.source.event_time
+    if time.field not in {field.name for field in fields}:
+        time = time.model_copy(update={"field": None})
+    source = spec.source.model_copy(update={"fields": members, "strict": False, "event_time": time})
+    return spec.model_copy(update={"source": source})
+
+
+def _as_json(text: bytes, field: FieldSpec) -> bytes:
+    """A text as JSON of the field's type; what is none is a string, which its decoder then refuses."""
+    if field.type != "string" and (_NUMBER.fullmatch(text) or text in (b"true", b"false", b"null")):
+        return text
+    try:
+        return msgspec.json.encode(text.decode())
+    except UnicodeDecodeError:
+        detail = f"{field.place} is not UTF-8; send text"
+        raise InvalidEvent(Reason.MISTYPED, field.name, detail) from None
+
+
+def _own(record: Record, origin: str) -> int | None:
+    match origin:
+        case "partition":
+            return record.partition()
+        case "offset":
+            return record.offset()
+    time = record.timestamp()[1]
+    return time if time is not None and time >= 0 else None  # -1: the record has none

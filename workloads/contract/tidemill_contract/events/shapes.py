@@ -1,0 +1,248 @@
+"""How events are laid out in memory: the typed structs that the JSON reader fills, and where each field is in them.
+
+An event whose fields are its own members is one flat struct. Paths make structs within structs, so that a value is
+read where it is, without dictionaries and without a copy. What the reader refuses is taken apart member by member
+(`extracted`), and read again as a flat event.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import repeat
+from operator import attrgetter
+from types import NoneType
+from typing import Any
+
+import msgspec
+
+from tidemill_contract.events.details import misplaced, undeclared
+from tidemill_contract.events.members import Members, items, members
+from tidemill_contract.resource.paths import Step, Steps
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A field.
+
+    Attributes:
+        kind: the type that the JSON reader takes, without null.
+        default: the value of absent and null ones, as events have it.
+        beside: whether it is no member of the event; it is put there later (`put`).
+        unread: whether it is only there so that strict events may have it.
+    """
+
+    name: str
+    steps: Steps
+    kind: Any
+    required: bool
+    default: Any = None
+    beside: bool = False
+    unread: bool = False
+
+
+@dataclass
+class _Node:
+    """A member with members that are read: by name, or by place in an array."""
+
+    steps: Steps = ()
+    children: dict[Step, _Node | Leaf] = field(default_factory=dict)
+    type: Any = None
+    owner: str = ""
+
+    @property
+    def is_array(self) -> bool:
+        return any(isinstance(step, int) for step in self.children)
+
+    @property
+    def required(self) -> bool:
+        return any(child.required for child in self.children.values())
+
+    def leaves(self) -> list[Leaf]:
+        found: list[Leaf] = []
+        for child in self.children.values():
+            found += child.leaves() if isinstance(child, _Node) else [child]
+        return found
+
+
+class Shape:
+    """The layout of a pipeline's events.
+
+    Attributes:
+        type: the struct that the JSON reader fills.
+        flat: the struct of fields by name; the same unless a field has a path.
+        nested: whether they differ.
+        tops: the members of the event itself that are read.
+    """
+
+    def __init__(self, leaves: Sequence[Leaf], *, strict: bool) -> None:
+        """Compile the structs.
+
+        Args:
+            leaves: the fields; no path begins with the whole of another one.
+            strict: whether members that no path leads to are refused.
+        """
+        self._strict = strict
+        self._root, self._inner = _Node(), list[_Node]()
+        for leaf in leaves:
+            self._place(leaf)
+        read = [leaf for leaf in leaves if not leaf.unread]
+        self._known = [leaf.steps for leaf in read if not leaf.beside]
+        self.tops = frozenset(str(steps[0]) for steps in self._known)
+        self.nested = any(leaf.steps != (leaf.name,) or leaf.unread for leaf in leaves)
+        self.flat = _struct("Event", [_flat(leaf) for leaf in read], strict=strict)
+        self.type = self._compiled(self._root, "Event", "") if self.nested else self.flat
+        self._owners = {leaf.name: self._owner(leaf) for leaf in leaves}
+        self._getters = {leaf.name: attrgetter(self._owners[leaf.name] + leaf.name) for leaf in leaves}
+        self._defaults = {leaf.name: leaf.default for leaf in leaves if leaf.default is not None}
+        self._read_flat = msgspec.json.Decoder(self.flat).decode
+
+    def _place(self, leaf: Leaf) -> None:
+        node = self._root
+        for depth, step in enumerate(leaf.steps[:-1], 1):
+            child = node.children.setdefault(step, _Node(leaf.steps[:depth]))
+            assert isinstance(child, _Node)  # noqa: S101 - no path begins with another one
+            node = child
+        node.children[leaf.steps[-1]] = leaf
+
+    def _compiled(self, node: _Node, name: str, owner: str) -> Any:
+        """The struct of a node and of those below it; `owner` is where it is, with a dot at the end."""
+        node.owner = owner
+        fields = []
+        for step, child in node.children.items():
+            if isinstance(child, Leaf):
+                fields.append((step, *_flat(child)))
+                continue
+            attribute = f"_{len(self._inner)}"
+            self._inner.append(child)
+            kind = self._compiled(child, attribute, f"{owner}{attribute}.")
+            fields.append((step, attribute, kind) if child.required else (step, attribute, kind | None, _new(kind)))
+        if node.is_array:
+            node.type = _array(name, fields)
+        else:
+            renamed = {attribute: str(step) for step, attribute, *_ in fields}
+            node.type = _struct(name, [rest for _, *rest in fields], strict=self._strict, rename=renamed)
+        return node.type
+
+    def _owner(self, leaf: Leaf) -> str:
+        node: Any = self._root
+        for step in leaf.steps[:-1]:
+            node = node.children[step]
+        return node.owner if self.nested else ""
+
+    def values(self, events: Sequence[Any], name: str) -> list[Any]:
+        """A field's value in each event."""
+        get = self._getters[name]
+        try:
+            found = list(map(get, events))
+        except AttributeError:
+            self._fill(events)
+            found = list(map(get, events))
+        default = self._defaults.get(name)
+        if default is not None and NoneType in set(map(type, found)):
+            return [default if value is None else value for value in found]
+        return found
+
+    def put(self, events: Sequence[Any], name: str, values: Sequence[Any]) -> None:
+        """Set a field of each event, after `values` has read it."""
+        owner = self._owners[name]
+        owners = map(attrgetter(owner[:-1]), events) if owner else events
+        deque(map(setattr, owners, repeat(name), values), maxlen=0)
+
+    def _fill(self, events: Sequence[Any]) -> None:
+        """Put empty objects where one on a path is null; so few events have such that this waits until it is needed."""
+        for node in self._inner:  # an outer one before those within it
+            outer, _, attribute = node.owner[:-1].rpartition(".")
+            held = events if not outer else list(map(attrgetter(outer), events))
+            for holder in held:
+                if getattr(holder, attribute) is None:
+                    setattr(holder, attribute, node.type())
+
+    def read_flat(self, raw: bytes) -> Any:
+        """The event whose fields are the members of `raw`, laid out like all others.
+
+        Raises:
+            msgspec.ValidationError: it is not valid.
+        """
+        flat = self._read_flat(raw)
+        return self._filled(self._root, flat) if self.nested else flat
+
+    def _filled(self, node: _Node, flat: Any) -> Any:
+        values: dict[str, Any] = {}
+        for child in node.children.values():
+            if isinstance(child, Leaf):
+                values[child.name] = getattr(flat, child.name, None)  # what is unread is nowhere else
+            else:
+                values[child.owner[:-1].rpartition(".")[2]] = self._filled(child, flat)
+        if not node.is_array:
+            return node.type(**values)
+        return node.type(*(values.get(name, msgspec.Raw()) for name in node.type.__struct_fields__))
+
+    def flattened(self, events: Sequence[Any]) -> Sequence[Any]:
+        """The events as structs of fields by name."""
+        if not self.nested and not self._defaults:
+            return events
+        names = self.flat.__struct_fields__
+        rows = zip(*(self.values(events, name) for name in names), strict=True)
+        return [self.flat(**dict(zip(names, row, strict=True))) for row in rows]
+
+    def extracted(self, raw: bytes) -> Members:
+        """The JSON texts of an event's fields, by the fields' names; of a flat one those of all its members.
+
+        Raises:
+            InvalidEvent: a member on a path is neither an object nor null, or there is one that is not read.
+            msgspec.MsgspecError, UnicodeDecodeError, RecursionError: it is not a JSON object.
+        """
+        if not self.nested:
+            return members(raw)
+        found: Members = {}
+        self._extract(self._root, members(raw), found)
+        return found
+
+    def _extract(self, node: _Node, held: Mapping[Any, bytes], found: Members) -> None:
+        if self._strict and not node.is_array:
+            unread = next((name for name in held if name not in node.children), None)
+            if unread is not None:
+                raise undeclared((*node.steps, unread), self._known)
+        for step, child in node.children.items():
+            value = held.get(step)
+            if value is None:
+                continue
+            if isinstance(child, Leaf):
+                if not child.beside and not child.unread:
+                    found[child.name] = value
+            elif value != b"null":
+                if value[:1] != (b"[" if child.is_array else b"{"):
+                    raise misplaced(child.leaves()[0].name, child.steps, value, array=child.is_array)
+                inner = dict(enumerate(items(value))) if child.is_array else members(value)
+                self._extract(child, inner, found)
+
+
+def _flat(leaf: Leaf) -> tuple[Any, ...]:
+    if leaf.required:
+        return leaf.name, leaf.kind
+    return leaf.name, leaf.kind | None, leaf.default
+
+
+def _new(kind: Any) -> Any:
+    return msgspec.field(default_factory=kind)
+
+
+def _struct(
+    name: str, fields: Sequence[Any], *, strict: bool, rename: Mapping[str, str] | None = None
+) -> type[msgspec.Struct]:
+    # Those without a default come first, as the signature of a function has them.
+    ordered = [tuple(each) for each in fields if len(each) == 2] + [tuple(each) for each in fields if len(each) > 2]
+    return msgspec.defstruct(name, ordered, kw_only=True, forbid_unknown_fields=strict, gc=False, rename=rename)
+
+
+def _array(name: str, fields: Sequence[Any]) -> type[msgspec.Struct]:
+    """The struct of an array's first items; those that are not read stay as they are."""
+    by_place = {step: rest for step, *rest in fields}
+    last_needed = max((step for step, rest in by_place.items() if len(rest) == 2), default=-1)
+    ordered: list[tuple[Any, ...]] = []
+    for place in range(max(by_place) + 1):
+        attribute, kind, *default = by_place.get(place, (f"_at{place}", msgspec.Raw, msgspec.Raw()))
+        ordered.append((attribute, kind) if place <= last_needed else (attribute, kind, *default))
+    return msgspec.defstruct(name, ordered, array_like=True, gc=False)

@@ -1,0 +1,153 @@
+"""Timestamps that are written as the field says: counts of a unit since 1970, texts by a pattern, times of a zone.
+
+The JSON reader gives the number or the text; here it becomes microseconds since 1970. Fractions are cut, never rounded:
+a time lies in no later window than its text says.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import re
+import zoneinfo
+from collections.abc import Sequence
+from functools import lru_cache
+from types import NoneType
+from typing import Any
+
+from tidemill_contract.resource.spec import FieldSpec
+from tidemill_contract.times import read_local
+
+RFC3339 = "rfc3339"
+UNITS = {"s": 6, "ms": 3, "us": 0, "ns": -3}
+"""How many digits a unit is away from microseconds."""
+_EPOCH, _MICROSECOND = dt.datetime(1970, 1, 1, tzinfo=dt.UTC), dt.timedelta(microseconds=1)
+_TEXTS_KEPT = 16_384
+_MOST_DIGITS, _BEYOND = 25, 10**40
+"""Numbers of more digits are beyond all years in every unit, so that they need not be written out."""
+_EXACT = decimal.Context(prec=60, rounding=decimal.ROUND_FLOOR, Emin=-(10**6), Emax=10**6)
+_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+_TRIED = dt.datetime(2000, 11, 22, 13, 14, 15, tzinfo=dt.UTC)
+_ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+\-]*(/[A-Za-z0-9_+\-]+)*", re.ASCII)
+
+
+def check_format(text: str) -> None:
+    """See that a format can be read.
+
+    Raises:
+        ValueError: it cannot; the text is `message: remedy`.
+    """
+    if text in UNITS or text == RFC3339:
+        return
+    if "%" not in text:
+        raise ValueError("is no format of times: write rfc3339, s, ms, us, ns or a pattern such as '%d.%m.%Y %H:%M'")
+    try:
+        found = dt.datetime.strptime(_TRIED.strftime(text), text)
+    except (ValueError, re.error):
+        remedy = "write directives as strptime of Python takes them, such as '%d.%m.%Y %H:%M:%S'"
+        raise ValueError(f"is no pattern that times can be read by: {remedy}") from None
+    if found.date() != _TRIED.date():
+        raise ValueError("has no whole date: add year, month and day, such as %Y-%m-%d")
+
+
+def check_zone(name: str) -> None:
+    """See that there is a zone of this name.
+
+    Raises:
+        ValueError: there is none; the text is `message: remedy`.
+    """
+    try:
+        if _ZONE.fullmatch(name) is None:
+            raise ValueError
+        zoneinfo.ZoneInfo(name)
+    except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
+        raise ValueError("is no time zone: write its name, such as Europe/Berlin or UTC") from None
+
+
+class TimeFormat:
+    """How the values of one timestamp field are read.
+
+    Attributes:
+        type: what the JSON reader takes.
+        name: for messages.
+        guesses: whether a number may turn out to be of another unit: only where no unit is named.
+    """
+
+    def __init__(self, text: str, zone: str | None) -> None:
+        """Compile a format (see `check_format`) and the zone of texts that name none."""
+        self._unit = UNITS.get(text)
+        self._pattern = text if "%" in text else None
+        self._zone: dt.tzinfo = zoneinfo.ZoneInfo(zone) if zone else dt.UTC
+        self._read_text = lru_cache(maxsize=_TEXTS_KEPT)(self._micros_of_text)
+        self.guesses = text == RFC3339
+        self.name = text if zone is None else f"{text} in {zone}"
+        # Of digits with a point the JSON reader makes a float, unless a decimal is asked for.
+        self.type: Any = int | str if self._unit is None else int | decimal.Decimal
+
+    @classmethod
+    def of(cls, field: FieldSpec) -> TimeFormat | None:
+        """The format of a timestamp field; None: RFC 3339 with a zone, or milliseconds, which the JSON reader reads."""
+        if field.type != "timestamp" or (field.format in (None, RFC3339) and field.zone is None):
+            return None
+        return cls(field.format or RFC3339, field.zone)
+
+    def micros(self, value: Any) -> int:
+        """Microseconds since 1970 of a value that the JSON reader took.
+
+        Raises:
+            ValueError: it is not written so, or no moment.
+        """
+        if self._unit is not None:
+            return _scaled(value, self._unit)
+        if value.__class__ is int:
+            return int(value) * 1000 if self._pattern is None else self._read_text(str(value))
+        return self._read_text(value)
+
+    def all_micros(self, values: Sequence[Any]) -> list[int | None]:
+        """The same of many values; null of null.
+
+        Raises:
+            ValueError: of one at least it cannot be told.
+        """
+        kinds = set(map(type, values))
+        if self._unit is not None and kinds == {int}:
+            factor, divisor = 10 ** max(self._unit, 0), 10 ** max(-self._unit, 0)
+            return [value * factor // divisor for value in values]
+        if kinds == {str}:
+            return list(map(self._read_text, values))
+        if NoneType not in kinds:
+            return list(map(self.micros, values))
+        return [None if value is None else self.micros(value) for value in values]
+
+    def _micros_of_text(self, text: str) -> int:
+        if self._pattern is None:
+            moment = read_local(text, self._zone)
+        else:
+            moment = dt.datetime.strptime(text, self._pattern)
+            moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=self._zone)
+        try:
+            return (moment - _EPOCH) // _MICROSECOND
+        except OverflowError:
+            raise ValueError("it lies outside the years 1 to 9999") from None
+
+    def hint(self, micros: int) -> str:
+        """What to do about a moment outside the years 1 to 9999."""
+        for name, digits in UNITS.items():
+            seconds = micros / 10 ** (self._unit or 0) * 10**digits / 10**6
+            if self._unit is not None and digits != self._unit and 631_152_000 <= seconds <= 4_102_444_800:
+                day = (_EPOCH + dt.timedelta(seconds=seconds)).date().isoformat()
+                return f"as {_NAMES[name]} it is {day}: set the field's format to {name}"
+        return "send a time between them"
+
+
+def _scaled(value: int | decimal.Decimal, digits: int) -> int:
+    """A count of a unit that is that many digits away from microseconds, in these."""
+    if isinstance(value, int):
+        value = max(-_BEYOND, min(value, _BEYOND))
+        return value * int(10**digits) if digits >= 0 else value // int(10**-digits)
+    number = decimal.Decimal(value)
+    if not number.is_finite():
+        raise ValueError("it is no number")
+    if number and number.adjusted() > _MOST_DIGITS:
+        return -_BEYOND if number < 0 else _BEYOND
+    return int(_EXACT.to_integral_value(_EXACT.scaleb(number, digits)))

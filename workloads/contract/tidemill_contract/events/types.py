@@ -1,0 +1,73 @@
+"""How the JSON reader takes the values of each field: its types, and the defaults as events have them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Annotated, Any
+
+import msgspec
+
+from tidemill_contract.events.details import AS_WRITTEN
+from tidemill_contract.events.members import as_object, members, mended
+from tidemill_contract.events.timestamps import TimeFormat
+from tidemill_contract.resource.spec import FieldSpec
+
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MILLISECOND = dt.timedelta(milliseconds=1)
+_DEFAULTS = {
+    "string": "write a text without NUL characters, in quotes",
+    "integer": "write a whole number of 64 bits",
+    "number": "write a number",
+    "boolean": "write true or false",
+    "strings": "take it out: an event without the array counts no string",
+    "timestamp": "write RFC 3339 in quotes, such as '2026-11-28T10:00:00Z', or epoch milliseconds",
+}
+
+TYPES: dict[str, Any] = {
+    "string": str,
+    "integer": Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)],
+    "number": float,
+    "boolean": bool,
+    "strings": list[str | None],
+    "timestamp": int | Annotated[dt.datetime, msgspec.Meta(tz=True)],
+}
+
+
+def epoch_ms(moment: dt.datetime) -> int:
+    """Epoch milliseconds of a moment, cut."""
+    return (moment - EPOCH) // _MILLISECOND
+
+
+def type_of(field: FieldSpec) -> Any:
+    """The type by which the JSON reader takes a field's values, without null."""
+    written = TimeFormat.of(field)
+    return TYPES[field.type] if written is None else written.type
+
+
+def kind_of(field: FieldSpec) -> str:
+    """The field's type, for messages; of a timestamp with the format that is set."""
+    written = TimeFormat.of(field)
+    return field.type if written is None else f"{AS_WRITTEN}{written.name}"
+
+
+def default_of(field: FieldSpec) -> Any:
+    """A field's default as the JSON reader would give it; None: it has none.
+
+    Raises:
+        ValueError: it is not a value of the field's type; the text is `message: remedy`.
+    """
+    if field.default is None:
+        return None
+    written = TimeFormat.of(field)
+    try:
+        text = {field.name: msgspec.json.encode(field.default)}
+        whole = mended(text, {field.name: kind_of(field)}) or as_object(text)
+        value = msgspec.json.decode(members(whole)[field.name], type=type_of(field))
+        if written is not None:
+            written.micros(value)
+    except (msgspec.MsgspecError, OverflowError, ValueError):
+        remedy = _DEFAULTS[field.type] if written is None else "write it as events do"
+        raise ValueError(f"is not of type {kind_of(field)}: {remedy}") from None
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError(f"holds a NUL character: {_DEFAULTS[field.type]}")
+    return epoch_ms(value) if isinstance(value, dt.datetime) else value

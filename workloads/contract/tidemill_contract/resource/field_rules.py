@@ -1,0 +1,156 @@
+"""The rules of `spec.source.fields`: where values are read from, and their defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tidemill_contract.events.kept_json import JSON
+from tidemill_contract.events.timestamps import UNITS, check_format, check_zone
+from tidemill_contract.events.types import default_of
+from tidemill_contract.events.verdicts import DETAIL_HEADER, FIELD_HEADER, REASON_HEADER
+from tidemill_contract.functions.base import STRINGS
+from tidemill_contract.resource.faults import Fault
+from tidemill_contract.resource.parts import Parts
+from tidemill_contract.resource.paths import Steps, show_path
+from tidemill_contract.resource.spec import FieldSpec
+
+RESERVED_HEADERS = (REASON_HEADER, FIELD_HEADER, DETAIL_HEADER)
+"""Headers by which ingest says why it has refused an event."""
+_OWN_TYPES = {"timestamp": "timestamp", "partition": "integer", "offset": "integer"}
+
+
+def field_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
+    """Faults of fields beyond their names and types."""
+    needed = parts.event_time.field if parts.event_time else None
+    read: dict[Steps, str] = {}
+    for part in parts.fields:
+        if part.model is None:
+            continue
+        if part.model.type == JSON:
+            yield from _kept(part.model, part.path, parts)
+            continue
+        if part.model.type == STRINGS:
+            yield from _strings(part.model, part.path, parts)
+        origin = list(_origin(part.model, part.path, parts))
+        yield from origin
+        if not origin and part.model.origin == "value":
+            yield from _path(part.model, part.path, read)
+        if part.model.origin not in _OWN_TYPES:
+            yield from _format(part.model, part.path)
+        yield from _default(part.model, part.path, needed)
+
+
+def _kept(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
+    """Faults of a field that is only kept; other fields may be read from within it."""
+    if parts.events is not None and not parts.events.store:
+        message, remedy = "json is only kept with raw events", "set spec.events.store: true, or take the field out"
+        yield Fault(f"{path}.type", JSON, message, remedy)
+    if field.name == parts.key:
+        yield Fault("spec.source.key", field.name, "is of type json", "name a field with one value")
+    given = ("default", field.default), ("format", field.format), ("zone", field.zone)
+    for member, value in (*given, ("required", field.required or None), ("from", field.taken_from)):
+        if value is not None:
+            yield Fault(f"{path}.{member}", value, f"json is kept as it comes and has no {member}", "take it out")
+
+
+def _strings(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
+    """Faults of an array of strings."""
+    if field.name == parts.key:
+        yield Fault("spec.source.key", field.name, "is of type strings", "name a field with one value")
+    if field.origin != "value":
+        message, remedy = f"{field.place} is one text", "write type: string, or take from out"
+        yield Fault(f"{path}.type", field.type, message, remedy)
+
+
+def _origin(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
+    """Faults of a field that is not in the event itself."""
+    if field.origin == "value":
+        return
+    if field.name == parts.key:
+        message = f"is read from {field.place}, and the key is made of the event"
+        yield Fault("spec.source.key", field.name, message, "name a field of the event itself")
+    if field.origin == "header":
+        if field.path is not None and not isinstance(field.path, str):
+            yield Fault(f"{path}.path", field.path, "a header has a name", "write its name as a text")
+        elif field.header in RESERVED_HEADERS:
+            yield Fault(f"{path}.path", field.header, "ingest writes this header itself", "use another name")
+    elif field.path is not None:
+        yield Fault(f"{path}.path", field.path, f"{field.place} is read as a whole", "take path out")
+    if field.origin not in _OWN_TYPES:
+        return
+    if field.type != _OWN_TYPES[field.origin]:
+        remedy = f"write type: {_OWN_TYPES[field.origin]}"
+        yield Fault(f"{path}.type", field.type, f"{field.place} is of type {_OWN_TYPES[field.origin]}", remedy)
+    for member, value in (("default", field.default), ("format", field.format), ("zone", field.zone)):
+        if value is not None:
+            yield Fault(f"{path}.{member}", value, f"a record always has its {field.origin}", f"take {member} out")
+    if parts.event_time is not None and parts.event_time.field == field.name:
+        message, remedy = "is the record's own time", "take it out: without a field that is what counts"
+        yield Fault("spec.source.eventTime.field", field.name, message, remedy)
+
+
+def _path(field: FieldSpec, path: str, read: dict[Steps, str]) -> Iterator[Fault]:
+    """Faults of a path; `read`: the fields before by where they are, which takes this one too."""
+    steps, where = field.steps, f"{path}.path" if field.path is not None else f"{path}.name"
+    written = field.path if field.path is not None else field.name
+    for other, name in read.items():
+        short, long = sorted((steps, other), key=len)
+        if name == field.name and field.path is None:
+            continue  # a name that is there twice is told as that
+        if short == long:
+            remedy = "take one of them out; a derive can give it another name or type"
+            yield Fault(where, written, f"field {name} is read from {show_path(other)} already", remedy)
+        elif long[: len(short)] == short:
+            outer = f"{show_path(short)} is a value of field {name if other == short else field.name}"
+            yield Fault(where, written, f"{outer}, so nothing is in it", "take one of both fields out")
+        elif (at := _parting(steps, other)) is not None and isinstance(steps[at], int) != isinstance(other[at], int):
+            there = show_path(steps[:at])
+            message = f"{there} would be an array, and an object too, as in the path of {name}"
+            yield Fault(where, written, message, "correct one of both paths")
+    read.setdefault(steps, field.name)
+
+
+def _parting(steps: Steps, other: Steps) -> int | None:
+    """Where two paths part; None: one begins with the other."""
+    return next((at for at, pair in enumerate(zip(steps, other, strict=False)) if pair[0] != pair[1]), None)
+
+
+def _format(field: FieldSpec, path: str) -> Iterator[Fault]:
+    for member, value, check in (("format", field.format, check_format), ("zone", field.zone, check_zone)):
+        if value is None:
+            continue
+        if field.type != "timestamp":
+            remedy = f"take it out, or declare {field.name} with type: timestamp"
+            yield Fault(f"{path}.{member}", value, f"only timestamps have a {member}", remedy)
+            continue
+        try:
+            check(value)
+        except ValueError as error:
+            message, _, remedy = str(error).partition(": ")
+            yield Fault(f"{path}.{member}", value, message, remedy)
+    if field.type == "timestamp" and field.zone is not None and field.format in UNITS:
+        message, remedy = f"a number of {field.format} since 1970 has no zone", "take zone out"
+        yield Fault(f"{path}.zone", field.zone, message, remedy)
+
+
+def _readable(field: FieldSpec) -> bool:
+    """Whether its format and its zone are right, so that its default can be judged."""
+    return not list(_format(field, ""))
+
+
+def _default(field: FieldSpec, path: str, event_time: str | None) -> Iterator[Fault]:
+    if field.default is None or field.origin in _OWN_TYPES:
+        return
+    where = f"{path}.default"
+    if field.name == event_time:
+        remedy = "take it out; without eventTime.field the time of the Kafka record counts"
+        yield Fault(where, field.default, "the event time has no default", remedy)
+    elif field.required:
+        remedy = "take out required, or default"
+        yield Fault(where, field.default, "a required field is never absent", remedy)
+    elif _readable(field):
+        try:
+            default_of(field)
+        except ValueError as error:
+            message, _, remedy = str(error).partition(": ")
+            yield Fault(where, field.default, message, remedy)

@@ -1,0 +1,76 @@
+"""Where a field's value is in an event: a path of names of members and of places in arrays.
+
+Written as a text, `order.items[0].sku`, or as a list of names and places where a name has dots or brackets.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+Step = str | int
+Steps = tuple[Step, ...]
+"""Names of members, and places in arrays from 0."""
+
+MAX_STEPS, MAX_PLACE, MAX_CHARACTERS = 16, 99, 512
+_PART = re.compile(r"([^\[\]]+)((?:\[[0-9]+\])*)")
+_NEVER = re.compile(r'["\\\x00-\x1f\x7f]')
+
+
+def read_path(written: Any) -> Steps:
+    """The steps of a path as the spec has it.
+
+    Raises:
+        ValueError: it is no path; the text is `message: remedy`.
+    """
+    if isinstance(written, str):
+        steps = _of_text(written)
+    elif isinstance(written, Sequence) and not isinstance(written, bytes):
+        steps = tuple(written)
+    else:
+        raise ValueError("is neither a text nor a list: write a.b.c, or a list of names where a name has dots")
+    _check(steps)
+    return steps
+
+
+def _of_text(text: str) -> Steps:
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"is too long: at most {MAX_CHARACTERS} characters are allowed")
+    steps: list[Step] = []
+    for part in text.split("."):
+        match = _PART.fullmatch(part)
+        if match is None:
+            remedy = "write names with dots between them, such as order.items[0].sku; a list where a name has dots"
+            raise ValueError(f"is no path of members: {remedy}")
+        steps.append(match.group(1))
+        steps += [int(place) for place in re.findall("[0-9]+", match.group(2))]
+    return tuple(steps)
+
+
+def _check(steps: Sequence[Any]) -> None:
+    if not steps or not isinstance(steps[0], str):
+        raise ValueError("does not begin with the name of a member: an event is an object; name its member first")
+    if len(steps) > MAX_STEPS:
+        raise ValueError(f"has {len(steps)} steps: at most {MAX_STEPS} are allowed")
+    for step in steps:
+        if isinstance(step, bool) or not isinstance(step, str | int):
+            raise ValueError("has a step that is neither a name nor a place: write names in quotes, places as numbers")
+        if isinstance(step, int) and not 0 <= step <= MAX_PLACE:
+            raise ValueError(f"has the place {step}: arrays are read from 0 to {MAX_PLACE}")
+        if isinstance(step, str) and (not step or len(step) > MAX_CHARACTERS):
+            raise ValueError(f"has a name that is empty or too long: names have 1 to {MAX_CHARACTERS} characters")
+        if isinstance(step, str) and _NEVER.search(step):
+            raise ValueError("has a name with a quote, a backslash or a control character: rename it before it is sent")
+
+
+def show_path(steps: Sequence[Step]) -> str:
+    """The path as a text, `order.items[0].sku`; names with dots or brackets are in quotes."""
+    text = ""
+    for step in steps:
+        if isinstance(step, int):
+            text += f"[{step}]"
+            continue
+        shown = f"'{step}'" if re.search(r"[.\[\]]", step) else step
+        text += f".{shown}" if text else shown
+    return text
