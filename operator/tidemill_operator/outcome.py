@@ -32,6 +32,15 @@ class Component(StrEnum):
     API = "api"
 
 
+OF_WORKLOAD: Mapping[str, Component] = {
+    "processor": Component.PROCESSORS,
+    "replay": Component.PROCESSORS,
+    "ingest": Component.INGEST,
+    "api": Component.API,
+}
+"""The part of a pipeline to which each workload belongs."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """The outcome of ensuring one object.

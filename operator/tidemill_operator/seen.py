@@ -12,7 +12,7 @@ from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_contract.resource.validate import check
 from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.outcome import Component, Outcome, done, failed, skipped, waiting
+from tidemill_operator.outcome import OF_WORKLOAD, Component, Outcome, done, failed, skipped, waiting
 from tidemill_operator.plan.build import build_plan, owner_of
 from tidemill_operator.plan.model import LiveFacts, LiveSchema, LiveTopic, Plan, Topic
 from tidemill_operator.plan.postgres.damage import damaged
@@ -21,12 +21,6 @@ from tidemill_operator.plan.replay import REPLAY
 from tidemill_operator.settings import Platform
 
 RUNNING = (Component.PROCESSORS, Component.INGEST, Component.API)
-_COMPONENTS: Mapping[str, Component] = {
-    "processor": Component.PROCESSORS,
-    "replay": Component.PROCESSORS,
-    "ingest": Component.INGEST,
-    "api": Component.API,
-}
 
 
 @dataclass(frozen=True)
@@ -102,7 +96,7 @@ def running(plan: Plan, actuators: Actuators, absent: Callable[[Component], Outc
     outcomes: list[Outcome] = []
     with _told(outcomes, *RUNNING):
         outcomes += actuators.runtime.observe(plan.workloads)
-        asked = {_COMPONENTS[workload.component] for workload in plan.workloads}
+        asked = {OF_WORKLOAD[workload.component] for workload in plan.workloads}
         there = {outcome.component for outcome in outcomes}
         outcomes += [absent(component) for component in RUNNING if component in asked - there]
     return outcomes

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from tidemill_operator.actuators import credentials
 from tidemill_operator.actuators.base import Actuators, Exists, PipelineSecrets, Reclaim
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
-from tidemill_operator.outcome import Component, Outcome, done, failed, skipped, waiting
+from tidemill_operator.outcome import OF_WORKLOAD, Component, Outcome, done, failed, skipped, waiting
 from tidemill_operator.plan.kafka.claims import Claim, disputes
 from tidemill_operator.plan.kafka.replication import Spread
 from tidemill_operator.plan.model import LiveReplay, LiveSchema, LiveTopic, Owner, Schema, Topic, Workload
@@ -23,13 +23,6 @@ from tidemill_operator.plan.postgres.damage import damaged
 from tidemill_operator.plan.postgres.migration import with_types_of
 from tidemill_operator.plan.postgres.schema import column_type
 from tidemill_operator.plan.refusals import column_changes, foreign, gone, missing
-
-_COMPONENTS = {
-    "processor": Component.PROCESSORS,
-    "replay": Component.PROCESSORS,
-    "ingest": Component.INGEST,
-    "api": Component.API,
-}
 
 
 class MemoryPart:
@@ -327,7 +320,7 @@ class MemoryRuntime(MemoryPart):
         return [self._outcome(workload, changed=before.get(name) != workload) for name, workload in after.items()]
 
     def _outcome(self, workload: Workload, *, changed: bool) -> Outcome:
-        component = _COMPONENTS[workload.component]
+        component = OF_WORKLOAD[workload.component]
         if workload.name in self.starting | self.changing:
             serving, text = workload.name in self.changing, f"{workload.name} starts"
             return waiting(component, workload.name, text, changed=changed, serving=serving)

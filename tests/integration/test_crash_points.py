@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from kafka_records import KafkaRecord
+from kafka_records import RawRecord
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_processor.batch import BatchReader
@@ -119,27 +119,15 @@ def fused(url: str, fuse: Fuse) -> psycopg.Connection[Any]:
     return connection
 
 
-@dataclass(frozen=True)
-class Record(KafkaRecord):
-    """A record of this pipeline."""
-
-    p: int
-    o: int
-    body: bytes
-
-    def value(self) -> bytes:
-        return self.body
-
-
-def drawn() -> list[list[Record]]:
+def drawn() -> list[list[RawRecord]]:
     """Batches of two partitions; the last ones bring what is late, a session's missing link, and no event at all."""
     offsets = [0, 0]
 
-    def record(p: int, body: bytes) -> Record:
+    def record(p: int, body: bytes) -> RawRecord:
         offsets[p] += 1
-        return Record(p, offsets[p] - 1, body)
+        return RawRecord(p, offsets[p] - 1, body)
 
-    def sale(p: int, second: float, k: str | None, v: float) -> Record:
+    def sale(p: int, second: float, k: str | None, v: float) -> RawRecord:
         return record(p, json.dumps({"ts": BASE + round(second * 1000), "k": k, "v": v}).encode())
 
     first = [sale(n % 2, n * 12.0, "ab"[n // 2 % 2], 10.0 + n % 3) for n in range(40)]
@@ -165,7 +153,7 @@ class Processor:
         ]
         self._schema = database.schema
 
-    def run(self, batches: list[list[Record]]) -> None:
+    def run(self, batches: list[list[RawRecord]]) -> None:
         """From where `_offsets` stands to the end."""
         for batch in batches:
             stored = self.connection.execute(f"SELECT partition, next_offset FROM {self._schema}._offsets").fetchall()

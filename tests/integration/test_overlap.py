@@ -8,13 +8,14 @@ import multiprocessing
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from no_processes import NoProcesses
 from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.actuators.local.secrets import FileSecrets
@@ -23,33 +24,12 @@ from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.errors import NotOurTurn, Reason
 from tidemill_operator.laptop.servers import Servers
-from tidemill_operator.outcome import Component, Outcome, done
-from tidemill_operator.plan.model import Workload
+from tidemill_operator.outcome import Outcome
 from tidemill_operator.reconcile import reconcile, release
 from tidemill_operator.settings import Platform
 
 pytestmark = pytest.mark.integration
-_COMPONENTS = {"processor": Component.PROCESSORS, "ingest": Component.INGEST, "api": Component.API}
 _PASSES, _PROCESSES = 6, 2
-
-
-class NoProcesses:
-    """A runtime whose workloads are ready as soon as they are asked for."""
-
-    def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        return [done(_COMPONENTS[workload.component], workload.name) for workload in workloads]
-
-    def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        return self.ensure(workloads)
-
-    def remove(self, namespace: str, pipeline: str) -> None:
-        pass
-
-    def exists(self, namespace: str, pipeline: str) -> bool:
-        return True
-
-    def endpoints(self, namespace: str, pipeline: str) -> Mapping[str, str]:
-        return {}
 
 
 class Leader:

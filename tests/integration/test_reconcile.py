@@ -6,7 +6,7 @@ import copy
 import datetime as dt
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import yaml
 from confluent_kafka import Producer
 
 from kafka_admin import KafkaAdmin
+from no_processes import NoProcesses
 from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.actuators.kafka.log import KafkaLog
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
@@ -29,8 +30,6 @@ from tidemill_operator.keys import Key
 from tidemill_operator.laptop.servers import Servers
 from tidemill_operator.observer.observer import KAFKA_SECONDS, Observer
 from tidemill_operator.observer.progress import Look, Progress
-from tidemill_operator.outcome import Component, Outcome, done
-from tidemill_operator.plan.model import Workload
 from tidemill_operator.processes.child import start_time
 from tidemill_operator.reconcile import reconcile, release
 from tidemill_operator.settings import Platform
@@ -65,31 +64,6 @@ DOCUMENT: dict[str, Any] = {
         ],
     },
 }
-
-
-class NoProcesses:
-    """A runtime whose workloads are ready as soon as they are asked for."""
-
-    def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        components = {
-            "processor": Component.PROCESSORS,
-            "replay": Component.PROCESSORS,
-            "ingest": Component.INGEST,
-            "api": Component.API,
-        }
-        return [done(components[workload.component], workload.name) for workload in workloads]
-
-    def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        return self.ensure(workloads)
-
-    def remove(self, namespace: str, pipeline: str) -> None:
-        pass
-
-    def exists(self, namespace: str, pipeline: str) -> bool:
-        return True
-
-    def endpoints(self, namespace: str, pipeline: str) -> Mapping[str, str]:
-        return {}
 
 
 class Applied:

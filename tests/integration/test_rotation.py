@@ -6,7 +6,7 @@ import copy
 import datetime as dt
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,12 @@ import httpx
 import psycopg
 import pytest
 
+from no_processes import NoProcesses
 from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.actuators.local.secrets import FileSecrets
 from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.laptop.servers import Servers
-from tidemill_operator.outcome import Component, Outcome, done
-from tidemill_operator.plan.model import Workload
 from tidemill_operator.reconcile import reconcile, release
 from tidemill_operator.settings import Platform
 from waiting import eventually
@@ -63,26 +62,6 @@ def asking(document: dict[str, Any], nonce: str) -> dict[str, Any]:
     found = copy.deepcopy(document)
     found["metadata"]["annotations"] = {"tidemill.dev/rotate-credentials": nonce}
     return found
-
-
-class NoProcesses:
-    """A runtime whose workloads are ready as soon as they are asked for."""
-
-    def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        components = {"processor": Component.PROCESSORS, "ingest": Component.INGEST, "api": Component.API}
-        return [done(components[workload.component], workload.name) for workload in workloads]
-
-    def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        return self.ensure(workloads)
-
-    def remove(self, namespace: str, pipeline: str) -> None:
-        pass
-
-    def exists(self, namespace: str, pipeline: str) -> bool:
-        return True
-
-    def endpoints(self, namespace: str, pipeline: str) -> dict[str, str]:
-        return {}
 
 
 class KilledError(BaseException):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 ARRIVED_MS = 1_700_000_000_000
 
 
@@ -33,3 +35,15 @@ class KafkaRecord:
 
     def headers(self) -> None:
         return None
+
+
+@dataclass(frozen=True)
+class RawRecord(KafkaRecord):
+    """A record whose value is given."""
+
+    p: int
+    o: int
+    raw: bytes
+
+    def value(self) -> bytes:
+        return self.raw

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -17,16 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "recipes.md"
 COPIED = ("charts", "config", "crds", "docs", "hack", "operator", "tests", "workloads")
-PACKAGES = (
-    "operator",
-    "workloads/contract",
-    "workloads/chassis",
-    "workloads/ingest",
-    "workloads/processor",
-    "workloads/api",
-    "hack",
-    "tests/support",
-)
+PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["src"]
 GENERATED = frozenset(
     word.rstrip(";")
     for before, word in pairwise((ROOT / "hack/generate.sh").read_text().split())

@@ -10,13 +10,12 @@ import copy
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
-from kafka_records import KafkaRecord
+from kafka_records import RawRecord
 from oracle.events import Event
 from oracle.platform import Stuck
 from oracle.queries import Query
@@ -44,18 +43,6 @@ from tidemill_processor.transaction import Committer, Fenced, Position
 _NOW_MS = 1_790_000_000_000
 
 
-@dataclass(frozen=True)
-class Record(KafkaRecord):
-    """An event as the processor gets it."""
-
-    p: int
-    o: int
-    raw: bytes
-
-    def value(self) -> bytes:
-        return self.raw
-
-
 class Stage:
     """One pipeline; see `platform.Running`."""
 
@@ -74,7 +61,7 @@ class Stage:
             psycopg.AsyncConnection.connect(**self._login, autocommit=True)
         )
         partitions = document["spec"]["source"]["topic"]["partitions"]
-        self._logs: dict[int, list[Record]] = {p: [] for p in range(partitions)}
+        self._logs: dict[int, list[RawRecord]] = {p: [] for p in range(partitions)}
         self._positions = {p: Position(0, 0) for p in range(partitions)}
         self._rnd = random.Random(self.name)
         self.edit(document["spec"], {item["name"]: 1 for item in document["spec"]["aggregations"]})
@@ -150,7 +137,7 @@ class Stage:
     def send(self, events: Sequence[Event]) -> None:
         """Commit records in batches of any size, whatever they are cut into."""
         for event in events:
-            self._logs[event.partition].append(Record(event.partition, event.offset, event.raw))
+            self._logs[event.partition].append(RawRecord(event.partition, event.offset, event.raw))
         while batch := self._next(self._positions):
             read = self._reader.read(batch, _NOW_MS)
             if self._crashes:
@@ -164,11 +151,11 @@ class Stage:
             if self._rnd.random() < 0.3:
                 self._closer.run(self._connection)
 
-    def _next(self, positions: Mapping[int, Position]) -> list[Record]:
+    def _next(self, positions: Mapping[int, Position]) -> list[RawRecord]:
         """Some of what is left, partitions in any order."""
         size = self._rnd.choice([1, 7, 60, 500])
         left = {p: log[positions[p].next_offset :][:size] for p, log in self._logs.items()}
-        found: list[Record] = []
+        found: list[RawRecord] = []
         while (waiting := [p for p, rest in left.items() if rest]) and len(found) < size:
             found.append(left[self._rnd.choice(waiting)].pop(0))
         return found

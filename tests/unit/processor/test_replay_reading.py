@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 import pytest
 
-from kafka_records import KafkaRecord
+from kafka_records import RawRecord
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_processor.batch import OFFSET, PARTITION, Batch, BatchReader
 from tidemill_processor.replay import Pace
@@ -25,22 +24,10 @@ SPEC = PipelineSpec.model_validate({
 })  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Record(KafkaRecord):
-    """A record of this pipeline."""
-
-    p: int
-    o: int
-    body: bytes
-
-    def value(self) -> bytes:
-        return self.body
-
-
 def batch() -> Batch:
     """Offsets 10 to 15 of two partitions: counted, filtered and invalid ones in turn."""
     bodies = [b'{"ts": %d, "n": 1}' % NOW, b'{"ts": %d, "n": -1}' % NOW, b"no JSON"]
-    records = [Record(p, offset, bodies[offset % 3]) for offset in range(10, 16) for p in (0, 1)]
+    records = [RawRecord(p, offset, bodies[offset % 3]) for offset in range(10, 16) for p in (0, 1)]
     return BatchReader(SPEC, offsets=True).read(records, NOW)
 
 

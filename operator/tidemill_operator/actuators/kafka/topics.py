@@ -219,24 +219,29 @@ class KafkaTopics:
                 f" {'is 1' if brokers == 1 else f'are {brokers}'}",
                 f"set spec.source.topic.replicationFactor to at most {brokers}",
             )
+        created = self._request(topic)
+        described = self._await(topic)
+        if created:
+            log.info("topic %s: created with %d partitions", topic.name, topic.partitions)
+            shown = described and self._session.settle(lambda: self._has(topic.name, topic.config))
+            return _report(topic, _live(described) if described else None, 1, unshown=() if shown else topic.config)
+        if described is None:
+            return _report(topic, None, 0)
+        # The broker that was asked before did not know the topic yet. It is a topic like any that exists.
+        return self._ensure(topic, described, self.configs([topic.name])[topic.name], spread)
+
+    def _request(self, topic: Topic) -> bool:
+        """Ask Kafka to create a topic, and return whether it did; False: the topic exists."""
         wanted = NewTopic(topic.name, topic.partitions, topic.replication_factor, config=dict(topic.config))
         session = self._session
-        existed = False
         with session.told(f"creating topic {topic.name}"):
             try:
                 session.each(session.admin().create_topics([wanted], request_timeout=session.timeout))
             except KafkaException as error:
-                existed = error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS
-                if not existed:
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise
-        described = self._await(topic)
-        if existed:
-            # The broker that was asked before did not know the topic yet. It is a topic like any that exists.
-            known = self.configs([topic.name])[topic.name] if described else {}
-            return self._ensure(topic, described, known, spread) if described else _report(topic, None, 0)
-        log.info("topic %s: created with %d partitions", topic.name, topic.partitions)
-        shown = described and self._session.settle(lambda: self._has(topic.name, topic.config))
-        return _report(topic, _live(described) if described else None, 1, unshown=() if shown else topic.config)
+                return False
+        return True
 
     def _has(self, name: str, config: Mapping[str, str]) -> bool:
         """Whether Kafka shows these configs. The asked broker may not know the topic yet."""

@@ -6,15 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from tidemill_operator.errors import Reason
-from tidemill_operator.outcome import Component, Outcome, done, waiting
+from tidemill_operator.outcome import OF_WORKLOAD, Outcome, done, waiting
 from tidemill_operator.plan.model import Workload
 
-COMPONENTS: Mapping[str, Component] = {
-    "processor": Component.PROCESSORS,
-    "replay": Component.PROCESSORS,
-    "ingest": Component.INGEST,
-    "api": Component.API,
-}
 _MAX_TOLD = 300
 
 
@@ -28,7 +22,7 @@ def rollout(workload: Workload, live: Mapping[str, Any], *, changed: int) -> Out
         live: its Deployment.
         changed: number of writes made for it.
     """
-    component = COMPONENTS[workload.component]
+    component = OF_WORKLOAD[workload.component]
     if rolled_out(live):
         return done(component, workload.name, changed=changed)
     wanted, status = int(live["spec"].get("replicas", 1)), live.get("status", {})

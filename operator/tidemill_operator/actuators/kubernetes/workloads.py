@@ -20,11 +20,11 @@ from tidemill_operator.actuators.kubernetes.api import (
     Terminating,
 )
 from tidemill_operator.actuators.kubernetes.children import Children, owners
-from tidemill_operator.actuators.kubernetes.rollout import COMPONENTS, rollout
+from tidemill_operator.actuators.kubernetes.rollout import rollout
 from tidemill_operator.actuators.kubernetes.secrets import WRITER, decoded
 from tidemill_operator.cluster_settings import Placement
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.outcome import Outcome, failed, skipped
+from tidemill_operator.outcome import OF_WORKLOAD, Outcome, failed, skipped
 from tidemill_operator.plan.model import Component, Workload
 from tidemill_operator.plan.render import marks, objects
 from tidemill_operator.plan.render.kubernetes import common, render
@@ -90,7 +90,7 @@ class Pass:
             self.leave([part for part in SHARING if part not in shared], configs=not shared)
         except Terminating as error:
             return [
-                skipped(COMPONENTS[workload.component], workload.name, message=error.message) for workload in workloads
+                skipped(OF_WORKLOAD[workload.component], workload.name, message=error.message) for workload in workloads
             ]
         return outcomes
 
@@ -118,7 +118,7 @@ class Pass:
 
     def _workload(self, workload: Workload, revisions: Revisions, files: dict[str, str]) -> Outcome:
         """Make one workload match the plan; an error of this workload becomes its outcome."""
-        component, before = COMPONENTS[workload.component], self.children.changed
+        component, before = OF_WORKLOAD[workload.component], self.children.changed
         shared = workload.pipeline is None
         rendering = render(
             workload,

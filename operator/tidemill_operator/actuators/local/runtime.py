@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tidemill_contract.files import read_bytes
-from tidemill_operator.outcome import Component, Outcome, done, waiting
+from tidemill_operator.outcome import OF_WORKLOAD, Outcome, done, waiting
 from tidemill_operator.plan.model import Workload
 from tidemill_operator.processes.child import Command
 from tidemill_operator.processes.files import write_atomic
@@ -26,12 +26,6 @@ from tidemill_operator.processes.replica import ReplicaSpec
 from tidemill_operator.processes.supervisor import ReplicaState, Supervisor
 
 HOST = "127.0.0.1"
-_COMPONENTS = {
-    "processor": Component.PROCESSORS,
-    "replay": Component.PROCESSORS,
-    "ingest": Component.INGEST,
-    "api": Component.API,
-}
 _STOP_SECONDS = 10.0
 # The variables that workloads inherit from our environment; they must not see the administrator's login.
 _PASSED_ON = (
@@ -123,7 +117,7 @@ class LocalRuntime:
         return [self._outcome(workload, changes[workload.name]) for workload in workloads]
 
     def _outcome(self, workload: Workload, changed: int) -> Outcome:
-        component = _COMPONENTS[workload.component]
+        component = OF_WORKLOAD[workload.component]
         if self.is_ready(workload):
             return done(component, workload.name, changed=changed)
         states = self.replicas(workload.namespace, workload.name)

@@ -96,7 +96,7 @@ def compile_transform(spec: PipelineSpec) -> Transform:
     condition = None
     if spec.transform.filter is not None:
         try:
-            condition = _filter(spec.transform.filter, types)
+            condition = compile_condition(spec.transform.filter, types)
         except ExpressionError as error:
             raise ExpressionError(f"filter: {error}") from None
     return Transform(tuple(derives), condition)
@@ -123,7 +123,7 @@ def check(text: str, types: Mapping[str, str], *, as_filter: bool = False) -> st
         ExpressionError: the expression is not valid, or is no condition although it has to be one.
     """
     if as_filter:
-        _filter(text, types)
+        compile_condition(text, types)
         return "boolean"
     return _derive(text, types)[1]
 
@@ -134,7 +134,10 @@ def compile_condition(text: str, types: Mapping[str, str]) -> pl.Expr:
     Raises:
         ExpressionError: it is not a valid condition.
     """
-    return _filter(text, types)
+    typed = _compile(parse(text), types)
+    if typed.kind not in ("boolean", "null"):
+        raise ExpressionError(f"is of type {typed.kind}, not a condition; compare it, for example: {text[:60]} > 0")
+    return typed.expression.cast(pl.Boolean())
 
 
 def columns(text: str) -> frozenset[str]:
@@ -168,13 +171,6 @@ def _derive(text: str, types: Mapping[str, str]) -> tuple[pl.Expr, str]:
     if typed.kind == "string":
         expression = pl.when(expression.str.len_bytes() <= MAX_DERIVED_BYTES).then(expression)
     return expression, typed.kind
-
-
-def _filter(text: str, types: Mapping[str, str]) -> pl.Expr:
-    typed = _compile(parse(text), types)
-    if typed.kind not in ("boolean", "null"):
-        raise ExpressionError(f"is of type {typed.kind}, not a condition; compare it, for example: {text[:60]} > 0")
-    return typed.expression.cast(pl.Boolean())
 
 
 def _compile(node: Node, types: Mapping[str, str]) -> Typed:
