@@ -8,7 +8,8 @@ import random
 import secrets
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 
 from rich.console import Console
@@ -43,32 +44,45 @@ def _plan(arguments: argparse.Namespace, console: Console) -> Iterator[tuple[Row
     seed = arguments.seed if arguments.seed is not None else secrets.randbelow(1_000_000)
     console.print(f"soak with SEED={seed}")
     drawn, ends = random.Random(seed), time.monotonic() + arguments.minutes * 60
+    names = sorted(row.name for row in ROWS.values() if not row.small_disk)
     while time.monotonic() < ends:
-        yield ROWS[drawn.choice(sorted(ROWS))], drawn.uniform(5.0, arguments.seconds)
+        yield ROWS[drawn.choice(names)], drawn.uniform(5.0, arguments.seconds)
 
 
 def _run(arguments: argparse.Namespace, console: Console, folder: Path) -> int:
+    """Play all rows; rows on a small disk have servers of their own."""
     lines: list[table.Line] = []
-    kept, about = arguments.output / "faults.json", table.machine(dt.datetime.now(dt.UTC))
-    with bench(folder) as on:
-        verdict: Verdict | None = None
-        console.print(table.head(), highlight=False, markup=False)
-        for row, seconds in _plan(arguments, console):
-            before = _counts(verdict, on)
-            try:
-                seen = play(row, on, events=arguments.events, seconds=seconds)
-                verdict = settle(on)
-            except DemoError as error:
-                raise DemoError(f"{row.name}: {error}; logs: {on.runtime.logs}") from error
-            lines.append(line := _line(row, seen, before, verdict, on))
-            console.print(table.text(line.cells()), highlight=False, markup=False)
-            table.keep(kept, line, about=about)
-        console.print(f"{on.noted.sent:,} events in {len(lines)} rows; {about}", highlight=False)
+    about = table.machine(dt.datetime.now(dt.UTC))
+    console.print(table.head(), highlight=False, markup=False)
+    for small_disk, plan in groupby(_plan(arguments, console), lambda planned: planned[0].small_disk):
+        with bench(folder / f"after-{len(lines)}", small_disk=small_disk) as on:
+            for line in _played(on, plan, events=arguments.events):
+                lines.append(line)
+                console.print(table.text(line.cells()), highlight=False, markup=False)
+                table.keep(arguments.output / "faults.json", line, about=about)
+    console.print(f"{sum(line.sent for line in lines):,} events in {len(lines)} rows; {about}", highlight=False)
     if arguments.page:
-        table.put(arguments.page, kept)
+        table.put(arguments.page, arguments.output / "faults.json")
     wrong = [line.row.name for line in lines if line.faults]
     console.print(f"do not hold: {', '.join(wrong)}" if wrong else "every row holds")
     return 1 if wrong else 0
+
+
+def _played(on: Bench, plan: Iterable[tuple[Row, float]], *, events: int) -> Iterator[table.Line]:
+    """Yield the line of each row, once it is played.
+
+    Raises:
+        DemoError: a row cannot be played to its end.
+    """
+    verdict: Verdict | None = None
+    for row, seconds in plan:
+        before = _counts(verdict, on)
+        try:
+            seen = play(row, on, events=events, seconds=seconds)
+            verdict = settle(on)
+        except DemoError as error:
+            raise DemoError(f"{row.name}: {error}; logs: {on.runtime.logs}") from error
+        yield _line(row, seen, before, verdict, on)
 
 
 def main() -> int:

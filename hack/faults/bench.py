@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import psycopg
 import yaml
 from confluent_kafka.admin import AdminClient
 
-from demo.runtime import Runtime
+from demo.runtime import DemoError, Runtime
 from faults.checker import PIPELINE, Checker
 from faults.proxy import Proxies, Proxy
 from faults.sender import Acknowledged, Bulk, ThroughIngest
@@ -32,6 +34,7 @@ from tidemill_operator.processes.ports import Ports
 BROKERS = ("kafka", "kafka-2", "kafka-3")
 LEADER = "leader"
 _SESSION_MS = 6_000
+_DISK_BYTES = 1_500_000_000
 
 
 class Bench:
@@ -47,12 +50,18 @@ class Bench:
         checker: compares them with the results.
         watch: records health, figures and conditions.
         leader: the broker that led the first partition at the last check.
+        disk: the small disk that Postgres' data are on, if they are on one.
     """
 
     def __init__(
-        self, servers: Mapping[str, Server], proxies: Mapping[str, Proxy], runtime: Runtime, postgres: PostgresAddress
+        self,
+        servers: Mapping[str, Server],
+        proxies: Mapping[str, Proxy],
+        runtime: Runtime,
+        postgres: PostgresAddress,
+        disk: Path | None = None,
     ) -> None:
-        self.servers, self.proxies, self.runtime, self.postgres = servers, proxies, runtime, postgres
+        self.servers, self.proxies, self.runtime, self.postgres, self.disk = servers, proxies, runtime, postgres, disk
         self.schema = names.schema(runtime.namespace, runtime.name)
         self.topic = f"{runtime.namespace}.{runtime.name}.events"
         self.noted, began = Acknowledged(), time.monotonic()
@@ -97,6 +106,26 @@ class Bench:
             with suppress(ProcessLookupError):
                 os.kill(process, number)
 
+    def fill_disk(self) -> None:
+        """Take all space that is left on Postgres' disk.
+
+        Raises:
+            RuntimeError: Postgres has no disk of its own.
+        """
+        if self.disk is None:
+            raise RuntimeError("Postgres' data are not on a disk of their own")
+        with (self.disk / "filler").open("wb") as filler:
+            os.posix_fallocate(filler.fileno(), 0, shutil.disk_usage(self.disk).free)
+
+    def empty_disk(self) -> None:
+        """Give the space back, and start Postgres again if it has ended."""
+        if self.disk is not None:
+            (self.disk / "filler").unlink(missing_ok=True)
+        server = self.servers["postgres"]
+        if not server.running:
+            server.spawn()
+        server.wait_ready()
+
     def pid(self, component: str) -> int:
         """Return the process id of a component's first replica.
 
@@ -127,7 +156,33 @@ class Bench:
 
 
 @contextmanager
-def _servers(folder: Path, environ: Mapping[str, str], proxies: Proxies) -> Iterator[tuple[Any, ...]]:
+def _disk(home: Path) -> Iterator[Path]:
+    """Put the data of a Postgres that does not run on a small disk of their own, in memory.
+
+    Raises:
+        DemoError: nothing can be mounted, as by a user who is not root.
+    """
+    disk, data = home / "disk", home / "data"
+    disk.mkdir()
+    options = f"size={_DISK_BYTES},mode=0755"
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", disk], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise DemoError(f"a small disk cannot be mounted at {disk}: {done.stderr.strip()}; run it as root")
+    try:
+        subprocess.run(["cp", "--archive", data, disk / "data"], check=True)
+        shutil.rmtree(data)
+        data.symlink_to(disk / "data")
+        yield disk
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+@contextmanager
+def _servers(
+    folder: Path, environ: Mapping[str, str], proxies: Proxies, *, small_disk: bool
+) -> Iterator[tuple[Any, ...]]:
     folder.mkdir(parents=True)
     folder.chmod(0o755)
     ports = Ports(folder / "ports.json")
@@ -137,31 +192,38 @@ def _servers(folder: Path, environ: Mapping[str, str], proxies: Proxies) -> Iter
     )
     postgres, address = postgres_server(folder, ports, environ=environ)
     started: Sequence[Server] = [*brokers, postgres, redis_server(folder, ports, environ=environ)]
-    try:
-        for server in started:
-            server.spawn()
-        for server in started:
-            server.wait_ready()
-        yield {server.name: server for server in started}, before, address
-    finally:
-        for server in started:
-            server.terminate()
-        for server in started:
-            server.stop()
+    with _disk((folder / "postgres").resolve()) if small_disk else nullcontext() as disk:
+        try:
+            for server in started:
+                server.spawn()
+            for server in started:
+                server.wait_ready()
+            yield {server.name: server for server in started}, before, address, disk
+        finally:
+            for server in started:
+                server.terminate()
+            for server in started:
+                server.stop()
 
 
 @contextmanager
-def bench(folder: Path, *, environ: Mapping[str, str] = os.environ) -> Iterator[Bench]:
+def bench(folder: Path, *, small_disk: bool = False, environ: Mapping[str, str] = os.environ) -> Iterator[Bench]:
     """Run the platform while the block runs, and end everything afterwards.
 
     Args:
         folder: of all files; every user may enter it.
+        small_disk: put Postgres' data on a small disk of their own, which can be filled.
         environ: of the servers and processes; its addresses are left out.
     """
     inherited = {name: value for name, value in environ.items() if not name.startswith("TIDEMILL_")}
     proxies = Proxies()
     try:
-        with _servers(folder / "servers", inherited, proxies) as (servers, before, address):
+        with _servers(folder / "servers", inherited, proxies, small_disk=small_disk) as (
+            servers,
+            before,
+            address,
+            disk,
+        ):
             file = folder / "faults.yaml"
             file.write_text(yaml.safe_dump(PIPELINE))
             environment = {
@@ -175,7 +237,7 @@ def bench(folder: Path, *, environ: Mapping[str, str] = os.environ) -> Iterator[
             runtime = Runtime(file, folder / "up", environment=environment, any_ports=True, options=targets)
             try:
                 runtime.start()
-                made = Bench(servers, before, runtime, address)
+                made = Bench(servers, before, runtime, address, disk)
                 try:
                     yield made
                 finally:

@@ -37,6 +37,7 @@ class Row:
         asked: somebody requested that nothing is counted, so it must not be reported as a fault.
         quiet: nobody sends meanwhile.
         seconds: duration of the fault; None: the one of the command line.
+        small_disk: Postgres' data are on a small disk of their own. These rows are played by themselves.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Row:
     asked: bool = False
     quiet: bool = False
     seconds: float | None = None
+    small_disk: bool = False
 
 
 def _nothing(_: Bench) -> None:
@@ -286,5 +288,13 @@ ROWS: Mapping[str, Row] = {
             told=_LOSS,
         ),
         Row("topic-deleted", "DataLoss; made anew on request", _delete_topic, _recreate_topic, told=_LOSS, quiet=True),
+        Row(
+            "postgres-disk-full",
+            "nothing is counted, and the processor says so; with space again, it goes on",
+            Bench.fill_disk,
+            Bench.empty_disk,
+            told={"processor": "postgres", "ready": "False"},
+            small_disk=True,
+        ),
     )
 }

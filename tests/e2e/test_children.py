@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
+
+from pod_processes import send_signal
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kubernetes, pytest.mark.slow]
 
@@ -145,7 +144,7 @@ def test_killed_under_load(
     killed = 0
     with shop.load(some_orders(_EVENTS, after=shop.number)):
         for pod in world.pods(namespace, "processor") if world.local else ():
-            killed += _kill(pod)
+            killed += send_signal(pod, signal.SIGKILL)
             time.sleep(1.0)
         if world.local:
             assert killed >= 2
@@ -159,16 +158,3 @@ def test_killed_under_load(
 def _restarts(world: Any, namespace: str) -> int:
     statuses = [s for pod in world.pods(namespace, "processor") for s in pod["status"]["containerStatuses"]]
     return sum(status["restartCount"] for status in statuses)
-
-
-def _kill(pod: dict[str, Any]) -> int:
-    """SIGKILL to the processes of a pod's containers; how many there were."""
-    killed = 0
-    for container in pod["status"]["containerStatuses"]:
-        identity = container["containerID"].rpartition("/")[2]
-        for path in Path("/proc").glob("[0-9]*/cgroup"):
-            with contextlib.suppress(OSError):
-                if identity in path.read_text():
-                    os.kill(int(path.parent.name), signal.SIGKILL)
-                    killed += 1
-    return killed

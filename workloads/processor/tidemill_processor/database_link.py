@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import psycopg
 
-from tidemill_chassis.resilience.failures import database_failed
+from tidemill_chassis.resilience.failures import database_failed, database_refuses_writes
 from tidemill_chassis.resilience.guard import Guard
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_processor import metrics
@@ -19,6 +19,8 @@ from tidemill_processor.transaction import Committer
 log = logging.getLogger(__name__)
 
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 8.0
+HOLDS_SECONDS = 5.0
+"""After a refused write, a connection counts as good after so long, even if there was nothing to write."""
 
 
 class DatabaseLink:
@@ -32,7 +34,7 @@ class DatabaseLink:
 
     Attributes:
         connection, committer: None while there is no connection.
-        error: why there is no connection; empty: there is one.
+        error: why there is no connection, or why the server refuses to write; empty: all is well.
         silent: the server does not answer at all. Then `Lookout` checks it, and no connection is attempted here.
     """
 
@@ -45,6 +47,8 @@ class DatabaseLink:
         self._backoff = FIRST_BACKOFF_SECONDS
         self.connection: WriterConnection | None = None
         self.committer: Committer | None = None
+        self._connected_at = 0.0
+        self._writes_refused = False
         self.error = "not connected yet"
         self.silent = False
 
@@ -63,6 +67,8 @@ class DatabaseLink:
         """Note the end of one round of the loop: its batch was stored or given up."""
         if self.connection is not None:
             self.connection.done()
+            if self._writes_refused and time.monotonic() - self._connected_at >= HOLDS_SECONDS:
+                self._note_good()
 
     def is_open(self) -> bool:
         """Whether there is a connection. Opens one if there is none and it is time."""
@@ -83,6 +89,8 @@ class DatabaseLink:
         log.warning("postgres: %s; again in %.1f s", text, self._backoff)
         metrics.ROLLED_BACK.labels(reason="postgres").inc()
         self.error = text
+        # A server with a full disk accepts each new connection, and refuses the next write.
+        self._writes_refused = database_refuses_writes(error)
         self.silent = isinstance(error, psycopg.OperationalError | OSError) and database_failed(error)
         self._guard.failure(error)
         self.close()
@@ -93,6 +101,8 @@ class DatabaseLink:
     def stored(self) -> None:
         """Note that a batch was committed."""
         self._guard.success()
+        if self._writes_refused:
+            self._note_good()
 
     def answers(self) -> None:
         """Note that the server answers again: a connection may be opened at once. Any thread may call this."""
@@ -108,7 +118,12 @@ class DatabaseLink:
         connection = self._database.connect()
         stores = self._database.aggregations(connection)
         self.committer = Committer(connection, self._database, stores, self._config)
-        self.connection = connection
-        self.error, self._backoff = "", FIRST_BACKOFF_SECONDS
+        self.connection, self._connected_at = connection, time.monotonic()
+        if not self._writes_refused:
+            self._note_good()
         self._guard.success()
         self._on_change()
+
+    def _note_good(self) -> None:
+        self._writes_refused = False
+        self.error, self._backoff = "", FIRST_BACKOFF_SECONDS

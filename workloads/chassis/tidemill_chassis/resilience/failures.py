@@ -68,6 +68,12 @@ def database_failed(error: BaseException) -> bool:
     return _is_system(error) or "OperationalError" in names or "InterfaceError" in names
 
 
+def database_refuses_writes(error: BaseException) -> bool:
+    """Whether Postgres answers, but cannot write: its disk is full or fails, or it is a standby."""
+    sqlstate = getattr(error, "sqlstate", None) or ""
+    return sqlstate[:2] in ("53", "58") or sqlstate == _READ_ONLY
+
+
 def database_retryable(error: BaseException) -> bool:
     """Whether the statement is likely to succeed if it is retried soon.
 

@@ -1,0 +1,177 @@
+"""Starts Kafka, Postgres and Redis as child processes, or takes those that the environment names."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from tidemill_contract import trust
+from tidemill_operator.addresses import PostgresAddress
+from tidemill_operator.laptop.servers import kafka as _kafka
+from tidemill_operator.laptop.servers import postgres as _postgres
+from tidemill_operator.laptop.servers import redis as _redis
+from tidemill_operator.laptop.servers.errors import ServerError
+from tidemill_operator.laptop.servers.server import Progress, Server
+from tidemill_operator.processes.child import end_leftover
+from tidemill_operator.processes.ports import Ports
+
+NEEDS = ("kafka", "postgres", "redis")
+
+
+@dataclass
+class Servers:
+    """Addresses of the three servers, and handles of the started ones.
+
+    Attributes:
+        kafka: bootstrap brokers, `host:port,…`; empty if not needed.
+        postgres: the administrator's address; None if not needed.
+        redis: URL; empty if not needed.
+        redis_ca: PEM file of the authorities that sign its certificate; empty: those of the system.
+        handles: the started servers: `kafka` (and `kafka-2`, …), `postgres`, `redis`.
+    """
+
+    kafka: str = ""
+    postgres: PostgresAddress = field(default_factory=lambda: PostgresAddress("", 0, "", "", ""))
+    redis: str = ""
+    redis_ca: str = ""
+    handles: dict[str, Server] = field(default_factory=dict)
+
+    def stop(self) -> None:
+        """Stop all started servers at the same time, because brokers of one cluster wait for each other."""
+        for server in self.handles.values():
+            server.terminate()
+        for server in self.handles.values():
+            server.stop()
+
+
+def start_servers(
+    data_dir: Path,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    needs: Sequence[str] = NEEDS,
+    durable: bool = True,
+    brokers: int = 1,
+    on_progress: Progress | None = None,
+) -> Servers:
+    """Start the needed servers that TIDEMILL_KAFKA_BROKERS, TIDEMILL_POSTGRES_URL or TIDEMILL_REDIS_URL do not name.
+
+    Returns when each of them answers. Data, ports and logs are below `data_dir`; a second start uses them again.
+
+    Args:
+        data_dir: the folder of data, ports and logs; created if missing.
+        environ: has the addresses and PATH; the servers inherit it.
+        needs: the needed servers, of kafka, postgres, redis.
+        durable: False: Postgres does not wait for the disk (for tests).
+        brokers: number of Kafka brokers.
+        on_progress: called with lines of progress.
+
+    Raises:
+        ServerError: a server cannot be started; the others are stopped again.
+        ValueError: an address in the environment is wrong.
+    """
+    data_dir = data_dir.absolute()
+    data_dir.mkdir(parents=True, exist_ok=True)
+    for name in needs:
+        for pid_file in (data_dir / "run").glob(f"{name}*.pid"):
+            end_leftover(pid_file)
+    start = _Start(data_dir, environ, on_progress)
+    given = start.servers
+    jobs: list[Callable[[], None]] = []
+    if "kafka" in needs:
+        given.kafka = environ.get("TIDEMILL_KAFKA_BROKERS", "")
+        jobs += [] if given.kafka else [partial(start.kafka, brokers)]
+    if "postgres" in needs:
+        address = PostgresAddress.from_env(environ)
+        given.postgres = address or given.postgres
+        jobs += [] if address else [partial(start.postgres, durable=durable)]
+    if "redis" in needs:
+        given.redis = environ.get("TIDEMILL_REDIS_URL", "")
+        given.redis_ca = (
+            trust.authority("TIDEMILL_REDIS_CA", environ.get("TIDEMILL_REDIS_CA", "")) if given.redis else ""
+        )
+        jobs += [] if given.redis else [start.redis]
+    try:
+        _run(jobs, start)
+        _await_given(start.servers, ours=start.started)
+    except BaseException:
+        start.abort()
+        raise
+    start.servers.handles = {server.name: server for server in start.started}
+    return start.servers
+
+
+class _Start:
+    """One call of `start_servers`, with the servers that it has started so far."""
+
+    def __init__(self, data_dir: Path, environ: Mapping[str, str], on_progress: Progress | None) -> None:
+        self.servers = Servers()
+        self.started: list[Server] = []
+        self._data_dir = data_dir
+        self._ports = Ports(data_dir / "ports.json")
+        self._environ = environ
+        self._on_progress = on_progress
+
+    def kafka(self, count: int) -> None:
+        nodes = _kafka.kafka_brokers(
+            self._data_dir, self._ports, environ=self._environ, count=count, on_progress=self._on_progress
+        )
+        self.started += nodes
+        for node in nodes:
+            node.spawn()
+        for node in nodes:
+            node.wait_ready()
+        self.servers.kafka = ",".join(f"127.0.0.1:{node.port}" for node in nodes)
+
+    def postgres(self, *, durable: bool) -> None:
+        server, self.servers.postgres = _postgres.postgres_server(
+            self._data_dir, self._ports, environ=self._environ, durable=durable, on_progress=self._on_progress
+        )
+        self.started.append(server)
+        server.start()
+
+    def redis(self) -> None:
+        server = _redis.redis_server(self._data_dir, self._ports, environ=self._environ, on_progress=self._on_progress)
+        self.started.append(server)
+        server.start()
+        self.servers.redis = f"redis://127.0.0.1:{server.port}/0"
+
+    def abort(self) -> None:
+        for server in self.started:
+            server.kill()
+
+
+def _run(jobs: Sequence[Callable[[], None]], start: _Start) -> None:
+    """Run the jobs concurrently; the first failure stops the servers that the others wait for."""
+    with ThreadPoolExecutor(max_workers=len(NEEDS)) as pool:
+        try:
+            for future in [pool.submit(job) for job in jobs]:
+                future.result()
+        except BaseException:
+            start.abort()
+            raise
+
+
+def _await_given(servers: Servers, *, ours: Sequence[Server], seconds: float = 30.0) -> None:
+    """Wait for the Postgres and Redis that the environment names. Kafka's clients wait by themselves."""
+    names = {server.name for server in ours}
+    checks = {}
+    if servers.postgres.host and "postgres" not in names:
+        checks[f"Postgres at {servers.postgres.public_url}"] = partial(_postgres.trouble, servers.postgres)
+    if servers.redis and "redis" not in names:
+        checks["Redis at TIDEMILL_REDIS_URL"] = partial(_redis.trouble, servers.redis, servers.redis_ca)
+    deadline = time.monotonic() + seconds
+    for what, check in checks.items():
+        while trouble := check():
+            if remedy := trust.remedy(what.partition(" ")[0].lower(), trouble):
+                raise ServerError(f"{what}: {trouble}: {remedy}")
+            if time.monotonic() > deadline:
+                raise ServerError(
+                    f"{what} does not answer within {seconds:.0f} s ({trouble}): check that it runs, and its address"
+                    " and password"
+                )
+            time.sleep(0.2)
