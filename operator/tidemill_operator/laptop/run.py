@@ -300,7 +300,7 @@ class Run:
 
     def _apply(self, stored: Stored) -> Mapping[str, Any]:
         status = reconcile(
-            self._asked(stored),
+            _asked(stored, self._requests),
             platform=self._platform,
             actuators=self._actuators,
             previous=stored.status or None,
@@ -312,21 +312,18 @@ class Run:
         scaling = self._scaling.status(stored.namespace, stored.name)
         return {**status, "scaling": scaling} if scaling else status
 
-    def _asked(self, stored: Stored) -> Mapping[str, Any]:
-        """Return the document with the annotations that commands have requested."""
-        metadata = stored.document["metadata"]
-        annotations = {**(metadata.get("annotations") or {}), **self._requests.read(stored.namespace, stored.name)}
-        return (
-            {**stored.document, "metadata": {**metadata, "annotations": annotations}}
-            if annotations
-            else stored.document
-        )
-
     def _release(self, stored: Stored) -> None:
         release(stored.document, platform=self._platform, actuators=self._actuators)
         self._scaling.forget(stored.namespace, stored.name)
         self._progress.forget(key_of(stored))
         self._requests.forget(stored.namespace, stored.name)
+
+
+def _asked(stored: Stored, requests: Requests) -> Mapping[str, Any]:
+    """Return the document with the annotations that commands have requested."""
+    metadata = stored.document["metadata"]
+    annotations = {**(metadata.get("annotations") or {}), **requests.read(stored.namespace, stored.name)}
+    return {**stored.document, "metadata": {**metadata, "annotations": annotations}} if annotations else stored.document
 
 
 def _actuators(platform: Platform, servers: Servers, runtime: LocalRuntime) -> Actuators:

@@ -63,6 +63,21 @@ class Policy:
     is_retryable: Predicate
     first_pause_seconds: float | None = None
 
+    def breaker(self, name: str, clock: Clock) -> Breaker:
+        """Return a closed breaker."""
+        return Breaker(
+            name,
+            failures=self.failures,
+            open_seconds=self.open_seconds,
+            first_pause_seconds=self.first_pause_seconds,
+            clock=clock,
+        )
+
+    def wait(self) -> tenacity.wait.wait_base:
+        """Return the waits before retries."""
+        wait = tenacity.wait_exponential(multiplier=self.initial_seconds, exp_base=self.factor, max=self.max_seconds)
+        return wait + tenacity.wait_random(0, self.jitter_seconds) if self.jitter_seconds else wait
+
 
 class Guard:
     """Guards the calls to one dependency. All threads and tasks of a process share it.
@@ -92,20 +107,12 @@ class Guard:
         self.timeout_seconds = policy.timeout_seconds
         self.look_seconds = min(LOOK_SECONDS, policy.timeout_seconds)
         self._clock = clock
-        self._breaker = Breaker(
-            name,
-            failures=policy.failures,
-            open_seconds=policy.open_seconds,
-            first_pause_seconds=policy.first_pause_seconds,
-            clock=clock,
-        )
+        self._breaker = policy.breaker(name, clock)
         metrics.RETRIES.labels(name=name)
         self._sleep, self._async_sleep = sleep, async_sleep
         self._holder: tuple[object, int] | None = None
         """Thread or task, and ticket, of the loop that makes the trial."""
-        self._wait = tenacity.wait_exponential(
-            multiplier=policy.initial_seconds, exp_base=policy.factor, max=policy.max_seconds
-        )
+        self._wait = policy.wait()
 
     @property
     def state(self) -> BreakerState:
@@ -312,13 +319,8 @@ class Guard:
                 return False
             return True
 
-        wait = (
-            self._wait
-            if not self.policy.jitter_seconds
-            else self._wait + tenacity.wait_random(0, self.policy.jitter_seconds)
-        )
         return kind(
-            stop=over, wait=wait, retry=tenacity.retry_if_exception(self._may_repeat), sleep=sleep, reraise=True
+            stop=over, wait=self._wait, retry=tenacity.retry_if_exception(self._may_repeat), sleep=sleep, reraise=True
         )
 
 

@@ -91,19 +91,7 @@ class Source:
         extra = json.loads(read_text(settings.kafka_config)) if settings.kafka_config else {}
         self._connection = {"bootstrap.servers": settings.kafka_brokers, **extra}
         self.topic = config.events_topic
-        self._application = Application(
-            broker_address=ConnectionConfig.from_librdkafka_dict(self._connection),
-            consumer_group=names.consumer_group(config.namespace, config.name, settings.reader),
-            auto_offset_reset="error",
-            auto_create_topics=False,
-            loglevel=None,
-            consumer_extra_config={
-                **CONSUMER_TUNING,
-                "session.timeout.ms": settings.session_timeout_ms,
-                "heartbeat.interval.ms": max(500, settings.session_timeout_ms // 6),
-                **({"group.instance.id": settings.instance} if settings.instance else {}),
-            },
-        )
+        self._application = _application(settings, config, self._connection)
         self._consumer = self._application.get_consumer(auto_commit_enable=False)
         self._admin = AdminClient(self._connection)
         self.generation = 0
@@ -333,6 +321,22 @@ class Source:
             while self.assigned and time.monotonic() < deadline:
                 self._consumer.consume(1, 0.1)
         self._consumer.close()  # type: ignore[no-untyped-call]
+
+
+def _application(settings: WorkloadSettings, config: PipelineConfig, connection: dict[str, Any]) -> Application:
+    return Application(
+        broker_address=ConnectionConfig.from_librdkafka_dict(connection),
+        consumer_group=names.consumer_group(config.namespace, config.name, settings.reader),
+        auto_offset_reset="error",
+        auto_create_topics=False,
+        loglevel=None,
+        consumer_extra_config={
+            **CONSUMER_TUNING,
+            "session.timeout.ms": settings.session_timeout_ms,
+            "heartbeat.interval.ms": max(500, settings.session_timeout_ms // 6),
+            **({"group.instance.id": settings.instance} if settings.instance else {}),
+        },
+    )
 
 
 def _result(future: Any, seconds: float = ASK_SECONDS + 1) -> Any:
