@@ -119,19 +119,33 @@ REFUSED: list[tuple[dict[str, int], Reason, str]] = [
 ]
 
 
-def test_a_topic_that_the_asked_broker_does_not_know_yet_is_treated_as_one_that_exists(
-    kafka: KafkaTopics, topic: Topic, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A broker may answer that a topic is absent which another client has just created: it is compared, not made."""
-    kafka.ensure([topic])
+@pytest.fixture
+def lagging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broker that is asked first knows no topic yet, as when another client has just created it."""
     behind, describe = [True], KafkaTopics._describe
 
     def described(self: KafkaTopics, names: Sequence[str]) -> dict[str, Any]:
         return {} if behind and behind.pop() else describe(self, names)
 
     monkeypatch.setattr(KafkaTopics, "_describe", described)
+
+
+def test_a_topic_that_the_asked_broker_does_not_know_yet_is_compared_and_not_made(
+    kafka: KafkaTopics, topic: Topic, request: pytest.FixtureRequest
+) -> None:
+    kafka.ensure([topic])
+    request.getfixturevalue("lagging")
     grown = one(kafka.ensure([replace(topic, partitions=5)]))
     assert (grown.rank, grown.changed, grown.observed["partitions"]) == (Rank.DONE, 1, 5)
+
+
+def test_a_topic_that_the_asked_broker_does_not_know_yet_is_observed(
+    kafka: KafkaTopics, topic: Topic, request: pytest.FixtureRequest
+) -> None:
+    """It would be noted as made by the operator, and deleted with the pipeline."""
+    kafka.ensure([topic])
+    request.getfixturevalue("lagging")
+    assert kafka.observe([topic.name, f"{topic.name}.absent"]).keys() == {topic.name}
 
 
 @pytest.mark.parametrize(("change", "reason", "text"), REFUSED, ids=["shrinking"])

@@ -66,10 +66,23 @@ class KafkaTopics:
     def observe(self, names: Sequence[str]) -> Mapping[str, LiveTopic]:
         """Return the topics that exist, by name.
 
+        A broker learns of new topics a moment later than the controller. Topics that are missing here are noted as
+        the operator's own and may be deleted, so the controller is asked for them too.
+
         Raises:
-            TidemillError: Kafka does not answer.
+            TidemillError: Kafka does not answer, or its brokers disagree on which topics exist.
         """
-        return {name: _live(described) for name, described in self._describe(names).items()}
+        found = self._describe(names)
+        if late := self._known_to_controller([name for name in names if name not in found]):
+            self._session.settle(lambda: late <= self._describe(list(late)).keys())
+            found |= self._describe(list(late))
+            if unknown := late - found.keys():
+                raise TidemillError(
+                    Reason.UNREACHABLE,
+                    f"topic {', '.join(sorted(unknown))} exists, but the broker that was asked does not know it yet",
+                    "check that all brokers are up to date with the controller",
+                )
+        return {name: _live(described) for name, described in found.items()}
 
     def configs(self, names: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
         """All config values of existing topics.
@@ -164,7 +177,7 @@ class KafkaTopics:
 
     def _ensure(self, topic: Topic, described: Any, config: Mapping[str, str], spread: Spread | None) -> Outcome:
         if described is None:
-            if (topic.lost or not topic.managed) and self._known_to_controller(topic):
+            if (topic.lost or not topic.managed) and self._known_to_controller([topic.name]):
                 return _report(topic, None, 0)
             if not topic.managed:
                 raise missing(topic)
@@ -188,20 +201,24 @@ class KafkaTopics:
         changed += len(now) + advance.writes
         return _report(topic, _live(described), changed, advance, later.get(IN_SYNC), unshown=() if shown else now)
 
-    def _known_to_controller(self, topic: Topic) -> bool:
-        """Whether the topic exists although the asked broker does not know it yet."""
-        session = self._session
+    def _known_to_controller(self, names: Sequence[str]) -> frozenset[str]:
+        """Return those of the topics that exist, even if the broker that is asked for topics does not know them yet."""
+        if not names:
+            return frozenset()
+        session, known = self._session, set()
         # With validate_only the controller creates nothing, but refuses a topic that exists.
-        wanted = NewTopic(topic.name, 1, 1)
-        asked = session.admin().create_topics([wanted], request_timeout=session.timeout, validate_only=True)
-        with session.told(f"asking the controller for topic {topic.name}"):
-            try:
-                session.wait(asked[topic.name])
-            except KafkaException as error:
-                if error.args[0].code() in GONE:
-                    raise
-                return bool(error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS)
-        return False
+        wanted = [NewTopic(name, 1, 1) for name in names]
+        asked = session.admin().create_topics(wanted, request_timeout=session.timeout, validate_only=True)
+        for name, future in asked.items():
+            with session.told(f"asking the controller for topic {name}"):
+                try:
+                    session.wait(future)
+                except KafkaException as error:
+                    if error.args[0].code() in GONE:
+                        raise
+                    if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+                        known.add(name)
+        return frozenset(known)
 
     def _advance(
         self, topic: Topic, partitions: Mapping[int, Held], config: Mapping[str, str], spread: Spread | None
