@@ -22,8 +22,8 @@ process (`python_…`, `process_…`). (For the functions of a pipeline's `metri
   if a process serves one pipeline, `pipeline`. Your own scrape configuration has to set these labels, and to keep
   labels of the metrics themselves (`honor_labels: true`), because some metrics have labels of several pipelines.
 - A counter whose labels are known in advance is exported at 0, so that `increase()` sees the first event.
-- [Alerts](runbooks/README.md) and the chart's [Grafana dashboards](../charts/tidemill/dashboards) only select this job. The
-  same [rules](../charts/tidemill/files/alerts.yaml) are used in a cluster and with Docker Compose.
+- [Alerts](runbooks/README.md) and the chart's [Grafana dashboards](../charts/tidemill/dashboards) only select this job.
+  The same [rules](../charts/tidemill/files/alerts.yaml) are used in a cluster and with Docker Compose.
 - The operator, or `tidemill up`, exports `tidemill_pipeline_…`, so these metrics remain when a pipeline's processes
   end.
 """
