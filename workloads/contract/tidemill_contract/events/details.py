@@ -24,7 +24,7 @@ TOMBSTONE = (
 )
 
 AS_WRITTEN = "timestamp as "
-"""What the kind of a timestamp with a format begins with."""
+"""The beginning of the kind of a timestamp with a format, in messages."""
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _UNITS = (("seconds", 1), ("microseconds", 10**6), ("nanoseconds", 10**9))
 _SHOWN = 60
@@ -127,7 +127,7 @@ def misplaced(name: str, steps: Steps, value: bytes, *, array: bool) -> InvalidE
 
 
 def undeclared(steps: Steps, known: Sequence[Steps]) -> InvalidEvent:
-    """Return the verdict on an event with a member that no field is read from; `known`: where fields are read from."""
+    """Return the verdict on an event with an unknown member; `known` are the paths of the fields."""
     listed = ", ".join(show_path(each) for each in known[:12])
     name = show_path(steps)
     detail = f"{_shortened(name)} is not declared; fields are read from {listed}"
@@ -135,7 +135,7 @@ def undeclared(steps: Steps, known: Sequence[Steps]) -> InvalidEvent:
 
 
 def with_path(verdict: InvalidEvent, steps: Steps | None) -> InvalidEvent:
-    """Return the verdict with the path of its field; `steps` None: the verdict stays as it is."""
+    """Return the verdict with the path of its field in the detail; unchanged if `steps` is None."""
     if steps is None or steps == (verdict.field,):
         return verdict
     return InvalidEvent(
