@@ -11,7 +11,7 @@ from tidemill_contract.duration import parse_ms
 from tidemill_contract.resource.spec import ProcessorSpec
 
 
-class Reason(StrEnum):
+class ScalingReason(StrEnum):
     """The reason of a decision. Users and alerts rely on the spelling."""
 
     SCALED_UP = "ScaledUp"
@@ -51,7 +51,13 @@ class Reason(StrEnum):
 
 
 CHANGES = frozenset(
-    {Reason.SCALED_UP, Reason.SCALED_DOWN, Reason.STEP_LIMITED, Reason.SCALED_TO_ZERO, Reason.WOKEN_BY_ARRIVAL}
+    {
+        ScalingReason.SCALED_UP,
+        ScalingReason.SCALED_DOWN,
+        ScalingReason.STEP_LIMITED,
+        ScalingReason.SCALED_TO_ZERO,
+        ScalingReason.WOKEN_BY_ARRIVAL,
+    }
 )
 
 
@@ -250,7 +256,7 @@ class Decision:
     current: int
     desired: int
     replicas: int
-    reason: Reason
+    reason: ScalingReason
     need: int | None = None
     limited_by: str = ""
     load: Load | None = None
