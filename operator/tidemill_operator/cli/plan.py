@@ -48,8 +48,8 @@ class Planned:
     """One pipeline's plan, compared with the servers.
 
     Attributes:
-        refused: why it cannot be applied; nothing is changed then.
-        runs_on: whether an accepted spec stays in force then.
+        refused: why the plan cannot be applied; empty: it can. A refused plan changes nothing.
+        runs_on: whether the pipeline continues with an accepted spec if the plan is refused.
     """
 
     plan: Plan

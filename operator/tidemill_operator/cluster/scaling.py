@@ -136,9 +136,9 @@ def is_news(told: Mapping[str, Any] | None, found: Mapping[str, Any], seconds: f
     """Whether to write a decision to the status: a new decision at once, changed figures after a while.
 
     Args:
-        told: the written one.
-        found: the current one.
-        seconds: since it was written.
+        told: the status of the decision that was written last.
+        found: the status of the current decision.
+        seconds: the time since the last write.
     """
     if told is None or any(found.get(name) != told.get(name) for name in _SAID):
         return True

@@ -91,7 +91,7 @@ def decide(
     if target > current >= floor and fits(wanted, current):
         target = current
     elif target > current:
-        # Otherwise a rise would be followed replica by replica. A rise only extends a step, and never causes one.
+        # Otherwise replicas would be added one by one during a rise. A rise only extends a step, and never causes one.
         risen = need(settings, load.risen(rise_seconds(settings)), current=current)
         target = max(target, aligned(risen, floor=floor, ceiling=ceiling, partitions=partitions))
     elif target < current:

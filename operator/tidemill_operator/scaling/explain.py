@@ -97,18 +97,20 @@ def reckoning(
     if load is None or wanted is None:
         return ("mode is external: replicas are set by somebody else",)
     rate = load.rate_per_replica
-    speed = "none was seen busy yet" if rate is None else f"a busy replica does {_rounded(rate):,} events/s"
+    speed = "no replica was busy yet" if rate is None else f"a busy replica does {_rounded(rate):,} events/s"
     lines = [f"lag {_rounded(load.lag):,} events, {_rounded(load.rate):,} events/s arrive, {speed}"]
     lines += _asked(settings, load, wanted)
     bounds = f"needed {wanted.replicas}, allowed {floor} to {ceiling} with {partitions} partitions"
-    lines.append(f"{bounds}, right now {target}" + (f", lately {most}" if most != target else ""))
+    lines.append(f"{bounds}, now {target}" + (f", at most {most} within the waiting time" if most != target else ""))
     if target < current:
         spared = current - most or current - target
-        lines.append(f"{spared} of {current} go when not needed for {_duration(wait_seconds)}; fewer would wait longer")
+        lines.append(
+            f"{spared} of {current} are removed when not needed for {_duration(wait_seconds)}; fewer would wait longer"
+        )
     if target > current and load.rising:
         ahead = rise_seconds(settings)
         lines.append(
-            f"arrivals rise; {_rounded(load.rising * ahead):,} events/s more in {_duration(ahead)} are counted in"
+            f"arrivals rise: {_rounded(load.rising * ahead):,} events/s more in {_duration(ahead)} are included"
         )
     return (*lines, *_limits(load, wanted, target=target, ceiling=ceiling, patience=patience))
 
@@ -117,15 +119,15 @@ def _limits(load: Load, wanted: Need, *, target: int, ceiling: int, patience: in
     """Return the lines that say why the target is lower than the need, or is reached later."""
     lines = []
     if wanted.hot:
-        lines.append("a partition asks for more than the one replica that reads it; it counts for one")
+        lines.append("a partition would need more than one replica; it counts for one, because only one can read it")
     if wanted.useful > target and target < ceiling:
         high = wanted.utilisation + BAND
-        lines.append(f"{target} carry it at no more than {high:.0%} use, with partitions spread evenly")
+        lines.append(f"{target} are enough, at no more than {high:.0%} use, if partitions are spread evenly")
     if patience > 1:
-        lines.append(f"replicas taken away were needed again at once: waiting {patience} times as long for the next")
+        lines.append(f"removed replicas were soon needed again: the next removal waits {patience} times as long")
     if load.stuck:
         shown = ", ".join(str(partition) for partition in load.stuck[:8])
-        lines.append(f"partitions {shown} stand still: no replica would help them, so their lag does not count")
+        lines.append(f"partitions {shown} make no progress: no replica would help, so their lag does not count")
     return lines
 
 

@@ -339,7 +339,7 @@ def test_a_rise_is_followed_in_one_change() -> None:
     assert ups[0] == (1, 4)
     assert len(ups) <= 2
     risen = next(d for d in decisions if d.changes)
-    assert "arrivals rise; 2,400 events/s more in 4m are counted in" in explain(risen)
+    assert "arrivals rise: 2,400 events/s more in 4m are included" in explain(risen)
 
 
 def test_a_step_of_arrivals_is_no_rise() -> None:
@@ -416,7 +416,7 @@ def test_a_standing_partition_brings_nobody() -> None:
         decision = stream.poll(600.0, still=(2,))
     assert decision.load is not None
     assert (decision.load.stuck, stream.current) == ((2,), 1)
-    assert "partitions 2 stand still" in explain(decision)
+    assert "partitions 2 make no progress" in explain(decision)
 
 
 def test_failed_polls_keep_replicas_and_start_the_stabilisation_anew() -> None:
@@ -530,10 +530,10 @@ def test_the_explanation_says_why_and_what_would_change_it() -> None:
     decision = one(Settings(), figures(*[K] * 12), current=1)
     assert explain(decision).splitlines() == [
         "1 → 6 replicas: StepLimited, limited by maxStepUp",
-        "lag 1,200,000 events, 0 events/s arrive, none was seen busy yet",
+        "lag 1,200,000 events, 0 events/s arrive, no replica was busy yet",
         "for the lag, 100,000 events each: 12.0 replicas",
         "for arrivals and catching up within 5m, at 70% use: 0.0 replicas",
-        "needed 12, allowed 1 to 12 with 12 partitions, right now 12",
+        "needed 12, allowed 1 to 12 with 12 partitions, now 12",
         "The rest follows after the cooldown; a larger maxStepUp allows larger steps.",
     ]
 

@@ -221,7 +221,7 @@ class EventDecoder:
                 kinds = set(map(type, values))
                 if kinds != {int}:
                     if rounded is None and dt.datetime in kinds:
-                        # No earlier field has times as text, so reading the events again loses no conversion.
+                        # Fields that were converted before have no times as text, so the events may be read again.
                         rounded = any(map(may_be_rounded, parts))
                         if rounded:
                             events = [self._cut(raw, event) for raw, event in zip(raws, events, strict=True)]

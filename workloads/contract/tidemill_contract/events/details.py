@@ -123,7 +123,7 @@ def misplaced(name: str, steps: Steps, value: bytes, *, array: bool) -> InvalidE
     expected, got = "array" if array else "object", _KINDS.get(value[:1], "number")
     came = f"{got} {shown(value)}" if got not in ("object", "array") else got
     detail = f"{_shortened(show_path(steps))}: expected {expected}, got {came}; the path of {name} leads through it"
-    return InvalidEvent(Reason.MISTYPED, name, f"{detail}: correct the path, or what is sent")
+    return InvalidEvent(Reason.MISTYPED, name, f"{detail}: correct the path, or the event")
 
 
 def undeclared(steps: Steps, known: Sequence[Steps]) -> InvalidEvent:
@@ -220,7 +220,7 @@ def _misfit(name: str, value: bytes, kind: str, text: str) -> tuple[Reason, str]
     got = _KINDS.get(value[:1], "number")
     if kind == STRINGS and got != "null":
         detail = f"{name}: expected an array of strings, got {got} {shown(value)}"
-        return Reason.MISTYPED, f"{detail}; send an array of strings, or declare the field as what it is"
+        return Reason.MISTYPED, f"{detail}; send an array of strings, or declare the field with the type of its values"
     came = f"{name}: expected {kind}, got {got}"
     if got == "null":
         return Reason.MISSING_FIELD, f"{name} is null, and it is required; send a value"

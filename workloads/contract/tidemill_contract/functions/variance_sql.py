@@ -41,7 +41,7 @@ def merged(kind: str, column: Column, old: str, new: str) -> str:
     near = make(kind, column, old, new, f"(({b} - {a}) + ({rest_b} - {rest_a}))")
     far = make(kind, column, old, new, f"({_difference((b, rest_b), (a, rest_a))})")
     if kind == "m2":
-        limit = f"sqrt({_MOST} / least({na}, {nb}))"  # the square's weight is at most this `least`
+        limit = f"sqrt({_MOST} / least({na}, {nb}))"  # the weight of the square is below this `least`
         far = f"CASE WHEN abs({_difference((b, rest_b), (a, rest_a))}) >= {limit} THEN {INFINITE} ELSE {far} END"
     return (
         f"CASE WHEN {na} = 0 THEN {new}.{stored} WHEN {nb} = 0 THEN {old}.{stored}"

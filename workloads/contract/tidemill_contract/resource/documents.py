@@ -86,6 +86,18 @@ def load_documents(text: str) -> list[dict[str, Any]]:
         raise DocumentError(
             [Fault("", ABSENT, f"{len(text)} characters are too many", f"a file takes at most {MAX_BYTES}")]
         )
+    documents, faults = _read(text)
+    if not documents and not faults:
+        faults.append(
+            Fault("", ABSENT, "the file is empty", "write an AnalyticsPipeline, such as crds/examples/flights.yaml")
+        )
+    if faults:
+        raise DocumentError(faults)
+    return documents
+
+
+def _read(text: str) -> tuple[list[dict[str, Any]], list[Fault]]:
+    """Return the documents of a YAML text that are mappings, and the faults of the others."""
     loader = None
     documents: list[dict[str, Any]] = []
     faults: list[Fault] = []
@@ -117,13 +129,7 @@ def load_documents(text: str) -> list[dict[str, Any]]:
     finally:
         if loader is not None:
             loader.dispose()
-    if not documents and not faults:
-        faults.append(
-            Fault("", ABSENT, "the file is empty", "write an AnalyticsPipeline, such as crds/examples/flights.yaml")
-        )
-    if faults:
-        raise DocumentError(faults)
-    return documents
+    return documents, faults
 
 
 def _judge(document: Any, number: int) -> Fault | None:

@@ -58,7 +58,7 @@ def _strings(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
     if field.name == parts.key:
         yield Fault("spec.source.key", field.name, "is of type strings", "name a field with one value")
     if field.origin != "value":
-        message, remedy = f"{field.place} is one text", "write type: string, or take from out"
+        message, remedy = f"{field.place} is one text", "write type: string, or take the member from out"
         yield Fault(f"{path}.type", field.type, message, remedy)
 
 
@@ -67,11 +67,11 @@ def _origin(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
     if field.origin == "value":
         return
     if field.name == parts.key:
-        message = f"is read from {field.place}, and the key is made of the event"
+        message = f"is read from {field.place}, but the key is made from the event"
         yield Fault("spec.source.key", field.name, message, "name a field of the event itself")
     if field.origin == "header":
         if field.path is not None and not isinstance(field.path, str):
-            yield Fault(f"{path}.path", field.path, "a header has a name", "write its name as a text")
+            yield Fault(f"{path}.path", field.path, "is not the name of a header", "write the name as a text")
         elif field.header in RESERVED_HEADERS:
             yield Fault(f"{path}.path", field.header, "ingest writes this header itself", "use another name")
     elif field.path is not None:
@@ -85,7 +85,10 @@ def _origin(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
         if value is not None:
             yield Fault(f"{path}.{member}", value, f"a record always has its {field.origin}", f"take {member} out")
     if parts.event_time is not None and parts.event_time.field == field.name:
-        message, remedy = "is the record's own time", "take it out: without a field that is what counts"
+        message, remedy = (
+            "is the record's own time",
+            "take it out: without a field, the record's own time is the event time",
+        )
         yield Fault("spec.source.eventTime.field", field.name, message, remedy)
 
 

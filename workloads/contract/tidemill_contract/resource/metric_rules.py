@@ -61,7 +61,7 @@ def expression_type(path: str, text: str, columns: Columns, *, as_filter: bool) 
             return None, None  # a column has a fault, or its name could not be read: that is the fault to report
         unread = next((name for name in used if known.get(name) in (JSON, STRINGS)), None)
         if unread is not None:
-            remedy = "give what is in it a field with a path, and use that"
+            remedy = "declare a field with a path into it, and use that field"
             message = f"{unread} is of type {known[unread]}, which expressions do not read"
             return None, Fault(path, text, message, remedy)
         return expressions.check(text, known, as_filter=as_filter), None

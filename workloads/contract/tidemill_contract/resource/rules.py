@@ -234,7 +234,7 @@ def _one_watched(rule: AnomalySpec, path: str) -> Iterator[Fault]:
         yield Fault(f"{path}.field", rule.field, message, "take one of both out, or make it two rules")
     elif rule.metric is not None:
         if rule.aggregation is None:
-            remedy = "name the one that the metric is of, or watch a field"
+            remedy = "name the aggregation of the metric, or watch a field"
             yield Fault(f"{path}.aggregation", ABSENT, "a metric needs an aggregation", remedy)
         if rule.group_by:
             message = "windows have the groups of their aggregation"

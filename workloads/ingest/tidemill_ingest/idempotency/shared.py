@@ -160,7 +160,7 @@ class SharedKeys:
                 held = value is not None and await self._is_held(value.owner)
             except _AWAY:
                 if seen:
-                    raise under_way("Redis went away while another process was at it") from None
+                    raise under_way("Redis failed while another process was sending it") from None
                 self._own[batch.place] = mine
                 self._owe(batch.place, mine)
                 return Claim(known)
@@ -168,7 +168,7 @@ class SharedKeys:
                 raise reused()
             if held:
                 if deadline.remaining() <= _ANSWER_SECONDS:
-                    raise under_way("another process is at it")
+                    raise under_way("another process sends it")
                 await asyncio.sleep(_LOOK_SECONDS)
                 expected = b""
                 continue

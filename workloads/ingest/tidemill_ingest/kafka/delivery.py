@@ -43,7 +43,7 @@ def begin(
             "buffer_full", f"{error}: nothing was sent; send again later", FULL_SECONDS, **nothing
         ) from None
     except TopicFullError as error:
-        detail = f"{error}, and no more may be: nothing was sent; send again later"
+        detail = f"{error}, which is the limit: nothing was sent; send again later"
         raise Problem(429, "in_flight_exceeded", detail, headers=retry_after(FULL_SECONDS), **nothing) from None
 
 
@@ -76,7 +76,7 @@ async def finish(
 async def _send_alone(
     submit: Callable[[Records], Pending], records: Records, delivery: Delivery, index: int, deadline: Deadline
 ) -> None:
-    verdict = records.invalid.get(index) or InvalidEvent(Reason.TOO_LARGE, None, "the topic takes smaller ones")
+    verdict = records.invalid.get(index) or InvalidEvent(Reason.TOO_LARGE, None, "larger than the topic accepts")
     for attempt in (records.single(index), records.shrunk(index, verdict)):
         try:
             one = await _wait(submit(attempt), deadline)

@@ -67,7 +67,7 @@ class Line:
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        # A client keeps its callback. With a strong reference to this object, both and the client's threads would stay.
+        # A client keeps its callback. If that had a strong reference to this object, neither would ever be released.
         told = weakref.WeakMethod(self.on_error)
         self._settings = {**settings, "error_cb": lambda error: (method := told()) and method(error)}
         self.producer = Producer(self._settings)

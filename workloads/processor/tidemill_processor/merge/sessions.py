@@ -88,7 +88,7 @@ def _numbered(frame: pl.DataFrame, plan: AggregationLayout) -> pl.DataFrame:
     """Return the frame sorted by group and time, with the number of each event's session within the batch."""
     groups = _groups(plan)
     frame = frame.sort([*groups, TIME], maintain_order=True)
-    # Within a group, ends ascend. So a session continues while the next event is before the end of the one before it.
+    # Within a group, ends ascend. So a session continues while an event comes before the end of its predecessor.
     fresh = pl.col(TIME) >= pl.col(END).shift(1)
     for name in groups:
         fresh = fresh | pl.col(name).ne_missing(pl.col(name).shift(1))
