@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def plan_documents(documents: Iterable[Mapping[str, Any]], world: World) -> list[Planned]:
-    """Plan all pipelines of a file. If two would manage the same topic, the first one does.
+    """Plan all pipelines of a file. If two of them want to manage the same topic, the first one gets it.
 
     Raises:
         TidemillError: a server does not answer.

@@ -39,7 +39,7 @@ def need(settings: Settings, load: Load, *, current: int) -> Need:
         # Lag cannot be converted to time yet, so ask for one more replica.
         by_lag = [(current + 1) / len(load.partitions)] * len(load.partitions)
     wanted = _summed(settings, by_lag, [])
-    # Without a known speed, remove replicas only if each remaining one has to do no more than one has done before.
+    # Without a known speed, remove replicas only if no remaining one has to do more than a replica was seen to do.
     kept = min(current, _summed(settings, [], _by_rate(settings, load, load.proven)).useful)
     return replace(wanted, replicas=max(wanted.replicas, kept), useful=max(wanted.useful, kept))
 

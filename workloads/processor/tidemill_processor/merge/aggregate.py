@@ -81,7 +81,7 @@ def aggregate(
 
 
 def revised(rows: pl.DataFrame, plan: AggregationLayout, end: pl.Expr, closed_until: int | None) -> pl.DataFrame:
-    """Return the rows with 1 as revision where they change closed windows, if the aggregation reopens windows.
+    """Set the revision of rows that change closed windows to 1, if the aggregation reopens windows.
 
     Args:
         rows: the partial rows.
