@@ -85,14 +85,29 @@ def compare(aggregation: Mapping[str, Any], expected: pl.DataFrame, pages: list[
         pages: the API's answers, in their order.
     """
     rows = [row for page in pages for row in page.rows]
-    groups = list(aggregation.get("groupBy", ()))
     metrics = {metric["name"]: metric.get("function", "expression") for metric in aggregation["metrics"]}
     answered = _typed(rows, expected.schema)
-    keys = [*groups, "window_start"]
-    found: list[str] = []
-    wrong = answered.height - answered.select(keys).unique().height
-    if wrong:
-        found.append(f"{wrong} windows are answered twice")
+    keys = [*aggregation.get("groupBy", ()), "window_start"]
+    twice = answered.height - answered.select(keys).unique().height
+    found = [f"{twice} windows are answered twice"] if twice else []
+    both, wrong, differences = _compared(expected, answered, keys, metrics)
+    flags = _closed_flags(pages)
+    return Comparison(
+        aggregation=str(aggregation["name"]),
+        windows=expected.height,
+        answered=answered.height,
+        open_windows=answered.filter(~pl.col("closed")).height,
+        values=both * len(metrics),
+        wrong=twice + wrong + len(flags),
+        differences=tuple([*flags, *found, *differences][:_SHOWN]),
+    )
+
+
+def _compared(
+    expected: pl.DataFrame, answered: pl.DataFrame, keys: list[str], metrics: Mapping[str, str]
+) -> tuple[int, int, list[str]]:
+    """Return the number of windows that both sides have, the number of differences, and the first of them as text."""
+    wrong, found = 0, []
     joined = expected.with_columns(_expected=pl.lit(value=True)).join(
         answered.with_columns(_answered=pl.lit(value=True)),
         on=keys,
@@ -114,16 +129,7 @@ def compare(aggregation: Mapping[str, Any], expected: pl.DataFrame, pages: list[
             f"{_key(row, keys)}: {name} is {row[name + ' answered']!r}, expected {_plain(row[name])}"
             for row in differing.head(_SHOWN).iter_rows(named=True)
         ]
-    flags = _closed_flags(pages)
-    return Comparison(
-        aggregation=str(aggregation["name"]),
-        windows=expected.height,
-        answered=answered.height,
-        open_windows=answered.filter(~pl.col("closed")).height,
-        values=both.height * len(metrics),
-        wrong=wrong + len(flags),
-        differences=tuple([*flags, *found][:_SHOWN]),
-    )
+    return both.height, wrong, found
 
 
 def _typed(rows: list[dict[str, Any]], wanted: pl.Schema) -> pl.DataFrame:

@@ -198,13 +198,13 @@ def holds(row: Row, seen: Seen, verdict: Verdict) -> list[str]:
     """Return the broken expectations; empty: the row holds."""
     found = []
     if seen.told is None and seen.lasted >= TELLS_SECONDS:
-        found.append(f"{' and '.join(who for who, at in seen.tells.items() if at is None)} did not tell")
+        found.append(f"{' and '.join(who for who, at in seen.tells.items() if at is None)} did not report it")
     late = {who: at for who, at in seen.tells.items() if at is not None and at > TELLS_SECONDS}
-    found += [f"{who} told after {at:.0f} s" for who, at in late.items()]
-    found += [f"{who} said well for {at:.0f} s" for who, at in seen.lies.items() if at > TELLS_SECONDS]
-    found += [f"{who} said ill for {at:.0f} s" for who, at in seen.alarms.items() if at > RECOVERS_SECONDS]
+    found += [f"{who} reported it after {at:.0f} s" for who, at in late.items()]
+    found += [f"{who} reported no fault for {at:.0f} s" for who, at in seen.lies.items() if at > TELLS_SECONDS]
+    found += [f"{who} reported a fault for {at:.0f} s" for who, at in seen.alarms.items() if at > RECOVERS_SECONDS]
     if seen.well > RECOVERS_SECONDS:
-        found.append(f"well {seen.well:.0f} s after events moved")
+        found.append(f"healthy {seen.well:.0f} s after events were counted")
     if row.moves and not row.restarts and seen.still > TELLS_SECONDS:
         found.append(f"nothing was counted for {seen.still:.0f} s")
     found += [f"{name} was restarted" for name in seen.restarted if not any(part in name for part in row.restarts)]

@@ -1,4 +1,4 @@
-"""The faults by name: how each begins and ends, which components have to report it, and the expectation."""
+"""The faults by name: how each begins and ends, which components have to report it, and what is expected."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class Row:
     """One fault.
 
     Attributes:
-        name: of the row.
-        expected: in words.
+        name: the name of the row.
+        expected: the expectation in words, for the table.
         strike, mend: begin and end the fault.
-        told: by component, or `ready`, a text that its report must contain meanwhile; empty: none must.
-        moves: whether events must be counted meanwhile; None: they may.
+        told: the texts that reports must contain during the fault, by component (or `ready`); empty: no report must.
+        moves: whether events must be counted during the fault; None: they may.
         restarts: components that may restart.
-        asked: somebody requested that nothing is counted, so it must not be reported as a fault.
-        quiet: nobody sends meanwhile.
-        seconds: duration of the fault; None: the one of the command line.
-        small_disk: Postgres' data are on a small disk of their own. These rows are played by themselves.
+        asked: nothing is counted on request, so that it must not be reported as a fault.
+        quiet: no events are sent during the fault.
+        seconds: the duration of the fault; None: the duration of the command line.
+        small_disk: Postgres' data are on a small disk of their own. These rows are played separately.
     """
 
     name: str
@@ -226,13 +226,15 @@ _POSTGRES = {"processor": "postgres", "api": "postgres", "ready": "False"}
 _REDIS = {"ingest": "redis", "api": "redis"}
 _KAFKA = {"processor": "kafka", "ingest": "kafka", "ready": "False"}
 _LOSS = {"ready": "DataLoss"}
-_BY_DEADLINES = "as when it is killed, by the clients' own deadlines"
-_SERVED = "the other two serve; degraded, Ready stays true"
-_STANDS = "nothing is counted, and whoever needs it says so"
-_DEGRADED = "degraded; all is counted"
-_KEEPS = "what it leads or coordinates waits, as the controllers still see it; if that is all, Ready is false"
-_NOTHING_TAKEN = "ingest answers 503; nothing acknowledged is lost"
-_TOLD_LOSS = "DataLoss names what is gone; put back, it goes on"
+_BY_DEADLINES = "the same as when it is killed, because clients have deadlines"
+_SERVED = "the other two brokers serve; degraded, Ready stays true"
+_STANDS = "nothing is counted; every service that needs it reports it"
+_DEGRADED = "degraded; all events are counted"
+_KEEPS = "its partitions and groups wait, because the controllers still see it; Ready is false if it has all of them"
+_NOTHING_TAKEN = "ingest answers 503; no acknowledged event is lost"
+_ONCE = "no event counts twice"
+_RECREATED = "DataLoss; created again on request"
+_TOLD_LOSS = "DataLoss names what is missing; counting continues when it is restored"
 
 
 def _process(component: str, expected: str, **named: Any) -> Sequence[Row]:
@@ -259,25 +261,25 @@ def _server(
 ROWS: Mapping[str, Row] = {
     row.name: row
     for row in (
-        *_process("processor", "started anew; nothing twice", moves=True),
+        *_process("processor", f"it is restarted; {_ONCE}", moves=True),
         Row(
             "processor-frozen",
-            "its health is silent and Ready false; what it held is rolled back",
+            "its health does not answer and Ready is false; its open batch is rolled back",
             _signal("processor", signal.SIGSTOP),
             _signal("processor", signal.SIGCONT),
             told={"processor": "silent", "ready": "False"},
         ),
-        *_server("postgres", ["postgres"], _STANDS, slow="slower, or Ready false; nothing lost", told=_POSTGRES),
-        *_server("broker", [LEADER], _SERVED, slow="slower; nothing lost", hole=_KEEPS, moves=True),
+        *_server("postgres", ["postgres"], _STANDS, slow="slower, or Ready is false; no loss", told=_POSTGRES),
+        *_server("broker", [LEADER], _SERVED, slow="slower; no loss", hole=_KEEPS, moves=True),
         *_server("redis", ["redis"], _DEGRADED, slow=_DEGRADED, told=_REDIS, moves=True),
         *_server("majority", _MAJORITY, _NOTHING_TAKEN, slow="slower", hole=_KEEPS, told=_KAFKA),
         *_server("kafka", BROKERS, _NOTHING_TAKEN, slow="slower", told=_KAFKA),
-        *_process("ingest", "started anew", moves=True),
-        *_process("api", "started anew", moves=True),
-        Row("broker-bounced", f"five times; {_SERVED}", _bounce, _nothing, moves=True, seconds=1.0),
-        Row("rebalanced", "1 → 3 → 1 processors; nothing twice", _replicas(3), _replicas(1), moves=True, seconds=10.0),
-        Row("group-reset", "positions are Postgres' own", _suspend, _resume, asked=True, seconds=1.0),
-        Row("poisoned", "dead letters; the others are counted", _poison, _nothing, moves=True, seconds=5.0),
+        *_process("ingest", "it is restarted", moves=True),
+        *_process("api", "it is restarted", moves=True),
+        Row("broker-bounced", f"five restarts; {_SERVED}", _bounce, _nothing, moves=True, seconds=1.0),
+        Row("rebalanced", f"1 → 3 → 1 processors; {_ONCE}", _replicas(3), _replicas(1), moves=True, seconds=10.0),
+        Row("group-reset", "no effect: positions are in Postgres", _suspend, _resume, asked=True, seconds=1.0),
+        Row("poisoned", "dead letters; other events are counted", _poison, _nothing, moves=True, seconds=5.0),
         Row("window-table-gone", _TOLD_LOSS, _take_window_table, _give_window_table, told=_LOSS),
         Row("column-gone", _TOLD_LOSS, _column(there=False), _column(there=True), told=_LOSS),
         Row(
@@ -287,7 +289,7 @@ ROWS: Mapping[str, Row] = {
             _sql('ALTER TABLE {schema}."_taken" RENAME TO "_offsets"'),
             told=_LOSS,
         ),
-        Row("topic-deleted", "DataLoss; made anew on request", _delete_topic, _recreate_topic, told=_LOSS, quiet=True),
+        Row("topic-deleted", _RECREATED, _delete_topic, _recreate_topic, told=_LOSS, quiet=True),
         Row(
             "postgres-disk-full",
             "nothing is counted, and the processor says so; with space again, it goes on",

@@ -17,7 +17,7 @@ from faults.play import Seen
 from faults.rows import ROWS, Row
 
 HEAD = (
-    *("fault", "expected", "seen", "told after", "stood still", "counts again after", "well after that"),
+    *("fault", "expected", "seen", "reported after", "nothing counted for", "counts again after", "healthy after that"),
     *("sent", "acknowledged", "counted", "dead letters", "lost", "doubled", "wrong"),
 )
 _ABOUT = "became dead letters. "

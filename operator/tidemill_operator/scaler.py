@@ -34,7 +34,7 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True)
-class Seen:
+class Running:
     """A running pipeline.
 
     Attributes:
@@ -78,7 +78,7 @@ class Memory:
 class Site(Protocol[_K]):
     """Knows where pipelines run and where decisions are stored."""
 
-    def look(self, key: _K) -> Seen | None:
+    def look(self, key: _K) -> Running | None:
         """Return a running pipeline; None: it does not run."""
         ...
 
@@ -227,7 +227,7 @@ class Scaler(Generic[K]):
         if stale:
             self._site.remember(key, Memory(), changed=False)
 
-    def _figures(self, seen: Seen, current: int) -> Figures | None:
+    def _figures(self, seen: Running, current: int) -> Figures | None:
         config = seen.config
         try:
             return self._reader.read(Watched.of(config), ready=seen.ready, rolling_out=seen.settled != current)

@@ -234,7 +234,7 @@ def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, C
 
 
 def _told_while(kind: str, errors: Sequence[TidemillError] | None, before: Mapping[str, Condition]) -> list[Condition]:
-    """Return a condition that is reported for a day; without a check (None), the former one is kept."""
+    """Return a condition that is only listed while it has errors. If they were not checked (None), it is kept."""
     if errors is None:
         return [before[kind]] if kind in before else []
     if not errors:

@@ -281,7 +281,7 @@ class MemorySecrets(MemoryPart):
         return self._wrote("retire", namespace, pipeline, credentials.retired(self.files[namespace, pipeline]))
 
     def remove(self, namespace: str, pipeline: str) -> None:
-        """Forget what a pipeline has here."""
+        """Remove everything of a pipeline."""
         self._called("remove")
         self.files.pop((namespace, pipeline), None)
 
@@ -333,7 +333,7 @@ class MemoryRuntime(MemoryPart):
         return [self._outcome(workload, changed=False) for workload in known if workload is not None]
 
     def remove(self, namespace: str, pipeline: str) -> None:
-        """Forget what a pipeline has here."""
+        """Remove everything of a pipeline."""
         self._called("remove")
         self.running.pop((namespace, pipeline), None)
 

@@ -18,7 +18,7 @@ from tidemill_operator.actuators.kafka.log import KafkaLog
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.keys import Key
 from tidemill_operator.laptop.servers import Servers
-from tidemill_operator.observer.figures import FRESH_SECONDS, Figures, Seen
+from tidemill_operator.observer.figures import FRESH_SECONDS, Figures, Observation
 from tidemill_operator.observer.observer import KAFKA_SECONDS, Observer
 from tidemill_operator.observer.scaling_figures import FiguresReader, Watched
 from waiting import eventually
@@ -49,13 +49,13 @@ class World:
         self.session = psycopg.connect(servers.postgres.url, autocommit=True)
         self.session.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
         self.session.execute(TABLES)
-        self.shown: list[tuple[float, Seen]] = []
+        self.shown: list[tuple[float, Observation]] = []
         log = KafkaLog(servers.kafka, timeout_seconds=KAFKA_SECONDS)
         self.observer = Observer(log, servers.postgres, self._show, interval_seconds=1.0)
         self.observer.watch(KEY, SCHEMA, self.topic)
         self.observer.start()
 
-    def _show(self, _: Key, seen: Seen) -> None:
+    def _show(self, _: Key, seen: Observation) -> None:
         self.shown.append((time.monotonic(), seen))
 
     def send(self, number: int) -> None:

@@ -21,7 +21,7 @@ import pytest
 MARKER, TOLD, RECOVERED = "fault", "told", "recovered"
 # Properties of a report survive the way from a worker to the session that prints.
 _ROW, _EXPECTED = "fault row", "fault expected"
-_HEAD = ("Fault", "Expected", "Seen", "Told after", "Well again after", "Took")
+_HEAD = ("Fault", "Expected", "Seen", "Reported after", "Healthy after", "Took")
 
 
 @dataclass
@@ -97,7 +97,8 @@ class FaultMatrix:
 
 
 def _times(told: str, recovered: str, took: str) -> str:
-    parts = [f"told after {told}" if told else "", f"well again after {recovered}" if recovered else "", f"took {took}"]
+    reported, healthy = f"reported after {told}" if told else "", f"healthy after {recovered}" if recovered else ""
+    parts = [reported, healthy, f"took {took}"]
     return "; " + "; ".join(filter(None, parts))
 
 

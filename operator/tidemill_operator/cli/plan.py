@@ -48,8 +48,8 @@ class Planned:
     """One pipeline's plan, compared with the servers.
 
     Attributes:
-        refused: why it cannot be applied; nothing is changed then.
-        runs_on: whether an accepted spec stays in force then.
+        refused: why the plan cannot be applied; empty: it can. A refused plan changes nothing.
+        runs_on: whether the pipeline continues with an accepted spec if the plan is refused.
     """
 
     plan: Plan
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def plan_documents(documents: Iterable[Mapping[str, Any]], world: World) -> list[Planned]:
-    """Plan all pipelines of a file. If two would manage the same topic, the first one does.
+    """Plan all pipelines of a file. If two of them want to manage the same topic, the first one gets it.
 
     Raises:
         TidemillError: a server does not answer.

@@ -15,7 +15,7 @@ from tidemill_operator.cluster.events import Recorder
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.keys import Key
 from tidemill_operator.observer import figures
-from tidemill_operator.observer.figures import Seen
+from tidemill_operator.observer.figures import Observation
 
 log = logging.getLogger(__name__)
 OBSERVER = "tidemill-observer"
@@ -36,7 +36,7 @@ class ObservedStatus:
         self._written: dict[Key, float] = {}
         self._shown: set[Key] = set()
 
-    def show(self, key: Key, seen: Seen) -> None:
+    def show(self, key: Key, seen: Observation) -> None:
         """Write the figures if they have changed.
 
         Raises:

@@ -23,7 +23,7 @@ from tidemill_operator.errors import TidemillError
 from tidemill_operator.keys import Key
 from tidemill_operator.plan.render import marks, objects
 from tidemill_operator.plan.render.marks import OwnerReference
-from tidemill_operator.scaler import Memory, Reader, Scaler, Seen
+from tidemill_operator.scaler import Memory, Reader, Running, Scaler
 from tidemill_operator.scaling import Decision
 
 log = logging.getLogger(__name__)
@@ -51,14 +51,14 @@ class ClusterSite:
         self._written: dict[Key, tuple[float, Memory]] = {}
         self._lock = threading.Lock()
 
-    def look(self, key: Key) -> Seen | None:
+    def look(self, key: Key) -> Running | None:
         """Return the config of the running pods, and the state of their Deployment."""
         config = self._config(key)
         live = self._own(DEPLOYMENT, key, f"{key.name}-processor") if config else None
         if config is None or live is None:
             return None
         ready = int(live.get("status", {}).get("readyReplicas", 0))
-        return Seen(config, ready, settled=int(live["spec"].get("replicas", 1)) if rolled_out(live) else None)
+        return Running(config, ready, settled=int(live["spec"].get("replicas", 1)) if rolled_out(live) else None)
 
     def remembered(self, key: Key) -> Memory:
         """Return the stored state; without one, the running number of processors, so that scaling starts from it."""
@@ -136,9 +136,9 @@ def is_news(told: Mapping[str, Any] | None, found: Mapping[str, Any], seconds: f
     """Whether to write a decision to the status: a new decision at once, changed figures after a while.
 
     Args:
-        told: the written one.
-        found: the current one.
-        seconds: since it was written.
+        told: the status of the decision that was written last.
+        found: the status of the current decision.
+        seconds: the time since the last write.
     """
     if told is None or any(found.get(name) != told.get(name) for name in _SAID):
         return True

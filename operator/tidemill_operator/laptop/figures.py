@@ -11,7 +11,7 @@ from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.keys import Key
 from tidemill_operator.laptop.store import Stored
 from tidemill_operator.observer import figures
-from tidemill_operator.observer.figures import Seen
+from tidemill_operator.observer.figures import Observation
 from tidemill_operator.observer.observer import Observer, Tell
 
 
@@ -75,7 +75,7 @@ class LocalFigures:
         """Return the scrape target, with the component `operator`, as in a cluster."""
         return {"targets": [f"{host}:{self.port}"], "labels": {"component": "operator"}}
 
-    def _show(self, key: Key, seen: Seen) -> None:
+    def _show(self, key: Key, seen: Observation) -> None:
         shown = self._told.get(key, {})
         self._told[key] = found = figures.told(seen, shown, 1)
         if figures.changed(shown, found):

@@ -13,7 +13,7 @@ from tidemill_contract.files import read_text
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_operator.processes.files import write_atomic
 from tidemill_operator.processes.supervisor import ReplicaState
-from tidemill_operator.scaler import Memory, Reader, Scaler, Seen
+from tidemill_operator.scaler import Memory, Reader, Running, Scaler
 from tidemill_operator.scaling import Decision
 
 _log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class _Files:
     def __init__(self, folder: Path, runtime: Runtime, say: Callable[[str], None]) -> None:
         self._folder, self._runtime, self._say = folder, runtime, say
 
-    def look(self, key: _Key) -> Seen | None:
+    def look(self, key: _Key) -> Running | None:
         namespace, name = key
         try:
             config = PipelineConfig.from_json(read_text(self._runtime.config_root / namespace / f"{name}.json"))
@@ -48,7 +48,7 @@ class _Files:
             return None
         states = self._runtime.replicas(namespace, f"{name}-processor")
         ready = sum(state.ready and state.current for state in states)
-        return Seen(config, ready, settled=ready if ready == len(states) else None)
+        return Running(config, ready, settled=ready if ready == len(states) else None)
 
     def remembered(self, key: _Key) -> Memory:
         try:

@@ -46,7 +46,7 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observation:
     """The result of an observation.
 
     Attributes:
@@ -60,7 +60,7 @@ class Seen:
     at: float
 
 
-def told(seen: Seen, shown: Status, generation: int) -> dict[str, Any]:
+def told(seen: Observation, shown: Status, generation: int) -> dict[str, Any]:
     """Return the members of the status for an observation.
 
     Args:
@@ -143,7 +143,7 @@ def _step(value: float, little: float) -> int:
     return 3 * power + (1, 2, 5).index(round(top / 10.0**power))
 
 
-def _unavailable(seen: Seen, shown: Status, generation: int) -> dict[str, Any]:
+def _unavailable(seen: Observation, shown: Status, generation: int) -> dict[str, Any]:
     known = shown.get("conditions")
     return {
         "type": UNAVAILABLE,

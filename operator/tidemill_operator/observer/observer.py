@@ -31,7 +31,7 @@ from tidemill_operator.observer.backlog import (
     oldest,
     read_standings,
 )
-from tidemill_operator.observer.figures import FRESH_SECONDS, Figures, Seen
+from tidemill_operator.observer.figures import FRESH_SECONDS, Figures, Observation
 from tidemill_operator.observer.progress import Look, Progress
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ INTERVAL_SECONDS = 5.0
 _POSTGRES_SECONDS, KAFKA_SECONDS = 3.0, 4.0
 _PAUSE_SECONDS = 0.5
 
-Show = Callable[[Key, Seen], None]
+Show = Callable[[Key, Observation], None]
 Tell = Callable[[Key, str, str, Look], None]
 Arrivals = dict[int, tuple[int, float]]
 
@@ -227,12 +227,12 @@ class Observer:
                     else:
                         known[key].arrivals[number] = (offset, moment / 1000)
 
-    def _seen(self, pipeline: _Pipeline, fault: str) -> Seen:
+    def _seen(self, pipeline: _Pipeline, fault: str) -> Observation:
         """Return the observation to show. After a failed round, earlier figures are shown while they are recent."""
         if self._clock() - pipeline.figures_at > FRESH_SECONDS:
             pipeline.figures = None
-            return Seen(None, fault or "the figures were not read in time", self._now())
-        return Seen(pipeline.figures, "", self._now())
+            return Observation(None, fault or "the figures were not read in time", self._now())
+        return Observation(pipeline.figures, "", self._now())
 
 
 def _look(pipeline: _Pipeline, compared: Compared | None) -> Look:

@@ -18,16 +18,16 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.keys import Key
 
 log = logging.getLogger(__name__)
-# For how long no position may move while events wait; at least a few flush intervals of a processor.
+# Events may wait without any progress for this long, and at least for a few flush intervals of a processor.
 STILL_SECONDS = 20.0
 _FLUSHES = 3
-# For how long progress may be unknown.
+# Progress may be unknown for this long.
 SILENT_SECONDS = 10.0
-# For how long some leaders may not answer while no other partition moves. Electing new leaders takes less.
+# Some leaders may fail to answer for this long while no other partition moves. Electing new leaders takes less.
 UNTOLD_SECONDS = 12.0
 # If nothing was counted for so long, Kafka's controllers are checked.
 _IDLE_SECONDS = 5.0
-# For how long no observation may arrive at all.
+# The observer may deliver no observation at all for this long.
 _BLIND_SECONDS = 25.0
 _MAX_PARTITIONS = 8
 

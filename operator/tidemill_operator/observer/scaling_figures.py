@@ -49,7 +49,7 @@ class Watched:
 
     @classmethod
     def of(cls, config: PipelineConfig) -> Watched:
-        """Return those of a running pipeline."""
+        """Return the objects of a running pipeline."""
         group = names.consumer_group(config.namespace, config.name)
         return cls(config.schema_name, config.events_topic, group, names.role(config.schema_name, "writer"))
 

@@ -132,8 +132,8 @@ def _aggregations(plan: Plan, live: LiveSchema | None, *, recounted: bool) -> It
             continue
         if row.version == before:
             if recounted:
-                anew = f"`tidemill replay {plan.name} --aggregation {row.name}` counts the earlier ones anew"
-                told = Difference("events", "counted by the spec before", f"from now on by this one; {anew}")
+                again = f"`tidemill replay {plan.name} --aggregation {row.name}` counts earlier events again"
+                told = Difference("events", "counted by the former spec", f"from now on by this one; {again}")
                 yield Change("change", "aggregation", row.name, (told,))
             continue
         found = [Difference("version", before, row.version)]
@@ -147,7 +147,7 @@ def _aggregations(plan: Plan, live: LiveSchema | None, *, recounted: bool) -> It
             known = live.columns.get(names.window_table(row.name, before), {})
             found += [Difference(f"column {name}", *types) for name, *types in retyped(table.columns, known)]
             fill = f"`tidemill replay {plan.name} --aggregation {row.name}`"
-            kept = f"of version {before}: kept until their retention ends, answered and added to no more"
+            kept = f"of version {before}: kept until their retention ends, but no longer filled or answered"
             found.append(Difference("windows", kept, f"of version {row.version}: counted from now on; {fill} fills it"))
         yield Change("change", "aggregation", row.name, tuple(found))
 

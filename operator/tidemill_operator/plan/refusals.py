@@ -27,7 +27,8 @@ def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[T
         live: the live facts.
     """
     strange = written_by_pipelines(plan.namespace, plan.name, plan.schema.source)
-    found = [*strange, *_topic(pipeline, plan, live), *_replay(pipeline, live.schema)]
+    topic = [*_partitions(pipeline, plan, live), *_replication(pipeline, plan, live)]
+    found = [*strange, *topic, *_replay(pipeline, live.schema)]
     if live.schema is not None:
         found += _key(pipeline, live.schema)
         found += _moved(plan, live)
@@ -44,8 +45,8 @@ def _replay(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> Iterator[Ti
         yield error
 
 
-def _topic(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
-    topic, path = pipeline.spec.source.topic, "spec.source.topic"
+def _partitions(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
+    topic, path = pipeline.spec.source.topic, "spec.source.topic.partitions"
     source = plan.topics[0]
     known = live.topics.get(source.name)
     kept = live.schema.partitions if live.schema else 0
@@ -53,7 +54,7 @@ def _topic(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Iterator
     if asked is not None and asked < kept and (known is None or known.partitions < kept):
         yield TidemillError(
             Reason.NOT_SUPPORTED,
-            f"{path}.partitions: topic {source.name} would have {asked} partitions, but {kept} have positions;"
+            f"{path}: topic {source.name} would have {asked} partitions, but {kept} have positions;"
             " the watermark would never advance past the missing ones",
             f"give the topic {kept} partitions or more",
         )
@@ -64,10 +65,17 @@ def _topic(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Iterator
     if known and asked is not None and asked < known.partitions and asked != before.get("partitions"):
         yield TidemillError(
             Reason.NOT_SUPPORTED,
-            f"{path}.partitions: {asked} is less than the {known.partitions} partitions that topic"
+            f"{path}: {asked} is less than the {known.partitions} partitions that topic"
             f" {source.name} has; Kafka cannot take partitions away",
             f"write {known.partitions} or more",
         )
+
+
+def _replication(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
+    topic, path, source = pipeline.spec.source.topic, "spec.source.topic", plan.topics[0]
+    if not topic.managed:
+        return
+    known = live.topics.get(source.name)
     if live.brokers is not None and (source.replicated or not known):
         # A silent broker that holds replicas still counts.
         most = max(live.brokers, len(known.holders) if known else 0)

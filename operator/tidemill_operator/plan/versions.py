@@ -22,7 +22,7 @@ from tidemill_operator.plan.postgres.schema import column_type, shape_of
 
 LIVE = "live"
 _CUTTING = [str(field.alias) for name, field in WINDOWS.written.model_fields.items() if name != "grace"]
-"""Members of a window that say which rows there are."""
+"""Members of a window on which the rows of its table depend."""
 
 
 def current_version(name: str, live: LiveSchema | None) -> int | None:

@@ -1,4 +1,4 @@
-"""The rules of the API server (CEL) about members of kinds: what belongs to which, made from the kinds themselves."""
+"""CEL rules for the API server about the members of kinds, generated from the kinds."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tidemill_operator.resource.cel import Rule, say
 
 
 def is_one_of(tag: str, names: Sequence[str], known: Iterable[str]) -> str:
-    """CEL: a kind is one of these.
+    """Return CEL for the condition that a kind is one of `names`.
 
     Args:
-        tag: CEL of the kind's name.
-        names: these, at least one.
-        known: all there are.
+        tag: CEL for the kind's name.
+        names: the names of at least one kind.
+        known: the names of all kinds.
     """
     rest = [name for name in known if name not in names]
     if len(names) == 1:
@@ -30,13 +30,13 @@ def is_one_of(tag: str, names: Sequence[str], known: Iterable[str]) -> str:
 
 
 def in_its_place(kinds: Kinds[Any], member: Member, *, place: str, tag: str) -> str:
-    """CEL: a member is there where a kind needs it, and only where a kind has it.
+    """Return CEL for the condition that a kind has the member if it needs it, and only if it may have it.
 
     Args:
         kinds: the kinds.
-        member: one that not all treat alike.
-        place: CEL of what has the member.
-        tag: CEL of the kind's name.
+        member: a member that only some kinds have or need.
+        place: CEL for the object that has the member.
+        tag: CEL for the kind's name.
     """
     there, known = f"has({place}.{member.alias})", list(kinds.by_name)
     if member.needing == member.kinds:
@@ -50,7 +50,7 @@ def in_its_place(kinds: Kinds[Any], member: Member, *, place: str, tag: str) -> 
 
 
 def window_rules() -> list[Rule]:
-    """The rules of an aggregation about its window."""
+    """Return the rules of an aggregation about its window."""
     return [_of_window(member) for member in WINDOWS.members.values()]
 
 
@@ -76,7 +76,7 @@ def _belongs_to_windows(member: Member) -> str:
 
 
 def detector_rules() -> list[Rule]:
-    """The rules of a detector."""
+    """Return the rules of a detector."""
     return [_of_detector(member) for member in DETECTORS.members.values()]
 
 
@@ -100,7 +100,7 @@ _FUNCTION = f"(has(self.function) ? self.function : '{METRICS.written.model_fiel
 
 
 def metric_rules() -> list[Rule]:
-    """The rules of a metric about its function: the field, the condition, the parameters; or its expression."""
+    """Return the rules of a metric about its function (field, condition, parameters) or its expression."""
     own = {"field": _field, "where": _where, "expression": _expression}
     return [own[name]() if name in own else _of_function(member) for name, member in METRICS.members.items()]
 
@@ -139,7 +139,7 @@ def _expression() -> Rule:
 
 
 def _of_function(member: Member) -> Rule:
-    """A member that a metric has only where its function takes it, and surely where it needs it."""
+    """Return the rule that a metric has the member if its function needs it, and only if its function takes it."""
     name, functions, several = member.alias, member.kinds, len(member.kinds) > 1
     foreign = f"metric %s: %s takes no {name}; take it out, or use {listed(functions, 'or')}"
     missing = f"metric %s: %s needs {name}; {PARAMETERS[member.name].remedy}"

@@ -48,7 +48,7 @@ def structural(model: type[BaseModel], *, list_defaults: bool = False) -> dict[s
     return _convert(raw, raw.get("$defs", {}), "spec", drop=None if list_defaults else False)
 
 
-# `drop`: whether defaults are dropped from here on. False until a list begins; None: never.
+# `drop`: True within a list, where defaults are left out; False outside of lists; None: defaults are never left out.
 def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, drop: bool | None) -> dict[str, Any]:
     raw = _resolve(raw, defs)
     if _ANY_VALUE in raw:
@@ -93,7 +93,7 @@ def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, drop
 
 
 def _resolve(raw: Mapping[str, Any], defs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schema without its reference and `or null`; a description at the place of use takes precedence."""
+    """Return the schema with its reference resolved, and without `or null`. Its own keys take precedence."""
     if "$ref" in raw:
         target = _resolve(defs[raw["$ref"].rsplit("/", 1)[-1]], defs)
         return target | {key: value for key, value in raw.items() if key != "$ref"}

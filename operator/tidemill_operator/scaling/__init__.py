@@ -6,14 +6,14 @@ Uses no server, no cluster and no clock: `now` is an argument. All memory is in 
 
 from tidemill_operator.scaling.decide import decide
 from tidemill_operator.scaling.explain import explain, scaling_status
-from tidemill_operator.scaling.model import Decision, Figures, PartitionFigures, Reason, Settings
+from tidemill_operator.scaling.model import Decision, Figures, PartitionFigures, ScalingReason, Settings
 from tidemill_operator.scaling.state import State
 
 __all__ = [
     "Decision",
     "Figures",
     "PartitionFigures",
-    "Reason",
+    "ScalingReason",
     "Settings",
     "State",
     "decide",

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from tidemill_operator.scaling.explain import reckoning
 from tidemill_operator.scaling.measure import observe
-from tidemill_operator.scaling.model import Decision, Figures, Load, Need, Reason, Settings
+from tidemill_operator.scaling.model import Decision, Figures, Load, Need, ScalingReason, Settings
 from tidemill_operator.scaling.need import ROOMY_BAND, aligned, fits, need, rise_seconds, stepped
 from tidemill_operator.scaling.state import MAX_DECISIONS, Record, State
 
@@ -59,7 +59,7 @@ class _Poll:
 @dataclass(frozen=True)
 class _Choice:
     desired: int
-    reason: Reason
+    reason: ScalingReason
     limited_by: str = ""
 
 
@@ -79,7 +79,7 @@ def decide(
         The decision, and the state for the next one. Equal arguments give equal results.
     """
     if settings.mode == "external":
-        return Decision(now, current, current, current, Reason.EXTERNAL, lines=reckoning(settings)), state
+        return Decision(now, current, current, current, ScalingReason.EXTERNAL, lines=reckoning(settings)), state
     if figures is None or not figures.partitions:
         return _blind(settings, state, current=current, now=now)
     state, load = observe(settings, state, figures, current=current, now=now)
@@ -91,7 +91,7 @@ def decide(
     if target > current >= floor and fits(wanted, current):
         target = current
     elif target > current:
-        # Otherwise a rise would be followed replica by replica. A rise only extends a step, and never causes one.
+        # Otherwise replicas would be added one by one during a rise. A rise only extends a step, and never causes one.
         risen = need(settings, load.risen(rise_seconds(settings)), current=current)
         target = max(target, aligned(risen, floor=floor, ceiling=ceiling, partitions=partitions))
     elif target < current:
@@ -113,7 +113,7 @@ def _blind(settings: Settings, state: State, *, current: int, now: float) -> tup
         current,
         desired,
         current if settings.dry_run else desired,
-        Reason.FIGURES_MISSING,
+        ScalingReason.FIGURES_MISSING,
         lines=(f"figures could not be read {failed} times in a row; replicas stay as they are",),
     )
     return told, _noted(state, told)
@@ -136,11 +136,11 @@ def _choose(poll: _Poll) -> _Choice:
     if poll.current == 0:
         return _from_zero(poll)
     if poll.current > poll.ceiling:
-        return _Choice(poll.ceiling, Reason.SCALED_DOWN, poll.cap)
+        return _Choice(poll.ceiling, ScalingReason.SCALED_DOWN, poll.cap)
     if poll.current < poll.floor:
-        return _Choice(poll.floor, Reason.SCALED_UP, "minReplicas")
+        return _Choice(poll.floor, ScalingReason.SCALED_UP, "minReplicas")
     if _idle(poll):
-        return _held(poll) or _Choice(0, Reason.SCALED_TO_ZERO)
+        return _held(poll) or _Choice(0, ScalingReason.SCALED_TO_ZERO)
     if poll.target > poll.current:
         return _up(poll)
     if poll.target < poll.current:
@@ -150,10 +150,10 @@ def _choose(poll: _Poll) -> _Choice:
 
 def _from_zero(poll: _Poll) -> _Choice:
     if poll.load.lag > 0:
-        return _Choice(poll.floor, Reason.WOKEN_BY_ARRIVAL)
+        return _Choice(poll.floor, ScalingReason.WOKEN_BY_ARRIVAL)
     if poll.settings.scale_to_zero_after_seconds is None:
-        return _Choice(poll.floor, Reason.SCALED_UP, "minReplicas")
-    return _Choice(0, Reason.SCALED_TO_ZERO)
+        return _Choice(poll.floor, ScalingReason.SCALED_UP, "minReplicas")
+    return _Choice(0, ScalingReason.SCALED_TO_ZERO)
 
 
 def _idle(poll: _Poll) -> bool:
@@ -165,15 +165,15 @@ def _up(poll: _Poll) -> _Choice:
     settings, changed = poll.settings, poll.state.changed_at
     held = _held(poll)
     if held is None and poll.figures.database_saturated:
-        held = _Choice(poll.current, Reason.DATABASE_SATURATED, "database")
+        held = _Choice(poll.current, ScalingReason.DATABASE_SATURATED, "database")
     if held is not None:
         return held
     if changed is not None and poll.now - changed < settings.scale_up_cooldown_seconds:
-        return _Choice(poll.current, Reason.COOLDOWN, "scaleUpCooldown")
+        return _Choice(poll.current, ScalingReason.COOLDOWN, "scaleUpCooldown")
     desired = _step(poll, poll.target)
     if desired < poll.target:
-        return _Choice(desired, Reason.STEP_LIMITED, "maxStepUp")
-    return _Choice(desired, Reason.SCALED_UP, _limit(poll))
+        return _Choice(desired, ScalingReason.STEP_LIMITED, "maxStepUp")
+    return _Choice(desired, ScalingReason.SCALED_UP, _limit(poll))
 
 
 def _down(poll: _Poll) -> _Choice:
@@ -181,14 +181,16 @@ def _down(poll: _Poll) -> _Choice:
     most, seconds = poll.spareable
     watched = since is not None and poll.now - since >= seconds
     if most >= poll.current or not watched or not _settled(poll) or _goes_on_falling(poll, most, seconds):
-        return _Choice(poll.current, Reason.STABILIZING, "scaleDownStabilization")
+        return _Choice(poll.current, ScalingReason.STABILIZING, "scaleDownStabilization")
     held = _held(poll)
     if held is not None:
         return held
     desired = _step(poll, most)
     if desired > most:
-        return _Choice(desired, Reason.STEP_LIMITED, "maxStepDown")
-    return _Choice(desired, Reason.SCALED_DOWN, "minReplicas" if max(1, poll.need.useful) < most == poll.floor else "")
+        return _Choice(desired, ScalingReason.STEP_LIMITED, "maxStepDown")
+    return _Choice(
+        desired, ScalingReason.SCALED_DOWN, "minReplicas" if max(1, poll.need.useful) < most == poll.floor else ""
+    )
 
 
 def _goes_on_falling(poll: _Poll, most: int, wait: float) -> bool:
@@ -209,9 +211,9 @@ def _settled(poll: _Poll) -> bool:
 def _held(poll: _Poll) -> _Choice | None:
     """Hold the change during a rollout or a rebalance, because it would cause another rebalance."""
     if poll.figures.rolling_out:
-        return _Choice(poll.current, Reason.ROLLOUT_IN_PROGRESS, "rollout")
+        return _Choice(poll.current, ScalingReason.ROLLOUT_IN_PROGRESS, "rollout")
     if poll.figures.rebalancing:
-        return _Choice(poll.current, Reason.REBALANCING, "rebalance")
+        return _Choice(poll.current, ScalingReason.REBALANCING, "rebalance")
     return None
 
 
@@ -223,12 +225,12 @@ def _step(poll: _Poll, target: int) -> int:
 def _stay(poll: _Poll) -> _Choice:
     limit = _limit(poll)
     if limit == "partitions":
-        return _Choice(poll.current, Reason.LIMITED_BY_PARTITIONS, limit)
+        return _Choice(poll.current, ScalingReason.LIMITED_BY_PARTITIONS, limit)
     if limit and not fits(poll.need, poll.current):
-        return _Choice(poll.current, Reason.AT_MAXIMUM, limit)
+        return _Choice(poll.current, ScalingReason.AT_MAXIMUM, limit)
     if max(1, poll.need.useful) < poll.floor:
-        return _Choice(poll.current, Reason.AT_MINIMUM, "minReplicas")
-    return _Choice(poll.current, Reason.WITHIN_TARGET)
+        return _Choice(poll.current, ScalingReason.AT_MINIMUM, "minReplicas")
+    return _Choice(poll.current, ScalingReason.WITHIN_TARGET)
 
 
 def _limit(poll: _Poll) -> str:
@@ -246,7 +248,7 @@ def _finish(poll: _Poll, choice: _Choice) -> tuple[Decision, State]:
         current=poll.current,
         desired=choice.desired,
         replicas=poll.current if dry else choice.desired,
-        reason=Reason.DRY_RUN if dry else choice.reason,
+        reason=ScalingReason.DRY_RUN if dry else choice.reason,
         need=poll.need.replicas,
         limited_by="dryRun" if dry else choice.limited_by,
         load=poll.load,

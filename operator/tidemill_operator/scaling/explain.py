@@ -6,29 +6,35 @@ import datetime as dt
 from typing import Any
 
 from tidemill_contract.duration import format_ms
-from tidemill_operator.scaling.model import Decision, Load, Need, Reason, Settings
+from tidemill_operator.scaling.model import Decision, Load, Need, ScalingReason, Settings
 from tidemill_operator.scaling.need import BAND, rise_seconds
 from tidemill_operator.scaling.state import State
 
 MAX_MESSAGE = 1024
-_ADVICE: dict[Reason, str] = {
-    Reason.SCALED_UP: "They are removed when they were not needed for the whole scaleDownStabilization.",
-    Reason.SCALED_DOWN: "More lag or more arrivals add replicas again.",
-    Reason.STEP_LIMITED: "The rest follows after the cooldown; a larger {limit} allows larger steps.",
-    Reason.WITHIN_TARGET: "More lag, more arrivals or a slower replica would add some.",
-    Reason.AT_MAXIMUM: "Raise maxReplicas to allow more.",
-    Reason.LIMITED_BY_PARTITIONS: "A replica reads whole partitions: raise source.topic.partitions, or spread keys.",
-    Reason.AT_MINIMUM: "Lower minReplicas to allow fewer.",
-    Reason.COOLDOWN: "Replicas are added when scaleUpCooldown is over, if they are still needed.",
-    Reason.STABILIZING: "Replicas are removed when they were not needed for that time; scaleDownStabilization sets it.",
-    Reason.REBALANCING: "The change is made when the rebalance is over.",
-    Reason.ROLLOUT_IN_PROGRESS: "The change is made when all replicas are ready.",
-    Reason.DATABASE_SATURATED: "More replicas would wait too: give Postgres more room, or group by fewer columns.",
-    Reason.FIGURES_MISSING: "Scaling continues when Kafka and Postgres answer.",
-    Reason.SCALED_TO_ZERO: "The next event starts a replica; windows do not close until then.",
-    Reason.WOKEN_BY_ARRIVAL: "Without events, replicas stop again after scaleToZeroAfter.",
-    Reason.DRY_RUN: "Remove dryRun to make the change.",
-    Reason.EXTERNAL: "Set mode: lag to let Tidemill decide.",
+_ADVICE: dict[ScalingReason, str] = {
+    ScalingReason.SCALED_UP: "They are removed when they were not needed for the whole scaleDownStabilization.",
+    ScalingReason.SCALED_DOWN: "More lag or more arrivals add replicas again.",
+    ScalingReason.STEP_LIMITED: "The rest follows after the cooldown; a larger {limit} allows larger steps.",
+    ScalingReason.WITHIN_TARGET: "More lag, more arrivals or a slower replica would add some.",
+    ScalingReason.AT_MAXIMUM: "Raise maxReplicas to allow more.",
+    ScalingReason.LIMITED_BY_PARTITIONS: (
+        "A replica reads whole partitions: raise source.topic.partitions, or spread keys."
+    ),
+    ScalingReason.AT_MINIMUM: "Lower minReplicas to allow fewer.",
+    ScalingReason.COOLDOWN: "Replicas are added when scaleUpCooldown is over, if they are still needed.",
+    ScalingReason.STABILIZING: (
+        "Replicas are removed when they were not needed for that time; scaleDownStabilization sets it."
+    ),
+    ScalingReason.REBALANCING: "The change is made when the rebalance is over.",
+    ScalingReason.ROLLOUT_IN_PROGRESS: "The change is made when all replicas are ready.",
+    ScalingReason.DATABASE_SATURATED: (
+        "More replicas would wait too: give Postgres more room, or group by fewer columns."
+    ),
+    ScalingReason.FIGURES_MISSING: "Scaling continues when Kafka and Postgres answer.",
+    ScalingReason.SCALED_TO_ZERO: "The next event starts a replica; windows do not close until then.",
+    ScalingReason.WOKEN_BY_ARRIVAL: "Without events, replicas stop again after scaleToZeroAfter.",
+    ScalingReason.DRY_RUN: "Remove dryRun to make the change.",
+    ScalingReason.EXTERNAL: "Set mode: lag to let Tidemill decide.",
 }
 
 
@@ -91,30 +97,38 @@ def reckoning(
     if load is None or wanted is None:
         return ("mode is external: replicas are set by somebody else",)
     rate = load.rate_per_replica
-    speed = "none was seen busy yet" if rate is None else f"a busy replica does {_rounded(rate):,} events/s"
+    speed = "no replica was busy yet" if rate is None else f"a busy replica does {_rounded(rate):,} events/s"
     lines = [f"lag {_rounded(load.lag):,} events, {_rounded(load.rate):,} events/s arrive, {speed}"]
     lines += _asked(settings, load, wanted)
     bounds = f"needed {wanted.replicas}, allowed {floor} to {ceiling} with {partitions} partitions"
-    lines.append(f"{bounds}, right now {target}" + (f", lately {most}" if most != target else ""))
+    lines.append(f"{bounds}, now {target}" + (f", at most {most} within the waiting time" if most != target else ""))
     if target < current:
         spared = current - most or current - target
-        lines.append(f"{spared} of {current} go when not needed for {_duration(wait_seconds)}; fewer would wait longer")
+        lines.append(
+            f"{spared} of {current} are removed when not needed for {_duration(wait_seconds)}; fewer would wait longer"
+        )
     if target > current and load.rising:
         ahead = rise_seconds(settings)
         lines.append(
-            f"arrivals rise; {_rounded(load.rising * ahead):,} events/s more in {_duration(ahead)} are counted in"
+            f"arrivals rise: {_rounded(load.rising * ahead):,} events/s more in {_duration(ahead)} are included"
         )
+    return (*lines, *_limits(load, wanted, target=target, ceiling=ceiling, patience=patience))
+
+
+def _limits(load: Load, wanted: Need, *, target: int, ceiling: int, patience: int) -> list[str]:
+    """Return the lines that say why the target is lower than the need, or is reached later."""
+    lines = []
     if wanted.hot:
-        lines.append("a partition asks for more than the one replica that reads it; it counts for one")
+        lines.append("a partition would need more than one replica; it counts for one, because only one can read it")
     if wanted.useful > target and target < ceiling:
         high = wanted.utilisation + BAND
-        lines.append(f"{target} carry it at no more than {high:.0%} use, with partitions spread evenly")
+        lines.append(f"{target} are enough, at no more than {high:.0%} use, if partitions are spread evenly")
     if patience > 1:
-        lines.append(f"replicas taken away were needed again at once: waiting {patience} times as long for the next")
+        lines.append(f"removed replicas were soon needed again: the next removal waits {patience} times as long")
     if load.stuck:
         shown = ", ".join(str(partition) for partition in load.stuck[:8])
-        lines.append(f"partitions {shown} stand still: no replica would help them, so their lag does not count")
-    return tuple(lines)
+        lines.append(f"partitions {shown} make no progress: no replica would help, so their lag does not count")
+    return lines
 
 
 def _asked(settings: Settings, load: Load, wanted: Need) -> list[str]:

@@ -11,7 +11,7 @@ from tidemill_contract.duration import parse_ms
 from tidemill_contract.resource.spec import ProcessorSpec
 
 
-class Reason(StrEnum):
+class ScalingReason(StrEnum):
     """The reason of a decision. Users and alerts rely on the spelling."""
 
     SCALED_UP = "ScaledUp"
@@ -29,7 +29,7 @@ class Reason(StrEnum):
     AT_MINIMUM = "AtMinimum"
     """Fewer would do, but minReplicas is reached."""
     COOLDOWN = "Cooldown"
-    """More are needed; the last change was too short a time ago."""
+    """More are needed, but the last change was too recent."""
     STABILIZING = "Stabilizing"
     """Fewer would do, but not yet for the whole stabilisation."""
     REBALANCING = "Rebalancing"
@@ -39,7 +39,7 @@ class Reason(StrEnum):
     DATABASE_SATURATED = "DatabaseSaturated"
     """More are needed, but all wait for Postgres: further replicas would only wait too."""
     FIGURES_MISSING = "FiguresMissing"
-    """Lag could not be read: replicas stay."""
+    """Lag could not be read, so the number of replicas stays."""
     SCALED_TO_ZERO = "ScaledToZero"
     """Nothing has arrived for scaleToZeroAfter."""
     WOKEN_BY_ARRIVAL = "WokenByArrival"
@@ -51,7 +51,13 @@ class Reason(StrEnum):
 
 
 CHANGES = frozenset(
-    {Reason.SCALED_UP, Reason.SCALED_DOWN, Reason.STEP_LIMITED, Reason.SCALED_TO_ZERO, Reason.WOKEN_BY_ARRIVAL}
+    {
+        ScalingReason.SCALED_UP,
+        ScalingReason.SCALED_DOWN,
+        ScalingReason.STEP_LIMITED,
+        ScalingReason.SCALED_TO_ZERO,
+        ScalingReason.WOKEN_BY_ARRIVAL,
+    }
 )
 
 
@@ -250,7 +256,7 @@ class Decision:
     current: int
     desired: int
     replicas: int
-    reason: Reason
+    reason: ScalingReason
     need: int | None = None
     limited_by: str = ""
     load: Load | None = None

@@ -39,7 +39,7 @@ def need(settings: Settings, load: Load, *, current: int) -> Need:
         # Lag cannot be converted to time yet, so ask for one more replica.
         by_lag = [(current + 1) / len(load.partitions)] * len(load.partitions)
     wanted = _summed(settings, by_lag, [])
-    # Without a known speed, remove replicas only if each remaining one has to do no more than one has done before.
+    # Without a known speed, remove replicas only if no remaining one has to do more than a replica was seen to do.
     kept = min(current, _summed(settings, [], _by_rate(settings, load, load.proven)).useful)
     return replace(wanted, replicas=max(wanted.replicas, kept), useful=max(wanted.useful, kept))
 
@@ -129,9 +129,9 @@ def aligned(wanted: Need, *, floor: int, ceiling: int, partitions: int, band: fl
 def stepped(current: int, target: int, *, up: int | None, down: int | None, partitions: int) -> int:
     """Return the number of replicas after one step towards a target.
 
-    Each step causes one rebalance, whatever its size. So without a limit, a step goes down to the target, and up to
-    double the number (at least four more), and on to the next useful number: with 12 partitions, 5 replicas are as slow
-    as 4.
+    Each step causes one rebalance, whatever its size. So without a limit, a step down reaches the target at once. A
+    step up doubles the number at most, or adds four if that is more. It then goes on to the next number that makes a
+    difference: with 12 partitions, 5 replicas are as slow as 4.
     """
     if target < current:
         return target if down is None else max(target, current - down)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from tidemill_operator.scaling.model import Reason
+from tidemill_operator.scaling.model import ScalingReason
 
 MAX_DECISIONS = 20
 MAX_SAMPLES = 64
@@ -37,7 +37,7 @@ class Record:
     at: float
     current: int
     desired: int
-    reason: Reason
+    reason: ScalingReason
     need: int | None
     limited_by: str
 
@@ -111,7 +111,7 @@ class State:
                 lowered_at=record["lowered_at"],
                 patience=int(record["patience"]),
                 failed_polls=int(record["failed_polls"]),
-                decisions=tuple(Record(a, b, c, Reason(d), e, f) for a, b, c, d, e, f in record["decisions"]),
+                decisions=tuple(Record(a, b, c, ScalingReason(d), e, f) for a, b, c, d, e, f in record["decisions"]),
             )
         except (ValueError, KeyError, TypeError, AttributeError):
             return cls()

@@ -218,7 +218,9 @@ def test_a_server_that_hangs_is_told(
     eventually(lambda: columns(cluster, orders)["LAG"] == "0", what="all is counted")
 
 
-@pytest.mark.fault("apiserver-frozen", "events flow on; who leads afterwards repairs within 2 min; no pod is restarted")
+@pytest.mark.fault(
+    "apiserver-frozen", "events are still counted; the next leader repairs within 2 min; no pod is restarted"
+)
 def test_an_api_server_that_hangs_does_no_harm(
     cluster: Any,
     start_operator: Callable[..., Any],

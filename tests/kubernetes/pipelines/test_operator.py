@@ -112,7 +112,7 @@ def test_many_pipelines_at_once_share_a_namespace(
     assert {file for item in shards for file in item["data"]} == {f"{key.name}.json" for key in keys}
 
 
-@pytest.mark.fault("leader-killed", "another leads and repairs")
+@pytest.mark.fault("leader-killed", "another replica leads and repairs")
 def test_another_takes_over_from_a_leader_that_is_killed(
     cluster: Any,
     lead: Callable[..., Any],
@@ -134,7 +134,7 @@ def test_another_takes_over_from_a_leader_that_is_killed(
     cluster.await_ready(key)
 
 
-@pytest.mark.fault("leader-frozen", "another leads; who wakes ends and has changed nothing")
+@pytest.mark.fault("leader-frozen", "another replica leads; the frozen one ends when it wakes, and has changed nothing")
 def test_a_leader_that_was_frozen_ends_when_it_wakes(
     cluster: Any,
     lead: Callable[..., Any],
@@ -164,7 +164,7 @@ def test_a_leader_that_ends_gives_the_lease_back(cluster: Any, lead: Callable[..
     assert cluster.api.get(LEASE, HOME, "tidemill-operator")["spec"]["holderIdentity"] == ""
 
 
-@pytest.mark.fault("apiserver-restarted", "what was deleted meanwhile is repaired within 2 min")
+@pytest.mark.fault("apiserver-restarted", "what was deleted during the restart is repaired within 2 min")
 def test_it_recovers_when_the_api_server_was_away(
     cluster: Any,
     lead: Callable[..., Any],
@@ -193,7 +193,7 @@ def test_it_recovers_when_the_api_server_was_away(
     cluster.await_ready(key)
 
 
-@pytest.mark.fault("namespace-deleted", "nothing is stuck, nothing is made in it again")
+@pytest.mark.fault("namespace-deleted", "nothing is stuck; nothing is created in it again")
 def test_a_deleted_namespace_ends(
     cluster: Any, lead: Callable[..., Any], namespace: str, make: Callable[..., Key], eventually: Any
 ) -> None:

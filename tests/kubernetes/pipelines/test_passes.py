@@ -18,7 +18,7 @@ from tidemill_operator.cluster.observed import ObservedStatus
 from tidemill_operator.cluster.queue import Result
 from tidemill_operator.cluster.removal.finalizing import FINALIZER
 from tidemill_operator.keys import Key
-from tidemill_operator.observer.figures import Figures, Seen
+from tidemill_operator.observer.figures import Figures, Observation
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.integration]
 
@@ -96,13 +96,13 @@ def test_figures_that_cannot_be_read_are_a_condition_of_their_own(
     cluster: Any, passes: Any, orders: Key, namespace: str
 ) -> None:
     """A pass keeps it; it goes when they are known again. One Event each way."""
-    seen = Seen(None, "Kafka does not tell", 1.8e9)
+    seen = Observation(None, "Kafka does not tell", 1.8e9)
     shown = ObservedStatus(passes.api, Recorder(passes.api, "test"))
     shown.show(orders, seen)
     passes.once(orders)
     assert cluster.condition(orders, "FiguresUnavailable") == ("True", "Unreachable")
     assert cluster.condition(orders, "Ready")[0] == "True"
-    shown.show(orders, Seen(Figures(7, 1.0, None, None, 1.8e9), "", 1.8e9))
+    shown.show(orders, Observation(Figures(7, 1.0, None, None, 1.8e9), "", 1.8e9))
     assert cluster.condition(orders, "FiguresUnavailable") == ("", "")
     assert cluster.get(orders)["status"]["lag"] == 7
     reasons = [event["reason"] for event in cluster.api.list(EVENT, namespace)]

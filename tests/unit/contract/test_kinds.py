@@ -71,7 +71,7 @@ def test_errors_of_a_kind_are_at_its_members(members: dict[str, str], places: li
 def test_as_written_all_kinds_have_all_members() -> None:
     names = ["type", "size", "hop", "gap", "max_length", "grace"]
     assert list(WINDOWS.written.model_fields) == names
-    assert list(dict(WINDOWS.spread(WINDOWS.make(**HOPPING)))) == names
+    assert list(dict(WINDOWS.widen(WINDOWS.make(**HOPPING)))) == names
     having = ", ".join(WINDOWS.members["size"].kinds)
     assert WINDOWS.written.model_fields["size"].description == f"Window length ({having})."
     assert having.startswith("tumbling, hopping")
@@ -98,7 +98,7 @@ def test_a_detector_is_auto_unless_it_says_otherwise() -> None:
     detector = AnomalySpec.model_validate(rule | {"detector": {"warmup": 9}}).detector
     assert type(detector) is AutoDetector
     assert detector.model_dump(exclude_unset=True) == {"warmup": 9}
-    assert DETECTORS.spread(DETECTORS.make(type="ewma", weight=0.5)).model_dump(by_alias=True) == {
+    assert DETECTORS.widen(DETECTORS.make(type="ewma", weight=0.5)).model_dump(by_alias=True) == {
         "type": "ewma", "threshold": None, "warmup": 24, "cooldown": None, "weight": 0.5, "span": None, "period": None,
     }  # fmt: skip
 

@@ -177,11 +177,11 @@ EXACT = Verdict(counted=100, dead=3, lost=0, doubled=0, wrong=0)
     ("name", "seen", "verdict", "faults"),
     [
         ("postgres-frozen", {}, {}, []),
-        ("postgres-frozen", {"tells": {"api": 31.0, "ready": 30.0}}, {}, ["api told after 31 s"]),
-        ("postgres-frozen", {"tells": {"api": None, "ready": 9.0}}, {}, ["api did not tell"]),
+        ("postgres-frozen", {"tells": {"api": 31.0, "ready": 30.0}}, {}, ["api reported it after 31 s"]),
+        ("postgres-frozen", {"tells": {"api": None, "ready": 9.0}}, {}, ["api did not report it"]),
         ("postgres-frozen", {"tells": {"api": None}, "lasted": 20.0}, {}, []),
-        ("postgres-frozen", {"lies": {"ready": 31.0, "gauge": 30.0}}, {}, ["ready said well for 31 s"]),
-        ("postgres-frozen", {"well": 11.0}, {}, ["well 11 s after events moved"]),
+        ("postgres-frozen", {"lies": {"ready": 31.0, "gauge": 30.0}}, {}, ["ready reported no fault for 31 s"]),
+        ("postgres-frozen", {"well": 11.0}, {}, ["healthy 11 s after events were counted"]),
         (
             "postgres-frozen",
             {"restarted": ("faults.faults-processor-0",)},
@@ -190,7 +190,7 @@ EXACT = Verdict(counted=100, dead=3, lost=0, doubled=0, wrong=0)
         ),
         ("processor-killed", {"restarted": ("faults.faults-processor-0",), "still": 9.0}, {}, []),
         ("broker-killed", {}, {}, ["nothing was counted for 40 s"]),
-        ("broker-killed", {"still": 9.0, "alarms": {"ready": 11.0}}, {}, ["ready said ill for 11 s"]),
+        ("broker-killed", {"still": 9.0, "alarms": {"ready": 11.0}}, {}, ["ready reported a fault for 11 s"]),
         ("postgres-frozen", {}, {"lost": 1, "doubled": 2, "wrong": 3}, ["lost 1, doubled 2, wrong 3"]),
     ],
 )

@@ -139,7 +139,7 @@ class AnswerCache:
     def _landed(self, key: str, flight: asyncio.Task[tuple[Slot, bool]]) -> None:
         self._flights.pop(key, None)
         if not flight.cancelled():
-            flight.exception()  # waiting requests have seen it; without any, asyncio would log it as never retrieved
+            flight.exception()  # if no request waits, asyncio would otherwise log an exception that nobody retrieved
 
     def _old(self, key: str) -> Slot | None:
         slot = self._slots.get(key)
@@ -229,7 +229,7 @@ class AnswerCache:
 
 
 def replace_time(answer: Answer, computed_at: float) -> Answer:
-    """Return the answer with a later time at which it was known to be current."""
+    """Return the answer with the later time at which it was found to be current again."""
     return msgspec.structs.replace(answer, computed_at=computed_at)
 
 

@@ -96,7 +96,7 @@ def _field(field: FieldSpec) -> dict[str, Any]:
 
 def _anomaly_rule(rule: AnomalySpec) -> dict[str, Any]:
     """Return an anomaly rule. Its detector has the settings of all detectors; those that it does not use are null."""
-    return {**rule.model_dump(by_alias=True), "detector": DETECTORS.spread(rule.detector).model_dump(by_alias=True)}
+    return {**rule.model_dump(by_alias=True), "detector": DETECTORS.widen(rule.detector).model_dump(by_alias=True)}
 
 
 async def _progress(connection: Connection, schema: str) -> dict[str, Any]:

@@ -108,5 +108,5 @@ class Upkeep:
         return self._services.database.seen and not self.stopping
 
     def alive(self) -> bool:
-        """Whether the background tasks run. As this is called on the event loop, an answer proves that it runs."""
+        """Whether the background tasks run. It is called on the event loop, so an answer proves that the loop runs."""
         return bool(self._tasks) and not any(task.done() for task in self._tasks)

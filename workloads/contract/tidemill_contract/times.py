@@ -50,13 +50,13 @@ def read_time(text: str) -> dt.datetime:
 
 
 def read_local(text: str, zone: dt.tzinfo) -> dt.datetime:
-    """The same of texts that name no zone, which are of `zone`; a date alone is its midnight there.
+    """Return the time (UTC) of a text like that of `read_time`. If the text has no zone, it is in `zone`.
 
-    Of two moments that a clock change gives the same text the first is meant; what it skips is read with the offset
-    before it.
+    A date alone is midnight in that zone. If a clock change makes a local time occur twice, the first one is meant. A
+    local time that a clock change skips is read with the offset before the change.
 
     Raises:
-        ValueError: it is no time, or lies outside the years 1 to 9999.
+        ValueError: the text is no time, or the time is outside the years 1 to 9999.
     """
     match = _LOCAL.fullmatch(text)
     if match is None:

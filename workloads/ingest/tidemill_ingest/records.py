@@ -62,7 +62,7 @@ class Records:
 
 @dataclass(frozen=True)
 class _Sent:
-    """A record as far as it is known before Kafka has it."""
+    """A record before it is sent: its key and headers, without timestamp, partition and offset."""
 
     own_key: bytes | None
     own_headers: Headers

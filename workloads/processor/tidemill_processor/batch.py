@@ -113,7 +113,7 @@ class Batch:
         )
 
     def until(self, ends: Mapping[int, int]) -> Batch:
-        """Return the records before these offsets. `ends` has one for each partition; the frame must have `_o`."""
+        """Return the records before these offsets, one for each partition. The frame must have the column `_o`."""
         cut = {p: end for p, end in ends.items() if end < self.next_offsets[p]}
         if not cut:
             return self
@@ -297,7 +297,7 @@ class BatchReader:
         return _letter(message, value, verdict)
 
     def join(self, pieces: Sequence[Piece]) -> Batch:
-        """Join decoded pieces, of which there must be at least one, into a batch."""
+        """Join one or more decoded pieces into a batch."""
         frame = pl.concat([piece.frame for piece in pieces])
         next_offsets: dict[int, int] = {}
         arrived: dict[int, int] = {}

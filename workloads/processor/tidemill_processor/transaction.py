@@ -221,7 +221,7 @@ class Committer:
         return works
 
     def _fed(self, frame: pl.DataFrame) -> list[tuple[AggregationStore, pl.DataFrame]]:
-        """Return each version's events, in id order: all for the spec's; for others, those of marked partitions."""
+        """Return the events of each version, by id: all for the spec's, those of marked partitions for others."""
         fed = [(store, frame) for store in self._stores]
         for id_, store in self._others.items():
             marked = [p for p, ids in self._marks.items() if id_ in ids]

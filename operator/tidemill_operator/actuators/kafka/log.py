@@ -79,9 +79,10 @@ class KafkaLog:
         return found
 
     def led(self, topic: str) -> bool:
-        """Whether Kafka's controllers answer, whatever they say.
+        """Return whether Kafka's controllers answer.
 
-        They are asked whether a topic that is there could be made, which changes nothing; brokers pass that on.
+        The request asks whether an existing topic could be created. It changes nothing, and brokers forward it to the
+        controllers.
         """
         client = self._admin()
         asked = [NewTopic(topic, num_partitions=1)]

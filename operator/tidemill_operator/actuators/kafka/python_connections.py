@@ -1,8 +1,8 @@
-"""Connections of kafka-python that fail in time and leave nothing behind.
+"""Connections of kafka-python that have a deadline, and that are closed after a failure.
 
-By itself the library waits for a TLS handshake for ever: a frozen broker, which accepts a connection and says nothing,
-would hold up the operator for as long. And it leaves sockets that were refused, whose handshake failed or whose
-broker died to the garbage collector.
+The library itself waits for a TLS handshake without a limit. A frozen broker accepts a connection and never answers, so
+that the operator would wait until the broker resumes. The library also leaves sockets open until the garbage collector
+finds them: after a refused connection, a failed handshake, or the death of the broker.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 
 
 class Connections(KafkaNetClient):  # type: ignore[misc]
-    """What a `kafka.KafkaAdminClient` makes its connections with: its setting `kafka_client`."""
+    """The factory of connections for a `kafka.KafkaAdminClient`, given as its setting `kafka_client`."""
 
     def __init__(self, **settings: Any) -> None:
         net = NetworkSelector(**settings)
         super().__init__(net=net, manager=_Manager(net, **settings))
 
     def close(self, node_id: Any = None) -> None:
-        """Close the connections to one broker, or all that there ever were."""
+        """Close the connections to one broker, or all connections that were ever opened."""
         if node_id is None:
-            self._net.stop()  # what its thread works on is not taken away under it
+            self._net.stop()  # its thread must not use a connection that is closed meanwhile
         super().close(node_id)
         if node_id is None:
             for sock in self._manager.sockets:
@@ -59,14 +59,14 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]
 
 
 class _Socket(KafkaNetSocket):  # type: ignore[misc]
-    """A socket that is closed if nothing answers. The library looks it up by the scheme of a proxy's URL."""
+    """A socket that is closed if the broker does not answer. The library finds this class by a proxy URL's scheme."""
 
     SCHEMES = ("direct",)
 
     async def sock_connect(self, net: Any, sock: Any, sockaddr: Any, timeout_at: float | None = None) -> Any:
         try:
             return await super().sock_connect(net, sock, sockaddr, timeout_at=timeout_at)
-        except BaseException:  # also when it is called off
+        except BaseException:  # also if the attempt is cancelled
             sock.close()
             raise
 
@@ -74,7 +74,7 @@ class _Socket(KafkaNetSocket):  # type: ignore[misc]
 class _Tls(KafkaSSLTransport):  # type: ignore[misc]
     @property
     def socket(self) -> Any:
-        """What encrypts; it has taken over the file of the plain one."""
+        """The encrypted socket. It has taken over the file descriptor of the plain socket."""
         return self._sock
 
     async def handshake_until(self, timeout_at: float | None) -> None:

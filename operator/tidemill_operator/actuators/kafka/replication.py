@@ -14,7 +14,16 @@ from tidemill_operator.actuators.kafka.moves import KafkaMoves, moves
 from tidemill_operator.actuators.kafka.session import KafkaSession
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.plan.kafka.placement import Brokers
-from tidemill_operator.plan.kafka.replication import FOLLOWERS, LEADERS, Change, Held, Step, Wish, is_calm, next_step
+from tidemill_operator.plan.kafka.replication import (
+    FOLLOWERS,
+    LEADERS,
+    Held,
+    ReplicaChange,
+    Step,
+    Wish,
+    is_calm,
+    next_step,
+)
 
 log = logging.getLogger(__name__)
 RATES = ("leader.replication.throttled.rate", "follower.replication.throttled.rate")
@@ -30,7 +39,7 @@ class Advance:
         writes: number of requests that changed something.
     """
 
-    change: Change | None = None
+    change: ReplicaChange | None = None
     writes: int = 0
 
 

@@ -244,7 +244,7 @@ class KafkaTopics:
             return _report(topic, _live(described) if described else None, 1, unshown=() if shown else topic.config)
         if described is None:
             return _report(topic, None, 0)
-        # The broker that was asked before did not know the topic yet. It is a topic like any that exists.
+        # The broker that was asked before did not know the topic yet. It is now handled like any existing topic.
         return self._ensure(topic, described, self.configs([topic.name])[topic.name], spread)
 
     def _request(self, topic: Topic) -> bool:

@@ -116,7 +116,9 @@ def decoded(secret: Document) -> dict[str, str]:
     except (binascii.Error, UnicodeDecodeError):
         metadata = secret["metadata"]
         raise TidemillError(
-            Reason.REFUSED, f"Secret {metadata.get('namespace')}/{metadata['name']} holds what is no text", "delete it"
+            Reason.REFUSED,
+            f"Secret {metadata.get('namespace')}/{metadata['name']} holds bytes that are no text",
+            "delete it",
         ) from None
 
 

@@ -260,7 +260,7 @@ def _told_of(table: Table, schema: Schema) -> Iterator[None]:
             Reason.NOT_SUPPORTED,
             f"spec.aggregations[{whose}]: Postgres refuses its table {table.name}:"
             f" {error.diag.message_primary or error}",
-            "derive the column that it names under another name, and group by that",
+            "if Postgres names a column, derive it under another name, and group by that one",
         ) from error
 
 

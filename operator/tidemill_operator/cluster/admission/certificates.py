@@ -154,7 +154,7 @@ def issue(authority: Pair, hosts: Sequence[str], now: dt.datetime) -> Pair:
     parent = x509.load_pem_x509_certificate(authority.certificate.encode())
     parent_key = serialization.load_pem_private_key(authority.key.encode(), None)
     if not isinstance(parent_key, ec.EllipticCurvePrivateKey):
-        raise ValueError("the authority's key has another type than those made here")
+        raise ValueError("the authority's key has a type that is never created here")
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0][:64])])
     names = x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts])
@@ -215,13 +215,13 @@ def _read(live: Document) -> Certificates | None:
             certificate = x509.load_pem_x509_certificate(pair.certificate.encode())
             private = serialization.load_pem_private_key(pair.key.encode(), None)
             if private.public_key() != certificate.public_key():
-                raise ValueError("a key is another certificate's")
+                raise ValueError("a key belongs to another certificate")
         x509.load_pem_x509_certificate(found.server.certificate.encode()).verify_directly_issued_by(authorities[0])
     except (KeyError, IndexError, ValueError, TypeError, TidemillError):
-        log.warning("the webhook's Secret has invalid content; it is written anew")
+        log.warning("the webhook's Secret has invalid content; it is replaced")
         return None
     except Exception as error:  # a wrong signature raises yet another exception
-        log.warning("the webhook's Secret has invalid content (%s); it is written anew", type(error).__name__)
+        log.warning("the webhook's Secret has invalid content (%s); it is replaced", type(error).__name__)
         return None
     return found
 

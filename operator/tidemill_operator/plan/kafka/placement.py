@@ -90,7 +90,7 @@ def place(topic: str, current: Assignment, factor: int, brokers: Brokers, *, reb
     for partition in layout.replicas:
         _leave(layout, partition)
     hosts = brokers.hosts
-    # Exchangeable replicas: new ones, and kept ones in place of which another could have been kept.
+    # Replicas that may be exchanged: new ones, and kept ones where another replica could have been kept instead.
     choices: Choices = {}
     for partition, held in layout.replicas.items():
         before = set(held)

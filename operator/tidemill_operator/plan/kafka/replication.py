@@ -50,7 +50,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Change:
+class ReplicaChange:
     """A change under way, for the status."""
 
     target: int
@@ -76,7 +76,7 @@ class Step:
     throttled: Mapping[str, str] = field(default_factory=dict)
     elect: tuple[int, ...] = ()
     finish: bool = False
-    change: Change | None = None
+    change: ReplicaChange | None = None
 
 
 @dataclass(frozen=True)
@@ -139,10 +139,10 @@ def next_step(
     factor = wish.factor or min(len(replicas) for replicas in after.values())
     if stale := _stale(moving, factor, brokers):
         text = f"{_what(factor, wish)}: {_count(stale, 'partition')} called back"
-        return Step(cancel=stale, change=Change(factor, "ongoing", text))
+        return Step(cancel=stale, change=ReplicaChange(factor, "ongoing", text))
     if (most := at_most(after, brokers)) < factor:
         text = f"{_what(factor, wish)}: needs {factor} brokers, and {most} can hold them"
-        return Step(change=Change(factor, "pending", text + _silence(partitions, brokers)))
+        return Step(change=ReplicaChange(factor, "pending", text + _silence(partitions, brokers)))
     wanted = place(topic, after, factor, brokers, rebalance=wish.rebalance)
     todo = {number: wanted[number] for number in wanted if wanted[number] != after[number] and number not in moving}
     if not todo and not (moving and ours):
@@ -153,7 +153,7 @@ def next_step(
     text = f"{_what(factor, wish)}: {done} of {_count(partitions, 'partition')} done"
     text += f", {len(moving) + len(start)} under way" + _silence(moving, brokers)
     throttled = _throttled(partitions, {**{number: after[number] for number in moving}, **todo})
-    return Step(start=start, throttled=throttled, change=Change(factor, "ongoing", text))
+    return Step(start=start, throttled=throttled, change=ReplicaChange(factor, "ongoing", text))
 
 
 def replicas_in_sync(partitions: Mapping[int, Held]) -> int:

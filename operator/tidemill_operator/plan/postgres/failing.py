@@ -20,12 +20,12 @@ _DOING = {
 }
 _REMEDY = {
     Reason.HELD_UP: (
-        "other aggregations go on; it is tried again: put right what the reason names, or make a new version of the"
-        " aggregation"
+        "other aggregations continue, and this one is retried: correct what the reason names, or make a new version of"
+        " the aggregation"
     ),
     Reason.WINDOWS_SKIPPED: (
-        "all else is published and scanned; the table _skipped lists them: see whether the values were meant, and that"
-        " nobody else writes to the tables"
+        "everything else is published and scanned; the table _skipped lists them: check whether the values are correct,"
+        " and that nobody else writes to the tables"
     ),
 }
 

@@ -74,7 +74,7 @@ def _recreated(topic: str, known: LiveTopic | None, ranges: str) -> str:
 
 
 def _truncated(topic: str, _: LiveTopic | None, ranges: str) -> str:
-    return f"topic {topic} ends before what was read of it: Kafka has lost events that are counted, offsets {ranges}"
+    return f"topic {topic} ends before the last read offset: Kafka has lost counted events, offsets {ranges}"
 
 
 def _expired(topic: str, _: LiveTopic | None, ranges: str) -> str:
@@ -87,7 +87,7 @@ _TELL: Mapping[Reason, Callable[[str, LiveTopic | None, str], str]] = {
     Reason.EVENTS_EXPIRED: _expired,
 }
 _REMEDY: Mapping[Reason, str] = {
-    Reason.TOPIC_RECREATED: "what is counted stays; send again what is missing, and see who may delete topics",
-    Reason.LOG_TRUNCATED: "what is counted stays; see why a replica that was behind became leader",
+    Reason.TOPIC_RECREATED: "counted events stay counted; send the missing ones again, and check who may delete topics",
+    Reason.LOG_TRUNCATED: "they stay counted; find out why a replica that was behind became leader",
     Reason.EVENTS_EXPIRED: "increase spec.source.topic.retention, or run more processors",
 }

@@ -144,13 +144,13 @@ REFUSED: list[tuple[str, bytes, Reason, str | None, str]] = [
         "no object where a path leads",
         json.dumps({**LEAST, "headers": "none"}).encode(),
         Reason.MISTYPED, "agent", 'headers: expected object, got string "none"; the path of agent leads through it:'
-        " correct the path, or what is sent",
+        " correct the path, or the event",
     ),
     (
         "no array where a path leads",
         json.dumps({**LEAST, "tags": {"a": 1}}).encode(),
         Reason.MISTYPED, "first_tag", "tags: expected array, got object; the path of first_tag leads through it:"
-        " correct the path, or what is sent",
+        " correct the path, or the event",
     ),
     ("an array", b"[]", Reason.NOT_AN_OBJECT, None, "expected an object, got an array; send each event"),
     ("no JSON", b'{"user": {"id": 1', Reason.NOT_JSON, None, "is not JSON"),

@@ -18,7 +18,7 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.keys import Key
 from tidemill_operator.laptop.figures import LocalFigures
 from tidemill_operator.laptop.store import Stored
-from tidemill_operator.observer.figures import UNAVAILABLE, Figures, Seen
+from tidemill_operator.observer.figures import UNAVAILABLE, Figures, Observation
 
 KEY = Key("shop", "orders", "u")
 FIGURES = Figures(3, 4.0, 4.0, None, positions_at=1_000.0)
@@ -74,7 +74,7 @@ class World:
 
     def show(self, figures: Figures | None, fault: str = "") -> Document:
         self.at += 5.0
-        self.observed.show(KEY, Seen(figures, fault, 1_000.0 + self.at))
+        self.observed.show(KEY, Observation(figures, fault, 1_000.0 + self.at))
         return self.api.parts.get(OBSERVER, {})
 
 
@@ -114,7 +114,7 @@ def test_figures_that_another_writer_took_out_come_back(world: World) -> None:
 
 
 def test_a_resource_that_was_made_anew_is_another_one(world: World) -> None:
-    world.observed.show(Key("shop", "orders", "other"), Seen(FIGURES, "", 1_000.0))
+    world.observed.show(Key("shop", "orders", "other"), Observation(FIGURES, "", 1_000.0))
     assert world.api.written == []
 
 
@@ -178,10 +178,10 @@ def test_figures_of_a_run_of_up(tmp_path: Path) -> None:
     stored = Stored({"metadata": {"namespace": "shop", "name": "orders", "uid": "u"}}, status=status)
     local.watch([stored])
     assert local.status(stored) == {}
-    local._show(KEY, Seen(FIGURES, "", 1_000.0))
+    local._show(KEY, Observation(FIGURES, "", 1_000.0))
     assert local.status(stored)["lag"] == 3
     for _ in range(2):
-        local._show(KEY, Seen(None, "Kafka does not tell", 1_000.0))
+        local._show(KEY, Observation(None, "Kafka does not tell", 1_000.0))
     assert [c["type"] for c in local.status(stored)["conditions"]] == [UNAVAILABLE]
     assert said == ["shop/orders: figures are not known: Kafka does not tell"]
     assert local.target("here") == {"targets": [f"here:{local.port}"], "labels": {"component": "operator"}}

@@ -10,7 +10,7 @@ import pytest
 from tidemill_operator.observer.figures import (
     UNAVAILABLE,
     Figures,
-    Seen,
+    Observation,
     coarse_count,
     coarse_seconds,
     duration,
@@ -63,24 +63,24 @@ def test_durations_have_a_unit(seconds: float, expected: str) -> None:
 
 
 def test_figures_are_told_in_steps() -> None:
-    assert told(Seen(FIGURES, "", 1_001.0), {}, 1) == TOLD
+    assert told(Observation(FIGURES, "", 1_001.0), {}, 1) == TOLD
 
 
 def test_what_is_not_known_is_blank() -> None:
     """No event has arrived lately, no watermark yet; and lag of nothing has no age."""
-    assert told(Seen(Figures(0, 0.0, None, None, 1_000.0), "", 1_001.0), {}, 1) == {"lag": 0, "lagSeconds": 0}
+    assert told(Observation(Figures(0, 0.0, None, None, 1_000.0), "", 1_001.0), {}, 1) == {"lag": 0, "lagSeconds": 0}
 
 
 def test_positions_that_are_old_have_their_time() -> None:
-    found = told(Seen(FIGURES, "", 1_015.1), {}, 1)
+    found = told(Observation(FIGURES, "", 1_015.1), {}, 1)
     assert found == {**TOLD, "figuresAt": "1970-01-01T00:16:40Z"}
 
 
 def test_figures_that_are_not_known_are_a_condition_and_nothing_else() -> None:
     """It keeps the time at which it became true."""
-    found = told(Seen(None, "Kafka does not tell", 1_000.0), TOLD, 2)
+    found = told(Observation(None, "Kafka does not tell", 1_000.0), TOLD, 2)
     assert found == {"conditions": [AWAY]}
-    assert told(Seen(None, "Kafka does not tell", 1_100.0), found, 2) == found
+    assert told(Observation(None, "Kafka does not tell", 1_100.0), found, 2) == found
 
 
 def test_a_status_falls_into_two_parts() -> None:
@@ -120,7 +120,7 @@ def test_a_pipeline_that_stands_still_writes_ever_more_seldom() -> None:
     writes, written = 0, -1e9
     for second in range(0, 86_400, 5):
         figures = replace(FIGURES, lag_seconds=float(second), freshness_seconds=float(second), positions_at=second)
-        found = told(Seen(figures, "", float(second)), shown, 1)
+        found = told(Observation(figures, "", float(second)), shown, 1)
         if is_news(shown, found, second - written):
             shown, writes, written = found, writes + 1, second
     assert writes <= 17

@@ -14,7 +14,7 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.keys import Key
 from tidemill_operator.observer import observer
 from tidemill_operator.observer.backlog import NotThere, Position, Standing, freshness_seconds
-from tidemill_operator.observer.figures import Figures, Seen
+from tidemill_operator.observer.figures import Figures, Observation
 from tidemill_operator.observer.observer import Observer
 from tidemill_operator.observer.progress import Look, Progress
 from waiting import eventually
@@ -50,7 +50,7 @@ class World:
     """An observer, and what it is told."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.log, self.at, self.shown = Log(), 0.0, dict[Key, Seen]()
+        self.log, self.at, self.shown = Log(), 0.0, dict[Key, Observation]()
         self.looks: list[Look] = []
         self.position, self.watermark = 10, int(NOW * 1000) - 5_000
         self.fault: Exception | str | None = None
@@ -71,12 +71,12 @@ class World:
         positions = {number: Position(self.position, self.position, 300, 0) for number in (0, 1)}
         return {schema: self.fault or Standing(positions, self.watermark, self.at) for schema in schemas}
 
-    def look(self, seconds: float = 5.0) -> Seen | None:
+    def look(self, seconds: float = 5.0) -> Observation | None:
         self.at += seconds
         self.observer.look()
         return self.shown.get(KEY)
 
-    def seen(self) -> Seen:
+    def seen(self) -> Observation:
         seen = self.look()
         assert seen is not None
         return seen
@@ -150,7 +150,7 @@ def test_positions_that_were_never_read_are_a_fault(world: World) -> None:
     """After the time that any figures may take."""
     world.fault = TidemillError(Reason.UNREACHABLE, "Postgres is away")
     assert [world.look() for _ in range(3)] == [None, None, None]
-    assert world.look() == Seen(None, "Postgres is away", NOW + 20.0)
+    assert world.look() == Observation(None, "Postgres is away", NOW + 20.0)
     assert (metric("figures_available"), metric("lag_events")) == (0.0, None)
 
 

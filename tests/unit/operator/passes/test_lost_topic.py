@@ -94,8 +94,8 @@ def test_topics_of_results_are_made_again(document: dict[str, Any], world: Memor
 
 REMADE = (
     "topic shop.orders.events was deleted and created again (id B2 now); events of the former topic that were"
-    " not counted are"
-    " gone, from offsets 0: 12, 1: 7; what is counted stays; send again what is missing, and see who may delete topics"
+    " not counted are gone, from offsets 0: 12, 1: 7; counted events stay counted; send the missing ones again, and"
+    " check who may delete topics"
 )
 
 
@@ -188,8 +188,8 @@ WAYS: list[tuple[tuple[Loss, ...], list[str], str]] = [
     (
         (Loss("expired", 0, 0, 5, 6), Loss("truncated", 0, 1, 7, 9)),
         [
-            "topic t ends before what was read of it: Kafka has lost events that are counted, offsets 0: 7 to 9; what"
-            " is counted stays; see why a replica that was behind became leader",
+            "topic t ends before the last read offset: Kafka has lost counted events, offsets 0: 7 to 9; they stay"
+            " counted; find out why a replica that was behind became leader",
             "events of topic t were past its retention before they were read, offsets 0: 5 to 6; increase"
             " spec.source.topic.retention, or run more processors",
         ],
@@ -199,8 +199,8 @@ WAYS: list[tuple[tuple[Loss, ...], list[str], str]] = [
         (Loss("topic_recreated", 0, 1, 4, None), Loss("topic_recreated", 0, 0, 12, None)),
         [
             "topic t was deleted and created again (id B2 now); events of the former topic that were not"
-            " counted are gone, from offsets 0: 4; what"
-            " is counted stays; send again what is missing, and see who may delete topics"
+            " counted are gone, from offsets 0: 4; counted events stay counted; send the missing ones again, and"
+            " check who may delete topics"
         ],
         "twice: the last time counts",
     ),
@@ -244,7 +244,7 @@ def test_what_processors_cannot_do_is_told(document: dict[str, Any], world: Memo
     assert message.startswith('aggregation visits: closed windows cannot be published: column "_max_v" does not exist;')
     assert (
         'aggregation sales: window 2026-03-01T11:58:00Z, group {"k": "a"}, with null for total in publish, and more'
-        " like it: out of range; all else is published"
+        " like it: out of range; everything else is published"
     ) in message
     assert [c["reason"] for c in changed(before, told)] == ["HeldUp"]
     world.postgres.schemas[SCHEMA] = replace(known, skipped=(SKIPPED,))
@@ -265,6 +265,6 @@ def test_many_that_fail_are_not_all_named() -> None:
     many = tuple(replace(HELD, aggregation=f"a{number}") for number in range(20))
     (error,) = failing(LiveSchema(owner, held_up=many), owner)
     assert "aggregation a7: " in str(error)
-    assert "; and 12 more; other aggregations go on" in str(error)
+    assert "; and 12 more; other aggregations continue" in str(error)
     (record,) = failing(LiveSchema(owner, skipped=(Failing("", "anomalies", "record x: too large"),)), owner)
     assert str(record).startswith("the pipeline: skipped in anomalies: record x: too large; ")

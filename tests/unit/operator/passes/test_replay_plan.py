@@ -259,7 +259,7 @@ def test_nothing_to_replay(pipeline: Pipeline) -> None:
 
 
 FILL = "`tidemill replay orders --aggregation by_country`"
-STAYS = "of version 1: kept until their retention ends, answered and added to no more"
+STAYS = "of version 1: kept until their retention ends, but no longer filled or answered"
 TOLD: list[tuple[dict[str, Any], list[tuple[str, Any, Any]]]] = [
     (
         {"aggregations": [{"window": {"type": "tumbling", "size": "2h"}}]},
@@ -279,7 +279,7 @@ TOLD: list[tuple[dict[str, Any], list[tuple[str, Any, Any]]]] = [
     ),
     (
         {"transform": {"filter": "amount > 3"}},
-        [("events", "counted by the spec before", f"from now on by this one; {FILL} counts the earlier ones anew")],
+        [("events", "counted by the former spec", f"from now on by this one; {FILL} counts earlier events again")],
     ),
     ({"api": {"cacheTtl": "1s"}}, []),
 ]

@@ -13,8 +13,8 @@ from tidemill_operator.plan.kafka.placement import Brokers
 from tidemill_operator.plan.kafka.replication import (
     FOLLOWERS,
     LEADERS,
-    Change,
     Held,
+    ReplicaChange,
     Spread,
     Step,
     Wish,
@@ -57,7 +57,9 @@ def test_more_replicas_are_sent_in_batches() -> None:
     assert list(step.start) == [0, 1]
     assert step.throttled[LEADERS] == "0:1,1:1,2:1,3:1,4:1"
     assert [entry.split(":")[0] for entry in step.throttled[FOLLOWERS].split(",")] == ["0", "1", "2", "3", "4"]
-    assert step.change == Change(2, "ongoing", "to 2 replicas of each partition: 0 of 5 partitions done, 2 under way")
+    assert step.change == ReplicaChange(
+        2, "ongoing", "to 2 replicas of each partition: 0 of 5 partitions done, 2 under way"
+    )
     assert not step.finish
 
 
@@ -117,7 +119,7 @@ def test_too_few_brokers() -> None:
     """Told with what there is; nothing moves."""
     step = next_step("t", {0: at(1)}, Wish(3), Brokers({1: None, 2: None}), ours=False)
     assert step == Step(
-        change=Change(3, "pending", "to 3 replicas of each partition: needs 3 brokers, and 2 can hold them")
+        change=ReplicaChange(3, "pending", "to 3 replicas of each partition: needs 3 brokers, and 2 can hold them")
     )
 
 

@@ -17,7 +17,7 @@ from tidemill_operator.cluster.scaling import essence, is_news, manifest
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.keys import Key
 from tidemill_operator.observer.scaling_figures import Watched
-from tidemill_operator.scaler import Memory, Scaler, Seen
+from tidemill_operator.scaler import Memory, Running, Scaler
 from tidemill_operator.scaling import Decision, Figures, PartitionFigures, State
 
 EXAMPLE = Path(__file__).parents[4] / "crds" / "examples" / "flights.yaml"
@@ -43,8 +43,8 @@ class Site:
     told: list[tuple[int, int]] = field(default_factory=list)
     lag: int | None = 0
 
-    def look(self, key: str) -> Seen | None:
-        return Seen(self.config, self.running, self.running)
+    def look(self, key: str) -> Running | None:
+        return Running(self.config, self.running, self.running)
 
     def remembered(self, key: str) -> Memory:
         if self.kept.replicas is None and self.shows_running:

@@ -7,7 +7,16 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from tidemill_contract.resource.spec import ProcessorSpec
-from tidemill_operator.scaling import Decision, Figures, PartitionFigures, Reason, Settings, State, decide, explain
+from tidemill_operator.scaling import (
+    Decision,
+    Figures,
+    PartitionFigures,
+    ScalingReason,
+    Settings,
+    State,
+    decide,
+    explain,
+)
 from tidemill_operator.scaling.explain import MAX_MESSAGE, scaling_status
 from tidemill_operator.scaling.model import Need
 from tidemill_operator.scaling.need import aligned, fits, shares
@@ -39,113 +48,129 @@ class Case:
     reason: str
     seen: Figures | None
     current: int
-    expected: tuple[int, Reason, str]
+    expected: tuple[int, ScalingReason, str]
     settings: Settings = field(default_factory=Settings)
     state: State = WATCHED
 
 
 K = 100_000
 EVEN = figures(*[60_000] * 6, ready=2)  # 360,000: asks for 4 replicas, of which 6 partitions make 6
-CUT = (Reason.STEP_LIMITED, "maxStepUp")
+CUT = (ScalingReason.STEP_LIMITED, "maxStepUp")
 CASES = [
-    Case("no lag", figures(0, 0, 0), 1, (1, Reason.WITHIN_TARGET, "")),
-    Case("lag that one carries", figures(30_000, 30_000, 30_000), 1, (1, Reason.WITHIN_TARGET, "")),
-    Case("lag of three", figures(*[60_000] * 4), 1, (2, Reason.SCALED_UP, ""), Settings(lag_threshold=120_000)),
-    Case("three of four partitions are as slow as two", figures(*[60_000] * 4), 1, (4, Reason.SCALED_UP, "")),
+    Case("no lag", figures(0, 0, 0), 1, (1, ScalingReason.WITHIN_TARGET, "")),
+    Case("lag that one carries", figures(30_000, 30_000, 30_000), 1, (1, ScalingReason.WITHIN_TARGET, "")),
+    Case("lag of three", figures(*[60_000] * 4), 1, (2, ScalingReason.SCALED_UP, ""), Settings(lag_threshold=120_000)),
+    Case("three of four partitions are as slow as two", figures(*[60_000] * 4), 1, (4, ScalingReason.SCALED_UP, "")),
     Case(
         "a partition counts for one replica",
         figures(10 * K, 0, 0, 0),
         1,
-        (1, Reason.LIMITED_BY_PARTITIONS, "partitions"),
+        (1, ScalingReason.LIMITED_BY_PARTITIONS, "partitions"),
     ),
-    Case("two hot partitions count for two", figures(10 * K, 0, 0, 10 * K), 1, (2, Reason.SCALED_UP, "partitions")),
+    Case(
+        "two hot partitions count for two", figures(10 * K, 0, 0, 10 * K), 1, (2, ScalingReason.SCALED_UP, "partitions")
+    ),
     Case("a step is cut, to what is of use: 5 are as slow as 4", figures(*[K] * 12), 1, (6, *CUT)),
-    Case("the more there are, the longer the step", figures(*[K] * 24), 7, (24, Reason.SCALED_UP, "")),
+    Case("the more there are, the longer the step", figures(*[K] * 24), 7, (24, ScalingReason.SCALED_UP, "")),
     Case("as many again", figures(*[K] * 32), 8, (16, *CUT)),
     Case("a step that is asked for is kept", figures(*[K] * 12), 1, (5, *CUT), Settings(max_step_up=4)),
-    Case("a step of one", EVEN, 2, (3, Reason.STEP_LIMITED, "maxStepUp"), Settings(max_step_up=1)),
-    Case("maxReplicas", EVEN, 2, (2, Reason.AT_MAXIMUM, "maxReplicas"), Settings(max_replicas=2)),
-    Case("up to maxReplicas", EVEN, 2, (3, Reason.SCALED_UP, "maxReplicas"), Settings(max_replicas=3)),
-    Case("partitions", figures(K, K, ready=2), 2, (2, Reason.WITHIN_TARGET, "")),
-    Case("more than partitions", figures(K, K + 1, ready=2), 2, (2, Reason.LIMITED_BY_PARTITIONS, "partitions")),
-    Case("minReplicas", figures(0, 0, 0, ready=2), 2, (2, Reason.AT_MINIMUM, "minReplicas"), Settings(min_replicas=2)),
-    Case("below new minimum", figures(0, 0, 0), 1, (2, Reason.SCALED_UP, "minReplicas"), Settings(min_replicas=2)),
-    Case("above new maximum", EVEN, 5, (3, Reason.SCALED_DOWN, "maxReplicas"), Settings(max_replicas=3)),
-    Case("above partitions", figures(0, 0), 5, (2, Reason.SCALED_DOWN, "partitions")),
-    Case("too early for more", EVEN, 2, (2, Reason.COOLDOWN, "scaleUpCooldown"), state=State(changed_at=NOW - 89)),
-    Case("late enough for more", EVEN, 2, (6, Reason.SCALED_UP, ""), state=State(changed_at=NOW - 90)),
-    Case("fewer, long enough", figures(*[0] * 6, ready=2), 2, (1, Reason.SCALED_DOWN, "")),
+    Case("a step of one", EVEN, 2, (3, ScalingReason.STEP_LIMITED, "maxStepUp"), Settings(max_step_up=1)),
+    Case("maxReplicas", EVEN, 2, (2, ScalingReason.AT_MAXIMUM, "maxReplicas"), Settings(max_replicas=2)),
+    Case("up to maxReplicas", EVEN, 2, (3, ScalingReason.SCALED_UP, "maxReplicas"), Settings(max_replicas=3)),
+    Case("partitions", figures(K, K, ready=2), 2, (2, ScalingReason.WITHIN_TARGET, "")),
+    Case("more than partitions", figures(K, K + 1, ready=2), 2, (2, ScalingReason.LIMITED_BY_PARTITIONS, "partitions")),
     Case(
-        "fewer, cut", figures(*[0] * 6, ready=6), 6, (5, Reason.STEP_LIMITED, "maxStepDown"), Settings(max_step_down=1)
+        "minReplicas",
+        figures(0, 0, 0, ready=2),
+        2,
+        (2, ScalingReason.AT_MINIMUM, "minReplicas"),
+        Settings(min_replicas=2),
+    ),
+    Case(
+        "below new minimum", figures(0, 0, 0), 1, (2, ScalingReason.SCALED_UP, "minReplicas"), Settings(min_replicas=2)
+    ),
+    Case("above new maximum", EVEN, 5, (3, ScalingReason.SCALED_DOWN, "maxReplicas"), Settings(max_replicas=3)),
+    Case("above partitions", figures(0, 0), 5, (2, ScalingReason.SCALED_DOWN, "partitions")),
+    Case(
+        "too early for more", EVEN, 2, (2, ScalingReason.COOLDOWN, "scaleUpCooldown"), state=State(changed_at=NOW - 89)
+    ),
+    Case("late enough for more", EVEN, 2, (6, ScalingReason.SCALED_UP, ""), state=State(changed_at=NOW - 90)),
+    Case("fewer, long enough", figures(*[0] * 6, ready=2), 2, (1, ScalingReason.SCALED_DOWN, "")),
+    Case(
+        "fewer, cut",
+        figures(*[0] * 6, ready=6),
+        6,
+        (5, ScalingReason.STEP_LIMITED, "maxStepDown"),
+        Settings(max_step_down=1),
     ),
     Case(
         "fewer, not watched long enough",
         figures(*[0] * 6, ready=2),
         2,
-        (2, Reason.STABILIZING, "scaleDownStabilization"),
+        (2, ScalingReason.STABILIZING, "scaleDownStabilization"),
         state=replace(WATCHED, watched_since=NOW - 599),
     ),
     Case(
         "fewer now, more lately",
         figures(*[0] * 6, ready=3),
         3,
-        (2, Reason.SCALED_DOWN, ""),
+        (2, ScalingReason.SCALED_DOWN, ""),
         state=replace(WATCHED, wanted=((NOW - 590, 2),)),
     ),
     Case(
         "as many lately",
         figures(*[0] * 6, ready=3),
         3,
-        (3, Reason.STABILIZING, "scaleDownStabilization"),
+        (3, ScalingReason.STABILIZING, "scaleDownStabilization"),
         state=replace(WATCHED, wanted=((NOW - 590, 3),)),
     ),
     Case(
         "as many, but too long ago",
         figures(*[0] * 6, ready=4),
         4,
-        (1, Reason.SCALED_DOWN, ""),
+        (1, ScalingReason.SCALED_DOWN, ""),
         state=replace(WATCHED, wanted=((NOW - 600, 4),)),
     ),
     Case(
         "one of the three that could go waits three times as long as all three",
         figures(*[0] * 6, ready=4),
         4,
-        (4, Reason.STABILIZING, "scaleDownStabilization"),
+        (4, ScalingReason.STABILIZING, "scaleDownStabilization"),
         state=replace(WATCHED, wanted=((NOW - 1799, 4), (NOW - 1, 3))),
     ),
     Case(
         "one of four, long enough",
         figures(*[0] * 6, ready=4),
         4,
-        (3, Reason.SCALED_DOWN, ""),
+        (3, ScalingReason.SCALED_DOWN, ""),
         state=replace(WATCHED, wanted=((NOW - 1800, 4), (NOW - 1, 3))),
     ),
-    Case("rebalancing", replace(EVEN, rebalancing=True), 2, (2, Reason.REBALANCING, "rebalance")),
-    Case("rollout", replace(EVEN, rolling_out=True), 2, (2, Reason.ROLLOUT_IN_PROGRESS, "rollout")),
-    Case("saturated", replace(EVEN, database_saturated=True), 2, (2, Reason.DATABASE_SATURATED, "database")),
+    Case("rebalancing", replace(EVEN, rebalancing=True), 2, (2, ScalingReason.REBALANCING, "rebalance")),
+    Case("rollout", replace(EVEN, rolling_out=True), 2, (2, ScalingReason.ROLLOUT_IN_PROGRESS, "rollout")),
+    Case("saturated", replace(EVEN, database_saturated=True), 2, (2, ScalingReason.DATABASE_SATURATED, "database")),
     Case(
         "fewer may wait less",
         figures(*[0] * 6, ready=2, database_saturated=True),
         2,
-        (1, Reason.SCALED_DOWN, ""),
+        (1, ScalingReason.SCALED_DOWN, ""),
     ),
     Case(
         "fewer while rebalancing",
         figures(*[0] * 6, ready=2, rebalancing=True),
         2,
-        (2, Reason.REBALANCING, "rebalance"),
+        (2, ScalingReason.REBALANCING, "rebalance"),
     ),
-    Case("no figures", None, 2, (2, Reason.FIGURES_MISSING, "")),
-    Case("no figures, new maximum", None, 4, (3, Reason.FIGURES_MISSING, ""), Settings(max_replicas=3)),
-    Case("no partitions are no figures", Figures({}, 2), 2, (2, Reason.FIGURES_MISSING, "")),
-    Case("dry run", EVEN, 2, (6, Reason.DRY_RUN, "dryRun"), Settings(dry_run=True)),
-    Case("dry run, nothing to do", figures(0), 1, (1, Reason.WITHIN_TARGET, ""), Settings(dry_run=True)),
-    Case("external", EVEN, 2, (2, Reason.EXTERNAL, ""), Settings(mode="external")),
+    Case("no figures", None, 2, (2, ScalingReason.FIGURES_MISSING, "")),
+    Case("no figures, new maximum", None, 4, (3, ScalingReason.FIGURES_MISSING, ""), Settings(max_replicas=3)),
+    Case("no partitions are no figures", Figures({}, 2), 2, (2, ScalingReason.FIGURES_MISSING, "")),
+    Case("dry run", EVEN, 2, (6, ScalingReason.DRY_RUN, "dryRun"), Settings(dry_run=True)),
+    Case("dry run, nothing to do", figures(0), 1, (1, ScalingReason.WITHIN_TARGET, ""), Settings(dry_run=True)),
+    Case("external", EVEN, 2, (2, ScalingReason.EXTERNAL, ""), Settings(mode="external")),
     Case(
         "silence",
         figures(0, 0),
         2,
-        (0, Reason.SCALED_TO_ZERO, ""),
+        (0, ScalingReason.SCALED_TO_ZERO, ""),
         Settings(scale_to_zero_after_seconds=60.0),
         replace(WATCHED, idle_since=NOW - 60),
     ),
@@ -153,7 +178,7 @@ CASES = [
         "short silence",
         figures(0, 0),
         1,
-        (1, Reason.WITHIN_TARGET, ""),
+        (1, ScalingReason.WITHIN_TARGET, ""),
         Settings(scale_to_zero_after_seconds=60.0),
         replace(WATCHED, idle_since=NOW - 59),
     ),
@@ -161,18 +186,22 @@ CASES = [
         "silence of Kafka's, not of the events'",
         figures(0, 5),
         1,
-        (1, Reason.WITHIN_TARGET, ""),
+        (1, ScalingReason.WITHIN_TARGET, ""),
         Settings(scale_to_zero_after_seconds=60.0),
         replace(WATCHED, idle_since=NOW - 60),
     ),
     Case(
-        "asleep", figures(0, 0, ready=0), 0, (0, Reason.SCALED_TO_ZERO, ""), Settings(scale_to_zero_after_seconds=60.0)
+        "asleep",
+        figures(0, 0, ready=0),
+        0,
+        (0, ScalingReason.SCALED_TO_ZERO, ""),
+        Settings(scale_to_zero_after_seconds=60.0),
     ),
     Case(
         "woken",
         figures(0, 1, ready=0),
         0,
-        (1, Reason.WOKEN_BY_ARRIVAL, ""),
+        (1, ScalingReason.WOKEN_BY_ARRIVAL, ""),
         Settings(scale_to_zero_after_seconds=60.0),
         State(changed_at=NOW - 1),
     ),
@@ -180,15 +209,15 @@ CASES = [
         "woken to the minimum",
         figures(0, 1, ready=0),
         0,
-        (2, Reason.WOKEN_BY_ARRIVAL, ""),
+        (2, ScalingReason.WOKEN_BY_ARRIVAL, ""),
         Settings(min_replicas=2, scale_to_zero_after_seconds=60.0),
     ),
-    Case("zero without being asked for", figures(0, 0, ready=0), 0, (1, Reason.SCALED_UP, "minReplicas")),
+    Case("zero without being asked for", figures(0, 0, ready=0), 0, (1, ScalingReason.SCALED_UP, "minReplicas")),
     Case(
         "freshness, speed known: 3 · 20,000 events are 60 s of one replica of 1,000 events/s",
         figures(20_000, 20_000, 20_000),
         1,
-        (3, Reason.SCALED_UP, ""),
+        (3, ScalingReason.SCALED_UP, ""),
         Settings(freshness_seconds=20.0, catch_up_seconds=1e9),
         replace(WATCHED, rate_per_replica=1000.0),
     ),
@@ -196,14 +225,14 @@ CASES = [
         "freshness, speed unknown: one more",
         figures(*[20_000] * 4, freshness_seconds=21.0),
         1,
-        (2, Reason.SCALED_UP, ""),
+        (2, ScalingReason.SCALED_UP, ""),
         Settings(freshness_seconds=20.0),
     ),
     Case(
         "freshness reached",
         figures(20_000, 20_000, 20_000, freshness_seconds=19.0),
         1,
-        (1, Reason.WITHIN_TARGET, ""),
+        (1, ScalingReason.WITHIN_TARGET, ""),
         Settings(freshness_seconds=20.0),
     ),
 ]
@@ -269,7 +298,7 @@ def test_an_idle_replicas_speed_is_not_known() -> None:
     last = stream.polls(40, rate=900.0)[-1]
     assert last.load is not None
     assert (last.load.rate_per_replica, last.need, stream.current) == (None, 0 or last.need, 1)
-    assert last.reason == Reason.WITHIN_TARGET
+    assert last.reason == ScalingReason.WITHIN_TARGET
 
 
 def test_the_speed_of_a_busy_replica_is_learnt_and_kept() -> None:
@@ -297,7 +326,7 @@ def test_a_band_keeps_noise_out() -> None:
     """At 80 % use nothing is changed, though the formula asks for one more; at 90 % it is."""
     stream = Stream(partitions=12, state=known(), current=2)
     calm = stream.polls(10, rate=1600.0)[-1]
-    assert (calm.need, calm.desired, calm.reason) == (3, 2, Reason.WITHIN_TARGET)
+    assert (calm.need, calm.desired, calm.reason) == (3, 2, ScalingReason.WITHIN_TARGET)
     assert stream.polls(10, rate=1800.0)[-1].desired == 3
 
 
@@ -310,7 +339,7 @@ def test_a_rise_is_followed_in_one_change() -> None:
     assert ups[0] == (1, 4)
     assert len(ups) <= 2
     risen = next(d for d in decisions if d.changes)
-    assert "arrivals rise; 2,400 events/s more in 4m are counted in" in explain(risen)
+    assert "arrivals rise: 2,400 events/s more in 4m are included" in explain(risen)
 
 
 def test_a_step_of_arrivals_is_no_rise() -> None:
@@ -387,14 +416,14 @@ def test_a_standing_partition_brings_nobody() -> None:
         decision = stream.poll(600.0, still=(2,))
     assert decision.load is not None
     assert (decision.load.stuck, stream.current) == ((2,), 1)
-    assert "partitions 2 stand still" in explain(decision)
+    assert "partitions 2 make no progress" in explain(decision)
 
 
 def test_failed_polls_keep_replicas_and_start_the_stabilisation_anew() -> None:
     """What happened meanwhile was not seen, so nobody is sent away for a whole stabilisation after it."""
     stream = Stream(partitions=4, current=4, state=known())
     stream.polls(45, rate=2700.0)
-    assert [stream.poll(missing=True).reason for _ in range(3)] == [Reason.FIGURES_MISSING] * 3
+    assert [stream.poll(missing=True).reason for _ in range(3)] == [ScalingReason.FIGURES_MISSING] * 3
     resumed = stream.now
     decisions = stream.polls(60, rate=100.0)
     down = next(d for d in decisions if d.changes)
@@ -415,9 +444,9 @@ def test_to_zero_and_back() -> None:
     stream = Stream(Settings(scale_to_zero_after_seconds=60.0))
     stream.polls(3, rate=100.0)
     asleep = next(d for d in stream.polls(10) if d.changes)
-    assert (asleep.reason, stream.current) == (Reason.SCALED_TO_ZERO, 0)
+    assert (asleep.reason, stream.current) == (ScalingReason.SCALED_TO_ZERO, 0)
     woken = stream.poll(10.0)
-    assert (woken.reason, woken.desired) == (Reason.WOKEN_BY_ARRIVAL, 1)
+    assert (woken.reason, woken.desired) == (ScalingReason.WOKEN_BY_ARRIVAL, 1)
     assert stream.poll(10.0).desired == 1
 
 
@@ -474,7 +503,7 @@ def test_decisions_are_remembered_once_each_and_bounded() -> None:
     """Equal ones are not repeated; the oldest go."""
     stream = Stream()
     stream.polls(10, rate=100.0)
-    assert [record.reason for record in stream.state.decisions] == [Reason.WITHIN_TARGET]
+    assert [record.reason for record in stream.state.decisions] == [ScalingReason.WITHIN_TARGET]
     for number in range(30):
         stream.settings = Settings(max_replicas=1 + number % 2, min_replicas=1 + number % 2)
         stream.poll(100.0)
@@ -501,16 +530,16 @@ def test_the_explanation_says_why_and_what_would_change_it() -> None:
     decision = one(Settings(), figures(*[K] * 12), current=1)
     assert explain(decision).splitlines() == [
         "1 → 6 replicas: StepLimited, limited by maxStepUp",
-        "lag 1,200,000 events, 0 events/s arrive, none was seen busy yet",
+        "lag 1,200,000 events, 0 events/s arrive, no replica was busy yet",
         "for the lag, 100,000 events each: 12.0 replicas",
         "for arrivals and catching up within 5m, at 70% use: 0.0 replicas",
-        "needed 12, allowed 1 to 12 with 12 partitions, right now 12",
+        "needed 12, allowed 1 to 12 with 12 partitions, now 12",
         "The rest follows after the cooldown; a larger maxStepUp allows larger steps.",
     ]
 
 
-@pytest.mark.parametrize("reason", Reason)
-def test_every_reason_is_explained(reason: Reason) -> None:
+@pytest.mark.parametrize("reason", ScalingReason)
+def test_every_reason_is_explained(reason: ScalingReason) -> None:
     """And fits into the status."""
     decision = Decision(NOW, 1, 2, 2, reason)
     assert explain(decision).startswith(f"1 → 2 replicas: {reason}")

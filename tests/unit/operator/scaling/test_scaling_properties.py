@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tidemill_operator.scaling import Decision, Figures, PartitionFigures, Reason, Settings, State, decide
+from tidemill_operator.scaling import Decision, Figures, PartitionFigures, ScalingReason, Settings, State, decide
 from tidemill_operator.scaling.state import MAX_DECISIONS, MAX_SAMPLES
 
 # The figures of a stream are many; more examples of them cost more than they find.
@@ -93,7 +93,7 @@ def test_never_out_of_bounds_and_never_more_than_partitions(stream: tuple[Settin
     settings, partitions, current, polls = stream
     ceiling = settings.ceiling(partitions)
     for decision, _ in play(settings, partitions, current, polls):
-        if decision.reason == Reason.FIGURES_MISSING:
+        if decision.reason == ScalingReason.FIGURES_MISSING:
             assert decision.desired == min(decision.current, settings.max_replicas or decision.current)
         elif decision.desired:
             assert min(settings.floor, ceiling) <= decision.desired <= ceiling

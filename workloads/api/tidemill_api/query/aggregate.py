@@ -90,8 +90,8 @@ class AggregateQuery:
         if closed_until_ms is None or self.until is None or self.model.spec.late_policy == "reopen":
             return False
         plan = self.model.layout
-        # The last window or bucket starts before `until`. The last pane of a bucket is final one window's length after
-        # the bucket's end.
+        # The last window or bucket starts before `until`. The last pane of a bucket still takes events until all
+        # windows that contain it have ended: the length of a window later.
         reach = 0 if self.bucket is None else self.bucket.reach_ms
         last = (self.until - EPOCH) // dt.timedelta(milliseconds=1) + reach + plan.size_ms
         return last <= closed_until_ms

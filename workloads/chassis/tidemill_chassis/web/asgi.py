@@ -206,7 +206,7 @@ class HostGuard:
         if scope["type"] == "lifespan" or self._allow(scope):
             await self._app(scope, receive, send)
             return
-        detail = f"the Host header is none of this service's names; {HOW}"
+        detail = f"the Host header is not a name of this service; {HOW}"
         await send_problem(_denial(scope, send), 421, "host_refused", detail)
 
     def _allow(self, scope: Scope) -> bool:

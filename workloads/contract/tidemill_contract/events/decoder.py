@@ -97,7 +97,7 @@ class EventDecoder:
         self._kinds = {f.name: kind_of(f) for f in fields}
         self._steps = {f.name: f.steps for f in fields}
         formats = {f.name: TimeFormat.of(f) for f in fields if f.type == "timestamp"}
-        # Those that the JSON reader reads itself come first: events with them may be read again.
+        # Timestamps without a format come first, because `_cut` may read the event again.
         self._timestamps = tuple(sorted(formats, key=lambda name: formats[name] is not None))
         self._formats = {name: written for name, written in formats.items() if written is not None}
         self._strings = tuple(f.name for f in fields if f.type == "string")
@@ -121,11 +121,11 @@ class EventDecoder:
         self._decode = msgspec.json.Decoder(self.type).decode
 
     def values(self, events: Sequence[Any], name: str) -> list[Any]:
-        """A field's value in each event."""
+        """Return a field's value in each event."""
         return self._shape.values(events, name)
 
     def put(self, events: Sequence[Any], name: str, values: Sequence[Any]) -> None:
-        """Set a field that is no member of the events."""
+        """Set a field that is not read from the events."""
         self._shape.put(events, name, values)
 
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
@@ -221,7 +221,7 @@ class EventDecoder:
                 kinds = set(map(type, values))
                 if kinds != {int}:
                     if rounded is None and dt.datetime in kinds:
-                        # No earlier field has times as text, so reading the events again loses no conversion.
+                        # Fields that were converted before have no times as text, so the events may be read again.
                         rounded = any(map(may_be_rounded, parts))
                         if rounded:
                             events = [self._cut(raw, event) for raw, event in zip(raws, events, strict=True)]
@@ -337,11 +337,11 @@ class EventDecoder:
         raise refused(raw, error, self._kinds) from None
 
     def _read_extracted(self, raw: bytes) -> Any:
-        """The event, of which each field is looked up on its path."""
+        """Read an event that the nested structs refused: find each field by its path, and read a flat event."""
         try:
             found = self._shape.extracted(raw)
         except msgspec.ValidationError as error:
-            raise refused(raw, error, self._kinds) from None  # it is no object
+            raise refused(raw, error, self._kinds) from None  # the event is not an object
         except _BROKEN as error:
             raise not_json(raw, error) from None
         try:
@@ -355,8 +355,8 @@ class EventDecoder:
 
     def _cut(self, raw: bytes, event: Any) -> Any:
         """Return the event with times that are truncated to microseconds, where msgspec may have rounded one up."""
-        # Rounding up into the next millisecond gives exactly its start. Rounding within a millisecond only matters if
-        # the decoder is exact.
+        # A time that was rounded up into another millisecond has 0 microseconds within it. Rounding within a
+        # millisecond only matters to an exact decoder.
         for name in self._timestamps:
             moment = self._value(event, name)
             if moment.__class__ is dt.datetime and (self._exact or moment.microsecond % 1000 == 0):

@@ -24,7 +24,7 @@ TOMBSTONE = (
 )
 
 AS_WRITTEN = "timestamp as "
-"""What the kind of a timestamp with a format begins with."""
+"""The beginning of the kind of a timestamp with a format, in messages."""
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _UNITS = (("seconds", 1), ("microseconds", 10**6), ("nanoseconds", 10**9))
 _SHOWN = 60
@@ -123,11 +123,11 @@ def misplaced(name: str, steps: Steps, value: bytes, *, array: bool) -> InvalidE
     expected, got = "array" if array else "object", _KINDS.get(value[:1], "number")
     came = f"{got} {shown(value)}" if got not in ("object", "array") else got
     detail = f"{_shortened(show_path(steps))}: expected {expected}, got {came}; the path of {name} leads through it"
-    return InvalidEvent(Reason.MISTYPED, name, f"{detail}: correct the path, or what is sent")
+    return InvalidEvent(Reason.MISTYPED, name, f"{detail}: correct the path, or the event")
 
 
 def undeclared(steps: Steps, known: Sequence[Steps]) -> InvalidEvent:
-    """Return the verdict on an event with a member that no field is read from; `known`: where fields are read from."""
+    """Return the verdict on an event with an unknown member; `known` are the paths of the fields."""
     listed = ", ".join(show_path(each) for each in known[:12])
     name = show_path(steps)
     detail = f"{_shortened(name)} is not declared; fields are read from {listed}"
@@ -135,7 +135,7 @@ def undeclared(steps: Steps, known: Sequence[Steps]) -> InvalidEvent:
 
 
 def with_path(verdict: InvalidEvent, steps: Steps | None) -> InvalidEvent:
-    """Return the verdict with the path of its field; `steps` None: the verdict stays as it is."""
+    """Return the verdict with the path of its field in the detail; unchanged if `steps` is None."""
     if steps is None or steps == (verdict.field,):
         return verdict
     return InvalidEvent(
@@ -220,7 +220,7 @@ def _misfit(name: str, value: bytes, kind: str, text: str) -> tuple[Reason, str]
     got = _KINDS.get(value[:1], "number")
     if kind == STRINGS and got != "null":
         detail = f"{name}: expected an array of strings, got {got} {shown(value)}"
-        return Reason.MISTYPED, f"{detail}; send an array of strings, or declare the field as what it is"
+        return Reason.MISTYPED, f"{detail}; send an array of strings, or declare the field with the type of its values"
     came = f"{name}: expected {kind}, got {got}"
     if got == "null":
         return Reason.MISSING_FIELD, f"{name} is null, and it is required; send a value"

@@ -1,4 +1,4 @@
-"""Which times an event may have: from 1970 to a bound after the clock."""
+"""Checks event times: they must be from 1970 on, and not too far ahead of the clock."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from tidemill_contract.events.verdicts import InvalidEvent, Reason
 
 
 class EventTimes:
-    """Judges the event times of one pipeline, all in epoch milliseconds."""
+    """Checks the event times of one pipeline, in epoch milliseconds."""
 
     def __init__(self, field: str | None, max_future_ms: int) -> None:
-        """Prepare; `field` has the event time, None: the record's own time counts."""
+        """Create the check; `field` is the field with the event time, None: the record's own timestamp is used."""
         self._field, self._max_future_ms = field, max_future_ms
 
     def latest(self, now_ms: int) -> int:
-        """The latest event time that is valid at wall time `now_ms`."""
+        """Return the latest event time that is valid at wall time `now_ms`."""
         return now_ms + self._max_future_ms
 
     def check_record(self, record_time_ms: int, now_ms: int) -> None:
-        """Judge a record's own time as the event's.
+        """Check a record's own timestamp as the event time.
 
         Raises:
-            InvalidEvent: it counts seconds, is before 1970, or further ahead of `now_ms` than maxFuture.
+            InvalidEvent: it is in seconds, before 1970, or further ahead of `now_ms` than maxFuture.
         """
         if SECONDS_FROM <= record_time_ms <= SECONDS_TO:
             raise counts_seconds(None, record_time_ms)
         self.check(record_time_ms, now_ms)
 
     def check(self, event_time_ms: int, now_ms: int) -> None:
-        """Judge an event time.
+        """Check an event time.
 
         Raises:
-            InvalidEvent: before 1970, or further ahead of `now_ms` than maxFuture.
+            InvalidEvent: it is before 1970, or further ahead of `now_ms` than maxFuture.
         """
         if event_time_ms < 0:
             detail = f"{event_time_ms} ms is before 1970; send a time from 1970 on"

@@ -1,6 +1,6 @@
-"""Fields of type json: kept with the event as they came, and read by nothing.
+"""Fields of type json: stored with the raw event, unchanged, and not used for anything else.
 
-They are cut out of an event's bytes only where the event is kept, so other fields may be read from within them.
+They are cut from an event's bytes only when the event is stored, so that other fields may have a path into them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tidemill_contract.events.verdicts import InvalidEvent, Reason
 from tidemill_contract.resource.paths import Steps
 
 JSON = "json"
-"""The type of such fields."""
+"""The type of these fields in the spec."""
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
@@ -24,12 +24,12 @@ class KeptJson:
     """The fields of type json of one pipeline."""
 
     def __init__(self, places: dict[str, Steps]) -> None:
-        """Prepare; `places`: where they are, by name."""
+        """Create it; `places` are the paths of the fields by name."""
         self._places = places
 
     def unusual(self, parts: Sequence[bytes]) -> bool:
-        """Whether some events have to be looked at one by one; `parts` are their bytes, many events together."""
-        # What the JSON reader skips may be anything but UTF-8; halves of surrogate pairs it refuses everywhere.
+        """Return whether some events must be checked one by one; `parts` are the bytes of many events together."""
+        # In members that it skips, the JSON reader accepts bytes that are not UTF-8.
         try:
             for part in parts:
                 part.decode()
@@ -38,10 +38,10 @@ class KeptJson:
         return False
 
     def check(self, raw: bytes) -> None:
-        """See that Postgres can store the fields of a valid event.
+        """Check that Postgres can store the json fields of a valid event.
 
         Raises:
-            InvalidEvent: it cannot.
+            InvalidEvent: a field is not UTF-8, not JSON, or has a NUL character.
         """
         for name, text in self._texts(raw).items():
             try:
@@ -54,7 +54,7 @@ class KeptJson:
                 raise InvalidEvent(Reason.BAD_STRING, name, "holds a NUL character, which Postgres cannot store")
 
     def added(self, fields: bytes, raw: bytes) -> bytes:
-        """A JSON object with these fields too; null where an event has none."""
+        """Return the JSON object `fields` with the json fields of an event added; an absent one is null."""
         found = self._texts(raw)
         texts = (b'"%b":%b' % (name.encode(), found.get(name, b"null")) for name in self._places)
         begin = fields[:-1] + (b"," if len(fields) > 2 else b"")
@@ -66,7 +66,7 @@ class KeptJson:
 
 
 def _at(raw: bytes, steps: Steps) -> bytes | None:
-    """The JSON text at a path; None: nothing is there, or what is on the path is neither object nor array."""
+    """Return the JSON text at a path; None: it is absent, or a value on the path is neither an object nor an array."""
     text: bytes | None = raw
     for step in steps:
         try:

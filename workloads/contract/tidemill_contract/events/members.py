@@ -44,10 +44,10 @@ def members(raw: bytes) -> Members:
 
 
 def items(raw: bytes) -> list[bytes]:
-    """The JSON texts of the items of an array.
+    """Return the JSON texts of the items of an array.
 
     Raises:
-        msgspec.MsgspecError, UnicodeDecodeError, RecursionError: it is not a JSON array.
+        msgspec.MsgspecError, UnicodeDecodeError, RecursionError: the bytes are not a JSON array.
     """
     return [bytes(value) for value in _read_items(raw)]
 
@@ -81,7 +81,7 @@ def mended(found: Members, kinds: Mapping[str, str]) -> bytes | None:
 
 
 def as_object(found: Members) -> bytes:
-    """The JSON object of these members."""
+    """Return a JSON object with these members."""
     return msgspec.json.encode({name: msgspec.Raw(value) for name, value in found.items()})
 
 

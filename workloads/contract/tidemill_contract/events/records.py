@@ -1,7 +1,7 @@
-"""Records: an event with what is beside it, the record's key, headers, time and place.
+"""Decodes whole records: the event, and fields from the record's key, headers, timestamp, partition and offset.
 
-Texts of the key and of headers are written as the members of an event of their own, so that one decoder judges both
-and gives the same reasons.
+The texts of the key and of headers are written as the members of a small event. So the same decoder reads both, and
+gives the same reasons.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from tidemill_contract.resource.spec import FieldSpec, PipelineSpec
 
 _TEXTS = ("key", "header")
 _MOST_KNOWN, _KNOWN_BYTES = 4_096, 1_024
-"""So many different texts are remembered as JSON, as headers repeat; none that are longer."""
+"""The most texts of headers and keys that are cached as JSON, because they repeat; and the longest of them."""
 _NUMBER = re.compile(rb"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 class Record(Protocol):
-    """A record, as far as fields are read from it."""
+    """The parts of a record that fields are read from."""
 
     def key(self) -> bytes | None: ...  # noqa: D102
     def headers(self) -> Sequence[tuple[str, bytes | None]] | None: ...  # noqa: D102
@@ -33,16 +33,16 @@ class Record(Protocol):
 
 
 class RecordDecoder:
-    """Decodes and judges the records of one pipeline: `EventDecoder`, and the fields beside events.
+    """Decodes and validates the records of one pipeline: `EventDecoder`, and the fields beside the event.
 
     Attributes:
-        event_time_field: the field that has the event's time; None: the record's own timestamp counts.
-        headers: names of the headers that fields are read from.
-        beside: whether there are fields beside events.
+        event_time_field: the field with the event time; None: the record's own timestamp is the event time.
+        headers: the names of the headers that fields are read from.
+        beside: whether any field is read from another part of the record than its value.
     """
 
     def __init__(self, spec: PipelineSpec, *, exact: bool = False) -> None:
-        """Prepare; arguments as those of `EventDecoder`."""
+        """Create the decoder; the arguments are those of `EventDecoder`."""
         fields = spec.source.fields
         self._events = EventDecoder(spec, exact=exact)
         self.event_time_field = spec.source.event_time.field
@@ -57,12 +57,12 @@ class RecordDecoder:
     def decode_all(
         self, raws: Sequence[bytes], now_ms: int, *, largest: int | None = None, records: Sequence[Record] = ()
     ) -> Decoded:
-        """Decode many, see `EventDecoder.decode_all`; without records, fields beside events are null as yet."""
+        """Decode events, see `EventDecoder.decode_all`. Without `records`, the fields beside them are null."""
         decoded = self._events.decode_all(raws, now_ms, largest=largest)
         return self.complete(decoded, records, now_ms) if records and self.beside else decoded
 
     def complete(self, decoded: Decoded, records: Sequence[Record], now_ms: int) -> Decoded:
-        """Set and judge the fields beside events, of which there is one a record."""
+        """Set and validate the fields beside the events; there is one event for each record."""
         if not self.beside:
             return decoded
         events, invalid, micros = list(decoded.events), dict(decoded.invalid), decoded.micros
@@ -87,22 +87,22 @@ class RecordDecoder:
     def _read_texts(
         self, at: Sequence[int], invalid: dict[int, InvalidEvent], records: Sequence[Record], now_ms: int
     ) -> Decoded:
-        """The texts of the records at these places as events; verdicts are added to `invalid`."""
-        assert self._beside is not None  # noqa: S101 - asked by the caller
+        """Decode the texts of the records at these places as events; verdicts are added to `invalid`."""
+        assert self._beside is not None  # noqa: S101 - checked by the caller
         documents = []
         for index in at:
             try:
                 documents.append(self._document(records[index]))
             except InvalidEvent as verdict:
                 invalid[index] = verdict
-                documents.append(b"")  # is refused below as well, after this
+                documents.append(b"")  # it is refused below too, but the first verdict counts
         found = self._beside.decode_all(documents, now_ms)
         for place, refusal in found.invalid.items():
             invalid.setdefault(at[place], self._located(refusal))
         return found
 
     def _document(self, record: Record) -> bytes:
-        # Of several headers of one name the last counts, as for Kafka's clients. The key has no name.
+        # Of several headers with the same name the last counts, as for Kafka's clients. The key is stored under None.
         held: dict[str | None, bytes | None] = dict(record.headers() or ())
         held[None] = record.key()
         texts = tuple(map(held.get, self._places))
@@ -127,25 +127,25 @@ class RecordDecoder:
         return InvalidEvent(verdict.reason, verdict.field, f"{verdict.detail}; it is read from {field.place}")
 
     def refusal(self, raw: bytes, now_ms: int, record: Record | None = None) -> InvalidEvent | None:
-        """The verdict on a record at wall time `now_ms` if it is not a valid event."""
+        """Return the verdict on a record at wall time `now_ms`; None: the event is valid."""
         decoded = self.decode_all([raw], now_ms, records=[] if record is None else [record])
         return decoded.invalid.get(0)
 
     def values(self, events: Sequence[Any], name: str) -> list[Any]:
-        """A field's value in each event."""
+        """Return a field's value in each event."""
         return self._events.values(events, name)
 
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
-        """The fields of each event as a JSON object, see `EventDecoder.as_json`."""
+        """Return the fields of each event as a JSON object, see `EventDecoder.as_json`."""
         return self._events.as_json(events, raws)
 
     def check_record_time(self, record_time_ms: int, now_ms: int) -> None:
-        """Judge a record's own time, see `EventTimes.check_record`."""
+        """Check a record's own time, see `EventTimes.check_record`."""
         self._events.times.check_record(record_time_ms, now_ms)
 
 
 def _of_texts(spec: PipelineSpec, fields: Sequence[FieldSpec]) -> PipelineSpec:
-    """The pipeline as if only these fields were its events, each a member of its own name."""
+    """Return the pipeline with only these fields, each read from the member with its name."""
     members = [field.model_copy(update={"taken_from": None, "path": None}) for field in fields]
     time = spec.source.event_time
     if time.field not in {field.name for field in fields}:
@@ -155,7 +155,7 @@ def _of_texts(spec: PipelineSpec, fields: Sequence[FieldSpec]) -> PipelineSpec:
 
 
 def _as_json(text: bytes, field: FieldSpec) -> bytes:
-    """A text as JSON of the field's type; what is none is a string, which its decoder then refuses."""
+    """Return a text as JSON for a field's type. If it does not fit, it becomes a string, which the decoder refuses."""
     if field.type != "string" and (_NUMBER.fullmatch(text) or text in (b"true", b"false", b"null")):
         return text
     try:

@@ -1,8 +1,8 @@
-"""How events are laid out in memory: the typed structs that the JSON reader fills, and where each field is in them.
+"""The layout of events in memory: the typed structs that the JSON reader fills, and the place of each field in them.
 
-An event whose fields are its own members is one flat struct. Paths make structs within structs, so that a value is
-read where it is, without dictionaries and without a copy. What the reader refuses is taken apart member by member
-(`extracted`), and read again as a flat event.
+An event without paths is one flat struct. Paths make structs within structs, so that a value is read in place, without
+dictionaries and without a copy. An event that the reader refuses is taken apart member by member (`extracted`), and
+read again as a flat event.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Leaf:
     """A field.
 
     Attributes:
-        kind: the type that the JSON reader takes, without null.
-        default: the value of absent and null ones, as events have it.
-        beside: whether it is no member of the event; it is put there later (`put`).
-        unread: whether it is only there so that strict events may have it.
+        kind: the type that the JSON reader accepts, without null.
+        default: the value if the member is absent or null, as the JSON reader would return it.
+        beside: the field is not a member of the event; `put` sets it later.
+        unread: the member is only listed because strict events may have it.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Leaf:
 
 @dataclass
 class _Node:
-    """A member with members that are read: by name, or by place in an array."""
+    """A member whose own members are read: an object by name, or an array by place."""
 
     steps: Steps = ()
     children: dict[Step, _Node | Leaf] = field(default_factory=dict)
@@ -71,17 +71,17 @@ class Shape:
 
     Attributes:
         type: the struct that the JSON reader fills.
-        flat: the struct of fields by name; the same unless a field has a path.
-        nested: whether they differ.
-        tops: the members of the event itself that are read.
+        flat: the struct with all fields by name; the same as `type` if no field has a path.
+        nested: whether `type` and `flat` differ.
+        tops: the names of the event's own members that are read.
     """
 
     def __init__(self, leaves: Sequence[Leaf], *, strict: bool) -> None:
         """Compile the structs.
 
         Args:
-            leaves: the fields; no path begins with the whole of another one.
-            strict: whether members that no path leads to are refused.
+            leaves: the fields. No path is the beginning of another one.
+            strict: whether members on no path are refused.
         """
         self._strict = strict
         self._root, self._inner = _Node(), list[_Node]()
@@ -107,7 +107,7 @@ class Shape:
         node.children[leaf.steps[-1]] = leaf
 
     def _compiled(self, node: _Node, name: str, owner: str) -> Any:
-        """The struct of a node and of those below it; `owner` is where it is, with a dot at the end."""
+        """Return the struct of a node and its children. `owner` is the attribute path to it, with a dot at the end."""
         node.owner = owner
         fields = []
         for step, child in node.children.items():
@@ -132,7 +132,7 @@ class Shape:
         return node.owner if self.nested else ""
 
     def values(self, events: Sequence[Any], name: str) -> list[Any]:
-        """A field's value in each event."""
+        """Return a field's value in each event."""
         get = self._getters[name]
         try:
             found = list(map(get, events))
@@ -151,8 +151,8 @@ class Shape:
         deque(map(setattr, owners, repeat(name), values), maxlen=0)
 
     def _fill(self, events: Sequence[Any]) -> None:
-        """Put empty objects where one on a path is null; so few events have such that this waits until it is needed."""
-        for node in self._inner:  # an outer one before those within it
+        """Replace null objects on paths by empty ones. Few events have them, so this is only done when it is needed."""
+        for node in self._inner:  # outer nodes come before inner ones
             outer, _, attribute = node.owner[:-1].rpartition(".")
             held = events if not outer else list(map(attrgetter(outer), events))
             for holder in held:
@@ -160,10 +160,10 @@ class Shape:
                     setattr(holder, attribute, node.type())
 
     def read_flat(self, raw: bytes) -> Any:
-        """The event whose fields are the members of `raw`, laid out like all others.
+        """Read a flat event, whose members are the fields by name, and return it in the layout of `type`.
 
         Raises:
-            msgspec.ValidationError: it is not valid.
+            msgspec.ValidationError: the event is not valid.
         """
         flat = self._read_flat(raw)
         return self._filled(self._root, flat) if self.nested else flat
@@ -172,7 +172,7 @@ class Shape:
         values: dict[str, Any] = {}
         for child in node.children.values():
             if isinstance(child, Leaf):
-                values[child.name] = getattr(flat, child.name, None)  # what is unread is nowhere else
+                values[child.name] = getattr(flat, child.name, None)  # `flat` has no unread members
             else:
                 values[child.owner[:-1].rpartition(".")[2]] = self._filled(child, flat)
         if not node.is_array:
@@ -180,7 +180,7 @@ class Shape:
         return node.type(*(values.get(name, msgspec.Raw()) for name in node.type.__struct_fields__))
 
     def flattened(self, events: Sequence[Any]) -> Sequence[Any]:
-        """The events as structs of fields by name."""
+        """Return the events as structs of all fields by name."""
         if not self.nested and not self._defaults:
             return events
         names = self.flat.__struct_fields__
@@ -188,11 +188,11 @@ class Shape:
         return [self.flat(**dict(zip(names, row, strict=True))) for row in rows]
 
     def extracted(self, raw: bytes) -> Members:
-        """The JSON texts of an event's fields, by the fields' names; of a flat one those of all its members.
+        """Return the JSON texts of an event's fields by name; of an event without paths, the texts of all members.
 
         Raises:
-            InvalidEvent: a member on a path is neither an object nor null, or there is one that is not read.
-            msgspec.MsgspecError, UnicodeDecodeError, RecursionError: it is not a JSON object.
+            InvalidEvent: a member on a path is neither an object nor null, or a strict event has an unknown member.
+            msgspec.MsgspecError, UnicodeDecodeError, RecursionError: the bytes are not a JSON object.
         """
         if not self.nested:
             return members(raw)
@@ -232,13 +232,13 @@ def _new(kind: Any) -> Any:
 def _struct(
     name: str, fields: Sequence[Any], *, strict: bool, rename: Mapping[str, str] | None = None
 ) -> type[msgspec.Struct]:
-    # Those without a default come first, as the signature of a function has them.
+    # Fields without a default come first, as in the signature of a function.
     ordered = [tuple(each) for each in fields if len(each) == 2] + [tuple(each) for each in fields if len(each) > 2]
     return msgspec.defstruct(name, ordered, kw_only=True, forbid_unknown_fields=strict, gc=False, rename=rename)
 
 
 def _array(name: str, fields: Sequence[Any]) -> type[msgspec.Struct]:
-    """The struct of an array's first items; those that are not read stay as they are."""
+    """Return the struct of an array's first items. Items that are not read stay raw JSON."""
     by_place = {step: rest for step, *rest in fields}
     last_needed = max((step for step, rest in by_place.items() if len(rest) == 2), default=-1)
     ordered: list[tuple[Any, ...]] = []

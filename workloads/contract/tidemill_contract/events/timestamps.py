@@ -1,7 +1,7 @@
-"""Timestamps that are written as the field says: counts of a unit since 1970, texts by a pattern, times of a zone.
+"""Reads timestamps with a format or zone: numbers of a unit since 1970, texts by a pattern, times without a zone.
 
-The JSON reader gives the number or the text; here it becomes microseconds since 1970. Fractions are cut, never rounded:
-a time lies in no later window than its text says.
+The JSON reader returns the number or the text. This module converts it to microseconds since 1970. Fractions are
+truncated, never rounded, so that no time moves into a later window.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from tidemill_contract.times import read_local
 
 RFC3339 = "rfc3339"
 UNITS = {"s": 6, "ms": 3, "us": 0, "ns": -3}
-"""How many digits a unit is away from microseconds."""
+"""The power of ten by which a unit is multiplied to get microseconds."""
 _EPOCH, _MICROSECOND = dt.datetime(1970, 1, 1, tzinfo=dt.UTC), dt.timedelta(microseconds=1)
 _TEXTS_KEPT = 16_384
 _MOST_DIGITS, _BEYOND = 25, 10**40
-"""Numbers of more digits are beyond all years in every unit, so that they need not be written out."""
+"""Numbers with more digits are beyond the year 9999 in every unit. `_BEYOND` replaces them, to bound the memory."""
 _EXACT = decimal.Context(prec=60, rounding=decimal.ROUND_FLOOR, Emin=-(10**6), Emax=10**6)
 _NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _TRIED = dt.datetime(2000, 11, 22, 13, 14, 15, tzinfo=dt.UTC)
@@ -32,10 +32,10 @@ _ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+\-]*(/[A-Za-z0-9_+\-]+)*", re.ASCII)
 
 
 def check_format(text: str) -> None:
-    """See that a format can be read.
+    """Check a format.
 
     Raises:
-        ValueError: it cannot; the text is `message: remedy`.
+        ValueError: the text is not a format; the message is `message: remedy`.
     """
     if text in UNITS or text == RFC3339:
         return
@@ -51,10 +51,10 @@ def check_format(text: str) -> None:
 
 
 def check_zone(name: str) -> None:
-    """See that there is a zone of this name.
+    """Check the name of a time zone.
 
     Raises:
-        ValueError: there is none; the text is `message: remedy`.
+        ValueError: no zone has this name; the message is `message: remedy`.
     """
     try:
         if _ZONE.fullmatch(name) is None:
@@ -65,37 +65,37 @@ def check_zone(name: str) -> None:
 
 
 class TimeFormat:
-    """How the values of one timestamp field are read.
+    """Reads the values of one timestamp field.
 
     Attributes:
-        type: what the JSON reader takes.
-        name: for messages.
-        guesses: whether a number may turn out to be of another unit: only where no unit is named.
+        type: the type that the JSON reader accepts.
+        name: the format and the zone, for messages.
+        guesses: whether numbers are checked for a wrong unit; not if the format names a unit or a pattern.
     """
 
     def __init__(self, text: str, zone: str | None) -> None:
-        """Compile a format (see `check_format`) and the zone of texts that name none."""
+        """Compile a format (see `check_format`) and the zone of texts without one."""
         self._unit = UNITS.get(text)
         self._pattern = text if "%" in text else None
         self._zone: dt.tzinfo = zoneinfo.ZoneInfo(zone) if zone else dt.UTC
         self._read_text = lru_cache(maxsize=_TEXTS_KEPT)(self._micros_of_text)
         self.guesses = text == RFC3339
         self.name = text if zone is None else f"{text} in {zone}"
-        # Of digits with a point the JSON reader makes a float, unless a decimal is asked for.
+        # The JSON reader makes a float of a number with a point, unless the type asks for a decimal.
         self.type: Any = int | str if self._unit is None else int | decimal.Decimal
 
     @classmethod
     def of(cls, field: FieldSpec) -> TimeFormat | None:
-        """The format of a timestamp field; None: RFC 3339 with a zone, or milliseconds, which the JSON reader reads."""
+        """Return the format of a timestamp field; None: the JSON reader itself reads RFC 3339 and milliseconds."""
         if field.type != "timestamp" or (field.format in (None, RFC3339) and field.zone is None):
             return None
         return cls(field.format or RFC3339, field.zone)
 
     def micros(self, value: Any) -> int:
-        """Microseconds since 1970 of a value that the JSON reader took.
+        """Return the microseconds since 1970 of a value from the JSON reader.
 
         Raises:
-            ValueError: it is not written so, or no moment.
+            ValueError: the value does not have this format, or is no time.
         """
         if self._unit is not None:
             return _scaled(value, self._unit)
@@ -104,10 +104,10 @@ class TimeFormat:
         return self._read_text(value)
 
     def all_micros(self, values: Sequence[Any]) -> list[int | None]:
-        """The same of many values; null of null.
+        """Return the microseconds since 1970 of many values; None stays None.
 
         Raises:
-            ValueError: of one at least it cannot be told.
+            ValueError: at least one value does not have this format, or is no time.
         """
         kinds = set(map(type, values))
         if self._unit is not None and kinds == {int}:
@@ -131,7 +131,7 @@ class TimeFormat:
             raise ValueError("it lies outside the years 1 to 9999") from None
 
     def hint(self, micros: int) -> str:
-        """What to do about a moment outside the years 1 to 9999."""
+        """Return the remedy for a time outside the years 1 to 9999."""
         for name, digits in UNITS.items():
             seconds = micros / 10 ** (self._unit or 0) * 10**digits / 10**6
             if self._unit is not None and digits != self._unit and 631_152_000 <= seconds <= 4_102_444_800:
@@ -141,7 +141,7 @@ class TimeFormat:
 
 
 def _scaled(value: int | decimal.Decimal, digits: int) -> int:
-    """A count of a unit that is that many digits away from microseconds, in these."""
+    """Return a number times 10^digits, rounded down, as an integer. It converts a unit to microseconds."""
     if isinstance(value, int):
         value = max(-_BEYOND, min(value, _BEYOND))
         return value * int(10**digits) if digits >= 0 else value // int(10**-digits)

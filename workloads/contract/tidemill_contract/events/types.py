@@ -1,4 +1,4 @@
-"""How the JSON reader takes the values of each field: its types, and the defaults as events have them."""
+"""The types that the JSON reader accepts for each field, and the defaults of fields as values of these types."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ TYPES: dict[str, Any] = {
 
 
 def epoch_ms(moment: dt.datetime) -> int:
-    """Epoch milliseconds of a moment, cut."""
+    """Return the epoch milliseconds of a time, rounded down."""
     return (moment - EPOCH) // _MILLISECOND
 
 
 def type_of(field: FieldSpec) -> Any:
-    """The type by which the JSON reader takes a field's values, without null."""
+    """Return the type that the JSON reader accepts for a field, without null."""
     written = TimeFormat.of(field)
     return TYPES[field.type] if written is None else written.type
 
 
 def kind_of(field: FieldSpec) -> str:
-    """The field's type, for messages; of a timestamp with the format that is set."""
+    """Return the field's type for messages, with the format of a timestamp."""
     written = TimeFormat.of(field)
     return field.type if written is None else f"{AS_WRITTEN}{written.name}"
 
 
 def default_of(field: FieldSpec) -> Any:
-    """A field's default as the JSON reader would give it; None: it has none.
+    """Return a field's default as the JSON reader would return it; None: the field has no default.
 
     Raises:
-        ValueError: it is not a value of the field's type; the text is `message: remedy`.
+        ValueError: the default is not a value of the field's type; the text is `message: remedy`.
     """
     if field.default is None:
         return None

@@ -35,7 +35,7 @@ MAX_DERIVED_BYTES = 1_024
 
 @dataclass(frozen=True)
 class Transform:
-    """What is computed of events before they are aggregated.
+    """A compiled transform: the derives and the filter that are applied to events before aggregation.
 
     Attributes:
         derives: (name, spec type, polars expression) in order.

@@ -48,7 +48,7 @@ _DIRECTIVE = re.compile(r"\.%f|%.", re.DOTALL)
 _DIRECTIVES = ("%Y", "%y", "%m", "%b", "%B", "%d", "%j", "%H", "%I", "%M", "%S", ".%f", "%p", "%z", "%%")
 _YEARS, _MONTHS = ("%Y", "%y"), ("%m", "%b", "%B")
 _DATES = ({"%Y", "%j"}, *({year, month, "%d"} for year in _YEARS for month in _MONTHS))
-"""Directives that make a whole date."""
+"""Sets of directives that give a complete date."""
 
 
 def _moment(name: str, argument: Typed) -> pl.Expr:
@@ -106,7 +106,7 @@ def _within(milliseconds: pl.Expr) -> pl.Expr:
 
 
 def _read(name: str, args: Sequence[Typed]) -> pl.Expr:
-    """A text by a pattern; null if it does not fit."""
+    """Return an expression that parses texts by a pattern; null if a text does not fit."""
     value, form = as_string(name, args[0]), str(constant(name, args[1], "the pattern", "string"))
     used = set(_DIRECTIVE.findall(form))
     unknown = sorted(used - set(_DIRECTIVES))
@@ -116,7 +116,7 @@ def _read(name: str, args: Sequence[Typed]) -> pl.Expr:
         raise ExpressionError(
             f"{name}: in the pattern '{form}' {wrong}; write one such as '%d.%m.%Y %H:%M:%S', of {known}"
         )
-    form = form.replace(".%f", "%.f")  # as polars writes a fraction
+    form = form.replace(".%f", "%.f")  # polars' notation of a fraction
     if "%z" in used:
         if len(args) > 2:
             raise ExpressionError(f"{name}: the text has its own offset (%z); leave the zone out")

@@ -23,7 +23,7 @@ _LARGEST_INTEGER = "1e38"
 
 @dataclass(frozen=True)
 class Value:
-    """SQL with its spec type (or `null`).
+    """An SQL expression with its spec type (or `null`).
 
     Attributes:
         simple: whether it is a column or a constant, which may be written several times.
@@ -53,7 +53,7 @@ def compile_sql(text: str, columns: Mapping[str, Value]) -> Value:
         case "integer":
             return Value("integer", _bound("CASE WHEN abs({0}) < " + _LARGEST_INTEGER + " THEN {0} END", found))
         case "number":
-            return Value("number", f"({found.sql} + 0.0::double precision)")  # zero has no sign
+            return Value("number", f"({found.sql} + 0.0::double precision)")  # turns -0.0 into 0.0
     return found
 
 
@@ -83,7 +83,7 @@ def _literal(value: str | int | float | bool | None) -> Value:
 
 
 def _quoted(text: str) -> str:
-    """A text constant without a per cent sign, which psycopg would read as a parameter's."""
+    """Return a text constant without a literal per cent sign, which psycopg would take for a parameter."""
     plain = text.replace("'", "''")
     return f"'{plain}'" if not set("%\\") & set(text) else "E'" + plain.replace("\\", r"\\").replace("%", r"\x25") + "'"
 
@@ -97,12 +97,12 @@ def _column(name: str, columns: Mapping[str, Value]) -> Value:
 
 
 def _bound(template: str, *values: Value) -> str:
-    """SQL out of values (`{0}`, `{1}`, …) that it may repeat: each is computed once."""
+    """Return SQL from a template with values (`{0}`, `{1}`, …). Each value is computed once, also if it is repeated."""
     if all(value.simple for value in values):
         return f"({template.format(*(value.sql for value in values))})"
     names = [f"o._{n}" for n in range(len(values))]
     listed = ", ".join(f"{value.sql} AS _{n}" for n, value in enumerate(values))
-    # OFFSET keeps Postgres from writing each value out wherever its name stands.
+    # OFFSET keeps Postgres from inlining each value wherever its name occurs.
     return f"(SELECT {template.format(*names)} FROM (SELECT {listed} OFFSET 0) AS o)"
 
 
@@ -113,7 +113,7 @@ def _condition(name: str, value: Value) -> str:
 
 
 def _number(name: str, value: Value) -> Value:
-    """A value as a double."""
+    """Return the SQL of a value as a double."""
     match value.kind:
         case "number":
             return value
@@ -127,7 +127,7 @@ def _number(name: str, value: Value) -> Value:
 
 
 def _united(name: str, values: Sequence[Value]) -> tuple[str, list[Value]]:
-    """The one type of all values, and the values in it."""
+    """Return the common type of the values, and the values converted to it."""
     kinds = {value.kind for value in values} - {"null"}
     if kinds == {"timestamp", "string"}:
         values = [_moment(value) for value in values]
@@ -190,7 +190,7 @@ _QUOTIENT = (
 
 
 def _sum_of(sign: str) -> str:
-    """SQL of a sum or difference of doubles, NULL beyond a double."""
+    """Return the SQL of a sum or difference of doubles; NULL if the result is beyond a double."""
     towards_zero = f"sign({{0}}) {'<>' if sign == '+' else '='} sign({{1}})"
     return (
         f"CASE WHEN greatest(abs({{0}}), abs({{1}})) < 8e307 OR {towards_zero} OR least(abs({{0}}), abs({{1}})) < 1e291"
@@ -274,7 +274,7 @@ def _rounding(name: str, args: Sequence[Value]) -> Value:
         digits = int(text)
     scaled = f"(abs({{0}}) * 1e{digits}::double precision)"
     whole = f"(floor({scaled}) + ({scaled} - floor({scaled}) >= 0.5)::integer) / 1e{digits}::double precision"
-    # Doubles beyond 2^52 are whole.
+    # Doubles beyond 2^52 have no fraction.
     return Value(
         "number",
         _bound(

@@ -20,7 +20,7 @@ _HASHES: dict[str, Callable[[bytes], str]] = {
 
 
 def _pattern(name: str, argument: Typed) -> str:
-    """The argument as a regular expression that polars takes."""
+    """Return the argument as a regular expression for polars."""
     pattern = str(constant(name, argument, "the pattern", "string"))
     try:
         pl.select(pl.lit("").str.contains(pattern))
@@ -44,8 +44,8 @@ def _regexp(name: str, args: Sequence[Typed]) -> Built:
 
 
 def _groups(pattern: str) -> int:
-    """How many groups a valid pattern has."""
-    # One more, because polars refuses a pattern without any.
+    """Return the number of groups in a valid pattern."""
+    # A group is added first, because polars refuses a pattern without any.
     return len(pl.Series([""]).str.extract_groups(f"{pattern}|()").struct.fields) - 1
 
 
@@ -60,7 +60,7 @@ def _split_part(name: str, args: Sequence[Typed]) -> Built:
 
 
 def _by_value(argument: pl.Expr, function: Callable[[str], str]) -> pl.Expr:
-    """What a function gives of each text; polars has none of its own."""
+    """Return an expression that applies a Python function to each text, for functions that polars lacks."""
 
     def found(texts: pl.Series) -> pl.Series:
         values = [None if text is None else function(text) for text in texts.to_list()]
@@ -70,7 +70,7 @@ def _by_value(argument: pl.Expr, function: Callable[[str], str]) -> pl.Expr:
 
 
 def _title(name: str, args: Sequence[Typed]) -> Built:
-    # As Postgres does it: a word is of letters and digits, and "1st" stays.
+    # As in Postgres: a word consists of letters and digits, so that "1st" stays.
     return "string", _by_value(
         as_string(name, args[0]), lambda text: _WORD.sub(lambda word: word[0].capitalize(), text)
     )

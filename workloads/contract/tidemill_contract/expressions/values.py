@@ -44,11 +44,11 @@ class Typed:
 
 
 Built = tuple[str, pl.Expr]
-"""Spec type and expression of what a function gives."""
+"""The spec type and the expression of a function's result."""
 Builder = Callable[[str, Sequence[Typed]], Built]
-"""Makes it of a function's name and its arguments."""
+"""Builds the result from a function's name and its arguments."""
 Row = tuple[str, int, int, Builder]
-"""Functions: their names between commas, the fewest and the most arguments, what builds them."""
+"""Functions: their names separated by commas, the least and the greatest number of arguments, and their builder."""
 
 
 def column(name: str, kind: str) -> Typed:
@@ -152,7 +152,11 @@ def _common(kinds: set[str]) -> str:
 
 
 def timed(argument: Typed) -> Typed:
-    """The argument; a constant string as the time that it is, or an ExpressionError."""
+    """Return the argument, with a constant string converted to a time.
+
+    Raises:
+        ExpressionError: the string is no time.
+    """
     if argument.kind != "string" or not argument.is_constant:
         return argument
     try:

@@ -1,8 +1,8 @@
-"""What an aggregate function answers for, and what a kind of stored column does.
+"""The base classes of aggregate functions and of the kinds of columns that they store.
 
 A function is one object: its parameters, the fields it takes, the columns it stores, how its answer is read from them
 and how it is documented. How columns merge and roll up belongs to their kind, which functions share. The registry lists
-the functions; the spec's enum, the rules, the CRD, the OpenAPI schema and the pages are made from it.
+the functions. The spec's enum, the rules, the CRD, the OpenAPI schema and the reference pages are generated from it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Expression = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 ANY: tuple[str, ...] = get_args(FieldType)
 NUMERIC: tuple[str, ...] = ("integer", "number", "boolean")
 STRINGS = "strings"
-"""The type of a field that is an array of strings, of which each counts."""
+"""The type of a field that is an array of strings; each string of it counts."""
 WITH_STRINGS: tuple[str, ...] = (*ANY, STRINGS)
 ORDERED: tuple[str, ...] = ("integer", "number", "timestamp", "string")
 
 EXACT_INTEGERS = 2**53
-"""Integers up to this are doubles."""
+"""A double represents every integer up to this exactly."""
 
 SQL_TYPES: dict[str, str] = {
     "string": 'text COLLATE "C"',
@@ -39,64 +39,64 @@ SQL_TYPES: dict[str, str] = {
 
 
 class Metric(Protocol):
-    """A metric as the spec has it; the parameters of its function are further attributes (see `Parameters.of`)."""
+    """A metric of the spec. The parameters of its function are further attributes (see `Parameters.of`)."""
 
     @property
     def name(self) -> str:
-        """Name in answers."""
+        """The metric's name in answers."""
 
     @property
     def function(self) -> str:
-        """Name of its function."""
+        """The name of the metric's function."""
 
     @property
     def field(self) -> str | None:
-        """Field that it runs over."""
+        """The field whose values the function aggregates; None: it aggregates events."""
 
     @property
     def where(self) -> str | None:
-        """Condition that events must fulfil to count; None: all count."""
+        """The condition that an event must fulfil to count; None: every event counts."""
 
 
 class StoredColumn(Protocol):
-    """A stored column, as the SQL of its kind names it."""
+    """A stored column, with what the SQL of its kind needs."""
 
     @property
     def kind(self) -> str:
-        """Name of its kind."""
+        """The name of the column's kind."""
 
     @property
     def sql_type(self) -> str:
-        """Type of its values."""
+        """The SQL type of the column's values."""
 
     @property
     def listed(self) -> int:
-        """How many values are listed of it at most."""
+        """The greatest number of values that a metric lists from it (`topk`); 0: none lists values."""
 
     @property
     def bounds(self) -> tuple[float, ...]:
-        """Of counts between bounds, these."""
+        """The bounds of a histogram; empty for other kinds."""
 
     @property
     def quoted(self) -> str:
-        """Its quoted name."""
+        """The column's name in double quotes."""
 
     def sibling(self, kind: str) -> str:
-        """The quoted column of the same field with another kind."""
+        """Return the quoted name of the column that stores `kind` for the same field."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartialKind:
-    """A kind of stored column: its type, and the SQL by which rows of it become one. No such SQL may raise.
+    """A kind of stored column: its type, and the SQL that merges its values. This SQL must never raise an error.
 
     Attributes:
-        name: first part of the columns' names.
-        sql_type: by the type of the field.
-        merge: the stored value of row `old` with that of row `new` (aliases), null-safe.
-        rollup: the value of many rows, as an aggregate.
-        ordered: whether processors fill it from events in the order of their times.
-        refining: whether it only makes a value more exact, which is right without: a null in it counts as zero.
-        sketch: whether it holds frames of `sketches`.
+        name: the first part of the columns' names.
+        sql_type: returns the column's SQL type for a field's spec type.
+        merge: returns SQL that merges the values of row `old` and row `new` (aliases); nulls are allowed.
+        rollup: returns an SQL aggregate that merges the values of many rows.
+        ordered: processors must read events in the order of event time to fill it.
+        refining: it only adds precision to another column; a null in it counts as zero.
+        sketch: it holds frames of `sketches`.
     """
 
     name: str
@@ -109,26 +109,26 @@ class PartialKind:
 
 
 def always(sql_type: str) -> Callable[[str], str]:
-    """The same SQL type for fields of every type."""
+    """Return a function that gives the same SQL type for fields of every type."""
     return lambda _: sql_type
 
 
 def like_field(field_type: str) -> str:
-    """The SQL type of a field's own values."""
+    """Return the SQL type that stores the values of a field."""
     return SQL_TYPES[field_type]
 
 
 @dataclass(frozen=True)
 class Need:
-    """A column that a metric is made of.
+    """A stored column that a metric needs.
 
     Attributes:
-        field: the metric's field; None: the column is of events, not of a field.
-        by: a second field that tells columns of the first one apart.
+        field: the metric's field; None: the column counts events, whatever their fields.
+        by: a second field. Columns with the same `field` and a different `by` are different columns.
         source: the field whose values the column holds; None: `field`.
-        listed: how many values are asked of it at most.
-        bounds: of counts between bounds, these.
-        where: the metric's condition, normalised. `needed_partials` sets it; functions need not.
+        listed: the greatest number of values that the metric lists.
+        bounds: the bounds of a histogram.
+        where: the metric's condition, normalised. `needed_partials` sets it; functions leave it out.
     """
 
     kind: PartialKind
@@ -142,12 +142,12 @@ class Need:
 
 @dataclass(frozen=True)
 class Merged:
-    """Merged columns, as the SQL of an answer names them.
+    """The merged columns of a metric, from which the SQL of its answer is written.
 
     Attributes:
-        columns: the quoted column by kind.
-        field_type: type of the metric's field; None: it has none.
-        seconds: SQL of the window's length in seconds, a double.
+        columns: the quoted column names by kind.
+        field_type: the spec type of the metric's field; None: the metric has no field.
+        seconds: SQL for the window's length in seconds, a double.
     """
 
     columns: Mapping[str, str]
@@ -156,11 +156,11 @@ class Merged:
 
 
 class Parameters(BaseModel):
-    """What a function takes besides a field: members of the metric, each with its bounds and its description.
+    """The parameters of a function besides its field. Each is a member of the metric, with bounds and a description.
 
     Attributes:
-        fields: members that name a field or derive, with the types that it may have.
-        remedies: what to do about a member that is needed and absent.
+        fields: the parameters that name a field or derive, with the types that this may have.
+        remedies: the remedy of the error about an absent parameter, by the parameter's name.
     """
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, strict=True)
@@ -170,14 +170,14 @@ class Parameters(BaseModel):
 
     @classmethod
     def of(cls, metric: Metric) -> Self:
-        """The parameters of a (validated) metric."""
+        """Return the parameters of a (validated) metric."""
         given = {name: getattr(metric, name, None) for name in cls.model_fields}
         return cast(Self, cls.model_construct(**{name: value for name, value in given.items() if value is not None}))
 
 
 @dataclass(frozen=True)
 class Item:
-    """What a list that is answered holds: the OpenAPI schema of an object, with the schemas of its members."""
+    """The items of an answer that is a list: the OpenAPI schema of an object, with the schemas of its members."""
 
     name: str
     description: str
@@ -188,13 +188,15 @@ class Function:
     """An aggregate function.
 
     Attributes:
-        name: in the spec.
-        value: what it answers, for the documentation; `error`: how far off that may be at most.
-        takes: types of fields that it runs over; `alone`: whether it also does without a field.
-        parameters: what else it takes, with an `example` of it.
-        kinds: of the columns that it stores, of the metric's field.
-        zero_filled: whether it is zero of a window without events, where a query asks for those.
-        item: what its answer is a list of; None: it is no list.
+        name: the function's name in the spec.
+        value: what it answers, for the documentation.
+        error: the greatest error of the answer, for the documentation.
+        takes: the types of fields that it aggregates.
+        alone: whether a metric may use it without a field.
+        parameters: its parameters besides the field, with an `example` of them.
+        kinds: the kinds of the columns that it stores for the metric's field.
+        zero_filled: the answer is 0 (not null) for a window without events, if a query asks for empty windows.
+        item: the items of its answer; None: the answer is not a list.
     """
 
     name: ClassVar[str]
@@ -209,21 +211,21 @@ class Function:
     item: ClassVar[Item | None] = None
 
     def needs(self, metric: Metric) -> tuple[Need, ...]:
-        """The columns that a metric is made of."""
+        """Return the stored columns that a metric needs."""
         return tuple(Need(kind, metric.field) for kind in self.kinds)
 
     def answer(self, merged: Merged) -> str:
-        """SQL of the answer; a value beyond a double is null. Of what has a decoder, what that reads."""
+        """Return SQL for the answer, or for the bytes that the decoder reads. A value beyond a double is null."""
         raise NotImplementedError
 
     def answer_type(self, field_type: str | None) -> str:
-        """The spec type of the answer, or `array`."""
+        """Return the spec type of the answer, or `array`."""
         return str(field_type)
 
     def answer_range(self, field_type: str | None) -> tuple[float, float]:
-        """The least and the greatest that the answer can be."""
+        """Return the smallest and the largest possible answer."""
         return -math.inf, math.inf
 
     def decoder(self, metric: Metric, field_type: str | None) -> Callable[[Any], Any] | None:
-        """What makes the answer of what SQL gives, null of null; None: SQL gives the answer itself."""
+        """Return the function that turns the SQL result into the answer (null stays null); None: no decoding needed."""
         return None

@@ -1,11 +1,11 @@
-"""Columns of our own that merge like those of metrics."""
+"""Columns that Tidemill adds to window tables for itself. They merge like the columns of metrics."""
 
 from __future__ import annotations
 
 from tidemill_contract.functions.base import PartialKind, StoredColumn, always
 
 REVISION = "_revision"
-"""Column that counts how often late events changed a closed window."""
+"""The column that counts how often late events changed a closed window."""
 
 
 def _added(column: StoredColumn, old: str, new: str) -> str:
@@ -27,5 +27,5 @@ def _every(column: StoredColumn) -> str:
 
 CHANGES = PartialKind(name="revision", sql_type=always("bigint"), merge=_added, rollup=_total)
 WHOLE = PartialKind(name="whole", sql_type=always("boolean"), merge=_both, rollup=_every)
-"""Whether rows have all events of a metric; only ever read."""
+"""Whether rows contain all events of a metric. Readers compute it; it is not stored."""
 KINDS = (CHANGES, WHOLE)

@@ -1,7 +1,7 @@
 """Metrics by `expression`: computed from the answers of other metrics of the aggregation, after merging.
 
 They store nothing. Roll-ups, hopping windows, live updates, the results topic and anomaly rules read answers from one
-SQL (`windows.answer_columns`), so a ratio is that of the merged metrics everywhere.
+SQL (`windows.answer_columns`), so a ratio is everywhere the ratio of the merged metrics.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tidemill_contract.functions.base import Function, Metric
 from tidemill_contract.functions.registry import FUNCTIONS
 
 EXPRESSION = "expression"
-"""What stands in place of a function's name."""
+"""The function's name in a metric that has an expression instead."""
 
 
 def is_composed(metric: Metric) -> bool:
@@ -24,20 +24,20 @@ def is_composed(metric: Metric) -> bool:
 
 
 def operands(metric: Metric) -> frozenset[str]:
-    """Return the names of the metrics that a metric is directly computed from; none if it has a function."""
+    """Return the names of the metrics in a metric's expression; none if it has a function."""
     text = getattr(metric, EXPRESSION) if is_composed(metric) else None
     return columns(text) if text else frozenset()
 
 
 def in_order(metrics: Mapping[str, Metric], name: str) -> list[str]:
-    """Return a metric and all that it is computed from, each after what it needs itself.
+    """Return the names of a metric and of all metrics that it is computed from, operands before their results.
 
     Args:
-        metrics: those of the aggregation by name.
-        name: of one of them.
+        metrics: the aggregation's metrics by name.
+        name: the name of one of them.
 
     Raises:
-        ExpressionError: one is needed that is not there, or one needs itself.
+        ExpressionError: a metric is computed from itself.
     """
     found: dict[str, None] = {}
     _visit(metrics, name, (), found)
@@ -49,7 +49,7 @@ def _visit(metrics: Mapping[str, Metric], name: str, path: tuple[str, ...], foun
         circle = " → ".join([*path[path.index(name) :], name])
         raise ExpressionError(f"the metric is computed from itself ({circle}); take one of them out")
     if name in found or name not in metrics:
-        return  # what is not there is told where its name is compiled
+        return  # a missing metric is reported when its name is compiled
     for operand in sorted(operands(metrics[name])):
         _visit(metrics, operand, (*path, name), found)
     found[name] = None
@@ -59,12 +59,12 @@ def composed_type(metrics: Mapping[str, Metric], types: Mapping[str, str], name:
     """Return the spec type of a metric by expression.
 
     Args:
-        metrics: those of the aggregation by name.
-        types: the types of the answers of those with a function by name; those without one are left out.
-        name: of one of them.
+        metrics: the aggregation's metrics by name.
+        types: the answer types of the metrics that have a function, by name.
+        name: the name of a metric by expression.
 
     Raises:
-        ExpressionError: its expression is not valid.
+        ExpressionError: the expression is not valid.
     """
     kinds = dict(types)
     for needed in in_order(metrics, name):
@@ -74,12 +74,12 @@ def composed_type(metrics: Mapping[str, Metric], types: Mapping[str, str], name:
 
 
 def composed_sql(metrics: Mapping[str, Metric], answers: Mapping[str, tuple[str, str]], name: str) -> str:
-    """Return the SQL of a metric by expression: a subselect that computes everything that it needs once.
+    """Return the SQL of a metric by expression: a subselect that computes every operand once.
 
     Args:
-        metrics: those of the aggregation by name.
-        answers: type and SQL of the answers of those with a function by name.
-        name: of one of them; its expression is valid.
+        metrics: the aggregation's metrics by name.
+        answers: type and SQL of the answers of the metrics that have a function, by name.
+        name: the name of a metric by expression, which is valid.
     """
     kinds = {needed: kind for needed, (kind, _) in answers.items()}
     order = in_order(metrics, name)
@@ -105,10 +105,10 @@ def _compiled(metrics: Mapping[str, Metric], metric: Metric, kinds: Mapping[str,
 
 
 def _check_operand(metrics: Mapping[str, Metric], name: str) -> None:
-    """Refuse what is no single value in SQL: lists, and what is read from a sketch.
+    """Refuse metrics whose answer is not a single value in SQL: lists, and answers decoded from a sketch.
 
     Raises:
-        ExpressionError: the metric is such a one.
+        ExpressionError: the metric is one of these.
     """
     metric = metrics.get(name)
     if metric is None or is_composed(metric):
@@ -124,7 +124,7 @@ def _operand(name: str, kind: str) -> Value:
 
 
 def function_operands(metrics: Sequence[Metric], name: str) -> Iterator[Metric]:
-    """Yield the metrics with a function that a metric is computed from; itself if it has one."""
+    """Yield the metrics with a function that a metric is computed from; the metric itself if it has a function."""
     by_name = {metric.name: metric for metric in metrics}
     for needed in in_order(by_name, name):
         if not is_composed(by_name[needed]):

@@ -1,4 +1,4 @@
-"""Counts of events: of all, of those in which a field is not null, and of those between bounds."""
+"""Counts: of all events, of events in which a field is not null, and of values between bounds."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def _total(column: StoredColumn) -> str:
 
 
 COUNT = PartialKind(name="count", sql_type=always("bigint"), merge=_added, rollup=_total)
-"""Events; every row has it."""
+"""The number of events. Every row has it."""
 VALUES = PartialKind(name="n", sql_type=always("bigint"), merge=_added, rollup=_total)
-"""Events in which the field is not null."""
+"""The number of events in which the field is not null."""
 
 
 def _between(column: StoredColumn, old: str, new: str) -> str:
@@ -45,7 +45,7 @@ def _between(column: StoredColumn, old: str, new: str) -> str:
 
 
 def _all_between(column: StoredColumn) -> str:
-    # Arrays of one length are put together to one of two dimensions, which unnest reads row by row.
+    # array_agg makes a two-dimensional array from arrays of the same length; unnest reads it row by row.
     rows = f"unnest(array_agg({column.quoted}) FILTER (WHERE {column.quoted} IS NOT NULL))"
     place = f"mod(u.n - 1, {len(column.bounds) + 1})"
     totals = f"SELECT {place} AS place, sum(u.v)::bigint AS total FROM {rows} WITH ORDINALITY AS u (v, n) GROUP BY 1"
@@ -53,7 +53,7 @@ def _all_between(column: StoredColumn) -> str:
 
 
 BETWEEN = PartialKind(name="histogram", sql_type=always("bigint[]"), merge=_between, rollup=_all_between)
-"""Values below the first bound, from each bound to the next, and from the last on."""
+"""The number of values below the first bound, between each bound and the next, and from the last bound on."""
 KINDS = (COUNT, VALUES, BETWEEN)
 
 
@@ -61,25 +61,25 @@ class Count(Function):
     """The number of events."""
 
     name = "count"
-    value = "events; with `field` those in which it is not null"
+    value = "the number of events; with `field`, of events in which the field is not null"
     alone = True
     zero_filled = True
 
     def needs(self, metric: Metric) -> tuple[Need, ...]:
-        """Its own column, or that of the field."""
+        """Return the field's count, or without a field the count of events."""
         return (Need(VALUES if metric.field else COUNT, metric.field),)
 
     def answer(self, merged: Merged) -> str:
-        """The one column that there is."""
+        """Return the only column."""
         (column,) = merged.columns.values()
         return column
 
     def answer_type(self, field_type: str | None) -> str:
-        """A whole number."""
+        """Return `integer`."""
         return "integer"
 
     def answer_range(self, field_type: str | None) -> tuple[float, float]:
-        """There are no fewer than none."""
+        """Return 0 and infinity: a count is never negative."""
         return 0.0, math.inf
 
 
@@ -90,7 +90,7 @@ def _ascending(bounds: list[float] | None) -> list[float] | None:
 
 
 class HistogramParameters(Parameters):
-    """Which bounds."""
+    """The bounds of a histogram."""
 
     remedies: ClassVar[Mapping[str, str]] = {"bounds": "add some in ascending order, such as bounds: [10, 100, 1000]"}
 
@@ -100,16 +100,16 @@ class HistogramParameters(Parameters):
 
 
 class Histogram(Function):
-    """How many values are between bounds."""
+    """The number of values between each bound and the next."""
 
     name = "histogram"
-    value = "with ascending `bounds` (1 to 64): how many values are below the first, from each to the next, and beyond"
+    value = "with ascending `bounds` (1 to 64): the number of values below the first, between two, and from the last on"
     takes = NUMERIC
     parameters = HistogramParameters
     example: ClassVar[Mapping[str, Any]] = {"bounds": [-10, 0, 0.5, 1000]}
     item = Item(
         "HistogramBucket",
-        "What a histogram metric lists: how many values are at least `from` and less than `to`; null: no bound.",
+        "An item of a histogram: the number of values that are at least `from` and less than `to`; null: no bound.",
         {
             "from": {"anyOf": [{"type": "number"}, {"type": "null"}]},
             "to": {"anyOf": [{"type": "number"}, {"type": "null"}]},
@@ -118,20 +118,20 @@ class Histogram(Function):
     )
 
     def needs(self, metric: Metric) -> tuple[Need, ...]:
-        """Other bounds are another column."""
+        """Return one column; each list of bounds has a column of its own."""
         bounds = tuple(map(float, HistogramParameters.of(metric).bounds))
         return (Need(BETWEEN, metric.field, bounds=bounds),)
 
     def answer(self, merged: Merged) -> str:
-        """The counts."""
+        """Return the array of counts."""
         return merged.columns["histogram"]
 
     def answer_type(self, field_type: str | None) -> str:
-        """A list."""
+        """Return `array`."""
         return "array"
 
     def decoder(self, metric: Metric, field_type: str | None) -> Callable[[Any], Any]:
-        """What tells the bounds of each count."""
+        """Return a decoder that adds the bounds to each count."""
         bounds = HistogramParameters.of(metric).bounds
         edges = list(pairwise([None, *bounds, None]))
 

@@ -1,10 +1,10 @@
-"""How far values are spread: variance and standard deviation, of the population. Their SQL is in `spread`."""
+"""Variance and standard deviation of the population. The SQL of their columns is in `variance_sql`."""
 
 from __future__ import annotations
 
 import math
 
-from tidemill_contract.functions import spread
+from tidemill_contract.functions import variance_sql
 from tidemill_contract.functions.base import NUMERIC, Function, Merged, PartialKind, StoredColumn, always
 from tidemill_contract.functions.counting import VALUES
 from tidemill_contract.functions.doubles import divided, finite
@@ -12,10 +12,10 @@ from tidemill_contract.functions.doubles import divided, finite
 
 def _of(name: str, *, refining: bool = False) -> PartialKind:
     def merged(column: StoredColumn, old: str, new: str) -> str:
-        return spread.merged(name, column.sibling, old, new)
+        return variance_sql.merged(name, column.sibling, old, new)
 
     def rollup(column: StoredColumn) -> str:
-        return spread.rolled(name, column.sibling)
+        return variance_sql.rolled(name, column.sibling)
 
     return PartialKind(name=name, sql_type=always("double precision"), merge=merged, rollup=rollup, refining=refining)
 
@@ -25,35 +25,35 @@ KINDS = (MEAN, LOW, M2)
 
 
 class Variance(Function):
-    """The population's variance."""
+    """The variance of a field's values, as of a population."""
 
     name = "variance"
-    value = "the population's"
+    value = "the variance of the population"
     error = "1e-9 relative"
     takes = NUMERIC
     kinds = (VALUES, MEAN, LOW, M2)
 
     def answer(self, merged: Merged) -> str:
-        """M2 by the count."""
+        """Return M2 divided by the count."""
         return divided(finite(merged.columns["m2"]), merged.columns["n"])
 
     def answer_type(self, field_type: str | None) -> str:
-        """A double."""
+        """Return `number`."""
         return "number"
 
     def answer_range(self, field_type: str | None) -> tuple[float, float]:
-        """Squares add up to no less than nothing."""
+        """Return 0 and infinity: a variance is never negative."""
         return 0.0, math.inf
 
 
 class StandardDeviation(Variance):
-    """The root of the variance."""
+    """The standard deviation: the square root of the variance."""
 
     name = "stddev"
-    value = "the root of `variance`"
+    value = "the square root of `variance`"
 
     def answer(self, merged: Merged) -> str:
-        """The root of it."""
+        """Return the square root of the variance."""
         return f"sqrt({super().answer(merged)})"
 
 

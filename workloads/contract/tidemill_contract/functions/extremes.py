@@ -1,4 +1,4 @@
-"""The least and the greatest value of a field."""
+"""The smallest and the largest value of a field."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ KINDS = (MIN, MAX)
 
 
 class Least(Function):
-    """The least value of a field."""
+    """The smallest value of a field."""
 
     name = "min"
-    value = "the least value"
+    value = "the smallest value"
     takes = ORDERED
     kinds = (MIN,)
 
     def answer(self, merged: Merged) -> str:
-        """The column."""
+        """Return the column of the smallest value."""
         return merged.columns["min"]
 
 
 class Greatest(Function):
-    """The greatest value of a field."""
+    """The largest value of a field."""
 
     name = "max"
-    value = "the greatest value"
+    value = "the largest value"
     takes = ORDERED
     kinds = (MAX,)
 
     def answer(self, merged: Merged) -> str:
-        """The column."""
+        """Return the column of the largest value."""
         return merged.columns["max"]
 
 

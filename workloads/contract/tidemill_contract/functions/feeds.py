@@ -1,7 +1,8 @@
-"""Since when writers feed each partial column of a window table, and which stored rows are whole for a metric.
+"""When processors began and stopped filling each partial column, and which rows contain all events of a metric.
 
-A column that came later lacks the events that were counted before. So the sets of fed columns are numbered (layouts),
-each row has the least layout of its writers in `_since`, and `_aggregations` says which layout a column came with.
+A column that was added later lacks the events counted before. So each set of filled columns has a number, its layout.
+Each row stores in `_since` the lowest layout of the processors that wrote it, and `_aggregations` stores the layout
+that each column was added with.
 """
 
 from __future__ import annotations
@@ -16,25 +17,30 @@ from tidemill_contract.functions.partials import AggregationLayout, needed_colum
 from tidemill_contract.times import rfc3339_ms
 
 SINCE = "_since"
-"""Column of every window table."""
+"""The column of every window table with the lowest layout of a row's writers."""
 
 
 @dataclass(frozen=True)
 class Feed:
-    """When one column was fed; by default from the table's first row on.
+    """The layouts in which processors fill one column; by default all of them.
 
     Attributes:
-        since: the layout from which on writers feed it; None: they do not any more.
-        before: earlier times: the layout that it came with, and what was closed when it left (epoch ms).
+        since: the first layout that fills it now; None: it is no longer filled.
+        before: earlier periods, each as the layout that added the column and the `closed_until` (epoch ms) of the
+            moment when it was removed.
     """
 
     since: int | None = 0
     before: tuple[tuple[int, int], ...] = ()
 
     def condition(self, end: str) -> str | None:
-        """SQL over a stored row, whose end is SQL too: all its events are in the column; None: so it is for every row.
+        """Return the SQL condition that the column contains all events of a row; None: true for every row.
 
-        Whatever was closed when the column left took no event after that, so only those who wrote before count.
+        A window that was closed when the column was removed took no event after that. So only its writers before the
+        removal matter.
+
+        Args:
+            end: SQL for the end of the row's window.
         """
         if self.since == 0:
             return None
@@ -44,7 +50,7 @@ class Feed:
         return f"({' OR '.join(found)})" if found else "false"
 
     def left(self, closed_until: int | None) -> Feed:
-        """After writers stopped feeding it."""
+        """Return the feed after processors have stopped filling the column."""
         if self.since is None or closed_until is None:
             return replace(self, since=None)
         return Feed(None, (*self.before, (self.since, closed_until)))
@@ -52,11 +58,11 @@ class Feed:
 
 @dataclass(frozen=True)
 class Feeds:
-    """Which columns of a window table are fed.
+    """The columns of a window table that processors fill.
 
     Attributes:
-        layout: number of the present set; it grows with every change.
-        columns: by name, those that are not fed from the first row on.
+        layout: the number of the current set of columns. It grows with every change.
+        columns: the columns that were not filled from the first row on, by name.
     """
 
     layout: int = 0
@@ -64,7 +70,7 @@ class Feeds:
 
     @classmethod
     def read(cls, layout: int | None, fed: Mapping[str, Any] | None) -> Feeds:
-        """From the columns `layout` and `fed` of `_aggregations`; None: an older schema, which has neither."""
+        """Read the columns `layout` and `fed` of `_aggregations`; None: an older schema has neither."""
         columns = {
             name: Feed(item["since"], tuple((since, until) for since, until in item["before"]))
             for name, item in (fed or {}).items()
@@ -73,24 +79,24 @@ class Feeds:
 
     @property
     def fed(self) -> str:
-        """As JSON, the same for equal ones."""
+        """The columns as JSON; equal feeds give equal texts."""
         columns = {name: {"since": feed.since, "before": feed.before} for name, feed in self.columns.items()}
         return json.dumps(columns, sort_keys=True)
 
     def of(self, column: str) -> Feed:
-        """When a column was fed."""
+        """Return the feed of a column."""
         return self.columns.get(column, Feed())
 
     def changed(
         self, known: Collection[str], wanted: Collection[str], *, there: Collection[str], closed_until: int | None
     ) -> Feeds:
-        """After writers were told to feed another set of columns; the same if it is none.
+        """Return the feeds after the set of filled columns has changed; unchanged if the set is the same.
 
         Args:
-            known: columns that the table was planned with last.
-            wanted: columns to be fed from now on.
-            there: columns that the table has; what it has lost comes back empty.
-            closed_until: windows that end by it take no more events (epoch ms); None: none is closed.
+            known: the columns of the table's last plan.
+            wanted: the columns that processors fill from now on.
+            there: the columns that the table has now. A column that was lost is added again, empty.
+            closed_until: windows that end by this take no more events (epoch ms); None: no window is closed.
         """
         fed = {column for column in known if column in there and self.of(column).since is not None}
         came, gone = set(wanted) - fed, fed - set(wanted)
@@ -104,13 +110,13 @@ class Feeds:
         return Feeds(layout, columns)
 
     def of_writer(self, columns: Collection[str]) -> int:
-        """What a writer of these columns notes in `_since`: the layout before the first one that it cannot fill."""
+        """Return what a writer of these columns stores in `_since`: the last layout of which it fills every column."""
         missing = [f.since for name, f in self.columns.items() if f.since is not None and name not in columns]
         return min(missing) - 1 if missing else self.layout
 
 
 def guarded(plan: AggregationLayout, feeds: Feeds) -> AggregationLayout:
-    """The layout as it is read: each metric is null where rows lack some of its events; the same if none can."""
+    """Return the layout for readers, in which a metric is null if any of its rows lacks some of its events."""
     whole = []
     metrics = [metric for metric, _ in plan.metrics]
     for metric in metrics:

@@ -1,8 +1,8 @@
-"""The value of one event of a window: the first, the last, or the one where another field is least or greatest.
+"""The value of one event of a window: the first, the last, or the event in which another field is smallest or largest.
 
-Beside a value stands where its event was: an array of event time, its microseconds, epoch, partition and offset. Rows
-from before there were microseconds compare by their milliseconds, and a tie within one is broken either way. Where
-another field decides, its value stands there too, and of equal ones the earliest event counts.
+Each value is stored with the position of its event: an array of event time, its microseconds, epoch, partition and
+offset. Older rows have no microseconds. They compare by milliseconds, and a tie within one may go either way. `min_by`
+and `max_by` also store the value of the other field; of events with equal values the earliest counts.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tidemill_contract.functions.base import (
 
 
 def _of(name: str, *, earlier: str, pairwise: str, function: str, direction: str) -> tuple[PartialKind, PartialKind]:
-    """The value, and where its event was."""
+    """Return two kinds: the value, and the position of its event."""
 
     def merged(column: StoredColumn, old: str, new: str) -> str:
         a, b, at = f"{old}.{column.quoted}", f"{new}.{column.quoted}", column.sibling(f"{name}_at")
@@ -55,7 +55,7 @@ LAST = _of("last", earlier=">", pairwise="greatest", function="max", direction="
 
 
 def _ranked(name: str, *, better: str, direction: str) -> tuple[PartialKind, PartialKind, PartialKind]:
-    """The value, the other field's value, and where the event was."""
+    """Return three kinds: the value, the other field's value, and the position of their event."""
 
     def merged(column: StoredColumn, old: str, new: str) -> str:
         key, at = column.sibling(f"key_{name}"), column.sibling(f"at_{name}")
@@ -74,7 +74,8 @@ def _ranked(name: str, *, better: str, direction: str) -> tuple[PartialKind, Par
         return best(column, column.quoted)
 
     def place(column: StoredColumn) -> str:
-        return f"{best(column, f'{column.quoted}::text')}::bigint[]"  # an array of arrays has no array in it
+        # As texts: array_agg of arrays gives an array of two dimensions, whose [1] is null.
+        return f"{best(column, f'{column.quoted}::text')}::bigint[]"
 
     return (
         PartialKind(name=name, sql_type=like_field, merge=merged, rollup=rollup, ordered=True),
@@ -89,62 +90,62 @@ KINDS = (*FIRST, *LAST, *LOWEST, *HIGHEST)
 
 
 class First(Function):
-    """The earliest value of a field."""
+    """The value of the earliest event."""
 
     name = "first"
-    value = "the earliest by event time to the microsecond, ties by partition and offset"
+    value = "the earliest value by event time, to the microsecond; equal times are ordered by partition and offset"
     kinds = FIRST
 
     def answer(self, merged: Merged) -> str:
-        """The value's column."""
+        """Return the column of the value."""
         return merged.columns["first"]
 
 
 class Last(Function):
-    """The latest value of a field."""
+    """The value of the latest event."""
 
     name = "last"
-    value = "the latest likewise"
+    value = "the latest value, in the same order"
     kinds = LAST
 
     def answer(self, merged: Merged) -> str:
-        """The value's column."""
+        """Return the column of the value."""
         return merged.columns["last"]
 
 
 class RankedParameters(Parameters):
-    """Which field decides."""
+    """The field that chooses the event."""
 
     fields: ClassVar[Mapping[str, tuple[str, ...]]] = {"by": ORDERED}
     remedies: ClassVar[Mapping[str, str]] = {"by": "name the field or derive that is to be least or greatest"}
 
-    by: Name = Field(description="Field or derive that is least or greatest where the value is taken.")
+    by: Name = Field(description="Field or derive that chooses the event whose value is taken.")
 
 
 class MinBy(Function):
-    """The value where another field is least."""
+    """The value in the event in which another field is smallest."""
 
     name = "min_by"
-    value = "the value where the field `by` is least, of equal ones the earliest; events without either are skipped"
+    value = "the value of the event with the smallest `by` (of several, the earliest); both fields must not be null"
     parameters = RankedParameters
     kinds = LOWEST
 
     def needs(self, metric: Metric) -> tuple[Need, ...]:
-        """All three, of both fields."""
+        """Return three columns: the value, the value of `by`, and the position of the event."""
         by, (value, key, place) = RankedParameters.of(metric).by, self.kinds
         field = metric.field
         return Need(value, field, by=by), Need(key, field, by=by, source=by), Need(place, field, by=by)
 
     def answer(self, merged: Merged) -> str:
-        """The value's column."""
+        """Return the column of the value."""
         return merged.columns[self.kinds[0].name]
 
 
 class MaxBy(MinBy):
-    """The value where another field is greatest."""
+    """The value in the event in which another field is largest."""
 
     name = "max_by"
-    value = "likewise where `by` is greatest"
+    value = "the same with the largest `by`"
     kinds = HIGHEST
 
 

@@ -1,7 +1,7 @@
 """Mergeable partial aggregates: which columns a metric needs, how two rows merge, how rows roll up.
 
-One algebra for all: the operator makes the columns, the processor fills and merges them, the API rolls them up. SQL
-text only, no database: every identifier is a validated name in double quotes.
+The operator creates the columns, the processor fills and merges them, the API rolls them up. This module writes SQL
+text and uses no database. Every identifier in it is a validated name in double quotes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.expressions.normal import normal_form
-from tidemill_contract.functions import spread
+from tidemill_contract.functions import variance_sql
 from tidemill_contract.functions.base import EXACT_INTEGERS, SQL_TYPES, Metric, Need
 from tidemill_contract.functions.bookkeeping import REVISION
 from tidemill_contract.functions.composed import composed_type, is_composed
@@ -52,19 +52,19 @@ __all__ = [
 if TYPE_CHECKING:
     Kind = str
 else:
-    Kind = Literal[(*KINDS, *spread.SCRATCH)]
-    """First part of a column's name."""
+    Kind = Literal[(*KINDS, *variance_sql.SCRATCH)]
+    """The first part of a column's name."""
 
 _MAX_LABEL = 46
-"""Bytes of a column's name beside its kind: Postgres takes 63 in all."""
+"""Most bytes of a column's name besides its kind. Postgres allows names of 63 bytes."""
 _NUMBERS: Mapping[str, str] = defaultdict(lambda: "number")
-"""Types of fields where only names are asked for."""
+"""Field types for callers that need only the names of columns, which do not depend on them."""
 SKETCHES = frozenset(name for name, kind in KINDS.items() if kind.sketch)
 ORDERED_KINDS = frozenset(name for name, kind in KINDS.items() if kind.ordered)
 
 
 def quote(identifier: str) -> str:
-    """A quoted SQL identifier. Names are validated before they come here; a double quote would be a defect."""
+    """Return a quoted SQL identifier. Callers validate names before; a double quote in one would be a defect."""
     if '"' in identifier or "\0" in identifier:
         raise ValueError(f"not an identifier: {identifier!r}")
     return f'"{identifier}"'
@@ -72,23 +72,25 @@ def quote(identifier: str) -> str:
 
 @lru_cache(maxsize=4096)
 def column_of(kind: Kind, field: str) -> str:
-    """The name of the column that holds `kind` of a field, unquoted: another one for every kind and field.
+    """Return the unquoted name of the column that stores `kind` of a field. It is unique for each kind and field.
 
-    `_<kind>_<field>`. Where that reads as a longer kind (`last` of `at_home`, `last_at` of `home`), the field is set
-    off by one more underscore, with which no field begins: `_last__at_home`.
+    The name is `_<kind>_<field>`. If that could also be a longer kind of another field (`last` of `at_home`,
+    `last_at` of `home`), a second underscore precedes the field: `_last__at_home`. No field begins with an underscore.
     """
     plain = f"_{kind}_{field}"
-    ambiguous = any(len(other) > len(kind) and plain.startswith(f"_{other}_") for other in (*KINDS, *spread.SCRATCH))
+    ambiguous = any(
+        len(other) > len(kind) and plain.startswith(f"_{other}_") for other in (*KINDS, *variance_sql.SCRATCH)
+    )
     return f"_{kind}__{field}" if ambiguous else plain
 
 
 @dataclass(frozen=True)
 class Conditional:
-    """The values of a field in the events that fulfil a condition, as a column of frames.
+    """A column of a batch's frame: the values of a field in the events that fulfil a condition.
 
     Attributes:
         where: the condition, normalised.
-        field: None: the events themselves.
+        field: the field; None: the column only marks the events.
     """
 
     where: str
@@ -96,25 +98,25 @@ class Conditional:
 
     @property
     def condition(self) -> str:
-        """Name of the frame's column that is true where the condition is, else null. No field has a `?` in its name."""
+        """Name of the frame's column that is true where the condition is, else null. A field's name never has a `?`."""
         return f"?{hashlib.sha256(self.where.encode()).hexdigest()[:16]}"
 
     @property
     def column(self) -> str:
-        """Name of the frame's column that has the field's values there, else null."""
+        """Name of the frame's column with the field's value where the condition is true, else null."""
         return f"{self.field or ''}{self.condition}"
 
 
 @dataclass(frozen=True)
 class Partial:
-    """One stored column of partial results: what it holds (`kind`) of which field.
+    """One stored column of partial results: its kind, and the field that it is computed from.
 
     Attributes:
-        listed: of frequent values, how many are asked for at most.
-        by: a second field that the column is told apart by.
-        bounds: of counts between bounds, these.
-        noted: the field whose values it holds, and its spec type; None: values of no field.
-        where: the normalised condition of the events that it is of; None: all events.
+        listed: the greatest number of frequent values that a metric lists.
+        by: a second field. Columns with the same `field` and a different `by` are different columns.
+        bounds: the bounds of a histogram.
+        noted: the field whose values the column holds, and its spec type; None: it holds no field's values.
+        where: the normalised condition that an event must fulfil to count; None: all events count.
     """
 
     kind: Kind
@@ -128,18 +130,18 @@ class Partial:
 
     @property
     def column(self) -> str:
-        """The column's name; spec names cannot start with an underscore, so it collides with none."""
+        """The column's name. It begins with an underscore, so that it differs from every name in a spec."""
         plain = self.field is None and self.where is None
         return f"_{self.kind}" if plain else column_of(self.kind, self._label)
 
     @property
     def source(self) -> str:
-        """The column of frames that it is computed from, unless it is of all events."""
+        """The frame's column that the partial is computed from, unless it counts all events."""
         return str(self.field) if self.where is None else Conditional(self.where, self.field).column
 
     @property
     def _label(self) -> str:
-        """What the column is told apart by within its kind: no field has a dot in its name."""
+        """The part of the name that differs between columns of a kind. A dot marks more than a field's name."""
         field = self.field or ""
         if self.by is None and not self.bounds and self.where is None:
             return field
@@ -152,34 +154,35 @@ class Partial:
 
     @property
     def quoted(self) -> str:
-        """The column's name as SQL has it."""
+        """The column's name in double quotes."""
         return quote(self.column)
 
     def sibling(self, kind: Kind) -> str:
-        """The quoted column of the same field with another kind."""
+        """Return the quoted name of the column that stores `kind` for the same field."""
         return quote(column_of(kind, self._label))
 
 
 def own_partial(kind: Literal["min", "max"], name: str, sql_type: str) -> Partial:
-    """A partial of our own, merged beside those of fields; no field begins with a digit."""
+    """Return a partial for internal use, merged like those of fields. A digit before its name makes it unique."""
     return Partial(kind, f"0{name}", sql_type)
 
 
 @dataclass(frozen=True)
 class AggregationLayout:
-    """What an aggregation's window table looks like and how its SQL reads.
+    """The columns of an aggregation's window table, and the lengths of its windows.
 
     Attributes:
         group_by: group columns with their field types, in the spec's order.
         partials: stored partial columns, without repeats; `_count` is always first.
-        metrics: the metrics as the spec has them, with the types of their fields; one by expression with its own type.
-        size_ms: window length, of sessions the longest; pane_ms: stored row's length (hop for hopping windows, else
-            size), of sessions how finely they close.
-        gap_ms: the silence that ends a session; None: windows are cut by the clock.
-        reopen_ms: how long after its end a closed window still takes late events; None: it takes none. Rows then count
-            their reopenings.
-        whole: metrics that some rows lack events of, with SQL that tells of a stored row whether it has them all
-            (see `feeds`). Only readers have it; such a metric is null where it does not hold for every row.
+        metrics: the spec's metrics with the types of their fields; a metric by expression with the type of its answer.
+        size_ms: the length of a window; of sessions the greatest length.
+        pane_ms: the length of a stored row: the hop of hopping windows, otherwise the size. Sessions are closed in
+            steps of this length.
+        gap_ms: the silence that ends a session; None: the windows are no sessions.
+        reopen_ms: how long after its end a closed window still takes late events; None: never. If it does, each row
+            counts how often that happened.
+        whole: metrics of which some rows may lack events, each with the SQL condition that a stored row has them all
+            (see `feeds`). Only readers set it. The metric is null if the condition is false for any row.
     """
 
     name: str
@@ -195,7 +198,7 @@ class AggregationLayout:
 
     @property
     def sessions(self) -> bool:
-        """Whether windows are as long as activity lasts; rows then have a `window_end`."""
+        """Whether windows are sessions; their rows have a `window_end`."""
         return self.gap_ms is not None
 
     @property
@@ -205,53 +208,57 @@ class AggregationLayout:
 
     @property
     def spread_ms(self) -> int:
-        """How long after a window's start the last of its stored rows starts; 0: a window is one row."""
+        """The time from the start of a window to the start of its last stored row; 0: a window is one row."""
         return 0 if self.sessions else self.size_ms - self.pane_ms
 
     @property
     def reach_ms(self) -> int:
-        """How long before an event the windows that it is in may start, less than a pane."""
+        """The longest time from the start of a window to the pane of an event in it."""
         return self.size_ms if self.sessions else self.spread_ms
 
     @property
     def end_sql(self) -> str:
-        """SQL of a window's end, over a row with `window_start` (and, of sessions, `window_end`)."""
+        """SQL for a window's end, over a row with `window_start` (and for sessions `window_end`)."""
         return "window_end" if self.sessions else f"window_start + interval '{self.size_ms} milliseconds'"
 
     def shut(self, closed_until: int | None) -> int | None:
-        """Windows that end by this (epoch ms) take no more events; those that end by `closed_until` are closed."""
+        """Return the time (epoch ms) up to which windows take no more events; later than that, closed ones may reopen.
+
+        Args:
+            closed_until: windows that end by this are closed (epoch ms); None: none is closed.
+        """
         return closed_until if closed_until is None or self.reopen_ms is None else closed_until - self.reopen_ms
 
     @property
     def key_columns(self) -> tuple[str, ...]:
-        """Columns of the unique key, unquoted. `_after` keeps what came late for some windows of a pane apart."""
+        """Columns of the unique key, unquoted. `_after` separates events that came too late for some windows."""
         after = ("_after",) if self.hopping else ()
         return (*(name for name, _ in self.group_by), "window_start", *after)
 
     @property
     def merged(self) -> tuple[Partial, ...]:
-        """What is merged to answer: the partials, and of some metrics whether they are whole."""
+        """The columns that an answer merges: the partials, and for some metrics whether all events are there."""
         return (*self.partials, *(whole_partial(metric) for metric, _ in self.whole))
 
     @property
     def stored(self) -> list[str]:
-        """The same of a stored row, as items of a SELECT."""
+        """The columns of `merged` for a stored row, as items of a SELECT."""
         told = [f"{condition} AS {quote(whole_partial(metric).column)}" for metric, condition in self.whole]
         return [*(quote(p.column) for p in self.partials), *told]
 
 
 def whole_partial(metric: str) -> Partial:
-    """Whether the rows of a window have all events of a metric, as a column that merges like others."""
+    """Return the partial that says whether the rows of a window contain all events of a metric."""
     return Partial("whole", metric, "boolean")
 
 
 def field_types(spec: PipelineSpec, derived: Mapping[str, str]) -> dict[str, str]:
-    """Types of all fields and derives by name; `derived` comes from `expressions.derived_types`."""
+    """Return the types of all fields and derives by name; `derived` comes from `expressions.derived_types`."""
     return {f.name: f.type for f in spec.source.fields} | dict(derived)
 
 
 def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> AggregationLayout:
-    """The layout of a (validated) aggregation."""
+    """Return the layout of a (validated) aggregation."""
     partials: dict[str, Partial] = {"_count": Partial("count", None, "bigint")}
     metrics = _typed(aggregation.metrics, types)
     for metric in aggregation.metrics:
@@ -277,7 +284,7 @@ def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> Aggregatio
 
 
 def _typed(metrics: Sequence[MetricSpec], types: Mapping[str, str]) -> list[tuple[MetricSpec, str | None]]:
-    """The metrics with the types of their fields; one by expression with its own type."""
+    """Return the metrics with the types of their fields; a metric by expression with the type of its answer."""
     by_name = {metric.name: metric for metric in metrics}
     fields = {metric.name: types[metric.field] if metric.field else None for metric in metrics}
     answered = {
@@ -292,10 +299,10 @@ def _typed(metrics: Sequence[MetricSpec], types: Mapping[str, str]) -> list[tupl
 
 
 def needed_partials(metric: Metric, types: Mapping[str, str]) -> list[Partial]:
-    """The stored columns that a metric is made of.
+    """Return the stored columns that a metric needs.
 
     Args:
-        metric: of a validated spec.
+        metric: a metric of a validated spec.
         types: the spec type of each field.
     """
     return [_partial(need, types) for need in _needs(metric)]
@@ -319,42 +326,42 @@ def _partial(need: Need, types: Mapping[str, str]) -> Partial:
 
 
 def needed_columns(metric: Metric) -> list[str]:
-    """The partial columns that a metric is null without."""
+    """Return the partial columns without which a metric is null."""
     return [p.column for p in needed_partials(metric, _NUMBERS) if not KINDS[p.kind].refining]
 
 
 def kept_in_order(metric: Metric) -> bool:
-    """Whether a metric's columns are filled from events in the order of their times."""
+    """Return whether processors must read events in the order of event time to fill a metric's columns."""
     return any(p.kind in ORDERED_KINDS for p in needed_partials(metric, _NUMBERS))
 
 
 def fields_of(metric: Metric) -> set[str]:
-    """The fields that a metric is made of."""
+    """Return the fields that a metric reads."""
     return {field for need in _needs(metric) for field in (need.field, need.by) if field is not None}
 
 
 def conditionals(metric: Metric) -> set[Conditional]:
-    """The conditional columns of frames that a metric is computed from; none if it has no condition."""
+    """Return the frame's conditional columns that a metric is computed from; none if it has no condition."""
     return {Conditional(need.where, need.field) for need in _needs(metric) if need.where is not None}
 
 
 def columns_by_kind(metric: Metric) -> dict[str, str]:
-    """The quoted columns that a metric is made of, by kind."""
+    """Return the quoted columns that a metric needs, by kind."""
     return {p.kind: p.quoted for p in needed_partials(metric, _NUMBERS)}
 
 
 def merge_expression(partial: Partial, old: str = "t", new: str = "EXCLUDED") -> str:
-    """SQL that merges the stored column of row `old` with that of row `new` (aliases), null-safe; it never raises."""
+    """Return SQL that merges the column of row `old` with that of row `new` (aliases). It never raises an error."""
     return KINDS[partial.kind].merge(partial, old, new)
 
 
 def rollup_select(partials: Sequence[Partial], source: str, keys: Sequence[tuple[str, str]]) -> str:
-    """A SELECT that merges many partial rows into one per key; it never raises.
+    """Return a SELECT that merges many partial rows into one per key. It never raises an error.
 
     Args:
         partials: the columns to merge.
         source: a FROM item (table or parenthesised query with an alias) whose columns are the partials.
-        keys: (SQL expression over the source, output name) of each key; none: one row in all.
+        keys: for each key, an SQL expression over the source and the output name; none: all rows become one.
 
     Returns:
         SQL with the output columns: the keys by name, then every partial by its column name.
@@ -362,7 +369,7 @@ def rollup_select(partials: Sequence[Partial], source: str, keys: Sequence[tuple
     names = [quote(name) for _, name in keys]
     selected = [f"{expression} AS {name}" for (expression, _), name in zip(keys, names, strict=True)]
     selected += [quote(p.column) for p in partials]
-    rows = spread.prepared([p.sibling for p in partials if p.kind == "mean"], source, selected, names)
+    rows = variance_sql.prepared([p.sibling for p in partials if p.kind == "mean"], source, selected, names)
     outer = ", ".join([*names, *(f"{KINDS[p.kind].rollup(p)} AS {quote(p.column)}" for p in partials)])
     group = f" GROUP BY {', '.join(names)}" if names else ""
     return f"SELECT {outer} FROM {rows}{group}"

@@ -1,4 +1,4 @@
-"""All aggregate functions and kinds of stored columns; what others know of them is made from here."""
+"""All aggregate functions and all kinds of stored columns, and tables derived from them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ KINDS: Mapping[str, PartialKind] = {kind.name: kind for family in (*_FAMILIES, b
 
 @dataclass(frozen=True)
 class Parameter:
-    """A member of a metric that belongs to some functions.
+    """A parameter of some functions: a member of the metrics that use them.
 
     Attributes:
-        alias: its name in YAML.
-        functions: that take it; `needed`: whether they need it.
-        takes: if it names a field, the types that this may have; None: it names none.
-        remedy: what to do where it is needed and absent.
+        alias: the parameter's name in YAML.
+        functions: the functions that take it.
+        needed: whether these functions need it.
+        takes: the types of the field that it names; None: it does not name a field.
+        remedy: the remedy of the error when it is needed and absent.
     """
 
     name: str
@@ -54,5 +55,5 @@ ZERO_FILLED: tuple[str, ...] = tuple(name for name, function in FUNCTIONS.items(
 
 
 def listed(names: tuple[str, ...] | list[str], word: str = "and") -> str:
-    """Names in a sentence: `a, b and c`."""
+    """Return the names as part of a sentence: `a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"

@@ -1,6 +1,6 @@
-"""Functions of any number of values in some kilobytes: quantiles, distinct counts, frequent values.
+"""Functions that store a sketch of some kilobytes, however many values there are: quantiles, distinct counts, top k.
 
-What SQL answers are a sketch's bytes; `sketches`, which loads numpy, decodes them and is imported only then.
+SQL returns the bytes of a sketch, and `sketches` decodes them. It loads numpy, so it is imported only when needed.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ KINDS = (QUANTILES, UNIQUES, FREQUENT)
 
 
 class QuantileParameters(Parameters):
-    """Which quantile."""
+    """The quantile that is asked for."""
 
     remedies: ClassVar[Mapping[str, str]] = {"q": "add one between 0 and 1, such as q: 0.95"}
 
-    q: float = Field(gt=0, lt=1, description="The quantile, above 0 and below 1; for these there are min and max.")
+    q: float = Field(gt=0, lt=1, description="The quantile, above 0 and below 1; for 0 and 1 use min and max.")
 
 
 class Quantile(Function):
@@ -58,7 +58,8 @@ class Quantile(Function):
 
     name = "quantile"
     value = (
-        "with `q`, between 0 and 1 (neither: use `min`, `max`): the smallest value whose rank is at least `q`; a sketch"
+        "with `q`, above 0 and below 1: the smallest value whose rank is at least `q`; a sketch. For 0 and 1 use `min`"
+        " and `max`"
     )
     error = "0.7 % of rank; exact up to 400 values"
     takes = NUMERIC
@@ -67,22 +68,22 @@ class Quantile(Function):
     kinds = (QUANTILES,)
 
     def answer(self, merged: Merged) -> str:
-        """The sketch."""
+        """Return the column of the sketch."""
         return merged.columns["quantiles"]
 
     def answer_type(self, field_type: str | None) -> str:
-        """A double, or an integer that is none."""
+        """Return `number`. The answer is an integer if it is too large for an exact double."""
         return "number"
 
     def decoder(self, metric: Metric, field_type: str | None) -> Callable[[bytes | None], Any]:
-        """What reads the quantile."""
+        """Return a decoder that reads the quantile from the sketch."""
         from tidemill_contract.functions import sketches
 
         return sketches.quantile_reader(QuantileParameters.of(metric).q)
 
 
 class Median(Quantile):
-    """The quantile in the middle."""
+    """The median: the quantile 0.5."""
 
     name = "median"
     value = "`quantile` with `q: 0.5`"
@@ -90,45 +91,45 @@ class Median(Quantile):
     example: ClassVar[Mapping[str, Any]] = {}
 
     def decoder(self, metric: Metric, field_type: str | None) -> Callable[[bytes | None], Any]:
-        """What reads it."""
+        """Return a decoder that reads the median from the sketch."""
         from tidemill_contract.functions import sketches
 
         return sketches.quantile_reader(0.5)
 
 
 class Distinct(Function):
-    """How many different values there are."""
+    """The number of different values."""
 
     name = "distinct"
-    value = "how many different values; a sketch"
+    value = "the number of different values; a sketch"
     error = "2 % (two standard errors); exact for some hundred"
     takes = WITH_STRINGS
     kinds = (UNIQUES,)
     zero_filled = True
 
     def answer(self, merged: Merged) -> str:
-        """The sketch."""
+        """Return the column of the sketch."""
         return merged.columns["uniques"]
 
     def answer_type(self, field_type: str | None) -> str:
-        """A whole number."""
+        """Return `integer`."""
         return "integer"
 
     def answer_range(self, field_type: str | None) -> tuple[float, float]:
-        """There are no fewer than none."""
+        """Return 0 and infinity: a count is never negative."""
         return 0.0, math.inf
 
     def decoder(self, metric: Metric, field_type: str | None) -> Callable[[bytes | None], Any]:
-        """What reads the estimate."""
+        """Return a decoder that reads the estimate from the sketch."""
         from tidemill_contract.functions import sketches
 
         return sketches.read_distinct
 
 
 class TopKParameters(Parameters):
-    """How many values are listed."""
+    """The number of values that are listed."""
 
-    k: int = Field(DEFAULT_K, ge=1, le=100, description=f"How many of the most frequent values; default: {DEFAULT_K}.")
+    k: int = Field(DEFAULT_K, ge=1, le=100, description=f"How many values are listed; default: {DEFAULT_K}.")
 
 
 class TopK(Function):
@@ -143,7 +144,7 @@ class TopK(Function):
     kinds = (FREQUENT,)
     item = Item(
         "FrequentValue",
-        "A value that a topk metric lists: it occurred at most `count` and at least `count - error` times.",
+        "An item of a topk metric: the value occurred at most `count` and at least `count - error` times.",
         {
             "value": {"description": "Of the field's type."},
             "count": {"type": "integer"},
@@ -152,19 +153,19 @@ class TopK(Function):
     )
 
     def needs(self, metric: Metric) -> tuple[Need, ...]:
-        """The sketch has slots for as many as are listed."""
+        """Return one column: a sketch with slots for the number of values that are listed."""
         return (Need(FREQUENT, metric.field, listed=TopKParameters.of(metric).k),)
 
     def answer(self, merged: Merged) -> str:
-        """The sketch."""
+        """Return the column of the sketch."""
         return merged.columns["frequent"]
 
     def answer_type(self, field_type: str | None) -> str:
-        """A list."""
+        """Return `array`."""
         return "array"
 
     def decoder(self, metric: Metric, field_type: str | None) -> Callable[[bytes | None], Any]:
-        """What lists the values."""
+        """Return a decoder that lists the values from the sketch."""
         from tidemill_contract.functions import sketches
 
         return sketches.lister(TopKParameters.of(metric).k, field_type)

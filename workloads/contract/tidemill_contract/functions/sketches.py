@@ -1,4 +1,4 @@
-"""Sketches: quantiles, distinct counts and frequent values of any number of values in some kilobytes, by DataSketches.
+"""Sketches by DataSketches: quantiles, distinct counts and frequent values in some kilobytes, whatever the number.
 
 `quantiles` is a KLL sketch (Karnin, Lang, Liberty 2016, "Optimal quantile approximation in streams") of doubles with
 k = 400: the rank of an answer is off by at most 0.7 % (99 % confidence); up to 400 values it is exact. `uniques` is a
@@ -6,10 +6,10 @@ HyperLogLog sketch (Flajolet et al. 2007, with HIP estimates) of 2^13 registers:
 for the first few hundred values. `frequent` is a frequent items sketch (Anderson et al. 2017, "A high-performance
 algorithm for identifying frequent items in data streams"), see `slots_lg`.
 
-What is stored is a sequence of frames: a sketch's length (4 bytes, big-endian), then the sketch. So two of them merge
-by being put one behind the other, which SQL does; `compact` makes one frame of many. Integers that are no doubles have
-a KLL sketch of 64-bit integers, in frames that begin with `_INTEGERS`: one of each kind is left then. Loads numpy:
-import this module only where a pipeline has such a metric.
+A column stores a sequence of frames. A frame is the length of a sketch (4 bytes, big-endian) and the sketch. So SQL
+merges two values by concatenation, and `compact` later makes one frame of many. Integers beyond the exact range of
+doubles have a KLL sketch of 64-bit integers, in frames that begin with `_INTEGERS`; compacting then leaves one frame of
+each kind. This module loads numpy: import it only where a pipeline has such a metric.
 """
 
 from __future__ import annotations
@@ -31,29 +31,32 @@ from tidemill_contract.times import rfc3339_ms
 QUANTILES_K = 400
 UNIQUES_LG_K = 13
 VALUE_BYTES = 256
-"""A longer text is listed as its beginning, "…" and 16 digits of its SHA-256, so that different ones stay different."""
+"""A longer text is shortened to its beginning, "…" and 16 digits of its SHA-256, so that different texts differ."""
 _SHOWN_BYTES = 200
 _HEADER_BYTES = 4
 _INTEGERS = b"\xff"
-"""No sketch begins with it."""
+"""First byte of a frame of integers. No sketch begins with it."""
 _LONGS = datasketches.PyLongsSerDe()
 _LOAD = 0.75
 _ALL = datasketches.frequent_items_error_type.NO_FALSE_NEGATIVES
 
 
 def slots_lg(listed: int) -> int:
-    """Binary logarithm of the number of slots M that frequent values are kept in, to list `listed` of them.
+    """Return the binary logarithm of M, the number of slots of a sketch from which `listed` values are listed.
 
-    Up to 0.75 M values their counts are exact. Beyond that each is off by at most 3.5 / M of all values, by the
-    library's documentation. M is 16 times `listed`, and at least 512: 0.7 %, as the ranks of quantiles.
+    Up to 0.75 M different values, all counts are exact. Beyond that each is off by at most 3.5 / M of all values,
+    by the library's documentation. M is 16 times `listed`, and at least 512. For 512 that is 0.7 %, as for the ranks
+    of quantiles.
     """
     return max(9, (16 * listed - 1).bit_length())
 
 
 def build(partial: StoredColumn, values: Sequence[Any]) -> bytes | None:
-    """A stored sketch of values: numbers for quantiles, any for others; repeats count only for `frequent`. None: none.
+    """Return a sketch of values, as it is stored; None if there are no values.
 
-    Timestamps come as epoch milliseconds.
+    Args:
+        partial: the column. Quantiles take numbers, other kinds values of any type.
+        values: the values, timestamps as epoch milliseconds. For distinct counts, repeated values may be left out.
     """
     if not len(values):
         return None
@@ -70,19 +73,19 @@ def build(partial: StoredColumn, values: Sequence[Any]) -> bytes | None:
         return _frame(_counted(values, slots_lg(partial.listed)).serialize())
     uniques = datasketches.hll_sketch(UNIQUES_LG_K, datasketches.tgt_hll_type.HLL_4)
     for value in values:
-        # A sketch leaves an empty text out.
+        # The sketch ignores an empty text, so that texts get a prefix.
         uniques.update(f"={value}" if isinstance(value, str) else value)
     return _frame(uniques.serialize_compact())
 
 
 def compact(partial: StoredColumn, stored: bytes) -> bytes:
-    """The same in as few frames as there can be."""
+    """Merge the frames of a stored value into one; integers and doubles of quantiles into one frame each."""
     match partial.kind:
         case "quantiles":
             doubles, integers = _quantiles(stored)
             frames: list[bytes] = [] if doubles.is_empty() else [_frame(doubles.serialize())]
             frames += [] if integers.is_empty() else [_frame(_INTEGERS + integers.serialize(_LONGS))]
-            frames.sort(key=len, reverse=True)  # the first tells how long the whole is at least
+            frames.sort(key=len, reverse=True)  # readers compare the length of the whole with that of the first frame
             return b"".join(frames)
         case "frequent":
             return _frame(_frequent(stored).serialize())
@@ -91,7 +94,7 @@ def compact(partial: StoredColumn, stored: bytes) -> bytes:
 
 
 def quantile_reader(q: float) -> Callable[[bytes | None], float | int | None]:
-    """What reads a quantile off a stored sketch: the smallest value whose rank is at least q; null of null."""
+    """Return a function that reads a quantile from a stored sketch: the smallest value whose rank is at least q."""
 
     def quantile(stored: bytes | None) -> float | int | None:
         if not stored:
@@ -105,7 +108,7 @@ def quantile_reader(q: float) -> Callable[[bytes | None], float | int | None]:
 
 
 def read_distinct(stored: bytes | None) -> int | None:
-    """How many different values a stored sketch has: null of null, zero of what a query filled in (no bytes)."""
+    """Return the number of different values in a stored sketch; None for null, 0 for an empty window (no bytes)."""
     if not stored:
         return None if stored is None else 0
     estimate: float = _uniques(stored).get_estimate()
@@ -113,7 +116,7 @@ def read_distinct(stored: bytes | None) -> int | None:
 
 
 def _quantile(weighted: list[tuple[float | int, int]], q: float) -> float | int:
-    """The smallest value whose rank is at least q, of values with what they weigh."""
+    """Return the smallest value whose rank is at least q, of pairs of a value and its weight."""
     weighted.sort()
     ranks = list(accumulate(weight for _, weight in weighted))
     value, _ = weighted[bisect_left(ranks, math.ceil(q * ranks[-1]))]
@@ -125,14 +128,15 @@ def _same(value: Any) -> Any:
 
 
 def lister(k: int, field_type: str | None) -> Callable[[bytes | None], list[dict[str, Any]] | None]:
-    """What lists the k most frequent values, the most frequent first, equally frequent ones in their own order.
+    """Return a function that lists the k most frequent values of a stored sketch, the most frequent first.
 
-    Each is {value, count, error}: it occurred at most `count` and at least `count - error` times. Whatever is not
-    listed occurred at most as often as the last that is, or as `error` says if fewer than k are. Beyond the slots none
-    is listed if none occurs more often than the error.
+    Equally frequent values are in ascending order. Each item is {value, count, error}: the value occurred at most
+    `count` and at least `count - error` times. A value that is not listed occurred at most as often as the last listed
+    one. If fewer than k are listed, it occurred at most `error` times. If there are more different values than slots,
+    a value that does not occur more often than `error` may be missing, so that the list can be empty.
     """
     read = _READ.get(str(field_type), str)
-    # Times are put in order before they are written: 10:00:00.5Z is less than 10:00:00Z as a text.
+    # Times are sorted as numbers, because as a text 10:00:00.5Z sorts before 10:00:00Z.
     show = rfc3339_ms if field_type == "timestamp" else _same
 
     def topk(stored: bytes | None) -> list[dict[str, Any]] | None:
@@ -158,7 +162,7 @@ _READ: dict[str, Callable[[str], Any]] = {
 
 _WRITE: dict[type, Callable[[Any], str]] = {
     str: lambda value: value if len(value) * 4 <= VALUE_BYTES else _shortened(value),
-    float: lambda value: repr(value + 0.0),  # -0.0 is 0.0
+    float: lambda value: repr(value + 0.0),  # turns -0.0 into 0.0
     bool: {True: "true", False: "false"}.__getitem__,
     int: str,
 }
@@ -174,8 +178,8 @@ def _shortened(text: str) -> str:
 def _counted(values: Sequence[Any], lg: int) -> Any:
     counts = list(Counter(values).items())
     if len(counts) > _LOAD * 2**lg:
-        # Rare ones push each other out before frequent ones come: that keeps most of these. Equal batches give equal
-        # sketches.
+        # Rare values come first, so that they evict each other and not the frequent values. The order also makes equal
+        # batches give equal sketches.
         counts.sort()
         counts.sort(key=lambda pair: pair[1])
     sketch, write = datasketches.frequent_strings_sketch(lg), _WRITE[type(values[0])]
@@ -197,7 +201,7 @@ def _frames(stored: bytes) -> Iterator[bytes]:
 
 
 def _quantiles(stored: bytes) -> tuple[Any, Any]:
-    """The sketch of doubles and that of integers."""
+    """Merge the stored frames into a sketch of doubles and a sketch of integers."""
     doubles, integers = datasketches.kll_doubles_sketch(QUANTILES_K), datasketches.kll_items_sketch(QUANTILES_K)
     for frame in _frames(stored):
         if frame.startswith(_INTEGERS):
@@ -215,9 +219,9 @@ def _uniques(stored: bytes) -> Any:
 
 
 def _frequent(stored: bytes) -> Any:
-    """All frames in one with as many slots as any has: a spec that asked for more or fewer values wrote others.
+    """Merge the stored frames into a sketch with the most slots that any of them has. An edit of `k` changes the slots.
 
-    Frames are sorted, because SQL puts them together in no certain order, and beyond the slots the order matters.
+    Frames are sorted first: SQL concatenates them in any order, and the order matters once the slots are full.
     """
     parts = [datasketches.frequent_strings_sketch.deserialize(frame) for frame in sorted(_frames(stored))]
     parts.sort(key=lambda part: float(part.epsilon))

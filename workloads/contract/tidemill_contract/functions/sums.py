@@ -1,4 +1,4 @@
-"""Sums, and what is made of them by division."""
+"""Sums, and the functions that divide them: averages and rates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _rollup(column: StoredColumn) -> str:
 
 
 SUM = PartialKind(name="sum", sql_type=_sql_type, merge=_merged, rollup=_rollup)
-"""Of integers at any size, of numbers as a double."""
+"""The sum of the field's values: of integers exact at any size, of numbers as a double."""
 KINDS = (SUM,)
 
 
@@ -31,23 +31,23 @@ class Sum(Function):
     """The sum of a field's values."""
 
     name = "sum"
-    value = "of integers at any size; a boolean counts as 0 / 1"
+    value = "the sum, of integers at any size; a boolean counts as 0 or 1"
     error = "exact for integers, 1e-9 relative"
     takes = NUMERIC
     kinds = (SUM,)
     zero_filled = True
 
     def answer(self, merged: Merged) -> str:
-        """The column; null where a double does not hold it."""
+        """Return the sum; of numbers null if it is beyond a double."""
         column = merged.columns["sum"]
         return doubles.finite(column) if merged.field_type == "number" else column
 
     def answer_type(self, field_type: str | None) -> str:
-        """Integers have a whole sum."""
+        """Return `number` for numbers, `integer` for integers and booleans."""
         return "number" if field_type == "number" else "integer"
 
     def answer_range(self, field_type: str | None) -> tuple[float, float]:
-        """Booleans add up to no less than nothing."""
+        """Return the range: a sum of booleans is never negative."""
         return (0.0 if field_type == "boolean" else -math.inf), math.inf
 
 
@@ -61,44 +61,44 @@ class Average(Function):
     kinds = (VALUES, SUM)
 
     def answer(self, merged: Merged) -> str:
-        """The sum, divided."""
+        """Return the sum divided by the count."""
         total = f"{merged.columns['sum']}::double precision"
         return doubles.divided(doubles.finite(total), merged.columns["n"])
 
     def answer_type(self, field_type: str | None) -> str:
-        """A double."""
+        """Return `number`."""
         return "number"
 
     def answer_range(self, field_type: str | None) -> tuple[float, float]:
-        """Of booleans it is a share."""
+        """Return the range: an average of booleans is between 0 and 1."""
         return (0.0, 1.0) if field_type == "boolean" else (-math.inf, math.inf)
 
 
 class Rate(Function):
-    """Events, or the sum of a field, per second of the window."""
+    """The number of events, or the sum of a field, per second of the window."""
 
     name = "rate"
-    value = "events per second of the window; with `field` the sum of it per second"
+    value = "events per second of the window; with `field`, the sum of the field per second"
     error = "1e-9 relative"
     takes = NUMERIC
     alone = True
     zero_filled = True
 
     def needs(self, metric: Metric) -> tuple[Need, ...]:
-        """The sum of its field, or the events."""
+        """Return the sum of the field, or without a field the count of events."""
         return (Need(SUM if metric.field else COUNT, metric.field),)
 
     def answer(self, merged: Merged) -> str:
-        """The one column that there is, divided."""
+        """Return the only column divided by the window's length in seconds."""
         (column,) = merged.columns.values()
         return doubles.per(doubles.finite(f"{column}::double precision"), merged.seconds)
 
     def answer_type(self, field_type: str | None) -> str:
-        """A double."""
+        """Return `number`."""
         return "number"
 
     def answer_range(self, field_type: str | None) -> tuple[float, float]:
-        """Events, and booleans, add up to no less than nothing."""
+        """Return the range: a rate of events or booleans is never negative."""
         return (0.0 if field_type in (None, "boolean") else -math.inf), math.inf
 
 

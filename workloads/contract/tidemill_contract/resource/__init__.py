@@ -1,1 +1,1 @@
-"""The resource: its model, its rules, and how a document is judged."""
+"""The resource AnalyticsPipeline: its model, its rules, and the validation of documents."""

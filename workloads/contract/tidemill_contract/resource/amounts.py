@@ -14,10 +14,10 @@ _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "
 
 
 def parse_bytes(text: str) -> int:
-    """Bytes of an amount such as `512Mi`.
+    """Return the number of bytes of an amount such as `512Mi`.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: the text is not an amount of bytes.
     """
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(Ki|Mi|Gi|k|M|G)?", text, re.ASCII)
     if found is None:

@@ -1,6 +1,6 @@
-"""YAML text to documents, read as kubectl reads it.
+"""Reads YAML text into documents as kubectl does: `y` and `on` are booleans, dates are strings.
 
-`y` and `on` are booleans, dates are strings, a repeated key is a fault.
+A repeated key is a fault.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MAX_NODES = 100_000
 
 
 class DocumentError(ValueError):
-    """A text that is not YAML, or holds no mapping; `faults` says where."""
+    """A text is not YAML, or a document in it is not a mapping. `faults` says where."""
 
     def __init__(self, faults: list[Fault]) -> None:
         super().__init__("\n".join(map(str, faults)))
@@ -29,7 +29,7 @@ _OURS = ("timestamp", "int", "float", "bool")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as kubectl's reader has it."""
+    """A loader for YAML 1.1 with the rules of kubectl's reader."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own protocol
         first: [
@@ -45,7 +45,7 @@ class _Loader(yaml.SafeLoader):
         self.repeated: list[yaml.Node] = []
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """A mapping; a key seen before is noted in `repeated`."""
+        """Return a mapping, and note repeated keys in `repeated`."""
         seen: set[Any] = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
@@ -77,15 +77,27 @@ _Loader.add_constructor(
 
 
 def load_documents(text: str) -> list[dict[str, Any]]:
-    """The documents of a YAML text.
+    """Return the documents of a YAML text.
 
     Raises:
-        DocumentError: it is not YAML, is empty, repeats a key, or a document is not a mapping.
+        DocumentError: the text is not YAML, is empty or repeats a key, or a document is not a mapping.
     """
     if len(text) > MAX_BYTES:
         raise DocumentError(
             [Fault("", ABSENT, f"{len(text)} characters are too many", f"a file takes at most {MAX_BYTES}")]
         )
+    documents, faults = _read(text)
+    if not documents and not faults:
+        faults.append(
+            Fault("", ABSENT, "the file is empty", "write an AnalyticsPipeline, such as crds/examples/flights.yaml")
+        )
+    if faults:
+        raise DocumentError(faults)
+    return documents
+
+
+def _read(text: str) -> tuple[list[dict[str, Any]], list[Fault]]:
+    """Return the documents of a YAML text that are mappings, and the faults of the others."""
     loader = None
     documents: list[dict[str, Any]] = []
     faults: list[Fault] = []
@@ -117,13 +129,7 @@ def load_documents(text: str) -> list[dict[str, Any]]:
     finally:
         if loader is not None:
             loader.dispose()
-    if not documents and not faults:
-        faults.append(
-            Fault("", ABSENT, "the file is empty", "write an AnalyticsPipeline, such as crds/examples/flights.yaml")
-        )
-    if faults:
-        raise DocumentError(faults)
-    return documents
+    return documents, faults
 
 
 def _judge(document: Any, number: int) -> Fault | None:
@@ -142,7 +148,10 @@ def _judge(document: Any, number: int) -> Fault | None:
 
 
 def _count(value: Any, budget: int) -> int:
-    """Values under `value`, aliases counted each time, up to just above `budget`."""
+    """Return the number of values within `value`, or more than `budget` as soon as there are more.
+
+    An alias counts each time that it is used.
+    """
     stack, count = [value], 0
     while stack and count <= budget:
         item = stack.pop()

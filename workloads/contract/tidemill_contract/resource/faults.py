@@ -1,4 +1,4 @@
-"""Faults of a resource: where, what, and what to do. And how values and near-misses are shown in them."""
+"""Faults of a resource: path, value, message and remedy, and how they are written as text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SHOWN = 60
 
 
 class Absent:
-    """The type of ABSENT: a fault without a value to show."""
+    """The type of ABSENT, which stands for the value of a fault that has none."""
 
 
 ABSENT = Absent()
@@ -20,13 +20,13 @@ ABSENT = Absent()
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault.
+    """One fault of a document.
 
     Attributes:
-        path: e.g. `spec.aggregations[0].window.size`; empty: the document as a whole.
-        value: what was found there; ABSENT if nothing was.
-        message: what is wrong with it.
-        remedy: what to do.
+        path: the place, such as `spec.aggregations[0].window.size`; empty: the whole document.
+        value: the value at that place; ABSENT if there is none.
+        message: what is wrong with the value.
+        remedy: how to correct it.
     """
 
     path: str
@@ -35,20 +35,20 @@ class Fault:
     remedy: str
 
     def __str__(self) -> str:
-        """`path: message (got value); remedy`, always on one line."""
+        """Return `path: message (got value); remedy`, always on one line."""
         got = "" if isinstance(self.value, Absent) else f" (got {show(self.value)})"
         where = f"{self.path}: " if self.path else ""
         return one_line(f"{where}{self.message}{got}; {self.remedy}")
 
 
 def one_line(text: str) -> str:
-    """The text with control characters and what cannot be encoded written as escapes."""
+    """Return the text with escapes for control characters and for characters that UTF-8 cannot encode."""
     text = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def show(value: Any) -> str:
-    """A value as YAML would write it on one line, shortened; a list or mapping only by its kind."""
+    """Return a value as YAML on one line, shortened; of a list or mapping only its kind."""
     match value:
         case dict():
             return "a mapping" if value else "an empty mapping"
@@ -69,7 +69,7 @@ def show(value: Any) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`did you mean 'x'?` or, with nothing close, the list of what is known."""
+    """Return `did you mean 'x'?`, or the list of known words if none is similar."""
     known = [str(k) for k in known]
     lowered = {k.lower(): k for k in reversed(known)}
     close = difflib.get_close_matches(word[:100].lower(), lowered, n=1, cutoff=0.6)

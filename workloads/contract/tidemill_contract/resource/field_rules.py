@@ -1,4 +1,4 @@
-"""The rules of `spec.source.fields`: where values are read from, and their defaults."""
+"""The rules of `spec.source.fields`: where values are read from, their formats and their defaults."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tidemill_contract.resource.paths import Steps, show_path
 from tidemill_contract.resource.spec import FieldSpec
 
 RESERVED_HEADERS = (REASON_HEADER, FIELD_HEADER, DETAIL_HEADER)
-"""Headers by which ingest says why it has refused an event."""
+"""Headers in which ingest writes why it refused an event."""
 _OWN_TYPES = {"timestamp": "timestamp", "partition": "integer", "offset": "integer"}
 
 
 def field_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
-    """Faults of fields beyond their names and types."""
+    """Yield the faults of fields, except those of their names and types."""
     needed = parts.event_time.field if parts.event_time else None
     read: dict[Steps, str] = {}
     for part in parts.fields:
@@ -41,7 +41,7 @@ def field_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fa
 
 
 def _kept(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
-    """Faults of a field that is only kept; other fields may be read from within it."""
+    """Yield the faults of a json field, which is only stored. Other fields may have a path into it."""
     if parts.events is not None and not parts.events.store:
         message, remedy = "json is only kept with raw events", "set spec.events.store: true, or take the field out"
         yield Fault(f"{path}.type", JSON, message, remedy)
@@ -54,24 +54,24 @@ def _kept(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
 
 
 def _strings(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
-    """Faults of an array of strings."""
+    """Yield the faults of a field that is an array of strings."""
     if field.name == parts.key:
         yield Fault("spec.source.key", field.name, "is of type strings", "name a field with one value")
     if field.origin != "value":
-        message, remedy = f"{field.place} is one text", "write type: string, or take from out"
+        message, remedy = f"{field.place} is one text", "write type: string, or take the member from out"
         yield Fault(f"{path}.type", field.type, message, remedy)
 
 
 def _origin(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
-    """Faults of a field that is not in the event itself."""
+    """Yield the faults of a field that is not read from the record's value."""
     if field.origin == "value":
         return
     if field.name == parts.key:
-        message = f"is read from {field.place}, and the key is made of the event"
+        message = f"is read from {field.place}, but the key is made from the event"
         yield Fault("spec.source.key", field.name, message, "name a field of the event itself")
     if field.origin == "header":
         if field.path is not None and not isinstance(field.path, str):
-            yield Fault(f"{path}.path", field.path, "a header has a name", "write its name as a text")
+            yield Fault(f"{path}.path", field.path, "is not the name of a header", "write the name as a text")
         elif field.header in RESERVED_HEADERS:
             yield Fault(f"{path}.path", field.header, "ingest writes this header itself", "use another name")
     elif field.path is not None:
@@ -85,18 +85,27 @@ def _origin(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
         if value is not None:
             yield Fault(f"{path}.{member}", value, f"a record always has its {field.origin}", f"take {member} out")
     if parts.event_time is not None and parts.event_time.field == field.name:
-        message, remedy = "is the record's own time", "take it out: without a field that is what counts"
+        message, remedy = (
+            "is the record's own time",
+            "take it out: without a field, the record's own time is the event time",
+        )
         yield Fault("spec.source.eventTime.field", field.name, message, remedy)
 
 
 def _path(field: FieldSpec, path: str, read: dict[Steps, str]) -> Iterator[Fault]:
-    """Faults of a path; `read`: the fields before by where they are, which takes this one too."""
+    """Yield the faults of a path.
+
+    Args:
+        field: the field.
+        path: where the field is in the document.
+        read: the names of the earlier fields by their paths. This field is added to it.
+    """
     steps, where = field.steps, f"{path}.path" if field.path is not None else f"{path}.name"
     written = field.path if field.path is not None else field.name
     for other, name in read.items():
         short, long = sorted((steps, other), key=len)
         if name == field.name and field.path is None:
-            continue  # a name that is there twice is told as that
+            continue  # a repeated name is reported by another rule
         if short == long:
             remedy = "take one of them out; a derive can give it another name or type"
             yield Fault(where, written, f"field {name} is read from {show_path(other)} already", remedy)
@@ -111,7 +120,7 @@ def _path(field: FieldSpec, path: str, read: dict[Steps, str]) -> Iterator[Fault
 
 
 def _parting(steps: Steps, other: Steps) -> int | None:
-    """Where two paths part; None: one begins with the other."""
+    """Return the index of the first step in which two paths differ; None: one is the beginning of the other."""
     return next((at for at, pair in enumerate(zip(steps, other, strict=False)) if pair[0] != pair[1]), None)
 
 
@@ -134,7 +143,7 @@ def _format(field: FieldSpec, path: str) -> Iterator[Fault]:
 
 
 def _readable(field: FieldSpec) -> bool:
-    """Whether its format and its zone are right, so that its default can be judged."""
+    """Return whether format and zone are valid, so that the default can be checked."""
     return not list(_format(field, ""))
 
 

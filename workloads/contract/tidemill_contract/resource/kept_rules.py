@@ -1,4 +1,4 @@
-"""The rules of `spec.deadLetters` and `spec.anomalyHistory`: long enough to be published, room for some records."""
+"""The rules of `spec.deadLetters` and `spec.anomalyHistory`: a least retention and a least quota."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MIN_RETENTION, MIN_QUOTA = "1m", "1Mi"
 
 
 def kept_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
-    """Faults of what is kept of dead letters and anomalies."""
+    """Yield the faults of the settings for stored dead letters and anomalies."""
     for path, kept in (("spec.deadLetters", parts.dead_letters), ("spec.anomalyHistory", parts.anomaly_history)):
         if kept is None:
             continue

@@ -1,4 +1,4 @@
-"""The rules of groups and metrics: fields, their types, and which parameters a function takes."""
+"""The rules of groups and metrics: their fields, the types of these, and the parameters of functions."""
 
 from __future__ import annotations
 
@@ -20,27 +20,29 @@ _FOR_ANY = [
     for name, function in FUNCTIONS.items()
     if set(function.takes) >= set(ANY) and not any(p.needed for p in PARAMETERS.values() if name in p.functions)
 ]
-"""Functions that take a field of any type, and need nothing else."""
+"""Functions that take a field of any type and need no parameter."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Fields and derives by name with their spec types; None where the type cannot be told.
+    """The fields and derives of a document.
 
-    `complete`: no further column can exist.
+    Attributes:
+        types: the spec types by name; None: the type is unknown, because the field or derive has a fault.
+        complete: every name could be read, so that no other column exists.
     """
 
     types: Mapping[str, str | None]
     complete: bool
 
     def unknown(self, path: str, name: str, what: str = "field") -> Fault | None:
-        """The fault of a reference to a column that does not exist."""
+        """Return the fault of a reference to a column that does not exist."""
         if name in self.types or not self.complete:
             return None
         return Fault(path, name, f"there is no {what} of this name", did_you_mean(name, self.types))
 
     def kept_only(self, path: str, name: str) -> Fault | None:
-        """The fault of a group column that has no single value."""
+        """Return the fault of a group column that has no single value."""
         kind = self.types.get(name)
         if kind not in (JSON, STRINGS):
             return None
@@ -50,16 +52,16 @@ class Columns:
 def expression_type(path: str, text: str, columns: Columns, *, as_filter: bool) -> tuple[str | None, Fault | None]:
     """Return the type of an expression over columns, or its fault.
 
-    Both are None if that depends on a column that is broken.
+    Both are None if the expression uses a column that has a fault itself.
     """
     known = {name: kind for name, kind in columns.types.items() if kind is not None}
     try:
         used = expressions.columns(text)
         if any(name not in known and (name in columns.types or not columns.complete) for name in used):
-            return None, None  # a column is broken, or may be one that is: judging this would blame the wrong place
+            return None, None  # a column has a fault, or its name could not be read: that is the fault to report
         unread = next((name for name in used if known.get(name) in (JSON, STRINGS)), None)
         if unread is not None:
-            remedy = "give what is in it a field with a path, and use that"
+            remedy = "declare a field with a path into it, and use that field"
             message = f"{unread} is of type {known[unread]}, which expressions do not read"
             return None, Fault(path, text, message, remedy)
         return expressions.check(text, known, as_filter=as_filter), None
@@ -69,7 +71,7 @@ def expression_type(path: str, text: str, columns: Columns, *, as_filter: bool) 
 
 
 def metric_faults(parts: Parts, columns: Columns, _limits: object) -> Iterator[Fault]:
-    """The faults of groups and metrics: fields that are not there or of another type, parameters of other functions."""
+    """Yield the faults of groups and metrics: missing fields, fields of a wrong type, parameters of other functions."""
     for aggregation in parts.aggregations:
         for path, name in aggregation.group_by:
             fault = columns.unknown(path, name, "field or derive") or columns.kept_only(path, name)
@@ -84,7 +86,7 @@ def metric_faults(parts: Parts, columns: Columns, _limits: object) -> Iterator[F
 def answer_types(aggregation: AggregationPart, columns: Columns) -> tuple[dict[str, str | None], list[Fault]]:
     """Return the types of the answers of an aggregation's metrics by name, and the faults of expressions over them.
 
-    A type is None if it depends on something broken.
+    A type is None if it depends on something that has a fault.
     """
     models = {metric.name: metric.model for metric in aggregation.metrics if metric.name and metric.model is not None}
     types = {name: None if is_composed(model) else _answer_type(model, columns) for name, model in models.items()}
@@ -96,7 +98,7 @@ def answer_types(aggregation: AggregationPart, columns: Columns) -> tuple[dict[s
             needed = in_order(models, metric.name)
             unread = {name for one in needed for name in operands(models[one])} - models.keys()
             if len(models) < len(aggregation.metrics) and unread:
-                continue  # it may mean one that is broken
+                continue  # the missing metric may be one whose name could not be read
             if any(types[name] is None for name in needed if not is_composed(models[name])):
                 continue
             known = {name: kind for name, kind in types.items() if kind is not None}
@@ -109,7 +111,7 @@ def answer_types(aggregation: AggregationPart, columns: Columns) -> tuple[dict[s
 
 
 def _answer_type(metric: Any, columns: Columns) -> str | None:
-    """The type of the answer of a metric with a function; None: its field is broken."""
+    """Return the type of the answer of a metric with a function; None: its field has a fault."""
     kind = columns.types.get(metric.field) if metric.field else None
     if metric.field and kind is None:
         return None
@@ -117,7 +119,7 @@ def _answer_type(metric: Any, columns: Columns) -> str | None:
 
 
 def _metric(metric: Any, path: str, columns: Columns) -> Iterator[Fault]:
-    """The faults of a metric as it is written, its parameters first."""
+    """Yield the faults of a metric, those of its parameters first."""
     members = dict(METRICS.members)
     field, function = members.pop("field"), metric.function
     for name, member in members.items():
@@ -142,7 +144,7 @@ def _metric(metric: Any, path: str, columns: Columns) -> Iterator[Fault]:
 
 
 def _column(path: str, name: str, columns: Columns, takes: Sequence[str], told: tuple[str, str]) -> Iterator[Fault]:
-    """The faults of a field that a metric names; `told` begins the message about its type, and ends it."""
+    """Yield the faults of a field that a metric names. `told` is the beginning of the message and the remedy."""
     fault = columns.unknown(path, name, "field or derive")
     if fault:
         yield fault

@@ -1,4 +1,4 @@
-"""Names that Postgres keeps for itself."""
+"""Names that Postgres reserves for its own columns."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 from tidemill_contract.resource.faults import Fault
 
 SYSTEM_COLUMNS = ("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid")
-"""Columns that every table of Postgres has; no other one may be called so. Fields and metrics may: they are none."""
+"""Columns that every table of Postgres has. Fields and metrics may have these names, because they are no columns."""
 
 
 def system_columns(group_by: Iterable[tuple[str, str]]) -> Iterator[Fault]:
-    """Group columns, as (path, name), that no table can have."""
+    """Yield the faults of group columns, given as (path, name), with a name that Postgres reserves."""
     for path, name in group_by:
         if name in SYSTEM_COLUMNS:
             remedy = f"derive it under another name, {{name: by_{name}, expression: {name}}}, and group by that"

@@ -1,6 +1,6 @@
-"""A document cut into the parts that can be read on their own, so that one broken part does not hide faults in others.
+"""Cuts a document into parts that are read separately, so that a fault in one part does not hide faults in others.
 
-A part that is broken is None here; what is wrong with it is said elsewhere (`validate.py`).
+A part that cannot be read is None here. `validate.py` reports its faults.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Part(Generic[M]):
-    """One item of a list: its path, its name if that is readable, and its model if all of it is."""
+    """One item of a list: its path, its name if that can be read, and its model if the whole item can."""
 
     path: str
     name: str | None
@@ -42,7 +42,7 @@ class Part(Generic[M]):
 
 @dataclass(frozen=True)
 class AggregationPart:
-    """An aggregation, its members apart; the window and the metrics as they are written, of whichever kind."""
+    """An aggregation, each member by itself. Window and metrics are the classes as written, for all kinds."""
 
     path: str
     name: str | None
@@ -54,9 +54,9 @@ class AggregationPart:
 
 @dataclass(frozen=True)
 class AnomalyPart:
-    """An anomaly rule and its detector as it is written, of whichever kind; both None if either is broken.
+    """An anomaly rule, and its detector as written, for all kinds. Both are None if either cannot be read.
 
-    Of `model` the detector says nothing.
+    The detector of `model` is the default; use `detector`.
     """
 
     path: str
@@ -67,7 +67,7 @@ class AnomalyPart:
 
 @dataclass(frozen=True)
 class Parts:
-    """What the rules look at. `group_by` items, `key` and `filter` are raw texts."""
+    """The parts of a document that the rules check. `group_by` items, `key` and `filter` are unchecked texts."""
 
     namespace: str
     name: str | None
@@ -86,7 +86,7 @@ class Parts:
 
 
 def cut(document: Mapping[str, Any]) -> Parts:
-    """Cut a document into parts. Takes anything, never raises."""
+    """Cut a document into parts. It accepts any value and never raises."""
     metadata, spec = _mapping(document.get("metadata")), _mapping(document.get("spec"))
     source, transform = _mapping(spec.get("source")), _mapping(spec.get("transform"))
     namespace = metadata.get("namespace", "default")

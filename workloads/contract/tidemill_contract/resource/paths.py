@@ -1,6 +1,6 @@
-"""Where a field's value is in an event: a path of names of members and of places in arrays.
+"""The path to a field's value in an event: names of members, and places in arrays.
 
-Written as a text, `order.items[0].sku`, or as a list of names and places where a name has dots or brackets.
+A path is a text, `order.items[0].sku`, or a list of names and places, for names with dots or brackets.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _NEVER = re.compile(r'["\\\x00-\x1f\x7f]')
 
 
 def read_path(written: Any) -> Steps:
-    """The steps of a path as the spec has it.
+    """Return the steps of a path of the spec.
 
     Raises:
-        ValueError: it is no path; the text is `message: remedy`.
+        ValueError: the value is not a path; the text is `message: remedy`.
     """
     if isinstance(written, str):
         steps = _of_text(written)
@@ -65,7 +65,7 @@ def _check(steps: Sequence[Any]) -> None:
 
 
 def show_path(steps: Sequence[Step]) -> str:
-    """The path as a text, `order.items[0].sku`; names with dots or brackets are in quotes."""
+    """Return the path as a text, `order.items[0].sku`. Names with dots or brackets are in quotes."""
     text = ""
     for step in steps:
         if isinstance(step, int):

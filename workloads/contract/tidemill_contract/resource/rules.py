@@ -1,7 +1,7 @@
 """The rules between fields of a resource: names, references, types, windows, limits.
 
-Each rule looks only at parts that are readable and known, so that one fault is told once. Rules are functions from
-Parts to faults, listed in RULES.
+A rule checks only parts that could be read, so that each fault is reported once. Rules are functions from Parts to
+faults, listed in RULES.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ _OWNED_CONFIGS = {
 
 @dataclass(frozen=True)
 class Limits:
-    """What the platform allows beyond the resource's own rules: further prefixes of topic names."""
+    """What the platform's settings allow in addition: prefixes of topic names other than the namespace."""
 
     topic_prefixes: tuple[str, ...] = ()
 
 
 def check_rules(parts: Parts, limits: Limits) -> list[Fault]:
-    """All faults between fields, in the order of the document's sections."""
+    """Return all faults between fields, in the order of the document's sections."""
     columns, faults = _columns(parts)
     for rule in RULES:
         faults += rule(parts, columns, limits)
@@ -51,7 +51,7 @@ def check_rules(parts: Parts, limits: Limits) -> list[Fault]:
 
 
 def _columns(parts: Parts) -> tuple[Columns, list[Fault]]:
-    """The columns, and the faults of the expressions that make them."""
+    """Return the columns, and the faults of derives and of the filter."""
     types: dict[str, str | None] = {}
     for field in parts.fields:
         if field.name is not None:
@@ -225,7 +225,7 @@ def _anomalies(parts: Parts, columns: Columns, _limits: Limits) -> Iterator[Faul
 
 
 def _one_watched(rule: AnomalySpec, path: str) -> Iterator[Fault]:
-    """A rule watches a metric of an aggregation, or a field, grouped as it says itself."""
+    """Yield the fault of a rule that watches neither a metric of an aggregation nor a field, or that mixes both."""
     if rule.metric is None and rule.field is None:
         message = "a rule watches a metric of an aggregation, or a field of single events"
         yield Fault(path, rule.name, message, "add metric: or field:")
@@ -234,7 +234,7 @@ def _one_watched(rule: AnomalySpec, path: str) -> Iterator[Fault]:
         yield Fault(f"{path}.field", rule.field, message, "take one of both out, or make it two rules")
     elif rule.metric is not None:
         if rule.aggregation is None:
-            remedy = "name the one that the metric is of, or watch a field"
+            remedy = "name the aggregation of the metric, or watch a field"
             yield Fault(f"{path}.aggregation", ABSENT, "a metric needs an aggregation", remedy)
         if rule.group_by:
             message = "windows have the groups of their aggregation"

@@ -1,4 +1,4 @@
-"""The rules of `spec.processor.scaling`: replicas within partitions, durations in bounds, targets that can be met."""
+"""The rules of `spec.processor.scaling`: most replicas, bounds of durations, and a freshness that can be reached."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _BOUNDS = {
 
 
 def scaling_faults(scaling: ScalingSpec, partitions: int | None, *, flush_ms: int) -> Iterator[Fault]:
-    """Faults of `spec.processor.scaling`.
+    """Yield the faults of `spec.processor.scaling`.
 
     Args:
         scaling: the settings.
-        partitions: of the source topic; None: the platform decides.
+        partitions: the number of partitions of the source topic; None: the platform decides.
         flush_ms: the processor's flushInterval.
     """
     path = "spec.processor.scaling"

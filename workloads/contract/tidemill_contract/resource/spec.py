@@ -1,6 +1,6 @@
-"""The AnalyticsPipeline resource as a model: shape, defaults and bounds of every field.
+"""The AnalyticsPipeline resource as a model: types, defaults and bounds of every field.
 
-Windows, detectors and metrics are in `kinds/`. Cross-field rules live in `rules.py`, faults as texts in `validate.py`.
+Windows, detectors and metrics are in `kinds/`, rules between fields in `rules.py`, error texts in `validate.py`.
 The CRD is generated from these classes.
 """
 
@@ -30,7 +30,7 @@ ConfigValue = Annotated[str, StringConstraints(max_length=256)]
 
 
 def _path(written: Any) -> Any:
-    """The path as it is written, if it is one."""
+    """Return a valid path as written; a list becomes a tuple."""
     read_path(written)
     return written if isinstance(written, str) else tuple(written)
 
@@ -54,9 +54,12 @@ class TopicSpec(Model):
     name: TopicName | None = Field(None, description="Topic name; default <namespace>.<name>.events.")
     managed: bool = Field(True, description="False: an existing topic is used as it is and never altered.")
     partitions: int | None = Field(None, ge=1, le=1024, description="May grow, never shrink; default: the platform's.")
-    replication_factor: int | None = Field(None, ge=1, le=15, description="Copies of a partition; or the platform's.")
+    replication_factor: int | None = Field(
+        None, ge=1, le=15, description="Copies of each partition; default: the platform's."
+    )
     start_from: Annotated[str, StringConstraints(max_length=40)] = Field(
-        "earliest", description="earliest, latest or an RFC 3339 time: where a first start begins on an existing topic."
+        "earliest",
+        description="Where a new pipeline begins to read an existing topic: earliest, latest or an RFC 3339 time.",
     )
     retention: Duration = Field("7d", description="How long Kafka keeps events.")
     config: dict[str, ConfigValue] = Field(
@@ -75,17 +78,17 @@ class FieldSpec(Model):
     required: bool = Field(False, description="True: an event without it, or with null, is a dead letter.")
     path: Path | None = Field(
         None,
-        description="Where the value is: order.items[0].sku, or a list of names and places if a name has dots."
-        " Default: the member called like the field. Of from: header the header's name.",
+        description="Path of the value: order.items[0].sku, or a list of names and places if a name has dots."
+        " Default: the member with the name of the field. With from: header, the name of the header.",
     )
-    default: Scalar | None = Field(None, description="The value of an event without the member, or with null.")
+    default: Scalar | None = Field(None, description="Value of the field if the member is absent or null.")
     format: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
         None,
         description="How a timestamp is written: rfc3339 (the default, epoch milliseconds too), s, ms, us or ns since"
         " 1970, or a pattern of strptime, such as %d.%m.%Y %H:%M.",
     )
     zone: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
-        None, description="Time zone of timestamps that name none, such as Europe/Berlin; default: UTC for patterns."
+        None, description="Time zone of timestamps without one, such as Europe/Berlin; default: UTC for patterns."
     )
 
     taken_from: Origin | None = Field(
@@ -102,30 +105,30 @@ class FieldSpec(Model):
 
     @property
     def steps(self) -> Steps:
-        """Where its value is in an event; of other parts of the record a name that no member has."""
+        """The path of the value in an event; for other parts of the record, a name that no member can have."""
         if self.origin != "value":
             return (f"<{self.origin}> {self.name}",)
         return (self.name,) if self.path is None else read_path(self.path)
 
     @property
     def header(self) -> str:
-        """The header that it is read from."""
+        """The name of the header that the field is read from."""
         return self.path if isinstance(self.path, str) else self.name
 
     @property
     def place(self) -> str:
-        """Where its value is, for people."""
+        """The place of the value as a text for error messages."""
         if self.origin == "value":
             return show_path(self.steps)
         return f"header {self.header}" if self.origin == "header" else f"the record's {self.origin}"
 
 
 class EventTimeSpec(Model):
-    """Which time an event happened at, and how far times may wander."""
+    """The time of an event, and how late or early events may be."""
 
     field: Name | None = Field(None, description="A timestamp field; absent: the Kafka record's own timestamp.")
     max_disorder: Duration = Field(
-        "5s", description="How much older than the newest an event may be and still be on time."
+        "5s", description="How much older than the newest event another event may be and still be on time."
     )
     idle_timeout: Duration = Field(
         "20m",
@@ -134,7 +137,8 @@ class EventTimeSpec(Model):
     )
     max_future: Duration = Field("1h", description="Events further ahead of the wall clock are dead letters.")
     max_advance: Duration = Field(
-        "1d", description="A lone jump of event time beyond this is not believed until confirmed."
+        "1d",
+        description="A jump of event time by more than this does not move the watermark until other events confirm it.",
     )
 
 
@@ -156,7 +160,7 @@ class DeriveSpec(Model):
 
 
 class TransformSpec(Model):
-    """What happens to events before they are aggregated."""
+    """Computed fields and a filter, applied before aggregation."""
 
     derive: list[DeriveSpec] = Field(default_factory=list, max_length=32, description="Computed fields, in order.")
     filter: Expression | None = Field(
@@ -182,10 +186,12 @@ class AnomalySpec(Model):
 
     name: Name = Field(description="Name of the rule.")
     aggregation: Name | None = Field(None, description="Aggregation whose windows it watches (metric).")
-    metric: Name | None = Field(None, description="Metric that it watches; or field.")
-    field: Name | None = Field(None, description="Field or derive of single events that it watches; or metric.")
+    metric: Name | None = Field(None, description="Metric that it watches. Give either metric or field.")
+    field: Name | None = Field(None, description="Field or derive of single events that it watches.")
     group_by: list[Name] = Field(
-        default_factory=list, max_length=8, description="Groups of events, each judged by itself (field); empty: one."
+        default_factory=list,
+        max_length=8,
+        description="Columns by which events are grouped (field). Each group is judged by itself; empty: one group.",
     )
     detector: Annotated[DetectorSpec, DETECTORS] = Field(
         default_factory=AutoDetector, description="The detector and its settings."
@@ -208,14 +214,14 @@ class DeadLettersSpec(Model):
     """Keeping events that were refused."""
 
     retention: Duration = Field("7d", description="How long dead letters are kept in Postgres, by the wall clock.")
-    quota: Bytes = Field("1Gi", description="Most bytes they take there; further ones are only counted.")
+    quota: Bytes = Field("1Gi", description="Most bytes of dead letters in Postgres; further ones are only counted.")
 
 
 class AnomalyHistorySpec(Model):
     """Keeping anomalies that were found."""
 
     retention: Duration = Field("90d", description="How long anomalies are kept in Postgres, by the wall clock.")
-    quota: Bytes = Field("1Gi", description="Most bytes they take there; further ones are only counted.")
+    quota: Bytes = Field("1Gi", description="Most bytes of anomalies in Postgres; further ones are only counted.")
 
 
 class ResultsSpec(Model):
@@ -237,39 +243,39 @@ class ScalingSpec(Model):
     min_replicas: int = Field(1, ge=0, le=1024, description="Fewest replicas while events arrive.")
     max_replicas: int | None = Field(None, ge=1, le=1024, description="Most replicas; default: the topic's partitions.")
     lag_threshold: int = Field(100_000, ge=1, le=10**12, description="Lag in events that one replica may carry.")
-    target: ScalingTargetSpec | None = Field(None, description="Aim at freshness; lagThreshold does not count then.")
-    catch_up: Duration = Field("5m", description="How long working off the lag may take.")
+    target: ScalingTargetSpec | None = Field(None, description="Aim at freshness; lagThreshold is then ignored.")
+    catch_up: Duration = Field("5m", description="How long it may take to work off the lag.")
     target_utilization: int = Field(
         70,
         ge=30,
         le=80,
-        description="Percent of what it can do that a replica is chosen for; it is left alone up to 15 more.",
+        description="Target load of a replica, in percent of its capacity. Up to 15 more, no replica is added.",
     )
     scale_up_cooldown: Duration = Field("90s", description="After a change, no scaling up for this long.")
     scale_down_stabilization: Duration = Field(
         "10m",
-        description="Scaling down goes to the most replicas that were needed within this time; the fewer go of those"
-        " that could, the longer it waits.",
+        description="Scaling down keeps the most replicas that were needed within this time. Smaller reductions wait"
+        " longer.",
     )
     max_step_up: int | None = Field(
         None,
         ge=1,
         le=1024,
-        description="Most replicas added at once; unset: as many as there are, or four if fewer are.",
+        description="Most replicas added at once. Unset: as many as are running, and at least four.",
     )
     max_step_down: int | None = Field(
-        None, ge=1, le=1024, description="Most replicas taken away at once; unset: all that are not needed."
+        None, ge=1, le=1024, description="Most replicas removed at once. Unset: all that are not needed."
     )
     poll_interval: Duration = Field("15s", description="How often figures are read and a decision is made.")
-    lookback: Duration = Field("2m", description="How far back arrivals and the speed of a replica are looked at.")
+    lookback: Duration = Field("2m", description="Period over which arrivals and the speed of a replica are measured.")
     scale_to_zero_after: Duration | None = Field(
-        None, description="No replicas once nothing has arrived for this long; one again on arrival. Unset: never."
+        None, description="Stop all replicas when no event has arrived for this long; unset: never."
     )
     dry_run: bool = Field(False, description="Only report what would be done.")
 
 
 class ResourceAmounts(Model):
-    """Amounts as Kubernetes writes them."""
+    """Amounts of CPU and memory, written as in Kubernetes."""
 
     cpu: Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?m?$", max_length=16)] | None = Field(
         None, description="Cores, e.g. 500m."
@@ -280,8 +286,8 @@ class ResourceAmounts(Model):
 class ResourcesSpec(Model):
     """Requests and limits of a processor."""
 
-    requests: ResourceAmounts | None = Field(None, description="Asked for.")
-    limits: ResourceAmounts | None = Field(None, description="Allowed.")
+    requests: ResourceAmounts | None = Field(None, description="Amounts that Kubernetes reserves.")
+    limits: ResourceAmounts | None = Field(None, description="Most that a processor may use.")
 
 
 class ProcessorSpec(Model):
@@ -294,7 +300,7 @@ class ProcessorSpec(Model):
 
 
 class IngestSpec(Model):
-    """The HTTP way in."""
+    """The HTTP service that takes events."""
 
     enabled: bool = Field(True, description="Accept events over HTTP.")
 
@@ -303,15 +309,15 @@ class ApiSpec(Model):
     """The query service."""
 
     enabled: bool = Field(True, description="Serve queries.")
-    dedicated: bool = Field(False, description="An API of this pipeline's own.")
+    dedicated: bool = Field(False, description="Run a query service for this pipeline alone.")
     cache_ttl: Duration = Field("5s", description="How long answers over open windows may be reused.")
 
 
 class AuthSpec(Model):
-    """Who may call."""
+    """Access to the services by API keys."""
 
     required: bool | None = Field(
-        None, description="API keys needed; default: yes in a cluster, no in the local runtime."
+        None, description="Requests need an API key; default: true in a cluster, false in the local runtime."
     )
 
 
@@ -331,21 +337,21 @@ class PipelineSpec(Model):
     anomaly_history: AnomalyHistorySpec = Field(default_factory=lambda: AnomalyHistorySpec(), description="Anomalies.")
     results: ResultsSpec = Field(default_factory=lambda: ResultsSpec(), description="Publishing closed windows.")
     processor: ProcessorSpec = Field(default_factory=lambda: ProcessorSpec(), description="How events are processed.")
-    ingest: IngestSpec = Field(default_factory=lambda: IngestSpec(), description="The HTTP way in.")
+    ingest: IngestSpec = Field(default_factory=lambda: IngestSpec(), description="Sending events over HTTP.")
     api: ApiSpec = Field(default_factory=lambda: ApiSpec(), description="The query service.")
-    auth: AuthSpec = Field(default_factory=lambda: AuthSpec(), description="Who may call.")
+    auth: AuthSpec = Field(default_factory=lambda: AuthSpec(), description="Access by API keys.")
 
     @property
     def group_columns(self) -> frozenset[str]:
-        """Every column that something is grouped by."""
+        """All columns by which an aggregation or an anomaly rule groups."""
         lists = [*(a.group_by for a in self.aggregations), *(rule.group_by for rule in self.anomalies)]
         return frozenset(name for names in lists for name in names)
 
     def aggregation(self, name: str) -> AggregationSpec:
-        """The aggregation of that name.
+        """Return the aggregation with this name.
 
         Raises:
-            KeyError: there is none.
+            KeyError: no aggregation has this name.
         """
         for aggregation in self.aggregations:
             if aggregation.name == name:
@@ -354,7 +360,7 @@ class PipelineSpec(Model):
 
 
 class Metadata(BaseModel):
-    """The part of Kubernetes' ObjectMeta that Tidemill reads; the rest is kept as it came."""
+    """The members of Kubernetes' ObjectMeta that Tidemill reads. Other members are kept unchanged."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 

@@ -1,4 +1,4 @@
-"""Judging a whole resource: every fault of its shape and of the rules between its fields, at once."""
+"""Validates a whole resource. It reports all faults at once: those of single fields, and those between fields."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ _REMEDIES = (
 
 
 def check(document: Any, limits: Limits | None = None) -> tuple[AnalyticsPipeline | None, list[Fault]]:
-    """Judge a document.
+    """Validate a document. It never raises.
 
     Args:
-        document: what a YAML or JSON reader made of the resource; anything is taken.
+        document: the resource as a YAML or JSON reader returns it; any value is accepted.
         limits: what the platform allows.
 
     Returns:
-        The resource if it has no fault, else None; and every fault found. Never raises.
+        The resource if it has no fault, otherwise None; and all faults.
     """
     if not isinstance(document, dict):
         return None, [Fault("", document, "is not a mapping", "start with apiVersion, kind, metadata and spec")]
-    # Kubernetes drops members that are null, so they are as good as absent. Unknown ones stay, to be told.
+    # Kubernetes drops null members, so they count as absent. Unknown ones stay, to be reported.
     document = _without_nulls(document, _DEEPEST)
     pipeline, faults = None, []
     try:
         pipeline = AnalyticsPipeline.model_validate(document, by_alias=True, by_name=False)
     except ValidationError as error:
-        # Which members belong to which kind is a rule, told below with those of the other parts.
+        # Members of another kind are reported below, by the rules.
         faults = [_translate(d) for d in error.errors(include_url=False) if d["type"] != MISPLACED]
     except RecursionError:
         return None, [Fault("", ABSENT, "is nested too deeply", "write it flatter")]
@@ -74,7 +74,7 @@ def _without_nulls(value: Any, depth: int) -> Any:
 
 
 def _translate(details: ErrorDetails) -> Fault:
-    """A fault of shape, in our words."""
+    """Return an error of pydantic as a fault with a message and a remedy of our own."""
     path, value, context = _path(details["loc"]), details["input"], details.get("ctx", {})
     match details["type"]:
         case "missing":
@@ -172,7 +172,7 @@ def _path(loc: tuple[int | str, ...]) -> str:
 
 
 def _model_at(loc: tuple[int | str, ...]) -> type[BaseModel] | None:
-    """The model whose members stand at a location of the document."""
+    """Return the model of a location in the document."""
     model: type[BaseModel] | None = AnalyticsPipeline
     for step in loc:
         if isinstance(step, int) or model is None:
@@ -183,7 +183,7 @@ def _model_at(loc: tuple[int | str, ...]) -> type[BaseModel] | None:
 
 
 def _model_of(field: FieldInfo) -> type[BaseModel] | None:
-    """The model of a member or of its items, of kinds as they are written."""
+    """Return the model of a member or of its items; for kinds, the class as written."""
     return next((found for part in (*field.metadata, field.annotation) if (found := _model_in(part))), None)
 
 

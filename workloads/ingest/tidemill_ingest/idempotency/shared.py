@@ -160,7 +160,7 @@ class SharedKeys:
                 held = value is not None and await self._is_held(value.owner)
             except _AWAY:
                 if seen:
-                    raise under_way("Redis went away while another process was at it") from None
+                    raise under_way("Redis failed while another process was sending it") from None
                 self._own[batch.place] = mine
                 self._owe(batch.place, mine)
                 return Claim(known)
@@ -168,7 +168,7 @@ class SharedKeys:
                 raise reused()
             if held:
                 if deadline.remaining() <= _ANSWER_SECONDS:
-                    raise under_way("another process is at it")
+                    raise under_way("another process sends it")
                 await asyncio.sleep(_LOOK_SECONDS)
                 expected = b""
                 continue
@@ -224,7 +224,7 @@ class SharedKeys:
             self._owed.popitem(last=False)
 
     def _write(self, place: Place) -> asyncio.Task[None]:
-        """Pay what is owed of a key; who claims it meanwhile waits for that."""
+        """Write the value of a key that Redis does not have yet. Claims of the key wait for that."""
         self._writing[place] = task = asyncio.ensure_future(self._pay(place))
         task.add_done_callback(lambda _: self._writing.pop(place, None) if self._writing.get(place) is task else None)
         return task
@@ -272,9 +272,11 @@ class SharedKeys:
         return bool(await self._client.exists(self._owner_key(owner)))
 
     async def _beat(self) -> None:
-        """Say that this process lives. If Redis has forgotten it, so it has what the process is at: that is owed then.
+        """Renew the sign of life of this process.
 
-        A key that was set beside a batch (scripts.py) says nothing of other batches. It may be asked more than once.
+        If Redis has lost it, Redis has also lost the claims of running batches, so they are written again. A sign of
+        life that was only set together with a batch (scripts.py) does not prove that other claims are there. Redis may
+        be asked more than once.
         """
         assert self._client is not None  # noqa: S101 - nobody comes here without a client
         key = self._owner_key(self._owner)

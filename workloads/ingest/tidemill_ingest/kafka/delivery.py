@@ -1,4 +1,4 @@
-"""Sends a request's records and sees them through; what is too large for the topic ends as a refused event's record."""
+"""Sends a request's records and waits for their delivery. A record too large for the topic is marked as refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tidemill_ingest.kafka.sink import Delivery, KafkaDownError, Pending, QueueF
 from tidemill_ingest.records import Records
 
 DOWN_SECONDS, FULL_SECONDS = 3.0, 1.0
-"""When a client may come again, at the earliest."""
+"""Values of Retry-After, when Kafka is down and when the queue is full."""
 _ANSWER_SECONDS = 0.3
 _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
 
@@ -26,8 +26,8 @@ def begin(
     """Queue the records.
 
     Raises:
-        Problem: nothing was sent: Kafka is unavailable, or the queue to it is full (503); or the pipeline's share of it
-            is (429).
+        Problem: nothing was sent. Kafka is unavailable or its queue is full (503), or the pipeline's share of the queue
+            is used up (429).
     """
     nothing = {"accepted": 0, "quarantined": 0, "retry": len(records.values), "results": []}
     try:
@@ -43,7 +43,7 @@ def begin(
             "buffer_full", f"{error}: nothing was sent; send again later", FULL_SECONDS, **nothing
         ) from None
     except TopicFullError as error:
-        detail = f"{error}, and no more may be: nothing was sent; send again later"
+        detail = f"{error}, which is the limit: nothing was sent; send again later"
         raise Problem(429, "in_flight_exceeded", detail, headers=retry_after(FULL_SECONDS), **nothing) from None
 
 
@@ -59,11 +59,11 @@ async def finish(
 ) -> Delivery:
     """Wait until each record is acknowledged or has failed.
 
-    A record that is too large for the topic takes others of its batch down with it. So such ones are sent once more,
-    each alone; one that is still too large, cut short and with that verdict, which is added to `records.invalid`.
+    A record that is too large for the topic makes other records of its batch fail too. So each of them is sent again
+    alone. If it still is too large, it is shortened and sent with that verdict, which is added to `records.invalid`.
 
     Raises:
-        TimeoutError: the deadline came first; what is acknowledged after it is not known here.
+        TimeoutError: the deadline passed before all outcomes were known.
     """
     delivery = await _wait(pending, deadline)
     for index, error in list(delivery.failed.items()):
@@ -76,7 +76,7 @@ async def finish(
 async def _send_alone(
     submit: Callable[[Records], Pending], records: Records, delivery: Delivery, index: int, deadline: Deadline
 ) -> None:
-    verdict = records.invalid.get(index) or InvalidEvent(Reason.TOO_LARGE, None, "the topic takes smaller ones")
+    verdict = records.invalid.get(index) or InvalidEvent(Reason.TOO_LARGE, None, "larger than the topic accepts")
     for attempt in (records.single(index), records.shrunk(index, verdict)):
         try:
             one = await _wait(submit(attempt), deadline)
@@ -84,7 +84,7 @@ async def _send_alone(
             delivery.unsure = True
             return
         except (BreakerOpen, KafkaDownError, QueueFullError, TopicFullError):
-            return  # it stays among the failed ones, to be sent again
+            return  # it stays in `failed`, so that the client sends it again
         error = one.failed.get(0)
         if error is None:
             del delivery.failed[index]
@@ -99,5 +99,5 @@ async def _send_alone(
 
 
 async def _wait(pending: Pending, deadline: Deadline) -> Delivery:
-    # Shielded: reports that come later still settle the breaker's ticket.
+    # Shielded, so that later reports still settle the breaker's ticket.
     return await asyncio.wait_for(asyncio.shield(pending.future), max(0.0, deadline.remaining() - _ANSWER_SECONDS))

@@ -1,10 +1,10 @@
-"""The producers: one gives a record up after the publish timeout, the other tries until its outcome is known.
+"""The producers: one gives up a record after the publish timeout, the other retries until the outcome is known.
 
-Both are idempotent: however often the client repeats a record within one life of a producer, Kafka appends it once. But
-a record that is given up while it is under way may have been written. A sender without an `Idempotency-Key` is told so,
-and is better off than if a copy of each of its attempts waited here for the end of an outage. With a key there is one
-attempt, and whether it succeeded has to be known before another is made: so it is not given up. Records whose sender
-does not wait have a producer of their own: while Kafka is away those that are waited for are given up sooner.
+Both are idempotent: however often a producer repeats a record, Kafka appends it once. But a record that is given up
+after it was sent may have been written. For a request without an `Idempotency-Key`, the answer says so, and the client
+sends it again; otherwise a copy of each attempt would wait here for the end of an outage. For a request with a key, the
+outcome must be known before the next attempt, so that its records are not given up. Records whose client does not wait
+have a third producer, because the records of waiting clients are given up earlier when Kafka is down.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ log = logging.getLogger(__name__)
 QUEUE_MESSAGES = 200_000
 QUEUE_BYTES = 256 * 1024 * 1024
 SURE_SECONDS = 24 * 3600
-"""How long the patient producer tries: as long as keys are known."""
+"""How long the producer for requests with a key retries: as long as keys are kept."""
 _MOST_RETRIES = 2**31 - 1
 _OTHER_NAMES = ("message.timeout.ms", "message.send.max.retries")
-"""Names of the client for the same two settings."""
+"""The client's other names for `delivery.timeout.ms` and `retries`."""
 _LEAST_ANSWER_SECONDS = 10.0
 _DEFINITE = frozenset(
     {
@@ -55,19 +55,19 @@ _DEFINITE = frozenset(
 
 
 def is_definite(error: KafkaError) -> bool:
-    """Whether a record that failed so is surely not in Kafka: it never left, or the broker refused it."""
+    """Return whether a record with this error is certainly not in Kafka: it was not sent, or the broker refused it."""
     return error.name() in _DEFINITE
 
 
 class Line:
-    """A producer that is made anew after a fatal error.
+    """A producer that is replaced after a fatal error.
 
     Attributes:
-        producer: the one of now.
+        producer: the current producer.
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        # A client keeps its callback. One that led back to us would keep both alive, and the threads of the client.
+        # A client keeps its callback. If that had a strong reference to this object, neither would ever be released.
         told = weakref.WeakMethod(self.on_error)
         self._settings = {**settings, "error_cb": lambda error: (method := told()) and method(error)}
         self.producer = Producer(self._settings)
@@ -75,11 +75,11 @@ class Line:
         self._fatal = False
 
     def poll(self) -> bool:
-        """Serve delivery reports; whether another producer was made."""
+        """Call the callbacks of delivery reports. Return whether the producer was replaced."""
         self.producer.poll(0)
         renewed = self._fatal
         if renewed:
-            log.error("the producer met a fatal error and is made anew")
+            log.error("the producer had a fatal error and is replaced")
             self.renew()
         if self._retired:
             for old in self._retired:
@@ -88,29 +88,29 @@ class Line:
         return renewed
 
     def purge(self) -> None:
-        """Give up what is queued and under way, and report it."""
+        """Give up all records, and report that."""
         for producer in (self.producer, *self._retired):
             producer.purge()
             producer.poll(0)
 
     def on_error(self, error: KafkaError) -> None:
-        """Told by the client, or met when a record was queued."""
+        """Note a fatal error, of the client or of a call to queue a record."""
         if kafka_fatal(error):
             self._fatal = True
 
     def replace(self) -> None:
-        """Another producer takes what comes from now on; this one goes on with what it has. One at a time."""
+        """Send further records by a new producer; the former one still sends those that it has. Keep one only."""
         if len(self.producer) and not self._retired:
             self._retired.append(self.producer)
             self.producer = Producer(self._settings)
 
     def give_up_retired(self) -> None:
-        """Producers that were replaced give up what they have."""
+        """Give up the records of former producers."""
         for old in self._retired:
             old.purge()
 
     def renew(self) -> None:
-        """The producer gives up what it has, tells so when it is polled, and makes way for a new one."""
+        """Replace the producer, and give up its records; the next polls report that."""
         old, self.producer = self.producer, Producer(self._settings)
         old.purge()
         self._retired.append(old)
@@ -118,18 +118,18 @@ class Line:
 
 
 def sure(settings: dict[str, Any], publish_seconds: float) -> dict[str, Any]:
-    """The settings of the patient producer, given those of the other."""
+    """Return the settings of the producer for requests with a key, made from those of the producer without."""
     return {
         **{name: value for name, value in settings.items() if name not in _OTHER_NAMES},
         "delivery.timeout.ms": SURE_SECONDS * 1000,
         "retries": _MOST_RETRIES,
-        # A broker that went without a word is asked again after this, not after the default of a minute.
+        # After this time a silent broker is tried again; the default is a minute.
         "socket.timeout.ms": int(max(_LEAST_ANSWER_SECONDS, publish_seconds) * 1000),
     }
 
 
 def config(settings: WorkloadSettings, guard: Guard, publish_seconds: float) -> dict[str, Any]:
-    """The settings of the producer of records without a key, which are tried for so long."""
+    """Return the settings of the producer for requests without a key, which gives up after `publish_seconds`."""
     extra = json.loads(read_text(settings.kafka_config)) if settings.kafka_config else {}
     policy = guard.policy
     return {
@@ -141,14 +141,14 @@ def config(settings: WorkloadSettings, guard: Guard, publish_seconds: float) -> 
         "compression.type": "lz4",
         "message.max.bytes": MAX_RECORD_BYTES,
         "delivery.timeout.ms": int(publish_seconds * 1000),
-        # Idempotence needs at least one.
+        # Idempotence needs at least one retry.
         "retries": max(1, policy.retries),
         "retry.backoff.ms": max(1, int(policy.initial_seconds * 1000)),
         "retry.backoff.max.ms": max(1, int(policy.max_seconds * 1000)),
         "reconnect.backoff.max.ms": 2000,
-        # A topic that is missing is told soon, not after the default of 30 s.
+        # A missing topic is reported after 5 s; the default is 30 s.
         "topic.metadata.propagation.max.ms": 5000,
-        # Room is counted here, a request at a time; the client's own limits are only a last resort.
+        # The sink limits the queue, for each request as a whole; the client's limits are only a last resort.
         "queue.buffering.max.messages": 2 * QUEUE_MESSAGES,
         "queue.buffering.max.kbytes": 2 * QUEUE_BYTES // 1024,
         "partitioner": "murmur2_random",

@@ -1,7 +1,7 @@
-"""Records to Kafka: idempotent producers, one future a request, a bounded queue, and a breaker in front.
+"""Sends records to Kafka: idempotent producers, one future for each request, a bounded queue, and a breaker.
 
-Everything here runs on the event loop, which also polls the producers: a thread that polls would fight it for the
-interpreter at every delivery report. Which producer a request's records go to: producers.py.
+All of this runs on the event loop, which also polls the producers. A polling thread would compete with it for Python's
+global lock at every delivery report. producers.py describes which producer sends the records of a request.
 """
 
 from __future__ import annotations
@@ -30,34 +30,36 @@ log = logging.getLogger(__name__)
 QUEUE_MESSAGES = producers.QUEUE_MESSAGES
 QUEUE_BYTES = producers.QUEUE_BYTES
 IN_FLIGHT_MESSAGES = QUEUE_MESSAGES // 2
-"""Of one topic: an outage of one partition does not take the queue from the other pipelines."""
+"""The most records of one topic in the queue, so that an outage of one partition leaves room for other pipelines."""
 BUSY_SHARE = 0.8
-"""Above this share of the queue new requests are refused before they are decoded."""
+"""If more than this share of the queue is used, new requests are refused before they are decoded."""
 LATELY_SECONDS = 5.0
-"""A request that came, or ended, longer ago says nothing of Kafka any more."""
+"""Requests that began or ended longer ago are no sign of whether Kafka works."""
 _POLL_SECONDS, _IDLE_SECONDS = 0.002, 0.1
 _ANSWER_SECONDS = 1.0
-"""How long before the end of a request its records are given up by Kafka's client, so that there is an answer."""
+"""The time for the answer: Kafka's client gives up a request's records this long before the request's deadline."""
 
 
 class QueueFullError(Exception):
-    """The producer's queue takes no more now; nothing was sent."""
+    """The producer's queue is full; nothing was sent."""
 
 
 class TopicFullError(Exception):
-    """Too much of this topic is on its way to Kafka; nothing was sent."""
+    """Too many records of this topic are in the queue; nothing was sent."""
 
 
 class KafkaDownError(Exception):
-    """Kafka is known not to answer; nothing was sent."""
+    """Kafka does not answer; nothing was sent."""
 
 
 @dataclass
 class Delivery:
-    """What became of records: failed ones by index with the error; places (partition, offset) where asked for.
+    """The outcome of records.
 
     Attributes:
-        unsure: whether a failed one may be in Kafka all the same.
+        failed: the errors of failed records by index.
+        places: the partitions and offsets of written records by index, if requested.
+        unsure: whether a failed record may be in Kafka all the same.
     """
 
     failed: dict[int, KafkaError] = field(default_factory=dict)
@@ -65,17 +67,17 @@ class Delivery:
     unsure: bool = False
 
     def refuse(self, index: int, error: KafkaError) -> None:
-        """A record was sent, and its report is an error."""
+        """Note that a record was sent and failed."""
         self.failed[index] = error
         self.unsure = self.unsure or not producers.is_definite(error)
 
 
 class Pending:
-    """The records of one request on their way; counts their delivery reports down.
+    """The records of one request that were sent; counts their delivery reports.
 
     Attributes:
-        future: done with `delivery` when all reports have come.
-        delivery: what is known so far.
+        future: gets `delivery` as its result when all reports have arrived.
+        delivery: the outcomes known so far.
     """
 
     def __init__(self, records: Records, on_done: Callable[[Delivery], None]) -> None:
@@ -87,7 +89,7 @@ class Pending:
         self._refused: dict[bytes, list[KafkaError]] = defaultdict(list)
 
     def report(self, error: KafkaError | None, message: Any) -> None:
-        """The cheap report: which record it is matters only if it failed; equal records are the same to a sender."""
+        """Count a delivery report. A failed record is identified by its value, because equal records are the same."""
         if error is not None:
             self._refused[message.value()].append(error)
         self._left -= 1
@@ -95,7 +97,7 @@ class Pending:
             self._end()
 
     def reporter(self, index: int) -> Callable[[KafkaError | None, Any], None]:
-        """A report that notes the record's place."""
+        """Return a callback for one record that also notes the record's place."""
 
         def report(error: KafkaError | None, message: Any) -> None:
             if error is not None:
@@ -109,7 +111,7 @@ class Pending:
         return report
 
     def unsent(self, index: int, error: KafkaError) -> None:
-        """Counts as the report of a record that never reached the queue."""
+        """Note that a record could not be queued."""
         self.delivery.failed[index] = error
         self._left -= 1
         if not self._left:
@@ -131,16 +133,16 @@ class Sink:
     """The producers of an ingest service.
 
     Args:
-        settings: where Kafka is.
-        guard: the kafka_producer guard; its timeout is the publish timeout, its repeats are the client's.
-        request_seconds: how long a request may take; no record without a key is tried for longer.
-        in_flight_bytes: of one topic; 0: only the queue's bound holds.
+        settings: the settings, with Kafka's address.
+        guard: the guard `kafka_producer`. Its timeout is the publish timeout, its retries are those of the client.
+        request_seconds: the longest time of a request; the longest publish timeout of records without a key.
+        in_flight_bytes: the most bytes of one topic in the queue; 0: only the limit of the whole queue applies.
 
     Attributes:
-        publish_seconds: how long a record without a key is tried.
-        down: why Kafka is known not to answer; empty while it does, or is not known not to.
-        acknowledged_at: when Kafka last acknowledged a request's records (monotonic seconds).
-        asked_at: when records were last to be sent (monotonic seconds).
+        publish_seconds: the publish timeout of records without a key.
+        down: why Kafka counts as down; empty: it does not.
+        acknowledged_at: when Kafka last acknowledged records (monotonic seconds).
+        asked_at: when a request last wanted to send records (monotonic seconds).
     """
 
     def __init__(
@@ -159,31 +161,31 @@ class Sink:
         self._sure = producers.Line(producers.sure(config, self.publish_seconds))
         self._config = config
         self._unwaited: producers.Line | None = None
-        """Made when it is needed: few senders do not wait."""
+        """Created on first use, because few clients do not wait."""
         self._away: asyncio.Future[None] | None = None
         self.asked_at = float("-inf")
         self._unheard_since: float | None = None
-        """Since when requests have come, and Kafka has acknowledged none; None: it has."""
+        """Since when requests come and Kafka acknowledges none; None: it acknowledges them."""
         self._tried_at = float("-inf")
-        """When a request came or ended last."""
+        """When a request last began or ended."""
         self._timer: asyncio.TimerHandle | None = None
         self._numbers = numbers()
         self._began: dict[int, float] = {}
-        """When the requests that wait for acknowledgements came, by number, so the oldest first (monotonic seconds)."""
+        """When each waiting request began (monotonic seconds), by number, so that the oldest is first."""
         self._idle = asyncio.Event()
         self._idle.set()
         self._records = self._bytes = 0
         self._topics: dict[str, tuple[int, int]] = {}
-        """(records, bytes) on their way, by topic."""
+        """The numbers of records and bytes in the queue, by topic."""
         self.down = ""
         self.acknowledged_at = float("-inf")
 
     def start(self) -> None:
-        """Begin to poll, on the loop that runs."""
+        """Begin to poll, on the running loop."""
         self._tick()
 
     async def close(self, seconds: float) -> int:
-        """Send what is queued, for so long at most, then end; the number of records that could not be sent."""
+        """Send queued records for at most `seconds`, then stop. Return the number of records that were not sent."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), seconds)
         if self._timer is not None:
@@ -198,15 +200,15 @@ class Sink:
 
     @property
     def away(self) -> asyncio.Future[None]:
-        """Done while Kafka is known not to answer; another one after that."""
+        """A future that is done while Kafka counts as down; afterwards there is a new one."""
         if self._away is None or (self._away.done() and not self.down):
             self._away = asyncio.get_running_loop().create_future()
         return self._away
 
     def give_up(self, why: str) -> None:
-        """Kafka is known not to answer: who waits for records is answered now, and who comes is refused.
+        """Count Kafka as down: waiting requests are answered now, and new ones are refused.
 
-        Records without a key are not sent any more, as their senders will send them again.
+        Records without a key are given up, because their clients send them again.
         """
         if not self.down and len(self._quick.producer):
             self._quick.renew()
@@ -215,61 +217,61 @@ class Sink:
             self.away.set_result(None)
 
     def replace(self) -> None:
-        """Have what comes from now on sent by producers that ask anew who leads: a client believes what it heard."""
+        """Send further records by new producers, which read the metadata again: a client trusts what it has read."""
         for line in self._lines():
             line.replace()
 
     def give_up_retired(self) -> None:
-        """Producers that were replaced give up records without a key; their senders send them again."""
+        """Give up records without a key in former producers; their clients send them again."""
         for line in self._lines():
             if line is not self._sure:
                 line.give_up_retired()
 
     @property
     def producer(self) -> Producer:
-        """The producer of records without a key; another one after a fatal error."""
+        """The producer of records without a key; it is replaced after a fatal error."""
         return self._quick.producer
 
     @property
     def queued(self) -> int:
-        """Records of requests that are not all acknowledged yet."""
+        """The number of records of requests that are not completely acknowledged."""
         return self._records
 
     @property
     def busy(self) -> bool:
-        """Whether the queue is so full that a request is better refused at once."""
+        """Whether the queue is so full that requests are refused at once."""
         return self._records > BUSY_SHARE * QUEUE_MESSAGES or self._bytes > BUSY_SHARE * QUEUE_BYTES
 
     @property
     def waited(self) -> float:
-        """Seconds for which the oldest unacknowledged records have waited; 0: there are none."""
+        """Seconds that the oldest request has waited for an acknowledgement; 0: no request waits."""
         return time.monotonic() - next(iter(self._began.values())) if self._began else 0.0
 
     @property
     def unheard(self) -> float:
-        """Seconds for which requests have come and Kafka has acknowledged none; 0: it has, or none came lately."""
+        """Seconds for which requests came and Kafka acknowledged none; 0: it did, or no request came lately."""
         return 0.0 if self._unheard_since is None or self._idles else time.monotonic() - self._unheard_since
 
     @property
     def _idles(self) -> bool:
-        """Whether no request waits, and none did lately."""
+        """Whether no request waits, and none came or ended lately."""
         return not self._began and time.monotonic() - self._tried_at > LATELY_SECONDS
 
     def submit(self, topic: str, records: Records, *, places: bool, sure: bool = False, waited: bool = True) -> Pending:
-        """Queue records; the future of what is returned tells when each is acknowledged by Kafka, or has failed.
+        """Queue records. The future of the returned object is done when each was acknowledged by Kafka or has failed.
 
         Args:
-            topic: where to.
-            records: what.
-            places: whether to note where each was written.
-            sure: try until it is known what became of each, however long that takes.
-            waited: whether a sender waits, who can be told to send them again.
+            topic: the topic.
+            records: the records.
+            places: note the partition and offset of each record.
+            sure: retry until the outcome of each record is known, however long that takes.
+            waited: a client waits, and can send the records again.
 
         Raises:
             BreakerOpen: Kafka has been failing; nothing was sent.
             KafkaDownError: Kafka does not answer; nothing was sent.
-            QueueFullError: there is no room for all of them; nothing was sent.
-            TopicFullError: there is no room for all of them among those of their topic; nothing was sent.
+            QueueFullError: the queue has no room for all of them; nothing was sent.
+            TopicFullError: their topic's share of the queue has no room for all of them; nothing was sent.
         """
         now = time.monotonic()
         if self._unheard_since is None or self._idles:
@@ -280,7 +282,7 @@ class Sink:
         try:
             self._reserve(topic, count, size)
         except (KafkaDownError, QueueFullError, TopicFullError) as error:
-            # An attempt that is known to fail counts as one that failed.
+            # An attempt that would fail counts as a failure.
             down = isinstance(error, KafkaDownError)
             self._guard.settle(ticket, KafkaException(KafkaError(KafkaError._ALL_BROKERS_DOWN)) if down else error)
             raise
@@ -321,7 +323,7 @@ class Sink:
         if self._records + count > QUEUE_MESSAGES or self._bytes + size > QUEUE_BYTES:
             raise QueueFullError("the queue to Kafka is full")
         held, held_bytes = self._topics.get(topic, (0, 0))
-        # One request always has its turn, however small the limit.
+        # A single request is always accepted, however small the limit.
         if held and (held + count > IN_FLIGHT_MESSAGES or held_bytes + size > self._topic_bytes):
             raise TopicFullError(f"{held} events ({held_bytes} bytes) of the pipeline are on their way to Kafka")
         self._topics[topic] = held + count, held_bytes + size
@@ -359,17 +361,17 @@ class Sink:
                 pending.unsent(index, error.args[0])
 
     def _tick(self) -> None:
-        """Serve delivery reports, and come again."""
+        """Call the callbacks of delivery reports, and schedule the next call."""
         for line in self._lines():
             if line.poll():
-                self.down = "the producer was made anew and has not reached Kafka yet"
+                self.down = "the producer was replaced and has not reached Kafka yet"
         metrics.PRODUCER_QUEUE.set(self._records)
         pause = _POLL_SECONDS if self._began else _IDLE_SECONDS
         self._timer = asyncio.get_running_loop().call_later(pause, self._tick)
 
 
 class _Ticket:
-    """Tells the breaker once how a request went; one that is tried on after its time counts as failed then."""
+    """Reports the outcome of a request to the breaker, once. A request that is still retried after its time failed."""
 
     def __init__(self, guard: Guard, ticket: int) -> None:
         self._guard, self._ticket = guard, ticket
@@ -381,7 +383,7 @@ class _Ticket:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._settle, late)
 
     def done(self, delivery: Delivery) -> bool:
-        """Settle it; whether a broker has refused records for what they are. Those that were given up tell nothing."""
+        """Settle the ticket. Return whether a broker refused records because of their content."""
         if self._timer is not None:
             self._timer.cancel()
         errors = [KafkaException(error) for error in delivery.failed.values()]

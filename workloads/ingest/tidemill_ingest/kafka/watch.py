@@ -1,4 +1,4 @@
-"""Knows whether Kafka answers, with traffic and without, and makes the trial that closes an open breaker again."""
+"""Probes whether Kafka answers, with and without traffic, and makes the trial that closes an open breaker."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ log = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 1.0
 FRESH_SECONDS = 2.0
-"""Kafka is not asked while it has just acknowledged records."""
+"""Kafka is not probed for this long after it acknowledged records."""
 ASK_SECONDS = 3.0
 FAILURES = 2
-"""So many failures in a row, within some 8 s, mean that Kafka is down."""
+"""After this many failures in a row, which take about 8 s, Kafka counts as down."""
 STUCK_SECONDS = 10.0
-"""Records are acknowledged within milliseconds; after so long without, /health says so."""
+"""If records have waited this long for an acknowledgement, /health says so; usually they wait for milliseconds."""
 REPLACE_SECONDS = 5.0
-"""After so long without, other producers are tried: those of now may believe in leaders of a topic that is gone."""
+"""After this long, producers are replaced: their metadata may be of a topic that was deleted and created again."""
 _AGAIN_SECONDS = 60.0
 IDLE_SECONDS = 10.0
-"""After so long without requests an answer about topics is the trial of an open breaker."""
+"""After this long without requests, a probe is the trial of an open breaker."""
 
 
 class Watch:
-    """Asks Kafka again and again.
+    """Probes Kafka periodically.
 
     Attributes:
-        error: the latest failure; empty if the latest contact went well.
+        error: the error of the latest probe; empty if Kafka answered.
     """
 
     def __init__(self, sink: Sink, guard: Guard) -> None:
@@ -52,23 +52,23 @@ class Watch:
 
     @property
     def seen(self) -> bool:
-        """Whether Kafka has ever answered: until then this process may be set up wrongly."""
+        """Whether Kafka has ever answered. Until then the settings of this process may be wrong."""
         return self._seen
 
     def dependency(self) -> Dependency:
-        """What /health says of Kafka."""
+        """Return the entry of Kafka in /health."""
         detail = self._sink.down or ("" if self._seen else self.error)
-        # Who gave up waiting counts, too: after each outage a question is answered, and records may not be.
+        # Includes clients that no longer wait: after an outage, Kafka may answer probes but acknowledge no records.
         waited = max(self._sink.waited, self._sink.unheard)
         if not self.up or waited < STUCK_SECONDS:
             return Dependency("kafka", self.up, True, detail, self._guard.state, self._latency_ms)
-        # Brokers may answer questions and take no records. Where others are acknowledged meanwhile, a part is away.
+        # Brokers may answer probes but accept no records. If others are acknowledged meanwhile, only a part is down.
         partly = time.monotonic() - self._sink.acknowledged_at < waited
         detail = f"records have waited for {waited:.0f} s to be acknowledged"
         return Dependency("kafka", False, not partly, detail, self._guard.state, self._latency_ms)
 
     async def run(self) -> None:
-        """Ask until cancelled."""
+        """Probe until cancelled."""
         while True:
             if self._needs_asking():
                 await self._ask()
@@ -76,7 +76,7 @@ class Watch:
             await asyncio.sleep(PAUSE_SECONDS)
 
     def _see_to_stuck(self) -> None:
-        """Try other producers if records wait though Kafka answers; give up the former ones' records if that helps."""
+        """Replace the producers if records wait although Kafka answers; if that helps, give up the former records."""
         sink, now = self._sink, time.monotonic()
         if not self.up or sink.waited < REPLACE_SECONDS:
             self._replaced_at = None
@@ -112,9 +112,9 @@ class Watch:
             self._answered(asked_at)
 
     def _trial(self) -> int | None:
-        """A ticket, if the breaker waits for a trial and no request comes to make it.
+        """Return a ticket if the breaker waits for a trial and no request makes one.
 
-        Kafka may tell its topics and take no records, so a request's trial says more.
+        A trial by a request is better: Kafka may answer probes but accept no records.
         """
         if self._guard.state == "closed" or time.monotonic() - self._sink.asked_at < IDLE_SECONDS:
             return None
@@ -127,9 +127,9 @@ class Watch:
         if self._sink.down:
             log.warning("Kafka answers again")
         if self._sink.down or self._failures or self._was_away:
-            # It was away altogether: that it is back is all there is to know.
+            # Kafka did not answer at all, so an answer is enough to close the breaker.
             self._guard.recovered(time.monotonic() if asked_at is None else asked_at)
-            # A trial that failed after this was asked keeps the breaker open: the next answer tells.
+            # A trial that failed after this probe began keeps the breaker open until the next probe.
             self._was_away = self._guard.state != "closed"
         self._failures, self._seen = 0, True
         self.error = self._sink.down = ""

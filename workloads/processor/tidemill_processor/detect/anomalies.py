@@ -23,7 +23,7 @@ from tidemill_processor.keeper.quotas import Kept, left, note
 CLEARED = "cleared"
 """Severity of an anomaly whose window, after late events, is no longer anomalous."""
 ANOMALY_BYTES = 500
-"""Bytes of a row with its index entries, without its group, which is in two of the indexes."""
+"""Bytes that a row and its index entries take, without its group. (The group is also in two of the indexes.)"""
 _LONG = re.compile(r"(?<![.\d])\d{17}")
 """A number that was a float in Python. Integers of states, such as counts and hours, have fewer digits."""
 

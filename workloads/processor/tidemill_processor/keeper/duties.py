@@ -24,9 +24,9 @@ KINDS: tuple[Kind, ...] = (
 )  # fmt: skip
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = {True: 30.0, False: 4.0}
-"""By whether data or code is at fault (`is_fault`), which somebody has to mend; a server returns by itself."""
+"""True: for a fault in data or code (`is_fault`), which somebody has to correct. False: for a failing server."""
 TOLD_AFTER_SECONDS = 60.0
-"""A failure without a fault (a lock, a server) is only written to the table `_held_up` if it lasts so long."""
+"""A failure that is not a fault (a lock, a server) is only written to the table `_held_up` if it lasts this long."""
 
 
 @dataclass(frozen=True)

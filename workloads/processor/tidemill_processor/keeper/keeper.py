@@ -134,7 +134,7 @@ class Keeper(threading.Thread):
             self._try(connection, duty, work)
         published, results_fail = 0, False
         for duty, work in duties.publisher.duties(connection, clock.closed):
-            # All results go to one topic. If Kafka does not take those of one aggregation, others need not be tried.
+            # All results go to one topic. If Kafka refuses one aggregation's, the others are not tried.
             if results_fail and duty.aggregation:
                 continue
             published += self._try(connection, duty, work)

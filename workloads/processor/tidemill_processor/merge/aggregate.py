@@ -1,4 +1,4 @@
-"""Frames of events to frames of mergeable partials, one per aggregation, with what came too late told apart."""
+"""Aggregates a frame of events to a frame of mergeable partials for each aggregation, and finds the late events."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tidemill_contract.functions.partials import (
     Partial,
 )
 from tidemill_processor.batch import INDEX, MICROS, OFFSET, PARTITION, TIME
-from tidemill_processor.merge import spread
+from tidemill_processor.merge import exact_sums
 
 PANE, AFTER = "_pane", "_after_ms"
-"""Partial frames' columns beside groups and partials: pane start, and the cut of events that some windows missed."""
+"""Columns of partial frames besides groups and partials: the start of the pane, and `Aggregated.rows`' `_after_ms`."""
 END = "_end_ms"
-"""Of sessions: where they end, and `_pane` is where they start."""
+"""Column with the end of a session. `_pane` then holds its start."""
 
 NO_CUT = -(2**63)
 _AT = "_at"
@@ -34,10 +34,11 @@ class Aggregated:
     """What a batch adds to one aggregation.
 
     Attributes:
-        rows: group columns, `_pane` (epoch ms), `_after_ms` (hopping; NO_CUT: none), then the partials' columns.
-        late: `_i`, `_t` and `_pane` of the events that at least one closed window missed.
-        reopening: number of events that changed closed windows.
-        doubtful: what is late was decided by sessions that may have changed since.
+        rows: group columns, `_pane` (epoch ms), `_after_ms`, then the partials' columns. `_after_ms` exists for hopping
+            windows: windows that end by it were closed and do not count these events; NO_CUT: all windows count them.
+        late: `_i`, `_t` and `_pane` of the events that came too late for at least one window.
+        reopening: the number of events that changed closed windows.
+        doubtful: `late` depends on stored sessions that may have changed since they were read.
     """
 
     rows: pl.DataFrame
@@ -49,20 +50,20 @@ class Aggregated:
 def aggregate(
     frame: pl.DataFrame, plan: AggregationLayout, *, closed_until: int | None, epochs: dict[int, int]
 ) -> Aggregated:
-    """Partials of a frame (see Batch.frame) for one aggregation.
+    """Return the partials of a frame (see Batch.frame) for one aggregation.
 
     Args:
         frame: valid events.
         plan: the aggregation's layout.
-        closed_until: windows that end by this are closed; None: none is.
-        epochs: epoch by partition, which orders `first` and `last` after a topic was made anew.
+        closed_until: windows that end by this are closed (epoch ms); None: none is closed.
+        epochs: the epoch of each partition. It orders `first` and `last` when the topic was created again.
     """
     pane = pl.col(TIME) - pl.col(TIME) % plan.pane_ms
     frame = frame.with_columns(pane.alias(PANE))
     late = frame.select(INDEX, TIME, PANE).clear()
     cut = pl.lit(NO_CUT, dtype=pl.Int64).alias(AFTER)
     shut = plan.shut(closed_until)
-    # The first window that holds a pane ends one pane after its start, the last one a window's size after it.
+    # The first window that contains a pane ends with the pane; the last one begins with it.
     first_end = pl.col(PANE) + plan.pane_ms
     if shut is not None and frame.height:
         missed = first_end <= shut
@@ -80,7 +81,14 @@ def aggregate(
 
 
 def revised(rows: pl.DataFrame, plan: AggregationLayout, end: pl.Expr, closed_until: int | None) -> pl.DataFrame:
-    """The rows with a 1 in those that change closed windows, where late events do that; `end` of the first of them."""
+    """Set the revision of rows that change closed windows to 1, if the aggregation reopens windows.
+
+    Args:
+        rows: the partial rows.
+        plan: the aggregation's layout.
+        end: the end of the first window that a row belongs to.
+        closed_until: windows that end by this are closed (epoch ms); None: none is closed.
+    """
     if plan.reopen_ms is None:
         return rows
     late = pl.lit(False) if closed_until is None else end <= closed_until
@@ -88,25 +96,25 @@ def revised(rows: pl.DataFrame, plan: AggregationLayout, end: pl.Expr, closed_un
 
 
 def reopening(rows: pl.DataFrame) -> int:
-    """Number of events in rows that change closed windows."""
+    """Return the number of events in rows that change closed windows."""
     return int(rows.filter(pl.col(REVISION) > 0)["_count"].sum()) if REVISION in rows.columns else 0
 
 
 def partials(
     frame: pl.DataFrame, plan: AggregationLayout, keys: list[str], epochs: dict[int, int], *further: pl.Expr
 ) -> pl.DataFrame:
-    """One row a key: the keys, what further expressions give, the partials' columns."""
+    """Return one row per key: the keys, the results of the `further` expressions, then the partials' columns."""
     if any(p.kind in ORDERED_KINDS for p in plan.partials):
         frame = _ordered(frame, epochs)
-    frame = spread.deviating(frame, plan, keys)
+    frame = exact_sums.deviating(frame, plan, keys)
     rows = frame.group_by(keys).agg([*further, *(_expression(p, frame) for p in plan.partials if p.column != REVISION)])
-    rows = spread.settled(rows, frame, plan, keys)
+    rows = exact_sums.settled(rows, frame, plan, keys)
     sketched = [_sketches(rows[p.column], p) for p in plan.partials if p.kind in SKETCHES]
     return rows.with_columns(sketched) if sketched else rows
 
 
 def _sketches(values: pl.Series, partial: Partial) -> pl.Series:
-    """Lists of values as stored sketches."""
+    """Return lists of values as stored sketches."""
     from tidemill_contract.functions import sketches  # loads numpy
 
     stored = [sketches.build(partial, found) for found in values.to_list()]
@@ -133,15 +141,15 @@ class _Field:
 
     def __init__(self, partial: Partial, frame: pl.DataFrame) -> None:
         self.partial, self.frame, self.name = partial, frame, partial.source
-        self.column, self.value = pl.col(self.name), spread.numeric(self.name, frame)
+        self.column, self.value = pl.col(self.name), exact_sums.numeric(self.name, frame)
 
     def beyond(self, bound: int, *, rows: int = 1) -> bool:
-        """Whether these are integers so large that `rows` of them may add up to more than a bound, or to it."""
-        return self.frame.schema[self.name] == pl.Int64 and spread.widest(self.name, self.frame) * rows >= bound
+        """Return whether the field has integers so large that the sum of `rows` of them may reach a bound."""
+        return self.frame.schema[self.name] == pl.Int64 and exact_sums.widest(self.name, self.frame) * rows >= bound
 
 
 def _sum(field: _Field) -> pl.Expr:
-    # 64 bits wrap silently.
+    # A sum of 64 bits would overflow silently.
     value = field.value.cast(pl.Int128) if field.beyond(2**62, rows=field.frame.height) else field.value
     return pl.when(field.column.count() > 0).then(value.sum())
 
@@ -158,7 +166,7 @@ def _quantiles(field: _Field) -> pl.Expr:
 
 
 def _best(field: _Field, wanted: str, *, least: bool) -> pl.Expr:
-    """A column of the earliest event whose second field is least or greatest."""
+    """Return the `wanted` column of the earliest event in which the field `by` is smallest or largest."""
     by = pl.col(str(field.partial.by))
     there = by.filter(field.column.is_not_null())
     edge = there.min() if least else there.max()
@@ -166,7 +174,7 @@ def _best(field: _Field, wanted: str, *, least: bool) -> pl.Expr:
 
 
 def _histogram(field: _Field) -> pl.Expr:
-    """The counts as Postgres reads an array: of values at least as large as each bound, less those of the next."""
+    """Return the counts as the text of a Postgres array. A count is values >= a bound, minus values >= the next."""
     reached = [field.column.count(), *(_reaching(field, bound).sum() for bound in field.partial.bounds), pl.lit(0)]
     counts = [(here.cast(pl.Int64) - beyond.cast(pl.Int64)).cast(pl.String) for here, beyond in pairwise(reached)]
     array = pl.concat_str(pl.lit("{"), pl.concat_str(counts, separator=","), pl.lit("}"))
@@ -176,7 +184,7 @@ def _histogram(field: _Field) -> pl.Expr:
 def _reaching(field: _Field, bound: float) -> pl.Expr:
     if not field.frame.schema[field.name].is_integer():
         return field.value >= bound
-    least = math.ceil(bound)  # as an integer: as a double a large value would be rounded up to a bound that it is below
+    least = math.ceil(bound)  # compared as integers, because a large value as a double may round up to the bound
     return field.column >= least if abs(least) < 2**63 else field.column.is_not_null() & pl.lit(least < 0)
 
 
@@ -196,17 +204,17 @@ _KINDS: dict[str, Callable[[_Field], pl.Expr]] = {
     "key_highest": lambda field: _best(field, str(field.partial.by), least=False),
     "at_highest": lambda field: _best(field, _AT, least=False),
     "histogram": _histogram,
-    "mean": lambda field: pl.col(spread.DEVIATION + field.name).mean(),
+    "mean": lambda field: pl.col(exact_sums.DEVIATION + field.name).mean(),
     "low": lambda field: field.value.min(),
-    "m2": lambda field: spread.squares(field.name),
+    "m2": lambda field: exact_sums.squares(field.name),
     "quantiles": _quantiles,
     "uniques": lambda field: _values(field).unique(),
     "frequent": _values,
 }
-"""How a frame's events become each kind of partial."""
+"""The expression that computes each kind of partial from a frame's events."""
 
 
 def missed_windows(pane: int, plan: AggregationLayout, closed_until: int) -> tuple[int, ...]:
-    """Starts of the closed windows that an event of this pane belongs to, ascending."""
+    """Return the starts of the closed windows that contain a pane, ascending."""
     starts = range(pane - plan.size_ms + plan.pane_ms, pane + 1, plan.pane_ms)
     return tuple(start for start in starts if start + plan.size_ms <= closed_until)

@@ -1,4 +1,4 @@
-"""Closed windows that late events changed: noted with the change, published and judged once more afterwards."""
+"""Closed windows that late events changed. Each is noted with the change, and later published and scanned again."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tidemill_contract.tables import corrections
 from tidemill_processor.database import AggregationStore, Database
 
 MOST = 50
-"""So many are done in one transaction."""
+"""The most corrections that one transaction handles."""
 
 
 @dataclass(frozen=True)
 class Corrected:
-    """Closed windows that carry one of `revs` and start in [first, last] (epoch ms)."""
+    """Closed windows that have one of the revisions `revs` and start in [first, last] (epoch ms)."""
 
     revs: list[int]
     first_ms: int
@@ -32,7 +32,7 @@ def note(
     publish: bool,
     judge: bool,
 ) -> None:
-    """Remember what a batch corrected, in the batch's transaction."""
+    """Note the closed windows that a batch changed, in the batch's transaction."""
     insert = corrections.insert(database.schema)
     if publish or judge:
         for rev in corrected.revs:
@@ -41,14 +41,14 @@ def note(
 
 
 class Corrections:
-    """What is noted of one aggregation, seen by one of those who have to do with it."""
+    """The noted corrections of one aggregation that one duty (publishing or scanning) still has to handle."""
 
     def __init__(self, database: Database, store: AggregationStore, duty: corrections.Duty) -> None:
         self._schema, self._store, self._duty = database.schema, store, duty
         self._other: corrections.Duty = "scanned" if duty == "published" else "published"
 
     def due(self, connection: psycopg.Connection[Any]) -> Corrected | None:
-        """The oldest that are not done; the caller holds a lock that only one holds."""
+        """Return the oldest corrections that are not done. The caller must hold the lock of this duty."""
         if self._store.layout.reopen_ms is None:
             return None
         rows = connection.execute(corrections.due(self._schema, self._duty, MOST), (self._store.id,)).fetchall()
@@ -58,7 +58,7 @@ class Corrections:
         return Corrected(list(revs), min(firsts), max(lasts))
 
     def done(self, connection: psycopg.Connection[Any], corrected: Corrected) -> None:
-        """Mark them, and remove those that nobody waits for."""
+        """Mark corrections as done, and remove those that the other duty has done too."""
         these = (self._store.id, corrected.revs)
         connection.execute(corrections.set_done(self._schema, self._duty), these)
         connection.execute(corrections.remove_done(self._schema, self._other), these)

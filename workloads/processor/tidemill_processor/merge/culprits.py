@@ -16,18 +16,18 @@ log = logging.getLogger(__name__)
 
 
 def without_culprits(batch: Batch, error: Exception, storable: Callable[[Batch], bool]) -> Batch:
-    """Find by halves the events without which the rest can be stored, and make dead letters of them.
+    """Find the events that Postgres refuses by bisection, and make dead letters of them.
 
     Args:
-        batch: which was refused.
-        error: as Postgres refused it.
-        storable: tries whether a batch's events can be stored, and undoes it.
+        batch: the batch that Postgres refused.
+        error: the error of Postgres.
+        storable: tests whether Postgres stores a batch's events, and rolls back.
 
     Returns:
         The batch with these events as dead letters.
 
     Raises:
-        Exception: `error`, if all events can be stored: then none of them was its cause.
+        Exception: `error`, if all events can be stored, so that no event caused it.
     """
     kept = batch.frame.clear()
     culprits: list[int] = []

@@ -1,4 +1,4 @@
-"""Merging in the batch's transaction: partials into a temporary table, and that into an aggregation's windows."""
+"""Merges a batch's partials into windows: first into a temporary table, then in one statement into the window table."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ from tidemill_processor.merge import sessions
 from tidemill_processor.merge.aggregate import AFTER, END, NO_CUT, PANE, Aggregated
 
 SKETCH_BYTES = 16 * 1024
-"""How long a row's appended sketches may grow; one of a million values takes 9 kB, unless it lists long texts.
+"""Sketches that are longer after a merge are compacted. A sketch of a million values takes 9 kB, without long texts.
 
-Where that makes even a compact one longer, it may grow to twice as much as it was then.
+If the compacted sketch is still longer, it is compacted again when its length has doubled.
 """
 
 
 @dataclass
 class Work:
-    """What a batch does to one version of an aggregation.
+    """What a batch changes in one version of an aggregation.
 
     Attributes:
-        closed_until: as `result` was made by.
-        frame: the events that count for it.
+        store: the version.
+        closed_until: the `closed_until` that `result` was computed with.
+        result: the partials and the late events.
+        frame: the events that count for this version.
     """
 
     store: AggregationStore
@@ -38,12 +40,12 @@ class Work:
 
 
 def temp_table(store: AggregationStore) -> str:
-    """The quoted name of the temporary table that an aggregation's partials are copied to."""
+    """Return the quoted name of the temporary table that an aggregation's partials are copied to."""
     return quote(f"batch_{store.id}")
 
 
 def temp_table_sql(store: AggregationStore) -> str:
-    """The statement that makes it."""
+    """Return the statement that creates the temporary table."""
     columns = [f"{quote(name)} {_plain(SQL_TYPES[kind])}" for name, kind in store.layout.group_by]
     columns.append(f"{quote(PANE)} bigint")
     if store.layout.hopping:
@@ -59,14 +61,15 @@ def temp_table_sql(store: AggregationStore) -> str:
 
 
 def _plain(sql_type: str) -> str:
-    """Times travel as milliseconds, so that no text has to be parsed."""
+    """Return a column's type in the temporary table. Times are milliseconds there, so that no text has to be parsed."""
     return "bigint" if sql_type == "timestamptz" else sql_type
 
 
 def merge_sql(database: Database, store: AggregationStore) -> str:
-    """The statement that merges the temporary table into the window table; its one parameter is the batch's `rev`.
+    """Return the statement that merges the temporary table into the window table. Its parameter `rev` is the batch's.
 
-    With sketches it gives back those that have grown long: window start, table, place in it, all the row's sketches.
+    If the aggregation has sketches, the statement returns the rows whose sketches are to be compacted: window start,
+    table oid, ctid, and the row's sketches.
     """
     plan = store.layout
     if plan.sessions:
@@ -76,7 +79,7 @@ def merge_sql(database: Database, store: AggregationStore) -> str:
     columns_of_sketches = [quote(p.column) for p in sketched(store)]
     if columns_of_sketches:
         long = " OR ".join(_has_grown(f"t.{column}") for column in columns_of_sketches)
-        # Only of rows to be compacted, because what is returned is kept until all are merged.
+        # Only rows to be compacted are returned, because Postgres keeps the result until the merge is done.
         listed = ", ".join(f"CASE WHEN {long} THEN t.{column} END AS {column}" for column in columns_of_sketches)
         merge = f"{merge} RETURNING t.window_start, t.tableoid::bigint, t.ctid::text, {listed}"
         before = ", ".join([*([before] if before else []), f"merged AS ({merge})"])
@@ -86,7 +89,7 @@ def merge_sql(database: Database, store: AggregationStore) -> str:
 
 
 def _has_grown(column: str) -> str:
-    """SQL: the sketch is longer than it may be."""
+    """Return the SQL condition that a sketch has grown so long that it is to be compacted."""
     first = f"('x' || encode(substr({column}, 1, 4), 'hex'))::bit(32)::integer"
     return f"CASE WHEN octet_length({column}) > {SKETCH_BYTES} THEN octet_length({column}) > 2 * {first} ELSE false END"
 
@@ -119,7 +122,7 @@ def _upsert(database: Database, store: AggregationStore) -> str:
 
 
 def sketched(store: AggregationStore) -> list[Partial]:
-    """The partials that are sketches."""
+    """Return the partials that are sketches."""
     return [partial for partial in store.layout.partials if partial.kind in SKETCHES]
 
 
@@ -127,7 +130,7 @@ def copy(connection: psycopg.Connection[Any], store: AggregationStore, rows: pl.
     """Copy partials (see `Aggregated`) into the temporary table."""
     if not rows.height:
         return
-    # They are merged in this order, which is nearly that of the index. Sorting them here costs less than there.
+    # Postgres merges rows in this order, which is nearly the order of the index. Sorting here is cheaper than there.
     rows = rows.sort([*(name for name, _ in store.layout.group_by), PANE])
     stored = []
     for name, dtype in rows.schema.items():
@@ -147,7 +150,7 @@ def copy(connection: psycopg.Connection[Any], store: AggregationStore, rows: pl.
 def compact(
     connection: psycopg.Connection[Any], database: Database, store: AggregationStore, long: list[tuple[Any, ...]]
 ) -> None:
-    """Make one frame again of sketches that have grown long, as the merge gave them back."""
+    """Compact the sketches of the rows that the merge returned."""
     from tidemill_contract.functions import sketches  # loads numpy
 
     partials = sketched(store)

@@ -1,4 +1,4 @@
-"""Time partitions for what a batch stores, and the raw events that are kept in them."""
+"""Creates the time partitions that a batch needs, and stores raw events in them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tidemill_processor.batch import DATA, OFFSET, PARTITION, TIME, Batch
 from tidemill_processor.database import Database
 
 MADE_AT_ONCE = 20
-"""So many tables are made in one transaction: each takes some locks, of which Postgres has a few thousand."""
+"""The most tables that one transaction creates: each takes some locks, and Postgres has a few thousand."""
 
 
 class Partitions:
-    """Makes partitions that are missing, outside the batch's transaction.
+    """Creates missing partitions, outside the batch's transaction.
 
-    A table made for a batch that then fails does no harm, and locks nobody.
+    If the batch fails afterwards, the empty table does no harm. No lock is held while the batch runs.
     """
 
     def __init__(self, database: Database) -> None:
@@ -32,13 +32,13 @@ class Partitions:
         self._held: dict[str, set[int]] = {}
 
     def ensure(self, connection: psycopg.Connection[Any], table: str, width: int, times: pl.Series) -> None:
-        """See that the table has partitions for these times (epoch ms).
+        """Create the partitions that a table needs for these times.
 
         Args:
-            connection: outside the batch's transaction.
-            table: its name.
-            width: of a partition, in days, while there are few.
-            times: no matter in which order.
+            connection: a connection outside the batch's transaction.
+            table: the table's name.
+            width: the width of a partition in days. It grows when a table has many partitions.
+            times: epoch ms, in any order.
         """
         held = self._held.setdefault(table, set())
         days = set((times // DAY_MS).unique().to_list()) - held
@@ -63,7 +63,7 @@ class Partitions:
 
 
 class KeptEvents:
-    """Raw events, where the spec keeps them. Those of a replay are kept already."""
+    """Stores raw events if the spec asks for it. A replay stores none, because its events are stored already."""
 
     def __init__(self, database: Database, config: PipelineConfig, partitions: Partitions) -> None:
         self._database, self._partitions = database, partitions
@@ -71,9 +71,10 @@ class KeptEvents:
         self._retention_ms = parse_ms(config.spec.events.retention)
 
     def prepare(self, connection: psycopg.Connection[Any], batch: Batch) -> pl.DataFrame | None:
-        """What is to be kept of a batch, outside its transaction; None: nothing.
+        """Return the events of a batch to store, and create their partitions; None: nothing to store.
 
-        An event that the watermark has left behind by the retention is not kept: its partition would go at once.
+        It runs outside the batch's transaction. An event older than the watermark minus the retention is left out,
+        because its partition would be removed at once.
         """
         if not self._wanted or DATA not in batch.frame.columns or not batch.frame.height:
             return None
@@ -85,7 +86,7 @@ class KeptEvents:
         return kept
 
     def store(self, connection: psycopg.Connection[Any], kept: pl.DataFrame | None, epochs: Mapping[int, int]) -> None:
-        """Keep it, in the batch's transaction."""
+        """Store the events, in the batch's transaction."""
         if kept is None or not kept.height:
             return
         with connection.cursor().copy(events.copy(self._database.schema)) as copy:

@@ -1,4 +1,4 @@
-"""What counts nowhere, or not in every window: dead letters, and what is late for an aggregation."""
+"""Events that do not count, or not in every window: late events are counted, and dead letters are stored."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tidemill_processor.merge.merging import Work
 def late(
     connection: psycopg.Connection[Any], database: Database, batch: Batch, works: Sequence[Work]
 ) -> tuple[list[DeadLetter], dict[tuple[str, str], int]]:
-    """Count late events in `_aggregations`; their dead letters, and how many there are by (aggregation, policy)."""
+    """Count late events in `_aggregations`. Return their dead letters, and their numbers by (aggregation, policy)."""
     letters: list[DeadLetter] = []
     found: dict[tuple[str, str], int] = {}
     for work in works:
@@ -32,10 +32,10 @@ def late(
         if not number:
             continue
         if policy == "reopen":
-            policy = "deadLetter"  # what comes too late even for that
+            policy = "deadLetter"  # too late even for reopening
         found[name, policy] = number
         update = aggregations.count_late(database.schema, "late_dropped" if policy == "drop" else "late_dead")
-        # An edit of the retention restarts no processor.
+        # The statement returns the retention in force, because an edit of it does not restart the processor.
         row = connection.execute(update, (number, work.store.id)).fetchone()
         if policy != "drop":
             letters += _letters(batch, work, retention_ms=row[0] if row else 0)
@@ -55,7 +55,7 @@ def _letters(batch: Batch, work: Work, *, retention_ms: int) -> list[DeadLetter]
 
 
 def _verdict(work: Work, time: int, missed: int, retention_ms: int) -> InvalidEvent:
-    """Why an event came too late for an aggregation: its windows are closed, or even gone by their retention."""
+    """Return why an event is late: its windows are closed, or they are already older than the retention."""
     closed = work.closed_until or 0
     kept = closed - retention_ms
     if time >= kept:
@@ -71,7 +71,7 @@ def _verdict(work: Work, time: int, missed: int, retention_ms: int) -> InvalidEv
 def write(
     connection: psycopg.Connection[Any], database: Database, letters: Sequence[DeadLetter], epochs: Mapping[int, int]
 ) -> None:
-    """Store dead letters as far as their quota reaches, from where they are published; `epochs` by partition."""
+    """Store dead letters as far as their quota allows; they are published from there. `epochs` are by partition."""
     if not letters:
         return
     fitting = fit(letters, left(connection, database, DEAD_LETTERS), database.quotas[DEAD_LETTERS] // SPARE_SHARE)
@@ -88,7 +88,10 @@ def _store(
     letters: Sequence[tuple[DeadLetter, int]],
     epochs: Mapping[int, int],
 ) -> dict[int, tuple[int, int]]:
-    """Rows and bytes stored, by partition. What is there already stays: a replay meets what was refused before."""
+    """Store dead letters. Return the numbers of rows and bytes by partition.
+
+    Existing rows stay: a replay meets events that are dead letters already.
+    """
     rows = [
         (
             epochs[d.partition], d.partition, d.offset, d.aggregation, d.reason, d.field, d.detail, d.key, d.value,

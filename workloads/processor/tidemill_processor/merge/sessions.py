@@ -1,10 +1,11 @@
-"""Session windows: a group's events that follow each other within the gap, whatever batch or replica they came in.
+"""Session windows: the events of a group that follow each other within the gap, across batches and replicas.
 
-An event at t is a session [t, t + gap) of its own; sessions of a group that overlap are one. No session crosses a
-multiple of the longest length, so that none grows for ever and the cut does not depend on which event came first.
+Each event at t starts as a session [t, t + gap) of its own. Overlapping sessions of a group are merged. Sessions are
+cut at the multiples of the greatest length. So no session grows for ever, and the cuts do not depend on the order of
+events.
 
-An event whose own session has ended by `closed_until` still counts if it joins an open one. It is late otherwise, and
-also when a closed session covers it: a start then belongs to one session of the group only.
+An event whose own session ends by `closed_until` still counts if it joins an open session. Otherwise it is late. It is
+also late if it is within a closed session, because two sessions of a group must not start at the same time.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ from tidemill_processor.merge.aggregate import END, PANE, Aggregated, partials, 
 _START, _LAST = own_partial("min", "start", "bigint"), own_partial("max", "end", "bigint")
 _SINCE = own_partial("min", "since", "bigint")
 SINCE, OLD = _SINCE.column, "_old"
-"""Columns of the temporary table: least layout of a row's writers, and whether the row was in the window table."""
+"""Columns of the temporary table: the lowest layout of a row's writers, and whether it came from the window table."""
 
 _JOINS, _COVERED, _SESSION = "_joins", "_covered", "_session"
 
 Standing = Callable[[pl.DataFrame], pl.DataFrame]
-"""For events with `_end_ms`: `_i`, and of each whether it joins an open session, and whether a closed one covers it."""
+"""Returns for events with `_end_ms`: `_i`, whether the event joins an open session, whether it is in a closed one."""
 
 
 def aggregate_sessions(
@@ -47,11 +48,20 @@ def aggregate_sessions(
     epochs: dict[int, int],
     standing: Standing,
 ) -> Aggregated:
-    """Partial sessions of a frame; arguments as those of `aggregate`, `standing` is asked only about events in doubt.
+    """Return the partial sessions of a frame.
 
-    `rows` have the group columns, `_pane` and `_end_ms` (first event, end; epoch ms), then the partials' columns.
+    Args:
+        frame: as for `aggregate`.
+        plan: as for `aggregate`.
+        closed_until: as for `aggregate`.
+        epochs: as for `aggregate`.
+        standing: compares events with the stored sessions. It is called only for events that may be late.
+
+    Returns:
+        `rows` with the group columns, `_pane` (the first event, epoch ms), `_end_ms` (the end), then the partials'
+        columns.
     """
-    assert plan.gap_ms is not None  # noqa: S101 - told to the type checker
+    assert plan.gap_ms is not None  # noqa: S101 - for the type checker
     cut = (pl.col(TIME) // plan.size_ms + 1) * plan.size_ms
     frame = frame.with_columns(pl.min_horizontal(pl.col(TIME) + plan.gap_ms, cut).alias(END))
     nothing_late = frame.select(INDEX, TIME, pl.col(TIME).alias(PANE)).clear()
@@ -75,10 +85,10 @@ def _groups(plan: AggregationLayout) -> list[str]:
 
 
 def _numbered(frame: pl.DataFrame, plan: AggregationLayout) -> pl.DataFrame:
-    """The frame by group and time, with the number of each event's session within the batch."""
+    """Return the frame sorted by group and time, with the number of each event's session within the batch."""
     groups = _groups(plan)
     frame = frame.sort([*groups, TIME], maintain_order=True)
-    # Ends never fall within a group: a session goes on while the next event comes before the end of the last one.
+    # Within a group, ends ascend. So a session continues while an event comes before the end of its predecessor.
     fresh = pl.col(TIME) >= pl.col(END).shift(1)
     for name in groups:
         fresh = fresh | pl.col(name).ne_missing(pl.col(name).shift(1))
@@ -96,12 +106,12 @@ def _aggregated(
 
 
 class SessionMerger:
-    """Merges a batch's sessions into those stored. All of it runs under the aggregation's lock.
+    """Merges a batch's sessions into the stored ones. Callers hold the aggregation's lock.
 
     Args:
         database: the pipeline's schema.
         store: the aggregation.
-        temp: quoted name of the temporary table that the batch's sessions are copied to.
+        temp: the quoted name of the temporary table with the batch's sessions.
     """
 
     def __init__(self, database: Database, store: AggregationStore, temp: str) -> None:
@@ -109,12 +119,12 @@ class SessionMerger:
         self._table, self._temp = database.qualified(store.table), f"pg_temp.{temp}"
 
     def reopened(self, connection: psycopg.Connection[Any], closed_until: int) -> bool:
-        """Whether closed sessions are among what was taken in."""
+        """Return whether `take_in` moved closed sessions."""
         query = f"SELECT 1 FROM {self._temp} WHERE {OLD} AND {END} <= %s LIMIT 1"
         return connection.execute(query, (closed_until,)).fetchone() is not None
 
     def standing(self, connection: psycopg.Connection[Any], events: pl.DataFrame, shut: int) -> pl.DataFrame:
-        """Of each event whether it joins an open session, and whether a closed one covers it; see `Standing`."""
+        """Return for each event whether it joins an open session, and whether it is in a closed one; see `Standing`."""
         closed, found = from_ms(str(shut)), []
         for nulls, part in _by_nulls(events, self._plan):
             columns = {INDEX: "bigint", TIME: "bigint", END: "bigint"}
@@ -134,7 +144,7 @@ class SessionMerger:
         )
 
     def take_in(self, connection: psycopg.Connection[Any], rows: pl.DataFrame, closed_until: int | None) -> None:
-        """Move the sessions that the batch's touch, and that still take events, into the temporary table."""
+        """Move stored sessions that overlap the batch's and still take events into the temporary table."""
         columns = [*(quote(name) for name, _ in self._plan.group_by), *(quote(p.column) for p in self._plan.partials)]
         taken = [f"t.{column}" for column in ("window_start", "window_end", "_since", *columns)]
         kinds = dict(self._plan.group_by)
@@ -157,9 +167,10 @@ class SessionMerger:
             )
 
     def put_sql(self) -> tuple[str, str]:
-        """CTEs, and an INSERT that needs them: they store what the temporary table holds, overlapping sessions as one.
+        """Return CTEs and an INSERT that merge overlapping sessions of the temporary table and store the result.
 
-        A session that has joined an earlier one leaves an empty row that ends where it starts, for those who listen.
+        A stored session that is merged into an earlier one leaves an empty row with end = start. It tells live
+        listeners that the session is gone.
         """
         plan = self._plan
         groups = [quote(name) for name, _ in plan.group_by]
@@ -196,9 +207,14 @@ class SessionMerger:
         )
 
     def _overlap(self, nulls: frozenset[str], start: str) -> str:
-        """SQL: session t is of b's group and overlaps it, where exactly these group columns are null.
+        """Return the SQL condition that session t is of the group of b and overlaps it.
 
-        Told apart by what is null, because an index serves `=` and IS NULL, but not IS NOT DISTINCT FROM.
+        An index supports `=` and IS NULL, but not IS NOT DISTINCT FROM. So rows with the same null columns share a
+        statement.
+
+        Args:
+            nulls: the group columns that are null in b; no other one is.
+            start: the column of b with its start.
         """
         found = [
             f"t.{quote(name)} IS NULL"
@@ -214,18 +230,18 @@ class SessionMerger:
         return " AND ".join(found)
 
     def _reach(self, rows: pl.DataFrame, start: str) -> str:
-        """SQL: where sessions that overlap any of these rows start, so that few partitions are looked at."""
+        """Return an SQL condition on the start of sessions that may overlap these rows, to read few partitions."""
         first, last = int(rows[start].min()) - self._plan.size_ms, int(rows[END].max())  # type: ignore[arg-type]
         return f"t.window_start > {from_ms(str(first))} AND t.window_start < {from_ms(str(last))}"
 
 
 def _travels(kind: str) -> str:
-    """The type by which values of a group column come to Postgres."""
+    """Return the SQL type in which values of a group column are sent to Postgres."""
     return "bigint" if kind == "timestamp" else SQL_TYPES[kind].split(" COLLATE")[0]
 
 
 def _by_nulls(rows: pl.DataFrame, plan: AggregationLayout) -> Iterator[tuple[frozenset[str], pl.DataFrame]]:
-    """The rows by which of their group columns are null."""
+    """Yield the rows in parts that have the same null group columns, each part with the names of these columns."""
     groups = _groups(plan)
     if not groups or not any(rows[name].null_count() for name in groups):
         yield frozenset(), rows

@@ -31,10 +31,10 @@ MAX_ROWS = 5_000
 ENTRY_BYTES = 256 * 1024
 """Maximum bytes of rows in an entry of the stream. A larger change is divided into several entries."""
 CHANGE_BYTES = 4 * 1024 * 1024
-"""Of a larger change, no rows are sent. Listeners read them from the tables."""
+"""The rows of a larger change are not sent. Listeners read them from the tables."""
 STREAM_LENGTH = 10_000
 STREAM_BYTES = 16 * 1024 * 1024
-"""A processor's older entries, beyond so many entries or bytes, are removed from the stream."""
+"""The stream keeps at most this many entries and bytes of a processor. Older entries are removed."""
 ASK_SECONDS = 1.0
 
 Entry = dict[str, Any]

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 CONFIRMATIONS = 3
-"""A jump beyond maxAdvance is believed after this many events in a row are beyond it."""
+"""A jump by more than maxAdvance is accepted when this many events in a row are beyond it."""
 
 STALE_MS = 10_000
 """For how long a confirmation counts that a partition was read to its end. Owners renew it about every second."""
@@ -79,7 +79,7 @@ class ReaderTime:
 
 
 def is_idle(partition: PartitionTime, reader: ReaderTime, *, idle_timeout_ms: int, now_ms: int) -> bool:
-    """Whether a partition is read to its end, and had no event for idleTimeout of the current period of activity."""
+    """Whether a partition is read to its end, and had no event for idleTimeout since the reader became active."""
     confirmed = partition.end_confirmed_at
     if confirmed is None or now_ms - confirmed > STALE_MS or confirmed < (partition.last_event_at or 0):
         return False
@@ -129,13 +129,14 @@ def advance(
 
 def _all_idle(reader: ReaderTime, rows: Sequence[PartitionTime], *, max_disorder_ms: int, now_ms: int) -> ReaderTime:
     if reader.idle_since is None or reader.idle_base is None:
-        # With no maximum to compare them with, first events are suspects. If nothing follows, they are believed.
+        # The first events of a partition are suspects, because there is no maximum to compare them with. If no event
+        # follows, their times are accepted.
         times = [p.maximum if p.maximum is not None else min(p.suspects, default=None) for p in rows]
         base = max((t for t in times if t is not None), default=None)
         if base is None:
             return reader
         reader = replace(reader, idle_since=now_ms, idle_base=_later(reader.watermark, base - max_disorder_ms))
-    assert reader.idle_base is not None  # noqa: S101 - told to the type checker
+    assert reader.idle_base is not None  # noqa: S101 - for the type checker
     assert reader.idle_since is not None  # noqa: S101
     return replace(
         reader,

@@ -1,1 +1,1 @@
-"""Windows, detectors and metrics: a class a kind, with the members that it has and no others."""
+"""Windows, detectors and metrics: one class for each kind, with exactly the members of that kind."""

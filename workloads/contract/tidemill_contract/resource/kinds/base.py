@@ -1,8 +1,8 @@
-"""What kinds have in common: a member says which kind is meant, and the kind which other members there are.
+"""The base of kinds: one member (the tag) names the kind, and the kind decides which other members are allowed.
 
-Kinds are written flat in YAML, and the CRD can only say all members of all kinds. So a document is read *as written*
-first, with every member optional that not every kind has, and then as its kind. The flat class, what belongs where and
-the CRD's schema and rules are made from the kinds.
+In YAML all members are on one level, and the schema of the CRD can only list the members of all kinds together. So a
+document is read twice. First it is read *as written*, by a flat class in which members that only some kinds have are
+optional. Then it is read as its kind. The flat class, the CRD's schema and its rules are generated from the kinds.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, cor
 from tidemill_contract.resource.faults import ABSENT, Fault
 
 MISPLACED = "misplaced_member"
-"""Type of pydantic's error about a member of another kind, or one that the kind needs."""
+"""The type of pydantic's error about a member that belongs to another kind, or that the kind needs."""
 
 
 class Model(BaseModel):
-    """Base of all spec classes: camelCase outside, unknown fields refused, immutable."""
+    """Base of all spec classes. YAML names are in camelCase, unknown members are refused, instances are immutable."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, strict=True)
 
@@ -37,12 +37,14 @@ K = TypeVar("K", bound=Model)
 
 @dataclass(frozen=True)
 class Member:
-    """A member that not all kinds treat alike.
+    """A member that only some kinds have, or only some need.
 
     Attributes:
+        name: the member's name in Python.
         alias: its name in YAML.
-        kinds: names of the kinds that have it; `needing`: of those that need it.
-        example: a value, as YAML has it.
+        kinds: the names of the kinds that have it.
+        needing: the names of the kinds that need it.
+        example: a value as written in YAML.
     """
 
     name: str
@@ -54,20 +56,25 @@ class Member:
 
 @dataclass(frozen=True)
 class Words:
-    """What is said of a member in the wrong place, by the kind's name and the member: message and remedy."""
+    """The texts about misplaced members: functions of the kind's name and the member that return message and remedy.
+
+    Attributes:
+        missing: the kind needs the member, which is absent.
+        foreign: the member belongs to another kind.
+    """
 
     missing: Callable[[str, Member], tuple[str, str]]
     foreign: Callable[[str, Member], tuple[str, str]]
 
 
 class Kinds(Generic[K]):
-    """Kinds of one thing, told apart by a member; as an annotation it makes pydantic read any of them.
+    """The kinds of one thing, such as windows. Used in `Annotated`, it makes pydantic read a value as its kind.
 
     Attributes:
-        tag: name of the member that tells them apart.
-        by_name: the kinds by its values.
-        written: the class of what is written, with the members of all kinds.
-        members: those that not all kinds treat alike, by name in the order of `written`.
+        tag: the name of the member that names the kind.
+        by_name: the kinds by the value of the tag.
+        written: the flat class with the members of all kinds.
+        members: the members that only some kinds have or need, by name in the order of `written`.
     """
 
     def __init__(
@@ -76,15 +83,15 @@ class Kinds(Generic[K]):
         """Flatten the kinds.
 
         Args:
-            kinds: each with a `tag` of one value.
-            tag: name of the member that tells them apart.
-            title: of the class of what is written.
-            doc: its description.
-            tag_says: the tag's description.
-            words: what is said of a member in the wrong place.
+            kinds: the classes of the kinds. The tag of each has a single value.
+            tag: the name of the member that names the kind.
+            title: the name of the flat class.
+            doc: the docstring of the flat class.
+            tag_says: the description of the tag.
+            words: the texts about misplaced members.
 
         Raises:
-            TypeError: a member has another type or other bounds in another kind.
+            TypeError: a member has different types or bounds in different kinds.
         """
         self.tag, self._words = tag, words
         self.by_name: Mapping[str, type[K]] = {_value(kind, tag): kind for kind in kinds}
@@ -93,10 +100,10 @@ class Kinds(Generic[K]):
         self.members: Mapping[str, Member] = {name: member for name, member in found.items() if member is not None}
 
     def make(self, **members: Any) -> K:
-        """The kind that these members are of.
+        """Return an instance of the kind that the tag among these members names.
 
         Raises:
-            pydantic.ValidationError: they are of none.
+            pydantic.ValidationError: the members do not fit a kind.
         """
         return self._adapter.validate_python(members)
 
@@ -105,19 +112,19 @@ class Kinds(Generic[K]):
         return TypeAdapter(Annotated[Any, self])
 
     def narrow(self, written: Model) -> K | None:
-        """The kind with what is written of its members; None: one that it needs is absent."""
+        """Return the flat object as its kind; None: a member that the kind needs is absent."""
         kind: type[K] = self.by_name[getattr(written, self.tag)]
         given = {name: getattr(written, name) for name in kind.model_fields if name in written.model_fields_set}
         if any(given.get(name) is None for name, info in kind.model_fields.items() if info.is_required()):
             return None
         return cast(K, kind.model_construct(set(given), **given))
 
-    def spread(self, found: K) -> Model:
-        """A kind as it may be written, with the members of all kinds."""
+    def widen(self, found: K) -> Model:
+        """Return an instance of a kind as the flat class, with the members of all kinds."""
         return self.written.model_construct(found.model_fields_set, **dict(found))
 
     def fault(self, written: Model, member: Member, path: str) -> Fault | None:
-        """What is wrong with a member's being there, or not."""
+        """Return the fault of a member that is present in the wrong kind, or absent in a kind that needs it."""
         kind, value = getattr(written, self.tag), getattr(written, member.name)
         if value is None:
             missing = kind in member.needing
@@ -127,37 +134,40 @@ class Kinds(Generic[K]):
         return Fault(f"{path}.{member.alias}", value, *self._words.foreign(kind, member))
 
     def faults(self, written: Model, path: str) -> Iterator[Fault]:
-        """What is wrong with which members are there."""
+        """Yield the faults of all misplaced members."""
         for member in self.members.values():
             fault = self.fault(written, member, path)
             if fault:
                 yield fault
 
     def __get_pydantic_core_schema__(self, _source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """As written first, which JSON schema is made of too, and then the kind, which is dumped as what it is."""
-        # Not one function around: pydantic forgets there whether members go by their alias.
+        """Return a schema that validates a value as the flat class, then as its kind.
+
+        The JSON schema is that of the flat class. A kind is dumped with its own members only.
+        """
+        # Two functions, before and after: one function around would lose the setting of aliases in pydantic.
         taken = core_schema.no_info_before_validator_function(self._taken, handler.generate_schema(self.written))
         as_it_is = core_schema.simple_ser_schema("any")
         return core_schema.no_info_after_validator_function(self._read, taken, serialization=as_it_is)
 
     def _taken(self, value: Any) -> Any:
-        return self.spread(cast(K, value)) if isinstance(value, tuple(self.by_name.values())) else value
+        return self.widen(cast(K, value)) if isinstance(value, tuple(self.by_name.values())) else value
 
     def _read(self, written: Model) -> K:
         placed = [(member, self.fault(written, member, "")) for member in self.members.values()]
         if wrong := [_details(member, fault) for member, fault in placed if fault is not None]:
             raise ValidationError.from_exception_data(self.written.__name__, wrong)
         found = self.narrow(written)
-        assert found is not None  # noqa: S101 - what is needed was looked for
+        assert found is not None  # noqa: S101 - no needed member is absent, as was checked above
         return found
 
     def _flattened(self, title: str, doc: str, tag_says: str) -> type[Model]:
-        """The class of what is written."""
+        """Return the flat class with the members of all kinds."""
         made: dict[str, Any] = {name: self._as_written(name, tag_says) for name in _in_order(self.by_name.values())}
         return create_model(title, __base__=Model, __module__=__name__, __doc__=doc, **made)
 
     def _as_written(self, name: str, tag_says: str) -> tuple[Any, Any]:
-        """A member of what is written: type and field."""
+        """Return a member of the flat class: its type and its field."""
         having = self._having(name)
         first, *others = having.values()
         if name == self.tag:
@@ -173,12 +183,12 @@ class Kinds(Generic[K]):
         return type_of(first) | None, Field(None, description=says)
 
     def _having(self, name: str) -> dict[str, FieldInfo]:
-        """The member in each kind that has it, by the kind's name."""
+        """Return the member's field in each kind that has it, by the kind's name."""
         kinds = self.by_name.items()
         return {value: kind.model_fields[name] for value, kind in kinds if name in kind.model_fields}
 
     def _is_of_some(self, having: Mapping[str, FieldInfo]) -> bool:
-        """Whether not all kinds treat a member alike."""
+        """Return whether only some kinds have the member, or only some need it."""
         return len(having) < len(self.by_name) or len({info.is_required() for info in having.values()}) > 1
 
     def _member(self, name: str) -> Member | None:
@@ -191,7 +201,7 @@ class Kinds(Generic[K]):
 
 
 def type_of(info: FieldInfo) -> Any:
-    """The type of a member's values with their bounds, whether it may be None or not."""
+    """Return the type of a member's values with their bounds, without None."""
     kind: Any = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
     if get_origin(kind) in (Union, UnionType):
         return Union[tuple(part for part in get_args(kind) if part is not NoneType)]  # noqa: UP007 - of a tuple
@@ -204,7 +214,7 @@ def _value(kind: type[Model], tag: str) -> str:
 
 
 def _in_order(kinds: Iterable[type[Model]]) -> list[str]:
-    """Members of all kinds; those of one kind stand before what follows them there."""
+    """Return the names of the members of all kinds, in an order that agrees with the order within each kind."""
     names: list[str] = []
     for kind in kinds:
         at = len(names)
@@ -217,13 +227,13 @@ def _in_order(kinds: Iterable[type[Model]]) -> list[str]:
 
 
 def _naming(known: Iterable[str], kinds: Iterable[str], description: str) -> str:
-    """A description that names the kinds, or the few others, at the end of its first clause."""
+    """Return a description with the names of the kinds after its first clause, or `all but` the few other kinds."""
     having, others = list(kinds), [name for name in known if name not in kinds]
     listed = ", ".join(having) if len(having) <= 4 * len(others) else f"all but {', '.join(others)}"
     return re.sub(r"(?=[.;:])", f" ({listed})", description, count=1)
 
 
 def _details(member: Member, fault: Fault) -> InitErrorDetails:
-    """A fault as pydantic has it."""
+    """Return a fault as an error of pydantic."""
     told = PydanticCustomError(MISPLACED, "{told}", {"told": f"{fault.message}; {fault.remedy}"})
     return InitErrorDetails(type=told, loc=(member.alias,), input=None if fault.value is ABSENT else fault.value)

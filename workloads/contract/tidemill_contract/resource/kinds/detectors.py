@@ -1,7 +1,7 @@
-"""How an anomaly is told: a class a detector, with what it can be set to.
+"""The settings of detectors: one class for each detector.
 
-Of each kind `standard` is the threshold that applies where none is set. A setting that is None is the detector's own
-default. How a detector judges is in `tidemill_processor.detect.detectors`, in a module that registers it by its type.
+`standard` is the default threshold of a kind. A setting that is None means the detector's own default. The algorithms
+are in `tidemill_processor.detect.detectors`, one module each, registered by type.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tidemill_contract.resource.kinds.base import Kinds, Member, Model, Words
 
 
 class DetectorSpec(Model):
-    """What every detector can be set to."""
+    """The settings that every detector has."""
 
     standard: ClassVar[float]
 
@@ -41,7 +41,7 @@ class DetectorSpec(Model):
 
     @property
     def signature(self) -> str:
-        """The settings that what was learnt depends on: under other ones a detector starts anew."""
+        """The settings that the learnt state depends on. If they change, the detector learns from the beginning."""
         return self.type
 
 
@@ -50,7 +50,7 @@ def _signature(detector: DetectorSpec, setting: object) -> str:
 
 
 class AutoDetector(DetectorSpec):
-    """Whatever is rare in this series."""
+    """Reports values that are rare in their series."""
 
     standard = 4.0
 
@@ -58,7 +58,7 @@ class AutoDetector(DetectorSpec):
 
 
 class ZscoreDetector(DetectorSpec):
-    """Far from the mean."""
+    """Reports values far from the mean."""
 
     standard = 6.0
 
@@ -66,7 +66,7 @@ class ZscoreDetector(DetectorSpec):
 
 
 class EwmaDetector(DetectorSpec):
-    """Far from the recent mean."""
+    """Reports values far from the recent mean."""
 
     standard = 6.0
 
@@ -75,12 +75,12 @@ class EwmaDetector(DetectorSpec):
 
     @property
     def signature(self) -> str:
-        """The weight is of what was learnt."""
+        """The type and the weight: the learnt state depends on both."""
         return _signature(self, self.weight)
 
 
 class MadDetector(DetectorSpec):
-    """Far from the median."""
+    """Reports values far from the median."""
 
     standard = 8.0
 
@@ -89,12 +89,12 @@ class MadDetector(DetectorSpec):
 
     @property
     def signature(self) -> str:
-        """So is the number of values."""
+        """The type and the number of remembered values."""
         return _signature(self, self.span)
 
 
 class SeasonalDetector(DetectorSpec):
-    """Far from what is usual at this hour."""
+    """Reports values far from the usual value of their hour."""
 
     standard = 6.0
 
@@ -105,12 +105,12 @@ class SeasonalDetector(DetectorSpec):
 
     @property
     def signature(self) -> str:
-        """So are the hours."""
+        """The type and the period."""
         return _signature(self, self.period)
 
 
 class ChangepointDetector(DetectorSpec):
-    """A level that has shifted."""
+    """Reports a shift of the level of a series."""
 
     standard = 2.0
 
@@ -118,7 +118,7 @@ class ChangepointDetector(DetectorSpec):
 
 
 class IsolationDetector(DetectorSpec):
-    """Odd in combination: the value, its change, its recent average."""
+    """Reports an unusual combination of the value, its change and its recent average."""
 
     standard = 2.75
 
@@ -145,7 +145,7 @@ DETECTORS: Kinds[DetectorSpec] = Kinds(
     ),
     tag="type",
     title="DetectorSpec",
-    doc="How an anomaly is told.",
+    doc="How anomalies are detected.",
     tag_says="Detector; auto needs no tuning.",
     words=Words(missing=_missing, foreign=_foreign),
 )

@@ -1,6 +1,6 @@
-"""What is computed per group and window: a class a function, made from the registry, with its function's parameters.
+"""The metrics of the spec: one class for each function, generated from the registry, with the function's parameters.
 
-One class more has no function: a metric by expression over other metrics.
+One more class has no function: a metric by expression over other metrics.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tidemill_contract.functions.base import Expression, Function, Name
 from tidemill_contract.functions.registry import ALONE, FUNCTIONS, PARAMETERS, listed
 from tidemill_contract.resource.kinds.base import Kinds, Member, Model, Words, type_of
 
-_FIELD = f"Field or derive it runs over; {listed(ALONE)} may do without."
+_FIELD = f"Field or derive that the function aggregates; {listed(ALONE)} may do without."
 
 
 class MetricSpec(Model):
@@ -51,7 +51,7 @@ class ExpressionMetric(MetricSpec):
 
 
 def _kind(function: Function) -> type[MetricSpec]:
-    """The metrics of a function. A parameter that is None is the function's own default."""
+    """Return the class of a function's metrics. A parameter that is None means the function's own default."""
     members: dict[str, Any] = {"function": (Literal[function.name], ...)}
     if not function.alone:
         members["field"] = (Name, Field(description=_FIELD))
@@ -88,6 +88,6 @@ METRICS: Kinds[MetricSpec] = Kinds(
     tag="function",
     title="MetricSpec",
     doc="One number (or value) computed per group and window.",
-    tag_says="Aggregate function; without one there is an expression.",
+    tag_says="Aggregate function; absent in a metric by expression.",
     words=Words(missing=_missing, foreign=_foreign),
 )

@@ -1,6 +1,6 @@
-"""How event time is cut into windows: tumbling, hopping, session.
+"""The kinds of windows: tumbling, hopping, session.
 
-Of each kind `length` is the member that says how long a window is, and `cut` says how its windows are stored.
+In each kind, `length` is the name of the member with the length of a window, and `cut` says how windows are stored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DEFAULT_MAX_LENGTH = "1d"
 MAX_PANES = 3600
 MIN_WINDOW_MS = 1000
 SESSION_STEP_MS = 1000
-"""Sessions end at any millisecond, but are closed a second at a time: each step is a write."""
+"""A session may end at any millisecond, but sessions are closed in steps of a second, because each step is a write."""
 
 Size = Annotated[Duration, Field(description="Window length.", examples=["1m"])]
 Grace = Annotated[Duration, Field(description="How long after its end a window still takes events.")]
@@ -30,9 +30,9 @@ class Cut:
     """How the windows of an aggregation are stored.
 
     Attributes:
-        size_ms: how long a window is, of sessions the longest.
-        pane_ms: how long a stored row is; a window consists of whole ones. Of sessions, how finely they close.
-        gap_ms: the silence that ends a session; None: windows are cut by the clock.
+        size_ms: the length of a window; of sessions the greatest length.
+        pane_ms: the length of a stored row. A window consists of whole rows. Sessions are closed in steps of it.
+        gap_ms: the silence that ends a session; None: the windows are no sessions.
     """
 
     size_ms: int
@@ -41,7 +41,7 @@ class Cut:
 
 
 class TumblingWindow(Model):
-    """Windows that follow each other."""
+    """Windows of the same length, one after the other."""
 
     length: ClassVar[str] = "size"
 
@@ -51,21 +51,21 @@ class TumblingWindow(Model):
 
     @property
     def longest(self) -> str:
-        """How long a window may be."""
+        """The greatest length of a window."""
         return self.size
 
     @property
     def cut(self) -> Cut:
-        """A window is a row."""
+        """One row per window."""
         return Cut(parse_ms(self.size), parse_ms(self.size))
 
     def faults(self, _path: str) -> Iterator[Fault]:
-        """What is wrong between members; `_path` is the window's."""
+        """Yield the faults between members; `_path` is the path of the window."""
         yield from ()
 
 
 class HoppingWindow(Model):
-    """Windows that overlap."""
+    """Windows of the same length that overlap."""
 
     length: ClassVar[str] = "size"
 
@@ -76,16 +76,16 @@ class HoppingWindow(Model):
 
     @property
     def longest(self) -> str:
-        """How long a window may be."""
+        """The greatest length of a window."""
         return self.size
 
     @property
     def cut(self) -> Cut:
-        """A row lasts from one start of a window to the next."""
+        """One row per hop."""
         return Cut(parse_ms(self.size), parse_ms(self.hop))
 
     def faults(self, path: str) -> Iterator[Fault]:
-        """A window consists of whole panes, and not of too many."""
+        """Yield a fault if the hop does not divide the size, or if a window has too many panes."""
         size, hop = parse_ms(self.size), parse_ms(self.hop)
         if min(size, hop) < MIN_WINDOW_MS:
             return
@@ -97,7 +97,7 @@ class HoppingWindow(Model):
 
 
 class SessionWindow(Model):
-    """Windows that last as long as events come."""
+    """Windows that end when no event comes for the time of the gap."""
 
     length: ClassVar[str] = "max_length"
 
@@ -112,16 +112,16 @@ class SessionWindow(Model):
 
     @property
     def longest(self) -> str:
-        """How long a window may be."""
+        """The greatest length of a session."""
         return self.max_length or max(DEFAULT_MAX_LENGTH, self.gap, key=parse_ms)
 
     @property
     def cut(self) -> Cut:
-        """A session is a row, as long as it comes to be."""
+        """One row per session."""
         return Cut(parse_ms(self.longest), SESSION_STEP_MS, parse_ms(self.gap))
 
     def faults(self, path: str) -> Iterator[Fault]:
-        """A session outlasts a silence."""
+        """Yield a fault if the greatest length is shorter than the gap."""
         if self.max_length is not None and 0 < parse_ms(self.max_length) < parse_ms(self.gap):
             message = f"is shorter than gap {self.gap}"
             yield Fault(f"{path}.maxLength", self.max_length, message, "make it longer than gap")

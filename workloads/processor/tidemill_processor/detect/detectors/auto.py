@@ -22,7 +22,7 @@ MEMORY = 2_000.0
 SLOW = 12.0
 """Number of windows in the recent average."""
 REACH = 30.0
-"""Values are cut before learning to this many standard deviations from the expected value (Huber 1964)."""
+"""Before a value is learnt, it is cut to this many standard deviations from the expected value (Huber 1964)."""
 LARGEST = 1e4
 """Maximum size of an error, in standard deviations. With a few larger ones in its tail, nothing else would be rare."""
 _LEAST = 10

@@ -43,6 +43,6 @@ def learn(tail: Tail, size: float) -> Tail:
         bisect.insort(kept, max(float(f"{size:.6g}"), _NOTHING))
         kept = kept[-room:]
     if n >= MEMORY:
-        # Every second size is kept, which halves both numbers. The greatest is dropped, or it would stay for ever.
+        # Every second size is kept, which halves both numbers. The greatest is dropped, so that none stays for ever.
         n, kept = n // 2, kept[::2][: len(kept) // 2]
     return [n, kept]

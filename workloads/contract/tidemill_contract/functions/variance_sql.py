@@ -2,11 +2,12 @@
 
 By Chan, Golub and LeVeque (1979), "Updating formulae and a pairwise algorithm for computing sample variances".
 
-A mean is kept as two doubles, `mean` + `low`: one alone is off by more than the spread where values are large and close
-to each other, as balances and integers beyond 2^53 are. Only differences of means are taken, so that equal values have
-a variance of exactly 0 however they were merged. A row from before there was a `low` has null there, which counts as 0.
+A mean is stored as two doubles, `mean` + `low`. One double is not enough where values are large and close to each
+other, such as balances and integers beyond 2^53: its rounding error would exceed their deviation. The formulas use only
+differences of means, so that equal values have a variance of exactly 0, however they were merged. In older rows `low`
+is null, which counts as 0.
 
-Nothing raises (see `doubles`): M2 becomes infinite instead, and then the mean means nothing.
+The SQL never raises an error (see `doubles`): M2 becomes infinite instead, and the mean is then meaningless.
 """
 
 from __future__ import annotations
@@ -16,31 +17,31 @@ from collections.abc import Callable, Sequence
 from tidemill_contract.functions.doubles import INFINITE, divided, total
 
 Column = Callable[[str], str]
-"""The quoted column of a field by its kind."""
+"""Returns the quoted column of a field for a kind."""
 SCRATCH = ("centre", "rest", "delta", "squares")
-"""Columns that exist only within a statement (see `prepared`), named like kinds."""
+"""Columns that exist only within a statement (see `prepared`). They are named like kinds."""
 
 _ORDINARY, _LARGE = "1e140", "1e171"
-"""Means below the first merge by plain arithmetic; doubles above the second that differ do so by more than 1e154."""
+"""Means below the first are merged by plain arithmetic. Unequal doubles above the second differ by more than 1e154."""
 _NONE = "1e-160"
-"""What differs by less does not differ: the square would be next to zero, and a share of it zero."""
+"""A smaller difference counts as zero, because the square of it is hardly more than the smallest double."""
 _LEAST = "1e-250"
-"""Sums of larger differences stay above zero when divided by a count, whatever cancels out."""
+"""Sums of larger differences do not underflow when they are divided by a count, also after cancellation."""
 _MOST = "'8e307'::double precision"
-"""What M2 grows by at once, and up to which it grows: two of these have a finite sum."""
+"""The largest finite M2, and the largest step by which it grows. The sum of two such values is finite."""
 
 
 def merged(kind: str, column: Column, old: str, new: str) -> str:
-    """The mean, its low part or the M2 of two rows (aliases) together; the new one has a low part."""
+    """Return SQL for the mean, its low part or the M2 of two rows (aliases) together. Row `new` must have a `low`."""
     a, b = f"{old}.{column('mean')}", f"{new}.{column('mean')}"
     rest_a, rest_b = f"coalesce({old}.{column('low')}, 0)", f"{new}.{column('low')}"
     na, nb, stored = f"{old}.{column('n')}", f"{new}.{column('n')}", column(kind)
     make = _merged_squares if kind == "m2" else _moved
-    # Most means are ordinary, and the rest of the checks is not worth its time for them.
+    # Most means are ordinary: for them a faster expression without the other checks is enough.
     near = make(kind, column, old, new, f"(({b} - {a}) + ({rest_b} - {rest_a}))")
     far = make(kind, column, old, new, f"({_difference((b, rest_b), (a, rest_a))})")
     if kind == "m2":
-        limit = f"sqrt({_MOST} / least({na}, {nb}))"  # the weight of the square is less than `least`
+        limit = f"sqrt({_MOST} / least({na}, {nb}))"  # the weight of the square is below this `least`
         far = f"CASE WHEN abs({_difference((b, rest_b), (a, rest_a))}) >= {limit} THEN {INFINITE} ELSE {far} END"
     return (
         f"CASE WHEN {na} = 0 THEN {new}.{stored} WHEN {nb} = 0 THEN {old}.{stored}"
@@ -49,7 +50,7 @@ def merged(kind: str, column: Column, old: str, new: str) -> str:
 
 
 def _difference(a: tuple[str, str], b: tuple[str, str]) -> str:
-    """The difference of two means, each with its low part."""
+    """Return SQL for the difference of two means, each with its low part."""
     return (
         f"CASE WHEN greatest(abs({a[0]}), abs({b[0]})) < {_LARGE} THEN ({a[0]} - {b[0]}) + ({a[1]} - {b[1]})"
         f" WHEN {a[0]} = {b[0]} THEN 0 WHEN {a[0]} <> {b[0]} THEN {INFINITE} END"
@@ -63,7 +64,7 @@ def _moved(kind: str, column: Column, old: str, new: str, delta: str) -> str:
 
 
 def _sum(kind: str, mean: str, move: str) -> str:
-    """One of the two doubles of a mean that is moved. What the low part loses is small next to the move."""
+    """Return SQL for one of the two doubles of a moved mean. The low part's rounding error is small beside the move."""
     return f"{mean} + {move}" if kind == "mean" else f"{move} - (({mean} + {move}) - {mean})"
 
 
@@ -78,38 +79,38 @@ def _merged_squares(_: str, column: Column, old: str, new: str, delta: str) -> s
 
 
 def rolled(kind: str, column: Column) -> str:
-    """The same of all rows of a key, as aggregates over `prepared` rows."""
+    """Return an SQL aggregate for the mean, its low part or the M2 of all rows of a key, over `prepared` rows."""
     delta, number = column("delta"), f"sum({column('n')}::double precision)"
     moments = f"sum({column('n')} * {delta}) FILTER (WHERE abs({delta}) > {_LEAST})"
     move = divided(f"coalesce({moments}, 0)", number)
     if kind != "m2":
         return _sum(kind, f"max({column('centre')})", f"(max({column('rest')}) + {move})")
     squares = total(column("squares"))
-    # The squares are those of the distances from the centre, which is not quite the mean.
+    # The squares are those of distances from the centre, which differs a little from the mean.
     excess = f"CASE WHEN abs({moments}) > 1e-150 THEN {moments} * {move} ELSE 0 END"
     return f"CASE WHEN {squares} < {INFINITE} THEN greatest({squares} - {excess}, 0) ELSE {squares} END"
 
 
 def prepared(fields: Sequence[Column], source: str, selected: Sequence[str], keys: Sequence[str]) -> str:
-    """A FROM item of stored rows, each with what `rolled` needs.
+    """Return a FROM item: stored rows with the scratch columns that `rolled` needs.
 
     Args:
-        fields: columns of each field.
+        fields: for each field, the function that returns its columns.
         source: a FROM item.
-        selected: what is selected of it.
-        keys: columns among these, rows of which are merged.
+        selected: the columns to select from it.
+        keys: the key columns among them. Rows with the same key are merged.
     """
     by = f"OVER (PARTITION BY {', '.join(keys)})" if keys else "OVER ()"
     rows = f"(SELECT {', '.join(selected)} FROM {source}) AS r"
     for step in (_centres, _deltas, _squares) if fields else ():
         further = [f"{expression} AS {name}" for field in fields for expression, name in step(field, by)]
-        # OFFSET keeps Postgres from writing an expression out, and working it out, wherever its column is named.
+        # OFFSET keeps Postgres from inlining an expression, and computing it again, wherever its column is named.
         rows = f"(SELECT *, {', '.join(further)} FROM {rows} OFFSET 0) AS r"
     return rows
 
 
 def _centres(column: Column, by: str) -> list[tuple[str, str]]:
-    """A value near the mean of all, and that very value where all means are equal."""
+    """Return SQL for the centre: a value near the mean of all rows, and equal to it if all means are equal."""
     mean, n = column("mean"), column("n")
     weighed = f"sum(CASE WHEN abs({mean}) BETWEEN {_LEAST} AND {_LARGE} THEN {n} * {mean} ELSE 0 END) {by}"
     about = f"{weighed} / nullif(sum({n}::double precision) {by}, 0)"
@@ -120,13 +121,13 @@ def _centres(column: Column, by: str) -> list[tuple[str, str]]:
 
 
 def _deltas(column: Column, _: str) -> list[tuple[str, str]]:
-    """How far each mean is from it."""
+    """Return SQL for the difference of each mean from the centre."""
     mean = (column("mean"), f"coalesce({column('low')}, 0)")
     return [(_difference(mean, (column("centre"), column("rest"))), column("delta"))]
 
 
 def _squares(column: Column, _: str) -> list[tuple[str, str]]:
-    """Each M2, taken to it."""
+    """Return SQL for each M2 with the deviations taken from the centre."""
     n, m2, delta = column("n"), column("m2"), column("delta")
     moved = (
         f"CASE WHEN abs({delta}) < {_NONE} THEN 0 WHEN abs({delta}) < {_ORDINARY}"

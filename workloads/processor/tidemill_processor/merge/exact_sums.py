@@ -1,8 +1,9 @@
-"""Sums, means and M2 of a batch's groups such that they are exact where a double allows it, and never refused.
+"""Computes the sums, means and M2 of a batch's groups, as exactly as doubles allow. Postgres never refuses them.
 
-Deviations are taken from a pivot, the group's least value: differences of integers and of doubles that are close to
-each other are exact, and equal values deviate by exactly 0. What is beyond a double is stored as infinite, see
-`tidemill_contract.functions.doubles`; the mean is kept in two doubles, see `tidemill_contract.functions.spread`.
+Deviations are differences from a pivot, the group's smallest value. Such differences are exact for integers and for
+doubles close to each other, and equal values have a deviation of exactly 0. A result beyond a double is stored as
+infinite, see `tidemill_contract.functions.doubles`. A mean is stored as two doubles, see
+`tidemill_contract.functions.variance_sql`.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ import polars as pl
 from tidemill_contract.functions.partials import AggregationLayout, Partial
 
 DEVIATION = "_deviation_"
-"""What the deviations of a column are called, before its name."""
+"""Prefix of the names of columns that hold deviations."""
 _DOWN, _LOW_BITS = 2.0**-64, 2**32 - 1
 
 
 def numeric(name: str, frame: pl.DataFrame) -> pl.Expr:
-    """A field's values to calculate with."""
+    """Return an expression for a field's values as numbers."""
     return pl.col(name).cast(pl.Int64) if frame.schema[name] == pl.Boolean else pl.col(name)
 
 
 def widest(name: str, frame: pl.DataFrame) -> int:
-    """The greatest absolute value of an integer field."""
+    """Return the greatest absolute value of an integer field; 0 for other fields."""
     edges = (frame[name].min(), frame[name].max())
     return max((abs(edge) for edge in edges if isinstance(edge, int)), default=0)
 
@@ -34,7 +35,7 @@ def _spread(plan: AggregationLayout) -> list[str]:
 
 
 def deviating(frame: pl.DataFrame, plan: AggregationLayout, keys: Sequence[str]) -> pl.DataFrame:
-    """The frame with the deviations of the fields whose variance is asked for."""
+    """Return the frame with deviations of the fields for which a variance is computed."""
     found = []
     for name in _spread(plan):
         value = numeric(name, frame)
@@ -45,15 +46,21 @@ def deviating(frame: pl.DataFrame, plan: AggregationLayout, keys: Sequence[str])
 
 
 def squares(name: str) -> pl.Expr:
-    """M2 of a field's deviations."""
+    """Return an expression for the M2 of a field's deviations."""
     m2 = pl.col(DEVIATION + name).var(ddof=0) * pl.col(name).count()
     return pl.when(m2.is_null() | m2.is_finite()).then(m2).otherwise(float("inf"))
 
 
 def settled(rows: pl.DataFrame, frame: pl.DataFrame, plan: AggregationLayout, keys: Sequence[str]) -> pl.DataFrame:
-    """Rows with pivots in place of low parts, and mean deviations in place of means: with both as they are stored.
+    """Return the rows with means, low parts and sums as they are stored.
 
-    Sums that are infinite only because of the order in which they were taken are taken anew.
+    Sums that are infinite only because of the order of addition are computed again.
+
+    Args:
+        rows: aggregated rows, with pivots in the columns of low parts and mean deviations in those of means.
+        frame: the events that `rows` were aggregated from.
+        plan: the aggregation's layout.
+        keys: the columns that `rows` were grouped by.
     """
     means = {p.source: p.column for p in plan.partials if p.kind == "mean"}
     lows = {p.source: p.column for p in plan.partials if p.kind == "low"}
@@ -67,12 +74,12 @@ def settled(rows: pl.DataFrame, frame: pl.DataFrame, plan: AggregationLayout, ke
 
 
 def _mean(rows: pl.DataFrame, mean: str, low: str) -> tuple[pl.Expr, pl.Expr]:
-    """Pivot + mean deviation as two doubles."""
+    """Return pivot + mean deviation as two doubles."""
     pivot, deviation = pl.col(low), pl.col(mean)
     if rows.schema[low] == pl.Float64:
         high, rest = pivot, deviation
     else:
-        # Each half of an integer is a double, and so is what their sum loses by rounding.
+        # Each half of an integer is exact as a double, and so is the rounding error of their sum.
         lower = pivot & _LOW_BITS
         high, lost = _two_sum((pivot - lower).cast(pl.Float64), lower.cast(pl.Float64))
         rest = deviation + lost
@@ -81,7 +88,7 @@ def _mean(rows: pl.DataFrame, mean: str, low: str) -> tuple[pl.Expr, pl.Expr]:
 
 
 def _two_sum(a: pl.Expr, b: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
-    """The sum of two doubles, and what rounding took from it (Knuth)."""
+    """Return the sum of two doubles, and its rounding error (Knuth)."""
     whole = a + b
     part = whole - a
     return whole, (a - (whole - part)) + (b - part)
