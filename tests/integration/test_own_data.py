@@ -21,6 +21,7 @@ import httpx
 import pytest
 from confluent_kafka import Producer
 
+from kafka_admin import KafkaAdmin
 from own_file import Shop, write_shop
 from running_up import ENVIRON, tidemill
 from tidemill_operator.laptop.servers import Servers
@@ -157,6 +158,7 @@ def test_a_topic_from_init_to_answers(servers: Servers, server_folder: Path) -> 
     """Its newest records show what they are; the pipeline reads the topic as it is, and nothing is sent."""
     namespace = f"ns-{uuid.uuid4().hex[:6]}"
     topic, producer = f"{namespace}.clicks", Producer({"bootstrap.servers": servers.kafka})
+    KafkaAdmin(servers.kafka).create(topic, partitions=2)
     for number in range(300):
         at = f"2026-01-01T00:{number // 60:02}:{number % 60:02}Z"
         event = {"createdAt": at, "user": {"id": number % 7, "plan": ("free", "pro", "team")[number % 3]}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import decimal
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -160,7 +161,7 @@ def _is(kind: str, value: Any) -> bool:
         case "boolean":
             return isinstance(value, bool)
         case "integer" | "number":
-            return (isinstance(value, int | float) and not isinstance(value, bool)) or type(value).__name__ == "Decimal"
+            return isinstance(value, int | float | decimal.Decimal) and not isinstance(value, bool)
         case "strings":
             return isinstance(value, tuple)
     return isinstance(value, dt.date)
