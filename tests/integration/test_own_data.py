@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections import Counter
@@ -125,33 +127,93 @@ def assert_each_row_is_there(run: Running, shop: Shop) -> None:
     assert sum(row["sum_menge"] for row in rows) == shop.quantity
 
 
-def test_a_small_file_from_init_to_answers(servers: Servers, server_folder: Path) -> None:
-    """On the session's servers. Sent once more by hand, nothing is counted again; with `--again` it is."""
-    shop, name = write_shop(server_folder / "orders.csv", 1_000), f"own-{uuid.uuid4().hex[:8]}"
-    environ = environment_of(servers)
-    with running(server_folder, "--from", "orders.csv", name=name, environ=environ) as run:
-        told = run.wait_for(r"sent 1,000 events to .*: (\d+) accepted, (\d+) refused")
-        assert int(told[2]) == sum(shop.refused.values())
-        run.wait_for(r"^  line \d+: missing_field, field datum$", seconds=1)
-        run.wait_for(r'^  line \d+: mistyped, field betrag_eur: "auf Anfrage"$', seconds=1)
-        assert_each_row_is_there(run, shop)
-        assert tidemill("validate", f"{name}.yaml", folder=server_folder).returncode == 0
-        resume = ("--resume", "position", "--workers", "3")
-        again = tidemill("send", "-f", "orders.csv", "--pipeline", name, *resume, folder=server_folder)
-        assert (again.returncode, "1,000 of them were sent before" in again.stdout) == (3, True), again
-        assert_each_row_is_there(run, shop)
-        nothing = tidemill("send", "-f", "orders.csv", "--pipeline", name, *resume, folder=server_folder)
-        assert (nothing.returncode, "sent 0 events" in nothing.stdout) == (0, True), nothing
-        twice = tidemill("send", "-f", "orders.csv", "--pipeline", name, "--again", folder=server_folder)
-        assert twice.returncode == 3, twice
-        both = 2 * (shop.rows - sum(shop.refused.values()))
-        eventually(
-            lambda: sum(row["events"] for row in run.rows("aggregates/overall")) == both,
-            seconds=60,
-            what="counted twice",
-        )
+@dataclass
+class Small:
+    """A file of 1,000 rows that `init --run` has sent, on the session's servers."""
+
+    run: Running
+    shop: Shop
+
+    @property
+    def accepted(self) -> int:
+        """Its rows that count."""
+        return self.shop.rows - sum(self.shop.refused.values())
+
+    def send(self, file: str, *options: str) -> subprocess.CompletedProcess[str]:
+        """`tidemill send` of a file in the folder."""
+        return tidemill("send", "-f", file, "--pipeline", self.run.name, *options, folder=self.run.folder)
+
+
+@pytest.fixture(scope="module")
+def small(servers: Servers) -> Iterator[Small]:
+    # Not pytest's own folder: that is closed to other users, and as root Postgres runs as another one.
+    folder = Path(tempfile.mkdtemp(prefix="tidemill-test-"))
+    folder.chmod(0o755)
+    shop, name = write_shop(folder / "orders.csv", 1_000), f"own-{uuid.uuid4().hex[:8]}"
+    with running(folder, "--from", "orders.csv", name=name, environ=environment_of(servers)) as run:
+        run.wait_for(r"^dashboard: http")
+        yield Small(run, shop)
         run.process.send_signal(signal.SIGTERM)
-        assert run.process.wait(60) == 3, run.output
+        assert run.process.wait(60) == 3, run.output  # some rows became dead letters
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_each_row_of_a_file_is_counted_or_says_why_not(small: Small) -> None:
+    """The summary names the lines of the first dead letters; what was drafted is valid."""
+    run, refused = small.run, sum(small.shop.refused.values())
+    run.wait_for(rf"sent 1,000 events to .*: {small.accepted} accepted, {refused} refused", seconds=1)
+    run.wait_for(r"^  line \d+: missing_field, field datum$", seconds=1)
+    run.wait_for(r'^  line \d+: mistyped, field betrag_eur: "auf Anfrage"$', seconds=1)
+    run.wait_for(r"^  line \d+: not_json: .line \d+ has 10 cells, there are 8 columns", seconds=1)
+    assert_each_row_is_there(run, small.shop)
+    assert tidemill("validate", f"{run.name}.yaml", folder=run.folder).returncode == 0
+
+
+def test_a_file_that_is_sent_again_is_counted_once(small: Small) -> None:
+    """By hand after `init`, and from the position that a resume file keeps."""
+    resume = ("--resume", "position", "--workers", "3")
+    again = small.send("orders.csv", *resume)
+    assert (again.returncode, "1,000 of them were sent before" in again.stdout) == (3, True), again
+    nothing = small.send("orders.csv", *resume)
+    assert (nothing.returncode, "sent 0 events" in nothing.stdout) == (0, True), nothing
+    assert_each_row_is_there(small.run, small.shop)
+
+
+def test_a_killed_send_goes_on_where_it_was(small: Small) -> None:
+    """Killed between two batches or within one, each row is counted once in the end."""
+    run, before = small.run, small.run.counted("overall")
+    more = write_shop(run.folder / "more.csv", 2_000, seed=2)
+    options = ("--resume", "more.position", "--rate", "800", "--workers", "2")
+    command = [
+        sys.executable,
+        "-m",
+        "tidemill_operator.cli",
+        "send",
+        "-f",
+        "more.csv",
+        "--pipeline",
+        run.name,
+        *options,
+    ]
+    position = run.folder / "more.position"
+    with subprocess.Popen(
+        command, cwd=run.folder, env=ENVIRON, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as cut:
+        eventually(position.exists, seconds=60, what="the first batch is taken")
+        cut.kill()
+    sent = json.loads(position.read_text())["sent"]
+    assert 0 < sent < 2_000
+    rest = small.send("more.csv", *options)
+    assert f"{sent:,} before them were sent earlier" in rest.stdout, rest
+    after = before + 2_000 - sum(more.refused.values())
+    eventually(lambda: run.counted("overall") >= after, seconds=60, what="all are counted")
+    assert run.counted("overall") == after
+
+
+def test_again_counts_anew(small: Small) -> None:
+    before = small.run.counted("overall")
+    assert small.send("orders.csv", "--again").returncode == 3
+    eventually(lambda: small.run.counted("overall") == before + small.accepted, seconds=60, what="counted twice")
 
 
 def test_a_topic_from_init_to_answers(servers: Servers, server_folder: Path) -> None:

@@ -99,8 +99,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CommandError: there is no such file or topic, it has no event, or the output is another file.
     """
-    if args.go_on and args.source == "-":
-        raise CommandError("--run sends the file after it was read, and needs one: write it first", code=EXIT_USAGE)
+    if args.go_on and (args.source == "-" or Path(args.source).is_fifo()):
+        raise CommandError("--run reads the file twice, and a pipe only once: write it to a file", code=EXIT_USAGE)
     if args.name and pipeline_name(args.name) != args.name:
         remedy = "write at most 40 of a-z, 0-9 and -, such as " + pipeline_name(args.name)
         raise CommandError(f"--name {args.name}: is no name of a pipeline; {remedy}", code=EXIT_USAGE)

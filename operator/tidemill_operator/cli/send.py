@@ -164,8 +164,8 @@ def _check(args: argparse.Namespace) -> None:
         wrong = f"--rate {args.rate:g}: write a number of events above 0"
     elif not 1 <= args.workers <= _MOST_WORKERS:
         wrong = f"--workers {args.workers}: write 1 to {_MOST_WORKERS}"
-    elif args.file == "-" and args.resume is not None:
-        wrong = "--resume: standard input cannot be read again; write it to a file first"
+    elif args.resume is not None and (args.file == "-" or Path(args.file).is_fifo()):
+        wrong = "--resume: a pipe cannot be read again; write its content to a file first"
     elif args.url is not None and args.pipeline is None:
         wrong = "--url needs --pipeline NAME too"
     if wrong:

@@ -57,18 +57,13 @@ class Content:
         self.name = str(path) if path is not None else "standard input"
         self.path = path
         self._raw: io.BufferedReader | None = None
+        self.stream: BinaryIO
+        self.head: bytes
         if path is None:
-            source: Any = sys.stdin.buffer
-            self.head: bytes = source.read1(HEAD_BYTES)
-            rejoined: Any = _Rejoined(self.head, source)
-            self.stream: BinaryIO = io.BufferedReader(rejoined)
+            self._read_on(sys.stdin.buffer)
         else:
             try:
-                self._raw = path.open("rb")
-                packed = self._raw.peek(2)[:2] == _GZIP
-                self.stream = gzip.open(self._raw) if packed else self._raw  # type: ignore[assignment]  # noqa: SIM115
-                self.head = self.stream.read(HEAD_BYTES)
-                self.stream.seek(0)
+                self._open(path)
             except (OSError, EOFError, zlib.error) as error:
                 self.close()
                 reason = getattr(error, "strerror", None) or str(error)
@@ -78,6 +73,22 @@ class Content:
             self.close()
             raise EventFileError(f"{self.name} is empty; name a file with at least one event")
 
+    def _open(self, path: Path) -> None:
+        self._raw = path.open("rb")
+        if not self._raw.seekable():  # a pipe with a name
+            self._read_on(self._raw)
+            return
+        packed = self._raw.peek(2)[:2] == _GZIP
+        self.stream = gzip.open(self._raw) if packed else self._raw  # type: ignore[assignment]  # noqa: SIM115
+        self.head = self.stream.read(HEAD_BYTES)
+        self.stream.seek(0)
+
+    def _read_on(self, source: Any) -> None:
+        """Take what a pipe has as the head, and go on from there."""
+        self.head = source.read1(HEAD_BYTES)
+        rejoined: Any = _Rejoined(self.head, source)
+        self.stream = io.BufferedReader(rejoined)
+
     @property
     def share(self) -> float | None:
         """How much of the file has been read, from 0 to 1; None: unknown."""
@@ -86,7 +97,7 @@ class Content:
     @property
     def is_longer_than_head(self) -> bool:
         """Whether the head may be a part of it only."""
-        return self.path is None or len(self.head) >= HEAD_BYTES
+        return not self._size or len(self.head) >= HEAD_BYTES
 
     def close(self) -> None:
         """Close the file."""

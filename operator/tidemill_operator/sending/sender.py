@@ -56,8 +56,8 @@ class Order:
 
     @property
     def identity(self) -> str:
-        """What the keys of its batches begin with. The standard input, and what is sent again, is never the same."""
-        lasting = self.path is not None and not self.again
+        """What the keys of its batches are made of. What comes from a pipe, or is sent again, is never the same."""
+        lasting = self.path is not None and self.path.is_file() and not self.again
         source = str(self.path.absolute()) if lasting and self.path is not None else uuid.uuid4().hex
         return f"{source}\n{self.pipeline}"
 

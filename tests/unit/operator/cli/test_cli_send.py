@@ -92,7 +92,7 @@ def test_an_unknown_pipeline_is_exit_code_1(url: str, capsys: pytest.CaptureFixt
         (["-f", "orders.csv", "--url", "http://x", "--pipeline", "orders"], 2, "name its YAML: --spec FILE"),
         (["-f", "orders.csv", "--rate", "0"], 2, "--rate 0: write a number of events above 0"),
         (["-f", "orders.csv", "--workers", "0"], 2, "--workers 0: write 1 to 32"),
-        (["-f", "-", "--resume", "p"], 2, "--resume: standard input cannot be read again"),
+        (["-f", "-", "--resume", "p"], 2, "--resume: a pipe cannot be read again"),
         (["-f", "none.csv", "--url", "http://x", "--pipeline", "o"], 1, "none.csv: cannot be read"),
         (["-f", "orders.csv", "--url", "http://x", "--pipeline", "o", "--spec", "orders.yaml"], 1, "no pipeline 'o'"),
     ],

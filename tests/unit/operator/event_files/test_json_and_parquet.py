@@ -6,6 +6,8 @@ import datetime as dt
 import decimal
 import io
 import json
+import os
+import threading
 from pathlib import Path
 
 import polars as pl
@@ -72,6 +74,16 @@ def test_standard_input_is_read_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr("sys.stdin", Stdin)
     assert sent(None) == [(1, '{"a":1}'), (2, '{"a":2}')]
+
+
+def test_a_pipe_with_a_name_is_read_once(tmp_path: Path) -> None:
+    """As the shell makes of `<(producer)`."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(b'{"a":1}\n{"a":2}\n',))
+    writer.start()
+    assert sent(pipe) == [(1, '{"a":1}'), (2, '{"a":2}')]
+    writer.join()
 
 
 @pytest.fixture

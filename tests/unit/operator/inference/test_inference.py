@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tidemill_contract.resource.documents import load_documents
 from tidemill_contract.resource.validate import check
+from tidemill_operator.event_files.csv_dialect import unique_names
 from tidemill_operator.event_files.numbers import COMMA, POINT
 from tidemill_operator.inference.columns import collect
 from tidemill_operator.inference.document import NothingFound, Origin, draft
@@ -323,3 +327,24 @@ def test_texts_that_yaml_reads_as_something_else_are_in_quotes() -> None:
 def test_the_text_is_also_what_other_readers_read() -> None:
     text = draft(collect(shop(50, dt.timedelta(hours=1))), Origin("a", "NDJSON", "a", "UTC"), NOW_MS)
     assert yaml.safe_load(text) == load_documents(text)[0]
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=12)
+    | st.sampled_from(["2026-01-01", "31.12.2025 14:05", "1.5", "on", "a: b", "#x", "'", '"', "\u2028", "\x85"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=5,
+)  # fmt: skip
+
+
+@given(st.lists(st.dictionaries(st.text(max_size=12), VALUES, max_size=5), max_size=6), st.booleans())
+def test_whatever_events_hold_the_draft_is_valid(events: list[dict[str, Any]], cells: bool) -> None:
+    """Or there is nothing that a pipeline could be made of."""
+    decimals = None
+    if cells:
+        names = dict.fromkeys(name for event in events for name in event)
+        columns = dict(zip(names, unique_names(list(names)), strict=True))
+        events = [{columns[name]: str(value) for name, value in event.items()} for event in events]
+        decimals = dict.fromkeys(columns.values(), POINT)
+    with contextlib.suppress(NothingFound):
+        drafted(events, decimals=decimals)
