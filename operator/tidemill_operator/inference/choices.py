@@ -38,7 +38,10 @@ _AMOUNTS = re.compile(
     r"amount|price|preis|betrag|summe|total|revenue|umsatz|cost|kosten|sales|quantity|qty|menge|anzahl|stueck|bytes|size"
     r"|count|fee|gebuehr|tax|steuer|netto|brutto|distance|requests|clicks|views|units"
 )
-_PLACES = re.compile(r"(^|_)(lat|lon|lng|latitude|longitude|breite|laenge|year|jahr|month|monat)(_|$)")
+_PLACES = re.compile(r"(^|_)(lat|lon|lng|latitude|longitude|breite|laenge)(_|$)")
+_CALENDAR = re.compile(
+    r"^(year|jahr|quarter|quartal|month|monat|week|woche|weekday|wochentag|day|tag|hour|stunde|minute)$"
+)
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,7 @@ def _metric(function: str, field: FieldDraft) -> dict[str, Any]:
 
 def _is_id(field: FieldDraft, events: int) -> bool:
     """Whether a number only names something: sums of it say nothing."""
-    if _IDS.search(field.name):
+    if _IDS.search(field.name) or _CALENDAR.search(field.name):
         return True
     if field.type != INTEGER or _AMOUNTS.search(field.name) or events < 20:
         return False

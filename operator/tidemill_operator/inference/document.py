@@ -25,7 +25,7 @@ _WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null",
 _PLAIN_PATH = re.compile(r"[^.\[\]]+")
 _EXAMPLES, _EXAMPLE_CHARACTERS = 3, 24
 _LONG_RETENTION = "3650d"
-_DAY_MS = 86_400_000
+_HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
 _KEPT_MS = 60 * _DAY_MS
 
 
@@ -182,7 +182,8 @@ def _event_time(choices: Choices, origin: Origin) -> Iterator[str]:
         return
     if clock.ahead:
         yield f"    # {clock.ahead:,} times lie in the future: such events become dead letters; see maxFuture."
-    yield f"    # In the sample, events are at most {format_ms(clock.disorder_ms)} out of order."
+    later = ", so windows close that much later" if clock.disorder_ms > _HOUR_MS else ""
+    yield f"    # In the sample, events are at most {format_ms(clock.disorder_ms)} out of order{later}."
     settings = {"field": clock.field.name, "maxDisorder": format_ms(clock.disorder_ms)}
     if clock.advance_ms > _DAY_MS:
         settings["maxAdvance"] = format_ms(clock.advance_ms)

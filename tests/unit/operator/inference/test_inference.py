@@ -228,7 +228,7 @@ def shop(rows: int, step: dt.timedelta, *, backwards: bool = False) -> list[dict
         {
             "id": 1000 + n, "at": (start + n * step).isoformat(), "updated": (start + n * step).isoformat(),
             "due": "2031-01-01T00:00:00Z", "country": ("NO", "SE", "DE")[n % 3], "customer": f"c{n % 50}",
-            "amount": n * 1.5, "lat": 59.9, "paid": n % 2 == 0, "note": f"note {n}",
+            "amount": n * 1.5, "lat": 59.9, "year": 2026, "paid": n % 2 == 0, "note": f"note {n}",
         }
         for n in range(rows)
     ]  # fmt: skip
