@@ -9,15 +9,17 @@ from collections.abc import Sequence
 
 from tidemill_contract.files import FileTooLarge
 
-SUBCOMMANDS = ("validate", "plan", "up", "status", "explain", "replay", "down")
+SUBCOMMANDS = ("init", "validate", "plan", "up", "send", "status", "explain", "replay", "down")
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 
 _EPILOG = """\
 examples:
+  tidemill init --from orders.csv --output orders.yaml
   tidemill validate crds/examples/flights.yaml
   tidemill plan crds/examples/flights.yaml --output diff
   tidemill up -f crds/examples/flights.yaml --ready-file ready.json
+  tidemill send -f orders.csv --pipeline orders
   tidemill status
   tidemill explain flights
   tidemill replay flights --aggregation by_carrier

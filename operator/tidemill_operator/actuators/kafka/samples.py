@@ -1,0 +1,76 @@
+"""Reads the newest records of a topic, without joining a consumer group and without writing anything."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from tidemill_operator.errors import Reason, TidemillError
+
+_READING = {
+    "group.id": "tidemill-init",
+    "enable.auto.commit": False,
+    "enable.partition.eof": True,
+    "auto.offset.reset": "earliest",
+    "log_level": 0,
+}
+_ANSWER_SECONDS = 10.0
+
+
+def newest_values(
+    brokers: str, topic: str, *, most: int, seconds: float = 30.0, config: Mapping[str, Any] | None = None
+) -> list[bytes]:
+    """Return the values of the newest records of a topic, in the order of their arrival. Tombstones are left out.
+
+    Args:
+        brokers: bootstrap brokers.
+        topic: its name.
+        most: the most records.
+        seconds: for reading them; what was read until then is returned.
+        config: further client settings.
+
+    Raises:
+        TidemillError: there is no such topic, or Kafka does not answer.
+    """
+    consumer = Consumer({"bootstrap.servers": brokers, **_READING, **(config or {})})
+    try:
+        starts = _starts(consumer, topic, most)
+        consumer.assign(starts)
+        return _read(consumer, len(starts), most, time.monotonic() + seconds)
+    except KafkaException as error:
+        message = f"topic {topic} on {brokers} cannot be read: {error.args[0].str()}"
+        raise TidemillError(Reason.UNREACHABLE, message, "check the address, the login and the topic") from None
+    finally:
+        consumer.close()
+
+
+def _starts(consumer: Consumer, topic: str, most: int) -> list[TopicPartition]:
+    """Where to begin in each partition, to get about so many records."""
+    known = consumer.list_topics(topic, timeout=_ANSWER_SECONDS).topics[topic]
+    if known.error is not None or not known.partitions:
+        remedy = "check the name; a file is named with its folder or its suffix, such as ./events.csv"
+        raise TidemillError(Reason.UNREACHABLE, f"there is neither a file nor a topic {topic}", remedy)
+    each = max(1, most // len(known.partitions))
+    starts = []
+    for number in known.partitions:
+        low, high = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=_ANSWER_SECONDS)
+        starts.append(TopicPartition(topic, number, max(low, high - each)))
+    return starts
+
+
+def _read(consumer: Consumer, partitions: int, most: int, deadline: float) -> list[bytes]:
+    found: list[tuple[int, int, int, bytes]] = []
+    ended: set[int] = set()
+    while len(ended) < partitions and len(found) < most and time.monotonic() < deadline:
+        for message in consumer.consume(1000, 0.5):
+            error = message.error()
+            if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                raise KafkaException(error)
+            if error is not None:
+                ended.add(message.partition())
+            elif (value := message.value()) is not None:
+                found.append((message.timestamp()[1], message.partition(), message.offset(), value))
+    return [value for *_, value in sorted(found)]

@@ -1,0 +1,240 @@
+"""`tidemill init`: drafts a pipeline from a file or a topic, and runs it if that is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tidemill_contract.events.timestamps import check_zone
+from tidemill_contract.resource.faults import one_line
+from tidemill_operator.actuators.kafka.samples import newest_values
+from tidemill_operator.cli.main import EXIT_USAGE, CommandError
+from tidemill_operator.cli.status import is_running, read_state
+from tidemill_operator.errors import TidemillError
+from tidemill_operator.event_files.content import EventFileError
+from tidemill_operator.event_files.event_file import FORMATS, EventFile, Reading
+from tidemill_operator.inference.columns import Sample, collect
+from tidemill_operator.inference.document import NothingFound, Origin, draft
+from tidemill_operator.inference.naming import pipeline_name
+from tidemill_operator.inference.zone import local_zone
+from tidemill_operator.settings import Platform
+
+_MOST_RECORDS = 10_000
+_FILE_NAME = (os.sep, ".csv", ".tsv", ".txt", ".json", ".ndjson", ".jsonl", ".parquet", ".gz")
+_DESCRIPTION = """\
+Draft a pipeline from your own events. A sample of them shows fields, paths, types, formats of times, a key, the event
+time, a window and metrics. The pipeline is valid and has comments; without --output it goes to standard output. With
+--run, `up` runs it, `send` sends the file, and Ctrl-C stops.
+"""
+_EPILOG = """\
+examples:
+  tidemill init --from orders.csv
+  tidemill init --from orders.csv --run
+  tidemill init --from events.ndjson --output events.yaml --name clicks --zone Europe/Berlin
+  TIDEMILL_KAFKA_BROKERS=broker:9092 tidemill init --from shop.clicks --output clicks.yaml
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the subcommand."""
+    parser = subparsers.add_parser(
+        "init",
+        help="draft a pipeline from your own events",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--from",
+        dest="source",
+        required=True,
+        metavar="FILE|TOPIC",
+        help="CSV, NDJSON, JSON or Parquet file, - for standard input, or the name of a topic in Kafka",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="PATH", help="write the pipeline here, never over another file; with --run"
+        " default: NAME.yaml"
+    )  # fmt: skip
+    parser.add_argument("--name", metavar="NAME", help="of the pipeline; default: made of the name of file or topic")
+    parser.add_argument(
+        "--zone", metavar="ZONE", help="of times that name none, such as Europe/Berlin; default: this machine's"
+    )
+    parser.add_argument("--run", action="store_true", dest="go_on", help="go on to `up` and `send`")
+    parser.add_argument("--data-dir", type=Path, default=Path(".tidemill"), metavar="DIR", help="default: .tidemill")
+    parser.add_argument("--port-ingest", type=int, default=8080, metavar="N", help="with --run, as for `up`")
+    parser.add_argument("--port-api", type=int, default=8081, metavar="N", help="with --run, as for `up`")
+    add_reading(parser)
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that say how a file is read."""
+    parser.add_argument("--format", choices=FORMATS, help="default: found out from the file's beginning and name")
+    parser.add_argument("--encoding", metavar="NAME", help="of a text, such as cp1252; default: found out")
+    parser.add_argument("--delimiter", metavar="CHARACTER", help="between the cells of CSV; default: found out")
+
+
+def reading_of(args: argparse.Namespace) -> Reading:
+    """Return how a file is read.
+
+    Raises:
+        CommandError: the delimiter is no single character.
+    """
+    delimiter = "\t" if args.delimiter in ("\\t", "tab") else args.delimiter
+    if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
+        raise CommandError(f"--delimiter {args.delimiter!r}: write one character, or tab", code=EXIT_USAGE)
+    return Reading(args.format, args.encoding, delimiter)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draft the pipeline, print or write it, and run it if that is asked for.
+
+    Raises:
+        CommandError: there is no such file or topic, it has no event, or the output is another file.
+    """
+    if args.go_on and (args.source == "-" or Path(args.source).is_fifo()):
+        raise CommandError("--run reads the file twice, and a pipe only once: write it to a file", code=EXIT_USAGE)
+    if args.name and pipeline_name(args.name) != args.name:
+        remedy = "write at most 40 of a-z, 0-9 and -, such as " + pipeline_name(args.name)
+        raise CommandError(f"--name {args.name}: is no name of a pipeline; {remedy}", code=EXIT_USAGE)
+    zone = args.zone or local_zone()
+    try:
+        check_zone(zone)
+    except ValueError as error:
+        raise CommandError(f"--zone {zone}: {error}", code=EXIT_USAGE) from None
+    path = _path(args.source)
+    name = args.name or pipeline_name(_stem(path) if path is not None else _words(args.source))
+    output = args.output or (Path(f"{name}.yaml") if args.go_on else None)
+    try:
+        is_topic = path is None and args.source != "-"
+        text = _of_topic(args, name, zone) if is_topic else _of_file(args, path, name, zone)
+    except (EventFileError, NothingFound, TidemillError) as error:
+        raise CommandError(str(error)) from None
+    if output is None:
+        print(text, end="")
+        return 0
+    _write(output, text)
+    print(f"wrote {output}: types, event time, groups and metrics are guesses, so read it through", flush=True)
+    if not args.go_on:
+        return 0
+    from tidemill_operator.cli.init_run import run_and_send  # imported here because it imports `send`, and that this
+
+    return run_and_send(args, output, name, path)
+
+
+def _path(source: str) -> Path | None:
+    """The file that is meant; None: the standard input or a topic.
+
+    Raises:
+        CommandError: it can only be a file, and does not exist.
+    """
+    if source == "-":
+        return None
+    path = Path(source)
+    if path.is_dir():
+        raise CommandError(f"{source} is a folder; name a file in it")
+    if path.exists():
+        return path
+    if any(part in source.lower() for part in _FILE_NAME):
+        raise CommandError(f"{source}: there is no such file; check the path")
+    return None
+
+
+def _of_file(args: argparse.Namespace, path: Path | None, name: str, zone: str) -> str:
+    with EventFile(path, reading_of(args)) as file:
+        table = file.table
+        decimals = None if table is None else dict(zip(table.columns, table.dialect.decimals, strict=True))
+        sample = collect((value for _, value in file.members()), decimals=decimals)
+        described = file.described
+    written = shlex.quote(str(args.output or f"{name}.yaml"))
+    hints = f"tidemill up -f {written}", f"tidemill send -f {shlex.quote(args.source)} --pipeline {name}"
+    origin = Origin(
+        label=args.source if path is not None else "standard input",
+        described=described,
+        name=name,
+        zone=zone,
+        assumed=args.zone is None,
+        hints=tuple(map(one_line, hints)),
+    )
+    return draft(sample, origin, _now_ms())
+
+
+def _of_topic(args: argparse.Namespace, name: str, zone: str) -> str:
+    """Draft a pipeline that reads an existing topic.
+
+    Raises:
+        CommandError: no Kafka is known.
+        TidemillError: there is no such topic, or it cannot be read.
+        NothingFound: it has no event.
+    """
+    topic, state = args.source, read_state(args.data_dir)
+    brokers = os.environ.get("TIDEMILL_KAFKA_BROKERS", "")
+    if not brokers and state is not None and is_running(state):
+        brokers = str(state["addresses"]["kafka"])
+    if not brokers:
+        remedy = "set TIDEMILL_KAFKA_BROKERS to host:port of the Kafka that has the topic, or correct the path"
+        raise CommandError(f"{topic} is no file, and no Kafka is known that could have a topic of this name; {remedy}")
+    print(f"{topic} is no file here: reading the newest {_MOST_RECORDS:,} records of the topic", file=sys.stderr)
+    sample: Sample = collect(_decoded(newest_values(brokers, topic, most=_MOST_RECORDS)))
+    namespace = topic.partition(".")[0] if "." in topic else None
+    prefixed = topic.startswith(f"{namespace}.") and pipeline_name(namespace or "") == namespace
+    hints = [f"tidemill up -f {shlex.quote(str(args.output or f'{name}.yaml'))}"]
+    if not prefixed and not topic.startswith(Platform.from_env(os.environ).topic_prefixes):
+        hints.insert(0, f"export TIDEMILL_TOPIC_PREFIXES={shlex.quote(topic)}  # allows a topic of this name")
+    origin = Origin(
+        label=f"topic {topic}",
+        described="JSON records, the newest of each partition",
+        name=name,
+        namespace=namespace if prefixed else None,
+        topic=topic,
+        zone=zone,
+        assumed=args.zone is None,
+        hints=tuple(map(one_line, hints)),
+    )
+    return draft(sample, origin, _now_ms())
+
+
+def _decoded(values: Iterable[bytes]) -> Iterable[Any]:
+    for value in values:
+        try:
+            yield msgspec.json.decode(value)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            yield None
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def _stem(path: Path) -> str:
+    """The name of a file without `.csv`, `.csv.gz` and the like."""
+    return path.name.partition(".")[0] or path.name
+
+
+def _words(topic: str) -> str:
+    """The part of a topic's name that says what is in it: `orders` of `shop.orders.events`."""
+    return topic.partition(".")[2].removesuffix(".events") or topic
+
+
+def _write(path: Path, text: str) -> None:
+    """Write the pipeline, unless the file exists and says something else.
+
+    Raises:
+        CommandError: it does, or cannot be written.
+    """
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        if path.read_text(encoding="utf-8") != text:
+            remedy = "name another --output, or remove the file"
+            raise CommandError(f"{path} exists, and what is drafted now differs; {remedy}") from None
+    except OSError as error:
+        raise CommandError(f"{path} cannot be written ({error.strerror}); name another --output") from None

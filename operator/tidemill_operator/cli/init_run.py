@@ -1,0 +1,109 @@
+"""What `tidemill init --run` does after the draft: `up` in this thread, and `send` beside it once all is ready."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from tidemill_contract.files import read_text
+from tidemill_contract.resource.spec import AnalyticsPipeline
+from tidemill_operator.cli import send, up
+from tidemill_operator.cli.init import reading_of
+from tidemill_operator.cli.main import EXIT_ERROR, build_parser
+from tidemill_operator.event_files.content import EventFileError
+from tidemill_operator.event_files.event_file import EventFile
+from tidemill_operator.laptop.sources import Sources
+from tidemill_operator.sending.client import Client
+from tidemill_operator.sending.progress import Progress
+from tidemill_operator.sending.sender import Order, Sender
+
+_LOOK_SECONDS = 0.2
+_END_SECONDS = 10.0
+
+
+def run_and_send(args: argparse.Namespace, output: Path, name: str, path: Path | None) -> int:
+    """Run the pipeline until a signal arrives, and send the file as soon as it is ready.
+
+    Args:
+        args: of `init`.
+        output: the file with the pipeline.
+        name: of the pipeline.
+        path: of the events; None: they are in the topic.
+
+    Returns:
+        The exit code of `send`, or that of `up` if nothing was to be sent.
+    """
+    with tempfile.TemporaryDirectory(prefix="tidemill-init-") as folder:
+        ready = Path(folder) / "ready.json"
+        arguments = ["up", "-f", str(output), "--data-dir", str(args.data_dir), "--ready-file", str(ready)]
+        arguments += ["--port-ingest", str(args.port_ingest), "--port-api", str(args.port_api)]
+        sending = _Sending(args, output, name, path, ready)
+        sending.start()
+        try:
+            code = up.run(build_parser().parse_args(arguments))
+        finally:
+            sending.stop()
+    return code or sending.code
+
+
+class _Sending(threading.Thread):
+    """Waits for the pipeline, and sends the file to it.
+
+    Attributes:
+        code: the exit code; 0 until the file was sent.
+    """
+
+    def __init__(self, args: argparse.Namespace, output: Path, name: str, path: Path | None, ready: Path) -> None:
+        super().__init__(name="send", daemon=True)
+        self._args, self._output, self._name, self._path, self._ready = args, output, name, path, ready
+        self._stopped = threading.Event()
+        self._sender: Sender | None = None
+        self.code = 0
+
+    def run(self) -> None:
+        """Send the file once the pipeline is ready."""
+        while not self._ready.exists():
+            if self._stopped.wait(_LOOK_SECONDS):
+                return
+        told = json.loads(read_text(self._ready))
+        if self._name not in told["pipelines"]:
+            # `up` has said why; the file is sent when the pipeline was corrected.
+            self._say(f"nothing was sent, as {self._name} is not ready; then: tidemill send -f {self._args.source}")
+            self.code = EXIT_ERROR
+            return
+        endpoints = told["pipelines"][self._name]
+        if self._path is not None:
+            self._send(self._path, endpoints)
+        self._say(f"dashboard: {endpoints.get('api', '')}/ (Ctrl-C stops, the data is kept)")
+
+    def stop(self) -> None:
+        """End it, also in the middle of the file."""
+        self._stopped.set()
+        if self._sender is not None:
+            self._sender.stop()
+        self.join(_END_SECONDS)
+
+    def _send(self, path: Path, endpoints: dict[str, Any]) -> None:
+        reading = Sources([self._output]).poll()
+        documents = reading.documents if reading is not None else {}
+        (document,) = documents.values()
+        fields = AnalyticsPipeline.model_validate(document).spec.source.fields
+        order = Order(path=path, pipeline=self._name, fields=fields)
+        client = Client(endpoints["ingest"], self._name)
+        try:
+            with EventFile(path, reading_of(self._args)) as file:
+                self._sender = Sender(file, client, order, Progress(lambda: file.share))
+                self.code = send.send(file, client, order, api=endpoints.get("api", ""), sender=self._sender)
+        except EventFileError as error:
+            self._say(f"tidemill send: {error}")
+            self.code = EXIT_ERROR
+        finally:
+            client.close()
+
+    def _say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,259 @@
+"""`tidemill send`: sends the events of a file to a pipeline."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tidemill_contract.files import read_text
+from tidemill_contract.resource.spec import AnalyticsPipeline, FieldSpec
+from tidemill_operator.cli.explain import find_pipeline
+from tidemill_operator.cli.init import add_reading, reading_of
+from tidemill_operator.cli.main import EXIT_ERROR, EXIT_USAGE, CommandError
+from tidemill_operator.cli.status import is_running, read_state
+from tidemill_operator.event_files.content import EventFileError
+from tidemill_operator.event_files.event_file import CSV, NDJSON, EventFile, Reading
+from tidemill_operator.laptop.sources import Sources
+from tidemill_operator.laptop.store import Store
+from tidemill_operator.sending.client import Client, SendError
+from tidemill_operator.sending.progress import Progress
+from tidemill_operator.sending.sender import Order, Sender, Summary
+
+EXIT_REFUSED = 3
+_MOST_WORKERS = 32
+_DESCRIPTION = """\
+Send the events of a file to a pipeline: CSV, NDJSON, a JSON array or Parquet, also packed with gzip. The pipeline's
+fields say how the cells of CSV are read. Each batch has an Idempotency-Key, made of the file and the place in it: what
+is sent again within a day is counted once. Exit code 0: all events were accepted, 3: some became dead letters, 1: not
+all were sent.
+"""
+_EPILOG = """\
+examples:
+  tidemill send -f orders.csv
+  tidemill send -f events.ndjson.gz --pipeline clicks --rate 2000 --workers 4
+  tidemill send -f big.parquet --pipeline clicks --resume big.position
+  tidemill send -f orders.csv --pipeline orders --url https://ingest.example.com --spec orders.yaml --api-key-file key
+  producer | tidemill send -f - --pipeline clicks
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the subcommand."""
+    parser = subparsers.add_parser(
+        "send",
+        help="send the events of a file to a pipeline",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-f", "--file", required=True, metavar="FILE", help="- for standard input (default NDJSON)")
+    parser.add_argument("--pipeline", metavar="NAME", help="name, or namespace/name; default: the only one that runs")
+    parser.add_argument("--url", metavar="INGEST", help="of ingest; default: that of the running `up`")
+    parser.add_argument(
+        "--spec",
+        type=Path,
+        metavar="FILE",
+        help="YAML of the pipeline, needed for CSV with --url; default: that of `up`",
+    )
+    parser.add_argument("--rate", type=float, metavar="N", help="at most N events per second; default: no limit")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="requests at a time; with several, events arrive out of order by some batches; default: 1",
+    )
+    parser.add_argument("--resume", type=Path, metavar="PATH", help="keep the position here, and continue from it")
+    parser.add_argument("--again", action="store_true", help="count events that were sent before once more")
+    parser.add_argument("--api-key-file", type=Path, metavar="PATH", help="file with a key of the pipeline")
+    parser.add_argument("--data-dir", type=Path, default=Path(".tidemill"), metavar="DIR", help="default: .tidemill")
+    add_reading(parser)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where events are sent.
+
+    Attributes:
+        url: of ingest.
+        api: of the API; empty: unknown.
+        pipeline: its name.
+        fields: of the pipeline; empty: unknown.
+    """
+
+    url: str
+    pipeline: str
+    fields: Sequence[FieldSpec]
+    api: str = ""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Send the file, and print what became of its events.
+
+    Raises:
+        CommandError: the file, the pipeline or ingest is not there, or an option is wrong.
+    """
+    _check(args)
+    path = None if args.file == "-" else Path(args.file)
+    reading = reading_of(args)
+    if path is None and reading.format is None:
+        reading = Reading(NDJSON, reading.encoding, reading.delimiter)
+    target = _target(args)
+    order = Order(
+        path=path,
+        pipeline=target.pipeline,
+        fields=target.fields,
+        rate=args.rate,
+        workers=args.workers,
+        resume=args.resume,
+        again=args.again,
+    )
+    client = Client(target.url, target.pipeline, api_key=_api_key(args.api_key_file))
+    try:
+        with EventFile(path, reading) as file:
+            if file.format == CSV and not target.fields:
+                raise CommandError(
+                    "the fields of the pipeline are unknown; name its YAML: --spec FILE", code=EXIT_USAGE
+                )
+            return send(file, client, order, api=target.api)
+    except EventFileError as error:
+        raise CommandError(str(error)) from None
+    finally:
+        client.close()
+
+
+def send(file: EventFile, client: Client, order: Order, *, api: str, sender: Sender | None = None) -> int:
+    """Send an open file, and print the summary; return the exit code.
+
+    Args:
+        file: the file.
+        client: to ingest.
+        order: what is sent, and how.
+        api: URL of the API, for the message about dead letters; empty: unknown.
+        sender: of these; None: one is made.
+    """
+    if file.table is not None:
+        _tell_columns(file, order)
+    sender = sender or Sender(file, client, order, Progress(lambda: file.share))
+    problem = ""
+    try:
+        sender.run()
+    except (SendError, EventFileError) as error:
+        problem = str(error)
+    except KeyboardInterrupt:
+        problem = "interrupted"
+    print(_told(sender.summary, file.name, order, api), flush=True)
+    if problem:
+        print(f"tidemill send: {problem}; {_how_to_go_on(order)}", file=sys.stderr, flush=True)
+        return EXIT_ERROR
+    return EXIT_REFUSED if sender.summary.refused else 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """See that the options are right.
+
+    Raises:
+        CommandError: one is not.
+    """
+    wrong = ""
+    if args.rate is not None and not 0 < args.rate < 1e9:
+        wrong = f"--rate {args.rate:g}: write a number of events above 0"
+    elif not 1 <= args.workers <= _MOST_WORKERS:
+        wrong = f"--workers {args.workers}: write 1 to {_MOST_WORKERS}"
+    elif args.resume is not None and (args.file == "-" or Path(args.file).is_fifo()):
+        wrong = "--resume: a pipe cannot be read again; write its content to a file first"
+    elif args.url is not None and args.pipeline is None:
+        wrong = "--url needs --pipeline NAME too"
+    if wrong:
+        raise CommandError(wrong, code=EXIT_USAGE)
+
+
+def _target(args: argparse.Namespace) -> Target:
+    """Find where to send: as the options say, else to the running `up`.
+
+    Raises:
+        CommandError: there is no such pipeline, or it takes no events over HTTP.
+    """
+    spec = None if args.spec is None else _fields_of(args.spec, args.pipeline)
+    if args.url is not None:
+        return Target(args.url, args.pipeline.rpartition("/")[2], spec or ())
+    state = read_state(args.data_dir)
+    if state is None or not is_running(state):
+        remedy = "start it with `tidemill up -f FILE`, or name ingest with --url"
+        raise CommandError(f"nothing runs with --data-dir {args.data_dir}: {remedy}")
+    pipelines = state["pipelines"]
+    if args.pipeline is None and len(pipelines) != 1:
+        raise CommandError(f"several pipelines run: write --pipeline with one of {', '.join(sorted(pipelines))}")
+    key, pipeline = find_pipeline(pipelines, args.pipeline or next(iter(pipelines)))
+    endpoints = pipeline["endpoints"]
+    if "ingest" not in endpoints:
+        raise CommandError(f"{key} takes no events over HTTP; set spec.ingest.enabled, or wait until it is ready")
+    stored = next((stored for stored in Store(args.data_dir / "state") if stored.key == key), None)
+    fields = spec or ([] if stored is None else AnalyticsPipeline.model_validate(stored.document).spec.source.fields)
+    return Target(endpoints["ingest"], key.partition("/")[2], fields, endpoints.get("api", ""))
+
+
+def _fields_of(path: Path, wanted: str | None) -> Sequence[FieldSpec]:
+    """Return the fields of a pipeline in a file.
+
+    Raises:
+        CommandError: the file is invalid, or does not have the pipeline.
+    """
+    reading = Sources([path]).poll()
+    if reading is None or reading.faults:
+        raise CommandError("\n".join(reading.faults if reading else ()), code=EXIT_USAGE)
+    documents = reading.documents
+    key, _ = find_pipeline({key: {} for key in documents}, wanted or next(iter(documents), ""))
+    return AnalyticsPipeline.model_validate(documents[key]).spec.source.fields
+
+
+def _api_key(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return read_text(path).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(f"--api-key-file {path}: cannot be read ({error})", code=EXIT_USAGE) from None
+
+
+def _tell_columns(file: EventFile, order: Order) -> None:
+    """Say which columns no field reads, and which fields no column fills."""
+    writer = file.writer(order.fields)
+    if writer.unread:
+        print(f"columns that no field reads are left out: {', '.join(writer.unread)}", file=sys.stderr)
+    if writer.unfilled:
+        print(f"fields that no column fills: {', '.join(writer.unfilled)}", file=sys.stderr)
+
+
+def _told(summary: Summary, name: str, order: Order, api: str) -> str:
+    events = summary.accepted + summary.refused
+    speed = f" ({events / summary.seconds:,.0f} a second)" if summary.seconds > 0.001 else ""
+    lines = [
+        f"{name}: sent {events:,} events to {order.pipeline} in {summary.seconds:.1f} s{speed}:"
+        f" {summary.accepted:,} accepted, {summary.refused:,} refused"
+    ]
+    if summary.skipped:
+        lines.append(f"  {summary.skipped:,} before them were sent earlier, as {order.resume} says")
+    if summary.replayed:
+        lines.append(f"  {summary.replayed:,} of them were sent before and are not counted again; --again counts them")
+    if summary.unsure:
+        lines.append(f"  {summary.unsure:,} were in requests during which ingest was killed: some may be counted twice")
+    lines += [f"  {refusal}" for refusal in summary.refusals]
+    if summary.refused > len(summary.refusals):
+        lines.append(f"  … and {summary.refused - len(summary.refusals):,} more")
+    if summary.refused:
+        where = f"{api}/v1/pipelines/{order.pipeline}/dead-letters" if api else "the API's list of dead letters"
+        lines.append(f"  {where} says what is wrong with each")
+    return "\n".join(lines)
+
+
+def _how_to_go_on(order: Order) -> str:
+    if order.path is None:
+        return "what was not sent has to be produced again"
+    if order.resume is not None:
+        return f"the same command continues from {order.resume}"
+    return "the same command begins again, and counts what was sent before only once"

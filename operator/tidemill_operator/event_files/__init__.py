@@ -1,0 +1,1 @@
+"""Files of events as people have them: CSV, NDJSON, JSON arrays and Parquet, compressed with gzip or not."""

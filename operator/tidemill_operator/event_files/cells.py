@@ -1,0 +1,134 @@
+"""Makes events of the rows of a CSV file, by the fields of a pipeline: its types say how cells are read.
+
+A cell that is not of its field's type is sent as a text, so that ingest makes the event a dead letter that shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from tidemill_contract.events.timestamps import RFC3339, UNITS
+from tidemill_contract.resource.paths import show_path
+from tidemill_contract.resource.spec import FieldSpec
+from tidemill_operator.event_files.csv_dialect import Dialect
+from tidemill_operator.event_files.numbers import BOOLEANS, NULLS, read_number
+
+Cell = Callable[[str], Any]
+"""The value of a cell, as the encoder takes it; None: there is none."""
+
+
+class RowWriter:
+    """Writes rows as JSON objects.
+
+    Attributes:
+        unread: the columns that no field reads; they are left out.
+        unfilled: the fields that no column fills.
+    """
+
+    def __init__(self, dialect: Dialect, fields: Sequence[FieldSpec]) -> None:
+        """Match columns and fields: by the path that a field is read from, else by its name."""
+        own = [field for field in fields if field.origin == "value"]
+        by_path = {show_path(field.steps): field for field in own}
+        by_member = {field.steps[0]: field for field in own if len(field.steps) == 1}
+        by_name = {field.name: field for field in own}
+        self._cells: list[tuple[int, Sequence[Any], Cell]] = []
+        self._width, unread, filled = len(dialect.columns), [], set()
+        for at, (column, decimal) in enumerate(zip(dialect.columns, dialect.decimals, strict=True)):
+            field = by_member.get(column) or by_path.get(column) or by_name.get(column)
+            if field is None or field.name in filled or not all(isinstance(step, str) for step in field.steps):
+                unread.append(column)
+                continue
+            filled.add(field.name)
+            self._cells.append((at, field.steps, _reader(field, decimal)))
+        self.unread = tuple(unread)
+        self.unfilled = tuple(field.name for field in own if field.name not in filled)
+        self._flat = all(len(steps) == 1 for _, steps, _ in self._cells)
+        self._plain = [(at, steps[0], read) for at, steps, read in self._cells]
+
+    @property
+    def fills_nothing(self) -> bool:
+        """Whether no column is read by any field."""
+        return not self._cells
+
+    def write(self, row: Sequence[str], line: int) -> bytes:
+        """Return the event of a row. Cells that are missing at its end are empty.
+
+        A row with more cells than there are columns is broken: its values may be in the wrong columns. It becomes a
+        text that is no JSON, which ingest makes a dead letter.
+        """
+        if len(row) > self._width and any(cell.strip() for cell in row[self._width :]):
+            told = f"line {line} has {len(row)} cells, there are {self._width} columns: {row}"
+            return told.encode()
+        width = len(row)
+        if self._flat:
+            return msgspec.json.encode(
+                {name: value for at, name, read in self._plain if at < width and (value := read(row[at])) is not None}
+            )
+        event: dict[str, Any] = {}
+        for at, steps, read in self._cells:
+            if at < width and (value := read(row[at])) is not None:
+                *outer, last = steps
+                inner = event
+                for step in outer:
+                    inner = inner.setdefault(step, {})
+                inner[last] = value
+        return msgspec.json.encode(event)
+
+
+def _reader(field: FieldSpec, decimal: str) -> Cell:
+    """Return how the cells of a field are read."""
+    match field.type:
+        case "string":
+            return _text
+        case "boolean":
+            return _boolean
+        case "timestamp":
+            return _counted(decimal) if _counts(field) else _moment
+        case "strings" | "json":
+            return _json
+    return _counted(decimal)  # numbers of all kinds
+
+
+def _counts(field: FieldSpec) -> bool:
+    """Whether a timestamp may be a number."""
+    return field.format in (None, RFC3339, *UNITS)
+
+
+def _text(cell: str) -> str | None:
+    return cell or None
+
+
+def _moment(cell: str) -> str | None:
+    text = cell.strip()
+    return None if text.lower() in NULLS else text
+
+
+def _boolean(cell: str) -> Any:
+    text = cell.strip().lower()
+    return None if text in NULLS else BOOLEANS.get(text, cell)
+
+
+def _counted(decimal: str) -> Cell:
+    def read(cell: str) -> Any:
+        text = cell.strip()
+        if text.lower() in NULLS:
+            return None
+        number = read_number(text, decimal)
+        # The digits are passed on as they are: no float is in between.
+        return text if number is None else msgspec.Raw(number.encode())
+
+    return read
+
+
+def _json(cell: str) -> Any:
+    text = cell.strip()
+    if not text:
+        return None
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return text
+    return msgspec.Raw(text.encode())

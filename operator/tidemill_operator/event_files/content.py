@@ -1,0 +1,158 @@
+"""Opens a file of events: unpacks gzip, finds the encoding, and says what a file is that holds no events."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import sys
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO
+
+HEAD_BYTES = 1024 * 1024
+"""How much of a file is looked at to find its form."""
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_GZIP = b"\x1f\x8b"
+_FOREIGN = (
+    (b"PK\x03\x04", "is an Excel workbook or a ZIP file: save the sheet as CSV, or unpack it"),
+    (b"\xd0\xcf\x11\xe0", "is an old Excel workbook: save the sheet as CSV"),
+    (b"\x28\xb5\x2f\xfd", "is compressed with zstd: unpack it, or use gzip"),
+    (b"BZh", "is compressed with bzip2: unpack it, or use gzip"),
+    (b"\xfd7zXZ", "is compressed with xz: unpack it, or use gzip"),
+    (b"Obj\x01", "is an Avro file: convert it to Parquet or NDJSON"),
+    (b"ORC", "is an ORC file: convert it to Parquet"),
+    (b"SQLite format 3", "is a SQLite database: export its table as CSV"),
+    (b"%PDF", "is a PDF: events have to be CSV, NDJSON or Parquet"),
+)
+_WHITE = frozenset(b"\t\n\r\f")
+_MOST_CONTROL = 0.002
+"""The largest share of control characters in a text."""
+
+
+class EventFileError(Exception):
+    """A file of events cannot be read; the message names the file, the place in it, and the remedy."""
+
+
+class Content:
+    """The bytes of a file or of the standard input, unpacked.
+
+    Attributes:
+        name: of the file, for messages.
+        head: its first bytes; the stream begins with them too.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        """Open it; None: the standard input.
+
+        Raises:
+            EventFileError: it cannot be read, or is empty.
+        """
+        self.name = str(path) if path is not None else "standard input"
+        self.path = path
+        self._raw: io.BufferedReader | None = None
+        self.stream: BinaryIO
+        self.head: bytes
+        if path is None:
+            self._read_on(sys.stdin.buffer)
+        else:
+            try:
+                self._open(path)
+            except (OSError, EOFError, zlib.error) as error:
+                self.close()
+                reason = getattr(error, "strerror", None) or str(error)
+                raise EventFileError(f"{self.name}: cannot be read ({reason}); check the path and the file") from None
+        self._size = path.stat().st_size if path is not None else 0
+        if not self.head.strip():
+            self.close()
+            raise EventFileError(f"{self.name} is empty; name a file with at least one event")
+
+    def _open(self, path: Path) -> None:
+        self._raw = path.open("rb")
+        if not self._raw.seekable():  # a pipe with a name
+            self._read_on(self._raw)
+            return
+        packed = self._raw.peek(2)[:2] == _GZIP
+        self.stream = gzip.open(self._raw) if packed else self._raw  # type: ignore[assignment]  # noqa: SIM115
+        self.head = self.stream.read(HEAD_BYTES)
+        self.stream.seek(0)
+
+    def _read_on(self, source: Any) -> None:
+        """Take what a pipe has as the head, and go on from there."""
+        self.head = source.read1(HEAD_BYTES)
+        rejoined: Any = _Rejoined(self.head, source)
+        self.stream = io.BufferedReader(rejoined)
+
+    @property
+    def share(self) -> float | None:
+        """How much of the file has been read, from 0 to 1; None: unknown."""
+        return min(1.0, self._raw.tell() / self._size) if self._raw is not None and self._size else None
+
+    @property
+    def is_longer_than_head(self) -> bool:
+        """Whether the head may be a part of it only."""
+        return not self._size or len(self.head) >= HEAD_BYTES
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._raw is not None:
+            self._raw.close()
+
+    def encoding(self) -> str:
+        """The encoding of a text: by its byte order mark, else UTF-8, else that of Western Windows.
+
+        Raises:
+            EventFileError: it is no text.
+        """
+        for start, what in _FOREIGN:
+            if self.head.startswith(start):
+                raise EventFileError(f"{self.name} {what}")
+        for mark, encoding in _BOMS:
+            if self.head.startswith(mark):
+                return encoding
+        control = sum(byte < 32 and byte not in _WHITE for byte in self.head[:65536])
+        if control > _MOST_CONTROL * min(len(self.head), 65536):
+            at = next(i for i, byte in enumerate(self.head) if byte < 32 and byte not in _WHITE)
+            remedy = "write --encoding if it is a text, such as --encoding utf-16; else convert it to CSV or NDJSON"
+            raise EventFileError(f"{self.name} is binary: byte {at} is {self.head[at]:#04x}; {remedy}")
+        try:
+            codecs.getincrementaldecoder("utf-8")().decode(self.head)
+        except UnicodeDecodeError:
+            return "cp1252"
+        return "utf-8"
+
+    def known_encoding(self, encoding: str | None) -> str:
+        """The encoding that somebody has named, or the one that `encoding` finds.
+
+        Raises:
+            EventFileError: there is no such encoding, or it is no text.
+        """
+        if encoding is None:
+            return self.encoding()
+        try:
+            return codecs.lookup(encoding).name
+        except LookupError:
+            remedy = "write one that Python knows, such as utf-8, cp1252 or utf-16"
+            raise EventFileError(f"--encoding {encoding}: there is no such encoding; {remedy}") from None
+
+
+class _Rejoined(io.RawIOBase):
+    """A stream of which the first bytes were read before."""
+
+    def __init__(self, first: bytes, rest: Any) -> None:
+        self._first, self._rest = first, rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        part = self._first[: len(buffer)] or self._rest.read1(len(buffer))
+        self._first = self._first[len(part) :]
+        buffer[: len(part)] = part
+        return len(part)

@@ -1,0 +1,144 @@
+"""Finds how a CSV file is written: its delimiter, its header, and the decimal mark of each column."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tidemill_operator.event_files.numbers import COMMA, NULLS, POINT, find_decimal, read_number
+
+DELIMITERS = (",", ";", "\t", "|")
+MOST_COLUMNS = 1000
+_LOOKED_AT = 500
+_LEAST_FITTING = 0.2
+_SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
+_NEVER = re.compile(r'["\\\x00-\x1f\x7f]+')
+_DATE = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}([T ].*)?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a CSV file is written.
+
+    Attributes:
+        delimiter: between cells.
+        columns: their names, each once; of a file without header `column_1` and so on.
+        decimals: the decimal mark of each column.
+        skipped: lines before the first row of data.
+    """
+
+    delimiter: str
+    columns: tuple[str, ...]
+    decimals: tuple[str, ...]
+    skipped: int
+
+    @property
+    def headed(self) -> bool:
+        """Whether the file names its columns."""
+        return self.skipped > 0
+
+
+def find_dialect(text: str, delimiter: str | None = None) -> Dialect:
+    """Return the dialect of the beginning of a file.
+
+    Args:
+        text: whole lines.
+        delimiter: if somebody has named it.
+
+    Raises:
+        csv.Error: a cell is too long; a quote may not be closed.
+    """
+    named = _SEPARATOR_LINE.match(text)
+    if named is not None:  # Excel writes `sep=;` above the header
+        text, delimiter = text[named.end() :], delimiter or named[1]
+    chosen = delimiter or _find_delimiter(text)
+    rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=chosen) if row]
+    headed = _has_header(rows)
+    first = rows[0] if rows else []
+    columns = unique_names(first if headed else [""] * max(map(len, rows[:_LOOKED_AT]), default=0))
+    return Dialect(
+        delimiter=chosen,
+        columns=columns,
+        decimals=_decimals(rows[headed:], len(columns), chosen),
+        skipped=headed + (named is not None),
+    )
+
+
+def unique_names(cells: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of columns: without characters that no path can have, each once, none empty."""
+    names: list[str] = []
+    for number, cell in enumerate(cells, 1):
+        name = _NEVER.sub(" ", cell).strip()[:200] or f"column_{number}"
+        base, copy = name, 2
+        while name in names:
+            name, copy = f"{base}_{copy}", copy + 1
+        names.append(name)
+    return tuple(names)
+
+
+def _find_delimiter(text: str) -> str:
+    fitness = {each: _fitness(text, each) for each in DELIMITERS}
+    if max(fitness.values()) > 0:
+        return max(DELIMITERS, key=lambda each: fitness[each])
+    return min(DELIMITERS, key=text.count)  # one column: whatever cuts its cells least
+
+
+def _fitness(text: str, delimiter: str) -> float:
+    """How well a delimiter cuts a text into rows of one length, with cells that hold no other delimiter."""
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        rows = [row for row, _ in zip((row for row in reader if row), range(_LOOKED_AT), strict=False)]
+    except csv.Error:
+        return 0.0
+    ((width, often),) = Counter(map(len, rows)).most_common(1) or [(1, 0)]
+    if width == 1 or width > MOST_COLUMNS or len(rows[0]) == 1:
+        return 0.0
+    # Rows may end with a delimiter that the header does not have.
+    fitting = often / len(rows) * (1.0 if len(rows[0]) == width else 0.5)
+    if fitting < _LEAST_FITTING:
+        return 0.0
+    cells = [cell for row in rows for cell in row]
+    return fitting * (0.1 + sum(_is_clean(cell, delimiter) for cell in cells) / len(cells))
+
+
+def _is_clean(cell: str, delimiter: str) -> bool:
+    if not any(other in cell for other in DELIMITERS if other != delimiter):
+        return True
+    return any(read_number(cell, mark) is not None for mark in (POINT, COMMA))
+
+
+def _has_header(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the first row names columns: no cell of it is a value like those below it."""
+    if not rows:
+        return False
+    below = rows[1 : 1 + _LOOKED_AT]
+    for column, cell in enumerate(rows[0]):
+        if not _is_value(cell):
+            continue
+        values = [row[column] for row in below if column < len(row) and row[column].strip()]
+        if not values or sum(map(_is_value, values)) > len(values) / 2:
+            return False
+    return True
+
+
+def _is_value(cell: str) -> bool:
+    text = cell.strip()
+    is_number = any(read_number(text, mark) is not None for mark in (POINT, COMMA))
+    return is_number or _DATE.fullmatch(text) is not None
+
+
+def _decimals(rows: Sequence[Sequence[str]], width: int, delimiter: str) -> tuple[str, ...]:
+    """The decimal mark of each column: as its values show, else those of the others."""
+    columns = [[row[at].strip() for row in rows if at < len(row)] for at in range(width)]
+    found = [find_decimal(text for text in column if text.lower() not in NULLS) for column in columns]
+    votes = Counter(mark for mark in found if mark is not None)
+    if votes[POINT] != votes[COMMA]:
+        usual = max(votes, key=lambda mark: votes[mark])
+    else:
+        # A semicolon stands between cells where a comma stands within numbers.
+        usual = COMMA if delimiter == ";" and any("," in text for column in columns for text in column) else POINT
+    return tuple(mark or usual for mark in found)

@@ -1,0 +1,212 @@
+"""A file of events, whichever form it has: what it holds, and its events as JSON."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tidemill_contract.resource.spec import FieldSpec
+from tidemill_operator.event_files.cells import RowWriter
+from tidemill_operator.event_files.content import Content, EventFileError
+from tidemill_operator.event_files.csv_file import CsvFile
+from tidemill_operator.event_files.json_files import JsonFile, NdjsonFile
+from tidemill_operator.event_files.numbers import COMMA
+
+if TYPE_CHECKING:
+    from tidemill_operator.event_files.parquet_file import ParquetFile
+
+CSV, NDJSON, JSON, PARQUET = "csv", "ndjson", "json", "parquet"
+FORMATS = (CSV, NDJSON, JSON, PARQUET)
+_SUFFIXES = {
+    ".csv": CSV, ".tsv": CSV, ".tab": CSV, ".ndjson": NDJSON, ".jsonl": NDJSON, ".jsonlines": NDJSON,
+    ".parquet": PARQUET, ".pq": PARQUET,
+}  # fmt: skip
+_PARQUET = b"PAR1"
+_ENCODINGS = {"utf-8": "UTF-8", "utf-8-sig": "UTF-8 with a byte order mark"}
+_decode = msgspec.json.Decoder().decode
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file is read; what is None is found out.
+
+    Attributes:
+        format: one of FORMATS.
+        encoding: of a text.
+        delimiter: of CSV.
+    """
+
+    format: str | None = None
+    encoding: str | None = None
+    delimiter: str | None = None
+
+
+@dataclass(frozen=True)
+class Event:
+    """An event as it is sent.
+
+    Attributes:
+        line: where it begins in the file; of Parquet and JSON arrays its number.
+        data: the event as JSON, on one line.
+    """
+
+    line: int
+    data: bytes
+
+
+class EventFile:
+    """An open file of events.
+
+    Attributes:
+        name: of the file, for messages.
+        format: one of FORMATS.
+        table: the CSV file, if it is one.
+    """
+
+    def __init__(self, path: Path | None, reading: Reading = Reading()) -> None:
+        """Open a file; None: the standard input.
+
+        Raises:
+            EventFileError: it cannot be read, or has none of the forms.
+        """
+        self._content = Content(path)
+        self.name = self._content.name
+        self.format = reading.format or _form(self._content)
+        self.table: CsvFile | None = None
+        self._rows: ParquetFile | None = None
+        self._lines: NdjsonFile | JsonFile | None = None
+        try:
+            self._open(path, reading)
+        except BaseException:
+            self._content.close()
+            raise
+
+    def _open(self, path: Path | None, reading: Reading) -> None:
+        match self.format:
+            case "csv":
+                self.table = CsvFile(self._content, encoding=reading.encoding, delimiter=reading.delimiter)
+            case "parquet":
+                if path is None:
+                    raise EventFileError("Parquet cannot be read from standard input; write it to a file first")
+                from tidemill_operator.event_files.parquet_file import ParquetFile  # polars takes a while to load
+
+                self._rows = ParquetFile(path)
+            case "json":
+                self._lines = JsonFile(self._content)
+            case _:
+                self._lines = NdjsonFile(self._content, encoding=reading.encoding)
+
+    def __enter__(self) -> EventFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._content.close()
+
+    @property
+    def share(self) -> float | None:
+        """How much of the file has been read, from 0 to 1; None: unknown."""
+        return None if self._rows is not None else self._content.share
+
+    @property
+    def described(self) -> str:
+        """How it is written, for people."""
+        if self.table is not None:
+            dialect = self.table.dialect
+            names = {"\t": "tab", " ": "blank"}
+            comma = ", decimal comma" if COMMA in dialect.decimals and dialect.delimiter != COMMA else ""
+            headed = "" if dialect.headed else ", without a header"
+            delimiter = names.get(dialect.delimiter, f'"{dialect.delimiter}"')
+            return (
+                f"CSV, delimiter {delimiter}, {_ENCODINGS.get(self.table.encoding, self.table.encoding)}{comma}{headed}"
+            )
+        return {NDJSON: "NDJSON", JSON: "a JSON array", PARQUET: "Parquet"}[self.format]
+
+    @property
+    def place(self) -> str:
+        """What the places of its events are called."""
+        return "row" if self.format == PARQUET else "item" if self.format == JSON else "line"
+
+    def members(self) -> Iterator[tuple[int, Any]]:
+        """Yield the events as Python values, with their places; None: a line is no JSON.
+
+        Cells of CSV are texts, as only their column shows what they are.
+
+        Raises:
+            EventFileError: the file cannot be read on.
+        """
+        if self.table is not None:
+            columns = self.table.columns
+            for line, row in self.table.rows():
+                yield line, dict(zip(columns, row, strict=False))
+        elif self._rows is not None:
+            yield from self._rows.rows()
+        elif self._lines is not None:
+            for line, data in self._lines.lines():
+                yield line, _decoded(data)
+
+    def events(self, fields: Sequence[FieldSpec], skip: int = 0) -> Iterator[Event]:
+        """Yield the events as they are sent, after the first `skip` ones.
+
+        Args:
+            fields: of the pipeline; they say how the cells of CSV are read.
+            skip: how many events are left out at the beginning.
+
+        Raises:
+            EventFileError: the file cannot be read on.
+        """
+        if self.table is not None:
+            writer = self.writer(fields)
+            for line, row in itertools.islice(self.table.rows(), skip, None):
+                yield Event(line, writer.write(row, line))
+        elif self._rows is not None:
+            local = {field.steps[0] for field in fields if field.zone is not None and len(field.steps) == 1}
+            for line, data in self._rows.lines(skip, {str(name) for name in local}):
+                yield Event(line, data)
+        elif self._lines is not None:
+            for line, data in itertools.islice(self._lines.lines(), skip, None):
+                yield Event(line, data)
+
+    def writer(self, fields: Sequence[FieldSpec]) -> RowWriter:
+        """Return what makes events of the rows of a CSV file.
+
+        Raises:
+            EventFileError: no field reads any of its columns.
+        """
+        assert self.table is not None  # noqa: S101 - asked by the caller
+        writer = RowWriter(self.table.dialect, fields)
+        if writer.fills_nothing:
+            columns, names = ", ".join(self.table.columns[:12]), ", ".join(field.name for field in fields[:12])
+            remedy = "name another pipeline, or correct the fields' paths"
+            raise EventFileError(
+                f"{self.name}: no field reads any of its columns {columns} (fields: {names}); {remedy}"
+            )
+        return writer
+
+
+def _form(content: Content) -> str:
+    """The form of a file, by its beginning and its name."""
+    if content.head.startswith(_PARQUET):
+        return PARQUET
+    suffixes = [suffix.lower() for suffix in content.path.suffixes] if content.path is not None else []
+    for suffix in suffixes:
+        if suffix in _SUFFIXES:
+            return _SUFFIXES[suffix]
+    start = content.head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if start.startswith(b"["):
+        return JSON
+    if not start.startswith(b"{"):
+        return CSV
+    # A file called .json may hold one object over many lines.
+    return NDJSON if _decoded(start.partition(b"\n")[0]) is not None or ".json" not in suffixes else JSON
+
+
+def _decoded(data: bytes) -> Any:
+    try:
+        return _decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None

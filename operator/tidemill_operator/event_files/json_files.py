@@ -1,0 +1,100 @@
+"""Reads NDJSON, one event a line, and JSON files that hold one array."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import msgspec
+
+from tidemill_contract.events.decoder import MAX_EVENT_BYTES
+from tidemill_operator.event_files.content import Content, EventFileError
+
+MOST_ARRAY_BYTES = 256 * 1024 * 1024
+"""The largest file that holds one array: it is in memory as a whole."""
+_UTF8 = ("utf-8", "utf-8-sig")
+_BLANK = b" \t\r\n"
+_BOM = b"\xef\xbb\xbf"
+_raws = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+class NdjsonFile:
+    """A file with a JSON object a line. Lines that are none are kept as they are: ingest says what is wrong with them.
+
+    Attributes:
+        encoding: of its text.
+    """
+
+    def __init__(self, content: Content, *, encoding: str | None = None) -> None:
+        """Find its encoding, which is UTF-8 unless a byte order mark or somebody says otherwise.
+
+        Raises:
+            EventFileError: it is no text.
+        """
+        self._content = content
+        found = content.known_encoding(encoding)
+        self.encoding = "utf-8" if encoding is None and found == "cp1252" else found
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the lines that are not blank, in UTF-8, with their numbers.
+
+        Of a line that is longer than an event may be, only as much is given as makes it too long.
+
+        Raises:
+            EventFileError: a line cannot be decoded.
+        """
+        if self.encoding in _UTF8:
+            yield from _binary_lines(self._content.stream)
+            return
+        text = io.TextIOWrapper(self._content.stream, self.encoding, newline="\n")
+        number = 0
+        try:
+            for number, line in enumerate(text, 1):
+                if line.strip():
+                    yield number, line.strip().encode()
+        except UnicodeError as error:
+            where = f"{self._content.name}, line {number + 1}"
+            raise EventFileError(f"{where}: is not {self.encoding} ({error}); check --encoding") from None
+        finally:
+            text.detach()
+
+
+def _binary_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    number, limit = 0, MAX_EVENT_BYTES + 1
+    while line := stream.readline(limit):
+        number += 1
+        whole = line
+        while len(line) == limit and not line.endswith(b"\n"):
+            line = stream.readline(limit)
+        data = (whole.removeprefix(_BOM) if number == 1 else whole).strip(_BLANK)
+        if data:
+            yield number, data
+
+
+class JsonFile:
+    """A file with one JSON array of events, or with one event."""
+
+    def __init__(self, content: Content) -> None:
+        """Prepare to read it."""
+        self._content = content
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the events, each on one line, with their numbers in the array.
+
+        Raises:
+            EventFileError: it is too large, or no JSON.
+        """
+        name = self._content.name
+        body = self._content.stream.read(MOST_ARRAY_BYTES + 1)
+        if len(body) > MOST_ARRAY_BYTES:
+            remedy = f"write an event a line: jq -c '.[]' {name} > events.ndjson"
+            raise EventFileError(f"{name}: an array of more than {MOST_ARRAY_BYTES >> 20} MiB; {remedy}")
+        body = body.removeprefix(_BOM).strip(_BLANK)
+        try:
+            values = _raws.decode(body) if body.startswith(b"[") else [msgspec.Raw(body)]
+            for number, value in enumerate(values, 1):
+                yield number, msgspec.json.format(bytes(value), indent=-1)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            remedy = "write valid JSON, or an event a line in a file called .ndjson"
+            raise EventFileError(f"{name}: is no JSON ({error}); {remedy}") from None

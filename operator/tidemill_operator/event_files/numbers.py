@@ -1,0 +1,60 @@
+"""Reads numbers as people write them: with a decimal comma, with digits in groups, with a currency."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+POINT, COMMA = ".", ","
+NULLS = frozenset({"", "-", "n/a", "na", "nan", "null", "none", "nil", "\\n", "#n/a", "#na", "?"})
+"""Texts, in lower case, that stand for no value where no text is expected."""
+BOOLEANS = {
+    **dict.fromkeys(("true", "yes", "ja", "wahr", "oui", "y", "t", "1"), True),
+    **dict.fromkeys(("false", "no", "nein", "falsch", "non", "n", "f", "0"), False),
+}
+_UNITS = "€$£¥% \t\u00a0\u202f"
+_GROUPS = "'\u2019 \u00a0\u202f"
+_NUMBER = {
+    mark: re.compile(
+        rf"([+-]?)((?:[1-9]\d{{0,2}}(?:[{group}{_GROUPS}]\d{{3}})+)|\d*)(?:{re.escape(mark)}(\d*))?([eE][+-]?\d{{1,3}})?",
+        re.ASCII,
+    )
+    for mark, group in ((POINT, COMMA), (COMMA, POINT))
+}
+_PLAIN = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?", re.ASCII)
+
+
+def read_number(text: str, decimal: str) -> str | None:
+    """Return a number as JSON writes it, digit by digit; None: the text is no number.
+
+    Args:
+        text: as it is in the file, `1.234,56 €`.
+        decimal: the decimal mark, a comma or a point.
+    """
+    if decimal == POINT and _PLAIN.fullmatch(text):
+        return text
+    match = _NUMBER[decimal].fullmatch(text.strip(_UNITS))
+    if match is None:
+        return None
+    sign, whole, fraction, exponent = match.groups()
+    if not whole and not fraction:
+        return None
+    digits = re.sub(r"\D", "", whole).lstrip("0") or "0"
+    return f"{'-' if sign == '-' else ''}{digits}{f'.{fraction}' if fraction else ''}{exponent or ''}"
+
+
+def find_decimal(texts: Iterable[str]) -> str | None:
+    """Return the decimal mark that these texts show; None: they show none.
+
+    `12,5` shows a comma, `1,234.5` a point. `1,234` shows nothing: it may be a group of digits.
+    """
+    votes = {POINT: 0, COMMA: 0}
+    for text in texts:
+        if POINT not in text and COMMA not in text:
+            continue
+        read = {mark for mark in votes if read_number(text, mark) is not None}
+        if len(read) == 1:
+            votes[read.pop()] += 1
+    if votes[POINT] == votes[COMMA]:
+        return None
+    return max(votes, key=lambda mark: votes[mark])

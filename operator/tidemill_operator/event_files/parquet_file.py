@@ -1,0 +1,66 @@
+"""Reads Parquet files in parts, so that a file of any size fits into memory."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import polars as pl
+
+from tidemill_operator.event_files.content import EventFileError
+
+_ROWS = 10_000
+_encode = msgspec.json.Encoder(decimal_format="number").encode
+
+
+class ParquetFile:
+    """A Parquet file; its columns are the members of events, structs are objects.
+
+    Attributes:
+        total: the number of rows.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read its schema.
+
+        Raises:
+            EventFileError: it is no Parquet file.
+        """
+        self._path = path
+        try:
+            self._frame = pl.scan_parquet(path)
+            self.columns = tuple(self._frame.collect_schema().names())
+            self.total = int(self._frame.select(pl.len()).collect().item())
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise self._unreadable(error) from None
+
+    def rows(self, skip: int = 0) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """Yield the rows after the first `skip` ones, with their numbers.
+
+        Raises:
+            EventFileError: the file is damaged.
+        """
+        for start in range(skip, self.total, _ROWS):
+            try:
+                part = self._frame.slice(start, _ROWS).collect()
+            except (pl.exceptions.PolarsError, OSError) as error:
+                raise self._unreadable(error) from None
+            yield from enumerate(part.iter_rows(named=True), start + 1)
+
+    def lines(self, skip: int = 0, local: Collection[str] = ()) -> Iterator[tuple[int, bytes]]:
+        """Yield the rows as JSON. Times without a zone are UTC, except those of the columns `local`."""
+        for number, row in self.rows(skip):
+            yield number, _encode({name: _known(value, name in local) for name, value in row.items()})
+
+    def _unreadable(self, error: Exception) -> EventFileError:
+        reason = str(error).partition("\n")[0]
+        return EventFileError(f"{self._path}: cannot be read as Parquet ({reason}); check the path and the file")
+
+
+def _known(value: Any, local: bool) -> Any:
+    if isinstance(value, dt.datetime) and value.tzinfo is None and not local:
+        return value.replace(tzinfo=dt.UTC)
+    return value

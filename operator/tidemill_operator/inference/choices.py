@@ -1,0 +1,203 @@
+"""Chooses what a pipeline computes: the event time, the groups, the window and the metrics."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tidemill_operator.inference.columns import BOOLEAN, INTEGER, STRING, STRINGS, TIMESTAMP
+from tidemill_operator.inference.field_types import FieldDraft
+
+_SECOND, _MINUTE, _HOUR, _DAY = 1_000, 60_000, 3_600_000, 86_400_000
+_NICE_MS = (
+    5 * _SECOND, 30 * _SECOND, _MINUTE, 5 * _MINUTE, 15 * _MINUTE, _HOUR, 6 * _HOUR, _DAY, 2 * _DAY, 7 * _DAY,
+    30 * _DAY, 365 * _DAY, 3650 * _DAY,
+)  # fmt: skip
+_WINDOWS_MS = (10 * _SECOND, _MINUTE, 5 * _MINUTE, 15 * _MINUTE, _HOUR, 6 * _HOUR, _DAY)
+_MOST_WINDOWS = 200
+"""A window is chosen so short that a sample gives about this many of them."""
+_MOST_GROUPS = 200
+_TOLERATED_EMPTY = 0.1
+_MOST_NUMBERS = 4
+_LIKELY_TIMES = (
+    "ts", "timestamp", "time", "event_time", "datetime", "occurred_at", "created_at", "created", "date", "datum",
+    "zeitstempel", "zeitpunkt", "zeit", "bestelldatum", "order_date", "start_time",
+)  # fmt: skip
+_LATER_TIMES = re.compile(r"updat|modif|delet|expir|due|end|deliver|ship|birth|geburt|liefer|faellig|geaend|bis")
+_LIKELY_GROUPS = re.compile(
+    r"country|land|region|state|city|stadt|ort|status|type|typ|kind|art|categor|kategor|product|produkt|artikel|channel"
+    r"|kanal|segment|event|action|method|level|host|service|carrier|shop|store|filiale|plan|currency|event_name"
+)
+_IDS = re.compile(r"(^|_)(id|ids|uuid|guid|key|hash|token|nr|no|num|number|nummer|code|index|idx|version|zip|plz)$|id$")
+_PEOPLE = re.compile(r"user|customer|kunde|client|account|konto|session|device|visitor|member|host|sensor|carrier")
+_AMOUNTS = re.compile(
+    r"amount|price|preis|betrag|summe|total|revenue|umsatz|cost|kosten|sales|quantity|qty|menge|anzahl|stueck|bytes|size"
+    r"|count|fee|gebuehr|tax|steuer|netto|brutto|distance|requests|clicks|views|units"
+)
+_PLACES = re.compile(r"(^|_)(lat|lon|lng|latitude|longitude|breite|laenge)(_|$)")
+_CALENDAR = re.compile(
+    r"^(year|jahr|quarter|quartal|month|monat|week|woche|weekday|wochentag|day|tag|hour|stunde|minute)$"
+)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """What the event times of a sample show.
+
+    Attributes:
+        field: that has them; None: events have no time, so that of the Kafka record counts.
+        disorder_ms: how much older than an earlier event an event may be.
+        advance_ms: the longest step ahead.
+        window_ms: length of a sensible window.
+        span_ms: from the oldest to the newest.
+        ahead: how many lie so far in the future that they would be dead letters.
+    """
+
+    field: FieldDraft | None
+    disorder_ms: int = 5 * _SECOND
+    advance_ms: int = _DAY
+    window_ms: int = _MINUTE
+    span_ms: int = 0
+    ahead: int = 0
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a pipeline computes.
+
+    Attributes:
+        clock: its event time.
+        group: the field that events are grouped by; None: no field is fit for it.
+        metrics: as in the spec.
+    """
+
+    clock: Clock
+    group: FieldDraft | None
+    metrics: tuple[dict[str, Any], ...]
+
+
+def choose(fields: Sequence[FieldDraft], events: int, now_ms: int) -> Choices:
+    """Choose for the fields of a sample of so many events; times after `now_ms` are in the future."""
+    clock = _clock(fields, events, now_ms)
+    group = _group(fields, events)
+    return Choices(clock, group, tuple(_metrics(fields, group, events)))
+
+
+def nice_ms(least_ms: float) -> int:
+    """Return the first common duration that is at least so long."""
+    return next((nice for nice in _NICE_MS if nice >= least_ms), _NICE_MS[-1])
+
+
+def _clock(fields: Sequence[FieldDraft], events: int, now_ms: int) -> Clock:
+    times = [field for field in fields if field.type == TIMESTAMP and field.empty + field.misfits < events / 2]
+    if not times:
+        return Clock(None)
+    latest = now_ms + _HOUR
+    read = {field.name: [micros // 1000 for each in field.column.values if (micros := field.read(each)) is not None]
+            for field in times}  # fmt: skip
+    chosen = max(times, key=lambda field: _time_score(field, read[field.name], events, latest))
+    moments = [ms for ms in read[chosen.name] if 0 <= ms <= latest]
+    ahead = sum(ms > latest for ms in read[chosen.name])
+    if len(moments) < 2:
+        return Clock(chosen, ahead=ahead)
+    span = max(moments) - min(moments)
+    dates = chosen.form is not None and chosen.form.dates
+    windows = [size for size in _WINDOWS_MS if span / size <= _MOST_WINDOWS and not (dates and size < _DAY)]
+    forward = max(later - before for before, later in itertools.pairwise(itertools.accumulate(moments, max)))
+    return Clock(
+        chosen,
+        disorder_ms=nice_ms(max(_disorder(moments), 5 * _SECOND)),
+        advance_ms=max(_DAY, nice_ms(forward)),
+        window_ms=max(windows[0] if windows else _DAY, _DAY if dates else _MINUTE),
+        span_ms=span,
+        ahead=ahead,
+    )
+
+
+def _time_score(field: FieldDraft, moments: Sequence[int], events: int, latest: int) -> float:
+    """How likely a field has the time of the event."""
+    if not moments:
+        return -10.0
+    score = 2.0 * (len(moments) / events) - 5.0 * (sum(ms > latest for ms in moments) / len(moments))
+    if field.name in _LIKELY_TIMES:
+        score += 2.0 - _LIKELY_TIMES.index(field.name) / 100
+    score += 1.0 if field.form is not None and not field.form.dates else 0.0
+    score -= 1.5 if _LATER_TIMES.search(field.name) else 0.0
+    return score - 0.1 * len(field.column.steps)
+
+
+def _disorder(moments: Iterable[int]) -> int:
+    """How much older than the newest before them nearly all events are."""
+    newest, behind = 0, []
+    for ms in moments:
+        newest = max(newest, ms)
+        behind.append(newest - ms)
+    behind.sort()
+    return behind[max(0, -(-len(behind) * 999 // 1000) - 1)]
+
+
+def _group(fields: Sequence[FieldDraft], events: int) -> FieldDraft | None:
+    """The field whose values make the most useful groups: a few, each with many events."""
+    fit = [(score, -at, field) for at, field in enumerate(fields) if (score := _group_score(field, events)) > 0]
+    return max(fit, key=lambda each: each[:2])[2] if fit else None
+
+
+def _group_score(field: FieldDraft, events: int) -> float:
+    if field.type not in (STRING, BOOLEAN) and not (field.type == INTEGER and _LIKELY_GROUPS.search(field.name)):
+        return 0.0
+    groups = len(field.column.distinct)
+    if not 1 < groups <= _MOST_GROUPS or field.empty > _TOLERATED_EMPTY * events or groups > events / 3:
+        return 0.0
+    if field.type == STRING and any(len(str(value)) > 100 for value in field.column.distinct):
+        return 0.0
+    score = 1.0 if 3 <= groups <= 50 else 0.5
+    score += 1.0 if _LIKELY_GROUPS.search(field.name) else 0.0
+    return score - (0.7 if _IDS.search(field.name) else 0.0) - (0.4 if field.type == BOOLEAN else 0.0)
+
+
+def _metrics(fields: Sequence[FieldDraft], group: FieldDraft | None, events: int) -> Iterable[dict[str, Any]]:
+    yield {"name": "event_count" if group is not None and group.name == "events" else "events", "function": "count"}
+    numbers = [field for field in fields if field.numeric and not _is_id(field, events) and field is not group]
+    numbers.sort(key=lambda field: not _AMOUNTS.search(field.name))
+    for field in numbers[:_MOST_NUMBERS]:
+        place = _PLACES.search(field.name)
+        if _AMOUNTS.search(field.name) and not place:
+            yield _metric("sum", field)
+        yield _metric("avg", field)
+        if not place:
+            yield _metric("max", field)
+    for field in [field for field in fields if field.type == BOOLEAN and field is not group][:2]:
+        yield {**_metric("avg", field), "name": f"{field.name[:35]}_share"}
+    people = [field for field in fields if _PEOPLE.search(field.name) and field.type in (STRING, INTEGER)]
+    people = [field for field in people if field is not group and len(field.column.distinct) > 1][:1]
+    for field in people:
+        yield _metric("distinct", field)
+    lists = [field for field in fields if field.type in (STRING, STRINGS) and field not in (group, *people)]
+    for field in [field for field in lists if _repeats(field, events)][:1]:
+        yield {**_metric("topk", field), "name": f"top_{field.name[:37]}", "k": 5}
+
+
+def _metric(function: str, field: FieldDraft) -> dict[str, Any]:
+    return {"name": f"{function}_{field.name}"[:41], "function": function, "field": field.name}
+
+
+def _is_id(field: FieldDraft, events: int) -> bool:
+    """Whether a number only names something: sums of it say nothing."""
+    if _IDS.search(field.name) or _CALENDAR.search(field.name):
+        return True
+    if field.type != INTEGER or _AMOUNTS.search(field.name) or events < 20:
+        return False
+    distinct = field.column.distinct
+    if len(distinct) < 0.98 * events:
+        return False
+    numbers = [n for value in field.column.values[:1000] if isinstance(n := field.read(value), int | float)]
+    steps = [later - before for before, later in itertools.pairwise(numbers)]
+    return bool(steps) and statistics.median(steps) == 1  # numbered one by one
+
+
+def _repeats(field: FieldDraft, events: int) -> bool:
+    return 1 < len(field.column.distinct) <= events / 2 and field.empty <= events / 2

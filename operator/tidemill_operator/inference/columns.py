@@ -1,0 +1,161 @@
+"""Collects the values of each member of sampled events, by the paths that lead to them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from tidemill_contract.resource.paths import MAX_STEPS, Steps, read_path
+from tidemill_operator.event_files.numbers import POINT
+
+MOST_EVENTS = 50_000
+MOST_VALUES = 1_000_000
+"""A sample ends with the first of both limits."""
+MOST_FIELDS = 100
+STRING, INTEGER, NUMBER, BOOLEAN, TIMESTAMP = "string", "integer", "number", "boolean", "timestamp"
+STRINGS, ARRAY, OBJECT, OTHER = "strings", "array", "object", "other"
+
+
+@dataclass(eq=False)
+class Column:
+    """The values of one member.
+
+    Attributes:
+        steps: where it is in an event.
+        cells: whether its values are texts of a file without types, such as CSV.
+        decimal: the decimal mark of its cells.
+        values: those that are there, in the order of the events.
+        kinds: how many values are of each kind.
+    """
+
+    steps: Steps
+    cells: bool = False
+    decimal: str = POINT
+    values: list[Any] = field(default_factory=list)
+    kinds: Counter[str] = field(default_factory=Counter)
+
+    @cached_property
+    def distinct(self) -> Counter[Any]:
+        """How often each value occurs; texts without blanks around them."""
+        return Counter(value.strip() if isinstance(value, str) else value for value in self.values)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Events of a file or a topic.
+
+    Attributes:
+        columns: in the order in which their members occur.
+        events: how many objects were read.
+        broken: how many lines were none.
+        whole: whether these are all events.
+        left_out: members that no path can name, or that are too many.
+    """
+
+    columns: tuple[Column, ...]
+    events: int
+    broken: int
+    whole: bool
+    left_out: tuple[str, ...] = ()
+
+
+def collect(events: Iterable[Any], *, decimals: Mapping[str, str] | None = None) -> Sample:
+    """Return the columns of the first events.
+
+    Args:
+        events: decoded; what is no object counts as broken.
+        decimals: the decimal marks of the columns of CSV; None: values have types.
+    """
+    columns: dict[Steps, Column] = {}
+    if decimals is not None:
+        columns = {(name,): Column((name,), True, mark) for name, mark in decimals.items()}
+    count = broken = values = 0
+    whole = True
+    for event in events:
+        if count + broken >= MOST_EVENTS or values >= MOST_VALUES:
+            whole = False
+            break
+        if not isinstance(event, Mapping):
+            broken += 1
+            continue
+        count += 1
+        values += len(event)
+        if decimals is None:
+            _walk(event, (), columns)
+            continue
+        for name, cell in event.items():
+            if cell.strip():
+                columns[(name,)].values.append(cell)
+    kept, left_out = _usable(columns.values())
+    return Sample(kept, count, broken, whole, left_out)
+
+
+def _walk(event: Mapping[str, Any], before: Steps, columns: dict[Steps, Column]) -> None:
+    for name, value in event.items():
+        if value is None:
+            continue
+        steps = (*before, name)
+        kind = _kind(value)
+        if kind == OBJECT and value and len(steps) < MAX_STEPS:
+            _walk(value, steps, columns)
+            continue
+        column = columns.get(steps)
+        if column is None:
+            column = columns[steps] = Column(steps)
+        column.kinds[kind] += 1
+        if kind not in (OBJECT, ARRAY, OTHER):
+            column.values.append(tuple(value) if kind == STRINGS else value)
+
+
+def _kind(value: Any) -> str:
+    match value:
+        case bool():
+            return BOOLEAN
+        case str():
+            return STRING
+        case int():
+            return INTEGER
+        case float() | decimal.Decimal():
+            return NUMBER
+        case dt.date():  # datetimes are dates
+            return TIMESTAMP
+        case dict():
+            return OBJECT
+        case list():
+            return STRINGS if value and all(isinstance(item, str | None) for item in value) else ARRAY
+    return OTHER
+
+
+def _usable(columns: Iterable[Column]) -> tuple[tuple[Column, ...], tuple[str, ...]]:
+    """Return the columns that fields can be read from, and the names of the others.
+
+    Of a member that is an object in some events and a value in others, the more frequent form is kept.
+    """
+    left_out: list[str] = []
+    usable: list[Column] = []
+    for column in columns:
+        try:
+            read_path(list(column.steps))
+            usable.append(column)
+        except ValueError:
+            left_out.append(".".join(map(str, column.steps)))
+    frequent = sorted(usable, key=lambda column: -max(len(column.values), column.kinds.total()))[:MOST_FIELDS]
+    kept: dict[Steps, Column] = {}
+    for column in frequent:
+        if any(_overlap(column.steps, steps) for steps in kept):
+            left_out.append(".".join(map(str, column.steps)))
+        else:
+            kept[column.steps] = column
+    left_out += [".".join(map(str, column.steps)) for column in usable if column not in frequent]
+    return tuple(column for column in usable if column.steps in kept), tuple(left_out)
+
+
+def _overlap(steps: Steps, other: Steps) -> bool:
+    """Whether one path leads through the other's value."""
+    short, long = sorted((steps, other), key=len)
+    return long[: len(short)] == short

@@ -1,0 +1,238 @@
+"""Writes the drafted pipeline as YAML, with comments that say what was found and what to look at."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tidemill_contract.duration import format_ms
+from tidemill_contract.events.timestamps import UNITS
+from tidemill_contract.resource.documents import load_documents
+from tidemill_contract.resource.faults import one_line
+from tidemill_contract.resource.paths import read_path
+from tidemill_contract.resource.spec import API_VERSION, KIND
+from tidemill_contract.resource.validate import Limits, check
+from tidemill_operator.inference.choices import Choices, choose, nice_ms
+from tidemill_operator.inference.columns import Sample
+from tidemill_operator.inference.field_types import FieldDraft, draft_field
+from tidemill_operator.inference.naming import field_names
+
+_PLAIN = re.compile(r"[A-Za-z_][\w %./-]*|[0-9]+(?:s|m|h|d)", re.ASCII)
+_WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null", "~"))
+_PLAIN_PATH = re.compile(r"[^.\[\]]+")
+_EXAMPLES, _EXAMPLE_CHARACTERS = 3, 24
+_LONG_RETENTION = "3650d"
+_HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
+_KEPT_MS = 60 * _DAY_MS
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the events come from.
+
+    Attributes:
+        label: the file or the topic, for the comment.
+        described: how it is written: "CSV with semicolons".
+        name: of the pipeline.
+        namespace: of the pipeline; None: the default.
+        topic: the existing topic; None: events will be sent.
+        zone: of times that name none.
+        assumed: whether nobody has named this zone.
+        hints: commands for what comes next.
+    """
+
+    label: str
+    described: str
+    name: str
+    zone: str
+    assumed: bool = False
+    namespace: str | None = None
+    topic: str | None = None
+    hints: Sequence[str] = ()
+
+
+class NothingFound(Exception):
+    """The sample has nothing that a pipeline could be made of; the message has the remedy."""
+
+
+def draft(sample: Sample, origin: Origin, now_ms: int) -> str:
+    """Return the YAML of a pipeline for sampled events. It is valid.
+
+    Raises:
+        NothingFound: there is no event, or none has a member that a field can be read from.
+    """
+    if not sample.events:
+        broken = f"; {sample.broken:,} are no JSON objects" if sample.broken else ""
+        raise NothingFound(f"{origin.label} has no event{broken}; name a file or topic with at least one")
+    fields = _drafts(sample, origin)
+    if not any(field.type for field in fields):
+        raise NothingFound(f"{origin.label}: its events have no member that a field can be read from; check the file")
+    choices = choose([field for field in fields if field.type], sample.events, now_ms)
+    text = "\n".join([*_head(sample, origin), *_source(fields, choices, origin), *_aggregations(choices, origin), ""])
+    _assert_valid(text, origin)
+    return text
+
+
+def _drafts(sample: Sample, origin: Origin) -> list[FieldDraft]:
+    names = field_names([column.steps for column in sample.columns])
+    drafts = [
+        draft_field(name, column, sample.events, origin.zone)
+        for name, column in zip(names, sample.columns, strict=True)
+    ]
+    return [field if field.type else replace(field, note=f"{field.note}: left out") for field in drafts]
+
+
+def _assert_valid(text: str, origin: Origin) -> None:
+    """See that the validator accepts the text: otherwise this module has a fault."""
+    prefixes = (origin.topic,) if origin.topic else ()
+    for document in load_documents(text):
+        faults = check(document, Limits(topic_prefixes=prefixes))[1]
+        if faults:
+            raise AssertionError(f"the drafted pipeline is invalid: {faults[0]}")
+
+
+def _head(sample: Sample, origin: Origin) -> Iterator[str]:
+    sampled = "all" if sample.whole else "the first"
+    what = f"{sampled} {sample.events:,} events of {one_line(origin.label)}"
+    yield f"# Drafted by `tidemill init` from {what}: {origin.described}."
+    if sample.broken:
+        yield f"# {sample.broken:,} lines are no JSON objects: they become dead letters."
+    if sample.left_out:
+        yield f"# Not read (rare, or with names that no path can have): {one_line(', '.join(sample.left_out[:20]))}"
+    yield "# Read it through: types, event time, groups and metrics are guesses. Then:"
+    for hint in origin.hints:
+        yield f"#   {hint}"
+    yield f"apiVersion: {API_VERSION}"
+    yield f"kind: {KIND}"
+    namespace = f", namespace: {origin.namespace}" if origin.namespace else ""
+    yield f"metadata: {{name: {_text(origin.name)}{namespace}}}"
+
+
+def _source(fields: Sequence[FieldDraft], choices: Choices, origin: Origin) -> Iterator[str]:
+    yield "spec:"
+    yield "  source:"
+    if origin.topic is not None:
+        yield f"    topic: {_flow({'name': origin.topic, 'managed': False})}  # used as it is, never altered"
+    else:
+        yield "    topic: {partitions: 1}  # may grow later, never shrink; a processor reads one or more"
+    yield "    fields:"
+    if origin.assumed and any(field.form is not None and field.form.local for field in fields):
+        yield f"      # Times without a zone are taken for {origin.zone}: correct `zone` if they are others."
+    clock = choices.clock.field
+    for field in fields:
+        yield _field(field, required=clock is not None and field.name == clock.name, zone=origin.zone)
+    if choices.group is not None and origin.topic is None:
+        yield f"    key: {choices.group.name}  # events of one value go to one partition; cannot be changed later"
+    yield from _event_time(choices, origin)
+
+
+def _field(field: FieldDraft, *, required: bool, zone: str) -> str:
+    remark = _remark(field)
+    if not field.type:
+        return f"      # {one_line('.'.join(map(str, field.column.steps)))}: {remark}"
+    spec: dict[str, Any] = {"name": field.name, "type": field.type}
+    if field.column.steps != (field.name,):
+        spec["path"] = _path(field)
+    if field.form is not None:
+        if field.form.format is not None:
+            spec["format"] = field.form.format
+        if field.form.local and (field.form.format is None or field.form.format not in UNITS):
+            spec["zone"] = zone
+    if required:
+        spec["required"] = True
+    return f"      - {_flow(spec)}" + (f"  # {remark}" if remark else "")
+
+
+def _path(field: FieldDraft) -> Any:
+    steps = field.column.steps
+    if all(isinstance(step, str) and _PLAIN_PATH.fullmatch(step) for step in steps):
+        text = ".".join(map(str, steps))
+        if read_path(text) == steps:
+            return text
+    return list(steps)
+
+
+def _remark(field: FieldDraft) -> str:
+    """What the sample shows of a field."""
+    parts = []
+    if field.type:
+        shown = list(dict.fromkeys(map(_example, list(field.column.distinct)[: _EXAMPLES * 4])))[:_EXAMPLES]
+        parts.append(" · ".join(each for each in shown if each))
+    if field.empty:
+        parts.append(f"{field.empty:,} without a value")
+    if field.misfits:
+        parts.append(f"{field.misfits:,} of another form would be dead letters, such as {_example(field.misfit)}")
+    return "; ".join(part for part in (*parts, field.note) if part)
+
+
+def _example(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, bool | tuple) else str(value)
+    shown = one_line(text.strip())
+    return shown if len(shown) <= _EXAMPLE_CHARACTERS else shown[: _EXAMPLE_CHARACTERS - 1] + "…"
+
+
+def _event_time(choices: Choices, origin: Origin) -> Iterator[str]:
+    clock = choices.clock
+    if clock.field is None:
+        yield "    # No field has the time of the event, so the time at which Kafka gets it counts."
+        yield "    eventTime: {maxDisorder: 5s}"
+        return
+    if clock.ahead:
+        yield f"    # {clock.ahead:,} times lie in the future: such events become dead letters; see maxFuture."
+    later = ", so windows close that much later" if clock.disorder_ms > _HOUR_MS else ""
+    yield f"    # In the sample, events are at most {format_ms(clock.disorder_ms)} out of order{later}."
+    settings = {"field": clock.field.name, "maxDisorder": format_ms(clock.disorder_ms)}
+    if clock.advance_ms > _DAY_MS:
+        settings["maxAdvance"] = format_ms(clock.advance_ms)
+    yield f"    eventTime: {_flow(settings)}"
+
+
+def _aggregations(choices: Choices, origin: Origin) -> Iterator[str]:
+    window = {"type": "tumbling", "size": format_ms(choices.clock.window_ms)}
+    if choices.clock.window_ms >= 60_000:
+        window["grace"] = format_ms(min(60_000, nice_ms(choices.clock.window_ms / 60)))
+    yield "  aggregations:"
+    if choices.group is not None:
+        yield from _aggregation(f"by_{choices.group.name}"[:41], [choices.group.name], window, choices, origin)
+    yield from _aggregation("overall" if choices.group is not None else "all_events", [], window, choices, origin)
+
+
+def _aggregation(
+    name: str, groups: Sequence[str], window: Mapping[str, Any], choices: Choices, origin: Origin
+) -> Iterator[str]:
+    yield f"    - name: {name}"
+    yield f"      groupBy: {_flow(list(groups))}" + ("" if groups else "  # one group of all events")
+    yield f"      window: {_flow(window)}"
+    if origin.topic is None:
+        yield "      latePolicy: reopen  # a window takes events that come after it was closed, and is published again"
+    if origin.topic is None or choices.clock.span_ms > _KEPT_MS:
+        yield f"      retention: {_LONG_RETENTION}  # counts back from the newest event"
+    yield "      metrics:"
+    taken: set[str] = set(groups)
+    for metric in choices.metrics:
+        if metric["name"] not in taken:
+            taken.add(metric["name"])
+            yield f"        - {_flow(metric)}"
+
+
+def _flow(value: Any) -> str:
+    """A value as YAML on one line."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case str():
+            return _text(value)
+        case list() | tuple():
+            return f"[{', '.join(map(_flow, value))}]"
+        case dict():
+            return "{" + ", ".join(f"{key}: {_flow(member)}" for key, member in value.items()) + "}"
+    return str(value)
+
+
+def _text(text: str) -> str:
+    """A text as YAML: in quotes, which JSON's are too, unless it can be nothing else."""
+    plain = _PLAIN.fullmatch(text) is not None and text.lower() not in _WORDS and text == text.strip()
+    return text if plain else json.dumps(text, ensure_ascii=not text.isprintable())

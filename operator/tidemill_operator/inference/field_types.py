@@ -1,0 +1,200 @@
+"""Decides the type of each field: of cells by what they look like, of JSON values by what they are."""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tidemill_contract.events.timestamps import RFC3339, TimeFormat
+from tidemill_operator.event_files.numbers import BOOLEANS, COMMA, NULLS, read_number
+from tidemill_operator.inference.columns import (
+    ARRAY,
+    BOOLEAN,
+    INTEGER,
+    NUMBER,
+    OBJECT,
+    OTHER,
+    STRING,
+    STRINGS,
+    TIMESTAMP,
+    Column,
+)
+from tidemill_operator.inference.time_forms import FITTING, TimeForm, find_count_form, find_text_form, seems_time
+
+MONEY = NUMBER
+"""The type of numbers with a fraction. An exact type for amounts of money takes its place here."""
+_CODE = re.compile(r"\+\d+|-?0\d+", re.ASCII)
+_COMPACT_DATE = re.compile(r"(19|20)\d{2}(0[1-9]|1[0-2])([0-2]\d|3[01])", re.ASCII)
+_LONGEST = 2**63
+_UNREAD = {OBJECT: "an object without members", ARRAY: "an array of objects or numbers", OTHER: "of no type"}
+
+
+@dataclass(frozen=True, eq=False)
+class FieldDraft:
+    """A field of the pipeline, and what the sample shows of it.
+
+    Attributes:
+        name: of the field.
+        type: of the field; empty: no field can be read from this member, and `note` says why.
+        column: its values.
+        form: how a timestamp is written.
+        empty: how many events have no value.
+        misfits: how many values are not of the type, and would make dead letters.
+        misfit: one of them.
+        note: a remark for whoever reads the pipeline.
+        read: makes a number or a time of a value of the column; None: it cannot be read.
+    """
+
+    name: str
+    type: str
+    column: Column
+    empty: int = 0
+    form: TimeForm | None = None
+    misfits: int = 0
+    misfit: str = ""
+    note: str = ""
+    read: Callable[[Any], Any] = field(default=lambda value: value)
+
+    @property
+    def numeric(self) -> bool:
+        """Whether sums and averages of it can be made."""
+        return self.type not in (STRING, BOOLEAN, TIMESTAMP, STRINGS, "")
+
+
+def draft_field(name: str, column: Column, events: int, zone: str) -> FieldDraft:
+    """Return the field that is read from a column.
+
+    Args:
+        name: of the field.
+        column: its values.
+        events: how many events the sample has.
+        zone: of times that name none.
+    """
+    found = _of_cells(name, column, zone) if column.cells else _of_values(name, column, zone)
+    present = sum(column.distinct.values()) if column.cells else column.kinds.total()
+    nulls = _nulls(column) if column.cells and found.type != STRING else 0
+    return FieldDraft(**{**vars(found), "empty": events - present + nulls})
+
+
+def _nulls(column: Column) -> int:
+    return sum(often for text, often in column.distinct.items() if text.lower() in NULLS)
+
+
+def _of_cells(name: str, column: Column, zone: str) -> FieldDraft:
+    texts = Counter({text: often for text, often in column.distinct.items() if text.lower() not in NULLS})
+    total = sum(texts.values())
+    if not total:
+        return FieldDraft(name, STRING, column, note="empty in all sampled rows: correct the type if that is wrong")
+    words = {text.lower() for text in texts}
+    if words <= set(BOOLEANS) - {"0", "1"} and (
+        len({BOOLEANS[word] for word in words}) == 2 or words <= {"true", "false"}
+    ):
+        return FieldDraft(name, BOOLEAN, column, read=lambda cell: BOOLEANS.get(cell.strip().lower()))
+    numbers = {text: number for text in texts if (number := read_number(text, column.decimal)) is not None}
+    if sum(texts[text] for text in numbers) >= FITTING * total:
+        return _of_numeric_cells(name, column, texts, numbers, zone)
+    form = find_text_form(texts, month_first=column.decimal != COMMA)
+    return _of_times(name, column, form, texts, zone) if form is not None else FieldDraft(name, STRING, column)
+
+
+def _of_numeric_cells(name: str, column: Column, texts: Counter[str], numbers: dict[str, str], zone: str) -> FieldDraft:
+    if any(_CODE.fullmatch(text) for text in numbers):
+        return FieldDraft(name, STRING, column, note="digits with leading zeros or a plus: a code, not a number")
+    misfits = [text for text in texts if text not in numbers]
+    told = {"misfits": sum(texts[text] for text in misfits), "misfit": misfits[0] if misfits else ""}
+    decimal = column.decimal
+
+    def read(cell: str) -> float | None:
+        number = read_number(cell.strip(), decimal)
+        return None if number is None else float(number)
+
+    whole = all(number.lstrip("-").isdigit() for number in numbers.values())
+    if whole and any(abs(int(number)) >= _LONGEST for number in numbers.values()):
+        return FieldDraft(name, STRING, column, note="numbers of more than 64 bits are kept as texts")
+    if whole and len(numbers) > 1 and all(map(_COMPACT_DATE.fullmatch, numbers)):
+        return _of_times(name, column, TimeForm("%Y%m%d", local=True, dates=True), texts, zone)
+    counted = find_count_form(list(map(float, numbers.values())), name)
+    if counted is not None:
+        return _of_times(name, column, counted, texts, zone)
+    return FieldDraft(name, INTEGER if whole else MONEY, column, read=read, **told)  # type: ignore[arg-type]
+
+
+def _of_values(name: str, column: Column, zone: str) -> FieldDraft:
+    kinds = Counter(column.kinds)
+    if kinds[INTEGER] and kinds[NUMBER]:
+        kinds[NUMBER] += kinds.pop(INTEGER)
+    ((kind, often),) = kinds.most_common(1)
+    if kind in _UNREAD:
+        return FieldDraft(name, "", column, note=_UNREAD[kind])
+    others = next((value for value in column.values if not _is(kind, value)), "")
+    told = {"misfits": kinds.total() - often, "misfit": str(others)}
+    fitting = Counter({value: n for value, n in column.distinct.items() if _is(kind, value)})
+    if kind == STRING:
+        form = find_text_form(fitting, month_first=True)
+        if form is not None:
+            return _of_times(name, column, form, fitting, zone)
+        note = ""
+        if all(read_number(text, ".") is not None and not _CODE.fullmatch(text) for text in fitting):
+            note = "numbers in quotes: TRY_CAST in a derive makes numbers of them"
+        return FieldDraft(name, STRING, column, note=note, **told)  # type: ignore[arg-type]
+    if kind in (INTEGER, NUMBER):
+        counted = find_count_form(list(map(float, fitting)), name)
+        if counted is not None:
+            return _of_times(name, column, counted, fitting, zone)
+        return FieldDraft(name, MONEY if kind == NUMBER else INTEGER, column, **told)  # type: ignore[arg-type]
+    if kind == TIMESTAMP:
+        naive = any(not isinstance(value, dt.datetime) or value.tzinfo is None for value in fitting)
+        dates = not any(isinstance(value, dt.datetime) for value in fitting)
+        return _of_times(name, column, TimeForm(local=naive, dates=dates), fitting, zone)
+    return FieldDraft(name, kind, column, **told)  # type: ignore[arg-type]
+
+
+def _is(kind: str, value: Any) -> bool:
+    match kind:
+        case "string":
+            return isinstance(value, str)
+        case "boolean":
+            return isinstance(value, bool)
+        case "integer" | "number":
+            return isinstance(value, int | float | decimal.Decimal) and not isinstance(value, bool)
+        case "strings":
+            return isinstance(value, tuple)
+    return isinstance(value, dt.date)
+
+
+def _of_times(name: str, column: Column, form: TimeForm, values: Counter[Any], zone: str) -> FieldDraft:
+    written = TimeFormat(form.format or RFC3339, zone if form.format is None or "%" in form.format else None)
+
+    def read(value: Any) -> int | None:
+        if isinstance(value, dt.date):
+            value = value.isoformat()
+        if isinstance(value, str):
+            value = value.strip()
+            if form.format is None and value.lstrip("-").isdigit():
+                value = int(value)
+        elif isinstance(value, float):
+            value = str(value)
+        try:
+            return written.micros(value)
+        except (ValueError, ArithmeticError, TypeError):
+            return None
+
+    misfits = [value for value in values if read(value) is None]
+    note = "day and month may be the other way round: the sample does not show it" if form.unclear else ""
+    if seems_time(name) is False and form.format in ("s", "us", "ns") and not note:
+        note = "taken for a time by its values"
+    return FieldDraft(
+        name,
+        TIMESTAMP,
+        column,
+        form=form,
+        misfits=sum(values[value] for value in misfits),
+        misfit=str(misfits[0]) if misfits else "",
+        note=note,
+        read=read,
+    )

@@ -1,0 +1,69 @@
+"""Names of fields and pipelines, made of the names that members and files have."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+from tidemill_contract.resource.name_rules import SYSTEM_COLUMNS
+from tidemill_contract.resource.paths import Steps
+from tidemill_contract.resource.rules import RESERVED
+
+_LONGEST_FIELD, _LONGEST_PIPELINE = 41, 40
+_WRITTEN_OUT = {
+    "ä": "ae",
+    "ö": "oe",
+    "ü": "ue",
+    "ß": "ss",
+    "æ": "ae",
+    "ø": "oe",
+    "å": "aa",
+    "%": " percent ",
+    "&": " and ",
+}
+# YAML reads some as booleans; the others are names of columns that every answer or every table has.
+_TAKEN = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null", *RESERVED, *SYSTEM_COLUMNS))
+
+
+def field_names(paths: Sequence[Steps]) -> list[str]:
+    """Return a name for the field at each path, each once.
+
+    The last member's name is enough, unless several paths end with it.
+    """
+    last = [_word(str(steps[-1])) for steps in paths]
+    names: list[str] = []
+    for steps, short in zip(paths, last, strict=True):
+        long = _word("_".join(map(str, steps)))
+        # `id` and `name` say little without the object that they belong to.
+        name = short if last.count(short) == 1 and len(short) > 2 and short != "name" else long
+        names.append(_once(name, names))
+    return names
+
+
+def pipeline_name(text: str) -> str:
+    """Return the name of a pipeline, made of the name of a file or a topic."""
+    name = _plain(text).replace("_", "-")[:_LONGEST_PIPELINE].strip("-")
+    return name or "events"
+
+
+def _word(text: str) -> str:
+    word = _plain(re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", text)) or "field"
+    word = word if word[0].isalpha() else f"field_{word}"
+    word = f"{word}_value" if word in _TAKEN else word
+    return word[:_LONGEST_FIELD].rstrip("_")
+
+
+def _plain(text: str) -> str:
+    """Lower-case letters and digits with single underscores between them."""
+    lowered = "".join(_WRITTEN_OUT.get(character, character) for character in text.lower())
+    ascii_only = unicodedata.normalize("NFKD", lowered).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "_", ascii_only).strip("_")
+
+
+def _once(name: str, taken: Iterable[str]) -> str:
+    chosen, copy = name, 2
+    while chosen in taken:
+        ending = f"_{copy}"
+        chosen, copy = name[: _LONGEST_FIELD - len(ending)] + ending, copy + 1
+    return chosen

@@ -1,0 +1,177 @@
+"""Finds how times are written: RFC 3339, a pattern of strptime, or a count of a unit since 1970."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from tidemill_contract.times import read_local, read_time
+
+FITTING = 0.9
+"""The smallest share of values that a type or a form has to fit."""
+_TRIED = 2000
+_FIRST = 20
+_DATES = tuple(
+    (re.compile(rf"({shape})(?P<rest>\D.*)?", re.ASCII), forms)
+    for shape, forms in (
+        (r"\d{4}-\d{1,2}-\d{1,2}", ("%Y-%m-%d",)),
+        (r"\d{4}/\d{1,2}/\d{1,2}", ("%Y/%m/%d",)),
+        (r"\d{4}\.\d{1,2}\.\d{1,2}", ("%Y.%m.%d",)),
+        (r"\d{1,2}\.\d{1,2}\.\d{4}", ("%d.%m.%Y",)),
+        (r"\d{1,2}\.\d{1,2}\.\d\d", ("%d.%m.%y",)),
+        (r"\d{1,2}/\d{1,2}/\d{4}", ("%d/%m/%Y", "%m/%d/%Y")),
+        (r"\d{1,2}/\d{1,2}/\d\d", ("%d/%m/%y", "%m/%d/%y")),
+        (r"\d{1,2}-\d{1,2}-\d{4}", ("%d-%m-%Y", "%m-%d-%Y")),
+        (r"\d{1,2} [A-Za-z]{3} \d{4}", ("%d %b %Y",)),
+        (r"\d{1,2} [A-Za-z]{3,9} \d{4}", ("%d %B %Y",)),
+        (r"\d{1,2}-[A-Za-z]{3}-\d{4}", ("%d-%b-%Y",)),
+        (r"\d{1,2}-[A-Za-z]{3}-\d\d", ("%d-%b-%y",)),
+        (r"\d{1,2}/[A-Za-z]{3}/\d{4}", ("%d/%b/%Y",)),
+        (r"[A-Za-z]{3} \d{1,2},? \d{4}", ("%b %d, %Y", "%b %d %Y")),
+        (r"[A-Za-z]{3,9} \d{1,2}, \d{4}", ("%B %d, %Y",)),
+        (r"[A-Za-z]{3}, \d{1,2} [A-Za-z]{3} \d{4}", ("%a, %d %b %Y",)),
+    )
+)
+_COMPACT = (
+    (re.compile(r"(19|20)\d{6}", re.ASCII), "%Y%m%d"),
+    (re.compile(r"(19|20)\d{10}", re.ASCII), "%Y%m%d%H%M"),
+    (re.compile(r"(19|20)\d{12}", re.ASCII), "%Y%m%d%H%M%S"),
+    (re.compile(r"\d{8}T\d{6}", re.ASCII), "%Y%m%dT%H%M%S"),
+    (re.compile(r"\d{8}T\d{6}(Z|[+-]\d{4})", re.ASCII), "%Y%m%dT%H%M%S%z"),
+    (re.compile(r"[A-Za-z]{3} [A-Za-z]{3} [ \d]\d \d\d:\d\d:\d\d \d{4}", re.ASCII), "%a %b %d %H:%M:%S %Y"),
+    (re.compile(r"[A-Za-z]{3} [A-Za-z]{3} \d\d \d\d:\d\d:\d\d [+-]\d{4} \d{4}", re.ASCII), "%a %b %d %H:%M:%S %z %Y"),
+)
+_CLOCK = re.compile(
+    r"(?P<gap>[T:_]|,? | - )(?P<hour>\d{1,2}):\d\d(?P<seconds>:\d\d)?(?P<fraction>[.,]\d{1,6})?"
+    r"(?P<half> ?[AaPp][Mm])?(?P<zone> ?(?:[+-]\d\d:?\d\d|Z))?(?P<word> Uhr| GMT| UTC)?",
+    re.ASCII,
+)
+_SEEMS_TIME = re.compile(
+    r"(^|[_.\s])(at|ts|t|on|time|times|timestamp|date|datetime|day|epoch|created|updated|modified|since|when"
+    r"|datum|zeit|zeitpunkt|zeitstempel|uhrzeit|tag|erstellt|geaendert)($|[_.\s])|(time|date|stamp|datum|zeit)$"
+)
+_UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_FROM, _RECENT, _TO = 631_152_000, 1_104_537_600, 4_102_444_800
+"""The years 1990, 2005 and 2100 in seconds."""
+
+
+@dataclass(frozen=True)
+class TimeForm:
+    """How times are written.
+
+    Attributes:
+        format: as in the spec; None: RFC 3339, or epoch milliseconds.
+        local: whether they name no zone.
+        dates: whether they have no time of day.
+        unclear: whether day and month may be the other way round.
+    """
+
+    format: str | None = None
+    local: bool = False
+    dates: bool = False
+    unclear: bool = False
+
+
+def find_text_form(texts: Mapping[str, int], *, month_first: bool) -> TimeForm | None:
+    """Return how texts are written as times; None: they are no times.
+
+    Args:
+        texts: and how often each occurs.
+        month_first: what `03/04/2026` means if no text of them shows it.
+    """
+    tried = dict(islice(texts.items(), _TRIED))
+    if not tried or not any(map(_seems_time, islice(tried, _FIRST))):
+        return None
+    if _share(tried, read_time) >= FITTING:
+        dates = all(len(text) == 10 for text in tried)
+        return TimeForm(local=dates, dates=dates)
+    if _share(tried, lambda text: read_local(text, dt.UTC)) >= FITTING:
+        return TimeForm(local=True)
+    shares: dict[str, float] = {}
+    for pattern in dict.fromkeys(form for text in islice(tried, _FIRST) for form in _patterns(text)):
+        shares[pattern] = _share(tried, _reader(pattern))
+    best = max(shares.values(), default=0.0)
+    if best < FITTING:
+        return None
+    fitting = [pattern for pattern, share in shares.items() if share == best]
+    months = [pattern for pattern in fitting if pattern.startswith("%m")]
+    unclear = 0 < len(months) < len(fitting)
+    chosen = months[0] if months and (month_first or not unclear) else fitting[0]
+    return TimeForm(chosen, local="%z" not in chosen, dates="%H" not in chosen and "%I" not in chosen, unclear=unclear)
+
+
+def find_count_form(numbers: Sequence[float], name: str) -> TimeForm | None:
+    """Return the unit of numbers that count from 1970; None: they are something else.
+
+    A name that speaks of time is enough. Without one, only recent times in milliseconds or finer are taken for times.
+    """
+    low, high = min(numbers, default=0), max(numbers, default=0)
+    named = seems_time(name)
+    for unit, scale in _UNITS.items():
+        since = _FROM if named else _RECENT
+        if since * scale <= low and high <= _TO * scale and (named or unit != "s"):
+            return TimeForm(None if unit == "ms" else unit)
+    return None
+
+
+def seems_time(name: str) -> bool:
+    """Whether the name of a field speaks of time."""
+    return _SEEMS_TIME.search(name) is not None
+
+
+def _seems_time(text: str) -> bool:
+    return 6 <= len(text) <= 40 and sum(character.isdigit() for character in text) >= 4
+
+
+def _share(texts: Mapping[str, int], read: Callable[[str], Any]) -> float:
+    """The share of values that can be read."""
+    fitting = 0
+    for text, often in texts.items():
+        try:
+            read(text)
+        except ValueError:
+            continue
+        fitting += often
+    return fitting / sum(texts.values())
+
+
+def _reader(pattern: str) -> Callable[[str], dt.datetime]:
+    def read(text: str) -> dt.datetime:
+        moment = dt.datetime.strptime(text, pattern)
+        if not 1900 <= moment.year <= 2200:
+            raise ValueError(text)
+        return moment
+
+    return read
+
+
+def _patterns(text: str) -> list[str]:
+    """The patterns that a text may be written by."""
+    found = [form for shape, form in _COMPACT if shape.fullmatch(text)]
+    for shape, forms in _DATES:
+        match = shape.fullmatch(text)
+        if match is None:
+            continue
+        rest = match["rest"] or ""
+        clock = _clock(rest) if rest else ""
+        found += [form + clock for form in forms] if clock is not None else []
+    return found
+
+
+def _clock(text: str) -> str | None:
+    """The pattern of a time of day, with what is between it and the date."""
+    match = _CLOCK.fullmatch(text)
+    if match is None:
+        return None
+    form = match["gap"] + ("%I:%M" if match["half"] else "%H:%M") + (":%S" if match["seconds"] else "")
+    if match["fraction"]:
+        form += f"{match['fraction'][0]}%f"
+    if match["half"]:
+        form += " %p" if match["half"].startswith(" ") else "%p"
+    if match["zone"]:
+        form += " %z" if match["zone"].startswith(" ") else "%z"
+    return form + (match["word"] or "")

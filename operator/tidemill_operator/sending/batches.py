@@ -1,0 +1,66 @@
+"""Cuts the events of a file into batches, each with a key by which ingest recognises it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from tidemill_operator.event_files.event_file import Event
+
+MOST_EVENTS = 5_000
+MOST_BYTES = 4 * 1024 * 1024
+"""Ingest takes 10,000 events and 10 MiB."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Events that are sent in one request.
+
+    Attributes:
+        first: how many events of the file come before.
+        lines: where each of them begins in the file.
+        body: the events as NDJSON.
+        key: the Idempotency-Key: the same for the same events at the same place of the same file.
+    """
+
+    first: int
+    lines: tuple[int, ...]
+    body: bytes
+    key: str
+
+    def event(self, index: int) -> bytes:
+        """Return one of its events."""
+        return self.body.split(b"\n")[index]
+
+
+def cut(events: Iterable[Event | None], *, identity: str, first: int = 0, most: int = MOST_EVENTS) -> Iterator[Batch]:
+    """Yield the batches of a file.
+
+    Args:
+        events: of the file; None ends a batch early.
+        identity: of the file and the pipeline; it is part of the keys.
+        first: how many events of the file come before.
+        most: the most events of a batch. Other numbers give other keys.
+    """
+    lines: list[int] = []
+    data: list[bytes] = []
+    size = 0
+    for event in events:
+        if lines and (event is None or len(lines) >= most or size + len(event.data) > MOST_BYTES):
+            yield _batch(lines, data, identity, first)
+            first += len(lines)
+            lines, data, size = [], [], 0
+        if event is not None:
+            lines.append(event.line)
+            data.append(event.data)
+            size += len(event.data) + 1
+    if lines:
+        yield _batch(lines, data, identity, first)
+
+
+def _batch(lines: list[int], data: list[bytes], identity: str, first: int) -> Batch:
+    body = b"\n".join(data)
+    digest = hashlib.blake2b(body, digest_size=16)
+    digest.update(f"\n{identity}\n{first}".encode())
+    return Batch(first, tuple(lines), body, f"send-{digest.hexdigest()}")

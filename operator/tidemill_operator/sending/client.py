@@ -1,0 +1,180 @@
+"""Sends batches over HTTP, again while ingest is busy or away, and reads its answers."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import httpx
+import tenacity
+
+from tidemill_operator.sending.batches import Batch
+
+PATIENCE_SECONDS = 300.0
+_ANSWER_SECONDS = 60.0
+_BUSY = frozenset((408, 425, 429, 500, 502, 503, 504))
+_COUNTED = frozenset((200, 202, 207))
+_NONE_VALID = "no_valid_event"
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_backoff = tenacity.wait_exponential_jitter(multiplier=0.2, max=10.0, jitter=0.2)
+
+
+class SendError(Exception):
+    """Ingest does not take the events; the message has its reason and the remedy."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An event that ingest made a dead letter."""
+
+    index: int
+    code: str
+    field: str | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a batch.
+
+    Attributes:
+        accepted: events that will be counted.
+        refused: those that became dead letters.
+        replayed: whether it was sent before, and is not counted again.
+        unsure: whether a part of it may be in Kafka twice.
+    """
+
+    accepted: int
+    refused: tuple[Refusal, ...]
+    replayed: bool = False
+    unsure: bool = False
+
+
+class _Again(Exception):
+    """The same request may succeed later; `after`: seconds that ingest has asked for."""
+
+    def __init__(self, reason: str, after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+class Client:
+    """Sends batches of one pipeline; threads may share it.
+
+    Args:
+        url: of ingest, without a path.
+        pipeline: its name.
+        api_key: if the pipeline needs one.
+        patience_seconds: how long a batch is sent again.
+        transport: of httpx, for tests.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        pipeline: str,
+        *,
+        api_key: str | None = None,
+        patience_seconds: float = PATIENCE_SECONDS,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._url = f"{url.rstrip('/')}/v1/pipelines/{quote(pipeline, safe='')}/events"
+        headers = {"content-type": "application/x-ndjson"}
+        if api_key:
+            headers["authorization"] = f"Bearer {api_key}"
+        local = urlsplit(url).hostname in _LOOPBACK
+        self._http = httpx.Client(
+            headers=headers, timeout=_ANSWER_SECONDS, trust_env=not local, transport=transport,
+        )  # fmt: skip
+        self._patience, self._stopped = patience_seconds, threading.Event()
+        self.retries = 0
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def stop(self) -> None:
+        """Give up requests that wait for their next attempt."""
+        self._stopped.set()
+
+    def send(self, batch: Batch) -> Outcome:
+        """Send a batch until ingest has taken it.
+
+        Raises:
+            SendError: ingest refuses it, or has been busy or away for too long.
+        """
+        attempts = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_Again),
+            wait=_wait,
+            stop=tenacity.stop_any(
+                tenacity.stop_after_delay(self._patience), tenacity.stop_when_event_set(self._stopped)
+            ),
+            sleep=tenacity.sleep_using_event(self._stopped),
+            before_sleep=self._count,
+            reraise=True,
+        )
+        try:
+            return attempts(self._attempt, batch)
+        except _Again as error:
+            remedy = "see that it runs, then send again: what it has taken is not counted twice"
+            raise SendError(f"{self._url}: {error}; {remedy}") from None
+
+    def _count(self, _state: tenacity.RetryCallState) -> None:
+        self.retries += 1
+
+    def _attempt(self, batch: Batch) -> Outcome:
+        try:
+            answer = self._http.post(self._url, content=batch.body, headers={"idempotency-key": batch.key})
+        except httpx.TransportError as error:
+            raise _Again(f"no answer ({str(error) or type(error).__name__})") from None
+        except (httpx.InvalidURL, httpx.HTTPError) as error:
+            raise SendError(f"{self._url}: {error}; write --url as http://host:port") from None
+        body = _body(answer)
+        counted = answer.status_code in _COUNTED or body.get("code") == _NONE_VALID
+        if counted and "accepted" in body:
+            if body.get("retry"):
+                raise _Again(f"Kafka has not acknowledged {body['retry']} events", _retry_after(answer))
+            return _outcome(answer, body)
+        reason = f"{answer.status_code} {body.get('code', '')}: {body.get('detail', answer.text[:200])}"
+        if answer.status_code in _BUSY:
+            raise _Again(reason, _retry_after(answer))
+        raise SendError(f"{self._url}: {reason}{_REMEDIES.get(answer.status_code, '')}")
+
+
+_REMEDIES = {
+    401: "; name a file with a key of this pipeline: --api-key-file PATH",
+    403: "; the key has to allow to append events",
+    404: "; check --pipeline and --url",
+}
+
+
+def _body(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        body = answer.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _outcome(answer: httpx.Response, body: dict[str, Any]) -> Outcome:
+    rows = [row for row in body.get("results", ()) if row.get("status") == "quarantined"]
+    return Outcome(
+        accepted=int(body["accepted"]),
+        refused=tuple(Refusal(int(row["index"]), str(row.get("code", "")), row.get("field")) for row in rows),
+        replayed="idempotency-replayed" in answer.headers,
+        unsure="idempotency-unsure" in answer.headers,
+    )
+
+
+def _retry_after(answer: httpx.Response) -> float:
+    try:
+        return min(60.0, max(0.0, float(answer.headers.get("retry-after", 0))))
+    except ValueError:
+        return 1.0  # a date
+
+
+def _wait(state: tenacity.RetryCallState) -> float:
+    """The next pause: as long as ingest has asked for, but never shorter than the back-off."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    return max(_backoff(state), error.after if isinstance(error, _Again) else 0.0)

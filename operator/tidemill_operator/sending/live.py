@@ -1,0 +1,43 @@
+"""Lets a stream of events that comes slowly be sent in time: says when what has come is to be sent."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator
+
+from tidemill_operator.event_files.event_file import Event
+
+_MOST_WAITING = 10_000
+
+
+def with_pauses(events: Iterable[Event], seconds: float) -> Iterator[Event | None]:
+    """Yield the events, and None every so many seconds, also while none comes."""
+    waiting: queue.Queue[Event | BaseException | None] = queue.Queue(_MOST_WAITING)
+
+    def read() -> None:
+        try:
+            for event in events:
+                waiting.put(event)
+        except BaseException as error:  # raised below, where somebody sees it
+            waiting.put(error)
+        waiting.put(None)
+
+    threading.Thread(target=read, name="read", daemon=True).start()
+    due = time.monotonic() + seconds
+    while True:
+        try:
+            found = waiting.get(timeout=max(0.001, due - time.monotonic()))
+        except queue.Empty:
+            due = time.monotonic() + seconds
+            yield None
+            continue
+        if isinstance(found, BaseException):
+            raise found
+        if found is None:
+            return
+        yield found
+        if time.monotonic() >= due:
+            due = time.monotonic() + seconds
+            yield None

@@ -1,0 +1,77 @@
+"""The resume file: how far a file has been sent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from tidemill_contract.files import read_text
+from tidemill_operator.event_files.content import EventFileError
+from tidemill_operator.processes.files import write_atomic
+
+_HASHED_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a file has been sent.
+
+    Attributes:
+        file: its absolute path.
+        pipeline: that it is sent to.
+        sent: events at its beginning that ingest has taken.
+        batch: the most events of a batch, so that the next run cuts the same batches.
+        hashed: how many bytes at the beginning of the file `beginning` is made of.
+        beginning: the hash of these bytes.
+    """
+
+    file: str
+    pipeline: str
+    sent: int
+    batch: int
+    hashed: int
+    beginning: str
+
+    @classmethod
+    def start(cls, path: Path, pipeline: str, batch: int) -> Position:
+        """Return the position at the beginning of a file."""
+        hashed, beginning = _beginning(path, _HASHED_BYTES)
+        return cls(str(path.absolute()), pipeline, 0, batch, hashed, beginning)
+
+    @classmethod
+    def load(cls, resume: Path, path: Path, pipeline: str, batch: int) -> Position:
+        """Return the position in a resume file; the beginning if it does not exist.
+
+        Raises:
+            EventFileError: it is of another file or pipeline, or cannot be read.
+        """
+        fresh = cls.start(path, pipeline, batch)
+        try:
+            known = cls(**json.loads(read_text(resume)))
+        except FileNotFoundError:
+            return fresh
+        except (OSError, ValueError, TypeError) as error:
+            remedy = "name another file for --resume, or remove it to send from the beginning"
+            raise EventFileError(f"{resume} is no resume file ({error}); {remedy}") from None
+        if (known.file, known.pipeline) != (fresh.file, fresh.pipeline):
+            raise EventFileError(f"{resume} belongs to {known.file} and pipeline {known.pipeline}; name another file")
+        if _beginning(path, known.hashed) != (known.hashed, known.beginning):
+            remedy = f"remove {resume} to send it from the beginning"
+            raise EventFileError(f"{path} has another beginning than when it was sent; {remedy}")
+        return known
+
+    def after(self, events: int) -> Position:
+        """Return the position after more events."""
+        return replace(self, sent=self.sent + events)
+
+    def save(self, resume: Path) -> None:
+        """Write the resume file."""
+        write_atomic(resume, json.dumps(asdict(self), indent=1))
+
+
+def _beginning(path: Path, length: int) -> tuple[int, str]:
+    with path.open("rb") as file:
+        data = file.read(length)
+    return len(data), hashlib.blake2b(data, digest_size=16).hexdigest()

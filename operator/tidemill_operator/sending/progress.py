@@ -1,0 +1,41 @@
+"""Shows on a terminal how far a file has been sent; elsewhere nothing."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+_PAUSE_SECONDS = 0.5
+
+
+class Progress:
+    """One line on standard error that is written anew every half second.
+
+    Args:
+        share: how much of the file has been read; None: unknown.
+        out: where it is shown, if that is a terminal.
+    """
+
+    def __init__(self, share: Callable[[], float | None], out: TextIO | None = None) -> None:
+        self._share, self._out = share, out or sys.stderr
+        self._shown = self._out.isatty()
+        self._began = self._last = time.monotonic()
+
+    def show(self, accepted: int, refused: int, note: str = "") -> None:
+        """Show the counts, at most every half second."""
+        now = time.monotonic()
+        if not self._shown or now - self._last < _PAUSE_SECONDS:
+            return
+        self._last = now
+        share = self._share()
+        part = f"{share:4.0%}  " if share is not None else ""
+        speed = (accepted + refused) / max(now - self._began, 0.001)
+        text = f"{part}{accepted:,} accepted, {refused:,} refused, {speed:,.0f} a second{note}"
+        print(f"\r\x1b[K{text[:110]}", end="", file=self._out, flush=True)
+
+    def end(self) -> None:
+        """Clear the line."""
+        if self._shown:
+            print("\r\x1b[K", end="", file=self._out, flush=True)

@@ -1,0 +1,210 @@
+"""Sends a file: reads, cuts, paces and sends it with several workers, and keeps count in the file's order."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from tidemill_contract.resource.faults import show
+from tidemill_contract.resource.paths import Steps
+from tidemill_contract.resource.spec import FieldSpec
+from tidemill_operator.event_files.event_file import EventFile
+from tidemill_operator.sending.batches import MOST_EVENTS, Batch, cut
+from tidemill_operator.sending.client import Client, Outcome, SendError
+from tidemill_operator.sending.live import with_pauses
+from tidemill_operator.sending.position import Position
+from tidemill_operator.sending.progress import Progress
+
+MOST_REFUSALS = 10
+_STEPS_A_SECOND = 2
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is sent, and how.
+
+    Attributes:
+        path: of the file; None: the standard input.
+        pipeline: its name.
+        fields: of the pipeline; empty: unknown.
+        rate: the most events a second; None: no limit.
+        workers: requests at a time.
+        resume: the resume file; None: there is none.
+        again: whether events that were sent before are counted again.
+    """
+
+    path: Path | None
+    pipeline: str
+    fields: Sequence[FieldSpec] = ()
+    rate: float | None = None
+    workers: int = 1
+    resume: Path | None = None
+    again: bool = False
+
+    @property
+    def batch(self) -> int:
+        """The most events of a batch: with a rate those of half a second."""
+        return MOST_EVENTS if self.rate is None else max(1, min(MOST_EVENTS, int(self.rate / _STEPS_A_SECOND)))
+
+    @property
+    def identity(self) -> str:
+        """What the keys of its batches are made of. What comes from a pipe, or is sent again, is never the same."""
+        lasting = self.path is not None and self.path.is_file() and not self.again
+        source = str(self.path.absolute()) if lasting and self.path is not None else uuid.uuid4().hex
+        return f"{source}\n{self.pipeline}"
+
+
+@dataclass
+class Summary:
+    """What became of the events of a file.
+
+    Attributes:
+        skipped: events that the resume file says were sent before.
+        accepted: events that will be counted.
+        refused: events that became dead letters.
+        replayed: events, among both, that were sent before and are not counted again.
+        unsure: events of batches of which a part may be in Kafka twice.
+        refusals: the first refused ones, a line each.
+        seconds: how long it took.
+    """
+
+    skipped: int = 0
+    accepted: int = 0
+    refused: int = 0
+    replayed: int = 0
+    unsure: int = 0
+    refusals: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class Sender:
+    """Sends one file.
+
+    Args:
+        file: open, at its beginning.
+        client: to ingest.
+        order: what is sent, and how.
+        progress: where it is shown.
+
+    Attributes:
+        summary: what became of the events so far.
+    """
+
+    def __init__(self, file: EventFile, client: Client, order: Order, progress: Progress) -> None:
+        self._file, self._client, self._order, self._progress = file, client, order, progress
+        self._steps: Mapping[str, Steps] = {each.name: each.steps for each in order.fields}
+        self._position: Position | None = None
+        self._stopped = threading.Event()
+        self.summary = Summary()
+
+    def stop(self) -> None:
+        """Let `run` end soon, as after an error."""
+        self._stopped.set()
+        self._client.stop()
+
+    def run(self) -> None:
+        """Send the file. Whatever ends it, `summary` and the resume file say how far it has come.
+
+        Raises:
+            EventFileError: the file cannot be read on, or the resume file is not of this file.
+            SendError: ingest does not take the events, or somebody has stopped it.
+        """
+        order, began = self._order, time.monotonic()
+        batch = order.batch
+        if order.resume is not None and order.path is not None:
+            self._position = Position.load(order.resume, order.path, order.pipeline, order.batch)
+            batch, self.summary.skipped = self._position.batch, self._position.sent
+        first = self.summary.skipped
+        events = self._file.events(order.fields, first)
+        timely = with_pauses(events, 1 / _STEPS_A_SECOND) if order.path is None else events
+        batches = cut(timely, identity=order.identity, first=first, most=batch)
+        try:
+            self._send_all(self._paced(batches))
+        finally:
+            self.summary.seconds = time.monotonic() - began
+            self._progress.end()
+        if self._stopped.is_set():
+            raise SendError("stopped before the end")
+
+    def _send_all(self, batches: Iterator[Batch]) -> None:
+        workers = self._order.workers
+        waiting: deque[tuple[Batch, Future[Outcome]]] = deque()
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="send")
+        try:
+            for batch in batches:
+                waiting.append((batch, pool.submit(self._client.send, batch)))
+                while len(waiting) > workers or (waiting and waiting[0][1].done()):
+                    self._take(waiting)
+            while waiting:
+                self._take(waiting)
+        except BaseException:
+            self._client.stop()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            # What workers have sent meanwhile is counted too.
+            for batch, future in waiting:
+                if not future.cancelled() and future.exception() is None:
+                    self._count(batch, future.result())
+
+    def _take(self, waiting: deque[tuple[Batch, Future[Outcome]]]) -> None:
+        """Wait for the outcome of the oldest batch, and count it.
+
+        Raises:
+            SendError: ingest did not take it.
+        """
+        batch, future = waiting[0]
+        try:
+            outcome = future.result()
+        except SendError:
+            waiting.popleft()
+            raise
+        waiting.popleft()
+        self._count(batch, outcome)
+
+    def _count(self, batch: Batch, outcome: Outcome) -> None:
+        summary, events = self.summary, len(batch.lines)
+        summary.accepted += outcome.accepted
+        summary.refused += len(outcome.refused)
+        summary.replayed += events if outcome.replayed else 0
+        summary.unsure += events if outcome.unsure else 0
+        for refusal in outcome.refused[: MOST_REFUSALS - len(summary.refusals)]:
+            place = f"{self._file.place} {batch.lines[refusal.index]}"
+            value = self._shown(batch.event(refusal.index), refusal.field)
+            named = f", field {refusal.field}" if refusal.field else ""
+            summary.refusals.append(f"{place}: {refusal.code}{named}{value}")
+        # The position never passes a batch that was not taken: the next run sends it again.
+        if self._position is not None and self._order.resume is not None and self._position.sent == batch.first:
+            self._position = self._position.after(events)
+            self._position.save(self._order.resume)
+        retries = f", {self._client.retries} retries" if self._client.retries else ""
+        self._progress.show(summary.accepted, summary.refused, retries)
+
+    def _shown(self, data: bytes, name: str | None) -> str:
+        """What an event has at the place of a field, for a message; of other faults its beginning."""
+        try:
+            value = msgspec.json.decode(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return f": {show(data.decode(errors='replace'))}"
+        for step in self._steps.get(name or "", (name,) if name else ()):
+            value = value.get(step) if isinstance(value, dict) else None
+        return "" if value is None and name else f": {show(value)}"
+
+    def _paced(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield batches when their events are due, until somebody stops it."""
+        rate, began, events = self._order.rate, time.monotonic(), 0
+        for batch in batches:
+            if rate is not None and self._stopped.wait(max(0.0, began + events / rate - time.monotonic())):
+                return
+            if self._stopped.is_set():
+                return
+            events += len(batch.lines)
+            yield batch

@@ -1,0 +1,129 @@
+"""NDJSON, JSON arrays and Parquet: what comes out of them, and what does not."""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import io
+import json
+import os
+import threading
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tidemill_contract.events.decoder import MAX_EVENT_BYTES
+from tidemill_contract.resource.spec import FieldSpec
+from tidemill_operator.event_files.content import EventFileError
+from tidemill_operator.event_files.event_file import EventFile, Reading
+
+
+def sent(
+    path: Path | None, fields: list[FieldSpec] | None = None, *, skip: int = 0, **reading: str
+) -> list[tuple[int, str]]:
+    with EventFile(path, Reading(**reading)) as file:
+        return [(event.line, event.data.decode()) for event in file.events(fields or [], skip)]
+
+
+def test_lines_are_sent_as_they_are(tmp_path: Path) -> None:
+    """Broken ones too, so that they become dead letters; blank ones are none."""
+    path = tmp_path / "a.ndjson"
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n\n{"a": \n  {"b":2}  \nnull')
+    assert sent(path) == [(1, '{"a": 1}'), (3, '{"a":'), (4, '{"b":2}'), (5, "null")]
+    assert sent(path, skip=2) == [(4, '{"b":2}'), (5, "null")]
+    with EventFile(path) as file:
+        assert [value for _, value in file.members()] == [{"a": 1}, None, {"b": 2}, None]
+
+
+def test_other_encodings_become_utf_8(tmp_path: Path) -> None:
+    path = tmp_path / "a.ndjson"
+    path.write_bytes('{"a":"ü"}\n'.encode("utf-16"))
+    assert sent(path) == [(1, '{"a":"ü"}')]
+    path.write_bytes('{"a":"ü"}\n'.encode("cp1252"))
+    assert sent(path, encoding="cp1252") == [(1, '{"a":"ü"}')]
+
+
+def test_a_line_is_cut_where_it_is_too_long_for_an_event(tmp_path: Path) -> None:
+    """The lines after it have their own numbers."""
+    path = tmp_path / "a.ndjson"
+    path.write_bytes(b"x" * (3 * MAX_EVENT_BYTES) + b'\n{"a":1}\n')
+    (first, cut), second = sent(path)
+    assert (first, len(cut), second) == (1, MAX_EVENT_BYTES + 1, (2, '{"a":1}'))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("a.json", '[{"a":\n1}, {"a":2}]', [(1, '{"a":1}'), (2, '{"a":2}')]),
+        ("a.json", '{\n "a": 1\n}\n', [(1, '{"a":1}')]),
+        ("a.json", '{"a": 1}\n{"a": 2}\n', [(1, '{"a": 1}'), (2, '{"a": 2}')]),
+        ("a", '{"a": 1}\n', [(1, '{"a": 1}')]),
+    ],
+    ids=["an array", "an object over lines", "lines called .json", "no suffix"],
+)
+def test_forms_of_json(tmp_path: Path, name: str, text: str, expected: list[tuple[int, str]]) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    assert sent(path) == expected
+
+
+def test_standard_input_is_read_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stdin:
+        buffer = io.BufferedReader(io.BytesIO(b'{"a":1}\n{"a":2}\n'), 8)
+
+    monkeypatch.setattr("sys.stdin", Stdin)
+    assert sent(None) == [(1, '{"a":1}'), (2, '{"a":2}')]
+
+
+def test_a_pipe_with_a_name_is_read_once(tmp_path: Path) -> None:
+    """As the shell makes of `<(producer)`."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(b'{"a":1}\n{"a":2}\n',))
+    writer.start()
+    assert sent(pipe) == [(1, '{"a":1}'), (2, '{"a":2}')]
+    writer.join()
+
+
+@pytest.fixture
+def parquet(tmp_path: Path) -> Path:
+    moment = dt.datetime(2025, 12, 31, 14, 5)
+    frame = pl.DataFrame(
+        {
+            "user": [{"id": 1, "plan": None}, {"id": 2, "plan": "free"}, {"id": 3, "plan": "pro"}],
+            "price": [decimal.Decimal("12.50"), None, decimal.Decimal("0.01")],
+            "local": [moment] * 3,
+            "at": [moment.replace(tzinfo=dt.UTC)] * 3,
+            "day": [dt.date(2025, 12, 31)] * 3,
+            "tags": [["a", "b"], [], None],
+            "ratio": [0.5, float("nan"), 2.0],
+        },
+        schema_overrides={"price": pl.Decimal(10, 2), "at": pl.Datetime("us", "UTC")},
+    )
+    path = tmp_path / "a.parquet"
+    frame.write_parquet(path)
+    return path
+
+
+def test_rows_of_parquet_are_objects(parquet: Path) -> None:
+    """Decimals keep their digits; a time without a zone is UTC unless the field has one."""
+    (_, first), (number, second), _ = sent(parquet)
+    assert json.loads(first) == {
+        "user": {"id": 1, "plan": None}, "price": 12.5, "local": "2025-12-31T14:05:00Z", "at": "2025-12-31T14:05:00Z",
+        "day": "2025-12-31", "tags": ["a", "b"], "ratio": 0.5,
+    }  # fmt: skip
+    assert '"price":12.50' in first
+    assert (number, json.loads(second)["ratio"]) == (2, None)
+    zoned = FieldSpec.model_validate({"name": "local", "type": "timestamp", "zone": "Europe/Berlin"})
+    assert '"local":"2025-12-31T14:05:00"' in sent(parquet, [zoned])[0][1]
+    assert [number for number, _ in sent(parquet, skip=2)] == [3]
+
+
+def test_parquet_is_not_read_from_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stdin:
+        buffer = io.BufferedReader(io.BytesIO(b"PAR1"))
+
+    monkeypatch.setattr("sys.stdin", Stdin)
+    with pytest.raises(EventFileError, match="write it to a file first"):
+        sent(None)
