@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
+from tidemill_contract.calendars import Calendar
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.expressions.normal import normal_form
 from tidemill_contract.functions import spread
@@ -20,6 +21,7 @@ from tidemill_contract.functions.base import EXACT_INTEGERS, SQL_TYPES, Metric, 
 from tidemill_contract.functions.bookkeeping import REVISION
 from tidemill_contract.functions.composed import composed_type, is_composed
 from tidemill_contract.functions.registry import FUNCTIONS, KINDS
+from tidemill_contract.grids import Steps, grid_sql
 from tidemill_contract.resource.kinds.metrics import MetricSpec
 from tidemill_contract.resource.spec import AggregationSpec, PipelineSpec
 
@@ -173,8 +175,10 @@ class AggregationLayout:
         group_by: group columns with their field types, in the spec's order.
         partials: stored partial columns, without repeats; `_count` is always first.
         metrics: the metrics as the spec has them, with the types of their fields; one by expression with its own type.
-        size_ms: window length, of sessions the longest; pane_ms: stored row's length (hop for hopping windows, else
-            size), of sessions how finely they close.
+        size_ms: window length, of sessions the longest, of calendar windows an upper bound.
+        pane_ms: stored row's length (hop for hopping windows, else size), of sessions how finely they close, of
+            calendar windows a lower bound.
+        grid: where stored rows start and end; `panes`: of how many of them a window consists.
         gap_ms: the silence that ends a session; None: windows are cut by the clock.
         reopen_ms: how long after its end a closed window still takes late events; None: it takes none. Rows then count
             their reopenings.
@@ -189,6 +193,8 @@ class AggregationLayout:
     size_ms: int
     pane_ms: int
     grace_ms: int
+    grid: Steps | Calendar
+    panes: int = 1
     gap_ms: int | None = None
     reopen_ms: int | None = None
     whole: tuple[tuple[str, str], ...] = ()
@@ -201,12 +207,12 @@ class AggregationLayout:
     @property
     def hopping(self) -> bool:
         """Whether a window is made of several stored panes."""
-        return not self.sessions and self.pane_ms != self.size_ms
+        return self.panes > 1
 
     @property
     def spread_ms(self) -> int:
-        """How long after a window's start the last of its stored rows starts; 0: a window is one row."""
-        return 0 if self.sessions else self.size_ms - self.pane_ms
+        """How long after a window's start the last of its stored rows starts, at most; 0: a window is one row."""
+        return self.size_ms - self.pane_ms if self.hopping else 0
 
     @property
     def reach_ms(self) -> int:
@@ -216,7 +222,15 @@ class AggregationLayout:
     @property
     def end_sql(self) -> str:
         """SQL of a window's end, over a row with `window_start` (and, of sessions, `window_end`)."""
-        return "window_end" if self.sessions else f"window_start + interval '{self.size_ms} milliseconds'"
+        return "window_end" if self.sessions else grid_sql(self.grid).shift("window_start", self.panes)
+
+    def end_of(self, start_ms: int) -> int:
+        """Return the end of the window that starts at a time; not of sessions."""
+        return self.grid.shift(start_ms, self.panes)
+
+    def last_start(self, end_ms: int) -> int:
+        """Return the start of the last window that ends at a time or before; not of sessions."""
+        return self.grid.shift(self.grid.start_of(end_ms), -self.panes)
 
     def shut(self, closed_until: int | None) -> int | None:
         """Windows that end by this (epoch ms) take no more events; those that end by `closed_until` are closed."""
@@ -271,6 +285,8 @@ def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> Aggregatio
         size_ms=cut.size_ms,
         pane_ms=cut.pane_ms,
         grace_ms=parse_ms(aggregation.window.grace),
+        grid=cut.grid,
+        panes=cut.rows,
         gap_ms=cut.gap_ms,
         reopen_ms=parse_ms(aggregation.retention) if reopens else None,
     )
